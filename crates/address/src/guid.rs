@@ -1,0 +1,255 @@
+//! The two GUIDs of an address, their well-known values, and their text.
+
+use std::fmt;
+use std::str::FromStr;
+
+use uuid::{Uuid, uuid};
+
+/// The GUID that maps vsock ports to service ids: replace the first 32 bits by the port.
+///
+/// Source: Microsoft's "Make your own integration services" and Linux `hyperv_transport.c`.
+pub const VSOCK_TEMPLATE: ServiceId = ServiceId(uuid!("00000000-facb-11e6-bd58-64006a7986d3"));
+
+/// The namespace from which a container's [`VmId`] is derived (hcsshim, `hvsocketaddr.go`).
+const CONTAINER_NAMESPACE: Uuid = uuid!("cab70344-facb-41e4-b5e5-ab6592283e6e");
+
+/// Bits of the template that are not the port; two ids are on the template when these agree.
+const TEMPLATE_MASK: u128 = u128::MAX >> 32;
+
+/// Names a partition, or by a wildcard a set of partitions relative to the caller.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct VmId(Uuid);
+
+/// Names a service.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ServiceId(Uuid);
+
+/// Text that is not a GUID in any usual spelling.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{text}` is not a GUID; write 32 hexadecimal digits, with or without hyphens, such as \
+     999e53d4-3d5c-4c3e-8779-bed06ec056e1"
+)]
+pub struct ParseGuidError {
+    text: String,
+}
+
+impl VmId {
+    /// `HV_GUID_ZERO`: the same value as [`VmId::WILDCARD`].
+    pub const ZERO: VmId = VmId(Uuid::nil());
+    /// `HV_GUID_WILDCARD`: a listener bound to it accepts from every partition that may reach it.
+    pub const WILDCARD: VmId = VmId::ZERO;
+    /// `HV_GUID_BROADCAST`: reserved; neither connect nor listen takes it.
+    pub const BROADCAST: VmId = VmId(Uuid::max());
+    /// `HV_GUID_CHILDREN`: a listener bound to it accepts from the partition's children.
+    pub const CHILDREN: VmId = VmId(uuid!("90db8b89-0d35-4f79-8ce9-49ea0ac8b7cd"));
+    /// `HV_GUID_LOOPBACK`: the caller's own partition.
+    pub const LOOPBACK: VmId = VmId(uuid!("e0e16197-dd56-4a10-9195-5ee7a155a838"));
+    /// `HV_GUID_PARENT`: the caller's parent partition.
+    pub const PARENT: VmId = VmId(uuid!("a42e7cda-d03f-480c-9cc2-a4de20abb878"));
+    /// `HV_GUID_SILOHOST`: the host of the caller's container.
+    pub const SILOHOST: VmId = VmId(uuid!("36bd0c5c-7276-4223-88ba-7d03b654c568"));
+
+    /// The well-known values with the lower-case words that people write for them.
+    ///
+    /// `zero` and `wildcard` are one value; `wildcard` is the word it prints as.
+    pub const WELL_KNOWN: [(&'static str, VmId); 7] = [
+        ("wildcard", VmId::WILDCARD),
+        ("zero", VmId::ZERO),
+        ("broadcast", VmId::BROADCAST),
+        ("children", VmId::CHILDREN),
+        ("loopback", VmId::LOOPBACK),
+        ("parent", VmId::PARENT),
+        ("silohost", VmId::SILOHOST),
+    ];
+
+    /// The id of the container with this runtime id, as Windows derives it: UUIDv5 of the
+    /// upper-case id in UTF-16LE (hcsshim, `hvsocketaddr.go`).
+    pub fn of_container(container_id: &str) -> VmId {
+        let utf16le: Vec<u8> = container_id
+            .to_uppercase()
+            .encode_utf16()
+            .flat_map(u16::to_le_bytes)
+            .collect();
+        VmId(Uuid::new_v5(&CONTAINER_NAMESPACE, &utf16le))
+    }
+
+    /// The word for this value if it is one of the well-known ones.
+    pub fn well_known_name(self) -> Option<&'static str> {
+        Self::WELL_KNOWN
+            .iter()
+            .find(|(_, id)| *id == self)
+            .map(|(word, _)| *word)
+    }
+
+    /// Whether this is a well-known value rather than the id of one partition.
+    pub fn is_well_known(self) -> bool {
+        self.well_known_name().is_some()
+    }
+}
+
+impl ServiceId {
+    /// No service; the service part of an address that was not chosen by anyone.
+    pub const ZERO: ServiceId = ServiceId(Uuid::nil());
+
+    /// The id that stands for a vsock port, by [`VSOCK_TEMPLATE`].
+    pub const fn from_port(port: u32) -> ServiceId {
+        let template = VSOCK_TEMPLATE.0.as_u128();
+        ServiceId(Uuid::from_u128(
+            template & TEMPLATE_MASK | (port as u128) << 96,
+        ))
+    }
+
+    /// The vsock port that this id stands for, if it is on [`VSOCK_TEMPLATE`].
+    pub const fn port(self) -> Option<u32> {
+        let bits = self.0.as_u128();
+        if bits & TEMPLATE_MASK == VSOCK_TEMPLATE.0.as_u128() & TEMPLATE_MASK {
+            Some((bits >> 96) as u32)
+        } else {
+            None
+        }
+    }
+}
+
+/// What both GUID types have in common; the types stay apart so that they cannot be mixed up.
+macro_rules! guid_type {
+    ($name:ident) => {
+        impl $name {
+            /// The id with this value.
+            pub const fn from_uuid(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+
+            /// This id's value.
+            pub const fn uuid(self) -> Uuid {
+                self.0
+            }
+
+            /// A fresh random id (version 4).
+            pub fn random() -> Self {
+                Self(Uuid::new_v4())
+            }
+
+            /// The 16 bytes in Microsoft's order: the first three fields little-endian.
+            pub fn to_guid_bytes(self) -> [u8; 16] {
+                self.0.to_bytes_le()
+            }
+
+            /// Reads the 16 bytes in Microsoft's order; every value is valid.
+            pub fn from_guid_bytes(bytes: [u8; 16]) -> Self {
+                Self(Uuid::from_bytes_le(bytes))
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = ParseGuidError;
+
+            /// Takes every usual spelling: either case, with or without hyphens, in braces or
+            /// parentheses, or as a `urn:uuid:`.
+            fn from_str(text: &str) -> Result<Self, ParseGuidError> {
+                parse(text).map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            /// Lower case with hyphens.
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0.hyphenated(), f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($name), "({})"), self.0.hyphenated())
+            }
+        }
+
+        impl From<Uuid> for $name {
+            fn from(uuid: Uuid) -> Self {
+                Self(uuid)
+            }
+        }
+    };
+}
+
+guid_type!(VmId);
+guid_type!(ServiceId);
+
+fn parse(text: &str) -> Result<Uuid, ParseGuidError> {
+    let trimmed = text.trim();
+    let bare = trimmed
+        .strip_prefix('(')
+        .and_then(|rest| rest.strip_suffix(')'))
+        .unwrap_or(trimmed);
+    Uuid::try_parse(bare).map_err(|_| ParseGuidError {
+        text: text.chars().take(64).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_template_carries_the_port_in_its_first_field() {
+        let id = ServiceId::from_port(2761);
+        assert_eq!(id.to_string(), "00000ac9-facb-11e6-bd58-64006a7986d3");
+        assert_eq!(id.port(), Some(2761));
+        assert_eq!(ServiceId::from_port(u32::MAX).port(), Some(u32::MAX));
+        assert_eq!(ServiceId::from_port(0), VSOCK_TEMPLATE);
+        assert_eq!(ServiceId::random().port(), None);
+    }
+
+    #[test]
+    fn guid_bytes_are_in_microsofts_mixed_order() {
+        let id: ServiceId = "00112233-4455-6677-8899-aabbccddeeff".parse().unwrap();
+        let bytes = [
+            0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66, 0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd,
+            0xee, 0xff,
+        ];
+        assert_eq!(id.to_guid_bytes(), bytes);
+        assert_eq!(ServiceId::from_guid_bytes(bytes), id);
+    }
+
+    #[test]
+    fn every_usual_spelling_is_the_same_id() {
+        let want = VmId::PARENT;
+        for text in [
+            "a42e7cda-d03f-480c-9cc2-a4de20abb878",
+            "A42E7CDA-D03F-480C-9CC2-A4DE20ABB878",
+            "{a42e7cda-d03f-480c-9cc2-a4de20abb878}",
+            "(A42E7CDA-D03F-480C-9CC2-A4DE20ABB878)",
+            "a42e7cdad03f480c9cc2a4de20abb878",
+            "urn:uuid:a42e7cda-d03f-480c-9cc2-a4de20abb878",
+            "  a42e7cda-d03f-480c-9cc2-a4de20abb878\n",
+        ] {
+            assert_eq!(text.parse::<VmId>().as_ref(), Ok(&want), "{text}");
+        }
+        for text in [
+            "",
+            "parent",
+            "a42e7cda-d03f-480c-9cc2-a4de20abb87",
+            "{}",
+            "(",
+            "()",
+        ] {
+            assert!(text.parse::<VmId>().is_err(), "{text}");
+        }
+    }
+
+    // SHA-1 over the namespace and UTF-16LE text, worked out with Python's uuid module:
+    // uuid5(namespace, bytes) of "MYCONTAINER".encode("utf-16-le").
+    #[test]
+    fn a_container_id_gives_the_vm_id_that_windows_gives() {
+        let id = VmId::of_container("mycontainer");
+        assert_eq!(id.to_string(), "c31d2efc-28cb-56be-be6c-35d8f17e536c");
+        assert_eq!(VmId::of_container("MyContainer"), id);
+    }
+
+    #[test]
+    fn wildcard_and_zero_are_one_value_that_prints_as_wildcard() {
+        assert_eq!(VmId::ZERO.well_known_name(), Some("wildcard"));
+        assert_eq!(VmId::SILOHOST.well_known_name(), Some("silohost"));
+        assert!(!VmId::random().is_well_known());
+    }
+}

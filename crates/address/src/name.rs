@@ -1,0 +1,255 @@
+//! The two kinds of friendly name, checked once where they come in.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{ServiceId, VmId};
+
+/// A service's friendly name: the `ElementName` of the Windows registry.
+///
+/// 1 to 255 bytes of UTF-8, no control characters, no white space at either end, and not text
+/// that would be read as a GUID or a port. Case matters for display and not for look-up, as in
+/// the Windows registry.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ElementName(String);
+
+/// A partition's name: 1 to 63 of `a-z A-Z 0-9 . _ -`, starting with a letter or digit, and
+/// neither a GUID nor one of the well-known words.
+///
+/// The narrow alphabet makes a name safe as a folder, a metrics label and a word on a command
+/// line. It is a superset of what podman, docker and libvirt give by default.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PartitionName(String);
+
+/// Why text is not a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidName {
+    /// Nothing, or nothing but white space.
+    #[error("a name must not be empty")]
+    Empty,
+    /// Longer than the limit, in bytes.
+    #[error("a name has at most {limit} bytes; this one has {len}")]
+    TooLong {
+        /// The bytes it has.
+        len: usize,
+        /// The bytes it may have.
+        limit: usize,
+    },
+    /// A character that this kind of name does not take.
+    #[error("`{}` is not allowed in this name; {allowed}", character.escape_default())]
+    Character {
+        /// The first one found.
+        character: char,
+        /// What is allowed, as a sentence part.
+        allowed: &'static str,
+    },
+    /// Text that already means something else where a name is expected.
+    #[error("`{text}` already means {meaning}; choose another name")]
+    Taken {
+        /// The text.
+        text: String,
+        /// What it means.
+        meaning: &'static str,
+    },
+}
+
+impl ElementName {
+    /// The most bytes a friendly name may have.
+    pub const MAX_LEN: usize = 255;
+
+    /// Checks `text` and makes it a name.
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
+        let text = text.into();
+        if text.trim().is_empty() {
+            return Err(InvalidName::Empty);
+        }
+        check_len(&text, Self::MAX_LEN)?;
+        if let Some(character) = text.chars().find(|c| c.is_control()) {
+            let allowed = "control characters are not";
+            return Err(InvalidName::Character { character, allowed });
+        }
+        if let Some(character) = [text.chars().next(), text.chars().next_back()]
+            .into_iter()
+            .flatten()
+            .find(|c| c.is_whitespace())
+        {
+            let allowed = "white space at either end is not";
+            return Err(InvalidName::Character { character, allowed });
+        }
+        if text.parse::<ServiceId>().is_ok() {
+            return Err(InvalidName::Taken {
+                text,
+                meaning: "a service's GUID",
+            });
+        }
+        if text.parse::<u32>().is_ok() {
+            return Err(InvalidName::Taken {
+                text,
+                meaning: "a vsock port",
+            });
+        }
+        Ok(Self(text))
+    }
+
+    /// The form under which two names are the same: lower case.
+    pub fn folded(&self) -> String {
+        self.0.to_lowercase()
+    }
+}
+
+impl PartitionName {
+    /// The most bytes a partition's name may have.
+    pub const MAX_LEN: usize = 63;
+
+    /// Checks `text` and makes it a name.
+    pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
+        const ALLOWED: &str = "letters, digits, `.`, `_` and `-` are, after a letter or digit";
+        let text = text.into();
+        if text.is_empty() {
+            return Err(InvalidName::Empty);
+        }
+        check_len(&text, Self::MAX_LEN)?;
+        let first = text.chars().next().filter(|c| !c.is_ascii_alphanumeric());
+        let other = text
+            .chars()
+            .find(|c| !(c.is_ascii_alphanumeric() || "._-".contains(*c)));
+        if let Some(character) = first.or(other) {
+            return Err(InvalidName::Character {
+                character,
+                allowed: ALLOWED,
+            });
+        }
+        let folded = text.to_ascii_lowercase();
+        if VmId::WELL_KNOWN.iter().any(|(word, _)| *word == folded)
+            || ["host", "any", "self"].contains(&folded.as_str())
+        {
+            return Err(InvalidName::Taken {
+                text,
+                meaning: "a partition seen from the caller",
+            });
+        }
+        if text.parse::<VmId>().is_ok() {
+            return Err(InvalidName::Taken {
+                text,
+                meaning: "a partition's GUID",
+            });
+        }
+        Ok(Self(text))
+    }
+}
+
+fn check_len(text: &str, limit: usize) -> Result<(), InvalidName> {
+    if text.len() > limit {
+        return Err(InvalidName::TooLong {
+            len: text.len(),
+            limit,
+        });
+    }
+    Ok(())
+}
+
+/// The text side that both names share.
+macro_rules! name_type {
+    ($name:ident) => {
+        impl $name {
+            /// The name as it was written.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = InvalidName;
+
+            fn from_str(text: &str) -> Result<Self, InvalidName> {
+                Self::new(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidName;
+
+            fn try_from(text: String) -> Result<Self, InvalidName> {
+                Self::new(text)
+            }
+        }
+
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:?}", self.0)
+            }
+        }
+    };
+}
+
+name_type!(ElementName);
+name_type!(PartitionName);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_friendly_name_may_have_spaces_inside_but_not_around() {
+        assert!(ElementName::new("HV Socket Demo").is_ok());
+        assert!(ElementName::new("Sauvegarde à chaud").is_ok());
+        for bad in [
+            "",
+            "  ",
+            " x",
+            "x ",
+            "a\nb",
+            "2761",
+            "a42e7cda-d03f-480c-9cc2-a4de20abb878",
+        ] {
+            assert!(ElementName::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(ElementName::new("x".repeat(255)).is_ok());
+        assert!(ElementName::new("x".repeat(256)).is_err());
+    }
+
+    #[test]
+    fn a_partition_name_is_safe_as_a_folder_and_a_label() {
+        for good in ["web", "db-1", "A.b_c", "9lives"] {
+            assert!(PartitionName::new(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "..",
+            ".hidden",
+            "-x",
+            "a/b",
+            "a b",
+            "é",
+            "parent",
+            "Loopback",
+            "host",
+            "any",
+            "a42e7cdad03f480c9cc2a4de20abb878",
+        ] {
+            assert!(PartitionName::new(bad).is_err(), "{bad:?}");
+        }
+        assert!(PartitionName::new("x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn an_error_names_what_is_wrong() {
+        assert_eq!(
+            PartitionName::new("a/b").unwrap_err().to_string(),
+            "`/` is not allowed in this name; letters, digits, `.`, `_` and `-` are, after a \
+             letter or digit"
+        );
+    }
+}

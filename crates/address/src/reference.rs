@@ -1,0 +1,167 @@
+//! What a person writes where a partition or a service is expected.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{ElementName, InvalidName, PartitionName, ServiceId, VmId};
+
+/// A partition as a person writes it: a well-known word, a GUID, or a name to look up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum PartitionRef {
+    /// A word such as `parent`, or a GUID.
+    Id(VmId),
+    /// A name; only a broker can tell which partition has it.
+    Name(PartitionName),
+}
+
+/// A service as a person writes it: a GUID, a vsock port, or a friendly name to look up.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ServiceRef {
+    /// A GUID, or a vsock port by the template.
+    Id(ServiceId),
+    /// A friendly name; only a registry can tell which service has it.
+    Name(ElementName),
+}
+
+/// Text that is neither an id nor a name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ParseRefError {
+    /// Not a partition.
+    #[error("not a partition: {0}")]
+    Partition(InvalidName),
+    /// Not a service.
+    #[error("not a service: {0}")]
+    Service(InvalidName),
+    /// Digits that do not fit 32 bits.
+    #[error("a vsock port is a number up to 4294967295; `{0}` is larger")]
+    PortTooLarge(String),
+}
+
+impl FromStr for PartitionRef {
+    type Err = ParseRefError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRefError> {
+        let folded = text.to_ascii_lowercase();
+        let word = if folded == "any" {
+            "wildcard"
+        } else {
+            folded.as_str()
+        };
+        if let Some((_, id)) = VmId::WELL_KNOWN.iter().find(|(known, _)| *known == word) {
+            return Ok(Self::Id(*id));
+        }
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        PartitionName::new(text)
+            .map(Self::Name)
+            .map_err(ParseRefError::Partition)
+    }
+}
+
+impl FromStr for ServiceRef {
+    type Err = ParseRefError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRefError> {
+        if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && text.len() != 32 {
+            let port = text
+                .parse()
+                .map_err(|_| ParseRefError::PortTooLarge(text.to_owned()))?;
+            return Ok(Self::Id(ServiceId::from_port(port)));
+        }
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Id(id));
+        }
+        ElementName::new(text)
+            .map(Self::Name)
+            .map_err(ParseRefError::Service)
+    }
+}
+
+impl fmt::Display for PartitionRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => match id.well_known_name() {
+                Some(word) => f.pad(word),
+                None => f.pad(&id.to_string()),
+            },
+            Self::Name(name) => fmt::Display::fmt(name, f),
+        }
+    }
+}
+
+impl fmt::Display for ServiceRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Id(id) => match id.port() {
+                Some(port) => f.pad(&port.to_string()),
+                None => f.pad(&id.to_string()),
+            },
+            Self::Name(name) => fmt::Display::fmt(name, f),
+        }
+    }
+}
+
+impl From<VmId> for PartitionRef {
+    fn from(id: VmId) -> Self {
+        Self::Id(id)
+    }
+}
+
+impl From<ServiceId> for ServiceRef {
+    fn from(id: ServiceId) -> Self {
+        Self::Id(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_ids_and_names_are_told_apart() {
+        assert_eq!("Parent".parse(), Ok(PartitionRef::Id(VmId::PARENT)));
+        assert_eq!("any".parse(), Ok(PartitionRef::Id(VmId::WILDCARD)));
+        assert_eq!(
+            "web".parse(),
+            Ok(PartitionRef::Name(PartitionName::new("web").unwrap()))
+        );
+        let id = VmId::random();
+        assert_eq!(format!("{{{id}}}").parse(), Ok(PartitionRef::Id(id)));
+        assert!("no/slash".parse::<PartitionRef>().is_err());
+    }
+
+    #[test]
+    fn digits_are_a_port_and_anything_else_is_a_friendly_name() {
+        assert_eq!(
+            "2761".parse(),
+            Ok(ServiceRef::Id(ServiceId::from_port(2761)))
+        );
+        assert!(matches!(
+            "4294967296".parse::<ServiceRef>(),
+            Err(ParseRefError::PortTooLarge(_))
+        ));
+        let name = ElementName::new("HV Socket Demo").unwrap();
+        assert_eq!("HV Socket Demo".parse(), Ok(ServiceRef::Name(name)));
+        assert!("".parse::<ServiceRef>().is_err());
+    }
+
+    #[test]
+    fn what_is_printed_can_be_read_again() {
+        for text in [
+            "parent",
+            "web",
+            "wildcard",
+            "0b2f1f0e-0000-4000-8000-000000000001",
+        ] {
+            assert_eq!(text.parse::<PartitionRef>().unwrap().to_string(), text);
+        }
+        for text in [
+            "2761",
+            "HV Socket Demo",
+            "0b2f1f0e-0000-4000-8000-000000000001",
+        ] {
+            assert_eq!(text.parse::<ServiceRef>().unwrap().to_string(), text);
+        }
+    }
+}
