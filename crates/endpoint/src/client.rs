@@ -1,0 +1,355 @@
+//! What a process says to its broker.
+
+use hvsock_address::{ServiceId, SockAddrHv};
+
+use crate::wire::{Reader, Writer, transports_bits};
+use crate::{DecodeError, Flags, SocketOption, Transports};
+
+/// One message from a process to its broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ClientMessage {
+    /// Asks for the GUID of a name; answered by `Found` or `Refused`.
+    Lookup {
+        /// Which kind of name.
+        kind: LookupKind,
+        /// The name.
+        name: String,
+    },
+    /// Sets an option; not answered.
+    SetOption {
+        /// The option.
+        option: SocketOption,
+        /// Its value.
+        value: u32,
+    },
+    /// Asks for a connection; answered by `Connected`, `Explained` or `Refused`.
+    Connect(Connect),
+    /// Asks to listen; answered by `Listening`, `Explained` or `Refused`.
+    Listen(Listen),
+    /// Asks for a lease on a service; answered by `Registered` or `Refused`.
+    Register(Register),
+    /// On a listener: an `Incoming` has been taken, and its place in the backlog is free.
+    Accepted {
+        /// The connection's number.
+        connection: u64,
+    },
+    /// On a connection: no data follows what is in the data descriptor.
+    Shutdown,
+}
+
+/// What kind of name to look up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum LookupKind {
+    /// A service's friendly name.
+    Service = 1,
+    /// A partition's name.
+    Partition = 2,
+}
+
+/// Asks for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Connect {
+    /// How.
+    pub flags: Flags,
+    /// The longest wait for the other side, in milliseconds; 0 is the broker's default.
+    pub timeout_ms: u32,
+    /// The transports that the client can use.
+    pub transports: Transports,
+    /// The partition and service to reach.
+    pub address: SockAddrHv,
+}
+
+/// Asks to listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// How.
+    pub flags: Flags,
+    /// How many connections may wait to be taken; the broker may grant fewer.
+    pub backlog: u32,
+    /// The transports that the client can use.
+    pub transports: Transports,
+    /// The partitions to accept from and the service to offer.
+    pub address: SockAddrHv,
+}
+
+/// Asks for a registration that ends with this connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Register {
+    /// The service.
+    pub service: ServiceId,
+    /// Its friendly name.
+    pub name: String,
+    /// What it is for; may be empty.
+    pub purpose: String,
+}
+
+const LOOKUP: u8 = 0x01;
+const SET_OPTION: u8 = 0x02;
+const CONNECT: u8 = 0x03;
+const LISTEN: u8 = 0x04;
+const REGISTER: u8 = 0x05;
+const ACCEPTED: u8 = 0x06;
+const SHUTDOWN: u8 = 0x07;
+
+impl ClientMessage {
+    /// Replaces what is in `buffer` by this message's bytes, at most
+    /// [`MAX_MESSAGE`](crate::MAX_MESSAGE) of them.
+    pub fn encode(&self, buffer: &mut Vec<u8>) {
+        let none = Flags::default();
+        match self {
+            Self::Lookup { kind, name } => {
+                Writer::new(buffer, LOOKUP, none)
+                    .u32(*kind as u32)
+                    .text(name);
+            }
+            Self::SetOption { option, value } => {
+                Writer::new(buffer, SET_OPTION, none)
+                    .u32(*option as u32)
+                    .u32(*value);
+            }
+            Self::Connect(m) => {
+                Writer::new(buffer, CONNECT, m.flags)
+                    .u32(m.timeout_ms)
+                    .u32(transports_bits(m.transports))
+                    .address(m.address);
+            }
+            Self::Listen(m) => {
+                Writer::new(buffer, LISTEN, m.flags)
+                    .u32(m.backlog)
+                    .u32(transports_bits(m.transports))
+                    .address(m.address);
+            }
+            Self::Register(m) => {
+                let name_len = u32::try_from(m.name.len()).unwrap_or(u32::MAX);
+                Writer::new(buffer, REGISTER, none)
+                    .service(m.service)
+                    .u32(name_len)
+                    .text(&format!("{}{}", m.name, m.purpose));
+            }
+            Self::Accepted { connection } => {
+                Writer::new(buffer, ACCEPTED, none).u64(*connection);
+            }
+            Self::Shutdown => {
+                Writer::new(buffer, SHUTDOWN, none);
+            }
+        }
+    }
+
+    /// Reads one message.
+    pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
+        let mut r = Reader::new(message)?;
+        let flags = r.flags;
+        if flags != Flags::default() && !matches!(r.kind, CONNECT | LISTEN) {
+            return Err(DecodeError::Value {
+                field: "flags",
+                value: 1,
+            });
+        }
+        let message = match r.kind {
+            LOOKUP => {
+                let kind = match r.u32()? {
+                    1 => LookupKind::Service,
+                    2 => LookupKind::Partition,
+                    value => {
+                        return Err(DecodeError::Value {
+                            field: "what",
+                            value: value.into(),
+                        });
+                    }
+                };
+                Self::Lookup {
+                    kind,
+                    name: r.text()?,
+                }
+            }
+            SET_OPTION => Self::SetOption {
+                option: r.option()?,
+                value: r.u32()?,
+            },
+            CONNECT => Self::Connect(Connect {
+                flags,
+                timeout_ms: r.u32()?,
+                transports: r.transports()?,
+                address: r.address()?,
+            }),
+            LISTEN => Self::Listen(Listen {
+                flags,
+                backlog: r.u32()?,
+                transports: r.transports()?,
+                address: r.address()?,
+            }),
+            REGISTER => {
+                let service = r.service()?;
+                let name_len = r.u32()? as usize;
+                Self::Register(Register {
+                    service,
+                    name: r.text_of(name_len)?,
+                    purpose: r.text()?,
+                })
+            }
+            ACCEPTED => Self::Accepted {
+                connection: r.u64()?,
+            },
+            SHUTDOWN => Self::Shutdown,
+            kind => return Err(DecodeError::Kind(kind)),
+        };
+        r.done(message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_address::VmId;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bytes(message: &ClientMessage) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        message.encode(&mut buffer);
+        buffer
+    }
+
+    // Written out by hand from docs/endpoint.md.
+    #[test]
+    fn connect_is_byte_exact() {
+        let message = ClientMessage::Connect(Connect {
+            flags: Flags {
+                plain: true,
+                dry_run: false,
+            },
+            timeout_ms: 2000,
+            transports: Transports::DESCRIPTOR,
+            address: SockAddrHv::new(VmId::PARENT, ServiceId::from_port(2761)),
+        });
+        let want = [
+            0x01, 0x03, 0x01, 0x00, // version, CONNECT, flags PLAIN
+            0xd0, 0x07, 0x00, 0x00, // 2000 ms
+            0x01, 0x00, 0x00, 0x00, // the descriptor transport
+            0xda, 0x7c, 0x2e, 0xa4, 0x3f, 0xd0, 0x0c, 0x48, // VmId
+            0x9c, 0xc2, 0xa4, 0xde, 0x20, 0xab, 0xb8, 0x78, //
+            0xc9, 0x0a, 0x00, 0x00, 0xcb, 0xfa, 0xe6, 0x11, // ServiceId
+            0xbd, 0x58, 0x64, 0x00, 0x6a, 0x79, 0x86, 0xd3,
+        ];
+        assert_eq!(bytes(&message), want);
+        assert_eq!(ClientMessage::decode(&want), Ok(message));
+    }
+
+    #[test]
+    fn a_message_of_another_version_kind_or_length_is_refused() {
+        assert_eq!(ClientMessage::decode(&[]), Err(DecodeError::Truncated(0)));
+        assert_eq!(
+            ClientMessage::decode(&[2, 7, 0, 0]),
+            Err(DecodeError::Version(2))
+        );
+        assert_eq!(
+            ClientMessage::decode(&[1, 0x82, 0, 0]),
+            Err(DecodeError::Kind(0x82))
+        );
+        assert_eq!(
+            ClientMessage::decode(&[1, 7, 0, 0, 9]),
+            Err(DecodeError::Trailing(1))
+        );
+        assert_eq!(
+            ClientMessage::decode(&[1, 6, 0, 0, 9]),
+            Err(DecodeError::Truncated(5))
+        );
+        assert!(matches!(
+            ClientMessage::decode(&[1, 7, 4, 0]),
+            Err(DecodeError::Value { .. })
+        ));
+        assert!(matches!(
+            ClientMessage::decode(&[1, 7, 1, 0]),
+            Err(DecodeError::Value { .. })
+        ));
+        assert_eq!(ClientMessage::decode(&[1; 4097]), Err(DecodeError::TooLong));
+    }
+
+    #[test]
+    fn a_register_message_whose_name_length_lies_is_refused() {
+        let mut buffer = bytes(&ClientMessage::Register(Register {
+            service: ServiceId::random(),
+            name: "Backup".into(),
+            purpose: "nightly".into(),
+        }));
+        assert!(ClientMessage::decode(&buffer).is_ok());
+        buffer[20..24].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert!(matches!(
+            ClientMessage::decode(&buffer),
+            Err(DecodeError::Truncated(_))
+        ));
+    }
+
+    fn any_message() -> impl Strategy<Value = ClientMessage> {
+        let flags =
+            (any::<bool>(), any::<bool>()).prop_map(|(plain, dry_run)| Flags { plain, dry_run });
+        let address = (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(vm, service)| {
+            SockAddrHv::new(
+                VmId::from_guid_bytes(vm),
+                ServiceId::from_guid_bytes(service),
+            )
+        });
+        let transports = Transports::DESCRIPTOR;
+        prop_oneof![
+            ".{0,80}".prop_map(|name| ClientMessage::Lookup {
+                kind: LookupKind::Service,
+                name
+            }),
+            any::<u32>().prop_map(|value| ClientMessage::SetOption {
+                option: SocketOption::ConnectedSuspend,
+                value
+            }),
+            (flags.clone(), any::<u32>(), address.clone()).prop_map(
+                move |(flags, timeout_ms, address)| {
+                    ClientMessage::Connect(Connect {
+                        flags,
+                        timeout_ms,
+                        transports,
+                        address,
+                    })
+                }
+            ),
+            (flags, any::<u32>(), address).prop_map(move |(flags, backlog, address)| {
+                ClientMessage::Listen(Listen {
+                    flags,
+                    backlog,
+                    transports,
+                    address,
+                })
+            }),
+            (any::<[u8; 16]>(), ".{0,80}", ".{0,80}").prop_map(|(id, name, purpose)| {
+                let service = ServiceId::from_guid_bytes(id);
+                ClientMessage::Register(Register {
+                    service,
+                    name,
+                    purpose,
+                })
+            }),
+            any::<u64>().prop_map(|connection| ClientMessage::Accepted { connection }),
+            Just(ClientMessage::Shutdown),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn every_message_survives_the_way_there_and_back(message in any_message()) {
+            prop_assert_eq!(ClientMessage::decode(&bytes(&message)), Ok(message));
+        }
+
+        #[test]
+        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ClientMessage::decode(&bytes);
+        }
+
+        #[test]
+        fn a_message_with_one_changed_byte_never_panics(
+            message in any_message(), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let mut bytes = bytes(&message);
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            let _ = ClientMessage::decode(&bytes);
+        }
+    }
+}

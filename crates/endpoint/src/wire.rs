@@ -1,0 +1,215 @@
+//! Little-endian fields, read without ever trusting a length.
+
+use hvsock_address::{ServiceId, SockAddrHv, VmId};
+
+use crate::{Flags, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION};
+
+/// Why bytes are not a message. Whoever sent them does not speak this protocol.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// Fewer bytes than this kind of message has.
+    #[error("the message ends after {0} bytes, inside a field")]
+    Truncated(usize),
+    /// More bytes than this kind of message has.
+    #[error("{0} bytes follow the end of the message")]
+    Trailing(usize),
+    /// More bytes than any message has.
+    #[error("a message has at most {MAX_MESSAGE} bytes")]
+    TooLong,
+    /// Another version of the protocol.
+    #[error("version {0} of the endpoint protocol is not spoken here; this is version {VERSION}")]
+    Version(u8),
+    /// A kind that this direction does not have.
+    #[error("there is no message of kind {0:#04x} in this direction")]
+    Kind(u8),
+    /// A value that a field does not take.
+    #[error("the field `{field}` does not take the value {value:#x}")]
+    Value {
+        /// The field, as docs/endpoint.md spells it.
+        field: &'static str,
+        /// The value it had.
+        value: u64,
+    },
+    /// Text that is not UTF-8.
+    #[error("the text of the message is not UTF-8")]
+    Text,
+}
+
+/// Appends a message's fields to a buffer.
+pub(crate) struct Writer<'a>(&'a mut Vec<u8>);
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(buffer: &'a mut Vec<u8>, kind: u8, flags: Flags) -> Self {
+        buffer.clear();
+        buffer.extend_from_slice(&[VERSION, kind]);
+        let bits = u16::from(flags.plain) | u16::from(flags.dry_run) << 1;
+        buffer.extend_from_slice(&bits.to_le_bytes());
+        Self(buffer)
+    }
+
+    pub(crate) fn u32(self, value: u32) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn u64(self, value: u64) -> Self {
+        self.0.extend_from_slice(&value.to_le_bytes());
+        self
+    }
+
+    pub(crate) fn service(self, id: ServiceId) -> Self {
+        self.0.extend_from_slice(&id.to_guid_bytes());
+        self
+    }
+
+    pub(crate) fn address(self, address: SockAddrHv) -> Self {
+        self.0.extend_from_slice(&address.vm.to_guid_bytes());
+        self.service(address.service)
+    }
+
+    pub(crate) fn guid(self, bytes: [u8; 16]) -> Self {
+        self.0.extend_from_slice(&bytes);
+        self
+    }
+
+    /// The text that fills the rest of the message, cut at a character where it would not fit.
+    pub(crate) fn text(self, text: &str) {
+        let room = MAX_MESSAGE.saturating_sub(self.0.len());
+        let end = text.floor_char_boundary(room);
+        self.0.extend_from_slice(&text.as_bytes()[..end]);
+    }
+}
+
+/// Takes a message's fields off its front.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+    len: usize,
+    pub(crate) kind: u8,
+    pub(crate) flags: Flags,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(message: &'a [u8]) -> Result<Self, DecodeError> {
+        if message.len() > MAX_MESSAGE {
+            return Err(DecodeError::TooLong);
+        }
+        let (header, rest) = message
+            .split_first_chunk::<4>()
+            .ok_or(DecodeError::Truncated(message.len()))?;
+        let [version, kind, low, high] = *header;
+        if version != VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let bits = u16::from_le_bytes([low, high]);
+        if bits & !0b11 != 0 {
+            return Err(DecodeError::Value {
+                field: "flags",
+                value: bits.into(),
+            });
+        }
+        let flags = Flags {
+            plain: bits & 1 != 0,
+            dry_run: bits & 2 != 0,
+        };
+        Ok(Self {
+            rest,
+            len: message.len(),
+            kind,
+            flags,
+        })
+    }
+
+    fn take<const N: usize>(&mut self) -> Result<[u8; N], DecodeError> {
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(DecodeError::Truncated(self.len))?;
+        self.rest = rest;
+        Ok(*head)
+    }
+
+    pub(crate) fn u32(&mut self) -> Result<u32, DecodeError> {
+        self.take().map(u32::from_le_bytes)
+    }
+
+    pub(crate) fn u64(&mut self) -> Result<u64, DecodeError> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    pub(crate) fn guid(&mut self) -> Result<[u8; 16], DecodeError> {
+        self.take()
+    }
+
+    pub(crate) fn service(&mut self) -> Result<ServiceId, DecodeError> {
+        self.take().map(ServiceId::from_guid_bytes)
+    }
+
+    pub(crate) fn address(&mut self) -> Result<SockAddrHv, DecodeError> {
+        let vm = VmId::from_guid_bytes(self.take()?);
+        Ok(SockAddrHv::new(vm, self.service()?))
+    }
+
+    pub(crate) fn transports(&mut self) -> Result<Transports, DecodeError> {
+        // Bits of transports to come are no error: the set is an offer.
+        match self.u32()? {
+            0 => Err(DecodeError::Value {
+                field: "transports",
+                value: 0,
+            }),
+            bits => Ok(Transports(bits)),
+        }
+    }
+
+    pub(crate) fn transport(&mut self) -> Result<Transport, DecodeError> {
+        match self.u32()? {
+            bits if bits == Transport::Descriptor.bit() => Ok(Transport::Descriptor),
+            bits => Err(DecodeError::Value {
+                field: "transport",
+                value: bits.into(),
+            }),
+        }
+    }
+
+    pub(crate) fn option(&mut self) -> Result<SocketOption, DecodeError> {
+        let number = self.u32()?;
+        SocketOption::from_number(number).ok_or(DecodeError::Value {
+            field: "option",
+            value: number.into(),
+        })
+    }
+
+    /// `count` bytes of text.
+    pub(crate) fn text_of(&mut self, count: usize) -> Result<String, DecodeError> {
+        let (text, rest) = self
+            .rest
+            .split_at_checked(count)
+            .ok_or(DecodeError::Truncated(self.len))?;
+        self.rest = rest;
+        std::str::from_utf8(text)
+            .map(str::to_owned)
+            .map_err(|_| DecodeError::Text)
+    }
+
+    /// The text that fills the rest of the message.
+    pub(crate) fn text(&mut self) -> Result<String, DecodeError> {
+        self.text_of(self.rest.len())
+    }
+
+    /// Passes `message` on if nothing is left to read.
+    pub(crate) fn done<T>(self, message: T) -> Result<T, DecodeError> {
+        match self.rest.len() {
+            0 => Ok(message),
+            extra => Err(DecodeError::Trailing(extra)),
+        }
+    }
+}
+
+/// The `transports` field.
+pub(crate) fn transports_bits(transports: Transports) -> u32 {
+    transports.0
+}
+
+/// The `transport` field.
+pub(crate) fn transport_bit(transport: Transport) -> u32 {
+    transport.bit()
+}
