@@ -1,6 +1,8 @@
 //! The two kinds of friendly name, checked once where they come in.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use crate::{ServiceId, VmId};
@@ -18,7 +20,10 @@ pub struct ElementName(String);
 ///
 /// The narrow alphabet makes a name safe as a folder, a metrics label and a word on a command
 /// line. It is a superset of what podman, docker and libvirt give by default.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+///
+/// Two names that differ in case only are equal: `[vm.Web]` in a rule is about the partition
+/// `web`, never silently about nobody.
+#[derive(Clone)]
 pub struct PartitionName(String);
 
 /// Why text is not a name.
@@ -138,6 +143,40 @@ impl PartitionName {
     }
 }
 
+impl PartitionName {
+    fn folded(&self) -> impl Iterator<Item = u8> + '_ {
+        self.0.bytes().map(|byte| byte.to_ascii_lowercase())
+    }
+}
+
+impl PartialEq for PartitionName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.eq_ignore_ascii_case(&other.0)
+    }
+}
+
+impl Eq for PartitionName {}
+
+impl PartialOrd for PartitionName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for PartitionName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.folded().cmp(other.folded())
+    }
+}
+
+impl Hash for PartitionName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The alphabet has no byte 0xff, so it ends a name as it ends a `str`.
+        self.folded().for_each(|byte| state.write_u8(byte));
+        state.write_u8(0xff);
+    }
+}
+
 fn check_len(text: &str, limit: usize) -> Result<(), InvalidName> {
     if text.len() > limit {
         return Err(InvalidName::TooLong {
@@ -242,6 +281,15 @@ mod tests {
             assert!(PartitionName::new(bad).is_err(), "{bad:?}");
         }
         assert!(PartitionName::new("x".repeat(64)).is_err());
+    }
+
+    #[test]
+    fn partition_names_that_differ_in_case_only_are_one_name() {
+        let names = ["Web", "web", "web-2"].map(|text| PartitionName::new(text).unwrap());
+        assert_eq!(names[0], names[1]);
+        assert!(names[1] < names[2]);
+        let set: std::collections::HashSet<_> = names.iter().collect();
+        assert_eq!(set.len(), 2);
     }
 
     #[test]
