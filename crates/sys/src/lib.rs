@@ -1,0 +1,20 @@
+//! The boundary to the operating system: thin, safe functions, one per thing that the rest of
+//! hvsock asks of it.
+//!
+//! A broker listens with [`seqpacket::listen`], takes clients with [`seqpacket::accept`], asks
+//! the kernel who they are with [`peer`] and [`accounts`], and exchanges messages by
+//! [`message`]; the bytes of a connection go through the descriptors of [`stream::pair`]. A
+//! client calls [`seqpacket::connect`] and waits with [`poll`]. Every descriptor that this crate
+//! makes or receives is close-on-exec, no write raises `SIGPIPE`, and every call that a signal
+//! interrupts is made again.
+//!
+//! One folder per operating system behind this one contract. An advisory lock needs nothing from
+//! here: `std::fs::File::try_lock` is `flock`.
+
+#[cfg(target_os = "linux")]
+mod linux;
+
+#[cfg(target_os = "linux")]
+pub use linux::{accounts, limits, message, peer, poll, seqpacket, stream};
+#[cfg(target_os = "linux")]
+pub use linux::{set_nonblocking, take_error};

@@ -1,0 +1,126 @@
+//! The names of users and groups.
+//!
+//! From `/etc/passwd` and `/etc/group` and not through the C library's name service: that one
+//! loads code into the process, may ask the network, may not be bounded in time, and is not there
+//! in a static program. Accounts that are in other places are known by their numbers alone.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// The names on this machine, read again when the files change.
+#[derive(Debug)]
+pub struct Accounts {
+    users: Table,
+    groups: Table,
+}
+
+/// One of the two files: lines of `name:password:number:…`.
+#[derive(Debug)]
+struct Table {
+    path: PathBuf,
+    seen: Option<(SystemTime, u64)>,
+    names: HashMap<u32, Arc<str>>,
+}
+
+/// More than this of either file is not read.
+const MAX_FILE: u64 = 64 << 20;
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self::in_folder(Path::new("/etc"))
+    }
+}
+
+impl Accounts {
+    /// The names that `passwd` and `group` in `folder` give.
+    pub fn in_folder(folder: &Path) -> Self {
+        Self {
+            users: Table::new(folder.join("passwd")),
+            groups: Table::new(folder.join("group")),
+        }
+    }
+
+    /// The name of the user with this number. Looks whether the file has changed, which costs a
+    /// system call.
+    pub fn user(&mut self, uid: u32) -> Option<Arc<str>> {
+        self.users.name(uid)
+    }
+
+    /// The name of the group with this number, likewise.
+    pub fn group(&mut self, gid: u32) -> Option<Arc<str>> {
+        self.groups.name(gid)
+    }
+}
+
+impl Table {
+    fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            seen: None,
+            names: HashMap::new(),
+        }
+    }
+
+    fn name(&mut self, number: u32) -> Option<Arc<str>> {
+        let now = fs::metadata(&self.path)
+            .and_then(|meta| Ok((meta.modified()?, meta.len())))
+            .ok();
+        if now.is_none() || now != self.seen {
+            self.names = read(&self.path).unwrap_or_default();
+            self.seen = now;
+        }
+        self.names.get(&number).cloned()
+    }
+}
+
+fn read(path: &Path) -> io::Result<HashMap<u32, Arc<str>>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    let mut names = HashMap::new();
+    for line in bytes.split(|byte| *byte == b'\n') {
+        let mut fields = line.split(|byte| *byte == b':');
+        let field = |bytes| std::str::from_utf8(bytes).ok();
+        let name = fields
+            .next()
+            .and_then(field)
+            .filter(|name| !name.is_empty());
+        let number = fields.nth(1).and_then(field).and_then(|n| n.parse().ok());
+        if let (Some(name), Some(number)) = (name, number) {
+            // The first of several names counts, as in the C library.
+            names.entry(number).or_insert_with(|| name.into());
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_have_the_names_that_the_files_give() {
+        let dir = tempfile::tempdir().unwrap();
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n# odd\nno-number:x\n:x:5:\n\
+                      toor:x:0:0::/:\nalice:x:1000:1000::/home/alice:/bin/sh";
+        fs::write(dir.path().join("passwd"), passwd).unwrap();
+        let mut accounts = Accounts::in_folder(dir.path());
+        assert_eq!(accounts.user(0).as_deref(), Some("root"));
+        assert_eq!(accounts.user(1000).as_deref(), Some("alice"));
+        assert_eq!(accounts.user(5), None);
+        assert_eq!(accounts.group(0), None);
+        fs::write(dir.path().join("passwd"), "bob:x:5:5::/:\n").unwrap();
+        assert_eq!(accounts.user(5).as_deref(), Some("bob"));
+        assert_eq!(accounts.user(0), None);
+        fs::write(
+            dir.path().join("group"),
+            b"\xff\xfe:x:7:\nusers:x:100:a,b\n",
+        )
+        .unwrap();
+        assert_eq!(accounts.group(100).as_deref(), Some("users"));
+        assert_eq!(accounts.group(7), None);
+    }
+}

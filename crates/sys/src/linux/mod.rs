@@ -1,0 +1,36 @@
+//! Linux: system calls through rustix, and through libc where rustix has none that is sound.
+
+pub mod accounts;
+pub mod limits;
+pub mod message;
+pub mod peer;
+pub mod poll;
+pub mod seqpacket;
+pub mod stream;
+
+use std::io;
+use std::os::fd::AsFd;
+
+use rustix::io::Errno;
+
+/// Makes calls on this descriptor, and on every duplicate of it, return at once or wait.
+pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> io::Result<()> {
+    rustix::io::ioctl_fionbio(fd, nonblocking).map_err(Into::into)
+}
+
+/// Takes the socket's pending error (`SO_ERROR`).
+pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
+    Ok(rustix::net::sockopt::socket_error(fd)?
+        .err()
+        .map(Into::into))
+}
+
+/// Makes `call` again for as long as a signal interrupts it.
+fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            result => return result.map_err(Into::into),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Who is at the other end of a Unix socket, as the kernel recorded it at connect: nothing that
+//! the peer says.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+/// The process at the other end, as it was when it connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// Its process id; `None` where it has none in this process's PID namespace.
+    pub pid: Option<u32>,
+    /// Its effective user id.
+    pub uid: u32,
+    /// Its effective group id.
+    pub gid: u32,
+}
+
+/// The process at the other end (`SO_PEERCRED`).
+pub fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
+    // Not rustix's: its pid cannot be 0, which is what the kernel says across namespaces.
+    let mut ucred = [MaybeUninit::<libc::ucred>::uninit()];
+    let len = get(socket.as_fd(), libc::SO_PEERCRED, &mut ucred)?;
+    if len != size_of::<libc::ucred>() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // SAFETY: the kernel wrote all of it, and it is plain integers.
+    let ucred = unsafe { ucred[0].assume_init() };
+    Ok(Credentials {
+        pid: u32::try_from(ucred.pid).ok().filter(|pid| *pid != 0),
+        uid: ucred.uid,
+        gid: ucred.gid,
+    })
+}
+
+/// The supplementary groups of the process at the other end (`SO_PEERGROUPS`); its own group is
+/// in [`Credentials`].
+pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
+    /// `NGROUPS_MAX`: more than that no process has.
+    const MAX: usize = 65_536;
+    let mut groups = vec![MaybeUninit::<u32>::uninit(); 32];
+    loop {
+        match get(socket.as_fd(), libc::SO_PEERGROUPS, &mut groups) {
+            Ok(len) => {
+                let known = groups.iter().take(len / size_of::<u32>());
+                // SAFETY: the kernel wrote the first `len` bytes.
+                return Ok(known.map(|group| unsafe { group.assume_init() }).collect());
+            }
+            Err(error) if error.raw_os_error() == Some(libc::ERANGE) && groups.len() < MAX => {
+                groups.resize(MAX, MaybeUninit::uninit());
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Reads a socket option into `values` and returns how many bytes of them it has.
+fn get<T: Copy>(
+    socket: BorrowedFd<'_>,
+    option: i32,
+    values: &mut [MaybeUninit<T>],
+) -> io::Result<usize> {
+    let mut len = libc::socklen_t::try_from(size_of_val(values))
+        .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    // SAFETY: the kernel writes at most `len` bytes to `values`, which has that many, and the
+    // number of bytes written to `len`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            option,
+            values.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result == 0 {
+        Ok((len as usize).min(size_of_val(values)))
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_says_who_the_peer_is() {
+        let (a, _b) = crate::seqpacket::pair().unwrap();
+        let peer = credentials(&a).unwrap();
+        assert_eq!(peer.pid, Some(std::process::id()));
+        assert_eq!(peer.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(peer.gid, rustix::process::getegid().as_raw());
+    }
+
+    #[test]
+    fn the_kernel_says_which_groups_the_peer_is_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let listener = crate::seqpacket::listen(&path, 0o600, 1).unwrap();
+        let _client = crate::seqpacket::connect(&path, None).unwrap();
+        let socket = crate::seqpacket::accept(&listener).unwrap().unwrap();
+        let mut got = groups(&socket).unwrap();
+        let own = rustix::process::getgroups().unwrap();
+        let mut own: Vec<u32> = own.iter().map(|group| group.as_raw()).collect();
+        got.sort_unstable();
+        own.sort_unstable();
+        assert_eq!(got, own);
+    }
+
+    #[test]
+    fn what_is_no_socket_has_no_peer() {
+        let file = tempfile::tempfile().unwrap();
+        assert!(credentials(&file).is_err());
+        assert!(groups(&file).is_err());
+    }
+}

@@ -1,0 +1,157 @@
+//! Unix `SOCK_SEQPACKET` sockets: what endpoints are. They keep the bounds of messages, carry
+//! descriptors, and tell when the other process is gone.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::time::Duration;
+
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Listens at `path` with the file mode `mode`, and returns the non-blocking listener.
+///
+/// A socket that is already there is replaced: whoever calls must know (by a lock) that no other
+/// process listens there. Anything else that is there stays and is an error. The file never has
+/// more permissions than `mode`, not even for a moment. `backlog` clients may wait for
+/// [`accept`]; the kernel caps it at `net.core.somaxconn`.
+pub fn listen(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
+    let address = address(path)?;
+    match fs::symlink_metadata(path) {
+        Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
+        Ok(_) => {
+            let message = format!("{} exists and is not a socket", path.display());
+            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    // bind() gives the file the socket's own mode less the umask; then widen it to what was asked.
+    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
+    rustix::net::bind(&socket, &address)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777))?;
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    rustix::net::listen(&socket, backlog)?;
+    Ok(socket)
+}
+
+/// Takes one waiting client as a non-blocking socket; `None` if none waits.
+pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    loop {
+        match rustix::net::accept_with(&listener, flags) {
+            Ok(socket) => return Ok(Some(socket)),
+            Err(Errno::AGAIN) => return Ok(None),
+            // The client is gone again; the next one may be there.
+            Err(Errno::INTR | Errno::CONNABORTED) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Connects to the listener at `path` and returns the blocking socket.
+///
+/// Where the listener's backlog is full, waits for up to `timeout` (no bound if `None`), then
+/// fails with `WouldBlock`.
+pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<OwnedFd> {
+    let address = address(path)?;
+    let socket = socket(SocketFlags::CLOEXEC)?;
+    // The kernel bounds a Unix connect by the time limit for sending; zero would mean none.
+    let bound = timeout.map(|t| t.max(Duration::from_micros(1)));
+    if bound.is_some() {
+        set_socket_timeout(&socket, Timeout::Send, bound)?;
+    }
+    super::retry(|| rustix::net::connect(&socket, &address))?;
+    if bound.is_some() {
+        set_socket_timeout(&socket, Timeout::Send, None)?;
+    }
+    Ok(socket)
+}
+
+/// Two blocking sockets, each the other's peer.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    Ok(pair)
+}
+
+fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    Ok(socket)
+}
+
+fn address(path: &Path) -> io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(path).map_err(|error| match error {
+        Errno::NAMETOOLONG => io::Error::new(
+            io::ErrorKind::InvalidFilename,
+            format!(
+                "{} is longer than the 107 bytes that a socket's path may have",
+                path.display()
+            ),
+        ),
+        error => error.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn a_listener_takes_its_place_back_from_a_stale_socket() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(listen(&path, 0o600, 1).unwrap());
+        let refused = connect(&path, None).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+        let listener = listen(&path, 0o666, 1).unwrap();
+        let mode = fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o666);
+        assert!(accept(&listener).unwrap().is_none());
+        let _client = connect(&path, None).unwrap();
+        assert!(accept(&listener).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").unwrap();
+        let error = listen(&path, 0o600, 1).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_connect_to_a_full_backlog_is_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = listen(&path, 0o600, 0).unwrap();
+        let bound = Some(Duration::from_millis(50));
+        let start = Instant::now();
+        let mut waiting = Vec::new();
+        let error = loop {
+            match connect(&path, bound) {
+                Ok(socket) => waiting.push(socket),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 10);
+        };
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(start.elapsed() >= Duration::from_millis(50));
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_named() {
+        let path = Path::new("/tmp").join("x".repeat(120));
+        let error = connect(&path, None).unwrap_err();
+        assert!(error.to_string().contains("107 bytes"), "{error}");
+    }
+}

@@ -1,0 +1,136 @@
+//! Unix stream sockets: the data descriptors of connections.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::net::sockopt::{self, Timeout};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendFlags, SocketFlags,
+    SocketType,
+};
+
+/// Two blocking sockets, each the other's peer.
+pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC;
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    Ok(pair)
+}
+
+/// Sends some of `bytes`.
+pub fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    super::retry(|| rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL))
+}
+
+/// Sends some of the bytes of `slices`, in their order.
+pub fn send_vectored(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let slices = &slices[..slices.len().min(MAX_SLICES)];
+    let mut control = SendAncillaryBuffer::default();
+    super::retry(|| rustix::net::sendmsg(&socket, slices, &mut control, SendFlags::NOSIGNAL))
+}
+
+/// Receives what is there; 0 at the end, which is also when the other side was closed.
+pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    super::retry(|| rustix::net::recv(&socket, &mut *buffer, RecvFlags::empty())).map(|(n, _)| n)
+}
+
+/// Receives what is there into several buffers, in their order.
+pub fn recv_vectored(socket: impl AsFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let count = slices.len().min(MAX_SLICES);
+    let mut control = RecvAncillaryBuffer::default();
+    super::retry(|| {
+        rustix::net::recvmsg(
+            &socket,
+            &mut slices[..count],
+            &mut control,
+            RecvFlags::empty(),
+        )
+    })
+    .map(|message| message.bytes)
+}
+
+/// Copies what is there and leaves it to be received.
+pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    super::retry(|| rustix::net::recv(&socket, &mut *buffer, RecvFlags::PEEK)).map(|(n, _)| n)
+}
+
+/// Ends one or both directions, for every duplicate of the descriptor.
+pub fn shutdown(socket: impl AsFd, how: Shutdown) -> io::Result<()> {
+    let how = match how {
+        Shutdown::Read => rustix::net::Shutdown::Read,
+        Shutdown::Write => rustix::net::Shutdown::Write,
+        Shutdown::Both => rustix::net::Shutdown::Both,
+    };
+    rustix::net::shutdown(socket, how).map_err(Into::into)
+}
+
+/// Bounds every receive on the socket, for every duplicate of it; past the bound it fails with
+/// `WouldBlock`. `None` waits for ever. A bound of zero is `InvalidInput`, as in `std::net`.
+pub fn set_recv_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
+    sockopt::set_socket_timeout(socket, Timeout::Recv, not_zero(timeout)?).map_err(Into::into)
+}
+
+/// Bounds every send, as [`set_recv_timeout`] bounds every receive.
+pub fn set_send_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
+    sockopt::set_socket_timeout(socket, Timeout::Send, not_zero(timeout)?).map_err(Into::into)
+}
+
+/// The bytes that the kernel holds on their way from this socket to its peer, at most about.
+pub fn set_send_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
+    sockopt::set_socket_send_buffer_size(socket, bytes).map_err(Into::into)
+}
+
+/// More slices than this in one call are an error for the kernel (`UIO_MAXIOV`).
+const MAX_SLICES: usize = 1024;
+
+fn not_zero(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
+    if timeout == Some(Duration::ZERO) {
+        let message = "a time limit of zero would be none; use non-blocking mode";
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    Ok(timeout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_go_both_ways_and_end_one_way() {
+        let (a, b) = pair().unwrap();
+        let out = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
+        assert_eq!(send_vectored(&a, &out).unwrap(), 4);
+        shutdown(&a, Shutdown::Write).unwrap();
+        let mut two = [0; 2];
+        assert_eq!(peek(&b, &mut two).unwrap(), 2);
+        let (mut x, mut y) = ([0; 1], [0; 8]);
+        let mut into = [IoSliceMut::new(&mut x), IoSliceMut::new(&mut y)];
+        assert_eq!(recv_vectored(&b, &mut into).unwrap(), 4);
+        assert_eq!((&x, &y[..3]), (b"a", &b"bcd"[..]));
+        assert_eq!(recv(&b, &mut y).unwrap(), 0);
+        assert_eq!(send(&b, b"back").unwrap(), 4);
+        assert_eq!(recv(&a, &mut y).unwrap(), 4);
+        assert_eq!(
+            send(&a, b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
+    }
+
+    #[test]
+    fn more_slices_than_the_kernel_takes_are_sent_in_part() {
+        let (a, b) = pair().unwrap();
+        let out = vec![IoSlice::new(b"x"); 2000];
+        assert_eq!(send_vectored(&a, &out).unwrap(), MAX_SLICES);
+        assert_eq!(recv(&b, &mut [0; 4096]).unwrap(), MAX_SLICES);
+    }
+
+    #[test]
+    fn a_receive_is_bounded() {
+        let (a, _b) = pair().unwrap();
+        set_recv_timeout(&a, Some(Duration::from_millis(5))).unwrap();
+        let error = recv(&a, &mut [0; 1]).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(set_recv_timeout(&a, Some(Duration::ZERO)).is_err());
+    }
+}
