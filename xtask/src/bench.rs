@@ -1,0 +1,61 @@
+//! `cargo xtask bench NAME`: runs one bench, a binary of the package in `bench/`.
+//!
+//! A bench is one file, `bench/src/bin/NAME.rs`, whose first line `//! …` says what it measures;
+//! there is no other list of them.
+
+use std::fs;
+
+use anyhow::{Context, Result, bail};
+
+use crate::run;
+
+const PACKAGE: &str = "hvsock-bench";
+
+/// Runs the bench that the first argument names with the other arguments, or lists them all.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let Some((name, rest)) = arguments.split_first() else {
+        for (name, about) in benches()? {
+            println!("{name:<12} {about}");
+        }
+        return Ok(());
+    };
+    let known = benches()?;
+    if !known.iter().any(|(known, _)| known == name) {
+        let names: Vec<&str> = known.iter().map(|(known, _)| known.as_str()).collect();
+        bail!(
+            "there is no bench {name:?}; there are: {}",
+            names.join(", ")
+        );
+    }
+    run::run(
+        run::cargo(&["run", "--release", "--quiet", "--package", PACKAGE, "--bin"])
+            .arg(name)
+            .arg("--")
+            .args(rest),
+    )
+}
+
+/// The name and first line of each, in order of name.
+fn benches() -> Result<Vec<(String, String)>> {
+    let folder = run::root().join("bench/src/bin");
+    let entries =
+        fs::read_dir(&folder).with_context(|| format!("no benches in {}", folder.display()))?;
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry?.path();
+        let (Some(name), Some("rs")) = (
+            path.file_stem().and_then(|stem| stem.to_str()),
+            path.extension().and_then(|extension| extension.to_str()),
+        ) else {
+            continue;
+        };
+        let text = fs::read_to_string(&path)?;
+        let about = text.lines().next().unwrap_or_default();
+        found.push((
+            name.to_owned(),
+            about.trim_start_matches("//!").trim().to_owned(),
+        ));
+    }
+    found.sort();
+    Ok(found)
+}

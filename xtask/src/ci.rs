@@ -1,0 +1,47 @@
+//! `cargo xtask ci`: everything that must hold before a change is merged.
+
+use anyhow::{Result, bail};
+
+use crate::run::{self, Timings};
+use crate::test;
+
+/// Runs it. The tests come last, so that their summary ends the output; the times of the steps
+/// before are printed ahead of it.
+pub fn run(arguments: &[String]) -> Result<()> {
+    if !arguments.is_empty() {
+        bail!("`ci` takes no arguments");
+    }
+    let mut timings = Timings::default();
+    timings.step("format", || {
+        run::run(&mut run::cargo(&["fmt", "--all", "--check"]))
+    })?;
+    // The first step that resolves dependencies holds the lock file to what is committed.
+    timings.step("clippy", || {
+        run::run(&mut run::cargo(&[
+            "clippy",
+            "--locked",
+            "--workspace",
+            "--all-targets",
+            "--all-features",
+            "--quiet",
+            "--",
+            "--deny=warnings",
+        ]))
+    })?;
+    timings.step("documentation", || {
+        run::run(
+            run::cargo(&[
+                "doc",
+                "--workspace",
+                "--all-features",
+                "--no-deps",
+                "--quiet",
+            ])
+            .env("RUSTDOCFLAGS", "-Dwarnings"),
+        )
+    })?;
+    let binary = test::prepare(&mut timings)?;
+    test::doc_tests(&mut timings)?;
+    timings.print();
+    test::last(binary, &[])
+}

@@ -1,0 +1,90 @@
+//! The project's chores, run as `cargo xtask NAME`: one place that knows how the tests are
+//! prepared, what the gate before a merge is, and which benches there are. `.ci/run` calls the
+//! same commands as a developer does, so nothing passes in one place and fails in the other for
+//! want of a step.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod ci;
+mod deny;
+mod run;
+mod statically;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+/// One chore: its name, what follows the name, what it does, and the function that does it.
+struct Chore {
+    name: &'static str,
+    arguments: &'static str,
+    about: &'static str,
+    run: fn(&[String]) -> Result<()>,
+}
+
+const CHORES: &[Chore] = &[
+    Chore {
+        name: "test",
+        arguments: "[ARGS…]",
+        about: "install what the tests need, then run doc tests and all other tests; ARGS go to \
+                the test runner and leave the doc tests out",
+        run: test::run,
+    },
+    Chore {
+        name: "ci",
+        arguments: "",
+        about: "the gate: format, clippy and documentation with warnings denied, then the tests",
+        run: ci::run,
+    },
+    Chore {
+        name: "bench",
+        arguments: "[NAME [ARGS…]]",
+        about: "run one bench with optimisation, or list them",
+        run: bench::run,
+    },
+    Chore {
+        name: "deny",
+        arguments: "[ARGS…]",
+        about: "check licences, duplicates, advisories and sources of all dependencies; ARGS, as \
+                `check licenses bans`, choose some",
+        run: deny::run,
+    },
+];
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let (name, rest) = match arguments.split_first() {
+        Some((name, rest)) => (name.as_str(), rest),
+        None => ("help", &[][..]),
+    };
+    if matches!(name, "help" | "--help" | "-h") {
+        print!("{}", usage());
+        return ExitCode::SUCCESS;
+    }
+    match dispatch(name, rest) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(name: &str, rest: &[String]) -> Result<()> {
+    match CHORES.iter().find(|chore| chore.name == name) {
+        Some(chore) => (chore.run)(rest),
+        None => bail!("there is no chore {name:?}\n{}", usage()),
+    }
+}
+
+fn usage() -> String {
+    let mut text = String::from("usage: cargo xtask NAME\n");
+    for chore in CHORES {
+        let call = format!("{} {}", chore.name, chore.arguments);
+        text.push_str(&format!("  {call:<24} {}\n", chore.about));
+    }
+    text
+}

@@ -1,0 +1,75 @@
+//! `cargo xtask test`: prepare, doc tests, then every other test in one run of one runner, whose
+//! summary is the last thing printed.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::run::{self, Timings};
+use crate::{statically, tools};
+
+/// Runs it. With arguments, the doc tests are left out and the arguments go to the runner.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let mut timings = Timings::default();
+    let binary = prepare(&mut timings)?;
+    if arguments.is_empty() {
+        doc_tests(&mut timings)?;
+    }
+    timings.print();
+    last(binary, arguments)
+}
+
+/// Installs tools and builds the static binary. Outside CI the tests that need what could not
+/// be had are skipped, and this says so.
+pub fn prepare(timings: &mut Timings) -> Result<Option<PathBuf>> {
+    timings.step("test tools", tools::install_missing)?;
+    match timings.step("static hvsock", statically::build) {
+        Ok(binary) => Ok(Some(binary)),
+        Err(error) if run::in_ci() => Err(error),
+        Err(error) => {
+            eprintln!("skipped: the tests that put hvsock into a container: {error:#}");
+            Ok(None)
+        }
+    }
+}
+
+/// Runs the examples in the documentation of all libraries, which nextest cannot.
+pub fn doc_tests(timings: &mut Timings) -> Result<()> {
+    timings.step("doc tests", || {
+        run::run(&mut run::cargo(&[
+            "test",
+            "--doc",
+            "--workspace",
+            "--all-features",
+            "--quiet",
+        ]))
+    })
+}
+
+/// Runs all other tests. Nothing may be printed after this.
+pub fn last(binary: Option<PathBuf>, arguments: &[String]) -> Result<()> {
+    let mut command = runner();
+    let chosen =
+        |argument: &String| argument.starts_with("-p") || argument.starts_with("--package");
+    if !arguments.iter().any(chosen) {
+        command.arg("--workspace");
+    }
+    command.arg("--all-features").args(arguments);
+    if let Some(binary) = binary {
+        command.env(statically::VARIABLE, binary);
+    }
+    run::run(&mut command)
+}
+
+fn runner() -> Command {
+    let has_nextest = run::cargo(&["nextest", "--version"])
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if has_nextest {
+        run::cargo(&["nextest", "run"])
+    } else {
+        // The doc tests have run: name every other kind of target.
+        run::cargo(&["test", "--lib", "--bins", "--tests", "--examples"])
+    }
+}
