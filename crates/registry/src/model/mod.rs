@@ -1,0 +1,14 @@
+//! Registrations as plain values, and the decisions that follow from them.
+//!
+//! A [`Registry`] holds the [`Registration`]s of one partition and the [`Defaults`] for what they
+//! leave open. A registration answers three questions about a service: is it enabled, who may bind
+//! and connect, and may a listener take the wildcard. Each may be answered differently for one
+//! child partition by an [`Override`].
+
+mod asker;
+mod registration;
+mod registry;
+
+pub use asker::{Principal, Side};
+pub use registration::{AccessRule, Defaults, Override, Registration};
+pub use registry::{Clash, Registry, UnknownService};
