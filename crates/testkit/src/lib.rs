@@ -1,0 +1,18 @@
+//! What the tests of several crates share. A development dependency only, never published.
+//!
+//! - [`TempFolder`]: a folder whose path is short enough for the sockets in it.
+//! - [`require`]: programs that a test needs, and the one rule for when they are not there.
+//! - [`process`]: child processes that end when the test does, and waits with a bound.
+//! - [`container`]: a real OCI container with one static program in it, started by runc.
+//!
+//! It knows none of hvsock's other crates, so each of them may use it.
+
+#![forbid(unsafe_code)]
+
+#[cfg(target_os = "linux")]
+pub mod container;
+pub mod process;
+pub mod require;
+mod temp;
+
+pub use temp::TempFolder;

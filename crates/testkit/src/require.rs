@@ -1,0 +1,110 @@
+//! What a test needs beside Rust, and the one rule for when it is not there: outside CI the
+//! test says `skipped: …` on stderr and passes; with `CI=true` it fails.
+//!
+//! ```no_run
+//! # use hvsock_testkit::require;
+//! let Some(runc) = require::runc() else { return };
+//! ```
+//!
+//! `cargo xtask test` installs what it can, so most tests never skip.
+
+use std::ffi::OsStr;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+/// The variable that holds the path of a static `hvsock`; `cargo xtask test` builds it and sets it.
+pub const STATIC_HVSOCK: &str = "HVSOCK_TEST_STATIC_BIN";
+
+/// The path of runc, the OCI runtime that starts the tests' containers.
+pub fn runc() -> Option<PathBuf> {
+    program("runc", &["--version"])
+}
+
+/// The path of a Python 3 interpreter.
+pub fn python3() -> Option<PathBuf> {
+    program("python3", &["--version"])
+}
+
+/// The path of a statically linked `hvsock`, which runs in a container with nothing else in it.
+pub fn static_hvsock() -> Option<PathBuf> {
+    match static_binary(std::env::var_os(STATIC_HVSOCK).as_deref()) {
+        Ok(path) => Some(path),
+        Err(why) => absent(&why, in_ci()),
+    }
+}
+
+/// A program found on `PATH` or in the system's sbin folders that ends well with `probe`.
+pub fn program(name: &str, probe: &[&str]) -> Option<PathBuf> {
+    find(name, probe).or_else(|| absent(&format!("`{name}` is not installed"), in_ci()))
+}
+
+fn static_binary(value: Option<&OsStr>) -> Result<PathBuf, String> {
+    let path = PathBuf::from(value.ok_or_else(|| {
+        format!("{STATIC_HVSOCK} is not set (`cargo xtask test` builds the binary and sets it)")
+    })?);
+    if path.is_file() {
+        Ok(path)
+    } else {
+        Err(format!("{STATIC_HVSOCK} names no file: {}", path.display()))
+    }
+}
+
+fn find(name: &str, probe: &[&str]) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin".into(), "/sbin".into()])
+        .map(|folder| folder.join(name))
+        .find(|candidate| {
+            Command::new(candidate)
+                .args(probe)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
+        })
+}
+
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some_and(|value| value == "true")
+}
+
+/// Skips by returning nothing, or fails the test.
+fn absent(why: &str, in_ci: bool) -> Option<PathBuf> {
+    assert!(!in_ci, "in CI nothing is skipped: {why}");
+    eprintln!("skipped: {why}");
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_absent_is_skipped_by_hand() {
+        assert_eq!(absent("no such thing", false), None);
+        assert_eq!(find("a-program-that-nobody-has", &[]), None);
+    }
+
+    #[test]
+    #[should_panic(expected = "in CI nothing is skipped: no such thing")]
+    fn what_is_absent_fails_in_ci() {
+        absent("no such thing", true);
+    }
+
+    #[test]
+    fn a_static_binary_is_named_by_the_environment_and_must_be_there() {
+        let why = static_binary(None).expect_err("not set");
+        assert!(why.contains("HVSOCK_TEST_STATIC_BIN is not set"), "{why}");
+        let why = static_binary(Some("/no/such".as_ref())).expect_err("not there");
+        assert!(why.contains("names no file: /no/such"), "{why}");
+        let this = std::env::current_exe().expect("this program");
+        assert_eq!(static_binary(Some(this.as_os_str())), Ok(this));
+    }
+
+    #[test]
+    fn a_program_that_fails_its_probe_is_absent() {
+        assert!(find("sh", &["-c", "true"]).is_some());
+        assert_eq!(find("sh", &["-c", "exit 1"]), None);
+    }
+}
