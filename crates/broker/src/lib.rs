@@ -2,4 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg_attr(
+    not(test),
+    allow(dead_code, reason = "the handle and the control API use it")
+)]
+mod convert;
 pub mod model;
