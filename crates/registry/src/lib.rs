@@ -8,5 +8,6 @@
 pub mod model;
 
 pub use model::{
-    AccessRule, Clash, Defaults, Override, Principal, Registration, Registry, Side, UnknownService,
+    AccessRule, Action, Asker, Clash, Decision, Defaults, Override, Policy, Principal,
+    Registration, Registry, Rule, UnknownService,
 };

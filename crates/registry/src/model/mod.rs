@@ -3,12 +3,15 @@
 //! A [`Registry`] holds the [`Registration`]s of one partition and the [`Defaults`] for what they
 //! leave open. A registration answers three questions about a service: is it enabled, who may bind
 //! and connect, and may a listener take the wildcard. Each may be answered differently for one
-//! child partition by an [`Override`].
+//! child partition by an [`Override`]. [`Registry::policy`] gives the answers, each with the
+//! [`Rule`] that decided.
 
 mod asker;
+mod policy;
 mod registration;
 mod registry;
 
-pub use asker::{Principal, Side};
+pub use asker::{Asker, Principal};
+pub use policy::{Action, Decision, Policy, Rule};
 pub use registration::{AccessRule, Defaults, Override, Registration};
 pub use registry::{Clash, Registry, UnknownService};
