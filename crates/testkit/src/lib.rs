@@ -4,11 +4,13 @@
 //! - [`require`]: programs that a test needs, and the one rule for when they are not there.
 //! - [`process`]: child processes that end when the test does, and waits with a bound.
 //! - [`container`]: a real OCI container with one static program in it, started by runc.
+//! - [`conformance`]: the suite that every transport must pass.
 //!
 //! It knows none of hvsock's other crates, so each of them may use it.
 
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 #[cfg(target_os = "linux")]
 pub mod container;
 pub mod process;
