@@ -212,7 +212,36 @@ impl<'a> Decision<'a> {
     }
 }
 
-impl Rule<'_> {
+impl<'a> Rule<'a> {
+    /// The child whose override it is in.
+    pub fn child(&self) -> Option<&'a PartitionName> {
+        match self.place {
+            Place::Vm(name) => Some(name),
+            _ => None,
+        }
+    }
+
+    /// What to edit for another answer, in words. Says nothing of what lists hold.
+    pub fn remedy(&self, service: ServiceId) -> String {
+        let file = match self.place {
+            Place::Defaults => "defaults.toml".to_owned(),
+            _ => format!("services/{service}.toml"),
+        };
+        let place = match self.place {
+            Place::Vm(_) => self.place,
+            _ => Place::Registration,
+        };
+        let rule = Rule { place, ..*self }.brief();
+        match self.setting {
+            Setting::Enabled(is) => format!("set {place}enabled = {} in {file}", !is),
+            Setting::Wildcard(is) => {
+                format!("set {place}allow_wildcard_binds = {} in {file}", !is)
+            }
+            Setting::Owner(_) => format!("add bind.users to {file}"),
+            _ => format!("edit {rule} in {file}"),
+        }
+    }
+
     /// The rule without what its lists hold: for those who may know that they are not on a list,
     /// and not who is.
     pub fn brief(self) -> Self {

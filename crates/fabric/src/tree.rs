@@ -1,0 +1,276 @@
+//! The partitions of a fabric: a tree whose members are found by key, by id and by name.
+
+use std::collections::HashMap;
+
+use hvsock_address::{PartitionName, VmId};
+
+use crate::partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
+use crate::{Limits, PartitionKey};
+
+/// The partitions of a fabric.
+#[derive(Debug)]
+pub(crate) struct Tree {
+    slots: Vec<Slot>,
+    /// Slots to use again, each time with another generation.
+    free: Vec<u32>,
+    root: PartitionKey,
+    by_vm_id: HashMap<VmId, PartitionKey>,
+    by_name: HashMap<PartitionName, PartitionKey>,
+}
+
+#[derive(Debug)]
+struct Slot {
+    generation: u32,
+    partition: Option<Partition>,
+}
+
+/// Why a partition cannot be added.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AddPartitionError {
+    /// The parent is not there.
+    #[error("the parent partition is gone")]
+    NoParent,
+    /// The parent cannot have such a child: a host has VMs and containers, a VM has containers.
+    #[error("a {kind} cannot be in a {parent}")]
+    Kind {
+        /// What the parent is.
+        parent: PartitionKind,
+        /// What was to be added.
+        kind: PartitionKind,
+    },
+    /// Another partition has the name.
+    #[error("a partition is called {name} already; choose another name")]
+    NameTaken {
+        /// The name, as the other partition spells it.
+        name: PartitionName,
+    },
+    /// Another partition has the id.
+    #[error("the partition {name} has the id {id} already; choose another id")]
+    IdTaken {
+        /// The id.
+        id: VmId,
+        /// The other partition.
+        name: PartitionName,
+    },
+    /// The id is a wildcard or another of the well-known ones.
+    #[error("the id {id} means something else ({word}); choose another id")]
+    IdReserved {
+        /// The id.
+        id: VmId,
+        /// The word for it.
+        word: &'static str,
+    },
+    /// A table is full.
+    #[error("the limit on {which} is reached")]
+    LimitReached {
+        /// The limit's name.
+        which: &'static str,
+    },
+}
+
+/// What one partition is to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Relation {
+    Itself,
+    Parent,
+    Child,
+    /// A child of the same parent; whether in one group is another question.
+    Sibling,
+}
+
+impl Tree {
+    pub(crate) fn new(root: RootSpec) -> Self {
+        let key = PartitionKey {
+            slot: 0,
+            generation: 0,
+        };
+        let spec = PartitionSpec {
+            kind: root.kind,
+            name: root.name,
+            vm_id: root.vm_id,
+            groups: Vec::new(),
+            state: PartitionState::Running,
+        };
+        let mut tree = Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            root: key,
+            by_vm_id: HashMap::from([(spec.vm_id, key)]),
+            by_name: HashMap::from([(spec.name.clone(), key)]),
+        };
+        tree.slots.push(Slot {
+            generation: 0,
+            partition: Some(Partition::new(spec, None)),
+        });
+        tree
+    }
+
+    pub(crate) fn root(&self) -> PartitionKey {
+        self.root
+    }
+
+    pub(crate) fn get(&self, key: PartitionKey) -> Option<&Partition> {
+        let slot = self.slots.get(key.slot as usize)?;
+        slot.partition
+            .as_ref()
+            .filter(|_| slot.generation == key.generation)
+    }
+
+    pub(crate) fn get_mut(&mut self, key: PartitionKey) -> Option<&mut Partition> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        slot.partition
+            .as_mut()
+            .filter(|_| slot.generation == key.generation)
+    }
+
+    pub(crate) fn by_vm_id(&self, id: VmId) -> Option<PartitionKey> {
+        self.by_vm_id.get(&id).copied()
+    }
+
+    pub(crate) fn by_name(&self, name: &PartitionName) -> Option<PartitionKey> {
+        self.by_name.get(name).copied()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PartitionKey, &Partition)> {
+        self.slots.iter().enumerate().filter_map(|(slot, entry)| {
+            let key = PartitionKey {
+                slot: slot as u32,
+                generation: entry.generation,
+            };
+            Some((key, entry.partition.as_ref()?))
+        })
+    }
+
+    pub(crate) fn add(
+        &mut self,
+        parent: PartitionKey,
+        spec: PartitionSpec,
+        limits: &Limits,
+    ) -> Result<PartitionKey, AddPartitionError> {
+        self.check_free(parent, &spec)?;
+        check_limits(&spec, self.by_vm_id.len(), limits)?;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot {
+                generation: 0,
+                partition: None,
+            });
+            self.slots.len() as u32 - 1
+        });
+        let entry = &mut self.slots[slot as usize];
+        let key = PartitionKey {
+            slot,
+            generation: entry.generation,
+        };
+        self.by_vm_id.insert(spec.vm_id, key);
+        self.by_name.insert(spec.name.clone(), key);
+        entry.partition = Some(Partition::new(spec, Some(parent)));
+        if let Some(parent) = self.get_mut(parent) {
+            parent.children.insert(key);
+        }
+        Ok(key)
+    }
+
+    fn check_free(
+        &self,
+        parent: PartitionKey,
+        new: &PartitionSpec,
+    ) -> Result<(), AddPartitionError> {
+        let parent = self.get(parent).ok_or(AddPartitionError::NoParent)?;
+        match (parent.kind, new.kind) {
+            (PartitionKind::Host, PartitionKind::Vm | PartitionKind::Container)
+            | (PartitionKind::Vm, PartitionKind::Container) => {}
+            (parent, kind) => return Err(AddPartitionError::Kind { parent, kind }),
+        }
+        if let Some(word) = new.vm_id.well_known_name() {
+            let id = new.vm_id;
+            return Err(AddPartitionError::IdReserved { id, word });
+        }
+        let taken = |key: Option<PartitionKey>| Some(self.get(key?)?.name.clone());
+        if let Some(name) = taken(self.by_name(&new.name)) {
+            return Err(AddPartitionError::NameTaken { name });
+        }
+        if let Some(name) = taken(self.by_vm_id(new.vm_id)) {
+            let id = new.vm_id;
+            return Err(AddPartitionError::IdTaken { id, name });
+        }
+        Ok(())
+    }
+
+    /// Takes out a partition that has no children any more.
+    pub(crate) fn remove(&mut self, key: PartitionKey) -> Option<Partition> {
+        let slot = self.slots.get_mut(key.slot as usize)?;
+        if slot.generation != key.generation {
+            return None;
+        }
+        let partition = slot.partition.take()?;
+        debug_assert!(partition.children.is_empty());
+        if let Some(generation) = slot.generation.checked_add(1) {
+            slot.generation = generation;
+            self.free.push(key.slot);
+        }
+        self.by_vm_id.remove(&partition.vm_id);
+        self.by_name.remove(&partition.name);
+        if let Some(parent) = partition.parent.and_then(|parent| self.get_mut(parent)) {
+            parent.children.remove(&key);
+        }
+        Some(partition)
+    }
+
+    /// A partition and everything in it, each before what is in it.
+    pub(crate) fn with_everything_in(&self, key: PartitionKey) -> Vec<PartitionKey> {
+        let mut found = vec![key];
+        let mut next = 0;
+        while let Some(key) = found.get(next) {
+            found.extend(self.get(*key).iter().flat_map(|p| p.children.iter()));
+            next += 1;
+        }
+        found
+    }
+
+    /// Whether a partition takes part, as far as it and everything around it decide.
+    pub(crate) fn state(&self, key: PartitionKey) -> PartitionState {
+        let mut state = PartitionState::Running;
+        let mut next = Some(key);
+        while let Some(key) = next {
+            let Some(partition) = self.get(key) else {
+                return PartitionState::Off;
+            };
+            state = state.inside(partition.state);
+            next = partition.parent;
+        }
+        state
+    }
+
+    /// What `other` is to the partition `key`, if they are close enough for either to speak to
+    /// the other.
+    pub(crate) fn relation(&self, key: PartitionKey, other: PartitionKey) -> Option<Relation> {
+        let (own, its) = (self.get(key)?.parent, self.get(other)?.parent);
+        if key == other {
+            Some(Relation::Itself)
+        } else if own == Some(other) {
+            Some(Relation::Parent)
+        } else if its == Some(key) {
+            Some(Relation::Child)
+        } else if own.is_some() && own == its {
+            Some(Relation::Sibling)
+        } else {
+            None
+        }
+    }
+}
+
+fn check_limits(
+    new: &PartitionSpec,
+    used: usize,
+    limits: &Limits,
+) -> Result<(), AddPartitionError> {
+    let which = if used >= limits.partitions {
+        "partitions"
+    } else if new.groups.len() > limits.groups_per_partition {
+        "groups_per_partition"
+    } else {
+        return Ok(());
+    };
+    Err(AddPartitionError::LimitReached { which })
+}
