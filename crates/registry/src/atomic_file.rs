@@ -1,0 +1,246 @@
+//! Writing a file so that after a crash, a power cut or a full disk it is the old one or the new
+//! one, whole.
+//!
+//! The new bytes go to a temporary file beside the old one, reach the disk, take the old one's
+//! name, and then the folder reaches the disk. If any step before the last fails, the old file
+//! is as it was and the temporary one is gone. A crash between the steps leaves a temporary file
+//! that readers ignore and [`clean`] removes. Two writers of one name do no harm to each other's
+//! bytes; who needs more than that holds a [lock](crate::lock).
+
+use std::ffi::{CString, OsStr};
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fd::AsFd;
+use rustix::fs::{AtFlags, Mode, OFlags};
+
+use crate::folder::{Folder, Stamp, os};
+
+/// What every temporary file's name starts with.
+const TEMPORARY: &str = ".hvsock-tmp-";
+
+/// The permissions of a new file: anyone may read who may enter the folder.
+pub const NEW_FILE: u32 = 0o644;
+
+/// Why a file could not be written or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// A step failed; everything is as it was.
+    #[error("cannot {doing} {}: {source}; nothing was changed", path.display())]
+    Unchanged {
+        /// What failed, such as `write`.
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// Only the last step failed: the change is made, but a power cut may undo it.
+    #[error("{} is changed, but a power cut may undo it: {source}", path.display())]
+    NotDurable {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+impl WriteError {
+    /// The system's reason.
+    pub fn source(&self) -> &io::Error {
+        match self {
+            Self::Unchanged { source, .. } | Self::NotDurable { source, .. } => source,
+        }
+    }
+}
+
+/// Writes the file `name` in `folder`, whether it is there or not, with the permissions `mode`;
+/// gives the state in which it is now.
+pub fn write(folder: &Folder, name: &OsStr, bytes: &[u8], mode: u32) -> Result<Stamp, WriteError> {
+    let path = folder.path().join(name);
+    let unchanged = |doing, source| WriteError::Unchanged {
+        doing,
+        path: path.clone(),
+        source,
+    };
+    let (temporary, mut file) = create(folder).map_err(|e| unchanged("create", e))?;
+    let replaced = fill(&mut file, bytes, mode).and_then(|()| {
+        step("rename")?;
+        rustix::fs::renameat(folder, os(&temporary), folder, name).map_err(|e| ("rename", e.into()))
+    });
+    if let Err((doing, source)) = replaced {
+        // Nothing more can be done if this fails too; readers ignore the name.
+        let _ = rustix::fs::unlinkat(folder, os(&temporary), AtFlags::empty());
+        return Err(unchanged(doing, source));
+    }
+    let durable = sync_folder(folder);
+    let stamp = rustix::fs::fstat(&file).map_err(io::Error::from);
+    match durable.and(stamp) {
+        Ok(stat) => Ok(Stamp::of(&stat)),
+        Err(source) => Err(WriteError::NotDurable { path, source }),
+    }
+}
+
+/// Removes the file `name`; says whether there was one.
+pub fn remove(folder: &Folder, name: &OsStr) -> Result<bool, WriteError> {
+    let path = folder.path().join(name);
+    let removed = step("remove")
+        .map_err(|(_, error)| error)
+        .and_then(|()| Ok(rustix::fs::unlinkat(folder, name, AtFlags::empty())?));
+    match removed {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => {
+            return Err(WriteError::Unchanged {
+                doing: "remove",
+                path,
+                source,
+            });
+        }
+    }
+    sync_folder(folder).map_err(|source| WriteError::NotDurable { path, source })?;
+    Ok(true)
+}
+
+/// Removes what crashed writers left behind, and counts it. Only for one who knows that no
+/// writer is at work, by holding the lock that they all take.
+pub fn clean(folder: &Folder) -> io::Result<usize> {
+    let mut cleaned = 0;
+    for name in folder.names(is_temporary)? {
+        match rustix::fs::unlinkat(folder, &name, AtFlags::empty()) {
+            Ok(()) => cleaned += 1,
+            Err(rustix::io::Errno::NOENT) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    Ok(cleaned)
+}
+
+/// Whether a name is that of a temporary file of this module.
+pub fn is_temporary(name: &OsStr) -> bool {
+    name.as_bytes().starts_with(TEMPORARY.as_bytes())
+}
+
+fn create(folder: &Folder) -> io::Result<(CString, File)> {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let pid = rustix::process::getpid().as_raw_pid();
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    step("create").map_err(|(_, error)| error)?;
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = CString::new(format!("{TEMPORARY}{pid}-{number}"))?;
+        let mode = Mode::from_raw_mode(NEW_FILE);
+        match rustix::fs::openat(folder, os(&name), flags, mode) {
+            Ok(fd) => return Ok((name, File::from(fd))),
+            // Left behind by a crashed process that had the same id.
+            Err(rustix::io::Errno::EXIST) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+}
+
+fn fill(file: &mut File, bytes: &[u8], mode: u32) -> Result<(), (&'static str, io::Error)> {
+    step("write")?;
+    file.write_all(bytes).map_err(|error| ("write", error))?;
+    if mode != NEW_FILE {
+        rustix::fs::fchmod(file.as_fd(), Mode::from_raw_mode(mode))
+            .map_err(|errno| ("set the permissions of", errno.into()))?;
+    }
+    step("sync")?;
+    file.sync_all().map_err(|error| ("sync", error))
+}
+
+fn sync_folder(folder: &Folder) -> io::Result<()> {
+    step("sync the folder of").map_err(|(_, error)| error)?;
+    match rustix::fs::fsync(folder) {
+        // A file system that has no such thing as syncing a folder.
+        Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+#[cfg(not(test))]
+fn step(_doing: &'static str) -> Result<(), (&'static str, io::Error)> {
+    Ok(())
+}
+
+/// In tests, a step fails when it was told to.
+#[cfg(test)]
+fn step(doing: &'static str) -> Result<(), (&'static str, io::Error)> {
+    match tests::FAIL_AT.get() {
+        Some(at) if at == doing => Err((doing, io::Error::from(io::ErrorKind::StorageFull))),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    thread_local! {
+        /// The step that fails for this thread.
+        pub(crate) static FAIL_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
+    }
+
+    fn folder() -> (tempfile::TempDir, Folder) {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        (dir, folder)
+    }
+
+    #[test]
+    fn a_failure_at_any_step_leaves_the_old_file_and_no_temporary_one() {
+        let (dir, folder) = folder();
+        let name = OsStr::new("x.toml");
+        for old in [None, Some("old")] {
+            if let Some(old) = old {
+                fs::write(dir.path().join(name), old).unwrap();
+            }
+            for at in ["create", "write", "sync", "rename"] {
+                FAIL_AT.set(Some(at));
+                let error = write(&folder, name, b"new", NEW_FILE).unwrap_err();
+                FAIL_AT.set(None);
+                assert!(
+                    matches!(&error, WriteError::Unchanged { doing, .. } if *doing == at),
+                    "{error}"
+                );
+                let now = fs::read_to_string(dir.path().join(name)).ok();
+                assert_eq!(now.as_deref(), old, "{at}");
+                assert_eq!(folder.names(is_temporary).unwrap(), [""; 0], "{at}");
+            }
+        }
+        FAIL_AT.set(Some("sync the folder of"));
+        let error = write(&folder, name, b"new", NEW_FILE).unwrap_err();
+        FAIL_AT.set(None);
+        assert!(matches!(error, WriteError::NotDurable { .. }));
+        assert_eq!(fs::read(dir.path().join(name)).unwrap(), b"new");
+    }
+
+    #[test]
+    fn the_state_returned_is_the_files_and_the_permissions_are_those_asked_for() {
+        let (dir, folder) = folder();
+        let name = OsStr::new("x.toml");
+        let stamp = write(&folder, name, b"one", 0o600).unwrap();
+        assert_eq!(folder.stamp_of(name).unwrap(), Some(stamp));
+        let mode = fs::metadata(dir.path().join(name)).unwrap().permissions();
+        assert_eq!(mode.mode() & 0o777, 0o600);
+        assert!(remove(&folder, name).unwrap());
+        assert!(!remove(&folder, name).unwrap());
+    }
+
+    #[test]
+    fn what_a_crash_left_behind_is_cleaned_and_nothing_else() {
+        let (dir, folder) = folder();
+        fs::write(dir.path().join(".hvsock-tmp-1-0"), "half a fi").unwrap();
+        fs::write(dir.path().join(".other"), "").unwrap();
+        assert_eq!(clean(&folder).unwrap(), 1);
+        assert_eq!(folder.names(|_| true).unwrap(), [".other"]);
+    }
+}

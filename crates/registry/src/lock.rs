@@ -1,0 +1,211 @@
+//! A lock between processes that says who holds it.
+//!
+//! It is an advisory lock (`flock`) on a file that stays: the kernel frees it when its holder
+//! ends, however it ends, and the file's text says who that is. Beside the holder the file keeps
+//! a [generation](Lock::generation), which a holder raises when it changes what the lock guards,
+//! so that the next holder knows whether it must look again.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::folder::Folder;
+
+/// The most bytes the file has; always written whole, so that a full disk does not matter to a
+/// file that is there already.
+const LEN: usize = 128;
+
+/// The file, open, not yet locked.
+#[derive(Debug)]
+pub struct LockFile {
+    file: Arc<File>,
+}
+
+#[derive(Debug)]
+struct File {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+/// The lock, held until this is dropped.
+#[derive(Debug)]
+pub struct Lock {
+    file: Arc<File>,
+    generation: u64,
+}
+
+/// Why the lock was not had.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// Somebody else holds it.
+    #[error(
+        "{} is locked by {holder}{}; try again when it is done",
+        path.display(),
+        waited(*wait)
+    )]
+    Held {
+        /// The file.
+        path: PathBuf,
+        /// Who holds it: process id and program.
+        holder: String,
+        /// How long this process waited.
+        wait: Duration,
+    },
+    /// The file cannot be used.
+    #[error("cannot lock {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+}
+
+fn waited(wait: Duration) -> String {
+    if wait.is_zero() {
+        return String::new();
+    }
+    format!(", for more than {} ms", wait.as_millis())
+}
+
+impl LockFile {
+    /// Opens the file, and creates it if it is missing.
+    pub fn open(folder: &Folder, name: &OsStr) -> Result<Self, LockError> {
+        let path = folder.path().join(name);
+        let flags = OFlags::RDWR
+            | OFlags::CREATE
+            | OFlags::NOFOLLOW
+            | OFlags::NONBLOCK
+            | OFlags::NOCTTY
+            | OFlags::CLOEXEC;
+        match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(fd) => Ok(Self {
+                file: Arc::new(File { fd, path }),
+            }),
+            Err(errno) => {
+                let source = errno.into();
+                Err(LockError::Io { path, source })
+            }
+        }
+    }
+
+    /// Locks, waiting for another holder no longer than `wait`.
+    pub fn lock(&self, wait: Duration) -> Result<Lock, LockError> {
+        let deadline = Instant::now() + wait;
+        let mut pause = Duration::from_micros(200);
+        loop {
+            match rustix::fs::flock(&self.file.fd, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::WOULDBLOCK) => {
+                    let left = deadline.saturating_duration_since(Instant::now());
+                    if left.is_zero() {
+                        let path = self.file.path.clone();
+                        let (_, holder) = self.file.read();
+                        return Err(LockError::Held { path, holder, wait });
+                    }
+                    std::thread::sleep(pause.min(left));
+                    pause = (pause * 2).min(Duration::from_millis(10));
+                }
+                Err(errno) => return Err(self.file.failed(errno)),
+            }
+        }
+        let (generation, _) = self.file.read();
+        let lock = Lock {
+            file: Arc::clone(&self.file),
+            generation,
+        };
+        // Whoever waits is told less if this fails; the lock is no worse for it.
+        let _ = lock.write();
+        Ok(lock)
+    }
+}
+
+impl File {
+    /// The generation and the last holder.
+    fn read(&self) -> (u64, String) {
+        let mut bytes = [0; LEN];
+        let len = rustix::io::pread(&self.fd, &mut bytes[..], 0).unwrap_or(0);
+        let text = String::from_utf8_lossy(&bytes[..len]);
+        let mut lines = text.lines();
+        let generation = lines.next().and_then(|line| line.trim().parse().ok());
+        let holder = lines.next().unwrap_or_default().trim();
+        let holder = match holder {
+            "" => "another process".to_owned(),
+            known => known.chars().filter(|c| !c.is_control()).collect(),
+        };
+        (generation.unwrap_or(0), holder)
+    }
+
+    fn failed(&self, errno: rustix::io::Errno) -> LockError {
+        LockError::Io {
+            path: self.path.clone(),
+            source: errno.into(),
+        }
+    }
+}
+
+impl Lock {
+    /// How often what the lock guards was changed.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Notes that what the lock guards is about to change.
+    pub fn raise(&mut self) -> Result<u64, LockError> {
+        self.generation += 1;
+        self.write().map_err(|errno| self.file.failed(errno))?;
+        Ok(self.generation)
+    }
+
+    fn write(&self) -> Result<(), rustix::io::Errno> {
+        let pid = rustix::process::getpid().as_raw_pid();
+        let program = std::env::current_exe().ok();
+        let program = program
+            .as_deref()
+            .and_then(|path| path.file_name())
+            .map_or("?".into(), OsStr::to_string_lossy);
+        let program: String = program.chars().take(40).collect();
+        let mut text = format!("{}\nprocess {pid} ({program})", self.generation).into_bytes();
+        text.resize(LEN - 1, b' ');
+        text.push(b'\n');
+        rustix::io::pwrite(&self.file.fd, &text, 0).map(drop)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing the file would free it too; there is no one to tell.
+        let _ = rustix::fs::flock(&self.file.fd, FlockOperation::Unlock);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_second_to_come_is_told_who_holds_the_lock_and_gets_it_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path()).unwrap();
+        let name = OsStr::new("lock");
+        let (first, second) = (
+            LockFile::open(&folder, name).unwrap(),
+            LockFile::open(&folder, name).unwrap(),
+        );
+        let mut held = first.lock(Duration::ZERO).unwrap();
+        assert_eq!(held.raise().unwrap(), 1);
+        let before = Instant::now();
+        let error = second.lock(Duration::from_millis(30)).unwrap_err();
+        assert!(before.elapsed() >= Duration::from_millis(30));
+        let me = format!("is locked by process {} (", std::process::id());
+        assert!(error.to_string().contains(&me), "{error}");
+        drop(held);
+        assert_eq!(second.lock(Duration::ZERO).unwrap().generation(), 1);
+    }
+}

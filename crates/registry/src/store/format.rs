@@ -1,0 +1,374 @@
+//! The text of one registration's file, and of `defaults.toml`.
+//!
+//! ```toml
+//! name = "HV Socket Demo"          # the friendly name: the only key that must be there
+//! enabled = true
+//! owner = "alice"
+//! creator = "hvsock"
+//! purpose = "shows how it is done"
+//! allow_wildcard_binds = true
+//!
+//! [bind]                           # who may listen
+//! users = ["alice", "1000"]        # names or ids in the partition that owns the registry
+//! groups = ["backup"]
+//! partitions = ["web", "@ci"]      # its children: names, ids, `@group`, `*`
+//!
+//! [connect]                        # who may connect: the same three lists
+//! users = ["*"]
+//!
+//! [vm.web]                         # what differs for the child `web`
+//! enabled = false
+//! connect.partitions = []
+//! ```
+//!
+//! The service's GUID is the file's name. `defaults.toml` takes `allow_wildcard_binds`, `[bind]`
+//! and `[connect]`.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::Path;
+
+use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
+use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
+use toml_edit::{Array, DocumentMut, Item, Table, value};
+
+use crate::toml_problem::{self, FileProblem};
+use crate::{AccessRule, Defaults, Override, Registration, text};
+
+/// Reads a registration from the bytes of its file.
+pub(super) fn decode(
+    path: &Path,
+    id: ServiceId,
+    bytes: &[u8],
+) -> Result<Registration, FileProblem> {
+    let file: ServiceFile = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
+    Ok(Registration {
+        enabled: file.enabled.unwrap_or(true),
+        bind: file.bind.into(),
+        connect: file.connect.into(),
+        allow_wildcard_binds: file.allow_wildcard_binds,
+        vm: file.vm.0,
+        owner: file.owner.map(|text| text.0),
+        creator: file.creator.map(|text| text.0),
+        purpose: file.purpose.map(|text| text.0),
+        ..Registration::new(id, file.name)
+    })
+}
+
+/// Reads what holds where a registration says nothing.
+pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, FileProblem> {
+    let file: DefaultsFile = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
+    let built_in = Defaults::default();
+    Ok(Defaults {
+        bind: file.bind.into(),
+        connect: file.connect.into(),
+        allow_wildcard_binds: file
+            .allow_wildcard_binds
+            .unwrap_or(built_in.allow_wildcard_binds),
+    })
+}
+
+/// The registration as a document: what a new file holds, and what [`edit`](super::edit) makes
+/// an old one say.
+pub(super) fn document(registration: &Registration) -> DocumentMut {
+    let mut document = DocumentMut::new();
+    let root = document.as_table_mut();
+    root["name"] = value(registration.name.as_str());
+    root["enabled"] = value(registration.enabled);
+    for (key, text) in [
+        ("owner", &registration.owner),
+        ("creator", &registration.creator),
+        ("purpose", &registration.purpose),
+    ] {
+        if let Some(text) = text {
+            root[key] = value(text);
+        }
+    }
+    put_rules(
+        root,
+        registration.allow_wildcard_binds,
+        &registration.bind,
+        &registration.connect,
+    );
+    if !registration.vm.is_empty() {
+        let mut vms = Table::new();
+        vms.set_implicit(true);
+        for (name, differs) in &registration.vm {
+            let mut vm = Table::new();
+            if let Some(enabled) = differs.enabled {
+                vm["enabled"] = value(enabled);
+            }
+            put_rules(
+                &mut vm,
+                differs.allow_wildcard_binds,
+                &differs.bind,
+                &differs.connect,
+            );
+            vms[name.as_str()] = Item::Table(vm);
+        }
+        root["vm"] = Item::Table(vms);
+    }
+    document
+}
+
+fn put_rules(table: &mut Table, wildcard: Option<bool>, bind: &AccessRule, connect: &AccessRule) {
+    if let Some(allowed) = wildcard {
+        table["allow_wildcard_binds"] = value(allowed);
+    }
+    for (key, rule) in [("bind", bind), ("connect", connect)] {
+        let mut lists = Table::new();
+        for (key, list) in [
+            ("users", &rule.users),
+            ("groups", &rule.groups),
+            ("partitions", &rule.partitions),
+        ] {
+            if let Some(list) = list {
+                lists[key] = value(Array::from_iter(list));
+            }
+        }
+        if !lists.is_empty() {
+            table[key] = Item::Table(lists);
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a registration")]
+struct ServiceFile {
+    name: ElementName,
+    enabled: Option<bool>,
+    owner: Option<Text>,
+    creator: Option<Text>,
+    purpose: Option<Text>,
+    allow_wildcard_binds: Option<bool>,
+    #[serde(default)]
+    bind: Rule,
+    #[serde(default)]
+    connect: Rule,
+    #[serde(default)]
+    vm: Overrides,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "defaults")]
+struct DefaultsFile {
+    allow_wildcard_binds: Option<bool>,
+    #[serde(default)]
+    bind: Rule,
+    #[serde(default)]
+    connect: Rule,
+}
+
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields, expecting = "a table such as [vm.NAME]")]
+struct Differs {
+    enabled: Option<bool>,
+    allow_wildcard_binds: Option<bool>,
+    #[serde(default)]
+    bind: Rule,
+    #[serde(default)]
+    connect: Rule,
+}
+
+#[derive(Default, serde::Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    expecting = "a table with the lists users, groups and partitions"
+)]
+struct Rule {
+    users: Option<Vec<Account>>,
+    groups: Option<Vec<Account>>,
+    partitions: Option<Vec<Child>>,
+}
+
+impl From<Rule> for AccessRule {
+    fn from(rule: Rule) -> Self {
+        let accounts = |list: Vec<Account>| list.into_iter().map(|entry| entry.0).collect();
+        Self {
+            users: rule.users.map(accounts),
+            groups: rule.groups.map(accounts),
+            partitions: rule
+                .partitions
+                .map(|list| list.into_iter().map(|entry| entry.0).collect()),
+        }
+    }
+}
+
+/// An owner, creator or purpose.
+struct Text(String);
+/// A user or group: a name, an id, or `*`.
+struct Account(String);
+/// A child: a name, an id, `@group`, or `*`.
+struct Child(String);
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let string = String::deserialize(deserializer)?;
+        text::check(&string)
+            .map(|()| Text(string))
+            .map_err(|why| de::Error::custom(format_args!("this text {why}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Account {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let string = String::deserialize(deserializer)?;
+        text::check(&string)
+            .map(|()| Account(string))
+            .map_err(|why| de::Error::custom(format_args!("a user or group in this list {why}")))
+    }
+}
+
+impl<'de> Deserialize<'de> for Child {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let string = String::deserialize(deserializer)?;
+        let checked = match string.strip_prefix('@') {
+            Some(group) => text::check(group).map_err(|why| format!("a group {why}")),
+            None if string == "*" || string.parse::<VmId>().is_ok() => Ok(()),
+            None => PartitionName::new(string.as_str())
+                .map(drop)
+                .map_err(|why| why.to_string()),
+        };
+        checked.map(|()| Child(string.clone())).map_err(|why| {
+            de::Error::custom(format_args!(
+                "`{}` in this list is not a partition, `@group` or `*`: {why}",
+                string.escape_debug()
+            ))
+        })
+    }
+}
+
+/// The tables `[vm.NAME]`; a name that comes twice, in whatever case, is an error.
+#[derive(Default)]
+struct Overrides(BTreeMap<PartitionName, Override>);
+
+impl<'de> Deserialize<'de> for Overrides {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(OverridesVisitor)
+    }
+}
+
+struct OverridesVisitor;
+
+impl<'de> Visitor<'de> for OverridesVisitor {
+    type Value = Overrides;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a table such as [vm.NAME]")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Overrides, A::Error> {
+        let mut all = BTreeMap::new();
+        while let Some((name, differs)) = map.next_entry::<PartitionName, Differs>()? {
+            if all.contains_key(&name) {
+                return Err(de::Error::custom(format_args!(
+                    "[vm.{name}] is here twice; case does not tell partitions apart"
+                )));
+            }
+            let differs = Override {
+                enabled: differs.enabled,
+                bind: differs.bind.into(),
+                connect: differs.connect.into(),
+                allow_wildcard_binds: differs.allow_wildcard_binds,
+            };
+            all.insert(name, differs);
+        }
+        Ok(Overrides(all))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Registration, String> {
+        let path = Path::new("s.toml");
+        decode(path, ServiceId::from_port(1), text.as_bytes()).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn a_name_is_all_that_a_file_must_hold() {
+        let name = ElementName::new("Demo").unwrap();
+        let plain = Registration::new(ServiceId::from_port(1), name);
+        assert_eq!(read("name = \"Demo\""), Ok(plain.clone()));
+        assert_eq!(read("\u{feff}name = \"Demo\"\r\n# end"), Ok(plain));
+    }
+
+    #[test]
+    fn the_example_above_says_what_it_looks_like() {
+        let module = include_str!("format.rs");
+        let example: String = module
+            .lines()
+            .skip_while(|line| *line != "//! ```toml")
+            .skip(1)
+            .take_while(|line| *line != "//! ```")
+            .map(|line| format!("{}\n", line.trim_start_matches("//!").trim_start()))
+            .collect();
+        let read = read(&example).unwrap();
+        let list = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
+        assert_eq!(read.bind.users, list(&["alice", "1000"]));
+        assert_eq!(read.bind.partitions, list(&["web", "@ci"]));
+        assert_eq!(read.connect.groups, None);
+        let web = &read.vm[&PartitionName::new("web").unwrap()];
+        assert_eq!(web.enabled, Some(false));
+        assert_eq!(web.connect.partitions, list(&[]));
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_at_its_place() {
+        for (text, want) in [
+            (
+                "name = \"a\"\n[bind]\nuser = [\"a\"]\n",
+                "s.toml:3:1: unknown key `user`; did you mean `users`? (known here: `users`, \
+                 `groups`, `partitions`)",
+            ),
+            (
+                "name = \"a\"\n[vm.web.conect]\n",
+                "s.toml:2:9: unknown key `conect`; did you mean `connect`? (known here: \
+                 `enabled`, `allow_wildcard_binds`, `bind`, `connect`)",
+            ),
+            (
+                "name = \"2761\"",
+                "s.toml:1:8: `2761` already means a vsock port; choose another name",
+            ),
+            (
+                "name = \"a\"\nowner = \"\\u001b[31m\"",
+                "s.toml:2:9: this text holds the control character '\\u{1b}'",
+            ),
+            (
+                "name = \"a\"\nconnect = \"*\"",
+                "s.toml:2:11: a table with the lists users, groups and partitions is expected \
+                 here, not the string \"*\"",
+            ),
+            (
+                "name = \"a\"\nconnect.users = \"*\"",
+                "s.toml:2:17: a sequence is expected here, not the string \"*\"",
+            ),
+        ] {
+            assert_eq!(read(text), Err(want.to_owned()));
+        }
+        let twice = read("name = \"a\"\n[vm.web]\n[vm.WEB]\n").unwrap_err();
+        assert!(twice.starts_with("s.toml:2:"), "{twice}");
+        assert!(twice.contains("is here twice"), "{twice}");
+        for bad in ["a/b", "host", "@", "@a\\u0007"] {
+            let text = format!("name = \"a\"\nbind.partitions = [\"{bad}\"]\n");
+            let error = read(&text).unwrap_err();
+            assert!(error.starts_with("s.toml:2:19: `"), "{error}");
+        }
+    }
+
+    #[test]
+    fn defaults_take_rules_and_nothing_about_one_service() {
+        let path = Path::new("defaults.toml");
+        let read = |text: &str| decode_defaults(path, text.as_bytes());
+        assert_eq!(read("# nothing"), Ok(Defaults::default()));
+        let some = read("allow_wildcard_binds = false\n[connect]\npartitions = [\"*\"]").unwrap();
+        assert!(!some.allow_wildcard_binds);
+        assert_eq!(some.connect.partitions, Some(vec!["*".to_owned()]));
+        let error = read("name = \"a\"").unwrap_err().to_string();
+        assert!(
+            error.starts_with("defaults.toml:1:1: unknown key `name`"),
+            "{error}"
+        );
+    }
+}

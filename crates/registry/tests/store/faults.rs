@@ -1,0 +1,174 @@
+//! Disks that are full or read-only, and processes that die.
+
+use std::fs;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hvsock_registry::atomic_file::WriteError;
+use hvsock_registry::store::{FolderStore, StoreError};
+
+use super::*;
+
+/// Runs the test `name` again, in this same program, with a mount namespace of its own in which
+/// it may mount what it likes; says in which folder if this is already that run.
+fn with_own_mounts(name: &str) -> Option<PathBuf> {
+    const FOLDER: &str = "HVSOCK_TEST_MOUNTS";
+    if let Some(folder) = std::env::var_os(FOLDER) {
+        return Some(folder.into());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options: &[&str] = if is_root() {
+        &["-m"]
+    } else {
+        &["-U", "-r", "-m"]
+    };
+    let works = Command::new("unshare").args(options).arg("true").output();
+    if !works.is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: no mount namespaces for this user here");
+        return None;
+    }
+    let output = Command::new("unshare")
+        .args(options)
+        .arg(std::env::current_exe().unwrap())
+        .args([name, "--exact", "--nocapture"])
+        .env(FOLDER, dir.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && text.contains("1 passed"),
+        "{text}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    None
+}
+
+fn mount(options: &str, folder: &Path) {
+    let status = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", options, "none"])
+        .arg(folder)
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+#[test]
+fn a_full_disk_leaves_the_old_state_intact() {
+    let Some(folder) = with_own_mounts("faults::a_full_disk_leaves_the_old_state_intact") else {
+        return;
+    };
+    mount("size=128k,mode=755", &folder);
+    let (mut store, _) = FolderStore::open(&folder).unwrap();
+    store.put(registration(1, "One")).unwrap();
+    let file = |port| folder.join("services").join(format!("{}.toml", id(port)));
+    let before = fs::read(file(1)).unwrap();
+    // Leaves no page free; each file takes at least one.
+    let _ = fs::write(folder.join("ballast"), vec![0; 1 << 20]);
+
+    let full = |error: StoreError| {
+        let StoreError::Write(error @ WriteError::Unchanged { .. }) = error else {
+            panic!("{error}");
+        };
+        assert_eq!(error.source().kind(), std::io::ErrorKind::StorageFull);
+        assert!(
+            error.to_string().ends_with("; nothing was changed"),
+            "{error}"
+        );
+    };
+    full(store.put(registration(2, "Two")).unwrap_err());
+    full(store.set_enabled(id(1), false, None).unwrap_err());
+    assert_eq!(names(&store), ["One"]);
+    assert!(store.registry().get(id(1)).unwrap().enabled);
+    assert_eq!(fs::read(file(1)).unwrap(), before);
+    assert!(!file(2).exists());
+    let names = |folder: &Path| {
+        let entries = fs::read_dir(folder.join("services")).unwrap();
+        entries.count()
+    };
+    assert_eq!(names(&folder), 2, "the lock and the one registration");
+
+    // A full disk keeps nobody from making room.
+    store.remove(id(1)).unwrap();
+    fs::remove_file(folder.join("ballast")).unwrap();
+    store.put(registration(2, "Two")).unwrap();
+    let (store, report) = FolderStore::open(&folder).unwrap();
+    assert_eq!((super::names(&store), report.cleaned), (vec!["Two"], 0));
+}
+
+#[test]
+fn a_read_only_disk_is_read_and_says_why_it_is_not_written() {
+    let name = "faults::a_read_only_disk_is_read_and_says_why_it_is_not_written";
+    let Some(folder) = with_own_mounts(name) else {
+        return;
+    };
+    mount("size=128k,mode=755", &folder);
+    let (mut store, _) = FolderStore::open(&folder).unwrap();
+    store.put(registration(1, "One")).unwrap();
+    // The open lock would keep the disk from becoming read-only.
+    drop(store);
+    mount("remount,ro", &folder);
+    let (mut store, report) = FolderStore::open(&folder).unwrap();
+    assert_eq!((names(&store), report.problems.len()), (vec!["One"], 0));
+    let error = store.put(registration(2, "Two")).unwrap_err().to_string();
+    assert!(error.contains("Read-only file system"), "{error}");
+    let error = store.remove(id(1)).unwrap_err().to_string();
+    assert!(error.contains("Read-only file system"), "{error}");
+    assert_eq!(names(&store), ["One"]);
+}
+
+/// Not a test: what the next test kills.
+#[test]
+fn writer_to_be_killed() {
+    let Some(folder) = std::env::var_os("HVSOCK_TEST_WRITER") else {
+        return;
+    };
+    let (mut store, _) = FolderStore::open(folder).unwrap();
+    for round in 0.. {
+        let mut next = owned(1, "One", "alice", "writer");
+        next.purpose = Some(format!("round {round} {}", "x".repeat(900)));
+        match store.registry().get(id(1)) {
+            None => store.put(next).unwrap(),
+            Some(_) => store.replace(&next).unwrap(),
+        }
+    }
+}
+
+#[test]
+fn a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one() {
+    let config = Config::new();
+    let mut cleaned = 0;
+    for round in 0..30 {
+        let mut writer = Command::new(std::env::current_exe().unwrap())
+            .args(["faults::writer_to_be_killed", "--exact"])
+            .env("HVSOCK_TEST_WRITER", config.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !config.file(id(1)).exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        std::thread::sleep(Duration::from_micros(10_000 + round * 370));
+        writer.kill().unwrap();
+        assert_eq!(writer.wait().unwrap().signal(), Some(9));
+        let (store, report) = config.open();
+        assert_eq!(report.problems, []);
+        assert_eq!(names(&store), ["One"]);
+        assert_eq!(config.names().len(), 1, "{:?}", config.names());
+        cleaned += report.cleaned;
+    }
+    eprintln!("30 kills left {cleaned} temporary files behind");
+}
+
+#[test]
+fn what_a_crash_left_behind_is_not_read_and_is_cleaned() {
+    let config = Config::new();
+    config.write(id(1), "name = \"One\"\n");
+    fs::write(config.services().join(".hvsock-tmp-77-3"), "name = \"Ha").unwrap();
+    let (store, report) = config.open();
+    assert_eq!((report.cleaned, report.problems.len()), (1, 0));
+    assert_eq!(names(&store), ["One"]);
+    assert_eq!(config.names().len(), 1);
+}

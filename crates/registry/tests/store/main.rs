@@ -1,0 +1,104 @@
+//! The folder of registrations, used as a broker, an operator, a package and a fault use it.
+
+mod faults;
+mod many;
+mod reading;
+mod watching;
+mod writing;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use hvsock_address::{ElementName, PartitionName, ServiceId};
+use hvsock_registry::Registration;
+use hvsock_registry::store::{FolderStore, LoadReport};
+
+/// A folder of configuration of its own.
+struct Config {
+    dir: tempfile::TempDir,
+}
+
+impl Config {
+    fn new() -> Self {
+        Self::new_in(&std::env::temp_dir())
+    }
+
+    fn new_in(folder: &Path) -> Self {
+        let mut builder = tempfile::Builder::new();
+        let dir = builder.prefix("hv").tempdir_in(folder).unwrap();
+        fs::create_dir(dir.path().join("services")).unwrap();
+        Self { dir }
+    }
+
+    fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn services(&self) -> PathBuf {
+        self.path().join("services")
+    }
+
+    fn file(&self, id: ServiceId) -> PathBuf {
+        self.services().join(format!("{id}.toml"))
+    }
+
+    /// Writes a file by hand.
+    fn write(&self, id: ServiceId, text: &str) {
+        fs::write(self.file(id), text).unwrap();
+    }
+
+    fn read(&self, id: ServiceId) -> String {
+        fs::read_to_string(self.file(id)).unwrap()
+    }
+
+    fn open(&self) -> (FolderStore, LoadReport) {
+        FolderStore::open(self.path()).unwrap()
+    }
+
+    /// Opens the store, in which nothing may be wrong.
+    fn store(&self) -> FolderStore {
+        let (store, report) = self.open();
+        assert_eq!(report.problems, []);
+        store
+    }
+
+    /// The names in the folder, but for the lock.
+    fn names(&self) -> Vec<String> {
+        let entries = fs::read_dir(self.services()).unwrap();
+        let mut names: Vec<String> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != ".lock")
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn id(port: u32) -> ServiceId {
+    ServiceId::from_port(port)
+}
+
+fn partition(name: &str) -> PartitionName {
+    PartitionName::new(name).unwrap()
+}
+
+fn registration(port: u32, name: &str) -> Registration {
+    Registration::new(id(port), ElementName::new(name).unwrap())
+}
+
+fn owned(port: u32, name: &str, owner: &str, creator: &str) -> Registration {
+    Registration {
+        owner: Some(owner.to_owned()),
+        creator: Some(creator.to_owned()),
+        ..registration(port, name)
+    }
+}
+
+/// The names in force.
+fn names(store: &FolderStore) -> Vec<&str> {
+    store.registrations().map(|r| r.name.as_str()).collect()
+}
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}

@@ -1,0 +1,82 @@
+//! A hundred thousand registrations.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use hvsock_registry::store::{Change, Changed};
+
+use super::*;
+
+/// Resident memory of this process in bytes.
+fn resident() -> usize {
+    let statm = fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * 4096
+}
+
+/// What it costs is printed (`--nocapture`); the bounds are wide, for slow machines and builds
+/// without optimization, and still far from what a step for every registration would take.
+#[test]
+fn a_hundred_thousand_registrations_are_read_in_seconds_and_changed_one_by_one() {
+    const COUNT: u32 = 100_000;
+    // In memory where that is possible: a hundred thousand files are a burden to a disk that
+    // others use too.
+    let in_memory = Some(Path::new("/dev/shm")).filter(|folder| folder.is_dir());
+    let folder = in_memory.map_or(std::env::temp_dir(), Path::to_owned);
+    let config = Config::new_in(&folder);
+    let begun = Instant::now();
+    for port in 0..COUNT {
+        let text = format!(
+            "name = \"Service {port}\"\nowner = \"alice\"\ncreator = \"test\"\n\n[connect]\n\
+             partitions = [\"web\", \"@ci\"]\n"
+        );
+        config.write(id(port), &text);
+    }
+    let written = begun.elapsed();
+    let before = resident();
+    let begun = Instant::now();
+    let mut store = config.store();
+    let opened = begun.elapsed();
+    let memory = resident().saturating_sub(before) / COUNT as usize;
+    assert_eq!(store.registry().len(), COUNT as usize);
+
+    let median = |mut times: Vec<Duration>| {
+        times.sort();
+        times[times.len() / 2]
+    };
+    let time = |work: &mut dyn FnMut(u32)| {
+        let times = (0..101).map(|n| {
+            let begun = Instant::now();
+            work(n);
+            begun.elapsed()
+        });
+        median(times.collect())
+    };
+    let put = time(&mut |n| {
+        let port = COUNT + n;
+        store
+            .put(registration(port, &format!("New {port}")))
+            .unwrap();
+    });
+    let enable = time(&mut |n| drop(store.set_enabled(id(n * 7), false, None).unwrap()));
+    let reload = time(&mut |n| {
+        config.write(id(n), &format!("name = \"Edited {n}\"\n"));
+        let changes = store.reload(&Changed::Files(vec![config.file(id(n))]));
+        assert!(matches!(changes[..], [Change::Updated(_)]));
+    });
+    let begun = Instant::now();
+    assert_eq!(store.reload(&Changed::Everything), []);
+    let everything = begun.elapsed();
+
+    let empty = Config::new_in(&folder);
+    let mut small = empty.store();
+    let put_empty = time(&mut |n| small.put(registration(n, &format!("s{n}"))).unwrap());
+    eprintln!(
+        "{COUNT} registrations: written by hand in {written:.2?}, opened in {opened:.2?}, \
+         {memory} bytes each; put {put:.1?} (in an empty folder {put_empty:.1?}), disable \
+         {enable:.1?}, reload of one file {reload:.1?}, of everything {everything:.2?}"
+    );
+    assert!(opened < Duration::from_secs(60), "{opened:?}");
+    assert!(reload < Duration::from_millis(50), "{reload:?}");
+    assert!(put < put_empty * 4 + Duration::from_millis(50), "{put:?}");
+}

@@ -1,0 +1,254 @@
+//! What is written, and by whom.
+
+use std::fs;
+use std::sync::Barrier;
+use std::time::Duration;
+
+use hvsock_registry::folder::Folder;
+use hvsock_registry::lock::LockFile;
+use hvsock_registry::store::{Change, Changed, FolderStore, Options, StoreError};
+
+use super::*;
+
+#[test]
+fn what_is_put_is_there_for_the_next_one_to_open_the_folder() {
+    let config = Config::new();
+    let mut store = config.store();
+    let mut demo = owned(2761, "HV Socket Demo", "alice", "hvsock 0.1");
+    demo.purpose = Some("shows \"how\"".to_owned());
+    demo.connect.partitions = Some(vec!["web".to_owned(), "@ci".to_owned()]);
+    store.put(demo.clone()).unwrap();
+    assert_eq!(store.registry().get(demo.id), Some(&demo));
+    assert_eq!(config.store().registry().get(demo.id), Some(&demo));
+    let changed = Changed::Files(vec![config.file(demo.id)]);
+    assert_eq!(store.reload(&changed), [], "its own writing is not news");
+    assert_eq!(
+        config.read(demo.id),
+        "name = \"HV Socket Demo\"\nenabled = true\nowner = \"alice\"\ncreator = \"hvsock \
+         0.1\"\npurpose = 'shows \"how\"'\n\n[connect]\npartitions = [\"web\", \"@ci\"]\n"
+    );
+    assert_eq!(store.remove(demo.id).unwrap(), Some(demo.clone()));
+    assert_eq!(config.names(), [""; 0]);
+    let error = store.remove(demo.id).unwrap_err();
+    assert!(matches!(error, StoreError::NotRegistered(id) if id == demo.id));
+}
+
+#[test]
+fn a_clash_names_both_owners_and_writes_nothing() {
+    let config = Config::new();
+    let mut store = config.store();
+    let alices = owned(1, "Backup", "alice", "a-tool");
+    store.put(alices.clone()).unwrap();
+    for bobs in [
+        owned(1, "Other", "bob", "b-tool"),
+        owned(2, "backup", "bob", "b-tool"),
+    ] {
+        let error = store.put(bobs).unwrap_err();
+        assert!(matches!(error, StoreError::Clash(_)), "{error:?}");
+        let text = error.to_string();
+        for part in ["alice", "a-tool", "bob", "b-tool"] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+    let error = store.put(owned(0, "Zero", "bob", "b")).err();
+    assert!(error.is_none(), "port 0 is a port like any other");
+    assert_eq!(names(&store), ["Backup", "Zero"]);
+    assert_eq!(config.names().len(), 2);
+    assert_eq!(store.registry().get(id(1)), Some(&alices));
+}
+
+#[test]
+fn switching_off_and_on_leaves_what_a_person_wrote() {
+    let config = Config::new();
+    let text = "# ask Alice first\nconnect.users = [ 'alice' ] # her only\nname = 'Demo'\n";
+    config.write(id(1), text);
+    let mut store = config.store();
+    let off = store.set_enabled(id(1), false, None).unwrap();
+    assert!(!off.enabled);
+    let with_key = config.read(id(1));
+    assert!(with_key.contains("enabled = false"), "{with_key}");
+    for line in text.lines() {
+        assert!(with_key.contains(line), "{line} in {with_key}");
+    }
+    store.set_enabled(id(1), true, None).unwrap();
+    assert_eq!(config.read(id(1)), with_key.replace("false", "true"));
+
+    let web = partition("web");
+    store.set_enabled(id(1), false, Some(&web)).unwrap();
+    let changed = Changed::Files(vec![config.file(id(1))]);
+    assert_eq!(store.reload(&changed), []);
+    let off = config.store();
+    assert_eq!(
+        off.registry().get(id(1)).unwrap().vm[&web].enabled,
+        Some(false)
+    );
+    let on = store.set_enabled(id(1), true, Some(&web)).unwrap();
+    assert_eq!(on.vm[&web].enabled, Some(true));
+    // Nothing to change, so nothing is written.
+    let before = config.read(id(1));
+    store
+        .set_enabled(id(1), true, Some(&partition("db")))
+        .unwrap();
+    assert_eq!(config.read(id(1)), before);
+}
+
+#[test]
+fn a_change_starts_from_the_file_as_it_is_now() {
+    let config = Config::new();
+    config.write(id(1), "name = \"One\"\n");
+    let mut store = config.store();
+    config.write(id(1), "name = \"One\"\npurpose = \"new\"\n");
+    let now = store.set_enabled(id(1), false, None).unwrap();
+    assert_eq!(now.purpose.as_deref(), Some("new"));
+    let changes = store.reload(&Changed::Files(vec![]));
+    assert!(matches!(&changes[..], [Change::Updated(_)]), "{changes:?}");
+
+    config.write(id(1), "name = \"One\nenabled = false\n");
+    let error = store.set_enabled(id(1), true, None).unwrap_err();
+    assert!(error.to_string().contains(".toml:1:"), "{error}");
+    assert_eq!(config.read(id(1)), "name = \"One\nenabled = false\n");
+    let error = store.set_enabled(id(9), true, None).unwrap_err();
+    assert!(matches!(error, StoreError::NotRegistered(_)));
+}
+
+#[test]
+fn a_file_with_a_problem_is_not_written_over_but_may_be_removed() {
+    let config = Config::new();
+    config.write(id(1), "nam = \"One\"\n");
+    let (mut store, _) = config.open();
+    let error = store.put(registration(1, "New")).unwrap_err();
+    assert!(error.to_string().contains("unknown key `nam`"), "{error}");
+    assert_eq!(config.read(id(1)), "nam = \"One\"\n");
+    assert_eq!(store.remove(id(1)).unwrap(), None);
+    store.put(registration(1, "New")).unwrap();
+    assert_eq!(store.problems().count(), 0);
+}
+
+#[test]
+fn replacing_may_take_another_name_and_frees_the_old_one() {
+    let config = Config::new();
+    config.write(id(1), "name = \"One\" # the first\n");
+    config.write(id(2), "name = \"Two\"\n");
+    let mut store = config.store();
+    config.write(id(3), "name = \"One\"\n");
+    store.reload(&Changed::Everything);
+    let error = store.replace(&registration(1, "Two")).unwrap_err();
+    assert!(matches!(error, StoreError::Clash(_)));
+    assert_eq!(names(&store), ["One", "Two"]);
+    store.replace(&registration(1, "Uno")).unwrap();
+    assert_eq!(config.read(id(1)), "name = \"Uno\" # the first\n");
+    assert_eq!(names(&store), ["One", "Two", "Uno"]);
+    let changes = store.reload(&Changed::Files(vec![]));
+    assert!(
+        matches!(&changes[..], [Change::Repaired(_), Change::Added(new)] if new.id == id(3)),
+        "{changes:?}"
+    );
+}
+
+#[test]
+fn what_could_not_be_read_again_is_not_written() {
+    let config = Config::new();
+    let mut store = config.store();
+    let mut lease = registration(1, "Lease");
+    lease.lease = true;
+    let mut escape = registration(2, "Escape");
+    escape.owner = Some("\u{1b}[31m".to_owned());
+    let mut rule = registration(3, "Rule");
+    rule.bind.partitions = Some(vec!["a/b".to_owned()]);
+    let mut large = registration(4, "Large");
+    large.bind.users = Some(vec!["x".repeat(1000); 70]);
+    for (bad, why) in [
+        (lease, "is a lease"),
+        (escape, "control character"),
+        (rule, "`a/b` in this list is not a partition"),
+        (large, "at most 65536 are read"),
+    ] {
+        let error = store.put(bad).unwrap_err();
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    assert_eq!(config.names(), [""; 0]);
+}
+
+#[test]
+fn two_stores_on_one_folder_see_each_others_writing_before_they_write() {
+    let config = Config::new();
+    let (mut a, mut b) = (config.store(), config.store());
+    for round in 0..20 {
+        let (one, other) = if round % 2 == 0 {
+            (&mut a, &mut b)
+        } else {
+            (&mut b, &mut a)
+        };
+        let name = format!("s{round}");
+        one.put(owned(100 + round, &name, "alice", "a-tool"))
+            .unwrap();
+        let error = other
+            .put(owned(200 + round, &name, "bob", "b-tool"))
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("(owner alice, creator a-tool)"),
+            "{error}"
+        );
+    }
+    assert_eq!(a.registry().len(), 20);
+    assert_eq!(b.registry().len(), 20);
+    let told = |store: &mut FolderStore| store.reload(&Changed::Files(vec![])).len();
+    assert_eq!((told(&mut a), told(&mut b)), (10, 10));
+}
+
+#[test]
+fn many_stores_that_write_at_once_lose_nothing_and_clash_exactly_once() {
+    let config = Config::new();
+    const STORES: u32 = 8;
+    let start = Barrier::new(STORES as usize);
+    let (config, start) = (&config, &start);
+    let won: u32 = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..STORES)
+            .map(|n| {
+                scope.spawn(move || {
+                    let mut store = config.store();
+                    start.wait();
+                    for i in 0..5 {
+                        let port = 1000 + n * 10 + i;
+                        store
+                            .put(registration(port, &format!("own {port}")))
+                            .unwrap();
+                    }
+                    u32::from(store.put(registration(n, "shared")).is_ok())
+                })
+            })
+            .collect();
+        threads.into_iter().map(|t| t.join().unwrap()).sum()
+    });
+    assert_eq!(won, 1);
+    assert_eq!(config.store().registry().len() as u32, STORES * 5 + 1);
+}
+
+#[test]
+fn a_writer_that_does_not_finish_is_named_and_waited_for_no_longer_than_allowed() {
+    let config = Config::new();
+    let options = Options {
+        lock_wait: Duration::from_millis(50),
+        ..Options::default()
+    };
+    let (mut store, _) = FolderStore::open_with(config.path(), options).unwrap();
+    let folder = Folder::open(&config.services()).unwrap();
+    let file = LockFile::open(&folder, ".lock".as_ref()).unwrap();
+    let held = file.lock(Duration::ZERO).unwrap();
+    let error = store.put(registration(1, "One")).unwrap_err().to_string();
+    let who = format!("is locked by process {} (store-", std::process::id());
+    assert!(error.contains(&who), "{error}");
+    drop(held);
+    store.put(registration(1, "One")).unwrap();
+}
+
+#[test]
+fn a_file_dropped_in_by_hand_is_seen_before_its_id_is_given_away() {
+    let config = Config::new();
+    let mut store = config.store();
+    store.put(registration(9, "Nine")).unwrap();
+    config.write(id(1), "name = \"By hand\"\nowner = \"carol\"\n");
+    let error = store.put(owned(1, "One", "alice", "a")).unwrap_err();
+    assert!(error.to_string().contains("carol"), "{error}");
+    assert!(fs::metadata(config.file(id(1))).is_ok());
+}
