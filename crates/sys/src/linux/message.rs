@@ -8,8 +8,8 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
 /// The most descriptors that one message carries.
@@ -64,11 +64,7 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
 ///
 /// A message longer than `buffer` is consumed and is an error of kind `InvalidData`.
 pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
-    let mut control = RecvAncillaryBuffer::default();
-    let message = super::retry(|| {
-        let mut buffers = [IoSliceMut::new(buffer)];
-        rustix::net::recvmsg(&socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    let message = receive(socket, buffer, &mut RecvAncillaryBuffer::default())?;
     whole(message.flags)?;
     Ok(Received {
         len: message.bytes,
@@ -86,10 +82,7 @@ pub fn recv_with_descriptors(
 ) -> io::Result<ReceivedWithDescriptors> {
     let mut room = [MaybeUninit::uninit(); ROOM];
     let mut control = RecvAncillaryBuffer::new(&mut room);
-    let message = super::retry(|| {
-        let mut buffers = [IoSliceMut::new(buffer)];
-        rustix::net::recvmsg(&socket, &mut buffers, &mut control, RecvFlags::CMSG_CLOEXEC)
-    })?;
+    let message = receive(socket, buffer, &mut control)?;
     let mut descriptors = Vec::new();
     for ancillary in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = ancillary {
@@ -105,6 +98,25 @@ pub fn recv_with_descriptors(
         descriptors,
         dropped_descriptors: extra || message.flags.contains(ReturnFlags::CTRUNC),
     })
+}
+
+/// Receives one message. Where the other side closed with messages from here unread, the kernel
+/// says so once before it gives what that side had sent: its last words, which are worth more.
+fn receive(
+    socket: impl AsFd,
+    buffer: &mut [u8],
+    control: &mut RecvAncillaryBuffer<'_>,
+) -> io::Result<RecvMsg> {
+    let mut ask = || {
+        super::retry(|| {
+            let mut buffers = [IoSliceMut::new(buffer)];
+            rustix::net::recvmsg(&socket, &mut buffers, control, RecvFlags::CMSG_CLOEXEC)
+        })
+    };
+    match ask() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => ask(),
+        result => result,
+    }
 }
 
 fn whole(flags: ReturnFlags) -> io::Result<()> {
@@ -198,6 +210,17 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let next = recv_with_descriptors(&b, &mut buffer).unwrap();
         assert_eq!(&buffer[..next.len], b"next");
+    }
+
+    #[test]
+    fn the_last_words_of_a_peer_that_closes_with_unread_messages_are_heard() {
+        let (a, b) = seqpacket::pair().unwrap();
+        send(&a, b"never read", &[]).unwrap();
+        send(&b, b"because", &[]).unwrap();
+        drop(b);
+        let mut buffer = [0; 16];
+        assert_eq!(recv(&a, &mut buffer).unwrap().len, 7);
+        assert_eq!(recv(&a, &mut buffer).unwrap().len, 0);
     }
 
     #[test]
