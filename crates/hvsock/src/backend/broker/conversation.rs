@@ -1,0 +1,149 @@
+//! One endpoint connection while it is asked for something: requests out, answers in.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
+use hvsock_sys::poll::PollFlags;
+use hvsock_sys::{message, seqpacket, set_nonblocking};
+
+use crate::error::{self, NoBroker};
+use crate::{Endpoint, wait};
+
+/// An endpoint connection before it has become a socket.
+#[derive(Clone, Debug)]
+pub(crate) struct Conversation {
+    socket: Arc<OwnedFd>,
+    path: Arc<Path>,
+}
+
+/// What a broker said, with the descriptors that came beside it.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(super) message: BrokerMessage,
+    pub(super) descriptors: Vec<OwnedFd>,
+}
+
+impl Conversation {
+    /// Connects to the first of the endpoint's sockets where a broker listens.
+    ///
+    /// Waits up to `bound` for a broker whose queue of clients is full; `WouldBlock` after it.
+    pub(crate) fn open(endpoint: &Endpoint, bound: Duration) -> io::Result<Self> {
+        for path in endpoint.paths() {
+            match seqpacket::connect(path, Some(bound)) {
+                Ok(socket) => {
+                    set_nonblocking(&socket, true)?;
+                    let (socket, path) = (Arc::new(socket), path.as_path().into());
+                    return Ok(Self { socket, path });
+                }
+                Err(error) if nobody_there(&error) => {}
+                Err(error) => {
+                    let text = match error.kind() {
+                        io::ErrorKind::WouldBlock => "the broker has no time".to_owned(),
+                        _ => error.to_string(),
+                    };
+                    let text = format!("the endpoint {}: {text}", path.display());
+                    return Err(io::Error::new(error.kind(), text));
+                }
+            }
+        }
+        Err(NoBroker::new(endpoint.paths()).into())
+    }
+
+    /// Sends a request.
+    pub(crate) fn ask(&self, request: &ClientMessage) -> io::Result<()> {
+        let mut bytes = Vec::with_capacity(64);
+        request.encode(&mut bytes);
+        match message::send(&self.socket, &bytes, &[]) {
+            // A broker that turns a client away says so and closes: its word is in the queue.
+            Err(error) if is_gone(&error) => match self.answer() {
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
+                _ => Err(error::broker_gone()),
+            },
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(self.silent()),
+            result => result,
+        }
+    }
+
+    /// Takes the next answer; `WouldBlock` if there is none yet. A refusal is an error.
+    pub(crate) fn answer(&self) -> io::Result<Answer> {
+        let mut buffer = [0; MAX_MESSAGE];
+        let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
+            Ok(received) if received.len == 0 => return Err(error::broker_gone()),
+            Ok(received) => received,
+            Err(error) if is_gone(&error) => return Err(error::broker_gone()),
+            Err(error) => return Err(error),
+        };
+        match BrokerMessage::decode(&buffer[..received.len]) {
+            Ok(BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused)) => {
+                Err(error::refusal(&refused).into())
+            }
+            Ok(_) if received.dropped_descriptors => Err(error::no_room_for_descriptors()),
+            Ok(message) => {
+                let descriptors = received.descriptors;
+                Ok(Answer {
+                    message,
+                    descriptors,
+                })
+            }
+            Err(fault) => Err(self.fault(&fault)),
+        }
+    }
+
+    /// Waits for the next answer until `deadline`; `TimedOut` after it.
+    pub(crate) fn wait_answer(&self, deadline: Instant) -> io::Result<Answer> {
+        loop {
+            match self.answer() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            if !wait::ready(self, PollFlags::IN, Some(deadline))? {
+                return Err(self.silent());
+            }
+        }
+    }
+
+    /// The error for a broker that says what this library does not understand.
+    pub(crate) fn fault(&self, what: &dyn fmt::Display) -> io::Error {
+        error::broker_fault(&format!("at {}", self.path.display()), what)
+    }
+
+    /// The error for a broker that says nothing.
+    pub(crate) fn silent(&self) -> io::Error {
+        let text = format!("the broker at {} does not answer", self.path.display());
+        io::Error::new(io::ErrorKind::TimedOut, text)
+    }
+
+    /// The socket, for what comes after the answers.
+    pub(super) fn socket(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.socket)
+    }
+}
+
+impl AsFd for Conversation {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for Conversation {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Whether no broker is at a path, so that the next one may be tried.
+fn nobody_there(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | ConnectionRefused)
+}
+
+/// Whether the other side of a socket has closed it.
+pub(super) fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
+}

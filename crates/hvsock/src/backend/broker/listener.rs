@@ -1,0 +1,184 @@
+//! A listener through a broker: connections come as messages on its endpoint.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use hvsock_address::SockAddrHv;
+use hvsock_endpoint::{BrokerMessage, ClientMessage, Listening, MAX_MESSAGE, SocketOption};
+use hvsock_fabric::Refusal;
+use hvsock_sys::message;
+use hvsock_sys::poll::PollFlags;
+
+use super::Stream;
+use super::conversation::is_gone;
+use crate::{error, wait};
+
+/// A listener that stands.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: Arc<OwnedFd>,
+    local: SockAddrHv,
+    backlog: u32,
+    listener: u64,
+    plain: bool,
+    nonblocking: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Connections taken whose `ACCEPTED` found no room in the socket yet.
+    unsaid: VecDeque<u64>,
+    /// Why no connection comes any more.
+    cut: Option<Refusal>,
+}
+
+impl Listener {
+    pub(super) fn new(
+        listening: &Listening,
+        local: SockAddrHv,
+        socket: Arc<OwnedFd>,
+        plain: bool,
+    ) -> Self {
+        Self {
+            socket,
+            local,
+            backlog: listening.backlog,
+            listener: listening.listener,
+            plain,
+            nonblocking: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn local(&self) -> SockAddrHv {
+        self.local
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        self.backlog
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.listener
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    /// Accepts, waiting until `deadline` unless the listener is non-blocking.
+    pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
+        loop {
+            match self.accept_now() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.nonblocking.load(Ordering::Relaxed) {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+            if !self.wait(deadline)? {
+                let text = "no connection came in time";
+                return Err(error::plain(io::ErrorKind::TimedOut, text));
+            }
+        }
+    }
+
+    /// Waits until [`Listener::accept_now`] has something to do, or until `deadline`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        let mut flags = PollFlags::IN;
+        flags.set(PollFlags::OUT, self.has_unsaid());
+        wait::ready(&self.socket, flags, deadline)
+    }
+
+    /// Whether room to write is waited for too.
+    pub(crate) fn has_unsaid(&self) -> bool {
+        !self.state().unsaid.is_empty()
+    }
+
+    /// Accepts what is there; `WouldBlock` if nothing is.
+    pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        // A connection taken and not acknowledged would keep its place in the backlog, so no
+        // other one is taken meanwhile.
+        self.say()?;
+        if self.has_unsaid() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let mut buffer = [0; MAX_MESSAGE];
+        let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
+            Ok(received) if received.len == 0 => return Err(self.ended()),
+            Ok(received) => received,
+            Err(error) if is_gone(&error) => return Err(self.ended()),
+            Err(error) => return Err(error),
+        };
+        let fault = |what: &dyn std::fmt::Display| error::broker_fault("of this listener", what);
+        match BrokerMessage::decode(&buffer[..received.len]) {
+            Ok(BrokerMessage::Incoming(incoming)) => {
+                self.state().unsaid.push_back(incoming.connection);
+                self.say()?;
+                if received.dropped_descriptors {
+                    return Err(error::no_room_for_descriptors());
+                }
+                let [data, control] = <[OwnedFd; 2]>::try_from(received.descriptors)
+                    .map_err(|_| fault(&"INCOMING without exactly two descriptors"))?;
+                Stream::accepted(incoming, data, control, self.plain)
+            }
+            Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
+                self.state().cut = Some(error::refusal(&refused));
+                Err(self.ended())
+            }
+            Ok(_) => Err(fault(&"a message that has no place here")),
+            Err(what) => Err(fault(&what)),
+        }
+    }
+
+    /// Acknowledges what was taken, as far as there is room.
+    fn say(&self) -> io::Result<()> {
+        let mut state = self.state();
+        let mut bytes = Vec::with_capacity(16);
+        while let Some(&connection) = state.unsaid.front() {
+            ClientMessage::Accepted { connection }.encode(&mut bytes);
+            match message::send(&self.socket, &bytes, &[]) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // Its end is told by the next receive.
+                Err(error) if is_gone(&error) => state.unsaid.clear(),
+                result => result?,
+            }
+            state.unsaid.pop_front();
+        }
+        Ok(())
+    }
+
+    /// Why no connection comes any more.
+    fn ended(&self) -> io::Error {
+        match self.state().cut.clone() {
+            Some(refusal) => refusal.into_cut_error(),
+            None => error::broker_gone(),
+        }
+    }
+
+    pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        let message = ClientMessage::SetOption {
+            option: SocketOption::ConnectedSuspend,
+            value: on.into(),
+        };
+        let mut bytes = Vec::with_capacity(16);
+        message.encode(&mut bytes);
+        message::send(&self.socket, &bytes, &[])
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

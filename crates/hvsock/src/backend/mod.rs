@@ -1,0 +1,293 @@
+//! The back-ends: how sockets are made and how their bytes move, chosen at run time.
+//!
+//! What the rest of the library does with a connection or a listener it does through the enums
+//! of this module. There is one back-end so far, [`broker`]; another one is another folder beside
+//! it and another variant of each enum, and another transport of the broker's is another variant
+//! of what its `Stream` holds.
+
+mod broker;
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use hvsock_address::SockAddrHv;
+use hvsock_endpoint::{BrokerMessage, ClientMessage};
+
+pub(crate) use broker::{ANSWER_BOUND, Conversation, Received, Request, RequestKind, Settings};
+
+use crate::{Endpoint, Explanation, Interest, Peer, Readiness};
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(crate) enum Stream {
+    Broker(broker::Stream),
+}
+
+/// A listener.
+#[derive(Debug)]
+pub(crate) enum Listener {
+    Broker(broker::Listener),
+}
+
+/// What became of a request.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Connected(Stream),
+    Listening(Listener),
+    Explained(Explanation),
+}
+
+/// Where received bytes go.
+pub(crate) enum ReadInto<'a, 'b> {
+    One(&'a mut [u8]),
+    Many(&'a mut [IoSliceMut<'b>]),
+    /// They stay to be received.
+    Peek(&'a mut [u8]),
+}
+
+/// Where sent bytes come from.
+pub(crate) enum WriteFrom<'a, 'b> {
+    One(&'a [u8]),
+    Many(&'a [IoSlice<'b>]),
+}
+
+impl ReadInto<'_, '_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::One(buffer) | Self::Peek(buffer) => buffer.is_empty(),
+            Self::Many(slices) => slices.iter().all(|slice| slice.is_empty()),
+        }
+    }
+}
+
+impl WriteFrom<'_, '_> {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::One(bytes) => bytes.is_empty(),
+            Self::Many(slices) => slices.iter().all(|slice| slice.is_empty()),
+        }
+    }
+}
+
+/// Asks for a connection, a listener or an explanation, and waits up to `bound` for it.
+pub(crate) fn obtain(
+    endpoint: &Endpoint,
+    request: &mut Request,
+    bound: Duration,
+) -> io::Result<Outcome> {
+    broker::obtain(endpoint, request, bound).map(Into::into)
+}
+
+/// Asks one thing that is no connection or listener.
+pub(crate) fn ask(
+    endpoint: &Endpoint,
+    message: &ClientMessage,
+) -> io::Result<(Conversation, BrokerMessage)> {
+    broker::ask(endpoint, message)
+}
+
+impl From<broker::Outcome> for Outcome {
+    fn from(outcome: broker::Outcome) -> Self {
+        match outcome {
+            broker::Outcome::Connected(stream) => Self::Connected(Stream::Broker(stream)),
+            broker::Outcome::Listening(listener) => Self::Listening(Listener::Broker(listener)),
+            broker::Outcome::Explained(explanation) => Self::Explained(explanation),
+        }
+    }
+}
+
+impl Stream {
+    pub(crate) fn local(&self) -> SockAddrHv {
+        match self {
+            Self::Broker(stream) => stream.local(),
+        }
+    }
+
+    pub(crate) fn peer(&self) -> SockAddrHv {
+        match self {
+            Self::Broker(stream) => stream.peer(),
+        }
+    }
+
+    pub(crate) fn caller(&self) -> Option<&Peer> {
+        match self {
+            Self::Broker(stream) => stream.caller(),
+        }
+    }
+
+    pub(crate) fn connection(&self) -> u64 {
+        match self {
+            Self::Broker(stream) => stream.connection(),
+        }
+    }
+
+    /// The descriptor that is ready for reading and writing when the connection is.
+    pub(crate) fn data(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Broker(stream) => stream.data(),
+        }
+    }
+
+    /// The descriptor that is ready for reading when there is news of the connection's end.
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Broker(stream) => stream.control(),
+        }
+    }
+
+    pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
+        match self {
+            Self::Broker(stream) => stream.recv(into),
+        }
+    }
+
+    /// Receives without waiting for the explanation of an end.
+    pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
+        match self {
+            Self::Broker(stream) => stream.recv_once(into),
+        }
+    }
+
+    /// What is known of an end that is not explained; `waker` is woken when more is.
+    pub(crate) fn end_or_wake(&self, waker: &Waker) -> io::Result<Received> {
+        match self {
+            Self::Broker(stream) => stream.end_or_wake(waker),
+        }
+    }
+
+    pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        match self {
+            Self::Broker(stream) => stream.send(from),
+        }
+    }
+
+    /// Ends one or both directions; `patient` if the caller can be made to wait a moment.
+    pub(crate) fn shutdown(&self, how: Shutdown, patient: bool) -> io::Result<()> {
+        match self {
+            Self::Broker(stream) => stream.shutdown(how, patient),
+        }
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        match self {
+            Self::Broker(stream) => stream.set_nonblocking(nonblocking),
+        }
+    }
+
+    pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Broker(stream) => stream.set_read_timeout(timeout),
+        }
+    }
+
+    pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        match self {
+            Self::Broker(stream) => stream.set_write_timeout(timeout),
+        }
+    }
+
+    pub(crate) fn read_timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Broker(stream) => stream.read_timeout(),
+        }
+    }
+
+    pub(crate) fn write_timeout(&self) -> Option<Duration> {
+        match self {
+            Self::Broker(stream) => stream.write_timeout(),
+        }
+    }
+
+    pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Broker(stream) => stream.set_connected_suspend(on),
+        }
+    }
+
+    pub(crate) fn poll(
+        &self,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<Readiness> {
+        match self {
+            Self::Broker(stream) => stream.poll(interest, deadline),
+        }
+    }
+
+    /// The data and control descriptors, for a program that knows nothing of hvsock.
+    pub(crate) fn hand_out(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        match self {
+            Self::Broker(stream) => stream.hand_out(),
+        }
+    }
+}
+
+impl Listener {
+    pub(crate) fn local(&self) -> SockAddrHv {
+        match self {
+            Self::Broker(listener) => listener.local(),
+        }
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        match self {
+            Self::Broker(listener) => listener.backlog(),
+        }
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        match self {
+            Self::Broker(listener) => listener.number(),
+        }
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        match self {
+            Self::Broker(listener) => listener.set_nonblocking(nonblocking),
+        }
+    }
+
+    pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Broker(listener) => listener.set_connected_suspend(on),
+        }
+    }
+
+    pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
+        match self {
+            Self::Broker(listener) => listener.accept(deadline).map(Stream::Broker),
+        }
+    }
+
+    /// Accepts what is there; `WouldBlock` if nothing is.
+    pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        match self {
+            Self::Broker(listener) => listener.accept_now().map(Stream::Broker),
+        }
+    }
+
+    /// Waits until there may be something to accept, or until `deadline`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        match self {
+            Self::Broker(listener) => listener.wait(deadline),
+        }
+    }
+
+    /// Whether accepting waits for room to write and not only for something to read.
+    pub(crate) fn waits_to_write(&self) -> bool {
+        match self {
+            Self::Broker(listener) => listener.has_unsaid(),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Broker(listener) => listener.as_fd(),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! Errors: every one is an [`io::Error`], and one that a broker decided carries the [`Refusal`].
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+
+use hvsock_endpoint::Refused;
+use hvsock_fabric::Refusal;
+
+/// The refusal that an error carries, if it was one: why a connect or listen was turned down, or
+/// why a connection or listener was cut.
+///
+/// ```no_run
+/// use hvsock::{HvStream, Refusal};
+///
+/// match HvStream::connect("hvsock://parent/HV%20Socket%20Demo") {
+///     Ok(_) => println!("connected"),
+///     Err(error) => match hvsock::refusal_of(&error) {
+///         Some(Refusal::Unregistered) => println!("ask the operator to register the service"),
+///         Some(refusal) => println!("refused: {refusal}"),
+///         None => println!("failed: {error}"),
+///     },
+/// }
+/// ```
+pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
+    let mut inner: &(dyn Error + 'static) = error.get_ref()?;
+    loop {
+        if let Some(refusal) = inner.downcast_ref() {
+            return Some(refusal);
+        }
+        if let Some(nested) = inner.downcast_ref::<io::Error>() {
+            return refusal_of(nested);
+        }
+        inner = inner.source()?;
+    }
+}
+
+/// No broker answers where one was looked for. The [`io::Error`] that carries it is of kind
+/// `NotFound`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoBroker {
+    tried: Vec<PathBuf>,
+}
+
+impl NoBroker {
+    pub(crate) fn new(tried: &[PathBuf]) -> Self {
+        Self {
+            tried: tried.to_vec(),
+        }
+    }
+
+    /// The endpoint sockets that were tried.
+    pub fn tried(&self) -> &[PathBuf] {
+        &self.tried
+    }
+}
+
+impl fmt::Display for NoBroker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("no broker answers at ")?;
+        for (index, path) in self.tried.iter().enumerate() {
+            let or = if index == 0 { "" } else { " or " };
+            write!(f, "{or}{}", path.display())?;
+        }
+        f.write_str(
+            "; start one with `hvsock broker`, or name the endpoint of one that runs in \
+             HVSOCK_ENDPOINT",
+        )
+    }
+}
+
+impl Error for NoBroker {}
+
+impl From<NoBroker> for io::Error {
+    fn from(error: NoBroker) -> Self {
+        io::Error::new(io::ErrorKind::NotFound, error)
+    }
+}
+
+/// The refusal in a message.
+pub(crate) fn refusal(refused: &Refused) -> Refusal {
+    Refusal::from_wire(refused.code, &refused.detail)
+}
+
+/// The error for an endpoint that closes without a word.
+pub(crate) fn broker_gone() -> io::Error {
+    Refusal::Reset {
+        cause: "the broker went away".into(),
+    }
+    .into()
+}
+
+/// The error for a broker that says what this library does not understand.
+pub(crate) fn broker_fault(which: &str, what: &dyn fmt::Display) -> io::Error {
+    let text = format!("the broker {which} does not keep to the endpoint protocol: {what}");
+    io::Error::new(io::ErrorKind::InvalidData, text)
+}
+
+/// The error for descriptors that the kernel could not give to this process.
+pub(crate) fn no_room_for_descriptors() -> io::Error {
+    let text = "this process may have no more descriptors; raise its limit (`ulimit -n`)";
+    io::Error::new(io::ErrorKind::QuotaExceeded, text)
+}
+
+/// An error of `kind` that says `text`.
+pub(crate) fn plain(kind: io::ErrorKind, text: &'static str) -> io::Error {
+    io::Error::new(kind, text)
+}
+
+/// The error for an argument that no system would take.
+pub(crate) fn invalid(text: &'static str) -> io::Error {
+    plain(io::ErrorKind::InvalidInput, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_found_at_any_depth() {
+        let refused = io::Error::from(Refusal::NoListener);
+        assert_eq!(refusal_of(&refused), Some(&Refusal::NoListener));
+        let wrapped = io::Error::other(refused);
+        assert_eq!(refusal_of(&wrapped), Some(&Refusal::NoListener));
+        assert_eq!(refusal_of(&io::Error::other("x")), None);
+        assert_eq!(refusal_of(&io::ErrorKind::NotFound.into()), None);
+    }
+
+    #[test]
+    fn where_a_broker_was_looked_for_is_named_with_the_next_step() {
+        let error = io::Error::from(NoBroker::new(&["/a/endpoint".into(), "/b".into()]));
+        let text = error.to_string();
+        assert!(text.contains("/a/endpoint or /b;"), "{text}");
+        assert!(text.contains("`hvsock broker`"), "{text}");
+    }
+}

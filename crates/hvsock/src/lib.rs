@@ -1,0 +1,79 @@
+//! Hyper-V sockets: reach services in any virtual machine or container of the machine, with no
+//! network.
+//!
+//! A service is a GUID with a friendly name, registered by whoever owns the machine. A program
+//! listens for it with [`HvListener`]; programs in other partitions (the host, its virtual
+//! machines, its containers) connect to it with [`HvStream`]. Both are as in `std::net`:
+//!
+//! ```no_run
+//! use std::io::{self, Read, Write};
+//! use hvsock::{HvListener, HvStream};
+//!
+//! # fn service() -> io::Result<()> {
+//! // In the host: offer the service to its children.
+//! let listener = HvListener::bind(("children", "HV Socket Demo"))?;
+//! let (mut stream, _) = listener.accept()?;
+//! stream.write_all(b"hello")?;
+//! # Ok(())
+//! # }
+//! # fn user() -> io::Result<()> {
+//! // In a container or virtual machine of it: use the service of the parent.
+//! let mut stream = HvStream::connect(("parent", "HV Socket Demo"))?;
+//! let mut text = String::new();
+//! stream.read_to_string(&mut text)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What there is
+//!
+//! - [`HvStream`] and [`HvListener`], with [`ConnectOptions`] and [`ListenOptions`] for what the
+//!   defaults do not do; with the feature `tokio` also an asynchronous pair.
+//! - [`HvSocket`], which mirrors the WinSock calls one to one, for programs that come from there.
+//! - [`Lease`]: a registration that lives as long as the process.
+//! - [`explain_connect`] and [`explain_listen`]: why it would work or not, without doing it.
+//!
+//! # Errors
+//!
+//! Every error is an [`std::io::Error`]. Where the broker decided it, [`refusal_of`] gives the
+//! [`Refusal`]: which rule turned a connect down, why a connection was cut.
+//!
+//! # How it works
+//!
+//! A broker (`hvsock broker`) runs in the host. It is asked through a Unix socket, its
+//! [`Endpoint`]; which partition a process is in is decided by which endpoint it has. The
+//! environment variables `HVSOCK_ENDPOINT` and `HVSOCK_DIR` say where it is, where it is not in
+//! the usual place.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod address;
+mod backend;
+mod endpoint;
+mod error;
+mod explain;
+mod lease;
+mod listener;
+mod options;
+mod peer;
+mod readiness;
+mod stream;
+mod wait;
+
+pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
+pub use endpoint::Endpoint;
+pub use error::{NoBroker, refusal_of};
+pub use explain::{Explanation, explain_connect, explain_listen};
+pub use lease::Lease;
+pub use listener::{HvListener, Incoming};
+pub use options::{ConnectOptions, ListenOptions};
+pub use peer::Peer;
+pub use readiness::{Interest, Readiness};
+pub use stream::{HvStream, Plain};
+
+pub use hvsock_address::{
+    AF_HYPERV, ElementName, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU, HvUrl, PartitionName,
+    PartitionRef, SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
+};
+pub use hvsock_fabric::Refusal;

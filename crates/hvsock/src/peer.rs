@@ -1,0 +1,56 @@
+//! Who connected.
+
+use hvsock_endpoint::Incoming;
+
+/// The process at the other end of an accepted connection, as its kernel and the broker know it:
+/// nothing of this is what the process says of itself.
+///
+/// ```no_run
+/// # fn main() -> std::io::Result<()> {
+/// let listener = hvsock::HvListener::bind(("any", "HV Socket Demo"))?;
+/// let (stream, _) = listener.accept()?;
+/// if let Some(peer) = stream.peer() {
+///     println!("from {}, user {:?}", peer.partition(), peer.uid());
+/// }
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    partition: String,
+    pid: Option<u32>,
+    uid: Option<u32>,
+    gid: Option<u32>,
+}
+
+impl Peer {
+    pub(crate) fn of_wire(incoming: Incoming) -> Self {
+        let known = |id: u32| Some(id).filter(|id| *id != u32::MAX);
+        Self {
+            partition: incoming.partition,
+            pid: Some(incoming.pid).filter(|pid| *pid != 0),
+            uid: known(incoming.uid),
+            gid: known(incoming.gid),
+        }
+    }
+
+    /// The name of its partition.
+    pub fn partition(&self) -> &str {
+        &self.partition
+    }
+
+    /// Its process id, where that means something on this side.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Its user id, where that means something on this side.
+    pub fn uid(&self) -> Option<u32> {
+        self.uid
+    }
+
+    /// Its group id, where that means something on this side.
+    pub fn gid(&self) -> Option<u32> {
+        self.gid
+    }
+}

@@ -1,0 +1,405 @@
+//! Getting a connection, or not.
+
+use std::io::ErrorKind;
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use hvsock::{
+    Endpoint, HvStream, Lease, NoBroker, Refusal, ServiceId, SockAddrHv, VmId, refusal_of,
+};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind, Refused, SocketOption};
+
+use crate::fake::{ADDRESS, Broker, LONG, SERVICE, SHORT, disabled, listening};
+
+#[test]
+fn a_connection_knows_its_addresses() {
+    let (stream, _side) = Broker::new().connected();
+    assert_eq!(stream.peer_addr().unwrap(), ADDRESS);
+    assert_eq!(stream.local_addr().unwrap().vm, VmId::LOOPBACK);
+    assert_eq!(stream.connection_id(), 7);
+    assert_eq!(stream.peer(), None);
+}
+
+#[test]
+fn options_go_before_the_request() {
+    let broker = Broker::new();
+    let mut address = ADDRESS;
+    address.flags = hvsock::HVSOCKET_ADDRESS_FLAG_PASSTHRU;
+    let timeout = Duration::from_micros(1_200_300);
+    let options = broker
+        .connect_options()
+        .connected_suspend(true)
+        .high_vtl(true)
+        .timeout(timeout);
+    let (stream, _side) = broker.play(
+        || options.connect(address),
+        |broker| {
+            let client = broker.client();
+            let options = [
+                SocketOption::ContainerPassthru,
+                SocketOption::ConnectedSuspend,
+                SocketOption::HighVtl,
+            ];
+            for option in options {
+                assert_eq!(client.hear(), ClientMessage::SetOption { option, value: 1 });
+            }
+            let ClientMessage::Connect(connect) = client.hear() else {
+                panic!()
+            };
+            assert_eq!(connect.timeout_ms, 1201);
+            assert_eq!(connect.address, ADDRESS);
+            assert!(!connect.flags.plain && !connect.flags.dry_run);
+            client.connect()
+        },
+    );
+    stream.unwrap();
+}
+
+#[test]
+fn names_are_looked_up_on_the_same_endpoint_connection() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let vm = VmId::random();
+    let (stream, _side) = broker.play(
+        || options.connect(("web", "HV Socket Demo")),
+        |broker| {
+            let client = broker.client();
+            let (kind, name) = (LookupKind::Partition, "web".to_owned());
+            assert_eq!(client.hear(), ClientMessage::Lookup { kind, name });
+            client.say(&BrokerMessage::Found {
+                guid: vm.to_guid_bytes(),
+            });
+            let (kind, name) = (LookupKind::Service, "HV Socket Demo".to_owned());
+            assert_eq!(client.hear(), ClientMessage::Lookup { kind, name });
+            client.say(&BrokerMessage::Found {
+                guid: SERVICE.to_guid_bytes(),
+            });
+            let ClientMessage::Connect(connect) = client.hear() else {
+                panic!()
+            };
+            assert_eq!(connect.address, SockAddrHv::new(vm, SERVICE));
+            client.connect()
+        },
+    );
+    stream.unwrap();
+}
+
+#[test]
+fn a_refusal_is_the_errors_source() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let (result, ()) = broker.play(
+        || options.connect(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            client.hear();
+            client.say(&BrokerMessage::Refused(disabled()));
+        },
+    );
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::PermissionDenied);
+    assert_eq!(
+        refusal_of(&error),
+        Some(&Refusal::Disabled {
+            by: "enabled = false".into()
+        })
+    );
+}
+
+#[test]
+fn a_client_turned_away_at_the_door_hears_why() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let (result, ()) = broker.play(
+        || options.connect(("web", "Demo")),
+        |broker| {
+            let detail = "processes that say nothing".to_owned();
+            let refused = Refused {
+                code: 16,
+                errno: 105,
+                detail,
+            };
+            broker.client().say(&BrokerMessage::Refused(refused));
+        },
+    );
+    let error = result.unwrap_err();
+    assert!(
+        matches!(refusal_of(&error), Some(Refusal::LimitReached { .. })),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_broker_that_dies_instead_of_answering_is_a_reset() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let (result, ()) = broker.play(|| options.connect(ADDRESS), |broker| drop(broker.client()));
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(
+        error.to_string().contains("the broker went away"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed() {
+    let broker = Broker::new();
+    let options = broker.connect_options().timeout(SHORT);
+    let start = Instant::now();
+    let error = options.connect(ADDRESS).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+    assert!(start.elapsed() >= SHORT && start.elapsed() < LONG);
+    // Nor when it takes no clients and its queue is full.
+    let start = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(
+            options.connect(ADDRESS).unwrap_err().kind(),
+            ErrorKind::TimedOut
+        );
+    }
+    assert!(start.elapsed() < LONG);
+}
+
+#[test]
+fn a_time_limit_that_no_system_takes_is_invalid() {
+    let broker = Broker::new();
+    for timeout in [
+        Duration::ZERO,
+        Duration::from_millis(300_001),
+        Duration::MAX,
+    ] {
+        let error = broker
+            .connect_options()
+            .timeout(timeout)
+            .connect(ADDRESS)
+            .unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+}
+
+#[test]
+fn no_broker_is_an_error_that_names_the_paths_and_the_next_step() {
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = Endpoint::in_dir(dir.path());
+    let error = HvStream::options()
+        .endpoint(&endpoint)
+        .connect(ADDRESS)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotFound);
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<NoBroker>())
+        .unwrap();
+    assert_eq!(inner.tried(), endpoint.paths());
+    assert!(
+        error.to_string().contains(dir.path().to_str().unwrap()),
+        "{error}"
+    );
+    assert!(error.to_string().contains("`hvsock broker`"), "{error}");
+    // A socket that a broker left behind is no broker either.
+    drop(hvsock_sys::seqpacket::listen(&endpoint.paths()[0], 0o600, 1).unwrap());
+    let error = HvStream::options()
+        .endpoint(&endpoint)
+        .connect(ADDRESS)
+        .unwrap_err();
+    assert!(error.get_ref().unwrap().is::<NoBroker>());
+}
+
+#[test]
+fn an_answer_that_is_none_is_an_error() {
+    let found = BrokerMessage::Found { guid: [0; 16] };
+    let explained = BrokerMessage::Explained(disabled());
+    for answer in [crate::fake::connected(), listening(), found, explained] {
+        let broker = Broker::new();
+        let options = broker.connect_options();
+        let (result, ()) = broker.play(
+            || options.connect(ADDRESS),
+            |broker| {
+                let client = broker.client();
+                client.hear();
+                client.say(&answer);
+            },
+        );
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidData, "{answer:?}: {error}");
+    }
+}
+
+#[test]
+fn bytes_that_are_no_message_are_an_error() {
+    for garbage in [
+        &[][..],
+        &[9],
+        &[2, 0x82, 0, 0],
+        &[1, 0x82, 0, 0],
+        &[1; 5000],
+    ] {
+        let broker = Broker::new();
+        let options = broker.connect_options();
+        let (result, ()) = broker.play(
+            || options.connect(ADDRESS),
+            |broker| {
+                let client = broker.client();
+                client.hear();
+                client.say_bytes(garbage, &[]).unwrap();
+            },
+        );
+        let kind = result.unwrap_err().kind();
+        assert!(
+            matches!(kind, ErrorKind::InvalidData | ErrorKind::ConnectionReset),
+            "{kind:?}"
+        );
+    }
+}
+
+#[test]
+fn more_descriptors_than_belong_to_an_answer_are_an_error() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let (result, ()) = broker.play(
+        || options.connect(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            client.hear();
+            let fd = client.socket.as_fd();
+            client.say_with(&crate::fake::connected(), &[fd, fd]);
+        },
+    );
+    assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidData);
+}
+
+#[test]
+fn a_dry_run_is_explained_and_not_done() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let (explanation, ()) = broker.play(
+        || options.explain(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            let ClientMessage::Connect(connect) = client.hear() else {
+                panic!()
+            };
+            assert!(connect.flags.dry_run);
+            let detail =
+                "connect.users = []\nIs it registered? yes\nMay you connect? no\n".to_owned();
+            client.say(&BrokerMessage::Explained(Refused {
+                code: 3,
+                errno: 13,
+                detail,
+            }));
+        },
+    );
+    let explanation = explanation.unwrap();
+    let rule = "connect.users = []".to_owned();
+    assert_eq!(explanation.refusal(), Some(&Refusal::Denied { rule }));
+    assert_eq!(
+        explanation.to_string(),
+        "Is it registered? yes\nMay you connect? no"
+    );
+
+    let options = broker.listen_options();
+    let (explanation, ()) = broker.play(
+        || options.explain(("any", "Demo")),
+        |broker| {
+            let client = broker.client();
+            assert!(matches!(client.hear(), ClientMessage::Lookup { .. }));
+            let refused = Refused {
+                code: 1,
+                errno: 111,
+                detail: String::new(),
+            };
+            client.say(&BrokerMessage::Refused(refused));
+        },
+    );
+    let explanation = explanation.unwrap();
+    assert!(!explanation.would_succeed());
+    assert_eq!(explanation.to_string(), Refusal::Unregistered.to_string());
+}
+
+#[test]
+fn a_lease_lives_as_long_as_its_value() {
+    let broker = Broker::new();
+    let endpoint = broker.endpoint();
+    let (lease, client) = broker.play(
+        || Lease::register_at(&endpoint, "Demo", SERVICE, "tests"),
+        |broker| {
+            let client = broker.client();
+            let ClientMessage::Register(register) = client.hear() else {
+                panic!()
+            };
+            assert_eq!(
+                (register.service, register.name.as_str()),
+                (SERVICE, "Demo")
+            );
+            assert_eq!(register.purpose, "tests");
+            client.say(&BrokerMessage::Registered);
+            client
+        },
+    );
+    let lease = lease.unwrap();
+    assert_eq!((lease.id(), lease.name().as_str()), (SERVICE, "Demo"));
+    lease.check().unwrap();
+    assert!(client.hears_nothing());
+    drop(lease);
+    assert!(client.hears_end());
+}
+
+#[test]
+fn a_lease_that_was_taken_away_says_why() {
+    let broker = Broker::new();
+    let endpoint = broker.endpoint();
+    let register = || Lease::register_at(&endpoint, "Demo", SERVICE, "");
+    let (lease, client) = broker.play(register, |broker| {
+        let client = broker.client();
+        client.hear();
+        client.say(&BrokerMessage::Registered);
+        client
+    });
+    client.say(&BrokerMessage::Reset(disabled()));
+    let error = lease.unwrap().check().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        refusal_of(&error),
+        Some(&Refusal::Disabled {
+            by: "enabled = false".into()
+        })
+    );
+    let error = Lease::register_at(&endpoint, " ", ServiceId::ZERO, "").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn names_can_be_looked_up_alone() {
+    let broker = Broker::new();
+    let endpoint = broker.endpoint();
+    let name = "Demo".parse().unwrap();
+    let (id, ()) = broker.play(
+        || endpoint.service_id(&name),
+        |broker| {
+            let client = broker.client();
+            client.hear();
+            client.say(&BrokerMessage::Found {
+                guid: SERVICE.to_guid_bytes(),
+            });
+        },
+    );
+    assert_eq!(id.unwrap(), SERVICE);
+    let name = "web".parse().unwrap();
+    let (id, ()) = broker.play(
+        || endpoint.vm_id(&name),
+        |broker| {
+            let client = broker.client();
+            client.hear();
+            client.say(&BrokerMessage::Refused(Refused {
+                code: 4,
+                errno: 99,
+                detail: String::new(),
+            }));
+        },
+    );
+    assert_eq!(
+        refusal_of(&id.unwrap_err()),
+        Some(&Refusal::PartitionUnknown)
+    );
+}

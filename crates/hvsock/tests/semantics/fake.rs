@@ -1,0 +1,243 @@
+//! A broker that does what a test tells it to, right or wrong.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream, ListenOptions};
+use hvsock::{ServiceId, SockAddrHv, VmId};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Connected, Incoming, Listening, Refused, Transport,
+};
+use hvsock_sys::poll::{self, PollFd, PollFlags};
+use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
+use tempfile::TempDir;
+
+/// Longer than anything takes that works.
+pub const LONG: Duration = Duration::from_secs(10);
+/// Long enough to see that something does not happen.
+pub const SHORT: Duration = Duration::from_millis(50);
+
+pub const SERVICE: ServiceId = ServiceId::from_port(2761);
+pub const ADDRESS: SockAddrHv = SockAddrHv::new(VmId::PARENT, SERVICE);
+
+pub struct Broker {
+    listener: OwnedFd,
+    dir: TempDir,
+}
+
+/// One client of the broker.
+pub struct Client {
+    pub socket: OwnedFd,
+}
+
+/// The broker's side of a connection.
+pub struct Side {
+    pub control: Client,
+    pub data: OwnedFd,
+}
+
+impl Broker {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let listener = seqpacket::listen(&dir.path().join("endpoint"), 0o600, 16).unwrap();
+        Self { listener, dir }
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::in_dir(self.dir.path())
+    }
+
+    /// The next process that connects to the endpoint.
+    pub fn client(&self) -> Client {
+        let socket = loop {
+            match seqpacket::accept(&self.listener).unwrap() {
+                Some(socket) => break socket,
+                None => wait(&self.listener, PollFlags::IN),
+            }
+        };
+        set_nonblocking(&socket, false).unwrap();
+        Client { socket }
+    }
+
+    pub fn connect_options(&self) -> ConnectOptions {
+        HvStream::options().endpoint(self.endpoint())
+    }
+
+    pub fn listen_options(&self) -> ListenOptions {
+        HvListener::options().endpoint(self.endpoint())
+    }
+
+    /// Runs `client` while `broker` plays the broker.
+    pub fn play<T: Send, U>(
+        &self,
+        client: impl FnOnce() -> T + Send,
+        broker: impl FnOnce(&Self) -> U,
+    ) -> (T, U) {
+        thread::scope(|scope| {
+            let client = scope.spawn(client);
+            let played = broker(self);
+            (client.join().unwrap(), played)
+        })
+    }
+
+    /// A connection, from the connecting side.
+    pub fn connected(&self) -> (HvStream, Side) {
+        let options = self.connect_options();
+        let (stream, side) = self.play(
+            || options.connect(ADDRESS),
+            |broker| {
+                let client = broker.client();
+                assert!(matches!(client.hear(), ClientMessage::Connect(_)));
+                client.connect()
+            },
+        );
+        (stream.unwrap(), side)
+    }
+
+    /// A listener.
+    pub fn listening(&self) -> (HvListener, Client) {
+        let options = self.listen_options();
+        let (listener, client) = self.play(
+            || options.listen(ADDRESS),
+            |broker| {
+                let client = broker.client();
+                assert!(matches!(client.hear(), ClientMessage::Listen(_)));
+                client.say(&listening());
+                client
+            },
+        );
+        (listener.unwrap(), client)
+    }
+}
+
+impl Client {
+    /// What the process says next.
+    pub fn hear(&self) -> ClientMessage {
+        wait(&self.socket, PollFlags::IN);
+        let mut buffer = [0; hvsock_endpoint::MAX_MESSAGE];
+        let received = message::recv(&self.socket, &mut buffer).unwrap();
+        assert!(!received.dropped_descriptors);
+        assert_ne!(received.len, 0, "the process has closed its endpoint");
+        ClientMessage::decode(&buffer[..received.len]).unwrap()
+    }
+
+    /// Whether the process has closed its endpoint and said nothing more.
+    pub fn hears_end(&self) -> bool {
+        wait(&self.socket, PollFlags::IN);
+        message::recv(&self.socket, &mut [0; 64]).map_or(true, |received| received.len == 0)
+    }
+
+    /// Whether the process says nothing for a while.
+    pub fn hears_nothing(&self) -> bool {
+        let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+        !poll::wait(&mut fds, Some(Instant::now() + SHORT)).unwrap()
+    }
+
+    pub fn say(&self, what: &BrokerMessage) {
+        self.say_with(what, &[]);
+    }
+
+    pub fn say_with(&self, what: &BrokerMessage, descriptors: &[BorrowedFd<'_>]) {
+        let mut bytes = Vec::new();
+        what.encode(&mut bytes);
+        self.say_bytes(&bytes, descriptors).unwrap();
+    }
+
+    pub fn say_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        message::send(&self.socket, bytes, descriptors)
+    }
+
+    /// Makes this client the connecting side of a connection.
+    pub fn connect(self) -> Side {
+        let (data, theirs) = stream::pair().unwrap();
+        self.say_with(&connected(), &[theirs.as_fd()]);
+        Side {
+            control: self,
+            data,
+        }
+    }
+
+    /// Gives this listener a connection.
+    pub fn incoming(&self, connection: u64) -> Side {
+        let (data, theirs) = stream::pair().unwrap();
+        let (control, their_control) = seqpacket::pair().unwrap();
+        self.say_with(
+            &incoming(connection),
+            &[theirs.as_fd(), their_control.as_fd()],
+        );
+        Side {
+            control: Client { socket: control },
+            data,
+        }
+    }
+}
+
+impl Side {
+    pub fn send(&self, bytes: &[u8]) {
+        assert_eq!(stream::send(&self.data, bytes).unwrap(), bytes.len());
+    }
+
+    /// All that the process sends until its data ends.
+    pub fn recv_all(&self) -> Vec<u8> {
+        let mut all = Vec::new();
+        let mut buffer = [0; 4096];
+        loop {
+            wait(&self.data, PollFlags::IN);
+            match stream::recv(&self.data, &mut buffer).unwrap() {
+                0 => return all,
+                count => all.extend_from_slice(&buffer[..count]),
+            }
+        }
+    }
+
+    /// The end of the data, announced or not.
+    pub fn end_data(&self) {
+        stream::shutdown(&self.data, std::net::Shutdown::Write).unwrap();
+    }
+}
+
+pub fn connected() -> BrokerMessage {
+    BrokerMessage::Connected(Connected {
+        transport: Transport::Descriptor,
+        connection: 7,
+        local: SockAddrHv::new(VmId::LOOPBACK, ServiceId::ZERO),
+        peer: ADDRESS,
+    })
+}
+
+pub fn listening() -> BrokerMessage {
+    BrokerMessage::Listening(Listening {
+        backlog: 5,
+        listener: 3,
+    })
+}
+
+pub fn incoming(connection: u64) -> BrokerMessage {
+    BrokerMessage::Incoming(Incoming {
+        transport: Transport::Descriptor,
+        connection,
+        local: ADDRESS,
+        peer: SockAddrHv::new(VmId::CHILDREN, ServiceId::ZERO),
+        pid: 42,
+        uid: 1000,
+        gid: u32::MAX,
+        partition: "web".into(),
+    })
+}
+
+/// The service was disabled.
+pub fn disabled() -> Refused {
+    Refused {
+        code: 2,
+        errno: 1,
+        detail: "enabled = false".into(),
+    }
+}
+
+fn wait(fd: impl AsFd, what: PollFlags) {
+    let mut fds = [PollFd::new(&fd, what)];
+    let ready = poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap();
+    assert!(ready, "the library does not do its part");
+}

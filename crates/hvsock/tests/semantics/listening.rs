@@ -1,0 +1,185 @@
+//! Listeners: connections that come, and listeners that end.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::Instant;
+
+use hvsock::{Refusal, ServiceId, VmId, refusal_of};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, Refused};
+
+use crate::fake::{ADDRESS, Broker, SHORT, disabled, incoming};
+
+#[test]
+fn a_connection_is_accepted_and_acknowledged() {
+    let (listener, client) = Broker::new().listening();
+    assert_eq!(listener.local_addr().unwrap(), ADDRESS);
+    assert_eq!((listener.backlog(), listener.listener_id()), (5, 3));
+    let side = client.incoming(11);
+    let (mut stream, peer) = listener.accept().unwrap();
+    assert_eq!(client.hear(), ClientMessage::Accepted { connection: 11 });
+    assert_eq!((peer.vm, peer.service), (VmId::CHILDREN, ServiceId::ZERO));
+    assert_eq!(stream.connection_id(), 11);
+    let who = stream.peer().unwrap();
+    assert_eq!((who.partition(), who.pid()), ("web", Some(42)));
+    assert_eq!((who.uid(), who.gid()), (Some(1000), None));
+    side.send(b"hi");
+    side.control.say(&BrokerMessage::Shutdown);
+    side.end_data();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "hi");
+    stream.write_all(b"ho").unwrap();
+    drop(stream);
+    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.recv_all(), b"ho");
+}
+
+#[test]
+fn accepting_waits_no_longer_than_allowed() {
+    let (listener, client) = Broker::new().listening();
+    let start = Instant::now();
+    let error = listener.accept_timeout(SHORT).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut);
+    assert!(start.elapsed() >= SHORT);
+    listener.set_nonblocking(true).unwrap();
+    assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+    let _side = client.incoming(1);
+    listener.accept().unwrap();
+    listener.set_nonblocking(false).unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(SHORT);
+            client.incoming(2)
+        });
+        listener.accept().unwrap();
+    });
+}
+
+#[test]
+fn a_listener_whose_registration_goes_away_says_why_for_ever() {
+    let (listener, client) = Broker::new().listening();
+    let _side = client.incoming(1);
+    client.say(&BrokerMessage::Reset(disabled()));
+    drop(client);
+    // What came before is still there.
+    let mut incoming = listener.incoming();
+    incoming.next().unwrap().unwrap();
+    for _ in 0..2 {
+        let error = listener.accept().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        assert_eq!(
+            refusal_of(&error),
+            Some(&Refusal::Disabled {
+                by: "enabled = false".into()
+            })
+        );
+    }
+    incoming.next().unwrap().unwrap_err();
+    assert!(incoming.next().is_none());
+}
+
+#[test]
+fn every_thread_that_accepts_hears_of_the_end() {
+    let (listener, client) = Broker::new().listening();
+    thread::scope(|scope| {
+        let accepting: Vec<_> = (0..4).map(|_| scope.spawn(|| listener.accept())).collect();
+        thread::sleep(SHORT);
+        client.say(&BrokerMessage::Reset(disabled()));
+        drop(client);
+        for thread in accepting {
+            let error = thread.join().unwrap().unwrap_err();
+            assert!(
+                matches!(refusal_of(&error), Some(Refusal::Disabled { .. })),
+                "{error}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_broker_that_dies_ends_the_listener() {
+    let (listener, client) = Broker::new().listening();
+    drop(client);
+    let error = listener.accept().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(
+        error.to_string().contains("the broker went away"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_listen_that_could_never_receive_fails() {
+    let broker = Broker::new();
+    let options = broker
+        .listen_options()
+        .backlog(9)
+        .plain(true)
+        .connected_suspend(true);
+    let (result, ()) = broker.play(
+        || options.listen(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            assert!(matches!(client.hear(), ClientMessage::SetOption { .. }));
+            let ClientMessage::Listen(listen) = client.hear() else {
+                panic!()
+            };
+            assert!(listen.flags.plain);
+            assert_eq!((listen.backlog, listen.address), (9, ADDRESS));
+            let refused = Refused {
+                code: 1,
+                errno: 111,
+                detail: String::new(),
+            };
+            client.say(&BrokerMessage::Refused(refused));
+        },
+    );
+    assert_eq!(
+        refusal_of(&result.unwrap_err()),
+        Some(&Refusal::Unregistered)
+    );
+}
+
+#[test]
+fn a_connection_without_its_descriptors_is_an_error_and_the_listener_goes_on() {
+    let (listener, client) = Broker::new().listening();
+    client.say(&incoming(1));
+    client.say_with(&incoming(2), &[client.socket.as_fd()]);
+    client.say_bytes(&[1, 0x85, 0, 0, 1], &[]).unwrap();
+    client.say(&BrokerMessage::Shutdown);
+    for _ in 0..4 {
+        assert_eq!(
+            listener.accept().unwrap_err().kind(),
+            ErrorKind::InvalidData
+        );
+    }
+    // Their places in the backlog are free all the same.
+    for connection in [1, 2] {
+        assert_eq!(client.hear(), ClientMessage::Accepted { connection });
+    }
+    let _side = client.incoming(3);
+    listener.accept().unwrap();
+}
+
+#[test]
+fn a_broker_that_does_not_read_its_endpoint_does_not_stop_accepting() {
+    let (listener, client) = Broker::new().listening();
+    let reader = thread::spawn(move || {
+        // Far more than one socket holds of acknowledgements.
+        for connection in 0..2000 {
+            drop(client.incoming(connection));
+            if connection % 500 == 499 {
+                thread::sleep(SHORT);
+                while !client.hears_nothing() {
+                    client.hear();
+                }
+            }
+        }
+        client
+    });
+    for connection in 0..2000 {
+        assert_eq!(listener.accept().unwrap().0.connection_id(), connection);
+    }
+    reader.join().unwrap();
+}

@@ -1,0 +1,375 @@
+//! Connections: data, ends and errors.
+
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
+use std::net::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock::{HvStream, Interest, Refusal, refusal_of};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, SocketOption};
+
+use crate::fake::{Broker, LONG, SHORT, Side, disabled};
+
+fn read(stream: &HvStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    (&mut &*stream).read_to_end(&mut all)?;
+    Ok(all)
+}
+
+fn reset_of(error: &std::io::Error) -> &Refusal {
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+    refusal_of(error).expect("a reset says why")
+}
+
+const GONE: &str = "the broker went away";
+
+#[test]
+fn bytes_go_both_ways() {
+    let (mut stream, side) = Broker::new().connected();
+    side.send(b"hello");
+    let mut five = [0; 5];
+    stream.read_exact(&mut five).unwrap();
+    assert_eq!(&five, b"hello");
+    stream.write_all(b"back").unwrap();
+    drop(stream);
+    assert_eq!(side.recv_all(), b"back");
+}
+
+#[test]
+fn vectored_and_peeked_bytes_are_the_same_bytes() {
+    let (mut stream, side) = Broker::new().connected();
+    side.send(b"abc");
+    let mut two = [0; 2];
+    assert_eq!(stream.peek(&mut two).unwrap(), 2);
+    let (mut x, mut y) = ([0; 1], [0; 5]);
+    let mut slices = [IoSliceMut::new(&mut x), IoSliceMut::new(&mut y)];
+    assert_eq!(stream.read_vectored(&mut slices).unwrap(), 3);
+    assert_eq!((&x, &y[..2]), (b"a", &b"bc"[..]));
+    let slices = [IoSlice::new(b"d"), IoSlice::new(b"ef")];
+    assert_eq!(stream.write_vectored(&slices).unwrap(), 3);
+    drop(stream);
+    assert_eq!(side.recv_all(), b"def");
+}
+
+#[test]
+fn an_empty_buffer_is_filled_at_once() {
+    let (mut stream, _side) = Broker::new().connected();
+    assert_eq!(stream.read(&mut []).unwrap(), 0);
+    assert_eq!(stream.write(&[]).unwrap(), 0);
+    assert_eq!(
+        stream
+            .read_vectored(&mut [IoSliceMut::new(&mut [])])
+            .unwrap(),
+        0
+    );
+}
+
+#[test]
+fn an_announced_end_is_clean_and_stays_so() {
+    let (stream, side) = Broker::new().connected();
+    side.send(b"last");
+    side.control.say(&BrokerMessage::Shutdown);
+    side.end_data();
+    assert_eq!(read(&stream).unwrap(), b"last");
+    side.control.say(&BrokerMessage::Reset(disabled()));
+    assert_eq!(read(&stream).unwrap(), b"");
+    drop(side);
+    assert_eq!(read(&stream).unwrap(), b"");
+}
+
+#[test]
+fn an_end_with_nothing_said_waits_for_the_word() {
+    let (stream, side) = Broker::new().connected();
+    side.end_data();
+    let start = Instant::now();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(SHORT);
+            side.control.say(&BrokerMessage::Shutdown);
+        });
+        assert_eq!(read(&stream).unwrap(), b"");
+    });
+    assert!(start.elapsed() >= SHORT);
+}
+
+#[test]
+fn every_thread_that_waits_for_the_word_gets_it() {
+    let (stream, side) = Broker::new().connected();
+    side.end_data();
+    thread::scope(|scope| {
+        let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| read(&stream))).collect();
+        thread::sleep(SHORT);
+        side.control.say(&BrokerMessage::Shutdown);
+        for reader in readers {
+            assert_eq!(reader.join().unwrap().unwrap(), b"");
+        }
+    });
+}
+
+#[test]
+fn a_reset_says_why_and_stays_so() {
+    let (stream, side) = Broker::new().connected();
+    side.send(b"part");
+    side.control.say(&BrokerMessage::Reset(disabled()));
+    drop(side);
+    let mut four = [0; 4];
+    (&stream).read_exact(&mut four).unwrap();
+    for _ in 0..2 {
+        let error = read(&stream).unwrap_err();
+        assert_eq!(
+            reset_of(&error),
+            &Refusal::Disabled {
+                by: "enabled = false".into()
+            }
+        );
+        let error = (&stream).write(b"x").unwrap_err();
+        assert_eq!(
+            reset_of(&error),
+            &Refusal::Disabled {
+                by: "enabled = false".into()
+            }
+        );
+    }
+}
+
+#[test]
+fn a_broker_that_dies_is_a_reset_and_no_end() {
+    let (stream, side) = Broker::new().connected();
+    side.send(b"part");
+    drop(side);
+    let mut four = [0; 4];
+    (&stream).read_exact(&mut four).unwrap();
+    let error = read(&stream).unwrap_err();
+    assert_eq!(reset_of(&error), &Refusal::Reset { cause: GONE.into() });
+    let error = (&stream).write(b"x").unwrap_err();
+    assert_eq!(reset_of(&error), &Refusal::Reset { cause: GONE.into() });
+}
+
+#[test]
+fn a_broker_that_dies_with_unread_bytes_is_a_reset_too() {
+    let (mut stream, side) = Broker::new().connected();
+    stream.write_all(b"never read").unwrap();
+    drop(side);
+    let error = read(&stream).unwrap_err();
+    assert_eq!(reset_of(&error), &Refusal::Reset { cause: GONE.into() });
+}
+
+#[test]
+fn an_end_without_a_word_can_be_waited_for_no_longer_than_allowed() {
+    let (stream, side) = Broker::new().connected();
+    side.end_data();
+    stream.set_read_timeout(Some(SHORT)).unwrap();
+    let start = Instant::now();
+    assert_eq!(read(&stream).unwrap_err().kind(), ErrorKind::TimedOut);
+    assert!(start.elapsed() >= SHORT);
+    stream.set_nonblocking(true).unwrap();
+    assert_eq!(read(&stream).unwrap_err().kind(), ErrorKind::WouldBlock);
+    let ready = stream.poll(Interest::READABLE, Some(SHORT)).unwrap();
+    assert!(ready.is_empty());
+    side.control.say(&BrokerMessage::Shutdown);
+    let ready = stream.poll(Interest::READABLE, Some(LONG)).unwrap();
+    assert!(ready.is_readable());
+    assert_eq!(read(&stream).unwrap(), b"");
+}
+
+#[test]
+fn time_limits_are_timed_out_and_nonblocking_would_block() {
+    let (mut stream, _side) = Broker::new().connected();
+    assert_eq!(stream.read_timeout().unwrap(), None);
+    stream.set_read_timeout(Some(SHORT)).unwrap();
+    stream.set_write_timeout(Some(SHORT)).unwrap();
+    assert_eq!(stream.read_timeout().unwrap(), Some(SHORT));
+    assert_eq!(stream.write_timeout().unwrap(), Some(SHORT));
+    assert_eq!(
+        stream.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::TimedOut
+    );
+    let full = loop {
+        match stream.write(&[0; 65_536]) {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full.kind(), ErrorKind::TimedOut);
+    stream.set_nonblocking(true).unwrap();
+    assert_eq!(
+        stream.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    assert_eq!(
+        stream.write(&[0]).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    let zero = stream.set_read_timeout(Some(Duration::ZERO)).unwrap_err();
+    assert_eq!(zero.kind(), ErrorKind::InvalidInput);
+}
+
+#[test]
+fn shutting_down_says_so_before_the_data_ends() {
+    let (mut stream, side) = Broker::new().connected();
+    stream.write_all(b"all").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    // Nothing but the announcement: it was sent first.
+    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.recv_all(), b"all");
+    let error = stream.write(b"more").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert!(error.to_string().contains("this end"), "{error}");
+    // The other direction goes on.
+    side.send(b"still here");
+    side.control.say(&BrokerMessage::Shutdown);
+    side.end_data();
+    assert_eq!(read(&stream).unwrap(), b"still here");
+    stream.shutdown(Shutdown::Write).unwrap();
+    drop(stream);
+    assert!(side.control.hears_end(), "the end is announced once");
+}
+
+#[test]
+fn shutting_down_for_reading_ends_reading_here() {
+    let (stream, side) = Broker::new().connected();
+    thread::scope(|scope| {
+        let reader = scope.spawn(|| read(&stream));
+        thread::sleep(SHORT);
+        stream.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(reader.join().unwrap().unwrap(), b"");
+    });
+    (&stream).write_all(b"x").unwrap();
+    stream.shutdown(Shutdown::Both).unwrap();
+    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.recv_all(), b"x");
+}
+
+#[test]
+fn dropping_the_last_handle_ends_the_connection_cleanly() {
+    let (stream, side) = Broker::new().connected();
+    let mut clone = stream.try_clone().unwrap();
+    drop(stream);
+    assert!(side.control.hears_nothing());
+    clone.write_all(b"kept").unwrap();
+    drop(clone);
+    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.recv_all(), b"kept");
+    assert!(side.control.hears_end());
+}
+
+#[test]
+fn writing_to_an_end_that_has_finished_is_a_broken_pipe() {
+    let (mut stream, Side { control, data }) = Broker::new().connected();
+    control.say(&BrokerMessage::Shutdown);
+    drop(data);
+    let error = stream.write(b"x").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+    assert_eq!(refusal_of(&error), None);
+}
+
+#[test]
+fn the_reason_of_a_failed_write_may_come_a_moment_late() {
+    let (mut stream, Side { control, data }) = Broker::new().connected();
+    drop(data);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            thread::sleep(Duration::from_millis(20));
+            control.say(&BrokerMessage::Reset(disabled()));
+        });
+        let error = stream.write(b"x").unwrap_err();
+        assert_eq!(
+            reset_of(&error),
+            &Refusal::Disabled {
+                by: "enabled = false".into()
+            }
+        );
+    });
+}
+
+#[test]
+fn garbage_from_the_broker_is_an_error_and_no_end() {
+    let long = vec![1; hvsock_endpoint::MAX_MESSAGE + 1];
+    let listening = [1, 0x83, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
+    for garbage in [&[0xff; 5][..], &[1], &[1, 0x88, 0, 0, 1], &long, &listening] {
+        let (stream, side) = Broker::new().connected();
+        side.control.say_bytes(garbage, &[]).unwrap();
+        side.end_data();
+        for _ in 0..2 {
+            let error = read(&stream).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidData, "{garbage:?}: {error}");
+        }
+    }
+}
+
+#[test]
+fn readiness_tells_data_room_and_ends() {
+    let (stream, side) = Broker::new().connected();
+    let both = Interest::READABLE | Interest::WRITABLE;
+    let ready = stream.poll(both, Some(LONG)).unwrap();
+    assert!(ready.is_writable() && !ready.is_readable());
+    assert!(
+        stream
+            .poll(Interest::READABLE, Some(SHORT))
+            .unwrap()
+            .is_empty()
+    );
+    side.send(b"x");
+    let ready = stream.poll(both, Some(LONG)).unwrap();
+    assert!(ready.is_writable() && ready.is_readable());
+    assert_eq!((&stream).read(&mut [0]).unwrap(), 1);
+    drop(side);
+    let ready = stream.poll(both, None).unwrap();
+    assert!(ready.is_writable() && ready.is_readable());
+    assert!(stream.poll(Interest::READABLE, None).unwrap().is_readable());
+    assert!(stream.poll(Interest::WRITABLE, None).unwrap().is_writable());
+}
+
+#[test]
+fn connected_suspend_can_be_set_at_any_time() {
+    let (stream, side) = Broker::new().connected();
+    for on in [true, false] {
+        stream.set_connected_suspend(on).unwrap();
+        let option = SocketOption::ConnectedSuspend;
+        let want = ClientMessage::SetOption {
+            option,
+            value: on.into(),
+        };
+        assert_eq!(side.control.hear(), want);
+    }
+    side.control.say(&BrokerMessage::Reset(disabled()));
+    drop(side);
+    let error = stream.set_connected_suspend(true).unwrap_err();
+    assert_eq!(
+        reset_of(&error),
+        &Refusal::Disabled {
+            by: "enabled = false".into()
+        }
+    );
+}
+
+#[test]
+fn only_a_plain_connection_can_be_handed_out() {
+    let broker = Broker::new();
+    let (stream, _side) = broker.connected();
+    let error = stream.into_plain().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+
+    let options = broker.connect_options().plain(true);
+    let (stream, side) = broker.play(
+        || options.connect(crate::fake::ADDRESS),
+        |broker| {
+            let client = broker.client();
+            let ClientMessage::Connect(connect) = client.hear() else {
+                panic!()
+            };
+            assert!(connect.flags.plain);
+            client.connect()
+        },
+    );
+    let stream = stream.unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let plain = stream.into_plain().unwrap();
+    let mut file = std::fs::File::from(plain.data);
+    file.write_all(b"as a file").unwrap();
+    drop(file);
+    assert_eq!(side.recv_all(), b"as a file");
+    assert!(side.control.hears_nothing());
+    drop(plain.control);
+    assert!(side.control.hears_end());
+}
