@@ -1,9 +1,13 @@
 //! Registrations as the registry keeps them and as an operator sees them.
 
 use hvsock_address::{InvalidName, PartitionName, ServiceId};
+use hvsock_fabric::Verdict;
 use hvsock_registry::{AccessRule, Override, Registration};
 
-use crate::model::{AccessList, NewService, Service, ServiceOverride};
+use crate::model::{
+    AccessList, Explanation, NewService, PartitionKind, PartitionState, RefusalReport, Service,
+    ServiceOverride, Step,
+};
 
 /// The registration that `new` asks for, in the name of `owner`; its id fresh if it names none.
 pub(crate) fn registration(
@@ -63,6 +67,69 @@ pub(crate) fn service(
         in_box,
         listeners,
         connections,
+    }
+}
+
+/// An explanation for an operator.
+pub(crate) fn explanation(explanation: &hvsock_fabric::Explanation) -> Explanation {
+    let refusal = explanation
+        .verdict
+        .as_ref()
+        .err()
+        .map(|refusal| RefusalReport {
+            reason: refusal.label().into(),
+            message: refusal.to_string(),
+            errno: refusal.errno(),
+            fix: explanation.fix.clone(),
+        });
+    let steps = explanation.steps.iter().map(|step| Step {
+        question: step.question.clone(),
+        answer: step.answer.clone(),
+        pass: step.pass,
+    });
+    Explanation {
+        verdict: verdict(explanation),
+        refusal,
+        steps: steps.collect(),
+    }
+}
+
+/// What would happen, in one sentence.
+pub(crate) fn verdict(explanation: &hvsock_fabric::Explanation) -> String {
+    match &explanation.verdict {
+        Ok(Verdict::Connect { .. }) => "the connect would succeed".into(),
+        Ok(Verdict::Listen) => "the listen would succeed".into(),
+        Err(refusal) => format!("refused: {refusal}"),
+    }
+}
+
+impl From<hvsock_fabric::PartitionKind> for PartitionKind {
+    fn from(kind: hvsock_fabric::PartitionKind) -> Self {
+        match kind {
+            hvsock_fabric::PartitionKind::Host => Self::Host,
+            hvsock_fabric::PartitionKind::Vm => Self::Vm,
+            hvsock_fabric::PartitionKind::Container => Self::Container,
+        }
+    }
+}
+
+impl From<hvsock_fabric::PartitionState> for PartitionState {
+    fn from(state: hvsock_fabric::PartitionState) -> Self {
+        match state {
+            hvsock_fabric::PartitionState::Off => Self::Off,
+            hvsock_fabric::PartitionState::Running => Self::Running,
+            hvsock_fabric::PartitionState::Paused => Self::Paused,
+        }
+    }
+}
+
+impl From<PartitionState> for hvsock_fabric::PartitionState {
+    fn from(state: PartitionState) -> Self {
+        match state {
+            PartitionState::Off => Self::Off,
+            PartitionState::Running => Self::Running,
+            PartitionState::Paused => Self::Paused,
+        }
     }
 }
 

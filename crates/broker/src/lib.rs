@@ -1,10 +1,97 @@
 //! The host side of hvsock, embeddable: it owns one partition's children.
+//!
+//! [`Broker::start`] takes the folders that a [`BrokerConfig`] names, opens the endpoints by which
+//! processes reach it, and runs until it is dropped. Three kinds of thread do its work: the core
+//! decides (`core`), the data threads move bytes (`pump`), and the control thread answers
+//! operators (`api`). A [`Handle`] is the same for a program that embeds the broker as the
+//! control API is for one that does not.
 
 #![forbid(unsafe_code)]
 
-#[cfg_attr(
-    not(test),
-    allow(dead_code, reason = "the handle and the control API use it")
-)]
+mod books;
+mod callers;
+mod config;
+#[cfg_attr(not(test), allow(dead_code, reason = "the control API uses the rest"))]
 mod convert;
+mod core;
+mod events;
+mod folders;
+mod handle;
 pub mod model;
+mod process;
+mod pump;
+mod reply;
+mod watch;
+
+use std::sync::Arc;
+
+use hvsock_registry::store::FolderStore;
+
+pub use config::{BrokerConfig, StartError};
+pub use events::EventStream;
+pub use handle::{ControlError, Handle};
+
+use books::{PartitionBook, ServiceBook};
+
+/// A running broker. Dropping it ends every connection with the reason, and stops it.
+pub struct Broker {
+    handle: Handle,
+    thread: Option<std::thread::JoinHandle<()>>,
+    /// Ends the watching of files when dropped.
+    _watch: Option<watch::Watch>,
+    /// The folders stay held until all else has ended.
+    _held: folders::Held,
+}
+
+impl Broker {
+    /// Starts a broker and returns once processes can connect to its endpoints.
+    pub fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        // Two descriptors and more for each connection: take what the system allows.
+        if let Err(error) = hvsock_sys::limits::raise_descriptors() {
+            tracing::warn!(%error, "cannot raise the limit of open descriptors");
+        }
+        let held = folders::hold(&config.dirs)?;
+        let (store, report) = FolderStore::open(&config.dirs.config)?;
+        for problem in &report.problems {
+            tracing::warn!("{problem}");
+        }
+        let (partitions, entries) = PartitionBook::open(&config.dirs)?;
+        let (dirs, own) = (config.dirs.clone(), config.partition.clone());
+        let (core_loop, link) = core::Core::new(config, store.registry().clone())?;
+        let thread = std::thread::Builder::new()
+            .name("hvsock-core".into())
+            .spawn(move || core_loop.run())
+            .map_err(StartError::io("start the core thread"))?;
+        let services = Arc::new(ServiceBook::new(store));
+        let partitions = Arc::new(partitions);
+        let handle = Handle::new(link, Arc::clone(&services), partitions, dirs.clone(), own);
+        let mut broker = Self {
+            handle,
+            thread: Some(thread),
+            _watch: None,
+            _held: held,
+        };
+        broker.handle.restore(entries)?;
+        match watch::Watch::start(&dirs, services, broker.handle.clone()) {
+            Ok(watch) => broker._watch = Some(watch),
+            Err(error) => {
+                tracing::warn!("registrations are not watched, edits need a restart: {error}");
+            }
+        }
+        Ok(broker)
+    }
+
+    /// The way to ask this broker for things.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.handle.call(core::Core::stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! What the broker keeps on disk: registrations and partitions. Whoever holds a book's lock is
+//! the only one that changes the files and, with them, what the core knows of them; so the two
+//! never disagree for longer than one change takes.
+
+use std::ffi::OsString;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hvsock_address::{PartitionName, VmId};
+use hvsock_endpoint::Dirs;
+use hvsock_fabric::{PartitionKind, PartitionSpec, PartitionState};
+use hvsock_registry::Registration;
+use hvsock_registry::atomic_file;
+use hvsock_registry::folder::Folder;
+use hvsock_registry::store::FolderStore;
+use hvsock_registry::toml_problem::{self, FileProblem};
+use serde::{Deserialize, Serialize};
+
+use crate::{ControlError, StartError};
+
+/// The registrations' book while it is held.
+pub(crate) type ServiceStore<'a> = MutexGuard<'a, FolderStore>;
+
+/// The registrations on disk.
+#[derive(Debug)]
+pub(crate) struct ServiceBook(Mutex<FolderStore>);
+
+impl ServiceBook {
+    pub(crate) fn new(store: FolderStore) -> Self {
+        Self(Mutex::new(store))
+    }
+
+    /// Holds the book. A panic of a former holder leaves the store as its files are.
+    pub(crate) fn lock(&self) -> ServiceStore<'_> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn registrations(&self) -> Vec<Registration> {
+        self.lock().registrations().cloned().collect()
+    }
+
+    /// What is wrong with files, one sentence each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.lock().problems().map(ToString::to_string).collect()
+    }
+}
+
+/// The partitions on disk: one file each, named after the partition.
+#[derive(Debug)]
+pub(crate) struct PartitionBook {
+    files: Mutex<PartitionFiles>,
+    problems: Vec<String>,
+}
+
+/// The partitions' book while it is held.
+#[derive(Debug)]
+pub(crate) struct PartitionFiles {
+    folder: Folder,
+}
+
+/// What a partition's file says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PartitionEntry {
+    kind: EntryKind,
+    id: VmId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum EntryKind {
+    Container,
+}
+
+impl PartitionEntry {
+    /// The entry of a container.
+    pub(crate) fn container(id: VmId, groups: Vec<String>) -> Self {
+        Self {
+            kind: EntryKind::Container,
+            id,
+            groups,
+        }
+    }
+
+    /// The partition as the fabric takes it.
+    pub(crate) fn spec(&self, name: PartitionName) -> PartitionSpec {
+        PartitionSpec {
+            kind: match self.kind {
+                EntryKind::Container => PartitionKind::Container,
+            },
+            name,
+            vm_id: self.id,
+            groups: self.groups.clone(),
+            // A container is there for as long as it is known.
+            state: PartitionState::Running,
+        }
+    }
+}
+
+impl PartitionBook {
+    /// Opens the folder and reads what is in it. A file that cannot be read is a problem to
+    /// report; the others stand.
+    pub(crate) fn open(
+        dirs: &Dirs,
+    ) -> Result<(Self, Vec<(PartitionName, PartitionEntry)>), StartError> {
+        let folder = Folder::open_or_create(&dirs.partitions())?;
+        let _ = atomic_file::clean(&folder);
+        let names = folder
+            .names(|name| name.to_str().is_some_and(|name| name.ends_with(".toml")))
+            .map_err(StartError::io(format!("list {}", folder.path().display())))?;
+        let mut entries = Vec::new();
+        let mut problems = Vec::new();
+        for file in names {
+            match read(&folder, &file) {
+                Ok(entry) => entries.extend(entry),
+                Err(problem) => problems.push(problem.to_string()),
+            }
+        }
+        Ok((
+            Self {
+                files: Mutex::new(PartitionFiles { folder }),
+                problems,
+            },
+            entries,
+        ))
+    }
+
+    /// Holds the book.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, PartitionFiles> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was wrong with files when the broker started, one sentence each.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        self.problems.clone()
+    }
+}
+
+impl PartitionFiles {
+    /// Writes a partition's file.
+    pub(crate) fn put(
+        &mut self,
+        name: &PartitionName,
+        entry: &PartitionEntry,
+    ) -> Result<(), ControlError> {
+        let text = toml::to_string(entry).map_err(|e| ControlError::System(e.to_string()))?;
+        atomic_file::write(&self.folder, &file_name(name), text.as_bytes(), 0o644)
+            .map(drop)
+            .map_err(|error| ControlError::System(error.to_string()))
+    }
+
+    /// Removes a partition's file.
+    pub(crate) fn remove(&mut self, name: &PartitionName) -> Result<(), ControlError> {
+        atomic_file::remove(&self.folder, &file_name(name))
+            .map(drop)
+            .map_err(|error| ControlError::System(error.to_string()))
+    }
+}
+
+fn file_name(name: &PartitionName) -> OsString {
+    format!("{name}.toml").into()
+}
+
+fn read(
+    folder: &Folder,
+    file: &OsString,
+) -> Result<Option<(PartitionName, PartitionEntry)>, FileProblem> {
+    let path = folder.path().join(file);
+    let stem = file.to_string_lossy();
+    let name = PartitionName::new(stem.trim_end_matches(".toml"))
+        .map_err(|error| FileProblem::whole(&path, format!("is no partition's: {error}")))?;
+    let Some(contents) = folder.read(file)? else {
+        return Ok(None);
+    };
+    let text = toml_problem::text(&path, &contents.bytes)?;
+    Ok(Some((name, toml_problem::parse(&path, text)?)))
+}

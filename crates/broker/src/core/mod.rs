@@ -1,0 +1,257 @@
+//! The core thread: endpoints, sessions and the fabric, all in one place, so that a verdict and
+//! what follows from it happen in one step.
+//!
+//! The loop waits for sockets, for [`Report`]s of the data threads and for commands of a
+//! [`Handle`](crate::Handle). A command is a function that runs here with the whole core in its
+//! hands: what an operator reads is one consistent state, and there is no protocol between the
+//! two to keep in step. Whatever may block (files, name look-ups over a network) is done by the
+//! caller before it comes here.
+//!
+//! - [`session`]: what processes say on their endpoint connections;
+//! - [`join`]: two sessions become a connection;
+//! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
+//! - [`view`]: what an operator sees;
+//! - [`tally`]: what is counted for metrics.
+
+mod join;
+mod labels;
+mod partitions;
+mod session;
+mod tally;
+mod view;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::Instant;
+
+use hvsock_address::{ServiceId, SockAddrHv, VmId};
+use hvsock_endpoint::Dirs;
+use hvsock_fabric::{ConnectionId, Fabric, ListenerId, PartitionKey, PartitionKind, RootSpec};
+use mio::{Events, Poll, Registry, Token, Waker};
+use slab::Slab;
+
+use crate::callers::{Caller, Callers};
+use crate::events::EventBus;
+use crate::pump::{Counters, DataThread, Report, Reports};
+use crate::{BrokerConfig, StartError};
+
+pub(crate) use partitions::AddError;
+use tally::Tally;
+
+const WAKE: Token = Token(0);
+/// Clients taken from one endpoint before others get their turn.
+const ACCEPT_TURN: usize = 64;
+
+/// Work that a [`Handle`](crate::Handle) sends here.
+pub(crate) type Command = Box<dyn FnOnce(&mut Core) + Send>;
+
+/// The way to the core thread.
+#[derive(Clone)]
+pub(crate) struct CoreLink {
+    pub(crate) commands: Sender<Command>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+/// An endpoint socket: whoever connects to it is in its partition.
+struct Endpoint {
+    socket: OwnedFd,
+    partition: PartitionKey,
+    path: PathBuf,
+    /// More clients may wait than the last turn took.
+    busy: bool,
+}
+
+/// What the core knows of a listener beyond what the fabric does.
+struct ListenerRecord {
+    session: usize,
+    partition: PartitionKey,
+    caller: Caller,
+    address: SockAddrHv,
+    backlog: u32,
+    plain: bool,
+    /// The option as the listener set it, for the connections that it accepts.
+    connected_suspend: bool,
+    started: Instant,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy)]
+struct EndRecord {
+    partition: PartitionKey,
+    caller: Caller,
+}
+
+/// What the core knows of a connection beyond what the fabric does.
+struct ConnectionRecord {
+    service: ServiceId,
+    from: EndRecord,
+    to: EndRecord,
+    counters: Arc<Counters>,
+    thread: usize,
+    started: Instant,
+}
+
+/// Everything that the core thread owns.
+pub(crate) struct Core {
+    pub(crate) fabric: Fabric,
+    pub(crate) events: EventBus,
+    tally: Tally,
+    pub(crate) dirs: Dirs,
+    config: BrokerConfig,
+    registry: Registry,
+    endpoints: Slab<Endpoint>,
+    sessions: Slab<Option<session::Session>>,
+    /// Sessions that have not said what they want, by when they must have.
+    deadlines: VecDeque<(Instant, usize, u64)>,
+    /// How many sessions of each partition have not said what they want.
+    idle: HashMap<PartitionKey, usize>,
+    next_serial: u64,
+    leases: HashSet<ServiceId>,
+    listeners: HashMap<ListenerId, ListenerRecord>,
+    connections: HashMap<ConnectionId, ConnectionRecord>,
+    threads: Vec<DataThread>,
+    next_thread: usize,
+    callers: Callers,
+    buffer: Vec<u8>,
+    stopping: bool,
+}
+
+impl Core {
+    /// Sets the core up and opens the endpoint of the broker's own partition; [`Loop::run`] does
+    /// the rest.
+    pub(crate) fn new(
+        config: BrokerConfig,
+        registrations: hvsock_registry::Registry,
+    ) -> Result<(Loop, CoreLink), StartError> {
+        let poll = Poll::new().map_err(StartError::io("make an epoll descriptor"))?;
+        let waker = Waker::new(poll.registry(), WAKE)
+            .map(Arc::new)
+            .map_err(StartError::io("make an eventfd descriptor"))?;
+        let registry = poll
+            .registry()
+            .try_clone()
+            .map_err(StartError::io("duplicate a descriptor"))?;
+        let (queue, reports) = std::sync::mpsc::channel();
+        let reporter = Reports {
+            queue,
+            waker: Arc::clone(&waker),
+        };
+        let threads = (0..config.data_threads.max(1))
+            .map(|index| DataThread::start(index, reporter.clone()))
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(StartError::io("start a data thread"))?;
+        let root = RootSpec {
+            kind: PartitionKind::Host,
+            name: config.partition.clone(),
+            vm_id: VmId::of_container(config.partition.as_str()),
+        };
+        let broker_uid = rustix::process::geteuid().as_raw();
+        let mut fabric = Fabric::new(root, config.limits, broker_uid);
+        let too_many = |error: hvsock_fabric::RegisterError| StartError::Registrations(error);
+        fabric
+            .set_registry(fabric.root(), registrations)
+            .map_err(too_many)?;
+        let mut core = Self {
+            fabric,
+            events: EventBus::default(),
+            tally: Tally::default(),
+            dirs: config.dirs.clone(),
+            config,
+            registry,
+            endpoints: Slab::new(),
+            sessions: Slab::new(),
+            deadlines: VecDeque::new(),
+            idle: HashMap::new(),
+            next_serial: 0,
+            leases: HashSet::new(),
+            listeners: HashMap::new(),
+            connections: HashMap::new(),
+            threads,
+            next_thread: 0,
+            callers: Callers::new(),
+            buffer: Vec::with_capacity(hvsock_endpoint::MAX_MESSAGE),
+            stopping: false,
+        };
+        let own = core.fabric.root();
+        let path = core.dirs.endpoint();
+        core.open_endpoint(own, path)?;
+        let (commands, queue) = std::sync::mpsc::channel();
+        Ok((
+            Loop {
+                core,
+                poll,
+                commands: queue,
+                reports,
+            },
+            CoreLink { commands, waker },
+        ))
+    }
+
+    /// Ends the loop after the command that calls this.
+    pub(crate) fn stop(&mut self) {
+        self.stopping = true;
+    }
+}
+
+/// The core with what wakes it.
+pub(crate) struct Loop {
+    core: Core,
+    poll: Poll,
+    commands: Receiver<Command>,
+    reports: Receiver<Report>,
+}
+
+impl Loop {
+    /// Runs until [`Core::stop`], or until nobody can call it any more.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        while !self.core.stopping {
+            let timeout = self.core.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for events; the broker stops");
+                    return;
+                }
+            }
+            for event in &events {
+                match event.token() {
+                    WAKE => {}
+                    Token(token) if token % 2 == 1 => self.core.mark_endpoint(token / 2),
+                    Token(token) => self.core.session_ready(token / 2 - 1),
+                }
+            }
+            while let Ok(report) = self.reports.try_recv() {
+                self.core.take_report(report);
+            }
+            self.core.accept_turns();
+            self.core.expire(Instant::now());
+            loop {
+                match self.commands.try_recv() {
+                    Ok(command) => command(&mut self.core),
+                    Err(TryRecvError::Empty) => break,
+                    Err(TryRecvError::Disconnected) => self.core.stopping = true,
+                }
+                if self.core.stopping {
+                    break;
+                }
+            }
+        }
+        self.core.close_endpoints();
+    }
+}
+
+/// The token of an endpoint socket.
+fn endpoint_token(index: usize) -> Token {
+    Token(index * 2 + 1)
+}
+
+/// The token of a session.
+fn session_token(index: usize) -> Token {
+    Token((index + 1) * 2)
+}

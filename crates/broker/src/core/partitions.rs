@@ -1,0 +1,226 @@
+//! Partitions with their endpoints, registrations, and what the fabric wants done about either.
+
+use std::path::PathBuf;
+
+use hvsock_address::ServiceId;
+use hvsock_fabric::{
+    AddPartitionError, Effect, PartitionError, PartitionKey, PartitionSpec, PartitionState,
+    Refusal, RegisterError,
+};
+use hvsock_registry::store::Change;
+use hvsock_registry::{Clash, Defaults, Registration};
+use hvsock_sys::seqpacket;
+
+use super::labels::{partition_label, service_label};
+use super::{Core, Endpoint};
+use crate::model::{self, EventKind};
+use crate::{StartError, folders};
+
+/// Clients that may wait for the broker at one endpoint.
+const ENDPOINT_BACKLOG: u32 = 4096;
+
+impl Core {
+    /// Opens an endpoint socket: whoever can connect to it is in `partition`.
+    pub(super) fn open_endpoint(
+        &mut self,
+        partition: PartitionKey,
+        path: PathBuf,
+    ) -> Result<(), StartError> {
+        // Every process of the partition may connect; what it may do is decided by the rules.
+        let socket = seqpacket::listen(&path, 0o666, ENDPOINT_BACKLOG)
+            .map_err(StartError::io(format!("listen at {}", path.display())))?;
+        let endpoint = Endpoint {
+            socket,
+            partition,
+            path,
+            busy: false,
+        };
+        let index = self.endpoints.insert(endpoint);
+        self.watch_endpoint(index)
+            .map_err(StartError::io("watch an endpoint"))
+    }
+
+    /// Removes the endpoint sockets, when the broker stops.
+    pub(super) fn close_endpoints(&mut self) {
+        for endpoint in self.endpoints.drain() {
+            let _ = std::fs::remove_file(&endpoint.path);
+        }
+    }
+
+    /// Adds a container and opens its endpoint.
+    pub(crate) fn add_container(&mut self, spec: PartitionSpec) -> Result<(), AddError> {
+        let name = spec.name.clone();
+        let root = self.fabric.root();
+        let key = self.fabric.add_partition(root, spec)?;
+        let opened = folders::make_container(&self.dirs, name.as_str()).and_then(|()| {
+            self.open_endpoint(key, self.dirs.container(name.as_str()).join("endpoint"))
+        });
+        if let Err(error) = opened {
+            let _ = self.fabric.remove_partition(key);
+            return Err(error.into());
+        }
+        self.events.publish(|| EventKind::PartitionAdded {
+            partition: name.to_string(),
+        });
+        Ok(())
+    }
+
+    /// Removes a partition, its endpoint, and all that its processes have open.
+    pub(crate) fn remove_partition(&mut self, key: PartitionKey) {
+        let name = partition_label(&self.fabric, key);
+        // Connections and listeners first, so that their ends learn why.
+        // It is no root, and it is there.
+        let _ = self.fabric.set_state(key, PartitionState::Off);
+        self.carry_out();
+        self.end_sessions_of(key, &Refusal::PartitionOff);
+        let of_it: Vec<usize> = self
+            .endpoints
+            .iter()
+            .filter(|(_, endpoint)| endpoint.partition == key)
+            .map(|(index, _)| index)
+            .collect();
+        for index in of_it {
+            let endpoint = self.endpoints.remove(index);
+            let _ = std::fs::remove_file(&endpoint.path);
+            if let Some(folder) = endpoint.path.parent() {
+                let _ = std::fs::remove_dir(folder);
+            }
+        }
+        let _ = self.fabric.remove_partition(key);
+        self.carry_out();
+        self.events
+            .publish(|| EventKind::PartitionRemoved { partition: name });
+    }
+
+    /// Pauses or resumes a partition.
+    pub(crate) fn set_state(
+        &mut self,
+        key: PartitionKey,
+        state: PartitionState,
+    ) -> Result<(), PartitionError> {
+        self.fabric.set_state(key, state)?;
+        self.carry_out();
+        self.events.publish(|| EventKind::PartitionState {
+            partition: partition_label(&self.fabric, key),
+            state: model::PartitionState::from(state),
+        });
+        Ok(())
+    }
+
+    /// Changes the sibling groups that a partition is in.
+    pub(crate) fn set_groups(
+        &mut self,
+        key: PartitionKey,
+        groups: Vec<String>,
+    ) -> Result<(), PartitionError> {
+        self.fabric.set_groups(key, groups)?;
+        self.carry_out();
+        Ok(())
+    }
+
+    /// Takes a new registration of the broker's own partition in.
+    pub(crate) fn register(&mut self, registration: Registration) -> Result<(), RegisterError> {
+        let (root, service) = (self.fabric.root(), registration.name.to_string());
+        let lease = registration.lease.then_some(registration.id);
+        self.fabric.register(root, registration)?;
+        self.leases.extend(lease);
+        self.carry_out();
+        self.events
+            .publish(|| EventKind::ServiceRegistered { service });
+        Ok(())
+    }
+
+    /// Takes a changed registration in.
+    pub(crate) fn update(&mut self, registration: Registration) -> Result<(), RegisterError> {
+        let (root, enabled) = (self.fabric.root(), registration.enabled);
+        let service = registration.name.to_string();
+        self.fabric.update(root, registration)?;
+        self.carry_out();
+        self.events
+            .publish(|| EventKind::ServiceChanged { service, enabled });
+        Ok(())
+    }
+
+    /// Takes a registration out; its listeners and connections are cut.
+    pub(crate) fn unregister(&mut self, id: ServiceId) {
+        let service = service_label(&self.fabric, id);
+        let root = self.fabric.root();
+        if self.fabric.unregister(root, id).is_none() {
+            return;
+        }
+        self.leases.remove(&id);
+        self.carry_out();
+        self.tally.retire(id);
+        self.events
+            .publish(|| EventKind::ServiceUnregistered { service });
+    }
+
+    /// Whether a registration would be taken in, and if not, why.
+    pub(crate) fn would_clash(&self, registration: &Registration) -> Option<Clash> {
+        self.fabric
+            .registry(self.fabric.root())?
+            .check(registration)
+            .err()
+    }
+
+    /// Takes in what a file says now.
+    pub(crate) fn apply(&mut self, change: Change) {
+        let clash = match change {
+            Change::Added(new) => self.register(*new).err(),
+            Change::Updated(new) => self.update(*new).err(),
+            Change::Removed(id) => {
+                self.unregister(id);
+                None
+            }
+            Change::Defaults(defaults) => {
+                self.set_defaults(defaults);
+                None
+            }
+            Change::Broken(problem) => {
+                let problem = problem.to_string();
+                tracing::warn!("{problem}");
+                self.events.publish(|| EventKind::ConfigProblem { problem });
+                None
+            }
+            Change::Repaired(path) => {
+                tracing::info!("{} is in order again", path.display());
+                None
+            }
+        };
+        if let Some(clash) = clash {
+            // Files clash among themselves in the store; this one clashes with a lease.
+            let problem = clash.to_string();
+            tracing::warn!("{problem}");
+            self.events.publish(|| EventKind::ConfigProblem { problem });
+        }
+    }
+
+    /// Changes what holds where registrations say nothing.
+    pub(crate) fn set_defaults(&mut self, defaults: Defaults) {
+        let root = self.fabric.root();
+        // The root has a registry.
+        let _ = self.fabric.set_defaults(root, defaults);
+        self.carry_out();
+    }
+
+    /// Does what the fabric wants done.
+    pub(super) fn carry_out(&mut self) {
+        while let Some(effect) = self.fabric.poll_effect() {
+            match effect {
+                Effect::CutConnection { id, refusal } => self.cut_connection(id, refusal),
+                Effect::Suspend { id } => self.suspend_connection(id, true),
+                Effect::Resume { id } => self.suspend_connection(id, false),
+                Effect::CutListener { id, refusal } => self.cut_listener(id, &refusal),
+            }
+        }
+    }
+}
+
+/// Why a partition was not added.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddError {
+    #[error(transparent)]
+    Fabric(#[from] AddPartitionError),
+    #[error(transparent)]
+    Endpoint(#[from] StartError),
+}

@@ -1,0 +1,313 @@
+//! What an operator sees, from what the core knows.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
+
+use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
+use hvsock_fabric::{ConnectionId, End, ListenerId, PartitionKey};
+use hvsock_registry::{Registration, Registry};
+
+use super::labels::{partition_label, service_name};
+use super::{ConnectionRecord, Core, ListenerRecord};
+use crate::callers::Caller;
+use crate::convert;
+use crate::model::{
+    self, Connection, ConnectionState, Listener, Partition, PartitionState, Service, ServiceMetrics,
+};
+
+/// How much of everything there is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Census {
+    pub(crate) partitions: usize,
+    pub(crate) listeners: usize,
+    pub(crate) connections: usize,
+}
+
+/// What uses one service now.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) listeners: usize,
+    pub(crate) connections: usize,
+}
+
+impl Usage {
+    /// A registration with this use.
+    pub(crate) fn of(self, registration: Registration) -> Service {
+        convert::service(registration, false, self.listeners, self.connections)
+    }
+}
+
+impl Core {
+    /// The registration that an operator means.
+    pub(crate) fn registration(&self, service: &ServiceRef) -> Option<Registration> {
+        self.fabric
+            .registry(self.fabric.root())?
+            .resolve(service)
+            .ok()
+            .cloned()
+    }
+
+    /// How many registrations there are.
+    pub(crate) fn service_count(&self) -> usize {
+        self.fabric
+            .registry(self.fabric.root())
+            .map_or(0, Registry::len)
+    }
+
+    /// The registrations that are leases.
+    pub(crate) fn leases(&self) -> Vec<Registration> {
+        let registry = self.fabric.registry(self.fabric.root());
+        let of = |id: &ServiceId| registry?.get(*id).cloned();
+        self.leases.iter().filter_map(of).collect()
+    }
+
+    /// How often each refusal was given.
+    pub(crate) fn refusal_metrics(&self) -> BTreeMap<String, u64> {
+        let counts = self.tally.refusals().iter();
+        counts
+            .map(|(label, count)| ((*label).to_owned(), *count))
+            .collect()
+    }
+
+    /// The partition that an operator means, seen from the broker's own partition.
+    pub(crate) fn find(&self, partition: &PartitionRef) -> Option<PartitionKey> {
+        match partition {
+            PartitionRef::Id(VmId::LOOPBACK) => Some(self.fabric.root()),
+            PartitionRef::Id(id) => self.fabric.by_vm_id(*id),
+            PartitionRef::Name(name) => self.fabric.by_name(name),
+        }
+    }
+
+    /// How much of everything there is.
+    pub(crate) fn census(&self) -> Census {
+        Census {
+            partitions: self.fabric.partitions().count(),
+            listeners: self.listeners.len(),
+            connections: self.connections.len(),
+        }
+    }
+
+    /// What uses each service now.
+    pub(crate) fn usage(&self) -> HashMap<ServiceId, Usage> {
+        let mut usage: HashMap<ServiceId, Usage> = HashMap::new();
+        for listener in self.listeners.values() {
+            usage.entry(listener.address.service).or_default().listeners += 1;
+        }
+        for connection in self.connections.values() {
+            usage.entry(connection.service).or_default().connections += 1;
+        }
+        usage
+    }
+
+    /// Every partition, the broker's own first.
+    pub(crate) fn partitions(&self) -> Vec<Partition> {
+        let mut listeners: HashMap<PartitionKey, usize> = HashMap::new();
+        for listener in self.listeners.values() {
+            *listeners.entry(listener.partition).or_default() += 1;
+        }
+        let mut connections: HashMap<PartitionKey, usize> = HashMap::new();
+        for connection in self.connections.values() {
+            *connections.entry(connection.from.partition).or_default() += 1;
+            if connection.to.partition != connection.from.partition {
+                *connections.entry(connection.to.partition).or_default() += 1;
+            }
+        }
+        let count = |of: &HashMap<_, usize>, key| of.get(&key).copied().unwrap_or(0);
+        let mut partitions: Vec<Partition> = self
+            .fabric
+            .partitions()
+            .map(|(key, partition)| Partition {
+                name: partition.name().clone(),
+                id: partition.vm_id(),
+                kind: partition.kind().into(),
+                state: partition.state().into(),
+                parent: partition
+                    .parent()
+                    .and_then(|parent| Some(self.fabric.partition(parent)?.name().clone())),
+                groups: partition.groups().to_vec(),
+                endpoint: self
+                    .endpoints
+                    .iter()
+                    .find(|(_, endpoint)| endpoint.partition == key)
+                    .map(|(_, endpoint)| endpoint.path.clone()),
+                listeners: count(&listeners, key),
+                connections: count(&connections, key),
+            })
+            .collect();
+        partitions
+            .sort_by(|a, b| (a.parent.is_some(), &a.name).cmp(&(b.parent.is_some(), &b.name)));
+        partitions
+    }
+
+    /// Every listener, oldest first.
+    pub(crate) fn listeners(&mut self) -> Vec<Listener> {
+        let now = Instant::now();
+        let ids: Vec<_> = self.listeners.keys().copied().collect();
+        let mut listeners: Vec<Listener> = ids
+            .into_iter()
+            .filter_map(|id| {
+                let &ListenerRecord {
+                    partition,
+                    caller,
+                    address,
+                    backlog,
+                    started,
+                    ..
+                } = self.listeners.get(&id)?;
+                let connected_suspend = self.listeners.get(&id)?.connected_suspend;
+                Some(Listener {
+                    id: id.as_u64(),
+                    service: address.service,
+                    service_name: service_name(&self.fabric, address.service).cloned(),
+                    from: self.from_label(address.vm),
+                    end: self.end(partition, caller, connected_suspend)?,
+                    backlog,
+                    waiting: self.waiting(id),
+                    age_seconds: now.duration_since(started).as_secs_f64(),
+                })
+            })
+            .collect();
+        listeners.sort_by_key(|listener| listener.id);
+        listeners
+    }
+
+    /// Every connection, oldest first.
+    pub(crate) fn connections(&mut self) -> Vec<Connection> {
+        let mut ids: Vec<_> = self.connections.keys().copied().collect();
+        ids.sort();
+        ids.into_iter()
+            .filter_map(|id| self.connection(id))
+            .collect()
+    }
+
+    /// One connection.
+    pub(crate) fn connection(&mut self, id: ConnectionId) -> Option<Connection> {
+        let &ConnectionRecord {
+            service,
+            from,
+            to,
+            started,
+            ..
+        } = self.connections.get(&id)?;
+        let record = self.connections.get(&id)?;
+        let (sent, received) = (record.counters.sent(), record.counters.received());
+        let state = self.fabric.connection(id)?;
+        let (waiting, suspended) = (state.is_waiting(), state.is_suspended());
+        let suspend = [state.keeps(End::Client), state.keeps(End::Server)];
+        Some(Connection {
+            id: id.as_u64(),
+            service,
+            service_name: service_name(&self.fabric, service).cloned(),
+            from: self.end(from.partition, from.caller, suspend[0])?,
+            to: self.end(to.partition, to.caller, suspend[1])?,
+            transport: "descriptor".into(),
+            state: match (suspended, waiting) {
+                (true, _) => ConnectionState::Suspended,
+                (false, true) => ConnectionState::Waiting,
+                (false, false) => ConnectionState::Open,
+            },
+            bytes_sent: sent,
+            bytes_received: received,
+            age_seconds: started.elapsed().as_secs_f64(),
+        })
+    }
+
+    /// The counts of every service, with the bytes of connections that stand.
+    pub(crate) fn service_metrics(&self) -> Vec<ServiceMetrics> {
+        let mut by_service: HashMap<Option<ServiceId>, ServiceMetrics> = HashMap::new();
+        for (service, tally) in self.tally.services() {
+            let metrics = by_service.entry(*service).or_default();
+            metrics.connections_total = tally.connections;
+            metrics.sent_bytes = tally.sent;
+            metrics.received_bytes = tally.received;
+        }
+        for connection in self.connections.values() {
+            let service = super::labels::registered(&self.fabric, connection.service);
+            let metrics = by_service.entry(service).or_default();
+            metrics.connections += 1;
+            metrics.sent_bytes += connection.counters.sent();
+            metrics.received_bytes += connection.counters.received();
+        }
+        for listener in self.listeners.values() {
+            let service = super::labels::registered(&self.fabric, listener.address.service);
+            by_service.entry(service).or_default().listeners += 1;
+        }
+        let mut metrics: Vec<ServiceMetrics> = by_service
+            .into_iter()
+            .map(|(service, metrics)| {
+                let name = service.and_then(|id| service_name(&self.fabric, id));
+                ServiceMetrics {
+                    service: name.map(ToString::to_string),
+                    ..metrics
+                }
+            })
+            .collect();
+        metrics.sort_by(|a, b| a.service.cmp(&b.service));
+        metrics
+    }
+
+    /// How many partitions there are of each kind in each state.
+    pub(crate) fn partition_metrics(&self) -> Vec<(model::PartitionKind, PartitionState, u64)> {
+        let mut counts: Vec<(model::PartitionKind, PartitionState, u64)> = Vec::new();
+        for (_, partition) in self.fabric.partitions() {
+            let (kind, state) = (partition.kind().into(), partition.state().into());
+            match counts
+                .iter_mut()
+                .find(|(k, s, _)| (*k, *s) == (kind, state))
+            {
+                Some((.., count)) => *count += 1,
+                None => counts.push((kind, state, 1)),
+            }
+        }
+        counts
+    }
+
+    /// How many connections wait for a listener.
+    fn waiting(&self, id: ListenerId) -> u32 {
+        let waiting = self
+            .fabric
+            .listener(id)
+            .map_or(0, |listener| listener.waiting().len());
+        u32::try_from(waiting).unwrap_or(u32::MAX)
+    }
+
+    /// A user's name, or its number where the machine has no name for it.
+    pub(super) fn user_label(&mut self, uid: u32) -> String {
+        self.callers
+            .user(uid)
+            .map_or_else(|| uid.to_string(), |name| name.to_string())
+    }
+
+    fn end(
+        &mut self,
+        partition: PartitionKey,
+        caller: Caller,
+        connected_suspend: bool,
+    ) -> Option<model::End> {
+        let user = self.callers.user(caller.uid).as_deref().map(str::to_owned);
+        let partition = self.fabric.partition(partition)?;
+        Some(model::End {
+            partition: partition.name().clone(),
+            vm_id: partition.vm_id(),
+            pid: caller.pid,
+            uid: caller.uid,
+            user,
+            connected_suspend,
+        })
+    }
+
+    /// Whom a listener accepts from, in a word.
+    fn from_label(&self, vm: VmId) -> String {
+        if let Some(word) = vm.well_known_name() {
+            return if word == "wildcard" {
+                "any".into()
+            } else {
+                word.into()
+            };
+        }
+        match self.fabric.by_vm_id(vm) {
+            Some(key) => partition_label(&self.fabric, key),
+            None => vm.to_string(),
+        }
+    }
+}

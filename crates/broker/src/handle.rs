@@ -1,0 +1,591 @@
+//! What an operator can ask a running broker for, from any thread.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
+use hvsock_endpoint::Dirs;
+use hvsock_fabric::{
+    AddPartitionError, Audience, ConnectRequest, ConnectionId, ListenRequest, PartitionError,
+    PartitionKey, Refusal, RegisterError,
+};
+use hvsock_registry::store::{Change, StoreError};
+use hvsock_registry::{Clash, Principal, Registration};
+
+use crate::StartError;
+use crate::books::{PartitionBook, PartitionEntry, ServiceBook, ServiceStore};
+use crate::convert;
+use crate::core::{AddError, Core, CoreLink};
+use crate::events::EventStream;
+use crate::model::{
+    Connection, Explanation, Listener, MetricsSnapshot, NewContainer, NewService, Partition,
+    PartitionState, Service, Status,
+};
+
+/// How long a call waits for the core.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Why a broker did not do what an operator asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// Nothing has this name or number.
+    #[error("no {kind} `{what}` is known here; {next}")]
+    NotFound {
+        /// What kind of thing.
+        kind: &'static str,
+        /// What was looked for.
+        what: String,
+        /// How to see what is known.
+        next: &'static str,
+    },
+    /// A GUID, port or name is taken.
+    #[error(transparent)]
+    Clash(#[from] Clash),
+    /// A partition cannot be added.
+    #[error(transparent)]
+    Add(#[from] AddPartitionError),
+    /// A partition cannot be changed like this.
+    #[error(transparent)]
+    Partition(#[from] PartitionError),
+    /// A registration cannot be taken in.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// What was asked for makes no sense.
+    #[error("{0}")]
+    Invalid(String),
+    /// A file could not be written; nothing has changed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The system said no; nothing has changed.
+    #[error("{0}")]
+    System(String),
+    /// A table is full.
+    #[error("there is no room for more {0}")]
+    Limit(&'static str),
+    /// The core did not answer in time.
+    #[error("the broker did not answer within {} seconds; try again", PATIENCE.as_secs())]
+    Busy,
+    /// The broker has stopped.
+    #[error("the broker has stopped; start it with `hvsock broker`")]
+    Stopped,
+}
+
+/// A running broker, for an operator. Calls block, for a few seconds at the most; async code
+/// makes them where blocking is allowed.
+#[derive(Clone)]
+pub struct Handle {
+    link: CoreLink,
+    services: Arc<ServiceBook>,
+    partitions: Arc<PartitionBook>,
+    about: Arc<About>,
+}
+
+struct About {
+    dirs: Dirs,
+    partition: PartitionName,
+    started: Instant,
+    started_at: SystemTime,
+}
+
+impl Handle {
+    pub(crate) fn new(
+        link: CoreLink,
+        services: Arc<ServiceBook>,
+        partitions: Arc<PartitionBook>,
+        dirs: Dirs,
+        partition: PartitionName,
+    ) -> Self {
+        let (started, started_at) = (Instant::now(), SystemTime::now());
+        let about = Arc::new(About {
+            dirs,
+            partition,
+            started,
+            started_at,
+        });
+        Self {
+            link,
+            services,
+            partitions,
+            about,
+        }
+    }
+
+    /// The broker at a glance.
+    pub fn status(&self) -> Result<Status, ControlError> {
+        let census = self.call(|core| core.census())?;
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uid: own_uid(),
+            uptime_seconds: self.about.started.elapsed().as_secs(),
+            run_dir: self.about.dirs.run.clone(),
+            config_dir: self.about.dirs.config.clone(),
+            partition: self.about.partition.clone(),
+            services: self.call(|core| core.service_count())?,
+            partitions: census.partitions,
+            listeners: census.listeners,
+            connections: census.connections,
+            problems: [self.services.problems(), self.partitions.problems()].concat(),
+        })
+    }
+
+    /// Every registration by friendly name, with what uses it; with `in_box` those that ship
+    /// with Windows as well.
+    pub fn services(&self, in_box: bool) -> Result<Vec<Service>, ControlError> {
+        let (usage, leases) = self.call(|core| (core.usage(), core.leases()))?;
+        let mut registrations = self.services.registrations();
+        registrations.extend(leases);
+        let mut services: Vec<Service> = registrations
+            .into_iter()
+            .map(|registration| {
+                let usage = usage.get(&registration.id).copied().unwrap_or_default();
+                usage.of(registration)
+            })
+            .collect();
+        if in_box {
+            let in_box = Registration::in_box().map(|entry| convert::service(entry, true, 0, 0));
+            services.extend(in_box);
+        }
+        services.sort_by_cached_key(|service| service.name.folded());
+        Ok(services)
+    }
+
+    /// One registration.
+    pub fn service(&self, service: &ServiceRef) -> Result<Service, ControlError> {
+        let found = {
+            let service = service.clone();
+            self.call(move |core| {
+                let registration = core.registration(&service)?;
+                let usage = core
+                    .usage()
+                    .get(&registration.id)
+                    .copied()
+                    .unwrap_or_default();
+                Some(usage.of(registration))
+            })?
+        };
+        found.ok_or_else(|| unknown_service(service))
+    }
+
+    /// Registers a service, for good.
+    pub fn register(&self, new: NewService, owner: String) -> Result<Service, ControlError> {
+        let registration = convert::registration(new, Some(owner))
+            .map_err(|error| ControlError::Invalid(error.to_string()))?;
+        let id = registration.id;
+        let mut store = self.services.lock();
+        self.add(&mut store, registration)?;
+        drop(store);
+        self.service(&id.into())
+    }
+
+    /// Registers services that were exported elsewhere; those that are there already with the
+    /// same name are left as they are. Returns what was added.
+    pub fn import(&self, new: Vec<Registration>) -> Result<Vec<Service>, ControlError> {
+        let mut ids = HashSet::new();
+        let mut store = self.services.lock();
+        for registration in new {
+            let id = registration.id;
+            let there = {
+                let service = ServiceRef::Id(id);
+                self.call(move |core| core.registration(&service))?
+            };
+            if there.is_some_and(|there| there.name.folded() == registration.name.folded()) {
+                continue;
+            }
+            self.add(&mut store, registration)?;
+            ids.insert(id);
+        }
+        drop(store);
+        let services = self.services(false)?;
+        Ok(services
+            .into_iter()
+            .filter(|service| ids.contains(&service.id))
+            .collect())
+    }
+
+    /// Every registration that is kept, for an export.
+    pub fn export(&self) -> Vec<Registration> {
+        let mut registrations = self.services.registrations();
+        registrations.sort_by_cached_key(|registration| registration.name.folded());
+        registrations
+    }
+
+    fn add(
+        &self,
+        store: &mut ServiceStore<'_>,
+        registration: Registration,
+    ) -> Result<(), ControlError> {
+        // First whether the core would take it, so that a clash with a lease leaves no file.
+        let asked = registration.clone();
+        self.call(move |core| core.would_clash(&asked))?
+            .map_or(Ok(()), Err)?;
+        let id = registration.id;
+        store.put(registration.clone())?;
+        if let Err(error) = self.call(move |core| core.register(registration))? {
+            store.remove(id)?;
+            return Err(error.into());
+        }
+        Ok(())
+    }
+
+    /// Switches a service on or off, for everyone or for one child partition.
+    pub fn set_enabled(
+        &self,
+        service: &ServiceRef,
+        enabled: bool,
+        partition: Option<&PartitionRef>,
+    ) -> Result<Service, ControlError> {
+        let id = self.service_id(service)?;
+        let name = partition
+            .map(|partition| self.partition_name(partition))
+            .transpose()?;
+        let mut store = self.services.lock();
+        if self.is_lease(id)? {
+            let what = "a lease belongs to the process that made it and cannot be changed; end \
+                        the process instead";
+            return Err(ControlError::Invalid(what.into()));
+        }
+        let changed = store.set_enabled(id, enabled, name.as_ref())?;
+        self.call(move |core| core.update(changed))??;
+        drop(store);
+        self.service(&id.into())
+    }
+
+    /// Unregisters a service; its listeners and connections are cut.
+    pub fn unregister(&self, service: &ServiceRef) -> Result<Service, ControlError> {
+        let gone = self.service(service)?;
+        let id = gone.id;
+        let mut store = self.services.lock();
+        if !gone.lease {
+            store.remove(id)?;
+        }
+        self.call(move |core| core.unregister(id))?;
+        Ok(gone)
+    }
+
+    /// Takes what files say now into the core.
+    pub(crate) fn apply(&self, changes: Vec<Change>) -> Result<(), ControlError> {
+        self.call(move |core| {
+            for change in changes {
+                core.apply(change);
+            }
+        })
+    }
+
+    /// Adds the partitions that were kept on disk.
+    pub(crate) fn restore(
+        &self,
+        entries: Vec<(PartitionName, PartitionEntry)>,
+    ) -> Result<(), StartError> {
+        for (name, entry) in entries {
+            let spec = entry.spec(name.clone());
+            match self.call(move |core| core.add_container(spec)) {
+                Ok(Ok(())) => {}
+                Ok(Err(AddError::Endpoint(error))) => return Err(error),
+                Ok(Err(AddError::Fabric(error))) => tracing::warn!(%name, "not added: {error}"),
+                Err(error) => tracing::warn!(%name, "not added: {error}"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Every partition, the broker's own first.
+    pub fn partitions(&self) -> Result<Vec<Partition>, ControlError> {
+        self.call(|core| core.partitions())
+    }
+
+    /// One partition.
+    pub fn partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
+        let name = self.partition_name(partition)?;
+        let found = self
+            .partitions()?
+            .into_iter()
+            .find(|partition| partition.name == name);
+        found.ok_or_else(|| unknown_partition(partition))
+    }
+
+    /// Adds a container, for good.
+    pub fn add_container(&self, new: NewContainer) -> Result<Partition, ControlError> {
+        let id = new
+            .id
+            .unwrap_or_else(|| VmId::of_container(new.name.as_str()));
+        if id.is_well_known() {
+            let what = format!("{id} is a well-known address and cannot be a partition's id");
+            return Err(ControlError::Invalid(what));
+        }
+        let name = new.name.clone();
+        let mut book = self.partitions.lock();
+        let entry = PartitionEntry::container(id, new.groups);
+        let spec = entry.spec(new.name);
+        self.call(move |core| core.add_container(spec))??;
+        if let Err(error) = book.put(&name, &entry) {
+            self.on_partition(&PartitionRef::Name(name), |core, key| {
+                core.remove_partition(key)
+            })?;
+            return Err(error);
+        }
+        drop(book);
+        self.partition(&PartitionRef::Name(name))
+    }
+
+    /// Removes a partition with all that its processes have open.
+    pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
+        let gone = self.child(partition)?;
+        let mut book = self.partitions.lock();
+        book.remove(&gone.name)?;
+        let name = PartitionRef::Name(gone.name.clone());
+        self.on_partition(&name, |core, key| core.remove_partition(key))?;
+        Ok(gone)
+    }
+
+    /// Pauses or resumes a partition.
+    pub fn set_state(
+        &self,
+        partition: &PartitionRef,
+        state: PartitionState,
+    ) -> Result<Partition, ControlError> {
+        if state == PartitionState::Off {
+            let what = "a container is off when it is removed; `hvsock container remove`";
+            return Err(ControlError::Invalid(what.into()));
+        }
+        let child = self.child(partition)?;
+        self.on_partition(partition, move |core, key| {
+            core.set_state(key, state.into())
+        })??;
+        self.partition(&PartitionRef::Name(child.name))
+    }
+
+    /// Changes the sibling groups that a partition is in.
+    pub fn set_groups(
+        &self,
+        partition: &PartitionRef,
+        groups: Vec<String>,
+    ) -> Result<Partition, ControlError> {
+        let child = self.child(partition)?;
+        let mut book = self.partitions.lock();
+        let entry = PartitionEntry::container(child.id, groups.clone());
+        book.put(&child.name, &entry)?;
+        drop(book);
+        self.on_partition(partition, move |core, key| core.set_groups(key, groups))??;
+        self.partition(&PartitionRef::Name(child.name))
+    }
+
+    /// Every listener, oldest first.
+    pub fn listeners(&self) -> Result<Vec<Listener>, ControlError> {
+        self.call(|core| core.listeners())
+    }
+
+    /// Every connection, oldest first.
+    pub fn connections(&self) -> Result<Vec<Connection>, ControlError> {
+        self.call(|core| core.connections())
+    }
+
+    /// Cuts a connection; both ends see a reset.
+    pub fn cut(&self, connection: u64) -> Result<Connection, ControlError> {
+        let id = ConnectionId::from_u64(connection);
+        let cut = self.call(move |core| {
+            let seen = core.connection(id)?;
+            let cause = "an operator cut the connection".into();
+            core.cut_connection(id, Refusal::Reset { cause });
+            Some(seen)
+        })?;
+        cut.ok_or_else(|| ControlError::NotFound {
+            kind: "connection",
+            what: connection.to_string(),
+            next: "`hvsock connections` shows those that are",
+        })
+    }
+
+    /// What a connect would meet, and why. `from` is the broker's own partition if absent.
+    pub fn explain_connect(
+        &self,
+        from: Option<&PartitionRef>,
+        to: &PartitionRef,
+        service: &ServiceRef,
+        principal: Principal,
+    ) -> Result<Explanation, ControlError> {
+        let (from, vm, service) = self.question(from, to, service)?;
+        self.call(move |core| {
+            let from = from.unwrap_or_else(|| core.fabric.root());
+            let request = ConnectRequest {
+                from,
+                principal: &principal,
+                vm,
+                service,
+            };
+            convert::explanation(&core.fabric.explain_connect(&request, Audience::Operator))
+        })
+    }
+
+    /// What a listen would meet, and why. `from` is where the listener would be, and `accept`
+    /// whom it would accept from.
+    pub fn explain_listen(
+        &self,
+        from: Option<&PartitionRef>,
+        accept: &PartitionRef,
+        service: &ServiceRef,
+        principal: Principal,
+    ) -> Result<Explanation, ControlError> {
+        let (from, vm, service) = self.question(from, accept, service)?;
+        self.call(move |core| {
+            let from = from.unwrap_or_else(|| core.fabric.root());
+            let principal = &principal;
+            let request = ListenRequest {
+                from,
+                principal,
+                vm,
+                service,
+                backlog: 1,
+            };
+            convert::explanation(&core.fabric.explain_listen(&request, Audience::Operator))
+        })
+    }
+
+    /// Events from now on.
+    pub fn events(&self) -> Result<EventStream, ControlError> {
+        self.call(|core| core.events.subscribe())?
+            .ok_or(ControlError::Limit("readers of events"))
+    }
+
+    /// Everything that is counted, as it stands now.
+    pub fn metrics(&self) -> Result<MetricsSnapshot, ControlError> {
+        let (services, refusals, partitions) = self.call(|core| {
+            (
+                core.service_metrics(),
+                core.refusal_metrics(),
+                core.partition_metrics(),
+            )
+        })?;
+        let since = self
+            .about
+            .started_at
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Ok(MetricsSnapshot {
+            services,
+            refusals,
+            partitions,
+            open_fds: crate::process::open_descriptors(),
+            resident_bytes: crate::process::resident_bytes(),
+            start_time_seconds: since.as_secs_f64(),
+        })
+    }
+
+    /// Runs `work` on the core thread and waits for what it returns.
+    pub(crate) fn call<R: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> R + Send + 'static,
+    ) -> Result<R, ControlError> {
+        let (answer, answered) = sync_channel(1);
+        let command = Box::new(move |core: &mut Core| {
+            // Whoever asked may have lost patience.
+            let _ = answer.send(work(core));
+        });
+        self.link
+            .commands
+            .send(command)
+            .map_err(|_| ControlError::Stopped)?;
+        let _ = self.link.waker.wake();
+        answered
+            .recv_timeout(PATIENCE)
+            .map_err(|error| match error {
+                RecvTimeoutError::Timeout => ControlError::Busy,
+                RecvTimeoutError::Disconnected => ControlError::Stopped,
+            })
+    }
+
+    fn on_partition<R: Send + 'static>(
+        &self,
+        partition: &PartitionRef,
+        work: impl FnOnce(&mut Core, PartitionKey) -> R + Send + 'static,
+    ) -> Result<R, ControlError> {
+        let wanted = partition.clone();
+        self.call(move |core| core.find(&wanted).map(|key| work(core, key)))?
+            .ok_or_else(|| unknown_partition(partition))
+    }
+
+    /// A partition that is not the broker's own.
+    fn child(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
+        let child = self.partition(partition)?;
+        if child.parent.is_none() {
+            let what = format!("{} is the broker's own partition", child.name);
+            return Err(ControlError::Invalid(what));
+        }
+        Ok(child)
+    }
+
+    fn partition_name(&self, partition: &PartitionRef) -> Result<PartitionName, ControlError> {
+        self.on_partition(partition, |core, key| {
+            core.fabric
+                .partition(key)
+                .map(|partition| partition.name().clone())
+        })?
+        .ok_or_else(|| unknown_partition(partition))
+    }
+
+    fn service_id(&self, service: &ServiceRef) -> Result<ServiceId, ControlError> {
+        let wanted = service.clone();
+        let found = self.call(move |core| core.registration(&wanted))?;
+        found
+            .map(|registration| registration.id)
+            .ok_or_else(|| unknown_service(service))
+    }
+
+    fn is_lease(&self, id: ServiceId) -> Result<bool, ControlError> {
+        let found = self.call(move |core| core.registration(&ServiceRef::Id(id)))?;
+        Ok(found.is_some_and(|registration| registration.lease))
+    }
+
+    /// The keys and ids behind what an operator wrote. A service need not be registered to be
+    /// asked about, if it is given by its id.
+    fn question(
+        &self,
+        from: Option<&PartitionRef>,
+        other: &PartitionRef,
+        service: &ServiceRef,
+    ) -> Result<(Option<PartitionKey>, VmId, ServiceId), ControlError> {
+        let from = from
+            .map(|from| self.on_partition(from, |_, key| key))
+            .transpose()?;
+        let vm = match other {
+            PartitionRef::Id(id) => *id,
+            PartitionRef::Name(_) => self.partition(other)?.id,
+        };
+        let service = match service {
+            ServiceRef::Id(id) => *id,
+            ServiceRef::Name(_) => self.service_id(service)?,
+        };
+        Ok((from, vm, service))
+    }
+}
+
+impl From<AddError> for ControlError {
+    fn from(error: AddError) -> Self {
+        match error {
+            AddError::Fabric(error) => error.into(),
+            AddError::Endpoint(error) => Self::System(error.to_string()),
+        }
+    }
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn unknown_service(service: &ServiceRef) -> ControlError {
+    ControlError::NotFound {
+        kind: "service",
+        what: service.to_string(),
+        next: "`hvsock service list` shows those that are, `hvsock service register` adds one",
+    }
+}
+
+fn unknown_partition(partition: &PartitionRef) -> ControlError {
+    ControlError::NotFound {
+        kind: "partition",
+        what: partition.to_string(),
+        next: "`hvsock status` shows those that are, `hvsock container add` adds one",
+    }
+}

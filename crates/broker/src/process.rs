@@ -1,0 +1,22 @@
+//! What this process uses, from `/proc`; 0 where that cannot be read.
+
+/// How many descriptors it has open.
+pub(crate) fn open_descriptors() -> u64 {
+    std::fs::read_dir("/proc/self/fd").map_or(0, |entries| {
+        // One of them is the folder's own.
+        u64::try_from(entries.count())
+            .unwrap_or(u64::MAX)
+            .saturating_sub(1)
+    })
+}
+
+/// How many bytes of memory it has resident.
+pub(crate) fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm
+        .split_whitespace()
+        .nth(1)
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(0);
+    pages * u64::try_from(rustix::param::page_size()).unwrap_or(4096)
+}

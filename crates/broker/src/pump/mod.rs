@@ -1,0 +1,157 @@
+//! The data threads: they move bytes between the two ends of each connection.
+//!
+//! A thread owns its connections outright, so nothing is locked where data flows. The core hands
+//! a connection over with [`DataThread::adopt`] and steers it with the other commands; what the
+//! core must know comes back as a [`Report`]. A thread never blocks but in `epoll_wait`, gives
+//! every ready connection a turn of bounded length, and says nothing to any log: its words go
+//! through the core.
+
+mod connection;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{self, Sender};
+
+use hvsock_fabric::{ConnectionId, End, Refusal};
+use mio::Waker;
+
+pub(crate) use connection::{Side, protocol_fault};
+
+/// The bytes that a connection has delivered, each way; read by the core at any time.
+#[derive(Debug, Default)]
+pub(crate) struct Counters([AtomicU64; 2]);
+
+impl Counters {
+    /// Bytes from the connecting end that the accepting end's descriptor has taken.
+    pub(crate) fn sent(&self) -> u64 {
+        self.0[0].load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the accepting end that the connecting end's descriptor has taken.
+    pub(crate) fn received(&self) -> u64 {
+        self.0[1].load(Ordering::Relaxed)
+    }
+
+    fn add(&self, direction: usize, bytes: usize) {
+        self.0[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
+
+/// What a data thread tells the core.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A process set `HVSOCKET_CONNECTED_SUSPEND`.
+    ConnectedSuspend {
+        connection: ConnectionId,
+        end: End,
+        value: bool,
+    },
+    /// A connection is over, with the reason if it was not a clean end.
+    Closed {
+        connection: ConnectionId,
+        reason: Option<Refusal>,
+    },
+}
+
+/// Where reports go.
+#[derive(Clone)]
+pub(crate) struct Reports {
+    pub(crate) queue: Sender<Report>,
+    pub(crate) waker: Arc<Waker>,
+}
+
+impl Reports {
+    fn send(&self, report: Report) {
+        // A core that is gone has no use for reports.
+        if self.queue.send(report).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// A connection on its way to a data thread.
+pub(crate) struct Adopted {
+    pub(crate) connection: ConnectionId,
+    pub(crate) from: Side,
+    pub(crate) to: Side,
+    pub(crate) counters: Arc<Counters>,
+}
+
+enum Command {
+    Adopt(Box<Adopted>),
+    Cut {
+        connection: ConnectionId,
+        refusal: Refusal,
+    },
+    Suspend {
+        connection: ConnectionId,
+        suspended: bool,
+    },
+    Stop,
+}
+
+/// A data thread, as the core holds it. Dropping it ends the thread and its connections.
+pub(crate) struct DataThread {
+    commands: Sender<Command>,
+    waker: Waker,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl DataThread {
+    /// Starts a thread that reports to `reports`.
+    pub(crate) fn start(index: usize, reports: Reports) -> io::Result<Self> {
+        let (commands, queue) = mpsc::channel();
+        let poll = mio::Poll::new()?;
+        let waker = Waker::new(poll.registry(), thread::WAKE)?;
+        let thread = std::thread::Builder::new()
+            .name(format!("hvsock-data-{index}"))
+            .spawn(move || thread::Pump::new(poll, queue, reports).run())?;
+        Ok(Self {
+            commands,
+            waker,
+            thread: Some(thread),
+        })
+    }
+
+    /// Hands a connection over.
+    pub(crate) fn adopt(&self, adopted: Adopted) {
+        self.command(Command::Adopt(Box::new(adopted)));
+    }
+
+    /// Ends a connection and tells both ends why; answered by [`Report::Closed`].
+    pub(crate) fn cut(&self, connection: ConnectionId, refusal: Refusal) {
+        self.command(Command::Cut {
+            connection,
+            refusal,
+        });
+    }
+
+    /// Stops a connection's data, or lets it flow again.
+    pub(crate) fn suspend(&self, connection: ConnectionId, suspended: bool) {
+        self.command(Command::Suspend {
+            connection,
+            suspended,
+        });
+    }
+
+    fn command(&self, command: Command) {
+        // The thread ends only on `Stop`, so a closed queue is a thread that panicked: its
+        // connections are closed by then and nothing is left to command.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Drop for DataThread {
+    fn drop(&mut self) {
+        self.command(Command::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
