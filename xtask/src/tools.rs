@@ -5,7 +5,7 @@
 
 use std::process::{Command, Stdio};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 
 use crate::run;
 
@@ -15,7 +15,7 @@ struct Tool {
     package: &'static str,
     /// A command that succeeds if it is installed.
     probe: &'static [&'static str],
-    /// What is left out without it.
+    /// The tests that are left out without it, in the plural.
     needed_by: &'static str,
 }
 
@@ -28,32 +28,43 @@ const TOOLS: &[Tool] = &[
     Tool {
         package: "python3",
         probe: &["python3", "--version"],
-        needed_by: "the test of the endpoint client in Python",
+        needed_by: "the tests of the endpoint client in Python",
     },
 ];
 
 /// Installs what is missing if this process may, and says what is left out if it may not. In CI
 /// a tool that stays missing is an error.
 pub fn install_missing() -> Result<()> {
-    let mut missing = missing();
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !works(tool.probe)).collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let why = match apt_get() {
-        Some(apt_get) => match install(&apt_get, &missing) {
-            Ok(()) => "apt-get installed it, and yet it does not run".to_owned(),
-            Err(error) => format!("{error:#}"),
-        },
-        None => "it can be installed only by root with apt-get".to_owned(),
+    let may_install = is_root() && works(&["apt-get", "--version"]);
+    let updated = if may_install {
+        run::run(&mut apt_get(&["update"]))
+    } else {
+        Err(anyhow!("only root with apt-get can install it"))
     };
-    missing.retain(|tool| !works(tool.probe));
-    for tool in &missing {
+    let mut left_out = false;
+    for tool in missing {
+        let installed = match &updated {
+            Ok(()) => run::run(&mut apt_get(&["install", "--yes", tool.package])),
+            Err(error) => Err(anyhow!("{error:#}")),
+        };
+        if works(tool.probe) {
+            continue;
+        }
+        left_out = true;
+        let why = installed
+            .err()
+            .map_or("it does not run".to_owned(), |why| format!("{why:#}"));
+        let (package, program) = (tool.package, tool.probe[0]);
         eprintln!(
-            "skipped: {}, for want of `{}` ({why}; the Debian package is {})",
-            tool.needed_by, tool.probe[0], tool.package
+            "skipped: {}, which need `{program}` of the Debian package {package}: {why}",
+            tool.needed_by
         );
     }
-    if run::in_ci() && !missing.is_empty() {
+    if run::in_ci() && left_out {
         bail!("in CI no test may be skipped for want of a tool");
     }
     Ok(())
@@ -76,28 +87,24 @@ pub fn works(probe: &[&str]) -> bool {
     })
 }
 
-fn missing() -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| !works(tool.probe)).collect()
+fn is_root() -> bool {
+    let id = Command::new("id").arg("-u").output();
+    id.is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// The `apt-get` that may install packages, if there is one and this process is root.
-fn apt_get() -> Option<String> {
-    let id = Command::new("id").arg("-u").output().ok()?;
-    let root = String::from_utf8_lossy(&id.stdout).trim() == "0";
-    (root && works(&["apt-get", "--version"])).then(|| "apt-get".to_owned())
-}
-
-fn install(apt_get: &str, tools: &[&Tool]) -> Result<()> {
-    let command = |arguments: &[&str]| {
-        let mut command = Command::new(apt_get);
-        command
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .stdin(Stdio::null())
-            .args(["--quiet", "--quiet", "-o", "Acquire::Retries=3"])
-            .args(arguments);
-        command
-    };
-    run::run(&mut command(&["update"]))?;
-    let packages: Vec<&str> = tools.iter().map(|tool| tool.package).collect();
-    run::run(command(&["install", "--yes", "--no-install-recommends"]).args(packages))
+fn apt_get(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .args([
+            "--quiet=2",
+            "--no-install-recommends",
+            "-o",
+            "Acquire::Retries=3",
+        ])
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        // Its progress; what goes wrong is on stderr.
+        .stdout(Stdio::null());
+    command
 }
