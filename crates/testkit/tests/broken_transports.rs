@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use hvsock_testkit::conformance::{Ready, Stream, Transport, check};
+use hvsock_testkit::conformance::{Ready, Reset, Stream, Transport, check};
 use kernel::{Kernel, Unix};
 
 /// What is wrong with a transport.
@@ -130,8 +130,8 @@ impl Transport for Over {
         Ok((broken(near), broken(far)))
     }
 
-    fn reset(&self) -> Option<fn(Broken) -> io::Result<()>> {
-        Some(|stream| {
+    fn reset(&self) -> Option<Reset<Self>> {
+        Some(|_, stream| {
             drop(stream);
             Ok(())
         })

@@ -183,7 +183,7 @@ fn reset_is_seen<T: Transport>(transport: &T) {
     let reset = transport.reset().expect("checked before");
     either_end(transport, |near, far| {
         send_pattern(&near, 9, LITTLE, LITTLE);
-        reset(near).expect("a reset");
+        reset(transport, near).expect("a reset");
         let (received, ending) = read_to_ending(&far, 9, 0);
         assert!(received <= LITTLE);
         assert_eq!(ending, Ending::Error(io::ErrorKind::ConnectionReset));
@@ -195,7 +195,7 @@ fn reset_wakes_writer<T: Transport>(transport: &T) {
     let reset = transport.reset().expect("checked before");
     either_end(transport, |near, far| {
         end_later(
-            move || reset(near).expect("a reset"),
+            move || reset(transport, near).expect("a reset"),
             || write_until_refused(&far, 10, MOST_BUFFERED),
         );
     });

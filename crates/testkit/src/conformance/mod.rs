@@ -145,7 +145,7 @@ pub trait Transport: Send + Sync + 'static {
     }
 
     /// Ends a stream at once and by force: the peer is to see `ConnectionReset`.
-    fn reset(&self) -> Option<fn(Self::Stream) -> io::Result<()>> {
+    fn reset(&self) -> Option<Reset<Self>> {
         None
     }
 
@@ -168,6 +168,8 @@ pub trait Transport: Send + Sync + 'static {
 
 /// Makes a connection: see [`Transport::small_pair`].
 pub type MakePair<T> = fn(&T) -> io::Result<(<T as Transport>::Stream, <T as Transport>::Stream)>;
+/// Resets a stream: see [`Transport::reset`].
+pub type Reset<T> = fn(&T, <T as Transport>::Stream) -> io::Result<()>;
 /// Makes a listener with this backlog: see [`Transport::listen`].
 pub type Listen<T> = fn(&T, u32) -> io::Result<Box<dyn Listener<<T as Transport>::Stream>>>;
 /// See [`Transport::pair_with_process`].

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{
-    Listen, Listener, MakePair, PairWithProcess, Ready, Role, Stream, Transport,
+    Listen, Listener, MakePair, PairWithProcess, Ready, Reset, Role, Stream, Transport,
 };
 use hvsock_testkit::process::Running;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -173,8 +173,8 @@ impl Transport for Tcp {
         false
     }
 
-    fn reset(&self) -> Option<fn(Kernel) -> io::Result<()>> {
-        Some(|stream| stream.0.set_linger(Some(Duration::ZERO)))
+    fn reset(&self) -> Option<Reset<Self>> {
+        Some(|_, stream| stream.0.set_linger(Some(Duration::ZERO)))
     }
 
     fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {

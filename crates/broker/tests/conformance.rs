@@ -1,0 +1,291 @@
+//! The conformance suite over the broker: streams of the library whose bytes the broker pumps
+//! between descriptors, within one partition and from a container to its host.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+use std::{env, thread};
+
+use hvsock::{Endpoint, HvAddr, HvListener, HvStream, Interest, PartitionRef, ServiceId, VmId};
+use hvsock_broker::{Broker, BrokerConfig};
+use hvsock_endpoint::Dirs;
+use hvsock_testkit::TempFolder;
+use hvsock_testkit::conformance::{
+    self, LONGEST_WAIT, Listen, Listener, PairThroughBroker, PairWithProcess, Ready, Reset, Role,
+    Stream, ThroughBroker, Transport,
+};
+use hvsock_testkit::process::{Gathered, Running};
+
+/// Where this program finds its broker, if it is the peer of a test.
+const PEER_OF: &str = "HVSOCK_CONFORMANCE_PEER_OF";
+/// The folder of the broker that this program is to be.
+const BROKER_IN: &str = "HVSOCK_CONFORMANCE_BROKER_IN";
+/// The service that every broker here knows.
+const FIRST_SERVICE: u32 = 1;
+
+fn main() -> ExitCode {
+    if let Some(folder) = env::var_os(BROKER_IN) {
+        let _broker = start_broker(Path::new(&folder));
+        println!("ready");
+        // Until it is killed.
+        thread::sleep(conformance::LONGEST_CASE);
+        return ExitCode::SUCCESS;
+    }
+    if let (Some(role), Ok(address)) = (Role::of_this_process(), env::var(PEER_OF)) {
+        let stream = HvStream::connect(address.as_str()).expect("the test listens");
+        return role.play(&Descriptor(stream));
+    }
+    let mut trials = conformance::trials(Pumped::new(Way::WithinAPartition));
+    trials.extend(conformance::trials(Pumped::new(Way::FromAContainer)));
+    conformance::main(trials)
+}
+
+/// Which partitions the two ends are in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    WithinAPartition,
+    FromAContainer,
+}
+
+impl Way {
+    /// The endpoint of the connecting end.
+    fn endpoint(self, folder: &Path) -> PathBuf {
+        match self {
+            Way::WithinAPartition => folder.join("endpoint"),
+            Way::FromAContainer => folder.join("containers/web/endpoint"),
+        }
+    }
+
+    /// The accepting end's partition, as the connecting end calls it.
+    fn target(self) -> VmId {
+        match self {
+            Way::WithinAPartition => VmId::LOOPBACK,
+            Way::FromAContainer => VmId::PARENT,
+        }
+    }
+
+    fn connect(self, folder: &Path, port: u32) -> io::Result<Descriptor> {
+        HvStream::options()
+            .endpoint(Endpoint::at(self.endpoint(folder)))
+            .timeout(LONGEST_WAIT)
+            .connect(address(self.target(), port))
+            .map(Descriptor)
+    }
+}
+
+fn start_broker(folder: &Path) -> Broker {
+    let mut config = BrokerConfig::new(Dirs {
+        run: folder.to_owned(),
+        config: folder.to_owned(),
+    });
+    config.control = false;
+    let broker = Broker::start(config).expect("a broker");
+    let container = serde_json::from_str(r#"{"name": "web"}"#).expect("a container");
+    broker.handle().add_container(container).expect("added");
+    register(&broker, FIRST_SERVICE);
+    broker
+}
+
+fn register(broker: &Broker, port: u32) {
+    let (name, id) = (format!("Conformance {port}"), ServiceId::from_port(port));
+    let service = serde_json::json!({"name": name, "id": id.to_string()});
+    let service = serde_json::from_value(service).expect("a service");
+    broker
+        .handle()
+        .register(service, "tester".to_owned())
+        .expect("registered");
+}
+
+fn address(vm: VmId, port: u32) -> HvAddr {
+    HvAddr::new(PartitionRef::Id(vm), ServiceId::from_port(port))
+}
+
+fn listen(folder: &Path, port: u32, backlog: u32) -> io::Result<HvListener> {
+    HvListener::options()
+        .endpoint(Endpoint::in_dir(folder))
+        .backlog(backlog)
+        .listen(address(VmId::WILDCARD, port))
+}
+
+fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Descriptor> {
+    let (stream, _) = listener.accept_timeout(timeout)?;
+    Ok(Descriptor(stream))
+}
+
+/// Connections through a broker in this process.
+struct Pumped {
+    way: Way,
+    /// Started by the first case, so that a list of the cases costs nothing.
+    host: LazyLock<Host>,
+}
+
+impl Pumped {
+    fn new(way: Way) -> Self {
+        Self {
+            way,
+            host: LazyLock::new(Host::start),
+        }
+    }
+}
+
+struct Host {
+    folder: TempFolder,
+    broker: Broker,
+    next_service: AtomicU32,
+    /// Makes one pair at a time, so that each connect meets its own accept.
+    pairs: Mutex<HvListener>,
+}
+
+impl Host {
+    fn start() -> Self {
+        let folder = TempFolder::new();
+        let broker = start_broker(folder.path());
+        let pairs = listen(folder.path(), FIRST_SERVICE, 128).expect("a listener");
+        Self {
+            folder,
+            broker,
+            next_service: AtomicU32::new(FIRST_SERVICE + 1),
+            pairs: Mutex::new(pairs),
+        }
+    }
+}
+
+impl Transport for Pumped {
+    type Stream = Descriptor;
+
+    fn name(&self) -> &'static str {
+        match self.way {
+            Way::WithinAPartition => "within_a_partition",
+            Way::FromAContainer => "from_a_container",
+        }
+    }
+
+    fn pair(&self) -> io::Result<(Descriptor, Descriptor)> {
+        let listener = self.host.pairs.lock().expect("no pair failed");
+        let connector = self.way.connect(self.host.folder.path(), FIRST_SERVICE)?;
+        Ok((connector, accept(&listener, LONGEST_WAIT)?))
+    }
+
+    /// The operator's cut, which both ends see as a reset.
+    fn reset(&self) -> Option<Reset<Self>> {
+        Some(|transport, stream| {
+            let connection = stream.0.connection_id();
+            let cut = transport.host.broker.handle().cut(connection);
+            cut.map(drop).map_err(io::Error::other)
+        })
+    }
+
+    fn listen(&self) -> Option<Listen<Self>> {
+        Some(|transport, backlog| {
+            let port = transport.host.next_service.fetch_add(1, Ordering::Relaxed);
+            register(&transport.host.broker, port);
+            let (way, folder) = (transport.way, transport.host.folder.path().to_owned());
+            let listener = listen(&folder, port, backlog)?;
+            Ok(Box::new(Listening {
+                listener,
+                way,
+                folder,
+                port,
+            }))
+        })
+    }
+
+    fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {
+        Some(|transport, role| {
+            let listener = transport.host.pairs.lock().expect("no pair failed");
+            let target = match transport.way {
+                Way::WithinAPartition => "loopback",
+                Way::FromAContainer => "parent",
+            };
+            let mut peer = role.command()?;
+            peer.env(
+                "HVSOCK_ENDPOINT",
+                transport.way.endpoint(transport.host.folder.path()),
+            );
+            peer.env(PEER_OF, format!("hvsock://{target}/{FIRST_SERVICE}"));
+            let peer = Running::start(&mut peer)?;
+            Ok((accept(&listener, LONGEST_WAIT)?, peer))
+        })
+    }
+
+    fn pair_through_broker(&self) -> Option<PairThroughBroker<Self>> {
+        Some(|transport| {
+            let folder = TempFolder::new();
+            let mut command = Command::new(env::current_exe()?);
+            command.env(BROKER_IN, folder.path()).stdout(Stdio::piped());
+            let mut broker = Running::start(&mut command)?;
+            let stdout = broker.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
+            Gathered::from(stdout).wait_for("ready", LONGEST_WAIT)?;
+            let listener = listen(folder.path(), FIRST_SERVICE, 1)?;
+            let connector = transport.way.connect(folder.path(), FIRST_SERVICE)?;
+            let acceptor = accept(&listener, LONGEST_WAIT)?;
+            Ok(ThroughBroker {
+                connector,
+                acceptor,
+                broker,
+            })
+        })
+    }
+}
+
+struct Listening {
+    listener: HvListener,
+    way: Way,
+    folder: PathBuf,
+    port: u32,
+}
+
+impl Listener<Descriptor> for Listening {
+    fn connect(&self) -> io::Result<Descriptor> {
+        self.way.connect(&self.folder, self.port)
+    }
+
+    fn accept(&self, timeout: Duration) -> io::Result<Descriptor> {
+        accept(&self.listener, timeout)
+    }
+}
+
+struct Descriptor(HvStream);
+
+impl Stream for Descriptor {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(buffer)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_read_timeout(Some(timeout))
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_write_timeout(Some(timeout))
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.0.set_nonblocking(nonblocking)
+    }
+
+    fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
+        let wanted = match (interest.read, interest.write) {
+            (true, true) => Interest::READABLE | Interest::WRITABLE,
+            (false, true) => Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        let ready = self.0.poll(wanted, Some(timeout))?;
+        Ok(Ready {
+            read: ready.is_readable(),
+            write: ready.is_writable(),
+        })
+    }
+}
