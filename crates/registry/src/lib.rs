@@ -1,7 +1,8 @@
 //! The registry of a partition: which services its owner allows, and to whom.
 //!
 //! [`model`] holds the registrations as plain values with the decisions that follow from them, and
-//! does no I/O; the fabric stands on it.
+//! does no I/O; the fabric stands on it. [`reg_file`] carries registrations to and from Windows, as
+//! text that its registry editor takes and gives.
 //!
 //! With the feature `store` there is also `store`: the folder of TOML files that a broker keeps
 //! its registrations in, and what it is made of, for a broker's other files: `folder` (opening and
@@ -17,9 +18,9 @@ pub mod folder;
 #[cfg(feature = "store")]
 pub mod lock;
 pub mod model;
+pub mod reg_file;
 #[cfg(feature = "store")]
 pub mod store;
-#[cfg(feature = "store")]
 mod text;
 #[cfg(feature = "store")]
 pub mod toml_problem;

@@ -1,1 +1,129 @@
-//! x
+//! Registrations as a `.reg` file, the text that Windows' registry editor exports and imports.
+//!
+//! On Windows a service is registered as a key named by its GUID under [`KEY`], with its friendly
+//! name in the value `ElementName`; that is all that Windows itself looks at. [`export`] writes
+//! such keys, with owner, creator and purpose as further values, which Windows keeps and ignores.
+//! Whether a service is enabled and who may use it is kept elsewhere on Windows, so a comment in
+//! the file says what could not go with it.
+//!
+//! [`import`] reads what the registry editor, podman and people write: version 5 and version 4
+//! files in UTF-16, UTF-8 or Windows-1252, values as text or as bytes, keys to be deleted. A
+//! mistake in the file is an error with its line. What is well written and not for us (other keys,
+//! unknown values) is left out, and the [notes](Import::notes) say so.
+
+mod decode;
+mod export;
+mod import;
+mod syntax;
+
+use std::fmt;
+
+use hvsock_address::ServiceId;
+
+use crate::Registration;
+
+pub use export::export;
+pub use import::import;
+
+/// The key under which Windows keeps the registrations, by whatever root.
+pub const KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices";
+
+/// The most bytes that [`import`] takes.
+pub const MAX_LEN: usize = 64 * 1024 * 1024;
+
+/// The most notes that are kept.
+pub const MAX_NOTES: usize = 1000;
+
+/// The first line of a file in UTF-16.
+const VERSION_5: &str = "Windows Registry Editor Version 5.00";
+/// The first line of a file in the language's own encoding.
+const VERSION_4: &str = "REGEDIT4";
+
+/// The friendly name: the one value that Windows knows.
+const ELEMENT_NAME: &str = "ElementName";
+const OWNER: &str = "Owner";
+const CREATOR: &str = "Creator";
+/// podman's word for it, too.
+const PURPOSE: &str = "Purpose";
+/// podman's word for the creator.
+const TOOL_NAME: &str = "ToolName";
+/// podman's word for the machine that a service is for.
+const MACHINE_NAME: &str = "MachineName";
+
+/// What a file asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Import {
+    /// What is to be done, in this order.
+    pub entries: Vec<Entry>,
+    /// What was left out or made up, and why: the first thousand.
+    pub notes: Vec<Note>,
+    /// How many more notes there were.
+    pub more_notes: usize,
+}
+
+/// One thing to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A service is to be registered.
+    Register {
+        /// The line of its key.
+        line: usize,
+        /// The service.
+        registration: Box<Registration>,
+    },
+    /// A service is to be unregistered, if it is registered (`[-KEY]`).
+    Unregister {
+        /// The line of its key.
+        line: usize,
+        /// The service.
+        id: ServiceId,
+    },
+}
+
+/// Something that the importer should know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Note {
+    /// The line that it is about, from 1.
+    pub line: usize,
+    /// What there is to know.
+    pub what: String,
+}
+
+/// Why a file cannot be imported. Nothing of it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportError {
+    /// The line with the mistake, from 1.
+    pub line: usize,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl fmt::Display for Note {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
+    }
+}
+
+impl fmt::Display for ImportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.what)
+    }
+}
+
+impl std::error::Error for ImportError {}
+
+impl ImportError {
+    fn new(line: usize, what: impl Into<String>) -> Self {
+        let what = what.into();
+        Self { line, what }
+    }
+}
+
+/// Text from the file, short and harmless enough for a message.
+fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().nth(80).is_some() {
+        shown.push('…');
+    }
+    shown
+}

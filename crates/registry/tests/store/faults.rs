@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_registry::atomic_file::WriteError;
 use hvsock_registry::store::{FolderStore, StoreError};
+use hvsock_testkit::require;
 
 use super::*;
 
@@ -18,17 +19,13 @@ fn with_own_mounts(name: &str) -> Option<PathBuf> {
         return Some(folder.into());
     }
     let dir = tempfile::tempdir().unwrap();
+    // Mounts then end with the process, however it ends.
     let options: &[&str] = if is_root() {
         &["-m"]
     } else {
         &["-U", "-r", "-m"]
     };
-    let works = Command::new("unshare").args(options).arg("true").output();
-    if !works.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no mount namespaces for this user here");
-        return None;
-    }
-    let output = Command::new("unshare")
+    let output = Command::new(require::program("unshare", &[options, &["true"]].concat())?)
         .args(options)
         .arg(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture"])

@@ -24,6 +24,8 @@ impl Config {
     }
 
     fn new_in(folder: &Path) -> Self {
+        // What the tests write by hand is not for others to write, whatever umask they run with.
+        rustix::process::umask(0o022.into());
         let mut builder = tempfile::Builder::new();
         let dir = builder.prefix("hv").tempdir_in(folder).unwrap();
         fs::create_dir(dir.path().join("services")).unwrap();
