@@ -8,6 +8,7 @@
 mod bench;
 mod ci;
 mod deny;
+mod openapi;
 mod run;
 mod statically;
 mod test;
@@ -51,6 +52,12 @@ const CHORES: &[Chore] = &[
         about: "check licences, duplicates, advisories and sources of all dependencies; ARGS, as \
                 `check licenses bans`, choose some",
         run: deny::run,
+    },
+    Chore {
+        name: "openapi",
+        arguments: "",
+        about: "write docs/openapi.json anew, after a change to the control API",
+        run: openapi::run,
     },
 ];
 

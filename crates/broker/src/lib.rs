@@ -8,10 +8,10 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 mod books;
 mod callers;
 mod config;
-#[cfg_attr(not(test), allow(dead_code, reason = "the control API uses the rest"))]
 mod convert;
 mod core;
 mod events;
@@ -31,11 +31,14 @@ pub use config::{BrokerConfig, StartError};
 pub use events::EventStream;
 pub use handle::{ControlError, Handle};
 
+use api::ControlServer;
 use books::{PartitionBook, ServiceBook};
 
 /// A running broker. Dropping it ends every connection with the reason, and stops it.
 pub struct Broker {
     handle: Handle,
+    /// Ended first, so that no operator asks a core that ends.
+    control: Option<ControlServer>,
     thread: Option<std::thread::JoinHandle<()>>,
     /// Ends the watching of files when dropped.
     _watch: Option<watch::Watch>,
@@ -57,6 +60,7 @@ impl Broker {
         }
         let (partitions, entries) = PartitionBook::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
+        let control = config.control;
         let (core_loop, link) = core::Core::new(config, store.registry().clone())?;
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
@@ -67,6 +71,7 @@ impl Broker {
         let handle = Handle::new(link, Arc::clone(&services), partitions, dirs.clone(), own);
         let mut broker = Self {
             handle,
+            control: None,
             thread: Some(thread),
             _watch: None,
             _held: held,
@@ -77,6 +82,11 @@ impl Broker {
             Err(error) => {
                 tracing::warn!("registrations are not watched, edits need a restart: {error}");
             }
+        }
+        if control {
+            let uid = rustix::process::geteuid().as_raw();
+            let server = ControlServer::start(&dirs.control(), broker.handle(), uid);
+            broker.control = Some(server.map_err(StartError::io("serve the control API"))?);
         }
         Ok(broker)
     }
@@ -89,6 +99,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        drop(self.control.take());
         let _ = self.handle.call(core::Core::stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();

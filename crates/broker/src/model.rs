@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
+use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -151,6 +151,18 @@ fn yes() -> bool {
     true
 }
 
+/// What to change of a service.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceChange {
+    /// Whether it may be used. Disabling also cuts what is established.
+    pub enabled: bool,
+    /// Only for this child partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub vm: Option<PartitionRef>,
+}
+
 /// What a partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -216,6 +228,18 @@ pub struct NewContainer {
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
     pub groups: Vec<String>,
+}
+
+/// What to change of a partition; what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionChange {
+    /// Its state. Pausing cuts its connections, except those that asked to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<PartitionState>,
+    /// Its sibling groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
 }
 
 /// A socket that accepts connections.

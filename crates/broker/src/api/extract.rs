@@ -1,0 +1,150 @@
+//! What a handler takes from a request, each with an error of ours instead of axum's.
+
+use std::fmt::Display;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
+use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
+use axum::http::StatusCode;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use hvsock_registry::Principal;
+use serde::de::DeserializeOwned;
+
+use super::error::ApiError;
+
+/// The process that asks, as the kernel says.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    principal: Arc<Principal>,
+    /// The user that the broker runs as.
+    broker_uid: u32,
+}
+
+impl Peer {
+    pub fn new(principal: Principal, broker_uid: u32) -> Self {
+        Self {
+            principal: Arc::new(principal),
+            broker_uid,
+        }
+    }
+
+    pub fn uid(&self) -> u32 {
+        self.principal.uid
+    }
+
+    /// What access rules may ask about it.
+    pub fn principal(&self) -> Principal {
+        Principal::clone(&self.principal)
+    }
+
+    /// Its user's name, or number if it has none.
+    pub fn user_name(&self) -> String {
+        let name = self.principal.user.clone();
+        name.unwrap_or_else(|| self.uid().to_string())
+    }
+
+    /// Whether it may change things.
+    pub fn privileged(&self) -> bool {
+        may_change(self.uid(), self.broker_uid)
+    }
+}
+
+/// Who may change things: whoever could do it with an editor anyway.
+fn may_change(uid: u32, broker_uid: u32) -> bool {
+    uid == 0 || uid == broker_uid
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Peer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
+        let unknown = || ApiError::new(StatusCode::FORBIDDEN, "the caller's user is not known");
+        parts.extensions.get().cloned().ok_or_else(unknown)
+    }
+}
+
+/// A peer that may change things. Taken before the body, so that nobody else's is read.
+#[derive(Clone, Debug)]
+pub(crate) struct Changer(pub Peer);
+
+impl<S: Send + Sync> FromRequestParts<S> for Changer {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let peer = Peer::from_request_parts(parts, state).await?;
+        if peer.privileged() {
+            return Ok(Self(peer));
+        }
+        let who = match peer.broker_uid {
+            0 => "root".to_owned(),
+            uid => format!("root or the user who runs the broker (uid {uid})"),
+        };
+        let message = format!("only {who} may change this; you are uid {}", peer.uid());
+        Err(ApiError::new(StatusCode::FORBIDDEN, message))
+    }
+}
+
+/// A path segment that means something: a service, a partition, a number.
+pub(crate) struct Segment<T>(pub T);
+
+impl<S: Send + Sync, T: FromStr<Err: Display>> FromRequestParts<S> for Segment<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let Path(text) = Path::<String>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))?;
+        text.parse().map(Self).map_err(ApiError::bad_request)
+    }
+}
+
+/// The query of the URL.
+pub(crate) struct Params<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query
+            .map(|Query(value)| Self(value))
+            .map_err(|rejection| ApiError::bad_request(rejection.body_text()))
+    }
+}
+
+/// A JSON body. The content type is not asked for: there is no other kind, and no browser here
+/// to protect.
+pub(crate) struct JsonBody<T>(pub T);
+
+impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        let RawBody(bytes) = RawBody::from_request(request, state).await?;
+        serde_json::from_slice(&bytes)
+            .map(Self)
+            .map_err(|error| ApiError::bad_request(format!("the body does not fit: {error}")))
+    }
+}
+
+/// A body as it came.
+pub(crate) struct RawBody(pub Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for RawBody {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
+        match Bytes::from_request(request, state).await {
+            Ok(bytes) => Ok(Self(bytes)),
+            Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_))) => {
+                Err(ApiError::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    "the body is larger than this request may have",
+                ))
+            }
+            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
+        }
+    }
+}

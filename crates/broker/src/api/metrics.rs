@@ -1,0 +1,271 @@
+//! The broker's counters as Prometheus reads them.
+//!
+//! The broker counts for itself; each scrape makes the text anew from one snapshot, so there is
+//! no second set of counters to keep in step. Labels are friendly names. Who may register
+//! services may make labels, so their number is bounded here.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::model::{MetricsSnapshot, PartitionKind, PartitionState, ServiceMetrics};
+
+/// What [`text`] writes.
+pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// The most services with a label of their own. The rest are counted as one.
+const MOST_SERVICES: usize = 1000;
+/// The label of all that have none of their own. Not a friendly name that could be mixed up with
+/// one: it is not counted by the registry.
+const OTHERS: &str = "(others)";
+/// The label of services that are not registered: loopback needs no registration.
+const UNREGISTERED: &str = "(unregistered)";
+
+/// The text of one scrape.
+pub(crate) fn text(snapshot: MetricsSnapshot) -> String {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape(snapshot)));
+    let mut text = String::new();
+    // Writing to a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
+
+#[derive(Debug)]
+struct Scrape(MetricsSnapshot);
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let snapshot = &self.0;
+        let services = by_service(&snapshot.services);
+        let mut of_services = |name, help, unit, value: fn(&ServiceMetrics) -> Value| {
+            let samples = services
+                .iter()
+                .map(|(service, metrics)| ([("service", *service)], value(metrics)));
+            family(&mut encoder, name, help, unit, samples)
+        };
+        of_services(
+            "hvsock_connections",
+            "Connections since the broker started",
+            None,
+            |service| Value::Counter(service.connections_total),
+        )?;
+        of_services(
+            "hvsock_open_connections",
+            "Connections now",
+            None,
+            |service| Value::Gauge(service.connections as f64),
+        )?;
+        of_services("hvsock_listeners", "Listeners now", None, |service| {
+            Value::Gauge(service.listeners as f64)
+        })?;
+        of_services(
+            "hvsock_sent",
+            "Bytes from connecting to accepting ends since the broker started",
+            Some(&Unit::Bytes),
+            |service| Value::Counter(service.sent_bytes),
+        )?;
+        of_services(
+            "hvsock_received",
+            "Bytes from accepting to connecting ends since the broker started",
+            Some(&Unit::Bytes),
+            |service| Value::Counter(service.received_bytes),
+        )?;
+        family(
+            &mut encoder,
+            "hvsock_refusals",
+            "Connects and listens refused since the broker started",
+            None,
+            snapshot
+                .refusals
+                .iter()
+                .map(|(reason, count)| ([("reason", reason.as_str())], Value::Counter(*count))),
+        )?;
+        family(
+            &mut encoder,
+            "hvsock_partitions",
+            "Partitions known",
+            None,
+            snapshot.partitions.iter().map(|(kind, state, count)| {
+                let labels = [("kind", kind_word(*kind)), ("state", state_word(*state))];
+                (labels, Value::Gauge(*count as f64))
+            }),
+        )?;
+        let gauges = [
+            (
+                "process_open_fds",
+                "Open descriptors",
+                None,
+                snapshot.open_fds as f64,
+            ),
+            (
+                "process_resident_memory",
+                "Resident memory",
+                Some(&Unit::Bytes),
+                snapshot.resident_bytes as f64,
+            ),
+            (
+                "process_start_time",
+                "When the broker started, since 1970 UTC",
+                Some(&Unit::Seconds),
+                snapshot.start_time_seconds,
+            ),
+        ];
+        for (name, help, unit, value) in gauges {
+            let metric = encoder.encode_descriptor(name, help, unit, MetricType::Gauge)?;
+            ConstGauge::new(value).encode(metric)?;
+        }
+        let info = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        let descriptor = encoder.encode_descriptor(
+            "hvsock_build",
+            "The broker's build",
+            None,
+            MetricType::Info,
+        )?;
+        info.encode(descriptor)
+    }
+}
+
+enum Value {
+    Counter(u64),
+    Gauge(f64),
+}
+
+/// One metric with all its samples, or nothing if there are none.
+fn family<L: EncodeLabelSet>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    unit: Option<&Unit>,
+    samples: impl Iterator<Item = (L, Value)>,
+) -> Result<(), fmt::Error> {
+    let mut samples = samples.peekable();
+    let kind = match samples.peek() {
+        None => return Ok(()),
+        Some((_, Value::Counter(_))) => MetricType::Counter,
+        Some((_, Value::Gauge(_))) => MetricType::Gauge,
+    };
+    let mut metric = encoder.encode_descriptor(name, help, unit, kind)?;
+    for (labels, value) in samples {
+        let sample = metric.encode_family(&labels)?;
+        match value {
+            Value::Counter(count) => ConstCounter::new(count).encode(sample)?,
+            Value::Gauge(value) => ConstGauge::new(value).encode(sample)?,
+        }
+    }
+    Ok(())
+}
+
+/// Services by label: first those in use, the busiest first, as far as there are labels.
+fn by_service(services: &[ServiceMetrics]) -> BTreeMap<&str, ServiceMetrics> {
+    let mut ranked: Vec<_> = services.iter().collect();
+    ranked.sort_by_key(|s| Reverse((s.connections_total, s.listeners)));
+    let mut labels: BTreeMap<&str, ServiceMetrics> = BTreeMap::new();
+    for (rank, service) in ranked.into_iter().enumerate() {
+        let label = match service.service.as_deref() {
+            None => UNREGISTERED,
+            Some(name) if rank < MOST_SERVICES => name,
+            Some(_) => OTHERS,
+        };
+        let sum = labels.entry(label).or_default();
+        sum.connections_total += service.connections_total;
+        sum.connections += service.connections;
+        sum.listeners += service.listeners;
+        sum.sent_bytes += service.sent_bytes;
+        sum.received_bytes += service.received_bytes;
+    }
+    labels
+}
+
+fn kind_word(kind: PartitionKind) -> &'static str {
+    match kind {
+        PartitionKind::Host => "host",
+        PartitionKind::Vm => "vm",
+        PartitionKind::Container => "container",
+    }
+}
+
+fn state_word(state: PartitionState) -> &'static str {
+    match state {
+        PartitionState::Off => "off",
+        PartitionState::Running => "running",
+        PartitionState::Paused => "paused",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot() -> MetricsSnapshot {
+        MetricsSnapshot {
+            services: vec![
+                ServiceMetrics {
+                    service: Some("HV Socket \"Demo\"".into()),
+                    connections_total: 3,
+                    connections: 1,
+                    listeners: 1,
+                    sent_bytes: 10,
+                    received_bytes: 20,
+                },
+                ServiceMetrics {
+                    connections_total: 1,
+                    ..Default::default()
+                },
+            ],
+            refusals: [("no_listener".to_owned(), 7)].into(),
+            partitions: vec![(PartitionKind::Container, PartitionState::Running, 2)],
+            open_fds: 12,
+            resident_bytes: 4096,
+            start_time_seconds: 1.5,
+        }
+    }
+
+    #[test]
+    fn every_counter_is_there_by_friendly_name() {
+        let text = text(snapshot());
+        for line in [
+            r#"hvsock_connections_total{service="HV Socket \"Demo\""} 3"#,
+            r#"hvsock_connections_total{service="(unregistered)"} 1"#,
+            r#"hvsock_open_connections{service="HV Socket \"Demo\""} 1.0"#,
+            r#"hvsock_listeners{service="HV Socket \"Demo\""} 1.0"#,
+            r#"hvsock_sent_bytes_total{service="HV Socket \"Demo\""} 10"#,
+            r#"hvsock_received_bytes_total{service="HV Socket \"Demo\""} 20"#,
+            r#"hvsock_refusals_total{reason="no_listener"} 7"#,
+            r#"hvsock_partitions{kind="container",state="running"} 2.0"#,
+            "process_open_fds 12.0",
+            "process_resident_memory_bytes 4096.0",
+            "process_start_time_seconds 1.5",
+            "# TYPE hvsock_connections counter",
+            "# EOF",
+        ] {
+            assert!(
+                text.lines().any(|l| l == line),
+                "{line}\n is not in\n{text}"
+            );
+        }
+        let version = env!("CARGO_PKG_VERSION");
+        assert!(text.contains(&format!("hvsock_build_info{{version=\"{version}\"}} 1")));
+    }
+
+    #[test]
+    fn more_services_than_labels_are_counted_as_one() {
+        let service = |number: u64| ServiceMetrics {
+            service: Some(format!("service {number}")),
+            connections_total: number,
+            ..Default::default()
+        };
+        let services: Vec<_> = (1..=MOST_SERVICES as u64 + 3).map(service).collect();
+        let labels = by_service(&services);
+        assert_eq!(labels.len(), MOST_SERVICES + 1);
+        assert_eq!(labels[OTHERS].connections_total, 1 + 2 + 3);
+    }
+}

@@ -1,0 +1,58 @@
+//! What would happen, and why, without doing it.
+
+use axum::Json;
+use axum::extract::State;
+use hvsock_address::{PartitionRef, ServiceRef};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::Api;
+use crate::api::error::ApiError;
+use crate::api::extract::{Params, Peer};
+use crate::model::{ErrorBody, Explanation};
+
+/// The connect or listen to explain.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Question {
+    /// The partition that would ask: a name or a GUID; absent, the broker's own.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    from: Option<PartitionRef>,
+    /// The partition to reach, or to accept from: a word such as `parent`, a name or a GUID.
+    #[param(value_type = String)]
+    to: PartitionRef,
+    /// The service: a friendly name, a GUID or a vsock port.
+    #[param(value_type = String)]
+    service: ServiceRef,
+    /// A listen instead of a connect.
+    #[serde(default)]
+    listen: bool,
+}
+
+/// What a connect or listen by the calling user would meet.
+#[utoipa::path(get, path = "/v1/explain", tag = "connections", params(Question),
+    responses(
+        (status = 200, description = "as it is now", body = Explanation),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 404, body = ErrorBody, description = "no such partition or friendly name"),
+    ))]
+pub(super) async fn explain(
+    State(api): State<Api>,
+    peer: Peer,
+    Params(question): Params<Question>,
+) -> Result<Json<Explanation>, ApiError> {
+    let explained = api.call(move |handle| {
+        let Question {
+            from, to, service, ..
+        } = question;
+        let principal = peer.principal();
+        if question.listen {
+            handle.explain_listen(from.as_ref(), &to, &service, principal)
+        } else {
+            handle.explain_connect(from.as_ref(), &to, &service, principal)
+        }
+    });
+    explained.await.map(Json)
+}

@@ -1,0 +1,249 @@
+//! What the control API answers, one file per kind of thing.
+
+mod connections;
+mod events;
+mod explain;
+mod partitions;
+mod registry;
+mod services;
+mod status;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use super::body;
+use super::error::ApiError;
+use super::extract::Peer;
+use super::server::Limits;
+use crate::handle::{ControlError, Handle};
+
+/// What every handler stands on.
+#[derive(Clone)]
+struct Api {
+    handle: Handle,
+    listings: Permits,
+    followers: Permits,
+}
+
+/// A bounded number of something costly, for the privileged and for all others each.
+#[derive(Clone, Debug)]
+struct Permits {
+    privileged: Arc<Semaphore>,
+    others: Arc<Semaphore>,
+}
+
+impl Permits {
+    fn new(each: usize) -> Self {
+        Self {
+            privileged: Arc::new(Semaphore::new(each)),
+            others: Arc::new(Semaphore::new(each)),
+        }
+    }
+
+    fn of(&self, peer: &Peer) -> Arc<Semaphore> {
+        let semaphore = if peer.privileged() {
+            &self.privileged
+        } else {
+            &self.others
+        };
+        semaphore.clone()
+    }
+}
+
+impl Api {
+    /// Runs one of the broker's functions, which may block for its bounded time.
+    async fn call<T: Send + 'static>(
+        &self,
+        function: impl FnOnce(&Handle) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let handle = self.handle.clone();
+        blocking(move || function(&handle))
+            .await?
+            .map_err(ApiError::from)
+    }
+
+    /// Makes a listing and sends it, with a bound on how many are in memory at once.
+    async fn listing<T: Serialize + Send + 'static>(
+        &self,
+        peer: &Peer,
+        function: impl FnOnce(&Handle) -> Result<T, ControlError> + Send + 'static,
+    ) -> Result<Response, ApiError> {
+        let permit = self.permit(&self.listings, peer).await?;
+        let handle = self.handle.clone();
+        let bytes = blocking(move || {
+            let value = function(&handle)?;
+            serde_json::to_vec(&value).map_err(|error| {
+                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            })
+        })
+        .await??;
+        Ok(answer("application/json", body::listing(bytes, permit)))
+    }
+
+    /// Waits for a permit; the request's own limit bounds the wait.
+    async fn permit(&self, from: &Permits, peer: &Peer) -> Result<OwnedSemaphorePermit, ApiError> {
+        let permit = from.of(peer).acquire_owned().await;
+        permit.map_err(|_| ApiError::busy())
+    }
+}
+
+/// Runs `function` where it may block.
+async fn blocking<T: Send + 'static>(
+    function: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, ApiError> {
+    // It fails only when the server is about to end.
+    let done = tokio::task::spawn_blocking(function).await;
+    done.map_err(|_| ApiError::busy())
+}
+
+fn answer(content_type: &'static str, body: Body) -> Response {
+    ([(header::CONTENT_TYPE, content_type)], body).into_response()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "hvsock control API",
+        description = "Services, partitions, listeners and connections of one hvsock broker, over \
+            the Unix socket `control` in the broker's folder. Reading needs no privilege; changing \
+            needs root or the broker's own user. A SERVICE is a friendly name, a GUID or a vsock \
+            port; a PARTITION is a name or a GUID. Errors are an `ErrorBody`.",
+        license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
+    ),
+    tags(
+        (name = "broker", description = "The broker itself"),
+        (name = "services", description = "The registry"),
+        (name = "partitions", description = "The host and its children"),
+        (name = "connections", description = "Who listens and who talks to whom"),
+    )
+)]
+struct Document;
+
+/// The OpenAPI document: `docs/openapi.json` is this.
+pub fn openapi() -> String {
+    let mut json = parts(&Limits::default())
+        .to_openapi()
+        .to_pretty_json()
+        .unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+    json.push('\n');
+    json
+}
+
+fn parts(limits: &Limits) -> OpenApiRouter<Api> {
+    let import = OpenApiRouter::new()
+        .routes(routes!(registry::export, registry::import))
+        .layer(DefaultBodyLimit::max(limits.import_bytes));
+    OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(status::status))
+        .routes(routes!(services::list, services::register))
+        .routes(routes!(
+            services::show,
+            services::change,
+            services::unregister
+        ))
+        .routes(routes!(partitions::list, partitions::add))
+        .routes(routes!(
+            partitions::show,
+            partitions::change,
+            partitions::remove
+        ))
+        .routes(routes!(connections::listeners))
+        .routes(routes!(connections::list))
+        .routes(routes!(connections::show, connections::cut))
+        .routes(routes!(explain::explain))
+        .routes(routes!(events::events))
+        .routes(routes!(status::metrics))
+        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .merge(import)
+}
+
+/// Everything under one roof, each request with its limit.
+pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
+    let api = Api {
+        handle,
+        listings: Permits::new(limits.listings),
+        followers: Permits::new(limits.followers),
+    };
+    let (router, _) = parts(limits).split_for_parts();
+    let document: Arc<str> = openapi().into();
+    let limit = limits.request;
+    router
+        .route(
+            "/openapi.json",
+            axum::routing::get(async move || {
+                answer("application/json", Body::from(document.to_string()))
+            }),
+        )
+        .fallback(async || {
+            let message = "there is nothing at this path; /openapi.json says what there is";
+            ApiError::new(StatusCode::NOT_FOUND, message)
+        })
+        .method_not_allowed_fallback(async || {
+            let message = "this path has other methods; /openapi.json says which";
+            ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
+        })
+        .layer(middleware::from_fn(move |request, next| {
+            in_time(limit, request, next)
+        }))
+        .with_state(api)
+}
+
+async fn in_time(limit: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(limit, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let message = "the request took too long to arrive or to be answered";
+            ApiError::new(StatusCode::REQUEST_TIMEOUT, message).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use utoipa::openapi::RefOr;
+
+    use super::*;
+
+    #[test]
+    fn the_committed_openapi_document_is_the_one_that_is_served() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/openapi.json");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == openapi(),
+            "docs/openapi.json is not what the control API serves; write it again with `cargo \
+             xtask openapi` and commit it"
+        );
+    }
+
+    #[test]
+    fn operations_have_names_of_their_own_and_answers_are_described() {
+        let document = parts(&Limits::default()).to_openapi();
+        let mut names = HashSet::new();
+        for item in document.paths.paths.values() {
+            let operations = [&item.get, &item.post, &item.patch, &item.delete];
+            for operation in operations.into_iter().flatten() {
+                let name = operation.operation_id.clone().unwrap_or_default();
+                assert!(names.insert(name.clone()), "{name} twice");
+                for (status, answer) in &operation.responses.responses {
+                    let RefOr::T(answer) = answer else { continue };
+                    assert!(!answer.description.is_empty(), "{name} {status}");
+                }
+            }
+        }
+        assert!(names.len() > 15, "{names:?}");
+    }
+}

@@ -1,0 +1,108 @@
+//! The broker's own partition and its children.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::Response;
+use hvsock_address::PartitionRef;
+
+use super::Api;
+use crate::api::error::ApiError;
+use crate::api::extract::{Changer, JsonBody, Peer, Segment};
+use crate::handle::Handle;
+use crate::model::{ErrorBody, NewContainer, Partition, PartitionChange};
+
+/// Every partition, parents before their children.
+#[utoipa::path(get, operation_id = "list_partitions", path = "/v1/partitions", tag = "partitions",
+    responses(
+        (status = 200, description = "as it is now", body = Vec<Partition>),
+        (status = 503, description = "busy; try again", body = ErrorBody),
+    ))]
+pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
+    api.listing(&peer, Handle::partitions).await
+}
+
+/// Adds a container and makes its endpoint.
+#[utoipa::path(post, operation_id = "add_container", path = "/v1/partitions",
+    tag = "partitions", request_body = NewContainer,
+    responses(
+        (status = 201, description = "as it is now", body = Partition),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "the name or id is taken"),
+    ))]
+pub(super) async fn add(
+    State(api): State<Api>,
+    _: Changer,
+    JsonBody(container): JsonBody<NewContainer>,
+) -> Result<(StatusCode, Json<Partition>), ApiError> {
+    let partition = api
+        .call(move |handle| handle.add_container(container))
+        .await?;
+    Ok((StatusCode::CREATED, Json(partition)))
+}
+
+/// One partition.
+#[utoipa::path(get, operation_id = "show_partition", path = "/v1/partitions/{partition}",
+    tag = "partitions",
+    params(("partition" = String, Path, description = "a name or a GUID")),
+    responses(
+        (status = 200, description = "as it is now", body = Partition),
+        (status = 404, description = "there is no such thing", body = ErrorBody),
+    ))]
+pub(super) async fn show(
+    State(api): State<Api>,
+    Segment(partition): Segment<PartitionRef>,
+) -> Result<Json<Partition>, ApiError> {
+    api.call(move |handle| handle.partition(&partition))
+        .await
+        .map(Json)
+}
+
+/// Pauses, resumes or switches off a partition, or changes its groups.
+#[utoipa::path(patch, operation_id = "change_partition", path = "/v1/partitions/{partition}",
+    tag = "partitions",
+    params(("partition" = String, Path, description = "a name or a GUID")),
+    request_body = PartitionChange,
+    responses(
+        (status = 200, description = "as it is now", body = Partition),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        (status = 404, description = "there is no such thing", body = ErrorBody),
+    ))]
+pub(super) async fn change(
+    State(api): State<Api>,
+    _: Changer,
+    Segment(partition): Segment<PartitionRef>,
+    JsonBody(change): JsonBody<PartitionChange>,
+) -> Result<Json<Partition>, ApiError> {
+    let changed = api.call(move |handle| {
+        if let Some(groups) = change.groups {
+            handle.set_groups(&partition, groups)?;
+        }
+        match change.state {
+            Some(state) => handle.set_state(&partition, state),
+            None => handle.partition(&partition),
+        }
+    });
+    changed.await.map(Json)
+}
+
+/// Removes a container and cuts its connections.
+#[utoipa::path(delete, operation_id = "remove_partition", path = "/v1/partitions/{partition}",
+    tag = "partitions",
+    params(("partition" = String, Path, description = "a name or a GUID")),
+    responses(
+        (status = 200, body = Partition, description = "as it was"),
+        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        (status = 404, description = "there is no such thing", body = ErrorBody),
+    ))]
+pub(super) async fn remove(
+    State(api): State<Api>,
+    _: Changer,
+    Segment(partition): Segment<PartitionRef>,
+) -> Result<Json<Partition>, ApiError> {
+    api.call(move |handle| handle.remove_partition(&partition))
+        .await
+        .map(Json)
+}

@@ -1,0 +1,37 @@
+//! The broker itself.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::Response;
+
+use super::{Api, answer, blocking};
+use crate::api::body;
+use crate::api::error::ApiError;
+use crate::api::extract::Peer;
+use crate::api::metrics;
+use crate::handle::Handle;
+use crate::model::{ErrorBody, Status};
+
+/// The broker at a glance.
+#[utoipa::path(get, path = "/v1/status", tag = "broker",
+    responses(
+        (status = 200, description = "as it is now", body = Status),
+        (status = 503, description = "busy; try again", body = ErrorBody),
+    ))]
+pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiError> {
+    api.call(Handle::status).await.map(Json)
+}
+
+/// Counters for Prometheus, labelled by friendly name.
+#[utoipa::path(get, path = "/metrics", tag = "broker",
+    responses(
+        (status = 200, description = "as it is now", body = String, content_type = metrics::CONTENT_TYPE),
+        (status = 503, description = "busy; try again", body = ErrorBody),
+    ))]
+pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
+    let permit = api.permit(&api.listings, &peer).await?;
+    let handle = api.handle.clone();
+    let text = blocking(move || handle.metrics().map(metrics::text)).await??;
+    let body = body::listing(text.into_bytes(), permit);
+    Ok(answer(metrics::CONTENT_TYPE, body))
+}
