@@ -58,7 +58,10 @@ mod listener;
 mod options;
 mod peer;
 mod readiness;
+mod socket;
 mod stream;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod wait;
 
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
@@ -70,6 +73,7 @@ pub use listener::{HvListener, Incoming};
 pub use options::{ConnectOptions, ListenOptions};
 pub use peer::Peer;
 pub use readiness::{Interest, Readiness};
+pub use socket::{HvSocket, SocketOption};
 pub use stream::{HvStream, Plain};
 
 pub use hvsock_address::{

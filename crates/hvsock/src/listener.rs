@@ -42,7 +42,6 @@ impl HvListener {
         Self { inner }
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn into_inner(self) -> Arc<backend::Listener> {
         self.inner
     }

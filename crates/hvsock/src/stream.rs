@@ -62,7 +62,6 @@ impl HvStream {
         Self { inner }
     }
 
-    #[cfg(feature = "tokio")]
     pub(crate) fn into_inner(self) -> Arc<backend::Stream> {
         self.inner
     }

@@ -15,6 +15,6 @@
 mod linux;
 
 #[cfg(target_os = "linux")]
-pub use linux::{accounts, limits, message, peer, poll, seqpacket, stream};
+pub use linux::{accounts, errno, limits, message, peer, poll, seqpacket, stream};
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

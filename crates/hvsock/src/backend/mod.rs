@@ -6,17 +6,21 @@
 //! of what its `Stream` holds.
 
 mod broker;
+#[cfg(feature = "tokio")]
+mod nonblocking;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
-pub(crate) use broker::{ANSWER_BOUND, Conversation, Received, Request, RequestKind, Settings};
+pub(crate) use broker::{ANSWER_BOUND, Conversation, Request, RequestKind, Settings};
+
+#[cfg(feature = "tokio")]
+pub(crate) use broker::Received;
 
 use crate::{Endpoint, Explanation, Interest, Peer, Readiness};
 
@@ -30,6 +34,12 @@ pub(crate) enum Stream {
 #[derive(Debug)]
 pub(crate) enum Listener {
     Broker(broker::Listener),
+}
+
+/// A connect that nobody waits for.
+#[derive(Debug)]
+pub(crate) enum Dial {
+    Broker(broker::Dial),
 }
 
 /// What became of a request.
@@ -49,6 +59,7 @@ pub(crate) enum ReadInto<'a, 'b> {
 }
 
 /// Where sent bytes come from.
+#[derive(Clone, Copy)]
 pub(crate) enum WriteFrom<'a, 'b> {
     One(&'a [u8]),
     Many(&'a [IoSlice<'b>]),
@@ -99,6 +110,36 @@ impl From<broker::Outcome> for Outcome {
     }
 }
 
+impl Dial {
+    /// Asks for the connection and returns at once.
+    pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
+        broker::Dial::start(endpoint, request).map(Self::Broker)
+    }
+
+    /// The connection, once it stands; `WouldBlock` before.
+    pub(crate) fn progress(&self) -> io::Result<Stream> {
+        match self {
+            Self::Broker(dial) => dial.progress().map(Stream::Broker),
+        }
+    }
+
+    /// The error for a connect that takes too long.
+    pub(crate) fn silent(&self) -> io::Error {
+        match self {
+            Self::Broker(dial) => dial.silent(),
+        }
+    }
+}
+
+impl AsFd for Dial {
+    /// The descriptor that is ready for reading when there is progress.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Broker(dial) => dial.as_fd(),
+        }
+    }
+}
+
 impl Stream {
     pub(crate) fn local(&self) -> SockAddrHv {
         match self {
@@ -131,30 +172,9 @@ impl Stream {
         }
     }
 
-    /// The descriptor that is ready for reading when there is news of the connection's end.
-    pub(crate) fn control(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Broker(stream) => stream.control(),
-        }
-    }
-
     pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
         match self {
             Self::Broker(stream) => stream.recv(into),
-        }
-    }
-
-    /// Receives without waiting for the explanation of an end.
-    pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
-        match self {
-            Self::Broker(stream) => stream.recv_once(into),
-        }
-    }
-
-    /// What is known of an end that is not explained; `waker` is woken when more is.
-    pub(crate) fn end_or_wake(&self, waker: &Waker) -> io::Result<Received> {
-        match self {
-            Self::Broker(stream) => stream.end_or_wake(waker),
         }
     }
 
@@ -217,6 +237,13 @@ impl Stream {
         }
     }
 
+    /// Why the connection was cut, if it was.
+    pub(crate) fn cut(&self) -> Option<io::Error> {
+        match self {
+            Self::Broker(stream) => stream.cut(),
+        }
+    }
+
     /// The data and control descriptors, for a program that knows nothing of hvsock.
     pub(crate) fn hand_out(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         match self {
@@ -262,24 +289,10 @@ impl Listener {
         }
     }
 
-    /// Accepts what is there; `WouldBlock` if nothing is.
-    pub(crate) fn accept_now(&self) -> io::Result<Stream> {
-        match self {
-            Self::Broker(listener) => listener.accept_now().map(Stream::Broker),
-        }
-    }
-
     /// Waits until there may be something to accept, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         match self {
             Self::Broker(listener) => listener.wait(deadline),
-        }
-    }
-
-    /// Whether accepting waits for room to write and not only for something to read.
-    pub(crate) fn waits_to_write(&self) -> bool {
-        match self {
-            Self::Broker(listener) => listener.has_unsaid(),
         }
     }
 }

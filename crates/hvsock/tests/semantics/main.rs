@@ -1,7 +1,10 @@
 //! What sockets do, whatever the broker does: each test is a sentence about one situation, with
 //! a broker that plays it exactly.
 
+#[cfg(feature = "tokio")]
+mod asynchronous;
 mod connecting;
 mod fake;
 mod listening;
+mod sockets;
 mod streams;

@@ -185,9 +185,8 @@ fn time_limits_are_timed_out_and_nonblocking_would_block() {
         ErrorKind::TimedOut
     );
     let full = loop {
-        match stream.write(&[0; 65_536]) {
-            Ok(_) => {}
-            Err(error) => break error,
+        if let Err(error) = stream.write_all(&[0; 65_536]) {
+            break error;
         }
     };
     assert_eq!(full.kind(), ErrorKind::TimedOut);

@@ -87,6 +87,7 @@ impl Control {
         self.look_and(|_| ())
     }
 
+    #[cfg(feature = "tokio")]
     /// Likewise; where the end is not explained yet, `waker` is woken by whoever reads news.
     pub(super) fn look_or_wake(&self, waker: &Waker) -> Word {
         self.look_and(|news| {

@@ -2,12 +2,14 @@
 //!
 //! - [`conversation`]: an endpoint connection while it is asked for something;
 //! - [`request`]: what is asked, step by step;
+//! - [`dial`]: a connect that nobody waits for;
 //! - [`control`]: what the broker says of a connection beside its data;
 //! - [`stream`]: a connection, on the descriptor transport;
 //! - [`listener`]: a listener.
 
 mod control;
 mod conversation;
+mod dial;
 mod listener;
 mod request;
 mod stream;
@@ -16,9 +18,12 @@ use std::io;
 use std::time::{Duration, Instant};
 
 pub(crate) use conversation::Conversation;
+pub(crate) use dial::Dial;
 pub(crate) use listener::Listener;
 pub(crate) use request::{Outcome, Request, RequestKind, Settings};
-pub(crate) use stream::{Received, Stream};
+#[cfg(feature = "tokio")]
+pub(crate) use stream::Received;
+pub(crate) use stream::Stream;
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 

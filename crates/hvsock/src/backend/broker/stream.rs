@@ -8,7 +8,6 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
@@ -16,7 +15,7 @@ use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption};
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{poll, set_nonblocking, stream};
 
-use super::control::{Control, Word};
+use super::control::{Control, Cut, Word};
 use super::conversation::is_gone;
 use crate::backend::{ReadInto, WriteFrom};
 use crate::error;
@@ -148,6 +147,7 @@ impl Stream {
         self.data.as_fd()
     }
 
+    #[cfg(feature = "tokio")]
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
         self.control.as_fd()
     }
@@ -202,8 +202,9 @@ impl Stream {
         }
     }
 
+    #[cfg(feature = "tokio")]
     /// What is known of an end that is not explained; `waker` is woken when more is.
-    pub(crate) fn end_or_wake(&self, waker: &Waker) -> io::Result<Received> {
+    pub(crate) fn end_or_wake(&self, waker: &std::task::Waker) -> io::Result<Received> {
         self.end(&self.control.look_or_wake(waker))
     }
 
@@ -296,6 +297,11 @@ impl Stream {
             value: on.into(),
         };
         self.control.tell(&message, true)
+    }
+
+    /// Why the connection was cut, if it was.
+    pub(crate) fn cut(&self) -> Option<io::Error> {
+        self.control.look().cut.map(Cut::into_error)
     }
 
     /// Waits until reading or writing would not, or until `deadline`.

@@ -1,0 +1,64 @@
+//! Asking the broker without blocking a worker thread.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::io::Interest;
+
+use super::watch::{Watched, watch};
+use crate::Endpoint;
+use crate::backend::{Conversation, Outcome, Request};
+
+/// Asks for a connection or a listener and waits up to `bound` for it.
+pub(super) async fn obtain(
+    endpoint: Endpoint,
+    request: Request,
+    bound: Duration,
+) -> io::Result<Outcome> {
+    match tokio::time::timeout(bound, ask(endpoint, request, bound)).await {
+        Ok(result) => result,
+        Err(_) => {
+            let text = "the broker does not answer";
+            Err(io::Error::new(io::ErrorKind::TimedOut, text))
+        }
+    }
+}
+
+async fn ask(endpoint: Endpoint, mut request: Request, bound: Duration) -> io::Result<Outcome> {
+    let conversation = open(endpoint, bound).await?;
+    for option in request.options() {
+        conversation.ask(&option)?;
+    }
+    let watched = watch(
+        Watched::Conversation(conversation.clone()),
+        Interest::READABLE,
+    )?;
+    loop {
+        conversation.ask(&request.next())?;
+        let answer = loop {
+            let mut guard = watched.readable().await?;
+            if let Ok(answer) = guard.try_io(|_| conversation.answer()) {
+                break answer?;
+            }
+        };
+        if let Some(outcome) = request.advance(&conversation, answer)? {
+            return Ok(outcome.into());
+        }
+    }
+}
+
+/// Connects to the endpoint: here if the broker has time, else on a thread that may wait for it.
+async fn open(endpoint: Endpoint, bound: Duration) -> io::Result<Conversation> {
+    match Conversation::open(&endpoint, Duration::ZERO) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        result => return result,
+    }
+    let waiting = tokio::task::spawn_blocking(move || Conversation::open(&endpoint, bound));
+    match waiting.await {
+        Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
+            Err(io::Error::new(io::ErrorKind::TimedOut, error.to_string()))
+        }
+        Ok(result) => result,
+        Err(gone) => Err(io::Error::other(gone)),
+    }
+}

@@ -1,0 +1,278 @@
+//! A connection for tokio.
+
+use std::io::{self, IoSlice};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+
+use hvsock_address::SockAddrHv;
+
+use super::dial;
+use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use super::watch::{Watched, watch};
+use crate::backend::{self, Outcome, ReadInto, Received, WriteFrom};
+use crate::{ConnectOptions, Peer, ToHvAddr, options};
+
+/// A connection, for tokio: see [`crate::HvStream`] for how it ends and fails.
+///
+/// Shutting down (`AsyncWriteExt::shutdown`) ends writing
+/// and leaves reading open.
+///
+/// ```no_run
+/// use hvsock::tokio::HvStream;
+/// use tokio::io::{AsyncReadExt, AsyncWriteExt};
+///
+/// # async fn run() -> std::io::Result<()> {
+/// let mut stream = HvStream::connect(("parent", "HV Socket Demo")).await?;
+/// stream.write_all(b"hello").await?;
+/// stream.shutdown().await?;
+/// let mut answer = Vec::new();
+/// stream.read_to_end(&mut answer).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct HvStream {
+    data: AsyncFd<Watched>,
+    /// Watched from the first end of data on that nothing was said of yet; that is rare.
+    control: OnceLock<AsyncFd<Watched>>,
+    inner: Arc<backend::Stream>,
+}
+
+impl HvStream {
+    /// Connects to a service, within two seconds.
+    pub async fn connect(address: impl ToHvAddr) -> io::Result<Self> {
+        Self::connect_with(&ConnectOptions::new(), address).await
+    }
+
+    /// Connects within `timeout`, which is more than nothing and at most 300 seconds.
+    pub async fn connect_timeout(address: impl ToHvAddr, timeout: Duration) -> io::Result<Self> {
+        Self::connect_with(&ConnectOptions::new().timeout(timeout), address).await
+    }
+
+    /// Connects where the defaults are not enough.
+    ///
+    /// ```no_run
+    /// use hvsock::ConnectOptions;
+    /// use hvsock::tokio::HvStream;
+    ///
+    /// # async fn run() -> std::io::Result<()> {
+    /// let options = ConnectOptions::new().endpoint("/tmp/demo/endpoint");
+    /// let stream = HvStream::connect_with(&options, ("parent", 2761)).await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn connect_with(
+        options: &ConnectOptions,
+        address: impl ToHvAddr,
+    ) -> io::Result<Self> {
+        let request = options.request(&address, false)?;
+        match dial::obtain(options.asked(), request, options.bound()).await? {
+            Outcome::Connected(stream) => Self::new(Arc::new(stream)),
+            _ => Err(options::odd()),
+        }
+    }
+
+    /// Takes a connection over. It is in non-blocking mode from then on, on every handle.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime with I/O enabled.
+    pub fn from_std(stream: crate::HvStream) -> io::Result<Self> {
+        Self::new(stream.into_inner())
+    }
+
+    pub(super) fn new(inner: Arc<backend::Stream>) -> io::Result<Self> {
+        inner.set_nonblocking(true)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let data = watch(Watched::Data(Arc::clone(&inner)), interest)?;
+        Ok(Self {
+            data,
+            control: OnceLock::new(),
+            inner,
+        })
+    }
+
+    /// Gives the connection back. It stays in non-blocking mode until
+    /// [`set_nonblocking`](crate::HvStream::set_nonblocking) says otherwise.
+    pub fn into_std(self) -> crate::HvStream {
+        crate::HvStream::new(self.inner)
+    }
+
+    /// Splits it into borrowed halves.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        split::borrowed(self)
+    }
+
+    /// Splits it into halves for different tasks. Dropping the writing one ends writing.
+    ///
+    /// ```no_run
+    /// # async fn run(stream: hvsock::tokio::HvStream) {
+    /// let (mut read, mut write) = stream.into_split();
+    /// tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::stdout()).await });
+    /// tokio::spawn(async move { tokio::io::copy(&mut tokio::io::stdin(), &mut write).await });
+    /// # }
+    /// ```
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        split::owned(self)
+    }
+
+    /// This end's address.
+    pub fn local_addr(&self) -> io::Result<SockAddrHv> {
+        Ok(self.inner.local())
+    }
+
+    /// The other end's address.
+    pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
+        Ok(self.inner.peer())
+    }
+
+    /// Who connected; `None` on the connecting end.
+    pub fn peer(&self) -> Option<&Peer> {
+        self.inner.caller()
+    }
+
+    /// The connection's number, by which the broker lists it.
+    pub fn connection_id(&self) -> u64 {
+        self.inner.connection()
+    }
+
+    /// Whether the connection lives on while its partition is paused
+    /// (`HVSOCKET_CONNECTED_SUSPEND`).
+    pub fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        self.inner.set_connected_suspend(on)
+    }
+
+    /// Receives bytes and leaves them to be received again.
+    pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        std::future::poll_fn(|cx| {
+            self.poll_recv(cx, |inner| inner.recv_once(ReadInto::Peek(buffer)))
+        })
+        .await
+    }
+
+    /// Ends writing, at once.
+    pub(super) fn end_writing(&self) -> io::Result<()> {
+        self.inner.shutdown(Shutdown::Write, false)
+    }
+
+    pub(super) fn poll_read_ref(
+        &self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let unfilled = buffer.initialize_unfilled();
+        let recv = |inner: &backend::Stream| inner.recv_once(ReadInto::One(unfilled));
+        let count = ready!(self.poll_recv(cx, recv))?;
+        buffer.advance(count);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        mut recv: impl FnMut(&backend::Stream) -> io::Result<Received>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.data.poll_read_ready(cx))?;
+            match guard.try_io(|_| recv(&self.inner)) {
+                Ok(Ok(Received::Bytes(count))) => return Poll::Ready(Ok(count)),
+                Ok(Ok(Received::Unexplained)) => return self.poll_end(cx),
+                Ok(Err(error)) => return Poll::Ready(Err(error)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// What the end of the data means, once that is known.
+    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let control = match self.control.get() {
+            Some(control) => control,
+            None => {
+                let fd = watch(
+                    Watched::Control(Arc::clone(&self.inner)),
+                    Interest::READABLE,
+                )?;
+                self.control.get_or_init(|| fd)
+            }
+        };
+        loop {
+            if let Received::Bytes(count) = self.inner.end_or_wake(cx.waker())? {
+                return Poll::Ready(Ok(count));
+            }
+            ready!(control.poll_read_ready(cx))?.clear_ready();
+        }
+    }
+
+    pub(super) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        from: WriteFrom<'_, '_>,
+    ) -> Poll<io::Result<usize>> {
+        loop {
+            let mut guard = ready!(self.data.poll_write_ready(cx))?;
+            if let Ok(result) = guard.try_io(|_| self.inner.send(from)) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+}
+
+impl AsyncRead for HvStream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.poll_read_ref(cx, buffer)
+    }
+}
+
+impl AsyncWrite for HvStream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, WriteFrom::One(bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_send(cx, WriteFrom::Many(slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.end_writing())
+    }
+}
+
+impl AsFd for HvStream {
+    /// The data descriptor.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.inner.data()
+    }
+}
+
+impl AsRawFd for HvStream {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}

@@ -1,0 +1,59 @@
+//! Descriptors of a connection or listener, watched by the runtime.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::backend::{self, Conversation};
+
+/// A descriptor to watch, which stays open as long as it is watched.
+#[derive(Debug)]
+pub(super) enum Watched {
+    Data(Arc<backend::Stream>),
+    Control(Arc<backend::Stream>),
+    Listener(Arc<backend::Listener>),
+    Conversation(Conversation),
+    /// A duplicate, where the descriptor itself is watched for another handle on the same thing.
+    Duplicate(OwnedFd),
+}
+
+impl AsRawFd for Watched {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl AsFd for Watched {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Data(stream) => stream.data(),
+            Self::Control(stream) => stream.control(),
+            Self::Listener(listener) => listener.as_fd(),
+            Self::Conversation(conversation) => conversation.as_fd(),
+            Self::Duplicate(fd) => fd.as_fd(),
+        }
+    }
+}
+
+/// Has the runtime watch a descriptor. Panics outside of a runtime with I/O enabled, as all of
+/// tokio's sockets do.
+#[allow(
+    deprecated,
+    reason = "the successors are unsafe and new; they ask that the descriptor stays open and the \
+              same while it is watched, and `Watched` sees to that"
+)]
+pub(super) fn watch(watched: Watched, interest: Interest) -> io::Result<AsyncFd<Watched>> {
+    let (watched, error) = match AsyncFd::try_with_interest(watched, interest) {
+        Ok(fd) => return Ok(fd),
+        Err(error) => error.into_parts(),
+    };
+    // epoll takes each descriptor once.
+    if error.kind() != io::ErrorKind::AlreadyExists {
+        return Err(error);
+    }
+    let duplicate = watched.as_fd().try_clone_to_owned()?;
+    AsyncFd::with_interest(Watched::Duplicate(duplicate), interest)
+}
