@@ -252,13 +252,14 @@ fn wines_registry_editor_takes_the_file_and_gives_it_back() {
             .current_dir(&dir)
             .env("WINEPREFIX", dir.path().join("wine"))
             .env("WINEDEBUG", "-all")
-            .output();
-        assert!(output.unwrap().status.success());
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}");
     };
     run(WINE, &["regedit", "/S", "out.reg"]);
     run(WINE, &["regedit", "/E", "back.reg", KEY]);
-    // Ends what Wine leaves running in this folder.
-    run("/usr/lib/wine/wineserver", &["-k"]);
+    // Waits for what Wine leaves running in this folder, which ends by itself.
+    run("/usr/lib/wine/wineserver", &["-w"]);
     let back = std::fs::read(dir.path().join("back.reg")).unwrap();
     let import = import(&back).unwrap();
     assert_eq!(notes(&import), [""; 0]);
