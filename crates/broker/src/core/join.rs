@@ -2,8 +2,8 @@
 //!
 //! The broker makes three socket pairs: data for the connecting process, data for the accepting
 //! one, and a control connection for the accepting one (the connecting one has its endpoint
-//! connection for that). Each process gets its ends in one message; the broker's ends go to a
-//! data thread.
+//! connection for that). Each process gets its ends in one message; the broker's ends go to
+//! the core's own set of connections, and from there to a data thread if much passes.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,7 +19,7 @@ use super::session::Session;
 use super::{ConnectionRecord, Core, EndRecord};
 use crate::callers::Caller;
 use crate::model::EventKind;
-use crate::pump::{Adopted, Counters, Report, Side};
+use crate::pump::{Adopted, Connection, Counters, Report, Side};
 
 /// What a listening process learns of one whose numbers mean nothing in its partition.
 const NOBODY: Caller = Caller {
@@ -28,14 +28,51 @@ const NOBODY: Caller = Caller {
     gid: u32::MAX,
 };
 
+/// The descriptors of one connection: the broker's, which do not block, and the processes'.
+pub(super) struct Descriptors {
+    client_data: OwnedFd,
+    client_data_theirs: OwnedFd,
+    server_data: OwnedFd,
+    server_data_theirs: OwnedFd,
+    server_control: OwnedFd,
+    server_control_theirs: OwnedFd,
+}
+
+impl Descriptors {
+    fn new() -> io::Result<Self> {
+        let (client_data, client_data_theirs) = stream::pair()?;
+        let (server_data, server_data_theirs) = stream::pair()?;
+        let (server_control, server_control_theirs) = seqpacket::pair()?;
+        for own in [&client_data, &server_data, &server_control] {
+            set_nonblocking(own, true)?;
+        }
+        Ok(Self {
+            client_data,
+            client_data_theirs,
+            server_data,
+            server_data_theirs,
+            server_control,
+            server_control_theirs,
+        })
+    }
+}
+
 /// The broker's descriptors of a connection that both processes have heard of.
 struct Joined {
-    connector_data: OwnedFd,
-    acceptor_data: OwnedFd,
-    acceptor_control: OwnedFd,
+    client_data: OwnedFd,
+    server_data: OwnedFd,
+    server_control: OwnedFd,
 }
 
 impl Core {
+    /// Makes the descriptors of the next connection while its process is still writing what it
+    /// wants: between its connect and its first message there is time for just that.
+    pub(super) fn make_spare(&mut self) {
+        if self.spare.is_none() {
+            self.spare = Descriptors::new().ok();
+        }
+    }
+
     /// Connects a session to a listener, or tells it why not. Either way the session is over.
     pub(super) fn connect(&mut self, session: Session, connect: &Connect) {
         let principal = self.principal(&session);
@@ -77,9 +114,10 @@ impl Core {
         if !connect.transports.contains(Transport::Descriptor) {
             return Err(Refusal::NotSupported);
         }
-        let (connector_data, connector_theirs) = pair(stream::pair)?;
-        let (acceptor_data, acceptor_theirs) = pair(stream::pair)?;
-        let (acceptor_control, control_theirs) = pair(seqpacket::pair)?;
+        let descriptors = match self.spare.take() {
+            Some(descriptors) => descriptors,
+            None => Descriptors::new().map_err(out_of_descriptors)?,
+        };
 
         let connection = route.connection.as_u64();
         let transport = Transport::Descriptor;
@@ -104,8 +142,11 @@ impl Core {
         let listening = self.sessions.get(index).and_then(Option::as_ref);
         let listening = listening.ok_or(Refusal::NoListener)?;
         incoming.encode(&mut self.buffer);
-        let descriptors = [acceptor_theirs.as_fd(), control_theirs.as_fd()];
-        message::send(&listening.socket, &self.buffer, &descriptors).map_err(undelivered)?;
+        let theirs = [
+            descriptors.server_data_theirs.as_fd(),
+            descriptors.server_control_theirs.as_fd(),
+        ];
+        message::send(&listening.socket, &self.buffer, &theirs).map_err(undelivered)?;
 
         // A process that is gone by now leaves a connection that its data thread resets.
         let connected = BrokerMessage::Connected(Connected {
@@ -115,15 +156,16 @@ impl Core {
             peer: route.server,
         });
         connected.encode(&mut self.buffer);
-        let _ = message::send(&session.socket, &self.buffer, &[connector_theirs.as_fd()]);
+        let theirs = [descriptors.client_data_theirs.as_fd()];
+        let _ = message::send(&session.socket, &self.buffer, &theirs);
         Ok(Joined {
-            connector_data,
-            acceptor_data,
-            acceptor_control,
+            client_data: descriptors.client_data,
+            server_data: descriptors.server_data,
+            server_control: descriptors.server_control,
         })
     }
 
-    /// Hands a connection to a data thread and takes it into the books.
+    /// Takes a connection into the core's set and into the books.
     fn adopt(&mut self, session: Session, connect: &Connect, route: &Route, joined: Joined) {
         let id = route.connection;
         let service = connect.address.service;
@@ -147,12 +189,13 @@ impl Core {
             self.fabric.set_connected_suspend(id, end, true);
         }
         let counters = Arc::new(Counters::default());
-        let thread = self.next_thread;
-        self.next_thread = (thread + 1) % self.threads.len();
-        self.threads[thread].adopt(Adopted {
-            connection: id,
-            from: Side::new(session.socket, joined.connector_data, connect.flags.plain),
-            to: Side::new(joined.acceptor_control, joined.acceptor_data, plain),
+        let connection = Connection::new(
+            Side::new(session.socket, joined.client_data, connect.flags.plain),
+            Side::new(joined.server_control, joined.server_data, plain),
+        );
+        self.young.adopt(Adopted {
+            id,
+            connection,
             counters: Arc::clone(&counters),
         });
         self.tally.opened(registered(&self.fabric, service));
@@ -162,7 +205,7 @@ impl Core {
             from,
             to,
             counters,
-            thread,
+            thread: None,
             started,
         };
         self.connections.insert(id, record);
@@ -174,7 +217,7 @@ impl Core {
         });
     }
 
-    /// Takes in what a data thread says.
+    /// Takes in what a set says of its connections.
     pub(super) fn take_report(&mut self, report: Report) {
         match report {
             Report::ConnectedSuspend {
@@ -185,8 +228,23 @@ impl Core {
                 self.fabric.set_connected_suspend(connection, end, value);
             }
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
+            Report::Busy { connection } => self.promote(connection),
         }
         self.carry_out();
+    }
+
+    /// Hands a connection that moves much to a data thread, each in its turn.
+    fn promote(&mut self, id: ConnectionId) {
+        let Some(record) = self.connections.get_mut(&id) else {
+            return;
+        };
+        let Some(adopted) = self.young.release(id) else {
+            return;
+        };
+        let thread = self.next_thread;
+        self.next_thread = (thread + 1) % self.threads.len();
+        record.thread = Some(thread);
+        self.threads[thread].adopt(adopted);
     }
 
     fn closed(&mut self, id: ConnectionId, reason: Option<&Refusal>) {
@@ -206,32 +264,29 @@ impl Core {
         });
     }
 
-    /// Has a connection cut by its data thread, which tells both ends why.
+    /// Has a connection cut by whoever has it, which tells both ends why.
     pub(crate) fn cut_connection(&mut self, id: ConnectionId, refusal: Refusal) {
-        if let Some(record) = self.connections.get(&id) {
-            self.threads[record.thread].cut(id, refusal);
+        match self.connections.get(&id).map(|record| record.thread) {
+            Some(Some(thread)) => self.threads[thread].cut(id, refusal),
+            Some(None) => self.young.cut(id, refusal),
+            None => {}
         }
     }
 
     /// Stops a connection's data, or lets it flow again.
     pub(super) fn suspend_connection(&mut self, id: ConnectionId, suspended: bool) {
-        if let Some(record) = self.connections.get(&id) {
-            self.threads[record.thread].suspend(id, suspended);
+        match self.connections.get(&id).map(|record| record.thread) {
+            Some(Some(thread)) => self.threads[thread].suspend(id, suspended),
+            Some(None) => self.young.suspend(id, suspended),
+            None => {}
         }
     }
 }
 
-/// A socket pair whose first end, the broker's, does not block.
-fn pair(
-    make: impl FnOnce() -> io::Result<(OwnedFd, OwnedFd)>,
-) -> Result<(OwnedFd, OwnedFd), Refusal> {
-    let made = make().and_then(|(own, theirs)| {
-        set_nonblocking(&own, true)?;
-        Ok((own, theirs))
-    });
-    made.map_err(|error| Refusal::LimitReached {
+fn out_of_descriptors(error: io::Error) -> Refusal {
+    Refusal::LimitReached {
         which: format!("broker descriptors ({error})"),
-    })
+    }
 }
 
 /// Why a listening process did not get its message.

@@ -30,13 +30,15 @@ use std::time::Instant;
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{ConnectionId, Fabric, ListenerId, PartitionKey, PartitionKind, RootSpec};
+use hvsock_fabric::{
+    ConnectionId, Fabric, ListenerId, PartitionKey, PartitionKind, Refusal, RootSpec,
+};
 use mio::{Events, Poll, Registry, Token, Waker};
 use slab::Slab;
 
 use crate::callers::{Caller, Callers};
 use crate::events::EventBus;
-use crate::pump::{Counters, DataThread, Report, Reports};
+use crate::pump::{ConnectionSet, Counters, DataThread, Report, Reports};
 use crate::{BrokerConfig, StartError};
 
 pub(crate) use partitions::AddError;
@@ -45,6 +47,10 @@ use tally::Tally;
 const WAKE: Token = Token(0);
 /// Clients taken from one endpoint before others get their turn.
 const ACCEPT_TURN: usize = 64;
+/// The first token of the core's own connections, far above those of endpoints and sessions.
+const YOUNG: usize = 1 << 48;
+/// Bytes after which a connection moves to a data thread.
+const BUSY: u64 = 64 * 1024;
 
 /// Work that a [`Handle`](crate::Handle) sends here.
 pub(crate) type Command = Box<dyn FnOnce(&mut Core) + Send>;
@@ -91,7 +97,8 @@ struct ConnectionRecord {
     from: EndRecord,
     to: EndRecord,
     counters: Arc<Counters>,
-    thread: usize,
+    /// The data thread that has it; none while the core has it itself.
+    thread: Option<usize>,
     started: Instant,
 }
 
@@ -113,6 +120,10 @@ pub(crate) struct Core {
     leases: HashSet<ServiceId>,
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
+    /// The descriptors of a connection to come.
+    spare: Option<join::Descriptors>,
+    /// Connections that have not moved much.
+    young: ConnectionSet,
     threads: Vec<DataThread>,
     next_thread: usize,
     callers: Callers,
@@ -144,6 +155,11 @@ impl Core {
             .map(|index| DataThread::start(index, reporter.clone()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::io("start a data thread"))?;
+        let young = poll
+            .registry()
+            .try_clone()
+            .map(|registry| ConnectionSet::new(registry, YOUNG, BUSY))
+            .map_err(StartError::io("duplicate a descriptor"))?;
         let root = RootSpec {
             kind: PartitionKind::Host,
             name: config.partition.clone(),
@@ -170,6 +186,8 @@ impl Core {
             leases: HashSet::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),
+            spare: None,
+            young,
             threads,
             next_thread: 0,
             callers: Callers::new(),
@@ -222,6 +240,7 @@ impl Loop {
             for event in &events {
                 match event.token() {
                     WAKE => {}
+                    Token(token) if token >= YOUNG => self.core.young.note(event),
                     Token(token) if token % 2 == 1 => self.core.mark_endpoint(token / 2),
                     Token(token) => self.core.session_ready(token / 2 - 1),
                 }
@@ -230,6 +249,7 @@ impl Loop {
                 self.core.take_report(report);
             }
             self.core.accept_turns();
+            self.core.young.turns();
             self.core.expire(Instant::now());
             loop {
                 match self.commands.try_recv() {
@@ -241,7 +261,14 @@ impl Loop {
                     break;
                 }
             }
+            // What was done above may have ended connections, and that may end others.
+            while let Some(report) = self.core.young.next_report() {
+                self.core.take_report(report);
+            }
         }
+        self.core.young.reset_all(&Refusal::Reset {
+            cause: "the broker has stopped".into(),
+        });
         self.core.close_endpoints();
     }
 }

@@ -78,7 +78,7 @@ impl Core {
 
     /// How long the loop may wait for events.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        if self.endpoints.iter().any(|(_, endpoint)| endpoint.busy) {
+        if self.young.has_ready() || self.endpoints.iter().any(|(_, endpoint)| endpoint.busy) {
             return Some(Duration::ZERO);
         }
         let (deadline, ..) = self.deadlines.front()?;
@@ -133,6 +133,7 @@ impl Core {
             questions: 0,
             role: Role::Asking,
         };
+        self.make_spare();
         // A client writes at once what it wants, so most sessions are served without ever being
         // watched.
         match self.converse(session, None) {

@@ -39,6 +39,8 @@ pub(crate) struct Side {
     writable: bool,
     /// The data descriptor's other end is closed for good.
     hung_up: bool,
+    /// Whether the set that has the connection watches for room to write.
+    pub(super) watched_for_room: bool,
 }
 
 /// One direction.
@@ -96,10 +98,17 @@ impl Side {
             plain,
             announced: false,
             control_closed: false,
-            readable: true,
+            // What is there when the descriptor is first watched comes as an event.
+            readable: false,
             writable: true,
             hung_up: false,
+            watched_for_room: false,
         }
+    }
+
+    /// Whether the last write found no room.
+    pub(super) fn full(&self) -> bool {
+        !self.writable
     }
 
     /// Sends a message to the process; one that does not listen to its own socket misses it.
@@ -120,8 +129,12 @@ impl Connection {
         }
     }
 
-    pub(crate) fn sides(&self) -> &[Side; 2] {
+    pub(super) fn sides(&self) -> &[Side; 2] {
         &self.sides
+    }
+
+    pub(super) fn sides_mut(&mut self) -> &mut [Side; 2] {
+        &mut self.sides
     }
 
     /// Notes that a side's data descriptor may be ready.

@@ -1,12 +1,14 @@
-//! The data threads: they move bytes between the two ends of each connection.
+//! Moving bytes between the two ends of each connection.
 //!
-//! A thread owns its connections outright, so nothing is locked where data flows. The core hands
-//! a connection over with [`DataThread::adopt`] and steers it with the other commands; what the
-//! core must know comes back as a [`Report`]. A thread never blocks but in `epoll_wait`, gives
-//! every ready connection a turn of bounded length, and says nothing to any log: its words go
-//! through the core.
+//! A [`ConnectionSet`] is a number of connections on one epoll descriptor. A connection begins in
+//! the core's own set, so that one that is short or quiet costs no change of threads; one that is
+//! busy moves to the set of a [`DataThread`]. Whoever has a set owns its connections outright, so
+//! nothing is locked where data flows. The core steers those of a data thread with commands; what
+//! it must know comes back as a [`Report`]. A set never blocks, gives every ready connection a
+//! turn of bounded length, and says nothing to any log: its words go through the core.
 
 mod connection;
+mod set;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -19,7 +21,8 @@ use std::sync::mpsc::{self, Sender};
 use hvsock_fabric::{ConnectionId, End, Refusal};
 use mio::Waker;
 
-pub(crate) use connection::{Side, protocol_fault};
+pub(crate) use connection::{Connection, Side, protocol_fault};
+pub(crate) use set::ConnectionSet;
 
 /// The bytes that a connection has delivered, each way; read by the core at any time.
 #[derive(Debug, Default)]
@@ -55,6 +58,8 @@ pub(crate) enum Report {
         connection: ConnectionId,
         reason: Option<Refusal>,
     },
+    /// A connection moves so much that it should have a thread for it.
+    Busy { connection: ConnectionId },
 }
 
 /// Where reports go.
@@ -73,11 +78,10 @@ impl Reports {
     }
 }
 
-/// A connection on its way to a data thread.
+/// A connection on its way to a set.
 pub(crate) struct Adopted {
-    pub(crate) connection: ConnectionId,
-    pub(crate) from: Side,
-    pub(crate) to: Side,
+    pub(crate) id: ConnectionId,
+    pub(crate) connection: Connection,
     pub(crate) counters: Arc<Counters>,
 }
 
@@ -107,9 +111,10 @@ impl DataThread {
         let (commands, queue) = mpsc::channel();
         let poll = mio::Poll::new()?;
         let waker = Waker::new(poll.registry(), thread::WAKE)?;
+        let set = ConnectionSet::new(poll.registry().try_clone()?, 0, u64::MAX);
         let thread = std::thread::Builder::new()
             .name(format!("hvsock-data-{index}"))
-            .spawn(move || thread::Pump::new(poll, queue, reports).run())?;
+            .spawn(move || thread::run(poll, set, &queue, &reports))?;
         Ok(Self {
             commands,
             waker,

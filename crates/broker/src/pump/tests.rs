@@ -13,7 +13,7 @@ use hvsock_fabric::{ConnectionId, End, Refusal};
 use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
 use mio::{Poll, Token, Waker};
 
-use super::{Adopted, Counters, DataThread, Report, Reports, Side};
+use super::{Adopted, Connection, Counters, DataThread, Report, Reports, Side};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const ID: ConnectionId = ConnectionId::from_u64(7);
@@ -85,10 +85,10 @@ fn connected(plain_client: bool) -> World {
     let thread = DataThread::start(0, Reports { queue, waker }).unwrap();
     let ((from, client), (to, server)) = (end(plain_client), end(false));
     let counters = Arc::new(Counters::default());
+    let connection = Connection::new(from, to);
     thread.adopt(Adopted {
-        connection: ID,
-        from,
-        to,
+        id: ID,
+        connection,
         counters: Arc::clone(&counters),
     });
     World {

@@ -1,0 +1,289 @@
+//! A set of connections on one epoll descriptor, whichever thread waits on it.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+
+use hvsock_fabric::{ConnectionId, Refusal};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+use slab::Slab;
+
+use super::connection::{Connection, Turn};
+use super::{Adopted, Counters, Report};
+
+/// The tokens of one connection: for each side its data descriptor, then its control descriptor.
+const TOKENS: usize = 4;
+
+/// Bytes read at once. A Unix socket's default buffer holds some 200 KiB.
+const SCRATCH: usize = 64 * 1024;
+/// Bytes read at once while more than [`WAITING_LIMIT`] wait in memory for slow readers.
+const SCRATCH_WHEN_FULL: usize = 4 * 1024;
+/// Bytes that may wait in one set's memory before it takes only small bites. With the small ones,
+/// a set holds at most this and 8 KiB a connection.
+const WAITING_LIMIT: usize = 32 * 1024 * 1024;
+
+struct Entry {
+    id: ConnectionId,
+    connection: Connection,
+    counters: Arc<Counters>,
+    queued: bool,
+    /// Its share of [`ConnectionSet::waiting`].
+    waiting: usize,
+}
+
+/// Connections that are moved forward together, each in its turn.
+pub(crate) struct ConnectionSet {
+    registry: Registry,
+    /// The first of the set's tokens.
+    base: usize,
+    /// Bytes after which a connection is reported as busy.
+    busy_after: u64,
+    entries: Slab<Entry>,
+    by_id: HashMap<ConnectionId, usize>,
+    /// Connections that may be able to move.
+    ready: VecDeque<usize>,
+    /// Bytes that wait in memory, over all connections.
+    waiting: usize,
+    scratch: Vec<u8>,
+    reports: VecDeque<Report>,
+}
+
+impl ConnectionSet {
+    /// An empty set that watches through `registry`, with tokens from `base` on.
+    pub(crate) fn new(registry: Registry, base: usize, busy_after: u64) -> Self {
+        Self {
+            registry,
+            base,
+            busy_after,
+            entries: Slab::new(),
+            by_id: HashMap::new(),
+            ready: VecDeque::new(),
+            waiting: 0,
+            scratch: vec![0; SCRATCH],
+            reports: VecDeque::new(),
+        }
+    }
+
+    /// What the set's owner must know, in order.
+    pub(crate) fn next_report(&mut self) -> Option<Report> {
+        self.reports.pop_front()
+    }
+
+    /// Whether some connection can move now.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Takes a connection in.
+    pub(crate) fn adopt(&mut self, adopted: Adopted) {
+        let Adopted {
+            id,
+            connection,
+            counters,
+        } = adopted;
+        let waiting = connection.waiting();
+        self.waiting += waiting;
+        let entry = Entry {
+            id,
+            connection,
+            counters,
+            queued: false,
+            waiting,
+        };
+        let index = self.entries.insert(entry);
+        self.by_id.insert(id, index);
+        if let Err(error) = self.watch(index) {
+            let which = format!("watched descriptors ({error})");
+            self.close(index, Some(Refusal::LimitReached { which }));
+        } else if waiting > 0 {
+            self.enqueue(index);
+        }
+    }
+
+    /// Gives a connection away, with whatever waits in it.
+    pub(crate) fn release(&mut self, id: ConnectionId) -> Option<Adopted> {
+        let index = self.by_id.remove(&id)?;
+        let entry = self.entries.try_remove(index)?;
+        self.waiting -= entry.waiting;
+        for side in entry.connection.sides() {
+            self.unwatch(&side.data);
+            self.unwatch(&side.control);
+        }
+        Some(Adopted {
+            id,
+            connection: entry.connection,
+            counters: entry.counters,
+        })
+    }
+
+    /// Ends a connection and tells both ends why.
+    pub(crate) fn cut(&mut self, id: ConnectionId, refusal: Refusal) {
+        if let Some(&index) = self.by_id.get(&id) {
+            self.close(index, Some(refusal));
+        }
+    }
+
+    /// Stops a connection's data, or lets it flow again.
+    pub(crate) fn suspend(&mut self, id: ConnectionId, suspended: bool) {
+        if let Some(&index) = self.by_id.get(&id) {
+            self.entries[index].connection.suspend(suspended);
+            self.enqueue(index);
+        }
+    }
+
+    /// Tells every process why its connection ends with this set.
+    pub(crate) fn reset_all(&self, refusal: &Refusal) {
+        for (_, entry) in &self.entries {
+            entry.connection.reset(refusal);
+        }
+    }
+
+    /// Takes an event of one of the set's tokens. One for a connection that ended in the same
+    /// batch may meet its successor in the slab, which then merely tries once in vain.
+    pub(crate) fn note(&mut self, event: &mio::event::Event) {
+        let token = event.token().0.wrapping_sub(self.base);
+        let (index, which) = (token / TOKENS, token % TOKENS);
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        if which.is_multiple_of(2) {
+            entry.connection.data_ready(which / 2, event);
+            self.enqueue(index);
+            return;
+        }
+        match entry.connection.read_control(which / 2) {
+            Ok(()) => self.enqueue(index),
+            Err(refusal) => self.close(index, Some(refusal)),
+        }
+    }
+
+    /// Gives one turn to every connection that is ready now.
+    pub(crate) fn turns(&mut self) {
+        for _ in 0..self.ready.len() {
+            if let Some(index) = self.ready.pop_front() {
+                self.turn(index);
+            }
+        }
+    }
+
+    fn turn(&mut self, index: usize) {
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        entry.queued = false;
+        let bite = if self.waiting > WAITING_LIMIT {
+            SCRATCH_WHEN_FULL
+        } else {
+            SCRATCH
+        };
+        let turn = entry
+            .connection
+            .turn(&mut self.scratch[..bite], &entry.counters);
+        let waiting = entry.connection.waiting();
+        self.waiting = self.waiting - entry.waiting + waiting;
+        entry.waiting = waiting;
+        let id = entry.id;
+        while let Some((end, value)) = entry.connection.take_option() {
+            self.reports.push_back(Report::ConnectedSuspend {
+                connection: id,
+                end,
+                value,
+            });
+        }
+        let moved = entry.counters.sent() + entry.counters.received();
+        let watched = self.watch_for_room(index);
+        match (turn, watched) {
+            (Turn::Over(reason), _) => self.close(index, reason),
+            (_, Err(error)) => {
+                let which = format!("watched descriptors ({error})");
+                self.close(index, Some(Refusal::LimitReached { which }));
+            }
+            (turn, Ok(())) => {
+                if matches!(turn, Turn::Again) {
+                    self.enqueue(index);
+                }
+                if moved > self.busy_after {
+                    self.reports.push_back(Report::Busy { connection: id });
+                }
+            }
+        }
+    }
+
+    fn enqueue(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index)
+            && !entry.queued
+        {
+            entry.queued = true;
+            self.ready.push_back(index);
+        }
+    }
+
+    fn close(&mut self, index: usize, reason: Option<Refusal>) {
+        let Some(entry) = self.entries.try_remove(index) else {
+            return;
+        };
+        self.by_id.remove(&entry.id);
+        self.waiting -= entry.waiting;
+        if let Some(refusal) = &reason {
+            entry.connection.reset(refusal);
+        }
+        self.reports.push_back(Report::Closed {
+            connection: entry.id,
+            reason,
+        });
+    }
+
+    /// Watches a connection's descriptors. Whatever is ready by now comes as an event.
+    fn watch(&self, index: usize) -> io::Result<()> {
+        for (side, token) in self.entries[index].connection.sides().iter().zip([0, 2]) {
+            let token = self.base + index * TOKENS + token;
+            let interest = interest(side.watched_for_room);
+            self.registry.register(
+                &mut SourceFd(&side.data.as_raw_fd()),
+                Token(token),
+                interest,
+            )?;
+            let control = side.control.as_raw_fd();
+            let mut control = SourceFd(&control);
+            self.registry
+                .register(&mut control, Token(token + 1), Interest::READABLE)?;
+        }
+        Ok(())
+    }
+
+    /// Watches the sides that had no room for room as well. Most connections never come to that,
+    /// and are spared an event for the room that every new descriptor has.
+    fn watch_for_room(&mut self, index: usize) -> io::Result<()> {
+        let base = self.base + index * TOKENS;
+        for (side, token) in self.entries[index]
+            .connection
+            .sides_mut()
+            .iter_mut()
+            .zip([0, 2])
+        {
+            if side.full() && !side.watched_for_room {
+                let data = side.data.as_raw_fd();
+                let token = Token(base + token);
+                self.registry
+                    .reregister(&mut SourceFd(&data), token, interest(true))?;
+                side.watched_for_room = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn unwatch(&self, fd: &OwnedFd) {
+        // It is watched; and if not, that is as well.
+        let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
+    }
+}
+
+fn interest(room: bool) -> Interest {
+    if room {
+        Interest::READABLE | Interest::WRITABLE
+    } else {
+        Interest::READABLE
+    }
+}
