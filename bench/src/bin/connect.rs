@@ -1,0 +1,331 @@
+//! What a connection costs: the time until both ends have it, how many can be made in a second,
+//! and what an idle one takes in the broker; against plain Unix sockets, in turns.
+
+#![forbid(unsafe_code)]
+
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use hvsock::{HvListener, HvStream, ServiceId, VmId};
+use hvsock_bench::broker::{self, BrokerProcess};
+use hvsock_bench::figures::{Spread, keep, percentile};
+use hvsock_bench::plot;
+use serde::Serialize;
+
+const HOLD: &str = "role-hold";
+/// Connections that one helper process holds, both ends: four descriptors each.
+const HELD_BY_ONE: usize = 2000;
+
+#[derive(Serialize)]
+struct Figures {
+    turns: usize,
+    unix_connect_us_p50: Spread,
+    hvsock_connect_us_p50: Spread,
+    connect_ratio: Spread,
+    unix_connections_per_second: Spread,
+    hvsock_connections_per_second: Spread,
+    idle: Idle,
+}
+
+#[derive(Serialize)]
+struct Idle {
+    wanted: usize,
+    connections: usize,
+    broker_bytes_each: f64,
+    broker_descriptors_each: f64,
+    why_not_more: Option<String>,
+}
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [broker::ROLE, folder] => return broker::serve(Path::new(folder)),
+        [HOLD, endpoint, count] => return hold(endpoint.into(), count.parse()?),
+        _ => {}
+    }
+    let option = |name: &str, default: usize| -> anyhow::Result<usize> {
+        match words.iter().position(|word| *word == name) {
+            Some(at) => Ok(words.get(at + 1).context("a number is missing")?.parse()?),
+            None => Ok(default),
+        }
+    };
+    let turns = option("--turns", 15)?;
+    let idle = option("--idle", 10_000)?;
+    let out = words
+        .iter()
+        .position(|word| *word == "--out")
+        .and_then(|at| words.get(at + 1));
+    let out = PathBuf::from(out.unwrap_or(&"target/bench"));
+
+    hvsock_sys::limits::raise_descriptors()?;
+    let figures = measure(turns, idle)?;
+    print(&figures);
+    keep(&out.join("connect.json"), &figures)?;
+    plot::bars(
+        &out.join("connect.svg"),
+        "Time until both ends have a connection (p50)",
+        "µs",
+        &[
+            ("Unix socket", figures.unix_connect_us_p50),
+            ("hvsock", figures.hvsock_connect_us_p50),
+        ],
+    )?;
+    println!(
+        "\nkept as {0}/connect.json and {0}/connect.svg",
+        out.display()
+    );
+    Ok(())
+}
+
+fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
+    let broker = BrokerProcess::start()?;
+    let folder = tempfile::Builder::new().prefix("hvu").tempdir()?;
+    let unix = folder.path().join("s");
+    let unix_listener = UnixListener::bind(&unix)?;
+    let service = ServiceId::random();
+    let hv_listener = HvListener::options()
+        .endpoint(broker.endpoint())
+        .backlog(1024)
+        .listen((VmId::LOOPBACK, service))?;
+    let endpoint = broker.endpoint();
+    let hv_connect = move || {
+        HvStream::options()
+            .endpoint(endpoint.clone())
+            .connect((VmId::LOOPBACK, service))
+            .map(drop_later)
+    };
+    let unix_path = unix.clone();
+    let unix_connect = move || UnixStream::connect(&unix_path).map(drop_later);
+
+    let unix_accepted = accept_in_background(move || unix_listener.accept().map(drop_later));
+    let hv_accepted = accept_in_background(move || hv_listener.accept().map(drop_later));
+
+    let (mut unix_us, mut hv_us) = (Vec::new(), Vec::new());
+    let (mut unix_rate, mut hv_rate) = (Vec::new(), Vec::new());
+    for turn in 0..turns {
+        eprint!("\rturn {} of {turns} ", turn + 1);
+        unix_us.push(latency(&unix_connect, &unix_accepted)?);
+        hv_us.push(latency(&hv_connect, &hv_accepted)?);
+        unix_rate.push(rate(&unix_connect, &unix_accepted)?);
+        hv_rate.push(rate(&hv_connect, &hv_accepted)?);
+    }
+    eprintln!();
+    Ok(Figures {
+        turns,
+        unix_connect_us_p50: Spread::of(unix_us.iter().copied()),
+        hvsock_connect_us_p50: Spread::of(hv_us.iter().copied()),
+        connect_ratio: Spread::of_ratio(&hv_us, &unix_us),
+        unix_connections_per_second: Spread::of(unix_rate),
+        hvsock_connections_per_second: Spread::of(hv_rate),
+        idle: hold_idle(idle)?,
+    })
+}
+
+/// What a connect or accept gives: closed by whoever drops it.
+type Held = Box<dyn Send>;
+
+fn drop_later<T: Send + 'static>(held: T) -> Held {
+    Box::new(held)
+}
+
+/// A thread that accepts, and says when.
+struct Accepted {
+    /// Where to say it; nobody is told while this is empty.
+    tell: Sender<Option<Sender<(Instant, Held)>>>,
+    count: Arc<AtomicU64>,
+}
+
+fn accept_in_background(accept: impl Fn() -> std::io::Result<Held> + Send + 'static) -> Accepted {
+    let (tell, told) = channel::<Option<Sender<(Instant, Held)>>>();
+    let count = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        let mut listener = None;
+        while let Ok(held) = accept() {
+            let now = Instant::now();
+            counted.fetch_add(1, Ordering::Relaxed);
+            while let Ok(change) = told.try_recv() {
+                listener = change;
+            }
+            if let Some(listener) = &listener {
+                let _ = listener.send((now, held));
+            }
+        }
+    });
+    Accepted { tell, count }
+}
+
+/// The median time in microseconds from the start of a connect until both ends have it.
+fn latency(
+    connect: &impl Fn() -> std::io::Result<Held>,
+    accepted: &Accepted,
+) -> anyhow::Result<f64> {
+    let (tell, told) = channel();
+    accepted.tell.send(Some(tell))?;
+    let mut times = Vec::new();
+    let mut kept = Vec::new();
+    for _ in 0..400 {
+        let start = Instant::now();
+        let held = connect()?;
+        let connected = Instant::now();
+        let (accepted, other) = told.recv_timeout(Duration::from_secs(10))?;
+        times.push(connected.max(accepted).duration_since(start).as_secs_f64() * 1e6);
+        kept.push((held, other));
+    }
+    accepted.tell.send(None)?;
+    Ok(percentile(&mut times, 0.5))
+}
+
+/// How many connections two threads make and close in a second.
+fn rate(
+    connect: &(impl Fn() -> std::io::Result<Held> + Sync),
+    accepted: &Accepted,
+) -> anyhow::Result<f64> {
+    const LENGTH: Duration = Duration::from_millis(400);
+    let stop = AtomicBool::new(false);
+    let before = accepted.count.load(Ordering::Relaxed);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        match connect() {
+                            Ok(held) => drop(held),
+                            // A full backlog is part of the race; the accepting end sets the pace.
+                            Err(_) => std::thread::yield_now(),
+                        }
+                    }
+                })
+            })
+            .collect();
+        std::thread::sleep(LENGTH);
+        stop.store(true, Ordering::Relaxed);
+        for client in clients {
+            let _ = client.join();
+        }
+    });
+    let count = accepted.count.load(Ordering::Relaxed) - before;
+    Ok(count as f64 / start.elapsed().as_secs_f64())
+}
+
+/// Holds idle connections in a fresh broker and looks at what it uses.
+fn hold_idle(wanted: usize) -> anyhow::Result<Idle> {
+    let broker = BrokerProcess::start()?;
+    // What the first connection costs is not what each costs.
+    let mut helpers = vec![Helper::start(&broker.endpoint(), 1)?];
+    let bytes = broker.resident_bytes()?;
+    let descriptors = broker.open_descriptors()?;
+    let (mut connections, mut why_not_more) = (0, None);
+    while connections < wanted && why_not_more.is_none() {
+        let helper = Helper::start(&broker.endpoint(), HELD_BY_ONE.min(wanted - connections))?;
+        connections += helper.held;
+        why_not_more.clone_from(&helper.why_not_more);
+        helpers.push(helper);
+    }
+    let each = |now: u64, then: u64| now.saturating_sub(then) as f64 / connections.max(1) as f64;
+    Ok(Idle {
+        wanted,
+        connections,
+        broker_bytes_each: each(broker.resident_bytes()?, bytes),
+        broker_descriptors_each: each(broker.open_descriptors()?, descriptors),
+        why_not_more,
+    })
+}
+
+/// A process that holds connections.
+struct Helper {
+    child: Child,
+    held: usize,
+    why_not_more: Option<String>,
+}
+
+impl Helper {
+    fn start(endpoint: &Path, count: usize) -> anyhow::Result<Self> {
+        let mut child = Command::new(std::env::current_exe()?)
+            .arg(HOLD)
+            .arg(endpoint)
+            .arg(count.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+        let (held, why) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
+        let why_not_more = Some(why.to_owned()).filter(|why| !why.is_empty());
+        Ok(Self {
+            child,
+            held: held.parse()?,
+            why_not_more,
+        })
+    }
+}
+
+impl Drop for Helper {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
+    }
+}
+
+/// What a helper process does: makes connections to itself, says how many, and holds them until
+/// its input ends.
+fn hold(endpoint: PathBuf, count: usize) -> anyhow::Result<()> {
+    hvsock_sys::limits::raise_descriptors()?;
+    let address = (VmId::LOOPBACK, ServiceId::random());
+    let listener = HvListener::options()
+        .endpoint(endpoint.clone())
+        .listen(address)?;
+    let mut held = Vec::with_capacity(count);
+    let mut why = String::new();
+    for _ in 0..count {
+        match HvStream::options()
+            .endpoint(endpoint.clone())
+            .connect(address)
+        {
+            Ok(stream) => held.push((stream, listener.accept()?)),
+            Err(error) => {
+                why = error.to_string().replace('\n', " ");
+                break;
+            }
+        }
+    }
+    println!("{} {why}", held.len());
+    std::io::stdin().read_to_end(&mut Vec::new())?;
+    Ok(())
+}
+
+fn print(figures: &Figures) {
+    let Figures { turns, idle, .. } = figures;
+    println!("one interleaved run of {turns} turns: median (least to most)\n");
+    println!("connect and accept, p50, µs");
+    println!("  Unix socket   {:.1}", figures.unix_connect_us_p50);
+    println!("  hvsock        {:.1}", figures.hvsock_connect_us_p50);
+    println!("  ratio         {:.2}", figures.connect_ratio);
+    println!("connections per second");
+    println!("  Unix socket   {:.0}", figures.unix_connections_per_second);
+    println!(
+        "  hvsock        {:.0}",
+        figures.hvsock_connections_per_second
+    );
+    println!("{} idle connections", idle.connections);
+    println!(
+        "  broker memory each       {:.1} KiB",
+        idle.broker_bytes_each / 1024.0
+    );
+    println!(
+        "  broker descriptors each  {:.2}",
+        idle.broker_descriptors_each
+    );
+    if let Some(why) = &idle.why_not_more {
+        println!("  not {}: {why}", idle.wanted);
+    }
+}
