@@ -83,7 +83,8 @@ impl LockFile {
             | OFlags::NONBLOCK
             | OFlags::NOCTTY
             | OFlags::CLOEXEC;
-        match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
+        // Whoever can open a file, if only to read it, can lock it and keep everybody waiting.
+        match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600)) {
             Ok(fd) => Ok(Self {
                 file: Arc::new(File { fd, path }),
             }),

@@ -1,28 +1,6 @@
 //! The text of one registration's file, and of `defaults.toml`.
 //!
-//! ```toml
-//! name = "HV Socket Demo"          # the friendly name: the only key that must be there
-//! enabled = true
-//! owner = "alice"
-//! creator = "hvsock"
-//! purpose = "shows how it is done"
-//! allow_wildcard_binds = true
-//!
-//! [bind]                           # who may listen
-//! users = ["alice", "1000"]        # names or ids in the partition that owns the registry
-//! groups = ["backup"]
-//! partitions = ["web", "@ci"]      # its children: names, ids, `@group`, `*`
-//!
-//! [connect]                        # who may connect: the same three lists
-//! users = ["*"]
-//!
-//! [vm.web]                         # what differs for the child `web`
-//! enabled = false
-//! connect.partitions = []
-//! ```
-//!
-//! The service's GUID is the file's name. `defaults.toml` takes `allow_wildcard_binds`, `[bind]`
-//! and `[connect]`.
+//! `docs/registry.md` shows what they hold.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -279,6 +257,8 @@ impl<'de> Visitor<'de> for OverridesVisitor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn read(text: &str) -> Result<Registration, String> {
@@ -295,14 +275,14 @@ mod tests {
     }
 
     #[test]
-    fn the_example_above_says_what_it_looks_like() {
-        let module = include_str!("format.rs");
-        let example: String = module
+    fn the_example_in_the_documentation_says_what_it_looks_like() {
+        let page = include_str!("../../../../docs/registry.md");
+        let example: String = page
             .lines()
-            .skip_while(|line| *line != "//! ```toml")
+            .skip_while(|line| *line != "```toml")
             .skip(1)
-            .take_while(|line| *line != "//! ```")
-            .map(|line| format!("{}\n", line.trim_start_matches("//!").trim_start()))
+            .take_while(|line| *line != "```")
+            .map(|line| format!("{line}\n"))
             .collect();
         let read = read(&example).unwrap();
         let list = |list: &[&str]| Some(list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
@@ -355,6 +335,40 @@ mod tests {
             let error = read(&text).unwrap_err();
             assert!(error.starts_with("s.toml:2:19: `"), "{error}");
         }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_at_a_place_inside_it(text in pieces()) {
+            let path = Path::new("s.toml");
+            let lines = text.matches('\n').count() + 1;
+            if let Err(problem) = decode(path, ServiceId::from_port(1), text.as_bytes()) {
+                let line = problem.place.map_or(1, |(line, _)| line);
+                prop_assert!((1..=lines).contains(&line), "{problem}");
+                prop_assert!(problem.what.len() < 4000, "{problem}");
+            }
+            let _ = decode_defaults(path, text.as_bytes());
+        }
+
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+            let _ = decode(Path::new("s.toml"), ServiceId::from_port(1), &bytes);
+        }
+    }
+
+    /// Pieces of files, to be put together in any order.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
+            Just("name = \"Demo\"\n".to_owned()),
+            Just("[bind]\n".to_owned()),
+            Just("[vm.web]\n".to_owned()),
+            Just("[[vm]]\n".to_owned()),
+            Just("users = [\"a\"]\n".to_owned()),
+            Just("enabled = ".to_owned()),
+            "[a-z]{1,8} = (true|1|'x'|\\[\\]|\\{\\})\n",
+            "[\\[\\]{}=.,'\"#\\\\a-c\n\r \u{1b}é]{0,6}",
+        ];
+        proptest::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
     }
 
     #[test]
