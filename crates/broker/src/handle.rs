@@ -180,22 +180,21 @@ impl Handle {
         self.service(&id.into())
     }
 
-    /// Registers services that were exported elsewhere: all of them, or none if one clashes or
-    /// cannot be written. Those that are there already with the same name are left as they are.
-    /// Returns what was added.
+    /// Registers services that were exported elsewhere; those that are there already with the
+    /// same name are left as they are. Returns what was added.
     pub fn import(&self, new: Vec<Registration>) -> Result<Vec<Service>, ControlError> {
-        let mut store = self.services.lock();
-        let wanted = self.call(move |core| core.sift(new))??;
         let mut ids = HashSet::new();
-        for registration in wanted {
+        let mut store = self.services.lock();
+        for registration in new {
             let id = registration.id;
-            if let Err(error) = self.add(&mut store, registration) {
-                for id in ids {
-                    store.remove(id)?;
-                    self.call(move |core| core.unregister(id))?;
-                }
-                return Err(error);
+            let there = {
+                let service = ServiceRef::Id(id);
+                self.call(move |core| core.registration(&service))?
+            };
+            if there.is_some_and(|there| there.name.folded() == registration.name.folded()) {
+                continue;
             }
+            self.add(&mut store, registration)?;
             ids.insert(id);
         }
         drop(store);
@@ -223,9 +222,10 @@ impl Handle {
         self.call(move |core| core.would_clash(&asked))?
             .map_or(Ok(()), Err)?;
         let id = registration.id;
-        store.put(registration.clone())?;
-        if let Err(error) = self.call(move |core| core.register(registration))? {
-            store.remove(id)?;
+        let changes = store.put(registration)?;
+        if let Err(error) = self.call(move |core| core.apply_own(changes, id))? {
+            let changes = store.remove(id)?;
+            self.apply(changes)?;
             return Err(error.into());
         }
         Ok(())
@@ -248,8 +248,8 @@ impl Handle {
                         the process instead";
             return Err(ControlError::Invalid(what.into()));
         }
-        let changed = store.set_enabled(id, enabled, name.as_ref())?;
-        self.call(move |core| core.update(changed))??;
+        let changes = store.set_enabled(id, enabled, name.as_ref())?;
+        self.call(move |core| core.apply_own(changes, id))??;
         drop(store);
         self.service(&id.into())
     }
@@ -260,7 +260,8 @@ impl Handle {
         let id = gone.id;
         let mut store = self.services.lock();
         if !gone.lease {
-            store.remove(id)?;
+            let changes = store.remove(id)?;
+            self.apply(changes)?;
         }
         self.call(move |core| core.unregister(id))?;
         Ok(gone)

@@ -40,7 +40,7 @@ impl Fabric {
         request: &ConnectRequest<'_>,
         trace: &mut T,
     ) -> Result<Plan, Refusal> {
-        let source = self.asking(request.from, request.service)?;
+        let source = self.asking(request.from, request.service, trace)?;
         let (target, relation) = self.tree.resolve_connect(source, request.vm, trace)?;
         let pair = Pair {
             source,
@@ -70,16 +70,24 @@ impl Fabric {
     }
 
     /// The partition that asks about a service.
-    pub(crate) fn asking(
+    pub(crate) fn asking<T: Trace>(
         &self,
         key: PartitionKey,
         service: ServiceId,
+        trace: &mut T,
     ) -> Result<Place<'_>, Refusal> {
-        // The zero GUID stands where an end has no service: nobody can offer it.
         if service == ServiceId::ZERO {
+            trace.note(|_| {
+                let answer = "nothing: the zero GUID stands where an end has no service";
+                Note::new(false, "What is the service?", answer)
+            });
             return Err(Refusal::AddressNotAvailable);
         }
-        self.tree.place(key).ok_or(Refusal::PartitionOff)
+        let place = self.tree.place(key);
+        if place.is_none() {
+            trace.note(|_| Note::new(false, "Is the asker's partition there?", "no: it is gone"));
+        }
+        place.ok_or(Refusal::PartitionOff)
     }
 
     pub(crate) fn check_state<T: Trace>(

@@ -29,7 +29,7 @@ impl Fabric {
         request: &ListenRequest<'_>,
         trace: &mut T,
     ) -> Result<Bound, Refusal> {
-        let from = self.asking(request.from, request.service)?;
+        let from = self.asking(request.from, request.service, trace)?;
         let bound = self.tree.resolve_listen(from, request.vm, trace)?;
         self.check_state(from, trace)?;
         self.check_offers(from, bound, request.service, request.principal, trace)?;
@@ -56,7 +56,7 @@ impl Fabric {
 
     /// Whether a listener that is there could still receive.
     pub(crate) fn judge_again(&self, listener: &Listener) -> Result<(), Refusal> {
-        let from = self.asking(listener.partition, listener.service)?;
+        let from = self.asking(listener.partition, listener.service, &mut Silent)?;
         let bound = self.tree.resolve_listen(from, listener.vm, &mut Silent)?;
         let (service, principal) = (listener.service, &listener.principal);
         self.check_offers(from, bound, service, principal, &mut Silent)
@@ -141,7 +141,18 @@ impl Fabric {
                 trace.fix(|| barrier.fix(service, *registration));
                 Err(barrier.refusal(*is_owner))
             }
-            _ => Err(Refusal::Unregistered),
+            // A container without a parent, at the wildcard.
+            _ => {
+                trace.note(|_| {
+                    let question = "Does a registry allow it?";
+                    Note::new(
+                        false,
+                        question,
+                        "no: there is neither a parent nor children",
+                    )
+                });
+                Err(Refusal::Unregistered)
+            }
         }
     }
 }

@@ -8,38 +8,64 @@ use hvsock_fabric::Refusal;
 
 use crate::{ConnectOptions, ListenOptions, ToHvAddr, error};
 
-/// Whether a connect or listen would succeed, and the reasons, as the broker gives them.
+/// Whether a connect or listen would succeed, and why, as the broker tells the one who asks.
 ///
-/// It displays as the lines that the broker wrote: each question it asked itself with the answer,
-/// and where something is wrong the command that would fix it.
+/// It displays as lines: each question that the broker asked itself, with the answer, and the
+/// command that would make a refusal a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     refusal: Option<Refusal>,
-    text: String,
+    steps: Vec<Step>,
+    fix: Option<String>,
+}
+
+/// One question on the way to a verdict.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    question: String,
+    answer: String,
+    pass: bool,
 }
 
 impl Explanation {
-    /// The first line is what the refusal carries, the others are for people.
+    /// Reads `EXPLAINED` as docs/endpoint.md lays it out. Text that is laid out otherwise, such as
+    /// a line that found no room in the message, is left out.
     pub(crate) fn of_wire(explained: &Refused) -> Self {
-        let (detail, text) = explained
-            .detail
-            .split_once('\n')
-            .unwrap_or((&explained.detail, ""));
+        let mut lines = explained.detail.split('\n');
+        let detail = lines.next().unwrap_or_default().to_owned();
         let refused = Refused {
-            detail: detail.to_owned(),
+            detail,
             ..*explained
         };
-        let refusal = (explained.code != 0).then(|| error::refusal(&refused));
-        Self {
-            refusal,
-            text: text.to_owned(),
+        let mut this = Self {
+            refusal: (explained.code != 0).then(|| error::refusal(&refused)),
+            steps: Vec::new(),
+            fix: None,
+        };
+        for line in lines {
+            let mut fields = line.split('\t');
+            match (fields.next(), fields.next(), fields.next()) {
+                (Some(word @ ("pass" | "fail")), Some(question), Some(answer)) => {
+                    let (question, answer) = (question.to_owned(), answer.to_owned());
+                    this.steps.push(Step {
+                        question,
+                        answer,
+                        pass: word == "pass",
+                    });
+                }
+                (Some("fix"), Some(fix), None) => this.fix = Some(fix.to_owned()),
+                _ => {}
+            }
         }
+        this
     }
 
+    /// A refusal that came before there was anything to explain.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self {
             refusal: Some(refusal),
-            text: String::new(),
+            steps: Vec::new(),
+            fix: None,
         }
     }
 
@@ -52,20 +78,59 @@ impl Explanation {
     pub fn would_succeed(&self) -> bool {
         self.refusal.is_none()
     }
+
+    /// The questions, in the order in which the broker asked them.
+    pub fn steps(&self) -> &[Step] {
+        &self.steps
+    }
+
+    /// The command, or another step, that would turn a refusal into a success.
+    pub fn fix(&self) -> Option<&str> {
+        self.fix.as_deref()
+    }
+}
+
+impl Step {
+    /// What was asked.
+    pub fn question(&self) -> &str {
+        &self.question
+    }
+
+    /// What the answer was, and which rule gave it.
+    pub fn answer(&self) -> &str {
+        &self.answer
+    }
+
+    /// Whether the request could go on.
+    pub fn pass(&self) -> bool {
+        self.pass
+    }
 }
 
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for step in &self.steps {
+            writeln!(f, "{step}")?;
+        }
         match &self.refusal {
-            _ if !self.text.is_empty() => f.write_str(self.text.trim_end()),
-            Some(refusal) => refusal.fmt(f),
-            None => f.write_str("it would succeed"),
+            Some(refusal) => write!(f, "refused: {refusal}")?,
+            None => f.write_str("it would succeed")?,
+        }
+        match &self.fix {
+            Some(fix) => write!(f, "\nto change that: {fix}"),
+            None => Ok(()),
         }
     }
 }
 
-/// What would become of a connect to `address`: the broker goes through the same steps and stops
-/// before the last.
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.question, self.answer)
+    }
+}
+
+/// What would become of a connect to `address`: the broker goes through the same questions and
+/// stops before it connects.
 ///
 /// ```no_run
 /// # fn main() -> std::io::Result<()> {

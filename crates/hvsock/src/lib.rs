@@ -67,7 +67,7 @@ mod wait;
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use endpoint::Endpoint;
 pub use error::{NoBroker, refusal_of};
-pub use explain::{Explanation, explain_connect, explain_listen};
+pub use explain::{Explanation, Step, explain_connect, explain_listen};
 pub use lease::Lease;
 pub use listener::{HvListener, Incoming};
 pub use options::{ConnectOptions, ListenOptions};

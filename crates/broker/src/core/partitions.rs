@@ -8,7 +8,7 @@ use hvsock_fabric::{
     Refusal, RegisterError,
 };
 use hvsock_registry::store::Change;
-use hvsock_registry::{Clash, Defaults, Registration, Registry};
+use hvsock_registry::{Clash, Defaults, Registration};
 use hvsock_sys::seqpacket;
 
 use super::labels::{partition_label, service_label};
@@ -163,25 +163,22 @@ impl Core {
             .err()
     }
 
-    /// Those of `registrations` that are not here already, if all of them could be taken in.
-    pub(crate) fn sift(
-        &self,
-        registrations: Vec<Registration>,
-    ) -> Result<Vec<Registration>, Clash> {
-        // Among themselves they may clash as well.
-        let mut wanted = Registry::new();
-        for new in registrations {
-            let known = self.fabric.registry(self.fabric.root());
-            let there = known.and_then(|registry| registry.get(new.id));
-            if there.is_some_and(|there| there.name.folded() == new.name.folded()) {
-                continue;
+    /// Takes in what files say now, in order; says why not, if it is about `own`, the service
+    /// whose file was changed on somebody's request.
+    pub(crate) fn apply_own(
+        &mut self,
+        changes: Vec<Change>,
+        own: ServiceId,
+    ) -> Result<(), RegisterError> {
+        let mut taken = Ok(());
+        for change in changes {
+            match change {
+                Change::Added(new) if new.id == own => taken = self.register(*new),
+                Change::Updated(new) if new.id == own => taken = self.update(*new),
+                other => self.apply(other),
             }
-            if let Some(clash) = self.would_clash(&new) {
-                return Err(clash);
-            }
-            wanted.insert(new)?;
         }
-        Ok(wanted.iter().cloned().collect())
+        taken
     }
 
     /// Takes in what a file says now.

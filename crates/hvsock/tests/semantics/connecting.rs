@@ -281,11 +281,15 @@ fn a_dry_run_is_explained_and_not_done() {
                 panic!()
             };
             assert!(connect.flags.dry_run);
-            let detail =
-                "connect.users = []\nIs it registered? yes\nMay you connect? no\n".to_owned();
+            let detail = "connect.users = []\n\
+                          pass\tIs it registered?\tyes\n\
+                          fail\tMay you connect?\tno: connect.users = []\n\
+                          fix\tadd yourself\n\
+                          something newer\nfail\tcut of";
+            let (code, errno, detail) = (3, 13, detail.to_owned());
             client.say(&BrokerMessage::Explained(Refused {
-                code: 3,
-                errno: 13,
+                code,
+                errno,
                 detail,
             }));
         },
@@ -293,10 +297,14 @@ fn a_dry_run_is_explained_and_not_done() {
     let explanation = explanation.unwrap();
     let rule = "connect.users = []".to_owned();
     assert_eq!(explanation.refusal(), Some(&Refusal::Denied { rule }));
-    assert_eq!(
-        explanation.to_string(),
-        "Is it registered? yes\nMay you connect? no"
-    );
+    let passes: Vec<_> = explanation.steps().iter().map(hvsock::Step::pass).collect();
+    assert_eq!(passes, [true, false]);
+    assert_eq!(explanation.steps()[1].question(), "May you connect?");
+    assert_eq!(explanation.steps()[1].answer(), "no: connect.users = []");
+    assert_eq!(explanation.fix(), Some("add yourself"));
+    let lines = "Is it registered? yes\nMay you connect? no: connect.users = []\n\
+                 refused: access is denied by connect.users = []\nto change that: add yourself";
+    assert_eq!(explanation.to_string(), lines);
 
     let options = broker.listen_options();
     let (explanation, ()) = broker.play(
@@ -314,7 +322,7 @@ fn a_dry_run_is_explained_and_not_done() {
     );
     let explanation = explanation.unwrap();
     assert!(!explanation.would_succeed());
-    assert_eq!(explanation.to_string(), Refusal::Unregistered.to_string());
+    assert_eq!(explanation.refusal(), Some(&Refusal::Unregistered));
 }
 
 #[test]

@@ -2,13 +2,16 @@
 //!
 //! `services/GUID.toml` is one registration, so that a package or a configuration manager can
 //! drop one in; `defaults.toml` beside the folder is what holds where a registration says
-//! nothing. [`format`] shows what is in them. [`FolderStore`] holds what they say, writes what is
-//! registered, and follows what others change:
+//! nothing; `docs/registry.md` shows what is in them. [`FolderStore`] holds what they say, writes
+//! what is registered, and follows what others change:
 //!
 //! 1. [`FolderStore::open`] reads everything and reports what is wrong.
 //! 2. [`watch`] calls back when something changed; [`FolderStore::reload`] then says what.
 //! 3. [`put`](FolderStore::put), [`set_enabled`](FolderStore::set_enabled),
 //!    [`replace`](FolderStore::replace) and [`remove`](FolderStore::remove) write.
+//!
+//! Who keeps a [`Registry`] of its own in step applies the [`Change`]s that 2 and 3 give, in the
+//! order in which they are given, and needs nothing else.
 //!
 //! What holds at all times:
 //! - A file with a problem changes nothing: what it said before stays in force while this

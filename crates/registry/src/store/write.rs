@@ -1,4 +1,8 @@
 //! The store's changes to the folder, each one under the lock and either made or not.
+//!
+//! Each gives all that is different since the last time it was told, its own change among it, in
+//! the order in which it came about. After an error nothing was changed, but for
+//! [`WriteError::NotDurable`]; what was learnt by the way is told by the next call.
 
 use hvsock_address::{PartitionName, ServiceId};
 
@@ -10,11 +14,8 @@ use crate::toml_problem::FileProblem;
 use crate::{Override, Registration};
 
 impl FolderStore {
-    /// Writes a new registration, unless its id or its name is taken.
-    ///
-    /// After an error nothing is changed, but for [`WriteError::NotDurable`]: then it is in
-    /// force, and [`reload`](Self::reload) tells of it.
-    pub fn put(&mut self, registration: Registration) -> Result<(), StoreError> {
+    /// Writes a new registration, unless its id or its name is taken. Gives all that changed.
+    pub fn put(&mut self, registration: Registration) -> Result<Vec<Change>, StoreError> {
         let id = registration.id;
         let text = format::document(&registration).to_string();
         self.check_storable(&registration, &text)?;
@@ -29,10 +30,11 @@ impl FolderStore {
             }
         }
         self.state.registry.insert(registration)?;
-        self.commit(lock, id, None, &text, NEW_FILE)
+        self.commit(lock, id, None, &text, NEW_FILE)?;
+        Ok(self.told())
     }
 
-    /// Switches a registration on or off, for everybody or for one child; gives it as it is then.
+    /// Switches a registration on or off, for everybody or for one child. Gives all that changed.
     ///
     /// For a child it is on if it is on for everybody and for that child.
     pub fn set_enabled(
@@ -40,7 +42,7 @@ impl FolderStore {
         id: ServiceId,
         enabled: bool,
         vm: Option<&PartitionName>,
-    ) -> Result<Registration, StoreError> {
+    ) -> Result<Vec<Change>, StoreError> {
         self.change(id, |registration| match vm {
             None => registration.enabled = enabled,
             Some(vm) => match registration.vm.get_mut(vm) {
@@ -57,14 +59,13 @@ impl FolderStore {
         })
     }
 
-    /// Writes a registration in place of the one with its id.
-    pub fn replace(&mut self, registration: &Registration) -> Result<(), StoreError> {
+    /// Writes a registration in place of the one with its id. Gives all that changed.
+    pub fn replace(&mut self, registration: &Registration) -> Result<Vec<Change>, StoreError> {
         self.change(registration.id, |old| *old = registration.clone())
-            .map(drop)
     }
 
-    /// Removes a registration's file, even one with a problem; gives what was in force.
-    pub fn remove(&mut self, id: ServiceId) -> Result<Option<Registration>, StoreError> {
+    /// Removes a registration's file, even one with a problem. Gives all that changed.
+    pub fn remove(&mut self, id: ServiceId) -> Result<Vec<Change>, StoreError> {
         let mut lock = self.locked()?;
         self.look_at(id);
         if !self.state.knows(id) {
@@ -76,29 +77,21 @@ impl FolderStore {
         if let Err(error @ WriteError::Unchanged { .. }) = removed {
             return Err(error.into());
         }
-        let old = self.state.forget(id, &mut self.untold);
-        if let Some(old) = &old {
+        if let Some(old) = self.state.forget(id, &mut self.untold) {
+            self.untold.changes.push(Change::Removed(id));
             self.freed(&old.name.folded());
         }
         self.listed = self.place.services.stamp().ok();
-        match removed {
-            Ok(_) => Ok(old),
-            Err(error) => {
-                self.untold
-                    .changes
-                    .extend(old.map(|old| Change::Removed(old.id)));
-                Err(error.into())
-            }
-        }
+        removed?;
+        Ok(self.told())
     }
 
-    /// Changes a registration as it is on disk now, leaving what a person wrote beside it; gives
-    /// the registration as it is then.
+    /// Changes a registration as it is on disk now, leaving what a person wrote beside it.
     fn change(
         &mut self,
         id: ServiceId,
         change: impl FnOnce(&mut Registration),
-    ) -> Result<Registration, StoreError> {
+    ) -> Result<Vec<Change>, StoreError> {
         let lock = self.locked()?;
         self.state.load(&self.place.services, id, &mut self.untold);
         let name = file_name(id);
@@ -114,18 +107,23 @@ impl FolderStore {
         let mut new = old.clone();
         change(&mut new);
         if new == old {
-            return Ok(old);
+            return Ok(self.told());
         }
         let path = self.place.services.path().join(&name);
         let text = edit::edit(&path, &contents.bytes, &new).map_err(StoreError::Broken)?;
         self.check_storable(&new, &text)?;
-        self.state.registry.replace(new.clone())?;
-        let old_name = old.name.folded();
+        let (old_name, new_name) = (old.name.folded(), new.name.folded());
+        self.state.registry.replace(new)?;
         self.commit(lock, id, Some(old), &text, contents.mode)?;
-        if old_name != new.name.folded() {
+        if old_name != new_name {
             self.freed(&old_name);
         }
-        Ok(new)
+        Ok(self.told())
+    }
+
+    /// All that was not told yet.
+    fn told(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.untold.changes)
     }
 
     /// Takes the lock, and looks at what others changed since this store last looked.
@@ -174,24 +172,24 @@ impl FolderStore {
             self.generation = Some(raised);
             Ok(atomic_file::write(services, &name, text.as_bytes(), mode)?)
         });
-        let added = old.is_none();
-        match &written {
-            Ok(stamp) => self.state.wrote(id, Some(*stamp)),
-            Err(StoreError::Write(WriteError::NotDurable { .. })) => {
-                self.state.wrote(id, None);
-                let new = self.state.registry.get(id).cloned().map(Box::new);
-                self.untold.changes.extend(new.map(|new| match added {
-                    true => Change::Added(new),
-                    false => Change::Updated(new),
-                }));
-            }
+        self.listed = self.place.services.stamp().ok();
+        let stamp = match &written {
+            Ok(stamp) => Some(*stamp),
+            Err(StoreError::Write(WriteError::NotDurable { .. })) => None,
             Err(_) => {
                 self.state.registry.remove(id);
                 // It was there a moment ago, so nothing can clash with it.
                 let _ = old.map(|old| self.state.registry.insert(old));
+                return written.map(drop);
             }
-        }
-        self.listed = self.place.services.stamp().ok();
+        };
+        self.state.wrote(id, stamp);
+        let new = self.state.registry.get(id).cloned().map(Box::new);
+        let change = match old.is_some() {
+            true => Change::Updated,
+            false => Change::Added,
+        };
+        self.untold.changes.extend(new.map(change));
         written.map(drop)
     }
 

@@ -124,10 +124,11 @@ fn writer_to_be_killed() {
     for round in 0.. {
         let mut next = owned(1, "One", "alice", "writer");
         next.purpose = Some(format!("round {round} {}", "x".repeat(900)));
-        match store.registry().get(id(1)) {
-            None => store.put(next).unwrap(),
-            Some(_) => store.replace(&next).unwrap(),
-        }
+        let written = match store.registry().get(id(1)) {
+            None => store.put(next),
+            Some(_) => store.replace(&next),
+        };
+        assert_eq!(written.unwrap().len(), 1);
     }
 }
 

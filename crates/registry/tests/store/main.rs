@@ -2,6 +2,7 @@
 
 mod faults;
 mod many;
+mod random;
 mod reading;
 mod watching;
 mod writing;
@@ -99,6 +100,13 @@ fn owned(port: u32, name: &str, owner: &str, creator: &str) -> Registration {
 /// The names in force.
 fn names(store: &FolderStore) -> Vec<&str> {
     store.registrations().map(|r| r.name.as_str()).collect()
+}
+
+/// A folder in memory where that is possible, so that much writing is no burden to a disk that
+/// others use too.
+fn scratch() -> PathBuf {
+    let in_memory = Some(PathBuf::from("/dev/shm")).filter(|folder| folder.is_dir());
+    in_memory.unwrap_or_else(std::env::temp_dir)
 }
 
 fn is_root() -> bool {

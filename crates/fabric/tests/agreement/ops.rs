@@ -1,0 +1,353 @@
+//! What may happen to a fabric, drawn at random from few names, ids, users and services, so that
+//! they meet.
+
+use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
+use hvsock_fabric::{End, Limits, PartitionKind, PartitionState};
+use hvsock_registry::{AccessRule, Defaults, Override, Principal, Registration};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+/// A fabric's beginning, and what happens to it.
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub root: PartitionKind,
+    pub limits: Limits,
+    pub ops: Vec<Op>,
+}
+
+/// Partitions, listeners and connections are meant by number: the nth of those that fit, round and
+/// round.
+#[derive(Clone, Debug)]
+pub enum Op {
+    AddPartition(AddPartition),
+    RemovePartition(Pick),
+    SetState(Pick, PartitionState),
+    SetGroups(Pick, Vec<String>),
+    Register(Pick, Registration),
+    Update(Pick, Registration),
+    Unregister(Pick, ServiceId),
+    /// Switches an entry on or off, for all or for the child with this name.
+    Enable(Pick, ServiceId, Option<PartitionName>, bool),
+    SetDefaults(Pick, Defaults),
+    SetRegistry(Pick, Vec<Registration>),
+    Listen(Request, u32),
+    /// A listen for the service of this listener in its partition.
+    ListenBeside(usize, Principal, Vm, u32),
+    Connect(Request),
+    /// A connect to this listener's service by one of the partitions that may see its own.
+    ConnectTo(usize, usize, Principal),
+    Accept(usize),
+    CloseListener(usize),
+    CloseConnection(usize),
+    SetConnectedSuspend(usize, End, bool),
+}
+
+#[derive(Clone, Debug)]
+pub struct AddPartition {
+    pub parent: Pick,
+    pub kind: PartitionKind,
+    pub name: PartitionName,
+    pub id: VmId,
+    pub groups: Vec<String>,
+    pub state: PartitionState,
+}
+
+#[derive(Clone, Debug)]
+pub struct Request {
+    pub from: Pick,
+    pub who: Principal,
+    pub vm: Vm,
+    pub service: ServiceId,
+}
+
+/// A VmId, some of them by what they are to the fabric.
+#[derive(Clone, Copy, Debug)]
+pub enum Vm {
+    Is(VmId),
+    OwnId,
+    ParentsId,
+    AChilds(usize),
+    ASiblings(usize),
+    OfPartition(usize),
+}
+
+/// A partition: the nth of those that fit what it is picked for, or of all there ever were.
+#[derive(Clone, Copy, Debug)]
+pub enum Pick {
+    Fitting(usize),
+    Any(usize),
+}
+
+pub const BROKER_UID: u32 = 900;
+
+/// Few enough to be taken, some of them in another case.
+const PARTITIONS: [&str; 10] = [
+    "web", "Web", "db", "DB", "app", "k1", "k.2", "k3", "ci", "box",
+];
+const SERVICES: [&str; 5] = ["Alpha", "ALPHA", "Beta", "Gamma", "Delta"];
+const GROUPS: [&str; 3] = ["blue", "red", "green"];
+
+pub fn vm_id(number: u128) -> VmId {
+    VmId::from_uuid(uuid::Uuid::from_u128(
+        0x0b2f_1f0e_0000_4000_8000_0000_0000_0000 + number,
+    ))
+}
+
+pub fn partition_name(text: &str) -> PartitionName {
+    PartitionName::new(text).expect("a name of this test")
+}
+
+fn strings(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+fn pick() -> impl Strategy<Value = Pick> {
+    prop_oneof![
+        12 => (0..8usize).prop_map(Pick::Fitting),
+        1 => (0..16usize).prop_map(Pick::Any),
+    ]
+}
+
+fn who() -> impl Strategy<Value = Principal> {
+    let someone = |uid, user: Option<&str>, groups: &[(u32, Option<&str>)]| Principal {
+        uid,
+        user: user.map(str::to_owned),
+        groups: groups
+            .iter()
+            .map(|(id, name)| (*id, name.map(str::to_owned)))
+            .collect(),
+    };
+    select(vec![
+        someone(0, Some("root"), &[]),
+        someone(0, Some("root"), &[]),
+        someone(0, Some("root"), &[]),
+        someone(BROKER_UID, Some("hvsock"), &[]),
+        someone(1000, Some("alice"), &[(50, Some("staff"))]),
+        someone(1000, Some("alice"), &[(50, Some("staff"))]),
+        someone(1001, Some("bob"), &[(50, Some("staff")), (60, None)]),
+        someone(1002, None, &[(61, Some("guests"))]),
+    ])
+}
+
+fn service() -> impl Strategy<Value = ServiceId> {
+    let guid = "5ca1ab1e-0000-4000-8000-000000000001".parse();
+    prop_oneof![
+        60 => select(vec![
+            ServiceId::from_port(1),
+            ServiceId::from_port(2),
+            guid.expect("a GUID of this test"),
+        ]),
+        1 => Just(ServiceId::ZERO),
+    ]
+}
+
+fn groups() -> impl Strategy<Value = Vec<String>> {
+    subsequence(strings(&GROUPS), 0..=2)
+}
+
+fn state() -> impl Strategy<Value = PartitionState> {
+    prop_oneof![
+        5 => Just(PartitionState::Running),
+        4 => Just(PartitionState::Paused),
+        1 => Just(PartitionState::Off),
+    ]
+}
+
+/// A list of an access rule; mostly none, or else few rules would ever allow anything.
+fn list(entries: Vec<String>) -> impl Strategy<Value = Option<Vec<String>>> {
+    let len = 0..=entries.len().min(3);
+    option::weighted(0.15, subsequence(entries, len))
+}
+
+fn rule() -> impl Strategy<Value = AccessRule> {
+    let mut partitions = strings(&["*", "web", "DB", "k.2", "@blue", "@red"]);
+    partitions.push(vm_id(1).to_string());
+    partitions.push(vm_id(2).to_string().to_uppercase());
+    (
+        list(strings(&["*", "alice", "bob", "1002", "0"])),
+        list(strings(&["*", "staff", "60"])),
+        list(partitions),
+    )
+        .prop_map(|(users, groups, partitions)| AccessRule {
+            users,
+            groups,
+            partitions,
+        })
+}
+
+/// A setting that is given half of the time, and then mostly lets pass.
+fn setting() -> impl Strategy<Value = Option<bool>> {
+    option::of(prop::bool::weighted(0.6))
+}
+
+fn over() -> impl Strategy<Value = Override> {
+    (setting(), rule(), rule(), setting()).prop_map(
+        |(enabled, bind, connect, allow_wildcard_binds)| Override {
+            enabled,
+            bind,
+            connect,
+            allow_wildcard_binds,
+        },
+    )
+}
+
+fn registration() -> impl Strategy<Value = Registration> {
+    let vm = prop::collection::btree_map(select(&PARTITIONS[..]), over(), 0..=4);
+    (
+        service(),
+        select(&SERVICES[..]),
+        prop::bool::weighted(0.85),
+        rule(),
+        rule(),
+        setting(),
+        vm,
+        select(vec![Some("alice"), Some("1001"), None]),
+    )
+        .prop_map(|(id, name, enabled, bind, connect, wildcard, vm, owner)| {
+            let name = ElementName::new(name).expect("a name of this test");
+            Registration {
+                enabled,
+                bind,
+                connect,
+                allow_wildcard_binds: wildcard,
+                vm: vm
+                    .into_iter()
+                    .map(|(name, over)| (partition_name(name), over))
+                    .collect(),
+                owner: owner.map(str::to_owned),
+                ..Registration::new(id, name)
+            }
+        })
+}
+
+fn defaults() -> impl Strategy<Value = Defaults> {
+    (rule(), rule(), prop::bool::weighted(0.7)).prop_map(|(bind, connect, wildcard)| Defaults {
+        bind,
+        connect,
+        allow_wildcard_binds: wildcard,
+    })
+}
+
+fn add_partition(state: impl Strategy<Value = PartitionState>) -> impl Strategy<Value = Op> {
+    let id = prop_oneof![
+        30 => (0..20u128).prop_map(vm_id),
+        1 => Just(VmId::LOOPBACK),
+    ];
+    let kind = prop_oneof![
+        8 => Just(PartitionKind::Vm),
+        16 => Just(PartitionKind::Container),
+        1 => Just(PartitionKind::Host),
+    ];
+    (pick(), kind, select(&PARTITIONS[..]), id, groups(), state).prop_map(
+        |(parent, kind, name, id, groups, state)| {
+            Op::AddPartition(AddPartition {
+                parent,
+                kind,
+                name: partition_name(name),
+                id,
+                groups,
+                state,
+            })
+        },
+    )
+}
+
+fn vm() -> impl Strategy<Value = Vm> {
+    prop_oneof![
+        3 => Just(Vm::Is(VmId::WILDCARD)),
+        3 => Just(Vm::Is(VmId::PARENT)),
+        2 => Just(Vm::Is(VmId::CHILDREN)),
+        2 => Just(Vm::Is(VmId::LOOPBACK)),
+        1 => Just(Vm::Is(VmId::BROADCAST)),
+        1 => Just(Vm::Is(VmId::SILOHOST)),
+        1 => Just(Vm::OwnId),
+        1 => Just(Vm::ParentsId),
+        5 => (0..8usize).prop_map(Vm::AChilds),
+        4 => (0..8usize).prop_map(Vm::ASiblings),
+        2 => (0..16usize).prop_map(Vm::OfPartition),
+        1 => Just(Vm::Is(vm_id(99))),
+    ]
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    (pick(), who(), vm(), service()).prop_map(|(from, who, vm, service)| Request {
+        from,
+        who,
+        vm,
+        service,
+    })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let number = || 0..64usize;
+    let child = option::of(select(&PARTITIONS[..]).prop_map(partition_name));
+    prop_oneof![
+        3 => add_partition(state()),
+        1 => pick().prop_map(Op::RemovePartition),
+        8 => (pick(), state()).prop_map(|(p, state)| Op::SetState(p, state)),
+        2 => (pick(), groups()).prop_map(|(p, groups)| Op::SetGroups(p, groups)),
+        4 => (pick(), registration()).prop_map(|(p, new)| Op::Register(p, new)),
+        3 => (pick(), registration()).prop_map(|(p, new)| Op::Update(p, new)),
+        1 => (pick(), service()).prop_map(|(p, service)| Op::Unregister(p, service)),
+        3 => (pick(), service(), child, any::<bool>())
+            .prop_map(|(p, service, child, on)| Op::Enable(p, service, child, on)),
+        1 => (pick(), defaults()).prop_map(|(p, defaults)| Op::SetDefaults(p, defaults)),
+        1 => (pick(), vec(registration(), 0..3)).prop_map(|(p, all)| Op::SetRegistry(p, all)),
+        25 => (request(), 0..4u32).prop_map(|(request, backlog)| Op::Listen(request, backlog)),
+        12 => (number(), who(), vm(), 0..4u32)
+            .prop_map(|(n, who, vm, backlog)| Op::ListenBeside(n, who, vm, backlog)),
+        15 => request().prop_map(Op::Connect),
+        40 => (number(), number(), who()).prop_map(|(n, from, who)| Op::ConnectTo(n, from, who)),
+        6 => number().prop_map(Op::Accept),
+        3 => number().prop_map(Op::CloseListener),
+        3 => number().prop_map(Op::CloseConnection),
+        8 => (number(), select(vec![End::Client, End::Server]), any::<bool>())
+            .prop_map(|(n, end, keep)| Op::SetConnectedSuspend(n, end, keep)),
+    ]
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let tight = (
+        3..9usize,
+        0..3usize,
+        0..4usize,
+        1..6usize,
+        1..4usize,
+        1..8usize,
+        1..6usize,
+    );
+    let tight = (tight, 0..4u32).prop_map(|(t, backlog_max)| Limits {
+        partitions: t.0,
+        groups_per_partition: t.1,
+        registrations: t.2,
+        listeners: t.3,
+        listeners_per_partition: t.4,
+        connections: t.5,
+        connections_per_partition: t.6,
+        backlog_max,
+    });
+    prop_oneof![4 => Just(Limits::default()), 1 => tight]
+}
+
+/// A tree with some services first, then whatever may happen.
+pub fn case() -> impl Strategy<Value = Case> {
+    let root = prop_oneof![
+        16 => Just(PartitionKind::Host),
+        4 => Just(PartitionKind::Vm),
+        1 => Just(PartitionKind::Container),
+    ];
+    let tree = vec(add_partition(Just(PartitionState::Running)), 0..12);
+    let services = vec(
+        (pick(), registration()).prop_map(|(p, new)| Op::Register(p, new)),
+        0..8,
+    );
+    (root, limits(), tree, services, vec(op(), 0..60)).prop_map(
+        |(root, limits, tree, services, ops)| Case {
+            root,
+            limits,
+            ops: [tree, services, ops].concat(),
+        },
+    )
+}
