@@ -271,6 +271,10 @@ impl Connection {
                 }
                 Source::Broken => return Err(went_away()),
             }
+            if !source.readable && sink.hung_up {
+                flow.sink_closed = true;
+                return close_to_source(source, scratch).map(|()| true);
+            }
             if !source.readable || !sink.writable {
                 return Ok(false);
             }
@@ -383,6 +387,16 @@ impl Connection {
         // The source's further writes fail with EPIPE instead of vanishing.
         let _ = stream::shutdown(&self.sides[direction].data, Shutdown::Read);
         Ok(())
+    }
+}
+
+/// Tells a source whose sink is gone for good that nobody reads any more, so that it need not
+/// write to find out. What it wrote at the last moment is lost, which it must know.
+fn close_to_source(source: &Side, scratch: &mut [u8]) -> Result<(), Refusal> {
+    let _ = stream::shutdown(&source.data, Shutdown::Read);
+    match stream::recv(&source.data, scratch) {
+        Ok(length) if length > 0 => Err(unread_data()),
+        _ => Ok(()),
     }
 }
 

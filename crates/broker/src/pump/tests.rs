@@ -6,11 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
 use hvsock_fabric::{ConnectionId, End, Refusal};
-use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
+use hvsock_sys::poll::{PollFd, PollFlags};
+use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
 use mio::{Poll, Token, Waker};
 
 use super::{Adopted, Connection, Counters, DataThread, Report, Reports, Side};
@@ -129,7 +130,13 @@ fn bytes_pass_both_ways_and_are_counted() {
     world.server.data.write_all(b"answer").unwrap();
     world.client.data.read_exact(&mut bytes[..6]).unwrap();
     assert_eq!(&bytes[..6], b"answer");
-    assert_eq!((world.counters.sent(), world.counters.received()), (8, 6));
+    // A byte is counted just after it is on its way.
+    let counted = || (world.counters.sent(), world.counters.received());
+    let began = Instant::now();
+    while counted() != (8, 6) {
+        assert!(began.elapsed() < PATIENCE, "{:?}", counted());
+        std::thread::yield_now();
+    }
 }
 
 #[test]
@@ -179,6 +186,18 @@ fn who_closes_with_data_unread_resets_the_writer() {
             .contains("without reading all data")
     );
     assert!(world.reports.recv_timeout(PATIENCE).is_ok());
+}
+
+#[test]
+fn who_closes_for_good_is_seen_by_a_peer_that_does_not_write() {
+    let world = connected(false);
+    world.server.finish();
+    drop(world.server);
+    let mut fds = [PollFd::new(&world.client.data, PollFlags::empty())];
+    assert!(poll::wait(&mut fds, Some(Instant::now() + PATIENCE)).unwrap());
+    assert!(fds[0].revents().contains(PollFlags::HUP));
+    let error = (&world.client.data).write(b"?").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe);
 }
 
 #[test]
