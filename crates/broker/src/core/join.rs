@@ -65,8 +65,8 @@ struct Joined {
 }
 
 impl Core {
-    /// Makes the descriptors of the next connection while its process is still writing what it
-    /// wants: between its connect and its first message there is time for just that.
+    /// Makes the descriptors of the next connection before anybody asks for it: they cost more
+    /// than all else that the core does about a connect. Without them the next one makes its own.
     pub(super) fn make_spare(&mut self) {
         if self.spare.is_none() {
             self.spare = Descriptors::new().ok();

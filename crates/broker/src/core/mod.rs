@@ -228,6 +228,7 @@ impl Loop {
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         while !self.core.stopping {
+            self.core.make_spare();
             let timeout = self.core.timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}

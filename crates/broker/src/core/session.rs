@@ -133,7 +133,6 @@ impl Core {
             questions: 0,
             role: Role::Asking,
         };
-        self.make_spare();
         // A client writes at once what it wants, so most sessions are served without ever being
         // watched.
         match self.converse(session, None) {
