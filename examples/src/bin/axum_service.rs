@@ -1,0 +1,59 @@
+//! An HTTP service with axum and no network: `GET /` says who asks.
+//!
+//! ```sh
+//! axum_service "Web Demo"
+//! printf 'GET / HTTP/1.0\r\n\r\n' | hvsock connect loopback "Web Demo"
+//! ```
+
+use std::io;
+
+use axum::extract::ConnectInfo;
+use axum::extract::connect_info::Connected;
+use axum::routing::get;
+use axum::serve::{IncomingStream, Listener};
+use axum::{Json, Router};
+use hvsock::tokio::{HvListener, HvStream};
+use hvsock::{Peer, SockAddrHv};
+use serde_json::{Value, json};
+
+struct Service(HvListener);
+
+impl Listener for Service {
+    type Io = HvStream;
+    type Addr = SockAddrHv;
+
+    async fn accept(&mut self) -> (HvStream, SockAddrHv) {
+        self.0.accept().await.unwrap_or_else(|error| {
+            eprintln!("nobody can connect any more: {error}");
+            std::process::exit(1)
+        })
+    }
+
+    fn local_addr(&self) -> io::Result<SockAddrHv> {
+        self.0.local_addr()
+    }
+}
+
+#[derive(Clone)]
+struct Caller(Option<Peer>);
+
+impl Connected<IncomingStream<'_, Service>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Service>) -> Self {
+        Self(stream.io().peer().cloned())
+    }
+}
+
+#[tokio::main]
+async fn main() -> io::Result<()> {
+    let service = std::env::args().nth(1);
+    let listener = HvListener::bind(("any", service.as_deref().unwrap_or("Web Demo"))).await?;
+    println!("listening at {}", listener.local_addr()?);
+    let app = Router::new()
+        .route("/", get(who))
+        .into_make_service_with_connect_info::<Caller>();
+    axum::serve(Service(listener), app).await
+}
+
+async fn who(ConnectInfo(Caller(peer)): ConnectInfo<Caller>) -> Json<Value> {
+    Json(json!({ "partition": peer.as_ref().map(Peer::partition) }))
+}

@@ -1,0 +1,228 @@
+//! Every example runs, against a real broker.
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use hvsock::{Endpoint, HvStream, Lease, ServiceId};
+use hvsock_broker::{Broker, BrokerConfig};
+use hvsock_endpoint::Dirs;
+use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::{TempFolder, require};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(20);
+const NAME: &str = "HV Socket Demo";
+
+/// A broker with one service registered.
+struct Host {
+    _lease: Lease,
+    _broker: Broker,
+    folder: TempFolder,
+}
+
+impl Host {
+    fn new() -> Self {
+        let folder = TempFolder::new();
+        let (run, config) = (folder.path().to_owned(), folder.path().to_owned());
+        let mut config = BrokerConfig::new(Dirs { run, config });
+        config.control = false;
+        let broker = Broker::start(config).expect("a broker");
+        let id = ServiceId::random();
+        let lease = Lease::register_at(&Endpoint::in_dir(folder.path()), NAME, id, "the tests");
+        Self {
+            _lease: lease.expect("a lease"),
+            _broker: broker,
+            folder,
+        }
+    }
+
+    fn command(&self, program: impl AsRef<Path>) -> Command {
+        let mut command = Command::new(program.as_ref());
+        command.env("HVSOCK_ENDPOINT", self.folder.join("endpoint"));
+        command
+    }
+
+    /// Starts a service and waits until it listens.
+    fn serve(&self, command: &mut Command) -> (Running, Gathered) {
+        let mut service = Running::start(command.stdout(Stdio::piped())).expect("started");
+        let printed = Gathered::from(service.take_stdout().expect("a pipe"));
+        printed.wait_for("listening", LONG).expect("it listens");
+        (service, printed)
+    }
+
+    fn rust_server(&self, program: &str) -> (Running, Gathered) {
+        self.serve(self.command(program).arg(NAME))
+    }
+
+    fn connect(&self) -> HvStream {
+        let options = HvStream::options().endpoint(Endpoint::in_dir(self.folder.path()));
+        let stream = options.connect(("loopback", NAME)).expect("connected");
+        stream.set_read_timeout(Some(LONG)).expect("a time limit");
+        stream
+    }
+
+    fn client(&self, service: &str, input: &[u8]) -> Output {
+        let mut command = self.command(env!("CARGO_BIN_EXE_echo_client"));
+        process::output(command.args(["loopback", service]), input, LONG).expect("it ends")
+    }
+}
+
+/// Sends all of `input` and returns all that comes back.
+fn exchange(mut stream: HvStream, input: &str) -> String {
+    stream.write_all(input.as_bytes()).expect("sent");
+    stream.shutdown(Shutdown::Write).expect("ended");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("a clean end");
+    answer
+}
+
+fn much() -> Vec<u8> {
+    (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect()
+}
+
+#[test]
+fn echo_client_gets_from_echo_server_what_it_sends() {
+    let host = Host::new();
+    let (_server, printed) = host.rust_server(env!("CARGO_BIN_EXE_echo_server"));
+    let much = much();
+    let output = host.client(NAME, &much);
+    assert!(output.status.success());
+    assert!(
+        output.stdout == much,
+        "{} bytes came back",
+        output.stdout.len()
+    );
+    printed
+        .wait_for("4000000 bytes went back", LONG)
+        .expect("its count");
+    assert!(printed.text().contains("a connection from "));
+}
+
+#[test]
+fn echo_client_says_why_it_is_refused() {
+    let host = Host::new();
+    let output = host.client(NAME, b"");
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("nobody listens"), "{words}");
+    assert!(words.contains("?"), "the questions are there: {words}");
+    let output = host.client("No Such Service", b"");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("not registered"), "{words}");
+}
+
+#[test]
+fn tokio_service_says_who_sent_each_line() {
+    let host = Host::new();
+    let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_tokio_service"));
+    let answer = exchange(host.connect(), "one\ntwo\n");
+    let lines: Vec<_> = answer.lines().collect();
+    let who = format!("process {} of user ", std::process::id());
+    assert_eq!(lines.len(), 2);
+    assert!(
+        lines[0].contains(&who) && lines[0].ends_with(": one"),
+        "{answer}"
+    );
+    assert!(lines[1].ends_with(": two"), "{answer}");
+}
+
+#[test]
+fn axum_service_answers_http() {
+    let host = Host::new();
+    let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_axum_service"));
+    let request = "GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
+    let answer = exchange(host.connect(), request);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+    assert!(body.starts_with("{\"partition\":\""), "{body}");
+}
+
+fn python(host: &Host, python: &Path, command: &str, partition: &str, service: &str) -> Command {
+    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/python/hvsock_client.py");
+    let mut run = host.command(python);
+    run.args([program, command, partition, service]);
+    run
+}
+
+#[test]
+fn the_python_client_has_at_most_80_lines() {
+    assert!(include_str!("../python/hvsock_client.py").lines().count() <= 80);
+}
+
+#[test]
+fn the_python_client_connects() {
+    let Some(python3) = require::python3() else {
+        return;
+    };
+    let host = Host::new();
+    let (_server, _printed) = host.rust_server(env!("CARGO_BIN_EXE_echo_server"));
+    let much = much();
+    let mut connect = python(&host, &python3, "connect", "loopback", NAME);
+    let output = process::output(&mut connect, &much, LONG).expect("it ends");
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        output.stdout == much,
+        "{} bytes came back",
+        output.stdout.len()
+    );
+}
+
+#[test]
+fn the_python_client_listens() {
+    let Some(python3) = require::python3() else {
+        return;
+    };
+    let host = Host::new();
+    let mut listen = python(&host, &python3, "listen", "any", NAME);
+    let (_server, _printed) = host.serve(&mut listen);
+    let much = much();
+    for _ in 0..3 {
+        let output = host.client(NAME, &much);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            output.stdout == much,
+            "{} bytes came back",
+            output.stdout.len()
+        );
+    }
+    assert_eq!(exchange(host.connect(), "from Rust"), "from Rust");
+    let mut connect = python(&host, &python3, "connect", "loopback", NAME);
+    let output = process::output(&mut connect, b"from Python", LONG).expect("it ends");
+    assert_eq!(output.stdout, b"from Python");
+}
+
+#[test]
+fn the_python_client_says_why_it_is_refused_or_cut() {
+    let Some(python3) = require::python3() else {
+        return;
+    };
+    let host = Host::new();
+    for (partition, service, words) in [
+        ("loopback", NAME, "refusal 9"),
+        ("parent", NAME, "refusal 8"),
+        ("loopback", "No Such Service", "refusal 1"),
+    ] {
+        let mut connect = python(&host, &python3, "connect", partition, service);
+        let output = process::output(&mut connect, b"", LONG).expect("it ends");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.contains(words), "{stderr}");
+    }
+    let mut listen = python(&host, &python3, "listen", "any", NAME);
+    let (mut server, _printed) = host.serve(listen.stderr(Stdio::piped()));
+    let stderr = Gathered::from(server.take_stderr().expect("a pipe"));
+    drop(host);
+    assert_eq!(server.wait(LONG).expect("it ends").code(), Some(1));
+    stderr.wait_for("hvsock_client: ", LONG).expect("a reason");
+}
