@@ -180,21 +180,22 @@ impl Handle {
         self.service(&id.into())
     }
 
-    /// Registers services that were exported elsewhere; those that are there already with the
-    /// same name are left as they are. Returns what was added.
+    /// Registers services that were exported elsewhere: all of them, or none if one clashes or
+    /// cannot be written. Those that are there already with the same name are left as they are.
+    /// Returns what was added.
     pub fn import(&self, new: Vec<Registration>) -> Result<Vec<Service>, ControlError> {
-        let mut ids = HashSet::new();
         let mut store = self.services.lock();
-        for registration in new {
+        let wanted = self.call(move |core| core.sift(new))??;
+        let mut ids = HashSet::new();
+        for registration in wanted {
             let id = registration.id;
-            let there = {
-                let service = ServiceRef::Id(id);
-                self.call(move |core| core.registration(&service))?
-            };
-            if there.is_some_and(|there| there.name.folded() == registration.name.folded()) {
-                continue;
+            if let Err(error) = self.add(&mut store, registration) {
+                for id in ids {
+                    store.remove(id)?;
+                    self.call(move |core| core.unregister(id))?;
+                }
+                return Err(error);
             }
-            self.add(&mut store, registration)?;
             ids.insert(id);
         }
         drop(store);

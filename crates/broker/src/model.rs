@@ -163,6 +163,17 @@ pub struct ServiceChange {
     pub vm: Option<PartitionRef>,
 }
 
+/// What an import came to.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Imported {
+    /// What was registered. What was there already, by id and name, is not among it.
+    pub added: Vec<Service>,
+    /// What was unregistered, as it was.
+    pub removed: Vec<Service>,
+    /// What the file says that was left out or made up, and why.
+    pub notes: Vec<String>,
+}
+
 /// What a partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

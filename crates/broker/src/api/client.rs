@@ -18,8 +18,8 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use crate::model::{
-    Connection, ErrorBody, Event, Explanation, Listener, NewContainer, NewService, Partition,
-    PartitionChange, PartitionState, Service, ServiceChange, Status,
+    Connection, ErrorBody, Event, Explanation, Imported, Listener, NewContainer, NewService,
+    Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
 };
 
 /// The longest wait for one answer. Longer than the server's own limits, so that its word comes
@@ -127,12 +127,23 @@ impl Client {
 
     /// All registrations, as JSON that [`import_json`](Self::import_json) takes.
     pub fn export_json(&self) -> Result<Vec<NewService>> {
-        self.get("/v1/registry")
+        self.get("/v1/registry?format=json")
+    }
+
+    /// All registrations, as a `.reg` file that Windows takes.
+    pub fn export_reg(&self) -> Result<Bytes> {
+        self.call(Method::GET, "/v1/registry?format=reg", None)
     }
 
     /// Registers all of `services`, or none if one cannot be.
-    pub fn import_json(&self, services: &[NewService]) -> Result<Vec<Service>> {
-        self.send(Method::POST, "/v1/registry", services)
+    pub fn import_json(&self, services: &[NewService]) -> Result<Imported> {
+        self.send(Method::POST, "/v1/registry?format=json", services)
+    }
+
+    /// Registers all of a `.reg` file's services, or none if one cannot be.
+    pub fn import_reg(&self, file: Vec<u8>) -> Result<Imported> {
+        let answer = self.call(Method::POST, "/v1/registry?format=reg", Some(file))?;
+        parse(&answer)
     }
 
     /// Every partition, parents before their children.

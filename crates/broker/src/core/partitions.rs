@@ -8,7 +8,7 @@ use hvsock_fabric::{
     Refusal, RegisterError,
 };
 use hvsock_registry::store::Change;
-use hvsock_registry::{Clash, Defaults, Registration};
+use hvsock_registry::{Clash, Defaults, Registration, Registry};
 use hvsock_sys::seqpacket;
 
 use super::labels::{partition_label, service_label};
@@ -179,6 +179,27 @@ impl Core {
             }
         }
         taken
+    }
+
+    /// Those of `registrations` that are not here already, if all of them could be taken in.
+    pub(crate) fn sift(
+        &self,
+        registrations: Vec<Registration>,
+    ) -> Result<Vec<Registration>, Clash> {
+        // Among themselves they may clash as well.
+        let mut wanted = Registry::new();
+        for new in registrations {
+            let known = self.fabric.registry(self.fabric.root());
+            let there = known.and_then(|registry| registry.get(new.id));
+            if there.is_some_and(|there| there.name.folded() == new.name.folded()) {
+                continue;
+            }
+            if let Some(clash) = self.would_clash(&new) {
+                return Err(clash);
+            }
+            wanted.insert(new)?;
+        }
+        Ok(wanted.iter().cloned().collect())
     }
 
     /// Takes in what a file says now.

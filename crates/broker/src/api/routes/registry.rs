@@ -3,34 +3,88 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
+use hvsock_address::ServiceRef;
+use hvsock_registry::reg_file::{self, Entry};
+use serde::Deserialize;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, blocking};
+use super::{Api, answer, blocking};
+use crate::api::body;
 use crate::api::error::ApiError;
-use crate::api::extract::{Changer, Peer, RawBody};
+use crate::api::extract::{Changer, Params, Peer, RawBody};
 use crate::convert;
-use crate::model::{ErrorBody, NewService, Service};
+use crate::handle::{ControlError, Handle};
+use crate::model::{ErrorBody, Imported, NewService};
+
+/// The kinds of file that hold a registry.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    /// A list of `NewService`.
+    #[default]
+    Json,
+    /// What Windows' `reg export` writes and `reg import` reads: UTF-16 with a byte order mark.
+    Reg,
+}
+
+/// Which kind of file.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct FormatParams {
+    /// `json` or `reg`.
+    #[serde(default)]
+    #[param(inline)]
+    format: Format,
+}
+
+const REG_CONTENT: &str = "text/plain; charset=utf-16le";
 
 /// All registrations but leases.
 #[utoipa::path(get, operation_id = "export_registry", path = "/v1/registry",
-    tag = "services",
+    tag = "services", params(FormatParams),
     responses(
-        (status = 200, description = "the file", body = Vec<NewService>),
+        (status = 200, description = "the file", content(
+            (Vec<NewService> = "application/json"),
+            (String = "text/plain; charset=utf-16le"),
+        )),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
-pub(super) async fn export(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
-    let list = api.listing(&peer, |handle| {
-        let all = handle.export().into_iter();
-        Ok(all.map(convert::new_service).collect::<Vec<_>>())
-    });
-    list.await
+pub(super) async fn export(
+    State(api): State<Api>,
+    peer: Peer,
+    Params(params): Params<FormatParams>,
+) -> Result<Response, ApiError> {
+    match params.format {
+        Format::Json => {
+            let list = api.listing(&peer, |handle| {
+                let all = handle.export();
+                Ok(all
+                    .into_iter()
+                    .map(convert::new_service)
+                    .collect::<Vec<_>>())
+            });
+            list.await
+        }
+        Format::Reg => {
+            let permit = api.permit(&api.listings, &peer).await?;
+            let handle = api.handle.clone();
+            let file = move || Ok::<_, ApiError>(reg_file::export(&handle.export()));
+            let file = blocking(file).await??;
+            Ok(answer(REG_CONTENT, body::listing(file, permit)))
+        }
+    }
 }
 
 /// Registers every service of a file, or none if one of them cannot be.
 #[utoipa::path(post, operation_id = "import_registry", path = "/v1/registry",
-    tag = "services",
-    request_body = Vec<NewService>,
+    tag = "services", params(FormatParams),
+    request_body(content(
+        (Vec<NewService> = "application/json"),
+        (String = "text/plain; charset=utf-16le"),
+    )),
     responses(
-        (status = 200, description = "as it is now", body = Vec<Service>),
+        (status = 200, description = "as it is now", body = Imported),
         (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 409, body = ErrorBody, description = "a GUID, name or port is taken"),
@@ -39,24 +93,58 @@ pub(super) async fn export(State(api): State<Api>, peer: Peer) -> Result<Respons
 pub(super) async fn import(
     State(api): State<Api>,
     Changer(peer): Changer,
+    Params(params): Params<FormatParams>,
     RawBody(file): RawBody,
-) -> Result<Json<Vec<Service>>, ApiError> {
+) -> Result<Json<Imported>, ApiError> {
     let owner = peer.user_name();
     let handle = api.handle.clone();
-    let import = move || {
-        let registrations = from_json(&file, &owner)?;
-        handle.import(registrations).map_err(ApiError::from)
+    let import = move || match params.format {
+        Format::Json => from_json(&handle, &file, &owner),
+        Format::Reg => from_reg(&handle, &file, &owner),
     };
     blocking(import).await?.map(Json)
 }
 
-fn from_json(file: &[u8], owner: &str) -> Result<Vec<hvsock_registry::Registration>, ApiError> {
+fn from_json(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiError> {
     let list: Vec<NewService> = serde_json::from_slice(file)
         .map_err(|error| ApiError::bad_request(format!("the file does not fit: {error}")))?;
     let registrations = list
         .into_iter()
         .map(|new| convert::registration(new, Some(owner.to_owned())));
-    registrations
-        .collect::<Result<_, _>>()
-        .map_err(ApiError::bad_request)
+    let registrations = registrations.collect::<Result<_, _>>();
+    Ok(Imported {
+        added: handle.import(registrations.map_err(ApiError::bad_request)?)?,
+        ..Imported::default()
+    })
+}
+
+/// What is to be unregistered goes first, so that its name may be used again.
+fn from_reg(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiError> {
+    let file = reg_file::import(file).map_err(ApiError::bad_request)?;
+    let mut registrations = Vec::new();
+    let mut removed = Vec::new();
+    for entry in file.entries {
+        match entry {
+            Entry::Register {
+                mut registration, ..
+            } => {
+                registration.owner.get_or_insert_with(|| owner.to_owned());
+                registrations.push(*registration);
+            }
+            Entry::Unregister { id, .. } => match handle.unregister(&ServiceRef::Id(id)) {
+                Ok(service) => removed.push(service),
+                Err(ControlError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            },
+        }
+    }
+    let mut notes: Vec<String> = file.notes.iter().map(ToString::to_string).collect();
+    if file.more_notes > 0 {
+        notes.push(format!("{} more remarks are left out", file.more_notes));
+    }
+    Ok(Imported {
+        added: handle.import(registrations)?,
+        removed,
+        notes,
+    })
 }

@@ -1,0 +1,95 @@
+//! `hvsock broker`: the broker in the foreground, for a shell or a service manager.
+
+use std::env;
+use std::io::{self, IsTerminal};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use hvsock_address::PartitionName;
+use hvsock_broker::BrokerConfig;
+use tracing_subscriber::EnvFilter;
+
+use crate::context::Context;
+use crate::output;
+use crate::signals::Termination;
+
+/// Run the broker, until Ctrl-C or SIGTERM
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hvsock broker                          your own, or the machine's if you are root
+  hvsock --dir /tmp/try broker           everything under one folder
+  RUST_LOG=hvsock=debug hvsock broker    say more
+
+It prints one line once it can be reached, and tells a service manager that started it with
+Type=notify.")]
+pub struct Broker {
+    /// The name of this partition, as others see it [default: the machine's name]
+    #[arg(long)]
+    name: Option<PartitionName>,
+    /// How many threads move data [default: one for each processor, at most 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    data_threads: Option<u16>,
+}
+
+impl Broker {
+    pub fn run(self, context: &Context) -> Result<()> {
+        log(context.quiet);
+        let mut termination = Termination::catch().context("cannot catch signals")?;
+        let mut config = BrokerConfig::new(context.dirs()?);
+        if let Some(name) = self.name {
+            config.partition = name;
+        }
+        if let Some(threads) = self.data_threads {
+            config.data_threads = threads.into();
+        }
+        let endpoint = config.dirs.endpoint();
+        let broker = hvsock_broker::Broker::start(config)?;
+        output::line(format_args!(
+            "hvsock broker ready: endpoint {}",
+            endpoint.display()
+        ))?;
+        notify("READY=1");
+        termination.wait();
+        notify("STOPPING=1");
+        drop(broker);
+        Ok(())
+    }
+}
+
+/// Logs to stderr: with times for people, without for a journal, which adds its own.
+fn log(quiet: bool) {
+    let default = if quiet { "error" } else { "info" };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none());
+    if env::var_os("JOURNAL_STREAM").is_some() {
+        builder.without_time().init();
+    } else {
+        builder.init();
+    }
+}
+
+/// Tells the service manager that started us, if one did (sd_notify(3)).
+fn notify(state: &str) {
+    let Some(path) = env::var_os("NOTIFY_SOCKET") else {
+        return;
+    };
+    let address = match path.as_bytes() {
+        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
+        _ => SocketAddr::from_pathname(&path),
+    };
+    let sent = address.and_then(|address| {
+        let socket = UnixDatagram::unbound()?;
+        socket.send_to_addr(state.as_bytes(), &address)
+    });
+    if let Err(error) = sent {
+        tracing::warn!(%error, "the service manager could not be told `{state}`");
+    }
+}

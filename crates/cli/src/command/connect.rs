@@ -1,0 +1,77 @@
+//! `hvsock connect`: a connection from a shell.
+
+use std::ffi::OsString;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use hvsock::{ConnectOptions, HvAddr};
+
+use super::target::Target;
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{bridge, explain};
+
+/// Connect to a service: standard input goes there, what comes back is printed
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  echo hi | hvsock connect loopback 'HV Socket Demo'
+  hvsock connect parent 2761                          from a container or virtual machine
+  hvsock connect hvsock://web/HV%20Socket%20Demo
+  hvsock connect web backup -- tar -x                 tar has the connection as its stdin and stdout
+
+The end of the input ends the sending half only; the command ends with the other end, with exit
+status 0. If the connection is cut it says why, with exit status 1.")]
+pub struct Connect {
+    #[command(flatten)]
+    target: Target,
+    /// Give up after so many seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    timeout: f64,
+    /// Keep the connection while its partition is paused (HVSOCKET_CONNECTED_SUSPEND)
+    #[arg(long)]
+    connected_suspend: bool,
+    /// Run this with the connection as its standard input and output
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+/// Seconds that the option HVSOCKET_CONNECT_TIMEOUT can say.
+fn seconds(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.001..=300.0).contains(&seconds) => Ok(seconds),
+        _ => Err("a time from 0.001 to 300 seconds".to_owned()),
+    }
+}
+
+impl Connect {
+    pub fn run(self, context: &Context) -> Result<()> {
+        let (partition, service) = self.target.address()?;
+        let address = HvAddr::new(partition, service);
+        let stream = ConnectOptions::new()
+            .endpoint(context.endpoint())
+            .timeout(Duration::from_secs_f64(self.timeout))
+            .connected_suspend(self.connected_suspend)
+            .plain(!self.command.is_empty())
+            .connect(address.clone())
+            .map_err(|error| explain::failure(context, error, &address, false))?;
+        let Some((program, arguments)) = self.command.split_first() else {
+            return bridge::run(&stream, context);
+        };
+        let plain = stream.into_plain()?;
+        let status = Command::new(program)
+            .args(arguments)
+            .stdin(plain.data.try_clone()?)
+            .stdout(plain.data)
+            .env("HVSOCK_SERVICE", address.service().to_string())
+            .status()
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        if !status.success() {
+            let program = program.display();
+            return Err(Failure::new(format!("{program} ended with {status}")).into());
+        }
+        Ok(())
+    }
+}

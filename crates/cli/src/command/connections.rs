@@ -1,0 +1,103 @@
+//! `hvsock connections`: who talks to whom.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use hvsock_broker::model::{ConnectionState, End};
+
+use crate::context::Context;
+use crate::output::{self, Json};
+use crate::table::Columns;
+use crate::words;
+
+/// List connections, or cut one
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Examples:
+  hvsock connections
+  hvsock connections --json
+  hvsock connections cut 12"
+)]
+pub struct Connections {
+    #[command(flatten)]
+    json: Json,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Cut(Cut),
+}
+
+/// Cut a connection: both ends see a reset
+#[derive(Debug, Args)]
+struct Cut {
+    /// The connection's number
+    id: u64,
+}
+
+impl Connections {
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self.command {
+            Some(Command::Cut(cut)) => {
+                let gone = context.client()?.cut(cut.id)?;
+                let service = words::service(gone.service, gone.service_name.as_ref());
+                context.note(&format!(
+                    "connection {} of `{service}` is cut, after {} out and {} in",
+                    gone.id,
+                    words::bytes(gone.bytes_sent),
+                    words::bytes(gone.bytes_received)
+                ));
+                Ok(())
+            }
+            None => list(context, self.json),
+        }
+    }
+}
+
+fn list(context: &Context, json: Json) -> Result<()> {
+    let connections = context.client()?.connections()?;
+    if json.json {
+        return output::json(&connections);
+    }
+    let headings = [
+        "id", "service", "from", "to", "state", "sent", "received", "age",
+    ];
+    let mut table = Columns::new(&headings, "no connections").right(&[0, 5, 6, 7]);
+    for connection in connections {
+        table.row([
+            connection.id.to_string(),
+            words::service(connection.service, connection.service_name.as_ref()),
+            end(&connection.from),
+            end(&connection.to),
+            state(connection.state).to_owned(),
+            words::bytes(connection.bytes_sent),
+            words::bytes(connection.bytes_received),
+            words::age(connection.age_seconds),
+        ]);
+    }
+    table.print()
+}
+
+/// A process at one end: `web (pid 4711, alice)`.
+pub fn end(end: &End) -> String {
+    let user = end
+        .user
+        .clone()
+        .unwrap_or_else(|| format!("uid {}", end.uid));
+    match end.pid {
+        0 => format!("{} ({user})", end.partition),
+        pid => format!("{} (pid {pid}, {user})", end.partition),
+    }
+}
+
+/// How a connection stands.
+pub fn state(state: ConnectionState) -> &'static str {
+    match state {
+        ConnectionState::Waiting => "waiting",
+        ConnectionState::Open => "open",
+        ConnectionState::Suspended => "suspended",
+    }
+}

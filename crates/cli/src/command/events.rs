@@ -1,0 +1,143 @@
+//! `hvsock events`: things as they happen.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use anstyle::Style;
+use anyhow::Result;
+use clap::Args;
+use hvsock_broker::model::{Event, EventKind};
+
+use crate::context::Context;
+use crate::failure::{Failure, printable};
+use crate::output::{self, Json};
+use crate::words;
+
+/// Follow what happens, until Ctrl-C
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hvsock events
+  hvsock events --json | jq 'select(.event == \"refused\")'")]
+pub struct Events {
+    #[command(flatten)]
+    json: Json,
+}
+
+impl Events {
+    pub fn run(self, context: &Context) -> Result<()> {
+        let client = context.client()?;
+        let events = client.events()?;
+        context.note("following events; Ctrl-C ends");
+        for event in events {
+            let event = event?;
+            if self.json.json {
+                output::json_line(&event)?;
+            } else {
+                output::text(&told(&event))?;
+            }
+        }
+        Err(Failure::new("the broker has ended").into())
+    }
+}
+
+const FAINT: Style = Style::new().dimmed();
+
+fn told(event: &Event) -> String {
+    let time = clock(event.time_ms);
+    let sentence = printable(&sentence(&event.what));
+    format!("{FAINT}{time}{FAINT:#}  {sentence}\n")
+}
+
+/// The time of day in UTC, to the millisecond.
+fn clock(time_ms: u64) -> String {
+    let since = Duration::from_millis(time_ms);
+    let day = (UNIX_EPOCH + since)
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs() % 86_400);
+    let (hour, minute, second) = (day / 3600, day / 60 % 60, day % 60);
+    format!("{hour:02}:{minute:02}:{second:02}.{:03}Z", time_ms % 1000)
+}
+
+fn sentence(what: &EventKind) -> String {
+    let because = |reason: &Option<String>| match reason {
+        Some(reason) => format!(": {reason}"),
+        None => String::new(),
+    };
+    match what {
+        EventKind::ServiceRegistered { service } => format!("service `{service}` registered"),
+        EventKind::ServiceChanged { service, enabled } => {
+            let state = if *enabled { "enabled" } else { "disabled" };
+            format!("service `{service}` changed, {state}")
+        }
+        EventKind::ServiceUnregistered { service } => format!("service `{service}` unregistered"),
+        EventKind::PartitionAdded { partition } => format!("partition {partition} added"),
+        EventKind::PartitionRemoved { partition } => format!("partition {partition} removed"),
+        EventKind::PartitionState { partition, state } => {
+            format!("partition {partition} {}", words::state(*state))
+        }
+        EventKind::ListenerOpened {
+            listener,
+            service,
+            partition,
+        } => format!("listener {listener} of `{service}` in {partition} opened"),
+        EventKind::ListenerClosed {
+            listener,
+            service,
+            partition,
+            reason,
+        } => {
+            let because = because(reason);
+            format!("listener {listener} of `{service}` in {partition} closed{because}")
+        }
+        EventKind::ConnectionOpened {
+            connection,
+            service,
+            from,
+            to,
+        } => format!("connection {connection} of `{service}` opened, {from} → {to}"),
+        EventKind::ConnectionClosed {
+            connection,
+            service,
+            bytes_sent,
+            bytes_received,
+            reason,
+        } => format!(
+            "connection {connection} of `{service}` closed after {} sent and {} received{}",
+            words::bytes(*bytes_sent),
+            words::bytes(*bytes_received),
+            because(reason),
+        ),
+        EventKind::Refused {
+            from,
+            address,
+            reason,
+            message,
+        } => format!("{from} refused at {address} ({reason}): {message}"),
+        EventKind::ConfigProblem { problem } => format!("problem: {problem}"),
+        EventKind::Missed { events } => format!("({events} events missed here)"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_told_with_its_time_and_its_reason() {
+        let event = Event {
+            time_ms: 86_400_000 + 3_661_042,
+            what: EventKind::ListenerClosed {
+                listener: 3,
+                service: "Demo\x1b".into(),
+                partition: "web".into(),
+                reason: Some("the service is disabled".into()),
+            },
+        };
+        let told = told(&event);
+        let told = anstream::adapter::strip_str(&told).to_string();
+        assert_eq!(
+            told,
+            "01:01:01.042Z  listener 3 of `Demo\u{fffd}` in web closed: the service is disabled\n"
+        );
+    }
+}

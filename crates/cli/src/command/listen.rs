@@ -1,0 +1,214 @@
+//! `hvsock listen`: a service from a shell.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::process::{Child, Command};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use hvsock::{HvAddr, HvListener, HvStream, Refusal};
+use hvsock_address::{PartitionRef, ServiceRef, VmId};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::{bridge, explain};
+
+/// Offer a service: print what the first connection sends, or run a command for each
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  hvsock listen 'HV Socket Demo'                      talk to the first that connects
+  hvsock listen 'HV Socket Demo' --keep -- cat        an echo service
+  hvsock listen backup --from children -- tar -c /etc
+  hvsock listen 2761 --from web > received
+
+The command has the connection as its standard input and output, and in its environment
+HVSOCK_PEER_PARTITION, HVSOCK_PEER_VM_ID, HVSOCK_PEER_PID, HVSOCK_PEER_UID, HVSOCK_SERVICE and
+HVSOCK_CONNECTION.")]
+pub struct Listen {
+    /// The service's friendly name, GUID or vsock port
+    service: ServiceRef,
+    /// Whom to accept from: any, children, parent, loopback, a partition's name or GUID
+    #[arg(long, value_name = "PARTITION", default_value = "any")]
+    from: PartitionRef,
+    /// Go on after the first connection, with many at once
+    #[arg(long, requires = "command")]
+    keep: bool,
+    /// How many commands run at once; further connections wait
+    #[arg(long, value_name = "N", default_value_t = 64, requires = "keep")]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
+    at_once: u32,
+    /// Keep connections while their partition is paused (HVSOCKET_CONNECTED_SUSPEND)
+    #[arg(long)]
+    connected_suspend: bool,
+    /// Run this for each connection
+    #[arg(last = true)]
+    command: Vec<OsString>,
+}
+
+impl Listen {
+    pub fn run(self, context: &Context) -> Result<()> {
+        let address = HvAddr::new(self.from.clone(), self.service.clone());
+        let listener = HvListener::options()
+            .endpoint(context.endpoint())
+            .connected_suspend(self.connected_suspend)
+            .plain(!self.command.is_empty())
+            .listen(address.clone())
+            .map_err(|error| explain::failure(context, error, &address, true))?;
+        let from = match &self.from {
+            PartitionRef::Id(VmId::WILDCARD) => "any partition".to_owned(),
+            from => from.to_string(),
+        };
+        context.note(&format!("listening for `{}` from {from}", self.service));
+        if self.keep {
+            return self.serve(context, &listener);
+        }
+        let stream = accept(&listener)?;
+        if self.command.is_empty() {
+            return bridge::run(&stream, context);
+        }
+        self.start(stream)?.end()
+    }
+
+    /// A command for each connection, until the listener is cut.
+    fn serve(&self, context: &Context, listener: &HvListener) -> Result<()> {
+        let places = Arc::new(Places::new(self.at_once));
+        loop {
+            let place = Places::take(&places);
+            let running = match accept(listener).and_then(|stream| self.start(stream)) {
+                Ok(running) => running,
+                Err(error) if error.is::<Ended>() => return Err(error),
+                Err(error) => {
+                    // One connection less; the next may do better.
+                    context.note(&format!("a connection was lost: {error:#}"));
+                    thread::sleep(Duration::from_millis(50));
+                    continue;
+                }
+            };
+            let context = context.clone();
+            let wait = move || {
+                let connection = running.connection;
+                if let Err(error) = running.end() {
+                    context.note(&format!("connection {connection}: {error}"));
+                }
+                drop(place);
+            };
+            thread::Builder::new()
+                .name("command".into())
+                .spawn(wait)
+                .context("cannot start a thread")?;
+        }
+    }
+
+    fn start(&self, stream: HvStream) -> Result<Running> {
+        let (program, arguments) = self.command.split_first().context("no command")?;
+        let connection = stream.connection_id();
+        let peer = stream.peer().cloned();
+        let vm_id = stream.peer_addr()?.vm;
+        let plain = stream.into_plain()?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(plain.data.try_clone()?)
+            .stdout(plain.data)
+            .env("HVSOCK_SERVICE", self.service.to_string())
+            .env("HVSOCK_CONNECTION", connection.to_string())
+            .env("HVSOCK_PEER_VM_ID", vm_id.to_string());
+        if let Some(peer) = peer {
+            command.env("HVSOCK_PEER_PARTITION", peer.partition());
+            let ids = [
+                ("HVSOCK_PEER_PID", peer.pid()),
+                ("HVSOCK_PEER_UID", peer.uid()),
+            ];
+            for (name, id) in ids {
+                if let Some(id) = id {
+                    command.env(name, id.to_string());
+                }
+            }
+        }
+        let child = command
+            .spawn()
+            .with_context(|| format!("cannot run {}", program.display()))?;
+        Ok(Running {
+            child,
+            program: program.clone(),
+            connection,
+            _control: plain.control,
+        })
+    }
+}
+
+/// A command that has a connection.
+struct Running {
+    child: Child,
+    program: OsString,
+    connection: u64,
+    /// The connection lives as long as this is open.
+    _control: std::os::fd::OwnedFd,
+}
+
+impl Running {
+    fn end(mut self) -> Result<()> {
+        let status = self.child.wait().context("cannot wait for the command")?;
+        if status.success() {
+            return Ok(());
+        }
+        let program = OsStr::display(&self.program);
+        Err(Failure::new(format!("{program} ended with {status}")).into())
+    }
+}
+
+/// The listener is no more.
+#[derive(Debug, thiserror::Error)]
+#[error("the listener was cut: {0}")]
+struct Ended(Refusal);
+
+fn accept(listener: &HvListener) -> Result<HvStream> {
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => return Ok(stream),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(match hvsock::refusal_of(&error) {
+                    Some(refusal) => Ended(refusal.clone()).into(),
+                    None => anyhow::Error::new(error).context("cannot accept"),
+                });
+            }
+        }
+    }
+}
+
+/// A bounded number of commands.
+struct Places {
+    free: Mutex<u32>,
+    changed: Condvar,
+}
+
+struct Place(Arc<Places>);
+
+impl Places {
+    fn new(count: u32) -> Self {
+        Self {
+            free: Mutex::new(count),
+            changed: Condvar::new(),
+        }
+    }
+
+    /// Waits for a free place.
+    fn take(places: &Arc<Self>) -> Place {
+        let free = places.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = places.changed.wait_while(free, |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Place(places.clone())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        self.0.changed.notify_one();
+    }
+}

@@ -1,0 +1,412 @@
+//! `hvsock service`: the registry.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::{fs, io};
+
+use anyhow::{Context as _, Result, bail};
+use clap::{Args, Subcommand};
+use hvsock::Lease;
+use hvsock_address::{ElementName, PartitionRef, ServiceId, ServiceRef};
+use hvsock_broker::model::{self, AccessList, NewService};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::output::{self, Json};
+use crate::signals::Termination;
+use crate::table::Columns;
+use crate::words;
+
+/// Register, list, switch and remove services
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  hvsock service register 'HV Socket Demo'
+  hvsock service register backup --port 2761 --connect-user alice --partition web
+  hvsock service disable backup --vm web
+  hvsock service export --reg > services.reg")]
+pub enum Service {
+    Register(Register),
+    List(List),
+    Show(Show),
+    Enable(Switch),
+    Disable(Disable),
+    Unregister(Unregister),
+    Export(Export),
+    Import(Import),
+}
+
+/// Allow a service; prints its GUID and nothing else
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  id=$(hvsock service register 'HV Socket Demo')
+  hvsock service register backup --port 2761         also reachable as vsock port 2761
+  hvsock service register ci-cache --partition @ci   only for containers of the group ci
+  hvsock service register trial --lease              until Ctrl-C")]
+pub struct Register {
+    /// The friendly name
+    name: ElementName,
+    /// A GUID by the vsock template, so that programs that know ports only reach it too
+    #[arg(long, conflicts_with = "id")]
+    port: Option<u32>,
+    /// The GUID; a fresh one if left out
+    #[arg(long, value_name = "GUID")]
+    id: Option<ServiceId>,
+    /// Keep it only as long as this command runs
+    #[arg(long, conflicts_with_all = ["connect_users", "bind_users", "partitions"])]
+    lease: bool,
+    /// What it is for
+    #[arg(long, value_name = "TEXT")]
+    purpose: Option<String>,
+    /// A user of this partition who may connect; * is everyone [default: everyone]
+    #[arg(long = "connect-user", value_name = "USER")]
+    connect_users: Vec<String>,
+    /// A user of this partition who may listen; * is everyone [default: who registers it]
+    #[arg(long = "bind-user", value_name = "USER")]
+    bind_users: Vec<String>,
+    /// A child partition, or @GROUP, that may connect and listen; * is every one [default: *]
+    #[arg(long = "partition", value_name = "PARTITION")]
+    partitions: Vec<String>,
+}
+
+/// List services
+#[derive(Debug, Args)]
+pub struct List {
+    /// Also those that ship with Windows, which nobody may take
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// Show one service with its access rules
+#[derive(Debug, Args)]
+pub struct Show {
+    /// The service's friendly name, GUID or vsock port
+    service: ServiceRef,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// Let a service be used
+#[derive(Debug, Args)]
+pub struct Switch {
+    /// The service's friendly name, GUID or vsock port
+    service: ServiceRef,
+    /// Only for this child partition
+    #[arg(long, value_name = "PARTITION")]
+    vm: Option<PartitionRef>,
+}
+
+/// Refuse new uses of a service and cut those that stand
+#[derive(Debug, Args)]
+pub struct Disable {
+    #[command(flatten)]
+    switch: Switch,
+}
+
+/// Remove a service and cut what uses it
+#[derive(Debug, Args)]
+pub struct Unregister {
+    /// The service's friendly name, GUID or vsock port
+    service: ServiceRef,
+}
+
+/// Write all services to a file for another machine
+#[derive(Debug, Args)]
+pub struct Export {
+    /// As a .reg file, which Windows' reg import takes, instead of JSON
+    #[arg(long)]
+    reg: bool,
+    /// Where to [default: standard output]
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// Register all services of a file; what is there already stays
+#[derive(Debug, Args)]
+pub struct Import {
+    /// JSON of export, or a .reg file; - is standard input
+    file: PathBuf,
+}
+
+impl Service {
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self {
+            Self::Register(register) => register.run(context),
+            Self::List(list) => list.run(context),
+            Self::Show(show) => show.run(context),
+            Self::Enable(switch) => switch.run(context, true),
+            Self::Disable(disable) => disable.switch.run(context, false),
+            Self::Unregister(unregister) => unregister.run(context),
+            Self::Export(export) => export.run(context),
+            Self::Import(import) => import.run(context),
+        }
+    }
+}
+
+impl Register {
+    fn run(self, context: &Context) -> Result<()> {
+        let id = self.port.map(ServiceId::from_port).or(self.id);
+        if self.lease {
+            let id = id.unwrap_or_else(ServiceId::random);
+            return hold(
+                context,
+                &self.name,
+                id,
+                self.purpose.as_deref().unwrap_or_default(),
+            );
+        }
+        let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
+        let partitions = some(self.partitions);
+        let service = context.client()?.register(&NewService {
+            name: self.name,
+            id,
+            enabled: true,
+            bind: AccessList {
+                users: some(self.bind_users),
+                groups: None,
+                partitions: partitions.clone(),
+            },
+            connect: AccessList {
+                users: some(self.connect_users),
+                groups: None,
+                partitions,
+            },
+            allow_wildcard_binds: None,
+            vm: Default::default(),
+            creator: Some("hvsock".into()),
+            purpose: self.purpose,
+        })?;
+        output::line(service.id)
+    }
+}
+
+/// Registers a lease and holds it until told to end, or until it is taken away.
+fn hold(context: &Context, name: &ElementName, id: ServiceId, purpose: &str) -> Result<()> {
+    let mut termination = Termination::catch()?;
+    let lease = Lease::register_at(&context.endpoint(), name.as_str(), id, purpose)?;
+    output::line(lease.id())?;
+    context.note(&format!(
+        "`{name}` is registered until this command ends (Ctrl-C)"
+    ));
+    if termination.or_readable(&lease)? {
+        return Ok(());
+    }
+    lease.check().context("the lease has ended")
+}
+
+impl List {
+    fn run(self, context: &Context) -> Result<()> {
+        let services = context.client()?.services(self.all)?;
+        if self.json.json {
+            return output::json(&services);
+        }
+        let headings = [
+            "name",
+            "id",
+            "port",
+            "state",
+            "owner",
+            "listeners",
+            "connections",
+        ];
+        let mut table = Columns::new(
+            &headings,
+            "no services; `hvsock service register NAME` makes one",
+        )
+        .right(&[2, 5, 6]);
+        for service in services {
+            let port = service
+                .port
+                .map_or_else(String::new, |port| port.to_string());
+            let state = state(&service);
+            table.row([
+                service.name.to_string(),
+                service.id.to_string(),
+                port,
+                state.to_owned(),
+                service.owner.unwrap_or_default(),
+                service.listeners.to_string(),
+                service.connections.to_string(),
+            ]);
+        }
+        table.print()
+    }
+}
+
+fn state(service: &model::Service) -> &'static str {
+    match service {
+        _ if service.in_box => "in-box",
+        _ if !service.enabled => "disabled",
+        _ if service.lease => "lease",
+        _ => "enabled",
+    }
+}
+
+impl Show {
+    fn run(self, context: &Context) -> Result<()> {
+        let service = context.client()?.service(&self.service)?;
+        if self.json.json {
+            return output::json(&service);
+        }
+        let mut facts = vec![
+            ("name", service.name.to_string()),
+            ("id", service.id.to_string()),
+            ("state", state(&service).to_owned()),
+        ];
+        facts.extend(service.port.map(|port| ("port", port.to_string())));
+        facts.extend(service.purpose.map(|purpose| ("purpose", purpose)));
+        facts.extend(service.owner.map(|owner| ("owner", owner)));
+        facts.extend(service.creator.map(|creator| ("creator", creator)));
+        facts.push(("listen", rule(&service.bind)));
+        facts.push(("connect", rule(&service.connect)));
+        let wildcard = match service.allow_wildcard_binds {
+            Some(true) => "allowed",
+            Some(false) => "not allowed",
+            None => "by default",
+        };
+        facts.push(("listen to any", wildcard.to_owned()));
+        for (name, o) in &service.vm {
+            let mut parts = Vec::new();
+            parts.extend(
+                o.enabled
+                    .map(|on| if on { "enabled" } else { "disabled" }.to_owned()),
+            );
+            parts.extend(said(&o.bind).map(|rule| format!("listen: {rule}")));
+            parts.extend(said(&o.connect).map(|rule| format!("connect: {rule}")));
+            facts.push(("for", format!("{name}: {}", parts.join("; "))));
+        }
+        let listeners = words::count(service.listeners, "listener");
+        let connections = words::count(service.connections, "connection");
+        facts.push(("in use", format!("{listeners}, {connections}")));
+        let text: String = facts
+            .into_iter()
+            .map(|(label, fact)| format!("{label:<14}{}\n", crate::failure::printable(&fact)))
+            .collect();
+        output::text(&text)
+    }
+}
+
+fn rule(list: &AccessList) -> String {
+    said(list).unwrap_or_else(|| "by default".to_owned())
+}
+
+/// What an access rule says, if it says anything.
+fn said(list: &AccessList) -> Option<String> {
+    let lists = [
+        ("users", &list.users),
+        ("groups", &list.groups),
+        ("partitions", &list.partitions),
+    ];
+    let parts: Vec<String> = lists
+        .into_iter()
+        .filter_map(|(word, names)| {
+            let names = names.as_ref()?;
+            let names = if names.is_empty() {
+                "nobody".to_owned()
+            } else {
+                names.join(", ")
+            };
+            Some(format!("{word} {names}"))
+        })
+        .collect();
+    Some(parts.join("; ")).filter(|said| !said.is_empty())
+}
+
+impl Switch {
+    fn run(self, context: &Context, enabled: bool) -> Result<()> {
+        let client = context.client()?;
+        let service = client.set_enabled(&self.service, enabled, self.vm.clone())?;
+        let state = if enabled { "enabled" } else { "disabled" };
+        let scope = self.vm.map_or_else(String::new, |vm| format!(" for {vm}"));
+        context.note(&format!("`{}` is {state}{scope}", service.name));
+        Ok(())
+    }
+}
+
+impl Unregister {
+    fn run(self, context: &Context) -> Result<()> {
+        let gone = context.client()?.unregister(&self.service)?;
+        context.note(&format!(
+            "`{}` ({}) is no longer registered",
+            gone.name, gone.id
+        ));
+        Ok(())
+    }
+}
+
+impl Export {
+    fn run(self, context: &Context) -> Result<()> {
+        let client = context.client()?;
+        let file = if self.reg {
+            client.export_reg()?.to_vec()
+        } else {
+            let mut file = serde_json::to_vec_pretty(&client.export_json()?)?;
+            file.push(b'\n');
+            file
+        };
+        match self.output {
+            None => output::bytes(&file),
+            Some(path) => {
+                fs::write(&path, file).with_context(|| format!("cannot write {}", path.display()))
+            }
+        }
+    }
+}
+
+impl Import {
+    fn run(self, context: &Context) -> Result<()> {
+        let file = read(&self.file)?;
+        let client = context.client()?;
+        let imported = if is_json(&file) {
+            let services: Vec<NewService> = serde_json::from_slice(&file)
+                .map_err(|error| Failure::new(format!("{}: {error}", self.file.display())))?;
+            client.import_json(&services)?
+        } else {
+            client.import_reg(file)?
+        };
+        for service in &imported.added {
+            output::line(format_args!("{} {}", service.id, service.name))?;
+        }
+        for service in &imported.removed {
+            context.note(&format!(
+                "`{}` ({}) is no longer registered",
+                service.name, service.id
+            ));
+        }
+        for note in &imported.notes {
+            context.note(note);
+        }
+        context.note(&format!(
+            "{} added",
+            words::count(imported.added.len(), "service")
+        ));
+        Ok(())
+    }
+}
+
+/// The most bytes of a file to import, as many as the broker takes.
+const LARGEST: u64 = 64 << 20;
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let shown = path.display();
+    let source: Box<dyn Read> = if path == Path::new("-") {
+        Box::new(io::stdin().lock())
+    } else {
+        Box::new(fs::File::open(path).with_context(|| format!("cannot read {shown}"))?)
+    };
+    let mut file = Vec::new();
+    let read = source.take(LARGEST + 1).read_to_end(&mut file);
+    read.with_context(|| format!("cannot read {shown}"))?;
+    if file.len() as u64 > LARGEST {
+        bail!("{shown} is larger than {}", words::bytes(LARGEST));
+    }
+    Ok(file)
+}
+
+/// A `.reg` file starts with a byte order mark or its own name.
+fn is_json(file: &[u8]) -> bool {
+    file.trim_ascii_start().first() == Some(&b'[') && !file.starts_with(b"[HKEY")
+}

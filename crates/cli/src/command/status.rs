@@ -1,0 +1,169 @@
+//! `hvsock status`: everything at a glance.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Result;
+use clap::Args;
+use hvsock_broker::model::{
+    Connection, Listener, Partition, PartitionKind, PartitionState, Status as Overview,
+};
+use serde::Serialize;
+
+use super::connections::{end, state};
+use crate::context::Context;
+use crate::failure::printable;
+use crate::output::{self, Json};
+use crate::words;
+
+/// Show the partition tree, its listeners and connections
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    json: Json,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Everything {
+    status: Overview,
+    partitions: Vec<Partition>,
+    listeners: Vec<Listener>,
+    connections: Vec<Connection>,
+}
+
+impl Status {
+    pub fn run(self, context: &Context) -> Result<()> {
+        let client = context.client()?;
+        let everything = Everything {
+            status: client.status()?,
+            partitions: client.partitions()?,
+            listeners: client.listeners()?,
+            connections: client.connections()?,
+        };
+        if self.json.json {
+            return output::json(&everything);
+        }
+        output::text(&everything.text())
+    }
+}
+
+const NAME: Style = AnsiColor::Cyan.on_default().bold();
+const FAINT: Style = Style::new().dimmed();
+const ALARM: Style = AnsiColor::Yellow.on_default();
+
+/// A node of the tree with what hangs below it.
+struct Node {
+    line: String,
+    below: Vec<Node>,
+}
+
+impl Everything {
+    fn text(&self) -> String {
+        let status = &self.status;
+        let mut text = format!(
+            "hvsock {} (pid {}), up {}, {}\n\n",
+            status.version,
+            status.pid,
+            words::age(status.uptime_seconds as f64),
+            words::count(status.services, "service"),
+        );
+        for root in self
+            .partitions
+            .iter()
+            .filter(|partition| partition.parent.is_none())
+        {
+            self.node(root).write(&mut text, "", "");
+        }
+        if !self.connections.is_empty() {
+            text.push_str("\nconnections\n");
+        }
+        for connection in &self.connections {
+            let service = words::service(connection.service, connection.service_name.as_ref());
+            let state = match state(connection.state) {
+                "open" => String::new(),
+                state => format!(", {ALARM}{state}{ALARM:#}"),
+            };
+            let _ = writeln!(
+                text,
+                "  {:>4}  {} → {}  {NAME}{}{NAME:#}  {} sent, {} received, {}{state}",
+                connection.id,
+                printable(&end(&connection.from)),
+                printable(&end(&connection.to)),
+                printable(&service),
+                words::bytes(connection.bytes_sent),
+                words::bytes(connection.bytes_received),
+                words::age(connection.age_seconds),
+            );
+        }
+        for problem in &status.problems {
+            let _ = writeln!(text, "\n{ALARM}problem:{ALARM:#} {}", printable(problem));
+        }
+        text
+    }
+
+    fn node(&self, partition: &Partition) -> Node {
+        let state = match partition.state {
+            PartitionState::Running => String::new(),
+            state => format!(" {ALARM}{}{ALARM:#}", words::state(state)),
+        };
+        let groups = match partition.groups.join(", ") {
+            groups if groups.is_empty() => String::new(),
+            groups => format!(" in {}", printable(&groups)),
+        };
+        let id = match partition.kind {
+            PartitionKind::Host => String::new(),
+            _ => format!("  {FAINT}{}{FAINT:#}", partition.id),
+        };
+        let kind = words::kind(partition.kind);
+        let line = format!(
+            "{NAME}{}{NAME:#} ({kind}{groups}){state}{id}",
+            partition.name
+        );
+        let listeners = self
+            .listeners
+            .iter()
+            .filter(|l| l.end.partition == partition.name);
+        let listeners = listeners.map(|listener| Node {
+            line: listener_line(listener),
+            below: Vec::new(),
+        });
+        let children = self.partitions.iter();
+        let children = children.filter(|child| child.parent.as_ref() == Some(&partition.name));
+        Node {
+            line,
+            below: listeners
+                .chain(children.map(|child| self.node(child)))
+                .collect(),
+        }
+    }
+}
+
+fn listener_line(listener: &Listener) -> String {
+    let service = words::service(listener.service, listener.service_name.as_ref());
+    let waiting = match listener.waiting {
+        0 => String::new(),
+        waiting => format!(", {ALARM}{waiting} waiting{ALARM:#}"),
+    };
+    format!(
+        "listens: {NAME}{}{NAME:#} from {}  {FAINT}pid {}, {}{FAINT:#}{waiting}",
+        printable(&service),
+        printable(&listener.from),
+        listener.end.pid,
+        words::age(listener.age_seconds),
+    )
+}
+
+impl Node {
+    fn write(&self, text: &mut String, first: &str, rest: &str) {
+        let _ = writeln!(text, "{first}{}", self.line);
+        for (index, node) in self.below.iter().enumerate() {
+            let (branch, trunk) = if index + 1 == self.below.len() {
+                ("└─ ", "   ")
+            } else {
+                ("├─ ", "│  ")
+            };
+            node.write(text, &format!("{rest}{branch}"), &format!("{rest}{trunk}"));
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Explanations, whether they came from the control API or by the endpoint.
+
+use std::io;
+
+use hvsock::{ConnectOptions, HvAddr, ListenOptions};
+use hvsock_address::ServiceRef;
+use hvsock_broker::model::{Explanation, RefusalReport, Step};
+
+use crate::context::Context;
+use crate::failure::Failure;
+use crate::words::shell_word;
+
+/// What the endpoint says would become of a connect or listen.
+pub fn ask(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Explanation> {
+    let endpoint = context.endpoint();
+    let explained = if listen {
+        ListenOptions::new()
+            .endpoint(endpoint)
+            .explain(address.clone())?
+    } else {
+        ConnectOptions::new()
+            .endpoint(endpoint)
+            .explain(address.clone())?
+    };
+    let mut steps = Vec::new();
+    let mut fix = None;
+    for line in explained.to_string().lines() {
+        let mut fields = line.split('\t');
+        match (fields.next(), fields.next(), fields.next()) {
+            (Some(pass @ ("pass" | "fail")), Some(question), Some(answer)) => steps.push(Step {
+                question: question.to_owned(),
+                answer: answer.to_owned(),
+                pass: pass == "pass",
+            }),
+            (Some("fix"), Some(command), None) => fix = Some(command.to_owned()),
+            _ => {}
+        }
+    }
+    let refusal = explained.refusal().map(|refusal| RefusalReport {
+        reason: refusal.label().to_owned(),
+        message: refusal.to_string(),
+        errno: refusal.errno(),
+        fix: fix.or_else(|| fix_for_name(address, refusal)),
+    });
+    let verdict = match &refusal {
+        Some(refusal) => format!("refused: {}", refusal.message),
+        None if listen => "the listen would succeed".to_owned(),
+        None => "the connect would succeed".to_owned(),
+    };
+    Ok(Explanation {
+        verdict,
+        refusal,
+        steps,
+    })
+}
+
+/// What helps when the broker knows no such name, and so has nothing to explain.
+fn fix_for_name(address: &HvAddr, refusal: &hvsock::Refusal) -> Option<String> {
+    match (refusal, address.service()) {
+        (hvsock::Refusal::Unregistered, ServiceRef::Name(name)) => Some(format!(
+            "hvsock service register {}",
+            shell_word(name.as_str())
+        )),
+        _ => None,
+    }
+}
+
+/// The failure to connect or listen, with what would fix it.
+pub fn failure(
+    context: &Context,
+    error: io::Error,
+    address: &HvAddr,
+    listen: bool,
+) -> anyhow::Error {
+    let Some(refusal) = hvsock::refusal_of(&error) else {
+        return error.into();
+    };
+    let doing = if listen {
+        "cannot listen"
+    } else {
+        "cannot connect"
+    };
+    let failure = Failure::new(format!("{doing}: {refusal}"));
+    // Asked only now: a connect that succeeds does not pay for it.
+    let explanation = ask(context, address, listen).ok();
+    match explanation.and_then(|explanation| explanation.refusal?.fix) {
+        Some(fix) => failure.help(context.command(&fix)).into(),
+        None => failure.into(),
+    }
+}

@@ -1,0 +1,59 @@
+//! Standard output: plain text for people, JSON for programs, and quiet when nobody reads.
+
+use std::io::{self, Write};
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::failure::OutputGone;
+
+/// Whether to print JSON.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct Json {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Prints text, coloured where it goes to a terminal that wants it.
+pub fn text(text: &str) -> Result<()> {
+    let mut stdout = anstream::stdout().lock();
+    gone(
+        stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush()),
+    )
+}
+
+/// Prints one line.
+pub fn line(line: impl std::fmt::Display) -> Result<()> {
+    text(&format!("{line}\n"))
+}
+
+/// Prints bytes as they are.
+pub fn bytes(bytes: &[u8]) -> Result<()> {
+    let mut stdout = io::stdout().lock();
+    gone(stdout.write_all(bytes).and_then(|()| stdout.flush()))
+}
+
+/// Prints a value as JSON for people and programs.
+pub fn json(value: &(impl Serialize + ?Sized)) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(value)?;
+    text.push(b'\n');
+    bytes(&text)
+}
+
+/// Prints a value as one line of JSON.
+pub fn json_line(value: &(impl Serialize + ?Sized)) -> Result<()> {
+    let mut text = serde_json::to_vec(value)?;
+    text.push(b'\n');
+    bytes(&text)
+}
+
+/// A pipe that is closed at its other end is not a failure.
+fn gone(written: io::Result<()>) -> Result<()> {
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => OutputGone.into(),
+        _ => anyhow::Error::new(error).context("cannot write the output"),
+    })
+}

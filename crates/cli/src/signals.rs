@@ -1,0 +1,69 @@
+//! Being asked to end: Ctrl-C and a service manager's SIGTERM.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::thread;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+/// Catches SIGINT and SIGTERM from the moment it is made.
+pub struct Termination {
+    runtime: Runtime,
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Termination {
+    pub fn catch() -> io::Result<Self> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let (interrupt, terminate) = {
+            let _inside = runtime.enter();
+            (
+                signal(SignalKind::interrupt())?,
+                signal(SignalKind::terminate())?,
+            )
+        };
+        Ok(Self {
+            runtime,
+            interrupt,
+            terminate,
+        })
+    }
+
+    /// Waits for either, or until `fd` is readable; whether it was a signal.
+    pub fn or_readable(&mut self, fd: impl AsFd) -> io::Result<bool> {
+        let fd = fd.as_fd().try_clone_to_owned()?;
+        let (tell, told) = oneshot::channel();
+        // Ends with the process at the latest, which is soon after.
+        thread::Builder::new()
+            .name("readable".into())
+            .spawn(move || {
+                let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+                while poll(&mut fds, None) == Err(Errno::INTR) {}
+                let _ = tell.send(());
+            })?;
+        let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
+        Ok(self.runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => true,
+                _ = terminate.recv() => true,
+                _ = told => false,
+            }
+        }))
+    }
+
+    /// Waits for either.
+    pub fn wait(&mut self) {
+        let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
+        self.runtime.block_on(async {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+        });
+    }
+}

@@ -1,0 +1,85 @@
+//! Aligned columns: cut to the terminal's width on one, whole everywhere else.
+
+use std::io::{IsTerminal, stdout};
+
+use anyhow::Result;
+use comfy_table::{CellAlignment, ContentArrangement, Row, Table};
+
+use crate::{failure, output};
+
+/// A table in the making.
+pub struct Columns {
+    table: Table,
+    empty: &'static str,
+    indent: &'static str,
+}
+
+impl Columns {
+    /// A table with these headings, and what to print when it has no rows.
+    pub fn new(headings: &[&str], empty: &'static str) -> Self {
+        let mut table = Table::new();
+        table
+            .load_style(comfy_table::presets::NOTHING)
+            .set_header(headings.iter().map(|heading| heading.to_uppercase()));
+        match terminal_width() {
+            Some(width) => table
+                .set_content_arrangement(ContentArrangement::Dynamic)
+                .set_width(width),
+            None => table.set_content_arrangement(ContentArrangement::Disabled),
+        };
+        Self {
+            table,
+            empty,
+            indent: "",
+        }
+    }
+
+    /// Aligns a column of numbers to the right.
+    pub fn right(mut self, columns: &[usize]) -> Self {
+        for column in columns {
+            if let Some(column) = self.table.column_mut(*column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        self
+    }
+
+    /// Moves the whole table to the right, below text that is.
+    pub fn indented(mut self) -> Self {
+        self.indent = "   ";
+        self
+    }
+
+    pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        let mut row = Row::from(cells.into_iter().map(|cell| failure::printable(&cell)));
+        row.max_height(1);
+        self.table.add_row(row);
+    }
+
+    pub fn print(self) -> Result<()> {
+        if self.table.row_count() == 0 {
+            return output::line(self.empty);
+        }
+        let text: String = self
+            .table
+            .lines()
+            .map(|line| {
+                let line = line.trim_end();
+                format!(
+                    "{}{}\n",
+                    self.indent,
+                    line.strip_prefix(' ').unwrap_or(line)
+                )
+            })
+            .collect();
+        output::text(&text)
+    }
+}
+
+fn terminal_width() -> Option<u16> {
+    if !stdout().is_terminal() {
+        return None;
+    }
+    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
+    Some(size.ws_col).filter(|width| *width > 0)
+}
