@@ -11,6 +11,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod books;
 mod change;
 mod explain;
 mod fabric;

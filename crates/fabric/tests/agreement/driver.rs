@@ -2,7 +2,7 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
-    AddPartitionError, Audience, ConnectRequest, ConnectionId, Effect, Explanation, Fabric,
+    AddPartitionError, Audience, ConnectRequest, ConnectionId, Effect, End, Explanation, Fabric,
     ListenRequest, ListenerId, PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal,
     RegisterError, RootSpec, Verdict,
 };
@@ -158,10 +158,28 @@ impl Both<'_> {
                     self.listen(&request, backlog);
                 }
             }
-            Op::Connect(request) => self.connect(&request),
-            Op::ConnectTo(listener, from, who) => {
-                if let Some(request) = self.request_to(listener, from, who) {
-                    self.connect(&request);
+            Op::Connect(request) => {
+                self.connect(&request);
+            }
+            Op::ConnectTo(listener, from, who, keep) => {
+                if let Some(request) = self.request_to(listener, from, who)
+                    && self.connect(&request)
+                {
+                    let n = self.connections.len() - 1;
+                    let id = self.connections[n];
+                    self.fabric.set_connected_suspend(id, End::Client, keep);
+                    self.reading.set_connected_suspend(n, End::Client, keep);
+                }
+            }
+            Op::SetStateAt(n, end, state) => {
+                let there = self.reading.connections.iter().map(|one| one.there);
+                if let Some(n) = live(n, there) {
+                    let connection = &self.reading.connections[n];
+                    let p = match end {
+                        End::Client => connection.from,
+                        End::Server => connection.to,
+                    };
+                    self.step(Op::SetState(Pick::Any(p), state));
                 }
             }
             Op::Accept(n) => {
@@ -227,7 +245,8 @@ impl Both<'_> {
         self.effects();
     }
 
-    fn connect(&mut self, asked: &Request) {
+    /// Whether it was granted.
+    fn connect(&mut self, asked: &Request) -> bool {
         let from = self.pick(asked.from, |_| true);
         let vm = self.vm(from, asked.vm);
         let row = self.row(from, vm, asked.service);
@@ -258,6 +277,7 @@ impl Both<'_> {
         }
         self.tally
             .request(row, Verb::Connect, want.as_ref().map(drop));
+        let granted = want.is_ok();
         if let (Ok(route), Ok((listener, to))) = (got, want) {
             let (server, client) = self.seen(from, to);
             assert_eq!(route.server, SockAddrHv::new(server, asked.service));
@@ -266,6 +286,7 @@ impl Both<'_> {
             self.tally_precedence(from, to, listener, asked.service);
         }
         self.effects();
+        granted
     }
 
     /// What each end sees of the other: the end that connected first.

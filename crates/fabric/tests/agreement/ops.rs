@@ -36,8 +36,11 @@ pub enum Op {
     /// A listen for the service of this listener in its partition.
     ListenBeside(usize, Principal, Vm, u32),
     Connect(Request),
-    /// A connect to this listener's service by one of the partitions that may see its own.
-    ConnectTo(usize, usize, Principal),
+    /// A connect to this listener's service by one of the partitions that may see its own, and
+    /// whether that end wants the connection kept.
+    ConnectTo(usize, usize, Principal, bool),
+    /// Sets the state of the partition at this end of a connection.
+    SetStateAt(usize, End, PartitionState),
     Accept(usize),
     CloseListener(usize),
     CloseConnection(usize),
@@ -155,20 +158,26 @@ fn state() -> impl Strategy<Value = PartitionState> {
     ]
 }
 
-/// A list of an access rule; mostly none, or else few rules would ever allow anything.
-fn list(entries: Vec<String>) -> impl Strategy<Value = Option<Vec<String>>> {
-    let len = 0..=entries.len().min(3);
-    option::weighted(0.15, subsequence(entries, len))
+fn end() -> impl Strategy<Value = End> {
+    select(vec![End::Client, End::Server])
 }
 
-fn rule() -> impl Strategy<Value = AccessRule> {
+/// A list of an access rule, if it is given.
+fn list(given: f64, entries: Vec<String>) -> impl Strategy<Value = Option<Vec<String>>> {
+    let len = 0..=entries.len().min(3);
+    option::weighted(given, subsequence(entries, len))
+}
+
+/// An access rule each of whose lists is given as often as this; seldom, or else few rules would
+/// ever allow anything.
+fn rule(given: f64) -> impl Strategy<Value = AccessRule> {
     let mut partitions = strings(&["*", "web", "DB", "k.2", "@blue", "@red"]);
     partitions.push(vm_id(1).to_string());
     partitions.push(vm_id(2).to_string().to_uppercase());
     (
-        list(strings(&["*", "alice", "bob", "1002", "0"])),
-        list(strings(&["*", "staff", "60"])),
-        list(partitions),
+        list(given, strings(&["*", "alice", "bob", "1002", "0"])),
+        list(given, strings(&["*", "staff", "60"])),
+        list(given, partitions),
     )
         .prop_map(|(users, groups, partitions)| AccessRule {
             users,
@@ -183,7 +192,7 @@ fn setting() -> impl Strategy<Value = Option<bool>> {
 }
 
 fn over() -> impl Strategy<Value = Override> {
-    (setting(), rule(), rule(), setting()).prop_map(
+    (setting(), rule(0.3), rule(0.2), setting()).prop_map(
         |(enabled, bind, connect, allow_wildcard_binds)| Override {
             enabled,
             bind,
@@ -199,8 +208,8 @@ fn registration() -> impl Strategy<Value = Registration> {
         service(),
         select(&SERVICES[..]),
         prop::bool::weighted(0.85),
-        rule(),
-        rule(),
+        rule(0.15),
+        rule(0.15),
         setting(),
         vm,
         select(vec![Some("alice"), Some("1001"), None]),
@@ -223,10 +232,12 @@ fn registration() -> impl Strategy<Value = Registration> {
 }
 
 fn defaults() -> impl Strategy<Value = Defaults> {
-    (rule(), rule(), prop::bool::weighted(0.7)).prop_map(|(bind, connect, wildcard)| Defaults {
-        bind,
-        connect,
-        allow_wildcard_binds: wildcard,
+    (rule(0.15), rule(0.15), prop::bool::weighted(0.7)).prop_map(|(bind, connect, wildcard)| {
+        Defaults {
+            bind,
+            connect,
+            allow_wildcard_binds: wildcard,
+        }
     })
 }
 
@@ -271,6 +282,11 @@ fn vm() -> impl Strategy<Value = Vm> {
     ]
 }
 
+/// The addresses that several partitions connect to, so that listeners stand in each other's way.
+fn several() -> impl Strategy<Value = Vm> {
+    select(vec![Vm::Is(VmId::WILDCARD), Vm::Is(VmId::CHILDREN)])
+}
+
 fn request() -> impl Strategy<Value = Request> {
     (pick(), who(), vm(), service()).prop_map(|(from, who, vm, service)| Request {
         from,
@@ -286,7 +302,7 @@ fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         3 => add_partition(state()),
         1 => pick().prop_map(Op::RemovePartition),
-        8 => (pick(), state()).prop_map(|(p, state)| Op::SetState(p, state)),
+        5 => (pick(), state()).prop_map(|(p, state)| Op::SetState(p, state)),
         2 => (pick(), groups()).prop_map(|(p, groups)| Op::SetGroups(p, groups)),
         4 => (pick(), registration()).prop_map(|(p, new)| Op::Register(p, new)),
         3 => (pick(), registration()).prop_map(|(p, new)| Op::Update(p, new)),
@@ -296,14 +312,16 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (pick(), defaults()).prop_map(|(p, defaults)| Op::SetDefaults(p, defaults)),
         1 => (pick(), vec(registration(), 0..3)).prop_map(|(p, all)| Op::SetRegistry(p, all)),
         25 => (request(), 0..4u32).prop_map(|(request, backlog)| Op::Listen(request, backlog)),
-        12 => (number(), who(), vm(), 0..4u32)
+        12 => (number(), who(), prop_oneof![vm(), several()], 0..4u32)
             .prop_map(|(n, who, vm, backlog)| Op::ListenBeside(n, who, vm, backlog)),
         15 => request().prop_map(Op::Connect),
-        40 => (number(), number(), who()).prop_map(|(n, from, who)| Op::ConnectTo(n, from, who)),
+        40 => (number(), number(), who(), any::<bool>())
+            .prop_map(|(n, from, who, keep)| Op::ConnectTo(n, from, who, keep)),
+        10 => (number(), end(), state()).prop_map(|(n, end, state)| Op::SetStateAt(n, end, state)),
         6 => number().prop_map(Op::Accept),
         3 => number().prop_map(Op::CloseListener),
         3 => number().prop_map(Op::CloseConnection),
-        8 => (number(), select(vec![End::Client, End::Server]), any::<bool>())
+        4 => (number(), end(), any::<bool>())
             .prop_map(|(n, end, keep)| Op::SetConnectedSuspend(n, end, keep)),
     ]
 }

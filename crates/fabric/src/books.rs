@@ -1,0 +1,111 @@
+//! Test: the books that say what depends on what are empty when nothing is left.
+//!
+//! From outside nobody can see an entry that was forgotten; it would only cost memory for ever.
+
+use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
+use hvsock_registry::{Principal, Registration};
+use proptest::prelude::*;
+
+use crate::{
+    ConnectRequest, Fabric, Limits, ListenRequest, PartitionKey, PartitionKind, PartitionSpec,
+    PartitionState, RootSpec,
+};
+
+const SERVICE: ServiceId = ServiceId::from_port(1);
+
+fn registration() -> Registration {
+    Registration::new(SERVICE, ElementName::new("demo").expect("a name"))
+}
+
+/// A host with a VM and two containers in it, and a container on the host; all siblings in one
+/// group, and the service registered wherever it can be.
+fn everything() -> (Fabric, Vec<PartitionKey>) {
+    let name = |text| PartitionName::new(text).expect("a name");
+    let root = RootSpec {
+        kind: PartitionKind::Host,
+        name: name("top"),
+        vm_id: VmId::of_container("top"),
+    };
+    let mut fabric = Fabric::new(root, Limits::default(), 0);
+    let mut keys = vec![fabric.root()];
+    for (parent, kind, called) in [
+        (0, PartitionKind::Vm, "vm"),
+        (0, PartitionKind::Container, "web"),
+        (1, PartitionKind::Container, "k1"),
+        (1, PartitionKind::Container, "k2"),
+    ] {
+        let spec = PartitionSpec {
+            kind,
+            name: name(called),
+            vm_id: VmId::of_container(called),
+            groups: vec!["all".to_owned()],
+            state: PartitionState::Running,
+        };
+        let key = fabric.add_partition(keys[parent], spec).expect("free");
+        keys.push(key);
+    }
+    for owner in &keys[..2] {
+        fabric.register(*owner, registration()).expect("free");
+    }
+    (fabric, keys)
+}
+
+fn is_empty(fabric: &Fabric) -> bool {
+    let clean = |p: &crate::Partition| {
+        p.listeners.is_empty()
+            && p.connections.is_empty()
+            && p.watchers.is_empty()
+            && p.uses.is_empty()
+    };
+    fabric.addresses.is_empty()
+        && fabric.listeners.is_empty()
+        && fabric.connections.is_empty()
+        && fabric.partitions().all(|(_, partition)| clean(partition))
+}
+
+proptest! {
+    #[test]
+    fn nothing_stays_in_the_books_when_everything_is_gone(
+        order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
+        how in proptest::collection::vec(0..4usize, 5),
+    ) {
+        let (mut fabric, keys) = everything();
+        let who = Principal::default();
+        let vms = || {
+            let ids = ["top", "vm", "web", "k1", "k2"].map(VmId::of_container);
+            ids.into_iter().chain(VmId::WELL_KNOWN.map(|(_, id)| id))
+        };
+        for from in &keys {
+            for vm in vms() {
+                let (principal, service, backlog) = (&who, SERVICE, 9);
+                let request = ListenRequest { from: *from, principal, vm, service, backlog };
+                let _ = fabric.listen(&request);
+            }
+        }
+        for from in &keys {
+            for vm in vms() {
+                let (principal, service) = (&who, SERVICE);
+                let _ = fabric.connect(&ConnectRequest { from: *from, principal, vm, service });
+            }
+        }
+        prop_assert!(fabric.listeners.len() > 12 && fabric.connections.len() > 12);
+        // Partition by partition, in any order and in any of the ways in which things end.
+        for (n, how) in order.into_iter().zip(how) {
+            let key = keys[n];
+            let Some(partition) = fabric.partition(key) else {
+                continue;
+            };
+            let listeners: Vec<_> = partition.listeners().collect();
+            let connections: Vec<_> = partition.connections().collect();
+            match how {
+                0 if fabric.remove_partition(key).is_ok() => {}
+                1 if fabric.set_state(key, PartitionState::Off).is_ok() => {}
+                2 => connections.iter().for_each(|id| fabric.close_connection(*id)),
+                _ => connections.iter().for_each(|id| fabric.accepted(*id)),
+            }
+            listeners.into_iter().for_each(|id| fabric.close_listener(id));
+            connections.into_iter().for_each(|id| fabric.close_connection(id));
+        }
+        prop_assert!(is_empty(&fabric), "{fabric:#?}");
+    }
+}

@@ -1,0 +1,247 @@
+//! What operators change: everything is looked at again, whatever changed.
+
+use hvsock_address::ServiceId;
+use hvsock_fabric::{PartitionKind, PartitionState, Refusal};
+use hvsock_registry::{Defaults, Registration};
+
+use super::{Did, Part, Reading, same};
+use crate::ops::AddPartition;
+
+impl Reading {
+    pub fn add_partition(&mut self, new: AddPartition, parent: usize) -> Result<(), &'static str> {
+        let outer = &self.partitions[parent];
+        if !outer.there {
+            return Err("NoParent");
+        }
+        let fits = match outer.kind {
+            PartitionKind::Host => new.kind != PartitionKind::Host,
+            PartitionKind::Vm => new.kind == PartitionKind::Container,
+            PartitionKind::Container => false,
+        };
+        if !fits {
+            return Err("Kind");
+        }
+        if new.id.is_well_known() {
+            return Err("IdReserved");
+        }
+        let there = self.partitions.iter().filter(|p| p.there);
+        if there.clone().any(|p| same(Some(&p.name), Some(&new.name))) {
+            return Err("NameTaken");
+        }
+        if there.clone().any(|p| p.id == new.id) {
+            return Err("IdTaken");
+        }
+        if there.count() >= self.limits.partitions
+            || new.groups.len() > self.limits.groups_per_partition
+        {
+            return Err("LimitReached");
+        }
+        self.partitions.push(Part {
+            there: true,
+            kind: new.kind,
+            name: new.name,
+            id: new.id,
+            groups: new.groups,
+            state: new.state,
+            parent: Some(parent),
+            services: vec![],
+            defaults: Defaults::default(),
+        });
+        Ok(())
+    }
+
+    pub fn remove_partition(&mut self, p: usize) -> Result<(), &'static str> {
+        if p == 0 {
+            return Err("Root");
+        }
+        if !self.partitions[p].there {
+            return Err("Gone");
+        }
+        self.switch_off(p);
+        for q in 0..self.partitions.len() {
+            if self.is_in(q, p) {
+                self.partitions[q].there = false;
+            }
+        }
+        self.look_at_everything();
+        Ok(())
+    }
+
+    pub fn set_state(&mut self, p: usize, state: PartitionState) -> Result<(), &'static str> {
+        if p == 0 && state != PartitionState::Running {
+            return Err("Root");
+        }
+        if !self.partitions[p].there {
+            return Err("Gone");
+        }
+        if self.partitions[p].state == state {
+            return Ok(());
+        }
+        self.partitions[p].state = state;
+        match state {
+            PartitionState::Off => self.switch_off(p),
+            PartitionState::Paused => {
+                for n in 0..self.connections.len() {
+                    let c = &self.connections[n];
+                    let (from_in, to_in) = (self.is_in(c.from, p), self.is_in(c.to, p));
+                    if !c.there || !(from_in || to_in) {
+                        continue;
+                    }
+                    let kept = c.keeps[0] || c.keeps[1] || from_in && to_in;
+                    if !kept {
+                        self.cut_connection(n, &Refusal::PartitionPaused);
+                    } else if !c.suspended {
+                        self.connections[n].suspended = true;
+                        self.effects.push(Did::Suspend(n));
+                    }
+                }
+            }
+            PartitionState::Running => {
+                for n in 0..self.connections.len() {
+                    let c = &self.connections[n];
+                    if c.there
+                        && c.suspended
+                        && self.runs(c.from).is_ok()
+                        && self.runs(c.to).is_ok()
+                    {
+                        self.connections[n].suspended = false;
+                        self.effects.push(Did::Resume(n));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn switch_off(&mut self, p: usize) {
+        for n in 0..self.connections.len() {
+            let c = &self.connections[n];
+            if self.is_in(c.from, p) || self.is_in(c.to, p) {
+                self.cut_connection(n, &Refusal::PartitionOff);
+            }
+        }
+        for n in 0..self.listeners.len() {
+            if self.is_in(self.listeners[n].partition, p) {
+                self.cut_listener(n, &Refusal::PartitionOff);
+            }
+        }
+    }
+
+    pub fn set_groups(&mut self, p: usize, groups: Vec<String>) -> Result<(), &'static str> {
+        if groups.len() > self.limits.groups_per_partition {
+            return Err("LimitReached");
+        }
+        if !self.partitions[p].there {
+            return Err("Gone");
+        }
+        self.partitions[p].groups = groups;
+        self.look_at_everything();
+        Ok(())
+    }
+
+    /// Adds an entry, or puts it in place of another if `replace`.
+    pub fn register(
+        &mut self,
+        p: usize,
+        new: Registration,
+        replace: bool,
+    ) -> Result<(), &'static str> {
+        let limit = self.limits.registrations;
+        let Some(services) = self.services(p) else {
+            return Err("NoRegistry");
+        };
+        let known = services.iter().any(|entry| entry.id == new.id);
+        if services.len() >= limit && !(replace && known) {
+            return Err("LimitReached");
+        }
+        if known && !replace {
+            return Err(if new.id.port().is_some() {
+                "Port"
+            } else {
+                "Id"
+            });
+        }
+        if new.id == ServiceId::ZERO {
+            return Err("Zero");
+        }
+        let same_name = |entry: &&Registration| {
+            entry.name.as_str().to_lowercase() == new.name.as_str().to_lowercase()
+        };
+        if services
+            .iter()
+            .filter(same_name)
+            .any(|entry| entry.id != new.id)
+        {
+            return Err("Name");
+        }
+        services.retain(|entry| entry.id != new.id);
+        services.push(new);
+        self.look_at_everything();
+        Ok(())
+    }
+
+    pub fn unregister(&mut self, p: usize, service: ServiceId) -> bool {
+        let Some(services) = self.services(p) else {
+            return false;
+        };
+        let before = services.len();
+        services.retain(|entry| entry.id != service);
+        let removed = services.len() < before;
+        self.look_at_everything();
+        removed
+    }
+
+    pub fn set_defaults(&mut self, p: usize, defaults: Defaults) -> Result<(), &'static str> {
+        self.services(p).ok_or("NoRegistry")?;
+        self.partitions[p].defaults = defaults;
+        self.look_at_everything();
+        Ok(())
+    }
+
+    pub fn set_registry(&mut self, p: usize, all: Vec<Registration>) -> Result<(), &'static str> {
+        if all.len() > self.limits.registrations {
+            return Err("LimitReached");
+        }
+        *self.services(p).ok_or("NoRegistry")? = all;
+        self.partitions[p].defaults = Defaults::default();
+        self.look_at_everything();
+        Ok(())
+    }
+
+    pub(super) fn services(&mut self, p: usize) -> Option<&mut Vec<Registration>> {
+        let owner = &mut self.partitions[p];
+        let has = owner.there && owner.kind != PartitionKind::Container;
+        has.then_some(&mut owner.services)
+    }
+
+    /// Cuts every connection whose service is no longer registered and enabled, then every
+    /// listener that could no longer receive.
+    pub(super) fn look_at_everything(&mut self) {
+        for n in 0..self.connections.len() {
+            let c = &self.connections[n];
+            if !c.there || c.from == c.to {
+                continue;
+            }
+            let (owner, children) = self.registry_between(c.from, c.to);
+            let still = match self.registered(owner, c.service) {
+                None => Err(Refusal::Unregistered),
+                Some(entry) => Self::enabled(entry, &Self::names(&children)),
+            };
+            if let Err(refusal) = still {
+                self.cut_connection(n, &refusal);
+            }
+        }
+        for n in 0..self.listeners.len() {
+            let l = &self.listeners[n];
+            if !l.there {
+                continue;
+            }
+            let still = self
+                .check_listen_address(l.partition, l.vm)
+                .and_then(|()| self.may_receive(l.partition, &l.who, l.vm, l.service));
+            if let Err(refusal) = still {
+                self.cut_listener(n, &refusal);
+            }
+        }
+    }
+}

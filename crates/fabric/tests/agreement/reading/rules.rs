@@ -1,0 +1,240 @@
+//! What a registry says, setting by setting.
+
+use hvsock_address::{PartitionName, ServiceId};
+use hvsock_fabric::{PartitionKind, Refusal};
+use hvsock_registry::{AccessRule, Principal, Registration};
+
+use super::{Part, Reading, same};
+use crate::ops::BROKER_UID;
+
+/// Who asks for access.
+#[derive(Clone, Copy)]
+pub(super) enum Who<'a> {
+    Process(&'a Principal),
+    Child(&'a Part),
+}
+
+/// How an access rule is spelled for a reader of the registry, and for others.
+pub(super) struct No {
+    full: String,
+    brief: String,
+}
+
+impl Reading {
+    /// The partition whose registry decides between two, and which of them are its children.
+    pub(super) fn registry_between(&self, p: usize, q: usize) -> (usize, Vec<&Part>) {
+        let (one, other) = (&self.partitions[p], &self.partitions[q]);
+        if one.parent == Some(q) {
+            (q, vec![one])
+        } else if other.parent == Some(p) {
+            (p, vec![other])
+        } else {
+            (
+                one.parent.expect("siblings have a parent"),
+                vec![one, other],
+            )
+        }
+    }
+
+    pub(super) fn registered(&self, owner: usize, service: ServiceId) -> Option<&Registration> {
+        let owner = &self.partitions[owner];
+        if owner.kind == PartitionKind::Container {
+            return None;
+        }
+        owner.services.iter().find(|entry| entry.id == service)
+    }
+
+    /// The names under which overrides apply; `None` where there is no particular child.
+    pub(super) fn names<'a>(children: &[&'a Part]) -> Vec<Option<&'a PartitionName>> {
+        if children.is_empty() {
+            vec![None]
+        } else {
+            children.iter().map(|child| Some(&child.name)).collect()
+        }
+    }
+
+    pub(super) fn enabled(
+        entry: &Registration,
+        names: &[Option<&PartitionName>],
+    ) -> Result<(), Refusal> {
+        for name in names {
+            let mut enabled = entry.enabled;
+            let mut by = format!("enabled = {enabled}");
+            for (child, over) in &entry.vm {
+                if let (true, Some(its)) = (same(Some(child), *name), over.enabled) {
+                    enabled = its;
+                    by = format!("vm.{}.enabled = {enabled}", key(child));
+                }
+            }
+            if !enabled {
+                return Err(Refusal::Disabled { by });
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn wildcard(
+        &self,
+        owner: usize,
+        entry: &Registration,
+        names: &[Option<&PartitionName>],
+    ) -> Result<(), Refusal> {
+        for name in names {
+            let mut allowed = self.partitions[owner].defaults.allow_wildcard_binds;
+            if let Some(own) = entry.allow_wildcard_binds {
+                allowed = own;
+            }
+            for (child, over) in &entry.vm {
+                if let (true, Some(its)) = (same(Some(child), *name), over.allow_wildcard_binds) {
+                    allowed = its;
+                }
+            }
+            if !allowed {
+                return Err(Refusal::WildcardNotAllowed);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a bind (or else a connect) is allowed to `who` by every override that applies.
+    pub(super) fn access(
+        &self,
+        owner: usize,
+        entry: &Registration,
+        bind: bool,
+        who: Who<'_>,
+        names: &[Option<&PartitionName>],
+    ) -> Result<(), No> {
+        for name in names {
+            let defaults = &self.partitions[owner].defaults;
+            let mut rules: Vec<(String, &AccessRule)> = vec![];
+            for (child, over) in &entry.vm {
+                if same(Some(child), *name) {
+                    let rule = if bind { &over.bind } else { &over.connect };
+                    rules.push((format!("vm.{}.", key(child)), rule));
+                }
+            }
+            rules.push((
+                String::new(),
+                if bind { &entry.bind } else { &entry.connect },
+            ));
+            let rule = if bind {
+                &defaults.bind
+            } else {
+                &defaults.connect
+            };
+            rules.push(("defaults: ".to_owned(), rule));
+            match who {
+                Who::Process(process) => process_may(entry, bind, process, &rules)?,
+                Who::Child(child) => child_may(bind, child, &rules)?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl No {
+    pub(super) fn refusal(self, reads_registry: bool) -> Refusal {
+        let rule = if reads_registry {
+            self.full
+        } else {
+            self.brief
+        };
+        Refusal::Denied { rule }
+    }
+}
+
+/// A partition's name as a part of a TOML key.
+fn key(name: &PartitionName) -> String {
+    let text = name.as_str();
+    if text.contains('.') {
+        format!("{text:?}")
+    } else {
+        text.to_owned()
+    }
+}
+
+fn process_may(
+    entry: &Registration,
+    bind: bool,
+    process: &Principal,
+    rules: &[(String, &AccessRule)],
+) -> Result<(), No> {
+    if process.uid == 0 || process.uid == BROKER_UID {
+        return Ok(());
+    }
+    let is_user = |text: &String| {
+        let is_number = text.chars().all(|c| c.is_ascii_digit());
+        if is_number {
+            *text == process.uid.to_string()
+        } else {
+            Some(text) == process.user.as_ref()
+        }
+    };
+    let action = if bind { "bind" } else { "connect" };
+    for (place, rule) in rules {
+        if rule.users.is_none() && rule.groups.is_none() {
+            continue;
+        }
+        let mut full = vec![];
+        let mut brief = vec![];
+        if let Some(users) = &rule.users {
+            if users.iter().any(|text| text == "*" || is_user(text)) {
+                return Ok(());
+            }
+            full.push(format!("{place}{action}.users = {users:?}"));
+            brief.push(format!("{place}{action}.users"));
+        }
+        if let Some(groups) = &rule.groups {
+            for text in groups {
+                if text == "*" {
+                    return Ok(());
+                }
+                for (id, name) in &process.groups {
+                    if *text == id.to_string() || Some(text) == name.as_ref() {
+                        return Ok(());
+                    }
+                }
+            }
+            full.push(format!("{place}{action}.groups = {groups:?}"));
+            brief.push(format!("{place}{action}.groups"));
+        }
+        let (full, brief) = (full.join(", "), brief.join(", "));
+        return Err(No { full, brief });
+    }
+    if !bind || entry.owner.as_ref().is_some_and(is_user) {
+        return Ok(());
+    }
+    Err(No {
+        full: match &entry.owner {
+            Some(owner) => format!("defaults: bind allows the owner {owner}"),
+            None => "defaults: bind allows the owner, and none is recorded".to_owned(),
+        },
+        brief: "defaults: bind".to_owned(),
+    })
+}
+
+fn child_may(bind: bool, child: &Part, rules: &[(String, &AccessRule)]) -> Result<(), No> {
+    let action = if bind { "bind" } else { "connect" };
+    for (place, rule) in rules {
+        let Some(partitions) = &rule.partitions else {
+            continue;
+        };
+        for text in partitions {
+            let by_group = child
+                .groups
+                .iter()
+                .any(|group| *text == format!("@{group}"));
+            let by_name = text.to_lowercase() == child.name.as_str().to_lowercase();
+            let by_id = text.to_lowercase() == child.id.to_string();
+            if text == "*" || by_group || by_name || by_id {
+                return Ok(());
+            }
+        }
+        return Err(No {
+            full: format!("{place}{action}.partitions = {partitions:?}"),
+            brief: format!("{place}{action}.partitions"),
+        });
+    }
+    Ok(())
+}

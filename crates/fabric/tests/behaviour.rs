@@ -1,0 +1,502 @@
+//! The rules that are best read as examples; `agreement` tests all of them at random.
+
+use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
+use hvsock_fabric::{
+    Audience, ConnectRequest, ConnectionId, Effect, End, Explanation, Fabric, Limits,
+    ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec, PartitionState, Refusal,
+    RootSpec, Route,
+};
+use hvsock_registry::{Override, Principal, Registration};
+
+const SERVICE: ServiceId = ServiceId::from_port(2761);
+
+/// A host with the service registered.
+struct Host {
+    fabric: Fabric,
+    host: PartitionKey,
+}
+
+fn name(text: &str) -> PartitionName {
+    PartitionName::new(text).unwrap()
+}
+
+fn registration() -> Registration {
+    let mut demo = Registration::new(SERVICE, ElementName::new("HV Socket Demo").unwrap());
+    demo.owner = Some("alice".to_owned());
+    demo
+}
+
+fn root() -> Principal {
+    Principal::default()
+}
+
+fn user(uid: u32, name: &str) -> Principal {
+    Principal {
+        uid,
+        user: Some(name.to_owned()),
+        groups: vec![],
+    }
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let spec = RootSpec {
+            kind: PartitionKind::Host,
+            name: name("top"),
+            vm_id: VmId::random(),
+        };
+        let mut fabric = Fabric::new(spec, limits, 900);
+        let host = fabric.root();
+        fabric.register(host, registration()).unwrap();
+        Host { fabric, host }
+    }
+
+    fn add(&mut self, parent: PartitionKey, kind: PartitionKind, called: &str) -> PartitionKey {
+        let spec = PartitionSpec {
+            kind,
+            name: name(called),
+            vm_id: VmId::of_container(called),
+            groups: vec![],
+            state: PartitionState::Running,
+        };
+        self.fabric.add_partition(parent, spec).unwrap()
+    }
+
+    fn container(&mut self, called: &str) -> PartitionKey {
+        self.add(self.host, PartitionKind::Container, called)
+    }
+
+    fn listen_as(
+        &mut self,
+        who: &Principal,
+        from: PartitionKey,
+        vm: VmId,
+    ) -> Result<ListenerId, Refusal> {
+        self.fabric.listen(&ListenRequest {
+            from,
+            principal: who,
+            vm,
+            service: SERVICE,
+            backlog: 16,
+        })
+    }
+
+    fn listen(&mut self, from: PartitionKey, vm: VmId) -> ListenerId {
+        self.listen_as(&root(), from, vm).unwrap()
+    }
+
+    fn connect(&mut self, from: PartitionKey, vm: VmId) -> Result<Route, Refusal> {
+        self.fabric.connect(&ConnectRequest {
+            from,
+            principal: &root(),
+            vm,
+            service: SERVICE,
+        })
+    }
+
+    fn why(&self, who: &Principal, from: PartitionKey, vm: VmId, reader: Audience) -> Explanation {
+        let request = ConnectRequest {
+            from,
+            principal: who,
+            vm,
+            service: SERVICE,
+        };
+        self.fabric.explain_connect(&request, reader)
+    }
+
+    fn effects(&mut self) -> Vec<Effect> {
+        std::iter::from_fn(|| self.fabric.poll_effect()).collect()
+    }
+}
+
+fn cut(id: ConnectionId, refusal: Refusal) -> Effect {
+    Effect::CutConnection { id, refusal }
+}
+
+#[test]
+fn the_most_particular_listener_takes_the_connection() {
+    let mut host = Host::new();
+    let web = host.container("web");
+    let top = host.host;
+    let vms = [VmId::WILDCARD, VmId::CHILDREN, VmId::of_container("web")];
+    let listeners = vms.map(|vm| host.listen(top, vm));
+    for listener in listeners.into_iter().rev() {
+        assert_eq!(host.connect(web, VmId::PARENT).unwrap().listener, listener);
+        host.fabric.close_listener(listener);
+    }
+    assert_eq!(host.connect(web, VmId::PARENT), Err(Refusal::NoListener));
+}
+
+#[test]
+fn each_end_sees_the_other_as_it_would_reach_it() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    host.listen(top, VmId::WILDCARD);
+    host.listen(web, VmId::PARENT);
+    let ends = |route: Route| (route.server.vm, route.client.vm);
+    let web_id = VmId::of_container("web");
+    let up = host.connect(web, VmId::SILOHOST).unwrap();
+    assert_eq!(ends(up), (VmId::PARENT, web_id));
+    assert_eq!(
+        (up.server.service, up.client.service),
+        (SERVICE, ServiceId::ZERO)
+    );
+    assert_eq!(
+        ends(host.connect(top, web_id).unwrap()),
+        (web_id, VmId::PARENT)
+    );
+    let own = host.connect(top, VmId::LOOPBACK).unwrap();
+    assert_eq!(ends(own), (VmId::LOOPBACK, VmId::LOOPBACK));
+}
+
+#[test]
+fn silohost_in_a_container_is_parent_by_another_name() {
+    let mut host = Host::new();
+    let web = host.container("web");
+    host.listen(web, VmId::PARENT);
+    let again = host.listen_as(&root(), web, VmId::SILOHOST);
+    assert_eq!(again, Err(Refusal::AddressInUse));
+}
+
+#[test]
+fn a_listener_that_may_not_take_it_is_passed_over() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let mut demo = registration();
+    let mut over = Override::default();
+    over.bind.users = Some(vec!["bob".to_owned()]);
+    demo.vm.insert(name("web"), over);
+    host.fabric.update(top, demo.clone()).unwrap();
+    // Alice may offer it to children in general, and not to this one.
+    let alice = user(1000, "alice");
+    let children = host.listen_as(&alice, top, VmId::CHILDREN).unwrap();
+    let denied = Err(Refusal::Denied {
+        rule: "vm.web.bind.users".to_owned(),
+    });
+    assert_eq!(host.connect(web, VmId::PARENT), denied);
+    let wildcard = host.listen(top, VmId::WILDCARD);
+    assert_eq!(host.connect(web, VmId::PARENT).unwrap().listener, wildcard);
+    // What is told where nobody may is what stands against the most particular.
+    if let Some(over) = demo.vm.get_mut(&name("web")) {
+        over.allow_wildcard_binds = Some(false);
+    }
+    host.fabric.update(top, demo).unwrap();
+    assert_eq!(host.connect(web, VmId::PARENT), denied);
+    host.fabric.close_listener(children);
+    assert_eq!(
+        host.connect(web, VmId::PARENT),
+        Err(Refusal::WildcardNotAllowed)
+    );
+}
+
+#[test]
+fn a_listener_closed_with_connections_waiting_cuts_those_and_no_others() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let listener = host.listen(top, VmId::CHILDREN);
+    let taken = host.connect(web, VmId::PARENT).unwrap().connection;
+    host.fabric.accepted(taken);
+    let waiting = host.connect(web, VmId::PARENT).unwrap().connection;
+    host.fabric.close_listener(listener);
+    assert_eq!(host.effects(), [cut(waiting, Refusal::NoListener)]);
+    assert!(host.fabric.connection(taken).is_some());
+}
+
+#[test]
+fn disabling_a_service_cuts_connections_and_listeners_and_refuses_new_ones() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let listener = host.listen(top, VmId::CHILDREN);
+    let connection = host.connect(web, VmId::PARENT).unwrap().connection;
+    let mut disabled = registration();
+    disabled.enabled = false;
+    host.fabric.update(top, disabled).unwrap();
+    let refusal = Refusal::Disabled {
+        by: "enabled = false".to_owned(),
+    };
+    let ended = Effect::CutListener {
+        id: listener,
+        refusal: refusal.clone(),
+    };
+    assert_eq!(host.effects(), [cut(connection, refusal.clone()), ended]);
+    assert_eq!(host.connect(web, VmId::PARENT), Err(refusal));
+}
+
+#[test]
+fn disabling_a_service_for_one_child_leaves_the_others_alone() {
+    let mut host = Host::new();
+    let (web, db, top) = (host.container("web"), host.container("db"), host.host);
+    host.listen(top, VmId::CHILDREN);
+    let [of_web, of_db] = [web, db].map(|p| host.connect(p, VmId::PARENT).unwrap().connection);
+    let mut demo = registration();
+    let off = Override {
+        enabled: Some(false),
+        ..Override::default()
+    };
+    demo.vm.insert(name("WEB"), off);
+    host.fabric.update(top, demo).unwrap();
+    let by = "vm.WEB.enabled = false".to_owned();
+    assert_eq!(host.effects(), [cut(of_web, Refusal::Disabled { by })]);
+    assert!(host.fabric.connection(of_db).is_some());
+}
+
+#[test]
+fn a_pause_keeps_what_asked_for_it_and_what_stands_still_as_a_whole() {
+    let mut host = Host::new();
+    let (web, db, top) = (host.container("web"), host.container("db"), host.host);
+    host.fabric
+        .set_groups(web, vec!["blue".to_owned()])
+        .unwrap();
+    host.fabric.set_groups(db, vec!["blue".to_owned()]).unwrap();
+    host.listen(top, VmId::CHILDREN);
+    host.listen(web, VmId::WILDCARD);
+    let up = host.connect(web, VmId::PARENT).unwrap().connection;
+    let inside = host.connect(web, VmId::LOOPBACK).unwrap().connection;
+    let across = host
+        .connect(db, VmId::of_container("web"))
+        .unwrap()
+        .connection;
+    host.fabric.set_connected_suspend(across, End::Server, true);
+
+    host.fabric.set_state(web, PartitionState::Paused).unwrap();
+    let paused = [
+        cut(up, Refusal::PartitionPaused),
+        Effect::Suspend { id: inside },
+        Effect::Suspend { id: across },
+    ];
+    assert_eq!(host.effects(), paused);
+    host.fabric.set_state(db, PartitionState::Paused).unwrap();
+    assert_eq!(host.effects(), [], "it stands still already");
+    host.fabric.set_state(web, PartitionState::Running).unwrap();
+    assert_eq!(
+        host.effects(),
+        [Effect::Resume { id: inside }],
+        "one end is paused yet"
+    );
+    host.fabric.set_state(db, PartitionState::Running).unwrap();
+    assert_eq!(host.effects(), [Effect::Resume { id: across }]);
+}
+
+#[test]
+fn what_is_in_a_vm_stands_still_and_goes_with_it() {
+    let mut host = Host::new();
+    let top = host.host;
+    let vm = host.add(top, PartitionKind::Vm, "vm");
+    let inner = host.add(vm, PartitionKind::Container, "inner");
+    host.fabric.register(vm, registration()).unwrap();
+    let listener = host.listen(vm, VmId::CHILDREN);
+    let connection = host.connect(inner, VmId::PARENT).unwrap().connection;
+    host.fabric.set_state(vm, PartitionState::Paused).unwrap();
+    assert_eq!(host.effects(), [Effect::Suspend { id: connection }]);
+    assert_eq!(host.fabric.state(inner), PartitionState::Paused);
+    assert_eq!(
+        host.connect(inner, VmId::PARENT),
+        Err(Refusal::PartitionPaused)
+    );
+    host.fabric.remove_partition(vm).unwrap();
+    let refusal = Refusal::PartitionOff;
+    let ended = Effect::CutListener {
+        id: listener,
+        refusal: refusal.clone(),
+    };
+    assert_eq!(host.effects(), [cut(connection, refusal), ended]);
+    assert!(host.fabric.partition(inner).is_none());
+}
+
+#[test]
+fn the_key_of_a_removed_partition_never_means_another() {
+    let mut host = Host::new();
+    let old = host.container("web");
+    host.fabric.remove_partition(old).unwrap();
+    let new = host.container("web");
+    assert_ne!(old, new);
+    assert!(host.fabric.partition(old).is_none());
+    assert_eq!(host.connect(old, VmId::PARENT), Err(Refusal::PartitionOff));
+}
+
+#[test]
+fn an_explanation_names_the_rule_and_the_command_that_would_help() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let web_id = VmId::of_container("web");
+    let fix = |host: &Host| host.why(&root(), top, web_id, Audience::Operator).fix;
+    let wants = |text: &str| Some(text.to_owned());
+
+    assert_eq!(
+        fix(&host),
+        wants("hvsock listen 'HV Socket Demo' --from parent")
+    );
+    host.fabric.set_state(web, PartitionState::Paused).unwrap();
+    assert_eq!(fix(&host), wants("hvsock container resume web"));
+    host.fabric.set_state(web, PartitionState::Running).unwrap();
+    let mut demo = registration();
+    let off = Override {
+        enabled: Some(false),
+        ..Override::default()
+    };
+    demo.vm.insert(name("web"), off);
+    host.fabric.update(top, demo).unwrap();
+    assert_eq!(
+        fix(&host),
+        wants("hvsock service enable 'HV Socket Demo' --vm web")
+    );
+    host.fabric.unregister(top, SERVICE);
+    assert_eq!(
+        fix(&host),
+        wants("hvsock service register NAME --port 2761")
+    );
+
+    let told = host.why(&root(), top, web_id, Audience::Operator);
+    let steps = told
+        .steps
+        .iter()
+        .map(|step| (step.question.as_str(), step.answer.as_str()));
+    let want = [
+        (format!("What is {web_id} in top?"), "web, its child"),
+        ("Is top running?".to_owned(), "yes"),
+        ("Is web running?".to_owned(), "yes"),
+        ("Is the service registered in top?".to_owned(), "no"),
+    ];
+    let want = want
+        .iter()
+        .map(|(question, answer)| (question.as_str(), *answer));
+    assert!(steps.eq(want), "{told:#?}");
+    assert_eq!(told.verdict, Err(Refusal::Unregistered));
+}
+
+#[test]
+fn a_guest_is_told_that_it_is_not_on_a_list_and_not_who_is() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let mut demo = registration();
+    demo.connect.partitions = Some(vec!["secret".to_owned()]);
+    host.fabric.update(top, demo).unwrap();
+    let rule = "connect.partitions".to_owned();
+    let denied = Err(Refusal::Denied { rule });
+    for (reader, knows) in [(Audience::Operator, true), (Audience::Asker, false)] {
+        let told = host.why(&root(), web, VmId::PARENT, reader);
+        assert_eq!(told.verdict, denied.clone().map(|()| unreachable!()));
+        assert_eq!(format!("{told:?}").contains("secret"), knows, "{told:#?}");
+        let fix = format!("edit connect.partitions in services/{SERVICE}.toml");
+        assert_eq!(told.fix, Some(fix));
+    }
+    // In the partition that owns the registry everyone may read it.
+    let mut demo = registration();
+    demo.connect.users = Some(vec!["alice".to_owned()]);
+    host.fabric.update(top, demo).unwrap();
+    let told = host.why(
+        &user(1001, "bob"),
+        top,
+        VmId::of_container("web"),
+        Audience::Asker,
+    );
+    let rule = "connect.users = [\"alice\"]".to_owned();
+    assert_eq!(told.verdict.unwrap_err(), Refusal::Denied { rule });
+}
+
+#[test]
+fn names_are_known_as_far_as_those_who_have_them_may_be_reached() {
+    let mut host = Host::new();
+    let (web, db, top) = (host.container("web"), host.container("db"), host.host);
+    let vm = host.add(top, PartitionKind::Vm, "vm");
+    let inner = host.add(vm, PartitionKind::Container, "inner");
+    let id = |from, called| host.fabric.vm_id_of(from, &name(called));
+    assert_eq!(id(web, "WEB"), Some(VmId::LOOPBACK));
+    assert_eq!(id(web, "top"), Some(VmId::PARENT));
+    assert_eq!(id(web, "db"), None);
+    assert_eq!(id(inner, "top"), None);
+    assert_eq!(id(top, "inner"), Some(VmId::of_container("inner")));
+    for partition in [web, db] {
+        let groups = vec!["blue".to_owned()];
+        host.fabric.set_groups(partition, groups).unwrap();
+    }
+    let found = host.fabric.vm_id_of(web, &name("db"));
+    assert_eq!(found, Some(VmId::of_container("db")));
+
+    let demo = ElementName::new("hv socket demo").unwrap();
+    assert_eq!(host.fabric.service_id_of(web, &demo), Some(SERVICE));
+    assert_eq!(host.fabric.service_id_of(inner, &demo), None);
+    assert_eq!(
+        host.fabric.find(&PartitionRef::Name(name("Web"))),
+        Some(web)
+    );
+    assert_eq!(host.fabric.find(&VmId::PARENT.into()), None);
+}
+
+#[test]
+fn a_backlog_is_at_least_one_and_at_most_the_limit() {
+    let limits = Limits {
+        backlog_max: 2,
+        ..Limits::default()
+    };
+    let mut host = Host::with(limits);
+    let (web, top) = (host.container("web"), host.host);
+    for (vm, backlog, want) in [(VmId::CHILDREN, 0, 1), (VmId::WILDCARD, u32::MAX, 2)] {
+        let id = host.fabric.listen(&ListenRequest {
+            from: top,
+            principal: &root(),
+            vm,
+            service: SERVICE,
+            backlog,
+        });
+        assert_eq!(host.fabric.listener(id.unwrap()).unwrap().backlog(), want);
+    }
+    let first = host.connect(web, VmId::PARENT).unwrap().connection;
+    assert_eq!(host.connect(web, VmId::PARENT), Err(Refusal::BacklogFull));
+    host.fabric.accepted(first);
+    assert!(host.connect(web, VmId::PARENT).is_ok());
+}
+
+/// As large as the limits let it become: every step must be a look-up, or this takes minutes.
+#[test]
+fn a_full_fabric_still_answers_at_once() {
+    let limits = Limits {
+        listeners_per_partition: usize::MAX,
+        connections_per_partition: usize::MAX,
+        ..Limits::default()
+    };
+    let mut host = Host::with(limits);
+    let (web, top) = (host.container("web"), host.host);
+    for port in 10_000..110_000 {
+        let name = ElementName::new(format!("service {port}")).unwrap();
+        let new = Registration::new(ServiceId::from_port(port), name);
+        host.fabric.register(top, new).unwrap();
+    }
+    let (who, service) = (root(), ServiceId::from_port);
+    for port in 10_000..10_000 + limits.listeners as u32 {
+        let request = ListenRequest {
+            from: top,
+            principal: &who,
+            vm: VmId::CHILDREN,
+            service: service(port),
+            backlog: 1,
+        };
+        host.fabric.listen(&request).unwrap();
+        let request = ConnectRequest {
+            from: web,
+            principal: &who,
+            vm: VmId::PARENT,
+            service: service(port),
+        };
+        let route = host.fabric.connect(&request).unwrap();
+        host.fabric.accepted(route.connection);
+    }
+    let which = "connections".to_owned();
+    let one_more = host.fabric.connect(&ConnectRequest {
+        from: web,
+        principal: &who,
+        vm: VmId::PARENT,
+        service: service(10_000),
+    });
+    assert_eq!(one_more, Err(Refusal::LimitReached { which }));
+    for port in 10_000..20_000 {
+        host.fabric.unregister(top, service(port));
+    }
+    assert_eq!(host.effects().len(), 20_000);
+    host.fabric.remove_partition(web).unwrap();
+    assert_eq!(host.fabric.connections().len(), 0);
+}
