@@ -5,7 +5,8 @@
 //! and resumes, and on what is there afterwards. Every explanation must agree with what then
 //! happens. At the end, every row of the table and every refusal must have been seen.
 //!
-//! `PROPTEST_CASES=100000 cargo test --release -p hvsock-fabric --test agreement` runs more of it.
+//! `PROPTEST_CASES=100000 cargo test --release -p hvsock-fabric --test agreement -- --nocapture`
+//! runs more of it and shows the tally.
 
 mod driver;
 mod ops;
