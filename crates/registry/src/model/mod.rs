@@ -10,8 +10,10 @@ mod asker;
 mod policy;
 mod registration;
 mod registry;
+mod rule;
 
 pub use asker::{Asker, Principal};
-pub use policy::{Action, Decision, Policy, Rule};
+pub use policy::{Decision, Policy};
 pub use registration::{AccessRule, Defaults, Override, Registration};
 pub use registry::{Clash, Registry, UnknownService};
+pub use rule::{Action, Rule};

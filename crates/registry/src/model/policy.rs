@@ -5,21 +5,11 @@
 //! every connection; the [`Rule`] that decided is put into words only when somebody wants to read
 //! it.
 
-use std::fmt;
-
 use hvsock_address::{PartitionName, ServiceId};
 
 use super::asker::{Asker, Principal, is_child};
+use super::rule::{Action, Place, Rule, Setting};
 use super::{AccessRule, Defaults, Override, Registration, Registry};
-
-/// What an access rule is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Action {
-    /// To listen.
-    Bind,
-    /// To connect.
-    Connect,
-}
 
 /// One registration as it applies to one child, or to children in general.
 #[derive(Clone, Copy, Debug)]
@@ -38,39 +28,6 @@ pub struct Decision<'a> {
     pub allowed: bool,
     /// The rule that gave it.
     pub rule: Rule<'a>,
-}
-
-/// A rule, spelled as in the service's file when displayed: `connect.users = ["alice"]`,
-/// `vm.web.enabled = false`, `defaults: bind allows the owner alice`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rule<'a> {
-    place: Place<'a>,
-    setting: Setting<'a>,
-    /// Whether what the lists hold is left out.
-    brief: bool,
-}
-
-/// Where a rule is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place<'a> {
-    Vm(&'a PartitionName),
-    Registration,
-    Defaults,
-    BuiltIn,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Setting<'a> {
-    Enabled(bool),
-    Wildcard(bool),
-    /// The lists that were looked at, by their names.
-    Lists(Action, [Option<(&'static str, &'a [String])>; 2]),
-    /// A sentence part that is not a setting.
-    Owner(Option<&'a str>),
-    Everyone(Action),
-    EveryChild(Action),
-    Root,
-    BrokerUser,
 }
 
 impl Registry {
@@ -212,122 +169,260 @@ impl<'a> Decision<'a> {
     }
 }
 
-impl<'a> Rule<'a> {
-    /// The child whose override it is in.
-    pub fn child(&self) -> Option<&'a PartitionName> {
-        match self.place {
-            Place::Vm(name) => Some(name),
-            _ => None,
+#[cfg(test)]
+mod tests {
+    use hvsock_address::{ElementName, VmId};
+
+    use super::*;
+
+    const BROKER: u32 = 900;
+
+    fn principal(uid: u32, user: &str, groups: &[(u32, &str)]) -> Principal {
+        Principal {
+            uid,
+            user: Some(user.to_owned()),
+            groups: groups
+                .iter()
+                .map(|(id, name)| (*id, Some((*name).to_owned())))
+                .collect(),
         }
     }
 
-    /// What to edit for another answer, in words. Says nothing of what lists hold.
-    pub fn remedy(&self, service: ServiceId) -> String {
-        let file = match self.place {
-            Place::Defaults => "defaults.toml".to_owned(),
-            _ => format!("services/{service}.toml"),
+    fn list(entries: &[&str]) -> Option<Vec<String>> {
+        Some(entries.iter().map(|entry| (*entry).to_owned()).collect())
+    }
+
+    fn name(text: &str) -> PartitionName {
+        PartitionName::new(text).unwrap()
+    }
+
+    /// A registry with one service, changed by `change`.
+    fn registry(change: impl FnOnce(&mut Registration, &mut Defaults)) -> Registry {
+        let element = ElementName::new("Demo").unwrap();
+        let mut registration = Registration::new(ServiceId::from_port(1), element);
+        registration.owner = Some("alice".to_owned());
+        let mut defaults = Defaults::default();
+        change(&mut registration, &mut defaults);
+        let mut registry = Registry::new();
+        registry.set_defaults(defaults);
+        registry.insert(registration).unwrap();
+        registry
+    }
+
+    fn policy(registry: &Registry) -> Policy<'_> {
+        registry.policy(ServiceId::from_port(1), BROKER).unwrap()
+    }
+
+    #[track_caller]
+    fn check(decision: Decision<'_>, allowed: bool, rule: &str) {
+        assert_eq!(
+            (decision.allowed, decision.rule.to_string().as_str()),
+            (allowed, rule)
+        );
+    }
+
+    #[test]
+    fn with_no_rules_the_owner_offers_and_everyone_connects() {
+        let registry = registry(|_, _| {});
+        let policy = policy(&registry);
+        let (alice, bob) = (principal(1000, "alice", &[]), principal(1001, "bob", &[]));
+        let web = Asker::Child {
+            name: &name("web"),
+            id: VmId::random(),
+            groups: &[],
         };
-        let place = match self.place {
-            Place::Vm(_) => self.place,
-            _ => Place::Registration,
-        };
-        let rule = Rule { place, ..*self }.brief();
-        match self.setting {
-            Setting::Enabled(is) => format!("set {place}enabled = {} in {file}", !is),
-            Setting::Wildcard(is) => {
-                format!("set {place}allow_wildcard_binds = {} in {file}", !is)
-            }
-            Setting::Owner(_) => format!("add bind.users to {file}"),
-            _ => format!("edit {rule} in {file}"),
-        }
-    }
-
-    /// The rule without what its lists hold: for those who may know that they are not on a list,
-    /// and not who is.
-    pub fn brief(self) -> Self {
-        Self {
-            brief: true,
-            ..self
-        }
-    }
-}
-
-impl fmt::Display for Rule<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.setting {
-            Setting::Enabled(enabled) => write!(f, "{}enabled = {enabled}", self.place),
-            Setting::Wildcard(allowed) => {
-                write!(f, "{}allow_wildcard_binds = {allowed}", self.place)
-            }
-            Setting::Lists(action, lists) => {
-                for (at, (key, list)) in lists.into_iter().flatten().enumerate() {
-                    let comma = if at > 0 { ", " } else { "" };
-                    write!(f, "{comma}{}{action}.{key}", self.place)?;
-                    if !self.brief {
-                        write!(f, " = {}", List(list))?;
-                    }
-                }
-                Ok(())
-            }
-            Setting::Owner(_) if self.brief => write!(f, "{}bind", self.place),
-            Setting::Owner(Some(owner)) => {
-                write!(f, "{}bind allows the owner {owner}", self.place)
-            }
-            Setting::Owner(None) => write!(
-                f,
-                "{}bind allows the owner, and none is recorded",
-                self.place
+        for (action, asker, allowed, rule) in [
+            (
+                Action::Bind,
+                Asker::Process(&alice),
+                true,
+                "defaults: bind allows the owner alice",
             ),
-            Setting::Everyone(action) => write!(f, "{}{action} allows everyone", self.place),
-            Setting::EveryChild(action) => write!(f, "{}{action} allows every child", self.place),
-            Setting::Root => f.write_str("root is always allowed"),
-            Setting::BrokerUser => f.write_str("the broker's own user is always allowed"),
+            (
+                Action::Bind,
+                Asker::Process(&bob),
+                false,
+                "defaults: bind allows the owner alice",
+            ),
+            (Action::Bind, web, true, "defaults: bind allows every child"),
+            (
+                Action::Connect,
+                Asker::Process(&bob),
+                true,
+                "defaults: connect allows everyone",
+            ),
+            (
+                Action::Connect,
+                web,
+                true,
+                "defaults: connect allows every child",
+            ),
+        ] {
+            check(policy.access(action, &asker), allowed, rule);
+        }
+        check(policy.enabled(), true, "enabled = true");
+        check(
+            policy.wildcard(),
+            true,
+            "defaults: allow_wildcard_binds = true",
+        );
+    }
+
+    #[test]
+    fn root_and_the_brokers_user_are_always_allowed() {
+        let registry = registry(|entry, _| entry.connect.users = list(&[]));
+        let policy = policy(&registry);
+        for (uid, rule) in [
+            (0, "root is always allowed"),
+            (BROKER, "the broker's own user is always allowed"),
+        ] {
+            let who = principal(uid, "x", &[]);
+            check(
+                policy.access(Action::Connect, &Asker::Process(&who)),
+                true,
+                rule,
+            );
         }
     }
-}
 
-impl fmt::Display for Place<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            // A dot would part a bare key in two.
-            Place::Vm(name) if name.as_str().contains('.') => write!(f, "vm.\"{name}\"."),
-            Place::Vm(name) => write!(f, "vm.{name}."),
-            Place::Registration => Ok(()),
-            Place::Defaults | Place::BuiltIn => f.write_str("defaults: "),
+    #[test]
+    fn either_list_allows_a_process_and_an_empty_one_counts() {
+        let registry = registry(|entry, defaults| {
+            entry.connect.users = list(&["bob", "1002"]);
+            entry.connect.groups = list(&["staff"]);
+            entry.bind.groups = list(&[]);
+            defaults.bind.users = list(&["*"]);
+        });
+        let policy = policy(&registry);
+        let ask = |action, who: Principal| {
+            let decision = policy.access(action, &Asker::Process(&who));
+            (decision.allowed, decision.rule.to_string())
+        };
+        let users = "connect.users = [\"bob\", \"1002\"]";
+        let groups = "connect.groups = [\"staff\"]";
+        let both = format!("{users}, {groups}");
+        for (who, allowed, rule) in [
+            (principal(1001, "bob", &[]), true, users),
+            (principal(1002, "carol", &[]), true, users),
+            (principal(1003, "dave", &[(50, "staff")]), true, groups),
+            (
+                principal(1004, "erin", &[(51, "guests")]),
+                false,
+                both.as_str(),
+            ),
+            // Digits are an id, not the name of somebody who chose to be called so.
+            (principal(1005, "1002", &[]), false, both.as_str()),
+        ] {
+            assert_eq!(ask(Action::Connect, who), (allowed, rule.to_owned()));
+        }
+        let (allowed, rule) = ask(Action::Bind, principal(1001, "bob", &[(50, "staff")]));
+        assert_eq!((allowed, rule.as_str()), (false, "bind.groups = []"));
+    }
+
+    #[test]
+    fn a_child_is_named_by_name_id_group_or_star() {
+        let id = VmId::random();
+        let groups = ["blue".to_owned()];
+        for (entry, allowed) in [
+            ("web", true),
+            ("WEB", true),
+            ("db", false),
+            ("@blue", true),
+            ("@red", false),
+            ("blue", false),
+            ("*", true),
+            (id.to_string().as_str(), true),
+            (VmId::random().to_string().as_str(), false),
+        ] {
+            let registry = registry(|service, _| service.connect.partitions = list(&[entry]));
+            let asker = Asker::Child {
+                name: &name("web"),
+                id,
+                groups: &groups,
+            };
+            let decision = policy(&registry).access(Action::Connect, &asker);
+            check(
+                decision,
+                allowed,
+                &format!("connect.partitions = [\"{entry}\"]"),
+            );
         }
     }
-}
 
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Action::Bind => "bind",
-            Action::Connect => "connect",
-        })
+    #[test]
+    fn the_most_specific_answer_wins_question_by_question() {
+        let registry = registry(|entry, defaults| {
+            defaults.allow_wildcard_binds = false;
+            defaults.connect.users = list(&["carol"]);
+            entry.connect.partitions = list(&["*"]);
+            entry.enabled = false;
+            let over = Override {
+                enabled: Some(true),
+                connect: AccessRule {
+                    partitions: list(&[]),
+                    ..AccessRule::default()
+                },
+                ..Override::default()
+            };
+            entry.vm.insert(name("web.1"), over);
+        });
+        let general = policy(&registry);
+        let (web, db) = (
+            general.for_child(&name("Web.1")),
+            general.for_child(&name("db")),
+        );
+        check(general.enabled(), false, "enabled = false");
+        check(db.enabled(), false, "enabled = false");
+        check(web.enabled(), true, "vm.\"web.1\".enabled = true");
+        check(
+            web.wildcard(),
+            false,
+            "defaults: allow_wildcard_binds = false",
+        );
+        let child = Asker::Child {
+            name: &name("web.1"),
+            id: VmId::random(),
+            groups: &[],
+        };
+        let decision = web.access(Action::Connect, &child);
+        check(decision, false, "vm.\"web.1\".connect.partitions = []");
+        check(
+            db.access(Action::Connect, &child),
+            true,
+            "connect.partitions = [\"*\"]",
+        );
+        // The override says nothing of users, nor does the registration.
+        let bob = principal(1001, "bob", &[]);
+        let decision = web.access(Action::Connect, &Asker::Process(&bob));
+        check(decision, false, "defaults: connect.users = [\"carol\"]");
+        assert_eq!(general.for_each_override().count(), 1);
     }
-}
 
-/// A list as TOML spells it, its end left out where it is long.
-struct List<'a>(&'a [String]);
-
-impl fmt::Display for List<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 8;
-        f.write_str("[")?;
-        for (at, entry) in self.0.iter().take(SHOWN).enumerate() {
-            f.write_str(if at > 0 { ", \"" } else { "\"" })?;
-            for c in entry.chars() {
-                match c {
-                    '"' | '\\' => write!(f, "\\{c}")?,
-                    c if c.is_control() => write!(f, "\\u{:04X}", u32::from(c))?,
-                    c => write!(f, "{c}")?,
-                }
-            }
-            f.write_str("\"")?;
-        }
-        match self.0.len().saturating_sub(SHOWN) {
-            0 => f.write_str("]"),
-            more => write!(f, ", … {more} more]"),
+    #[test]
+    fn a_rule_can_be_told_without_whom_it_names() {
+        let registry = registry(|entry, _| {
+            entry.connect.users = list(&["bob"]);
+            entry.connect.groups = list(&["staff"]);
+        });
+        let policy = policy(&registry);
+        let eve = principal(1009, "eve", &[]);
+        let asker = Asker::Process(&eve);
+        for (action, brief, remedy) in [
+            (
+                Action::Connect,
+                "connect.users, connect.groups",
+                "edit connect.users, connect.groups in services/",
+            ),
+            (
+                Action::Bind,
+                "defaults: bind",
+                "add bind.users to services/",
+            ),
+        ] {
+            let rule = policy.access(action, &asker).rule;
+            assert_eq!(rule.brief().to_string(), brief);
+            let told = rule.remedy(ServiceId::from_port(1));
+            assert!(told.starts_with(remedy), "{told}");
         }
     }
 }

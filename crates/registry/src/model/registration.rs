@@ -1,6 +1,7 @@
 //! One service's entry.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId};
 use uuid::uuid;
@@ -115,24 +116,33 @@ impl Registration {
     ///
     /// Source: the key `GuestCommunicationServices` of a fresh Windows with Hyper-V.
     pub fn in_box() -> [Registration; 2] {
-        [
-            (
-                uuid!("999e53d4-3d5c-4c3e-8779-bed06ec056e1"),
-                "VM Session Service",
-            ),
-            (
-                uuid!("a5201c21-2770-4c11-a68e-f182edb29220"),
-                "VM Session Service-2",
-            ),
-        ]
-        .map(|(id, name)| Registration {
-            owner: Some("Microsoft".to_owned()),
-            creator: Some("Windows".to_owned()),
-            purpose: Some("PowerShell Direct".to_owned()),
-            ..Registration::new(
-                ServiceId::from_uuid(id),
-                ElementName::new(name).expect("a constant that is a name"),
-            )
-        })
+        IN_BOX.clone()
+    }
+
+    /// Whether this entry has the id of one of those.
+    pub fn is_in_box(&self) -> bool {
+        IN_BOX.iter().any(|shipped| shipped.id == self.id)
     }
 }
+
+pub(super) static IN_BOX: LazyLock<[Registration; 2]> = LazyLock::new(|| {
+    [
+        (
+            uuid!("999e53d4-3d5c-4c3e-8779-bed06ec056e1"),
+            "VM Session Service",
+        ),
+        (
+            uuid!("a5201c21-2770-4c11-a68e-f182edb29220"),
+            "VM Session Service-2",
+        ),
+    ]
+    .map(|(id, name)| Registration {
+        owner: Some("Microsoft".to_owned()),
+        creator: Some("Windows".to_owned()),
+        purpose: Some("PowerShell Direct".to_owned()),
+        ..Registration::new(
+            ServiceId::from_uuid(id),
+            ElementName::new(name).expect("a constant that is a name"),
+        )
+    })
+});

@@ -5,10 +5,11 @@ use std::fmt;
 
 use hvsock_address::{ElementName, ServiceId, ServiceRef};
 
+use super::registration::IN_BOX;
 use super::{Defaults, Registration};
 
 /// The registrations of one partition. Ids are unique, and so are names whatever their case.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     defaults: Defaults,
     by_id: HashMap<ServiceId, Registration>,
@@ -160,12 +161,13 @@ impl Registry {
                 new: Box::new(new.clone()),
             });
         }
-        for shipped in Registration::in_box() {
+        for shipped in IN_BOX.iter() {
             if shipped.id == new.id {
-                return Err(Clash::of_ids(shipped, new.clone()));
+                return Err(Clash::of_ids(shipped.clone(), new.clone()));
             }
-            if shipped.name.folded() == folded {
-                return Err(Clash::of_names(shipped, new.clone()));
+            // Names without letters outside of ASCII fold as ASCII does.
+            if shipped.name.as_str().eq_ignore_ascii_case(folded) {
+                return Err(Clash::of_names(shipped.clone(), new.clone()));
             }
         }
         match self.by_name.get(folded).and_then(|id| self.by_id.get(id)) {
@@ -203,41 +205,33 @@ impl std::error::Error for Clash {}
 impl fmt::Display for Clash {
     /// Says what clashes, who has it, who wants it, and what to do: one sentence.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Clash::Id { existing, new } => write!(
-                f,
-                "{} has the GUID {} that {} asks for; choose another GUID, or `hvsock service \
-                 unregister {}` first",
-                Entry(existing),
-                new.id,
-                Entry(new),
-                existing.id
-            ),
+        let (existing, new, what) = match self {
+            Clash::Id { existing, new } => (existing, new, format!("GUID {}", new.id)),
             Clash::Port {
                 port,
                 existing,
                 new,
-            } => write!(
-                f,
-                "{} has the port {port} that {} asks for; choose another port, or `hvsock service \
-                 unregister {port}` first",
-                Entry(existing),
-                Entry(new),
-            ),
-            Clash::Name { existing, new } => write!(
-                f,
-                "{} has the name that {} asks for; choose another name, or `hvsock service \
-                 unregister {}` first",
-                Entry(existing),
-                Entry(new),
-                existing.id
-            ),
-            Clash::Zero { new } => write!(
-                f,
-                "{} asks for the zero GUID, which stands for no service; choose another GUID",
-                Entry(new)
-            ),
+            } => (existing, new, format!("port {port}")),
+            Clash::Name { existing, new } => (existing, new, "name".to_owned()),
+            Clash::Zero { new } => {
+                return write!(
+                    f,
+                    "{} asks for the zero GUID, which stands for no service; choose another",
+                    Entry(new)
+                );
+            }
+        };
+        write!(
+            f,
+            "{} has the {what} that {} asks for; choose another",
+            Entry(existing),
+            Entry(new)
+        )?;
+        if existing.is_in_box() {
+            return Ok(());
         }
+        let service = ServiceRef::Id(existing.id);
+        write!(f, ", or `hvsock service unregister {service}` first")
     }
 }
 
@@ -255,5 +249,180 @@ impl fmt::Display for Entry<'_> {
         let or_unknown = |who: &Option<String>| who.clone().unwrap_or_else(|| "unknown".to_owned());
         let (owner, creator) = (or_unknown(owner), or_unknown(creator));
         write!(f, "\"{name}\" (owner {owner}, creator {creator})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(id: ServiceId, name: &str, owner: &str, creator: &str) -> Registration {
+        Registration {
+            owner: Some(owner.to_owned()),
+            creator: Some(creator.to_owned()),
+            ..Registration::new(id, ElementName::new(name).unwrap())
+        }
+    }
+
+    #[test]
+    fn a_clash_names_both_owners_and_creators_and_the_next_step() {
+        let id: ServiceId = "0b2f1f0e-0000-4000-8000-000000000001".parse().unwrap();
+        let mut registry = Registry::new();
+        registry
+            .insert(entry(id, "Backup", "alice", "backupd"))
+            .unwrap();
+        let port = ServiceId::from_port(2761);
+        registry
+            .insert(entry(port, "Echo", "carol", "echod"))
+            .unwrap();
+
+        let clash = |new| registry.clone().insert(new).unwrap_err().to_string();
+        assert_eq!(
+            clash(entry(id, "Restore", "bob", "restored")),
+            "\"Backup\" (owner alice, creator backupd) has the GUID \
+             0b2f1f0e-0000-4000-8000-000000000001 that \"Restore\" (owner bob, creator restored) \
+             asks for; choose another, or `hvsock service unregister \
+             0b2f1f0e-0000-4000-8000-000000000001` first"
+        );
+        assert_eq!(
+            clash(entry(port, "Restore", "bob", "restored")),
+            "\"Echo\" (owner carol, creator echod) has the port 2761 that \"Restore\" (owner bob, \
+             creator restored) asks for; choose another, or `hvsock service unregister 2761` first"
+        );
+        assert_eq!(
+            clash(entry(ServiceId::from_port(1), "BACKUP", "bob", "restored")),
+            "\"Backup\" (owner alice, creator backupd) has the name that \"BACKUP\" (owner bob, \
+             creator restored) asks for; choose another, or `hvsock service unregister \
+             0b2f1f0e-0000-4000-8000-000000000001` first"
+        );
+        let nobody = Registration::new(ServiceId::ZERO, ElementName::new("x").unwrap());
+        assert_eq!(
+            clash(nobody),
+            "\"x\" (owner unknown, creator unknown) asks for the zero GUID, which stands for no \
+             service; choose another"
+        );
+    }
+
+    #[test]
+    fn nobody_takes_what_windows_ships() {
+        let mut registry = Registry::new();
+        let [first, _] = Registration::in_box();
+        let mine = entry(first.id, "Mine", "alice", "me");
+        let clash = registry.insert(mine).unwrap_err().to_string();
+        assert!(
+            clash.starts_with("\"VM Session Service\" (owner Microsoft"),
+            "{clash}"
+        );
+        assert!(clash.ends_with("choose another"), "{clash}");
+        let same_name = entry(
+            ServiceId::from_port(1),
+            "vm session service-2",
+            "alice",
+            "me",
+        );
+        let clash = registry.replace(same_name);
+        assert!(matches!(clash, Err(Clash::Name { .. })));
+        assert!(registry.is_empty());
+    }
+
+    #[test]
+    fn a_person_finds_a_service_by_name_id_or_port() {
+        let mut registry = Registry::new();
+        let id = ServiceId::from_port(2761);
+        registry
+            .insert(entry(id, "HV Socket Demo", "alice", "me"))
+            .unwrap();
+        for text in [
+            "hv socket demo",
+            "2761",
+            "00000ac9-facb-11e6-bd58-64006a7986d3",
+        ] {
+            let service: ServiceRef = text.parse().unwrap();
+            assert_eq!(registry.resolve(&service).unwrap().id, id, "{text}");
+        }
+        assert_eq!(registry.by_port(2761).map(|found| found.id), Some(id));
+        let unknown = registry.resolve(&"demo".parse().unwrap()).unwrap_err();
+        assert!(
+            unknown
+                .to_string()
+                .starts_with("no service demo is registered here")
+        );
+    }
+
+    /// What may be done to a registry, with few ids and names so that they clash.
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u32, usize),
+        Replace(u32, usize),
+        Remove(u32),
+    }
+
+    const NAMES: [&str; 5] = ["a", "A", "b", "É", "é"];
+
+    fn op() -> impl Strategy<Value = Op> {
+        let id = 0..4u32;
+        let name = 0..NAMES.len();
+        prop_oneof![
+            (id.clone(), name.clone()).prop_map(|(id, name)| Op::Insert(id, name)),
+            (id.clone(), name).prop_map(|(id, name)| Op::Replace(id, name)),
+            id.prop_map(Op::Remove),
+        ]
+    }
+
+    proptest! {
+        /// Against a plain list, which is searched from end to end for everything.
+        #[test]
+        fn a_registry_is_a_list_without_clashes(ops in vec(op(), 0..40)) {
+            let mut registry = Registry::new();
+            let mut list: Vec<(ServiceId, &str)> = Vec::new();
+            for op in ops {
+                let (id, name) = match op {
+                    Op::Insert(id, name) | Op::Replace(id, name) => (id, NAMES[name]),
+                    Op::Remove(id) => (id, ""),
+                };
+                let id = ServiceId::from_port(id);
+                let at = list.iter().position(|(other, _)| *other == id);
+                let taken = list
+                    .iter()
+                    .any(|(other, its)| *other != id && its.to_lowercase() == name.to_lowercase());
+                match op {
+                    Op::Insert(..) => {
+                        let new = entry(id, name, "alice", "me");
+                        let got = registry.insert(new).is_ok();
+                        prop_assert_eq!(got, at.is_none() && !taken);
+                        if got {
+                            list.push((id, name));
+                        }
+                    }
+                    Op::Replace(..) => {
+                        let new = entry(id, name, "alice", "me");
+                        let got = registry.replace(new);
+                        prop_assert_eq!(got.is_ok(), !taken);
+                        if let Ok(old) = got {
+                            prop_assert_eq!(old.is_some(), at.is_some());
+                            list.retain(|(other, _)| *other != id);
+                            list.push((id, name));
+                        }
+                    }
+                    Op::Remove(_) => {
+                        prop_assert_eq!(registry.remove(id).is_some(), at.is_some());
+                        list.retain(|(other, _)| *other != id);
+                    }
+                }
+                list.sort_by_key(|(_, name)| name.to_lowercase());
+                let got: Vec<_> = registry.iter().map(|e| (e.id, e.name.as_str())).collect();
+                prop_assert_eq!(&got, &list);
+                prop_assert_eq!(registry.len(), list.len());
+                for name in NAMES {
+                    let want = list.iter().find(|(_, n)| n.to_lowercase() == name.to_lowercase());
+                    let name = ElementName::new(name).unwrap();
+                    let got = registry.by_name(&name).map(|found| found.id);
+                    prop_assert_eq!(got, want.map(|(id, _)| *id));
+                }
+            }
+        }
     }
 }
