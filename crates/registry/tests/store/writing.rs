@@ -250,7 +250,7 @@ fn a_writer_that_does_not_finish_is_named_and_waited_for_no_longer_than_allowed(
     let file = LockFile::open(&folder, ".lock".as_ref()).unwrap();
     let held = file.lock(Duration::ZERO).unwrap();
     let error = store.put(registration(1, "One")).unwrap_err().to_string();
-    let who = format!("is locked by process {} (store-", std::process::id());
+    let who = format!("is locked by process {} (store", std::process::id());
     assert!(error.contains(&who), "{error}");
     drop(held);
     store.put(registration(1, "One")).unwrap();
