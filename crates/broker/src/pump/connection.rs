@@ -22,6 +22,8 @@ use crate::reply::refused;
 
 /// The most bytes moved in one direction before another connection gets its turn.
 const TURN: usize = 256 * 1024;
+/// The most words read from one process before another connection gets its turn.
+const WORDS: usize = 16;
 
 /// One process's end of a connection.
 pub(crate) struct Side {
@@ -33,6 +35,8 @@ pub(crate) struct Side {
     announced: bool,
     /// The control descriptor's other end is closed.
     control_closed: bool,
+    /// The control descriptor may have more to read; cleared when it would block.
+    control_readable: bool,
     /// Reading may give something; cleared when it would block.
     readable: bool,
     /// Writing may take something; cleared when it would block.
@@ -98,6 +102,7 @@ impl Side {
             plain,
             announced: false,
             control_closed: false,
+            control_readable: false,
             // What is there when the descriptor is first watched comes as an event.
             readable: false,
             writable: true,
@@ -109,6 +114,11 @@ impl Side {
     /// Whether the last write found no room.
     pub(super) fn full(&self) -> bool {
         !self.writable
+    }
+
+    fn close_control(&mut self) {
+        self.control_closed = true;
+        self.control_readable = false;
     }
 
     /// Sends a message to the process; one that does not listen to its own socket misses it.
@@ -145,6 +155,11 @@ impl Connection {
         side.hung_up |= event.is_read_closed() && event.is_write_closed();
     }
 
+    /// Notes that a side's control descriptor may be ready.
+    pub(crate) fn control_ready(&mut self, side: usize) {
+        self.sides[side & 1].control_readable = true;
+    }
+
     /// Lets data move or stand still.
     pub(crate) fn suspend(&mut self, suspended: bool) {
         self.suspended = suspended;
@@ -163,23 +178,25 @@ impl Connection {
         }
     }
 
-    /// Reads what a side's process says over its control descriptor.
+    /// Reads what a side's process says over its control descriptor, at most [`WORDS`] messages:
+    /// a process that never stops talking must not keep the thread from all others.
     ///
     /// `Err` is a process that does not keep to the protocol, or closed a connection on which it
     /// left data unread.
-    pub(crate) fn read_control(&mut self, side: usize) -> Result<(), Refusal> {
+    fn read_control(&mut self, side: usize) -> Result<(), Refusal> {
         let index = side & 1;
         let mut buffer = [0; MAX_MESSAGE];
-        loop {
-            let side = &mut self.sides[index];
-            if side.control_closed {
+        let side = &mut self.sides[index];
+        side.control_readable = !side.control_closed;
+        for _ in 0..WORDS {
+            if !side.control_readable {
                 break;
             }
             match message::recv(&side.control, &mut buffer) {
                 Ok(received) if received.dropped_descriptors => {
                     return Err(protocol_fault("a message with descriptors"));
                 }
-                Ok(received) if received.len == 0 => side.control_closed = true,
+                Ok(received) if received.len == 0 => side.close_control(),
                 Ok(received) => match ClientMessage::decode(&buffer[..received.len]) {
                     Ok(ClientMessage::Shutdown) => side.announced = true,
                     Ok(ClientMessage::SetOption {
@@ -193,11 +210,13 @@ impl Connection {
                     Ok(_) => return Err(protocol_fault("a message that has no place here")),
                     Err(error) => return Err(protocol_fault(&error.to_string())),
                 },
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    side.control_readable = false;
+                }
                 Err(error) if error.kind() == ErrorKind::InvalidData => {
                     return Err(protocol_fault("a message that is too long"));
                 }
-                Err(_) => side.control_closed = true,
+                Err(_) => side.close_control(),
             }
         }
         let unread = &self.flows[1 - index];
@@ -216,10 +235,17 @@ impl Connection {
 
     /// Moves what can be moved, at most [`TURN`] bytes each way, with `scratch` as the buffer.
     pub(crate) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
-        if self.suspended {
-            return Turn::Waiting;
+        for side in 0..2 {
+            if self.sides[side].control_readable
+                && let Err(refusal) = self.read_control(side)
+            {
+                return Turn::Over(Some(refusal));
+            }
         }
-        let mut again = false;
+        let mut again = self.sides.iter().any(|side| side.control_readable);
+        if self.suspended {
+            return if again { Turn::Again } else { Turn::Waiting };
+        }
         for direction in 0..2 {
             match self.move_bytes(direction, scratch, counters) {
                 Ok(more) => again |= more,
@@ -282,7 +308,11 @@ impl Connection {
                 return Ok(true);
             }
             match stream::recv(&source.data, scratch) {
-                Ok(0) => self.source_ended(direction)?,
+                Ok(0) => {
+                    if !self.source_ended(direction)? {
+                        return Ok(true);
+                    }
+                }
                 Ok(length) => {
                     moved += length;
                     self.deliver(direction, &scratch[..length], counters)?;
@@ -297,14 +327,18 @@ impl Connection {
         }
     }
 
-    /// Decides what the end of file of a source means.
-    fn source_ended(&mut self, direction: usize) -> Result<(), Refusal> {
-        // The announcement was sent before the descriptor was shut, so it is here by now.
+    /// Decides what the end of file of a source means; false if that is not known yet.
+    fn source_ended(&mut self, direction: usize) -> Result<bool, Refusal> {
+        // The announcement was sent before the descriptor was shut, so it is here by now, though
+        // perhaps behind much else.
         self.read_control(direction)?;
         let source = &self.sides[direction];
         let clean = source.announced || source.plain;
+        if !clean && source.control_readable {
+            return Ok(false);
+        }
         self.flows[direction].source = if clean { Source::Ended } else { Source::Broken };
-        Ok(())
+        Ok(true)
     }
 
     /// Writes bytes fresh from the source; what the sink does not take waits.

@@ -15,6 +15,11 @@ use super::{Adopted, Counters, Report};
 
 /// The tokens of one connection: for each side its data descriptor, then its control descriptor.
 const TOKENS: usize = 4;
+/// Above a token's place in the slab is its generation, so that an event which was already on its
+/// way when its connection ended is not taken for one of the next connection in that place.
+const GENERATION: u32 = 32;
+/// Generations until the first comes again: far more than one batch of events can span.
+const GENERATIONS: usize = 1 << 16;
 
 /// Bytes read at once. A Unix socket's default buffer holds some 200 KiB.
 const SCRATCH: usize = 64 * 1024;
@@ -26,6 +31,7 @@ const WAITING_LIMIT: usize = 32 * 1024 * 1024;
 
 struct Entry {
     id: ConnectionId,
+    generation: usize,
     connection: Connection,
     counters: Arc<Counters>,
     queued: bool,
@@ -41,6 +47,7 @@ pub(crate) struct ConnectionSet {
     /// Bytes after which a connection is reported as busy.
     busy_after: u64,
     entries: Slab<Entry>,
+    next_generation: usize,
     by_id: HashMap<ConnectionId, usize>,
     /// Connections that may be able to move.
     ready: VecDeque<usize>,
@@ -58,6 +65,7 @@ impl ConnectionSet {
             base,
             busy_after,
             entries: Slab::new(),
+            next_generation: 0,
             by_id: HashMap::new(),
             ready: VecDeque::new(),
             waiting: 0,
@@ -85,8 +93,11 @@ impl ConnectionSet {
         } = adopted;
         let waiting = connection.waiting();
         self.waiting += waiting;
+        let generation = self.next_generation;
+        self.next_generation = (generation + 1) % GENERATIONS;
         let entry = Entry {
             id,
+            generation,
             connection,
             counters,
             queued: false,
@@ -140,23 +151,23 @@ impl ConnectionSet {
         }
     }
 
-    /// Takes an event of one of the set's tokens. One for a connection that ended in the same
-    /// batch may meet its successor in the slab, which then merely tries once in vain.
+    /// Takes an event of one of the set's tokens.
     pub(crate) fn note(&mut self, event: &mio::event::Event) {
         let token = event.token().0.wrapping_sub(self.base);
-        let (index, which) = (token / TOKENS, token % TOKENS);
+        let (generation, place) = (token >> GENERATION, token & ((1 << GENERATION) - 1));
+        let (index, which) = (place / TOKENS, place % TOKENS);
         let Some(entry) = self.entries.get_mut(index) else {
             return;
         };
-        if which.is_multiple_of(2) {
-            entry.connection.data_ready(which / 2, event);
-            self.enqueue(index);
+        if entry.generation != generation {
             return;
         }
-        match entry.connection.read_control(which / 2) {
-            Ok(()) => self.enqueue(index),
-            Err(refusal) => self.close(index, Some(refusal)),
+        if which.is_multiple_of(2) {
+            entry.connection.data_ready(which / 2, event);
+        } else {
+            entry.connection.control_ready(which / 2);
         }
+        self.enqueue(index);
     }
 
     /// Gives one turn to every connection that is ready now.
@@ -235,10 +246,17 @@ impl ConnectionSet {
         });
     }
 
+    /// The first token of a connection.
+    fn first_token(&self, index: usize) -> usize {
+        let generation = self.entries[index].generation;
+        self.base + (generation << GENERATION) + index * TOKENS
+    }
+
     /// Watches a connection's descriptors. Whatever is ready by now comes as an event.
     fn watch(&self, index: usize) -> io::Result<()> {
+        let first = self.first_token(index);
         for (side, token) in self.entries[index].connection.sides().iter().zip([0, 2]) {
-            let token = self.base + index * TOKENS + token;
+            let token = first + token;
             let interest = interest(side.watched_for_room);
             self.registry.register(
                 &mut SourceFd(&side.data.as_raw_fd()),
@@ -256,7 +274,7 @@ impl ConnectionSet {
     /// Watches the sides that had no room for room as well. Most connections never come to that,
     /// and are spared an event for the room that every new descriptor has.
     fn watch_for_room(&mut self, index: usize) -> io::Result<()> {
-        let base = self.base + index * TOKENS;
+        let first = self.first_token(index);
         for (side, token) in self.entries[index]
             .connection
             .sides_mut()
@@ -265,7 +283,7 @@ impl ConnectionSet {
         {
             if side.full() && !side.watched_for_room {
                 let data = side.data.as_raw_fd();
-                let token = Token(base + token);
+                let token = Token(first + token);
                 self.registry
                     .reregister(&mut SourceFd(&data), token, interest(true))?;
                 side.watched_for_room = true;

@@ -14,7 +14,7 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
 use mio::{Poll, Token, Waker};
 
-use super::{Adopted, Connection, Counters, DataThread, Report, Reports, Side};
+use super::{Adopted, Connection, ConnectionSet, Counters, DataThread, Report, Reports, Side};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 const ID: ConnectionId = ConnectionId::from_u64(7);
@@ -297,6 +297,72 @@ fn nonsense_and_descriptors_on_the_control_connection_end_it() {
     let world = connected(false);
     message::send(&world.client.control, &[1; MAX_MESSAGE + 1], &[]).unwrap();
     assert!(world.server.hear_reset().contains("too long"));
+}
+
+#[test]
+fn a_word_is_heard_however_much_is_said_before_it() {
+    let (control, their_control) = seqpacket::pair().unwrap();
+    let chatter = Process {
+        control: their_control,
+        data: UnixStream::pair().unwrap().0,
+    };
+    let option = SocketOption::ConnectedSuspend;
+    for value in 0..100 {
+        chatter.say(&ClientMessage::SetOption { option, value });
+    }
+    chatter.say(&ClientMessage::Shutdown);
+    set_nonblocking(&control, true).unwrap();
+    let (data, _) = stream::pair().unwrap();
+    set_nonblocking(&data, true).unwrap();
+    // Its data has ended by the time the broker looks.
+    let ((to, mut server), from) = (end(false), Side::new(control, data, false));
+    let (world, _client) = (connected(false), chatter);
+    world.thread.adopt(Adopted {
+        id: ConnectionId::from_u64(8),
+        connection: Connection::new(from, to),
+        counters: Arc::default(),
+    });
+    assert_eq!(read_to_end(&mut server), b"");
+    assert_eq!(server.hear(), BrokerMessage::Shutdown);
+}
+
+#[test]
+fn an_event_of_a_connection_that_ended_is_not_taken_for_one_of_the_next() {
+    let mut poll = Poll::new().unwrap();
+    let mut set = ConnectionSet::new(poll.registry().try_clone().unwrap(), 0, u64::MAX);
+    let adopt = |set: &mut ConnectionSet, id| {
+        let ((from, client), (to, server)) = (end(false), end(false));
+        set.adopt(Adopted {
+            id: ConnectionId::from_u64(id),
+            connection: Connection::new(from, to),
+            counters: Arc::default(),
+        });
+        (client, server)
+    };
+    let (first, first_server) = adopt(&mut set, 1);
+    // The nonsense ends the connection; behind it there is the news that the process is gone.
+    message::send(&first.control, b"nonsense", &[]).unwrap();
+    drop((first_server.data, first.data));
+    let mut events = mio::Events::with_capacity(16);
+    poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    assert!(events.iter().count() >= 3);
+    set.cut(ConnectionId::from_u64(1), Refusal::PartitionOff);
+    let (mut client, mut server) = adopt(&mut set, 2);
+    for event in &events {
+        set.note(event);
+    }
+    set.turns();
+    client.data.write_all(b"still heard").unwrap();
+    server.data.write_all(b"and so is this").unwrap();
+    poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    for event in &events {
+        set.note(event);
+    }
+    set.turns();
+    let mut bytes = [0; 14];
+    server.data.read_exact(&mut bytes[..11]).unwrap();
+    client.data.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"and so is this");
 }
 
 #[test]
