@@ -191,8 +191,8 @@ impl Handle {
             let id = registration.id;
             if let Err(error) = self.add(&mut store, registration) {
                 for id in ids {
-                    store.remove(id)?;
-                    self.call(move |core| core.unregister(id))?;
+                    let changes = store.remove(id)?;
+                    self.apply(changes)?;
                 }
                 return Err(error);
             }

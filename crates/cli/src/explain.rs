@@ -22,20 +22,12 @@ pub fn ask(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Expl
             .endpoint(endpoint)
             .explain(address.clone())?
     };
-    let mut steps = Vec::new();
-    let mut fix = None;
-    for line in explained.to_string().lines() {
-        let mut fields = line.split('\t');
-        match (fields.next(), fields.next(), fields.next()) {
-            (Some(pass @ ("pass" | "fail")), Some(question), Some(answer)) => steps.push(Step {
-                question: question.to_owned(),
-                answer: answer.to_owned(),
-                pass: pass == "pass",
-            }),
-            (Some("fix"), Some(command), None) => fix = Some(command.to_owned()),
-            _ => {}
-        }
-    }
+    let steps = explained.steps().iter().map(|step| Step {
+        question: step.question().to_owned(),
+        answer: step.answer().to_owned(),
+        pass: step.pass(),
+    });
+    let fix = explained.fix().map(str::to_owned);
     let refusal = explained.refusal().map(|refusal| RefusalReport {
         reason: refusal.label().to_owned(),
         message: refusal.to_string(),
@@ -50,7 +42,7 @@ pub fn ask(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Expl
     Ok(Explanation {
         verdict,
         refusal,
-        steps,
+        steps: steps.collect(),
     })
 }
 

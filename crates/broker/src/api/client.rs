@@ -25,6 +25,8 @@ use crate::model::{
 /// The longest wait for one answer. Longer than the server's own limits, so that its word comes
 /// first.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// The same for an import, which writes a file for each service.
+const IMPORT_PATIENCE: Duration = Duration::from_secs(3600);
 /// The most bytes of one answer.
 const LONGEST: usize = 1 << 30;
 
@@ -46,8 +48,8 @@ pub enum ClientError {
         message: String,
     },
     /// The broker did not answer in time.
-    #[error("the broker did not answer within {} s", PATIENCE.as_secs())]
-    TimedOut,
+    #[error("the broker did not answer within {} s", .0.as_secs())]
+    TimedOut(Duration),
     /// The talk broke off, or was not what this version expects.
     #[error("the broker's answer is not to be understood: {0}")]
     Protocol(String),
@@ -137,12 +139,17 @@ impl Client {
 
     /// Registers all of `services`, or none if one cannot be.
     pub fn import_json(&self, services: &[NewService]) -> Result<Imported> {
-        self.send(Method::POST, "/v1/registry?format=json", services)
+        let body = serde_json::to_vec(services).map_err(protocol)?;
+        self.import("/v1/registry?format=json", body)
     }
 
     /// Registers all of a `.reg` file's services, or none if one cannot be.
     pub fn import_reg(&self, file: Vec<u8>) -> Result<Imported> {
-        let answer = self.call(Method::POST, "/v1/registry?format=reg", Some(file))?;
+        self.import("/v1/registry?format=reg", file)
+    }
+
+    fn import(&self, path: &str, file: Vec<u8>) -> Result<Imported> {
+        let answer = self.call_within(IMPORT_PATIENCE, Method::POST, path, Some(file))?;
         parse(&answer)
     }
 
@@ -248,7 +255,7 @@ impl Client {
     pub fn events(&self) -> Result<Events<'_>> {
         let answer = self.runtime.block_on(async {
             let request = request(Method::GET, "/v1/events", None)?;
-            in_time(exchange(&self.path, request)).await
+            in_time(PATIENCE, exchange(&self.path, request)).await
         })?;
         Ok(Events {
             client: self,
@@ -276,12 +283,23 @@ impl Client {
     }
 
     fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes> {
-        self.runtime.block_on(in_time(async {
+        self.call_within(PATIENCE, method, path, body)
+    }
+
+    fn call_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Result<Bytes> {
+        let call = async {
             let answer = exchange(&self.path, request(method, path, body)?).await?;
             let whole = Limited::new(answer.into_body(), LONGEST).collect().await;
             let whole = whole.map_err(|error| ClientError::Protocol(error.to_string()))?;
             Ok(whole.to_bytes())
-        }))
+        };
+        self.runtime.block_on(in_time(patience, call))
     }
 }
 
@@ -321,9 +339,9 @@ impl Iterator for Events<'_> {
     }
 }
 
-async fn in_time<T>(call: impl Future<Output = Result<T>>) -> Result<T> {
-    let done = tokio::time::timeout(PATIENCE, call).await;
-    done.unwrap_or(Err(ClientError::TimedOut))
+async fn in_time<T>(patience: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = tokio::time::timeout(patience, call).await;
+    done.unwrap_or(Err(ClientError::TimedOut(patience)))
 }
 
 /// Sends one request over a connection of its own; an answer that is an error is one here.

@@ -4,12 +4,13 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use axum::extract::rejection::{BytesRejection, FailedToBufferBody};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use bytes::Bytes;
+use http_body_util::LengthLimitError;
 use hvsock_registry::Principal;
+use hyper::body::Body;
 use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
@@ -129,22 +130,42 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
     }
 }
 
+/// The most bytes that a body may have, as an extension of the request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct BodyLimit(pub usize);
+
 /// A body as it came.
 pub(crate) struct RawBody(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for RawBody {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        match Bytes::from_request(request, state).await {
-            Ok(bytes) => Ok(Self(bytes)),
-            Err(BytesRejection::FailedToBufferBody(FailedToBufferBody::LengthLimitError(_))) => {
-                Err(ApiError::new(
-                    StatusCode::PAYLOAD_TOO_LARGE,
-                    "the body is larger than this request may have",
-                ))
-            }
-            Err(rejection) => Err(ApiError::bad_request(rejection.body_text())),
+    async fn from_request(request: Request, _: &S) -> Result<Self, ApiError> {
+        let limit = request
+            .extensions()
+            .get()
+            .map_or(0, |BodyLimit(limit)| *limit);
+        let body = request.into_body();
+        // What announces itself as too large is not even waited for.
+        let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced > limit {
+            return Err(too_large(limit));
         }
+        axum::body::to_bytes(body, limit)
+            .await
+            .map(Self)
+            .map_err(|error| {
+                let source = std::error::Error::source(&error);
+                if source.is_some_and(<dyn std::error::Error>::is::<LengthLimitError>) {
+                    too_large(limit)
+                } else {
+                    ApiError::bad_request(format!("the body did not arrive: {error}"))
+                }
+            })
     }
+}
+
+fn too_large(limit: usize) -> ApiError {
+    let message = format!("this request's body may have {limit} bytes at the most");
+    ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }

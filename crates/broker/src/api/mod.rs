@@ -20,6 +20,8 @@ mod metrics;
 mod routes;
 mod server;
 mod stall;
+#[cfg(test)]
+mod tests;
 
 pub use routes::openapi;
 pub use server::ControlServer;

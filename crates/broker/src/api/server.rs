@@ -35,6 +35,8 @@ pub(crate) struct Limits {
     pub head: Duration,
     /// From the end of the head to the start of the answer.
     pub request: Duration,
+    /// The same for an import, which writes a file for each service.
+    pub import: Duration,
     /// How long an answer may stand unread.
     pub stall: Duration,
     /// Bytes of a request's head.
@@ -55,6 +57,7 @@ impl Default for Limits {
             places: Places::default(),
             head: Duration::from_secs(10),
             request: Duration::from_secs(15),
+            import: Duration::from_secs(1800),
             stall: Duration::from_secs(20),
             head_bytes: 16 * 1024,
             body_bytes: 64 * 1024,

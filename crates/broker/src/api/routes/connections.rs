@@ -38,6 +38,7 @@ pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response,
     params(("id" = u64, Path, description = "the connection's number")),
     responses(
         (status = 200, description = "as it is now", body = Connection),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
     ))]
 pub(super) async fn show(
@@ -58,6 +59,7 @@ pub(super) async fn show(
     params(("id" = u64, Path, description = "the connection's number")),
     responses(
         (status = 200, body = Connection, description = "as it was"),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
     ))]

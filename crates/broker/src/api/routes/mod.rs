@@ -9,14 +9,13 @@ mod services;
 mod status;
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request};
-use axum::http::{StatusCode, header};
+use axum::extract::Request;
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
 use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::OpenApi;
@@ -25,7 +24,7 @@ use utoipa_axum::routes;
 
 use super::body;
 use super::error::ApiError;
-use super::extract::Peer;
+use super::extract::{BodyLimit, Peer};
 use super::server::Limits;
 use crate::handle::{ControlError, Handle};
 
@@ -119,7 +118,9 @@ fn answer(content_type: &'static str, body: Body) -> Response {
         description = "Services, partitions, listeners and connections of one hvsock broker, over \
             the Unix socket `control` in the broker's folder. Reading needs no privilege; changing \
             needs root or the broker's own user. A SERVICE is a friendly name, a GUID or a vsock \
-            port; a PARTITION is a name or a GUID. Errors are an `ErrorBody`.",
+            port; a PARTITION is a name or a GUID. Errors are an `ErrorBody`; \
+            beside those named, any request may meet 408 (too slow), 431 (its head is too large) \
+            and 503 (too much at once; try again).",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
@@ -144,7 +145,7 @@ pub fn openapi() -> String {
 fn parts(limits: &Limits) -> OpenApiRouter<Api> {
     let import = OpenApiRouter::new()
         .routes(routes!(registry::export, registry::import))
-        .layer(DefaultBodyLimit::max(limits.import_bytes));
+        .layer(Extension(BodyLimit(limits.import_bytes)));
     OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(status::status))
         .routes(routes!(services::list, services::register))
@@ -165,7 +166,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
         .routes(routes!(explain::explain))
         .routes(routes!(events::events))
         .routes(routes!(status::metrics))
-        .layer(DefaultBodyLimit::max(limits.body_bytes))
+        .layer(Extension(BodyLimit(limits.body_bytes)))
         .merge(import)
 }
 
@@ -178,7 +179,7 @@ pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
     };
     let (router, _) = parts(limits).split_for_parts();
     let document: Arc<str> = openapi().into();
-    let limit = limits.request;
+    let limits = *limits;
     router
         .route(
             "/openapi.json",
@@ -195,12 +196,18 @@ pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
         })
         .layer(middleware::from_fn(move |request, next| {
-            in_time(limit, request, next)
+            in_time(limits, request, next)
         }))
         .with_state(api)
 }
 
-async fn in_time(limit: Duration, request: Request, next: Next) -> Response {
+async fn in_time(limits: Limits, request: Request, next: Next) -> Response {
+    let import = request.uri().path() == registry::PATH && request.method() == Method::POST;
+    let limit = if import {
+        limits.import
+    } else {
+        limits.request
+    };
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {

@@ -27,6 +27,7 @@ pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response,
     tag = "partitions", request_body = NewContainer,
     responses(
         (status = 201, description = "as it is now", body = Partition),
+        (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 409, body = ErrorBody, description = "the name or id is taken"),
@@ -48,6 +49,7 @@ pub(super) async fn add(
     params(("partition" = String, Path, description = "a name or a GUID")),
     responses(
         (status = 200, description = "as it is now", body = Partition),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
     ))]
 pub(super) async fn show(
@@ -66,6 +68,7 @@ pub(super) async fn show(
     request_body = PartitionChange,
     responses(
         (status = 200, description = "as it is now", body = Partition),
+        (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
@@ -94,6 +97,7 @@ pub(super) async fn change(
     params(("partition" = String, Path, description = "a name or a GUID")),
     responses(
         (status = 200, body = Partition, description = "as it was"),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
     ))]

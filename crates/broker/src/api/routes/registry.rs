@@ -16,6 +16,9 @@ use crate::convert;
 use crate::handle::{ControlError, Handle};
 use crate::model::{ErrorBody, Imported, NewService};
 
+/// Where it is.
+pub(super) const PATH: &str = "/v1/registry";
+
 /// The kinds of file that hold a registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -48,6 +51,7 @@ const REG_CONTENT: &str = "text/plain; charset=utf-16le";
             (Vec<NewService> = "application/json"),
             (String = "text/plain; charset=utf-16le"),
         )),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn export(

@@ -28,6 +28,7 @@ pub(super) struct ListParams {
     tag = "services", params(ListParams),
     responses(
         (status = 200, description = "as it is now", body = Vec<Service>),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn list(
@@ -44,6 +45,7 @@ pub(super) async fn list(
     tag = "services", request_body = NewService,
     responses(
         (status = 201, description = "as it is now", body = Service),
+        (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, body = ErrorBody, description = "the body does not fit"),
         (status = 403, body = ErrorBody, description = "the caller may not change anything"),
         (status = 409, body = ErrorBody, description = "the GUID, name or port is taken"),
@@ -67,6 +69,7 @@ pub(super) async fn register(
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     responses(
         (status = 200, description = "as it is now", body = Service),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
     ))]
 pub(super) async fn show(
@@ -85,6 +88,7 @@ pub(super) async fn show(
     request_body = ServiceChange,
     responses(
         (status = 200, description = "as it is now", body = Service),
+        (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
@@ -106,6 +110,7 @@ pub(super) async fn change(
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     responses(
         (status = 200, body = Service, description = "as it was"),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 404, description = "there is no such thing", body = ErrorBody),
     ))]

@@ -1,0 +1,255 @@
+//! Callers that are slow, greedy or talk nonsense: they get an answer or the end, in time, and
+//! others are served meanwhile.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use axum::http::Method;
+use proptest::prelude::*;
+
+use super::{PATIENCE, World};
+use crate::api::admission::Places;
+use crate::api::server::Limits;
+
+const SHORT: Duration = Duration::from_millis(200);
+
+fn served(world: &World) {
+    world.client().status().unwrap();
+}
+
+#[test]
+fn nonsense_is_a_bad_request_and_no_more() {
+    let world = World::new();
+    for request in [
+        &b"\0\x01\x02\x03\r\n\r\n"[..],
+        b"GET\r\n\r\n",
+        b"GET /v1/status HTTP/9.9\r\n\r\n",
+        b"GET /v1/status HTTP/1.1\r\nno colon\r\n\r\n",
+        b"POST /v1/services HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+        b"POST /v1/services HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /v1/services HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\
+          content-length: 4\r\n\r\n{}",
+    ] {
+        let answer = world.raw(request);
+        let shown = String::from_utf8_lossy(request);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 400"),
+            "{shown:?}: {answer}"
+        );
+        served(&world);
+    }
+    for (path, body, want) in [
+        ("/v1/services", "", 400),
+        ("/v1/services", "[]", 400),
+        ("/v1/services", "\u{0}", 400),
+        ("/v1/services", r#"{"name": "x", "nam": 1}"#, 400),
+        ("/v1/services", r#"{"name": ""}"#, 400),
+        ("/v1/services", r#"{"name": "x", "id": "not a guid"}"#, 400),
+        ("/v1/services/%ff", "", 405),
+        ("/v1/registry?format=xml", "", 400),
+    ] {
+        let (status, answer) = world.ask(Method::POST, path, body);
+        assert_eq!(status, want, "{path} {body}: {answer}");
+        assert!(answer["error"].is_string(), "{path} {body}: {answer}");
+    }
+    assert_eq!(world.ask(Method::GET, "/v1/services/%ff", "").0, 400);
+    assert_eq!(world.ask(Method::GET, "/v1/partitions/a%2fb", "").0, 400);
+    let deep = "[".repeat(60_000);
+    assert_eq!(world.ask(Method::POST, "/v1/services", &deep).0, 400);
+}
+
+#[test]
+fn what_is_too_large_is_refused_before_it_is_read() {
+    let world = World::new();
+    let long = format!(
+        "GET /v1/status HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
+        "y".repeat(70_000)
+    );
+    let answer = world.raw(long.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let many: String = (0..500).map(|number| format!("x{number}: y\r\n")).collect();
+    let answer = world.raw(format!("GET /v1/status HTTP/1.1\r\n{many}\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let large = format!(r#"{{"name": "{}"}}"#, "x".repeat(70_000));
+    assert_eq!(world.ask(Method::POST, "/v1/services", &large).0, 413);
+    let mut stream = world.connect();
+    stream
+        .write_all(b"POST /v1/services HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
+        .unwrap();
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    served(&world);
+}
+
+#[test]
+fn who_sends_slowly_is_hung_up_on() {
+    let world = World::with_limits(Limits {
+        head: SHORT,
+        request: SHORT,
+        ..Limits::default()
+    });
+    for start in [
+        &b""[..],
+        b"GET /v1/st",
+        b"GET /v1/status HTTP/1.1\r\nhost: x\r\n",
+    ] {
+        let mut stream = world.connect();
+        stream.write_all(start).unwrap();
+        let began = Instant::now();
+        let _ = stream.read_to_end(&mut Vec::new());
+        assert!(
+            began.elapsed() < PATIENCE,
+            "{}",
+            String::from_utf8_lossy(start)
+        );
+    }
+    // A byte now and then is no way to stay either.
+    let mut stream = world.connect();
+    let began = Instant::now();
+    while stream.write_all(b"G").is_ok() {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(SHORT / 8);
+    }
+    // Nor a body that does not come.
+    let body = b"POST /v1/services HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        content-length: 10\r\n\r\n{";
+    let answer = world.raw(body);
+    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    // Nor a connection kept for nothing.
+    let mut stream = world.connect();
+    stream
+        .write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    served(&world);
+}
+
+#[test]
+fn who_does_not_read_is_hung_up_on() {
+    let world = World::with_limits(Limits {
+        stall: SHORT,
+        ..Limits::default()
+    });
+    let mut stream = world.connect();
+    stream.set_write_timeout(Some(SHORT)).unwrap();
+    let began = Instant::now();
+    // Requests by the thousand, and not one answer read: until there is no room for either.
+    let error = loop {
+        match stream.write(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n") {
+            Ok(_) => assert!(began.elapsed() < PATIENCE),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                assert!(began.elapsed() < PATIENCE);
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(
+            error.kind(),
+            ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+        ),
+        "{error}"
+    );
+    served(&world);
+}
+
+#[test]
+fn there_are_only_so_many_places_and_they_come_free() {
+    let world = World::with_limits(Limits {
+        places: Places {
+            privileged: 3,
+            others: 3,
+            per_user: 3,
+        },
+        ..Limits::default()
+    });
+    let mut held: Vec<_> = (0..3).map(|_| world.connect()).collect();
+    // Accepted in order, so by the answer to the last one all have their place.
+    let last = held.last_mut().unwrap();
+    last.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
+        .unwrap();
+    last.read_exact(&mut [0; 12]).unwrap();
+    let answer = world.raw(b"");
+    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+    assert!(answer.contains("too many control connections"), "{answer}");
+    drop(held);
+    let began = Instant::now();
+    while world.client().status().is_err() {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(SHORT / 8);
+    }
+}
+
+#[test]
+fn there_are_only_so_many_followers_and_they_leave_when_they_hang_up() {
+    let world = World::with_limits(Limits {
+        followers: 2,
+        ..Limits::default()
+    });
+    let clients: Vec<_> = (0..3).map(|_| world.client()).collect();
+    let held: Vec<_> = clients[..2].iter().map(|c| c.events().unwrap()).collect();
+    assert!(clients[2].events().is_err());
+    drop(held);
+    drop(clients);
+    let began = Instant::now();
+    while world.client().events().is_err() {
+        assert!(began.elapsed() < PATIENCE);
+        std::thread::sleep(SHORT / 8);
+    }
+}
+
+#[test]
+fn a_server_that_ends_does_not_wait_for_its_callers() {
+    let world = World::new();
+    let client = world.client();
+    let _events = client.events().unwrap();
+    let mut half = world.connect();
+    half.write_all(b"GET /v1/sta").unwrap();
+    let began = Instant::now();
+    let World { server, .. } = world;
+    drop(server);
+    assert!(began.elapsed() < Duration::from_secs(5));
+    let ended = half.read(&mut [0; 1]);
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_bytes_get_an_answer_or_the_end(
+        requests in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..300), 1..4),
+        paths in prop::collection::vec("/v1/[a-z]{0,12}(/[ -~]{0,20})?(\\?[ -~]{0,30})?", 1..4),
+        bodies in prop::collection::vec(".{0,100}", 1..4),
+    ) {
+        thread_local! {
+            static WORLD: World = World::with_limits(Limits { head: SHORT, ..Limits::default() });
+        }
+        WORLD.with(|world| {
+            for request in &requests {
+                let mut stream = world.connect();
+                let _ = stream.write_all(request);
+                let _ = stream.shutdown(std::net::Shutdown::Write);
+                let _ = stream.read_to_end(&mut Vec::new());
+            }
+            for (path, body) in paths.iter().zip(&bodies) {
+                for method in ["GET", "POST", "PATCH", "DELETE"] {
+                    if path.starts_with("/v1/events") && method == "GET" {
+                        continue;
+                    }
+                    let length = body.len();
+                    let request = format!(
+                        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+                         content-length: {length}\r\n\r\n{body}"
+                    );
+                    let answer = world.raw(request.as_bytes());
+                    assert!(!answer.starts_with("HTTP/1.1 5"), "{request}\n{answer}");
+                }
+            }
+            served(world);
+        });
+    }
+}

@@ -1,0 +1,384 @@
+//! Every route: what it answers, to whom, and whether the document says so.
+
+use std::io::{Read, Write};
+
+use axum::http::Method;
+use hvsock_address::{ServiceId, ServiceRef};
+use serde_json::{Value, json};
+
+use super::schema::{check, document};
+use super::{STRANGER, World};
+use crate::api::client::ClientError;
+use crate::model::{EventKind, NewContainer, NewService, PartitionState};
+
+const BACKUP: &str = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
+    "connect": {"users": ["alice"]}, "vm": {"web": {"enabled": false}}, "purpose": "nightly"}"#;
+
+fn new_service(text: &str) -> NewService {
+    serde_json::from_str(text).unwrap()
+}
+
+fn container(name: &str) -> NewContainer {
+    serde_json::from_value(json!({ "name": name })).unwrap()
+}
+
+#[test]
+fn every_route_answers_as_the_document_says() {
+    let world = World::new();
+    let document = document();
+    let asked = |method: &str, template: &str, path: &str, body: &str, want: u16| -> Value {
+        let (status, value) = world.ask(method.parse::<Method>().unwrap(), path, body);
+        assert_eq!(status, want, "{method} {path}: {value}");
+        check(&document, method, template, status, &value);
+        value
+    };
+    let service = "/v1/services/{service}";
+    let partition = "/v1/partitions/{partition}";
+
+    let made = asked("POST", "/v1/services", "/v1/services", BACKUP, 201);
+    assert_eq!(made["vm"]["web"]["enabled"], false);
+    let clash = asked("POST", "/v1/services", "/v1/services", BACKUP, 409);
+    assert!(
+        clash["error"].as_str().unwrap().contains("Backup"),
+        "{clash}"
+    );
+    asked("POST", "/v1/services", "/v1/services", "{}", 400);
+    let list = asked("GET", "/v1/services", "/v1/services", "", 200);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    let all = asked("GET", "/v1/services", "/v1/services?all=true", "", 200);
+    assert_eq!(all.as_array().unwrap().len(), 3);
+    asked("GET", service, "/v1/services/backup", "", 200);
+    asked(
+        "GET",
+        service,
+        "/v1/services/0b2f1f0e-0000-4000-8000-000000000001",
+        "",
+        200,
+    );
+    asked("GET", service, "/v1/services/nobody", "", 404);
+    asked("GET", service, "/v1/services/99999999999", "", 400);
+    let off = asked(
+        "PATCH",
+        service,
+        "/v1/services/Backup",
+        r#"{"enabled": false}"#,
+        200,
+    );
+    assert_eq!(off["enabled"], false);
+    asked(
+        "PATCH",
+        service,
+        "/v1/services/Backup",
+        r#"{"enable": false}"#,
+        400,
+    );
+    asked(
+        "PATCH",
+        service,
+        "/v1/services/none",
+        r#"{"enabled": false}"#,
+        404,
+    );
+
+    let exported = asked("GET", "/v1/registry", "/v1/registry", "", 200);
+    asked("DELETE", service, "/v1/services/Backup", "", 200);
+    asked("DELETE", service, "/v1/services/Backup", "", 404);
+    let text = exported.to_string();
+    let imported = asked("POST", "/v1/registry", "/v1/registry", &text, 200);
+    assert_eq!(imported["added"][0]["purpose"], "nightly");
+    let again = asked("POST", "/v1/registry", "/v1/registry", &text, 200);
+    assert_eq!(again["added"], json!([]));
+    asked("POST", "/v1/registry", "/v1/registry", "[{}]", 400);
+    asked("GET", "/v1/registry", "/v1/registry?format=reg", "", 200);
+    asked(
+        "POST",
+        "/v1/registry",
+        "/v1/registry?format=reg",
+        "nonsense",
+        400,
+    );
+
+    let web = r#"{"name": "web", "groups": ["front"]}"#;
+    asked("POST", "/v1/partitions", "/v1/partitions", web, 201);
+    asked("POST", "/v1/partitions", "/v1/partitions", web, 409);
+    asked(
+        "POST",
+        "/v1/partitions",
+        "/v1/partitions",
+        r#"{"name": "../etc"}"#,
+        400,
+    );
+    let partitions = asked("GET", "/v1/partitions", "/v1/partitions", "", 200);
+    assert_eq!(partitions[0]["name"], "machine");
+    assert_eq!(partitions[1]["parent"], "machine");
+    asked("GET", partition, "/v1/partitions/web", "", 200);
+    asked("GET", partition, "/v1/partitions/nobody", "", 404);
+    let paused = asked(
+        "PATCH",
+        partition,
+        "/v1/partitions/web",
+        r#"{"state": "paused"}"#,
+        200,
+    );
+    assert_eq!(paused["state"], "paused");
+    let both = r#"{"state": "running", "groups": []}"#;
+    let both = asked("PATCH", partition, "/v1/partitions/web", both, 200);
+    assert_eq!(
+        (&both["state"], &both["groups"]),
+        (&json!("running"), &json!([]))
+    );
+    asked(
+        "PATCH",
+        partition,
+        "/v1/partitions/machine",
+        r#"{"state": "paused"}"#,
+        400,
+    );
+
+    let explained = asked(
+        "GET",
+        "/v1/explain",
+        "/v1/explain?to=web&service=Backup",
+        "",
+        200,
+    );
+    assert_eq!(explained["refusal"]["reason"], "disabled");
+    let path = "/v1/explain?from=web&to=parent&service=2761&listen=true";
+    let explained = asked("GET", "/v1/explain", path, "", 200);
+    assert_eq!(explained["refusal"]["reason"], "unregistered");
+    asked(
+        "GET",
+        "/v1/explain",
+        "/v1/explain?to=nobody&service=Backup",
+        "",
+        404,
+    );
+    asked("GET", "/v1/explain", "/v1/explain?to=web", "", 400);
+    asked(
+        "GET",
+        "/v1/explain",
+        "/v1/explain?to=web&service=1&what=2",
+        "",
+        400,
+    );
+
+    asked("GET", "/v1/listeners", "/v1/listeners", "", 200);
+    asked("GET", "/v1/connections", "/v1/connections", "", 200);
+    asked("GET", "/v1/connections/{id}", "/v1/connections/7", "", 404);
+    asked(
+        "GET",
+        "/v1/connections/{id}",
+        "/v1/connections/seven",
+        "",
+        400,
+    );
+    asked(
+        "DELETE",
+        "/v1/connections/{id}",
+        "/v1/connections/7",
+        "",
+        404,
+    );
+    let status = asked("GET", "/v1/status", "/v1/status", "", 200);
+    assert_eq!(
+        (&status["services"], &status["partitions"]),
+        (&json!(1), &json!(2))
+    );
+    let metrics = asked("GET", "/metrics", "/metrics", "", 200);
+    assert!(metrics.as_str().unwrap().ends_with("# EOF\n"));
+    asked("DELETE", partition, "/v1/partitions/web", "", 200);
+    asked("DELETE", partition, "/v1/partitions/web", "", 404);
+
+    let (status, served) = world.ask(Method::GET, "/openapi.json", "");
+    assert_eq!((status, &served), (200, &document));
+    assert_eq!(world.ask(Method::GET, "/v2/status", "").0, 404);
+    assert_eq!(world.ask(Method::PUT, "/v1/services", "").0, 405);
+}
+
+#[test]
+fn a_stranger_reads_everything_and_changes_nothing() {
+    let world = World::new();
+    world.client().register(&new_service(BACKUP)).unwrap();
+    world.client().add_container(&container("web")).unwrap();
+    for path in [
+        "/v1/status",
+        "/v1/services",
+        "/v1/services/Backup",
+        "/v1/registry",
+        "/v1/partitions",
+        "/v1/partitions/web",
+        "/v1/listeners",
+        "/v1/connections",
+        "/v1/explain?to=web&service=Backup",
+        "/metrics",
+        "/openapi.json",
+    ] {
+        assert_eq!(
+            world.ask_as(STRANGER, Method::GET, path, "").0,
+            200,
+            "{path}"
+        );
+    }
+    let services = world.client().services(false).unwrap();
+    for (method, path, body) in [
+        (Method::POST, "/v1/services", r#"{"name": "Mine"}"#),
+        (
+            Method::PATCH,
+            "/v1/services/Backup",
+            r#"{"enabled": false}"#,
+        ),
+        (Method::DELETE, "/v1/services/Backup", ""),
+        (Method::POST, "/v1/registry", "[]"),
+        (Method::POST, "/v1/partitions", r#"{"name": "mine"}"#),
+        (
+            Method::PATCH,
+            "/v1/partitions/web",
+            r#"{"state": "paused"}"#,
+        ),
+        (Method::DELETE, "/v1/partitions/web", ""),
+        (Method::DELETE, "/v1/connections/1", ""),
+        // Not even what is wrong with it.
+        (Method::POST, "/v1/services", "nonsense"),
+    ] {
+        let (status, answer) = world.ask_as(STRANGER, method.clone(), path, body);
+        assert_eq!(status, 403, "{method} {path}: {answer}");
+        let sentence = answer["error"].as_str().unwrap();
+        assert!(sentence.contains("you are uid 65534"), "{sentence}");
+    }
+    assert_eq!(world.client().services(false).unwrap(), services);
+    assert_eq!(world.client().partitions().unwrap().len(), 2);
+}
+
+#[test]
+fn the_client_says_what_the_broker_says() {
+    let world = World::new();
+    let client = world.client();
+    let made = client.register(&new_service(BACKUP)).unwrap();
+    let by_id = ServiceRef::Id(made.id);
+    assert_eq!(client.service(&by_id).unwrap(), made);
+    let error = client.register(&new_service(BACKUP)).unwrap_err();
+    assert!(
+        matches!(error, ClientError::Refused { status: 409, .. }),
+        "{error}"
+    );
+    let file = client.export_reg().unwrap();
+    assert_eq!(&file[..2], [0xff, 0xfe], "UTF-16 with its mark");
+    client.unregister(&by_id).unwrap();
+    let imported = client.import_reg(file.to_vec()).unwrap();
+    assert_eq!(imported.added[0].id, made.id);
+    drop(world);
+    let error = client.status().unwrap_err();
+    assert!(matches!(error, ClientError::NotRunning { .. }), "{error}");
+}
+
+#[test]
+fn names_that_need_escaping_reach_their_service() {
+    let world = World::new();
+    let client = world.client();
+    for name in [
+        "a/b?c#d%20",
+        "Sauvegarde à chaud",
+        "export",
+        "..",
+        "x&all=true",
+    ] {
+        let made = client.register(&new_service(&json!({ "name": name }).to_string()));
+        let service = ServiceRef::Name(made.unwrap().name);
+        assert_eq!(client.service(&service).unwrap().name.as_str(), name);
+        let loopback = "loopback".parse().unwrap();
+        client.explain_connect(None, &loopback, &service).unwrap();
+        client.unregister(&service).unwrap();
+    }
+}
+
+#[test]
+fn an_import_with_a_clash_leaves_everything_as_it_was() {
+    let world = World::new();
+    let client = world.client();
+    client.register(&new_service(BACKUP)).unwrap();
+    let fresh = |name: &str| new_service(&json!({ "name": name }).to_string());
+    let taken = [fresh("one"), fresh("two"), fresh("backup")];
+    let error = client.import_json(&taken).unwrap_err();
+    assert!(
+        matches!(error, ClientError::Refused { status: 409, .. }),
+        "{error}"
+    );
+    let among_themselves = [fresh("one"), fresh("One")];
+    let error = client.import_json(&among_themselves).unwrap_err();
+    assert!(
+        matches!(error, ClientError::Refused { status: 409, .. }),
+        "{error}"
+    );
+    assert_eq!(client.services(false).unwrap().len(), 1);
+}
+
+#[test]
+fn a_reg_file_may_also_take_services_out() {
+    let world = World::new();
+    let client = world.client();
+    let made = client.register(&new_service(BACKUP)).unwrap();
+    let key = hvsock_registry::reg_file::KEY;
+    let file = format!(
+        "Windows Registry Editor Version 5.00\r\n\r\n[-{key}\\{}]\r\n",
+        made.id
+    );
+    let imported = client.import_reg(file.into_bytes()).unwrap();
+    assert_eq!(imported.removed[0].id, made.id);
+    assert!(client.services(false).unwrap().is_empty());
+}
+
+#[test]
+fn events_come_as_they_happen_until_the_broker_ends() {
+    let world = World::new();
+    let client = world.client();
+    let follower = world.client();
+    let mut events = follower.events().unwrap();
+    let made = client.register(&new_service(BACKUP)).unwrap();
+    client.add_container(&container("web")).unwrap();
+    let web = "web".parse().unwrap();
+    client.set_state(&web, PartitionState::Paused).unwrap();
+    let mut next = || events.next().unwrap().unwrap().what;
+    let service = made.name.to_string();
+    assert_eq!(next(), EventKind::ServiceRegistered { service });
+    let partition = "web".to_owned();
+    assert_eq!(
+        next(),
+        EventKind::PartitionAdded {
+            partition: partition.clone()
+        }
+    );
+    let state = PartitionState::Paused;
+    assert_eq!(next(), EventKind::PartitionState { partition, state });
+    drop(world);
+    assert!(events.next().is_none());
+}
+
+#[test]
+fn events_are_whole_lines_of_json() {
+    let world = World::new();
+    let mut stream = world.connect();
+    stream
+        .write_all(b"GET /v1/events HTTP/1.0\r\n\r\n")
+        .unwrap();
+    let mut head = Vec::new();
+    let mut byte = [0];
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(
+        head.contains("content-type: application/x-ndjson"),
+        "{head}"
+    );
+    let id = ServiceId::from_port(2761);
+    let new = json!({ "name": "Ports", "id": id }).to_string();
+    world.client().register(&new_service(&new)).unwrap();
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        stream.read_exact(&mut byte).unwrap();
+        line.push(byte[0]);
+    }
+    let event: Value = serde_json::from_slice(&line).unwrap();
+    assert_eq!(event["event"], "service_registered");
+}

@@ -1,0 +1,121 @@
+//! The control API against a real broker: what it answers, and what it does not put up with.
+
+mod abuse;
+mod answers;
+mod schema;
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::http::{Method, Request};
+use http_body_util::BodyExt;
+use hvsock_address::PartitionName;
+use hvsock_endpoint::Dirs;
+use hvsock_registry::Principal;
+use hyper::service::Service;
+use hyper_util::service::TowerToHyperService;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::extract::Peer;
+use super::server::{ControlServer, Limits};
+use super::{client::Client, routes};
+use crate::{Broker, BrokerConfig};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A user who is neither root nor the broker's.
+const STRANGER: u32 = 65_534;
+
+/// A broker with a control server whose limits a test chooses.
+struct World {
+    server: ControlServer,
+    broker: Broker,
+    folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
+    fn with_limits(limits: Limits) -> Self {
+        let folder = tempfile::Builder::new().prefix("hvapi").tempdir().unwrap();
+        let mut config = BrokerConfig::new(Dirs {
+            run: folder.path().to_owned(),
+            config: folder.path().to_owned(),
+        });
+        config.partition = PartitionName::new("machine").unwrap();
+        config.control = false;
+        let broker = Broker::start(config).unwrap();
+        let socket = folder.path().join("control");
+        let uid = rustix::process::geteuid().as_raw();
+        let server = ControlServer::with_limits(&socket, broker.handle(), uid, limits).unwrap();
+        Self {
+            server,
+            broker,
+            folder,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("control")
+    }
+
+    fn client(&self) -> Client {
+        Client::new(self.socket()).unwrap()
+    }
+
+    fn connect(&self) -> UnixStream {
+        let stream = UnixStream::connect(self.socket()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    /// Sends these very bytes and returns all that comes back.
+    fn raw(&self, request: &[u8]) -> String {
+        let mut stream = self.connect();
+        // The server may have enough before all is sent.
+        let _ = stream.write_all(request);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// One request as the broker's user; the status and the body.
+    fn ask(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
+        self.ask_as(0, method, path, body)
+    }
+
+    /// One request as this user.
+    fn ask_as(&self, uid: u32, method: Method, path: &str, body: &str) -> (u16, Value) {
+        let principal = Principal {
+            uid,
+            ..Principal::default()
+        };
+        let peer = Peer::new(principal, rustix::process::geteuid().as_raw().max(1));
+        let router = routes::router(self.broker.handle(), &Limits::default());
+        let service = TowerToHyperService::new(router.layer(Extension(peer)));
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .body(Body::from(body.to_owned()))
+            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let answer = service.call(request).await.unwrap();
+            let status = answer.status().as_u16();
+            let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+            let value = serde_json::from_slice(&bytes);
+            let value = value.unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
+            (status, value)
+        })
+    }
+}
