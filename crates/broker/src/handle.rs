@@ -325,7 +325,7 @@ impl Handle {
         self.call(move |core| core.add_container(spec))??;
         if let Err(error) = book.put(&name, &entry) {
             self.on_partition(&PartitionRef::Name(name), |core, key| {
-                core.remove_partition(key)
+                core.remove_partition(key);
             })?;
             return Err(error);
         }
@@ -339,7 +339,7 @@ impl Handle {
         let mut book = self.partitions.lock();
         book.remove(&gone.name)?;
         let name = PartitionRef::Name(gone.name.clone());
-        self.on_partition(&name, |core, key| core.remove_partition(key))?;
+        self.on_partition(&name, Core::remove_partition)?;
         Ok(gone)
     }
 
@@ -377,12 +377,12 @@ impl Handle {
 
     /// Every listener, oldest first.
     pub fn listeners(&self) -> Result<Vec<Listener>, ControlError> {
-        self.call(|core| core.listeners())
+        self.call(Core::listeners)
     }
 
     /// Every connection, oldest first.
     pub fn connections(&self) -> Result<Vec<Connection>, ControlError> {
-        self.call(|core| core.connections())
+        self.call(Core::connections)
     }
 
     /// Cuts a connection; both ends see a reset.

@@ -61,7 +61,7 @@ impl Broker {
         let (partitions, entries) = PartitionBook::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
-        let (core_loop, link) = core::Core::new(config, store.registry().clone())?;
+        let (core_loop, link) = core::Core::open(config, store.registry().clone())?;
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
             .spawn(move || core_loop.run())

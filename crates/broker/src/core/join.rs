@@ -14,6 +14,7 @@ use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming, Transport};
 use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, End, Refusal, Route};
 use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
 
+use super::accept::out_of_descriptors;
 use super::labels::{partition_label, registered, service_label};
 use super::session::Session;
 use super::{ConnectionRecord, Core, EndRecord};
@@ -84,7 +85,7 @@ impl Core {
         };
         if connect.flags.dry_run {
             let explanation = self.fabric.explain_connect(&request, Audience::Asker);
-            self.explain(session, &explanation);
+            self.explain(&session, &explanation);
             return;
         }
         let outcome = match self.fabric.connect(&request) {
@@ -116,7 +117,7 @@ impl Core {
         }
         let descriptors = match self.spare.take() {
             Some(descriptors) => descriptors,
-            None => Descriptors::new().map_err(out_of_descriptors)?,
+            None => Descriptors::new().map_err(|error| out_of_descriptors(&error))?,
         };
 
         let connection = route.connection.as_u64();
@@ -146,7 +147,8 @@ impl Core {
             descriptors.server_data_theirs.as_fd(),
             descriptors.server_control_theirs.as_fd(),
         ];
-        message::send(&listening.socket, &self.buffer, &theirs).map_err(undelivered)?;
+        message::send(&listening.socket, &self.buffer, &theirs)
+            .map_err(|error| undelivered(&error))?;
 
         // A process that is gone by now leaves a connection that its data thread resets.
         let connected = BrokerMessage::Connected(Connected {
@@ -283,14 +285,8 @@ impl Core {
     }
 }
 
-fn out_of_descriptors(error: io::Error) -> Refusal {
-    Refusal::LimitReached {
-        which: format!("broker descriptors ({error})"),
-    }
-}
-
 /// Why a listening process did not get its message.
-fn undelivered(error: io::Error) -> Refusal {
+fn undelivered(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::WouldBlock => Refusal::BacklogFull,
         io::ErrorKind::BrokenPipe

@@ -7,12 +7,16 @@
 //! two to keep in step. Whatever may block (files, name look-ups over a network) is done by the
 //! caller before it comes here.
 //!
+//! - [`accept`]: clients are taken from endpoints;
 //! - [`session`]: what processes say on their endpoint connections;
+//! - [`idle`]: those who say nothing;
 //! - [`join`]: two sessions become a connection;
 //! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
 //! - [`view`]: what an operator sees;
 //! - [`tally`]: what is counted for metrics.
 
+mod accept;
+mod idle;
 mod join;
 mod labels;
 mod partitions;
@@ -20,7 +24,7 @@ mod session;
 mod tally;
 mod view;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -45,8 +49,6 @@ pub(crate) use partitions::AddError;
 use tally::Tally;
 
 const WAKE: Token = Token(0);
-/// Clients taken from one endpoint before others get their turn.
-const ACCEPT_TURN: usize = 64;
 /// The first token of the core's own connections, far above those of endpoints and sessions.
 const YOUNG: usize = 1 << 48;
 /// Bytes after which a connection moves to a data thread.
@@ -67,7 +69,7 @@ struct Endpoint {
     socket: OwnedFd,
     partition: PartitionKey,
     path: PathBuf,
-    /// More clients may wait than the last turn took.
+    /// Clients may wait; it is among [`Core::busy_endpoints`].
     busy: bool,
 }
 
@@ -82,6 +84,15 @@ struct ListenerRecord {
     /// The option as the listener set it, for the connections that it accepts.
     connected_suspend: bool,
     started: Instant,
+}
+
+/// Whose lease a registration is.
+#[derive(Clone, Copy)]
+struct LeaseRecord {
+    /// The serial number of its session.
+    serial: u64,
+    /// Where its session is, once it has a place.
+    session: usize,
 }
 
 /// One end of a connection.
@@ -111,13 +122,14 @@ pub(crate) struct Core {
     config: BrokerConfig,
     registry: Registry,
     endpoints: Slab<Endpoint>,
+    busy_endpoints: Vec<usize>,
+    shortage: accept::Shortage,
     sessions: Slab<Option<session::Session>>,
-    /// Sessions that have not said what they want, by when they must have.
-    deadlines: VecDeque<(Instant, usize, u64)>,
-    /// How many sessions of each partition have not said what they want.
-    idle: HashMap<PartitionKey, usize>,
+    /// Sessions that have more to say than they were heard out in their last turn.
+    talking: VecDeque<usize>,
+    idle: idle::Idle,
     next_serial: u64,
-    leases: HashSet<ServiceId>,
+    leases: HashMap<ServiceId, LeaseRecord>,
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
     /// The descriptors of a connection to come.
@@ -134,7 +146,7 @@ pub(crate) struct Core {
 impl Core {
     /// Sets the core up and opens the endpoint of the broker's own partition; [`Loop::run`] does
     /// the rest.
-    pub(crate) fn new(
+    pub(crate) fn open(
         config: BrokerConfig,
         registrations: hvsock_registry::Registry,
     ) -> Result<(Loop, CoreLink), StartError> {
@@ -179,11 +191,13 @@ impl Core {
             config,
             registry,
             endpoints: Slab::new(),
+            busy_endpoints: Vec::new(),
+            shortage: accept::Shortage::default(),
             sessions: Slab::new(),
-            deadlines: VecDeque::new(),
-            idle: HashMap::new(),
+            talking: VecDeque::new(),
+            idle: idle::Idle::default(),
             next_serial: 0,
-            leases: HashSet::new(),
+            leases: HashMap::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),
             spare: None,
@@ -250,6 +264,7 @@ impl Loop {
                 self.core.take_report(report);
             }
             self.core.accept_turns();
+            self.core.hear_out();
             self.core.young.turns();
             self.core.expire(Instant::now());
             loop {

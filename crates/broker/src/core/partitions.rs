@@ -121,9 +121,7 @@ impl Core {
     /// Takes a new registration of the broker's own partition in.
     pub(crate) fn register(&mut self, registration: Registration) -> Result<(), RegisterError> {
         let (root, service) = (self.fabric.root(), registration.name.to_string());
-        let lease = registration.lease.then_some(registration.id);
         self.fabric.register(root, registration)?;
-        self.leases.extend(lease);
         self.carry_out();
         self.events
             .publish(|| EventKind::ServiceRegistered { service });
@@ -148,7 +146,9 @@ impl Core {
         if self.fabric.unregister(root, id).is_none() {
             return;
         }
-        self.leases.remove(&id);
+        if let Some(lease) = self.leases.remove(&id) {
+            self.cut_lease(lease, &Refusal::Unregistered);
+        }
         self.carry_out();
         self.tally.retire(id);
         self.events

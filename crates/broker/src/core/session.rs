@@ -19,12 +19,12 @@ use hvsock_fabric::{
     RegisterError,
 };
 use hvsock_registry::{Principal, Registration};
-use hvsock_sys::{message, seqpacket};
+use hvsock_sys::message;
 use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::labels::{partition_label, service_label};
-use super::{ACCEPT_TURN, Core, ListenerRecord, endpoint_token, session_token};
+use super::{Core, LeaseRecord, ListenerRecord, endpoint_token, session_token};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::protocol_fault;
@@ -32,6 +32,10 @@ use crate::reply::{explained, refused};
 
 /// Look-ups and options that one session may ask for before it says what it wants.
 const MAX_QUESTIONS: u32 = 64;
+/// Messages read from one session before others get their turn.
+const WORDS: usize = 32;
+/// The place of a session that has none in the slab yet.
+const NOWHERE: usize = usize::MAX;
 
 /// A process's connection to an endpoint.
 pub(super) struct Session {
@@ -41,6 +45,8 @@ pub(super) struct Session {
     pub(super) connected_suspend: bool,
     serial: u64,
     questions: u32,
+    /// It may have said more than was read.
+    unheard: bool,
     role: Role,
 }
 
@@ -69,57 +75,19 @@ impl Session {
 }
 
 impl Core {
-    /// Notes that clients wait at an endpoint.
-    pub(super) fn mark_endpoint(&mut self, index: usize) {
-        if let Some(endpoint) = self.endpoints.get_mut(index) {
-            endpoint.busy = true;
-        }
-    }
-
     /// How long the loop may wait for events.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        if self.young.has_ready() || self.endpoints.iter().any(|(_, endpoint)| endpoint.busy) {
+        let busy = !self.busy_endpoints.is_empty() || !self.talking.is_empty();
+        if busy || self.young.has_ready() {
             return Some(Duration::ZERO);
         }
-        let (deadline, ..) = self.deadlines.front()?;
-        Some(deadline.saturating_duration_since(Instant::now()))
+        let moments = [self.idle.next_deadline(), self.shortage.again];
+        let next = moments.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes clients from every endpoint where some wait, a bounded number from each.
-    pub(super) fn accept_turns(&mut self) {
-        let busy: Vec<usize> = self
-            .endpoints
-            .iter()
-            .filter(|(_, e)| e.busy)
-            .map(|(index, _)| index)
-            .collect();
-        for index in busy {
-            for _ in 0..ACCEPT_TURN {
-                let Some(endpoint) = self.endpoints.get_mut(index) else {
-                    break;
-                };
-                match seqpacket::accept(&endpoint.socket) {
-                    Ok(Some(socket)) => {
-                        let partition = endpoint.partition;
-                        self.begin(socket, partition);
-                    }
-                    Ok(None) => {
-                        endpoint.busy = false;
-                        break;
-                    }
-                    Err(error) => {
-                        // Out of descriptors: those who wait go on waiting, and the next client
-                        // or the next second looks again.
-                        tracing::warn!(%error, "cannot take a client");
-                        endpoint.busy = false;
-                        break;
-                    }
-                }
-            }
-        }
-    }
-
-    fn begin(&mut self, socket: OwnedFd, partition: PartitionKey) {
+    /// Takes a client in that has just connected.
+    pub(super) fn begin(&mut self, socket: OwnedFd, partition: PartitionKey) {
         let Ok(caller) = Caller::of(&socket) else {
             return;
         };
@@ -131,6 +99,7 @@ impl Core {
             connected_suspend: false,
             serial: self.next_serial,
             questions: 0,
+            unheard: false,
             role: Role::Asking,
         };
         // A client writes at once what it wants, so most sessions are served without ever being
@@ -141,16 +110,14 @@ impl Core {
         }
     }
 
-    /// Watches a new session.
+    /// Watches a new session. What it has said by now and was not read comes as an event.
     fn keep(&mut self, session: Session) {
-        if session.role == Role::Asking {
-            let idle = self.idle.entry(session.partition).or_default();
-            if *idle >= self.config.idle_sessions {
-                let which = format!("{idle} processes that say nothing in one partition");
-                self.dismiss(&session, &Refusal::LimitReached { which });
-                return;
-            }
-            *idle += 1;
+        let places = self.config.idle_sessions;
+        if session.role == Role::Asking
+            && let Some(oldest) = self.idle.pop_crowded(session.partition, places)
+        {
+            let which = format!("{places} processes that say nothing in one partition");
+            self.send_away(oldest, &Refusal::LimitReached { which });
         }
         let entry = self.sessions.vacant_entry();
         let index = entry.key();
@@ -162,22 +129,34 @@ impl Core {
         {
             let which = format!("descriptors watched by the broker ({error})");
             self.dismiss(&session, &Refusal::LimitReached { which });
-            self.forget(session);
+            self.forget(&session);
             return;
         }
-        match session.role {
-            Role::Asking => {
-                let deadline = Instant::now() + self.config.idle_timeout;
-                self.deadlines.push_back((deadline, index, session.serial));
-            }
+        if session.role == Role::Asking {
+            let deadline = Instant::now() + self.config.idle_timeout;
+            self.idle
+                .insert(session.partition, session.serial, index, deadline);
+        }
+        let role = session.role;
+        entry.insert(Some(session));
+        self.seat(role, index);
+    }
+
+    /// Notes where the session of a listener or lease is.
+    fn seat(&mut self, role: Role, index: usize) {
+        match role {
+            Role::Asking => {}
             Role::Listener(id) => {
                 if let Some(listener) = self.listeners.get_mut(&id) {
                     listener.session = index;
                 }
             }
-            Role::Lease(_) => {}
+            Role::Lease(id) => {
+                if let Some(lease) = self.leases.get_mut(&id) {
+                    lease.session = index;
+                }
+            }
         }
-        entry.insert(Some(session));
     }
 
     /// Reads what a watched session says.
@@ -185,68 +164,63 @@ impl Core {
         let Some(session) = self.sessions.get_mut(index).and_then(Option::take) else {
             return;
         };
-        let asking = (session.role == Role::Asking).then_some(session.partition);
-        match self.converse(session, Some(index)) {
+        let (asked, serial) = (session.role == Role::Asking, session.serial);
+        let next = self.converse(session, Some(index));
+        let asks = matches!(&next, Next::Wait(session) if session.role == Role::Asking);
+        if asked && !asks {
+            self.idle.remove(serial);
+        }
+        match next {
             Next::Wait(session) => {
-                if session.role != Role::Asking {
-                    self.no_longer_idle(asking);
+                if session.unheard {
+                    self.talking.push_back(index);
                 }
-                if let Role::Listener(id) = session.role
-                    && let Some(listener) = self.listeners.get_mut(&id)
-                {
-                    listener.session = index;
+                let role = session.role;
+                if let Some(slot) = self.sessions.get_mut(index) {
+                    *slot = Some(session);
                 }
-                self.sessions[index] = Some(session);
+                self.seat(role, index);
             }
-            Next::Over => {
-                self.no_longer_idle(asking);
-                self.sessions.remove(index);
-            }
+            Next::Over => drop(self.sessions.try_remove(index)),
         }
     }
 
-    fn no_longer_idle(&mut self, partition: Option<PartitionKey>) {
-        let Some(partition) = partition else { return };
-        if let Some(idle) = self.idle.get_mut(&partition) {
-            *idle -= 1;
-            if *idle == 0 {
-                self.idle.remove(&partition);
+    /// Gives one more turn to each session that has more to say.
+    pub(super) fn hear_out(&mut self) {
+        for _ in 0..self.talking.len() {
+            if let Some(index) = self.talking.pop_front() {
+                self.session_ready(index);
             }
         }
     }
 
     /// Ends the sessions that have not said in time what they want.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some(&(deadline, index, serial)) = self.deadlines.front() {
-            if deadline > now {
-                return;
-            }
-            self.deadlines.pop_front();
-            let Some(slot) = self.sessions.get_mut(index) else {
-                continue;
-            };
-            if slot
-                .as_ref()
-                .is_some_and(|s| s.serial == serial && s.role == Role::Asking)
-                && let Some(session) = slot.take()
-            {
-                self.dismiss(&session, &Refusal::TimedOut);
-                self.no_longer_idle(Some(session.partition));
-                self.sessions.remove(index);
-            }
+        while let Some(index) = self.idle.pop_expired(now) {
+            self.send_away(index, &Refusal::TimedOut);
         }
     }
 
-    /// Reads and answers messages until none is left. `index` is where the session is watched.
+    /// Ends a session that has not said what it wants, and says why.
+    fn send_away(&mut self, index: usize, refusal: &Refusal) {
+        if let Some(session) = self.sessions.get_mut(index).and_then(Option::take) {
+            self.dismiss(&session, refusal);
+            self.sessions.try_remove(index);
+        }
+    }
+
+    /// Reads and answers messages until none is left or others must have their turn. `index` is
+    /// where the session is watched.
     fn converse(&mut self, mut session: Session, index: Option<usize>) -> Next {
         let mut bytes = [0; MAX_MESSAGE];
-        loop {
+        session.unheard = false;
+        for _ in 0..WORDS {
             let fault = match message::recv(&session.socket, &mut bytes) {
                 Ok(received) if received.dropped_descriptors => {
                     "a message with descriptors".to_owned()
                 }
                 Ok(received) if received.len == 0 => {
-                    self.forget(session);
+                    self.forget(&session);
                     return Next::Over;
                 }
                 Ok(received) => match ClientMessage::decode(&bytes[..received.len]) {
@@ -264,14 +238,16 @@ impl Core {
                     "a message that is too long".to_owned()
                 }
                 Err(_) => {
-                    self.forget(session);
+                    self.forget(&session);
                     return Next::Over;
                 }
             };
             self.dismiss(&session, &protocol_fault(&fault));
-            self.forget(session);
+            self.forget(&session);
             return Next::Over;
         }
+        session.unheard = true;
+        Next::Wait(session)
     }
 
     fn answer(&mut self, mut session: Session, said: ClientMessage, index: Option<usize>) -> Next {
@@ -292,9 +268,14 @@ impl Core {
                 self.look_up(session, kind, name)
             }
             (_, ClientMessage::SetOption { option, value }) => {
-                session.questions += 1;
+                session.questions = session.questions.saturating_add(1);
                 if option == SocketOption::ConnectedSuspend {
                     session.connected_suspend = value != 0;
+                    if let Role::Listener(id) = session.role
+                        && let Some(listener) = self.listeners.get_mut(&id)
+                    {
+                        listener.connected_suspend = value != 0;
+                    }
                 }
                 self.bounded(session)
             }
@@ -314,7 +295,7 @@ impl Core {
                     &session,
                     &protocol_fault("a message that has no place here"),
                 );
-                self.forget(session);
+                self.forget(&session);
                 Next::Over
             }
         }
@@ -335,12 +316,12 @@ impl Core {
             LookupKind::Service => ElementName::new(name)
                 .ok()
                 .and_then(|name| self.fabric.service_id_of(session.partition, &name))
-                .map(|id| id.to_guid_bytes())
+                .map(hvsock_address::ServiceId::to_guid_bytes)
                 .ok_or(Refusal::Unregistered),
             LookupKind::Partition => PartitionName::new(name)
                 .ok()
                 .and_then(|name| self.fabric.vm_id_of(session.partition, &name))
-                .map(|id| id.to_guid_bytes())
+                .map(hvsock_address::VmId::to_guid_bytes)
                 .ok_or(Refusal::PartitionUnknown),
         };
         match guid {
@@ -367,7 +348,7 @@ impl Core {
         };
         if listen.flags.dry_run {
             let explanation = self.fabric.explain_listen(&request, Audience::Asker);
-            return self.explain(session, &explanation);
+            return self.explain(&session, &explanation);
         }
         let id = match self.fabric.listen(&request) {
             Ok(id) => id,
@@ -380,11 +361,11 @@ impl Core {
         let backlog = self
             .fabric
             .listener(id)
-            .map_or(0, |listener| listener.backlog());
+            .map_or(0, hvsock_fabric::Listener::backlog);
         self.listeners.insert(
             id,
             ListenerRecord {
-                session: usize::MAX,
+                session: NOWHERE,
                 partition: session.partition,
                 caller: session.caller,
                 address: listen.address,
@@ -442,6 +423,10 @@ impl Core {
         registration.creator = Some(format!("process {}", session.caller.pid));
         registration.purpose = Some(register.purpose).filter(|purpose| !purpose.is_empty());
         let id = registration.id;
+        let lease = LeaseRecord {
+            serial: session.serial,
+            session: NOWHERE,
+        };
         self.register(registration).map_err(|error| match error {
             RegisterError::LimitReached { which } => Refusal::LimitReached {
                 which: which.into(),
@@ -450,17 +435,36 @@ impl Core {
                 rule: other.to_string(),
             },
         })?;
+        self.leases.insert(id, lease);
         Ok(id)
     }
 
-    /// Undoes what a session did; its descriptor is closed by then or right after.
-    fn forget(&mut self, session: Session) {
+    /// Undoes what a session did; its descriptor is closed right after.
+    fn forget(&mut self, session: &Session) {
         match session.role {
             Role::Asking => {}
             Role::Listener(id) => self.end_listener(id, None),
             Role::Lease(service) => {
-                self.unregister(service);
+                // Another may have the service by now.
+                let lease = self.leases.get(&service);
+                if lease.is_some_and(|lease| lease.serial == session.serial) {
+                    self.unregister(service);
+                }
             }
+        }
+    }
+
+    /// Tells the process of a lease that it has ended, if that is not because the process did.
+    pub(super) fn cut_lease(&mut self, lease: LeaseRecord, refusal: &Refusal) {
+        self.cut_session(lease.session, refusal);
+    }
+
+    /// Ends a session that stood, and says why.
+    fn cut_session(&mut self, index: usize, refusal: &Refusal) {
+        if let Some(session) = self.sessions.get_mut(index).and_then(Option::take) {
+            let reset = BrokerMessage::Reset(refused(refusal));
+            session.tell(&reset, &mut self.buffer);
+            self.sessions.try_remove(index);
         }
     }
 
@@ -469,12 +473,7 @@ impl Core {
         let Some(record) = self.listeners.get(&id) else {
             return;
         };
-        let index = record.session;
-        if let Some(session) = self.sessions.get_mut(index).and_then(Option::take) {
-            let reset = BrokerMessage::Reset(refused(refusal));
-            session.tell(&reset, &mut self.buffer);
-            self.sessions.remove(index);
-        }
+        self.cut_session(record.session, refusal);
         self.end_listener(id, Some(refusal));
     }
 
@@ -501,17 +500,20 @@ impl Core {
             .map(|(index, _)| index)
             .collect();
         for index in of_it {
-            if let Some(session) = self.sessions[index].take() {
-                let message = match session.role {
-                    Role::Asking => BrokerMessage::Refused(refused(refusal)),
-                    _ => BrokerMessage::Reset(refused(refusal)),
-                };
-                session.tell(&message, &mut self.buffer);
-                self.forget(session);
+            // The end of one may have ended others of them.
+            let Some(session) = self.sessions.get_mut(index).and_then(Option::take) else {
+                continue;
+            };
+            if session.role == Role::Asking {
+                self.idle.remove(session.serial);
+                self.dismiss(&session, refusal);
+            } else {
+                let reset = BrokerMessage::Reset(refused(refusal));
+                session.tell(&reset, &mut self.buffer);
+                self.forget(&session);
             }
-            self.sessions.remove(index);
+            self.sessions.try_remove(index);
         }
-        self.idle.remove(&partition);
     }
 
     /// Says to a session why it ends.
@@ -539,7 +541,7 @@ impl Core {
         });
     }
 
-    pub(super) fn explain(&mut self, session: Session, explanation: &Explanation) -> Next {
+    pub(super) fn explain(&mut self, session: &Session, explanation: &Explanation) -> Next {
         let explained: Refused = explained(explanation);
         session.tell(&BrokerMessage::Explained(explained), &mut self.buffer);
         Next::Over

@@ -58,7 +58,7 @@ impl Core {
     pub(crate) fn leases(&self) -> Vec<Registration> {
         let registry = self.fabric.registry(self.fabric.root());
         let of = |id: &ServiceId| registry?.get(*id).cloned();
-        self.leases.iter().filter_map(of).collect()
+        self.leases.keys().filter_map(of).collect()
     }
 
     /// How often each refusal was given.
@@ -159,7 +159,7 @@ impl Core {
                     id: id.as_u64(),
                     service: address.service,
                     service_name: service_name(&self.fabric, address.service).cloned(),
-                    from: self.from_label(address.vm),
+                    from: self.word_for(address.vm),
                     end: self.end(partition, caller, connected_suspend)?,
                     backlog,
                     waiting: self.waiting(id),
@@ -297,7 +297,7 @@ impl Core {
     }
 
     /// Whom a listener accepts from, in a word.
-    fn from_label(&self, vm: VmId) -> String {
+    fn word_for(&self, vm: VmId) -> String {
         if let Some(word) = vm.well_known_name() {
             return if word == "wildcard" {
                 "any".into()
