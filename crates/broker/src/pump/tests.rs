@@ -39,8 +39,7 @@ impl Process {
     }
 
     fn hear(&self) -> BrokerMessage {
-        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
-        assert!(poll::wait(&mut fds, Some(Instant::now() + PATIENCE)).unwrap());
+        stream::set_recv_timeout(&self.control, Some(PATIENCE)).unwrap();
         let mut bytes = [0; MAX_MESSAGE];
         let received = message::recv(&self.control, &mut bytes).unwrap();
         BrokerMessage::decode(&bytes[..received.len]).unwrap()

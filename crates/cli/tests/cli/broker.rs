@@ -1,0 +1,103 @@
+//! `hvsock broker`.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use crate::util::{DEMO, Done, Running, World, folder, hvsock};
+
+#[test]
+fn it_ends_cleanly_when_asked_to() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut world = World::new();
+        world.broker().signal(signal);
+        assert!(world.broker().end().success());
+        assert!(!fs::exists(world.dir().join("control")).unwrap());
+    }
+}
+
+#[test]
+fn a_second_one_on_the_same_folder_names_the_first() {
+    let mut world = World::new();
+    let first = world.broker().child.id().to_string();
+    let error = world.run(["broker"]).failed();
+    assert!(error.contains(&first), "{error}");
+    world.ok(["status"]);
+}
+
+#[test]
+fn a_folder_that_others_may_write_to_is_refused() {
+    let folder = folder();
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
+    let mut command = hvsock();
+    let error = Done::of(command.arg("--dir").arg(folder.path()).arg("broker")).failed();
+    assert!(
+        error.contains(&folder.path().display().to_string()),
+        "{error}"
+    );
+}
+
+#[test]
+fn the_service_manager_that_started_it_is_told() {
+    let folder = folder();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager
+        .set_read_timeout(Some(crate::util::PATIENCE))
+        .unwrap();
+    let mut command = hvsock();
+    command
+        .arg("--dir")
+        .arg(folder.path())
+        .arg("broker")
+        .env("NOTIFY_SOCKET", &path)
+        .stdout(Stdio::null());
+    let mut broker = Running::start(&mut command);
+    let mut message = [0; 64];
+    let mut told = || {
+        let length = manager.recv(&mut message).unwrap();
+        String::from_utf8_lossy(&message[..length]).into_owned()
+    };
+    assert_eq!(told(), "READY=1");
+    broker.signal(Signal::TERM);
+    assert_eq!(told(), "STOPPING=1");
+    assert!(broker.end().success());
+}
+
+#[test]
+fn a_user_has_one_of_their_own_by_the_environment_alone() {
+    let folder = folder();
+    let run = |arguments: &[&str]| {
+        let mut command = hvsock();
+        command.env("HVSOCK_DIR", folder.path()).args(arguments);
+        command
+    };
+    let mut broker = Running::start(run(&["broker"]).stdout(Stdio::piped()));
+    broker.line();
+    Done::of(&mut run(&["service", "register", DEMO])).ok();
+    assert!(Done::of(&mut run(&["service", "list"])).ok().contains(DEMO));
+    let why = Done::of(&mut run(&["why", "loopback", DEMO]));
+    assert_eq!(why.code, Some(1), "{why:?}");
+}
+
+#[test]
+fn its_name_and_its_threads_are_checked() {
+    let folder = folder();
+    for arguments in [
+        &["--name", "a/b"][..],
+        &["--name", "host"],
+        &["--data-threads", "0"],
+        &["--data-threads", "many"],
+    ] {
+        let mut command = hvsock();
+        command
+            .arg("--dir")
+            .arg(folder.path())
+            .arg("broker")
+            .args(arguments);
+        Done::of(&mut command).misused();
+    }
+}

@@ -1,0 +1,187 @@
+//! `hvsock status`, `hvsock connections` and `hvsock events`.
+
+use std::io::{Read, Write};
+use std::process::Stdio;
+use std::time::Duration;
+
+use hvsock::{ConnectOptions, Endpoint, HvListener, Refusal};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::util::{DEMO, PATIENCE, Running, World, eventually};
+
+#[test]
+fn a_live_connection_has_both_ends_names_bytes_and_age() {
+    let world = World::new();
+    let id = world.register(DEMO);
+    let cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
+    let mut command = world.command(["connect", "loopback", DEMO]);
+    let mut connect = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    connect.write(b"hi\n");
+    assert_eq!(connect.line(), "hi");
+    let mut connections = Vec::new();
+    eventually("the bytes are counted", || {
+        connections = world.connections();
+        connections[0]["bytes_received"] == 3
+    });
+    let [connection] = connections.as_slice() else {
+        panic!("{connections:?}");
+    };
+    assert_eq!(
+        (&connection["service"], &connection["service_name"]),
+        (&json!(id), &json!(DEMO))
+    );
+    assert_eq!(connection["from"]["pid"], json!(connect.child.id()));
+    assert_eq!(connection["to"]["pid"], json!(cat.child.id()));
+    for end in ["from", "to"] {
+        assert_eq!(connection[end]["partition"], "machine");
+        assert_eq!(
+            connection[end]["uid"],
+            json!(rustix::process::geteuid().as_raw())
+        );
+        assert!(connection[end]["user"].is_string());
+    }
+    assert_eq!(connection["bytes_sent"], 3);
+    assert!(connection["age_seconds"].as_f64().unwrap() > 0.0);
+    assert_eq!(connection["state"], "open");
+    let table = world.ok(["connections"]);
+    let pid = format!("pid {}", connect.child.id());
+    for part in ["SERVICE", DEMO, "machine", &pid, "3 B", "open"] {
+        assert!(table.contains(part), "{part} is not in\n{table}");
+    }
+    connect.end_input();
+    connect.end();
+    eventually("it is over", || world.connections().is_empty());
+    assert_eq!(world.ok(["connections"]), "no connections\n");
+}
+
+#[test]
+fn disabling_a_service_cuts_it_and_the_peer_sees_econnreset() {
+    let world = World::new();
+    world.register(DEMO);
+    let web = world.container("web");
+    let listener = HvListener::options()
+        .endpoint(world.endpoint())
+        .listen(("children", DEMO))
+        .unwrap();
+    let mut client = ConnectOptions::new()
+        .endpoint(Endpoint::at(web))
+        .connect(("parent", DEMO))
+        .unwrap();
+    let (mut server, _) = listener.accept_timeout(PATIENCE).unwrap();
+    client.write_all(b"x").unwrap();
+    server.read_exact(&mut [0]).unwrap();
+    assert_eq!(world.connections()[0]["from"]["partition"], "web");
+    world.ok(["service", "disable", DEMO]);
+    for end in [&mut client, &mut server] {
+        end.set_read_timeout(Some(PATIENCE)).unwrap();
+        let error = end.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+        let refusal = hvsock::refusal_of(&error).unwrap();
+        assert!(matches!(refusal, Refusal::Disabled { .. }), "{refusal}");
+    }
+    eventually("it is gone", || world.connections().is_empty());
+}
+
+#[test]
+fn status_is_the_tree_of_partitions_with_what_is_in_them() {
+    let world = World::new();
+    world.register(DEMO);
+    world.container("web");
+    world.ok(["container", "add", "db", "--group", "back"]);
+    world.ok(["container", "pause", "db"]);
+    let _cat = world.listen([DEMO, "--from", "children", "--keep", "--", "cat"]);
+    let _loop = world.listen(["2761", "--from", "loopback", "--keep", "--", "cat"]);
+    let mut command = world.command(["connect", "loopback", "2761"]);
+    let mut connect = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+    connect.write(b"x\n");
+    connect.line();
+    let text = world.ok(["status"]);
+    for line in [
+        "machine (host)",
+        "├─ listens: HV Socket Demo from children",
+        "├─ listens: 2761 from loopback",
+        "├─ db (container in back) paused",
+        "└─ web (container)",
+        "connections",
+    ] {
+        assert!(
+            text.lines().any(|l| l.starts_with(line)),
+            "{line} is not in\n{text}"
+        );
+    }
+    let everything = world.json(["status", "--json"]);
+    assert_eq!(everything["status"]["partition"], "machine");
+    for (list, count) in [("partitions", 3), ("listeners", 2), ("connections", 1)] {
+        assert_eq!(everything[list].as_array().unwrap().len(), count, "{list}");
+        assert_eq!(everything["status"][list], count, "{list}");
+    }
+}
+
+#[test]
+fn status_tells_of_files_that_cannot_be_read() {
+    let world = World::new();
+    let id = world.register(DEMO);
+    let file = world.dir().join("services").join(format!("{id}.toml"));
+    std::fs::write(&file, "name = \"HV Socket Demo\"\nenabeld = true\n").unwrap();
+    eventually("the problem is told", || {
+        let text = world.ok(["status"]);
+        text.contains("problem:") && text.contains(&id) && text.contains("enabeld")
+    });
+}
+
+#[test]
+fn events_are_followed_until_ctrl_c() {
+    let world = World::new();
+    let mut command = world.command(["events", "--json"]);
+    let mut events = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    let mut note = [0; 9];
+    events
+        .child
+        .stderr
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut note)
+        .unwrap();
+    assert_eq!(&note, b"following");
+    world.register(DEMO);
+    let _ = world.run(["connect", "parent", DEMO]);
+    let mut next = || -> Value { serde_json::from_str(&events.line()).unwrap() };
+    let first = next();
+    assert_eq!(
+        (&first["event"], &first["service"]),
+        (&json!("service_registered"), &json!(DEMO))
+    );
+    assert!(first["time_ms"].as_u64().unwrap() > 1_600_000_000_000);
+    assert_eq!(next()["event"], "refused");
+    events.signal(Signal::INT);
+    events.end();
+
+    let mut events = Running::start(world.command(["-q", "events"]).stdout(Stdio::piped()));
+    std::thread::sleep(Duration::from_millis(300));
+    world.container("web");
+    let line = events.line();
+    assert!(line.ends_with("partition web added"), "{line}");
+}
+
+#[test]
+fn a_bench_compares_with_a_unix_socket() {
+    let world = World::new();
+    let figures = world.json(["bench", "--turns", "2", "--time", "5", "--json"]);
+    for figure in ["throughput", "round_trip", "connections"] {
+        let ratio = &figures[figure]["ratio"];
+        let [least, middle, most] =
+            ["min", "median", "max"].map(|end| ratio[end].as_f64().unwrap());
+        assert!(
+            0.0 < least && least <= middle && middle <= most,
+            "{figures}"
+        );
+        assert!(figures[figure]["ours"]["median"].as_f64().unwrap() > 0.0);
+    }
+    let table = world.ok(["bench", "--turns", "1", "--time", "5"]);
+    assert!(
+        table.contains("UNIX SOCKET") && table.contains("GB/s"),
+        "{table}"
+    );
+    eventually("nothing is left behind", || world.connections().is_empty());
+}

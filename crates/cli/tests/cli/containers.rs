@@ -1,0 +1,176 @@
+//! `hvsock container`, and what processes in containers see.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::util::{DEMO, Done, World, inside};
+
+#[test]
+fn adding_one_prints_the_mount_option_and_the_oci_entry() {
+    let world = World::new();
+    let done = world.run(["container", "add", "web", "--group", "front"]);
+    assert!(
+        done.stderr.contains("`web` is a partition"),
+        "{}",
+        done.stderr
+    );
+    let text = done.ok();
+    let lines: Vec<_> = text.lines().collect();
+    let folder = world.dir().join("containers/web");
+    let folder = folder.to_str().unwrap();
+    assert_eq!(
+        lines[0],
+        format!("--mount type=bind,src={folder},dst=/run/hvsock")
+    );
+    let entry: Value = serde_json::from_str(lines[1]).unwrap();
+    assert_eq!(
+        (&entry["source"], &entry["destination"]),
+        (&json!(folder), &json!("/run/hvsock"))
+    );
+    assert_eq!((&entry["type"], lines.len()), (&json!("bind"), 2));
+    assert!(fs::exists(world.dir().join("containers/web/endpoint")).unwrap());
+    let shown = world.json(["container", "show", "web", "--json"]);
+    assert_eq!((&shown["mount"], &shown["oci"]), (&json!(lines[0]), &entry));
+    assert_eq!(
+        (&shown["state"], &shown["groups"]),
+        (&json!("running"), &json!(["front"]))
+    );
+}
+
+#[test]
+fn one_is_shown_listed_paused_resumed_and_removed() {
+    let world = World::new();
+    assert!(
+        world
+            .ok(["container", "list"])
+            .contains("hvsock container add")
+    );
+    world.container("web");
+    let id = "0b2f1f0e-0000-4000-8000-000000000001";
+    world.ok(["container", "add", "db", "--id", id]);
+    assert_eq!(world.ok(["container", "id", "db"]).trim(), id);
+    // UUIDv5 of "WEB" in UTF-16 in Windows' namespace for containers.
+    let derived = world.ok(["container", "id", "web"]);
+    assert_eq!(derived.trim(), "be9804d7-7c91-5639-837f-c16d7c223c2b");
+    let list = world.json(["container", "list", "--json"]);
+    assert_eq!(
+        list.as_array().unwrap().len(),
+        2,
+        "the host is no container"
+    );
+    let table = world.ok(["container", "list"]);
+    assert!(table.lines().nth(1).unwrap().starts_with("db"), "{table}");
+    for (verb, state) in [("pause", "paused"), ("resume", "running")] {
+        let done = world.run(["container", verb, "web"]);
+        assert!(done.stderr.contains(state), "{done:?}");
+        assert!(world.ok(["container", "show", "web"]).contains(state));
+    }
+    world.ok(["container", "groups", "web", "front", "back"]);
+    assert!(
+        world
+            .ok(["container", "show", "web"])
+            .contains("front, back")
+    );
+    world.ok(["container", "groups", "web"]);
+    assert_eq!(
+        world.json(["container", "show", "web", "--json"])["groups"],
+        json!([])
+    );
+    world.ok(["container", "remove", "web"]);
+    let error = world.run(["container", "show", "web"]).failed();
+    assert!(error.contains("web"), "{error}");
+    world.run(["container", "add", "DB"]).failed();
+    world.run(["container", "add", "a/b"]).misused();
+    world.run(["container", "add", "parent"]).misused();
+}
+
+#[test]
+fn a_container_reaches_its_host_as_parent_and_the_host_reaches_it_by_name_or_id() {
+    let world = World::new();
+    world.register(DEMO);
+    let web = world.container("web");
+    let _host = world.listen([DEMO, "--from", "children", "--keep", "--", "cat"]);
+    let mut connect = inside(&web, ["connect", "parent", DEMO]);
+    assert_eq!(
+        Done::with_input(&mut connect, b"to the host\n").ok(),
+        "to the host\n"
+    );
+
+    let mut listen = inside(
+        &web,
+        ["listen", DEMO, "--from", "parent", "--keep", "--", "cat"],
+    );
+    let _web = world.listening(&mut listen);
+    let id = world.ok(["container", "id", "web"]);
+    for target in ["web", "WEB", id.trim()] {
+        let mut connect = world.command(["connect", target, DEMO]);
+        assert_eq!(Done::with_input(&mut connect, b"to web\n").ok(), "to web\n");
+    }
+}
+
+#[test]
+fn siblings_reach_each_other_in_a_group_and_not_without() {
+    let world = World::new();
+    world.register(DEMO);
+    let (web, db) = (world.container("web"), world.container("db"));
+    world.ok(["container", "groups", "db", "back"]);
+    let mut listen = inside(&db, ["-q", "listen", DEMO, "--keep", "--", "cat"]);
+    let _db = world.listening(&mut listen);
+    let id = world.ok(["container", "id", "db"]);
+    let connect = || inside(&web, ["connect", id.trim(), DEMO]);
+    let error = Done::of(&mut connect()).failed();
+    assert!(
+        error.contains("not to be reached") || error.contains("reach"),
+        "{error}"
+    );
+    world.ok(["container", "groups", "web", "back"]);
+    assert_eq!(Done::with_input(&mut connect(), b"hi").ok(), "hi");
+}
+
+#[test]
+fn a_command_in_a_container_knows_who_connected() {
+    let world = World::new();
+    world.register(DEMO);
+    let web = world.container("web");
+    let script = "echo $HVSOCK_PEER_PARTITION $HVSOCK_PEER_UID $HVSOCK_PEER_PID $HVSOCK_SERVICE; \
+        echo $HVSOCK_PEER_VM_ID $HVSOCK_CONNECTION";
+    let _host = world.listen([DEMO, "--from", "web", "--", "sh", "-c", script]);
+    let id = world.ok(["container", "id", "web"]);
+    let text = Done::of(&mut inside(&web, ["connect", "parent", DEMO])).ok();
+    let uid = rustix::process::geteuid().as_raw();
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines[0].starts_with(&format!("web {uid} ")), "{text}");
+    assert!(lines[0].ends_with(DEMO), "{text}");
+    assert!(lines[1].starts_with(id.trim()), "{text}");
+}
+
+#[test]
+fn a_container_has_no_control_over_its_broker() {
+    let world = World::new();
+    let web = world.container("web");
+    let folder = web.parent().unwrap();
+    let there: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|e| e.unwrap().file_name())
+        .collect();
+    assert_eq!(there, ["endpoint"]);
+}
+
+#[test]
+fn containers_and_services_outlive_the_broker() {
+    let mut world = World::new();
+    let id = world.register(DEMO);
+    world.ok(["container", "add", "web", "--group", "front"]);
+    world.broker().child.kill().unwrap();
+    world.broker().end();
+    world.start_broker();
+    assert_eq!(
+        world.json(["service", "show", DEMO, "--json"])["id"],
+        json!(id)
+    );
+    assert_eq!(
+        world.json(["container", "show", "web", "--json"])["groups"],
+        json!(["front"])
+    );
+}

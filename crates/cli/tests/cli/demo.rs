@@ -1,0 +1,59 @@
+//! `hvsock demo`.
+
+use std::fs;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::util::{Done, Running, folder, hvsock};
+
+#[test]
+fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
+    let folder = folder();
+    let mut command = hvsock();
+    let began = Instant::now();
+    let done = Done::of(command.arg("demo").env("TMPDIR", folder.path()));
+    let took = began.elapsed();
+    assert_eq!(done.stderr, "");
+    let text = done.ok();
+    for part in [
+        "HV Socket Demo",
+        "in a partition of its own",
+        "connects to PARENT",
+        "and then the end",
+        "the service is not registered",
+        "Connection refused",
+        "hvsock service disable",
+        "Connection reset by peer",
+        "disabled",
+        "HVSOCKET_CONNECTED_SUSPEND",
+        "hvsock container pause guest",
+        "hvsock container resume guest",
+        "nothing is lost",
+        "throughput",
+        "round trip",
+        "connect, accept, close",
+        "CONNECTIONS",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(!text.contains('\x1b'), "no colour but on a terminal");
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn ctrl_c_in_the_demo_leaves_nothing_behind_either() {
+    let folder = folder();
+    let mut command = hvsock();
+    command
+        .arg("demo")
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::piped());
+    let mut demo = Running::start(&mut command);
+    while !demo.line().contains("A service") {}
+    demo.signal(Signal::INT);
+    demo.end();
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

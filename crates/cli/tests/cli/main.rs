@@ -1,0 +1,12 @@
+//! The command as people and scripts use it: every subcommand, its exit status, what it prints
+//! and where, against a broker of its own.
+
+mod broker;
+mod connections;
+mod containers;
+mod demo;
+mod refusals;
+mod services;
+mod shell;
+mod talking;
+mod util;

@@ -1,0 +1,204 @@
+//! `hvsock why`, and what refused commands say.
+
+use serde_json::json;
+
+use crate::util::{DEMO, Done, World, hvsock, inside};
+
+/// A failure is one sentence, and one line with the command that would fix it.
+fn assert_helpful(stderr: &str, sentence: &str, help: &str) {
+    let lines: Vec<_> = stderr.lines().collect();
+    assert_eq!(lines.len(), 2, "{stderr}");
+    assert!(
+        lines[0].starts_with("error: ") && lines[0].contains(sentence),
+        "{stderr}"
+    );
+    assert!(
+        lines[1].starts_with("help: ") && lines[1].contains(help),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn a_refused_connect_names_the_command_that_would_fix_it() {
+    let world = World::new();
+    let dir = world.dir().display().to_string();
+    world.container("web");
+    let error = world.run(["connect", "web", DEMO]).failed();
+    let help = format!("hvsock --dir {dir} service register 'HV Socket Demo'");
+    assert_helpful(&error, "the service is not registered", &help);
+
+    world.register(DEMO);
+    world.ok(["service", "disable", DEMO]);
+    let error = world.run(["connect", "web", DEMO]).failed();
+    assert_helpful(&error, "disabled", "service enable 'HV Socket Demo'");
+
+    world.ok(["service", "enable", DEMO]);
+    let error = world.run(["connect", "web", DEMO]).failed();
+    assert_helpful(
+        &error,
+        "nobody listens",
+        "listen 'HV Socket Demo' --from parent",
+    );
+
+    world.ok(["container", "pause", "web"]);
+    let error = world.run(["connect", "web", DEMO]).failed();
+    assert_helpful(&error, "paused", "container resume web");
+    world.run(["connect", "nobody", DEMO]).failed();
+    world.run(["connect", "parent", DEMO]).failed();
+}
+
+#[test]
+fn a_refused_listen_names_it_too() {
+    let world = World::new();
+    let error = world.run(["listen", "2761"]).failed();
+    assert_helpful(
+        &error,
+        "cannot listen: the service is not registered",
+        "service register",
+    );
+    world.ok(["service", "register", "backup", "--port", "2761"]);
+    let _first = world.listen(["2761", "--from", "children", "--", "cat"]);
+    let error = world.run(["listen", "2761", "--from", "children"]).failed();
+    assert!(error.contains("cannot listen"), "{error}");
+}
+
+#[test]
+fn a_listener_that_is_cut_says_why() {
+    let world = World::new();
+    world.register(DEMO);
+    let mut command = world.command(["listen", DEMO, "--from", "children", "--keep", "--", "cat"]);
+    let mut listener = world.listening(command.stderr(std::process::Stdio::piped()));
+    world.ok(["service", "disable", DEMO]);
+    assert_eq!(listener.end().code(), Some(1));
+    let error = listener.rest_of_stderr();
+    assert!(
+        error.contains("the listener was cut") && error.contains("disabled"),
+        "{error}"
+    );
+}
+
+#[test]
+fn why_gives_the_verdict_the_steps_and_the_fix() {
+    let world = World::new();
+    world.register(DEMO);
+    let done = world.run(["why", "parent", DEMO]);
+    assert_eq!(done.code, Some(1), "the host of the machine has no parent");
+    assert!(done.stdout.starts_with("refused: "), "{}", done.stdout);
+    assert!(done.stdout.contains("✗"), "{}", done.stdout);
+
+    world.container("web");
+    let done = world.run(["why", "web", DEMO]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(1), ""));
+    assert!(
+        done.stdout.contains("✓ Is the service registered"),
+        "{}",
+        done.stdout
+    );
+    assert!(
+        done.stdout
+            .lines()
+            .last()
+            .unwrap()
+            .starts_with("help: hvsock --dir")
+    );
+
+    let _cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
+    let done = world.run(["why", "loopback", DEMO]);
+    assert_eq!(done.code, Some(0), "{done:?}");
+    assert!(
+        done.stdout.starts_with("the connect would succeed"),
+        "{}",
+        done.stdout
+    );
+    assert!(world.connections().is_empty(), "it only asks");
+}
+
+#[test]
+fn why_speaks_json_too() {
+    let world = World::new();
+    world.register(DEMO);
+    world.container("web");
+    for arguments in [
+        &["why", "web", DEMO, "--json"][..],
+        &["why", "web", DEMO, "--json", "--from", "machine"],
+    ] {
+        let done = world.run(arguments);
+        assert_eq!(done.code, Some(1));
+        let said: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(said["refusal"]["reason"], "no_listener");
+        assert_eq!(said["refusal"]["errno"], 111);
+        let steps = said["steps"].as_array().unwrap();
+        let (last, others) = steps.split_last().unwrap();
+        assert_eq!(last["pass"], json!(false));
+        assert!(others.iter().all(|step| step["pass"] == true), "{said}");
+    }
+}
+
+#[test]
+fn why_asks_for_listens_and_for_other_partitions() {
+    let world = World::new();
+    world.container("web");
+    let done = world.run(["why", "children", DEMO, "--listen"]);
+    assert_eq!(done.code, Some(1));
+    assert!(done.stdout.contains("not registered"), "{}", done.stdout);
+    world.register(DEMO);
+    assert!(
+        world
+            .ok(["why", "children", DEMO, "--listen"])
+            .contains("would succeed")
+    );
+    let done = world.run(["why", "parent", DEMO, "--from", "web"]);
+    assert_eq!(done.code, Some(1));
+    assert!(done.stdout.contains("--from web"), "{}", done.stdout);
+    let _cat = world.listen([DEMO, "--from", "web", "--keep", "--", "cat"]);
+    assert!(
+        world
+            .ok(["why", "parent", DEMO, "--from", "web"])
+            .contains("would succeed")
+    );
+    let error = world
+        .run(["why", "parent", DEMO, "--from", "nobody"])
+        .failed();
+    assert!(error.contains("nobody"), "{error}");
+}
+
+#[test]
+fn why_works_inside_a_container() {
+    let world = World::new();
+    world.register(DEMO);
+    let web = world.container("web");
+    let done = Done::of(&mut inside(&web, ["why", "parent", DEMO]));
+    assert_eq!(done.code, Some(1));
+    assert!(done.stdout.contains("nobody listens"), "{}", done.stdout);
+    let unknown = Done::of(&mut inside(&web, ["why", "parent", "unheard of", "--json"]));
+    assert!(
+        unknown.stdout.contains("service register 'unheard of'"),
+        "{}",
+        unknown.stdout
+    );
+}
+
+#[test]
+fn without_a_broker_every_command_says_how_to_start_one() {
+    let folder = crate::util::folder();
+    for arguments in [
+        &["status"][..],
+        &["service", "list"],
+        &["container", "list"],
+        &["connections"],
+        &["events"],
+        &["listen", "x"],
+        &["connect", "loopback", "x"],
+        &["why", "loopback", "x"],
+        &["bench"],
+    ] {
+        let mut command = hvsock();
+        command.arg("--dir").arg(folder.path()).args(arguments);
+        let error = Done::of(&mut command).failed();
+        assert!(error.contains("hvsock broker"), "{arguments:?}: {error}");
+        assert!(
+            error.contains(&folder.path().display().to_string()),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,308 @@
+//! `hvsock service`.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::process::Stdio;
+
+use rustix::process::Signal;
+use serde_json::json;
+
+use crate::util::{DEMO, Done, Running, World, eventually, is_root};
+
+const IN_BOX: &str = "999e53d4-3d5c-4c3e-8779-bed06ec056e1";
+
+#[test]
+fn register_prints_the_guid_and_nothing_else() {
+    let world = World::new();
+    let done = world.run(["service", "register", DEMO]);
+    assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
+    assert_eq!(done.stdout.lines().count(), 1);
+    let id = done.stdout.trim();
+    assert_eq!((id.len(), id.matches('-').count()), (36, 4), "{id}");
+    let shown = world.json(["service", "show", DEMO, "--json"]);
+    assert_eq!((&shown["id"], &shown["name"]), (&json!(id), &json!(DEMO)));
+    assert_eq!(
+        (&shown["enabled"], &shown["lease"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(shown["creator"], "hvsock");
+}
+
+#[test]
+fn a_service_by_port_has_the_guid_of_the_template() {
+    let world = World::new();
+    let id = world.ok(["service", "register", "backup", "--port", "2761"]);
+    assert_eq!(id.trim(), "00000ac9-facb-11e6-bd58-64006a7986d3");
+    for service in ["backup", "BACKUP", "2761", id.trim()] {
+        let shown = world.json(["service", "show", service, "--json"]);
+        assert_eq!(
+            (&shown["name"], &shown["port"]),
+            (&json!("backup"), &json!(2761))
+        );
+    }
+}
+
+#[test]
+fn access_rules_are_registered_and_shown() {
+    let world = World::new();
+    let id = "0b2f1f0e-0000-4000-8000-000000000001";
+    let done = world.run([
+        "service",
+        "register",
+        "backup",
+        "--id",
+        id,
+        "--purpose",
+        "nightly",
+        "--connect-user",
+        "alice",
+        "--connect-user",
+        "bob",
+        "--bind-user",
+        "*",
+        "--partition",
+        "@front",
+    ]);
+    assert_eq!(done.ok().trim(), id);
+    let shown = world.json(["service", "show", "backup", "--json"]);
+    assert_eq!(shown["connect"]["users"], json!(["alice", "bob"]));
+    assert_eq!(shown["bind"]["users"], json!(["*"]));
+    assert_eq!(shown["bind"]["partitions"], json!(["@front"]));
+    assert_eq!(shown["connect"]["partitions"], json!(["@front"]));
+    let text = world.ok(["service", "show", "backup"]);
+    for part in [
+        "nightly",
+        "users alice, bob; partitions @front",
+        "0 listeners, 0 connections",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+}
+
+#[test]
+fn a_list_is_a_table_for_people_and_json_for_programs() {
+    let world = World::new();
+    assert!(
+        world
+            .ok(["service", "list"])
+            .contains("hvsock service register")
+    );
+    assert_eq!(world.json(["service", "list", "--json"]), json!([]));
+    world.register(DEMO);
+    world.register("another");
+    let table = world.ok(["service", "list"]);
+    let lines: Vec<_> = table.lines().collect();
+    assert!(lines[0].starts_with("NAME"), "{table}");
+    assert!(
+        lines[1].starts_with("another") && lines[2].starts_with(DEMO),
+        "{table}"
+    );
+    assert!(!table.contains('\x1b'), "no colour but on a terminal");
+    let all = world.json(["service", "list", "--all", "--json"]);
+    assert_eq!(all.as_array().unwrap().len(), 4);
+    assert!(world.ok(["service", "list", "--all"]).contains("in-box"));
+}
+
+#[test]
+fn a_second_tools_clash_is_refused_with_both_named() {
+    let world = World::new();
+    world.ok(["service", "register", "backup", "--port", "2761"]);
+    let error = world
+        .run(["service", "register", "other", "--port", "2761"])
+        .failed();
+    for part in ["backup", "other", "hvsock"] {
+        assert!(error.contains(part), "{error}");
+    }
+    world.run(["service", "register", "Backup"]).failed();
+    let error = world
+        .run(["service", "register", "mine", "--id", IN_BOX])
+        .failed();
+    assert!(error.contains("Microsoft"), "{error}");
+    assert_eq!(
+        world
+            .json(["service", "list", "--json"])
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn enable_disable_and_unregister_say_what_they_did_unless_quiet() {
+    let world = World::new();
+    world.register(DEMO);
+    world.container("web");
+    let done = world.run(["service", "disable", DEMO]);
+    assert_eq!((done.code, done.stdout.as_str()), (Some(0), ""));
+    assert!(done.stderr.contains("disabled"), "{}", done.stderr);
+    assert_eq!(
+        world.json(["service", "show", DEMO, "--json"])["enabled"],
+        false
+    );
+    let done = world.run(["--quiet", "service", "enable", DEMO]);
+    assert_eq!(
+        (done.code, done.stdout.as_str(), done.stderr.as_str()),
+        (Some(0), "", "")
+    );
+    world.ok(["service", "disable", DEMO, "--vm", "web"]);
+    let shown = world.json(["service", "show", DEMO, "--json"]);
+    assert_eq!(
+        (&shown["enabled"], &shown["vm"]["web"]["enabled"]),
+        (&json!(true), &json!(false))
+    );
+    assert!(
+        world
+            .ok(["service", "show", DEMO])
+            .contains("web: disabled")
+    );
+    world.ok(["service", "unregister", DEMO]);
+    let error = world.run(["service", "show", DEMO]).failed();
+    assert!(error.contains(DEMO), "{error}");
+}
+
+#[test]
+fn what_is_exported_can_be_imported() {
+    let world = World::new();
+    let id = world.register(DEMO);
+    world.ok(["service", "register", "backup", "--connect-user", "alice"]);
+    let json_file = world.dir().join("services.json");
+    let reg_file = world.dir().join("services.reg");
+    fs::write(&json_file, world.ok(["service", "export"])).unwrap();
+    world.ok([
+        "service",
+        "export",
+        "--reg",
+        "--output",
+        reg_file.to_str().unwrap(),
+    ]);
+    let reg = fs::read(&reg_file).unwrap();
+    assert_eq!(
+        &reg[..2],
+        [0xff, 0xfe],
+        "UTF-16 with its mark, as Windows takes it"
+    );
+
+    let before = world.json(["service", "list", "--json"]);
+    for service in [DEMO, "backup"] {
+        world.ok(["service", "unregister", service]);
+    }
+    let added = world.ok(["service", "import", json_file.to_str().unwrap()]);
+    assert!(
+        added.lines().any(|line| line == format!("{id} {DEMO}")),
+        "{added}"
+    );
+    assert_eq!(world.json(["service", "list", "--json"]), before);
+    let again = world.run(["service", "import", json_file.to_str().unwrap()]);
+    assert!(again.stderr.contains("0 services added"), "{again:?}");
+
+    world.ok(["service", "unregister", DEMO]);
+    world.ok(["service", "import", reg_file.to_str().unwrap()]);
+    assert!(world.ok(["service", "show", DEMO]).contains(&id));
+    world.ok(["service", "unregister", DEMO]);
+    let piped = Done::with_input(&mut world.command(["service", "import", "-"]), &reg).ok();
+    assert!(piped.contains(&id), "{piped}");
+}
+
+#[test]
+fn a_file_that_cannot_be_imported_is_named_with_its_fault() {
+    let world = World::new();
+    let file = world.dir().join("broken");
+    fs::write(&file, "[{\"nam\": 1}]").unwrap();
+    let error = world
+        .run(["service", "import", file.to_str().unwrap()])
+        .failed();
+    assert!(
+        error.contains("broken") && error.contains("line 1"),
+        "{error}"
+    );
+    fs::write(&file, "hello").unwrap();
+    world
+        .run(["service", "import", file.to_str().unwrap()])
+        .failed();
+    let error = world.run(["service", "import", "/nonexistent"]).failed();
+    assert!(error.contains("/nonexistent"), "{error}");
+}
+
+#[test]
+fn a_lease_lasts_as_long_as_the_command() {
+    let world = World::new();
+    let mut command = world.command(["service", "register", "trial", "--lease"]);
+    let mut lease = Running::start(command.stdout(Stdio::piped()));
+    let id = lease.line();
+    let shown = world.json(["service", "show", "trial", "--json"]);
+    assert_eq!((&shown["id"], &shown["lease"]), (&json!(id), &json!(true)));
+    assert!(world.ok(["service", "list"]).contains("lease"));
+    lease.signal(Signal::INT);
+    assert!(lease.end().success(), "Ctrl-C is its clean end");
+    eventually("the lease ends", || {
+        world.run(["service", "show", "trial"]).code == Some(1)
+    });
+
+    let mut command = world.command(["service", "register", "trial", "--lease"]);
+    let mut lease = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
+    lease.line();
+    world.ok(["service", "unregister", "trial"]);
+    assert_eq!(lease.end().code(), Some(1), "taken away");
+    assert!(lease.rest_of_stderr().contains("the lease has ended"));
+}
+
+#[test]
+fn who_may_not_change_things_is_told_who_may() {
+    if !is_root() {
+        eprintln!("skipped: only root can run a command as somebody else");
+        return;
+    }
+    let world = World::new();
+    world.register(DEMO);
+    let stranger = |arguments: &[&str]| {
+        let mut command = world.command(arguments);
+        Done::of(command.uid(65_534).gid(65_534))
+    };
+    assert!(
+        stranger(&["service", "list"]).ok().contains(DEMO),
+        "reading needs no privilege"
+    );
+    for arguments in [
+        &["service", "register", "mine"][..],
+        &["service", "disable", DEMO],
+        &["service", "unregister", DEMO],
+        &["container", "add", "mine"],
+        &["connections", "cut", "1"],
+    ] {
+        let error = stranger(arguments).failed();
+        assert!(
+            error.contains("only root") && error.contains("65534"),
+            "{error}"
+        );
+    }
+    stranger(&["service", "register", "mine", "--lease"]).failed();
+    assert_eq!(
+        world
+            .json(["service", "list", "--json"])
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+#[test]
+fn wrong_usage_has_exit_status_two() {
+    let world = World::new();
+    for arguments in [
+        &["service"][..],
+        &["service", "register"],
+        &["service", "register", "2761"],
+        &["service", "register", "x", "--port", "1", "--id", IN_BOX],
+        &["service", "register", "x", "--port", "4294967296"],
+        &["service", "register", "x", "--lease", "--bind-user", "y"],
+        &["service", "show", ""],
+        &["nonsense"],
+        &["--nonsense"],
+        &[],
+    ] {
+        let error = world.run(arguments).misused();
+        assert!(!error.is_empty(), "{arguments:?}");
+    }
+}

@@ -1,0 +1,301 @@
+//! A broker in a temporary folder, and commands to run against it.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock::Endpoint;
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// Longer than anything takes on a busy machine.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const DEMO: &str = "HV Socket Demo";
+
+/// The command, without what the environment of the test run says.
+pub fn hvsock() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hvsock"));
+    for name in [
+        "HVSOCK_DIR",
+        "HVSOCK_ENDPOINT",
+        "NO_COLOR",
+        "CLICOLOR_FORCE",
+        "NOTIFY_SOCKET",
+    ] {
+        command.env_remove(name);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
+/// A short folder, since a Unix socket's path is short, that other users may look into.
+pub fn folder() -> TempDir {
+    use std::os::unix::fs::PermissionsExt;
+
+    let folder = tempfile::Builder::new()
+        .prefix("hvcli")
+        .tempdir_in("/tmp")
+        .unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
+/// A broker, with the folder that it serves.
+pub struct World {
+    folder: TempDir,
+    broker: Option<Running>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let mut world = Self {
+            folder: folder(),
+            broker: None,
+        };
+        world.start_broker();
+        world
+    }
+
+    pub fn start_broker(&mut self) {
+        let mut command = self.command(["broker", "--name", "machine"]);
+        command.stdout(Stdio::piped());
+        let mut broker = Running::start(&mut command);
+        let ready = broker.line();
+        assert!(
+            ready.starts_with("hvsock broker ready: endpoint /"),
+            "{ready}"
+        );
+        self.broker = Some(broker);
+    }
+
+    pub fn broker(&mut self) -> &mut Running {
+        self.broker.as_mut().unwrap()
+    }
+
+    pub fn dir(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// `hvsock --dir … ARGUMENTS`.
+    pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
+        let mut command = hvsock();
+        command.arg("--dir").arg(self.dir()).args(arguments);
+        command
+    }
+
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
+        Done::of(&mut self.command(arguments))
+    }
+
+    /// Runs a command that must succeed; its standard output.
+    pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
+        self.run(arguments).ok()
+    }
+
+    /// What a command with `--json` prints.
+    pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
+        let text = self.ok(arguments);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+
+    /// Registers a service; its GUID.
+    pub fn register(&self, name: &str) -> String {
+        self.ok(["service", "register", name]).trim().to_owned()
+    }
+
+    /// Adds a container; the endpoint that its processes have.
+    pub fn container(&self, name: &str) -> PathBuf {
+        self.ok(["-q", "container", "add", name]);
+        self.dir().join("containers").join(name).join("endpoint")
+    }
+
+    pub fn endpoint(&self) -> Endpoint {
+        Endpoint::in_dir(self.dir())
+    }
+
+    /// Starts `hvsock listen ARGUMENTS` and waits until it listens.
+    pub fn listen<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Running {
+        let mut command = self.command(["--quiet", "listen"]);
+        command.args(arguments);
+        self.listening(&mut command)
+    }
+
+    /// Starts a command that listens, and waits until it does.
+    pub fn listening(&self, command: &mut Command) -> Running {
+        let before = self.listeners();
+        let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
+        eventually("it listens", || {
+            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
+            self.listeners() > before
+        });
+        running
+    }
+
+    pub fn listeners(&self) -> u64 {
+        self.json(["status", "--json"])["status"]["listeners"]
+            .as_u64()
+            .unwrap()
+    }
+
+    pub fn connections(&self) -> Vec<Value> {
+        let Value::Array(connections) = self.json(["connections", "--json"]) else {
+            panic!("connections are a list");
+        };
+        connections
+    }
+}
+
+/// `hvsock ARGUMENTS` as a process in a container that has this endpoint.
+pub fn inside<S: AsRef<OsStr>>(endpoint: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
+    let mut command = hvsock();
+    command.env("HVSOCK_ENDPOINT", endpoint).args(arguments);
+    command
+}
+
+/// What a command came to.
+#[derive(Debug)]
+pub struct Done {
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Done {
+    pub fn of(command: &mut Command) -> Self {
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        Self::from(command.output().unwrap())
+    }
+
+    /// With this on its standard input.
+    pub fn with_input(command: &mut Command, input: &[u8]) -> Self {
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut stdin = child.stdin.take().unwrap();
+        let input = input.to_owned();
+        let writer = thread::spawn(move || stdin.write_all(&input));
+        let output = child.wait_with_output().unwrap();
+        let _ = writer.join();
+        Self::from(output)
+    }
+
+    pub fn ok(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:#?}");
+        self.stdout
+    }
+
+    /// It was refused or failed; what it said on stderr.
+    pub fn failed(self) -> String {
+        assert_eq!(self.code, Some(1), "{self:#?}");
+        assert_eq!(self.stdout, "", "{}", self.stderr);
+        self.stderr
+    }
+
+    /// It was asked in a wrong way.
+    pub fn misused(self) -> String {
+        assert_eq!(self.code, Some(2), "{self:#?}");
+        assert_eq!(self.stdout, "", "{}", self.stderr);
+        self.stderr
+    }
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        Self {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+/// A command that runs; killed when dropped.
+pub struct Running {
+    pub child: Child,
+}
+
+impl Running {
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.spawn().unwrap();
+        Self { child }
+    }
+
+    pub fn write(&mut self, bytes: &[u8]) {
+        self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
+    }
+
+    pub fn end_input(&mut self) {
+        drop(self.child.stdin.take());
+    }
+
+    /// The next line of its standard output.
+    pub fn line(&mut self) -> String {
+        let stdout = self.child.stdout.as_mut().unwrap();
+        let mut line = String::new();
+        // One byte at a time: what follows the line is for later.
+        BufReader::with_capacity(1, stdout)
+            .read_line(&mut line)
+            .unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// All that is left of its standard output.
+    pub fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        let mut stdout = self.child.stdout.take().unwrap();
+        stdout.read_to_end(&mut rest).unwrap();
+        rest
+    }
+
+    pub fn rest_of_stderr(&mut self) -> String {
+        let mut rest = String::new();
+        let mut stderr = self.child.stderr.take().unwrap();
+        stderr.read_to_string(&mut rest).unwrap();
+        rest
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).unwrap();
+    }
+
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits for its end, which must come.
+    pub fn end(&mut self) -> ExitStatus {
+        let mut status = None;
+        eventually("it ends", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        status.unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until `now` holds.
+pub fn eventually(what: &str, mut now: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !now() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The process runs as root, and so may become another user.
+pub fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
