@@ -39,7 +39,8 @@ impl Process {
     }
 
     fn hear(&self) -> BrokerMessage {
-        stream::set_recv_timeout(&self.control, Some(PATIENCE)).unwrap();
+        let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
+        assert!(poll::wait(&mut fds, Some(Instant::now() + PATIENCE)).unwrap());
         let mut bytes = [0; MAX_MESSAGE];
         let received = message::recv(&self.control, &mut bytes).unwrap();
         BrokerMessage::decode(&bytes[..received.len]).unwrap()

@@ -11,7 +11,7 @@ use hvsock_endpoint::{
     BrokerMessage, ClientMessage, Connected, Incoming, Listening, Refused, Transport,
 };
 use hvsock_sys::poll::{self, PollFd, PollFlags};
-use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
+use hvsock_sys::{message, seqpacket, stream};
 use tempfile::TempDir;
 
 /// Longer than anything takes that works.
@@ -57,7 +57,6 @@ impl Broker {
                 None => wait(&self.listener, PollFlags::IN),
             }
         };
-        set_nonblocking(&socket, false).unwrap();
         Client { socket }
     }
 
@@ -146,7 +145,14 @@ impl Client {
     }
 
     pub fn say_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        message::send(&self.socket, bytes, descriptors)
+        loop {
+            match message::send(&self.socket, bytes, descriptors) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    wait(&self.socket, PollFlags::OUT);
+                }
+                result => return result,
+            }
+        }
     }
 
     /// Makes this client the connecting side of a connection.
@@ -156,6 +162,30 @@ impl Client {
         Side {
             control: self,
             data,
+        }
+    }
+
+    /// Gives this listener `count` connections whose peers are gone, and reads what it says to
+    /// them late: far more acknowledgements than one socket holds, and all of them.
+    pub fn flood(&self, count: u64) {
+        let mut heard = 0;
+        let mut bytes = Vec::new();
+        for connection in 0..count {
+            let (_, data) = stream::pair().unwrap();
+            let (_, control) = seqpacket::pair().unwrap();
+            incoming(connection).encode(&mut bytes);
+            let descriptors = [data.as_fd(), control.as_fd()];
+            while let Err(error) = message::send(&self.socket, &bytes, &descriptors) {
+                assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+                while !self.hears_nothing() {
+                    assert_eq!(self.hear(), ClientMessage::Accepted { connection: heard });
+                    heard += 1;
+                }
+            }
+        }
+        while heard < count {
+            assert_eq!(self.hear(), ClientMessage::Accepted { connection: heard });
+            heard += 1;
         }
     }
 

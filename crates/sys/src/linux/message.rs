@@ -1,5 +1,8 @@
 //! Whole messages over a `SOCK_SEQPACKET` socket, with descriptors beside them.
 //!
+//! No call here waits, whatever mode the socket is in: what would wait is `WouldBlock`, and
+//! [`poll`](super::poll) waits with a bound.
+//!
 //! What comes from the other side is not trusted: a message longer than the buffer is an error
 //! and not a shorter message, and no more descriptors enter this process than it asked for.
 
@@ -42,7 +45,7 @@ pub struct ReceivedWithDescriptors {
 /// Sends `bytes` as one message, with at most [`MAX_DESCRIPTORS`] descriptors beside it; all of
 /// it or, with an error such as `WouldBlock`, nothing.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let flags = SendFlags::NOSIGNAL;
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     if descriptors.is_empty() {
         super::retry(|| rustix::net::send(&socket, bytes, flags))?;
         return Ok(());
@@ -107,10 +110,11 @@ fn receive(
     buffer: &mut [u8],
     control: &mut RecvAncillaryBuffer<'_>,
 ) -> io::Result<RecvMsg> {
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
     let mut ask = || {
         super::retry(|| {
             let mut buffers = [IoSliceMut::new(buffer)];
-            rustix::net::recvmsg(&socket, &mut buffers, control, RecvFlags::CMSG_CLOEXEC)
+            rustix::net::recvmsg(&socket, &mut buffers, control, flags)
         })
     };
     match ask() {
@@ -210,6 +214,21 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         let next = recv_with_descriptors(&b, &mut buffer).unwrap();
         assert_eq!(&buffer[..next.len], b"next");
+    }
+
+    #[test]
+    fn nothing_waits_on_a_blocking_socket() {
+        let (a, b) = seqpacket::pair().unwrap();
+        assert_eq!(
+            recv(&a, &mut [0; 16]).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+        let full = loop {
+            if let Err(error) = send(&b, &[0; 4096], &[]) {
+                break error;
+            }
+        };
+        assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
     }
 
     #[test]

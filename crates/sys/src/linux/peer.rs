@@ -98,7 +98,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = crate::seqpacket::listen(&path, 0o600, 1).unwrap();
-        let _client = crate::seqpacket::connect(&path, None).unwrap();
+        let _client = crate::seqpacket::connect(&path, std::time::Duration::ZERO).unwrap();
         let socket = crate::seqpacket::accept(&listener).unwrap().unwrap();
         let mut got = groups(&socket).unwrap();
         let own = rustix::process::getgroups().unwrap();

@@ -54,22 +54,26 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Connects to the listener at `path` and returns the blocking socket.
+/// Connects to the listener at `path` and returns the non-blocking socket.
 ///
-/// Where the listener's backlog is full, waits for up to `timeout` (no bound if `None`), then
-/// fails with `WouldBlock`.
-pub fn connect(path: &Path, timeout: Option<Duration>) -> io::Result<OwnedFd> {
+/// Where the listener's backlog is full, waits for up to `timeout`, then fails with `WouldBlock`.
+pub fn connect(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
     let address = address(path)?;
-    let socket = socket(SocketFlags::CLOEXEC)?;
-    // The kernel bounds a Unix connect by the time limit for sending; zero would mean none.
-    let bound = timeout.map(|t| t.max(Duration::from_micros(1)));
-    if bound.is_some() {
-        set_socket_timeout(&socket, Timeout::Send, bound)?;
+    let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
+    match super::retry(|| rustix::net::connect(&socket, &address)) {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock && !timeout.is_zero() => {}
+        result => return result.map(|()| socket),
     }
+    // The kernel bounds a Unix connect that waits by the time limit for sending.
+    set_socket_timeout(
+        &socket,
+        Timeout::Send,
+        Some(timeout.max(Duration::from_micros(1))),
+    )?;
+    super::set_nonblocking(&socket, false)?;
     super::retry(|| rustix::net::connect(&socket, &address))?;
-    if bound.is_some() {
-        set_socket_timeout(&socket, Timeout::Send, None)?;
-    }
+    super::set_nonblocking(&socket, true)?;
+    set_socket_timeout(&socket, Timeout::Send, None)?;
     Ok(socket)
 }
 
@@ -109,13 +113,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(listen(&path, 0o600, 1).unwrap());
-        let refused = connect(&path, None).unwrap_err();
+        let refused = connect(&path, Duration::ZERO).unwrap_err();
         assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
         let listener = listen(&path, 0o666, 1).unwrap();
         let mode = fs::metadata(&path).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o666);
         assert!(accept(&listener).unwrap().is_none());
-        let _client = connect(&path, None).unwrap();
+        let _client = connect(&path, Duration::ZERO).unwrap();
         assert!(accept(&listener).unwrap().is_some());
     }
 
@@ -134,7 +138,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let _listener = listen(&path, 0o600, 0).unwrap();
-        let bound = Some(Duration::from_millis(50));
+        let bound = Duration::from_millis(50);
         let start = Instant::now();
         let mut waiting = Vec::new();
         let error = loop {
@@ -145,13 +149,17 @@ mod tests {
             assert!(waiting.len() < 10);
         };
         assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-        assert!(start.elapsed() >= Duration::from_millis(50));
+        assert!(start.elapsed() >= bound);
+        let start = Instant::now();
+        let error = connect(&path, Duration::ZERO).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert!(start.elapsed() < bound);
     }
 
     #[test]
     fn a_path_too_long_for_a_socket_is_named() {
         let path = Path::new("/tmp").join("x".repeat(120));
-        let error = connect(&path, None).unwrap_err();
+        let error = connect(&path, Duration::ZERO).unwrap_err();
         assert!(error.to_string().contains("107 bytes"), "{error}");
     }
 }

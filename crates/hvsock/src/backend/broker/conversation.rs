@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
 use hvsock_sys::poll::PollFlags;
-use hvsock_sys::{message, seqpacket, set_nonblocking};
+use hvsock_sys::{message, seqpacket};
 
 use crate::error::{self, NoBroker};
 use crate::{Endpoint, wait};
@@ -34,9 +34,8 @@ impl Conversation {
     /// Waits up to `bound` for a broker whose queue of clients is full; `WouldBlock` after it.
     pub(crate) fn open(endpoint: &Endpoint, bound: Duration) -> io::Result<Self> {
         for path in endpoint.paths() {
-            match seqpacket::connect(path, Some(bound)) {
+            match seqpacket::connect(path, bound) {
                 Ok(socket) => {
-                    set_nonblocking(&socket, true)?;
                     let (socket, path) = (Arc::new(socket), path.as_path().into());
                     return Ok(Self { socket, path });
                 }
@@ -96,15 +95,13 @@ impl Conversation {
 
     /// Waits for the next answer until `deadline`; `TimedOut` after it.
     pub(crate) fn wait_answer(&self, deadline: Instant) -> io::Result<Answer> {
-        loop {
+        while wait::ready(self, PollFlags::IN, Some(deadline))? {
             match self.answer() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            if !wait::ready(self, PollFlags::IN, Some(deadline))? {
-                return Err(self.silent());
-            }
         }
+        Err(self.silent())
     }
 
     /// The error for a broker that says what this library does not understand.

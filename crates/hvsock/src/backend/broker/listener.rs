@@ -103,34 +103,37 @@ impl Listener {
 
     /// Accepts what is there; `WouldBlock` if nothing is.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        // Held while a message is read and understood, so that of two threads that read the
+        // reason and then the end, the second knows the reason.
+        let mut state = self.state();
         // A connection taken and not acknowledged would keep its place in the backlog, so no
         // other one is taken meanwhile.
-        self.say()?;
-        if self.has_unsaid() {
+        self.say(&mut state)?;
+        if !state.unsaid.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
-            Ok(received) if received.len == 0 => return Err(self.ended()),
+            Ok(received) if received.len == 0 => return Err(state.ended()),
             Ok(received) => received,
-            Err(error) if is_gone(&error) => return Err(self.ended()),
+            Err(error) if is_gone(&error) => return Err(state.ended()),
             Err(error) => return Err(error),
         };
         let fault = |what: &dyn std::fmt::Display| error::broker_fault("of this listener", what);
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Incoming(incoming)) => {
-                self.state().unsaid.push_back(incoming.connection);
-                self.say()?;
+                state.unsaid.push_back(incoming.connection);
+                self.say(&mut state)?;
                 if received.dropped_descriptors {
                     return Err(error::no_room_for_descriptors());
                 }
                 let [data, control] = <[OwnedFd; 2]>::try_from(received.descriptors)
                     .map_err(|_| fault(&"INCOMING without exactly two descriptors"))?;
-                Stream::accepted(incoming, data, control, self.plain)
+                Ok(Stream::accepted(incoming, data, control, self.plain))
             }
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
-                self.state().cut = Some(error::refusal(&refused));
-                Err(self.ended())
+                state.cut = Some(error::refusal(&refused));
+                Err(state.ended())
             }
             Ok(_) => Err(fault(&"a message that has no place here")),
             Err(what) => Err(fault(&what)),
@@ -138,8 +141,7 @@ impl Listener {
     }
 
     /// Acknowledges what was taken, as far as there is room.
-    fn say(&self) -> io::Result<()> {
-        let mut state = self.state();
+    fn say(&self, state: &mut State) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(16);
         while let Some(&connection) = state.unsaid.front() {
             ClientMessage::Accepted { connection }.encode(&mut bytes);
@@ -154,14 +156,6 @@ impl Listener {
         Ok(())
     }
 
-    /// Why no connection comes any more.
-    fn ended(&self) -> io::Error {
-        match self.state().cut.clone() {
-            Some(refusal) => refusal.into_cut_error(),
-            None => error::broker_gone(),
-        }
-    }
-
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         let message = ClientMessage::SetOption {
             option: SocketOption::ConnectedSuspend,
@@ -174,6 +168,16 @@ impl Listener {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Why no connection comes any more.
+    fn ended(&self) -> io::Error {
+        match self.cut.clone() {
+            Some(refusal) => refusal.into_cut_error(),
+            None => error::broker_gone(),
+        }
     }
 }
 

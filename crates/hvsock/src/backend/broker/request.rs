@@ -114,7 +114,7 @@ impl Request {
             (BrokerMessage::Connected(connected), ClientMessage::Connect(_)) if !dry_run => {
                 let [data] = <[OwnedFd; 1]>::try_from(answer.descriptors)
                     .map_err(|_| conversation.fault(&"CONNECTED without exactly one descriptor"))?;
-                Outcome::Connected(Stream::connected(&connected, data, socket, plain)?)
+                Outcome::Connected(Stream::connected(&connected, data, socket, plain))
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
                 Outcome::Listening(Listener::new(&listening, asked.address, socket, plain))

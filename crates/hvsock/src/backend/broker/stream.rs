@@ -65,7 +65,7 @@ impl Stream {
         data: OwnedFd,
         socket: Arc<OwnedFd>,
         plain: bool,
-    ) -> io::Result<Self> {
+    ) -> Self {
         let Connected {
             connection,
             local,
@@ -81,8 +81,7 @@ impl Stream {
         data: OwnedFd,
         socket: OwnedFd,
         plain: bool,
-    ) -> io::Result<Self> {
-        set_nonblocking(&socket, true)?;
+    ) -> Self {
         let Incoming {
             local,
             peer,
@@ -107,10 +106,8 @@ impl Stream {
         connection: u64,
         caller: Option<Peer>,
         plain: bool,
-    ) -> io::Result<Self> {
-        // The flag is this end's own, whatever the broker left it at.
-        set_nonblocking(&data, false)?;
-        Ok(Self {
+    ) -> Self {
+        Self {
             data,
             control: Control::new(socket),
             local,
@@ -120,7 +117,7 @@ impl Stream {
             plain,
             nonblocking: AtomicBool::new(false),
             own: Mutex::default(),
-        })
+        }
     }
 
     fn own(&self) -> MutexGuard<'_, Own> {
@@ -370,12 +367,11 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        let own = self.own();
-        if own.write_ended || own.handed_out {
-            return;
+        let own = self.own.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if !own.write_ended && !own.handed_out {
+            // First the word, then the end, which is the closing of the data descriptor. A broker
+            // that cannot take the word now is one that must not take this for a clean end.
+            let _ = self.control.tell(&ClientMessage::Shutdown, false);
         }
-        drop(own);
-        // A broker that cannot take the word now is one that must not take this for a clean end.
-        let _ = self.shutdown(Shutdown::Write, false);
     }
 }
