@@ -157,6 +157,51 @@ impl HvStream {
         .await
     }
 
+    /// Waits until [`try_read`](Self::try_read) would give bytes, the end or an error.
+    pub async fn readable(&self) -> io::Result<()> {
+        let mut byte = [0];
+        let looked = std::future::poll_fn(|cx| {
+            self.poll_recv(cx, |inner| inner.recv_once(ReadInto::Peek(&mut byte)))
+        });
+        // An error is there to be read, too.
+        let _ = looked.await;
+        Ok(())
+    }
+
+    /// Waits until [`try_write`](Self::try_write) would take bytes or give an error.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.data.writable().await.map(drop)
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    ///
+    /// ```no_run
+    /// # async fn run(stream: hvsock::tokio::HvStream) -> std::io::Result<()> {
+    /// let mut buffer = [0; 512];
+    /// stream.readable().await?;
+    /// match stream.try_read(&mut buffer) {
+    ///     Ok(count) => println!("{count} bytes"),
+    ///     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
+    ///     Err(error) => return Err(error),
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        let recv = |_: &_| self.inner.recv_once(ReadInto::One(buffer));
+        match self.data.try_io(Interest::READABLE, recv)? {
+            Received::Bytes(count) => Ok(count),
+            Received::Unexplained => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Writes what there is room for; `WouldBlock` if there is none.
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.data.try_io(Interest::WRITABLE, |_| {
+            self.inner.send(WriteFrom::One(bytes))
+        })
+    }
+
     /// Ends writing, at once.
     pub(super) fn end_writing(&self) -> io::Result<()> {
         self.inner.shutdown(Shutdown::Write, false)
