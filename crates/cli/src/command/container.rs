@@ -142,7 +142,7 @@ impl Mounts {
             .to_str()
             .context("the endpoint's folder is not UTF-8")?;
         Ok(Self {
-            mount: format!("--mount type=bind,src={source},dst={INSIDE}"),
+            mount: format!("--mount type=bind,src={source},dst={INSIDE},readonly"),
             oci: OciMount {
                 destination: INSIDE,
                 kind: "bind",

@@ -3,12 +3,12 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
@@ -17,7 +17,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 ///
 /// A socket that is already there is replaced: whoever calls must know (by a lock) that no other
 /// process listens there. Anything else that is there stays and is an error. The file never has
-/// more permissions than `mode`, not even for a moment. `backlog` clients may wait for
+/// more permissions than `mode`, not even for a moment, and nothing else gets them: others may be
+/// able to write to the folder, and put a link to a file of their choice where the socket was.
+/// `backlog` clients may wait for
 /// [`accept`]; the kernel caps it at `net.core.somaxconn`.
 pub fn listen(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
     let address = address(path)?;
@@ -34,10 +36,24 @@ pub fn listen(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
     // bind() gives the file the socket's own mode less the umask; then widen it to what was asked.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
     rustix::net::bind(&socket, &address)?;
-    fs::set_permissions(path, fs::Permissions::from_mode(mode & 0o777))?;
+    set_mode(path, mode & 0o777)?;
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     rustix::net::listen(&socket, backlog)?;
     Ok(socket)
+}
+
+/// Sets the mode of the socket at `path` itself, whatever is there by now.
+fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let there = rustix::fs::open(path, flags, Mode::empty())?;
+    let stat = rustix::fs::fstat(&there)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
+        let message = format!("{} was replaced by something else", path.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
+    }
+    // fchmod() takes no descriptor that was opened with O_PATH.
+    let itself = format!("/proc/self/fd/{}", there.as_raw_fd());
+    fs::set_permissions(itself, fs::Permissions::from_mode(mode))
 }
 
 /// Takes one waiting client as a non-blocking socket; `None` if none waits.
@@ -131,6 +147,19 @@ mod tests {
         let error = listen(&path, 0o600, 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_link_where_the_socket_was_does_not_pass_its_mode_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, secret) = (dir.path().join("s"), dir.path().join("secret"));
+        fs::write(&secret, "").unwrap();
+        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        std::os::unix::fs::symlink(&secret, &path).unwrap();
+        let error = set_mode(&path, 0o666).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
+        let mode = fs::metadata(&secret).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]
