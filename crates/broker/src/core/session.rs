@@ -443,7 +443,10 @@ impl Core {
     fn forget(&mut self, session: &Session) {
         match session.role {
             Role::Asking => {}
-            Role::Listener(id) => self.end_listener(id, None),
+            Role::Listener(id) => {
+                self.end_listener(id, None);
+                self.carry_out();
+            }
             Role::Lease(service) => {
                 // Another may have the service by now.
                 let lease = self.leases.get(&service);
@@ -477,6 +480,8 @@ impl Core {
         self.end_listener(id, Some(refusal));
     }
 
+    /// Takes a listener out of the books. What that means for others is for the caller to carry
+    /// out, who may be doing just that.
     fn end_listener(&mut self, id: ListenerId, reason: Option<&Refusal>) {
         self.fabric.close_listener(id);
         let Some(record) = self.listeners.remove(&id) else {
@@ -488,7 +493,6 @@ impl Core {
             partition: partition_label(&self.fabric, record.partition),
             reason: reason.map(ToString::to_string),
         });
-        self.carry_out();
     }
 
     /// Ends every session of a partition that is no more.
