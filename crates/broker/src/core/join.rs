@@ -21,6 +21,7 @@ use super::{ConnectionRecord, Core, EndRecord};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::{Adopted, Connection, Counters, Report, Side};
+use crate::reply::refused;
 
 /// What a listening process learns of one whose numbers mean nothing in its partition.
 const NOBODY: Caller = Caller {
@@ -126,8 +127,8 @@ impl Core {
             .listeners
             .get(&route.listener)
             .ok_or(Refusal::NoListener)?;
-        let same_numbers =
-            listener.partition == self.fabric.root() || listener.partition == session.partition;
+        // A container may have numbers of its own for processes and users, even for those in it.
+        let same_numbers = listener.partition == self.fabric.root();
         let caller = if same_numbers { session.caller } else { NOBODY };
         let incoming = BrokerMessage::Incoming(Incoming {
             transport,
@@ -150,7 +151,6 @@ impl Core {
         message::send(&listening.socket, &self.buffer, &theirs)
             .map_err(|error| undelivered(&error))?;
 
-        // A process that is gone by now leaves a connection that its data thread resets.
         let connected = BrokerMessage::Connected(Connected {
             transport,
             connection,
@@ -159,7 +159,18 @@ impl Core {
         });
         connected.encode(&mut self.buffer);
         let theirs = [descriptors.client_data_theirs.as_fd()];
-        let _ = message::send(&session.socket, &self.buffer, &theirs);
+        match message::send(&session.socket, &self.buffer, &theirs) {
+            Err(error) if !is_gone(&error) => {
+                // The listening process has its end already.
+                let refusal = in_flight(&error);
+                let reset = BrokerMessage::Reset(refused(&refusal));
+                reset.encode(&mut self.buffer);
+                let _ = message::send(&descriptors.server_control, &self.buffer, &[]);
+                return Err(refusal);
+            }
+            // A process that is gone by now leaves a connection that the pump resets.
+            Ok(()) | Err(_) => {}
+        }
         Ok(Joined {
             client_data: descriptors.client_data,
             server_data: descriptors.server_data,
@@ -289,11 +300,19 @@ impl Core {
 fn undelivered(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::WouldBlock => Refusal::BacklogFull,
-        io::ErrorKind::BrokenPipe
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::NotConnected => Refusal::NoListener,
-        _ => Refusal::LimitReached {
-            which: format!("descriptors in flight ({error})"),
-        },
+        _ if is_gone(error) => Refusal::NoListener,
+        _ => in_flight(error),
     }
+}
+
+/// The kernel passes no more descriptors on.
+fn in_flight(error: &io::Error) -> Refusal {
+    Refusal::LimitReached {
+        which: format!("descriptors in flight ({error})"),
+    }
+}
+
+fn is_gone(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }
