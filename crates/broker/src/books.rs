@@ -48,7 +48,7 @@ impl ServiceBook {
 #[derive(Debug)]
 pub(crate) struct PartitionBook {
     files: Mutex<PartitionFiles>,
-    problems: Vec<String>,
+    problems: Mutex<Vec<String>>,
 }
 
 /// The partitions' book while it is held.
@@ -120,7 +120,7 @@ impl PartitionBook {
         Ok((
             Self {
                 files: Mutex::new(PartitionFiles { folder }),
-                problems,
+                problems: Mutex::new(problems),
             },
             entries,
         ))
@@ -133,7 +133,16 @@ impl PartitionBook {
 
     /// What was wrong with files when the broker started, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
-        self.problems.clone()
+        let problems = self.problems.lock();
+        problems.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds what was wrong with a partition that a file names.
+    pub(crate) fn add_problem(&self, problem: String) {
+        let problems = self.problems.lock();
+        problems
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(problem);
     }
 }
 

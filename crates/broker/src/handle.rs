@@ -14,7 +14,6 @@ use hvsock_fabric::{
 use hvsock_registry::store::{Change, StoreError};
 use hvsock_registry::{Clash, Principal, Registration};
 
-use crate::StartError;
 use crate::books::{PartitionBook, PartitionEntry, ServiceBook, ServiceStore};
 use crate::convert;
 use crate::core::{AddError, Core, CoreLink};
@@ -277,21 +276,19 @@ impl Handle {
         })
     }
 
-    /// Adds the partitions that were kept on disk.
-    pub(crate) fn restore(
-        &self,
-        entries: Vec<(PartitionName, PartitionEntry)>,
-    ) -> Result<(), StartError> {
+    /// Adds the partitions that were kept on disk. One that cannot be added is a problem to
+    /// report and keeps no other out: a container's processes may be able to write to the folder
+    /// of its endpoint, and what they leave there must not keep the broker from starting.
+    pub(crate) fn restore(&self, entries: Vec<(PartitionName, PartitionEntry)>) {
         for (name, entry) in entries {
             let spec = entry.spec(name.clone());
-            match self.call(move |core| core.add_container(spec)) {
-                Ok(Ok(())) => {}
-                Ok(Err(AddError::Endpoint(error))) => return Err(error),
-                Ok(Err(AddError::Fabric(error))) => tracing::warn!(%name, "not added: {error}"),
-                Err(error) => tracing::warn!(%name, "not added: {error}"),
+            let added = self.call(move |core| core.add_container(spec));
+            if let Err(error) = added.and_then(|added| Ok(added?)) {
+                let problem = format!("the container {name} was not added: {error}");
+                tracing::warn!("{problem}");
+                self.partitions.add_problem(problem);
             }
         }
-        Ok(())
     }
 
     /// Every partition, the broker's own first.
@@ -335,8 +332,8 @@ impl Handle {
 
     /// Removes a partition with all that its processes have open.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
-        let gone = self.child(partition)?;
         let mut book = self.partitions.lock();
+        let gone = self.child(partition)?;
         book.remove(&gone.name)?;
         let name = PartitionRef::Name(gone.name.clone());
         self.on_partition(&name, Core::remove_partition)?;
@@ -366,12 +363,17 @@ impl Handle {
         partition: &PartitionRef,
         groups: Vec<String>,
     ) -> Result<Partition, ControlError> {
-        let child = self.child(partition)?;
         let mut book = self.partitions.lock();
+        let child = self.child(partition)?;
+        // First whether the core would take it, so that one that it would not leaves no file.
+        if groups.len() > self.call(|core| core.fabric.limits().groups_per_partition)? {
+            let which = "groups_per_partition";
+            return Err(PartitionError::LimitReached { which }.into());
+        }
         let entry = PartitionEntry::container(child.id, groups.clone());
         book.put(&child.name, &entry)?;
-        drop(book);
         self.on_partition(partition, move |core, key| core.set_groups(key, groups))??;
+        drop(book);
         self.partition(&PartitionRef::Name(child.name))
     }
 

@@ -76,7 +76,7 @@ impl Broker {
             _watch: None,
             _held: held,
         };
-        broker.handle.restore(entries)?;
+        broker.handle.restore(entries);
         match watch::Watch::start(&dirs, services, broker.handle.clone()) {
             Ok(watch) => broker._watch = Some(watch),
             Err(error) => {

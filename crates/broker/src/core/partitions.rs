@@ -36,8 +36,12 @@ impl Core {
             busy: false,
         };
         let index = self.endpoints.insert(endpoint);
-        self.watch_endpoint(index)
-            .map_err(StartError::io("watch an endpoint"))
+        let watched = self.watch_endpoint(index);
+        if watched.is_err() {
+            let endpoint = self.endpoints.remove(index);
+            let _ = std::fs::remove_file(&endpoint.path);
+        }
+        watched.map_err(StartError::io("watch an endpoint"))
     }
 
     /// Removes the endpoint sockets, when the broker stops.
