@@ -1,0 +1,340 @@
+//! The library and a real broker: what needs both, beyond what every transport must do.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock::{
+    AF_HYPERV, ConnectOptions, Endpoint, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Interest,
+    Lease, PartitionRef, Refusal, SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, VmId,
+    refusal_of,
+};
+use hvsock_broker::model::{NewContainer, PartitionState};
+use hvsock_broker::{Broker, BrokerConfig};
+use hvsock_endpoint::Dirs;
+use hvsock_testkit::TempFolder;
+
+const LONG: Duration = Duration::from_secs(10);
+const SHORT: Duration = Duration::from_millis(200);
+const SERVICE: ServiceId = ServiceId::from_port(2761);
+const NAME: &str = "HV Socket Demo";
+
+/// A broker with a container `web` and the service registered.
+struct World {
+    lease: Lease,
+    broker: Broker,
+    folder: TempFolder,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = TempFolder::new();
+        let dirs = Dirs {
+            run: folder.path().to_owned(),
+            config: folder.path().to_owned(),
+        };
+        let mut config = BrokerConfig::new(dirs);
+        config.control = false;
+        let broker = Broker::start(config).expect("a broker");
+        let container: NewContainer = serde_json::from_str(r#"{"name": "web"}"#).unwrap();
+        broker
+            .handle()
+            .add_container(container)
+            .expect("a container");
+        let endpoint = Endpoint::in_dir(folder.path());
+        let lease = Lease::register_at(&endpoint, NAME, SERVICE, "tests").expect("a lease");
+        Self {
+            lease,
+            broker,
+            folder,
+        }
+    }
+
+    /// The endpoint of the host.
+    fn host(&self) -> Endpoint {
+        Endpoint::in_dir(self.folder.path())
+    }
+
+    /// The endpoint in the container.
+    fn web(&self) -> Endpoint {
+        Endpoint::at(self.folder.join("containers/web/endpoint"))
+    }
+
+    fn from_web(&self) -> ConnectOptions {
+        HvStream::options().endpoint(self.web())
+    }
+
+    fn listen(&self) -> HvListener {
+        let options = HvListener::options().endpoint(self.host());
+        options.listen(("children", NAME)).expect("a listener")
+    }
+
+    fn pair(&self, options: &ConnectOptions) -> (HvStream, HvStream) {
+        let listener = self.listen();
+        let connector = options.connect(("parent", NAME)).expect("connected");
+        let (acceptor, _) = listener.accept_timeout(LONG).expect("accepted");
+        for stream in [&connector, &acceptor] {
+            stream.set_read_timeout(Some(LONG)).unwrap();
+        }
+        (connector, acceptor)
+    }
+
+    fn wait_until(&self, what: &str, so: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !so(self) {
+            assert!(Instant::now() < deadline, "never: {what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn set_web(&self, state: PartitionState) {
+        let web: PartitionRef = "web".parse().unwrap();
+        self.broker
+            .handle()
+            .set_state(&web, state)
+            .expect("the state is set");
+    }
+}
+
+fn refusal<T>(result: io::Result<T>) -> Refusal {
+    let error = result.err().expect("a refusal");
+    refusal_of(&error)
+        .unwrap_or_else(|| panic!("no refusal: {error}"))
+        .clone()
+}
+
+#[test]
+fn both_ends_know_each_other() {
+    let world = World::new();
+    let (connector, acceptor) = world.pair(&world.from_web());
+    let peer = acceptor.peer().unwrap();
+    assert_eq!(
+        (peer.partition(), peer.pid()),
+        ("web", Some(std::process::id()))
+    );
+    assert!(peer.uid().is_some() && peer.gid().is_some());
+    assert_eq!(
+        connector.peer_addr().unwrap(),
+        SockAddrHv::new(VmId::PARENT, SERVICE)
+    );
+    assert_eq!(acceptor.local_addr().unwrap().vm, VmId::CHILDREN);
+    assert_eq!(acceptor.peer_addr().unwrap().service, ServiceId::ZERO);
+    assert_eq!(connector.connection_id(), acceptor.connection_id());
+    let web = world.host().vm_id(&"web".parse().unwrap()).unwrap();
+    assert_eq!(acceptor.peer_addr().unwrap().vm, web);
+    assert_eq!(
+        world.host().service_id(&NAME.parse().unwrap()).unwrap(),
+        SERVICE
+    );
+}
+
+#[test]
+fn a_winsock_program_runs_call_by_call() {
+    let world = World::new();
+    let fresh = |endpoint| {
+        let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
+        socket.set_endpoint(endpoint);
+        socket
+    };
+    let mut server = fresh(world.host());
+    server
+        .bind(SockAddrHv::new(VmId::WILDCARD, SERVICE))
+        .unwrap();
+    server.listen(5).unwrap();
+    let mut client = fresh(world.web());
+    client
+        .set_option(SocketOption::ConnectTimeout, 5000)
+        .unwrap();
+    client.set_nonblocking(true).unwrap();
+    let address = SockAddrHv::new(VmId::PARENT, SERVICE);
+    assert_eq!(
+        client.connect(address).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    assert!(
+        client
+            .poll(Interest::WRITABLE, Some(LONG))
+            .unwrap()
+            .is_writable()
+    );
+    assert!(client.take_error().unwrap().is_none());
+    assert!(
+        server
+            .poll(Interest::READABLE, Some(LONG))
+            .unwrap()
+            .is_readable()
+    );
+    let (accepted, _) = server.accept().unwrap();
+
+    assert_eq!(client.send(b"hello").unwrap(), 5);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(client.send(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    let mut buffer = [0; 16];
+    assert_eq!(accepted.recv(&mut buffer).unwrap(), 5);
+    assert_eq!(accepted.recv(&mut buffer).unwrap(), 0);
+    assert_eq!(accepted.send(b"bye").unwrap(), 3);
+    drop(accepted);
+    assert!(
+        client
+            .poll(Interest::READABLE, Some(LONG))
+            .unwrap()
+            .is_readable()
+    );
+    assert_eq!(client.recv(&mut buffer).unwrap(), 3);
+    client.set_nonblocking(false).unwrap();
+    assert_eq!(client.recv(&mut buffer).unwrap(), 0);
+}
+
+#[test]
+fn a_refused_nonblocking_connect_says_why() {
+    let world = World::new();
+    let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
+    socket.set_endpoint(world.web());
+    socket.set_nonblocking(true).unwrap();
+    let unknown = SockAddrHv::new(VmId::PARENT, ServiceId::from_port(1));
+    assert_eq!(
+        socket.connect(unknown).unwrap_err().kind(),
+        ErrorKind::WouldBlock
+    );
+    assert!(
+        socket
+            .poll(Interest::WRITABLE, Some(LONG))
+            .unwrap()
+            .is_writable()
+    );
+    let error = socket.take_error().unwrap().unwrap();
+    assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered));
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn an_explanation_asks_what_the_connect_asks() {
+    let world = World::new();
+    let explanation = world.from_web().explain(("parent", NAME)).unwrap();
+    assert_eq!(
+        explanation.refusal(),
+        Some(&Refusal::NoListener),
+        "{explanation}"
+    );
+    assert!(
+        explanation.fix().is_some_and(|fix| fix.contains("listen")),
+        "{explanation}"
+    );
+    assert_eq!(
+        refusal(world.from_web().connect(("parent", NAME))),
+        Refusal::NoListener
+    );
+    let listener = world.listen();
+    let explanation = world.from_web().explain(("parent", NAME)).unwrap();
+    assert!(explanation.would_succeed(), "{explanation}");
+    assert!(explanation.steps().len() > 3, "{explanation}");
+    drop(listener);
+    let explanation = world
+        .from_web()
+        .explain(("parent", "No Such Service"))
+        .unwrap();
+    assert_eq!(explanation.refusal(), Some(&Refusal::Unregistered));
+    let options = HvListener::options().endpoint(world.host());
+    let explanation = options.explain(("parent", NAME)).unwrap();
+    assert_eq!(
+        explanation.refusal(),
+        Some(&Refusal::NotSupported),
+        "{explanation}"
+    );
+}
+
+#[test]
+fn a_lease_that_ends_cuts_what_stands_on_it() {
+    let world = World::new();
+    let listener = world.listen();
+    let stream = world.from_web().connect(("parent", NAME)).unwrap();
+    let (accepted, _) = listener.accept_timeout(LONG).unwrap();
+    let World {
+        lease,
+        broker: _broker,
+        folder: _folder,
+    } = world;
+    lease.check().unwrap();
+    drop(lease);
+    for end in [&stream, &accepted] {
+        end.set_read_timeout(Some(LONG)).unwrap();
+        let mut end = end;
+        let error = end.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered));
+    }
+    assert_eq!(
+        refusal(listener.accept_timeout(LONG)),
+        Refusal::Unregistered
+    );
+}
+
+#[test]
+fn a_lease_that_another_one_clashes_with_is_named() {
+    let world = World::new();
+    let clash = Lease::register_at(&world.host(), NAME, ServiceId::random(), "");
+    let words = refusal(clash).to_string();
+    assert!(words.contains(NAME), "{words}");
+    world.lease.check().unwrap();
+    let in_web = Lease::register_at(&world.web(), "Mine", ServiceId::random(), "");
+    assert!(matches!(refusal(in_web), Refusal::Denied { .. }));
+}
+
+#[test]
+fn what_a_container_listens_for_the_host_reaches_by_its_name() {
+    let world = World::new();
+    let options = HvListener::options().endpoint(world.web());
+    let listener = options.listen(("parent", NAME)).expect("a listener");
+    let options = HvStream::options().endpoint(world.host());
+    let mut stream = options.connect(("web", NAME)).expect("connected");
+    let (mut accepted, _) = listener.accept_timeout(LONG).expect("accepted");
+    let peer = accepted.peer().unwrap();
+    assert_eq!((peer.pid(), peer.uid(), peer.gid()), (None, None, None));
+    stream.write_all(b"x").unwrap();
+    accepted.read_exact(&mut [0]).unwrap();
+    let mut nobody = options.connect(("no-such-partition", NAME));
+    assert_eq!(refusal(nobody), Refusal::PartitionUnknown);
+    nobody = options.connect((VmId::random(), SERVICE));
+    assert_eq!(refusal(nobody), Refusal::PartitionUnknown);
+}
+
+#[test]
+fn a_pause_cuts_or_suspends_as_the_option_says() {
+    let world = World::new();
+    let (plain, plain_peer) = world.pair(&world.from_web());
+    let (mut kept, mut kept_peer) = world.pair(&world.from_web().connected_suspend(true));
+    let (later, mut later_peer) = world.pair(&world.from_web());
+    later.set_connected_suspend(true).unwrap();
+    world.wait_until("the option is known", |world| {
+        let connections = world.broker.handle().connections().unwrap();
+        let mut known = connections.iter().filter(|c| c.id == later.connection_id());
+        known.any(|connection| connection.from.connected_suspend)
+    });
+
+    world.set_web(PartitionState::Paused);
+    for end in [&plain, &plain_peer] {
+        let mut end = end;
+        let error = end.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert_eq!(refusal_of(&error), Some(&Refusal::PartitionPaused));
+    }
+    kept.write_all(b"slow").unwrap();
+    kept_peer.set_read_timeout(Some(SHORT)).unwrap();
+    assert_eq!(
+        kept_peer.read(&mut [0; 4]).unwrap_err().kind(),
+        ErrorKind::TimedOut
+    );
+    assert_eq!(
+        refusal(world.from_web().connect(("parent", NAME))),
+        Refusal::PartitionPaused
+    );
+
+    world.set_web(PartitionState::Running);
+    kept_peer.set_read_timeout(Some(LONG)).unwrap();
+    let mut bytes = [0; 4];
+    kept_peer.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"slow");
+    later_peer.write_all(b"y").unwrap();
+    assert_eq!((&later).read(&mut bytes).unwrap(), 1);
+}
