@@ -61,7 +61,7 @@ impl World {
         Endpoint::at(self.folder.join("containers/web/endpoint"))
     }
 
-    fn from_web(&self) -> ConnectOptions {
+    fn at_web(&self) -> ConnectOptions {
         HvStream::options().endpoint(self.web())
     }
 
@@ -107,7 +107,7 @@ fn refusal<T>(result: io::Result<T>) -> Refusal {
 #[test]
 fn both_ends_know_each_other() {
     let world = World::new();
-    let (connector, acceptor) = world.pair(&world.from_web());
+    let (connector, acceptor) = world.pair(&world.at_web());
     let peer = acceptor.peer().unwrap();
     assert_eq!(
         (peer.partition(), peer.pid()),
@@ -211,7 +211,7 @@ fn a_refused_nonblocking_connect_says_why() {
 #[test]
 fn an_explanation_asks_what_the_connect_asks() {
     let world = World::new();
-    let explanation = world.from_web().explain(("parent", NAME)).unwrap();
+    let explanation = world.at_web().explain(("parent", NAME)).unwrap();
     assert_eq!(
         explanation.refusal(),
         Some(&Refusal::NoListener),
@@ -222,16 +222,16 @@ fn an_explanation_asks_what_the_connect_asks() {
         "{explanation}"
     );
     assert_eq!(
-        refusal(world.from_web().connect(("parent", NAME))),
+        refusal(world.at_web().connect(("parent", NAME))),
         Refusal::NoListener
     );
     let listener = world.listen();
-    let explanation = world.from_web().explain(("parent", NAME)).unwrap();
+    let explanation = world.at_web().explain(("parent", NAME)).unwrap();
     assert!(explanation.would_succeed(), "{explanation}");
     assert!(explanation.steps().len() > 3, "{explanation}");
     drop(listener);
     let explanation = world
-        .from_web()
+        .at_web()
         .explain(("parent", "No Such Service"))
         .unwrap();
     assert_eq!(explanation.refusal(), Some(&Refusal::Unregistered));
@@ -248,7 +248,7 @@ fn an_explanation_asks_what_the_connect_asks() {
 fn a_lease_that_ends_cuts_what_stands_on_it() {
     let world = World::new();
     let listener = world.listen();
-    let stream = world.from_web().connect(("parent", NAME)).unwrap();
+    let stream = world.at_web().connect(("parent", NAME)).unwrap();
     let (accepted, _) = listener.accept_timeout(LONG).unwrap();
     let World {
         lease,
@@ -302,9 +302,9 @@ fn what_a_container_listens_for_the_host_reaches_by_its_name() {
 #[test]
 fn a_pause_cuts_or_suspends_as_the_option_says() {
     let world = World::new();
-    let (plain, plain_peer) = world.pair(&world.from_web());
-    let (mut kept, mut kept_peer) = world.pair(&world.from_web().connected_suspend(true));
-    let (later, mut later_peer) = world.pair(&world.from_web());
+    let (plain, plain_peer) = world.pair(&world.at_web());
+    let (mut kept, mut kept_peer) = world.pair(&world.at_web().connected_suspend(true));
+    let (later, mut later_peer) = world.pair(&world.at_web());
     later.set_connected_suspend(true).unwrap();
     world.wait_until("the option is known", |world| {
         let connections = world.broker.handle().connections().unwrap();
@@ -326,7 +326,7 @@ fn a_pause_cuts_or_suspends_as_the_option_says() {
         ErrorKind::TimedOut
     );
     assert_eq!(
-        refusal(world.from_web().connect(("parent", NAME))),
+        refusal(world.at_web().connect(("parent", NAME))),
         Refusal::PartitionPaused
     );
 
