@@ -322,7 +322,7 @@ impl Core {
                 .ok()
                 .and_then(|name| self.fabric.vm_id_of(session.partition, &name))
                 .map(hvsock_address::VmId::to_guid_bytes)
-                .ok_or(Refusal::PartitionUnknown),
+                .ok_or_else(|| self.no_such_name(session.partition)),
         };
         match guid {
             Ok(guid) => {
@@ -334,6 +334,15 @@ impl Core {
                 self.dismiss(&session, &refusal);
                 Next::Over
             }
+        }
+    }
+
+    /// As for an id: only the root partition may know which names there are.
+    fn no_such_name(&self, asker: PartitionKey) -> Refusal {
+        if asker == self.fabric.root() {
+            Refusal::PartitionUnknown
+        } else {
+            Refusal::NotReachable
         }
     }
 
