@@ -211,6 +211,16 @@ impl Container {
         self.place.runc(&["kill", &self.place.id, "KILL"])
     }
 
+    /// Runs the program once more in this container, with other arguments and this input, to its
+    /// end.
+    pub fn exec(&self, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
+        let mut command = self.place.runc_command();
+        command
+            .args(["exec", &self.place.id, PROGRAM])
+            .args(arguments);
+        process::output(&mut command, input, LONGEST_RUN)
+    }
+
     /// Waits for the program's end and gives its exit status.
     pub fn wait(&mut self, limit: Duration) -> io::Result<std::process::ExitStatus> {
         self.running.wait(limit)
@@ -228,19 +238,23 @@ struct Place {
 
 impl Place {
     fn command(&self) -> Command {
-        let mut command = Command::new(&self.runc);
+        let mut command = self.runc_command();
         command
-            .arg("--root")
-            .arg(&self.state)
             .args(["run", "--bundle"])
             .arg(&self.bundle)
             .arg(&self.id);
         command
     }
 
-    fn runc(&self, arguments: &[&str]) -> io::Result<()> {
+    fn runc_command(&self) -> Command {
         let mut command = Command::new(&self.runc);
-        command.arg("--root").arg(&self.state).args(arguments);
+        command.arg("--root").arg(&self.state);
+        command
+    }
+
+    fn runc(&self, arguments: &[&str]) -> io::Result<()> {
+        let mut command = self.runc_command();
+        command.args(arguments);
         let output = process::output(&mut command, b"", LONGEST_CLEAN_UP)?;
         if output.status.success() {
             return Ok(());
