@@ -24,7 +24,7 @@ mod session;
 mod tally;
 mod view;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -37,6 +37,7 @@ use hvsock_endpoint::Dirs;
 use hvsock_fabric::{
     ConnectionId, Fabric, ListenerId, PartitionKey, PartitionKind, Refusal, RootSpec,
 };
+use hvsock_registry::Registration;
 use mio::{Events, Poll, Registry, Token, Waker};
 use slab::Slab;
 
@@ -130,6 +131,8 @@ pub(crate) struct Core {
     idle: idle::Idle,
     next_serial: u64,
     leases: HashMap<ServiceId, LeaseRecord>,
+    /// What files say and could not be taken in, because a lease has the GUID, name or port.
+    held_back: BTreeMap<ServiceId, Box<Registration>>,
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
     /// The descriptors of a connection to come.
@@ -198,6 +201,7 @@ impl Core {
             idle: idle::Idle::default(),
             next_serial: 0,
             leases: HashMap::new(),
+            held_back: BTreeMap::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),
             spare: None,

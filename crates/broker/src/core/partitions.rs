@@ -150,13 +150,28 @@ impl Core {
         if self.fabric.unregister(root, id).is_none() {
             return;
         }
-        if let Some(lease) = self.leases.remove(&id) {
+        let lease = self.leases.remove(&id);
+        if let Some(lease) = lease {
             self.cut_lease(lease, &Refusal::Unregistered);
         }
         self.carry_out();
         self.tally.retire(id);
         self.events
             .publish(|| EventKind::ServiceUnregistered { service });
+        if lease.is_some() {
+            self.take_in_held_back();
+        }
+    }
+
+    /// Takes in what files say and a lease that has ended was in the way of.
+    fn take_in_held_back(&mut self) {
+        for (id, held_back) in std::mem::take(&mut self.held_back) {
+            let change = match self.fabric.registry(self.fabric.root()) {
+                Some(registry) if registry.get(id).is_some() => Change::Updated,
+                _ => Change::Added,
+            };
+            self.apply(change(held_back));
+        }
     }
 
     /// Whether a registration would be taken in, and if not, why.
@@ -208,34 +223,44 @@ impl Core {
 
     /// Takes in what a file says now.
     pub(crate) fn apply(&mut self, change: Change) {
-        let clash = match change {
-            Change::Added(new) => self.register(*new).err(),
-            Change::Updated(new) => self.update(*new).err(),
+        match change {
+            Change::Added(new) => self.take_in(new, Self::register),
+            Change::Updated(new) => self.take_in(new, Self::update),
             Change::Removed(id) => {
-                self.unregister(id);
-                None
+                self.held_back.remove(&id);
+                if !self.leases.contains_key(&id) {
+                    self.unregister(id);
+                }
             }
-            Change::Defaults(defaults) => {
-                self.set_defaults(defaults);
-                None
-            }
-            Change::Broken(problem) => {
-                let problem = problem.to_string();
-                tracing::warn!("{problem}");
-                self.events.publish(|| EventKind::ConfigProblem { problem });
-                None
-            }
-            Change::Repaired(path) => {
-                tracing::info!("{} is in order again", path.display());
-                None
-            }
-        };
-        if let Some(clash) = clash {
-            // Files clash among themselves in the store; this one clashes with a lease.
-            let problem = clash.to_string();
-            tracing::warn!("{problem}");
-            self.events.publish(|| EventKind::ConfigProblem { problem });
+            Change::Defaults(defaults) => self.set_defaults(defaults),
+            Change::Broken(problem) => self.config_problem(problem.to_string()),
+            Change::Repaired(path) => tracing::info!("{} is in order again", path.display()),
         }
+    }
+
+    /// Takes in a registration from a file, or holds it back until the lease has ended that is in
+    /// its way. (Files do not clash among themselves: the store sees to that.)
+    fn take_in(
+        &mut self,
+        new: Box<Registration>,
+        how: impl FnOnce(&mut Self, Registration) -> Result<(), RegisterError>,
+    ) {
+        self.held_back.remove(&new.id);
+        let leased = self.leases.contains_key(&new.id);
+        let clash = leased.then(|| self.would_clash(&new)).flatten();
+        let taken = match clash {
+            Some(clash) => Err(clash.into()),
+            None => how(self, (*new).clone()),
+        };
+        if let Err(error) = taken {
+            self.held_back.insert(new.id, new);
+            self.config_problem(error.to_string());
+        }
+    }
+
+    fn config_problem(&mut self, problem: String) {
+        tracing::warn!("{problem}");
+        self.events.publish(|| EventKind::ConfigProblem { problem });
     }
 
     /// Changes what holds where registrations say nothing.

@@ -234,9 +234,7 @@ impl Core {
                     Err(error) => error.to_string(),
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait(session),
-                Err(error) if error.kind() == ErrorKind::InvalidData => {
-                    "a message that is too long".to_owned()
-                }
+                Err(error) if error.kind() == ErrorKind::InvalidData => error.to_string(),
                 Err(_) => {
                     self.forget(&session);
                     return Next::Over;

@@ -214,7 +214,7 @@ impl Connection {
                     side.control_readable = false;
                 }
                 Err(error) if error.kind() == ErrorKind::InvalidData => {
-                    return Err(protocol_fault("a message that is too long"));
+                    return Err(protocol_fault(&error.to_string()));
                 }
                 Err(_) => side.close_control(),
             }

@@ -10,6 +10,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
@@ -65,7 +66,8 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
 
 /// Receives one message and lets no descriptor into this process.
 ///
-/// A message longer than `buffer` is consumed and is an error of kind `InvalidData`.
+/// A message longer than `buffer` is consumed and is an error of kind `InvalidData`, as is one
+/// without any bytes.
 pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let message = receive(socket, buffer, &mut RecvAncillaryBuffer::default())?;
     whole(message.flags)?;
@@ -77,8 +79,8 @@ pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
 
 /// Receives one message and at most [`MAX_DESCRIPTORS`] descriptors, close-on-exec.
 ///
-/// A message longer than `buffer` is consumed, its descriptors are closed, and it is an error of
-/// kind `InvalidData`.
+/// A message longer than `buffer` or without any bytes is consumed, its descriptors are closed,
+/// and it is an error of kind `InvalidData`.
 pub fn recv_with_descriptors(
     socket: impl AsFd,
     buffer: &mut [u8],
@@ -117,10 +119,24 @@ fn receive(
             rustix::net::recvmsg(&socket, &mut buffers, control, flags)
         })
     };
-    match ask() {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => ask(),
-        result => result,
+    let message = match ask() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => ask()?,
+        result => result?,
+    };
+    if message.bytes == 0 && !is_over(&socket) {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the message is empty",
+        ));
     }
+    Ok(message)
+}
+
+/// Whether the other side is gone, which looks like an empty message.
+fn is_over(socket: impl AsFd) -> bool {
+    let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let asked = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+    asked != Ok(0)
 }
 
 fn whole(flags: ReturnFlags) -> io::Result<()> {
@@ -229,6 +245,22 @@ mod tests {
             }
         };
         assert_eq!(full.kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn an_empty_message_is_an_error_and_not_the_end() {
+        let (a, b) = seqpacket::pair().unwrap();
+        send(&a, b"", &[a.as_fd()]).unwrap();
+        send(&a, b"", &[]).unwrap();
+        send(&a, b"next", &[]).unwrap();
+        let mut buffer = [0; 16];
+        let error = recv(&b, &mut buffer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        let error = recv_with_descriptors(&b, &mut buffer).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert_eq!(recv(&b, &mut buffer).unwrap().len, 4);
+        drop(a);
+        assert_eq!(recv(&b, &mut buffer).unwrap().len, 0);
     }
 
     #[test]
