@@ -21,7 +21,7 @@ fn adding_one_prints_the_mount_option_and_the_oci_entry() {
     let folder = folder.to_str().unwrap();
     assert_eq!(
         lines[0],
-        format!("--mount type=bind,src={folder},dst=/run/hvsock")
+        format!("--mount type=bind,src={folder},dst=/run/hvsock,readonly")
     );
     let entry: Value = serde_json::from_str(lines[1]).unwrap();
     assert_eq!(
