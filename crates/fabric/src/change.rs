@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use hvsock_address::ServiceId;
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
+use crate::explain::Silent;
 use crate::partition::{PartitionSpec, PartitionState};
 use crate::terms::Barrier;
 use crate::tree::AddPartitionError;
@@ -246,15 +247,19 @@ impl Fabric {
     /// Whether an established connection may go on: its service must be registered and enabled.
     /// Who may connect was decided when it began.
     fn judge_connection_again(&self, id: ConnectionId) -> Result<(), Refusal> {
-        let border = self.connections.get(&id).and_then(|connection| {
-            let source = self.tree.place(connection.source)?;
-            let target = self.tree.place(connection.target)?;
-            let relation = self.tree.relation(source.key, target.key)?;
-            let border = self.tree.border(source, target, relation)?;
-            Some((border, connection.service))
-        });
-        let Some((border, service)) = border else {
+        let Some(connection) = self.connections.get(&id) else {
             return Ok(());
+        };
+        let ends = [connection.source, connection.target].map(|key| self.tree.place(key));
+        let [Some(source), Some(target)] = ends else {
+            return Ok(());
+        };
+        let Some(relation) = self.tree.relation(source.key, target.key) else {
+            return Ok(());
+        };
+        let service = connection.service;
+        let Some(border) = self.tree.border(source, target, relation) else {
+            return self.check_inside(source, service, &mut Silent);
         };
         let terms = border.terms(service, self.broker_uid);
         let terms = terms.ok_or(Barrier::Unregistered);

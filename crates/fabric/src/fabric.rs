@@ -373,7 +373,11 @@ impl Fabric {
 
     /// The partitions whose registries a listener depends on.
     fn owners_of(&self, from: PartitionKey, bound: Bound) -> [Option<PartitionKey>; 2] {
-        let borders = self.tree.place(from).map(|from| self.borders(from, bound));
+        let from = self.tree.place(from);
+        if bound == Bound::Loopback {
+            return [from.and_then(|from| self.inside_registry(from)), None];
+        }
+        let borders = from.map(|from| self.borders(from, bound));
         let owner = |border: Option<Border<'_>>| Some(border?.owner.key);
         borders.map_or([None, None], |borders| borders.map(owner))
     }

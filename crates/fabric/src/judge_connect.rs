@@ -22,7 +22,7 @@ pub(crate) struct Plan {
     pub(crate) target: PartitionKey,
     pub(crate) relation: Relation,
     pub(crate) listener: ListenerId,
-    /// The partition whose registry allows it; none for loopback.
+    /// The partition whose registry it depends on; none inside a container.
     pub(crate) registry: Option<PartitionKey>,
 }
 
@@ -51,7 +51,7 @@ impl Fabric {
         let border = self.tree.border(source, target, relation);
         let terms = match &border {
             None => {
-                trace.note(|_| loopback_note());
+                self.check_inside(source, request.service, trace)?;
                 None
             }
             Some(border) => {
@@ -65,7 +65,10 @@ impl Fabric {
             target: target.key,
             relation,
             listener,
-            registry: border.map(|border| border.owner.key),
+            registry: match border {
+                Some(border) => Some(border.owner.key),
+                None => self.inside_registry(source),
+            },
         })
     }
 
@@ -128,6 +131,35 @@ impl Fabric {
             (_, kind) => format!("start the {kind} {name}"),
         };
         Note::new(false, question, format!("no: {name} is {state}")).fix(fix)
+    }
+
+    /// Between two ends in one partition nothing has to be registered, but what the partition's
+    /// own registry switches off is off here, too.
+    pub(crate) fn check_inside<T: Trace>(
+        &self,
+        place: Place<'_>,
+        service: ServiceId,
+        trace: &mut T,
+    ) -> Result<(), Refusal> {
+        let terms = Border::with_children(place).terms(service, self.broker_uid);
+        let answer = terms.map_or(Ok(()), |terms| terms.enabled().map(drop));
+        trace.note(|_| match &answer {
+            Ok(()) => {
+                let question = "Does a registry have to allow it?";
+                Note::new(true, question, "no: both ends are in one partition")
+            }
+            Err(barrier) => {
+                let registration = terms.map(|terms| terms.registration());
+                Note::new(false, "Is it enabled?", barrier.words(true))
+                    .fix(barrier.fix(service, registration))
+            }
+        });
+        answer.map_err(|barrier| barrier.refusal(true))
+    }
+
+    /// The partition whose registry [`check_inside`](Self::check_inside) asks.
+    pub(crate) fn inside_registry(&self, place: Place<'_>) -> Option<PartitionKey> {
+        place.partition.registry().map(|_| place.key)
     }
 
     /// The registry's part of it.
@@ -281,11 +313,6 @@ impl Fabric {
         trace.note(|_| room_note(&room));
         room
     }
-}
-
-pub(crate) fn loopback_note() -> Note {
-    let question = "Does a registry have to allow it?";
-    Note::new(true, question, "no: both ends are in one partition")
 }
 
 pub(crate) fn room_note(room: &Result<(), Refusal>) -> Note {

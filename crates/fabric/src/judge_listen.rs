@@ -6,7 +6,7 @@ use hvsock_address::ServiceId;
 use hvsock_registry::{Asker, Principal, Registration, Rule};
 
 use crate::explain::{Audience, Note, Silent, Trace};
-use crate::judge_connect::{loopback_note, room_note};
+use crate::judge_connect::room_note;
 use crate::limits::room;
 use crate::resolve::Place;
 use crate::tables::{Bound, Listener};
@@ -99,8 +99,7 @@ impl Fabric {
         trace: &mut T,
     ) -> Result<(), Refusal> {
         if bound == Bound::Loopback {
-            trace.note(|_| loopback_note());
-            return Ok(());
+            return self.check_inside(from, service, trace);
         }
         let wildcard = bound == Bound::Wildcard;
         let offers = self.borders(from, bound).map(|border| {

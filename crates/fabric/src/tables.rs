@@ -44,7 +44,7 @@ pub struct Connection {
     pub(crate) target: PartitionKey,
     pub(crate) listener: ListenerId,
     pub(crate) service: ServiceId,
-    /// The partition whose registry allows it; none for loopback.
+    /// The partition whose registry it depends on; none inside a container.
     pub(crate) registry: Option<PartitionKey>,
     pub(crate) waiting: bool,
     pub(crate) suspended: bool,
@@ -109,7 +109,7 @@ impl Connection {
         self.service
     }
 
-    /// The partition whose registry allows it; none if both ends are in one partition.
+    /// The partition whose registry it depends on; none if both ends are in one container.
     pub fn registry(&self) -> Option<PartitionKey> {
         self.registry
     }

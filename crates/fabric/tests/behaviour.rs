@@ -154,6 +154,38 @@ fn each_end_sees_the_other_as_it_would_reach_it() {
 }
 
 #[test]
+fn what_the_registry_switches_off_is_off_inside_the_partition_too() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    host.fabric.unregister(top, SERVICE).unwrap();
+    let listener = host.listen(top, VmId::LOOPBACK);
+    host.connect(top, VmId::LOOPBACK).expect("not registered");
+    host.fabric.register(top, registration()).unwrap();
+    let connection = host.connect(top, VmId::LOOPBACK).unwrap().connection;
+    // A container has no registry of its own, and its host's is not about what is inside it.
+    host.listen(web, VmId::LOOPBACK);
+    host.connect(web, VmId::LOOPBACK).unwrap();
+    let mut off = registration();
+    off.enabled = false;
+    host.fabric.update(top, off).unwrap();
+    let refusal = Refusal::Disabled {
+        by: "enabled = false".to_owned(),
+    };
+    let effects = host.effects();
+    assert!(
+        effects.contains(&cut(connection, refusal.clone())),
+        "{effects:?}"
+    );
+    assert!(effects.contains(&Effect::CutListener {
+        id: listener,
+        refusal: refusal.clone()
+    }));
+    assert_eq!(host.connect(top, VmId::LOOPBACK), Err(refusal.clone()));
+    assert_eq!(host.listen_as(&root(), top, VmId::LOOPBACK), Err(refusal));
+    host.connect(web, VmId::LOOPBACK).unwrap();
+}
+
+#[test]
 fn silohost_in_a_container_is_parent_by_another_name() {
     let mut host = Host::new();
     let web = host.container("web");

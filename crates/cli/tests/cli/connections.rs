@@ -84,6 +84,30 @@ fn disabling_a_service_cuts_it_and_the_peer_sees_econnreset() {
 }
 
 #[test]
+fn disabling_a_service_cuts_it_on_loopback_too() {
+    let world = World::new();
+    world.register(DEMO);
+    let _cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
+    let mut command = world.command(["connect", "loopback", DEMO]);
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut connect = Running::start(&mut command);
+    connect.write(b"hi\n");
+    assert_eq!(connect.line(), "hi");
+    world.ok(["service", "disable", DEMO]);
+    assert_eq!(connect.end().code(), Some(1));
+    let error = connect.rest_of_stderr();
+    assert!(
+        error.contains("cut") && error.contains("disabled"),
+        "{error}"
+    );
+    let error = world.run(["connect", "loopback", DEMO]).failed();
+    assert!(error.contains("service enable"), "{error}");
+}
+
+#[test]
 fn status_is_the_tree_of_partitions_with_what_is_in_them() {
     let world = World::new();
     world.register(DEMO);

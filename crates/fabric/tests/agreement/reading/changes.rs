@@ -219,13 +219,17 @@ impl Reading {
     pub(super) fn look_at_everything(&mut self) {
         for n in 0..self.connections.len() {
             let c = &self.connections[n];
-            if !c.there || c.from == c.to {
+            if !c.there {
                 continue;
             }
-            let (owner, children) = self.registry_between(c.from, c.to);
-            let still = match self.registered(owner, c.service) {
-                None => Err(Refusal::Unregistered),
-                Some(entry) => Self::enabled(entry, &Self::names(&children)),
+            let still = if c.from == c.to {
+                self.not_switched_off(c.from, c.service)
+            } else {
+                let (owner, children) = self.registry_between(c.from, c.to);
+                match self.registered(owner, c.service) {
+                    None => Err(Refusal::Unregistered),
+                    Some(entry) => Self::enabled(entry, &Self::names(&children)),
+                }
             };
             if let Err(refusal) = still {
                 self.cut_connection(n, &refusal);

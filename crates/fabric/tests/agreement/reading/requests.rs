@@ -61,6 +61,8 @@ impl Reading {
             self.access(owner, entry, false, asker, &names)
                 .map_err(|no| no.refusal(owner == p))?;
             border = Some((owner, entry, names));
+        } else {
+            self.not_switched_off(p, service)?;
         }
         let mut hearing = vec![];
         for (n, listener) in self.listeners.iter().enumerate() {
@@ -167,6 +169,14 @@ impl Reading {
         Ok(())
     }
 
+    /// Inside a partition nothing has to be registered, and what its registry switches off is off.
+    pub(super) fn not_switched_off(&self, p: usize, service: ServiceId) -> Result<(), Refusal> {
+        match self.registered(p, service) {
+            Some(entry) => Self::enabled(entry, &[None]),
+            None => Ok(()),
+        }
+    }
+
     /// Whether a listener could ever hear anybody, by the registries.
     pub(super) fn may_receive(
         &self,
@@ -176,7 +186,7 @@ impl Reading {
         service: ServiceId,
     ) -> Result<(), Refusal> {
         if vm == VmId::LOOPBACK {
-            return Ok(());
+            return self.not_switched_off(p, service);
         }
         let me = &self.partitions[p];
         // Each way that connections may come: whose registry, and the ends that are its children.
