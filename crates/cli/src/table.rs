@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, stdout};
 
 use anyhow::Result;
-use comfy_table::{CellAlignment, ContentArrangement, Row, Table};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table};
 
 use crate::{failure, output};
 
@@ -18,9 +18,11 @@ impl Columns {
     /// A table with these headings, and what to print when it has no rows.
     pub fn new(headings: &[&str], empty: &'static str) -> Self {
         let mut table = Table::new();
+        let mut header = Row::from(headings.iter().map(|heading| heading.to_uppercase()));
+        header.max_height(1);
         table
             .load_style(comfy_table::presets::NOTHING)
-            .set_header(headings.iter().map(|heading| heading.to_uppercase()));
+            .set_header(header);
         match terminal_width() {
             Some(width) => table
                 .set_content_arrangement(ContentArrangement::Dynamic)
@@ -40,6 +42,14 @@ impl Columns {
             if let Some(column) = self.table.column_mut(*column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
+        }
+        self
+    }
+
+    /// Never cuts this column: part of a GUID is of no use.
+    pub fn whole(mut self, column: usize) -> Self {
+        if let Some(column) = self.table.column_mut(column) {
+            column.set_constraint(ColumnConstraint::ContentWidth);
         }
         self
     }

@@ -7,6 +7,7 @@ use hvsock_broker::model::{NewContainer, Partition, PartitionKind, PartitionStat
 use serde::Serialize;
 
 use crate::context::Context;
+use crate::failure::Failure;
 use crate::output::{self, Json};
 use crate::table::Columns;
 use crate::words;
@@ -135,6 +136,10 @@ struct OciMount {
 
 impl Mounts {
     fn of(container: &Partition) -> Result<Self> {
+        if container.kind != PartitionKind::Container {
+            let kind = words::kind(container.kind);
+            return Err(Failure::new(format!("{} is a {kind}", container.name)).into());
+        }
         let endpoint = container.endpoint.as_ref();
         let folder = endpoint.and_then(|endpoint| endpoint.parent());
         let folder = folder.context("the broker made no endpoint for this container")?;
@@ -190,9 +195,9 @@ impl List {
         if self.json.json {
             return output::json(&containers);
         }
-        let headings = ["name", "id", "state", "groups", "listeners", "connections"];
+        let headings = ["name", "id", "state", "groups", "listen", "conn"];
         let empty = "no containers; `hvsock container add NAME` makes one a partition";
-        let mut table = Columns::new(&headings, empty).right(&[4, 5]);
+        let mut table = Columns::new(&headings, empty).right(&[4, 5]).whole(1);
         for container in containers {
             table.row([
                 container.name.to_string(),

@@ -1,10 +1,11 @@
 //! `hvsock demo`: the whole system in a few seconds, told step by step.
 //!
 //! The broker runs in this process, in a temporary folder; [`guest`] is a second process in a
-//! second partition, which does what [`story`] tells it to; [`narrator`] prints.
+//! second partition, which does what [`story`] tells it to by [`process`]; [`narrator`] prints.
 
 mod guest;
 mod narrator;
+mod process;
 mod story;
 
 use std::thread;

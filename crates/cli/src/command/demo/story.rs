@@ -1,13 +1,9 @@
 //! What happens in the demo, in order.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
-use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use hvsock::{Endpoint, HvListener};
@@ -18,6 +14,7 @@ use hvsock_endpoint::Dirs;
 
 use super::guest::{Answer, Order};
 use super::narrator::Narrator;
+use super::process::{GuestProcess, PATIENCE};
 use crate::measure;
 use crate::table::Columns;
 use crate::words;
@@ -25,8 +22,6 @@ use crate::words;
 const NAME: &str = "HV Socket Demo";
 const HOST: &str = "demo-host";
 const GUEST: &str = "guest";
-/// The longest wait for the guest, which is never needed unless something is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Runs the demo with all its state in `folder`.
 pub fn tell(folder: &Path) -> Result<()> {
@@ -91,7 +86,7 @@ impl<'a> Stage<'a> {
             "host",
             &format!("is this process, in the partition `{HOST}`"),
         )?;
-        let pid = self.guest.child.id();
+        let pid = self.guest.id();
         let guest = format!("is process {pid}, in a partition of its own, a child of `{HOST}`");
         self.say.does("guest", &guest)
     }
@@ -365,65 +360,5 @@ fn system_words(errno: Option<i32>) -> String {
     match errno {
         Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
         None => "an error".to_owned(),
-    }
-}
-
-/// The process in the second partition.
-struct GuestProcess {
-    child: Child,
-    orders: Option<ChildStdin>,
-    answers: Receiver<String>,
-}
-
-impl GuestProcess {
-    fn start(endpoint: &Path) -> Result<Self> {
-        let program = std::env::current_exe().context("cannot find this program")?;
-        let mut child = Command::new(program)
-            .arg("demo-guest")
-            .env("HVSOCK_ENDPOINT", endpoint)
-            .env_remove("HVSOCK_DIR")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start the guest's process")?;
-        let output = child.stdout.take().context("the guest has no output")?;
-        let (lines, answers) = channel();
-        thread::Builder::new().name("guest".into()).spawn(move || {
-            let mut read = BufReader::new(output).lines().map_while(Result::ok);
-            read.try_for_each(|line| lines.send(line))
-        })?;
-        Ok(Self {
-            orders: child.stdin.take(),
-            child,
-            answers,
-        })
-    }
-
-    fn tell(&mut self, order: &Order) -> Result<()> {
-        let mut line = serde_json::to_vec(order)?;
-        line.push(b'\n');
-        let orders = self.orders.as_mut().context("the guest takes no orders")?;
-        orders.write_all(&line).context("the guest has ended")
-    }
-
-    fn answer(&self) -> Result<Answer> {
-        let line = self
-            .answers
-            .recv_timeout(PATIENCE)
-            .context("the guest does not answer")?;
-        Ok(serde_json::from_str(&line)?)
-    }
-
-    fn ask(&mut self, order: &Order) -> Result<Answer> {
-        self.tell(order)?;
-        self.answer()
-    }
-}
-
-impl Drop for GuestProcess {
-    fn drop(&mut self) {
-        drop(self.orders.take());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

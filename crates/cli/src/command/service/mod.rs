@@ -1,17 +1,14 @@
 //! `hvsock service`: the registry.
 
-use std::io::Read;
-use std::path::{Path, PathBuf};
-use std::{fs, io};
+mod transfer;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use hvsock::Lease;
 use hvsock_address::{ElementName, PartitionRef, ServiceId, ServiceRef};
 use hvsock_broker::model::{self, AccessList, NewService};
 
 use crate::context::Context;
-use crate::failure::Failure;
 use crate::output::{self, Json};
 use crate::signals::Termination;
 use crate::table::Columns;
@@ -32,8 +29,8 @@ pub enum Service {
     Enable(Switch),
     Disable(Disable),
     Unregister(Unregister),
-    Export(Export),
-    Import(Import),
+    Export(transfer::Export),
+    Import(transfer::Import),
 }
 
 /// Allow a service; prints its GUID and nothing else
@@ -113,24 +110,6 @@ pub struct Unregister {
     service: ServiceRef,
 }
 
-/// Write all services to a file for another machine
-#[derive(Debug, Args)]
-pub struct Export {
-    /// As a .reg file, which Windows' reg import takes, instead of JSON
-    #[arg(long)]
-    reg: bool,
-    /// Where to [default: standard output]
-    #[arg(long, short, value_name = "FILE")]
-    output: Option<PathBuf>,
-}
-
-/// Register all services of a file; what is there already stays
-#[derive(Debug, Args)]
-pub struct Import {
-    /// JSON of export, or a .reg file; - is standard input
-    file: PathBuf,
-}
-
 impl Service {
     pub fn run(self, context: &Context) -> Result<()> {
         match self {
@@ -203,20 +182,9 @@ impl List {
         if self.json.json {
             return output::json(&services);
         }
-        let headings = [
-            "name",
-            "id",
-            "port",
-            "state",
-            "owner",
-            "listeners",
-            "connections",
-        ];
-        let mut table = Columns::new(
-            &headings,
-            "no services; `hvsock service register NAME` makes one",
-        )
-        .right(&[2, 5, 6]);
+        let headings = ["name", "id", "port", "state", "listen", "conn"];
+        let empty = "no services; `hvsock service register NAME` makes one";
+        let mut table = Columns::new(&headings, empty).right(&[2, 4, 5]).whole(1);
         for service in services {
             let port = service
                 .port
@@ -227,7 +195,6 @@ impl List {
                 service.id.to_string(),
                 port,
                 state.to_owned(),
-                service.owner.unwrap_or_default(),
                 service.listeners.to_string(),
                 service.connections.to_string(),
             ]);
@@ -335,78 +302,4 @@ impl Unregister {
         ));
         Ok(())
     }
-}
-
-impl Export {
-    fn run(self, context: &Context) -> Result<()> {
-        let client = context.client()?;
-        let file = if self.reg {
-            client.export_reg()?.to_vec()
-        } else {
-            let mut file = serde_json::to_vec_pretty(&client.export_json()?)?;
-            file.push(b'\n');
-            file
-        };
-        match self.output {
-            None => output::bytes(&file),
-            Some(path) => {
-                fs::write(&path, file).with_context(|| format!("cannot write {}", path.display()))
-            }
-        }
-    }
-}
-
-impl Import {
-    fn run(self, context: &Context) -> Result<()> {
-        let file = read(&self.file)?;
-        let client = context.client()?;
-        let imported = if is_json(&file) {
-            let services: Vec<NewService> = serde_json::from_slice(&file)
-                .map_err(|error| Failure::new(format!("{}: {error}", self.file.display())))?;
-            client.import_json(&services)?
-        } else {
-            client.import_reg(file)?
-        };
-        for service in &imported.added {
-            output::line(format_args!("{} {}", service.id, service.name))?;
-        }
-        for service in &imported.removed {
-            context.note(&format!(
-                "`{}` ({}) is no longer registered",
-                service.name, service.id
-            ));
-        }
-        for note in &imported.notes {
-            context.note(note);
-        }
-        context.note(&format!(
-            "{} added",
-            words::count(imported.added.len(), "service")
-        ));
-        Ok(())
-    }
-}
-
-/// The most bytes of a file to import, as many as the broker takes.
-const LARGEST: u64 = 64 << 20;
-
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let shown = path.display();
-    let source: Box<dyn Read> = if path == Path::new("-") {
-        Box::new(io::stdin().lock())
-    } else {
-        Box::new(fs::File::open(path).with_context(|| format!("cannot read {shown}"))?)
-    };
-    let mut file = Vec::new();
-    let read = source.take(LARGEST + 1).read_to_end(&mut file);
-    read.with_context(|| format!("cannot read {shown}"))?;
-    if file.len() as u64 > LARGEST {
-        bail!("{shown} is larger than {}", words::bytes(LARGEST));
-    }
-    Ok(file)
-}
-
-/// A `.reg` file starts with a byte order mark or its own name.
-fn is_json(file: &[u8]) -> bool {
-    file.trim_ascii_start().first() == Some(&b'[') && !file.starts_with(b"[HKEY")
 }
