@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! axum_service "Web Demo"
-//! printf 'GET / HTTP/1.0\r\n\r\n' | hvsock connect loopback "Web Demo"
+//! (printf 'GET / HTTP/1.0\r\n\r\n'; sleep 1) | hvsock connect loopback "Web Demo"
 //! ```
 
 use std::io;
