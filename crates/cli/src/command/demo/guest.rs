@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock::{ConnectOptions, HvStream};
+use hvsock::{ConnectOptions, Endpoint, HvStream};
 use hvsock_address::{ServiceRef, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -121,8 +121,13 @@ fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer
                 turns,
                 time: Duration::from_millis(time_ms),
             };
+            // Looked up once, as a program does that connects often.
+            let service = match service {
+                ServiceRef::Name(name) => Endpoint::from_env().service_id(&name)?,
+                ServiceRef::Id(id) => id,
+            };
             let figures = measure::compare(
-                || HvStream::connect((VmId::PARENT, service.clone())),
+                || HvStream::connect((VmId::PARENT, service)),
                 || UnixStream::connect(&unix),
                 effort,
                 |_| {},
