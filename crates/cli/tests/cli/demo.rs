@@ -39,7 +39,9 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
     assert!(!text.contains('\x1b'), "no colour but on a terminal");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    // The promise is for a build with optimisation on a machine that does nothing else.
+    let promised = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
+    assert!(took < promised, "{took:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 

@@ -182,9 +182,9 @@ impl List {
         if self.json.json {
             return output::json(&services);
         }
-        let headings = ["name", "id", "port", "state", "listen", "conn"];
+        let headings = ["name", "id", "port", "state", "owner", "listen", "conn"];
         let empty = "no services; `hvsock service register NAME` makes one";
-        let mut table = Columns::new(&headings, empty).right(&[2, 4, 5]).whole(1);
+        let mut table = Columns::new(&headings, empty).right(&[2, 5, 6]).whole(1);
         for service in services {
             let port = service
                 .port
@@ -195,6 +195,7 @@ impl List {
                 service.id.to_string(),
                 port,
                 state.to_owned(),
+                service.owner.unwrap_or_default(),
                 service.listeners.to_string(),
                 service.connections.to_string(),
             ]);
