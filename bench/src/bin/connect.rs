@@ -48,7 +48,7 @@ fn main() -> anyhow::Result<()> {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         [broker::ROLE, folder] => return broker::serve(Path::new(folder)),
-        [HOLD, endpoint, count] => return hold(endpoint.into(), count.parse()?),
+        [HOLD, endpoint, count] => return hold(Path::new(endpoint), count.parse()?),
         _ => {}
     }
     let option = |name: &str, default: usize| -> anyhow::Result<usize> {
@@ -278,17 +278,17 @@ impl Drop for Helper {
 
 /// What a helper process does: makes connections to itself, says how many, and holds them until
 /// its input ends.
-fn hold(endpoint: PathBuf, count: usize) -> anyhow::Result<()> {
+fn hold(endpoint: &Path, count: usize) -> anyhow::Result<()> {
     hvsock_sys::limits::raise_descriptors()?;
     let address = (VmId::LOOPBACK, ServiceId::random());
     let listener = HvListener::options()
-        .endpoint(endpoint.clone())
+        .endpoint(endpoint)
         .listen(address)?;
     let mut held = Vec::with_capacity(count);
     let mut why = String::new();
     for _ in 0..count {
         match HvStream::options()
-            .endpoint(endpoint.clone())
+            .endpoint(endpoint)
             .connect(address)
         {
             Ok(stream) => held.push((stream, listener.accept()?)),

@@ -64,6 +64,11 @@ mod stream;
 pub mod tokio;
 mod wait;
 
+/// The README's code is compiled as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
+
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use endpoint::Endpoint;
 pub use error::{NoBroker, refusal_of};
