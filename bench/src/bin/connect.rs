@@ -281,16 +281,11 @@ impl Drop for Helper {
 fn hold(endpoint: &Path, count: usize) -> anyhow::Result<()> {
     hvsock_sys::limits::raise_descriptors()?;
     let address = (VmId::LOOPBACK, ServiceId::random());
-    let listener = HvListener::options()
-        .endpoint(endpoint)
-        .listen(address)?;
+    let listener = HvListener::options().endpoint(endpoint).listen(address)?;
     let mut held = Vec::with_capacity(count);
     let mut why = String::new();
     for _ in 0..count {
-        match HvStream::options()
-            .endpoint(endpoint)
-            .connect(address)
-        {
+        match HvStream::options().endpoint(endpoint).connect(address) {
             Ok(stream) => held.push((stream, listener.accept()?)),
             Err(error) => {
                 why = error.to_string().replace('\n', " ");
