@@ -5,7 +5,7 @@
 //! command `hvsock` is one of them, by [`client`]. Who asks is known from the socket
 //! (`SO_PEERCRED`) and never from the request: reading is open to every user of the machine,
 //! changing only to the broker's own user and root. Whoever may connect is untrusted, so every
-//! wait, body, table and queue here has a bound ([`admission`], [`server`]).
+//! wait, body, table and queue here has a bound (`admission`, `server`).
 //!
 //! [`ControlServer::start`] runs it on a thread of its own; [`openapi`] is the document that
 //! describes it, made from the same functions that answer.
