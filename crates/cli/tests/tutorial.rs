@@ -227,7 +227,14 @@ fn every_command_of_the_page_does_what_the_page_shows() {
         symlink(program, home.join("hvsock-static")).expect("a link");
     }
     let folder = home.join("d").display().to_string();
-    let mut likeness = Likeness::new(&[(&folder, FOLDER), (&user_name(), READER)]);
+    // A user without a name is shown by number.
+    let number = format!("uid {}", rustix::process::geteuid());
+    let words = [
+        (folder.as_str(), FOLDER),
+        (&number, READER),
+        (&user_name(), READER),
+    ];
+    let mut likeness = Likeness::new(&words);
     let mut terminals: HashMap<&str, Terminal> = HashMap::new();
     let mut run = 0;
     for block in tutorial_page::console_blocks(PAGE) {
