@@ -7,7 +7,7 @@
 use hvsock_address::ServiceId;
 use hvsock_registry::Asker;
 
-use crate::explain::{Audience, Note, Trace, service_word};
+use crate::explain::{Audience, Note, Silent, Trace, service_word};
 use crate::limits::room;
 use crate::partition::{PartitionKind, PartitionState};
 use crate::resolve::Place;
@@ -40,6 +40,23 @@ impl Fabric {
         request: &ConnectRequest<'_>,
         trace: &mut T,
     ) -> Result<Plan, Refusal> {
+        let (pair, plan) = self.judge_way(request, trace)?;
+        self.check_room(pair, plan.listener, trace)?;
+        Ok(plan)
+    }
+
+    /// The listener to which a connect leads, whether or not there is room for it.
+    pub fn listener_for(&self, request: &ConnectRequest<'_>) -> Option<ListenerId> {
+        let (_, plan) = self.judge_way(request, &mut Silent).ok()?;
+        Some(plan.listener)
+    }
+
+    /// All questions but the last.
+    fn judge_way<'a, T: Trace>(
+        &'a self,
+        request: &ConnectRequest<'_>,
+        trace: &mut T,
+    ) -> Result<(Pair<'a>, Plan), Refusal> {
         let source = self.asking(request.from, request.service, trace)?;
         let (target, relation) = self.tree.resolve_connect(source, request.vm, trace)?;
         let pair = Pair {
@@ -60,8 +77,7 @@ impl Fabric {
             }
         };
         let listener = self.check_listener(pair, request.service, terms.as_ref(), trace)?;
-        self.check_room(pair, listener, trace)?;
-        Ok(Plan {
+        let plan = Plan {
             target: target.key,
             relation,
             listener,
@@ -69,7 +85,8 @@ impl Fabric {
                 Some(border) => Some(border.owner.key),
                 None => self.inside_registry(source),
             },
-        })
+        };
+        Ok((pair, plan))
     }
 
     /// The partition that asks about a service.

@@ -89,7 +89,11 @@ impl Core {
             self.explain(&session, &explanation);
             return;
         }
-        let outcome = match self.fabric.connect(&request) {
+        let mut routed = self.fabric.connect(&request);
+        if matches!(routed, Err(Refusal::BacklogFull)) && self.hear_listener(&request) {
+            routed = self.fabric.connect(&request);
+        }
+        let outcome = match routed {
             Ok(route) => match self.join(&session, connect, &route) {
                 Ok(joined) => Ok((route, joined)),
                 Err(refusal) => {
@@ -104,6 +108,18 @@ impl Core {
             Err(refusal) => self.turned_down(&session, connect.address, &refusal),
         }
         self.carry_out();
+    }
+
+    /// Reads what the process of a full listener has said by now, which may be that it accepted:
+    /// clients are taken in quicker than sessions are watched. Whether there is such a listener.
+    fn hear_listener(&mut self, request: &ConnectRequest<'_>) -> bool {
+        let listener = self.fabric.listener_for(request);
+        let record = listener.and_then(|id| self.listeners.get(&id));
+        let session = record.map(|record| record.session);
+        if let Some(index) = session {
+            self.session_ready(index);
+        }
+        session.is_some()
     }
 
     /// Makes the descriptors and gives both processes theirs.
