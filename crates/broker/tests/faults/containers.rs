@@ -1,0 +1,158 @@
+//! What a process in a container can reach, see and claim.
+
+use std::io::{Read, Write};
+
+use hvsock::{
+    Endpoint, HvAddr, HvStream, Lease, PartitionName, PartitionRef, Refusal, ServiceId, VmId,
+};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
+
+use crate::raw::Raw;
+use crate::world::{Place, World, accept, partition_ref, refused};
+
+const PORT: u32 = 1000;
+
+fn by_name(place: &Place, name: &str) -> std::io::Result<HvStream> {
+    let name = PartitionName::new(name).unwrap();
+    let service = ServiceId::from_port(PORT);
+    place.connect_to(HvAddr::new(PartitionRef::Name(name), service))
+}
+
+#[test]
+fn it_cannot_register_anything() {
+    let world = World::new();
+    let web = world.container("web", None);
+    // It runs as the broker's own user, as root in a container may.
+    let id = ServiceId::from_port(PORT);
+    let denied = refused(Lease::register_at(&web.endpoint(), "Mine", id, ""));
+    assert!(matches!(denied, Refusal::Denied { .. }), "{denied}");
+    assert!(world.handle().services(false).unwrap().is_empty());
+    // Nor is there a control socket beside its endpoint.
+    let beside = std::fs::read_dir(web.0.parent().unwrap()).unwrap();
+    let names: Vec<_> = beside.map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["endpoint"]);
+}
+
+#[test]
+fn it_reaches_a_sibling_in_a_group_and_cannot_tell_others_from_none() {
+    let world = World::new();
+    let one = world.container("one", Some("group"));
+    let two = world.container("two", Some("group"));
+    let other = world.container("other", None);
+    world.register(PORT);
+    let listener = two.listen(VmId::WILDCARD, PORT).unwrap();
+    let stream = by_name(&one, "two").unwrap();
+    assert_eq!(accept(&listener).peer().unwrap().partition(), "one");
+    drop(stream);
+
+    let two_id = VmId::of_container("two");
+    let nobody = VmId::of_container("nobody");
+    assert_eq!(refused(other.connect(two_id, PORT)), Refusal::NotReachable);
+    assert_eq!(refused(other.connect(nobody, PORT)), Refusal::NotReachable);
+    let unknown = refused(by_name(&other, "nobody"));
+    assert_eq!(refused(by_name(&other, "two")), unknown);
+    let error = other.connect(two_id, PORT).unwrap_err().to_string();
+    assert_eq!(other.connect(nobody, PORT).unwrap_err().to_string(), error);
+
+    world
+        .handle()
+        .set_groups(&partition_ref("other"), vec!["group".into()])
+        .unwrap();
+    by_name(&other, "two").unwrap();
+    assert_eq!(accept(&listener).peer().unwrap().partition(), "other");
+}
+
+#[test]
+fn the_host_reaches_it_by_name_and_by_id() {
+    let world = World::new();
+    let (host, web) = (world.host(), world.container("web", None));
+    world.register(PORT);
+    let listener = web.listen(VmId::PARENT, PORT).unwrap();
+    let id = VmId::of_container("web");
+    for connected in [by_name(&host, "web"), host.connect(id, PORT)] {
+        let mut outside = connected.unwrap();
+        let mut inside = accept(&listener);
+        outside.write_all(b"hello").unwrap();
+        let mut bytes = [0; 5];
+        inside.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"hello");
+        assert_eq!(outside.peer_addr().unwrap().vm, id);
+        assert_eq!(inside.peer_addr().unwrap().vm, VmId::PARENT);
+    }
+}
+
+#[test]
+fn its_listeners_learn_no_numbers_and_the_hosts_learn_the_hosts() {
+    let world = World::new();
+    let (host, web) = (world.host(), world.container("web", None));
+    world.register(PORT);
+    let inside = web.listen(VmId::WILDCARD, PORT).unwrap();
+    for connected in [
+        host.connect(VmId::of_container("web"), PORT),
+        web.connect(VmId::LOOPBACK, PORT),
+    ] {
+        let _stream = connected.unwrap();
+        let accepted = accept(&inside);
+        let peer = accepted.peer().unwrap();
+        assert_eq!((peer.pid(), peer.uid(), peer.gid()), (None, None, None));
+    }
+    let outside = host.listen(VmId::WILDCARD, PORT).unwrap();
+    for (place, vm, name) in [
+        (&web, VmId::PARENT, "web"),
+        (&host, VmId::LOOPBACK, "testhost"),
+    ] {
+        let (_stream, accepted) = place.pair(vm, PORT, &outside);
+        let peer = accepted.peer().unwrap();
+        assert_eq!(peer.partition(), name);
+        assert_eq!(peer.pid(), Some(std::process::id()));
+        assert_eq!(peer.uid(), Some(rustix::process::geteuid().as_raw()));
+    }
+}
+
+#[test]
+fn a_connection_that_waits_is_not_for_another_partitions_process() {
+    let world = World::new();
+    let host = world.host();
+    let (web, db) = (world.container("web", None), world.container("db", None));
+    world.register(PORT);
+    // The same service in both; each hears its own only.
+    let in_web = Raw::new(&web);
+    in_web.listen(VmId::PARENT, PORT, 8);
+    let in_db = Raw::new(&db);
+    in_db.listen(VmId::PARENT, PORT, 8);
+    let stream = host.connect(VmId::of_container("web"), PORT).unwrap();
+    let (incoming, _data, _control) = in_web.take();
+    assert_eq!(incoming.connection, stream.connection_id());
+    in_db.say(&ClientMessage::Accepted {
+        connection: incoming.connection,
+    });
+    std::thread::sleep(crate::world::A_WHILE);
+    assert!(in_db.is_quiet());
+    assert_eq!(world.handle().listeners().unwrap()[0].waiting, 1);
+}
+
+#[test]
+fn it_can_ask_for_no_name_that_it_may_not_reach() {
+    let world = World::new();
+    let web = world.container("web", None);
+    world.container("db", None);
+    for (name, known) in [
+        ("web", true),
+        ("testhost", true),
+        ("db", false),
+        ("nil", false),
+    ] {
+        let raw = Raw::new(&web);
+        raw.say(&ClientMessage::Lookup {
+            kind: LookupKind::Partition,
+            name: name.into(),
+        });
+        let found = matches!(raw.hear(), BrokerMessage::Found { .. });
+        assert_eq!(found, known, "{name}");
+    }
+    let endpoint = Endpoint::at(&web.0);
+    let error = endpoint
+        .vm_id(&PartitionName::new("db").unwrap())
+        .unwrap_err();
+    assert_eq!(crate::world::refusal(&error), Refusal::NotReachable);
+}

@@ -1,0 +1,144 @@
+//! Registrations that end with a process, against those that are kept.
+
+use std::fs;
+use std::io;
+
+use hvsock::{Lease, Refusal, ServiceId, VmId};
+use hvsock_broker::ControlError;
+
+use crate::world::{Place, World, eventually, refusal, refused, service, service_ref};
+
+const PORT: u32 = 600;
+
+fn lease(place: &Place, port: u32) -> io::Result<Lease> {
+    let (name, id) = (format!("Service {port}"), ServiceId::from_port(port));
+    Lease::register_at(&place.endpoint(), &name, id, "a test")
+}
+
+#[test]
+fn one_that_an_operator_ends_says_so_and_takes_no_successor_with_it() {
+    let world = World::new();
+    let first = lease(&world.host(), PORT).unwrap();
+    world.handle().unregister(&service_ref(PORT)).unwrap();
+    let mut heard = None;
+    eventually("it has heard", || {
+        heard = first.check().err();
+        heard.is_some()
+    });
+    assert_eq!(refusal(&heard.unwrap()), Refusal::Unregistered);
+    world.register(PORT);
+    drop(first);
+    let second = lease(&world.host(), PORT + 1).unwrap();
+    world.handle().unregister(&service_ref(PORT + 1)).unwrap();
+    let third = lease(&world.host(), PORT + 1).unwrap();
+    drop(second);
+    // The broker sees the ends of both before it hears of another lease.
+    drop(lease(&world.host(), PORT + 2).unwrap());
+    let kept = world.handle().service(&service_ref(PORT)).unwrap();
+    assert!(!kept.lease);
+    third.check().unwrap();
+    assert!(
+        world
+            .handle()
+            .service(&service_ref(PORT + 1))
+            .unwrap()
+            .lease
+    );
+}
+
+#[test]
+fn neither_a_lease_nor_a_registration_takes_what_the_other_has() {
+    let world = World::new();
+    world.register(PORT);
+    let denied = refused(lease(&world.host(), PORT));
+    assert!(
+        matches!(&denied, Refusal::Denied { rule } if rule.contains("tester")),
+        "{denied}"
+    );
+    let held = lease(&world.host(), PORT + 1).unwrap();
+    let error = world
+        .handle()
+        .register(service(PORT + 1), "tester".into())
+        .unwrap_err();
+    assert!(matches!(error, ControlError::Clash(_)), "{error}");
+    let path = world.folder.join("services");
+    assert_eq!(toml_files(&path), 1, "nothing was written");
+    let error = world
+        .handle()
+        .set_enabled(&service_ref(PORT + 1), false, None)
+        .unwrap_err();
+    assert!(error.to_string().contains("lease"), "{error}");
+    held.check().unwrap();
+}
+
+fn toml_files(folder: &std::path::Path) -> usize {
+    let entries = fs::read_dir(folder).unwrap().flatten();
+    entries
+        .filter(|entry| entry.path().extension().is_some_and(|e| e == "toml"))
+        .count()
+}
+
+#[test]
+fn a_file_that_says_what_a_lease_has_is_in_force_once_the_lease_has_ended() {
+    let world = World::new();
+    let held = lease(&world.host(), PORT).unwrap();
+    let events = world.handle().events().unwrap();
+    let id = ServiceId::from_port(PORT);
+    let path = world.folder.join(format!("services/{id}.toml"));
+    let write = |text: &str| {
+        let part = path.with_extension("part");
+        fs::write(&part, text).unwrap();
+        fs::rename(&part, &path).unwrap();
+    };
+    let wait_for_problem = || {
+        eventually("it is reported", || {
+            let event = events.recv_timeout(crate::world::PATIENCE);
+            matches!(
+                event.expect("an event").what,
+                hvsock_broker::model::EventKind::ConfigProblem { .. }
+            )
+        });
+    };
+    write("name = \"From a file\"\n");
+    wait_for_problem();
+    // A change of the file does not change the lease, and its end does not end it.
+    write("name = \"From a changed file\"\n");
+    wait_for_problem();
+    let seen = || world.handle().service(&service_ref(PORT)).unwrap();
+    assert!(seen().lease && seen().name.as_str() == "Service 600");
+    held.check().unwrap();
+    drop(held);
+    eventually("the file is in force", || {
+        let service = world.handle().service(&service_ref(PORT));
+        service.is_ok_and(|service| service.name.as_str() == "From a changed file")
+    });
+    assert!(!seen().lease);
+
+    fs::remove_file(&path).unwrap();
+    eventually("it is gone", || {
+        world.handle().service(&service_ref(PORT)).is_err()
+    });
+    let held = lease(&world.host(), PORT).unwrap();
+    write("name = \"From a file\"\n");
+    wait_for_problem();
+    fs::remove_file(&path).unwrap();
+    eventually("the store has seen it go", || {
+        world.handle().export().is_empty()
+    });
+    held.check().unwrap();
+    assert!(seen().lease);
+}
+
+#[test]
+fn what_a_lease_allows_can_be_used_at_once() {
+    let world = World::new();
+    let (host, web) = (world.host(), world.container("web", None));
+    let held = lease(&host, PORT).unwrap();
+    let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
+    web.pair(VmId::PARENT, PORT, &listener);
+    drop(held);
+    let error = listener.accept_timeout(crate::world::PATIENCE).unwrap_err();
+    assert_eq!(refusal(&error), Refusal::Unregistered);
+    let unregistered = refused(web.connect(VmId::PARENT, PORT));
+    assert_eq!(unregistered, Refusal::Unregistered);
+}

@@ -1,0 +1,304 @@
+//! What is no message, or not the one to say now.
+
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+
+use hvsock::{ServiceId, VmId};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Listen, LookupKind, MAX_MESSAGE, Register, SocketOption,
+};
+use hvsock_fabric::Refusal;
+use hvsock_testkit::TempFolder;
+
+use crate::part::BrokerProcess;
+use crate::raw::{self, Raw, bytes};
+use crate::world::{World, eventually};
+
+const PORT: u32 = 100;
+
+fn is_protocol_fault(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::Reset { cause } if cause.contains("endpoint protocol"))
+}
+
+fn register(name: &str) -> ClientMessage {
+    ClientMessage::Register(Register {
+        service: ServiceId::from_port(PORT),
+        name: name.into(),
+        purpose: "a test".into(),
+    })
+}
+
+fn lookup(name: &str) -> ClientMessage {
+    ClientMessage::Lookup {
+        kind: LookupKind::Service,
+        name: name.into(),
+    }
+}
+
+fn every_message() -> [ClientMessage; 7] {
+    [
+        lookup("Service 100"),
+        ClientMessage::SetOption {
+            option: SocketOption::ConnectedSuspend,
+            value: 1,
+        },
+        raw::connect(VmId::LOOPBACK, PORT),
+        raw::listen(VmId::LOOPBACK, PORT, 1),
+        register("A lease"),
+        ClientMessage::Accepted { connection: 1 },
+        ClientMessage::Shutdown,
+    ]
+}
+
+/// Bytes that are a message but for one thing each.
+fn malformed() -> Vec<Vec<u8>> {
+    let mut malformed = vec![
+        Vec::new(),
+        vec![1],
+        vec![1, 3, 0],
+        vec![1, 7, 0, 0, 0],
+        vec![0; 4],
+        vec![0xff; 44],
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec(),
+        vec![1; MAX_MESSAGE],
+        vec![1; MAX_MESSAGE + 1],
+        vec![1; 60_000],
+        // LOOKUP of a name that is not UTF-8, and of neither kind.
+        [&[1, 1, 0, 0, 1, 0, 0, 0][..], b"\xff\xfe"].concat(),
+        [&[1, 1, 0, 0, 3, 0, 0, 0][..], b"name"].concat(),
+        // SET_OPTION of an option that there is not.
+        vec![1, 2, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0],
+        // REGISTER whose name is longer than the message.
+        [&[1, 5, 0, 0][..], &[7; 16], &[255; 4], b"name"].concat(),
+    ];
+    for message in every_message() {
+        let good = bytes(&message);
+        for version in [0, 2, 255] {
+            malformed.push([&[version], &good[1..]].concat());
+        }
+        malformed.push([&[good[0], 0x80 | good[1]], &good[2..]].concat());
+        malformed.push([&good[..3], &[0x80], &good[4..]].concat());
+        let has_text = matches!(
+            message,
+            ClientMessage::Lookup { .. } | ClientMessage::Register(_)
+        );
+        if !has_text {
+            malformed.push([&good[..], &[0]].concat());
+            malformed.push(good[..good.len() - 1].to_vec());
+        }
+        malformed.push(good[..good.len().min(5)].to_vec());
+    }
+    // Some of those are a whole message after all.
+    malformed.retain(|bytes| ClientMessage::decode(bytes).is_err());
+    malformed
+}
+
+#[test]
+fn bytes_that_are_no_message_are_answered_with_the_reason_and_hurt_nobody_else() {
+    let world = World::new();
+    let host = world.host();
+    let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
+    let (mut connected, mut accepted) = host.pair(VmId::LOOPBACK, PORT, &listener);
+    let malformed = malformed();
+    assert!(malformed.len() > 40, "{}", malformed.len());
+    for bytes in malformed {
+        let raw = Raw::new(&host);
+        raw.say_bytes(&bytes);
+        let refusal = raw.hear_refused();
+        assert!(is_protocol_fault(&refusal), "{bytes:?}: {refusal}");
+
+        // On a listener it ends the listener, on a lease the lease.
+        let raw = Raw::new(&host);
+        raw.listen(VmId::LOOPBACK, PORT + 1, 1);
+        raw.say_bytes(&bytes);
+        assert!(is_protocol_fault(&raw.hear_refused()), "{bytes:?}");
+    }
+    world.settles_at(1, 1);
+    connected.write_all(b"unharmed").unwrap();
+    let mut received = [0; 8];
+    accepted.read_exact(&mut received).unwrap();
+    assert_eq!(&received, b"unharmed");
+}
+
+#[test]
+fn on_a_connection_they_end_it_for_both_ends_and_say_why() {
+    let world = World::new();
+    let host = world.host();
+    let server = Raw::new(&host);
+    server.listen(VmId::LOOPBACK, PORT, 8);
+    for (turn, bytes) in malformed().into_iter().enumerate() {
+        let client = Raw::new(&host);
+        let _client_data = client.connect(VmId::LOOPBACK, PORT);
+        let (incoming, _server_data, control) = server.take();
+        server.say(&ClientMessage::Accepted {
+            connection: incoming.connection,
+        });
+        let speaker = if turn % 2 == 0 { &client } else { &control };
+        speaker.say_bytes(&bytes);
+        for end in [&client, &control] {
+            let refusal = end.hear_reset();
+            assert!(is_protocol_fault(&refusal), "{bytes:?}: {refusal}");
+        }
+    }
+    world.settles_at(1, 0);
+}
+
+#[test]
+fn a_message_out_of_place_ends_the_endpoint_connection_and_what_it_stood_for() {
+    let world = World::new();
+    let host = world.host();
+    let out_of_place = |raw: &Raw, said: &ClientMessage| {
+        raw.say(said);
+        let refusal = raw.hear_refused();
+        assert!(is_protocol_fault(&refusal), "{said:?}: {refusal}");
+    };
+    for said in every_message() {
+        use ClientMessage::{Accepted, SetOption, Shutdown};
+        if matches!(said, Accepted { .. } | Shutdown) {
+            out_of_place(&Raw::new(&host), &said);
+        }
+        if !matches!(said, Accepted { .. } | SetOption { .. }) {
+            let raw = Raw::new(&host);
+            raw.listen(VmId::LOOPBACK, PORT, 1);
+            out_of_place(&raw, &said);
+        }
+        if !matches!(said, SetOption { .. }) {
+            let raw = Raw::new(&host);
+            raw.say(&register("A lease"));
+            assert_eq!(raw.hear(), BrokerMessage::Registered);
+            out_of_place(&raw, &said);
+            eventually("the lease has ended", || {
+                world.handle().services(false).unwrap().is_empty()
+            });
+        }
+    }
+    world.settles_at(0, 0);
+}
+
+#[test]
+fn a_connect_without_any_transport_that_is_spoken_here_is_refused() {
+    let world = World::new();
+    let host = world.host();
+    let _listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
+    let raw = Raw::new(&host);
+    let mut offer = bytes(&raw::connect(VmId::LOOPBACK, PORT));
+    offer[8..12].copy_from_slice(&0x8000_0000_u32.to_le_bytes());
+    raw.say_bytes(&offer);
+    assert_eq!(raw.hear_refused(), Refusal::NotSupported);
+    world.settles_at(1, 0);
+}
+
+#[test]
+fn random_bytes_and_damaged_messages_leave_nothing_behind() {
+    let world = World::new();
+    let places = [world.host(), world.container("web", None)];
+    world.register(PORT);
+    let listener = places[0].listen(VmId::CHILDREN, PORT).unwrap();
+    let messages = every_message().map(|message| bytes(&message));
+    let mut random = Random(1);
+    for turn in 0..3000 {
+        let raw = Raw::new(&places[turn % 2]);
+        for _ in 0..1 + random.below(4) {
+            let mut said = messages[random.below(messages.len())].clone();
+            match random.below(4) {
+                0 => said = (0..random.below(100)).map(|_| random.byte()).collect(),
+                1 => said.truncate(random.below(said.len())),
+                2 => {
+                    let at = random.below(said.len());
+                    said[at] = random.byte();
+                }
+                _ => {}
+            }
+            if !raw.say_bytes(&said) {
+                break;
+            }
+        }
+    }
+    drop(listener);
+    world.settles_at(0, 0);
+    let services = world.handle().services(false).unwrap();
+    assert_eq!(services.len(), 1, "{services:?}");
+    // And it still does what it is for.
+    let listener = places[0].listen(VmId::CHILDREN, PORT).unwrap();
+    places[1].pair(VmId::PARENT, PORT, &listener);
+}
+
+/// A small generator, the same numbers each time (xorshift64*).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    fn byte(&mut self) -> u8 {
+        self.next().to_le_bytes()[7]
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::try_from(self.next() >> 33).expect("31 bits") % bound
+    }
+}
+
+#[test]
+fn descriptors_that_nobody_asked_for_never_enter_the_broker() {
+    let folder = TempFolder::new();
+    let broker = BrokerProcess::start(folder.path(), None);
+    let host = broker.host();
+    let server = Raw::new(&host);
+    server.listen(VmId::LOOPBACK, PORT, 128);
+    let before = broker.descriptors();
+    let (pipe, other) = rustix::pipe::pipe().unwrap();
+    let many = vec![other.as_fd(); 253];
+    let good = bytes(&ClientMessage::SetOption {
+        option: SocketOption::ConnectedSuspend,
+        value: 1,
+    });
+    for turn in 0..400 {
+        // Beside a good message or a bad one, one descriptor or as many as the kernel takes.
+        let said: &[u8] = if turn % 2 == 0 { &good } else { b"nonsense" };
+        let count = if turn % 3 == 0 { 253 } else { 1 };
+        let raw = Raw::new(&host);
+        raw.say_with(said, &many[..count]).unwrap();
+        assert!(is_protocol_fault(&raw.hear_refused()));
+
+        let client = Raw::new(&host);
+        let _data = client.connect(VmId::LOOPBACK, PORT);
+        let (_, _server_data, control) = server.take();
+        client.say_with(said, &many[..count]).unwrap();
+        assert!(is_protocol_fault(&client.hear_reset()));
+        assert!(is_protocol_fault(&control.hear_reset()));
+        assert!(broker.descriptors() < before + 32);
+    }
+    eventually("the broker has no more descriptors than before", || {
+        broker.descriptors() <= before
+    });
+    // None of the copies is left anywhere, or this would wait for ever.
+    drop(many);
+    drop(other);
+    assert_eq!(rustix::io::read(&pipe, &mut [0; 1]), Ok(0));
+}
+
+#[test]
+fn a_backlog_of_any_size_is_granted_within_bounds() {
+    let world = World::new();
+    for (asked, granted) in [(0, 1), (1, 1), (4096, 4096), (u32::MAX, 4096)] {
+        let raw = Raw::new(&world.host());
+        raw.say(&ClientMessage::Listen(Listen {
+            backlog: asked,
+            ..match raw::listen(VmId::LOOPBACK, PORT, 0) {
+                ClientMessage::Listen(listen) => listen,
+                _ => unreachable!(),
+            }
+        }));
+        match raw.hear() {
+            BrokerMessage::Listening(listening) => assert_eq!(listening.backlog, granted),
+            other => panic!("{other:?}"),
+        }
+        drop(raw);
+        world.settles_at(0, 0);
+    }
+}
