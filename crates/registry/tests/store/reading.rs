@@ -122,7 +122,7 @@ fn of_two_files_with_one_name_the_first_has_it_and_the_second_follows() {
         "a-tool",
         "bob",
         "b-tool",
-        "00000001-facb",
+        "unregister 1`",
     ] {
         assert!(text.contains(part), "{part} in {text}");
     }
