@@ -13,6 +13,10 @@ use hvsock_sys::peer;
 const FRESH: Duration = Duration::from_secs(5);
 /// How many names are kept; one more, and all are read anew.
 const MAX_NAMES: usize = 4096;
+/// How many groups of a process count, the lowest first. Any user who has subordinate group ids
+/// can be in 65,536; each costs a look-up for every request, and memory for every listener. Rules
+/// only ever allow, so what is left out opens nothing.
+const MOST_GROUPS: usize = 256;
 
 /// A process as the kernel named it when it connected.
 #[derive(Clone, Copy, Debug)]
@@ -62,9 +66,9 @@ impl Callers {
     /// All that access rules may ask about the process at the other end of `socket`.
     pub(crate) fn principal(&mut self, caller: Caller, socket: impl AsFd) -> Principal {
         let mut ids = peer::groups(socket).unwrap_or_default();
-        if !ids.contains(&caller.gid) {
-            ids.push(caller.gid);
-        }
+        ids.retain(|gid| *gid != caller.gid);
+        ids.truncate(MOST_GROUPS - 1);
+        ids.push(caller.gid);
         let accounts = &mut self.accounts;
         let groups = ids.into_iter().map(|gid| {
             let name = fresh(&mut self.groups, gid, || accounts.group(gid));

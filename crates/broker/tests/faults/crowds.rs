@@ -202,3 +202,34 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         (status.listeners, status.connections) == (1, 0) && broker.descriptors() <= before + 2
     });
 }
+
+/// Whoever has subordinate group ids can be in all of them; this takes root for short.
+#[test]
+fn a_process_in_tens_of_thousands_of_groups_costs_no_more_than_others() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let world = World::new();
+    let host = world.host();
+    let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
+    let (many, few) = thread::scope(|scope| {
+        let connect = || {
+            let began = Instant::now();
+            (0..50).for_each(|_| drop(host.pair(VmId::LOOPBACK, PORT, &listener)));
+            began.elapsed()
+        };
+        // Groups are a thread's own, and gone with it.
+        let many = scope.spawn(move || {
+            let groups: Vec<_> = (100_000..165_000)
+                .map(rustix::process::Gid::from_raw)
+                .collect();
+            rustix::thread::set_thread_groups(&groups).expect("root may");
+            connect()
+        });
+        (many.join().unwrap(), scope.spawn(connect).join().unwrap())
+    });
+    assert!(
+        many < few * 10 + Duration::from_millis(500),
+        "{many:?} {few:?}"
+    );
+}
