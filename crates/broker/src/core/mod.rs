@@ -261,7 +261,7 @@ impl Loop {
                     WAKE => {}
                     Token(token) if token >= YOUNG => self.core.young.note(event),
                     Token(token) if token % 2 == 1 => self.core.mark_endpoint(token / 2),
-                    Token(token) => self.core.session_ready(token / 2 - 1),
+                    Token(token) => self.core.note_session(token / 2 - 1),
                 }
             }
             while let Ok(report) = self.reports.try_recv() {

@@ -34,6 +34,8 @@ use crate::reply::{explained, refused};
 const MAX_QUESTIONS: u32 = 64;
 /// Messages read from one session before others get their turn.
 const WORDS: usize = 32;
+/// As good as for ever, and not too long for a clock.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The place of a session that has none in the slab yet.
 const NOWHERE: usize = usize::MAX;
 
@@ -47,6 +49,8 @@ pub(super) struct Session {
     questions: u32,
     /// It may have said more than was read.
     unheard: bool,
+    /// It is among [`Core::talking`], and hears nothing before its turn.
+    queued: bool,
     role: Role,
 }
 
@@ -100,6 +104,7 @@ impl Core {
             serial: self.next_serial,
             questions: 0,
             unheard: false,
+            queued: false,
             role: Role::Asking,
         };
         // A client writes at once what it wants, so most sessions are served without ever being
@@ -133,7 +138,7 @@ impl Core {
             return;
         }
         if session.role == Role::Asking {
-            let deadline = Instant::now() + self.config.idle_timeout;
+            let deadline = Instant::now() + self.config.idle_timeout.min(LONGEST);
             self.idle
                 .insert(session.partition, session.serial, index, deadline);
         }
@@ -159,6 +164,14 @@ impl Core {
         }
     }
 
+    /// Takes an event of a watched session. One that waits for its turn has it then.
+    pub(super) fn note_session(&mut self, index: usize) {
+        let session = self.sessions.get(index).and_then(Option::as_ref);
+        if session.is_some_and(|session| !session.queued) {
+            self.session_ready(index);
+        }
+    }
+
     /// Reads what a watched session says.
     pub(super) fn session_ready(&mut self, index: usize) {
         let Some(session) = self.sessions.get_mut(index).and_then(Option::take) else {
@@ -171,8 +184,9 @@ impl Core {
             self.idle.remove(serial);
         }
         match next {
-            Next::Wait(session) => {
-                if session.unheard {
+            Next::Wait(mut session) => {
+                if session.unheard && !session.queued {
+                    session.queued = true;
                     self.talking.push_back(index);
                 }
                 let role = session.role;
@@ -188,7 +202,11 @@ impl Core {
     /// Gives one more turn to each session that has more to say.
     pub(super) fn hear_out(&mut self) {
         for _ in 0..self.talking.len() {
-            if let Some(index) = self.talking.pop_front() {
+            let Some(index) = self.talking.pop_front() else {
+                return;
+            };
+            if let Some(Some(session)) = self.sessions.get_mut(index) {
+                session.queued = false;
                 self.session_ready(index);
             }
         }
