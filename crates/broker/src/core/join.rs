@@ -8,7 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming, Transport};
 use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, End, Refusal, Route};
@@ -29,6 +29,9 @@ const NOBODY: Caller = Caller {
     uid: u32::MAX,
     gid: u32::MAX,
 };
+
+/// Connects further apart than this do not follow one another.
+const QUIET: Duration = Duration::from_micros(200);
 
 /// The descriptors of one connection: the broker's, which do not block, and the processes'.
 pub(super) struct Descriptors {
@@ -104,10 +107,24 @@ impl Core {
             Err(refusal) => Err(refusal),
         };
         match outcome {
-            Ok((route, joined)) => self.adopt(session, connect, &route, joined),
+            Ok((route, joined)) => {
+                self.give_way();
+                self.adopt(session, connect, &route, joined);
+            }
             Err(refusal) => self.turned_down(&session, connect.address, &refusal),
         }
         self.carry_out();
+    }
+
+    /// Lets both processes of a new connection run before the core does what is left to do,
+    /// where there is no processor to spare for them. Not while connects come one after the
+    /// other: then the core is what they wait for, and giving way costs it its turn.
+    fn give_way(&mut self) {
+        let now = Instant::now();
+        let last = self.last_connect.replace(now);
+        if last.is_none_or(|last| now.duration_since(last) > QUIET) {
+            std::thread::yield_now();
+        }
     }
 
     /// Reads what the process of a full listener has said by now, which may be that it accepted:

@@ -137,6 +137,8 @@ pub(crate) struct Core {
     connections: HashMap<ConnectionId, ConnectionRecord>,
     /// The descriptors of a connection to come.
     spare: Option<join::Descriptors>,
+    /// When the last connection was made.
+    last_connect: Option<Instant>,
     /// Connections that have not moved much.
     young: ConnectionSet,
     threads: Vec<DataThread>,
@@ -205,6 +207,7 @@ impl Core {
             listeners: HashMap::new(),
             connections: HashMap::new(),
             spare: None,
+            last_connect: None,
             young,
             threads,
             next_thread: 0,
