@@ -296,7 +296,8 @@ fn request() -> impl Strategy<Value = Request> {
     })
 }
 
-fn op() -> impl Strategy<Value = Op> {
+/// One operation.
+pub fn op() -> impl Strategy<Value = Op> {
     let number = || 0..64usize;
     let child = option::of(select(&PARTITIONS[..]).prop_map(partition_name));
     prop_oneof![

@@ -1,0 +1,19 @@
+//! Bytes from a process that may be anyone, and from a broker that may be anything: decoding
+//! never panics, and what it takes for a message is written as the very same bytes.
+
+#![no_main]
+
+use hvsock_endpoint::{BrokerMessage, ClientMessage};
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|bytes: &[u8]| {
+    let mut written = Vec::new();
+    if let Ok(message) = ClientMessage::decode(bytes) {
+        message.encode(&mut written);
+        assert_eq!(written, bytes, "{message:?}");
+    }
+    if let Ok(message) = BrokerMessage::decode(bytes) {
+        message.encode(&mut written);
+        assert_eq!(written, bytes, "{message:?}");
+    }
+});
