@@ -30,6 +30,16 @@ const TOOLS: &[Tool] = &[
         probe: &["python3", "--version"],
         needed_by: "the tests of the endpoint client in Python",
     },
+    Tool {
+        package: "curl",
+        probe: &["curl", "--version"],
+        needed_by: "the tests of the tutorial's page",
+    },
+    Tool {
+        package: "wine64",
+        probe: &["/usr/lib/wine/wine64", "--version"],
+        needed_by: "the tests of .reg files against a registry editor",
+    },
 ];
 
 /// Installs what is missing if this process may, and says what is left out if it may not. In CI

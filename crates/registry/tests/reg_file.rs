@@ -1,11 +1,11 @@
 //! Registrations on their way to Windows and back, and whatever else ends in `.reg`.
 
-use std::path::Path;
 use std::process::Command;
 
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_registry::Registration;
 use hvsock_registry::reg_file::{Entry, Import, KEY, MAX_LEN, MAX_NOTES, export, import};
+use hvsock_testkit::require;
 use proptest::option::of;
 use proptest::prelude::*;
 
@@ -235,8 +235,7 @@ fn a_hundred_thousand_services_go_there_and_back() {
 #[test]
 fn wines_registry_editor_takes_the_file_and_gives_it_back() {
     const WINE: &str = "/usr/lib/wine/wine64";
-    if !Path::new(WINE).exists() {
-        eprintln!("skipped: {WINE} is not installed");
+    if require::program(WINE, &["--version"]).is_none() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
