@@ -8,6 +8,8 @@
 //! turn of bounded length, and says nothing to any log: its words go through the core.
 
 mod connection;
+#[cfg(test)]
+mod random_tests;
 mod set;
 #[cfg(test)]
 mod tests;
