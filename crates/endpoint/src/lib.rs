@@ -24,7 +24,7 @@ pub const VERSION: u8 = 1;
 /// The most bytes that any message has.
 pub const MAX_MESSAGE: usize = 4096;
 /// The most descriptors that any message carries.
-pub const MAX_DESCRIPTORS: usize = 2;
+pub const MAX_DESCRIPTORS: usize = 4;
 
 /// Flags of [`Connect`] and [`Listen`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

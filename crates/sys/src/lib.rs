@@ -4,7 +4,8 @@
 //! A broker listens with [`seqpacket::listen`], takes clients with [`seqpacket::accept`], asks
 //! the kernel who they are with [`peer`] and [`accounts`], and exchanges messages by
 //! [`message`]; the bytes of a connection go through the descriptors of [`stream::pair`]. A
-//! client calls [`seqpacket::connect`] and waits with [`poll`]. Every descriptor that this crate
+//! client calls [`seqpacket::connect`] and waits with [`poll`]. Two processes that have
+//! [`shared_memory`] wake each other with a [`doorbell`]. Every descriptor that this crate
 //! makes or receives is close-on-exec, no write raises `SIGPIPE`, and every call that a signal
 //! interrupts is made again.
 //!
@@ -15,6 +16,8 @@
 mod linux;
 
 #[cfg(target_os = "linux")]
-pub use linux::{accounts, errno, limits, message, peer, poll, seqpacket, stream};
+pub use linux::{
+    accounts, doorbell, errno, event, limits, message, peer, poll, seqpacket, shared_memory, stream,
+};
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

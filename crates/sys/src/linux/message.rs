@@ -17,7 +17,7 @@ use rustix::net::{
 };
 
 /// The most descriptors that one message carries.
-pub const MAX_DESCRIPTORS: usize = 2;
+pub const MAX_DESCRIPTORS: usize = 4;
 
 const ROOM: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
@@ -203,7 +203,7 @@ mod tests {
     fn descriptors_beyond_the_maximum_are_closed() {
         let (a, b) = seqpacket::pair().unwrap();
         let (data, other) = stream::pair().unwrap();
-        let too_many = send(&a, b"x", &[data.as_fd(); 3]).unwrap_err();
+        let too_many = send(&a, b"x", &[data.as_fd(); MAX_DESCRIPTORS + 1]).unwrap_err();
         assert_eq!(too_many.kind(), io::ErrorKind::InvalidInput);
         // Sent past `send`, which refuses: a client may be anything.
         let eight = [data.as_fd(); 8];

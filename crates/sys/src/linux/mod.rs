@@ -1,12 +1,16 @@
 //! Linux: system calls through rustix, and through libc where rustix has none that is sound.
 
 pub mod accounts;
+pub mod doorbell;
 pub mod errno;
+pub mod event;
 pub mod limits;
 pub mod message;
 pub mod peer;
 pub mod poll;
 pub mod seqpacket;
+pub mod shared_memory;
+mod sigpipe;
 pub mod stream;
 
 use std::io;

@@ -1,0 +1,77 @@
+//! An event within one process, to wait for beside descriptors.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::EventfdFlags;
+
+/// Set by one thread and waited for by another with [`poll`](super::poll). Unlike a
+/// [`doorbell`](super::doorbell) it must not leave the process.
+#[derive(Debug)]
+pub struct Event(OwnedFd);
+
+impl Event {
+    /// An event that is not set.
+    pub fn new() -> io::Result<Self> {
+        let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+        Ok(Self(rustix::event::eventfd(0, flags)?))
+    }
+
+    /// Sets it: its descriptor is ready for reading until [`Event::clear`].
+    pub fn set(&self) {
+        // It fails only where it has been set 2^64 - 2 times, and then it is set.
+        let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &1u64.to_ne_bytes()));
+    }
+
+    /// Unsets it.
+    pub fn clear(&self) {
+        // It fails only where it is not set.
+        let _ = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut [0; 8]));
+    }
+}
+
+impl AsFd for Event {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// A descriptor that is ready for reading when one of `fds` is.
+pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
+    use rustix::event::epoll;
+    let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for (fd, number) in fds.iter().zip(0..) {
+        epoll::add(
+            &any,
+            fd,
+            epoll::EventData::new_u64(number),
+            epoll::EventFlags::IN,
+        )?;
+    }
+    Ok(any)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::poll::{self, PollFd, PollFlags};
+
+    fn ready(fd: impl AsFd) -> bool {
+        poll::wait(&mut [PollFd::new(&fd, PollFlags::IN)], Some(Instant::now())).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_set_until_it_is_cleared() {
+        let [a, b] = [(); 2].map(|()| Event::new().unwrap());
+        let either = any_of(&[a.as_fd(), b.as_fd()]).unwrap();
+        assert!(!ready(&a) && !ready(&either));
+        b.set();
+        b.set();
+        assert!(!ready(&a) && ready(&b) && ready(&either));
+        b.clear();
+        b.clear();
+        assert!(!ready(&b) && !ready(&either));
+    }
+}
