@@ -13,22 +13,31 @@ pub enum BrokerMessage {
         /// A `VmId` or a `ServiceId`, by what was asked.
         guid: [u8; 16],
     },
-    /// The connection stands; with one descriptor: data.
+    /// The connection stands; with one descriptor: data. With [`Transport::Ring`] three: memory,
+    /// this end's bell and the other end's.
     Connected(Connected),
     /// The listener stands.
     Listening(Listening),
     /// The lease stands.
     Registered,
-    /// A connection for a listener; with two descriptors: data and control.
+    /// A connection for a listener; with two descriptors: data and control. With
+    /// [`Transport::Ring`] four: memory, this end's bell, the other end's, and control.
     Incoming(Incoming),
     /// What was asked is turned down; the connection to the broker ends.
     Refused(Refused),
-    /// No data follows what is in the data descriptor.
+    /// No data follows what is in the data descriptor. With [`Transport::Ring`] a reason to look
+    /// at the words of the memory, which say more.
     Shutdown,
     /// The connection or the listener is cut; the descriptors close.
     Reset(Refused),
     /// The answer to a dry run; a code of 0 says that it would succeed.
     Explained(Refused),
+    /// A connection with [`Transport::Ring`] stands still, or moves again: a reason to look at
+    /// the word of the memory that says so.
+    Suspended {
+        /// Whether it stands still.
+        on: bool,
+    },
 }
 
 /// A connection that stands, as the connecting process sees it.
@@ -94,6 +103,7 @@ const REFUSED: u8 = 0x86;
 const SHUTDOWN: u8 = 0x87;
 const RESET: u8 = 0x88;
 const EXPLAINED: u8 = 0x89;
+const SUSPENDED: u8 = 0x8a;
 
 impl BrokerMessage {
     /// Replaces what is in `buffer` by this message's bytes, at most
@@ -125,6 +135,9 @@ impl BrokerMessage {
             Self::Refused(m) => m.encode(w),
             Self::Reset(m) => m.encode(w),
             Self::Explained(m) => m.encode(w),
+            Self::Suspended { on } => {
+                w.u32(u32::from(*on));
+            }
             Self::Registered | Self::Shutdown => {}
         }
     }
@@ -140,6 +153,7 @@ impl BrokerMessage {
             Self::Shutdown => SHUTDOWN,
             Self::Reset(_) => RESET,
             Self::Explained(_) => EXPLAINED,
+            Self::Suspended { .. } => SUSPENDED,
         }
     }
 
@@ -179,6 +193,9 @@ impl BrokerMessage {
             SHUTDOWN => Self::Shutdown,
             RESET => Self::Reset(Refused::decode(&mut r)?),
             EXPLAINED => Self::Explained(Refused::decode(&mut r)?),
+            SUSPENDED => Self::Suspended {
+                on: r.yes_no("suspended")?,
+            },
             kind => return Err(DecodeError::Kind(kind)),
         };
         r.done(message)
@@ -226,6 +243,23 @@ mod tests {
     }
 
     #[test]
+    fn suspended_is_byte_exact_and_says_yes_or_no() {
+        for (on, byte) in [(false, 0), (true, 1)] {
+            let message = BrokerMessage::Suspended { on };
+            let want = [1, 0x8a, 0, 0, byte, 0, 0, 0];
+            assert_eq!(bytes(&message), want);
+            assert_eq!(BrokerMessage::decode(&want), Ok(message));
+        }
+        assert_eq!(
+            BrokerMessage::decode(&[1, 0x8a, 0, 0, 2, 0, 0, 0]),
+            Err(DecodeError::Value {
+                field: "suspended",
+                value: 2
+            })
+        );
+    }
+
+    #[test]
     fn text_that_would_not_fit_is_cut_at_a_character() {
         let detail = "é".repeat(4096);
         let message = BrokerMessage::Explained(Refused {
@@ -251,23 +285,28 @@ mod tests {
                 errno,
                 detail,
             });
-        let transport = Transport::Descriptor;
+        let transport = prop_oneof![Just(Transport::Descriptor), Just(Transport::Ring)];
         prop_oneof![
             any::<[u8; 16]>().prop_map(|guid| BrokerMessage::Found { guid }),
-            (any::<u64>(), address.clone(), address.clone()).prop_map(
-                move |(connection, local, peer)| {
+            (
+                transport.clone(),
+                any::<u64>(),
+                address.clone(),
+                address.clone()
+            )
+                .prop_map(|(transport, connection, local, peer)| {
                     BrokerMessage::Connected(Connected {
                         transport,
                         connection,
                         local,
                         peer,
                     })
-                }
-            ),
+                }),
             (any::<u32>(), any::<u64>()).prop_map(|(backlog, listener)| {
                 BrokerMessage::Listening(Listening { backlog, listener })
             }),
             (
+                transport,
                 any::<u64>(),
                 address.clone(),
                 address,
@@ -275,7 +314,7 @@ mod tests {
                 ".{0,63}"
             )
                 .prop_map(
-                    move |(connection, local, peer, [pid, uid, gid], partition)| {
+                    |(transport, connection, local, peer, [pid, uid, gid], partition)| {
                         BrokerMessage::Incoming(Incoming {
                             transport,
                             connection,
@@ -293,6 +332,7 @@ mod tests {
             refused.prop_map(BrokerMessage::Explained),
             Just(BrokerMessage::Registered),
             Just(BrokerMessage::Shutdown),
+            any::<bool>().prop_map(|on| BrokerMessage::Suspended { on }),
         ]
     }
 
@@ -309,20 +349,29 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_transport_is_refused() {
-        let mut bytes = bytes(&BrokerMessage::Connected(Connected {
-            transport: Transport::Descriptor,
-            connection: 1,
-            local: SockAddrHv::new(VmId::LOOPBACK, ServiceId::ZERO),
-            peer: SockAddrHv::new(VmId::LOOPBACK, ServiceId::ZERO),
-        }));
-        bytes[4] = 0x40;
-        assert!(matches!(
-            BrokerMessage::decode(&bytes),
-            Err(DecodeError::Value {
-                field: "transport",
-                value: 0x40
+    fn a_connection_has_exactly_one_transport_that_is_known() {
+        let connected = |transport| {
+            BrokerMessage::Connected(Connected {
+                transport,
+                connection: 1,
+                local: SockAddrHv::new(VmId::LOOPBACK, ServiceId::ZERO),
+                peer: SockAddrHv::new(VmId::LOOPBACK, ServiceId::ZERO),
             })
-        ));
+        };
+        let mut bytes = bytes(&connected(Transport::Descriptor));
+        assert_eq!(bytes[4], 1);
+        bytes[4] = 2;
+        let ring = BrokerMessage::decode(&bytes);
+        assert_eq!(ring, Ok(connected(Transport::Ring)));
+        for unknown in [0, 3, 0x40] {
+            bytes[4] = unknown;
+            assert_eq!(
+                BrokerMessage::decode(&bytes),
+                Err(DecodeError::Value {
+                    field: "transport",
+                    value: unknown.into()
+                })
+            );
+        }
     }
 }

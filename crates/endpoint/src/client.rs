@@ -33,7 +33,8 @@ pub enum ClientMessage {
         /// The connection's number.
         connection: u64,
     },
-    /// On a connection: no data follows what is in the data descriptor.
+    /// On a connection: no data follows what is in the data descriptor. With
+    /// [`Transport::Ring`](crate::Transport::Ring) it says nothing: the memory has a word for it.
     Shutdown,
 }
 
@@ -204,6 +205,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::Transport;
 
     fn bytes(message: &ClientMessage) -> Vec<u8> {
         let mut buffer = Vec::new();
@@ -232,6 +234,46 @@ mod tests {
             0xc9, 0x0a, 0x00, 0x00, 0xcb, 0xfa, 0xe6, 0x11, // ServiceId
             0xbd, 0x58, 0x64, 0x00, 0x6a, 0x79, 0x86, 0xd3,
         ];
+        assert_eq!(bytes(&message), want);
+        assert_eq!(ClientMessage::decode(&want), Ok(message));
+    }
+
+    #[test]
+    fn transports_are_a_set_whose_unknown_members_are_no_fault() {
+        let both = Transports::DESCRIPTOR | Transports::RING;
+        let message = ClientMessage::Listen(Listen {
+            flags: Flags::default(),
+            backlog: 1,
+            transports: both,
+            address: SockAddrHv::new(VmId::LOOPBACK, ServiceId::ZERO),
+        });
+        let mut bytes = bytes(&message);
+        assert_eq!(bytes[8..12], [3, 0, 0, 0]);
+        bytes[8] = 0x42;
+        let Ok(ClientMessage::Listen(listen)) = ClientMessage::decode(&bytes) else {
+            panic!("no LISTEN");
+        };
+        assert!(listen.transports.contains(Transport::Ring));
+        assert!(!listen.transports.contains(Transport::Descriptor));
+        assert!(both.contains(Transport::Ring) && both.contains(Transport::Descriptor));
+        bytes[8] = 0;
+        assert!(matches!(
+            ClientMessage::decode(&bytes),
+            Err(DecodeError::Value {
+                field: "transports",
+                value: 0
+            })
+        ));
+    }
+
+    // Written out by hand from docs/endpoint.md.
+    #[test]
+    fn the_size_of_a_ring_is_an_option() {
+        let message = ClientMessage::SetOption {
+            option: SocketOption::RingSize,
+            value: 1 << 20,
+        };
+        let want = [1, 2, 0, 0, 0, 1, 0, 0, 0, 0, 0x10, 0];
         assert_eq!(bytes(&message), want);
         assert_eq!(ClientMessage::decode(&want), Ok(message));
     }
@@ -290,34 +332,46 @@ mod tests {
                 ServiceId::from_guid_bytes(service),
             )
         });
-        let transports = Transports::DESCRIPTOR;
+        let transports = prop_oneof![
+            Just(Transports::DESCRIPTOR),
+            Just(Transports::RING),
+            Just(Transports::DESCRIPTOR | Transports::RING),
+        ];
+        let option = prop_oneof![
+            Just(SocketOption::ConnectedSuspend),
+            Just(SocketOption::RingSize),
+        ];
         prop_oneof![
             ".{0,80}".prop_map(|name| ClientMessage::Lookup {
                 kind: LookupKind::Service,
                 name
             }),
-            any::<u32>().prop_map(|value| ClientMessage::SetOption {
-                option: SocketOption::ConnectedSuspend,
-                value
-            }),
-            (flags.clone(), any::<u32>(), address.clone()).prop_map(
-                move |(flags, timeout_ms, address)| {
+            (option, any::<u32>())
+                .prop_map(|(option, value)| ClientMessage::SetOption { option, value }),
+            (
+                flags.clone(),
+                any::<u32>(),
+                transports.clone(),
+                address.clone()
+            )
+                .prop_map(|(flags, timeout_ms, transports, address)| {
                     ClientMessage::Connect(Connect {
                         flags,
                         timeout_ms,
                         transports,
                         address,
                     })
+                }),
+            (flags, any::<u32>(), transports, address).prop_map(
+                |(flags, backlog, transports, address)| {
+                    ClientMessage::Listen(Listen {
+                        flags,
+                        backlog,
+                        transports,
+                        address,
+                    })
                 }
             ),
-            (flags, any::<u32>(), address).prop_map(move |(flags, backlog, address)| {
-                ClientMessage::Listen(Listen {
-                    flags,
-                    backlog,
-                    transports,
-                    address,
-                })
-            }),
             (any::<[u8; 16]>(), ".{0,80}", ".{0,80}").prop_map(|(id, name, purpose)| {
                 let service = ServiceId::from_guid_bytes(id);
                 ClientMessage::Register(Register {

@@ -19,6 +19,8 @@ pub use client::{ClientMessage, Connect, Listen, LookupKind, Register};
 pub use paths::{DirSource, Dirs};
 pub use wire::DecodeError;
 
+use std::ops::BitOr;
+
 /// The version byte that every message starts with.
 pub const VERSION: u8 = 1;
 /// The most bytes that any message has.
@@ -42,6 +44,8 @@ pub struct Flags {
 pub enum Transport {
     /// One end of a Unix stream socket pair, pumped by the broker.
     Descriptor,
+    /// Memory that both processes share, and a bell for each; the broker only looks on.
+    Ring,
 }
 
 /// The transports that a client can use.
@@ -51,22 +55,47 @@ pub struct Transports(u32);
 impl Transports {
     /// What every client can use.
     pub const DESCRIPTOR: Transports = Transports(1);
+    /// What clients can use that map memory.
+    pub const RING: Transports = Transports(2);
 
     /// Whether `transport` is among them.
-    pub fn contains(self, transport: Transport) -> bool {
+    pub const fn contains(self, transport: Transport) -> bool {
         self.0 & transport.bit() != 0
+    }
+
+    /// What is in either of the two.
+    pub const fn union(self, other: Transports) -> Transports {
+        Transports(self.0 | other.0)
+    }
+}
+
+impl BitOr for Transports {
+    type Output = Transports;
+
+    fn bitor(self, other: Transports) -> Transports {
+        self.union(other)
     }
 }
 
 impl Transport {
-    fn bit(self) -> u32 {
+    /// The one word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Descriptor => "descriptor",
+            Transport::Ring => "ring",
+        }
+    }
+
+    const fn bit(self) -> u32 {
         match self {
             Transport::Descriptor => Transports::DESCRIPTOR.0,
+            Transport::Ring => Transports::RING.0,
         }
     }
 }
 
-/// The options of a socket, by their numbers at level `HV_PROTOCOL_RAW` (hvsocket.h).
+/// The options of a socket. Below 0x100 they are those of level `HV_PROTOCOL_RAW`, with the
+/// numbers of hvsocket.h; from there on they are this protocol's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum SocketOption {
@@ -79,6 +108,8 @@ pub enum SocketOption {
     ConnectedSuspend = 0x04,
     /// `HVSOCKET_HIGH_VTL`: the host reaches the guest's VTL2.
     HighVtl = 0x08,
+    /// The bytes that a ring is wished to hold in each direction; 0 is the broker's default.
+    RingSize = 0x100,
 }
 
 impl SocketOption {
@@ -89,6 +120,7 @@ impl SocketOption {
             Self::ContainerPassthru,
             Self::ConnectedSuspend,
             Self::HighVtl,
+            Self::RingSize,
         ]
         .into_iter()
         .find(|option| *option as u32 == number)

@@ -163,6 +163,7 @@ impl<'a> Reader<'a> {
     pub(crate) fn transport(&mut self) -> Result<Transport, DecodeError> {
         match self.u32()? {
             bits if bits == Transport::Descriptor.bit() => Ok(Transport::Descriptor),
+            bits if bits == Transport::Ring.bit() => Ok(Transport::Ring),
             bits => Err(DecodeError::Value {
                 field: "transport",
                 value: bits.into(),
@@ -176,6 +177,18 @@ impl<'a> Reader<'a> {
             field: "option",
             value: number.into(),
         })
+    }
+
+    /// A field that is 0 or 1.
+    pub(crate) fn yes_no(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+        match self.u32()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            value => Err(DecodeError::Value {
+                field,
+                value: value.into(),
+            }),
+        }
     }
 
     /// `count` bytes of text.

@@ -138,6 +138,8 @@ impl Control {
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
                 news.cut = Some(Cut::Refused(error::refusal(&refused)));
             }
+            // Only a reason to look at the words of a ring, of which this is none.
+            Ok(BrokerMessage::Suspended { .. }) => {}
             Ok(_) => news.cut = Some(Cut::Fault("a message that has no place here".into())),
             Err(fault) => news.cut = Some(Cut::Fault(fault.to_string())),
         }
