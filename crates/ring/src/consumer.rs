@@ -37,6 +37,11 @@ impl Consumer {
         self.tail
     }
 
+    /// Bytes ever written, as far as this side has looked.
+    pub(crate) fn seen(&self) -> u64 {
+        self.head
+    }
+
     /// The bytes to read; looks at what the writer says only if fewer than `wanted` are known of.
     pub(crate) fn available(&mut self, words: &Direction, wanted: u64) -> Result<u64, Violation> {
         let known = self.head.wrapping_sub(self.tail);
@@ -98,9 +103,8 @@ impl Consumer {
         self.armed = true;
         fence(Ordering::SeqCst);
         let ended = words.ends.0.ended.load(Ordering::Acquire) != 0;
-        let sleeps = !ended
-            && self.available(words, 1)? == 0
-            && state.load(Ordering::Acquire) & CUT == 0;
+        let sleeps =
+            !ended && self.available(words, 1)? == 0 && state.load(Ordering::Acquire) & CUT == 0;
         if !sleeps {
             self.disarm(words);
         }

@@ -84,7 +84,7 @@ const _: () = {
     assert!(offset_of!(Direction, ends) == 512);
 };
 
-#[cfg(any(test, loom))]
+#[cfg(loom)]
 impl Header {
     /// A new connection's words, in this process's own memory.
     pub(crate) fn new() -> Self {
@@ -95,7 +95,7 @@ impl Header {
     }
 }
 
-#[cfg(any(test, loom))]
+#[cfg(loom)]
 impl Direction {
     fn new() -> Self {
         Self {

@@ -54,12 +54,6 @@ impl Producer {
         Ok(self.capacity - self.head.wrapping_sub(self.tail))
     }
 
-    /// Bytes that the reader has not read.
-    pub(crate) fn unread(&mut self, words: &Direction) -> Result<u64, Violation> {
-        self.look(words)?;
-        Ok(self.head.wrapping_sub(self.tail))
-    }
-
     fn look(&mut self, words: &Direction) -> Result<(), Violation> {
         let tail = words.tail.0.load(Ordering::Acquire);
         let unread = self.head.wrapping_sub(self.tail);

@@ -1,0 +1,236 @@
+//! Waiting at an end: looking for a moment, then asleep.
+//!
+//! Asking to be woken comes before the last look and the sleep after it; see
+//! [`producer`](crate::producer) for why no wake-up is lost between the two processes, and
+//! [`waiters`](crate::waiters) for why none is between the threads of one.
+
+use std::io::{self, Read, Write};
+use std::os::fd::BorrowedFd;
+use std::task::Waker;
+use std::time::{Duration, Instant};
+
+use hvsock_sys::poll::{self, PollFd, PollFlags};
+
+use crate::layout::{CUT, SUSPENDED};
+use crate::stats::count;
+use crate::sync::Ordering;
+use crate::{End, Stop};
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Interest {
+    /// Bytes to read, an end or an error.
+    pub read: bool,
+    /// Room to write, or an error.
+    pub write: bool,
+}
+
+impl Interest {
+    /// Reading only.
+    pub const READ: Self = Self {
+        read: true,
+        write: false,
+    };
+    /// Writing only.
+    pub const WRITE: Self = Self {
+        read: false,
+        write: true,
+    };
+    /// Either.
+    pub const EITHER: Self = Self {
+        read: true,
+        write: true,
+    };
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Woken {
+    /// What was waited for may be there.
+    Ready,
+    /// The descriptor that was watched as well is ready for reading.
+    Watched,
+    /// The deadline has passed.
+    TimedOut,
+}
+
+/// How long a thread sleeps that nobody of its process can wake.
+const BLIND: Duration = Duration::from_millis(20);
+
+impl End {
+    /// Whether reading or writing, as asked, would give something other than
+    /// [`Stop::WouldBlock`].
+    pub fn is_ready(&self, interest: Interest) -> bool {
+        interest.read && self.is_readable() || interest.write && self.is_writable()
+    }
+
+    /// Waits until [`End::is_ready`] may be so, until `watch` is ready for reading, or until
+    /// `deadline`. It may return early: look, and wait again.
+    ///
+    /// A process beside the peer that may end the connection, such as a broker, is heard through
+    /// `watch`. Without it the end of the peer's process is heard through the bell alone.
+    pub fn wait(
+        &self,
+        interest: Interest,
+        watch: Option<BorrowedFd<'_>>,
+        deadline: Option<Instant>,
+    ) -> io::Result<Woken> {
+        if self.look(interest) {
+            count(&self.counts.spins);
+            return Ok(Woken::Ready);
+        }
+        let seat = self.waiters.join();
+        if !self.arm(interest) {
+            return Ok(Woken::Ready);
+        }
+        count(&self.counts.sleeps);
+        let bell = self.bell();
+        let mut fds = Vec::with_capacity(3);
+        let mut place = |fd| {
+            fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
+            fds.len() - 1
+        };
+        // A bell whose other half is closed would be ready for ever.
+        let bell_at = (!self.has_hung_up()).then(|| place(bell));
+        let watch_at = watch.map(&mut place);
+        let event_at = seat
+            .as_ref()
+            .map(|seat| place(std::os::fd::AsFd::as_fd(seat.event())));
+        let until = match &seat {
+            Some(_) => deadline,
+            None => {
+                let blind = Instant::now() + BLIND;
+                Some(deadline.map_or(blind, |deadline| deadline.min(blind)))
+            }
+        };
+        let woken = poll::wait(&mut fds, until)?;
+        let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
+        if let Some(seat) = &seat
+            && is_ready(event_at)
+        {
+            seat.event().clear();
+        }
+        if is_ready(bell_at) {
+            self.clear_bell(seat.as_ref());
+        }
+        Ok(match woken {
+            _ if is_ready(watch_at) => Woken::Watched,
+            false if deadline.is_some_and(|at| at <= Instant::now()) => Woken::TimedOut,
+            _ => Woken::Ready,
+        })
+    }
+
+    /// Looks for a moment whether it need sleep; whether it need not.
+    fn look(&self, interest: Interest) -> bool {
+        let state = self.state();
+        if state & SUSPENDED != 0 {
+            return false;
+        }
+        // Only what is waited for is locked: the caller may hold the other direction's bytes.
+        let seen = interest.read.then(|| self.incoming().seen());
+        let (enough, ours) = (self.room_wanted, self.written.load(Ordering::Relaxed));
+        let capacity = u64::from(self.size().bytes());
+        let (read, write) = (self.words_in(), self.words_out());
+        let word = &self.memory.header().state.0;
+        let data = || {
+            Some(read.head.0.load(Ordering::Relaxed)) != seen
+                || read.ends.0.ended.load(Ordering::Relaxed) != 0
+        };
+        let room = || {
+            let unread = ours.wrapping_sub(write.tail.0.load(Ordering::Relaxed));
+            capacity.saturating_sub(unread) >= enough
+                || write.ends.0.closed.load(Ordering::Relaxed) != 0
+        };
+        let spin = &self.spins[usize::from(!interest.read)];
+        spin.until(|| {
+            seen.is_some() && data()
+                || interest.write && room()
+                || word.load(Ordering::Relaxed) != state & !CUT
+        })
+    }
+
+    /// Asks to be woken when [`End::is_ready`] comes to be so, and returns whether it is not so
+    /// yet. If it is, nothing was asked for.
+    pub fn arm(&self, interest: Interest) -> bool {
+        if self.is_rung() {
+            self.clear_bell(None);
+        }
+        let state = &self.memory.header().state.0;
+        if interest.read {
+            let suspended = self.state() & (SUSPENDED | CUT) == SUSPENDED;
+            let mut incoming = self.incoming();
+            match self.to_read(&mut incoming, 1) {
+                // The word that it moves again comes by other means than the bell.
+                Err(Stop::WouldBlock) if suspended => {}
+                Err(Stop::WouldBlock) => {
+                    let armed = incoming.arm(self.words_in(), state);
+                    if !self.believe(armed).unwrap_or(false) {
+                        return false;
+                    }
+                }
+                _ => return false,
+            }
+        }
+        if interest.write {
+            let mut outgoing = self.outgoing();
+            if self.to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
+                return false;
+            }
+            let armed = outgoing.arm(self.words_out(), state, self.room_wanted);
+            if !self.believe(armed).unwrap_or(false) {
+                return false;
+            }
+        }
+        self.in_vain.store(true, Ordering::Relaxed);
+        true
+    }
+
+    /// As [`End::arm`], for a task that is woken when another thread or task of this process
+    /// clears the bell. `interest` is one of reading and writing; there is a place for one task
+    /// of each.
+    pub fn arm_task(&self, interest: Interest, waker: &Waker) -> bool {
+        self.waiters.join_task(usize::from(interest.write), waker);
+        self.arm(interest)
+    }
+
+    /// Takes note that the bell's descriptor is ready: clears it, and has everyone of this
+    /// process who waits here look again.
+    pub fn hear(&self) {
+        self.clear_bell(None);
+    }
+}
+
+/// Waits for as long as it takes, with nobody but the peer to hear from.
+impl Read for &End {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match self.try_read(buffer) {
+                Err(Stop::WouldBlock) => self.wait(Interest::READ, None, None)?,
+                Err(Stop::End) => return Ok(0),
+                result => return Ok(result?),
+            };
+        }
+    }
+}
+
+/// Waits for as long as it takes, with nobody but the peer to hear from.
+impl Write for &End {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        loop {
+            match self.try_write(bytes) {
+                Err(Stop::WouldBlock) => self.wait(Interest::WRITE, None, None)?,
+                result => return Ok(result?),
+            };
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,169 @@
+//! What one end sees of the other, on one thread.
+
+use std::io::{IoSlice, IoSliceMut, Read, Write};
+
+use hvsock_ring::{End, Interest, Monitor, Parts, RingSize, Side, Stop, pair};
+
+fn small() -> (End, End) {
+    pair(RingSize::MIN).unwrap()
+}
+
+fn read(end: &End) -> Result<Vec<u8>, Stop> {
+    let mut buffer = [0; 8192];
+    end.try_read(&mut buffer)
+        .map(|count| buffer[..count].to_vec())
+}
+
+#[test]
+fn bytes_go_both_ways_and_each_way_ends_by_itself() {
+    let (a, b) = small();
+    assert_eq!(read(&b), Err(Stop::WouldBlock));
+    assert_eq!(
+        a.try_write_vectored(&[IoSlice::new(b"ab"), IoSlice::new(b"cde")]),
+        Ok(5)
+    );
+    assert_eq!(b.try_peek(&mut [0; 9]), Ok(5));
+    let (mut x, mut y) = ([0; 1], [0; 9]);
+    let mut into = [IoSliceMut::new(&mut x), IoSliceMut::new(&mut y)];
+    assert_eq!(b.try_read_vectored(&mut into), Ok(5));
+    assert_eq!((&x, &y[..4]), (b"a", &b"bcde"[..]));
+    assert_eq!(a.try_write(b"last"), Ok(4));
+    a.shutdown_write();
+    assert_eq!(a.try_write(b"x"), Err(Stop::Ended));
+    assert_eq!(read(&b).unwrap(), b"last");
+    assert_eq!(read(&b), Err(Stop::End));
+    assert_eq!(b.try_write(b"back"), Ok(4));
+    assert_eq!(read(&a).unwrap(), b"back");
+}
+
+#[test]
+fn a_full_ring_takes_no_more_until_some_is_read() {
+    let (a, b) = small();
+    assert_eq!(a.try_write(&[7; 10_000]), Ok(4096));
+    assert_eq!(a.try_write(b"x"), Err(Stop::WouldBlock));
+    assert!(!a.is_writable() && b.is_readable());
+    assert_eq!(b.try_read(&mut [0; 100]), Ok(100));
+    assert_eq!(a.try_write(&[8; 200]), Ok(100));
+    let got = read(&b).unwrap();
+    assert_eq!((got.len(), got[3995], got[3996]), (4096, 7, 8));
+}
+
+#[test]
+fn a_reader_that_closes_is_noticed_at_once() {
+    let (a, b) = small();
+    b.shutdown_read();
+    assert_eq!(a.try_write(b"x"), Err(Stop::Closed));
+    assert_eq!(read(&b), Err(Stop::End));
+    let (a, b) = small();
+    assert_eq!(a.try_write(b"unread"), Ok(6));
+    b.shutdown_write();
+    drop(b);
+    assert_eq!(a.try_write(b"x"), Err(Stop::Closed));
+    // It ended its own data well, and has not read all: that is no clean end.
+    assert_eq!(read(&a), Err(Stop::Unread));
+    let (a, b) = small();
+    b.shutdown_write();
+    drop(b);
+    assert_eq!(read(&a), Err(Stop::End));
+}
+
+#[test]
+fn an_end_that_goes_without_a_word_leaves_its_bytes_and_then_an_error() {
+    let (a, b) = small();
+    assert_eq!(b.try_write(b"half a mess"), Ok(11));
+    drop(b);
+    let mut got = Vec::new();
+    let error = (&a).read_to_end(&mut got).unwrap_err();
+    assert_eq!(got, b"half a mess");
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let error = (&a).write(b"x").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn a_cut_comes_after_the_bytes_that_were_there() {
+    let Parts {
+        memory,
+        first,
+        second,
+    } = Parts::new(RingSize::MIN).unwrap();
+    let monitor = Monitor::new(&memory).unwrap();
+    let a = End::open(Side::First, &memory, first).unwrap();
+    let b = End::open(Side::Second, &memory, second).unwrap();
+    assert_eq!(a.try_write(b"before"), Ok(6));
+    assert_eq!(
+        (monitor.written(Side::First), monitor.written(Side::Second)),
+        (6, 0)
+    );
+    assert!(monitor.leaves_unread(Side::Second) && !monitor.leaves_unread(Side::First));
+    monitor.suspend(true);
+    assert_eq!(read(&b), Err(Stop::WouldBlock));
+    assert!(b.arm(Interest::READ));
+    monitor.suspend(false);
+    monitor.cut();
+    assert_eq!(a.try_write(b"after"), Err(Stop::Cut));
+    assert_eq!(b.try_read(&mut [0; 3]), Ok(3));
+    assert_eq!(read(&b).unwrap(), b"ore");
+    assert_eq!(read(&b), Err(Stop::Cut));
+}
+
+#[test]
+fn bytes_can_be_written_and_read_in_place() {
+    let (a, b) = small();
+    // So that both stretches are used.
+    assert_eq!(a.try_write(&[0; 4000]), Ok(4000));
+    assert_eq!(b.try_read(&mut [0; 4000]), Ok(4000));
+    let mut room = a.try_reserve(200).unwrap();
+    assert_eq!(room.len(), 200);
+    room.put(0, &[1; 150]).unwrap();
+    assert!(room.put(190, &[1; 11]).is_err());
+    room.put(150, &[2; 50]).unwrap();
+    room.commit(160).unwrap();
+    drop(a.try_reserve(1).unwrap());
+    let lent = b.try_fill().unwrap();
+    assert_eq!(lent.len(), 160);
+    assert_eq!(lent.stretches().map(|stretch| stretch.len()), [96, 64]);
+    let mut bytes = [0; 20];
+    lent.get(140, &mut bytes).unwrap();
+    assert_eq!(bytes, [[1; 10], [2; 10]].concat()[..]);
+    assert!(lent.get(150, &mut bytes).is_err());
+    let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert_eq!(lent.write_to(&from, 0).unwrap(), 160);
+    lent.consume(160).unwrap();
+    assert_eq!(b.try_fill().unwrap_err(), Stop::WouldBlock);
+    let mut room = a.try_reserve(9999).unwrap();
+    assert_eq!(room.len(), 4096);
+    assert_eq!(room.read_from(&to, 0).unwrap(), 160);
+    room.commit(160).unwrap();
+    let got = read(&b).unwrap();
+    assert_eq!(got, [vec![1; 150], vec![2; 10]].concat());
+}
+
+#[test]
+fn counters_that_wrap_are_like_any_others() {
+    for start in [u64::from(u32::MAX) - 5000, u64::MAX - 5000, u64::MAX] {
+        let Parts {
+            memory,
+            first,
+            second,
+        } = Parts::new(RingSize::MIN).unwrap();
+        let starts = [start, start.wrapping_add(17)];
+        let a = End::open_at(Side::First, &memory, first, starts).unwrap();
+        let b = End::open_at(Side::Second, &memory, second, starts).unwrap();
+        let (mut sent, mut got) = (0u32, 0u32);
+        for round in 0..64usize {
+            for (from, to) in [(&a, &b), (&b, &a)] {
+                let bytes: Vec<u8> = (0..700 + round)
+                    .map(|i| (sent as usize + i) as u8)
+                    .collect();
+                assert_eq!(from.try_write(&bytes), Ok(bytes.len()));
+                assert_eq!(read(to).unwrap(), bytes, "{start} {round}");
+                got += bytes.len() as u32;
+            }
+            sent += 3;
+        }
+        assert!(got > 90_000);
+        assert_eq!(a.try_write(&[1; 5000]), Ok(4096));
+        assert_eq!(a.try_write(&[1]), Err(Stop::WouldBlock));
+    }
+}
