@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use crate::Side;
 use crate::layout::{CUT, GONE, SUSPENDED};
 use crate::memory::Words;
-use crate::sync::Ordering;
+use crate::sync::{Ordering, fence};
 
 /// The words of a connection, for who made it and handed both ends out.
 ///
@@ -42,10 +42,13 @@ impl Monitor {
         words.head.0.load(Ordering::Acquire) != words.tail.0.load(Ordering::Acquire)
     }
 
-    /// Says in the place of `side`, which is gone, that it reads no more.
+    /// Says in the place of `side`, which is gone, that it reads no more. What is written from
+    /// then on its writer knows to be lost; what was written before,
+    /// [`leaves_unread`](Self::leaves_unread) sees afterwards.
     pub fn close(&self, side: Side) {
         let ends = &self.direction(side.other()).ends.0;
         ends.closed.store(GONE, Ordering::Release);
+        fence(Ordering::SeqCst);
     }
 
     /// Ends the connection for both sides: they read what was written by then, and then an error.

@@ -179,8 +179,8 @@ fn by_service(services: &[ServiceMetrics]) -> BTreeMap<&str, ServiceMetrics> {
         sum.connections_total += service.connections_total;
         sum.connections += service.connections;
         sum.listeners += service.listeners;
-        sum.sent_bytes += service.sent_bytes;
-        sum.received_bytes += service.received_bytes;
+        sum.sent_bytes = sum.sent_bytes.saturating_add(service.sent_bytes);
+        sum.received_bytes = sum.received_bytes.saturating_add(service.received_bytes);
     }
     labels
 }

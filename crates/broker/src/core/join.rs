@@ -1,26 +1,24 @@
 //! Two processes become the ends of a connection.
 //!
-//! The broker makes three socket pairs: data for the connecting process, data for the accepting
-//! one, and a control connection for the accepting one (the connecting one has its endpoint
-//! connection for that). Each process gets its ends in one message; the broker's ends go to
-//! the core's own set of connections, and from there to a data thread if much passes.
+//! What both offer decides how their bytes move, and so of what [`Material`] the connection is
+//! made. Each process gets its part in one message; the broker's part goes to the core's own set
+//! of connections, and from there to a data thread if the broker has much to move.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming, Transport};
+use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming};
 use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, End, Refusal, Route};
-use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
+use hvsock_sys::message;
 
-use super::accept::out_of_descriptors;
 use super::labels::{partition_label, registered, service_label};
+use super::material::{Kept, Kind, Material, Offer};
 use super::session::Session;
 use super::{ConnectionRecord, Core, EndRecord};
 use crate::callers::Caller;
 use crate::model::EventKind;
-use crate::pump::{Adopted, Connection, Counters, Report, Side};
+use crate::pump::{Adopted, Report};
 use crate::reply::refused;
 
 /// What a listening process learns of one whose numbers mean nothing in its partition.
@@ -33,48 +31,20 @@ const NOBODY: Caller = Caller {
 /// Connects further apart than this do not follow one another.
 const QUIET: Duration = Duration::from_micros(200);
 
-/// The descriptors of one connection: the broker's, which do not block, and the processes'.
-pub(super) struct Descriptors {
-    client_data: OwnedFd,
-    client_data_theirs: OwnedFd,
-    server_data: OwnedFd,
-    server_data_theirs: OwnedFd,
-    server_control: OwnedFd,
-    server_control_theirs: OwnedFd,
-}
-
-impl Descriptors {
-    fn new() -> io::Result<Self> {
-        let (client_data, client_data_theirs) = stream::pair()?;
-        let (server_data, server_data_theirs) = stream::pair()?;
-        let (server_control, server_control_theirs) = seqpacket::pair()?;
-        for own in [&client_data, &server_data, &server_control] {
-            set_nonblocking(own, true)?;
-        }
-        Ok(Self {
-            client_data,
-            client_data_theirs,
-            server_data,
-            server_data_theirs,
-            server_control,
-            server_control_theirs,
-        })
-    }
-}
-
-/// The broker's descriptors of a connection that both processes have heard of.
-struct Joined {
-    client_data: OwnedFd,
-    server_data: OwnedFd,
-    server_control: OwnedFd,
-}
-
 impl Core {
     /// Makes the descriptors of the next connection before anybody asks for it: they cost more
-    /// than all else that the core does about a connect. Without them the next one makes its own.
+    /// than all else that the core does about a connect. One for which there are none, or that is
+    /// of another kind, makes its own.
     pub(super) fn make_spare(&mut self) {
         if self.spare.is_none() {
-            self.spare = Descriptors::new().ok();
+            self.spare = Material::new(Kind::USUAL).ok();
+        }
+    }
+
+    fn material(&mut self, kind: Kind) -> Result<Material, Refusal> {
+        match self.spare.take_if(|spare| spare.kind == kind) {
+            Some(spare) => Ok(spare),
+            None => Material::new(kind),
         }
     }
 
@@ -139,23 +109,25 @@ impl Core {
         session.is_some()
     }
 
-    /// Makes the descriptors and gives both processes theirs.
+    /// Makes the descriptors, gives both processes theirs, and keeps the broker's.
     fn join(
         &mut self,
         session: &Session,
         connect: &Connect,
         route: &Route,
-    ) -> Result<Joined, Refusal> {
-        if !connect.transports.contains(Transport::Descriptor) {
-            return Err(Refusal::NotSupported);
-        }
-        let descriptors = match self.spare.take() {
-            Some(descriptors) => descriptors,
-            None => Descriptors::new().map_err(|error| out_of_descriptors(&error))?,
+    ) -> Result<(Kind, Kept), Refusal> {
+        let accepting = self.listeners.get(&route.listener);
+        let accepting = accepting.ok_or(Refusal::NoListener)?.offer;
+        let connecting = Offer {
+            transports: connect.transports,
+            plain: connect.flags.plain,
+            ring_size: session.ring_size,
         };
+        let kind = Kind::between(connecting, accepting).ok_or(Refusal::NotSupported)?;
+        let material = self.material(kind)?;
 
         let connection = route.connection.as_u64();
-        let transport = Transport::Descriptor;
+        let transport = kind.transport();
         let listener = self
             .listeners
             .get(&route.listener)
@@ -177,11 +149,7 @@ impl Core {
         let listening = self.sessions.get(index).and_then(Option::as_ref);
         let listening = listening.ok_or(Refusal::NoListener)?;
         incoming.encode(&mut self.buffer);
-        let theirs = [
-            descriptors.server_data_theirs.as_fd(),
-            descriptors.server_control_theirs.as_fd(),
-        ];
-        message::send(&listening.socket, &self.buffer, &theirs)
+        message::send(&listening.socket, &self.buffer, &material.for_server())
             .map_err(|error| undelivered(&error))?;
 
         let connected = BrokerMessage::Connected(Connected {
@@ -191,28 +159,30 @@ impl Core {
             peer: route.server,
         });
         connected.encode(&mut self.buffer);
-        let theirs = [descriptors.client_data_theirs.as_fd()];
-        match message::send(&session.socket, &self.buffer, &theirs) {
+        match message::send(&session.socket, &self.buffer, &material.for_client()) {
             Err(error) if !is_gone(&error) => {
                 // The listening process has its end already.
                 let refusal = in_flight(&error);
                 let reset = BrokerMessage::Reset(refused(&refusal));
                 reset.encode(&mut self.buffer);
-                let _ = message::send(&descriptors.server_control, &self.buffer, &[]);
+                let _ = message::send(&material.kept.control, &self.buffer, &[]);
+                material.kept.cut();
                 return Err(refusal);
             }
-            // A process that is gone by now leaves a connection that the pump resets.
+            // A process that is gone by now leaves a connection that the set resets.
             Ok(()) | Err(_) => {}
         }
-        Ok(Joined {
-            client_data: descriptors.client_data,
-            server_data: descriptors.server_data,
-            server_control: descriptors.server_control,
-        })
+        Ok((kind, material.kept))
     }
 
     /// Takes a connection into the core's set and into the books.
-    fn adopt(&mut self, session: Session, connect: &Connect, route: &Route, joined: Joined) {
+    fn adopt(
+        &mut self,
+        session: Session,
+        connect: &Connect,
+        route: &Route,
+        (kind, kept): (Kind, Kept),
+    ) {
         let id = route.connection;
         let service = connect.address.service;
         let from = EndRecord {
@@ -226,7 +196,7 @@ impl Core {
             partition: listener.partition,
             caller: listener.caller,
         };
-        let (plain, accepted_suspend) = (listener.plain, listener.connected_suspend);
+        let (plain, accepted_suspend) = (listener.offer.plain, listener.connected_suspend);
         let options = [
             (End::Client, session.connected_suspend),
             (End::Server, accepted_suspend),
@@ -234,11 +204,7 @@ impl Core {
         for (end, _) in options.into_iter().filter(|(_, set)| *set) {
             self.fabric.set_connected_suspend(id, end, true);
         }
-        let counters = Arc::new(Counters::default());
-        let connection = Connection::new(
-            Side::new(session.socket, joined.client_data, connect.flags.plain),
-            Side::new(joined.server_control, joined.server_data, plain),
-        );
+        let (connection, counters) = kept.connection(session.socket, [connect.flags.plain, plain]);
         self.young.adopt(Adopted {
             id,
             connection,
@@ -250,6 +216,7 @@ impl Core {
             service,
             from,
             to,
+            transport: kind.transport(),
             counters,
             thread: None,
             started,

@@ -10,7 +10,7 @@
 //! - [`accept`]: clients are taken from endpoints;
 //! - [`session`]: what processes say on their endpoint connections;
 //! - [`idle`]: those who say nothing;
-//! - [`join`]: two sessions become a connection;
+//! - [`join`]: two sessions become a connection, made of [`material`];
 //! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
 //! - [`view`]: what an operator sees;
 //! - [`tally`]: what is counted for metrics.
@@ -19,6 +19,7 @@ mod accept;
 mod idle;
 mod join;
 mod labels;
+mod material;
 mod partitions;
 mod session;
 mod tally;
@@ -33,7 +34,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::Instant;
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
-use hvsock_endpoint::Dirs;
+use hvsock_endpoint::{Dirs, Transport};
 use hvsock_fabric::{
     ConnectionId, Fabric, ListenerId, PartitionKey, PartitionKind, Refusal, RootSpec,
 };
@@ -81,7 +82,8 @@ struct ListenerRecord {
     caller: Caller,
     address: SockAddrHv,
     backlog: u32,
-    plain: bool,
+    /// What its process wants of the connections that it accepts.
+    offer: material::Offer,
     /// The option as the listener set it, for the connections that it accepts.
     connected_suspend: bool,
     started: Instant,
@@ -108,6 +110,7 @@ struct ConnectionRecord {
     service: ServiceId,
     from: EndRecord,
     to: EndRecord,
+    transport: Transport,
     counters: Arc<Counters>,
     /// The data thread that has it; none while the core has it itself.
     thread: Option<usize>,
@@ -136,7 +139,7 @@ pub(crate) struct Core {
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
     /// The descriptors of a connection to come.
-    spare: Option<join::Descriptors>,
+    spare: Option<material::Material>,
     /// When the last connection was made.
     last_connect: Option<Instant>,
     /// Connections that have not moved much.

@@ -24,6 +24,7 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::labels::{partition_label, service_label};
+use super::material::Offer;
 use super::{Core, LeaseRecord, ListenerRecord, endpoint_token, session_token};
 use crate::callers::Caller;
 use crate::model::EventKind;
@@ -45,6 +46,8 @@ pub(super) struct Session {
     pub(super) partition: PartitionKey,
     pub(super) caller: Caller,
     pub(super) connected_suspend: bool,
+    /// The bytes that a ring should hold; 0 is for the broker to say.
+    pub(super) ring_size: u32,
     serial: u64,
     questions: u32,
     /// It may have said more than was read.
@@ -101,6 +104,7 @@ impl Core {
             partition,
             caller,
             connected_suspend: false,
+            ring_size: 0,
             serial: self.next_serial,
             questions: 0,
             unheard: false,
@@ -285,13 +289,19 @@ impl Core {
             }
             (_, ClientMessage::SetOption { option, value }) => {
                 session.questions = session.questions.saturating_add(1);
-                if option == SocketOption::ConnectedSuspend {
-                    session.connected_suspend = value != 0;
-                    if let Role::Listener(id) = session.role
-                        && let Some(listener) = self.listeners.get_mut(&id)
-                    {
-                        listener.connected_suspend = value != 0;
+                match option {
+                    SocketOption::ConnectedSuspend => {
+                        session.connected_suspend = value != 0;
+                        if let Role::Listener(id) = session.role
+                            && let Some(listener) = self.listeners.get_mut(&id)
+                        {
+                            listener.connected_suspend = value != 0;
+                        }
                     }
+                    SocketOption::RingSize => session.ring_size = value,
+                    SocketOption::ConnectTimeout
+                    | SocketOption::ContainerPassthru
+                    | SocketOption::HighVtl => {}
                 }
                 self.bounded(session)
             }
@@ -395,7 +405,11 @@ impl Core {
                 caller: session.caller,
                 address: listen.address,
                 backlog,
-                plain: listen.flags.plain,
+                offer: Offer {
+                    transports: listen.transports,
+                    plain: listen.flags.plain,
+                    ring_size: session.ring_size,
+                },
                 connected_suspend: session.connected_suspend,
                 started: Instant::now(),
             },

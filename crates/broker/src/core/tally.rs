@@ -21,6 +21,15 @@ pub(crate) struct ServiceTally {
     pub(crate) received: u64,
 }
 
+impl ServiceTally {
+    /// Processes say themselves what passed between them without the broker, so a sum can be more
+    /// than there is room for.
+    fn add(&mut self, sent: u64, received: u64) {
+        self.sent = self.sent.saturating_add(sent);
+        self.received = self.received.saturating_add(received);
+    }
+}
+
 impl Tally {
     pub(super) fn opened(&mut self, service: Option<ServiceId>) {
         self.services.entry(service).or_default().connections += 1;
@@ -28,8 +37,7 @@ impl Tally {
 
     pub(super) fn closed(&mut self, service: Option<ServiceId>, sent: u64, received: u64) {
         let tally = self.services.entry(service).or_default();
-        tally.sent += sent;
-        tally.received += received;
+        tally.add(sent, received);
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
@@ -41,8 +49,7 @@ impl Tally {
         if let Some(gone) = self.services.remove(&Some(service)) {
             let rest = self.services.entry(None).or_default();
             rest.connections += gone.connections;
-            rest.sent += gone.sent;
-            rest.received += gone.received;
+            rest.add(gone.sent, gone.received);
         }
     }
 

@@ -186,6 +186,7 @@ impl Core {
             service,
             from,
             to,
+            transport,
             started,
             ..
         } = self.connections.get(&id)?;
@@ -200,7 +201,7 @@ impl Core {
             service_name: service_name(&self.fabric, service).cloned(),
             from: self.end(from.partition, from.caller, suspend[0])?,
             to: self.end(to.partition, to.caller, suspend[1])?,
-            transport: "descriptor".into(),
+            transport: transport.name().into(),
             state: match (suspended, waiting) {
                 (true, _) => ConnectionState::Suspended,
                 (false, true) => ConnectionState::Waiting,
@@ -225,8 +226,9 @@ impl Core {
             let service = super::labels::registered(&self.fabric, connection.service);
             let metrics = by_service.entry(service).or_default();
             metrics.connections += 1;
-            metrics.sent_bytes += connection.counters.sent();
-            metrics.received_bytes += connection.counters.received();
+            let (sent, received) = (connection.counters.sent(), connection.counters.received());
+            metrics.sent_bytes = metrics.sent_bytes.saturating_add(sent);
+            metrics.received_bytes = metrics.received_bytes.saturating_add(received);
         }
         for listener in self.listeners.values() {
             let service = super::labels::registered(&self.fabric, listener.address.service);

@@ -1,76 +1,22 @@
-//! One connection between two descriptors, moved forward a step at a time and never blocking.
-//!
-//! Each end has a data descriptor, one end of a Unix stream socket pair, and a control descriptor,
-//! over which its process announces the end of its data and is told of its peer's. A flow is one
-//! direction: bytes are read from its source and written to its sink at once; what the sink does
-//! not take waits in the flow, and nothing more is read until it is gone.
-//!
-//! The end of file of a data descriptor says only that nothing more comes. Whether the process
-//! finished or was killed is told apart by its announcement, which it sends before it shuts the
-//! descriptor: without one, the other end gets all bytes and then an error, never a clean end.
+//! A connection as a set sees it, whichever way its bytes move.
 
-use std::io::ErrorKind;
-use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
-use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
+use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::{End, Refusal};
-use hvsock_sys::{message, stream};
+use hvsock_ring::Monitor;
+use mio::Interest;
+use mio::event::Event;
 
 use super::Counters;
+use super::control::Control;
+use super::pumped::{Pumped, Side};
+use super::ring::Ring;
 use crate::reply::refused;
 
-/// The most bytes moved in one direction before another connection gets its turn.
-const TURN: usize = 256 * 1024;
-/// The most words read from one process before another connection gets its turn.
-const WORDS: usize = 16;
-
-/// One process's end of a connection.
-pub(crate) struct Side {
-    pub(crate) control: OwnedFd,
-    pub(crate) data: OwnedFd,
-    /// The end of file of the data descriptor is a clean end by itself.
-    pub(crate) plain: bool,
-    /// The process said that no data follows.
-    announced: bool,
-    /// The control descriptor's other end is closed.
-    control_closed: bool,
-    /// The control descriptor may have more to read; cleared when it would block.
-    control_readable: bool,
-    /// Reading may give something; cleared when it would block.
-    readable: bool,
-    /// Writing may take something; cleared when it would block.
-    writable: bool,
-    /// The data descriptor's other end is closed for good.
-    hung_up: bool,
-    /// Whether the set that has the connection watches for room to write.
-    pub(super) watched_for_room: bool,
-}
-
-/// One direction.
-#[derive(Default)]
-struct Flow {
-    /// Bytes read from the source that the sink did not take, from `start`.
-    pending: Vec<u8>,
-    start: usize,
-    source: Source,
-    /// The sink takes no more; bytes may have been thrown away because of it.
-    sink_closed: bool,
-    lost: bool,
-    /// The sink has been told that nothing more comes.
-    finished: bool,
-}
-
-/// How a flow's source stands.
-#[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Source {
-    #[default]
-    Open,
-    /// It said that nothing follows, and nothing does.
-    Ended,
-    /// It went away without a word.
-    Broken,
-}
+/// The descriptors of a connection that a set can watch: of each side data, then control.
+pub(super) const PLACES: usize = 4;
 
 /// How a turn ended.
 #[derive(Debug)]
@@ -83,371 +29,135 @@ pub(crate) enum Turn {
     Over(Option<Refusal>),
 }
 
-/// A connection that the broker pumps.
-pub(crate) struct Connection {
-    /// The connecting process's end, then the accepting one's.
-    sides: [Side; 2],
-    /// From the first side to the second, then back.
-    flows: [Flow; 2],
-    suspended: bool,
-    /// What each side set `HVSOCKET_CONNECTED_SUSPEND` to since [`Connection::take_option`].
-    options: [Option<bool>; 2],
-}
-
-impl Side {
-    pub(crate) fn new(control: OwnedFd, data: OwnedFd, plain: bool) -> Self {
-        Self {
-            control,
-            data,
-            plain,
-            announced: false,
-            control_closed: false,
-            control_readable: false,
-            // What is there when the descriptor is first watched comes as an event.
-            readable: false,
-            writable: true,
-            hung_up: false,
-            watched_for_room: false,
-        }
-    }
-
-    /// Whether the last write found no room.
-    pub(super) fn full(&self) -> bool {
-        !self.writable
-    }
-
-    fn close_control(&mut self) {
-        self.control_closed = true;
-        self.control_readable = false;
-    }
-
-    /// Sends a message to the process; one that does not listen to its own socket misses it.
-    fn tell(&self, message: &BrokerMessage) {
-        let mut bytes = Vec::with_capacity(64);
-        message.encode(&mut bytes);
-        let _ = message::send(&self.control, &bytes, &[]);
-    }
+/// A connection that stands.
+pub(crate) enum Connection {
+    /// The broker moves its bytes.
+    Pumped(Pumped),
+    /// Its ends move them; the broker looks on.
+    Ring(Ring),
 }
 
 impl Connection {
-    pub(crate) fn new(from: Side, to: Side) -> Self {
-        Self {
-            sides: [from, to],
-            flows: Default::default(),
-            suspended: false,
-            options: [None; 2],
+    /// One whose bytes the broker moves between two data descriptors.
+    pub(crate) fn pumped(from: Side, to: Side) -> Self {
+        Self::Pumped(Pumped::new(from, to))
+    }
+
+    /// One whose ends share memory, with the control descriptors of who connected and of who
+    /// accepted.
+    pub(crate) fn ring(controls: [OwnedFd; 2], monitor: Arc<Monitor>) -> Self {
+        Self::Ring(Ring::new(controls, monitor))
+    }
+
+    /// Whether it can ever be worth a thread's while.
+    pub(super) fn is_pumped(&self) -> bool {
+        matches!(self, Self::Pumped(_))
+    }
+
+    /// What to watch: each descriptor with its place below [`PLACES`].
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
+        let data = |side: usize| match self {
+            Self::Pumped(pumped) => {
+                let side = &pumped.sides()[side];
+                Some((side.data.as_fd(), interest(side.watched_for_room)))
+            }
+            Self::Ring(_) => None,
+        };
+        let control = |side: usize| Some((self.control(side).as_fd(), Interest::READABLE));
+        let all: [_; PLACES] = [data(0), control(0), data(1), control(1)];
+        let placed = all.into_iter().enumerate();
+        placed.filter_map(|(place, watched)| watched.map(|(fd, interest)| (place, fd, interest)))
+    }
+
+    /// The data descriptors that have come to have no room and are to be watched for some, too;
+    /// once each.
+    pub(super) fn out_of_room(
+        &mut self,
+    ) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
+        let sides = match self {
+            Self::Pumped(pumped) => pumped.sides_mut().as_mut_slice(),
+            Self::Ring(_) => &mut [],
+        };
+        sides.iter_mut().enumerate().filter_map(|(index, side)| {
+            let is_new = side.full() && !side.watched_for_room;
+            side.watched_for_room |= is_new;
+            is_new.then(|| (index * 2, side.data.as_fd(), interest(true)))
+        })
+    }
+
+    /// Notes that the descriptor at a place may be ready.
+    pub(super) fn ready(&mut self, place: usize, event: &Event) {
+        let side = place / 2;
+        match self {
+            Self::Pumped(pumped) if place.is_multiple_of(2) => pumped.data_ready(side, event),
+            _ => self.control_mut(side).readable = true,
         }
     }
 
-    pub(super) fn sides(&self) -> &[Side; 2] {
-        &self.sides
-    }
-
-    pub(super) fn sides_mut(&mut self) -> &mut [Side; 2] {
-        &mut self.sides
-    }
-
-    /// Notes that a side's data descriptor may be ready.
-    pub(crate) fn data_ready(&mut self, side: usize, event: &mio::event::Event) {
-        let side = &mut self.sides[side & 1];
-        side.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        side.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
-        side.hung_up |= event.is_read_closed() && event.is_write_closed();
-    }
-
-    /// Notes that a side's control descriptor may be ready.
-    pub(crate) fn control_ready(&mut self, side: usize) {
-        self.sides[side & 1].control_readable = true;
+    /// Moves forward as far as one turn goes, with `scratch` as the buffer.
+    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
+        match self {
+            Self::Pumped(pumped) => pumped.turn(scratch, counters),
+            Self::Ring(ring) => ring.turn(),
+        }
     }
 
     /// Lets data move or stand still.
-    pub(crate) fn suspend(&mut self, suspended: bool) {
-        self.suspended = suspended;
+    pub(super) fn suspend(&mut self, suspended: bool) {
+        match self {
+            Self::Pumped(pumped) => pumped.suspend(suspended),
+            Self::Ring(ring) => ring.suspend(suspended),
+        }
+    }
+
+    /// Ends the connection for both ends and tells them why. Dropping it afterwards closes the
+    /// descriptors.
+    pub(super) fn reset(&self, refusal: &Refusal) {
+        let message = BrokerMessage::Reset(refused(refusal));
+        for side in 0..2 {
+            self.control(side).tell(&message);
+        }
+        if let Self::Ring(ring) = self {
+            // An end that sees it finds the reason said already.
+            ring.cut();
+        }
     }
 
     /// Bytes that wait in the broker's memory.
-    pub(crate) fn waiting(&self) -> usize {
-        self.flows.iter().map(|flow| flow.pending.capacity()).sum()
-    }
-
-    /// Tells both ends why the connection ends. Dropping it afterwards closes the descriptors.
-    pub(crate) fn reset(&self, refusal: &Refusal) {
-        let message = BrokerMessage::Reset(refused(refusal));
-        for side in &self.sides {
-            side.tell(&message);
+    pub(super) fn waiting(&self) -> usize {
+        match self {
+            Self::Pumped(pumped) => pumped.waiting(),
+            Self::Ring(_) => 0,
         }
-    }
-
-    /// Reads what a side's process says over its control descriptor, at most [`WORDS`] messages:
-    /// a process that never stops talking must not keep the thread from all others.
-    ///
-    /// `Err` is a process that does not keep to the protocol, or closed a connection on which it
-    /// left data unread.
-    fn read_control(&mut self, side: usize) -> Result<(), Refusal> {
-        let index = side & 1;
-        let mut buffer = [0; MAX_MESSAGE];
-        let side = &mut self.sides[index];
-        side.control_readable = !side.control_closed;
-        for _ in 0..WORDS {
-            if !side.control_readable {
-                break;
-            }
-            match message::recv(&side.control, &mut buffer) {
-                Ok(received) if received.dropped_descriptors => {
-                    return Err(protocol_fault("a message with descriptors"));
-                }
-                Ok(received) if received.len == 0 => side.close_control(),
-                Ok(received) => match ClientMessage::decode(&buffer[..received.len]) {
-                    Ok(ClientMessage::Shutdown) => side.announced = true,
-                    Ok(ClientMessage::SetOption {
-                        option: which,
-                        value,
-                    }) => {
-                        if which == SocketOption::ConnectedSuspend {
-                            self.options[index] = Some(value != 0);
-                        }
-                    }
-                    Ok(_) => return Err(protocol_fault("a message that has no place here")),
-                    Err(error) => return Err(protocol_fault(&error.to_string())),
-                },
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    side.control_readable = false;
-                }
-                Err(error) if error.kind() == ErrorKind::InvalidData => {
-                    return Err(protocol_fault(&error.to_string()));
-                }
-                Err(_) => side.close_control(),
-            }
-        }
-        let unread = &self.flows[1 - index];
-        if self.sides[index].control_closed && unread.lost {
-            return Err(unread_data());
-        }
-        Ok(())
     }
 
     /// The end that set `HVSOCKET_CONNECTED_SUSPEND`, and to what; once for each time.
-    pub(crate) fn take_option(&mut self) -> Option<(End, bool)> {
-        let [connector, acceptor] = &mut self.options;
-        let first = connector.take().map(|value| (End::Client, value));
-        first.or_else(|| acceptor.take().map(|value| (End::Server, value)))
+    pub(super) fn take_option(&mut self) -> Option<(End, bool)> {
+        [End::Client, End::Server]
+            .into_iter()
+            .enumerate()
+            .find_map(|(side, end)| Some((end, self.control_mut(side).option.take()?)))
     }
 
-    /// Moves what can be moved, at most [`TURN`] bytes each way, with `scratch` as the buffer.
-    pub(crate) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
-        for side in 0..2 {
-            if self.sides[side].control_readable
-                && let Err(refusal) = self.read_control(side)
-            {
-                return Turn::Over(Some(refusal));
-            }
-        }
-        let mut again = self.sides.iter().any(|side| side.control_readable);
-        if self.suspended {
-            return if again { Turn::Again } else { Turn::Waiting };
-        }
-        for direction in 0..2 {
-            match self.move_bytes(direction, scratch, counters) {
-                Ok(more) => again |= more,
-                Err(refusal) => return Turn::Over(Some(refusal)),
-            }
-        }
-        if self.flows.iter().all(|flow| flow.finished) {
-            return Turn::Over(None);
-        }
-        if again { Turn::Again } else { Turn::Waiting }
-    }
-
-    /// One direction's turn; whether there is more to move.
-    fn move_bytes(
-        &mut self,
-        direction: usize,
-        scratch: &mut [u8],
-        counters: &Counters,
-    ) -> Result<bool, Refusal> {
-        let mut moved = 0;
-        loop {
-            if !self.drain_pending(direction, counters)? {
-                return Ok(false);
-            }
-            let [from, to] = &mut self.sides;
-            let (source, sink) = if direction == 0 {
-                (from, to)
-            } else {
-                (to, from)
-            };
-            let flow = &mut self.flows[direction];
-            if flow.finished {
-                return Ok(false);
-            }
-            if flow.sink_closed {
-                // Nobody reads any more; the source's end is all that is left to see.
-                if source.hung_up || source.control_closed {
-                    flow.finished = true;
-                }
-                return Ok(false);
-            }
-            match flow.source {
-                Source::Open => {}
-                Source::Ended => {
-                    sink.tell(&BrokerMessage::Shutdown);
-                    let _ = stream::shutdown(&sink.data, Shutdown::Write);
-                    flow.finished = true;
-                    return Ok(false);
-                }
-                Source::Broken => return Err(went_away()),
-            }
-            if !source.readable && sink.hung_up {
-                flow.sink_closed = true;
-                return close_to_source(source, scratch).map(|()| true);
-            }
-            if !source.readable || !sink.writable {
-                return Ok(false);
-            }
-            if moved >= TURN {
-                return Ok(true);
-            }
-            match stream::recv(&source.data, scratch) {
-                Ok(0) => {
-                    if !self.source_ended(direction)? {
-                        return Ok(true);
-                    }
-                }
-                Ok(length) => {
-                    moved += length;
-                    self.deliver(direction, &scratch[..length], counters)?;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => source.readable = false,
-                // The process closed its end while bytes for it were still unread there.
-                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                    return Err(unread_data());
-                }
-                Err(_) => flow.source = Source::Broken,
-            }
+    fn control(&self, side: usize) -> &Control {
+        match self {
+            Self::Pumped(pumped) => &pumped.sides()[side & 1].control,
+            Self::Ring(ring) => &ring.controls[side & 1],
         }
     }
 
-    /// Decides what the end of file of a source means; false if that is not known yet.
-    fn source_ended(&mut self, direction: usize) -> Result<bool, Refusal> {
-        // The announcement was sent before the descriptor was shut, so it is here by now, though
-        // perhaps behind much else.
-        self.read_control(direction)?;
-        let source = &self.sides[direction];
-        let clean = source.announced || source.plain;
-        if !clean && source.control_readable {
-            return Ok(false);
+    fn control_mut(&mut self, side: usize) -> &mut Control {
+        match self {
+            Self::Pumped(pumped) => &mut pumped.sides_mut()[side & 1].control,
+            Self::Ring(ring) => &mut ring.controls[side & 1],
         }
-        self.flows[direction].source = if clean { Source::Ended } else { Source::Broken };
-        Ok(true)
-    }
-
-    /// Writes bytes fresh from the source; what the sink does not take waits.
-    fn deliver(
-        &mut self,
-        direction: usize,
-        bytes: &[u8],
-        counters: &Counters,
-    ) -> Result<(), Refusal> {
-        let taken = self.write(direction, bytes, counters)?;
-        let flow = &mut self.flows[direction];
-        if flow.sink_closed {
-            flow.lost |= taken < bytes.len();
-        } else if taken < bytes.len() {
-            flow.pending.extend_from_slice(&bytes[taken..]);
-        }
-        Ok(())
-    }
-
-    /// Writes what waits; whether nothing is left.
-    fn drain_pending(&mut self, direction: usize, counters: &Counters) -> Result<bool, Refusal> {
-        if self.flows[direction].pending.is_empty() {
-            return Ok(true);
-        }
-        if !self.sides[1 - direction].writable {
-            return Ok(false);
-        }
-        let pending = std::mem::take(&mut self.flows[direction].pending);
-        let start = self.flows[direction].start;
-        let taken = self.write(direction, &pending[start..], counters)?;
-        let flow = &mut self.flows[direction];
-        if flow.sink_closed {
-            flow.lost = true;
-            flow.start = 0;
-        } else if start + taken < pending.len() {
-            flow.pending = pending;
-            flow.start = start + taken;
-            return Ok(false);
-        } else {
-            flow.start = 0;
-        }
-        Ok(true)
-    }
-
-    /// Writes to a flow's sink until it would block; the count of bytes taken.
-    fn write(
-        &mut self,
-        direction: usize,
-        bytes: &[u8],
-        counters: &Counters,
-    ) -> Result<usize, Refusal> {
-        let sink = &mut self.sides[1 - direction];
-        let mut taken = 0;
-        while taken < bytes.len() {
-            match stream::send(&sink.data, &bytes[taken..]) {
-                Ok(count) => taken += count,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    sink.writable = false;
-                    break;
-                }
-                Err(_) => {
-                    counters.add(direction, taken);
-                    return self.sink_closed(direction).map(|()| taken);
-                }
-            }
-        }
-        counters.add(direction, taken);
-        Ok(taken)
-    }
-
-    /// A sink that takes no more: its process has closed it, or only its reading half. The
-    /// difference shows on the control descriptor, at once or soon.
-    fn sink_closed(&mut self, direction: usize) -> Result<(), Refusal> {
-        let sink = 1 - direction;
-        self.read_control(sink)?;
-        if self.sides[sink].plain || self.sides[sink].control_closed {
-            return Err(unread_data());
-        }
-        self.flows[direction].sink_closed = true;
-        // The source's further writes fail with EPIPE instead of vanishing.
-        let _ = stream::shutdown(&self.sides[direction].data, Shutdown::Read);
-        Ok(())
     }
 }
 
-/// Tells a source whose sink is gone for good that nobody reads any more, so that it need not
-/// write to find out. What it wrote at the last moment is lost, which it must know.
-fn close_to_source(source: &Side, scratch: &mut [u8]) -> Result<(), Refusal> {
-    let _ = stream::shutdown(&source.data, Shutdown::Read);
-    match stream::recv(&source.data, scratch) {
-        Ok(length) if length > 0 => Err(unread_data()),
-        _ => Ok(()),
-    }
-}
-
-fn went_away() -> Refusal {
-    Refusal::Reset {
-        cause: "the process at the other end ended without closing".into(),
-    }
-}
-
-fn unread_data() -> Refusal {
-    Refusal::Reset {
-        cause: "the other end closed without reading all data".into(),
-    }
-}
-
-pub(crate) fn protocol_fault(what: &str) -> Refusal {
-    Refusal::Reset {
-        cause: format!("a process broke the endpoint protocol: {what}"),
+fn interest(room: bool) -> Interest {
+    if room {
+        Interest::READABLE | Interest::WRITABLE
+    } else {
+        Interest::READABLE
     }
 }

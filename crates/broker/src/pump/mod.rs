@@ -1,15 +1,20 @@
-//! Moving bytes between the two ends of each connection.
+//! The connections that stand: those whose bytes the broker moves from end to end ([`pumped`]),
+//! and those whose ends share memory, at which it only looks on ([`ring`]).
 //!
-//! A [`ConnectionSet`] is a number of connections on one epoll descriptor. A connection begins in
-//! the core's own set, so that one that is short or quiet costs no change of threads; one that is
-//! busy moves to the set of a [`DataThread`]. Whoever has a set owns its connections outright, so
-//! nothing is locked where data flows. The core steers those of a data thread with commands; what
-//! it must know comes back as a [`Report`]. A set never blocks, gives every ready connection a
-//! turn of bounded length, and says nothing to any log: its words go through the core.
+//! A [`ConnectionSet`] is a number of [`Connection`]s on one epoll descriptor. A connection begins
+//! in the core's own set, so that one that is short or quiet costs no change of threads; one with
+//! whose bytes the broker is busy moves to the set of a [`DataThread`], and one that needs no
+//! broker for them stays. Whoever has a set owns its connections outright, so nothing is locked
+//! where data flows. The core steers those of a data thread with commands; what it must know comes
+//! back as a [`Report`]. A set never blocks, gives every ready connection a turn of bounded length,
+//! and says nothing to any log: its words go through the core.
 
 mod connection;
+mod control;
+mod pumped;
 #[cfg(test)]
 mod random_tests;
+mod ring;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -21,28 +26,57 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 
 use hvsock_fabric::{ConnectionId, End, Refusal};
+use hvsock_ring::Monitor;
 use mio::Waker;
 
-pub(crate) use connection::{Connection, Side, protocol_fault};
+pub(crate) use connection::Connection;
+pub(crate) use control::protocol_fault;
+pub(crate) use pumped::Side;
 pub(crate) use set::ConnectionSet;
 
-/// The bytes that a connection has delivered, each way; read by the core at any time.
+/// The bytes of a connection, each way; read by the core at any time.
+///
+/// Where the broker moves them, they are those that the sink's descriptor has taken. Where the
+/// ends do, they are those that each end says it has written: it can say what it likes, but not
+/// take anything back.
 #[derive(Debug, Default)]
-pub(crate) struct Counters([AtomicU64; 2]);
+pub(crate) struct Counters {
+    seen: [AtomicU64; 2],
+    ring: Option<Arc<Monitor>>,
+}
 
 impl Counters {
-    /// Bytes from the connecting end that the accepting end's descriptor has taken.
-    pub(crate) fn sent(&self) -> u64 {
-        self.0[0].load(Ordering::Relaxed)
+    /// Those of a connection whose ends move its bytes.
+    pub(crate) fn of_ring(monitor: Arc<Monitor>) -> Self {
+        Self {
+            seen: Default::default(),
+            ring: Some(monitor),
+        }
     }
 
-    /// Bytes from the accepting end that the connecting end's descriptor has taken.
+    /// Bytes from the connecting end to the accepting one.
+    pub(crate) fn sent(&self) -> u64 {
+        self.look(0, hvsock_ring::Side::First)
+    }
+
+    /// Bytes from the accepting end to the connecting one.
     pub(crate) fn received(&self) -> u64 {
-        self.0[1].load(Ordering::Relaxed)
+        self.look(1, hvsock_ring::Side::Second)
+    }
+
+    fn look(&self, direction: usize, writer: hvsock_ring::Side) -> u64 {
+        let seen = &self.seen[direction];
+        match &self.ring {
+            None => seen.load(Ordering::Relaxed),
+            Some(monitor) => {
+                let says = monitor.written(writer);
+                seen.fetch_max(says, Ordering::Relaxed).max(says)
+            }
+        }
     }
 
     fn add(&self, direction: usize, bytes: usize) {
-        self.0[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.seen[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 

@@ -213,7 +213,7 @@ impl World {
         let [to, from] = [sides.pop().unwrap(), sides.pop().unwrap()];
         sets[0].adopt(Adopted {
             id: ID,
-            connection: Connection::new(from, to),
+            connection: Connection::pumped(from, to),
             counters: Arc::default(),
         });
         Self {

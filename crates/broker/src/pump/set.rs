@@ -2,19 +2,17 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
 use hvsock_fabric::{ConnectionId, Refusal};
 use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use mio::{Registry, Token};
 use slab::Slab;
 
-use super::connection::{Connection, Turn};
+use super::connection::{Connection, PLACES, Turn};
 use super::{Adopted, Counters, Report};
 
-/// The tokens of one connection: for each side its data descriptor, then its control descriptor.
-const TOKENS: usize = 4;
 /// Above a token's place in the slab is its generation, so that an event which was already on its
 /// way when its connection ended is not taken for one of the next connection in that place.
 const GENERATION: u32 = 32;
@@ -118,9 +116,9 @@ impl ConnectionSet {
         let index = self.by_id.remove(&id)?;
         let entry = self.entries.try_remove(index)?;
         self.waiting -= entry.waiting;
-        for side in entry.connection.sides() {
-            self.unwatch(&side.data);
-            self.unwatch(&side.control);
+        for (_, fd, _) in entry.connection.descriptors() {
+            // It is watched; and if not, that is as well.
+            let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         Some(Adopted {
             id,
@@ -155,18 +153,14 @@ impl ConnectionSet {
     pub(crate) fn note(&mut self, event: &mio::event::Event) {
         let token = event.token().0.wrapping_sub(self.base);
         let (generation, place) = (token >> GENERATION, token & ((1 << GENERATION) - 1));
-        let (index, which) = (place / TOKENS, place % TOKENS);
+        let (index, place) = (place / PLACES, place % PLACES);
         let Some(entry) = self.entries.get_mut(index) else {
             return;
         };
         if entry.generation != generation {
             return;
         }
-        if which.is_multiple_of(2) {
-            entry.connection.data_ready(which / 2, event);
-        } else {
-            entry.connection.control_ready(which / 2);
-        }
+        entry.connection.ready(place, event);
         self.enqueue(index);
     }
 
@@ -203,7 +197,8 @@ impl ConnectionSet {
                 value,
             });
         }
-        let moved = entry.counters.sent() + entry.counters.received();
+        let busy = entry.connection.is_pumped()
+            && entry.counters.sent() + entry.counters.received() > self.busy_after;
         let watched = self.watch_for_room(index);
         match (turn, watched) {
             (Turn::Over(reason), _) => self.close(index, reason),
@@ -215,7 +210,7 @@ impl ConnectionSet {
                 if matches!(turn, Turn::Again) {
                     self.enqueue(index);
                 }
-                if moved > self.busy_after {
+                if busy {
                     self.reports.push_back(Report::Busy { connection: id });
                 }
             }
@@ -249,24 +244,16 @@ impl ConnectionSet {
     /// The first token of a connection.
     fn first_token(&self, index: usize) -> usize {
         let generation = self.entries[index].generation;
-        self.base + (generation << GENERATION) + index * TOKENS
+        self.base + (generation << GENERATION) + index * PLACES
     }
 
     /// Watches a connection's descriptors. Whatever is ready by now comes as an event.
     fn watch(&self, index: usize) -> io::Result<()> {
         let first = self.first_token(index);
-        for (side, token) in self.entries[index].connection.sides().iter().zip([0, 2]) {
-            let token = first + token;
-            let interest = interest(side.watched_for_room);
-            self.registry.register(
-                &mut SourceFd(&side.data.as_raw_fd()),
-                Token(token),
-                interest,
-            )?;
-            let control = side.control.as_raw_fd();
-            let mut control = SourceFd(&control);
+        for (place, fd, interest) in self.entries[index].connection.descriptors() {
+            let fd = fd.as_raw_fd();
             self.registry
-                .register(&mut control, Token(token + 1), Interest::READABLE)?;
+                .register(&mut SourceFd(&fd), Token(first + place), interest)?;
         }
         Ok(())
     }
@@ -275,33 +262,11 @@ impl ConnectionSet {
     /// and are spared an event for the room that every new descriptor has.
     fn watch_for_room(&mut self, index: usize) -> io::Result<()> {
         let first = self.first_token(index);
-        for (side, token) in self.entries[index]
-            .connection
-            .sides_mut()
-            .iter_mut()
-            .zip([0, 2])
-        {
-            if side.full() && !side.watched_for_room {
-                let data = side.data.as_raw_fd();
-                let token = Token(first + token);
-                self.registry
-                    .reregister(&mut SourceFd(&data), token, interest(true))?;
-                side.watched_for_room = true;
-            }
+        for (place, fd, interest) in self.entries[index].connection.out_of_room() {
+            let fd = fd.as_raw_fd();
+            self.registry
+                .reregister(&mut SourceFd(&fd), Token(first + place), interest)?;
         }
         Ok(())
-    }
-
-    fn unwatch(&self, fd: &OwnedFd) {
-        // It is watched; and if not, that is as well.
-        let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
-    }
-}
-
-fn interest(room: bool) -> Interest {
-    if room {
-        Interest::READABLE | Interest::WRITABLE
-    } else {
-        Interest::READABLE
     }
 }

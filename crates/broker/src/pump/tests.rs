@@ -87,7 +87,7 @@ fn connected(plain_client: bool) -> World {
     let thread = DataThread::start(0, Reports { queue, waker }).unwrap();
     let ((from, client), (to, server)) = (end(plain_client), end(false));
     let counters = Arc::new(Counters::default());
-    let connection = Connection::new(from, to);
+    let connection = Connection::pumped(from, to);
     thread.adopt(Adopted {
         id: ID,
         connection,
@@ -321,7 +321,7 @@ fn a_word_is_heard_however_much_is_said_before_it() {
     let (world, _client) = (connected(false), chatter);
     world.thread.adopt(Adopted {
         id: ConnectionId::from_u64(8),
-        connection: Connection::new(from, to),
+        connection: Connection::pumped(from, to),
         counters: Arc::default(),
     });
     assert_eq!(read_to_end(&mut server), b"");
@@ -336,7 +336,7 @@ fn an_event_of_a_connection_that_ended_is_not_taken_for_one_of_the_next() {
         let ((from, client), (to, server)) = (end(false), end(false));
         set.adopt(Adopted {
             id: ConnectionId::from_u64(id),
-            connection: Connection::new(from, to),
+            connection: Connection::pumped(from, to),
             counters: Arc::default(),
         });
         (client, server)
