@@ -8,5 +8,8 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod cpu;
 pub mod figures;
+pub mod machine;
 pub mod plot;
+pub mod stream;

@@ -55,3 +55,87 @@ pub fn bars(path: &Path, title: &str, unit: &str, bars: &[(&str, Spread)]) -> an
     root.present()?;
     Ok(())
 }
+
+/// A named line: its points from left to right.
+pub type Line = (String, Vec<(f64, Spread)>);
+
+/// One picture below the other, each with its title and its lines of medians, with the least and
+/// most at each point; both axes are logarithmic. `x_label` says what a place on the lower one is.
+pub fn lines(
+    path: &Path,
+    x_label: impl Fn(f64) -> String,
+    unit: (&str, &str),
+    pictures: &[(&str, Vec<Line>)],
+) -> anyhow::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let root = SVGBackend::new(path, (860, 440 * pictures.len() as u32)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let areas = root.split_evenly((pictures.len(), 1));
+    for (area, (title, lines)) in areas.iter().zip(pictures) {
+        draw_lines(area, title, &x_label, unit, lines)?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn draw_lines(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    title: &str,
+    x_label: impl Fn(f64) -> String,
+    (x_unit, y_unit): (&str, &str),
+    lines: &[Line],
+) -> anyhow::Result<()> {
+    let points = || lines.iter().flat_map(|(_, points)| points);
+    let least = |values: &mut dyn Iterator<Item = f64>| values.fold(f64::INFINITY, f64::min);
+    let most = |values: &mut dyn Iterator<Item = f64>| values.fold(0.0, f64::max);
+    let left = least(&mut points().map(|(at, _)| *at));
+    let right = most(&mut points().map(|(at, _)| *at));
+    let bottom = least(&mut points().map(|(_, spread)| spread.min));
+    let top = most(&mut points().map(|(_, spread)| spread.max));
+    let mut chart = ChartBuilder::on(area)
+        .caption(title, ("sans-serif", 20))
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(
+            (left * 0.8..right * 1.25).log_scale().base(2.0),
+            (bottom * 0.8..top * 1.25).log_scale(),
+        )?;
+    chart
+        .configure_mesh()
+        .x_desc(x_unit)
+        .y_desc(y_unit)
+        .x_label_formatter(&|at| x_label(*at))
+        .draw()?;
+    for (index, (name, points)) in lines.iter().enumerate() {
+        let colour = Palette99::pick(index).to_rgba();
+        let medians = points.iter().map(|(at, spread)| (*at, spread.median));
+        chart
+            .draw_series([PathElement::new(
+                medians.collect::<Vec<_>>(),
+                colour.stroke_width(2),
+            )])?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(3)));
+        chart.draw_series(points.iter().map(|(at, spread)| {
+            PathElement::new(
+                [(*at, spread.min), (*at, spread.max)],
+                colour.stroke_width(1),
+            )
+        }))?;
+        chart.draw_series(
+            points
+                .iter()
+                .map(|(at, spread)| Circle::new((*at, spread.median), 3, colour.filled())),
+        )?;
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerRight)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK.mix(0.4))
+        .draw()?;
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! What a stream does with bytes: throughput by size of writes, round trips, and what an idle
+//! connection uses; with `Read` and `Write` and with tokio, against a Unix socket and TCP, in turns.
+
+#![forbid(unsafe_code)]
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use hvsock_bench::broker::{self, BrokerProcess};
+use hvsock_bench::figures::keep;
+use hvsock_bench::plot;
+use hvsock_bench::stream::measure::{self, Effort, Suite};
+use hvsock_bench::stream::peer::{self, Peer, Style};
+use hvsock_bench::stream::report::{Report, size_in_words};
+use hvsock_bench::stream::{Over, SIZES};
+
+const USAGE: &str =
+    "usage: cargo xtask bench stream [--turns N] [--slice MS] [--quick] [--out FOLDER]";
+
+/// After this much a run is not slow but stuck.
+const STUCK: Duration = Duration::from_secs(175);
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words.as_slice() {
+        [broker::ROLE, folder] => return broker::serve(Path::new(folder)),
+        [peer::ROLE, rest @ ..] => return peer::serve(rest),
+        _ => {}
+    }
+    let (effort, out) = asked(&words)?;
+    std::thread::spawn(|| {
+        std::thread::sleep(STUCK);
+        eprintln!("\nnothing came of it in {} s", STUCK.as_secs());
+        std::process::exit(1);
+    });
+
+    let report = measure(effort)?;
+    report.print();
+    keep(&out.join("stream.json"), &report)?;
+    draw(&out.join("stream.svg"), &report)?;
+    println!(
+        "\nkept as {0}/stream.json and {0}/stream.svg",
+        out.display()
+    );
+    Ok(())
+}
+
+fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
+    let mut effort = Effort {
+        turns: 9,
+        slice: Duration::from_millis(60),
+        idle: Duration::from_secs(2),
+        limit: Duration::from_secs(120),
+    };
+    let mut out = PathBuf::from("target/bench");
+    let mut words = words.iter();
+    while let Some(word) = words.next() {
+        let mut value = || {
+            words
+                .next()
+                .with_context(|| format!("{word} what?\n{USAGE}"))
+        };
+        match *word {
+            "--turns" | "--rounds" => effort.turns = value()?.parse::<usize>()?.max(1),
+            "--slice" => effort.slice = Duration::from_millis(value()?.parse::<u64>()?.max(1)),
+            "--quick" => {
+                effort.turns = 3;
+                effort.slice = Duration::from_millis(20);
+                effort.idle = Duration::from_millis(500);
+            }
+            "--out" => out = PathBuf::from(value()?),
+            other => bail!("{other:?} is not known\n{USAGE}"),
+        }
+    }
+    Ok((effort, out))
+}
+
+fn measure(effort: Effort) -> anyhow::Result<Report> {
+    let broker = BrokerProcess::start()?;
+    let mut peers = Vec::new();
+    for style in [Style::Blocking, Style::Tokio] {
+        peers.push(Peer::start(style, &broker.endpoint())?);
+    }
+    // The lanes end before their peers, and these before the broker.
+    let mut suites = Vec::new();
+    for peer in &peers {
+        suites.push(Suite::new(peer.style(), peer.pid(), peer.lanes()?));
+    }
+    let turns = measure::run(&mut suites, effort, |turn| match turn {
+        0 => eprint!("\rwarming up "),
+        turn => eprint!("\rturn {turn} of {} ", effort.turns),
+    })?;
+    eprintln!();
+    let mut report = Report::new(&suites, turns, effort.slice);
+    for suite in &mut suites {
+        for over in [Over::Unix, Over::Ours] {
+            let idle = suite.idle(over, broker.pid(), effort.idle)?;
+            report.add_idle(suite, over, effort.idle, &idle);
+        }
+    }
+    report.judge();
+    Ok(report)
+}
+
+fn draw(path: &Path, report: &Report) -> anyhow::Result<()> {
+    let picture = |style: Style| -> Vec<plot::Line> {
+        let rows = || report.throughput.iter().filter(|row| row.style == style);
+        let names = rows()
+            .filter(|row| row.write == SIZES[0])
+            .map(|row| &row.lane);
+        names
+            .map(|name| {
+                let points = rows().filter(|row| row.lane == *name);
+                let points = points.map(|row| (row.write as f64, row.gb_per_s));
+                (name.clone(), points.collect())
+            })
+            .collect()
+    };
+    plot::lines(
+        path,
+        |at| size_in_words(at.round() as usize),
+        ("one write", "GB/s"),
+        &[
+            ("Throughput with Read and Write", picture(Style::Blocking)),
+            ("Throughput with tokio", picture(Style::Tokio)),
+        ],
+    )
+}

@@ -1,0 +1,187 @@
+//! What the shared ring is to reach, and whether it did in this run.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::Over;
+use super::peer::Style;
+use super::report::{Report, size_in_words};
+use crate::figures::Spread;
+
+/// One thing that was to be reached.
+#[derive(Clone, Debug, Serialize)]
+pub struct Goal {
+    /// In words.
+    pub goal: String,
+    /// Whether it was; `None` if it was not measured.
+    pub met: Option<bool>,
+    /// What was found.
+    pub found: String,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let met = match self.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "not measured",
+        };
+        write!(f, "{met:<13} {}: {}", self.goal, self.found)
+    }
+}
+
+const KIB: usize = 1024;
+/// Where writes are neither too small nor too large for the Unix socket.
+const MIDDLE: [usize; 3] = [4 * KIB, 16 * KIB, 64 * KIB];
+const LARGE: [usize; 2] = [256 * KIB, 1024 * KIB];
+const MIDDLE_AND_LARGE: [usize; 5] = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB];
+/// Of one processor's time, what may be the kernel's own housekeeping in three processes.
+const IDLE_AT_MOST: f64 = 0.001;
+/// One sleep in so many trips may come of the machine's own interruptions.
+const BELLS_PER_TRIP_AT_MOST: f64 = 0.01;
+
+/// Looks at all of them, by the medians.
+pub(super) fn judge(report: &Report) -> Vec<Goal> {
+    vec![
+        ratios(report, Style::Blocking, 3.0, &MIDDLE),
+        rate(report, 2.0, KIB),
+        ratios(report, Style::Blocking, 2.0, &LARGE),
+        ratios(report, Style::Tokio, 2.0, &MIDDLE_AND_LARGE),
+        spinning(report),
+        parked(report),
+        idle(report),
+        bells(report),
+    ]
+}
+
+fn ratios(report: &Report, style: Style, least: f64, sizes: &[usize]) -> Goal {
+    let with = match style {
+        Style::Blocking => "",
+        Style::Tokio => " with tokio",
+    };
+    let found: Vec<(usize, Spread)> = sizes
+        .iter()
+        .filter_map(|&size| {
+            let mut rows = report.throughput.iter();
+            let row =
+                rows.find(|row| row.style == style && row.over == Over::Ours && row.write == size)?;
+            Some((size, row.to_unix))
+        })
+        .collect();
+    let all: Vec<String> = sizes.iter().copied().map(size_in_words).collect();
+    Goal {
+        goal: format!(
+            "at least {least} times the Unix socket at {}{with}",
+            all.join(", ")
+        ),
+        met: (found.len() == sizes.len())
+            .then(|| found.iter().all(|(_, ratio)| ratio.median >= least)),
+        found: found
+            .iter()
+            .map(|(_, ratio)| format!("{ratio:.1}"))
+            .collect::<Vec<_>>()
+            .join(", "),
+    }
+}
+
+fn rate(report: &Report, least: f64, size: usize) -> Goal {
+    let mut rows = report.throughput.iter();
+    let row = rows
+        .find(|row| row.style == Style::Blocking && row.over == Over::Ours && row.write == size);
+    Goal {
+        goal: format!("at least {least} GB/s at {}", size_in_words(size)),
+        met: row.map(|row| row.gb_per_s.median >= least),
+        found: row.map_or(String::new(), |row| format!("{:.2} GB/s", row.gb_per_s)),
+    }
+}
+
+fn spinning(report: &Report) -> Goal {
+    let row = trips(report, Over::Ours);
+    Goal {
+        goal: "64 bytes there and back within 1 µs at p50, spinning".to_owned(),
+        met: row.map(|row| row.p50_us.median <= 1.0),
+        found: row.map_or(String::new(), |row| format!("{:.2} µs", row.p50_us)),
+    }
+}
+
+fn parked(report: &Report) -> Goal {
+    let row = trips(report, Over::OursParked);
+    Goal {
+        goal: "no slower than the Unix socket at p50, parked".to_owned(),
+        met: row.map(|row| row.p50_to_unix.median <= 1.0),
+        found: row.map_or(String::new(), |row| {
+            format!(
+                "{:.2} times its time, {:.2} µs",
+                row.p50_to_unix, row.p50_us
+            )
+        }),
+    }
+}
+
+fn idle(report: &Report) -> Goal {
+    let ours = || report.idle.iter().filter(|row| row.over == Over::Ours);
+    let within = |row: &super::report::IdleRow| row.all_ms() <= row.seconds * 1e3 * IDLE_AT_MOST;
+    let found = ours().map(|row| format!("{:.2} ms in {} s", row.all_ms(), row.seconds));
+    Goal {
+        goal: "no CPU time used by an idle connection".to_owned(),
+        met: ours().next().map(|_| ours().all(within)),
+        found: found.collect::<Vec<_>>().join(", "),
+    }
+}
+
+fn bells(report: &Report) -> Goal {
+    let each = trips(report, Over::Ours).and_then(|row| row.bells_per_trip);
+    Goal {
+        goal: "no bell rung for a peer that is awake".to_owned(),
+        met: each.map(|each| each <= BELLS_PER_TRIP_AT_MOST),
+        found: each.map_or(String::new(), |each| {
+            format!("{each:.4} for each round trip")
+        }),
+    }
+}
+
+fn trips(report: &Report, over: Over) -> Option<&super::report::TripRow> {
+    let mut rows = report.round_trips.iter();
+    rows.find(|row| row.style == Style::Blocking && row.over == over)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Machine;
+    use crate::stream::report::ThroughputRow;
+
+    #[test]
+    fn a_goal_is_met_by_all_of_its_medians_or_missed_or_not_measured() {
+        let mut report = Report {
+            machine: Machine::this(),
+            turns: 1,
+            slice_ms: 1,
+            throughput: Vec::new(),
+            round_trips: Vec::new(),
+            idle: Vec::new(),
+            goals: Vec::new(),
+        };
+        let add = |report: &mut Report, write, ratio| {
+            report.throughput.push(ThroughputRow {
+                style: Style::Blocking,
+                write,
+                lane: String::new(),
+                over: Over::Ours,
+                gb_per_s: Spread::of([2.0]),
+                to_unix: Spread::of([ratio]),
+                bells_per_mib: None,
+            });
+        };
+        add(&mut report, KIB, 1.0);
+        add(&mut report, 256 * KIB, 2.5);
+        assert_eq!(judge(&report)[2].met, None);
+        add(&mut report, 1024 * KIB, 1.9);
+        let goals = judge(&report);
+        assert_eq!(goals[1].met, Some(true));
+        assert_eq!(goals[2].met, Some(false));
+        assert!(goals[2].to_string().starts_with("MISSED"));
+        assert_eq!(goals[6].met, None);
+    }
+}
