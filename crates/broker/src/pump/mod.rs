@@ -15,6 +15,8 @@ mod pumped;
 #[cfg(test)]
 mod random_tests;
 mod ring;
+#[cfg(test)]
+mod ring_tests;
 mod set;
 #[cfg(test)]
 mod tests;
