@@ -16,4 +16,5 @@ mod messages;
 mod part;
 mod pauses;
 mod raw;
+mod rings;
 mod world;

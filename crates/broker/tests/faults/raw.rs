@@ -8,7 +8,7 @@ use std::time::Instant;
 use hvsock::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{
     BrokerMessage, ClientMessage, Connect, Flags, Incoming, Listen, MAX_MESSAGE, Refused,
-    Transports,
+    SocketOption, Transport, Transports,
 };
 use hvsock_fabric::Refusal;
 use hvsock_sys::poll::{PollFd, PollFlags};
@@ -16,6 +16,16 @@ use hvsock_sys::{message, poll, seqpacket};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
 use crate::world::{PATIENCE, Place};
+
+/// What a client offers that can do everything.
+pub const EITHER: Transports = Transports::DESCRIPTOR.union(Transports::RING);
+
+/// What an end of a ring is made of.
+pub struct RingParts {
+    pub memory: OwnedFd,
+    pub own: OwnedFd,
+    pub peer: OwnedFd,
+}
 
 /// One endpoint connection, or the control descriptor of a connection.
 pub struct Raw(pub OwnedFd);
@@ -130,6 +140,43 @@ impl Raw {
         assert!(matches!(answer, BrokerMessage::Listening(_)), "{answer:?}");
     }
 
+    /// Takes a connection whose ends share memory, and does not say so.
+    #[track_caller]
+    pub fn take_ring(&self) -> (Incoming, RingParts, Raw) {
+        let Some((BrokerMessage::Incoming(incoming), descriptors)) = self.hear_all() else {
+            panic!("no INCOMING");
+        };
+        assert_eq!(incoming.transport, Transport::Ring);
+        let [memory, own, peer, control] = <[OwnedFd; 4]>::try_from(descriptors).expect("four");
+        (incoming, RingParts { memory, own, peer }, Self::of(control))
+    }
+
+    /// Connects, and returns what an end of a ring is made of.
+    #[track_caller]
+    pub fn connect_ring(&self, vm: VmId, port: u32) -> RingParts {
+        self.say(&connect_by(vm, port, EITHER, false));
+        match self.hear_all() {
+            Some((BrokerMessage::Connected(connected), descriptors)) => {
+                assert_eq!(connected.transport, Transport::Ring);
+                let [memory, own, peer] = <[OwnedFd; 3]>::try_from(descriptors).expect("three");
+                RingParts { memory, own, peer }
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Listens for connections of either kind, and keeps its own counsel.
+    #[track_caller]
+    pub fn listen_ring(&self, vm: VmId, port: u32, backlog: u32) {
+        self.say(&listen_by(vm, port, backlog, EITHER, false));
+        let answer = self.hear();
+        assert!(matches!(answer, BrokerMessage::Listening(_)), "{answer:?}");
+    }
+
+    pub fn set_option(&self, option: SocketOption, value: u32) {
+        self.say(&ClientMessage::SetOption { option, value });
+    }
+
     /// Takes a connection with its two descriptors, and does not say so.
     #[track_caller]
     pub fn take(&self) -> (Incoming, OwnedFd, Raw) {
@@ -167,19 +214,35 @@ pub fn bytes(message: &ClientMessage) -> Vec<u8> {
 }
 
 pub fn connect(vm: VmId, port: u32) -> ClientMessage {
+    connect_by(vm, port, Transports::DESCRIPTOR, false)
+}
+
+pub fn connect_by(vm: VmId, port: u32, transports: Transports, plain: bool) -> ClientMessage {
+    let dry_run = false;
     ClientMessage::Connect(Connect {
-        flags: Flags::default(),
+        flags: Flags { plain, dry_run },
         timeout_ms: 0,
-        transports: Transports::DESCRIPTOR,
+        transports,
         address: SockAddrHv::new(vm, ServiceId::from_port(port)),
     })
 }
 
 pub fn listen(vm: VmId, port: u32, backlog: u32) -> ClientMessage {
+    listen_by(vm, port, backlog, Transports::DESCRIPTOR, false)
+}
+
+pub fn listen_by(
+    vm: VmId,
+    port: u32,
+    backlog: u32,
+    transports: Transports,
+    plain: bool,
+) -> ClientMessage {
+    let dry_run = false;
     ClientMessage::Listen(Listen {
-        flags: Flags::default(),
+        flags: Flags { plain, dry_run },
         backlog,
-        transports: Transports::DESCRIPTOR,
+        transports,
         address: SockAddrHv::new(vm, ServiceId::from_port(port)),
     })
 }
