@@ -279,6 +279,74 @@ fn bytes_pass_without_the_broker_which_counts_them() {
     assert_eq!(of_service(), (900_008, 300));
 }
 
+/// As docs/endpoint.md has it, by which others write their clients.
+#[test]
+fn the_words_are_where_the_page_says() {
+    use std::os::unix::fs::FileExt;
+    let world = World::new();
+    let host = world.host();
+    let listener = Raw::new(&host);
+    listener.listen_ring(VmId::LOOPBACK, PORT, 8);
+    let by_hand = Raw::new(&host);
+    let RingParts { memory, own, peer } = by_hand.connect_ring(VmId::LOOPBACK, PORT);
+    let memory = std::fs::File::from(memory);
+    let (_, parts, control) = listener.take_ring();
+    let other = Process::new(Side::Second, parts, control);
+    let read = |at: u64, bytes: &mut [u8]| memory.read_exact_at(bytes, at).unwrap();
+    let write = |at: u64, bytes: &[u8]| memory.write_all_at(bytes, at).unwrap();
+    let long = |at| {
+        let mut bytes = [0; 8];
+        read(at, &mut bytes);
+        u64::from_le_bytes(bytes)
+    };
+    let word = |at| {
+        let mut bytes = [0; 4];
+        read(at, &mut bytes);
+        u32::from_le_bytes(bytes)
+    };
+    let size = (memory.metadata().unwrap().len() - HEADER) / 2;
+    assert_eq!(size, u64::from(RingSize::DEFAULT.bytes()));
+    let state = 0;
+    let [out, back] = [128, 768];
+    let [tail, awake, space, ended, closed] = [128, 256, 384, 512, 516];
+    // From here to there: publish, and ring for one that sleeps.
+    assert!(other.end.arm(hvsock_ring::Interest::READ));
+    assert_eq!(word(out + awake), 0);
+    write(HEADER, b"by hand");
+    write(out, &7_u64.to_le_bytes());
+    write(out + awake, &1_u32.to_le_bytes());
+    assert!(doorbell::ring(&peer).unwrap());
+    let mut bytes = [0; 7];
+    assert_eq!(other.end.try_read(&mut bytes), Ok(7));
+    assert_eq!((&bytes, long(out + tail)), (b"by hand", 7));
+    // And back, for one that sleeps.
+    write(back + awake, &0_u32.to_le_bytes());
+    assert_eq!(other.end.try_write(b"thanks"), Ok(6));
+    assert_eq!((long(back), word(back + awake)), (6, 1));
+    assert!(heard(&own) && doorbell::clear(&own).unwrap());
+    read(HEADER + size, &mut bytes[..6]);
+    assert_eq!(&bytes[..6], b"thanks");
+    write(back + tail, &6_u64.to_le_bytes());
+    // A writer that sleeps is woken when there is as much room as it asked for.
+    write(out, &(7 + size).to_le_bytes());
+    write(out + space, &2_u64.to_le_bytes());
+    assert_eq!(other.end.try_read(&mut [0]), Ok(1));
+    assert!(long(out + space) == 2 && !heard(&own));
+    assert_eq!(other.end.try_read(&mut [0]), Ok(1));
+    assert!(long(out + space) == 0 && heard(&own));
+    // Ends.
+    other.end.shutdown_write();
+    assert_eq!(word(back + ended), 1);
+    other.end.shutdown_read();
+    assert_eq!(word(out + closed), 1);
+    drop(other.end);
+    assert_eq!((word(out + closed), word(state)), (2, 0));
+    drop(other.control);
+    let refusal = by_hand.hear_reset();
+    assert!(refusal.to_string().contains("without reading"), "{refusal}");
+    assert_eq!(word(state), 1);
+}
+
 /// The words of the memory are the processes' to write.
 #[test]
 fn who_says_nonsense_of_its_bytes_harms_no_sum() {
