@@ -66,7 +66,12 @@ impl Consumer {
     pub(crate) fn has_ended(&mut self, words: &Direction) -> Result<bool, Violation> {
         // The end is said after the last byte, so the look at the bytes comes second.
         let ended = words.ends.0.ended.load(Ordering::Acquire) != 0;
-        Ok(ended && self.available(words, 1)? == 0)
+        if !ended || self.available(words, 1)? != 0 {
+            return Ok(false);
+        }
+        // A writer that had not seen the cut may have gone on and ended: then what is beyond the
+        // limit is lost, and this is no clean end.
+        Ok(self.limit.is_none() || words.head.0.load(Ordering::Acquire) == self.tail)
     }
 
     /// Reads no further than what has been written by now, whatever comes.

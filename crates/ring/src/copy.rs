@@ -94,7 +94,9 @@ mod imp {
         }
     }
 
-    /// At least 128 bytes, with the processor's AVX.
+    /// At least 128 bytes, with the processor's AVX. Never inlined: `vzeroupper` clears half of
+    /// every register, which no caller expects to survive a call, but might across `asm!`.
+    #[inline(never)]
     #[target_feature(enable = "avx")]
     unsafe fn avx(from: *const u8, to: *mut u8, len: usize) {
         let blocks = len / 128;

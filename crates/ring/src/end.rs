@@ -40,7 +40,7 @@ pub struct End {
     pub(crate) room_wanted: u64,
     /// This end reads no more, by its own wish.
     read_shut: AtomicBool,
-    /// The connection was cut, as this end knows by other ways than the words.
+    /// The connection was cut, and this end has seen it or done it.
     cut: AtomicBool,
     violation: OnceLock<Violation>,
     /// The other end's half of the bell is closed.
@@ -240,15 +240,13 @@ impl End {
     /// Cuts the connection for both ends: what was written by now can be read, then it is
     /// [`Stop::Cut`].
     pub fn cut(&self) {
-        if !self.cut.swap(true, Local::AcqRel) {
-            self.memory
-                .header()
-                .state
-                .0
-                .fetch_or(CUT, Ordering::Release);
+        self.cut.store(true, Local::Release);
+        let state = &self.memory.header().state.0;
+        if state.fetch_or(CUT, Ordering::Release) & CUT == 0 {
             self.ring_peer();
-            self.waiters.wake(None);
         }
+        // Also where the word was there before: a thread that sleeps has not seen it.
+        self.waiters.wake(None);
     }
 
     /// Whether reading would give bytes, the end or an error.
@@ -285,11 +283,13 @@ impl End {
 
     pub(crate) fn state(&self) -> u32 {
         let said = self.memory.header().state.0.load(Ordering::Acquire);
-        if self.cut.load(Local::Acquire) {
-            said | CUT
-        } else {
-            said
+        if said & CUT != 0 {
+            // It stays so, whatever the peer makes of the word.
+            self.cut.store(true, Local::Release);
+        } else if self.cut.load(Local::Acquire) {
+            return said | CUT;
         }
+        said
     }
 
     /// How many bytes can be read, which is not 0; looks for more only below `wanted`.
@@ -316,8 +316,10 @@ impl End {
         }
         if self.believe(incoming.has_ended(words))? {
             let words = self.words_out();
-            let read = words.tail.0.load(Ordering::Acquire);
-            if producer::is_reader_gone(words) && read != self.written.load(Local::Relaxed) {
+            // Gone first: what it read before it went is seen after that.
+            if producer::is_reader_gone(words)
+                && words.tail.0.load(Ordering::Acquire) != self.written.load(Local::Relaxed)
+            {
                 return Err(Stop::Unread);
             }
             return Err(Stop::End);

@@ -157,11 +157,11 @@ impl End {
         }
         let state = &self.memory.header().state.0;
         if interest.read {
-            let suspended = self.state() & (SUSPENDED | CUT) == SUSPENDED;
             let mut incoming = self.incoming();
             match self.to_read(&mut incoming, 1) {
-                // The word that it moves again comes by other means than the bell.
-                Err(Stop::WouldBlock) if suspended => {}
+                // The word that it moves again comes by other means than the bell, later than
+                // this look at the state.
+                Err(Stop::WouldBlock) if self.state() & (SUSPENDED | CUT) == SUSPENDED => {}
                 Err(Stop::WouldBlock) => {
                     let armed = incoming.arm(self.words_in(), state);
                     if !self.believe(armed).unwrap_or(false) {
