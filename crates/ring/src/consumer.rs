@@ -102,23 +102,23 @@ impl Consumer {
     }
 
     /// Asks to be woken when there is something to read, an end, or a cut; whether none of it is
-    /// so yet, and sleeping is safe.
+    /// so yet, and sleeping is safe. If it is not, the wish stands until [`Consumer::disarm`].
     pub(crate) fn arm(&mut self, words: &Direction, state: &AtomicU32) -> Result<bool, Violation> {
         words.awake.0.store(0, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
         let ended = words.ends.0.ended.load(Ordering::Acquire) != 0;
-        let sleeps =
-            !ended && self.available(words, 1)? == 0 && state.load(Ordering::Acquire) & CUT == 0;
-        if !sleeps {
-            self.disarm(words);
-        }
-        Ok(sleeps)
+        Ok(!ended && self.available(words, 1)? == 0 && state.load(Ordering::Acquire) & CUT == 0)
     }
 
-    /// Takes the wish to be woken back, if there is one; whether the bell was rung for it.
-    pub(crate) fn disarm(&mut self, words: &Direction) -> bool {
-        std::mem::take(&mut self.armed) && words.awake.0.swap(1, Ordering::Relaxed) == 1
+    /// Takes the wish to be woken back; whether the bell was rung for it. `None`: there was none.
+    pub(crate) fn disarm(&mut self, words: &Direction) -> Option<bool> {
+        std::mem::take(&mut self.armed).then(|| words.awake.0.swap(1, Ordering::Relaxed) == 1)
+    }
+
+    /// Whether the bell was rung, or is about to be, for a wish that still stands.
+    pub(crate) fn is_rung_for(&self, words: &Direction) -> bool {
+        self.armed && words.awake.0.load(Ordering::Relaxed) == 1
     }
 
     /// Says that this side reads no more; whether the writer is to be woken.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use hvsock_sys::doorbell;
 
 use crate::consumer::Consumer;
+use crate::hear::Hearing;
 use crate::layout::{CUT, Direction, GONE, SHUT, SUSPENDED};
 use crate::memory::Memory;
 use crate::producer::{self, Producer};
@@ -33,7 +34,7 @@ pub struct End {
     pub(crate) incoming: Mutex<Consumer>,
     /// Bytes ever written, for threads that do not write.
     pub(crate) written: AtomicU64,
-    bells: Bells,
+    pub(crate) bells: Bells,
     /// The most bytes that are copied before the other end may have them.
     pub(crate) piece: u64,
     /// The room that a writer without any waits for.
@@ -44,12 +45,8 @@ pub struct End {
     cut: AtomicBool,
     violation: OnceLock<Violation>,
     /// The other end's half of the bell is closed.
-    hung_up: AtomicBool,
-    /// The bell was rung and is to be cleared before the next sleep.
-    rung: AtomicBool,
-    /// The last thing done here was to ask to be woken: if it is done again, somebody may have
-    /// rung for nothing.
-    pub(crate) in_vain: AtomicBool,
+    pub(crate) hung_up: AtomicBool,
+    pub(crate) hearing: Hearing,
     pub(crate) waiters: Waiters,
     pub(crate) spins: [Spin; 2],
     pub(crate) counts: Counts,
@@ -86,8 +83,7 @@ impl End {
             cut: AtomicBool::new(false),
             violation: OnceLock::new(),
             hung_up: AtomicBool::new(false),
-            rung: AtomicBool::new(false),
-            in_vain: AtomicBool::new(false),
+            hearing: Hearing::default(),
             waiters: Waiters::default(),
             spins: [Spin::new(), Spin::new()],
             counts: Counts::default(),
@@ -358,16 +354,6 @@ impl End {
         Ok(room)
     }
 
-    /// Takes note that there is something to do, and whether the bell was rung for it.
-    fn awoken(&self, rung: bool) {
-        if rung {
-            self.rung.store(true, Local::Relaxed);
-        }
-        if self.in_vain.load(Local::Relaxed) {
-            self.in_vain.store(false, Local::Relaxed);
-        }
-    }
-
     /// A violation ends the connection, for this end and, as it did it, for the other one.
     pub(crate) fn believe<T>(&self, said: Result<T, Violation>) -> Result<T, Stop> {
         said.map_err(|violation| {
@@ -396,20 +382,6 @@ impl End {
         if let Ok(false) = doorbell::ring(&self.bells.peer) {
             self.hung_up.store(true, Local::Release);
         }
-    }
-
-    /// Clears the bell and has everyone else of this process who waits here look again.
-    pub(crate) fn clear_bell(&self, but: Option<&crate::waiters::Seat<'_>>) {
-        self.rung.store(false, Local::Relaxed);
-        if let Ok(false) = doorbell::clear(&self.bells.own) {
-            self.hung_up.store(true, Local::Release);
-        }
-        self.waiters.wake(but);
-    }
-
-    /// Whether the bell may be ready for what has been taken note of already.
-    pub(crate) fn is_rung(&self) -> bool {
-        self.rung.load(Local::Relaxed) || self.in_vain.load(Local::Relaxed)
     }
 
     /// Whether the other end's process has closed its half of the bell.

@@ -9,6 +9,7 @@ mod consumer;
 mod copy;
 mod create;
 mod end;
+mod hear;
 mod layout;
 mod lend;
 #[allow(unsafe_code, reason = "turns addresses into accesses")]

@@ -3,7 +3,7 @@
 //! The order of things is the whole protocol. To publish: store the index, full fence, look
 //! whether the reader sleeps. To sleep: say so, full fence, look at the index again. Whichever
 //! fence comes second sees what was stored before the other, so that either the sleeper sees the
-//! index or the publisher sees the sleeper (loom tries both, in `tests/loom.rs`).
+//! index or the publisher sees the sleeper (loom tries both, in `loom_tests`).
 
 use crate::Violation;
 use crate::layout::{CUT, Direction, GONE};
@@ -81,7 +81,8 @@ impl Producer {
     }
 
     /// Asks to be woken when `wanted` bytes are free, when the reader closes, or when the
-    /// connection is cut; whether none of it is so yet, and sleeping is safe.
+    /// connection is cut; whether none of it is so yet, and sleeping is safe. If it is not, the
+    /// wish stands until [`Producer::disarm`].
     pub(crate) fn arm(
         &mut self,
         words: &Direction,
@@ -92,18 +93,19 @@ impl Producer {
         words.space.0.store(wanted, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
-        let sleeps = self.room(words, wanted)? < wanted
+        Ok(self.room(words, wanted)? < wanted
             && closed(words) == 0
-            && state.load(Ordering::Acquire) & CUT == 0;
-        if !sleeps {
-            self.disarm(words);
-        }
-        Ok(sleeps)
+            && state.load(Ordering::Acquire) & CUT == 0)
     }
 
-    /// Takes the wish to be woken back, if there is one; whether the bell was rung for it.
-    pub(crate) fn disarm(&mut self, words: &Direction) -> bool {
-        std::mem::take(&mut self.armed) && words.space.0.swap(0, Ordering::Relaxed) == 0
+    /// Takes the wish to be woken back; whether the bell was rung for it. `None`: there was none.
+    pub(crate) fn disarm(&mut self, words: &Direction) -> Option<bool> {
+        std::mem::take(&mut self.armed).then(|| words.space.0.swap(0, Ordering::Relaxed) == 0)
+    }
+
+    /// Whether the bell was rung, or is about to be, for a wish that still stands.
+    pub(crate) fn is_rung_for(&self, words: &Direction) -> bool {
+        self.armed && words.space.0.load(Ordering::Relaxed) == 0
     }
 }
 

@@ -5,7 +5,7 @@
 //! [`waiters`](crate::waiters) for why none is between the threads of one.
 
 use std::io::{self, Read, Write};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use hvsock_sys::poll::{self, PollFd, PollFlags};
 use crate::layout::{CUT, SUSPENDED};
 use crate::stats::count;
 use crate::sync::Ordering;
+use crate::waiters::Seat;
 use crate::{End, Stop};
 
 /// What to wait for.
@@ -80,7 +81,8 @@ impl End {
             return Ok(Woken::Ready);
         }
         let seat = self.waiters.join();
-        if !self.arm(interest) {
+        // A bell whose other half is closed would be ready for ever, and there is an error now.
+        if !self.ask(interest, seat.as_ref()) || self.has_hung_up() {
             return Ok(Woken::Ready);
         }
         count(&self.counts.sleeps);
@@ -90,12 +92,9 @@ impl End {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             fds.len() - 1
         };
-        // A bell whose other half is closed would be ready for ever.
-        let bell_at = (!self.has_hung_up()).then(|| place(bell));
+        let bell_at = Some(place(bell));
         let watch_at = watch.map(&mut place);
-        let event_at = seat
-            .as_ref()
-            .map(|seat| place(std::os::fd::AsFd::as_fd(seat.event())));
+        let event_at = seat.as_ref().map(|seat| place(seat.event().as_fd()));
         let until = match &seat {
             Some(_) => deadline,
             None => {
@@ -151,38 +150,59 @@ impl End {
 
     /// Asks to be woken when [`End::is_ready`] comes to be so, and returns whether it is not so
     /// yet. If it is, nothing was asked for.
+    ///
+    /// An event loop that watches the bell's descriptor may ask for one direction after the
+    /// other, and need not call [`End::hear`] if it then tries both: the descriptor is quiet when
+    /// nothing has happened since, and ready when something has for one of them. There can be one
+    /// such loop for each direction; threads that use the same direction wait with
+    /// [`End::wait`], tasks with [`End::arm_task`].
     pub fn arm(&self, interest: Interest) -> bool {
-        if self.is_rung() {
-            self.clear_bell(None);
+        self.ask(interest, None)
+    }
+
+    fn ask(&self, interest: Interest, seat: Option<&Seat<'_>>) -> bool {
+        self.tidy_bell(seat);
+        let is_asked = !interest.read || self.ask_to_read();
+        if !is_asked || interest.write && !self.ask_to_write() {
+            return false;
+        }
+        self.hearing.asked();
+        true
+    }
+
+    /// Whether there is nothing to read yet.
+    fn ask_to_read(&self) -> bool {
+        let mut incoming = self.incoming();
+        match self.to_read(&mut incoming, 1) {
+            Err(Stop::WouldBlock) => {}
+            _ => return false,
+        }
+        if self.state() & (SUSPENDED | CUT) == SUSPENDED {
+            // The word that it moves again comes by other means than the bell, later than this
+            // look at the state.
+            return true;
+        }
+        let armed = incoming.arm(self.words_in(), &self.memory.header().state.0);
+        let sleeps = self.believe(armed).unwrap_or(false);
+        if !sleeps {
+            self.awoken(incoming.disarm(self.words_in()));
+        }
+        sleeps
+    }
+
+    /// Whether there is no room to write yet.
+    fn ask_to_write(&self) -> bool {
+        let mut outgoing = self.outgoing();
+        if self.to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
+            return false;
         }
         let state = &self.memory.header().state.0;
-        if interest.read {
-            let mut incoming = self.incoming();
-            match self.to_read(&mut incoming, 1) {
-                // The word that it moves again comes by other means than the bell, later than
-                // this look at the state.
-                Err(Stop::WouldBlock) if self.state() & (SUSPENDED | CUT) == SUSPENDED => {}
-                Err(Stop::WouldBlock) => {
-                    let armed = incoming.arm(self.words_in(), state);
-                    if !self.believe(armed).unwrap_or(false) {
-                        return false;
-                    }
-                }
-                _ => return false,
-            }
+        let armed = outgoing.arm(self.words_out(), state, self.room_wanted);
+        let sleeps = self.believe(armed).unwrap_or(false);
+        if !sleeps {
+            self.awoken(outgoing.disarm(self.words_out()));
         }
-        if interest.write {
-            let mut outgoing = self.outgoing();
-            if self.to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
-                return false;
-            }
-            let armed = outgoing.arm(self.words_out(), state, self.room_wanted);
-            if !self.believe(armed).unwrap_or(false) {
-                return false;
-            }
-        }
-        self.in_vain.store(true, Ordering::Relaxed);
-        true
+        sleeps
     }
 
     /// As [`End::arm`], for a task that is woken when another thread or task of this process
@@ -191,6 +211,12 @@ impl End {
     pub fn arm_task(&self, interest: Interest, waker: &Waker) -> bool {
         self.waiters.join_task(usize::from(interest.write), waker);
         self.arm(interest)
+    }
+
+    /// As [`End::hear`], by the task itself that waits for `interest`.
+    pub fn hear_task(&self, interest: Interest) {
+        self.clear_own_bell();
+        self.waiters.wake_but_task(usize::from(interest.write));
     }
 
     /// Takes note that the bell's descriptor is ready: clears it, and has everyone of this

@@ -63,15 +63,30 @@ impl Waiters {
         }
     }
 
-    /// Wakes everyone, or everyone but one thread.
+    /// Wakes everyone, or everyone but the one who calls.
     pub(crate) fn wake(&self, but: Option<&Seat<'_>>) {
+        self.wake_others(but, None);
+    }
+
+    /// Wakes everyone but the task in this place.
+    pub(crate) fn wake_but_task(&self, place: usize) {
+        self.wake_others(None, Some(place));
+    }
+
+    fn wake_others(&self, but: Option<&Seat<'_>>, but_task: Option<usize>) {
         let mut list = self.list();
         for (number, event) in &list.threads {
             if but.is_none_or(|seat| seat.number != *number) {
                 event.set();
             }
         }
-        let tasks = std::mem::take(&mut list.tasks);
+        let places = list.tasks.iter_mut().enumerate();
+        let woken = places.filter(|(place, _)| but_task != Some(*place));
+        let tasks: [Option<Waker>; 2] = {
+            let mut tasks = [None, None];
+            woken.for_each(|(place, task)| tasks[place] = task.take());
+            tasks
+        };
         drop(list);
         tasks.into_iter().flatten().for_each(Waker::wake);
     }

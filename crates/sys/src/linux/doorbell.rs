@@ -7,9 +7,12 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
+
+use super::poll::{self, PollFd, PollFlags};
 
 /// The two ends of a new doorbell: where it is heard, and where it is rung.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
@@ -28,22 +31,67 @@ pub fn ring(bell: impl AsFd) -> io::Result<bool> {
     }
 }
 
-/// Takes back all rings, at most about a page of them; whether anybody can still ring.
+/// Takes back all rings; whether anybody can still ring. Where they come faster than they are
+/// taken, some stay.
 pub fn clear(bell: impl AsFd) -> io::Result<bool> {
-    let mut rings = [0; 4096];
-    match rustix::io::retry_on_intr(|| rustix::io::read(&bell, &mut rings)) {
-        Ok(0) => Ok(false),
-        Ok(_) | Err(Errno::AGAIN) => Ok(true),
+    for _ in 0..MOST_READS {
+        match take(&bell, MOST_TAKEN)? {
+            Some(0) => return Ok(true),
+            Some(_) => {}
+            None => return Ok(false),
+        }
+    }
+    Ok(!look(&bell)?.hung_up)
+}
+
+/// How often [`clear`] reads.
+const MOST_READS: u32 = 32;
+/// How many rings [`take`] takes at most.
+const MOST_TAKEN: usize = 4096;
+
+/// Takes back at most `most` rings, and never waits for them; how many they were, or `None` if
+/// there are none and nobody can ring any more.
+pub fn take(bell: impl AsFd, most: usize) -> io::Result<Option<usize>> {
+    let mut rings = [0; MOST_TAKEN];
+    let rings = &mut rings[..most.min(MOST_TAKEN)];
+    if rings.is_empty() {
+        return Ok(Some(0));
+    }
+    match rustix::io::retry_on_intr(|| rustix::io::read(&bell, &mut *rings)) {
+        Ok(0) => Ok(None),
+        Ok(count) => Ok(Some(count)),
+        Err(Errno::AGAIN) => Ok(Some(0)),
         Err(error) => Err(error.into()),
     }
 }
 
+/// What there is to be heard of a bell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// How many rings.
+    pub rings: usize,
+    /// Nobody can ring it any more.
+    pub hung_up: bool,
+}
+
+/// Looks what there is to be heard, and leaves it there.
+pub fn look(bell: impl AsFd) -> io::Result<Heard> {
+    let mut fds = [PollFd::new(&bell, PollFlags::IN)];
+    poll::wait(&mut fds, Some(Instant::now()))?;
+    let found = fds[0].revents();
+    let rings = match found.contains(PollFlags::IN) {
+        true => usize::try_from(rustix::io::ioctl_fionread(&bell)?).unwrap_or(usize::MAX),
+        false => 0,
+    };
+    Ok(Heard {
+        rings,
+        hung_up: found.contains(PollFlags::HUP),
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use super::*;
-    use crate::poll::{self, PollFd, PollFlags};
 
     fn heard(bell: &OwnedFd) -> bool {
         let mut fds = [PollFd::new(bell, PollFlags::IN)];
@@ -69,6 +117,13 @@ mod tests {
             assert!(ring(&bell).unwrap());
         }
         assert!(heard(&hear));
+        let rings = look(&hear).unwrap().rings;
+        assert!(rings > 2 * MOST_TAKEN);
+        assert_eq!(take(&hear, 5).unwrap(), Some(5));
+        assert_eq!(look(&hear).unwrap().rings, rings - 5);
+        assert!(clear(&hear).unwrap());
+        assert!(!heard(&hear));
+        assert_eq!(take(&hear, 5).unwrap(), Some(0));
     }
 
     #[test]
@@ -77,6 +132,18 @@ mod tests {
         drop(bell);
         assert!(heard(&hear));
         assert!(!clear(&hear).unwrap());
+        let (hear, bell) = pair().unwrap();
+        for _ in 0..10_000 {
+            ring(&bell).unwrap();
+        }
+        drop(bell);
+        assert!(look(&hear).unwrap().hung_up);
+        assert!(!clear(&hear).unwrap());
+        let gone = Heard {
+            rings: 0,
+            hung_up: true,
+        };
+        assert_eq!(look(&hear).unwrap(), gone);
         let (hear, bell) = pair().unwrap();
         drop(hear);
         assert!(!ring(&bell).unwrap());
