@@ -322,13 +322,13 @@ pub struct Connection {
     pub from: End,
     /// The end that accepted.
     pub to: End,
-    /// How its bytes move.
+    /// How its bytes move: `ring`, between its ends, or `descriptor`, through the broker.
     pub transport: String,
     /// How it stands.
     pub state: ConnectionState,
-    /// Bytes from the connecting end to the accepting end.
+    /// Bytes from the connecting end to the accepting end; with a ring, as that end says.
     pub bytes_sent: u64,
-    /// Bytes from the accepting end to the connecting end.
+    /// Bytes from the accepting end to the connecting end; with a ring, as that end says.
     pub bytes_received: u64,
     /// Seconds since it began.
     pub age_seconds: f64,

@@ -63,9 +63,17 @@ fn list(context: &Context, json: Json) -> Result<()> {
         return output::json(&connections);
     }
     let headings = [
-        "id", "service", "from", "to", "state", "sent", "received", "age",
+        "id",
+        "service",
+        "from",
+        "to",
+        "state",
+        "transport",
+        "sent",
+        "received",
+        "age",
     ];
-    let mut table = Columns::new(&headings, "no connections").right(&[0, 5, 6, 7]);
+    let mut table = Columns::new(&headings, "no connections").right(&[0, 6, 7, 8]);
     for connection in connections {
         table.row([
             connection.id.to_string(),
@@ -73,6 +81,7 @@ fn list(context: &Context, json: Json) -> Result<()> {
             end(&connection.from),
             end(&connection.to),
             state(connection.state).to_owned(),
+            connection.transport,
             words::bytes(connection.bytes_sent),
             words::bytes(connection.bytes_received),
             words::age(connection.age_seconds),

@@ -44,9 +44,11 @@ fn a_live_connection_has_both_ends_names_bytes_and_age() {
     assert_eq!(connection["bytes_sent"], 3);
     assert!(connection["age_seconds"].as_f64().unwrap() > 0.0);
     assert_eq!(connection["state"], "open");
+    let transport = connection["transport"].as_str().unwrap();
+    assert!(["ring", "descriptor"].contains(&transport), "{transport}");
     let table = world.ok(["connections"]);
     let pid = format!("pid {}", connect.child.id());
-    for part in ["SERVICE", DEMO, "machine", &pid, "3 B", "open"] {
+    for part in ["SERVICE", DEMO, "machine", &pid, "3 B", "open", transport] {
         assert!(table.contains(part), "{part} is not in\n{table}");
     }
     connect.end_input();
