@@ -80,6 +80,14 @@ pub fn lines(
     Ok(())
 }
 
+/// Told apart by those who do not see all colours, too (Okabe and Ito).
+const COLOURS: [RGBColor; 4] = [
+    RGBColor(0, 0, 0),
+    RGBColor(230, 159, 0),
+    RGBColor(0, 114, 178),
+    RGBColor(204, 121, 167),
+];
+
 fn draw_lines(
     area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
     title: &str,
@@ -100,7 +108,7 @@ fn draw_lines(
         .x_label_area_size(44)
         .y_label_area_size(64)
         .build_cartesian_2d(
-            (left * 0.8..right * 1.25).log_scale().base(2.0),
+            (left * 0.8..right * 1.5).log_scale().base(2.0),
             (bottom * 0.8..top * 1.25).log_scale(),
         )?;
     chart
@@ -109,8 +117,14 @@ fn draw_lines(
         .y_desc(y_unit)
         .x_label_formatter(&|at| x_label(*at))
         .draw()?;
-    for (index, (name, points)) in lines.iter().enumerate() {
-        let colour = Palette99::pick(index).to_rgba();
+    let colours = COLOURS.iter().cycle();
+    for (index, ((name, points), &colour)) in lines.iter().zip(colours).enumerate() {
+        // A little to the right of the line before, so that no least and most hides another.
+        let beside = 1.06_f64.powi(index as i32);
+        let points: Vec<_> = points
+            .iter()
+            .map(|(at, spread)| (at * beside, *spread))
+            .collect();
         let medians = points.iter().map(|(at, spread)| (*at, spread.median));
         chart
             .draw_series([PathElement::new(
