@@ -23,9 +23,28 @@ fn used_in(tasks: &Path) -> std::io::Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
+/// The time that the machine's processors were busy or taken away since it started, all added up.
+pub fn used_by_all() -> std::io::Result<Duration> {
+    Ok(busy_in(&std::fs::read_to_string("/proc/stat")?))
+}
+
+fn busy_in(stat: &str) -> Duration {
+    // user nice system idle iowait irq softirq steal, in hundredths of a second
+    let fields = stat.lines().next().unwrap_or_default().split_whitespace();
+    let numbers = fields.skip(1).take(8).map(|word| word.parse().unwrap_or(0));
+    let busy = numbers.enumerate().filter(|(at, _)| !matches!(at, 3 | 4));
+    Duration::from_millis(busy.map(|(_, hundredths)| hundredths * 10_u64).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn idle_processors_are_not_busy() {
+        let stat = "cpu  1 2 3 1000 2000 4 5 6 7 8\ncpu0 9 9 9\n";
+        assert_eq!(busy_in(stat), Duration::from_millis(210));
+    }
 
     #[test]
     fn the_first_words_of_all_threads_are_added() {

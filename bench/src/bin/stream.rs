@@ -4,16 +4,16 @@
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::keep;
-use hvsock_bench::plot;
 use hvsock_bench::stream::measure::{self, Effort, Suite};
 use hvsock_bench::stream::peer::{self, Peer, Style};
 use hvsock_bench::stream::report::{Report, size_in_words};
 use hvsock_bench::stream::{Over, SIZES};
+use hvsock_bench::{cpu, plot};
 
 const USAGE: &str =
     "usage: cargo xtask bench stream [--turns N] [--slice MS] [--quick] [--out FOLDER]";
@@ -79,21 +79,35 @@ fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
 
 fn measure(effort: Effort) -> anyhow::Result<Report> {
     let broker = BrokerProcess::start()?;
-    let mut peers = Vec::new();
-    for style in [Style::Blocking, Style::Tokio] {
-        peers.push(Peer::start(style, &broker.endpoint())?);
-    }
+    let peers = [
+        Peer::start(Style::Blocking, &broker.endpoint())?,
+        Peer::start(Style::Tokio, &broker.endpoint())?,
+    ];
     // The lanes end before their peers, and these before the broker.
     let mut suites = Vec::new();
     for peer in &peers {
         suites.push(Suite::new(peer.style(), peer.pid(), peer.lanes()?));
     }
+    let processes = [
+        std::process::id(),
+        broker.pid(),
+        peers[0].pid(),
+        peers[1].pid(),
+    ];
+    let others = || -> std::io::Result<Duration> {
+        let ours = processes.into_iter().map(cpu::used_by);
+        let ours = ours.sum::<std::io::Result<Duration>>()?;
+        Ok(cpu::used_by_all()?.saturating_sub(ours))
+    };
+    let (start, before) = (Instant::now(), others()?);
     let turns = measure::run(&mut suites, effort, |turn| match turn {
         0 => eprint!("\rwarming up "),
         turn => eprint!("\rturn {turn} of {} ", effort.turns),
     })?;
     eprintln!();
     let mut report = Report::new(&suites, turns, effort.slice);
+    let used = others()?.saturating_sub(before);
+    report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     for suite in &mut suites {
         for over in [Over::Unix, Over::Ours] {
             let idle = suite.idle(over, broker.pid(), effort.idle)?;

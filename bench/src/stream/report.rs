@@ -20,6 +20,9 @@ pub struct Report {
     pub turns: usize,
     /// How long each lane was measured in one turn at one size.
     pub slice_ms: u64,
+    /// Processors that others used meanwhile, on average: figures of a run with much of it say
+    /// more about the others.
+    pub others: f64,
     /// Throughput of every lane at every size.
     pub throughput: Vec<ThroughputRow>,
     /// Round trips of every lane.
@@ -103,6 +106,7 @@ impl Report {
             machine: Machine::this(),
             turns,
             slice_ms: slice.as_millis() as u64,
+            others: 0.0,
             throughput: suites.iter().flat_map(throughput).collect(),
             round_trips: suites.iter().flat_map(round_trips).collect(),
             idle: Vec::new(),
@@ -137,6 +141,7 @@ impl Report {
             "one interleaved run of {} turns, {} ms each time: median (least to most)",
             self.turns, self.slice_ms
         );
+        println!("others used {:.2} processors meanwhile", self.others);
         for style in [Style::Blocking, Style::Tokio] {
             let with = match style {
                 Style::Blocking => "Read and Write",
