@@ -16,6 +16,8 @@ mod pumped;
 mod random_tests;
 mod ring;
 #[cfg(test)]
+mod ring_random_tests;
+#[cfg(test)]
 mod ring_tests;
 mod set;
 #[cfg(test)]

@@ -242,16 +242,23 @@ fn both_may_leave_at_once_and_leave_data_unread() {
 
 #[test]
 fn a_cut_is_seen_by_nobody_before_its_reason() {
-    for _ in 0..200 {
+    for _ in 0..1000 {
         let scene = Scene::new();
         let (first, second) = (&scene.first, &scene.second);
+        let both_run = std::sync::Barrier::new(2);
         std::thread::scope(|scope| {
             let watching = scope.spawn(|| {
+                both_run.wait();
                 while scene.word(0) & 1 == 0 {
                     std::hint::spin_loop();
                 }
                 [first, second].map(|process| hears_reset(process, "operator"))
             });
+            both_run.wait();
+            // The other one is looking by then, most times.
+            for _ in 0..200 {
+                std::hint::spin_loop();
+            }
             let cause = "an operator cut it".into();
             scene.connection.reset(&Refusal::Reset { cause });
             watching.join().unwrap();
