@@ -46,7 +46,8 @@ impl End {
         match wish {
             None => {}
             Some(true) => {
-                if !hearing.heard.swap(false, Ordering::Relaxed) {
+                let heard = hearing.heard.swap(false, Ordering::Relaxed);
+                if !heard {
                     hearing.rung.store(true, Ordering::Relaxed);
                 }
             }
