@@ -1,7 +1,23 @@
-//! CPU time that a process has used.
+//! CPU time that a process has used, and which processor it runs on.
 
 use std::path::Path;
 use std::time::Duration;
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+/// Two processors that this process may use; `None` if it has one only.
+pub fn two() -> std::io::Result<Option<[usize; 2]>> {
+    let may = sched_getaffinity(None)?;
+    let mut found = (0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu));
+    Ok(found.next().zip(found.next()).map(<[usize; 2]>::from))
+}
+
+/// Keeps the calling thread, and those that it starts, on one processor.
+pub fn stay_on(cpu: usize) -> std::io::Result<()> {
+    let mut only = CpuSet::new();
+    only.set(cpu);
+    Ok(sched_setaffinity(None, &only)?)
+}
 
 /// The CPU time of all threads that the process has now, to the nanosecond for those that sleep.
 ///

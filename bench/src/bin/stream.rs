@@ -16,7 +16,7 @@ use hvsock_bench::stream::{Over, SIZES};
 use hvsock_bench::{cpu, plot};
 
 const USAGE: &str =
-    "usage: cargo xtask bench stream [--turns N] [--slice MS] [--quick] [--out FOLDER]";
+    "usage: cargo xtask bench stream [--turns N] [--slice MS] [--quick] [--pin] [--out FOLDER]";
 
 /// After this much a run is not slow but stuck.
 const STUCK: Duration = Duration::from_secs(175);
@@ -53,6 +53,7 @@ fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
         slice: Duration::from_millis(60),
         idle: Duration::from_secs(2),
         limit: Duration::from_secs(120),
+        pin: false,
     };
     let mut out = PathBuf::from("target/bench");
     let mut words = words.iter();
@@ -70,6 +71,7 @@ fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
                 effort.slice = Duration::from_millis(20);
                 effort.idle = Duration::from_millis(500);
             }
+            "--pin" => effort.pin = true,
             "--out" => out = PathBuf::from(value()?),
             other => bail!("{other:?} is not known\n{USAGE}"),
         }
@@ -79,10 +81,16 @@ fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
 
 fn measure(effort: Effort) -> anyhow::Result<Report> {
     let broker = BrokerProcess::start()?;
-    let peers = [
-        Peer::start(Style::Blocking, &broker.endpoint())?,
-        Peer::start(Style::Tokio, &broker.endpoint())?,
-    ];
+    let cpus = match effort.pin {
+        true => Some(cpu::two()?.context("there is one processor only")?),
+        false => None,
+    };
+    let start = |style| Peer::start(style, &broker.endpoint(), cpus.map(|[_, cpu]| cpu));
+    let peers = [start(Style::Blocking)?, start(Style::Tokio)?];
+    // Last of all: what is started after this would stay here, too.
+    if let Some([cpu, _]) = cpus {
+        cpu::stay_on(cpu)?;
+    }
     // The lanes end before their peers, and these before the broker.
     let mut suites = Vec::new();
     for peer in &peers {
@@ -105,7 +113,7 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
         turn => eprint!("\rturn {turn} of {} ", effort.turns),
     })?;
     eprintln!();
-    let mut report = Report::new(&suites, turns, effort.slice);
+    let mut report = Report::new(&suites, turns, effort);
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     for suite in &mut suites {

@@ -158,6 +158,7 @@ mod tests {
             machine: Machine::this(),
             turns: 1,
             slice_ms: 1,
+            pinned: false,
             others: 0.0,
             throughput: Vec::new(),
             round_trips: Vec::new(),

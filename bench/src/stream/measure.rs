@@ -23,6 +23,9 @@ pub struct Effort {
     pub idle: Duration,
     /// After which no new turn begins.
     pub limit: Duration,
+    /// Whether each of the two processes stays on a processor of its own. Else the scheduler
+    /// decides, as it does for programs; on a busy machine it likes to have both on one.
+    pub pin: bool,
 }
 
 /// Lanes to one peer.
@@ -242,6 +245,7 @@ mod tests {
             slice: Duration::from_millis(1),
             idle: Duration::ZERO,
             limit: Duration::from_secs(60),
+            pin: false,
         };
         let suites = std::slice::from_mut(&mut suite);
         assert_eq!(run(suites, effort, |_| ()).unwrap(), 2);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::goals::{self, Goal};
-use super::measure::{Idle, Suite};
+use super::measure::{Effort, Idle, Suite};
 use super::peer::Style;
 use super::{Over, SIZES};
 use crate::figures::Spread;
@@ -20,6 +20,8 @@ pub struct Report {
     pub turns: usize,
     /// How long each lane was measured in one turn at one size.
     pub slice_ms: u64,
+    /// Whether each process stayed on a processor of its own.
+    pub pinned: bool,
     /// Processors that others used meanwhile, on average: figures of a run with much of it say
     /// more about the others.
     pub others: f64,
@@ -101,11 +103,12 @@ impl IdleRow {
 
 impl Report {
     /// A report of what was measured so far.
-    pub fn new(suites: &[Suite], turns: usize, slice: Duration) -> Self {
+    pub fn new(suites: &[Suite], turns: usize, effort: Effort) -> Self {
         Self {
             machine: Machine::this(),
             turns,
-            slice_ms: slice.as_millis() as u64,
+            slice_ms: effort.slice.as_millis() as u64,
+            pinned: effort.pin,
             others: 0.0,
             throughput: suites.iter().flat_map(throughput).collect(),
             round_trips: suites.iter().flat_map(round_trips).collect(),
@@ -142,6 +145,9 @@ impl Report {
             self.turns, self.slice_ms
         );
         println!("others used {:.2} processors meanwhile", self.others);
+        if self.pinned {
+            println!("the two processes stayed on a processor each");
+        }
         for style in [Style::Blocking, Style::Tokio] {
             let with = match style {
                 Style::Blocking => "Read and Write",
