@@ -57,6 +57,7 @@ mod lease;
 mod listener;
 mod options;
 mod peer;
+mod plain;
 mod readiness;
 mod socket;
 mod stream;
@@ -85,4 +86,6 @@ pub use hvsock_address::{
     AF_HYPERV, ElementName, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU, HvUrl, PartitionName,
     PartitionRef, SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
 };
+pub use hvsock_endpoint::Transport;
 pub use hvsock_fabric::Refusal;
+pub use hvsock_ring::RingStats;

@@ -96,6 +96,21 @@ impl ConnectOptions {
         self
     }
 
+    /// How many bytes to have room for in each direction, where the bytes go through shared
+    /// memory: rounded up to a power of two between 4 KiB and 16 MiB, and the larger of what the
+    /// two ends wish. 256 KiB unless somebody says otherwise.
+    pub fn ring_size(mut self, bytes: u32) -> Self {
+        self.settings.ring_size = bytes;
+        self
+    }
+
+    /// Whether bytes may go through memory that is shared with the process at the other end, as
+    /// they do unless either end says no. Without it they go through descriptors and the broker.
+    pub fn shared_memory(mut self, on: bool) -> Self {
+        self.settings.descriptor_only = !on;
+        self
+    }
+
     /// Connects.
     pub fn connect(&self, address: impl ToHvAddr) -> io::Result<HvStream> {
         let mut request = self.request(&address, false)?;
@@ -198,6 +213,21 @@ impl ListenOptions {
     /// [`HvStream::into_plain`].
     pub fn plain(mut self, on: bool) -> Self {
         self.plain = on;
+        self
+    }
+
+    /// How many bytes to have room for in each direction, where the bytes go through shared
+    /// memory: rounded up to a power of two between 4 KiB and 16 MiB, and the larger of what the
+    /// two ends wish. 256 KiB unless somebody says otherwise.
+    pub fn ring_size(mut self, bytes: u32) -> Self {
+        self.settings.ring_size = bytes;
+        self
+    }
+
+    /// Whether bytes may go through memory that is shared with the process at the other end, as
+    /// they do unless either end says no. Without it they go through descriptors and the broker.
+    pub fn shared_memory(mut self, on: bool) -> Self {
+        self.settings.descriptor_only = !on;
         self
     }
 

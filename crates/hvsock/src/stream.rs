@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hvsock_address::SockAddrHv;
 
 use crate::backend::{self, ReadInto, WriteFrom};
-use crate::{ConnectOptions, Interest, Peer, Readiness, ToHvAddr};
+use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Transport, plain};
 
 /// A connection to a service or from one of its users: a stream of bytes each way.
 ///
@@ -39,10 +39,13 @@ use crate::{ConnectOptions, Interest, Peer, Readiness, ToHvAddr};
 ///
 /// # Readiness
 ///
-/// The descriptor of [`AsFd`] can be watched with poll or epoll: readable when there is data or
-/// an end, writable when there is room. A moment may pass between the end and the broker's word
-/// on what kind of end it is; reading in non-blocking mode is `WouldBlock` meanwhile.
-/// [`HvStream::poll`] waits for that word too.
+/// [`HvStream::poll`] waits until reading or writing is possible. The descriptor of [`AsFd`] can
+/// be watched with poll or epoll, level- or edge-triggered, for **reading**: in non-blocking
+/// mode, read or write until that is `WouldBlock`, then wait until the descriptor is readable,
+/// and try again. This holds on every transport for reading, and with shared memory for writing
+/// as well; on the descriptor transport ([`HvStream::transport`]) watch it for writing as one
+/// does a socket's. A moment may pass between the end and the broker's word on what kind of end
+/// it is; reading in non-blocking mode is `WouldBlock` meanwhile.
 #[derive(Debug)]
 pub struct HvStream {
     inner: Arc<backend::Stream>,
@@ -119,6 +122,27 @@ impl HvStream {
     /// The connection's number, by which the broker lists it.
     pub fn connection_id(&self) -> u64 {
         self.inner.connection()
+    }
+
+    /// How its bytes move.
+    pub fn transport(&self) -> Transport {
+        self.inner.transport()
+    }
+
+    /// What this end has done to wake the other one and to wait for it; `None` where bytes do not
+    /// go through shared memory.
+    pub fn ring_stats(&self) -> Option<RingStats> {
+        Some(self.inner.ring()?.end().stats())
+    }
+
+    /// How long a blocking read or write may look for the other end's answer before it sleeps:
+    /// 20 µs unless this says otherwise, nothing for zero. It looks for less time where that is
+    /// in vain, and never in a process that may use one processor only. Without shared memory
+    /// this has no effect.
+    pub fn set_spin(&self, longest: Duration) {
+        if let Some(ring) = self.inner.ring() {
+            ring.end().set_spin(longest);
+        }
     }
 
     /// Another handle on the same connection, for another thread.
@@ -205,8 +229,10 @@ impl HvStream {
     /// Gives the connection to a program that knows nothing of hvsock, such as a child process:
     /// the end of file of the data descriptor is then a clean end by itself.
     ///
-    /// The connection must have been made with `plain(true)` in [`ConnectOptions`] or
-    /// [`ListenOptions`](crate::ListenOptions), and is in blocking mode afterwards.
+    /// Best is a connection made with `plain(true)` in [`ConnectOptions`] or
+    /// [`ListenOptions`](crate::ListenOptions): its descriptor is the connection itself, and is in
+    /// blocking mode afterwards. Any other is pumped by two threads of this process, **which must
+    /// live until the connection ends**.
     ///
     /// ```no_run
     /// use std::process::Command;
@@ -222,8 +248,14 @@ impl HvStream {
     /// # }
     /// ```
     pub fn into_plain(self) -> io::Result<Plain> {
-        let (data, control) = self.inner.hand_out()?;
-        Ok(Plain { data, control })
+        match self.inner.hand_out()? {
+            Some((data, control)) => Ok(Plain { data, control }),
+            None => {
+                let control = self.inner.clone_control()?;
+                let data = plain::pump(self)?;
+                Ok(Plain { data, control })
+            }
+        }
     }
 }
 
@@ -276,7 +308,7 @@ impl Write for HvStream {
 }
 
 impl AsFd for HvStream {
-    /// The data descriptor.
+    /// The descriptor to watch; see [`HvStream`] on readiness.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.data()
     }

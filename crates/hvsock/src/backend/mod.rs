@@ -15,9 +15,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
-use hvsock_endpoint::{BrokerMessage, ClientMessage};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, Transport};
 
-pub(crate) use broker::{ANSWER_BOUND, Conversation, Request, RequestKind, Settings};
+pub(crate) use broker::{ANSWER_BOUND, Conversation, Request, RequestKind, Ring, Settings};
 
 #[cfg(feature = "tokio")]
 pub(crate) use broker::Received;
@@ -165,7 +165,21 @@ impl Stream {
         }
     }
 
-    /// The descriptor that is ready for reading and writing when the connection is.
+    pub(crate) fn transport(&self) -> Transport {
+        match self {
+            Self::Broker(stream) => stream.transport(),
+        }
+    }
+
+    /// The ring, if that is the transport.
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        match self {
+            Self::Broker(stream) => stream.ring(),
+        }
+    }
+
+    /// The descriptor to watch. With a ring it is ready for reading when something has happened
+    /// since an operation last came to `WouldBlock`; else when reading or writing is possible.
     pub(crate) fn data(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(stream) => stream.data(),
@@ -244,10 +258,17 @@ impl Stream {
         }
     }
 
-    /// The data and control descriptors, for a program that knows nothing of hvsock.
-    pub(crate) fn hand_out(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+    /// The data and control descriptors, if they are for a program that knows nothing of hvsock.
+    pub(crate) fn hand_out(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         match self {
             Self::Broker(stream) => stream.hand_out(),
+        }
+    }
+
+    /// A duplicate of the descriptor of the broker's word on the connection.
+    pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
+        match self {
+            Self::Broker(stream) => stream.clone_control(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::task::Waker;
 
-use super::{Listener, ReadInto, Received, Stream};
+use super::{Listener, ReadInto, Received, Stream, WriteFrom};
 
 impl Stream {
     /// The descriptor that is ready for reading when there is news of the connection's end.
@@ -18,6 +18,20 @@ impl Stream {
     pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.recv_once(into),
+        }
+    }
+
+    /// Takes in what the broker says, where it is not read with the data's end.
+    pub(crate) fn hear(&self) {
+        match self {
+            Self::Broker(stream) => stream.hear(),
+        }
+    }
+
+    /// Sends what there is room for; `WouldBlock` if there is none.
+    pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        match self {
+            Self::Broker(stream) => stream.send_once(from),
         }
     }
 

@@ -339,7 +339,8 @@ impl HvSocket {
     /// | neither listens nor connects | none: `ENOTCONN` | |
     /// | listens | its endpoint | readable: accept |
     /// | connects, not blocking | its endpoint | readable: connecting is over |
-    /// | connected | its data | readable: receive; writable: send |
+    /// | connected, descriptor | its data | readable: receive; writable: send |
+    /// | connected, ring | its news | readable: try again what came to `WouldBlock` |
     ///
     /// So take it anew when connecting is over. [`HvSocket::poll`] does all this by itself.
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
@@ -402,6 +403,7 @@ impl HvSocket {
             container_passthru: values.container_passthru != 0,
             connected_suspend: values.connected_suspend != 0,
             high_vtl: values.high_vtl != 0,
+            ..Settings::default()
         }
     }
 

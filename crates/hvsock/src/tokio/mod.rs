@@ -24,6 +24,7 @@
 
 mod dial;
 mod listener;
+mod ring;
 mod split;
 mod stream;
 mod watch;

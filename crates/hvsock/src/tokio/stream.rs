@@ -14,10 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use hvsock_address::SockAddrHv;
 
 use super::dial;
+use super::ring::{RingWatch, Way};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use super::watch::{Watched, watch};
 use crate::backend::{self, Outcome, ReadInto, Received, WriteFrom};
-use crate::{ConnectOptions, Peer, ToHvAddr, options};
+use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options};
 
 /// A connection, for tokio: see [`crate::HvStream`] for how it ends and fails.
 ///
@@ -39,9 +40,11 @@ use crate::{ConnectOptions, Peer, ToHvAddr, options};
 /// ```
 #[derive(Debug)]
 pub struct HvStream {
-    data: AsyncFd<Watched>,
+    /// The data descriptor; none where bytes go through shared memory.
+    data: Option<AsyncFd<Watched>>,
     /// Watched from the first end of data on that nothing was said of yet; that is rare.
     control: OnceLock<AsyncFd<Watched>>,
+    ring: RingWatch,
     inner: Arc<backend::Stream>,
 }
 
@@ -79,6 +82,17 @@ impl HvStream {
         }
     }
 
+    /// How its bytes move.
+    pub fn transport(&self) -> Transport {
+        self.inner.transport()
+    }
+
+    /// What this end has done to wake the other one and to wait for it; `None` where bytes do not
+    /// go through shared memory.
+    pub fn ring_stats(&self) -> Option<RingStats> {
+        Some(self.inner.ring()?.end().stats())
+    }
+
     /// Takes a connection over. It is in non-blocking mode from then on, on every handle.
     ///
     /// # Panics
@@ -91,10 +105,14 @@ impl HvStream {
     pub(super) fn new(inner: Arc<backend::Stream>) -> io::Result<Self> {
         inner.set_nonblocking(true)?;
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let data = watch(Watched::Data(Arc::clone(&inner)), interest)?;
+        let data = match inner.ring() {
+            Some(_) => None,
+            None => Some(watch(Watched::Data(Arc::clone(&inner)), interest)?),
+        };
         Ok(Self {
             data,
             control: OnceLock::new(),
+            ring: RingWatch::default(),
             inner,
         })
     }
@@ -170,7 +188,10 @@ impl HvStream {
 
     /// Waits until [`try_write`](Self::try_write) would take bytes or give an error.
     pub async fn writable(&self) -> io::Result<()> {
-        self.data.writable().await.map(drop)
+        match &self.data {
+            Some(data) => data.writable().await.map(drop),
+            None => std::future::poll_fn(|cx| self.ring.poll_writable(&self.inner, cx)).await,
+        }
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
@@ -188,8 +209,12 @@ impl HvStream {
     /// # }
     /// ```
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let recv = |_: &_| self.inner.recv_once(ReadInto::One(buffer));
-        match self.data.try_io(Interest::READABLE, recv)? {
+        let mut recv = || self.inner.recv_once(ReadInto::One(buffer));
+        let received = match &self.data {
+            Some(data) => data.try_io(Interest::READABLE, |_| recv()),
+            None => recv(),
+        };
+        match received? {
             Received::Bytes(count) => Ok(count),
             Received::Unexplained => Err(io::ErrorKind::WouldBlock.into()),
         }
@@ -197,9 +222,11 @@ impl HvStream {
 
     /// Writes what there is room for; `WouldBlock` if there is none.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.data.try_io(Interest::WRITABLE, |_| {
-            self.inner.send(WriteFrom::One(bytes))
-        })
+        let send = || self.inner.send_once(WriteFrom::One(bytes));
+        match &self.data {
+            Some(data) => data.try_io(Interest::WRITABLE, |_| send()),
+            None => send(),
+        }
     }
 
     /// Ends writing, at once.
@@ -224,14 +251,22 @@ impl HvStream {
         cx: &mut Context<'_>,
         mut recv: impl FnMut(&backend::Stream) -> io::Result<Received>,
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.data.poll_read_ready(cx))?;
-            match guard.try_io(|_| recv(&self.inner)) {
-                Ok(Ok(Received::Bytes(count))) => return Poll::Ready(Ok(count)),
-                Ok(Ok(Received::Unexplained)) => return self.poll_end(cx),
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                Err(_) => {}
+        let received = match &self.data {
+            Some(data) => loop {
+                let mut guard = ready!(data.poll_read_ready(cx))?;
+                if let Ok(received) = guard.try_io(|_| recv(&self.inner)) {
+                    break received;
+                }
+            },
+            None => {
+                let recv = || recv(&self.inner);
+                ready!(self.ring.poll(&self.inner, cx, Way::Read, recv))
             }
+        };
+        match received {
+            Ok(Received::Bytes(count)) => Poll::Ready(Ok(count)),
+            Ok(Received::Unexplained) => self.poll_end(cx),
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 
@@ -260,9 +295,13 @@ impl HvStream {
         cx: &mut Context<'_>,
         from: WriteFrom<'_, '_>,
     ) -> Poll<io::Result<usize>> {
+        let send = || self.inner.send_once(from);
+        let Some(data) = &self.data else {
+            return self.ring.poll(&self.inner, cx, Way::Write, send);
+        };
         loop {
-            let mut guard = ready!(self.data.poll_write_ready(cx))?;
-            if let Ok(result) = guard.try_io(|_| self.inner.send(from)) {
+            let mut guard = ready!(data.poll_write_ready(cx))?;
+            if let Ok(result) = guard.try_io(|_| send()) {
                 return Poll::Ready(result);
             }
         }
@@ -310,7 +349,7 @@ impl AsyncWrite for HvStream {
 }
 
 impl AsFd for HvStream {
-    /// The data descriptor.
+    /// The descriptor to watch; see [`crate::HvStream`] on readiness.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.data()
     }

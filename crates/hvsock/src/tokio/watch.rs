@@ -14,6 +14,8 @@ use crate::backend::{self, Conversation};
 pub(super) enum Watched {
     Data(Arc<backend::Stream>),
     Control(Arc<backend::Stream>),
+    /// The bell of a ring; of any other connection, its data.
+    Bell(Arc<backend::Stream>),
     Listener(Arc<backend::Listener>),
     Conversation(Conversation),
     /// A duplicate, where the descriptor itself is watched for another handle on the same thing.
@@ -31,6 +33,10 @@ impl AsFd for Watched {
         match self {
             Self::Data(stream) => stream.data(),
             Self::Control(stream) => stream.control(),
+            Self::Bell(stream) => match stream.ring() {
+                Some(ring) => ring.end().bell(),
+                None => stream.data(),
+            },
             Self::Listener(listener) => listener.as_fd(),
             Self::Conversation(conversation) => conversation.as_fd(),
             Self::Duplicate(fd) => fd.as_fd(),

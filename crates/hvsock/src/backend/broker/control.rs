@@ -48,6 +48,8 @@ pub(super) enum Cut {
 pub(super) struct Word {
     pub(super) ended: bool,
     pub(super) cut: Option<Cut>,
+    /// It was read only now.
+    pub(super) fresh: bool,
 }
 
 impl Word {
@@ -111,6 +113,7 @@ impl Control {
         Word {
             ended: news.ended,
             cut: news.cut.clone(),
+            fresh,
         }
     }
 
@@ -144,6 +147,11 @@ impl Control {
             Err(fault) => news.cut = Some(Cut::Fault(fault.to_string())),
         }
         true
+    }
+
+    /// A duplicate of the descriptor.
+    pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.socket.try_clone()
     }
 
     /// Waits until the end of the data is explained, or until `deadline`.

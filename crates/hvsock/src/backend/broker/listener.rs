@@ -127,9 +127,8 @@ impl Listener {
                 if received.dropped_descriptors {
                     return Err(error::no_room_for_descriptors());
                 }
-                let [data, control] = <[OwnedFd; 2]>::try_from(received.descriptors)
-                    .map_err(|_| fault(&"INCOMING without exactly two descriptors"))?;
-                Ok(Stream::accepted(incoming, data, control, self.plain))
+                Stream::accepted(incoming, received.descriptors, self.plain)
+                    .map_err(|error| fault(&error))
             }
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
                 state.cut = Some(error::refusal(&refused));

@@ -4,7 +4,7 @@
 //! - [`request`]: what is asked, step by step;
 //! - [`dial`]: a connect that nobody waits for;
 //! - [`control`]: what the broker says of a connection beside its data;
-//! - [`stream`]: a connection, on the descriptor transport;
+//! - [`stream`]: a connection, on one of the transports;
 //! - [`listener`]: a listener.
 
 mod control;
@@ -23,7 +23,7 @@ pub(crate) use listener::Listener;
 pub(crate) use request::{Outcome, Request, RequestKind, Settings};
 #[cfg(feature = "tokio")]
 pub(crate) use stream::Received;
-pub(crate) use stream::Stream;
+pub(crate) use stream::{Ring, Stream};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 

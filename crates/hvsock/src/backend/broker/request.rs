@@ -5,7 +5,6 @@
 //! [`Request::next`] and hand the answer to [`Request::advance`].
 
 use std::io;
-use std::os::fd::OwnedFd;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::{
@@ -38,6 +37,10 @@ pub(crate) struct Settings {
     pub(crate) container_passthru: bool,
     pub(crate) connected_suspend: bool,
     pub(crate) high_vtl: bool,
+    /// The bytes wished for in each direction of a ring; 0 for the default.
+    pub(crate) ring_size: u32,
+    /// Bytes are to go through descriptors and not through shared memory.
+    pub(crate) descriptor_only: bool,
 }
 
 /// What became of a request.
@@ -53,17 +56,30 @@ impl Request {
     /// The messages that go first and are not answered.
     pub(crate) fn options(&self) -> impl Iterator<Item = ClientMessage> + use<> {
         let passthru = self.settings.container_passthru || self.address.passthru();
+        let Settings {
+            connected_suspend,
+            high_vtl,
+            ring_size,
+            ..
+        } = self.settings;
         [
-            (SocketOption::ContainerPassthru, passthru),
-            (
-                SocketOption::ConnectedSuspend,
-                self.settings.connected_suspend,
-            ),
-            (SocketOption::HighVtl, self.settings.high_vtl),
+            (SocketOption::ContainerPassthru, passthru.into()),
+            (SocketOption::ConnectedSuspend, connected_suspend.into()),
+            (SocketOption::HighVtl, high_vtl.into()),
+            (SocketOption::RingSize, ring_size),
         ]
         .into_iter()
-        .filter(|(_, on)| *on)
-        .map(|(option, _)| ClientMessage::SetOption { option, value: 1 })
+        .filter(|(_, value)| *value != 0)
+        .map(|(option, value)| ClientMessage::SetOption { option, value })
+    }
+
+    /// What the bytes may go through.
+    fn transports(&self) -> Transports {
+        if self.flags.plain || self.settings.descriptor_only {
+            Transports::DESCRIPTOR
+        } else {
+            Transports::DESCRIPTOR | Transports::RING
+        }
     }
 
     /// The next message, which the broker answers: names are looked up first.
@@ -73,7 +89,7 @@ impl Request {
             (_, ServiceRef::Name(name)) => return lookup(LookupKind::Service, name.as_str()),
             (PartitionRef::Id(vm), ServiceRef::Id(service)) => SockAddrHv::new(*vm, *service),
         };
-        let (flags, transports) = (self.flags, Transports::DESCRIPTOR);
+        let (flags, transports) = (self.flags, self.transports());
         match self.kind {
             RequestKind::Connect { timeout_ms } => ClientMessage::Connect(Connect {
                 flags,
@@ -112,9 +128,11 @@ impl Request {
                 ClientMessage::Connect(_) | ClientMessage::Listen(_),
             ) if dry_run => Outcome::Explained(Explanation::of_wire(&explained)),
             (BrokerMessage::Connected(connected), ClientMessage::Connect(_)) if !dry_run => {
-                let [data] = <[OwnedFd; 1]>::try_from(answer.descriptors)
-                    .map_err(|_| conversation.fault(&"CONNECTED without exactly one descriptor"))?;
-                Outcome::Connected(Stream::connected(&connected, data, socket, plain))
+                if !self.transports().contains(connected.transport) {
+                    return Err(conversation.fault(&"a transport that was not offered"));
+                }
+                let stream = Stream::connected(&connected, answer.descriptors, socket, plain);
+                Outcome::Connected(stream.map_err(|error| conversation.fault(&error))?)
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
                 Outcome::Listening(Listener::new(&listening, asked.address, socket, plain))

@@ -1,0 +1,151 @@
+//! The descriptor transport: the bytes go through one end of a Unix stream socket pair, which
+//! the broker pumps; the words about them through [`Control`](super::super::control::Control).
+//!
+//! Reading or writing is one system call, until there is an end or an error to explain.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use hvsock_endpoint::ClientMessage;
+use hvsock_sys::poll::{PollFd, PollFlags};
+use hvsock_sys::{poll, stream};
+
+use super::super::conversation::is_gone;
+use super::Received;
+use super::link::Link;
+use crate::backend::{ReadInto, WriteFrom};
+use crate::{Interest, Readiness};
+
+/// One end's data descriptor.
+#[derive(Debug)]
+pub(super) struct Descriptor {
+    data: OwnedFd,
+    plain: bool,
+}
+
+impl Descriptor {
+    pub(super) fn new(data: OwnedFd, plain: bool) -> Self {
+        Self { data, plain }
+    }
+
+    pub(super) fn is_plain(&self) -> bool {
+        self.plain
+    }
+
+    pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.data.try_clone()
+    }
+
+    pub(super) fn set_recv_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        stream::set_recv_timeout(&self.data, timeout)
+    }
+
+    pub(super) fn set_send_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        stream::set_send_timeout(&self.data, timeout)
+    }
+
+    /// Receives, waiting for the explanation of an end as long as the socket's mode allows.
+    pub(super) fn recv(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<usize> {
+        match self.recv_once(link, into) {
+            Ok(Received::Bytes(count)) => Ok(count),
+            Ok(Received::Unexplained) => link.wait_for_end(),
+            Err(error) => Err(link.timed_out(error)),
+        }
+    }
+
+    /// Receives, with no wait but the descriptor's own.
+    pub(super) fn recv_once(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<Received> {
+        let result = match into {
+            ReadInto::One(buffer) => stream::recv(&self.data, buffer),
+            ReadInto::Many(slices) => stream::recv_vectored(&self.data, slices),
+            ReadInto::Peek(buffer) => stream::peek(&self.data, buffer),
+        };
+        match result {
+            Ok(0) => link.end(&link.control.look()),
+            Err(error) if is_gone(&error) => link.end(&link.control.look()),
+            result => result.map(Received::Bytes),
+        }
+    }
+
+    pub(super) fn send(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        let result = match from {
+            WriteFrom::One(bytes) => stream::send(&self.data, bytes),
+            WriteFrom::Many(slices) => stream::send_vectored(&self.data, slices),
+        };
+        match result {
+            Err(error) if is_gone(&error) => Err(link.broken()),
+            Err(error) => Err(link.timed_out(error)),
+            sent => sent,
+        }
+    }
+
+    /// Says that no data follows. First the word, then the end: the end without the word is a
+    /// crash, and a broker that cannot take the word now must not take it for anything else.
+    pub(super) fn end_writing(&self, link: &Link, patient: bool) -> io::Result<()> {
+        link.control.tell(&ClientMessage::Shutdown, patient)?;
+        stream::shutdown(&self.data, Shutdown::Write)
+    }
+
+    pub(super) fn end_reading(&self) -> io::Result<()> {
+        stream::shutdown(&self.data, Shutdown::Read)
+    }
+
+    /// Waits until reading or writing would not, or until `deadline`.
+    pub(super) fn poll(
+        &self,
+        link: &Link,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<Readiness> {
+        let mut unexplained = false;
+        loop {
+            let mut flags = PollFlags::empty();
+            flags.set(PollFlags::IN, interest.is_readable() && !unexplained);
+            flags.set(PollFlags::OUT, interest.is_writable());
+            let mut fds = [
+                PollFd::new(&self.data, flags),
+                PollFd::new(&link.control, PollFlags::IN),
+            ];
+            let (first, count) = match (flags.is_empty(), unexplained) {
+                (true, _) => (1, 2),
+                (false, true) => (0, 2),
+                (false, false) => (0, 1),
+            };
+            if !poll::wait(&mut fds[first..count], deadline)? {
+                return Ok(Readiness::default());
+            }
+            let got = fds[0].revents();
+            let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
+            let writable = interest.is_writable() && (broken || got.contains(PollFlags::OUT));
+            let mut readable = false;
+            if interest.is_readable() && (broken || unexplained || got.contains(PollFlags::IN)) {
+                readable = self.would_read(link)?;
+                unexplained = !readable;
+            }
+            if readable || writable {
+                return Ok(Readiness::new(readable, writable));
+            }
+        }
+    }
+
+    /// Whether receiving would give bytes, the end or an error, and not wait.
+    fn would_read(&self, link: &Link) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.data, PollFlags::IN)];
+        if !poll::wait(&mut fds, Some(Instant::now()))? {
+            return Ok(false);
+        }
+        let mut byte = [0];
+        Ok(!matches!(
+            self.recv_once(link, ReadInto::Peek(&mut byte)),
+            Ok(Received::Unexplained)
+        ))
+    }
+}
+
+impl AsFd for Descriptor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.data.as_fd()
+    }
+}

@@ -1,0 +1,273 @@
+//! The ring transport: the bytes go through memory that both processes have in common, and
+//! neither the kernel nor the broker touches them.
+//!
+//! The words of the ring say how the data ends. What they cannot say is why a connection was cut
+//! and that the peer was killed; that comes through
+//! [`Control`](super::super::control::Control), which a waiting end watches beside its bell and a
+//! busy one looks at now and then.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::Refusal;
+use hvsock_ring::{Bells, End, Side, Stop, Woken};
+use hvsock_sys::event;
+
+use super::Received;
+use super::link::{self, Link};
+use crate::backend::{ReadInto, WriteFrom};
+use crate::{Interest, Readiness};
+
+/// Bytes in one direction after which a busy end looks whether the broker has said something. At
+/// many GB/s that is some hundred microseconds, and costs a thousandth of the time.
+const LOOK_AFTER: u64 = 4 * 1024 * 1024;
+
+/// How long to wait for the broker's word on a peer that went away: it notices at once.
+const WORD_BOUND: Duration = Duration::from_secs(1);
+
+/// One end of a ring.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    end: End,
+    /// Made when somebody first asks for a descriptor to watch.
+    news: OnceLock<OwnedFd>,
+    /// Bytes read and bytes written since the last look at what the broker says.
+    moved: [AtomicU64; 2],
+}
+
+const READ: usize = 0;
+const WRITE: usize = 1;
+
+impl Ring {
+    pub(super) fn new(side: Side, memory: impl AsFd, bells: Bells) -> io::Result<Self> {
+        Ok(Self {
+            end: End::open(side, memory, bells)?,
+            news: OnceLock::new(),
+            moved: [AtomicU64::new(0), AtomicU64::new(0)],
+        })
+    }
+
+    pub(crate) fn end(&self) -> &End {
+        &self.end
+    }
+
+    /// A descriptor that is ready for reading when something has happened since reading or
+    /// writing last came to `WouldBlock`.
+    pub(super) fn news_fd(&self, link: &Link) -> BorrowedFd<'_> {
+        if let Some(news) = self.news.get() {
+            return news.as_fd();
+        }
+        match event::any_of(&[self.end.bell(), link.control.as_fd()]) {
+            Ok(news) => self.news.get_or_init(|| news).as_fd(),
+            // Out of descriptors: then without the broker's word, which says why it ended.
+            Err(_) => self.end.bell(),
+        }
+    }
+
+    pub(super) fn recv(&self, link: &Link, mut into: ReadInto<'_, '_>) -> io::Result<usize> {
+        let mut deadline = None;
+        loop {
+            match self.try_recv(link, &mut into) {
+                Ok(count) => return Ok(count),
+                Err(Stop::WouldBlock) => {}
+                Err(Stop::Gone) => return self.wait_for_word(link),
+                Err(stop) => return self.stopped(link, stop),
+            }
+            let wish = hvsock_ring::Interest::READ;
+            if link.is_nonblocking() {
+                self.would_block(link, wish)?;
+                continue;
+            }
+            let deadline = *deadline.get_or_insert_with(|| link.read_deadline());
+            self.wait(link, wish, deadline)?;
+        }
+    }
+
+    /// Receives what is there; `WouldBlock` if nothing is, whatever the mode.
+    #[cfg(feature = "tokio")]
+    pub(super) fn recv_once(
+        &self,
+        link: &Link,
+        mut into: ReadInto<'_, '_>,
+    ) -> io::Result<Received> {
+        match self.try_recv(link, &mut into) {
+            Ok(count) => Ok(Received::Bytes(count)),
+            Err(Stop::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(Stop::Gone) => link.end(&link.control.look()),
+            Err(stop) => self.stopped(link, stop).map(Received::Bytes),
+        }
+    }
+
+    fn try_recv(&self, link: &Link, into: &mut ReadInto<'_, '_>) -> Result<usize, Stop> {
+        let count = match into {
+            ReadInto::One(buffer) => self.end.try_read(buffer),
+            ReadInto::Many(slices) => self.end.try_read_vectored(slices),
+            ReadInto::Peek(buffer) => return self.end.try_peek(buffer),
+        }?;
+        self.moved(link, READ, count);
+        Ok(count)
+    }
+
+    pub(super) fn send(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        let mut deadline = None;
+        loop {
+            match self.try_send(link, from) {
+                Ok(count) => return Ok(count),
+                Err(Stop::WouldBlock) => {}
+                Err(stop) => return self.stopped(link, stop),
+            }
+            let wish = hvsock_ring::Interest::WRITE;
+            if link.is_nonblocking() {
+                self.would_block(link, wish)?;
+                continue;
+            }
+            let deadline = *deadline.get_or_insert_with(|| link.write_deadline());
+            self.wait(link, wish, deadline)?;
+        }
+    }
+
+    /// Sends what there is room for; `WouldBlock` if there is none, whatever the mode.
+    #[cfg(feature = "tokio")]
+    pub(super) fn send_once(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        match self.try_send(link, from) {
+            Ok(count) => Ok(count),
+            Err(Stop::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(stop) => self.stopped(link, stop),
+        }
+    }
+
+    fn try_send(&self, link: &Link, from: WriteFrom<'_, '_>) -> Result<usize, Stop> {
+        let count = match from {
+            WriteFrom::One(bytes) => self.end.try_write(bytes),
+            WriteFrom::Many(slices) => self.end.try_write_vectored(slices),
+        }?;
+        self.moved(link, WRITE, count);
+        Ok(count)
+    }
+
+    /// Counts, and now and then looks at what the broker says. Two threads that count at once may
+    /// lose one of the counts, which only makes the next look come later.
+    fn moved(&self, link: &Link, way: usize, count: usize) {
+        let moved = self.moved[way].load(Ordering::Relaxed) + count as u64;
+        if moved < LOOK_AFTER {
+            self.moved[way].store(moved, Ordering::Relaxed);
+        } else {
+            self.moved[way].store(0, Ordering::Relaxed);
+            self.hear(link);
+        }
+    }
+
+    /// Takes in what the broker says.
+    pub(super) fn hear(&self, link: &Link) {
+        let word = link.control.look();
+        if word.cut.is_some() {
+            self.end.cut();
+        } else if word.fresh {
+            // Others may wait for what this thread has read.
+            self.end.hear();
+        }
+    }
+
+    /// Has the bell rung for what comes next; `WouldBlock` if nothing is there yet.
+    fn would_block(&self, link: &Link, wish: hvsock_ring::Interest) -> io::Result<()> {
+        // Whoever watches the descriptor is to find it quiet again.
+        self.hear(link);
+        if self.end.arm(wish) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+
+    fn wait(
+        &self,
+        link: &Link,
+        wish: hvsock_ring::Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<()> {
+        match self.end.wait(wish, Some(link.control.as_fd()), deadline)? {
+            Woken::Ready => Ok(()),
+            Woken::Watched => {
+                self.hear(link);
+                Ok(())
+            }
+            Woken::TimedOut => Err(link::too_late()),
+        }
+    }
+
+    /// The peer is gone without a word of its own: waits for the broker's.
+    fn wait_for_word(&self, link: &Link) -> io::Result<usize> {
+        if !link.is_nonblocking() {
+            let latest = Instant::now() + WORD_BOUND;
+            let deadline = link.read_deadline().map_or(latest, |at| at.min(latest));
+            link.control.wait_for_end(Some(deadline))?;
+        }
+        match link.end(&link.control.look())? {
+            Received::Bytes(count) => Ok(count),
+            Received::Unexplained if link.is_nonblocking() => Err(io::ErrorKind::WouldBlock.into()),
+            Received::Unexplained => Err(reset(Stop::Gone)),
+        }
+    }
+
+    /// What a stop means that is for good: the end, or an error with its reason.
+    fn stopped(&self, link: &Link, stop: Stop) -> io::Result<usize> {
+        Err(match stop {
+            Stop::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            Stop::End => return Ok(0),
+            Stop::Ended => link::write_ended(),
+            Stop::Closed => {
+                let cut = link.control.look().cut;
+                cut.map_or_else(link::reads_no_more, super::Cut::into_error)
+            }
+            Stop::Cut | Stop::Gone => link.reason().unwrap_or_else(|| reset(stop)),
+            Stop::Unread | Stop::Violated(_) => reset(stop),
+        })
+    }
+
+    /// Waits until reading or writing would not, or until `deadline`.
+    pub(super) fn poll(
+        &self,
+        link: &Link,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<Readiness> {
+        let wish = hvsock_ring::Interest {
+            read: interest.is_readable(),
+            write: interest.is_writable(),
+        };
+        loop {
+            let readable = wish.read && self.would_read(link, deadline)?;
+            let writable = wish.write && self.end.is_writable();
+            if readable || writable {
+                return Ok(Readiness::new(readable, writable));
+            }
+            match self.end.wait(wish, Some(link.control.as_fd()), deadline)? {
+                Woken::Ready => {}
+                Woken::Watched => self.hear(link),
+                Woken::TimedOut => return Ok(Readiness::default()),
+            }
+        }
+    }
+
+    /// Whether receiving would give bytes, the end or an error, and not wait.
+    fn would_read(&self, link: &Link, deadline: Option<Instant>) -> io::Result<bool> {
+        match self.end.try_peek(&mut [0]) {
+            Err(Stop::WouldBlock) => Ok(false),
+            Err(Stop::Gone) => {
+                let latest = Instant::now() + WORD_BOUND;
+                let deadline = deadline.map_or(latest, |at| at.min(latest));
+                link.control.wait_for_end(Some(deadline))?;
+                Ok(true)
+            }
+            _ => Ok(true),
+        }
+    }
+}
+
+/// The error for a connection that broke without a reason from the broker.
+fn reset(stop: Stop) -> io::Error {
+    let cause = stop.to_string();
+    Refusal::Reset { cause }.into_cut_error()
+}

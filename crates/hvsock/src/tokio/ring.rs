@@ -1,0 +1,124 @@
+//! Tasks that wait at a ring.
+//!
+//! A task tries first, and only where that comes to nothing has the runtime watch the bell and
+//! the broker's word. Reading and writing watch duplicates of their own: the runtime remembers
+//! one task for a descriptor, and a task that was given up must not be the one.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use hvsock_ring::{End, Interest};
+use tokio::io::unix::AsyncFd;
+
+use super::watch::{Watched, watch};
+use crate::backend;
+
+/// What a task waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    Read,
+    Write,
+}
+
+/// What the runtime watches of a ring: for reading, and for writing.
+#[derive(Debug, Default)]
+pub(super) struct RingWatch([OnceLock<Descriptors>; 2]);
+
+#[derive(Debug)]
+struct Descriptors {
+    bell: AsyncFd<Watched>,
+    control: AsyncFd<Watched>,
+}
+
+impl Way {
+    fn interest(self) -> Interest {
+        match self {
+            Self::Read => Interest::READ,
+            Self::Write => Interest::WRITE,
+        }
+    }
+}
+
+impl RingWatch {
+    /// Tries until it is something other than `WouldBlock`.
+    pub(super) fn poll<T>(
+        &self,
+        stream: &Arc<backend::Stream>,
+        cx: &mut Context<'_>,
+        way: Way,
+        mut attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        // Where there is always something to do the runtime must get its turn all the same.
+        let coop = ready!(tokio::task::coop::poll_proceed(cx));
+        loop {
+            match attempt() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => {
+                    coop.made_progress();
+                    return Poll::Ready(result);
+                }
+            }
+            ready!(self.poll_news(stream, cx, way))?;
+        }
+    }
+
+    /// Waits until writing would take bytes or give an error.
+    pub(super) fn poll_writable(
+        &self,
+        stream: &Arc<backend::Stream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let attempt = || match end(stream)?.is_writable() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        };
+        self.poll(stream, cx, Way::Write, attempt)
+    }
+
+    /// Waits until it is worth to try again.
+    fn poll_news(
+        &self,
+        stream: &Arc<backend::Stream>,
+        cx: &mut Context<'_>,
+        way: Way,
+    ) -> Poll<io::Result<()>> {
+        let (end, interest) = (end(stream)?, way.interest());
+        let watched = self.descriptors(stream, way)?;
+        let mut news = false;
+        if let Poll::Ready(guard) = watched.bell.poll_read_ready(cx) {
+            let mut guard = guard?;
+            end.hear_task(interest);
+            guard.clear_ready();
+            news = true;
+        }
+        if let Poll::Ready(guard) = watched.control.poll_read_ready(cx) {
+            let mut guard = guard?;
+            stream.hear();
+            guard.clear_ready();
+            news = true;
+        }
+        if news || !end.arm_task(interest, cx.waker()) {
+            return Poll::Ready(Ok(()));
+        }
+        Poll::Pending
+    }
+
+    fn descriptors(&self, stream: &Arc<backend::Stream>, way: Way) -> io::Result<&Descriptors> {
+        let place = &self.0[usize::from(way == Way::Write)];
+        if let Some(watched) = place.get() {
+            return Ok(watched);
+        }
+        let readable = tokio::io::Interest::READABLE;
+        let watched = Descriptors {
+            bell: watch(Watched::Bell(Arc::clone(stream)), readable)?,
+            control: watch(Watched::Control(Arc::clone(stream)), readable)?,
+        };
+        Ok(place.get_or_init(|| watched))
+    }
+}
+
+fn end(stream: &backend::Stream) -> io::Result<&End> {
+    let ring = stream.ring().ok_or(io::ErrorKind::Unsupported)?;
+    Ok(ring.end())
+}
