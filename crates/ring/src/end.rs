@@ -212,11 +212,13 @@ impl End {
 
     /// Says that no data follows what was written.
     pub fn shutdown_write(&self) {
-        let mut outgoing = self.outgoing();
-        if !outgoing.has_ended() && outgoing.end(self.words_out()) {
-            self.ring_peer();
+        // What was cut has no clean end any more, whatever this end meant to say.
+        if self.state() & CUT == 0 {
+            let mut outgoing = self.outgoing();
+            if !outgoing.has_ended() && outgoing.end(self.words_out()) {
+                self.ring_peer();
+            }
         }
-        drop(outgoing);
         self.waiters.wake(None);
     }
 
@@ -299,7 +301,7 @@ impl End {
         if let Some(violation) = self.violation.get() {
             return Err(Stop::Violated(*violation));
         }
-        if state & (SUSPENDED | CUT) == SUSPENDED && !hung_up {
+        if state & (SUSPENDED | CUT) == SUSPENDED {
             return Err(Stop::WouldBlock);
         }
         if state & CUT != 0 {
@@ -385,7 +387,7 @@ impl End {
     }
 
     /// Whether the other end's process has closed its half of the bell.
-    pub(crate) fn has_hung_up(&self) -> bool {
+    pub fn has_hung_up(&self) -> bool {
         self.hung_up.load(Local::Acquire)
     }
 }

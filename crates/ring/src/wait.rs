@@ -81,8 +81,10 @@ impl End {
             return Ok(Woken::Ready);
         }
         let seat = self.waiters.join();
-        // A bell whose other half is closed would be ready for ever, and there is an error now.
-        if !self.ask(interest, seat.as_ref()) || self.has_hung_up() {
+        // A bell whose other half is closed would be ready for ever. Looked at before the asking,
+        // to which a closed bell is an answer, unless the connection stands still.
+        let has_hung_up = self.has_hung_up();
+        if !self.ask(interest, seat.as_ref()) {
             return Ok(Woken::Ready);
         }
         count(&self.counts.sleeps);
@@ -92,7 +94,7 @@ impl End {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             fds.len() - 1
         };
-        let bell_at = Some(place(bell));
+        let bell_at = (!has_hung_up).then(|| place(bell));
         let watch_at = watch.map(&mut place);
         let event_at = seat.as_ref().map(|seat| place(seat.event().as_fd()));
         let until = match &seat {
@@ -102,7 +104,7 @@ impl End {
                 Some(deadline.map_or(blind, |deadline| deadline.min(blind)))
             }
         };
-        let woken = poll::wait(&mut fds, until)?;
+        poll::wait(&mut fds, until)?;
         let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
         if let Some(seat) = &seat
             && is_ready(event_at)
@@ -112,10 +114,12 @@ impl End {
         if is_ready(bell_at) {
             self.clear_bell(seat.as_ref());
         }
-        Ok(match woken {
-            _ if is_ready(watch_at) => Woken::Watched,
-            false if deadline.is_some_and(|at| at <= Instant::now()) => Woken::TimedOut,
-            _ => Woken::Ready,
+        // A bell that is rung for nothing must not put the deadline off.
+        let is_late = deadline.is_some_and(|at| at <= Instant::now());
+        Ok(match () {
+            () if is_ready(watch_at) => Woken::Watched,
+            () if is_late && !self.is_ready(interest) => Woken::TimedOut,
+            () => Woken::Ready,
         })
     }
 

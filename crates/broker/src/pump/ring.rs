@@ -22,6 +22,7 @@ pub(crate) struct Ring {
     monitor: Arc<Monitor>,
     /// The sides whose end has been dealt with.
     gone: [bool; 2],
+    suspended: bool,
 }
 
 impl Ring {
@@ -30,11 +31,13 @@ impl Ring {
             controls: controls.map(Control::new),
             monitor,
             gone: [false; 2],
+            suspended: false,
         }
     }
 
     /// Lets data move or stand still.
-    pub(super) fn suspend(&self, suspended: bool) {
+    pub(super) fn suspend(&mut self, suspended: bool) {
+        self.suspended = suspended;
         self.monitor.suspend(suspended);
         // The word is the truth. This wakes who sleeps, and an end whose process leaves so much
         // unread that it does not fit has that to wake it.
@@ -57,7 +60,9 @@ impl Ring {
                 return Turn::Over(Some(refusal));
             }
         }
-        for (index, side) in Side::BOTH.into_iter().enumerate() {
+        // While a connection stands still nobody hears what became of the other end.
+        let settled = if self.suspended { 0 } else { 2 };
+        for (index, side) in Side::BOTH.into_iter().enumerate().take(settled) {
             if self.controls[index].closed && !self.gone[index] {
                 self.gone[index] = true;
                 let survivor = Some(&self.controls[1 - index]).filter(|other| !other.closed);

@@ -291,18 +291,19 @@ fn a_connection_stands_still_and_moves_again() {
 }
 
 #[test]
-fn one_that_stands_still_ends_like_any_other() {
+fn one_that_stands_still_ends_when_it_moves_again() {
     let mut scene = Scene::new();
     scene.first.end().try_write(b"before the pause").unwrap();
     scene.connection.suspend(true);
     scene.first.close();
     scene.goes_on();
     scene.connection.suspend(false);
+    scene.goes_on();
     let heard: Vec<_> = std::iter::from_fn(|| scene.second.hear()).collect();
     let want = [
         BrokerMessage::Suspended { on: true },
-        BrokerMessage::Shutdown,
         BrokerMessage::Suspended { on: false },
+        BrokerMessage::Shutdown,
     ];
     assert_eq!(heard, want);
     let said = read_all(scene.second.end());
@@ -311,6 +312,9 @@ fn one_that_stands_still_ends_like_any_other() {
     let mut scene = Scene::new();
     scene.connection.suspend(true);
     scene.second.vanish();
+    scene.goes_on();
+    assert_eq!(read_all(scene.first.end()).1, Stop::WouldBlock);
+    scene.connection.suspend(false);
     scene.ends_because("without closing");
     assert_eq!(read_all(scene.first.end()).1, Stop::Cut);
 }

@@ -115,6 +115,7 @@ fn one_that_wants_to_outlast_it_stands_still_and_loses_nothing() {
     text.clear();
     inside.read_to_string(&mut text).unwrap();
     assert_eq!(text, "and back");
+    drop((inside, outside));
     scene.world.settles_at(1, 0);
 }
 

@@ -86,7 +86,10 @@ impl RingWatch {
         let (end, interest) = (end(stream)?, way.interest());
         let watched = self.descriptors(stream, way)?;
         let mut news = false;
-        if let Poll::Ready(guard) = watched.bell.poll_read_ready(cx) {
+        // A bell whose other half is closed is ready for ever.
+        if !end.has_hung_up()
+            && let Poll::Ready(guard) = watched.bell.poll_read_ready(cx)
+        {
             let mut guard = guard?;
             end.hear_task(interest);
             guard.clear_ready();
