@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::keep;
+use hvsock_bench::machine::Machine;
 use hvsock_bench::stream::measure::{self, Effort, Suite};
 use hvsock_bench::stream::peer::{self, Peer, Style};
 use hvsock_bench::stream::report::{Report, size_in_words};
@@ -81,20 +82,24 @@ fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
 
 fn measure(effort: Effort) -> anyhow::Result<Report> {
     let broker = BrokerProcess::start()?;
-    let cpus = match effort.pin {
-        true => Some(cpu::two()?.context("there is one processor only")?),
-        false => None,
-    };
-    let start = |style| Peer::start(style, &broker.endpoint(), cpus.map(|[_, cpu]| cpu));
-    let peers = [start(Style::Blocking)?, start(Style::Tokio)?];
-    // Last of all: what is started after this would stay here, too.
-    if let Some([cpu, _]) = cpus {
-        cpu::stay_on(cpu)?;
-    }
+    let peers = [
+        Peer::start(Style::Blocking, &broker.endpoint())?,
+        Peer::start(Style::Tokio, &broker.endpoint())?,
+    ];
     // The lanes end before their peers, and these before the broker.
     let mut suites = Vec::new();
     for peer in &peers {
         suites.push(Suite::new(peer.style(), peer.pid(), peer.lanes()?));
+    }
+    let machine = Machine::this();
+    if effort.pin {
+        let [here, there] = cpu::two()?.context("there is one processor only")?;
+        // Not before all lanes have said something: a process that has only one processor from
+        // its beginning does not look for its peer's answer before it sleeps, and rightly.
+        for suite in &mut suites {
+            suite.keep_peer_on(there)?;
+        }
+        cpu::stay_on(here)?;
     }
     let processes = [
         std::process::id(),
@@ -113,7 +118,7 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
         turn => eprint!("\rturn {turn} of {} ", effort.turns),
     })?;
     eprintln!();
-    let mut report = Report::new(&suites, turns, effort);
+    let mut report = Report::new(machine, &suites, turns, effort);
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     for suite in &mut suites {

@@ -13,6 +13,7 @@ use tokio::runtime::Runtime;
 
 use super::protocol::{self, ANSWER, Answer, Checker, REQUEST, Request};
 use super::{Lane, MESSAGE, Sent, Trips, ours};
+use crate::cpu;
 
 /// A stream for tokio.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
@@ -59,6 +60,10 @@ pub async fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
                 nothing
             }
             Request::Park => nothing,
+            Request::StayOn { cpu } => {
+                cpu::stay_on(cpu)?;
+                nothing
+            }
         };
         let answer = done.answer(stream.bells()).encode();
         stream.write_all(&answer).await?;
@@ -116,7 +121,14 @@ impl<S: Stream> Lane for Asynchronous<S> {
     }
 
     fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
-        self.runtime.block_on(self.end.wait(time))
+        let ms = time.as_millis() as u64;
+        let request = Request::BeSilent { ms };
+        self.runtime.block_on(self.end.have_done(request))
+    }
+
+    fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()> {
+        let request = Request::StayOn { cpu };
+        self.runtime.block_on(self.end.have_done(request))
     }
 }
 
@@ -165,9 +177,8 @@ impl<S: Stream> End<S> {
         Ok(Trips { each_us, bells })
     }
 
-    async fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
-        let ms = time.as_millis() as u64;
-        self.ask(Request::BeSilent { ms }).await?;
+    async fn have_done(&mut self, request: Request) -> anyhow::Result<()> {
+        self.ask(request).await?;
         self.answer(0).await.map(drop)
     }
 }

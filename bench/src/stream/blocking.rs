@@ -9,6 +9,7 @@ use hvsock::HvStream;
 
 use super::protocol::{self, ANSWER, Answer, Checker, REQUEST, Request};
 use super::{Lane, MESSAGE, Sent, Trips, ours};
+use crate::cpu;
 
 /// A stream that blocks.
 pub trait Stream: Read + Write + Send + 'static {
@@ -56,6 +57,10 @@ pub fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
             }
             Request::Park => {
                 stream.park();
+                nothing
+            }
+            Request::StayOn { cpu } => {
+                cpu::stay_on(cpu)?;
                 nothing
             }
         };
@@ -153,6 +158,11 @@ impl<S: Stream> Lane for Blocking<S> {
     fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
         let ms = time.as_millis() as u64;
         self.ask(Request::BeSilent { ms })?;
+        self.answer(0).map(drop)
+    }
+
+    fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()> {
+        self.ask(Request::StayOn { cpu })?;
         self.answer(0).map(drop)
     }
 }

@@ -102,6 +102,12 @@ impl Suite {
         }
     }
 
+    /// Keeps the peer's threads on one processor.
+    pub fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()> {
+        let mut lanes = self.lanes.iter_mut();
+        lanes.try_for_each(|lane| lane.lane.keep_peer_on(cpu))
+    }
+
     /// The place of the lane over this, if there is one.
     pub fn place(&self, over: Over) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.over == over)

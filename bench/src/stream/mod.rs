@@ -48,6 +48,8 @@ pub trait Lane {
     fn go_and_return(&mut self, count: u64) -> anyhow::Result<Trips>;
     /// Waits in a read for so long, for which nothing comes; the other lanes' ends wait too.
     fn wait(&mut self, time: Duration) -> anyhow::Result<()>;
+    /// Keeps the peer's thread that serves this lane on one processor.
+    fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()>;
 }
 
 /// What came of writes.

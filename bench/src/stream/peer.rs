@@ -15,7 +15,6 @@ use serde::Serialize;
 use super::asynchronous::{self, Asynchronous};
 use super::blocking::{self, Blocking};
 use super::{Lane, Over, ours};
-use crate::cpu;
 
 /// The first argument by which a measurement's program becomes a peer.
 pub const ROLE: &str = "role-peer";
@@ -61,14 +60,13 @@ pub struct Named {
 }
 
 impl Peer {
-    /// Starts this very program again as a peer, which stays on `cpu` if it is to.
-    pub fn start(style: Style, endpoint: &Path, cpu: Option<usize>) -> anyhow::Result<Self> {
+    /// Starts this very program again as a peer.
+    pub fn start(style: Style, endpoint: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvs").tempdir()?;
         let service = ServiceId::random();
         let mut child = Command::new(std::env::current_exe()?)
             .args([ROLE, style.word(), &service.to_string()])
             .args([endpoint, &socket_in(folder.path())])
-            .args(cpu.map(|cpu| cpu.to_string()))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -195,12 +193,9 @@ fn socket_in(folder: &Path) -> PathBuf {
 /// What the program does as a peer, with the arguments that follow [`ROLE`]: serves until its
 /// input ends.
 pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
-    let &[style, service, endpoint, socket, ref cpu @ ..] = arguments else {
-        anyhow::bail!("a peer has four arguments at least");
+    let &[style, service, endpoint, socket] = arguments else {
+        anyhow::bail!("a peer has four arguments");
     };
-    if let [cpu] = cpu {
-        cpu::stay_on(cpu.parse()?)?;
-    }
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let unix = UnixListener::bind(socket)?;
     let service: ServiceId = service.parse()?;

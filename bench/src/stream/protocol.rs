@@ -14,6 +14,8 @@ pub(super) enum Request {
     BeSilent { ms: u64 },
     /// Sleep at once from now on where it would wait.
     Park,
+    /// Keep the thread that serves this lane on one processor.
+    StayOn { cpu: usize },
 }
 
 /// Bytes of a request.
@@ -28,6 +30,7 @@ impl Request {
             Self::Echo { count } => [2, 0, count],
             Self::BeSilent { ms } => [3, 0, ms],
             Self::Park => [4, 0, 0],
+            Self::StayOn { cpu } => [5, cpu as u64, 0],
         })
     }
 
@@ -40,6 +43,9 @@ impl Request {
             [2, _, count] => Self::Echo { count },
             [3, _, ms] => Self::BeSilent { ms },
             [4, ..] => Self::Park,
+            [5, cpu, _] => Self::StayOn {
+                cpu: usize::try_from(cpu)?,
+            },
             other => bail!("{other:?} is no request"),
         })
     }
@@ -178,6 +184,7 @@ mod tests {
             Request::Echo { count: 7 },
             Request::BeSilent { ms: 9 },
             Request::Park,
+            Request::StayOn { cpu: 1 },
         ] {
             assert_eq!(Request::decode(request.encode()).unwrap(), request);
         }

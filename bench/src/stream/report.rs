@@ -103,9 +103,9 @@ impl IdleRow {
 
 impl Report {
     /// A report of what was measured so far.
-    pub fn new(suites: &[Suite], turns: usize, effort: Effort) -> Self {
+    pub fn new(machine: Machine, suites: &[Suite], turns: usize, effort: Effort) -> Self {
         Self {
-            machine: Machine::this(),
+            machine,
             turns,
             slice_ms: effort.slice.as_millis() as u64,
             pinned: effort.pin,
