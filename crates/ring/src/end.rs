@@ -201,13 +201,19 @@ impl End {
         Ok(done)
     }
 
-    /// Whether the peer still reads, asked after bytes were published: who closes sees what was
-    /// written by then, or is seen here. Nothing is lost in silence.
+    /// Whether what was just published is read or may still be: who closes sees what was written
+    /// by then, or is seen here. Nothing is lost in silence.
     pub(crate) fn still_read(&self) -> Result<(), Stop> {
-        match producer::closed(self.words_out()) {
-            0 => Ok(()),
-            _ => Err(Stop::Closed),
+        let words = self.words_out();
+        if producer::closed(words) == 0 {
+            return Ok(());
         }
+        // The peer may have read it all before it closed.
+        let read = words.tail.0.load(Ordering::Acquire);
+        if read == self.written.load(Local::Relaxed) {
+            return Ok(());
+        }
+        Err(Stop::Closed)
     }
 
     /// Says that no data follows what was written.

@@ -167,3 +167,19 @@ fn counters_that_wrap_are_like_any_others() {
         assert_eq!(a.try_write(&[1]), Err(Stop::WouldBlock));
     }
 }
+
+#[test]
+fn what_was_read_before_the_reader_closed_was_written_well() {
+    for _ in 0..2000 {
+        let (a, b) = small();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                (&b).read_exact(&mut [0; 600]).unwrap();
+                b.shutdown_write();
+            });
+            let slices = [IoSlice::new(&[1; 300]), IoSlice::new(&[2; 300])];
+            assert_eq!(a.try_write_vectored(&slices), Ok(600));
+            assert_eq!((&a).read(&mut [0]).unwrap(), 0);
+        });
+    }
+}
