@@ -1,32 +1,49 @@
 //! What a bench asks of hvsock beyond what every stream does: which transport it got, to sleep
 //! at once, and how often it woke the other end.
 
-use hvsock::{ConnectOptions, HvStream};
+use std::time::Duration;
+
+use hvsock::{ConnectOptions, HvStream, RingStats, Transport};
 
 /// The name of the transport that the connection goes over.
-pub(super) fn transport(_stream: &HvStream) -> &'static str {
-    "descriptor"
-}
-
-/// Options that leave shared memory out, if there is something that they change.
-pub(super) fn without_shared_memory(_options: ConnectOptions) -> Option<ConnectOptions> {
-    None
-}
-
-/// Makes this end sleep at once where it would wait.
-pub(super) fn park(_stream: &HvStream) {}
-
-/// Times that this end has woken the other by a system call.
-pub(super) fn bells(_stream: &HvStream) -> Option<u64> {
-    None
-}
-
-/// As [`bells`], of a stream in tokio.
-pub(super) fn bells_in_tokio(_stream: &hvsock::tokio::HvStream) -> Option<u64> {
-    None
+pub(super) fn transport(stream: &HvStream) -> &'static str {
+    name(stream.transport())
 }
 
 /// As [`transport`], of a stream in tokio.
-pub(super) fn transport_in_tokio(_stream: &hvsock::tokio::HvStream) -> &'static str {
-    "descriptor"
+pub(super) fn transport_in_tokio(stream: &hvsock::tokio::HvStream) -> &'static str {
+    name(stream.transport())
+}
+
+fn name(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Ring => "ring",
+        Transport::Descriptor => "descriptor",
+        _ => "by another way",
+    }
+}
+
+/// Options that leave shared memory out.
+pub(super) fn without_shared_memory(options: ConnectOptions) -> ConnectOptions {
+    options.shared_memory(false)
+}
+
+/// Makes this end sleep at once where it would wait.
+pub(super) fn park(stream: &HvStream) {
+    stream.set_spin(Duration::ZERO);
+}
+
+/// Times that this end has woken the other by a system call of its own; on a descriptor the
+/// kernel does that by itself.
+pub(super) fn bells(stream: &HvStream) -> Option<u64> {
+    stream.ring_stats().map(rung)
+}
+
+/// As [`bells`], of a stream in tokio.
+pub(super) fn bells_in_tokio(stream: &hvsock::tokio::HvStream) -> Option<u64> {
+    stream.ring_stats().map(rung)
+}
+
+fn rung(stats: RingStats) -> u64 {
+    stats.rings
 }

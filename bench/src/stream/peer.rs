@@ -108,16 +108,12 @@ impl Peer {
             named("Unix socket", Over::Unix, Blocking::new(unix, false)?),
             named("TCP", Over::Tcp, Blocking::new(self.tcp()?, false)?),
         ];
-        let ways = [
-            (Over::Ours, Some(self.options.clone())),
-            (Over::OursParked, Some(self.options.clone())),
-            (
-                Over::OursDescriptor,
-                ours::without_shared_memory(self.options.clone()),
-            ),
-        ];
-        for (over, options) in ways {
-            let Some(options) = options else { continue };
+        let descriptor = ours::without_shared_memory(self.options.clone());
+        for (over, options) in [
+            (Over::Ours, &self.options),
+            (Over::OursParked, &self.options),
+            (Over::OursDescriptor, &descriptor),
+        ] {
             let stream: HvStream = options.connect((VmId::LOOPBACK, self.service))?;
             let parked = over == Over::OursParked;
             let state = if parked { ", parked" } else { "" };
@@ -143,18 +139,14 @@ impl Peer {
             ),
             named("TCP", Over::Tcp, Asynchronous::new(&runtime, tcp)?),
         ];
-        let ways = [
-            (Over::Ours, Some(self.options.clone())),
-            (
-                Over::OursDescriptor,
-                ours::without_shared_memory(self.options.clone()),
-            ),
-        ];
-        for (over, options) in ways {
-            let Some(options) = options else { continue };
+        let descriptor = ours::without_shared_memory(self.options.clone());
+        for (over, options) in [
+            (Over::Ours, &self.options),
+            (Over::OursDescriptor, &descriptor),
+        ] {
             let address = (VmId::LOOPBACK, self.service);
             let stream = runtime.block_on(async {
-                hvsock::tokio::HvStream::connect_with(&options, address).await
+                hvsock::tokio::HvStream::connect_with(options, address).await
             })?;
             let name = format!("hvsock {}", ours::transport_in_tokio(&stream));
             lanes.push(named(&name, over, Asynchronous::new(&runtime, stream)?));
