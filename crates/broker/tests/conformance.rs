@@ -1,5 +1,6 @@
-//! The conformance suite over the broker: streams of the library whose bytes the broker pumps
-//! between descriptors, within one partition and from a container to its host.
+//! The conformance suite over the broker: streams of the library within one partition and from a
+//! container to its host, whose bytes go through shared memory, or through descriptors between
+//! which the broker pumps them.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -10,18 +11,23 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 use std::{env, thread};
 
-use hvsock::{Endpoint, HvAddr, HvListener, HvStream, Interest, PartitionRef, ServiceId, VmId};
+use hvsock::{
+    Endpoint, HvAddr, HvListener, HvStream, Interest, PartitionRef, ServiceId,
+    Transport as Carrier, VmId,
+};
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{
-    self, LONGEST_WAIT, Listen, Listener, PairThroughBroker, PairWithProcess, Ready, Reset, Role,
-    Stream, ThroughBroker, Transport,
+    self, LONGEST_WAIT, Listen, Listener, MakePair, PairThroughBroker, PairWithProcess, Ready,
+    Reset, Role, Stream, ThroughBroker, Transport,
 };
 use hvsock_testkit::process::{Gathered, Running};
 
 /// Where this program finds its broker, if it is the peer of a test.
 const PEER_OF: &str = "HVSOCK_CONFORMANCE_PEER_OF";
+/// Which transport that program is to use.
+const PEER_BY: &str = "HVSOCK_CONFORMANCE_PEER_BY";
 /// The folder of the broker that this program is to be.
 const BROKER_IN: &str = "HVSOCK_CONFORMANCE_BROKER_IN";
 /// The service that every broker here knows.
@@ -36,12 +42,20 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     if let (Some(role), Ok(address)) = (Role::of_this_process(), env::var(PEER_OF)) {
-        let stream = HvStream::connect(address.as_str()).expect("the test listens");
-        return role.play(&Descriptor(stream));
+        let by_ring = env::var_os(PEER_BY).is_some_and(|by| by == Carrier::Ring.name());
+        let options = HvStream::options().shared_memory(by_ring);
+        let stream = options.connect(address.as_str()).expect("the test listens");
+        return role.play(&Socket(stream));
     }
-    let mut trials = conformance::trials(Pumped::new(Way::WithinAPartition));
-    trials.extend(conformance::trials(Pumped::new(Way::FromAContainer)));
-    conformance::main(trials)
+    let ways = [Way::WithinAPartition, Way::FromAContainer];
+    let kinds = ways
+        .into_iter()
+        .flat_map(|way| [Carrier::Ring, Carrier::Descriptor].map(|carrier| Kind { way, carrier }));
+    conformance::main(
+        kinds
+            .flat_map(|kind| conformance::trials(Brokered::new(kind)))
+            .collect(),
+    )
 }
 
 /// Which partitions the two ends are in.
@@ -49,6 +63,13 @@ fn main() -> ExitCode {
 enum Way {
     WithinAPartition,
     FromAContainer,
+}
+
+/// What is tested.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Kind {
+    way: Way,
+    carrier: Carrier,
 }
 
 impl Way {
@@ -67,13 +88,23 @@ impl Way {
             Way::FromAContainer => VmId::PARENT,
         }
     }
+}
 
-    fn connect(self, folder: &Path, port: u32) -> io::Result<Descriptor> {
-        HvStream::options()
-            .endpoint(Endpoint::at(self.endpoint(folder)))
+impl Kind {
+    fn connect(self, folder: &Path, port: u32) -> io::Result<Socket> {
+        self.connect_sized(folder, port, 0)
+    }
+
+    /// Connects with rings of this size, if rings are what is tested.
+    fn connect_sized(self, folder: &Path, port: u32, ring: u32) -> io::Result<Socket> {
+        let stream = HvStream::options()
+            .endpoint(Endpoint::at(self.way.endpoint(folder)))
             .timeout(LONGEST_WAIT)
-            .connect(address(self.target(), port))
-            .map(Descriptor)
+            .shared_memory(self.carrier == Carrier::Ring)
+            .ring_size(ring)
+            .connect(address(self.way.target(), port))?;
+        assert_eq!(stream.transport(), self.carrier);
+        Ok(Socket(stream))
     }
 }
 
@@ -111,22 +142,22 @@ fn listen(folder: &Path, port: u32, backlog: u32) -> io::Result<HvListener> {
         .listen(address(VmId::WILDCARD, port))
 }
 
-fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Descriptor> {
+fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Socket> {
     let (stream, _) = listener.accept_timeout(timeout)?;
-    Ok(Descriptor(stream))
+    Ok(Socket(stream))
 }
 
 /// Connections through a broker in this process.
-struct Pumped {
-    way: Way,
+struct Brokered {
+    kind: Kind,
     /// Started by the first case, so that a list of the cases costs nothing.
     host: LazyLock<Host>,
 }
 
-impl Pumped {
-    fn new(way: Way) -> Self {
+impl Brokered {
+    fn new(kind: Kind) -> Self {
         Self {
-            way,
+            kind,
             host: LazyLock::new(Host::start),
         }
     }
@@ -154,20 +185,40 @@ impl Host {
     }
 }
 
-impl Transport for Pumped {
-    type Stream = Descriptor;
+impl Transport for Brokered {
+    type Stream = Socket;
 
     fn name(&self) -> &'static str {
-        match self.way {
-            Way::WithinAPartition => "within_a_partition",
-            Way::FromAContainer => "from_a_container",
+        match (self.kind.way, self.kind.carrier) {
+            (Way::WithinAPartition, Carrier::Ring) => "ring_within_a_partition",
+            (Way::FromAContainer, Carrier::Ring) => "ring_from_a_container",
+            (Way::WithinAPartition, _) => "descriptor_within_a_partition",
+            (Way::FromAContainer, _) => "descriptor_from_a_container",
         }
     }
 
-    fn pair(&self) -> io::Result<(Descriptor, Descriptor)> {
+    fn pair(&self) -> io::Result<(Socket, Socket)> {
         let listener = self.host.pairs.lock().expect("no pair failed");
-        let connector = self.way.connect(self.host.folder.path(), FIRST_SERVICE)?;
+        let connector = self.kind.connect(self.host.folder.path(), FIRST_SERVICE)?;
         Ok((connector, accept(&listener, LONGEST_WAIT)?))
+    }
+
+    fn small_pair(&self) -> Option<MakePair<Self>> {
+        if self.kind.carrier != Carrier::Ring {
+            return None;
+        }
+        Some(|transport| {
+            let host = &transport.host;
+            let port = host.next_service.fetch_add(1, Ordering::Relaxed);
+            register(&host.broker, port);
+            let folder = host.folder.path();
+            let listener = HvListener::options()
+                .endpoint(Endpoint::in_dir(folder))
+                .ring_size(1)
+                .listen(address(VmId::WILDCARD, port))?;
+            let connector = transport.kind.connect_sized(folder, port, 1)?;
+            Ok((connector, accept(&listener, LONGEST_WAIT)?))
+        })
     }
 
     /// The operator's cut, which both ends see as a reset.
@@ -183,11 +234,11 @@ impl Transport for Pumped {
         Some(|transport, backlog| {
             let port = transport.host.next_service.fetch_add(1, Ordering::Relaxed);
             register(&transport.host.broker, port);
-            let (way, folder) = (transport.way, transport.host.folder.path().to_owned());
+            let (kind, folder) = (transport.kind, transport.host.folder.path().to_owned());
             let listener = listen(&folder, port, backlog)?;
             Ok(Box::new(Listening {
                 listener,
-                way,
+                kind,
                 folder,
                 port,
             }))
@@ -197,15 +248,16 @@ impl Transport for Pumped {
     fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {
         Some(|transport, role| {
             let listener = transport.host.pairs.lock().expect("no pair failed");
-            let target = match transport.way {
+            let target = match transport.kind.way {
                 Way::WithinAPartition => "loopback",
                 Way::FromAContainer => "parent",
             };
             let mut peer = role.command()?;
             peer.env(
                 "HVSOCK_ENDPOINT",
-                transport.way.endpoint(transport.host.folder.path()),
+                transport.kind.way.endpoint(transport.host.folder.path()),
             );
+            peer.env(PEER_BY, transport.kind.carrier.name());
             peer.env(PEER_OF, format!("hvsock://{target}/{FIRST_SERVICE}"));
             let peer = Running::start(&mut peer)?;
             Ok((accept(&listener, LONGEST_WAIT)?, peer))
@@ -221,7 +273,7 @@ impl Transport for Pumped {
             let stdout = broker.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
             Gathered::from(stdout).wait_for("ready", LONGEST_WAIT)?;
             let listener = listen(folder.path(), FIRST_SERVICE, 1)?;
-            let connector = transport.way.connect(folder.path(), FIRST_SERVICE)?;
+            let connector = transport.kind.connect(folder.path(), FIRST_SERVICE)?;
             let acceptor = accept(&listener, LONGEST_WAIT)?;
             Ok(ThroughBroker {
                 connector,
@@ -234,24 +286,24 @@ impl Transport for Pumped {
 
 struct Listening {
     listener: HvListener,
-    way: Way,
+    kind: Kind,
     folder: PathBuf,
     port: u32,
 }
 
-impl Listener<Descriptor> for Listening {
-    fn connect(&self) -> io::Result<Descriptor> {
-        self.way.connect(&self.folder, self.port)
+impl Listener<Socket> for Listening {
+    fn connect(&self) -> io::Result<Socket> {
+        self.kind.connect(&self.folder, self.port)
     }
 
-    fn accept(&self, timeout: Duration) -> io::Result<Descriptor> {
+    fn accept(&self, timeout: Duration) -> io::Result<Socket> {
         accept(&self.listener, timeout)
     }
 }
 
-struct Descriptor(HvStream);
+struct Socket(HvStream);
 
-impl Stream for Descriptor {
+impl Stream for Socket {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&self.0).read(buffer)
     }

@@ -10,7 +10,9 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hvsock::tokio::{HvListener, HvStream, OwnedReadHalf, OwnedWriteHalf};
-use hvsock::{ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, VmId};
+use hvsock::{
+    ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, Transport as Carrier, VmId,
+};
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
@@ -24,7 +26,9 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a ru
 static HOST: LazyLock<Host> = LazyLock::new(Host::start);
 
 fn main() -> ExitCode {
-    conformance::main(conformance::trials(Asynchronous))
+    let carriers = [Carrier::Ring, Carrier::Descriptor];
+    let kinds = carriers.map(|carrier| conformance::trials(Asynchronous { carrier }));
+    conformance::main(kinds.into_iter().flatten().collect())
 }
 
 /// A broker, and listeners by port.
@@ -84,20 +88,34 @@ impl Listening {
             _lease: lease,
         })
     }
-}
 
-impl Listener<Asynchronously> for Listening {
-    fn connect(&self) -> io::Result<Asynchronously> {
+    fn connect_by(&self, carrier: Carrier) -> io::Result<Asynchronously> {
         let options = ConnectOptions::new()
             .endpoint(&self.endpoint)
-            .timeout(LONGEST_WAIT);
+            .timeout(LONGEST_WAIT)
+            .shared_memory(carrier == Carrier::Ring);
         let connect = HvStream::connect_with(&options, (VmId::LOOPBACK, self.service));
-        RUNTIME.block_on(connect).map(Asynchronously::new)
+        let stream = RUNTIME.block_on(connect)?;
+        assert_eq!(stream.transport(), carrier);
+        Ok(Asynchronously::new(stream))
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<Asynchronously> {
         let (stream, _) = bounded(timeout, self.listener.accept())?;
         Ok(Asynchronously::new(stream))
+    }
+}
+
+/// One of the listeners, and how the connections to it are to move their bytes.
+struct By(Listening, Carrier);
+
+impl Listener<Asynchronously> for By {
+    fn connect(&self) -> io::Result<Asynchronously> {
+        self.0.connect_by(self.1)
+    }
+
+    fn accept(&self, timeout: Duration) -> io::Result<Asynchronously> {
+        self.0.accept(timeout)
     }
 }
 
@@ -111,13 +129,18 @@ fn bounded<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> i
     })
 }
 
-struct Asynchronous;
+struct Asynchronous {
+    carrier: Carrier,
+}
 
 impl Transport for Asynchronous {
     type Stream = Asynchronously;
 
     fn name(&self) -> &'static str {
-        "asynchronous"
+        match self.carrier {
+            Carrier::Ring => "asynchronous_ring",
+            _ => "asynchronous_descriptor",
+        }
     }
 
     fn pair(&self) -> io::Result<(Asynchronously, Asynchronously)> {
@@ -126,7 +149,7 @@ impl Transport for Asynchronous {
             Some(listening) => listening,
             none => none.insert(HOST.listen(128)?),
         };
-        let connector = listening.connect()?;
+        let connector = listening.connect_by(self.carrier)?;
         Ok((connector, listening.accept(LONGEST_WAIT)?))
     }
 
@@ -138,7 +161,7 @@ impl Transport for Asynchronous {
     }
 
     fn listen(&self) -> Option<Listen<Self>> {
-        Some(|_, backlog| Ok(Box::new(HOST.listen(backlog)?)))
+        Some(|transport, backlog| Ok(Box::new(By(HOST.listen(backlog)?, transport.carrier))))
     }
 }
 
