@@ -54,6 +54,7 @@ mod endpoint;
 mod error;
 mod explain;
 mod lease;
+mod lend;
 mod listener;
 mod options;
 mod peer;
@@ -88,4 +89,4 @@ pub use hvsock_address::{
 };
 pub use hvsock_endpoint::Transport;
 pub use hvsock_fabric::Refusal;
-pub use hvsock_ring::RingStats;
+pub use hvsock_ring::{Bytes, Filled, Reserved, RingStats};

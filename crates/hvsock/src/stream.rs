@@ -65,6 +65,10 @@ impl HvStream {
         Self { inner }
     }
 
+    pub(crate) fn stream(&self) -> &backend::Stream {
+        &self.inner
+    }
+
     pub(crate) fn into_inner(self) -> Arc<backend::Stream> {
         self.inner
     }

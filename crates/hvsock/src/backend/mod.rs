@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Transport};
+use hvsock_ring::{Filled, Reserved};
 
 pub(crate) use broker::{ANSWER_BOUND, Conversation, Request, RequestKind, Ring, Settings};
 
@@ -175,6 +176,20 @@ impl Stream {
     pub(crate) fn ring(&self) -> Option<&Ring> {
         match self {
             Self::Broker(stream) => stream.ring(),
+        }
+    }
+
+    /// Reserves room in a ring, waiting as sending does; `Unsupported` without one.
+    pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
+        match self {
+            Self::Broker(stream) => stream.reserve(wanted),
+        }
+    }
+
+    /// Lends what has come in a ring, waiting as receiving does; `Unsupported` without one.
+    pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
+        match self {
+            Self::Broker(stream) => stream.fill(),
         }
     }
 

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
 use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transport};
-use hvsock_ring::Side;
+use hvsock_ring::{Filled, Reserved, Side};
 
 use super::control::Cut;
 use crate::backend::{ReadInto, WriteFrom};
@@ -183,6 +183,22 @@ impl Stream {
         }
     }
 
+    /// Reserves room, waiting as sending does; `Unsupported` without a ring.
+    pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
+        match &self.carrier {
+            Carrier::Descriptor(_) => Err(no_ring()),
+            Carrier::Ring(ring) => ring.reserve(&self.link, wanted),
+        }
+    }
+
+    /// Lends what has come, waiting as receiving does; `Unsupported` without a ring.
+    pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
+        match &self.carrier {
+            Carrier::Descriptor(_) => Err(no_ring()),
+            Carrier::Ring(ring) => ring.fill(&self.link),
+        }
+    }
+
     /// Takes in what the broker says, where it is not read with the data's end.
     #[cfg(feature = "tokio")]
     pub(crate) fn hear(&self) {
@@ -332,6 +348,11 @@ impl Carrier {
             )),
         }
     }
+}
+
+fn no_ring() -> io::Error {
+    let text = "the bytes of this connection do not go through shared memory";
+    crate::error::plain(io::ErrorKind::Unsupported, text)
 }
 
 fn odd_descriptors() -> io::Error {

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Bells, End, Side, Stop, Woken};
+use hvsock_ring::{Bells, End, Filled, Reserved, Side, Stop, Woken};
 use hvsock_sys::event;
 
 use super::Received;
@@ -68,13 +68,33 @@ impl Ring {
     }
 
     pub(super) fn recv(&self, link: &Link, mut into: ReadInto<'_, '_>) -> io::Result<usize> {
+        let received = self.read_until(link, || self.try_recv(link, &mut into))?;
+        Ok(received.unwrap_or(0))
+    }
+
+    /// Lends what is there, waiting for it as receiving does; `None` at the end.
+    pub(super) fn fill(&self, link: &Link) -> io::Result<Option<Filled<'_>>> {
+        let filled = self.read_until(link, || self.end.try_fill())?;
+        if let Some(filled) = &filled {
+            self.moved(link, READ, filled.len());
+        }
+        Ok(filled)
+    }
+
+    /// Tries until it is something other than `WouldBlock`, waiting as long as the socket's mode
+    /// and time limit allow; `None` at the end.
+    fn read_until<T>(
+        &self,
+        link: &Link,
+        mut attempt: impl FnMut() -> Result<T, Stop>,
+    ) -> io::Result<Option<T>> {
         let mut deadline = None;
         loop {
-            match self.try_recv(link, &mut into) {
-                Ok(count) => return Ok(count),
+            match attempt() {
+                Ok(read) => return Ok(Some(read)),
                 Err(Stop::WouldBlock) => {}
-                Err(Stop::Gone) => return self.wait_for_word(link),
-                Err(stop) => return self.stopped(link, stop),
+                Err(Stop::Gone) => return self.wait_for_word(link).map(|_| None),
+                Err(stop) => return self.stopped(link, stop).map(|_| None),
             }
             let wish = hvsock_ring::Interest::READ;
             if link.is_nonblocking() {
@@ -112,12 +132,27 @@ impl Ring {
     }
 
     pub(super) fn send(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        self.write_until(link, || self.try_send(link, from))
+    }
+
+    /// Reserves room, waiting for it as sending does.
+    pub(super) fn reserve(&self, link: &Link, wanted: usize) -> io::Result<Reserved<'_>> {
+        let reserved = self.write_until(link, || self.end.try_reserve(wanted))?;
+        self.moved(link, WRITE, reserved.len());
+        Ok(reserved)
+    }
+
+    fn write_until<T>(
+        &self,
+        link: &Link,
+        mut attempt: impl FnMut() -> Result<T, Stop>,
+    ) -> io::Result<T> {
         let mut deadline = None;
         loop {
-            match self.try_send(link, from) {
-                Ok(count) => return Ok(count),
+            match attempt() {
+                Ok(written) => return Ok(written),
                 Err(Stop::WouldBlock) => {}
-                Err(stop) => return self.stopped(link, stop),
+                Err(stop) => return Err(self.error(link, stop)),
             }
             let wish = hvsock_ring::Interest::WRITE;
             if link.is_nonblocking() {
@@ -135,7 +170,7 @@ impl Ring {
         match self.try_send(link, from) {
             Ok(count) => Ok(count),
             Err(Stop::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(stop) => self.stopped(link, stop),
+            Err(stop) => Err(self.error(link, stop)),
         }
     }
 
@@ -211,19 +246,26 @@ impl Ring {
         }
     }
 
-    /// What a stop means that is for good: the end, or an error with its reason.
+    /// What it means that reading has stopped for good: the end, or an error with its reason.
     fn stopped(&self, link: &Link, stop: Stop) -> io::Result<usize> {
-        Err(match stop {
+        match stop {
+            Stop::End => Ok(0),
+            stop => Err(self.error(link, stop)),
+        }
+    }
+
+    /// The error for a stop, with its reason.
+    fn error(&self, link: &Link, stop: Stop) -> io::Error {
+        match stop {
             Stop::WouldBlock => io::ErrorKind::WouldBlock.into(),
-            Stop::End => return Ok(0),
             Stop::Ended => link::write_ended(),
             Stop::Closed => {
                 let cut = link.control.look().cut;
                 cut.map_or_else(link::reads_no_more, super::Cut::into_error)
             }
             Stop::Cut | Stop::Gone => link.reason().unwrap_or_else(|| reset(stop)),
-            Stop::Unread | Stop::Violated(_) => reset(stop),
-        })
+            Stop::End | Stop::Unread | Stop::Violated(_) => reset(stop),
+        }
     }
 
     /// Waits until reading or writing would not, or until `deadline`.

@@ -1,101 +1,21 @@
 //! The library and a real broker: what needs both, beyond what every transport must do.
 
+mod ring;
+mod world;
+
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hvsock::{
-    AF_HYPERV, ConnectOptions, Endpoint, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Interest,
-    Lease, PartitionRef, Refusal, SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, VmId,
-    refusal_of,
+    AF_HYPERV, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Interest, Lease, Refusal,
+    SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, VmId, refusal_of,
 };
-use hvsock_broker::model::{NewContainer, PartitionState};
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
-use hvsock_testkit::TempFolder;
+use hvsock_broker::model::PartitionState;
 
-const LONG: Duration = Duration::from_secs(10);
+use world::{LONG, NAME, SERVICE, World};
+
 const SHORT: Duration = Duration::from_millis(200);
-const SERVICE: ServiceId = ServiceId::from_port(2761);
-const NAME: &str = "HV Socket Demo";
-
-/// A broker with a container `web` and the service registered.
-struct World {
-    lease: Lease,
-    broker: Broker,
-    folder: TempFolder,
-}
-
-impl World {
-    fn new() -> Self {
-        let folder = TempFolder::new();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs);
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
-        let container: NewContainer = serde_json::from_str(r#"{"name": "web"}"#).unwrap();
-        broker
-            .handle()
-            .add_container(container)
-            .expect("a container");
-        let endpoint = Endpoint::in_dir(folder.path());
-        let lease = Lease::register_at(&endpoint, NAME, SERVICE, "tests").expect("a lease");
-        Self {
-            lease,
-            broker,
-            folder,
-        }
-    }
-
-    /// The endpoint of the host.
-    fn host(&self) -> Endpoint {
-        Endpoint::in_dir(self.folder.path())
-    }
-
-    /// The endpoint in the container.
-    fn web(&self) -> Endpoint {
-        Endpoint::at(self.folder.join("containers/web/endpoint"))
-    }
-
-    fn at_web(&self) -> ConnectOptions {
-        HvStream::options().endpoint(self.web())
-    }
-
-    fn listen(&self) -> HvListener {
-        let options = HvListener::options().endpoint(self.host());
-        options.listen(("children", NAME)).expect("a listener")
-    }
-
-    fn pair(&self, options: &ConnectOptions) -> (HvStream, HvStream) {
-        let listener = self.listen();
-        let connector = options.connect(("parent", NAME)).expect("connected");
-        let (acceptor, _) = listener.accept_timeout(LONG).expect("accepted");
-        for stream in [&connector, &acceptor] {
-            stream.set_read_timeout(Some(LONG)).unwrap();
-        }
-        (connector, acceptor)
-    }
-
-    fn wait_until(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + LONG;
-        while !so(self) {
-            assert!(Instant::now() < deadline, "never: {what}");
-            thread::sleep(Duration::from_millis(5));
-        }
-    }
-
-    fn set_web(&self, state: PartitionState) {
-        let web: PartitionRef = "web".parse().unwrap();
-        self.broker
-            .handle()
-            .set_state(&web, state)
-            .expect("the state is set");
-    }
-}
 
 fn refusal<T>(result: io::Result<T>) -> Refusal {
     let error = result.err().expect("a refusal");
