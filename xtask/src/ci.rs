@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::run::{self, Timings};
-use crate::test;
+use crate::{loom, test};
 
 /// Runs it. The tests come last, so that their summary ends the output; the times of the steps
 /// before are printed ahead of it.
@@ -42,6 +42,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     })?;
     let binary = test::prepare(&mut timings)?;
     test::doc_tests(&mut timings)?;
+    timings.step("loom", || loom::run(&[]))?;
     timings.print();
     test::last(binary, &[])
 }

@@ -8,6 +8,7 @@
 mod bench;
 mod ci;
 mod deny;
+mod loom;
 mod openapi;
 mod run;
 mod statically;
@@ -30,8 +31,8 @@ const CHORES: &[Chore] = &[
     Chore {
         name: "test",
         arguments: "[ARGS…]",
-        about: "install what the tests need, then run doc tests and all other tests; ARGS go to \
-                the test runner and leave the doc tests out",
+        about: "install what the tests need, then run doc tests, loom and all other tests; ARGS go \
+                to the test runner and leave the first two out",
         run: test::run,
     },
     Chore {
@@ -39,6 +40,12 @@ const CHORES: &[Chore] = &[
         arguments: "",
         about: "the gate: format, clippy and documentation with warnings denied, then the tests",
         run: ci::run,
+    },
+    Chore {
+        name: "loom",
+        arguments: "[NAMES…]",
+        about: "try the ring's protocol under every interleaving of two threads",
+        run: loom::run,
     },
     Chore {
         name: "bench",

@@ -1,4 +1,4 @@
-//! `cargo xtask test`: prepare, doc tests, then every other test in one run of one runner, whose
+//! `cargo xtask test`: prepare, doc tests, loom, then every other test in one run of one runner, whose
 //! summary is the last thing printed.
 
 use std::path::PathBuf;
@@ -7,14 +7,15 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::run::{self, Timings};
-use crate::{statically, tools};
+use crate::{loom, statically, tools};
 
-/// Runs it. With arguments, the doc tests are left out and the arguments go to the runner.
+/// Runs it. With arguments, the doc tests and loom are left out and the arguments go to the runner.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut timings = Timings::default();
     let binary = prepare(&mut timings)?;
     if arguments.is_empty() {
         doc_tests(&mut timings)?;
+        timings.step("loom", || loom::run(&[]))?;
     }
     timings.print();
     last(binary, arguments)

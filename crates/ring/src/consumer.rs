@@ -104,7 +104,8 @@ impl Consumer {
     /// Asks to be woken when there is something to read, an end, or a cut; whether none of it is
     /// so yet, and sleeping is safe. If it is not, the wish stands until [`Consumer::disarm`].
     pub(crate) fn arm(&mut self, words: &Direction, state: &AtomicU32) -> Result<bool, Violation> {
-        words.awake.0.store(0, Ordering::Relaxed);
+        // No store: this word is exchanged only, so that all agree on the order.
+        words.awake.0.swap(0, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
         let ended = words.ends.0.ended.load(Ordering::Acquire) != 0;

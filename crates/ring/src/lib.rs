@@ -12,6 +12,8 @@ mod end;
 mod hear;
 mod layout;
 mod lend;
+#[cfg(loom)]
+mod loom_tests;
 #[allow(unsafe_code, reason = "turns addresses into accesses")]
 mod memory;
 mod monitor;

@@ -90,7 +90,8 @@ impl Producer {
         wanted: u64,
     ) -> Result<bool, Violation> {
         let wanted = wanted.clamp(1, self.capacity);
-        words.space.0.store(wanted, Ordering::Relaxed);
+        // No store: this word is exchanged only, so that all agree on the order.
+        words.space.0.swap(wanted, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
         Ok(self.room(words, wanted)? < wanted

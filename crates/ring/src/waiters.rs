@@ -4,10 +4,10 @@
 //! each joins this list before it looks whether it has to wait, and whoever clears the bell wakes
 //! everyone who is in the list by then; they look again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
-use hvsock_sys::event::Event;
+use crate::sync::{Event, Mutex, MutexGuard, thread_local};
 
 /// Everyone of this process who waits at one end.
 #[derive(Debug, Default)]
