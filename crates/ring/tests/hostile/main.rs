@@ -1,0 +1,194 @@
+//! A peer that keeps to no rule: random games of it, and what it can do to the bells.
+
+mod play;
+
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock_ring::{End, Interest, Parts, RingSize, Side, Stop};
+use hvsock_sys::doorbell;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_end_survives_any_peer(script in vec(any::<u8>(), 0..600)) {
+        play::play(&script);
+    }
+}
+
+/// An end, and the peer's share of the connection.
+fn victim() -> (End, hvsock_ring::Bells, File) {
+    let Parts {
+        memory,
+        first,
+        second,
+    } = Parts::new(RingSize::MIN).unwrap();
+    let end = End::open(Side::First, &memory, first).unwrap();
+    (end, second, File::from(memory))
+}
+
+fn word(memory: &File, at: u64, value: u64) {
+    memory.write_all_at(&value.to_ne_bytes(), at).unwrap();
+}
+
+/// The peer's share as the peer would use it.
+fn honest(second: hvsock_ring::Bells, memory: &File) -> End {
+    End::open(Side::Second, memory, second).unwrap()
+}
+
+#[test]
+fn no_call_waits_for_a_peer_that_lets_its_bell_run_full_and_makes_it_block() {
+    let (end, second, memory) = victim();
+    for bell in [&second.own, &second.peer] {
+        let flags = fcntl_getfl(bell).unwrap();
+        fcntl_setfl(bell, flags - OFlags::NONBLOCK).unwrap();
+    }
+    let start = Instant::now();
+    for written in 1..=100_000 {
+        // Always asleep, always out of bytes.
+        word(&memory, play::AWAKE, 0);
+        assert_eq!(end.try_write(b"x"), Ok(1));
+        word(&memory, play::TAIL, written);
+    }
+    assert_eq!(end.stats().rings, 100_000);
+    // Likewise where nothing was ever rung: looking for rings waits for none.
+    end.hear();
+    assert!(end.arm(Interest::READ) && end.arm(Interest::READ));
+    assert!(
+        start.elapsed() < Duration::from_secs(20),
+        "{:?}",
+        start.elapsed()
+    );
+}
+
+#[test]
+fn rings_for_nothing_at_full_rate_hold_nobody_up() {
+    let (end, second, memory) = victim();
+    let (over, rung) = (AtomicBool::new(false), second.peer.try_clone().unwrap());
+    let peer = honest(second, &memory);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                doorbell::ring(&rung).unwrap();
+            }
+        });
+        let start = Instant::now();
+        for round in 0..50 {
+            let deadline = Instant::now() + Duration::from_millis(1);
+            while Instant::now() < deadline {
+                end.wait(Interest::READ, None, Some(deadline)).unwrap();
+            }
+            assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::WouldBlock));
+            end.arm(Interest::READ);
+            end.hear();
+            assert_eq!(peer.try_write(&[round]), Ok(1));
+            let mut got = [0];
+            (&end).read_exact(&mut got).unwrap();
+            assert_eq!(got, [round]);
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(
+            start.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            start.elapsed()
+        );
+    });
+}
+
+#[test]
+fn a_peer_that_takes_the_rings_away_harms_its_own_stream_only() {
+    let (end, second, memory) = victim();
+    let path = format!(
+        "/proc/self/fd/{}",
+        std::os::fd::AsRawFd::as_raw_fd(&second.peer)
+    );
+    // The end's own bell, opened anew for reading.
+    let mut drain = File::options().read(true).open(path).unwrap();
+    let over = AtomicBool::new(false);
+    let bell = second.peer.try_clone().unwrap();
+    let peer = honest(second, &memory);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                let _ = drain.read(&mut [0; 64]);
+            }
+        });
+        for _ in 0..200 {
+            assert_eq!(peer.try_write(b"x"), Ok(1));
+            let deadline = Instant::now() + Duration::from_millis(2);
+            let _ = end.wait(Interest::READ, None, Some(deadline)).unwrap();
+            end.hear();
+            // Heard of or not, it is there.
+            assert_eq!(end.try_read(&mut [0; 9]), Ok(1));
+            end.arm(Interest::READ);
+        }
+        over.store(true, Ordering::Relaxed);
+        // So that the last read comes back.
+        doorbell::ring(&bell).unwrap();
+    });
+}
+
+#[test]
+fn closed_bells_end_the_stream_with_an_error() {
+    let (end, second, memory) = victim();
+    assert_eq!(end.try_write(b"x"), Ok(1));
+    drop(second.own);
+    // The ring that finds nobody; no SIGPIPE.
+    word(&memory, play::AWAKE, 0);
+    assert_eq!(end.try_write(b"x"), Ok(1));
+    assert_eq!(end.try_write(b"x"), Err(Stop::Gone));
+    assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::Gone));
+    let (end, second, _memory) = victim();
+    drop(second.peer);
+    let start = Instant::now();
+    let error = (&end).read(&mut [0; 9]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+#[test]
+fn impossible_counts_are_found_out_and_the_peer_hears_of_the_end() {
+    for (at, value, writes) in [
+        (play::HEAD + play::BACK, 4097, false),
+        (play::HEAD + play::BACK, u64::MAX, false),
+        (play::TAIL, 3, true),
+        (play::TAIL, u64::MAX, true),
+    ] {
+        let (end, second, memory) = victim();
+        let peer = honest(second, &memory);
+        assert_eq!(end.try_write(b"ab"), Ok(2));
+        word(&memory, at, value);
+        let result = match writes {
+            true => end.try_write(&[0; 4096]),
+            false => end.try_read(&mut [0; 9]),
+        };
+        assert!(
+            matches!(result, Err(Stop::Violated(_))),
+            "{at} {value} {result:?}"
+        );
+        assert!(matches!(end.try_read(&mut [0; 9]), Err(Stop::Violated(_))));
+        assert!(matches!(end.try_write(b"x"), Err(Stop::Violated(_))));
+        assert_eq!(peer.try_write(b"x"), Err(Stop::Cut));
+    }
+}
+
+/// A cut that is taken back stays one, and nobody runs for it.
+#[test]
+fn a_cut_cannot_be_taken_back() {
+    let (end, second, memory) = victim();
+    let peer = honest(second, &memory);
+    word(&memory, play::STATE, 1);
+    assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::Cut));
+    word(&memory, play::STATE, 0);
+    assert_eq!(peer.try_write(b"more"), Ok(4));
+    assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::Cut));
+    assert_eq!(end.try_write(b"x"), Err(Stop::Cut));
+}
