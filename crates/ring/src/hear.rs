@@ -62,7 +62,13 @@ impl End {
         self.waiters.wake(but);
     }
 
+    /// Takes all rings, and finds out whether the other end has hung up.
     pub(crate) fn clear_own_bell(&self) {
+        self.take_rings(true);
+    }
+
+    /// Takes all rings; finds out whether the other end has hung up only if asked to.
+    pub(crate) fn take_rings(&self, or_end: bool) {
         let _taking = self
             .hearing
             .taking
@@ -70,7 +76,10 @@ impl End {
             .unwrap_or_else(PoisonError::into_inner);
         self.hearing.rung.store(false, Ordering::Relaxed);
         self.hearing.heard.store(true, Ordering::Relaxed);
-        if let Ok(false) = doorbell::clear(&self.bells.own) {
+        if !or_end {
+            // An error is for the next look to find.
+            let _ = doorbell::clear_few(&self.bells.own);
+        } else if let Ok(false) = doorbell::clear(&self.bells.own) {
             self.hung_up.store(true, Ordering::Release);
         }
     }

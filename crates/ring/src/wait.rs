@@ -111,8 +111,9 @@ impl End {
         {
             seat.event().clear();
         }
-        if is_ready(bell_at) {
-            self.clear_bell(seat.as_ref());
+        if let Some(at) = bell_at.filter(|at| is_ready(Some(*at))) {
+            self.take_rings(fds[at].revents().contains(PollFlags::HUP));
+            self.waiters.wake(seat.as_ref());
         }
         // A bell that is rung for nothing must not put the deadline off.
         let is_late = deadline.is_some_and(|at| at <= Instant::now());
