@@ -204,9 +204,10 @@ impl Victim {
             assert_eq!(room.read_from(&to, at).unwrap(), 1);
         }
         if script.byte().is_multiple_of(2) {
-            // What is committed is written, or the end knows why not.
-            let committed = room.commit(len);
-            assert!(committed.is_ok() || self.end.try_write(&[1]).is_err());
+            // A reader may close in between, and even take that back.
+            if let Err(error) = room.commit(len) {
+                assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+            }
         }
         Ok(len)
     }
