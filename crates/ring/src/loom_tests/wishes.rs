@@ -96,6 +96,29 @@ fn a_bell_is_rung_once_for_a_wish_and_never_behind_its_back() {
     });
 }
 
+/// Likewise for room.
+#[test]
+fn a_writers_bell_is_rung_once_for_a_wish() {
+    bounded(None, || {
+        let (mut writer, mut reader) = ends();
+        writer.write(CAPACITY);
+        let reads = thread::spawn(move || {
+            reader.available();
+            reader.read(1);
+            reader.read(1);
+            reader.read(1);
+        });
+        let mut known = 0;
+        for _ in 0..2 {
+            writer.arm(1);
+            let words = writer.shared.words();
+            known += usize::from(writer.producer.disarm(words) == Some(true));
+        }
+        reads.join().unwrap();
+        assert_eq!(writer.shared.writer.ever(), known);
+    });
+}
+
 /// Taking rings that nobody needs to hear off the bell takes none that is to be heard, and leaves
 /// none for ever: `End::tidy_bell`.
 #[test]

@@ -1,0 +1,107 @@
+//! Ten thousand rings at once.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::time::Instant;
+
+use hvsock_ring::{End, Parts, RingSize, Side};
+use hvsock_sys::limits;
+
+use super::{give, hear, say, start, take};
+
+const RINGS: usize = 10_000;
+/// A process may have some twenty thousand descriptors, and needs two for each ring.
+const PAIRS: usize = 4;
+
+/// Resident memory of a process in KiB, and the part of it that is shared memory.
+fn resident(process: &str) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        let number = line.unwrap().trim().trim_end_matches(" kB");
+        number.parse::<u64>().unwrap()
+    };
+    (line("VmRSS:"), line("RssShmem:"))
+}
+
+pub(super) fn one_side(socket: &impl AsFd) {
+    limits::raise_descriptors().unwrap();
+    let ends: Vec<End> = std::iter::from_fn(|| take(socket)).collect();
+    say(socket);
+    for round in 0..2u64 {
+        let number = |at: usize| (at as u64 ^ round << 32).to_ne_bytes();
+        for (at, mut end) in ends.iter().enumerate() {
+            end.write_all(&number(at)).unwrap();
+        }
+        for (at, mut end) in ends.iter().enumerate() {
+            let mut got = [0; 8];
+            end.read_exact(&mut got).unwrap();
+            assert_eq!(got, number(at));
+        }
+        say(socket);
+        hear(socket);
+    }
+}
+
+#[test]
+fn ten_thousand_rings_carry_bytes_both_ways() {
+    let begin = Instant::now();
+    let groups: Vec<_> = (0..PAIRS)
+        .map(|_| [(); 2].map(|()| start("crowd")))
+        .collect();
+    let mut memories = Vec::new();
+    for group in &groups {
+        for _ in 0..RINGS / PAIRS {
+            let parts = Parts::new(RingSize::DEFAULT).unwrap();
+            let [first, second] = group;
+            give(&first.1, Side::First, &parts.memory, &parts.first, [0, 0]);
+            give(
+                &second.1,
+                Side::Second,
+                &parts.memory,
+                &parts.second,
+                [0, 0],
+            );
+            if memories.len() < 10 {
+                memories.push(fs::File::from(parts.memory));
+            }
+        }
+    }
+    let everyone = || groups.iter().flatten();
+    let say_all = || everyone().for_each(|(_, socket)| say(socket));
+    let hear_all = || everyone().for_each(|(_, socket)| hear(socket));
+    let sizes = || -> Vec<_> {
+        everyone()
+            .map(|(process, _)| resident(&process.id().to_string()))
+            .collect()
+    };
+    say_all();
+    hear_all();
+    let idle = sizes();
+    hear_all();
+    let used = sizes();
+    let blocks: u64 = memories
+        .iter()
+        .map(|memory| memory.metadata().unwrap().blocks() * 512)
+        .sum();
+    say_all();
+    hear_all();
+    say_all();
+    let kib = |sizes: &[(u64, u64)], what: fn(&(u64, u64)) -> u64| {
+        sizes.iter().map(what).sum::<u64>() as f64 / (2 * RINGS) as f64
+    };
+    eprintln!(
+        "{RINGS} rings in {PAIRS} pairs of processes, {:.1?}; shared memory of one that has \
+         carried 8 bytes each way: {} bytes; for each end in KiB: own memory {:.2} when new, {:.2} \
+         when used; shared {:.2}",
+        begin.elapsed(),
+        blocks / memories.len() as u64,
+        kib(&idle, |(all, shared)| all - shared),
+        kib(&used, |(all, shared)| all - shared),
+        kib(&used, |(_, shared)| *shared),
+    );
+    // A page of words and one of bytes each way, and nothing beside.
+    assert!(blocks <= memories.len() as u64 * 3 * 4096);
+}
