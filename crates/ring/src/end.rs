@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use hvsock_sys::doorbell;
+use hvsock_sys::{doorbell, processor};
 
 use crate::consumer::Consumer;
 use crate::hear::Hearing;
@@ -387,9 +387,28 @@ impl End {
 
     fn ring_peer(&self) {
         count(&self.counts.rings);
+        self.runs_here();
         if let Ok(false) = doorbell::ring(&self.bells.peer) {
             self.hung_up.store(true, Local::Release);
         }
+    }
+
+    /// Tells the other end which processor runs this one, and returns whether it says of itself
+    /// that it is the same.
+    pub(crate) fn runs_here(&self) -> bool {
+        let Some(here) = processor::current() else {
+            return false;
+        };
+        let processors = &self.memory.header().processors;
+        let said = here.wrapping_add(1);
+        let own = &processors[self.side.index()].0;
+        if own.load(Ordering::Relaxed) != said {
+            own.store(said, Ordering::Relaxed);
+        }
+        processors[self.side.other().index()]
+            .0
+            .load(Ordering::Relaxed)
+            == said
     }
 
     /// Whether the other end's process has closed its half of the bell.

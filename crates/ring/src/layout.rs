@@ -6,6 +6,8 @@
 //! 0        state                         the broker's word: cut, suspended
 //! 128      words of first → second:      +0 head, +128 tail, +256 awake, +384 space, +512 ended, +516 closed
 //! 768      words of second → first       likewise
+//! 1408     where the first end runs       its processor's number and 1; 0 is unknown
+//! 1536     where the second end runs      likewise
 //! 4096     bytes of first → second       as many as the ring's size
 //! 4096+n   bytes of second → first
 //! ```
@@ -37,6 +39,9 @@ pub(crate) struct Header {
     pub(crate) state: Line<AtomicU32>,
     /// The words of each direction.
     pub(crate) directions: [Direction; 2],
+    /// By each end, now and then: the number of the processor that runs it, and 1; 0 is unknown.
+    /// Whoever runs on the same one need not look whether the other does something.
+    pub(crate) processors: [Line<AtomicU32>; 2],
 }
 
 /// The words of one direction. "Writer" is the end that writes its bytes.
@@ -77,6 +82,7 @@ const _: () = {
     use std::mem::{offset_of, size_of};
     assert!(size_of::<Header>() <= HEADER);
     assert!(offset_of!(Header, directions) == 128);
+    assert!(offset_of!(Header, processors) == 1408);
     assert!(size_of::<Direction>() == 640);
     assert!(offset_of!(Direction, tail) == 128);
     assert!(offset_of!(Direction, awake) == 256);
@@ -91,6 +97,7 @@ impl Header {
         Self {
             state: Line(AtomicU32::new(0)),
             directions: [Direction::new(), Direction::new()],
+            processors: [Line(AtomicU32::new(0)), Line(AtomicU32::new(0))],
         }
     }
 }

@@ -3,7 +3,9 @@
 //! To sleep and be woken costs some 10 µs and more where the two ends run on different
 //! processors; an answer is often there sooner. But a look that finds nothing is lost time. So the
 //! bound grows when looking helped and shrinks when it did not, and now and then a whole look
-//! finds out whether the peer has become quicker.
+//! finds out whether the peer has become quicker. Where both run on one processor the peer can do
+//! nothing while this end looks; then only the whole looks are left, in which the system may find
+//! another processor for it.
 
 use std::hint;
 use std::sync::OnceLock;
@@ -43,14 +45,20 @@ impl Spin {
         self.now.store(longest, Ordering::Relaxed);
     }
 
-    /// Looks until `found`, but not for long; whether it was.
-    pub(crate) fn until(&self, found: impl Fn() -> bool) -> bool {
+    /// Looks until `found`, but not for long; whether it was. `together` is whether the peer runs
+    /// on the same processor.
+    pub(crate) fn until(&self, together: bool, found: impl Fn() -> bool) -> bool {
         let longest = self.longest.load(Ordering::Relaxed);
         if longest == 0 || !is_worth_it() {
             return false;
         }
         let in_vain = self.in_vain.load(Ordering::Relaxed);
         let whole = in_vain != 0 && in_vain.is_multiple_of(RETRY);
+        if together && !whole {
+            self.in_vain
+                .store(in_vain.wrapping_add(1), Ordering::Relaxed);
+            return found();
+        }
         let now = self.now.load(Ordering::Relaxed);
         let bound = Duration::from_nanos(if whole { longest } else { now }.into());
         let start = Instant::now();
@@ -97,15 +105,22 @@ mod tests {
         let spin = Spin::new();
         let start = Instant::now();
         for _ in 0..8 {
-            assert!(!spin.until(|| false));
+            assert!(!spin.until(false, || false));
         }
         assert!(start.elapsed() < Duration::from_millis(100));
         if is_worth_it() {
             assert_eq!(spin.now.load(Ordering::Relaxed), SHORTEST);
-            assert!(spin.until(|| true));
+            assert!(spin.until(false, || true));
             assert_eq!(spin.in_vain.load(Ordering::Relaxed), 0);
         }
+        // Beside its peer it looks for long only now and then.
+        let long = (0..RETRY).filter(|_| {
+            let start = Instant::now();
+            spin.until(true, || false);
+            start.elapsed() >= LONGEST
+        });
+        assert!(long.count() < RETRY as usize);
         spin.set_longest(Duration::ZERO);
-        assert!(!spin.until(|| true));
+        assert!(!spin.until(false, || true));
     }
 }

@@ -127,6 +127,7 @@ impl End {
     /// Looks for a moment whether it need sleep; whether it need not.
     fn look(&self, interest: Interest) -> bool {
         let state = self.state();
+        let together = self.runs_here();
         if state & SUSPENDED != 0 {
             return false;
         }
@@ -146,7 +147,7 @@ impl End {
                 || write.ends.0.closed.load(Ordering::Relaxed) != 0
         };
         let spin = &self.spins[usize::from(!interest.read)];
-        spin.until(|| {
+        spin.until(together, || {
             seen.is_some() && data()
                 || interest.write && room()
                 || word.load(Ordering::Relaxed) != state & !CUT

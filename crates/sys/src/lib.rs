@@ -17,7 +17,8 @@ mod linux;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, doorbell, errno, event, limits, message, peer, poll, seqpacket, shared_memory, stream,
+    accounts, doorbell, errno, event, limits, message, peer, poll, processor, seqpacket,
+    shared_memory, stream,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

@@ -8,6 +8,7 @@ pub mod limits;
 pub mod message;
 pub mod peer;
 pub mod poll;
+pub mod processor;
 pub mod seqpacket;
 pub mod shared_memory;
 mod sigpipe;
