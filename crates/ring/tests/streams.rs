@@ -1,0 +1,326 @@
+//! Threads and event loops that stream for a while, and every byte looked at.
+
+use std::io::{Read, Write};
+use std::sync::Mutex;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock_ring::{End, Interest, Parts, RingSize, Side, Stop, pair};
+use hvsock_sys::poll::{self, PollFd, PollFlags};
+use rustix::event::{Timespec, epoll};
+
+/// Far more than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+
+/// Where less is enough: a sanitizer's or valgrind's processes are slow.
+fn times(usual: usize) -> usize {
+    match std::env::var_os("HVSOCK_RING_SLOW") {
+        Some(_) => usual / 20,
+        None => usual,
+    }
+}
+
+/// The byte at a place of a stream.
+fn byte_at(place: usize) -> u8 {
+    ((place as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 56) as u8
+}
+
+fn bytes_at(place: usize, count: usize) -> Vec<u8> {
+    (place..place + count).map(byte_at).collect()
+}
+
+/// Numbers that look random, and are the same each time.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 % bound as u64) as usize
+    }
+
+    /// Now and then not at once.
+    fn dawdle(&mut self) {
+        match self.below(400) {
+            0 => thread::sleep(Duration::from_micros(300)),
+            1..10 => thread::yield_now(),
+            _ => {}
+        }
+    }
+}
+
+fn write_stream(mut end: &End, total: usize, seed: u64) {
+    let (mut random, mut place) = (Random(seed), 0);
+    while place < total {
+        let count = (1 + random.below(6000)).min(total - place);
+        end.write_all(&bytes_at(place, count)).unwrap();
+        place += count;
+        random.dawdle();
+    }
+    end.shutdown_write();
+}
+
+fn read_stream(mut end: &End, total: usize, seed: u64) {
+    let (mut random, mut place, mut buffer) = (Random(seed), 0, vec![0; 6000]);
+    loop {
+        let count = 1 + random.below(6000);
+        let read = end.read(&mut buffer[..count]).unwrap();
+        if read == 0 {
+            break;
+        }
+        assert_eq!(buffer[..read], bytes_at(place, read), "at {place}");
+        place += read;
+        random.dawdle();
+    }
+    assert_eq!(place, total);
+}
+
+fn open_at(size: RingSize, starts: [u64; 2]) -> (End, End) {
+    let Parts {
+        memory,
+        first,
+        second,
+    } = Parts::new(size).unwrap();
+    let a = End::open_at(Side::First, &memory, first, starts).unwrap();
+    let b = End::open_at(Side::Second, &memory, second, starts).unwrap();
+    (a, b)
+}
+
+/// What a stream of a TiB comes across: counters that pass 2^32, and 2^64.
+#[test]
+fn streams_pass_the_places_where_counters_wrap() {
+    let total = times(8 << 20);
+    for (size, spin) in [(RingSize::MIN, 0), (RingSize::DEFAULT, 20)] {
+        let half = total as u64 / 2;
+        let (a, b) = open_at(size, [(1 << 32) - half, 0u64.wrapping_sub(half)]);
+        for end in [&a, &b] {
+            end.set_spin(Duration::from_micros(spin));
+        }
+        let (a, b) = (&a, &b);
+        thread::scope(|scope| {
+            scope.spawn(move || write_stream(a, total, 1));
+            scope.spawn(move || write_stream(b, total, 2));
+            scope.spawn(move || read_stream(a, total, 3));
+            scope.spawn(move || read_stream(b, total, 4));
+        });
+    }
+}
+
+/// A message that shows whether it is in one piece.
+const MESSAGE: usize = 64;
+
+fn message(writer: usize, number: usize) -> [u8; MESSAGE] {
+    let mut bytes = [0; MESSAGE];
+    bytes[..8].copy_from_slice(&(writer as u64).to_ne_bytes());
+    bytes[8..16].copy_from_slice(&(number as u64).to_ne_bytes());
+    for (place, byte) in bytes.iter_mut().enumerate().skip(16) {
+        *byte = byte_at(place * 131 + writer * 7 + number);
+    }
+    bytes
+}
+
+#[test]
+fn several_threads_share_an_end_and_each_call_is_in_one_piece() {
+    let (writers, each) = (3, times(20_000));
+    let (a, b) = pair(RingSize::MIN).unwrap();
+    let seen = Mutex::new(vec![vec![false; each]; writers]);
+    let (a, b, seen) = (&a, &b, &seen);
+    thread::scope(|scope| {
+        let writing: Vec<_> = (0..writers)
+            .map(|writer| {
+                scope.spawn(move || {
+                    let mut random = Random(writer as u64 + 1);
+                    for number in 0..each {
+                        let mut end = a;
+                        assert_eq!(end.write(&message(writer, number)).unwrap(), MESSAGE);
+                        random.dawdle();
+                    }
+                })
+            })
+            .collect();
+        for reader in 0..3 {
+            scope.spawn(move || {
+                let (mut random, mut last) = (Random(reader + 77), vec![None; writers]);
+                let mut bytes = [0; MESSAGE];
+                loop {
+                    let mut end = b;
+                    let read = end.read(&mut bytes).unwrap();
+                    if read == 0 {
+                        break;
+                    }
+                    assert_eq!(read, MESSAGE);
+                    let [writer, number] = [0, 8].map(|at| {
+                        u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+                    });
+                    assert_eq!(bytes, message(writer, number));
+                    // One reader sees one writer's messages in their order.
+                    assert!(last[writer] < Some(number));
+                    last[writer] = Some(number);
+                    assert!(!std::mem::replace(
+                        &mut seen.lock().unwrap()[writer][number],
+                        true
+                    ));
+                    random.dawdle();
+                }
+            });
+        }
+        writing
+            .into_iter()
+            .for_each(|writer| writer.join().unwrap());
+        a.shutdown_write();
+    });
+    assert!(seen.lock().unwrap().iter().flatten().all(|seen| *seen));
+}
+
+/// How an event loop learns that the bell's descriptor is ready.
+#[derive(Clone, Copy, Debug)]
+enum Loop {
+    /// By poll; it takes no ring.
+    Level,
+    /// By poll; it hears.
+    LevelHears,
+    /// By an edge of epoll; it hears.
+    Edge,
+}
+
+/// Sends and receives `total` bytes on one thread; how often it woke up.
+fn run_loop(end: &End, total: usize, how: Loop) -> u64 {
+    let (mut sent, mut got, mut wakes) = (0, 0, 0);
+    let (mut random, mut buffer) = (Random(5), vec![0; 3000]);
+    let edges = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(&edges, end.bell(), epoll::EventData::new_u64(0), flags).unwrap();
+    let mut is_over = false;
+    while !is_over || sent < total {
+        let mut waits_to_read = is_over;
+        while !is_over {
+            match end.try_read(&mut buffer) {
+                Ok(count) => {
+                    assert_eq!(buffer[..count], bytes_at(got, count), "at {got}");
+                    got += count;
+                }
+                Err(Stop::WouldBlock) => {
+                    if end.arm(Interest::READ) {
+                        waits_to_read = true;
+                        break;
+                    }
+                }
+                Err(Stop::End) => is_over = true,
+                Err(stop) => panic!("{stop}"),
+            }
+        }
+        let mut waits_to_write = sent == total;
+        while sent < total {
+            let count = (1 + random.below(3000)).min(total - sent);
+            match end.try_write(&bytes_at(sent, count)) {
+                Ok(count) => sent += count,
+                Err(Stop::WouldBlock) => {
+                    if end.arm(Interest::WRITE) {
+                        waits_to_write = true;
+                        break;
+                    }
+                }
+                Err(stop) => panic!("{stop}"),
+            }
+            if sent == total {
+                end.shutdown_write();
+                waits_to_write = true;
+            }
+        }
+        if is_over && sent == total {
+            break;
+        }
+        assert!(waits_to_read && waits_to_write || is_over);
+        wakes += 1;
+        match how {
+            Loop::Level | Loop::LevelHears => {
+                let mut fds = [PollFd::from_borrowed_fd(end.bell(), PollFlags::IN)];
+                let deadline = Instant::now() + LONG;
+                assert!(poll::wait(&mut fds, Some(deadline)).unwrap(), "asleep");
+            }
+            Loop::Edge => {
+                let mut events = Vec::with_capacity(1);
+                let limit = Timespec::try_from(LONG).unwrap();
+                let spare = rustix::buffer::spare_capacity(&mut events);
+                assert_eq!(
+                    epoll::wait(&edges, spare, Some(&limit)).unwrap(),
+                    1,
+                    "asleep"
+                );
+            }
+        }
+        if !matches!(how, Loop::Level) {
+            end.hear();
+        }
+    }
+    assert_eq!(got, total);
+    wakes
+}
+
+#[test]
+fn event_loops_sleep_through_nothing_and_wake_for_nothing() {
+    let total = times(2 << 20);
+    for how in [Loop::Level, Loop::LevelHears, Loop::Edge] {
+        let (a, b) = pair(RingSize::MIN).unwrap();
+        let (a, b) = (&a, &b);
+        thread::scope(|scope| {
+            scope.spawn(move || write_stream(b, total, 8));
+            scope.spawn(move || read_stream(b, total, 9));
+            let wakes = run_loop(a, total, how);
+            let rings = b.stats().rings;
+            // A ring that comes while the loop is awake may wake it once more.
+            assert!(wakes <= rings + rings / 4 + 16, "{how:?} {wakes} {rings}");
+        });
+    }
+}
+
+#[test]
+fn two_event_loops_talk_to_each_other() {
+    let total = times(2 << 20);
+    for (one, other) in [(Loop::Level, Loop::Edge), (Loop::Edge, Loop::LevelHears)] {
+        let (a, b) = pair(RingSize::MIN).unwrap();
+        let (a, b) = (&a, &b);
+        thread::scope(|scope| {
+            scope.spawn(move || run_loop(a, total, one));
+            run_loop(b, total, other);
+        });
+    }
+}
+
+/// There and back, small, parked or not: every message waits for one before.
+#[test]
+fn no_message_of_a_conversation_is_slept_through() {
+    for spin in [0, 5, 50] {
+        let (a, b) = pair(RingSize::MIN).unwrap();
+        for end in [&a, &b] {
+            end.set_spin(Duration::from_micros(spin));
+        }
+        let (mut a, mut b) = (&a, &b);
+        let rounds = times(20_000);
+        let start = Instant::now();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let mut got = [0; 64];
+                for _ in 0..rounds {
+                    b.read_exact(&mut got).unwrap();
+                    b.write_all(&got).unwrap();
+                }
+            });
+            for round in 0..rounds {
+                let message = message(1, round);
+                a.write_all(&message).unwrap();
+                let mut got = [0; 64];
+                a.read_exact(&mut got).unwrap();
+                assert_eq!(got, message);
+            }
+        });
+        assert!(start.elapsed() < LONG);
+        // At most one ring for a sleep, and one for the wish of a new connection.
+        assert!(
+            a.stats().rings <= b.stats().sleeps + 1,
+            "{:?}",
+            (a.stats(), b.stats())
+        );
+    }
+}
