@@ -25,6 +25,9 @@ pub struct BrokerConfig {
     pub idle_timeout: Duration,
     /// How many such processes one partition may have at once.
     pub idle_sessions: usize,
+    /// Whether two processes that can share memory may do so. Without it the broker moves the
+    /// bytes of every connection itself, and a cut or a pause needs nobody's consent.
+    pub shared_memory: bool,
     /// Whether to serve the control API.
     pub control: bool,
 }
@@ -40,6 +43,7 @@ impl BrokerConfig {
             data_threads: processors.min(4),
             idle_timeout: Duration::from_secs(10),
             idle_sessions: 1024,
+            shared_memory: true,
             control: true,
         }
     }

@@ -37,7 +37,11 @@ impl Core {
     /// of another kind, makes its own.
     pub(super) fn make_spare(&mut self) {
         if self.spare.is_none() {
-            self.spare = Material::new(Kind::USUAL).ok();
+            let usual = match self.config.shared_memory {
+                true => Kind::USUAL,
+                false => Kind::Descriptor,
+            };
+            self.spare = Material::new(usual).ok();
         }
     }
 
@@ -123,7 +127,8 @@ impl Core {
             plain: connect.flags.plain,
             ring_size: session.ring_size,
         };
-        let kind = Kind::between(connecting, accepting).ok_or(Refusal::NotSupported)?;
+        let kind = Kind::between(connecting, accepting, self.config.shared_memory);
+        let kind = kind.ok_or(Refusal::NotSupported)?;
         let material = self.material(kind)?;
 
         let connection = route.connection.as_u64();

@@ -50,11 +50,11 @@ impl Kind {
     /// What most connections ask for.
     pub(super) const USUAL: Kind = Kind::Ring(RingSize::DEFAULT);
 
-    /// What suits both processes best.
-    pub(super) fn between(connecting: Offer, listening: Offer) -> Option<Kind> {
+    /// What suits both processes best, where they may share memory or may not.
+    pub(super) fn between(connecting: Offer, listening: Offer, may_share: bool) -> Option<Kind> {
         let both = [connecting, listening];
         let all_take = |transport| both.iter().all(|offer| offer.takes(transport));
-        if all_take(Transport::Ring) {
+        if may_share && all_take(Transport::Ring) {
             let size = connecting.ring_size().max(listening.ring_size());
             Some(Kind::Ring(size))
         } else if all_take(Transport::Descriptor) {
@@ -211,6 +211,18 @@ mod tests {
         }
     }
 
+    fn between(connecting: Offer, listening: Offer) -> Option<Kind> {
+        Kind::between(connecting, listening, true)
+    }
+
+    #[test]
+    fn memory_is_shared_only_where_it_may_be() {
+        let ring = Transports::RING;
+        let both = Kind::between(offer(BOTH), offer(BOTH), false);
+        assert_eq!(both, Some(Kind::Descriptor));
+        assert_eq!(Kind::between(offer(ring), offer(BOTH), false), None);
+    }
+
     #[test]
     fn the_ring_is_used_where_both_can_and_neither_is_plain() {
         let (descriptor, ring) = (Transports::DESCRIPTOR, Transports::RING);
@@ -223,19 +235,19 @@ mod tests {
             (descriptor, descriptor, Some(Kind::Descriptor)),
             (ring, descriptor, None),
         ] {
-            assert_eq!(Kind::between(offer(a), offer(b)), want, "{a:?} {b:?}");
-            assert_eq!(Kind::between(offer(b), offer(a)), want, "{b:?} {a:?}");
+            assert_eq!(between(offer(a), offer(b)), want, "{a:?} {b:?}");
+            assert_eq!(between(offer(b), offer(a)), want, "{b:?} {a:?}");
         }
         let plain = |transports| Offer {
             plain: true,
             ..offer(transports)
         };
         for other in [offer(BOTH), plain(BOTH), offer(descriptor)] {
-            let kind = Kind::between(plain(BOTH), other);
+            let kind = between(plain(BOTH), other);
             assert_eq!(kind, Some(Kind::Descriptor));
-            assert_eq!(Kind::between(other, plain(BOTH)), kind);
+            assert_eq!(between(other, plain(BOTH)), kind);
         }
-        assert_eq!(Kind::between(plain(ring), offer(BOTH)), None);
+        assert_eq!(between(plain(ring), offer(BOTH)), None);
     }
 
     #[test]
@@ -252,7 +264,7 @@ mod tests {
                 ring_size,
                 ..offer(BOTH)
             };
-            for kind in [Kind::between(of(a), of(b)), Kind::between(of(b), of(a))] {
+            for kind in [between(of(a), of(b)), between(of(b), of(a))] {
                 assert!(
                     matches!(kind, Some(Kind::Ring(size)) if size.bytes() == want),
                     "{a} {b} {kind:?}"

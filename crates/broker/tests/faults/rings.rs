@@ -206,6 +206,17 @@ fn the_transport_is_one_that_both_offer_and_the_ring_if_that_is_one() {
 }
 
 #[test]
+fn a_broker_that_lets_nobody_share_memory_moves_all_bytes_itself() {
+    let world = World::with(|config| config.shared_memory = false);
+    let host = world.host();
+    let either = (EITHER, false);
+    assert_eq!(agree(&host, either, either), Ok(Transport::Descriptor));
+    world.settles_at(0, 0);
+    let refused = agree(&host, (Transports::RING, false), either);
+    assert_eq!(refused, Err(Refusal::NotSupported));
+}
+
+#[test]
 fn the_larger_wish_decides_the_size_within_bounds() {
     let world = World::new();
     let host = world.host();

@@ -33,6 +33,10 @@ pub struct Broker {
     /// How many threads move data [default: one for each processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     data_threads: Option<u16>,
+    /// Move the bytes of every connection, instead of letting two processes that can share memory
+    /// do it themselves: slower, and a cut or a pause then needs nobody's consent
+    #[arg(long)]
+    no_shared_memory: bool,
 }
 
 impl Broker {
@@ -46,6 +50,7 @@ impl Broker {
         if let Some(threads) = self.data_threads {
             config.data_threads = threads.into();
         }
+        config.shared_memory = !self.no_shared_memory;
         let endpoint = config.dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
         output::line(format_args!(
