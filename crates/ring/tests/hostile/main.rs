@@ -159,12 +159,16 @@ fn impossible_counts_are_found_out_and_the_peer_hears_of_the_end() {
     for (at, value, writes) in [
         (play::HEAD + play::BACK, 4097, false),
         (play::HEAD + play::BACK, u64::MAX, false),
+        // Less than was seen.
+        (play::HEAD + play::BACK, 4, false),
         (play::TAIL, 3, true),
         (play::TAIL, u64::MAX, true),
     ] {
         let (end, second, memory) = victim();
         let peer = honest(second, &memory);
         assert_eq!(end.try_write(b"ab"), Ok(2));
+        assert_eq!(peer.try_write(b"seen5"), Ok(5));
+        assert_eq!(end.try_peek(&mut [0; 9]), Ok(5));
         word(&memory, at, value);
         let result = match writes {
             true => end.try_write(&[0; 4096]),
