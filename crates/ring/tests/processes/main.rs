@@ -9,12 +9,13 @@ mod deaths;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, io};
+use std::{env, io, thread};
 
 use hvsock_ring::{Bells, End, Side};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::{message, seqpacket};
 use hvsock_testkit::process::Running;
+use rustix::io::Errno;
 
 /// Says what this process is to do, if it is a second one.
 const ROLE: &str = "HVSOCK_RING_TEST_ROLE";
@@ -84,6 +85,10 @@ fn patiently<T>(
                 let deadline = Instant::now() + Duration::from_secs(60);
                 let mut fds = [PollFd::new(socket, flags)];
                 assert!(poll::wait(&mut fds, Some(deadline)).unwrap());
+            }
+            // So many descriptors are on their way that a user may not have more there.
+            Err(error) if error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error()) => {
+                thread::sleep(Duration::from_millis(1));
             }
             result => return result.unwrap(),
         }
