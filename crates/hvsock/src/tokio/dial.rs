@@ -9,12 +9,21 @@ use super::watch::{Watched, watch};
 use crate::Endpoint;
 use crate::backend::{Conversation, Outcome, Request};
 
+/// The bytes that a ring should hold between tasks, where nobody said otherwise. A task must not
+/// look whether its peer does something, it can only be woken, which takes some 30 µs where the
+/// two run on different processors. What memory moves in that time has to fit, or both only ever
+/// wait for each other. Threads look for a moment instead, and get along with a quarter of it.
+const RING_FOR_TASKS: u32 = 1024 * 1024;
+
 /// Asks for a connection or a listener and waits up to `bound` for it.
 pub(super) async fn obtain(
     endpoint: Endpoint,
-    request: Request,
+    mut request: Request,
     bound: Duration,
 ) -> io::Result<Outcome> {
+    if request.settings.ring_size == 0 {
+        request.settings.ring_size = RING_FOR_TASKS;
+    }
     match tokio::time::timeout(bound, ask(endpoint, request, bound)).await {
         Ok(result) => result,
         Err(_) => {

@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use hvsock::tokio::{HvListener, HvStream};
-use hvsock::{Refusal, refusal_of};
-use hvsock_endpoint::{BrokerMessage, ClientMessage};
+use hvsock::{ConnectOptions, Refusal, refusal_of};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, SocketOption};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
@@ -42,6 +42,33 @@ async fn listener() -> (HvListener, Client) {
     });
     let listener = HvListener::bind_with(&options, ADDRESS).await.unwrap();
     (listener, played.await.unwrap())
+}
+
+/// What a task says first that connects with these options.
+async fn first_words(change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> ClientMessage {
+    let broker = Broker::new();
+    let options = change(broker.connect_options());
+    let played = tokio::task::spawn_blocking(move || broker.client().hear_all());
+    let refused = HvStream::connect_with(&options, ADDRESS).await;
+    assert!(refused.is_err());
+    played.await.unwrap()
+}
+
+#[tokio::test]
+async fn a_ring_between_tasks_holds_what_memory_moves_during_a_wake_up() {
+    let wish = |value| ClientMessage::SetOption {
+        option: SocketOption::RingSize,
+        value,
+    };
+    assert_eq!(first_words(|options| options).await, wish(1 << 20));
+    let small = first_words(|options| options.ring_size(4096)).await;
+    assert_eq!(small, wish(4096));
+    for none in [
+        first_words(|options| options.shared_memory(false)).await,
+        first_words(|options| options.plain(true)).await,
+    ] {
+        assert!(matches!(none, ClientMessage::Connect(_)), "{none:?}");
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream, ListenOptions};
 use hvsock::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Connected, Incoming, Listening, Refused, Transport,
+    BrokerMessage, ClientMessage, Connected, Incoming, Listening, Refused, SocketOption, Transport,
 };
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::{message, seqpacket, stream};
@@ -112,8 +112,21 @@ impl Broker {
 }
 
 impl Client {
-    /// What the process says next.
+    /// What the process says next, its wish for a ring's size aside.
     pub fn hear(&self) -> ClientMessage {
+        loop {
+            match self.hear_all() {
+                ClientMessage::SetOption {
+                    option: SocketOption::RingSize,
+                    ..
+                } => {}
+                said => return said,
+            }
+        }
+    }
+
+    /// What the process says next, whatever it is.
+    pub fn hear_all(&self) -> ClientMessage {
         wait(&self.socket, PollFlags::IN);
         let mut buffer = [0; hvsock_endpoint::MAX_MESSAGE];
         let received = message::recv(&self.socket, &mut buffer).unwrap();

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::{HvStream, Interest, Transport};
+use hvsock_broker::model::PartitionState;
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
 use crate::world::{LONG, World};
@@ -213,6 +214,38 @@ fn the_descriptor_tells_of_a_cut_too() {
         (&far).read(&mut [0]).unwrap_err().kind(),
         ErrorKind::ConnectionReset
     );
+}
+
+#[test]
+fn the_descriptor_is_quiet_while_a_connection_stands_still() {
+    let world = World::new();
+    let (near, far) = world.pair(&world.at_web().connected_suspend(true));
+    near.set_nonblocking(true).unwrap();
+    let would_block = || (&near).read(&mut [0]).unwrap_err().kind() == ErrorKind::WouldBlock;
+    let ready_within = |time| {
+        let mut fds = [PollFd::new(&near, PollFlags::IN)];
+        poll::wait(&mut fds, Some(Instant::now() + time)).unwrap()
+    };
+    assert!(would_block());
+    world.set_web(PartitionState::Paused);
+    while ready_within(Duration::from_millis(50)) {
+        assert!(would_block());
+    }
+    (&far).write_all(b"bye").unwrap();
+    drop(far);
+    // It may be woken by what happened, to find that there is nothing for it yet.
+    let wakes = (0..10).filter(|_| {
+        let woken = ready_within(Duration::from_millis(20));
+        assert!(would_block());
+        woken
+    });
+    assert!(wakes.count() <= 3);
+    world.set_web(PartitionState::Running);
+    assert!(ready_within(LONG));
+    let mut text = String::new();
+    near.set_nonblocking(false).unwrap();
+    (&near).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "bye");
 }
 
 #[test]

@@ -51,6 +51,11 @@ pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     Ok(any)
 }
 
+/// Takes a descriptor out again of what [`any_of`] returned.
+pub fn leave_out(any: impl AsFd, fd: impl AsFd) -> io::Result<()> {
+    Ok(rustix::event::epoll::delete(any, fd)?)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
@@ -73,5 +78,10 @@ mod tests {
         b.clear();
         b.clear();
         assert!(!ready(&b) && !ready(&either));
+        leave_out(&either, &b).unwrap();
+        b.set();
+        assert!(ready(&b) && !ready(&either));
+        a.set();
+        assert!(ready(&either));
     }
 }

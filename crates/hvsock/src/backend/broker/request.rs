@@ -8,7 +8,8 @@ use std::io;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Connect, Flags, Listen, LookupKind, SocketOption, Transports,
+    BrokerMessage, ClientMessage, Connect, Flags, Listen, LookupKind, SocketOption, Transport,
+    Transports,
 };
 
 use super::conversation::{Answer, Conversation};
@@ -59,9 +60,12 @@ impl Request {
         let Settings {
             connected_suspend,
             high_vtl,
-            ring_size,
+            mut ring_size,
             ..
         } = self.settings;
+        if !self.transports().contains(Transport::Ring) {
+            ring_size = 0;
+        }
         [
             (SocketOption::ContainerPassthru, passthru.into()),
             (SocketOption::ConnectedSuspend, connected_suspend.into()),

@@ -9,7 +9,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
@@ -34,6 +34,8 @@ pub(crate) struct Ring {
     end: End,
     /// Made when somebody first asks for a descriptor to watch.
     news: OnceLock<OwnedFd>,
+    /// The bell, whose other half is closed, is no part of it any more.
+    is_bell_out: AtomicBool,
     /// Bytes read and bytes written since the last look at what the broker says.
     moved: [AtomicU64; 2],
 }
@@ -46,6 +48,7 @@ impl Ring {
         Ok(Self {
             end: End::open(side, memory, bells)?,
             news: OnceLock::new(),
+            is_bell_out: AtomicBool::new(false),
             moved: [AtomicU64::new(0), AtomicU64::new(0)],
         })
     }
@@ -210,10 +213,18 @@ impl Ring {
     fn would_block(&self, link: &Link, wish: hvsock_ring::Interest) -> io::Result<()> {
         // Whoever watches the descriptor is to find it quiet again.
         self.hear(link);
-        if self.end.arm(wish) {
-            return Err(io::ErrorKind::WouldBlock.into());
+        if !self.end.arm(wish) {
+            return Ok(());
         }
-        Ok(())
+        // A peer that is gone while the connection stands still: there is nothing to do about it
+        // yet, and its bell would be ready all the time.
+        if self.end.has_hung_up()
+            && let Some(news) = self.news.get()
+            && !self.is_bell_out.swap(true, Ordering::Relaxed)
+        {
+            event::leave_out(news, self.end.bell())?;
+        }
+        Err(io::ErrorKind::WouldBlock.into())
     }
 
     fn wait(
