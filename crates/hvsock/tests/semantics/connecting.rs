@@ -5,9 +5,11 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use hvsock::{
-    Endpoint, HvStream, Lease, NoBroker, Refusal, ServiceId, SockAddrHv, VmId, refusal_of,
+    Endpoint, HvStream, Lease, NoBroker, Refusal, ServiceId, SockAddrHv, Transport, VmId,
+    refusal_of,
 };
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind, Refused, SocketOption};
+use hvsock_sys::{doorbell, shared_memory};
 
 use crate::fake::{ADDRESS, Broker, LONG, SERVICE, SHORT, disabled, listening};
 
@@ -267,6 +269,50 @@ fn more_descriptors_than_belong_to_an_answer_are_an_error() {
         },
     );
     assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidData);
+}
+
+#[test]
+fn a_ring_of_odd_parts_or_that_nobody_offered_is_an_error() {
+    let BrokerMessage::Connected(connected) = crate::fake::connected() else {
+        panic!()
+    };
+    let ring = BrokerMessage::Connected(hvsock_endpoint::Connected {
+        transport: Transport::Ring,
+        ..connected
+    });
+    let answer = |shared, memory: &dyn AsFd, bells: usize| {
+        let broker = Broker::new();
+        let options = broker.connect_options().shared_memory(shared);
+        let (hear, _bell) = doorbell::pair().unwrap();
+        let (result, ()) = broker.play(
+            || options.connect(ADDRESS),
+            |broker| {
+                let client = broker.client();
+                client.hear();
+                let mut fds = vec![memory.as_fd()];
+                fds.extend(vec![hear.as_fd(); bells]);
+                client.say_with(&ring, &fds);
+            },
+        );
+        result
+            .map(|stream| stream.transport())
+            .map_err(|error| error.kind())
+    };
+    const SIZE: u64 = 4096 + 2 * 65_536;
+    let memory = shared_memory::create(SIZE).unwrap();
+    assert_eq!(answer(true, &memory, 2), Ok(Transport::Ring));
+    let odd = Err(ErrorKind::InvalidData);
+    assert_eq!(answer(false, &memory, 2), odd);
+    assert_eq!(answer(true, &memory, 1), odd);
+    assert_eq!(answer(true, &memory, 3), odd);
+    for size in [0, 100, 4096, SIZE - 1, SIZE + 4096, 4096 + 2 * 2048] {
+        let memory = shared_memory::create(size).unwrap();
+        assert_eq!(answer(true, &memory, 2), odd, "{size}");
+    }
+    // It could be made shorter under the feet of who uses it.
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(SIZE).unwrap();
+    assert_eq!(answer(true, &file, 2), odd);
 }
 
 #[test]

@@ -127,8 +127,11 @@ impl Listener {
                 if received.dropped_descriptors {
                     return Err(error::no_room_for_descriptors());
                 }
-                Stream::accepted(incoming, received.descriptors, self.plain)
-                    .map_err(|error| fault(&error))
+                let stream = Stream::accepted(incoming, received.descriptors, self.plain);
+                stream.map_err(|error| match error.kind() {
+                    io::ErrorKind::InvalidData => fault(&error),
+                    _ => error,
+                })
             }
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
                 state.cut = Some(error::refusal(&refused));

@@ -136,7 +136,10 @@ impl Request {
                     return Err(conversation.fault(&"a transport that was not offered"));
                 }
                 let stream = Stream::connected(&connected, answer.descriptors, socket, plain);
-                Outcome::Connected(stream.map_err(|error| conversation.fault(&error))?)
+                Outcome::Connected(stream.map_err(|error| match error.kind() {
+                    io::ErrorKind::InvalidData => conversation.fault(&error),
+                    _ => error,
+                })?)
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
                 Outcome::Listening(Listener::new(&listening, asked.address, socket, plain))

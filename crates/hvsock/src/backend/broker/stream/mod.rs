@@ -339,8 +339,11 @@ impl Carrier {
             Transport::Ring => {
                 let [memory, own, peer] =
                     <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| odd_descriptors())?;
-                let ring = Ring::new(side, &memory, hvsock_ring::Bells { own, peer })?;
-                Ok(Self::Ring(Box::new(ring)))
+                match Ring::new(side, &memory, hvsock_ring::Bells { own, peer }) {
+                    Ok(ring) => Ok(Self::Ring(Box::new(ring))),
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
+                    Err(error) => Err(unmapped(&error)),
+                }
             }
             _ => Err(crate::error::plain(
                 io::ErrorKind::InvalidData,
@@ -353,6 +356,15 @@ impl Carrier {
 fn no_ring() -> io::Error {
     let text = "the bytes of this connection do not go through shared memory";
     crate::error::plain(io::ErrorKind::Unsupported, text)
+}
+
+/// The memory is as it should be, and the system does not let this process have it.
+fn unmapped(error: &io::Error) -> io::Error {
+    let text = format!(
+        "the memory of the connection cannot be mapped ({error}); connect and listen with \
+         `shared_memory(false)`, or run the broker with `--no-shared-memory`"
+    );
+    io::Error::new(error.kind(), text)
 }
 
 fn odd_descriptors() -> io::Error {
