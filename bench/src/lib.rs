@@ -11,5 +11,6 @@ pub mod broker;
 pub mod cpu;
 pub mod figures;
 pub mod machine;
+pub mod options;
 pub mod plot;
 pub mod stream;

@@ -16,8 +16,23 @@ use anyhow::Context;
 use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::{Spread, keep, percentile};
+use hvsock_bench::options::{Options, positive};
 use hvsock_bench::plot;
 use serde::Serialize;
+
+const OPTIONS: Options = Options {
+    bench: "connect",
+    about: "What a connection of hvsock costs, made and idle, beside one of Unix sockets.",
+    all: &[
+        ("--turns", "N", "measure everything N times, in turns (15)"),
+        ("--idle", "N", "hold N idle connections at most (10000)"),
+        (
+            "--out",
+            "FOLDER",
+            "where to keep connect.json and connect.svg (target/bench)",
+        ),
+    ],
+};
 
 const HOLD: &str = "role-hold";
 /// Connections that one helper process holds, both ends: four descriptors each.
@@ -51,19 +66,15 @@ fn main() -> anyhow::Result<()> {
         [HOLD, endpoint, count] => return hold(Path::new(endpoint), count.parse()?),
         _ => {}
     }
-    let option = |name: &str, default: usize| -> anyhow::Result<usize> {
-        match words.iter().position(|word| *word == name) {
-            Some(at) => Ok(words.get(at + 1).context("a number is missing")?.parse()?),
-            None => Ok(default),
+    let (mut turns, mut idle, mut out) = (15, 10_000, PathBuf::from("target/bench"));
+    OPTIONS.take_or_exit(&words, |word, value| {
+        match word {
+            "--turns" => turns = positive(value)?,
+            "--idle" => idle = value.parse().map_err(|_| "a number")?,
+            _ => out = PathBuf::from(value),
         }
-    };
-    let turns = option("--turns", 15)?;
-    let idle = option("--idle", 10_000)?;
-    let out = words
-        .iter()
-        .position(|word| *word == "--out")
-        .and_then(|at| words.get(at + 1));
-    let out = PathBuf::from(out.unwrap_or(&"target/bench"));
+        Ok(())
+    });
 
     hvsock_sys::limits::raise_descriptors()?;
     let figures = measure(turns, idle)?;

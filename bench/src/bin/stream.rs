@@ -6,18 +6,45 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::keep;
 use hvsock_bench::machine::Machine;
+use hvsock_bench::options::{Options, positive};
 use hvsock_bench::stream::measure::{self, Effort, Suite};
 use hvsock_bench::stream::peer::{self, Peer, Style};
 use hvsock_bench::stream::report::{Report, size_in_words};
 use hvsock_bench::stream::{Over, SIZES};
 use hvsock_bench::{cpu, plot};
 
-const USAGE: &str =
-    "usage: cargo xtask bench stream [--turns N] [--slice MS] [--quick] [--pin] [--out FOLDER]";
+const OPTIONS: Options = Options {
+    bench: "stream",
+    about: "Throughput, round trips and idle connections of hvsock, beside Unix sockets and TCP.",
+    all: &[
+        ("--turns", "N", "measure everything N times, in turns (9)"),
+        ("--rounds", "N", "the same"),
+        (
+            "--slice",
+            "MS",
+            "measure each lane for MS milliseconds, at each size in each turn (60)",
+        ),
+        (
+            "--quick",
+            "",
+            "3 turns with slices of 20 ms: to see that it runs",
+        ),
+        (
+            "--pin",
+            "",
+            "keep each of the two processes on a processor of its own",
+        ),
+        (
+            "--out",
+            "FOLDER",
+            "where to keep stream.json and stream.svg (target/bench)",
+        ),
+    ],
+};
 
 /// After this much a run is not slow but stuck.
 const STUCK: Duration = Duration::from_secs(175);
@@ -30,7 +57,7 @@ fn main() -> anyhow::Result<()> {
         [peer::ROLE, rest @ ..] => return peer::serve(rest),
         _ => {}
     }
-    let (effort, out) = asked(&words)?;
+    let (effort, out) = asked(&words);
     std::thread::spawn(|| {
         std::thread::sleep(STUCK);
         eprintln!("\nnothing came of it in {} s", STUCK.as_secs());
@@ -48,7 +75,7 @@ fn main() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
+fn asked(words: &[&str]) -> (Effort, PathBuf) {
     let mut effort = Effort {
         turns: 9,
         slice: Duration::from_millis(60),
@@ -57,27 +84,21 @@ fn asked(words: &[&str]) -> anyhow::Result<(Effort, PathBuf)> {
         pin: false,
     };
     let mut out = PathBuf::from("target/bench");
-    let mut words = words.iter();
-    while let Some(word) = words.next() {
-        let mut value = || {
-            words
-                .next()
-                .with_context(|| format!("{word} what?\n{USAGE}"))
-        };
-        match *word {
-            "--turns" | "--rounds" => effort.turns = value()?.parse::<usize>()?.max(1),
-            "--slice" => effort.slice = Duration::from_millis(value()?.parse::<u64>()?.max(1)),
+    OPTIONS.take_or_exit(words, |word, value| {
+        match word {
+            "--slice" => effort.slice = Duration::from_millis(positive(value)? as u64),
             "--quick" => {
                 effort.turns = 3;
                 effort.slice = Duration::from_millis(20);
                 effort.idle = Duration::from_millis(500);
             }
             "--pin" => effort.pin = true,
-            "--out" => out = PathBuf::from(value()?),
-            other => bail!("{other:?} is not known\n{USAGE}"),
+            "--out" => out = PathBuf::from(value),
+            _ => effort.turns = positive(value)?,
         }
-    }
-    Ok((effort, out))
+        Ok(())
+    });
+    (effort, out)
 }
 
 fn measure(effort: Effort) -> anyhow::Result<Report> {
