@@ -11,14 +11,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 
+use super::bells::Bells;
 use super::protocol::{self, ANSWER, Answer, Checker, REQUEST, Request};
 use super::{Lane, MESSAGE, Sent, Trips, ours};
 use crate::cpu;
 
 /// A stream for tokio.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Times that this end has woken the other by a system call of its own, if it can tell.
-    fn bells(&self) -> Option<u64> {
+    /// What this end has done to wake the other, if it can tell.
+    fn bells(&self) -> Option<Bells> {
         None
     }
 }
@@ -28,7 +29,7 @@ impl Stream for UnixStream {}
 impl Stream for TcpStream {}
 
 impl Stream for HvStream {
-    fn bells(&self) -> Option<u64> {
+    fn bells(&self) -> Option<Bells> {
         ours::bells_in_tokio(self)
     }
 }
@@ -95,7 +96,7 @@ pub struct Asynchronous<S> {
 struct End<S> {
     stream: S,
     /// Bells of both ends so far.
-    bells: [Option<u64>; 2],
+    bells: [Option<Bells>; 2],
 }
 
 impl<S: Stream> Asynchronous<S> {
@@ -137,14 +138,14 @@ impl<S: Stream> End<S> {
         Ok(self.stream.write_all(&request.encode()).await?)
     }
 
-    async fn answer(&mut self, bytes: u64) -> anyhow::Result<Option<u64>> {
+    async fn answer(&mut self, bytes: u64) -> anyhow::Result<Option<Bells>> {
         let mut answer = [0; ANSWER];
         self.stream.read_exact(&mut answer).await?;
         let answer = Answer::decode(answer);
         answer.check(bytes)?;
         let now = [self.stream.bells(), answer.bells];
         let before = std::mem::replace(&mut self.bells, now);
-        Ok(protocol::rung(before, now))
+        Ok(Bells::between(before, now))
     }
 
     async fn send(&mut self, size: usize, count: u64) -> anyhow::Result<Sent> {

@@ -3,12 +3,14 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::HvStream;
 
+use super::bells::Bells;
 use super::protocol::{self, ANSWER, Answer, Checker, REQUEST, Request};
-use super::{Lane, MESSAGE, Sent, Trips, ours};
+use super::{Lane, MESSAGE, Over, Sent, Trips, ours};
 use crate::cpu;
 
 /// A stream that blocks.
@@ -16,8 +18,8 @@ pub trait Stream: Read + Write + Send + 'static {
     /// Sleeps at once from now on where it would wait, if it does otherwise.
     fn park(&self) {}
 
-    /// Times that this end has woken the other by a system call of its own, if it can tell.
-    fn bells(&self) -> Option<u64> {
+    /// What this end has done to wake the other, if it can tell.
+    fn bells(&self) -> Option<Bells> {
         None
     }
 }
@@ -31,7 +33,7 @@ impl Stream for HvStream {
         ours::park(self);
     }
 
-    fn bells(&self) -> Option<u64> {
+    fn bells(&self) -> Option<Bells> {
         ours::bells(self)
     }
 }
@@ -52,7 +54,7 @@ pub fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
                 nothing
             }
             Request::BeSilent { ms } => {
-                std::thread::sleep(Duration::from_millis(ms));
+                thread::sleep(Duration::from_millis(ms));
                 nothing
             }
             Request::Park => {
@@ -86,19 +88,20 @@ fn read_all(stream: &mut impl Stream, size: usize, count: u64) -> anyhow::Result
 #[derive(Debug)]
 pub struct Blocking<S> {
     stream: S,
+    over: Over,
     /// Bells of both ends so far.
-    bells: [Option<u64>; 2],
+    bells: [Option<Bells>; 2],
 }
 
 impl<S: Stream> Blocking<S> {
-    /// A lane to a peer that [`serve`]s; `parked` if both ends shall sleep at once where they
-    /// would wait.
-    pub fn new(stream: S, parked: bool) -> anyhow::Result<Self> {
+    /// A lane to a peer that [`serve`]s, used as is fit for what it goes over.
+    pub fn new(stream: S, over: Over) -> anyhow::Result<Self> {
         let mut lane = Self {
             stream,
+            over,
             bells: [None; 2],
         };
-        if parked {
+        if over.is_parked() {
             lane.stream.park();
             lane.ask(Request::Park)?;
         } else {
@@ -112,15 +115,16 @@ impl<S: Stream> Blocking<S> {
         Ok(self.stream.write_all(&request.encode())?)
     }
 
-    /// Waits for the answer, which must tell of so many bytes; the bells rung since the last.
-    fn answer(&mut self, bytes: u64) -> anyhow::Result<Option<u64>> {
+    /// Waits for the answer, which must tell of so many bytes; what was done to wake each other
+    /// since the last.
+    fn answer(&mut self, bytes: u64) -> anyhow::Result<Option<Bells>> {
         let mut answer = [0; ANSWER];
         self.stream.read_exact(&mut answer)?;
         let answer = Answer::decode(answer);
         answer.check(bytes)?;
         let now = [self.stream.bells(), answer.bells];
         let before = std::mem::replace(&mut self.bells, now);
-        Ok(protocol::rung(before, now))
+        Ok(Bells::between(before, now))
     }
 }
 
@@ -142,7 +146,12 @@ impl<S: Stream> Lane for Blocking<S> {
         let mut message = [0x5a; MESSAGE];
         let mut each_us = Vec::with_capacity(usize::try_from(count)?);
         let mut before = Instant::now();
+        let rest = self.over.rest();
         for trip in 0..count {
+            if let Some(rest) = rest {
+                thread::sleep(rest);
+                before = Instant::now();
+            }
             message[..8].copy_from_slice(&trip.to_le_bytes());
             self.stream.write_all(&message)?;
             self.stream.read_exact(&mut message)?;
@@ -174,12 +183,27 @@ mod tests {
     #[test]
     fn a_lane_does_all_that_it_can_be_asked() {
         let (near, far) = UnixStream::pair().unwrap();
-        let peer = std::thread::spawn(move || serve(far));
-        let mut lane = Blocking::new(near, true).unwrap();
+        let peer = thread::spawn(move || serve(far));
+        let mut lane = Blocking::new(near, Over::OursParked).unwrap();
         assert!(lane.send(64, 1000).unwrap().seconds > 0.0);
         assert!(lane.send(1 << 20, 3).unwrap().bells.is_none());
         assert_eq!(lane.go_and_return(5).unwrap().each_us.len(), 5);
         lane.wait(Duration::from_millis(1)).unwrap();
+        drop(lane);
+        peer.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_rest_comes_before_each_trip_and_is_not_measured() {
+        let (near, far) = UnixStream::pair().unwrap();
+        let peer = thread::spawn(move || serve(far));
+        let mut lane = Blocking::new(near, Over::UnixRested).unwrap();
+        let (start, trips) = (Instant::now(), 20);
+        let each_us = lane.go_and_return(trips).unwrap().each_us;
+        let measured = Duration::from_secs_f64(each_us.iter().sum::<f64>() / 1e6);
+        let rest = Over::UnixRested.rest().unwrap();
+        assert_eq!(each_us.len() as u64, trips);
+        assert!(start.elapsed() >= measured + rest * trips as u32);
         drop(lane);
         peer.join().unwrap().unwrap();
     }

@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::Over;
+use super::bells::Bells;
 use super::peer::Style;
 use super::report::{Report, size_in_words};
 use crate::figures::Spread;
@@ -38,8 +39,6 @@ const LARGE: [usize; 2] = [256 * KIB, 1024 * KIB];
 const MIDDLE_AND_LARGE: [usize; 5] = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB];
 /// Of one processor's time, what may be the kernel's own housekeeping in three processes.
 const IDLE_AT_MOST: f64 = 0.001;
-/// One sleep in so many trips may come of the machine's own interruptions.
-const BELLS_PER_TRIP_AT_MOST: f64 = 0.01;
 
 /// Looks at all of them, by the medians.
 pub(super) fn judge(report: &Report) -> Vec<Goal> {
@@ -49,7 +48,8 @@ pub(super) fn judge(report: &Report) -> Vec<Goal> {
         ratios(report, Style::Blocking, 2.0, &LARGE),
         ratios(report, Style::Tokio, 2.0, &MIDDLE_AND_LARGE),
         spinning(report),
-        parked(report),
+        no_slower(report, Over::OursRested, "both ends asleep"),
+        no_slower(report, Over::OursParked, "back to back, sleeping at once"),
         idle(report),
         bells(report),
     ]
@@ -105,10 +105,10 @@ fn spinning(report: &Report) -> Goal {
     }
 }
 
-fn parked(report: &Report) -> Goal {
-    let row = trips(report, Over::OursParked);
+fn no_slower(report: &Report, over: Over, how: &str) -> Goal {
+    let row = trips(report, over);
     Goal {
-        goal: "no slower than the Unix socket at p50, parked".to_owned(),
+        goal: format!("no slower than the Unix socket at p50, {how}"),
         met: row.map(|row| row.p50_to_unix.median <= 1.0),
         found: row.map_or(String::new(), |row| {
             format!(
@@ -130,14 +130,20 @@ fn idle(report: &Report) -> Goal {
     }
 }
 
+/// Each ring by itself: the many sleeps of one must not hide the bells of another.
 fn bells(report: &Report) -> Goal {
-    let each = trips(report, Over::Ours).and_then(|row| row.bells_per_trip);
+    let rows = || {
+        let rows = report.bells.iter();
+        rows.filter_map(|row| Some((row, row.bells.are_for_sleepers()?)))
+    };
+    let found = rows().map(|(row, _)| {
+        let Bells { rings, sleeps } = row.bells;
+        format!("{}: {rings} for {} sleeps", row.lane, sleeps.unwrap_or(0))
+    });
     Goal {
         goal: "no bell rung for a peer that is awake".to_owned(),
-        met: each.map(|each| each <= BELLS_PER_TRIP_AT_MOST),
-        found: each.map_or(String::new(), |each| {
-            format!("{each:.4} for each round trip")
-        }),
+        met: rows().next().map(|_| rows().all(|(_, met)| met)),
+        found: found.collect::<Vec<_>>().join("; "),
     }
 }
 
@@ -150,11 +156,10 @@ fn trips(report: &Report, over: Over) -> Option<&super::report::TripRow> {
 mod tests {
     use super::*;
     use crate::machine::Machine;
-    use crate::stream::report::ThroughputRow;
+    use crate::stream::report::{BellRow, ThroughputRow, TripRow};
 
-    #[test]
-    fn a_goal_is_met_by_all_of_its_medians_or_missed_or_not_measured() {
-        let mut report = Report {
+    fn empty() -> Report {
+        Report {
             machine: Machine::this(),
             turns: 1,
             slice_ms: 1,
@@ -162,9 +167,22 @@ mod tests {
             others: 0.0,
             throughput: Vec::new(),
             round_trips: Vec::new(),
+            bells: Vec::new(),
             idle: Vec::new(),
             goals: Vec::new(),
-        };
+        }
+    }
+
+    /// Whether the goal that begins so was met.
+    fn met(report: &Report, goal: &str) -> Option<bool> {
+        let goals = judge(report);
+        let found = goals.iter().find(|each| each.goal.contains(goal));
+        found.unwrap_or_else(|| panic!("no {goal}")).met
+    }
+
+    #[test]
+    fn a_goal_is_met_by_all_of_its_medians_or_missed_or_not_measured() {
+        let mut report = empty();
         let add = |report: &mut Report, write, ratio| {
             report.throughput.push(ThroughputRow {
                 style: Style::Blocking,
@@ -174,16 +192,61 @@ mod tests {
                 gb_per_s: Spread::of([2.0]),
                 to_unix: Spread::of([ratio]),
                 bells_per_mib: None,
+                sleeps_per_mib: None,
             });
         };
+        let large = "256 KiB, 1 MiB";
         add(&mut report, KIB, 1.0);
         add(&mut report, 256 * KIB, 2.5);
-        assert_eq!(judge(&report)[2].met, None);
+        assert_eq!(met(&report, large), None);
         add(&mut report, 1024 * KIB, 1.9);
-        let goals = judge(&report);
-        assert_eq!(goals[1].met, Some(true));
-        assert_eq!(goals[2].met, Some(false));
-        assert!(goals[2].to_string().starts_with("MISSED"));
-        assert_eq!(goals[6].met, None);
+        assert_eq!(met(&report, "GB/s at 1 KiB"), Some(true));
+        assert_eq!(met(&report, large), Some(false));
+        assert!(judge(&report)[2].to_string().starts_with("MISSED"));
+        assert_eq!(met(&report, "no CPU time"), None);
+    }
+
+    #[test]
+    fn sleepers_and_those_back_to_back_are_judged_by_themselves() {
+        let mut report = empty();
+        for (over, ratio) in [(Over::OursRested, 0.9), (Over::OursParked, 1.2)] {
+            let one = Spread::of([1.0]);
+            report.round_trips.push(TripRow {
+                style: Style::Blocking,
+                lane: String::new(),
+                over,
+                p50_us: one,
+                p90_us: one,
+                p99_us: one,
+                p50_to_unix: Spread::of([ratio]),
+                bells_per_trip: None,
+                sleeps_per_trip: None,
+            });
+        }
+        assert_eq!(met(&report, "both ends asleep"), Some(true));
+        assert_eq!(met(&report, "back to back"), Some(false));
+    }
+
+    #[test]
+    fn bells_are_judged_ring_by_ring_where_sleeps_are_counted() {
+        let mut report = empty();
+        let add = |report: &mut Report, rings, sleeps| {
+            report.bells.push(BellRow {
+                style: Style::Blocking,
+                lane: "ring".to_owned(),
+                over: Over::Ours,
+                bells: Bells { rings, sleeps },
+            });
+        };
+        let goal = "no bell rung";
+        assert_eq!(met(&report, goal), None);
+        add(&mut report, 1000, None);
+        assert_eq!(met(&report, goal), None);
+        add(&mut report, 1000, Some(1000));
+        assert_eq!(met(&report, goal), Some(true));
+        let found = &judge(&report).pop().unwrap().found;
+        assert_eq!(found, "ring: 1000 for 1000 sleeps");
+        add(&mut report, 100, Some(10));
+        assert_eq!(met(&report, goal), Some(false));
     }
 }

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::bells::Bells;
 use super::peer::{Named, Style};
 use super::{Over, SIZES};
 use crate::cpu;
@@ -57,7 +58,7 @@ pub struct Throughput {
     /// In all turns together.
     pub bytes: u64,
     /// Likewise; `None` if it cannot be told.
-    pub bells: Option<u64>,
+    pub bells: Option<Bells>,
     /// Bytes a second as last seen.
     pace: f64,
 }
@@ -74,8 +75,8 @@ pub struct RoundTrips {
     /// In all turns together.
     pub count: u64,
     /// Likewise; `None` if it cannot be told.
-    pub bells: Option<u64>,
-    /// Trips a second as last seen.
+    pub bells: Option<Bells>,
+    /// Trips a second as last seen, rests included.
     pace: f64,
 }
 
@@ -88,6 +89,14 @@ pub struct Idle {
     pub peer: Duration,
     /// By the broker.
     pub broker: Duration,
+}
+
+impl Taken {
+    /// Of all that was measured, together.
+    pub fn bells(&self) -> Option<Bells> {
+        let cells = self.throughput.iter().filter_map(|cell| cell.bells);
+        cells.chain(self.trips.bells).reduce(Bells::and)
+    }
 }
 
 impl Suite {
@@ -139,7 +148,7 @@ impl Suite {
         for (at, &size) in SIZES.iter().enumerate() {
             for place in order(at) {
                 let Named { lane, over, .. } = &mut self.lanes[place];
-                if *over == Over::OursParked {
+                if over.is_for_trips_only() {
                     continue;
                 }
                 let cell = &mut self.taken[place].throughput[at];
@@ -163,13 +172,16 @@ impl Suite {
             let cell = &mut self.taken[place].trips;
             if turn == 0 {
                 cell.pace = warm_up(slice, 16, |count| {
-                    Ok(lane.go_and_return(count)?.each_us.iter().sum::<f64>() / 1e6)
+                    let start = Instant::now();
+                    lane.go_and_return(count)?;
+                    Ok(start.elapsed().as_secs_f64())
                 })?;
                 continue;
             }
             let count = (cell.pace * slice.as_secs_f64()).ceil() as u64;
+            let start = Instant::now();
             let mut trips = lane.go_and_return(count)?;
-            cell.pace = count as f64 / (trips.each_us.iter().sum::<f64>() / 1e6);
+            cell.pace = count as f64 / start.elapsed().as_secs_f64();
             cell.p50_us.push(percentile(&mut trips.each_us, 0.5));
             cell.p90_us.push(percentile(&mut trips.each_us, 0.9));
             cell.p99_us.push(percentile(&mut trips.each_us, 0.99));
@@ -189,8 +201,8 @@ fn all_used<const N: usize>(processes: [u32; N]) -> std::io::Result<[Duration; N
 }
 
 /// The sum of what was told.
-fn add(sum: Option<u64>, more: Option<u64>) -> Option<u64> {
-    more.map(|more| sum.unwrap_or(0) + more)
+fn add(sum: Option<Bells>, more: Option<Bells>) -> Option<Bells> {
+    more.map(|more| sum.map_or(more, |sum| sum.and(more)))
 }
 
 /// Does ever more until it takes a fair part of a slice; how many a second.
@@ -236,13 +248,13 @@ mod tests {
 
     #[test]
     fn every_lane_has_a_figure_of_every_turn() {
-        let lanes = [Over::Unix, Over::Ours, Over::OursParked].map(|over| {
+        let lanes = [Over::Unix, Over::Ours, Over::OursParked, Over::UnixRested].map(|over| {
             let (near, far) = UnixStream::pair().unwrap();
             std::thread::spawn(move || serve(far));
             Named {
                 name: String::new(),
                 over,
-                lane: Box::new(Blocking::new(near, false).unwrap()),
+                lane: Box::new(Blocking::new(near, over).unwrap()),
             }
         });
         let mut suite = Suite::new(Style::Blocking, std::process::id(), lanes.into());
@@ -260,9 +272,11 @@ mod tests {
             assert!(taken.throughput.iter().all(|cell| cell.rates.len() == 2));
             assert_eq!(taken.trips.p99_us.len(), 2);
         }
-        let parked = &suite.taken[2];
-        assert!(parked.throughput.iter().all(|cell| cell.rates.is_empty()));
-        assert_eq!(parked.trips.p50_us.len(), 2);
+        for place in [2, 3] {
+            let taken = &suite.taken[place];
+            assert!(taken.throughput.iter().all(|cell| cell.rates.is_empty()));
+            assert_eq!(taken.trips.p50_us.len(), 2);
+        }
         let pid = std::process::id();
         suite
             .idle(Over::Unix, pid, Duration::from_millis(2))

@@ -6,6 +6,7 @@
 //! few hundredths of a second, and [`report`] makes ratios of what came of it.
 
 pub mod asynchronous;
+pub mod bells;
 pub mod blocking;
 pub mod goals;
 pub mod measure;
@@ -17,6 +18,8 @@ pub mod report;
 use std::time::Duration;
 
 use serde::Serialize;
+
+use bells::Bells;
 
 /// Bytes of a message that goes there and back.
 pub const MESSAGE: usize = 64;
@@ -32,12 +35,44 @@ pub enum Over {
     Ours,
     /// hvsock told to sleep at once where it would wait.
     OursParked,
+    /// Likewise, and asked after a rest only, when both ends sleep.
+    OursRested,
     /// hvsock told to use no shared memory.
     OursDescriptor,
     /// A Unix stream socket; one from a listener moves bytes just as one of a pair does.
     Unix,
+    /// Likewise, and asked after a rest only, when both ends sleep.
+    UnixRested,
     /// TCP on the loopback interface, with `TCP_NODELAY`.
     Tcp,
+}
+
+impl Over {
+    /// Whether both ends are told to sleep at once where they would wait.
+    pub fn is_parked(self) -> bool {
+        matches!(self, Self::OursParked | Self::OursRested)
+    }
+
+    /// How long the end that asks sleeps before each message, outside of what is measured: long
+    /// enough for the other end to have fallen asleep. Back to back neither end ever rests, and
+    /// what a trip takes depends on whether the kernel keeps both on one processor.
+    pub fn rest(self) -> Option<Duration> {
+        let rests = matches!(self, Self::OursRested | Self::UnixRested);
+        rests.then_some(Duration::from_micros(100))
+    }
+
+    /// Whether it is for messages that go there and back only.
+    pub fn is_for_trips_only(self) -> bool {
+        self.is_parked() || self.rest().is_some()
+    }
+
+    /// What its round trips are to be compared with.
+    pub fn unix_alike(self) -> Self {
+        match self.rest() {
+            Some(_) => Self::UnixRested,
+            None => Self::Unix,
+        }
+    }
 }
 
 /// One connection to the peer, and how to use it.
@@ -57,8 +92,8 @@ pub trait Lane {
 pub struct Sent {
     /// From the first write until the peer said that it had all.
     pub seconds: f64,
-    /// System calls that either end made to wake the other, where it can be told.
-    pub bells: Option<u64>,
+    /// What the two ends did to wake each other, where it can be told.
+    pub bells: Option<Bells>,
 }
 
 /// What came of messages that went there and back.
@@ -67,5 +102,5 @@ pub struct Trips {
     /// What each took, in microseconds.
     pub each_us: Vec<f64>,
     /// As in [`Sent`].
-    pub bells: Option<u64>,
+    pub bells: Option<Bells>,
 }

@@ -1,9 +1,11 @@
 //! What a bench asks of hvsock beyond what every stream does: which transport it got, to sleep
-//! at once, and how often it woke the other end.
+//! at once, and how often it slept and woke the other end.
 
 use std::time::Duration;
 
-use hvsock::{ConnectOptions, HvStream, RingStats, Transport};
+use hvsock::{ConnectOptions, HvStream, Transport};
+
+use super::bells::Bells;
 
 /// The name of the transport that the connection goes over.
 pub(super) fn transport(stream: &HvStream) -> &'static str {
@@ -33,17 +35,21 @@ pub(super) fn park(stream: &HvStream) {
     stream.set_spin(Duration::ZERO);
 }
 
-/// Times that this end has woken the other by a system call of its own; on a descriptor the
-/// kernel does that by itself.
-pub(super) fn bells(stream: &HvStream) -> Option<u64> {
-    stream.ring_stats().map(rung)
+/// How often this end has woken the other by a system call of its own, and slept; on a descriptor
+/// the kernel does the waking by itself.
+pub(super) fn bells(stream: &HvStream) -> Option<Bells> {
+    let stats = stream.ring_stats()?;
+    Some(Bells {
+        rings: stats.rings,
+        sleeps: Some(stats.sleeps),
+    })
 }
 
-/// As [`bells`], of a stream in tokio.
-pub(super) fn bells_in_tokio(stream: &hvsock::tokio::HvStream) -> Option<u64> {
-    stream.ring_stats().map(rung)
-}
-
-fn rung(stats: RingStats) -> u64 {
-    stats.rings
+/// As [`bells`], of a stream in tokio, whose tasks wait without a sleep that is counted.
+pub(super) fn bells_in_tokio(stream: &hvsock::tokio::HvStream) -> Option<Bells> {
+    let stats = stream.ring_stats()?;
+    Some(Bells {
+        rings: stats.rings,
+        sleeps: None,
+    })
 }

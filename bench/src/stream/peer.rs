@@ -103,24 +103,35 @@ impl Peer {
     }
 
     fn blocking_lanes(&self) -> anyhow::Result<Vec<Named>> {
-        let unix = UnixStream::connect(socket_in(self.folder.path()))?;
-        let mut lanes = vec![
-            named("Unix socket", Over::Unix, Blocking::new(unix, false)?),
-            named("TCP", Over::Tcp, Blocking::new(self.tcp()?, false)?),
-        ];
-        let descriptor = ours::without_shared_memory(self.options.clone());
-        for (over, options) in [
-            (Over::Ours, &self.options),
-            (Over::OursParked, &self.options),
-            (Over::OursDescriptor, &descriptor),
-        ] {
+        let unix = || UnixStream::connect(socket_in(self.folder.path()));
+        let ours = |over: Over, options: &ConnectOptions| -> anyhow::Result<Named> {
             let stream: HvStream = options.connect((VmId::LOOPBACK, self.service))?;
-            let parked = over == Over::OursParked;
-            let state = if parked { ", parked" } else { "" };
+            let state = match over {
+                Over::OursParked => ", parked",
+                Over::OursRested => ", rested",
+                _ => "",
+            };
             let name = format!("hvsock {}{state}", ours::transport(&stream));
-            lanes.push(named(&name, over, Blocking::new(stream, parked)?));
-        }
-        Ok(lanes)
+            Ok(named(&name, over, Blocking::new(stream, over)?))
+        };
+        let descriptor = ours::without_shared_memory(self.options.clone());
+        Ok(vec![
+            named(
+                "Unix socket",
+                Over::Unix,
+                Blocking::new(unix()?, Over::Unix)?,
+            ),
+            named("TCP", Over::Tcp, Blocking::new(self.tcp()?, Over::Tcp)?),
+            ours(Over::Ours, &self.options)?,
+            ours(Over::OursParked, &self.options)?,
+            ours(Over::OursDescriptor, &descriptor)?,
+            named(
+                "Unix socket, rested",
+                Over::UnixRested,
+                Blocking::new(unix()?, Over::UnixRested)?,
+            ),
+            ours(Over::OursRested, &self.options)?,
+        ])
     }
 
     fn tokio_lanes(&self) -> anyhow::Result<Vec<Named>> {

@@ -3,6 +3,8 @@
 
 use anyhow::{bail, ensure};
 
+use super::bells::Bells;
+
 /// What the peer is asked to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
@@ -21,7 +23,7 @@ pub(super) enum Request {
 /// Bytes of a request.
 pub(super) const REQUEST: usize = 24;
 /// Bytes of an answer.
-pub(super) const ANSWER: usize = 24;
+pub(super) const ANSWER: usize = 32;
 
 impl Request {
     pub(super) fn encode(self) -> [u8; REQUEST] {
@@ -58,21 +60,30 @@ pub(super) struct Answer {
     pub(super) bytes: u64,
     /// Reads that began or ended with a byte that does not belong there.
     pub(super) wrong: u64,
-    /// Bells that its end of the connection has rung since it began.
-    pub(super) bells: Option<u64>,
+    /// What its end of the connection has done to wake the other since it began.
+    pub(super) bells: Option<Bells>,
 }
 
 impl Answer {
     pub(super) fn encode(self) -> [u8; ANSWER] {
-        words([self.bytes, self.wrong, self.bells.unwrap_or(u64::MAX)])
+        let rings = self.bells.map(|bells| bells.rings);
+        let sleeps = self.bells.and_then(|bells| bells.sleeps);
+        words([
+            self.bytes,
+            self.wrong,
+            rings.unwrap_or(u64::MAX),
+            sleeps.unwrap_or(u64::MAX),
+        ])
     }
 
     pub(super) fn decode(bytes: [u8; ANSWER]) -> Self {
-        let [bytes, wrong, bells] = numbers(bytes);
+        let [bytes, wrong, rings, sleeps] = numbers(bytes);
+        let known = |number: u64| Some(number).filter(|number| *number != u64::MAX);
+        let sleeps = known(sleeps);
         Self {
             bytes,
             wrong,
-            bells: Some(bells).filter(|bells| *bells != u64::MAX),
+            bells: known(rings).map(|rings| Bells { rings, sleeps }),
         }
     }
 
@@ -86,12 +97,6 @@ impl Answer {
         );
         Ok(())
     }
-}
-
-/// Bells rung by both ends between two moments, if both can tell.
-pub(super) fn rung(before: [Option<u64>; 2], after: [Option<u64>; 2]) -> Option<u64> {
-    let sum = |[ours, theirs]: [Option<u64>; 2]| Some(ours? + theirs?);
-    sum(after)?.checked_sub(sum(before)?)
 }
 
 /// One write: bytes that differ from those some places further.
@@ -142,7 +147,7 @@ impl Checker {
         self.wrong += u64::from(!right);
     }
 
-    pub(super) fn answer(&self, bells: Option<u64>) -> Answer {
+    pub(super) fn answer(&self, bells: Option<Bells>) -> Answer {
         Answer {
             bytes: self.bytes,
             wrong: self.wrong,
@@ -151,16 +156,18 @@ impl Checker {
     }
 }
 
-fn words(numbers: [u64; 3]) -> [u8; 24] {
-    let mut bytes = [0; 24];
+fn words<const N: usize, const BYTES: usize>(numbers: [u64; N]) -> [u8; BYTES] {
+    const { assert!(BYTES == N * 8) };
+    let mut bytes = [0; BYTES];
     for (place, number) in bytes.chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
     }
     bytes
 }
 
-fn numbers(bytes: [u8; 24]) -> [u64; 3] {
-    let mut numbers = [0; 3];
+fn numbers<const N: usize, const BYTES: usize>(bytes: [u8; BYTES]) -> [u64; N] {
+    const { assert!(BYTES == N * 8) };
+    let mut numbers = [0; N];
     for (number, place) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
         let mut word = [0; 8];
         word.copy_from_slice(place);
@@ -189,7 +196,8 @@ mod tests {
             assert_eq!(Request::decode(request.encode()).unwrap(), request);
         }
         assert!(Request::decode([0; REQUEST]).is_err());
-        for bells in [None, Some(3)] {
+        let bells = |sleeps| Some(Bells { rings: 3, sleeps });
+        for bells in [None, bells(None), bells(Some(4))] {
             let answer = Answer {
                 bytes: 1,
                 wrong: 2,
@@ -217,11 +225,5 @@ mod tests {
         doubled.insert(70, sent[70]);
         doubled.pop();
         assert!(faults(&doubled, 50).is_err());
-    }
-
-    #[test]
-    fn bells_are_known_only_if_both_ends_tell() {
-        assert_eq!(rung([Some(1), Some(2)], [Some(4), Some(4)]), Some(5));
-        assert_eq!(rung([Some(1), None], [Some(4), None]), None);
     }
 }

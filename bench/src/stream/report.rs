@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::bells::Bells;
 use super::goals::{self, Goal};
 use super::measure::{Effort, Idle, Suite};
 use super::peer::Style;
@@ -29,6 +30,8 @@ pub struct Report {
     pub throughput: Vec<ThroughputRow>,
     /// Round trips of every lane.
     pub round_trips: Vec<TripRow>,
+    /// How often the ends of each ring slept and rang, over the whole run.
+    pub bells: Vec<BellRow>,
     /// What is used where nothing is sent.
     pub idle: Vec<IdleRow>,
     /// What was to be reached.
@@ -52,6 +55,8 @@ pub struct ThroughputRow {
     pub to_unix: Spread,
     /// System calls of either end to wake the other, for each MiB.
     pub bells_per_mib: Option<f64>,
+    /// Times that a thread of either end slept, likewise.
+    pub sleeps_per_mib: Option<f64>,
 }
 
 /// Round trips of one lane.
@@ -69,10 +74,27 @@ pub struct TripRow {
     pub p90_us: Spread,
     /// Likewise, all but one in a hundred.
     pub p99_us: Spread,
-    /// The medians by the Unix socket's, turn by turn.
+    /// The medians by those of the Unix socket that rests, or does not, as this does, turn by
+    /// turn.
     pub p50_to_unix: Spread,
     /// System calls of either end to wake the other, for each trip.
     pub bells_per_trip: Option<f64>,
+    /// Times that a thread of either end slept, likewise.
+    pub sleeps_per_trip: Option<f64>,
+}
+
+/// What the two ends of one lane did to wake each other, in all turns together.
+#[derive(Clone, Debug, Serialize)]
+pub struct BellRow {
+    /// How it was used.
+    pub style: Style,
+    /// Its name.
+    pub lane: String,
+    /// What it goes over.
+    pub over: Over,
+    /// Of both ends.
+    #[serde(flatten)]
+    pub bells: Bells,
 }
 
 /// CPU time used while nothing is sent.
@@ -112,6 +134,7 @@ impl Report {
             others: 0.0,
             throughput: suites.iter().flat_map(throughput).collect(),
             round_trips: suites.iter().flat_map(round_trips).collect(),
+            bells: suites.iter().flat_map(bells).collect(),
             idle: Vec::new(),
             goals: Vec::new(),
         }
@@ -164,7 +187,7 @@ impl Report {
                 last = row.write;
                 let rate = format!("{:.2}", row.gb_per_s);
                 let ratio = ratio(row.over, &row.to_unix);
-                let bells = bells(row.bells_per_mib, "MiB");
+                let bells = each(row.bells_per_mib, row.sleeps_per_mib, "MiB");
                 let line = format!(
                     "  {size:<8} {:<26} {rate:<22} {ratio:<30} {bells}",
                     row.lane
@@ -176,9 +199,9 @@ impl Report {
                 let times = [row.p50_us, row.p90_us, row.p99_us];
                 let [p50, p90, p99] = times.map(|time| format!("{time:.2}"));
                 let ratio = ratio(row.over, &row.p50_to_unix);
-                let bells = bells(row.bells_per_trip, "trip");
+                let bells = each(row.bells_per_trip, row.sleeps_per_trip, "trip");
                 let line = format!(
-                    "  {:<26} {p50:<24} {p90:<24} {p99:<26} {ratio:<30} {bells}",
+                    "  {:<26} {p50:<24} {p90:<24} {p99:<26} {ratio:<33} {bells}",
                     row.lane
                 );
                 println!("{}", line.trim_end());
@@ -214,6 +237,7 @@ fn throughput(suite: &Suite) -> impl Iterator<Item = ThroughputRow> + '_ {
         lanes.filter_map(move |(lane, taken)| {
             let cell = &taken.throughput[at];
             let unix = &suite.taken[unix?].throughput[at];
+            let mib = cell.bytes as f64 / f64::from(1 << 20);
             (!cell.rates.is_empty()).then(|| ThroughputRow {
                 style: suite.style,
                 write,
@@ -221,20 +245,19 @@ fn throughput(suite: &Suite) -> impl Iterator<Item = ThroughputRow> + '_ {
                 over: lane.over,
                 gb_per_s: Spread::of(cell.rates.iter().map(|rate| rate / 1e9)),
                 to_unix: Spread::of_ratio(&cell.rates, &unix.rates),
-                bells_per_mib: cell
-                    .bells
-                    .map(|bells| bells as f64 / (cell.bytes as f64 / f64::from(1 << 20))),
+                bells_per_mib: rings(cell.bells).map(|rings| rings / mib),
+                sleeps_per_mib: sleeps(cell.bells).map(|sleeps| sleeps / mib),
             })
         })
     })
 }
 
 fn round_trips(suite: &Suite) -> impl Iterator<Item = TripRow> + '_ {
-    let unix = suite.place(Over::Unix);
     let lanes = suite.lanes.iter().zip(&suite.taken);
     lanes.filter_map(move |(lane, taken)| {
         let trips = &taken.trips;
-        let unix = &suite.taken[unix?].trips;
+        let unix = &suite.taken[suite.place(lane.over.unix_alike())?].trips;
+        let count = trips.count as f64;
         Some(TripRow {
             style: suite.style,
             lane: lane.name.clone(),
@@ -243,20 +266,46 @@ fn round_trips(suite: &Suite) -> impl Iterator<Item = TripRow> + '_ {
             p90_us: Spread::of(trips.p90_us.iter().copied()),
             p99_us: Spread::of(trips.p99_us.iter().copied()),
             p50_to_unix: Spread::of_ratio(&trips.p50_us, &unix.p50_us),
-            bells_per_trip: trips.bells.map(|bells| bells as f64 / trips.count as f64),
+            bells_per_trip: rings(trips.bells).map(|rings| rings / count),
+            sleeps_per_trip: sleeps(trips.bells).map(|sleeps| sleeps / count),
         })
     })
 }
 
+fn bells(suite: &Suite) -> impl Iterator<Item = BellRow> + '_ {
+    let lanes = suite.lanes.iter().zip(&suite.taken);
+    lanes.filter_map(|(lane, taken)| {
+        Some(BellRow {
+            style: suite.style,
+            lane: lane.name.clone(),
+            over: lane.over,
+            bells: taken.bells()?,
+        })
+    })
+}
+
+fn rings(bells: Option<Bells>) -> Option<f64> {
+    Some(bells?.rings as f64)
+}
+
+fn sleeps(bells: Option<Bells>) -> Option<f64> {
+    Some(bells?.sleeps? as f64)
+}
+
 fn ratio(over: Over, ratio: &Spread) -> String {
     match over {
-        Over::Unix => String::new(),
+        Over::Unix | Over::UnixRested => String::new(),
+        _ if over.rest().is_some() => format!("{ratio:.2} × Unix rested"),
         _ => format!("{ratio:.2} × Unix"),
     }
 }
 
-fn bells(each: Option<f64>, what: &str) -> String {
-    each.map_or(String::new(), |each| format!("{each:.4} bells/{what}"))
+fn each(rings: Option<f64>, sleeps: Option<f64>, what: &str) -> String {
+    match (rings, sleeps) {
+        (Some(rings), Some(sleeps)) => format!("{rings:.4} bells, {sleeps:.4} sleeps/{what}"),
+        (Some(rings), None) => format!("{rings:.4} bells/{what}"),
+        (None, _) => String::new(),
+    }
 }
 
 /// A number of bytes as people say it.
