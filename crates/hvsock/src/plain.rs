@@ -41,45 +41,57 @@ pub(crate) fn pump(stream: HvStream) -> io::Result<OwnedFd> {
     Ok(theirs.into())
 }
 
-/// From the connection to the program.
-fn bring(mut from: &HvStream, mut to: &UnixStream) {
+/// Why bytes go no further.
+enum Stopped {
+    /// The source has ended them.
+    End,
+    /// The source failed.
+    Source,
+    /// The sink takes no more.
+    Sink,
+}
+
+fn carry(mut from: impl Read, mut to: impl Write) -> Stopped {
     let mut buffer = vec![0; PIECE];
     loop {
         match from.read(&mut buffer) {
-            Ok(0) => break,
+            Ok(0) => return Stopped::End,
             Ok(count) => {
                 if to.write_all(&buffer[..count]).is_err() {
-                    let _ = from.shutdown(Shutdown::Read);
-                    return;
+                    return Stopped::Sink;
                 }
             }
-            // The program cannot be told more than that it is over.
-            Err(_) => {
-                let _ = to.shutdown(Shutdown::Both);
-                return;
-            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Stopped::Source,
         }
     }
-    let _ = to.shutdown(Shutdown::Write);
+}
+
+/// From the connection to the program.
+fn bring(from: &HvStream, to: &UnixStream) {
+    // Nothing can be done about an error: it is over for both by then.
+    let _ = match carry(from, to) {
+        Stopped::End => to.shutdown(Shutdown::Write),
+        // The program cannot be told more than that it is over.
+        Stopped::Source => to.shutdown(Shutdown::Both),
+        Stopped::Sink => from.shutdown(Shutdown::Read),
+    };
 }
 
 /// From the program to the connection.
-fn take(mut from: &UnixStream, mut to: &HvStream, done: &AtomicBool) {
-    let mut buffer = vec![0; PIECE];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => {
-                if to.write_all(&buffer[..count]).is_err() {
-                    // The program's next write fails.
-                    let _ = from.shutdown(Shutdown::Read);
-                    return;
-                }
-            }
-            Err(_) => break,
+fn take(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
+    match carry(from, to) {
+        Stopped::End => {
+            let _ = to.shutdown(Shutdown::Write);
+        }
+        // It closed with data unread, which is no clean end for who wrote that.
+        Stopped::Source => return to.stream().abandon(),
+        // The program's next write fails.
+        Stopped::Sink => {
+            let _ = from.shutdown(Shutdown::Read);
+            return;
         }
     }
-    let _ = to.shutdown(Shutdown::Write);
     // A program that is gone reads no more, either, which the other end is to know before it
     // has written what nobody will read.
     while !done.load(Ordering::Acquire) {

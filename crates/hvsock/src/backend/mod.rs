@@ -280,6 +280,13 @@ impl Stream {
         }
     }
 
+    /// Ends the connection without a clean end: the other end sees a reset.
+    pub(crate) fn abandon(&self) {
+        match self {
+            Self::Broker(stream) => stream.abandon(),
+        }
+    }
+
     /// A duplicate of the descriptor of the broker's word on the connection.
     pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
         match self {

@@ -138,6 +138,25 @@ fn a_child_process_can_have_one_that_this_process_pumps() {
     );
 }
 
+#[test]
+fn a_program_that_closes_with_data_unread_has_not_ended_well() {
+    let world = World::new();
+    for shared in [true, false] {
+        let (near, far) = world.pair(&world.at_web().shared_memory(shared));
+        let plain = far.into_plain().unwrap();
+        (&near).write_all(b"unread").unwrap();
+        let mut fds = [PollFd::new(&plain.data, PollFlags::IN)];
+        assert!(poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap());
+        drop(plain);
+        let error = (&near).read(&mut [0]).unwrap_err();
+        assert_eq!(
+            error.kind(),
+            ErrorKind::ConnectionReset,
+            "{shared}: {error}"
+        );
+    }
+}
+
 /// A level-triggered loop over the descriptor of [`AsFd`], as any program has that knows poll:
 /// what it reads goes back.
 fn echo(stream: &HvStream) -> usize {

@@ -92,6 +92,12 @@ impl Descriptor {
         stream::shutdown(&self.data, Shutdown::Read)
     }
 
+    /// Ends both directions without a word.
+    pub(super) fn close(&self) {
+        // It fails only where the other side has closed already.
+        let _ = stream::shutdown(&self.data, Shutdown::Both);
+    }
+
     /// Waits until reading or writing would not, or until `deadline`.
     pub(super) fn poll(
         &self,

@@ -26,8 +26,9 @@ pub(super) struct Link {
 pub(super) struct Own {
     pub(super) read_ended: bool,
     pub(super) write_ended: bool,
-    /// The descriptors are somebody else's now.
-    pub(super) handed_out: bool,
+    /// Nothing is said when this end goes: its descriptors are somebody else's now, or it has not
+    /// ended well.
+    pub(super) silent: bool,
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Option<Duration>,
 }

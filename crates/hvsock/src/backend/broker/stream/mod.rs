@@ -293,10 +293,20 @@ impl Stream {
             Carrier::Descriptor(data) if data.is_plain() => {
                 let handed = (data.try_clone()?, self.link.control.try_clone()?);
                 self.set_nonblocking(false)?;
-                self.link.own().handed_out = true;
+                self.link.own().silent = true;
                 Ok(Some(handed))
             }
             _ => Ok(None),
+        }
+    }
+
+    /// Ends the connection without a clean end: the other end sees a reset.
+    pub(crate) fn abandon(&self) {
+        self.link.own().silent = true;
+        match &self.carrier {
+            // The end of the data without the word is a crash.
+            Carrier::Descriptor(data) => data.close(),
+            Carrier::Ring(ring) => ring.end().cut(),
         }
     }
 
@@ -308,7 +318,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.link.own().handed_out {
+        if self.link.own().silent {
             return;
         }
         match &self.carrier {
