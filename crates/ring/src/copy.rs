@@ -1,9 +1,54 @@
+//! What this crate does with addresses: all of its `unsafe`.
+//!
 //! Copying between memory that a hostile process may write at the same time and memory of ours.
 //!
 //! To the compiler such memory must be opaque: no reference to it, no plain load that it might
 //! make twice or invent. On x86-64 the copies are therefore assembly, 128 bytes at a time with
 //! AVX where the processor has it; elsewhere they are volatile accesses. What a racing writer
 //! leaves in the bytes that arrive is up to him; how many arrive and where is not.
+
+use std::ops::Range;
+
+use hvsock_sys::shared_memory::Mapping;
+
+use crate::layout::Header;
+
+/// Copies the first of `bytes` to a stretch of shared memory, as many as it has.
+pub(crate) fn put(mapping: &Mapping, to: Range<usize>, bytes: &[u8]) {
+    let count = bytes.len().min(to.len());
+    if to.end > mapping.len() {
+        return;
+    }
+    // SAFETY: `to` lies in the mapping, as was just seen, and there is no reference to what is in
+    // it; `bytes` is memory of this process, which a mapping's pages are not.
+    unsafe {
+        let to = mapping.start().as_ptr().add(to.start);
+        copy(bytes.as_ptr(), to, count);
+    }
+}
+
+/// Copies a stretch of shared memory to the front of `buffer`, as much as fits.
+pub(crate) fn get(mapping: &Mapping, from: Range<usize>, buffer: &mut [u8]) {
+    let count = buffer.len().min(from.len());
+    if from.end > mapping.len() {
+        return;
+    }
+    // SAFETY: as in `put`.
+    unsafe {
+        let from = mapping.start().as_ptr().add(from.start);
+        copy(from, buffer.as_mut_ptr(), count);
+    }
+}
+
+/// The words at the front of shared memory.
+pub(crate) fn header(mapping: &Mapping) -> &Header {
+    // Every mapping of this crate has at least a header's page.
+    assert!(mapping.len() >= size_of::<Header>());
+    // SAFETY: a mapping begins at a page's bound and is long enough, as was just seen; a header is
+    // made of atomic words, for which any bits are a value and which any process may change while
+    // there are references to them.
+    unsafe { mapping.start().cast::<Header>().as_ref() }
+}
 
 /// Copies `len` bytes from `from` to `to`. Either side may be shared memory.
 ///
@@ -12,7 +57,7 @@
 /// `from` is valid for reading and `to` for writing `len` bytes for the time of the call; they do
 /// not overlap; no reference covers the side that is shared.
 #[inline]
-pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
     // SAFETY: the caller's promise is the same.
     unsafe { imp::copy(from, to, len) }
 }

@@ -50,7 +50,6 @@ mod layout;
 mod lend;
 #[cfg(loom)]
 mod loom_tests;
-#[allow(unsafe_code, reason = "turns addresses into accesses")]
 mod memory;
 mod monitor;
 mod producer;

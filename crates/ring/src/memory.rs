@@ -1,11 +1,10 @@
-//! The shared memory as words and bytes: the one place, beside [`copy`](crate::copy), that turns
-//! addresses into accesses.
+//! The shared memory as words and bytes. Addresses become accesses in [`copy`](crate::copy) only.
 
 use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use hvsock_sys::shared_memory::{self, Mapping};
+use hvsock_sys::shared_memory::Mapping;
 
 use crate::layout::{HEADER, Header};
 use crate::{RingSize, Side, copy};
@@ -25,17 +24,14 @@ impl Memory {
 
     /// Maps memory that came from elsewhere, whose size says that of the rings in it.
     pub(crate) fn open(memory: impl AsFd) -> io::Result<Self> {
-        let len = shared_memory::checked_len(&memory)?;
+        let mapping = Mapping::whole(memory, Self::len_for(RingSize::MAX))?;
+        let len = mapping.len() as u64;
         let odd = || io::Error::new(io::ErrorKind::InvalidData, "the shared memory is no ring");
         let bytes = len.checked_sub(HEADER as u64).ok_or_else(odd)? / 2;
         let size = u32::try_from(bytes).ok().and_then(RingSize::exactly);
         let size = size.filter(|size| Self::len_for(*size) == len);
         let size = size.ok_or_else(odd)?;
-        let whole = usize::try_from(len).map_err(|_| odd())?;
-        Ok(Self {
-            mapping: Mapping::new(memory, whole)?,
-            size,
-        })
+        Ok(Self { mapping, size })
     }
 
     /// The size of each ring.
@@ -44,7 +40,7 @@ impl Memory {
     }
 
     pub(crate) fn header(&self) -> &Header {
-        header(&self.mapping)
+        copy::header(&self.mapping)
     }
 
     /// Where `count` bytes of a direction lie in the memory, from the byte with number `position`
@@ -63,41 +59,16 @@ impl Memory {
     pub(crate) fn put(&self, from: Side, position: u64, bytes: &[u8]) {
         let [first, second] = self.stretches(from, position, bytes.len());
         let (a, b) = bytes.split_at(first.len());
-        self.put_at(first, a);
-        self.put_at(second, b);
+        copy::put(&self.mapping, first, a);
+        copy::put(&self.mapping, second, b);
     }
 
     /// Copies from the memory into `buffer`.
     pub(crate) fn get(&self, from: Side, position: u64, buffer: &mut [u8]) {
         let [first, second] = self.stretches(from, position, buffer.len());
         let (a, b) = buffer.split_at_mut(first.len());
-        self.get_at(first, a);
-        self.get_at(second, b);
-    }
-
-    fn put_at(&self, to: Range<usize>, bytes: &[u8]) {
-        let count = bytes.len().min(to.len());
-        if to.end > self.mapping.len() {
-            return;
-        }
-        // SAFETY: `to` lies in the mapping, as was just seen, and there is no reference to what
-        // is in it; `bytes` is memory of this process, which a mapping's pages are not.
-        unsafe {
-            let to = self.mapping.start().as_ptr().add(to.start);
-            copy::copy(bytes.as_ptr(), to, count);
-        }
-    }
-
-    fn get_at(&self, from: Range<usize>, buffer: &mut [u8]) {
-        let count = buffer.len().min(from.len());
-        if from.end > self.mapping.len() {
-            return;
-        }
-        // SAFETY: as in `put_at`.
-        unsafe {
-            let from = self.mapping.start().as_ptr().add(from.start);
-            copy::copy(from, buffer.as_mut_ptr(), count);
-        }
+        copy::get(&self.mapping, first, a);
+        copy::get(&self.mapping, second, b);
     }
 
     /// The mapping, for the kernel to read and write.
@@ -116,15 +87,6 @@ impl Words {
     }
 
     pub(crate) fn header(&self) -> &Header {
-        header(&self.0)
+        copy::header(&self.0)
     }
-}
-
-fn header(mapping: &Mapping) -> &Header {
-    // Every mapping here has at least this page; and loom's words lie in no shared memory.
-    assert!(mapping.len() >= size_of::<Header>());
-    // SAFETY: a mapping begins at a page's bound and is long enough, as was just seen; a header is
-    // made of atomic words, for which any bits are a value and which any process may change while
-    // there are references to them.
-    unsafe { mapping.start().cast::<Header>().as_ref() }
 }

@@ -65,6 +65,23 @@ impl Mapping {
             let text = "the shared memory is smaller than what is to be mapped";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
+        Self::map(memory, len)
+    }
+
+    /// Maps all of it, of which there must be some, and no more than `most` bytes.
+    pub fn whole(memory: impl AsFd, most: u64) -> io::Result<Self> {
+        let len = checked_len(&memory)?;
+        match usize::try_from(len) {
+            Ok(whole) if 0 < len && len <= most => Self::map(memory, whole),
+            _ => {
+                let text = format!("there is shared memory of {len} bytes, not of 1 to {most}");
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+        }
+    }
+
+    /// Maps the first `len` bytes, which were seen to be there for good, and not to be none.
+    fn map(memory: impl AsFd, len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so no mapping of this process is replaced.
         let start = unsafe {
@@ -179,6 +196,9 @@ mod tests {
         let small = create(4096).unwrap();
         assert!(Mapping::new(&small, 8192).is_err());
         assert!(Mapping::new(&small, 0).is_err());
+        assert!(Mapping::whole(&small, 4095).is_err());
+        assert_eq!(Mapping::whole(&small, 4096).unwrap().len(), 4096);
+        assert!(Mapping::whole(create(0).unwrap(), 4096).is_err());
     }
 
     #[test]

@@ -66,14 +66,14 @@ pub fn shutdown(socket: impl AsFd, how: Shutdown) -> io::Result<()> {
 }
 
 /// Bounds every receive on the socket, for every duplicate of it; past the bound it fails with
-/// `WouldBlock`. `None` waits for ever. A bound of zero is `InvalidInput`, as in `std::net`.
+/// `WouldBlock`. `None` waits for ever; a bound of zero is `InvalidInput`.
 pub fn set_recv_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
-    sockopt::set_socket_timeout(socket, Timeout::Recv, not_zero(timeout)?).map_err(Into::into)
+    sockopt::set_socket_timeout(socket, Timeout::Recv, timeout).map_err(Into::into)
 }
 
 /// Bounds every send, as [`set_recv_timeout`] bounds every receive.
 pub fn set_send_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
-    sockopt::set_socket_timeout(socket, Timeout::Send, not_zero(timeout)?).map_err(Into::into)
+    sockopt::set_socket_timeout(socket, Timeout::Send, timeout).map_err(Into::into)
 }
 
 /// The bytes that the kernel holds on their way from this socket to its peer, at most about.
@@ -83,14 +83,6 @@ pub fn set_send_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
 
 /// More slices than this in one call are an error for the kernel (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
-
-fn not_zero(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
-    if timeout == Some(Duration::ZERO) {
-        let message = "a time limit of zero would be none; use non-blocking mode";
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    }
-    Ok(timeout)
-}
 
 #[cfg(test)]
 mod tests {
