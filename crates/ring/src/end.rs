@@ -263,6 +263,15 @@ impl End {
         self.to_write(&mut self.outgoing(), 1) != Err(Stop::WouldBlock)
     }
 
+    /// How many of the bytes ever written here the other end has read, modulo 2^64: as it says,
+    /// which is believed as far as it can be.
+    pub fn read_by_peer(&self) -> Result<u64, Stop> {
+        let mut outgoing = self.outgoing();
+        let room = self.believe(outgoing.room(self.words_out(), u64::MAX))?;
+        let unread = u64::from(self.size().bytes()) - room;
+        Ok(outgoing.position().wrapping_sub(unread))
+    }
+
     pub(crate) fn incoming(&self) -> MutexGuard<'_, Consumer> {
         self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }

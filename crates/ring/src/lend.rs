@@ -5,9 +5,10 @@
 //! out, hands bytes to the kernel, or gives a raw pointer, by name.
 
 use std::io;
-use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::sync::MutexGuard;
+
+use hvsock_sys::shared_memory::SharedBytes;
 
 use crate::consumer::Consumer;
 use crate::producer::Producer;
@@ -43,14 +44,6 @@ pub struct Filled<'a> {
     end: &'a End,
     incoming: MutexGuard<'a, Consumer>,
     len: usize,
-}
-
-/// A stretch of shared memory that the other process may write at any time.
-#[derive(Clone, Copy, Debug)]
-pub struct Bytes<'a> {
-    start: *const u8,
-    len: usize,
-    lent: PhantomData<&'a End>,
 }
 
 impl End {
@@ -92,6 +85,20 @@ impl Reserved<'_> {
         Ok(())
     }
 
+    /// Puts what is in other shared memory at `offset`; `InvalidInput` beyond the room.
+    pub fn put_shared(&mut self, offset: usize, bytes: SharedBytes<'_>) -> io::Result<()> {
+        within(self.len, offset, bytes.len())?;
+        let position = self.outgoing.position().wrapping_add(offset as u64);
+        let stretches = self
+            .end
+            .memory
+            .stretches(self.end.side(), position, bytes.len());
+        let [first, second] = stretches.map(|range| self.end.memory.bytes(range));
+        let put = bytes.copy_to(first);
+        bytes.part(put, bytes.len()).copy_to(second);
+        Ok(())
+    }
+
     /// Has the kernel read from a file or socket straight into the room, from `offset` on; one
     /// system call. Returns how many bytes came, 0 at the end of the file.
     pub fn read_from(&mut self, file: impl AsFd, offset: usize) -> io::Result<usize> {
@@ -127,16 +134,27 @@ impl Filled<'_> {
     }
 
     /// Where the bytes lie: the second stretch follows the first, and may be empty.
-    pub fn stretches(&self) -> [Bytes<'_>; 2] {
+    pub fn stretches(&self) -> [SharedBytes<'_>; 2] {
         let memory = &self.end.memory;
         let from: Side = self.end.side().other();
         memory
             .stretches(from, self.incoming.position(), self.len)
-            .map(|range| Bytes {
-                start: memory.mapping().start().as_ptr().wrapping_add(range.start),
-                len: range.len(),
-                lent: PhantomData,
-            })
+            .map(|range| memory.bytes(range))
+    }
+
+    /// Copies bytes from `offset` on to other shared memory, which is filled; `InvalidInput`
+    /// beyond the last.
+    pub fn get_shared(&self, offset: usize, to: SharedBytes<'_>) -> io::Result<()> {
+        within(self.len, offset, to.len())?;
+        let position = self.incoming.position().wrapping_add(offset as u64);
+        let from = self.end.side().other();
+        let [first, second] = self.end.memory.stretches(from, position, to.len());
+        let taken = self.end.memory.bytes(first).copy_to(to);
+        self.end
+            .memory
+            .bytes(second)
+            .copy_to(to.part(taken, to.len()));
+        Ok(())
     }
 
     /// Has the kernel write the bytes from `offset` on straight to a file or socket; one system
@@ -154,24 +172,6 @@ impl Filled<'_> {
         within(self.len, 0, count)?;
         self.end.release(&mut self.incoming, count as u64);
         Ok(())
-    }
-}
-
-impl Bytes<'_> {
-    /// Where they begin. Valid for reading [`Bytes::len`] bytes for as long as the
-    /// [`Filled`] that lent them lives. Read them volatile, once, and make no reference of it.
-    pub fn as_ptr(&self) -> *const u8 {
-        self.start
-    }
-
-    /// How many they are.
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 }
 

@@ -65,7 +65,8 @@ mod waiters;
 
 pub use create::{Bells, Parts};
 pub use end::{End, pair};
-pub use lend::{Bytes, Filled, Reserved};
+pub use hvsock_sys::shared_memory::SharedBytes as Bytes;
+pub use lend::{Filled, Reserved};
 pub use monitor::Monitor;
 pub use side::Side;
 pub use size::RingSize;

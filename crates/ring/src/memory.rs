@@ -4,7 +4,7 @@ use std::io;
 use std::ops::Range;
 use std::os::fd::AsFd;
 
-use hvsock_sys::shared_memory::Mapping;
+use hvsock_sys::shared_memory::{Mapping, SharedBytes};
 
 use crate::layout::{HEADER, Header};
 use crate::{RingSize, Side, copy};
@@ -59,16 +59,21 @@ impl Memory {
     pub(crate) fn put(&self, from: Side, position: u64, bytes: &[u8]) {
         let [first, second] = self.stretches(from, position, bytes.len());
         let (a, b) = bytes.split_at(first.len());
-        copy::put(&self.mapping, first, a);
-        copy::put(&self.mapping, second, b);
+        self.bytes(first).put(0, a);
+        self.bytes(second).put(0, b);
     }
 
     /// Copies from the memory into `buffer`.
     pub(crate) fn get(&self, from: Side, position: u64, buffer: &mut [u8]) {
         let [first, second] = self.stretches(from, position, buffer.len());
         let (a, b) = buffer.split_at_mut(first.len());
-        copy::get(&self.mapping, first, a);
-        copy::get(&self.mapping, second, b);
+        self.bytes(first).get(0, a);
+        self.bytes(second).get(0, b);
+    }
+
+    /// A stretch, for copies to and from it.
+    pub(crate) fn bytes(&self, stretch: Range<usize>) -> SharedBytes<'_> {
+        self.mapping.bytes(stretch)
     }
 
     /// The mapping, for the kernel to read and write.

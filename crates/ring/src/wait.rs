@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
 use crate::layout::{CUT, SUSPENDED};
+use crate::producer::Producer;
 use crate::stats::count;
 use crate::sync::Ordering;
 use crate::waiters::Seat;
@@ -166,6 +167,18 @@ impl End {
         self.ask(interest, None)
     }
 
+    /// Asks to be woken when at least `room` bytes can be written, and returns whether that is
+    /// not so yet. As [`End::arm`] for writing, for who would rather write later and more: it has
+    /// not come to [`Stop::WouldBlock`] yet. Each write takes the wish back.
+    pub fn arm_room(&self, room: u64) -> bool {
+        self.tidy_bell(None);
+        let sleeps = self.ask_for_room(&mut self.outgoing(), room);
+        if sleeps {
+            self.hearing.asked();
+        }
+        sleeps
+    }
+
     fn ask(&self, interest: Interest, seat: Option<&Seat<'_>>) -> bool {
         self.tidy_bell(seat);
         let is_asked = !interest.read || self.ask_to_read();
@@ -202,8 +215,12 @@ impl End {
         if self.to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
             return false;
         }
+        self.ask_for_room(&mut outgoing, self.room_wanted)
+    }
+
+    fn ask_for_room(&self, outgoing: &mut Producer, room: u64) -> bool {
         let state = &self.memory.header().state.0;
-        let armed = outgoing.arm(self.words_out(), state, self.room_wanted);
+        let armed = outgoing.arm(self.words_out(), state, room);
         let sleeps = self.believe(armed).unwrap_or(false);
         if !sleeps {
             self.awoken(outgoing.disarm(self.words_out()));

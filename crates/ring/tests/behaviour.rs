@@ -2,7 +2,7 @@
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 
-use hvsock_ring::{End, Interest, Monitor, Parts, RingSize, Side, Stop, pair};
+use hvsock_ring::{Bytes, End, Interest, Monitor, Parts, RingSize, Side, Stop, pair};
 
 fn small() -> (End, End) {
     pair(RingSize::MIN).unwrap()
@@ -122,7 +122,7 @@ fn bytes_can_be_written_and_read_in_place() {
     drop(a.try_reserve(1).unwrap());
     let lent = b.try_fill().unwrap();
     assert_eq!(lent.len(), 160);
-    assert_eq!(lent.stretches().map(|stretch| stretch.len()), [96, 64]);
+    assert_eq!(lent.stretches().map(Bytes::len), [96, 64]);
     let mut bytes = [0; 20];
     lent.get(140, &mut bytes).unwrap();
     assert_eq!(bytes, [[1; 10], [2; 10]].concat()[..]);
@@ -182,4 +182,57 @@ fn what_was_read_before_the_reader_closed_was_written_well() {
             assert_eq!((&a).read(&mut [0]).unwrap(), 0);
         });
     }
+}
+
+#[test]
+fn bytes_go_in_place_between_a_ring_and_other_shared_memory() {
+    let other = hvsock_sys::shared_memory::create(64 * 1024).unwrap();
+    let other = hvsock_sys::shared_memory::Mapping::new(&other, 64 * 1024).unwrap();
+    let (first, second) = pair(RingSize::MIN).unwrap();
+    let text: Vec<u8> = (0..3000u32).map(|i| (i / 7) as u8).collect();
+    other.bytes(1000..4000).put(0, &text);
+    // The second time the bytes lie around the ring's end.
+    for _ in 0..2 {
+        let mut room = first.try_reserve(3000).unwrap();
+        room.put_shared(1000, other.bytes(2000..4000)).unwrap();
+        room.put_shared(0, other.bytes(1000..2000)).unwrap();
+        assert!(room.put_shared(2999, other.bytes(0..2)).is_err());
+        room.commit(3000).unwrap();
+        let filled = second.try_fill().unwrap();
+        filled.get_shared(0, other.bytes(10_000..12_500)).unwrap();
+        filled
+            .get_shared(2500, other.bytes(12_500..13_000))
+            .unwrap();
+        assert!(filled.get_shared(2999, other.bytes(0..2)).is_err());
+        filled.consume(3000).unwrap();
+        let mut back = vec![0; 3000];
+        other.bytes(10_000..13_000).get(0, &mut back);
+        assert!(back == text);
+        other.bytes(10_000..13_000).put(0, &[0; 3000]);
+    }
+}
+
+#[test]
+fn a_writer_can_wait_for_more_room_than_it_has() {
+    let (first, second) = pair(RingSize::MIN).unwrap();
+    let size = u64::from(RingSize::MIN.bytes());
+    assert!(!first.arm_room(size), "all of it is free");
+    first.try_write(&[7; 1000]).unwrap();
+    assert_eq!(first.read_by_peer(), Ok(0));
+    assert!(first.arm_room(size - 500));
+    let rings = |end: &End| end.stats().rings;
+    let before = rings(&second);
+    second.try_read(&mut [0; 300]).unwrap();
+    assert_eq!((rings(&second), first.read_by_peer()), (before, Ok(300)));
+    second.try_read(&mut [0; 300]).unwrap();
+    assert_eq!(
+        (rings(&second), first.read_by_peer()),
+        (before + 1, Ok(600))
+    );
+    assert!(!first.arm_room(size - 500));
+    assert!(first.arm_room(size));
+    // A write takes the wish back.
+    first.try_write(&[7; 10]).unwrap();
+    second.try_read(&mut [0; 1000]).unwrap();
+    assert_eq!(rings(&second), before + 1);
 }

@@ -12,6 +12,7 @@
 //! One folder per operating system behind this one contract. An advisory lock needs nothing from
 //! here: `std::fs::File::try_lock` is `flock`.
 
+mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
 

@@ -219,7 +219,10 @@ impl Victim {
         let at = script.count() % len;
         lent.get(at, &mut self.buffer[..len - at]).unwrap();
         assert!(lent.get(at, &mut vec![0; len - at + 1]).is_err());
-        assert_eq!(lent.stretches().iter().map(Bytes::len).sum::<usize>(), len);
+        assert_eq!(
+            lent.stretches().into_iter().map(Bytes::len).sum::<usize>(),
+            len
+        );
         let null = File::options().write(true).open("/dev/null").unwrap();
         assert_eq!(lent.write_to(&null, at).unwrap(), len - at);
         lent.consume(count.min(len)).unwrap();

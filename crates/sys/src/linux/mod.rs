@@ -10,6 +10,7 @@ pub mod peer;
 pub mod poll;
 pub mod processor;
 pub mod seqpacket;
+mod shared_bytes;
 pub mod shared_memory;
 mod sigpipe;
 pub mod stream;

@@ -14,6 +14,8 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
+pub use super::shared_bytes::SharedBytes;
+
 const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
@@ -65,14 +67,14 @@ impl Mapping {
             let text = "the shared memory is smaller than what is to be mapped";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
-        Self::map(memory, len)
+        Self::map(memory, 0, len)
     }
 
     /// Maps all of it, of which there must be some, and no more than `most` bytes.
     pub fn whole(memory: impl AsFd, most: u64) -> io::Result<Self> {
         let len = checked_len(&memory)?;
         match usize::try_from(len) {
-            Ok(whole) if 0 < len && len <= most => Self::map(memory, whole),
+            Ok(whole) if 0 < len && len <= most => Self::map(memory, 0, whole),
             _ => {
                 let text = format!("there is shared memory of {len} bytes, not of 1 to {most}");
                 Err(io::Error::new(io::ErrorKind::InvalidData, text))
@@ -80,8 +82,31 @@ impl Mapping {
         }
     }
 
-    /// Maps the first `len` bytes, which were seen to be there for good, and not to be none.
-    fn map(memory: impl AsFd, len: usize) -> io::Result<Self> {
+    /// Maps `len` bytes from `offset` on, which must be there: another's memory, such as a
+    /// guest's. `InvalidData` if it is not, or if it could shrink later and `may_shrink` does not
+    /// allow that.
+    ///
+    /// With `may_shrink`, whoever has the descriptor can end this process: an access to memory
+    /// that was there and is no more raises `SIGBUS`.
+    pub fn part(memory: impl AsFd, offset: u64, len: usize, may_shrink: bool) -> io::Result<Self> {
+        let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
+        if !may_shrink {
+            let seals = rustix::fs::fcntl_get_seals(&memory).unwrap_or(SealFlags::empty());
+            if !seals.contains(SealFlags::SHRINK) {
+                return Err(invalid("the memory is not sealed against shrinking".into()));
+            }
+        }
+        let size = u64::try_from(rustix::fs::fstat(&memory)?.st_size).unwrap_or(0);
+        let end = offset.checked_add(len as u64);
+        if len == 0 || end.is_none_or(|end| end > size) {
+            let text = format!("{len} bytes from {offset} on are not in memory of {size} bytes");
+            return Err(invalid(text));
+        }
+        Self::map(memory, offset, len)
+    }
+
+    /// Maps `len` bytes, which were seen to be there, and not to be none.
+    fn map(memory: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: no address is asked for, so no mapping of this process is replaced.
         let start = unsafe {
@@ -91,7 +116,7 @@ impl Mapping {
                 protection,
                 MapFlags::SHARED,
                 &memory,
-                0,
+                offset,
             )?
         };
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -107,6 +132,19 @@ impl Mapping {
     #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.len
+    }
+
+    /// The bytes of a range, for copies to and from them; none for a range that is not in the
+    /// mapping.
+    #[inline]
+    pub fn bytes(&self, range: Range<usize>) -> SharedBytes<'_> {
+        let within = range.start <= range.end && range.end <= self.len;
+        let (offset, len) = match within {
+            true => (range.start, range.end - range.start),
+            false => (0, 0),
+        };
+        // SAFETY: the range lies in the mapping, as was just seen, which outlives the result.
+        unsafe { SharedBytes::new(self.start.add(offset), len) }
     }
 
     /// Has the kernel write what is in `ranges`, in their order, to `fd`: one `writev`.
