@@ -20,6 +20,7 @@
 
 mod cid;
 mod header;
+pub mod queue;
 
 pub use cid::{Cid, GuestCid, InvalidCid};
 pub use header::{HEADER_LEN, Header, Operation, SocketKind, features, message, shutdown};

@@ -1,0 +1,475 @@
+//! A driver in plain words against the device's side, in memory of a test.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TABLE: u64 = 0x1000;
+const AVAILABLE: u64 = 0x3000;
+const USED: u64 = 0x4000;
+const INDIRECT_TABLES: u64 = 0x8000;
+
+struct Memory(RefCell<Vec<u8>>);
+
+impl Memory {
+    fn new() -> Self {
+        Self(RefCell::new(vec![0; 0x40000]))
+    }
+
+    fn put(&self, at: u64, bytes: &[u8]) {
+        assert!(self.write(at, bytes));
+    }
+
+    fn word(&self, at: u64) -> u16 {
+        self.load(at).unwrap()
+    }
+}
+
+impl GuestMemory for Memory {
+    fn read(&self, address: u64, to: &mut [u8]) -> bool {
+        let memory = self.0.borrow();
+        let Ok(at) = usize::try_from(address) else {
+            return false;
+        };
+        let end = at.checked_add(to.len());
+        let Some(bytes) = end.and_then(|end| memory.get(at..end)) else {
+            return false;
+        };
+        to.copy_from_slice(bytes);
+        true
+    }
+
+    fn write(&self, address: u64, from: &[u8]) -> bool {
+        let mut memory = self.0.borrow_mut();
+        let Ok(at) = usize::try_from(address) else {
+            return false;
+        };
+        let end = at.checked_add(from.len());
+        let Some(bytes) = end.and_then(|end| memory.get_mut(at..end)) else {
+            return false;
+        };
+        bytes.copy_from_slice(from);
+        true
+    }
+
+    fn load(&self, address: u64) -> Option<u16> {
+        let mut word = [0; 2];
+        self.read(address, &mut word)
+            .then(|| u16::from_le_bytes(word))
+    }
+
+    fn store(&self, address: u64, value: u16) -> Option<()> {
+        self.write(address, &value.to_le_bytes()).then_some(())
+    }
+
+    fn fence(&self) {}
+}
+
+fn layout(size: u16, event_idx: bool) -> Layout {
+    Layout {
+        size,
+        descriptors: TABLE,
+        available: AVAILABLE,
+        used: USED,
+        event_idx,
+        indirect: true,
+    }
+}
+
+/// A descriptor: address, length, flags, next.
+type Raw = (u64, u32, u16, u16);
+
+fn descriptor(memory: &Memory, table: u64, index: u16, (address, len, flags, next): Raw) {
+    let at = table + u64::from(index) * 16;
+    memory.put(at, &address.to_le_bytes());
+    memory.put(at + 8, &len.to_le_bytes());
+    memory.put(at + 12, &flags.to_le_bytes());
+    memory.put(at + 14, &next.to_le_bytes());
+}
+
+/// The driver's side, as the specification has it.
+struct Driver<'m> {
+    memory: &'m Memory,
+    layout: Layout,
+    free: Vec<u16>,
+    made: u16,
+    kicked_at: u16,
+    seen: u16,
+    /// What was made available and not used yet: its descriptors.
+    pending: Vec<(u16, Vec<u16>)>,
+}
+
+impl<'m> Driver<'m> {
+    fn new(memory: &'m Memory, layout: Layout, base: u16) -> Self {
+        memory.store(AVAILABLE + 2, base).unwrap();
+        memory.store(USED + 2, base).unwrap();
+        Self {
+            memory,
+            layout,
+            free: (0..layout.size).collect(),
+            made: base,
+            kicked_at: base,
+            seen: base,
+            pending: Vec::new(),
+        }
+    }
+
+    /// Makes a chain of segments available, if there are descriptors for it.
+    fn offer(&mut self, segments: &[(Segment, bool)], indirect: bool) -> Option<u16> {
+        let needed = if indirect { 1 } else { segments.len() };
+        if needed == 0 || self.free.len() < needed {
+            return None;
+        }
+        let mine = self.free.split_off(self.free.len() - needed);
+        let head = mine[0];
+        if indirect {
+            let table = INDIRECT_TABLES + u64::from(head) * 0x400;
+            for (index, (segment, writes)) in segments.iter().enumerate() {
+                let last = index + 1 == segments.len();
+                let flags = u16::from(!last) | u16::from(*writes) << 1;
+                let raw = (segment.address, segment.len, flags, index as u16 + 1);
+                descriptor(self.memory, table, index as u16, raw);
+            }
+            let len = segments.len() as u32 * 16;
+            descriptor(self.memory, TABLE, head, (table, len, 4, 0));
+        } else {
+            for (index, (segment, writes)) in segments.iter().enumerate() {
+                let next = mine.get(index + 1);
+                let flags = u16::from(next.is_some()) | u16::from(*writes) << 1;
+                let next = next.copied().unwrap_or(0);
+                let raw = (segment.address, segment.len, flags, next);
+                descriptor(self.memory, TABLE, mine[index], raw);
+            }
+        }
+        let entry = u64::from(self.made & (self.layout.size - 1));
+        self.memory.store(AVAILABLE + 4 + entry * 2, head).unwrap();
+        self.made = self.made.wrapping_add(1);
+        self.memory.store(AVAILABLE + 2, self.made).unwrap();
+        self.pending.push((head, mine));
+        Some(head)
+    }
+
+    /// Whether the device is to be notified of what was offered since the last time.
+    fn kicks(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.kicked_at, self.made);
+        if old == self.made {
+            return false;
+        }
+        if !self.layout.event_idx {
+            return self.memory.word(USED) & 1 == 0;
+        }
+        let event = self.memory.word(USED + 4 + u64::from(self.layout.size) * 8);
+        need_event(event, self.made, old)
+    }
+
+    /// What the device has used since: head and bytes written.
+    fn collect(&mut self) -> Vec<(u16, u32)> {
+        let mut collected = Vec::new();
+        while self.seen != self.memory.word(USED + 2) {
+            let entry = u64::from(self.seen & (self.layout.size - 1));
+            let mut raw = [0; 8];
+            assert!(self.memory.read(USED + 4 + entry * 8, &mut raw));
+            let head = u16::from_le_bytes([raw[0], raw[1]]);
+            let written = u32::from_le_bytes([raw[4], raw[5], raw[6], raw[7]]);
+            let index = self.pending.iter().position(|(h, _)| *h == head);
+            let (_, mine) = self
+                .pending
+                .remove(index.expect("used twice or never offered"));
+            self.free.extend(mine);
+            self.seen = self.seen.wrapping_add(1);
+            collected.push((head, written));
+        }
+        collected
+    }
+
+    fn wants_interrupts(&self, wants: bool) {
+        if self.layout.event_idx {
+            let event = if wants {
+                self.seen
+            } else {
+                self.seen.wrapping_sub(1)
+            };
+            let at = AVAILABLE + 4 + u64::from(self.layout.size) * 2;
+            self.memory.store(at, event).unwrap();
+        } else {
+            self.memory.store(AVAILABLE, u16::from(!wants)).unwrap();
+        }
+    }
+}
+
+/// `vring_need_event` of the specification.
+fn need_event(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Offer {
+        segments: Vec<(u64, u32, bool)>,
+        indirect: bool,
+    },
+    Kick,
+    Sleep,
+    Awake,
+    Peek,
+    Take {
+        written: u32,
+    },
+    Publish,
+    Collect,
+    Interrupts(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let segment = (
+        any::<u32>().prop_map(u64::from),
+        0..70_000u32,
+        any::<bool>(),
+    );
+    let segments = prop::collection::vec(segment, 1..5);
+    prop_oneof![
+        4 => (segments, any::<bool>()).prop_map(|(segments, indirect)| Step::Offer { segments, indirect }),
+        2 => Just(Step::Kick),
+        2 => Just(Step::Sleep),
+        1 => Just(Step::Awake),
+        2 => Just(Step::Peek),
+        4 => any::<u32>().prop_map(|written| Step::Take { written }),
+        2 => Just(Step::Publish),
+        2 => Just(Step::Collect),
+        1 => any::<bool>().prop_map(Step::Interrupts),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn every_chain_comes_once_in_order_and_nobody_sleeps_through_one(
+        steps in prop::collection::vec(step(), 1..400),
+        size in 0..5u32,
+        event_idx in any::<bool>(),
+        base in prop_oneof![Just(0), any::<u16>()],
+    ) {
+        let memory = Memory::new();
+        let layout = layout(1 << size, event_idx);
+        let mut driver = Driver::new(&memory, layout, base);
+        let mut queue = Queue::new(layout, base, &memory).unwrap();
+        let mut offered: VecDeque<(u16, Vec<(Segment, bool)>)> = VecDeque::new();
+        let mut given: VecDeque<(u16, u32)> = VecDeque::new();
+        let mut chain = Chain::default();
+        // The device sleeps until it is kicked; the driver waits for an interrupt.
+        let (mut asleep, mut wants) = (false, true);
+        driver.wants_interrupts(true);
+        for step in steps {
+            match step {
+                Step::Offer { mut segments, indirect } => {
+                    segments.sort_by_key(|(.., writes)| *writes);
+                    let segments: Vec<_> = segments
+                        .into_iter()
+                        .map(|(address, len, writes)| (Segment { address, len }, writes))
+                        .collect();
+                    if let Some(head) = driver.offer(&segments, indirect) {
+                        offered.push_back((head, segments));
+                    }
+                }
+                Step::Kick => {
+                    let kicks = driver.kicks();
+                    if asleep && !offered.is_empty() {
+                        prop_assert!(kicks, "the device sleeps and is not kicked");
+                        asleep = false;
+                    }
+                }
+                Step::Sleep => {
+                    // What was offered and not kicked for yet is kicked for later.
+                    let there = queue.ask_for_kicks(&memory).unwrap();
+                    prop_assert_eq!(there, !offered.is_empty());
+                    asleep = !there;
+                }
+                Step::Awake => {
+                    asleep = false;
+                    queue.refuse_kicks(&memory).unwrap();
+                }
+                Step::Peek | Step::Take { .. } if asleep => {}
+                Step::Peek => {
+                    let next = queue.peek(&memory, &mut chain).unwrap();
+                    prop_assert_eq!(next == Next::Empty, offered.is_empty());
+                }
+                Step::Take { written } => {
+                    let next = queue.peek(&memory, &mut chain).unwrap();
+                    let Some((head, segments)) = offered.pop_front() else {
+                        prop_assert_eq!(next, Next::Empty);
+                        continue;
+                    };
+                    prop_assert_eq!(next, Next::Chain);
+                    prop_assert_eq!(chain.head(), head);
+                    let of = |writes| -> Vec<Segment> {
+                        segments.iter().filter(|(_, w)| *w == writes).map(|(s, _)| *s).collect()
+                    };
+                    prop_assert_eq!(chain.readable(), of(false));
+                    prop_assert_eq!(chain.writable(), of(true));
+                    let sum: u32 = of(true).iter().map(|segment| segment.len).sum();
+                    prop_assert_eq!(chain.writable_len(), sum);
+                    queue.take();
+                    queue.give_back(&memory, head, written).unwrap();
+                    given.push_back((head, written));
+                }
+                Step::Publish => {
+                    let news = queue.has_unpublished();
+                    let notify = queue.publish(&memory).unwrap();
+                    prop_assert!(!queue.has_unpublished());
+                    if news && wants {
+                        prop_assert!(notify, "the driver waits and is not told");
+                        wants = false;
+                    }
+                }
+                Step::Collect => {
+                    for used in driver.collect() {
+                        prop_assert_eq!(Some(used), given.pop_front());
+                    }
+                    if wants {
+                        driver.wants_interrupts(true);
+                    }
+                }
+                Step::Interrupts(on) => {
+                    for used in driver.collect() {
+                        prop_assert_eq!(Some(used), given.pop_front());
+                    }
+                    driver.wants_interrupts(on);
+                    wants = on;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn any_memory_gives_an_answer(
+        bytes in prop::collection::vec(any::<u8>(), 0x600),
+        size in 0..7u32,
+        base in any::<u16>(),
+        event_idx in any::<bool>(),
+    ) {
+        let memory = Memory::new();
+        memory.put(TABLE, &bytes[..0x400]);
+        memory.put(AVAILABLE, &bytes[0x400..]);
+        memory.put(INDIRECT_TABLES, &bytes);
+        let layout = layout(1 << size, event_idx);
+        // Near enough to be believed.
+        memory.store(AVAILABLE + 2, base.wrapping_add(1 << size)).unwrap();
+        for entry in 0..1u64 << size {
+            let head = memory.word(AVAILABLE + 4 + entry * 2) & ((1 << size) - 1);
+            memory.store(AVAILABLE + 4 + entry * 2, head).unwrap();
+            let at = TABLE + entry * 16;
+            memory.store(at + 12, memory.word(at + 12) & 7).unwrap();
+            memory.store(at + 14, memory.word(at + 14) & ((1 << size) - 1)).unwrap();
+        }
+        let mut queue = Queue::new(layout, base, &memory).unwrap();
+        let mut chain = Chain::default();
+        for _ in 0..1 << size {
+            match queue.peek(&memory, &mut chain).unwrap() {
+                Next::Empty => break,
+                Next::Chain => {
+                    let all = chain.readable().iter().chain(chain.writable());
+                    prop_assert!(all.clone().count() <= MAX_CHAIN);
+                    for segment in all {
+                        prop_assert!(segment.address.checked_add(u64::from(segment.len)).is_some());
+                    }
+                }
+                Next::Bad(_) => {}
+            }
+            queue.take();
+            queue.give_back(&memory, chain.head(), 0).unwrap();
+        }
+        queue.publish(&memory).unwrap();
+    }
+}
+
+fn one(raw: &[Raw]) -> Next {
+    let memory = Memory::new();
+    for (index, raw) in raw.iter().enumerate() {
+        descriptor(&memory, TABLE, index as u16, *raw);
+    }
+    // An indirect table of two, of which the first names the second.
+    descriptor(&memory, INDIRECT_TABLES, 0, (0, 10, 1, 1));
+    descriptor(&memory, INDIRECT_TABLES, 1, (0, 10, 2, 0));
+    descriptor(
+        &memory,
+        INDIRECT_TABLES + 0x100,
+        0,
+        (INDIRECT_TABLES, 32, 4, 0),
+    );
+    memory.store(AVAILABLE + 2, 1).unwrap();
+    let mut queue = Queue::new(layout(4, false), 0, &memory).unwrap();
+    queue.peek(&memory, &mut Chain::default()).unwrap()
+}
+
+#[test]
+fn a_chain_that_is_wrong_is_told_apart() {
+    let bad = |raw: &[Raw]| match one(raw) {
+        Next::Bad(bad) => Some(bad),
+        _ => None,
+    };
+    assert_eq!(one(&[(0, 10, 0, 0)]), Next::Chain);
+    assert_eq!(one(&[(INDIRECT_TABLES, 32, 4, 0)]), Next::Chain);
+    assert_eq!(
+        one(&[(0, 10, 1, 1), (INDIRECT_TABLES, 32, 4, 0)]),
+        Next::Chain
+    );
+    assert_eq!(bad(&[(0, 10, 1, 4)]), Some(BadChain::Next));
+    assert_eq!(bad(&[(0, 10, 1, 0)]), Some(BadChain::TooLong));
+    assert_eq!(
+        bad(&[(0, 10, 1, 1), (0, 10, 1, 0)]),
+        Some(BadChain::TooLong)
+    );
+    assert_eq!(bad(&[(0, 10, 3, 1), (0, 10, 0, 0)]), Some(BadChain::Order));
+    assert_eq!(bad(&[(u64::MAX, 2, 0, 0)]), Some(BadChain::Overflow));
+    let huge = [(0, u32::MAX, 1, 1), (0, 1, 0, 0)];
+    assert_eq!(bad(&huge), Some(BadChain::Overflow));
+    for (table, len, flags) in [
+        (INDIRECT_TABLES, 0, 4),
+        (INDIRECT_TABLES, 31, 4),
+        (INDIRECT_TABLES, 32, 5),
+        (INDIRECT_TABLES, 32, 6),
+        (INDIRECT_TABLES + 0x100, 16, 4),
+        (u64::MAX - 8, 16, 4),
+        (1 << 40, 16, 4),
+    ] {
+        assert_eq!(
+            bad(&[(table, len, flags, 0)]),
+            Some(BadChain::Indirect),
+            "{table:x} {len}"
+        );
+    }
+    // A table of one entry that names a second.
+    assert_eq!(bad(&[(INDIRECT_TABLES, 16, 4, 0)]), Some(BadChain::Next));
+}
+
+#[test]
+fn rings_that_cannot_be_believed_are_a_fault() {
+    let memory = Memory::new();
+    let with = |change: fn(&mut Layout)| {
+        let mut layout = layout(4, false);
+        change(&mut layout);
+        Queue::new(layout, 0, &memory).map(drop)
+    };
+    assert_eq!(with(|_| {}), Ok(()));
+    for change in [
+        (|l| l.size = 0) as fn(&mut Layout),
+        |l| l.size = 3,
+        |l| l.descriptors = 8,
+        |l| l.available = 1,
+        |l| l.used = 2,
+        |l| l.used = u64::MAX - 3,
+    ] {
+        assert_eq!(with(change), Err(QueueFault::Layout));
+    }
+    assert_eq!(with(|l| l.used = 1 << 40), Err(QueueFault::Outside));
+
+    let mut queue = Queue::new(layout(4, false), 0, &memory).unwrap();
+    memory.store(AVAILABLE + 2, 5).unwrap();
+    let chain = &mut Chain::default();
+    assert_eq!(queue.peek(&memory, chain), Err(QueueFault::Overrun));
+    memory.store(AVAILABLE + 2, 1).unwrap();
+    memory.store(AVAILABLE + 4, 4).unwrap();
+    assert_eq!(queue.peek(&memory, chain), Err(QueueFault::Head));
+}
