@@ -1,0 +1,88 @@
+#!/bin/busybox sh
+# The first process of a guest: loads the modules, then serves each port of the virtio-serial device
+# by a shell of its own. What goes over a port is told in port.rs.
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin HOME=/root TERM=dumb
+mount -t proc proc /proc
+mount -t sysfs sys /sys
+mount -t devtmpfs dev /dev
+mkdir -p /dev/shm /run/port /run/spawned
+mount -t tmpfs tmp /tmp
+exec </dev/null >/dev/console 2>&1
+
+for module in /modules/*.ko; do
+	[ -e "$module" ] && { insmod "$module" || echo "init: cannot load $module"; }
+done
+. /etc/guest
+hostname "$name"
+ip link set lo up
+if [ -n "$network" ]; then
+	ip link set eth0 up
+	ip address add 10.0.2.15/24 dev eth0
+	ip route add default via 10.0.2.2
+fi
+read -r boot </proc/sys/kernel/random/boot_id
+
+# done ID STATUS SIZE SIZE, then what was printed and what was complained about.
+answer() {
+	echo "done $1 $2 $(stat -c %s "$own/out") $(stat -c %s "$own/err")"
+	cat "$own/out" "$own/err"
+}
+
+serve() {
+	own=/run/port/${1##*/}
+	mkdir -p "$own"
+	# A port can be opened once only.
+	exec 0<>"$1" 1>&0
+	echo "ready $boot"
+	while :; do
+		# The end of the file means that nobody is connected on the other side, for now.
+		read -r verb id number text || { sleep 0.1; continue; }
+		: >"$own/out"
+		: >"$own/err"
+		case $verb in
+		run)
+			echo "$text" | base64 -d >"$own/command"
+			timeout -s KILL "$number" sh "$own/command" </dev/null >"$own/out" 2>"$own/err"
+			answer "$id" $?
+			;;
+		spawn)
+			place=/run/spawned/$number
+			mkdir -p "$place"
+			echo "$text" | base64 -d >"$place/command"
+			(
+				setsid sh "$place/command" >"$place/out" 2>"$place/err" &
+				echo $! >"$place/pid"
+				wait $!
+				echo $? >"$place/ended"
+				mv "$place/ended" "$place/status"
+			) </dev/null >/dev/null 2>&1 &
+			answer "$id" 0
+			;;
+		push)
+			head -c "$number" >"$own/out"
+			path=$(echo "$text" | base64 -d)
+			mkdir -p "${path%/*}/" && mv "$own/out" "$path" 2>"$own/err"
+			status=$?
+			: >"$own/out"
+			answer "$id" $status
+			;;
+		attach)
+			echo "$text" | base64 -d >"$own/command"
+			echo "attached $id"
+			exec sh "$own/command"
+			;;
+		*)
+			echo "unknown verb: $verb" >"$own/err"
+			answer "$id" 127
+			;;
+		esac
+	done
+}
+
+for port in /dev/vport*; do
+	serve "$port" &
+done
+echo "init: ready"
+# Also reaps what others leave behind.
+wait
+exec sleep 2147483647

@@ -1,0 +1,172 @@
+//! The guest's first and only file system: busybox, modules, the caller's files, and the script that
+//! serves the ports.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::cpio::Archive;
+use crate::kit::Kit;
+use crate::machine::Config;
+use crate::{modules, program, tools};
+
+/// A file that a guest is to have from its start.
+#[derive(Debug, Clone)]
+pub struct File {
+    path: String,
+    mode: u32,
+    source: Source,
+}
+
+#[derive(Debug, Clone)]
+enum Source {
+    Host(PathBuf),
+    Bytes(Vec<u8>),
+}
+
+impl File {
+    /// A copy of a file of the host, with its mode.
+    pub fn copy(host: impl Into<PathBuf>, guest: impl Into<String>) -> io::Result<Self> {
+        let host = host.into();
+        let mode = fs::metadata(&host)?.permissions().mode();
+        Ok(Self {
+            path: guest.into(),
+            mode,
+            source: Source::Host(host),
+        })
+    }
+
+    /// A file with this content; `mode` is as in `chmod`.
+    pub fn bytes(guest: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
+        Self {
+            path: guest.into(),
+            mode,
+            source: Source::Bytes(content.into()),
+        }
+    }
+
+    /// A program of the host with the shared libraries that it needs, each where it is on the host.
+    pub fn program(host: &Path, guest: impl Into<String>) -> io::Result<Vec<Self>> {
+        let mut files = vec![Self::copy(host, guest)?];
+        for library in program::libraries(host)? {
+            let path = library.to_string_lossy().into_owned();
+            files.push(Self::copy(library, path)?);
+        }
+        Ok(files)
+    }
+}
+
+const INIT: &str = include_str!("init.sh");
+
+/// What vsock needs in the guest; the second list where the kernel has it.
+const VSOCK: [&str; 2] = ["virtio_pci", "vmw_vsock_virtio_transport"];
+const VSOCK_EXTRA: [&str; 1] = ["vsock_diag"];
+
+/// Makes the archive.
+pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
+    let mut image = Image::default();
+    for folder in ["/proc", "/sys", "/dev", "/tmp", "/root", "/modules"] {
+        image.folder(folder);
+    }
+    // Without it the kernel has nothing to show messages of the first process on.
+    image
+        .archive
+        .character_device("/dev/console", 0o600, (5, 1));
+    image.file("/init", 0o755, INIT.as_bytes());
+    image.file("/bin/busybox", 0o755, &fs::read(&kit.busybox)?);
+    for applet in applets(&kit.busybox)? {
+        image.link(&format!("/bin/{applet}"), "busybox");
+    }
+    let network = if config.network.is_some() { "yes" } else { "" };
+    let settings = format!("name='{}'\nnetwork={network}\n", config.name);
+    image.file("/etc/guest", 0o644, settings.as_bytes());
+
+    let mut required = vec!["virtio_console"];
+    required.extend(VSOCK);
+    if config.network.is_some() {
+        required.push("virtio_net");
+    }
+    let modules = modules::resolve(kit, &required, &VSOCK_EXTRA)?;
+    for (index, module) in modules.iter().enumerate() {
+        let path = format!("/modules/{index:02}-{}.ko", module.name);
+        image.file(&path, 0o644, &module.content);
+    }
+    for file in &config.files {
+        match &file.source {
+            Source::Bytes(content) => image.file(&file.path, file.mode, content),
+            Source::Host(path) => {
+                let content = fs::read(path).map_err(|error| {
+                    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+                })?;
+                image.file(&file.path, file.mode, &content);
+            }
+        }
+    }
+    Ok(image.archive.finish())
+}
+
+fn applets(busybox: &Path) -> io::Result<Vec<String>> {
+    let printed = tools::output(&mut tools::command(busybox, &["--list"]))?;
+    let names = String::from_utf8_lossy(&printed);
+    let names = names.lines().filter(|name| *name != "busybox");
+    Ok(names.map(str::to_owned).collect())
+}
+
+/// An archive in which every folder comes once, and before what is in it.
+#[derive(Default)]
+struct Image {
+    archive: Archive,
+    made: BTreeSet<String>,
+}
+
+impl Image {
+    fn folder(&mut self, path: &str) {
+        let path = path.trim_end_matches('/');
+        if path.is_empty() || !self.made.insert(path.to_owned()) {
+            return;
+        }
+        self.parent(path);
+        self.archive.folder(path);
+    }
+
+    fn parent(&mut self, path: &str) {
+        if let Some((parent, _)) = path.rsplit_once('/') {
+            self.folder(parent);
+        }
+    }
+
+    fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
+        if self.made.insert(path.to_owned()) {
+            self.parent(path);
+            self.archive.file(path, mode, content);
+        }
+    }
+
+    fn link(&mut self, path: &str, target: &str) {
+        if self.made.insert(path.to_owned()) {
+            self.parent(path);
+            self.archive.link(path, target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_comes_once_and_before_what_is_in_it() {
+        let mut image = Image::default();
+        image.file("/a/b/c", 0o644, b"x");
+        image.file("/a/b/d", 0o644, b"y");
+        image.file("/a/b/c", 0o644, b"not twice");
+        let bytes = image.archive.finish();
+        let text = String::from_utf8_lossy(&bytes);
+        let at = |name: &str| text.find(name).unwrap_or_else(|| panic!("no {name:?}"));
+        assert!(at("a/b\0") < at("a/b/c\0"));
+        assert_eq!(text.matches("a/b\0").count(), 1);
+        assert_eq!(text.matches("a/b/c\0").count(), 1);
+    }
+}

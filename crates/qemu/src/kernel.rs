@@ -1,0 +1,253 @@
+//! Which kernel a guest boots, and how one is had on a machine that has none in `/boot`.
+//!
+//! Debian's cloud kernel is preferred: it has virtio built in and starts in half the time of the
+//! generic one. A package that was merely unpacked serves as well as an installed one, so nobody needs
+//! to be root, and no boot loader is touched.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::Missing;
+use crate::kit::INSTALL;
+use crate::tools;
+
+/// A kernel and its modules.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kernel {
+    /// The compressed image, a `vmlinuz`.
+    pub image: PathBuf,
+    /// The folder of its modules, in which `kernel` and `modules.builtin` are.
+    pub modules: PathBuf,
+}
+
+/// Debian's metapackages whose kernel [`Kernel::fetch`] takes, the best first.
+const PACKAGES: [&str; 2] = ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"];
+
+impl Kernel {
+    /// Looks for a kernel, in this order: where `HVSOCK_GUEST_KERNEL` (an image) and
+    /// `HVSOCK_GUEST_MODULES` (its modules' folder) point; among what was fetched and what is
+    /// installed in `/boot`, cloud kernels before others, and newer ones before older ones.
+    pub fn find() -> Result<Self, Missing> {
+        if let Some(image) = variable("HVSOCK_GUEST_KERNEL") {
+            return Self::given(image, variable("HVSOCK_GUEST_MODULES"));
+        }
+        let mut unreadable = None;
+        let mut found = Vec::new();
+        let roots = std::iter::once(PathBuf::from("/")).chain(unpacked());
+        for root in roots {
+            for (version, kernel) in kernels_of(&root) {
+                if fs::File::open(&kernel.image).is_ok() {
+                    found.push((rank(&version), kernel));
+                } else {
+                    unreadable = Some(kernel.image);
+                }
+            }
+        }
+        // A bare number sorts as it counts, so the greatest is the newest.
+        if let Some((_, kernel)) = found.into_iter().max_by(|a, b| a.0.cmp(&b.0)) {
+            return Ok(kernel);
+        }
+        Err(match unreadable {
+            Some(image) => Missing {
+                what: format!("{} is not readable for this user", image.display()),
+                advice: format!("run `chmod +r {}` as root", image.display()),
+            },
+            None => Missing {
+                what: "there is no Linux kernel with its modules, neither in /boot nor fetched"
+                    .into(),
+                advice: format!(
+                    "install one with `{INSTALL}`, or set HVSOCK_GUEST_KERNEL and \
+                     HVSOCK_GUEST_MODULES"
+                ),
+            },
+        })
+    }
+
+    /// Fetches the package of Debian's cloud kernel by `apt-get download` and unpacks it into the
+    /// user's cache folder (`HVSOCK_GUEST_CACHE`, or `hvsock/kernels` in `XDG_CACHE_HOME`, or in
+    /// `~/.cache`), in which [`find`](Self::find) sees it from then on.
+    pub fn fetch() -> Result<Self, Missing> {
+        let fail = |what: String| Missing {
+            what,
+            advice: format!("install a kernel with `{INSTALL}`"),
+        };
+        let cache = cache_folder().ok_or_else(|| fail("neither HOME is set nor a cache".into()))?;
+        let package = PACKAGES
+            .iter()
+            .find_map(|meta| image_package(meta))
+            .ok_or_else(|| {
+                fail("apt-cache knows no package of a cloud kernel (`apt-get update`?)".into())
+            })?;
+        let folder = cache.join(&package);
+        unpack(&package, &cache, &folder)
+            .map_err(|error| fail(format!("cannot fetch {package}: {error}")))?;
+        let kernels = kernels_of(&folder);
+        let kernel = kernels.into_iter().map(|(_, kernel)| kernel).next();
+        kernel.ok_or_else(|| fail(format!("{} holds no kernel", folder.display())))
+    }
+
+    fn given(image: PathBuf, modules: Option<PathBuf>) -> Result<Self, Missing> {
+        let wrong = |what| Missing {
+            what,
+            advice: "correct it or unset it".into(),
+        };
+        if !image.is_file() {
+            return Err(wrong(format!(
+                "HVSOCK_GUEST_KERNEL names no file: {}",
+                image.display()
+            )));
+        }
+        let beside = || {
+            let version = version_of(&image)?;
+            let root = image.parent()?.parent()?;
+            modules_in(root, &version)
+        };
+        match modules.or_else(beside) {
+            Some(modules) if modules.is_dir() => Ok(Self { image, modules }),
+            _ => Err(wrong(
+                "HVSOCK_GUEST_MODULES names no folder of the kernel's modules".into(),
+            )),
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<PathBuf> {
+    let value = std::env::var_os(name).filter(|value| !value.is_empty());
+    value.map(PathBuf::from)
+}
+
+fn cache_folder() -> Option<PathBuf> {
+    variable("HVSOCK_GUEST_CACHE")
+        .or_else(|| Some(variable("XDG_CACHE_HOME")?.join("hvsock/kernels")))
+        .or_else(|| Some(variable("HOME")?.join(".cache/hvsock/kernels")))
+}
+
+/// The folders of packages that were fetched.
+fn unpacked() -> Vec<PathBuf> {
+    let entries = cache_folder().and_then(|folder| fs::read_dir(folder).ok());
+    let folders = entries.into_iter().flatten().flatten();
+    folders.map(|entry| entry.path()).collect()
+}
+
+/// The kernels below a root folder that have both an image and modules, with their versions.
+fn kernels_of(root: &Path) -> Vec<(String, Kernel)> {
+    let entries = fs::read_dir(root.join("boot")).into_iter().flatten();
+    let images = entries.flatten().map(|entry| entry.path());
+    images
+        .filter_map(|image| {
+            let version = version_of(&image)?;
+            let modules = modules_in(root, &version)?;
+            Some((version, Kernel { image, modules }))
+        })
+        .collect()
+}
+
+fn version_of(image: &Path) -> Option<String> {
+    let name = image.file_name()?.to_str()?;
+    name.strip_prefix("vmlinuz-").map(str::to_owned)
+}
+
+fn modules_in(root: &Path, version: &str) -> Option<PathBuf> {
+    let folders = ["lib/modules", "usr/lib/modules"];
+    folders
+        .iter()
+        .map(|folder| root.join(folder).join(version))
+        .find(|folder| folder.join("modules.builtin").is_file())
+}
+
+/// Greater for a kernel that is better: a cloud kernel, then the newer one, number by number.
+fn rank(version: &str) -> (bool, Vec<u64>) {
+    let numbers = version.split(|c: char| !c.is_ascii_digit());
+    (
+        version.contains("cloud"),
+        numbers.filter_map(|number| number.parse().ok()).collect(),
+    )
+}
+
+/// The package with the image on which a metapackage depends.
+fn image_package(meta: &str) -> Option<String> {
+    let apt_cache = tools::find("apt-cache")?;
+    let printed = tools::output(&mut tools::command(&apt_cache, &["depends", meta])).ok()?;
+    let printed = String::from_utf8_lossy(&printed);
+    let mut depends = printed
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    depends
+        .find(|package| package.starts_with("linux-image-"))
+        .map(str::to_owned)
+}
+
+/// Into a folder of another name first: one that is there is complete.
+fn unpack(package: &str, cache: &Path, folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(cache)?;
+    let [apt_get, dpkg_deb] = ["apt-get", "dpkg-deb"].map(|name| {
+        tools::find(name).ok_or_else(|| io::Error::other(format!("there is no {name}")))
+    });
+    let (apt_get, dpkg_deb) = (apt_get?, dpkg_deb?);
+    let work = tempfile::Builder::new()
+        .prefix("fetch-")
+        .tempdir_in(cache)?;
+    let download = ["--quiet=2", "-o", "Acquire::Retries=3", "download", package];
+    tools::output(tools::command(&apt_get, &download).current_dir(work.path()))?;
+    let archive = fs::read_dir(work.path())?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+        .ok_or_else(|| io::Error::other("apt-get left no package"))?;
+    let tree = work.path().join("tree");
+    tools::output(
+        tools::command(&dpkg_deb, &["--extract"])
+            .arg(&archive)
+            .arg(&tree),
+    )?;
+    match fs::rename(&tree, folder) {
+        // Another process was faster.
+        Err(_) if folder.is_dir() => Ok(()),
+        done => done,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cloud_kernels_come_first_and_newer_ones_before_older_ones() {
+        let mut versions = [
+            "6.1.0-9-cloud-amd64",
+            "6.12.117+deb12-cloud-amd64",
+            "6.1.0-53-cloud-amd64",
+            "7.0.1-amd64",
+        ];
+        versions.sort_by_key(|version| rank(version));
+        assert_eq!(
+            versions,
+            [
+                "7.0.1-amd64",
+                "6.1.0-9-cloud-amd64",
+                "6.1.0-53-cloud-amd64",
+                "6.12.117+deb12-cloud-amd64",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_kernel_needs_its_modules() {
+        let root = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(root.path().join("boot")).expect("boot");
+        fs::write(root.path().join("boot/vmlinuz-1.2"), "").expect("image");
+        assert_eq!(kernels_of(root.path()), []);
+        let modules = root.path().join("lib/modules/1.2");
+        fs::create_dir_all(&modules).expect("modules");
+        fs::write(modules.join("modules.builtin"), "").expect("builtin");
+        let found = kernels_of(root.path());
+        assert_eq!(found.len(), 1);
+        assert_eq!(found[0].1.modules, modules);
+        let image = root.path().join("boot/vmlinuz-1.2");
+        assert_eq!(Kernel::given(image, None).expect("beside").modules, modules);
+    }
+}

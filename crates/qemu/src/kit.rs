@@ -1,0 +1,101 @@
+//! What a guest is made of, and where it is on this machine.
+
+use std::path::{Path, PathBuf};
+
+use crate::error::Missing;
+use crate::kernel::Kernel;
+use crate::tools;
+
+/// The command that installs everything, on Debian and its descendants.
+pub(crate) const INSTALL: &str =
+    "apt-get install qemu-system-x86 linux-image-cloud-amd64 busybox-static";
+
+/// QEMU, a kernel, and busybox.
+#[derive(Debug, Clone)]
+pub struct Kit {
+    /// `qemu-system-x86_64`.
+    pub qemu: PathBuf,
+    /// The kernel with its modules.
+    pub kernel: Kernel,
+    /// A busybox that needs no shared library.
+    pub busybox: PathBuf,
+}
+
+impl Kit {
+    /// Looks for all of it. Variables that name other places: `HVSOCK_GUEST_QEMU`,
+    /// `HVSOCK_GUEST_BUSYBOX`, and those of [`Kernel::find`].
+    pub fn find() -> Result<Self, Missing> {
+        let mut kit = Self::without_kernel()?;
+        kit.kernel = Kernel::find()?;
+        Ok(kit)
+    }
+
+    /// Likewise, and a kernel that is not there is fetched as a package: see [`Kernel::fetch`].
+    pub fn find_or_fetch() -> Result<Self, Missing> {
+        let mut kit = Self::without_kernel()?;
+        kit.kernel = Kernel::find().or_else(|_| Kernel::fetch())?;
+        Ok(kit)
+    }
+
+    fn without_kernel() -> Result<Self, Missing> {
+        let qemu = program("HVSOCK_GUEST_QEMU", &["qemu-system-x86_64"])
+            .map_err(|why| missing(why, "apt-get install qemu-system-x86"))?;
+        let busybox = program("HVSOCK_GUEST_BUSYBOX", &["busybox"])
+            .map_err(|why| missing(why, "apt-get install busybox-static"))?;
+        if is_dynamic(&busybox) {
+            let why = format!("{} needs shared libraries", busybox.display());
+            return Err(missing(why, "apt-get install busybox-static"));
+        }
+        Ok(Self {
+            qemu,
+            kernel: Kernel::default(),
+            busybox,
+        })
+    }
+}
+
+fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
+    if let Some(path) = std::env::var_os(variable).filter(|value| !value.is_empty()) {
+        let path = PathBuf::from(path);
+        return if path.is_file() {
+            Ok(path)
+        } else {
+            Err(format!("{variable} names no file: {}", path.display()))
+        };
+    }
+    let found = names.iter().find_map(|name| tools::find(name));
+    found.ok_or_else(|| format!("{} is not installed", names.join(" or ")))
+}
+
+fn missing(what: String, advice: &str) -> Missing {
+    let advice = if what.starts_with("HVSOCK_") {
+        "correct it or unset it".to_owned()
+    } else {
+        format!("install it with `{advice}` (all that a guest needs: `{INSTALL}`)")
+    };
+    Missing { what, advice }
+}
+
+/// Whether a program has an interpreter, by the word that only those hold which have one.
+fn is_dynamic(program: &Path) -> bool {
+    crate::program::interpreter(program).is_ok_and(|interpreter| interpreter.is_some())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_is_said_with_the_command_that_installs_it() {
+        let why = missing(
+            "busybox is not installed".into(),
+            "apt-get install busybox-static",
+        );
+        let text = why.to_string();
+        assert!(
+            text.contains("busybox is not installed; install it with `apt-get"),
+            "{text}"
+        );
+        assert!(!text.contains('\n'));
+    }
+}
