@@ -19,8 +19,15 @@
 #![forbid(unsafe_code)]
 
 mod cid;
+mod connection;
+mod credit;
 mod header;
+mod muxer;
 pub mod queue;
 
 pub use cid::{Cid, GuestCid, InvalidCid};
 pub use header::{HEADER_LEN, Header, Operation, SocketKind, features, message, shutdown};
+pub use muxer::{
+    Closed, Config, ConnectError, Counters, Event, Handle, Key, MessageEnd, Muxer, Received,
+    Transmit,
+};

@@ -1,0 +1,97 @@
+//! A queue in which each number is at most once, and that any number can leave at once.
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Clone, Copy, Debug)]
+struct Links {
+    before: u32,
+    after: u32,
+    queued: bool,
+}
+
+/// Numbers in the order in which they came. All operations take constant time.
+#[derive(Debug)]
+pub(super) struct Queue {
+    links: Vec<Links>,
+    first: u32,
+    last: u32,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            links: Vec::new(),
+            first: NONE,
+            last: NONE,
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+
+    pub(super) fn front(&self) -> Option<u32> {
+        (self.first != NONE).then_some(self.first)
+    }
+
+    pub(super) fn contains(&self, number: u32) -> bool {
+        self.links
+            .get(number as usize)
+            .is_some_and(|links| links.queued)
+    }
+
+    /// Adds a number at the end, unless it is queued already.
+    pub(super) fn push(&mut self, number: u32) {
+        if self.contains(number) {
+            return;
+        }
+        let place = number as usize;
+        if place >= self.links.len() {
+            let vacant = Links {
+                before: NONE,
+                after: NONE,
+                queued: false,
+            };
+            self.links.resize(place + 1, vacant);
+        }
+        self.links[place] = Links {
+            before: self.last,
+            after: NONE,
+            queued: true,
+        };
+        match self.last {
+            NONE => self.first = number,
+            last => self.links[last as usize].after = number,
+        }
+        self.last = number;
+    }
+
+    /// Takes a number out, if it is queued.
+    pub(super) fn remove(&mut self, number: u32) {
+        if !self.contains(number) {
+            return;
+        }
+        let Links { before, after, .. } = self.links[number as usize];
+        self.links[number as usize].queued = false;
+        match before {
+            NONE => self.first = after,
+            before => self.links[before as usize].after = after,
+        }
+        match after {
+            NONE => self.last = before,
+            after => self.links[after as usize].before = before,
+        }
+    }
+
+    /// Puts the first number behind all others.
+    pub(super) fn rotate(&mut self) {
+        if let Some(first) = self.front()
+            && first != self.last
+        {
+            self.remove(first);
+            self.push(first);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! Packets from the guest.
+
+use super::{Closed, Event, Farewell, Key, MessageEnd, Muxer, Received};
+use crate::connection::{Pending, Phase};
+use crate::{Header, Operation, SocketKind, message, shutdown};
+
+impl Muxer {
+    /// Takes a packet of the tx queue. `payload` is how many bytes really follow the header.
+    pub fn handle_packet(&mut self, header: &Header, payload: usize) -> Received {
+        if header.src_cid != u64::from(self.config.guest.get()) {
+            self.counters.spoofed += 1;
+            return Received::Nothing;
+        }
+        let kind = header.socket_kind();
+        let kind = kind.filter(|kind| self.config.seqpacket || *kind == SocketKind::Stream);
+        let Some(kind) = kind else {
+            self.handle_stray(header);
+            return Received::Nothing;
+        };
+        let key = Key::of(header, kind);
+        let operation = header.operation();
+        let Some(index) = self.table.find(&key) else {
+            match operation {
+                Some(Operation::Request) => self.handle_request(key, header),
+                _ => self.handle_stray(header),
+            }
+            return Received::Nothing;
+        };
+        let Some(connection) = self.table.at(index) else {
+            return Received::Nothing;
+        };
+
+        match (operation, connection.phase) {
+            // Of an older connection, which this one's REQUEST must find gone.
+            (operation, Phase::Connecting)
+                if !connection.is_known_to_guest() && operation != Some(Operation::Request) =>
+            {
+                self.handle_stray(header);
+            }
+            (Some(Operation::Reset), _) => self.handle_reset(index),
+            (Some(Operation::Request), _) => {
+                // The guest has forgotten the connection, and whatever waits to be sent of it
+                // would hit the new one.
+                self.end(index, Some(Closed::Reset), Farewell::None);
+                self.handle_request(key, header);
+            }
+            // Its RST is on its way, which answers everything.
+            (_, Phase::Ended) => {}
+            (Some(Operation::Shutdown), Phase::Closing) => self.handle_shutdown(index, header),
+            // What was under way when the owner closed it.
+            (_, Phase::Closing) => {}
+            _ if connection.outgoing.heard(header).is_err() => {
+                self.fault(index, Closed::CreditLie);
+            }
+            (Some(Operation::Response), Phase::Connecting) => self.handle_response(index),
+            (_, Phase::Connecting) => self.protocol(index, "a packet before its RESPONSE"),
+            (Some(Operation::CreditUpdate), _) => self.reschedule(index),
+            (Some(Operation::CreditRequest), Phase::Requested) => {}
+            (Some(Operation::CreditRequest), _) => {
+                self.owe(index, Pending::CREDIT_UPDATE);
+                self.reschedule(index);
+            }
+            (Some(Operation::Response), _) => self.protocol(index, "RESPONSE to no REQUEST"),
+            (None, _) => self.protocol(index, "an unknown operation"),
+            _ if !connection.is_established() => {
+                self.protocol(index, "RW or SHUTDOWN before the RESPONSE to it");
+            }
+            (Some(Operation::Shutdown), _) => self.handle_shutdown(index, header),
+            (Some(Operation::Data), _) => return self.handle_data(index, header, payload),
+        }
+        Received::Nothing
+    }
+
+    /// Is there room for the answer to another packet? If not, the tx queue must wait until
+    /// [`poll_transmit`](Self::poll_transmit) has made some.
+    pub fn may_receive(&self) -> bool {
+        self.replies.len() < self.config.max_replies
+    }
+
+    /// Answers what belongs to no connection: with RST, unless it is one.
+    fn handle_stray(&mut self, header: &Header) {
+        if header.operation() == Some(Operation::Reset) {
+            return;
+        }
+        self.counters.strays += 1;
+        self.reply_reset(header);
+    }
+
+    fn reply_reset(&mut self, to: &Header) {
+        self.replies.push_back(Header {
+            src_cid: to.dst_cid,
+            dst_cid: to.src_cid,
+            src_port: to.dst_port,
+            dst_port: to.src_port,
+            kind: to.kind,
+            op: Operation::Reset as u16,
+            ..Header::default()
+        });
+    }
+
+    fn handle_request(&mut self, key: Key, header: &Header) {
+        // An RST for what the guest sent on this key before would now be taken for the answer.
+        self.replies.retain(|reply| {
+            (reply.src_cid, reply.src_port, reply.dst_port, reply.kind)
+                != (key.peer.0, key.peer_port, key.guest_port, key.kind as u16)
+        });
+        if self.table.len() >= self.config.max_connections {
+            self.counters.over_limit += 1;
+            self.reply_reset(header);
+            return;
+        }
+        let handle = self
+            .table
+            .insert(key, Phase::Requested, self.first_count, 0);
+        if let Some(connection) = self.table.at(handle.index)
+            && connection.outgoing.heard(header).is_err()
+        {
+            // Never shown to the owner, so it has nothing to hear of the end.
+            self.counters.faults += 1;
+            self.end(handle.index, None, Farewell::Reset);
+            return;
+        }
+        self.events.push_back(Event::Request { handle, key });
+    }
+
+    fn handle_response(&mut self, index: u32) {
+        let Some(connection) = self.table.at(index) else {
+            return;
+        };
+        connection.phase = Phase::Open;
+        self.timers.clear(connection, index);
+        let handle = connection.handle(index);
+        let shut = connection.owner_shut;
+        self.events.push_back(Event::Connected { handle });
+        if shut != 0 {
+            self.owe(index, Pending::SHUTDOWN);
+        }
+        self.reschedule(index);
+    }
+
+    fn handle_reset(&mut self, index: u32) {
+        let Some(connection) = self.table.at(index) else {
+            return;
+        };
+        let reason = match connection.phase {
+            Phase::Connecting => Closed::Refused,
+            _ if u32::from(connection.told_shut) == shutdown::BOTH => Closed::Clean,
+            _ => Closed::Reset,
+        };
+        self.end(index, Some(reason), Farewell::None);
+    }
+
+    /// The bits add up, and none is ever taken back.
+    fn handle_shutdown(&mut self, index: u32, header: &Header) {
+        let Some(connection) = self.table.at(index) else {
+            return;
+        };
+        let before = u32::from(connection.guest_shut);
+        let after = before | header.flags & shutdown::BOTH;
+        let new = after & !before;
+        connection.guest_shut = after as u8;
+        let handle = connection.handle(index);
+        if connection.phase == Phase::Open {
+            if new & shutdown::SEND != 0 {
+                self.events.push_back(Event::Finished { handle });
+            }
+            if new & shutdown::RECEIVE != 0 {
+                self.events.push_back(Event::ClosedRead { handle });
+            }
+        }
+        if after == shutdown::BOTH {
+            self.end(index, Some(Closed::Clean), Farewell::Reset);
+        } else {
+            self.reschedule(index);
+        }
+    }
+
+    fn handle_data(&mut self, index: u32, header: &Header, payload: usize) -> Received {
+        let Some(connection) = self.table.at(index) else {
+            return Received::Nothing;
+        };
+        let len = header.len as usize;
+        if u32::from(connection.guest_shut) & shutdown::SEND != 0 {
+            self.protocol(index, "RW after SHUTDOWN");
+            return Received::Nothing;
+        }
+        if len > payload {
+            self.protocol(index, "RW with less data than it says");
+            return Received::Nothing;
+        }
+        if connection.incoming.received(header.len).is_err() {
+            self.fault(index, Closed::CreditOverrun);
+            return Received::Nothing;
+        }
+        let end = match connection.key.kind {
+            SocketKind::Stream => MessageEnd::default(),
+            SocketKind::Seqpacket => MessageEnd {
+                message: header.flags & message::END != 0,
+                record: header.flags & message::RECORD != 0,
+            },
+        };
+        let nobody_reads = u32::from(connection.owner_shut) & shutdown::RECEIVE != 0;
+        let handle = connection.handle(index);
+        if nobody_reads {
+            connection.incoming.freed(header.len);
+        }
+        if connection.incoming.is_worth_telling() {
+            self.owe(index, Pending::CREDIT_UPDATE);
+        }
+        self.reschedule(index);
+        if nobody_reads || (len == 0 && !end.message) {
+            return Received::Nothing;
+        }
+        Received::Payload { handle, len, end }
+    }
+
+    fn protocol(&mut self, index: u32, what: &'static str) {
+        self.fault(index, Closed::Protocol(what));
+    }
+
+    fn fault(&mut self, index: u32, reason: Closed) {
+        self.counters.faults += 1;
+        self.end(index, Some(reason), Farewell::Reset);
+    }
+}
