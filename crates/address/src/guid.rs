@@ -16,6 +16,9 @@ const CONTAINER_NAMESPACE: Uuid = uuid!("cab70344-facb-41e4-b5e5-ab6592283e6e");
 /// Bits of the template that are not the port; two ids are on the template when these agree.
 const TEMPLATE_MASK: u128 = u128::MAX >> 32;
 
+/// The first of the ports that are aliases of ids off the template.
+const ALIASES: u32 = 0x4000_0000;
+
 /// Names a partition, or by a wildcard a set of partitions relative to the caller.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VmId(Uuid);
@@ -109,6 +112,44 @@ impl ServiceId {
             None
         }
     }
+
+    /// The vsock port by which those who know ports only reach this id, which is off
+    /// [`VSOCK_TEMPLATE`]: its alias, in 0x4000_0000..=0x7fff_ffff. A Linux guest of Hyper-V
+    /// listens at nothing above.
+    ///
+    /// It follows from the id alone, so that everybody works out the same without asking: with
+    /// the GUID's digits, as it is written, read as two numbers of 16 hexadecimal digits, the alias
+    /// is 0x4000_0000 plus the upper 30 bits of `mix(first ^ mix(last))`, where `mix` is the
+    /// finalizer of MurmurHash3 for 64 bits. An id on the template has a port and no alias, and
+    /// the zero GUID, which is no service, has none either.
+    ///
+    /// Two ids in a thousand million have one alias; a registry takes only one of them.
+    pub const fn vsock_alias(self) -> Option<u32> {
+        if self.port().is_some() || self.0.is_nil() {
+            return None;
+        }
+        let (first, last) = self.0.as_u64_pair();
+        Some(ALIASES + (mix(first ^ mix(last)) >> 34) as u32)
+    }
+
+    /// The vsock port by which those who know ports only reach this id: the template's, or else
+    /// the alias. Only the zero GUID has none.
+    pub const fn port_for_guests(self) -> Option<u32> {
+        match self.port() {
+            Some(port) => Some(port),
+            None => self.vsock_alias(),
+        }
+    }
+}
+
+/// The finalizer of MurmurHash3 for 64 bits (Austin Appleby, public domain): one to one, and every
+/// bit of what comes out depends on every bit of what goes in.
+const fn mix(mut bits: u64) -> u64 {
+    bits ^= bits >> 33;
+    bits = bits.wrapping_mul(0xff51_afd7_ed55_8ccd);
+    bits ^= bits >> 33;
+    bits = bits.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    bits ^ bits >> 33
 }
 
 /// What both GUID types have in common; the types stay apart so that they cannot be mixed up.
@@ -198,6 +239,43 @@ mod tests {
         assert_eq!(ServiceId::from_port(u32::MAX).port(), Some(u32::MAX));
         assert_eq!(ServiceId::from_port(0), VSOCK_TEMPLATE);
         assert_eq!(ServiceId::random().port(), None);
+    }
+
+    // Worked out with a few lines of Python, which docs/registry.md has.
+    #[test]
+    fn an_id_off_the_template_has_an_alias_that_anybody_can_work_out() {
+        for (text, alias) in [
+            ("999e53d4-3d5c-4c3e-8779-bed06ec056e1", 1_461_511_273),
+            ("a5201c21-2770-4c11-a68e-f182edb29220", 1_308_992_229),
+            ("0b2f1f0e-0000-4000-8000-000000000001", 2_077_976_510),
+            ("00112233-4455-6677-8899-aabbccddeeff", 1_432_892_085),
+            ("ffffffff-ffff-ffff-ffff-ffffffffffff", 1_323_516_477),
+        ] {
+            let id: ServiceId = text.parse().unwrap();
+            assert_eq!(id.vsock_alias(), Some(alias), "{text}");
+            assert_eq!(id.port_for_guests(), Some(alias), "{text}");
+            assert!((0x4000_0000..=0x7fff_ffff).contains(&alias));
+        }
+        let on_the_template = ServiceId::from_port(2761);
+        assert_eq!(on_the_template.vsock_alias(), None);
+        assert_eq!(on_the_template.port_for_guests(), Some(2761));
+        assert_eq!(ServiceId::ZERO.port_for_guests(), None);
+    }
+
+    /// Vendors number their services on; neighbours must not meet more often than strangers.
+    #[test]
+    fn aliases_of_neighbours_are_far_apart() {
+        let first: ServiceId = "5ca1ab1e-0000-4000-8000-000000000000".parse().unwrap();
+        let mut met = 0;
+        for step in [1u128, 1 << 64, 1 << 96] {
+            let ids = (0..10_000).map(|n| first.uuid().as_u128().wrapping_add(n * step));
+            let ids = ids.map(|bits| ServiceId::from_uuid(Uuid::from_u128(bits)));
+            let mut aliases: Vec<u32> = ids.filter_map(ServiceId::vsock_alias).collect();
+            aliases.sort_unstable();
+            met += aliases.windows(2).filter(|two| two[0] == two[1]).count();
+        }
+        // One in 20 of such sets has a pair at all.
+        assert!(met <= 1, "{met}");
     }
 
     #[test]

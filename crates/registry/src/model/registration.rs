@@ -112,6 +112,12 @@ impl Registration {
         self.id.port()
     }
 
+    /// The vsock port by which guests reach this service, whose kernels know ports only: the
+    /// template's, or else the id's alias.
+    pub fn port_for_guests(&self) -> Option<u32> {
+        self.id.port_for_guests()
+    }
+
     /// The two services that Windows ships, so that nobody takes their ids or names.
     ///
     /// Source: the key `GuestCommunicationServices` of a fresh Windows with Hyper-V.

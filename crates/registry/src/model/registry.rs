@@ -8,13 +8,16 @@ use hvsock_address::{ElementName, ServiceId, ServiceRef};
 use super::registration::IN_BOX;
 use super::{Defaults, Registration};
 
-/// The registrations of one partition. Ids are unique, and so are names whatever their case.
+/// The registrations of one partition. Ids are unique, and so are names whatever their case and
+/// the ports by which guests reach services, be they the template's or aliases.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     defaults: Defaults,
     by_id: HashMap<ServiceId, Registration>,
     /// By [`ElementName::folded`]; also what gives [`iter`](Self::iter) its order.
     by_name: BTreeMap<String, ServiceId>,
+    /// By [`ServiceId::port_for_guests`].
+    by_port: HashMap<u32, ServiceId>,
 }
 
 /// Why a registration cannot be taken in: something that must be unique is not.
@@ -27,7 +30,7 @@ pub enum Clash {
         /// The entry that was to be added.
         new: Box<Registration>,
     },
-    /// The GUID, of a service that stands for a vsock port.
+    /// The vsock port: that of a GUID on the template, or the alias of another.
     Port {
         /// The port.
         port: u32,
@@ -102,6 +105,8 @@ impl Registry {
             self.by_name.remove(&old.name.folded());
         }
         self.by_name.insert(folded, new.id);
+        let port = new.port_for_guests();
+        self.by_port.extend(port.map(|port| (port, new.id)));
         self.by_id.insert(new.id, new);
         Ok(old)
     }
@@ -110,6 +115,9 @@ impl Registry {
     pub fn remove(&mut self, id: ServiceId) -> Option<Registration> {
         let old = self.by_id.remove(&id)?;
         self.by_name.remove(&old.name.folded());
+        if let Some(port) = old.port_for_guests() {
+            self.by_port.remove(&port);
+        }
         Some(old)
     }
 
@@ -123,9 +131,9 @@ impl Registry {
         self.by_id.get(self.by_name.get(&name.folded())?)
     }
 
-    /// The entry for this vsock port.
+    /// The entry that guests reach by this vsock port: the template's, or an id's alias.
     pub fn by_port(&self, port: u32) -> Option<&Registration> {
-        self.get(ServiceId::from_port(port))
+        self.get(*self.by_port.get(&port)?)
     }
 
     /// The entry that a person means.
@@ -165,10 +173,17 @@ impl Registry {
             if shipped.id == new.id {
                 return Err(Clash::of_ids(shipped.clone(), new.clone()));
             }
+            if shipped.port_for_guests() == new.port_for_guests() {
+                return Err(Clash::of_ports(shipped.clone(), new.clone()));
+            }
             // Names without letters outside of ASCII fold as ASCII does.
             if shipped.name.as_str().eq_ignore_ascii_case(folded) {
                 return Err(Clash::of_names(shipped.clone(), new.clone()));
             }
+        }
+        let at_port = new.port_for_guests().and_then(|port| self.by_port(port));
+        if let Some(existing) = at_port.filter(|existing| existing.id != new.id) {
+            return Err(Clash::of_ports(existing.clone(), new.clone()));
         }
         match self.by_name.get(folded).and_then(|id| self.by_id.get(id)) {
             Some(existing) if existing.id != new.id => {
@@ -181,14 +196,21 @@ impl Registry {
 
 impl Clash {
     fn of_ids(existing: Registration, new: Registration) -> Self {
-        let (existing, new) = (Box::new(existing), Box::new(new));
         match new.port() {
-            Some(port) => Clash::Port {
-                port,
-                existing,
-                new,
+            Some(_) => Clash::of_ports(existing, new),
+            None => Clash::Id {
+                existing: Box::new(existing),
+                new: Box::new(new),
             },
-            None => Clash::Id { existing, new },
+        }
+    }
+
+    /// Of two with one port for guests.
+    fn of_ports(existing: Registration, new: Registration) -> Self {
+        Clash::Port {
+            port: new.port_for_guests().unwrap_or_default(),
+            existing: Box::new(existing),
+            new: Box::new(new),
         }
     }
 
@@ -211,7 +233,12 @@ impl fmt::Display for Clash {
                 port,
                 existing,
                 new,
-            } => (existing, new, format!("port {port}")),
+            } => {
+                let off = [existing, new].into_iter().find(|one| one.port().is_none());
+                let alias = off.map(|one| format!(" (the alias of {})", one.id));
+                let what = format!("port {port}{}", alias.unwrap_or_default());
+                (existing, new, what)
+            }
             Clash::Name { existing, new } => (existing, new, "name".to_owned()),
             Clash::Zero { new } => {
                 return write!(
@@ -306,10 +333,56 @@ mod tests {
         );
     }
 
+    /// Two GUIDs whose aliases are one port.
+    const ONE_ALIAS: [&str; 2] = [
+        "5ca1ab1e-0000-4000-8000-000000003367",
+        "5ca1ab1e-0000-4000-8000-00000000385b",
+    ];
+
+    #[test]
+    fn an_alias_is_a_port_like_others() {
+        let mut registry = Registry::new();
+        let [id, other] = ONE_ALIAS.map(|text| text.parse::<ServiceId>().unwrap());
+        let port = id.vsock_alias().unwrap();
+        registry
+            .insert(entry(id, "Backup", "alice", "backupd"))
+            .unwrap();
+        assert_eq!(registry.by_port(port).map(|found| found.id), Some(id));
+        for (id, words) in [
+            (other, format!("port {port} (the alias of {id})")),
+            (
+                ServiceId::from_port(port),
+                format!("port {port} (the alias of {id})"),
+            ),
+        ] {
+            let new = entry(id, "Restore", "bob", "restored");
+            let clash = registry.check(&new).unwrap_err();
+            assert!(matches!(clash, Clash::Port { port: its, .. } if its == port));
+            assert_eq!(
+                clash.to_string(),
+                format!(
+                    "\"Backup\" (owner alice, creator backupd) has the {words} that \"Restore\" \
+                     (owner bob, creator restored) asks for; choose another, or `hvsock service \
+                     unregister 5ca1ab1e-0000-4000-8000-000000003367` first"
+                )
+            );
+            assert_eq!(registry.replace(new), Err(clash));
+        }
+        registry.remove(id).unwrap();
+        assert_eq!(registry.by_port(port), None);
+        registry
+            .insert(entry(other, "Restore", "bob", "restored"))
+            .unwrap();
+        assert_eq!(registry.by_port(port).map(|found| found.id), Some(other));
+    }
+
     #[test]
     fn nobody_takes_what_windows_ships() {
         let mut registry = Registry::new();
         let [first, _] = Registration::in_box();
+        let alias = ServiceId::from_port(first.port_for_guests().unwrap());
+        let clash = registry.insert(entry(alias, "Mine", "alice", "me"));
+        assert!(matches!(clash, Err(Clash::Port { .. })));
         let mine = entry(first.id, "Mine", "alice", "me");
         let clash = registry.insert(mine).unwrap_err().to_string();
         assert!(
@@ -352,18 +425,26 @@ mod tests {
         );
     }
 
+    /// Few ids, so that they clash: some on the template, two with one alias, and that alias.
+    fn few(n: usize) -> ServiceId {
+        let [one, other] = ONE_ALIAS.map(|text| text.parse::<ServiceId>().unwrap());
+        let alias = ServiceId::from_port(one.vsock_alias().unwrap());
+        let port = ServiceId::from_port;
+        [port(0), port(1), one, other, alias][n]
+    }
+
     /// What may be done to a registry, with few ids and names so that they clash.
     #[derive(Clone, Debug)]
     enum Op {
-        Insert(u32, usize),
-        Replace(u32, usize),
-        Remove(u32),
+        Insert(usize, usize),
+        Replace(usize, usize),
+        Remove(usize),
     }
 
     const NAMES: [&str; 5] = ["a", "A", "b", "É", "é"];
 
     fn op() -> impl Strategy<Value = Op> {
-        let id = 0..4u32;
+        let id = 0..5usize;
         let name = 0..NAMES.len();
         prop_oneof![
             (id.clone(), name.clone()).prop_map(|(id, name)| Op::Insert(id, name)),
@@ -383,11 +464,13 @@ mod tests {
                     Op::Insert(id, name) | Op::Replace(id, name) => (id, NAMES[name]),
                     Op::Remove(id) => (id, ""),
                 };
-                let id = ServiceId::from_port(id);
+                let id = few(id);
                 let at = list.iter().position(|(other, _)| *other == id);
-                let taken = list
-                    .iter()
-                    .any(|(other, its)| *other != id && its.to_lowercase() == name.to_lowercase());
+                let same_port = |other: ServiceId| other.port_for_guests() == id.port_for_guests();
+                let taken = list.iter().any(|(other, its)| {
+                    let same_name = its.to_lowercase() == name.to_lowercase();
+                    *other != id && (same_name || same_port(*other))
+                });
                 match op {
                     Op::Insert(..) => {
                         let new = entry(id, name, "alice", "me");
@@ -416,6 +499,12 @@ mod tests {
                 let got: Vec<_> = registry.iter().map(|e| (e.id, e.name.as_str())).collect();
                 prop_assert_eq!(&got, &list);
                 prop_assert_eq!(registry.len(), list.len());
+                for n in 0..5 {
+                    let port = few(n).port_for_guests();
+                    let want = list.iter().find(|(id, _)| id.port_for_guests() == port);
+                    let got = registry.by_port(port.unwrap()).map(|found| found.id);
+                    prop_assert_eq!(got, want.map(|(id, _)| *id));
+                }
                 for name in NAMES {
                     let want = list.iter().find(|(_, n)| n.to_lowercase() == name.to_lowercase());
                     let name = ElementName::new(name).unwrap();

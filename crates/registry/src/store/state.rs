@@ -9,7 +9,7 @@ use hvsock_address::ServiceId;
 use super::{Change, format};
 use crate::folder::{Folder, Stamp};
 use crate::toml_problem::FileProblem;
-use crate::{AccessRule, Defaults, Registration, Registry};
+use crate::{AccessRule, Clash, Defaults, Registration, Registry};
 
 /// The file of what holds where a registration says nothing.
 pub(super) const DEFAULTS: &str = "defaults.toml";
@@ -30,16 +30,34 @@ pub(super) struct State {
     pub registry: Registry,
     /// Every registration's file, in force or not.
     files: HashMap<ServiceId, Seen>,
-    /// The files whose names others have, by the name as it is compared.
-    waiting: HashMap<String, BTreeSet<ServiceId>>,
-    /// The name that a file waits for.
-    waits_for: HashMap<ServiceId, String>,
+    /// The files that want what others have.
+    waiting: HashMap<Wish, BTreeSet<ServiceId>>,
+    /// What a file waits for.
+    waits_for: HashMap<ServiceId, Wish>,
     /// What is wrong, by file name; at most [`MAX_PROBLEMS`].
     pub problems: BTreeMap<OsString, FileProblem>,
     /// How many problems there were beyond that in the last look at everything.
     pub more_problems: usize,
     /// The most registrations that are taken in.
     limit: usize,
+}
+
+/// What one registration has at a time, and others may wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Wish {
+    /// A name as it is compared.
+    Name(String),
+    /// A port for guests, which two GUIDs may have as their alias.
+    Port(u32),
+}
+
+impl Wish {
+    /// All that a registration has.
+    pub fn all(registration: &Registration) -> Vec<Wish> {
+        let port = registration.port_for_guests().map(Wish::Port);
+        let name = Wish::Name(registration.name.folded());
+        [name].into_iter().chain(port).collect()
+    }
 }
 
 /// When a file was read and in what state it was then.
@@ -149,14 +167,14 @@ impl State {
         }
     }
 
-    /// Reads one registration's file, and then those that were waiting for a name it gave up.
+    /// Reads one registration's file, and then those that were waiting for what it gave up.
     pub fn load(&mut self, folder: &Folder, id: ServiceId, log: &mut Log) {
         self.load_all(folder, vec![id], log);
     }
 
-    /// Reads the files that wait for a name that has become free.
-    pub fn load_waiting(&mut self, folder: &Folder, freed: &str, log: &mut Log) {
-        let waiting = self.waiters(freed);
+    /// Reads the files that wait for what has become free.
+    pub fn load_waiting(&mut self, folder: &Folder, freed: &[Wish], log: &mut Log) {
+        let waiting = freed.iter().flat_map(|wish| self.waiters(wish)).collect();
         self.load_all(folder, waiting, log);
     }
 
@@ -164,7 +182,7 @@ impl State {
         while let Some(id) = next.pop() {
             let found = self.find(folder, id);
             let freed = self.apply(folder, id, found, log);
-            next.extend(freed.into_iter().flat_map(|name| self.waiters(&name)));
+            next.extend(freed.iter().flat_map(|wish| self.waiters(wish)));
         }
     }
 
@@ -195,9 +213,9 @@ impl State {
         }
     }
 
-    /// The files that wait for this name, the first one last, since it is taken from the end.
-    fn waiters(&self, folded: &str) -> Vec<ServiceId> {
-        let waiting = self.waiting.get(folded).into_iter().flatten();
+    /// The files that wait for this, the first one last, since it is taken from the end.
+    fn waiters(&self, wish: &Wish) -> Vec<ServiceId> {
+        let waiting = self.waiting.get(wish).into_iter().flatten();
         waiting.rev().copied().collect()
     }
 
@@ -242,25 +260,21 @@ impl State {
         }
     }
 
-    /// Takes in what was found in one file; gives the name that it gave up.
-    fn apply(
-        &mut self,
-        folder: &Folder,
-        id: ServiceId,
-        found: Found,
-        log: &mut Log,
-    ) -> Option<String> {
+    /// Takes in what was found in one file; gives what it gave up.
+    fn apply(&mut self, folder: &Folder, id: ServiceId, found: Found, log: &mut Log) -> Vec<Wish> {
         let name = file_name(id);
         let new = match found {
             Found::Nothing => {
-                let old = self.forget(id, log)?;
+                let Some(old) = self.forget(id, log) else {
+                    return Vec::new();
+                };
                 log.changes.push(Change::Removed(id));
-                return Some(old.name.folded());
+                return Wish::all(&old);
             }
             Found::Problem(problem) => {
                 self.wait_for(id, None);
                 self.problem(&name, problem, log);
-                return None;
+                return Vec::new();
             }
             Found::Registration(new) => *new,
         };
@@ -269,20 +283,25 @@ impl State {
         if old == Some(&new) {
             self.wait_for(id, None);
             self.solved(&name, log);
-            return None;
+            return Vec::new();
         }
         let path = folder.path().join(&name);
         if old.is_none() && !self.has_room() {
             let what = format!("is one too many: at most {} registrations", self.limit);
             self.problem(&name, FileProblem::whole(&path, what), log);
-            return None;
+            return Vec::new();
         }
         let new_name = new.name.folded();
         let announced = (!log.starting).then(|| Box::new(new.clone()));
         if let Err(clash) = self.registry.replace(new) {
-            self.wait_for(id, Some(new_name));
-            self.problem(&name, FileProblem::whole(&path, clash.to_string()), log);
-            return None;
+            let problem = clash.to_string();
+            let wish = match clash {
+                Clash::Port { port, .. } => Wish::Port(port),
+                _ => Wish::Name(new_name),
+            };
+            self.wait_for(id, Some(wish));
+            self.problem(&name, FileProblem::whole(&path, problem), log);
+            return Vec::new();
         }
         self.wait_for(id, None);
         self.solved(&name, log);
@@ -291,10 +310,12 @@ impl State {
                 true => Change::Updated(new),
                 false => Change::Added(new),
             }));
-        old_name.filter(|old| *old != new_name)
+        // The port follows from the id and stays.
+        let freed = old_name.filter(|old| *old != new_name);
+        freed.map(Wish::Name).into_iter().collect()
     }
 
-    fn wait_for(&mut self, id: ServiceId, name: Option<String>) {
+    fn wait_for(&mut self, id: ServiceId, wish: Option<Wish>) {
         if let Some(before) = self.waits_for.remove(&id)
             && let Some(waiting) = self.waiting.get_mut(&before)
         {
@@ -303,9 +324,9 @@ impl State {
                 self.waiting.remove(&before);
             }
         }
-        if let Some(name) = name {
-            self.waiting.entry(name.clone()).or_default().insert(id);
-            self.waits_for.insert(id, name);
+        if let Some(wish) = wish {
+            self.waiting.entry(wish.clone()).or_default().insert(id);
+            self.waits_for.insert(id, wish);
         }
     }
 

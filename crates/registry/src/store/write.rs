@@ -6,7 +6,7 @@
 
 use hvsock_address::{PartitionName, ServiceId};
 
-use super::state::{Log, file_name};
+use super::state::{Log, Wish, file_name};
 use super::{Change, FolderStore, StoreError, edit, format};
 use crate::atomic_file::{self, NEW_FILE, WriteError};
 use crate::lock::Lock;
@@ -79,7 +79,7 @@ impl FolderStore {
         }
         if let Some(old) = self.state.forget(id, &mut self.untold) {
             self.untold.changes.push(Change::Removed(id));
-            self.freed(&old.name.folded());
+            self.freed(&Wish::all(&old));
         }
         self.listed = self.place.services.stamp().ok();
         removed?;
@@ -116,7 +116,7 @@ impl FolderStore {
         self.state.registry.replace(new)?;
         self.commit(lock, id, Some(old), &text, contents.mode)?;
         if old_name != new_name {
-            self.freed(&old_name);
+            self.freed(&[Wish::Name(old_name)]);
         }
         Ok(self.told())
     }
@@ -193,10 +193,10 @@ impl FolderStore {
         written.map(drop)
     }
 
-    /// Lets the files that wait for a name come into force, now that it is free.
-    fn freed(&mut self, name: &str) {
+    /// Lets the files that wait for something come into force, now that it is free.
+    fn freed(&mut self, what: &[Wish]) {
         self.state
-            .load_waiting(&self.place.services, name, &mut self.untold);
+            .load_waiting(&self.place.services, what, &mut self.untold);
     }
 
     /// Whether the text, read again, says what the registration says, so that nothing is ever

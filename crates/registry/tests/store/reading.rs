@@ -139,6 +139,31 @@ fn of_two_files_with_one_name_the_first_has_it_and_the_second_follows() {
 }
 
 #[test]
+fn of_two_files_whose_guests_port_is_one_the_second_follows_the_first() {
+    let config = Config::new();
+    let one: ServiceId = "5ca1ab1e-0000-4000-8000-000000003367".parse().unwrap();
+    let other: ServiceId = "5ca1ab1e-0000-4000-8000-00000000385b".parse().unwrap();
+    config.write(one, "name = \"One\"\n");
+    config.write(other, "name = \"Other\"\n");
+    let (mut store, report) = config.open();
+    assert_eq!(names(&store), ["One"]);
+    let text = report.problems[0].to_string();
+    assert!(
+        text.contains("has the port 1738251723 (the alias of 5ca1ab1e"),
+        "{text}"
+    );
+    let changes = store.remove(one).unwrap();
+    assert_eq!(names(&store), ["Other"]);
+    assert!(
+        matches!(
+            &changes[..],
+            [Change::Removed(_), Change::Repaired(_), Change::Added(_)]
+        ),
+        "{changes:?}"
+    );
+}
+
+#[test]
 fn a_name_that_is_in_use_is_not_lost_to_a_file_that_comes_later() {
     let config = Config::new();
     config.write(id(5), "name = \"Backup\"\n");
