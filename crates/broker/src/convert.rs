@@ -1,7 +1,7 @@
 //! Registrations as the registry keeps them and as an operator sees them.
 
 use hvsock_address::{InvalidName, PartitionName, ServiceId};
-use hvsock_fabric::Verdict;
+use hvsock_fabric::{Destination, Verdict};
 use hvsock_registry::{AccessRule, Override, Registration};
 
 use crate::model::{
@@ -97,7 +97,12 @@ pub(crate) fn explanation(explanation: &hvsock_fabric::Explanation) -> Explanati
 /// What would happen, in one sentence.
 pub(crate) fn verdict(explanation: &hvsock_fabric::Explanation) -> String {
     match &explanation.verdict {
-        Ok(Verdict::Connect { .. }) => "the connect would succeed".into(),
+        Ok(Verdict::Connect { destination, .. }) => match destination {
+            Destination::Listener(_) => "the connect would succeed".into(),
+            Destination::Guest => {
+                "the connect would go to the guest, which takes it if somebody in it listens".into()
+            }
+        },
         Ok(Verdict::Listen) => "the listen would succeed".into(),
         Err(refusal) => format!("refused: {refusal}"),
     }

@@ -7,7 +7,7 @@
 use hvsock_address::{ServiceId, ServiceRef};
 use hvsock_registry::Registration;
 
-use crate::{ListenerId, PartitionKey, Refusal};
+use crate::{Destination, PartitionKey, Refusal};
 
 /// What would happen, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,12 +23,12 @@ pub struct Explanation {
 /// What would come of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The connect would reach this listener in this partition.
+    /// The connect would reach this partition, and in it this listener or the guest itself.
     Connect {
         /// The partition.
         target: PartitionKey,
-        /// The listener.
-        listener: ListenerId,
+        /// Who takes it there.
+        destination: Destination,
     },
     /// The listen would begin.
     Listen,

@@ -12,8 +12,8 @@ use crate::tables::{Bound, Connection, ListenAddress, Listener};
 use crate::terms::Border;
 use crate::tree::{Relation, Tree};
 use crate::{
-    ConnectRequest, ConnectionId, Effect, End, Limits, ListenRequest, ListenerId, PartitionKey,
-    Refusal, Route,
+    ConnectRequest, ConnectionId, Destination, Effect, End, Limits, ListenRequest, ListenerId,
+    PartitionKey, Refusal, Route,
 };
 
 /// Partitions, their registries, and who listens and is connected in them.
@@ -141,6 +141,16 @@ impl Fabric {
         Some(found.id)
     }
 
+    /// The service that the guest `from` means by a vsock port, towards its parent or a sibling:
+    /// the one registered there that has it, be it the template's port or an alias, or else the
+    /// one of the template.
+    pub fn service_for_port(&self, from: PartitionKey, port: u32) -> ServiceId {
+        let parent = self.tree.get(from).and_then(|from| from.parent);
+        let registry = parent.and_then(|parent| self.registry(parent));
+        let registered = registry.and_then(|registry| registry.by_port(port));
+        registered.map_or(ServiceId::from_port(port), |found| found.id)
+    }
+
     /// A listener.
     pub fn listener(&self, id: ListenerId) -> Option<&Listener> {
         self.listeners.get(&id)
@@ -169,7 +179,7 @@ impl Fabric {
         let plan = self.judge_connect(request, &mut notes);
         notes.explain(plan.map(|plan| Verdict::Connect {
             target: plan.target,
-            listener: plan.listener,
+            destination: plan.destination,
         }))
     }
 
@@ -237,7 +247,7 @@ impl Fabric {
                 .connections
                 .insert(id);
         }
-        if let Some(listener) = self.listeners.get_mut(&plan.listener) {
+        if let Some(listener) = self.taker_mut(plan.destination) {
             listener.waiting.insert(id);
         }
         self.connections.insert(
@@ -245,7 +255,7 @@ impl Fabric {
             Connection {
                 source: request.from,
                 target: plan.target,
-                listener: plan.listener,
+                destination: plan.destination,
                 service,
                 registry: plan.registry,
                 waiting: true,
@@ -267,26 +277,33 @@ impl Fabric {
         };
         Route {
             connection,
-            listener: plan.listener,
+            destination: plan.destination,
             target: plan.target,
             server: SockAddrHv::new(server, request.service),
             client: SockAddrHv::new(client, ServiceId::ZERO),
         }
     }
 
-    /// The listener's process took the connection: another may wait in its place.
+    fn taker_mut(&mut self, destination: Destination) -> Option<&mut Listener> {
+        self.listeners.get_mut(&destination.listener()?)
+    }
+
+    /// The listener's process, or the guest, took the connection: another may wait in its place.
     pub fn accepted(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         connection.waiting = false;
-        if let Some(listener) = self.listeners.get_mut(&connection.listener) {
+        let destination = connection.destination;
+        if let Some(listener) = self.taker_mut(destination) {
             listener.waiting.remove(&id);
         }
     }
 
     /// A socket option of one end: whether it wants the connection kept, not cut, while a partition
-    /// is paused (`HVSOCKET_CONNECTED_SUSPEND`). One end that wants it is enough.
+    /// is paused (`HVSOCKET_CONNECTED_SUSPEND`). One end that wants it is enough; a guest's kernel
+    /// has no such option, so that for a connection with a guest the process at the other end
+    /// decides alone.
     pub fn set_connected_suspend(&mut self, id: ConnectionId, end: End, keep: bool) {
         if let Some(connection) = self.connections.get_mut(&id) {
             match end {
@@ -364,7 +381,7 @@ impl Fabric {
             owner.release(connection.service, |uses| uses.connections.remove(&id));
         }
         if connection.waiting
-            && let Some(listener) = self.listeners.get_mut(&connection.listener)
+            && let Some(listener) = self.taker_mut(connection.destination)
         {
             listener.waiting.remove(&id);
         }

@@ -14,14 +14,14 @@ use crate::resolve::Place;
 use crate::tables::{Bound, Listener};
 use crate::terms::{Barrier, Border, Terms, shown};
 use crate::tree::Relation;
-use crate::{ConnectRequest, Fabric, ListenerId, PartitionKey, Refusal};
+use crate::{ConnectRequest, Destination, Fabric, ListenerId, PartitionKey, Refusal};
 
 /// Where a connect that may be made goes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) target: PartitionKey,
     pub(crate) relation: Relation,
-    pub(crate) listener: ListenerId,
+    pub(crate) destination: Destination,
     /// The partition whose registry it depends on; none inside a container.
     pub(crate) registry: Option<PartitionKey>,
 }
@@ -41,14 +41,15 @@ impl Fabric {
         trace: &mut T,
     ) -> Result<Plan, Refusal> {
         let (pair, plan) = self.judge_way(request, trace)?;
-        self.check_room(pair, plan.listener, trace)?;
+        self.check_room(pair, plan.destination, trace)?;
         Ok(plan)
     }
 
-    /// The listener to which a connect leads, whether or not there is room for it.
+    /// The listener to which a connect leads, if it leads to one, whether or not there is room for
+    /// it.
     pub fn listener_for(&self, request: &ConnectRequest<'_>) -> Option<ListenerId> {
         let (_, plan) = self.judge_way(request, &mut Silent).ok()?;
-        Some(plan.listener)
+        plan.destination.listener()
     }
 
     /// All questions but the last.
@@ -76,11 +77,11 @@ impl Fabric {
                 Some(self.check_terms(source, border, request, trace)?)
             }
         };
-        let listener = self.check_listener(pair, request.service, terms.as_ref(), trace)?;
+        let destination = self.check_taker(pair, request.service, terms.as_ref(), trace)?;
         let plan = Plan {
             target: target.key,
             relation,
-            listener,
+            destination,
             registry: match border {
                 Some(border) => Some(border.owner.key),
                 None => self.inside_registry(source),
@@ -223,14 +224,15 @@ impl Fabric {
         Ok(terms)
     }
 
-    /// The listener that takes it: the one whose address is the most specific, of those that may.
-    fn check_listener<T: Trace>(
+    /// Who takes it: the listener whose address is the most specific, of those that may; or, in a
+    /// VM where there is none of ours, the guest.
+    fn check_taker<T: Trace>(
         &self,
         pair: Pair<'_>,
         service: ServiceId,
         terms: Option<&Terms<'_>>,
         trace: &mut T,
-    ) -> Result<ListenerId, Refusal> {
+    ) -> Result<Destination, Refusal> {
         let Pair {
             source,
             target,
@@ -269,9 +271,16 @@ impl Fabric {
                 }
             });
             match answer {
-                Ok(()) => return Ok(id),
+                Ok(()) => return Ok(Destination::Listener(id)),
                 Err(barrier) => passed_over.get_or_insert(barrier),
             };
+        }
+        if passed_over.is_none()
+            && let Some(terms) = terms
+            && matches!(relation, Relation::Child | Relation::Sibling)
+            && target.partition.kind == PartitionKind::Vm
+        {
+            return self.check_guest(target, service, terms, is_owner, trace);
         }
         let registration = terms.map(Terms::registration);
         trace.note(|_| {
@@ -294,6 +303,44 @@ impl Fabric {
         Err(passed_over.map_or(Refusal::NoListener, |barrier| barrier.refusal(is_owner)))
     }
 
+    /// Whether the guest may take it. What listens inside of it only its kernel knows, so that
+    /// the kernel answers in the end.
+    fn check_guest<T: Trace>(
+        &self,
+        target: Place<'_>,
+        service: ServiceId,
+        terms: &Terms<'_>,
+        is_owner: bool,
+        trace: &mut T,
+    ) -> Result<Destination, Refusal> {
+        let name = &target.partition.name;
+        let Some(port) = service.port_for_guests() else {
+            trace.note(|_| {
+                let question = format!("At which vsock port does {name} know it?");
+                Note::new(false, question, "none: this GUID stands for no port")
+            });
+            return Err(Refusal::ServiceNotMappable);
+        };
+        let bind = terms.bind(&target.partition.as_child(), false);
+        trace.note(|audience| {
+            let question = format!("May the guest {name} take it?");
+            match &bind {
+                Ok(_) => {
+                    let answer =
+                        format!("yes: the guest decides, by who listens at its port {port}");
+                    Note::new(true, question, answer)
+                }
+                Err(barrier) => {
+                    let reads = is_owner || audience == Audience::Operator;
+                    let fix = barrier.fix(service, Some(terms.registration()));
+                    Note::new(false, question, barrier.words(reads)).fix(fix)
+                }
+            }
+        });
+        bind.map(|_| Destination::Guest)
+            .map_err(|barrier| barrier.refusal(is_owner))
+    }
+
     fn listener_at(
         &self,
         partition: PartitionKey,
@@ -307,7 +354,7 @@ impl Fabric {
     fn check_room<T: Trace>(
         &self,
         pair: Pair<'_>,
-        listener: ListenerId,
+        destination: Destination,
         trace: &mut T,
     ) -> Result<(), Refusal> {
         let limits = &self.limits;
@@ -319,9 +366,11 @@ impl Fabric {
                 limits.connections_per_partition,
             )
         };
-        let backlog = || match self.listeners.get(&listener) {
-            Some(listener) if listener.waiting.len() < listener.backlog as usize => Ok(()),
-            _ => Err(Refusal::BacklogFull),
+        let backlog = || match destination.listener().map(|id| self.listeners.get(&id)) {
+            // How many may wait for a guest, its kernel decides.
+            None => Ok(()),
+            Some(Some(listener)) if listener.waiting.len() < listener.backlog as usize => Ok(()),
+            Some(_) => Err(Refusal::BacklogFull),
         };
         let room = room("connections", self.connections.len(), limits.connections)
             .and_then(|()| per_partition(pair.source))

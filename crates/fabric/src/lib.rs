@@ -35,6 +35,6 @@ pub use ids::{ConnectionId, ListenerId, PartitionKey};
 pub use limits::Limits;
 pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
 pub use refusal::Refusal;
-pub use request::{ConnectRequest, Effect, End, ListenRequest, Route};
+pub use request::{ConnectRequest, Destination, Effect, End, ListenRequest, Route};
 pub use tables::{Connection, Listener};
 pub use tree::AddPartitionError;

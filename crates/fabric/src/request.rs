@@ -34,15 +34,35 @@ pub struct ListenRequest<'a> {
     pub backlog: u32,
 }
 
-/// A connection that was made; it waits for the listener until
+/// Who takes a connection at the partition that it goes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Destination {
+    /// A listener that the fabric knows.
+    Listener(ListenerId),
+    /// The guest itself: the kernel in a VM listens, or not, and the fabric learns from nobody at
+    /// which ports.
+    Guest,
+}
+
+impl Destination {
+    /// The listener, if it is one.
+    pub fn listener(self) -> Option<ListenerId> {
+        match self {
+            Self::Listener(id) => Some(id),
+            Self::Guest => None,
+        }
+    }
+}
+
+/// A connection that was made; it waits for the listener, or the guest, until
 /// [`accepted`](crate::Fabric::accepted).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The connection.
     pub connection: ConnectionId,
-    /// The listener that it waits for.
-    pub listener: ListenerId,
-    /// The partition that the listener is in.
+    /// Whom it waits for.
+    pub destination: Destination,
+    /// The partition that this is in.
     pub target: PartitionKey,
     /// The listener, as the connecting process sees it.
     pub server: SockAddrHv,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hvsock_address::{ServiceId, VmId};
 use hvsock_registry::Principal;
 
-use crate::{ConnectionId, End, ListenerId, PartitionKey};
+use crate::{ConnectionId, Destination, End, PartitionKey};
 
 /// Whom a listener accepts from: the [`VmId`] that it was bound to, with its meaning looked up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub struct Listener {
 pub struct Connection {
     pub(crate) source: PartitionKey,
     pub(crate) target: PartitionKey,
-    pub(crate) listener: ListenerId,
+    pub(crate) destination: Destination,
     pub(crate) service: ServiceId,
     /// The partition whose registry it depends on; none inside a container.
     pub(crate) registry: Option<PartitionKey>,
@@ -99,9 +99,9 @@ impl Connection {
         self.target
     }
 
-    /// The listener that it went to, which may be gone.
-    pub fn listener(&self) -> ListenerId {
-        self.listener
+    /// Who it went to; a listener may be gone.
+    pub fn destination(&self) -> Destination {
+        self.destination
     }
 
     /// The service.

@@ -2,7 +2,7 @@
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
 use hvsock_fabric::{
-    Audience, ConnectRequest, ConnectionId, Effect, End, Explanation, Fabric, Limits,
+    Audience, ConnectRequest, ConnectionId, Destination, Effect, End, Explanation, Fabric, Limits,
     ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec, PartitionState, Refusal,
     RootSpec, Route,
 };
@@ -125,7 +125,8 @@ fn the_most_particular_listener_takes_the_connection() {
     let vms = [VmId::WILDCARD, VmId::CHILDREN, VmId::of_container("web")];
     let listeners = vms.map(|vm| host.listen(top, vm));
     for listener in listeners.into_iter().rev() {
-        assert_eq!(host.connect(web, VmId::PARENT).unwrap().listener, listener);
+        let taker = host.connect(web, VmId::PARENT).unwrap().destination;
+        assert_eq!(taker, Destination::Listener(listener));
         host.fabric.close_listener(listener);
     }
     assert_eq!(host.connect(web, VmId::PARENT), Err(Refusal::NoListener));
@@ -211,7 +212,8 @@ fn a_listener_that_may_not_take_it_is_passed_over() {
     });
     assert_eq!(host.connect(web, VmId::PARENT), denied);
     let wildcard = host.listen(top, VmId::WILDCARD);
-    assert_eq!(host.connect(web, VmId::PARENT).unwrap().listener, wildcard);
+    let taker = host.connect(web, VmId::PARENT).unwrap().destination;
+    assert_eq!(taker, Destination::Listener(wildcard));
     // What is told where nobody may is what stands against the most particular.
     if let Some(over) = demo.vm.get_mut(&name("web")) {
         over.allow_wildcard_binds = Some(false);
@@ -457,6 +459,141 @@ fn names_are_known_as_far_as_those_who_have_them_may_be_reached() {
         Some(web)
     );
     assert_eq!(host.fabric.find(&VmId::PARENT.into()), None);
+}
+
+#[test]
+fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() {
+    let mut host = Host::new();
+    let top = host.host;
+    let (web, db) = (
+        host.add(top, PartitionKind::Vm, "web"),
+        host.add(top, PartitionKind::Vm, "db"),
+    );
+    let [web_id, db_id] = ["web", "db"].map(VmId::of_container);
+    let route = host.connect(top, web_id).unwrap();
+    assert_eq!(route.destination, Destination::Guest);
+    assert!(
+        host.fabric
+            .connection(route.connection)
+            .unwrap()
+            .is_waiting()
+    );
+    host.fabric.accepted(route.connection);
+    assert!(
+        !host
+            .fabric
+            .connection(route.connection)
+            .unwrap()
+            .is_waiting()
+    );
+
+    // Between guests the same, once they are in one group.
+    assert_eq!(host.connect(web, db_id), Err(Refusal::NotReachable));
+    for vm in [web, db] {
+        host.fabric.set_groups(vm, vec!["blue".into()]).unwrap();
+    }
+    let route = host.connect(web, db_id).unwrap();
+    assert_eq!(route.destination, Destination::Guest);
+    assert_eq!((route.server.vm, route.client.vm), (db_id, web_id));
+    // A guest's kernel has no option to keep it.
+    host.fabric.set_state(db, PartitionState::Paused).unwrap();
+    assert_eq!(
+        host.effects(),
+        [cut(route.connection, Refusal::PartitionPaused)]
+    );
+    assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionPaused));
+    host.fabric.set_state(db, PartitionState::Off).unwrap();
+    assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionOff));
+
+    let mut rule = registration();
+    rule.bind.partitions = Some(vec!["db".to_owned()]);
+    host.fabric.update(top, rule).unwrap();
+    let rule = "bind.partitions = [\"db\"]".to_owned();
+    assert_eq!(host.connect(top, web_id), Err(Refusal::Denied { rule }));
+    host.fabric.unregister(top, SERVICE);
+    assert_eq!(host.connect(top, web_id), Err(Refusal::Unregistered));
+    let [one] = &host.effects()[..] else {
+        panic!("the connection with web, and nothing else, is cut");
+    };
+    assert!(
+        matches!(one, Effect::CutConnection { refusal, .. } if *refusal == Refusal::Unregistered)
+    );
+}
+
+#[test]
+fn a_process_alone_decides_whether_its_connection_with_a_paused_guest_is_kept() {
+    let mut host = Host::new();
+    let top = host.host;
+    let web = host.add(top, PartitionKind::Vm, "web");
+    let web_id = VmId::of_container("web");
+    let [kept, lost] = [web_id; 2].map(|vm| host.connect(top, vm).unwrap().connection);
+    host.listen(top, VmId::CHILDREN);
+    let from_guest = host.connect(web, VmId::PARENT).unwrap().connection;
+    host.fabric.set_connected_suspend(kept, End::Client, true);
+    host.fabric
+        .set_connected_suspend(from_guest, End::Server, true);
+    host.fabric.set_state(web, PartitionState::Paused).unwrap();
+    let mut effects = host.effects();
+    effects.sort_by_key(|effect| matches!(effect, Effect::Suspend { .. }));
+    let suspended = [kept, from_guest].map(|id| Effect::Suspend { id });
+    assert_eq!(effects[0], cut(lost, Refusal::PartitionPaused));
+    assert_eq!(effects[1..], suspended);
+    host.fabric.set_state(web, PartitionState::Running).unwrap();
+    let resumed = [kept, from_guest].map(|id| Effect::Resume { id });
+    assert_eq!(host.effects(), resumed);
+}
+
+#[test]
+fn a_guest_means_a_registered_service_by_its_port_or_alias() {
+    let mut host = Host::new();
+    let top = host.host;
+    let web = host.add(top, PartitionKind::Vm, "web");
+    let id: ServiceId = "0b2f1f0e-0000-4000-8000-000000000001".parse().unwrap();
+    let port = id.vsock_alias().unwrap();
+    let of = |host: &Host, port| host.fabric.service_for_port(web, port);
+    assert_eq!(of(&host, port), ServiceId::from_port(port));
+    let backup = Registration::new(id, ElementName::new("Backup").unwrap());
+    host.fabric.register(top, backup).unwrap();
+    assert_eq!(of(&host, port), id);
+    assert_eq!(of(&host, 2761), SERVICE);
+    assert_eq!(of(&host, 1), ServiceId::from_port(1));
+    // The root has no parent whose services it could mean.
+    let in_root = host.fabric.service_for_port(top, port);
+    assert_eq!(in_root, ServiceId::from_port(port));
+}
+
+#[test]
+fn an_explanation_says_that_the_guest_decides() {
+    let mut host = Host::new();
+    let top = host.host;
+    host.add(top, PartitionKind::Vm, "web");
+    let told = host.why(&root(), top, VmId::of_container("web"), Audience::Operator);
+    assert!(told.verdict.is_ok());
+    let step = told
+        .steps
+        .iter()
+        .find(|step| step.question == "May the guest web take it?");
+    assert_eq!(
+        step.unwrap().answer,
+        "yes: the guest decides, by who listens at its port 2761"
+    );
+}
+
+#[test]
+fn neither_a_guests_backlog_nor_ours_bounds_connects_to_it_and_limits_do() {
+    let mut host = Host::with(Limits {
+        backlog_max: 1,
+        connections_per_partition: 3,
+        ..Limits::default()
+    });
+    let top = host.host;
+    host.add(top, PartitionKind::Vm, "web");
+    let web = VmId::of_container("web");
+    let made: Vec<_> = (0..3).map(|_| host.connect(top, web).unwrap()).collect();
+    let which = "connections_per_partition".to_owned();
+    assert_eq!(host.connect(top, web), Err(Refusal::LimitReached { which }));
+    host.fabric.close_connection(made[1].connection);
+    assert!(host.connect(top, web).is_ok());
 }
 
 #[test]

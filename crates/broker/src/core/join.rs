@@ -15,7 +15,7 @@ use hvsock_sys::message;
 use super::labels::{partition_label, registered, service_label};
 use super::material::{Kept, Kind, Material, Offer};
 use super::session::Session;
-use super::{ConnectionRecord, Core, EndRecord};
+use super::{ConnectionRecord, Core, EndRecord, ListenerRecord};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::{Adopted, Report};
@@ -113,6 +113,11 @@ impl Core {
         session.is_some()
     }
 
+    /// The listener that a connection goes to.
+    fn listener_of(&self, route: &Route) -> Option<&ListenerRecord> {
+        self.listeners.get(&route.destination.listener()?)
+    }
+
     /// Makes the descriptors, gives both processes theirs, and keeps the broker's.
     fn join(
         &mut self,
@@ -120,8 +125,8 @@ impl Core {
         connect: &Connect,
         route: &Route,
     ) -> Result<(Kind, Kept), Refusal> {
-        let accepting = self.listeners.get(&route.listener);
-        let accepting = accepting.ok_or(Refusal::NoListener)?.offer;
+        let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
+        let accepting = listener.offer;
         let connecting = Offer {
             transports: connect.transports,
             plain: connect.flags.plain,
@@ -133,10 +138,7 @@ impl Core {
 
         let connection = route.connection.as_u64();
         let transport = kind.transport();
-        let listener = self
-            .listeners
-            .get(&route.listener)
-            .ok_or(Refusal::NoListener)?;
+        let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
         // A container may have numbers of its own for processes and users, even for those in it.
         let same_numbers = listener.partition == self.fabric.root();
         let caller = if same_numbers { session.caller } else { NOBODY };
@@ -194,7 +196,7 @@ impl Core {
             partition: session.partition,
             caller: session.caller,
         };
-        let Some(listener) = self.listeners.get(&route.listener) else {
+        let Some(listener) = self.listener_of(route) else {
             return;
         };
         let to = EndRecord {

@@ -15,8 +15,8 @@ use hvsock_endpoint::{
     SocketOption,
 };
 use hvsock_fabric::{
-    Audience, ConnectionId, Explanation, ListenRequest, ListenerId, PartitionKey, Refusal,
-    RegisterError,
+    Audience, ConnectionId, Destination, Explanation, ListenRequest, ListenerId, PartitionKey,
+    Refusal, RegisterError,
 };
 use hvsock_registry::{Principal, Registration};
 use hvsock_sys::message;
@@ -310,7 +310,7 @@ impl Core {
                 if self
                     .fabric
                     .connection(id)
-                    .is_some_and(|c| c.listener() == listener)
+                    .is_some_and(|c| c.destination() == Destination::Listener(listener))
                 {
                     self.fabric.accepted(id);
                 }

@@ -2,9 +2,9 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
-    AddPartitionError, Audience, ConnectRequest, ConnectionId, Effect, End, Explanation, Fabric,
-    ListenRequest, ListenerId, PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal,
-    RegisterError, RootSpec, Verdict,
+    AddPartitionError, Audience, ConnectRequest, ConnectionId, Destination, Effect, End,
+    Explanation, Fabric, ListenRequest, ListenerId, PartitionError, PartitionKey, PartitionKind,
+    PartitionSpec, Refusal, RegisterError, RootSpec, Verdict,
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
@@ -265,14 +265,16 @@ impl Both<'_> {
         let want = self.reading.connect(from, &asked.who, vm, asked.service);
         let named = want
             .clone()
-            .map(|(listener, to)| (self.listeners[listener], self.keys[to]));
-        let reached = got.as_ref().map(|route| (route.listener, route.target));
+            .map(|(listener, to)| (self.destination(listener), self.keys[to]));
+        let reached = got.as_ref().map(|route| (route.destination, route.target));
         let reached = reached.map_err(Clone::clone);
         assert_eq!(reached, named, "connect {asked:?} as {vm} in {from}");
         for told in [operator, asker] {
-            let verdict = reached
-                .clone()
-                .map(|(listener, target)| Verdict::Connect { target, listener });
+            let connect = |(destination, target)| Verdict::Connect {
+                target,
+                destination,
+            };
+            let verdict = reached.clone().map(connect);
             check_explanation(&told, &verdict);
         }
         self.tally
@@ -283,10 +285,22 @@ impl Both<'_> {
             assert_eq!(route.server, SockAddrHv::new(server, asked.service));
             assert_eq!(route.client, SockAddrHv::new(client, ServiceId::ZERO));
             self.connections.push(route.connection);
-            self.tally_precedence(from, to, listener, asked.service);
+            match listener {
+                Some(listener) => self.tally_precedence(from, to, listener, asked.service),
+                None if self.reading.in_one_group(from, to) => {
+                    self.tally.event("to a sibling that is a guest");
+                }
+                None => self.tally.event("to a child that is a guest"),
+            }
         }
         self.effects();
         granted
+    }
+
+    fn destination(&self, listener: Option<usize>) -> Destination {
+        listener.map_or(Destination::Guest, |n| {
+            Destination::Listener(self.listeners[n])
+        })
     }
 
     /// What each end sees of the other: the end that connected first.
@@ -418,7 +432,7 @@ impl Both<'_> {
             assert_eq!(got.is_some(), listener.there, "listener {n}");
             if let Some(got) = got {
                 let connections = self.reading.connections.iter();
-                let waiting = connections.filter(|c| c.there && c.waiting && c.listener == n);
+                let waiting = connections.filter(|c| c.there && c.waiting && c.listener == Some(n));
                 assert_eq!(got.waiting().len(), waiting.count());
                 assert_eq!(got.backlog() as usize, listener.backlog);
             }

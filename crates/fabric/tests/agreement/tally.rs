@@ -200,6 +200,8 @@ impl Tally {
             "resumed",
             "wildcard yields to a class",
             "class yields to an id",
+            "to a child that is a guest",
+            "to a sibling that is a guest",
         ] {
             if !self.events.contains_key(event) {
                 missing.push(event.to_owned());

@@ -47,7 +47,8 @@ pub struct Connected {
     pub there: bool,
     pub from: usize,
     pub to: usize,
-    pub listener: usize,
+    /// The listener that it went to; none if it went to a guest.
+    pub listener: Option<usize>,
     pub service: ServiceId,
     pub waiting: bool,
     pub suspended: bool,
@@ -140,7 +141,7 @@ impl Reading {
 
     pub(super) fn cut_waiting(&mut self, listener: usize, refusal: &Refusal) {
         for n in 0..self.connections.len() {
-            if self.connections[n].waiting && self.connections[n].listener == listener {
+            if self.connections[n].waiting && self.connections[n].listener == Some(listener) {
                 self.cut_connection(n, refusal);
             }
         }

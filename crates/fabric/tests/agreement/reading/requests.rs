@@ -1,7 +1,7 @@
 //! Connect and listen, question by question.
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
-use hvsock_fabric::Refusal;
+use hvsock_fabric::{PartitionKind, Refusal};
 use hvsock_registry::Principal;
 
 use super::rules::Who;
@@ -14,7 +14,7 @@ impl Reading {
         who: &Principal,
         vm: VmId,
         service: ServiceId,
-    ) -> Result<(usize, usize), Refusal> {
+    ) -> Result<(Option<usize>, usize), Refusal> {
         let (listener, to) = self.judge_connect(p, who, vm, service)?;
         self.connections.push(Connected {
             there: true,
@@ -35,7 +35,7 @@ impl Reading {
         who: &Principal,
         vm: VmId,
         service: ServiceId,
-    ) -> Result<(usize, usize), Refusal> {
+    ) -> Result<(Option<usize>, usize), Refusal> {
         if service == ServiceId::ZERO {
             return Err(Refusal::AddressNotAvailable);
         }
@@ -76,8 +76,8 @@ impl Reading {
         }
         hearing.sort();
         let mut answer = Err(Refusal::NoListener);
-        for (at, (_, n)) in hearing.into_iter().enumerate() {
-            let listener = &self.listeners[n];
+        for (at, (_, n)) in hearing.iter().enumerate() {
+            let listener = &self.listeners[*n];
             let mut may = Ok(());
             if let Some((owner, entry, names)) = &border {
                 let asker = if *owner == to {
@@ -94,12 +94,26 @@ impl Reading {
             }
             match may {
                 Ok(()) => {
-                    answer = Ok(n);
+                    answer = Ok(Some(*n));
                     break;
                 }
                 Err(refusal) if at == 0 => answer = Err(refusal),
                 Err(_) => {}
             }
+        }
+        let heard = !hearing.is_empty();
+        let to_guest = self.partitions[to].kind == PartitionKind::Vm
+            && to != p
+            && self.partitions[p].parent != Some(to);
+        if !heard
+            && to_guest
+            && let Some((owner, entry, names)) = &border
+        {
+            // The guest is whoever listens in it, and must be allowed to.
+            let guest = Who::Child(&self.partitions[to]);
+            self.access(*owner, entry, true, guest, names)
+                .map_err(|no| no.refusal(*owner == p))?;
+            answer = Ok(None);
         }
         let listener = answer?;
         let open = self.connections.iter().filter(|c| c.there);
@@ -115,12 +129,11 @@ impl Reading {
             ends_in(to),
             self.limits.connections_per_partition,
         )?;
-        let waiting = open
-            .clone()
-            .filter(|c| c.waiting && c.listener == listener)
-            .count();
-        if waiting >= self.listeners[listener].backlog {
-            return Err(Refusal::BacklogFull);
+        if let Some(n) = listener {
+            let waits = |c: &&Connected| c.waiting && c.listener == listener;
+            if open.clone().filter(waits).count() >= self.listeners[n].backlog {
+                return Err(Refusal::BacklogFull);
+            }
         }
         Ok((listener, to))
     }
