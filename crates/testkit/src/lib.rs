@@ -5,14 +5,18 @@
 //! - [`process`]: child processes that end when the test does, and waits with a bound.
 //! - [`container`]: a real OCI container with one static program in it, started by runc.
 //! - [`conformance`]: the suite that every transport must pass.
+//! - [`guest`]: a guest's virtio-vsock driver in a test's own process, at native speed.
 //!
-//! It knows none of hvsock's other crates, so each of them may use it.
+//! Of hvsock's other crates it knows two, for [`guest`] only: `hvsock-sys` for shared memory and
+//! `hvsock-virtio` for the header of a packet. So each of them may use it.
 
 #![forbid(unsafe_code)]
 
 pub mod conformance;
 #[cfg(target_os = "linux")]
 pub mod container;
+#[cfg(target_os = "linux")]
+pub mod guest;
 pub mod process;
 pub mod require;
 mod temp;
