@@ -78,6 +78,96 @@ impl From<NoBroker> for io::Error {
     }
 }
 
+/// There is no broker here that could look a name up, or register a service: this process is in a
+/// virtual machine that reaches services by the kernel's `AF_VSOCK`. The [`io::Error`] that
+/// carries it is of kind `NotFound`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoRegistry {
+    wanted: Wanted,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Wanted {
+    Service(String),
+    Partition(String),
+    Registration(String),
+}
+
+impl NoRegistry {
+    pub(crate) fn service(name: &str) -> Self {
+        let wanted = Wanted::Service(name.to_owned());
+        Self { wanted }
+    }
+
+    pub(crate) fn partition(name: &str) -> Self {
+        let wanted = Wanted::Partition(name.to_owned());
+        Self { wanted }
+    }
+
+    pub(crate) fn registration(name: &str) -> Self {
+        let wanted = Wanted::Registration(name.to_owned());
+        Self { wanted }
+    }
+}
+
+impl fmt::Display for NoRegistry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "there is no broker in this virtual machine, which reaches its host by AF_VSOCK, ",
+        )?;
+        match &self.wanted {
+            Wanted::Service(name) => write!(
+                f,
+                "and so nobody knows the service `{name}` by name; use its GUID or vsock port, \
+                 which `hvsock service show` tells on the host"
+            ),
+            Wanted::Partition(name) => write!(
+                f,
+                "and so nobody knows the partition `{name}`; those that can be reached are \
+                 `parent` and `loopback`"
+            ),
+            Wanted::Registration(name) => write!(
+                f,
+                "and so no registry for `{name}`; register it on the host with `hvsock service \
+                 register`"
+            ),
+        }
+    }
+}
+
+impl Error for NoRegistry {}
+
+impl From<NoRegistry> for io::Error {
+    fn from(error: NoRegistry) -> Self {
+        io::Error::new(io::ErrorKind::NotFound, error)
+    }
+}
+
+/// A refusal in words of its own, for a back-end that knows more than the refusal says, or less.
+#[derive(Debug)]
+struct Worded {
+    refusal: Refusal,
+    text: String,
+}
+
+impl fmt::Display for Worded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Error for Worded {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.refusal)
+    }
+}
+
+/// The error for a refusal, which says `text`.
+pub(crate) fn worded(refusal: Refusal, text: impl Into<String>) -> io::Error {
+    let text = text.into();
+    io::Error::new(refusal.kind(), Worded { refusal, text })
+}
+
 /// The refusal in a message.
 pub(crate) fn refusal(refused: &Refused) -> Refusal {
     Refusal::from_wire(refused.code, &refused.detail)
@@ -121,6 +211,10 @@ mod tests {
     fn a_refusal_is_found_at_any_depth() {
         let refused = io::Error::from(Refusal::NoListener);
         assert_eq!(refusal_of(&refused), Some(&Refusal::NoListener));
+        let worded = worded(Refusal::TimedOut, "the host is silent");
+        assert_eq!(refusal_of(&worded), Some(&Refusal::TimedOut));
+        assert_eq!(worded.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(worded.to_string(), "the host is silent");
         let wrapped = io::Error::other(refused);
         assert_eq!(refusal_of(&wrapped), Some(&Refusal::NoListener));
         assert_eq!(refusal_of(&io::Error::other("x")), None);

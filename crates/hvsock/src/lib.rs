@@ -64,6 +64,7 @@ mod socket;
 mod stream;
 #[cfg(feature = "tokio")]
 pub mod tokio;
+mod transport;
 mod wait;
 
 /// The README's code is compiled as a test.
@@ -73,7 +74,7 @@ struct Readme;
 
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use endpoint::Endpoint;
-pub use error::{NoBroker, refusal_of};
+pub use error::{NoBroker, NoRegistry, refusal_of};
 pub use explain::{Explanation, Step, explain_connect, explain_listen};
 pub use lease::Lease;
 pub use listener::{HvListener, Incoming};
@@ -82,11 +83,11 @@ pub use peer::Peer;
 pub use readiness::{Interest, Readiness};
 pub use socket::{HvSocket, SocketOption};
 pub use stream::{HvStream, Plain};
+pub use transport::Transport;
 
 pub use hvsock_address::{
     AF_HYPERV, ElementName, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU, HvUrl, PartitionName,
     PartitionRef, SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
 };
-pub use hvsock_endpoint::Transport;
 pub use hvsock_fabric::Refusal;
 pub use hvsock_ring::{Bytes, Filled, Reserved, RingStats};

@@ -105,6 +105,12 @@ impl HvListener {
         Ok(self.inner.local())
     }
 
+    /// How many connections were closed at once because they came from elsewhere than is listened
+    /// for. A broker lets none of them get this far; the kernel's `AF_VSOCK` knows no better.
+    pub fn turned_away(&self) -> u64 {
+        self.inner.turned_away()
+    }
+
     /// How many connections may wait to be accepted, as the broker granted it.
     pub fn backlog(&self) -> u32 {
         self.inner.backlog()

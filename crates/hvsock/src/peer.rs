@@ -34,7 +34,18 @@ impl Peer {
         }
     }
 
-    /// The name of its partition.
+    /// A process of which nothing but its partition is known.
+    pub(crate) fn of_partition(partition: String) -> Self {
+        Self {
+            partition,
+            pid: None,
+            uid: None,
+            gid: None,
+        }
+    }
+
+    /// The name of its partition. In a virtual machine without a broker: `parent`, `loopback`, or
+    /// `cid N` for another guest.
     pub fn partition(&self) -> &str {
         &self.partition
     }

@@ -5,7 +5,8 @@
 //! the kernel who they are with [`peer`] and [`accounts`], and exchanges messages by
 //! [`message`]; the bytes of a connection go through the descriptors of [`stream::pair`]. A
 //! client calls [`seqpacket::connect`] and waits with [`poll`]. Two processes that have
-//! [`shared_memory`] wake each other with a [`doorbell`]. Every descriptor that this crate
+//! [`shared_memory`] wake each other with a [`doorbell`]. In a virtual machine without a broker
+//! a client uses the kernel's [`vsock`]. Every descriptor that this crate
 //! makes or receives is close-on-exec, no write raises `SIGPIPE`, and every call that a signal
 //! interrupts is made again.
 //!
@@ -19,7 +20,7 @@ mod linux;
 #[cfg(target_os = "linux")]
 pub use linux::{
     accounts, doorbell, errno, event, limits, message, peer, poll, processor, seqpacket,
-    shared_memory, stream,
+    shared_memory, stream, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

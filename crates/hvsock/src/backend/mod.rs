@@ -1,46 +1,59 @@
 //! The back-ends: how sockets are made and how their bytes move, chosen at run time.
 //!
 //! What the rest of the library does with a connection or a listener it does through the enums
-//! of this module. There is one back-end so far, [`broker`]; another one is another folder beside
-//! it and another variant of each enum, and another transport of the broker's is another variant
-//! of what its `Stream` holds.
+//! of this module. There are two back-ends: [`broker`], and [`vsock`] for a virtual machine that
+//! has none. Another one is another folder beside them and another variant of each enum, and
+//! another transport of the broker's is another variant of what its `Stream` holds.
 
 mod broker;
+mod ending;
 #[cfg(feature = "tokio")]
 mod nonblocking;
+mod request;
+mod vsock;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Transport};
+use hvsock_endpoint::{BrokerMessage, ClientMessage};
 use hvsock_ring::{Filled, Reserved};
 
-pub(crate) use broker::{ANSWER_BOUND, Conversation, Request, RequestKind, Ring, Settings};
+pub(crate) use broker::{ANSWER_BOUND, Conversation, Ring};
+pub(crate) use request::{Request, RequestKind, Settings};
 
-#[cfg(feature = "tokio")]
-pub(crate) use broker::Received;
+use crate::endpoint::UseVsock;
+use crate::{Endpoint, Explanation, Interest, Peer, Readiness, Transport};
 
-use crate::{Endpoint, Explanation, Interest, Peer, Readiness};
+/// Which back-end is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Backend {
+    Broker,
+    Vsock,
+}
 
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) enum Stream {
     Broker(broker::Stream),
+    Vsock(vsock::Stream),
 }
 
 /// A listener.
 #[derive(Debug)]
 pub(crate) enum Listener {
     Broker(broker::Listener),
+    Vsock(vsock::Listener),
 }
 
 /// A connect that nobody waits for.
 #[derive(Debug)]
 pub(crate) enum Dial {
     Broker(broker::Dial),
+    Vsock(vsock::Dial),
 }
 
 /// What became of a request.
@@ -66,6 +79,15 @@ pub(crate) enum WriteFrom<'a, 'b> {
     Many(&'a [IoSlice<'b>]),
 }
 
+/// What receiving came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Received {
+    /// So many bytes; 0 at the end.
+    Bytes(usize),
+    /// The data ends, and whether that is the end is not said yet.
+    Unexplained,
+}
+
 impl ReadInto<'_, '_> {
     fn is_empty(&self) -> bool {
         match self {
@@ -84,13 +106,43 @@ impl WriteFrom<'_, '_> {
     }
 }
 
+/// The back-end that `endpoint` means now: a broker wherever there is an endpoint socket.
+pub(crate) fn choose(endpoint: &Endpoint) -> Backend {
+    let broker = match endpoint.vsock() {
+        UseVsock::Never => true,
+        UseVsock::Always => false,
+        UseVsock::WithoutBroker => {
+            endpoint.paths().iter().any(|path| may_be_there(path)) || !vsock::is_offered()
+        }
+    };
+    if broker {
+        Backend::Broker
+    } else {
+        Backend::Vsock
+    }
+}
+
+/// Whether there is something at `path`, or it cannot be told.
+fn may_be_there(path: &Path) -> bool {
+    match path.symlink_metadata() {
+        Ok(_) => true,
+        Err(error) => !matches!(
+            error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        ),
+    }
+}
+
 /// Asks for a connection, a listener or an explanation, and waits up to `bound` for it.
 pub(crate) fn obtain(
     endpoint: &Endpoint,
     request: &mut Request,
     bound: Duration,
 ) -> io::Result<Outcome> {
-    broker::obtain(endpoint, request, bound).map(Into::into)
+    match choose(endpoint) {
+        Backend::Broker => broker::obtain(endpoint, request, bound).map(Into::into),
+        Backend::Vsock => vsock::obtain(request, bound),
+    }
 }
 
 /// Asks one thing that is no connection or listener.
@@ -98,7 +150,10 @@ pub(crate) fn ask(
     endpoint: &Endpoint,
     message: &ClientMessage,
 ) -> io::Result<(Conversation, BrokerMessage)> {
-    broker::ask(endpoint, message)
+    match choose(endpoint) {
+        Backend::Broker => broker::ask(endpoint, message),
+        Backend::Vsock => Err(vsock::no_registry(message)),
+    }
 }
 
 impl From<broker::Outcome> for Outcome {
@@ -114,13 +169,17 @@ impl From<broker::Outcome> for Outcome {
 impl Dial {
     /// Asks for the connection and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
-        broker::Dial::start(endpoint, request).map(Self::Broker)
+        match choose(endpoint) {
+            Backend::Broker => broker::Dial::start(endpoint, request).map(Self::Broker),
+            Backend::Vsock => vsock::Dial::start(&request).map(Self::Vsock),
+        }
     }
 
     /// The connection, once it stands; `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         match self {
             Self::Broker(dial) => dial.progress().map(Stream::Broker),
+            Self::Vsock(dial) => dial.progress().map(Stream::Vsock),
         }
     }
 
@@ -128,6 +187,7 @@ impl Dial {
     pub(crate) fn silent(&self) -> io::Error {
         match self {
             Self::Broker(dial) => dial.silent(),
+            Self::Vsock(dial) => dial.silent(),
         }
     }
 }
@@ -137,6 +197,7 @@ impl AsFd for Dial {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(dial) => dial.as_fd(),
+            Self::Vsock(dial) => dial.as_fd(),
         }
     }
 }
@@ -145,30 +206,35 @@ impl Stream {
     pub(crate) fn local(&self) -> SockAddrHv {
         match self {
             Self::Broker(stream) => stream.local(),
+            Self::Vsock(stream) => stream.local(),
         }
     }
 
     pub(crate) fn peer(&self) -> SockAddrHv {
         match self {
             Self::Broker(stream) => stream.peer(),
+            Self::Vsock(stream) => stream.peer(),
         }
     }
 
     pub(crate) fn caller(&self) -> Option<&Peer> {
         match self {
             Self::Broker(stream) => stream.caller(),
+            Self::Vsock(stream) => stream.caller(),
         }
     }
 
     pub(crate) fn connection(&self) -> u64 {
         match self {
             Self::Broker(stream) => stream.connection(),
+            Self::Vsock(stream) => stream.connection(),
         }
     }
 
     pub(crate) fn transport(&self) -> Transport {
         match self {
             Self::Broker(stream) => stream.transport(),
+            Self::Vsock(_) => Transport::Vsock,
         }
     }
 
@@ -176,6 +242,7 @@ impl Stream {
     pub(crate) fn ring(&self) -> Option<&Ring> {
         match self {
             Self::Broker(stream) => stream.ring(),
+            Self::Vsock(_) => None,
         }
     }
 
@@ -183,6 +250,7 @@ impl Stream {
     pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
         match self {
             Self::Broker(stream) => stream.reserve(wanted),
+            Self::Vsock(_) => Err(ending::no_ring()),
         }
     }
 
@@ -190,6 +258,7 @@ impl Stream {
     pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
         match self {
             Self::Broker(stream) => stream.fill(),
+            Self::Vsock(_) => Err(ending::no_ring()),
         }
     }
 
@@ -198,18 +267,21 @@ impl Stream {
     pub(crate) fn data(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(stream) => stream.data(),
+            Self::Vsock(stream) => stream.data(),
         }
     }
 
     pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
         match self {
             Self::Broker(stream) => stream.recv(into),
+            Self::Vsock(stream) => stream.recv(into),
         }
     }
 
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match self {
             Self::Broker(stream) => stream.send(from),
+            Self::Vsock(stream) => stream.send(from),
         }
     }
 
@@ -217,42 +289,50 @@ impl Stream {
     pub(crate) fn shutdown(&self, how: Shutdown, patient: bool) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.shutdown(how, patient),
+            Self::Vsock(stream) => stream.shutdown(how),
         }
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.set_nonblocking(nonblocking),
+            Self::Vsock(stream) => stream.set_nonblocking(nonblocking),
         }
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.set_read_timeout(timeout),
+            Self::Vsock(stream) => stream.set_read_timeout(timeout),
         }
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.set_write_timeout(timeout),
+            Self::Vsock(stream) => stream.set_write_timeout(timeout),
         }
     }
 
     pub(crate) fn read_timeout(&self) -> Option<Duration> {
         match self {
             Self::Broker(stream) => stream.read_timeout(),
+            Self::Vsock(stream) => stream.read_timeout(),
         }
     }
 
     pub(crate) fn write_timeout(&self) -> Option<Duration> {
         match self {
             Self::Broker(stream) => stream.write_timeout(),
+            Self::Vsock(stream) => stream.write_timeout(),
         }
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.set_connected_suspend(on),
+            // Whether it lives on is for the host's end to say.
+            Self::Vsock(_) => Ok(()),
         }
     }
 
@@ -263,6 +343,7 @@ impl Stream {
     ) -> io::Result<Readiness> {
         match self {
             Self::Broker(stream) => stream.poll(interest, deadline),
+            Self::Vsock(stream) => stream.poll(interest, deadline),
         }
     }
 
@@ -270,6 +351,7 @@ impl Stream {
     pub(crate) fn cut(&self) -> Option<io::Error> {
         match self {
             Self::Broker(stream) => stream.cut(),
+            Self::Vsock(stream) => stream.cut(),
         }
     }
 
@@ -277,6 +359,7 @@ impl Stream {
     pub(crate) fn hand_out(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         match self {
             Self::Broker(stream) => stream.hand_out(),
+            Self::Vsock(stream) => stream.hand_out(),
         }
     }
 
@@ -284,6 +367,7 @@ impl Stream {
     pub(crate) fn abandon(&self) {
         match self {
             Self::Broker(stream) => stream.abandon(),
+            Self::Vsock(stream) => stream.abandon(),
         }
     }
 
@@ -291,6 +375,7 @@ impl Stream {
     pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Broker(stream) => stream.clone_control(),
+            Self::Vsock(stream) => stream.clone_control(),
         }
     }
 }
@@ -299,36 +384,51 @@ impl Listener {
     pub(crate) fn local(&self) -> SockAddrHv {
         match self {
             Self::Broker(listener) => listener.local(),
+            Self::Vsock(listener) => listener.local(),
         }
     }
 
     pub(crate) fn backlog(&self) -> u32 {
         match self {
             Self::Broker(listener) => listener.backlog(),
+            Self::Vsock(listener) => listener.backlog(),
         }
     }
 
     pub(crate) fn number(&self) -> u64 {
         match self {
             Self::Broker(listener) => listener.number(),
+            Self::Vsock(listener) => listener.number(),
         }
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
         match self {
             Self::Broker(listener) => listener.set_nonblocking(nonblocking),
+            Self::Vsock(listener) => listener.set_nonblocking(nonblocking),
         }
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Broker(listener) => listener.set_connected_suspend(on),
+            Self::Vsock(_) => Ok(()),
+        }
+    }
+
+    /// How many connections were closed because they came from elsewhere than is listened for.
+    pub(crate) fn turned_away(&self) -> u64 {
+        match self {
+            // It lets through none of them.
+            Self::Broker(_) => 0,
+            Self::Vsock(listener) => listener.turned_away(),
         }
     }
 
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
         match self {
             Self::Broker(listener) => listener.accept(deadline).map(Stream::Broker),
+            Self::Vsock(listener) => listener.accept(deadline).map(Stream::Vsock),
         }
     }
 
@@ -336,6 +436,7 @@ impl Listener {
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         match self {
             Self::Broker(listener) => listener.wait(deadline),
+            Self::Vsock(listener) => listener.wait(deadline),
         }
     }
 }
@@ -344,6 +445,7 @@ impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(listener) => listener.as_fd(),
+            Self::Vsock(listener) => listener.as_fd(),
         }
     }
 }

@@ -11,6 +11,7 @@ impl Stream {
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(stream) => stream.control(),
+            Self::Vsock(stream) => stream.data(),
         }
     }
 
@@ -18,6 +19,15 @@ impl Stream {
     pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.recv_once(into),
+            Self::Vsock(stream) => stream.recv(into).map(Received::Bytes),
+        }
+    }
+
+    /// Whether receiving would give bytes, the end or an error: `WouldBlock` if not.
+    pub(crate) fn look(&self) -> io::Result<Received> {
+        match self {
+            Self::Broker(stream) => stream.recv_once(ReadInto::Peek(&mut [0])),
+            Self::Vsock(stream) => stream.look().map(Received::Bytes),
         }
     }
 
@@ -25,6 +35,7 @@ impl Stream {
     pub(crate) fn hear(&self) {
         match self {
             Self::Broker(stream) => stream.hear(),
+            Self::Vsock(_) => {}
         }
     }
 
@@ -32,6 +43,7 @@ impl Stream {
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match self {
             Self::Broker(stream) => stream.send_once(from),
+            Self::Vsock(stream) => stream.send(from),
         }
     }
 
@@ -39,6 +51,8 @@ impl Stream {
     pub(crate) fn end_or_wake(&self, waker: &Waker) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.end_or_wake(waker),
+            // Its one kind of end needs no explanation.
+            Self::Vsock(_) => Ok(Received::Bytes(0)),
         }
     }
 }
@@ -48,6 +62,7 @@ impl Listener {
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
         match self {
             Self::Broker(listener) => listener.accept_now().map(Stream::Broker),
+            Self::Vsock(listener) => listener.accept_now().map(Stream::Vsock),
         }
     }
 
@@ -55,6 +70,7 @@ impl Listener {
     pub(crate) fn waits_to_write(&self) -> bool {
         match self {
             Self::Broker(listener) => listener.has_unsaid(),
+            Self::Vsock(_) => false,
         }
     }
 }

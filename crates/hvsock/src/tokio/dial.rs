@@ -1,13 +1,14 @@
-//! Asking the broker without blocking a worker thread.
+//! Asking a back-end without blocking a worker thread.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::Interest;
 
 use super::watch::{Watched, watch};
 use crate::Endpoint;
-use crate::backend::{Conversation, Outcome, Request};
+use crate::backend::{self, Backend, Conversation, Dial, Outcome, Request, RequestKind};
 
 /// The bytes that a ring should hold between tasks, where nobody said otherwise. A task must not
 /// look whether its peer does something, it can only be woken, which takes some 30 µs where the
@@ -21,6 +22,9 @@ pub(super) async fn obtain(
     mut request: Request,
     bound: Duration,
 ) -> io::Result<Outcome> {
+    if backend::choose(&endpoint) == Backend::Vsock {
+        return by_kernel(endpoint, request, bound).await;
+    }
     if request.settings.ring_size == 0 {
         request.settings.ring_size = RING_FOR_TASKS;
     }
@@ -30,6 +34,32 @@ pub(super) async fn obtain(
             let text = "the broker does not answer";
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
         }
+    }
+}
+
+/// Has the kernel connect; all else that it is asked for takes no time.
+async fn by_kernel(
+    endpoint: Endpoint,
+    mut request: Request,
+    bound: Duration,
+) -> io::Result<Outcome> {
+    let connects = matches!(request.kind, RequestKind::Connect { .. });
+    if !connects || request.flags.dry_run {
+        return backend::obtain(&endpoint, &mut request, bound);
+    }
+    let dial = Arc::new(Dial::start(&endpoint, request)?);
+    let watched = watch(Watched::Dial(Arc::clone(&dial)), Interest::READABLE)?;
+    let connected = async {
+        loop {
+            let mut guard = watched.readable().await?;
+            if let Ok(result) = guard.try_io(|_| dial.progress()) {
+                return result.map(Outcome::Connected);
+            }
+        }
+    };
+    match tokio::time::timeout(bound, connected).await {
+        Ok(result) => result,
+        Err(_) => Err(dial.silent()),
     }
 }
 

@@ -177,10 +177,7 @@ impl HvStream {
 
     /// Waits until [`try_read`](Self::try_read) would give bytes, the end or an error.
     pub async fn readable(&self) -> io::Result<()> {
-        let mut byte = [0];
-        let looked = std::future::poll_fn(|cx| {
-            self.poll_recv(cx, |inner| inner.recv_once(ReadInto::Peek(&mut byte)))
-        });
+        let looked = std::future::poll_fn(|cx| self.poll_recv(cx, backend::Stream::look));
         // An error is there to be read, too.
         let _ = looked.await;
         Ok(())

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::backend::{self, Conversation};
+use crate::backend::{self, Conversation, Dial};
 
 /// A descriptor to watch, which stays open as long as it is watched.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) enum Watched {
     Bell(Arc<backend::Stream>),
     Listener(Arc<backend::Listener>),
     Conversation(Conversation),
+    Dial(Arc<Dial>),
     /// A duplicate, where the descriptor itself is watched for another handle on the same thing.
     Duplicate(OwnedFd),
 }
@@ -39,6 +40,7 @@ impl AsFd for Watched {
             },
             Self::Listener(listener) => listener.as_fd(),
             Self::Conversation(conversation) => conversation.as_fd(),
+            Self::Dial(dial) => dial.as_fd(),
             Self::Duplicate(fd) => fd.as_fd(),
         }
     }

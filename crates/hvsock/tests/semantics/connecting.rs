@@ -277,7 +277,7 @@ fn a_ring_of_odd_parts_or_that_nobody_offered_is_an_error() {
         panic!()
     };
     let ring = BrokerMessage::Connected(hvsock_endpoint::Connected {
-        transport: Transport::Ring,
+        transport: hvsock_endpoint::Transport::Ring,
         ..connected
     });
     let answer = |shared, memory: &dyn AsFd, bells: usize| {

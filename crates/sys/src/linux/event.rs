@@ -36,6 +36,12 @@ impl AsFd for Event {
     }
 }
 
+impl From<Event> for OwnedFd {
+    fn from(event: Event) -> Self {
+        event.0
+    }
+}
+
 /// A descriptor that is ready for reading when one of `fds` is.
 pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     use rustix::event::epoll;
@@ -49,6 +55,15 @@ pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
         )?;
     }
     Ok(any)
+}
+
+/// A descriptor that is ready for reading when `fd` is ready for writing or has an error.
+pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
+    use rustix::event::epoll;
+    let when = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let nothing = epoll::EventData::new_u64(0);
+    epoll::add(&when, fd, nothing, epoll::EventFlags::OUT)?;
+    Ok(when)
 }
 
 /// Takes a descriptor out again of what [`any_of`] returned.
@@ -83,5 +98,17 @@ mod tests {
         assert!(ready(&b) && !ready(&either));
         a.set();
         assert!(ready(&either));
+    }
+
+    #[test]
+    fn room_to_write_can_be_waited_for_as_something_to_read() {
+        let (a, b) = crate::stream::pair().unwrap();
+        crate::set_nonblocking(&a, true).unwrap();
+        let when = when_writable(&a).unwrap();
+        assert!(ready(&when));
+        while crate::stream::send(&a, &[0; 65_536]).is_ok() {}
+        assert!(!ready(&when));
+        drop(b);
+        assert!(ready(&when));
     }
 }

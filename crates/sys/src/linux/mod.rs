@@ -14,6 +14,7 @@ mod shared_bytes;
 pub mod shared_memory;
 mod sigpipe;
 pub mod stream;
+pub mod vsock;
 
 use std::io;
 use std::os::fd::AsFd;

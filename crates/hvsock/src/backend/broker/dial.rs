@@ -6,8 +6,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::conversation::Conversation;
-use super::request::{Outcome, Request};
+use super::request::Outcome;
 use super::{Stream, open};
+use crate::backend::Request;
 use crate::{Endpoint, options};
 
 /// A connect on its way.

@@ -20,13 +20,12 @@ use std::time::{Duration, Instant};
 pub(crate) use conversation::Conversation;
 pub(crate) use dial::Dial;
 pub(crate) use listener::Listener;
-pub(crate) use request::{Outcome, Request, RequestKind, Settings};
-#[cfg(feature = "tokio")]
-pub(crate) use stream::Received;
+pub(crate) use request::Outcome;
 pub(crate) use stream::{Ring, Stream};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
+use super::Request;
 use crate::Endpoint;
 
 /// How long a broker may take for an answer that waits for no other process.

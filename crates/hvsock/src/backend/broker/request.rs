@@ -14,35 +14,8 @@ use hvsock_endpoint::{
 
 use super::conversation::{Answer, Conversation};
 use super::{Listener, Stream};
-use crate::{Explanation, HvAddr};
-
-/// A request for a connection or a listener.
-#[derive(Clone, Debug)]
-pub(crate) struct Request {
-    pub(crate) address: HvAddr,
-    pub(crate) kind: RequestKind,
-    pub(crate) settings: Settings,
-    pub(crate) flags: Flags,
-}
-
-/// What is asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum RequestKind {
-    Connect { timeout_ms: u32 },
-    Listen { backlog: u32 },
-}
-
-/// Options that hold for a socket from its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settings {
-    pub(crate) container_passthru: bool,
-    pub(crate) connected_suspend: bool,
-    pub(crate) high_vtl: bool,
-    /// The bytes wished for in each direction of a ring; 0 for the default.
-    pub(crate) ring_size: u32,
-    /// Bytes are to go through descriptors and not through shared memory.
-    pub(crate) descriptor_only: bool,
-}
+use crate::Explanation;
+use crate::backend::{Request, RequestKind, Settings};
 
 /// What became of a request.
 pub(crate) enum Outcome {

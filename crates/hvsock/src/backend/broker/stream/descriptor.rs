@@ -13,9 +13,8 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{poll, stream};
 
 use super::super::conversation::is_gone;
-use super::Received;
 use super::link::Link;
-use crate::backend::{ReadInto, WriteFrom};
+use crate::backend::{ReadInto, Received, WriteFrom};
 use crate::{Interest, Readiness};
 
 /// One end's data descriptor.

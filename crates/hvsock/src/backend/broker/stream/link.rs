@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::control::{Control, Word};
-use super::Received;
-use crate::error;
+use crate::backend::Received;
+use crate::backend::ending::{reads_no_more, too_late, write_ended};
 
 /// How long a failed write waits for the reason, which a broker sends before it cuts.
 const REASON_BOUND: Duration = Duration::from_millis(100);
@@ -114,30 +114,4 @@ impl Link {
         }
         error
     }
-}
-
-/// The error past a socket's time limit.
-pub(super) fn too_late() -> io::Error {
-    let text = "the socket's time limit has passed";
-    error::plain(io::ErrorKind::TimedOut, text)
-}
-
-/// The error for writing after the end of one's own data.
-pub(super) fn write_ended() -> io::Error {
-    let text = "this end has been shut down for writing";
-    error::plain(io::ErrorKind::BrokenPipe, text)
-}
-
-/// The error for writing to an end that has closed.
-pub(super) fn reads_no_more() -> io::Error {
-    error::plain(io::ErrorKind::BrokenPipe, "the other end reads no more")
-}
-
-/// A time limit of zero would be none, as in `std::net`.
-pub(super) fn not_zero(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
-    if timeout == Some(Duration::ZERO) {
-        let text = "a time limit of zero would be none; use non-blocking mode";
-        return Err(error::invalid(text));
-    }
-    Ok(timeout)
 }

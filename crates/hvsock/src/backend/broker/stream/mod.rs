@@ -16,6 +16,9 @@ use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transpor
 use hvsock_ring::{Filled, Reserved, Side};
 
 use super::control::Cut;
+#[cfg(feature = "tokio")]
+use crate::backend::Received;
+use crate::backend::ending::{no_ring, not_zero};
 use crate::backend::{ReadInto, WriteFrom};
 use crate::{Interest, Peer, Readiness};
 
@@ -39,15 +42,6 @@ pub(crate) struct Stream {
 enum Carrier {
     Descriptor(Descriptor),
     Ring(Box<Ring>),
-}
-
-/// What receiving came to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Received {
-    /// So many bytes; 0 at the end.
-    Bytes(usize),
-    /// The data ends, and whether that is the end is not said yet.
-    Unexplained,
 }
 
 impl Stream {
@@ -108,10 +102,10 @@ impl Stream {
         self.connection
     }
 
-    pub(crate) fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> crate::Transport {
         match self.carrier {
-            Carrier::Descriptor(_) => Transport::Descriptor,
-            Carrier::Ring(_) => Transport::Ring,
+            Carrier::Descriptor(_) => crate::Transport::Descriptor,
+            Carrier::Ring(_) => crate::Transport::Ring,
         }
     }
 
@@ -236,7 +230,7 @@ impl Stream {
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = link::not_zero(timeout)?;
+        let timeout = not_zero(timeout)?;
         if let Carrier::Descriptor(data) = &self.carrier {
             data.set_recv_timeout(timeout)?;
         }
@@ -245,7 +239,7 @@ impl Stream {
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = link::not_zero(timeout)?;
+        let timeout = not_zero(timeout)?;
         if let Carrier::Descriptor(data) = &self.carrier {
             data.set_send_timeout(timeout)?;
         }
@@ -361,11 +355,6 @@ impl Carrier {
             )),
         }
     }
-}
-
-fn no_ring() -> io::Error {
-    let text = "the bytes of this connection do not go through shared memory";
-    crate::error::plain(io::ErrorKind::Unsupported, text)
 }
 
 /// The memory is as it should be, and the system does not let this process have it.

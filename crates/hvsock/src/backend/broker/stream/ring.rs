@@ -16,9 +16,8 @@ use hvsock_fabric::Refusal;
 use hvsock_ring::{Bells, End, Filled, Reserved, Side, Stop, Woken};
 use hvsock_sys::event;
 
-use super::Received;
-use super::link::{self, Link};
-use crate::backend::{ReadInto, WriteFrom};
+use super::link::Link;
+use crate::backend::{ReadInto, Received, WriteFrom, ending};
 use crate::{Interest, Readiness};
 
 /// Bytes in one direction after which a busy end looks whether the broker has said something. At
@@ -239,7 +238,7 @@ impl Ring {
                 self.hear(link);
                 Ok(())
             }
-            Woken::TimedOut => Err(link::too_late()),
+            Woken::TimedOut => Err(ending::too_late()),
         }
     }
 
@@ -269,10 +268,10 @@ impl Ring {
     fn error(&self, link: &Link, stop: Stop) -> io::Error {
         match stop {
             Stop::WouldBlock => io::ErrorKind::WouldBlock.into(),
-            Stop::Ended => link::write_ended(),
+            Stop::Ended => ending::write_ended(),
             Stop::Closed => {
                 let cut = link.control.look().cut;
-                cut.map_or_else(link::reads_no_more, super::Cut::into_error)
+                cut.map_or_else(ending::reads_no_more, super::Cut::into_error)
             }
             Stop::Cut | Stop::Gone => link.reason().unwrap_or_else(|| reset(stop)),
             Stop::End | Stop::Unread | Stop::Violated(_) => reset(stop),

@@ -1,0 +1,117 @@
+//! A listener of the kernel's, which turns away whom its address does not name.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm};
+use hvsock_sys::poll::PollFlags;
+use hvsock_sys::vsock;
+
+use super::machine::Machine;
+use super::resolve::{Caller, Place, Whom};
+use super::{Stream, number, refusal};
+use crate::{Peer, error, wait};
+
+/// A listener that stands.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedFd,
+    local: SockAddrHv,
+    backlog: u32,
+    number: u64,
+    machine: Machine,
+    from: Whom,
+    nonblocking: AtomicBool,
+    turned_away: AtomicU64,
+}
+
+impl Listener {
+    pub(super) fn new(machine: Machine, place: &Place, backlog: u32) -> io::Result<Self> {
+        let socket = vsock::socket().map_err(refusal::of_socket)?;
+        let failed = |error| refusal::of_listen(place, error);
+        vsock::bind(&socket, &place.address.to_bytes()).map_err(failed)?;
+        vsock::listen(&socket, backlog).map_err(failed)?;
+        Ok(Self {
+            socket,
+            local: place.local,
+            backlog,
+            number: number(),
+            machine,
+            from: place.from,
+            nonblocking: AtomicBool::new(false),
+            turned_away: AtomicU64::new(0),
+        })
+    }
+
+    pub(crate) fn local(&self) -> SockAddrHv {
+        self.local
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        self.backlog
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn turned_away(&self) -> u64 {
+        self.turned_away.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    /// Accepts, waiting until `deadline` unless the listener is non-blocking.
+    pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
+        loop {
+            match self.accept_now() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if self.nonblocking.load(Ordering::Relaxed) {
+                        return Err(error);
+                    }
+                }
+                result => return result,
+            }
+            if !self.wait(deadline)? {
+                let text = "no connection came in time";
+                return Err(error::plain(io::ErrorKind::TimedOut, text));
+            }
+        }
+    }
+
+    /// Waits until there may be something to accept, or until `deadline`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        wait::ready(&self.socket, PollFlags::IN, deadline)
+    }
+
+    /// Accepts what is there; `WouldBlock` if nothing is.
+    pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        loop {
+            let Some((socket, peer)) = vsock::accept(&self.socket)? else {
+                return Err(io::ErrorKind::WouldBlock.into());
+            };
+            let peer = SockAddrVm::from_bytes(&peer)
+                .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+            let caller = Caller::of(self.machine, peer.cid);
+            if !self.from.takes(caller) {
+                // The closing is all that it is told.
+                drop(socket);
+                self.turned_away.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            let address = SockAddrHv::new(caller.vm(), ServiceId::from_port(peer.port));
+            let peer = Peer::of_partition(caller.name());
+            return Ok(Stream::new(socket, self.local, address, Some(peer)));
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

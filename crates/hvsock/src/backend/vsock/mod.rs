@@ -1,0 +1,134 @@
+//! The back-end of a virtual machine that has no broker: the kernel's `AF_VSOCK`.
+//!
+//! - [`machine`]: where `AF_VSOCK` leads from this machine;
+//! - [`resolve`]: what an address means here;
+//! - [`refusal`]: what the kernel's errors mean;
+//! - [`dial`]: a connect;
+//! - [`listener`] and [`stream`]: what comes of them.
+//!
+//! The kernel knows less than a broker: no names, no rules, and one kind of end. Whatever it
+//! cannot do is an error that says so, or is listed in the crate's documentation.
+
+mod dial;
+mod listener;
+mod machine;
+mod refusal;
+mod resolve;
+mod stream;
+
+use std::io;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hvsock_endpoint::ClientMessage;
+use hvsock_sys::vsock;
+
+pub(crate) use dial::Dial;
+pub(crate) use listener::Listener;
+pub(crate) use stream::Stream;
+
+use super::{Outcome, Request, RequestKind};
+use crate::error::{NoRegistry, plain};
+use crate::{Explanation, HvAddr, refusal_of};
+use dial::Attempt;
+use machine::Machine;
+use resolve::{Place, Target};
+
+/// Whether this machine is one that has a host to reach by `AF_VSOCK`.
+pub(crate) fn is_offered() -> bool {
+    Path::new(vsock::DEVICE).exists() && Machine::detect().is_guest()
+}
+
+/// Connects or listens, and waits up to `bound` for it.
+pub(crate) fn obtain(request: &Request, bound: Duration) -> io::Result<Outcome> {
+    let machine = Machine::detect();
+    if request.flags.dry_run {
+        return explain(machine, request).map(Outcome::Explained);
+    }
+    match request.kind {
+        RequestKind::Connect { .. } => {
+            let deadline = Instant::now() + bound;
+            let stream = Attempt::start(machine, request)?.wait(deadline)?;
+            Ok(Outcome::Connected(super::Stream::Vsock(stream)))
+        }
+        RequestKind::Listen { backlog } => {
+            let place = Place::of(machine, &request.address)?;
+            let listener = Listener::new(machine, &place, backlog)?;
+            Ok(Outcome::Listening(super::Listener::Vsock(listener)))
+        }
+    }
+}
+
+/// The error for what only a broker can do.
+pub(crate) fn no_registry(asked: &ClientMessage) -> io::Error {
+    match asked {
+        ClientMessage::Register(register) => NoRegistry::registration(&register.name).into(),
+        ClientMessage::Lookup { kind, name } => match kind {
+            hvsock_endpoint::LookupKind::Service => NoRegistry::service(name).into(),
+            hvsock_endpoint::LookupKind::Partition => NoRegistry::partition(name).into(),
+        },
+        _ => plain(
+            io::ErrorKind::Unsupported,
+            "there is no broker in this virtual machine",
+        ),
+    }
+}
+
+/// What can be said without a broker: why it would be refused here. Whatever gets farther than
+/// this machine is for the host to judge, which is an error.
+fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
+    let address = &request.address;
+    let (resolved, asked, within) = match request.kind {
+        RequestKind::Connect { .. } => {
+            let target = Target::of(machine, address);
+            let within = target.as_ref().is_ok_and(Target::is_local);
+            (target.map(|target| target.address), "", within)
+        }
+        RequestKind::Listen { .. } => {
+            let place = Place::of(machine, address);
+            let within = place.as_ref().is_ok_and(Place::is_local);
+            (place.map(|place| place.address), " --listen", within)
+        }
+    };
+    let text = match resolved {
+        Err(error) => return refused_here(error),
+        Ok(to) if within => format!(
+            "it needs nobody's leave, and whether port {} is heard or free is seen by trying",
+            to.port
+        ),
+        Ok(to) => format!(
+            "the host decides, where it is vsock port {}; ask there with `{}`",
+            to.port,
+            at_the_host(address, asked)
+        ),
+    };
+    let text = format!("there is no broker in this virtual machine to say: {text}");
+    Err(io::Error::new(io::ErrorKind::Unsupported, text))
+}
+
+fn refused_here(error: io::Error) -> io::Result<Explanation> {
+    match refusal_of(&error) {
+        Some(refusal) => {
+            let question = "where does AF_VSOCK lead, without a broker here?";
+            Ok(Explanation::refused_by(
+                refusal.clone(),
+                question,
+                error.to_string(),
+            ))
+        }
+        None => Err(error),
+    }
+}
+
+/// The command that explains on the host what is asked here.
+fn at_the_host(address: &HvAddr, listen: &str) -> String {
+    let (partition, service) = (address.partition(), address.service());
+    format!("hvsock why {partition} {service}{listen} --from THIS_VM")
+}
+
+/// A number for a connection or listener that no broker numbers: its own within this process.
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

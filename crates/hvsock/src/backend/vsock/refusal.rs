@@ -1,0 +1,131 @@
+//! What the kernel's error numbers mean, in the words of refusals.
+
+use std::io;
+use std::time::Duration;
+
+use hvsock_fabric::Refusal;
+use hvsock_sys::errno;
+
+use super::machine::Machine;
+use super::resolve::{Place, Target};
+use crate::error::worded;
+
+/// Why connecting failed.
+pub(super) fn of_connect(machine: Machine, target: &Target, error: io::Error) -> io::Error {
+    let (port, local) = (target.address.port, target.is_local());
+    match error.raw_os_error() {
+        // One packet stands for all of these; it has no room for a reason.
+        Some(errno::ECONNRESET | errno::ECONNREFUSED) if local => worded(
+            Refusal::NoListener,
+            format!("nobody listens on this machine at vsock port {port}, or too many wait there"),
+        ),
+        Some(errno::ECONNRESET | errno::ECONNREFUSED) => worded(
+            Refusal::NoListener,
+            format!(
+                "the host takes no connection from here to vsock port {port}: nobody listens \
+                 there, or the service is not registered, or not for this machine; which of \
+                 these, the host's log and {} say",
+                asked_at_the_host(target)
+            ),
+        ),
+        Some(errno::ETIMEDOUT) if machine == Machine::HyperV => worded(
+            Refusal::TimedOut,
+            format!(
+                "no answer for vsock port {port} in time; a host with Hyper-V gives none either \
+                 where the service is not registered or nobody listens"
+            ),
+        ),
+        Some(errno::ETIMEDOUT) => silent(target, None),
+        Some(errno::EADDRNOTAVAIL) if local => no_loopback(),
+        Some(errno::ENODEV | errno::ENETUNREACH | errno::EHOSTUNREACH) => worded(
+            Refusal::NotReachable,
+            format!(
+                "no vsock transport of this machine leads to CID {}",
+                target.address.cid
+            ),
+        ),
+        Some(errno::EPERM | errno::EACCES) => worded(
+            Refusal::Denied {
+                rule: "the kernel".to_owned(),
+            },
+            format!("this machine's kernel does not let this process connect: {error}"),
+        ),
+        _ => of_socket(error),
+    }
+}
+
+/// The error for a connect that nobody answered.
+pub(super) fn silent(target: &Target, after: Option<Duration>) -> io::Error {
+    let port = target.address.port;
+    let whom = if target.is_local() {
+        "this machine"
+    } else {
+        "the host"
+    };
+    let after = after.map_or_else(|| "in time".to_owned(), |after| format!("within {after:?}"));
+    let text = format!("{whom} did not answer {after} whether somebody is at vsock port {port}");
+    worded(Refusal::TimedOut, text)
+}
+
+/// Why listening failed.
+pub(super) fn of_listen(place: &Place, error: io::Error) -> io::Error {
+    let port = place.address.port;
+    match error.raw_os_error() {
+        Some(errno::EADDRINUSE) => worded(
+            Refusal::AddressInUse,
+            format!(
+                "vsock port {port} is taken on this machine; the kernel has one listener for it, \
+                 whomever that accepts"
+            ),
+        ),
+        Some(errno::EADDRNOTAVAIL) => no_loopback(),
+        Some(errno::EACCES) => worded(
+            Refusal::Denied {
+                rule: "CAP_NET_BIND_SERVICE".to_owned(),
+            },
+            format!(
+                "vsock port {port} is below 1024, and so for processes with CAP_NET_BIND_SERVICE \
+                 only"
+            ),
+        ),
+        _ => of_socket(error),
+    }
+}
+
+/// Why there is no socket.
+pub(super) fn of_socket(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno::EAFNOSUPPORT) => worded(
+            Refusal::NotSupported,
+            "this kernel has no AF_VSOCK, or its module `vsock` is not loaded",
+        ),
+        Some(errno::ENOMEM | errno::ENOBUFS) => worded(
+            Refusal::LimitReached {
+                which: "the kernel's memory".to_owned(),
+            },
+            "this machine's kernel has no memory left for sockets",
+        ),
+        _ => error,
+    }
+}
+
+/// The error for a connection that ended without an end.
+pub(super) fn reset() -> io::Error {
+    Refusal::Reset {
+        cause: "the virtual machine's connection to its host was reset".to_owned(),
+    }
+    .into_cut_error()
+}
+
+fn no_loopback() -> io::Error {
+    worded(
+        Refusal::AddressNotAvailable,
+        "this kernel has no vsock loopback; load its module with `modprobe vsock_loopback`",
+    )
+}
+
+/// The command that explains on the host what is refused here.
+pub(super) fn asked_at_the_host(target: &Target) -> String {
+    let service = hvsock_address::ServiceRef::Id(target.peer.service);
+    format!("`hvsock why parent {service} --from THIS_VM` there")
+}

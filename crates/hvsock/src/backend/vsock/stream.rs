@@ -1,0 +1,218 @@
+//! A connection of the kernel's: every operation is one system call.
+//!
+//! The kernel knows one kind of end. A peer that closes, one that is killed and a host that cuts
+//! the connection all look like the end of the data.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use hvsock_address::SockAddrHv;
+use hvsock_sys::event::Event;
+use hvsock_sys::poll::{PollFd, PollFlags};
+use hvsock_sys::{errno, poll, stream};
+
+use super::{number, refusal};
+use crate::backend::ending::{not_zero, reads_no_more, too_late, write_ended};
+use crate::backend::{ReadInto, WriteFrom};
+use crate::{Interest, Peer, Readiness};
+
+/// One end of a connection.
+#[derive(Debug)]
+pub(crate) struct Stream {
+    socket: OwnedFd,
+    local: SockAddrHv,
+    peer: SockAddrHv,
+    caller: Option<Peer>,
+    number: u64,
+    nonblocking: AtomicBool,
+    own: Mutex<Own>,
+}
+
+/// What this end has done and set.
+#[derive(Debug, Default)]
+struct Own {
+    write_ended: bool,
+    read_timeout: Option<Duration>,
+    write_timeout: Option<Duration>,
+}
+
+impl Stream {
+    /// A connection in blocking mode.
+    pub(super) fn new(
+        socket: OwnedFd,
+        local: SockAddrHv,
+        peer: SockAddrHv,
+        caller: Option<Peer>,
+    ) -> Self {
+        Self {
+            socket,
+            local,
+            peer,
+            caller,
+            number: number(),
+            nonblocking: AtomicBool::new(false),
+            own: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn local(&self) -> SockAddrHv {
+        self.local
+    }
+
+    pub(crate) fn peer(&self) -> SockAddrHv {
+        self.peer
+    }
+
+    pub(crate) fn caller(&self) -> Option<&Peer> {
+        self.caller.as_ref()
+    }
+
+    pub(crate) fn connection(&self) -> u64 {
+        self.number
+    }
+
+    pub(crate) fn data(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
+        if into.is_empty() {
+            return Ok(0);
+        }
+        match into {
+            ReadInto::One(buffer) => stream::recv(&self.socket, buffer),
+            ReadInto::Many(slices) => stream::recv_vectored(&self.socket, slices),
+            ReadInto::Peek(buffer) => stream::peek(&self.socket, buffer),
+        }
+        .map_err(|error| self.failed(error))
+    }
+
+    /// Sends; also nothing, which fails where the other end takes no more.
+    pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        match from {
+            WriteFrom::One(bytes) => stream::send(&self.socket, bytes),
+            WriteFrom::Many(slices) => stream::send_vectored(&self.socket, slices),
+        }
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe if self.own().write_ended => write_ended(),
+            io::ErrorKind::BrokenPipe => reads_no_more(),
+            _ => self.failed(error),
+        })
+    }
+
+    /// Looks whether receiving would give bytes, the end or an error; `WouldBlock` if not. Not by
+    /// peeking, which Hyper-V's transport does not have.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn look(&self) -> io::Result<usize> {
+        match crate::wait::ready(&self.socket, PollFlags::IN, Some(Instant::now()))? {
+            true => Ok(1),
+            false => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// What an error of the kernel means on a connection.
+    fn failed(&self, error: io::Error) -> io::Error {
+        match error.raw_os_error() {
+            Some(errno::ENOTCONN | errno::ECONNRESET) => refusal::reset(),
+            // Past a time limit the kernel says what it says without blocking.
+            _ if error.kind() == io::ErrorKind::WouldBlock
+                && !self.nonblocking.load(Ordering::Relaxed) =>
+            {
+                too_late()
+            }
+            _ => error,
+        }
+    }
+
+    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        match stream::shutdown(&self.socket, how) {
+            // It is over for both already.
+            Err(error) if error.raw_os_error() == Some(errno::ENOTCONN) => {}
+            result => result?,
+        }
+        if how != Shutdown::Read {
+            self.own().write_ended = true;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        hvsock_sys::set_nonblocking(&self.socket, nonblocking)?;
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+        Ok(())
+    }
+
+    pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = not_zero(timeout)?;
+        stream::set_recv_timeout(&self.socket, timeout)?;
+        self.own().read_timeout = timeout;
+        Ok(())
+    }
+
+    pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = not_zero(timeout)?;
+        stream::set_send_timeout(&self.socket, timeout)?;
+        self.own().write_timeout = timeout;
+        Ok(())
+    }
+
+    pub(crate) fn read_timeout(&self) -> Option<Duration> {
+        self.own().read_timeout
+    }
+
+    pub(crate) fn write_timeout(&self) -> Option<Duration> {
+        self.own().write_timeout
+    }
+
+    /// Waits until reading or writing would not, or until `deadline`.
+    pub(crate) fn poll(
+        &self,
+        interest: Interest,
+        deadline: Option<Instant>,
+    ) -> io::Result<Readiness> {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::IN, interest.is_readable());
+        flags.set(PollFlags::OUT, interest.is_writable());
+        let mut fds = [PollFd::new(&self.socket, flags)];
+        if !poll::wait(&mut fds, deadline)? {
+            return Ok(Readiness::default());
+        }
+        let got = fds[0].revents();
+        let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
+        let readable = interest.is_readable() && (broken || got.contains(PollFlags::IN));
+        let writable = interest.is_writable() && (broken || got.contains(PollFlags::OUT));
+        Ok(Readiness::new(readable, writable))
+    }
+
+    /// Why the connection was cut, if the kernel knows.
+    pub(crate) fn cut(&self) -> Option<io::Error> {
+        let error = hvsock_sys::take_error(&self.socket).ok()??;
+        Some(self.failed(error))
+    }
+
+    /// The socket itself, and nobody's word on it.
+    pub(crate) fn hand_out(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+        let data = self.socket.try_clone()?;
+        self.set_nonblocking(false)?;
+        Ok(Some((data, self.clone_control()?)))
+    }
+
+    /// Ends the connection, as far as the kernel can: the other end takes it for the end.
+    pub(crate) fn abandon(&self) {
+        // It fails only where there is nothing to end.
+        let _ = self.shutdown(Shutdown::Both);
+    }
+
+    /// A descriptor on which nothing is ever said.
+    pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
+        Event::new().map(Into::into)
+    }
+
+    fn own(&self) -> MutexGuard<'_, Own> {
+        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

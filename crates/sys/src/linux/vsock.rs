@@ -1,0 +1,217 @@
+//! `AF_VSOCK` stream sockets: what the kernel of a virtual machine has for it and its host.
+//!
+//! Addresses are `sockaddr_vm` as the kernel takes and gives them; `hvsock-address` reads and
+//! writes them. Bytes, time limits and half-closes are those of any other stream socket: see
+//! [`stream`](super::stream).
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+/// A `sockaddr_vm`.
+pub type Address = [u8; 16];
+
+/// The device that is there when the kernel has `AF_VSOCK`.
+pub const DEVICE: &str = "/dev/vsock";
+
+// linux/vm_sockets.h, which libc does not have.
+const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
+const SO_VM_SOCKETS_BUFFER_MIN_SIZE: i32 = 1;
+const SO_VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
+const SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD: i32 = 6;
+const SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW: i32 = 8;
+const IOCTL_VM_SOCKETS_GET_LOCAL_CID: u32 = 0x7b9;
+
+/// A non-blocking socket; `EAFNOSUPPORT` where the kernel has none of this family.
+pub fn socket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = rustix::net::socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None)?;
+    Ok(socket)
+}
+
+/// Gives the socket its address.
+pub fn bind(socket: impl AsFd, address: &Address) -> io::Result<()> {
+    let (fd, address, len) = arguments(socket.as_fd(), address);
+    // SAFETY: `address` points at `len` bytes, which the kernel only reads.
+    check(unsafe { libc::bind(fd, address, len) })
+}
+
+/// Lets about `backlog` connections wait for [`accept`]; the kernel caps it at
+/// `net.core.somaxconn`.
+pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
+    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
+    rustix::net::listen(socket, backlog).map_err(Into::into)
+}
+
+/// Takes one waiting connection as a blocking socket, with its other end's address; `None` if none
+/// waits on the non-blocking listener.
+pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Address)>> {
+    let listener = listener.as_fd();
+    loop {
+        let mut socket = None;
+        let address = address_by(|address, len| {
+            let fd = listener.as_raw_fd();
+            // SAFETY: the kernel writes at most `*len` bytes to `address`, which has that many.
+            let accepted = unsafe { libc::accept4(fd, address, len, libc::SOCK_CLOEXEC) };
+            if accepted >= 0 {
+                // SAFETY: the kernel has just made it, and nobody else knows of it.
+                socket = Some(unsafe { OwnedFd::from_raw_fd(accepted) });
+            }
+            accepted.min(0)
+        });
+        match (address, socket) {
+            (Ok(address), Some(socket)) => return Ok(Some((socket, address))),
+            (Err(error), Some(_)) => return Err(error),
+            (Ok(_), None) => return Err(io::ErrorKind::InvalidData.into()),
+            (Err(error), None) => match Errno::from_io_error(&error) {
+                Some(Errno::AGAIN) => return Ok(None),
+                // The other end is gone again; the next one may be there.
+                Some(Errno::INTR | Errno::CONNABORTED | Errno::CONNRESET) => {}
+                _ => return Err(error),
+            },
+        }
+    }
+}
+
+/// Begins to connect the non-blocking socket: once it is ready for writing, or has an error,
+/// [`connected`] tells how it went.
+pub fn connect(socket: impl AsFd, address: &Address) -> io::Result<()> {
+    let (fd, address, len) = arguments(socket.as_fd(), address);
+    // SAFETY: `address` points at `len` bytes, which the kernel only reads.
+    match check(unsafe { libc::connect(fd, address, len) }) {
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => Ok(()),
+        result => result,
+    }
+}
+
+/// Whether the socket is connected; the error if connecting failed.
+pub fn connected(socket: impl AsFd) -> io::Result<bool> {
+    if let Some(error) = super::take_error(&socket)? {
+        return Err(error);
+    }
+    match peer_address(socket) {
+        Ok(_) => Ok(true),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::NOTCONN) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The socket's own address.
+pub fn local_address(socket: impl AsFd) -> io::Result<Address> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `*len` bytes to `address`, which has that many.
+    address_by(|address, len| unsafe { libc::getsockname(fd, address, len) })
+}
+
+/// The other end's address; `ENOTCONN` without one.
+pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the kernel writes at most `*len` bytes to `address`, which has that many.
+    address_by(|address, len| unsafe { libc::getpeername(fd, address, len) })
+}
+
+/// How long the kernel lets connecting take before it is `ETIMEDOUT`; two seconds without this.
+pub fn set_connect_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
+    // Both are a pair of 64-bit numbers where they are used; older kernels know the old one only.
+    let option = if size_of::<libc::c_long>() == 8 {
+        SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD
+    } else {
+        SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW
+    };
+    let seconds = i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX);
+    let value = [seconds, i64::from(timeout.subsec_micros())];
+    set(socket.as_fd(), option, &value)
+}
+
+/// How many bytes the kernel holds for this socket until they are received, at most.
+pub fn set_buffer_size(socket: impl AsFd, bytes: u64) -> io::Result<()> {
+    let socket = socket.as_fd();
+    set(socket, SO_VM_SOCKETS_BUFFER_MIN_SIZE, &bytes.min(128))?;
+    set(
+        socket,
+        SO_VM_SOCKETS_BUFFER_MAX_SIZE,
+        &bytes.max(256 * 1024),
+    )?;
+    set(socket, SO_VM_SOCKETS_BUFFER_SIZE, &bytes)
+}
+
+/// This machine's context id as the kernel has it: that of the virtual machine, 2 in a host, and
+/// `VMADDR_CID_ANY` where no transport gives it one.
+pub fn local_cid() -> io::Result<u32> {
+    let device = rustix::fs::open(DEVICE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: this request writes one u32, and nothing else.
+    let getter = unsafe { rustix::ioctl::Getter::<IOCTL_VM_SOCKETS_GET_LOCAL_CID, u32>::new() };
+    // SAFETY: likewise; the kernel asks the type of the device before it does.
+    unsafe { rustix::ioctl::ioctl(device, getter) }.map_err(Into::into)
+}
+
+fn arguments(
+    socket: BorrowedFd<'_>,
+    address: &Address,
+) -> (i32, *const libc::sockaddr, libc::socklen_t) {
+    let len = size_of::<Address>() as libc::socklen_t;
+    (socket.as_raw_fd(), address.as_ptr().cast(), len)
+}
+
+/// The address that `call` writes. A shorter one than a `sockaddr_vm` is `InvalidData`.
+fn address_by(
+    call: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> i32,
+) -> io::Result<Address> {
+    let mut address = [0; size_of::<Address>()];
+    let mut len = size_of::<Address>() as libc::socklen_t;
+    check(call(address.as_mut_ptr().cast(), &raw mut len))?;
+    if (len as usize) < address.len() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(address)
+}
+
+fn set<T: Copy>(socket: BorrowedFd<'_>, option: i32, value: &T) -> io::Result<()> {
+    let level = i32::from(AddressFamily::VSOCK.as_raw());
+    // SAFETY: the kernel reads `size_of::<T>()` bytes at `value`, which has that many.
+    check(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (value as *const T).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    })
+}
+
+fn check(result: i32) -> io::Result<()> {
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Connections need a transport, which the machine of a test may lack: the library's own tests
+    // make them in a virtual machine.
+
+    #[test]
+    fn another_kind_of_socket_takes_none_of_it() {
+        let (a, _b) = crate::stream::pair().unwrap();
+        let mut address = [0; 16];
+        address[..2].copy_from_slice(&(libc::AF_VSOCK as u16).to_ne_bytes());
+        assert!(bind(&a, &address).is_err());
+        assert!(connect(&a, &address).is_err());
+        assert!(accept(&a).is_err());
+        // Its address is shorter than one of these.
+        let error = local_address(&a).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(set_connect_timeout(&a, Duration::from_secs(1)).is_err());
+        assert!(set_buffer_size(&a, 4096).is_err());
+    }
+}
