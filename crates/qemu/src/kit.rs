@@ -1,10 +1,11 @@
 //! What a guest is made of, and where it is on this machine.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::error::Missing;
 use crate::kernel::Kernel;
-use crate::tools;
+use crate::{modules, tools};
 
 /// The command that installs everything, on Debian and its descendants.
 pub(crate) const INSTALL: &str =
@@ -35,6 +36,17 @@ impl Kit {
         let mut kit = Self::without_kernel()?;
         kit.kernel = Kernel::find().or_else(|_| Kernel::fetch())?;
         Ok(kit)
+    }
+
+    /// One of the kernel's modules, decompressed and without those that it depends on: a file for a
+    /// guest that is to load it itself.
+    pub fn module(&self, name: &str) -> io::Result<Vec<u8>> {
+        let modules = modules::resolve(self, &[name], &[])?;
+        let module = modules.into_iter().next_back();
+        let module = module.ok_or_else(|| {
+            io::Error::other(format!("{name} is built into the kernel and is no module"))
+        })?;
+        Ok(module.content)
     }
 
     fn without_kernel() -> Result<Self, Missing> {
