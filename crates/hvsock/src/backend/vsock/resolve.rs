@@ -167,25 +167,23 @@ fn ids(address: &HvAddr) -> io::Result<(VmId, ServiceId)> {
 /// every guest that knows ports only.
 fn port(machine: Machine, vm: VmId, service: ServiceId) -> io::Result<u32> {
     let on_hyper_v = machine == Machine::HyperV && vm != VmId::LOOPBACK;
-    match service.port() {
+    if on_hyper_v && service.vsock_alias().is_some() {
+        let text = format!(
+            "on Hyper-V a Linux guest knows services by vsock port only, and the GUID {service} \
+             stands for none; use one of the form PORT-facb-11e6-bd58-64006a7986d3 on both sides"
+        );
+        return Err(worded(Refusal::ServiceNotMappable, text));
+    }
+    match service.port_for_guests() {
         Some(SockAddrVm::PORT_ANY) => {
             let text = "vsock port 4294967295 stands for any port and is none";
             Err(worded(Refusal::AddressNotAvailable, text))
         }
         Some(port) => Ok(port),
-        None if service == ServiceId::ZERO => {
+        None => {
             let text = "the zero GUID is no service";
             Err(worded(Refusal::AddressNotAvailable, text))
         }
-        None if on_hyper_v => Err(worded(
-            Refusal::ServiceNotMappable,
-            format!(
-                "on Hyper-V a Linux guest knows services by vsock port only, and the GUID \
-                 {service} stands for none; use one of the form \
-                 PORT-facb-11e6-bd58-64006a7986d3 on both sides"
-            ),
-        )),
-        None => Ok(alias(service)),
     }
 }
 
@@ -215,11 +213,6 @@ fn no_ids(what: &str) -> io::Error {
          machine itself"
     );
     worded(Refusal::NotReachable, text)
-}
-
-fn alias(service: ServiceId) -> u32 {
-    let bits = service.uuid().as_u128();
-    0x4000_0000 | (bits ^ bits >> 32) as u32 & 0x3fff_ffff
 }
 
 #[cfg(test)]
@@ -314,7 +307,7 @@ mod tests {
         let service: ServiceId = "0b2f1f0e-0000-4000-8000-000000000001".parse().unwrap();
         let of = |machine, vm| Target::of(machine, &HvAddr::new(vm, service));
         let alias = of(GUEST, VmId::PARENT).unwrap();
-        assert!((0x4000_0000..0x8000_0000).contains(&alias.address.port));
+        assert_eq!(Some(alias.address.port), service.vsock_alias());
         assert_eq!(alias.peer, SockAddrHv::new(VmId::PARENT, service));
         let place = Place::of(GUEST, &HvAddr::new(VmId::WILDCARD, service)).unwrap();
         assert_eq!(place.address.port, alias.address.port);
