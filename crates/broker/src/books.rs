@@ -13,6 +13,7 @@ use hvsock_registry::atomic_file;
 use hvsock_registry::folder::Folder;
 use hvsock_registry::store::FolderStore;
 use hvsock_registry::toml_problem::{self, FileProblem};
+use hvsock_virtio::{GuestCid, InvalidCid};
 use serde::{Deserialize, Serialize};
 
 use crate::{ControlError, StartError};
@@ -65,12 +66,27 @@ pub(crate) struct PartitionEntry {
     id: VmId,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     groups: Vec<String>,
+    /// A VM's context id, which no other kind of partition has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cid: Option<u64>,
+    /// Whether a VM's memory is taken even if its VMM can shrink it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsealed_memory: bool,
+}
+
+/// What a VM has beside what every partition has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct VmEntry {
+    pub(crate) cid: GuestCid,
+    /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
+    pub(crate) unsealed_memory: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum EntryKind {
     Container,
+    Vm,
 }
 
 impl PartitionEntry {
@@ -80,6 +96,47 @@ impl PartitionEntry {
             kind: EntryKind::Container,
             id,
             groups,
+            cid: None,
+            unsealed_memory: false,
+        }
+    }
+
+    /// The entry of a VM.
+    pub(crate) fn vm(id: VmId, groups: Vec<String>, vm: VmEntry) -> Self {
+        Self {
+            kind: EntryKind::Vm,
+            id,
+            groups,
+            cid: Some(vm.cid.get().into()),
+            unsealed_memory: vm.unsealed_memory,
+        }
+    }
+
+    /// What it says of a VM, if it is one's.
+    pub(crate) fn as_vm(&self) -> Result<Option<VmEntry>, InvalidCid> {
+        let unsealed_memory = self.unsealed_memory;
+        match self.kind {
+            EntryKind::Container => Ok(None),
+            EntryKind::Vm => GuestCid::try_from(self.cid.unwrap_or_default()).map(|cid| {
+                Some(VmEntry {
+                    cid,
+                    unsealed_memory,
+                })
+            }),
+        }
+    }
+
+    /// What is wrong with it, beyond what its keys and their types say.
+    fn problem(&self) -> Option<String> {
+        match self.kind {
+            EntryKind::Vm if self.cid.is_none() => {
+                Some("is a VM's and has no `cid`, its context id".to_owned())
+            }
+            EntryKind::Vm => self.as_vm().err().map(|error| format!("`cid`: {error}")),
+            EntryKind::Container if self.cid.is_some() || self.unsealed_memory => {
+                Some("is a container's; only a VM has `cid` and `unsealed_memory`".to_owned())
+            }
+            EntryKind::Container => None,
         }
     }
 
@@ -88,12 +145,17 @@ impl PartitionEntry {
         PartitionSpec {
             kind: match self.kind {
                 EntryKind::Container => PartitionKind::Container,
+                EntryKind::Vm => PartitionKind::Vm,
             },
             name,
             vm_id: self.id,
             groups: self.groups.clone(),
-            // A container is there for as long as it is known.
-            state: PartitionState::Running,
+            state: match self.kind {
+                // A container is there for as long as it is known.
+                EntryKind::Container => PartitionState::Running,
+                // A VM is there when its VMM says so.
+                EntryKind::Vm => PartitionState::Off,
+            },
         }
     }
 }
@@ -183,5 +245,9 @@ fn read(
         return Ok(None);
     };
     let text = toml_problem::text(&path, &contents.bytes)?;
-    Ok(Some((name, toml_problem::parse(&path, text)?)))
+    let entry: PartitionEntry = toml_problem::parse(&path, text)?;
+    match entry.problem() {
+        None => Ok(Some((name, entry))),
+        Some(problem) => Err(FileProblem::whole(&path, problem)),
+    }
 }

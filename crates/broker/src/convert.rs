@@ -54,6 +54,7 @@ pub(crate) fn service(
     Service {
         id: registration.id,
         port: registration.port(),
+        alias: registration.id.vsock_alias(),
         name: registration.name,
         enabled: registration.enabled,
         bind: list(registration.bind),

@@ -23,7 +23,7 @@ pub(crate) struct Held {
 /// Makes what is missing, checks what is there, and takes the lock.
 pub(crate) fn hold(dirs: &Dirs) -> Result<Held, StartError> {
     for socket in [dirs.endpoint(), dirs.control()] {
-        check_length(&socket)?;
+        check_socket(&socket)?;
     }
     Folder::open_or_create(&dirs.config)?;
     Folder::open_or_create(&dirs.run)?;
@@ -31,19 +31,23 @@ pub(crate) fn hold(dirs: &Dirs) -> Result<Held, StartError> {
     Folder::open_or_create(&dirs.containers())?;
     // Whoever reaches a container's endpoint is taken for a process in it.
     set_mode(&dirs.containers(), 0o700)?;
+    Folder::open_or_create(&dirs.vms())?;
+    // Whoever reaches a VM's socket is taken for its VMM.
+    set_mode(&dirs.vms(), 0o700)?;
     Ok(held)
 }
 
 /// Makes the folder for a container's endpoint, to be mounted as its `/run/hvsock`.
 pub(crate) fn make_container(dirs: &Dirs, name: &str) -> Result<(), StartError> {
     let folder = dirs.container(name);
-    check_length(&folder.join("endpoint"))?;
+    check_socket(&folder.join("endpoint"))?;
     Folder::open_or_create(&folder)?;
     // Its processes may have any user id; the folder above keeps everybody else out.
     set_mode(&folder, 0o755)
 }
 
-fn check_length(socket: &Path) -> Result<(), StartError> {
+/// Whether a socket's path is short enough for one.
+pub(crate) fn check_socket(socket: &Path) -> Result<(), StartError> {
     if socket.as_os_str().len() > SOCKET_PATH {
         return Err(StartError::PathTooLong(socket.to_owned()));
     }

@@ -9,18 +9,21 @@ use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{
     AddPartitionError, Audience, ConnectRequest, ConnectionId, ListenRequest, PartitionError,
-    PartitionKey, Refusal, RegisterError,
+    PartitionKey, PartitionSpec, Refusal, RegisterError,
 };
 use hvsock_registry::store::{Change, StoreError};
 use hvsock_registry::{Clash, Principal, Registration};
+use hvsock_virtio::{GuestCid, InvalidCid};
 
-use crate::books::{PartitionBook, PartitionEntry, ServiceBook, ServiceStore};
+use crate::books::{
+    PartitionBook, PartitionEntry, PartitionFiles, ServiceBook, ServiceStore, VmEntry,
+};
 use crate::convert;
 use crate::core::{AddError, Core, CoreLink};
 use crate::events::EventStream;
 use crate::model::{
-    Connection, Explanation, Listener, MetricsSnapshot, NewContainer, NewService, Partition,
-    PartitionState, Service, Status,
+    Connection, Explanation, Listener, MetricsSnapshot, NewContainer, NewService, NewVm, Partition,
+    PartitionKind, PartitionState, Service, Status,
 };
 
 /// How long a call waits for the core.
@@ -45,6 +48,9 @@ pub enum ControlError {
     /// A partition cannot be added.
     #[error(transparent)]
     Add(#[from] AddPartitionError),
+    /// Another VM has the context id.
+    #[error("{0}")]
+    CidTaken(String),
     /// A partition cannot be changed like this.
     #[error(transparent)]
     Partition(#[from] PartitionError),
@@ -282,13 +288,26 @@ impl Handle {
     pub(crate) fn restore(&self, entries: Vec<(PartitionName, PartitionEntry)>) {
         for (name, entry) in entries {
             let spec = entry.spec(name.clone());
-            let added = self.call(move |core| core.add_container(spec));
-            if let Err(error) = added.and_then(|added| Ok(added?)) {
-                let problem = format!("the container {name} was not added: {error}");
+            let kind = spec.kind;
+            if let Err(error) = self.add_partition(&entry, spec) {
+                let problem = format!("the {kind} {name} was not added: {error}");
                 tracing::warn!("{problem}");
                 self.partitions.add_problem(problem);
             }
         }
+    }
+
+    fn add_partition(
+        &self,
+        entry: &PartitionEntry,
+        spec: PartitionSpec,
+    ) -> Result<(), ControlError> {
+        let vm = entry.as_vm().map_err(invalid)?;
+        let added = self.call(move |core| match vm {
+            Some(vm) => core.add_vm(spec, vm),
+            None => core.add_container(spec),
+        });
+        Ok(added??)
     }
 
     /// Every partition, the broker's own first.
@@ -311,22 +330,52 @@ impl Handle {
         let id = new
             .id
             .unwrap_or_else(|| VmId::of_container(new.name.as_str()));
+        let mut book = self.partitions.lock();
+        let entry = PartitionEntry::container(id, new.groups);
+        self.add_for_good(&mut book, new.name, &entry)
+    }
+
+    /// Adds a VM, for good.
+    pub fn add_vm(&self, new: NewVm) -> Result<Partition, ControlError> {
+        let id = new.id.unwrap_or_else(VmId::random);
+        let asked = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
+        let asked = asked.transpose().map_err(invalid)?;
+        // Held from here on, so that the CID stays free until the VM has it.
+        let mut book = self.partitions.lock();
+        let cid = match asked {
+            Some(cid) => cid,
+            None => {
+                let free = self.call(|core| core.free_cid())?;
+                free.ok_or(ControlError::Limit("CIDs"))?
+            }
+        };
+        let vm = VmEntry {
+            cid,
+            unsealed_memory: new.unsealed_memory,
+        };
+        let entry = PartitionEntry::vm(id, new.groups, vm);
+        self.add_for_good(&mut book, new.name, &entry)
+    }
+
+    fn add_for_good(
+        &self,
+        book: &mut PartitionFiles,
+        name: PartitionName,
+        entry: &PartitionEntry,
+    ) -> Result<Partition, ControlError> {
+        let spec = entry.spec(name.clone());
+        let id = spec.vm_id;
         if id.is_well_known() {
             let what = format!("{id} is a well-known address and cannot be a partition's id");
             return Err(ControlError::Invalid(what));
         }
-        let name = new.name.clone();
-        let mut book = self.partitions.lock();
-        let entry = PartitionEntry::container(id, new.groups);
-        let spec = entry.spec(new.name);
-        self.call(move |core| core.add_container(spec))??;
-        if let Err(error) = book.put(&name, &entry) {
+        self.add_partition(entry, spec)?;
+        if let Err(error) = book.put(&name, entry) {
             self.on_partition(&PartitionRef::Name(name), |core, key| {
                 core.remove_partition(key);
             })?;
             return Err(error);
         }
-        drop(book);
         self.partition(&PartitionRef::Name(name))
     }
 
@@ -346,11 +395,14 @@ impl Handle {
         partition: &PartitionRef,
         state: PartitionState,
     ) -> Result<Partition, ControlError> {
+        let child = self.child(partition)?;
         if state == PartitionState::Off {
-            let what = "a container is off when it is removed; `hvsock container remove`";
+            let what = match child.kind {
+                PartitionKind::Vm => "a VM is off when its VMM ends; end that",
+                _ => "a container is off when it is removed; `hvsock container remove`",
+            };
             return Err(ControlError::Invalid(what.into()));
         }
-        let child = self.child(partition)?;
         self.on_partition(partition, move |core, key| {
             core.set_state(key, state.into())
         })??;
@@ -370,7 +422,18 @@ impl Handle {
             let which = "groups_per_partition";
             return Err(PartitionError::LimitReached { which }.into());
         }
-        let entry = PartitionEntry::container(child.id, groups.clone());
+        let cid = child.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
+        let entry = match cid.transpose().map_err(invalid)? {
+            None => PartitionEntry::container(child.id, groups.clone()),
+            Some(cid) => {
+                let unsealed_memory = child.unsealed_memory;
+                let vm = VmEntry {
+                    cid,
+                    unsealed_memory,
+                };
+                PartitionEntry::vm(child.id, groups.clone(), vm)
+            }
+        };
         book.put(&child.name, &entry)?;
         self.on_partition(partition, move |core, key| core.set_groups(key, groups))??;
         drop(book);
@@ -559,7 +622,11 @@ impl Handle {
             PartitionRef::Name(_) => self.partition(other)?.id,
         };
         let service = match service {
-            ServiceRef::Id(id) => *id,
+            ServiceRef::Id(id) => {
+                let wanted = service.clone();
+                let found = self.call(move |core| core.registration(&wanted))?;
+                found.map_or(*id, |registration| registration.id)
+            }
             ServiceRef::Name(_) => self.service_id(service)?,
         };
         Ok((from, vm, service))
@@ -571,8 +638,13 @@ impl From<AddError> for ControlError {
         match error {
             AddError::Fabric(error) => error.into(),
             AddError::Endpoint(error) => Self::System(error.to_string()),
+            AddError::CidTaken { .. } => Self::CidTaken(error.to_string()),
         }
     }
+}
+
+fn invalid(error: InvalidCid) -> ControlError {
+    ControlError::Invalid(error.to_string())
 }
 
 fn own_uid() -> u32 {
@@ -591,6 +663,7 @@ fn unknown_partition(partition: &PartitionRef) -> ControlError {
     ControlError::NotFound {
         kind: "partition",
         what: partition.to_string(),
-        next: "`hvsock status` shows those that are, `hvsock container add` adds one",
+        next: "`hvsock status` shows those that are, `hvsock container add` and `hvsock vm add` \
+               add one",
     }
 }

@@ -51,6 +51,9 @@ pub struct Service {
     pub name: ElementName,
     /// The vsock port, for a GUID on the vsock template.
     pub port: Option<u32>,
+    /// The vsock port by which guests reach it, for any other GUID.
+    #[serde(default)]
+    pub alias: Option<u32>,
     /// Whether it may be used.
     pub enabled: bool,
     /// Who may listen; lists left out fall to the defaults.
@@ -219,6 +222,19 @@ pub struct Partition {
     /// The endpoint by which its processes reach the broker.
     #[schema(value_type = Option<String>)]
     pub endpoint: Option<PathBuf>,
+    /// A VM's context id, by which its siblings reach it.
+    #[serde(default)]
+    pub cid: Option<u32>,
+    /// The vhost-user socket for the vsock device of a VM's VMM.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub socket: Option<PathBuf>,
+    /// Whether a VM's memory is taken even if its VMM can shrink it and end the broker by that.
+    #[serde(default)]
+    pub unsealed_memory: bool,
+    /// Whether an operator paused it: a VM then stands still whatever its VMM does.
+    #[serde(default)]
+    pub paused_by_operator: bool,
     /// How many listeners it has now.
     pub listeners: usize,
     /// How many connections it has now; one inside it counts once.
@@ -239,6 +255,28 @@ pub struct NewContainer {
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
     pub groups: Vec<String>,
+}
+
+/// A virtual machine to add.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewVm {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: PartitionName,
+    /// Its context id, from 3 to 4294967294; the lowest that no VM here has if absent.
+    #[serde(default)]
+    pub cid: Option<u32>,
+    /// Its id; a fresh one if absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub id: Option<VmId>,
+    /// The sibling groups that it is in: members of one group reach each other.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
+    #[serde(default)]
+    pub unsealed_memory: bool,
 }
 
 /// What to change of a partition; what is left out stays.

@@ -93,6 +93,16 @@ impl Dirs {
         self.containers().join(name)
     }
 
+    /// The folder of the VMs' sockets, closed to other users of the machine.
+    pub fn vms(&self) -> PathBuf {
+        self.run.join("vm")
+    }
+
+    /// The socket to which the VMM of a VM connects its vhost-user-vsock device.
+    pub fn vm_socket(&self, name: &str) -> PathBuf {
+        self.vms().join(format!("{name}.sock"))
+    }
+
     /// The registrations.
     pub fn services(&self) -> PathBuf {
         self.config.join("services")
@@ -164,6 +174,7 @@ mod tests {
         let dirs = Dirs::resolve(DirSource::choose(Some("/d".into()), 0), env(&[])).unwrap();
         assert_eq!(dirs.control(), Path::new("/d/control"));
         assert_eq!(dirs.container("web"), Path::new("/d/containers/web"));
+        assert_eq!(dirs.vm_socket("web"), Path::new("/d/vm/web.sock"));
         assert_eq!(dirs.partitions(), Path::new("/d/partitions"));
     }
 

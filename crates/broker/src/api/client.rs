@@ -18,7 +18,7 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use crate::model::{
-    Connection, ErrorBody, Event, Explanation, Imported, Listener, NewContainer, NewService,
+    Connection, ErrorBody, Event, Explanation, Imported, Listener, NewContainer, NewService, NewVm,
     Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
 };
 
@@ -168,7 +168,12 @@ impl Client {
         self.send(Method::POST, "/v1/partitions", container)
     }
 
-    /// Pauses, resumes or switches off a partition.
+    /// Adds a VM.
+    pub fn add_vm(&self, vm: &NewVm) -> Result<Partition> {
+        self.send(Method::POST, "/v1/vms", vm)
+    }
+
+    /// Pauses or resumes a partition.
     pub fn set_state(&self, partition: &PartitionRef, state: PartitionState) -> Result<Partition> {
         let change = PartitionChange {
             state: Some(state),

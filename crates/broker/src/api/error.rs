@@ -46,9 +46,11 @@ impl From<ControlError> for ApiError {
             | E::Register(RegisterError::LimitReached { .. })
             | E::Store(StoreError::Limit(_))
             | E::Limit(_) => StatusCode::INSUFFICIENT_STORAGE,
-            E::Clash(_) | E::Add(_) | E::Register(_) | E::Store(StoreError::Clash(_)) => {
-                StatusCode::CONFLICT
-            }
+            E::Clash(_)
+            | E::Add(_)
+            | E::CidTaken(_)
+            | E::Register(_)
+            | E::Store(StoreError::Clash(_)) => StatusCode::CONFLICT,
             E::Invalid(_) | E::Partition(_) | E::Store(StoreError::Unstorable(_)) => {
                 StatusCode::BAD_REQUEST
             }

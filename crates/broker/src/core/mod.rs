@@ -12,6 +12,7 @@
 //! - [`idle`]: those who say nothing;
 //! - [`join`]: two sessions become a connection, made of [`material`];
 //! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
+//! - [`vms`]: what more there is to partitions that are VMs;
 //! - [`view`]: what an operator sees;
 //! - [`tally`]: what is counted for metrics.
 
@@ -24,6 +25,7 @@ mod partitions;
 mod session;
 mod tally;
 mod view;
+mod vms;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
@@ -39,6 +41,7 @@ use hvsock_fabric::{
     ConnectionId, Fabric, ListenerId, PartitionKey, PartitionKind, Refusal, RootSpec,
 };
 use hvsock_registry::Registration;
+use hvsock_virtio::GuestCid;
 use mio::{Events, Poll, Registry, Token, Waker};
 use slab::Slab;
 
@@ -136,6 +139,9 @@ pub(crate) struct Core {
     leases: HashMap<ServiceId, LeaseRecord>,
     /// What files say and could not be taken in, because a lease has the GUID, name or port.
     held_back: BTreeMap<ServiceId, Box<Registration>>,
+    vms: HashMap<PartitionKey, vms::VmRecord>,
+    /// The VMs by their context ids.
+    cids: BTreeMap<GuestCid, PartitionKey>,
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
     /// The descriptors of a connection to come.
@@ -207,6 +213,8 @@ impl Core {
             next_serial: 0,
             leases: HashMap::new(),
             held_back: BTreeMap::new(),
+            vms: HashMap::new(),
+            cids: BTreeMap::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),
             spare: None,

@@ -10,6 +10,7 @@ use hvsock_fabric::{
 use hvsock_registry::store::Change;
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 use hvsock_sys::seqpacket;
+use hvsock_virtio::GuestCid;
 
 use super::labels::{partition_label, service_label};
 use super::{Core, Endpoint};
@@ -90,14 +91,26 @@ impl Core {
                 let _ = std::fs::remove_dir(folder);
             }
         }
+        self.close_vm(key);
         let _ = self.fabric.remove_partition(key);
         self.carry_out();
         self.events
             .publish(|| EventKind::PartitionRemoved { partition: name });
     }
 
-    /// Pauses or resumes a partition.
+    /// Pauses or resumes a partition for an operator.
     pub(crate) fn set_state(
+        &mut self,
+        key: PartitionKey,
+        state: PartitionState,
+    ) -> Result<(), PartitionError> {
+        if self.vms.contains_key(&key) {
+            return self.pause_vm(key, state == PartitionState::Paused);
+        }
+        self.change_state(key, state)
+    }
+
+    pub(super) fn change_state(
         &mut self,
         key: PartitionKey,
         state: PartitionState,
@@ -291,4 +304,6 @@ pub(crate) enum AddError {
     Fabric(#[from] AddPartitionError),
     #[error(transparent)]
     Endpoint(#[from] StartError),
+    #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
+    CidTaken { cid: GuestCid, name: String },
 }

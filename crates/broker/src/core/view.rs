@@ -116,7 +116,8 @@ impl Core {
         let mut partitions: Vec<Partition> = self
             .fabric
             .partitions()
-            .map(|(key, partition)| Partition {
+            .map(|(key, partition)| (key, partition, self.vms.get(&key)))
+            .map(|(key, partition, vm)| Partition {
                 name: partition.name().clone(),
                 id: partition.vm_id(),
                 kind: partition.kind().into(),
@@ -130,6 +131,13 @@ impl Core {
                     .iter()
                     .find(|(_, endpoint)| endpoint.partition == key)
                     .map(|(_, endpoint)| endpoint.path.clone()),
+                cid: vm.map(|vm| vm.cid.get()),
+                socket: vm.map(|vm| vm.socket.clone()),
+                unsealed_memory: vm.is_some_and(|vm| vm.unsealed_memory),
+                paused_by_operator: match vm {
+                    Some(vm) => vm.paused,
+                    None => partition.state() == hvsock_fabric::PartitionState::Paused,
+                },
                 listeners: count(&listeners, key),
                 connections: count(&connections, key),
             })

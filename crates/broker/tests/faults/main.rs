@@ -17,4 +17,5 @@ mod part;
 mod pauses;
 mod raw;
 mod rings;
+mod vms;
 mod world;

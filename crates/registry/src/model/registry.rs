@@ -136,10 +136,10 @@ impl Registry {
         self.get(*self.by_port.get(&port)?)
     }
 
-    /// The entry that a person means.
+    /// The entry that a person means, be it by its name, its id or a port, which may be an alias.
     pub fn resolve(&self, service: &ServiceRef) -> Result<&Registration, UnknownService> {
         match service {
-            ServiceRef::Id(id) => self.get(*id),
+            ServiceRef::Id(id) => self.get(*id).or_else(|| self.by_port(id.port()?)),
             ServiceRef::Name(name) => self.by_name(name),
         }
         .ok_or_else(|| UnknownService {

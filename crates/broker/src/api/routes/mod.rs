@@ -155,6 +155,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
             services::unregister
         ))
         .routes(routes!(partitions::list, partitions::add))
+        .routes(routes!(partitions::add_vm))
         .routes(routes!(
             partitions::show,
             partitions::change,

@@ -10,7 +10,7 @@ use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{Changer, JsonBody, Peer, Segment};
 use crate::handle::Handle;
-use crate::model::{ErrorBody, NewContainer, Partition, PartitionChange};
+use crate::model::{ErrorBody, NewContainer, NewVm, Partition, PartitionChange};
 
 /// Every partition, parents before their children.
 #[utoipa::path(get, operation_id = "list_partitions", path = "/v1/partitions", tag = "partitions",
@@ -43,6 +43,25 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Json(partition)))
 }
 
+/// Adds a VM; its VMM connects to the socket that the answer names.
+#[utoipa::path(post, operation_id = "add_vm", path = "/v1/vms",
+    tag = "partitions", request_body = NewVm,
+    responses(
+        (status = 201, description = "as it is now", body = Partition),
+        (status = 413, description = "the body is too large", body = ErrorBody),
+        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        (status = 409, body = ErrorBody, description = "the name, id or CID is taken"),
+    ))]
+pub(super) async fn add_vm(
+    State(api): State<Api>,
+    _: Changer,
+    JsonBody(vm): JsonBody<NewVm>,
+) -> Result<(StatusCode, Json<Partition>), ApiError> {
+    let partition = api.call(move |handle| handle.add_vm(vm)).await?;
+    Ok((StatusCode::CREATED, Json(partition)))
+}
+
 /// One partition.
 #[utoipa::path(get, operation_id = "show_partition", path = "/v1/partitions/{partition}",
     tag = "partitions",
@@ -61,7 +80,7 @@ pub(super) async fn show(
         .map(Json)
 }
 
-/// Pauses, resumes or switches off a partition, or changes its groups.
+/// Pauses or resumes a partition, or changes its groups.
 #[utoipa::path(patch, operation_id = "change_partition", path = "/v1/partitions/{partition}",
     tag = "partitions",
     params(("partition" = String, Path, description = "a name or a GUID")),
@@ -91,7 +110,7 @@ pub(super) async fn change(
     changed.await.map(Json)
 }
 
-/// Removes a container and cuts its connections.
+/// Removes a VM or container and cuts its connections.
 #[utoipa::path(delete, operation_id = "remove_partition", path = "/v1/partitions/{partition}",
     tag = "partitions",
     params(("partition" = String, Path, description = "a name or a GUID")),

@@ -1,0 +1,161 @@
+//! VMs as partitions: what the core knows of each beyond what the fabric does, and the two who say
+//! whether it runs, its VMM and the operator.
+
+use std::path::PathBuf;
+
+use hvsock_fabric::{PartitionError, PartitionKey, PartitionSpec, PartitionState};
+use hvsock_virtio::GuestCid;
+
+use super::labels::partition_label;
+use super::{AddError, Core};
+use crate::books::VmEntry;
+use crate::model::EventKind;
+use crate::{StartError, folders};
+
+/// What the core knows of a VM.
+#[derive(Debug)]
+pub(super) struct VmRecord {
+    pub(super) cid: GuestCid,
+    /// Whether its memory is taken even if its VMM can shrink it.
+    pub(super) unsealed_memory: bool,
+    /// Where its VMM connects.
+    pub(super) socket: PathBuf,
+    /// What its VMM says.
+    vmm: PartitionState,
+    /// Whether an operator wants it to stand still.
+    pub(super) paused: bool,
+}
+
+impl VmRecord {
+    /// Off when it is off; else it runs if neither its VMM nor an operator has paused it.
+    fn state(&self) -> PartitionState {
+        match self.vmm {
+            PartitionState::Running if self.paused => PartitionState::Paused,
+            state => state,
+        }
+    }
+}
+
+impl Core {
+    /// Adds a VM and opens the socket for its VMM. It is off until the VMM says otherwise.
+    pub(crate) fn add_vm(&mut self, spec: PartitionSpec, vm: VmEntry) -> Result<(), AddError> {
+        if let Some(key) = self.by_cid(vm.cid) {
+            let name = partition_label(&self.fabric, key);
+            return Err(AddError::CidTaken { cid: vm.cid, name });
+        }
+        let name = spec.name.clone();
+        let socket = self.dirs.vm_socket(name.as_str());
+        folders::check_socket(&socket)?;
+        let root = self.fabric.root();
+        let key = self.fabric.add_partition(root, spec)?;
+        let record = VmRecord {
+            cid: vm.cid,
+            unsealed_memory: vm.unsealed_memory,
+            socket,
+            vmm: PartitionState::Off,
+            paused: false,
+        };
+        self.vms.insert(key, record);
+        self.cids.insert(vm.cid, key);
+        if let Err(error) = self.open_vm(key) {
+            self.forget_vm(key);
+            let _ = self.fabric.remove_partition(key);
+            return Err(error.into());
+        }
+        self.events.publish(|| EventKind::PartitionAdded {
+            partition: name.to_string(),
+        });
+        Ok(())
+    }
+
+    /// Serves the device of a VM that was added.
+    fn open_vm(&mut self, _key: PartitionKey) -> Result<(), StartError> {
+        Ok(())
+    }
+
+    /// Ends the device of a VM that is about to be removed, and removes its socket.
+    pub(super) fn close_vm(&mut self, key: PartitionKey) {
+        self.forget_vm(key);
+    }
+
+    fn forget_vm(&mut self, key: PartitionKey) {
+        if let Some(record) = self.vms.remove(&key) {
+            self.cids.remove(&record.cid);
+        }
+    }
+
+    /// The VM with this context id.
+    pub(super) fn by_cid(&self, cid: GuestCid) -> Option<PartitionKey> {
+        self.cids.get(&cid).copied()
+    }
+
+    /// The lowest context id that no VM has.
+    pub(crate) fn free_cid(&self) -> Option<GuestCid> {
+        let mut free = GuestCid::MIN;
+        for taken in self.cids.keys() {
+            if *taken != free {
+                break;
+            }
+            free = GuestCid::try_from(u64::from(free.get()) + 1).ok()?;
+        }
+        Some(free)
+    }
+
+    /// Takes in what a VM's VMM says of its state.
+    #[allow(dead_code, reason = "called by the device, which comes next")]
+    pub(super) fn vmm_state(&mut self, key: PartitionKey, state: PartitionState) {
+        if let Some(record) = self.vms.get_mut(&key) {
+            record.vmm = state;
+            // The partition is there: its record is.
+            let _ = self.apply_vm_state(key);
+        }
+    }
+
+    /// Pauses a VM for an operator, whatever its VMM says, or lets it go on if its VMM does.
+    pub(super) fn pause_vm(
+        &mut self,
+        key: PartitionKey,
+        paused: bool,
+    ) -> Result<(), PartitionError> {
+        let record = self.vms.get_mut(&key).ok_or(PartitionError::Gone)?;
+        record.paused = paused;
+        self.apply_vm_state(key)
+    }
+
+    fn apply_vm_state(&mut self, key: PartitionKey) -> Result<(), PartitionError> {
+        let record = self.vms.get(&key).ok_or(PartitionError::Gone)?;
+        let (old, new) = (self.fabric.partition(key), record.state());
+        if old.is_some_and(|partition| partition.state() == new) {
+            return Ok(());
+        }
+        self.change_state(key, new)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vm_runs_when_neither_its_vmm_nor_an_operator_has_it_otherwise() {
+        use PartitionState::{Off, Paused, Running};
+
+        for (vmm, paused, want) in [
+            (Off, false, Off),
+            (Off, true, Off),
+            (Paused, false, Paused),
+            (Paused, true, Paused),
+            (Running, false, Running),
+            (Running, true, Paused),
+        ] {
+            let record = VmRecord {
+                cid: GuestCid::MIN,
+                unsealed_memory: false,
+                socket: PathBuf::new(),
+                vmm,
+                paused,
+            };
+            assert_eq!(record.state(), want);
+        }
+    }
+}
