@@ -5,8 +5,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
+use hvsock::ServiceId;
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::{DirSource, Dirs};
+use serde_json::json;
+
+use crate::vm::Over;
 
 /// The first argument by which a measurement's program becomes a broker.
 pub const ROLE: &str = "role-broker";
@@ -16,15 +20,22 @@ pub const ROLE: &str = "role-broker";
 pub struct BrokerProcess {
     child: Child,
     folder: tempfile::TempDir,
+    dirs: Dirs,
 }
 
 impl BrokerProcess {
     /// Starts this very program again as a broker.
     pub fn start() -> anyhow::Result<Self> {
+        Self::with_vms(0)
+    }
+
+    /// Likewise, with so many virtual machines, and the services that their guests are to use.
+    pub fn with_vms(count: usize) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvb").tempdir()?;
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ROLE)
             .arg(folder.path())
+            .arg(count.to_string())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -32,12 +43,27 @@ impl BrokerProcess {
         let output = child.stdout.take().context("the broker has no output")?;
         BufReader::new(output).read_line(&mut line)?;
         anyhow::ensure!(line == "ready\n", "the broker did not start: {line}");
-        Ok(Self { child, folder })
+        let dirs = dirs(folder.path())?;
+        Ok(Self {
+            child,
+            folder,
+            dirs,
+        })
     }
 
     /// The endpoint of the broker's own partition.
     pub fn endpoint(&self) -> PathBuf {
         self.folder.path().join("endpoint")
+    }
+
+    /// The socket of a virtual machine's device, counted from zero.
+    pub fn vm_socket(&self, number: usize) -> PathBuf {
+        self.dirs.vm_socket(&vm_name(number))
+    }
+
+    /// The context id of a virtual machine, counted from zero.
+    pub fn cid(number: usize) -> u32 {
+        1000 + number as u32
     }
 
     /// The process's number.
@@ -68,14 +94,35 @@ impl Drop for BrokerProcess {
     }
 }
 
-/// What the program does as a broker: serves `folder` until its input ends.
-pub fn serve(folder: &Path) -> anyhow::Result<()> {
-    let dirs = Dirs::resolve(DirSource::One(folder.to_owned()), |_| None)
-        .map_err(|variable| anyhow::anyhow!("{variable} is not set"))?;
-    let mut config = BrokerConfig::new(dirs);
+/// What the program does as a broker with so many virtual machines: serves `folder` until its
+/// input ends.
+pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
+    hvsock_sys::limits::raise_descriptors()?;
+    let mut config = BrokerConfig::new(dirs(folder)?);
     config.limits.connections_per_partition = config.limits.connections;
-    let _broker = Broker::start(config)?;
+    let broker = Broker::start(config)?;
+    let handle = broker.handle();
+    for number in 0..vms {
+        let vm = json!({ "name": vm_name(number), "cid": BrokerProcess::cid(number) });
+        handle.add_vm(serde_json::from_value(vm)?)?;
+    }
+    if vms > 0 {
+        for over in [Over::Ring, Over::Descriptor] {
+            let id = ServiceId::from_port(over.port());
+            let service = json!({ "name": over.name(), "id": id });
+            handle.register(serde_json::from_value(service)?, "bench".to_owned())?;
+        }
+    }
     println!("ready");
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
+}
+
+fn dirs(folder: &Path) -> anyhow::Result<Dirs> {
+    Dirs::resolve(DirSource::One(folder.to_owned()), |_| None)
+        .map_err(|variable| anyhow::anyhow!("{variable} is not set"))
+}
+
+fn vm_name(number: usize) -> String {
+    format!("vm{number}")
 }

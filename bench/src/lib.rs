@@ -14,3 +14,4 @@ pub mod machine;
 pub mod options;
 pub mod plot;
 pub mod stream;
+pub mod vm;

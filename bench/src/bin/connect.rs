@@ -62,7 +62,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
-        [broker::ROLE, folder] => return broker::serve(Path::new(folder)),
+        [broker::ROLE, folder, vms] => return broker::serve(Path::new(folder), vms.parse()?),
         [HOLD, endpoint, count] => return hold(Path::new(endpoint), count.parse()?),
         _ => {}
     }

@@ -48,6 +48,13 @@ pub async fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
         let nothing = Checker::new(1);
         let done = match Request::decode(request)? {
             Request::Read { size, count } => read_all(&mut stream, size, count).await?,
+            Request::Write { size, count } => {
+                let bytes = protocol::payload(size);
+                for _ in 0..count {
+                    stream.write_all(&bytes).await?;
+                }
+                nothing
+            }
             Request::Echo { count } => {
                 let mut message = [0; MESSAGE];
                 for _ in 0..count {

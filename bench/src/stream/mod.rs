@@ -12,7 +12,7 @@ pub mod goals;
 pub mod measure;
 mod ours;
 pub mod peer;
-mod protocol;
+pub(crate) mod protocol;
 pub mod report;
 
 use std::time::Duration;

@@ -7,9 +7,11 @@ use super::bells::Bells;
 
 /// What the peer is asked to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// Read `count` writes of `size` bytes.
     Read { size: usize, count: u64 },
+    /// Make `count` writes of `size` bytes.
+    Write { size: usize, count: u64 },
     /// Send back `count` messages.
     Echo { count: u64 },
     /// Say nothing for so long.
@@ -21,22 +23,23 @@ pub(super) enum Request {
 }
 
 /// Bytes of a request.
-pub(super) const REQUEST: usize = 24;
+pub(crate) const REQUEST: usize = 24;
 /// Bytes of an answer.
-pub(super) const ANSWER: usize = 32;
+pub(crate) const ANSWER: usize = 32;
 
 impl Request {
-    pub(super) fn encode(self) -> [u8; REQUEST] {
+    pub(crate) fn encode(self) -> [u8; REQUEST] {
         words(match self {
             Self::Read { size, count } => [1, size as u64, count],
             Self::Echo { count } => [2, 0, count],
             Self::BeSilent { ms } => [3, 0, ms],
             Self::Park => [4, 0, 0],
             Self::StayOn { cpu } => [5, cpu as u64, 0],
+            Self::Write { size, count } => [6, size as u64, count],
         })
     }
 
-    pub(super) fn decode(bytes: [u8; REQUEST]) -> anyhow::Result<Self> {
+    pub(crate) fn decode(bytes: [u8; REQUEST]) -> anyhow::Result<Self> {
         Ok(match numbers(bytes) {
             [1, size, count] if size > 0 => Self::Read {
                 size: usize::try_from(size)?,
@@ -48,6 +51,10 @@ impl Request {
             [5, cpu, _] => Self::StayOn {
                 cpu: usize::try_from(cpu)?,
             },
+            [6, size, count] if size > 0 => Self::Write {
+                size: usize::try_from(size)?,
+                count,
+            },
             other => bail!("{other:?} is no request"),
         })
     }
@@ -55,17 +62,17 @@ impl Request {
 
 /// What the peer says when it has done it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     /// Bytes that it read.
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     /// Reads that began or ended with a byte that does not belong there.
-    pub(super) wrong: u64,
+    pub(crate) wrong: u64,
     /// What its end of the connection has done to wake the other since it began.
-    pub(super) bells: Option<Bells>,
+    pub(crate) bells: Option<Bells>,
 }
 
 impl Answer {
-    pub(super) fn encode(self) -> [u8; ANSWER] {
+    pub(crate) fn encode(self) -> [u8; ANSWER] {
         let rings = self.bells.map(|bells| bells.rings);
         let sleeps = self.bells.and_then(|bells| bells.sleeps);
         words([
@@ -76,7 +83,7 @@ impl Answer {
         ])
     }
 
-    pub(super) fn decode(bytes: [u8; ANSWER]) -> Self {
+    pub(crate) fn decode(bytes: [u8; ANSWER]) -> Self {
         let [bytes, wrong, rings, sleeps] = numbers(bytes);
         let known = |number: u64| Some(number).filter(|number| *number != u64::MAX);
         let sleeps = known(sleeps);
@@ -88,7 +95,7 @@ impl Answer {
     }
 
     /// That all bytes came, and none that is wrong.
-    pub(super) fn check(&self, bytes: u64) -> anyhow::Result<()> {
+    pub(crate) fn check(&self, bytes: u64) -> anyhow::Result<()> {
         ensure!(
             self.bytes == bytes && self.wrong == 0,
             "of {bytes} bytes {} came; {} reads had a wrong one",
@@ -100,7 +107,7 @@ impl Answer {
 }
 
 /// One write: bytes that differ from those some places further.
-pub(super) fn payload(size: usize) -> Vec<u8> {
+pub(crate) fn payload(size: usize) -> Vec<u8> {
     (0..size).map(byte_at).collect()
 }
 
@@ -110,21 +117,21 @@ fn byte_at(place: usize) -> u8 {
 
 /// Bytes of the reader's buffer: as many as a write has, but not fewer than programs that read
 /// small messages have. The same for every transport.
-pub(super) fn buffer_for(size: usize) -> usize {
+pub(crate) fn buffer_for(size: usize) -> usize {
     size.max(4096)
 }
 
 /// Looks at the first and last byte of each read: what is lost, doubled or shifted shows, and
 /// looking costs nothing beside copying.
 #[derive(Debug)]
-pub(super) struct Checker {
+pub(crate) struct Checker {
     size: u64,
     bytes: u64,
     wrong: u64,
 }
 
 impl Checker {
-    pub(super) fn new(size: usize) -> Self {
+    pub(crate) fn new(size: usize) -> Self {
         Self {
             size: size as u64,
             bytes: 0,
@@ -132,11 +139,11 @@ impl Checker {
         }
     }
 
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    pub(super) fn look(&mut self, read: &[u8]) {
+    pub(crate) fn look(&mut self, read: &[u8]) {
         let (Some(first), Some(last)) = (read.first(), read.last()) else {
             return;
         };
@@ -147,7 +154,7 @@ impl Checker {
         self.wrong += u64::from(!right);
     }
 
-    pub(super) fn answer(&self, bells: Option<Bells>) -> Answer {
+    pub(crate) fn answer(&self, bells: Option<Bells>) -> Answer {
         Answer {
             bytes: self.bytes,
             wrong: self.wrong,
@@ -186,8 +193,10 @@ mod tests {
             size: 64,
             count: 1 << 40,
         };
+        let write = Request::Write { size: 7, count: 1 };
         for request in [
             read,
+            write,
             Request::Echo { count: 7 },
             Request::BeSilent { ms: 9 },
             Request::Park,
