@@ -99,7 +99,8 @@ impl ConnectOptions {
     /// How many bytes to have room for in each direction, where the bytes go through shared
     /// memory: rounded up to a power of two between 4 KiB and 16 MiB, and the larger of what the
     /// two ends wish. Where nobody says otherwise it is 256 KiB, or 1 MiB if an end is of
-    /// `hvsock::tokio`. Pages of it are memory only once they have been used.
+    /// `hvsock::tokio`. Pages of it are memory only once they have been used. By `AF_VSOCK` it is
+    /// the kernel's buffer for what this end receives.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.settings.ring_size = bytes;
         self
@@ -220,7 +221,8 @@ impl ListenOptions {
     /// How many bytes to have room for in each direction, where the bytes go through shared
     /// memory: rounded up to a power of two between 4 KiB and 16 MiB, and the larger of what the
     /// two ends wish. Where nobody says otherwise it is 256 KiB, or 1 MiB if an end is of
-    /// `hvsock::tokio`. Pages of it are memory only once they have been used.
+    /// `hvsock::tokio`. Pages of it are memory only once they have been used. By `AF_VSOCK` it is
+    /// the kernel's buffer for what this end receives.
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.settings.ring_size = bytes;
         self

@@ -1,28 +1,26 @@
 //! The conformance suite over the asynchronous pair: the same connections as in the broker's own
 //! run of it, each operation driven by a runtime that all cases share.
 
+mod asynchronously;
+
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
-use hvsock::tokio::{HvListener, HvStream, OwnedReadHalf, OwnedWriteHalf};
+use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{
     ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, Transport as Carrier, VmId,
 };
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
-use hvsock_testkit::conformance::{
-    self, LONGEST_WAIT, Listen, Listener, Ready, Reset, Stream, Transport,
-};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::runtime::Runtime;
+use hvsock_testkit::conformance::{self, LONGEST_WAIT, Listen, Listener, Reset, Transport};
 
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
+use asynchronously::{Asynchronously, RUNTIME, bounded};
+
 static HOST: LazyLock<Host> = LazyLock::new(Host::start);
 
 fn main() -> ExitCode {
@@ -119,16 +117,6 @@ impl Listener<Asynchronously> for By {
     }
 }
 
-/// Drives a future to its end on the shared runtime, or gives up on it.
-fn bounded<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    RUNTIME.block_on(async {
-        match tokio::time::timeout(limit, future).await {
-            Ok(result) => result,
-            Err(_) => Err(io::ErrorKind::TimedOut.into()),
-        }
-    })
-}
-
 struct Asynchronous {
     carrier: Carrier,
 }
@@ -164,111 +152,3 @@ impl Transport for Asynchronous {
         Some(|transport, backlog| Ok(Box::new(By(HOST.listen(backlog)?, transport.carrier))))
     }
 }
-
-/// The halves of a stream, so that one thread can read while another writes.
-struct Asynchronously {
-    read: Mutex<OwnedReadHalf>,
-    write: Mutex<OwnedWriteHalf>,
-    mode: Mutex<Mode>,
-}
-
-#[derive(Clone, Copy)]
-struct Mode {
-    nonblocking: bool,
-    read_limit: Duration,
-    write_limit: Duration,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-impl Asynchronously {
-    fn new(stream: HvStream) -> Self {
-        let (read, write) = stream.into_split();
-        let limit = LONGEST_WAIT;
-        let mode = Mode {
-            nonblocking: false,
-            read_limit: limit,
-            write_limit: limit,
-        };
-        Self {
-            read: Mutex::new(read),
-            write: Mutex::new(write),
-            mode: Mutex::new(mode),
-        }
-    }
-
-    fn mode(&self) -> Mode {
-        *lock(&self.mode)
-    }
-
-    fn connection_id(&self) -> u64 {
-        let read = lock(&self.read);
-        let stream: &HvStream = (*read).as_ref();
-        stream.connection_id()
-    }
-}
-
-impl Stream for Asynchronously {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let (mut read, mode) = (lock(&self.read), self.mode());
-        match mode.nonblocking {
-            true => (*read).as_ref().try_read(buffer),
-            false => bounded(mode.read_limit, read.read(buffer)),
-        }
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let (mut write, mode) = (lock(&self.write), self.mode());
-        match mode.nonblocking {
-            true => (*write).as_ref().try_write(bytes),
-            false => bounded(mode.write_limit, write.write(bytes)),
-        }
-    }
-
-    fn shutdown_write(&self) -> io::Result<()> {
-        RUNTIME.block_on(lock(&self.write).shutdown())
-    }
-
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        lock(&self.mode).read_limit = timeout;
-        Ok(())
-    }
-
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        lock(&self.mode).write_limit = timeout;
-        Ok(())
-    }
-
-    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        lock(&self.mode).nonblocking = nonblocking;
-        Ok(())
-    }
-
-    fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
-        let (read, write) = (lock(&self.read), lock(&self.write));
-        let (reader, writer): (&HvStream, &HvStream) = ((*read).as_ref(), (*write).as_ref());
-        let ready = bounded(timeout, async {
-            tokio::select! {
-                result = reader.readable(), if interest.read => result.map(|()| Ready::READ),
-                result = writer.writable(), if interest.write => result.map(|()| Ready::WRITE),
-            }
-        });
-        let now = |future| match bounded(Duration::from_millis(1), future) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(false),
-            Err(error) => Err(error),
-        };
-        match ready {
-            Ok(_) => Ok(Ready {
-                read: interest.read && now(Box::pin(reader.readable()) as Waiting<'_>)?,
-                write: interest.write && now(Box::pin(writer.writable()))?,
-            }),
-            Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Ready::NONE),
-            Err(error) => Err(error),
-        }
-    }
-}
-
-type Waiting<'a> = Pin<Box<dyn Future<Output = io::Result<()>> + 'a>>;

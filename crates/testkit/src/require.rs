@@ -9,6 +9,7 @@
 //! `cargo xtask test` installs what it can, so most tests never skip.
 
 use std::ffi::OsStr;
+use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -30,6 +31,14 @@ pub fn static_hvsock() -> Option<PathBuf> {
     match static_binary(std::env::var_os(STATIC_HVSOCK).as_deref()) {
         Ok(path) => Some(path),
         Err(why) => absent(&why, in_ci()),
+    }
+}
+
+/// What somebody else has looked for, whose error says what is missing and what to install.
+pub fn found<T>(looked: Result<T, impl Display>) -> Option<T> {
+    match looked {
+        Ok(found) => Some(found),
+        Err(why) => absent(&why.to_string(), in_ci()),
     }
 }
 
@@ -70,7 +79,7 @@ fn in_ci() -> bool {
 }
 
 /// Skips by returning nothing, or fails the test.
-fn absent(why: &str, in_ci: bool) -> Option<PathBuf> {
+fn absent<T>(why: &str, in_ci: bool) -> Option<T> {
     assert!(!in_ci, "in CI nothing is skipped: {why}");
     eprintln!("skipped: {why}");
     None
@@ -82,14 +91,15 @@ mod tests {
 
     #[test]
     fn what_is_absent_is_skipped_by_hand() {
-        assert_eq!(absent("no such thing", false), None);
+        assert_eq!(absent::<()>("no such thing", false), None);
+        assert_eq!(found(Ok::<_, String>(7)), Some(7));
         assert_eq!(find("a-program-that-nobody-has", &[]), None);
     }
 
     #[test]
     #[should_panic(expected = "in CI nothing is skipped: no such thing")]
     fn what_is_absent_fails_in_ci() {
-        absent("no such thing", true);
+        absent::<()>("no such thing", true);
     }
 
     #[test]

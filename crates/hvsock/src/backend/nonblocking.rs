@@ -47,6 +47,22 @@ impl Stream {
         }
     }
 
+    /// Whether the data's descriptor is ready for writing also when nothing can be sent any more.
+    pub(crate) fn tells_every_end(&self) -> bool {
+        match self {
+            Self::Broker(_) => true,
+            Self::Vsock(_) => false,
+        }
+    }
+
+    /// Whether nothing can be sent any more, where the descriptor does not tell.
+    pub(crate) fn has_ended_writing(&self) -> bool {
+        match self {
+            Self::Broker(_) => false,
+            Self::Vsock(stream) => stream.has_ended_writing(),
+        }
+    }
+
     /// What is known of an end that is not explained; `waker` is woken when more is.
     pub(crate) fn end_or_wake(&self, waker: &Waker) -> io::Result<Received> {
         match self {

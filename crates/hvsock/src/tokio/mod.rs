@@ -24,6 +24,7 @@
 
 mod dial;
 mod listener;
+mod look_up;
 mod ring;
 mod split;
 mod stream;

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use hvsock_address::SockAddrHv;
 
 use super::dial;
+use super::look_up::LookUp;
 use super::ring::{RingWatch, Way};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use super::watch::{Watched, watch};
@@ -45,6 +46,7 @@ pub struct HvStream {
     /// Watched from the first end of data on that nothing was said of yet; that is rare.
     control: OnceLock<AsyncFd<Watched>>,
     ring: RingWatch,
+    look_up: LookUp,
     inner: Arc<backend::Stream>,
 }
 
@@ -113,6 +115,7 @@ impl HvStream {
             data,
             control: OnceLock::new(),
             ring: RingWatch::default(),
+            look_up: LookUp::default(),
             inner,
         })
     }
@@ -185,10 +188,7 @@ impl HvStream {
 
     /// Waits until [`try_write`](Self::try_write) would take bytes or give an error.
     pub async fn writable(&self) -> io::Result<()> {
-        match &self.data {
-            Some(data) => data.writable().await.map(drop),
-            None => std::future::poll_fn(|cx| self.ring.poll_writable(&self.inner, cx)).await,
-        }
+        std::future::poll_fn(|cx| self.poll_writable(cx)).await
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
@@ -297,10 +297,37 @@ impl HvStream {
             return self.ring.poll(&self.inner, cx, Way::Write, send);
         };
         loop {
-            let mut guard = ready!(data.poll_write_ready(cx))?;
-            if let Ok(result) = guard.try_io(|_| send()) {
+            let Poll::Ready(guard) = data.poll_write_ready(cx) else {
+                return self.poll_hidden_end(cx, send);
+            };
+            if let Ok(result) = guard?.try_io(|_| send()) {
                 return Poll::Ready(result);
             }
+        }
+    }
+
+    /// Waits for what the descriptor does not tell of its writing end.
+    fn poll_hidden_end<T>(
+        &self,
+        cx: &mut Context<'_>,
+        attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        if self.inner.tells_every_end() {
+            return Poll::Pending;
+        }
+        self.look_up.poll(cx, attempt)
+    }
+
+    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Some(data) = &self.data else {
+            return self.ring.poll_writable(&self.inner, cx);
+        };
+        match data.poll_write_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map(drop)),
+            Poll::Pending => self.poll_hidden_end(cx, || match self.inner.has_ended_writing() {
+                true => Ok(()),
+                false => Err(io::ErrorKind::WouldBlock.into()),
+            }),
         }
     }
 }

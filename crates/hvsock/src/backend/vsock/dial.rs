@@ -11,7 +11,7 @@ use hvsock_sys::{event, vsock};
 
 use super::machine::Machine;
 use super::resolve::Target;
-use super::{Stream, refusal};
+use super::{Stream, refusal, size_buffer};
 use crate::backend::{Request, RequestKind};
 use crate::{error, wait};
 
@@ -44,6 +44,7 @@ impl Attempt {
         let timeout = Duration::from_millis(timeout_ms.into());
         let target = Target::of(machine, &request.address)?;
         let socket = vsock::socket().map_err(refusal::of_socket)?;
+        size_buffer(&socket, request)?;
         let failed = |error| refusal::of_connect(machine, &target, error);
         if target.is_local() {
             // Without loopback the kernel would send it to the host; this address is not to be

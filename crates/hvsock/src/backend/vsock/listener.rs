@@ -11,7 +11,8 @@ use hvsock_sys::vsock;
 
 use super::machine::Machine;
 use super::resolve::{Caller, Place, Whom};
-use super::{Stream, number, refusal};
+use super::{Stream, number, refusal, size_buffer};
+use crate::backend::Request;
 use crate::{Peer, error, wait};
 
 /// A listener that stands.
@@ -28,8 +29,14 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    pub(super) fn new(machine: Machine, place: &Place, backlog: u32) -> io::Result<Self> {
+    pub(super) fn new(
+        machine: Machine,
+        place: &Place,
+        backlog: u32,
+        request: &Request,
+    ) -> io::Result<Self> {
         let socket = vsock::socket().map_err(refusal::of_socket)?;
+        size_buffer(&socket, request)?;
         let failed = |error| refusal::of_listen(place, error);
         vsock::bind(&socket, &place.address.to_bytes()).map_err(failed)?;
         vsock::listen(&socket, backlog).map_err(failed)?;

@@ -17,6 +17,7 @@ mod resolve;
 mod stream;
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -54,7 +55,7 @@ pub(crate) fn obtain(request: &Request, bound: Duration) -> io::Result<Outcome> 
         }
         RequestKind::Listen { backlog } => {
             let place = Place::of(machine, &request.address)?;
-            let listener = Listener::new(machine, &place, backlog)?;
+            let listener = Listener::new(machine, &place, backlog, request)?;
             Ok(Outcome::Listening(super::Listener::Vsock(listener)))
         }
     }
@@ -125,6 +126,15 @@ fn refused_here(error: io::Error) -> io::Result<Explanation> {
 fn at_the_host(address: &HvAddr, listen: &str) -> String {
     let (partition, service) = (address.partition(), address.service());
     format!("hvsock why {partition} {service}{listen} --from THIS_VM")
+}
+
+/// Gives a socket the buffer that was asked for, in the bounds of a ring's. Connections that a
+/// listener accepts have the same as it.
+fn size_buffer(socket: &OwnedFd, request: &Request) -> io::Result<()> {
+    match request.settings.ring_size {
+        0 => Ok(()),
+        bytes => vsock::set_buffer_size(socket, bytes.clamp(4096, 16 << 20).into()),
+    }
 }
 
 /// A number for a connection or listener that no broker numbers: its own within this process.

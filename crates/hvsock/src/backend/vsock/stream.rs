@@ -20,6 +20,10 @@ use crate::backend::ending::{not_zero, reads_no_more, too_late, write_ended};
 use crate::backend::{ReadInto, WriteFrom};
 use crate::{Interest, Peer, Readiness};
 
+/// How often who waits for room looks whether there will be none: see
+/// [`Stream::has_ended_writing`].
+const LOOK_UP: Duration = Duration::from_millis(100);
+
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
@@ -177,15 +181,32 @@ impl Stream {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::IN, interest.is_readable());
         flags.set(PollFlags::OUT, interest.is_writable());
-        let mut fds = [PollFd::new(&self.socket, flags)];
-        if !poll::wait(&mut fds, deadline)? {
-            return Ok(Readiness::default());
+        loop {
+            let mut fds = [PollFd::new(&self.socket, flags)];
+            let until = match interest.is_writable() {
+                true => {
+                    let slice = Instant::now() + LOOK_UP;
+                    Some(deadline.map_or(slice, |at| at.min(slice)))
+                }
+                false => deadline,
+            };
+            let found = poll::wait(&mut fds, until)?;
+            let got = fds[0].revents();
+            let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
+            let readable = interest.is_readable() && (broken || got.contains(PollFlags::IN));
+            let writable = interest.is_writable()
+                && (broken || got.contains(PollFlags::OUT) || !found && self.has_ended_writing());
+            let over = deadline.is_some_and(|at| at <= Instant::now());
+            if readable || writable || over {
+                return Ok(Readiness::new(readable, writable));
+            }
         }
-        let got = fds[0].revents();
-        let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
-        let readable = interest.is_readable() && (broken || got.contains(PollFlags::IN));
-        let writable = interest.is_writable() && (broken || got.contains(PollFlags::OUT));
-        Ok(Readiness::new(readable, writable))
+    }
+
+    /// Whether nothing can be sent any more. The kernel's readiness for writing is about room only.
+    pub(crate) fn has_ended_writing(&self) -> bool {
+        let error = stream::send(&self.socket, &[]).err();
+        error.is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock)
     }
 
     /// Why the connection was cut, if the kernel knows.

@@ -1,0 +1,349 @@
+//! What the back-end does beside carrying bytes, in a guest that no transport connects with a host.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use hvsock::{
+    AF_HYPERV, ElementName, Endpoint, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Interest,
+    Lease, NoRegistry, Refusal, SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, ToHvAddr,
+    Transport, VmId, refusal_of,
+};
+use hvsock_testkit::conformance::Trial;
+use tokio::io::AsyncWriteExt;
+
+use crate::asynchronously::RUNTIME;
+
+const LONG: Duration = Duration::from_secs(10);
+
+fn trial(name: &str, test: fn()) -> Trial {
+    Trial::test(name, move || {
+        test();
+        Ok(())
+    })
+}
+
+/// Before the kernel has vsock loopback.
+pub fn before_loopback() -> Vec<Trial> {
+    vec![
+        trial(
+            "without_loopback_the_module_is_named",
+            without_loopback_the_module_is_named,
+        ),
+        trial(
+            "a_machine_that_is_alone_has_no_parent",
+            a_machine_that_is_alone_has_no_parent,
+        ),
+        trial(
+            "without_a_way_to_a_host_nothing_takes_the_brokers_place",
+            without_a_way_to_a_host_nothing_takes_the_brokers_place,
+        ),
+    ]
+}
+
+/// With it.
+pub fn with_loopback() -> Vec<Trial> {
+    vec![
+        trial("names_need_a_registry", names_need_a_registry),
+        trial(
+            "nobody_listening_is_refused_at_once",
+            nobody_listening_is_refused_at_once,
+        ),
+        trial("a_port_has_one_listener", a_port_has_one_listener),
+        trial(
+            "both_ends_know_their_addresses",
+            both_ends_know_their_addresses,
+        ),
+        trial(
+            "a_service_off_the_template_is_met_at_its_alias",
+            a_service_off_the_template_is_met_at_its_alias,
+        ),
+        trial(
+            "a_connect_that_nobody_waits_for_is_ready_for_reading",
+            a_connect_that_nobody_waits_for_is_ready_for_reading,
+        ),
+        trial(
+            "a_connection_is_for_a_child_process_as_it_is",
+            a_connection_is_for_a_child_process_as_it_is,
+        ),
+        trial(
+            "what_only_a_broker_has_is_harmless_or_says_so",
+            what_only_a_broker_has_is_harmless_or_says_so,
+        ),
+        trial(
+            "who_waits_for_room_learns_that_there_will_be_none",
+            who_waits_for_room_learns_that_there_will_be_none,
+        ),
+        trial(
+            "nothing_is_explained_that_only_the_host_knows",
+            nothing_is_explained_that_only_the_host_knows,
+        ),
+    ]
+}
+
+fn connect(address: impl ToHvAddr) -> std::io::Result<HvStream> {
+    let options = HvStream::options().endpoint(Endpoint::of_vsock());
+    options.connect(address)
+}
+
+fn listen(address: impl ToHvAddr) -> std::io::Result<HvListener> {
+    let options = HvListener::options().endpoint(Endpoint::of_vsock());
+    options.listen(address)
+}
+
+fn without_loopback_the_module_is_named() {
+    for error in [
+        connect((VmId::LOOPBACK, ServiceId::from_port(1))).unwrap_err(),
+        listen((VmId::LOOPBACK, ServiceId::from_port(1))).unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::AddrNotAvailable);
+        assert_eq!(refusal_of(&error), Some(&Refusal::AddressNotAvailable));
+        assert!(error.to_string().contains("`modprobe vsock_loopback`"));
+    }
+}
+
+fn a_machine_that_is_alone_has_no_parent() {
+    for error in [
+        connect(("parent", 1)).unwrap_err(),
+        listen(("parent", 1)).unwrap_err(),
+    ] {
+        assert_eq!(refusal_of(&error), Some(&Refusal::NotReachable));
+        assert!(error.to_string().contains("virtio-vsock"), "{error}");
+    }
+}
+
+/// A broker is then what is missing, and the error says so.
+fn without_a_way_to_a_host_nothing_takes_the_brokers_place() {
+    let error = HvStream::connect(("loopback", 1)).unwrap_err();
+    assert!(error.to_string().contains("hvsock broker"), "{error}");
+}
+
+fn names_need_a_registry() {
+    let vsock = Endpoint::of_vsock();
+    let name: ElementName = "HV Socket Demo".parse().unwrap();
+    for error in [
+        connect(("parent", "HV Socket Demo")).unwrap_err(),
+        listen(("any", "HV Socket Demo")).unwrap_err(),
+        connect(("web", 1)).unwrap_err(),
+        vsock.service_id(&name).unwrap_err(),
+        vsock.vm_id(&"web".parse().unwrap()).unwrap_err(),
+        Lease::register_at(&vsock, name.as_str(), ServiceId::random(), "").unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(error.get_ref().unwrap().is::<NoRegistry>(), "{error}");
+    }
+}
+
+fn nobody_listening_is_refused_at_once() {
+    let start = Instant::now();
+    let error = connect(("loopback", 4000)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
+    assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+fn a_port_has_one_listener() {
+    let first = listen(("any", 4001)).unwrap();
+    for vm in ["any", "loopback"] {
+        let error = listen((vm, 4001)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AddrInUse);
+        assert_eq!(refusal_of(&error), Some(&Refusal::AddressInUse));
+    }
+    drop(first);
+    listen(("loopback", 4001)).unwrap();
+}
+
+fn both_ends_know_their_addresses() {
+    let service = ServiceId::from_port(4002);
+    let listener = listen((VmId::WILDCARD, service)).unwrap();
+    let bound = SockAddrHv::new(VmId::WILDCARD, service);
+    assert_eq!(listener.local_addr().unwrap(), bound);
+    let near = connect((VmId::LOOPBACK, service)).unwrap();
+    let (far, from) = listener.accept_timeout(LONG).unwrap();
+    let asked = SockAddrHv::new(VmId::LOOPBACK, service);
+    assert_eq!(near.peer_addr().unwrap(), asked);
+    assert_eq!(near.local_addr().unwrap(), from);
+    assert_eq!(far.local_addr().unwrap(), bound);
+    assert_eq!(far.peer_addr().unwrap(), from);
+    assert_eq!(from.vm, VmId::LOOPBACK);
+    assert!(from.service.port().is_some());
+    let peer = far.peer().unwrap();
+    assert_eq!((peer.partition(), peer.pid()), ("loopback", None));
+    assert!(near.peer().is_none());
+    assert_ne!(near.connection_id(), far.connection_id());
+    assert_ne!(listener.listener_id(), 0);
+}
+
+fn a_service_off_the_template_is_met_at_its_alias() {
+    let service = ServiceId::random();
+    let alias = ServiceId::from_port(service.vsock_alias().unwrap());
+    let listener = listen((VmId::WILDCARD, service)).unwrap();
+    for name in [service, alias] {
+        let mut near = connect((VmId::LOOPBACK, name)).unwrap();
+        let (mut far, _) = listener.accept_timeout(LONG).unwrap();
+        near.write_all(b"hi").unwrap();
+        drop(near);
+        let mut text = String::new();
+        far.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "hi");
+    }
+}
+
+fn a_connect_that_nobody_waits_for_is_ready_for_reading() {
+    let service = ServiceId::from_port(4004);
+    let listener = listen((VmId::LOOPBACK, service)).unwrap();
+    let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
+    socket.set_endpoint(Endpoint::of_vsock());
+    socket.set_nonblocking(true).unwrap();
+    let address = SockAddrHv::new(VmId::LOOPBACK, service);
+    let pending = socket.connect(address).unwrap_err();
+    assert_eq!(pending.kind(), ErrorKind::WouldBlock);
+    let ready = socket.poll(Interest::WRITABLE, Some(LONG)).unwrap();
+    assert!(ready.is_writable());
+    assert!(socket.take_error().unwrap().is_none());
+    socket.connect(address).unwrap();
+    let (mut far, _) = listener.accept_timeout(LONG).unwrap();
+    assert_eq!(socket.send(b"x").unwrap(), 1);
+    far.read_exact(&mut [0]).unwrap();
+    let nothing = socket.recv(&mut [0]).unwrap_err();
+    assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
+
+    drop(listener);
+    let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
+    socket.set_endpoint(Endpoint::of_vsock());
+    socket.set_nonblocking(true).unwrap();
+    let mut error = socket.connect(address).unwrap_err();
+    if error.kind() == ErrorKind::WouldBlock {
+        socket.poll(Interest::WRITABLE, Some(LONG)).unwrap();
+        error = socket.take_error().unwrap().unwrap();
+    }
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+}
+
+fn a_connection_is_for_a_child_process_as_it_is() {
+    let listener = listen(("loopback", 4005)).unwrap();
+    let mut near = connect(("loopback", 4005)).unwrap();
+    let (far, _) = listener.accept_timeout(LONG).unwrap();
+    let plain = far.into_plain().unwrap();
+    let (input, output) = (plain.data.try_clone().unwrap(), plain.data);
+    let mut cat = Command::new("cat")
+        .stdin(input)
+        .stdout(output)
+        .spawn()
+        .unwrap();
+    near.write_all(b"there and back").unwrap();
+    near.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    near.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "there and back");
+    assert!(cat.wait().unwrap().success());
+}
+
+fn what_only_a_broker_has_is_harmless_or_says_so() {
+    let vsock = Endpoint::of_vsock();
+    let listener = HvListener::options()
+        .endpoint(&vsock)
+        .ring_size(4096)
+        .connected_suspend(true)
+        .listen(("loopback", 4006))
+        .unwrap();
+    let near = HvStream::options()
+        .endpoint(&vsock)
+        .shared_memory(false)
+        .container_passthru(true)
+        .high_vtl(true)
+        .connect(("loopback", 4006))
+        .unwrap();
+    let (mut far, _) = listener.accept_timeout(LONG).unwrap();
+    assert_eq!(near.transport(), Transport::Vsock);
+    near.set_connected_suspend(true).unwrap();
+    near.set_spin(Duration::ZERO);
+    assert!(near.ring_stats().is_none());
+    assert_eq!(near.reserve(1).unwrap_err().kind(), ErrorKind::Unsupported);
+    assert_eq!(near.fill().unwrap_err().kind(), ErrorKind::Unsupported);
+    // Nothing is no end, until the other one reads no more.
+    (&near).write_all(b"seen twice").unwrap();
+    assert_eq!((&near).write(b"").unwrap(), 0);
+    let mut bytes = [0; 10];
+    assert_eq!(far.peek(&mut bytes).unwrap(), 10);
+    far.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"seen twice");
+    far.shutdown(Shutdown::Read).unwrap();
+    let deadline = Instant::now() + LONG;
+    while (&near).write(b"").is_ok() {
+        assert!(Instant::now() < deadline, "its end is never seen");
+    }
+    let socket = HvSocket::from(near);
+    socket
+        .set_option(SocketOption::ConnectedSuspend, 1)
+        .unwrap();
+    socket.set_option(SocketOption::RecvTimeout, 20).unwrap();
+    let error = socket.recv(&mut bytes).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
+}
+
+/// The kernel's readiness for writing does not tell it.
+fn who_waits_for_room_learns_that_there_will_be_none() {
+    let listener = listen(("loopback", 4007)).unwrap();
+    let full = || {
+        let near = connect(("loopback", 4007)).unwrap();
+        let (mut far, _) = listener.accept_timeout(LONG).unwrap();
+        // What is not read keeps the connection open after the other end has closed it.
+        far.write_all(b"unread").unwrap();
+        near.set_nonblocking(true).unwrap();
+        while (&near).write(&[0; 65_536]).is_ok() {}
+        (near, far)
+    };
+    let waits = |start: Instant| {
+        let took = start.elapsed();
+        assert!(took < Duration::from_secs(3), "it took {took:?}");
+    };
+    for way in [Some(Shutdown::Read), None] {
+        let end = |far: HvStream| match way {
+            Some(how) => far.shutdown(how).map(|()| Some(far)).unwrap(),
+            None => None,
+        };
+        let (near, far) = full();
+        let short = Some(Duration::from_millis(300));
+        assert!(near.poll(Interest::WRITABLE, short).unwrap().is_empty());
+        let _far = end(far);
+        let start = Instant::now();
+        let ready = near.poll(Interest::WRITABLE, Some(LONG)).unwrap();
+        assert!(ready.is_writable());
+        waits(start);
+
+        let (near, far) = full();
+        RUNTIME.block_on(async {
+            let mut near = hvsock::tokio::HvStream::from_std(near).unwrap();
+            let mut written = std::pin::pin!(near.write_all(&[0; 1 << 20]));
+            let short = Duration::from_millis(300);
+            assert!(tokio::time::timeout(short, &mut written).await.is_err());
+            let _far = end(far);
+            let start = Instant::now();
+            let error = written.await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BrokenPipe);
+            waits(start);
+        });
+        let (near, far) = full();
+        RUNTIME.block_on(async {
+            let near = hvsock::tokio::HvStream::from_std(near).unwrap();
+            let mut writable = std::pin::pin!(near.writable());
+            let short = Duration::from_millis(300);
+            assert!(tokio::time::timeout(short, &mut writable).await.is_err());
+            let _far = end(far);
+            let start = Instant::now();
+            writable.await.unwrap();
+            waits(start);
+        });
+    }
+}
+
+fn nothing_is_explained_that_only_the_host_knows() {
+    let options = HvStream::options().endpoint(Endpoint::of_vsock());
+    let explanation = options.explain((VmId::random(), ServiceId::from_port(1)));
+    assert_eq!(explanation.unwrap().refusal(), Some(&Refusal::NotReachable));
+    let error = options.explain(("loopback", 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+    assert!(error.to_string().contains("no broker"), "{error}");
+}

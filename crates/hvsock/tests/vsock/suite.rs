@@ -1,0 +1,254 @@
+//! The conformance suite over `AF_VSOCK`, blocking and asynchronous.
+//!
+//! What the kernel cannot do, and the suite therefore leaves out:
+//!
+//! - to tell a peer that was killed from one that closed: its sockets know one kind of end;
+//! - to reset a connection: there is no call for it, and a reset that comes from the other side looks
+//!   like the end of the data, too;
+//! - to have its connections broken by a broker's death: there is none.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use hvsock::{
+    ConnectOptions, Endpoint, HvListener, HvStream, Interest, ListenOptions, ServiceId,
+    Transport as Carrier, VmId,
+};
+use hvsock_testkit::conformance::{
+    self, LONGEST_WAIT, Listen, Listener, MakePair, PairWithProcess, Ready, Role, Stream,
+    Transport, Trial,
+};
+use hvsock_testkit::process::Running;
+
+use crate::asynchronously::{Asynchronously, RUNTIME, bounded};
+
+/// Tells a process that plays a role to which port to connect.
+const PEER_OF: &str = "HVSOCK_TEST_PEER_OF";
+
+/// Bytes of buffer: the kernel's own choice, and the smallest.
+const USUAL: u32 = 0;
+const SMALL: u32 = 1;
+
+pub fn trials() -> Vec<Trial> {
+    let mut trials = conformance::trials(Kernel::<Blocking>::new("vsock", 10_000));
+    let asynchronous = Kernel::<Asynchronously>::new("asynchronous_vsock", 20_000);
+    trials.extend(conformance::trials(asynchronous));
+    trials
+}
+
+/// The other end of a connection, in a process of its own.
+pub fn play(role: Role) -> ExitCode {
+    let port = std::env::var(PEER_OF)
+        .ok()
+        .and_then(|port| port.parse().ok());
+    let port = port.expect("the role has a port to connect to");
+    role.play(&Blocking::connect(port, USUAL).expect("a connection"))
+}
+
+fn connecting(buffer: u32) -> ConnectOptions {
+    HvStream::options()
+        .endpoint(Endpoint::of_vsock())
+        .timeout(LONGEST_WAIT)
+        .ring_size(buffer)
+}
+
+fn listening(backlog: u32, buffer: u32) -> ListenOptions {
+    HvListener::options()
+        .endpoint(Endpoint::of_vsock())
+        .backlog(backlog)
+        .ring_size(buffer)
+}
+
+fn at(port: u32) -> (VmId, ServiceId) {
+    (VmId::LOOPBACK, ServiceId::from_port(port))
+}
+
+/// Ends of one kind.
+trait End: Stream {
+    type Listener: Send + Sync + 'static;
+
+    fn connect(port: u32, buffer: u32) -> io::Result<Self>;
+    fn listen(port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener>;
+    fn accept(listener: &Self::Listener, timeout: Duration) -> io::Result<Self>;
+}
+
+struct Kernel<E: End> {
+    name: &'static str,
+    next_port: AtomicU32,
+    /// Makes one pair at a time, so that each connect meets its own accept.
+    pairs: LazyLock<Mutex<Pairs<E>>>,
+}
+
+struct Pairs<E: End>(Option<(u32, E::Listener)>);
+
+impl<E: End> Kernel<E> {
+    fn new(name: &'static str, first_port: u32) -> Self {
+        Self {
+            name,
+            next_port: AtomicU32::new(first_port),
+            pairs: LazyLock::new(|| Mutex::new(Pairs(None))),
+        }
+    }
+
+    fn listener(&self, backlog: u32, buffer: u32) -> io::Result<(u32, E::Listener)> {
+        let port = self.next_port.fetch_add(1, Ordering::Relaxed);
+        Ok((port, E::listen(port, backlog, buffer)?))
+    }
+
+    /// Has `connect` connect to a port, and accepts there.
+    fn meet<T>(&self, connect: impl FnOnce(u32) -> io::Result<T>) -> io::Result<(T, E)> {
+        let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
+        let (port, listener) = match &mut pairs.0 {
+            Some(there) => there,
+            none => none.insert(self.listener(128, USUAL)?),
+        };
+        let connector = connect(*port)?;
+        Ok((connector, E::accept(listener, LONGEST_WAIT)?))
+    }
+}
+
+impl<E: End> Transport for Kernel<E> {
+    type Stream = E;
+
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn pair(&self) -> io::Result<(E, E)> {
+        self.meet(|port| E::connect(port, USUAL))
+    }
+
+    fn tells_death_from_end(&self) -> bool {
+        false
+    }
+
+    fn small_pair(&self) -> Option<MakePair<Self>> {
+        Some(|transport| {
+            let (port, listener) = transport.listener(1, SMALL)?;
+            let connector = E::connect(port, SMALL)?;
+            Ok((connector, E::accept(&listener, LONGEST_WAIT)?))
+        })
+    }
+
+    fn listen(&self) -> Option<Listen<Self>> {
+        Some(|transport, backlog| {
+            let (port, listener) = transport.listener(backlog, USUAL)?;
+            Ok(Box::new(Listening::<E> { port, listener }))
+        })
+    }
+
+    fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {
+        Some(|transport, role| {
+            let (peer, stream) = transport.meet(|port| {
+                let mut command = role.command()?;
+                Running::start(command.env(PEER_OF, port.to_string()))
+            })?;
+            Ok((stream, peer))
+        })
+    }
+}
+
+struct Listening<E: End> {
+    port: u32,
+    listener: E::Listener,
+}
+
+impl<E: End> Listener<E> for Listening<E> {
+    fn connect(&self) -> io::Result<E> {
+        E::connect(self.port, USUAL)
+    }
+
+    fn accept(&self, timeout: Duration) -> io::Result<E> {
+        E::accept(&self.listener, timeout)
+    }
+}
+
+impl End for Asynchronously {
+    type Listener = hvsock::tokio::HvListener;
+
+    fn connect(port: u32, buffer: u32) -> io::Result<Self> {
+        let options = connecting(buffer);
+        let connect = hvsock::tokio::HvStream::connect_with(&options, at(port));
+        let stream = Self::new(RUNTIME.block_on(connect)?);
+        assert_ne!(
+            stream.connection_id(),
+            0,
+            "it has a number without a broker"
+        );
+        Ok(stream)
+    }
+
+    fn listen(port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener> {
+        let options = listening(backlog, buffer);
+        RUNTIME.block_on(hvsock::tokio::HvListener::bind_with(&options, at(port)))
+    }
+
+    fn accept(listener: &Self::Listener, timeout: Duration) -> io::Result<Self> {
+        let (stream, _) = bounded(timeout, listener.accept())?;
+        Ok(Self::new(stream))
+    }
+}
+
+struct Blocking(HvStream);
+
+impl End for Blocking {
+    type Listener = HvListener;
+
+    fn connect(port: u32, buffer: u32) -> io::Result<Self> {
+        let stream = connecting(buffer).connect(at(port))?;
+        assert_eq!(stream.transport(), Carrier::Vsock);
+        Ok(Self(stream))
+    }
+
+    fn listen(port: u32, backlog: u32, buffer: u32) -> io::Result<HvListener> {
+        listening(backlog, buffer).listen(at(port))
+    }
+
+    fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Self> {
+        let (stream, _) = listener.accept_timeout(timeout)?;
+        Ok(Self(stream))
+    }
+}
+
+impl Stream for Blocking {
+    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.0).read(buffer)
+    }
+
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
+        (&self.0).write(bytes)
+    }
+
+    fn shutdown_write(&self) -> io::Result<()> {
+        self.0.shutdown(Shutdown::Write)
+    }
+
+    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_read_timeout(Some(timeout))
+    }
+
+    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
+        self.0.set_write_timeout(Some(timeout))
+    }
+
+    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.0.set_nonblocking(nonblocking)
+    }
+
+    fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
+        let wanted = match (interest.read, interest.write) {
+            (true, true) => Interest::READABLE | Interest::WRITABLE,
+            (false, true) => Interest::WRITABLE,
+            _ => Interest::READABLE,
+        };
+        let ready = self.0.poll(wanted, Some(timeout))?;
+        Ok(Ready {
+            read: ready.is_readable(),
+            write: ready.is_writable(),
+        })
+    }
+}
