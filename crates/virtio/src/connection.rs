@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use crate::credit::{Incoming, Outgoing};
 use crate::muxer::{Handle, Key, MessageEnd};
-use crate::{GuestCid, Header, Operation, SocketKind, message};
+use crate::{GuestCid, Header, Operation, SocketKind, message, shutdown};
 
 /// Where a connection is in its life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +86,7 @@ pub(crate) struct Connection {
     pub(crate) serial: u64,
     pub(crate) phase: Phase,
     pub(crate) pending: Pending,
-    /// Directions that the guest has shut down: [`crate::shutdown`] bits.
+    /// Directions that the guest has shut down: [`shutdown`] bits.
     pub(crate) guest_shut: u8,
     /// Directions that the owner has shut down.
     pub(crate) owner_shut: u8,
@@ -142,10 +142,25 @@ impl Connection {
         self.phase == Phase::Open && !self.pending.has(Pending::RESPONSE)
     }
 
+    /// Shut down both ways by the owner, an open connection is a closed one: the guest may forget it
+    /// on hearing so, and use its ports for another, so that nothing but RST may follow.
+    pub(crate) fn close_if_shut(&mut self) {
+        if self.phase == Phase::Open && u32::from(self.owner_shut) == shutdown::BOTH {
+            self.phase = Phase::Closing;
+        }
+    }
+
+    /// Is it time for a CREDIT_UPDATE that nobody asked for? Never for a guest that may not write.
+    pub(crate) fn owes_credit(&self) -> bool {
+        self.phase == Phase::Open
+            && u32::from(self.owner_shut) & shutdown::RECEIVE == 0
+            && self.incoming.is_worth_telling()
+    }
+
     /// Would data of the link be sent, if there were credit?
     pub(crate) fn wants_to_send(&self) -> bool {
-        let shut = u32::from(self.owner_shut) & crate::shutdown::SEND != 0
-            || u32::from(self.guest_shut) & crate::shutdown::RECEIVE != 0;
+        let shut = u32::from(self.owner_shut) & shutdown::SEND != 0
+            || u32::from(self.guest_shut) & shutdown::RECEIVE != 0;
         self.has_data && self.phase == Phase::Open && !shut
     }
 
@@ -162,7 +177,8 @@ impl Connection {
 
     /// The header of `len` bytes of data, which are thereby sent.
     pub(crate) fn data_packet(&mut self, guest: GuestCid, len: u32, end: MessageEnd) -> Header {
-        self.outgoing.sent(len);
+        let within_message = self.key.kind == SocketKind::Seqpacket && !end.message;
+        self.outgoing.sent(len, within_message);
         let mut header = self.header(guest, Operation::Data);
         header.len = len;
         if self.key.kind == SocketKind::Seqpacket {

@@ -128,6 +128,7 @@ impl Muxer {
             return;
         };
         connection.phase = Phase::Open;
+        connection.close_if_shut();
         self.timers.clear(connection, index);
         let handle = connection.handle(index);
         let shut = connection.owner_shut;
@@ -204,7 +205,7 @@ impl Muxer {
         if nobody_reads {
             connection.incoming.freed(header.len);
         }
-        if connection.incoming.is_worth_telling() {
+        if connection.owes_credit() {
             self.owe(index, Pending::CREDIT_UPDATE);
         }
         self.reschedule(index);

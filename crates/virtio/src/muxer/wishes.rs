@@ -49,6 +49,7 @@ impl Muxer {
         if let Some(connection) = self.in_phase(handle, Phase::Requested) {
             connection.phase = Phase::Open;
             connection.incoming.set_alloc(alloc);
+            connection.close_if_shut();
             let shut = connection.owner_shut;
             self.owe(handle.index, Pending::RESPONSE);
             if shut != 0 {
@@ -77,7 +78,7 @@ impl Muxer {
     pub fn freed(&mut self, handle: Handle, bytes: u32) {
         if let Some(connection) = self.table.get_mut(handle) {
             connection.incoming.freed(bytes);
-            if connection.phase == Phase::Open && connection.incoming.is_worth_telling() {
+            if connection.owes_credit() {
                 self.owe(handle.index, Pending::CREDIT_UPDATE);
             }
         }
@@ -93,9 +94,11 @@ impl Muxer {
         self.shut_down(handle, shutdown::RECEIVE);
     }
 
-    /// Both, and then nothing: waits for the guest to agree, which it does when its program has
-    /// read everything, but at most [`Config::close_timeout`](super::Config::close_timeout). Ends
-    /// in [`Event::Closed`](super::Event::Closed), at once if nobody has accepted it yet.
+    /// Both: waits for the guest to agree, which it does when its program has read everything, but
+    /// at most [`Config::close_timeout`](super::Config::close_timeout). Ends in
+    /// [`Event::Closed`](super::Event::Closed) and no other event, at once if nobody has accepted
+    /// it yet. After [`finish`](Self::finish) and [`close_read`](Self::close_read), which come to
+    /// the same, it sets the limit to the waiting.
     pub fn close(&mut self, now: Instant, handle: Handle) {
         let Some(connection) = self.table.get_mut(handle) else {
             return;
@@ -104,15 +107,14 @@ impl Muxer {
             Phase::Requested | Phase::Connecting => {
                 self.end(handle.index, Some(Closed::Clean), Farewell::Reset);
             }
-            Phase::Open => {
-                let at = now.checked_add(self.config.close_timeout);
-                self.timers.set(connection, handle.index, at);
-                self.shut_down(handle, shutdown::BOTH);
-                if let Some(connection) = self.table.get_mut(handle) {
-                    connection.phase = Phase::Closing;
+            Phase::Open | Phase::Closing => {
+                if connection.deadline.is_none() {
+                    let at = now.checked_add(self.config.close_timeout);
+                    self.timers.set(connection, handle.index, at);
                 }
+                self.shut_down(handle, shutdown::BOTH);
             }
-            Phase::Closing | Phase::Ended => {}
+            Phase::Ended => {}
         }
     }
 
@@ -148,6 +150,7 @@ impl Muxer {
         let before = connection.owner_shut;
         connection.owner_shut |= directions as u8;
         if connection.owner_shut != before && connection.phase == Phase::Open {
+            connection.close_if_shut();
             self.owe(handle.index, Pending::SHUTDOWN);
             self.reschedule(handle.index);
         }
