@@ -14,6 +14,7 @@ mod run;
 mod statically;
 mod test;
 mod tools;
+mod vsock_test;
 
 use std::process::ExitCode;
 
@@ -59,6 +60,13 @@ const CHORES: &[Chore] = &[
         about: "check licences, duplicates, advisories and sources of all dependencies; ARGS, as \
                 `check licenses bans`, choose some",
         run: deny::run,
+    },
+    Chore {
+        name: "vsock-test",
+        arguments: "[ARGS…]",
+        about: "run the Linux kernel's own tests of vsock between two real guests, both ways; \
+                --source FOLDER takes them from another tree, --json, --backend PROGRAM, --skip N",
+        run: vsock_test::run,
     },
     Chore {
         name: "openapi",

@@ -25,6 +25,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
 /// be had are skipped, and this says so.
 pub fn prepare(timings: &mut Timings) -> Result<Option<PathBuf>> {
     timings.step("test tools", tools::install_missing)?;
+    timings.step("guest kernel", tools::have_guest_kernel)?;
     match timings.step("static hvsock", statically::build) {
         Ok(binary) => Ok(Some(binary)),
         Err(error) if run::in_ci() => Err(error),

@@ -40,12 +40,74 @@ const TOOLS: &[Tool] = &[
         probe: &["/usr/lib/wine/wine64", "--version"],
         needed_by: "the tests of .reg files against a registry editor",
     },
+    Tool {
+        package: "qemu-system-x86",
+        probe: &["qemu-system-x86_64", "--version"],
+        needed_by: "the tests with real guests",
+    },
+    Tool {
+        package: "busybox-static",
+        probe: &["busybox", "true"],
+        needed_by: "the tests with real guests",
+    },
 ];
+
+/// What the kernel's own suite for vsock needs beside those: 150 MB that no other test does.
+const SUITE_TOOLS: &[Tool] = &[
+    Tool {
+        package: "linux-source-6.12",
+        probe: &["test", "-r", LINUX_SOURCE],
+        needed_by: "the kernel's vsock_test",
+    },
+    Tool {
+        package: "make",
+        probe: &["make", "--version"],
+        needed_by: "the kernel's vsock_test",
+    },
+    Tool {
+        package: "xz-utils",
+        probe: &["xz", "--version"],
+        needed_by: "the kernel's vsock_test",
+    },
+];
+
+/// Where Debian's package puts the kernel's source.
+pub const LINUX_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
 /// Installs what is missing if this process may, and says what is left out if it may not. In CI
 /// a tool that stays missing is an error.
 pub fn install_missing() -> Result<()> {
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !works(tool.probe)).collect();
+    install(TOOLS)
+}
+
+/// Likewise what the kernel's own suite for vsock needs.
+pub fn install_for_suite() -> Result<()> {
+    install(TOOLS)?;
+    install(SUITE_TOOLS)
+}
+
+/// Has a kernel for real guests, installed or fetched; what is left out without it is said here, too.
+pub fn have_guest_kernel() -> Result<()> {
+    if hvsock_qemu::Kernel::find().is_ok() {
+        return Ok(());
+    }
+    let fetched = hvsock_qemu::Kernel::fetch().or_else(|_| {
+        // Its lists of packages may be empty or old.
+        if is_root() {
+            run::run(&mut apt_get(&["update"]))?;
+        }
+        Ok(hvsock_qemu::Kernel::fetch()?)
+    });
+    match fetched {
+        Ok(kernel) => eprintln!("fetched {}", kernel.image.display()),
+        Err(error) if run::in_ci() => return Err(error),
+        Err(error) => eprintln!("skipped: the tests with real guests: {error:#}"),
+    }
+    Ok(())
+}
+
+fn install(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !works(tool.probe)).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -84,7 +84,9 @@ impl Guest {
     pub fn boot(kit: &Kit, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.boot_limit;
         let machine = Machine::start(kit, config)?;
-        let mut monitor = Monitor::open(connect(&machine, "qmp", deadline)?)?;
+        // What QEMU itself says explains more than that it hangs up.
+        let mut monitor = Monitor::open(connect(&machine, "qmp", deadline)?)
+            .map_err(|error| machine.ended_soon().unwrap_or(error))?;
         let mut idle = Vec::new();
         for index in 0..PORTS {
             let stream = connect(&machine, &format!("port{index}"), deadline)?;
@@ -231,7 +233,7 @@ impl Guest {
                 let what = format!("`{what}` in the guest {}", self.name());
                 Err(self.machine.timed_out(what, limit + GRACE))
             }
-            Err(error @ Error::Io { .. }) => self.machine.check().and(Err(error)),
+            Err(error @ Error::Io { .. }) => Err(self.machine.ended_soon().unwrap_or(error)),
             Err(error) => Err(error),
         }
     }
@@ -297,10 +299,7 @@ impl Guest {
                     return Ok(());
                 }
                 Ok(_) => self.machine.check()?,
-                Err(error) => {
-                    thread::sleep(LOOK * 5);
-                    return self.machine.check().and(Err(error));
-                }
+                Err(error) => return Err(self.machine.ended_soon().unwrap_or(error)),
             }
             if Instant::now() >= deadline {
                 let what = format!("the start of the guest {}", self.name());
@@ -319,6 +318,12 @@ pub struct Spawned<'a> {
 }
 
 impl Spawned<'_> {
+    /// Its exit status, if it has ended.
+    pub fn status(&self) -> Result<Option<i32>, Error> {
+        let command = format!("cat {}/status 2>/dev/null || :", self.place);
+        Ok(self.guest.run(&command, GRACE)?.text().parse().ok())
+    }
+
     /// Waits for its end and gives what it printed. After the limit the error quotes what it has
     /// printed, and it runs on.
     pub fn wait(&self, limit: Duration) -> Result<Output, Error> {
@@ -375,9 +380,9 @@ impl Spawned<'_> {
         self.guest.pull(&format!("{}/err", self.place))
     }
 
-    /// Ends it and all that it started by `SIGKILL`.
+    /// Ends it and all that it started by `SIGKILL`; that is nothing to do if it has ended.
     pub fn kill(&self) -> Result<(), Error> {
-        let command = format!("kill -KILL -$(cat {}/pid)", self.place);
+        let command = format!("kill -KILL -$(cat {}/pid) 2>/dev/null || :", self.place);
         self.guest.run(&command, GRACE).map(drop)
     }
 }

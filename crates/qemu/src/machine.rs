@@ -204,6 +204,12 @@ impl Machine {
         Err(Error::Ended { what, seen })
     }
 
+    /// Why one of QEMU's sockets fails, if it is because QEMU ends: that shows a moment later.
+    pub fn ended_soon(&self) -> Option<Error> {
+        self.wait(Duration::from_millis(500));
+        self.check().err()
+    }
+
     /// Ends QEMU by `SIGKILL` and waits for that.
     pub fn kill(&self) {
         let _ = self.kill.send(());

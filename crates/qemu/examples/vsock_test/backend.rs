@@ -1,0 +1,136 @@
+//! What is at the other end of the guests' vsock devices.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use hvsock_address::{ElementName, PartitionName, ServiceId};
+use hvsock_broker::model::{NewService, NewVm};
+use hvsock_broker::{Broker, BrokerConfig};
+use hvsock_endpoint::Dirs;
+use tempfile::TempDir;
+
+/// The guests' names and context ids, in one group.
+pub const NAMES: [&str; 2] = ["a", "b"];
+pub const CIDS: [u32; 2] = [101, 102];
+const GROUP: &str = "vsock-test";
+
+/// The ports at which the suite listens, each a service that a host's owner has to allow.
+const PORTS: std::ops::Range<u32> = 1234..1244;
+
+/// A device for each of the two guests.
+pub struct Backend {
+    folder: TempDir,
+    device: Device,
+}
+
+enum Device {
+    Broker { _running: Broker, dirs: Dirs },
+    Program { child: Child, name: String },
+}
+
+impl Backend {
+    /// The broker's, or that of a program.
+    pub fn start(program: Option<&Path>) -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("hvsock-vt-").tempdir()?;
+        let device = match program {
+            Some(program) => foreign(program, folder.path())?,
+            None => broker(folder.path())?,
+        };
+        Ok(Self { folder, device })
+    }
+
+    pub fn name(&self) -> String {
+        match &self.device {
+            Device::Broker { .. } => "the broker's".to_owned(),
+            Device::Program { name, .. } => name.clone(),
+        }
+    }
+
+    /// Where a guest's device listens.
+    pub fn socket(&self, guest: usize) -> PathBuf {
+        match &self.device {
+            Device::Broker { dirs, .. } => dirs.vm_socket(NAMES[guest]),
+            Device::Program { .. } => foreign_socket(self.folder.path(), guest),
+        }
+    }
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        if let Device::Program { child, .. } = &mut self.device {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn broker(folder: &Path) -> Result<Device> {
+    let dirs = Dirs {
+        run: folder.to_owned(),
+        config: folder.to_owned(),
+    };
+    let mut config = BrokerConfig::new(dirs.clone());
+    config.partition = PartitionName::new("vsock-test-host")?;
+    let running = Broker::start(config)?;
+    let handle = running.handle();
+    for port in PORTS {
+        let service = NewService {
+            name: ElementName::new(format!("vsock_test {port}"))?,
+            id: Some(ServiceId::from_port(port)),
+            enabled: true,
+            bind: Default::default(),
+            connect: Default::default(),
+            allow_wildcard_binds: None,
+            vm: Default::default(),
+            creator: None,
+            purpose: Some("the kernel's vsock_test".into()),
+        };
+        handle.register(service, "root".into())?;
+    }
+    for (name, cid) in NAMES.iter().zip(CIDS) {
+        handle.add_vm(NewVm {
+            name: PartitionName::new(*name)?,
+            cid: Some(cid),
+            id: None,
+            groups: vec![GROUP.into()],
+            unsealed_memory: false,
+        })?;
+    }
+    Ok(Device::Broker {
+        _running: running,
+        dirs,
+    })
+}
+
+fn foreign(program: &Path, folder: &Path) -> Result<Device> {
+    let mut command = Command::new(program);
+    for (index, cid) in CIDS.iter().enumerate() {
+        let socket = foreign_socket(folder, index);
+        let hybrid = folder.join(format!("{}.uds", NAMES[index]));
+        command.arg("--vm").arg(format!(
+            "guest-cid={cid},socket={},uds-path={},groups={GROUP}",
+            socket.display(),
+            hybrid.display()
+        ));
+    }
+    let child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("cannot start {}", program.display()))?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !(0..CIDS.len()).all(|guest| foreign_socket(folder, guest).exists()) {
+        if Instant::now() > deadline {
+            bail!("{} makes no sockets", program.display());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let name = program.display().to_string();
+    Ok(Device::Program { child, name })
+}
+
+fn foreign_socket(folder: &Path, guest: usize) -> PathBuf {
+    folder.join(format!("{}.sock", NAMES[guest]))
+}

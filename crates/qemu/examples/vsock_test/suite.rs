@@ -1,0 +1,262 @@
+//! The suite's two halves in two guests, and what they say.
+//!
+//! The suite ends at the first test that fails. To learn of the others, too, it is started again with
+//! all that is known left out.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use hvsock_qemu::{Guest, Spawned};
+use serde_json::{Value, json};
+
+use crate::CONTROL;
+
+/// How long a test may go without a word. Its own limits are 10 s each, of the guest's time.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How often the halves are looked at. That costs both guests some 100 ms of work.
+const LOOK: Duration = Duration::from_millis(700);
+
+/// Which guest serves and which connects.
+pub struct Direction<'a> {
+    pub server: &'a Guest,
+    pub client: &'a Guest,
+    pub server_cid: u32,
+    pub client_cid: u32,
+}
+
+impl fmt::Display for Direction<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (client, server) = (self.client.name(), self.server.name());
+        write!(f, "the client in {client}, the server in {server}")
+    }
+}
+
+/// One test in one direction.
+pub struct Trial {
+    pub id: usize,
+    pub name: String,
+    pub direction: String,
+    pub verdict: Verdict,
+}
+
+pub enum Verdict {
+    Passed,
+    Failed(String),
+    Skipped,
+}
+
+impl Trial {
+    pub fn passed(&self) -> bool {
+        matches!(self.verdict, Verdict::Passed)
+    }
+
+    pub fn failed(&self) -> bool {
+        matches!(self.verdict, Verdict::Failed(_))
+    }
+}
+
+/// The names of all tests, as the suite lists them. It lists with the exit status of a failure.
+pub fn list(program: &Path) -> Result<Vec<String>> {
+    let output = Command::new(program).arg("--list").output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let lines = text.lines().filter_map(|line| line.split_once('\t'));
+    let names: Vec<String> = lines
+        .filter(|(id, _)| id.parse::<usize>().is_ok())
+        .map(|(_, name)| name.to_owned())
+        .collect();
+    if names.is_empty() {
+        bail!("{} lists no tests", program.display());
+    }
+    Ok(names)
+}
+
+/// Runs all of it in one direction.
+pub fn run(direction: &Direction<'_>, names: &[String], skip: &[usize]) -> Result<Vec<Trial>> {
+    let mut verdicts: Vec<Option<Verdict>> = names
+        .iter()
+        .enumerate()
+        .map(|(id, _)| skip.contains(&id).then_some(Verdict::Skipped))
+        .collect();
+    while verdicts.iter().any(Option::is_none) {
+        let known: Vec<usize> = (0..names.len())
+            .filter(|id| verdicts[*id].is_some())
+            .collect();
+        let (passed, failure) = attempt(direction, names, &known)?;
+        for id in passed {
+            verdicts[id] = Some(Verdict::Passed);
+        }
+        let Some((id, why)) = failure else {
+            break;
+        };
+        eprintln!("FAIL {id:>3} - {}", names[id]);
+        verdicts[id] = Some(Verdict::Failed(why));
+    }
+    let trials = names.iter().zip(verdicts).enumerate();
+    Ok(trials
+        .map(|(id, (name, verdict))| Trial {
+            id,
+            name: name.clone(),
+            direction: direction.to_string(),
+            verdict: verdict.unwrap_or_else(|| Verdict::Failed("it was not run".into())),
+        })
+        .collect())
+}
+
+type Failure = Option<(usize, String)>;
+
+/// Runs the tests that are not known, up to the first failure.
+fn attempt(
+    direction: &Direction<'_>,
+    names: &[String],
+    known: &[usize],
+) -> Result<(BTreeSet<usize>, Failure)> {
+    let (server, client) = (direction.server, direction.client);
+    let skip: String = known.iter().map(|id| format!(" --skip {id}")).collect();
+    let (server_cid, client_cid) = (direction.server_cid, direction.client_cid);
+    let serve = server.spawn(&format!(
+        "exec vsock_test --mode server --control-port {CONTROL} --peer-cid {client_cid}{skip}"
+    ))?;
+    serve.wait_for("listening", PATIENCE)?;
+    let port = server.forwarded(CONTROL).unwrap_or(CONTROL);
+    let connect = client.spawn(&format!(
+        "exec vsock_test --mode client --control-host 10.0.2.2 --control-port {port} \
+         --peer-cid {server_cid}{skip}"
+    ))?;
+    let mut shown = BTreeSet::new();
+    let mut last = Instant::now();
+    let outcome = loop {
+        let [a, b] = [half(&serve)?, half(&connect)?];
+        let passed: BTreeSet<usize> = a.passed.intersection(&b.passed).copied().collect();
+        for id in &passed {
+            if shown.insert(*id) {
+                eprintln!("ok   {id:>3} - {}", names.get(*id).map_or("?", |name| name));
+                last = Instant::now();
+            }
+        }
+        let hung = last.elapsed() > PATIENCE;
+        match (&a.status, &b.status) {
+            (Some(0), Some(0)) => break (passed, None),
+            (None | Some(0), None | Some(0)) if !hung => {}
+            _ => {
+                // A failure here is seen there a moment later.
+                let [a, b] = if hung {
+                    [a, b]
+                } else {
+                    settled(&serve, &connect)?
+                };
+                let next = (0..names.len()).find(|id| !passed.contains(id) && !known.contains(id));
+                let begun = a.open.into_iter().chain(b.open).min().or(next);
+                let Some(id) = begun.filter(|id| *id < names.len()) else {
+                    bail!(
+                        "the suite failed before its first test:\n{}\n{}",
+                        a.text,
+                        b.text
+                    );
+                };
+                let why = format!(
+                    "{}--- server: {}\n{}\n--- client: {}\n{}",
+                    if hung { "it hung\n" } else { "" },
+                    ended(a.status),
+                    tail(&a.text),
+                    ended(b.status),
+                    tail(&b.text)
+                );
+                break (passed, Some((id, why)));
+            }
+        }
+        std::thread::sleep(LOOK);
+    };
+    for half in [&serve, &connect] {
+        half.kill()?;
+    }
+    Ok(outcome)
+}
+
+/// What one half has come to so far.
+struct Half {
+    text: String,
+    status: Option<i32>,
+    passed: BTreeSet<usize>,
+    /// The test that has begun and not ended.
+    open: Option<usize>,
+}
+
+fn half(spawned: &Spawned<'_>) -> Result<Half> {
+    let status = spawned.status()?;
+    let text = String::from_utf8_lossy(&spawned.stdout()?).into_owned();
+    let complaints = String::from_utf8_lossy(&spawned.stderr()?).into_owned();
+    let mut passed = BTreeSet::new();
+    let mut open = None;
+    // `7 - SOCK_SEQPACKET MSG_TRUNC flag...ok`, where the last word comes when it is done.
+    for line in text.lines() {
+        let Some((id, rest)) = line.split_once(" - ") else {
+            continue;
+        };
+        let Ok(id) = id.parse() else {
+            continue;
+        };
+        if rest.ends_with("...ok") {
+            passed.insert(id);
+        } else if !rest.ends_with("...skipped") {
+            open = Some(id);
+        }
+    }
+    // What is printed between the name and the last word.
+    open = open.filter(|id| !passed.contains(id));
+    Ok(Half {
+        text: text + &complaints,
+        status,
+        passed,
+        open,
+    })
+}
+
+/// Both halves, once both have ended or had the time to.
+fn settled(serve: &Spawned<'_>, connect: &Spawned<'_>) -> Result<[Half; 2]> {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    loop {
+        let halves = [half(serve)?, half(connect)?];
+        if halves.iter().all(|half| half.status.is_some()) || Instant::now() >= deadline {
+            return Ok(halves);
+        }
+        std::thread::sleep(LOOK);
+    }
+}
+
+fn ended(status: Option<i32>) -> String {
+    status.map_or("it still runs".into(), |status| {
+        format!("exit status {status}")
+    })
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text
+        .lines()
+        .filter(|line| !line.ends_with("skipped"))
+        .collect();
+    lines[lines.len().saturating_sub(8)..].join("\n")
+}
+
+/// All of it for programs.
+pub fn json(trials: &[Trial]) -> Value {
+    let trials = trials.iter().map(|trial| {
+        let (verdict, why) = match &trial.verdict {
+            Verdict::Passed => ("passed", None),
+            Verdict::Failed(why) => ("failed", Some(why)),
+            Verdict::Skipped => ("skipped", None),
+        };
+        json!({
+            "id": trial.id,
+            "name": trial.name,
+            "direction": trial.direction,
+            "verdict": verdict,
+            "why": why,
+        })
+    });
+    trials.collect()
+}

@@ -1,0 +1,110 @@
+//! `cargo xtask vsock-test`: the Linux kernel's own tests of vsock, built from its source and run between
+//! two real guests of one broker.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::{run, tools};
+
+/// The suite's folder in the kernel's tree, and what it includes from there.
+const SUITE: &str = "tools/testing/vsock";
+const INCLUDED: &str = "tools/include";
+
+/// Runs it. `--source FOLDER` names a kernel's tree (or one with `tools/testing/vsock` in it and nothing
+/// else) to take in place of Debian's; all else goes to the program that runs the guests.
+pub fn run(arguments: &[String]) -> Result<()> {
+    let mut rest = Vec::new();
+    let mut source = None;
+    let mut given = arguments.iter();
+    while let Some(word) = given.next() {
+        if word == "--source" {
+            let folder = given.next().context("--source takes a folder")?;
+            source = Some(PathBuf::from(folder));
+        } else {
+            rest.push(word.clone());
+        }
+    }
+    tools::install_for_suite()?;
+    tools::have_guest_kernel()?;
+    let tree = match source {
+        Some(folder) => copied(&folder)?,
+        None => unpacked()?,
+    };
+    let program = built(&tree)?;
+    run::run(
+        run::cargo(&["run", "--quiet", "--package", "hvsock-qemu"])
+            .args(["--example", "vsock_test", "--"])
+            .arg(program)
+            .args(rest),
+    )
+}
+
+fn work() -> PathBuf {
+    run::root().join("target/vsock-test")
+}
+
+/// Debian's, unpacked once for each state of the package.
+fn unpacked() -> Result<PathBuf> {
+    let archive = Path::new(tools::LINUX_SOURCE);
+    let found = fs::metadata(archive).with_context(|| {
+        format!(
+            "there is no {}: install it with `apt-get install linux-source-6.12`",
+            archive.display()
+        )
+    })?;
+    let tree = work().join("linux-source-6.12");
+    let mark = tree.join("unpacked");
+    let state = format!("{} {:?}", found.len(), found.modified()?);
+    if fs::read_to_string(&mark).is_ok_and(|text| text == state) {
+        return Ok(tree);
+    }
+    let _ = fs::remove_dir_all(&tree);
+    fs::create_dir_all(work())?;
+    run::run(
+        Command::new("tar")
+            .arg("--extract")
+            .arg("--file")
+            .arg(archive)
+            .arg("--directory")
+            .arg(work())
+            .args([SUITE, INCLUDED].map(|folder| format!("linux-source-6.12/{folder}"))),
+    )?;
+    fs::write(mark, state)?;
+    Ok(tree)
+}
+
+/// A copy, for nobody wants files built in his own tree.
+fn copied(source: &Path) -> Result<PathBuf> {
+    let suite = source.join(SUITE);
+    if !suite.is_dir() {
+        bail!("{} holds no {SUITE}", source.display());
+    }
+    let tree = work().join("source");
+    let _ = fs::remove_dir_all(&tree);
+    for folder in [SUITE, INCLUDED] {
+        let (from, to) = (source.join(folder), tree.join(folder));
+        if from.is_dir() {
+            fs::create_dir_all(&to)?;
+            run::run(Command::new("cp").arg("-rT").arg(from).arg(to))?;
+        }
+    }
+    Ok(tree)
+}
+
+/// Static, so that the guests need nothing else.
+fn built(tree: &Path) -> Result<PathBuf> {
+    let folder = tree.join(SUITE);
+    let programs = ["vsock_test", "vsock_diag_test", "vsock_perf"];
+    run::run(
+        Command::new("make")
+            .arg("--silent")
+            .arg("--directory")
+            .arg(&folder)
+            .args(["LDFLAGS=-static", "CC=cc -w"])
+            .args(programs),
+    )?;
+    Ok(folder.join(programs[0]))
+}
