@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use hvsock_address::{ElementName, ServiceId, ServiceRef};
-use hvsock_broker::model::{PartitionKind, PartitionState};
+use hvsock_broker::model::{Partition, PartitionKind, PartitionState};
 
 /// Bytes, with three digits or so: `999 B`, `1.5 KiB`, `20 MiB`.
 pub fn bytes(bytes: u64) -> String {
@@ -54,6 +54,16 @@ pub fn state(state: PartitionState) -> &'static str {
         PartitionState::Off => "off",
         PartitionState::Running => "running",
         PartitionState::Paused => "paused",
+    }
+}
+
+/// How a partition stands, and on whose account where that is not plain.
+pub fn standing(partition: &Partition) -> &'static str {
+    let is_vm = partition.kind == PartitionKind::Vm;
+    match (partition.state, partition.paused_by_operator) {
+        (PartitionState::Off, true) => "off, and paused when it starts",
+        (PartitionState::Paused, false) if is_vm => "paused by its VMM",
+        (state, _) => self::state(state),
     }
 }
 

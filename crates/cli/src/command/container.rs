@@ -2,12 +2,12 @@
 
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
-use hvsock_address::{PartitionName, PartitionRef, VmId};
+use hvsock_address::{PartitionName, VmId};
 use hvsock_broker::model::{NewContainer, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
+use super::partition::{Grouped, Named, Partitions, Shown, facts};
 use crate::context::Context;
-use crate::failure::Failure;
 use crate::output::{self, Json};
 use crate::table::Columns;
 use crate::words;
@@ -24,13 +24,20 @@ Examples:
   hvsock connect web 'HV Socket Demo'")]
 pub enum Container {
     Add(Add),
-    List(List),
-    Id(Id),
-    Show(Show),
-    Pause(Pause),
-    Resume(Resume),
-    Groups(Groups),
-    Remove(Remove),
+    /// List containers
+    List(Json),
+    /// Print a container's GUID
+    Id(Named),
+    /// Show one container
+    Show(Shown),
+    /// Let a container stand still; connections are cut unless they asked to be kept
+    Pause(Named),
+    /// Let a paused container go on
+    Resume(Named),
+    /// Put a container into sibling groups, in place of those that it is in
+    Groups(Grouped),
+    /// Remove a container and cut its connections
+    Remove(Named),
 }
 
 /// Add a container; prints the --mount option for podman or docker, then the OCI mounts entry
@@ -41,77 +48,28 @@ pub struct Add {
     /// Its GUID; derived from the name, as Windows does, if left out
     #[arg(long, value_name = "GUID")]
     id: Option<VmId>,
-    /// A sibling group: containers of one group reach each other
+    /// A sibling group: partitions of one group reach each other
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
     #[command(flatten)]
     json: Json,
 }
 
-/// List containers
-#[derive(Debug, Args)]
-pub struct List {
-    #[command(flatten)]
-    json: Json,
-}
-
-/// Print a container's GUID
-#[derive(Debug, Args)]
-pub struct Id {
-    /// The container's name
-    container: PartitionRef,
-}
-
-/// Show one container
-#[derive(Debug, Args)]
-pub struct Show {
-    /// The container's name or GUID
-    container: PartitionRef,
-    #[command(flatten)]
-    json: Json,
-}
-
-/// Let a container stand still; connections are cut unless they asked to be kept
-#[derive(Debug, Args)]
-pub struct Pause {
-    /// The container's name or GUID
-    container: PartitionRef,
-}
-
-/// Let a paused container go on
-#[derive(Debug, Args)]
-pub struct Resume {
-    /// The container's name or GUID
-    container: PartitionRef,
-}
-
-/// Put a container into sibling groups, in place of those that it is in
-#[derive(Debug, Args)]
-pub struct Groups {
-    /// The container's name or GUID
-    container: PartitionRef,
-    /// The groups; none at all takes it out of every one
-    groups: Vec<String>,
-}
-
-/// Remove a container and cut its connections
-#[derive(Debug, Args)]
-pub struct Remove {
-    /// The container's name or GUID
-    container: PartitionRef,
-}
-
 impl Container {
     pub fn run(self, context: &Context) -> Result<()> {
+        let containers = Partitions {
+            context,
+            kind: PartitionKind::Container,
+        };
         match self {
             Self::Add(add) => add.run(context),
-            Self::List(list) => list.run(context),
-            Self::Id(id) => output::line(context.client()?.partition(&id.container)?.id),
-            Self::Show(show) => show.run(context),
-            Self::Pause(pause) => change(context, &pause.container, PartitionState::Paused),
-            Self::Resume(resume) => change(context, &resume.container, PartitionState::Running),
-            Self::Groups(groups) => groups.run(context),
-            Self::Remove(remove) => remove.run(context),
+            Self::List(json) => list(containers, json),
+            Self::Id(named) => containers.id(&named),
+            Self::Show(shown) => show(containers, &shown),
+            Self::Pause(named) => containers.change(&named, PartitionState::Paused),
+            Self::Resume(named) => containers.change(&named, PartitionState::Running),
+            Self::Groups(grouped) => containers.group(grouped),
+            Self::Remove(named) => containers.remove(&named),
         }
     }
 }
@@ -136,10 +94,6 @@ struct OciMount {
 
 impl Mounts {
     fn of(container: &Partition) -> Result<Self> {
-        if container.kind != PartitionKind::Container {
-            let kind = words::kind(container.kind);
-            return Err(Failure::new(format!("{} is a {kind}", container.name)).into());
-        }
         let endpoint = container.endpoint.as_ref();
         let folder = endpoint.and_then(|endpoint| endpoint.parent());
         let folder = folder.context("the broker made no endpoint for this container")?;
@@ -160,7 +114,7 @@ impl Mounts {
 }
 
 #[derive(Debug, Serialize)]
-struct Shown {
+struct Everything {
     #[serde(flatten)]
     partition: Partition,
     #[serde(flatten)]
@@ -176,7 +130,7 @@ impl Add {
         })?;
         let mounts = Mounts::of(&partition)?;
         if self.json.json {
-            return output::json(&Shown { partition, mounts });
+            return output::json(&Everything { partition, mounts });
         }
         context.note(&format!(
             "`{}` is a partition, with the id {}\nStart it with the first line (podman, docker) or \
@@ -188,78 +142,32 @@ impl Add {
     }
 }
 
-impl List {
-    fn run(self, context: &Context) -> Result<()> {
-        let mut containers = context.client()?.partitions()?;
-        containers.retain(|partition| partition.kind == PartitionKind::Container);
-        if self.json.json {
-            return output::json(&containers);
-        }
-        let headings = ["name", "id", "state", "groups", "listen", "conn"];
-        let empty = "no containers; `hvsock container add NAME` makes one a partition";
-        let mut table = Columns::new(&headings, empty).right(&[4, 5]).whole(1);
-        for container in containers {
-            table.row([
-                container.name.to_string(),
-                container.id.to_string(),
-                words::state(container.state).to_owned(),
-                container.groups.join(", "),
-                container.listeners.to_string(),
-                container.connections.to_string(),
-            ]);
-        }
-        table.print()
+fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
+    let containers = containers.all()?;
+    if json.json {
+        return output::json(&containers);
     }
+    let headings = ["name", "id", "state", "groups", "listen", "conn"];
+    let empty = "no containers; `hvsock container add NAME` makes one a partition";
+    let mut table = Columns::new(&headings, empty).right(&[4, 5]).whole(1);
+    for container in containers {
+        table.row([
+            container.name.to_string(),
+            container.id.to_string(),
+            words::standing(&container).to_owned(),
+            container.groups.join(", "),
+            container.listeners.to_string(),
+            container.connections.to_string(),
+        ]);
+    }
+    table.print()
 }
 
-impl Show {
-    fn run(self, context: &Context) -> Result<()> {
-        let partition = context.client()?.partition(&self.container)?;
-        let mounts = Mounts::of(&partition)?;
-        if self.json.json {
-            return output::json(&Shown { partition, mounts });
-        }
-        let groups = match partition.groups.join(", ") {
-            groups if groups.is_empty() => "none".to_owned(),
-            groups => groups,
-        };
-        output::text(&format!(
-            "name          {}\nid            {}\nstate         {}\ngroups        {}\n\
-             in use        {}, {}\nmount         {}\n",
-            partition.name,
-            partition.id,
-            words::state(partition.state),
-            crate::failure::printable(&groups),
-            words::count(partition.listeners, "listener"),
-            words::count(partition.connections, "connection"),
-            mounts.mount,
-        ))
+fn show(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
+    let partition = containers.find(&shown.named)?;
+    let mounts = Mounts::of(&partition)?;
+    if shown.json.json {
+        return output::json(&Everything { partition, mounts });
     }
-}
-
-fn change(context: &Context, container: &PartitionRef, state: PartitionState) -> Result<()> {
-    let partition = context.client()?.set_state(container, state)?;
-    let state = words::state(partition.state);
-    context.note(&format!("`{}` is {state}", partition.name));
-    Ok(())
-}
-
-impl Groups {
-    fn run(self, context: &Context) -> Result<()> {
-        let partition = context.client()?.set_groups(&self.container, self.groups)?;
-        let groups = match partition.groups.as_slice() {
-            [] => "no group".to_owned(),
-            groups => groups.join(", "),
-        };
-        context.note(&format!("`{}` is in {groups}", partition.name));
-        Ok(())
-    }
-}
-
-impl Remove {
-    fn run(self, context: &Context) -> Result<()> {
-        let gone = context.client()?.remove_partition(&self.container)?;
-        context.note(&format!("`{}` is no longer a partition", gone.name));
-        Ok(())
-    }
+    output::text(&facts(&partition, &[("mount", mounts.mount)]))
 }

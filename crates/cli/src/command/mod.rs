@@ -9,9 +9,11 @@ mod demo;
 mod events;
 mod listen;
 mod man;
+mod partition;
 mod service;
 mod status;
 mod target;
+mod vm;
 mod why;
 
 use std::path::PathBuf;
@@ -70,6 +72,8 @@ enum Command {
     #[command(subcommand)]
     Service(service::Service),
     #[command(subcommand)]
+    Vm(vm::Vm),
+    #[command(subcommand)]
     Container(container::Container),
     Listen(listen::Listen),
     Connect(connect::Connect),
@@ -91,6 +95,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Broker(command) => command.run(&context),
         Command::Status(command) => command.run(&context),
         Command::Service(command) => command.run(&context),
+        Command::Vm(command) => command.run(&context),
         Command::Container(command) => command.run(&context),
         Command::Listen(command) => command.run(&context),
         Command::Connect(command) => command.run(&context),

@@ -105,7 +105,7 @@ impl Everything {
     fn node(&self, partition: &Partition) -> Node {
         let state = match partition.state {
             PartitionState::Running => String::new(),
-            state => format!(" {ALARM}{}{ALARM:#}", words::state(state)),
+            _ => format!(" {ALARM}{}{ALARM:#}", words::standing(partition)),
         };
         let groups = match partition.groups.join(", ") {
             groups if groups.is_empty() => String::new(),
@@ -116,8 +116,10 @@ impl Everything {
             _ => format!("  {FAINT}{}{FAINT:#}", partition.id),
         };
         let kind = words::kind(partition.kind);
+        let cid = partition.cid.map(|cid| format!(" with CID {cid}"));
+        let cid = cid.unwrap_or_default();
         let line = format!(
-            "{NAME}{}{NAME:#} ({kind}{groups}){state}{id}",
+            "{NAME}{}{NAME:#} ({kind}{cid}{groups}){state}{id}",
             partition.name
         );
         let listeners = self

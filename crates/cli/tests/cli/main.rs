@@ -10,3 +10,4 @@ mod services;
 mod shell;
 mod talking;
 mod util;
+mod vms;

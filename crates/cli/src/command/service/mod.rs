@@ -225,6 +225,8 @@ impl Show {
             ("state", state(&service).to_owned()),
         ];
         facts.extend(service.port.map(|port| ("port", port.to_string())));
+        let alias = service.alias.map(|alias| format!("{alias} (for guests)"));
+        facts.extend(alias.map(|alias| ("port alias", alias)));
         facts.extend(service.purpose.map(|purpose| ("purpose", purpose)));
         facts.extend(service.owner.map(|owner| ("owner", owner)));
         facts.extend(service.creator.map(|creator| ("creator", creator)));

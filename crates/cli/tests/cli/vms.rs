@@ -1,0 +1,153 @@
+//! `hvsock vm`, with no VMM anywhere.
+
+use serde_json::json;
+
+use crate::util::{DEMO, World};
+
+const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
+
+#[test]
+fn adding_one_prints_what_qemu_needs() {
+    let world = World::new();
+    let done = world.run(["vm", "add", "web", "--cid", "42", "--group", "front"]);
+    assert!(
+        done.stderr
+            .contains("`web` is a partition, with the CID 42"),
+        "{}",
+        done.stderr
+    );
+    assert!(done.stderr.contains("in place of SIZE"), "{}", done.stderr);
+    let text = done.ok();
+    let socket = world.dir().join("vm/web.sock");
+    let socket = socket.to_str().unwrap();
+    assert_eq!(
+        text,
+        format!(
+            "-object memory-backend-memfd,id=hvsock-mem,size=SIZE,share=on \
+             -machine memory-backend=hvsock-mem\n\
+             -chardev socket,id=hvsock-web,path={socket} \
+             -device vhost-user-vsock-pci,chardev=hvsock-web\n"
+        )
+    );
+    let text = world.ok(["-q", "vm", "add", "db", "--memory", "2G"]);
+    assert!(text.starts_with("-m 2G -object memory-backend-memfd,id=hvsock-mem,size=2G,"));
+    assert_eq!(world.ok(["vm", "show", "db", "--memory", "2G"]), text);
+    let shown = world.json(["vm", "show", "web", "--json"]);
+    assert_eq!(shown["socket"], json!(socket));
+    assert_eq!(
+        (&shown["cid"], &shown["state"], &shown["groups"]),
+        (&json!(42), &json!("off"), &json!(["front"]))
+    );
+    assert_eq!(shown["qemu"].as_array().unwrap().len(), 8);
+    let xml = shown["libvirt"].as_str().unwrap();
+    assert_eq!(world.ok(["vm", "show", "web", "--libvirt"]), xml);
+    for part in [
+        "<source type='memfd'/>",
+        "<access mode='shared'/>",
+        "<qemu:arg value='vhost-user-vsock-pci,chardev=hvsock-web'/>",
+    ] {
+        assert!(xml.contains(part), "{part}: {xml}");
+    }
+}
+
+#[test]
+fn one_is_shown_listed_paused_resumed_and_removed() {
+    let world = World::new();
+    assert!(world.ok(["vm", "list"]).contains("hvsock vm add"));
+    world.ok(["vm", "add", "web"]);
+    world.ok(["vm", "add", "db", "--id", ID, "--unsealed-memory"]);
+    world.container("box");
+    assert_eq!(world.ok(["vm", "id", "db"]).trim(), ID);
+    let list = world.json(["vm", "list", "--json"]);
+    let cids: Vec<_> = list
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|vm| &vm["cid"])
+        .collect();
+    assert_eq!(cids, [&json!(4), &json!(3)]);
+    let table = world.ok(["vm", "list"]);
+    let first: Vec<_> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(first, ["db", ID, "4", "off", "0"], "{table}");
+    let status = world.ok(["status"]);
+    assert!(status.contains("web (vm with CID 3) off"), "{status}");
+    let shown = world.ok(["vm", "show", ID]);
+    for part in [
+        "CID           4\n",
+        "QEMU          -object",
+        "taken unsealed",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    for (verb, state) in [
+        ("pause", "`web` is off, and paused when it starts"),
+        ("resume", "`web` is off\n"),
+    ] {
+        let done = world.run(["vm", verb, "web"]);
+        assert!(done.stderr.contains(state), "{done:?}");
+    }
+    world.ok(["vm", "groups", "web", "front", "back"]);
+    assert!(world.ok(["vm", "show", "web"]).contains("front, back"));
+    world.ok(["vm", "remove", "web"]);
+    assert!(world.run(["vm", "show", "web"]).failed().contains("web"));
+
+    let error = world.run(["vm", "add", "ci", "--cid", "4"]).failed();
+    assert!(error.contains("the VM db has the CID 4"), "{error}");
+    for bad in ["2", "4294967295", "x"] {
+        world.run(["vm", "add", "ci", "--cid", bad]).misused();
+    }
+    world.run(["vm", "add", "ci", "--memory", "2GB"]).misused();
+    world.run(["vm", "add", "a/b"]).misused();
+}
+
+#[test]
+fn a_vm_is_no_container_and_a_container_no_vm() {
+    let world = World::new();
+    world.ok(["vm", "add", "web"]);
+    world.container("box");
+    for verb in ["id", "show", "pause", "resume", "groups", "remove"] {
+        let error = world.run(["container", verb, "web"]).failed();
+        assert!(error.contains("web is a vm"), "{error}");
+        assert!(error.contains("vm show web"), "{error}");
+        let error = world.run(["vm", verb, "box"]).failed();
+        assert!(error.contains("box is a container"), "{error}");
+    }
+    let list = world.json(["vm", "list", "--json"]);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+    let list = world.json(["container", "list", "--json"]);
+    assert_eq!(list.as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn why_says_how_far_a_connect_to_a_guest_gets() {
+    let world = World::new();
+    world.ok(["vm", "add", "web"]);
+    let error = world.run(["why", "web", "5000"]);
+    assert!(error.stdout.contains("web is off"), "{error:?}");
+    world.register(DEMO);
+    let error = world.run(["why", "web", DEMO]);
+    assert!(error.stdout.contains("web is off"), "{error:?}");
+}
+
+#[test]
+fn a_service_is_shown_and_found_by_the_port_that_guests_use() {
+    let world = World::new();
+    world.ok(["service", "register", "Backup", "--id", ID]);
+    let shown = world.ok(["service", "show", "backup"]);
+    assert!(
+        shown.contains("port alias    2077976510 (for guests)"),
+        "{shown}"
+    );
+    let shown = world.json(["service", "show", "2077976510", "--json"]);
+    assert_eq!(
+        (&shown["id"], &shown["port"], &shown["alias"]),
+        (&json!(ID), &json!(null), &json!(2_077_976_510))
+    );
+    world.ok(["service", "register", "Echo", "--port", "7"]);
+    let shown = world.ok(["service", "show", "Echo"]);
+    assert!(shown.contains("port          7\n"), "{shown}");
+    assert!(!shown.contains("alias"), "{shown}");
+    let clash = ["service", "register", "Mine", "--port", "2077976510"];
+    let error = world.run(clash).failed();
+    assert!(error.contains("(the alias of 0b2f1f0e"), "{error}");
+}
