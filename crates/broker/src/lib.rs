@@ -21,6 +21,7 @@ pub mod model;
 mod process;
 mod pump;
 mod reply;
+mod vm;
 mod watch;
 
 use std::sync::Arc;

@@ -5,24 +5,28 @@
 //! of connections, and from there to a data thread if the broker has much to move.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming};
-use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, End, Refusal, Route};
+use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming, Transport};
+use hvsock_fabric::{
+    Audience, ConnectRequest, ConnectionId, Destination, End, PartitionKey, Refusal, Route,
+};
 use hvsock_sys::message;
 
 use super::labels::{partition_label, registered, service_label};
 use super::material::{Kept, Kind, Material, Offer};
 use super::session::Session;
-use super::{ConnectionRecord, Core, EndRecord, ListenerRecord};
+use super::{ConnectionRecord, Core, EndRecord, ListenerRecord, Place};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::{Adopted, Report};
 use crate::reply::refused;
+use crate::vm::Command;
 
 /// What a listening process learns of one whose numbers mean nothing in its partition.
-const NOBODY: Caller = Caller {
+pub(super) const NOBODY: Caller = Caller {
     pid: 0,
     uid: u32::MAX,
     gid: u32::MAX,
@@ -66,11 +70,12 @@ impl Core {
             self.explain(&session, &explanation);
             return;
         }
-        let mut routed = self.fabric.connect(&request);
-        if matches!(routed, Err(Refusal::BacklogFull)) && self.hear_listener(&request) {
-            routed = self.fabric.connect(&request);
-        }
-        let outcome = match routed {
+        let outcome = match self.route(&request) {
+            Ok(route) if route.destination == Destination::Guest => {
+                self.connect_to_guest(session, connect, route);
+                self.carry_out();
+                return;
+            }
             Ok(route) => match self.join(&session, connect, &route) {
                 Ok(joined) => Ok((route, joined)),
                 Err(refusal) => {
@@ -88,6 +93,16 @@ impl Core {
             Err(refusal) => self.turned_down(&session, connect.address, &refusal),
         }
         self.carry_out();
+    }
+
+    /// Where a connection goes, if it may.
+    pub(super) fn route(&mut self, request: &ConnectRequest<'_>) -> Result<Route, Refusal> {
+        match self.fabric.connect(request) {
+            Err(Refusal::BacklogFull) if self.hear_listener(request) => {
+                self.fabric.connect(request)
+            }
+            routed => routed,
+        }
     }
 
     /// Lets both processes of a new connection run before the core does what is left to do,
@@ -114,7 +129,7 @@ impl Core {
     }
 
     /// The listener that a connection goes to.
-    fn listener_of(&self, route: &Route) -> Option<&ListenerRecord> {
+    pub(super) fn listener_of(&self, route: &Route) -> Option<&ListenerRecord> {
         self.listeners.get(&route.destination.listener()?)
     }
 
@@ -136,32 +151,18 @@ impl Core {
         let kind = kind.ok_or(Refusal::NotSupported)?;
         let material = self.material(kind)?;
 
-        let connection = route.connection.as_u64();
         let transport = kind.transport();
-        let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
-        // A container may have numbers of its own for processes and users, even for those in it.
-        let same_numbers = listener.partition == self.fabric.root();
-        let caller = if same_numbers { session.caller } else { NOBODY };
-        let incoming = BrokerMessage::Incoming(Incoming {
+        self.announce(
+            route,
             transport,
-            connection,
-            local: listener.address,
-            peer: route.client,
-            pid: caller.pid,
-            uid: caller.uid,
-            gid: caller.gid,
-            partition: partition_label(&self.fabric, session.partition),
-        });
-        let index = listener.session;
-        let listening = self.sessions.get(index).and_then(Option::as_ref);
-        let listening = listening.ok_or(Refusal::NoListener)?;
-        incoming.encode(&mut self.buffer);
-        message::send(&listening.socket, &self.buffer, &material.for_server())
-            .map_err(|error| undelivered(&error))?;
+            session.partition,
+            session.caller,
+            &material.for_server(),
+        )?;
 
         let connected = BrokerMessage::Connected(Connected {
             transport,
-            connection,
+            connection: route.connection.as_u64(),
             local: route.client,
             peer: route.server,
         });
@@ -180,6 +181,36 @@ impl Core {
             Ok(()) | Err(_) => {}
         }
         Ok((kind, material.kept))
+    }
+
+    /// Gives the listening process its part of a connection from a partition.
+    pub(super) fn announce(
+        &mut self,
+        route: &Route,
+        transport: Transport,
+        from: PartitionKey,
+        caller: Caller,
+        parts: &[BorrowedFd<'_>],
+    ) -> Result<(), Refusal> {
+        let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
+        // A container may have numbers of its own for processes and users, even for those in it.
+        let same_numbers = listener.partition == self.fabric.root();
+        let caller = if same_numbers { caller } else { NOBODY };
+        let incoming = BrokerMessage::Incoming(Incoming {
+            transport,
+            connection: route.connection.as_u64(),
+            local: listener.address,
+            peer: route.client,
+            pid: caller.pid,
+            uid: caller.uid,
+            gid: caller.gid,
+            partition: partition_label(&self.fabric, from),
+        });
+        let index = listener.session;
+        let listening = self.sessions.get(index).and_then(Option::as_ref);
+        let listening = listening.ok_or(Refusal::NoListener)?;
+        incoming.encode(&mut self.buffer);
+        message::send(&listening.socket, &self.buffer, parts).map_err(|error| undelivered(&error))
     }
 
     /// Takes a connection into the core's set and into the books.
@@ -217,24 +248,29 @@ impl Core {
             connection,
             counters: Arc::clone(&counters),
         });
-        self.tally.opened(registered(&self.fabric, service));
-        let started = Instant::now();
         let record = ConnectionRecord {
             service,
             from,
             to,
             transport: kind.transport(),
             counters,
-            thread: None,
-            started,
+            place: Place::Own,
+            started: Instant::now(),
         };
-        self.connections.insert(id, record);
+        self.book(id, record);
+    }
+
+    /// Takes a connection into the books.
+    pub(super) fn book(&mut self, id: ConnectionId, record: ConnectionRecord) {
+        let service = record.service;
+        self.tally.opened(registered(&self.fabric, service));
         self.events.publish(|| EventKind::ConnectionOpened {
             connection: id.as_u64(),
             service: service_label(&self.fabric, service),
-            from: partition_label(&self.fabric, from.partition),
-            to: partition_label(&self.fabric, to.partition),
+            from: partition_label(&self.fabric, record.from.partition),
+            to: partition_label(&self.fabric, record.to.partition),
         });
+        self.connections.insert(id, record);
     }
 
     /// Takes in what a set says of its connections.
@@ -249,6 +285,7 @@ impl Core {
             }
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             Report::Busy { connection } => self.promote(connection),
+            Report::Vm { partition, news } => self.hear_vm(partition, news),
         }
         self.carry_out();
     }
@@ -263,7 +300,7 @@ impl Core {
         };
         let thread = self.next_thread;
         self.next_thread = (thread + 1) % self.threads.len();
-        record.thread = Some(thread);
+        record.place = Place::Thread(thread);
         self.threads[thread].adopt(adopted);
     }
 
@@ -272,6 +309,7 @@ impl Core {
         let Some(record) = self.connections.remove(&id) else {
             return;
         };
+        self.leave_vm(&record);
         let (sent, received) = (record.counters.sent(), record.counters.received());
         let service = registered(&self.fabric, record.service);
         self.tally.closed(service, sent, received);
@@ -286,18 +324,38 @@ impl Core {
 
     /// Has a connection cut by whoever has it, which tells both ends why.
     pub(crate) fn cut_connection(&mut self, id: ConnectionId, refusal: Refusal) {
-        match self.connections.get(&id).map(|record| record.thread) {
-            Some(Some(thread)) => self.threads[thread].cut(id, refusal),
-            Some(None) => self.young.cut(id, refusal),
-            None => {}
+        match self.connections.get(&id).map(|record| record.place) {
+            Some(Place::Own) => self.young.cut(id, refusal),
+            Some(Place::Thread(thread)) => self.threads[thread].cut(id, refusal),
+            Some(Place::Vm(vm)) => {
+                let connection = id;
+                self.command_vm(
+                    vm,
+                    Command::Cut {
+                        connection,
+                        refusal,
+                    },
+                );
+            }
+            None => self.give_up(id, &refusal),
         }
     }
 
     /// Stops a connection's data, or lets it flow again.
     pub(super) fn suspend_connection(&mut self, id: ConnectionId, suspended: bool) {
-        match self.connections.get(&id).map(|record| record.thread) {
-            Some(Some(thread)) => self.threads[thread].suspend(id, suspended),
-            Some(None) => self.young.suspend(id, suspended),
+        match self.connections.get(&id).map(|record| record.place) {
+            Some(Place::Own) => self.young.suspend(id, suspended),
+            Some(Place::Thread(thread)) => self.threads[thread].suspend(id, suspended),
+            Some(Place::Vm(vm)) => {
+                let connection = id;
+                self.command_vm(
+                    vm,
+                    Command::Suspend {
+                        connection,
+                        suspended,
+                    },
+                );
+            }
             None => {}
         }
     }
@@ -313,13 +371,13 @@ fn undelivered(error: &io::Error) -> Refusal {
 }
 
 /// The kernel passes no more descriptors on.
-fn in_flight(error: &io::Error) -> Refusal {
+pub(super) fn in_flight(error: &io::Error) -> Refusal {
     Refusal::LimitReached {
         which: format!("descriptors in flight ({error})"),
     }
 }
 
-fn is_gone(error: &io::Error) -> bool {
+pub(super) fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }

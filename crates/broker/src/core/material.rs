@@ -191,7 +191,7 @@ fn data_pairs() -> std::io::Result<(KeptData, Given)> {
 }
 
 /// The system lets this process map no more memory.
-fn out_of_maps(error: &std::io::Error) -> Refusal {
+pub(super) fn out_of_maps(error: &std::io::Error) -> Refusal {
     Refusal::LimitReached {
         which: format!("memory mapped by the broker ({error})"),
     }

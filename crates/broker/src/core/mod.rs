@@ -11,12 +11,14 @@
 //! - [`session`]: what processes say on their endpoint connections;
 //! - [`idle`]: those who say nothing;
 //! - [`join`]: two sessions become a connection, made of [`material`];
+//! - [`guests`]: connections with the guests of VMs;
 //! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
 //! - [`vms`]: what more there is to partitions that are VMs;
 //! - [`view`]: what an operator sees;
 //! - [`tally`]: what is counted for metrics.
 
 mod accept;
+mod guests;
 mod idle;
 mod join;
 mod labels;
@@ -108,6 +110,17 @@ struct EndRecord {
     caller: Caller,
 }
 
+/// Who has a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// The core itself.
+    Own,
+    /// A data thread.
+    Thread(usize),
+    /// The data thread of a VM.
+    Vm(PartitionKey),
+}
+
 /// What the core knows of a connection beyond what the fabric does.
 struct ConnectionRecord {
     service: ServiceId,
@@ -115,8 +128,7 @@ struct ConnectionRecord {
     to: EndRecord,
     transport: Transport,
     counters: Arc<Counters>,
-    /// The data thread that has it; none while the core has it itself.
-    thread: Option<usize>,
+    place: Place,
     started: Instant,
 }
 
@@ -144,6 +156,11 @@ pub(crate) struct Core {
     cids: BTreeMap<GuestCid, PartitionKey>,
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
+    /// Connections that guests were asked for and have not accepted.
+    pending: HashMap<ConnectionId, guests::Pending>,
+    /// The next port for a connection to a guest.
+    next_port: u32,
+    reports: Reports,
     /// The descriptors of a connection to come.
     spare: Option<material::Material>,
     /// When the last connection was made.
@@ -217,6 +234,9 @@ impl Core {
             cids: BTreeMap::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),
+            pending: HashMap::new(),
+            next_port: guests::FIRST_PORT,
+            reports: reporter,
             spare: None,
             last_connect: None,
             young,

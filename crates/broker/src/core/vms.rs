@@ -1,6 +1,9 @@
 //! VMs as partitions: what the core knows of each beyond what the fabric does, and the two who say
 //! whether it runs, its VMM and the operator.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use hvsock_fabric::{PartitionError, PartitionKey, PartitionSpec, PartitionState};
@@ -10,10 +13,10 @@ use super::labels::partition_label;
 use super::{AddError, Core};
 use crate::books::VmEntry;
 use crate::model::EventKind;
+use crate::vm::{VmSettings, VmThreads};
 use crate::{StartError, folders};
 
 /// What the core knows of a VM.
-#[derive(Debug)]
 pub(super) struct VmRecord {
     pub(super) cid: GuestCid,
     /// Whether its memory is taken even if its VMM can shrink it.
@@ -24,6 +27,10 @@ pub(super) struct VmRecord {
     vmm: PartitionState,
     /// Whether an operator wants it to stand still.
     pub(super) paused: bool,
+    /// How many connections it has, those among them that others have with it.
+    pub(super) connections: usize,
+    /// What serves its device.
+    pub(super) threads: Option<VmThreads>,
 }
 
 impl VmRecord {
@@ -54,6 +61,8 @@ impl Core {
             socket,
             vmm: PartitionState::Off,
             paused: false,
+            connections: 0,
+            threads: None,
         };
         self.vms.insert(key, record);
         self.cids.insert(vm.cid, key);
@@ -69,7 +78,28 @@ impl Core {
     }
 
     /// Serves the device of a VM that was added.
-    fn open_vm(&mut self, _key: PartitionKey) -> Result<(), StartError> {
+    fn open_vm(&mut self, key: PartitionKey) -> Result<(), StartError> {
+        let Some(record) = self.vms.get_mut(&key) else {
+            return Ok(());
+        };
+        let path = &record.socket;
+        // The folder is this broker's alone, and so is what a former run left there.
+        let _ = std::fs::remove_file(path);
+        let listener = UnixListener::bind(path)
+            .map_err(StartError::io(format!("listen at {}", path.display())))?;
+        let mode = Permissions::from_mode(0o600);
+        std::fs::set_permissions(path, mode).map_err(StartError::io(format!(
+            "close {} to others",
+            path.display()
+        )))?;
+        let settings = VmSettings {
+            partition: key,
+            cid: record.cid,
+            unsealed_memory: record.unsealed_memory,
+            max_connections: self.fabric.limits().connections_per_partition,
+        };
+        let threads = VmThreads::start(settings, listener, self.reports.clone());
+        record.threads = Some(threads.map_err(StartError::io("start a VM's threads"))?);
         Ok(())
     }
 
@@ -81,6 +111,7 @@ impl Core {
     fn forget_vm(&mut self, key: PartitionKey) {
         if let Some(record) = self.vms.remove(&key) {
             self.cids.remove(&record.cid);
+            let _ = std::fs::remove_file(&record.socket);
         }
     }
 
@@ -102,7 +133,6 @@ impl Core {
     }
 
     /// Takes in what a VM's VMM says of its state.
-    #[allow(dead_code, reason = "called by the device, which comes next")]
     pub(super) fn vmm_state(&mut self, key: PartitionKey, state: PartitionState) {
         if let Some(record) = self.vms.get_mut(&key) {
             record.vmm = state;
@@ -154,6 +184,8 @@ mod tests {
                 socket: PathBuf::new(),
                 vmm,
                 paused,
+                connections: 0,
+                threads: None,
             };
             assert_eq!(record.state(), want);
         }

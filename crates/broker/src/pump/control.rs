@@ -11,20 +11,21 @@ use hvsock_sys::message;
 const WORDS: usize = 16;
 
 /// The broker's end of a process's control connection, and what was heard over it.
-pub(super) struct Control {
+#[derive(Debug)]
+pub(crate) struct Control {
     socket: OwnedFd,
     /// The process said that no data follows.
-    pub(super) announced: bool,
+    pub(crate) announced: bool,
     /// The process's end is closed.
-    pub(super) closed: bool,
+    pub(crate) closed: bool,
     /// There may be more to read; cleared when it would block.
-    pub(super) readable: bool,
+    pub(crate) readable: bool,
     /// What the process set `HVSOCKET_CONNECTED_SUSPEND` to, until it is taken.
-    pub(super) option: Option<bool>,
+    pub(crate) option: Option<bool>,
 }
 
 impl Control {
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
             announced: false,
@@ -36,7 +37,7 @@ impl Control {
     }
 
     /// Sends a message to the process; one that does not listen to its own socket misses it.
-    pub(super) fn tell(&self, message: &BrokerMessage) {
+    pub(crate) fn tell(&self, message: &BrokerMessage) {
         let mut bytes = Vec::with_capacity(64);
         message.encode(&mut bytes);
         let _ = message::send(&self.socket, &bytes, &[]);
@@ -44,7 +45,7 @@ impl Control {
 
     /// Reads what the process says, at most [`WORDS`] messages: one that never stops talking must
     /// not keep the thread from all others. `Err` is one that does not keep to the protocol.
-    pub(super) fn read(&mut self) -> Result<(), Refusal> {
+    pub(crate) fn read(&mut self) -> Result<(), Refusal> {
         let mut buffer = [0; MAX_MESSAGE];
         self.readable = !self.closed;
         for _ in 0..WORDS {
@@ -91,13 +92,13 @@ impl AsFd for Control {
     }
 }
 
-pub(super) fn went_away() -> Refusal {
+pub(crate) fn went_away() -> Refusal {
     Refusal::Reset {
         cause: "the process at the other end ended without closing".into(),
     }
 }
 
-pub(super) fn unread_data() -> Refusal {
+pub(crate) fn unread_data() -> Refusal {
     Refusal::Reset {
         cause: "the other end closed without reading all data".into(),
     }

@@ -29,14 +29,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 
-use hvsock_fabric::{ConnectionId, End, Refusal};
+use hvsock_fabric::{ConnectionId, End, PartitionKey, Refusal};
 use hvsock_ring::Monitor;
 use mio::Waker;
 
 pub(crate) use connection::Connection;
-pub(crate) use control::protocol_fault;
+pub(crate) use control::{Control, protocol_fault, unread_data, went_away};
 pub(crate) use pumped::Side;
 pub(crate) use set::ConnectionSet;
+
+use crate::vm::VmNews;
 
 /// The bytes of a connection, each way; read by the core at any time.
 ///
@@ -79,7 +81,8 @@ impl Counters {
         }
     }
 
-    fn add(&self, direction: usize, bytes: usize) {
+    /// Counts bytes that the broker has moved: 0 from the connecting end, 1 from the other.
+    pub(crate) fn add(&self, direction: usize, bytes: usize) {
         self.seen[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
@@ -100,6 +103,11 @@ pub(crate) enum Report {
     },
     /// A connection moves so much that it should have a thread for it.
     Busy { connection: ConnectionId },
+    /// What happened with a VM.
+    Vm {
+        partition: PartitionKey,
+        news: VmNews,
+    },
 }
 
 /// Where reports go.
@@ -110,7 +118,7 @@ pub(crate) struct Reports {
 }
 
 impl Reports {
-    fn send(&self, report: Report) {
+    pub(crate) fn send(&self, report: Report) {
         // A core that is gone has no use for reports.
         if self.queue.send(report).is_ok() {
             let _ = self.waker.wake();

@@ -230,6 +230,7 @@ impl World {
             match report {
                 Report::Closed { reason, .. } => self.reports.push(reason),
                 Report::Busy { .. } => panic!("a ring is never busy"),
+                Report::Vm { .. } => panic!("a set has no VMs"),
                 Report::ConnectedSuspend { .. } => {}
             }
         }

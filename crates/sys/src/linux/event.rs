@@ -1,7 +1,7 @@
 //! An event within one process, to wait for beside descriptors.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::EventfdFlags;
 
@@ -20,7 +20,7 @@ impl Event {
     /// Sets it: its descriptor is ready for reading until [`Event::clear`].
     pub fn set(&self) {
         // It fails only where it has been set 2^64 - 2 times, and then it is set.
-        let _ = rustix::io::retry_on_intr(|| rustix::io::write(&self.0, &1u64.to_ne_bytes()));
+        signal(&self.0);
     }
 
     /// Unsets it.
@@ -40,6 +40,18 @@ impl From<Event> for OwnedFd {
     fn from(event: Event) -> Self {
         event.0
     }
+}
+
+/// Whether a descriptor that came from elsewhere is an eventfd.
+pub fn is_eventfd(fd: impl AsFd) -> bool {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]")
+}
+
+/// Signals an eventfd of another process, such as a VMM's. It does not block if the descriptor is
+/// in non-blocking mode, nor before it was signalled 2^64 - 2 times without being read.
+pub fn signal(fd: impl AsFd) {
+    let _ = rustix::io::retry_on_intr(|| rustix::io::write(&fd, &1u64.to_ne_bytes()));
 }
 
 /// A descriptor that is ready for reading when one of `fds` is.

@@ -42,3 +42,17 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
         }
     }
 }
+
+/// Makes a call that counts bytes, again for as long as a signal interrupts it.
+fn count(mut call: impl FnMut() -> libc::ssize_t) -> Result<usize, Errno> {
+    loop {
+        let Ok(count) = usize::try_from(call()) else {
+            let error = io::Error::last_os_error();
+            match Errno::from_io_error(&error) {
+                Some(Errno::INTR) => continue,
+                error => return Err(error.unwrap_or(Errno::IO)),
+            }
+        };
+        return Ok(count);
+    }
+}

@@ -1,6 +1,8 @@
 //! A stretch of memory that others may write at any time.
 
+use std::io;
 use std::marker::PhantomData;
+use std::os::fd::{AsFd, AsRawFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -124,9 +126,71 @@ impl<'a> SharedBytes<'a> {
     }
 }
 
+/// The most stretches of one call; what is beyond them is left for another one.
+const STRETCHES: usize = 32;
+
+/// Receives from a stream socket into the stretches, in their order; 0 is the end. One call.
+pub fn recv(socket: impl AsFd, to: &[SharedBytes<'_>]) -> io::Result<usize> {
+    transfer(to, |message| {
+        // SAFETY: the stretches may be written as long as they are borrowed, which is longer than
+        // the call; nobody has a reference to what is in them.
+        unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), message, 0) }
+    })
+}
+
+/// Sends the stretches to a stream socket, in their order; how many bytes it took. One call.
+pub fn send(socket: impl AsFd, from: &[SharedBytes<'_>]) -> io::Result<usize> {
+    transfer(from, |message| {
+        // SAFETY: as above; the kernel only reads.
+        unsafe { libc::sendmsg(socket.as_fd().as_raw_fd(), message, libc::MSG_NOSIGNAL) }
+    })
+}
+
+fn transfer(
+    stretches: &[SharedBytes<'_>],
+    call: impl Fn(*mut libc::msghdr) -> libc::ssize_t,
+) -> io::Result<usize> {
+    let mut vectors = [libc::iovec {
+        iov_base: std::ptr::null_mut(),
+        iov_len: 0,
+    }; STRETCHES];
+    let count = stretches.len().min(STRETCHES);
+    for (vector, stretch) in vectors.iter_mut().zip(stretches) {
+        vector.iov_base = stretch.start.as_ptr().cast();
+        vector.iov_len = stretch.len;
+    }
+    // SAFETY: all zero is a message without address, data and ancillary data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = vectors.as_mut_ptr();
+    message.msg_iovlen = count as _;
+    Ok(super::count(|| call(&raw mut message))?)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::{recv, send};
     use crate::shared_memory::{Mapping, create};
+    use crate::stream;
+
+    #[test]
+    fn sockets_take_and_give_stretches_in_their_order() {
+        let mapping = Mapping::new(create(8192).unwrap(), 8192).unwrap();
+        let (from, to) = stream::pair().unwrap();
+        mapping.bytes(0..3).put(0, b"abc");
+        mapping.bytes(5000..5003).put(0, b"def");
+        let text = [mapping.bytes(5000..5003), mapping.bytes(0..3)];
+        assert_eq!(send(&from, &text).unwrap(), 6);
+        let room = [mapping.bytes(100..101), mapping.bytes(200..300)];
+        assert_eq!(recv(&to, &room).unwrap(), 6);
+        let mut back = [0; 6];
+        room[0].get(0, &mut back[..1]);
+        room[1].get(0, &mut back[1..]);
+        assert_eq!(&back, b"defabc");
+        drop(from);
+        assert_eq!(recv(&to, &room).unwrap(), 0);
+        let error = send(&to, &text).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
+    }
 
     #[test]
     fn nothing_reaches_beyond_the_stretch() {

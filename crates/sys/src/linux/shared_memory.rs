@@ -14,7 +14,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, ProtFlags};
 
-pub use super::shared_bytes::SharedBytes;
+pub use super::shared_bytes::{SharedBytes, recv, send};
 
 const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
@@ -152,7 +152,7 @@ impl Mapping {
         let slices = self.slices(ranges)?;
         // SAFETY: `slices` lie in the mapping, which outlives the call; the kernel only reads.
         let write = || unsafe { libc::writev(fd.as_fd().as_raw_fd(), slices.as_ptr(), 2) };
-        Ok(super::sigpipe::without(|| count(write))?)
+        Ok(super::sigpipe::without(|| super::count(write))?)
     }
 
     /// Has the kernel read from `fd` into `ranges`, in their order: one `readv`. 0 is the end.
@@ -161,7 +161,7 @@ impl Mapping {
         // SAFETY: `slices` lie in the mapping, which outlives the call, and nobody has a
         // reference to what is in it.
         let read = || unsafe { libc::readv(fd.as_fd().as_raw_fd(), slices.as_ptr(), 2) };
-        Ok(count(read)?)
+        Ok(super::count(read)?)
     }
 
     fn slices(&self, ranges: [Range<usize>; 2]) -> io::Result<[libc::iovec; 2]> {
@@ -184,19 +184,6 @@ impl Drop for Mapping {
         // SAFETY: the mapping is this object's own, and whoever had its pointer had it for no
         // longer than this object. It fails only for bounds that are not a mapping's.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
-    }
-}
-
-fn count(call: impl Fn() -> libc::ssize_t) -> Result<usize, Errno> {
-    loop {
-        let Ok(count) = usize::try_from(call()) else {
-            let error = io::Error::last_os_error();
-            match Errno::from_io_error(&error) {
-                Some(Errno::INTR) => continue,
-                error => return Err(error.unwrap_or(Errno::IO)),
-            }
-        };
-        return Ok(count);
     }
 }
 

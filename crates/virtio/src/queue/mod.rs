@@ -168,6 +168,11 @@ impl Queue {
         self.layout.size
     }
 
+    /// Whether the driver has made something available that was not taken yet, at a glance.
+    pub fn has_available(&self, memory: &impl GuestMemory) -> bool {
+        self.seen != self.taken || memory.load(self.layout.available + 2) != Some(self.taken.0)
+    }
+
     /// Reads the next chain, and leaves it where it is.
     pub fn peek(
         &mut self,

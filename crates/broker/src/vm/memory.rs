@@ -1,0 +1,312 @@
+//! A guest's memory, as its VMM shares it.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{Ordering, fence};
+
+use hvsock_sys::shared_memory::{Mapping, SharedBytes};
+use hvsock_virtio::queue::{GuestMemory, Segment};
+
+/// The most regions of one guest: as many as the protocol's largest message, and more than any
+/// VMM has slots for.
+pub(super) const MAX_REGIONS: usize = 512;
+
+/// One stretch of a guest's memory, mapped.
+#[derive(Debug)]
+struct Region {
+    /// Where the guest has it.
+    base: u64,
+    /// Where the VMM has it in its own address space, which is how it names rings.
+    in_vmm: u64,
+    mapping: Mapping,
+}
+
+/// What a VMM says of one region.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RegionSpec {
+    pub(super) base: u64,
+    pub(super) in_vmm: u64,
+    pub(super) len: u64,
+    /// Where it begins in the file.
+    pub(super) offset: u64,
+}
+
+/// A guest's memory. It does not change: a VMM that adds or removes regions makes a new one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ram {
+    /// By `base`; they do not overlap.
+    regions: Vec<Arc<Region>>,
+}
+
+impl Ram {
+    /// The memory with one more region.
+    pub(super) fn with(
+        &self,
+        spec: RegionSpec,
+        file: impl AsFd,
+        may_shrink: bool,
+    ) -> io::Result<Self> {
+        let invalid = |text: &str| io::Error::new(io::ErrorKind::InvalidInput, text);
+        if self.regions.len() >= MAX_REGIONS {
+            return Err(invalid("the guest's memory has too many regions"));
+        }
+        let ends = [spec.base, spec.in_vmm].map(|start| start.checked_add(spec.len));
+        if ends.contains(&None) {
+            return Err(invalid("a region of the guest's memory goes beyond 2^64"));
+        }
+        let overlaps = |other: &Region| {
+            let len = other.mapping.len() as u64;
+            spec.base < other.base + len && other.base < spec.base + spec.len
+        };
+        if self.regions.iter().any(|other| overlaps(other)) {
+            return Err(invalid("two regions of the guest's memory overlap"));
+        }
+        let len = usize::try_from(spec.len).map_err(|_| invalid("a region is too large"))?;
+        let region = Region {
+            base: spec.base,
+            in_vmm: spec.in_vmm,
+            mapping: Mapping::part(file, spec.offset, len, may_shrink)?,
+        };
+        let mut regions = self.regions.clone();
+        let at = regions.partition_point(|other| other.base < spec.base);
+        regions.insert(at, Arc::new(region));
+        Ok(Self { regions })
+    }
+
+    /// The memory without the region that begins at `base` and has `len` bytes.
+    pub(super) fn without(&self, base: u64, len: u64) -> Option<Self> {
+        let is_it = |region: &Region| region.base == base && region.mapping.len() as u64 == len;
+        let at = self.regions.iter().position(|region| is_it(region))?;
+        let mut regions = self.regions.clone();
+        regions.remove(at);
+        Some(Self { regions })
+    }
+
+    /// The guest's address of what the VMM has at `address` in its own space.
+    pub(super) fn guest_address(&self, address: u64) -> Option<u64> {
+        self.regions.iter().find_map(|region| {
+            let offset = address.checked_sub(region.in_vmm)?;
+            (offset < region.mapping.len() as u64).then(|| region.base + offset)
+        })
+    }
+
+    /// What lies from `address` on in one region, at most `len` bytes; none outside.
+    #[inline]
+    pub(super) fn bytes(&self, address: u64, len: usize) -> Option<SharedBytes<'_>> {
+        let region = self.region(address)?;
+        let offset = usize::try_from(address - region.base).ok()?;
+        let end = offset.saturating_add(len).min(region.mapping.len());
+        (offset < end || len == 0).then(|| region.mapping.bytes(offset..end))
+    }
+
+    /// The region that `address` may be in.
+    #[inline]
+    fn region(&self, address: u64) -> Option<&Region> {
+        // Guests have one to three.
+        let after = self
+            .regions
+            .partition_point(|region| region.base <= address);
+        Some(&**self.regions.get(after.checked_sub(1)?)?)
+    }
+
+    /// Adds to `to` what segments name, from `skip` on, `len` bytes in all; whether all of it is
+    /// there.
+    pub(super) fn gather<'a>(
+        &'a self,
+        segments: &[Segment],
+        mut skip: usize,
+        mut len: usize,
+        to: &mut Vec<SharedBytes<'a>>,
+    ) -> bool {
+        for segment in segments {
+            let whole = segment.len as usize;
+            if skip >= whole {
+                skip -= whole;
+                continue;
+            }
+            let mut at = segment.address + skip as u64;
+            let mut left = (whole - skip).min(len);
+            skip = 0;
+            while left > 0 {
+                // A segment may go from one region to the next.
+                let Some(bytes) = self.bytes(at, left) else {
+                    return false;
+                };
+                at += bytes.len() as u64;
+                left -= bytes.len();
+                len -= bytes.len();
+                to.push(bytes);
+            }
+            if len == 0 {
+                break;
+            }
+        }
+        len == 0
+    }
+}
+
+impl GuestMemory for Ram {
+    #[inline]
+    fn read(&self, address: u64, to: &mut [u8]) -> bool {
+        let Some(bytes) = self.bytes(address, to.len()) else {
+            return false;
+        };
+        if bytes.len() < to.len() {
+            return self.read_across(address, to);
+        }
+        bytes.get(0, to) == to.len()
+    }
+
+    #[inline]
+    fn write(&self, address: u64, from: &[u8]) -> bool {
+        let Some(bytes) = self.bytes(address, from.len()) else {
+            return false;
+        };
+        if bytes.len() < from.len() {
+            return self.write_across(address, from);
+        }
+        bytes.put(0, from) == from.len()
+    }
+
+    #[inline]
+    fn load(&self, address: u64) -> Option<u16> {
+        self.bytes(address, 2)?.load_u16(0).map(u16::from_le)
+    }
+
+    #[inline]
+    fn store(&self, address: u64, value: u16) -> Option<()> {
+        self.bytes(address, 2)?.store_u16(0, value.to_le())
+    }
+
+    #[inline]
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+impl Ram {
+    #[cold]
+    fn read_across(&self, address: u64, to: &mut [u8]) -> bool {
+        let mut pieces = Vec::new();
+        if !self.gather(&[across(address, to.len())], 0, to.len(), &mut pieces) {
+            return false;
+        }
+        let mut done = 0;
+        for piece in pieces {
+            done += piece.get(0, &mut to[done..]);
+        }
+        done == to.len()
+    }
+
+    #[cold]
+    fn write_across(&self, address: u64, from: &[u8]) -> bool {
+        let mut pieces = Vec::new();
+        if !self.gather(&[across(address, from.len())], 0, from.len(), &mut pieces) {
+            return false;
+        }
+        let mut done = 0;
+        for piece in pieces {
+            done += piece.put(0, &from[done..]);
+        }
+        done == from.len()
+    }
+}
+
+fn across(address: u64, len: usize) -> Segment {
+    Segment {
+        address,
+        len: u32::try_from(len).unwrap_or(u32::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_sys::shared_memory::create;
+
+    use super::*;
+
+    fn spec(base: u64, len: u64) -> RegionSpec {
+        RegionSpec {
+            base,
+            in_vmm: 0x7000_0000_0000 + base,
+            len,
+            offset: 0,
+        }
+    }
+
+    fn ram() -> Ram {
+        let low = create(0x2000).unwrap();
+        let high = create(0x1000).unwrap();
+        let far = create(0x1000).unwrap();
+        let ram = Ram::default().with(spec(0x1000, 0x1000), &high, false);
+        let ram = ram.unwrap().with(spec(0x10_0000, 0x1000), &far, false);
+        let low_half = RegionSpec {
+            offset: 0x1000,
+            ..spec(0, 0x1000)
+        };
+        ram.unwrap().with(low_half, &low, false).unwrap()
+    }
+
+    #[test]
+    fn what_lies_in_two_regions_is_read_and_written_as_one() {
+        let ram = ram();
+        assert!(ram.write(0xffc, b"12345678"));
+        let mut back = [0; 8];
+        assert!(ram.read(0xffc, &mut back));
+        assert_eq!(&back, b"12345678");
+        assert!(ram.read(0x1000, &mut back[..4]));
+        assert_eq!(&back[..4], b"5678");
+        let mut pieces = Vec::new();
+        let segments = [across(0xff0, 0x20), across(0x10_0000, 0x10)];
+        assert!(ram.gather(&segments, 4, 0x2c, &mut pieces));
+        let lens: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+        assert_eq!(lens, [12, 16, 16]);
+    }
+
+    #[test]
+    fn nothing_outside_is_reached() {
+        let ram = ram();
+        for (address, len) in [
+            (0x1ffc, 8),
+            (0x2000, 1),
+            (0xf_ffff, 1),
+            (0xf_fffc, 8),
+            (0x10_0ffc, 8),
+            (0x10_1000, 1),
+            (u64::MAX, 1),
+            (u64::MAX - 3, 8),
+        ] {
+            let mut bytes = vec![0; len];
+            assert!(!ram.read(address, &mut bytes), "{address:x}");
+            assert!(!ram.write(address, &bytes), "{address:x}");
+        }
+        assert_eq!(ram.load(0x1001), None);
+        assert_eq!(ram.load(0x2000), None);
+        assert_eq!(ram.store(0x1ffe, 7), Some(()));
+        assert_eq!(ram.load(0x1ffe), Some(7));
+        let mut pieces = Vec::new();
+        assert!(!ram.gather(&[across(0x1000, 0x1001)], 0, 0x1001, &mut pieces));
+        pieces.clear();
+        assert!(!ram.gather(&[across(0x1000, 4)], 0, 5, &mut pieces));
+    }
+
+    #[test]
+    fn regions_are_sealed_and_whole_and_do_not_overlap() {
+        let ram = ram();
+        let more = create(0x1000).unwrap();
+        assert!(ram.with(spec(0xfff, 0x1000), &more, false).is_err());
+        assert!(ram.with(spec(0x5000, 0x1001), &more, false).is_err());
+        assert!(ram.with(spec(0x5000, 0), &more, false).is_err());
+        assert!(ram.with(spec(u64::MAX - 5, 0x1000), &more, false).is_err());
+        let open = tempfile::tempfile().unwrap();
+        open.set_len(0x1000).unwrap();
+        assert!(ram.with(spec(0x5000, 0x1000), &open, false).is_err());
+        assert!(ram.with(spec(0x5000, 0x1000), &open, true).is_ok());
+        assert_eq!(ram.guest_address(0x7000_0000_1004), Some(0x1004));
+        assert_eq!(ram.guest_address(0x7000_0000_2000), None);
+        let less = ram.without(0x1000, 0x1000).unwrap();
+        assert_eq!(less.load(0x1ffe), None);
+        assert!(less.without(0x1000, 0x1000).is_none());
+    }
+}
