@@ -9,8 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::thread;
 
 use anyhow::{Context as _, Result};
-use hvsock::HvStream;
-use rustix::event::{PollFd, PollFlags, poll};
+use hvsock::{HvStream, Transport};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::context::Context;
 use crate::failure::{Failure, OutputGone};
@@ -80,15 +80,24 @@ fn send(mut stream: &HvStream) -> io::Result<()> {
     }
 }
 
+/// How often to look whether the other end still takes input, where that is not told.
+const LOOK_UP: Timespec = Timespec {
+    tv_sec: 0,
+    tv_nsec: 200_000_000,
+};
+
 /// After the other end's last byte: until all input is sent, or nobody is left to send it to.
-fn wait_for_sender(stream: &HvStream, sent: &UnixStream) -> Result<()> {
+fn wait_for_sender(mut stream: &HvStream, sent: &UnixStream) -> Result<()> {
+    let look_up = (stream.transport() == Transport::Vsock).then_some(&LOOK_UP);
     loop {
         let mut fds = [
             PollFd::new(sent, PollFlags::IN),
             // No more than what is always told: that the other end is gone altogether.
             PollFd::new(stream, PollFlags::empty()),
         ];
-        match poll(&mut fds, None) {
+        match poll(&mut fds, look_up) {
+            // But writing nothing fails then.
+            Ok(0) if stream.write(&[]).is_err() => return Ok(()),
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => continue,
             Err(errno) => return Err(io::Error::from(errno).into()),

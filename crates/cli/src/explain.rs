@@ -64,15 +64,15 @@ pub fn failure(
     address: &HvAddr,
     listen: bool,
 ) -> anyhow::Error {
-    let Some(refusal) = hvsock::refusal_of(&error) else {
+    if hvsock::refusal_of(&error).is_none() {
         return error.into();
-    };
+    }
     let doing = if listen {
         "cannot listen"
     } else {
         "cannot connect"
     };
-    let failure = Failure::new(format!("{doing}: {refusal}"));
+    let failure = Failure::new(format!("{doing}: {error}"));
     // Asked only now: a connect that succeeds does not pay for it.
     let explanation = ask(context, address, listen).ok();
     match explanation.and_then(|explanation| explanation.refusal?.fix) {

@@ -102,6 +102,11 @@ impl Endpoint {
         &self.paths
     }
 
+    /// Whether whoever asks now gets the kernel's `AF_VSOCK` and no broker.
+    pub fn uses_vsock(&self) -> bool {
+        backend::choose(self) == backend::Backend::Vsock
+    }
+
     pub(crate) fn vsock(&self) -> UseVsock {
         self.vsock
     }

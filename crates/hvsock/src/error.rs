@@ -79,7 +79,7 @@ impl From<NoBroker> for io::Error {
 }
 
 /// There is no broker here that could look a name up, or register a service: this process is in a
-/// virtual machine that reaches services by the kernel's `AF_VSOCK`. The [`io::Error`] that
+/// [virtual machine](crate#in-a-virtual-machine) that reaches services by the kernel's `AF_VSOCK`. The [`io::Error`] that
 /// carries it is of kind `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRegistry {

@@ -44,6 +44,31 @@
 //! [`Endpoint`]; which partition a process is in is decided by which endpoint it has. The
 //! environment variables `HVSOCK_ENDPOINT` and `HVSOCK_DIR` say where it is, where it is not in
 //! the usual place.
+//!
+//! # In a virtual machine
+//!
+//! A Linux guest needs no broker to reach its host: where there is no endpoint socket, and neither
+//! variable is set, sockets are the kernel's `AF_VSOCK`, if the machine has `/dev/vsock` and is a
+//! virtual one. `HVSOCK_ENDPOINT=vsock` or [`Endpoint::of_vsock`] ask for that in any case. The
+//! same program text does the same, with these differences, which `AF_VSOCK` makes:
+//!
+//! - **Services go by GUID or port.** Nobody is there to look a name up ([`NoRegistry`]). The vsock
+//!   port of a GUID is the template's, else its [alias](ServiceId::vsock_alias), which the host's
+//!   broker knows as well. On Hyper-V only GUIDs on the template have a port
+//!   ([`Refusal::ServiceNotMappable`]).
+//! - **Partitions are the parent and loopback.** Another guest can be neither connected to nor
+//!   listened for by its id, though one that the host lets through is accepted by a listener for
+//!   any partition; its `VmId` is [`VmId::ZERO`] and its [`Peer::partition`] `cid N`. Loopback
+//!   needs the kernel's module `vsock_loopback`.
+//! - **One listener has a port,** whomever it accepts. A listener for the parent closes what comes
+//!   from elsewhere ([`HvListener::turned_away`]).
+//! - **A refused connect does not say why.** It is [`Refusal::NoListener`] also where the service is
+//!   not registered, disabled or not for this machine; the host's log and `hvsock why` there know.
+//! - **There is one kind of end.** Reading gives 0 as well where the peer was killed or the host
+//!   cut the connection; a program to which that matters ends its data with a mark of its own.
+//! - **Some options have no effect:** `connected_suspend` (the host's end can set it),
+//!   `container_passthru`, `high_vtl`, `shared_memory`. `ring_size` is the kernel's buffer.
+//! - **Connections and listeners have numbers** that are this process's own.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -71,6 +96,11 @@ mod wait;
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
+
+/// Likewise that of the page on guests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/guest.md")]
+struct GuestPage;
 
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use endpoint::Endpoint;

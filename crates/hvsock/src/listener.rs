@@ -111,12 +111,13 @@ impl HvListener {
         self.inner.turned_away()
     }
 
-    /// How many connections may wait to be accepted, as the broker granted it.
+    /// How many connections may wait to be accepted, as the broker granted it; by `AF_VSOCK` as it
+    /// was asked for, of which the kernel takes `net.core.somaxconn` at the most.
     pub fn backlog(&self) -> u32 {
         self.inner.backlog()
     }
 
-    /// The listener's number, by which the broker lists it.
+    /// The listener's number, by which the broker lists it; without one, a number of this process.
     pub fn listener_id(&self) -> u64 {
         self.inner.number()
     }

@@ -17,7 +17,8 @@ use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Tran
 ///
 /// - The end is never taken for granted. Reading gives 0 only where the other end finished its
 ///   data; one that was killed, cut or paused away is an error of kind `ConnectionReset`, with
-///   the reason ([`refusal_of`](crate::refusal_of)) as its source.
+///   the reason ([`refusal_of`](crate::refusal_of)) as its source. Only `AF_VSOCK`
+///   ([in a virtual machine](crate#in-a-virtual-machine)) cannot tell the two apart.
 /// - A time limit that passes is an error of kind `TimedOut` on every system.
 /// - [`HvStream::try_clone`] shares the descriptor, and with it mode and time limits; dropping the
 ///   last one closes the connection, after all that was written.
@@ -43,8 +44,9 @@ use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Tran
 /// be watched with poll or epoll, level- or edge-triggered, for **reading**: in non-blocking
 /// mode, read or write until that is `WouldBlock`, then wait until the descriptor is readable,
 /// and try again. This holds on every transport for reading, and with shared memory for writing
-/// as well; on the descriptor transport ([`HvStream::transport`]) watch it for writing as one
-/// does a socket's. A moment may pass between the end and the broker's word on what kind of end
+/// as well; on the other transports ([`HvStream::transport`]) watch it for writing as one
+/// does a socket's. (By `AF_VSOCK` that tells of room only: a writer that finds none, and whose
+/// peer then reads no more, is told by [`HvStream::poll`] and not by the descriptor.) A moment may pass between the end and the broker's word on what kind of end
 /// it is; reading in non-blocking mode is `WouldBlock` meanwhile.
 #[derive(Debug)]
 pub struct HvStream {
@@ -54,9 +56,10 @@ pub struct HvStream {
 /// A connection's descriptors, for a program that knows nothing of hvsock.
 #[derive(Debug)]
 pub struct Plain {
-    /// The bytes, both ways: a Unix stream socket.
+    /// The bytes, both ways: a Unix stream socket, or an `AF_VSOCK` one.
     pub data: OwnedFd,
-    /// The broker's word on the connection. Closing it does not end the connection.
+    /// The broker's word on the connection; without a broker nothing is ever said there. Closing
+    /// it does not end the connection.
     pub control: OwnedFd,
 }
 
@@ -107,13 +110,15 @@ impl HvStream {
         ConnectOptions::new()
     }
 
-    /// This end's address.
+    /// This end's address. In a virtual machine without a broker, whose own id only the host knows,
+    /// a connecting end's partition is [`VmId::ZERO`](crate::VmId::ZERO).
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
         Ok(self.inner.local())
     }
 
     /// The other end's address, as it can be reached from here; on an accepted connection the
-    /// service is [`ServiceId::ZERO`](crate::ServiceId::ZERO).
+    /// service is [`ServiceId::ZERO`](crate::ServiceId::ZERO), or by `AF_VSOCK` that of the port
+    /// from which it comes.
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
         Ok(self.inner.peer())
     }
@@ -123,7 +128,7 @@ impl HvStream {
         self.inner.caller()
     }
 
-    /// The connection's number, by which the broker lists it.
+    /// The connection's number, by which the broker lists it; without one, a number of this process.
     pub fn connection_id(&self) -> u64 {
         self.inner.connection()
     }
@@ -206,7 +211,8 @@ impl HvStream {
     }
 
     /// Whether the connection lives on while its partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`); without it a pause is a reset.
+    /// (`HVSOCKET_CONNECTED_SUSPEND`); without it a pause is a reset. By `AF_VSOCK` this has no
+    /// effect: that end of the connection which the host has can ask for it.
     pub fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         self.inner.set_connected_suspend(on)
     }
@@ -234,8 +240,8 @@ impl HvStream {
     /// the end of file of the data descriptor is then a clean end by itself.
     ///
     /// Best is a connection made with `plain(true)` in [`ConnectOptions`] or
-    /// [`ListenOptions`](crate::ListenOptions): its descriptor is the connection itself, and is in
-    /// blocking mode afterwards. Any other is pumped by two threads of this process, **which must
+    /// [`ListenOptions`](crate::ListenOptions), or by `AF_VSOCK`: its descriptor is the connection
+    /// itself, and is in blocking mode afterwards. Any other is pumped by two threads of this process, **which must
     /// live until the connection ends**.
     ///
     /// ```no_run

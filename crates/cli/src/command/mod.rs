@@ -49,7 +49,8 @@ Start here:
 
 Environment:
   HVSOCK_DIR       the broker's folder, as --dir
-  HVSOCK_ENDPOINT  the endpoint socket to reach services by
+  HVSOCK_ENDPOINT  the endpoint socket to reach services by; `vsock` for the kernel's AF_VSOCK,
+                   which a virtual machine without a broker uses by itself
   NO_COLOR         no colours
 
 Exit status: 0 done, 1 refused or failed, 2 wrong usage.")]

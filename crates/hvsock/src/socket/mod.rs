@@ -337,9 +337,9 @@ impl HvSocket {
     /// | state | descriptor | ready |
     /// |---|---|---|
     /// | neither listens nor connects | none: `ENOTCONN` | |
-    /// | listens | its endpoint | readable: accept |
-    /// | connects, not blocking | its endpoint | readable: connecting is over |
-    /// | connected, descriptor | its data | readable: receive; writable: send |
+    /// | listens | its endpoint, or its `AF_VSOCK` socket | readable: accept |
+    /// | connects, not blocking | its endpoint, or one for this | readable: connecting is over |
+    /// | connected, descriptor or vsock | its data | readable: receive; writable: send |
     /// | connected, ring | its news | readable: try again what came to `WouldBlock` |
     ///
     /// So take it anew when connecting is over. [`HvSocket::poll`] does all this by itself.
