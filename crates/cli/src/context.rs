@@ -8,6 +8,8 @@ use hvsock::Endpoint;
 use hvsock_broker::api::client::Client;
 use hvsock_endpoint::{DirSource, Dirs};
 
+use crate::failure::Failure;
+
 /// What every command gets.
 #[derive(Clone, Debug)]
 pub struct Context {
@@ -60,6 +62,12 @@ impl Context {
         } else {
             sockets.find(|socket| socket.exists()).unwrap_or(first)
         };
+        if !socket.exists() && self.endpoint().uses_vsock() {
+            let sentence = "there is no broker in this virtual machine to ask";
+            let help =
+                "ask on the host; here are `hvsock listen` and `hvsock connect`, by AF_VSOCK";
+            return Err(Failure::new(sentence).help(help).into());
+        }
         Client::new(socket).context("cannot talk to the broker")
     }
 

@@ -77,11 +77,6 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 /// What helps against failures that any command may meet.
 fn help(error: &anyhow::Error) -> Option<String> {
     match error.downcast_ref()? {
-        ClientError::NotRunning { .. } if hvsock::Endpoint::from_env().uses_vsock() => Some(
-            "ask on the host: in a virtual machine without a broker there are `hvsock listen` and \
-             `hvsock connect`, by AF_VSOCK"
-                .to_owned(),
-        ),
         ClientError::NotRunning { .. } => {
             Some("hvsock broker (or --dir DIR, if one runs elsewhere)".to_owned())
         }
