@@ -177,3 +177,160 @@ impl Incoming {
         header.fwd_cnt = self.freed;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const STARTS: [u32; 4] = [0, 1, u32::MAX - 100, u32::MAX];
+
+    fn says(buf_alloc: u32, fwd_cnt: u32) -> Header {
+        Header {
+            buf_alloc,
+            fwd_cnt,
+            ..Header::default()
+        }
+    }
+
+    #[test]
+    fn room_is_what_the_guest_has_less_what_is_under_way_across_the_wrap() {
+        for first in STARTS {
+            let mut it = Outgoing::new(first);
+            assert_eq!(it.available(), 0);
+            it.heard(&says(100_000, first)).unwrap();
+            it.sent(60_000, false);
+            assert_eq!((it.available(), it.under_way()), (40_000, 60_000));
+            it.heard(&says(100_000, first.wrapping_add(50_000)))
+                .unwrap();
+            assert_eq!((it.available(), it.under_way()), (90_000, 10_000));
+        }
+    }
+
+    #[test]
+    fn room_that_shrinks_below_what_is_under_way_is_none() {
+        let mut it = Outgoing::new(5);
+        it.heard(&says(100_000, 5)).unwrap();
+        it.sent(60_000, false);
+        it.heard(&says(50_000, 5)).unwrap();
+        assert_eq!(it.available(), 0);
+        it.heard(&says(50_000, 20_005)).unwrap();
+        assert_eq!(it.available(), 10_000);
+    }
+
+    #[test]
+    fn a_count_of_more_than_was_sent_or_less_than_before_is_a_lie() {
+        for first in STARTS {
+            let mut it = Outgoing::new(first);
+            it.heard(&says(u32::MAX, first)).unwrap();
+            it.sent(1000, false);
+            let at = |bytes: u32| says(u32::MAX, first.wrapping_add(bytes));
+            it.heard(&at(600)).unwrap();
+            for lie in [599, 0, 1001, u32::MAX, 1 << 31] {
+                assert_eq!(it.heard(&at(lie)), Err(Lie), "{lie}");
+            }
+            assert_eq!(it.under_way(), 400, "a lie changes nothing");
+            it.heard(&at(600)).unwrap();
+            it.heard(&at(1000)).unwrap();
+        }
+    }
+
+    #[test]
+    fn small_packets_are_held_back_before_they_cost_the_guest_its_buffer() {
+        let mut it = Outgoing::new(0);
+        it.heard(&says(8192, 0)).unwrap();
+        let mut sent = 0;
+        while it.available() > 0 {
+            it.sent(1, false);
+            sent += 1;
+        }
+        assert_eq!(sent, 8);
+        // Read in part, it may be that few packets are gone; read up to a mark, they are.
+        it.heard(&says(8192, 3)).unwrap();
+        assert_eq!(it.available(), 0);
+        it.heard(&says(8192, 8)).unwrap();
+        assert_eq!(it.available(), 8192);
+    }
+
+    #[test]
+    fn the_packets_under_way_are_never_counted_as_fewer_than_they_are() {
+        for first in STARTS {
+            let mut it = Outgoing::new(first);
+            it.heard(&says(64 * 1024, first)).unwrap();
+            // Sizes of the packets under way, oldest first.
+            let mut under_way = std::collections::VecDeque::new();
+            let (mut fwd_cnt, mut most) = (first, 0);
+            for step in 0..10_000_u32 {
+                if it.available() > 0 && step % 7 < 5 {
+                    let len = (step * 37 % 300 + 1).min(it.available());
+                    it.sent(len, false);
+                    under_way.push_back(len);
+                }
+                if step % 3 == 0
+                    && let Some(read) = under_way.pop_front()
+                {
+                    fwd_cnt = fwd_cnt.wrapping_add(read);
+                    it.heard(&says(64 * 1024, fwd_cnt)).unwrap();
+                }
+                most = most.max(under_way.len());
+                assert!((it.packets.0 + it.packets.1) as usize >= under_way.len());
+            }
+            assert_eq!(most, 64);
+        }
+    }
+
+    #[test]
+    fn a_message_that_has_begun_waits_for_bytes_only() {
+        let mut it = Outgoing::new(0);
+        it.heard(&says(4096, 0)).unwrap();
+        for _ in 0..10 {
+            it.sent(10, true);
+            assert!(it.available() > 0);
+        }
+        it.sent(10, false);
+        assert_eq!(it.available(), 0);
+    }
+
+    #[test]
+    fn what_comes_in_must_fit_and_what_is_freed_makes_room() {
+        for first in STARTS {
+            let mut it = Incoming::new(first, 1000);
+            assert_eq!(it.received(1001), Err(Overrun));
+            it.received(1000).unwrap();
+            assert_eq!(it.received(1), Err(Overrun));
+            it.freed(400);
+            it.received(400).unwrap();
+            assert_eq!(it.received(1), Err(Overrun));
+            assert_eq!(it.believed_free(), 0);
+            let mut header = Header::default();
+            it.tell(&mut header);
+            assert_eq!(header.buf_alloc, 1000);
+            assert_eq!(header.fwd_cnt, first.wrapping_add(400));
+            assert_eq!(it.believed_free(), 0);
+            it.freed(1000);
+            it.tell(&mut header);
+            assert_eq!(it.believed_free(), 1000);
+        }
+    }
+
+    #[test]
+    fn news_are_told_when_the_guest_would_soon_stop_and_they_are_worth_it() {
+        let mut it = Incoming::new(0, 1000);
+        it.received(400).unwrap();
+        it.freed(400);
+        assert!(!it.is_worth_telling(), "it believes to have 600");
+        it.received(200).unwrap();
+        assert!(it.is_worth_telling());
+        it.tell(&mut Header::default());
+        assert!(!it.is_worth_telling(), "there are no news");
+        it.received(700).unwrap();
+        it.freed(200);
+        assert!(!it.is_worth_telling(), "200 is little");
+        it.freed(50);
+        assert!(it.is_worth_telling());
+        // However small the room is, all of it comes back.
+        let mut it = Incoming::new(0, 1);
+        it.received(1).unwrap();
+        it.freed(1);
+        assert!(it.is_worth_telling());
+    }
+}

@@ -95,3 +95,48 @@ impl Queue {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn it_does_what_a_list_without_duplicates_does(ops in vec((0..4u8, 0..6u32), 0..200)) {
+            let (mut queue, mut list) = (Queue::default(), VecDeque::new());
+            for (op, number) in ops {
+                match op {
+                    0 | 1 => {
+                        queue.push(number);
+                        if !list.contains(&number) {
+                            list.push_back(number);
+                        }
+                    }
+                    2 => {
+                        queue.remove(number);
+                        list.retain(|other| *other != number);
+                    }
+                    _ => {
+                        queue.rotate();
+                        if !list.is_empty() {
+                            list.rotate_left(1);
+                        }
+                    }
+                }
+                prop_assert_eq!(queue.front(), list.front().copied());
+                prop_assert_eq!(queue.is_empty(), list.is_empty());
+                prop_assert_eq!(queue.contains(number), list.contains(&number));
+            }
+            while let Some(number) = list.pop_front() {
+                prop_assert_eq!(queue.front(), Some(number));
+                queue.remove(number);
+            }
+            prop_assert!(queue.is_empty());
+        }
+    }
+}

@@ -101,3 +101,74 @@ impl Table {
         self.places.iter().enumerate().filter_map(taken).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Cid, SocketKind};
+
+    fn key(guest_port: u32) -> Key {
+        Key {
+            guest_port,
+            peer: Cid::HOST,
+            peer_port: 1,
+            kind: SocketKind::Stream,
+        }
+    }
+
+    #[test]
+    fn a_handle_never_means_the_connection_that_has_its_place_later() {
+        let mut table = Table::default();
+        let first = table.insert(key(1), Phase::Open, 0, 0);
+        assert_eq!(table.find(&key(1)), Some(first.index));
+        table.remove(first.index);
+        assert_eq!(
+            (table.find(&key(1)), table.len(), table.live()),
+            (None, 0, 0)
+        );
+        let second = table.insert(key(1), Phase::Open, 0, 0);
+        assert_eq!(first.index(), second.index());
+        assert!(table.get(first).is_none() && table.get(second).is_some());
+        assert_eq!(table.find(&key(1)), Some(second.index));
+    }
+
+    #[test]
+    fn a_disowned_connection_is_found_by_its_key_but_not_by_its_handle() {
+        let mut table = Table::default();
+        let handle = table.insert(key(1), Phase::Open, 0, 0);
+        table.disown(handle.index);
+        table.disown(handle.index);
+        assert!(table.get(handle).is_none());
+        assert_eq!(
+            (table.find(&key(1)), table.len(), table.live()),
+            (Some(0), 1, 0)
+        );
+        table.remove(handle.index);
+        assert_eq!((table.len(), table.live()), (0, 0));
+    }
+
+    #[test]
+    fn places_are_small_numbers() {
+        let mut table = Table::default();
+        for round in 0..10 {
+            for port in 0..100 {
+                assert!(table.insert(key(port), Phase::Open, round, 0).index() < 100);
+            }
+            assert_eq!(table.indices().len(), 100);
+            for index in table.indices() {
+                table.remove(index);
+            }
+        }
+    }
+
+    #[test]
+    fn an_idle_connection_takes_little_memory() {
+        // With the hash map's entry (33 bytes, at 7/16 of its places or more) and 24 bytes in the
+        // queues, some 200.
+        assert!(
+            size_of::<Option<Connection>>() <= 128,
+            "{}",
+            size_of::<Option<Connection>>()
+        );
+    }
+}

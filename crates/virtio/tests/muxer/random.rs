@@ -178,7 +178,8 @@ fn every_byte_arrives_once_and_in_order_whatever_both_ends_do() {
     let mut runner = TestRunner::new(Config {
         failure_persistence: None,
         max_shrink_iters: 20_000,
-        ..config()
+        cases: crate::cases(CASES),
+        ..Config::default()
     });
     if let Err(failure) = runner.run(&input, run) {
         panic!("{failure}");
@@ -215,16 +216,5 @@ impl Tally {
         for (_, reason) in &pair.device.closed {
             *self.closed.entry(format!("{reason:?}")).or_default() += 1;
         }
-    }
-}
-
-fn config() -> Config {
-    let asked = std::env::var("PROPTEST_CASES").ok();
-    let cases = asked.map_or(CASES, |text| {
-        text.parse().expect("PROPTEST_CASES is a number")
-    });
-    Config {
-        cases,
-        ..Config::default()
     }
 }

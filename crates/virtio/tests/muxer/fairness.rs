@@ -1,0 +1,190 @@
+//! What each of many busy connections gets, and when.
+
+use std::time::{Duration, Instant};
+
+use hvsock_virtio::{
+    Cid, Config, Event, GuestCid, Handle, Header, Key, MessageEnd, Muxer, Operation, SocketKind,
+    Transmit,
+};
+
+use crate::guest::CID;
+
+const ALLOC: u32 = 256 * 1024;
+
+fn muxer() -> Muxer {
+    Muxer::new(Config::new(GuestCid::try_from(CID).expect("a guest's CID")))
+}
+
+fn header(port: u32, op: Operation) -> Header {
+    Header {
+        src_cid: CID,
+        dst_cid: Cid::HOST.0,
+        src_port: port,
+        dst_port: 5000,
+        kind: 1,
+        op: op as u16,
+        buf_alloc: ALLOC,
+        ..Header::default()
+    }
+}
+
+fn open(muxer: &mut Muxer, port: u32) -> Handle {
+    let _ = muxer.handle_packet(&header(port, Operation::Request), 0);
+    let Some(Event::Request { handle, .. }) = muxer.poll_event() else {
+        panic!("no Request");
+    };
+    muxer.accept(handle, ALLOC);
+    assert!(matches!(muxer.poll_transmit(0), Some(Transmit::Packet(_))));
+    handle
+}
+
+/// Bytes that each of 100 connections gets of 100 MB, whose links give `chunk(at)` bytes at a time
+/// and whose readers in the guest read all at once.
+fn shares(room: usize, chunk: impl Fn(usize) -> usize) -> Vec<u64> {
+    let mut it = muxer();
+    let handles: Vec<Handle> = (0..100).map(|port| open(&mut it, port)).collect();
+    for handle in &handles {
+        it.readable(*handle);
+    }
+    let mut shares = vec![0_u64; handles.len()];
+    let mut total = 0;
+    while total < 100_000_000 {
+        match it.poll_transmit(room).expect("there is always more") {
+            Transmit::Packet(_) => {}
+            Transmit::Data { handle, max, .. } => {
+                let at = handles.iter().position(|it| *it == handle).expect("known");
+                let len = max.min(chunk(at));
+                it.sent(handle, len, MessageEnd::default(), true);
+                shares[at] += len as u64;
+                total += len as u64;
+                let update = Header {
+                    fwd_cnt: shares[at] as u32,
+                    ..header(at as u32, Operation::CreditUpdate)
+                };
+                let _ = it.handle_packet(&update, 0);
+            }
+        }
+    }
+    shares
+}
+
+fn ratio(shares: &[u64]) -> f64 {
+    let most = shares.iter().max().copied().unwrap_or_default();
+    let least = shares.iter().min().copied().unwrap_or_default();
+    most as f64 / least as f64
+}
+
+#[test]
+fn busy_connections_get_the_same_share_of_bytes() {
+    for room in [3732, 65_536] {
+        let ratio = ratio(&shares(room, |_| usize::MAX));
+        assert!(ratio <= 1.1, "{room}: {ratio}");
+    }
+}
+
+#[test]
+fn small_and_big_writes_get_the_same_share_of_bytes() {
+    let shares = shares(65_536, |at| [64, 1500, 16_000, 65_536][at % 4]);
+    assert!(ratio(&shares) <= 1.2, "{}", ratio(&shares));
+}
+
+#[test]
+fn a_small_answer_waits_for_one_turn_of_each_busy_connection_at_most() {
+    let mut it = muxer();
+    let busy: Vec<Handle> = (0..10).map(|port| open(&mut it, port)).collect();
+    let quiet = open(&mut it, 99);
+    for handle in &busy {
+        it.readable(*handle);
+    }
+    it.readable(quiet);
+    let mut before = 0;
+    loop {
+        let Some(Transmit::Data { handle, max, .. }) = it.poll_transmit(3732) else {
+            panic!("there is always more");
+        };
+        it.sent(handle, max, MessageEnd::default(), handle != quiet);
+        if handle == quiet {
+            break;
+        }
+        before += max;
+    }
+    assert!(before <= 10 * (65_536 + 3732), "{before}");
+}
+
+#[test]
+fn an_answer_to_a_request_goes_before_all_data() {
+    let mut it = muxer();
+    let busy = open(&mut it, 1);
+    it.readable(busy);
+    assert!(matches!(
+        it.poll_transmit(4096),
+        Some(Transmit::Data { .. })
+    ));
+    let _ = it.handle_packet(&header(2, Operation::Request), 0);
+    let Some(Event::Request { handle, .. }) = it.poll_event() else {
+        panic!("no Request");
+    };
+    it.accept(handle, ALLOC);
+    let Some(Transmit::Packet(response)) = it.poll_transmit(4096) else {
+        panic!("no RESPONSE");
+    };
+    assert_eq!(response.operation(), Some(Operation::Response));
+    assert_eq!((response.buf_alloc, response.fwd_cnt), (ALLOC, 0));
+}
+
+#[test]
+fn without_credit_a_connection_asks_once_and_waits() {
+    let mut it = muxer();
+    let handle = open(&mut it, 1);
+    it.readable(handle);
+    let mut sent = 0;
+    while let Some(Transmit::Data { max, .. }) = it.poll_transmit(65_536) {
+        it.sent(handle, max, MessageEnd::default(), true);
+        sent += max as u32;
+    }
+    // The CREDIT_REQUEST ended the loop.
+    assert_eq!(sent, ALLOC);
+    assert_eq!(it.poll_transmit(65_536), None);
+    let answer = header(1, Operation::CreditUpdate);
+    let _ = it.handle_packet(&answer, 0);
+    assert!(!it.has_transmit(), "asks again");
+    // A little room is used, but is no cause to ask again; plenty is.
+    for (fwd_cnt, asks) in [(10, false), (100_000, true)] {
+        let _ = it.handle_packet(&Header { fwd_cnt, ..answer }, 0);
+        while let Some(Transmit::Data { max, .. }) = it.poll_transmit(65_536) {
+            it.sent(handle, max, MessageEnd::default(), true);
+            sent += max as u32;
+            if !it.has_transmit() {
+                break;
+            }
+        }
+        assert_eq!(sent, ALLOC + fwd_cnt, "asks: {asks}");
+    }
+}
+
+#[test]
+fn a_connection_that_the_guest_does_not_answer_is_over_in_time() {
+    for told in [false, true] {
+        let mut it = muxer();
+        let now = Instant::now();
+        let key = Key {
+            guest_port: 22,
+            peer: Cid::HOST,
+            peer_port: 5000,
+            kind: SocketKind::Stream,
+        };
+        let timeout = Duration::from_secs(2);
+        it.connect(now, key, ALLOC, timeout).expect("a free key");
+        if told {
+            assert!(it.poll_transmit(0).is_some());
+        }
+        assert_eq!(it.poll_timeout(), Some(now + timeout));
+        it.handle_timeout(now + timeout / 2);
+        assert_eq!(it.poll_event(), None);
+        it.handle_timeout(now + timeout);
+        assert!(matches!(it.poll_event(), Some(Event::Closed { .. })));
+        assert_eq!(it.poll_timeout(), None);
+        // The guest hears of the end if it ever heard of the beginning.
+        assert_eq!(it.has_transmit(), told);
+    }
+}
