@@ -4,7 +4,8 @@
 //! set of them as seen from the caller) and a [`ServiceId`] names the service. This crate parses
 //! and prints them, lays them out as the two socket addresses that operating systems take
 //! ([`SockAddrHv`], [`SockAddrVm`]), and translates between the GUID world and the port world of
-//! AF_VSOCK by Microsoft's template GUID. It does no I/O and knows nothing of who may reach whom.
+//! AF_VSOCK by Microsoft's template GUID, and by aliases for all other GUIDs. It does no I/O and
+//! knows nothing of who may reach whom.
 //!
 //! Text from people goes through [`PartitionRef`] and [`ServiceRef`], which keep "a name" and "an
 //! id" apart until somebody who holds the registry has looked the name up.

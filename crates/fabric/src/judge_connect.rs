@@ -139,13 +139,15 @@ impl Fabric {
             }
         }
         let name = &cause.name;
-        let verb = match state {
-            PartitionState::Paused => "resume",
-            _ => "start",
-        };
-        let fix = match (verb, cause.kind) {
-            ("resume", PartitionKind::Vm) => format!("hvsock vm resume {name}"),
-            ("resume", _) => format!("hvsock container resume {name}"),
+        let fix = match (state, cause.kind) {
+            // Who paused it, its VMM or an operator, is not known here.
+            (PartitionState::Paused, PartitionKind::Vm) => {
+                format!("hvsock vm resume {name}; or resume it in its VMM, if that paused it")
+            }
+            (PartitionState::Paused, _) => format!("hvsock container resume {name}"),
+            (_, PartitionKind::Vm) => {
+                format!("start its VMM with what `hvsock vm show {name}` prints")
+            }
             (_, kind) => format!("start the {kind} {name}"),
         };
         Note::new(false, question, format!("no: {name} is {state}")).fix(fix)

@@ -504,6 +504,9 @@ fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() 
     assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionPaused));
     host.fabric.set_state(db, PartitionState::Off).unwrap();
     assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionOff));
+    let told = host.why(&root(), top, db_id, Audience::Operator);
+    let fix = "start its VMM with what `hvsock vm show db` prints";
+    assert_eq!(told.fix.as_deref(), Some(fix));
 
     let mut rule = registration();
     rule.bind.partitions = Some(vec!["db".to_owned()]);

@@ -1,8 +1,11 @@
 //! `hvsock vm`, with no VMM anywhere.
 
+use std::process::Command;
+
+use hvsock_testkit::require;
 use serde_json::json;
 
-use crate::util::{DEMO, World};
+use crate::util::{DEMO, Done, World};
 
 const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
 
@@ -48,6 +51,30 @@ fn adding_one_prints_what_qemu_needs() {
     ] {
         assert!(xml.contains(part), "{part}: {xml}");
     }
+}
+
+/// Without a guest: that takes seconds, and what is tested here is the text.
+#[test]
+fn qemu_starts_with_what_is_printed() {
+    let Some(qemu) = require::program("qemu-system-x86_64", &["--version"]) else {
+        return;
+    };
+    let world = World::new();
+    let options = world.ok(["-q", "vm", "add", "web", "--memory", "64M"]);
+    let mut command = Command::new(qemu);
+    command
+        .args(["-nodefaults", "-display", "none", "-S"])
+        .args(["-machine", "q35,accel=tcg", "-qmp", "stdio"])
+        .args(options.split_whitespace());
+    let words = br#"{"execute":"qmp_capabilities"}{"execute":"query-status"}{"execute":"quit"}"#;
+    let done = Done::with_input(&mut command, words);
+    assert!(done.stdout.contains("prelaunch"), "{done:?}");
+    done.ok();
+    assert!(
+        world
+            .ok(["vm", "show", "web"])
+            .contains("state         off")
+    );
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl Add {
         }
         let size = match self.form.memory {
             Some(_) => "",
-            None => ", with its memory as after -m in place of SIZE",
+            None => ", with the VM's memory, as after -m, in place of SIZE",
         };
         context.note(&format!("Add both lines to QEMU's command line{size}:"));
         output::text(&device.options())
