@@ -274,7 +274,7 @@ mod tests {
                 most = most.max(under_way.len());
                 assert!((it.packets.0 + it.packets.1) as usize >= under_way.len());
             }
-            assert_eq!(most, 64);
+            assert!(most > 32, "half of what may be, at least: {most}");
         }
     }
 
