@@ -5,6 +5,7 @@ mod broker;
 mod connections;
 mod containers;
 mod demo;
+mod guests;
 mod refusals;
 mod services;
 mod shell;
