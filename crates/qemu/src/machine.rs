@@ -32,6 +32,8 @@ pub struct Config {
     pub files: Vec<File>,
     /// How its instructions are carried out; none: as `HVSOCK_GUEST_ACCEL` says, else TCG.
     pub accelerator: Option<Accelerator>,
+    /// The folder in which its own temporary one is made; none: the system's.
+    pub folder: Option<PathBuf>,
     /// How long its start may take.
     pub boot_limit: Duration,
 }
@@ -47,6 +49,7 @@ impl Config {
             network: None,
             files: Vec::new(),
             accelerator: None,
+            folder: None,
             // Some fifteen times what it takes where nothing else runs.
             boot_limit: Duration::from_secs(90),
         }
@@ -111,9 +114,10 @@ pub struct Machine {
 
 impl Machine {
     pub fn start(kit: &Kit, config: &Config) -> Result<Self, Error> {
+        let place = config.folder.clone();
         let folder = tempfile::Builder::new()
             .prefix("hvsock-guest-")
-            .tempdir()
+            .tempdir_in(place.unwrap_or_else(std::env::temp_dir))
             .map_err(Error::io("cannot make a folder for a guest"))?;
         let initramfs = initramfs::build(kit, config).map_err(Error::io(format!(
             "cannot make {}'s initramfs",

@@ -8,11 +8,11 @@ use std::io::{self, BufRead, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock::{ConnectOptions, Endpoint, HvStream};
+use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{ServiceRef, VmId};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +38,8 @@ pub enum Order {
     },
     /// Send a line over a kept connection and wait this long for it to come back.
     Ping { name: String, patience_ms: u64 },
+    /// Listen for connections from the parent, and echo what comes over them.
+    Serve { service: ServiceRef },
     /// Wait this long for what comes over a kept connection.
     Hear { name: String, patience_ms: u64 },
     /// Measure connections to the parent against a Unix socket.
@@ -56,8 +58,12 @@ pub enum Answer {
     Heard(String),
     /// Nothing came in time.
     Silence,
-    /// Refused or cut.
-    Failed { why: String, errno: Option<i32> },
+    /// Refused or cut, after so long.
+    Failed {
+        why: String,
+        errno: Option<i32>,
+        after_ms: u64,
+    },
     /// The figures.
     Figures(Box<Figures>),
 }
@@ -69,7 +75,8 @@ impl Guest {
         let mut kept = HashMap::new();
         for line in io::stdin().lock().lines() {
             let order = serde_json::from_str(&line?).context("not an order")?;
-            let answer = obey(order, &mut kept).unwrap_or_else(|error| failed(&error));
+            let start = Instant::now();
+            let answer = obey(order, &mut kept).unwrap_or_else(|error| failed(&error, start));
             output::json_line(&answer)?;
         }
         Ok(())
@@ -111,6 +118,10 @@ fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer
         Order::Hear { name, patience_ms } => {
             hear(kept.get_mut(&name).ok_or_else(unknown)?, patience_ms)
         }
+        Order::Serve { service } => {
+            measure::serve_ours(HvListener::bind((VmId::PARENT, service))?)?;
+            Ok(Answer::Heard(String::new()))
+        }
         Order::Measure {
             service,
             unix,
@@ -150,13 +161,14 @@ fn hear(stream: &mut HvStream, patience_ms: u64) -> io::Result<Answer> {
 }
 
 /// What a program sees, in the words of the refusal and as an errno.
-fn failed(error: &io::Error) -> Answer {
+fn failed(error: &io::Error, start: Instant) -> Answer {
     let kinds = [
         (io::ErrorKind::ConnectionReset, rustix::io::Errno::CONNRESET),
         (io::ErrorKind::BrokenPipe, rustix::io::Errno::PIPE),
     ];
     let of_kind = kinds.into_iter().find(|(kind, _)| *kind == error.kind());
     Answer::Failed {
+        after_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
         why: error.to_string(),
         errno: match (of_kind, hvsock::refusal_of(error)) {
             (Some((_, errno)), _) => Some(errno.raw_os_error()),

@@ -1,27 +1,30 @@
-//! The guest's process, seen from the one that tells it what to do.
+//! The process in the guest, seen from the one that tells it what to do.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use hvsock_qemu::Attached;
 
 use super::guest::{Answer, Order};
 
 /// The longest wait for the guest, which is never needed unless something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// The process in the second partition.
+/// The process in the other partition.
 pub struct GuestProcess {
-    child: Child,
-    orders: Option<ChildStdin>,
+    /// It, if it is a child of this process and not one in a virtual machine.
+    child: Option<Child>,
+    orders: Option<Box<dyn Write>>,
     answers: Receiver<String>,
 }
 
 impl GuestProcess {
+    /// A process of this machine that is in a partition by its endpoint.
     pub fn start(endpoint: &Path) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
         let mut child = Command::new(program)
@@ -33,21 +36,36 @@ impl GuestProcess {
             .spawn()
             .context("cannot start the guest's process")?;
         let output = child.stdout.take().context("the guest has no output")?;
+        let orders = child.stdin.take().context("the guest takes no orders")?;
+        Self::new(Some(child), Box::new(orders), output)
+    }
+
+    /// A process in a virtual machine.
+    pub fn attached(to: Attached) -> Result<Self> {
+        let output = to.try_clone().context("the guest has no output")?;
+        Self::new(None, Box::new(to), output)
+    }
+
+    fn new(
+        child: Option<Child>,
+        orders: Box<dyn Write>,
+        output: impl Read + Send + 'static,
+    ) -> Result<Self> {
         let (lines, answers) = channel();
         thread::Builder::new().name("guest".into()).spawn(move || {
             let mut read = BufReader::new(output).lines().map_while(Result::ok);
             read.try_for_each(|line| lines.send(line))
         })?;
         Ok(Self {
-            orders: child.stdin.take(),
             child,
+            orders: Some(orders),
             answers,
         })
     }
 
-    /// Its process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
+    /// Its process id on this machine; none for one in a virtual machine.
+    pub fn id(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
     }
 
     pub fn tell(&mut self, order: &Order) -> Result<()> {
@@ -74,7 +92,9 @@ impl GuestProcess {
 impl Drop for GuestProcess {
     fn drop(&mut self) {
         drop(self.orders.take());
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

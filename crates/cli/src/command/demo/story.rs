@@ -7,19 +7,18 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
 use hvsock::{Endpoint, HvListener};
-use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
-use hvsock_broker::model::{NewContainer, NewService, PartitionState};
+use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
+use hvsock_broker::model::{NewContainer, PartitionState};
 use hvsock_broker::{Broker, BrokerConfig, Handle};
 use hvsock_endpoint::Dirs;
 
 use super::guest::{Answer, Order};
 use super::narrator::Narrator;
 use super::process::{GuestProcess, PATIENCE};
+use super::props::{self, NAME, name, system_words};
 use crate::measure;
 use crate::table::Columns;
-use crate::words;
 
-const NAME: &str = "HV Socket Demo";
 const HOST: &str = "demo-host";
 const GUEST: &str = "guest";
 
@@ -86,7 +85,7 @@ impl<'a> Stage<'a> {
             "host",
             &format!("is this process, in the partition `{HOST}`"),
         )?;
-        let pid = self.guest.id();
+        let pid = self.guest.id().context("the guest is no process here")?;
         let guest = format!("is process {pid}, in a partition of its own, a child of `{HOST}`");
         self.say.does("guest", &guest)
     }
@@ -99,20 +98,7 @@ impl<'a> Stage<'a> {
         )?;
         self.say
             .command(&format!("hvsock service register '{NAME}'"))?;
-        let service = self.handle.register(
-            NewService {
-                name: ElementName::new(NAME)?,
-                id: None,
-                enabled: true,
-                bind: Default::default(),
-                connect: Default::default(),
-                allow_wildcard_binds: None,
-                vm: Default::default(),
-                creator: Some("hvsock demo".into()),
-                purpose: None,
-            },
-            "you".into(),
-        )?;
+        let service = props::register(&self.handle)?;
         self.say.good("broker", &service.id.to_string())
     }
 
@@ -251,31 +237,7 @@ impl<'a> Stage<'a> {
             table.row(row);
         }
         table.print()?;
-        self.say.aside("")?;
-        self.say
-            .aside("The broker's counters, by friendly name, as /metrics has them:")?;
-        let metrics = self.handle.metrics()?;
-        let headings = ["service", "connections", "sent", "received"];
-        let mut table = Columns::new(&headings, "nothing")
-            .right(&[1, 2, 3])
-            .indented();
-        for service in metrics.services {
-            table.row([
-                service.service.unwrap_or_else(|| "(unregistered)".into()),
-                service.connections_total.to_string(),
-                words::bytes(service.sent_bytes),
-                words::bytes(service.received_bytes),
-            ]);
-        }
-        table.print()?;
-        let refusals: Vec<String> = metrics
-            .refusals
-            .iter()
-            .filter(|(_, count)| **count > 0)
-            .map(|(reason, count)| format!("{reason} {count}"))
-            .collect();
-        self.say
-            .aside(&format!("refusals: {}", refusals.join(", ")))
+        props::counters(&self.say, &self.handle)
     }
 
     fn farewell(self) -> Result<()> {
@@ -320,7 +282,7 @@ impl<'a> Stage<'a> {
     /// The guest tries to connect and is refused.
     fn refused(&mut self, service: ServiceRef, fix: &str) -> Result<()> {
         match self.guest.ask(&Order::Try { service })? {
-            Answer::Failed { why, errno } => {
+            Answer::Failed { why, errno, .. } => {
                 self.say.bad("guest", &format!("refused: {why}"))?;
                 self.say
                     .aside(&format!("       a program sees {}", system_words(errno)))?;
@@ -337,7 +299,7 @@ impl<'a> Stage<'a> {
             patience_ms: 5000,
         };
         match self.guest.ask(&hear)? {
-            Answer::Failed { why, errno } => {
+            Answer::Failed { why, errno, .. } => {
                 self.say.bad("guest", &format!("{what}: {why}"))?;
                 self.say
                     .aside(&format!("       a program sees {}", system_words(errno)))
@@ -347,18 +309,6 @@ impl<'a> Stage<'a> {
     }
 }
 
-fn name() -> Result<ServiceRef> {
-    Ok(ServiceRef::Name(ElementName::new(NAME)?))
-}
-
 fn guest() -> Result<PartitionRef> {
     Ok(PartitionRef::Name(PartitionName::new(GUEST)?))
-}
-
-/// An errno in the system's own words.
-fn system_words(errno: Option<i32>) -> String {
-    match errno {
-        Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
-        None => "an error".to_owned(),
-    }
 }

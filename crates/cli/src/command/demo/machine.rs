@@ -1,0 +1,89 @@
+//! The virtual machine of the demo: a Linux guest that holds this very program.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::path::Path;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use hvsock_qemu::{Config, File, Guest, Kernel, Kit, Missing, Vsock};
+
+use crate::context::Context;
+use crate::failure::Failure;
+
+/// Where this program is in the guest.
+const PROGRAM: &str = "/bin/hvsock";
+
+/// What a guest is made of, or what to install.
+pub fn kit(fetch_kernel: bool) -> Result<Kit> {
+    let found = if fetch_kernel {
+        Kit::find_or_fetch()
+    } else {
+        Kit::find()
+    };
+    found.map_err(|Missing { what, advice }| {
+        let mut help = advice;
+        if !fetch_kernel && Kernel::find().is_err() {
+            help.push_str(
+                "; `hvsock demo --vm --fetch-kernel` fetches a kernel without installing it",
+            );
+        }
+        Failure::new(what).help(help).into()
+    })
+}
+
+/// Boots a guest whose vsock device is at `socket`, with its files in `folder`.
+pub fn boot(
+    kit: &Kit,
+    name: &str,
+    socket: &Path,
+    folder: &Path,
+    context: &Context,
+) -> Result<Guest> {
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let mut config = Config::new(name);
+    config.memory_mib = 512;
+    config.folder = Some(folder.to_owned());
+    config.files =
+        File::program(&program, PROGRAM).context("cannot put this program into the guest")?;
+    config.vsock = Some(Vsock {
+        socket: socket.to_owned(),
+    });
+    let progress = Progress::start(context);
+    let guest = Guest::boot(kit, &config);
+    drop(progress);
+    Ok(guest?)
+}
+
+/// A line on the terminal that counts the time, for people only.
+struct Progress(Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>);
+
+impl Progress {
+    fn start(context: &Context) -> Self {
+        if context.quiet || !stderr().is_terminal() {
+            return Self(None);
+        }
+        let (stop, stopped) = mpsc::channel::<()>();
+        let start = Instant::now();
+        let count = move || {
+            let tick = Duration::from_millis(100);
+            while stopped.recv_timeout(tick) == Err(RecvTimeoutError::Timeout) {
+                let seconds = start.elapsed().as_secs_f64();
+                let _ = write!(stderr(), "\r   starting… {seconds:.1} s");
+            }
+            let _ = write!(stderr(), "\r\x1b[K");
+        };
+        let thread = thread::Builder::new().name("progress".into()).spawn(count);
+        Self(thread.ok().map(|thread| (stop, thread)))
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some((stop, thread)) = self.0.take() {
+            drop(stop);
+            let _ = thread.join();
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! What every story has: the service, the counters at its end, and words.
+
+use anyhow::Result;
+use hvsock_address::{ElementName, ServiceRef};
+use hvsock_broker::Handle;
+use hvsock_broker::model::{NewService, Service};
+
+use super::narrator::Narrator;
+use crate::table::Columns;
+use crate::words;
+
+/// The friendly name of the service that it is all about.
+pub const NAME: &str = "HV Socket Demo";
+
+pub fn name() -> Result<ServiceRef> {
+    Ok(ServiceRef::Name(ElementName::new(NAME)?))
+}
+
+/// Registers the service.
+pub fn register(handle: &Handle) -> Result<Service> {
+    let service = NewService {
+        name: ElementName::new(NAME)?,
+        id: None,
+        enabled: true,
+        bind: Default::default(),
+        connect: Default::default(),
+        allow_wildcard_binds: None,
+        vm: Default::default(),
+        creator: Some("hvsock demo".into()),
+        purpose: None,
+    };
+    Ok(handle.register(service, "you".into())?)
+}
+
+/// What the broker has counted.
+pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
+    say.aside("")?;
+    say.aside("The broker's counters, by friendly name, as /metrics has them:")?;
+    let metrics = handle.metrics()?;
+    let headings = ["service", "connections", "sent", "received"];
+    let mut table = Columns::new(&headings, "nothing")
+        .right(&[1, 2, 3])
+        .indented();
+    for service in metrics.services {
+        table.row([
+            service.service.unwrap_or_else(|| "(unregistered)".into()),
+            service.connections_total.to_string(),
+            words::bytes(service.sent_bytes),
+            words::bytes(service.received_bytes),
+        ]);
+    }
+    table.print()?;
+    let refusals: Vec<String> = metrics
+        .refusals
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect();
+    say.aside(&format!("refusals: {}", refusals.join(", ")))
+}
+
+/// An errno in the system's own words.
+pub fn system_words(errno: Option<i32>) -> String {
+    match errno {
+        Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        None => "an error".to_owned(),
+    }
+}
