@@ -272,6 +272,7 @@ mod tests {
                     it.heard(&says(64 * 1024, fwd_cnt)).unwrap();
                 }
                 most = most.max(under_way.len());
+                assert!(most <= 64);
                 assert!((it.packets.0 + it.packets.1) as usize >= under_way.len());
             }
             assert!(most > 32, "half of what may be, at least: {most}");

@@ -13,7 +13,8 @@ pub enum Received {
     Payload {
         /// The connection.
         handle: Handle,
-        /// Bytes, which are 0 for an empty message.
+        /// Bytes. They are 0 for an empty message, of which credit allows any number: how many
+        /// messages wait is for the owner to limit.
         len: usize,
         /// What ends with them.
         end: MessageEnd,
@@ -54,7 +55,7 @@ pub enum Event {
     Request {
         /// Its handle from now on.
         handle: Handle,
-        /// From where to where.
+        /// From where to where. The peer may be nobody that the owner knows.
         key: Key,
     },
     /// The guest has accepted a connection that was asked for by

@@ -1,12 +1,15 @@
 //! A queue in which each number is at most once, and that any number can leave at once.
 
+/// No number: the end of the queue.
 const NONE: u32 = u32::MAX;
+
+/// In [`Links::before`]: not queued.
+const OUT: u32 = u32::MAX - 1;
 
 #[derive(Clone, Copy, Debug)]
 struct Links {
     before: u32,
     after: u32,
-    queued: bool,
 }
 
 /// Numbers in the order in which they came. All operations take constant time.
@@ -39,7 +42,7 @@ impl Queue {
     pub(super) fn contains(&self, number: u32) -> bool {
         self.links
             .get(number as usize)
-            .is_some_and(|links| links.queued)
+            .is_some_and(|links| links.before != OUT)
     }
 
     /// Adds a number at the end, unless it is queued already.
@@ -50,16 +53,14 @@ impl Queue {
         let place = number as usize;
         if place >= self.links.len() {
             let vacant = Links {
-                before: NONE,
+                before: OUT,
                 after: NONE,
-                queued: false,
             };
             self.links.resize(place + 1, vacant);
         }
         self.links[place] = Links {
             before: self.last,
             after: NONE,
-            queued: true,
         };
         match self.last {
             NONE => self.first = number,
@@ -73,8 +74,8 @@ impl Queue {
         if !self.contains(number) {
             return;
         }
-        let Links { before, after, .. } = self.links[number as usize];
-        self.links[number as usize].queued = false;
+        let Links { before, after } = self.links[number as usize];
+        self.links[number as usize].before = OUT;
         match before {
             NONE => self.first = after,
             before => self.links[before as usize].after = after,

@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn an_idle_connection_takes_little_memory() {
-        // With the hash map's entry (33 bytes, at 7/16 of its places or more) and 24 bytes in the
+        // With the hash map's entry (33 bytes, at 7/16 of its places or more) and 16 bytes in the
         // queues, some 200.
         assert!(
             size_of::<Option<Connection>>() <= 128,
