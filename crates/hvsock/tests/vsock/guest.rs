@@ -8,37 +8,52 @@ use hvsock_testkit::require;
 use crate::STAGE;
 
 /// All of it, by translation, beside other tests.
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(300);
 const PROGRAM: &str = "/bin/vsock-tests";
 const LOOPBACK: &str = "/lib/vsock_loopback.ko";
 
-pub fn everything_passes() {
+/// In a guest that nothing connects with a host.
+pub fn everything_passes_alone() {
     let Some(kit) = require::found(Kit::find()) else {
         return;
     };
-    let mut config = Config::new("alone");
+    let guest = Guest::boot(&kit, &config(&kit, "alone")).expect("it starts");
+    run(&guest, "before loopback").expect("in the guest");
+    load_loopback(&guest);
+    run(&guest, "with loopback").expect("in the guest");
+}
+
+/// A guest with this program in it, and the module for loopback, which is not loaded.
+pub fn config(kit: &Kit, name: &str) -> Config {
+    let mut config = Config::new(name);
     config.memory_mib = 768;
     config.processors = 2;
     let this = std::env::current_exe().expect("this program");
     config.files = File::program(&this, PROGRAM).expect("this program's files");
     let loopback = kit.module("vsock_loopback").expect("the kernel has it");
     config.files.push(File::bytes(LOOPBACK, 0o644, loopback));
-    let guest = Guest::boot(&kit, &config).expect("it starts");
-
-    run(&guest, "before loopback", 1);
-    let loaded = guest.run(&format!("insmod {LOOPBACK}"), LIMIT);
-    assert!(loaded.expect("insmod").success());
-    // One after another on an emulated processor, so that each has the time that it may take.
-    run(&guest, "with loopback", 1);
+    config
 }
 
-fn run(guest: &Guest, stage: &str, threads: u32) {
-    let command = format!("{STAGE}='{stage}' exec {PROGRAM} --test-threads={threads}");
-    let output = guest.run(&command, LIMIT).expect("the tests end");
+/// Starts it, with loopback.
+pub fn boot(kit: &Kit, config: &Config) -> Guest {
+    let guest = Guest::boot(kit, config).expect("it starts");
+    load_loopback(&guest);
+    guest
+}
+
+fn load_loopback(guest: &Guest) {
+    let loaded = guest.run(&format!("insmod {LOOPBACK}"), LIMIT);
+    assert!(loaded.expect("insmod").success());
+}
+
+/// Runs the tests of a stage there. One after another, so that each has the time that it may take.
+pub fn run(guest: &Guest, stage: &str) -> Result<(), String> {
+    let command = format!("{STAGE}='{stage}' exec {PROGRAM} --test-threads=1");
+    let output = guest.run(&command, LIMIT).map_err(|why| why.to_string())?;
     eprintln!("{stage}:\n{}", output.text());
-    assert!(
-        output.success(),
-        "in the guest, {stage}: {}",
-        output.complaints()
-    );
+    match output.success() {
+        true => Ok(()),
+        false => Err(output.complaints()),
+    }
 }

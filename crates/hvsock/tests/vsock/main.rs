@@ -1,17 +1,21 @@
-//! The back-end of virtual machines that have no broker, in a real one: this program starts a guest,
-//! has itself run there once before its kernel has vsock loopback and once after, and wants both to
-//! end well. In the guest it is the conformance suite and tests of what the back-end does beyond it,
-//! over loopback, so the guest needs no device and no broker.
+//! The back-end of virtual machines that have no broker, in real ones: this program starts a guest
+//! and has itself run there, so the tests below are the host's part and the guest's part.
+//!
+//! - In a guest that is alone, over loopback: before its kernel has that, then the conformance suite
+//!   and what the back-end does beyond carrying bytes.
+//! - In a guest of a broker: both sides run one program text, each to the other.
 
 #[path = "../asynchronously/mod.rs"]
 mod asynchronously;
 mod guest;
+mod hosted;
 mod semantics;
 mod suite;
 
 use std::process::ExitCode;
 
-use hvsock_testkit::conformance::{self, Role, Trial};
+use hvsock_testkit::conformance::{self, Role};
+use semantics::trial;
 
 /// Says in the guest which of the tests to run.
 const STAGE: &str = "HVSOCK_TEST_STAGE";
@@ -22,18 +26,22 @@ fn main() -> ExitCode {
     }
     let trials = match std::env::var(STAGE).as_deref() {
         Ok("before loopback") => semantics::before_loopback(),
+        Ok("with a host") => hosted::in_the_guest(),
         Ok(_) => {
             let mut trials = semantics::with_loopback();
             trials.extend(suite::trials());
             trials
         }
-        Err(_) => vec![Trial::test(
-            "everything_passes_in_a_virtual_machine",
-            || {
-                guest::everything_passes();
-                Ok(())
-            },
-        )],
+        Err(_) => vec![
+            trial(
+                "everything_passes_in_a_guest_that_is_alone",
+                guest::everything_passes_alone,
+            ),
+            trial(
+                "a_guest_and_its_host_run_one_program",
+                hosted::both_run_one_program,
+            ),
+        ],
     };
     conformance::main(trials)
 }

@@ -17,7 +17,8 @@ use crate::asynchronously::RUNTIME;
 
 const LONG: Duration = Duration::from_secs(10);
 
-fn trial(name: &str, test: fn()) -> Trial {
+/// A test by name, which fails by a panic.
+pub fn trial(name: &str, test: fn()) -> Trial {
     Trial::test(name, move || {
         test();
         Ok(())

@@ -1,0 +1,262 @@
+//! A guest and its host, which run one program text: the host by its broker, the guest by the kernel.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock::{
+    Endpoint, HvListener, HvStream, NoRegistry, Refusal, ServiceId, SockAddrHv, ToHvAddr,
+    Transport, VmId, refusal_of,
+};
+use hvsock_broker::{Broker, BrokerConfig};
+use hvsock_endpoint::Dirs;
+use hvsock_qemu::{Kit, Vsock};
+use hvsock_testkit::conformance::Trial;
+use hvsock_testkit::{TempFolder, require};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::asynchronously::RUNTIME;
+use crate::guest;
+use crate::semantics::trial;
+
+/// Longer than anything takes that works, in a guest that is emulated.
+const LONG: Duration = Duration::from_secs(20);
+/// Well below the two seconds after which the kernel gives up on a host that says nothing.
+const AT_ONCE: Duration = Duration::from_secs(1);
+const MUCH: usize = 1 << 20;
+
+const VM: &str = "web";
+const ECHO: ServiceId = ServiceId::from_port(2761);
+const UNHEARD: ServiceId = ServiceId::from_port(2762);
+const DISABLED: ServiceId = ServiceId::from_port(2763);
+const UNREGISTERED: ServiceId = ServiceId::from_port(2764);
+/// In the guest.
+const OF_THE_GUEST: ServiceId = ServiceId::from_port(2765);
+
+fn off_the_template() -> ServiceId {
+    let id = "0b2f1f0e-0000-4000-8000-000000000001".parse();
+    id.expect("a GUID")
+}
+
+/// The program, as either side runs it: what is sent comes back, and the end with it.
+fn use_echo(endpoint: &Endpoint, address: impl ToHvAddr) -> io::Result<HvStream> {
+    let options = HvStream::options().endpoint(endpoint).timeout(LONG);
+    let stream = options.connect(address)?;
+    let sent: Vec<u8> = (0..MUCH).map(|at| (at * 7 % 251) as u8).collect();
+    let mut received = Vec::new();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            (&stream).write_all(&sent).expect("written");
+            stream.shutdown(Shutdown::Write).expect("ended");
+        });
+        (&stream).read_to_end(&mut received)
+    })?;
+    assert!(received == sent, "{} bytes came back", received.len());
+    Ok(stream)
+}
+
+/// And its service.
+fn serve_echo(stream: &HvStream) {
+    let count = io::copy(&mut &*stream, &mut &*stream).expect("an echo");
+    stream.shutdown(Shutdown::Write).expect("ended");
+    assert_eq!(count, MUCH as u64);
+}
+
+struct Host {
+    broker: Broker,
+    dirs: Dirs,
+    vm: VmId,
+    _folder: TempFolder,
+}
+
+impl Host {
+    fn start() -> Self {
+        let folder = TempFolder::new();
+        let dirs = Dirs {
+            run: folder.path().to_owned(),
+            config: folder.path().to_owned(),
+        };
+        let mut config = BrokerConfig::new(dirs.clone());
+        config.control = false;
+        let broker = Broker::start(config).expect("a broker");
+        let vm = serde_json::from_value(json!({"name": VM, "cid": 42})).expect("a VM");
+        let vm = broker.handle().add_vm(vm).expect("added");
+        let vm = vm.id;
+        let this = Self {
+            broker,
+            dirs,
+            vm,
+            _folder: folder,
+        };
+        let services = [ECHO, UNHEARD, DISABLED, OF_THE_GUEST, off_the_template()];
+        for (service, number) in services.into_iter().zip(1..) {
+            let service = json!({"name": format!("Service {number}"), "id": service.to_string()});
+            let service = serde_json::from_value(service).expect("a service");
+            let registered = this.broker.handle().register(service, "tester".into());
+            registered.expect("registered");
+        }
+        let disabled = this
+            .broker
+            .handle()
+            .set_enabled(&DISABLED.into(), false, None);
+        disabled.expect("disabled");
+        this
+    }
+
+    fn endpoint(&self) -> Endpoint {
+        Endpoint::at(self.dirs.endpoint())
+    }
+
+    /// Answers for a service until it is unregistered.
+    fn serve(&self, service: ServiceId) {
+        let options = HvListener::options().endpoint(self.endpoint());
+        let listener = options
+            .listen((VmId::CHILDREN, service))
+            .expect("a listener");
+        for stream in listener.incoming().map_while(Result::ok) {
+            assert_eq!(stream.peer_addr().expect("an address").vm, self.vm);
+            assert_eq!(stream.peer().map(hvsock::Peer::partition), Some(VM));
+            serve_echo(&stream);
+        }
+    }
+
+    /// Uses the guest's service once it is there.
+    fn use_guest(&self) {
+        let deadline = Instant::now() + LONG * 5;
+        let stream = loop {
+            match use_echo(&self.endpoint(), (VM, OF_THE_GUEST)) {
+                Ok(stream) => break stream,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+                    assert!(Instant::now() < deadline, "{error}");
+                }
+            }
+            thread::sleep(Duration::from_millis(100));
+        };
+        let peer = SockAddrHv::new(self.vm, OF_THE_GUEST);
+        assert_eq!(stream.peer_addr().expect("an address"), peer);
+    }
+}
+
+/// The host's part.
+pub fn both_run_one_program() {
+    let Some(kit) = require::found(Kit::find()) else {
+        return;
+    };
+    let host = Host::start();
+    let mut config = guest::config(&kit, VM);
+    let socket = host.dirs.vm_socket(VM);
+    config.vsock = Some(Vsock { socket });
+    let guest = guest::boot(&kit, &config);
+    let services = [ECHO, off_the_template()];
+    thread::scope(|scope| {
+        for service in services {
+            let host = &host;
+            scope.spawn(move || host.serve(service));
+        }
+        let user = scope.spawn(|| host.use_guest());
+        let ended = guest::run(&guest, "with a host");
+        for service in services {
+            let gone = host.broker.handle().unregister(&service.into());
+            gone.expect("unregistered");
+        }
+        ended.expect("in the guest");
+        user.join().expect("the host's own connects");
+    });
+}
+
+/// The guest's part.
+pub fn in_the_guest() -> Vec<Trial> {
+    vec![
+        trial("the_host_is_reached_by_port", the_host_is_reached_by_port),
+        trial(
+            "the_host_is_reached_by_a_guid_off_the_template",
+            the_host_is_reached_by_a_guid_off_the_template,
+        ),
+        trial("a_task_reaches_the_host", a_task_reaches_the_host),
+        trial(
+            "what_the_host_does_not_offer_is_refused_at_once",
+            what_the_host_does_not_offer_is_refused_at_once,
+        ),
+        trial(
+            "what_only_the_host_knows_is_asked_there",
+            what_only_the_host_knows_is_asked_there,
+        ),
+        trial(
+            "a_listener_for_the_parent_takes_it_and_nobody_else",
+            a_listener_for_the_parent_takes_it_and_nobody_else,
+        ),
+    ]
+}
+
+/// Without a word on where to find anything: neither variable is set.
+fn parent() -> Endpoint {
+    let endpoint = Endpoint::from_env();
+    assert!(endpoint.uses_vsock());
+    endpoint
+}
+
+fn the_host_is_reached_by_port() {
+    for vm in [VmId::PARENT, VmId::ZERO] {
+        let stream = use_echo(&parent(), (vm, ECHO)).unwrap();
+        assert_eq!(stream.transport(), Transport::Vsock);
+        let peer = SockAddrHv::new(VmId::PARENT, ECHO);
+        assert_eq!(stream.peer_addr().unwrap(), peer);
+        assert_eq!(stream.local_addr().unwrap().vm, VmId::ZERO);
+    }
+}
+
+fn the_host_is_reached_by_a_guid_off_the_template() {
+    let stream = use_echo(&parent(), ("parent", off_the_template())).unwrap();
+    assert_eq!(stream.peer_addr().unwrap().service, off_the_template());
+}
+
+fn a_task_reaches_the_host() {
+    let sent = vec![7; MUCH];
+    let received = RUNTIME.block_on(async {
+        let mut stream = hvsock::tokio::HvStream::connect(("parent", ECHO)).await?;
+        let (mut read, mut write) = stream.split();
+        let mut received = Vec::new();
+        let write = async {
+            write.write_all(&sent).await?;
+            write.shutdown().await
+        };
+        let (written, count) = tokio::join!(write, read.read_to_end(&mut received));
+        written.and(count)?;
+        io::Result::Ok(received)
+    });
+    assert!(received.unwrap() == sent);
+}
+
+fn what_the_host_does_not_offer_is_refused_at_once() {
+    for service in [UNHEARD, DISABLED, UNREGISTERED, ServiceId::random()] {
+        let start = Instant::now();
+        let error = HvStream::connect(("parent", service)).unwrap_err();
+        let took = start.elapsed();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
+        assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
+        assert!(error.to_string().contains("`hvsock why parent"), "{error}");
+        assert!(took < AT_ONCE, "it took {took:?}");
+    }
+}
+
+fn what_only_the_host_knows_is_asked_there() {
+    let error = HvStream::connect(("parent", "Service 1")).unwrap_err();
+    assert!(error.get_ref().unwrap().is::<NoRegistry>(), "{error}");
+    let error = hvsock::explain_connect(("parent", ECHO)).unwrap_err();
+    let command = "`hvsock why parent 2761 --from THIS_VM`";
+    assert!(error.to_string().contains(command), "{error}");
+}
+
+fn a_listener_for_the_parent_takes_it_and_nobody_else() {
+    let listener = HvListener::bind(("parent", OF_THE_GUEST)).unwrap();
+    let mut other = HvStream::connect(("loopback", OF_THE_GUEST)).unwrap();
+    let (stream, from) = listener.accept_timeout(LONG * 3).unwrap();
+    assert_eq!(from.vm, VmId::PARENT);
+    assert_eq!(stream.peer().unwrap().partition(), "parent");
+    serve_echo(&stream);
+    assert_eq!(listener.turned_away(), 1);
+    assert_eq!(other.read(&mut [0; 8]).unwrap(), 0);
+}
