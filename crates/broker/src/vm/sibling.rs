@@ -240,7 +240,11 @@ impl End {
                 record,
             };
         }
-        let more = !way.bytes.is_empty() || !way.ends.is_empty();
+        // An end that was there before these bytes were taken is told by nobody else.
+        let is_over = way.ended || broken.is_some();
+        let more = !way.bytes.is_empty() || !way.ends.is_empty() || is_over;
+        // Whoever is told that there is nothing more does not ask again until it is knocked.
+        way.reader_waits |= !more;
         let tell = way.writer_waits.is_some_and(|at| way.read >= at);
         if tell {
             way.writer_waits = None;
