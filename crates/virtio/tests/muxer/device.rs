@@ -296,6 +296,11 @@ impl Device {
                     self.closed.push((flow, reason));
                     self.requests.retain(|(requested, _)| *requested != flow);
                     let link = self.links.get_mut(&flow).expect("a link");
+                    match reason {
+                        Closed::Refused => assert!(!link.is_open),
+                        Closed::TimedOut => assert!(!link.is_open || link.is_closing),
+                        _ => {}
+                    }
                     if !link.to_guest.is_empty() || reason != Closed::Clean {
                         flows.abort(flow);
                     }

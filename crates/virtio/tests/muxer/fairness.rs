@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_virtio::{
     Cid, Config, Event, GuestCid, Handle, Header, Key, MessageEnd, Muxer, Operation, SocketKind,
-    Transmit,
+    Transmit, shutdown,
 };
 
 use crate::guest::CID;
@@ -193,5 +193,35 @@ fn a_connection_that_the_guest_does_not_answer_is_over_in_time() {
         assert_eq!(it.poll_timeout(), None);
         // The guest hears of the end if it ever heard of the beginning.
         assert_eq!(it.has_transmit(), told);
+    }
+}
+
+#[test]
+fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_none() {
+    let mut it = muxer();
+    let finished = open(&mut it, 1);
+    it.finish(finished);
+    it.readable(finished);
+    let unread = open(&mut it, 2);
+    it.readable(unread);
+    let shut = Header {
+        flags: shutdown::RECEIVE,
+        ..header(2, Operation::Shutdown)
+    };
+    let _ = it.handle_packet(&shut, 0);
+    it.readable(unread);
+    while let Some(transmit) = it.poll_transmit(4096) {
+        assert!(matches!(transmit, Transmit::Packet(_)), "{transmit:?}");
+    }
+    // Not of a connection that nobody has accepted, either.
+    let _ = it.handle_packet(&header(3, Operation::Request), 0);
+    while let Some(event) = it.poll_event() {
+        if let Event::Request { handle, .. } = event {
+            it.readable(handle);
+            assert!(!it.has_transmit());
+            it.accept(handle, ALLOC);
+            assert!(matches!(it.poll_transmit(0), Some(Transmit::Packet(_))));
+            assert!(matches!(it.poll_transmit(1), Some(Transmit::Data { .. })));
+        }
     }
 }

@@ -48,6 +48,8 @@ pub struct Socket {
     pub own_shut: u32,
     pub peer_shut: u32,
     deadline: Option<Instant>,
+    /// What a program that waits for credit has still to write.
+    blocked: Option<(u32, MessageEnd)>,
     /// Found by packets that come.
     is_listed: bool,
     /// There has been a later socket of its name. Linux would still send its CREDIT_UPDATE and
@@ -95,6 +97,7 @@ impl Guest {
             own_shut: 0,
             peer_shut: 0,
             deadline: None,
+            blocked: None,
             is_listed: true,
             is_succeeded: false,
         }
@@ -117,9 +120,29 @@ impl Guest {
         true
     }
 
-    /// Writes as much of `len` bytes as there is credit for, in packets as Linux makes them.
+    /// Writes `len` bytes in packets as Linux makes them, as credit comes. Nothing follows before
+    /// it is done.
     pub fn write(&mut self, flows: &mut Flows, flow: usize, len: u32, end: MessageEnd) {
-        let Some(socket) = self.sockets.get(&flow) else {
+        if let Some(socket) = self.sockets.get_mut(&flow)
+            && socket.state == State::Established
+            && socket.blocked.is_none()
+        {
+            socket.blocked = Some((len, end));
+            self.write_on(flows, flow);
+        }
+    }
+
+    /// Is there a program that waits for credit, which the device may still give?
+    pub fn is_blocked(&self, flow: usize) -> bool {
+        let waits = |it: &Socket| it.blocked.is_some() && it.state == State::Established;
+        self.sockets.get(&flow).is_some_and(waits)
+    }
+
+    fn write_on(&mut self, flows: &mut Flows, flow: usize) {
+        let Some(socket) = self.sockets.get_mut(&flow) else {
+            return;
+        };
+        let Some((mut rest, end)) = socket.blocked.take() else {
             return;
         };
         let is_shut = (socket.own_shut & shutdown::SEND) | (socket.peer_shut & shutdown::RECEIVE);
@@ -127,13 +150,12 @@ impl Guest {
             return;
         }
         let used = socket.tx_cnt.wrapping_sub(socket.peer_fwd_cnt);
-        let credit = socket.peer_alloc.saturating_sub(used);
-        let mut rest = len.min(credit);
-        let is_whole = rest == len && flows.kind(flow) == SocketKind::Seqpacket;
-        while rest > 0 {
-            let part = rest.min(MAX_PACKET);
+        let mut credit = socket.peer_alloc.saturating_sub(used);
+        while rest > 0 && credit > 0 {
+            let part = rest.min(MAX_PACKET).min(credit);
             rest -= part;
-            let is_end = rest == 0 && is_whole && end.message;
+            credit -= part;
+            let is_end = rest == 0 && end.message && flows.kind(flow) == SocketKind::Seqpacket;
             let end = MessageEnd {
                 message: is_end,
                 record: is_end && end.record,
@@ -142,6 +164,9 @@ impl Guest {
             let flags = if end.message { message::END } else { 0 }
                 | if end.record { message::RECORD } else { 0 };
             self.send(flow, Operation::Data, flags, payload);
+        }
+        if let Some(socket) = self.sockets.get_mut(&flow) {
+            socket.blocked = (rest > 0).then_some((rest, end));
         }
     }
 
@@ -374,6 +399,7 @@ impl Guest {
                 panic!("{other:?} to a connected socket");
             }
         }
+        self.write_on(flows, flow);
     }
 
     /// Bytes that a message to a socket may have, so that all its packets fit into the buffer.

@@ -68,17 +68,21 @@ enum Wish {
 
 /// Any field may be anything, but most are what a connection could have.
 fn any_header() -> impl Strategy<Value = Header> {
-    let cid = |usual: u64| prop_oneof![20 => Just(usual), 1 => 0..50u64, 1 => any::<u64>()];
-    let number = || prop_oneof![6 => Just(0), 3 => 0..5000u32, 2 => any::<u32>()];
-    let port = || prop_oneof![30 => 100..104u32, 1 => any::<u32>().prop_map(|it| it | 1 << 31)];
-    let small = |most: u16| prop_oneof![20 => 1..=most, 1 => any::<u16>()];
-    let ends = (cid(CID), cid(Cid::HOST.0), port(), 5000..5002u32);
-    let rest = (number(), small(2), small(7), 0..8u32, number(), number());
+    let cid = |usual: u64| prop_oneof![40 => Just(usual), 1 => 0..50u64, 1 => any::<u64>()];
+    let count = || prop_oneof![12 => Just(0), 1 => 0..5000u32, 1 => any::<u32>()];
+    let room = prop_oneof![6 => Just(ALLOC), 3 => 0..5000u32, 1 => any::<u32>()];
+    let len = prop_oneof![2 => Just(0), 6 => 0..ALLOC / 2, 1 => any::<u32>()];
+    let port = prop_oneof![30 => 100..103u32, 1 => any::<u32>().prop_map(|it| it | 1 << 31)];
+    let kind = prop_oneof![30 => Just(1), 10 => Just(2), 1 => any::<u16>()];
+    let op = prop_oneof![4 => Just(1), 8 => 1..=7u16, 8 => Just(5), 1 => any::<u16>()];
+    let flags = prop_oneof![3 => 0..3u32, 1 => any::<u32>()];
+    let ends = (cid(CID), cid(Cid::HOST.0), port);
+    let rest = (len, kind, op, flags, room, count());
     (ends, rest).prop_map(|(ends, rest)| Header {
         src_cid: ends.0,
         dst_cid: ends.1,
         src_port: ends.2,
-        dst_port: ends.3,
+        dst_port: 5000,
         len: rest.0,
         kind: rest.1,
         op: rest.2,
@@ -106,8 +110,8 @@ fn what() -> impl Strategy<Value = What> {
     let payload = prop_oneof![3 => Just(1 << 20), 1 => 0..5000usize];
     prop_oneof![
         40 => (any_header(), payload).prop_map(|(header, payload)| Packet(header, payload)),
-        3 => (100..104u32).prop_map(Connect),
-        25 => (0..16usize, wish()).prop_map(|(which, wish)| Wish(which, wish)),
+        3 => (100..103u32).prop_map(Connect),
+        25 => (prop_oneof![4 => 0..4usize, 1 => 0..64usize], wish()).prop_map(|(which, wish)| Wish(which, wish)),
         10 => (0..8usize, prop_oneof![Just(0), 1..70_000usize], 0..70_000usize)
             .prop_map(|(packets, room, bytes)| Transmit { packets, room, bytes }),
         1 => (0..9000u64).prop_map(Pass),
@@ -147,8 +151,8 @@ impl Owner {
 
     /// A handle to have a wish for. Those that are gone are used, too.
     fn at(&self, which: usize) -> Option<Handle> {
-        let len = self.handles.len().max(1);
-        self.handles.get(which % len).map(|it| it.0)
+        let latest = self.handles.len().checked_sub(1 + which);
+        latest.map(|at| self.handles[at].0)
     }
 
     fn act(&mut self, what: &What) {
