@@ -13,7 +13,7 @@ use hvsock_registry::atomic_file;
 use hvsock_registry::folder::Folder;
 use hvsock_registry::store::FolderStore;
 use hvsock_registry::toml_problem::{self, FileProblem};
-use hvsock_virtio::{GuestCid, InvalidCid};
+use hvsock_virtio::GuestCid;
 use serde::{Deserialize, Serialize};
 
 use crate::{ControlError, StartError};
@@ -72,14 +72,37 @@ pub(crate) struct PartitionEntry {
     /// Whether a VM's memory is taken even if its VMM can shrink it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unsealed_memory: bool,
+    /// The name or number of the user that a VM's VMM runs as, if not the broker's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
 }
 
 /// What a VM has beside what every partition has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmEntry {
     pub(crate) cid: GuestCid,
     /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
     pub(crate) unsealed_memory: bool,
+    /// The user that its VMM runs as, if not the broker's.
+    pub(crate) user: Option<VmmUser>,
+}
+
+/// The user that a VMM runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VmmUser {
+    /// As an operator wrote it.
+    pub(crate) name: String,
+    pub(crate) uid: u32,
+}
+
+impl VmmUser {
+    /// The user of this name or number, if the machine has one.
+    pub(crate) fn find(name: String) -> Result<Self, String> {
+        match hvsock_sys::accounts::uid(&name) {
+            Some(uid) => Ok(Self { name, uid }),
+            None => Err(format!("this machine has no user `{name}`")),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,6 +121,7 @@ impl PartitionEntry {
             groups,
             cid: None,
             unsealed_memory: false,
+            user: None,
         }
     }
 
@@ -109,21 +133,21 @@ impl PartitionEntry {
             groups,
             cid: Some(vm.cid.get().into()),
             unsealed_memory: vm.unsealed_memory,
+            user: vm.user.map(|user| user.name),
         }
     }
 
     /// What it says of a VM, if it is one's.
-    pub(crate) fn as_vm(&self) -> Result<Option<VmEntry>, InvalidCid> {
-        let unsealed_memory = self.unsealed_memory;
-        match self.kind {
-            EntryKind::Container => Ok(None),
-            EntryKind::Vm => GuestCid::try_from(self.cid.unwrap_or_default()).map(|cid| {
-                Some(VmEntry {
-                    cid,
-                    unsealed_memory,
-                })
-            }),
+    pub(crate) fn as_vm(&self) -> Result<Option<VmEntry>, String> {
+        if self.kind == EntryKind::Container {
+            return Ok(None);
         }
+        let cid = GuestCid::try_from(self.cid.unwrap_or_default());
+        Ok(Some(VmEntry {
+            cid: cid.map_err(|error| format!("`cid`: {error}"))?,
+            unsealed_memory: self.unsealed_memory,
+            user: self.user.clone().map(VmmUser::find).transpose()?,
+        }))
     }
 
     /// What is wrong with it, beyond what its keys and their types say.
@@ -132,11 +156,12 @@ impl PartitionEntry {
             EntryKind::Vm if self.cid.is_none() => {
                 Some("is a VM's and has no `cid`, its context id".to_owned())
             }
-            EntryKind::Vm => self.as_vm().err().map(|error| format!("`cid`: {error}")),
-            EntryKind::Container if self.cid.is_some() || self.unsealed_memory => {
-                Some("is a container's; only a VM has `cid` and `unsealed_memory`".to_owned())
+            EntryKind::Vm => self.as_vm().err(),
+            EntryKind::Container => {
+                let of_vms = self.cid.is_some() || self.unsealed_memory || self.user.is_some();
+                let what = "is a container's; only a VM has `cid`, `unsealed_memory` and `user`";
+                of_vms.then(|| what.to_owned())
             }
-            EntryKind::Container => None,
         }
     }
 

@@ -32,8 +32,9 @@ pub(crate) fn hold(dirs: &Dirs) -> Result<Held, StartError> {
     // Whoever reaches a container's endpoint is taken for a process in it.
     set_mode(&dirs.containers(), 0o700)?;
     Folder::open_or_create(&dirs.vms())?;
-    // Whoever reaches a VM's socket is taken for its VMM.
-    set_mode(&dirs.vms(), 0o700)?;
+    // Whoever reaches a VM's socket is taken for its VMM. Each belongs to the user that its VMM
+    // runs as, who has to get there.
+    set_mode(&dirs.vms(), 0o711)?;
     Ok(held)
 }
 

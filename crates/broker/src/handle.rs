@@ -16,7 +16,7 @@ use hvsock_registry::{Clash, Principal, Registration};
 use hvsock_virtio::{GuestCid, InvalidCid};
 
 use crate::books::{
-    PartitionBook, PartitionEntry, PartitionFiles, ServiceBook, ServiceStore, VmEntry,
+    PartitionBook, PartitionEntry, PartitionFiles, ServiceBook, ServiceStore, VmEntry, VmmUser,
 };
 use crate::convert;
 use crate::core::{AddError, Core, CoreLink};
@@ -302,7 +302,7 @@ impl Handle {
         entry: &PartitionEntry,
         spec: PartitionSpec,
     ) -> Result<(), ControlError> {
-        let vm = entry.as_vm().map_err(invalid)?;
+        let vm = entry.as_vm().map_err(ControlError::Invalid)?;
         let added = self.call(move |core| match vm {
             Some(vm) => core.add_vm(spec, vm),
             None => core.add_container(spec),
@@ -340,6 +340,8 @@ impl Handle {
         let id = new.id.unwrap_or_else(VmId::random);
         let asked = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
         let asked = asked.transpose().map_err(invalid)?;
+        let user = new.user.map(VmmUser::find).transpose();
+        let user = user.map_err(ControlError::Invalid)?;
         // Held from here on, so that the CID stays free until the VM has it.
         let mut book = self.partitions.lock();
         let cid = match asked {
@@ -352,6 +354,7 @@ impl Handle {
         let vm = VmEntry {
             cid,
             unsealed_memory: new.unsealed_memory,
+            user,
         };
         let entry = PartitionEntry::vm(id, new.groups, vm);
         self.add_for_good(&mut book, new.name, &entry)
@@ -426,10 +429,11 @@ impl Handle {
         let entry = match cid.transpose().map_err(invalid)? {
             None => PartitionEntry::container(child.id, groups.clone()),
             Some(cid) => {
-                let unsealed_memory = child.unsealed_memory;
+                let user = child.user.map(VmmUser::find).transpose();
                 let vm = VmEntry {
                     cid,
-                    unsealed_memory,
+                    unsealed_memory: child.unsealed_memory,
+                    user: user.map_err(ControlError::Invalid)?,
                 };
                 PartitionEntry::vm(child.id, groups.clone(), vm)
             }

@@ -232,6 +232,9 @@ pub struct Partition {
     /// Whether a VM's memory is taken even if its VMM can shrink it and end the broker by that.
     #[serde(default)]
     pub unsealed_memory: bool,
+    /// The user that a VM's VMM runs as, if not the broker's.
+    #[serde(default)]
+    pub user: Option<String>,
     /// Whether an operator paused it: a VM then stands still whatever its VMM does.
     #[serde(default)]
     pub paused_by_operator: bool,
@@ -277,6 +280,10 @@ pub struct NewVm {
     /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
     #[serde(default)]
     pub unsealed_memory: bool,
+    /// The name or number of the user that its VMM runs as, if not the broker's. It takes a broker
+    /// run by root.
+    #[serde(default)]
+    pub user: Option<String>,
 }
 
 /// What to change of a partition; what is left out stays.

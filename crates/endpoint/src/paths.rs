@@ -93,7 +93,7 @@ impl Dirs {
         self.containers().join(name)
     }
 
-    /// The folder of the VMs' sockets, closed to other users of the machine.
+    /// The folder of the VMs' sockets, each of which is for the user that its VMM runs as.
     pub fn vms(&self) -> PathBuf {
         self.run.join("vm")
     }

@@ -134,6 +134,7 @@ impl Core {
                 cid: vm.map(|vm| vm.cid.get()),
                 socket: vm.map(|vm| vm.socket.clone()),
                 unsealed_memory: vm.is_some_and(|vm| vm.unsealed_memory),
+                user: vm.and_then(|vm| Some(vm.user.as_ref()?.name.clone())),
                 paused_by_operator: match vm {
                     Some(vm) => vm.paused,
                     None => partition.state() == hvsock_fabric::PartitionState::Paused,

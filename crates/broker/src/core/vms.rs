@@ -1,26 +1,30 @@
 //! VMs as partitions: what the core knows of each beyond what the fabric does, and the two who say
 //! whether it runs, its VMM and the operator.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 
 use hvsock_fabric::{PartitionError, PartitionKey, PartitionSpec, PartitionState};
+use hvsock_sys::stream;
 use hvsock_virtio::GuestCid;
 
 use super::labels::partition_label;
 use super::{AddError, Core};
-use crate::books::VmEntry;
+use crate::books::{VmEntry, VmmUser};
 use crate::model::EventKind;
 use crate::vm::{VmSettings, VmThreads};
 use crate::{StartError, folders};
+
+/// VMMs that may wait at one socket: one is served, and another may be about to take its place.
+const VMM_BACKLOG: u32 = 128;
 
 /// What the core knows of a VM.
 pub(super) struct VmRecord {
     pub(super) cid: GuestCid,
     /// Whether its memory is taken even if its VMM can shrink it.
     pub(super) unsealed_memory: bool,
+    /// The user that its VMM runs as, if not the broker's.
+    pub(super) user: Option<VmmUser>,
     /// Where its VMM connects.
     pub(super) socket: PathBuf,
     /// What its VMM says.
@@ -58,6 +62,7 @@ impl Core {
         let record = VmRecord {
             cid: vm.cid,
             unsealed_memory: vm.unsealed_memory,
+            user: vm.user,
             socket,
             vmm: PartitionState::Off,
             paused: false,
@@ -83,15 +88,13 @@ impl Core {
             return Ok(());
         };
         let path = &record.socket;
-        // The folder is this broker's alone, and so is what a former run left there.
-        let _ = std::fs::remove_file(path);
-        let listener = UnixListener::bind(path)
-            .map_err(StartError::io(format!("listen at {}", path.display())))?;
-        let mode = Permissions::from_mode(0o600);
-        std::fs::set_permissions(path, mode).map_err(StartError::io(format!(
-            "close {} to others",
-            path.display()
-        )))?;
+        let owner = record.user.as_ref();
+        let whose = owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
+        let listener =
+            stream::listen(path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
+                StartError::io(format!("listen at {}{whose}", path.display())),
+            )?;
+        let listener = UnixListener::from(listener);
         let settings = VmSettings {
             partition: key,
             cid: record.cid,
@@ -181,6 +184,7 @@ mod tests {
             let record = VmRecord {
                 cid: GuestCid::MIN,
                 unsealed_memory: false,
+                user: None,
                 socket: PathBuf::new(),
                 vmm,
                 paused,

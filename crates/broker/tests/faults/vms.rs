@@ -1,7 +1,7 @@
 //! VMs as an operator adds, pauses and removes them, with no VMM anywhere.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use hvsock::{Refusal, VmId};
 use hvsock_broker::model::{EventKind, NewVm, Partition, PartitionKind, PartitionState};
@@ -34,7 +34,9 @@ fn a_vm_is_known_and_off_until_its_vmm_connects() {
     let partition = "web".to_owned();
     assert_eq!(event, EventKind::PartitionAdded { partition });
     let mode = fs::metadata(world.folder.join("vm")).unwrap().permissions();
-    assert_eq!(mode.mode() & 0o777, 0o700);
+    assert_eq!(mode.mode() & 0o777, 0o711);
+    let mode = fs::metadata(world.folder.join("vm/web.sock")).unwrap();
+    assert_eq!(mode.permissions().mode() & 0o777, 0o600);
     world.register(7);
     assert_eq!(
         refused(world.host().connect(web.id, 7)),
@@ -80,6 +82,8 @@ fn vms_are_kept_with_all_that_was_said_of_them() {
     let world = World::new();
     let mut new = vm("web", Some(42));
     (new.groups, new.unsealed_memory) = (vec!["blue".to_owned()], true);
+    let uid = fs::metadata("/proc/self").unwrap().uid();
+    new.user = Some(uid.to_string());
     world.handle().add_vm(new).unwrap();
     world.handle().add_vm(vm("db", None)).unwrap();
     let groups = vec!["red".to_owned()];
@@ -95,6 +99,31 @@ fn vms_are_kept_with_all_that_was_said_of_them() {
     assert_eq!(before[2].groups, ["red"]);
     assert!(before[2].unsealed_memory);
     assert_eq!(before[2].cid, Some(42));
+    assert_eq!(before[2].user, Some(uid.to_string()));
+}
+
+#[test]
+fn a_vms_socket_belongs_to_the_user_that_its_vmm_runs_as() {
+    let world = World::new();
+    let handle = world.handle();
+    let of = |user: &str| NewVm {
+        user: Some(user.to_owned()),
+        ..vm("web", None)
+    };
+    assert_eq!(
+        sentence(handle.add_vm(of("no-such-user"))),
+        "this machine has no user `no-such-user`"
+    );
+    let socket = world.folder.join("vm/web.sock");
+    if fs::metadata("/proc/self").unwrap().uid() == 0 {
+        handle.add_vm(of("12345")).unwrap();
+        let found = fs::metadata(&socket).unwrap();
+        assert_eq!((found.uid(), found.mode() & 0o777), (12_345, 0o600));
+    } else {
+        let error = sentence(handle.add_vm(of("12345")));
+        assert!(error.contains("for the user 12345"), "{error}");
+        assert_eq!(handle.partitions().unwrap().len(), 1);
+    }
 }
 
 #[test]
@@ -105,6 +134,11 @@ fn a_vms_file_with_a_mistake_is_reported_and_keeps_no_other_out() {
     drop(broker);
     let id = VmId::random().to_string();
     let files = [
+        (
+            "user",
+            "kind = \"vm\"\ncid = 7\nuser = \"nobody-here\"",
+            "no user `nobody-here`",
+        ),
         ("nocid", "kind = \"vm\"", "has no `cid`"),
         ("hostcid", "kind = \"vm\"\ncid = 2", "2 is not"),
         (

@@ -5,7 +5,7 @@ use std::process::Command;
 use hvsock_testkit::require;
 use serde_json::json;
 
-use crate::util::{DEMO, Done, World};
+use crate::util::{DEMO, Done, World, is_root};
 
 const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
 
@@ -125,6 +125,26 @@ fn one_is_shown_listed_paused_resumed_and_removed() {
     }
     world.run(["vm", "add", "ci", "--memory", "2GB"]).misused();
     world.run(["vm", "add", "a/b"]).misused();
+}
+
+#[test]
+fn a_vm_may_have_a_vmm_of_another_user() {
+    let world = World::new();
+    let error = world
+        .run(["vm", "add", "web", "--user", "no-such-user"])
+        .failed();
+    assert!(error.contains("no user `no-such-user`"), "{error}");
+    let done = world.run(["vm", "add", "web", "--user", "0", "--libvirt"]);
+    if is_root() {
+        assert!(done.stderr.contains("must run as the user 0:"), "{done:?}");
+        assert!(
+            world
+                .ok(["vm", "show", "web"])
+                .contains("user          0\n")
+        );
+    } else {
+        assert!(done.failed().contains("for the user 0"));
+    }
 }
 
 #[test]

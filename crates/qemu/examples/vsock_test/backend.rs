@@ -96,6 +96,7 @@ fn broker(folder: &Path) -> Result<Device> {
             id: None,
             groups: vec![GROUP.into()],
             unsealed_memory: false,
+            user: None,
         })?;
     }
     Ok(Device::Broker {

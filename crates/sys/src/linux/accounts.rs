@@ -56,6 +56,24 @@ impl Accounts {
     }
 }
 
+/// The number of the user with this name, or that this is in digits.
+pub fn uid(user: &str) -> Option<u32> {
+    uid_in(Path::new("/etc"), user)
+}
+
+fn uid_in(folder: &Path, user: &str) -> Option<u32> {
+    let named = || {
+        let users = read(&folder.join("passwd")).ok()?;
+        let found = users.into_iter().find(|(_, name)| **name == *user);
+        found.map(|(uid, _)| uid)
+    };
+    // The highest means no user to the system calls that take one.
+    user.parse()
+        .ok()
+        .filter(|uid| *uid < u32::MAX)
+        .or_else(named)
+}
+
 impl Table {
     fn new(path: PathBuf) -> Self {
         Self {
@@ -112,6 +130,11 @@ mod tests {
         assert_eq!(accounts.user(1000).as_deref(), Some("alice"));
         assert_eq!(accounts.user(5), None);
         assert_eq!(accounts.group(0), None);
+        assert_eq!(uid_in(dir.path(), "alice"), Some(1000));
+        assert_eq!(uid_in(dir.path(), "77"), Some(77));
+        for nobody in ["", "carol", "4294967295", "-1"] {
+            assert_eq!(uid_in(dir.path(), nobody), None, "{nobody}");
+        }
         fs::write(dir.path().join("passwd"), "bob:x:5:5::/:\n").unwrap();
         assert_eq!(accounts.user(5).as_deref(), Some("bob"));
         assert_eq!(accounts.user(0), None);

@@ -5,6 +5,7 @@ pub mod doorbell;
 pub mod errno;
 pub mod event;
 pub mod limits;
+mod listening;
 pub mod message;
 pub mod peer;
 pub mod poll;

@@ -1,17 +1,16 @@
 //! Unix `SOCK_SEQPACKET` sockets: what endpoints are. They keep the bounds of messages, carry
 //! descriptors, and tell when the other process is gone.
 
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use super::listening;
 
 /// Listens at `path` with the file mode `mode`, and returns the non-blocking listener.
 ///
@@ -19,41 +18,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// process listens there. Anything else that is there stays and is an error. The file never has
 /// more permissions than `mode`, not even for a moment, and nothing else gets them: others may be
 /// able to write to the folder, and put a link to a file of their choice where the socket was.
-/// `backlog` clients may wait for
-/// [`accept`]; the kernel caps it at `net.core.somaxconn`.
+/// `backlog` clients may wait for [`accept`]; the kernel caps it at `net.core.somaxconn`.
 pub fn listen(path: &Path, mode: u32, backlog: u32) -> io::Result<OwnedFd> {
-    let address = address(path)?;
-    match fs::symlink_metadata(path) {
-        Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
-        Ok(_) => {
-            let message = format!("{} exists and is not a socket", path.display());
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
-    // bind() gives the file the socket's own mode less the umask; then widen it to what was asked.
-    rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
-    rustix::net::bind(&socket, &address)?;
-    set_mode(path, mode & 0o777)?;
-    let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
-    rustix::net::listen(&socket, backlog)?;
-    Ok(socket)
-}
-
-/// Sets the mode of the socket at `path` itself, whatever is there by now.
-fn set_mode(path: &Path, mode: u32) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let there = rustix::fs::open(path, flags, Mode::empty())?;
-    let stat = rustix::fs::fstat(&there)?;
-    if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        let message = format!("{} was replaced by something else", path.display());
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-    }
-    // fchmod() takes no descriptor that was opened with O_PATH.
-    let itself = format!("/proc/self/fd/{}", there.as_raw_fd());
-    fs::set_permissions(itself, fs::Permissions::from_mode(mode))
+    listening::listen(SocketType::SEQPACKET, path, mode, None, backlog)
 }
 
 /// Takes one waiting client as a non-blocking socket; `None` if none waits.
@@ -74,7 +41,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<OwnedFd>> {
 ///
 /// Where the listener's backlog is full, waits for up to `timeout`, then fails with `WouldBlock`.
 pub fn connect(path: &Path, timeout: Duration) -> io::Result<OwnedFd> {
-    let address = address(path)?;
+    let address = listening::address(path)?;
     let socket = socket(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)?;
     match super::retry(|| rustix::net::connect(&socket, &address)) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock && !timeout.is_zero() => {}
@@ -105,21 +72,10 @@ fn socket(flags: SocketFlags) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-fn address(path: &Path) -> io::Result<SocketAddrUnix> {
-    SocketAddrUnix::new(path).map_err(|error| match error {
-        Errno::NAMETOOLONG => io::Error::new(
-            io::ErrorKind::InvalidFilename,
-            format!(
-                "{} is longer than the 107 bytes that a socket's path may have",
-                path.display()
-            ),
-        ),
-        error => error.into(),
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
     use super::*;
@@ -147,19 +103,6 @@ mod tests {
         let error = listen(&path, 0o600, 1).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
-    }
-
-    #[test]
-    fn a_link_where_the_socket_was_does_not_pass_its_mode_on() {
-        let dir = tempfile::tempdir().unwrap();
-        let (path, secret) = (dir.path().join("s"), dir.path().join("secret"));
-        fs::write(&secret, "").unwrap();
-        fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
-        std::os::unix::fs::symlink(&secret, &path).unwrap();
-        let error = set_mode(&path, 0o666).unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
-        let mode = fs::metadata(&secret).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600);
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Unix stream sockets: the data descriptors of connections.
+//! Unix stream sockets: the data descriptors of connections, and those at which VMMs connect.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
@@ -16,6 +17,12 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     Ok(pair)
+}
+
+/// Listens at `path` with the file mode `mode` and, if one is given, in the hands of the user
+/// `owner`, as [`seqpacket::listen`](super::seqpacket::listen) does.
+pub fn listen(path: &Path, mode: u32, owner: Option<u32>, backlog: u32) -> io::Result<OwnedFd> {
+    super::listening::listen(SocketType::STREAM, path, mode, owner, backlog)
 }
 
 /// Sends some of `bytes`.
@@ -87,6 +94,21 @@ const MAX_SLICES: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_listener_is_its_owners_alone() {
+        use std::os::unix::fs::MetadataExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let is_root = rustix::process::geteuid().is_root();
+        let owner = is_root.then_some(12_345);
+        let _listener = listen(&path, 0o600, owner, 1).unwrap();
+        let found = std::fs::metadata(&path).unwrap();
+        let uid = owner.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        assert_eq!((found.uid(), found.mode() & 0o777), (uid, 0o600));
+        std::os::unix::net::UnixStream::connect(&path).unwrap();
+    }
 
     #[test]
     fn bytes_go_both_ways_and_end_one_way() {

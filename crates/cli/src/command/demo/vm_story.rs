@@ -76,6 +76,7 @@ impl Stage {
             id: None,
             groups: Vec::new(),
             unsealed_memory: false,
+            user: None,
         })?;
         say.does(
             "broker",

@@ -26,7 +26,7 @@ const CIDS: RangeInclusive<i64> = 3..=u32::MAX as i64 - 1;
 Examples:
   hvsock vm add web --cid 42
   qemu-system-x86_64 $(hvsock vm show web --memory 2G) ...
-  hvsock vm add db --group backend --libvirt
+  sudo hvsock vm add db --group backend --user libvirt-qemu --libvirt
   hvsock connect web 'HV Socket Demo'")]
 pub enum Vm {
     Add(Add),
@@ -62,6 +62,9 @@ pub struct Add {
     /// Take memory that is not sealed, too: by shrinking it the VMM can end the broker
     #[arg(long)]
     unsealed_memory: bool,
+    /// The user that its VMM runs as, if not the broker's; libvirt's is libvirt-qemu or qemu
+    #[arg(long, value_name = "USER")]
+    user: Option<String>,
     #[command(flatten)]
     form: Form,
 }
@@ -134,6 +137,7 @@ impl Add {
             id: self.id,
             groups: self.groups,
             unsealed_memory: self.unsealed_memory,
+            user: self.user,
         })?;
         let device = self.form.device(&partition)?;
         if self.form.json {
@@ -145,10 +149,13 @@ impl Add {
             partition.name, partition.id
         ));
         if self.form.libvirt {
-            context.note(
-                "Add this to its domain (`virsh edit`); QEMU must run as the broker's user, so \
-                 for your own broker take qemu:///session:",
-            );
+            let user = match &partition.user {
+                Some(user) => format!("user {user}"),
+                None => "broker's user (or say which with --user)".to_owned(),
+            };
+            context.note(&format!(
+                "Add this to its domain (`virsh edit`), whose QEMU must run as the {user}:"
+            ));
             return output::text(&device.libvirt);
         }
         let size = match self.form.memory {
@@ -177,6 +184,7 @@ impl Show {
         more.extend(partition.cid.map(|cid| ("CID", cid.to_string())));
         let socket = partition.socket.as_ref();
         more.extend(socket.map(|socket| ("socket", socket.display().to_string())));
+        more.extend(partition.user.clone().map(|user| ("user", user)));
         if partition.unsealed_memory {
             let text = "taken unsealed: its VMM can end the broker".to_owned();
             more.push(("memory", text));
