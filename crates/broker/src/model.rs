@@ -321,7 +321,7 @@ pub struct Listener {
     pub age_seconds: f64,
 }
 
-/// A process at one end of a connection.
+/// A process, or a guest, at one end of a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct End {
     /// The name of its partition.
@@ -330,9 +330,12 @@ pub struct End {
     /// The id of its partition.
     #[schema(value_type = String, format = Uuid)]
     pub vm_id: VmId,
-    /// Its process id on this machine.
+    /// Whether it is a guest, of whose processes and users only its own kernel knows.
+    #[serde(default)]
+    pub guest: bool,
+    /// Its process id on this machine; a guest has none, which is 0.
     pub pid: u32,
-    /// Its user id on this machine.
+    /// Its user id on this machine; a guest has none, which is 4294967295.
     pub uid: u32,
     /// Its user's name on this machine.
     pub user: Option<String>,

@@ -300,6 +300,8 @@ impl Core {
         Some(model::End {
             partition: partition.name().clone(),
             vm_id: partition.vm_id(),
+            guest: partition.kind() == hvsock_fabric::PartitionKind::Vm
+                && partition.parent().is_some(),
             pid: caller.pid,
             uid: caller.uid,
             user,

@@ -90,8 +90,11 @@ fn list(context: &Context, json: Json) -> Result<()> {
     table.print()
 }
 
-/// A process at one end: `web (pid 4711, alice)`.
+/// A process at one end: `web (pid 4711, alice)`; or `web (guest)`.
 pub fn end(end: &End) -> String {
+    if end.guest {
+        return format!("{} (guest)", end.partition);
+    }
     let user = end
         .user
         .clone()

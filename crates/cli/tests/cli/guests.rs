@@ -66,6 +66,19 @@ fn a_guest_and_its_host_reach_each_other_while_both_its_vmm_and_the_operator_let
     assert_eq!(inside(&guest, "echo hi | hvsock connect parent 7"), "hi");
     let by_id = format!("echo hi | hvsock connect parent {ID}");
     assert_eq!(inside(&guest, &by_id), "hi");
+    let held = guest
+        .spawn("(echo hi; sleep 60) | hvsock connect parent 7")
+        .unwrap();
+    eventually("it is connected", || !world.connections().is_empty());
+    let [connection] = &world.connections()[..] else {
+        panic!("one connection");
+    };
+    assert_eq!(connection["from"]["guest"], json!(true));
+    assert_eq!(connection["to"]["guest"], json!(false));
+    let table = world.ok(["connections"]);
+    assert!(table.contains("web (guest)"), "{table}");
+    held.kill().unwrap();
+    eventually("it has ended", || world.connections().is_empty());
     let began = Instant::now();
     let refused = guest.run("hvsock connect parent 9 </dev/null", LONG);
     assert!(!refused.unwrap().success());
