@@ -113,25 +113,26 @@ impl NoRegistry {
 impl fmt::Display for NoRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
-            "there is no broker in this virtual machine, which reaches its host by AF_VSOCK, ",
+            "no broker runs in this virtual machine, so its host is reached by AF_VSOCK, and ",
         )?;
         match &self.wanted {
             Wanted::Service(name) => write!(
                 f,
-                "and so nobody knows the service `{name}` by name; use its GUID or vsock port, \
-                 which `hvsock service show` tells on the host"
+                "nobody here knows the service `{name}` by name; use its GUID or vsock port, which \
+                 `hvsock service show` tells on the host"
             ),
             Wanted::Partition(name) => write!(
                 f,
-                "and so nobody knows the partition `{name}`; those that can be reached are \
-                 `parent` and `loopback`"
+                "nobody here knows the partition `{name}`; those that can be reached are `parent` \
+                 and `loopback`"
             ),
             Wanted::Registration(name) => write!(
                 f,
-                "and so no registry for `{name}`; register it on the host with `hvsock service \
-                 register`"
+                "there is no registry for `{name}` here; register it on the host with `hvsock \
+                 service register`"
             ),
-        }
+        }?;
+        f.write_str(" (or start a broker here with `hvsock broker`)")
     }
 }
 

@@ -11,11 +11,11 @@ use serde_json::json;
 use crate::util::{DEMO, Done, World, eventually};
 
 /// For a command in a guest whose processor is emulated.
-const LONG: Duration = Duration::from_secs(60);
+pub const LONG: Duration = Duration::from_secs(60);
 const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
 
 /// A guest with the command in it, for the VM of this name.
-fn boot(kit: &Kit, world: &World, name: &str) -> Guest {
+pub fn boot(kit: &Kit, world: &World, name: &str) -> Guest {
     let mut config = Config::new(name);
     let program = Path::new(env!("CARGO_BIN_EXE_hvsock"));
     config.files = File::program(program, "/bin/hvsock").unwrap();
@@ -29,12 +29,12 @@ fn state(world: &World, name: &str) -> String {
     shown["state"].as_str().unwrap().to_owned()
 }
 
-fn settles(world: &World, name: &str, want: &str) {
+pub fn settles(world: &World, name: &str, want: &str) {
     eventually(want, || state(world, name) == want);
 }
 
 /// What a command in a guest prints.
-fn inside(guest: &Guest, command: &str) -> String {
+pub fn inside(guest: &Guest, command: &str) -> String {
     let output = guest.run(command, LONG).unwrap();
     assert!(output.success(), "{command}: {}", output.complaints());
     output.text()

@@ -6,6 +6,7 @@ mod connections;
 mod containers;
 mod demo;
 mod guests;
+mod in_a_guest;
 mod refusals;
 mod services;
 mod shell;
