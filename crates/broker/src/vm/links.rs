@@ -274,8 +274,8 @@ impl Links {
                 .register(&mut source, token(1), Interest::READABLE)?;
             link.control = Some(control);
         }
-        if let (Body::Sibling(end), Some(handle)) = (&link.body, link.handle) {
-            end.settle(Arc::clone(&self.door), handle);
+        if let Body::Sibling(end) = &link.body {
+            end.settle(Arc::clone(&self.door), link.id);
         }
         Ok(())
     }
@@ -466,7 +466,7 @@ impl Links {
                 }
                 // Who reports the end waits for the other side's.
                 let is_gone = match &link.body {
-                    Body::Sibling(_) => !link.reports,
+                    Body::Sibling(end) => !link.reports || end.look().gone,
                     _ => link.control.as_ref().is_some_and(|control| control.closed),
                 };
                 if is_gone && link.body.is_flushed() {

@@ -8,18 +8,19 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use hvsock_fabric::Refusal;
+use hvsock_fabric::{ConnectionId, Refusal};
 use hvsock_sys::shared_memory::SharedBytes;
-use hvsock_virtio::{Handle, MessageEnd};
+use hvsock_virtio::MessageEnd;
 use mio::Waker;
 
 /// Memory that an empty pipe keeps for the next bytes.
 const KEPT: usize = 4096;
 
-/// Where a data thread finds which of its connections with siblings have news.
+/// Where a data thread finds which of its connections with siblings have news. They are named by
+/// what they keep until they are gone for both guests.
 #[derive(Debug)]
 pub(super) struct Doorstep {
-    due: Mutex<Vec<Handle>>,
+    due: Mutex<Vec<ConnectionId>>,
     waker: Arc<Waker>,
 }
 
@@ -32,14 +33,14 @@ impl Doorstep {
     }
 
     /// The connections with news since the last time.
-    pub(super) fn take(&self) -> Vec<Handle> {
+    pub(super) fn take(&self) -> Vec<ConnectionId> {
         std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn knock(&self, handle: Handle) {
+    fn knock(&self, connection: ConnectionId) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let first = due.is_empty();
-        due.push(handle);
+        due.push(connection);
         drop(due);
         // Whoever put the first one there has woken the thread, which takes all.
         if first {
@@ -59,7 +60,7 @@ pub(crate) struct End {
 struct Shared {
     pipe: Mutex<Pipe>,
     /// Where each side is found, once it is known.
-    doors: [OnceLock<(Arc<Doorstep>, Handle)>; 2],
+    doors: [OnceLock<(Arc<Doorstep>, ConnectionId)>; 2],
     /// A side has news that it has not looked at.
     knocked: [AtomicBool; 2],
 }
@@ -135,8 +136,8 @@ pub(crate) fn pair() -> (End, End) {
 
 impl End {
     /// Says where this end is to be told of news.
-    pub(super) fn settle(&self, door: Arc<Doorstep>, handle: Handle) {
-        let _ = self.shared.doors[self.side].set((door, handle));
+    pub(super) fn settle(&self, door: Arc<Doorstep>, connection: ConnectionId) {
+        let _ = self.shared.doors[self.side].set((door, connection));
         // There may be some already. Whichever fence comes second, here or in `knock`, sees what
         // was stored before the other.
         fence(Ordering::SeqCst);
@@ -311,8 +312,8 @@ impl End {
             return;
         }
         fence(Ordering::SeqCst);
-        if let Some((door, handle)) = self.shared.doors[side].get() {
-            door.knock(*handle);
+        if let Some((door, connection)) = self.shared.doors[side].get() {
+            door.knock(*connection);
         }
     }
 

@@ -524,8 +524,8 @@ impl Worker {
 
     /// Carries commands out.
     fn obey(&mut self, now: Instant) {
-        for handle in self.door.take() {
-            if let Some(place) = self.links.place_of(handle) {
+        for connection in self.door.take() {
+            if let Some(place) = self.links.place_of_id(connection) {
                 self.links.attend(place, &mut self.mux, now);
             }
         }

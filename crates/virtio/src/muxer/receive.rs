@@ -162,11 +162,12 @@ impl Muxer {
         connection.guest_shut = after as u8;
         let handle = connection.handle(index);
         if connection.phase == Phase::Open {
-            if new & shutdown::SEND != 0 {
-                self.events.push_back(Event::Finished { handle });
-            }
+            // In this order, so that whoever sees the end of a close finds that it was one.
             if new & shutdown::RECEIVE != 0 {
                 self.events.push_back(Event::ClosedRead { handle });
+            }
+            if new & shutdown::SEND != 0 {
+                self.events.push_back(Event::Finished { handle });
             }
         }
         if after == shutdown::BOTH {
