@@ -64,8 +64,8 @@ impl Context {
         };
         if !socket.exists() && self.endpoint().uses_vsock() {
             let sentence = "there is no broker in this virtual machine to ask";
-            let help =
-                "ask on the host; here are `hvsock listen` and `hvsock connect`, by AF_VSOCK";
+            let help = "ask on the host (`hvsock listen` and `hvsock connect` are for here, too), or \
+                        start one for the containers in here with `hvsock broker`";
             return Err(Failure::new(sentence).help(help).into());
         }
         Client::new(socket).context("cannot talk to the broker")
