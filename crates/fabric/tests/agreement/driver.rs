@@ -162,13 +162,18 @@ impl Both<'_> {
                 self.connect(&request);
             }
             Op::ConnectTo(listener, from, who, keep) => {
-                if let Some(request) = self.request_to(listener, from, who)
-                    && self.connect(&request)
-                {
-                    let n = self.connections.len() - 1;
-                    let id = self.connections[n];
-                    self.fabric.set_connected_suspend(id, End::Client, keep);
-                    self.reading.set_connected_suspend(n, End::Client, keep);
+                if let Some(request) = self.request_to(listener, from, who) {
+                    self.connect_keeping(&request, keep);
+                }
+            }
+            Op::ConnectInto(vm, from, who, service, keep) => {
+                let is_vm = |p: &Part| p.there && p.kind == PartitionKind::Vm && p.parent.is_some();
+                let parts = &self.reading.partitions;
+                let vms: Vec<_> = (0..parts.len()).filter(|p| is_vm(&parts[*p])).collect();
+                let request =
+                    nth(vm, vms.len()).and_then(|n| self.request_into(vms[n], service, from, who));
+                if let Some(request) = request {
+                    self.connect_keeping(&request, keep);
                 }
             }
             Op::SetStateAt(n, end, state) => {
@@ -243,6 +248,16 @@ impl Both<'_> {
             .request(row, Verb::Listen, want.as_ref().copied());
         self.listeners.extend(got);
         self.effects();
+    }
+
+    /// Connects, and says whether that end wants the connection kept.
+    fn connect_keeping(&mut self, request: &Request, keep: bool) {
+        if self.connect(request) {
+            let n = self.connections.len() - 1;
+            let id = self.connections[n];
+            self.fabric.set_connected_suspend(id, End::Client, keep);
+            self.reading.set_connected_suspend(n, End::Client, keep);
+        }
     }
 
     /// Whether it was granted.
@@ -492,7 +507,17 @@ impl Both<'_> {
         let there = self.reading.listeners.iter().filter(|l| l.there);
         let there: Vec<_> = there.collect();
         let listener = there[nth(listener, there.len())?];
-        let target = listener.partition;
+        self.request_into(listener.partition, listener.service, from, who)
+    }
+
+    /// A request for a service in a partition, from one of those around it.
+    fn request_into(
+        &self,
+        target: usize,
+        service: ServiceId,
+        from: usize,
+        who: Principal,
+    ) -> Option<Request> {
         let parts = &self.reading.partitions;
         let id = parts[target].id;
         let mut ways = vec![];
@@ -516,7 +541,7 @@ impl Both<'_> {
             from: Pick::Any(from),
             who,
             vm: Vm::Is(vm),
-            service: listener.service,
+            service,
         })
     }
 

@@ -39,6 +39,8 @@ pub enum Op {
     /// A connect to this listener's service by one of the partitions that may see its own, and
     /// whether that end wants the connection kept.
     ConnectTo(usize, usize, Principal, bool),
+    /// The same for a VM and a service in it, whoever listens there.
+    ConnectInto(usize, usize, Principal, ServiceId, bool),
     /// Sets the state of the partition at this end of a connection.
     SetStateAt(usize, End, PartitionState),
     Accept(usize),
@@ -318,6 +320,8 @@ pub fn op() -> impl Strategy<Value = Op> {
         15 => request().prop_map(Op::Connect),
         40 => (number(), number(), who(), any::<bool>())
             .prop_map(|(n, from, who, keep)| Op::ConnectTo(n, from, who, keep)),
+        10 => (number(), number(), who(), service(), any::<bool>())
+            .prop_map(|(n, from, who, id, keep)| Op::ConnectInto(n, from, who, id, keep)),
         10 => (number(), end(), state()).prop_map(|(n, end, state)| Op::SetStateAt(n, end, state)),
         6 => number().prop_map(Op::Accept),
         3 => number().prop_map(Op::CloseListener),
