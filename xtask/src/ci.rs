@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::run::{self, Timings};
-use crate::{loom, test};
+use crate::{loom, test, vsock_test};
 
 /// Runs it. The tests come last, so that their summary ends the output; the times of the steps
 /// before are printed ahead of it.
@@ -43,6 +43,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let binary = test::prepare(&mut timings)?;
     test::doc_tests(&mut timings)?;
     timings.step("loom", || loom::run(&[]))?;
+    timings.step("the kernel's vsock_test", || vsock_test::run(&[]))?;
     timings.print();
     test::last(binary, &[])
 }

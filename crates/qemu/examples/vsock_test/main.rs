@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod backend;
+mod control;
 mod suite;
 
 use std::path::PathBuf;

@@ -13,7 +13,7 @@ use anyhow::{Result, bail};
 use hvsock_qemu::{Guest, Spawned};
 use serde_json::{Value, json};
 
-use crate::CONTROL;
+use crate::{CONTROL, control};
 
 /// How long a test may go without a word. Its own limits are 10 s each, of the guest's time.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -122,7 +122,7 @@ fn attempt(
         "exec vsock_test --mode server --control-port {CONTROL} --peer-cid {client_cid}{skip}"
     ))?;
     serve.wait_for("listening", PATIENCE)?;
-    let port = server.forwarded(CONTROL).unwrap_or(CONTROL);
+    let port = control::slowed(server.forwarded(CONTROL).unwrap_or(CONTROL))?;
     let connect = client.spawn(&format!(
         "exec vsock_test --mode client --control-host 10.0.2.2 --control-port {port} \
          --peer-cid {server_cid}{skip}"
