@@ -28,6 +28,9 @@ const FIRST: usize = 16;
 const GENERATION: u32 = 32;
 const GENERATIONS: usize = 1 << 16;
 
+/// Links that are looked at while the thread is awake; with more, all of them are to tell.
+pub(super) const MAX_WATCHED: usize = 64;
+
 /// What a connection leads to.
 pub(crate) enum LinkParts {
     /// The broker's end of a ring.
@@ -82,7 +85,7 @@ pub(super) struct Link {
     /// It is among those that are looked at for bytes.
     pub(super) idle: bool,
     /// It is among those that are looked at for room.
-    pub(super) thirsty: bool,
+    thirsty: bool,
 }
 
 /// All connections of one guest.
@@ -94,6 +97,8 @@ pub(super) struct Links {
     by_id: HashMap<ConnectionId, usize>,
     /// The places of links by their handle's index.
     by_handle: Vec<Option<usize>>,
+    /// Links with little room for the guest, that were not asked to tell of more yet.
+    thirsty: Vec<usize>,
     reports: Vec<Report>,
     news: Vec<VmNews>,
 }
@@ -122,7 +127,7 @@ impl Link {
     }
 
     /// Tells the protocol how many of the guest's bytes the other end has taken since.
-    pub(super) fn credit(&mut self, mux: &mut Muxer) {
+    fn credit(&mut self, mux: &mut Muxer) {
         let Some(handle) = self.handle else { return };
         let taken = self.body.taken();
         let fresh = taken.wrapping_sub(self.taken);
@@ -135,7 +140,7 @@ impl Link {
 
     /// Asks the body to tell when there is room for the guest again, if there is little; whether
     /// there is some already.
-    pub(super) fn arm_room(&self, mux: &Muxer) -> bool {
+    fn arm_room(&self, mux: &Muxer) -> bool {
         let Some(handle) = self.handle else {
             return false;
         };
@@ -158,7 +163,7 @@ impl Link {
 }
 
 /// Whether the guest believes to have so little room that its writes may wait for more.
-pub(super) fn is_low(believed: u32, alloc: u32) -> bool {
+fn is_low(believed: u32, alloc: u32) -> bool {
     believed < alloc / 2
 }
 
@@ -178,6 +183,7 @@ impl Links {
             next_generation: 0,
             by_id: HashMap::new(),
             by_handle: Vec::new(),
+            thirsty: Vec::new(),
             reports: Vec::new(),
             news: Vec::new(),
         }
@@ -205,6 +211,60 @@ impl Links {
     /// Whether a token is a link's.
     pub(super) fn owns(token: Token) -> bool {
         token.0 >= FIRST
+    }
+
+    /// Looks after the room of a link from now on, if the guest believes to have little.
+    pub(super) fn watch_room(&mut self, place: usize, mux: &Muxer) {
+        let Some(link) = self.slab.get_mut(place) else {
+            return;
+        };
+        let Some(handle) = link.handle else { return };
+        let (believed, alloc) = mux.freed_window(handle);
+        if !link.thirsty && is_low(believed, alloc) {
+            link.thirsty = true;
+            self.thirsty.push(place);
+        }
+    }
+
+    /// Looks whether links with little room have more; whether one has.
+    pub(super) fn look_for_room(&mut self, mux: &mut Muxer) -> bool {
+        let mut found = false;
+        if self.thirsty.len() > MAX_WATCHED {
+            found |= self.arm_room(mux);
+        }
+        for index in (0..self.thirsty.len()).rev() {
+            let place = self.thirsty[index];
+            let Some(link) = self.slab.get_mut(place) else {
+                self.thirsty.swap_remove(index);
+                continue;
+            };
+            link.credit(mux);
+            let window = link.handle.map(|handle| mux.freed_window(handle));
+            if window.is_none_or(|(believed, alloc)| !is_low(believed, alloc)) {
+                link.thirsty = false;
+                self.thirsty.swap_remove(index);
+                found = true;
+            }
+        }
+        found
+    }
+
+    /// Has links with little room tell when they have more; whether one has some already.
+    pub(super) fn arm_room(&mut self, mux: &mut Muxer) -> bool {
+        let mut found = false;
+        for place in std::mem::take(&mut self.thirsty) {
+            let Some(link) = self.slab.get_mut(place) else {
+                continue;
+            };
+            link.thirsty = false;
+            link.credit(mux);
+            if link.arm_room(mux) {
+                link.thirsty = true;
+                self.thirsty.push(place);
+                found = true;
+            }
+        }
+        found
     }
 
     /// Takes a connection in that has a handle by now.
@@ -325,6 +385,11 @@ impl Links {
             return self.attend_sibling(place, mux, now);
         }
         link.credit(mux);
+        // What it told of may have been less than is worth telling the guest.
+        self.watch_room(place, mux);
+        let Some(link) = self.slab.get_mut(place) else {
+            return;
+        };
         let is_gone = link.control.as_ref().is_some_and(|control| control.closed);
         match link.handle {
             None if is_gone && link.body.is_flushed() => self.remove(place, None),
@@ -377,6 +442,10 @@ impl Links {
             }
         }
         link.credit(mux);
+        self.watch_room(place, mux);
+        let Some(link) = self.slab.get_mut(place) else {
+            return;
+        };
         if news.closed {
             if link.finished {
                 mux.close(now, handle);

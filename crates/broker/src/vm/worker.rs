@@ -19,7 +19,7 @@ use hvsock_virtio::{
 use mio::{Events, Poll, Token, Waker};
 
 use super::link::Filled;
-use super::links::{Links, is_low};
+use super::links::{Links, MAX_WATCHED};
 use super::memory::Ram;
 use super::queues::{Order, Queues, RX, TX};
 use super::sibling::Doorstep;
@@ -34,8 +34,6 @@ const KICKS: [Token; 2] = [Token(1), Token(2)];
 const TURN: usize = 128;
 /// Connections that the guest asks for and the core has not answered.
 const MAX_ASKED: usize = 256;
-/// Links that are looked at for bytes or room while the thread is awake; the others are to tell.
-const MAX_WATCHED: usize = 64;
 /// The longest that the thread looks on before it sleeps.
 const MAX_LOOK: Duration = Duration::from_micros(20);
 /// A sleep shorter than this should have been a look.
@@ -57,8 +55,6 @@ pub(super) struct Worker {
     asked: usize,
     /// Links without bytes for the guest, that were not asked to tell yet.
     idle: Vec<usize>,
-    /// Links with little room for the guest, likewise.
-    thirsty: Vec<usize>,
     chain: Chain,
     look: Duration,
     may_look: bool,
@@ -94,7 +90,6 @@ impl Worker {
             state: PartitionState::Off,
             asked: 0,
             idle: Vec::new(),
-            thirsty: Vec::new(),
             chain: Chain::default(),
             look: Duration::ZERO,
             may_look: processors > 1,
@@ -258,11 +253,7 @@ impl Worker {
             return self.links.reads_no_more(place, &mut self.mux);
         }
         link.count_delivered(len);
-        let (believed, alloc) = self.mux.freed_window(handle);
-        if !link.thirsty && is_low(believed, alloc) {
-            link.thirsty = true;
-            self.thirsty.push(place);
-        }
+        self.links.watch_room(place, &self.mux);
     }
 
     /// Gives packets to the rx queue.
@@ -398,24 +389,7 @@ impl Worker {
                 index += 1;
             }
         }
-        if self.thirsty.len() > MAX_WATCHED {
-            found |= self.arm_thirsty();
-        }
-        for index in (0..self.thirsty.len()).rev() {
-            let place = self.thirsty[index];
-            let Some(link) = self.links.at(place) else {
-                self.thirsty.swap_remove(index);
-                continue;
-            };
-            link.credit(&mut self.mux);
-            let window = link.handle.map(|handle| self.mux.freed_window(handle));
-            if window.is_none_or(|(believed, alloc)| !is_low(believed, alloc)) {
-                link.thirsty = false;
-                self.thirsty.swap_remove(index);
-                found = true;
-            }
-        }
-        found
+        found | self.links.look_for_room(&mut self.mux)
     }
 
     /// Has links tell when they have bytes; whether one has some already.
@@ -430,24 +404,6 @@ impl Worker {
                 if let Some(handle) = link.handle {
                     self.mux.readable(handle);
                 }
-                found = true;
-            }
-        }
-        found
-    }
-
-    /// Has links tell when they have room; whether one has some already.
-    fn arm_thirsty(&mut self) -> bool {
-        let mut found = false;
-        for place in std::mem::take(&mut self.thirsty) {
-            let Some(link) = self.links.at(place) else {
-                continue;
-            };
-            link.thirsty = false;
-            link.credit(&mut self.mux);
-            if link.arm_room(&self.mux) {
-                link.thirsty = true;
-                self.thirsty.push(place);
                 found = true;
             }
         }
@@ -483,7 +439,7 @@ impl Worker {
     /// Asks to be woken; whether there is something to do already.
     fn fall_asleep(&mut self) -> bool {
         let mut found = self.arm_idle();
-        found |= self.arm_thirsty();
+        found |= self.links.arm_room(&mut self.mux);
         if self.may_take() {
             match self.queues.ask_for_kicks(TX) {
                 Ok(available) => found |= available,

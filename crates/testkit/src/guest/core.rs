@@ -320,6 +320,22 @@ impl Core {
         connection.end_of_data().map(|end| end.map(|()| 0))
     }
 
+    /// Whether [`Core::read`] would not wait.
+    pub(super) fn is_readable(&mut self, key: Key) -> bool {
+        self.connections
+            .get_mut(&key)
+            .is_none_or(|connection| connection.has_unread() || connection.end_of_data().is_some())
+    }
+
+    /// Whether [`Core::write`] would not wait.
+    pub(super) fn is_writable(&self, key: Key) -> bool {
+        self.connections.get(&key).is_none_or(|connection| {
+            let is_shut =
+                connection.said & shutdown::SEND != 0 || connection.heard & shutdown::RECEIVE != 0;
+            is_shut || connection.over.is_some() || connection.credit() > 0
+        })
+    }
+
     /// Takes a message; `None` where it would wait.
     pub(super) fn read_message(&mut self, key: Key) -> Option<io::Result<Message>> {
         let Some(connection) = self.connections.get_mut(&key) else {
@@ -400,6 +416,18 @@ impl Core {
         let done = *sent == bytes.len() && !empty_message;
         self.wants_room = !done && has_credit;
         (done || (end.is_none() && *sent > 0)).then_some(Ok(()))
+    }
+
+    /// [`Core::write`] for a caller that does not wait for room, whatever came of it.
+    pub(super) fn try_write(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
+        let mut sent = 0;
+        let written = self.write(key, bytes, &mut sent, None);
+        // Else the worker would look for it, and there is nobody to take it.
+        self.wants_room = false;
+        match written {
+            Some(result) => result.map(|()| sent),
+            None => Err(io::ErrorKind::WouldBlock.into()),
+        }
     }
 
     /// Ends one direction or both, for good.

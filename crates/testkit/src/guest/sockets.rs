@@ -330,16 +330,25 @@ impl GuestStream {
         connection.is_some_and(Connection::has_unread)
     }
 
+    /// Whether a read would give bytes, an end or an error.
+    pub fn is_readable(&self) -> bool {
+        let mut core = self.0.shared.lock();
+        core.turn();
+        core.is_readable(self.0.key)
+    }
+
+    /// Whether a write would take bytes or give an error.
+    pub fn is_writable(&self) -> bool {
+        let mut core = self.0.shared.lock();
+        core.turn();
+        core.is_writable(self.0.key)
+    }
+
     /// Writes as much as there is credit for, at most all, and never waits.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut core = self.0.shared.lock();
         core.turn();
-        let mut sent = 0;
-        match core.write(self.0.key, bytes, &mut sent, None) {
-            Some(Err(error)) => Err(error),
-            Some(Ok(())) => Ok(sent),
-            None => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        core.try_write(self.0.key, bytes)
     }
 
     /// Reads what there is, and never waits.
