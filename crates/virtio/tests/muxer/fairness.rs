@@ -199,10 +199,9 @@ fn a_connection_that_the_guest_does_not_answer_is_over_in_time() {
 #[test]
 fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_none() {
     let mut it = muxer();
-    let finished = open(&mut it, 1);
+    let (finished, unread) = (open(&mut it, 1), open(&mut it, 2));
     it.finish(finished);
     it.readable(finished);
-    let unread = open(&mut it, 2);
     it.readable(unread);
     let shut = Header {
         flags: shutdown::RECEIVE,
@@ -213,6 +212,8 @@ fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_no
     while let Some(transmit) = it.poll_transmit(4096) {
         assert!(matches!(transmit, Transmit::Packet(_)), "{transmit:?}");
     }
+    assert_eq!(it.poll_event(), Some(Event::ClosedRead { handle: unread }));
+    assert_eq!(it.connections(), 2);
     // Not of a connection that nobody has accepted, either.
     let _ = it.handle_packet(&header(3, Operation::Request), 0);
     while let Some(event) = it.poll_event() {

@@ -1,6 +1,7 @@
 //! A guest that keeps no rule. Nothing panics, memory stays bounded, and a connection that keeps
 //! the rules is none the worse.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use hvsock_virtio::{
@@ -42,6 +43,9 @@ fn header(port: u32, op: Operation) -> Header {
 #[derive(Clone, Debug)]
 enum What {
     Packet(Header, usize),
+    /// The same of a connection that is there, which counts rightly what it got unless the header
+    /// says something.
+    Known(usize, Header, usize),
     Connect(u32),
     Wish(usize, Wish),
     Transmit {
@@ -67,14 +71,14 @@ enum Wish {
 }
 
 /// Any field may be anything, but most are what a connection could have.
-fn any_header() -> impl Strategy<Value = Header> {
+fn any_header(usual_op: u16) -> impl Strategy<Value = Header> {
     let cid = |usual: u64| prop_oneof![40 => Just(usual), 1 => 0..50u64, 1 => any::<u64>()];
     let count = || prop_oneof![12 => Just(0), 1 => 0..5000u32, 1 => any::<u32>()];
     let room = prop_oneof![6 => Just(ALLOC), 3 => 0..5000u32, 1 => any::<u32>()];
     let len = prop_oneof![2 => Just(0), 6 => 0..ALLOC / 2, 1 => any::<u32>()];
     let port = prop_oneof![30 => 100..103u32, 1 => any::<u32>().prop_map(|it| it | 1 << 31)];
     let kind = prop_oneof![30 => Just(1), 10 => Just(2), 1 => any::<u16>()];
-    let op = prop_oneof![4 => Just(1), 8 => 1..=7u16, 8 => Just(5), 1 => any::<u16>()];
+    let op = prop_oneof![30 => Just(usual_op), 10 => 1..=7u16, 1 => any::<u16>()];
     let flags = prop_oneof![3 => 0..3u32, 1 => any::<u32>()];
     let ends = (cid(CID), cid(Cid::HOST.0), port);
     let rest = (len, kind, op, flags, room, count());
@@ -94,10 +98,10 @@ fn any_header() -> impl Strategy<Value = Header> {
 
 fn wish() -> impl Strategy<Value = Wish> {
     prop_oneof![
-        8 => Just(Wish::Accept),
+        16 => Just(Wish::Accept),
         2 => Just(Wish::Refuse),
         4 => Just(Wish::Readable),
-        4 => any::<u32>().prop_map(Wish::Freed),
+        4 => (0..ALLOC).prop_map(Wish::Freed),
         2 => Just(Wish::Finish),
         2 => Just(Wish::CloseRead),
         2 => Just(Wish::Close),
@@ -107,12 +111,14 @@ fn wish() -> impl Strategy<Value = Wish> {
 
 fn what() -> impl Strategy<Value = What> {
     use What::*;
-    let payload = prop_oneof![3 => Just(1 << 20), 1 => 0..5000usize];
+    let payload = || prop_oneof![20 => Just(1 << 20), 1 => 0..5000usize];
+    let which = || prop_oneof![4 => 0..4usize, 1 => 0..64usize];
     prop_oneof![
-        40 => (any_header(), payload).prop_map(|(header, payload)| Packet(header, payload)),
+        10 => (any_header(1), payload()).prop_map(|(header, payload)| Packet(header, payload)),
+        40 => (which(), any_header(5), payload()).prop_map(|(it, header, len)| Known(it, header, len)),
         3 => (100..103u32).prop_map(Connect),
-        25 => (prop_oneof![4 => 0..4usize, 1 => 0..64usize], wish()).prop_map(|(which, wish)| Wish(which, wish)),
-        10 => (0..8usize, prop_oneof![Just(0), 1..70_000usize], 0..70_000usize)
+        25 => (which(), wish()).prop_map(|(which, wish)| Wish(which, wish)),
+        20 => (0..40usize, prop_oneof![Just(0), 1..70_000usize], 0..70_000usize)
             .prop_map(|(packets, room, bytes)| Transmit { packets, room, bytes }),
         1 => (0..9000u64).prop_map(Pass),
         5 => (1..2000usize).prop_map(Honest),
@@ -125,13 +131,17 @@ struct Owner {
     now: Instant,
     handles: Vec<(Handle, bool)>,
     /// Bytes that came and were not freed, by handle.
-    waiting: Vec<(Handle, u32)>,
+    waiting: HashMap<Handle, u32>,
+    /// Bytes that were sent, by handle.
+    sent: HashMap<Handle, u32>,
     honest: Handle,
     honest_sent: u32,
+    /// It accepts every connection at once, and there are always buffers in the rx queue.
+    is_prompt: bool,
 }
 
 impl Owner {
-    fn new() -> Self {
+    fn new(is_prompt: bool) -> Self {
         let mut muxer = muxer(CONNECTIONS);
         let _ = muxer.handle_packet(&header(HONEST, Operation::Request), 0);
         let Some(Event::Request { handle: honest, .. }) = muxer.poll_event() else {
@@ -143,9 +153,11 @@ impl Owner {
             muxer,
             now: Instant::now(),
             handles: Vec::new(),
-            waiting: Vec::new(),
+            waiting: HashMap::new(),
+            sent: HashMap::new(),
             honest,
             honest_sent: 0,
+            is_prompt,
         }
     }
 
@@ -158,18 +170,18 @@ impl Owner {
     fn act(&mut self, what: &What) {
         let it = &mut self.muxer;
         match *what {
-            What::Packet(header, payload) => {
-                if !it.may_receive() {
-                    return;
-                }
-                match it.handle_packet(&header, payload) {
-                    Received::Nothing => {}
-                    Received::Payload { handle, len, .. } => {
-                        assert!(len <= payload);
-                        self.waiting.push((handle, len as u32));
-                        let sum = self.waiting.iter().filter(|it| it.0 == handle);
-                        assert!(sum.map(|it| it.1).sum::<u32>() <= ALLOC, "over-run");
+            What::Packet(header, payload) => self.receive(&header, payload),
+            What::Known(which, mut header, payload) => {
+                let handle = self.at(which);
+                if let Some((handle, key)) = handle.and_then(|it| Some((it, self.muxer.key(it)?))) {
+                    header.src_port = key.guest_port;
+                    header.dst_cid = key.peer.0;
+                    header.dst_port = key.peer_port;
+                    header.kind = key.kind as u16;
+                    if header.fwd_cnt == 0 {
+                        header.fwd_cnt = self.sent.get(&handle).copied().unwrap_or_default();
                     }
+                    self.receive(&header, payload);
                 }
             }
             What::Connect(port) => {
@@ -220,8 +232,23 @@ impl Owner {
         while let Some(event) = self.muxer.poll_event() {
             self.handle_event(event);
         }
+        for _ in 0..if self.is_prompt { 4 } else { 0 } {
+            self.transmit(3732, 3000);
+        }
         assert!(self.muxer.connections() <= CONNECTIONS);
         assert!(self.muxer.key(self.honest).is_some());
+    }
+
+    fn receive(&mut self, header: &Header, payload: usize) {
+        if !self.muxer.may_receive() {
+            return;
+        }
+        if let Received::Payload { handle, len, .. } = self.muxer.handle_packet(header, payload) {
+            assert!(len <= payload);
+            let waits = self.waiting.entry(handle).or_default();
+            *waits += len as u32;
+            assert!(*waits <= ALLOC, "over-run");
+        }
     }
 
     fn wish(&mut self, handle: Handle, wish: Wish) {
@@ -234,11 +261,10 @@ impl Owner {
             Wish::Close => self.muxer.close(self.now, handle),
             Wish::Reset => self.muxer.reset(handle),
             Wish::Freed(bytes) => {
-                if let Some(waits) = self.waiting.iter_mut().find(|it| it.0 == handle) {
-                    let freed = waits.1.min(bytes);
-                    waits.1 -= freed;
-                    self.muxer.freed(handle, freed);
-                }
+                let waits = self.waiting.entry(handle).or_default();
+                let freed = bytes.min(*waits);
+                *waits -= freed;
+                self.muxer.freed(handle, freed);
             }
         }
     }
@@ -249,6 +275,9 @@ impl Owner {
                 let is_new = self.handles.iter().all(|(known, _)| *known != handle);
                 assert!(is_new, "a handle again");
                 self.handles.push((handle, true));
+                if self.is_prompt {
+                    self.muxer.accept(handle, ALLOC);
+                }
             }
             Event::Closed { handle, .. } => {
                 assert_ne!(handle, self.honest, "the honest connection ends");
@@ -256,7 +285,7 @@ impl Owner {
                 let (_, is_open) = known.expect("Closed of an unknown connection");
                 assert!(*is_open, "Closed twice");
                 *is_open = false;
-                self.waiting.retain(|(waits, _)| *waits != handle);
+                self.waiting.remove(&handle);
             }
             Event::Connected { handle }
             | Event::Finished { handle }
@@ -281,6 +310,8 @@ impl Owner {
                         let end = MessageEnd::default();
                         let header = self.muxer.sent(handle, n, end, bytes.is_multiple_of(2));
                         assert_eq!(header.map(|it| it.len), Some(n as u32));
+                        let sent = self.sent.entry(handle).or_default();
+                        *sent = sent.wrapping_add(n as u32);
                     }
                 }
             }
@@ -297,8 +328,11 @@ proptest! {
     })]
 
     #[test]
-    fn any_packets_in_any_order_harm_nobody_else(whats in vec(what(), 1..400)) {
-        let mut owner = Owner::new();
+    fn any_packets_in_any_order_harm_nobody_else(
+        whats in vec(what(), 1..400),
+        is_prompt: bool,
+    ) {
+        let mut owner = Owner::new(is_prompt);
         for what in &whats {
             owner.act(what);
         }
@@ -396,7 +430,7 @@ fn a_guest_that_takes_no_packets_cannot_send_strays_for_ever() {
 
 #[test]
 fn a_guest_that_asks_for_credit_for_ever_is_answered_once_for_each_look() {
-    let mut owner = Owner::new();
+    let mut owner = Owner::new(false);
     for _ in 0..1000 {
         let _ = owner
             .muxer
@@ -408,7 +442,7 @@ fn a_guest_that_asks_for_credit_for_ever_is_answered_once_for_each_look() {
 
 #[test]
 fn a_guest_that_claims_all_the_room_there_is_gets_half_of_what_can_be_counted() {
-    let mut owner = Owner::new();
+    let mut owner = Owner::new(false);
     let claim = Header {
         buf_alloc: u32::MAX,
         ..header(HONEST, Operation::CreditUpdate)
