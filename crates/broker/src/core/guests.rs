@@ -115,7 +115,10 @@ impl Core {
             VmNews::Failed(id, refusal) => self.give_up(id, &refusal),
             VmNews::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
-                tracing::warn!(vm = %name, "{what}");
+                let told = self.vms.get_mut(&vm).map(|vm| vm.words.may_speak());
+                if let Some(Some(silenced)) = told {
+                    tracing::warn!(vm = %name, silenced, "{what}");
+                }
             }
         }
     }
@@ -136,22 +139,37 @@ impl Core {
         };
         if let Err(refusal) = joined {
             self.command_vm(vm, Command::Refuse { handle });
-            self.tally.refused(&refusal);
-            let from = partition_label(&self.fabric, vm);
-            let address = address.map_or_else(
-                || format!("CID {} port {}", key.peer, key.peer_port),
-                |address| address.to_string(),
-            );
-            tracing::debug!(%from, %address, port = key.peer_port, reason = refusal.label(),
-                "refused: {refusal}");
-            self.events.publish(|| EventKind::Refused {
-                from,
-                address,
-                reason: refusal.label().into(),
-                message: refusal.to_string(),
-            });
+            self.refuse_guest(vm, &key, address, &refusal);
         }
         self.carry_out();
+    }
+
+    /// Says where everybody can see it why a guest was turned down, which hears nothing of it.
+    fn refuse_guest(
+        &mut self,
+        vm: PartitionKey,
+        key: &Key,
+        address: Option<SockAddrHv>,
+        refusal: &Refusal,
+    ) {
+        self.tally.refused(refusal);
+        let from = partition_label(&self.fabric, vm);
+        let address = address.map_or_else(
+            || format!("CID {} port {}", key.peer, key.peer_port),
+            |address| address.to_string(),
+        );
+        let told = self.vms.get_mut(&vm).map(|vm| vm.words.may_speak());
+        if let Some(Some(silenced)) = told {
+            let port = key.peer_port;
+            tracing::info!(%from, %address, port, silenced, reason = refusal.label(),
+                "a guest was refused: {refusal}");
+        }
+        self.events.publish(|| EventKind::Refused {
+            from,
+            address,
+            reason: refusal.label().into(),
+            message: refusal.to_string(),
+        });
     }
 
     /// What a guest means by a context id and a port.

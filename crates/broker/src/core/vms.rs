@@ -3,6 +3,7 @@
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use hvsock_fabric::{PartitionError, PartitionKey, PartitionSpec, PartitionState};
 use hvsock_sys::stream;
@@ -33,8 +34,39 @@ pub(super) struct VmRecord {
     pub(super) paused: bool,
     /// How many connections it has, those among them that others have with it.
     pub(super) connections: usize,
+    /// What may be said of its guest's doing.
+    pub(super) words: Words,
     /// What serves its device.
     pub(super) threads: Option<VmThreads>,
+}
+
+/// How much of a guest's doing goes to the log: a few lines at once, and no more than one a second
+/// in the long run.
+#[derive(Debug, Default)]
+pub(super) struct Words {
+    /// When all of it may be said again.
+    full_at: Option<Instant>,
+    silenced: u64,
+}
+
+impl Words {
+    const BURST: u32 = 10;
+    const EACH: Duration = Duration::from_secs(1);
+
+    /// Whether one more line may be said: then how many were not since the last one.
+    pub(super) fn may_speak(&mut self) -> Option<u64> {
+        self.may_speak_at(Instant::now())
+    }
+
+    fn may_speak_at(&mut self, now: Instant) -> Option<u64> {
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + Self::EACH;
+        if full_at - now > Self::EACH * Self::BURST {
+            self.silenced += 1;
+            return None;
+        }
+        self.full_at = Some(full_at);
+        Some(std::mem::take(&mut self.silenced))
+    }
 }
 
 impl VmRecord {
@@ -67,6 +99,7 @@ impl Core {
             vmm: PartitionState::Off,
             paused: false,
             connections: 0,
+            words: Words::default(),
             threads: None,
         };
         self.vms.insert(key, record);
@@ -170,6 +203,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_guest_that_does_much_wrong_fills_no_log() {
+        let (mut words, start) = (Words::default(), Instant::now());
+        for _ in 0..10 {
+            assert_eq!(words.may_speak_at(start), Some(0));
+        }
+        for _ in 0..1000 {
+            assert_eq!(words.may_speak_at(start), None);
+        }
+        assert_eq!(
+            words.may_speak_at(start + Duration::from_secs(1)),
+            Some(1000)
+        );
+        assert_eq!(words.may_speak_at(start + Duration::from_secs(1)), None);
+        let later = start + Duration::from_secs(3600);
+        assert_eq!(words.may_speak_at(later), Some(1));
+    }
+
+    #[test]
     fn a_vm_runs_when_neither_its_vmm_nor_an_operator_has_it_otherwise() {
         use PartitionState::{Off, Paused, Running};
 
@@ -189,6 +240,7 @@ mod tests {
                 vmm,
                 paused,
                 connections: 0,
+                words: Words::default(),
                 threads: None,
             };
             assert_eq!(record.state(), want);

@@ -600,6 +600,13 @@ impl Worker {
 
     /// Follows what the VMM did with the queues.
     fn note_state(&mut self, has_gone: bool) {
+        if has_gone {
+            // Else they would hear that the guest has restarted.
+            for place in self.links.places() {
+                self.links
+                    .reset(place, &mut self.mux, &Refusal::PartitionOff);
+            }
+        }
         if self.queues.take_began_anew() {
             self.mux.forget_all();
             self.happened();
