@@ -229,7 +229,7 @@ mod tests {
     fn spec(base: u64, len: u64) -> RegionSpec {
         RegionSpec {
             base,
-            in_vmm: 0x7000_0000_0000 + base,
+            in_vmm: base.wrapping_add(0x7000_0000_0000),
             len,
             offset: 0,
         }
