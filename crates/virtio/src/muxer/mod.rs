@@ -182,7 +182,7 @@ impl Muxer {
         }
     }
 
-    /// Has something to send, of a connection, besides what it has: `what`.
+    /// Adds to the control packets that a connection has to send.
     fn owe(&mut self, index: u32, what: Pending) {
         if let Some(connection) = self.table.at(index) {
             connection.pending.add(what);

@@ -6,8 +6,8 @@
 //! beyond the turn and the next turn is shorter for it.
 
 use super::{Handle, MessageEnd, Muxer, Transmit};
-use crate::SocketKind;
 use crate::connection::Phase;
+use crate::{Header, SocketKind};
 
 /// Bytes of data in one turn.
 const TURN: i32 = 64 * 1024;
@@ -68,7 +68,7 @@ impl Muxer {
         bytes: usize,
         end: MessageEnd,
         more: bool,
-    ) -> Option<crate::Header> {
+    ) -> Option<Header> {
         let guest = self.config.guest;
         let connection = self.table.get_mut(handle)?;
         debug_assert!(bytes <= connection.outgoing.available().min(MAX_PACKET) as usize);
