@@ -91,6 +91,11 @@ impl Outgoing {
             .saturating_sub(self.under_way())
     }
 
+    /// Is it for the packets under way, and not for their bytes, that nothing may be sent?
+    pub(crate) fn is_held_by_packets(&self) -> bool {
+        self.available() == 0 && self.under_way() < self.alloc
+    }
+
     /// Is there so much room that asking for more would be importunate?
     pub(crate) fn is_plenty(&self) -> bool {
         let available = self.available();

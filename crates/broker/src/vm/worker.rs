@@ -134,9 +134,7 @@ impl Worker {
                     _ => {}
                 }
             }
-            if self.mux.poll_timeout().is_some_and(|at| at <= now) {
-                self.mux.handle_timeout(now);
-            }
+            self.mux.handle_timeout(now);
             // Between two looks at the descriptors, so many turns that the looks cost little.
             for _ in 0..16 {
                 awake = self.turn(now);

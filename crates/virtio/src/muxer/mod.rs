@@ -22,6 +22,9 @@ use queue::Queue;
 use table::Table;
 use timers::Timers;
 
+/// How long a guest may leave a connection without credit that has only few bytes under way.
+const ASK_AGAIN: Duration = Duration::from_millis(20);
+
 /// What a [`Muxer`] is made with.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -115,6 +118,8 @@ pub struct Muxer {
     /// RSTs to send for what belongs to no connection.
     replies: VecDeque<Header>,
     timers: Timers,
+    /// The time, as far as the owner has told it.
+    now: Option<Instant>,
     events: VecDeque<Event>,
     counters: Counters,
 }
@@ -136,6 +141,7 @@ impl Muxer {
             data: Queue::default(),
             replies: VecDeque::new(),
             timers: Timers::default(),
+            now: None,
             events: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -175,10 +181,19 @@ impl Muxer {
         self.timers.next()
     }
 
-    /// Ends what has waited for the guest too long.
+    /// Ends what has waited for the guest too long, and asks again for credit that the guest does
+    /// not give by itself. Between two calls time stands still here: call it once a round.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = Some(now);
         while let Some(index) = self.timers.due(now) {
-            self.end(index, Some(Closed::TimedOut), Farewell::Reset);
+            match self.table.at(index) {
+                Some(connection) if connection.phase == Phase::Open => {
+                    self.timers.clear(connection, index);
+                    connection.asked = false;
+                    self.reschedule(index);
+                }
+                _ => self.end(index, Some(Closed::TimedOut), Farewell::Reset),
+            }
         }
     }
 
@@ -225,7 +240,7 @@ impl Muxer {
         let wants = connection.wants_to_send();
         if wants && connection.outgoing.available() > 0 {
             self.data.push(index);
-            return;
+            return self.ask_later(index);
         }
         self.data.remove(index);
         // What it sent beyond its turn stays with it, what it left of it does not.
@@ -233,6 +248,27 @@ impl Muxer {
         if wants && !connection.asked {
             connection.asked = true;
             self.owe(index, Pending::CREDIT_REQUEST);
+        }
+        self.ask_later(index);
+    }
+
+    /// Sees to it that a connection which waits for packets to be read asks again. A guest tells by
+    /// itself when bytes were read, but old ones not for a few.
+    fn ask_later(&mut self, index: u32) {
+        let Some(connection) = self.table.at(index) else {
+            return;
+        };
+        if connection.phase != Phase::Open {
+            return;
+        }
+        let is_held = connection.wants_to_send() && connection.outgoing.is_held_by_packets();
+        match (is_held, connection.deadline, self.now) {
+            (true, None, Some(now)) => {
+                self.timers
+                    .set(connection, index, now.checked_add(ASK_AGAIN));
+            }
+            (false, Some(_), _) => self.timers.clear(connection, index),
+            _ => {}
         }
     }
 }

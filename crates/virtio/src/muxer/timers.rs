@@ -6,7 +6,8 @@ use std::time::Instant;
 use crate::connection::Connection;
 
 /// At most one deadline for each connection; the connection knows it, too, so that it can be found
-/// again. Only connections that the owner opens or closes have one, and only for moments.
+/// again. Only connections that the owner opens or closes, and those that wait for packets to be
+/// read, have one, and only for moments.
 #[derive(Debug, Default)]
 pub(super) struct Timers(BTreeSet<(Instant, u32)>);
 

@@ -226,3 +226,53 @@ fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_no
         }
     }
 }
+
+/// Sends packets of one byte until the muxer wants no more; how many.
+fn trickle(muxer: &mut Muxer) -> u32 {
+    let mut sent = 0;
+    while let Some(Transmit::Data { handle, .. }) = muxer.poll_transmit(3732) {
+        muxer.sent(handle, 1, MessageEnd::default(), true);
+        sent += 1;
+    }
+    sent
+}
+
+fn next_operation(muxer: &mut Muxer) -> Option<Operation> {
+    match muxer.poll_transmit(3732)? {
+        Transmit::Packet(header) => header.operation(),
+        Transmit::Data { .. } => None,
+    }
+}
+
+/// Linux before 6.8 says nothing of a few bytes that were read, so that a writer of small packets,
+/// which holds itself back, would wait for ever.
+#[test]
+fn a_guest_that_reads_many_small_packets_and_does_not_say_so_is_asked_again() {
+    let (mut it, start) = (muxer(), Instant::now());
+    it.handle_timeout(start);
+    let handle = open(&mut it, 1);
+    it.readable(handle);
+    let mut sent = 0;
+    // The CREDIT_REQUEST comes between.
+    while it.has_transmit() {
+        sent += trickle(&mut it);
+    }
+    assert!((100..10_000).contains(&sent), "{sent}");
+    // The answer: nothing was read by then.
+    let says = |fwd_cnt| Header {
+        fwd_cnt,
+        ..header(1, Operation::CreditUpdate)
+    };
+    let _ = it.handle_packet(&says(0), 0);
+    assert!(!it.has_transmit());
+    let again = it.poll_timeout().expect("a time to ask again");
+    assert!(again > start && again < start + Duration::from_secs(1));
+    it.handle_timeout(again);
+    assert_eq!(next_operation(&mut it), Some(Operation::CreditRequest));
+    assert!(!it.has_transmit());
+    let _ = it.handle_packet(&says(sent), 0);
+    assert_eq!(it.poll_timeout(), None);
+    assert!(trickle(&mut it) > 0);
+    it.nothing_to_send(handle);
+    assert_eq!(it.poll_timeout(), None);
+}
