@@ -175,7 +175,9 @@ fn serve_one(
         if stop.is_set() {
             return Ok(());
         }
+        // What the first has said, that it is gone perhaps, comes before another.
         if ready.contains(&1)
+            && !ready.contains(&0)
             && let Ok((other, _)) = listener.accept()
         {
             tracing::warn!(cid = %settings.cid, "a second VMM has connected and is turned away");

@@ -1,4 +1,13 @@
-//! The broker's virtio-vsock device, driven by guests at native speed.
+//! Virtual machines, end to end: guests at native speed on the broker's devices, lawful, hostile,
+//! paused, restarted and killed.
 
-mod talking;
+mod chains;
+mod hostile;
+mod lawless;
+mod machines;
+mod messages;
+mod pauses;
+mod sharing;
+mod siblings;
+mod streams;
 mod world;

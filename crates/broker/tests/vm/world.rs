@@ -1,19 +1,29 @@
-//! A broker in this process, with VMs whose guests are at native speed.
+//! A broker with machines in this process, and both ends of connections to their guests.
 
-use std::path::{Path, PathBuf};
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use hvsock::{Endpoint, HvAddr, HvListener, HvStream, PartitionName, ServiceId, ServiceRef, VmId};
-use hvsock_broker::model::{NewService, NewVm, Partition, PartitionState};
+use hvsock::{
+    Endpoint, HvAddr, HvListener, HvStream, PartitionName, PartitionRef, ServiceId, VmId,
+};
+use hvsock_broker::model::PartitionState;
 use hvsock_broker::{Broker, BrokerConfig, Handle};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
-use hvsock_testkit::guest::{Guest, Options};
+use hvsock_testkit::guest::{Driver, Guest, GuestStream, Options};
 
 /// The longest wait for what must happen.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+/// How long to look before believing that something does not happen.
+pub const A_WHILE: Duration = Duration::from_millis(150);
+/// A service that guests reach.
+pub const PORT: u32 = 7001;
+/// The context id of the machine `web`, which every world has.
+pub const WEB: u64 = 42;
 
-/// A broker and its folder.
+/// A broker, its folder, and a machine `web`.
 pub struct World {
     // Ends before its folder does.
     pub broker: Broker,
@@ -22,6 +32,11 @@ pub struct World {
 
 impl World {
     pub fn new() -> Self {
+        Self::with(|_| ())
+    }
+
+    /// One whose configuration differs.
+    pub fn with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let folder = TempFolder::new();
         let mut config = BrokerConfig::new(Dirs {
             run: folder.path().to_owned(),
@@ -29,8 +44,12 @@ impl World {
         });
         config.partition = PartitionName::new("testhost").expect("a name");
         config.control = false;
+        change(&mut config);
         let broker = Broker::start(config).expect("a broker");
-        Self { broker, folder }
+        let world = Self { broker, folder };
+        world.register(PORT);
+        world.add("web", WEB, &[]);
+        world
     }
 
     pub fn handle(&self) -> Handle {
@@ -41,72 +60,206 @@ impl World {
     pub fn register(&self, port: u32) {
         let (name, id) = (format!("Service {port}"), ServiceId::from_port(port));
         let service = serde_json::json!({"name": name, "id": id.to_string()});
-        let service: NewService = serde_json::from_value(service).expect("a service");
+        let service = serde_json::from_value(service).expect("a service");
         let registered = self.handle().register(service, "tester".into());
         registered.expect("registered");
     }
 
-    /// Adds a VM, in a group if one is named.
-    pub fn add(&self, name: &str, cid: u32, group: Option<&str>) -> PathBuf {
-        let vm = serde_json::json!({"name": name, "cid": cid, "groups": group.as_slice()});
-        let vm: NewVm = serde_json::from_value(vm).expect("a VM");
-        let added: Partition = self.handle().add_vm(vm).expect("added");
-        added.socket.expect("a VM has a socket")
+    /// Adds a machine.
+    pub fn add(&self, name: &str, cid: u64, groups: &[&str]) {
+        let vm = serde_json::json!({"name": name, "cid": cid, "groups": groups});
+        let vm = serde_json::from_value(vm).expect("a machine");
+        self.handle().add_vm(vm).expect("added");
     }
 
-    /// Adds a VM and starts a guest in it.
-    pub fn guest(&self, name: &str, cid: u32, group: Option<&str>) -> Guest {
-        let socket = self.add(name, cid, group);
-        self.start(name, cid, &socket)
+    /// Where a machine's device is.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        let dirs = Dirs {
+            run: self.folder.path().to_owned(),
+            config: self.folder.path().to_owned(),
+        };
+        dirs.vm_socket(name)
     }
 
-    pub fn start(&self, name: &str, cid: u32, socket: &Path) -> Guest {
-        let guest = Guest::start(socket, Options::new(u64::from(cid))).expect("a guest");
-        self.waits_for_state(name, PartitionState::Running);
+    /// Starts the guest of `web`.
+    pub fn guest(&self) -> Guest {
+        self.guest_of("web", Options::new(WEB))
+    }
+
+    pub fn guest_of(&self, name: &str, options: Options) -> Guest {
+        let guest = Guest::start(&self.socket(name), options).expect("a guest");
+        self.is(name, PartitionState::Running);
         guest
     }
 
-    pub fn state(&self, name: &str) -> PartitionState {
-        let partitions = self.handle().partitions().expect("partitions");
-        let named = |partition: &&Partition| partition.name.as_str() == name;
-        partitions.iter().find(named).expect("it is there").state
+    /// Starts the machine `web` with a driver that does what it is told.
+    pub fn driver(&self, options: Options) -> Driver {
+        Driver::start(&self.socket("web"), options).expect("a driver")
     }
 
-    pub fn waits_for_state(&self, name: &str, state: PartitionState) {
-        eventually("a VM's state is as it should be", || {
-            self.state(name) == state
+    /// Waits until the broker sees a machine so.
+    #[track_caller]
+    pub fn is(&self, name: &str, state: PartitionState) {
+        eventually("the machine's state", || {
+            let partition = self.handle().partition(&reference(name));
+            partition.is_ok_and(|partition| partition.state == state)
         });
     }
 
-    pub fn connections(&self) -> usize {
-        self.handle().status().expect("a status").connections
+    /// Waits until the broker has so many connections.
+    #[track_caller]
+    pub fn settles_at(&self, connections: usize) {
+        eventually("connections are gone", || {
+            let status = self.handle().status().expect("a status");
+            status.connections == connections
+        });
     }
 
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::at(self.folder.join("endpoint"))
     }
 
-    pub fn listen(&self, vm: VmId, port: u32) -> HvListener {
-        let options = hvsock::ListenOptions::new().endpoint(self.endpoint());
-        options.listen(address(vm, port)).expect("a listener")
+    /// A listener of the host for its guests.
+    pub fn listen(&self) -> HvListener {
+        self.listen_on(PORT)
     }
 
-    pub fn connect(&self, name: &str, port: u32) -> std::io::Result<HvStream> {
-        let options = hvsock::ConnectOptions::new().endpoint(self.endpoint());
-        options.connect((name, port))
+    pub fn listen_on(&self, port: u32) -> HvListener {
+        let listener = HvListener::options()
+            .endpoint(self.endpoint())
+            .backlog(128)
+            .listen((VmId::CHILDREN, ServiceId::from_port(port)));
+        listener.expect("listening")
+    }
+
+    /// Connects from the host into a machine.
+    pub fn connect_to(&self, name: &str, port: u32) -> io::Result<HvStream> {
+        let stream = HvStream::options()
+            .endpoint(self.endpoint())
+            .timeout(PATIENCE)
+            .connect(HvAddr::new(reference(name), ServiceId::from_port(port)))?;
+        Ok(limited(stream))
+    }
+
+    /// Both ends of a connection that the guest makes to the host.
+    pub fn pair(&self, guest: &Guest, listener: &HvListener) -> (GuestStream, HvStream) {
+        let inside = bounded(guest.connect(PORT).expect("connected"));
+        (inside, accept(listener))
     }
 }
 
-/// An address by id and port.
-pub fn address(vm: VmId, port: u32) -> HvAddr {
-    HvAddr::new(vm, ServiceRef::Id(ServiceId::from_port(port)))
+pub fn reference(name: &str) -> PartitionRef {
+    PartitionRef::Name(PartitionName::new(name).expect("a name"))
 }
 
-/// Waits until something is so.
-pub fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
+/// Accepts one, within bounds.
+pub fn accept(listener: &HvListener) -> HvStream {
+    limited(listener.accept_timeout(PATIENCE).expect("accepted").0)
+}
+
+pub fn limited(stream: HvStream) -> HvStream {
+    stream.set_read_timeout(Some(PATIENCE)).expect("a bound");
+    stream.set_write_timeout(Some(PATIENCE)).expect("a bound");
+    stream
+}
+
+pub fn bounded(stream: GuestStream) -> GuestStream {
+    stream.set_read_timeout(Some(PATIENCE));
+    stream.set_write_timeout(Some(PATIENCE));
+    stream
+}
+
+/// Waits until something holds that must come to.
+#[track_caller]
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "never: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Bytes of which those a little apart differ, from `at` on.
+pub fn fill(at: u64, buffer: &mut [u8]) {
+    for (byte, at) in buffer.iter_mut().zip(at..) {
+        *byte = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    }
+}
+
+/// Writes so many bytes in pieces of `size`.
+pub fn write_all(mut to: impl Write, bytes: u64, size: usize) -> io::Result<()> {
+    let mut buffer = vec![0; size];
+    let mut at = 0;
+    while at < bytes {
+        let len = size.min(usize::try_from(bytes - at).unwrap_or(size));
+        fill(at, &mut buffer[..len]);
+        to.write_all(&buffer[..len])?;
+        at += len as u64;
+    }
+    Ok(())
+}
+
+/// Reads until the end; how many bytes came, which are the right ones.
+pub fn read_all(mut from: impl Read, size: usize) -> io::Result<u64> {
+    let (mut buffer, mut wanted) = (vec![0; size], vec![0; size]);
+    let mut at = 0;
+    loop {
+        let read = from.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(at);
+        }
+        fill(at, &mut wanted[..read]);
+        assert!(buffer[..read] == wanted[..read], "wrong bytes from {at} on");
+        at += read as u64;
+    }
+}
+
+/// Sends so many bytes each way at once, to the end of both.
+#[track_caller]
+pub fn exchange(inside: &GuestStream, outside: &HvStream, bytes: u64, size: usize) {
+    std::thread::scope(|scope| {
+        let out = scope.spawn(move || {
+            write_all(inside, bytes, size).expect("the guest writes");
+            inside.shutdown(Shutdown::Write).expect("it ends");
+        });
+        let back = scope.spawn(move || {
+            write_all(outside, bytes, size).expect("the host writes");
+            outside.shutdown(Shutdown::Write).expect("it ends");
+        });
+        let at_host = scope.spawn(move || read_all(outside, size.max(4096)));
+        let at_guest = scope.spawn(move || read_all(inside, size.max(4096)));
+        assert_eq!(
+            at_host.join().expect("no panic").expect("the host reads"),
+            bytes
+        );
+        assert_eq!(
+            at_guest.join().expect("no panic").expect("the guest reads"),
+            bytes
+        );
+        out.join().expect("no panic");
+        back.join().expect("no panic");
+    });
+}
+
+/// A few bytes there and back.
+#[track_caller]
+pub fn ping(inside: &GuestStream, outside: &HvStream) {
+    let (mut inside, mut outside) = (inside, outside);
+    let mut buffer = [0; 4];
+    inside.write_all(b"ping").expect("the guest writes");
+    outside.read_exact(&mut buffer).expect("the host reads");
+    assert_eq!(&buffer, b"ping");
+    outside.write_all(b"pong").expect("the host writes");
+    inside.read_exact(&mut buffer).expect("the guest reads");
+    assert_eq!(&buffer, b"pong");
+}
+
+/// What this process has in memory.
+pub fn resident_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("a status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.trim().parse::<u64>().ok())
+        .expect("a size")
+        * 1024
 }

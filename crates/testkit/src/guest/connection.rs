@@ -245,8 +245,10 @@ impl Connection {
             chunk.bytes.copy(driver, &mut whole[from..]);
             chunk.bytes.give_back(driver);
             if chunk.end {
-                let tell = self.has_read(whole.len());
-                return (whole, chunk.record, tell);
+                // The rest of the buffer may be a part of a message that waits for more of it, so
+                // Linux tells after each.
+                self.has_read(whole.len());
+                return (whole, chunk.record, true);
             }
         }
         (whole, false, false)

@@ -44,8 +44,8 @@ pub(super) struct Core {
     pub(super) asleep: bool,
     pub(super) followers: usize,
     pub(super) worker_rests: bool,
-    /// Somebody waits for room in the queue from the guest.
-    pub(super) wants_room: bool,
+    /// Who waits for room in the queue from the guest.
+    pub(super) want_room: Vec<Arc<Condvar>>,
     pub(super) ended: bool,
     /// What the device did that it must not do.
     pub(super) faults: Vec<String>,
@@ -74,7 +74,7 @@ impl Core {
             asleep: false,
             followers: 0,
             worker_rests: false,
-            wants_room: false,
+            want_room: Vec::new(),
             ended: false,
             faults: Vec::new(),
             strays: 0,
@@ -121,6 +121,10 @@ impl Core {
                 break;
             }
         }
+        if !self.want_room.is_empty() && self.driver.tx().has_used() {
+            self.driver.reclaim();
+            self.want_room.drain(..).for_each(|it| it.notify_all());
+        }
         while let Some((at, key)) = self.closing.front().copied() {
             let over = self
                 .connections
@@ -144,7 +148,7 @@ impl Core {
 
     /// Asks to be called. True if there is something already.
     pub(super) fn arm(&mut self) -> bool {
-        let wants_room = self.wants_room || !self.waiting.is_empty();
+        let wants_room = !self.want_room.is_empty() || !self.waiting.is_empty();
         let came = self.driver.rx().want_call();
         came || (wants_room && self.driver.tx().want_call())
     }
@@ -414,16 +418,23 @@ impl Core {
             empty_message = false;
         }
         let done = *sent == bytes.len() && !empty_message;
-        self.wants_room = !done && has_credit;
-        (done || (end.is_none() && *sent > 0)).then_some(Ok(()))
+        let enough = done || (end.is_none() && *sent > 0);
+        let changed = &connection.changed;
+        if !enough && has_credit && !self.want_room.iter().any(|it| Arc::ptr_eq(it, changed)) {
+            self.want_room.push(Arc::clone(changed));
+        }
+        enough.then_some(Ok(()))
     }
 
     /// [`Core::write`] for a caller that does not wait for room, whatever came of it.
     pub(super) fn try_write(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
         let mut sent = 0;
         let written = self.write(key, bytes, &mut sent, None);
-        // Else the worker would look for it, and there is nobody to take it.
-        self.wants_room = false;
+        // Nobody waits for it.
+        if let Some(connection) = self.connections.get(&key) {
+            let changed = &connection.changed;
+            self.want_room.retain(|it| !Arc::ptr_eq(it, changed));
+        }
         match written {
             Some(result) => result.map(|()| sent),
             None => Err(io::ErrorKind::WouldBlock.into()),

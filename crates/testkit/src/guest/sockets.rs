@@ -494,6 +494,10 @@ impl Shared {
                 break Err(io::ErrorKind::TimedOut.into());
             }
             if core.leader == Leader::User && !leads {
+                // The leader has to be called for what is waited for here, too.
+                if !core.want_room.is_empty() {
+                    self.wake(&core);
+                }
                 core.followers += 1;
                 let left = until.map_or(Duration::from_secs(3600), |until| until - now);
                 let woken = changed.wait_timeout(core, left);

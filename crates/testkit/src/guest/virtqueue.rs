@@ -75,6 +75,8 @@ pub struct Virtqueue {
     places: Places,
     event_idx: bool,
     indirect: bool,
+    /// Others than the device write the used ring, too.
+    lawless: bool,
     /// Descriptors that are in no chain; the last is taken first, which keeps few of them warm.
     free: Vec<u16>,
     /// For each descriptor that begins a chain: the chain's others, and the owner's mark.
@@ -125,6 +127,7 @@ impl Virtqueue {
             places,
             event_idx: false,
             indirect: false,
+            lawless: false,
             free: Vec::new(),
             chains: Vec::new(),
             available: 0,
@@ -140,6 +143,11 @@ impl Virtqueue {
     /// Uses these features from the next chain on.
     pub(super) fn agree(&mut self, event_idx: bool, indirect: bool) {
         (self.event_idx, self.indirect) = (event_idx, indirect);
+    }
+
+    /// Passes over what makes no sense in the used ring from now on.
+    pub(super) fn be_lawless(&mut self) {
+        self.lawless = true;
     }
 
     /// As a driver that begins anew finds it: nothing in it, all entries zero.
@@ -312,6 +320,9 @@ impl Virtqueue {
         if !self.has_used() {
             return None;
         }
+        if self.lawless {
+            return self.take_if_lent();
+        }
         let mut entry = [0; 8];
         let place = 4 + 8 * usize::from(self.used % self.size);
         self.used_ring().get(place, &mut entry);
@@ -326,6 +337,30 @@ impl Virtqueue {
         self.free.push(head as u16);
         self.used = self.used.wrapping_add(1);
         Some((chain.mark, len))
+    }
+
+    /// The next chain that the used ring names and that the device has.
+    fn take_if_lent(&mut self) -> Option<(u32, usize)> {
+        let index = self.used_ring().load_u16(2).unwrap_or(0);
+        // What is further back was written over.
+        let behind = index.wrapping_sub(self.used).min(self.size);
+        self.used = index.wrapping_sub(behind);
+        while self.used != index {
+            let mut entry = [0; 8];
+            let place = 4 + 8 * usize::from(self.used % self.size);
+            self.used_ring().get(place, &mut entry);
+            self.used = self.used.wrapping_add(1);
+            let entry = u64::from_le_bytes(entry);
+            let head = entry as u32;
+            if let Some(chain) = self.chains.get_mut(head as usize)
+                && std::mem::take(&mut chain.lent)
+            {
+                self.free.append(&mut chain.others);
+                self.free.push(head as u16);
+                return Some((chain.mark, (entry >> 32) as usize));
+            }
+        }
+        None
     }
 
     /// Asks to be called when the next chain is used. True if one is used already: then no call

@@ -1,0 +1,80 @@
+//! Every lawful way in which packets can lie in the queues.
+
+use hvsock_testkit::guest::{Layout, Options, Regions};
+use hvsock_virtio::features;
+
+use crate::world::{WEB, World, exchange};
+
+/// Data goes both ways through a guest that is like this.
+fn works(options: Options) {
+    let shown = format!("{options:?}");
+    // Not more packets than take a moment.
+    let bytes = (2 << 20).min(400 * (options.rx_buffer as u64 - 44));
+    let world = World::new();
+    let listener = world.listen();
+    let guest = world.guest_of("web", options);
+    let (inside, outside) = world.pair(&guest, &listener);
+    exchange(&inside, &outside, bytes, 65_537);
+    let (inside, outside) = world.pair(&guest, &listener);
+    exchange(&inside, &outside, bytes.min(50_000), 77);
+    assert_eq!(guest.faults(), [""; 0], "{shown}");
+}
+
+fn usual() -> Options {
+    Options::new(WEB)
+}
+
+#[test]
+fn header_and_data_may_lie_together_apart_or_in_any_pieces() {
+    for layout in [
+        Layout::Together,
+        Layout::Apart,
+        Layout::Paged(4096),
+        Layout::Paged(32 << 10),
+        Layout::Cut(vec![1, 2, 3, 4, 5, 6, 7, 8]),
+        Layout::Cut(vec![43, 2, 1]),
+        Layout::Cut(vec![45, 4000, 1, 1, 4096]),
+    ] {
+        works(Options {
+            layout: layout.clone(),
+            ..usual()
+        });
+        works(Options {
+            layout,
+            ..usual().without(features::INDIRECT_DESC)
+        });
+    }
+}
+
+#[test]
+fn queues_may_be_small_or_large_with_or_without_event_indices() {
+    for size in [4, 16, 128, 256, 1024] {
+        let options = Options {
+            queue_size: size,
+            tx_slots: size,
+            ..usual()
+        };
+        works(options.clone().without(features::EVENT_IDX));
+        works(options);
+    }
+}
+
+#[test]
+fn receive_buffers_may_be_small_or_large_and_begin_with_a_descriptor_for_the_header() {
+    for rx_buffer in [44 + 1, 44 + 20, 100, 3776, 44 + 4096, 44 + (64 << 10)] {
+        for rx_header_apart in [false, true] {
+            works(Options {
+                rx_buffer,
+                rx_header_apart,
+                ..usual()
+            });
+        }
+    }
+}
+
+#[test]
+fn memory_may_lie_in_several_regions_and_buffers_reach_from_one_into_the_next() {
+    for regions in [Regions::TwoApart, Regions::TwoTouching] {
+        works(Options { regions, ..usual() });
+    }
+}

@@ -1,0 +1,275 @@
+//! Games in which a guest does anything at all, from bytes that a fuzzer or chance makes up.
+
+use std::io::{Read, Write};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use hvsock::{Endpoint, HvListener, HvStream, PartitionName, ServiceId, VmId};
+use hvsock_broker::{Broker, BrokerConfig};
+use hvsock_endpoint::Dirs;
+use hvsock_testkit::TempFolder;
+use hvsock_testkit::guest::virtqueue::Descriptor;
+use hvsock_testkit::guest::{Driver, Guest, GuestStream, HOST, Layout, Options};
+use hvsock_virtio::{Header, features};
+
+const PORT: u32 = 7001;
+const BAD: u64 = 42;
+const GOOD: u64 = 77;
+/// The most that is done in one game.
+const MOVES: usize = 200;
+const BOUND: Duration = Duration::from_secs(20);
+
+/// Where all games are played: a broker with a machine that works and one that is played with.
+struct Table {
+    _broker: Broker,
+    folder: TempFolder,
+    // Accepts what the hostile guest asks for, some of the time.
+    listener: HvListener,
+    _good: Guest,
+    inside: GuestStream,
+    outside: HvStream,
+}
+
+impl Table {
+    fn new() -> Self {
+        let folder = TempFolder::new();
+        let dirs = Dirs {
+            run: folder.path().to_owned(),
+            config: folder.path().to_owned(),
+        };
+        let mut config = BrokerConfig::new(dirs);
+        config.partition = PartitionName::new("testhost").expect("a name");
+        config.control = false;
+        let broker = Broker::start(config).expect("a broker");
+        let handle = broker.handle();
+        for (name, cid) in [("bad", BAD), ("good", GOOD)] {
+            let vm = serde_json::json!({"name": name, "cid": cid});
+            let vm = serde_json::from_value(vm).expect("a machine");
+            handle.add_vm(vm).expect("added");
+        }
+        let id = ServiceId::from_port(PORT).to_string();
+        let service = serde_json::json!({"name": "Service", "id": id});
+        let service = serde_json::from_value(service).expect("a service");
+        handle
+            .register(service, "tester".into())
+            .expect("registered");
+        let listener = HvListener::options()
+            .endpoint(Endpoint::at(folder.join("endpoint")))
+            .listen((VmId::CHILDREN, ServiceId::from_port(PORT)));
+        let listener = listener.expect("listening");
+        let good = Guest::start(&folder.join("vm/good.sock"), Options::new(GOOD)).expect("a guest");
+        let inside = good.connect(PORT).expect("connected");
+        inside.set_read_timeout(Some(BOUND));
+        let (outside, _) = listener.accept_timeout(BOUND).expect("accepted");
+        outside.set_read_timeout(Some(BOUND)).expect("a bound");
+        Self {
+            _broker: broker,
+            folder,
+            listener,
+            _good: good,
+            inside,
+            outside,
+        }
+    }
+
+    fn check(&self) {
+        let (mut inside, mut outside) = (&self.inside, &self.outside);
+        let mut buffer = [0; 4];
+        inside.write_all(b"ping").expect("the guest writes");
+        outside.read_exact(&mut buffer).expect("the host reads");
+        outside.write_all(&buffer).expect("the host writes");
+        inside.read_exact(&mut buffer).expect("the guest reads");
+        assert_eq!(&buffer, b"ping");
+    }
+}
+
+/// The bytes that decide what is done.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn byte(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().unwrap_or((&0, &[]));
+        self.0 = rest;
+        *first
+    }
+
+    fn word(&mut self) -> u16 {
+        u16::from_le_bytes([self.byte(), self.byte()])
+    }
+
+    /// A number that is small, near an edge, or any.
+    fn number(&mut self, edge: u64) -> u64 {
+        let any = |it: &mut Self| u64::from_le_bytes([(); 8].map(|()| it.byte()));
+        match self.byte() % 8 {
+            0..3 => u64::from(self.byte()),
+            3 => edge.wrapping_sub(u64::from(self.byte())),
+            4 => edge.wrapping_add(u64::from(self.byte())),
+            5 => u64::from(self.word()),
+            6 => u64::MAX - u64::from(self.byte()),
+            _ => any(self),
+        }
+    }
+}
+
+/// Plays one game: whatever the guest does, the other machine's connection works after it.
+pub fn play(script: &[u8]) {
+    static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
+    let table = TABLE.get_or_init(|| Mutex::new(Table::new()));
+    let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut script = Script(script);
+    let features = match script.byte() % 4 {
+        0 => 0,
+        1 => features::EVENT_IDX,
+        2 => features::INDIRECT_DESC,
+        _ => features::EVENT_IDX | features::INDIRECT_DESC,
+    };
+    let size = 1 << (2 + script.byte() % 6);
+    let options = Options {
+        queue_size: size,
+        tx_slots: size,
+        rx_buffer: 45 + usize::from(script.word() % 8000),
+        lawless: true,
+        timeout: Duration::from_millis(10),
+        ..Options::new(BAD).without(features)
+    };
+    let path = table.folder.join("vm/bad.sock");
+    let Ok(mut driver) = Driver::new(&path, options) else {
+        return;
+    };
+    if driver.connect().is_err() {
+        // The one before is not forgotten yet.
+        return table.check();
+    }
+    let mut accepted = Vec::new();
+    for _ in 0..MOVES {
+        if script.0.is_empty() {
+            break;
+        }
+        step(&mut script, &mut driver);
+        if script.byte().is_multiple_of(4)
+            && let Ok((stream, _)) = table.listener.accept_timeout(Duration::ZERO)
+        {
+            accepted.push(stream);
+        }
+        if script.byte().is_multiple_of(32) {
+            accepted.clear();
+        }
+    }
+    table.check();
+}
+
+fn step(script: &mut Script<'_>, driver: &mut Driver) {
+    let edge = driver.memory().end();
+    let tx = script.byte().is_multiple_of(2);
+    match script.byte() % 12 {
+        0..4 => {
+            let header = header(script);
+            let len = usize::from(script.word()) >> (script.byte() % 8);
+            let layout = match script.byte() % 4 {
+                0 => Layout::Together,
+                1 => Layout::Apart,
+                2 => Layout::Paged(1 + usize::from(script.word() % 5000)),
+                _ => Layout::Cut((0..8).map(|_| usize::from(script.byte())).collect()),
+            };
+            let _ = driver.send(&header, &vec![7; len], &layout);
+        }
+        4 => driver.refill(),
+        5 => {
+            while let Some(received) = driver.poll_receive() {
+                driver.give_back(received.buffer);
+            }
+            let queue = if tx { driver.tx() } else { driver.rx() };
+            queue.kick();
+        }
+        6 | 7 => {
+            let descriptor = Descriptor {
+                address: script.number(edge),
+                len: script.number(4096) as u32,
+                flags: script.word() & 7,
+                next: script.number(u64::from(driver.options().queue_size)) as u16,
+            };
+            let (index, table) = (script.word(), script.byte().is_multiple_of(4));
+            let queue = if tx { driver.tx() } else { driver.rx() };
+            let index = index % queue.size();
+            if table {
+                let address =
+                    queue.write_indirect(index, usize::from(script.byte() % 40), &descriptor);
+                let whole = Descriptor {
+                    address,
+                    len: 640,
+                    flags: 4,
+                    next: 0,
+                };
+                queue.write_descriptor(index, &whole);
+            } else {
+                queue.write_descriptor(index, &descriptor);
+            }
+            let number = script.word();
+            queue.write_available(number, index);
+        }
+        8 => {
+            let number = script.number(0) as u16;
+            let queue = if tx { driver.tx() } else { driver.rx() };
+            let ahead = queue.available_index().wrapping_add(number);
+            queue.set_available_index(ahead);
+            queue.kick();
+        }
+        9 => {
+            let (at, len) = (usize::from(script.word()), usize::from(script.byte()));
+            let noise: Vec<u8> = (0..len).map(|_| script.byte()).collect();
+            let queue = if tx { driver.tx() } else { driver.rx() };
+            let ring = if len.is_multiple_of(2) {
+                queue.used_ring()
+            } else {
+                queue.available_ring()
+            };
+            ring.put(at % ring.len(), &noise);
+        }
+        10 => {
+            if let Ok(bases) = driver.stop_queues() {
+                let _ = driver.start_queues(match script.byte() % 4 {
+                    0 => [script.word(), script.word()],
+                    _ => bases,
+                });
+            }
+        }
+        _ => {
+            let _ = driver.reboot();
+        }
+    }
+}
+
+fn header(script: &mut Script<'_>) -> Header {
+    let usual = !script.byte().is_multiple_of(8);
+    Header {
+        src_cid: if usual { BAD } else { script.number(BAD) },
+        dst_cid: if usual { HOST } else { script.number(HOST) },
+        src_port: u32::from(script.byte() % 8),
+        dst_port: if script.byte().is_multiple_of(8) {
+            script.number(0) as u32
+        } else {
+            PORT
+        },
+        len: script.number(1 << 16) as u32,
+        kind: if usual { 1 } else { script.word() },
+        op: u16::from(script.byte() % 9),
+        flags: u32::from(script.byte() % 4),
+        buf_alloc: script.number(256 << 10) as u32,
+        fwd_cnt: script.number(0) as u32,
+    }
+}
+
+#[test]
+fn a_guest_may_do_anything_at_all() {
+    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut random = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    for _ in 0..150 {
+        let script: Vec<u8> = (0..200).flat_map(|_| random()).collect();
+        play(&script);
+    }
+}

@@ -1,0 +1,109 @@
+//! Guests that restart, machines that are killed, come back, and are removed.
+
+use std::io::{ErrorKind, Read, Write};
+
+use hvsock_broker::model::PartitionState;
+use hvsock_testkit::guest::{Guest, Options};
+
+use crate::world::{PORT, WEB, World, accept, bounded, eventually, ping, reference};
+
+/// What the host's end of a connection finds that its guest left without a word.
+#[track_caller]
+fn is_cut(mut outside: hvsock::HvStream) {
+    let error = outside.read(&mut [0; 8]).expect_err("no end of file");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+}
+
+#[test]
+fn a_guest_that_restarts_leaves_no_connection_behind_and_connects_again() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    for _ in 0..10 {
+        let (inside, outside) = world.pair(&guest, &listener);
+        ping(&inside, &outside);
+        guest.reboot().unwrap();
+        is_cut(outside);
+        let error = (&inside).read(&mut [0; 8]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+    world.settles_at(0);
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+}
+
+#[test]
+fn a_machine_that_is_killed_is_off_and_another_takes_its_place() {
+    let world = World::new();
+    let listener = world.listen();
+    for _ in 0..5 {
+        let guest = world.guest();
+        let (inside, outside) = world.pair(&guest, &listener);
+        ping(&inside, &outside);
+        drop(guest);
+        world.is("web", PartitionState::Off);
+        is_cut(outside);
+        drop(inside);
+    }
+    world.settles_at(0);
+}
+
+#[test]
+fn a_machine_whose_process_is_replaced_at_once_loses_its_connections_only() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (_inside, outside) = world.pair(&guest, &listener);
+    guest.kill_and_start().unwrap();
+    is_cut(outside);
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+}
+
+#[test]
+fn a_machine_removed_while_it_runs_is_gone_with_its_connections_and_can_be_added_again() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    world.handle().remove_partition(&reference("web")).unwrap();
+    is_cut(outside);
+    world.settles_at(0);
+    eventually("its socket is gone", || !world.socket("web").exists());
+    drop((inside, guest));
+    world.add("web", WEB, &[]);
+    let guest = world.guest();
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+}
+
+#[test]
+fn a_second_vmm_at_one_device_is_turned_away() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    let options = Options {
+        timeout: std::time::Duration::from_secs(2),
+        ..Options::new(WEB)
+    };
+    assert!(Guest::start(&world.socket("web"), options).is_err());
+    ping(&inside, &outside);
+}
+
+#[test]
+fn machines_come_and_go_while_another_works() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    for round in 0..20 {
+        let (name, cid) = (format!("vm{round}"), 1000 + round);
+        world.add(&name, cid, &[]);
+        let other = world.guest_of(&name, Options::new(cid));
+        let mut stream = bounded(other.connect(PORT).unwrap());
+        let mut host = accept(&listener);
+        stream.write_all(b"hello").unwrap();
+        let mut bytes = [0; 5];
+        host.read_exact(&mut bytes).unwrap();
+        ping(&inside, &outside);
+        world.handle().remove_partition(&reference(&name)).unwrap();
+        ping(&inside, &outside);
+    }
+}

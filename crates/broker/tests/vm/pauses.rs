@@ -1,0 +1,123 @@
+//! Machines that are paused while data flows.
+
+use std::io::{ErrorKind, Read};
+use std::net::Shutdown;
+use std::thread;
+use std::time::Duration;
+
+use hvsock::{HvListener, HvStream, ServiceId, VmId};
+use hvsock_broker::model::PartitionState;
+use hvsock_testkit::guest::{Driver, GuestStream};
+
+use crate::world::{A_WHILE, PORT, World, accept, bounded, ping, read_all, write_all};
+
+/// How many bytes go each way, if not the usual few.
+const BYTES: &str = "HVSOCK_TEST_PAUSE_BYTES";
+
+/// A listener whose connections outlast a pause.
+fn lasting(world: &World) -> HvListener {
+    let listener = HvListener::options()
+        .endpoint(world.endpoint())
+        .connected_suspend(true)
+        .listen((VmId::CHILDREN, ServiceId::from_port(PORT)));
+    listener.expect("listening")
+}
+
+#[test]
+fn a_pause_ends_connections_that_did_not_ask_to_last() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, mut outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    guest
+        .pause(|_| {
+            world.is("web", PartitionState::Paused);
+            let error = outside.read(&mut [0; 8]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        })
+        .unwrap();
+    world.is("web", PartitionState::Running);
+    // The guest learns of it when it goes on.
+    let error = (&inside).read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+}
+
+#[test]
+fn nothing_touches_a_paused_machine() {
+    let world = World::new();
+    let (listener, guest) = (lasting(&world), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    thread::scope(|scope| {
+        let writer = scope.spawn(|| write_all(&outside, 1 << 20, 4096));
+        let reader = scope.spawn(|| {
+            let mut buffer = vec![0; 1 << 20];
+            let mut from = &inside;
+            from.read_exact(&mut buffer)
+        });
+        for _ in 0..5 {
+            guest
+                .pause(|driver| {
+                    let before = used(driver);
+                    thread::sleep(A_WHILE);
+                    assert_eq!(used(driver), before);
+                })
+                .unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+        writer.join().unwrap().unwrap();
+        reader.join().unwrap().unwrap();
+    });
+}
+
+/// Both used rings.
+fn used(driver: &mut Driver) -> [Vec<u8>; 2] {
+    let copy = |shared: hvsock_sys::shared_memory::SharedBytes<'_>| {
+        let mut bytes = vec![0; shared.len()];
+        shared.get(0, &mut bytes);
+        bytes
+    };
+    let rx = copy(driver.rx().used_ring());
+    [rx, copy(driver.tx().used_ring())]
+}
+
+#[test]
+fn not_a_byte_is_lost_while_a_machine_is_paused_and_resumed_a_hundred_times() {
+    let bytes = std::env::var(BYTES).ok().and_then(|text| text.parse().ok());
+    let bytes: u64 = bytes.unwrap_or(192 << 20);
+    let world = World::new();
+    let (listener, guest) = (lasting(&world), world.guest());
+    let connected = bounded(guest.connect(PORT).unwrap());
+    let (inside, outside): (&GuestStream, &HvStream) = (&connected, &accept(&listener));
+    thread::scope(|scope| {
+        let writers = [
+            scope.spawn(move || {
+                write_all(inside, bytes, 60_000)?;
+                inside.shutdown(Shutdown::Write)
+            }),
+            scope.spawn(move || {
+                write_all(outside, bytes, 100_000)?;
+                outside.shutdown(Shutdown::Write)
+            }),
+        ];
+        let readers = [
+            scope.spawn(move || read_all(outside, 1 << 16)),
+            scope.spawn(move || read_all(inside, 1 << 16)),
+        ];
+        for _ in 0..100 {
+            guest
+                .pause(|_| thread::sleep(Duration::from_millis(2)))
+                .unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+        for writer in writers {
+            writer.join().unwrap().unwrap();
+        }
+        for reader in readers {
+            assert_eq!(reader.join().unwrap().unwrap(), bytes);
+        }
+    });
+    assert_eq!(guest.faults(), [""; 0]);
+}

@@ -1,0 +1,158 @@
+//! Guests of one sibling group reach each other by context id; others do not.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::thread;
+
+use hvsock_testkit::guest::{Guest, GuestStream, Options};
+use hvsock_virtio::SocketKind;
+
+use crate::world::{PATIENCE, World, bounded, read_all, write_all};
+
+/// Two guests of a group, and a third of none.
+struct Siblings {
+    world: World,
+    one: Guest,
+    two: Guest,
+    other: Guest,
+}
+
+const ONE: u64 = 101;
+const TWO: u64 = 102;
+const OTHER: u64 = 103;
+
+impl Siblings {
+    fn new() -> Self {
+        let world = World::new();
+        world.add("one", ONE, &["family"]);
+        world.add("two", TWO, &["family"]);
+        world.add("other", OTHER, &[]);
+        // Siblings need the service in the host's registry, as everybody between partitions does.
+        world.register(5000);
+        let [one, two, other] = [("one", ONE), ("two", TWO), ("other", OTHER)]
+            .map(|(name, cid)| world.guest_of(name, Options::new(cid)));
+        Self {
+            world,
+            one,
+            two,
+            other,
+        }
+    }
+
+    fn pair(&self, kind: SocketKind) -> (GuestStream, GuestStream) {
+        let listener = self.two.listen_for(kind, 5000, 16).unwrap();
+        let a = self
+            .one
+            .connect_to(kind, TWO, 5000, PATIENCE)
+            .expect("connected");
+        let b = listener.accept(PATIENCE).expect("accepted");
+        assert_eq!(b.peer().0, ONE);
+        (bounded(a), bounded(b))
+    }
+}
+
+#[test]
+fn streams_between_siblings_carry_data_each_way() {
+    let siblings = Siblings::new();
+    let (a, b) = siblings.pair(SocketKind::Stream);
+    let bytes = 8 << 20;
+    thread::scope(|scope| {
+        for (from, to) in [(&a, &b), (&b, &a)] {
+            scope.spawn(move || {
+                write_all(from, bytes, 50_000).unwrap();
+                from.shutdown(Shutdown::Write).unwrap();
+            });
+            scope.spawn(move || assert_eq!(read_all(to, 1 << 16).unwrap(), bytes));
+        }
+    });
+    drop((a, b));
+    siblings.world.settles_at(0);
+    assert_eq!(siblings.one.faults(), [""; 0]);
+    assert_eq!(siblings.two.faults(), [""; 0]);
+}
+
+#[test]
+fn messages_between_siblings_keep_their_ends() {
+    let siblings = Siblings::new();
+    let (a, b) = siblings.pair(SocketKind::Seqpacket);
+    let message = |number: usize| vec![number as u8; (number * 7919) % 200_000];
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 0..100 {
+                a.send_message(&message(number), number % 3 == 0).unwrap();
+            }
+            a.shutdown(Shutdown::Write).unwrap();
+        });
+        for number in 0..100 {
+            let (bytes, record) = b.receive_message().unwrap().expect("a message");
+            assert!(
+                bytes == message(number),
+                "message {number}: {} bytes",
+                bytes.len()
+            );
+            assert_eq!(record, number % 3 == 0, "message {number}");
+        }
+        assert!(b.receive_message().unwrap().is_none());
+    });
+    assert_eq!(siblings.two.faults(), [""; 0]);
+}
+
+#[test]
+fn who_is_in_no_group_with_a_guest_does_not_reach_it() {
+    let siblings = Siblings::new();
+    let _listener = siblings.two.listen(5000).unwrap();
+    let error = siblings
+        .other
+        .connect_to(SocketKind::Stream, TWO, 5000, PATIENCE)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    let error = siblings
+        .one
+        .connect_to(SocketKind::Stream, 999, 5000, PATIENCE)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    // Nobody listens there.
+    let error = siblings
+        .one
+        .connect_to(SocketKind::Stream, TWO, 5001, PATIENCE)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+}
+
+#[test]
+fn a_sibling_that_is_killed_resets_its_connections() {
+    let siblings = Siblings::new();
+    let (mut a, b) = siblings.pair(SocketKind::Stream);
+    a.write_all(b"hello").unwrap();
+    drop(siblings.two);
+    let error = a.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    drop(b);
+    siblings.world.settles_at(0);
+}
+
+#[test]
+fn a_sibling_that_does_not_read_holds_back_its_writer_only() {
+    let siblings = Siblings::new();
+    let (mut a, b) = siblings.pair(SocketKind::Stream);
+    let (mut c, mut d) = {
+        let listener = siblings.two.listen(5000).unwrap();
+        let c = siblings
+            .one
+            .connect_to(SocketKind::Stream, TWO, 5000, PATIENCE)
+            .unwrap();
+        (bounded(c), bounded(listener.accept(PATIENCE).unwrap()))
+    };
+    let mut taken = 0_usize;
+    let chunk = [7; 4096];
+    a.set_write_timeout(Some(std::time::Duration::from_millis(200)));
+    while let Ok(count) = a.write(&chunk) {
+        taken += count;
+        assert!(taken < 16 << 20, "nothing holds it back");
+    }
+    c.write_all(b"hello").unwrap();
+    let mut bytes = [0; 5];
+    d.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"hello");
+    drop((a, b));
+}

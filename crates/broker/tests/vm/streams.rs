@@ -1,0 +1,184 @@
+//! Connections each way, refusals, and what an operator sees of them.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::{Duration, Instant};
+
+use hvsock::refusal_of;
+use hvsock_broker::model::PartitionState;
+use hvsock_testkit::guest::{HOST, Options, Over};
+use hvsock_virtio::SocketKind;
+
+use crate::world::{PATIENCE, PORT, WEB, World, accept, bounded, exchange, ping};
+
+#[test]
+fn a_guest_reaches_a_service_of_the_host_and_data_flows_each_way() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    exchange(&inside, &outside, 3 << 20, 10_000);
+    drop(outside);
+    assert_eq!(inside.close(PATIENCE).unwrap(), Over::Clean);
+    world.settles_at(0);
+    assert_eq!(guest.faults(), [""; 0]);
+}
+
+#[test]
+fn the_host_reaches_a_port_of_a_guest_by_the_machines_name() {
+    let world = World::new();
+    let guest = world.guest();
+    world.register(5000);
+    let listener = guest.listen(5000).unwrap();
+    let outside = world.connect_to("web", 5000).unwrap();
+    let inside = bounded(listener.accept(PATIENCE).unwrap());
+    assert_eq!(inside.peer().0, HOST);
+    exchange(&inside, &outside, 3 << 20, 70_000);
+    drop((inside, outside));
+    world.settles_at(0);
+    assert_eq!(guest.faults(), [""; 0]);
+}
+
+#[test]
+fn what_is_unregistered_unheard_or_disabled_is_refused_at_once() {
+    let world = World::new();
+    let guest = world.guest();
+    let listener = world.listen();
+    world.register(7002);
+    let at_once = |port| {
+        let start = Instant::now();
+        let error = guest.connect(port).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{port}");
+        assert!(start.elapsed() < Duration::from_secs(1), "{port}");
+    };
+    // Nobody listens; nobody registered it.
+    at_once(7002);
+    at_once(7003);
+    let service = hvsock::ServiceRef::Id(hvsock::ServiceId::from_port(PORT));
+    world.handle().set_enabled(&service, false, None).unwrap();
+    at_once(PORT);
+    world.handle().set_enabled(&service, true, None).unwrap();
+    drop(listener);
+    let listener = world.listen();
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    // The other way: the guest refuses.
+    let start = Instant::now();
+    let error = world.connect_to("web", 7002).unwrap_err();
+    assert!(start.elapsed() < Duration::from_secs(1));
+    assert!(refusal_of(&error).is_some(), "{error}");
+    // Messages are for siblings only.
+    let error = guest
+        .connect_to(SocketKind::Seqpacket, HOST, PORT, PATIENCE)
+        .unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    assert_eq!(guest.faults(), [""; 0]);
+}
+
+#[test]
+fn a_machine_that_is_off_cannot_be_reached() {
+    let world = World::new();
+    world.register(5000);
+    assert!(refusal_of(&world.connect_to("web", 5000).unwrap_err()).is_some());
+    let guest = world.guest();
+    let listener = guest.listen(5000).unwrap();
+    let _outside = world.connect_to("web", 5000).unwrap();
+    let _inside = listener.accept(PATIENCE).unwrap();
+    drop((listener, guest));
+    world.is("web", PartitionState::Off);
+    world.settles_at(0);
+    assert!(refusal_of(&world.connect_to("web", 5000).unwrap_err()).is_some());
+}
+
+#[test]
+fn each_direction_ends_by_itself_and_what_was_written_arrives() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, mut outside) = world.pair(&guest, &listener);
+    let mut text = String::new();
+    (&inside).write_all(b"question").unwrap();
+    inside.shutdown(Shutdown::Write).unwrap();
+    outside.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "question");
+    assert_eq!(
+        (&inside).write(b"more").unwrap_err().kind(),
+        ErrorKind::BrokenPipe
+    );
+    outside.write_all(b"answer").unwrap();
+    drop(outside);
+    text.clear();
+    (&inside).read_to_string(&mut text).unwrap();
+    assert_eq!(text, "answer");
+    drop(inside);
+    world.settles_at(0);
+    assert_eq!(guest.faults(), [""; 0]);
+}
+
+#[test]
+fn a_reset_is_an_error_for_the_other_end_and_never_an_end_of_file() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, mut outside) = world.pair(&guest, &listener);
+    inside.reset();
+    let error = outside.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    let shown = world.handle().connections().unwrap();
+    let connection = shown.iter().find(|it| it.id == outside.connection_id());
+    world.handle().cut(connection.unwrap().id).unwrap();
+    let error = (&inside).read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    world.settles_at(0);
+}
+
+#[test]
+fn an_operator_sees_who_is_connected_and_how_much_flowed() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    for _ in 0..100 {
+        ping(&inside, &outside);
+    }
+    let shown = world.handle().connections().unwrap();
+    let shown = serde_json::to_value(&shown).unwrap();
+    let text = shown.to_string();
+    assert!(text.contains("\"web\""), "{text}");
+    assert!(text.contains("400"), "{text}");
+}
+
+#[test]
+fn a_guest_may_use_a_port_again_at_once() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    for round in 0..20 {
+        let inside = guest.connect_from(1000, SocketKind::Stream, HOST, PORT, PATIENCE);
+        let inside = bounded(inside.unwrap_or_else(|error| panic!("round {round}: {error}")));
+        let outside = accept(&listener);
+        ping(&inside, &outside);
+        match round % 2 {
+            0 => inside.reset(),
+            _ => assert_eq!(inside.close(PATIENCE).unwrap(), Over::Clean),
+        }
+    }
+}
+
+#[test]
+fn many_connections_keep_apart() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest_of("web", Options::new(WEB)));
+    let pairs: Vec<_> = (0..500).map(|_| world.pair(&guest, &listener)).collect();
+    for (number, (mut inside, mut outside)) in pairs.iter().map(|(a, b)| (a, b)).enumerate() {
+        inside.write_all(&number.to_le_bytes()).unwrap();
+        outside.write_all(&(number + 1000).to_le_bytes()).unwrap();
+    }
+    for (number, (mut inside, mut outside)) in pairs.iter().map(|(a, b)| (a, b)).enumerate() {
+        let mut bytes = [0; 8];
+        outside.read_exact(&mut bytes).unwrap();
+        assert_eq!(usize::from_le_bytes(bytes), number);
+        inside.read_exact(&mut bytes).unwrap();
+        assert_eq!(usize::from_le_bytes(bytes), number + 1000);
+    }
+    drop(pairs);
+    world.settles_at(0);
+    assert_eq!(guest.faults(), [""; 0]);
+}
