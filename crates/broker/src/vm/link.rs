@@ -16,7 +16,7 @@ use hvsock_sys::shared_memory::{self, SharedBytes};
 use hvsock_sys::stream;
 use hvsock_virtio::MessageEnd;
 
-use super::sibling;
+use super::sibling::{self, NotTaken};
 use crate::pump::{Control, unread_data, went_away};
 
 /// What moves a connection's bytes.
@@ -77,10 +77,6 @@ pub(super) enum Filled {
     Broken(Refusal),
 }
 
-/// The other end takes no more of what the guest sends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ReadsNoMore;
-
 impl Body {
     pub(super) fn ring(end: End) -> Self {
         Self::Ring(Box::new(Ring { end }))
@@ -130,11 +126,11 @@ impl Body {
         pieces: &[SharedBytes<'_>],
         len: usize,
         end: MessageEnd,
-    ) -> Result<(), ReadsNoMore> {
+    ) -> Result<(), NotTaken> {
         match self {
             Self::Ring(ring) => ring.deliver(pieces, len),
             Self::Socket(socket) => socket.deliver(pieces),
-            Self::Sibling(sibling) => sibling.write(pieces, end).map_err(|()| ReadsNoMore),
+            Self::Sibling(sibling) => sibling.write(pieces, end),
         }
     }
 
@@ -263,21 +259,25 @@ impl Body {
 }
 
 impl Ring {
-    fn deliver(&mut self, pieces: &[SharedBytes<'_>], len: usize) -> Result<(), ReadsNoMore> {
+    fn deliver(&mut self, pieces: &[SharedBytes<'_>], len: usize) -> Result<(), NotTaken> {
         if len == 0 {
             return Ok(());
         }
-        let mut room = self.end.try_reserve(len).map_err(|_| ReadsNoMore)?;
+        let mut room = self
+            .end
+            .try_reserve(len)
+            .map_err(|_| NotTaken::ReadsNoMore)?;
         if room.len() < len {
             // Only a process that breaks the ring's rules has less room than it had.
-            return Err(ReadsNoMore);
+            return Err(NotTaken::ReadsNoMore);
         }
         let mut at = 0;
         for piece in pieces {
-            room.put_shared(at, *piece).map_err(|_| ReadsNoMore)?;
+            room.put_shared(at, *piece)
+                .map_err(|_| NotTaken::ReadsNoMore)?;
             at += piece.len();
         }
-        room.commit(len).map_err(|_| ReadsNoMore)
+        room.commit(len).map_err(|_| NotTaken::ReadsNoMore)
     }
 
     fn fill(&mut self, pieces: &[SharedBytes<'_>]) -> Filled {
@@ -312,9 +312,9 @@ fn broken(stop: Stop) -> Refusal {
 }
 
 impl Socket {
-    fn deliver(&mut self, pieces: &[SharedBytes<'_>]) -> Result<(), ReadsNoMore> {
+    fn deliver(&mut self, pieces: &[SharedBytes<'_>]) -> Result<(), NotTaken> {
         if self.sink_closed {
-            return Err(ReadsNoMore);
+            return Err(NotTaken::ReadsNoMore);
         }
         let mut done = 0;
         if self.pending.is_empty() && self.writable {
@@ -329,7 +329,7 @@ impl Socket {
             rest.get(0, &mut self.pending[at..]);
         }
         if self.sink_closed {
-            return Err(ReadsNoMore);
+            return Err(NotTaken::ReadsNoMore);
         }
         Ok(())
     }

@@ -13,6 +13,10 @@ use hvsock_sys::shared_memory::SharedBytes;
 use hvsock_virtio::MessageEnd;
 use mio::Waker;
 
+/// Ends of messages that may wait for a reader. They take no credit of the protocol's, empty
+/// messages take none at all; Linux' own limit is some hundreds.
+const MAX_ENDS: usize = 16 * 1024;
+
 /// Memory that an empty pipe keeps for the next bytes.
 const KEPT: usize = 4096;
 
@@ -94,6 +98,15 @@ struct Way {
     writer_waits: Option<u64>,
 }
 
+/// Why bytes or the end of a message were not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotTaken {
+    /// Nobody reads any more.
+    ReadsNoMore,
+    /// [`MAX_ENDS`] messages wait.
+    TooManyMessages,
+}
+
 /// What an end finds to read.
 #[derive(Debug)]
 pub(super) enum Read {
@@ -162,12 +175,19 @@ impl End {
 
     /// Writes pieces of the guest's memory, and what ends with them. The writer has kept to its
     /// credit; bytes that nobody reads any more are dropped, and it is told so.
-    pub(super) fn write(&self, pieces: &[SharedBytes<'_>], end: MessageEnd) -> Result<(), ()> {
+    pub(super) fn write(
+        &self,
+        pieces: &[SharedBytes<'_>],
+        end: MessageEnd,
+    ) -> Result<(), NotTaken> {
         let mut pipe = self.pipe();
         if pipe.broken.is_some() || pipe.gone[1 - self.side] || pipe.ways[self.side].closed {
-            return Err(());
+            return Err(NotTaken::ReadsNoMore);
         }
         let way = &mut pipe.ways[self.side];
+        if end.message && way.ends.len() == MAX_ENDS {
+            return Err(NotTaken::TooManyMessages);
+        }
         let mut buffer = [0; 4096];
         for piece in pieces {
             let mut at = 0;
@@ -332,5 +352,91 @@ impl Drop for End {
             pipe.ways[side].ended = true;
             pipe.ways[1 - side].closed = true;
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_sys::shared_memory::{Mapping, create};
+
+    use super::*;
+
+    fn memory() -> Mapping {
+        Mapping::new(create(8192).unwrap(), 8192).unwrap()
+    }
+
+    fn end(message: bool, record: bool) -> MessageEnd {
+        MessageEnd { message, record }
+    }
+
+    #[test]
+    fn messages_end_where_they_did_also_when_they_are_read_in_parts() {
+        let (memory, (a, b)) = (memory(), pair());
+        let text: Vec<u8> = (0..100).collect();
+        memory.bytes(0..100).put(0, &text);
+        let (first, second) = (memory.bytes(0..30), memory.bytes(30..100));
+        a.write(&[first], end(false, false)).unwrap();
+        a.write(&[second], end(true, true)).unwrap();
+        a.write(&[], end(true, false)).unwrap();
+        a.write(&[first], end(true, false)).unwrap();
+        let room = [memory.bytes(4096..4106), memory.bytes(5000..5050)];
+        let mut read = Vec::new();
+        while let Read::Bytes(count, end, _) = b.read(&room, true) {
+            read.push((count, end.message, end.record));
+        }
+        let want = [
+            (60, false, false),
+            (40, true, true),
+            (0, true, false),
+            (30, true, false),
+        ];
+        assert_eq!(read, want);
+        assert_eq!(a.read_by_peer(), 130);
+    }
+
+    #[test]
+    fn bytes_come_in_order_into_pieces_of_any_size() {
+        let (memory, (a, b)) = (memory(), pair());
+        let text: Vec<u8> = (0..=255).cycle().take(4000).collect();
+        memory.bytes(0..4000).put(0, &text);
+        let mut got = Vec::new();
+        // So that the bytes lie around the end of the pipe's memory, too.
+        for turn in 0..50 {
+            a.write(&[memory.bytes(0..4000)], end(false, false))
+                .unwrap();
+            let mut most = 1 + turn * 37;
+            loop {
+                let room = [memory.bytes(4096..4096 + most), memory.bytes(6500..6507)];
+                let Read::Bytes(count, ..) = b.read(&room, false) else {
+                    break;
+                };
+                let mut bytes = vec![0; count];
+                let first = room[0].get(0, &mut bytes);
+                room[1].get(0, &mut bytes[first..]);
+                got.extend(bytes);
+                most = (most * 2).min(2000);
+            }
+            assert!(got == text, "turn {turn}");
+            got.clear();
+        }
+    }
+
+    #[test]
+    fn a_guest_cannot_fill_memory_with_empty_messages() {
+        let (memory, (a, b)) = (memory(), pair());
+        for _ in 0..MAX_ENDS {
+            a.write(&[], end(true, false)).unwrap();
+        }
+        assert_eq!(
+            a.write(&[], end(true, false)),
+            Err(NotTaken::TooManyMessages)
+        );
+        assert!(matches!(
+            b.read(&[memory.bytes(0..10)], true),
+            Read::Bytes(0, _, true)
+        ));
+        a.write(&[], end(true, false)).unwrap();
+        b.close_read();
+        assert_eq!(a.write(&[], end(true, false)), Err(NotTaken::ReadsNoMore));
     }
 }

@@ -22,7 +22,7 @@ use super::link::Filled;
 use super::links::{Links, MAX_WATCHED};
 use super::memory::Ram;
 use super::queues::{Order, Queues, RX, TX};
-use super::sibling::Doorstep;
+use super::sibling::{Doorstep, NotTaken};
 use super::{Command, Linked, VmNews, VmSettings};
 use crate::pump::{Report, Reports};
 
@@ -247,8 +247,14 @@ impl Worker {
         let Some(link) = self.links.at(place) else {
             return;
         };
-        if link.body.deliver(&pieces, len, end).is_err() {
-            return self.links.reads_no_more(place, &mut self.mux);
+        match link.body.deliver(&pieces, len, end) {
+            Ok(()) => {}
+            Err(NotTaken::ReadsNoMore) => return self.links.reads_no_more(place, &mut self.mux),
+            Err(NotTaken::TooManyMessages) => {
+                let which = "messages that wait for a sibling".into();
+                let refusal = Refusal::LimitReached { which };
+                return self.links.reset(place, &mut self.mux, &refusal);
+            }
         }
         link.count_delivered(len);
         self.links.watch_room(place, &self.mux);
