@@ -129,3 +129,79 @@ pub(super) fn asked_at_the_host(target: &Target) -> String {
     let service = hvsock_address::ServiceRef::Id(target.peer.service);
     format!("`hvsock why parent {service} --from THIS_VM` there")
 }
+
+#[cfg(test)]
+mod tests {
+    use hvsock_address::{SockAddrHv, VmId};
+
+    use super::*;
+    use crate::{HvAddr, ServiceId, refusal_of};
+
+    const GUEST: Machine = Machine::Guest { cid: Some(42) };
+
+    fn target(vm: VmId) -> Target {
+        let address = SockAddrHv::new(vm, ServiceId::from_port(2761));
+        Target::of(GUEST, &HvAddr::from(address)).unwrap()
+    }
+
+    fn connect(vm: VmId, machine: Machine, number: i32) -> (Option<Refusal>, String) {
+        let error = of_connect(machine, &target(vm), io::Error::from_raw_os_error(number));
+        (refusal_of(&error).cloned(), error.to_string())
+    }
+
+    #[test]
+    fn a_connect_fails_in_the_words_of_refusals() {
+        let denied = Refusal::Denied {
+            rule: "the kernel".to_owned(),
+        };
+        let memory = Refusal::LimitReached {
+            which: "the kernel's memory".to_owned(),
+        };
+        for (number, refusal) in [
+            (errno::ECONNRESET, Refusal::NoListener),
+            (errno::ECONNREFUSED, Refusal::NoListener),
+            (errno::ETIMEDOUT, Refusal::TimedOut),
+            (errno::ENODEV, Refusal::NotReachable),
+            (errno::ENETUNREACH, Refusal::NotReachable),
+            (errno::EHOSTUNREACH, Refusal::NotReachable),
+            (errno::EPERM, denied),
+            (errno::ENOMEM, memory),
+            (errno::EAFNOSUPPORT, Refusal::NotSupported),
+        ] {
+            let (found, text) = connect(VmId::PARENT, GUEST, number);
+            assert_eq!(found, Some(refusal), "{text}");
+        }
+        // What says nothing of the other side stays as it is.
+        assert_eq!(connect(VmId::PARENT, GUEST, errno::EINVAL).0, None);
+    }
+
+    #[test]
+    fn who_knows_the_reason_is_named() {
+        let (_, text) = connect(VmId::PARENT, GUEST, errno::ECONNRESET);
+        assert!(text.contains("`hvsock why parent 2761 --from"), "{text}");
+        let (_, text) = connect(VmId::LOOPBACK, GUEST, errno::ECONNRESET);
+        assert!(!text.contains("host"), "{text}");
+        let (_, text) = connect(VmId::LOOPBACK, GUEST, errno::EADDRNOTAVAIL);
+        assert!(text.contains("`modprobe vsock_loopback`"), "{text}");
+        let (_, text) = connect(VmId::PARENT, Machine::HyperV, errno::ETIMEDOUT);
+        assert!(text.contains("not registered"), "{text}");
+    }
+
+    #[test]
+    fn a_listen_fails_in_them_too() {
+        let address = SockAddrHv::new(VmId::WILDCARD, ServiceId::from_port(22));
+        let place = Place::of(GUEST, &HvAddr::from(address)).unwrap();
+        let privileged = Refusal::Denied {
+            rule: "CAP_NET_BIND_SERVICE".to_owned(),
+        };
+        for (number, refusal) in [
+            (errno::EADDRINUSE, Refusal::AddressInUse),
+            (errno::EADDRNOTAVAIL, Refusal::AddressNotAvailable),
+            (errno::EACCES, privileged),
+        ] {
+            let error = of_listen(&place, io::Error::from_raw_os_error(number));
+            assert_eq!(refusal_of(&error), Some(&refusal));
+            assert_eq!(error.kind(), refusal.kind());
+        }
+    }
+}
