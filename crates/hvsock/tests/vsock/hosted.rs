@@ -32,6 +32,7 @@ const ECHO: ServiceId = ServiceId::from_port(2761);
 const UNHEARD: ServiceId = ServiceId::from_port(2762);
 const DISABLED: ServiceId = ServiceId::from_port(2763);
 const UNREGISTERED: ServiceId = ServiceId::from_port(2764);
+const CUT: ServiceId = ServiceId::from_port(2766);
 /// In the guest.
 const OF_THE_GUEST: ServiceId = ServiceId::from_port(2765);
 
@@ -90,7 +91,14 @@ impl Host {
             vm,
             _folder: folder,
         };
-        let services = [ECHO, UNHEARD, DISABLED, OF_THE_GUEST, off_the_template()];
+        let services = [
+            ECHO,
+            UNHEARD,
+            DISABLED,
+            CUT,
+            OF_THE_GUEST,
+            off_the_template(),
+        ];
         for (service, number) in services.into_iter().zip(1..) {
             let service = json!({"name": format!("Service {number}"), "id": service.to_string()});
             let service = serde_json::from_value(service).expect("a service");
@@ -109,17 +117,30 @@ impl Host {
         Endpoint::at(self.dirs.endpoint())
     }
 
+    fn listen(&self, service: ServiceId) -> HvListener {
+        let options = HvListener::options().endpoint(self.endpoint());
+        let listener = options.listen((VmId::CHILDREN, service));
+        listener.expect("a listener")
+    }
+
     /// Answers for a service until it is unregistered.
     fn serve(&self, service: ServiceId) {
-        let options = HvListener::options().endpoint(self.endpoint());
-        let listener = options
-            .listen((VmId::CHILDREN, service))
-            .expect("a listener");
+        let listener = self.listen(service);
         for stream in listener.incoming().map_while(Result::ok) {
             assert_eq!(stream.peer_addr().expect("an address").vm, self.vm);
             assert_eq!(stream.peer().map(hvsock::Peer::partition), Some(VM));
             serve_echo(&stream);
         }
+    }
+
+    /// Cuts the first connection to a service, as an operator does.
+    fn cut(&self, listener: &HvListener) {
+        let (mut stream, _) = listener.accept_timeout(LONG * 5).expect("a connection");
+        stream.read_exact(&mut [0; 6]).expect("its data");
+        let cut = self.broker.handle().cut(stream.connection_id());
+        cut.expect("cut");
+        let error = stream.read(&mut [0; 8]).expect_err("the host's end knows");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 
     /// Uses the guest's service once it is there.
@@ -151,11 +172,13 @@ pub fn both_run_one_program() {
     config.vsock = Some(Vsock { socket });
     let guest = guest::boot(&kit, &config);
     let services = [ECHO, off_the_template()];
+    let to_cut = host.listen(CUT);
     thread::scope(|scope| {
         for service in services {
             let host = &host;
             scope.spawn(move || host.serve(service));
         }
+        let cutter = scope.spawn(|| host.cut(&to_cut));
         let user = scope.spawn(|| host.use_guest());
         let ended = guest::run(&guest, "with a host");
         for service in services {
@@ -164,6 +187,7 @@ pub fn both_run_one_program() {
         }
         ended.expect("in the guest");
         user.join().expect("the host's own connects");
+        cutter.join().expect("the cut");
     });
 }
 
@@ -183,6 +207,10 @@ pub fn in_the_guest() -> Vec<Trial> {
         trial(
             "what_only_the_host_knows_is_asked_there",
             what_only_the_host_knows_is_asked_there,
+        ),
+        trial(
+            "a_cut_by_the_host_looks_like_the_end",
+            a_cut_by_the_host_looks_like_the_end,
         ),
         trial(
             "a_listener_for_the_parent_takes_it_and_nobody_else",
@@ -248,6 +276,16 @@ fn what_only_the_host_knows_is_asked_there() {
     let error = hvsock::explain_connect(("parent", ECHO)).unwrap_err();
     let command = "`hvsock why parent 2761 --from THIS_VM`";
     assert!(error.to_string().contains(command), "{error}");
+}
+
+/// As the documentation says: the kernel knows one kind of end.
+fn a_cut_by_the_host_looks_like_the_end() {
+    let mut stream = HvStream::connect(("parent", CUT)).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
+    stream.write_all(b"cut me").unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    let error = stream.write(b"late").unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
 }
 
 fn a_listener_for_the_parent_takes_it_and_nobody_else() {
