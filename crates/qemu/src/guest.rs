@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -31,6 +32,7 @@ pub struct Guest {
     spawned: AtomicU64,
     forwarded: Vec<(u16, u16)>,
     boot_limit: Duration,
+    vsock: Option<PathBuf>,
     machine: Machine,
 }
 
@@ -107,6 +109,7 @@ impl Guest {
             spawned: AtomicU64::new(0),
             forwarded,
             boot_limit: config.boot_limit,
+            vsock: config.vsock.as_ref().map(|vsock| vsock.socket.clone()),
             machine,
         };
         guest.wait_until_ready(deadline)?;
@@ -199,6 +202,36 @@ impl Guest {
         let deadline = Instant::now() + self.boot_limit;
         self.monitor("system_reset", &json!({}))?;
         self.wait_until_ready(deadline)
+    }
+
+    /// Takes the vsock device out of the guest and puts a new one in, while all else runs on. It is the
+    /// way to a back-end that has been started anew, which QEMU does not connect to again by itself.
+    pub fn replug_vsock(&self) -> Result<(), Error> {
+        let Some(socket) = &self.vsock else {
+            return Err(Error::Protocol("the guest has no vsock device".into()));
+        };
+        self.monitor("device_del", &json!({ "id": "vsock-device" }))?;
+        // The guest has a few seconds to let go of it, and until then the socket is in use.
+        let deadline = Instant::now() + GRACE;
+        while let Err(error) = self.monitor("chardev-remove", &json!({ "id": "vsock" })) {
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            thread::sleep(LOOK * 10);
+        }
+        let address = json!({ "type": "unix", "data": { "path": socket } });
+        let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
+        self.monitor(
+            "chardev-add",
+            &json!({ "id": "vsock", "backend": backend }),
+        )?;
+        let device = json!({
+            "driver": "vhost-user-vsock-pci",
+            "id": "vsock-device",
+            "chardev": "vsock",
+            "bus": "vsock-port",
+        });
+        self.monitor("device_add", &device).map(drop)
     }
 
     /// Has QEMU end in good order, as when a machine is switched off, and waits for that.

@@ -314,7 +314,10 @@ fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
     if let Some(vsock) = &config.vsock {
         let backend = format!("socket,id=vsock,path={}", within(&vsock.socket));
         add(&["-chardev", &backend]);
-        add(&["-device", "vhost-user-vsock-pci,chardev=vsock"]);
+        // Below a port of its own it can be taken out and put in while the guest runs.
+        add(&["-device", "pcie-root-port,id=vsock-port,slot=1"]);
+        let device = "vhost-user-vsock-pci,id=vsock-device,chardev=vsock,bus=vsock-port";
+        add(&["-device", device]);
     }
     if let Some(network) = &config.network {
         let mut user = "user,id=network".to_owned();
