@@ -50,6 +50,16 @@ const TOOLS: &[Tool] = &[
         probe: &["busybox", "true"],
         needed_by: "the tests with real guests",
     },
+    Tool {
+        package: "socat",
+        probe: &["socat", "-V"],
+        needed_by: "the tests of programs in real guests",
+    },
+    Tool {
+        package: "ncat",
+        probe: &["ncat", "--version"],
+        needed_by: "the tests of programs in real guests",
+    },
 ];
 
 /// What the kernel's own suite for vsock needs beside those: 150 MB that no other test does.

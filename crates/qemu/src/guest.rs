@@ -221,10 +221,7 @@ impl Guest {
         }
         let address = json!({ "type": "unix", "data": { "path": socket } });
         let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
-        self.monitor(
-            "chardev-add",
-            &json!({ "id": "vsock", "backend": backend }),
-        )?;
+        self.monitor("chardev-add", &json!({ "id": "vsock", "backend": backend }))?;
         let device = json!({
             "driver": "vhost-user-vsock-pci",
             "id": "vsock-device",

@@ -4,6 +4,8 @@ use std::fs;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use hvsock_qemu::Kit;
+use hvsock_testkit::require;
 use rustix::process::Signal;
 
 use crate::util::{Done, Running, folder, hvsock};
@@ -43,6 +45,59 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
     let promised = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
     assert!(took < promised, "{took:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_demo_tells_its_story_with_a_real_machine_and_leaves_nothing_behind() {
+    if require::found(Kit::find()).is_none() {
+        return;
+    }
+    let folder = folder();
+    let mut command = hvsock();
+    let began = Instant::now();
+    let done = Done::of(command.args(["demo", "--vm"]).env("TMPDIR", folder.path()));
+    let took = began.elapsed();
+    assert_eq!(done.stderr, "");
+    let text = done.ok();
+    for part in [
+        "Linux",
+        "connects to PARENT",
+        "from `web`, and then the end",
+        "hears it back, and then the end",
+        "Connection refused",
+        "the service is not registered",
+        "sees its connection end",
+        "disabled",
+        "is cut: the partition is paused",
+        "nothing is lost",
+        "CONNECTIONS",
+    ] {
+        assert!(text.contains(part), "{part} is not in\n{text}");
+    }
+    assert!(took < Duration::from_secs(60), "{took:?}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn the_demo_without_what_a_machine_is_made_of_says_what_to_install() {
+    let mut command = hvsock();
+    command
+        .args(["demo", "--vm"])
+        .env("HVSOCK_GUEST_QEMU", "/no/such/qemu");
+    let said = Done::of(&mut command).failed();
+    assert!(said.contains("names no file: /no/such/qemu"), "{said}");
+    let mut command = hvsock();
+    command
+        .args(["demo", "--vm"])
+        .env_remove("HVSOCK_GUEST_QEMU")
+        .env("PATH", "/nonexistent")
+        .env("HVSOCK_GUEST_KERNEL", "/no/such/kernel");
+    // Where nothing is installed it names the packages; where all is, the wrong kernel.
+    let said = Done::of(&mut command).failed();
+    assert!(
+        said.contains("apt-get install") || said.contains("HVSOCK_GUEST_KERNEL"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -16,9 +16,15 @@ const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
 
 /// A guest with the command in it, for the VM of this name.
 pub fn boot(kit: &Kit, world: &World, name: &str) -> Guest {
-    let mut config = Config::new(name);
     let program = Path::new(env!("CARGO_BIN_EXE_hvsock"));
-    config.files = File::program(program, "/bin/hvsock").unwrap();
+    let files = File::program(program, "/bin/hvsock").unwrap();
+    boot_with(kit, world, name, files)
+}
+
+/// A guest with these files, for the VM of this name.
+pub fn boot_with(kit: &Kit, world: &World, name: &str, files: Vec<File>) -> Guest {
+    let mut config = Config::new(name);
+    config.files = files;
     let socket = world.dir().join(format!("vm/{name}.sock"));
     config.vsock = Some(Vsock { socket });
     Guest::boot(kit, &config).unwrap()
@@ -40,7 +46,7 @@ pub fn inside(guest: &Guest, command: &str) -> String {
     output.text()
 }
 
-fn connect(world: &World, name: &str, service: &str, input: &str) -> Done {
+pub fn connect(world: &World, name: &str, service: &str, input: &str) -> Done {
     let mut command = world.command(["connect", name, service]);
     Done::with_input(&mut command, input.as_bytes())
 }

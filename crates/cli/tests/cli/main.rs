@@ -6,6 +6,8 @@ mod connections;
 mod containers;
 mod demo;
 mod guests;
+mod guests_at_fault;
+mod guests_programs;
 mod in_a_guest;
 mod refusals;
 mod services;

@@ -1,0 +1,198 @@
+//! Programs in a real guest that know the kernel's AF_VSOCK and nothing of hvsock: socat, ncat, and
+//! Python, each with the host's own binary.
+
+use std::collections::BTreeSet;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use hvsock_qemu::{File, Guest, Kit};
+use hvsock_testkit::require;
+
+use crate::guests::{boot_with, inside};
+use crate::util::{DEMO, Running, World, eventually};
+
+/// Prints what came of a connect to a port of the host: 0 or an errno, and the milliseconds.
+const TRY: &str = "\
+import socket, sys, time
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+start = time.monotonic()
+code = s.connect_ex((2, int(sys.argv[1])))
+print(code, round((time.monotonic() - start) * 1000))
+";
+
+const CLIENT: &str = "\
+import os, socket, sys
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+s.connect((2, int(sys.argv[1])))
+if os.fork() == 0:
+    s.sendall(sys.stdin.buffer.read())
+    s.shutdown(socket.SHUT_WR)
+    os._exit(0)
+while data := s.recv(4096): sys.stdout.buffer.write(data)
+";
+
+const SERVER: &str = "\
+import socket, sys
+s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)
+s.bind((socket.VMADDR_CID_ANY, int(sys.argv[1])))
+s.listen()
+while True:
+    c, _ = s.accept()
+    while data := c.recv(4096): c.sendall(data)
+    c.close()
+";
+
+const ECONNREFUSED: u32 = 111;
+const ECONNRESET: u32 = 104;
+
+/// socat, ncat and Python, at the places where the host has them.
+fn programs() -> Option<Vec<File>> {
+    let socat = require::program("socat", &["-V"])?;
+    let ncat = require::program("ncat", &["--version"])?;
+    let python = require::python3()?;
+    let mut files = File::program(&socat, "/bin/socat").unwrap();
+    files.extend(File::program(&ncat, "/bin/ncat").unwrap());
+    // A launcher of the same name would look for itself.
+    let (python, modules) = modules(&python);
+    let place = python.to_string_lossy().into_owned();
+    files.extend(File::program(&python, place.clone()).unwrap());
+    for module in modules {
+        let place = module.to_string_lossy().into_owned();
+        files.extend(File::program(&module, place).unwrap());
+    }
+    files.push(File::bytes(
+        "/bin/python",
+        0o755,
+        format!("#!/bin/sh\nexec {place} -S -E \"$@\"\n"),
+    ));
+    for (name, text) in [("try", TRY), ("client", CLIENT), ("server", SERVER)] {
+        files.push(File::bytes(format!("/{name}.py"), 0o644, text));
+    }
+    Some(files)
+}
+
+/// The interpreter itself, and the files of the modules that a program with sockets loads.
+fn modules(python: &Path) -> (PathBuf, BTreeSet<PathBuf>) {
+    const LIST: &str = "\
+import os, socket, sys, encodings.ascii, encodings.utf_8, encodings.latin_1
+print(os.path.realpath(sys.executable))
+for m in list(sys.modules.values()):
+    if getattr(m, '__file__', None): print(m.__file__)
+";
+    let output = Command::new(python)
+        .args(["-S", "-E", "-c", LIST])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = text.lines().map(PathBuf::from);
+    (lines.next().unwrap(), lines.collect())
+}
+
+#[test]
+fn programs_that_know_vsock_only_reach_services_registered_by_name_and_are_reached() {
+    let Some(kit) = require::found(Kit::find()) else {
+        return;
+    };
+    let Some(files) = programs() else { return };
+    let world = World::new();
+    world.ok(["vm", "add", "web"]);
+    let guest = boot_with(&kit, &world, "web", files);
+    reach_the_host(&world, &guest);
+    are_reached(&world, &guest);
+    are_refused_at_once(&world, &guest);
+}
+
+fn reach_the_host(world: &World, guest: &Guest) {
+    // A GUID off the template, so by its alias.
+    world.register(DEMO);
+    let shown = world.json(["service", "show", DEMO, "--json"]);
+    let port = shown["alias"]
+        .as_u64()
+        .unwrap_or_else(|| panic!("an alias: {shown}"));
+    let _listener = world.listen([DEMO, "--from", "children", "--keep", "--", "cat"]);
+    for client in [
+        format!("socat -t 10 - VSOCK-CONNECT:2:{port}"),
+        format!("ncat --vsock 2 {port}"),
+        format!("python /client.py {port}"),
+    ] {
+        let heard = inside(guest, &format!("echo from the guest | {client}"));
+        assert_eq!(heard, "from the guest", "{client}");
+    }
+    // More than any buffer on the way.
+    let sums = inside(
+        guest,
+        &format!(
+            "head -c 3000000 /dev/urandom >/tmp/data; md5sum </tmp/data; \
+             python /client.py {port} </tmp/data | md5sum"
+        ),
+    );
+    let sums: Vec<&str> = sums.lines().collect();
+    assert_eq!(sums[0], sums[1]);
+}
+
+fn are_reached(world: &World, guest: &Guest) {
+    for (port, server) in [
+        (5001, "socat VSOCK-LISTEN:5001,fork EXEC:cat"),
+        (
+            5002,
+            "ncat --vsock --listen --keep-open --exec /bin/cat 5002",
+        ),
+        (5003, "python /server.py 5003"),
+    ] {
+        let (name, port) = (format!("echo {port}"), port.to_string());
+        world.ok(["service", "register", &name, "--port", &port]);
+        let server = guest.spawn(&format!("exec {server}")).unwrap();
+        eventually("the guest's program listens", || {
+            if let Some(status) = server.status().unwrap() {
+                let said = server.stderr().unwrap();
+                panic!("status {status}: {}", String::from_utf8_lossy(&said));
+            }
+            talks(world, &port)
+        });
+        assert!(talks(world, &name), "by name");
+        server.kill().unwrap();
+    }
+}
+
+/// Whether a line comes back. The host ends its half afterwards: ncat drops what its program has
+/// still to say as soon as it sees the other half's end, on any transport.
+fn talks(world: &World, service: &str) -> bool {
+    let mut command = world.command(["--quiet", "connect", "web", service]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut connection = Running::start(command.stderr(Stdio::null()));
+    // It has ended already where nobody listens yet.
+    let stdin = connection.child.stdin.as_mut().unwrap();
+    let _ = stdin.write_all(b"from the host\n");
+    let heard = connection.line();
+    connection.end_input();
+    connection.end();
+    heard == "from the host"
+}
+
+fn are_refused_at_once(world: &World, guest: &Guest) {
+    world.ok(["service", "register", "Unheard", "--port", "6001"]);
+    world.ok(["service", "register", "Disabled", "--port", "6002"]);
+    world.ok(["service", "disable", "Disabled"]);
+    for (port, reason) in [
+        (6001, "nobody listens"),
+        (6002, "disabled"),
+        (6003, "not registered"),
+    ] {
+        let said = inside(guest, &format!("python /try.py {port}"));
+        let (code, milliseconds) = said.split_once(' ').unwrap();
+        let (code, milliseconds): (u32, u64) =
+            (code.parse().unwrap(), milliseconds.parse().unwrap());
+        assert!(
+            [ECONNREFUSED, ECONNRESET].contains(&code),
+            "{reason}: {said}"
+        );
+        // Without an answer it is the guest's time limit, 2 s.
+        assert!(milliseconds < 1000, "{reason}: {said}");
+        eprintln!("{reason}: errno {code} after {milliseconds} ms");
+        let port = port.to_string();
+        let why = world.run(["why", "parent", &port, "--from", "web"]);
+        assert!(why.stdout.contains(reason), "{reason}: {why:?}");
+    }
+}
