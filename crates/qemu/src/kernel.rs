@@ -21,6 +21,9 @@ pub struct Kernel {
     pub modules: PathBuf,
 }
 
+/// Where modules are, below a root.
+const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
+
 /// Debian's metapackages whose kernel [`Kernel::fetch`] takes, the best first.
 const PACKAGES: [&str; 2] = ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"];
 
@@ -130,17 +133,29 @@ fn unpacked() -> Vec<PathBuf> {
     folders.map(|entry| entry.path()).collect()
 }
 
-/// The kernels below a root folder that have both an image and modules, with their versions.
+/// The kernels below a root folder that have both an image and modules, with their versions. The
+/// image is in `boot`, or beside the modules, from where newer packages copy it when installed.
 fn kernels_of(root: &Path) -> Vec<(String, Kernel)> {
-    let entries = fs::read_dir(root.join("boot")).into_iter().flatten();
-    let images = entries.flatten().map(|entry| entry.path());
-    images
-        .filter_map(|image| {
-            let version = version_of(&image)?;
+    let in_boot =
+        paths_in(&root.join("boot")).filter_map(|image| Some((version_of(&image)?, image)));
+    let beside_modules = MODULES
+        .iter()
+        .flat_map(|folder| paths_in(&root.join(folder)))
+        .filter_map(|folder| Some((folder.file_name()?.to_str()?.to_owned(), folder)))
+        .map(|(version, folder)| (version, folder.join("vmlinuz")))
+        .filter(|(_, image)| image.is_file());
+    in_boot
+        .chain(beside_modules)
+        .filter_map(|(version, image)| {
             let modules = modules_in(root, &version)?;
             Some((version, Kernel { image, modules }))
         })
         .collect()
+}
+
+fn paths_in(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path())
 }
 
 fn version_of(image: &Path) -> Option<String> {
@@ -149,8 +164,7 @@ fn version_of(image: &Path) -> Option<String> {
 }
 
 fn modules_in(root: &Path, version: &str) -> Option<PathBuf> {
-    let folders = ["lib/modules", "usr/lib/modules"];
-    folders
+    MODULES
         .iter()
         .map(|folder| root.join(folder).join(version))
         .find(|folder| folder.join("modules.builtin").is_file())
@@ -167,15 +181,29 @@ fn rank(version: &str) -> (bool, Vec<u64>) {
 
 /// The package with the image on which a metapackage depends.
 fn image_package(meta: &str) -> Option<String> {
-    let apt_cache = tools::find("apt-cache")?;
-    let printed = tools::output(&mut tools::command(&apt_cache, &["depends", meta])).ok()?;
-    let printed = String::from_utf8_lossy(&printed);
-    let mut depends = printed
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "));
+    let depends = depends(meta).ok()?;
     depends
+        .into_iter()
         .find(|package| package.starts_with("linux-image-"))
-        .map(str::to_owned)
+}
+
+/// The package itself and those among which newer ones are divided.
+fn parts(package: &str) -> io::Result<Vec<String>> {
+    let kinds = ["linux-base-", "linux-binary-", "linux-modules-"];
+    let mut parts = vec![package.to_owned()];
+    let depends = depends(package)?.into_iter();
+    parts.extend(depends.filter(|name| kinds.iter().any(|kind| name.starts_with(kind))));
+    Ok(parts)
+}
+
+fn depends(package: &str) -> io::Result<Vec<String>> {
+    let apt_cache = tools::find("apt-cache");
+    let apt_cache = apt_cache.ok_or_else(|| io::Error::other("there is no apt-cache"))?;
+    let printed = tools::output(&mut tools::command(&apt_cache, &["depends", package]))?;
+    let printed = String::from_utf8_lossy(&printed);
+    let lines = printed.lines();
+    let depends = lines.filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(depends.map(str::to_owned).collect())
 }
 
 /// Into a folder of another name first: one that is there is complete.
@@ -191,19 +219,18 @@ fn unpack(package: &str, cache: &Path, folder: &Path) -> io::Result<()> {
     let work = tempfile::Builder::new()
         .prefix("fetch-")
         .tempdir_in(cache)?;
-    let download = ["--quiet=2", "-o", "Acquire::Retries=3", "download", package];
-    tools::output(tools::command(&apt_get, &download).current_dir(work.path()))?;
-    let archive = fs::read_dir(work.path())?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
-        .ok_or_else(|| io::Error::other("apt-get left no package"))?;
+    let download = ["--quiet=2", "-o", "Acquire::Retries=3", "download"];
+    let mut download = tools::command(&apt_get, &download);
+    tools::output(download.args(parts(package)?).current_dir(work.path()))?;
     let tree = work.path().join("tree");
-    tools::output(
-        tools::command(&dpkg_deb, &["--extract"])
-            .arg(&archive)
-            .arg(&tree),
-    )?;
+    let is_package = |path: &PathBuf| path.extension().is_some_and(|ending| ending == "deb");
+    for archive in paths_in(work.path()).filter(is_package) {
+        tools::output(
+            tools::command(&dpkg_deb, &["--extract"])
+                .arg(&archive)
+                .arg(&tree),
+        )?;
+    }
     match fs::rename(&tree, folder) {
         // Another process was faster.
         Err(_) if folder.is_dir() => Ok(()),
