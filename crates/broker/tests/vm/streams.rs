@@ -147,6 +147,22 @@ fn an_operator_sees_who_is_connected_and_how_much_flowed() {
 }
 
 #[test]
+fn a_guest_that_seldom_tells_what_it_has_read_gets_everything() {
+    let world = World::new();
+    let listener = world.listen();
+    // As Linux before 6.8, and small buffers, of which many are under way.
+    let options = Options {
+        tells_when_empty: false,
+        rx_buffer: 100,
+        ..Options::new(WEB)
+    };
+    let guest = world.guest_of("web", options);
+    let (inside, outside) = world.pair(&guest, &listener);
+    exchange(&inside, &outside, 200_000, 77);
+    assert_eq!(guest.faults(), [""; 0]);
+}
+
+#[test]
 fn a_guest_may_use_a_port_again_at_once() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());

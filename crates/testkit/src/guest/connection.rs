@@ -5,7 +5,7 @@ use std::sync::{Arc, Condvar};
 
 use hvsock_virtio::{Header, Operation, SocketKind, message, shutdown};
 
-use super::driver::{Driver, Received};
+use super::driver::{Driver, Options, Received};
 
 /// Bytes that a connection of Linux holds.
 pub const BUFFER: u32 = 256 << 10;
@@ -72,13 +72,15 @@ pub(super) struct Connection {
     read: u32,
     /// What of `read` the peer was told.
     told: u32,
+    /// Tells it, too, whenever everything was read.
+    tells_when_empty: bool,
     sent: u32,
     peer_buffer: u32,
     peer_read: u32,
 }
 
 impl Connection {
-    pub(super) fn new(key: Key) -> Self {
+    pub(super) fn new(key: Key, options: &Options) -> Self {
         Self {
             key,
             open: false,
@@ -91,6 +93,7 @@ impl Connection {
             unread: 0,
             read: 0,
             told: 0,
+            tells_when_empty: options.tells_when_empty,
             sent: 0,
             peer_buffer: 0,
             peer_read: 0,
@@ -258,7 +261,9 @@ impl Connection {
     fn has_read(&mut self, bytes: usize) -> bool {
         self.unread -= bytes as u32;
         self.read = self.read.wrapping_add(bytes as u32);
-        BUFFER - self.read.wrapping_sub(self.told) < TELL_BELOW
+        let news = self.read.wrapping_sub(self.told);
+        let is_empty = self.unread == 0 && self.tells_when_empty;
+        news > 0 && (BUFFER - news < TELL_BELOW || is_empty)
     }
 
     /// Throws away what was not read.

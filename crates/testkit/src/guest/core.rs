@@ -236,7 +236,7 @@ impl Core {
         match (op, listener) {
             (Operation::Reset, _) => {}
             (Operation::Request, Some(listener)) if listener.queue.len() < listener.backlog => {
-                let mut connection = Connection::new(key);
+                let mut connection = Connection::new(key, self.driver.options());
                 connection.open = true;
                 connection.hear_credit(header);
                 listener.queue.push_back(key);
@@ -294,7 +294,7 @@ impl Core {
         if self.connections.contains_key(&key) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
-        let connection = Connection::new(key);
+        let connection = Connection::new(key, self.driver.options());
         let changed = Arc::clone(&connection.changed);
         self.connections.insert(key, connection);
         self.tell(key, Operation::Request, 0);

@@ -57,6 +57,9 @@ pub struct Options {
     pub tx_slots: u16,
     /// How its memory lies.
     pub regions: Regions,
+    /// Whether a reader who has read everything tells the peer, however little that was: as Linux
+    /// does from 6.8 on.
+    pub tells_when_empty: bool,
     /// Whether the test itself writes where the device does: then what makes no sense there is
     /// passed over, and not taken for a fault of the device.
     pub lawless: bool,
@@ -84,6 +87,7 @@ impl Default for Options {
             layout: Layout::default(),
             tx_slots: 128,
             regions: Regions::One,
+            tells_when_empty: true,
             lawless: false,
             timeout: Duration::from_secs(10),
         }
