@@ -90,6 +90,13 @@ impl Kernel {
         kernel.ok_or_else(|| fail(format!("{} holds no kernel", folder.display())))
     }
 
+    /// Its version's first two numbers, as its modules' folder says.
+    pub fn version(&self) -> Option<(u64, u64)> {
+        let name = self.modules.file_name()?.to_str()?;
+        let (_, numbers) = rank(name);
+        Some((*numbers.first()?, *numbers.get(1)?))
+    }
+
     fn given(image: PathBuf, modules: Option<PathBuf>) -> Result<Self, Missing> {
         let wrong = |what| Missing {
             what,
@@ -274,6 +281,7 @@ mod tests {
         let found = kernels_of(root.path());
         assert_eq!(found.len(), 1);
         assert_eq!(found[0].1.modules, modules);
+        assert_eq!(found[0].1.version(), Some((1, 2)));
         let image = root.path().join("boot/vmlinuz-1.2");
         assert_eq!(Kernel::given(image, None).expect("beside").modules, modules);
     }

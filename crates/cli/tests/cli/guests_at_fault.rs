@@ -1,5 +1,6 @@
 //! A real guest that is paused, begins anew, or is gone, and a broker that is.
 
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use hvsock_qemu::{Error, File, Guest, Kit};
@@ -8,7 +9,6 @@ use rustix::process::Signal;
 
 use crate::guests::{LONG, boot_with, connect, inside, settles};
 use crate::util::{Running, World, eventually};
-use std::process::Stdio;
 
 const PORT: &str = "7000";
 
@@ -126,6 +126,7 @@ fn a_guest_outlives_its_broker_and_reaches_the_next_one_by_a_new_device() {
     let Some((mut world, guest)) = world(&kit) else {
         return;
     };
+    echoes(&world, &guest);
     let _first = world.listen([PORT, "--from", "children", "--keep", "--", "cat"]);
     let ask = format!("echo hi | socat -t 10 - VSOCK-CONNECT:2:{PORT}");
     assert_eq!(inside(&guest, &ask), "hi");
@@ -151,4 +152,9 @@ fn a_guest_outlives_its_broker_and_reaches_the_next_one_by_a_new_device() {
             Err(error) => panic!("{error}"),
         }
     });
+    // Who listened in the guest listens on.
+    assert_eq!(
+        connect(&world, "web", PORT, "still there").ok(),
+        "still there"
+    );
 }
