@@ -41,6 +41,8 @@ const ANSWER_BOUND: Duration = Duration::from_secs(10);
 const ALL_QUEUES: usize = QUEUES + 1;
 /// The most entries of a queue.
 const MAX_QUEUE: u32 = hvsock_virtio::queue::MAX_SIZE as u32;
+/// Requests of one VMM that may fail before it is given up.
+const MAX_FAILURES: u32 = 32;
 /// How long to wait before the next VMM is taken, after taking one failed.
 const AGAIN: Duration = Duration::from_millis(100);
 
@@ -169,6 +171,7 @@ fn serve_one(
     let device = Arc::new(Mutex::new(Device::new(settings, worker.clone())));
     let mut handler = BackendReqHandler::from_stream(connection, device);
     tracing::info!(cid = %settings.cid, "a VMM has connected");
+    let mut failures = 0;
     loop {
         let fds = [twin.as_fd(), listener.as_fd(), stop.event.as_fd()];
         let ready = wait(&fds, None).map_err(Error::SocketError)?;
@@ -188,7 +191,8 @@ fn serve_one(
                 Ok(()) => {}
                 Err(Error::Disconnected | Error::PartialMessage) => return Ok(()),
                 // What a VMM wants and cannot have, it was told; it may go on without.
-                Err(Error::ReqHandlerError(error)) => {
+                Err(Error::ReqHandlerError(error)) if failures < MAX_FAILURES => {
+                    failures += 1;
                     tracing::warn!(cid = %settings.cid, "a VMM's request failed: {error}");
                 }
                 Err(error) => return Err(error),
