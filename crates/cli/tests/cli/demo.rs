@@ -8,7 +8,7 @@ use hvsock_qemu::Kit;
 use hvsock_testkit::require;
 use rustix::process::Signal;
 
-use crate::util::{Done, Running, folder, hvsock};
+use crate::util::{Done, Running, eventually, folder, hvsock};
 
 #[test]
 fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
@@ -113,4 +113,38 @@ fn ctrl_c_in_the_demo_leaves_nothing_behind_either() {
     demo.signal(Signal::INT);
     demo.end();
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn ctrl_c_while_a_real_machine_starts_leaves_nothing_behind_either() {
+    if require::found(Kit::find()).is_none() {
+        return;
+    }
+    let folder = folder();
+    let mut command = hvsock();
+    command
+        .args(["demo", "--vm"])
+        .env("TMPDIR", folder.path())
+        .stdout(Stdio::piped());
+    let mut demo = Running::start(&mut command);
+    while !demo.line().contains("boots Linux") {}
+    let place = folder.path().to_string_lossy().into_owned();
+    eventually("QEMU runs", || runs(&place));
+    // Only this process, as `kill` does; Ctrl-C reaches QEMU, too.
+    demo.signal(Signal::INT);
+    demo.end();
+    eventually("QEMU is gone", || !runs(&place));
+    eventually("its files are gone", || {
+        fs::read_dir(folder.path()).unwrap().count() == 0
+    });
+}
+
+/// Whether a QEMU with files in this folder runs.
+fn runs(folder: &str) -> bool {
+    fs::read_dir("/proc").unwrap().flatten().any(|process| {
+        fs::read(process.path().join("cmdline")).is_ok_and(|line| {
+            let line = String::from_utf8_lossy(&line);
+            line.contains("qemu-system") && line.contains(folder)
+        })
+    })
 }

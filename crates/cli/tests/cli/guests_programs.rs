@@ -96,7 +96,7 @@ fn programs_that_know_vsock_only_reach_services_registered_by_name_and_are_reach
         return;
     };
     let Some(files) = programs() else { return };
-    let world = World::new();
+    let world = World::logged();
     world.ok(["vm", "add", "web"]);
     let guest = boot_with(&kit, &world, "web", files);
     reach_the_host(&world, &guest);
@@ -194,5 +194,6 @@ fn are_refused_at_once(world: &World, guest: &Guest) {
         let port = port.to_string();
         let why = world.run(["why", "parent", &port, "--from", "web"]);
         assert!(why.stdout.contains(reason), "{reason}: {why:?}");
+        assert!(world.log().contains(reason), "{reason}: {}", world.log());
     }
 }

@@ -60,9 +60,29 @@ impl World {
         world
     }
 
+    /// One whose broker writes its log to a file, see [`World::log`].
+    pub fn logged() -> Self {
+        let mut world = Self {
+            folder: folder(),
+            broker: None,
+        };
+        let log = std::fs::File::create(world.dir().join("log")).unwrap();
+        world.start_broker_with(log.into());
+        world
+    }
+
+    /// What the broker has logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.dir().join("log")).unwrap()
+    }
+
     pub fn start_broker(&mut self) {
+        self.start_broker_with(Stdio::inherit());
+    }
+
+    fn start_broker_with(&mut self, log: Stdio) {
         let mut command = self.command(["broker", "--name", "machine"]);
-        command.stdout(Stdio::piped());
+        command.stdout(Stdio::piped()).stderr(log);
         let mut broker = Running::start(&mut command);
         let ready = broker.line();
         assert!(
