@@ -8,7 +8,7 @@ use hvsock_testkit::require;
 use rustix::process::Signal;
 
 use crate::guests::{LONG, boot_with, connect, inside, settles};
-use crate::util::{Running, World, eventually};
+use crate::util::{Done, Running, World, eventually};
 
 const PORT: &str = "7000";
 
@@ -86,6 +86,40 @@ fn a_pause_of_the_vmm_cuts_what_did_not_ask_to_be_kept() {
     assert_eq!(with.line(), "are you there?");
     with.end_input();
     assert!(with.end().success());
+    nothing_stands(&world);
+}
+
+#[test]
+fn no_byte_is_lost_while_a_vmm_pauses_its_guest_again_and_again() {
+    const BYTES: usize = 30 << 20;
+    let Some(kit) = require::found(Kit::find()) else {
+        return;
+    };
+    let Some((world, guest)) = world(&kit) else {
+        return;
+    };
+    echoes(&world, &guest);
+    let data: Vec<u8> = (0..BYTES as u32 / 4)
+        .flat_map(|number| number.wrapping_mul(0x9e37_79b9).to_le_bytes())
+        .collect();
+    let mut command = world.command(["connect", "--connected-suspend", "web", PORT]);
+    let done = std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| Done::bytes_with_input(&mut command, &data));
+        eventually("it is connected", || !world.connections().is_empty());
+        let mut pauses = 0;
+        while !transfer.is_finished() {
+            guest.pause().unwrap();
+            std::thread::sleep(Duration::from_millis(10));
+            guest.resume().unwrap();
+            pauses += 1;
+            std::thread::sleep(Duration::from_millis(40));
+        }
+        eprintln!("{pauses} pauses");
+        assert!(pauses > 3, "the transfer was too short to be paused");
+        transfer.join().unwrap()
+    });
+    assert_eq!(done.len(), data.len());
+    assert!(done == data, "other bytes came back");
     nothing_stands(&world);
 }
 

@@ -192,17 +192,15 @@ impl Done {
 
     /// With this on its standard input.
     pub fn with_input(command: &mut Command, input: &[u8]) -> Self {
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let input = input.to_owned();
-        let writer = thread::spawn(move || stdin.write_all(&input));
-        let output = child.wait_with_output().unwrap();
-        let _ = writer.join();
-        Self::from(output)
+        Self::from(output_with_input(command, input))
+    }
+
+    /// Likewise; it must succeed, and its standard output is no text.
+    pub fn bytes_with_input(command: &mut Command, input: &[u8]) -> Vec<u8> {
+        let output = output_with_input(command, input);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{stderr}");
+        output.stdout
     }
 
     pub fn ok(self) -> String {
@@ -223,6 +221,20 @@ impl Done {
         assert_eq!(self.stdout, "", "{}", self.stderr);
         self.stderr
     }
+}
+
+fn output_with_input(command: &mut Command, input: &[u8]) -> Output {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_owned();
+    let writer = thread::spawn(move || stdin.write_all(&input));
+    let output = child.wait_with_output().unwrap();
+    let _ = writer.join();
+    output
 }
 
 impl From<Output> for Done {
