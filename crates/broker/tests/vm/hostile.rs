@@ -127,9 +127,15 @@ fn hears_reset(driver: &mut Driver, port: u32) {
 #[track_caller]
 fn connect(scene: &Scene, driver: &mut Driver, port: u32) -> (HvStream, Header) {
     send(driver, &packet(port, Operation::Request));
-    let (op, header, _) = hear(driver);
-    assert_eq!((op, header.dst_port), (Operation::Response, port));
-    (accept(&scene.listener), header)
+    loop {
+        let (op, header, _) = hear(driver);
+        if header.dst_port == port {
+            assert_eq!(op, Operation::Response);
+            return (accept(&scene.listener), header);
+        }
+        // What was sent on a connection that is no more is answered one by one.
+        assert_eq!(op, Operation::Reset);
+    }
 }
 
 /// Makes one descriptor chain available as it is, and wakes the device.
