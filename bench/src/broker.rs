@@ -10,7 +10,7 @@ use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::{DirSource, Dirs};
 use serde_json::json;
 
-use crate::vm::Over;
+use crate::vm::{MORE_PORTS, Over};
 
 /// The first argument by which a measurement's program becomes a broker.
 pub const ROLE: &str = "role-broker";
@@ -107,9 +107,10 @@ pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
         handle.add_vm(serde_json::from_value(vm)?)?;
     }
     if vms > 0 {
-        for over in [Over::Ring, Over::Descriptor] {
-            let id = ServiceId::from_port(over.port());
-            let service = json!({ "name": over.name(), "id": id });
+        let ports = [Over::Ring, Over::Descriptor].map(Over::port);
+        for port in ports.into_iter().chain(MORE_PORTS) {
+            let id = ServiceId::from_port(port);
+            let service = json!({ "name": format!("Bench {port}"), "id": id });
             handle.register(serde_json::from_value(service)?, "bench".to_owned())?;
         }
     }

@@ -23,7 +23,15 @@ impl Host {
     /// Starts this very program again as the host's, to listen at an endpoint of ours or at Unix
     /// sockets whose paths begin so.
     pub fn start(over: &[Over], at: &Path) -> anyhow::Result<Self> {
-        let words = over.iter().map(|over| word(*over));
+        let places: Vec<_> = over.iter().map(|over| (*over, over.port())).collect();
+        Self::start_on(&places, at)
+    }
+
+    /// Likewise, on these ports.
+    pub fn start_on(places: &[(Over, u32)], at: &Path) -> anyhow::Result<Self> {
+        let words = places
+            .iter()
+            .map(|(over, port)| format!("{}:{port}", word(*over)));
         let mut child = Command::new(std::env::current_exe()?)
             .arg(ROLE)
             .arg(at)
@@ -74,19 +82,18 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
         anyhow::bail!("a host has a place");
     };
     hvsock_sys::limits::raise_descriptors()?;
-    for over in Over::ALL {
-        if !words.contains(&word(over)) {
-            continue;
-        }
-        if over == Over::Peer {
-            let listener = UnixListener::bind(socket_of(Path::new(at), over.port()))?;
+    for place in words {
+        let place = place.split_once(':').context("a port")?;
+        let port = place.1.parse()?;
+        if place.0 == word(Over::Peer) {
+            let listener = UnixListener::bind(socket_of(Path::new(at), port))?;
             thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         } else {
             let listener = HvListener::options()
                 .endpoint(PathBuf::from(at))
                 .backlog(1024)
-                .shared_memory(over == Over::Ring)
-                .listen((VmId::CHILDREN, ServiceId::from_port(over.port())))?;
+                .shared_memory(place.0 == word(Over::Ring))
+                .listen((VmId::CHILDREN, ServiceId::from_port(port)))?;
             thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         }
     }

@@ -20,6 +20,9 @@ use serde::Serialize;
 /// Sizes of writes at which throughput is measured.
 pub const SIZES: [usize; 3] = [64, 4 << 10, 64 << 10];
 
+/// Ports of more programs of the host, where one cannot have as many descriptors as it takes.
+pub const MORE_PORTS: std::ops::Range<u32> = 7010..7014;
+
 /// What a lane goes over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]

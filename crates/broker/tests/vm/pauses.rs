@@ -1,7 +1,8 @@
 //! Machines that are paused while data flows.
 
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -9,10 +10,32 @@ use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{Driver, GuestStream};
 
-use crate::world::{A_WHILE, PORT, World, accept, bounded, ping, read_all, write_all};
+use crate::world::{A_WHILE, PORT, World, accept, bounded, eventually, ping, read_all, write_all};
 
 /// How many bytes go each way, if not the usual few.
 const BYTES: &str = "HVSOCK_TEST_PAUSE_BYTES";
+
+/// A reader whose bytes are counted.
+struct Counted<'a, R>(R, &'a AtomicU64);
+
+impl<R: Read> Read for Counted<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read(buffer)?;
+        self.1.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
+
+/// Waits until so many bytes have moved, for as long as they move.
+fn eventually_moves(moved: &AtomicU64, bytes: u64) {
+    loop {
+        let before = moved.load(Ordering::Relaxed);
+        if before >= bytes {
+            return;
+        }
+        eventually("bytes move", || moved.load(Ordering::Relaxed) > before);
+    }
+}
 
 /// A listener whose connections outlast a pause.
 fn lasting(world: &World) -> HvListener {
@@ -91,6 +114,7 @@ fn not_a_byte_is_lost_while_a_machine_is_paused_and_resumed_a_hundred_times() {
     let (listener, guest) = (lasting(&world), world.guest());
     let connected = bounded(guest.connect(PORT).unwrap());
     let (inside, outside): (&GuestStream, &HvStream) = (&connected, &accept(&listener));
+    let moved = &AtomicU64::new(0);
     thread::scope(|scope| {
         let writers = [
             scope.spawn(move || {
@@ -104,13 +128,14 @@ fn not_a_byte_is_lost_while_a_machine_is_paused_and_resumed_a_hundred_times() {
         ];
         let readers = [
             scope.spawn(move || read_all(outside, 1 << 16)),
-            scope.spawn(move || read_all(inside, 1 << 16)),
+            scope.spawn(move || read_all(Counted(inside, moved), 1 << 16)),
         ];
-        for _ in 0..100 {
+        // As evenly as can be from the first byte to the last.
+        for pause in 0..100 {
+            eventually_moves(moved, pause * (bytes / 102));
             guest
                 .pause(|_| thread::sleep(Duration::from_millis(2)))
                 .unwrap();
-            thread::sleep(Duration::from_millis(5));
         }
         for writer in writers {
             writer.join().unwrap().unwrap();

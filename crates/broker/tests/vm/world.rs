@@ -3,6 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use hvsock::{
@@ -179,21 +180,30 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Bytes of which those a little apart differ, from `at` on.
-pub fn fill(at: u64, buffer: &mut [u8]) {
-    for (byte, at) in buffer.iter_mut().zip(at..) {
-        *byte = (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
-    }
+/// Bytes that repeat after a prime number of them, so that what is lost or doubled shows.
+static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let byte = |at: u64| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
+    (0..65_521).map(byte).collect()
+});
+
+/// The stretches of the pattern that so many bytes from `at` on are made of.
+fn stretches(at: u64, len: usize) -> impl Iterator<Item = &'static [u8]> {
+    let first = (at % PATTERN.len() as u64) as usize;
+    let mut left = len;
+    std::iter::successors(Some(&PATTERN[first..]), |_| Some(&PATTERN[..])).map_while(move |all| {
+        let part = &all[..all.len().min(left)];
+        left -= part.len();
+        (!part.is_empty()).then_some(part)
+    })
 }
 
 /// Writes so many bytes in pieces of `size`.
 pub fn write_all(mut to: impl Write, bytes: u64, size: usize) -> io::Result<()> {
-    let mut buffer = vec![0; size];
     let mut at = 0;
     while at < bytes {
         let len = size.min(usize::try_from(bytes - at).unwrap_or(size));
-        fill(at, &mut buffer[..len]);
-        to.write_all(&buffer[..len])?;
+        let piece: Vec<&[u8]> = stretches(at, len).collect();
+        to.write_all(&piece.concat())?;
         at += len as u64;
     }
     Ok(())
@@ -201,15 +211,19 @@ pub fn write_all(mut to: impl Write, bytes: u64, size: usize) -> io::Result<()> 
 
 /// Reads until the end; how many bytes came, which are the right ones.
 pub fn read_all(mut from: impl Read, size: usize) -> io::Result<u64> {
-    let (mut buffer, mut wanted) = (vec![0; size], vec![0; size]);
+    let mut buffer = vec![0; size];
     let mut at = 0;
     loop {
         let read = from.read(&mut buffer)?;
         if read == 0 {
             return Ok(at);
         }
-        fill(at, &mut wanted[..read]);
-        assert!(buffer[..read] == wanted[..read], "wrong bytes from {at} on");
+        let mut rest = &buffer[..read];
+        for wanted in stretches(at, read) {
+            let (now, later) = rest.split_at(wanted.len());
+            assert!(now == wanted, "wrong bytes from {at} on");
+            rest = later;
+        }
         at += read as u64;
     }
 }
