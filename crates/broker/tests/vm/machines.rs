@@ -107,3 +107,26 @@ fn machines_come_and_go_while_another_works() {
         ping(&inside, &outside);
     }
 }
+
+#[test]
+fn a_machine_outlives_its_broker_and_talks_to_the_next() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    let (inside, outside) = world.pair(&guest, &listener);
+    ping(&inside, &outside);
+    drop(listener);
+    let world = world.restarted();
+    guest.reconnect().unwrap();
+    world.is("web", PartitionState::Running);
+    // Both learn that their connection is no more, the guest when it uses it at the latest.
+    is_cut(outside);
+    let mut stream = &inside;
+    let _ = stream.write(b"anybody");
+    let error = stream.read(&mut [0; 8]).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    let listener = world.listen();
+    for _ in 0..300 {
+        let (inside, outside) = world.pair(&guest, &listener);
+        ping(&inside, &outside);
+    }
+}

@@ -2,6 +2,7 @@
 //! paused, restarted and killed.
 
 mod chains;
+mod churn;
 mod hostile;
 mod lawless;
 mod machines;

@@ -38,10 +38,11 @@ fn eventually_moves(moved: &AtomicU64, bytes: u64) {
 }
 
 /// A listener whose connections outlast a pause.
-fn lasting(world: &World) -> HvListener {
+fn lasting(world: &World, shared_memory: bool) -> HvListener {
     let listener = HvListener::options()
         .endpoint(world.endpoint())
         .connected_suspend(true)
+        .shared_memory(shared_memory)
         .listen((VmId::CHILDREN, ServiceId::from_port(PORT)));
     listener.expect("listening")
 }
@@ -70,7 +71,7 @@ fn a_pause_ends_connections_that_did_not_ask_to_last() {
 #[test]
 fn nothing_touches_a_paused_machine() {
     let world = World::new();
-    let (listener, guest) = (lasting(&world), world.guest());
+    let (listener, guest) = (lasting(&world, true), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
     thread::scope(|scope| {
@@ -109,9 +110,17 @@ fn used(driver: &mut Driver) -> [Vec<u8>; 2] {
 #[test]
 fn not_a_byte_is_lost_while_a_machine_is_paused_and_resumed_a_hundred_times() {
     let bytes = std::env::var(BYTES).ok().and_then(|text| text.parse().ok());
-    let bytes: u64 = bytes.unwrap_or(192 << 20);
+    flows_through_pauses(true, bytes.unwrap_or(192 << 20));
+}
+
+#[test]
+fn not_a_byte_is_lost_of_a_plain_descriptors_either() {
+    flows_through_pauses(false, 64 << 20);
+}
+
+fn flows_through_pauses(shared_memory: bool, bytes: u64) {
     let world = World::new();
-    let (listener, guest) = (lasting(&world), world.guest());
+    let (listener, guest) = (lasting(&world, shared_memory), world.guest());
     let connected = bounded(guest.connect(PORT).unwrap());
     let (inside, outside): (&GuestStream, &HvStream) = (&connected, &accept(&listener));
     let moved = &AtomicU64::new(0);

@@ -39,18 +39,21 @@ impl World {
     /// One whose configuration differs.
     pub fn with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let folder = TempFolder::new();
-        let mut config = BrokerConfig::new(Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        });
-        config.partition = PartitionName::new("testhost").expect("a name");
-        config.control = false;
+        let mut config = config(&folder);
         change(&mut config);
         let broker = Broker::start(config).expect("a broker");
         let world = Self { broker, folder };
         world.register(PORT);
         world.add("web", WEB, &[]);
         world
+    }
+
+    /// The same folder with another broker, after this one has stopped.
+    pub fn restarted(self) -> Self {
+        let Self { broker, folder } = self;
+        drop(broker);
+        let broker = Broker::start(config(&folder)).expect("a broker");
+        Self { broker, folder }
     }
 
     pub fn handle(&self) -> Handle {
@@ -147,6 +150,16 @@ impl World {
         let inside = bounded(guest.connect(PORT).expect("connected"));
         (inside, accept(listener))
     }
+}
+
+fn config(folder: &TempFolder) -> BrokerConfig {
+    let mut config = BrokerConfig::new(Dirs {
+        run: folder.path().to_owned(),
+        config: folder.path().to_owned(),
+    });
+    config.partition = PartitionName::new("testhost").expect("a name");
+    config.control = false;
+    config
 }
 
 pub fn reference(name: &str) -> PartitionRef {
