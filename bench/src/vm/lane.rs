@@ -1,7 +1,7 @@
 //! One connection of a guest, and what is measured on it. The host's program is told what to do
 //! over the same connection.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::time::{Duration, Instant};
 
 use hvsock_testkit::guest::{Guest, GuestStream};
@@ -13,6 +13,25 @@ use crate::stream::protocol::{self, ANSWER, Answer, Checker, Request};
 /// The longest that a read or write may take: after that it is stuck.
 const STUCK: Duration = Duration::from_secs(20);
 
+/// How often a connect that was refused is made again, and when.
+const PATIENCE: usize = 2000;
+const AGAIN: Duration = Duration::from_micros(500);
+
+/// Connects to a port of the host. A full backlog is part of the race: the accepting end sets the
+/// pace.
+pub fn connect(guest: &Guest, port: u32) -> std::io::Result<GuestStream> {
+    let mut refused = 0;
+    loop {
+        match guest.connect(port) {
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused && refused < PATIENCE => {
+                refused += 1;
+                std::thread::sleep(AGAIN);
+            }
+            result => return result,
+        }
+    }
+}
+
 /// A connection to the host's program.
 #[derive(Debug)]
 pub struct Lane {
@@ -22,7 +41,7 @@ pub struct Lane {
 impl Lane {
     /// Connects to what listens there.
     pub fn connect(guest: &Guest, over: Over) -> anyhow::Result<Self> {
-        let stream = guest.connect(over.port())?;
+        let stream = connect(guest, over.port())?;
         stream.set_read_timeout(Some(STUCK));
         stream.set_write_timeout(Some(STUCK));
         Ok(Self { stream })

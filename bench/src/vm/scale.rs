@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::device::Kind;
 use super::host::Host;
-use super::lane::Lane;
+use super::lane::{Lane, connect};
 use super::{MORE_PORTS, Over};
 use crate::broker::BrokerProcess;
 use crate::cpu;
@@ -65,8 +65,6 @@ pub struct Many {
     pub why_not_more: Option<String>,
 }
 
-/// How often a connect that was refused is made again.
-const PATIENCE: usize = 400;
 /// Busy connections.
 const BUSY: usize = 100;
 /// Bytes of their writes.
@@ -168,16 +166,10 @@ fn connections(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
     let before = Used::by(&broker)?;
     let mut held = Vec::with_capacity(wish.connections);
     let mut why = None;
-    let mut patience = 0;
     let mut ports = MORE_PORTS.cycle();
     while held.len() < wish.connections && why.is_none() {
-        match guest.connect(ports.next().unwrap_or(MORE_PORTS.start)) {
+        match connect(&guest, ports.next().unwrap_or(MORE_PORTS.start)) {
             Ok(stream) => held.push(stream),
-            // The host's program has not accepted as many yet as may wait.
-            Err(error) if error.kind() == ErrorKind::ConnectionRefused && patience < PATIENCE => {
-                patience += 1;
-                std::thread::sleep(Duration::from_millis(5));
-            }
             Err(error) => why = Some(error.to_string()),
         }
     }
