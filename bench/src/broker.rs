@@ -103,7 +103,8 @@ pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
     let broker = Broker::start(config)?;
     let handle = broker.handle();
     for number in 0..vms {
-        let vm = json!({ "name": vm_name(number), "cid": BrokerProcess::cid(number) });
+        let (name, cid) = (vm_name(number), BrokerProcess::cid(number));
+        let vm = json!({ "name": name, "cid": cid, "groups": ["bench"] });
         handle.add_vm(serde_json::from_value(vm)?)?;
     }
     if vms > 0 {

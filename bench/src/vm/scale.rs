@@ -5,7 +5,8 @@ use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use hvsock_testkit::guest::Guest;
+use hvsock_testkit::guest::{Guest, GuestStream};
+use hvsock_virtio::SocketKind;
 use serde::Serialize;
 
 use super::device::Kind;
@@ -34,6 +35,8 @@ pub struct Wish {
 pub struct Scale {
     /// Idle connections in one machine.
     pub connections: Many,
+    /// Idle connections in one machine, with another machine.
+    pub siblings: Many,
     /// Idle machines.
     pub machines: Many,
     /// Bytes that each of the busy connections moved to the guest, the most by the least.
@@ -65,6 +68,8 @@ pub struct Many {
     pub why_not_more: Option<String>,
 }
 
+/// How long a connect between two machines may take.
+const PATIENT: Duration = Duration::from_secs(5);
 /// Busy connections.
 const BUSY: usize = 100;
 /// Bytes of their writes.
@@ -74,6 +79,7 @@ const WRITE: usize = 4096;
 pub fn measure(wish: Wish, kind: Kind) -> anyhow::Result<Scale> {
     eprint!("\rmany connections ");
     let connections = connections(wish, kind)?;
+    let siblings = siblings(wish, kind)?;
     eprint!("\rmany machines    ");
     let machines = machines(wish, kind)?;
     eprint!("\rbusy connections ");
@@ -81,6 +87,7 @@ pub fn measure(wish: Wish, kind: Kind) -> anyhow::Result<Scale> {
     eprintln!();
     Ok(Scale {
         connections,
+        siblings,
         machines,
         to_guest_most_by_least: to_guest,
         to_host_most_by_least: to_host,
@@ -185,6 +192,32 @@ fn connections(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
     Many::look(&broker, &before, counts, wish.idle, why)
 }
 
+/// Those with another machine take no descriptors, so that their number is bounded by nothing here.
+fn siblings(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
+    let broker = BrokerProcess::with_vms(2)?;
+    let (one, other) = (guest(&broker, 0, kind)?, guest(&broker, 1, kind)?);
+    let port = Over::Ring.port();
+    let listener = other.listen(port)?;
+    let connect = || -> anyhow::Result<(GuestStream, GuestStream)> {
+        let cid = u64::from(BrokerProcess::cid(1));
+        let near = one.connect_to(SocketKind::Stream, cid, port, PATIENT)?;
+        Ok((near, listener.accept(PATIENT)?))
+    };
+    let _first = connect()?;
+    let before = Used::by(&broker)?;
+    let mut held = Vec::with_capacity(wish.connections);
+    let mut why = None;
+    while held.len() < wish.connections && why.is_none() {
+        match connect() {
+            Ok(pair) => held.push(pair),
+            Err(error) => why = Some(format!("{error:#}")),
+        }
+    }
+    let standing = held.iter().filter(|(near, _)| near.over().is_none());
+    let counts = [wish.connections, standing.count()];
+    Many::look(&broker, &before, counts, wish.idle, why)
+}
+
 fn machines(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
     let broker = BrokerProcess::with_vms(wish.machines + 1)?;
     let _host = Host::start(&[Over::Ring], &broker.endpoint())?;
@@ -284,7 +317,8 @@ impl Scale {
             ),
         }];
         for (many, what) in [
-            (&self.connections, "connections"),
+            (&self.connections, "connections with the host"),
+            (&self.siblings, "connections with another machine"),
             (&self.machines, "machines"),
         ] {
             // Where a process may not have as many descriptors, it could not be tried.
@@ -307,7 +341,10 @@ impl Scale {
 
     /// Prints it.
     pub fn print(&self) {
-        self.connections.print("connections in one machine");
+        self.connections
+            .print("connections of one machine with the host");
+        self.siblings
+            .print("connections of one machine with another");
         self.machines.print("machines on one broker");
         println!(
             "\n{} busy connections in one machine, the most bytes by the least",
