@@ -99,6 +99,8 @@ pub(super) struct Links {
     by_handle: Vec<Option<usize>>,
     /// Links with little room for the guest, that were not asked to tell of more yet.
     thirsty: Vec<usize>,
+    /// Links whose processes had more to say than is heard at once.
+    talking: Vec<usize>,
     reports: Vec<Report>,
     news: Vec<VmNews>,
 }
@@ -184,9 +186,19 @@ impl Links {
             by_id: HashMap::new(),
             by_handle: Vec::new(),
             thirsty: Vec::new(),
+            talking: Vec::new(),
             reports: Vec::new(),
             news: Vec::new(),
         }
+    }
+
+    /// Hears the processes out that had more to say; whether there were any.
+    pub(super) fn hear_out(&mut self, mux: &mut Muxer, now: Instant) -> bool {
+        let talking = std::mem::take(&mut self.talking);
+        for place in &talking {
+            self.attend(*place, mux, now);
+        }
+        !talking.is_empty()
     }
 
     /// What the core must know.
@@ -368,6 +380,10 @@ impl Links {
             && control.readable
         {
             let read = control.read();
+            if control.readable {
+                // Its descriptor says nothing of what was left unread.
+                self.talking.push(place);
+            }
             if let Some(value) = control.option.take() {
                 self.reports.push(Report::ConnectedSuspend {
                     connection: link.id,

@@ -1,6 +1,6 @@
 //! Virtual machines: the vhost-user back-end of a virtio-vsock device for each.
 //!
-//! A VMM (QEMU, Cloud Hypervisor, crosvm …) connects to a VM's socket and shares the guest's
+//! A VMM, such as QEMU, connects to a VM's socket and shares the guest's
 //! memory. Two threads serve it. [`vmm`] speaks vhost-user with the VMM, and may block on it. The
 //! data thread ([`worker`]) has the virtqueues ([`queues`]), the protocol's state
 //! ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to which connections lead, and never

@@ -181,6 +181,7 @@ impl Worker {
             Ok(moved) => busy |= moved,
             Err(fault) => self.fault(TX, fault),
         }
+        busy |= self.links.hear_out(&mut self.mux, now);
         busy |= self.happened();
         busy |= self.look_at_links();
         match self.give_packets(now) {

@@ -198,3 +198,35 @@ fn many_connections_keep_apart() {
     world.settles_at(0);
     assert_eq!(guest.faults(), [""; 0]);
 }
+
+#[test]
+fn the_end_of_a_process_that_had_much_to_say_is_not_missed() {
+    let world = World::new();
+    let (listener, guest) = (world.listen(), world.guest());
+    for _ in 0..10 {
+        let (inside, outside) = world.pair(&guest, &listener);
+        for word in 0..100 {
+            outside.set_connected_suspend(word % 2 == 0).unwrap();
+        }
+        drop(outside);
+        assert_eq!(inside.close(PATIENCE).unwrap(), Over::Clean);
+    }
+    world.settles_at(0);
+}
+
+#[test]
+fn a_container_reaches_a_guest_of_its_group_by_name() {
+    let world = World::new();
+    world.add("db", 77, &["shop"]);
+    let guest = world.guest_of("db", Options::new(77));
+    let front = serde_json::json!({"name": "front", "groups": ["shop"]});
+    let front = serde_json::from_value(front).unwrap();
+    world.handle().add_container(front).unwrap();
+    world.register(5000);
+    let listener = guest.listen(5000).unwrap();
+    let endpoint = world.folder.join("containers/front/endpoint");
+    let connect = hvsock::HvStream::options().endpoint(hvsock::Endpoint::at(endpoint));
+    let outside = connect.connect(("db", 5000)).unwrap();
+    let inside = bounded(listener.accept(PATIENCE).unwrap());
+    exchange(&inside, &outside, 1 << 20, 10_000);
+}
