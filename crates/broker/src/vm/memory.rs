@@ -153,7 +153,7 @@ impl GuestMemory for Ram {
             return false;
         };
         if bytes.len() < to.len() {
-            return self.read_across(address, to);
+            return self.read_pieces(&[across(address, to.len())], to);
         }
         bytes.get(0, to) == to.len()
     }
@@ -164,7 +164,7 @@ impl GuestMemory for Ram {
             return false;
         };
         if bytes.len() < from.len() {
-            return self.write_across(address, from);
+            return self.write_pieces(&[across(address, from.len())], from);
         }
         bytes.put(0, from) == from.len()
     }
@@ -186,10 +186,11 @@ impl GuestMemory for Ram {
 }
 
 impl Ram {
+    /// Copies the front of what segments name, as much as `to` takes; whether all of it is there.
     #[cold]
-    fn read_across(&self, address: u64, to: &mut [u8]) -> bool {
+    pub(super) fn read_pieces(&self, segments: &[Segment], to: &mut [u8]) -> bool {
         let mut pieces = Vec::new();
-        if !self.gather(&[across(address, to.len())], 0, to.len(), &mut pieces) {
+        if !self.gather(segments, 0, to.len(), &mut pieces) {
             return false;
         }
         let mut done = 0;
@@ -199,10 +200,11 @@ impl Ram {
         done == to.len()
     }
 
+    /// Copies `from` to the front of what segments name; whether all of it is there.
     #[cold]
-    fn write_across(&self, address: u64, from: &[u8]) -> bool {
+    pub(super) fn write_pieces(&self, segments: &[Segment], from: &[u8]) -> bool {
         let mut pieces = Vec::new();
-        if !self.gather(&[across(address, from.len())], 0, from.len(), &mut pieces) {
+        if !self.gather(segments, 0, from.len(), &mut pieces) {
             return false;
         }
         let mut done = 0;

@@ -20,7 +20,6 @@ use mio::{Events, Poll, Token, Waker};
 
 use super::link::Filled;
 use super::links::{Links, MAX_WATCHED};
-use super::memory::Ram;
 use super::queues::{Order, Queues, RX, TX};
 use super::sibling::{Doorstep, NotTaken};
 use super::{Command, Linked, VmNews, VmSettings};
@@ -209,7 +208,7 @@ impl Worker {
                 [first, ..] if first.len as usize >= HEADER_LEN => {
                     ram.read(first.address, &mut raw)
                 }
-                segments => read_across(ram, segments, &mut raw),
+                segments => ram.read_pieces(segments, &mut raw),
             };
             if is_read {
                 let header = Header::decode(&raw);
@@ -295,7 +294,7 @@ impl Worker {
         let ram = &self.queues.ram;
         let is_written = match self.chain.writable() {
             [first, ..] if first.len as usize >= HEADER_LEN => ram.write(first.address, &raw),
-            segments => write_across(ram, segments, &raw),
+            segments => ram.write_pieces(segments, &raw),
         };
         // A buffer outside of its own memory is the guest's own loss.
         let written = if is_written {
@@ -308,16 +307,14 @@ impl Worker {
 
     /// Puts bytes for the guest into the chain; their header, if there were any.
     fn fill(&mut self, handle: Handle, max: usize, now: Instant) -> Option<Header> {
-        let place = self.links.place_of(handle);
-        let Some(link) = place.and_then(|place| self.links.at(place)) else {
+        let place = self.links.place_of(handle).filter(|place| {
+            let link = self.links.at(*place);
+            link.is_some_and(|link| link.may_fill())
+        });
+        let Some(place) = place else {
             self.mux.nothing_to_send(handle);
             return None;
         };
-        let place = place.unwrap_or_default();
-        if !link.may_fill() {
-            self.mux.nothing_to_send(handle);
-            return None;
-        }
         let mut pieces: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
         let segments = self.chain.writable();
         if !self
@@ -330,6 +327,7 @@ impl Worker {
             self.links.reset(place, &mut self.mux, &refusal);
             return None;
         }
+        let link = self.links.at(place)?;
         let in_messages = link.in_messages;
         let (body, control) = link.parts();
         match body.fill(&pieces, in_messages, control) {
@@ -662,28 +660,4 @@ impl Worker {
             ));
         }
     }
-}
-
-fn read_across(ram: &Ram, segments: &[hvsock_virtio::queue::Segment], raw: &mut [u8]) -> bool {
-    let mut pieces = Vec::new();
-    if !ram.gather(segments, 0, raw.len(), &mut pieces) {
-        return false;
-    }
-    let mut done = 0;
-    for piece in pieces {
-        done += piece.get(0, &mut raw[done..]);
-    }
-    done == raw.len()
-}
-
-fn write_across(ram: &Ram, segments: &[hvsock_virtio::queue::Segment], raw: &[u8]) -> bool {
-    let mut pieces = Vec::new();
-    if !ram.gather(segments, 0, raw.len(), &mut pieces) {
-        return false;
-    }
-    let mut done = 0;
-    for piece in pieces {
-        done += piece.put(0, &raw[done..]);
-    }
-    done == raw.len()
 }

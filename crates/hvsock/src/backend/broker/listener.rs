@@ -73,20 +73,8 @@ impl Listener {
 
     /// Accepts, waiting until `deadline` unless the listener is non-blocking.
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
-        loop {
-            match self.accept_now() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.nonblocking.load(Ordering::Relaxed) {
-                        return Err(error);
-                    }
-                }
-                result => return result,
-            }
-            if !self.wait(deadline)? {
-                let text = "no connection came in time";
-                return Err(error::plain(io::ErrorKind::TimedOut, text));
-            }
-        }
+        let may_wait = !self.nonblocking.load(Ordering::Relaxed);
+        wait::accept(may_wait, || self.accept_now(), || self.wait(deadline))
     }
 
     /// Waits until [`Listener::accept_now`] has something to do, or until `deadline`.
