@@ -18,7 +18,6 @@ use hvsock_virtio::{GuestCid, InvalidCid};
 use crate::books::{
     PartitionBook, PartitionEntry, PartitionFiles, ServiceBook, ServiceStore, VmEntry, VmmUser,
 };
-use crate::convert;
 use crate::core::{AddError, Core, CoreLink};
 use crate::events::EventStream;
 use crate::model::{
@@ -150,8 +149,7 @@ impl Handle {
             })
             .collect();
         if in_box {
-            let in_box = Registration::in_box().map(|entry| convert::service(entry, true, 0, 0));
-            services.extend(in_box);
+            services.extend(Service::in_box());
         }
         services.sort_by_cached_key(|service| service.name.folded());
         Ok(services)
@@ -176,7 +174,8 @@ impl Handle {
 
     /// Registers a service, for good.
     pub fn register(&self, new: NewService, owner: String) -> Result<Service, ControlError> {
-        let registration = convert::registration(new, Some(owner))
+        let registration = new
+            .registration(Some(owner))
             .map_err(|error| ControlError::Invalid(error.to_string()))?;
         let id = registration.id;
         let mut store = self.services.lock();
@@ -487,7 +486,7 @@ impl Handle {
                 vm,
                 service,
             };
-            convert::explanation(&core.fabric.explain_connect(&request, Audience::Operator))
+            Explanation::from(&core.fabric.explain_connect(&request, Audience::Operator))
         })
     }
 
@@ -511,7 +510,7 @@ impl Handle {
                 service,
                 backlog: 1,
             };
-            convert::explanation(&core.fabric.explain_listen(&request, Audience::Operator))
+            Explanation::from(&core.fabric.explain_listen(&request, Audience::Operator))
         })
     }
 

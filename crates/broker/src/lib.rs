@@ -12,12 +12,10 @@ pub mod api;
 mod books;
 mod callers;
 mod config;
-mod convert;
 mod core;
 mod events;
 mod folders;
 mod handle;
-pub mod model;
 mod process;
 mod pump;
 mod reply;
@@ -31,6 +29,9 @@ use hvsock_registry::store::FolderStore;
 pub use config::{BrokerConfig, StartError};
 pub use events::EventStream;
 pub use handle::{ControlError, Handle};
+/// What an operator sees: the values that the control API sends and takes, as the broker's own
+/// functions return them.
+pub use hvsock_control as model;
 
 use api::ControlServer;
 use books::{PartitionBook, ServiceBook};

@@ -10,7 +10,6 @@ use hvsock_registry::{Registration, Registry};
 use super::labels::{partition_label, service_name};
 use super::{ConnectionRecord, Core, ListenerRecord};
 use crate::callers::Caller;
-use crate::convert;
 use crate::model::{
     self, Connection, ConnectionState, Listener, Partition, PartitionState, Service, ServiceMetrics,
 };
@@ -33,7 +32,7 @@ pub(crate) struct Usage {
 impl Usage {
     /// A registration with this use.
     pub(crate) fn of(self, registration: Registration) -> Service {
-        convert::service(registration, false, self.listeners, self.connections)
+        Service::new(registration, self.listeners, self.connections)
     }
 }
 

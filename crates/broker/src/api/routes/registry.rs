@@ -12,7 +12,6 @@ use super::{Api, answer, blocking};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::{Changer, Params, Peer, RawBody};
-use crate::convert;
 use crate::handle::{ControlError, Handle};
 use crate::model::{ErrorBody, Imported, NewService};
 
@@ -63,10 +62,7 @@ pub(super) async fn export(
         Format::Json => {
             let list = api.listing(&peer, |handle| {
                 let all = handle.export();
-                Ok(all
-                    .into_iter()
-                    .map(convert::new_service)
-                    .collect::<Vec<_>>())
+                Ok(all.into_iter().map(NewService::from).collect::<Vec<_>>())
             });
             list.await
         }
@@ -114,7 +110,7 @@ fn from_json(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiE
         .map_err(|error| ApiError::bad_request(format!("the file does not fit: {error}")))?;
     let registrations = list
         .into_iter()
-        .map(|new| convert::registration(new, Some(owner.to_owned())));
+        .map(|new| new.registration(Some(owner.to_owned())));
     let registrations = registrations.collect::<Result<_, _>>();
     Ok(Imported {
         added: handle.import(registrations.map_err(ApiError::bad_request)?)?,

@@ -1,0 +1,158 @@
+//! Partitions: the host, its virtual machines and its containers.
+
+use std::path::PathBuf;
+
+use hvsock_address::{PartitionName, VmId};
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// What a partition is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionKind {
+    /// The machine that the broker runs on.
+    Host,
+    /// A virtual machine.
+    Vm,
+    /// A container.
+    Container,
+}
+
+/// Whether a partition takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PartitionState {
+    /// Known, and not there.
+    Off,
+    /// There.
+    Running,
+    /// There, and standing still.
+    Paused,
+}
+
+/// A partition, with what is in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Partition {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: PartitionName,
+    /// Its id.
+    #[schema(value_type = String, format = Uuid)]
+    pub id: VmId,
+    /// What it is.
+    pub kind: PartitionKind,
+    /// Whether it takes part.
+    pub state: PartitionState,
+    /// Its parent's name; absent for the broker's own partition.
+    #[schema(value_type = Option<String>)]
+    pub parent: Option<PartitionName>,
+    /// The sibling groups that it is in.
+    pub groups: Vec<String>,
+    /// The endpoint by which its processes reach the broker.
+    #[schema(value_type = Option<String>)]
+    pub endpoint: Option<PathBuf>,
+    /// A VM's context id, by which its siblings reach it.
+    #[serde(default)]
+    pub cid: Option<u32>,
+    /// The vhost-user socket for the vsock device of a VM's VMM.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub socket: Option<PathBuf>,
+    /// Whether a VM's memory is taken even if its VMM can shrink it and end the broker by that.
+    #[serde(default)]
+    pub unsealed_memory: bool,
+    /// The user that a VM's VMM runs as, if not the broker's.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// Whether an operator paused it: a VM then stands still whatever its VMM does.
+    #[serde(default)]
+    pub paused_by_operator: bool,
+    /// How many listeners it has now.
+    pub listeners: usize,
+    /// How many connections it has now; one inside it counts once.
+    pub connections: usize,
+}
+
+/// A container to add.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewContainer {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: PartitionName,
+    /// Its id; derived from the name as Windows does if absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub id: Option<VmId>,
+    /// The sibling groups that it is in: members of one group reach each other.
+    #[serde(default)]
+    pub groups: Vec<String>,
+}
+
+/// A virtual machine to add.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewVm {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: PartitionName,
+    /// Its context id, from 3 to 4294967294; the lowest that no VM here has if absent.
+    #[serde(default)]
+    pub cid: Option<u32>,
+    /// Its id; a fresh one if absent.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, format = Uuid)]
+    pub id: Option<VmId>,
+    /// The sibling groups that it is in: members of one group reach each other.
+    #[serde(default)]
+    pub groups: Vec<String>,
+    /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
+    #[serde(default)]
+    pub unsealed_memory: bool,
+    /// The name or number of the user that its VMM runs as, if not the broker's. It takes a broker
+    /// run by root.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// What to change of a partition; what is left out stays.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PartitionChange {
+    /// Its state. Pausing cuts its connections, except those that asked to be kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<PartitionState>,
+    /// Its sibling groups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub groups: Option<Vec<String>>,
+}
+
+impl From<hvsock_fabric::PartitionKind> for PartitionKind {
+    fn from(kind: hvsock_fabric::PartitionKind) -> Self {
+        match kind {
+            hvsock_fabric::PartitionKind::Host => Self::Host,
+            hvsock_fabric::PartitionKind::Vm => Self::Vm,
+            hvsock_fabric::PartitionKind::Container => Self::Container,
+        }
+    }
+}
+
+impl From<hvsock_fabric::PartitionState> for PartitionState {
+    fn from(state: hvsock_fabric::PartitionState) -> Self {
+        match state {
+            hvsock_fabric::PartitionState::Off => Self::Off,
+            hvsock_fabric::PartitionState::Running => Self::Running,
+            hvsock_fabric::PartitionState::Paused => Self::Paused,
+        }
+    }
+}
+
+impl From<PartitionState> for hvsock_fabric::PartitionState {
+    fn from(state: PartitionState) -> Self {
+        match state {
+            PartitionState::Off => Self::Off,
+            PartitionState::Running => Self::Running,
+            PartitionState::Paused => Self::Paused,
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Registrations as the registry keeps them and as an operator sees them.
+
+use std::collections::BTreeMap;
+
+use hvsock_address::{InvalidName, PartitionName, ServiceId};
+use hvsock_registry::{AccessRule, Override, Registration};
+
+use crate::{AccessList, NewService, Service, ServiceOverride};
+
+impl NewService {
+    /// The registration that it asks for, in the name of `owner`; its id fresh if it names none.
+    pub fn registration(self, owner: Option<String>) -> Result<Registration, InvalidName> {
+        let overrides = self.vm.into_iter();
+        let vm = overrides.map(|(name, o)| Ok((PartitionName::new(name)?, o.into())));
+        Ok(Registration {
+            enabled: self.enabled,
+            bind: self.bind.into(),
+            connect: self.connect.into(),
+            allow_wildcard_binds: self.allow_wildcard_binds,
+            vm: vm.collect::<Result<_, InvalidName>>()?,
+            owner,
+            creator: self.creator,
+            purpose: self.purpose,
+            ..Registration::new(self.id.unwrap_or_else(ServiceId::random), self.name)
+        })
+    }
+}
+
+/// What would register it again.
+impl From<Registration> for NewService {
+    fn from(registration: Registration) -> Self {
+        Self {
+            id: Some(registration.id),
+            name: registration.name,
+            enabled: registration.enabled,
+            bind: registration.bind.into(),
+            connect: registration.connect.into(),
+            allow_wildcard_binds: registration.allow_wildcard_binds,
+            vm: overrides(registration.vm),
+            creator: registration.creator,
+            purpose: registration.purpose,
+        }
+    }
+}
+
+impl Service {
+    /// `registration` with what is using it.
+    pub fn new(registration: Registration, listeners: usize, connections: usize) -> Self {
+        Self {
+            id: registration.id,
+            port: registration.port(),
+            alias: registration.id.vsock_alias(),
+            name: registration.name,
+            enabled: registration.enabled,
+            bind: registration.bind.into(),
+            connect: registration.connect.into(),
+            allow_wildcard_binds: registration.allow_wildcard_binds,
+            vm: overrides(registration.vm),
+            owner: registration.owner,
+            creator: registration.creator,
+            purpose: registration.purpose,
+            lease: registration.lease,
+            in_box: false,
+            listeners,
+            connections,
+        }
+    }
+
+    /// Those that ship with Windows, whose GUIDs nobody may take.
+    pub fn in_box() -> [Self; 2] {
+        Registration::in_box().map(|registration| Self {
+            in_box: true,
+            ..Self::new(registration, 0, 0)
+        })
+    }
+}
+
+impl From<AccessList> for AccessRule {
+    fn from(list: AccessList) -> Self {
+        Self {
+            users: list.users,
+            groups: list.groups,
+            partitions: list.partitions,
+        }
+    }
+}
+
+impl From<AccessRule> for AccessList {
+    fn from(rule: AccessRule) -> Self {
+        Self {
+            users: rule.users,
+            groups: rule.groups,
+            partitions: rule.partitions,
+        }
+    }
+}
+
+impl From<ServiceOverride> for Override {
+    fn from(o: ServiceOverride) -> Self {
+        Self {
+            enabled: o.enabled,
+            bind: o.bind.into(),
+            connect: o.connect.into(),
+            allow_wildcard_binds: o.allow_wildcard_binds,
+        }
+    }
+}
+
+impl From<Override> for ServiceOverride {
+    fn from(o: Override) -> Self {
+        Self {
+            enabled: o.enabled,
+            bind: o.bind.into(),
+            connect: o.connect.into(),
+            allow_wildcard_binds: o.allow_wildcard_binds,
+        }
+    }
+}
+
+fn overrides(vm: BTreeMap<PartitionName, Override>) -> BTreeMap<String, ServiceOverride> {
+    vm.into_iter()
+        .map(|(name, o)| (name.to_string(), o.into()))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registration_survives_the_way_out_and_in_but_for_its_owner() {
+        let text = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
+            "enabled": false, "bind": {"users": ["alice"]}, "connect": {"partitions": []},
+            "allow_wildcard_binds": false, "creator": "tool", "purpose": "nightly",
+            "vm": {"web": {"enabled": true, "connect": {"groups": ["ops"]}}}}"#;
+        let new: NewService = serde_json::from_str(text).unwrap();
+        let kept = new.clone().registration(Some("bob".into())).unwrap();
+        assert_eq!(kept.owner.as_deref(), Some("bob"));
+        assert_eq!(NewService::from(kept.clone()), new);
+        let seen = Service::new(kept, 1, 2);
+        assert_eq!((seen.vm, seen.listeners, seen.connections), (new.vm, 1, 2));
+    }
+
+    #[test]
+    fn an_override_for_what_is_no_name_is_refused() {
+        let text = r#"{"name": "Backup", "vm": {"../etc": {}}}"#;
+        let new: NewService = serde_json::from_str(text).unwrap();
+        assert!(new.registration(None).is_err());
+    }
+}
