@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Dirs, LookupKind};
+use hvsock_endpoint::Dirs;
 
 use crate::backend;
 
@@ -104,7 +104,7 @@ impl Endpoint {
 
     /// Whether whoever asks now gets the kernel's `AF_VSOCK` and no broker.
     pub fn uses_vsock(&self) -> bool {
-        backend::choose(self) == backend::Backend::Vsock
+        backend::uses_vsock(self)
     }
 
     pub(crate) fn vsock(&self) -> UseVsock {
@@ -121,8 +121,7 @@ impl Endpoint {
     /// # }
     /// ```
     pub fn service_id(&self, name: &ElementName) -> io::Result<ServiceId> {
-        let guid = self.look_up(LookupKind::Service, name.as_str())?;
-        Ok(ServiceId::from_guid_bytes(guid))
+        backend::service_id(self, name)
     }
 
     /// The id of the partition with this name.
@@ -134,19 +133,7 @@ impl Endpoint {
     /// # }
     /// ```
     pub fn vm_id(&self, name: &PartitionName) -> io::Result<VmId> {
-        let guid = self.look_up(LookupKind::Partition, name.as_str())?;
-        Ok(VmId::from_guid_bytes(guid))
-    }
-
-    fn look_up(&self, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
-        let request = ClientMessage::Lookup {
-            kind,
-            name: name.to_owned(),
-        };
-        match backend::ask(self, &request)? {
-            (_, BrokerMessage::Found { guid }) => Ok(guid),
-            (conversation, _) => Err(conversation.fault(&"LOOKUP is answered by FOUND")),
-        }
+        backend::vm_id(self, name)
     }
 }
 

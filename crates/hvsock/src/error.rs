@@ -5,7 +5,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-use hvsock_endpoint::Refused;
 use hvsock_fabric::Refusal;
 
 /// The refusal that an error carries, if it was one: why a connect or listen was turned down, or
@@ -40,16 +39,10 @@ pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
 /// `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoBroker {
-    tried: Vec<PathBuf>,
+    pub(crate) tried: Vec<PathBuf>,
 }
 
 impl NoBroker {
-    pub(crate) fn new(tried: &[PathBuf]) -> Self {
-        Self {
-            tried: tried.to_vec(),
-        }
-    }
-
     /// The endpoint sockets that were tried.
     pub fn tried(&self) -> &[PathBuf] {
         &self.tried
@@ -169,31 +162,6 @@ pub(crate) fn worded(refusal: Refusal, text: impl Into<String>) -> io::Error {
     io::Error::new(refusal.kind(), Worded { refusal, text })
 }
 
-/// The refusal in a message.
-pub(crate) fn refusal(refused: &Refused) -> Refusal {
-    Refusal::from_wire(refused.code, &refused.detail)
-}
-
-/// The error for an endpoint that closes without a word.
-pub(crate) fn broker_gone() -> io::Error {
-    Refusal::Reset {
-        cause: "the broker went away".into(),
-    }
-    .into()
-}
-
-/// The error for a broker that says what this library does not understand.
-pub(crate) fn broker_fault(which: &str, what: &dyn fmt::Display) -> io::Error {
-    let text = format!("the broker {which} does not keep to the endpoint protocol: {what}");
-    io::Error::new(io::ErrorKind::InvalidData, text)
-}
-
-/// The error for descriptors that the kernel could not give to this process.
-pub(crate) fn no_room_for_descriptors() -> io::Error {
-    let text = "this process may have no more descriptors; raise its limit (`ulimit -n`)";
-    io::Error::new(io::ErrorKind::QuotaExceeded, text)
-}
-
 /// An error of `kind` that says `text`.
 pub(crate) fn plain(kind: io::ErrorKind, text: &'static str) -> io::Error {
     io::Error::new(kind, text)
@@ -224,7 +192,8 @@ mod tests {
 
     #[test]
     fn where_a_broker_was_looked_for_is_named_with_the_next_step() {
-        let error = io::Error::from(NoBroker::new(&["/a/endpoint".into(), "/b".into()]));
+        let tried = vec!["/a/endpoint".into(), "/b".into()];
+        let error = io::Error::from(NoBroker { tried });
         let text = error.to_string();
         assert!(text.contains("/a/endpoint or /b;"), "{text}");
         assert!(text.contains("`hvsock broker`"), "{text}");

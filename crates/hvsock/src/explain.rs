@@ -3,10 +3,9 @@
 use std::fmt;
 use std::io;
 
-use hvsock_endpoint::Refused;
 use hvsock_fabric::Refusal;
 
-use crate::{ConnectOptions, ListenOptions, ToHvAddr, error};
+use crate::{ConnectOptions, ListenOptions, ToHvAddr};
 
 /// Whether a connect or listen would succeed, and why, as the broker tells the one who asks.
 ///
@@ -14,52 +13,20 @@ use crate::{ConnectOptions, ListenOptions, ToHvAddr, error};
 /// command that would make a refusal a success.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    refusal: Option<Refusal>,
-    steps: Vec<Step>,
-    fix: Option<String>,
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) steps: Vec<Step>,
+    pub(crate) fix: Option<String>,
 }
 
 /// One question on the way to a verdict.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    question: String,
-    answer: String,
-    pass: bool,
+    pub(crate) question: String,
+    pub(crate) answer: String,
+    pub(crate) pass: bool,
 }
 
 impl Explanation {
-    /// Reads `EXPLAINED` as docs/endpoint.md lays it out. Text that is laid out otherwise, such as
-    /// a line that found no room in the message, is left out.
-    pub(crate) fn of_wire(explained: &Refused) -> Self {
-        let mut lines = explained.detail.split('\n');
-        let detail = lines.next().unwrap_or_default().to_owned();
-        let refused = Refused {
-            detail,
-            ..*explained
-        };
-        let mut this = Self {
-            refusal: (explained.code != 0).then(|| error::refusal(&refused)),
-            steps: Vec::new(),
-            fix: None,
-        };
-        for line in lines {
-            let mut fields = line.split('\t');
-            match (fields.next(), fields.next(), fields.next()) {
-                (Some(word @ ("pass" | "fail")), Some(question), Some(answer)) => {
-                    let (question, answer) = (question.to_owned(), answer.to_owned());
-                    this.steps.push(Step {
-                        question,
-                        answer,
-                        pass: word == "pass",
-                    });
-                }
-                (Some("fix"), Some(fix), None) => this.fix = Some(fix.to_owned()),
-                _ => {}
-            }
-        }
-        this
-    }
-
     /// A refusal by the answer to one question.
     pub(crate) fn refused_by(refusal: Refusal, question: &str, answer: String) -> Self {
         let step = Step {

@@ -1,13 +1,10 @@
 //! A registration that lives as long as the process that made it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 
 use hvsock_address::{ElementName, ServiceId};
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Register};
 
-use crate::backend::{self, Conversation};
-use crate::{Endpoint, error};
+use crate::{Endpoint, backend};
 
 /// A service registered for as long as this value lives. It ends when the value is dropped, when
 /// the process ends in whatever way, and when the broker ends.
@@ -26,7 +23,7 @@ use crate::{Endpoint, error};
 /// ```
 #[derive(Debug)]
 pub struct Lease {
-    conversation: Conversation,
+    inner: backend::Lease,
     id: ServiceId,
     name: ElementName,
 }
@@ -48,19 +45,8 @@ impl Lease {
     ) -> io::Result<Self> {
         let name = ElementName::new(name)
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidInput, invalid))?;
-        let request = ClientMessage::Register(Register {
-            service: id,
-            name: name.as_str().to_owned(),
-            purpose: purpose.to_owned(),
-        });
-        match backend::ask(endpoint, &request)? {
-            (conversation, BrokerMessage::Registered) => Ok(Self {
-                conversation,
-                id,
-                name,
-            }),
-            (conversation, _) => Err(conversation.fault(&"REGISTER is answered by REGISTERED")),
-        }
+        let inner = backend::Lease::register(endpoint, id, &name, purpose)?;
+        Ok(Self { inner, id, name })
     }
 
     /// The service.
@@ -75,21 +61,12 @@ impl Lease {
 
     /// Whether the registration still stands; the error says why not.
     ///
-    /// The descriptor of [`AsFd`] becomes readable when this changes.
+    /// On Linux the descriptor of `AsFd` becomes readable when this changes.
     pub fn check(&self) -> io::Result<()> {
-        match self.conversation.answer() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
-            Err(error) => match error::refusal_of(&error).cloned() {
-                Some(refusal) => Err(refusal.into_cut_error()),
-                None => Err(error),
-            },
-            Ok(_) => Err(self.conversation.fault(&"a lease is not answered twice")),
-        }
+        self.inner.check()
     }
-}
 
-impl AsFd for Lease {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.conversation.as_fd()
+    pub(crate) fn inner(&self) -> &backend::Lease {
+        &self.inner
     }
 }

@@ -2,9 +2,7 @@
 
 use std::io;
 
-use hvsock_ring::{Filled, Reserved};
-
-use crate::HvStream;
+use crate::{Filled, HvStream, Reserved};
 
 impl HvStream {
     /// Reserves room in the memory that is shared with the other end, for at most `wanted` bytes:

@@ -75,6 +75,7 @@
 
 mod address;
 mod backend;
+mod child;
 mod endpoint;
 mod error;
 mod explain;
@@ -82,8 +83,8 @@ mod lease;
 mod lend;
 mod listener;
 mod options;
+mod os;
 mod peer;
-mod plain;
 mod readiness;
 mod socket;
 mod stream;
@@ -103,6 +104,7 @@ struct Readme;
 struct GuestPage;
 
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
+pub use child::ConnectedChild;
 pub use endpoint::Endpoint;
 pub use error::{NoBroker, NoRegistry, refusal_of};
 pub use explain::{Explanation, Step, explain_connect, explain_listen};
@@ -112,7 +114,7 @@ pub use options::{ConnectOptions, ListenOptions};
 pub use peer::Peer;
 pub use readiness::{Interest, Readiness};
 pub use socket::{HvSocket, SocketOption};
-pub use stream::{HvStream, Plain};
+pub use stream::HvStream;
 pub use transport::Transport;
 
 pub use hvsock_address::{
@@ -120,4 +122,4 @@ pub use hvsock_address::{
     PartitionRef, SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
 };
 pub use hvsock_fabric::Refusal;
-pub use hvsock_ring::{Bytes, Filled, Reserved, RingStats};
+pub use os::exports::*;

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::iter::FusedIterator;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,7 +30,7 @@ use crate::{HvStream, ListenOptions, ToHvAddr, backend};
 ///
 /// # Readiness
 ///
-/// The descriptor of [`AsFd`] is readable when there is a connection to accept, or an error.
+/// The descriptor of `AsFd` (on Windows the socket of `AsSocket`) is readable when there is a connection to accept, or an error.
 #[derive(Debug)]
 pub struct HvListener {
     inner: Arc<backend::Listener>,
@@ -40,6 +39,10 @@ pub struct HvListener {
 impl HvListener {
     pub(crate) fn new(inner: Arc<backend::Listener>) -> Self {
         Self { inner }
+    }
+
+    pub(crate) fn listener(&self) -> &backend::Listener {
+        &self.inner
     }
 
     pub(crate) fn into_inner(self) -> Arc<backend::Listener> {
@@ -132,18 +135,6 @@ impl HvListener {
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.inner.set_nonblocking(nonblocking);
         Ok(())
-    }
-}
-
-impl AsFd for HvListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
-    }
-}
-
-impl AsRawFd for HvListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
     }
 }
 

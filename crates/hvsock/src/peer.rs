@@ -1,7 +1,5 @@
 //! Who connected.
 
-use hvsock_endpoint::Incoming;
-
 /// The process at the other end of an accepted connection, as its kernel and the broker know it:
 /// nothing of this is what the process says of itself.
 ///
@@ -17,23 +15,13 @@ use hvsock_endpoint::Incoming;
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
-    partition: String,
-    pid: Option<u32>,
-    uid: Option<u32>,
-    gid: Option<u32>,
+    pub(crate) partition: String,
+    pub(crate) pid: Option<u32>,
+    pub(crate) uid: Option<u32>,
+    pub(crate) gid: Option<u32>,
 }
 
 impl Peer {
-    pub(crate) fn of_wire(incoming: Incoming) -> Self {
-        let known = |id: u32| Some(id).filter(|id| *id != u32::MAX);
-        Self {
-            partition: incoming.partition,
-            pid: Some(incoming.pid).filter(|pid| *pid != 0),
-            uid: known(incoming.uid),
-            gid: known(incoming.gid),
-        }
-    }
-
     /// A process of which nothing but its partition is known.
     pub(crate) fn of_partition(partition: String) -> Self {
         Self {

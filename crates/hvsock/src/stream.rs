@@ -2,14 +2,13 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
 
 use crate::backend::{self, ReadInto, WriteFrom};
-use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Transport, plain};
+use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Transport};
 
 /// A connection to a service or from one of its users: a stream of bytes each way.
 ///
@@ -40,27 +39,17 @@ use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Tran
 ///
 /// # Readiness
 ///
-/// [`HvStream::poll`] waits until reading or writing is possible. The descriptor of [`AsFd`] can
+/// [`HvStream::poll`] waits until reading or writing is possible. On Linux the descriptor of `AsFd` can
 /// be watched with poll or epoll, level- or edge-triggered, for **reading**: in non-blocking
 /// mode, read or write until that is `WouldBlock`, then wait until the descriptor is readable,
 /// and try again. This holds on every transport for reading, and with shared memory for writing
 /// as well; on the other transports ([`HvStream::transport`]) watch it for writing as one
 /// does a socket's. (By `AF_VSOCK` that tells of room only: a writer that finds none, and whose
 /// peer then reads no more, is told by [`HvStream::poll`] and not by the descriptor.) A moment may pass between the end and the broker's word on what kind of end
-/// it is; reading in non-blocking mode is `WouldBlock` meanwhile.
+/// it is; reading in non-blocking mode is `WouldBlock` meanwhile. On Windows it is the socket of `AsSocket`, to watch as any other.
 #[derive(Debug)]
 pub struct HvStream {
     inner: Arc<backend::Stream>,
-}
-
-/// A connection's descriptors, for a program that knows nothing of hvsock.
-#[derive(Debug)]
-pub struct Plain {
-    /// The bytes, both ways: a Unix stream socket, or an `AF_VSOCK` one.
-    pub data: OwnedFd,
-    /// The broker's word on the connection; without a broker nothing is ever said there. Closing
-    /// it does not end the connection.
-    pub control: OwnedFd,
 }
 
 impl HvStream {
@@ -141,7 +130,7 @@ impl HvStream {
     /// What this end has done to wake the other one and to wait for it; `None` where bytes do not
     /// go through shared memory.
     pub fn ring_stats(&self) -> Option<RingStats> {
-        Some(self.inner.ring()?.end().stats())
+        self.inner.ring_stats()
     }
 
     /// How long a blocking read or write may look for the other end's answer before it sleeps:
@@ -149,9 +138,7 @@ impl HvStream {
     /// in vain, and never in a process that may use one processor only. Without shared memory
     /// this has no effect.
     pub fn set_spin(&self, longest: Duration) {
-        if let Some(ring) = self.inner.ring() {
-            ring.end().set_spin(longest);
-        }
+        self.inner.set_spin(longest);
     }
 
     /// Another handle on the same connection, for another thread.
@@ -235,38 +222,6 @@ impl HvStream {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.inner.poll(interest, deadline)
     }
-
-    /// Gives the connection to a program that knows nothing of hvsock, such as a child process:
-    /// the end of file of the data descriptor is then a clean end by itself.
-    ///
-    /// Best is a connection made with `plain(true)` in [`ConnectOptions`] or
-    /// [`ListenOptions`](crate::ListenOptions), or by `AF_VSOCK`: its descriptor is the connection
-    /// itself, and is in blocking mode afterwards. Any other is pumped by two threads of this process, **which must
-    /// live until the connection ends**.
-    ///
-    /// ```no_run
-    /// use std::process::Command;
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let listener = hvsock::HvListener::options().plain(true).listen(("any", "HV Socket Demo"))?;
-    /// for stream in listener.incoming() {
-    ///     let plain = stream?.into_plain()?;
-    ///     let (input, output) = (plain.data.try_clone()?, plain.data);
-    ///     Command::new("cat").stdin(input).stdout(output).spawn()?;
-    /// }
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn into_plain(self) -> io::Result<Plain> {
-        match self.inner.hand_out()? {
-            Some((data, control)) => Ok(Plain { data, control }),
-            None => {
-                let control = self.inner.clone_control()?;
-                let data = plain::pump(self)?;
-                Ok(Plain { data, control })
-            }
-        }
-    }
 }
 
 impl Read for &HvStream {
@@ -314,18 +269,5 @@ impl Write for HvStream {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl AsFd for HvStream {
-    /// The descriptor to watch; see [`HvStream`] on readiness.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.data()
-    }
-}
-
-impl AsRawFd for HvStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
     }
 }

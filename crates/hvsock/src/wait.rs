@@ -1,18 +1,8 @@
-//! Waiting for one descriptor, and for a connection.
+//! Waiting for a connection.
 
 use std::io;
-use std::os::fd::AsFd;
-use std::time::Instant;
-
-use hvsock_sys::poll::{self, PollFd, PollFlags};
 
 use crate::error;
-
-/// Waits until `fd` is ready for `what` and returns true, or until `deadline` and returns false.
-pub(crate) fn ready(fd: impl AsFd, what: PollFlags, deadline: Option<Instant>) -> io::Result<bool> {
-    let mut fds = [PollFd::new(&fd, what)];
-    poll::wait(&mut fds, deadline)
-}
 
 /// Accepts, as often as it takes; `wait` says whether there may be something in time.
 pub(crate) fn accept<T>(

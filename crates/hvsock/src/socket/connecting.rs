@@ -1,14 +1,11 @@
 //! A connect that nobody waits for, until it is known how it ended.
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use hvsock_sys::poll::PollFlags;
-
 use crate::backend::{self, Dial};
-use crate::wait;
+use crate::os::Descriptor;
 
 /// A socket that connects, or has.
 #[derive(Debug)]
@@ -89,13 +86,12 @@ impl Connecting {
     /// `deadline`.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
         let until = deadline.map_or(self.deadline, |at| at.min(self.deadline));
-        wait::ready(&self.dial, PollFlags::IN, Some(until)).map(|_| ())
+        self.dial.wait(until)
     }
 
     /// The descriptor that is ready for reading when there is progress.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        use std::os::fd::AsFd;
-        self.dial.as_fd()
+    pub(super) fn descriptor(&self) -> Descriptor<'_> {
+        self.dial.descriptor()
     }
 
     pub(super) fn into_stream(self) -> Option<Arc<backend::Stream>> {

@@ -5,7 +5,6 @@ mod option;
 
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,6 +16,7 @@ use hvsock_sys::errno;
 
 use crate::backend::{self, Dial, ReadInto, Settings, WriteFrom};
 use crate::options::DEFAULT_CONNECT_TIMEOUT;
+use crate::os::Descriptor;
 use crate::{
     ConnectOptions, Endpoint, HvListener, HvStream, Interest, ListenOptions, Peer, Readiness,
 };
@@ -332,27 +332,17 @@ impl HvSocket {
         }
     }
 
-    /// The descriptor to watch with poll or epoll. Which one it is goes with the state:
-    ///
-    /// | state | descriptor | ready |
-    /// |---|---|---|
-    /// | neither listens nor connects | none: `ENOTCONN` | |
-    /// | listens | its endpoint, or its `AF_VSOCK` socket | readable: accept |
-    /// | connects, not blocking | its endpoint, or one for this | readable: connecting is over |
-    /// | connected, descriptor or vsock | its data | readable: receive; writable: send |
-    /// | connected, ring | its news | readable: try again what came to `WouldBlock` |
-    ///
-    /// So take it anew when connecting is over. [`HvSocket::poll`] does all this by itself.
-    pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+    /// What to watch in the state that it is in.
+    pub(crate) fn descriptor(&self) -> io::Result<Descriptor<'_>> {
         match &self.state {
             State::Idle { .. } => Err(os(errno::ENOTCONN)),
-            State::Listening(listener) => Ok(listener.as_fd()),
-            State::Connected(stream) => Ok(stream.data()),
+            State::Listening(listener) => Ok(listener.descriptor()),
+            State::Connected(stream) => Ok(stream.descriptor()),
             State::Connecting(connecting) => {
-                Ok(match connecting.progress(|stream| self.apply(stream)) {
-                    Progress::Connected(stream) => stream.data(),
-                    _ => connecting.fd(),
-                })
+                match connecting.progress(|stream| self.apply(stream)) {
+                    Progress::Connected(stream) => Ok(stream.descriptor()),
+                    _ => Ok(connecting.descriptor()),
+                }
             }
         }
     }

@@ -1,19 +1,15 @@
 //! A listener for tokio.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
 use hvsock_address::SockAddrHv;
 
-use super::watch::{Watched, watch};
-use super::{HvStream, dial};
+use super::HvStream;
 use crate::backend::{self, ANSWER_BOUND, Outcome};
-use crate::{ListenOptions, ToHvAddr, options};
+use crate::os::tokio::ListenerWatch;
+use crate::{ListenOptions, ToHvAddr, options, os};
 
 /// A service that accepts connections, for tokio: see [`crate::HvListener`].
 ///
@@ -29,7 +25,7 @@ use crate::{ListenOptions, ToHvAddr, options};
 /// ```
 #[derive(Debug)]
 pub struct HvListener {
-    socket: AsyncFd<Watched>,
+    watch: ListenerWatch,
     inner: Arc<backend::Listener>,
 }
 
@@ -53,7 +49,7 @@ impl HvListener {
     /// ```
     pub async fn bind_with(options: &ListenOptions, address: impl ToHvAddr) -> io::Result<Self> {
         let request = options.request(&address, false)?;
-        match dial::obtain(options.asked(), request, ANSWER_BOUND).await? {
+        match os::tokio::obtain(options.asked(), request, ANSWER_BOUND).await? {
             Outcome::Listening(listener) => Self::new(Arc::new(listener)),
             _ => Err(options::odd()),
         }
@@ -69,9 +65,12 @@ impl HvListener {
     }
 
     fn new(inner: Arc<backend::Listener>) -> io::Result<Self> {
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let socket = watch(Watched::Listener(Arc::clone(&inner)), interest)?;
-        Ok(Self { socket, inner })
+        let watch = ListenerWatch::new(&inner)?;
+        Ok(Self { watch, inner })
+    }
+
+    pub(crate) fn listener(&self) -> &backend::Listener {
+        &self.inner
     }
 
     /// Gives the listener back.
@@ -86,28 +85,9 @@ impl HvListener {
 
     /// As [`HvListener::accept`]; the last task that called is woken.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(HvStream, SockAddrHv)>> {
-        loop {
-            let to_write = self.inner.waits_to_write();
-            let mut guard = ready!(if to_write {
-                self.socket.poll_write_ready(cx)
-            } else {
-                self.socket.poll_read_ready(cx)
-            })?;
-            match self.inner.accept_now() {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // What was waited for is what it would block on, or it is the other one.
-                    if to_write == self.inner.waits_to_write() {
-                        guard.clear_ready();
-                    }
-                }
-                result => {
-                    return Poll::Ready(result.and_then(|stream| {
-                        let peer = stream.peer();
-                        Ok((HvStream::new(Arc::new(stream))?, peer))
-                    }));
-                }
-            }
-        }
+        let stream = ready!(self.watch.poll_accept(&self.inner, cx))?;
+        let peer = stream.peer();
+        Poll::Ready(Ok((HvStream::new(Arc::new(stream))?, peer)))
     }
 
     /// The address listened at, with its names looked up.
@@ -123,17 +103,5 @@ impl HvListener {
     /// The listener's number, by which the broker lists it.
     pub fn listener_id(&self) -> u64 {
         self.inner.number()
-    }
-}
-
-impl AsFd for HvListener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.as_fd()
-    }
-}
-
-impl AsRawFd for HvListener {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
     }
 }

@@ -22,13 +22,9 @@
 //! # }
 //! ```
 
-mod dial;
 mod listener;
-mod look_up;
-mod ring;
 mod split;
 mod stream;
-mod watch;
 
 pub use listener::HvListener;
 pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};

@@ -2,24 +2,19 @@
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use hvsock_address::SockAddrHv;
 
-use super::dial;
-use super::look_up::LookUp;
-use super::ring::{RingWatch, Way};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
-use super::watch::{Watched, watch};
-use crate::backend::{self, Outcome, ReadInto, Received, WriteFrom};
-use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options};
+use crate::backend::{self, Outcome, WriteFrom};
+use crate::os::tokio::StreamWatch;
+use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options, os};
 
 /// A connection, for tokio: see [`crate::HvStream`] for how it ends and fails.
 ///
@@ -41,12 +36,7 @@ use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options};
 /// ```
 #[derive(Debug)]
 pub struct HvStream {
-    /// The data descriptor; none where bytes go through shared memory.
-    data: Option<AsyncFd<Watched>>,
-    /// Watched from the first end of data on that nothing was said of yet; that is rare.
-    control: OnceLock<AsyncFd<Watched>>,
-    ring: RingWatch,
-    look_up: LookUp,
+    watch: StreamWatch,
     inner: Arc<backend::Stream>,
 }
 
@@ -78,7 +68,7 @@ impl HvStream {
         address: impl ToHvAddr,
     ) -> io::Result<Self> {
         let request = options.request(&address, false)?;
-        match dial::obtain(options.asked(), request, options.bound()).await? {
+        match os::tokio::obtain(options.asked(), request, options.bound()).await? {
             Outcome::Connected(stream) => Self::new(Arc::new(stream)),
             _ => Err(options::odd()),
         }
@@ -92,7 +82,7 @@ impl HvStream {
     /// What this end has done to wake the other one and to wait for it; `None` where bytes do not
     /// go through shared memory.
     pub fn ring_stats(&self) -> Option<RingStats> {
-        Some(self.inner.ring()?.end().stats())
+        self.inner.ring_stats()
     }
 
     /// Takes a connection over. It is in non-blocking mode from then on, on every handle.
@@ -106,18 +96,12 @@ impl HvStream {
 
     pub(super) fn new(inner: Arc<backend::Stream>) -> io::Result<Self> {
         inner.set_nonblocking(true)?;
-        let interest = Interest::READABLE | Interest::WRITABLE;
-        let data = match inner.ring() {
-            Some(_) => None,
-            None => Some(watch(Watched::Data(Arc::clone(&inner)), interest)?),
-        };
-        Ok(Self {
-            data,
-            control: OnceLock::new(),
-            ring: RingWatch::default(),
-            look_up: LookUp::default(),
-            inner,
-        })
+        let watch = StreamWatch::new(&inner)?;
+        Ok(Self { watch, inner })
+    }
+
+    pub(crate) fn stream(&self) -> &backend::Stream {
+        &self.inner
     }
 
     /// Gives the connection back. It stays in non-blocking mode until
@@ -172,23 +156,17 @@ impl HvStream {
 
     /// Receives bytes and leaves them to be received again.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        std::future::poll_fn(|cx| {
-            self.poll_recv(cx, |inner| inner.recv_once(ReadInto::Peek(buffer)))
-        })
-        .await
+        std::future::poll_fn(|cx| self.watch.poll_peek(&self.inner, cx, buffer)).await
     }
 
     /// Waits until [`try_read`](Self::try_read) would give bytes, the end or an error.
     pub async fn readable(&self) -> io::Result<()> {
-        let looked = std::future::poll_fn(|cx| self.poll_recv(cx, backend::Stream::look));
-        // An error is there to be read, too.
-        let _ = looked.await;
-        Ok(())
+        std::future::poll_fn(|cx| self.watch.poll_readable(&self.inner, cx)).await
     }
 
     /// Waits until [`try_write`](Self::try_write) would take bytes or give an error.
     pub async fn writable(&self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.poll_writable(cx)).await
+        std::future::poll_fn(|cx| self.watch.poll_writable(&self.inner, cx)).await
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
@@ -206,24 +184,12 @@ impl HvStream {
     /// # }
     /// ```
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut recv = || self.inner.recv_once(ReadInto::One(buffer));
-        let received = match &self.data {
-            Some(data) => data.try_io(Interest::READABLE, |_| recv()),
-            None => recv(),
-        };
-        match received? {
-            Received::Bytes(count) => Ok(count),
-            Received::Unexplained => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        self.watch.try_read(&self.inner, buffer)
     }
 
     /// Writes what there is room for; `WouldBlock` if there is none.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        let send = || self.inner.send_once(WriteFrom::One(bytes));
-        match &self.data {
-            Some(data) => data.try_io(Interest::WRITABLE, |_| send()),
-            None => send(),
-        }
+        self.watch.try_write(&self.inner, bytes)
     }
 
     /// Ends writing, at once.
@@ -237,54 +203,9 @@ impl HvStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let unfilled = buffer.initialize_unfilled();
-        let recv = |inner: &backend::Stream| inner.recv_once(ReadInto::One(unfilled));
-        let count = ready!(self.poll_recv(cx, recv))?;
+        let count = ready!(self.watch.poll_read(&self.inner, cx, unfilled))?;
         buffer.advance(count);
         Poll::Ready(Ok(()))
-    }
-
-    fn poll_recv(
-        &self,
-        cx: &mut Context<'_>,
-        mut recv: impl FnMut(&backend::Stream) -> io::Result<Received>,
-    ) -> Poll<io::Result<usize>> {
-        let received = match &self.data {
-            Some(data) => loop {
-                let mut guard = ready!(data.poll_read_ready(cx))?;
-                if let Ok(received) = guard.try_io(|_| recv(&self.inner)) {
-                    break received;
-                }
-            },
-            None => {
-                let recv = || recv(&self.inner);
-                ready!(self.ring.poll(&self.inner, cx, Way::Read, recv))
-            }
-        };
-        match received {
-            Ok(Received::Bytes(count)) => Poll::Ready(Ok(count)),
-            Ok(Received::Unexplained) => self.poll_end(cx),
-            Err(error) => Poll::Ready(Err(error)),
-        }
-    }
-
-    /// What the end of the data means, once that is known.
-    fn poll_end(&self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let control = match self.control.get() {
-            Some(control) => control,
-            None => {
-                let fd = watch(
-                    Watched::Control(Arc::clone(&self.inner)),
-                    Interest::READABLE,
-                )?;
-                self.control.get_or_init(|| fd)
-            }
-        };
-        loop {
-            if let Received::Bytes(count) = self.inner.end_or_wake(cx.waker())? {
-                return Poll::Ready(Ok(count));
-            }
-            ready!(control.poll_read_ready(cx))?.clear_ready();
-        }
     }
 
     pub(super) fn poll_send(
@@ -292,43 +213,7 @@ impl HvStream {
         cx: &mut Context<'_>,
         from: WriteFrom<'_, '_>,
     ) -> Poll<io::Result<usize>> {
-        let send = || self.inner.send_once(from);
-        let Some(data) = &self.data else {
-            return self.ring.poll(&self.inner, cx, Way::Write, send);
-        };
-        loop {
-            let Poll::Ready(guard) = data.poll_write_ready(cx) else {
-                return self.poll_hidden_end(cx, send);
-            };
-            if let Ok(result) = guard?.try_io(|_| send()) {
-                return Poll::Ready(result);
-            }
-        }
-    }
-
-    /// Waits for what the descriptor does not tell of its writing end.
-    fn poll_hidden_end<T>(
-        &self,
-        cx: &mut Context<'_>,
-        attempt: impl FnMut() -> io::Result<T>,
-    ) -> Poll<io::Result<T>> {
-        if self.inner.tells_every_end() {
-            return Poll::Pending;
-        }
-        self.look_up.poll(cx, attempt)
-    }
-
-    fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some(data) = &self.data else {
-            return self.ring.poll_writable(&self.inner, cx);
-        };
-        match data.poll_write_ready(cx) {
-            Poll::Ready(ready) => Poll::Ready(ready.map(drop)),
-            Poll::Pending => self.poll_hidden_end(cx, || match self.inner.has_ended_writing() {
-                true => Ok(()),
-                false => Err(io::ErrorKind::WouldBlock.into()),
-            }),
-        }
+        self.watch.poll_write(&self.inner, cx, from)
     }
 }
 
@@ -369,18 +254,5 @@ impl AsyncWrite for HvStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(self.end_writing())
-    }
-}
-
-impl AsFd for HvStream {
-    /// The descriptor to watch; see [`crate::HvStream`] on readiness.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner.data()
-    }
-}
-
-impl AsRawFd for HvStream {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
     }
 }

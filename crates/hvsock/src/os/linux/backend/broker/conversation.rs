@@ -11,8 +11,10 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::{message, seqpacket};
 
-use crate::error::{self, NoBroker};
-use crate::{Endpoint, wait};
+use super::fault;
+use crate::Endpoint;
+use crate::error::NoBroker;
+use crate::os::ready;
 
 /// An endpoint connection before it has become a socket.
 #[derive(Clone, Debug)]
@@ -50,7 +52,10 @@ impl Conversation {
                 }
             }
         }
-        Err(NoBroker::new(endpoint.paths()).into())
+        Err(NoBroker {
+            tried: endpoint.paths().to_vec(),
+        }
+        .into())
     }
 
     /// Sends a request.
@@ -61,7 +66,7 @@ impl Conversation {
             // A broker that turns a client away says so and closes: its word is in the queue.
             Err(error) if is_gone(&error) => match self.answer() {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                _ => Err(error::broker_gone()),
+                _ => Err(fault::broker_gone()),
             },
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(self.silent()),
             result => result,
@@ -72,16 +77,16 @@ impl Conversation {
     pub(crate) fn answer(&self) -> io::Result<Answer> {
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
-            Ok(received) if received.len == 0 => return Err(error::broker_gone()),
+            Ok(received) if received.len == 0 => return Err(fault::broker_gone()),
             Ok(received) => received,
-            Err(error) if is_gone(&error) => return Err(error::broker_gone()),
+            Err(error) if is_gone(&error) => return Err(fault::broker_gone()),
             Err(error) => return Err(error),
         };
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused)) => {
-                Err(error::refusal(&refused).into())
+                Err(fault::refusal(&refused).into())
             }
-            Ok(_) if received.dropped_descriptors => Err(error::no_room_for_descriptors()),
+            Ok(_) if received.dropped_descriptors => Err(fault::no_room_for_descriptors()),
             Ok(message) => {
                 let descriptors = received.descriptors;
                 Ok(Answer {
@@ -95,7 +100,7 @@ impl Conversation {
 
     /// Waits for the next answer until `deadline`; `TimedOut` after it.
     pub(crate) fn wait_answer(&self, deadline: Instant) -> io::Result<Answer> {
-        while wait::ready(self, PollFlags::IN, Some(deadline))? {
+        while ready(self, PollFlags::IN, Some(deadline))? {
             match self.answer() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
@@ -106,7 +111,7 @@ impl Conversation {
 
     /// The error for a broker that says what this library does not understand.
     pub(crate) fn fault(&self, what: &dyn fmt::Display) -> io::Error {
-        error::broker_fault(&format!("at {}", self.path.display()), what)
+        fault::broker_fault(&format!("at {}", self.path.display()), what)
     }
 
     /// The error for a broker that says nothing.

@@ -13,6 +13,7 @@ use super::machine::Machine;
 use super::resolve::{Caller, Place, Whom};
 use super::{Stream, number, refusal, size_buffer};
 use crate::backend::Request;
+use crate::os::ready;
 use crate::{Peer, wait};
 
 /// A listener that stands.
@@ -80,7 +81,7 @@ impl Listener {
 
     /// Waits until there may be something to accept, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        wait::ready(&self.socket, PollFlags::IN, deadline)
+        ready(&self.socket, PollFlags::IN, deadline)
     }
 
     /// Accepts what is there; `WouldBlock` if nothing is.

@@ -1,7 +1,8 @@
 //! The broker back-end: sockets by way of an endpoint.
 //!
 //! - [`conversation`]: an endpoint connection while it is asked for something;
-//! - [`request`]: what is asked, step by step;
+//! - [`request`]: what is asked, step by step; [`wire`]: what is answered, as the library's values;
+//! - [`fault`]: what a broker says, or fails to say, as errors;
 //! - [`dial`]: a connect that nobody waits for;
 //! - [`control`]: what the broker says of a connection beside its data;
 //! - [`stream`]: a connection, on one of the transports;
@@ -10,9 +11,11 @@
 mod control;
 mod conversation;
 mod dial;
+mod fault;
 mod listener;
 mod request;
 mod stream;
+mod wire;
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -25,11 +28,8 @@ pub(crate) use stream::{Ring, Stream};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
-use super::Request;
 use crate::Endpoint;
-
-/// How long a broker may take for an answer that waits for no other process.
-pub(crate) const ANSWER_BOUND: Duration = Duration::from_secs(5);
+use crate::backend::{ANSWER_BOUND, Request};
 
 /// Asks for a connection or a listener and waits up to `bound` for it.
 pub(crate) fn obtain(

@@ -16,10 +16,10 @@ use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transpor
 use hvsock_ring::{Filled, Reserved, Side};
 
 use super::control::Cut;
-#[cfg(feature = "tokio")]
-use crate::backend::Received;
 use crate::backend::ending::{no_ring, not_zero};
 use crate::backend::{ReadInto, WriteFrom};
+#[cfg(feature = "tokio")]
+use crate::os::backend::Received;
 use crate::{Interest, Peer, Readiness};
 
 use descriptor::Descriptor;

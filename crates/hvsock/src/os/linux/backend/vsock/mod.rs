@@ -29,7 +29,7 @@ pub(crate) use dial::Dial;
 pub(crate) use listener::Listener;
 pub(crate) use stream::Stream;
 
-use super::{Outcome, Request, RequestKind};
+use crate::backend::{Outcome, Request, RequestKind};
 use crate::error::{NoRegistry, plain};
 use crate::{Explanation, HvAddr, refusal_of};
 use dial::Attempt;

@@ -112,7 +112,7 @@ impl Stream {
     /// peeking, which Hyper-V's transport does not have.
     #[cfg(feature = "tokio")]
     pub(crate) fn look(&self) -> io::Result<usize> {
-        match crate::wait::ready(&self.socket, PollFlags::IN, Some(Instant::now()))? {
+        match crate::os::ready(&self.socket, PollFlags::IN, Some(Instant::now()))? {
             true => Ok(1),
             false => Err(io::ErrorKind::WouldBlock.into()),
         }

@@ -17,7 +17,8 @@ use hvsock_ring::{Bells, End, Filled, Reserved, Side, Stop, Woken};
 use hvsock_sys::event;
 
 use super::link::Link;
-use crate::backend::{ReadInto, Received, WriteFrom, ending};
+use crate::backend::{ReadInto, WriteFrom, ending};
+use crate::os::backend::Received;
 use crate::{Interest, Readiness};
 
 /// Bytes in one direction after which a busy end looks whether the broker has said something. At

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::backend::{self, Conversation, Dial};
+use crate::backend::{self, Dial};
+use crate::os::backend::Conversation;
 
 /// A descriptor to watch, which stays open as long as it is watched.
 #[derive(Debug)]
@@ -32,15 +33,15 @@ impl AsRawFd for Watched {
 impl AsFd for Watched {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Data(stream) => stream.data(),
+            Self::Data(stream) => stream.descriptor(),
             Self::Control(stream) => stream.control(),
             Self::Bell(stream) => match stream.ring() {
                 Some(ring) => ring.end().bell(),
-                None => stream.data(),
+                None => stream.descriptor(),
             },
-            Self::Listener(listener) => listener.as_fd(),
+            Self::Listener(listener) => listener.descriptor(),
             Self::Conversation(conversation) => conversation.as_fd(),
-            Self::Dial(dial) => dial.as_fd(),
+            Self::Dial(dial) => dial.descriptor(),
             Self::Duplicate(fd) => fd.as_fd(),
         }
     }

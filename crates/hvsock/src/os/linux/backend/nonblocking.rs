@@ -4,7 +4,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::task::Waker;
 
-use super::{Listener, ReadInto, Received, Stream, WriteFrom};
+use super::{Listener, Received, Stream};
+use crate::backend::{ReadInto, WriteFrom};
 
 impl Stream {
     /// The descriptor that is ready for reading when there is news of the connection's end.

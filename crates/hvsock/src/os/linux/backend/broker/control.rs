@@ -17,7 +17,8 @@ use hvsock_sys::message;
 use hvsock_sys::poll::PollFlags;
 
 use super::conversation::is_gone;
-use crate::{error, wait};
+use super::fault;
+use crate::os::ready;
 
 /// The endpoint of a connection that stands.
 pub(super) struct Control {
@@ -63,8 +64,8 @@ impl Cut {
     pub(super) fn into_error(self) -> io::Error {
         match self {
             Self::Refused(refusal) => refusal.into_cut_error(),
-            Self::BrokerGone => error::broker_gone(),
-            Self::Fault(what) => error::broker_fault("of this connection", &what),
+            Self::BrokerGone => fault::broker_gone(),
+            Self::Fault(what) => fault::broker_fault("of this connection", &what),
         }
     }
 }
@@ -139,7 +140,7 @@ impl Control {
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Shutdown) => news.ended = true,
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
-                news.cut = Some(Cut::Refused(error::refusal(&refused)));
+                news.cut = Some(Cut::Refused(fault::refusal(&refused)));
             }
             // Only a reason to look at the words of a ring, of which this is none.
             Ok(BrokerMessage::Suspended { .. }) => {}
@@ -163,7 +164,7 @@ impl Control {
             }
             let slice = Instant::now() + LOOK_UP;
             let until = deadline.map_or(slice, |at| at.min(slice));
-            wait::ready(&self.socket, PollFlags::IN, Some(until))?;
+            ready(&self.socket, PollFlags::IN, Some(until))?;
         }
     }
 
@@ -175,7 +176,7 @@ impl Control {
         loop {
             match message::send(&self.socket, &bytes, &[]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && patient => {
-                    if !wait::ready(&self.socket, PollFlags::OUT, Some(deadline))? {
+                    if !ready(&self.socket, PollFlags::OUT, Some(deadline))? {
                         let text = "the broker does not read its endpoint";
                         return Err(io::Error::new(io::ErrorKind::TimedOut, text));
                     }

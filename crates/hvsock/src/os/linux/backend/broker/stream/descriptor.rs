@@ -14,7 +14,8 @@ use hvsock_sys::{poll, stream};
 
 use super::super::conversation::is_gone;
 use super::link::Link;
-use crate::backend::{ReadInto, Received, WriteFrom};
+use crate::backend::{ReadInto, WriteFrom};
+use crate::os::backend::Received;
 use crate::{Interest, Readiness};
 
 /// One end's data descriptor.

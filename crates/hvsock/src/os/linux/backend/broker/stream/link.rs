@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::control::{Control, Word};
-use crate::backend::Received;
 use crate::backend::ending::{reads_no_more, too_late, write_ended};
+use crate::os::backend::Received;
 
 /// How long a failed write waits for the reason, which a broker sends before it cuts.
 const REASON_BOUND: Duration = Duration::from_millis(100);

@@ -13,7 +13,8 @@ use super::machine::Machine;
 use super::resolve::Target;
 use super::{Stream, refusal, size_buffer};
 use crate::backend::{Request, RequestKind};
-use crate::{error, wait};
+use crate::error;
+use crate::os::ready;
 
 /// A socket that connects.
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl Attempt {
 
     /// Waits until `deadline` for the connection.
     pub(super) fn wait(self, deadline: Instant) -> io::Result<Stream> {
-        while wait::ready(&self.socket, PollFlags::OUT, Some(deadline))? {
+        while ready(&self.socket, PollFlags::OUT, Some(deadline))? {
             if self.is_connected()? {
                 return self.into_stream();
             }
@@ -109,7 +110,7 @@ impl Dial {
         let Some(begun) = attempt.take() else {
             return Err(error::invalid("this connect is over"));
         };
-        let over = wait::ready(&begun.socket, PollFlags::OUT, Some(Instant::now()))?;
+        let over = ready(&begun.socket, PollFlags::OUT, Some(Instant::now()))?;
         if !over || !begun.is_connected()? {
             *attempt = Some(begun);
             return Err(io::ErrorKind::WouldBlock.into());

@@ -15,7 +15,9 @@ use hvsock_sys::poll::PollFlags;
 
 use super::Stream;
 use super::conversation::is_gone;
-use crate::{error, wait};
+use super::fault;
+use crate::os::ready;
+use crate::wait;
 
 /// A listener that stands.
 #[derive(Debug)]
@@ -81,7 +83,7 @@ impl Listener {
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.has_unsaid());
-        wait::ready(&self.socket, flags, deadline)
+        ready(&self.socket, flags, deadline)
     }
 
     /// Whether room to write is waited for too.
@@ -107,13 +109,13 @@ impl Listener {
             Err(error) if is_gone(&error) => return Err(state.ended()),
             Err(error) => return Err(error),
         };
-        let fault = |what: &dyn std::fmt::Display| error::broker_fault("of this listener", what);
+        let fault = |what: &dyn std::fmt::Display| fault::broker_fault("of this listener", what);
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Incoming(incoming)) => {
                 state.unsaid.push_back(incoming.connection);
                 self.say(&mut state)?;
                 if received.dropped_descriptors {
-                    return Err(error::no_room_for_descriptors());
+                    return Err(fault::no_room_for_descriptors());
                 }
                 let stream = Stream::accepted(incoming, received.descriptors, self.plain);
                 stream.map_err(|error| match error.kind() {
@@ -122,7 +124,7 @@ impl Listener {
                 })
             }
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
-                state.cut = Some(error::refusal(&refused));
+                state.cut = Some(fault::refusal(&refused));
                 Err(state.ended())
             }
             Ok(_) => Err(fault(&"a message that has no place here")),
@@ -166,7 +168,7 @@ impl State {
     fn ended(&self) -> io::Error {
         match self.cut.clone() {
             Some(refusal) => refusal.into_cut_error(),
-            None => error::broker_gone(),
+            None => fault::broker_gone(),
         }
     }
 }

@@ -8,7 +8,8 @@ use tokio::io::Interest;
 
 use super::watch::{Watched, watch};
 use crate::Endpoint;
-use crate::backend::{self, Backend, Conversation, Dial, Outcome, Request, RequestKind};
+use crate::backend::{self, Dial, Outcome, Request, RequestKind};
+use crate::os::backend::Conversation;
 
 /// The bytes that a ring should hold between tasks, where nobody said otherwise. A task must not
 /// look whether its peer does something, it can only be woken, which takes some 30 µs where the
@@ -17,12 +18,12 @@ use crate::backend::{self, Backend, Conversation, Dial, Outcome, Request, Reques
 const RING_FOR_TASKS: u32 = 1024 * 1024;
 
 /// Asks for a connection or a listener and waits up to `bound` for it.
-pub(super) async fn obtain(
+pub(crate) async fn obtain(
     endpoint: Endpoint,
     mut request: Request,
     bound: Duration,
 ) -> io::Result<Outcome> {
-    if backend::choose(&endpoint) == Backend::Vsock {
+    if backend::uses_vsock(&endpoint) {
         return by_kernel(endpoint, request, bound).await;
     }
     if request.settings.ring_size == 0 {

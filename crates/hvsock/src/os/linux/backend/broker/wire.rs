@@ -1,0 +1,53 @@
+//! The broker's messages as values of the library.
+
+use hvsock_endpoint::{Incoming, Refused};
+
+use super::fault;
+use crate::Peer;
+use crate::explain::{Explanation, Step};
+
+impl Peer {
+    pub(super) fn of_wire(incoming: Incoming) -> Self {
+        let known = |id: u32| Some(id).filter(|id| *id != u32::MAX);
+        Self {
+            partition: incoming.partition,
+            pid: Some(incoming.pid).filter(|pid| *pid != 0),
+            uid: known(incoming.uid),
+            gid: known(incoming.gid),
+        }
+    }
+}
+
+impl Explanation {
+    /// Reads `EXPLAINED` as docs/endpoint.md lays it out. Text that is laid out otherwise, such as
+    /// a line that found no room in the message, is left out.
+    pub(super) fn of_wire(explained: &Refused) -> Self {
+        let mut lines = explained.detail.split('\n');
+        let detail = lines.next().unwrap_or_default().to_owned();
+        let refused = Refused {
+            detail,
+            ..*explained
+        };
+        let mut this = Self {
+            refusal: (explained.code != 0).then(|| fault::refusal(&refused)),
+            steps: Vec::new(),
+            fix: None,
+        };
+        for line in lines {
+            let mut fields = line.split('\t');
+            match (fields.next(), fields.next(), fields.next()) {
+                (Some(word @ ("pass" | "fail")), Some(question), Some(answer)) => {
+                    let (question, answer) = (question.to_owned(), answer.to_owned());
+                    this.steps.push(Step {
+                        question,
+                        answer,
+                        pass: word == "pass",
+                    });
+                }
+                (Some("fix"), Some(fix), None) => this.fix = Some(fix.to_owned()),
+                _ => {}
+            }
+        }
+        this
+    }
+}

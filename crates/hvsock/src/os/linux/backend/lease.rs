@@ -1,0 +1,51 @@
+//! A registration that the broker keeps for as long as an endpoint connection is open.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use hvsock_address::{ElementName, ServiceId};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, Register};
+
+use super::{Conversation, ask};
+use crate::{Endpoint, error};
+
+/// The endpoint connection.
+#[derive(Debug)]
+pub(crate) struct Lease(Conversation);
+
+impl Lease {
+    pub(crate) fn register(
+        endpoint: &Endpoint,
+        id: ServiceId,
+        name: &ElementName,
+        purpose: &str,
+    ) -> io::Result<Self> {
+        let request = ClientMessage::Register(Register {
+            service: id,
+            name: name.as_str().to_owned(),
+            purpose: purpose.to_owned(),
+        });
+        match ask(endpoint, &request)? {
+            (conversation, BrokerMessage::Registered) => Ok(Self(conversation)),
+            (conversation, _) => Err(conversation.fault(&"REGISTER is answered by REGISTERED")),
+        }
+    }
+
+    /// Whether the registration still stands; the error says why not.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.0.answer() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => match error::refusal_of(&error).cloned() {
+                Some(refusal) => Err(refusal.into_cut_error()),
+                None => Err(error),
+            },
+            Ok(_) => Err(self.0.fault(&"a lease is not answered twice")),
+        }
+    }
+}
+
+impl AsFd for Lease {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}

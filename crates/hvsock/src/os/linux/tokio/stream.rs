@@ -1,0 +1,192 @@
+//! What the runtime watches of a connection.
+
+use std::io;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use super::look_up::LookUp;
+use super::ring::{RingWatch, Way};
+use super::watch::{Watched, watch};
+use crate::backend::{ReadInto, Stream, WriteFrom};
+use crate::os::backend::Received;
+
+/// The descriptors of one connection, as the runtime watches them. Every method is given that
+/// connection.
+#[derive(Debug)]
+pub(crate) struct StreamWatch {
+    /// The data descriptor; none where bytes go through shared memory.
+    data: Option<AsyncFd<Watched>>,
+    /// Watched from the first end of data on that nothing was said of yet; that is rare.
+    control: OnceLock<AsyncFd<Watched>>,
+    ring: RingWatch,
+    look_up: LookUp,
+}
+
+impl StreamWatch {
+    pub(crate) fn new(stream: &Arc<Stream>) -> io::Result<Self> {
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let data = match stream.ring() {
+            Some(_) => None,
+            None => Some(watch(Watched::Data(Arc::clone(stream)), interest)?),
+        };
+        Ok(Self {
+            data,
+            control: OnceLock::new(),
+            ring: RingWatch::default(),
+            look_up: LookUp::default(),
+        })
+    }
+
+    pub(crate) fn poll_read(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_recv(stream, cx, |stream| stream.recv_once(ReadInto::One(buffer)))
+    }
+
+    pub(crate) fn poll_peek(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_recv(stream, cx, |stream| {
+            stream.recv_once(ReadInto::Peek(buffer))
+        })
+    }
+
+    /// Waits until reading would give bytes, the end or an error.
+    pub(crate) fn poll_readable(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let looked = ready!(self.poll_recv(stream, cx, Stream::look));
+        // An error is there to be read, too.
+        let _ = looked;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    pub(crate) fn try_read(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut recv = || stream.recv_once(ReadInto::One(buffer));
+        let received = match &self.data {
+            Some(data) => data.try_io(Interest::READABLE, |_| recv()),
+            None => recv(),
+        };
+        match received? {
+            Received::Bytes(count) => Ok(count),
+            Received::Unexplained => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Writes what there is room for; `WouldBlock` if there is none.
+    pub(crate) fn try_write(&self, stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
+        let send = || stream.send_once(WriteFrom::One(bytes));
+        match &self.data {
+            Some(data) => data.try_io(Interest::WRITABLE, |_| send()),
+            None => send(),
+        }
+    }
+
+    fn poll_recv(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        mut recv: impl FnMut(&Stream) -> io::Result<Received>,
+    ) -> Poll<io::Result<usize>> {
+        let received = match &self.data {
+            Some(data) => loop {
+                let mut guard = ready!(data.poll_read_ready(cx))?;
+                if let Ok(received) = guard.try_io(|_| recv(stream)) {
+                    break received;
+                }
+            },
+            None => {
+                let recv = || recv(stream);
+                ready!(self.ring.poll(stream, cx, Way::Read, recv))
+            }
+        };
+        match received {
+            Ok(Received::Bytes(count)) => Poll::Ready(Ok(count)),
+            Ok(Received::Unexplained) => self.poll_end(stream, cx),
+            Err(error) => Poll::Ready(Err(error)),
+        }
+    }
+
+    /// What the end of the data means, once that is known.
+    fn poll_end(&self, stream: &Arc<Stream>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let control = match self.control.get() {
+            Some(control) => control,
+            None => {
+                let watched = Watched::Control(Arc::clone(stream));
+                let fd = watch(watched, Interest::READABLE)?;
+                self.control.get_or_init(|| fd)
+            }
+        };
+        loop {
+            if let Received::Bytes(count) = stream.end_or_wake(cx.waker())? {
+                return Poll::Ready(Ok(count));
+            }
+            ready!(control.poll_read_ready(cx))?.clear_ready();
+        }
+    }
+
+    pub(crate) fn poll_write(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        from: WriteFrom<'_, '_>,
+    ) -> Poll<io::Result<usize>> {
+        let send = || stream.send_once(from);
+        let Some(data) = &self.data else {
+            return self.ring.poll(stream, cx, Way::Write, send);
+        };
+        loop {
+            let Poll::Ready(guard) = data.poll_write_ready(cx) else {
+                return self.poll_hidden_end(stream, cx, send);
+            };
+            if let Ok(result) = guard?.try_io(|_| send()) {
+                return Poll::Ready(result);
+            }
+        }
+    }
+
+    /// Waits for what the descriptor does not tell of its writing end.
+    fn poll_hidden_end<T>(
+        &self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+        attempt: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        if stream.tells_every_end() {
+            return Poll::Pending;
+        }
+        self.look_up.poll(cx, attempt)
+    }
+
+    /// Waits until writing would take bytes or give an error.
+    pub(crate) fn poll_writable(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let Some(data) = &self.data else {
+            return self.ring.poll_writable(stream, cx);
+        };
+        match data.poll_write_ready(cx) {
+            Poll::Ready(ready) => Poll::Ready(ready.map(drop)),
+            Poll::Pending => {
+                self.poll_hidden_end(stream, cx, || match stream.has_ended_writing() {
+                    true => Ok(()),
+                    false => Err(io::ErrorKind::WouldBlock.into()),
+                })
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Windows: the system's own Hyper-V sockets.
