@@ -3,7 +3,7 @@
 use anyhow::{Result, bail};
 
 use crate::run::{self, Timings};
-use crate::{loom, test, vsock_test};
+use crate::{loom, test, vsock_test, windows};
 
 /// Runs it. The tests come last, so that their summary ends the output; the times of the steps
 /// before are printed ahead of it.
@@ -44,6 +44,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     test::doc_tests(&mut timings)?;
     timings.step("loom", || loom::run(&[]))?;
     timings.step("the kernel's vsock_test", || vsock_test::run(&[]))?;
+    windows::check(&mut timings)?;
     timings.print();
     test::last(binary, &[])
 }

@@ -15,6 +15,7 @@ mod statically;
 mod test;
 mod tools;
 mod vsock_test;
+mod windows;
 
 use std::process::ExitCode;
 
@@ -67,6 +68,20 @@ const CHORES: &[Chore] = &[
         about: "run the Linux kernel's own tests of vsock between two real guests, both ways; \
                 --source FOLDER takes them from another tree, --json, --backend PROGRAM, --skip N",
         run: vsock_test::run,
+    },
+    Chore {
+        name: "windows",
+        arguments: "[COMMAND ARGS…]",
+        about: "build what is for Windows and run its tests under Wine; with arguments, cargo for \
+                Windows: `cargo xtask windows test -p hvsock-sys`",
+        run: windows::run,
+    },
+    Chore {
+        name: "wine",
+        arguments: "PROGRAM [ARGS…]",
+        about: "run a Windows program under Wine as the tests are; --stand-in gives it AF_HYPERV \
+                over TCP, --limit SECONDS ends it",
+        run: windows::wine,
     },
     Chore {
         name: "openapi",

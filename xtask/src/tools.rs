@@ -81,19 +81,61 @@ const SUITE_TOOLS: &[Tool] = &[
     },
 ];
 
+/// What `cargo xtask windows` needs: a compiler, the standard library's source, a linker, and what runs
+/// the programs.
+const WINDOWS_TOOLS: &[Tool] = &[
+    Tool {
+        package: "rustc-web",
+        probe: &["/usr/bin/rustc", "--version"],
+        needed_by: WINDOWS,
+    },
+    Tool {
+        package: "cargo-web",
+        probe: &["/usr/bin/cargo", "--version"],
+        needed_by: WINDOWS,
+    },
+    Tool {
+        package: "rust-web-clippy",
+        probe: &["/usr/bin/clippy-driver", "--version"],
+        needed_by: WINDOWS,
+    },
+    Tool {
+        package: "rust-web-src",
+        probe: &["test", "-r", "/usr/lib/rustlib/src/rust/library/Cargo.toml"],
+        needed_by: WINDOWS,
+    },
+    Tool {
+        package: "gcc-mingw-w64-x86-64-win32",
+        probe: &["x86_64-w64-mingw32-gcc", "--version"],
+        needed_by: WINDOWS,
+    },
+    Tool {
+        package: "wine64",
+        probe: &["/usr/lib/wine/wine64", "--version"],
+        needed_by: WINDOWS,
+    },
+];
+
+const WINDOWS: &str = "the build for Windows and its tests";
+
 /// Where Debian's package puts the kernel's source.
 pub const LINUX_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
 /// Installs what is missing if this process may, and says what is left out if it may not. In CI
 /// a tool that stays missing is an error.
 pub fn install_missing() -> Result<()> {
-    install(TOOLS)
+    install(TOOLS).map(drop)
 }
 
 /// Likewise what the kernel's own suite for vsock needs.
 pub fn install_for_suite() -> Result<()> {
     install(TOOLS)?;
-    install(SUITE_TOOLS)
+    install(SUITE_TOOLS).map(drop)
+}
+
+/// Likewise what the build for Windows needs; whether all of it is there.
+pub fn install_for_windows() -> Result<bool> {
+    install(WINDOWS_TOOLS)
 }
 
 /// Has a kernel for real guests, installed or fetched; what is left out without it is said here, too.
@@ -118,10 +160,10 @@ pub fn have_guest_kernel() -> Result<()> {
     Ok(())
 }
 
-fn install(tools: &[Tool]) -> Result<()> {
+fn install(tools: &[Tool]) -> Result<bool> {
     let missing: Vec<&Tool> = tools.iter().filter(|tool| !works(tool.probe)).collect();
     if missing.is_empty() {
-        return Ok(());
+        return Ok(true);
     }
     let may_install = is_root() && works(&["apt-get", "--version"]);
     let updated = if may_install {
@@ -151,7 +193,7 @@ fn install(tools: &[Tool]) -> Result<()> {
     if run::in_ci() && left_out {
         bail!("in CI no test may be skipped for want of a tool");
     }
-    Ok(())
+    Ok(!left_out)
 }
 
 /// Whether this command can be run and succeeds. Its output is thrown away.

@@ -1,0 +1,65 @@
+//! DLLs that programs need under Wine and Wine does not have, built from C by MinGW.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+
+use anyhow::{Context, Result};
+
+use crate::run;
+
+const COMPILER: &str = "x86_64-w64-mingw32-gcc";
+
+/// One of them. Its sources are in `crates/testkit/windows`.
+struct Dll {
+    name: &'static str,
+    sources: &'static [&'static str],
+    libraries: &'static [&'static str],
+}
+
+const DLLS: &[Dll] = &[Dll {
+    name: "bcryptprimitives.dll",
+    sources: &["bcryptprimitives.c"],
+    libraries: &["-ladvapi32"],
+}];
+
+/// Where they are put.
+pub fn folder() -> PathBuf {
+    super::folder().join("dll")
+}
+
+/// Builds those that are missing or older than their sources.
+pub fn build() -> Result<()> {
+    let folder = folder();
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let sources = run::root().join("crates/testkit/windows");
+    for dll in DLLS {
+        let built = folder.join(dll.name);
+        let sources: Vec<PathBuf> = dll.sources.iter().map(|name| sources.join(name)).collect();
+        if is_newer(&built, &sources) {
+            continue;
+        }
+        // Under its name only when it is whole; a program that runs keeps the one that it has.
+        let unfinished = folder.join(format!("{}.{}", dll.name, std::process::id()));
+        run::run(
+            Command::new(COMPILER)
+                .args(["-shared", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
+                .arg(&unfinished)
+                .args(&sources)
+                .args(dll.libraries),
+        )?;
+        fs::rename(&unfinished, &built)
+            .with_context(|| format!("cannot make {}", built.display()))?;
+    }
+    Ok(())
+}
+
+fn is_newer(built: &Path, sources: &[PathBuf]) -> bool {
+    let time = |path: &Path| fs::metadata(path).and_then(|it| it.modified()).ok();
+    let Some(built) = time(built) else {
+        return false;
+    };
+    let older = |path: &PathBuf| time(path).is_some_and(|source: SystemTime| source < built);
+    sources.iter().all(older)
+}
