@@ -1,0 +1,30 @@
+//! Windows: Hyper-V sockets and whatever else of Winsock a connection takes.
+//!
+//! Every socket that this layer makes is overlapped, is inherited by no child process and is
+//! **non-blocking for its whole life**: who has to wait waits with [`stream::until`] or
+//! [`poll::wait`] and says until when. So nothing here can block for ever, and no
+//! `SO_RCVTIMEO` is needed, after which the state of a socket is documented to be indeterminate.
+//!
+//! What this stands on, as these machines have no Hyper-V to try it on:
+//!
+//! - The calls are the plain ones of Winsock. `connect` on a non-blocking `AF_HYPERV` socket, then
+//!   readiness from AFD and `SO_ERROR`, is how OpenVMM's tests reach the agents in their virtual
+//!   machines (microsoft/openvmm, `petri/src/vm/hyperv/mod.rs` over `pal_async`'s `PolledSocket`),
+//!   so AFD, which is what `select` and mio ask, knows these sockets. Unlike `ConnectEx` (WSL and
+//!   go-winio) it needs no `bind` before and no `SO_UPDATE_CONNECT_CONTEXT` after it.
+//! - `shutdown`, the half-close among it: go-winio, `hvsock.go`, `CloseRead` and `CloseWrite`,
+//!   with tests.
+//! - `HVSOCKET_CONNECT_TIMEOUT` and `HVSOCKET_HIGH_VTL`: OpenVMM, `support/vmsocket`;
+//!   `HVSOCKET_CONNECTED_SUSPEND`: WSL, `src/windows/common/hvsocket.cpp`; each one a `ULONG` at
+//!   the level `HV_PROTOCOL_RAW`.
+//! - `MSG_PEEK`: WSL, `src/windows/common/socket.cpp`, `Receive`.
+
+pub mod errno;
+pub mod hyperv;
+pub mod poll;
+mod socket;
+pub mod stream;
+#[cfg(test)]
+mod tcp;
+
+pub use socket::{set_nonblocking, take_error};
