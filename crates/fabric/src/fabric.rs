@@ -41,6 +41,8 @@ pub struct Fabric {
     pub(crate) tree: Tree,
     pub(crate) limits: Limits,
     pub(crate) broker_uid: u32,
+    /// Whether every listener is known here: see [`without_listeners`](Self::without_listeners).
+    pub(crate) sees_listeners: bool,
     pub(crate) listeners: HashMap<ListenerId, Listener>,
     /// Where those who connect find listeners.
     pub(crate) addresses: HashMap<ListenAddress, ListenerId>,
@@ -58,12 +60,23 @@ impl Fabric {
             tree: Tree::new(root),
             limits,
             broker_uid,
+            sees_listeners: true,
             listeners: HashMap::new(),
             addresses: HashMap::new(),
             connections: HashMap::new(),
             effects: VecDeque::new(),
             next_listener: ListenerId::from_u64(1),
             next_connection: ConnectionId::from_u64(1),
+        }
+    }
+
+    /// A fabric for explanations where a system's kernel makes the connections and tells nobody who
+    /// listens: whatever gets as far as that question is the kernel's to answer, as it is with
+    /// [`Destination::Guest`]. There is no broker, and so no user who has its rights.
+    pub fn without_listeners(root: RootSpec, limits: Limits) -> Self {
+        Self {
+            sees_listeners: false,
+            ..Self::new(root, limits, u32::MAX)
         }
     }
 

@@ -240,6 +240,13 @@ impl Fabric {
             target,
             relation,
         } = pair;
+        if !self.sees_listeners {
+            trace.note(|_| {
+                let question = format!("Who in {} listens for it?", target.partition.name);
+                Note::new(true, question, "its kernel alone knows, and answers")
+            });
+            return Ok(Destination::Guest);
+        }
         let by_id = Some(Bound::Partition(source.key));
         let (first, second) = match relation {
             Relation::Itself => (None, Some(Bound::Loopback)),
@@ -359,6 +366,9 @@ impl Fabric {
         destination: Destination,
         trace: &mut T,
     ) -> Result<(), Refusal> {
+        if !self.sees_listeners {
+            return Ok(());
+        }
         let limits = &self.limits;
         let per_partition = |place: Place<'_>| {
             let used = place.partition.connections.len();

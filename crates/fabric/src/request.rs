@@ -40,7 +40,8 @@ pub enum Destination {
     /// A listener that the fabric knows.
     Listener(ListenerId),
     /// The guest itself: the kernel in a VM listens, or not, and the fabric learns from nobody at
-    /// which ports.
+    /// which ports. In a fabric [without listeners](crate::Fabric::without_listeners) so does every
+    /// other kernel.
     Guest,
 }
 
