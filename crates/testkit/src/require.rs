@@ -114,7 +114,9 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_its_probe_is_absent() {
-        assert!(find("sh", &["-c", "true"]).is_some());
-        assert_eq!(find("sh", &["-c", "exit 1"]), None);
+        let this = std::env::current_exe().expect("this program");
+        let this = this.to_str().expect("a path in Unicode");
+        assert!(find(this, &["--list"]).is_some());
+        assert_eq!(find(this, &["--no-such-option"]), None);
     }
 }

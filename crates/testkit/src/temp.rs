@@ -1,38 +1,22 @@
-//! Temporary folders for sockets.
+//! Temporary folders.
 
-use std::fs::Permissions;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A new folder of mode 0700 that is removed with everything in it when this is dropped.
+use crate::os;
+
+/// A new folder of the user's own that is removed with everything in it when this is dropped.
 ///
-/// Its path has at most [`TempFolder::LONGEST`] bytes, because a Unix socket's path has at most
-/// 107 and the system's temporary folder may itself be deep.
+/// On Linux its path is short enough for the sockets in it.
 #[derive(Debug)]
 pub struct TempFolder(tempfile::TempDir);
 
 impl TempFolder {
-    /// The most bytes that the path of the folder has.
-    pub const LONGEST: usize = 40;
-
     /// Makes one.
     ///
     /// # Panics
     /// If the system has no folder to make it in.
     pub fn new() -> Self {
-        let usual = std::env::temp_dir();
-        let parent = if usual.as_os_str().len() + "/hv-123456".len() <= Self::LONGEST {
-            usual
-        } else {
-            PathBuf::from("/tmp")
-        };
-        let folder = tempfile::Builder::new()
-            .prefix("hv-")
-            .rand_bytes(6)
-            .permissions(Permissions::from_mode(0o700))
-            .tempdir_in(&parent)
-            .unwrap_or_else(|error| panic!("no folder in {}: {error}", parent.display()));
-        Self(folder)
+        Self(os::temp::folder().unwrap_or_else(|error| panic!("no temporary folder: {error}")))
     }
 
     /// The folder's absolute path.
@@ -60,18 +44,14 @@ impl AsRef<Path> for TempFolder {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixListener;
-
     use super::*;
 
     #[test]
-    fn a_socket_fits_into_a_temporary_folder_that_goes_away() {
+    fn a_temporary_folder_goes_away_with_what_is_in_it() {
         let folder = TempFolder::new();
         let path = folder.path().to_owned();
-        assert!(path.is_absolute() && path.as_os_str().len() <= TempFolder::LONGEST);
-        let mode = path.metadata().expect("it is there").permissions().mode();
-        assert_eq!(mode & 0o777, 0o700);
-        UnixListener::bind(folder.join("run.sock")).expect("a socket in it");
+        assert!(path.is_absolute());
+        std::fs::write(folder.join("file"), b"text").expect("a file in it");
         drop(folder);
         assert!(!path.exists());
     }

@@ -24,6 +24,7 @@ const PACKAGES: &[&str] = &[
     "hvsock-address",
     "hvsock-endpoint",
     "hvsock-fabric",
+    "hvsock-registry",
     "hvsock-virtio",
 ];
 

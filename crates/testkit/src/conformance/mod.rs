@@ -35,11 +35,11 @@ use std::thread;
 use std::time::Duration;
 
 use libtest_mimic::{Arguments, Failed};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 pub use faults::Role;
 pub use libtest_mimic::Trial;
 
+use crate::os;
 use crate::process::Running;
 
 /// The longest that one read, write, wait or accept may take before the case fails.
@@ -236,7 +236,7 @@ fn cases<T: Transport>() -> impl Iterator<Item = Case<T>> {
 
 /// Runs tests as the command line of `cargo test` or `cargo nextest` asks, from `main`.
 pub fn main(trials: Vec<Trial>) -> ExitCode {
-    raise_descriptor_limit();
+    os::raise_descriptor_limit();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
@@ -256,15 +256,4 @@ fn bounded<T: Transport>(transport: Arc<T>, body: fn(&T)) -> Result<(), String> 
         let message = message.or_else(|| payload.downcast_ref::<&str>().copied());
         message.unwrap_or("it panicked").to_owned()
     })
-}
-
-/// Many connections in one process need more descriptors than the usual soft limit of 1024.
-fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    // If it may not be raised, the cases that need more say so.
-    let _ = setrlimit(Resource::Nofile, raised);
 }
