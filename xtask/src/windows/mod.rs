@@ -25,8 +25,12 @@ const PACKAGES: &[&str] = &[
     "hvsock-endpoint",
     "hvsock-fabric",
     "hvsock-registry",
+    "hvsock-sys",
     "hvsock-virtio",
 ];
+
+/// Their features.
+const FEATURES: &str = "hvsock-address/serde";
 
 /// Runs it.
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -63,13 +67,13 @@ pub fn check(timings: &mut Timings) -> Result<()> {
     let _ended = timings.step("Windows: Wine's folder", wine::begin)?;
     timings.step("Windows: tests under Wine", || {
         let mut command = cargo::for_windows("test")?;
-        command.args(["--all-targets", "--no-fail-fast", "--quiet"]);
-        run::run(chosen(&mut command))
+        command.args(["--all-targets", "--no-fail-fast"]);
+        run::run(chosen(&mut command).args(["--", "--quiet"]))
     })
 }
 
 fn chosen(command: &mut std::process::Command) -> &mut std::process::Command {
-    command.arg("--all-features");
+    command.args(["--features", FEATURES]);
     command.args(PACKAGES.iter().flat_map(|package| ["--package", package]))
 }
 
