@@ -1,86 +1,36 @@
-//! Where the broker is, as the options and the environment say.
+//! What every command gets: whom to ask, and how much to say.
 
-use std::env;
-use std::path::PathBuf;
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use clap::Args;
 use hvsock::Endpoint;
-use hvsock_broker::api::client::Client;
-use hvsock_endpoint::{DirSource, Dirs};
 
-use crate::failure::Failure;
+use crate::os::{Client, Place};
 
-/// What every command gets.
-#[derive(Clone, Debug)]
+/// The options of every command.
+#[derive(Clone, Debug, Args)]
 pub struct Context {
-    dir: Option<PathBuf>,
-    /// Say nothing but results and failures.
+    /// Which broker is meant.
+    #[command(flatten)]
+    pub place: Place,
+    /// Print results and failures, and nothing else
+    #[arg(long, short, global = true)]
     pub quiet: bool,
 }
 
 impl Context {
-    pub fn new(dir: Option<PathBuf>, quiet: bool) -> Self {
-        Self { dir, quiet }
-    }
-
-    /// The folders of a broker that is to be started here.
-    pub fn dirs(&self) -> Result<Dirs> {
-        let uid = rustix::process::geteuid().as_raw();
-        let source = DirSource::choose(self.given_dir(), uid);
-        Dirs::resolve(source, |name| env::var_os(name)).map_err(|missing| {
-            anyhow::anyhow!("{missing} is not set; say where the broker's folder is with --dir")
-        })
-    }
-
-    /// The endpoint by which this process reaches services: `--dir` over the environment.
+    /// The endpoint by which this process reaches services.
     pub fn endpoint(&self) -> Endpoint {
-        match &self.dir {
-            Some(dir) => Endpoint::in_dir(dir),
-            None => Endpoint::from_env(),
-        }
+        self.place.endpoint()
     }
 
-    /// A client of the broker's control API: the given folder's; else the user's own broker's
-    /// where one runs, else the machine's.
+    /// Who shows and changes what there is.
     pub fn client(&self) -> Result<Client> {
-        let mut candidates = Vec::new();
-        match self.given_dir() {
-            Some(dir) => candidates.push(dir),
-            None => {
-                let user = Dirs::resolve(DirSource::User, |name| env::var_os(name));
-                candidates.extend(user.map(|dirs| dirs.run));
-                let machine = Dirs::resolve(DirSource::Root, |_| None);
-                candidates.extend(machine.map(|dirs| dirs.run));
-            }
-        }
-        let mut sockets = candidates.into_iter().map(|dir| dir.join("control"));
-        let first = sockets
-            .next()
-            .context("no folder to look for a broker in")?;
-        let socket = if first.exists() {
-            first
-        } else {
-            sockets.find(|socket| socket.exists()).unwrap_or(first)
-        };
-        if !socket.exists() && self.endpoint().uses_vsock() {
-            let sentence = "there is no broker in this virtual machine to ask";
-            let help = "ask on the host (`hvsock listen` and `hvsock connect` are for here, too), or \
-                        start one for the containers in here with `hvsock broker`";
-            return Err(Failure::new(sentence).help(help).into());
-        }
-        Client::new(socket).context("cannot talk to the broker")
+        self.place.client()
     }
 
-    /// A command to be pasted, for the same broker as this one.
+    /// A command to be pasted, with the options that say which broker is meant.
     pub fn command(&self, command: &str) -> String {
-        let rest = command.strip_prefix("hvsock ");
-        match (&self.dir, rest) {
-            (Some(dir), Some(rest)) => {
-                let dir = crate::words::shell_word(&dir.to_string_lossy());
-                format!("hvsock --dir {dir} {rest}")
-            }
-            _ => command.to_owned(),
-        }
+        self.place.command(command)
     }
 
     /// Tells the user something on stderr, unless told to be quiet.
@@ -88,12 +38,5 @@ impl Context {
         if !self.quiet {
             eprintln!("{}", crate::failure::printable(text));
         }
-    }
-
-    fn given_dir(&self) -> Option<PathBuf> {
-        let environment = || env::var_os("HVSOCK_DIR").filter(|dir| !dir.is_empty());
-        self.dir
-            .clone()
-            .or_else(|| environment().map(PathBuf::from))
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use hvsock::{ConnectOptions, HvAddr, ListenOptions};
 use hvsock_address::ServiceRef;
-use hvsock_broker::model::{Explanation, RefusalReport, Step};
+use hvsock_control::{Explanation, RefusalReport, Step};
 
 use crate::context::Context;
 use crate::failure::Failure;

@@ -6,7 +6,8 @@ use std::io;
 use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
-use hvsock_broker::api::client::ClientError;
+
+use crate::os;
 
 /// Exit status for what was asked in a wrong way.
 const USAGE: u8 = 2;
@@ -67,22 +68,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let failure = error.downcast_ref::<Failure>();
     if let Some(help) = failure
         .and_then(|failure| failure.help.clone())
-        .or_else(|| help(error))
+        .or_else(|| os::advice(error))
     {
         say(AnsiColor::Cyan.on_default().bold(), "help", &help);
     }
     ExitCode::from(failure.map_or(1, |failure| failure.status))
-}
-
-/// What helps against failures that any command may meet.
-fn help(error: &anyhow::Error) -> Option<String> {
-    match error.downcast_ref()? {
-        ClientError::NotRunning { .. } => {
-            Some("hvsock broker (or --dir DIR, if one runs elsewhere)".to_owned())
-        }
-        ClientError::Refused { status: 403, .. } => Some("sudo hvsock …".to_owned()),
-        _ => None,
-    }
 }
 
 /// One line on stderr; nobody is there to hear of a failure to print it.

@@ -1,8 +1,8 @@
 //! `hvsock`, the one command: a thin layer over the library `hvsock`, which reaches services, and
 //! the broker's control API, which shows and changes what there is.
 //!
-//! [`command`] has a file for each group of subcommands. What they share: where the broker is
-//! ([`context`]), how things are printed ([`output`], [`table`], [`words`]), how failure is told
+//! [`command`] has a file for each group of subcommands, and [`os`] what differs between systems. What
+//! they share: whom to ask ([`context`]), how things are printed ([`output`], [`table`], [`words`]), how failure is told
 //! ([`failure`]), and bytes between standard input and output and a connection ([`bridge`]).
 
 #![forbid(unsafe_code)]
@@ -12,9 +12,8 @@ mod command;
 mod context;
 mod explain;
 mod failure;
-mod measure;
+mod os;
 mod output;
-mod signals;
 mod table;
 mod words;
 

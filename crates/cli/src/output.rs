@@ -43,13 +43,6 @@ pub fn json(value: &(impl Serialize + ?Sized)) -> Result<()> {
     bytes(&text)
 }
 
-/// Prints a value as one line of JSON.
-pub fn json_line(value: &(impl Serialize + ?Sized)) -> Result<()> {
-    let mut text = serde_json::to_vec(value)?;
-    text.push(b'\n');
-    bytes(&text)
-}
-
 /// A pipe that is closed at its other end is not a failure.
 fn gone(written: io::Result<()>) -> Result<()> {
     written.map_err(|error| match error.kind() {

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, stdout};
 
 use anyhow::Result;
 use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Row, Table};
+use terminal_size::{Width, terminal_size_of};
 
 use crate::{failure, output};
 
@@ -11,7 +12,6 @@ use crate::{failure, output};
 pub struct Columns {
     table: Table,
     empty: &'static str,
-    indent: &'static str,
 }
 
 impl Columns {
@@ -29,11 +29,7 @@ impl Columns {
                 .set_width(width),
             None => table.set_content_arrangement(ContentArrangement::Disabled),
         };
-        Self {
-            table,
-            empty,
-            indent: "",
-        }
+        Self { table, empty }
     }
 
     /// Aligns a column of numbers to the right.
@@ -54,35 +50,28 @@ impl Columns {
         self
     }
 
-    /// Moves the whole table to the right, below text that is.
-    pub fn indented(mut self) -> Self {
-        self.indent = "   ";
-        self
-    }
-
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let mut row = Row::from(cells.into_iter().map(|cell| failure::printable(&cell)));
         row.max_height(1);
         self.table.add_row(row);
     }
 
+    /// Its lines.
+    pub fn text(&self) -> String {
+        self.table
+            .lines()
+            .map(|line| {
+                let line = line.trim_end();
+                format!("{}\n", line.strip_prefix(' ').unwrap_or(line))
+            })
+            .collect()
+    }
+
     pub fn print(self) -> Result<()> {
         if self.table.row_count() == 0 {
             return output::line(self.empty);
         }
-        let text: String = self
-            .table
-            .lines()
-            .map(|line| {
-                let line = line.trim_end();
-                format!(
-                    "{}{}\n",
-                    self.indent,
-                    line.strip_prefix(' ').unwrap_or(line)
-                )
-            })
-            .collect();
-        output::text(&text)
+        output::text(&self.text())
     }
 }
 
@@ -90,6 +79,6 @@ fn terminal_width() -> Option<u16> {
     if !stdout().is_terminal() {
         return None;
     }
-    let size = rustix::termios::tcgetwinsize(stdout()).ok()?;
-    Some(size.ws_col).filter(|width| *width > 0)
+    let (Width(width), _) = terminal_size_of(stdout())?;
+    Some(width).filter(|width| *width > 0)
 }

@@ -1,6 +1,8 @@
 //! Real OCI containers, started by runc, whose rootfs holds the static `hvsock` and nothing else:
 //! all that they have of the machine is the folder that `hvsock container add` said to mount.
 
+#![cfg(target_os = "linux")]
+
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;

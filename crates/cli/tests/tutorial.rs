@@ -5,6 +5,8 @@
 //! block marked `running` ends with a command that goes on; a later block of that terminal shows
 //! what it prints then, and `^C` ends it. One marked `container` takes runc and a static `hvsock`.
 
+#![cfg(target_os = "linux")]
+
 mod tutorial_page;
 
 use std::collections::HashMap;

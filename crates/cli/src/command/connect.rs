@@ -11,19 +11,12 @@ use hvsock::{ConnectOptions, HvAddr};
 use super::target::Target;
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::os::help;
 use crate::{bridge, explain};
 
 /// Connect to a service: standard input goes there, what comes back is printed
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  echo hi | hvsock connect loopback 'HV Socket Demo'
-  hvsock connect parent 2761                          from a container or virtual machine
-  hvsock connect hvsock://web/HV%20Socket%20Demo
-  hvsock connect web backup -- tar -x                 tar has the connection as its stdin and stdout
-
-The end of the input ends the sending half only; the command ends with the other end, with exit
-status 0. If the connection is cut it says why, with exit status 1.")]
+#[command(after_help = help::CONNECT)]
 pub struct Connect {
     #[command(flatten)]
     target: Target,
@@ -60,14 +53,13 @@ impl Connect {
         let Some((program, arguments)) = self.command.split_first() else {
             return bridge::run(&stream, context);
         };
-        let plain = stream.into_plain()?;
-        let status = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(arguments)
-            .stdin(plain.data.try_clone()?)
-            .stdout(plain.data)
-            .env("HVSOCK_SERVICE", address.service().to_string())
-            .status()
-            .with_context(|| format!("cannot run {}", program.display()))?;
+            .env("HVSOCK_SERVICE", address.service().to_string());
+        let child = stream.spawn(command);
+        let child = child.with_context(|| format!("cannot run {}", program.display()))?;
+        let status = child.wait().context("cannot wait for the command")?;
         if !status.success() {
             let program = program.display();
             return Err(Failure::new(format!("{program} ended with {status}")).into());

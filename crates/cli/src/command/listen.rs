@@ -2,32 +2,24 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock::{HvAddr, HvListener, HvStream, Refusal};
+use hvsock::{ConnectedChild, HvAddr, HvListener, HvStream, Refusal};
 use hvsock_address::{PartitionRef, ServiceRef, VmId};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::os::help;
 use crate::{bridge, explain};
 
 /// Offer a service: print what the first connection sends, or run a command for each
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock listen 'HV Socket Demo'                      talk to the first that connects
-  hvsock listen 'HV Socket Demo' --keep -- cat        an echo service
-  hvsock listen backup --from children -- tar -c /etc
-  hvsock listen 2761 --from web > received
-
-The command has the connection as its standard input and output, and in its environment
-HVSOCK_PEER_PARTITION, HVSOCK_PEER_VM_ID, HVSOCK_PEER_PID, HVSOCK_PEER_UID, HVSOCK_SERVICE and
-HVSOCK_CONNECTION.")]
+#[command(after_help = help::LISTEN)]
 pub struct Listen {
     /// The service's friendly name, GUID or vsock port
     service: ServiceRef,
@@ -108,12 +100,9 @@ impl Listen {
         let connection = stream.connection_id();
         let peer = stream.peer().cloned();
         let vm_id = stream.peer_addr()?.vm;
-        let plain = stream.into_plain()?;
         let mut command = Command::new(program);
         command
             .args(arguments)
-            .stdin(plain.data.try_clone()?)
-            .stdout(plain.data)
             .env("HVSOCK_SERVICE", self.service.to_string())
             .env("HVSOCK_CONNECTION", connection.to_string())
             .env("HVSOCK_PEER_VM_ID", vm_id.to_string());
@@ -129,29 +118,25 @@ impl Listen {
                 }
             }
         }
-        let child = command
-            .spawn()
-            .with_context(|| format!("cannot run {}", program.display()))?;
+        let child = stream.spawn(command);
+        let child = child.with_context(|| format!("cannot run {}", program.display()))?;
         Ok(Running {
             child,
             program: program.clone(),
             connection,
-            _control: plain.control,
         })
     }
 }
 
 /// A command that has a connection.
 struct Running {
-    child: Child,
+    child: ConnectedChild,
     program: OsString,
     connection: u64,
-    /// The connection lives as long as this is open.
-    _control: std::os::fd::OwnedFd,
 }
 
 impl Running {
-    fn end(mut self) -> Result<()> {
+    fn end(self) -> Result<()> {
         let status = self.child.wait().context("cannot wait for the command")?;
         if status.success() {
             return Ok(());

@@ -8,14 +8,12 @@ use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 
 use super::Cli;
+use crate::os::help;
 use crate::output;
 
 /// Print shell completions
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock completions bash > /etc/bash_completion.d/hvsock
-  hvsock completions fish > ~/.config/fish/completions/hvsock.fish")]
+#[command(after_help = help::COMPLETIONS)]
 pub struct Completions {
     /// The shell
     shell: Shell,
@@ -31,10 +29,7 @@ impl Completions {
 
 /// Print the manual page, or write one for each subcommand into a folder
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock man | man -l -
-  hvsock man --output /usr/share/man/man1")]
+#[command(after_help = help::MAN)]
 pub struct Man {
     /// The folder
     #[arg(long, short, value_name = "DIR")]

@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::Args;
 use hvsock::HvAddr;
 use hvsock_address::PartitionRef;
-use hvsock_broker::model::Explanation;
+use hvsock_control::Explanation;
 
 use super::target::Target;
 use crate::context::Context;

@@ -1,6 +1,8 @@
 //! The command as people and scripts use it: every subcommand, its exit status, what it prints
 //! and where, against a broker of its own.
 
+#![cfg(target_os = "linux")]
+
 mod broker;
 mod connections;
 mod containers;

@@ -6,22 +6,17 @@ use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use hvsock::Lease;
 use hvsock_address::{ElementName, PartitionRef, ServiceId, ServiceRef};
-use hvsock_broker::model::{self, AccessList, NewService};
+use hvsock_control::{AccessList, NewService};
 
 use crate::context::Context;
+use crate::os::{self, COUNTS_USE, KEEPS_RULES, Rules, Termination, help};
 use crate::output::{self, Json};
-use crate::signals::Termination;
 use crate::table::Columns;
 use crate::words;
 
 /// Register, list, switch and remove services
 #[derive(Debug, Subcommand)]
-#[command(after_help = "\
-Examples:
-  hvsock service register 'HV Socket Demo'
-  hvsock service register backup --port 2761 --connect-user alice --partition web
-  hvsock service disable backup --vm web
-  hvsock service export --reg > services.reg")]
+#[command(after_help = help::SERVICE)]
 pub enum Service {
     Register(Register),
     List(List),
@@ -35,12 +30,7 @@ pub enum Service {
 
 /// Allow a service; prints its GUID and nothing else
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  id=$(hvsock service register 'HV Socket Demo')
-  hvsock service register backup --port 2761         also reachable as vsock port 2761
-  hvsock service register ci-cache --partition @ci   only for containers of the group ci
-  hvsock service register trial --lease              until Ctrl-C")]
+#[command(after_help = help::REGISTER)]
 pub struct Register {
     /// The friendly name
     name: ElementName,
@@ -51,20 +41,13 @@ pub struct Register {
     #[arg(long, value_name = "GUID")]
     id: Option<ServiceId>,
     /// Keep it only as long as this command runs
-    #[arg(long, conflicts_with_all = ["connect_users", "bind_users", "partitions"])]
+    #[arg(long)]
     lease: bool,
     /// What it is for
     #[arg(long, value_name = "TEXT")]
     purpose: Option<String>,
-    /// A user of this partition who may connect; * is everyone [default: everyone]
-    #[arg(long = "connect-user", value_name = "USER")]
-    connect_users: Vec<String>,
-    /// A user of this partition who may listen; * is everyone [default: who registers it]
-    #[arg(long = "bind-user", value_name = "USER")]
-    bind_users: Vec<String>,
-    /// A child partition, or @GROUP, that may connect and listen; * is every one [default: *]
-    #[arg(long = "partition", value_name = "PARTITION")]
-    partitions: Vec<String>,
+    #[command(flatten)]
+    rules: Rules,
 }
 
 /// List services
@@ -129,60 +112,48 @@ impl Register {
     fn run(self, context: &Context) -> Result<()> {
         let id = self.port.map(ServiceId::from_port).or(self.id);
         if self.lease {
-            let id = id.unwrap_or_else(ServiceId::random);
-            return hold(
-                context,
-                &self.name,
-                id,
-                self.purpose.as_deref().unwrap_or_default(),
-            );
+            return self.hold(context, id.unwrap_or_else(ServiceId::random));
         }
-        let some = |list: Vec<String>| Some(list).filter(|list| !list.is_empty());
-        let partitions = some(self.partitions);
-        let service = context.client()?.register(&NewService {
+        let service = context.client()?.register(&self.rules.of(NewService {
             name: self.name,
             id,
             enabled: true,
-            bind: AccessList {
-                users: some(self.bind_users),
-                groups: None,
-                partitions: partitions.clone(),
-            },
-            connect: AccessList {
-                users: some(self.connect_users),
-                groups: None,
-                partitions,
-            },
+            bind: AccessList::default(),
+            connect: AccessList::default(),
             allow_wildcard_binds: None,
             vm: Default::default(),
             creator: Some("hvsock".into()),
             purpose: self.purpose,
-        })?;
+        }))?;
         output::line(service.id)
     }
-}
 
-/// Registers a lease and holds it until told to end, or until it is taken away.
-fn hold(context: &Context, name: &ElementName, id: ServiceId, purpose: &str) -> Result<()> {
-    let mut termination = Termination::catch()?;
-    let lease = Lease::register_at(&context.endpoint(), name.as_str(), id, purpose)?;
-    output::line(lease.id())?;
-    context.note(&format!(
-        "`{name}` is registered until this command ends (Ctrl-C)"
-    ));
-    if termination.or_readable(&lease)? {
-        return Ok(());
+    /// Registers a lease and holds it until told to end, or until it is taken away.
+    fn hold(self, context: &Context, id: ServiceId) -> Result<()> {
+        let mut termination = Termination::catch()?;
+        let (name, purpose) = (self.name.as_str(), self.purpose.unwrap_or_default());
+        let lease = Lease::register_at(&context.endpoint(), name, id, &purpose)?;
+        output::line(lease.id())?;
+        context.note(&format!(
+            "`{name}` is registered until this command ends (Ctrl-C)"
+        ));
+        if termination.or_end_of(&lease)? {
+            return Ok(());
+        }
+        lease.check().context("the lease has ended")
     }
-    lease.check().context("the lease has ended")
 }
 
 impl List {
     fn run(self, context: &Context) -> Result<()> {
         let services = context.client()?.services(self.all)?;
         if self.json.json {
-            return output::json(&services);
+            return os::json_of_services(&services);
         }
-        let headings = ["name", "id", "port", "state", "owner", "listen", "conn"];
+        let mut headings = vec!["name", "id", "port", "state", "owner"];
+        if COUNTS_USE {
+            headings.extend(["listen", "conn"]);
+        }
         let empty = "no services; `hvsock service register NAME` makes one";
         let mut table = Columns::new(&headings, empty).right(&[2, 5, 6]).whole(1);
         for service in services {
@@ -190,21 +161,24 @@ impl List {
                 .port
                 .map_or_else(String::new, |port| port.to_string());
             let state = state(&service);
-            table.row([
+            let mut row = vec![
                 service.name.to_string(),
                 service.id.to_string(),
                 port,
                 state.to_owned(),
-                service.owner.unwrap_or_default(),
-                service.listeners.to_string(),
-                service.connections.to_string(),
-            ]);
+                service.owner.or(service.creator).unwrap_or_default(),
+            ];
+            if COUNTS_USE {
+                let counts = [service.listeners, service.connections];
+                row.extend(counts.map(|count| count.to_string()));
+            }
+            table.row(row);
         }
         table.print()
     }
 }
 
-fn state(service: &model::Service) -> &'static str {
+fn state(service: &hvsock_control::Service) -> &'static str {
     match service {
         _ if service.in_box => "in-box",
         _ if !service.enabled => "disabled",
@@ -217,7 +191,7 @@ impl Show {
     fn run(self, context: &Context) -> Result<()> {
         let service = context.client()?.service(&self.service)?;
         if self.json.json {
-            return output::json(&service);
+            return os::json_of_services(&service);
         }
         let mut facts = vec![
             ("name", service.name.to_string()),
@@ -230,14 +204,16 @@ impl Show {
         facts.extend(service.purpose.map(|purpose| ("purpose", purpose)));
         facts.extend(service.owner.map(|owner| ("owner", owner)));
         facts.extend(service.creator.map(|creator| ("creator", creator)));
-        facts.push(("listen", rule(&service.bind)));
-        facts.push(("connect", rule(&service.connect)));
-        let wildcard = match service.allow_wildcard_binds {
-            Some(true) => "allowed",
-            Some(false) => "not allowed",
-            None => "by default",
-        };
-        facts.push(("listen to any", wildcard.to_owned()));
+        if KEEPS_RULES {
+            facts.push(("listen", rule(&service.bind)));
+            facts.push(("connect", rule(&service.connect)));
+            let wildcard = match service.allow_wildcard_binds {
+                Some(true) => "allowed",
+                Some(false) => "not allowed",
+                None => "by default",
+            };
+            facts.push(("listen to any", wildcard.to_owned()));
+        }
         for (name, o) in &service.vm {
             let mut parts = Vec::new();
             parts.extend(
@@ -248,9 +224,11 @@ impl Show {
             parts.extend(said(&o.connect).map(|rule| format!("connect: {rule}")));
             facts.push(("for", format!("{name}: {}", parts.join("; "))));
         }
-        let listeners = words::count(service.listeners, "listener");
-        let connections = words::count(service.connections, "connection");
-        facts.push(("in use", format!("{listeners}, {connections}")));
+        if COUNTS_USE {
+            let listeners = words::count(service.listeners, "listener");
+            let connections = words::count(service.connections, "connection");
+            facts.push(("in use", format!("{listeners}, {connections}")));
+        }
         let text: String = facts
             .into_iter()
             .map(|(label, fact)| format!("{label:<14}{}\n", crate::failure::printable(&fact)))

@@ -6,7 +6,7 @@ use std::{fs, io};
 
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use hvsock_broker::model::NewService;
+use hvsock_control::NewService;
 
 use crate::context::Context;
 use crate::failure::Failure;

@@ -3,12 +3,12 @@
 use anyhow::Result;
 use clap::Args;
 use hvsock_address::PartitionRef;
-use hvsock_broker::model::{Partition, PartitionKind, PartitionState};
+use hvsock_control::{Partition, PartitionKind, PartitionState};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::os::linux::words;
 use crate::output::{self, Json};
-use crate::words;
 
 /// A partition of the kind that the command is about.
 #[derive(Debug, Args)]

@@ -2,12 +2,12 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use hvsock_broker::model::{ConnectionState, End};
+use hvsock_control::{ConnectionState, End};
 
 use crate::context::Context;
+use crate::os::linux::words;
 use crate::output::{self, Json};
 use crate::table::Columns;
-use crate::words;
 
 /// List connections, or cut one
 #[derive(Debug, Args)]

@@ -7,14 +7,14 @@ use std::ops::RangeInclusive;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand, value_parser};
 use hvsock_address::{PartitionName, VmId};
-use hvsock_broker::model::{NewVm, Partition, PartitionKind, PartitionState};
+use hvsock_control::{NewVm, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
 use super::partition::{Grouped, Named, Partitions, facts};
 use crate::context::Context;
+use crate::os::linux::words;
 use crate::output::{self, Json};
 use crate::table::Columns;
-use crate::words;
 use device::{Device, Memory};
 
 /// The context ids that a guest can have; those below are the host's and its own.

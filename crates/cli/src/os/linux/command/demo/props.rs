@@ -3,11 +3,11 @@
 use anyhow::Result;
 use hvsock_address::{ElementName, ServiceRef};
 use hvsock_broker::Handle;
-use hvsock_broker::model::{NewService, Service};
+use hvsock_control::{NewService, Service};
 
 use super::narrator::Narrator;
+use crate::os::linux::words;
 use crate::table::Columns;
-use crate::words;
 
 /// The friendly name of the service that it is all about.
 pub const NAME: &str = "HV Socket Demo";
@@ -38,9 +38,7 @@ pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
     say.aside("The broker's counters, by friendly name, as /metrics has them:")?;
     let metrics = handle.metrics()?;
     let headings = ["service", "connections", "sent", "received"];
-    let mut table = Columns::new(&headings, "nothing")
-        .right(&[1, 2, 3])
-        .indented();
+    let mut table = Columns::new(&headings, "nothing").right(&[1, 2, 3]);
     for service in metrics.services {
         table.row([
             service.service.unwrap_or_else(|| "(unregistered)".into()),
@@ -49,7 +47,7 @@ pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
             words::bytes(service.received_bytes),
         ]);
     }
-    table.print()?;
+    say.table(&table)?;
     let refusals: Vec<String> = metrics
         .refusals
         .iter()

@@ -13,8 +13,8 @@ use hvsock_broker::BrokerConfig;
 use tracing_subscriber::EnvFilter;
 
 use crate::context::Context;
+use crate::os::linux::signals::Termination;
 use crate::output;
-use crate::signals::Termination;
 
 /// Run the broker, until Ctrl-C or SIGTERM
 #[derive(Debug, Args)]
@@ -43,7 +43,7 @@ impl Broker {
     pub fn run(self, context: &Context) -> Result<()> {
         log(context.quiet);
         let mut termination = Termination::catch().context("cannot catch signals")?;
-        let mut config = BrokerConfig::new(context.dirs()?);
+        let mut config = BrokerConfig::new(context.place.dirs()?);
         if let Some(name) = self.name {
             config.partition = name;
         }

@@ -16,8 +16,8 @@ use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{ServiceRef, VmId};
 use serde::{Deserialize, Serialize};
 
-use crate::measure::{self, Effort, Figures};
-use crate::output;
+use crate::os::linux::measure::{self, Effort, Figures};
+use crate::os::linux::output;
 
 /// The second partition of `hvsock demo`.
 #[derive(Debug, Args)]

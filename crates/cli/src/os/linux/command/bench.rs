@@ -9,7 +9,7 @@ use hvsock::{ConnectOptions, HvListener};
 use hvsock_address::{ServiceId, VmId};
 
 use crate::context::Context;
-use crate::measure::{self, Effort};
+use crate::os::linux::measure::{self, Effort};
 use crate::output::{self, Json};
 use crate::table::Columns;
 

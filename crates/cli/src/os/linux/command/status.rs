@@ -5,7 +5,7 @@ use std::fmt::Write;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
-use hvsock_broker::model::{
+use hvsock_control::{
     Connection, Listener, Partition, PartitionKind, PartitionState, Status as Overview,
 };
 use serde::Serialize;
@@ -13,8 +13,8 @@ use serde::Serialize;
 use super::connections::{end, state};
 use crate::context::Context;
 use crate::failure::printable;
+use crate::os::linux::words;
 use crate::output::{self, Json};
-use crate::words;
 
 /// Show the partition tree, its listeners and connections
 #[derive(Debug, Args)]

@@ -5,6 +5,7 @@ use anyhow::Result;
 
 use crate::failure::printable;
 use crate::output;
+use crate::table::Columns;
 
 const TITLE: Style = Style::new().bold();
 const FAINT: Style = Style::new().dimmed();
@@ -57,6 +58,14 @@ impl Narrator {
             return output::text("\n");
         }
         output::text(&format!("   {FAINT}{}{FAINT:#}\n", printable(what)))
+    }
+
+    /// Figures.
+    pub fn table(&self, table: &Columns) -> Result<()> {
+        for line in table.text().lines() {
+            output::text(&format!("   {line}\n"))?;
+        }
+        Ok(())
     }
 
     fn line(&self, style: Style, who: &str, what: &str) -> Result<()> {

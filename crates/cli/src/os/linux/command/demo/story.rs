@@ -8,15 +8,15 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 use hvsock::{Endpoint, HvListener};
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
-use hvsock_broker::model::{NewContainer, PartitionState};
 use hvsock_broker::{Broker, BrokerConfig, Handle};
+use hvsock_control::{NewContainer, PartitionState};
 use hvsock_endpoint::Dirs;
 
 use super::guest::{Answer, Order};
 use super::narrator::Narrator;
 use super::process::{GuestProcess, PATIENCE};
 use super::props::{self, NAME, name, system_words};
-use crate::measure;
+use crate::os::linux::measure;
 use crate::table::Columns;
 
 const HOST: &str = "demo-host";
@@ -231,12 +231,11 @@ impl<'a> Stage<'a> {
             other => bail!("the guest should have measured: {other:?}"),
         };
         let mut table = Columns::new(&["", "hvsock", "unix socket", "ratio (least to most)"], "")
-            .right(&[1, 2, 3])
-            .indented();
+            .right(&[1, 2, 3]);
         for row in measure::rows(&figures) {
             table.row(row);
         }
-        table.print()?;
+        self.say.table(&table)?;
         props::counters(&self.say, &self.handle)
     }
 

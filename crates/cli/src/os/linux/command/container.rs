@@ -3,14 +3,14 @@
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use hvsock_address::{PartitionName, VmId};
-use hvsock_broker::model::{NewContainer, Partition, PartitionKind, PartitionState};
+use hvsock_control::{NewContainer, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
 use crate::context::Context;
-use crate::output::{self, Json};
+use crate::os::linux::output::{self, Json};
+use crate::os::linux::words;
 use crate::table::Columns;
-use crate::words;
 
 /// Where a container finds its endpoint.
 const INSIDE: &str = "/run/hvsock";

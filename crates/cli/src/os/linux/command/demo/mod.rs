@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub use guest::Guest;
 
 use crate::context::Context;
-use crate::signals::Termination;
+use crate::os::linux::signals::Termination;
 
 /// See all of it in a few seconds: services, partitions, refusals, pause, figures
 #[derive(Debug, Args)]

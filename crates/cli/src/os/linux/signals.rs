@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::thread;
 
+use hvsock::Lease;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use tokio::runtime::{Builder, Runtime};
@@ -34,18 +35,16 @@ impl Termination {
         })
     }
 
-    /// Waits for either, or until `fd` is readable; whether it was a signal.
-    pub fn or_readable(&mut self, fd: impl AsFd) -> io::Result<bool> {
-        let fd = fd.as_fd().try_clone_to_owned()?;
+    /// Waits for either, or until the lease changes; whether it was a signal.
+    pub fn or_end_of(&mut self, lease: &Lease) -> io::Result<bool> {
+        let fd = lease.as_fd().try_clone_to_owned()?;
         let (tell, told) = oneshot::channel();
         // Ends with the process at the latest, which is soon after.
-        thread::Builder::new()
-            .name("readable".into())
-            .spawn(move || {
-                let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-                while poll(&mut fds, None) == Err(Errno::INTR) {}
-                let _ = tell.send(());
-            })?;
+        thread::Builder::new().name("lease".into()).spawn(move || {
+            let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+            while poll(&mut fds, None) == Err(Errno::INTR) {}
+            let _ = tell.send(());
+        })?;
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
         Ok(self.runtime.block_on(async {
             tokio::select! {

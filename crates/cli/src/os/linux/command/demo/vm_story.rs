@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
-use hvsock_broker::model::NewVm;
 use hvsock_broker::{Broker, BrokerConfig, Handle};
+use hvsock_control::NewVm;
 use hvsock_endpoint::Dirs;
 use hvsock_qemu::{Guest, Kit};
 
@@ -19,7 +19,8 @@ use super::narrator::Narrator;
 use super::process::{GuestProcess, PATIENCE};
 use super::props::{self, NAME, name, system_words};
 use crate::context::Context;
-use crate::measure;
+use crate::os::Place;
+use crate::os::linux::measure;
 
 const HOST: &str = "demo-host";
 const GUEST: &str = "web";
@@ -353,7 +354,7 @@ impl Stage {
             .command(&format!("hvsock why parent {shown} --from {GUEST}"))?;
         let service = ServiceRef::from(service);
         let parent = PartitionRef::Id(VmId::PARENT);
-        let client = Context::new(Some(self.folder.clone()), true).client()?;
+        let client = Place::in_dir(&self.folder).client()?;
         let explained = client.explain_connect(Some(&guest()?), &parent, &service)?;
         self.say.does("broker", &explained.verdict)
     }

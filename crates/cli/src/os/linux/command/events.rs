@@ -5,12 +5,12 @@ use std::time::{Duration, UNIX_EPOCH};
 use anstyle::Style;
 use anyhow::Result;
 use clap::Args;
-use hvsock_broker::model::{Event, EventKind};
+use hvsock_control::{Event, EventKind};
 
 use crate::context::Context;
 use crate::failure::{Failure, printable};
-use crate::output::{self, Json};
-use crate::words;
+use crate::os::linux::output::{self, Json};
+use crate::os::linux::words;
 
 /// Follow what happens, until Ctrl-C
 #[derive(Debug, Args)]

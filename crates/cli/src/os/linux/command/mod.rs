@@ -1,0 +1,53 @@
+//! The subcommands that there are on Linux only: what runs a broker, and what asks one.
+
+mod bench;
+mod broker;
+mod connections;
+mod container;
+mod demo;
+mod events;
+mod partition;
+mod status;
+mod vm;
+
+use anyhow::Result;
+use clap::Subcommand;
+
+pub use vm::Vm;
+
+use crate::context::Context;
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    #[command(display_order = 1)]
+    Demo(demo::Demo),
+    #[command(display_order = 2)]
+    Broker(broker::Broker),
+    #[command(display_order = 3)]
+    Status(status::Status),
+    #[command(subcommand, display_order = 6)]
+    Container(container::Container),
+    #[command(display_order = 10)]
+    Connections(connections::Connections),
+    #[command(display_order = 11)]
+    Events(events::Events),
+    #[command(display_order = 12)]
+    Bench(bench::Bench),
+    #[command(hide = true, name = "demo-guest")]
+    DemoGuest(demo::Guest),
+}
+
+impl Command {
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self {
+            Self::Demo(command) => command.run(context),
+            Self::Broker(command) => command.run(context),
+            Self::Status(command) => command.run(context),
+            Self::Container(command) => command.run(context),
+            Self::Connections(command) => command.run(context),
+            Self::Events(command) => command.run(context),
+            Self::Bench(command) => command.run(context),
+            Self::DemoGuest(command) => command.run(),
+        }
+    }
+}

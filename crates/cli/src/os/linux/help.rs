@@ -1,0 +1,69 @@
+//! Help texts with examples, in the words of this system's shells.
+
+/// After all else: where to start.
+pub const START: &str = "\
+Start here:
+  hvsock demo                                    see all of it in a few seconds
+  hvsock broker                                  run the broker that the rest talks to
+  hvsock service register 'HV Socket Demo'       allow a service
+  hvsock listen 'HV Socket Demo' --keep -- cat   offer it
+  hvsock connect loopback 'HV Socket Demo'       use it
+
+Environment:
+  HVSOCK_DIR       the broker's folder, as --dir
+  HVSOCK_ENDPOINT  the endpoint socket to reach services by; `vsock` for the kernel's AF_VSOCK,
+                   which a virtual machine without a broker uses by itself
+  NO_COLOR         no colours
+
+Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
+
+/// Of `hvsock listen`.
+pub const LISTEN: &str = "\
+Examples:
+  hvsock listen 'HV Socket Demo'                      talk to the first that connects
+  hvsock listen 'HV Socket Demo' --keep -- cat        an echo service
+  hvsock listen backup --from children -- tar -c /etc
+  hvsock listen 2761 --from web > received
+
+The command has the connection as its standard input and output, and in its environment
+HVSOCK_PEER_PARTITION, HVSOCK_PEER_VM_ID, HVSOCK_PEER_PID, HVSOCK_PEER_UID, HVSOCK_SERVICE and
+HVSOCK_CONNECTION.";
+
+/// Of `hvsock connect`.
+pub const CONNECT: &str = "\
+Examples:
+  echo hi | hvsock connect loopback 'HV Socket Demo'
+  hvsock connect parent 2761                          from a container or virtual machine
+  hvsock connect hvsock://web/HV%20Socket%20Demo
+  hvsock connect web backup -- tar -x                 tar has the connection as its stdin and stdout
+
+The end of the input ends the sending half only; the command ends with the other end, with exit
+status 0. If the connection is cut it says why, with exit status 1.";
+
+/// Of `hvsock completions`.
+pub const COMPLETIONS: &str = "\
+Examples:
+  hvsock completions bash > /etc/bash_completion.d/hvsock
+  hvsock completions fish > ~/.config/fish/completions/hvsock.fish";
+
+/// Of `hvsock man`.
+pub const MAN: &str = "\
+Examples:
+  hvsock man | man -l -
+  hvsock man --output /usr/share/man/man1";
+
+/// Of `hvsock service register`.
+pub const REGISTER: &str = "\
+Examples:
+  id=$(hvsock service register 'HV Socket Demo')
+  hvsock service register backup --port 2761         also reachable as vsock port 2761
+  hvsock service register ci-cache --partition @ci   only for containers of the group ci
+  hvsock service register trial --lease              until Ctrl-C";
+
+/// Of `hvsock service`.
+pub const SERVICE: &str = "\
+Examples:
+  hvsock service register 'HV Socket Demo'
+  hvsock service register backup --port 2761 --connect-user alice --partition web
+  hvsock service disable backup --vm web
+  hvsock service export --reg > services.reg";

@@ -1,0 +1,20 @@
+//! On Linux a broker answers, which the command can also run.
+
+mod advice;
+mod command;
+pub mod help;
+mod measure;
+mod output;
+mod place;
+mod rules;
+mod signals;
+pub mod stdio;
+mod words;
+
+pub use crate::output::json as json_of_services;
+pub use advice::advice;
+pub use command::{Command, Vm};
+pub use hvsock_broker::api::client::Client;
+pub use place::Place;
+pub use rules::{COUNTS_USE, KEEPS_RULES, Rules};
+pub use signals::Termination;

@@ -1,0 +1,78 @@
+//! Numbers and names as people read them, of what a broker tells.
+
+use std::time::Duration;
+
+use hvsock_address::{ElementName, ServiceId, ServiceRef};
+use hvsock_control::{Partition, PartitionKind, PartitionState};
+
+pub use crate::words::{bytes, count};
+
+/// How long ago, by its two largest units: `3 s`, `2 min 5 s`, `4 d 1 h`.
+pub fn age(seconds: f64) -> String {
+    let seconds = Duration::try_from_secs_f64(seconds)
+        .unwrap_or_default()
+        .as_secs();
+    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+        (0, _, _) => format!("{hours} h {} min", minutes % 60),
+        _ => format!("{days} d {} h", hours % 24),
+    }
+}
+
+/// A partition's state.
+pub fn state(state: PartitionState) -> &'static str {
+    match state {
+        PartitionState::Off => "off",
+        PartitionState::Running => "running",
+        PartitionState::Paused => "paused",
+    }
+}
+
+/// How a partition stands, and on whose account where that is not plain.
+pub fn standing(partition: &Partition) -> &'static str {
+    let is_vm = partition.kind == PartitionKind::Vm;
+    match (partition.state, partition.paused_by_operator) {
+        (PartitionState::Off, true) => "off, and paused when it starts",
+        (PartitionState::Paused, false) if is_vm => "paused by its VMM",
+        (state, _) => self::state(state),
+    }
+}
+
+/// What kind of partition it is.
+pub fn kind(kind: PartitionKind) -> &'static str {
+    match kind {
+        PartitionKind::Host => "host",
+        PartitionKind::Vm => "vm",
+        PartitionKind::Container => "container",
+    }
+}
+
+/// A service by its friendly name, or by its GUID or port where it has none.
+pub fn service(id: ServiceId, name: Option<&ElementName>) -> String {
+    match name {
+        Some(name) => name.to_string(),
+        None => ServiceRef::Id(id).to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_has_its_two_largest_units() {
+        for (seconds, want) in [
+            (0.4, "0 s"),
+            (59.9, "59 s"),
+            (125.0, "2 min 5 s"),
+            (3600.0, "1 h 0 min"),
+            (90_000.0, "1 d 1 h"),
+            (f64::NAN, "0 s"),
+            (-1.0, "0 s"),
+        ] {
+            assert_eq!(age(seconds), want);
+        }
+    }
+}

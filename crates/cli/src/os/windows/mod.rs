@@ -1,0 +1,1 @@
+//! On Windows the system itself is the broker.
