@@ -3,7 +3,7 @@
 //! - [`Place`], options that say which broker is meant, and who answers there: a [`Client`];
 //! - [`Command`], the subcommands of one system only, and [`Vm`], which each has in its own way;
 //! - [`Rules`], options of access rules, and what is kept and counted of a service;
-//! - [`stdio`] and [`Termination`]: what a shell's command needs of its system;
+//! - [`stdio`], [`Termination`] and [`clipboard`]: what a shell's command needs of its system;
 //! - [`help`], texts with examples, and [`advice`], what helps against a failure.
 //!
 //! Nothing outside of this folder asks which system it is.

@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod broker;
+mod clipboard;
 mod connections;
 mod containers;
 mod demo;

@@ -9,7 +9,7 @@ use hvsock_address::{ElementName, PartitionRef, ServiceId, ServiceRef};
 use hvsock_control::{AccessList, NewService};
 
 use crate::context::Context;
-use crate::os::{self, COUNTS_USE, KEEPS_RULES, Rules, Termination, help};
+use crate::os::{self, COUNTS_USE, KEEPS_RULES, Rules, Termination, clipboard, help};
 use crate::output::{self, Json};
 use crate::table::Columns;
 use crate::words;
@@ -48,6 +48,9 @@ pub struct Register {
     purpose: Option<String>,
     #[command(flatten)]
     rules: Rules,
+    /// Put the GUID into the clipboard as well
+    #[arg(long)]
+    clip: bool,
 }
 
 /// List services
@@ -114,6 +117,7 @@ impl Register {
         if self.lease {
             return self.hold(context, id.unwrap_or_else(ServiceId::random));
         }
+        let clip = self.clip;
         let service = context.client()?.register(&self.rules.of(NewService {
             name: self.name,
             id,
@@ -125,7 +129,7 @@ impl Register {
             creator: Some("hvsock".into()),
             purpose: self.purpose,
         }))?;
-        output::line(service.id)
+        tell(service.id, clip)
     }
 
     /// Registers a lease and holds it until told to end, or until it is taken away.
@@ -133,7 +137,7 @@ impl Register {
         let mut termination = Termination::catch()?;
         let (name, purpose) = (self.name.as_str(), self.purpose.unwrap_or_default());
         let lease = Lease::register_at(&context.endpoint(), name, id, &purpose)?;
-        output::line(lease.id())?;
+        tell(lease.id(), self.clip)?;
         context.note(&format!(
             "`{name}` is registered until this command ends (Ctrl-C)"
         ));
@@ -142,6 +146,16 @@ impl Register {
         }
         lease.check().context("the lease has ended")
     }
+}
+
+/// Prints the GUID of what is registered by now.
+fn tell(id: ServiceId, clip: bool) -> Result<()> {
+    output::line(id)?;
+    if clip {
+        let copied = clipboard::copy(&id.to_string());
+        copied.context("it is registered, but its GUID is not in the clipboard")?;
+    }
+    Ok(())
 }
 
 impl List {

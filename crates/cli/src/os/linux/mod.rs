@@ -1,6 +1,7 @@
 //! On Linux a broker answers, which the command can also run.
 
 mod advice;
+pub mod clipboard;
 mod command;
 pub mod help;
 mod measure;
