@@ -24,9 +24,9 @@ use hvsock_address::{
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HvAddr {
-    partition: PartitionRef,
-    service: ServiceRef,
-    passthru: bool,
+    pub(crate) partition: PartitionRef,
+    pub(crate) service: ServiceRef,
+    pub(crate) passthru: bool,
 }
 
 impl HvAddr {
@@ -60,22 +60,6 @@ impl HvAddr {
     /// Whether `HVSOCKET_ADDRESS_FLAG_PASSTHRU` is set.
     pub(crate) fn passthru(&self) -> bool {
         self.passthru
-    }
-
-    /// The same service in another partition.
-    pub(crate) fn at(&self, partition: VmId) -> Self {
-        Self {
-            partition: partition.into(),
-            ..self.clone()
-        }
-    }
-
-    /// Another service in the same partition.
-    pub(crate) fn of(&self, service: ServiceId) -> Self {
-        Self {
-            service: service.into(),
-            ..self.clone()
-        }
     }
 }
 

@@ -27,20 +27,6 @@ pub struct Step {
 }
 
 impl Explanation {
-    /// A refusal by the answer to one question.
-    pub(crate) fn refused_by(refusal: Refusal, question: &str, answer: String) -> Self {
-        let step = Step {
-            question: question.to_owned(),
-            answer,
-            pass: false,
-        };
-        Self {
-            refusal: Some(refusal),
-            steps: vec![step],
-            fix: None,
-        }
-    }
-
     /// A refusal that came before there was anything to explain.
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self {

@@ -23,7 +23,7 @@ use crate::{Endpoint, backend};
 /// ```
 #[derive(Debug)]
 pub struct Lease {
-    inner: backend::Lease,
+    pub(crate) inner: backend::Lease,
     id: ServiceId,
     name: ElementName,
 }
@@ -64,9 +64,5 @@ impl Lease {
     /// On Linux the descriptor of `AsFd` becomes readable when this changes.
     pub fn check(&self) -> io::Result<()> {
         self.inner.check()
-    }
-
-    pub(crate) fn inner(&self) -> &backend::Lease {
-        &self.inner
     }
 }

@@ -52,7 +52,7 @@
 //! virtual one. `HVSOCK_ENDPOINT=vsock` or [`Endpoint::of_vsock`] ask for that in any case. The
 //! same program text does the same, with these differences, which `AF_VSOCK` makes:
 //!
-//! - **Services go by GUID or port.** Nobody is there to look a name up ([`NoRegistry`]). The vsock
+//! - **Services go by GUID or port.** Nobody is there to look a name up (`NoRegistry`). The vsock
 //!   port of a GUID is the template's, else its [alias](ServiceId::vsock_alias), which the host's
 //!   broker knows as well. On Hyper-V only GUIDs on the template have a port
 //!   ([`Refusal::ServiceNotMappable`]).
@@ -70,11 +70,30 @@
 //!   `container_passthru`, `high_vtl`, `shared_memory`. `ring_size` is the kernel's buffer.
 //! - **Connections and listeners have numbers** that are this process's own.
 
+//! # On Windows
+//!
+//! There the system itself is the broker, and sockets are its own `AF_HYPERV` ones. The same
+//! program text does the same, with these differences:
+//!
+//! - **No endpoint is named:** one that is, in the program or the environment, is an error.
+//! - **Names** of services are those of Windows' registry, names of partitions those of Hyper-V's
+//!   virtual machines (with `-` for what a [`PartitionName`] does not take) and of WSL's.
+//! - **A refusal is Windows' error number read backwards,** with what its registry and its virtual
+//!   machines say beside: see `docs/platforms.md`. Who wants to know all of it asks
+//!   [`explain_connect`].
+//! - **Access is by security descriptors** that Windows does not show, so an explanation says that
+//!   Windows decides.
+//! - **A listener that could never receive fails,** as everywhere, though Windows would let it
+//!   wait; one whose service is unregistered later is not told.
+//! - **There is one kind of end,** as by `AF_VSOCK`, and there is no shared memory.
+//! - A peer's [`Peer::partition`] is the word or GUID of its partition.
+
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
 mod backend;
+mod carry;
 mod child;
 mod endpoint;
 mod error;
@@ -106,7 +125,7 @@ struct GuestPage;
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use child::ConnectedChild;
 pub use endpoint::Endpoint;
-pub use error::{NoBroker, NoRegistry, refusal_of};
+pub use error::refusal_of;
 pub use explain::{Explanation, Step, explain_connect, explain_listen};
 pub use lease::Lease;
 pub use listener::{HvListener, Incoming};

@@ -90,7 +90,7 @@ impl ConnectOptions {
     }
 
     /// Whether the connection is for a program that knows nothing of hvsock: see
-    /// [`HvStream::into_plain`].
+    /// [`HvStream::spawn`].
     pub fn plain(mut self, on: bool) -> Self {
         self.plain = on;
         self
@@ -212,7 +212,7 @@ impl ListenOptions {
     }
 
     /// Whether accepted connections are for programs that know nothing of hvsock: see
-    /// [`HvStream::into_plain`].
+    /// [`HvStream::spawn`].
     pub fn plain(mut self, on: bool) -> Self {
         self.plain = on;
         self

@@ -10,6 +10,8 @@ pub enum Transport {
     Ring,
     /// The kernel's `AF_VSOCK`, in a virtual machine without a broker.
     Vsock,
+    /// Windows' own Hyper-V sockets, `AF_HYPERV`.
+    HyperV,
 }
 
 impl Transport {
@@ -19,6 +21,7 @@ impl Transport {
             Transport::Descriptor => "descriptor",
             Transport::Ring => "ring",
             Transport::Vsock => "vsock",
+            Transport::HyperV => "hyperv",
         }
     }
 }

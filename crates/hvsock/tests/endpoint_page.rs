@@ -1,5 +1,7 @@
 //! docs/endpoint.md says what the code does: its examples are messages, its tables the code's.
 
+#![cfg(target_os = "linux")]
+
 use hvsock::Refusal;
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
 

@@ -36,4 +36,4 @@ pub use policy::{ServicePolicy, Switch};
 pub use refusal::refusal;
 pub use vm::{Vm, VmKind, VmState};
 #[cfg(windows)]
-pub use windows::{PolicyError, facts, machine, set_policy, virtual_machines};
+pub use windows::{PolicyError, facts, facts_at_hand, machine, set_policy, virtual_machines};

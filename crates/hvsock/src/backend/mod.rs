@@ -50,12 +50,3 @@ impl ReadInto<'_, '_> {
         }
     }
 }
-
-impl WriteFrom<'_, '_> {
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            Self::One(bytes) => bytes.is_empty(),
-            Self::Many(slices) => slices.iter().all(|slice| slice.is_empty()),
-        }
-    }
-}

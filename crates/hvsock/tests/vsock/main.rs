@@ -1,47 +1,20 @@
-//! The back-end of virtual machines that have no broker, in real ones: this program starts a guest
-//! and has itself run there, so the tests below are the host's part and the guest's part.
-//!
-//! - In a guest that is alone, over loopback: before its kernel has that, then the conformance suite
-//!   and what the back-end does beyond carrying bytes.
-//! - In a guest of a broker: both sides run one program text, each to the other.
+//! The back-end of a virtual machine that has no broker, which Linux alone has.
 
+#[cfg(target_os = "linux")]
 #[path = "../asynchronously/mod.rs"]
 mod asynchronously;
-mod guest;
-mod hosted;
-mod semantics;
-mod suite;
+#[cfg(target_os = "linux")]
+#[path = "../by_system/mod.rs"]
+mod by_system;
+#[cfg(target_os = "linux")]
+#[path = "linux/mod.rs"]
+mod os;
+#[cfg(windows)]
+#[path = "windows.rs"]
+mod os;
 
 use std::process::ExitCode;
 
-use hvsock_testkit::conformance::{self, Role};
-use semantics::trial;
-
-/// Says in the guest which of the tests to run.
-const STAGE: &str = "HVSOCK_TEST_STAGE";
-
 fn main() -> ExitCode {
-    if let Some(role) = Role::of_this_process() {
-        return suite::play(role);
-    }
-    let trials = match std::env::var(STAGE).as_deref() {
-        Ok("before loopback") => semantics::before_loopback(),
-        Ok("with a host") => hosted::in_the_guest(),
-        Ok(_) => {
-            let mut trials = semantics::with_loopback();
-            trials.extend(suite::trials());
-            trials
-        }
-        Err(_) => vec![
-            trial(
-                "everything_passes_in_a_guest_that_is_alone",
-                guest::everything_passes_alone,
-            ),
-            trial(
-                "a_guest_and_its_host_run_one_program",
-                hosted::both_run_one_program,
-            ),
-        ],
-    };
-    conformance::main(trials)
+    os::main()
 }

@@ -1,5 +1,7 @@
 //! The library and a real broker: what needs both, beyond what every transport must do.
 
+#![cfg(target_os = "linux")]
+
 mod ring;
 mod world;
 

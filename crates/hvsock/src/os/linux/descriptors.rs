@@ -33,7 +33,7 @@ impl AsRawFd for HvListener {
 
 impl AsFd for Lease {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.inner().as_fd()
+        self.inner.as_fd()
     }
 }
 

@@ -1,5 +1,6 @@
 //! Linux: the broker's endpoint sockets, shared memory, and the kernel's `AF_VSOCK`.
 
+mod absent;
 pub(crate) mod backend;
 mod descriptors;
 mod plain;
@@ -15,6 +16,7 @@ pub(crate) type Descriptor<'a> = std::os::fd::BorrowedFd<'a>;
 
 /// What the library has on this system.
 pub mod exports {
+    pub use super::absent::{NoBroker, NoRegistry};
     pub use super::plain::Plain;
     pub use hvsock_ring::{Bytes, Filled, Reserved, RingStats};
 }

@@ -1,7 +1,7 @@
 //! A connection for a program that knows nothing of hvsock, where its bytes do not go through a
 //! descriptor already: threads of this process move them.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -14,9 +14,8 @@ use hvsock_sys::poll::PollFlags;
 
 use super::ready;
 use crate::HvStream;
+use crate::carry::{Stopped, carry};
 
-/// Bytes moved at once.
-const PIECE: usize = 64 * 1024;
 /// How often a thread whose program writes no more looks whether the other thread is done.
 const LOOK_UP: Duration = Duration::from_millis(100);
 
@@ -88,32 +87,6 @@ fn pump(stream: HvStream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
         .name("hvsock-plain-out".into())
         .spawn(move || take(&outward, &to, &done))?;
     Ok((theirs.into(), outward))
-}
-
-/// Why bytes go no further.
-enum Stopped {
-    /// The source has ended them.
-    End,
-    /// The source failed.
-    Source,
-    /// The sink takes no more.
-    Sink,
-}
-
-fn carry(mut from: impl Read, mut to: impl Write) -> Stopped {
-    let mut buffer = vec![0; PIECE];
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return Stopped::End,
-            Ok(count) => {
-                if to.write_all(&buffer[..count]).is_err() {
-                    return Stopped::Sink;
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(_) => return Stopped::Source,
-        }
-    }
 }
 
 /// From the connection to the program.

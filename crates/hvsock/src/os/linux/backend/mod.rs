@@ -69,6 +69,15 @@ pub(crate) enum Received {
     Unexplained,
 }
 
+impl WriteFrom<'_, '_> {
+    pub(crate) fn is_empty(&self) -> bool {
+        match self {
+            Self::One(bytes) => bytes.is_empty(),
+            Self::Many(slices) => slices.iter().all(|slice| slice.is_empty()),
+        }
+    }
+}
+
 /// The back-end that `endpoint` means now: a broker wherever there is an endpoint socket.
 pub(crate) fn choose(endpoint: &Endpoint) -> Backend {
     let broker = match endpoint.vsock() {

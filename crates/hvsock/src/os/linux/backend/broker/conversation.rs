@@ -13,7 +13,7 @@ use hvsock_sys::{message, seqpacket};
 
 use super::fault;
 use crate::Endpoint;
-use crate::error::NoBroker;
+use crate::NoBroker;
 use crate::os::ready;
 
 /// An endpoint connection before it has become a socket.

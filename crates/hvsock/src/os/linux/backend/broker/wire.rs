@@ -1,10 +1,11 @@
-//! The broker's messages as values of the library.
+//! The broker's messages as values of the library, and its answers put into what was asked.
 
+use hvsock_address::{ServiceId, VmId};
 use hvsock_endpoint::{Incoming, Refused};
 
 use super::fault;
-use crate::Peer;
 use crate::explain::{Explanation, Step};
+use crate::{HvAddr, Peer};
 
 impl Peer {
     pub(super) fn of_wire(incoming: Incoming) -> Self {
@@ -49,5 +50,23 @@ impl Explanation {
             }
         }
         this
+    }
+}
+
+impl HvAddr {
+    /// The same service in another partition.
+    pub(super) fn at(&self, partition: VmId) -> Self {
+        Self {
+            partition: partition.into(),
+            ..self.clone()
+        }
+    }
+
+    /// Another service in the same partition.
+    pub(super) fn of(&self, service: ServiceId) -> Self {
+        Self {
+            service: service.into(),
+            ..self.clone()
+        }
     }
 }

@@ -30,8 +30,8 @@ pub(crate) use listener::Listener;
 pub(crate) use stream::Stream;
 
 use crate::backend::{Outcome, Request, RequestKind};
-use crate::error::{NoRegistry, plain};
-use crate::{Explanation, HvAddr, refusal_of};
+use crate::error::plain;
+use crate::{Explanation, HvAddr, NoRegistry, Refusal, Step, refusal_of};
 use dial::Attempt;
 use machine::Machine;
 use resolve::{Place, Target};
@@ -106,6 +106,22 @@ fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
     };
     let text = format!("there is no broker in this virtual machine to say: {text}");
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
+}
+
+impl Explanation {
+    /// A refusal by the answer to one question.
+    fn refused_by(refusal: Refusal, question: &str, answer: String) -> Self {
+        let step = Step {
+            question: question.to_owned(),
+            answer,
+            pass: false,
+        };
+        Self {
+            refusal: Some(refusal),
+            steps: vec![step],
+            fix: None,
+        }
+    }
 }
 
 fn refused_here(error: io::Error) -> io::Result<Explanation> {

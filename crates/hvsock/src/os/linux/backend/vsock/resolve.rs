@@ -7,8 +7,8 @@ use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, SockAddrVm
 use hvsock_fabric::Refusal;
 
 use super::machine::Machine;
-use crate::HvAddr;
-use crate::error::{NoRegistry, worded};
+use crate::error::worded;
+use crate::{HvAddr, NoRegistry};
 
 /// Where to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

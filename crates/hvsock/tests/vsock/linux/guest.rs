@@ -5,7 +5,7 @@ use std::time::Duration;
 use hvsock_qemu::{Config, File, Guest, Kit};
 use hvsock_testkit::require;
 
-use crate::STAGE;
+use super::STAGE;
 
 /// All of it, by translation, beside other tests.
 const LIMIT: Duration = Duration::from_secs(300);

@@ -1,11 +1,12 @@
-//! The conformance suite over `AF_VSOCK`, blocking and asynchronous.
+//! The conformance suite over sockets of the system's own, blocking and asynchronous: `AF_VSOCK`
+//! of a Linux kernel, `AF_HYPERV` of Windows.
 //!
-//! What the kernel cannot do, and the suite therefore leaves out:
+//! What these cannot do, and the suite therefore leaves out:
 //!
-//! - to tell a peer that was killed from one that closed: its sockets know one kind of end;
+//! - to tell a peer that was killed from one that closed: they know one kind of end;
 //! - to reset a connection: there is no call for it, and a reset that comes from the other side looks
 //!   like the end of the data, too;
-//! - to have its connections broken by a broker's death: there is none.
+//! - to have their connections broken by a broker's death: there is none.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -33,34 +34,49 @@ const PEER_OF: &str = "HVSOCK_TEST_PEER_OF";
 const USUAL: u32 = 0;
 const SMALL: u32 = 1;
 
-pub fn trials() -> Vec<Trial> {
-    let mut trials = conformance::trials(Kernel::<Blocking>::new("vsock", 10_000));
-    let asynchronous = Kernel::<Asynchronously>::new("asynchronous_vsock", 20_000);
-    trials.extend(conformance::trials(asynchronous));
-    trials
+/// The system's sockets.
+#[derive(Clone, Copy)]
+pub struct System {
+    /// How the library is told to use them.
+    pub endpoint: fn() -> Endpoint,
+    pub carrier: Carrier,
+    /// What the cases are called after.
+    pub blocking: &'static str,
+    pub asynchronous: &'static str,
+    /// Whether a socket's buffer can be had as small as one likes.
+    pub has_small_buffers: bool,
 }
 
-/// The other end of a connection, in a process of its own.
-pub fn play(role: Role) -> ExitCode {
-    let port = std::env::var(PEER_OF)
-        .ok()
-        .and_then(|port| port.parse().ok());
-    let port = port.expect("the role has a port to connect to");
-    role.play(&Blocking::connect(port, USUAL).expect("a connection"))
-}
+impl System {
+    pub fn trials(self) -> Vec<Trial> {
+        let mut trials = conformance::trials(Sockets::<Blocking>::new(self, self.blocking, 10_000));
+        let asynchronous = Sockets::<Asynchronously>::new(self, self.asynchronous, 20_000);
+        trials.extend(conformance::trials(asynchronous));
+        trials
+    }
 
-fn connecting(buffer: u32) -> ConnectOptions {
-    HvStream::options()
-        .endpoint(Endpoint::of_vsock())
-        .timeout(LONGEST_WAIT)
-        .ring_size(buffer)
-}
+    /// The other end of a connection, in a process of its own.
+    pub fn play(self, role: Role) -> ExitCode {
+        let port = std::env::var(PEER_OF)
+            .ok()
+            .and_then(|port| port.parse().ok());
+        let port = port.expect("the role has a port to connect to");
+        role.play(&Blocking::connect(self, port, USUAL).expect("a connection"))
+    }
 
-fn listening(backlog: u32, buffer: u32) -> ListenOptions {
-    HvListener::options()
-        .endpoint(Endpoint::of_vsock())
-        .backlog(backlog)
-        .ring_size(buffer)
+    fn connecting(self, buffer: u32) -> ConnectOptions {
+        HvStream::options()
+            .endpoint((self.endpoint)())
+            .timeout(LONGEST_WAIT)
+            .ring_size(buffer)
+    }
+
+    fn listening(self, backlog: u32, buffer: u32) -> ListenOptions {
+        HvListener::options()
+            .endpoint((self.endpoint)())
+            .backlog(backlog)
+            .ring_size(buffer)
+    }
 }
 
 fn at(port: u32) -> (VmId, ServiceId) {
@@ -71,12 +87,13 @@ fn at(port: u32) -> (VmId, ServiceId) {
 trait End: Stream {
     type Listener: Send + Sync + 'static;
 
-    fn connect(port: u32, buffer: u32) -> io::Result<Self>;
-    fn listen(port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener>;
+    fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self>;
+    fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener>;
     fn accept(listener: &Self::Listener, timeout: Duration) -> io::Result<Self>;
 }
 
-struct Kernel<E: End> {
+struct Sockets<E: End> {
+    by: System,
     name: &'static str,
     next_port: AtomicU32,
     /// Makes one pair at a time, so that each connect meets its own accept.
@@ -85,9 +102,10 @@ struct Kernel<E: End> {
 
 struct Pairs<E: End>(Option<(u32, E::Listener)>);
 
-impl<E: End> Kernel<E> {
-    fn new(name: &'static str, first_port: u32) -> Self {
+impl<E: End> Sockets<E> {
+    fn new(by: System, name: &'static str, first_port: u32) -> Self {
         Self {
+            by,
             name,
             next_port: AtomicU32::new(first_port),
             pairs: LazyLock::new(|| Mutex::new(Pairs(None))),
@@ -96,7 +114,7 @@ impl<E: End> Kernel<E> {
 
     fn listener(&self, backlog: u32, buffer: u32) -> io::Result<(u32, E::Listener)> {
         let port = self.next_port.fetch_add(1, Ordering::Relaxed);
-        Ok((port, E::listen(port, backlog, buffer)?))
+        Ok((port, E::listen(self.by, port, backlog, buffer)?))
     }
 
     /// Has `connect` connect to a port, and accepts there.
@@ -111,7 +129,7 @@ impl<E: End> Kernel<E> {
     }
 }
 
-impl<E: End> Transport for Kernel<E> {
+impl<E: End> Transport for Sockets<E> {
     type Stream = E;
 
     fn name(&self) -> &'static str {
@@ -119,7 +137,7 @@ impl<E: End> Transport for Kernel<E> {
     }
 
     fn pair(&self) -> io::Result<(E, E)> {
-        self.meet(|port| E::connect(port, USUAL))
+        self.meet(|port| E::connect(self.by, port, USUAL))
     }
 
     fn tells_death_from_end(&self) -> bool {
@@ -127,17 +145,19 @@ impl<E: End> Transport for Kernel<E> {
     }
 
     fn small_pair(&self) -> Option<MakePair<Self>> {
-        Some(|transport| {
+        let small: MakePair<Self> = |transport| {
             let (port, listener) = transport.listener(1, SMALL)?;
-            let connector = E::connect(port, SMALL)?;
+            let connector = E::connect(transport.by, port, SMALL)?;
             Ok((connector, E::accept(&listener, LONGEST_WAIT)?))
-        })
+        };
+        self.by.has_small_buffers.then_some(small)
     }
 
     fn listen(&self) -> Option<Listen<Self>> {
         Some(|transport, backlog| {
             let (port, listener) = transport.listener(backlog, USUAL)?;
-            Ok(Box::new(Listening::<E> { port, listener }))
+            let by = transport.by;
+            Ok(Box::new(Listening::<E> { by, port, listener }))
         })
     }
 
@@ -153,13 +173,14 @@ impl<E: End> Transport for Kernel<E> {
 }
 
 struct Listening<E: End> {
+    by: System,
     port: u32,
     listener: E::Listener,
 }
 
 impl<E: End> Listener<E> for Listening<E> {
     fn connect(&self) -> io::Result<E> {
-        E::connect(self.port, USUAL)
+        E::connect(self.by, self.port, USUAL)
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<E> {
@@ -170,8 +191,8 @@ impl<E: End> Listener<E> for Listening<E> {
 impl End for Asynchronously {
     type Listener = hvsock::tokio::HvListener;
 
-    fn connect(port: u32, buffer: u32) -> io::Result<Self> {
-        let options = connecting(buffer);
+    fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self> {
+        let options = by.connecting(buffer);
         let connect = hvsock::tokio::HvStream::connect_with(&options, at(port));
         let stream = Self::new(RUNTIME.block_on(connect)?);
         assert_ne!(
@@ -182,8 +203,8 @@ impl End for Asynchronously {
         Ok(stream)
     }
 
-    fn listen(port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener> {
-        let options = listening(backlog, buffer);
+    fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener> {
+        let options = by.listening(backlog, buffer);
         RUNTIME.block_on(hvsock::tokio::HvListener::bind_with(&options, at(port)))
     }
 
@@ -198,14 +219,14 @@ struct Blocking(HvStream);
 impl End for Blocking {
     type Listener = HvListener;
 
-    fn connect(port: u32, buffer: u32) -> io::Result<Self> {
-        let stream = connecting(buffer).connect(at(port))?;
-        assert_eq!(stream.transport(), Carrier::Vsock);
+    fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self> {
+        let stream = by.connecting(buffer).connect(at(port))?;
+        assert_eq!(stream.transport(), by.carrier);
         Ok(Self(stream))
     }
 
-    fn listen(port: u32, backlog: u32, buffer: u32) -> io::Result<HvListener> {
-        listening(backlog, buffer).listen(at(port))
+    fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<HvListener> {
+        by.listening(backlog, buffer).listen(at(port))
     }
 
     fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Self> {

@@ -17,9 +17,9 @@ use hvsock_testkit::{TempFolder, require};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::guest;
+use super::semantics::trial;
 use crate::asynchronously::RUNTIME;
-use crate::guest;
-use crate::semantics::trial;
 
 /// Longer than anything takes that works, in a guest that is emulated.
 const LONG: Duration = Duration::from_secs(20);

@@ -1,7 +1,5 @@
-//! The conformance suite over the asynchronous pair: the same connections as in the broker's own
-//! run of it, each operation driven by a runtime that all cases share.
-
-mod asynchronously;
+//! The same connections as in the broker's own run of the suite, each operation driven by a runtime
+//! that all cases share.
 
 use std::io;
 use std::path::Path;
@@ -19,11 +17,11 @@ use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{self, LONGEST_WAIT, Listen, Listener, Reset, Transport};
 
-use asynchronously::{Asynchronously, RUNTIME, bounded};
+use crate::asynchronously::{Asynchronously, RUNTIME, bounded};
 
 static HOST: LazyLock<Host> = LazyLock::new(Host::start);
 
-fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     let carriers = [Carrier::Ring, Carrier::Descriptor];
     let kinds = carriers.map(|carrier| conformance::trials(Asynchronous { carrier }));
     conformance::main(kinds.into_iter().flatten().collect())

@@ -1,0 +1,103 @@
+//! A connect, for those who wait for it and those who do not. Dropping it cancels it.
+
+use std::io;
+use std::os::windows::io::{AsSocket, BorrowedSocket, OwnedSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use hvsock_address::SockAddrHv;
+use hvsock_sys::hyperv::{self, HvOption};
+use hvsock_sys::poll::PollFlags;
+
+use super::resolve::Target;
+use super::{Stream, refusal, socket};
+use crate::backend::{Request, RequestKind};
+use crate::os::wait::{for_a_moment, is_over};
+use crate::{Endpoint, error};
+
+/// A connect on its way.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    socket: Arc<OwnedSocket>,
+    target: Target,
+    timeout: Duration,
+    /// It has become a connection, or failed.
+    over: AtomicBool,
+}
+
+impl Dial {
+    /// Begins to connect and returns at once.
+    pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
+        super::is_for_windows(endpoint)?;
+        let Request {
+            address,
+            kind,
+            settings,
+            ..
+        } = request;
+        let RequestKind::Connect { timeout_ms } = kind else {
+            return Err(error::invalid("this is no connect"));
+        };
+        let target = Target::of_connect(&address)?;
+        let socket = socket(settings)?;
+        hyperv::set_option(&socket, HvOption::ConnectTimeout, timeout_ms)?;
+        hyperv::connect(&socket, &target.address().to_bytes())
+            .map_err(|error| refusal::of_connect(&target, error))?;
+        Ok(Self {
+            socket: Arc::new(socket),
+            target,
+            timeout: Duration::from_millis(timeout_ms.into()),
+            over: AtomicBool::new(false),
+        })
+    }
+
+    /// Waits until `deadline` for the connection.
+    pub(super) fn finish(&self, deadline: Instant) -> io::Result<Stream> {
+        loop {
+            match self.progress() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                result => return result,
+            }
+            if is_over(Some(deadline)) {
+                return Err(self.silent());
+            }
+            self.wait(deadline)?;
+        }
+    }
+
+    /// The connection, once it stands; `WouldBlock` before. Not to be asked again afterwards.
+    pub(crate) fn progress(&self) -> io::Result<Stream> {
+        if self.over.load(Ordering::Acquire) {
+            return Err(error::invalid("this connect is over"));
+        }
+        let connected = hyperv::connected(&self.socket);
+        if let Ok(false) = connected {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        // Winsock tells each end of connecting once.
+        if self.over.swap(true, Ordering::AcqRel) {
+            return Err(error::invalid("this connect is over"));
+        }
+        connected.map_err(|error| refusal::of_connect(&self.target, error))?;
+        let local = SockAddrHv::from_bytes(&hyperv::local_address(&self.socket)?)
+            .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+        let socket = Arc::clone(&self.socket);
+        Ok(Stream::new(socket, local, self.target.address(), None))
+    }
+
+    /// The error for a connect that takes too long.
+    pub(crate) fn silent(&self) -> io::Error {
+        refusal::silent(&self.target, self.timeout)
+    }
+
+    /// Waits until there may be progress, or a moment, or until `deadline`.
+    pub(crate) fn wait(&self, deadline: Instant) -> io::Result<()> {
+        for_a_moment(&self.socket, PollFlags::OUT, Some(deadline)).map(|_| ())
+    }
+
+    /// The socket that is ready for writing when there is a connection.
+    pub(crate) fn descriptor(&self) -> BorrowedSocket<'_> {
+        self.socket.as_socket()
+    }
+}

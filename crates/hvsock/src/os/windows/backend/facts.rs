@@ -1,0 +1,42 @@
+//! What this machine says of itself, as far as a question is worth the time.
+//!
+//! Asking for virtual machines takes a moment, so that is done for who wants an explanation or
+//! names one of them. For all else Windows' own answer is enough, with its registry beside.
+
+use hvsock_address::SockAddrHv;
+use hvsock_fabric::Refusal;
+use hvsock_hyperv::Facts;
+
+use crate::Explanation;
+
+/// What would become of a connect.
+pub(super) fn explain_connect(address: SockAddrHv) -> Explanation {
+    Explanation::of_facts(thorough(address).explain_connect(address.vm, address.service))
+}
+
+/// What would become of a listen.
+pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
+    Explanation::of_facts(thorough(address).explain_listen(address.vm, address.service))
+}
+
+/// What stands against a listen, which Windows itself would not say.
+pub(super) fn against_listen(address: SockAddrHv) -> Option<Refusal> {
+    let facts = hvsock_hyperv::facts_at_hand();
+    let explanation = facts.explain_listen(address.vm, address.service);
+    explanation.verdict.err()
+}
+
+/// What a number of Winsock's means.
+pub(super) fn refusal(number: i32, address: SockAddrHv, listening: bool) -> Option<Refusal> {
+    let facts = hvsock_hyperv::facts_at_hand();
+    hvsock_hyperv::refusal(number, Some(&facts), address, listening)
+}
+
+/// All facts that an address has to do with.
+fn thorough(address: SockAddrHv) -> Facts {
+    if address.vm.is_well_known() && address.vm != hvsock_address::VmId::CHILDREN {
+        hvsock_hyperv::facts_at_hand()
+    } else {
+        hvsock_hyperv::facts()
+    }
+}

@@ -1,0 +1,106 @@
+//! A listener of the system's.
+
+use std::io;
+use std::os::windows::io::{AsSocket, BorrowedSocket, OwnedSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use hvsock_address::SockAddrHv;
+use hvsock_sys::hyperv::{self, HvOption};
+use hvsock_sys::poll::PollFlags;
+
+use super::resolve::Target;
+use super::{Stream, number, refusal, socket};
+use crate::backend::Request;
+use crate::os::wait::{for_a_moment, is_over};
+use crate::{Peer, wait};
+
+/// A listener that stands.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    socket: OwnedSocket,
+    local: SockAddrHv,
+    backlog: u32,
+    number: u64,
+    nonblocking: AtomicBool,
+}
+
+impl Listener {
+    pub(super) fn new(target: &Target, backlog: u32, request: &Request) -> io::Result<Self> {
+        let socket = socket(request.settings)?;
+        let failed = |error| refusal::of_listen(target, error);
+        hyperv::bind(&socket, &target.address().to_bytes()).map_err(failed)?;
+        hyperv::listen(&socket, backlog).map_err(failed)?;
+        Ok(Self {
+            socket,
+            local: target.address(),
+            backlog,
+            number: number(),
+            nonblocking: AtomicBool::new(false),
+        })
+    }
+
+    pub(crate) fn local(&self) -> SockAddrHv {
+        self.local
+    }
+
+    pub(crate) fn backlog(&self) -> u32 {
+        self.backlog
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The system lets through only what is listened for.
+    pub(crate) fn turned_away(&self) -> u64 {
+        0
+    }
+
+    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
+        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
+        hyperv::set_option(&self.socket, HvOption::ConnectedSuspend, on.into())
+    }
+
+    /// Accepts, waiting until `deadline` unless the listener is non-blocking.
+    pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
+        let may_wait = !self.nonblocking.load(Ordering::Relaxed);
+        wait::accept(may_wait, || self.accept_now(), || self.wait(deadline))
+    }
+
+    /// Waits until there may be something to accept, or until `deadline`.
+    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
+        loop {
+            if !for_a_moment(&self.socket, PollFlags::IN, deadline)?.is_empty() {
+                return Ok(true);
+            }
+            if is_over(deadline) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Accepts what is there; `WouldBlock` if nothing is.
+    pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        let Some((socket, peer)) = hyperv::accept(&self.socket)? else {
+            return Err(io::ErrorKind::WouldBlock.into());
+        };
+        let peer = SockAddrHv::from_bytes(&peer)
+            .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+        let caller = Peer::of_partition(peer.vm.to_string());
+        Ok(Stream::new(
+            Arc::new(socket),
+            self.local,
+            peer,
+            Some(caller),
+        ))
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedSocket<'_> {
+        self.socket.as_socket()
+    }
+}

@@ -1,0 +1,125 @@
+//! The back-end of Windows.
+//!
+//! - [`resolve`]: what an address means here;
+//! - [`facts`]: what this machine says of itself, as far as it is worth the time;
+//! - [`refusal`]: what Windows' errors mean;
+//! - [`dial`]: a connect;
+//! - [`listener`] and [`stream`]: what comes of them;
+//! - [`lease`]: a registration that lives as long as the process.
+
+mod dial;
+mod facts;
+mod lease;
+mod listener;
+mod refusal;
+mod resolve;
+mod stream;
+
+use std::io;
+use std::os::windows::io::OwnedSocket;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hvsock_sys::hyperv::{self, HvOption};
+
+pub(crate) use dial::Dial;
+pub(crate) use lease::Lease;
+pub(crate) use listener::Listener;
+pub(crate) use resolve::{service_id, vm_id};
+pub(crate) use stream::Stream;
+
+use crate::backend::{Outcome, Request, RequestKind, Settings};
+use crate::endpoint::UseVsock;
+use crate::{Endpoint, Explanation, error};
+use resolve::Target;
+
+/// There is no `AF_VSOCK` here, whoever asks.
+pub(crate) fn uses_vsock(_endpoint: &Endpoint) -> bool {
+    false
+}
+
+/// Whoever names an endpoint socket means a broker, and must not get somebody else.
+fn is_for_windows(endpoint: &Endpoint) -> io::Result<()> {
+    let text = match endpoint.vsock() {
+        UseVsock::WithoutBroker => return Ok(()),
+        UseVsock::Always => "Windows has no AF_VSOCK; its Hyper-V sockets need no endpoint named",
+        UseVsock::Never => {
+            "on Windows there are no endpoint sockets, since the system itself is the broker; \
+             name none, and unset HVSOCK_ENDPOINT and HVSOCK_DIR"
+        }
+    };
+    Err(error::plain(io::ErrorKind::Unsupported, text))
+}
+
+/// Connects, listens or explains, and waits up to `bound` for it.
+pub(crate) fn obtain(
+    endpoint: &Endpoint,
+    request: &mut Request,
+    bound: Duration,
+) -> io::Result<Outcome> {
+    let deadline = Instant::now() + bound;
+    is_for_windows(endpoint)?;
+    match request.kind {
+        RequestKind::Connect { .. } if request.flags.dry_run => {
+            let target = Target::of_connect(&request.address)?;
+            let explanation = facts::explain_connect(target.address());
+            Ok(Outcome::Explained(explanation))
+        }
+        RequestKind::Connect { .. } => {
+            let stream = Dial::start(endpoint, request.clone())?.finish(deadline)?;
+            Ok(Outcome::Connected(stream))
+        }
+        RequestKind::Listen { .. } if request.flags.dry_run => {
+            let target = Target::of_listen(&request.address)?;
+            let explanation = facts::explain_listen(target.address());
+            Ok(Outcome::Explained(explanation))
+        }
+        RequestKind::Listen { backlog } => {
+            let target = Target::of_listen(&request.address)?;
+            // Windows lets a bind that can never receive succeed, and says nothing.
+            if let Some(refusal) = facts::against_listen(target.address()) {
+                return Err(refusal.into());
+            }
+            let listener = Listener::new(&target, backlog, request)?;
+            Ok(Outcome::Listening(listener))
+        }
+    }
+}
+
+/// A socket with the options that hold from its start.
+fn socket(settings: Settings) -> io::Result<OwnedSocket> {
+    let socket = hyperv::socket().map_err(refusal::of_socket)?;
+    let options = [
+        (HvOption::ContainerPassthru, settings.container_passthru),
+        (HvOption::ConnectedSuspend, settings.connected_suspend),
+        (HvOption::HighVtl, settings.high_vtl),
+    ];
+    // An older Windows does not know all of them, which is no matter to who does not ask for it.
+    for (option, _) in options.into_iter().filter(|(_, on)| *on) {
+        hyperv::set_option(&socket, option, 1)
+            .map_err(|error| refusal::of_option(option, error))?;
+    }
+    Ok(socket)
+}
+
+impl Explanation {
+    /// What Windows' facts come to, in the library's form.
+    fn of_facts(explanation: hvsock_hyperv::Explanation) -> Self {
+        let step = |step: hvsock_fabric::Step| crate::Step {
+            question: step.question,
+            answer: step.answer,
+            pass: step.pass,
+        };
+        Self {
+            refusal: explanation.verdict.err(),
+            steps: explanation.steps.into_iter().map(step).collect(),
+            fix: explanation.fix,
+        }
+    }
+}
+
+/// A number for a connection or listener, which is this process's own.
+fn number() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}

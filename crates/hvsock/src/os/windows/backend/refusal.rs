@@ -1,0 +1,86 @@
+//! What Windows' error numbers mean, in the words of refusals.
+
+use std::io;
+use std::time::Duration;
+
+use hvsock_fabric::Refusal;
+use hvsock_hyperv::Missing;
+use hvsock_sys::errno;
+use hvsock_sys::hyperv::HvOption;
+
+use super::facts;
+use super::resolve::Target;
+use crate::error::worded;
+
+/// Why there is no socket.
+pub(super) fn of_socket(error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno::EAFNOSUPPORT | errno::ESOCKTNOSUPPORT | errno::EPROTONOSUPPORT) => worded(
+            Refusal::NotSupported,
+            format!(
+                "this Windows has no Hyper-V sockets (AF_HYPERV): {}",
+                Missing::HyperV
+            ),
+        ),
+        _ => error,
+    }
+}
+
+/// Why an option cannot be set.
+pub(super) fn of_option(option: HvOption, error: io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(errno::ENOPROTOOPT | errno::EINVAL | errno::EOPNOTSUPP) => worded(
+            Refusal::NotSupported,
+            format!("this Windows does not know the socket option {option:?}: {error}"),
+        ),
+        _ => error,
+    }
+}
+
+/// Why connecting failed.
+pub(super) fn of_connect(target: &Target, error: io::Error) -> io::Error {
+    of(target, error, false)
+}
+
+/// Why listening failed.
+pub(super) fn of_listen(target: &Target, error: io::Error) -> io::Error {
+    of(target, error, true)
+}
+
+fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
+    let number = error.raw_os_error();
+    let refusal = number.and_then(|number| facts::refusal(number, target.address(), listening));
+    match refusal {
+        Some(Refusal::TimedOut) => worded(
+            Refusal::TimedOut,
+            format!("{} did not answer in time", target.shown()),
+        ),
+        Some(refusal) => refusal.into(),
+        None => error,
+    }
+}
+
+/// The error for a connect that nobody answered.
+pub(super) fn silent(target: &Target, after: Duration) -> io::Error {
+    let text = format!("{} did not answer within {after:?}", target.shown());
+    worded(Refusal::TimedOut, text)
+}
+
+/// What an error means on a connection that stood.
+pub(super) fn of_connection(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Refusal::Reset {
+            cause: "the other end, or Windows, broke it off".to_owned(),
+        }
+        .into_cut_error(),
+        _ => error,
+    }
+}
+
+/// Whether an error says that the connection is over for both ends.
+pub(super) fn is_over(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(errno::ENOTCONN | errno::ECONNRESET | errno::ECONNABORTED)
+    )
+}

@@ -1,0 +1,111 @@
+//! What an address means on Windows.
+
+use std::io;
+
+use hvsock_address::{
+    ElementName, HVSOCKET_ADDRESS_FLAG_PASSTHRU, PartitionName, PartitionRef, ServiceId,
+    ServiceRef, SockAddrHv, VmId,
+};
+use hvsock_fabric::Refusal;
+use hvsock_hyperv::{FindVmError, Missing};
+
+use crate::error::worded;
+use crate::{Endpoint, HvAddr};
+
+/// An address as Windows takes it.
+#[derive(Clone, Debug)]
+pub(super) struct Target {
+    address: SockAddrHv,
+    /// As it was written.
+    shown: String,
+}
+
+impl Target {
+    /// Where to connect to. No partition at all stands for the parent, where there is one.
+    pub(super) fn of_connect(address: &HvAddr) -> io::Result<Self> {
+        let mut target = Self::of_listen(address)?;
+        if target.address.vm == VmId::ZERO && hvsock_hyperv::machine().guest.is_some() {
+            target.address.vm = VmId::PARENT;
+        }
+        Ok(target)
+    }
+
+    /// Where to listen.
+    pub(super) fn of_listen(address: &HvAddr) -> io::Result<Self> {
+        let vm = match address.partition() {
+            PartitionRef::Id(id) => *id,
+            PartitionRef::Name(name) => partition(name)?,
+        };
+        let service = match address.service() {
+            ServiceRef::Id(id) => *id,
+            ServiceRef::Name(name) => service(name)?,
+        };
+        let mut resolved = SockAddrHv::new(vm, service);
+        if address.passthru() {
+            resolved.flags = HVSOCKET_ADDRESS_FLAG_PASSTHRU;
+        }
+        Ok(Self {
+            address: resolved,
+            shown: address.to_string(),
+        })
+    }
+
+    pub(super) fn address(&self) -> SockAddrHv {
+        self.address
+    }
+
+    /// The address as it was written.
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+}
+
+/// The id of the service with this friendly name.
+pub(crate) fn service_id(endpoint: &Endpoint, name: &ElementName) -> io::Result<ServiceId> {
+    super::is_for_windows(endpoint)?;
+    service(name)
+}
+
+/// The id of the virtual machine with this name.
+pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmId> {
+    super::is_for_windows(endpoint)?;
+    partition(name)
+}
+
+/// This machine's own registry knows what it allows. In a virtual machine that is not what its
+/// host allows, so a name may be unknown that the host knows.
+fn service(name: &ElementName) -> io::Result<ServiceId> {
+    let facts = hvsock_hyperv::facts_at_hand();
+    if let Some(registration) = facts.registry.by_name(name) {
+        return Ok(registration.id);
+    }
+    let hint = match facts.machine.guest {
+        Some(_) => {
+            "; what its host has registered can be used here by GUID, which `hvsock service show` \
+             tells there"
+        }
+        None => "; `hvsock service list` shows what is registered",
+    };
+    let text = format!("no service is registered on this machine as `{name}`{hint}");
+    Err(worded(Refusal::Unregistered, text))
+}
+
+fn partition(name: &PartitionName) -> io::Result<VmId> {
+    let (vms, missing) = hvsock_hyperv::virtual_machines();
+    match hvsock_hyperv::find_vm(&vms, name.as_str()) {
+        Ok(vm) => Ok(vm.id),
+        Err(FindVmError::Unknown(unknown)) => {
+            // Whoever may not see all of them wants to know that.
+            let more: String = missing
+                .iter()
+                .filter(|missing| !matches!(missing, Missing::HyperV) || vms.is_empty())
+                .map(|missing| format!("; {missing}"))
+                .collect();
+            Err(worded(
+                Refusal::PartitionUnknown,
+                format!("{unknown}{more}"),
+            ))
+        }
+        Err(ambiguous) => Err(io::Error::new(io::ErrorKind::InvalidInput, ambiguous)),
+    }
+}

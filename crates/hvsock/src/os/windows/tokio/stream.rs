@@ -1,0 +1,96 @@
+//! What the runtime watches of a connection.
+
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use tokio::io::Interest;
+
+use super::watch::Watch;
+use crate::backend::{ReadInto, Stream, WriteFrom};
+
+/// The socket of one connection, as the runtime watches it. Every method is given that connection.
+#[derive(Debug)]
+pub(crate) struct StreamWatch(Watch);
+
+impl StreamWatch {
+    pub(crate) fn new(stream: &Arc<Stream>) -> io::Result<Self> {
+        Watch::new(stream.descriptor()).map(Self)
+    }
+
+    pub(crate) fn poll_read(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_recv(stream, cx, &mut ReadInto::One(buffer))
+    }
+
+    pub(crate) fn poll_peek(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_recv(stream, cx, &mut ReadInto::Peek(buffer))
+    }
+
+    fn poll_recv(
+        &self,
+        stream: &Stream,
+        cx: &mut Context<'_>,
+        into: &mut ReadInto<'_, '_>,
+    ) -> Poll<io::Result<usize>> {
+        // Whose end it is to tell is not the system's readiness, but this end's own word.
+        if stream.has_ended_reading() {
+            return Poll::Ready(Ok(0));
+        }
+        self.0
+            .poll(cx, Interest::READABLE, || stream.recv_once(into))
+    }
+
+    /// Waits until reading would give bytes, the end or an error.
+    pub(crate) fn poll_readable(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if stream.has_ended_reading() {
+            return Poll::Ready(Ok(()));
+        }
+        self.0.poll(cx, Interest::READABLE, || stream.look())
+    }
+
+    /// Reads what is there; `WouldBlock` if nothing is.
+    pub(crate) fn try_read(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
+        let recv = || stream.recv_once(&mut ReadInto::One(buffer));
+        self.0.attempt(Interest::READABLE, recv)
+    }
+
+    /// Writes what there is room for; `WouldBlock` if there is none.
+    pub(crate) fn try_write(&self, stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
+        let send = || stream.send_once(WriteFrom::One(bytes));
+        self.0.attempt(Interest::WRITABLE, send)
+    }
+
+    pub(crate) fn poll_write(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+        from: WriteFrom<'_, '_>,
+    ) -> Poll<io::Result<usize>> {
+        self.0
+            .poll(cx, Interest::WRITABLE, || stream.send_once(from))
+    }
+
+    /// Waits until writing would take bytes or give an error.
+    pub(crate) fn poll_writable(
+        &self,
+        stream: &Arc<Stream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.0
+            .poll(cx, Interest::WRITABLE, || stream.look_for_room())
+    }
+}
