@@ -11,6 +11,7 @@
 mod connection;
 mod event;
 mod explanation;
+mod import;
 mod metrics;
 mod partition;
 mod registration;
@@ -20,6 +21,7 @@ mod status;
 pub use connection::{Connection, ConnectionState, End, Listener};
 pub use event::{Event, EventKind};
 pub use explanation::{Explanation, RefusalReport, Step};
+pub use import::Import;
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
     NewContainer, NewVm, Partition, PartitionChange, PartitionKind, PartitionState,

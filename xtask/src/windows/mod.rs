@@ -22,6 +22,7 @@ use crate::tools;
 /// What is for Windows, tests included.
 const PACKAGES: &[&str] = &[
     "hvsock-address",
+    "hvsock-control",
     "hvsock-endpoint",
     "hvsock-fabric",
     "hvsock-registry",

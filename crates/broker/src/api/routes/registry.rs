@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use hvsock_address::ServiceRef;
-use hvsock_registry::reg_file::{self, Entry};
+use hvsock_registry::reg_file;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
@@ -13,7 +13,7 @@ use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::{Changer, Params, Peer, RawBody};
 use crate::handle::{ControlError, Handle};
-use crate::model::{ErrorBody, Imported, NewService};
+use crate::model::{ErrorBody, Import, Imported, NewService};
 
 /// Where it is.
 pub(super) const PATH: &str = "/v1/registry";
@@ -108,43 +108,27 @@ pub(super) async fn import(
 fn from_json(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiError> {
     let list: Vec<NewService> = serde_json::from_slice(file)
         .map_err(|error| ApiError::bad_request(format!("the file does not fit: {error}")))?;
-    let registrations = list
-        .into_iter()
-        .map(|new| new.registration(Some(owner.to_owned())));
-    let registrations = registrations.collect::<Result<_, _>>();
-    Ok(Imported {
-        added: handle.import(registrations.map_err(ApiError::bad_request)?)?,
-        ..Imported::default()
-    })
+    let import = Import::of_list(list, owner).map_err(ApiError::bad_request)?;
+    take_in(handle, import)
 }
 
-/// What is to be unregistered goes first, so that its name may be used again.
 fn from_reg(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiError> {
-    let file = reg_file::import(file).map_err(ApiError::bad_request)?;
-    let mut registrations = Vec::new();
+    let import = Import::of_reg_file(file, owner).map_err(ApiError::bad_request)?;
+    take_in(handle, import)
+}
+
+fn take_in(handle: &Handle, import: Import) -> Result<Imported, ApiError> {
     let mut removed = Vec::new();
-    for entry in file.entries {
-        match entry {
-            Entry::Register {
-                mut registration, ..
-            } => {
-                registration.owner.get_or_insert_with(|| owner.to_owned());
-                registrations.push(*registration);
-            }
-            Entry::Unregister { id, .. } => match handle.unregister(&ServiceRef::Id(id)) {
-                Ok(service) => removed.push(service),
-                Err(ControlError::NotFound { .. }) => {}
-                Err(error) => return Err(error.into()),
-            },
+    for id in import.gone {
+        match handle.unregister(&ServiceRef::Id(id)) {
+            Ok(service) => removed.push(service),
+            Err(ControlError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
     }
-    let mut notes: Vec<String> = file.notes.iter().map(ToString::to_string).collect();
-    if file.more_notes > 0 {
-        notes.push(format!("{} more remarks are left out", file.more_notes));
-    }
     Ok(Imported {
-        added: handle.import(registrations)?,
+        added: handle.import(import.registrations)?,
         removed,
-        notes,
+        notes: import.notes,
     })
 }
