@@ -1,5 +1,7 @@
 //! Every example runs, against a real broker.
 
+#![cfg(target_os = "linux")]
+
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
