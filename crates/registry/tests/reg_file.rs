@@ -1,11 +1,8 @@
 //! Registrations on their way to Windows and back, and whatever else ends in `.reg`.
 
-use std::process::Command;
-
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_registry::Registration;
 use hvsock_registry::reg_file::{Entry, Import, KEY, MAX_LEN, MAX_NOTES, export, import};
-use hvsock_testkit::require;
 use proptest::option::of;
 use proptest::prelude::*;
 
@@ -228,41 +225,6 @@ fn a_hundred_thousand_services_go_there_and_back() {
     assert!(bytes.len() < MAX_LEN);
     let import = import(&bytes).unwrap();
     assert!(registered(&import).into_iter().eq(&all));
-}
-
-/// A registry editor that is not ours, where there is one (Debian's package wine64): it takes what
-/// is exported, and what it gives back says the same.
-#[test]
-fn wines_registry_editor_takes_the_file_and_gives_it_back() {
-    const WINE: &str = "/usr/lib/wine/wine64";
-    if require::program(WINE, &["--version"]).is_none() {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
-    let mut demo = registration(2761, "HV \"Socket\" \\ Demo ; é ] 漢 😀");
-    demo.owner = Some("CORP\\alice\\".to_owned());
-    demo.purpose = Some("[x]=\"y\"".to_owned());
-    let all = [registration(1, "One"), demo];
-    let bytes = export(&all);
-    std::fs::write(dir.path().join("out.reg"), bytes).unwrap();
-    let run = |program: &str, args: &[&str]| {
-        let output = Command::new(program)
-            .args(args)
-            .current_dir(&dir)
-            .env("WINEPREFIX", dir.path().join("wine"))
-            .env("WINEDEBUG", "-all")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{args:?}: {output:?}");
-    };
-    run(WINE, &["regedit", "/S", "out.reg"]);
-    run(WINE, &["regedit", "/E", "back.reg", KEY]);
-    // Waits for what Wine leaves running in this folder, which ends by itself.
-    run("/usr/lib/wine/wineserver", &["-w"]);
-    let back = std::fs::read(dir.path().join("back.reg")).unwrap();
-    let import = import(&back).unwrap();
-    assert_eq!(notes(&import), [""; 0]);
-    assert!(registered(&import).into_iter().eq(&all), "{import:#?}");
 }
 
 /// Pieces of registry files, to be put together in any order.

@@ -6,6 +6,7 @@
 //! - [`conformance`]: the suite that every transport must pass.
 //! - `container`, on Linux: a real OCI container with one static program in it, started by runc.
 //! - `guest`, on Linux: a guest's virtio-vsock driver in a test's own process, at native speed.
+//! - `wine`, on Linux: a Windows registry and programs for Windows.
 //!
 //! Of hvsock's other crates it knows two, for `guest` only: `hvsock-sys` for shared memory and
 //! `hvsock-virtio` for the header of a packet. So each of them may use it.
@@ -19,5 +20,5 @@ pub mod require;
 mod temp;
 
 #[cfg(target_os = "linux")]
-pub use os::linux::{container, guest};
+pub use os::linux::{container, guest, wine};
 pub use temp::TempFolder;

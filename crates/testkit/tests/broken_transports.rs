@@ -1,6 +1,8 @@
 //! The conformance suite notices what is wrong with a transport: each fault here is caught by
 //! the case that is there for it.
 
+#![cfg(target_os = "linux")]
+
 #[allow(dead_code, reason = "TCP is used by the other test")]
 mod kernel;
 

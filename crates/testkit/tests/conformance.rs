@@ -3,21 +3,13 @@
 
 mod kernel;
 
-use std::io;
 use std::process::ExitCode;
 
 use hvsock_testkit::conformance::{self, Role};
-use socket2::Socket;
-
-use kernel::{Kernel, Tcp, Unix};
 
 fn main() -> ExitCode {
     if let Some(role) = Role::of_this_process() {
-        // The stream is this process's stdin: see `with_process`.
-        let stdin = rustix::io::dup(io::stdin()).expect("a stream on stdin");
-        return role.play(&Kernel(Socket::from(stdin)));
+        return role.play(&kernel::stream_of_this_process().expect("a stream"));
     }
-    let mut trials = conformance::trials(Unix);
-    trials.extend(conformance::trials(Tcp));
-    conformance::main(trials)
+    conformance::main(kernel::all())
 }

@@ -1,5 +1,7 @@
 //! The containers that other tests start are real ones, and leave nothing behind.
 
+#![cfg(target_os = "linux")]
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::net::UnixListener;

@@ -27,6 +27,7 @@ const PACKAGES: &[&str] = &[
     "hvsock-fabric",
     "hvsock-registry",
     "hvsock-sys",
+    "hvsock-testkit",
     "hvsock-virtio",
 ];
 

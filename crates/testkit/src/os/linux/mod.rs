@@ -1,8 +1,9 @@
-//! Linux, where tests also start containers and guests.
+//! Linux, where tests also start containers, guests and Wine.
 
 pub mod container;
 pub mod guest;
 pub(crate) mod temp;
+pub mod wine;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
