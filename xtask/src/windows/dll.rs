@@ -15,14 +15,30 @@ const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 struct Dll {
     name: &'static str,
     sources: &'static [&'static str],
+    headers: &'static [&'static str],
     libraries: &'static [&'static str],
 }
 
-const DLLS: &[Dll] = &[Dll {
-    name: "bcryptprimitives.dll",
-    sources: &["bcryptprimitives.c"],
-    libraries: &["-ladvapi32"],
-}];
+const DLLS: &[Dll] = &[
+    Dll {
+        name: "bcryptprimitives.dll",
+        sources: &["bcryptprimitives.c"],
+        headers: &[],
+        libraries: &["-ladvapi32"],
+    },
+    Dll {
+        name: "hv2_32.dll",
+        sources: &[
+            "stand_in/calls.c",
+            "stand_in/connecting.c",
+            "stand_in/records.c",
+            "stand_in/world.c",
+            "stand_in/hv2_32.def",
+        ],
+        headers: &["stand_in/stand_in.h"],
+        libraries: &["-lws2_32", "-ladvapi32"],
+    },
+];
 
 /// Where they are put.
 pub fn folder() -> PathBuf {
@@ -36,8 +52,10 @@ pub fn build() -> Result<()> {
     let sources = run::root().join("crates/testkit/windows");
     for dll in DLLS {
         let built = folder.join(dll.name);
-        let sources: Vec<PathBuf> = dll.sources.iter().map(|name| sources.join(name)).collect();
-        if is_newer(&built, &sources) {
+        let all = |names: &[&str]| -> Vec<PathBuf> {
+            names.iter().map(|name| sources.join(name)).collect()
+        };
+        if is_newer(&built, &all(dll.sources)) && is_newer(&built, &all(dll.headers)) {
             continue;
         }
         // Under its name only when it is whole; a program that runs keeps the one that it has.
@@ -46,7 +64,7 @@ pub fn build() -> Result<()> {
             Command::new(COMPILER)
                 .args(["-shared", "-O1", "-Wall", "-Wextra", "-Werror", "-o"])
                 .arg(&unfinished)
-                .args(&sources)
+                .args(all(dll.sources))
                 .args(dll.libraries),
         )?;
         fs::rename(&unfinished, &built)

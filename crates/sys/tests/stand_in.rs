@@ -1,0 +1,269 @@
+//! Hyper-V sockets within this machine (LOOPBACK), where it has them or has what stands in for them
+//! (`crates/testkit/windows/stand_in`): by this target's name `cargo xtask windows` gives it that.
+#![cfg(windows)]
+
+use std::io;
+use std::net::Shutdown;
+use std::os::windows::io::OwnedSocket;
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+use hvsock_sys::hyperv::{self, Address, HvOption};
+use hvsock_sys::poll::PollFlags;
+use hvsock_sys::{errno, stream, take_error};
+use hvsock_testkit::require;
+
+/// e0e16197-dd56-4a10-9195-5ee7a155a838, in the order of bytes of a `SOCKADDR_HV`.
+const LOOPBACK: [u8; 16] = [
+    0x97, 0x61, 0xe1, 0xe0, 0x56, 0xdd, 0x10, 0x4a, 0x91, 0x95, 0x5e, 0xe7, 0xa1, 0x55, 0xa8, 0x38,
+];
+const WILDCARD: [u8; 16] = [0; 16];
+
+fn address(vm: [u8; 16], service: u8) -> Address {
+    let mut address = [0; 36];
+    address[0] = 34;
+    address[4..20].copy_from_slice(&vm);
+    // Of this test alone.
+    address[20..24].copy_from_slice(&std::process::id().to_le_bytes());
+    address[24..36].fill(0x5a);
+    address[35] = service;
+    address
+}
+
+fn soon() -> Instant {
+    Instant::now() + Duration::from_secs(10)
+}
+
+/// A socket, or none on a machine without Hyper-V.
+fn socket() -> Option<OwnedSocket> {
+    require::found(hyperv::socket())
+}
+
+fn accept(listener: &OwnedSocket) -> io::Result<(OwnedSocket, Address)> {
+    stream::until(listener, PollFlags::IN, Some(soon()), || {
+        hyperv::accept(listener)?.ok_or_else(|| io::ErrorKind::WouldBlock.into())
+    })
+}
+
+/// The end that connected and the end that accepted.
+fn pair(service: u8) -> Option<(OwnedSocket, OwnedSocket)> {
+    let (listener, a) = (socket()?, socket()?);
+    let address = address(LOOPBACK, service);
+    hyperv::bind(&listener, &address).unwrap();
+    hyperv::listen(&listener, 4).unwrap();
+    hyperv::connect(&a, &address).unwrap();
+    let (b, _) = accept(&listener).unwrap();
+    assert!(hyperv::wait_connected(&a, soon()).unwrap());
+    Some((a, b))
+}
+
+fn recv(socket: &OwnedSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    stream::until(socket, PollFlags::IN, Some(soon()), || {
+        stream::recv(socket, buffer)
+    })
+}
+
+#[test]
+fn a_connection_is_made_and_both_ends_know_each_other() {
+    let (Some(listener), Some(a)) = (socket(), socket()) else {
+        return;
+    };
+    let service = address(WILDCARD, 1);
+    hyperv::bind(&listener, &service).unwrap();
+    hyperv::listen(&listener, 4).unwrap();
+    assert_eq!(hyperv::local_address(&listener).unwrap(), service);
+    assert!(hyperv::accept(&listener).unwrap().is_none());
+    let to = address(LOOPBACK, 1);
+    hyperv::connect(&a, &to).unwrap();
+    assert!(hyperv::wait_connected(&a, soon()).unwrap());
+    assert!(hyperv::connected(&a).unwrap());
+    assert!(take_error(&a).unwrap().is_none());
+    assert_eq!(hyperv::peer_address(&a).unwrap(), to);
+    let (b, from) = accept(&listener).unwrap();
+    assert_eq!(hyperv::peer_address(&b).unwrap(), from);
+    assert_eq!(from[..2], 34u16.to_ne_bytes());
+    assert!(hyperv::local_address(&a).is_ok());
+}
+
+#[test]
+fn bytes_go_both_ways_and_end_one_way() {
+    let Some((a, b)) = pair(2) else { return };
+    assert_eq!(stream::send(&a, b"question").unwrap(), 8);
+    stream::shutdown(&a, Shutdown::Write).unwrap();
+    let mut buffer = [0; 16];
+    assert_eq!(recv(&b, &mut buffer).unwrap(), 8);
+    assert_eq!(recv(&b, &mut buffer).unwrap(), 0);
+    assert_eq!(stream::send(&b, b"answer").unwrap(), 6);
+    assert_eq!(recv(&a, &mut buffer).unwrap(), 6);
+    drop(b);
+    assert_eq!(recv(&a, &mut buffer).unwrap(), 0);
+    let error = stream::send(&a, b"late").unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[test]
+fn an_end_without_a_close_is_a_reset() {
+    let Some((a, b)) = pair(3) else { return };
+    assert_eq!(stream::send(&b, b"last").unwrap(), 4);
+    let mut buffer = [0; 16];
+    assert_eq!(recv(&a, &mut buffer).unwrap(), 4);
+    stream::reset_on_close(&b).unwrap();
+    drop(b);
+    let error = recv(&a, &mut buffer).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_duplicate_is_the_same_connection() {
+    let Some((a, b)) = pair(4) else { return };
+    let twin = b.try_clone().unwrap();
+    assert_eq!(
+        hyperv::peer_address(&twin).unwrap(),
+        hyperv::peer_address(&b).unwrap()
+    );
+    drop(b);
+    assert_eq!(stream::send(&twin, b"twin").unwrap(), 4);
+    let mut buffer = [0; 16];
+    assert_eq!(recv(&a, &mut buffer).unwrap(), 4);
+    drop(twin);
+    assert_eq!(recv(&a, &mut buffer).unwrap(), 0);
+}
+
+#[test]
+fn a_connect_to_nobody_is_refused() {
+    let Some(a) = socket() else { return };
+    hyperv::connect(&a, &address(LOOPBACK, 5)).unwrap();
+    let error = hyperv::wait_connected(&a, soon()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(errno::ECONNREFUSED));
+}
+
+#[test]
+fn a_connect_needs_an_address_of_one_partition() {
+    let Some(a) = socket() else { return };
+    let connecting = hyperv::connect(&a, &address(WILDCARD, 6));
+    let error = connecting
+        .and_then(|()| hyperv::wait_connected(&a, soon()))
+        .unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(errno::EADDRNOTAVAIL));
+}
+
+#[test]
+fn an_address_is_taken_once() {
+    let (Some(a), Some(b)) = (socket(), socket()) else {
+        return;
+    };
+    hyperv::bind(&a, &address(LOOPBACK, 7)).unwrap();
+    hyperv::listen(&a, 1).unwrap();
+    let error = hyperv::bind(&b, &address(LOOPBACK, 7))
+        .and_then(|()| hyperv::listen(&b, 1))
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    drop(a);
+    let c = socket().unwrap();
+    hyperv::bind(&c, &address(LOOPBACK, 7)).unwrap();
+}
+
+#[test]
+fn each_option_is_kept() {
+    let Some(a) = socket() else { return };
+    for (option, value) in [
+        (HvOption::ConnectTimeout, 300_000),
+        (HvOption::ContainerPassthru, 1),
+        (HvOption::ConnectedSuspend, 1),
+        (HvOption::HighVtl, 1),
+    ] {
+        hyperv::set_option(&a, option, value).unwrap();
+        assert_eq!(hyperv::option(&a, option).unwrap(), value, "{option:?}");
+    }
+    assert!(hyperv::set_option(&a, HvOption::ConnectTimeout, 300_001).is_err());
+}
+
+/// Set for a process of a test: the case whose other part it plays.
+const PART: &str = "HVSOCK_TEST_PART";
+/// Set by `cargo xtask windows` where the stand-in is.
+const OVER_STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
+
+/// The test `name` once more, in a process with these variables.
+fn part_of(name: &str, variables: &[(&str, &str)]) -> Child {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", name, "--nocapture"]);
+    command.env(PART, name).envs(variables.iter().copied());
+    command.spawn().unwrap()
+}
+
+fn is_part() -> bool {
+    std::env::var_os(PART).is_some()
+}
+
+/// Runs it where there is the stand-in, which the variables are for.
+fn play(name: &str, variables: &[(&str, &str)]) {
+    if std::env::var_os(OVER_STAND_IN).is_some() {
+        assert!(part_of(name, variables).wait().unwrap().success());
+    }
+}
+
+#[test]
+fn a_connect_fails_with_what_the_system_says_of_the_machine() {
+    if is_part() {
+        let a = socket().unwrap();
+        hyperv::connect(&a, &address(LOOPBACK, 1)).unwrap();
+        let error = hyperv::wait_connected(&a, soon()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(errno::ENETUNREACH));
+        return;
+    }
+    let name = "a_connect_fails_with_what_the_system_says_of_the_machine";
+    play(name, &[("HV_STAND_IN_ERROR", "10051")]);
+}
+
+#[test]
+fn a_connect_that_is_not_answered_can_be_given_up_and_ends_at_its_limit() {
+    if is_part() {
+        let limit = Duration::from_millis(300);
+        let (a, b) = (socket().unwrap(), socket().unwrap());
+        hyperv::set_option(&a, HvOption::ConnectTimeout, 300).unwrap();
+        let start = Instant::now();
+        hyperv::connect(&a, &address(LOOPBACK, 1)).unwrap();
+        hyperv::connect(&b, &address(LOOPBACK, 1)).unwrap();
+        assert!(!hyperv::connected(&a).unwrap());
+        assert!(!hyperv::wait_connected(&b, start + limit / 3).unwrap());
+        assert!(start.elapsed() >= limit / 3 && start.elapsed() < limit);
+        drop(b);
+        let error = hyperv::wait_connected(&a, soon()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(start.elapsed() >= limit);
+        return;
+    }
+    let name = "a_connect_that_is_not_answered_can_be_given_up_and_ends_at_its_limit";
+    play(name, &[("HV_STAND_IN_DELAY", "5000")]);
+}
+
+#[test]
+fn a_peer_that_is_killed_is_a_reset() {
+    let name = "a_peer_that_is_killed_is_a_reset";
+    if is_part() {
+        let a = socket().unwrap();
+        hyperv::connect(&a, &address_of(name)).unwrap();
+        assert!(hyperv::wait_connected(&a, soon()).unwrap());
+        assert_eq!(stream::send(&a, b"last").unwrap(), 4);
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let Some(listener) = socket() else { return };
+    hyperv::bind(&listener, &address_of(name)).unwrap();
+    hyperv::listen(&listener, 1).unwrap();
+    let mut part = part_of(name, &[]);
+    let (b, _) = accept(&listener).unwrap();
+    let mut buffer = [0; 8];
+    assert_eq!(recv(&b, &mut buffer).unwrap(), 4);
+    part.kill().unwrap();
+    part.wait().unwrap();
+    let error = recv(&b, &mut buffer).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+}
+
+/// An address that both parts of a case know.
+fn address_of(name: &str) -> Address {
+    let mut address = address(LOOPBACK, name.len() as u8);
+    address[20..24].copy_from_slice(&[1, 2, 3, 4]);
+    address
+}

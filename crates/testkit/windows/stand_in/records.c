@@ -1,0 +1,67 @@
+/* The sockets of AF_HYPERV that this process has. */
+#include "stand_in.h"
+#include <stdlib.h>
+#include <string.h>
+
+#define RECORDS 16384
+
+static record *records[RECORDS]; /* by (handle / 4), which is where handles go by */
+static CRITICAL_SECTION section;
+
+static void __attribute__((constructor)) start(void) { InitializeCriticalSection(&section); }
+
+void records_lock(void) { EnterCriticalSection(&section); }
+
+void records_unlock(void) { LeaveCriticalSection(&section); }
+
+record *record_of(SOCKET socket) {
+    size_t index = (size_t)socket / 4;
+    return index < RECORDS ? records[index] : NULL;
+}
+
+record *record_new(SOCKET socket) {
+    static DWORD serials;
+    size_t index = (size_t)socket / 4;
+    record *r;
+    if (index >= RECORDS)
+        return NULL;
+    r = records[index] ? records[index] : malloc(sizeof *r);
+    if (!r)
+        return NULL;
+    memset(r, 0, sizeof *r);
+    r->socket = socket;
+    r->serial = ++serials;
+    r->listener = r->slot = -1;
+    r->options[CONNECT_TIMEOUT] = 2000;
+    return records[index] = r;
+}
+
+void record_drop(SOCKET socket) {
+    size_t index = (size_t)socket / 4;
+    free(records[index]);
+    records[index] = NULL;
+}
+
+struct sockaddr_in loopback_at(USHORT port) {
+    struct sockaddr_in address = {0};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(port);
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return address;
+}
+
+DWORD number_from_environment(const char *name, BOOL *is_set) {
+    char text[32];
+    DWORD length = GetEnvironmentVariableA(name, text, sizeof text);
+    *is_set = length && length < sizeof text;
+    return *is_set ? strtoul(text, NULL, 10) : 0;
+}
+
+GUID new_service(void) {
+    /* On the template of vsock's ports, as Linux guests have it; above theirs, so that nobody listens
+     * there. */
+    static volatile LONG next;
+    GUID id = {0, 0xfacb, 0x11e6, {0xbd, 0x58, 0x64, 0x00, 0x6a, 0x79, 0x86, 0xd3}};
+    id.Data1 = 0x80000000u + (GetCurrentProcessId() << 16) % 0x7fff0000u + (InterlockedIncrement(&next) & 0xffff);
+    return id;
+}
