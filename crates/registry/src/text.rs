@@ -1,4 +1,5 @@
-//! What the free texts of a registration (owner, creator, purpose) may hold.
+//! What the free texts of a registration (owner, creator, purpose) may hold, and how text of
+//! others is shown.
 
 /// The most bytes that an owner, creator or purpose may have.
 pub(crate) const MAX_LEN: usize = 1024;
@@ -16,4 +17,13 @@ pub(crate) fn check(text: &str) -> Result<(), String> {
         Some(c) => Err(format!("holds the control character {c:?}")),
         None => Ok(()),
     }
+}
+
+/// Text of others, short and harmless enough for a message.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    if text.chars().nth(80).is_some() {
+        shown.push('…');
+    }
+    shown
 }

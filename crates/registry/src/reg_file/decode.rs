@@ -57,7 +57,7 @@ fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, ImportError> 
 }
 
 /// The text of a string value that is given as bytes, without the zero that ends it.
-pub(super) fn string_value(bytes: &[u8], version_4: bool) -> Result<String, &'static str> {
+pub(crate) fn string_value(bytes: &[u8], version_4: bool) -> Result<String, &'static str> {
     let mut text = match version_4 {
         true => windows_1252(bytes),
         false if !bytes.len().is_multiple_of(2) => return Err("has an odd number of bytes"),

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-use super::{CREATOR, ELEMENT_NAME, KEY, OWNER, PURPOSE, VERSION_5};
+use super::{KEY, VERSION_5};
+use crate::entry::{CREATOR, ELEMENT_NAME, OWNER, PURPOSE};
 use crate::{AccessRule, Registration};
 
 /// The file that registers these services on Windows: UTF-16 with a byte order mark, as the

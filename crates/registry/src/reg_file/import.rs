@@ -6,11 +6,10 @@ use hvsock_address::{ElementName, ServiceId};
 
 use super::decode::{self, Encoding};
 use super::syntax::{Data, Item, Kind, Lines};
-use super::{
-    CREATOR, ELEMENT_NAME, Entry, Import, ImportError, KEY, MACHINE_NAME, MAX_NOTES, Note, OWNER,
-    PURPOSE, TOOL_NAME, shown,
-};
-use crate::{Registration, text};
+use super::{Entry, Import, ImportError, KEY, MAX_NOTES, Note};
+use crate::Registration;
+use crate::entry::{self, ELEMENT_NAME, Odd, Texts};
+use crate::text::shown;
 
 /// Reads a file as the registry editor would: keys and values in their order, later ones over
 /// earlier ones.
@@ -64,7 +63,9 @@ struct Service {
     deleted: bool,
     /// Whether there is a key at the end.
     present: bool,
-    values: HashMap<&'static str, (usize, String)>,
+    /// The last line that gave it a name.
+    named: usize,
+    texts: Texts,
 }
 
 impl Reader {
@@ -125,7 +126,8 @@ impl Reader {
                 line,
                 deleted: false,
                 present: false,
-                values: HashMap::new(),
+                named: line,
+                texts: Texts::default(),
             });
         }
         let service = &mut self.services[number];
@@ -133,21 +135,13 @@ impl Reader {
         service.present = !deleted;
         if deleted {
             service.deleted = true;
-            service.values.clear();
+            service.texts.clear();
         }
         Some(number)
     }
 
     fn value(&mut self, line: usize, number: usize, name: &str, data: Data) {
-        let known = [
-            ELEMENT_NAME,
-            OWNER,
-            CREATOR,
-            PURPOSE,
-            TOOL_NAME,
-            MACHINE_NAME,
-        ];
-        let Some(known) = known.into_iter().find(|k| k.eq_ignore_ascii_case(name)) else {
+        let Some(known) = entry::known(name) else {
             let what = format!("the value \"{}\" is not known here: left out", shown(name));
             self.note(line, what);
             return;
@@ -159,18 +153,11 @@ impl Reader {
             Data::Deleted => Ok(String::new()),
             Data::Number(_) | Data::Bytes(..) => Err("is not a string"),
         };
-        let text = text.map_err(str::to_owned).and_then(|text| {
-            // A name is checked, and if need be mended, when all values are known.
-            match known == ELEMENT_NAME || text.is_empty() {
-                true => Ok(text),
-                false => text::check(&text).map(|()| text),
-            }
-        });
-        let values = &mut self.services[number].values;
-        match text {
-            Ok(text) if text.is_empty() => drop(values.remove(known)),
-            Ok(text) => drop(values.insert(known, (line, text))),
-            Err(why) => self.note(line, format!("{known} {why}: left out")),
+        let service = &mut self.services[number];
+        match service.texts.set(known, text) {
+            Ok(()) if known == ELEMENT_NAME => service.named = line,
+            Ok(()) => {}
+            Err(why) => self.note(line, format!("{why}: left out")),
         }
     }
 
@@ -190,45 +177,18 @@ impl Reader {
         self.import
     }
 
-    fn registration(
-        &mut self,
-        mut service: Service,
-        made_up: &mut HashSet<String>,
-    ) -> Registration {
-        let name = match service.values.remove(ELEMENT_NAME) {
-            Some((line, text)) => match ElementName::new(text.as_str()) {
-                Ok(name) => Ok(name),
-                Err(why) => {
-                    let printable = text.replace(char::is_control, " ");
-                    let name = match ElementName::new(printable.trim()) {
-                        Ok(mended) => mended,
-                        Err(_) => make_up_name(&service, made_up),
-                    };
-                    let what = format!(
-                        "the name \"{}\" cannot be used ({why}): named \"{name}\" here",
-                        shown(&text)
-                    );
-                    Err((line, name, what))
-                }
-            },
-            None => {
-                let name = make_up_name(&service, made_up);
-                let what = format!("the key has no {ELEMENT_NAME}: named \"{name}\" here");
-                Err((service.line, name, what))
-            }
-        };
-        let name = name.unwrap_or_else(|(line, name, what)| {
-            self.note(line, what);
-            name
-        });
-        let mut take = |key| service.values.remove(key).map(|(_, text)| text);
-        let tool = take(TOOL_NAME);
-        Registration {
-            owner: take(OWNER),
-            creator: take(CREATOR).or(tool),
-            purpose: take(PURPOSE),
-            ..Registration::new(service.id, name)
+    fn registration(&mut self, service: Service, made_up: &mut HashSet<String>) -> Registration {
+        let Service {
+            id, line, named, ..
+        } = service;
+        let free = |name: &ElementName| made_up.insert(name.folded());
+        let (registration, odd) = service.texts.registration(id, free);
+        match odd {
+            None => {}
+            Some(Odd::Nameless(what)) => self.note(line, what),
+            Some(Odd::Unusable(what)) => self.note(named, what),
         }
+        registration
     }
 
     fn note(&mut self, line: usize, what: impl Into<String>) {
@@ -239,30 +199,6 @@ impl Reader {
             self.import.more_notes += 1;
         }
     }
-}
-
-/// A name from what is known of the service, and no other than the ones made up before.
-fn make_up_name(service: &Service, made_up: &mut HashSet<String>) -> ElementName {
-    let value = |key| service.values.get(key).map(|(_, text)| text.as_str());
-    let known: Vec<&str> = [
-        value(CREATOR).or(value(TOOL_NAME)),
-        value(PURPOSE),
-        value(MACHINE_NAME),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    let known = known.join(" ");
-    let candidates = [
-        known.clone(),
-        format!("{known} {}", service.id),
-        format!("Unnamed {}", service.id),
-    ];
-    candidates
-        .into_iter()
-        .filter_map(|text| ElementName::new(text.trim()).ok())
-        .find(|name| made_up.insert(name.folded()))
-        .expect("a word and a GUID are a name that no other service gets")
 }
 
 /// What comes after our key, whatever the case, with the root in full or by its short name.

@@ -11,7 +11,7 @@
 //! mistake in the file is an error with its line. What is well written and not for us (other keys,
 //! unknown values) is left out, and the [notes](Import::notes) say so.
 
-mod decode;
+pub(crate) mod decode;
 mod export;
 mod import;
 mod syntax;
@@ -38,17 +38,6 @@ pub const MAX_NOTES: usize = 1000;
 const VERSION_5: &str = "Windows Registry Editor Version 5.00";
 /// The first line of a file in the language's own encoding.
 const VERSION_4: &str = "REGEDIT4";
-
-/// The friendly name: the one value that Windows knows.
-const ELEMENT_NAME: &str = "ElementName";
-const OWNER: &str = "Owner";
-const CREATOR: &str = "Creator";
-/// podman's word for it, too.
-const PURPOSE: &str = "Purpose";
-/// podman's word for the creator.
-const TOOL_NAME: &str = "ToolName";
-/// podman's word for the machine that a service is for.
-const MACHINE_NAME: &str = "MachineName";
 
 /// What a file asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -117,13 +106,4 @@ impl ImportError {
         let what = what.into();
         Self { line, what }
     }
-}
-
-/// Text from the file, short and harmless enough for a message.
-fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
-    if text.chars().nth(80).is_some() {
-        shown.push('…');
-    }
-    shown
 }

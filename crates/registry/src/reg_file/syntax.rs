@@ -1,6 +1,7 @@
 //! From the text of a file to its keys and values.
 
-use super::{ImportError, VERSION_4, VERSION_5, shown};
+use super::{ImportError, VERSION_4, VERSION_5};
+use crate::text::shown;
 
 /// A file's lines, each read as what it is.
 pub(super) struct Lines<'a> {

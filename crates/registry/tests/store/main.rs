@@ -1,5 +1,7 @@
 //! The folder of registrations, used as a broker, an operator, a package and a fault use it.
 
+#![cfg(target_os = "linux")]
+
 mod faults;
 mod many;
 mod random;

@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn the_example_in_the_documentation_says_what_it_looks_like() {
-        let page = include_str!("../../../../docs/registry.md");
+        let page = include_str!("../../../../../docs/registry.md");
         let example: String = page
             .lines()
             .skip_while(|line| *line != "```toml")

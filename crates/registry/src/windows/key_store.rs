@@ -1,0 +1,32 @@
+//! The registrations of this machine, in the registry of Windows.
+//!
+//! [`KeyStore::open`] is all there is to do before [`read`](crate::keys::Store::read),
+//! [`put`](crate::keys::Store::put), [`replace`](crate::keys::Store::replace),
+//! [`set_enabled`](crate::keys::Store::set_enabled) and [`remove`](crate::keys::Store::remove).
+
+use super::hklm::Hklm;
+use crate::keys::Store;
+
+pub use crate::keys::{KeyError, Listing};
+
+/// The key of Windows for services, under `HKEY_LOCAL_MACHINE`.
+pub const SERVICES: &str =
+    r"SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices";
+
+/// The key for services that are switched off, under `HKEY_LOCAL_MACHINE`.
+pub const DISABLED: &str = r"SOFTWARE\hvsock\Disabled";
+
+/// The registrations of this machine. Reading needs no rights, changing needs an administrator's.
+pub type KeyStore = Store<Hklm>;
+
+impl KeyStore {
+    /// The registrations that Windows itself looks at.
+    pub fn open() -> Result<Self, KeyError> {
+        Self::open_at(SERVICES, DISABLED)
+    }
+
+    /// Registrations under other keys of `HKEY_LOCAL_MACHINE`, which Windows does not look at.
+    pub fn open_at(services: &str, disabled: &str) -> Result<Self, KeyError> {
+        Hklm::new(services, disabled).map(Store::new)
+    }
+}
