@@ -1,0 +1,128 @@
+//! What is said where something is not to be had.
+
+use std::io::ErrorKind;
+
+use hvsock::{
+    AF_HYPERV, Endpoint, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Lease, Refusal,
+    SOCK_STREAM, ServiceId, SockAddrHv, VmId, refusal_of,
+};
+
+use crate::{has_hyper_v_sockets, refusal};
+
+const LOOPBACK: VmId = VmId::LOOPBACK;
+
+#[test]
+fn without_hyper_v_every_way_to_a_socket_says_to_enable_it() {
+    if has_hyper_v_sockets() {
+        eprintln!("skipped: this Windows has AF_HYPERV");
+        return;
+    }
+    let service = ServiceId::random();
+    let address = SockAddrHv::new(LOOPBACK, service);
+    let fresh = || HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
+    let mut bound = fresh();
+    bound.bind(address).unwrap();
+    let errors = [
+        HvStream::connect(address).map(drop),
+        HvListener::bind(address).map(drop),
+        fresh().connect(address),
+        bound.listen(1),
+    ];
+    for result in errors {
+        let error = result.unwrap_err();
+        assert_eq!(refusal_of(&error), Some(&Refusal::NotSupported), "{error}");
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        let text = error.to_string();
+        assert!(text.contains("AF_HYPERV"), "{text}");
+        assert!(text.contains("Enable-WindowsOptionalFeature"), "{text}");
+    }
+    // In non-blocking mode likewise, and at once.
+    let mut socket = fresh();
+    socket.set_nonblocking(true).unwrap();
+    assert_eq!(refusal(socket.connect(address)), Refusal::NotSupported);
+}
+
+#[cfg(feature = "tokio")]
+#[test]
+fn without_hyper_v_a_task_is_told_so_as_well() {
+    if has_hyper_v_sockets() {
+        eprintln!("skipped: this Windows has AF_HYPERV");
+        return;
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let address = (LOOPBACK, ServiceId::random());
+    let connected = runtime.block_on(hvsock::tokio::HvStream::connect(address));
+    assert_eq!(refusal(connected), Refusal::NotSupported);
+    let bound = runtime.block_on(hvsock::tokio::HvListener::bind(address));
+    assert_eq!(refusal(bound), Refusal::NotSupported);
+}
+
+#[test]
+fn who_names_an_endpoint_is_told_that_windows_has_none() {
+    let address = (LOOPBACK, ServiceId::random());
+    for endpoint in [Endpoint::at("C:\\hvsock\\endpoint"), Endpoint::of_vsock()] {
+        let connect = HvStream::options().endpoint(&endpoint).connect(address);
+        let listen = HvListener::options().endpoint(&endpoint).listen(address);
+        let lease = Lease::register_at(&endpoint, "Nobody's", ServiceId::random(), "");
+        let explained = HvStream::options().endpoint(&endpoint).explain(address);
+        for result in [
+            connect.map(drop),
+            listen.map(drop),
+            lease.map(drop),
+            explained.map(drop),
+            endpoint.vm_id(&"web".parse().unwrap()).map(drop),
+            endpoint.service_id(&"Nobody's".parse().unwrap()).map(drop),
+        ] {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+            assert!(error.to_string().contains("Windows"), "{error}");
+        }
+        assert!(!endpoint.uses_vsock());
+    }
+}
+
+#[test]
+fn names_that_nobody_has_are_refused_with_the_next_step() {
+    let error = HvStream::connect((LOOPBACK, "No such service of anybody's")).unwrap_err();
+    assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered), "{error}");
+    assert!(error.to_string().contains("hvsock service list"), "{error}");
+    let error = HvStream::connect(("no-such-vm-of-anybodys", 2761)).unwrap_err();
+    assert_eq!(
+        refusal_of(&error),
+        Some(&Refusal::PartitionUnknown),
+        "{error}"
+    );
+    let text = error.to_string();
+    assert!(text.contains("no-such-vm-of-anybodys"), "{text}");
+    assert!(text.contains("hvsock vm list"), "{text}");
+}
+
+#[test]
+fn what_would_happen_is_explained_without_a_socket() {
+    let loopback = hvsock::explain_connect((LOOPBACK, ServiceId::random())).unwrap();
+    assert!(loopback.would_succeed(), "{loopback}");
+    let everybody = hvsock::explain_listen((VmId::WILDCARD, ServiceId::random())).unwrap();
+    assert_eq!(
+        everybody.refusal(),
+        Some(&Refusal::Unregistered),
+        "{everybody}"
+    );
+    assert!(!everybody.steps().is_empty());
+    assert!(
+        everybody.fix().is_some_and(|fix| fix.contains("register")),
+        "{everybody}"
+    );
+    let broadcast = hvsock::explain_connect((VmId::BROADCAST, 1)).unwrap();
+    assert_eq!(broadcast.refusal(), Some(&Refusal::AddressNotAvailable));
+}
+
+#[test]
+fn a_bind_that_could_never_receive_fails_before_windows_is_asked() {
+    let service = ServiceId::random();
+    for from in [VmId::WILDCARD, VmId::CHILDREN] {
+        assert_eq!(
+            refusal(HvListener::bind((from, service))),
+            Refusal::Unregistered
+        );
+    }
+}
