@@ -30,4 +30,4 @@ pub use linux::{
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};
 #[cfg(windows)]
-pub use windows::{errno, hyperv, poll, set_nonblocking, stream, take_error};
+pub use windows::{compute_systems, errno, hyperv, poll, set_nonblocking, stream, take_error};

@@ -19,6 +19,7 @@
 //!   the level `HV_PROTOCOL_RAW`.
 //! - `MSG_PEEK`: WSL, `src/windows/common/socket.cpp`, `Receive`.
 
+mod compute_systems;
 pub mod errno;
 pub mod hyperv;
 pub mod poll;
@@ -27,4 +28,5 @@ pub mod stream;
 #[cfg(test)]
 mod tcp;
 
+pub use compute_systems::compute_systems;
 pub use socket::{set_nonblocking, take_error};

@@ -1,0 +1,197 @@
+//! The systems that the host compute service runs: containers, and virtual machines that Hyper-V
+//! Manager does not show, such as WSL's.
+//!
+//! Source: learn.microsoft.com/virtualization/api/hcs/reference/hcsenumeratecomputesystems and the
+//! pages of the other functions. `computecore.dll` is part of Windows 10 and Windows Server from
+//! version 1809 on; it is loaded when it is asked for, so that programs start without it.
+
+use std::ffi::{OsString, c_void};
+use std::io;
+use std::os::windows::ffi::OsStringExt;
+use std::ptr;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use windows_sys::Win32::Foundation::{
+    E_ACCESSDENIED, HCS_E_ACCESS_DENIED, HCS_E_CONNECTION_TIMEOUT, HCS_E_OPERATION_TIMEOUT,
+    HCS_E_SERVICE_NOT_AVAILABLE, LocalFree,
+};
+use windows_sys::Win32::System::LibraryLoader::{
+    GetProcAddress, LOAD_LIBRARY_SEARCH_SYSTEM32, LoadLibraryExW,
+};
+use windows_sys::core::{HRESULT, PCSTR, PCWSTR, PWSTR, s, w};
+
+/// `HCS_OPERATION`.
+type Operation = *mut c_void;
+
+type Create = unsafe extern "system" fn(*const c_void, *const c_void) -> Operation;
+type Enumerate = unsafe extern "system" fn(PCWSTR, Operation) -> HRESULT;
+type Wait = unsafe extern "system" fn(Operation, u32, *mut PWSTR) -> HRESULT;
+type Close = unsafe extern "system" fn(Operation);
+/// What `GetProcAddress` gives.
+type FarProc = unsafe extern "system" fn() -> isize;
+
+/// The functions of `computecore.dll` that are called, as `computecore.h` has them.
+struct Functions {
+    /// `HcsCreateOperation(context, callback)`
+    create: Create,
+    /// `HcsEnumerateComputeSystems(query, operation)`
+    enumerate: Enumerate,
+    /// `HcsWaitForOperationResult(operation, milliseconds, result)`
+    wait: Wait,
+    /// `HcsCloseOperation(operation)`
+    close: Close,
+}
+
+/// The list of all of them as the JSON text that the service gives, which it shows to
+/// administrators and the group `Hyper-V Administrators`: to others it is
+/// [`PermissionDenied`](io::ErrorKind::PermissionDenied). Where there is no such service it is
+/// [`Unsupported`](io::ErrorKind::Unsupported), and an answer that takes longer than `limit` is
+/// [`TimedOut`](io::ErrorKind::TimedOut).
+pub fn compute_systems(limit: Duration) -> io::Result<String> {
+    let functions = functions()?;
+    // SAFETY: neither a context nor a callback is needed, as the result is waited for.
+    let operation = unsafe { (functions.create)(ptr::null(), ptr::null()) };
+    if operation.is_null() {
+        return Err(io::Error::last_os_error());
+    }
+    let operation = Handle {
+        operation,
+        close: functions.close,
+    };
+    // SAFETY: no query is every system, and the operation is open.
+    check(unsafe { (functions.enumerate)(ptr::null(), operation.operation) })?;
+    let mut text = Text(ptr::null_mut());
+    // One short of `INFINITE`.
+    let limit = u32::try_from(limit.as_millis()).map_or(u32::MAX - 1, |ms| ms.min(u32::MAX - 1));
+    // SAFETY: the operation is open, and the text is ours to free, even that of a failure.
+    check(unsafe { (functions.wait)(operation.operation, limit, &mut text.0) })?;
+    text.to_string()
+}
+
+/// An operation that is open.
+struct Handle {
+    operation: Operation,
+    close: Close,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: it is open, and nobody uses it any more.
+        unsafe { (self.close)(self.operation) };
+    }
+}
+
+/// Text of the service's, or null.
+struct Text(PWSTR);
+
+impl Text {
+    fn to_string(&self) -> io::Result<String> {
+        if self.0.is_null() {
+            return Ok(String::new());
+        }
+        // SAFETY: the service ends the text with a zero, and nothing writes to it any more.
+        let wide = unsafe {
+            let len = (0..).take_while(|at| *self.0.add(*at) != 0).count();
+            std::slice::from_raw_parts(self.0, len)
+        };
+        let strange = |_| io::Error::new(io::ErrorKind::InvalidData, "text that is not Unicode");
+        OsString::from_wide(wide).into_string().map_err(strange)
+    }
+}
+
+impl Drop for Text {
+    fn drop(&mut self) {
+        // SAFETY: the pages of the functions say to free it so; null is nothing.
+        unsafe { LocalFree(self.0.cast()) };
+    }
+}
+
+fn functions() -> io::Result<&'static Functions> {
+    static FUNCTIONS: OnceLock<Option<Functions>> = OnceLock::new();
+    let functions = FUNCTIONS.get_or_init(load).as_ref();
+    functions.ok_or_else(|| {
+        let text = "there is no host compute service on this machine (computecore.dll)";
+        io::Error::new(io::ErrorKind::Unsupported, text)
+    })
+}
+
+/// Loads the library for as long as the process lives, from the system's own folder only.
+fn load() -> Option<Functions> {
+    let name = w!("computecore.dll");
+    // SAFETY: the name is a constant; the library is Windows' own, and what it does as it is
+    // loaded is its own affair.
+    let library = unsafe { LoadLibraryExW(name, ptr::null_mut(), LOAD_LIBRARY_SEARCH_SYSTEM32) };
+    if library.is_null() {
+        return None;
+    }
+    // SAFETY: the library stays loaded, and the names are constants.
+    let function = |name: PCSTR| unsafe { GetProcAddress(library, name) };
+    let create = function(s!("HcsCreateOperation"))?;
+    let enumerate = function(s!("HcsEnumerateComputeSystems"))?;
+    let wait = function(s!("HcsWaitForOperationResult"))?;
+    let close = function(s!("HcsCloseOperation"))?;
+    // SAFETY: these are the functions' signatures.
+    unsafe {
+        Some(Functions {
+            create: std::mem::transmute::<FarProc, Create>(create),
+            enumerate: std::mem::transmute::<FarProc, Enumerate>(enumerate),
+            wait: std::mem::transmute::<FarProc, Wait>(wait),
+            close: std::mem::transmute::<FarProc, Close>(close),
+        })
+    }
+}
+
+fn check(result: HRESULT) -> io::Result<()> {
+    if result >= 0 {
+        return Ok(());
+    }
+    let kind = match result {
+        E_ACCESSDENIED | HCS_E_ACCESS_DENIED => io::ErrorKind::PermissionDenied,
+        HCS_E_OPERATION_TIMEOUT | HCS_E_CONNECTION_TIMEOUT => io::ErrorKind::TimedOut,
+        HCS_E_SERVICE_NOT_AVAILABLE => io::ErrorKind::Unsupported,
+        _ => io::ErrorKind::Other,
+    };
+    let text = format!("the host compute service answers {:#010x}", result);
+    Err(io::Error::new(kind, text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_without_the_service_says_so() {
+        match compute_systems(Duration::from_secs(5)) {
+            // A Windows with containers or virtual machines.
+            Ok(list) => assert!(list.starts_with('[') || list == "null", "{list}"),
+            Err(error) => assert!(
+                matches!(
+                    error.kind(),
+                    io::ErrorKind::Unsupported
+                        | io::ErrorKind::PermissionDenied
+                        | io::ErrorKind::TimedOut
+                ),
+                "{error}"
+            ),
+        }
+    }
+
+    #[test]
+    fn a_failure_has_its_kind_and_its_number() {
+        for (number, kind) in [
+            (0x8007_0005_u32, io::ErrorKind::PermissionDenied),
+            (0x8037_011b, io::ErrorKind::PermissionDenied),
+            (0x8037_0118, io::ErrorKind::TimedOut),
+            (0x8037_0100, io::ErrorKind::Other),
+        ] {
+            let error = check(number.cast_signed()).unwrap_err();
+            assert_eq!(error.kind(), kind);
+            assert!(
+                error.to_string().contains(&format!("{number:#010x}")),
+                "{error}"
+            );
+        }
+        assert!(check(0).is_ok());
+    }
+}
