@@ -69,14 +69,22 @@ impl Facts {
 
     /// Whether there may be virtual machines that it does not show.
     pub(crate) fn may_hide_vms(&self) -> bool {
-        // Without Hyper-V's management there are none of Hyper-V's, and the others are shown.
-        let hides = |missing: &Missing| !matches!(missing, Missing::HyperV);
-        self.missing.iter().any(hides)
+        self.missing.iter().any(hides_vms)
     }
 
     /// Whether it is a virtual machine that has none itself.
     pub(crate) fn is_mere_guest(&self) -> bool {
         self.machine.guest.is_some() && !self.machine.is_host
+    }
+
+    /// Whether its own host answers, and not this machine.
+    pub(crate) fn asks_host(&self, question: Question) -> bool {
+        let to_host = match question.vm {
+            VmId::PARENT => true,
+            VmId::WILDCARD => !question.listening,
+            _ => false,
+        };
+        self.is_mere_guest() || self.machine.guest.is_some() && to_host
     }
 
     fn explain(&self, question: Question) -> Explanation {
@@ -87,7 +95,7 @@ impl Facts {
             steps: judged.steps,
             fix: judged.fix,
         };
-        if self.is_mere_guest() {
+        if self.asks_host(question) {
             leave_to_host(&mut explanation, &view);
         } else {
             self.heed_exemptions(&mut explanation, question);
@@ -106,7 +114,7 @@ impl Facts {
         let kind = self.vm(question.vm).map(|vm| &vm.kind);
         let shipped = Registration::in_box();
         let shipped = shipped.iter().any(|entry| entry.id == question.service);
-        let answer = match (&explanation.verdict, kind) {
+        let answer: &str = match (&explanation.verdict, kind) {
             (Err(Refusal::Unregistered), _) if shipped => "no: it is a service of Windows itself",
             // The registry is read by Hyper-V's management service, and a machine that the host
             // compute service runs has its own table of services (hcsshim schema2,
@@ -115,15 +123,32 @@ impl Facts {
             (
                 Err(Refusal::Unregistered | Refusal::Disabled { .. }),
                 Some(VmKind::Wsl | VmKind::Utility { .. }),
-            ) => "no: the host compute service runs this virtual machine by rules of its own",
+            ) => match kind {
+                Some(VmKind::Utility { owner: None }) if self.may_hide_vms() => {
+                    "it does not, which counts if the virtual machine is Hyper-V Manager's; \
+                     whose it is, Windows does not show"
+                }
+                _ => "no: the host compute service runs this virtual machine by rules of its own",
+            },
+            (Err(Refusal::Unregistered), _) => match self.unread() {
+                Some(why) => why,
+                None => return,
+            },
             _ => return,
         };
+        let answer = answer.to_owned();
         explanation.steps.retain(|step| step.pass);
         explanation.verdict = Ok(Outlook::Open);
-        explanation.steps.push(remark(
-            "Does the registry have to allow it?",
-            answer.to_owned(),
-        ));
+        let question = "Does the registry have to allow it?";
+        explanation.steps.push(remark(question, answer));
+    }
+
+    /// Why the registry could not be read, if it could not.
+    fn unread(&self) -> Option<&str> {
+        self.missing.iter().find_map(|missing| match missing {
+            Missing::Registry { why } => Some(why.as_str()),
+            _ => None,
+        })
     }
 
     /// Says what is not known about a success.
@@ -157,11 +182,9 @@ impl Facts {
             let answer = format!("no: it reaches only who listens at its own id, {}", wsl.id);
             steps.push(remark("Does WSL's virtual machine reach it?", answer));
         }
-        for missing in self.missing.iter().filter(|_| self.may_hide_vms()) {
-            if !matches!(missing, Missing::HyperV) {
-                let question = "Is it on for every virtual machine?";
-                steps.push(remark(question, format!("not known: {missing}")));
-            }
+        for missing in self.missing.iter().filter(|missing| hides_vms(missing)) {
+            let question = "Is it on for every virtual machine?";
+            steps.push(remark(question, format!("not known: {missing}")));
         }
         // hcsshim schema2, `HvSocketSystemConfig`: who may bind and connect is in a security
         // descriptor for each virtual machine, which its owner set and nobody is shown.
@@ -183,13 +206,19 @@ impl Facts {
             (Refusal::PartitionOff | Refusal::PartitionPaused, _) => {
                 Some("start it with the program that runs it".to_owned())
             }
-            (Refusal::PartitionUnknown, _) => match self.missing.first() {
-                Some(missing) => Some(missing.to_string()),
-                None => Some("hvsock vm list".to_owned()),
-            },
+            (Refusal::PartitionUnknown, _) if self.missing.contains(&Missing::HyperV) => {
+                Some(Missing::HyperV.to_string())
+            }
+            (Refusal::PartitionUnknown, _) => Some("hvsock vm list".to_owned()),
             _ => None,
         }
     }
+}
+
+/// Whether there may be virtual machines that are not shown for this reason. Without Hyper-V's
+/// management there are none of Hyper-V's, and the others are shown.
+fn hides_vms(missing: &Missing) -> bool {
+    !matches!(missing, Missing::HyperV | Missing::Registry { .. })
 }
 
 /// In a virtual machine the registry that counts is its host's.

@@ -8,11 +8,13 @@
 //! verdict comes in the same words, and [`refusal`] reads the numbers of Windows backwards by it.
 //!
 //! This half is the same on every system and is tested on all of them. On Windows there are also
-//! `facts`, which asks, `virtual_machines` and `set_policy`. All of that takes a bounded time,
-//! however long Windows takes.
+//! `facts`, which asks, `facts_at_hand` for those who cannot wait, `virtual_machines`, `machine` and
+//! `set_policy`. All of that takes a bounded time, however long Windows takes.
 
 #![forbid(unsafe_code)]
 
+#[cfg(any(windows, test))]
+mod embedded;
 mod explanation;
 mod facts;
 mod hcs;
@@ -21,6 +23,8 @@ mod missing;
 mod name;
 mod policy;
 mod refusal;
+#[cfg(any(windows, test))]
+mod rows;
 mod view;
 mod vm;
 #[cfg(windows)]

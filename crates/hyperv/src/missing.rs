@@ -7,6 +7,9 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missing {
+    /// Nobody asked, since an answer takes a while.
+    #[error("the virtual machines were not asked for; `hvsock vm list` asks")]
+    NotAsked,
     /// There is no management of Hyper-V here.
     #[error(
         "Hyper-V is not enabled on this machine; enable it as administrator with \
@@ -40,6 +43,12 @@ pub enum Missing {
     )]
     ComputeService {
         /// Why.
+        why: String,
+    },
+    /// The registrations cannot be read.
+    #[error("the services in the registry of Windows cannot be read: {why}")]
+    Registry {
+        /// Why, and what to do about it.
         why: String,
     },
     /// Windows failed.

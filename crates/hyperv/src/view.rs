@@ -23,7 +23,7 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new(facts: &Facts, question: Question) -> Self {
-        if facts.is_mere_guest() {
+        if facts.asks_host(question) {
             Self::of_guest(facts, question)
         } else {
             Self::of_host(facts, question)

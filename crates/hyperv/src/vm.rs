@@ -26,10 +26,10 @@ pub enum VmKind {
     HyperV,
     /// The one in which WSL runs every Linux distribution of a user.
     Wsl,
-    /// Another of the host compute service's, with the owner that it names: a container's, a
-    /// sandbox's.
+    /// Another of the host compute service's, such as a container's or a sandbox's; or one of
+    /// which Windows shows no more than that it is there.
     Utility {
-        /// Its owner, where one is known.
+        /// Who had the service make it, where that is known.
         owner: Option<String>,
     },
 }

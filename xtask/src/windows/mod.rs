@@ -25,6 +25,7 @@ const PACKAGES: &[&str] = &[
     "hvsock-control",
     "hvsock-endpoint",
     "hvsock-fabric",
+    "hvsock-hyperv",
     "hvsock-registry",
     "hvsock-sys",
     "hvsock-testkit",

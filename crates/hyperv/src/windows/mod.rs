@@ -1,66 +1,63 @@
 //! Asking Windows: its registry for services and for what this machine is, WMI and the host compute
 //! service for virtual machines.
 
-use hvsock_address::{ServiceId, VmId};
+mod machine;
+mod policies;
+mod vms;
+mod wmi;
+mod worker;
 
-use crate::{Facts, Machine, Missing, Switch, Vm};
+use std::time::{Duration, Instant};
 
-/// Why a service could not be switched on or off for a virtual machine.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum PolicyError {
-    /// Windows could not be asked.
-    #[error(transparent)]
-    Missing(#[from] Missing),
-    /// There is no such virtual machine of Hyper-V's.
-    #[error(
-        "Hyper-V has no virtual machine with the id {vm}; `hvsock vm list` shows those that it has"
-    )]
-    UnknownVm {
-        /// The id.
-        vm: VmId,
-    },
-    /// Windows did not do it.
-    #[error("Hyper-V did not change its policy: {why}")]
-    Refused {
-        /// Why.
-        why: String,
-    },
-}
+use hvsock_registry::key_store::KeyStore;
 
-/// What this machine says of itself without asking for virtual machines, which takes time.
-pub fn facts_at_hand() -> Facts {
-    Facts {
-        machine: machine(),
-        missing: vec![Missing::HyperV],
-        ..Facts::default()
-    }
-}
+use crate::{Facts, Missing, Vm};
 
-/// All that this machine says of itself. Takes a few seconds at the most.
+pub use machine::machine;
+pub use policies::{PolicyError, set_policy};
+
+/// How long all questions together may take. WMI's service may have to start first.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// All that this machine says of itself. Takes 5 seconds at the most.
 pub fn facts() -> Facts {
-    let (vms, missing) = virtual_machines();
-    Facts {
+    let asked = vms::ask();
+    let mut facts = facts_at_hand();
+    let found = asked.by(Instant::now() + LIMIT);
+    facts
+        .missing
+        .retain(|missing| *missing != Missing::NotAsked);
+    facts.missing.extend(found.missing);
+    facts.policies = found.policies;
+    facts.vms = found.vms;
+    facts.machine.is_host |= !facts.vms.is_empty();
+    facts
+}
+
+/// What the registry says, at once: everything but Hyper-V's virtual machines and their policies,
+/// which are [`Missing::NotAsked`].
+pub fn facts_at_hand() -> Facts {
+    let mut facts = Facts {
         machine: machine(),
-        vms,
-        missing,
+        vms: vms::in_registry(),
+        missing: vec![Missing::NotAsked],
         ..Facts::default()
+    };
+    match KeyStore::open().and_then(|store| store.read()) {
+        Ok(listing) => {
+            facts.registry = listing.registry;
+            facts.problems = listing.problems;
+        }
+        Err(error) => facts.missing.push(Missing::Registry {
+            why: error.to_string(),
+        }),
     }
+    facts
 }
 
 /// The virtual machines of this host, as far as this user may see them, and what was not told.
+/// Takes 5 seconds at the most.
 pub fn virtual_machines() -> (Vec<Vm>, Vec<Missing>) {
-    (Vec::new(), vec![Missing::HyperV])
-}
-
-/// What this machine is. Asks nothing but the registry.
-pub fn machine() -> Machine {
-    Machine::default()
-}
-
-/// Switches a service on or off for one virtual machine of Hyper-V's, or leaves it to the
-/// machine's default. Needs an administrator of Hyper-V.
-pub fn set_policy(vm: VmId, service: ServiceId, switch: Switch) -> Result<(), PolicyError> {
-    let _ = (service, switch);
-    Err(PolicyError::UnknownVm { vm })
+    let found = vms::ask().by(Instant::now() + LIMIT);
+    (found.vms, found.missing)
 }

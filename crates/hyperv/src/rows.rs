@@ -1,0 +1,266 @@
+//! The rows that WMI gives, and what they mean. Nothing here asks; so all of it is tested on every
+//! system.
+
+use hvsock_address::{ServiceId, VmId};
+use serde::Deserialize;
+
+use crate::{Missing, ServicePolicy, Switch, Vm, VmKind, VmState};
+
+/// What is read of each `Msvm_ComputerSystem`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ComputerSystem {
+    pub(crate) name: Option<String>,
+    pub(crate) element_name: Option<String>,
+    pub(crate) enabled_state: Option<u16>,
+}
+
+/// What is read of each `Msvm_GuestCommunicationServiceSettingData`, and of each
+/// `Msvm_GuestServiceInterfaceComponentSettingData`, whose rows have no service.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct Setting {
+    #[serde(rename = "InstanceID")]
+    pub(crate) instance_id: Option<String>,
+    #[serde(rename = "Name")]
+    pub(crate) service: Option<String>,
+    #[serde(rename = "EnabledStatePolicy", alias = "DefaultEnabledStatePolicy")]
+    pub(crate) policy: Option<u16>,
+}
+
+/// The virtual machines among the computer systems.
+///
+/// The host is in the list, too, for those who may see it. Who may not is shown nothing at all,
+/// and no error: a list without even the host is one of those.
+pub(crate) fn virtual_machines(rows: Vec<ComputerSystem>) -> Result<Vec<Vm>, Missing> {
+    if rows.is_empty() {
+        return Err(Missing::Rights);
+    }
+    let vms = rows.into_iter().filter_map(|row| {
+        // A machine's `Name` is its GUID, and the host's is its NetBIOS name. `Caption` tells the
+        // two apart as well, but in the language of the system.
+        let id: VmId = row.name?.parse().ok()?;
+        Some(Vm {
+            name: row.element_name.unwrap_or_default(),
+            id,
+            state: row
+                .enabled_state
+                .map_or(VmState::Unknown, VmState::of_enabled_state),
+            kind: VmKind::HyperV,
+        })
+    });
+    Ok(vms.filter(|vm| !vm.id.is_well_known()).collect())
+}
+
+/// The policies among the settings: those of templates and other things than machines left out.
+pub(crate) fn policies(rows: Vec<Setting>) -> Vec<ServicePolicy> {
+    let policies = rows.into_iter().filter_map(|row| {
+        let service = row.service.as_deref().map(str::parse::<ServiceId>);
+        Some(ServicePolicy {
+            vm: machine_of(&row.instance_id?)?,
+            service: service.transpose().ok()?,
+            switch: Switch::of_number(row.policy?)?,
+        })
+    });
+    policies.collect()
+}
+
+/// The machine whose setting has this `InstanceID`: `Microsoft:GUID\…`.
+///
+/// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-computersystem (`InstanceID`); a
+/// checkpoint's settings have the checkpoint's GUID there, and a template's the word `Definition`.
+pub(crate) fn machine_of(instance_id: &str) -> Option<VmId> {
+    let rest = instance_id.strip_prefix("Microsoft:")?;
+    let guid = rest.split('\\').next().unwrap_or_default();
+    guid.parse().ok().filter(|id: &VmId| !id.is_well_known())
+}
+
+/// The id of WSL's machine in the command line of a process that WSL keeps for it.
+///
+/// Source: microsoft/WSL, src/windows/wslhost/main.cpp (`--vm-id {GUID}`); read the same way by
+/// Biswa96/wslbridge2#43.
+pub(crate) fn wsl_machine(command_line: &str) -> Option<VmId> {
+    let (_, rest) = command_line.split_once("--vm-id")?;
+    let guid = rest.split([' ', '=', '"']).find(|word| !word.is_empty())?;
+    guid.parse().ok().filter(|id: &VmId| !id.is_well_known())
+}
+
+/// What the sources say, as one list: Hyper-V's own first, then whatever runs beside them, then
+/// WSL's, by its id if the host compute service named no owner.
+pub(crate) fn together(hyper_v: Vec<Vm>, others: Vec<Vm>, wsl: Option<VmId>) -> Vec<Vm> {
+    let mut vms = hyper_v;
+    for other in others {
+        if !vms.iter().any(|vm| vm.id == other.id) {
+            vms.push(other);
+        }
+    }
+    if let Some(id) = wsl {
+        let known = vms.iter_mut().find(|vm| vm.id == id);
+        let wsl = Vm {
+            name: "WSL".to_owned(),
+            id,
+            // It has a process, so it runs, unless somebody knows better.
+            state: known.as_ref().map_or(VmState::Running, |vm| vm.state),
+            kind: VmKind::Wsl,
+        };
+        match known {
+            Some(vm) if vm.kind == VmKind::HyperV => {}
+            Some(vm) => *vm = wsl,
+            None => vms.push(wsl),
+        }
+    }
+    vms
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ID: &str = "AD289D34-3DA4-479F-AF67-7DBA64BC6EAF";
+
+    fn row(name: &str, element_name: &str, state: u16) -> ComputerSystem {
+        ComputerSystem {
+            name: Some(name.to_owned()),
+            element_name: Some(element_name.to_owned()),
+            enabled_state: Some(state),
+        }
+    }
+
+    fn setting(instance_id: &str, service: Option<&str>, policy: u16) -> Setting {
+        Setting {
+            instance_id: Some(instance_id.to_owned()),
+            service: service.map(str::to_owned),
+            policy: Some(policy),
+        }
+    }
+
+    #[test]
+    fn a_machine_is_a_row_whose_name_is_a_guid_whatever_its_caption() {
+        let rows = vec![row("DESKTOP-1", "DESKTOP-1", 2), row(ID, "My VM", 3)];
+        let vms = virtual_machines(rows).unwrap();
+        assert_eq!(vms.len(), 1);
+        let vm = &vms[0];
+        assert_eq!((vm.name.as_str(), vm.state), ("My VM", VmState::Off));
+        assert_eq!(vm.id, ID.parse().unwrap());
+    }
+
+    #[test]
+    fn a_list_without_even_the_host_is_one_that_this_user_may_not_see() {
+        assert_eq!(virtual_machines(vec![]), Err(Missing::Rights));
+        let none = virtual_machines(vec![row("DESKTOP-1", "", 2)]);
+        assert_eq!(none, Ok(vec![]));
+    }
+
+    #[test]
+    fn every_state_has_a_meaning() {
+        for (number, state) in [
+            (0, VmState::Unknown),
+            (2, VmState::Running),
+            (3, VmState::Off),
+            (4, VmState::Stopping),
+            (6, VmState::Saved),
+            (9, VmState::Paused),
+            (10, VmState::Starting),
+            (32768, VmState::Paused),
+            (32769, VmState::Saved),
+            (32773, VmState::Stopping),
+            (32777, VmState::Starting),
+            (32785, VmState::Paused),
+            (u16::MAX, VmState::Unknown),
+        ] {
+            assert_eq!(VmState::of_enabled_state(number), state, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_policy_is_a_machines_and_not_a_templates() {
+        let service = "{0000ac9-facb-11e6-bd58-64006a7986d3}";
+        let good = "999e53d4-3d5c-4c3e-8779-bed06ec056e1";
+        let of = format!("Microsoft:{ID}\\6C09BB55-D683-4DA0-8931-C9BF705F6480\\{good}");
+        let rows = vec![
+            setting(&of, Some(good), 3),
+            setting(&of, None, 2),
+            setting(&of, Some(service), 3),
+            setting(&of, Some(good), 5),
+            setting(
+                "Microsoft:Definition\\6C09BB55-D683-4DA0-8931-C9BF705F6480\\Default",
+                None,
+                2,
+            ),
+            Setting::default(),
+        ];
+        let found = policies(rows);
+        let vm = ID.parse().unwrap();
+        let want = [
+            (Some(good.parse().unwrap()), Switch::Disabled),
+            (None, Switch::Enabled),
+        ]
+        .map(|(service, switch)| ServicePolicy {
+            vm,
+            service,
+            switch,
+        });
+        assert_eq!(found, want);
+    }
+
+    #[test]
+    fn wsls_machine_is_in_the_command_line_of_its_process() {
+        let id: VmId = ID.parse().unwrap();
+        for line in [
+            format!("\"C:\\Program Files\\WSL\\wslhost.exe\" --vm-id {{{ID}}} --handle 12"),
+            format!("wslhost.exe --distro-id {{0f0f}} --vm-id {ID}"),
+            format!("wslhost.exe \"--vm-id\" \"{ID}\""),
+        ] {
+            assert_eq!(wsl_machine(&line), Some(id), "{line}");
+        }
+        for line in [
+            "",
+            "wslhost.exe",
+            "wslhost.exe --vm-id",
+            "x --vm-id nonsense",
+        ] {
+            assert_eq!(wsl_machine(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_machine_is_listed_twice() {
+        let vm = |id: &str, name: &str, kind| Vm {
+            name: name.to_owned(),
+            id: id.parse().unwrap(),
+            state: VmState::Paused,
+            kind,
+        };
+        let other = "afd7952d-e55b-5ead-a889-fc7922c6458d";
+        let utility = || VmKind::Utility { owner: None };
+        let all = together(
+            vec![vm(ID, "My VM", VmKind::HyperV)],
+            vec![vm(ID, ID, VmKind::HyperV), vm(other, other, utility())],
+            Some(other.parse().unwrap()),
+        );
+        let names: Vec<_> = all.iter().map(|vm| (vm.name.as_str(), &vm.kind)).collect();
+        assert_eq!(names, [("My VM", &VmKind::HyperV), ("WSL", &VmKind::Wsl)]);
+        assert_eq!(all[1].state, VmState::Paused);
+        let all = together(vec![], vec![], Some(other.parse().unwrap()));
+        assert_eq!(all[0].state, VmState::Running);
+    }
+
+    proptest! {
+        #[test]
+        fn no_row_is_too_strange(
+            name in proptest::option::of("(?s).{0,60}"), state: Option<u16>, policy: Option<u16>,
+        ) {
+            let text = name.clone().unwrap_or_default();
+            let row = ComputerSystem {
+                name: name.clone(),
+                element_name: name.clone(),
+                enabled_state: state,
+            };
+            prop_assert!(virtual_machines(vec![row]).is_ok());
+            let instance_id = name.clone().map(|text| format!("Microsoft:{text}"));
+            policies(vec![Setting { instance_id, service: name, policy }]);
+            wsl_machine(&format!("--vm-id{text}"));
+        }
+    }
+}

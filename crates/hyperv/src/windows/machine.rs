@@ -1,0 +1,79 @@
+//! What the registry says of this machine.
+
+use windows_registry::{Key, LOCAL_MACHINE};
+
+use crate::{Guest, Machine};
+
+/// Where a guest finds what its host's data exchange service tells it: see [`Guest`].
+const GUEST: &str = r"SOFTWARE\Microsoft\Virtual Machine\Guest\Parameters";
+/// The name that this machine runs under.
+const NAME: &str = r"SYSTEM\CurrentControlSet\Control\ComputerName\ActiveComputerName";
+/// The services that run virtual machines: Hyper-V's management and the host compute service.
+const HOST_SERVICES: [&str; 2] = [
+    r"SYSTEM\CurrentControlSet\Services\vmms",
+    r"SYSTEM\CurrentControlSet\Services\vmcompute",
+];
+
+/// What this machine is. Asks nothing but the registry.
+pub fn machine() -> Machine {
+    let root = LOCAL_MACHINE;
+    Machine {
+        name: root
+            .open(NAME)
+            .ok()
+            .and_then(|key| text(&key, "ComputerName")),
+        is_host: HOST_SERVICES.iter().any(|path| root.open(path).is_ok()),
+        guest: guest(root, GUEST),
+    }
+}
+
+fn guest(root: &Key, path: &str) -> Option<Guest> {
+    let key = root.open(path).ok()?;
+    let guest = Guest {
+        id: text(&key, "VirtualMachineId").and_then(|id| id.parse().ok()),
+        name: text(&key, "VirtualMachineName"),
+        host: text(&key, "PhysicalHostName"),
+    };
+    // Without one of them nobody told it anything.
+    (guest != Guest::default()).then_some(guest)
+}
+
+fn text(key: &Key, value: &str) -> Option<String> {
+    key.get_string(value).ok().filter(|text| !text.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_address::ServiceId;
+    use windows_registry::CURRENT_USER;
+
+    use super::*;
+
+    #[test]
+    fn a_guest_reads_what_its_host_told_it() {
+        let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
+        assert_eq!(guest(CURRENT_USER, &path), None);
+        let key = CURRENT_USER.create(&path).unwrap();
+        assert_eq!(guest(CURRENT_USER, &path), None);
+        let id = "ad289d34-3da4-479f-af67-7dba64bc6eaf";
+        key.set_string("VirtualMachineId", id.to_uppercase())
+            .unwrap();
+        key.set_string("VirtualMachineName", "Büro 2").unwrap();
+        key.set_string("PhysicalHostName", "").unwrap();
+        let found = guest(CURRENT_USER, &path);
+        drop(key);
+        CURRENT_USER.remove_tree(&path).unwrap();
+        let want = Guest {
+            id: Some(id.parse().unwrap()),
+            name: Some("Büro 2".to_owned()),
+            host: None,
+        };
+        assert_eq!(found, Some(want));
+    }
+
+    #[test]
+    fn a_machine_has_a_name() {
+        let machine = machine();
+        assert!(machine.name.is_some_and(|name| !name.is_empty()));
+    }
+}

@@ -1,0 +1,193 @@
+//! Switching a service on or off for one virtual machine.
+//!
+//! Sources: the pages of `Msvm_VirtualSystemManagementService`'s `AddGuestServiceSettings` and
+//! `ModifyGuestServiceSettings` under learn.microsoft.com/windows/win32/hyperv_v2, of Windows 10
+//! and Windows Server 2016 on. There is no Hyper-V where this is tested, so only the text of a
+//! setting and the plumbing of a call are.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use hvsock_address::{ServiceId, VmId};
+use serde::Deserialize;
+use wmi::Variant;
+
+use super::wmi::{Fault, HYPER_V, Namespace, Output};
+use super::{LIMIT, worker};
+use crate::rows::{Setting, machine_of};
+use crate::{Missing, Switch, embedded};
+
+const SERVICE: &str = "Msvm_VirtualSystemManagementService";
+
+/// How long Hyper-V may take to change a setting.
+const CHANGE_LIMIT: Duration = Duration::from_secs(30);
+
+/// Why a service could not be switched on or off for a virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PolicyError {
+    /// Windows could not be asked.
+    #[error(transparent)]
+    Missing(#[from] Missing),
+    /// There is no such virtual machine of Hyper-V's.
+    #[error(
+        "Hyper-V shows no virtual machine with the id {vm} to this user; as administrator, \
+         `hvsock vm list` shows those that it has"
+    )]
+    UnknownVm {
+        /// The id.
+        vm: VmId,
+    },
+    /// Windows did not do it.
+    #[error("Hyper-V did not change its policy: {why}")]
+    Refused {
+        /// Why.
+        why: String,
+    },
+}
+
+/// Switches a service on or off for one virtual machine of Hyper-V's, or leaves it to the
+/// machine's default. Needs an administrator of Hyper-V. Takes 30 seconds at the most.
+pub fn set_policy(vm: VmId, service: ServiceId, switch: Switch) -> Result<(), PolicyError> {
+    let deadline = Instant::now() + CHANGE_LIMIT;
+    let changed = worker::ask(move || change(vm, service, switch, deadline));
+    let too_late = Missing::TimedOut {
+        what: "Hyper-V's management",
+        service: "vmms",
+        after: CHANGE_LIMIT,
+    };
+    changed.by(deadline).unwrap_or(Err(too_late.into()))
+}
+
+/// A reference to an object: its path.
+#[derive(Debug, Deserialize)]
+struct Reference {
+    #[serde(rename = "__Path")]
+    path: String,
+}
+
+/// What is read of a `Msvm_ConcreteJob`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Job {
+    job_state: Option<u16>,
+    error_description: Option<String>,
+}
+
+fn change(
+    vm: VmId,
+    service: ServiceId,
+    switch: Switch,
+    deadline: Instant,
+) -> Result<(), PolicyError> {
+    let hyper_v = Namespace::open(HYPER_V)?;
+    // The machine's settings as they are, and not those of one of its checkpoints.
+    let settings: Vec<Reference> = hyper_v.rows(&format!(
+        "SELECT __PATH FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemIdentifier = '{}' \
+         AND VirtualSystemType = 'Microsoft:Hyper-V:System:Realized'",
+        vm.to_string().to_uppercase()
+    ))?;
+    let settings = settings.into_iter().next();
+    let settings = settings.ok_or(PolicyError::UnknownVm { vm })?;
+    let management: Vec<Reference> = hyper_v.rows(&format!("SELECT __PATH FROM {SERVICE}"))?;
+    let Some(management) = management.into_iter().next() else {
+        return Err(Missing::Rights.into());
+    };
+    let known: Vec<Setting> = hyper_v.rows(
+        "SELECT InstanceID, Name, EnabledStatePolicy \
+         FROM Msvm_GuestCommunicationServiceSettingData",
+    )?;
+    let known = known.into_iter().find(|setting| {
+        let of = setting.instance_id.as_deref().and_then(machine_of);
+        let about = setting.service.as_deref().and_then(|id| id.parse().ok());
+        of == Some(vm) && about == Some(service)
+    });
+    let output = match known {
+        // What says nothing leaves it to the default already.
+        None if switch == Switch::Deferred => return Ok(()),
+        None => {
+            let text = embedded::setting(None, service, switch);
+            let parameters = [
+                ("AffectedConfiguration", Variant::from(settings.path)),
+                ("GuestServiceSettings", Variant::from(vec![text])),
+            ];
+            hyper_v.call(
+                SERVICE,
+                &management.path,
+                "AddGuestServiceSettings",
+                parameters,
+            )?
+        }
+        Some(known) => {
+            let text = embedded::setting(known.instance_id.as_deref(), service, switch);
+            let parameters = [("GuestServiceSettings", Variant::from(vec![text]))];
+            hyper_v.call(
+                SERVICE,
+                &management.path,
+                "ModifyGuestServiceSettings",
+                parameters,
+            )?
+        }
+    };
+    finish(&hyper_v, &output, deadline)
+}
+
+/// Waits until what a method began is done.
+fn finish(hyper_v: &Namespace, output: &Output, deadline: Instant) -> Result<(), PolicyError> {
+    // Source: the pages of both methods.
+    const DONE: u32 = 0;
+    const BEGUN: u32 = 4096;
+    /// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-concretejob, `JobState`: 7 is
+    /// completed, 32768 completed with warnings, those below 7 are on their way.
+    const COMPLETED: [u16; 2] = [7, 32768];
+    match (output.number("ReturnValue"), output.text("Job")) {
+        (Some(DONE), _) => Ok(()),
+        (Some(BEGUN), Some(job)) => loop {
+            let job: Job = hyper_v.object(job)?;
+            match job.job_state {
+                Some(state) if COMPLETED.contains(&state) => return Ok(()),
+                Some(state) if state < COMPLETED[0] && Instant::now() < deadline => {
+                    thread::sleep(LIMIT / 50);
+                }
+                state => {
+                    let why = job.error_description.filter(|text| !text.is_empty());
+                    let why = why.unwrap_or_else(|| format!("its job is in the state {state:?}"));
+                    return Err(PolicyError::Refused { why });
+                }
+            }
+        },
+        (number, _) => {
+            let why = match number {
+                // Source: the vendor's numbers in learn.microsoft.com/windows/win32/hyperv_v2.
+                Some(32769) => "access is denied; run as administrator".to_owned(),
+                Some(number) => format!("it answers {number}"),
+                None => "it answers nothing".to_owned(),
+            };
+            Err(PolicyError::Refused { why })
+        }
+    }
+}
+
+impl From<Fault> for PolicyError {
+    fn from(fault: Fault) -> Self {
+        Self::Missing(fault.of_hyper_v())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_is_not_there_has_no_policy_to_change() {
+        let vm = VmId::random();
+        let error = set_policy(vm, ServiceId::from_port(2761), Switch::Disabled).unwrap_err();
+        let known = [
+            // Where there is no Hyper-V, and where there is.
+            PolicyError::Missing(Missing::HyperV),
+            PolicyError::UnknownVm { vm },
+            PolicyError::Missing(Missing::Rights),
+        ];
+        assert!(known.contains(&error), "{error}");
+    }
+}

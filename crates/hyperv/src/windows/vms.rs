@@ -1,0 +1,215 @@
+//! Which virtual machines there are.
+//!
+//! Hyper-V's own are WMI's to tell. Others, WSL's among them, the host compute service lists for
+//! administrators; what it runs is in the registry, too, for everybody, without saying whose it is.
+//! Which of them is WSL's, its users see in the command line of a process that WSL has for it.
+
+use std::time::Instant;
+
+use hvsock_address::VmId;
+use serde::Deserialize;
+use windows_registry::{Key, LOCAL_MACHINE};
+
+use super::LIMIT;
+use super::wmi::{Fault, HYPER_V, Namespace, SYSTEM};
+use super::worker::{self, Answer};
+use crate::rows::{self, ComputerSystem, Setting};
+use crate::{Missing, ServicePolicy, Vm, VmKind, VmState, compute_systems};
+
+/// Where the host compute service keeps what it runs; the key is there as long as something is.
+///
+/// Undocumented; used by linuxkit/virtsock's users such as rancher-sandbox/rancher-desktop-networking
+/// (`vsock.GetVMGUID`) and nbdd0121/wsld (`vmid.rs`), which reads the type 2 as a virtual machine.
+const RUNNING: &str =
+    r"SOFTWARE\Microsoft\Windows NT\CurrentVersion\HostComputeService\VolatileStore\ComputeSystem";
+
+/// Questions that are on their way.
+pub(super) struct Asked {
+    hyper_v: Answer<Result<HyperV, Missing>>,
+    compute_service: Answer<Result<Vec<Vm>, Missing>>,
+    wsl: Answer<Option<VmId>>,
+}
+
+/// What was answered.
+pub(super) struct Found {
+    pub(super) vms: Vec<Vm>,
+    pub(super) policies: Vec<ServicePolicy>,
+    pub(super) missing: Vec<Missing>,
+}
+
+/// What WMI says.
+struct HyperV {
+    vms: Vec<Vm>,
+    policies: Vec<ServicePolicy>,
+}
+
+/// Asks everybody at once.
+pub(super) fn ask() -> Asked {
+    Asked {
+        hyper_v: worker::ask(hyper_v),
+        compute_service: worker::ask(others),
+        wsl: worker::ask(|| wsl().unwrap_or_default()),
+    }
+}
+
+impl Asked {
+    /// What is answered by this time.
+    pub(super) fn by(self, deadline: Instant) -> Found {
+        let too_late = |what, service| Missing::TimedOut {
+            what,
+            service,
+            after: LIMIT,
+        };
+        let hyper_v = self.hyper_v.by(deadline);
+        let hyper_v = hyper_v.unwrap_or_else(|| Err(too_late("Hyper-V's management", "vmms")));
+        let others = self.compute_service.by(deadline);
+        let others =
+            others.unwrap_or_else(|| Err(too_late("the host compute service", "vmcompute")));
+        let wsl = self.wsl.by(deadline).flatten();
+        let mut missing = Vec::new();
+        let HyperV { vms, policies } = hyper_v.unwrap_or_else(|why| {
+            missing.push(why);
+            HyperV {
+                vms: Vec::new(),
+                policies: Vec::new(),
+            }
+        });
+        let others = others.unwrap_or_else(|why| {
+            missing.push(why);
+            in_registry()
+        });
+        Found {
+            vms: rows::together(vms, others, wsl),
+            policies,
+            missing,
+        }
+    }
+}
+
+fn hyper_v() -> Result<HyperV, Missing> {
+    let ask = || {
+        let namespace = Namespace::open(HYPER_V)?;
+        let machines: Vec<ComputerSystem> =
+            namespace.rows("SELECT Name, ElementName, EnabledState FROM Msvm_ComputerSystem")?;
+        let services: Vec<Setting> = namespace.rows(
+            "SELECT InstanceID, Name, EnabledStatePolicy \
+             FROM Msvm_GuestCommunicationServiceSettingData",
+        )?;
+        let defaults: Vec<Setting> = namespace.rows(
+            "SELECT InstanceID, DefaultEnabledStatePolicy \
+             FROM Msvm_GuestServiceInterfaceComponentSettingData",
+        )?;
+        Ok((machines, services, defaults))
+    };
+    let (machines, services, defaults) = ask().map_err(Fault::of_hyper_v)?;
+    Ok(HyperV {
+        vms: rows::virtual_machines(machines)?,
+        policies: rows::policies(services.into_iter().chain(defaults).collect()),
+    })
+}
+
+/// What the host compute service runs, as it says itself or as far as the registry says it.
+fn others() -> Result<Vec<Vm>, Missing> {
+    let failed = |why: String| Err(Missing::ComputeService { why });
+    match hvsock_sys::compute_systems(LIMIT) {
+        Ok(list) => compute_systems(&list).or_else(|error| failed(error.to_string())),
+        // To those who may not ask it and where it is not, the registry says what runs.
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(in_registry())
+        }
+        Err(error) => failed(error.to_string()),
+    }
+}
+
+/// What the host compute service runs, by the registry.
+pub(super) fn in_registry() -> Vec<Vm> {
+    running(LOCAL_MACHINE, RUNNING)
+}
+
+/// The virtual machines among the systems in a key of the host compute service's.
+fn running(root: &Key, path: &str) -> Vec<Vm> {
+    /// `ComputeSystemType` of a virtual machine.
+    const VIRTUAL_MACHINE: u32 = 2;
+    let Ok(key) = root.open(path) else {
+        return Vec::new();
+    };
+    let vms = key.keys().into_iter().flatten().filter_map(|name| {
+        let kind = key.open(&name).ok()?.get_u32("ComputeSystemType").ok()?;
+        let id = name.parse().ok().filter(|_| kind == VIRTUAL_MACHINE)?;
+        Some(Vm {
+            name,
+            id,
+            state: VmState::Running,
+            kind: VmKind::Utility { owner: None },
+        })
+    });
+    vms.filter(|vm| !vm.id.is_well_known()).collect()
+}
+
+/// The id of WSL's machine, if it runs for this user.
+fn wsl() -> Result<Option<VmId>, Fault> {
+    let query = "SELECT CommandLine FROM Win32_Process WHERE Name = 'wslhost.exe'";
+    let processes: Vec<Process> = Namespace::open(SYSTEM)?.rows(query)?;
+    let lines = processes.iter().filter_map(|it| it.command_line.as_deref());
+    Ok(lines.into_iter().find_map(rows::wsl_machine))
+}
+
+/// What is read of each `Win32_Process`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Process {
+    command_line: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_address::ServiceId;
+    use windows_registry::CURRENT_USER;
+
+    use super::*;
+
+    #[test]
+    fn what_the_host_compute_service_runs_is_in_the_registry() {
+        let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
+        assert_eq!(running(CURRENT_USER, &path), []);
+        let key = CURRENT_USER.create(&path).unwrap();
+        let (vm, container) = (VmId::random(), VmId::random());
+        let named = vm.to_string().to_uppercase();
+        key.create(&named)
+            .unwrap()
+            .set_u32("ComputeSystemType", 2)
+            .unwrap();
+        let other = key.create(container.to_string()).unwrap();
+        other.set_u32("ComputeSystemType", 1).unwrap();
+        let strange = key.create("no GUID").unwrap();
+        strange.set_u32("ComputeSystemType", 2).unwrap();
+        key.create(VmId::random().to_string()).unwrap();
+        let found = running(CURRENT_USER, &path);
+        CURRENT_USER.remove_tree(&path).unwrap();
+        let [found] = &found[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!((found.id, found.state), (vm, VmState::Running));
+    }
+
+    #[test]
+    fn whoever_does_not_answer_is_missing_and_holds_nobody_up() {
+        let begun = Instant::now();
+        let found = ask().by(begun + LIMIT);
+        assert!(begun.elapsed() < LIMIT * 2);
+        for missing in &found.missing {
+            assert!(missing.to_string().contains('`'), "no next step: {missing}");
+        }
+        // A machine without Hyper-V says so, and that is all that it lacks.
+        if let Some(Missing::HyperV) = found.missing.first() {
+            assert_eq!(found.missing.len(), 1);
+            assert!(found.vms.iter().all(|vm| vm.kind != VmKind::HyperV));
+            assert_eq!(found.policies, []);
+        }
+    }
+}

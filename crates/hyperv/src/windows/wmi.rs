@@ -1,0 +1,230 @@
+//! Questions to WMI.
+//!
+//! The crate wmi makes COM ready where the process has not: with the default security, and if the
+//! process has chosen another it keeps that. Each question is asked on a thread of its own, so
+//! that a program's own threads keep the apartments that they are in.
+
+use std::collections::HashMap;
+
+use serde::de::DeserializeOwned;
+use wmi::{Variant, WMIConnection, WMIError, WMIResult};
+
+use crate::Missing;
+
+/// Where Hyper-V's management is, from Windows 8 and Windows Server 2012 on.
+pub(super) const HYPER_V: &str = "root\\virtualization\\v2";
+/// Where the processes are.
+pub(super) const SYSTEM: &str = "root\\cimv2";
+
+/// A connection to a namespace, for one thread.
+pub(super) struct Namespace {
+    connection: WMIConnection,
+}
+
+/// What WMI answered in place of rows.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// There is no such namespace, or not this class in it.
+    Absent,
+    /// This user may not.
+    Denied,
+    /// Something else.
+    Other(String),
+}
+
+impl Namespace {
+    pub(super) fn open(path: &str) -> Result<Self, Fault> {
+        let connection = WMIConnection::with_namespace_path(path)?;
+        Ok(Self { connection })
+    }
+
+    /// The rows of a query. The values are converted to the types of `T`'s fields.
+    pub(super) fn rows<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, Fault> {
+        Ok(self.connection.raw_query(query)?)
+    }
+
+    /// One object, by its path.
+    pub(super) fn object<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
+        Ok(self.connection.get_by_path(path)?)
+    }
+
+    /// Calls a method of an object, and returns what it puts out.
+    pub(super) fn call(
+        &self,
+        class: &str,
+        object: &str,
+        method: &str,
+        parameters: impl IntoIterator<Item = (&'static str, Variant)>,
+    ) -> Result<Output, Fault> {
+        let absent = || Fault::Other(format!("{class} has no method {method}"));
+        let input = self.connection.get_object(class)?;
+        let input = input.get_method(method)?.ok_or_else(absent)?;
+        let input = input.spawn_instance()?;
+        for (name, value) in parameters {
+            input.put_property(name, value)?;
+        }
+        let output = self.connection.exec_method(object, method, Some(&input))?;
+        let Some(output) = output else {
+            return Ok(Output::default());
+        };
+        let names = output.list_properties()?.into_iter();
+        let values = names.map(|name| Ok((name.clone(), output.get_property(&name)?)));
+        let values: WMIResult<_> = values.collect();
+        Ok(Output { values: values? })
+    }
+}
+
+/// What a method puts out.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    values: HashMap<String, Variant>,
+}
+
+impl Output {
+    /// A number.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        match self.values.get(name)? {
+            Variant::UI4(value) => Some(*value),
+            Variant::I4(value) => u32::try_from(*value).ok(),
+            Variant::UI2(value) => Some(u32::from(*value)),
+            _ => None,
+        }
+    }
+
+    /// Text, such as a reference to an object.
+    pub(super) fn text(&self, name: &str) -> Option<&str> {
+        match self.values.get(name)? {
+            Variant::String(text) => Some(text),
+            _ => None,
+        }
+    }
+}
+
+impl From<WMIError> for Fault {
+    fn from(error: WMIError) -> Self {
+        // Source: learn.microsoft.com/windows/win32/wmisdk/wmi-error-constants
+        const WBEM_E_ACCESS_DENIED: u32 = 0x8004_1003;
+        const WBEM_E_INVALID_NAMESPACE: u32 = 0x8004_100e;
+        const WBEM_E_INVALID_CLASS: u32 = 0x8004_1010;
+        const WBEM_E_LOCAL_CREDENTIALS: u32 = 0x8004_1064;
+        // Source: learn.microsoft.com/windows/win32/seccrypto/common-hresult-values
+        const E_ACCESSDENIED: u32 = 0x8007_0005;
+        match error {
+            WMIError::HResultError { hres } => match hres.cast_unsigned() {
+                WBEM_E_INVALID_NAMESPACE | WBEM_E_INVALID_CLASS => Self::Absent,
+                WBEM_E_ACCESS_DENIED | WBEM_E_LOCAL_CREDENTIALS | E_ACCESSDENIED => Self::Denied,
+                other => Self::Other(format!("WMI answers {other:#010x}")),
+            },
+            other => Self::Other(format!("WMI's answer is not understood: {other}")),
+        }
+    }
+}
+
+impl Fault {
+    /// The same of Hyper-V's namespace.
+    pub(super) fn of_hyper_v(self) -> Missing {
+        match self {
+            Self::Absent => Missing::HyperV,
+            Self::Denied => Missing::Rights,
+            Self::Other(why) => Missing::Failed {
+                what: "asking Hyper-V's management",
+                why,
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock_address::ServiceId;
+    use serde::Deserialize;
+    use windows_registry::LOCAL_MACHINE;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "PascalCase")]
+    struct Process {
+        name: Option<String>,
+        process_id: Option<u32>,
+        thread_count: Option<u16>,
+        command_line: Option<String>,
+    }
+
+    #[test]
+    fn a_machine_without_hyper_v_says_how_to_enable_it() {
+        let fault = match Namespace::open(HYPER_V) {
+            Ok(_) => return,
+            Err(fault) => fault,
+        };
+        let missing = fault.of_hyper_v();
+        assert_eq!(missing, Missing::HyperV);
+        let text = missing.to_string();
+        assert!(text.contains("`Enable-WindowsOptionalFeature"), "{text}");
+    }
+
+    #[test]
+    fn rows_have_the_types_of_their_fields() {
+        let namespace = Namespace::open(SYSTEM).unwrap();
+        let query = "SELECT Name, ProcessId, ThreadCount, CommandLine FROM Win32_Process";
+        let processes: Vec<Process> = namespace.rows(query).unwrap();
+        let id = std::process::id();
+        let own = processes
+            .iter()
+            .find(|process| process.process_id == Some(id));
+        let own = own.unwrap_or_else(|| panic!("{processes:?}"));
+        let program = std::env::current_exe().unwrap();
+        let name = program.file_name().unwrap().to_str().unwrap();
+        assert_eq!(own.name.as_deref(), Some(name));
+        assert!(own.thread_count.is_some_and(|count| count > 0), "{own:?}");
+        let line = own.command_line.as_deref().unwrap_or_default();
+        assert!(line.contains(name), "{own:?}");
+    }
+
+    #[test]
+    fn a_failure_is_what_its_number_says() {
+        for (number, missing) in [
+            (0x8004_100e_u32, Some(Missing::HyperV)),
+            (0x8004_1010, Some(Missing::HyperV)),
+            (0x8004_1003, Some(Missing::Rights)),
+            (0x8007_0005, Some(Missing::Rights)),
+            (0x8007_06ba, None),
+        ] {
+            let hres = number.cast_signed();
+            let found = Fault::from(WMIError::HResultError { hres }).of_hyper_v();
+            match missing {
+                Some(missing) => assert_eq!(found, missing),
+                None => {
+                    let text = found.to_string();
+                    assert!(text.contains("WMI answers 0x800706ba"), "{text}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_method_takes_values_and_puts_some_out() {
+        let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
+        let key = LOCAL_MACHINE.create(&path).unwrap();
+        key.set_string("Text", "Grüße").unwrap();
+        let namespace = Namespace::open("root\\default").unwrap();
+        let class = "StdRegProv";
+        let get = |value: &str| {
+            let parameters = [
+                ("hDefKey", Variant::from(0x8000_0002_u32)),
+                ("sSubKeyName", Variant::from(path.clone())),
+                ("sValueName", Variant::from(value.to_owned())),
+            ];
+            namespace.call(class, class, "GetStringValue", parameters)
+        };
+        let (found, none) = (get("Text"), get("None"));
+        let strange = namespace.call(class, class, "NoSuchMethod", []);
+        drop(key);
+        LOCAL_MACHINE.remove_tree(&path).unwrap();
+        let found = found.unwrap();
+        assert_eq!(found.number("ReturnValue"), Some(0), "{found:?}");
+        assert_eq!(found.text("sValue"), Some("Grüße"));
+        assert_ne!(none.unwrap().number("ReturnValue"), Some(0));
+        assert!(strange.is_err());
+    }
+}
