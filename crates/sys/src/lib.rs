@@ -10,7 +10,8 @@
 //! `SIGPIPE`, and every call that a signal interrupts is made again.
 //!
 //! On Windows there is no broker, and a connection is one of the system's own sockets: `hyperv`
-//! makes them, and [`stream`] and [`poll`] do there what they do here.
+//! makes them, and [`stream`] and [`poll`] do there what they do here. Programs that change the
+//! system's `registry` take turns by `turn`, and tell a `process` that has gone.
 //!
 //! One folder per operating system behind this one contract. An advisory lock needs nothing from
 //! here: `std::fs::File::try_lock` is `flock`.
@@ -30,4 +31,7 @@ pub use linux::{
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};
 #[cfg(windows)]
-pub use windows::{compute_systems, errno, hyperv, poll, set_nonblocking, stream, take_error};
+pub use windows::{
+    compute_systems, errno, hyperv, poll, process, registry, set_nonblocking, stream, take_error,
+    turn,
+};

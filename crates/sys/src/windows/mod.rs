@@ -23,10 +23,13 @@ mod compute_systems;
 pub mod errno;
 pub mod hyperv;
 pub mod poll;
+pub mod process;
+pub mod registry;
 mod socket;
 pub mod stream;
 #[cfg(test)]
 mod tcp;
+pub mod turn;
 
 pub use compute_systems::compute_systems;
 pub use socket::{set_nonblocking, take_error};

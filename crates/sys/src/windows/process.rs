@@ -1,0 +1,95 @@
+//! Which process is which: an id is given again, but never with the same time of beginning.
+
+use std::io;
+use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
+
+use windows_sys::Win32::Foundation::{ERROR_INVALID_PARAMETER, FILETIME, HANDLE, WAIT_OBJECT_0};
+use windows_sys::Win32::System::Threading::{
+    GetCurrentProcess, GetProcessTimes, OpenProcess, PROCESS_QUERY_LIMITED_INFORMATION,
+    PROCESS_SYNCHRONIZE, WaitForSingleObject,
+};
+
+/// What is known of a process id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// No process has it.
+    Gone,
+    /// A process has it that began at this time, in units of 100 ns since 1601.
+    Since(u64),
+    /// A process has it, of which this one may ask nothing.
+    Unknown,
+}
+
+/// What is known of a process id.
+pub fn life(id: u32) -> Life {
+    // SAFETY: no pointers are passed.
+    let process = unsafe {
+        OpenProcess(
+            PROCESS_QUERY_LIMITED_INFORMATION | PROCESS_SYNCHRONIZE,
+            0,
+            id,
+        )
+    };
+    if process.is_null() {
+        let error = io::Error::last_os_error();
+        return match error.raw_os_error().map(|code| code as u32) {
+            Some(ERROR_INVALID_PARAMETER) => Life::Gone,
+            _ => Life::Unknown,
+        };
+    }
+    // SAFETY: OpenProcess has just given this handle, and nobody else has it.
+    let process = unsafe { OwnedHandle::from_raw_handle(process) };
+    // A process that has ended keeps its id for as long as somebody has a handle.
+    // SAFETY: the handle is open; no pointers are passed.
+    if unsafe { WaitForSingleObject(process.as_raw_handle(), 0) } == WAIT_OBJECT_0 {
+        return Life::Gone;
+    }
+    began(process.as_raw_handle()).map_or(Life::Unknown, Life::Since)
+}
+
+/// When this process began, in units of 100 ns since 1601.
+pub fn began_myself() -> io::Result<u64> {
+    // SAFETY: takes nothing, and gives a handle that need not be closed.
+    began(unsafe { GetCurrentProcess() })
+}
+
+fn began(process: HANDLE) -> io::Result<u64> {
+    let mut times = [FILETIME::default(); 4];
+    let [created, exited, kernel, user] = &mut times;
+    // SAFETY: the handle is open, and each pointer is to a FILETIME of its own.
+    let done = unsafe { GetProcessTimes(process, created, exited, kernel, user) };
+    match done {
+        0 => Err(io::Error::last_os_error()),
+        _ => Ok(u64::from(created.dwHighDateTime) << 32 | u64::from(created.dwLowDateTime)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_told_by_its_beginning() {
+        let mine = began_myself().unwrap();
+        assert_eq!(life(std::process::id()), Life::Since(mine));
+        // No process has the id 0: that is where the system counts idle time.
+        assert_eq!(life(0), Life::Gone);
+    }
+
+    #[test]
+    fn a_process_that_has_ended_is_gone_though_its_handle_is_held() {
+        let mut child = Command::new("cmd.exe")
+            .args(["/c", "pause"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let id = child.id();
+        assert!(matches!(life(id), Life::Since(_)), "{:?}", life(id));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(life(id), Life::Gone);
+    }
+}
