@@ -11,7 +11,8 @@
 //!
 //! On Windows there is no broker, and a connection is one of the system's own sockets: `hyperv`
 //! makes them, and [`stream`] and [`poll`] do there what they do here. Programs that change the
-//! system's `registry` take turns by `turn`, and tell a `process` that has gone.
+//! system's `registry` take turns by `turn`, and tell a `process` that has gone; `stdio` is
+//! for the command.
 //!
 //! One folder per operating system behind this one contract. An advisory lock needs nothing from
 //! here: `std::fs::File::try_lock` is `flock`.
@@ -32,6 +33,6 @@ pub use linux::{
 pub use linux::{set_nonblocking, take_error};
 #[cfg(windows)]
 pub use windows::{
-    compute_systems, errno, hyperv, poll, process, registry, set_nonblocking, stream, take_error,
-    turn,
+    compute_systems, errno, hyperv, poll, process, registry, set_nonblocking, stdio, stream,
+    take_error, turn,
 };

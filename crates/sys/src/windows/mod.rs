@@ -26,6 +26,7 @@ pub mod poll;
 pub mod process;
 pub mod registry;
 mod socket;
+pub mod stdio;
 pub mod stream;
 #[cfg(test)]
 mod tcp;
