@@ -30,6 +30,7 @@ pub fn run(stream: &HvStream, context: &Context) -> Result<()> {
             if let Err(error) = send(&upward) {
                 quiet.note(&format!("not all input was sent: {error}"));
             }
+            drop(upward);
             drop(sending);
         })
         .context("cannot start a thread")?;

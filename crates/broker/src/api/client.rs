@@ -144,8 +144,8 @@ impl Client {
     }
 
     /// Registers all of a `.reg` file's services, or none if one cannot be.
-    pub fn import_reg(&self, file: Vec<u8>) -> Result<Imported> {
-        self.import("/v1/registry?format=reg", file)
+    pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
+        self.import("/v1/registry?format=reg", file.to_vec())
     }
 
     fn import(&self, path: &str, file: Vec<u8>) -> Result<Imported> {

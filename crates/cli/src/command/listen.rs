@@ -14,7 +14,7 @@ use hvsock_address::{PartitionRef, ServiceRef, VmId};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::os::help;
+use crate::os::{Partition, help};
 use crate::{bridge, explain};
 
 /// Offer a service: print what the first connection sends, or run a command for each
@@ -25,7 +25,7 @@ pub struct Listen {
     service: ServiceRef,
     /// Whom to accept from: any, children, parent, loopback, a partition's name or GUID
     #[arg(long, value_name = "PARTITION", default_value = "any")]
-    from: PartitionRef,
+    from: Partition,
     /// Go on after the first connection, with many at once
     #[arg(long, requires = "command")]
     keep: bool,
@@ -43,16 +43,17 @@ pub struct Listen {
 
 impl Listen {
     pub fn run(self, context: &Context) -> Result<()> {
-        let address = HvAddr::new(self.from.clone(), self.service.clone());
+        let from = self.from.resolve()?;
+        let address = HvAddr::new(from.clone(), self.service.clone());
         let listener = HvListener::options()
             .endpoint(context.endpoint())
             .connected_suspend(self.connected_suspend)
             .plain(!self.command.is_empty())
             .listen(address.clone())
             .map_err(|error| explain::failure(context, error, &address, true))?;
-        let from = match &self.from {
+        let from = match from {
             PartitionRef::Id(VmId::WILDCARD) => "any partition".to_owned(),
-            from => from.to_string(),
+            _ => self.from.to_string(),
         };
         context.note(&format!("listening for `{}` from {from}", self.service));
         if self.keep {

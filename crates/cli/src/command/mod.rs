@@ -29,7 +29,7 @@ const STYLES: Styles = Styles::styled()
 /// (the host, containers, virtual machines) listen and connect by that name, with no network.
 /// Every refusal says why.
 #[derive(Debug, Parser)]
-#[command(name = "hvsock", version, styles = STYLES, propagate_version = false)]
+#[command(name = "hvsock", bin_name = "hvsock", version, styles = STYLES, propagate_version = false)]
 #[command(after_help = os::help::START)]
 pub struct Cli {
     #[command(flatten)]

@@ -2,9 +2,12 @@
 
 use std::str::FromStr;
 
+use anyhow::Result;
 use hvsock_address::{HvUrl, ParseRefError, ParseUrlError, PartitionRef, ServiceRef};
 
 use crate::failure::Failure;
+use crate::os::Partition;
+use crate::words::shell_word;
 
 /// A partition and a service, or both in one address.
 #[derive(Clone, Debug, clap::Args)]
@@ -17,7 +20,7 @@ pub struct Target {
 
 #[derive(Clone, Debug)]
 enum Place {
-    Partition(PartitionRef),
+    Partition(Partition),
     Whole(HvUrl),
 }
 
@@ -43,19 +46,24 @@ impl FromStr for Place {
 
 impl Target {
     /// The partition and the service.
-    pub fn address(&self) -> Result<(PartitionRef, ServiceRef), Failure> {
+    pub fn address(&self) -> Result<(PartitionRef, ServiceRef)> {
         match (&self.target, &self.service) {
             (Place::Partition(partition), Some(service)) => {
-                Ok((partition.clone(), service.clone()))
+                Ok((partition.resolve()?, service.clone()))
             }
             (Place::Whole(url), None) => Ok((url.partition.clone(), url.service.clone())),
             (Place::Partition(partition), None) => {
+                let partition = shell_word(&partition.to_string());
                 let help = format!("hvsock connect {partition} SERVICE");
-                Err(Failure::usage("which service? name it after the partition").help(help))
+                Err(Failure::usage("which service? name it after the partition")
+                    .help(help)
+                    .into())
             }
             (Place::Whole(url), Some(_)) => {
                 let help = format!("hvsock connect {url}");
-                Err(Failure::usage("the address names the service already").help(help))
+                Err(Failure::usage("the address names the service already")
+                    .help(help)
+                    .into())
             }
         }
     }

@@ -7,33 +7,26 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
 use hvsock::HvAddr;
-use hvsock_address::PartitionRef;
 use hvsock_control::Explanation;
 
 use super::target::Target;
 use crate::context::Context;
 use crate::explain;
 use crate::failure::printable;
+use crate::os::{Asker, help};
 use crate::output::{self, Json};
 
 /// Say why a connect or listen would be refused, without doing it
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock why parent 'HV Socket Demo'            as this process
-  hvsock why web backup --listen                whether it could listen for web
-  hvsock why parent backup --from web           as the container web, asked from outside
-
-Exit status: 0 it would succeed, 1 it would be refused.")]
+#[command(after_help = help::WHY)]
 pub struct Why {
     #[command(flatten)]
     target: Target,
     /// A listen that accepts from TARGET, instead of a connect to it
     #[arg(long)]
     listen: bool,
-    /// As a process in this partition [default: as this process]
-    #[arg(long, value_name = "PARTITION")]
-    from: Option<PartitionRef>,
+    #[command(flatten)]
+    asker: Asker,
     #[command(flatten)]
     json: Json,
 }
@@ -45,18 +38,12 @@ const HELP: Style = AnsiColor::Cyan.on_default().bold();
 impl Why {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let (partition, service) = self.target.address()?;
-        let explanation = match &self.from {
+        let asked = self.asker;
+        let explanation = match asked.explain(context, &partition, &service, self.listen)? {
+            Some(explanation) => explanation,
             // By the endpoint: in a container there is nothing else, and what it says is about
             // the very process that asks.
             None => explain::ask(context, &HvAddr::new(partition, service), self.listen)?,
-            from if self.listen => {
-                context
-                    .client()?
-                    .explain_listen(from.as_ref(), &partition, &service)?
-            }
-            from => context
-                .client()?
-                .explain_connect(from.as_ref(), &partition, &service)?,
         };
         if self.json.json {
             output::json(&explanation)?;

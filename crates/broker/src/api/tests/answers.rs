@@ -264,7 +264,7 @@ fn the_client_says_what_the_broker_says() {
     let file = client.export_reg().unwrap();
     assert_eq!(&file[..2], [0xff, 0xfe], "UTF-16 with its mark");
     client.unregister(&by_id).unwrap();
-    let imported = client.import_reg(file.to_vec()).unwrap();
+    let imported = client.import_reg(&file).unwrap();
     assert_eq!(imported.added[0].id, made.id);
     drop(world);
     let error = client.status().unwrap_err();
@@ -322,7 +322,7 @@ fn a_reg_file_may_also_take_services_out() {
         "Windows Registry Editor Version 5.00\r\n\r\n[-{key}\\{}]\r\n",
         made.id
     );
-    let imported = client.import_reg(file.into_bytes()).unwrap();
+    let imported = client.import_reg(file.as_bytes()).unwrap();
     assert_eq!(imported.removed[0].id, made.id);
     assert!(client.services(false).unwrap().is_empty());
 }

@@ -5,11 +5,11 @@ mod transfer;
 use anyhow::{Context as _, Result};
 use clap::{Args, Subcommand};
 use hvsock::Lease;
-use hvsock_address::{ElementName, PartitionRef, ServiceId, ServiceRef};
+use hvsock_address::{ElementName, ServiceId, ServiceRef};
 use hvsock_control::{AccessList, NewService};
 
 use crate::context::Context;
-use crate::os::{self, COUNTS_USE, KEEPS_RULES, Rules, Termination, clipboard, help};
+use crate::os::{self, COUNTS_USE, KEEPS_RULES, Partition, Rules, Termination, clipboard, help};
 use crate::output::{self, Json};
 use crate::table::Columns;
 use crate::words;
@@ -79,7 +79,7 @@ pub struct Switch {
     service: ServiceRef,
     /// Only for this child partition
     #[arg(long, value_name = "PARTITION")]
-    vm: Option<PartitionRef>,
+    vm: Option<Partition>,
 }
 
 /// Refuse new uses of a service and cut those that stand
@@ -280,7 +280,8 @@ fn said(list: &AccessList) -> Option<String> {
 impl Switch {
     fn run(self, context: &Context, enabled: bool) -> Result<()> {
         let client = context.client()?;
-        let service = client.set_enabled(&self.service, enabled, self.vm.clone())?;
+        let vm = self.vm.as_ref().map(Partition::resolve).transpose()?;
+        let service = client.set_enabled(&self.service, enabled, vm)?;
         let state = if enabled { "enabled" } else { "disabled" };
         let scope = self.vm.map_or_else(String::new, |vm| format!(" for {vm}"));
         context.note(&format!("`{}` is {state}{scope}", service.name));

@@ -59,7 +59,7 @@ impl Import {
                 .map_err(|error| Failure::new(format!("{}: {error}", self.file.display())))?;
             client.import_json(&services)?
         } else {
-            client.import_reg(file)?
+            client.import_reg(&file)?
         };
         for service in &imported.added {
             output::line(format_args!("{} {}", service.id, service.name))?;

@@ -67,3 +67,12 @@ Examples:
   hvsock service register backup --port 2761 --connect-user alice --partition web
   hvsock service disable backup --vm web
   hvsock service export --reg > services.reg";
+
+/// Of `hvsock why`.
+pub const WHY: &str = "\
+Examples:
+  hvsock why parent 'HV Socket Demo'            as this process
+  hvsock why web backup --listen                whether it could listen for web
+  hvsock why parent backup --from web           as the container web, asked from outside
+
+Exit status: 0 it would succeed, 1 it would be refused.";

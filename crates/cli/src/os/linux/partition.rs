@@ -1,0 +1,66 @@
+//! Partitions as people name them, and who asks.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::Result;
+use clap::Args;
+use hvsock_address::{ParseRefError, PartitionRef, ServiceRef};
+use hvsock_control::Explanation;
+
+use crate::context::Context;
+
+/// A partition, whose name is a word.
+#[derive(Clone, Debug)]
+pub struct Partition(PartitionRef);
+
+impl FromStr for Partition {
+    type Err = ParseRefError;
+
+    fn from_str(text: &str) -> Result<Self, ParseRefError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Partition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Partition {
+    /// The partition that is meant.
+    pub fn resolve(&self) -> Result<PartitionRef> {
+        Ok(self.0.clone())
+    }
+}
+
+/// As whom to ask why.
+#[derive(Debug, Args)]
+pub struct Asker {
+    /// As a process in this partition [default: as this process]
+    #[arg(long, value_name = "PARTITION")]
+    from: Option<PartitionRef>,
+}
+
+impl Asker {
+    /// What somebody else would meet, if one is named.
+    pub fn explain(
+        &self,
+        context: &Context,
+        partition: &PartitionRef,
+        service: &ServiceRef,
+        listen: bool,
+    ) -> Result<Option<Explanation>> {
+        let Some(from) = &self.from else {
+            return Ok(None);
+        };
+        let client = context.client()?;
+        let explanation = if listen {
+            client.explain_listen(Some(from), partition, service)
+        } else {
+            client.explain_connect(Some(from), partition, service)
+        };
+        Ok(Some(explanation?))
+    }
+}

@@ -1,0 +1,105 @@
+//! `hvsock status`: what this machine shows of itself at a glance.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use anyhow::Result;
+use clap::Args;
+use hvsock_hyperv::{Facts, Machine};
+use serde::Serialize;
+
+use crate::failure::printable;
+use crate::os::windows::vm::Shown;
+use crate::output::{self, Json};
+use crate::words;
+
+/// Show what this machine is, how many services it has, and its virtual machines
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    json: Json,
+}
+
+/// What `--json` prints.
+#[derive(Debug, Serialize)]
+struct Everything {
+    version: &'static str,
+    machine: Option<String>,
+    is_host: bool,
+    host: Option<String>,
+    services: usize,
+    vms: Vec<Shown>,
+    problems: Vec<String>,
+}
+
+const NAME: Style = AnsiColor::Cyan.on_default().bold();
+const FAINT: Style = Style::new().dimmed();
+const ALARM: Style = AnsiColor::Yellow.on_default();
+
+impl Status {
+    pub fn run(self) -> Result<()> {
+        let everything = Everything::of(hvsock_hyperv::facts());
+        if self.json.json {
+            return output::json(&everything);
+        }
+        output::text(&everything.text())
+    }
+}
+
+impl Everything {
+    fn of(facts: Facts) -> Self {
+        let Machine {
+            name,
+            is_host,
+            guest,
+        } = facts.machine;
+        let missing = facts.missing.iter().map(ToString::to_string);
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            machine: name,
+            is_host,
+            host: guest.and_then(|guest| guest.host),
+            services: facts.registry.len(),
+            vms: Shown::all(facts.vms),
+            problems: facts.problems.into_iter().chain(missing).collect(),
+        }
+    }
+
+    fn text(&self) -> String {
+        let name = self.machine.as_deref().unwrap_or("this machine");
+        let is = match (&self.host, self.is_host) {
+            (None, true) => "a host".to_owned(),
+            (None, false) => "no host of virtual machines".to_owned(),
+            (Some(host), true) => format!("a host itself, on the host {host}"),
+            (Some(host), false) => format!("a virtual machine on the host {host}"),
+        };
+        let mut text = format!(
+            "hvsock {}, {}\n\n{NAME}{}{NAME:#} ({})\n",
+            self.version,
+            words::count(self.services, "service"),
+            printable(name),
+            printable(&is),
+        );
+        for (at, vm) in self.vms.iter().enumerate() {
+            let branch = if at + 1 == self.vms.len() {
+                "└─"
+            } else {
+                "├─"
+            };
+            let (name, id) = (printable(&vm.name), vm.id);
+            let state = match vm.state.as_str() {
+                "running" => String::new(),
+                state => format!(" {ALARM}{state}{ALARM:#}"),
+            };
+            let kind = printable(&vm.kind);
+            let _ = writeln!(
+                text,
+                "{branch} {NAME}{name}{NAME:#} ({kind}){state}  {FAINT}{id}{FAINT:#}"
+            );
+        }
+        for problem in &self.problems {
+            let _ = writeln!(text, "\n{ALARM}problem:{ALARM:#} {}", printable(problem));
+        }
+        text
+    }
+}

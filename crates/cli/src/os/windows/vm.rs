@@ -1,0 +1,175 @@
+//! `hvsock vm`: the virtual machines that Hyper-V and the host compute service run.
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+use hvsock_address::{PartitionName, VmId};
+use hvsock_hyperv::{Facts, Switch, partition_names};
+use serde::Serialize;
+
+use super::local;
+use crate::context::Context;
+use crate::failure::{Failure, printable};
+use crate::output::{self, Json};
+use crate::table::Columns;
+
+/// Find virtual machines, which are Hyper-V's to add and remove
+#[derive(Debug, Subcommand)]
+#[command(after_help = "\
+Examples:
+  hvsock vm list
+  hvsock vm id 'Windows 11'
+  hvsock connect web 'HV Socket Demo'
+
+A virtual machine is found by its GUID, by the name that it has in Hyper-V, or by its name as a
+partition, which `hvsock vm list` shows. WSL's is among them while it runs.")]
+pub enum Vm {
+    /// List virtual machines
+    List(Json),
+    Id(Named),
+    Show(Show),
+}
+
+/// Print a virtual machine's GUID
+#[derive(Debug, Args)]
+pub struct Named {
+    /// Its name or GUID
+    name: String,
+}
+
+/// Show one virtual machine, and for which services it has a policy
+#[derive(Debug, Args)]
+pub struct Show {
+    #[command(flatten)]
+    named: Named,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// A virtual machine, as `--json` prints it.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    pub name: String,
+    pub partition: PartitionName,
+    pub id: VmId,
+    pub kind: String,
+    pub state: String,
+}
+
+impl Shown {
+    /// All of them, by name.
+    pub fn all(vms: Vec<hvsock_hyperv::Vm>) -> Vec<Self> {
+        let partitions = partition_names(&vms);
+        let shown = vms.into_iter().zip(partitions);
+        let mut shown: Vec<_> = shown
+            .map(|(vm, partition)| Self {
+                name: vm.name,
+                partition,
+                id: vm.id,
+                kind: vm.kind.to_string(),
+                state: vm.state.to_string(),
+            })
+            .collect();
+        shown.sort_by_cached_key(|vm| (vm.name.to_lowercase(), vm.id));
+        shown
+    }
+}
+
+impl Vm {
+    pub fn run(self, context: &Context) -> Result<()> {
+        match self {
+            Self::List(json) => list(context, json),
+            Self::Id(named) => output::line(local::vm(&named.name)?.id),
+            Self::Show(show) => show.run(),
+        }
+    }
+}
+
+fn list(context: &Context, json: Json) -> Result<()> {
+    let (vms, missing) = hvsock_hyperv::virtual_machines();
+    if let ([], [first, ..]) = (&vms[..], &missing[..]) {
+        return Err(Failure::new(first.to_string()).into());
+    }
+    for missing in missing {
+        context.note(&missing.to_string());
+    }
+    let vms = Shown::all(vms);
+    if json.json {
+        return output::json(&vms);
+    }
+    let headings = ["name", "partition", "id", "kind", "state"];
+    let mut table = Columns::new(&headings, "no virtual machines").whole(2);
+    for vm in vms {
+        table.row([
+            vm.name,
+            vm.partition.to_string(),
+            vm.id.to_string(),
+            vm.kind,
+            vm.state,
+        ]);
+    }
+    table.print()
+}
+
+/// What `--json` prints of one.
+#[derive(Debug, Serialize)]
+struct Everything {
+    #[serde(flatten)]
+    vm: Shown,
+    policies: Vec<Policy>,
+}
+
+/// What Hyper-V says of one service, or of those of which it says nothing else.
+#[derive(Debug, Serialize)]
+struct Policy {
+    service: Option<String>,
+    switch: &'static str,
+}
+
+impl Show {
+    fn run(self) -> Result<()> {
+        let facts = hvsock_hyperv::facts();
+        let id = local::find(&facts.vms, &facts.missing, &self.named.name)?.id;
+        let policies = policies(&facts, id);
+        let shown = Shown::all(facts.vms).into_iter().find(|vm| vm.id == id);
+        let Some(vm) = shown else {
+            return Err(Failure::new("the virtual machine has gone").into());
+        };
+        if self.json.json {
+            return output::json(&Everything { vm, policies });
+        }
+        let mut lines = vec![
+            ("name", vm.name),
+            ("partition", vm.partition.to_string()),
+            ("id", vm.id.to_string()),
+            ("kind", vm.kind),
+            ("state", vm.state),
+        ];
+        lines.extend(policies.into_iter().map(|policy| {
+            let service = policy
+                .service
+                .unwrap_or_else(|| "other services".to_owned());
+            ("policy", format!("{service}: {}", policy.switch))
+        }));
+        let text: String = lines
+            .into_iter()
+            .map(|(label, fact)| format!("{label:<14}{}\n", printable(&fact)))
+            .collect();
+        output::text(&text)
+    }
+}
+
+fn policies(facts: &Facts, vm: VmId) -> Vec<Policy> {
+    let of_vm = facts.policies.iter().filter(|policy| policy.vm == vm);
+    let shown = of_vm.map(|policy| Policy {
+        service: policy.service.map(|id| match facts.registry.get(id) {
+            Some(registration) => registration.name.to_string(),
+            None => id.to_string(),
+        }),
+        switch: match policy.switch {
+            Switch::Enabled => "enabled",
+            Switch::Disabled => "disabled",
+            Switch::Deferred => "by default",
+        },
+    });
+    shown.collect()
+}
