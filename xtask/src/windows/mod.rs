@@ -33,7 +33,7 @@ const PACKAGES: &[&str] = &[
 ];
 
 /// Their features.
-const FEATURES: &str = "hvsock-address/serde";
+const FEATURES: &str = "hvsock-address/serde,hvsock-registry/store";
 
 /// Runs it.
 pub fn run(arguments: &[String]) -> Result<()> {

@@ -15,14 +15,19 @@
 //!    each service as it was or as it was to be; [`Keys::apply`] takes them one by one.
 
 mod error;
+mod lease;
 mod plan;
 mod store;
 mod survey;
+#[cfg(test)]
+mod tests;
 
 pub use error::KeyError;
+pub use lease::Lease;
 pub use store::Store;
 
 use crate::Registry;
+use crate::text::shown;
 
 /// The most keys of services that are read.
 pub const MAX_SERVICES: usize = 16_384;
@@ -80,7 +85,9 @@ pub struct RawKey {
     pub name: String,
     /// Its values.
     pub values: Vec<RawValue>,
-    /// What of the key is not in `values`, and why; parts of a sentence about the key.
+    /// How many keys it has of its own, which are not read.
+    pub subkeys: usize,
+    /// What else of the key is not here, and why; parts of a sentence about the key.
     pub left_out: Vec<String>,
 }
 
@@ -93,6 +100,8 @@ pub struct Snapshot {
     pub disabled: Vec<RawKey>,
     /// What kept any key from being read at all, as sentences.
     pub problems: Vec<String>,
+    /// Whether there are more keys than are read.
+    pub truncated: bool,
 }
 
 /// One change, which is made as a whole or not at all.
@@ -195,6 +204,16 @@ pub struct Listing {
     pub registry: Registry,
     /// What is wrong with keys, as sentences that name them: the first thousand.
     pub problems: Vec<String>,
+}
+
+/// Whether a key of this name is a service's.
+pub fn is_service(name: &str) -> bool {
+    survey::service_id(name).is_some()
+}
+
+/// What is wrong where a value was not read, as it is in [`RawKey::left_out`].
+pub fn unread(name: &str, len: usize) -> String {
+    format!("the value \"{}\" of {len} bytes is left out", shown(name))
 }
 
 impl Holder {

@@ -18,7 +18,7 @@ impl Survey {
         if let Some(found) = self.found.get(&new.id) {
             return Err(KeyError::Broken(found.why_unlisted()));
         }
-        if self.found.len() >= MAX_SERVICES {
+        if self.truncated || self.found.len() >= MAX_SERVICES {
             return Err(KeyError::Limit(MAX_SERVICES));
         }
         let mut values = texts(new);
@@ -121,15 +121,15 @@ impl Found {
 
     /// All values of the key, for a copy of it.
     fn values_to_move(&self) -> Result<Vec<RawValue>, KeyError> {
-        match self.key.left_out.first() {
+        let subkeys = (self.key.subkeys > 0).then_some("has keys of its own, which would be lost");
+        let what = self.key.left_out.first().map(String::as_str).or(subkeys);
+        match what {
             None => Ok(self.key.values.clone()),
-            Some(what) => {
-                let name = &self.key.name;
-                Err(KeyError::Broken(format!(
-                    "{}\\{name} cannot be switched on or off without a loss: {what}",
-                    self.place.shown()
-                )))
-            }
+            Some(what) => Err(KeyError::Broken(format!(
+                "{}\\{} cannot be moved: it {what}",
+                self.place.shown(),
+                self.key.name
+            ))),
         }
     }
 

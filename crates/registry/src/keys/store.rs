@@ -13,7 +13,7 @@ use crate::Registration;
 /// any more: leases whose process is gone, and what a crashed writer left.
 #[derive(Debug)]
 pub struct Store<K> {
-    keys: K,
+    pub(super) keys: K,
 }
 
 impl<K: Keys> Store<K> {
@@ -49,6 +49,20 @@ impl<K: Keys> Store<K> {
         self.change(|survey| survey.remove(id))
     }
 
+    /// Whether this process has the service as a lease.
+    pub(super) fn is_mine(&self, id: ServiceId) -> Result<bool, KeyError> {
+        Ok(self.survey()?.is_leased_by(id, self.keys.myself()?))
+    }
+
+    /// Removes the service if this process has it as a lease.
+    pub(super) fn end_lease(&mut self, id: ServiceId) -> Result<(), KeyError> {
+        let myself = self.keys.myself()?;
+        self.change(|survey| match survey.is_leased_by(id, myself) {
+            true => survey.remove(id),
+            false => Ok(Vec::new()),
+        })
+    }
+
     fn survey(&self) -> Result<Survey, KeyError> {
         let life = |process| self.keys.life(process);
         Ok(Survey::of(self.keys.read()?, life))
@@ -59,7 +73,9 @@ impl<K: Keys> Store<K> {
         plan: impl Fn(&Survey) -> Result<Vec<Step>, KeyError>,
     ) -> Result<(), KeyError> {
         // What is wrong with the change itself is said before anything about rights.
-        plan(&self.survey()?)?;
+        if plan(&self.survey()?)?.is_empty() {
+            return Ok(());
+        }
         let _turn = self.keys.turn()?;
         for step in plan(&self.survey()?)? {
             self.keys.apply(&step)?;

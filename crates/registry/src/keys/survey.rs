@@ -21,6 +21,8 @@ pub(super) struct Survey {
     pub found: HashMap<ServiceId, Found>,
     /// Takes away what nobody needs any more.
     pub sweep: Vec<Step>,
+    /// Whether there are more services than these.
+    pub truncated: bool,
     more_problems: usize,
 }
 
@@ -38,7 +40,10 @@ pub(super) struct Found {
 
 impl Survey {
     pub fn of(snapshot: Snapshot, life: impl Fn(u32) -> Life) -> Self {
-        let mut survey = Self::default();
+        let mut survey = Self {
+            truncated: snapshot.truncated,
+            ..Self::default()
+        };
         for problem in snapshot.problems {
             survey.problem(problem);
         }
@@ -58,6 +63,12 @@ impl Survey {
             survey.listing.problems.push(more);
         }
         survey
+    }
+
+    /// Whether a process has a service as a lease.
+    pub fn is_leased_by(&self, id: ServiceId, holder: Holder) -> bool {
+        let found = self.found.get(&id);
+        found.is_some_and(|found| found.lease == Some(holder))
     }
 
     /// Takes a key in, and gives its id if there was none with that so far.
@@ -258,7 +269,7 @@ impl Survey {
 }
 
 /// The service that a key's name means: a GUID with hyphens, with braces or without.
-fn service_id(name: &str) -> Option<ServiceId> {
+pub(super) fn service_id(name: &str) -> Option<ServiceId> {
     const HYPHENATED: usize = 36;
     let bare = name
         .strip_prefix('{')

@@ -2,11 +2,12 @@
 //!
 //! [`KeyStore::open`] is all there is to do before [`read`](crate::keys::Store::read),
 //! [`put`](crate::keys::Store::put), [`replace`](crate::keys::Store::replace),
-//! [`set_enabled`](crate::keys::Store::set_enabled) and [`remove`](crate::keys::Store::remove).
+//! [`set_enabled`](crate::keys::Store::set_enabled) and [`remove`](crate::keys::Store::remove);
+//! or [`lease`](crate::keys::Store::lease), for as long as the process lives.
 
-use super::hklm::Hklm;
-use crate::keys::Store;
+use crate::keys::{self, Store};
 
+pub use super::hklm::Hklm;
 pub use crate::keys::{KeyError, Listing};
 
 /// The key of Windows for services, under `HKEY_LOCAL_MACHINE`.
@@ -15,6 +16,9 @@ pub const SERVICES: &str =
 
 /// The key for services that are switched off, under `HKEY_LOCAL_MACHINE`.
 pub const DISABLED: &str = r"SOFTWARE\hvsock\Disabled";
+
+/// A registration that lives as long as its process.
+pub type KeyLease = keys::Lease<Hklm>;
 
 /// The registrations of this machine. Reading needs no rights, changing needs an administrator's.
 pub type KeyStore = Store<Hklm>;
@@ -27,6 +31,6 @@ impl KeyStore {
 
     /// Registrations under other keys of `HKEY_LOCAL_MACHINE`, which Windows does not look at.
     pub fn open_at(services: &str, disabled: &str) -> Result<Self, KeyError> {
-        Hklm::new(services, disabled).map(Store::new)
+        Ok(Store::new(Hklm::new(services, disabled)))
     }
 }

@@ -1,0 +1,145 @@
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+/// What may be done, with few services and names so that they clash.
+#[derive(Clone, Debug)]
+enum Op {
+    Put {
+        n: u8,
+        name: usize,
+        enabled: bool,
+        lease: bool,
+    },
+    Replace {
+        n: u8,
+        name: usize,
+        enabled: bool,
+    },
+    SetEnabled(u8, bool),
+    Remove(u8),
+    /// This process ends, and another one comes with its id.
+    Restart,
+}
+
+const NAMES: [&str; 4] = ["a", "A", "b", "É"];
+
+fn op() -> impl Strategy<Value = Op> {
+    let n = 1..5u8;
+    let name = 0..NAMES.len();
+    let on = any::<bool>();
+    prop_oneof![
+        4 => (n.clone(), name.clone(), on, on)
+            .prop_map(|(n, name, enabled, lease)| Op::Put { n, name, enabled, lease }),
+        2 => (n.clone(), name, on).prop_map(|(n, name, enabled)| Op::Replace { n, name, enabled }),
+        2 => (n.clone(), on).prop_map(|(n, on)| Op::SetEnabled(n, on)),
+        2 => n.prop_map(Op::Remove),
+        1 => Just(Op::Restart),
+    ]
+}
+
+fn entry(n: u8, name: usize, enabled: bool, lease: bool) -> Registration {
+    Registration {
+        enabled,
+        lease,
+        ..registration(n, NAMES[name])
+    }
+}
+
+/// A plain list of what is registered; an error changes nothing.
+fn reference(list: &mut BTreeMap<ServiceId, Registration>, op: &Op) -> Result<(), ()> {
+    let taken = |list: &BTreeMap<ServiceId, Registration>, new: &Registration| {
+        let mut others = list.values().filter(|other| other.id != new.id);
+        others.any(|other| other.name.folded() == new.name.folded())
+    };
+    match *op {
+        Op::Put {
+            n,
+            name,
+            enabled,
+            lease,
+        } => {
+            let new = entry(n, name, enabled, lease);
+            if lease && !enabled || list.contains_key(&new.id) || taken(list, &new) {
+                return Err(());
+            }
+            list.insert(new.id, new);
+        }
+        Op::Replace { n, name, enabled } => {
+            let new = entry(n, name, enabled, false);
+            let lasting = list.get(&new.id).is_some_and(|old| !old.lease);
+            if !lasting || taken(list, &new) {
+                return Err(());
+            }
+            list.insert(new.id, new);
+        }
+        Op::SetEnabled(n, enabled) => {
+            let old = list.get_mut(&id(n)).ok_or(())?;
+            if old.lease && !enabled {
+                return Err(());
+            }
+            old.enabled = enabled;
+        }
+        Op::Remove(n) => drop(list.remove(&id(n)).ok_or(())?),
+        Op::Restart => list.retain(|_, one| !one.lease),
+    }
+    Ok(())
+}
+
+fn perform(store: &mut Store<Fake>, op: &Op) -> Result<(), KeyError> {
+    match *op {
+        Op::Put {
+            n,
+            name,
+            enabled,
+            lease,
+        } => store.put(&entry(n, name, enabled, lease)),
+        Op::Replace { n, name, enabled } => store.replace(&entry(n, name, enabled, false)),
+        Op::SetEnabled(n, enabled) => store.set_enabled(id(n), enabled),
+        Op::Remove(n) => store.remove(id(n)),
+        Op::Restart => {
+            *store.keys.processes.entry(4).or_default() += 1;
+            Ok(())
+        }
+    }
+}
+
+proptest! {
+    /// Whatever is done in whatever order, and wherever the process is killed meanwhile.
+    #[test]
+    fn the_keys_are_a_plain_list(ops in vec((op(), proptest::option::of(0..8usize)), 0..40)) {
+        let mut list = BTreeMap::new();
+        let mut store = Store::new(Fake {
+            processes: [(4, 100)].into(),
+            myself: 4,
+            ..Fake::default()
+        });
+        for (op, killed_after) in ops {
+            let before = list.clone();
+            let want = reference(&mut list, &op);
+            store.keys.steps_left = killed_after;
+            let got = perform(&mut store, &op);
+            store.keys.steps_left = None;
+            let killed = matches!(got, Err(KeyError::Busy(_)));
+            if !killed {
+                prop_assert_eq!(got.is_ok(), want.is_ok(), "{:?}: {:?}", op, got);
+            }
+            let listing = store.read().unwrap();
+            let mut is: BTreeMap<_, _> = BTreeMap::new();
+            is.extend(listing.registry.iter().map(|one| (one.id, one.clone())));
+            if killed && is != list {
+                prop_assert_eq!(&is, &before, "{:?}", op);
+                list = before;
+            }
+            prop_assert_eq!(&is, &list, "{:?}", op);
+            prop_assert_eq!(&listing.problems, &[""; 0]);
+            // Windows honours what is on, beside leases that nobody has any more.
+            let honoured = store.keys.honoured();
+            for one in list.values() {
+                let there = honoured.contains_key(&one.id.to_string());
+                prop_assert_eq!(there, one.enabled, "{:?}", one);
+            }
+        }
+    }
+}
