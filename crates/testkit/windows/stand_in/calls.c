@@ -10,6 +10,7 @@ typedef struct {
 } legacy;
 
 static const char MAGIC[16] = "hvsock stand-in";
+#define LONGEST_BACKLOG 200
 #define LEGACY_AT (sizeof((WSAPROTOCOL_INFOW *)0)->szProtocol - sizeof(legacy))
 _Static_assert(sizeof(legacy) < 400, "there is room behind the name");
 
@@ -194,14 +195,17 @@ int WSAAPI hv_listen(SOCKET socket, int backlog) {
         return fail(WSAEINVAL);
     if (copy.connecting)
         return fail(WSAEISCONN);
-    result = listen(socket, backlog);
+    if (backlog < 0 || backlog > LONGEST_BACKLOG)
+        backlog = LONGEST_BACKLOG;
+    /* TCP's own is never full: what waits is counted by us. */
+    result = listen(socket, LONGEST_BACKLOG + 16);
     if (result)
         return result;
     records_lock();
     r = record_of(socket);
     if (r) {
         r->listening = TRUE;
-        world_listen(r->listener);
+        world_listen(r->listener, backlog);
     }
     records_unlock();
     return 0;

@@ -64,7 +64,7 @@ BOOL world_open(void);
 BOOL world_same(const GUID *a, const GUID *b);
 /* 0 or an error. */
 int world_bind(const hv_address *address, USHORT port, int *listener);
-void world_listen(int listener);
+void world_listen(int listener, int backlog);
 void world_share_listener(int listener);
 void world_leave_listener(int listener);
 verdict world_find(const hv_address *to, const GUID *own_service);

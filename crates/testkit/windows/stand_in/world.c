@@ -20,7 +20,7 @@ typedef struct {
     DWORD pid;  /* 0: free */
     DWORD uses; /* handles */
     USHORT port;
-    BOOL listening;
+    int backlog; /* 0: it does not listen */
     GUID partition; /* WILDCARD: the host */
     GUID vm, service;
 } listener;
@@ -241,7 +241,7 @@ int world_bind(const hv_address *address, USHORT port, int *index) {
             listener *l = &world->listeners[i];
             l->uses = 1;
             l->port = port;
-            l->listening = FALSE;
+            l->backlog = 0;
             l->partition = own;
             l->vm = address->vm;
             l->service = address->service;
@@ -253,7 +253,7 @@ int world_bind(const hv_address *address, USHORT port, int *index) {
     return error;
 }
 
-void world_listen(int index) { world->listeners[index].listening = TRUE; }
+void world_listen(int index, int backlog) { world->listeners[index].backlog = backlog > 0 ? backlog : 1; }
 
 void world_share_listener(int index) {
     lock();
@@ -296,10 +296,19 @@ static const listener *find(const GUID *partition, const GUID *service, const GU
     int i;
     for (i = 0; i < count; i++) {
         const listener *l = listener_at(partition, ids[i], service);
-        if (l && l->listening)
+        if (l && l->backlog)
             return l;
     }
     return NULL;
+}
+
+/* Whether as many connections wait as may. That the next is refused then, and not left unanswered, is
+ * what TCP does on Windows. */
+static BOOL is_full(const listener *l) {
+    int i, waiting = 0;
+    for (i = 0; i < CONNECTIONS; i++)
+        waiting += world->connections[i].state == WAITING && world->connections[i].listener == l->port;
+    return waiting >= l->backlog;
 }
 
 verdict world_find(const hv_address *to, const GUID *own_service) {
@@ -346,7 +355,7 @@ verdict world_find(const hv_address *to, const GUID *own_service) {
         v.error = WSAEADDRNOTAVAIL;
         v.at_once = TRUE;
     }
-    if (l)
+    if (l && !is_full(l))
         v.port = l->port;
     else if (!v.error)
         v.error = WSAECONNREFUSED;
