@@ -267,3 +267,74 @@ fn address_of(name: &str) -> Address {
     address[20..24].copy_from_slice(&[1, 2, 3, 4]);
     address
 }
+
+/// a42e7cda-d03f-480c-9cc2-a4de20abb878.
+const PARENT: [u8; 16] = [
+    0xda, 0x7c, 0x2e, 0xa4, 0x3f, 0xd0, 0x0c, 0x48, 0x9c, 0xc2, 0xa4, 0xde, 0x20, 0xab, 0xb8, 0x78,
+];
+/// The virtual machine of the case below: 11111111-1111-1111-1111-111111111111.
+const GUEST: [u8; 16] = [0x11; 16];
+const GUEST_TEXT: &str = "11111111-1111-1111-1111-111111111111";
+/// 5e5e5e5e-5e5e-5e5e-5e5e-5e5e5e5e5e5e, which the case registers.
+const SERVICE: [u8; 16] = [0x5e; 16];
+const KEY: &str = concat!(
+    r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices\",
+    "5E5E5E5E-5E5E-5E5E-5E5E-5E5E5E5E5E5E"
+);
+
+#[test]
+fn a_virtual_machine_reaches_its_host_where_that_allows_it_and_its_host_reaches_it() {
+    let name = "a_virtual_machine_reaches_its_host_where_that_allows_it_and_its_host_reaches_it";
+    let service_of = |vm: [u8; 16]| {
+        let mut address = address(vm, 0);
+        address[20..].copy_from_slice(&SERVICE);
+        address
+    };
+    if is_part() {
+        return in_the_guest(&service_of(PARENT));
+    }
+    if std::env::var_os(OVER_STAND_IN).is_none() {
+        return;
+    }
+    let listener = socket().unwrap();
+    hyperv::bind(&listener, &service_of(WILDCARD)).unwrap();
+    hyperv::listen(&listener, 4).unwrap();
+    let unknown = socket().unwrap();
+    let error = hyperv::connect(&unknown, &service_of([0x22; 16])).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(errno::EADDRNOTAVAIL));
+    let mut part = part_of(name, &[("HV_STAND_IN_PARTITION", GUEST_TEXT)]);
+    let (from_guest, address) = accept(&listener).unwrap();
+    assert_eq!(address[4..20], GUEST);
+    // It listens now.
+    assert_eq!(recv(&from_guest, &mut [0; 8]).unwrap(), 1);
+    let to_guest = socket().unwrap();
+    hyperv::connect(&to_guest, &service_of(GUEST)).unwrap();
+    assert!(hyperv::wait_connected(&to_guest, soon()).unwrap());
+    assert_eq!(recv(&to_guest, &mut [0; 8]).unwrap(), 1);
+    drop(to_guest);
+    assert!(part.wait().unwrap().success());
+}
+
+fn in_the_guest(host: &Address) {
+    let reg = |arguments: &[&str]| {
+        let run = Command::new("reg").args(arguments).arg("/f").output();
+        assert!(run.unwrap().status.success(), "reg {arguments:?}");
+    };
+    let unregistered = socket().unwrap();
+    hyperv::connect(&unregistered, host).unwrap();
+    let error = hyperv::wait_connected(&unregistered, soon()).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+    reg(&["add", KEY, "/v", "ElementName", "/d", "hvsock's test"]);
+    let (to_host, listener) = (socket().unwrap(), socket().unwrap());
+    hyperv::connect(&to_host, host).unwrap();
+    let connected = hyperv::wait_connected(&to_host, soon());
+    reg(&["delete", KEY]);
+    assert!(connected.unwrap());
+    hyperv::bind(&listener, host).unwrap();
+    hyperv::listen(&listener, 4).unwrap();
+    stream::send(&to_host, b"x").unwrap();
+    let (from_host, address) = accept(&listener).unwrap();
+    assert_eq!(address[4..20], PARENT);
+    stream::send(&from_host, b"x").unwrap();
+    assert_eq!(recv(&from_host, &mut [0; 8]).unwrap(), 0);
+}
