@@ -4,7 +4,7 @@ use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
 use hvsock_fabric::{
     Audience, ConnectRequest, ConnectionId, Destination, Effect, End, Explanation, Fabric, Limits,
     ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec, PartitionState, Refusal,
-    RootSpec, Route,
+    RootSpec, Route, Verdict,
 };
 use hvsock_registry::{Override, Principal, Registration};
 
@@ -671,4 +671,44 @@ fn a_full_fabric_still_answers_at_once() {
     assert_eq!(host.effects().len(), 20_000);
     host.fabric.remove_partition(web).unwrap();
     assert_eq!(host.fabric.connections().len(), 0);
+}
+
+#[test]
+fn where_nobody_sees_who_listens_all_other_questions_are_still_asked() {
+    let mut host = Host::new();
+    let spec = RootSpec {
+        kind: PartitionKind::Host,
+        name: name("top"),
+        vm_id: VmId::random(),
+    };
+    host.fabric = Fabric::without_listeners(spec, Limits::default());
+    host.host = host.fabric.root();
+    let vm = host.add(host.host, PartitionKind::Vm, "web");
+    let id = host.fabric.partition(vm).unwrap().vm_id();
+    let why = |host: &Host| host.why(&root(), host.host, id, Audience::Operator);
+    assert_eq!(why(&host).verdict, Err(Refusal::Unregistered));
+    host.fabric.register(host.host, registration()).unwrap();
+    for (target, vm) in [(vm, id), (host.host, VmId::LOOPBACK)] {
+        let explanation = host.why(&root(), host.host, vm, Audience::Operator);
+        let destination = Destination::Guest;
+        let verdict = Verdict::Connect {
+            target,
+            destination,
+        };
+        assert_eq!(explanation.verdict, Ok(verdict));
+        let last = explanation.steps.last().unwrap();
+        assert!(last.question.contains("listens"), "{last:?}");
+        assert!(!last.answer.contains("port"), "{last:?}");
+    }
+    host.fabric.set_state(vm, PartitionState::Off).unwrap();
+    assert_eq!(why(&host).verdict, Err(Refusal::PartitionOff));
+    let request = ListenRequest {
+        from: host.host,
+        principal: &root(),
+        vm: VmId::WILDCARD,
+        service: SERVICE,
+        backlog: 1,
+    };
+    let listen = host.fabric.explain_listen(&request, Audience::Operator);
+    assert_eq!(listen.verdict, Ok(Verdict::Listen));
 }
