@@ -15,16 +15,26 @@ pub(crate) struct ComputerSystem {
     pub(crate) enabled_state: Option<u16>,
 }
 
-/// What is read of each `Msvm_GuestCommunicationServiceSettingData`, and of each
-/// `Msvm_GuestServiceInterfaceComponentSettingData`, whose rows have no service.
+/// What is read of each `Msvm_GuestCommunicationServiceSettingData`.
+///
+/// A row must have each field that its type has: a property that was not asked for is an error of
+/// the whole query. So each query has a type of its own.
 #[derive(Clone, Debug, Default, Deserialize)]
-pub(crate) struct Setting {
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct ServiceSetting {
     #[serde(rename = "InstanceID")]
     pub(crate) instance_id: Option<String>,
-    #[serde(rename = "Name")]
-    pub(crate) service: Option<String>,
-    #[serde(rename = "EnabledStatePolicy", alias = "DefaultEnabledStatePolicy")]
-    pub(crate) policy: Option<u16>,
+    pub(crate) name: Option<String>,
+    pub(crate) enabled_state_policy: Option<u16>,
+}
+
+/// What is read of each `Msvm_GuestServiceInterfaceComponentSettingData`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct DefaultSetting {
+    #[serde(rename = "InstanceID")]
+    pub(crate) instance_id: Option<String>,
+    pub(crate) default_enabled_state_policy: Option<u16>,
 }
 
 /// The virtual machines among the computer systems.
@@ -52,16 +62,25 @@ pub(crate) fn virtual_machines(rows: Vec<ComputerSystem>) -> Result<Vec<Vm>, Mis
 }
 
 /// The policies among the settings: those of templates and other things than machines left out.
-pub(crate) fn policies(rows: Vec<Setting>) -> Vec<ServicePolicy> {
-    let policies = rows.into_iter().filter_map(|row| {
-        let service = row.service.as_deref().map(str::parse::<ServiceId>);
+pub(crate) fn policies(
+    services: Vec<ServiceSetting>,
+    defaults: Vec<DefaultSetting>,
+) -> Vec<ServicePolicy> {
+    let services = services.into_iter().filter_map(|row| {
         Some(ServicePolicy {
             vm: machine_of(&row.instance_id?)?,
-            service: service.transpose().ok()?,
-            switch: Switch::of_number(row.policy?)?,
+            service: Some(row.name?.parse::<ServiceId>().ok()?),
+            switch: Switch::of_number(row.enabled_state_policy?)?,
         })
     });
-    policies.collect()
+    let defaults = defaults.into_iter().filter_map(|row| {
+        Some(ServicePolicy {
+            vm: machine_of(&row.instance_id?)?,
+            service: None,
+            switch: Switch::of_number(row.default_enabled_state_policy?)?,
+        })
+    });
+    services.chain(defaults).collect()
 }
 
 /// The machine whose setting has this `InstanceID`: `Microsoft:GUID\…`.
@@ -127,11 +146,18 @@ mod tests {
         }
     }
 
-    fn setting(instance_id: &str, service: Option<&str>, policy: u16) -> Setting {
-        Setting {
+    fn setting(instance_id: &str, service: &str, policy: u16) -> ServiceSetting {
+        ServiceSetting {
             instance_id: Some(instance_id.to_owned()),
-            service: service.map(str::to_owned),
-            policy: Some(policy),
+            name: Some(service.to_owned()),
+            enabled_state_policy: Some(policy),
+        }
+    }
+
+    fn default(instance_id: &str, policy: u16) -> DefaultSetting {
+        DefaultSetting {
+            instance_id: Some(instance_id.to_owned()),
+            default_enabled_state_policy: Some(policy),
         }
     }
 
@@ -175,22 +201,24 @@ mod tests {
 
     #[test]
     fn a_policy_is_a_machines_and_not_a_templates() {
-        let service = "{0000ac9-facb-11e6-bd58-64006a7986d3}";
+        let strange = "{0000ac9-facb-11e6-bd58-64006a7986d3}";
         let good = "999e53d4-3d5c-4c3e-8779-bed06ec056e1";
         let of = format!("Microsoft:{ID}\\6C09BB55-D683-4DA0-8931-C9BF705F6480\\{good}");
-        let rows = vec![
-            setting(&of, Some(good), 3),
-            setting(&of, None, 2),
-            setting(&of, Some(service), 3),
-            setting(&of, Some(good), 5),
-            setting(
-                "Microsoft:Definition\\6C09BB55-D683-4DA0-8931-C9BF705F6480\\Default",
-                None,
-                2,
-            ),
-            Setting::default(),
-        ];
-        let found = policies(rows);
+        let template = "Microsoft:Definition\\6C09BB55-D683-4DA0-8931-C9BF705F6480\\Default";
+        let found = policies(
+            vec![
+                setting(&of, good, 3),
+                setting(&of, strange, 3),
+                setting(&of, good, 5),
+                setting(template, good, 2),
+                ServiceSetting::default(),
+            ],
+            vec![
+                default(&of, 2),
+                default(template, 3),
+                DefaultSetting::default(),
+            ],
+        );
         let vm = ID.parse().unwrap();
         let want = [
             (Some(good.parse().unwrap()), Switch::Disabled),
@@ -259,7 +287,14 @@ mod tests {
             };
             prop_assert!(virtual_machines(vec![row]).is_ok());
             let instance_id = name.clone().map(|text| format!("Microsoft:{text}"));
-            policies(vec![Setting { instance_id, service: name, policy }]);
+            policies(
+                vec![ServiceSetting {
+                    instance_id: instance_id.clone(),
+                    name,
+                    enabled_state_policy: policy,
+                }],
+                vec![DefaultSetting { instance_id, default_enabled_state_policy: policy }],
+            );
             wsl_machine(&format!("--vm-id{text}"));
         }
     }

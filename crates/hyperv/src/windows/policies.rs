@@ -14,7 +14,7 @@ use wmi::Variant;
 
 use super::wmi::{Fault, HYPER_V, Namespace, Output};
 use super::{LIMIT, worker};
-use crate::rows::{Setting, machine_of};
+use crate::rows::{ServiceSetting, machine_of};
 use crate::{Missing, Switch, embedded};
 
 const SERVICE: &str = "Msvm_VirtualSystemManagementService";
@@ -59,7 +59,7 @@ pub fn set_policy(vm: VmId, service: ServiceId, switch: Switch) -> Result<(), Po
     changed.by(deadline).unwrap_or(Err(too_late.into()))
 }
 
-/// A reference to an object: its path.
+/// A reference to an object: its path, which it has if the query asks for its keys.
 #[derive(Debug, Deserialize)]
 struct Reference {
     #[serde(rename = "__Path")]
@@ -83,23 +83,23 @@ fn change(
     let hyper_v = Namespace::open(HYPER_V)?;
     // The machine's settings as they are, and not those of one of its checkpoints.
     let settings: Vec<Reference> = hyper_v.rows(&format!(
-        "SELECT __PATH FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemIdentifier = '{}' \
+        "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemIdentifier = '{}' \
          AND VirtualSystemType = 'Microsoft:Hyper-V:System:Realized'",
         vm.to_string().to_uppercase()
     ))?;
     let settings = settings.into_iter().next();
     let settings = settings.ok_or(PolicyError::UnknownVm { vm })?;
-    let management: Vec<Reference> = hyper_v.rows(&format!("SELECT __PATH FROM {SERVICE}"))?;
+    let management: Vec<Reference> = hyper_v.rows(&format!("SELECT * FROM {SERVICE}"))?;
     let Some(management) = management.into_iter().next() else {
         return Err(Missing::Rights.into());
     };
-    let known: Vec<Setting> = hyper_v.rows(
+    let known: Vec<ServiceSetting> = hyper_v.rows(
         "SELECT InstanceID, Name, EnabledStatePolicy \
          FROM Msvm_GuestCommunicationServiceSettingData",
     )?;
     let known = known.into_iter().find(|setting| {
         let of = setting.instance_id.as_deref().and_then(machine_of);
-        let about = setting.service.as_deref().and_then(|id| id.parse().ok());
+        let about = setting.name.as_deref().and_then(|id| id.parse().ok());
         of == Some(vm) && about == Some(service)
     });
     let output = match known {
@@ -177,6 +177,29 @@ impl From<Fault> for PolicyError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As the settings and the management of Hyper-V are found, and what a call gives back.
+    #[test]
+    fn an_object_is_found_by_its_path() {
+        #[derive(Debug, Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct System {
+            name: Option<String>,
+        }
+        let namespace = Namespace::open(super::super::wmi::SYSTEM).unwrap();
+        let paths: Vec<Reference> = namespace
+            .rows("SELECT * FROM Win32_OperatingSystem")
+            .unwrap();
+        let [reference] = &paths[..] else {
+            panic!("{paths:?}");
+        };
+        assert!(
+            reference.path.contains("Win32_OperatingSystem"),
+            "{reference:?}"
+        );
+        let system: System = namespace.object(&reference.path).unwrap();
+        assert!(system.name.is_some_and(|name| !name.is_empty()));
+    }
 
     #[test]
     fn a_machine_that_is_not_there_has_no_policy_to_change() {

@@ -13,7 +13,7 @@ use windows_registry::{Key, LOCAL_MACHINE};
 use super::LIMIT;
 use super::wmi::{Fault, HYPER_V, Namespace, SYSTEM};
 use super::worker::{self, Answer};
-use crate::rows::{self, ComputerSystem, Setting};
+use crate::rows::{self, ComputerSystem, DefaultSetting, ServiceSetting};
 use crate::{Missing, ServicePolicy, Vm, VmKind, VmState, compute_systems};
 
 /// Where the host compute service keeps what it runs; the key is there as long as something is.
@@ -38,9 +38,11 @@ pub(super) struct Found {
 }
 
 /// What WMI says.
+#[derive(Default)]
 struct HyperV {
     vms: Vec<Vm>,
     policies: Vec<ServicePolicy>,
+    missing: Option<Missing>,
 }
 
 /// Asks everybody at once.
@@ -67,45 +69,52 @@ impl Asked {
             others.unwrap_or_else(|| Err(too_late("the host compute service", "vmcompute")));
         let wsl = self.wsl.by(deadline).flatten();
         let mut missing = Vec::new();
-        let HyperV { vms, policies } = hyper_v.unwrap_or_else(|why| {
-            missing.push(why);
-            HyperV {
-                vms: Vec::new(),
-                policies: Vec::new(),
-            }
+        let hyper_v = hyper_v.unwrap_or_else(|why| HyperV {
+            missing: Some(why),
+            ..HyperV::default()
         });
+        missing.extend(hyper_v.missing);
         let others = others.unwrap_or_else(|why| {
             missing.push(why);
             in_registry()
         });
         Found {
-            vms: rows::together(vms, others, wsl),
-            policies,
+            vms: rows::together(hyper_v.vms, others, wsl),
+            policies: hyper_v.policies,
             missing,
         }
     }
 }
 
 fn hyper_v() -> Result<HyperV, Missing> {
-    let ask = || {
-        let namespace = Namespace::open(HYPER_V)?;
-        let machines: Vec<ComputerSystem> =
-            namespace.rows("SELECT Name, ElementName, EnabledState FROM Msvm_ComputerSystem")?;
-        let services: Vec<Setting> = namespace.rows(
-            "SELECT InstanceID, Name, EnabledStatePolicy \
-             FROM Msvm_GuestCommunicationServiceSettingData",
-        )?;
-        let defaults: Vec<Setting> = namespace.rows(
-            "SELECT InstanceID, DefaultEnabledStatePolicy \
-             FROM Msvm_GuestServiceInterfaceComponentSettingData",
-        )?;
-        Ok((machines, services, defaults))
+    let namespace = Namespace::open(HYPER_V).map_err(Fault::of_hyper_v)?;
+    let query = "SELECT Name, ElementName, EnabledState FROM Msvm_ComputerSystem";
+    let machines: Vec<ComputerSystem> = namespace.rows(query).map_err(Fault::of_hyper_v)?;
+    let vms = rows::virtual_machines(machines)?;
+    // Who may see the machines may see these; if not, the machines are worth telling alone.
+    let (policies, missing) = match policies(&namespace) {
+        Ok(policies) => (policies, None),
+        // A Windows that is older than these settings has none.
+        Err(Fault::Absent) => (Vec::new(), None),
+        Err(fault) => (Vec::new(), Some(fault.of_hyper_v())),
     };
-    let (machines, services, defaults) = ask().map_err(Fault::of_hyper_v)?;
     Ok(HyperV {
-        vms: rows::virtual_machines(machines)?,
-        policies: rows::policies(services.into_iter().chain(defaults).collect()),
+        vms,
+        policies,
+        missing,
     })
+}
+
+fn policies(namespace: &Namespace) -> Result<Vec<ServicePolicy>, Fault> {
+    let services: Vec<ServiceSetting> = namespace.rows(
+        "SELECT InstanceID, Name, EnabledStatePolicy \
+         FROM Msvm_GuestCommunicationServiceSettingData",
+    )?;
+    let defaults: Vec<DefaultSetting> = namespace.rows(
+        "SELECT InstanceID, DefaultEnabledStatePolicy \
+         FROM Msvm_GuestServiceInterfaceComponentSettingData",
+    )?;
+    Ok(rows::policies(services, defaults))
 }
 
 /// What the host compute service runs, as it says itself or as far as the registry says it.
