@@ -40,11 +40,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
             .env("RUSTDOCFLAGS", "-Dwarnings"),
         )
     })?;
-    let binary = test::prepare(&mut timings)?;
+    let mut programs = test::prepare(&mut timings)?;
     test::doc_tests(&mut timings)?;
     timings.step("loom", || loom::run(&[]))?;
     timings.step("the kernel's vsock_test", || vsock_test::run(&[]))?;
-    windows::check(&mut timings)?;
+    programs.extend(windows::check(&mut timings)?);
     timings.print();
-    test::last(binary, &[])
+    test::last(&programs, &[])
 }

@@ -9,29 +9,32 @@ use anyhow::Result;
 use crate::run::{self, Timings};
 use crate::{loom, statically, tools};
 
+/// Programs that were built for tests, each with the variable by which they find it.
+pub type Programs = Vec<(&'static str, PathBuf)>;
+
 /// Runs it. With arguments, the doc tests and loom are left out and the arguments go to the runner.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut timings = Timings::default();
-    let binary = prepare(&mut timings)?;
+    let programs = prepare(&mut timings)?;
     if arguments.is_empty() {
         doc_tests(&mut timings)?;
         timings.step("loom", || loom::run(&[]))?;
     }
     timings.print();
-    last(binary, arguments)
+    last(&programs, arguments)
 }
 
 /// Installs tools and builds the static binary. Outside CI the tests that need what could not
 /// be had are skipped, and this says so.
-pub fn prepare(timings: &mut Timings) -> Result<Option<PathBuf>> {
+pub fn prepare(timings: &mut Timings) -> Result<Programs> {
     timings.step("test tools", tools::install_missing)?;
     timings.step("guest kernel", tools::have_guest_kernel)?;
     match timings.step("static hvsock", statically::build) {
-        Ok(binary) => Ok(Some(binary)),
+        Ok(binary) => Ok(vec![(statically::VARIABLE, binary)]),
         Err(error) if run::in_ci() => Err(error),
         Err(error) => {
             eprintln!("skipped: the tests that put hvsock into a container: {error:#}");
-            Ok(None)
+            Ok(Programs::new())
         }
     }
 }
@@ -50,7 +53,7 @@ pub fn doc_tests(timings: &mut Timings) -> Result<()> {
 }
 
 /// Runs all other tests. Nothing may be printed after this.
-pub fn last(binary: Option<PathBuf>, arguments: &[String]) -> Result<()> {
+pub fn last(programs: &Programs, arguments: &[String]) -> Result<()> {
     let mut command = runner();
     let chosen =
         |argument: &String| argument.starts_with("-p") || argument.starts_with("--package");
@@ -58,10 +61,7 @@ pub fn last(binary: Option<PathBuf>, arguments: &[String]) -> Result<()> {
         command.arg("--workspace");
     }
     command.arg("--all-features").args(arguments);
-    if let Some(binary) = binary {
-        command.env(statically::VARIABLE, binary);
-    }
-    run::run(&mut command)
+    run::run(command.envs(programs.iter().map(|(variable, path)| (variable, path))))
 }
 
 fn runner() -> Command {

@@ -16,6 +16,9 @@ use std::process::{Command, Stdio};
 /// The variable that holds the path of a static `hvsock`; `cargo xtask test` builds it and sets it.
 pub const STATIC_HVSOCK: &str = "HVSOCK_TEST_STATIC_BIN";
 
+/// The variable that holds the path of `hvsock.exe`; `cargo xtask windows` builds it and sets it.
+pub const WINDOWS_HVSOCK: &str = "HVSOCK_TEST_WINDOWS_BIN";
+
 /// The path of runc, the OCI runtime that starts the tests' containers.
 pub fn runc() -> Option<PathBuf> {
     program("runc", &["--version"])
@@ -28,10 +31,12 @@ pub fn python3() -> Option<PathBuf> {
 
 /// The path of a statically linked `hvsock`, which runs in a container with nothing else in it.
 pub fn static_hvsock() -> Option<PathBuf> {
-    match static_binary(std::env::var_os(STATIC_HVSOCK).as_deref()) {
-        Ok(path) => Some(path),
-        Err(why) => absent(&why, in_ci()),
-    }
+    found(built(STATIC_HVSOCK, "test"))
+}
+
+/// The path of `hvsock.exe`, which Wine runs.
+pub fn windows_hvsock() -> Option<PathBuf> {
+    found(built(WINDOWS_HVSOCK, "windows"))
 }
 
 /// What somebody else has looked for, whose error says what is missing and what to install.
@@ -47,14 +52,19 @@ pub fn program(name: &str, probe: &[&str]) -> Option<PathBuf> {
     find(name, probe).or_else(|| absent(&format!("`{name}` is not installed"), in_ci()))
 }
 
-fn static_binary(value: Option<&OsStr>) -> Result<PathBuf, String> {
+/// A program that a chore builds before the tests, which tells them by a variable where it is.
+fn built(variable: &str, chore: &str) -> Result<PathBuf, String> {
+    named(variable, std::env::var_os(variable).as_deref(), chore)
+}
+
+fn named(variable: &str, value: Option<&OsStr>, chore: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value.ok_or_else(|| {
-        format!("{STATIC_HVSOCK} is not set (`cargo xtask test` builds the binary and sets it)")
+        format!("{variable} is not set (`cargo xtask {chore}` builds the binary and sets it)")
     })?);
     if path.is_file() {
         Ok(path)
     } else {
-        Err(format!("{STATIC_HVSOCK} names no file: {}", path.display()))
+        Err(format!("{variable} names no file: {}", path.display()))
     }
 }
 
@@ -103,13 +113,16 @@ mod tests {
     }
 
     #[test]
-    fn a_static_binary_is_named_by_the_environment_and_must_be_there() {
-        let why = static_binary(None).expect_err("not set");
+    fn a_binary_is_named_by_the_environment_and_must_be_there() {
+        let why = named(STATIC_HVSOCK, None, "test").expect_err("not set");
         assert!(why.contains("HVSOCK_TEST_STATIC_BIN is not set"), "{why}");
-        let why = static_binary(Some("/no/such".as_ref())).expect_err("not there");
+        let why = named(STATIC_HVSOCK, Some("/no/such".as_ref()), "test").expect_err("not there");
         assert!(why.contains("names no file: /no/such"), "{why}");
         let this = std::env::current_exe().expect("this program");
-        assert_eq!(static_binary(Some(this.as_os_str())), Ok(this));
+        assert_eq!(
+            named(STATIC_HVSOCK, Some(this.as_os_str()), "test"),
+            Ok(this)
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Cargo as it builds for Windows here.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
 /// The target: what Debian's MinGW links.
-pub const TARGET: &str = "x86_64-pc-windows-gnu";
+const TARGET: &str = "x86_64-pc-windows-gnu";
 /// The longest that one test program may take under Wine, in seconds.
 const LONGEST: &str = "300";
 
@@ -41,4 +42,9 @@ pub fn for_windows(name: &str) -> Result<Command> {
         command.env_remove(variable);
     }
     Ok(command)
+}
+
+/// Where its programs are.
+pub fn folder() -> PathBuf {
+    super::folder().join(TARGET).join("debug")
 }

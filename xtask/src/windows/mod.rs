@@ -11,9 +11,11 @@ mod dll;
 mod stand_in;
 mod wine;
 
+use std::fs;
 use std::path::PathBuf;
+use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 pub use self::wine::run as wine;
 use crate::run::{self, Timings};
@@ -21,9 +23,12 @@ use crate::tools;
 
 /// What is for Windows, tests included.
 const PACKAGES: &[&str] = &[
+    "hvsock",
     "hvsock-address",
+    "hvsock-cli",
     "hvsock-control",
     "hvsock-endpoint",
+    "hvsock-examples",
     "hvsock-fabric",
     "hvsock-hyperv",
     "hvsock-registry",
@@ -32,29 +37,37 @@ const PACKAGES: &[&str] = &[
     "hvsock-virtio",
 ];
 
-/// Their features.
-const FEATURES: &str = "hvsock-address/serde,hvsock-registry/store";
+/// The variable by which tests on Linux find the command for Windows.
+const VARIABLE: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
 /// Runs it.
 pub fn run(arguments: &[String]) -> Result<()> {
     if let Some((command, rest)) = arguments.split_first() {
-        if !tools::install_for_windows()? {
-            return Ok(());
+        if tools::install_for_windows()? {
+            dll::build()?;
+            run::run(cargo::for_windows(command)?.args(rest))?;
         }
-        dll::build()?;
-        return run::run(cargo::for_windows(command)?.args(rest));
+        return Ok(());
     }
     let mut timings = Timings::default();
-    check(&mut timings)?;
+    if let Some((variable, command)) = check(&mut timings)? {
+        timings.step("Windows: services from Linux and back", || {
+            let mut test = run::cargo(&["test", "--package", "hvsock-cli", "--test", "cli"]);
+            run::run(
+                test.args(["--quiet", "--", "windows::"])
+                    .env(variable, command),
+            )
+        })?;
+    }
     timings.print();
     Ok(())
 }
 
-/// Builds and tests all of it. Where it may be skipped for want of a tool, there is nothing more to
-/// say.
-pub fn check(timings: &mut Timings) -> Result<()> {
+/// Builds and tests all of it, and gives the command to the tests on Linux. Where it may be skipped
+/// for want of a tool, there is none.
+pub fn check(timings: &mut Timings) -> Result<Option<(&'static str, PathBuf)>> {
     if !timings.step("Windows: tools", tools::install_for_windows)? {
-        return Ok(());
+        return Ok(None);
     }
     timings.step("Windows: DLLs for Wine", dll::build)?;
     timings.step("Windows: clippy", || {
@@ -72,12 +85,26 @@ pub fn check(timings: &mut Timings) -> Result<()> {
         let mut command = cargo::for_windows("test")?;
         command.args(["--all-targets", "--no-fail-fast"]);
         run::run(chosen(&mut command).args(["--", "--quiet"]))
-    })
+    })?;
+    Ok(Some((VARIABLE, for_linux()?)))
 }
 
-fn chosen(command: &mut std::process::Command) -> &mut std::process::Command {
-    command.args(["--features", FEATURES]);
+fn chosen(command: &mut Command) -> &mut Command {
+    command.arg("--all-features");
     command.args(PACKAGES.iter().flat_map(|package| ["--package", package]))
+}
+
+/// The command in a folder with the DLL that it needs under Wine, which is looked for there first.
+fn for_linux() -> Result<PathBuf> {
+    let folder = folder().join("bin");
+    fs::create_dir_all(&folder)?;
+    let built = cargo::folder().join("hvsock.exe");
+    for file in [&built, &dll::folder().join("bcryptprimitives.dll")] {
+        let name = file.file_name().unwrap_or_default();
+        fs::copy(file, folder.join(name))
+            .with_context(|| format!("cannot copy {}", file.display()))?;
+    }
+    Ok(folder.join("hvsock.exe"))
 }
 
 /// Where all of it is built.

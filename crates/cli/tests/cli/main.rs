@@ -18,3 +18,4 @@ mod shell;
 mod talking;
 mod util;
 mod vms;
+mod windows;

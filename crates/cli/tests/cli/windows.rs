@@ -1,0 +1,78 @@
+//! Services on their way between machines: what one system's command exports, the other's has.
+
+use std::fs;
+
+use hvsock_testkit::require;
+use hvsock_testkit::wine::Wine;
+use serde_json::{Value, json};
+
+use crate::util::World;
+
+/// What both systems say of a service, by its GUID.
+fn said(services: &Value) -> Vec<Value> {
+    let mut services: Vec<Value> = services
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|service| {
+            let fields = ["id", "name", "enabled", "owner", "creator", "purpose"];
+            fields.map(|field| service[field].clone()).into()
+        })
+        .collect();
+    services.sort_by_key(ToString::to_string);
+    services
+}
+
+#[test]
+fn services_exported_on_linux_are_imported_on_windows_and_back() {
+    let Some(hvsock) = require::windows_hvsock() else {
+        return;
+    };
+    let Some(wine) = Wine::new() else { return };
+    let world = World::new();
+    world.ok(["service", "register", "Demo", "--port", "2761"]);
+    world.ok(["service", "register", "Sauvegarde à chaud 漢 😀 \"\\;[x]="]);
+    world.ok(["service", "register", "backup", "--purpose", "Ночью"]);
+    let file = wine.folder().join("linux.reg");
+    let file = file.to_str().expect("a path in Unicode");
+    world.ok(["service", "export", "--reg", "--output", file]);
+
+    // By the registry editor, as somebody on Windows does who has no hvsock yet.
+    let run = |program: &str, arguments: &[&str]| {
+        let output = wine.run(program, arguments).expect("it ends");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        output.stdout
+    };
+    let program = hvsock.to_str().expect("a path in Unicode");
+    run("regedit", &["/S", "linux.reg"]);
+    let listed = || -> Value {
+        let stdout = run(program, &["service", "list", "--json"]);
+        serde_json::from_slice(&stdout).expect("JSON")
+    };
+    let before = world.json(["service", "list", "--json"]);
+    assert_eq!(said(&listed()), said(&before));
+
+    let added = run(
+        program,
+        &["service", "register", "From Windows é", "--purpose", "x"],
+    );
+    let added = String::from_utf8_lossy(&added);
+    run(
+        program,
+        &["service", "export", "--reg", "--output", "back.reg"],
+    );
+    let back = fs::read(wine.folder().join("back.reg")).expect("a file");
+    fs::write(world.dir().join("back.reg"), back).expect("a file");
+    for service in ["Demo", "backup"] {
+        world.ok(["service", "unregister", service]);
+    }
+    let file = world.dir().join("back.reg");
+    world.ok(["service", "import", file.to_str().expect("a path")]);
+    let after = world.json(["service", "list", "--json"]);
+    let new = world.json(["service", "show", added.trim(), "--json"]);
+    assert_eq!(
+        (&new["name"], &new["purpose"]),
+        (&json!("From Windows é"), &json!("x"))
+    );
+    assert_eq!(said(&after), said(&listed()));
+}
