@@ -10,6 +10,9 @@
 //! This half is the same on every system and is tested on all of them. On Windows there are also
 //! `facts`, which asks, `facts_at_hand` for those who cannot wait, `virtual_machines`, `machine` and
 //! `set_policy`. All of that takes a bounded time, however long Windows takes.
+//!
+//! Asking WMI takes COM: where the process has not chosen its security for COM, it has the default
+//! one from then on, so a program that wants another calls `CoInitializeSecurity` before.
 
 #![forbid(unsafe_code)]
 

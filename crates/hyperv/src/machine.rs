@@ -18,7 +18,8 @@ pub struct Machine {
 /// where that is off there is nothing of this.
 ///
 /// Source: the values under `HKLM\SOFTWARE\Microsoft\Virtual Machine\Guest\Parameters`
-/// (learn.microsoft.com/previous-versions/windows/it-pro/windows-server-2012-r2-and-2012/dn798287,
+/// (learn.microsoft.com/windows/win32/vpc/ivmguestos-getparameter for the names; the id beside them:
+/// learn.microsoft.com/previous-versions/windows/it-pro/windows-server-2012-r2-and-2012/dn798287,
 /// "Hyper-V Data Exchange Service (KVP)").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Guest {

@@ -28,7 +28,7 @@ pub fn refusal(
         };
         explanation.verdict.err()
     });
-    let better = judged.filter(|judged| judged.wsa() == wsa || is_vague(wsa));
+    let better = judged.filter(|judged| judged.wsa() == wsa || is_vague(wsa, judged));
     Some(better.unwrap_or(plain))
 }
 
@@ -76,8 +76,14 @@ fn plain(wsa: i32, facts: Option<&Facts>, address: SockAddrHv, listening: bool) 
     })
 }
 
-/// Whether a number is one that Windows also gives where it has a better one: nobody answered
-/// (WSAETIMEDOUT), or somebody said no (WSAECONNREFUSED).
-fn is_vague(wsa: i32) -> bool {
-    matches!(wsa, 10060 | 10061)
+/// Whether a number is one that Windows also gives for this reason, which has a better one: nobody
+/// answered (WSAETIMEDOUT), somebody said no (WSAECONNREFUSED), or it is not allowed (WSAEACCES),
+/// which a bind to a machine for a service that is not registered was seen to give
+/// (github.com/nbdd0121/wsld/issues/5).
+fn is_vague(wsa: i32, judged: &Refusal) -> bool {
+    match wsa {
+        10060 | 10061 => true,
+        10013 => matches!(judged, Refusal::Unregistered | Refusal::Disabled { .. }),
+        _ => false,
+    }
 }

@@ -95,12 +95,15 @@ pub(crate) fn machine_of(instance_id: &str) -> Option<VmId> {
 
 /// The id of WSL's machine in the command line of a process that WSL keeps for it.
 ///
-/// Source: microsoft/WSL, src/windows/wslhost/main.cpp (`--vm-id {GUID}`); read the same way by
-/// Biswa96/wslbridge2#43.
+/// Source: microsoft/WSL, src/windows/wslhost/main.cpp and src/windows/common/wslhost.h:
+/// `--vm-id {GUID}` in the versions up to 2.x, an option with the value `hcs:{GUID}` since then
+/// (`GuestConnector::Serialize`); `wslrelay.exe` likewise. Read so by Biswa96/wslbridge2#43.
 pub(crate) fn wsl_machine(command_line: &str) -> Option<VmId> {
-    let (_, rest) = command_line.split_once("--vm-id")?;
-    let guid = rest.split([' ', '=', '"']).find(|word| !word.is_empty())?;
-    guid.parse().ok().filter(|id: &VmId| !id.is_well_known())
+    ["--vm-id", "hcs:"].iter().find_map(|mark| {
+        let (_, rest) = command_line.split_once(mark)?;
+        let guid = rest.split([' ', '=', '"']).find(|word| !word.is_empty())?;
+        guid.parse().ok().filter(|id: &VmId| !id.is_well_known())
+    })
 }
 
 /// What the sources say, as one list: Hyper-V's own first, then whatever runs beside them, then
@@ -239,6 +242,8 @@ mod tests {
             format!("\"C:\\Program Files\\WSL\\wslhost.exe\" --vm-id {{{ID}}} --handle 12"),
             format!("wslhost.exe --distro-id {{0f0f}} --vm-id {ID}"),
             format!("wslhost.exe \"--vm-id\" \"{ID}\""),
+            format!("wslrelay.exe --mode 1 --vm-id {{{ID}}}"),
+            format!("wslhost.exe --guest-connection hcs:{{{ID}}} --handle 12"),
         ] {
             assert_eq!(wsl_machine(&line), Some(id), "{line}");
         }

@@ -118,7 +118,13 @@ fn tests(page: &str) -> BTreeMap<&str, &str> {
 fn sources(page: &str) -> BTreeSet<u32> {
     let lines = part(page, "Sources and reasons").lines();
     let numbers = lines.filter_map(|line| line.split_once(". ")?.0.parse().ok());
-    numbers.collect()
+    let numbers: Vec<u32> = numbers.collect();
+    // What shows the page counts them itself.
+    assert!(
+        numbers.iter().copied().eq(1..=numbers.len() as u32),
+        "{numbers:?}"
+    );
+    numbers.into_iter().collect()
 }
 
 #[test]

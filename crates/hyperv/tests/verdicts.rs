@@ -442,6 +442,7 @@ fn the_facts_say_what_a_number_leaves_open() {
         |wsa, facts: &Facts, vm| refusal(wsa, Some(facts), SockAddrHv::new(vm, service()), false);
     for (wsa, facts, vm, want) in [
         (10061, &unregistered, id('a'), Refusal::Unregistered),
+        (10013, &unregistered, id('a'), Refusal::Unregistered),
         (10061, &host(), id('a'), Refusal::NoListener),
         (10060, &host(), id('a'), Refusal::TimedOut),
         (10060, &host(), id('d'), Refusal::PartitionPaused),
@@ -549,7 +550,7 @@ proptest! {
         let found = refusal(wsa, facts.as_ref(), SockAddrHv::new(vm, service), listening);
         if let Some(found) = found {
             let same = found.wsa() == wsa || wsa == 10047 && found == Refusal::NotSupported;
-            prop_assert!(same || [10060, 10061].contains(&wsa), "{wsa}: {found}");
+            prop_assert!(same || [10013, 10060, 10061].contains(&wsa), "{wsa}: {found}");
         }
     }
 

@@ -162,7 +162,8 @@ fn running(root: &Key, path: &str) -> Vec<Vm> {
 
 /// The id of WSL's machine, if it runs for this user.
 fn wsl() -> Result<Option<VmId>, Fault> {
-    let query = "SELECT CommandLine FROM Win32_Process WHERE Name = 'wslhost.exe'";
+    let query = "SELECT CommandLine FROM Win32_Process \
+                 WHERE Name = 'wslhost.exe' OR Name = 'wslrelay.exe'";
     let processes: Vec<Process> = Namespace::open(SYSTEM)?.rows(query)?;
     let lines = processes.iter().filter_map(|it| it.command_line.as_deref());
     Ok(lines.into_iter().find_map(rows::wsl_machine))
