@@ -34,3 +34,13 @@ impl KeyStore {
         Ok(Store::new(Hklm::new(services, disabled)))
     }
 }
+
+/// The user whom this process acts for, as `DOMAIN\user`: the owner of what it registers.
+pub fn user() -> String {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let user = variable("USERNAME").unwrap_or_else(|| "unknown".to_owned());
+    match variable("USERDOMAIN") {
+        Some(domain) => format!("{domain}\\{user}"),
+        None => user,
+    }
+}

@@ -1,12 +1,10 @@
 //! Services and virtual machines of this machine, in the words of a broker's control API.
 
-use std::env;
-
 use anyhow::{Context as _, Result};
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_control::{Import, Imported, NewService, Service, ServiceOverride};
 use hvsock_hyperv::{FindVmError, Missing, Switch, Vm, find_vm, partition_names};
-use hvsock_registry::key_store::{KeyStore, Listing};
+use hvsock_registry::key_store::{KeyStore, Listing, user};
 use hvsock_registry::{Registration, Registry, reg_file};
 
 use crate::failure::Failure;
@@ -170,16 +168,6 @@ fn take_in(import: Import) -> Result<Imported> {
         removed,
         notes: import.notes,
     })
-}
-
-/// The Windows user whom this process acts for, as `DOMAIN\user`.
-fn user() -> String {
-    let variable = |name| env::var(name).ok().filter(|value| !value.is_empty());
-    let user = variable("USERNAME").unwrap_or_else(|| "unknown".to_owned());
-    match variable("USERDOMAIN") {
-        Some(domain) => format!("{domain}\\{user}"),
-        None => user,
-    }
 }
 
 /// The virtual machine that is called so, or has this id.

@@ -1,28 +1,52 @@
-//! A registration that lives as long as the process.
+//! A registration that lives as long as the process, in the registry of Windows.
 
 use std::io;
 
 use hvsock_address::{ElementName, ServiceId};
+use hvsock_fabric::Refusal;
+use hvsock_registry::Registration;
+use hvsock_registry::key_store::{self, KeyError, KeyLease, KeyStore};
 
 use crate::Endpoint;
 
-/// A key of Windows' registry.
+/// A key of Windows' registry, which says whose process it is.
 #[derive(Debug)]
-pub(crate) struct Lease;
+pub(crate) struct Lease(KeyLease);
 
 impl Lease {
     pub(crate) fn register(
         endpoint: &Endpoint,
-        _id: ServiceId,
-        _name: &ElementName,
-        _purpose: &str,
+        id: ServiceId,
+        name: &ElementName,
+        purpose: &str,
     ) -> io::Result<Self> {
         super::is_for_windows(endpoint)?;
-        Err(io::ErrorKind::Unsupported.into())
+        let registration = Registration {
+            lease: true,
+            owner: Some(key_store::user()),
+            creator: Some(format!("process {}", std::process::id())),
+            purpose: Some(purpose.to_owned()).filter(|purpose| !purpose.is_empty()),
+            ..Registration::new(id, name.clone())
+        };
+        let lease = KeyStore::open().and_then(|store| store.lease(&registration));
+        lease.map(Self).map_err(error)
     }
 
     /// Whether the registration still stands; the error says why not.
     pub(crate) fn check(&self) -> io::Result<()> {
-        Ok(())
+        self.0.check().map_err(|failed| match failed {
+            KeyError::NotRegistered(_) => Refusal::Unregistered.into_cut_error(),
+            failed => error(failed),
+        })
     }
+}
+
+fn error(failed: KeyError) -> io::Error {
+    let kind = match &failed {
+        KeyError::Denied { .. } => io::ErrorKind::PermissionDenied,
+        KeyError::Clash(_) => io::ErrorKind::AddrInUse,
+        KeyError::System { error, .. } => error.kind(),
+        _ => io::ErrorKind::Other,
+    };
+    io::Error::new(kind, failed)
 }
