@@ -1,5 +1,8 @@
 //! A broker in a temporary folder, and commands to run against it.
 
+#[path = "../done/mod.rs"]
+mod done;
+
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +14,8 @@ use hvsock::Endpoint;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
+
+pub use done::Done;
 
 /// Longer than anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -176,14 +181,6 @@ pub fn inside<S: AsRef<OsStr>>(endpoint: &Path, arguments: impl IntoIterator<Ite
     command
 }
 
-/// What a command came to.
-#[derive(Debug)]
-pub struct Done {
-    pub code: Option<i32>,
-    pub stdout: String,
-    pub stderr: String,
-}
-
 impl Done {
     pub fn of(command: &mut Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -202,25 +199,6 @@ impl Done {
         assert!(output.status.success(), "{stderr}");
         output.stdout
     }
-
-    pub fn ok(self) -> String {
-        assert_eq!(self.code, Some(0), "{self:#?}");
-        self.stdout
-    }
-
-    /// It was refused or failed; what it said on stderr.
-    pub fn failed(self) -> String {
-        assert_eq!(self.code, Some(1), "{self:#?}");
-        assert_eq!(self.stdout, "", "{}", self.stderr);
-        self.stderr
-    }
-
-    /// It was asked in a wrong way.
-    pub fn misused(self) -> String {
-        assert_eq!(self.code, Some(2), "{self:#?}");
-        assert_eq!(self.stdout, "", "{}", self.stderr);
-        self.stderr
-    }
 }
 
 fn output_with_input(command: &mut Command, input: &[u8]) -> Output {
@@ -235,16 +213,6 @@ fn output_with_input(command: &mut Command, input: &[u8]) -> Output {
     let output = child.wait_with_output().unwrap();
     let _ = writer.join();
     output
-}
-
-impl From<Output> for Done {
-    fn from(output: Output) -> Self {
-        Self {
-            code: output.status.code(),
-            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
-        }
-    }
 }
 
 /// A command that runs; killed when dropped.
