@@ -338,3 +338,28 @@ fn in_the_guest(host: &Address) {
     stream::send(&from_host, b"x").unwrap();
     assert_eq!(recv(&from_host, &mut [0; 8]).unwrap(), 0);
 }
+
+#[test]
+fn who_ends_receiving_receives_the_end_and_who_ends_both_is_heard() {
+    let Some((a, b)) = pair(9) else { return };
+    stream::shutdown(&a, Shutdown::Read).unwrap();
+    assert_eq!(recv(&a, &mut [0; 8]).unwrap(), 0);
+    assert_eq!(stream::send(&a, b"still").unwrap(), 5);
+    let mut buffer = [0; 8];
+    assert_eq!(recv(&b, &mut buffer).unwrap(), 5);
+    stream::shutdown(&a, Shutdown::Both).unwrap();
+    assert_eq!(recv(&b, &mut buffer).unwrap(), 0);
+}
+
+#[test]
+fn a_wait_for_bytes_ends_at_its_deadline() {
+    let Some((a, _b)) = pair(10) else { return };
+    let start = Instant::now();
+    let deadline = Some(start + Duration::from_millis(50));
+    let error = stream::until(&a, PollFlags::IN, deadline, || {
+        stream::recv(&a, &mut [0; 8])
+    })
+    .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+    assert!(start.elapsed() >= Duration::from_millis(50));
+}

@@ -7,6 +7,12 @@
 //!
 //! What this stands on, as these machines have no Hyper-V to try it on:
 //!
+//! - Winsock's own catalog lists the family as "Hyper-V RAW": served by `mswsock.dll`, as TCP is,
+//!   with addresses of 36 bytes, type 1, protocol 1 and the service flags 0x20026, which are
+//!   TCP's but for urgent data: delivery and order guaranteed, graceful close, sockets that are
+//!   handles (`netsh winsock show catalog` in moby/moby#27423 and python-trio/trio#52; the flags are
+//!   `WSAPROTOCOL_INFO`'s in Microsoft's documentation). So whatever `mswsock.dll` does for TCP
+//!   (`select`, modes, half-closes, `SO_LINGER`) it does for these sockets.
 //! - The calls are the plain ones of Winsock. `connect` on a non-blocking `AF_HYPERV` socket, then
 //!   readiness from AFD and `SO_ERROR`, is how OpenVMM's tests reach the agents in their virtual
 //!   machines (microsoft/openvmm, `petri/src/vm/hyperv/mod.rs` over `pal_async`'s `PolledSocket`),

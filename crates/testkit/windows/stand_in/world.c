@@ -211,6 +211,21 @@ static vm_state state_of(const GUID *id) {
     return UNKNOWN;
 }
 
+/* Whether the host's registry has the service. */
+static BOOL is_registered(const GUID *id) {
+    char path[256];
+    HKEY key;
+    snprintf(path, sizeof path,
+             "SOFTWARE\\Microsoft\\Windows NT\\CurrentVersion\\Virtualization\\GuestCommunicationServices\\"
+             "%08lx-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x",
+             id->Data1, id->Data2, id->Data3, id->Data4[0], id->Data4[1], id->Data4[2], id->Data4[3],
+             id->Data4[4], id->Data4[5], id->Data4[6], id->Data4[7]);
+    if (RegOpenKeyExA(HKEY_LOCAL_MACHINE, path, 0, KEY_READ | KEY_WOW64_64KEY, &key) != ERROR_SUCCESS)
+        return FALSE;
+    RegCloseKey(key);
+    return TRUE;
+}
+
 int world_bind(const hv_address *address, USHORT port, int *index) {
     GUID own = own_partition();
     BOOL host = world_same(&own, &WILDCARD);
@@ -225,6 +240,9 @@ int world_bind(const hv_address *address, USHORT port, int *index) {
              !world_same(&address->vm, &LOOPBACK) && !world_same(&address->vm, &PARENT) &&
              (!host || state_of(&address->vm) == UNKNOWN))
         error = WSAEADDRNOTAVAIL;
+    /* Seen by others: github.com/nbdd0121/wsld/issues/5. */
+    else if (host && state_of(&address->vm) != UNKNOWN && !is_registered(&address->service))
+        error = WSAEACCES;
     else if (listener_at(&own, &address->vm, &address->service))
         error = WSAEADDRINUSE;
     if (!error) {
@@ -274,21 +292,6 @@ void world_leave_listener(int index) {
         }
     }
     unlock();
-}
-
-/* Whether the host's registry has the service. */
-static BOOL is_registered(const GUID *id) {
-    char path[256];
-    HKEY key;
-    snprintf(path, sizeof path,
-             "SOFTWARE\\Microsoft\\Windows NT\\CurrentVersion\\Virtualization\\GuestCommunicationServices\\"
-             "%08lx-%04x-%04x-%02x%02x-%02x%02x%02x%02x%02x%02x",
-             id->Data1, id->Data2, id->Data3, id->Data4[0], id->Data4[1], id->Data4[2], id->Data4[3],
-             id->Data4[4], id->Data4[5], id->Data4[6], id->Data4[7]);
-    if (RegOpenKeyExA(HKEY_LOCAL_MACHINE, path, 0, KEY_READ | KEY_WOW64_64KEY, &key) != ERROR_SUCCESS)
-        return FALSE;
-    RegCloseKey(key);
-    return TRUE;
 }
 
 /* Who listens in `partition` at the first of these `count` ids at which somebody does. */
