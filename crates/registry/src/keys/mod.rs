@@ -30,7 +30,7 @@ use crate::Registry;
 use crate::text::shown;
 
 /// The most keys of services that are read.
-pub const MAX_SERVICES: usize = 16_384;
+pub const MAX_SERVICES: usize = 4096;
 /// The most values of one key that are read.
 pub const MAX_VALUES: usize = 64;
 /// The most bytes of one value that are read.
@@ -100,7 +100,7 @@ pub struct Snapshot {
     pub disabled: Vec<RawKey>,
     /// What kept any key from being read at all, as sentences.
     pub problems: Vec<String>,
-    /// Whether there are more keys than are read.
+    /// Whether there are more keys than were read.
     pub truncated: bool,
 }
 

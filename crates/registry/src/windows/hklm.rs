@@ -31,6 +31,7 @@ const TRIES: usize = 8;
 pub struct Hklm {
     services: String,
     disabled: String,
+    limit: usize,
 }
 
 impl Hklm {
@@ -39,7 +40,13 @@ impl Hklm {
         Self {
             services: services.to_owned(),
             disabled: disabled.to_owned(),
+            limit: MAX_SERVICES,
         }
+    }
+
+    /// With another bound on the keys that are read in each place.
+    pub fn with_limit(self, limit: usize) -> Self {
+        Self { limit, ..self }
     }
 
     fn path(&self, place: Place) -> &str {
@@ -69,13 +76,13 @@ impl Hklm {
             let Some(parent) = self.place(place).map_err(error)? else {
                 continue;
             };
-            let names = registry::subkeys(&parent, MAX_SERVICES).map_err(error)?;
+            let names = registry::subkeys(&parent, self.limit).map_err(error)?;
             if names.more {
                 snapshot.truncated = true;
                 snapshot.problems.push(format!(
-                    "HKEY_LOCAL_MACHINE\\{} holds more than {MAX_SERVICES} keys; the others are \
-                     left out",
-                    self.path(place)
+                    "HKEY_LOCAL_MACHINE\\{} holds more than {} keys; the others are left out",
+                    self.path(place),
+                    self.limit
                 ));
             }
             let read = names.items.into_iter();

@@ -1,0 +1,76 @@
+//! Several writers at once.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use hvsock_registry::key_store::KeyError;
+
+use super::*;
+
+#[test]
+fn of_writers_who_want_one_name_exactly_one_gets_it() {
+    const NAMES: usize = 12;
+    let scratch = Scratch::new();
+    let done = AtomicBool::new(false);
+    let won: usize = thread::scope(|scope| {
+        // Who reads meanwhile sees whole services only.
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !done.load(Ordering::Relaxed) {
+                let listing = scratch.read();
+                assert_eq!(listing.problems, [""; 0]);
+                for one in listing.registry.iter() {
+                    assert_eq!(one.purpose.as_deref(), Some("a test"), "{one:?}");
+                }
+                reads += 1;
+            }
+            reads
+        });
+        let writer = || {
+            let mut store = scratch.store();
+            let puts = (0..NAMES).map(|n| {
+                let service = new_service(&format!("Name {n}"));
+                match store.put(&service) {
+                    Ok(()) => {
+                        store.set_enabled(service.id, false).unwrap();
+                        store.set_enabled(service.id, true).unwrap();
+                        1
+                    }
+                    Err(KeyError::Clash(_)) => 0,
+                    Err(other) => panic!("{other}"),
+                }
+            });
+            puts.sum::<usize>()
+        };
+        let writers: Vec<_> = (0..3).map(|_| scope.spawn(writer)).collect();
+        let won = writers
+            .into_iter()
+            .map(|one| one.join())
+            .collect::<Vec<_>>();
+        done.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 0);
+        won.into_iter().map(Result::unwrap).sum()
+    });
+    assert_eq!(won, NAMES);
+    assert_eq!(scratch.read().registry.len(), NAMES);
+    assert_eq!(scratch.keys()[1].len(), 0);
+}
+
+#[test]
+fn a_writer_who_waits_too_long_says_so() {
+    let scratch = Scratch::new();
+    let service = new_service("Late");
+    let name = format!(
+        "hvsock {}",
+        scratch.services().replace('\\', "/").to_lowercase()
+    );
+    let limit = std::time::Duration::ZERO;
+    let turn = hvsock_sys::turn::take(&name, limit).unwrap().unwrap();
+    let busy = thread::scope(|scope| {
+        let put = scope.spawn(|| scratch.store().put(&service));
+        put.join().unwrap()
+    });
+    assert!(matches!(busy, Err(KeyError::Busy(5))), "{busy:?}");
+    drop(turn);
+    scratch.store().put(&service).unwrap();
+}
