@@ -1,11 +1,8 @@
-//! The conformance suite over what is not run through it elsewhere: on Linux the asynchronous pair
-//! through a broker, on Windows both pairs.
+//! The conformance suite over the asynchronous pair, through a broker, which Linux alone has.
 
+#[cfg(target_os = "linux")]
 #[path = "../asynchronously/mod.rs"]
 mod asynchronously;
-#[cfg(windows)]
-#[path = "../by_system/mod.rs"]
-mod by_system;
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 mod os;

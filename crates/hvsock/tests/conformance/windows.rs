@@ -1,44 +1,9 @@
-//! `AF_HYPERV` between two ends on this machine, or what stands in for it.
+//! Windows has no broker, so there is nothing to test here.
 
 use std::process::ExitCode;
 
-use hvsock::{Endpoint, HvListener, Refusal, ServiceId, Transport as Carrier, VmId, refusal_of};
-use hvsock_testkit::conformance::{self, Role};
-
-use crate::by_system::System;
-
-const HYPERV: System = System {
-    endpoint: Endpoint::from_env,
-    carrier: Carrier::HyperV,
-    blocking: "hyperv",
-    asynchronous: "asynchronous_hyperv",
-    has_small_buffers: false,
-};
+use hvsock_testkit::conformance;
 
 pub fn main() -> ExitCode {
-    if let Some(role) = Role::of_this_process() {
-        return HYPERV.play(role);
-    }
-    let trials = HYPERV.trials().into_iter();
-    let offered = is_offered();
-    if !offered {
-        eprintln!("skipped: every case needs AF_HYPERV, which this Windows does not have");
-    }
-    conformance::main(
-        trials
-            .map(|trial| match offered {
-                true => trial,
-                false => trial.with_ignored_flag(true),
-            })
-            .collect(),
-    )
-}
-
-/// Whether there are such sockets here.
-fn is_offered() -> bool {
-    let address = (VmId::LOOPBACK, ServiceId::random());
-    match HvListener::bind(address) {
-        Ok(_) => true,
-        Err(error) => refusal_of(&error) != Some(&Refusal::NotSupported),
-    }
+    conformance::main(Vec::new())
 }

@@ -3,7 +3,7 @@
 //! Asking for virtual machines takes a moment, so that is done for who wants an explanation or
 //! names one of them. For all else Windows' own answer is enough, with its registry beside.
 
-use hvsock_address::SockAddrHv;
+use hvsock_address::{SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
 use hvsock_hyperv::Facts;
 
@@ -19,11 +19,21 @@ pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
     Explanation::of_facts(thorough(address).explain_listen(address.vm, address.service))
 }
 
-/// What stands against a listen, which Windows itself would not say.
+/// What stands against a listen, which Windows itself would not say: that the service is not
+/// registered, or switched off. Everything else is for Windows to say.
 pub(super) fn against_listen(address: SockAddrHv) -> Option<Refusal> {
     let facts = hvsock_hyperv::facts_at_hand();
+    // A virtual machine's host may let it through, and not every one knows what it is.
+    let may_have_host = facts.machine.guest.is_some() || !facts.machine.is_host;
+    let from_host = [VmId::WILDCARD, VmId::PARENT, VmId::SILOHOST].contains(&address.vm);
+    if from_host && may_have_host {
+        return None;
+    }
     let explanation = facts.explain_listen(address.vm, address.service);
-    explanation.verdict.err()
+    explanation
+        .verdict
+        .err()
+        .filter(|refusal| matches!(refusal, Refusal::Unregistered | Refusal::Disabled { .. }))
 }
 
 /// What a number of Winsock's means.
@@ -34,7 +44,7 @@ pub(super) fn refusal(number: i32, address: SockAddrHv, listening: bool) -> Opti
 
 /// All facts that an address has to do with.
 fn thorough(address: SockAddrHv) -> Facts {
-    if address.vm.is_well_known() && address.vm != hvsock_address::VmId::CHILDREN {
+    if address.vm.is_well_known() && address.vm != VmId::CHILDREN {
         hvsock_hyperv::facts_at_hand()
     } else {
         hvsock_hyperv::facts()

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use hvsock_address::SockAddrHv;
+use hvsock_address::{PartitionRef, SockAddrHv};
 use hvsock_sys::hyperv::{self, HvOption};
 use hvsock_sys::poll::PollFlags;
 
@@ -91,7 +91,8 @@ impl Listener {
         };
         let peer = SockAddrHv::from_bytes(&peer)
             .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
-        let caller = Peer::of_partition(peer.vm.to_string());
+        // The word for it, or its id: asking for its name would take longer than a connection.
+        let caller = Peer::of_partition(PartitionRef::Id(peer.vm).to_string());
         Ok(Stream::new(
             Arc::new(socket),
             self.local,

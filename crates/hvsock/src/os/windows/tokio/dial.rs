@@ -4,6 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::time::Duration;
 
+use hvsock_address::{PartitionRef, ServiceRef};
 use tokio::io::Interest;
 use tokio::time::{Instant, timeout_at};
 
@@ -19,23 +20,33 @@ pub(crate) async fn obtain(
 ) -> io::Result<Outcome> {
     let deadline = Instant::now() + bound;
     let connects = matches!(request.kind, RequestKind::Connect { .. });
-    // Names, and what is said of a listen or a dry run, are asked of services that may be slow.
-    let asked = tokio::task::spawn_blocking(move || {
-        if connects && !request.flags.dry_run {
+    let ids = matches!(request.address.partition, PartitionRef::Id(_))
+        && matches!(request.address.service, ServiceRef::Id(_));
+    let explains = request.flags.dry_run;
+    let begin = move || {
+        if connects && !explains {
             Dial::start(&endpoint, request).map(Begun::Connecting)
         } else {
             backend::obtain(&endpoint, &mut request, bound).map(Begun::Done)
         }
-    });
-    let dial = match timeout_at(deadline, asked).await {
-        Ok(Ok(Ok(Begun::Connecting(dial)))) => dial,
-        Ok(Ok(Ok(Begun::Done(outcome)))) => return Ok(outcome),
-        Ok(Ok(Err(error))) => return Err(error),
-        Ok(Err(gone)) => return Err(io::Error::other(gone)),
-        Err(_) => {
-            let text = "Windows does not say in time where this address leads";
-            return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+    };
+    let begun = if connects && ids && !explains {
+        begin()
+    } else {
+        // Names, and what is said of a listen, are asked of services that may be slow.
+        let asked = tokio::task::spawn_blocking(begin);
+        match timeout_at(deadline, asked).await {
+            Ok(Ok(begun)) => begun,
+            Ok(Err(gone)) => return Err(io::Error::other(gone)),
+            Err(_) => {
+                let text = "Windows does not say in time where this address leads";
+                return Err(io::Error::new(io::ErrorKind::TimedOut, text));
+            }
         }
+    };
+    let dial = match begun? {
+        Begun::Connecting(dial) => dial,
+        Begun::Done(outcome) => return Ok(outcome),
     };
     let watch = Watch::new(dial.descriptor())?;
     let connected = poll_fn(|cx| watch.poll(cx, Interest::WRITABLE, || dial.progress()));

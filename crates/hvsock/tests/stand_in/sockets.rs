@@ -205,7 +205,7 @@ fn a_child_has_the_connection_to_the_end_of_both() {
     // It copies its standard input to its standard output.
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "with::a_child_that_copies", "--nocapture"])
+        .args(["--exact", "sockets::a_child_that_copies", "--nocapture"])
         .env(COPIES, "1");
     let child = stream.spawn(command).unwrap();
     let text: Vec<u8> = (0..300_000u32)

@@ -1,0 +1,248 @@
+//! A host and its virtual machines, each process in a partition of its own, as the stand-in plays
+//! them; and what Windows' error numbers come to.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use hvsock::{HvListener, HvStream, Refusal, ServiceId, VmId, refusal_of};
+use hvsock_registry::Registration;
+use hvsock_registry::key_store::KeyStore;
+
+use crate::is_over_stand_in;
+
+const LONG: Duration = Duration::from_secs(20);
+/// What a child process of these tests is to do.
+const PART: &str = "HVSOCK_TEST_PART";
+const SERVICE: &str = "HVSOCK_TEST_SERVICE";
+const TARGET: &str = "HVSOCK_TEST_TARGET";
+/// The stand-in's: in which virtual machine a process is, and what its connects come to.
+const PARTITION: &str = "HV_STAND_IN_PARTITION";
+const ERROR: &str = "HV_STAND_IN_ERROR";
+const DELAY: &str = "HV_STAND_IN_DELAY";
+const VMS: &str = "HV_STAND_IN_VMS";
+
+/// A registration in the machine's own registry that ends with the test.
+struct Registered(ServiceId);
+
+impl Registered {
+    fn new() -> Self {
+        let id = ServiceId::random();
+        let name = format!("hvsock test {id}").parse().unwrap();
+        let mut store = KeyStore::open().expect("the registry");
+        store
+            .put(&Registration::new(id, name))
+            .expect("a registration");
+        Self(id)
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if let Ok(mut store) = KeyStore::open() {
+            let _ = store.remove(self.0);
+        }
+    }
+}
+
+/// A child process that plays `part`, at a service.
+fn play(part: &str, service: ServiceId, target: VmId) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
+        .args(["--exact", "guests::a_child_plays_its_part", "--nocapture"])
+        .env(PART, part)
+        .env(SERVICE, service.to_string())
+        .env(TARGET, target.to_string())
+        .stdout(Stdio::piped());
+    command
+}
+
+/// What the child says last, once it has ended.
+fn word(child: Child) -> String {
+    let output = child.wait_with_output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said = text.lines().find_map(|line| line.strip_prefix("said: "));
+    said.unwrap_or_else(|| panic!("it said nothing: {text}"))
+        .to_owned()
+}
+
+/// The label of what came of a connect.
+fn outcome(connected: std::io::Result<HvStream>) -> String {
+    match connected {
+        Ok(_) => "connected".to_owned(),
+        Err(error) => match refusal_of(&error) {
+            Some(refusal) => refusal.label().to_owned(),
+            None => format!("no refusal: {error}"),
+        },
+    }
+}
+
+#[test]
+fn a_child_plays_its_part() {
+    let Some(part) = std::env::var_os(PART) else {
+        return;
+    };
+    let service: ServiceId = std::env::var(SERVICE).unwrap().parse().unwrap();
+    let target: VmId = std::env::var(TARGET).unwrap().parse().unwrap();
+    let said = match part.to_str().unwrap() {
+        "connect" => outcome(HvStream::connect_timeout((target, service), LONG)),
+        "connect within 300 ms" => {
+            let start = Instant::now();
+            let within = Duration::from_millis(300);
+            let said = outcome(HvStream::connect_timeout((target, service), within));
+            assert!(start.elapsed() < Duration::from_secs(5));
+            said
+        }
+        "talk" => {
+            let mut stream = HvStream::connect_timeout((target, service), LONG).unwrap();
+            stream.write_all(b"from the guest").unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        }
+        "listen" => {
+            let listener = HvListener::bind((target, service)).unwrap();
+            println!("said: listening");
+            let (mut stream, peer) = listener.accept_timeout(LONG).unwrap();
+            assert_eq!(peer.vm, VmId::PARENT);
+            assert_eq!(stream.peer().unwrap().partition(), "parent");
+            let mut text = String::new();
+            stream.read_to_string(&mut text).unwrap();
+            stream.write_all(text.to_uppercase().as_bytes()).unwrap();
+            return;
+        }
+        part => panic!("there is no part {part}"),
+    };
+    println!("\nsaid: {said}");
+}
+
+#[test]
+fn a_guest_reaches_a_service_of_its_host_which_knows_which_guest_it_is() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let service = Registered::new();
+    let guest = VmId::random();
+    let listener = HvListener::bind((VmId::CHILDREN, service.0)).unwrap();
+    let mut command = play("talk", service.0, VmId::PARENT);
+    let child = command.env(PARTITION, guest.to_string()).spawn().unwrap();
+    let (mut stream, peer) = listener.accept_timeout(LONG).unwrap();
+    assert_eq!(peer.vm, guest);
+    assert_eq!(stream.peer().unwrap().partition(), guest.to_string());
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "from the guest");
+    stream.write_all(b"from the host").unwrap();
+    drop(stream);
+    assert_eq!(word(child), "from the host");
+}
+
+#[test]
+fn a_host_reaches_a_service_in_its_guest_by_the_guests_id() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let (service, guest) = (ServiceId::random(), VmId::random());
+    let mut command = play("listen", service, VmId::PARENT);
+    let mut child = command.env(PARTITION, guest.to_string()).spawn().unwrap();
+    let deadline = Instant::now() + LONG;
+    let mut stream = loop {
+        match HvStream::connect((guest, service)) {
+            Ok(stream) => break stream,
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    stream.write_all(b"loud").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "LOUD");
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_guest_is_refused_what_is_not_registered_or_not_heard() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let guest = VmId::random();
+    let refused = |service| {
+        let mut command = play("connect", service, VmId::PARENT);
+        word(command.env(PARTITION, guest.to_string()).spawn().unwrap())
+    };
+    let service = Registered::new();
+    assert_eq!(refused(service.0), "no_listener");
+    assert_eq!(refused(ServiceId::random()), "unregistered");
+}
+
+#[test]
+fn windows_numbers_come_to_refusals() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let service = Registered::new();
+    let vm = VmId::random();
+    for (number, label) in [
+        (10013, "denied"),
+        (10049, "partition_unknown"),
+        (10050, "partition_paused"),
+        (10051, "partition_off"),
+        (10055, "limit_reached"),
+        (10060, "timed_out"),
+        (10061, "no_listener"),
+    ] {
+        let mut command = play("connect", service.0, vm);
+        let child = command
+            .env(VMS, vm.to_string())
+            .env(ERROR, number.to_string());
+        assert_eq!(word(child.spawn().unwrap()), label, "{number}");
+    }
+}
+
+#[test]
+fn virtual_machines_that_are_off_paused_or_unknown_are_told_apart() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let service = Registered::new();
+    let vm = VmId::random();
+    let told = |vms: String| {
+        let mut command = play("connect", service.0, vm);
+        word(command.env(VMS, vms).spawn().unwrap())
+    };
+    assert_eq!(told(format!("{vm}:off")), "partition_off");
+    assert_eq!(told(format!("{vm}:paused")), "partition_paused");
+    assert_eq!(told(vm.to_string()), "no_listener");
+    assert_eq!(told(VmId::random().to_string()), "partition_unknown");
+}
+
+#[test]
+fn a_connect_that_nobody_answers_ends_at_its_time_limit() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let mut command = play("connect within 300 ms", ServiceId::random(), VmId::LOOPBACK);
+    let child = command.env(DELAY, "60000").spawn().unwrap();
+    assert_eq!(word(child), "timed_out");
+}
+
+#[test]
+fn a_listener_for_another_machine_than_its_own_needs_that_machine() {
+    if !is_over_stand_in() {
+        return;
+    }
+    let service = Registered::new();
+    let error = HvListener::bind((VmId::random(), service.0)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::AddrNotAvailable, "{error}");
+    let refusal = refusal_of(&error);
+    assert!(
+        matches!(
+            refusal,
+            Some(Refusal::AddressNotAvailable | Refusal::PartitionUnknown)
+        ),
+        "{refusal:?}"
+    );
+}
