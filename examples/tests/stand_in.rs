@@ -1,0 +1,164 @@
+//! Every example runs on Windows as well: over what stands in for its Hyper-V sockets, each program
+//! as it is on Linux.
+
+#![cfg(windows)]
+
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use hvsock::{HvStream, ServiceId, VmId};
+use hvsock_registry::Registration;
+use hvsock_registry::key_store::KeyStore;
+use hvsock_testkit::process::{self, Gathered, Running};
+
+/// Longer than anything here takes.
+const LONG: Duration = Duration::from_secs(60);
+const NAME: &str = "HV Socket Demo";
+
+/// The folder of the examples, changed for the stand-in; set where the tests run over it.
+const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
+/// The stand-in's: in which virtual machine a process is.
+const PARTITION: &str = "HV_STAND_IN_PARTITION";
+
+/// The service of all examples, registered in the machine's registry while a test runs.
+struct Host {
+    id: ServiceId,
+    folder: PathBuf,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Host {
+    /// None, and a line that says so, where there is no stand-in.
+    fn new() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let Some(folder) = std::env::var_os(STAND_IN) else {
+            eprintln!("skipped: it needs the stand-in for AF_HYPERV (`cargo xtask windows`)");
+            return None;
+        };
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = ServiceId::random();
+        let registration = Registration::new(id, NAME.parse().unwrap());
+        let mut store = KeyStore::open().expect("the registry");
+        store.put(&registration).expect("a registration");
+        Some(Self {
+            id,
+            folder: folder.into(),
+            _alone: alone,
+        })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        Command::new(self.folder.join(program).with_extension("exe"))
+    }
+
+    /// Starts a service and waits until it listens.
+    fn serve(&self, program: &str, arguments: &[&str]) -> (Running, Gathered) {
+        let mut command = self.command(program);
+        let mut service =
+            Running::start(command.args(arguments).stdout(Stdio::piped())).expect("started");
+        let printed = Gathered::from(service.take_stdout().expect("a pipe"));
+        printed.wait_for("listening", LONG).expect("it listens");
+        (service, printed)
+    }
+
+    fn connect(&self) -> HvStream {
+        let stream = HvStream::connect_timeout(("loopback", NAME), LONG).expect("connected");
+        stream.set_read_timeout(Some(LONG)).expect("a time limit");
+        stream
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Ok(mut store) = KeyStore::open() {
+            let _ = store.remove(self.id);
+        }
+    }
+}
+
+#[test]
+fn echo_client_gets_from_echo_server_what_it_sends() {
+    let Some(host) = Host::new() else { return };
+    let (_server, printed) = host.serve("echo_server", &[NAME]);
+    let much: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
+    let mut client = host.command("echo_client");
+    let output = process::output(client.args(["loopback", NAME]), &much, LONG).expect("it ends");
+    assert!(output.status.success());
+    assert!(
+        output.stdout == much,
+        "{} bytes came back",
+        output.stdout.len()
+    );
+    printed
+        .wait_for("1000000 bytes went back", LONG)
+        .expect("its count");
+    assert!(printed.text().contains("a connection from loopback"));
+}
+
+#[test]
+fn echo_client_says_why_it_is_refused() {
+    let Some(host) = Host::new() else { return };
+    let mut client = host.command("echo_client");
+    let output = process::output(client.args(["loopback", NAME]), b"", LONG).expect("it ends");
+    assert_eq!(output.status.code(), Some(1));
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("nobody listens"), "{words}");
+}
+
+#[test]
+fn tokio_and_axum_serve() {
+    let Some(host) = Host::new() else { return };
+    let (service, _printed) = host.serve("tokio_service", &[NAME]);
+    let mut stream = host.connect();
+    stream.write_all(b"one\ntwo\n").expect("sent");
+    stream.shutdown(Shutdown::Write).expect("ended");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("a clean end");
+    let lines: Vec<_> = answer.lines().collect();
+    assert!(
+        lines.len() == 2 && lines[0].ends_with(": one") && lines[1].ends_with(": two"),
+        "{answer}"
+    );
+    drop(service);
+
+    let (_service, _printed) = host.serve("axum_service", &[NAME]);
+    let mut stream = host.connect();
+    let request = b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+}
+
+#[test]
+fn a_guests_heart_beats_by_either_text() {
+    let Some(host) = Host::new() else { return };
+    let guest = VmId::random();
+    let (_host, printed) = host.serve("heartbeat_host", &[]);
+    let mut beats = host.command("heartbeat_guest");
+    beats.arg("2").env(PARTITION, guest.to_string());
+    let output = process::output(&mut beats, b"", LONG).expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(
+        said.lines().collect::<Vec<_>>(),
+        ["host: heard 1", "host: heard 2", "host: goodbye"]
+    );
+    let ended = format!("{guest}: ended well, 2 heard");
+    printed.wait_for(&ended, LONG).expect("the host's word");
+
+    let mut calls = host.command("heartbeat_calls");
+    calls
+        .arg(host.id.to_string())
+        .env(PARTITION, guest.to_string());
+    let output = process::output(&mut calls, b"", LONG).expect("it ends");
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "heard 1\ngoodbye\n"
+    );
+}
