@@ -138,3 +138,33 @@ fn a_bind_that_could_never_receive_fails_before_windows_is_asked() {
     let bind = HvListener::bind((VmId::CHILDREN, service));
     assert_eq!(refusal(bind), Refusal::Unregistered);
 }
+
+/// Leases need an administrator, who these tests are under Wine.
+#[test]
+fn a_lease_registers_a_service_as_long_as_it_lives_and_refuses_a_clash_by_name() {
+    let id = ServiceId::random();
+    let name = format!("hvsock test {id}");
+    let lease = match Lease::register(&name, id) {
+        Ok(lease) => lease,
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            assert!(error.to_string().contains("administrator"), "{error}");
+            eprintln!("skipped: it needs an administrator");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    lease.check().unwrap();
+    assert_eq!(lease.id(), id);
+    let endpoint = Endpoint::from_env();
+    assert_eq!(endpoint.service_id(&name.parse().unwrap()).unwrap(), id);
+    let explained = hvsock::explain_listen((VmId::CHILDREN, name.as_str())).unwrap();
+    assert!(explained.would_succeed(), "{explained}");
+
+    let clash = Lease::register(&name.to_uppercase(), ServiceId::random()).unwrap_err();
+    assert_eq!(clash.kind(), ErrorKind::AddrInUse, "{clash}");
+    assert!(clash.to_string().contains(&id.to_string()), "{clash}");
+
+    drop(lease);
+    let gone = endpoint.service_id(&name.parse().unwrap()).unwrap_err();
+    assert_eq!(refusal_of(&gone), Some(&Refusal::Unregistered));
+}

@@ -43,6 +43,8 @@ pub struct System {
     /// What the cases are called after.
     pub blocking: &'static str,
     pub asynchronous: &'static str,
+    /// How many connections of tasks to have at once.
+    pub many_tasks: usize,
     /// Whether a socket's buffer can be had as small as one likes.
     pub has_small_buffers: bool,
 }
@@ -86,6 +88,9 @@ fn at(port: u32) -> (VmId, ServiceId) {
 /// Ends of one kind.
 trait End: Stream {
     type Listener: Send + Sync + 'static;
+
+    /// How many connections to have at once.
+    fn many(by: System) -> usize;
 
     fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self>;
     fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener>;
@@ -144,6 +149,10 @@ impl<E: End> Transport for Sockets<E> {
         false
     }
 
+    fn many(&self) -> usize {
+        E::many(self.by)
+    }
+
     fn small_pair(&self) -> Option<MakePair<Self>> {
         let small: MakePair<Self> = |transport| {
             let (port, listener) = transport.listener(1, SMALL)?;
@@ -191,6 +200,10 @@ impl<E: End> Listener<E> for Listening<E> {
 impl End for Asynchronously {
     type Listener = hvsock::tokio::HvListener;
 
+    fn many(by: System) -> usize {
+        by.many_tasks
+    }
+
     fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self> {
         let options = by.connecting(buffer);
         let connect = hvsock::tokio::HvStream::connect_with(&options, at(port));
@@ -218,6 +231,10 @@ struct Blocking(HvStream);
 
 impl End for Blocking {
     type Listener = HvListener;
+
+    fn many(_by: System) -> usize {
+        500
+    }
 
     fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self> {
         let stream = by.connecting(buffer).connect(at(port))?;

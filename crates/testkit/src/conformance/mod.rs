@@ -139,6 +139,11 @@ pub trait Transport: Send + Sync + 'static {
         true
     }
 
+    /// How many connections it is to carry at once.
+    fn many(&self) -> usize {
+        500
+    }
+
     /// A new connection with the smallest buffers that can be had.
     fn small_pair(&self) -> Option<MakePair<Self>> {
         None

@@ -26,6 +26,7 @@ const VSOCK: System = System {
     carrier: Carrier::Vsock,
     blocking: "vsock",
     asynchronous: "asynchronous_vsock",
+    many_tasks: 500,
     has_small_buffers: true,
 };
 

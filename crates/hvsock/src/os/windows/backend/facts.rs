@@ -5,7 +5,7 @@
 
 use hvsock_address::{SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
-use hvsock_hyperv::Facts;
+use hvsock_hyperv::{Facts, Missing};
 
 use crate::Explanation;
 
@@ -22,7 +22,7 @@ pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
 /// What stands against a listen, which Windows itself would not say: that the service is not
 /// registered, or switched off. Everything else is for Windows to say.
 pub(super) fn against_listen(address: SockAddrHv) -> Option<Refusal> {
-    let facts = hvsock_hyperv::facts_at_hand();
+    let facts = at_hand()?;
     // A virtual machine's host may let it through, and not every one knows what it is.
     let may_have_host = facts.machine.guest.is_some() || !facts.machine.is_host;
     let from_host = [VmId::WILDCARD, VmId::PARENT, VmId::SILOHOST].contains(&address.vm);
@@ -38,8 +38,15 @@ pub(super) fn against_listen(address: SockAddrHv) -> Option<Refusal> {
 
 /// What a number of Winsock's means.
 pub(super) fn refusal(number: i32, address: SockAddrHv, listening: bool) -> Option<Refusal> {
+    hvsock_hyperv::refusal(number, at_hand().as_ref(), address, listening)
+}
+
+/// What can be known at once, if the registry is to be read: without it every service would look
+/// unregistered.
+fn at_hand() -> Option<Facts> {
     let facts = hvsock_hyperv::facts_at_hand();
-    hvsock_hyperv::refusal(number, Some(&facts), address, listening)
+    let unread = |missing: &Missing| matches!(missing, Missing::Registry { .. });
+    (!facts.missing.iter().any(unread)).then_some(facts)
 }
 
 /// All facts that an address has to do with.
