@@ -19,7 +19,7 @@ use crate::backend;
 /// use hvsock::Endpoint;
 ///
 /// let endpoint = Endpoint::in_dir("/tmp/demo");
-/// assert_eq!(endpoint.paths()[0].to_str(), Some("/tmp/demo/endpoint"));
+/// assert!(endpoint.paths()[0].ends_with("demo/endpoint"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {

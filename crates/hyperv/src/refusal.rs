@@ -82,7 +82,15 @@ fn plain(wsa: i32, facts: Option<&Facts>, address: SockAddrHv, listening: bool) 
 /// (github.com/nbdd0121/wsld/issues/5).
 fn is_vague(wsa: i32, judged: &Refusal) -> bool {
     match wsa {
-        10060 | 10061 => true,
+        // Windows knew the address when somebody there said no, or nobody answered. Who judges that
+        // it is none knows less: a guest need not know that it is one.
+        10060 | 10061 => !matches!(
+            judged,
+            Refusal::NotSupported
+                | Refusal::AddressNotAvailable
+                | Refusal::NotReachable
+                | Refusal::PartitionUnknown
+        ),
         10013 => matches!(judged, Refusal::Unregistered | Refusal::Disabled { .. }),
         _ => false,
     }

@@ -444,6 +444,9 @@ fn the_facts_say_what_a_number_leaves_open() {
         (10061, &unregistered, id('a'), Refusal::Unregistered),
         (10013, &unregistered, id('a'), Refusal::Unregistered),
         (10061, &host(), id('a'), Refusal::NoListener),
+        // A machine that was not told that it has a host has one all the same.
+        (10061, &unregistered, VmId::PARENT, Refusal::NoListener),
+        (10060, &unregistered, id('9'), Refusal::TimedOut),
         (10060, &host(), id('a'), Refusal::TimedOut),
         (10060, &host(), id('d'), Refusal::PartitionPaused),
         (10049, &host(), id('9'), Refusal::PartitionUnknown),

@@ -8,6 +8,13 @@ use crate::{Guest, Machine};
 const GUEST: &str = r"SOFTWARE\Microsoft\Virtual Machine\Guest\Parameters";
 /// The name that this machine runs under.
 const NAME: &str = r"SYSTEM\CurrentControlSet\Control\ComputerName\ActiveComputerName";
+/// What the firmware says of the machine. That of Hyper-V's virtual machines has these words, whatever
+/// their host tells them (Linux, `drivers/ata/ata_piix.c`, `piix_ignore_devices_quirk`).
+const FIRMWARE: &str = r"HARDWARE\DESCRIPTION\System\BIOS";
+const HYPER_V: [(&str, &str); 2] = [
+    ("SystemManufacturer", "Microsoft Corporation"),
+    ("SystemProductName", "Virtual Machine"),
+];
 /// The services that run virtual machines: Hyper-V's management and the host compute service.
 const HOST_SERVICES: [&str; 2] = [
     r"SYSTEM\CurrentControlSet\Services\vmms",
@@ -23,7 +30,7 @@ pub fn machine() -> Machine {
             .ok()
             .and_then(|key| text(&key, "ComputerName")),
         is_host: HOST_SERVICES.iter().any(|path| root.open(path).is_ok()),
-        guest: guest(root, GUEST),
+        guest: guest(root, GUEST).or_else(|| nameless_guest(root, FIRMWARE)),
     }
 }
 
@@ -36,6 +43,13 @@ fn guest(root: &Key, path: &str) -> Option<Guest> {
     };
     // Without one of them nobody told it anything.
     (guest != Guest::default()).then_some(guest)
+}
+
+/// A guest whose host tells it nothing.
+fn nameless_guest(root: &Key, path: &str) -> Option<Guest> {
+    let key = root.open(path).ok()?;
+    let is = |(value, want): &(&str, &str)| text(&key, value).is_some_and(|found| found == *want);
+    HYPER_V.iter().all(is).then(Guest::default)
 }
 
 fn text(key: &Key, value: &str) -> Option<String> {
@@ -69,6 +83,24 @@ mod tests {
             host: None,
         };
         assert_eq!(found, Some(want));
+    }
+
+    #[test]
+    fn a_guest_whose_host_tells_it_nothing_is_known_by_its_firmware() {
+        let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
+        let key = CURRENT_USER.create(&path).unwrap();
+        key.set_string("SystemManufacturer", "Microsoft Corporation")
+            .unwrap();
+        // A Surface has the same maker.
+        key.set_string("SystemProductName", "Surface Laptop")
+            .unwrap();
+        assert_eq!(nameless_guest(CURRENT_USER, &path), None);
+        key.set_string("SystemProductName", "Virtual Machine")
+            .unwrap();
+        let found = nameless_guest(CURRENT_USER, &path);
+        drop(key);
+        CURRENT_USER.remove_tree(&path).unwrap();
+        assert_eq!(found, Some(Guest::default()));
     }
 
     #[test]
