@@ -2,7 +2,9 @@
 
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_registry::Registration;
-use hvsock_registry::reg_file::{Entry, Import, KEY, MAX_LEN, MAX_NOTES, export, import};
+use hvsock_registry::reg_file::{
+    DISABLED_KEY, Entry, Import, KEY, MAX_LEN, MAX_NOTES, export, import,
+};
 use proptest::option::of;
 use proptest::prelude::*;
 
@@ -54,6 +56,36 @@ fn what_the_registry_editor_exports_is_read() {
             "line 10: the value \"Weight\" is not known here: left out",
         ]
     );
+}
+
+#[test]
+fn what_is_switched_off_stays_so() {
+    let off = |name: &str| Registration {
+        enabled: false,
+        ..registration(1, name)
+    };
+    let on = registration(2, "On");
+    let import = import(&export([&off("Off"), &on])).unwrap();
+    assert_eq!(registered(&import), [&off("Off"), &on]);
+    assert_eq!(notes(&import), [""; 0]);
+
+    // The key that Windows looks at counts, in whatever order.
+    let key =
+        |parent: &str, name: &str| format!("[{parent}\\{}]\n\"ElementName\"=\"{name}\"\n", id(1));
+    let (live, parked) = (key(KEY, "Live"), key(DISABLED_KEY, "Parked"));
+    for text in [
+        format!("{live}{parked}"),
+        format!("{parked}\"Owner\"=\"x\"\n{live}"),
+    ] {
+        assert_eq!(registered(&read(&text)), [&registration(1, "Live")]);
+    }
+    let moved = format!("{live}[-{KEY}\\{}]\n{parked}", id(1));
+    let moved = read(&moved);
+    assert_eq!(registered(&moved), [&off("Parked")]);
+    assert_eq!(moved.entries.len(), 2);
+    let deleted = read(&format!("{live}[-{DISABLED_KEY}\\{}]\n", id(1)));
+    assert_eq!(registered(&deleted), [&registration(1, "Live")]);
+    assert_eq!(notes(&deleted).len(), 1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{KEY, VERSION_5};
+use super::{DISABLED_KEY, KEY, VERSION_5};
 use crate::entry::{CREATOR, ELEMENT_NAME, OWNER, PURPOSE};
 use crate::{AccessRule, Registration};
 
@@ -28,7 +28,14 @@ pub fn export<'a>(registrations: impl IntoIterator<Item = &'a Registration>) -> 
 
 /// One key with its values and an empty line, with plain line ends.
 fn key(registration: &Registration) -> String {
-    let mut text = format!("[{KEY}\\{}]\n", registration.id.to_string().to_uppercase());
+    let parent = match registration.enabled {
+        true => KEY,
+        false => DISABLED_KEY,
+    };
+    let mut text = format!(
+        "[{parent}\\{}]\n",
+        registration.id.to_string().to_uppercase()
+    );
     for what in left_out(registration) {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "; {what}");
@@ -56,9 +63,6 @@ fn key(registration: &Registration) -> String {
 /// What a registration says that the registry on Windows has no place for.
 fn left_out(registration: &Registration) -> Vec<String> {
     let mut left_out = Vec::new();
-    if !registration.enabled {
-        left_out.push("was disabled; on Windows disable it by its WMI policy".to_owned());
-    }
     let given = |rule: &AccessRule| *rule != AccessRule::default();
     let rules: Vec<&str> = [
         ("[bind]", given(&registration.bind)),
@@ -141,10 +145,8 @@ mod tests {
     fn what_cannot_go_with_it_is_said_in_comments() {
         let name = ElementName::new("Demo").unwrap();
         let mut demo = Registration::new(ServiceId::from_port(1), name);
-        demo.enabled = false;
         demo.connect.users = Some(vec![]);
         let text = text(&export([&demo]));
-        assert!(text.contains("\r\n; was disabled; "), "{text}");
         assert!(
             text.contains("\r\n; had access rules ([connect]); "),
             "{text}"

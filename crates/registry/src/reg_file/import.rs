@@ -6,7 +6,7 @@ use hvsock_address::{ElementName, ServiceId};
 
 use super::decode::{self, Encoding};
 use super::syntax::{Data, Item, Kind, Lines};
-use super::{Entry, Import, ImportError, KEY, MAX_NOTES, Note};
+use super::{DISABLED_KEY, Entry, Import, ImportError, KEY, MAX_NOTES, Note};
 use crate::Registration;
 use crate::entry::{self, ELEMENT_NAME, Odd, Texts};
 use crate::text::shown;
@@ -63,6 +63,8 @@ struct Service {
     deleted: bool,
     /// Whether there is a key at the end.
     present: bool,
+    /// Whether that is the key that Windows looks at.
+    enabled: bool,
     /// The last line that gave it a name.
     named: usize,
     texts: Texts,
@@ -96,7 +98,9 @@ impl Reader {
 
     /// The service whose key this is, or none and a note.
     fn service(&mut self, line: usize, path: &str, deleted: bool) -> Option<usize> {
-        let Some(rest) = below_our_key(path) else {
+        let enabled = below(KEY, path).map(|rest| (true, rest));
+        let disabled = || below(DISABLED_KEY, path).map(|rest| (false, rest));
+        let Some((enabled, rest)) = enabled.or_else(disabled) else {
             self.note(line, format!("[{}] is another key: left out", shown(path)));
             return None;
         };
@@ -126,17 +130,28 @@ impl Reader {
                 line,
                 deleted: false,
                 present: false,
+                enabled,
                 named: line,
                 texts: Texts::default(),
             });
         }
         let service = &mut self.services[number];
+        if !enabled && (deleted || service.present && service.enabled) {
+            // Windows looks at the other key, so that one counts.
+            let what = match deleted {
+                true => "what is switched off is not deleted by this key: left out",
+                false => "is switched on by its other key: this one is left out",
+            };
+            self.note(line, format!("{id}: {what}"));
+            return None;
+        }
         service.line = line;
-        service.present = !deleted;
-        if deleted {
-            service.deleted = true;
+        if deleted || service.enabled != enabled {
             service.texts.clear();
         }
+        service.present = !deleted;
+        service.enabled = enabled;
+        service.deleted |= deleted;
         Some(number)
     }
 
@@ -179,7 +194,11 @@ impl Reader {
 
     fn registration(&mut self, service: Service, made_up: &mut HashSet<String>) -> Registration {
         let Service {
-            id, line, named, ..
+            id,
+            line,
+            named,
+            enabled,
+            ..
         } = service;
         let free = |name: &ElementName| made_up.insert(name.folded());
         let (registration, odd) = service.texts.registration(id, free);
@@ -188,7 +207,10 @@ impl Reader {
             Some(Odd::Nameless(what)) => self.note(line, what),
             Some(Odd::Unusable(what)) => self.note(named, what),
         }
-        registration
+        Registration {
+            enabled,
+            ..registration
+        }
     }
 
     fn note(&mut self, line: usize, what: impl Into<String>) {
@@ -201,9 +223,9 @@ impl Reader {
     }
 }
 
-/// What comes after our key, whatever the case, with the root in full or by its short name.
-fn below_our_key(path: &str) -> Option<&str> {
-    let ours = KEY.strip_prefix("HKEY_LOCAL_MACHINE").unwrap_or(KEY);
+/// What comes after one of our keys, whatever the case, with the root in full or by its short name.
+fn below<'a>(key: &str, path: &'a str) -> Option<&'a str> {
+    let ours = key.strip_prefix("HKEY_LOCAL_MACHINE").unwrap_or(key);
     let rest = ["HKEY_LOCAL_MACHINE", "HKLM"]
         .into_iter()
         .find_map(|root| strip(path, root))?;

@@ -3,8 +3,9 @@
 //! On Windows a service is registered as a key named by its GUID under [`KEY`], with its friendly
 //! name in the value `ElementName`; that is all that Windows itself looks at. [`export`] writes
 //! such keys, with owner, creator and purpose as further values, which Windows keeps and ignores.
-//! Whether a service is enabled and who may use it is kept elsewhere on Windows, so a comment in
-//! the file says what could not go with it.
+//! A service that is switched off goes under [`DISABLED_KEY`], where hvsock on Windows has those.
+//! Who may use a service is kept elsewhere on Windows, so a comment in the file says what could not
+//! go with it.
 //!
 //! [`import`] reads what the registry editor, podman and people write: version 5 and version 4
 //! files in UTF-16, UTF-8 or Windows-1252, values as text or as bytes, keys to be deleted. A
@@ -27,6 +28,9 @@ pub use import::import;
 
 /// The key under which Windows keeps the registrations, by whatever root.
 pub const KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices";
+
+/// The key under which hvsock on Windows keeps the services that are switched off.
+pub const DISABLED_KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\hvsock\Disabled";
 
 /// The most bytes that [`import`] takes.
 pub const MAX_LEN: usize = 64 * 1024 * 1024;

@@ -89,11 +89,18 @@ fn a_service_is_registered_switched_off_and_on_changed_and_unregistered() {
 }
 
 #[test]
+fn the_keys_are_those_of_the_files() {
+    let hklm = r"HKEY_LOCAL_MACHINE";
+    assert_eq!(format!(r"{hklm}\{SERVICES}"), reg_file::KEY);
+    assert_eq!(format!(r"{hklm}\{DISABLED}"), reg_file::DISABLED_KEY);
+}
+
+#[test]
 fn what_is_exported_is_imported_by_windows_and_by_us() {
     let unique = Uuid::new_v4();
-    let services: Vec<Registration> = ["Écho \"é\"", r"C:\back", "日本語"]
-        .map(|name| new_service(&format!("{name} {unique}")))
-        .into();
+    let mut services =
+        ["Écho \"é\"", r"C:\back", "日本語"].map(|name| new_service(&format!("{name} {unique}")));
+    services[2].enabled = false;
     let _cleanup: Vec<Cleanup> = services.iter().map(|one| Cleanup(one.id)).collect();
     let file = tempfile::Builder::new().suffix(".reg").tempfile().unwrap();
     let path = file.into_temp_path();

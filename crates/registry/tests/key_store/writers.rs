@@ -45,7 +45,7 @@ fn of_writers_who_want_one_name_exactly_one_gets_it() {
         let writers: Vec<_> = (0..3).map(|_| scope.spawn(writer)).collect();
         let won = writers
             .into_iter()
-            .map(|one| one.join())
+            .map(thread::ScopedJoinHandle::join)
             .collect::<Vec<_>>();
         done.store(true, Ordering::Relaxed);
         assert!(reader.join().unwrap() > 0);
