@@ -1,5 +1,6 @@
 //! Services and virtual machines of this machine, in the words of a broker's control API.
 
+use anstyle::AnsiColor;
 use anyhow::{Context as _, Result};
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_control::{Import, Imported, NewService, Service, ServiceOverride};
@@ -7,16 +8,20 @@ use hvsock_hyperv::{FindVmError, Missing, Switch, Vm, find_vm, partition_names};
 use hvsock_registry::key_store::{KeyStore, Listing, user};
 use hvsock_registry::{Registration, Registry, reg_file};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, say};
 
 /// This machine. Everything is looked up anew by each call, since others change it as well.
 #[derive(Clone, Copy, Debug)]
 pub struct Local;
 
 impl Local {
-    /// Every service that is registered; with `all` also those that ship with Windows.
+    /// Every service that is registered; with `all` also those that ship with Windows. Keys that
+    /// are none are told of.
     pub fn services(&self, all: bool) -> Result<Vec<Service>> {
-        let registry = registry()?;
+        let Listing { registry, problems } = KeyStore::open()?.read()?;
+        for problem in problems {
+            say(AnsiColor::Yellow.on_default().bold(), "warning", &problem);
+        }
         let mut services: Vec<_> = registry.iter().cloned().map(of).collect();
         if all {
             services.extend(Service::in_box());
