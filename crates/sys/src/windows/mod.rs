@@ -1,4 +1,7 @@
-//! Windows: Hyper-V sockets and whatever else of Winsock a connection takes.
+//! Windows: Hyper-V sockets with whatever else of Winsock a connection takes ([`hyperv`],
+//! [`stream`], [`poll`]), and what a process asks of the system beside them: the registry's lists
+//! ([`registry`]), which process is which ([`process`]), turns between processes ([`turn`]), its own
+//! standard output ([`stdio`]) and the host compute service ([`compute_systems`]).
 //!
 //! Every socket that this layer makes is overlapped, is inherited by no child process and is
 //! **non-blocking for its whole life**: who has to wait waits with [`stream::until`] or
