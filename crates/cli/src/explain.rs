@@ -34,10 +34,11 @@ pub fn ask(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Expl
         errno: refusal.errno(),
         fix: fix.or_else(|| fix_for_name(address, refusal)),
     });
-    let verdict = match &refusal {
-        Some(refusal) => format!("refused: {}", refusal.message),
-        None if listen => "the listen would succeed".to_owned(),
-        None => "the connect would succeed".to_owned(),
+    let verdict = match (&refusal, explained.undecided()) {
+        (Some(refusal), _) => format!("refused: {}", refusal.message),
+        (None, Some(undecided)) => undecided.to_owned(),
+        (None, None) if listen => "the listen would succeed".to_owned(),
+        (None, None) => "the connect would succeed".to_owned(),
     };
     Ok(Explanation {
         verdict,

@@ -14,6 +14,8 @@ use crate::{ConnectOptions, ListenOptions, ToHvAddr};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub(crate) refusal: Option<Refusal>,
+    /// Who decides, where nobody who was asked knows.
+    pub(crate) undecided: Option<String>,
     pub(crate) steps: Vec<Step>,
     pub(crate) fix: Option<String>,
 }
@@ -31,19 +33,27 @@ impl Explanation {
     pub(crate) fn refused(refusal: Refusal) -> Self {
         Self {
             refusal: Some(refusal),
+            undecided: None,
             steps: Vec::new(),
             fix: None,
         }
     }
 
-    /// Why it would be turned down; `None` if it would succeed.
+    /// Why it would be turned down; `None` if nothing stands against it.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_ref()
     }
 
-    /// Whether it would succeed.
+    /// Whether it would succeed, as far as anybody who was asked knows: see
+    /// [`undecided`](Self::undecided).
     pub fn would_succeed(&self) -> bool {
         self.refusal.is_none()
+    }
+
+    /// Who decides in the end, as a sentence, where nothing stands against it and no one who can be
+    /// asked knows all: Windows tells nobody who listens, nor a guest what its host allows.
+    pub fn undecided(&self) -> Option<&str> {
+        self.undecided.as_deref()
     }
 
     /// The questions, in the order in which the broker asked them.
@@ -79,9 +89,10 @@ impl fmt::Display for Explanation {
         for step in &self.steps {
             writeln!(f, "{step}")?;
         }
-        match &self.refusal {
-            Some(refusal) => write!(f, "refused: {refusal}")?,
-            None => f.write_str("it would succeed")?,
+        match (&self.refusal, &self.undecided) {
+            (Some(refusal), _) => write!(f, "refused: {refusal}")?,
+            (None, Some(undecided)) => f.write_str(undecided)?,
+            (None, None) => f.write_str("it would succeed")?,
         }
         match &self.fix {
             Some(fix) => write!(f, "\nto change that: {fix}"),

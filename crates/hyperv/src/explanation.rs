@@ -27,7 +27,7 @@ pub enum Outlook {
 impl fmt::Display for Outlook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Outlook::Open => "nothing stands against it; who listens there, Windows alone knows",
+            Outlook::Open => "nothing stands against it; what is left, Windows alone knows",
             Outlook::HostDecides => "nothing here stands against it; the host decides",
         })
     }

@@ -110,8 +110,13 @@ impl Explanation {
             answer: step.answer,
             pass: step.pass,
         };
+        let (undecided, refusal) = match explanation.verdict {
+            Ok(outlook) => (Some(outlook.to_string()), None),
+            Err(refusal) => (None, Some(refusal)),
+        };
         Self {
-            refusal: explanation.verdict.err(),
+            refusal,
+            undecided,
             steps: explanation.steps.into_iter().map(step).collect(),
             fix: explanation.fix,
         }

@@ -31,6 +31,7 @@ impl Explanation {
         };
         let mut this = Self {
             refusal: (explained.code != 0).then(|| fault::refusal(&refused)),
+            undecided: None,
             steps: Vec::new(),
             fix: None,
         };

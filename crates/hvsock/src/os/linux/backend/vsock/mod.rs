@@ -118,6 +118,7 @@ impl Explanation {
         };
         Self {
             refusal: Some(refusal),
+            undecided: None,
             steps: vec![step],
             fix: None,
         }
