@@ -47,12 +47,13 @@ impl Survey {
         for problem in snapshot.problems {
             survey.problem(problem);
         }
-        // In the order of their keys, so that which of two has a name depends on nothing else.
+        // In the order of their names, so that which of two counts depends on nothing else.
         let mut order = Vec::new();
-        for (place, keys) in [
+        for (place, mut keys) in [
             (Place::Services, snapshot.services),
             (Place::Disabled, snapshot.disabled),
         ] {
+            keys.sort_by_key(|key| key.name.to_ascii_lowercase());
             for key in keys {
                 order.extend(survey.take(place, key, &life));
             }

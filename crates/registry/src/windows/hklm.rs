@@ -13,8 +13,10 @@ use crate::keys::{
 
 /// `KEY_WOW64_64KEY` (winnt.h): what a 64-bit program sees, whatever this one is.
 const VIEW: u32 = 0x100;
-/// `DELETE` (winnt.h): the right to rename or remove a key.
-const DELETE: u32 = 0x1_0000;
+/// `KEY_SET_VALUE` and `KEY_CREATE_SUB_KEY` (winnt.h). No more than what is needed is asked for: who
+/// may register services need not own the key.
+const SET_VALUE: u32 = 0x2;
+const CREATE_SUB_KEY: u32 = 0x4;
 /// `ERROR_FILE_NOT_FOUND` (winerror.h): there is no such key or value.
 const NOT_FOUND: i32 = 2;
 /// `ERROR_KEY_DELETED` (winerror.h): the key was removed while it was open.
@@ -105,30 +107,37 @@ impl Hklm {
         Ok([stamp(Place::Services)?, stamp(Place::Disabled)?])
     }
 
-    /// The key of a place to be written to, which is made if there is none.
+    /// The key of a place, in which keys can be made; it is made if there is none.
     fn make_place(&self, place: Place) -> io::Result<Key> {
         let mut options = LOCAL_MACHINE.options();
-        let options = options.read().write().access(VIEW | DELETE).create();
+        let options = options.read().access(VIEW | CREATE_SUB_KEY).create();
         plain(options.open(self.path(place)))
     }
 
-    /// A service's key, to be written to.
+    /// A service's key, in which values can be set.
     fn open(&self, place: Place, name: &str) -> io::Result<Key> {
         let mut options = LOCAL_MACHINE.options();
-        let options = options.read().write().access(VIEW);
+        let options = options.access(VIEW | SET_VALUE);
         plain(options.open(format!("{}\\{name}", self.path(place))))
     }
 
     fn make(&self, place: Place, name: &str, volatile: bool) -> io::Result<()> {
         let parent = self.make_place(place)?;
         let mut options = parent.options();
-        let options = options.read().write().access(VIEW).create();
+        let options = options.read().access(VIEW).create();
         let options = if volatile {
             options.volatile()
         } else {
             options
         };
         plain(options.open(name)).map(drop)
+    }
+
+    fn delete(&self, place: Place, name: &str) -> io::Result<()> {
+        match self.place(place)? {
+            Some(parent) => there(parent.remove_tree(name)).map(drop),
+            None => Ok(()),
+        }
     }
 
     fn set(&self, place: Place, name: &str, value: &RawValue) -> io::Result<()> {
@@ -200,11 +209,7 @@ impl Keys for Hklm {
                 ("write to", place, name, unset.map(drop))
             }
             Step::Rename { place, from, to } => ("make", place, to, self.rename(*place, from, to)),
-            Step::Delete { place, name } => {
-                let parent = self.make_place(*place);
-                let removed = parent.and_then(|parent| there(parent.remove_tree(name)));
-                ("remove", place, name, removed.map(drop))
-            }
+            Step::Delete { place, name } => ("remove", place, name, self.delete(*place, name)),
         };
         result.map_err(|error| self.error(doing, *place, name, error))
     }

@@ -47,7 +47,9 @@ struct Restored(String);
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        allow(&self.0, "KA");
+        if open(&self.0).is_some() {
+            allow(&self.0, "KA");
+        }
     }
 }
 
@@ -61,22 +63,37 @@ fn without_the_right_to_write_everything_can_be_read_and_the_next_step_is_named(
     let scratch = Scratch::new();
     let service = new_service("Mine");
     scratch.store().put(&service).unwrap();
-    allow(&scratch.services(), READ_ONLY);
-    let _restored = Restored(scratch.services());
+    let key = format!(r"{}\{}", scratch.services(), service.id);
+    let _restored = [key.clone(), scratch.services(), scratch.disabled()].map(|path| {
+        drop(create(&path));
+        allow(&path, READ_ONLY);
+        Restored(path)
+    });
 
     let before = scratch.read();
     assert_eq!(before.registry.get(service.id), Some(&service));
     let mut store = scratch.store();
-    for denied in [
-        store.put(&new_service("Another")),
-        store.set_enabled(service.id, false),
-        store.remove(service.id),
-    ] {
+    let renamed = Registration {
+        name: ElementName::new("Other").unwrap(),
+        ..service.clone()
+    };
+    let mut denied = vec![
+        ("put", store.put(&new_service("Another"))),
+        ("replace", store.replace(&renamed)),
+        ("disable", store.set_enabled(service.id, false)),
+    ];
+    // Wine lets anybody remove a key, so that is asked of Windows only.
+    const DELETE: u32 = 0x1_0000;
+    let mut options = LOCAL_MACHINE.options();
+    if options.access(VIEW | DELETE).open(&key).is_err() {
+        denied.push(("remove", store.remove(service.id)));
+    }
+    for (what, denied) in denied {
         let said = match denied {
             Err(error @ KeyError::Denied { .. }) => error.to_string(),
-            other => panic!("{other:?}"),
+            other => panic!("{what}: {other:?}"),
         };
-        let key = format!(r"access to HKEY_LOCAL_MACHINE\{}", scratch.services());
+        let key = format!(r"access to HKEY_LOCAL_MACHINE\{}", scratch.path);
         assert!(
             said.starts_with(&key) && said.contains("administrator"),
             "{said}"
