@@ -188,6 +188,25 @@ fn an_entry_without_a_name_is_shown_for_whose_it_is_and_can_be_removed() {
 }
 
 #[test]
+fn a_key_that_cannot_be_read_is_told_of_and_the_others_are_listed() {
+    let world = World::new();
+    let name = world.name("in order");
+    world.register(&name);
+    let id = format!("{:08x}-0000-4000-8000-000000000001", world.port());
+    let path = format!("{SERVICES}\\{id}");
+    let key = LOCAL_MACHINE.create(&path).unwrap();
+    key.set_u32("ElementName", 1).unwrap();
+    let done = run(["service", "list"]);
+    LOCAL_MACHINE.remove_tree(&path).unwrap();
+    assert!(
+        done.stderr.starts_with("warning: ") && done.stderr.contains(&id),
+        "{}",
+        done.stderr
+    );
+    assert!(done.ok().contains(&name));
+}
+
+#[test]
 fn a_lease_lasts_as_long_as_the_command() {
     let world = World::new();
     let name = world.name("trial");

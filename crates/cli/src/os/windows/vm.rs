@@ -173,3 +173,37 @@ fn policies(facts: &Facts, vm: VmId) -> Vec<Policy> {
     });
     shown.collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use hvsock_hyperv::{Vm, VmKind, VmState};
+
+    use super::*;
+
+    #[test]
+    fn machines_are_shown_by_name_with_what_a_command_line_calls_them() {
+        let vm = |name: &str, kind| Vm {
+            name: name.to_owned(),
+            id: VmId::random(),
+            state: VmState::Running,
+            kind,
+        };
+        let shown = Shown::all(vec![
+            vm("web", VmKind::HyperV),
+            vm("Windows 11 (dev)", VmKind::HyperV),
+            vm("WSL", VmKind::Wsl),
+        ]);
+        let shown: Vec<_> = shown
+            .iter()
+            .map(|vm| (vm.name.as_str(), vm.partition.as_str(), vm.kind.as_str()))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("web", "web", "hyper-v"),
+                ("Windows 11 (dev)", "Windows-11-dev", "hyper-v"),
+                ("WSL", "WSL", "wsl"),
+            ]
+        );
+    }
+}
