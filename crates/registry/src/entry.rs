@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use hvsock_address::{ElementName, ServiceId};
+use hvsock_address::{ElementName, InvalidName, ServiceId};
 
 use crate::{Registration, text};
 
@@ -71,9 +71,10 @@ impl Texts {
         self.0.clear();
     }
 
-    /// The name that the key gives, if it can be used as it is.
-    pub fn name(&self) -> Option<ElementName> {
-        ElementName::new(self.0.get(ELEMENT_NAME)?.as_str()).ok()
+    /// The name that the key gives, if it gives one; the error says why it cannot be used.
+    pub fn name(&self) -> Option<Result<ElementName, InvalidName>> {
+        let text = self.0.get(ELEMENT_NAME)?;
+        Some(ElementName::new(text.as_str()))
     }
 
     /// What is registered, under the name that the key gives, or else one that is made of what
@@ -83,22 +84,21 @@ impl Texts {
         id: ServiceId,
         free: impl FnMut(&ElementName) -> bool,
     ) -> (Registration, Option<Odd>) {
-        let (name, odd) = match self.0.remove(ELEMENT_NAME) {
-            Some(text) => match ElementName::new(text.as_str()) {
-                Ok(name) => (name, None),
-                Err(why) => {
-                    let printable = text.replace(char::is_control, " ");
-                    let name = match ElementName::new(printable.trim()) {
-                        Ok(mended) => mended,
-                        Err(_) => self.make_up_name(id, free),
-                    };
-                    let what = format!(
-                        "the name \"{}\" cannot be used ({why}): named \"{name}\" here",
-                        text::shown(&text)
-                    );
-                    (name, Some(Odd::Unusable(what)))
-                }
-            },
+        let (name, odd) = match self.name() {
+            Some(Ok(name)) => (name, None),
+            Some(Err(why)) => {
+                let text = self.0.remove(ELEMENT_NAME).unwrap_or_default();
+                let printable = text.replace(char::is_control, " ");
+                let name = match ElementName::new(printable.trim()) {
+                    Ok(mended) => mended,
+                    Err(_) => self.make_up_name(id, free),
+                };
+                let what = format!(
+                    "the name \"{}\" cannot be used ({why}): named \"{name}\" here",
+                    text::shown(&text)
+                );
+                (name, Some(Odd::Unusable(what)))
+            }
             None => {
                 let name = self.make_up_name(id, free);
                 let what = format!("the key has no {ELEMENT_NAME}: named \"{name}\" here");

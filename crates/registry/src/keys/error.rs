@@ -6,7 +6,8 @@ use hvsock_address::ServiceId;
 
 use crate::{Clash, Registration};
 
-/// Why registrations in the registry of Windows cannot be read or changed. Nothing was changed.
+/// Why registrations in the registry of Windows cannot be read or changed. Each service is then as
+/// it was or as it was to be, but for texts of a replaced one, of which some may be set.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// Windows keeps this user from the key.

@@ -78,8 +78,19 @@ impl<K: Keys> Store<K> {
         }
         let _turn = self.keys.turn()?;
         for step in plan(&self.survey()?)? {
-            self.keys.apply(&step)?;
+            if let Err(error) = self.keys.apply(&step) {
+                self.clear();
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    /// Takes away what a change left that was not made; the next one does if this cannot.
+    fn clear(&mut self) {
+        let sweep = self.survey().map(|survey| survey.sweep);
+        for step in sweep.unwrap_or_default() {
+            let _ = self.keys.apply(&step);
+        }
     }
 }

@@ -149,13 +149,13 @@ impl Survey {
         for id in order {
             let texts = self.texts(*id);
             match texts.name() {
-                Some(name) => {
+                Some(Ok(name)) => {
                     let registration = self.finished(texts.registration_named(*id, name));
                     if let Err(clash) = self.listing.registry.insert(registration) {
                         clashing.push((*id, clash));
                     }
                 }
-                None => unnamed.push((*id, texts)),
+                _ => unnamed.push((*id, texts)),
             }
         }
         for (id, clash) in clashing {

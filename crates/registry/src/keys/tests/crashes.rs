@@ -131,6 +131,27 @@ fn a_crash_after_any_step_leaves_the_old_or_the_new() {
 }
 
 #[test]
+fn a_step_that_windows_refuses_leaves_nothing_behind() {
+    for (name, change) in CHANGES {
+        let (new, _) = after(&before(), change);
+        for steps in 0.. {
+            let mut refusing = before();
+            refusing.refuses = Some(steps);
+            let (now, result) = after(&refusing, change);
+            let seen_now = seen(&now);
+            let right = seen_now == seen(&before()) || seen_now == seen(&new);
+            assert!(right, "{name}, {steps} steps: {seen_now:?}");
+            let left = now.keys.values().any(|key| key.name == STAGE);
+            assert!(!left, "{name}, {steps} steps");
+            if result.is_ok() {
+                assert!(seen_now == seen(&new) && now.refuses.is_some(), "{name}");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
 fn a_crash_while_texts_are_replaced_leaves_a_whole_service_under_one_of_its_names() {
     let old = before();
     let new = Registration {

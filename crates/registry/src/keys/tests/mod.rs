@@ -23,6 +23,8 @@ struct Fake {
     myself: u32,
     /// How many steps are made before the process is killed.
     steps_left: Option<usize>,
+    /// After how many steps one is refused.
+    refuses: Option<usize>,
     denied: bool,
 }
 
@@ -86,6 +88,12 @@ impl Keys for Fake {
         }
         if let Some(left) = &mut self.steps_left {
             *left = left.checked_sub(1).ok_or(KeyError::Busy(0))?;
+        }
+        if let Some(left) = self.refuses.take() {
+            self.refuses = left.checked_sub(1);
+            if left == 0 {
+                return Err(KeyError::Busy(0));
+            }
         }
         match step {
             Step::Create { place, name, .. } => {

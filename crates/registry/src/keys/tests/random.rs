@@ -143,3 +143,76 @@ proptest! {
         }
     }
 }
+
+/// A key's name, mostly one of few GUIDs in some spelling.
+fn name() -> impl Strategy<Value = String> {
+    let [shipped, _] = Registration::in_box();
+    prop_oneof![
+        4 => (1..5u8).prop_map(|n| key_of(id(n))),
+        1 => (1..5u8).prop_map(|n| format!("{{{}}}", id(n))),
+        1 => Just(STAGE.to_owned()),
+        1 => Just(shipped.id.to_string()),
+        1 => any::<String>(),
+    ]
+}
+
+fn value() -> impl Strategy<Value = RawValue> {
+    let known = [
+        "ElementName",
+        "owner",
+        "Creator",
+        "ToolName",
+        "LeaseProcess",
+        "LeaseStarted",
+    ];
+    let name = prop_oneof![
+        4 => (0..known.len()).prop_map(move |n| known[n].to_owned()),
+        1 => any::<String>(),
+    ];
+    let text = |text: String| RawValue::text("", &text).data;
+    let data = prop_oneof![
+        "[abAB]{0,3}".prop_map(text),
+        any::<String>().prop_map(text),
+        vec(any::<u8>(), 0..12),
+    ];
+    (name, 0..12u32, data).prop_map(|(name, kind, data)| RawValue { name, kind, data })
+}
+
+fn keys() -> impl Strategy<Value = Vec<RawKey>> {
+    let key = (name(), vec(value(), 0..6), 0..2usize).prop_map(|(name, values, subkeys)| RawKey {
+        name,
+        values,
+        subkeys,
+        left_out: Vec::new(),
+    });
+    vec(key, 0..8)
+}
+
+proptest! {
+    /// Nothing that is in keys is a panic; every service is listed or reported; and every one that
+    /// is there can be removed, after which nothing of it is left.
+    #[test]
+    fn keys_of_others_may_hold_anything(services in keys(), disabled in keys()) {
+        let mut fake = Fake::default();
+        for (place, keys) in [(Place::Services, services), (Place::Disabled, disabled)] {
+            for key in keys {
+                fake.keys.insert((place, key.name.to_lowercase()), key);
+            }
+        }
+        let mut store = Store::new(fake);
+        let listing = store.read().unwrap();
+        for n in 1..5 {
+            let mine = |key: &RawKey| survey::service_id(&key.name) == Some(id(n));
+            let there = store.keys.keys.values().any(mine);
+            let new = Registration::new(id(n), ElementName::new("new").unwrap());
+            let refused = after(&store.keys, |store| store.put(&new)).1.is_err();
+            let listed = listing.registry.get(id(n)).is_some();
+            prop_assert!(there || !listed);
+            if listed {
+                prop_assert!(refused);
+                store.remove(id(n)).unwrap();
+                prop_assert!(!store.keys.keys.values().any(mine));
+            }
+        }
+    }
+}
