@@ -48,6 +48,8 @@ fn why_tells_a_service_that_is_disabled_from_one_that_is_not_there() {
 fn loopback_needs_no_registration() {
     let done = why(&["loopback", "0b2f1f0e-0000-4000-8000-000000000001"]);
     assert_eq!(done.code, Some(0), "{done:?}");
+    // But who listens, nobody is told.
+    assert!(!done.stdout.contains("would succeed"), "{}", done.stdout);
 }
 
 /// Whether this machine has no Hyper-V sockets, as Wine has none.

@@ -1,4 +1,9 @@
 //! Help texts with examples, in the words of PowerShell.
+//!
+//! Windows' own tar is bsdtar, whose default is a tape and not its output, hence `-f -`. That
+//! PowerShell takes what passes a pipe for text, and from 7.4 on no longer does, is said in
+//! learn.microsoft.com/powershell/scripting/learn/experimental-features
+//! (`PSNativeCommandPreserveBytePipe`).
 
 /// After all else: where to start.
 pub const START: &str = "\
@@ -22,8 +27,8 @@ Exit status: 0 done, 1 refused or failed, 2 wrong usage.";
 pub const LISTEN: &str = "\
 Examples:
   hvsock listen 'HV Socket Demo'                             talk to the first that connects
-  hvsock listen 'HV Socket Demo' --keep -- findstr '^'       an echo service, line by line
-  hvsock listen backup --from children -- tar -c C:\\Data
+  hvsock listen clock --keep -- cmd /c time /t               the time for each that connects
+  hvsock listen backup --from children -- tar -cf - C:\\Data
   hvsock listen 2761 --from web > received
 
 The command has the connection as its standard input and output, and in its environment
@@ -38,7 +43,7 @@ Examples:
   hvsock connect parent 2761                          from a virtual machine
   hvsock connect 'Windows 11' 2761                    a name as Hyper-V has it
   hvsock connect hvsock://web/HV%20Socket%20Demo
-  hvsock connect web backup -- tar -x                 tar has the connection as its stdin and stdout
+  hvsock connect web backup -- tar -xf -              tar has the connection as its stdin and stdout
 
 The end of the input ends the sending half only; the command ends with the other end, with exit
 status 0. If the connection is cut it says why, with exit status 1.
