@@ -29,12 +29,21 @@ pub struct Step {
 }
 
 impl Explanation {
-    /// A refusal that came before there was anything to explain.
-    pub(crate) fn refused(refusal: Refusal) -> Self {
+    /// A refusal that came before there was anything to explain, and what was said of it.
+    pub(crate) fn refused(refusal: Refusal, said: &str) -> Self {
+        // Where that is the refusal's own sentence it is enough once.
+        let steps = match said == refusal.to_string() {
+            true => Vec::new(),
+            false => vec![Step {
+                question: "Where does this address lead?".to_owned(),
+                answer: said.to_owned(),
+                pass: false,
+            }],
+        };
         Self {
             refusal: Some(refusal),
             undecided: None,
-            steps: Vec::new(),
+            steps,
             fix: None,
         }
     }

@@ -279,7 +279,7 @@ fn explain(endpoint: &Endpoint, mut request: Request) -> io::Result<Explanation>
         Ok(_) => Err(odd()),
         // A name that nobody has is an answer too.
         Err(error) => match error::refusal_of(&error) {
-            Some(refusal) => Ok(Explanation::refused(refusal.clone())),
+            Some(refusal) => Ok(Explanation::refused(refusal.clone(), &error.to_string())),
             None => Err(error),
         },
     }

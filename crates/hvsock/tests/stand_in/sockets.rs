@@ -114,6 +114,18 @@ fn a_winsock_program_runs_call_by_call() {
 }
 
 #[test]
+fn an_explanation_claims_no_more_than_windows_tells() {
+    if !has_hyper_v_sockets() {
+        return;
+    }
+    let explained = hvsock::explain_connect((VmId::LOOPBACK, ServiceId::random())).unwrap();
+    assert!(explained.would_succeed(), "{explained}");
+    // Windows does not say who listens.
+    assert!(explained.undecided().is_some(), "{explained}");
+    assert!(!explained.to_string().contains("it would succeed"));
+}
+
+#[test]
 fn a_connect_to_nobody_is_refused_in_either_mode() {
     if !has_hyper_v_sockets() {
         return;

@@ -7,16 +7,35 @@ use hvsock_address::{SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
 use hvsock_hyperv::{Facts, Missing};
 
-use crate::Explanation;
+use super::socket;
+use crate::backend::Settings;
+use crate::{Explanation, Step};
 
 /// What would become of a connect.
 pub(super) fn explain_connect(address: SockAddrHv) -> Explanation {
-    Explanation::of_facts(thorough(address).explain_connect(address.vm, address.service))
+    let explanation = thorough(address).explain_connect(address.vm, address.service);
+    heed_sockets(Explanation::of_facts(explanation))
 }
 
 /// What would become of a listen.
 pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
-    Explanation::of_facts(thorough(address).explain_listen(address.vm, address.service))
+    let explanation = thorough(address).explain_listen(address.vm, address.service);
+    heed_sockets(Explanation::of_facts(explanation))
+}
+
+/// Nothing comes of what would succeed where Windows has no such sockets.
+fn heed_sockets(mut explanation: Explanation) -> Explanation {
+    if explanation.refusal.is_some() || socket(Settings::default()).is_ok() {
+        return explanation;
+    }
+    explanation.refusal = Some(Refusal::NotSupported);
+    explanation.undecided = None;
+    explanation.steps.push(Step {
+        question: "Does this Windows have Hyper-V sockets?".to_owned(),
+        answer: Missing::HyperV.to_string(),
+        pass: false,
+    });
+    explanation
 }
 
 /// What stands against a listen, which Windows itself would not say: that the service is not
