@@ -74,6 +74,8 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let _ = LOCAL_MACHINE.remove_tree(&self.path);
+        let left = open(&self.path).is_some();
+        assert!(!left || std::thread::panicking(), "{} is left", self.path);
     }
 }
 

@@ -17,11 +17,13 @@ use windows_sys::Win32::System::Registry::RegSetKeySecurity;
 
 use super::*;
 
-/// Lets everybody do what these rights say, and nothing else; who may change that is not asked.
+/// Lets everybody do what these rights say, and nothing else, if there is such a key.
 fn allow(path: &str, rights: &str) {
     const WRITE_DAC: u32 = 0x4_0000;
     let mut options = LOCAL_MACHINE.options();
-    let key = options.access(VIEW | WRITE_DAC).open(path).unwrap();
+    let Ok(key) = options.access(VIEW | WRITE_DAC).open(path) else {
+        return;
+    };
     let sddl = format!("D:P(A;;{rights};;;WD)");
     let sddl: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
     let mut descriptor = null_mut();
@@ -47,9 +49,7 @@ struct Restored(String);
 
 impl Drop for Restored {
     fn drop(&mut self) {
-        if open(&self.0).is_some() {
-            allow(&self.0, "KA");
-        }
+        allow(&self.0, "KA");
     }
 }
 
