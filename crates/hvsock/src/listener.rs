@@ -91,7 +91,7 @@ impl HvListener {
 
     fn accept_until(&self, deadline: Option<Instant>) -> io::Result<(HvStream, SockAddrHv)> {
         let stream = self.inner.accept(deadline)?;
-        let peer = stream.peer();
+        let peer = stream.ends().peer;
         Ok((HvStream::new(Arc::new(stream)), peer))
     }
 

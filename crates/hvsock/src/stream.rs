@@ -102,24 +102,24 @@ impl HvStream {
     /// This end's address. In a virtual machine without a broker, whose own id only the host knows,
     /// a connecting end's partition is [`VmId::ZERO`](crate::VmId::ZERO).
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.local())
+        Ok(self.inner.ends().local)
     }
 
     /// The other end's address, as it can be reached from here; on an accepted connection the
     /// service is [`ServiceId::ZERO`](crate::ServiceId::ZERO), or by `AF_VSOCK` that of the port
     /// from which it comes.
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.peer())
+        Ok(self.inner.ends().peer)
     }
 
     /// Who connected; `None` on the connecting end.
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.caller()
+        self.inner.ends().caller.as_ref()
     }
 
     /// The connection's number, by which the broker lists it; without one, a number of this process.
     pub fn connection_id(&self) -> u64 {
-        self.inner.connection()
+        self.inner.ends().number
     }
 
     /// How its bytes move.

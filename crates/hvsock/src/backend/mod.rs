@@ -4,6 +4,7 @@
 //! system: `obtain`, `Dial`, `Stream` and `Listener`, `service_id` and `vm_id`, and `Lease`.
 
 pub(crate) mod ending;
+mod ends;
 mod request;
 
 use std::io::{IoSlice, IoSliceMut};
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub(crate) use crate::os::backend::{
     Dial, Lease, Listener, Stream, obtain, service_id, uses_vsock, vm_id,
 };
+pub(crate) use ends::{Ends, own_number};
 pub(crate) use request::{Request, RequestKind, Settings};
 
 use crate::Explanation;

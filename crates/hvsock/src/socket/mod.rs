@@ -151,7 +151,7 @@ impl HvSocket {
             return Err(os(errno::EINVAL));
         };
         let stream = listener.accept(None)?;
-        let peer = stream.peer();
+        let peer = stream.ends().peer;
         let socket = Self {
             endpoint: self.endpoint.clone(),
             state: State::Connected(Arc::new(stream)),
@@ -264,18 +264,18 @@ impl HvSocket {
         match &self.state {
             State::Idle { bound } => bound.ok_or_else(|| os(errno::EINVAL)),
             State::Listening(listener) => Ok(listener.local()),
-            State::Connecting(_) | State::Connected(_) => Ok(self.stream()?.local()),
+            State::Connecting(_) | State::Connected(_) => Ok(self.stream()?.ends().local),
         }
     }
 
     /// The other end's address.
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.stream()?.peer())
+        Ok(self.stream()?.ends().peer)
     }
 
     /// Who connected, on an accepted socket.
     pub fn peer(&self) -> Option<&Peer> {
-        self.stream().ok()?.caller()
+        self.stream().ok()?.ends().caller.as_ref()
     }
 
     /// Makes calls return `WouldBlock` where they would wait.

@@ -86,7 +86,7 @@ impl HvListener {
     /// As [`HvListener::accept`]; the last task that called is woken.
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(HvStream, SockAddrHv)>> {
         let stream = ready!(self.watch.poll_accept(&self.inner, cx))?;
-        let peer = stream.peer();
+        let peer = stream.ends().peer;
         Poll::Ready(Ok((HvStream::new(Arc::new(stream))?, peer)))
     }
 

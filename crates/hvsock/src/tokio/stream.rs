@@ -130,22 +130,22 @@ impl HvStream {
 
     /// This end's address.
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.local())
+        Ok(self.inner.ends().local)
     }
 
     /// The other end's address.
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.peer())
+        Ok(self.inner.ends().peer)
     }
 
     /// Who connected; `None` on the connecting end.
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.caller()
+        self.inner.ends().caller.as_ref()
     }
 
     /// The connection's number, by which the broker lists it.
     pub fn connection_id(&self) -> u64 {
-        self.inner.connection()
+        self.inner.ends().number
     }
 
     /// Whether the connection lives on while its partition is paused

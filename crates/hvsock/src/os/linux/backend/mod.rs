@@ -28,9 +28,9 @@ pub(crate) use lease::Lease;
 pub(crate) use look_up::{service_id, vm_id};
 
 use super::ready;
-use crate::backend::{Outcome, ReadInto, Request, WriteFrom, ending};
+use crate::backend::{Ends, Outcome, ReadInto, Request, WriteFrom, ending};
 use crate::endpoint::UseVsock;
-use crate::{Endpoint, Interest, Peer, Readiness, Transport};
+use crate::{Endpoint, Interest, Readiness, Transport};
 
 /// Which back-end is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -186,31 +186,10 @@ impl AsFd for Dial {
 }
 
 impl Stream {
-    pub(crate) fn local(&self) -> SockAddrHv {
+    pub(crate) fn ends(&self) -> &Ends {
         match self {
-            Self::Broker(stream) => stream.local(),
-            Self::Vsock(stream) => stream.local(),
-        }
-    }
-
-    pub(crate) fn peer(&self) -> SockAddrHv {
-        match self {
-            Self::Broker(stream) => stream.peer(),
-            Self::Vsock(stream) => stream.peer(),
-        }
-    }
-
-    pub(crate) fn caller(&self) -> Option<&Peer> {
-        match self {
-            Self::Broker(stream) => stream.caller(),
-            Self::Vsock(stream) => stream.caller(),
-        }
-    }
-
-    pub(crate) fn connection(&self) -> u64 {
-        match self {
-            Self::Broker(stream) => stream.connection(),
-            Self::Vsock(stream) => stream.connection(),
+            Self::Broker(stream) => stream.ends(),
+            Self::Vsock(stream) => stream.ends(),
         }
     }
 

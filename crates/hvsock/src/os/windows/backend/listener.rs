@@ -11,8 +11,8 @@ use hvsock_sys::hyperv::{self, HvOption};
 use hvsock_sys::poll::PollFlags;
 
 use super::resolve::Target;
-use super::{Stream, number, refusal, socket};
-use crate::backend::Request;
+use super::{Stream, refusal, socket};
+use crate::backend::{Request, own_number};
 use crate::os::wait::{for_a_moment, is_over};
 use crate::{Peer, wait};
 
@@ -36,7 +36,7 @@ impl Listener {
             socket,
             local: target.address(),
             backlog,
-            number: number(),
+            number: own_number(),
             nonblocking: AtomicBool::new(false),
         })
     }

@@ -17,7 +17,6 @@ mod stream;
 
 use std::io;
 use std::os::windows::io::OwnedSocket;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_sys::hyperv::{self, HvOption};
@@ -121,10 +120,4 @@ impl Explanation {
             fix: explanation.fix,
         }
     }
-}
-
-/// A number for a connection or listener, which is this process's own.
-fn number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }

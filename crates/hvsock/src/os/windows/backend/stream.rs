@@ -17,9 +17,9 @@ use hvsock_sys::hyperv::{self, HvOption};
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::stream;
 
-use super::{number, refusal};
+use super::refusal;
 use crate::backend::ending::{no_ring, not_zero, reads_no_more, too_late, write_ended};
-use crate::backend::{ReadInto, WriteFrom};
+use crate::backend::{Ends, ReadInto, WriteFrom, own_number};
 use crate::os::exports::{Filled, Reserved, RingStats};
 use crate::os::wait;
 use crate::{Interest, Peer, Readiness, Transport};
@@ -28,10 +28,7 @@ use crate::{Interest, Peer, Readiness, Transport};
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Arc<OwnedSocket>,
-    local: SockAddrHv,
-    peer: SockAddrHv,
-    caller: Option<Peer>,
-    number: u64,
+    ends: Ends,
     nonblocking: AtomicBool,
     own: Mutex<Own>,
 }
@@ -55,29 +52,19 @@ impl Stream {
     ) -> Self {
         Self {
             socket,
-            local,
-            peer,
-            caller,
-            number: number(),
+            ends: Ends {
+                local,
+                peer,
+                caller,
+                number: own_number(),
+            },
             nonblocking: AtomicBool::new(false),
             own: Mutex::default(),
         }
     }
 
-    pub(crate) fn local(&self) -> SockAddrHv {
-        self.local
-    }
-
-    pub(crate) fn peer(&self) -> SockAddrHv {
-        self.peer
-    }
-
-    pub(crate) fn caller(&self) -> Option<&Peer> {
-        self.caller.as_ref()
-    }
-
-    pub(crate) fn connection(&self) -> u64 {
-        self.number
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     pub(crate) fn transport(&self) -> Transport {

@@ -11,8 +11,8 @@ use hvsock_sys::vsock;
 
 use super::machine::Machine;
 use super::resolve::{Caller, Place, Whom};
-use super::{Stream, number, refusal, size_buffer};
-use crate::backend::Request;
+use super::{Stream, refusal, size_buffer};
+use crate::backend::{Request, own_number};
 use crate::os::ready;
 use crate::{Peer, wait};
 
@@ -45,7 +45,7 @@ impl Listener {
             socket,
             local: place.local,
             backlog,
-            number: number(),
+            number: own_number(),
             machine,
             from: place.from,
             nonblocking: AtomicBool::new(false),

@@ -19,7 +19,6 @@ mod stream;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::ClientMessage;
@@ -152,10 +151,4 @@ fn size_buffer(socket: &OwnedFd, request: &Request) -> io::Result<()> {
         0 => Ok(()),
         bytes => vsock::set_buffer_size(socket, bytes.clamp(4096, 16 << 20).into()),
     }
-}
-
-/// A number for a connection or listener that no broker numbers: its own within this process.
-fn number() -> u64 {
-    static NEXT: AtomicU64 = AtomicU64::new(1);
-    NEXT.fetch_add(1, Ordering::Relaxed)
 }

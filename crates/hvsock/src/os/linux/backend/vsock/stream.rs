@@ -15,9 +15,9 @@ use hvsock_sys::event::Event;
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{errno, poll, stream};
 
-use super::{number, refusal};
+use super::refusal;
 use crate::backend::ending::{not_zero, reads_no_more, too_late, write_ended};
-use crate::backend::{ReadInto, WriteFrom};
+use crate::backend::{Ends, ReadInto, WriteFrom, own_number};
 use crate::{Interest, Peer, Readiness};
 
 /// How often who waits for room looks whether there will be none: see
@@ -28,10 +28,7 @@ const LOOK_UP: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: OwnedFd,
-    local: SockAddrHv,
-    peer: SockAddrHv,
-    caller: Option<Peer>,
-    number: u64,
+    ends: Ends,
     nonblocking: AtomicBool,
     own: Mutex<Own>,
 }
@@ -54,29 +51,19 @@ impl Stream {
     ) -> Self {
         Self {
             socket,
-            local,
-            peer,
-            caller,
-            number: number(),
+            ends: Ends {
+                local,
+                peer,
+                caller,
+                number: own_number(),
+            },
             nonblocking: AtomicBool::new(false),
             own: Mutex::default(),
         }
     }
 
-    pub(crate) fn local(&self) -> SockAddrHv {
-        self.local
-    }
-
-    pub(crate) fn peer(&self) -> SockAddrHv {
-        self.peer
-    }
-
-    pub(crate) fn caller(&self) -> Option<&Peer> {
-        self.caller.as_ref()
-    }
-
-    pub(crate) fn connection(&self) -> u64 {
-        self.number
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     pub(crate) fn data(&self) -> BorrowedFd<'_> {

@@ -11,13 +11,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hvsock_address::SockAddrHv;
 use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transport};
 use hvsock_ring::{Filled, Reserved, Side};
 
 use super::control::Cut;
 use crate::backend::ending::{no_ring, not_zero};
-use crate::backend::{ReadInto, WriteFrom};
+use crate::backend::{Ends, ReadInto, WriteFrom};
 #[cfg(feature = "tokio")]
 use crate::os::backend::Received;
 use crate::{Interest, Peer, Readiness};
@@ -30,10 +29,7 @@ pub(crate) use ring::Ring;
 #[derive(Debug)]
 pub(crate) struct Stream {
     link: Link,
-    local: SockAddrHv,
-    peer: SockAddrHv,
-    caller: Option<Peer>,
-    connection: u64,
+    ends: Ends,
     carrier: Carrier,
 }
 
@@ -60,10 +56,12 @@ impl Stream {
         } = *connected;
         Ok(Self {
             link: Link::new(socket),
-            local,
-            peer,
-            caller: None,
-            connection,
+            ends: Ends {
+                local,
+                peer,
+                caller: None,
+                number: connection,
+            },
             carrier: Carrier::new(transport, Side::First, descriptors, plain)?,
         })
     }
@@ -78,28 +76,18 @@ impl Stream {
         let carrier = Carrier::new(incoming.transport, Side::Second, descriptors, plain)?;
         Ok(Self {
             link: Link::new(Arc::new(socket)),
-            local: incoming.local,
-            peer: incoming.peer,
-            connection: incoming.connection,
-            caller: Some(Peer::of_wire(incoming)),
+            ends: Ends {
+                local: incoming.local,
+                peer: incoming.peer,
+                number: incoming.connection,
+                caller: Some(Peer::of_wire(incoming)),
+            },
             carrier,
         })
     }
 
-    pub(crate) fn local(&self) -> SockAddrHv {
-        self.local
-    }
-
-    pub(crate) fn peer(&self) -> SockAddrHv {
-        self.peer
-    }
-
-    pub(crate) fn caller(&self) -> Option<&Peer> {
-        self.caller.as_ref()
-    }
-
-    pub(crate) fn connection(&self) -> u64 {
-        self.connection
+    pub(crate) fn ends(&self) -> &Ends {
+        &self.ends
     }
 
     pub(crate) fn transport(&self) -> crate::Transport {
