@@ -75,6 +75,11 @@ pub fn check(timings: &mut Timings) -> Result<Option<(&'static str, PathBuf)>> {
         command.args(["--locked", "--all-targets", "--quiet"]);
         run::run(chosen(&mut command).args(["--", "--deny=warnings"]))
     })?;
+    timings.step("Windows: documentation", || {
+        let mut command = cargo::for_windows("doc")?;
+        command.args(["--lib", "--no-deps", "--quiet"]);
+        run::run(chosen(&mut command).env("RUSTDOCFLAGS", "-Dwarnings"))
+    })?;
     timings.step("Windows: build", || {
         let mut command = cargo::for_windows("test")?;
         command.args(["--all-targets", "--no-run", "--quiet"]);
