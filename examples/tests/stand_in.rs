@@ -14,13 +14,12 @@ use hvsock::{HvStream, ServiceId, VmId};
 use hvsock_registry::Registration;
 use hvsock_registry::key_store::KeyStore;
 use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::require;
 
 /// Longer than anything here takes.
 const LONG: Duration = Duration::from_secs(60);
 const NAME: &str = "HV Socket Demo";
 
-/// The folder of the examples, changed for the stand-in; set where the tests run over it.
-const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
 /// The stand-in's: in which virtual machine a process is.
 const PARTITION: &str = "HV_STAND_IN_PARTITION";
 
@@ -35,10 +34,7 @@ impl Host {
     /// None, and a line that says so, where there is no stand-in.
     fn new() -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
-        let Some(folder) = std::env::var_os(STAND_IN) else {
-            eprintln!("skipped: it needs the stand-in for AF_HYPERV (`cargo xtask windows`)");
-            return None;
-        };
+        let folder = require::stand_in()?;
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let id = ServiceId::random();
         let registration = Registration::new(id, NAME.parse().unwrap());
@@ -46,7 +42,7 @@ impl Host {
         store.put(&registration).expect("a registration");
         Some(Self {
             id,
-            folder: folder.into(),
+            folder,
             _alone: alone,
         })
     }

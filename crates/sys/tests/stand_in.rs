@@ -180,8 +180,6 @@ fn each_option_is_kept() {
 
 /// Set for a process of a test: the case whose other part it plays.
 const PART: &str = "HVSOCK_TEST_PART";
-/// Set by `cargo xtask windows` where the stand-in is.
-const OVER_STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
 
 /// The test `name` once more, in a process with these variables.
 fn part_of(name: &str, variables: &[(&str, &str)]) -> Child {
@@ -197,7 +195,7 @@ fn is_part() -> bool {
 
 /// Runs it where there is the stand-in, which the variables are for.
 fn play(name: &str, variables: &[(&str, &str)]) {
-    if std::env::var_os(OVER_STAND_IN).is_some() {
+    if require::stand_in().is_some() {
         assert!(part_of(name, variables).wait().unwrap().success());
     }
 }
@@ -293,7 +291,7 @@ fn a_virtual_machine_reaches_its_host_where_that_allows_it_and_its_host_reaches_
     if is_part() {
         return in_the_guest(&service_of(PARENT));
     }
-    if std::env::var_os(OVER_STAND_IN).is_none() {
+    if require::stand_in().is_none() {
         return;
     }
     let listener = socket().unwrap();

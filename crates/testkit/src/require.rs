@@ -19,6 +19,10 @@ pub const STATIC_HVSOCK: &str = "HVSOCK_TEST_STATIC_BIN";
 /// The variable that holds the path of `hvsock.exe`; `cargo xtask windows` builds it and sets it.
 pub const WINDOWS_HVSOCK: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
+/// The variable that tells a test over the stand-in for AF_HYPERV in which folder it finds the programs
+/// of its build, made to run over it, too; `cargo xtask windows` sets it for targets `stand_in…`.
+pub const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
+
 /// The path of runc, the OCI runtime that starts the tests' containers.
 pub fn runc() -> Option<PathBuf> {
     program("runc", &["--version"])
@@ -37,6 +41,12 @@ pub fn static_hvsock() -> Option<PathBuf> {
 /// The path of `hvsock.exe`, which Wine runs.
 pub fn windows_hvsock() -> Option<PathBuf> {
     found(built(WINDOWS_HVSOCK, "windows"))
+}
+
+/// The folder of the build's programs as they run over the stand-in for AF_HYPERV, as this one does.
+pub fn stand_in() -> Option<PathBuf> {
+    let folder = std::env::var_os(STAND_IN).map(PathBuf::from);
+    found(folder.ok_or("it needs the stand-in for AF_HYPERV (`cargo xtask windows`)"))
 }
 
 /// What somebody else has looked for, whose error says what is missing and what to install.

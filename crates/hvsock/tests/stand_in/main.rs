@@ -8,13 +8,11 @@ mod sockets;
 use std::io;
 
 use hvsock::{HvListener, Refusal, ServiceId, VmId, refusal_of};
-
-/// Set where the tests run over the stand-in, so that none may be left out.
-const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
+use hvsock_testkit::require;
 
 /// Whether this runs over the stand-in, which can play a host and its virtual machines.
 fn is_over_stand_in() -> bool {
-    std::env::var_os(STAND_IN).is_some()
+    std::env::var_os(require::STAND_IN).is_some()
 }
 
 /// Whether there are Hyper-V sockets here; says so where there are not.
@@ -24,8 +22,10 @@ fn has_hyper_v_sockets() -> bool {
         return true;
     }
     assert!(!is_over_stand_in(), "the stand-in has no AF_HYPERV");
-    eprintln!("skipped: it needs AF_HYPERV, which this Windows does not have");
-    false
+    require::found(Err::<(), _>(
+        "it needs AF_HYPERV, which this Windows does not have",
+    ))
+    .is_some()
 }
 
 /// The refusal of what must not succeed.

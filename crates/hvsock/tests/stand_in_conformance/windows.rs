@@ -4,11 +4,9 @@ use std::process::ExitCode;
 
 use hvsock::{Endpoint, HvListener, Refusal, ServiceId, Transport as Carrier, VmId, refusal_of};
 use hvsock_testkit::conformance::{self, Role};
+use hvsock_testkit::require;
 
 use crate::by_system::System;
-
-/// Set where this runs over the stand-in, so that nothing may be left out.
-const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
 
 const HYPERV: System = System {
     endpoint: Endpoint::from_env,
@@ -29,10 +27,12 @@ pub fn main() -> ExitCode {
     let offered = is_offered();
     if !offered {
         assert!(
-            std::env::var_os(STAND_IN).is_none(),
+            std::env::var_os(require::STAND_IN).is_none(),
             "the stand-in has no AF_HYPERV"
         );
-        eprintln!("skipped: every case needs AF_HYPERV, which this Windows does not have");
+        require::found(Err::<(), _>(
+            "every case needs AF_HYPERV, which this Windows does not have",
+        ));
     }
     conformance::main(
         trials
