@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 /// The target: what Debian's MinGW links.
 const TARGET: &str = "x86_64-pc-windows-gnu";
 /// The longest that one test program may take under Wine, in seconds.
-const LONGEST: &str = "300";
+const LONGEST: &str = "600";
 
 /// A `cargo` command for Windows, in the workspace's root, whose programs Wine runs.
 ///

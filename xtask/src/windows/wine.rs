@@ -60,8 +60,10 @@ pub fn begin() -> Result<Session> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // It says with its status whether there was anything to end.
-        let _ = server().args(["--kill", "--wait"]).status();
+        // Their status says whether there was anything to end.
+        for what in ["--kill", "--wait"] {
+            let _ = server().arg(what).status();
+        }
     }
 }
 
