@@ -3,9 +3,11 @@
 //!
 //! What these cannot do, and the suite therefore leaves out:
 //!
-//! - to tell a peer that was killed from one that closed: they know one kind of end;
-//! - to reset a connection: there is no call for it, and a reset that comes from the other side looks
-//!   like the end of the data, too;
+//! - on Linux, to tell a peer that was killed from one that closed: there is one kind of end;
+//! - the same to tasks on Windows: there Wine keeps a killed process's socket now and then, and watches
+//!   it for tasks such that nothing wakes them;
+//! - to reset a connection: the library has no call for it, and on Linux a reset that comes from the
+//!   other side looks like the end of the data, too;
 //! - to have their connections broken by a broker's death: there is none.
 
 use std::io::{self, Read, Write};
@@ -45,6 +47,8 @@ pub struct System {
     pub asynchronous: &'static str,
     /// How many connections of tasks to have at once.
     pub many_tasks: usize,
+    /// Whether the death of a peer is told from its end, in threads.
+    pub tells_death: bool,
     /// Whether a socket's buffer can be had as small as one likes.
     pub has_small_buffers: bool,
 }
@@ -146,7 +150,7 @@ impl<E: End> Transport for Sockets<E> {
     }
 
     fn tells_death_from_end(&self) -> bool {
-        false
+        self.by.tells_death && self.name == self.by.blocking
     }
 
     fn many(&self) -> usize {

@@ -16,6 +16,8 @@ const HYPERV: System = System {
     // With Wine 8 what it takes to watch sockets grows with the square of their number: 500 of plain
     // TCP take tokio a minute there.
     many_tasks: 100,
+    // As TCP does on Windows, which is served alike; assumed, as docs/platforms.md says.
+    tells_death: true,
     has_small_buffers: false,
 };
 

@@ -241,6 +241,7 @@ SOCKET WSAAPI hv_accept(SOCKET listener, struct sockaddr *name, int *length) {
             r->peer = caller;
             r->slot = slot;
             r->side = 1;
+            watch();
         }
         records_unlock();
         if (!r) {
@@ -356,9 +357,16 @@ int WSAAPI hv_ioctlsocket(SOCKET socket, long command, u_long *argument) {
 }
 
 int WSAAPI hv_shutdown(SOCKET socket, int how) {
-    record copy;
-    if (known(socket, &copy) && copy.slot >= 0 && how != SD_RECEIVE)
-        world_end_side(copy.slot, copy.side);
+    record *r;
+    records_lock();
+    r = record_of(socket);
+    if (r && how != SD_SEND)
+        r->own_shutdown[SD_RECEIVE] = TRUE;
+    if (r && how != SD_RECEIVE)
+        r->own_shutdown[SD_SEND] = TRUE;
+    if (r && r->slot >= 0 && how != SD_RECEIVE)
+        world_end_side(r->slot, r->side);
+    records_unlock();
     return shutdown(socket, how);
 }
 
@@ -369,15 +377,43 @@ static BOOL is_cut(SOCKET socket) {
     return known(socket, &copy) && copy.slot >= 0 && !world_has_ended(copy.slot, !copy.side);
 }
 
+/* What TCP's shutdown of a side whose other one has died is to look like: see watch in records.c. */
+static int after_death(SOCKET socket, int how) {
+    record copy;
+    int error = WSAGetLastError();
+    if (error == WSAESHUTDOWN && known(socket, &copy) && copy.dead && !copy.own_shutdown[how])
+        return how == SD_RECEIVE && world_has_ended(copy.slot, !copy.side) ? 0 : fail(WSAECONNRESET);
+    WSASetLastError(error);
+    return SOCKET_ERROR;
+}
+
 int WSAAPI hv_recv(SOCKET socket, char *buffer, int length, int flags) {
     int result = recv(socket, buffer, length, flags);
+    if (result < 0)
+        return after_death(socket, SD_RECEIVE);
     return result == 0 && length > 0 && is_cut(socket) ? fail(WSAECONNRESET) : result;
+}
+
+int WSAAPI hv_send(SOCKET socket, const char *buffer, int length, int flags) {
+    int result = send(socket, buffer, length, flags);
+    return result < 0 ? after_death(socket, SD_SEND) : result;
+}
+
+int WSAAPI hv_WSASend(SOCKET socket, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
+                      WSAOVERLAPPED *overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) {
+    int result = WSASend(socket, buffers, count, sent, flags, overlapped, routine);
+    return result && !overlapped ? after_death(socket, SD_SEND) : result;
 }
 
 int WSAAPI hv_WSARecv(SOCKET socket, WSABUF *buffers, DWORD count, DWORD *received, DWORD *flags,
                       WSAOVERLAPPED *overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) {
     int result = WSARecv(socket, buffers, count, received, flags, overlapped, routine);
     DWORD i;
+    if (result && !overlapped) {
+        if (received)
+            *received = 0;
+        return after_death(socket, SD_RECEIVE);
+    }
     if (result || overlapped || !received || *received)
         return result;
     for (i = 0; i < count; i++)

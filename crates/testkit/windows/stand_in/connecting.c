@@ -58,6 +58,7 @@ static int prepare(record *r, const hv_address *to, int error, USHORT *port) {
     if (r->slot < 0)
         return WSAENOBUFS;
     r->side = 0;
+    watch();
     r->peer = *to;
     r->has_peer = TRUE;
     if (!r->bound)

@@ -42,6 +42,57 @@ void record_drop(SOCKET socket) {
     records[index] = NULL;
 }
 
+/* How often it is looked whether somebody has died, and for how many times what he sent may lie unread before
+ * whoever waits to send is told. */
+#define LOOK_EVERY 100
+#define UNREAD_FOR 30
+
+/* Wine 8 keeps the socket of a process that is killed in the midst of a call, and its other end never
+ * hears of it. So that is told here: to whoever waits to receive when there is nothing more, and then to
+ * whoever waits to send. The other way round AFD would not tell of the former. */
+static DWORD WINAPI watcher(void *unused) {
+    size_t i;
+    (void)unused;
+    for (;;) {
+        Sleep(LOOK_EVERY);
+        records_lock();
+        for (i = 0; i < RECORDS; i++) {
+            record *r = records[i];
+            u_long unread = 0;
+            if (!r || r->slot < 0)
+                continue;
+            if (!r->dead) {
+                r->dead = world_has_died(r->slot, !r->side);
+                continue;
+            }
+            r->dead++;
+            if (!r->told[SD_RECEIVE] && !ioctlsocket(r->socket, FIONREAD, &unread) && !unread) {
+                r->told[SD_RECEIVE] = TRUE;
+                if (!r->own_shutdown[SD_RECEIVE])
+                    shutdown(r->socket, SD_RECEIVE);
+            } else if (!r->told[SD_SEND] && (r->told[SD_RECEIVE] || r->dead > UNREAD_FOR)) {
+                r->told[SD_SEND] = TRUE;
+                if (!r->own_shutdown[SD_SEND])
+                    shutdown(r->socket, SD_SEND);
+            }
+        }
+        records_unlock();
+    }
+    return 0;
+}
+
+void watch(void) {
+    static BOOL begun;
+    HANDLE thread;
+    if (begun)
+        return;
+    thread = CreateThread(NULL, 64 << 10, watcher, NULL, 0, NULL);
+    if (thread) {
+        CloseHandle(thread);
+        begun = TRUE;
+    }
+}
+
 struct sockaddr_in loopback_at(USHORT port) {
     struct sockaddr_in address = {0};
     address.sin_family = AF_INET;

@@ -79,6 +79,8 @@ void world_leave_side(int slot, int side);
 BOOL world_is_last(int slot, int side);
 /* This side ends its sending, as it should. */
 void world_end_side(int slot, int side);
+/* Whether this side's process is gone and had not closed its end. */
+BOOL world_has_died(int slot, int side);
 BOOL world_has_ended(int slot, int side);
 
 /* records.c: the sockets of AF_HYPERV that this process has, each by its handle. */
@@ -89,6 +91,8 @@ typedef struct {
     hv_address own, peer;
     USHORT port; /* TCP's, of a bound one */
     int listener, slot, side;
+    BOOL own_shutdown[2], told[2]; /* by SD_RECEIVE and SD_SEND */
+    int dead; /* how often watch has found the other side's process gone */
     int error;        /* what SO_ERROR is to say for a failed connect */
     DWORD options[9]; /* by their numbers: 1, 2, 4 and 8 */
 } record;
@@ -103,6 +107,8 @@ record *record_of(SOCKET socket);
 record *record_new(SOCKET socket);
 /* With the lock held. */
 void record_drop(SOCKET socket);
+/* With the lock held: has the other ends of this process's connections watched. */
+void watch(void);
 struct sockaddr_in loopback_at(USHORT port);
 DWORD number_from_environment(const char *name, BOOL *is_set);
 /* An address that nobody asked for, as a connecting socket gets it. */

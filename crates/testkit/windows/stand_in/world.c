@@ -441,3 +441,9 @@ BOOL world_is_last(int slot, int side) { return world->connections[slot].sides[s
 void world_end_side(int slot, int side) { world->connections[slot].sides[side].ended = TRUE; }
 
 BOOL world_has_ended(int slot, int side) { return world->connections[slot].sides[side].ended; }
+
+BOOL world_has_died(int slot, int side) {
+    const connection *c = &world->connections[slot];
+    DWORD pid = c->sides[side].pid;
+    return c->state == TAKEN && c->sides[side].uses && pid != GetCurrentProcessId() && !is_alive(pid);
+}

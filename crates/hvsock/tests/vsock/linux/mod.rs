@@ -27,6 +27,7 @@ const VSOCK: System = System {
     blocking: "vsock",
     asynchronous: "asynchronous_vsock",
     many_tasks: 500,
+    tells_death: false,
     has_small_buffers: true,
 };
 
