@@ -85,7 +85,9 @@
 //!   Windows decides.
 //! - **A listener that could never receive fails,** as everywhere, though Windows would let it
 //!   wait; one whose service is unregistered later is not told.
-//! - **There is one kind of end,** as by `AF_VSOCK`, and there is no shared memory.
+//! - **An end is what Windows makes of it.** That of a peer that was killed should be an error, as
+//!   with TCP there; nobody has seen it yet.
+//! - **There is no shared memory.**
 //! - A peer's [`Peer::partition`] is the word or GUID of its partition.
 
 #![forbid(unsafe_code)]
