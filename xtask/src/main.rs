@@ -33,8 +33,8 @@ const CHORES: &[Chore] = &[
     Chore {
         name: "test",
         arguments: "[ARGS…]",
-        about: "install what the tests need, then run doc tests, loom and all other tests; ARGS go \
-                to the test runner and leave the first two out",
+        about: "install what the tests need, then run doc tests, loom, what is for Windows and all \
+                other tests; ARGS go to the runner of these last ones and leave the rest out",
         run: test::run,
     },
     Chore {

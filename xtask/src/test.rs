@@ -1,5 +1,5 @@
-//! `cargo xtask test`: prepare, doc tests, loom, then every other test in one run of one runner, whose
-//! summary is the last thing printed.
+//! `cargo xtask test`: prepare, doc tests, loom, what is for Windows, then every other test in one run of
+//! one runner, whose summary is the last thing printed.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,18 +7,19 @@ use std::process::Command;
 use anyhow::Result;
 
 use crate::run::{self, Timings};
-use crate::{loom, statically, tools};
+use crate::{loom, statically, tools, windows};
 
 /// Programs that were built for tests, each with the variable by which they find it.
 pub type Programs = Vec<(&'static str, PathBuf)>;
 
-/// Runs it. With arguments, the doc tests and loom are left out and the arguments go to the runner.
+/// Runs it. With arguments, all but the runner is left out, and the arguments go to it.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut timings = Timings::default();
-    let programs = prepare(&mut timings)?;
+    let mut programs = prepare(&mut timings)?;
     if arguments.is_empty() {
         doc_tests(&mut timings)?;
         timings.step("loom", || loom::run(&[]))?;
+        programs.extend(windows::check(&mut timings)?);
     }
     timings.print();
     last(&programs, arguments)
