@@ -10,6 +10,8 @@ use hvsock::{
     ServiceId, SockAddrHv, SocketOption, Transport, VmId,
 };
 
+use hvsock_sys::hyperv::{self, HvOption};
+
 use crate::{has_hyper_v_sockets, refusal};
 
 const LONG: Duration = Duration::from_secs(10);
@@ -93,6 +95,8 @@ fn a_winsock_program_runs_call_by_call() {
     );
     let (accepted, peer) = server.accept().unwrap();
     assert_eq!(accepted.peer_addr().unwrap(), peer);
+    let suspend = hyperv::option(accepted.socket().unwrap(), HvOption::ConnectedSuspend);
+    assert_eq!(suspend.unwrap(), 1, "it has what the listening one had");
     assert_eq!(client.send(b"hello").unwrap(), 5);
     let mut buffer = [0; 8];
     assert!(

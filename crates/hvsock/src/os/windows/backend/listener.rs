@@ -24,6 +24,9 @@ pub(crate) struct Listener {
     backlog: u32,
     number: u64,
     nonblocking: AtomicBool,
+    /// Whether accepted connections outlive a pause. That they have it of the listener's socket is
+    /// said nowhere, so each is told.
+    connected_suspend: AtomicBool,
 }
 
 impl Listener {
@@ -38,6 +41,7 @@ impl Listener {
             backlog,
             number: own_number(),
             nonblocking: AtomicBool::new(false),
+            connected_suspend: AtomicBool::new(request.settings.connected_suspend),
         })
     }
 
@@ -63,7 +67,9 @@ impl Listener {
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
-        hyperv::set_option(&self.socket, HvOption::ConnectedSuspend, on.into())
+        hyperv::set_option(&self.socket, HvOption::ConnectedSuspend, on.into())?;
+        self.connected_suspend.store(on, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Accepts, waiting until `deadline` unless the listener is non-blocking.
@@ -86,19 +92,23 @@ impl Listener {
 
     /// Accepts what is there; `WouldBlock` if nothing is.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
-        let Some((socket, peer)) = hyperv::accept(&self.socket)? else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        let peer = SockAddrHv::from_bytes(&peer)
-            .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
-        // The word for it, or its id: asking for its name would take longer than a connection.
-        let caller = Peer::of_partition(PartitionRef::Id(peer.vm).to_string());
-        Ok(Stream::new(
-            Arc::new(socket),
-            self.local,
-            peer,
-            Some(caller),
-        ))
+        loop {
+            let Some((socket, peer)) = hyperv::accept(&self.socket)? else {
+                return Err(io::ErrorKind::WouldBlock.into());
+            };
+            let peer = SockAddrHv::from_bytes(&peer)
+                .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+            if self.connected_suspend.load(Ordering::Relaxed)
+                && hyperv::set_option(&socket, HvOption::ConnectedSuspend, 1).is_err()
+            {
+                // The listener's socket took it, so this connection is gone again.
+                continue;
+            }
+            // The word for it, or its id: asking for its name would take longer than a connection.
+            let caller = Peer::of_partition(PartitionRef::Id(peer.vm).to_string());
+            let (socket, caller) = (Arc::new(socket), Some(caller));
+            return Ok(Stream::new(socket, self.local, peer, caller));
+        }
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedSocket<'_> {
