@@ -33,6 +33,7 @@ fn services_exported_on_linux_are_imported_on_windows_and_back() {
     world.ok(["service", "register", "Demo", "--port", "2761"]);
     world.ok(["service", "register", "Sauvegarde à chaud 漢 😀 \"\\;[x]="]);
     world.ok(["service", "register", "backup", "--purpose", "Ночью"]);
+    world.ok(["service", "disable", "backup"]);
     let file = wine.folder().join("linux.reg");
     let file = file.to_str().expect("a path in Unicode");
     world.ok(["service", "export", "--reg", "--output", file]);
