@@ -33,6 +33,6 @@ pub use linux::{
 pub use linux::{set_nonblocking, take_error};
 #[cfg(windows)]
 pub use windows::{
-    compute_systems, errno, hyperv, poll, process, registry, set_nonblocking, stdio, stream,
-    take_error, turn,
+    compute_systems, errno, hyperv, poll, process, registry, rights, set_nonblocking, stdio,
+    stream, take_error, turn,
 };

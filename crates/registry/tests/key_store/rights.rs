@@ -1,47 +1,18 @@
 //! Keys that this user may not write to, or not even read.
 
-#![allow(
-    unsafe_code,
-    reason = "only the system's own calls set who may do what to a key"
-)]
-
-use std::ptr::null_mut;
-
 use hvsock_registry::key_store::KeyError;
-use windows_sys::Win32::Foundation::LocalFree;
-use windows_sys::Win32::Security::Authorization::{
-    ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
-};
-use windows_sys::Win32::Security::DACL_SECURITY_INFORMATION;
-use windows_sys::Win32::System::Registry::RegSetKeySecurity;
+use hvsock_sys::rights;
 
 use super::*;
 
 /// Lets everybody do what these rights say, and nothing else, if there is such a key.
-fn allow(path: &str, rights: &str) {
+fn allow(path: &str, allowed: &str) {
     const WRITE_DAC: u32 = 0x4_0000;
     let mut options = LOCAL_MACHINE.options();
     let Ok(key) = options.access(VIEW | WRITE_DAC).open(path) else {
         return;
     };
-    let sddl = format!("D:P(A;;{rights};;;WD)");
-    let sddl: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
-    let mut descriptor = null_mut();
-    // SAFETY: the text ends in a zero; what is given is freed below.
-    let made = unsafe {
-        ConvertStringSecurityDescriptorToSecurityDescriptorW(
-            sddl.as_ptr(),
-            SDDL_REVISION_1,
-            &mut descriptor,
-            null_mut(),
-        )
-    };
-    assert_ne!(made, 0, "{}", std::io::Error::last_os_error());
-    // SAFETY: the key is open, and the descriptor is the one just made.
-    let status = unsafe { RegSetKeySecurity(key.as_raw(), DACL_SECURITY_INFORMATION, descriptor) };
-    // SAFETY: the system has made it for the caller to free, and nobody has it any more.
-    unsafe { LocalFree(descriptor) };
-    assert_eq!(status, 0);
+    rights::set(&key, &format!("D:P(A;;{allowed};;;WD)")).expect("the rights are set");
 }
 
 /// Puts the rights back, so that the key can be removed.

@@ -34,6 +34,7 @@ pub mod hyperv;
 pub mod poll;
 pub mod process;
 pub mod registry;
+pub mod rights;
 mod socket;
 pub mod stdio;
 pub mod stream;

@@ -1,0 +1,41 @@
+//! Who may do what to a key of the registry.
+
+use std::io;
+use std::ptr::null_mut;
+
+use windows_registry::Key;
+use windows_sys::Win32::Foundation::{ERROR_SUCCESS, LocalFree};
+use windows_sys::Win32::Security::Authorization::{
+    ConvertStringSecurityDescriptorToSecurityDescriptorW, SDDL_REVISION_1,
+};
+use windows_sys::Win32::Security::DACL_SECURITY_INFORMATION;
+use windows_sys::Win32::System::Registry::RegSetKeySecurity;
+
+/// Replaces the access list of a key that was opened with the right to do so (`WRITE_DAC`).
+///
+/// `sddl` is a security descriptor as text, such as `D:P(A;;KA;;;WD)`: "Security Descriptor
+/// Definition Language" in Microsoft's documentation.
+pub fn set(key: &Key, sddl: &str) -> io::Result<()> {
+    let sddl: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
+    let mut descriptor = null_mut();
+    // SAFETY: the text ends in a zero; what is given is freed below.
+    let made = unsafe {
+        ConvertStringSecurityDescriptorToSecurityDescriptorW(
+            sddl.as_ptr(),
+            SDDL_REVISION_1,
+            &mut descriptor,
+            null_mut(),
+        )
+    };
+    if made == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the key is open, and the descriptor is the one just made.
+    let status = unsafe { RegSetKeySecurity(key.as_raw(), DACL_SECURITY_INFORMATION, descriptor) };
+    // SAFETY: the system has made it for the caller to free, and nobody has it any more.
+    unsafe { LocalFree(descriptor) };
+    match status {
+        ERROR_SUCCESS => Ok(()),
+        error => Err(io::Error::from_raw_os_error(error.cast_signed())),
+    }
+}
