@@ -2,8 +2,10 @@
 //! container to its host, whose bytes go through shared memory, or through descriptors between
 //! which the broker pumps them.
 
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+#[path = "../../hvsock/tests/blocking/mod.rs"]
+mod blocking;
+
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -12,17 +14,18 @@ use std::time::Duration;
 use std::{env, thread};
 
 use hvsock::{
-    Endpoint, HvAddr, HvListener, HvStream, Interest, PartitionRef, ServiceId,
-    Transport as Carrier, VmId,
+    Endpoint, HvAddr, HvListener, HvStream, PartitionRef, ServiceId, Transport as Carrier, VmId,
 };
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{
-    self, LONGEST_WAIT, Listen, Listener, MakePair, PairThroughBroker, PairWithProcess, Ready,
-    Reset, Role, Stream, ThroughBroker, Transport,
+    self, LONGEST_WAIT, Listen, Listener, MakePair, PairThroughBroker, PairWithProcess, Reset,
+    Role, ThroughBroker, Transport,
 };
 use hvsock_testkit::process::{Gathered, Running};
+
+use blocking::Blocking as Socket;
 
 /// Where this program finds its broker, if it is the peer of a test.
 const PEER_OF: &str = "HVSOCK_CONFORMANCE_PEER_OF";
@@ -298,46 +301,5 @@ impl Listener<Socket> for Listening {
 
     fn accept(&self, timeout: Duration) -> io::Result<Socket> {
         accept(&self.listener, timeout)
-    }
-}
-
-struct Socket(HvStream);
-
-impl Stream for Socket {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(buffer)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.0).write(bytes)
-    }
-
-    fn shutdown_write(&self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
-    }
-
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.0.set_read_timeout(Some(timeout))
-    }
-
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.0.set_write_timeout(Some(timeout))
-    }
-
-    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.0.set_nonblocking(nonblocking)
-    }
-
-    fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
-        let wanted = match (interest.read, interest.write) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (false, true) => Interest::WRITABLE,
-            _ => Interest::READABLE,
-        };
-        let ready = self.0.poll(wanted, Some(timeout))?;
-        Ok(Ready {
-            read: ready.is_readable(),
-            write: ready.is_writable(),
-        })
     }
 }

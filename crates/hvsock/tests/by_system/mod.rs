@@ -10,24 +10,26 @@
 //!   other side looks like the end of the data, too;
 //! - to have their connections broken by a broker's death: there is none.
 
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+#[path = "../blocking/mod.rs"]
+mod blocking;
+
+use std::io;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use hvsock::{
-    ConnectOptions, Endpoint, HvListener, HvStream, Interest, ListenOptions, ServiceId,
-    Transport as Carrier, VmId,
+    ConnectOptions, Endpoint, HvListener, HvStream, ListenOptions, ServiceId, Transport as Carrier,
+    VmId,
 };
 use hvsock_testkit::conformance::{
-    self, LONGEST_WAIT, Listen, Listener, MakePair, PairWithProcess, Ready, Role, Stream,
-    Transport, Trial,
+    self, LONGEST_WAIT, Listen, Listener, MakePair, PairWithProcess, Role, Stream, Transport, Trial,
 };
 use hvsock_testkit::process::Running;
 
 use crate::asynchronously::{Asynchronously, RUNTIME, bounded};
+use blocking::Blocking;
 
 /// Tells a process that plays a role to which port to connect.
 const PEER_OF: &str = "HVSOCK_TEST_PEER_OF";
@@ -231,8 +233,6 @@ impl End for Asynchronously {
     }
 }
 
-struct Blocking(HvStream);
-
 impl End for Blocking {
     type Listener = HvListener;
 
@@ -253,44 +253,5 @@ impl End for Blocking {
     fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Self> {
         let (stream, _) = listener.accept_timeout(timeout)?;
         Ok(Self(stream))
-    }
-}
-
-impl Stream for Blocking {
-    fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.0).read(buffer)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
-        (&self.0).write(bytes)
-    }
-
-    fn shutdown_write(&self) -> io::Result<()> {
-        self.0.shutdown(Shutdown::Write)
-    }
-
-    fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.0.set_read_timeout(Some(timeout))
-    }
-
-    fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
-        self.0.set_write_timeout(Some(timeout))
-    }
-
-    fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.0.set_nonblocking(nonblocking)
-    }
-
-    fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
-        let wanted = match (interest.read, interest.write) {
-            (true, true) => Interest::READABLE | Interest::WRITABLE,
-            (false, true) => Interest::WRITABLE,
-            _ => Interest::READABLE,
-        };
-        let ready = self.0.poll(wanted, Some(timeout))?;
-        Ok(Ready {
-            read: ready.is_readable(),
-            write: ready.is_writable(),
-        })
     }
 }
