@@ -1,0 +1,68 @@
+//! `hvsock-agent`: the guest's half of all integration services, in one program.
+
+#![forbid(unsafe_code)]
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use hvsock_services::guest;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
+
+/// The guest's half of hvsock's integration services
+///
+/// It runs in a Linux guest of any hypervisor or in a container, needs no configuration, and
+/// answers its parent only: the host, which reaches it with `hvsock exec`, `hvsock cp` and so on.
+#[derive(Debug, Parser)]
+#[command(name = "hvsock-agent", version)]
+struct Cli {
+    /// Say more
+    #[arg(long, short)]
+    verbose: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.verbose);
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).context("cannot catch signals")?;
+        let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch signals")?;
+        tokio::select! {
+            () = guest::run(guest::Config::new()) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        Ok(())
+    })
+}
+
+/// Logs to stderr: without times, which a journal adds, and in colour to a terminal only.
+fn log(verbose: bool) {
+    let level = match verbose {
+        true => LevelFilter::DEBUG,
+        false => LevelFilter::INFO,
+    };
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}

@@ -1,0 +1,49 @@
+//! The half in the guest: what the agent offers to its parent.
+
+pub mod shutdown;
+
+use hvsock::{Endpoint, VmId};
+
+use crate::link::{Offer, Place};
+
+/// What an agent is started with.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The way to the parent.
+    pub endpoint: Endpoint,
+}
+
+impl Config {
+    /// The defaults: the broker's endpoint if there is one, as in a container, else the kernel's
+    /// sockets, as in a virtual machine.
+    pub fn new() -> Self {
+        Self {
+            endpoint: Endpoint::from_env(),
+        }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Everything that an agent offers.
+fn offers(_config: &Config) -> Vec<Offer> {
+    vec![shutdown::offer()]
+}
+
+/// Serves the parent until dropped. What cannot be offered at present is tried again, so that an
+/// agent may start before its broker and outlive it.
+pub async fn run(config: Config) {
+    let place = Place {
+        endpoint: config.endpoint.clone(),
+        from: VmId::PARENT,
+    };
+    let mut tasks = tokio::task::JoinSet::new();
+    for offer in offers(&config) {
+        tasks.spawn(offer.serve(place.clone()));
+    }
+    while tasks.join_next().await.is_some() {}
+}

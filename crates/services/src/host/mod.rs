@@ -1,0 +1,1 @@
+//! The half on the host: what the command and the broker call and offer.

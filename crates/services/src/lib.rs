@@ -1,0 +1,21 @@
+//! Integration services: what a virtual machine's owner does with it beside running it, for Linux
+//! guests of any hypervisor and for containers.
+//!
+//! Each is a service like any other: a GUID on the vsock template, a friendly name, an entry in the
+//! host's registry that says who may use it, and an open interface, which docs/services.md
+//! describes. Nothing here has a way of its own to the other side: all of it is built on the
+//! public API of [`hvsock`], so that it is also an example of how to make your own.
+//!
+//! - [`catalog`]: which services there are, with their ports and names.
+//! - [`guest`]: the half in the guest, which the program `hvsock-agent` runs.
+//! - [`host`]: the half on the host, which the command `hvsock` and its broker use.
+//! - [`link`]: how both halves meet: gRPC, or a bare stream where throughput matters.
+//! - [`wire`]: the interfaces, as generated from `proto`.
+
+#![forbid(unsafe_code)]
+
+pub mod catalog;
+pub mod guest;
+pub mod host;
+pub mod link;
+pub mod wire;

@@ -1,0 +1,9 @@
+//! How the two halves of a service meet: one end offers, the other calls, and either speaks gRPC
+//! or uses the stream as it is.
+
+mod call;
+mod carrier;
+mod offer;
+
+pub use call::{CallError, Target};
+pub use offer::{Offer, Place};

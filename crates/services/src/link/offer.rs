@@ -1,0 +1,201 @@
+//! The end that offers: it listens for as long as it runs, through restarts of the broker and
+//! while its service is switched off.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use hvsock::tokio::{HvListener, HvStream};
+use hvsock::{Endpoint, HvAddr, ListenOptions, VmId};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tonic::service::Routes;
+use tonic::transport::Server;
+
+use super::carrier::Carrier;
+use crate::catalog::Integration;
+
+/// The most connections that one service serves at once; more wait in the listener's backlog.
+const CONNECTIONS: usize = 256;
+
+/// The most calls at once on one connection that carries gRPC.
+const CALLS: u32 = 64;
+
+/// Where an offer is made.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The way to the broker, or the kernel's sockets in a guest.
+    pub endpoint: Endpoint,
+    /// Whom to accept: [`VmId::PARENT`] in a guest, [`VmId::CHILDREN`] on a host.
+    pub from: VmId,
+}
+
+type Handler = Arc<dyn Fn(HvStream) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
+
+#[derive(Clone)]
+enum How {
+    Calls(Routes),
+    Streams(Handler),
+}
+
+/// A service together with what serves it.
+#[derive(Clone)]
+pub struct Offer {
+    service: &'static Integration,
+    how: How,
+}
+
+impl fmt::Debug for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Offer")
+            .field("service", &self.service.key)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Offer {
+    /// A service whose connections carry gRPC. A call finds who is at the other end in its
+    /// request's extensions, as `Option<hvsock::Peer>`.
+    pub fn calls(service: &'static Integration, routes: Routes) -> Self {
+        let how = How::Calls(routes);
+        Self { service, how }
+    }
+
+    /// A service whose connections are handled one by one. A connection ends when its handler
+    /// does.
+    pub fn streams<F, Fut>(service: &'static Integration, handler: F) -> Self
+    where
+        F: Fn(HvStream) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = ()> + Send + 'static,
+    {
+        let how = How::Streams(Arc::new(move |stream| Box::pin(handler(stream))));
+        Self { service, how }
+    }
+
+    /// Which service.
+    pub fn service(&self) -> &'static Integration {
+        self.service
+    }
+
+    /// Listens and serves until dropped. Where it cannot listen it tries again, quickly at first,
+    /// and says so once for each reason.
+    pub async fn serve(self, place: Place) {
+        let mut pause = Pause::default();
+        let mut told = None;
+        loop {
+            match self.listen(&place).await {
+                Ok(listener) => {
+                    if told.take().is_some() {
+                        tracing::info!("{} is offered again", self.service.name);
+                    }
+                    pause = Pause::default();
+                    let error = self.accept_all(&listener).await;
+                    tracing::debug!("{} is cut off: {error}", self.service.name);
+                }
+                Err(error) => {
+                    let reason = error.to_string();
+                    if told.as_ref() != Some(&reason) {
+                        tracing::warn!("{} cannot be offered: {reason}", self.service.name);
+                        told = Some(reason);
+                    }
+                }
+            }
+            tokio::time::sleep(pause.next()).await;
+        }
+    }
+
+    async fn listen(&self, place: &Place) -> io::Result<HvListener> {
+        let options = ListenOptions::new().endpoint(&place.endpoint);
+        let address = HvAddr::new(place.from, self.service.id());
+        HvListener::bind_with(&options, address).await
+    }
+
+    /// Serves what comes until the listener fails.
+    async fn accept_all(&self, listener: &HvListener) -> io::Error {
+        let room = Arc::new(Semaphore::new(CONNECTIONS));
+        match &self.how {
+            How::Streams(handler) => loop {
+                let (stream, permit) = match accept(listener, &room).await {
+                    Ok(accepted) => accepted,
+                    Err(error) => return error,
+                };
+                let handled = handler(stream);
+                tokio::spawn(async move {
+                    handled.await;
+                    drop(permit);
+                });
+            },
+            How::Calls(routes) => {
+                let (ended, end) = oneshot::channel();
+                let incoming = carriers(listener, &room, ended);
+                let served = Server::builder()
+                    .max_concurrent_streams(CALLS)
+                    .add_routes(routes.clone())
+                    .serve_with_incoming(incoming)
+                    .await;
+                match (end.await, served) {
+                    (Ok(error), _) => error,
+                    (Err(_), served) => io::Error::other(format!("{served:?}")),
+                }
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: &HvListener,
+    room: &Arc<Semaphore>,
+) -> io::Result<(HvStream, OwnedSemaphorePermit)> {
+    let permit = Arc::clone(room).acquire_owned().await;
+    let permit = permit.map_err(io::Error::other)?;
+    let (stream, _) = listener.accept().await?;
+    Ok((stream, permit))
+}
+
+/// What is accepted, as tonic takes it. It ends when the listener fails, and `ended` hears why.
+fn carriers(
+    listener: &HvListener,
+    room: &Arc<Semaphore>,
+    ended: oneshot::Sender<io::Error>,
+) -> impl Stream<Item = io::Result<Carrier>> {
+    stream::unfold(Some(ended), async move |ended| {
+        let ended = ended?;
+        match accept(listener, room).await {
+            Ok((stream, permit)) => Some((Ok(Carrier::new(stream, permit)), Some(ended))),
+            Err(error) => {
+                let _ = ended.send(error);
+                None
+            }
+        }
+    })
+}
+
+/// How long to wait before the next attempt: not at all at first, and then ever longer.
+#[derive(Debug, Default)]
+pub(crate) struct Pause(Duration);
+
+impl Pause {
+    const FIRST: Duration = Duration::from_millis(250);
+    const LONGEST: Duration = Duration::from_secs(4);
+
+    pub(crate) fn next(&mut self) -> Duration {
+        let now = self.0;
+        self.0 = (now * 2).clamp(Self::FIRST, Self::LONGEST);
+        now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attempts_come_at_once_and_then_ever_more_slowly() {
+        let mut pause = Pause::default();
+        let waits: Vec<u128> = (0..8).map(|_| pause.next().as_millis()).collect();
+        assert_eq!(waits, [0, 250, 500, 1000, 2000, 4000, 4000, 4000]);
+    }
+}

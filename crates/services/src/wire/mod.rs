@@ -1,0 +1,13 @@
+//! The interfaces, as generated from the files in `proto`, one module for each.
+
+#![allow(
+    missing_docs,
+    unused_qualifications,
+    clippy::all,
+    reason = "generated code, described in its .proto file"
+)]
+
+/// Orderly power-off and reboot.
+pub mod shutdown {
+    tonic::include_proto!("hvsock.shutdown.v1");
+}
