@@ -1,6 +1,10 @@
 //! The half in the guest: what the agent offers to its parent.
 
+pub mod addresses;
+pub mod kvp;
 pub mod shutdown;
+
+use std::path::PathBuf;
 
 use hvsock::{Endpoint, VmId};
 
@@ -11,6 +15,8 @@ use crate::link::{Offer, Place};
 pub struct Config {
     /// The way to the parent.
     pub endpoint: Endpoint,
+    /// Where the pools of key-value pairs lie; where Hyper-V has them, if this is `None`.
+    pub kvp: Option<PathBuf>,
 }
 
 impl Config {
@@ -19,6 +25,7 @@ impl Config {
     pub fn new() -> Self {
         Self {
             endpoint: Endpoint::from_env(),
+            kvp: std::env::var_os("HVSOCK_KVP_DIR").map(PathBuf::from),
         }
     }
 }
@@ -30,8 +37,8 @@ impl Default for Config {
 }
 
 /// Everything that an agent offers.
-fn offers(_config: &Config) -> Vec<Offer> {
-    vec![shutdown::offer()]
+fn offers(config: &Config) -> Vec<Offer> {
+    vec![kvp::offer(config.kvp.clone()), shutdown::offer()]
 }
 
 /// Serves the parent until dropped. What cannot be offered at present is tried again, so that an

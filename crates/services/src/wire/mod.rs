@@ -7,6 +7,11 @@
     reason = "generated code, described in its .proto file"
 )]
 
+/// Key-value pairs.
+pub mod kvp {
+    tonic::include_proto!("hvsock.kvp.v1");
+}
+
 /// Orderly power-off and reboot.
 pub mod shutdown {
     tonic::include_proto!("hvsock.shutdown.v1");

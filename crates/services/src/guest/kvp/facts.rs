@@ -1,0 +1,161 @@
+//! What the automatic pool says, under the names that Hyper-V's daemon for Linux has.
+
+use std::fs;
+
+use super::pool::{Pool, VALUE};
+use crate::guest::addresses;
+
+/// The facts as they are now.
+pub fn gather() -> Pool {
+    let uname = rustix::system::uname();
+    let word = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
+    let release = word(uname.release());
+    let os = fs::read_to_string("/etc/os-release")
+        .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
+        .unwrap_or_default();
+    let os = Os::parse(&os);
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let addresses = addresses::all();
+    let facts = [
+        (
+            "FullyQualifiedDomainName",
+            qualified(&word(uname.nodename()), &hosts),
+        ),
+        (
+            "IntegrationServicesVersion",
+            env!("CARGO_PKG_VERSION").into(),
+        ),
+        ("NetworkAddressIPv4", joined(&addresses.v4)),
+        ("NetworkAddressIPv6", joined(&addresses.v6)),
+        ("OSBuildNumber", release.clone()),
+        ("OSName", os.name.unwrap_or_else(|| word(uname.sysname()))),
+        ("OSMajorVersion", os.major),
+        ("OSMinorVersion", os.minor),
+        ("OSVersion", until_dash(&release).to_owned()),
+        ("ProcessorArchitecture", word(uname.machine())),
+    ];
+    let mut pool = Pool::default();
+    for (key, mut value) in facts {
+        value.truncate(value.floor_char_boundary(VALUE - 1));
+        // All keys are good, and so are the values but for a zero byte, which then is no fact.
+        let _ = pool.set(key, &value);
+    }
+    pool
+}
+
+/// What `os-release` says of itself.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Os {
+    name: Option<String>,
+    major: String,
+    minor: String,
+}
+
+impl Os {
+    fn parse(file: &str) -> Self {
+        let value = |key: &str| {
+            let mut lines = file.lines();
+            let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            value.map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
+        };
+        let version = value("VERSION_ID").unwrap_or_default();
+        let (major, minor) = version.split_once('.').unwrap_or((&version, ""));
+        Self {
+            name: value("NAME"),
+            major: major.to_owned(),
+            minor: minor.to_owned(),
+        }
+    }
+}
+
+/// The host's name with its domain, as far as `/etc/hosts` knows it. To ask a name server takes
+/// time that a fact is not worth.
+fn qualified(name: &str, hosts: &str) -> String {
+    let lines = hosts.lines();
+    let mut names = lines.flat_map(|line| {
+        let (line, _) = line.split_once('#').unwrap_or((line, ""));
+        line.split_whitespace().skip(1)
+    });
+    let found = names.find(|found| {
+        let rest = found.strip_prefix(name);
+        rest.is_some_and(|rest| rest.starts_with('.') && rest.len() > 1)
+    });
+    found.unwrap_or(name).to_owned()
+}
+
+/// A kernel's release as the numbers that a host of Hyper-V expects.
+fn until_dash(release: &str) -> &str {
+    release.split_once('-').map_or(release, |(start, _)| start)
+}
+
+/// As many addresses as fit into a value, whole ones.
+fn joined(addresses: &[impl ToString]) -> String {
+    let mut all = String::new();
+    for address in addresses {
+        let address = address.to_string();
+        if all.len() + 1 + address.len() >= VALUE {
+            break;
+        }
+        if !all.is_empty() {
+            all.push(';');
+        }
+        all.push_str(&address);
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use super::*;
+
+    #[test]
+    fn the_names_are_those_of_hyper_vs_daemon() {
+        let pool = gather();
+        let keys: Vec<&str> = pool.iter().map(|(key, _)| key).collect();
+        let expected = "FullyQualifiedDomainName IntegrationServicesVersion NetworkAddressIPv4 \
+                        NetworkAddressIPv6 OSBuildNumber OSName OSMajorVersion OSMinorVersion \
+                        OSVersion ProcessorArchitecture";
+        assert_eq!(keys.join(" "), expected);
+        let machine = rustix::system::uname()
+            .machine()
+            .to_str()
+            .unwrap()
+            .to_owned();
+        assert_eq!(pool.get("ProcessorArchitecture"), Some(machine.as_str()));
+    }
+
+    #[test]
+    fn os_release_is_read_with_and_without_quotes() {
+        let os = Os::parse("PRETTY_NAME=\"x\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID='12.5'\n");
+        assert_eq!(os.name.as_deref(), Some("Debian GNU/Linux"));
+        assert_eq!((os.major.as_str(), os.minor.as_str()), ("12", "5"));
+        assert_eq!(Os::parse("VERSION_ID=40").major, "40");
+        assert_eq!(Os::parse("#"), Os::default());
+    }
+
+    #[test]
+    fn the_domain_is_what_the_hosts_file_says() {
+        let hosts = "127.0.0.1 localhost\n127.0.1.1 web.example.org web # web.wrong\n";
+        assert_eq!(qualified("web", hosts), "web.example.org");
+        assert_eq!(qualified("we", hosts), "we");
+        assert_eq!(qualified("web", ""), "web");
+    }
+
+    #[test]
+    fn the_version_is_numbers_only() {
+        assert_eq!(until_dash("6.12.9-cloud-amd64"), "6.12.9");
+        assert_eq!(until_dash("6.12.9"), "6.12.9");
+    }
+
+    #[test]
+    fn addresses_that_do_not_fit_are_left_out_whole() {
+        let address = Ipv6Addr::LOCALHOST;
+        assert_eq!(joined(&[address, address]), "::1;::1");
+        let many = joined(&[Ipv6Addr::from(u128::MAX); 100]);
+        assert!(many.len() < VALUE);
+        let full = Ipv6Addr::from(u128::MAX).to_string();
+        assert!(many.split(';').all(|one| one == full));
+    }
+}
