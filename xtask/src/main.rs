@@ -63,6 +63,12 @@ const CHORES: &[Chore] = &[
         run: deny::run,
     },
     Chore {
+        name: "agent",
+        arguments: "",
+        about: "build hvsock-agent for guests: static, optimised for size; prints where it is",
+        run: statically::agent,
+    },
+    Chore {
         name: "vsock-test",
         arguments: "[ARGS…]",
         about: "run the Linux kernel's own tests of vsock between two real guests, both ways; \

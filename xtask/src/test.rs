@@ -30,14 +30,18 @@ pub fn run(arguments: &[String]) -> Result<()> {
 pub fn prepare(timings: &mut Timings) -> Result<Programs> {
     timings.step("test tools", tools::install_missing)?;
     timings.step("guest kernel", tools::have_guest_kernel)?;
-    match timings.step("static hvsock", statically::build) {
-        Ok(binary) => Ok(vec![(statically::VARIABLE, binary)]),
-        Err(error) if run::in_ci() => Err(error),
-        Err(error) => {
-            eprintln!("skipped: the tests that put hvsock into a container: {error:#}");
-            Ok(Programs::new())
+    let mut programs = Programs::new();
+    for program in [&statically::COMMAND, &statically::AGENT] {
+        match timings.step(program.variable, || program.build()) {
+            Ok(binary) => programs.push((program.variable, binary)),
+            Err(error) if run::in_ci() => return Err(error),
+            Err(error) => eprintln!(
+                "skipped: the tests that need {} in a container or guest: {error:#}",
+                program.variable
+            ),
         }
     }
+    Ok(programs)
 }
 
 /// Runs the examples in the documentation of all libraries, which nextest cannot.

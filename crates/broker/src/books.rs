@@ -5,7 +5,7 @@
 use std::ffi::OsString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hvsock_address::{PartitionName, VmId};
+use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{PartitionKind, PartitionSpec, PartitionState};
 use hvsock_registry::Registration;
@@ -35,8 +35,23 @@ impl ServiceBook {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn registrations(&self) -> Vec<Registration> {
-        self.lock().registrations().cloned().collect()
+    /// The registrations in force, and of each whether it is as it was built in.
+    pub(crate) fn registrations(&self) -> Vec<(Registration, bool)> {
+        let store = self.lock();
+        let registrations = store.registrations();
+        registrations
+            .map(|one| (one.clone(), store.is_built_in(one.id)))
+            .collect()
+    }
+
+    /// How many are as they were built in.
+    pub(crate) fn built_in_count(&self) -> usize {
+        self.lock().built_in_count()
+    }
+
+    /// Whether one is.
+    pub(crate) fn is_built_in(&self, id: ServiceId) -> bool {
+        self.lock().is_built_in(id)
     }
 
     /// What is wrong with files, one sentence each.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hvsock_address::PartitionName;
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{Limits, RegisterError};
+use hvsock_registry::Registration;
 use hvsock_registry::folder::FolderError;
 use hvsock_registry::store::StoreError;
 
@@ -30,6 +31,9 @@ pub struct BrokerConfig {
     pub shared_memory: bool,
     /// Whether to serve the control API.
     pub control: bool,
+    /// Registrations that hold while they have no file in the folder of services, such as those
+    /// of integration services. An operator may change them and not unregister them.
+    pub built_in: Vec<Registration>,
 }
 
 impl BrokerConfig {
@@ -45,6 +49,7 @@ impl BrokerConfig {
             idle_sessions: 1024,
             shared_memory: true,
             control: true,
+            built_in: Vec::new(),
         }
     }
 }

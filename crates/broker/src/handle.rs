@@ -127,7 +127,7 @@ impl Handle {
             run_dir: self.about.dirs.run.clone(),
             config_dir: self.about.dirs.config.clone(),
             partition: self.about.partition.clone(),
-            services: self.call(|core| core.service_count())?,
+            services: self.call(|core| core.service_count())? - self.services.built_in_count(),
             partitions: census.partitions,
             listeners: census.listeners,
             connections: census.connections,
@@ -135,20 +135,24 @@ impl Handle {
         })
     }
 
-    /// Every registration by friendly name, with what uses it; with `in_box` those that ship
-    /// with Windows as well.
-    pub fn services(&self, in_box: bool) -> Result<Vec<Service>, ControlError> {
+    /// Every registration by friendly name, with what uses it; with `all` those as well that are
+    /// built in and nobody has changed, and those that ship with Windows.
+    pub fn services(&self, all: bool) -> Result<Vec<Service>, ControlError> {
         let (usage, leases) = self.call(|core| (core.usage(), core.leases()))?;
         let mut registrations = self.services.registrations();
-        registrations.extend(leases);
+        registrations.retain(|(_, built_in)| all || !built_in);
+        registrations.extend(leases.into_iter().map(|lease| (lease, false)));
         let mut services: Vec<Service> = registrations
             .into_iter()
-            .map(|registration| {
+            .map(|(registration, built_in)| {
                 let usage = usage.get(&registration.id).copied().unwrap_or_default();
-                usage.of(registration)
+                Service {
+                    built_in,
+                    ..usage.of(registration)
+                }
             })
             .collect();
-        if in_box {
+        if all {
             services.extend(Service::in_box());
         }
         services.sort_by_cached_key(|service| service.name.folded());
@@ -169,7 +173,11 @@ impl Handle {
                 Some(usage.of(registration))
             })?
         };
-        found.ok_or_else(|| unknown_service(service))
+        let found = found.ok_or_else(|| unknown_service(service))?;
+        Ok(Service {
+            built_in: self.services.is_built_in(found.id),
+            ..found
+        })
     }
 
     /// Registers a service, for good.
@@ -210,9 +218,13 @@ impl Handle {
             .collect())
     }
 
-    /// Every registration that is kept, for an export.
+    /// Every registration that is kept on disk, for an export.
     pub fn export(&self) -> Vec<Registration> {
-        let mut registrations = self.services.registrations();
+        let registrations = self.services.registrations().into_iter();
+        let mut registrations: Vec<Registration> = registrations
+            .filter(|(_, built_in)| !built_in)
+            .map(|(registration, _)| registration)
+            .collect();
         registrations.sort_by_cached_key(|registration| registration.name.folded());
         registrations
     }
@@ -259,7 +271,8 @@ impl Handle {
         self.service(&id.into())
     }
 
-    /// Unregisters a service; its listeners and connections are cut.
+    /// Unregisters a service; its listeners and connections are cut. One that is built in is then as
+    /// it was built in.
     pub fn unregister(&self, service: &ServiceRef) -> Result<Service, ControlError> {
         let gone = self.service(service)?;
         let id = gone.id;
@@ -268,7 +281,9 @@ impl Handle {
             let changes = store.remove(id)?;
             self.apply(changes)?;
         }
-        self.call(move |core| core.unregister(id))?;
+        if !store.is_built_in(id) {
+            self.call(move |core| core.unregister(id))?;
+        }
         Ok(gone)
     }
 

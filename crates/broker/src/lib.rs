@@ -24,7 +24,7 @@ mod watch;
 
 use std::sync::Arc;
 
-use hvsock_registry::store::FolderStore;
+use hvsock_registry::store::{self, FolderStore};
 
 pub use config::{BrokerConfig, StartError};
 pub use events::EventStream;
@@ -32,6 +32,7 @@ pub use handle::{ControlError, Handle};
 /// What an operator sees: the values that the control API sends and takes, as the broker's own
 /// functions return them.
 pub use hvsock_control as model;
+pub use hvsock_registry::{AccessRule, Registration};
 
 use api::ControlServer;
 use books::{PartitionBook, ServiceBook};
@@ -56,7 +57,11 @@ impl Broker {
             tracing::warn!(%error, "cannot raise the limit of open descriptors");
         }
         let held = folders::hold(&config.dirs)?;
-        let (store, report) = FolderStore::open(&config.dirs.config)?;
+        let options = store::Options {
+            built_in: config.built_in.clone(),
+            ..store::Options::default()
+        };
+        let (store, report) = FolderStore::open_with(&config.dirs.config, options)?;
         for problem in &report.problems {
             tracing::warn!("{problem}");
         }

@@ -58,10 +58,19 @@ impl std::error::Error for Failure {}
 #[error("nobody reads the output any more")]
 pub struct OutputGone;
 
+/// What was run elsewhere ended with this exit status, which becomes our own; there is nothing to
+/// say about it.
+#[derive(Debug, thiserror::Error)]
+#[error("it ended with exit status {0}")]
+pub struct Ended(pub u8);
+
 /// Tells the failure and says which exit status it has.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<OutputGone>() {
         return ExitCode::SUCCESS;
+    }
+    if let Some(Ended(status)) = error.downcast_ref() {
+        return ExitCode::from(*status);
     }
     let red = AnsiColor::Red.on_default().bold();
     say(red, "error", &format!("{error:#}"));

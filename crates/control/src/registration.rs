@@ -61,6 +61,7 @@ impl Service {
             purpose: registration.purpose,
             lease: registration.lease,
             in_box: false,
+            built_in: false,
             listeners,
             connections,
         }

@@ -43,6 +43,9 @@ pub struct Service {
     pub lease: bool,
     /// Whether it ships with Windows and is only listed so that nobody takes its GUID.
     pub in_box: bool,
+    /// Whether it is built into the broker and nobody has changed it.
+    #[serde(default)]
+    pub built_in: bool,
     /// How many listeners offer it now.
     pub listeners: usize,
     /// How many connections it has now.

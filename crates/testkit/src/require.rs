@@ -16,6 +16,10 @@ use std::process::{Command, Stdio};
 /// The variable that holds the path of a static `hvsock`; `cargo xtask test` builds it and sets it.
 pub const STATIC_HVSOCK: &str = "HVSOCK_TEST_STATIC_BIN";
 
+/// The variable that holds the path of a static `hvsock-agent`, as it ships; `cargo xtask test` builds it
+/// and sets it.
+pub const STATIC_AGENT: &str = "HVSOCK_TEST_STATIC_AGENT";
+
 /// The variable that holds the path of `hvsock.exe`; `cargo xtask windows` builds it and sets it.
 pub const WINDOWS_HVSOCK: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
@@ -36,6 +40,11 @@ pub fn python3() -> Option<PathBuf> {
 /// The path of a statically linked `hvsock`, which runs in a container with nothing else in it.
 pub fn static_hvsock() -> Option<PathBuf> {
     found(built(STATIC_HVSOCK, "test"))
+}
+
+/// The path of a statically linked `hvsock-agent`, which runs in any guest and container.
+pub fn static_agent() -> Option<PathBuf> {
+    found(built(STATIC_AGENT, "test"))
 }
 
 /// The path of `hvsock.exe`, which Wine runs.

@@ -96,7 +96,8 @@ impl Client {
         self.get("/v1/status")
     }
 
-    /// Every registration; with `all` also those that ship with Windows.
+    /// Every registration; with `all` also those that are built in and those that ship with
+    /// Windows.
     pub fn services(&self, all: bool) -> Result<Vec<Service>> {
         self.get(&format!("/v1/services?all={all}"))
     }

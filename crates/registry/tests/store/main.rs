@@ -2,6 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
+mod built_in;
 mod faults;
 mod many;
 mod random;

@@ -18,7 +18,8 @@ use crate::model::{ErrorBody, NewService, Service, ServiceChange};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
-    /// Also those that ship with Windows and are not registered here.
+    /// Also those that are built into the broker and nobody has changed, and those that ship with
+    /// Windows and are not registered here.
     #[serde(default)]
     all: bool,
 }

@@ -56,7 +56,7 @@ pub struct Register {
 /// List services
 #[derive(Debug, Args)]
 pub struct List {
-    /// Also those that ship with Windows, which nobody may take
+    /// Also those that are built in, and those that ship with Windows, which nobody may take
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -196,6 +196,7 @@ fn state(service: &hvsock_control::Service) -> &'static str {
     match service {
         _ if service.in_box => "in-box",
         _ if !service.enabled => "disabled",
+        _ if service.built_in => "built in",
         _ if service.lease => "lease",
         _ => "enabled",
     }

@@ -3,6 +3,8 @@
 mod advice;
 pub mod clipboard;
 mod command;
+#[allow(dead_code, reason = "the commands that use it follow")]
+pub mod guest_services;
 pub mod help;
 mod measure;
 mod output;

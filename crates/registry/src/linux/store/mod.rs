@@ -34,7 +34,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hvsock_address::ServiceId;
+use hvsock_address::{ElementName, ServiceId};
 
 use self::state::{DEFAULTS, Log, State};
 pub use self::watch::{Changed, Watch, watch};
@@ -64,13 +64,16 @@ pub struct FolderStore {
     untold: Log,
 }
 
-/// Bounds of a store.
-#[derive(Clone, Copy, Debug)]
+/// Bounds of a store, and what it knows without files.
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The most registrations.
     pub limit: usize,
     /// How long a write waits for another process's.
     pub lock_wait: Duration,
+    /// Registrations that hold while they have no file. Changing one gives it a file; removing
+    /// that file brings back what is built in.
+    pub built_in: Vec<Registration>,
 }
 
 impl Default for Options {
@@ -78,6 +81,7 @@ impl Default for Options {
         Self {
             limit: 1_000_000,
             lock_wait: Duration::from_secs(5),
+            built_in: Vec::new(),
         }
     }
 }
@@ -130,6 +134,9 @@ pub enum StoreError {
     /// No such registration is on disk.
     #[error("no service {0} is registered in this folder")]
     NotRegistered(ServiceId),
+    /// It is there without a file, so there is nothing to remove.
+    #[error("`{0}` is built in and cannot be unregistered; disable it instead")]
+    BuiltIn(ElementName),
     /// The file must be mended by hand before it can be changed.
     #[error("{0}; mend or remove the file first")]
     Broken(FileProblem),
@@ -201,7 +208,7 @@ impl FolderStore {
         let mut store = Self {
             listed: place.services.stamp().ok(),
             place,
-            state: State::new(options.limit),
+            state: State::new(options.limit, options.built_in.clone()),
             options,
             generation,
             untold: Log::default(),
@@ -212,6 +219,7 @@ impl FolderStore {
         };
         store.state.load_defaults(&store.place.config, &mut log);
         store.state.rescan(&store.place.services, &mut log);
+        store.state.load_built_in(&store.place.services, &mut log);
         report.registrations = store.state.registry.len();
         report.problems = store.state.problems.values().cloned().collect();
         report.more_problems = store.state.more_problems;
@@ -226,6 +234,16 @@ impl FolderStore {
     /// The registrations in force, by name.
     pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
         self.state.registry.iter()
+    }
+
+    /// Whether what holds for this id is what is built in, and no file.
+    pub fn is_built_in(&self, id: ServiceId) -> bool {
+        self.state.built_in(id).is_some()
+    }
+
+    /// How many registrations are as they were built in.
+    pub fn built_in_count(&self) -> usize {
+        self.state.built_in_count()
     }
 
     /// What is wrong with files at present: the first thousand.

@@ -40,6 +40,8 @@ pub(super) struct State {
     pub more_problems: usize,
     /// The most registrations that are taken in.
     limit: usize,
+    /// What holds for these ids while they have no file.
+    built_in: BTreeMap<ServiceId, Registration>,
 }
 
 /// What one registration has at a time, and others may wait for.
@@ -84,11 +86,29 @@ pub(super) struct Log {
 }
 
 impl State {
-    pub fn new(limit: usize) -> Self {
+    pub fn new(limit: usize, built_in: Vec<Registration>) -> Self {
         Self {
             limit,
+            built_in: built_in.into_iter().map(|one| (one.id, one)).collect(),
             ..Self::default()
         }
+    }
+
+    /// How many registrations in force are built in.
+    pub fn built_in_count(&self) -> usize {
+        let in_force = |id: &&ServiceId| !self.knows(**id) && self.registry.get(**id).is_some();
+        self.built_in.keys().filter(in_force).count()
+    }
+
+    /// Takes in what is built in and has no file, once all files have been looked at.
+    pub fn load_built_in(&mut self, folder: &Folder, log: &mut Log) {
+        let without_file = self.built_in.keys().filter(|id| !self.knows(**id));
+        self.load_all(folder, without_file.copied().collect(), log);
+    }
+
+    /// What is built in for this id, if no file stands in its place.
+    pub fn built_in(&self, id: ServiceId) -> Option<&Registration> {
+        self.built_in.get(&id).filter(|_| !self.knows(id))
     }
 
     /// Whether a file is known to be there.
@@ -145,6 +165,8 @@ impl State {
             .problems
             .keys()
             .filter(|name| is_toml(name) && names.binary_search(name).is_err())
+            // What is built in may want what a file has.
+            .filter(|name| service_id(name).is_none_or(|id| self.built_in(id).is_none()))
             .cloned()
             .collect();
         for name in solved {
@@ -219,12 +241,11 @@ impl State {
         waiting.rev().copied().collect()
     }
 
-    /// Forgets a file that is no longer there; gives what it said.
-    pub fn forget(&mut self, id: ServiceId, log: &mut Log) -> Option<Registration> {
+    /// Forgets a file that is no longer there.
+    fn forget(&mut self, id: ServiceId, log: &mut Log) {
         self.files.remove(&id);
         self.wait_for(id, None);
         self.solved(&file_name(id), log);
-        self.registry.remove(id)
     }
 
     fn is_as_seen(&self, folder: &Folder, id: ServiceId, name: &OsStr) -> bool {
@@ -265,11 +286,17 @@ impl State {
         let name = file_name(id);
         let new = match found {
             Found::Nothing => {
-                let Some(old) = self.forget(id, log) else {
-                    return Vec::new();
-                };
-                log.changes.push(Change::Removed(id));
-                return Wish::all(&old);
+                self.forget(id, log);
+                match self.built_in(id) {
+                    Some(built_in) => built_in.clone(),
+                    None => {
+                        let Some(old) = self.registry.remove(id) else {
+                            return Vec::new();
+                        };
+                        log.changes.push(Change::Removed(id));
+                        return Wish::all(&old);
+                    }
+                }
             }
             Found::Problem(problem) => {
                 self.wait_for(id, None);

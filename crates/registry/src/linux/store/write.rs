@@ -68,6 +68,9 @@ impl FolderStore {
     pub fn remove(&mut self, id: ServiceId) -> Result<Vec<Change>, StoreError> {
         let mut lock = self.locked()?;
         self.look_at(id);
+        if let Some(built_in) = self.state.built_in(id) {
+            return Err(StoreError::BuiltIn(built_in.name.clone()));
+        }
         if !self.state.knows(id) {
             return Err(StoreError::NotRegistered(id));
         }
@@ -77,10 +80,8 @@ impl FolderStore {
         if let Err(error @ WriteError::Unchanged { .. }) = removed {
             return Err(error.into());
         }
-        if let Some(old) = self.state.forget(id, &mut self.untold) {
-            self.untold.changes.push(Change::Removed(id));
-            self.freed(&Wish::all(&old));
-        }
+        // Whoever waits for what it had comes into force, or what is built in for its id.
+        self.state.load(&self.place.services, id, &mut self.untold);
         self.listed = self.place.services.stamp().ok();
         removed?;
         Ok(self.told())
@@ -100,21 +101,31 @@ impl FolderStore {
         }
         let contents = self.place.services.read(&name);
         let contents = contents.map_err(StoreError::Broken)?;
-        let old = self.state.registry.get(id).cloned();
-        let (Some(old), Some(contents)) = (old, contents) else {
+        let Some(old) = self.state.registry.get(id).cloned() else {
             return Err(StoreError::NotRegistered(id));
         };
+        let built_in = self.state.built_in(id).is_some();
+        if contents.is_none() && !built_in {
+            return Err(StoreError::NotRegistered(id));
+        }
         let mut new = old.clone();
         change(&mut new);
         if new == old {
             return Ok(self.told());
         }
-        let path = self.place.services.path().join(&name);
-        let text = edit::edit(&path, &contents.bytes, &new).map_err(StoreError::Broken)?;
+        let (text, mode) = match contents {
+            Some(contents) => {
+                let path = self.place.services.path().join(&name);
+                let text = edit::edit(&path, &contents.bytes, &new);
+                (text.map_err(StoreError::Broken)?, contents.mode)
+            }
+            // What is built in gets a file once it says something else.
+            None => (format::document(&new).to_string(), NEW_FILE),
+        };
         self.check_storable(&new, &text)?;
         let (old_name, new_name) = (old.name.folded(), new.name.folded());
         self.state.registry.replace(new)?;
-        self.commit(lock, id, Some(old), &text, contents.mode)?;
+        self.commit(lock, id, Some(old), &text, mode)?;
         if old_name != new_name {
             self.freed(&[Wish::Name(old_name)]);
         }

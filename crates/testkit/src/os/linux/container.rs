@@ -74,6 +74,30 @@ impl Bundle {
         })
     }
 
+    /// Copies a file of the host into the rootfs, with its mode. A program must be a static one.
+    pub fn copy_in(&mut self, host: &Path, inside: &str) -> io::Result<&mut Self> {
+        let place = self.in_rootfs(inside)?;
+        fs::copy(host, place)?;
+        Ok(self)
+    }
+
+    /// Makes a symbolic link in the rootfs.
+    pub fn link_in(&mut self, target: &str, inside: &str) -> io::Result<&mut Self> {
+        let place = self.in_rootfs(inside)?;
+        std::os::unix::fs::symlink(target, place)?;
+        Ok(self)
+    }
+
+    /// Where a path of the container is on the host, its folder made.
+    fn in_rootfs(&self, inside: &str) -> io::Result<PathBuf> {
+        let place = self
+            .folder
+            .join("rootfs")
+            .join(inside.trim_start_matches('/'));
+        place.parent().map_or(Ok(()), fs::create_dir_all)?;
+        Ok(place)
+    }
+
     /// Binds a folder of the host to a path in the container.
     pub fn bind(&mut self, folder: &Path, inside: &str) -> &mut Self {
         self.mount(json!({

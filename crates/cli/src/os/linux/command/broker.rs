@@ -12,6 +12,7 @@ use hvsock_address::PartitionName;
 use hvsock_broker::BrokerConfig;
 use tracing_subscriber::EnvFilter;
 
+use super::integration;
 use crate::context::Context;
 use crate::os::linux::signals::Termination;
 use crate::output;
@@ -51,6 +52,7 @@ impl Broker {
             config.data_threads = threads.into();
         }
         config.shared_memory = !self.no_shared_memory;
+        config.built_in = integration::registrations();
         let endpoint = config.dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
         output::line(format_args!(

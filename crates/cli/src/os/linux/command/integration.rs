@@ -1,0 +1,55 @@
+//! The integration services, as a broker has them built in.
+
+use hvsock_address::{ElementName, InvalidName};
+use hvsock_broker::{AccessRule, Registration};
+use hvsock_services::catalog::{self, Integration, Side};
+
+/// The registrations of all of them.
+///
+/// Those that guests offer can do anything in a guest, so on the host root and the broker's own
+/// user may connect, whom no rule keeps out, and nobody else until an operator says so.
+pub fn registrations() -> Vec<Registration> {
+    let made = catalog::ALL.into_iter().map(registration);
+    made.collect::<Result<_, _>>()
+        .expect("the catalogue's names are names")
+}
+
+fn registration(service: &Integration) -> Result<Registration, InvalidName> {
+    let nobody = || Some(Vec::new());
+    let children = || Some(vec!["*".to_owned()]);
+    let (listen, connect) = match service.side {
+        Side::Guest => (children(), nobody()),
+        Side::Host => (nobody(), children()),
+    };
+    let of = |partitions| AccessRule {
+        users: nobody(),
+        groups: nobody(),
+        partitions,
+    };
+    Ok(Registration {
+        bind: of(listen),
+        connect: of(connect),
+        owner: Some("hvsock".to_owned()),
+        creator: Some("hvsock".to_owned()),
+        purpose: Some(service.purpose.to_owned()),
+        ..Registration::new(service.id(), ElementName::new(service.name)?)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_service_of_the_catalogue_is_built_in() {
+        let registrations = registrations();
+        assert_eq!(registrations.len(), catalog::ALL.len());
+        let session = registrations
+            .iter()
+            .find(|one| one.id == catalog::SESSION.id());
+        let session = session.unwrap();
+        assert_eq!(session.connect.users, Some(Vec::new()));
+        assert_eq!(session.connect.partitions, Some(Vec::new()));
+        assert_eq!(session.bind.partitions, Some(vec!["*".to_owned()]));
+    }
+}

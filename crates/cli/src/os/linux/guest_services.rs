@@ -1,0 +1,58 @@
+//! What commands that use a guest's integration services have in common.
+
+use std::future::Future;
+
+use anyhow::{Context as _, Result};
+use hvsock::{HvAddr, Refusal};
+use hvsock_services::catalog::{Integration, Side};
+use hvsock_services::link::{CallError, Target};
+
+use crate::context::Context;
+use crate::explain;
+use crate::failure::Failure;
+use crate::os::Partition;
+use crate::words::shell_word;
+
+/// The services of a virtual machine or container.
+pub fn target(context: &Context, partition: &Partition) -> Result<Target> {
+    Ok(Target::new(context.endpoint(), partition.resolve()?))
+}
+
+/// Runs what uses them.
+pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    Ok(runtime.context("cannot start")?.block_on(future))
+}
+
+/// Why there was no answer, with what would fix it.
+pub fn failure(context: &Context, error: CallError) -> anyhow::Error {
+    match error {
+        CallError::Connect {
+            service,
+            partition,
+            error,
+        } => {
+            let address = HvAddr::new(partition, service.id());
+            match hvsock::refusal_of(&error) {
+                Some(Refusal::NoListener) => no_agent(service, &address),
+                _ => explain::failure(context, error, &address, false),
+            }
+        }
+        CallError::Status(_) => Failure::new(error.to_string()).into(),
+    }
+}
+
+fn no_agent(service: &Integration, address: &HvAddr) -> anyhow::Error {
+    let (partition, key) = (shell_word(&address.partition().to_string()), service.key);
+    let what = match service.side {
+        Side::Guest => "no hvsock-agent offers it there",
+        Side::Host => "no broker offers it there",
+    };
+    Failure::new(format!(
+        "cannot reach the {key} service of {partition}: {what}"
+    ))
+    .help("start hvsock-agent in the guest; docs/services.md shows how")
+    .into()
+}

@@ -1,0 +1,10 @@
+//! The integration services as people use them: the command on the host, `hvsock-agent` in a
+//! container or a real guest.
+
+#![cfg(target_os = "linux")]
+
+mod agent;
+mod scene;
+#[path = "../cli/util.rs"]
+#[allow(dead_code, reason = "the command's own suite uses all of it")]
+mod util;

@@ -1,0 +1,99 @@
+//! Registrations that are there without files.
+
+use std::fs;
+
+use hvsock_registry::store::{Change, Changed, Options, StoreError};
+
+use super::*;
+
+fn open_with(config: &Config, built_in: &[Registration]) -> (FolderStore, LoadReport) {
+    let options = Options {
+        built_in: built_in.to_vec(),
+        ..Options::default()
+    };
+    FolderStore::open_with(config.path(), options).unwrap()
+}
+
+fn built_in() -> Registration {
+    owned(18211, "session", "hvsock", "hvsock")
+}
+
+#[test]
+fn what_is_built_in_is_in_force_without_a_file_and_cannot_be_removed() {
+    let config = Config::new();
+    let (mut store, report) = open_with(&config, &[built_in()]);
+    assert_eq!((report.registrations, store.built_in_count()), (1, 1));
+    assert_eq!(store.registry().get(id(18211)), Some(&built_in()));
+    assert_eq!(config.names(), [""; 0]);
+    let error = store.remove(id(18211)).unwrap_err();
+    assert!(matches!(error, StoreError::BuiltIn(_)), "{error}");
+    let error = store.put(registration(18211, "mine")).unwrap_err();
+    assert!(error.to_string().contains("hvsock"), "{error}");
+}
+
+#[test]
+fn changing_it_gives_it_a_file_and_removing_that_brings_it_back() {
+    let config = Config::new();
+    let (mut store, _) = open_with(&config, &[built_in()]);
+    let mut off = built_in();
+    off.enabled = false;
+    let changes = store.set_enabled(off.id, false, None).unwrap();
+    assert_eq!(changes, [Change::Updated(Box::new(off.clone()))]);
+    assert!(!store.is_built_in(off.id));
+    let (again, _) = open_with(&config, &[built_in()]);
+    assert_eq!(again.registry().get(off.id), Some(&off));
+
+    let changes = store.remove(off.id).unwrap();
+    assert_eq!(changes, [Change::Updated(Box::new(built_in()))]);
+    assert!(store.is_built_in(off.id));
+    assert_eq!(config.names(), [""; 0]);
+}
+
+#[test]
+fn a_file_by_hand_stands_in_its_place_for_as_long_as_it_is_there() {
+    let config = Config::new();
+    config.write(id(18211), "name = \"session\"\nowner = \"carol\"\n");
+    let (mut store, _) = open_with(&config, &[built_in()]);
+    let owner = |store: &FolderStore| store.registry().get(id(18211)).unwrap().owner.clone();
+    assert_eq!(owner(&store).as_deref(), Some("carol"));
+
+    fs::remove_file(config.file(id(18211))).unwrap();
+    let changes = store.reload(&Changed::Files(vec![config.file(id(18211))]));
+    assert_eq!(changes, [Change::Updated(Box::new(built_in()))]);
+    assert_eq!(owner(&store).as_deref(), Some("hvsock"));
+}
+
+#[test]
+fn a_broken_file_opens_nothing_that_is_built_in() {
+    let config = Config::new();
+    config.write(
+        id(18211),
+        "name = \"session\"\n[connect]\nusers = [\"carol\"\n",
+    );
+    let (store, report) = open_with(&config, &[built_in()]);
+    assert_eq!(report.problems.len(), 1);
+    assert_eq!(store.registry().get(id(18211)), None);
+}
+
+#[test]
+fn whoever_has_its_name_already_keeps_it_until_it_is_free() {
+    let config = Config::new();
+    config.write(id(9), "name = \"Session\"\nowner = \"carol\"\n");
+    let (mut store, report) = open_with(&config, &[built_in()]);
+    assert_eq!(names(&store), ["Session"]);
+    let [problem] = &report.problems[..] else {
+        panic!("{:?}", report.problems);
+    };
+    assert!(problem.to_string().contains("carol"), "{problem}");
+    // A look at everything neither forgets that nor tells it again.
+    assert_eq!(store.reload(&Changed::Everything), []);
+    assert_eq!(store.problems().count(), 1);
+
+    let changes = store.remove(id(9)).unwrap();
+    assert!(changes.contains(&Change::Removed(id(9))), "{changes:?}");
+    assert!(
+        changes.contains(&Change::Added(Box::new(built_in()))),
+        "{changes:?}"
+    );
+    assert_eq!(store.problems().count(), 0);
+}
