@@ -148,6 +148,20 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_services_lists_each_with_its_port_and_guid() {
+        let page = include_str!("../../../docs/services.md");
+        for one in ALL {
+            let side = match one.side {
+                Side::Guest => "guest",
+                Side::Host => "host",
+            };
+            let (key, name, port, id) = (one.key, one.name, one.port, one.id());
+            let row = format!("| {key} | {name} | {port} | `{id}` | {side} |");
+            assert!(page.contains(&row), "no line `{row}`");
+        }
+    }
+
+    #[test]
     fn one_is_found_by_whatever_names_it() {
         let id = KVP.id().to_string();
         for text in ["kvp", "KVP", "hvsock kvp", "18213", &id] {
