@@ -7,13 +7,14 @@
 //! public API of [`hvsock`], so that it is also an example of how to make your own.
 //!
 //! - [`catalog`]: which services there are, with their ports and names.
-//! - [`guest`]: the half in the guest, which the program `hvsock-agent` runs.
+//! - [`guest`]: the half in the guest, which the program `hvsock-agent` ([`agent`]) runs.
 //! - [`host`]: the half on the host, which the command `hvsock` and its broker use.
 //! - [`link`]: how both halves meet: gRPC, or a bare stream where throughput matters.
 //! - [`wire`]: the interfaces, as generated from `proto`.
 
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod catalog;
 pub mod guest;
 pub mod host;

@@ -1,15 +1,14 @@
-//! `hvsock-agent`: the guest's half of all integration services, in one program.
-
-#![forbid(unsafe_code)]
+//! The program `hvsock-agent`: the guest's half of all integration services.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use clap::Parser;
-use hvsock_services::guest;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
+
+use crate::guest;
 
 /// The guest's half of hvsock's integration services
 ///
@@ -23,7 +22,8 @@ struct Cli {
     verbose: bool,
 }
 
-fn main() -> ExitCode {
+/// Does what the command line says.
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.verbose);
     match run() {

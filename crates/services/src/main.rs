@@ -1,0 +1,9 @@
+//! `hvsock-agent`: the guest's half of all integration services, in one program.
+
+#![forbid(unsafe_code)]
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    hvsock_services::agent::main()
+}
