@@ -537,11 +537,12 @@ impl Handle {
 
     /// Everything that is counted, as it stands now.
     pub fn metrics(&self) -> Result<MetricsSnapshot, ControlError> {
-        let (services, refusals, partitions) = self.call(|core| {
+        let (services, refusals, partitions, guests) = self.call(|core| {
             (
                 core.service_metrics(),
                 core.refusal_metrics(),
                 core.partition_metrics(),
+                core.guests(),
             )
         })?;
         let since = self
@@ -553,6 +554,7 @@ impl Handle {
             services,
             refusals,
             partitions,
+            guests,
             open_fds: crate::process::open_descriptors(),
             resident_bytes: crate::process::resident_bytes(),
             start_time_seconds: since.as_secs_f64(),
@@ -582,7 +584,14 @@ impl Handle {
             })
     }
 
-    fn on_partition<R: Send + 'static>(
+    /// Runs `work` on the core thread some time soon, if that still runs.
+    pub(crate) fn post(&self, work: impl FnOnce(&mut Core) + Send + 'static) {
+        if self.link.commands.send(Box::new(work)).is_ok() {
+            let _ = self.link.waker.wake();
+        }
+    }
+
+    pub(crate) fn on_partition<R: Send + 'static>(
         &self,
         partition: &PartitionRef,
         work: impl FnOnce(&mut Core, PartitionKey) -> R + Send + 'static,

@@ -15,6 +15,7 @@ mod config;
 mod core;
 mod events;
 mod folders;
+mod guests;
 mod handle;
 mod process;
 mod pump;

@@ -53,6 +53,23 @@ pub enum EventKind {
         /// Its state now.
         state: PartitionState,
     },
+    /// A guest's agent is heard, for the first time or again.
+    GuestContact {
+        /// The guest's partition.
+        partition: String,
+    },
+    /// A guest's agent is not heard any more, though its partition runs.
+    GuestContactLost {
+        /// The guest's partition.
+        partition: String,
+        /// Milliseconds since it was heard last.
+        silent_ms: u64,
+    },
+    /// A guest has started, as its service manager or its agent says.
+    GuestReady {
+        /// The guest's partition.
+        partition: String,
+    },
     /// A listener began.
     ListenerOpened {
         /// Its number.

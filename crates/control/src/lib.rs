@@ -11,6 +11,7 @@
 mod connection;
 mod event;
 mod explanation;
+mod guest;
 mod import;
 mod metrics;
 mod partition;
@@ -21,6 +22,10 @@ mod status;
 pub use connection::{Connection, ConnectionState, End, Listener};
 pub use event::{Event, EventKind};
 pub use explanation::{Explanation, RefusalReport, Step};
+pub use guest::{
+    ClockKeeper, Contact, Guest, GuestClock, GuestFacts, GuestNotice, GuestOrder, GuestReport,
+    GuestService, Health,
+};
 pub use import::Import;
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{

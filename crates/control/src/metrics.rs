@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{PartitionKind, PartitionState};
+use crate::{Guest, PartitionKind, PartitionState};
 
 /// Everything that the broker counts, as it stands at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -15,6 +15,8 @@ pub struct MetricsSnapshot {
     pub refusals: BTreeMap<String, u64>,
     /// How many partitions there are of each kind in each state.
     pub partitions: Vec<(PartitionKind, PartitionState, u64)>,
+    /// What is known of each guest that was heard of, by its partition's name.
+    pub guests: Vec<(String, Guest)>,
     /// The broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.

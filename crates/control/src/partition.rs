@@ -6,6 +6,8 @@ use hvsock_address::{PartitionName, VmId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::Guest;
+
 /// What a partition is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
@@ -71,6 +73,9 @@ pub struct Partition {
     pub listeners: usize,
     /// How many connections it has now; one inside it counts once.
     pub connections: usize,
+    /// What is known of the guest in it: absent if nothing was heard since it started.
+    #[serde(default)]
+    pub guest: Option<Box<Guest>>,
 }
 
 /// A container to add.

@@ -4,6 +4,8 @@
 //! no second set of counters to keep in step. Labels are friendly names. Who may register
 //! services may make labels, so their number is bounded here.
 
+mod guests;
+
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -99,6 +101,7 @@ impl Collector for Scrape {
                 (labels, Value::Gauge(*count as f64))
             }),
         )?;
+        guests::encode(&mut encoder, &snapshot.guests)?;
         let gauges = [
             (
                 "process_open_fds",
@@ -223,6 +226,7 @@ mod tests {
             ],
             refusals: [("no_listener".to_owned(), 7)].into(),
             partitions: vec![(PartitionKind::Container, PartitionState::Running, 2)],
+            guests: Vec::new(),
             open_fds: 12,
             resident_bytes: 4096,
             start_time_seconds: 1.5,

@@ -15,10 +15,13 @@
 //! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
 //! - [`vms`]: what more there is to partitions that are VMs;
 //! - [`view`]: what an operator sees;
+//! - [`vitals`]: what guests say of themselves, and whether they are still heard; [`heard`]: who
+//!   is told of it;
 //! - [`tally`]: what is counted for metrics.
 
 mod accept;
 mod guests;
+mod heard;
 mod idle;
 mod join;
 mod labels;
@@ -27,6 +30,7 @@ mod partitions;
 mod session;
 mod tally;
 mod view;
+mod vitals;
 mod vms;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -54,6 +58,7 @@ use crate::{BrokerConfig, StartError};
 
 pub(crate) use partitions::AddError;
 use tally::Tally;
+use vitals::Vitals;
 
 const WAKE: Token = Token(0);
 /// The first token of the core's own connections, far above those of endpoints and sessions.
@@ -152,6 +157,7 @@ pub(crate) struct Core {
     /// What files say and could not be taken in, because a lease has the GUID, name or port.
     held_back: BTreeMap<ServiceId, Box<Registration>>,
     vms: HashMap<PartitionKey, vms::VmRecord>,
+    vitals: Vitals,
     /// The VMs by their context ids.
     cids: BTreeMap<GuestCid, PartitionKey>,
     listeners: HashMap<ListenerId, ListenerRecord>,
@@ -231,6 +237,7 @@ impl Core {
             leases: HashMap::new(),
             held_back: BTreeMap::new(),
             vms: HashMap::new(),
+            vitals: Vitals::default(),
             cids: BTreeMap::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),

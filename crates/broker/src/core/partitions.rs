@@ -1,6 +1,7 @@
 //! Partitions with their endpoints, registrations, and what the fabric wants done about either.
 
 use std::path::PathBuf;
+use std::time::Instant;
 
 use hvsock_address::ServiceId;
 use hvsock_fabric::{
@@ -92,6 +93,8 @@ impl Core {
             }
         }
         self.close_vm(key);
+        self.vitals
+            .state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
         self.carry_out();
         self.events
@@ -117,6 +120,7 @@ impl Core {
     ) -> Result<(), PartitionError> {
         self.fabric.set_state(key, state)?;
         self.carry_out();
+        self.vitals.state(key, state.into(), Instant::now());
         self.events.publish(|| EventKind::PartitionState {
             partition: partition_label(&self.fabric, key),
             state: model::PartitionState::from(state),

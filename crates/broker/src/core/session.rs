@@ -88,7 +88,11 @@ impl Core {
         if busy || self.young.has_ready() {
             return Some(Duration::ZERO);
         }
-        let moments = [self.idle.next_deadline(), self.shortage.again];
+        let moments = [
+            self.idle.next_deadline(),
+            self.shortage.again,
+            self.vitals.next_deadline(),
+        ];
         let next = moments.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
@@ -221,6 +225,7 @@ impl Core {
         while let Some(index) = self.idle.pop_expired(now) {
             self.send_away(index, &Refusal::TimedOut);
         }
+        self.expire_vitals(now);
     }
 
     /// Ends a session that has not said what it wants, and says why.

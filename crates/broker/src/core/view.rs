@@ -11,7 +11,8 @@ use super::labels::{partition_label, service_name};
 use super::{ConnectionRecord, Core, ListenerRecord};
 use crate::callers::Caller;
 use crate::model::{
-    self, Connection, ConnectionState, Listener, Partition, PartitionState, Service, ServiceMetrics,
+    self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, Service,
+    ServiceMetrics,
 };
 
 /// How much of everything there is.
@@ -112,6 +113,7 @@ impl Core {
             }
         }
         let count = |of: &HashMap<_, usize>, key| of.get(&key).copied().unwrap_or(0);
+        let now = Instant::now();
         let mut partitions: Vec<Partition> = self
             .fabric
             .partitions()
@@ -140,6 +142,7 @@ impl Core {
                 },
                 listeners: count(&listeners, key),
                 connections: count(&connections, key),
+                guest: self.vitals.guest(key, now).map(Box::new),
             })
             .collect();
         partitions
@@ -270,6 +273,18 @@ impl Core {
             }
         }
         counts
+    }
+
+    /// What is known of every guest that was heard of, by its partition's name.
+    pub(crate) fn guests(&self) -> Vec<(String, Guest)> {
+        let now = Instant::now();
+        let known = self.fabric.partitions().filter_map(|(key, partition)| {
+            let guest = self.vitals.guest(key, now)?;
+            Some((partition.name().to_string(), guest))
+        });
+        let mut known: Vec<_> = known.collect();
+        known.sort_by(|(a, _), (b, _)| a.cmp(b));
+        known
     }
 
     /// How many connections wait for a listener.

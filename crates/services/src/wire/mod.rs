@@ -7,6 +7,11 @@
     reason = "generated code, described in its .proto file"
 )]
 
+/// Signs of life.
+pub mod heartbeat {
+    tonic::include_proto!("hvsock.heartbeat.v1");
+}
+
 /// Key-value pairs.
 pub mod kvp {
     tonic::include_proto!("hvsock.kvp.v1");

@@ -75,6 +75,15 @@ fn sentence(what: &EventKind) -> String {
         EventKind::PartitionState { partition, state } => {
             format!("partition {partition} {}", words::state(*state))
         }
+        EventKind::GuestContact { partition } => format!("guest {partition} is heard"),
+        EventKind::GuestContactLost {
+            partition,
+            silent_ms,
+        } => {
+            let silent = *silent_ms as f64 / 1000.0;
+            format!("contact with guest {partition} lost, nothing heard for {silent:.1} s")
+        }
+        EventKind::GuestReady { partition } => format!("guest {partition} is ready"),
         EventKind::ListenerOpened {
             listener,
             service,
