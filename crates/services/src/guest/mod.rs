@@ -1,6 +1,7 @@
 //! The half in the guest: what the agent offers to its parent.
 
 pub mod addresses;
+mod heartbeat;
 pub mod kvp;
 pub mod shutdown;
 
@@ -48,8 +49,11 @@ pub async fn run(config: Config) {
         endpoint: config.endpoint.clone(),
         from: VmId::PARENT,
     };
+    let offers = offers(&config);
+    let standings = offers.iter().map(Offer::standing).collect();
     let mut tasks = tokio::task::JoinSet::new();
-    for offer in offers(&config) {
+    tasks.spawn(heartbeat::run(config.endpoint.clone(), standings));
+    for offer in offers {
         tasks.spawn(offer.serve(place.clone()));
     }
     while tasks.join_next().await.is_some() {}

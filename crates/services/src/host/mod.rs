@@ -1,1 +1,3 @@
 //! The half on the host: what the command and the broker call and offer.
+
+pub mod heartbeat;

@@ -113,17 +113,45 @@ impl Target {
     /// A connection that carries gRPC calls to one of its services. It is one connection: once it
     /// is broken, so is every call.
     pub async fn channel(&self, service: &'static Integration) -> Result<Channel, CallError> {
+        self.channel_over(service, calling()).await
+    }
+
+    /// The same, for a connection that must not outlive what is at its other end: that is asked
+    /// for a sign of life once in a while, and the connection broken if none comes within `deaf`.
+    pub async fn channel_with_pulse(
+        &self,
+        service: &'static Integration,
+        deaf: Duration,
+    ) -> Result<Channel, CallError> {
+        let calling = calling()
+            .http2_keep_alive_interval(deaf)
+            .keep_alive_timeout(deaf);
+        self.channel_over(service, calling).await
+    }
+
+    async fn channel_over(
+        &self,
+        service: &'static Integration,
+        calling: tonic::transport::Endpoint,
+    ) -> Result<Channel, CallError> {
         let stream = self.stream(service).await?;
-        over(stream).await.map_err(|error| CallError::Connect {
-            service,
-            partition: self.partition.clone(),
-            error,
-        })
+        over(stream, calling)
+            .await
+            .map_err(|error| CallError::Connect {
+                service,
+                partition: self.partition.clone(),
+                error,
+            })
     }
 }
 
+/// How gRPC is called. Nothing is looked up by this name: the connector has the stream.
+fn calling() -> tonic::transport::Endpoint {
+    tonic::transport::Endpoint::from_static("http://hvsock")
+}
+
 /// gRPC over a connection that stands.
-async fn over(stream: HvStream) -> io::Result<Channel> {
+async fn over(stream: HvStream, calling: tonic::transport::Endpoint) -> io::Result<Channel> {
     let mut once = Some(stream);
     let connector = service_fn(move |_: Uri| {
         let stream = once.take();
@@ -132,8 +160,7 @@ async fn over(stream: HvStream) -> io::Result<Channel> {
             Ok::<_, io::Error>(TokioIo::new(Carrier::connected(stream)))
         }
     });
-    // Nothing is looked up by this name: the connector has the stream.
-    tonic::transport::Endpoint::from_static("http://hvsock")
+    calling
         .connect_with_connector(connector)
         .await
         .map_err(io::Error::other)

@@ -6,4 +6,5 @@ mod carrier;
 mod offer;
 
 pub use call::{CallError, Target};
-pub use offer::{Offer, Place};
+pub(crate) use offer::Pause;
+pub use offer::{Offer, Place, Standing};

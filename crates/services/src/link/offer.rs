@@ -5,7 +5,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
@@ -44,14 +44,46 @@ enum How {
 /// A service together with what serves it.
 #[derive(Clone)]
 pub struct Offer {
-    service: &'static Integration,
+    standing: Standing,
     how: How,
+}
+
+/// How an offer stands, for those who tell of it.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    service: &'static Integration,
+    problem: Arc<Mutex<Option<String>>>,
+}
+
+impl Standing {
+    fn new(service: &'static Integration) -> Self {
+        let problem = Some("it is about to be offered".to_owned());
+        Self {
+            service,
+            problem: Arc::new(Mutex::new(problem)),
+        }
+    }
+
+    /// Which service.
+    pub fn service(&self) -> &'static Integration {
+        self.service
+    }
+
+    /// Why it is not offered now; `None` if it is.
+    pub fn problem(&self) -> Option<String> {
+        let problem = self.problem.lock();
+        problem.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set(&self, problem: Option<String>) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    }
 }
 
 impl fmt::Debug for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Offer")
-            .field("service", &self.service.key)
+            .field("service", &self.standing.service.key)
             .finish_non_exhaustive()
     }
 }
@@ -60,8 +92,10 @@ impl Offer {
     /// A service whose connections carry gRPC. A call finds who is at the other end in its
     /// request's extensions, as `Option<hvsock::Peer>`.
     pub fn calls(service: &'static Integration, routes: Routes) -> Self {
-        let how = How::Calls(routes);
-        Self { service, how }
+        Self {
+            standing: Standing::new(service),
+            how: How::Calls(routes),
+        }
     }
 
     /// A service whose connections are handled one by one. A connection ends when its handler
@@ -71,13 +105,20 @@ impl Offer {
         F: Fn(HvStream) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
-        let how = How::Streams(Arc::new(move |stream| Box::pin(handler(stream))));
-        Self { service, how }
+        Self {
+            standing: Standing::new(service),
+            how: How::Streams(Arc::new(move |stream| Box::pin(handler(stream)))),
+        }
     }
 
     /// Which service.
     pub fn service(&self) -> &'static Integration {
-        self.service
+        self.standing.service
+    }
+
+    /// How it stands, from now on.
+    pub fn standing(&self) -> Standing {
+        self.standing.clone()
     }
 
     /// Listens and serves until dropped. Where it cannot listen it tries again, quickly at first,
@@ -85,20 +126,24 @@ impl Offer {
     pub async fn serve(self, place: Place) {
         let mut pause = Pause::default();
         let mut told = None;
+        let name = self.service().name;
         loop {
             match self.listen(&place).await {
                 Ok(listener) => {
                     if told.take().is_some() {
-                        tracing::info!("{} is offered again", self.service.name);
+                        tracing::info!("{name} is offered again");
                     }
                     pause = Pause::default();
+                    self.standing.set(None);
                     let error = self.accept_all(&listener).await;
-                    tracing::debug!("{} is cut off: {error}", self.service.name);
+                    self.standing.set(Some(error.to_string()));
+                    tracing::debug!("{name} is cut off: {error}");
                 }
                 Err(error) => {
                     let reason = error.to_string();
+                    self.standing.set(Some(reason.clone()));
                     if told.as_ref() != Some(&reason) {
-                        tracing::warn!("{} cannot be offered: {reason}", self.service.name);
+                        tracing::warn!("{name} cannot be offered: {reason}");
                         told = Some(reason);
                     }
                 }
@@ -109,7 +154,7 @@ impl Offer {
 
     async fn listen(&self, place: &Place) -> io::Result<HvListener> {
         let options = ListenOptions::new().endpoint(&place.endpoint);
-        let address = HvAddr::new(place.from, self.service.id());
+        let address = HvAddr::new(place.from, self.service().id());
         HvListener::bind_with(&options, address).await
     }
 
