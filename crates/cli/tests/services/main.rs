@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod agent;
+mod life;
 mod scene;
 #[path = "../cli/util.rs"]
 #[allow(dead_code, reason = "the command's own suite uses all of it")]

@@ -5,13 +5,13 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{Endpoint, HvAddr, ListenOptions, VmId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
 
@@ -44,7 +44,9 @@ enum How {
 /// A service together with what serves it.
 #[derive(Clone)]
 pub struct Offer {
-    standing: Standing,
+    service: &'static Integration,
+    /// Why it is not offered now.
+    problem: watch::Sender<Option<String>>,
     how: How,
 }
 
@@ -52,18 +54,10 @@ pub struct Offer {
 #[derive(Clone, Debug)]
 pub struct Standing {
     service: &'static Integration,
-    problem: Arc<Mutex<Option<String>>>,
+    problem: watch::Receiver<Option<String>>,
 }
 
 impl Standing {
-    fn new(service: &'static Integration) -> Self {
-        let problem = Some("it is about to be offered".to_owned());
-        Self {
-            service,
-            problem: Arc::new(Mutex::new(problem)),
-        }
-    }
-
     /// Which service.
     pub fn service(&self) -> &'static Integration {
         self.service
@@ -71,19 +65,20 @@ impl Standing {
 
     /// Why it is not offered now; `None` if it is.
     pub fn problem(&self) -> Option<String> {
-        let problem = self.problem.lock();
-        problem.unwrap_or_else(PoisonError::into_inner).clone()
+        self.problem.borrow().clone()
     }
 
-    fn set(&self, problem: Option<String>) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = problem;
+    /// Waits until it was tried to offer it, with success or without.
+    pub async fn tried(&mut self) {
+        // An offer that is gone will not be tried any more.
+        let _ = self.problem.changed().await;
     }
 }
 
 impl fmt::Debug for Offer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Offer")
-            .field("service", &self.standing.service.key)
+            .field("service", &self.service.key)
             .finish_non_exhaustive()
     }
 }
@@ -92,10 +87,7 @@ impl Offer {
     /// A service whose connections carry gRPC. A call finds who is at the other end in its
     /// request's extensions, as `Option<hvsock::Peer>`.
     pub fn calls(service: &'static Integration, routes: Routes) -> Self {
-        Self {
-            standing: Standing::new(service),
-            how: How::Calls(routes),
-        }
+        Self::new(service, How::Calls(routes))
     }
 
     /// A service whose connections are handled one by one. A connection ends when its handler
@@ -105,20 +97,30 @@ impl Offer {
         F: Fn(HvStream) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
     {
+        let handler: Handler = Arc::new(move |stream| Box::pin(handler(stream)));
+        Self::new(service, How::Streams(handler))
+    }
+
+    fn new(service: &'static Integration, how: How) -> Self {
+        let problem = watch::Sender::new(Some("it was not tried yet".to_owned()));
         Self {
-            standing: Standing::new(service),
-            how: How::Streams(Arc::new(move |stream| Box::pin(handler(stream)))),
+            service,
+            problem,
+            how,
         }
     }
 
     /// Which service.
     pub fn service(&self) -> &'static Integration {
-        self.standing.service
+        self.service
     }
 
     /// How it stands, from now on.
     pub fn standing(&self) -> Standing {
-        self.standing.clone()
+        Standing {
+            service: self.service,
+            problem: self.problem.subscribe(),
+        }
     }
 
     /// Listens and serves until dropped. Where it cannot listen it tries again, quickly at first,
@@ -126,7 +128,7 @@ impl Offer {
     pub async fn serve(self, place: Place) {
         let mut pause = Pause::default();
         let mut told = None;
-        let name = self.service().name;
+        let name = self.service.name;
         loop {
             match self.listen(&place).await {
                 Ok(listener) => {
@@ -134,14 +136,14 @@ impl Offer {
                         tracing::info!("{name} is offered again");
                     }
                     pause = Pause::default();
-                    self.standing.set(None);
+                    self.problem.send_replace(None);
                     let error = self.accept_all(&listener).await;
-                    self.standing.set(Some(error.to_string()));
+                    self.problem.send_replace(Some(error.to_string()));
                     tracing::debug!("{name} is cut off: {error}");
                 }
                 Err(error) => {
                     let reason = error.to_string();
-                    self.standing.set(Some(reason.clone()));
+                    self.problem.send_replace(Some(reason.clone()));
                     if told.as_ref() != Some(&reason) {
                         tracing::warn!("{name} cannot be offered: {reason}");
                         told = Some(reason);
@@ -154,7 +156,7 @@ impl Offer {
 
     async fn listen(&self, place: &Place) -> io::Result<HvListener> {
         let options = ListenOptions::new().endpoint(&place.endpoint);
-        let address = HvAddr::new(place.from, self.service().id());
+        let address = HvAddr::new(place.from, self.service.id());
         HvListener::bind_with(&options, address).await
     }
 

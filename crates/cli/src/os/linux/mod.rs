@@ -6,6 +6,7 @@ mod command;
 #[allow(dead_code, reason = "the commands that use it follow")]
 pub mod guest_services;
 pub mod help;
+mod host_services;
 mod measure;
 mod output;
 mod partition;

@@ -8,12 +8,14 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
+use hvsock::Endpoint;
 use hvsock_address::PartitionName;
 use hvsock_broker::BrokerConfig;
 use tracing_subscriber::EnvFilter;
 
 use super::integration;
 use crate::context::Context;
+use crate::os::linux::host_services::HostServices;
 use crate::os::linux::signals::Termination;
 use crate::output;
 
@@ -55,6 +57,8 @@ impl Broker {
         config.built_in = integration::registrations();
         let endpoint = config.dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
+        let services = HostServices::start(&broker.handle(), Endpoint::at(&endpoint));
+        let services = services.context("cannot offer the integration services")?;
         output::line(format_args!(
             "hvsock broker ready: endpoint {}",
             endpoint.display()
@@ -62,6 +66,7 @@ impl Broker {
         notify("READY=1");
         termination.wait();
         notify("STOPPING=1");
+        drop(services);
         drop(broker);
         Ok(())
     }

@@ -6,6 +6,7 @@ use hvsock_address::{PartitionName, VmId};
 use hvsock_control::{NewContainer, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
+use super::guest;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
 use crate::context::Context;
 use crate::os::linux::output::{self, Json};
@@ -169,5 +170,7 @@ fn show(containers: Partitions<'_>, shown: &Shown) -> Result<()> {
     if shown.json.json {
         return output::json(&Everything { partition, mounts });
     }
-    output::text(&facts(&partition, &[("mount", mounts.mount)]))
+    let mut more = guest::facts(&partition);
+    more.push(("mount", mounts.mount));
+    output::text(&facts(&partition, &more))
 }

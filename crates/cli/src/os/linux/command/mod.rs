@@ -6,6 +6,7 @@ mod connections;
 mod container;
 mod demo;
 mod events;
+mod guest;
 mod integration;
 mod partition;
 mod status;

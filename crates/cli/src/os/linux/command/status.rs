@@ -11,6 +11,7 @@ use hvsock_control::{
 use serde::Serialize;
 
 use super::connections::{end, state};
+use super::guest;
 use crate::context::Context;
 use crate::failure::printable;
 use crate::os::linux::words;
@@ -107,6 +108,13 @@ impl Everything {
             PartitionState::Running => String::new(),
             _ => format!(" {ALARM}{}{ALARM:#}", words::standing(partition)),
         };
+        let state = match guest::word(partition) {
+            Some(word @ ("ready" | "starting" | "ready, no agent")) => {
+                format!("{state} {FAINT}{word}{FAINT:#}")
+            }
+            Some(word) => format!("{state} {ALARM}{word}{ALARM:#}"),
+            None => state,
+        };
         let groups = match partition.groups.join(", ") {
             groups if groups.is_empty() => String::new(),
             groups => format!(" in {}", printable(&groups)),
@@ -125,7 +133,9 @@ impl Everything {
         let listeners = self
             .listeners
             .iter()
-            .filter(|l| l.end.partition == partition.name);
+            .filter(|l| l.end.partition == partition.name)
+            // What the broker itself offers to every guest is part of it and no news.
+            .filter(|l| l.end.pid != self.status.pid);
         let listeners = listeners.map(|listener| Node {
             line: listener_line(listener),
             below: Vec::new(),

@@ -10,6 +10,7 @@ use hvsock_address::{PartitionName, VmId};
 use hvsock_control::{NewVm, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
+use super::guest;
 use super::partition::{Grouped, Named, Partitions, facts};
 use crate::context::Context;
 use crate::os::linux::words;
@@ -180,7 +181,7 @@ impl Show {
         if self.form.memory.is_some() {
             return output::text(&device.options());
         }
-        let mut more = Vec::new();
+        let mut more = guest::facts(&partition);
         more.extend(partition.cid.map(|cid| ("CID", cid.to_string())));
         let socket = partition.socket.as_ref();
         more.extend(socket.map(|socket| ("socket", socket.display().to_string())));
