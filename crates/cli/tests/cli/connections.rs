@@ -123,7 +123,10 @@ fn status_is_the_tree_of_partitions_with_what_is_in_them() {
     connect.write(b"x\n");
     connect.line();
     let text = world.ok(["status"]);
-    assert!(!text.contains("hvsock heartbeat"), "the broker's own: {text}");
+    assert!(
+        !text.contains("hvsock heartbeat"),
+        "the broker's own: {text}"
+    );
     for line in [
         "machine (host)",
         "├─ listens: HV Socket Demo from children",
