@@ -6,7 +6,7 @@
 //! the bytes of a connection go through the descriptors of `stream::pair`. A client calls
 //! `seqpacket::connect` and waits with [`poll`]. Two processes that have `shared_memory` wake each
 //! other with a `doorbell`. In a virtual machine without a broker a client uses the kernel's
-//! `vsock`. Every descriptor that this crate makes or receives is close-on-exec, no write raises
+//! `vsock`. Programs for others are started in a `session` of their own. Every descriptor that this crate makes or receives is close-on-exec, no write raises
 //! `SIGPIPE`, and every call that a signal interrupts is made again.
 //!
 //! On Windows there is no broker, and a connection is one of the system's own sockets: `hyperv`
@@ -26,7 +26,7 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, doorbell, errno, event, limits, message, peer, poll, processor, seqpacket,
+    accounts, doorbell, errno, event, limits, message, peer, poll, processor, seqpacket, session,
     shared_memory, stream, vsock,
 };
 #[cfg(target_os = "linux")]

@@ -11,6 +11,7 @@ pub mod peer;
 pub mod poll;
 pub mod processor;
 pub mod seqpacket;
+pub mod session;
 mod shared_bytes;
 pub mod shared_memory;
 mod sigpipe;
