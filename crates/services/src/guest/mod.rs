@@ -3,6 +3,7 @@
 pub mod addresses;
 mod heartbeat;
 pub mod kvp;
+pub mod session;
 pub mod shutdown;
 
 use std::path::PathBuf;
@@ -39,7 +40,11 @@ impl Default for Config {
 
 /// Everything that an agent offers.
 fn offers(config: &Config) -> Vec<Offer> {
-    vec![kvp::offer(config.kvp.clone()), shutdown::offer()]
+    vec![
+        session::offer(),
+        kvp::offer(config.kvp.clone()),
+        shutdown::offer(),
+    ]
 }
 
 /// Serves the parent until dropped. What cannot be offered at present is tried again, so that an

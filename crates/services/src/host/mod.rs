@@ -1,3 +1,4 @@
 //! The half on the host: what the command and the broker call and offer.
 
 pub mod heartbeat;
+pub mod session;

@@ -7,6 +7,11 @@
     reason = "generated code, described in its .proto file"
 )]
 
+/// Commands and shells.
+pub mod session {
+    tonic::include_proto!("hvsock.session.v1");
+}
+
 /// Signs of life.
 pub mod heartbeat {
     tonic::include_proto!("hvsock.heartbeat.v1");

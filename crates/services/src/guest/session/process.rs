@@ -1,0 +1,307 @@
+//! A command's process: how it starts, that its end is known, and that its number is nobody
+//! else's until all of its session is dealt with.
+
+use std::ffi::{CString, OsString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::thread;
+
+use hvsock_sys::session::{self, Ids, Session, SpawnError, Step};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use uuid::Uuid;
+
+use super::plan::Plan;
+use super::user::Account;
+use super::{environment, sweep, terminal};
+use crate::wire::session::exited::How;
+use crate::wire::session::{Failed, Reason};
+
+/// A command that runs. Dropped, it is ended with all of its session.
+#[derive(Debug)]
+pub(super) struct Process {
+    pid: Pid,
+    exit: Option<oneshot::Receiver<How>>,
+    live: Option<Live>,
+}
+
+/// What is kept for as long as anything of the session may be left.
+#[derive(Debug)]
+struct Live {
+    cookie: String,
+    /// Until this is gone the process stays a zombie, and its number its own.
+    _hold: mpsc::Sender<()>,
+    /// Its room among all commands.
+    _room: OwnedSemaphorePermit,
+}
+
+/// The agent's ends of its streams.
+#[derive(Debug)]
+pub(super) enum Streams {
+    Pipes {
+        stdin: Option<OwnedFd>,
+        stdout: OwnedFd,
+        stderr: OwnedFd,
+    },
+    Terminal(OwnedFd),
+}
+
+/// Starts the command.
+///
+/// Each has a thread of its own, for it dies with the one that started it, and what is done before
+/// may take its time.
+pub(super) async fn start(
+    plan: Plan,
+    room: OwnedSemaphorePermit,
+) -> Result<(Process, Streams), Failed> {
+    let (tell, told) = oneshot::channel();
+    let started = thread::Builder::new()
+        .name("command".to_owned())
+        .stack_size(256 << 10)
+        .spawn(move || live(&plan, room, tell));
+    started
+        .map_err(|error| failed(Reason::Resources, format!("cannot start a thread: {error}")))?;
+    told.await
+        .unwrap_or_else(|_| Err(failed(Reason::Resources, "its thread is gone".to_owned())))
+}
+
+/// The thread of one command: from before its start until after its end.
+fn live(
+    plan: &Plan,
+    room: OwnedSemaphorePermit,
+    tell: oneshot::Sender<Result<(Process, Streams), Failed>>,
+) {
+    let cookie = Uuid::new_v4().simple().to_string();
+    let (mut child, streams) = match begin(plan, &cookie) {
+        Ok(begun) => begun,
+        Err(failed) => {
+            // Who asked may be gone.
+            let _ = tell.send(Err(failed));
+            return;
+        }
+    };
+    let pid = Pid::from_child(&child);
+    let (tell_exit, exit) = oneshot::channel();
+    let (hold, held) = mpsc::channel();
+    let process = Process {
+        pid,
+        exit: Some(exit),
+        live: Some(Live {
+            cookie,
+            _hold: hold,
+            _room: room,
+        }),
+    };
+    // If nobody takes it, it is dropped and so ended.
+    drop(tell.send(Ok((process, streams))));
+    if let Some(how) = end_of(pid) {
+        let _ = tell_exit.send(how);
+    }
+    // Nothing is ever sent: until the sender is gone.
+    let _ = held.recv();
+    let _ = child.wait();
+}
+
+/// Waits for the end of a process, which stays there to be waited for once more.
+fn end_of(pid: Pid) -> Option<How> {
+    loop {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        match waitid(WaitId::Pid(pid), options) {
+            Ok(Some(status)) => {
+                let number = |number: i32| u32::try_from(number).ok();
+                return match status.exit_status() {
+                    Some(status) => number(status).map(How::Status),
+                    None => status
+                        .terminating_signal()
+                        .and_then(number)
+                        .map(How::Signal),
+                };
+            }
+            Ok(None) | Err(Errno::INTR) => {}
+            Err(_) => return None,
+        }
+    }
+}
+
+fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
+    let account = match &plan.user {
+        Some(user) => Account::find(user).map_err(|what| failed(Reason::User, what))?,
+        None => Account::own(),
+    };
+    let ids = plan.user.as_ref().and_then(|_| other_ids(&account));
+    let mut command = program(plan, &account);
+    command
+        .env_clear()
+        .envs(environment::of(plan, &account, std::env::vars_os(), cookie));
+    let outer = match &plan.terminal {
+        Some(terminal) => {
+            let owner = ids.as_ref().map(|ids| ids.uid);
+            let pair = terminal::open(terminal.size, owner).map_err(|error| no_terminal(&error))?;
+            let inner = || pair.inner.try_clone().map_err(|error| no_terminal(&error));
+            command.stdin(inner()?).stdout(inner()?).stderr(inner()?);
+            Some(pair.outer)
+        }
+        None => {
+            let stdin = match plan.stdin {
+                true => Stdio::piped(),
+                false => Stdio::null(),
+            };
+            command
+                .stdin(stdin)
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped());
+            None
+        }
+    };
+    let session = Session {
+        terminal: outer.is_some(),
+        ids,
+        folders: folders(plan, &account),
+    };
+    let mut child =
+        session::spawn(command, session).map_err(|error| start_failed(plan, &account, &error))?;
+    let streams = match outer {
+        Some(outer) => Streams::Terminal(outer),
+        None => {
+            let stdin = child.stdin.take().map(OwnedFd::from);
+            let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+                // Never: both were asked for.
+                let _ = child.kill().and_then(|()| child.wait());
+                return Err(failed(Reason::Resources, "it has no pipes".to_owned()));
+            };
+            Streams::Pipes {
+                stdin,
+                stdout: stdout.into(),
+                stderr: stderr.into(),
+            }
+        }
+    };
+    Ok((child, streams))
+}
+
+/// The numbers of another user; none if this one is it already, for which no right is needed.
+fn other_ids(account: &Account) -> Option<Ids> {
+    let own = (
+        rustix::process::geteuid().as_raw(),
+        rustix::process::getegid().as_raw(),
+    );
+    (own != (account.uid, account.gid)).then(|| Ids {
+        uid: account.uid,
+        gid: account.gid,
+        groups: account.groups.clone(),
+    })
+}
+
+/// What is run: the words of the plan, or the user's shell as a login shell.
+fn program(plan: &Plan, account: &Account) -> Command {
+    if let Some((program, arguments)) = plan.argv.split_first() {
+        let mut command = Command::new(program);
+        command.args(arguments);
+        return command;
+    }
+    let mut command = Command::new(&account.shell);
+    let mut name = OsString::from("-");
+    name.push(account.shell.file_name().unwrap_or("sh".as_ref()));
+    command.arg0(name);
+    command
+}
+
+fn folders(plan: &Plan, account: &Account) -> Vec<CString> {
+    match &plan.folder {
+        Some(folder) => vec![folder.clone()],
+        None => {
+            let home = CString::new(account.home.clone().into_os_string().into_vec());
+            home.into_iter().chain([c"/".to_owned()]).collect()
+        }
+    }
+}
+
+fn failed(reason: Reason, what: String) -> Failed {
+    Failed {
+        reason: reason.into(),
+        what,
+    }
+}
+
+fn no_terminal(error: &io::Error) -> Failed {
+    let what = match Errno::from_io_error(error) {
+        Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
+            "there are no pseudo-terminals in the guest: is devpts mounted at /dev/pts?".to_owned()
+        }
+        _ => format!("no pseudo-terminal: {error}"),
+    };
+    failed(Reason::Terminal, what)
+}
+
+fn start_failed(plan: &Plan, account: &Account, error: &SpawnError) -> Failed {
+    let what = match (error.step, plan.argv.first(), &plan.folder) {
+        (Step::Program, Some(program), _) => format!("{}: {}", program.display(), error.error),
+        (Step::Program, None, _) => format!("{}: {}", account.shell.display(), error.error),
+        (Step::Folder, _, Some(folder)) => {
+            format!("{}: {}", folder.to_string_lossy(), error.error)
+        }
+        (Step::Ids, ..) => {
+            let user = plan.user.as_deref().unwrap_or_default();
+            format!("the agent cannot become {user}: {}", error.error)
+        }
+        _ => error.to_string(),
+    };
+    let reason = match error.step {
+        Step::Session => Reason::Resources,
+        Step::Terminal => Reason::Terminal,
+        Step::Ids => Reason::User,
+        Step::Folder => Reason::Directory,
+        Step::Program if error.error.kind() == io::ErrorKind::NotFound => Reason::NotFound,
+        Step::Program => Reason::NotExecutable,
+    };
+    failed(reason, what)
+}
+
+impl Process {
+    /// Its number.
+    pub(super) fn id(&self) -> u32 {
+        self.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// The process.
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Waits for its end; `None` if nothing can be known of that.
+    pub(super) async fn exited(&mut self) -> Option<How> {
+        self.exit.take()?.await.ok()
+    }
+
+    /// What it has left running goes on.
+    pub(super) fn leave(mut self) {
+        self.live = None;
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let Some(live) = self.live.take() else {
+            return;
+        };
+        let pid = self.pid;
+        // At once, should the agent be ending, too.
+        let _ = kill_process_group(pid, Signal::HUP);
+        let _ = kill_process_group(pid, Signal::CONT);
+        let sweeping = thread::Builder::new()
+            .name("sweep".to_owned())
+            .stack_size(256 << 10)
+            .spawn(move || {
+                sweep::end(pid, &live.cookie);
+                drop(live);
+            });
+        if sweeping.is_err() {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}

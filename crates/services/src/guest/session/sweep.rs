@@ -1,0 +1,247 @@
+//! Ends all that a command started.
+//!
+//! Processes leave their process group and their session as they like; what they pass on without
+//! thinking of it is the environment. So a member is who has any of the three. A process number is
+//! not trusted to mean the same process a moment later: a descriptor for it comes first, and then
+//! the look at what it is.
+
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+
+use super::environment::COOKIE;
+
+/// How long processes have to end by themselves after `SIGHUP`.
+const GRACE: Duration = Duration::from_secs(2);
+/// How often to look whether they have.
+const LOOK: Duration = Duration::from_millis(10);
+/// How often to kill what has appeared meanwhile: a program that forks faster than this finds it
+/// would go on for ever.
+const ROUNDS: usize = 100;
+/// More of an environment is not read.
+const MAX_ENVIRONMENT: u64 = 8 << 20;
+
+/// One process of the session.
+struct Member {
+    pid: Pid,
+    /// `None` on kernels that have none such.
+    fd: Option<OwnedFd>,
+}
+
+/// Ends every process of the session that `leader` leads: `SIGHUP`, and `SIGKILL` to those that
+/// are still there after the grace. The leader must be this process's child, and not reaped.
+pub(super) fn end(leader: Pid, cookie: &str) {
+    let session = Session::new(leader, cookie);
+    let mut members = session.members();
+    for member in &members {
+        member.send(Signal::HUP);
+        // One that is stopped could not heed it.
+        member.send(Signal::CONT);
+    }
+    session.wait(&mut members, GRACE);
+    for _ in 0..ROUNDS {
+        let mut members = session.members();
+        if members.is_empty() {
+            return;
+        }
+        for member in &members {
+            member.send(Signal::KILL);
+        }
+        session.wait(&mut members, LOOK * 10);
+    }
+    tracing::warn!("processes of the session of process {leader} cannot be ended");
+}
+
+/// By what its processes are known.
+struct Session {
+    leader: Pid,
+    /// As it is in an environment.
+    variable: Vec<u8>,
+    own: Pid,
+}
+
+impl Session {
+    fn new(leader: Pid, cookie: &str) -> Self {
+        Self {
+            leader,
+            variable: format!("{COOKIE}={cookie}").into_bytes(),
+            own: rustix::process::getpid(),
+        }
+    }
+
+    fn members(&self) -> Vec<Member> {
+        // Without /proc there is only the group, which has had its signal.
+        let Ok(entries) = fs::read_dir("/proc") else {
+            return Vec::new();
+        };
+        let pids = entries.filter_map(|entry| {
+            let pid = entry.ok()?.file_name().to_str()?.parse().ok()?;
+            Pid::from_raw(pid).filter(|pid| *pid != self.own)
+        });
+        pids.filter_map(|pid| {
+            let fd = match pidfd_open(pid, PidfdFlags::empty()) {
+                Ok(fd) => Some(fd),
+                Err(Errno::NOSYS | Errno::PERM) => None,
+                Err(_) => return None,
+            };
+            self.has(pid).then_some(Member { pid, fd })
+        })
+        .collect()
+    }
+
+    /// Whether the process is alive and one of the session's.
+    fn has(&self, pid: Pid) -> bool {
+        let pid = pid.as_raw_nonzero();
+        let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else {
+            return false;
+        };
+        let Some(stat) = Stat::parse(&stat) else {
+            return false;
+        };
+        let leader = self.leader.as_raw_nonzero().get();
+        !stat.dead
+            && (stat.group == leader
+                || stat.session == leader
+                || environment(pid.get())
+                    .is_ok_and(|environment| has_variable(&environment, &self.variable)))
+    }
+
+    /// Waits until none of them is left, or for so long.
+    fn wait(&self, members: &mut Vec<Member>, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            members.retain(|member| self.has(member.pid));
+            if members.is_empty() || Instant::now() >= deadline {
+                return;
+            }
+            thread::sleep(LOOK);
+        }
+    }
+}
+
+impl Member {
+    /// It may be gone, or another user's: then there is nothing to be done.
+    fn send(&self, signal: Signal) {
+        let _ = match &self.fd {
+            Some(fd) => pidfd_send_signal(fd, signal),
+            None => kill_process(self.pid, signal),
+        };
+    }
+}
+
+/// What `/proc/PID/stat` says.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    dead: bool,
+    group: i32,
+    session: i32,
+}
+
+impl Stat {
+    /// `7 (name) S 1 7 7 …`, where the name may be anything, with blanks and brackets in it.
+    fn parse(stat: &[u8]) -> Option<Self> {
+        let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+        let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
+        let mut fields = rest.split_ascii_whitespace();
+        let state = fields.next()?;
+        let _parent = fields.next()?;
+        Some(Self {
+            dead: matches!(state, "Z" | "X" | "x"),
+            group: fields.next()?.parse().ok()?,
+            session: fields.next()?.parse().ok()?,
+        })
+    }
+}
+
+fn environment(pid: i32) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(format!("/proc/{pid}/environ"))?
+        .take(MAX_ENVIRONMENT)
+        .read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn has_variable(environment: &[u8], variable: &[u8]) -> bool {
+    environment
+        .split(|byte| *byte == 0)
+        .any(|one| one == variable)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader};
+    use std::os::unix::process::CommandExt as _;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_is_what_follows_its_name_whatever_that_is() {
+        let stat = |text: &str| Stat::parse(text.as_bytes());
+        let alive = Stat {
+            dead: false,
+            group: 7,
+            session: 6,
+        };
+        assert_eq!(stat("8 (sh) S 1 7 6 0 -1"), Some(alive));
+        let dead = Stat {
+            dead: true,
+            group: 7,
+            session: 6,
+        };
+        assert_eq!(stat("8 (a) S 9 9 9) Z 1 7 6 0 -1"), Some(dead));
+        for odd in ["", "8 sh S 1 7 6", "8 (sh) S 1 x 6", "8 (sh)"] {
+            assert_eq!(stat(odd), None, "{odd}");
+        }
+    }
+
+    #[test]
+    fn a_variable_is_one_whole_entry() {
+        let environment = b"A=1\0HVSOCK_SESSION=abc\0B=2\0";
+        assert!(has_variable(environment, b"HVSOCK_SESSION=abc"));
+        assert!(!has_variable(environment, b"HVSOCK_SESSION=ab"));
+        assert!(!has_variable(environment, b"SESSION=abc"));
+    }
+
+    /// Starts a shell that starts three others, which print their numbers: one in a session of its
+    /// own that keeps the environment, one that ignores `SIGHUP`, one in neither its session nor
+    /// its environment, which so is not one of it.
+    #[test]
+    fn all_of_a_session_ends_and_nothing_else() {
+        let cookie = "0123456789abcdef-of-a-test";
+        let script = "setsid sh -c 'echo $$; exec sleep 600' & sh -c 'trap \"\" HUP; echo $$; while :; do sleep 600; done' & \
+            env -u HVSOCK_SESSION setsid sh -c 'echo $$; exec sleep 600' & wait";
+        let mut leader = Command::new("sh")
+            .args(["-c", script])
+            .env(COOKIE, cookie)
+            .process_group(0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(leader.stdout.take().unwrap()).lines();
+        let pids: Vec<i32> = lines
+            .take(3)
+            .map(|line| line.unwrap().parse().unwrap())
+            .collect();
+        let alive = |pid: &i32| {
+            fs::read(format!("/proc/{pid}/stat"))
+                .is_ok_and(|stat| Stat::parse(&stat).is_some_and(|stat| !stat.dead))
+        };
+        assert!(pids.iter().all(alive));
+
+        end(Pid::from_child(&leader), cookie);
+        let mut left = pids.clone();
+        left.retain(alive);
+        let stranger = left.clone();
+        for pid in &left {
+            kill_process(Pid::from_raw(*pid).unwrap(), Signal::KILL).unwrap();
+        }
+        leader.wait().unwrap();
+        assert_eq!(stranger.len(), 1, "{pids:?}: {stranger:?}");
+    }
+}

@@ -1,0 +1,39 @@
+//! A pseudo-terminal: the command has the inner end, the agent the outer one.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{Uid, fchown};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{
+    InputModes, OptionalActions, SpecialCodeIndex, Winsize, tcgetattr, tcsetattr, tcsetwinsize,
+};
+
+/// Both ends.
+pub(super) struct Pair {
+    pub(super) outer: OwnedFd,
+    pub(super) inner: OwnedFd,
+}
+
+/// A new terminal of this size, which belongs to that user.
+pub(super) fn open(size: Winsize, owner: Option<u32>) -> io::Result<Pair> {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let outer = openpt(flags)?;
+    unlockpt(&outer)?;
+    // By descriptor: the path would lead to whatever is mounted there.
+    let inner = ioctl_tiocgptpeer(&outer, flags)?;
+    tcsetwinsize(&outer, size)?;
+    let mut modes = tcgetattr(&inner)?;
+    modes.input_modes |= InputModes::IUTF8;
+    tcsetattr(&inner, OptionalActions::Now, &modes)?;
+    if let Some(owner) = owner {
+        // Or programs could not open their own /dev/tty by name. The group is the system's.
+        fchown(&inner, Some(Uid::from_raw(owner)), None)?;
+    }
+    Ok(Pair { outer, inner })
+}
+
+/// The character that ends the input, as the terminal is set now.
+pub(super) fn end_of_file(outer: impl AsFd) -> io::Result<u8> {
+    Ok(tcgetattr(outer)?.special_codes[SpecialCodeIndex::VEOF])
+}
