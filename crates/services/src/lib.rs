@@ -7,6 +7,7 @@
 //! public API of [`hvsock`], so that it is also an example of how to make your own.
 //!
 //! - [`catalog`]: which services there are, with their ports and names.
+//! - [`copy`]: what both ends of a copy of files have in common, which is nearly everything.
 //! - [`guest`]: the half in the guest, which the program `hvsock-agent` ([`agent`]) runs.
 //! - [`host`]: the half on the host, which the command `hvsock` and its broker use.
 //! - [`link`]: how both halves meet: gRPC, or a bare stream where throughput matters.
@@ -16,6 +17,7 @@
 
 pub mod agent;
 pub mod catalog;
+pub mod copy;
 pub mod guest;
 pub mod host;
 pub mod link;

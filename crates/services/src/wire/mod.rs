@@ -17,6 +17,11 @@ pub mod heartbeat {
     tonic::include_proto!("hvsock.heartbeat.v1");
 }
 
+/// Files and trees.
+pub mod copy {
+    tonic::include_proto!("hvsock.copy.v1");
+}
+
 /// Key-value pairs.
 pub mod kvp {
     tonic::include_proto!("hvsock.kvp.v1");

@@ -1,0 +1,83 @@
+//! Permissions, times and owners.
+
+use std::os::fd::OwnedFd;
+use std::sync::OnceLock;
+
+use rustix::fs::{self, AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::process::geteuid;
+
+use super::super::name::Name;
+use crate::wire::copy::Meta;
+
+/// What of the sender's attributes is taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// All, as far as this process may. For a guest, whose host has power over it anyway.
+    Full,
+    /// All but setuid and setgid: a guest must not place programs on its host that run as others.
+    NoSetId,
+}
+
+/// A file's permissions if only those are taken over, as the `umask` leaves them.
+pub(super) fn plain_mode(meta: &Meta) -> Mode {
+    Mode::from_raw_mode(meta.mode & 0o777 & !umask())
+}
+
+/// Gives an open file or folder owner, permissions and time, in this order: a change of owner
+/// takes setuid away.
+pub(super) fn apply(file: &OwnedFd, meta: &Meta, trust: Trust) -> rustix::io::Result<()> {
+    let mut mode = meta.mode & 0o7777;
+    if trust == Trust::NoSetId {
+        mode &= 0o1777;
+    }
+    if geteuid().is_root() {
+        fs::fchown(
+            file,
+            Some(Uid::from_raw(meta.uid)),
+            Some(Gid::from_raw(meta.gid)),
+        )?;
+    } else {
+        // It stays ours, so it must not lend our rights to others.
+        mode &= 0o1777;
+    }
+    fs::fchmod(file, Mode::from_raw_mode(mode))?;
+    fs::futimens(file, &times(meta))
+}
+
+/// Gives a symbolic link owner and time.
+pub(super) fn apply_to_link(folder: &OwnedFd, name: &Name, meta: &Meta) -> rustix::io::Result<()> {
+    let (name, flags) = (name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
+    if geteuid().is_root() {
+        let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+        fs::chownat(folder, name, Some(uid), Some(gid), flags)?;
+    }
+    fs::utimensat(folder, name, &times(meta), flags)
+}
+
+#[allow(
+    clippy::useless_conversion,
+    reason = "the types differ between architectures"
+)]
+fn times(meta: &Meta) -> Timestamps {
+    let time = |tv_nsec| Timespec {
+        tv_sec: meta.seconds,
+        tv_nsec,
+    };
+    Timestamps {
+        last_access: time(fs::UTIME_OMIT.into()),
+        last_modification: time(meta.nanoseconds.min(999_999_999).into()),
+    }
+}
+
+/// What this process's new files are not to permit. It never changes it.
+fn umask() -> u32 {
+    static UMASK: OnceLock<u32> = OnceLock::new();
+    *UMASK.get_or_init(|| {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mut lines = status.lines();
+        let found = lines.find_map(|line| line.strip_prefix("Umask:"));
+        found
+            .and_then(|mask| u32::from_str_radix(mask.trim(), 8).ok())
+            .unwrap_or(0o022)
+    })
+}

@@ -1,0 +1,124 @@
+//! Both ends, over a socket pair, between two folders.
+
+mod whole;
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tempfile::TempDir;
+
+use super::*;
+
+/// An end of a socket pair that breaks, in both directions, after so many bytes written.
+struct Cut {
+    stream: UnixStream,
+    left: Arc<AtomicI64>,
+}
+
+impl Cut {
+    fn pair() -> (Self, Self) {
+        let (one, other) = UnixStream::pair().unwrap();
+        (Self::after(one, i64::MAX), Self::after(other, i64::MAX))
+    }
+
+    fn after(stream: UnixStream, bytes: i64) -> Self {
+        stream
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        let left = Arc::new(AtomicI64::new(bytes));
+        Self { stream, left }
+    }
+}
+
+impl Read for Cut {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer)
+    }
+}
+
+impl Write for Cut {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let left = self.left.load(Ordering::Relaxed);
+        if left == 0 {
+            let _ = self.stream.shutdown(Shutdown::Both);
+            return Err(io::ErrorKind::ConnectionReset.into());
+        }
+        let now = bytes.len().min(left as usize);
+        let count = self.stream.write(&bytes[..now])?;
+        self.left.fetch_sub(count as i64, Ordering::Relaxed);
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Link for Cut {
+    fn heard(&mut self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
+        Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
+    }
+}
+
+/// What somebody who looks on hears.
+#[derive(Default)]
+struct Heard {
+    notes: Vec<Note>,
+    total: Option<(u64, u64)>,
+    advanced: u64,
+}
+
+impl Observer for Heard {
+    fn total(&mut self, files: u64, bytes: u64) {
+        self.total = Some((files, bytes));
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.advanced += bytes;
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.notes.push(note.clone());
+    }
+}
+
+type Ended = (Result<Tally, CopyError>, Heard);
+
+/// Copies `sources` to `destination` and gives what the sender and the receiver say.
+fn copy(sources: &[&Path], destination: &Path, archive: bool) -> (Ended, Ended) {
+    copy_over(Cut::pair(), sources, destination, archive)
+}
+
+fn copy_over(
+    (here, there): (Cut, Cut),
+    sources: &[&Path],
+    destination: &Path,
+    archive: bool,
+) -> (Ended, Ended) {
+    let sources: Vec<_> = sources.iter().map(Source::new).collect();
+    thread::scope(|scope| {
+        let sending = scope.spawn(move || {
+            let (mut line, mut heard) = (Line::new(here), Heard::default());
+            let ended = Sender::new(&mut line, &mut heard, true).run(&sources, true);
+            (ended, heard)
+        });
+        let (mut line, mut heard) = (Line::new(there), Heard::default());
+        let place = Destination::open(destination, false).unwrap();
+        let receiver = Receiver::new(&mut line, &mut heard, place);
+        let ended = receiver.archive(archive.then_some(Trust::Full)).run();
+        drop(line);
+        (sending.join().unwrap(), (ended, heard))
+    })
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().unwrap()
+}
