@@ -4,6 +4,7 @@
 #![cfg(target_os = "linux")]
 
 mod agent;
+mod copy;
 mod life;
 mod scene;
 #[path = "../cli/util.rs"]

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::CopyError;
 use crate::wire::copy as wire;
 
 /// One entry that did not come about, while the copy goes on.
@@ -84,4 +85,12 @@ pub(super) fn bounded(why: &str) -> String {
         end -= 1;
     }
     why[..end].to_owned()
+}
+
+impl wire::Failed {
+    /// The other end's last word from this one.
+    pub(crate) fn new(error: &CopyError) -> Self {
+        let why = bounded(&error.to_string());
+        Self { why }
+    }
 }

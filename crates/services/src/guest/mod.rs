@@ -1,6 +1,7 @@
 //! The half in the guest: what the agent offers to its parent.
 
 pub mod addresses;
+pub mod copy;
 mod heartbeat;
 pub mod kvp;
 pub mod session;
@@ -42,6 +43,7 @@ impl Default for Config {
 fn offers(config: &Config) -> Vec<Offer> {
     vec![
         session::offer(),
+        copy::offer(),
         kvp::offer(config.kvp.clone()),
         shutdown::offer(),
     ]

@@ -3,7 +3,6 @@
 mod advice;
 pub mod clipboard;
 mod command;
-#[allow(dead_code, reason = "the commands that use it follow")]
 pub mod guest_services;
 pub mod help;
 mod host_services;

@@ -109,8 +109,7 @@ impl<'a, L: Link> Receiver<'a, L> {
             Ok(()) => Ok(self.tally),
             Err(error) => {
                 if !matches!(error, CopyError::Failed(_)) {
-                    let why = bounded(&error.to_string());
-                    let _ = self.tell(told::What::Failed(wire::Failed { why }));
+                    let _ = self.tell(told::What::Failed(wire::Failed::new(&error)));
                     let _ = self.line.flush();
                 }
                 Err(error)

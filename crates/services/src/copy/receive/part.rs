@@ -86,7 +86,7 @@ impl Part {
 impl Drop for Part {
     fn drop(&mut self) {
         let empty = || fs::fstat(&self.file).is_ok_and(|now| now.st_size == 0);
-        if !self.done && !(self.keep && !empty()) {
+        if !self.done && (!self.keep || empty()) {
             let beside = self.beside.as_os_str();
             let _ = fs::unlinkat(&self.folder, beside, AtFlags::empty());
         }

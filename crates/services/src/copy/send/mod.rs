@@ -98,8 +98,7 @@ impl<'a, L: Link> Sender<'a, L> {
             // What the receiver said before it went is the better reason.
             Err(CopyError::Broken(error)) => Err(self.last_words(error)),
             Err(error @ CopyError::Here { .. }) => {
-                let why = bounded(&error.to_string());
-                let _ = self.say(sent::What::Failed(wire::Failed { why }));
+                let _ = self.say(sent::What::Failed(wire::Failed::new(&error)));
                 let _ = self.line.flush();
                 Err(error)
             }

@@ -4,6 +4,7 @@ mod bench;
 mod broker;
 mod connections;
 mod container;
+mod cp;
 mod demo;
 mod events;
 mod guest;
@@ -29,6 +30,8 @@ pub enum Command {
     Status(status::Status),
     #[command(subcommand, display_order = 6)]
     Container(container::Container),
+    #[command(display_order = 9)]
+    Cp(cp::Cp),
     #[command(display_order = 10)]
     Connections(connections::Connections),
     #[command(display_order = 11)]
@@ -46,6 +49,7 @@ impl Command {
             Self::Broker(command) => command.run(context),
             Self::Status(command) => command.run(context),
             Self::Container(command) => command.run(context),
+            Self::Cp(command) => command.run(context),
             Self::Connections(command) => command.run(context),
             Self::Events(command) => command.run(context),
             Self::Bench(command) => command.run(context),

@@ -1,0 +1,139 @@
+//! What people see of a copy.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anstyle::AnsiColor;
+use hvsock_services::copy::{Note, Observer, Tally};
+use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::context::Context;
+use crate::failure;
+
+/// Notes that are printed; more are counted.
+const PRINTED: u64 = 200;
+
+/// A progress bar on a terminal, and the notes of both ends.
+pub struct Progress {
+    bar: ProgressBar,
+    quiet: bool,
+    began: Instant,
+    notes: u64,
+    /// Bytes that the bar has not been told of: it is not asked for each piece.
+    pending: u64,
+}
+
+impl Progress {
+    pub fn new(context: &Context) -> Self {
+        use std::io::IsTerminal as _;
+
+        let shown = !context.quiet && std::io::stderr().is_terminal();
+        let target = match shown {
+            true => ProgressDrawTarget::stderr_with_hz(10),
+            false => ProgressDrawTarget::hidden(),
+        };
+        let bar = ProgressBar::with_draw_target(None, target);
+        bar.set_style(style(
+            "{spinner} {wide_msg} {binary_bytes} {binary_bytes_per_sec}",
+        ));
+        if shown {
+            bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        Self {
+            bar,
+            quiet: context.quiet,
+            began: Instant::now(),
+            notes: 0,
+            pending: 0,
+        }
+    }
+
+    /// Whether there is somebody to see it.
+    pub fn is_shown(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
+    /// It came to its end.
+    pub fn done(self, tally: &Tally) {
+        let shown = self.is_shown();
+        self.given_up_with(|| {
+            if shown {
+                eprintln!("{}", summary(tally, self.began.elapsed()));
+            }
+        });
+    }
+
+    /// It did not.
+    pub fn given_up(self) {
+        self.given_up_with(|| {});
+    }
+
+    fn given_up_with(&self, after: impl FnOnce()) {
+        self.bar.finish_and_clear();
+        if self.notes > PRINTED {
+            let more = HumanCount(self.notes - PRINTED);
+            failure::say(
+                AnsiColor::Yellow.on_default().bold(),
+                "note",
+                &format!("and {more} more like these"),
+            );
+        }
+        after();
+    }
+}
+
+impl Observer for Progress {
+    fn total(&mut self, _files: u64, bytes: u64) {
+        self.bar.set_length(bytes);
+        self.bar.set_style(style(
+            "{wide_msg} {bar:24} {percent:>3}% {binary_bytes}/{binary_total_bytes} \
+             {binary_bytes_per_sec} {eta}",
+        ));
+    }
+
+    fn file(&mut self, path: &Path, _size: u64) {
+        if self.is_shown() {
+            self.bar
+                .set_message(failure::printable(&path.to_string_lossy()));
+        }
+    }
+
+    fn advance(&mut self, bytes: u64) {
+        self.pending = self.pending.saturating_add(bytes);
+        if self.pending >= 1 << 20 {
+            self.bar.inc(std::mem::take(&mut self.pending));
+        }
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.notes += 1;
+        if self.notes > PRINTED || (note.skipped && self.quiet) {
+            return;
+        }
+        let text = format!("{}: {}", note.path.display(), note.why);
+        self.bar.suspend(|| match note.skipped {
+            true => failure::say(AnsiColor::Yellow.on_default().bold(), "note", &text),
+            false => failure::say(AnsiColor::Red.on_default().bold(), "error", &text),
+        });
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+fn summary(tally: &Tally, took: Duration) -> String {
+    let seconds = took.as_secs_f64().max(1e-3);
+    let rate = (tally.bytes as f64 / seconds) as u64;
+    let files = match tally.files {
+        1 => "1 file".to_owned(),
+        many => format!("{} files", HumanCount(many)),
+    };
+    let resumed = match tally.resumed {
+        0 => String::new(),
+        resumed => format!(", {} were there already", BinaryBytes(resumed)),
+    };
+    let bytes = BinaryBytes(tally.bytes);
+    let rate = BinaryBytes(rate);
+    format!("{files}, {bytes} in {seconds:.1} s ({rate}/s){resumed}")
+}
