@@ -4,6 +4,7 @@ pub mod accounts;
 pub mod doorbell;
 pub mod errno;
 pub mod event;
+pub mod freeze;
 pub mod limits;
 mod listening;
 pub mod message;
