@@ -5,6 +5,7 @@
 
 mod agent;
 mod copy;
+mod kvp;
 mod life;
 mod scene;
 #[path = "../cli/util.rs"]

@@ -45,11 +45,18 @@ impl Scene {
 pub fn agent_at(endpoint: &Path) -> Command {
     let mut command = Command::new(agent_program());
     command.env("HVSOCK_ENDPOINT", endpoint);
+    // This machine's own pairs are none of a test's business.
+    command.env("HVSOCK_KVP_DIR", kvp_dir(endpoint));
     for name in ["HVSOCK_DIR", "NOTIFY_SOCKET", "RUST_LOG"] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// Where the agent with this endpoint has its key-value pairs.
+pub fn kvp_dir(endpoint: &Path) -> PathBuf {
+    endpoint.with_file_name("kvp")
 }
 
 /// The agent of this build, which cargo makes as an example of this package.

@@ -2,4 +2,26 @@
 
 pub mod copy;
 pub mod heartbeat;
+pub mod kvp;
 pub mod session;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tonic::{Response, Status};
+
+use crate::link::CallError;
+
+/// An answer, if it comes in time: a guest that never answers is one that cannot.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, CallError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(answer) => Ok(answer?.into_inner()),
+        Err(_) => {
+            let text = format!("the guest did not answer within {} s", limit.as_secs());
+            Err(Status::deadline_exceeded(text).into())
+        }
+    }
+}

@@ -9,6 +9,7 @@ mod demo;
 mod events;
 mod guest;
 mod integration;
+mod kvp;
 mod partition;
 mod status;
 mod vm;
@@ -38,6 +39,8 @@ pub enum Command {
     Events(events::Events),
     #[command(display_order = 12)]
     Bench(bench::Bench),
+    #[command(subcommand, display_order = 6)]
+    Kvp(kvp::Kvp),
     #[command(hide = true, name = "demo-guest")]
     DemoGuest(demo::Guest),
 }
@@ -53,6 +56,7 @@ impl Command {
             Self::Connections(command) => command.run(context),
             Self::Events(command) => command.run(context),
             Self::Bench(command) => command.run(context),
+            Self::Kvp(command) => command.run(context),
             Self::DemoGuest(command) => command.run(),
         }
     }
