@@ -2,6 +2,7 @@
 
 pub mod addresses;
 pub mod copy;
+pub mod freeze;
 mod heartbeat;
 pub mod kvp;
 pub mod session;

@@ -22,6 +22,11 @@ pub mod copy {
     tonic::include_proto!("hvsock.copy.v1");
 }
 
+/// Filesystems at rest.
+pub mod freeze {
+    tonic::include_proto!("hvsock.freeze.v1");
+}
+
 /// Key-value pairs.
 pub mod kvp {
     tonic::include_proto!("hvsock.kvp.v1");

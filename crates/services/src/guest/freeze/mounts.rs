@@ -1,0 +1,276 @@
+//! Which filesystems can be frozen, and in which order: read from `/proc/self/mountinfo`.
+
+use std::collections::HashSet;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use crate::wire::freeze::{self, Skipped};
+
+/// The kinds that are on disks although they have no single device.
+const WITHOUT_DEVICE: [&[u8]; 2] = [b"btrfs", b"bcachefs"];
+
+/// One mount, as the kernel lists it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// The mount's own number, by which a path is told to be on it.
+    pub id: u64,
+    /// The filesystem's device.
+    pub device: (u32, u32),
+    /// Where it is mounted.
+    pub point: PathBuf,
+    /// Such as ext4.
+    pub kind: String,
+    /// Such as /dev/vda1.
+    pub source: String,
+    /// Whether the filesystem itself is read-only, however it is mounted.
+    pub read_only: bool,
+}
+
+/// A filesystem that is to be frozen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Where it is mounted; of several places the first. Others may be covered by another mount.
+    pub mounts: Vec<Mount>,
+}
+
+impl Filesystem {
+    /// In words.
+    pub fn told(&self) -> freeze::Filesystem {
+        let first = self.mounts.first();
+        first.map(Mount::told).unwrap_or_default()
+    }
+}
+
+impl Mount {
+    fn told(&self) -> freeze::Filesystem {
+        freeze::Filesystem {
+            mount: self.point.display().to_string(),
+            kind: self.kind.clone(),
+            source: self.source.clone(),
+        }
+    }
+
+    /// One line of the table: `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/x rw,…`, with
+    /// any number of optional fields before the hyphen.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
+        let (id, _parent): (u64, Option<u64>) = (number()?, number());
+        let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
+        let device = (major.parse().ok()?, minor.parse().ok()?);
+        let point = PathBuf::from(OsString::from_vec(plain(fields.nth(1)?)));
+        let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
+        let mut text = || Some(String::from_utf8_lossy(&plain(fields.next()?)).into_owned());
+        let (kind, source, options) = (text()?, text()?, text()?);
+        Some(Self {
+            id,
+            device,
+            point,
+            kind,
+            source,
+            read_only: options.split(',').any(|option| option == "ro"),
+        })
+    }
+
+    /// Whether it is on a disk of this machine's. Everything else (memory, other machines, the
+    /// kernel's own) has device numbers that stand for nothing.
+    fn on_disk(&self) -> bool {
+        self.device.0 != 0 || WITHOUT_DEVICE.contains(&self.kind.as_bytes())
+    }
+}
+
+/// A field without the octal numbers in place of spaces, tabs, ends of lines and backslashes.
+fn plain(field: &[u8]) -> Vec<u8> {
+    let mut plain = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|_| first == b'\\');
+        let code = digits.and_then(|digits| {
+            let digits = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(digits, 8).ok()
+        });
+        plain.push(code.unwrap_or(first));
+        rest = match code {
+            Some(_) => &after[3..],
+            None => after,
+        };
+    }
+    plain
+}
+
+/// Every mount of the table, in its order, which is that of mounting.
+pub fn parse(table: &[u8]) -> Vec<Mount> {
+    let lines = table.split(|byte| *byte == b'\n');
+    lines.filter_map(Mount::parse).collect()
+}
+
+/// What to freeze, in that order, and what not although it is on a disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// The last one that was mounted comes first: whatever lies on another, as a loop device's
+    /// does, was mounted after that, and has to write to it while it is being frozen.
+    pub freeze: Vec<Filesystem>,
+    /// With the reason.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Chooses from all mounts: those at the points that are `wanted`, or all if none is. A filesystem
+/// that is mounted in several places comes once. Fails with a wanted point where there is nothing
+/// that could be frozen.
+pub fn select(mounts: &[Mount], wanted: &[PathBuf]) -> Result<Selection, NotThere> {
+    let mut selection = Selection::default();
+    let mut met = HashSet::new();
+    for mount in mounts.iter().filter(|mount| mount.on_disk()) {
+        let same = |other: &&Mount| other.device == mount.device;
+        let mut mounts: Vec<Mount> = mounts.iter().filter(same).cloned().collect();
+        if !met.insert(mount.device) {
+            continue;
+        }
+        if !wanted.is_empty() {
+            let is_wanted = |mount: &Mount| wanted.contains(&mount.point);
+            if !mounts.iter().any(is_wanted) {
+                continue;
+            }
+            // Its own name for it comes first.
+            mounts.sort_by_key(|mount| !is_wanted(mount));
+        }
+        match mount.read_only {
+            true => selection.skipped.push(Skipped {
+                filesystem: mounts.first().map(Mount::told),
+                why: "it is read-only".to_owned(),
+            }),
+            false => selection.freeze.push(Filesystem { mounts }),
+        }
+    }
+    selection.freeze.reverse();
+    let points: HashSet<_> = selection
+        .freeze
+        .iter()
+        .flat_map(|one| &one.mounts)
+        .map(|mount| &mount.point)
+        .collect();
+    match wanted.iter().find(|wanted| !points.contains(wanted)) {
+        Some(missing) => Err(NotThere(missing.clone())),
+        None => Ok(selection),
+    }
+}
+
+/// Nothing at this place can be frozen.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{} is not the mount point of a filesystem on a disk that can be written to", .0.display())]
+pub struct NotThere(pub PathBuf);
+
+/// A path as the table has it: absolute, without what does not matter.
+pub fn normal(path: &str) -> Option<PathBuf> {
+    let path = Path::new(path);
+    path.is_absolute().then(|| path.components().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TABLE: &[u8] = b"\
+22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw,errors=remount-ro
+23 22 0:21 / /proc rw,nosuid shared:12 - proc proc rw
+24 22 0:5 / /dev rw shared:2 - devtmpfs udev rw,size=1k
+25 22 254:17 / /srv/my\\040data rw - xfs /dev/vdb1 rw
+26 22 11:0 / /media/cdrom ro - iso9660 /dev/sr0 ro
+27 22 0:44 / /mnt/nfs rw - nfs4 server:/export rw
+28 22 0:40 /sub /home rw - btrfs /dev/vdc rw
+29 25 7:0 / /srv/my\\040data/image rw - ext4 /dev/loop0 rw
+30 22 254:1 /var/lib /bind rw shared:1 - ext4 /dev/vda1 rw
+31 22 254:33 / /ro-view ro - ext4 /dev/vdd rw
+nonsense
+";
+
+    fn points(selection: &Selection) -> Vec<String> {
+        let freeze = selection.freeze.iter();
+        freeze.map(|one| one.told().mount).collect()
+    }
+
+    #[test]
+    fn what_is_on_disks_is_frozen_once_each_and_the_last_mounted_first() {
+        let mounts = parse(TABLE);
+        assert_eq!(mounts.len(), 10);
+        let all = select(&mounts, &[]).unwrap();
+        let expected = [
+            "/ro-view",
+            "/srv/my data/image",
+            "/home",
+            "/srv/my data",
+            "/",
+        ];
+        assert_eq!(points(&all), expected);
+        let skipped: Vec<_> = all.skipped.iter().collect();
+        assert_eq!(skipped.len(), 1);
+        assert_eq!(
+            skipped[0].filesystem.as_ref().unwrap().mount,
+            "/media/cdrom"
+        );
+    }
+
+    #[test]
+    fn wanted_ones_go_by_any_of_their_mount_points() {
+        let mounts = parse(TABLE);
+        let wanted = [PathBuf::from("/bind"), PathBuf::from("/home")];
+        assert_eq!(
+            points(&select(&mounts, &wanted).unwrap()),
+            ["/home", "/bind"]
+        );
+        for not in ["/proc", "/media/cdrom", "/srv", "/mnt/nfs"] {
+            let wanted = [PathBuf::from(not)];
+            assert_eq!(select(&mounts, &wanted), Err(NotThere(not.into())));
+        }
+    }
+
+    #[test]
+    fn paths_are_compared_without_what_does_not_matter() {
+        assert_eq!(normal("/srv//data/"), Some("/srv/data".into()));
+        assert_eq!(normal("srv"), None);
+    }
+
+    fn escaped(path: &str) -> String {
+        let escape = |c: char| match c {
+            ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(c)),
+            c => c.to_string(),
+        };
+        path.chars().map(escape).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn any_table_is_read_back_and_each_device_is_frozen_once(
+            mounts in proptest::collection::vec(
+                (0..4u32, 0..4u32, "/[ a\\\\\t\nä]{0,6}", any::<bool>(), 0..3usize), 0..20),
+        ) {
+            let mut table = String::new();
+            for (id, (major, minor, point, ro, optional)) in mounts.iter().enumerate() {
+                let (point, optional) = (escaped(point), " shared:1".repeat(*optional));
+                let ro = if *ro { "ro" } else { "rw,x=ro" };
+                table += &format!("{id} 1 {major}:{minor} / {point} rw{optional} - ext4 /dev/x {ro}\n");
+            }
+            let read = parse(table.as_bytes());
+            prop_assert_eq!(read.len(), mounts.len());
+            for (read, (major, minor, point, ro, _)) in read.iter().zip(&mounts) {
+                prop_assert_eq!(read.device, (*major, *minor));
+                prop_assert_eq!(&read.point, Path::new(point));
+                prop_assert_eq!(read.read_only, *ro);
+            }
+            let selection = select(&read, &[]).unwrap();
+            let firsts: Vec<u64> = selection.freeze.iter().map(|one| one.mounts[0].id).collect();
+            prop_assert!(firsts.is_sorted_by(|a, b| a > b), "{:?}", firsts);
+            let devices: HashSet<_> = selection.freeze.iter().map(|one| one.mounts[0].device).collect();
+            prop_assert_eq!(devices.len(), selection.freeze.len());
+            prop_assert!(devices.iter().all(|(major, _)| *major != 0));
+        }
+
+        #[test]
+        fn any_bytes_are_a_table(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = select(&parse(&bytes), &[]);
+        }
+    }
+}
