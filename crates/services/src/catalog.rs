@@ -1,7 +1,8 @@
 //! Which integration services there are.
 //!
-//! Their ports are 18200 to 18299, which is theirs alone; services of others should keep out of
-//! it. A port is on the vsock template, so it is a GUID as well.
+//! Their ports are 900 to 919, which is theirs alone; services of others should keep out of it. They
+//! are below 1024, where in a guest only root may listen, so that what the host sends to its agent
+//! no other user's program gets. A port is on the vsock template, so it is a GUID as well.
 
 use hvsock::ServiceId;
 
@@ -33,7 +34,7 @@ pub struct Integration {
 pub static SESSION: Integration = Integration {
     key: "session",
     name: "hvsock session",
-    port: 18211,
+    port: 911,
     side: Side::Guest,
     purpose: "run commands and shells in the guest",
 };
@@ -42,7 +43,7 @@ pub static SESSION: Integration = Integration {
 pub static COPY: Integration = Integration {
     key: "copy",
     name: "hvsock copy",
-    port: 18212,
+    port: 912,
     side: Side::Guest,
     purpose: "copy files to and from the guest",
 };
@@ -51,7 +52,7 @@ pub static COPY: Integration = Integration {
 pub static KVP: Integration = Integration {
     key: "kvp",
     name: "hvsock kvp",
-    port: 18213,
+    port: 913,
     side: Side::Guest,
     purpose: "exchange key-value pairs with the guest",
 };
@@ -60,7 +61,7 @@ pub static KVP: Integration = Integration {
 pub static SHUTDOWN: Integration = Integration {
     key: "shutdown",
     name: "hvsock shutdown",
-    port: 18214,
+    port: 914,
     side: Side::Guest,
     purpose: "power the guest off or reboot it in an orderly way",
 };
@@ -69,7 +70,7 @@ pub static SHUTDOWN: Integration = Integration {
 pub static FREEZE: Integration = Integration {
     key: "freeze",
     name: "hvsock freeze",
-    port: 18215,
+    port: 915,
     side: Side::Guest,
     purpose: "freeze the guest's filesystems for a snapshot",
 };
@@ -78,7 +79,7 @@ pub static FREEZE: Integration = Integration {
 pub static FORWARD: Integration = Integration {
     key: "forward",
     name: "hvsock forward",
-    port: 18216,
+    port: 916,
     side: Side::Guest,
     purpose: "reach TCP ports and Unix sockets of the guest, and the other way round",
 };
@@ -87,7 +88,7 @@ pub static FORWARD: Integration = Integration {
 pub static HEARTBEAT: Integration = Integration {
     key: "heartbeat",
     name: "hvsock heartbeat",
-    port: 18201,
+    port: 901,
     side: Side::Host,
     purpose: "hear from the guest that it is alive and how it is",
 };
@@ -96,7 +97,7 @@ pub static HEARTBEAT: Integration = Integration {
 pub static TIME: Integration = Integration {
     key: "time",
     name: "hvsock time",
-    port: 18202,
+    port: 902,
     side: Side::Host,
     purpose: "keep the guest's clock at the host's time",
 };
@@ -105,7 +106,7 @@ pub static TIME: Integration = Integration {
 pub static NOTIFY: Integration = Integration {
     key: "notify",
     name: "hvsock notify",
-    port: 18203,
+    port: 903,
     side: Side::Host,
     purpose: "hear from the guest's service manager that it is ready",
 };
@@ -144,7 +145,7 @@ mod tests {
         let names: HashSet<_> = ALL.iter().map(|one| one.name).collect();
         let ports: HashSet<_> = ALL.iter().map(|one| one.port).collect();
         assert_eq!([keys.len(), names.len(), ports.len()], [ALL.len(); 3]);
-        assert!(ports.iter().all(|port| (18200..=18299).contains(port)));
+        assert!(ports.iter().all(|port| (900..=919).contains(port)));
     }
 
     #[test]
@@ -164,7 +165,7 @@ mod tests {
     #[test]
     fn one_is_found_by_whatever_names_it() {
         let id = KVP.id().to_string();
-        for text in ["kvp", "KVP", "hvsock kvp", "18213", &id] {
+        for text in ["kvp", "KVP", "hvsock kvp", "913", &id] {
             assert_eq!(Integration::find(text), Some(&KVP), "{text}");
         }
         assert_eq!(Integration::find("smoke signals"), None);

@@ -29,7 +29,7 @@ fn a_container_is_heard_with_its_facts_and_numbers() {
         let guest = known(&scene.world, "container", BOX);
         let services = guest["report"]["facts"]["services"].as_array().cloned();
         let mut services = services.unwrap_or_default().into_iter();
-        services.any(|one| one["port"] == 18214 && one["offered"] == true)
+        services.any(|one| one["port"] == 914 && one["offered"] == true)
     });
     let guest = known(&scene.world, "container", BOX);
     let report = &guest["report"];

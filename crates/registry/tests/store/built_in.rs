@@ -15,7 +15,7 @@ fn open_with(config: &Config, built_in: &[Registration]) -> (FolderStore, LoadRe
 }
 
 fn built_in() -> Registration {
-    owned(18211, "session", "hvsock", "hvsock")
+    owned(911, "session", "hvsock", "hvsock")
 }
 
 #[test]
@@ -23,11 +23,11 @@ fn what_is_built_in_is_in_force_without_a_file_and_cannot_be_removed() {
     let config = Config::new();
     let (mut store, report) = open_with(&config, &[built_in()]);
     assert_eq!((report.registrations, store.built_in_count()), (1, 1));
-    assert_eq!(store.registry().get(id(18211)), Some(&built_in()));
+    assert_eq!(store.registry().get(id(911)), Some(&built_in()));
     assert_eq!(config.names(), [""; 0]);
-    let error = store.remove(id(18211)).unwrap_err();
+    let error = store.remove(id(911)).unwrap_err();
     assert!(matches!(error, StoreError::BuiltIn(_)), "{error}");
-    let error = store.put(registration(18211, "mine")).unwrap_err();
+    let error = store.put(registration(911, "mine")).unwrap_err();
     assert!(error.to_string().contains("hvsock"), "{error}");
 }
 
@@ -52,13 +52,13 @@ fn changing_it_gives_it_a_file_and_removing_that_brings_it_back() {
 #[test]
 fn a_file_by_hand_stands_in_its_place_for_as_long_as_it_is_there() {
     let config = Config::new();
-    config.write(id(18211), "name = \"session\"\nowner = \"carol\"\n");
+    config.write(id(911), "name = \"session\"\nowner = \"carol\"\n");
     let (mut store, _) = open_with(&config, &[built_in()]);
-    let owner = |store: &FolderStore| store.registry().get(id(18211)).unwrap().owner.clone();
+    let owner = |store: &FolderStore| store.registry().get(id(911)).unwrap().owner.clone();
     assert_eq!(owner(&store).as_deref(), Some("carol"));
 
-    fs::remove_file(config.file(id(18211))).unwrap();
-    let changes = store.reload(&Changed::Files(vec![config.file(id(18211))]));
+    fs::remove_file(config.file(id(911))).unwrap();
+    let changes = store.reload(&Changed::Files(vec![config.file(id(911))]));
     assert_eq!(changes, [Change::Updated(Box::new(built_in()))]);
     assert_eq!(owner(&store).as_deref(), Some("hvsock"));
 }
@@ -67,12 +67,12 @@ fn a_file_by_hand_stands_in_its_place_for_as_long_as_it_is_there() {
 fn a_broken_file_opens_nothing_that_is_built_in() {
     let config = Config::new();
     config.write(
-        id(18211),
+        id(911),
         "name = \"session\"\n[connect]\nusers = [\"carol\"\n",
     );
     let (store, report) = open_with(&config, &[built_in()]);
     assert_eq!(report.problems.len(), 1);
-    assert_eq!(store.registry().get(id(18211)), None);
+    assert_eq!(store.registry().get(id(911)), None);
 }
 
 #[test]
