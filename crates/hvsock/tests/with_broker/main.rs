@@ -261,3 +261,18 @@ fn a_pause_cuts_or_suspends_as_the_option_says() {
     later_peer.write_all(b"y").unwrap();
     assert_eq!((&later).read(&mut bytes).unwrap(), 1);
 }
+
+#[test]
+fn what_a_relay_abandons_is_no_clean_end() {
+    let world = World::new();
+    for shared_memory in [true, false] {
+        let options = world.at_web().shared_memory(shared_memory);
+        let (mut connector, mut acceptor) = world.pair(&options);
+        connector.write_all(b"half of it").unwrap();
+        connector.abandon();
+        let mut got = Vec::new();
+        let error = acceptor.read_to_end(&mut got).expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
+        assert_eq!(got, b"half of it");
+    }
+}

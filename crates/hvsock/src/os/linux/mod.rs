@@ -1,5 +1,6 @@
 //! Linux: the broker's endpoint sockets, shared memory, and the kernel's `AF_VSOCK`.
 
+mod abandon;
 mod absent;
 pub(crate) mod backend;
 mod descriptors;
