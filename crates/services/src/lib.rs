@@ -8,6 +8,7 @@
 //!
 //! - [`catalog`]: which services there are, with their ports and names.
 //! - [`copy`]: what both ends of a copy of files have in common, which is nearly everything.
+//! - [`forward`]: sockets as forwarding carries them.
 //! - [`guest`]: the half in the guest, which the program `hvsock-agent` ([`agent`]) runs.
 //! - [`host`]: the half on the host, which the command `hvsock` and its broker use.
 //! - [`link`]: how both halves meet: gRPC, or a bare stream where throughput matters.
@@ -18,6 +19,7 @@
 pub mod agent;
 pub mod catalog;
 pub mod copy;
+pub mod forward;
 pub mod guest;
 pub mod host;
 pub mod link;

@@ -3,10 +3,12 @@
 pub mod addresses;
 pub mod copy;
 pub mod freeze;
+mod forward;
 mod heartbeat;
 pub mod kvp;
 pub mod session;
 pub mod shutdown;
+mod ssh;
 
 use std::path::PathBuf;
 
@@ -21,6 +23,9 @@ pub struct Config {
     pub endpoint: Endpoint,
     /// Where the pools of key-value pairs lie; where Hyper-V has them, if this is `None`.
     pub kvp: Option<PathBuf>,
+    /// The sshd that is started for each connection to the guest's SSH server. If this is `None`,
+    /// whatever listens is taken, else the system's sshd.
+    pub sshd: Option<PathBuf>,
 }
 
 impl Config {
@@ -30,6 +35,7 @@ impl Config {
         Self {
             endpoint: Endpoint::from_env(),
             kvp: std::env::var_os("HVSOCK_KVP_DIR").map(PathBuf::from),
+            sshd: std::env::var_os("HVSOCK_SSHD").map(PathBuf::from),
         }
     }
 }
@@ -45,6 +51,7 @@ fn offers(config: &Config) -> Vec<Offer> {
     vec![
         session::offer(),
         copy::offer(),
+        forward::offer(config.sshd.clone()),
         kvp::offer(config.kvp.clone()),
         shutdown::offer(),
     ]

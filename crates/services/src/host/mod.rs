@@ -1,6 +1,7 @@
 //! The half on the host: what the command and the broker call and offer.
 
 pub mod copy;
+pub mod forward;
 pub mod heartbeat;
 pub mod kvp;
 pub mod session;

@@ -27,6 +27,11 @@ pub mod freeze {
     tonic::include_proto!("hvsock.freeze.v1");
 }
 
+/// TCP ports and Unix sockets across the boundary.
+pub mod forward {
+    tonic::include_proto!("hvsock.forward.v1");
+}
+
 /// Key-value pairs.
 pub mod kvp {
     tonic::include_proto!("hvsock.kvp.v1");

@@ -1,0 +1,305 @@
+//! Records: a socket's bytes with a mark for their end and one for a failure, since an end of the
+//! connection that carries them tells neither apart.
+
+use super::{LONGEST_REASON, shortened};
+
+/// The most bytes of one record.
+pub(super) const MOST: usize = 65_536;
+/// The bytes that tell a record's length.
+pub(super) const HEAD: usize = 4;
+/// In place of a length: the socket's bytes have ended.
+pub(super) const END: [u8; HEAD] = [0; HEAD];
+/// In place of a length: the socket broke.
+const RESET: u32 = u32::MAX;
+
+/// What precedes `length` bytes, 1 to [`MOST`].
+pub(super) fn head(length: usize) -> [u8; HEAD] {
+    debug_assert!((1..=MOST).contains(&length));
+    (length as u32).to_le_bytes()
+}
+
+/// The record that says why the socket broke.
+pub(super) fn reset(reason: &str) -> Vec<u8> {
+    let reason = shortened(reason.to_owned(), LONGEST_REASON);
+    let mut bytes = RESET.to_le_bytes().to_vec();
+    bytes.extend_from_slice(&(reason.len() as u32).to_le_bytes());
+    bytes.extend_from_slice(reason.as_bytes());
+    bytes
+}
+
+/// What comes out of bytes that were received.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Piece<'a> {
+    /// Bytes of the socket, at least one.
+    Data(&'a [u8]),
+    /// There are no more.
+    End,
+    /// The socket broke, and why.
+    Reset(String),
+}
+
+/// The peer does not keep to the format.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Violation {
+    /// A record is longer than one may be.
+    #[error("a record of {0} bytes, which is too long")]
+    TooLong(u32),
+    /// Bytes came after their end.
+    #[error("bytes after their end")]
+    AfterEnd,
+}
+
+/// Takes records apart, however the bytes come in. It holds no more than a reason.
+#[derive(Debug, Default)]
+pub(super) struct Decoder {
+    state: State,
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Of a length, so many bytes are there.
+    Head {
+        have: usize,
+        bytes: [u8; HEAD],
+    },
+    Data {
+        left: usize,
+    },
+    ReasonHead {
+        have: usize,
+        bytes: [u8; HEAD],
+    },
+    Reason {
+        left: usize,
+        text: Vec<u8>,
+    },
+    /// After a failure nothing counts.
+    Over,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let (have, bytes) = (0, [0; HEAD]);
+        Self::Head { have, bytes }
+    }
+}
+
+impl Decoder {
+    /// Whether the socket's bytes have ended as they should.
+    pub(super) fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// The next piece in `input`, which is shortened by what was looked at; `None` once all of it
+    /// has been.
+    pub(super) fn next<'a>(
+        &mut self,
+        input: &mut &'a [u8],
+    ) -> Result<Option<Piece<'a>>, Violation> {
+        while !input.is_empty() {
+            match &mut self.state {
+                State::Head { have, bytes } => {
+                    if !filled(have, bytes, input) {
+                        return Ok(None);
+                    }
+                    let told = u32::from_le_bytes(*bytes);
+                    self.state = State::default();
+                    match told {
+                        RESET => {
+                            let (have, bytes) = (0, [0; HEAD]);
+                            self.state = State::ReasonHead { have, bytes };
+                        }
+                        _ if self.ended => return self.fail(Violation::AfterEnd),
+                        0 => {
+                            self.ended = true;
+                            return Ok(Some(Piece::End));
+                        }
+                        _ if told as usize <= MOST => {
+                            let left = told as usize;
+                            self.state = State::Data { left };
+                        }
+                        _ => return self.fail(Violation::TooLong(told)),
+                    }
+                }
+                State::Data { left } => {
+                    let (data, rest) = input.split_at((*left).min(input.len()));
+                    *input = rest;
+                    *left -= data.len();
+                    if *left == 0 {
+                        self.state = State::default();
+                    }
+                    return Ok(Some(Piece::Data(data)));
+                }
+                State::ReasonHead { have, bytes } => {
+                    if !filled(have, bytes, input) {
+                        return Ok(None);
+                    }
+                    let told = u32::from_le_bytes(*bytes);
+                    if told as usize > LONGEST_REASON {
+                        return self.fail(Violation::TooLong(told));
+                    }
+                    if told == 0 {
+                        self.state = State::Over;
+                        return Ok(Some(Piece::Reset(String::new())));
+                    }
+                    let (left, text) = (told as usize, Vec::new());
+                    self.state = State::Reason { left, text };
+                }
+                State::Reason { left, text } => {
+                    let (more, rest) = input.split_at((*left).min(input.len()));
+                    *input = rest;
+                    *left -= more.len();
+                    text.extend_from_slice(more);
+                    if *left == 0 {
+                        let reason = String::from_utf8_lossy(text).into_owned();
+                        self.state = State::Over;
+                        return Ok(Some(Piece::Reset(reason)));
+                    }
+                }
+                State::Over => *input = &[],
+            }
+        }
+        Ok(None)
+    }
+
+    fn fail<T>(&mut self, violation: Violation) -> Result<T, Violation> {
+        self.state = State::Over;
+        Err(violation)
+    }
+}
+
+/// Takes what is missing of a length from `input`; whether it is all there then.
+fn filled(have: &mut usize, bytes: &mut [u8; HEAD], input: &mut &[u8]) -> bool {
+    let (more, rest) = input.split_at((HEAD - *have).min(input.len()));
+    bytes[*have..*have + more.len()].copy_from_slice(more);
+    *have += more.len();
+    *input = rest;
+    *have == HEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a reader has in the end.
+    #[derive(Debug, Default, PartialEq, Eq)]
+    struct Seen {
+        data: Vec<u8>,
+        ends: usize,
+        reset: Option<String>,
+        violation: Option<Violation>,
+    }
+
+    /// Has `bytes` taken apart in pieces of the lengths in `cuts`, over and over.
+    fn seen(bytes: &[u8], cuts: &[usize]) -> Seen {
+        let mut decoder = Decoder::default();
+        let mut seen = Seen::default();
+        let mut rest = bytes;
+        for cut in cuts.iter().cycle() {
+            let (mut input, after) =
+                rest.split_at((*cut).clamp(1, rest.len().max(1)).min(rest.len()));
+            rest = after;
+            loop {
+                match decoder.next(&mut input) {
+                    Ok(Some(Piece::Data(data))) => {
+                        assert!(!data.is_empty());
+                        seen.data.extend_from_slice(data);
+                    }
+                    Ok(Some(Piece::End)) => seen.ends += 1,
+                    Ok(Some(Piece::Reset(reason))) => seen.reset = Some(reason),
+                    Ok(None) => break,
+                    Err(violation) => {
+                        seen.violation = Some(violation);
+                        return seen;
+                    }
+                }
+            }
+            if rest.is_empty() {
+                assert_eq!(decoder.ended(), seen.ends == 1);
+                break;
+            }
+        }
+        seen
+    }
+
+    fn of(records: &[Vec<u8>], last: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for record in records {
+            bytes.extend_from_slice(&head(record.len()));
+            bytes.extend_from_slice(record);
+        }
+        bytes.extend_from_slice(last);
+        bytes
+    }
+
+    proptest! {
+        #[test]
+        fn the_bytes_come_out_however_they_come_in(
+            records in vec(vec(any::<u8>(), 1..300), 0..20),
+            cuts in vec(1_usize..200, 1..8),
+        ) {
+            let data = records.concat();
+            let clean = seen(&of(&records, &END), &cuts);
+            prop_assert_eq!(&clean.data, &data);
+            prop_assert_eq!(clean.ends, 1);
+            prop_assert_eq!(clean.reset, None);
+            let broken = seen(&of(&records, &reset("no route")), &cuts);
+            prop_assert_eq!(broken.data, data);
+            prop_assert_eq!(broken.ends, 0);
+            prop_assert_eq!(broken.reset.as_deref(), Some("no route"));
+        }
+
+        #[test]
+        fn what_is_cut_short_has_no_end(
+            records in vec(vec(any::<u8>(), 1..50), 1..10),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let bytes = of(&records, &END);
+            let short = seen(&bytes[..cut.index(bytes.len())], &[7]);
+            prop_assert_eq!(short.ends, 0);
+            prop_assert!(records.concat().starts_with(&short.data));
+        }
+
+        #[test]
+        fn anything_may_come(bytes in vec(any::<u8>(), 0..2000), cuts in vec(1_usize..50, 1..5)) {
+            let one_way = seen(&bytes, &cuts);
+            prop_assert_eq!(one_way, seen(&bytes, &[usize::MAX]));
+        }
+    }
+
+    #[test]
+    fn a_length_that_may_not_be_is_a_violation() {
+        let longest = u32::try_from(MOST).unwrap();
+        assert_eq!(seen(&longest.to_le_bytes(), &[4]).violation, None);
+        let longer = (longest + 1).to_le_bytes();
+        let violation = Some(Violation::TooLong(longest + 1));
+        assert_eq!(seen(&longer, &[1]).violation, violation);
+        let reason = [RESET.to_le_bytes(), 1025_u32.to_le_bytes()].concat();
+        assert_eq!(
+            seen(&reason, &[3]).violation,
+            Some(Violation::TooLong(1025))
+        );
+    }
+
+    #[test]
+    fn after_the_end_comes_a_failure_or_nothing() {
+        let after = [&END[..], &reset("late")].concat();
+        assert_eq!(seen(&after, &[5]).reset.as_deref(), Some("late"));
+        let more = [&END[..], &head(1), b"x"].concat();
+        assert_eq!(seen(&more, &[5]).violation, Some(Violation::AfterEnd));
+        let twice = [END, END].concat();
+        assert_eq!(seen(&twice, &[5]).violation, Some(Violation::AfterEnd));
+    }
+
+    #[test]
+    fn a_reason_is_shortened_where_it_is_told() {
+        let told = reset(&"ä".repeat(LONGEST_REASON));
+        assert_eq!(told.len(), 2 * HEAD + LONGEST_REASON);
+        let reason = seen(&told, &[100]).reset.unwrap();
+        assert_eq!(reason, "ä".repeat(LONGEST_REASON / 2));
+    }
+}
