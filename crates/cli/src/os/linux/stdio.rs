@@ -12,11 +12,21 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Standard input without the buffer of the standard library.
 pub fn input() -> io::Result<impl Read> {
-    unbuffered(io::stdin().as_fd())
+    input_file()
 }
 
 /// Standard output, likewise.
 pub fn output() -> io::Result<impl Write> {
+    output_file()
+}
+
+/// Standard input as a file, for who needs one.
+pub fn input_file() -> io::Result<File> {
+    unbuffered(io::stdin().as_fd())
+}
+
+/// Standard output, likewise.
+pub fn output_file() -> io::Result<File> {
     unbuffered(io::stdout().as_fd())
 }
 

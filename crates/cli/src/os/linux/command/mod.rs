@@ -7,10 +7,13 @@ mod container;
 mod cp;
 mod demo;
 mod events;
+mod forward;
 mod guest;
 mod integration;
 mod kvp;
+mod nc;
 mod partition;
+mod ssh;
 mod status;
 mod vm;
 
@@ -33,6 +36,12 @@ pub enum Command {
     Container(container::Container),
     #[command(display_order = 9)]
     Cp(cp::Cp),
+    #[command(display_order = 33)]
+    Forward(forward::Forward),
+    #[command(display_order = 34)]
+    Nc(nc::Nc),
+    #[command(display_order = 35)]
+    Ssh(ssh::Ssh),
     #[command(display_order = 10)]
     Connections(connections::Connections),
     #[command(display_order = 11)]
@@ -53,6 +62,9 @@ impl Command {
             Self::Status(command) => command.run(context),
             Self::Container(command) => command.run(context),
             Self::Cp(command) => command.run(context),
+            Self::Forward(command) => command.run(context),
+            Self::Nc(command) => command.run(context),
+            Self::Ssh(command) => command.run(context),
             Self::Connections(command) => command.run(context),
             Self::Events(command) => command.run(context),
             Self::Bench(command) => command.run(context),

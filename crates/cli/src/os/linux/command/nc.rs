@@ -1,0 +1,101 @@
+//! `hvsock nc`: standard input and output as a socket of a guest.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{self, Poll, ready};
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use hvsock_services::forward::{Fault, Moved};
+use hvsock_services::host::forward::{Place, connect, connect_service};
+use tokio::fs::File;
+use tokio::io::AsyncWrite;
+
+use super::forward::{failure, place};
+use crate::context::Context;
+use crate::failure::{Failure, OutputGone};
+use crate::os::{Partition, guest_services, stdio};
+
+/// Connect standard input and output to a socket of a guest
+#[derive(Debug, Args)]
+#[command(after_help = "\
+SOCKET is tcp:[HOST:]PORT or unix:PATH, as the guest sees it; ssh, for its SSH server, however that
+is reached there; vsock:PORT or service:NAME, for a service of hvsock.
+
+Examples:
+  hvsock nc web tcp:80
+  ssh -o ProxyCommand='hvsock nc web ssh' root@web")]
+pub struct Nc {
+    /// The virtual machine or container
+    #[arg(value_name = "VM")]
+    partition: Partition,
+    /// The socket there
+    #[arg(value_parser = place, value_name = "SOCKET")]
+    socket: Place,
+}
+
+impl Nc {
+    pub fn run(self, context: &Context) -> Result<()> {
+        let target = guest_services::target(context, &self.partition)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .context("cannot start")?;
+        let carried = runtime.block_on(async {
+            let tunnel = match &self.socket {
+                Place::Socket(address) => connect(&target, address).await,
+                Place::Service(service) => connect_service(&target, service).await,
+            };
+            let tunnel = tunnel.map_err(|error| failure(context, error))?;
+            let input = File::from_std(stdio::input_file()?);
+            let output = Output(Some(File::from_std(stdio::output_file()?)));
+            let carried = tunnel.carry_halves(input, output, &Moved::default()).await;
+            carried.map_err(|fault| match fault {
+                // Reading the input never fails so.
+                Fault::Near(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    OutputGone.into()
+                }
+                fault => Failure::new(fault.to_string()).into(),
+            })
+        });
+        // A thread may be waiting for input that nobody needs any more.
+        runtime.shutdown_background();
+        carried
+    }
+}
+
+/// Standard output, which ends where the other end's bytes do.
+struct Output(Option<File>);
+
+impl Output {
+    fn file(&mut self) -> io::Result<Pin<&mut File>> {
+        let file = self.0.as_mut().map(Pin::new);
+        file.ok_or_else(|| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl AsyncWrite for Output {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.file()?.poll_write(context, bytes)
+    }
+
+    fn poll_flush(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.file()?.poll_flush(context)
+    }
+
+    fn poll_shutdown(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        ready!(self.file()?.poll_flush(context))?;
+        self.0 = None;
+        Poll::Ready(stdio::end_output().map_err(io::Error::other))
+    }
+}
