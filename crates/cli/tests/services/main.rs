@@ -6,6 +6,7 @@
 mod agent;
 mod copy;
 mod kvp;
+mod forward;
 mod life;
 mod scene;
 #[path = "../cli/util.rs"]
