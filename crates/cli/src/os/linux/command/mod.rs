@@ -36,11 +36,11 @@ pub enum Command {
     Container(container::Container),
     #[command(display_order = 9)]
     Cp(cp::Cp),
-    #[command(display_order = 33)]
+    #[command(display_order = 9)]
     Forward(forward::Forward),
-    #[command(display_order = 34)]
+    #[command(display_order = 9)]
     Nc(nc::Nc),
-    #[command(display_order = 35)]
+    #[command(display_order = 9)]
     Ssh(ssh::Ssh),
     #[command(display_order = 10)]
     Connections(connections::Connections),
