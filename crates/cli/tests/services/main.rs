@@ -5,8 +5,8 @@
 
 mod agent;
 mod copy;
-mod kvp;
 mod forward;
+mod kvp;
 mod life;
 mod scene;
 #[path = "../cli/util.rs"]

@@ -2,8 +2,8 @@
 
 pub mod addresses;
 pub mod copy;
-pub mod freeze;
 mod forward;
+pub mod freeze;
 mod heartbeat;
 pub mod kvp;
 pub mod session;
