@@ -28,7 +28,7 @@ service of hvsock.
 Examples:
   hvsock forward tcp:8080 web:tcp:80               the guest's web server, here
   hvsock forward web:tcp:5432 tcp:db.example:5432  a database, for the guest
-  hvsock forward unix:/tmp/kvp.sock web:service:18213
+  hvsock forward unix:/tmp/kvp.sock 'web:service:hvsock kvp'
   hvsock forward tcp:0 web:tcp:80 tcp:0 web:ssh    several at once
 
 It runs until Ctrl-C. Who may use a TCP port of this machine is everybody on it; a Unix socket is
