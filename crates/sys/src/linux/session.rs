@@ -2,12 +2,13 @@
 //! signals of who starts it, as a user, with a controlling terminal if it has one.
 
 use std::error::Error;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::fmt;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 
 /// What a program is started with beside what its [`Command`] says.
@@ -113,19 +114,40 @@ impl Step {
     }
 }
 
-/// Starts the program in a session of its own. Its signals are as a new process's should be:
-/// none ignored, none blocked.
+/// Starts the program in a session of its own. Its signals are as a new process's should be: none
+/// ignored, none blocked. If the caller is spared when memory runs out, it is not.
 ///
 /// It is killed when the *thread* that calls this ends, however that comes about: a program that
 /// must not outlive its starter has no other way to hear of a `SIGKILL`. (A program that changes
 /// its user by itself, as `su` does, is let off that by the kernel.)
 pub fn spawn(mut command: Command, session: Session) -> Result<Child, SpawnError> {
     let starter = rustix::process::getpid();
-    let prepare = move || prepare(starter, &session);
+    let spared = is_spared();
+    let prepare = move || {
+        if spared {
+            // More than it can do is not worth a failure.
+            let _ = be_killed_as_others();
+        }
+        prepare(starter, &session)
+    };
     // SAFETY: between fork and exec only system calls are made, on memory that was allocated
     // before; nothing is allocated, locked or freed.
     unsafe { command.pre_exec(prepare) };
     command.spawn().map_err(Step::of)
+}
+
+const OOM: &CStr = c"/proc/self/oom_score_adj";
+
+/// Whether the kernel spares this process when memory runs out, as it does what a service manager
+/// wants to have spared, and by inheritance all that it starts.
+fn is_spared() -> bool {
+    let score = std::fs::read_to_string("/proc/self/oom_score_adj");
+    score.is_ok_and(|score| score.starts_with('-'))
+}
+
+fn be_killed_as_others() -> rustix::io::Result<()> {
+    let score = rustix::fs::open(OOM, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&score, b"0").map(drop)
 }
 
 /// In the new process, before the program.
@@ -302,6 +324,24 @@ mod tests {
         let child = spawn(shell("kill -USR2 $$; echo alive"), Session::default()).unwrap();
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.signal(), Some(libc::SIGUSR2), "{output:?}");
+    }
+
+    #[test]
+    fn a_program_is_not_spared_because_its_starter_is() {
+        // It takes a right.
+        let lower = Command::new("sh")
+            .args(["-c", "echo -5 >/proc/self/oom_score_adj"])
+            .stderr(Stdio::null())
+            .status();
+        if !lower.unwrap().success() {
+            eprintln!("skipped: the score cannot be made less here");
+            return;
+        }
+        let before = std::fs::read("/proc/self/oom_score_adj").unwrap();
+        std::fs::write("/proc/self/oom_score_adj", "-5").unwrap();
+        let said = says(shell("cat /proc/$$/oom_score_adj"), Session::default());
+        std::fs::write("/proc/self/oom_score_adj", before).unwrap();
+        assert_eq!(said, "0");
     }
 
     #[test]
