@@ -40,7 +40,7 @@ fn run() -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start")?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch signals")?;
         tokio::select! {
@@ -49,7 +49,11 @@ fn run() -> Result<()> {
             _ = interrupt.recv() => {}
         }
         Ok(())
-    })
+    });
+    // With all tasks, of which those that have commands begin to end them.
+    drop(runtime);
+    guest::session::settle();
+    ended
 }
 
 /// Logs to stderr: without times, which a journal adds, and in colour to a terminal only.

@@ -9,6 +9,7 @@ mod forward;
 mod kvp;
 mod life;
 mod scene;
+mod session;
 #[path = "../cli/util.rs"]
 #[allow(dead_code, reason = "the command's own suite uses all of it")]
 mod util;

@@ -76,3 +76,29 @@ Examples:
   hvsock why parent backup --from web           as the container web, asked from outside
 
 Exit status: 0 it would succeed, 1 it would be refused.";
+
+/// Of `hvsock exec`.
+pub const EXEC: &str = "\
+Examples:
+  hvsock exec web -- uname -a
+  hvsock exec web -it -- top
+  hvsock exec web -u postgres -w /srv -e LANG=C -- pg_dump shop > shop.sql
+  hvsock exec web -i -- tar -x -C /srv < site.tar
+
+Standard output and standard error stay apart, except with -t. SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGUSR1
+and SIGUSR2 are passed on; the third that should have ended it leaves it, and so does ~. at the beginning
+of a line with -t. Whatever leaves the command ends it in the guest, with all that it started there.
+
+Exit status: the command's, or 128 and the number of the signal that ended it; 124 out of time,
+125 it was not run or its end is not known, 126 not executable, 127 not found.";
+
+/// Of `hvsock shell`.
+pub const SHELL: &str = "\
+Examples:
+  hvsock shell web
+  hvsock shell web -u alice
+  hvsock shell web < script
+
+It is the user's login shell. Type ~. at the beginning of a line to leave one that does not answer.
+
+Exit status: the shell's; see `hvsock exec --help`.";

@@ -12,8 +12,8 @@ pub(super) const COOKIE: &str = "HVSOCK_SESSION";
 const ROOTS_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What a service manager tells its service, and nobody else.
-const AGENTS_OWN: [&str; 14] = [
+/// What a service manager tells its service, and nobody else, and what a shell keeps for itself.
+const AGENTS_OWN: [&str; 18] = [
     "CACHE_DIRECTORY",
     "CREDENTIALS_DIRECTORY",
     "FDSTORE",
@@ -25,9 +25,13 @@ const AGENTS_OWN: [&str; 14] = [
     "MAINPID",
     "MANAGERPID",
     "NOTIFY_SOCKET",
+    "OLDPWD",
+    "PWD",
+    "SHLVL",
     "SYSTEMD_EXEC_PID",
     "WATCHDOG_PID",
     "WATCHDOG_USEC",
+    "_",
 ];
 
 /// What another user's command has of the agent's environment, beside `LC_…`: where one is, and how
@@ -114,6 +118,7 @@ mod tests {
             ("LC_ALL", "de_DE"),
             ("TERM", "linux"),
             ("NOTIFY_SOCKET", "/run/n"),
+            ("PWD", "/"),
             ("SECRET", "1"),
             ("HVSOCK_SESSION", "old"),
         ];

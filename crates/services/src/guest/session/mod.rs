@@ -14,6 +14,8 @@ mod sweep;
 mod terminal;
 mod user;
 
+pub(crate) use process::settle;
+
 use std::pin::Pin;
 use std::sync::Arc;
 

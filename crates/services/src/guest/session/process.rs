@@ -1,14 +1,16 @@
 //! A command's process: how it starts, that its end is known, and that its number is nobody
 //! else's until all of its session is dealt with.
 
-use std::ffi::{CString, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use hvsock_sys::session::{self, Ids, Session, SpawnError, Step};
 use rustix::io::Errno;
@@ -135,9 +137,9 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
     };
     let ids = plan.user.as_ref().and_then(|_| other_ids(&account));
     let mut command = program(plan, &account);
-    command
-        .env_clear()
-        .envs(environment::of(plan, &account, std::env::vars_os(), cookie));
+    let environment = environment::of(plan, &account, std::env::vars_os(), cookie);
+    let folders = folders(plan, environment.get(OsStr::new("HOME")));
+    command.env_clear().envs(environment);
     let outer = match &plan.terminal {
         Some(terminal) => {
             let owner = ids.as_ref().map(|ids| ids.uid);
@@ -161,7 +163,7 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
     let session = Session {
         terminal: outer.is_some(),
         ids,
-        folders: folders(plan, &account),
+        folders,
     };
     let mut child =
         session::spawn(command, session).map_err(|error| start_failed(plan, &account, &error))?;
@@ -211,11 +213,12 @@ fn program(plan: &Plan, account: &Account) -> Command {
     command
 }
 
-fn folders(plan: &Plan, account: &Account) -> Vec<CString> {
+/// Where it begins: in the directory of the plan, else at home, or in `/` if that is not there.
+fn folders(plan: &Plan, home: Option<&OsString>) -> Vec<CString> {
     match &plan.folder {
         Some(folder) => vec![folder.clone()],
         None => {
-            let home = CString::new(account.home.clone().into_os_string().into_vec());
+            let home = home.and_then(|home| CString::new(home.as_bytes()).ok());
             home.into_iter().chain([c"/".to_owned()]).collect()
         }
     }
@@ -239,15 +242,17 @@ fn no_terminal(error: &io::Error) -> Failed {
 }
 
 fn start_failed(plan: &Plan, account: &Account, error: &SpawnError) -> Failed {
+    let why = match error.error.kind() {
+        io::ErrorKind::NotFound => "not found".to_owned(),
+        kind => kind.to_string(),
+    };
     let what = match (error.step, plan.argv.first(), &plan.folder) {
-        (Step::Program, Some(program), _) => format!("{}: {}", program.display(), error.error),
-        (Step::Program, None, _) => format!("{}: {}", account.shell.display(), error.error),
-        (Step::Folder, _, Some(folder)) => {
-            format!("{}: {}", folder.to_string_lossy(), error.error)
-        }
+        (Step::Program, Some(program), _) => format!("{}: {why}", program.display()),
+        (Step::Program, None, _) => format!("{}: {why}", account.shell.display()),
+        (Step::Folder, _, Some(folder)) => format!("{}: {why}", folder.to_string_lossy()),
         (Step::Ids, ..) => {
             let user = plan.user.as_deref().unwrap_or_default();
-            format!("the agent cannot become {user}: {}", error.error)
+            format!("the agent cannot become {user}: {why}")
         }
         _ => error.to_string(),
     };
@@ -284,6 +289,18 @@ impl Process {
     }
 }
 
+/// How many sessions are being ended.
+static SWEEPS: AtomicUsize = AtomicUsize::new(0);
+
+/// Waits until all commands that nobody waits for have been ended, which takes a few seconds at the
+/// most: for an agent that ends.
+pub(crate) fn settle() {
+    let deadline = Instant::now() + 2 * sweep::GRACE;
+    while SWEEPS.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let Some(live) = self.live.take() else {
@@ -293,14 +310,17 @@ impl Drop for Process {
         // At once, should the agent be ending, too.
         let _ = kill_process_group(pid, Signal::HUP);
         let _ = kill_process_group(pid, Signal::CONT);
+        SWEEPS.fetch_add(1, Ordering::SeqCst);
         let sweeping = thread::Builder::new()
             .name("sweep".to_owned())
             .stack_size(256 << 10)
             .spawn(move || {
                 sweep::end(pid, &live.cookie);
                 drop(live);
+                SWEEPS.fetch_sub(1, Ordering::SeqCst);
             });
         if sweeping.is_err() {
+            SWEEPS.fetch_sub(1, Ordering::SeqCst);
             let _ = kill_process_group(pid, Signal::KILL);
         }
     }

@@ -17,7 +17,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 use super::environment::COOKIE;
 
 /// How long processes have to end by themselves after `SIGHUP`.
-const GRACE: Duration = Duration::from_secs(2);
+pub(super) const GRACE: Duration = Duration::from_secs(2);
 /// How often to look whether they have.
 const LOOK: Duration = Duration::from_millis(10);
 /// How often to kill what has appeared meanwhile: a program that forks faster than this finds it

@@ -13,6 +13,7 @@ mod integration;
 mod kvp;
 mod nc;
 mod partition;
+mod session;
 mod ssh;
 mod status;
 mod vm;
@@ -36,6 +37,10 @@ pub enum Command {
     Container(container::Container),
     #[command(display_order = 9)]
     Cp(cp::Cp),
+    #[command(display_order = 9)]
+    Exec(session::Exec),
+    #[command(display_order = 9)]
+    Shell(session::Shell),
     #[command(display_order = 9)]
     Forward(forward::Forward),
     #[command(display_order = 9)]
@@ -65,6 +70,8 @@ impl Command {
             Self::Forward(command) => command.run(context),
             Self::Nc(command) => command.run(context),
             Self::Ssh(command) => command.run(context),
+            Self::Exec(command) => command.run(context),
+            Self::Shell(command) => command.run(context),
             Self::Connections(command) => command.run(context),
             Self::Events(command) => command.run(context),
             Self::Bench(command) => command.run(context),
