@@ -3,6 +3,7 @@
 //! A new need is one line here. Tests themselves look for the program once more (see
 //! `hvsock_testkit::require`), so they skip or fail by the same rule when run by hand.
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, anyhow, bail};
@@ -59,6 +60,21 @@ const TOOLS: &[Tool] = &[
         package: "ncat",
         probe: &["ncat", "--version"],
         needed_by: "the tests of programs in real guests",
+    },
+    Tool {
+        package: "openssh-server",
+        probe: &["test", "-x", "/usr/sbin/sshd"],
+        needed_by: "the tests of ssh to guests",
+    },
+    Tool {
+        package: "python3-grpcio",
+        probe: &["/usr/bin/python3", "-c", "import grpc"],
+        needed_by: "the tests of a client in Python",
+    },
+    Tool {
+        package: "protobuf-compiler-grpc",
+        probe: &["test", "-x", "/usr/bin/grpc_python_plugin"],
+        needed_by: "the tests of a client in Python",
     },
 ];
 
@@ -118,6 +134,14 @@ const WINDOWS_TOOLS: &[Tool] = &[
 
 const WINDOWS: &str = "the build for Windows and its tests";
 
+/// The package whose installation starts a server, of which the tests need the program only.
+const SERVICE: &str = "openssh-server";
+
+/// Whether this machine would start it, and is somebody's.
+fn starts_services() -> bool {
+    Path::new("/run/systemd/system").exists() && !run::in_ci()
+}
+
 /// Where Debian's package puts the kernel's source.
 pub const LINUX_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
@@ -174,6 +198,9 @@ fn install(tools: &[Tool]) -> Result<bool> {
     let mut left_out = false;
     for tool in missing {
         let installed = match &updated {
+            Ok(()) if tool.package == SERVICE && starts_services() => Err(anyhow!(
+                "installing it would start a server; do so yourself if you want one"
+            )),
             Ok(()) => run::run(&mut apt_get(&["install", "--yes", tool.package])),
             Err(error) => Err(anyhow!("{error:#}")),
         };

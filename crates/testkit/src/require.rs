@@ -58,6 +58,16 @@ pub fn stand_in() -> Option<PathBuf> {
     found(folder.ok_or("it needs the stand-in for AF_HYPERV (`cargo xtask windows`)"))
 }
 
+/// The path of OpenSSH's server, which does not answer a probe; with it are its client and what
+/// makes keys.
+pub fn sshd() -> Option<PathBuf> {
+    let sshd = PathBuf::from("/usr/sbin/sshd");
+    let there = sshd.is_file();
+    there
+        .then_some(sshd)
+        .or_else(|| absent("OpenSSH's server is not installed", in_ci()))
+}
+
 /// What somebody else has looked for, whose error says what is missing and what to install.
 pub fn found<T>(looked: Result<T, impl Display>) -> Option<T> {
     match looked {

@@ -10,6 +10,7 @@ mod kvp;
 mod life;
 mod scene;
 mod session;
+mod ssh;
 #[path = "../cli/util.rs"]
 #[allow(dead_code, reason = "the command's own suite uses all of it")]
 mod util;

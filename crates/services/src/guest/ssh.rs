@@ -90,7 +90,7 @@ impl Sshd {
     async fn start(program: &Path) -> io::Result<Self> {
         if rustix::process::geteuid().is_root() {
             // If it cannot be made sshd says so itself.
-            let _ = std::fs::create_dir(EMPTY_FOLDER);
+            let _ = std::fs::create_dir_all(EMPTY_FOLDER);
         }
         let (own, theirs) = UnixStream::pair()?;
         let theirs = theirs.into_std()?;
