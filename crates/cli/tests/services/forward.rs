@@ -18,13 +18,13 @@ use crate::util::{Done, PATIENCE, Running, inside};
 const MUCH: usize = 16 << 20;
 
 /// A forwarding that runs, with what it printed when it was ready.
-struct Forward {
+pub struct Forward {
     running: Running,
     lines: Vec<String>,
 }
 
 impl Forward {
-    fn start(scene: &Scene, sides: &[&str]) -> Self {
+    pub fn start(scene: &Scene, sides: &[&str]) -> Self {
         let mut command = scene.world.command(["forward", "-v"]);
         command.args(sides).stdout(Stdio::piped());
         let mut running = Running::start(command.stderr(Stdio::piped()));

@@ -8,6 +8,7 @@ mod copy;
 mod forward;
 mod kvp;
 mod life;
+mod python;
 mod scene;
 mod session;
 mod ssh;

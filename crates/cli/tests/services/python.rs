@@ -1,0 +1,97 @@
+//! A client of somebody else's: Google's gRPC for Python, which knows nothing of hvsock, speaks to a
+//! service of a guest through a Unix socket.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use hvsock_testkit::{TempFolder, require};
+
+use crate::forward::Forward;
+use crate::scene::{BOX, Scene};
+use crate::util::{Done, Running};
+
+/// Debian's interpreter, for which Debian packages the library.
+const PYTHON: &str = "/usr/bin/python3";
+
+/// The client with what protoc makes of the interface.
+struct Client {
+    modules: TempFolder,
+    socket: PathBuf,
+}
+
+impl Client {
+    fn new(socket: PathBuf) -> Option<Self> {
+        let import = Done::of(Command::new(PYTHON).args(["-c", "import grpc"]));
+        let import = (import.code == Some(0)).then_some(());
+        require::found(import.ok_or("python3-grpcio is not installed"))?;
+        let protoc = require::program("protoc", &["--version"])?;
+        let modules = TempFolder::new();
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../services/proto/hvsock");
+        let mut command = Command::new(protoc);
+        command.arg("-I").arg(root);
+        for option in ["--python_out", "--grpc_python_out"] {
+            command.arg(format!("{option}={}", modules.path().display()));
+        }
+        command.arg("--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin");
+        Done::of(command.arg("kvp.proto")).ok();
+        Some(Self { modules, socket })
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/python");
+        let mut command = Command::new(PYTHON);
+        command
+            .arg(format!("{root}/kvp_client.py"))
+            .arg(&self.socket)
+            .args(arguments)
+            .env("PYTHONPATH", self.modules.path())
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Done {
+        Done::of(&mut self.command(arguments))
+    }
+}
+
+#[test]
+fn a_client_in_python_exchanges_data_with_a_guest() {
+    let scene = Scene::new();
+    let socket = scene.world.dir().join("kvp.sock");
+    let Some(client) = Client::new(socket.clone()) else {
+        return;
+    };
+    let here = format!("unix:{}", socket.display());
+    let _forward = Forward::start(&scene, &[&here, &format!("{BOX}:service:hvsock kvp")]);
+
+    let facts = client.run(&["list", "auto"]).ok();
+    let os = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    assert!(facts.contains(os.trim()), "{facts}");
+
+    // What it sets, the command sees, and the other way round.
+    let watching = &mut client.command(&["watch", "external", "Greeting"]);
+    let mut watching = Running::start(watching.stdout(Stdio::piped()));
+    assert_eq!(watching.line(), "KIND_TOLD");
+    client
+        .run(&["set", "external", "Greeting", "from Python"])
+        .ok();
+    assert_eq!(watching.line(), "KIND_SET from Python");
+    let seen = scene
+        .world
+        .ok(["kvp", "get", BOX, "Greeting", "--pool", "external"]);
+    assert_eq!(seen, "from Python\n");
+    scene.world.ok(["kvp", "set", BOX, "Greeting", "last"]);
+    assert_eq!(watching.line(), "KIND_SET last");
+    assert!(watching.end().success());
+    let seen = client.run(&["get", "external", "Greeting"]).ok();
+    assert_eq!(seen, "last\n");
+
+    let missing = client.run(&["get", "external", "Nothing"]);
+    assert!(missing.stderr.starts_with("NOT_FOUND: "), "{missing:?}");
+    let denied = client.run(&["set", "guest", "Greeting", "x"]);
+    assert!(
+        denied.stderr.starts_with("PERMISSION_DENIED: "),
+        "{denied:?}"
+    );
+}
