@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod broker;
+pub mod copy;
 pub mod cpu;
 pub mod figures;
 pub mod machine;

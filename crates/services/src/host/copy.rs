@@ -23,6 +23,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use hvsock::HvStream;
+use prost::bytes::Bytes;
 
 use crate::catalog::COPY;
 use crate::copy::{
@@ -175,7 +176,7 @@ impl Copy {
     }
 }
 
-fn bytes(path: &Path) -> prost::bytes::Bytes {
+fn bytes(path: &Path) -> Bytes {
     path.as_os_str().as_bytes().to_vec().into()
 }
 

@@ -1,0 +1,90 @@
+//! What copies are measured against: bytes over the same kind of connection, with nothing around
+//! them.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use hvsock::{HvListener, HvStream, ServiceId, VmId};
+
+use super::{BOX, SINK, Scene};
+
+/// Bytes moved at once, as a copy does.
+const PIECE: usize = 256 * 1024;
+
+/// Listens in the container for as long as the program runs.
+pub(super) fn start(endpoint: &Path) -> io::Result<()> {
+    let listener = HvListener::options()
+        .endpoint(endpoint)
+        .listen((VmId::PARENT, ServiceId::from_port(SINK)))?;
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || take(stream));
+        }
+    });
+    Ok(())
+}
+
+/// Takes a path (its length, then its bytes; none for nowhere) and then bytes until their end,
+/// which go there, and says that it is done.
+fn take(mut stream: HvStream) -> io::Result<()> {
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let mut path = vec![0; u32::from_le_bytes(length) as usize];
+    stream.read_exact(&mut path)?;
+    let mut file = match path.as_slice() {
+        [] => None,
+        path => {
+            use std::ffi::OsStr;
+            Some(File::create(PathBuf::from(OsStr::from_bytes(path)))?)
+        }
+    };
+    let mut buffer = vec![0; PIECE];
+    loop {
+        // As a copy does, in whole pieces.
+        let mut filled = 0;
+        while filled < PIECE {
+            match stream.read(&mut buffer[filled..])? {
+                0 => break,
+                count => filled += count,
+            }
+        }
+        if let Some(file) = &mut file {
+            file.write_all(&buffer[..filled])?;
+        }
+        if filled < PIECE {
+            break;
+        }
+    }
+    stream.write_all(b"!")
+}
+
+impl Scene {
+    /// Sends so many bytes of memory, or of a file, to the sink, which drops them or writes them
+    /// to a file.
+    pub(super) fn raw(&self, from: Option<&Path>, to: Option<&Path>, size: u64) -> io::Result<()> {
+        let mut stream = HvStream::options()
+            .endpoint(self.endpoint())
+            .ring_size(1 << 20)
+            .connect((BOX, ServiceId::from_port(SINK)))?;
+        let path = to.map_or(&b""[..], |to| to.as_os_str().as_bytes());
+        stream.write_all(&(path.len() as u32).to_le_bytes())?;
+        stream.write_all(path)?;
+        let mut file = from.map(File::open).transpose()?;
+        let mut buffer = vec![0x5a; PIECE];
+        let mut left = size;
+        while left > 0 {
+            let now = left.min(PIECE as u64) as usize;
+            if let Some(file) = &mut file {
+                file.read_exact(&mut buffer[..now])?;
+            }
+            stream.write_all(&buffer[..now])?;
+            left -= now as u64;
+        }
+        stream.shutdown(Shutdown::Write)?;
+        stream.read_exact(&mut [0])
+    }
+}
