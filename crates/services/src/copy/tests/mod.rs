@@ -1,5 +1,7 @@
 //! Both ends, over a socket pair, between two folders.
 
+mod broken;
+mod hostile;
 mod whole;
 
 use std::io::{self, Read, Write};
