@@ -44,15 +44,15 @@ enum Command {
     Service(service::Service),
     #[command(subcommand, display_order = 5)]
     Vm(os::Vm),
-    #[command(display_order = 7)]
+    #[command(display_order = 20)]
     Listen(listen::Listen),
-    #[command(display_order = 8)]
+    #[command(display_order = 21)]
     Connect(connect::Connect),
-    #[command(display_order = 9)]
+    #[command(display_order = 22)]
     Why(why::Why),
-    #[command(display_order = 13)]
+    #[command(display_order = 30)]
     Completions(man::Completions),
-    #[command(display_order = 14)]
+    #[command(display_order = 31)]
     Man(man::Man),
     /// In their places among the others.
     #[command(flatten)]

@@ -150,10 +150,9 @@ impl<'a, L: Link> Sender<'a, L> {
             Err(error) => return self.fails(error),
         };
         match (FileType::from_raw_mode(stat.st_mode), name) {
-            (FileType::Directory, _) if !self.recursive => self.note(
-                "it is a folder, and folders are not asked for".into(),
-                false,
-            ),
+            (FileType::Directory, _) if !self.recursive => {
+                self.note("a folder, which is copied with -r only".into(), false)
+            }
             (FileType::Directory, _) if depth == DEPTH => {
                 let why = format!("folders are copied up to {DEPTH} deep");
                 self.note(why, false)

@@ -35,25 +35,25 @@ pub enum Command {
     Status(status::Status),
     #[command(subcommand, display_order = 6)]
     Container(container::Container),
-    #[command(display_order = 9)]
-    Cp(cp::Cp),
-    #[command(display_order = 9)]
-    Exec(session::Exec),
-    #[command(display_order = 9)]
-    Shell(session::Shell),
-    #[command(display_order = 9)]
-    Forward(forward::Forward),
-    #[command(display_order = 9)]
-    Nc(nc::Nc),
-    #[command(display_order = 9)]
-    Ssh(ssh::Ssh),
-    #[command(display_order = 10)]
-    Connections(connections::Connections),
-    #[command(display_order = 11)]
-    Events(events::Events),
     #[command(display_order = 12)]
+    Cp(cp::Cp),
+    #[command(display_order = 10)]
+    Exec(session::Exec),
+    #[command(display_order = 11)]
+    Shell(session::Shell),
+    #[command(display_order = 13)]
+    Forward(forward::Forward),
+    #[command(display_order = 15)]
+    Nc(nc::Nc),
+    #[command(display_order = 14)]
+    Ssh(ssh::Ssh),
+    #[command(display_order = 23)]
+    Connections(connections::Connections),
+    #[command(display_order = 24)]
+    Events(events::Events),
+    #[command(display_order = 25)]
     Bench(bench::Bench),
-    #[command(subcommand, display_order = 6)]
+    #[command(subcommand, display_order = 16)]
     Kvp(kvp::Kvp),
     #[command(hide = true, name = "demo-guest")]
     DemoGuest(demo::Guest),

@@ -105,10 +105,8 @@ fn end(ended: Result<Tally, CopyError>, progress: Progress) -> Result<()> {
             progress.done(&tally);
             match tally.failed {
                 0 => Ok(()),
-                1 => Err(Failure::new("one entry was not copied as it is").into()),
-                many => {
-                    Err(Failure::new(format!("{many} entries were not copied as they are")).into())
-                }
+                1 => Err(Failure::new("one entry was not copied").into()),
+                many => Err(Failure::new(format!("{many} entries were not copied")).into()),
             }
         }
         Err(error) => {
