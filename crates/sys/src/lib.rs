@@ -26,8 +26,8 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, doorbell, errno, event, freeze, limits, message, peer, poll, processor, seqpacket,
-    session, shared_memory, stream, vsock,
+    accounts, clock, doorbell, errno, event, freeze, limits, message, peer, poll, processor,
+    seqpacket, session, shared_memory, stream, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

@@ -1,6 +1,7 @@
 //! The half in the guest: what the agent offers to its parent.
 
 pub mod addresses;
+mod clock;
 pub mod copy;
 mod forward;
 pub mod freeze;
@@ -67,7 +68,10 @@ pub async fn run(config: Config) {
     let offers = offers(&config);
     let standings = offers.iter().map(Offer::standing).collect();
     let mut tasks = tokio::task::JoinSet::new();
-    tasks.spawn(heartbeat::run(config.endpoint.clone(), standings));
+    let clock = clock::Known::default();
+    tasks.spawn(clock::run(config.endpoint.clone(), clock.clone()));
+    let heartbeat = heartbeat::run(config.endpoint.clone(), standings, clock);
+    tasks.spawn(heartbeat);
     for offer in offers {
         tasks.spawn(offer.serve(place.clone()));
     }

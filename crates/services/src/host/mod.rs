@@ -5,6 +5,7 @@ pub mod forward;
 pub mod heartbeat;
 pub mod kvp;
 pub mod session;
+pub mod time;
 
 use std::future::Future;
 use std::time::Duration;

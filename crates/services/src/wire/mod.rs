@@ -37,6 +37,11 @@ pub mod kvp {
     tonic::include_proto!("hvsock.kvp.v1");
 }
 
+/// The host's clock.
+pub mod time {
+    tonic::include_proto!("hvsock.time.v1");
+}
+
 /// Orderly power-off and reboot.
 pub mod shutdown {
     tonic::include_proto!("hvsock.shutdown.v1");

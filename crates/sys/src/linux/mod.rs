@@ -1,6 +1,7 @@
 //! Linux: system calls through rustix, and through libc where rustix has none that is sound.
 
 pub mod accounts;
+pub mod clock;
 pub mod doorbell;
 pub mod errno;
 pub mod event;

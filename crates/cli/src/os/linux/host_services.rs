@@ -13,6 +13,7 @@ use hvsock_broker::model::{
     ClockKeeper, GuestClock, GuestFacts, GuestOrder, GuestReport, GuestService, Health,
 };
 use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::time;
 use hvsock_services::link::{Offer, Place, Standing};
 use hvsock_services::wire::heartbeat::{Beat, Clock, Facts, Keeper, State};
 use tokio::sync::oneshot;
@@ -33,7 +34,7 @@ impl HostServices {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let offers = [heartbeat::offer(Heard(handle.clone()))];
+        let offers = [heartbeat::offer(Heard(handle.clone())), time::offer()];
         let standings: Vec<Standing> = offers.iter().map(Offer::standing).collect();
         let (stop, stopped) = oneshot::channel();
         let (tried, first) = mpsc::channel();

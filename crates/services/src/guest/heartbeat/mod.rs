@@ -19,9 +19,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use tonic::Status;
 
 use crate::catalog::HEARTBEAT;
+use crate::guest::clock;
 use crate::link::{CallError, Pause, Standing, Target};
 use crate::wire::heartbeat::heartbeat_client::HeartbeatClient;
-use crate::wire::heartbeat::{Beat, Facts};
+use crate::wire::heartbeat::{Beat, Facts, order};
 
 /// From one beat to the next.
 const BEAT: Duration = Duration::from_secs(1);
@@ -42,6 +43,7 @@ struct Source {
     start: watch::Receiver<manager::Start>,
     standings: Vec<Standing>,
     facts: Facts,
+    clock: clock::Known,
 }
 
 impl Source {
@@ -52,6 +54,7 @@ impl Source {
         let mut beat = Beat {
             sequence: self.sequence,
             manager: start.word,
+            clock: self.clock.told(),
             ..Beat::default()
         };
         beat.set_state(start.state);
@@ -68,13 +71,14 @@ impl Source {
 }
 
 /// Beats until dropped, over one connection after the other.
-pub(super) async fn run(endpoint: Endpoint, standings: Vec<Standing>) {
+pub(super) async fn run(endpoint: Endpoint, standings: Vec<Standing>, clock: clock::Known) {
     let target = Target::new(endpoint, VmId::PARENT);
     let mut source = Source {
         sequence: 0,
         start: manager::watch(),
         standings,
         facts: Facts::default(),
+        clock,
     };
     let mut pause = Pause::default();
     let mut told = false;
@@ -96,6 +100,7 @@ pub(super) async fn run(endpoint: Endpoint, standings: Vec<Standing>) {
 async fn report(target: &Target, source: &mut Source) -> Result<Infallible, CallError> {
     let channel = target.channel_with_pulse(&HEARTBEAT, DEAF).await?;
     let mut client = HeartbeatClient::new(channel).max_decoding_message_size(LARGEST_ORDER);
+    let clock = source.clock.clone();
     let (beats, made) = mpsc::channel(1);
     let beating = async {
         let mut ticks = interval(BEAT);
@@ -111,7 +116,11 @@ async fn report(target: &Target, source: &mut Source) -> Result<Infallible, Call
     let obeying = async {
         let mut orders = client.report(received(made)).await?.into_inner();
         while let Some(order) = orders.message().await? {
-            tracing::debug!("the host asks for something: {order:?}");
+            match order.order {
+                Some(order::Order::SyncClock(_)) => clock.ask(),
+                // Of a host that is newer than this agent.
+                None => {}
+            }
         }
         Err(over())
     };
