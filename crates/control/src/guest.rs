@@ -150,6 +150,14 @@ pub struct GuestNotice {
     pub more: std::collections::BTreeMap<String, String>,
 }
 
+/// Something to ask a guest's agent for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewGuestOrder {
+    /// What.
+    pub order: GuestOrder,
+}
+
 /// What an operator asks a guest's agent for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]

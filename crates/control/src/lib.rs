@@ -24,7 +24,7 @@ pub use event::{Event, EventKind};
 pub use explanation::{Explanation, RefusalReport, Step};
 pub use guest::{
     ClockKeeper, Contact, Guest, GuestClock, GuestFacts, GuestNotice, GuestOrder, GuestReport,
-    GuestService, Health,
+    GuestService, Health, NewGuestOrder,
 };
 pub use import::Import;
 pub use metrics::{MetricsSnapshot, ServiceMetrics};

@@ -204,6 +204,19 @@ impl Guest {
         self.wait_until_ready(deadline)
     }
 
+    /// Waits until it is there again, after something in it made it reboot.
+    pub fn rebooted(&self) -> Result<(), Error> {
+        self.wait_until_ready(Instant::now() + self.boot_limit)
+    }
+
+    /// Waits for QEMU's end, after something in it powered it off.
+    pub fn powered_off(self) -> Result<(), Error> {
+        if self.machine.wait(self.boot_limit) {
+            return Ok(());
+        }
+        Err(self.machine.timed_out("QEMU's end", self.boot_limit))
+    }
+
     /// Takes the vsock device out of the guest and puts a new one in, while all else runs on. It is the
     /// way to a back-end that has been started anew, which QEMU does not connect to again by itself.
     pub fn replug_vsock(&self) -> Result<(), Error> {

@@ -18,8 +18,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use crate::model::{
-    Connection, ErrorBody, Event, Explanation, Imported, Listener, NewContainer, NewService, NewVm,
-    Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
+    Connection, ErrorBody, Event, Explanation, GuestOrder, Imported, Listener, NewContainer,
+    NewGuestOrder, NewService, NewVm, Partition, PartitionChange, PartitionState, Service,
+    ServiceChange, Status,
 };
 
 /// The longest wait for one answer. Longer than the server's own limits, so that its word comes
@@ -190,6 +191,12 @@ impl Client {
             groups: Some(groups),
         };
         self.send(Method::PATCH, &partition_path(partition), &change)
+    }
+
+    /// Asks the agent in a partition's guest for something.
+    pub fn order_guest(&self, partition: &PartitionRef, order: GuestOrder) -> Result<Partition> {
+        let path = format!("{}/orders", partition_path(partition));
+        self.send(Method::POST, &path, &NewGuestOrder { order })
     }
 
     /// Removes a partition.

@@ -3,21 +3,21 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::scene::{self, BOX, Scene};
-use crate::util::{Running, World, eventually};
+use crate::util::{Done, Running, World, eventually, inside};
 
 /// Within this a lost guest must be noticed, and then some, for a machine that does a lot beside.
 const NOTICED: Duration = Duration::from_secs(5);
 const BUSY: Duration = Duration::from_secs(5);
 
 /// What is known of the guest in a partition.
-fn known(world: &World, kind: &str, name: &str) -> Value {
+pub fn known(world: &World, kind: &str, name: &str) -> Value {
     world.json([kind, "show", name, "--json"])["guest"].take()
 }
 
-fn contact(world: &World, kind: &str, name: &str, want: &str) {
+pub fn contact(world: &World, kind: &str, name: &str, want: &str) {
     eventually(want, || known(world, kind, name)["contact"] == want);
 }
 
@@ -113,6 +113,102 @@ fn a_guest_without_the_service_is_not_heard_and_one_that_has_it_again_is() {
         .world
         .ok(["service", "enable", heartbeat, "--vm", BOX]);
     contact(&scene.world, "container", BOX, "ok");
+}
+
+#[test]
+fn a_script_waits_for_what_it_needs_and_hears_why_it_waits_in_vain() {
+    let mut scene = Scene::new();
+    let wait = |scene: &Scene, goal: &str, seconds: &str| {
+        scene.run([
+            "container",
+            "wait",
+            BOX,
+            "--for",
+            goal,
+            "--timeout",
+            seconds,
+        ])
+    };
+    for goal in ["running", "agent", "ready"] {
+        wait(&scene, goal, "30").ok();
+    }
+    let error = wait(&scene, "off", "0.2").failed();
+    assert!(
+        error.contains("is not off after 0.2 s: it is running, ready"),
+        "{error}"
+    );
+    scene.agent.child.kill().unwrap();
+    scene.agent.child.wait().unwrap();
+    contact(&scene.world, "container", BOX, "lost");
+    let error = wait(&scene, "ready", "0").failed();
+    assert!(error.contains("contact lost"), "{error}");
+    // It waits for the one that comes.
+    let mut waiting = Running::start(&mut scene.world.command(["container", "wait", BOX]));
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(waiting.child.try_wait().unwrap().is_none());
+    scene.agent = Running::start(&mut scene::agent_at(&scene.endpoint));
+    assert!(waiting.end().success());
+    scene.world.ok(["-q", "vm", "add", "web"]);
+    scene.world.ok(["vm", "wait", "web", "--for", "off"]);
+    let error = scene.run(["vm", "wait", "web", "--timeout", "0"]).failed();
+    assert!(
+        error.contains("web is not ready after 0 s: it is off"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_service_managers_notification_makes_a_partition_ready_without_an_agent() {
+    let world = World::new();
+    let endpoint = world.container("cage");
+    let notify = |message: &[u8]| {
+        Done::with_input(
+            &mut inside(&endpoint, ["connect", "parent", "hvsock notify"]),
+            message,
+        )
+    };
+    notify(b"STATUS=Starting\x1b[2J\nX_SYSTEMD_UNIT_ACTIVE=basic.target\n").ok();
+    let said = known(&world, "container", "cage");
+    assert_eq!(
+        (&said["contact"], &said["ready"]),
+        (&json!("none"), &json!(false))
+    );
+    assert_eq!(
+        said["notice"]["more"]["X_SYSTEMD_UNIT_ACTIVE"],
+        "basic.target"
+    );
+    let shown = world.ok(["container", "show", "cage"]);
+    assert!(
+        shown.contains("says          Starting\u{fffd}[2J\n"),
+        "{shown}"
+    );
+    // One that is too long is none, and one that claims to be from elsewhere is from here.
+    notify(&[b'A'; 100_000]);
+    notify(b"READY=1").ok();
+    world.ok(["container", "wait", "cage"]);
+    notify(b"STOPPING=1").ok();
+    eventually("it is not ready any more", || {
+        known(&world, "container", "cage")["ready"] == false
+    });
+}
+
+#[test]
+fn a_container_has_its_hosts_clock_and_is_not_shut_down() {
+    let scene = Scene::new();
+    contact(&scene.world, "container", BOX, "ok");
+    eventually("its clock is known", || {
+        let known = known(&scene.world, "container", BOX);
+        known["report"]["clock"]["keeper"] == "host"
+    });
+    let clock = known(&scene.world, "container", BOX)["report"]["clock"].take();
+    let number = |name: &str| clock[name].as_f64().unwrap();
+    println!("the clock of this very machine: {clock}");
+    assert!(
+        number("offset_seconds").abs() <= number("error_seconds"),
+        "{clock}"
+    );
+    let metrics = scene.world.run(["vm", "time", BOX]);
+    assert!(metrics.failed().contains("is a container"));
 }
 
 #[test]

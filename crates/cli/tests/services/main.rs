@@ -8,6 +8,7 @@ mod copy;
 mod forward;
 mod kvp;
 mod life;
+mod life_guest;
 mod python;
 mod scene;
 mod session;

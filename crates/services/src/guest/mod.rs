@@ -54,7 +54,7 @@ fn offers(config: &Config) -> Vec<Offer> {
         copy::offer(),
         forward::offer(config.sshd.clone()),
         kvp::offer(config.kvp.clone()),
-        shutdown::offer(),
+        shutdown::offer(config),
     ]
 }
 

@@ -4,7 +4,9 @@ pub mod copy;
 pub mod forward;
 pub mod heartbeat;
 pub mod kvp;
+pub mod notify;
 pub mod session;
+pub mod shutdown;
 pub mod time;
 
 use std::future::Future;

@@ -161,6 +161,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
             partitions::change,
             partitions::remove
         ))
+        .routes(routes!(partitions::order))
         .routes(routes!(connections::listeners))
         .routes(routes!(connections::list))
         .routes(routes!(connections::show, connections::cut))

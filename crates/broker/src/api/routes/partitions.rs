@@ -10,7 +10,7 @@ use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{Changer, JsonBody, Peer, Segment};
 use crate::handle::Handle;
-use crate::model::{ErrorBody, NewContainer, NewVm, Partition, PartitionChange};
+use crate::model::{ErrorBody, NewContainer, NewGuestOrder, NewVm, Partition, PartitionChange};
 
 /// Every partition, parents before their children.
 #[utoipa::path(get, operation_id = "list_partitions", path = "/v1/partitions", tag = "partitions",
@@ -108,6 +108,32 @@ pub(super) async fn change(
         }
     });
     changed.await.map(Json)
+}
+
+/// Asks the agent in a partition's guest for something; it may take a moment to do it.
+#[utoipa::path(post, operation_id = "order_guest", path = "/v1/partitions/{partition}/orders",
+    tag = "partitions",
+    params(("partition" = String, Path, description = "a name or a GUID")),
+    request_body = NewGuestOrder,
+    responses(
+        (status = 202, description = "as it is now", body = Partition),
+        (status = 413, description = "the body is too large", body = ErrorBody),
+        (status = 400, description = "the request does not fit, or no agent takes orders",
+            body = ErrorBody),
+        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        (status = 404, description = "there is no such thing", body = ErrorBody),
+    ))]
+pub(super) async fn order(
+    State(api): State<Api>,
+    _: Changer,
+    Segment(partition): Segment<PartitionRef>,
+    JsonBody(new): JsonBody<NewGuestOrder>,
+) -> Result<(StatusCode, Json<Partition>), ApiError> {
+    let ordered = api.call(move |handle| {
+        handle.order_guest(&partition, new.order)?;
+        handle.partition(&partition)
+    });
+    Ok((StatusCode::ACCEPTED, Json(ordered.await?)))
 }
 
 /// Removes a VM or container and cuts its connections.

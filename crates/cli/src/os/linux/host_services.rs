@@ -10,9 +10,10 @@ use hvsock::{Endpoint, Peer, VmId};
 use hvsock_address::{PartitionName, PartitionRef};
 use hvsock_broker::Handle;
 use hvsock_broker::model::{
-    ClockKeeper, GuestClock, GuestFacts, GuestOrder, GuestReport, GuestService, Health,
+    ClockKeeper, GuestClock, GuestFacts, GuestNotice, GuestOrder, GuestReport, GuestService, Health,
 };
 use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::notify::{self, Notice};
 use hvsock_services::host::time;
 use hvsock_services::link::{Offer, Place, Standing};
 use hvsock_services::wire::heartbeat::{Beat, Clock, Facts, Keeper, State};
@@ -34,7 +35,11 @@ impl HostServices {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let offers = [heartbeat::offer(Heard(handle.clone())), time::offer()];
+        let offers = [
+            heartbeat::offer(Heard(handle.clone())),
+            notify_offer(handle.clone()),
+            time::offer(),
+        ];
         let standings: Vec<Standing> = offers.iter().map(Offer::standing).collect();
         let (stop, stopped) = oneshot::channel();
         let (tried, first) = mpsc::channel();
@@ -110,6 +115,31 @@ impl heartbeat::Listener for Heard {
     }
 }
 
+/// Further variables of a guest's service manager that are kept.
+const MOST_VARIABLES: usize = 32;
+
+fn notify_offer(handle: Handle) -> Offer {
+    notify::offer(move |guest, notice| {
+        if let Some(partition) = partition(guest) {
+            handle.guest_notice(&partition, |said| add(said, notice));
+        }
+    })
+}
+
+/// Takes a message into what was said before.
+fn add(said: &mut GuestNotice, notice: Notice) {
+    said.ready |= notice.ready;
+    said.stopping |= notice.stopping;
+    said.status = notice.status.or(said.status.take());
+    said.errno = notice.errno.or(said.errno);
+    said.exit_status = notice.exit_status.or(said.exit_status);
+    for (name, value) in notice.more {
+        if said.more.len() < MOST_VARIABLES || said.more.contains_key(&name) {
+            said.more.insert(name, value);
+        }
+    }
+}
+
 fn report(beat: Beat) -> GuestReport {
     let load = [beat.load_1_milli, beat.load_5_milli, beat.load_15_milli];
     GuestReport {
@@ -159,5 +189,24 @@ fn clock(clock: &Clock) -> GuestClock {
             Keeper::Other => ClockKeeper::Other,
             Keeper::Host => ClockKeeper::Host,
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_add_up_and_variables_have_a_limit() {
+        let mut said = GuestNotice::default();
+        add(&mut said, Notice::parse(b"STATUS=a\nX_A=1"));
+        add(&mut said, Notice::parse(b"READY=1\nX_A=2"));
+        for number in 0..100 {
+            add(&mut said, Notice::parse(format!("X_{number}=1").as_bytes()));
+        }
+        assert!(said.ready);
+        assert_eq!(said.status.as_deref(), Some("a"));
+        assert_eq!(said.more["X_A"], "2");
+        assert_eq!(said.more.len(), MOST_VARIABLES);
     }
 }

@@ -31,6 +31,9 @@ use sample::{Offset, Sample, best};
 /// Probes of one measurement.
 const PROBES: usize = 8;
 
+/// From one answer to the next probe.
+const BETWEEN: Duration = Duration::from_millis(20);
+
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -148,6 +151,8 @@ impl Keeping {
     async fn measure(&mut self, exchange: &mut Exchange) -> Result<Correction, CallError> {
         let mut samples = Vec::with_capacity(PROBES);
         for _ in 0..PROBES {
+            // Longer than a host makes one wait who does not leave it time.
+            tokio::time::sleep(BETWEEN).await;
             samples.push(exchange.sample().await?);
         }
         let nonsense = || Status::internal("the host's time makes no sense");

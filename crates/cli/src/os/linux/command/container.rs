@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::guest;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
+use super::wait::Wait;
 use crate::context::Context;
 use crate::os::linux::output::{self, Json};
 use crate::os::linux::words;
@@ -31,6 +32,8 @@ pub enum Container {
     Id(Named),
     /// Show one container
     Show(Shown),
+    /// Wait until the agent in a container is heard, or for something else
+    Wait(Wait),
     /// Let a container stand still; connections are cut unless they asked to be kept
     Pause(Named),
     /// Let a paused container go on
@@ -67,6 +70,7 @@ impl Container {
             Self::List(json) => list(containers, json),
             Self::Id(named) => containers.id(&named),
             Self::Show(shown) => show(containers, &shown),
+            Self::Wait(wait) => wait.run(containers),
             Self::Pause(named) => containers.change(&named, PartitionState::Paused),
             Self::Resume(named) => containers.change(&named, PartitionState::Running),
             Self::Groups(grouped) => containers.group(grouped),

@@ -16,7 +16,9 @@ mod partition;
 mod session;
 mod ssh;
 mod status;
+mod time;
 mod vm;
+mod wait;
 
 use anyhow::Result;
 use clap::Subcommand;

@@ -1,6 +1,7 @@
 //! `hvsock vm`: virtual machines as partitions.
 
 mod device;
+mod shutdown;
 
 use std::ops::RangeInclusive;
 
@@ -12,11 +13,14 @@ use serde::Serialize;
 
 use super::guest;
 use super::partition::{Grouped, Named, Partitions, facts};
+use super::time::Time;
+use super::wait::Wait;
 use crate::context::Context;
 use crate::os::linux::words;
 use crate::output::{self, Json};
 use crate::table::Columns;
 use device::{Device, Memory};
+use shutdown::Shutdown;
 
 /// The context ids that a guest can have; those below are the host's and its own.
 const CIDS: RangeInclusive<i64> = 3..=u32::MAX as i64 - 1;
@@ -36,6 +40,11 @@ pub enum Vm {
     /// Print a virtual machine's GUID
     Id(Named),
     Show(Show),
+    /// Wait until a virtual machine's guest has started, or for something else
+    Wait(Wait),
+    Shutdown(Shutdown),
+    /// Show how a guest's clock stands to this machine's
+    Time(Time),
     /// Let a virtual machine stand still; connections are cut unless they asked to be kept
     Pause(Named),
     /// Let a paused virtual machine go on
@@ -104,6 +113,9 @@ impl Vm {
             Self::List(json) => list(vms, json),
             Self::Id(named) => vms.id(&named),
             Self::Show(show) => show.run(vms),
+            Self::Wait(wait) => wait.run(vms),
+            Self::Shutdown(shutdown) => shutdown.run(vms),
+            Self::Time(time) => time.run(vms),
             Self::Pause(named) => vms.change(&named, PartitionState::Paused),
             Self::Resume(named) => vms.change(&named, PartitionState::Running),
             Self::Groups(grouped) => vms.group(grouped),
