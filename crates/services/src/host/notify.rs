@@ -69,14 +69,16 @@ impl Notice {
             "STATUS" => self.status = Some(short(value)),
             "ERRNO" => self.errno = value.parse().ok(),
             "EXIT_STATUS" => self.exit_status = value.parse().ok(),
-            _ if is_further(key) => {
-                if self.more.len() < MORE || self.more.contains_key(key) {
-                    self.more.insert(key.to_owned(), short(value));
-                }
+            _ if is_further(key) && self.has_room(key) => {
+                self.more.insert(key.to_owned(), short(value));
             }
             // MAINPID, WATCHDOG and so on are for a manager of processes.
             _ => {}
         }
+    }
+
+    fn has_room(&self, key: &str) -> bool {
+        self.more.len() < MORE || self.more.contains_key(key)
     }
 }
 
