@@ -82,3 +82,85 @@ impl Command {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::command::Cli;
+
+    const PAGES: [(&str, &str); 6] = [
+        ("README.md", include_str!("../../../../../../README.md")),
+        (
+            "services.md",
+            include_str!("../../../../../../docs/services.md"),
+        ),
+        (
+            "tutorial.md",
+            include_str!("../../../../../../docs/tutorial.md"),
+        ),
+        ("guest.md", include_str!("../../../../../../docs/guest.md")),
+        ("vms.md", include_str!("../../../../../../docs/vms.md")),
+        (
+            "registry.md",
+            include_str!("../../../../../../docs/registry.md"),
+        ),
+    ];
+
+    /// The commands of a line as it is typed at a shell, each as its words.
+    fn commands(line: &str) -> Vec<Vec<String>> {
+        let (mut commands, mut words, mut word) = (Vec::new(), Vec::new(), None::<String>);
+        let mut quote = None;
+        let mut letters = line.chars().peekable();
+        while let Some(letter) = letters.next() {
+            match (letter, quote) {
+                (letter, Some(end)) if letter == end => quote = None,
+                (letter, Some(_)) => word.get_or_insert_default().push(letter),
+                ('"' | '\'', None) => {
+                    quote = Some(letter);
+                    word.get_or_insert_default();
+                }
+                ('#', None) if word.is_none() => break,
+                ('$', None) if letters.peek() == Some(&'(') => {
+                    letters.next();
+                    words.clear();
+                    word = None;
+                }
+                ('|' | '&' | '<' | '>' | ';' | ')', None) => {
+                    words.extend(word.take());
+                    commands.push(std::mem::take(&mut words));
+                }
+                (letter, None) if letter.is_whitespace() => words.extend(word.take()),
+                (letter, None) => word.get_or_insert_default().push(letter),
+            }
+        }
+        words.extend(word);
+        commands.push(words);
+        commands
+    }
+
+    #[test]
+    fn every_command_of_the_pages_is_one_that_there_is() {
+        let mut seen = 0;
+        for (page, text) in PAGES {
+            let prompts = ["$ ", "guest$ ", "guest# ", "host$ "];
+            let lines = text.lines().map(str::trim_start);
+            let typed = lines.filter_map(|line| prompts.iter().find_map(|p| line.strip_prefix(p)));
+            for line in typed {
+                for mut words in commands(line) {
+                    if words.first().is_some_and(|word| word == "sudo") {
+                        words.remove(0);
+                    }
+                    if words.first().is_none_or(|word| word != "hvsock") {
+                        continue;
+                    }
+                    seen += 1;
+                    if let Err(error) = Cli::try_parse_from(&words) {
+                        assert!(!error.use_stderr(), "{page}: {line}\n{error}");
+                    }
+                }
+            }
+        }
+        assert!(seen > 40, "{seen} commands");
+    }
+}
