@@ -1,14 +1,17 @@
 //! The program `hvsock-agent`: the guest's half of all integration services.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use clap::Parser;
+use clap::{Args, Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::guest;
+use crate::guest::freeze::freezer::{self, Order};
 
 /// The guest's half of hvsock's integration services
 ///
@@ -20,13 +23,36 @@ struct Cli {
     /// Say more
     #[arg(long, short)]
     verbose: bool,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+/// What the program does in place of being the agent.
+#[derive(Debug, Subcommand)]
+enum Command {
+    #[command(hide = true)]
+    Freezer(Freezer),
+}
+
+/// The agent's child that freezes filesystems
+#[derive(Debug, Args)]
+struct Freezer {
+    #[arg(long)]
+    limit_ms: u64,
+    #[arg(long)]
+    hooks: PathBuf,
+    mounts: Vec<PathBuf>,
 }
 
 /// Does what the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.verbose);
-    match run() {
+    let done = match cli.command {
+        None => run(),
+        Some(Command::Freezer(freezer)) => freezer.run(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
@@ -54,6 +80,17 @@ fn run() -> Result<()> {
     drop(runtime);
     guest::session::settle();
     ended
+}
+
+impl Freezer {
+    fn run(self) -> Result<()> {
+        let order = Order {
+            limit: Duration::from_millis(self.limit_ms),
+            hooks: self.hooks,
+            mounts: self.mounts,
+        };
+        freezer::run(&order).context("cannot freeze")
+    }
 }
 
 /// Logs to stderr: without times, which a journal adds, and in colour to a terminal only.

@@ -6,6 +6,7 @@
 mod agent;
 mod copy;
 mod forward;
+mod freeze;
 mod kvp;
 mod life;
 mod life_guest;

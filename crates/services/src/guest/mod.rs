@@ -27,6 +27,8 @@ pub struct Config {
     /// The sshd that is started for each connection to the guest's SSH server. If this is `None`,
     /// whatever listens is taken, else the system's sshd.
     pub sshd: Option<PathBuf>,
+    /// Whether filesystems are frozen.
+    pub still: freeze::Still,
 }
 
 impl Config {
@@ -37,6 +39,7 @@ impl Config {
             endpoint: Endpoint::from_env(),
             kvp: std::env::var_os("HVSOCK_KVP_DIR").map(PathBuf::from),
             sshd: std::env::var_os("HVSOCK_SSHD").map(PathBuf::from),
+            still: freeze::Still::default(),
         }
     }
 }
@@ -53,7 +56,8 @@ fn offers(config: &Config) -> Vec<Offer> {
         session::offer(),
         copy::offer(),
         forward::offer(config.sshd.clone()),
-        kvp::offer(config.kvp.clone()),
+        kvp::offer(config.kvp.clone(), config.still.clone()),
+        freeze::offer(config.endpoint.clone(), config.still.clone()),
         shutdown::offer(config),
     ]
 }

@@ -2,6 +2,7 @@
 
 pub mod copy;
 pub mod forward;
+pub mod freeze;
 pub mod heartbeat;
 pub mod kvp;
 pub mod notify;

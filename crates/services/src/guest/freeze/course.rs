@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub struct Course {
     count: usize,
+    begin: Instant,
     limit: Duration,
-    since: Option<Instant>,
     next: usize,
     /// In the order in which they were frozen.
     frozen: Vec<usize>,
@@ -39,22 +39,21 @@ pub enum Fate {
 }
 
 impl Course {
-    /// Of `count` filesystems, for so long at the most.
-    pub fn new(count: usize, limit: Duration) -> Self {
+    /// Of `count` filesystems, from `begin` on and for so long at the most.
+    pub fn new(count: usize, begin: Instant, limit: Duration) -> Self {
         Self {
             count,
+            begin,
             limit,
-            since: None,
             next: 0,
             frozen: Vec::new(),
             over: false,
         }
     }
 
-    /// What to do next. The time counts from the first call.
+    /// What to do next.
     pub fn next(&mut self, now: Instant) -> Next {
-        let since = *self.since.get_or_insert(now);
-        if self.over || now.saturating_duration_since(since) >= self.limit {
+        if self.over || now >= self.due() {
             return Next::Over;
         }
         if self.next == self.count {
@@ -73,15 +72,14 @@ impl Course {
         Fate::Keep
     }
 
-    /// When it has to end, once it has begun.
-    pub fn due(&self) -> Option<Instant> {
-        self.since.map(|since| since + self.limit)
+    /// When it has to end.
+    pub fn due(&self) -> Instant {
+        self.begin + self.limit
     }
 
     /// For how long it has been going on.
     pub fn age(&self, now: Instant) -> Duration {
-        let age = self.since.map(|since| now.saturating_duration_since(since));
-        age.unwrap_or_default()
+        now.saturating_duration_since(self.begin)
     }
 
     /// Ends it. What is frozen is to be thawed, the last one that was frozen first: what lies on
@@ -105,14 +103,13 @@ mod tests {
     #[test]
     fn all_are_frozen_in_order_and_thawed_the_other_way_round() {
         let now = Instant::now();
-        let mut course = Course::new(2, LIMIT);
-        assert_eq!(course.due(), None);
+        let mut course = Course::new(2, now, LIMIT);
         for which in [0, 1] {
             assert_eq!(course.next(now), Next::Freeze(which));
             assert_eq!(course.froze(which), Fate::Keep);
         }
         assert_eq!(course.next(now), Next::Complete);
-        assert_eq!(course.due(), Some(now + LIMIT));
+        assert_eq!(course.due(), now + LIMIT);
         assert_eq!(course.age(now + LIMIT / 2), LIMIT / 2);
         assert_eq!(course.end(), [1, 0]);
         assert_eq!(course.end(), [0; 0]);
@@ -121,7 +118,7 @@ mod tests {
     #[test]
     fn none_is_begun_once_the_time_is_over() {
         let now = Instant::now();
-        let mut course = Course::new(2, LIMIT);
+        let mut course = Course::new(2, now, LIMIT);
         assert_eq!(course.next(now), Next::Freeze(0));
         assert_eq!(course.froze(0), Fate::Keep);
         assert_eq!(course.next(now + LIMIT), Next::Over);
@@ -130,11 +127,12 @@ mod tests {
 
     #[test]
     fn one_that_is_frozen_after_the_end_does_not_stay_so() {
-        let mut course = Course::new(2, LIMIT);
-        assert_eq!(course.next(Instant::now()), Next::Freeze(0));
+        let now = Instant::now();
+        let mut course = Course::new(2, now, LIMIT);
+        assert_eq!(course.next(now), Next::Freeze(0));
         assert_eq!(course.end(), [0; 0]);
         assert_eq!(course.froze(0), Fate::Thaw);
-        assert_eq!(course.next(Instant::now()), Next::Over);
+        assert_eq!(course.next(now), Next::Over);
     }
 
     #[derive(Clone, Copy, Debug)]
@@ -164,7 +162,7 @@ mod tests {
         ) {
             let begin = Instant::now();
             let mut now = begin;
-            let mut course = Course::new(count, LIMIT);
+            let mut course = Course::new(count, begin, LIMIT);
             let mut kernel = vec![false; count];
             let mut under_way = None;
             let mut ended = false;
@@ -193,7 +191,7 @@ mod tests {
                             }
                             Next::Complete => prop_assert!(!ended),
                             Next::Over => {
-                                let late = course.due().is_some_and(|due| now >= due);
+                                let late = now >= course.due();
                                 prop_assert!(ended || late);
                             }
                         },

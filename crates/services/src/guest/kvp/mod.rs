@@ -20,6 +20,7 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::KVP;
+use crate::guest::freeze::Still;
 use crate::link::Offer;
 use crate::wire::kvp::kvp_server::{Kvp, KvpServer};
 use crate::wire::kvp::{
@@ -34,10 +35,10 @@ use watch::Watch;
 const WATCHES: usize = 16;
 
 /// The service, with its files in `folder` if not where programs look for them.
-pub(super) fn offer(folder: Option<PathBuf>) -> Offer {
+pub(super) fn offer(folder: Option<PathBuf>, still: Still) -> Offer {
     let files = folder.map_or_else(Files::usual, Files::new);
     let service = Service {
-        store: Arc::new(Store::new(files)),
+        store: Arc::new(Store::new(files, still)),
         watches: Arc::new(Semaphore::new(WATCHES)),
     };
     Offer::calls(&KVP, Routes::new(KvpServer::new(service)))

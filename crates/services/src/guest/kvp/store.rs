@@ -11,6 +11,7 @@ use tonic::Status;
 use super::facts;
 use super::files::{FileError, Files};
 use super::pool::{ChangeError, Pool};
+use crate::guest::freeze::Still;
 use crate::wire::kvp::Pool as Which;
 
 /// How long a call waits for the disk and for the calls before it.
@@ -22,6 +23,7 @@ pub(super) type Seen = [Arc<Pool>; 4];
 /// All four pools.
 pub(super) struct Store {
     files: Files,
+    still: Still,
     /// One turn for each pool. Whoever has it keeps it until the disk answers, even if the call
     /// has long been given up: so no more than one thread for each pool ever waits for a disk.
     turns: [Arc<Mutex<()>>; 4],
@@ -29,9 +31,10 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(files: Files) -> Self {
+    pub(super) fn new(files: Files, still: Still) -> Self {
         Self {
             files,
+            still,
             turns: Default::default(),
             seen: watch::Sender::new(Default::default()),
         }
@@ -59,6 +62,9 @@ impl Store {
         which: Which,
         change: impl FnOnce(&mut Pool) -> Result<T, ChangeError> + Send + 'static,
     ) -> Result<T, Status> {
+        if self.still.holds() {
+            return Err(Status::unavailable("the guest's filesystems are frozen"));
+        }
         let files = self.files.clone();
         let (done, pool) = self
             .in_turn(which, move || files.change(which, change))

@@ -180,6 +180,7 @@ mod tests {
 
     use super::super::files::Files;
     use super::*;
+    use crate::guest::freeze::Still;
 
     fn pool(pairs: &[(&str, &str)]) -> Pool {
         let mut pool = Pool::default();
@@ -214,7 +215,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let files = Files::new(folder.path());
         let elsewhere = files.clone();
-        let store = Arc::new(Store::new(files));
+        let store = Arc::new(Store::new(files, Still::default()));
         let set = |which, key: &'static str, value: &'static str| {
             store.change(which, move |pool| pool.set(key, value))
         };

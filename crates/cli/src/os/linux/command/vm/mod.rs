@@ -1,6 +1,7 @@
 //! `hvsock vm`: virtual machines as partitions.
 
 mod device;
+mod freeze;
 mod shutdown;
 
 use std::ops::RangeInclusive;
@@ -53,6 +54,8 @@ pub enum Vm {
     Groups(Grouped),
     /// Remove a virtual machine and cut its connections
     Remove(Named),
+    Freeze(freeze::Freeze),
+    Thaw(freeze::Thaw),
 }
 
 /// Add a virtual machine; prints what to add to QEMU's command line
@@ -120,6 +123,8 @@ impl Vm {
             Self::Resume(named) => vms.change(&named, PartitionState::Running),
             Self::Groups(grouped) => vms.group(grouped),
             Self::Remove(named) => vms.remove(&named),
+            Self::Freeze(freeze) => freeze.run(context),
+            Self::Thaw(thaw) => thaw.run(context),
         }
     }
 }

@@ -1,0 +1,199 @@
+//! What the guest's owner wants done before a freeze and after the thaw: programs in a folder, such
+//! as one that has a database write what it holds in memory.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+/// How long one may run.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// The most there may be.
+const MOST: usize = 64;
+
+/// What a hook is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Errand {
+    /// Get ready: filesystems are about to be frozen.
+    Freeze,
+    /// Go on: nothing is frozen any more.
+    Thaw,
+}
+
+/// Why a hook did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum HookError {
+    /// It cannot be started or waited for.
+    #[error("the hook {}: {error}", hook.display())]
+    Io {
+        /// Which.
+        hook: PathBuf,
+        /// What the operating system said.
+        error: io::Error,
+    },
+    /// It ran, and was not content.
+    #[error("the hook {} failed: {status}", hook.display())]
+    Failed {
+        /// Which.
+        hook: PathBuf,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// It took too long, and was killed.
+    #[error("the hook {} took longer than {} s", .0.display(), LIMIT.as_secs())]
+    TooSlow(PathBuf),
+    /// There are more of them than there may be.
+    #[error("there are more than {MOST} hooks in {}", .0.display())]
+    TooMany(PathBuf),
+}
+
+/// The hooks in a folder, in the order of their names: executable files, but for hidden ones and
+/// for editors' copies. None if there is no such folder.
+pub fn all(folder: &Path) -> Result<Vec<PathBuf>, HookError> {
+    let io = |error| HookError::Io {
+        hook: folder.to_owned(),
+        error,
+    };
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(io)?,
+    };
+    let mut hooks = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(io)?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let plain = !name.starts_with('.') && !name.ends_with('~');
+        let program = |meta: fs::Metadata| meta.is_file() && meta.permissions().mode() & 0o111 != 0;
+        if plain && fs::metadata(&path).is_ok_and(program) {
+            hooks.push(path);
+        }
+        if hooks.len() > MOST {
+            return Err(HookError::TooMany(folder.to_owned()));
+        }
+    }
+    hooks.sort();
+    Ok(hooks)
+}
+
+/// Runs one hook. If this is dropped before it has ended, the hook is killed.
+pub async fn run(hook: &Path, errand: Errand) -> Result<(), HookError> {
+    let io = |error| HookError::Io {
+        hook: hook.to_owned(),
+        error,
+    };
+    let argument = match errand {
+        Errand::Freeze => "freeze",
+        Errand::Thaw => "thaw",
+    };
+    let mut command = Command::new(hook);
+    command.arg(argument).process_group(0).kill_on_drop(true);
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let mut child = command.spawn().map_err(io)?;
+    let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
+    let group = Group(pid);
+    // The agent is among the last that the kernel kills for memory; its hooks need not be.
+    let _ = fs::write(
+        format!("/proc/{}/oom_score_adj", child.id().unwrap_or(0)),
+        "0",
+    );
+    let status = match timeout(LIMIT, child.wait()).await {
+        Ok(status) => status.map_err(io)?,
+        Err(_) => return Err(HookError::TooSlow(hook.to_owned())),
+    };
+    std::mem::forget(group);
+    match status.success() {
+        true => Ok(()),
+        false => Err(HookError::Failed {
+            hook: hook.to_owned(),
+            status,
+        }),
+    }
+}
+
+/// The processes of a hook that has not ended.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hook(folder: &Path, name: &str, mode: u32, script: &str) -> PathBuf {
+        let path = folder.join(name);
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        path
+    }
+
+    #[test]
+    fn programs_of_the_folder_are_hooks_in_the_order_of_their_names() {
+        let folder = tempfile::tempdir().unwrap();
+        for (name, mode) in [("b", 0o755), ("a", 0o700), ("c", 0o644), (".d", 0o755)] {
+            hook(folder.path(), name, mode, "");
+        }
+        hook(folder.path(), "e~", 0o755, "");
+        fs::create_dir(folder.path().join("f")).unwrap();
+        let hooks = all(folder.path()).unwrap();
+        assert_eq!(hooks, [folder.path().join("a"), folder.path().join("b")]);
+        assert_eq!(
+            all(&folder.path().join("none")).unwrap(),
+            [] as [PathBuf; 0]
+        );
+    }
+
+    #[tokio::test]
+    async fn a_hook_hears_what_it_is_about_and_may_say_no() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = hook(folder.path(), "a", 0o755, "test $1 = thaw");
+        run(&path, Errand::Thaw).await.unwrap();
+        let refused = run(&path, Errand::Freeze).await.unwrap_err();
+        assert!(refused.to_string().contains("exit status: 1"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_is_given_up_is_killed_with_its_children() {
+        let folder = tempfile::tempdir().unwrap();
+        let pids = folder.path().join("pids");
+        let script = format!(
+            "sleep 600 & echo $! >{0}.new; mv {0}.new {0}; wait",
+            pids.display()
+        );
+        let path = hook(folder.path(), "a", 0o755, &script);
+        let seen = async {
+            loop {
+                if let Ok(pid) = fs::read_to_string(&pids) {
+                    return pid;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let pid = tokio::select! {
+            ended = run(&path, Errand::Freeze) => panic!("{ended:?}"),
+            pid = seen => pid,
+        };
+        // Gone, or dead and not yet waited for by whoever inherited it.
+        let stat = format!("/proc/{}/stat", pid.trim());
+        let dead = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
+        for _ in 0..3000 {
+            if dead() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("it still runs");
+    }
+}
