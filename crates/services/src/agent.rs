@@ -1,5 +1,7 @@
 //! The program `hvsock-agent`: the guest's half of all integration services.
 
+mod pairs;
+
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -12,6 +14,7 @@ use tracing_subscriber::filter::LevelFilter;
 
 use crate::guest;
 use crate::guest::freeze::freezer::{self, Order};
+use pairs::Pairs;
 
 /// The guest's half of hvsock's integration services
 ///
@@ -30,6 +33,8 @@ struct Cli {
 /// What the program does in place of being the agent.
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(subcommand)]
+    Kvp(Pairs),
     #[command(hide = true)]
     Freezer(Freezer),
 }
@@ -50,6 +55,7 @@ pub fn main() -> ExitCode {
     log(cli.verbose);
     let done = match cli.command {
         None => run(),
+        Some(Command::Kvp(pairs)) => pairs.run(guest::Config::new().kvp),
         Some(Command::Freezer(freezer)) => freezer.run(),
     };
     match done {

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use crate::scene::{self, BOX, Scene};
-use crate::util::{Running, eventually};
+use crate::util::{Done, PATIENCE, Running, World, eventually};
 
 /// The file of a pool, with the agent that is a plain process.
 fn pool(scene: &Scene, number: u32) -> PathBuf {
@@ -105,8 +105,8 @@ fn who_watches_hears_what_is_there_and_then_of_changes_by_the_host_and_by_progra
     let next = |watch: &mut Running| -> Value {
         loop {
             let event: Value = serde_json::from_str(&watch.line()).unwrap();
-            // What the agent says of this machine is another test's business.
-            if event["pool"] != "auto" {
+            // What agent and host say of this machine is another test's business.
+            if event["pool"] == "external" || event["pool"] == "guest" {
                 return event;
             }
         }
@@ -131,4 +131,58 @@ fn who_watches_hears_what_is_there_and_then_of_changes_by_the_host_and_by_progra
             .unwrap()
             .is_some_and(|status| status.code() == Some(1))
     });
+}
+
+#[test]
+fn a_guest_learns_who_it_is_and_where_and_its_programs_read_and_write_from_a_shell() {
+    let scene = Scene::new();
+    let fact = |key: &str| scene.run(["kvp", "get", BOX, key, "--pool", "auto-external"]);
+    eventually("the host has told its facts", || {
+        fact("VirtualMachineName").stdout.trim() == BOX
+    });
+    let id = scene.world.ok(["container", "id", BOX]);
+    assert_eq!(fact("VirtualMachineId").stdout, id);
+
+    let agent = |arguments: &[&str]| Done::of(scene::agent_at(&scene.endpoint).args(arguments));
+    assert_eq!(
+        agent(&["kvp", "get", "VirtualMachineName"]).stdout.trim(),
+        BOX
+    );
+    assert_eq!(agent(&["kvp", "set", "ready", "yes"]).code, Some(0));
+    assert_eq!(scene.world.ok(["kvp", "get", BOX, "ready"]), "yes\n");
+    scene.world.ok(["kvp", "set", BOX, "a\tb", "c\x1bd"]);
+    let listed = agent(&["kvp", "list"]).stdout;
+    assert_eq!(listed, "a\u{fffd}b\tc\u{fffd}d\n");
+    assert_eq!(agent(&["kvp", "unset", "ready"]).code, Some(0));
+    let gone = agent(&["kvp", "get", "ready", "--pool", "guest"]);
+    assert!(gone.failed().contains("no key `ready`"));
+}
+
+#[test]
+fn in_a_real_container_and_a_real_guest_pairs_go_both_ways() {
+    let world = World::new();
+    let (Some(cage), Some(guest)) = (
+        scene::container(&world, "cage"),
+        scene::guest(&world, "web"),
+    ) else {
+        return;
+    };
+    for name in ["cage", "web"] {
+        world.ok(["kvp", "set", name, "role", "frontend"]);
+        assert_eq!(world.ok(["kvp", "get", name, "role"]), "frontend\n");
+        let machine = world.ok(["kvp", "get", name, "ProcessorArchitecture"]);
+        assert_eq!(machine.trim(), std::env::consts::ARCH);
+    }
+    let file = "/var/lib/hyperv/.kvp_pool_0";
+    let size = guest.run(&format!("stat -c %s {file}"), PATIENCE).unwrap();
+    assert_eq!(size.text(), "2560", "{}", size.complaints());
+    let set = guest
+        .run("hvsock-agent kvp set ready yes", PATIENCE)
+        .unwrap();
+    assert!(set.success(), "{}", set.complaints());
+    assert_eq!(world.ok(["kvp", "get", "web", "ready"]), "yes\n");
+    assert_eq!(world.run(["kvp", "get", "cage", "ready"]).code, Some(1));
+    let name = world.ok(["kvp", "get", "web", "FullyQualifiedDomainName"]);
+    assert_eq!(name.trim(), "web");
+    drop(cage);
 }

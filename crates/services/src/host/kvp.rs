@@ -10,6 +10,7 @@ use tonic::{Code, Status, Streaming};
 
 use super::within;
 use crate::catalog::KVP;
+use crate::guest::kvp::facts;
 use crate::guest::kvp::pool::{PAIRS, check_key, check_value};
 use crate::link::{CallError, Target};
 use crate::wire::kvp::kvp_client::KvpClient;
@@ -135,4 +136,24 @@ fn check(pair: &Pair) -> Result<(), CallError> {
 /// The failure that a guest's answer beyond the limits is.
 fn lie(what: impl std::fmt::Display) -> CallError {
     Status::data_loss(format!("the guest's answer is not to be believed: {what}")).into()
+}
+
+/// What a host tells its guests of itself and of them in [`Pool::AutoExternal`], under the names
+/// that Hyper-V has.
+pub fn facts_of_host(guest: &str, id: &str) -> Vec<Pair> {
+    let uname = rustix::system::uname();
+    let name = uname.nodename().to_string_lossy().into_owned();
+    let qualified = facts::qualified_name();
+    let facts = [
+        ("HostName", &qualified),
+        ("PhysicalHostName", &name),
+        ("PhysicalHostNameFullyQualified", &qualified),
+        ("VirtualMachineId", &id.to_owned()),
+        ("VirtualMachineName", &guest.to_owned()),
+    ];
+    let pairs = facts.map(|(key, value)| Pair {
+        key: key.to_owned(),
+        value: value.clone(),
+    });
+    pairs.into()
 }

@@ -1,8 +1,9 @@
 //! The integration services that a host offers to its guests, beside its broker in one process:
 //! what they hear goes to the broker, which shows it.
 
+use std::collections::HashSet;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -13,9 +14,10 @@ use hvsock_broker::model::{
     ClockKeeper, GuestClock, GuestFacts, GuestNotice, GuestOrder, GuestReport, GuestService, Health,
 };
 use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::kvp::{self, Pools};
 use hvsock_services::host::notify::{self, Notice};
 use hvsock_services::host::time;
-use hvsock_services::link::{Offer, Place, Standing};
+use hvsock_services::link::{Offer, Place, Standing, Target};
 use hvsock_services::wire::heartbeat::{Beat, Clock, Facts, Keeper, State};
 use tokio::sync::oneshot;
 
@@ -35,8 +37,13 @@ impl HostServices {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let heard = Heard {
+            handle: handle.clone(),
+            endpoint: endpoint.clone(),
+            introduced: Arc::default(),
+        };
         let offers = [
-            heartbeat::offer(Heard(handle.clone())),
+            heartbeat::offer(heard),
             notify_offer(handle.clone()),
             time::offer(),
         ];
@@ -91,7 +98,12 @@ async fn serve(offers: impl IntoIterator<Item = Offer>, endpoint: Endpoint) {
 }
 
 /// Hands what is heard to the broker.
-struct Heard(Handle);
+struct Heard {
+    handle: Handle,
+    endpoint: Endpoint,
+    /// Those who are being told who they are: a guest that comes again and again costs no more.
+    introduced: Arc<Mutex<HashSet<String>>>,
+}
 
 /// The partition that a peer is in. The broker made its name, so it is one.
 fn partition(guest: &Peer) -> Option<PartitionRef> {
@@ -102,15 +114,53 @@ fn partition(guest: &Peer) -> Option<PartitionRef> {
 impl heartbeat::Listener for Heard {
     fn attend(&self, guest: &Peer, orders: Orders) {
         if let Some(partition) = partition(guest) {
-            self.0.attend_guest(&partition, move |order| match order {
-                GuestOrder::SyncClock => orders.sync_clock(),
-            });
+            self.handle
+                .attend_guest(&partition, move |order| match order {
+                    GuestOrder::SyncClock => orders.sync_clock(),
+                });
+            let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
+            let under_way = Arc::clone(&self.introduced);
+            if locked(&under_way).insert(guest.clone()) {
+                tokio::spawn(async move {
+                    introduce(endpoint, partition, guest.clone()).await;
+                    locked(&under_way).remove(&guest);
+                });
+            }
         }
     }
 
     fn beat(&self, guest: &Peer, beat: Beat) {
         if let Some(partition) = partition(guest) {
-            self.0.guest_beat(&partition, report(beat));
+            self.handle.guest_beat(&partition, report(beat));
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Tells a guest whose agent has come who it is and where. Its services come one after the other,
+/// so this waits for them a little; without the one for pairs nobody is told.
+async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
+    let target = Target::new(endpoint.clone(), partition);
+    let id = tokio::task::spawn_blocking({
+        let guest = guest.clone();
+        move || endpoint.vm_id(&PartitionName::new(guest).ok()?).ok()
+    });
+    let Ok(Some(id)) = id.await else {
+        return;
+    };
+    let facts = kvp::facts_of_host(&guest, &id.to_string());
+    for wait in [0, 1, 2, 4, 8] {
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        let told = async {
+            let mut pools = Pools::connect(&target).await?;
+            pools.set(kvp::Pool::AutoExternal, facts.clone()).await
+        };
+        match told.await {
+            Ok(()) => return,
+            Err(error) => tracing::debug!("{guest} is not told of its host: {error}"),
         }
     }
 }

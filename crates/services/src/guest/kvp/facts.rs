@@ -14,13 +14,9 @@ pub fn gather() -> Pool {
         .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
         .unwrap_or_default();
     let os = Os::parse(&os);
-    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     let addresses = addresses::all();
     let facts = [
-        (
-            "FullyQualifiedDomainName",
-            qualified(&word(uname.nodename()), &hosts),
-        ),
+        ("FullyQualifiedDomainName", qualified_name()),
         (
             "IntegrationServicesVersion",
             env!("CARGO_PKG_VERSION").into(),
@@ -41,6 +37,13 @@ pub fn gather() -> Pool {
         let _ = pool.set(key, &value);
     }
     pool
+}
+
+/// This machine's name with its domain, as far as that is known without asking anybody.
+pub fn qualified_name() -> String {
+    let uname = rustix::system::uname();
+    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
+    qualified(&uname.nodename().to_string_lossy(), &hosts)
 }
 
 /// What `os-release` says of itself.
