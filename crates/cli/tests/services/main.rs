@@ -7,6 +7,7 @@ mod agent;
 mod copy;
 mod forward;
 mod freeze;
+mod integration;
 mod kvp;
 mod life;
 mod life_guest;

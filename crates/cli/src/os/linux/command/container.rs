@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::guest;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
+use super::switches::Switches;
 use super::wait::Wait;
 use crate::context::Context;
 use crate::os::linux::output::{self, Json};
@@ -42,6 +43,7 @@ pub enum Container {
     Groups(Grouped),
     /// Remove a container and cut its connections
     Remove(Named),
+    Integration(Switches),
 }
 
 /// Add a container; prints the --mount option for podman or docker, then the OCI mounts entry
@@ -75,6 +77,7 @@ impl Container {
             Self::Resume(named) => containers.change(&named, PartitionState::Running),
             Self::Groups(grouped) => containers.group(grouped),
             Self::Remove(named) => containers.remove(&named),
+            Self::Integration(switches) => switches.run(containers),
         }
     }
 }

@@ -16,6 +16,7 @@ mod partition;
 mod session;
 mod ssh;
 mod status;
+mod switches;
 mod time;
 mod vm;
 mod wait;

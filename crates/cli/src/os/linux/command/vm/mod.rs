@@ -14,6 +14,7 @@ use serde::Serialize;
 
 use super::guest;
 use super::partition::{Grouped, Named, Partitions, facts};
+use super::switches::Switches;
 use super::time::Time;
 use super::wait::Wait;
 use crate::context::Context;
@@ -54,6 +55,7 @@ pub enum Vm {
     Groups(Grouped),
     /// Remove a virtual machine and cut its connections
     Remove(Named),
+    Integration(Switches),
     Freeze(freeze::Freeze),
     Thaw(freeze::Thaw),
 }
@@ -123,6 +125,7 @@ impl Vm {
             Self::Resume(named) => vms.change(&named, PartitionState::Running),
             Self::Groups(grouped) => vms.group(grouped),
             Self::Remove(named) => vms.remove(&named),
+            Self::Integration(switches) => switches.run(vms),
             Self::Freeze(freeze) => freeze.run(context),
             Self::Thaw(thaw) => thaw.run(context),
         }
