@@ -9,6 +9,7 @@ mod forward;
 mod freeze;
 mod integration;
 mod kvp;
+mod liars;
 mod life;
 mod life_guest;
 mod python;

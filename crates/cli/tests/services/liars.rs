@@ -1,0 +1,305 @@
+//! Guests that lie, in place of an agent: whatever they do, a command on the host ends with a clear
+//! error, and takes no more memory than for an honest one.
+
+use std::fs;
+use std::future::Future;
+use std::io::{BufRead as _, BufReader};
+use std::pin::Pin;
+use std::process::Stdio;
+use std::thread;
+
+use futures_util::{Stream, stream};
+use hvsock::{Endpoint, VmId};
+use hvsock_services::catalog::{FREEZE, Integration, KVP};
+use hvsock_services::link::{Offer, Place};
+use hvsock_services::wire::freeze::freeze_server::{Freeze, FreezeServer};
+use hvsock_services::wire::freeze::{
+    Filesystem, FreezeReply, FreezeRequest, ThawReply, ThawRequest,
+};
+use hvsock_services::wire::kvp::kvp_server::{Kvp, KvpServer};
+use hvsock_services::wire::kvp::{
+    GetReply, GetRequest, ListReply, ListRequest, Pair, SetReply, SetRequest, UnsetReply,
+    UnsetRequest, WatchEvent, WatchRequest, watch_event::Kind,
+};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tonic::body::Body;
+use tonic::codegen::{Service, http};
+use tonic::server::NamedService;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
+
+use crate::util::{Running, World, eventually};
+
+/// A container partition in which this very process offers something.
+fn lie(world: &World, name: &str, offer: Offer) {
+    let endpoint = Endpoint::at(world.container(name));
+    let service = offer.service();
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let from = VmId::PARENT;
+        // Until the test's process ends.
+        runtime.block_on(offer.serve(Place { endpoint, from }));
+    });
+    offered(world, name, service);
+}
+
+fn offered(world: &World, name: &str, service: &Integration) {
+    eventually("the liar listens", || {
+        let why = world.run(["why", name, service.name]);
+        why.stdout.contains("would succeed")
+    });
+}
+
+fn pair(key: String, value: String) -> Pair {
+    Pair { key, value }
+}
+
+/// One who knows the interface.
+struct Liar;
+
+type Told<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Kvp for Liar {
+    async fn get(&self, request: Request<GetRequest>) -> Told<GetReply> {
+        let value = match request.into_inner().key.as_str() {
+            "long" => "v".repeat(2048),
+            "huge" => "v".repeat(5 << 20),
+            "escape" => return Err(Status::internal("\x1b]0;owned\x07")),
+            _ => "\0".to_owned(),
+        };
+        Ok(Response::new(GetReply { value }))
+    }
+
+    async fn list(&self, request: Request<ListRequest>) -> Told<ListReply> {
+        let pairs = match request.into_inner().pool {
+            0 => (0..1025)
+                .map(|key| pair(key.to_string(), String::new()))
+                .collect(),
+            1 => vec![pair(String::new(), "no key".to_owned())],
+            2 => vec![pair("\x1b[2J".to_owned(), "\r\x1b[1A".to_owned())],
+            _ => vec![pair("k".to_owned(), "v".repeat(5 << 20))],
+        };
+        Ok(Response::new(ListReply { pairs }))
+    }
+
+    async fn set(&self, _: Request<SetRequest>) -> Told<SetReply> {
+        Err(Status::new(tonic::Code::Ok, ""))
+    }
+
+    async fn unset(&self, _: Request<UnsetRequest>) -> Told<UnsetReply> {
+        let removed = u32::MAX;
+        Ok(Response::new(UnsetReply { removed }))
+    }
+
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
+
+    /// Without an end, each as long as it may be.
+    async fn watch(&self, _: Request<WatchRequest>) -> Told<Self::WatchStream> {
+        let event = WatchEvent {
+            kind: Kind::Set.into(),
+            pool: 0,
+            pair: Some(pair("k".to_owned(), "v".repeat(2047))),
+        };
+        Ok(Response::new(Box::pin(stream::repeat_with(move || {
+            Ok(event.clone())
+        }))))
+    }
+}
+
+#[tonic::async_trait]
+impl Freeze for Liar {
+    async fn freeze(&self, request: Request<FreezeRequest>) -> Told<FreezeReply> {
+        let frozen = Filesystem {
+            mount: "/\x1b[2J".to_owned(),
+            ..Filesystem::default()
+        };
+        let honest = FreezeReply {
+            id: 1,
+            frozen: vec![frozen.clone()],
+            skipped: Vec::new(),
+        };
+        let mounts = request.into_inner().mounts;
+        Ok(Response::new(match mounts.first().map(String::as_str) {
+            Some("/none") => FreezeReply {
+                frozen: Vec::new(),
+                ..honest
+            },
+            Some("/many") => FreezeReply {
+                frozen: vec![frozen; 257],
+                ..honest
+            },
+            Some("/nameless") => FreezeReply { id: 0, ..honest },
+            _ => honest,
+        }))
+    }
+
+    async fn thaw(&self, _: Request<ThawRequest>) -> Told<ThawReply> {
+        Ok(Response::new(ThawReply {
+            outcome: 99,
+            frozen_ms: u64::MAX,
+            failures: vec!["x".to_owned(); 10_000],
+        }))
+    }
+}
+
+#[test]
+fn pairs_beyond_the_limits_are_not_believed() {
+    let world = World::new();
+    lie(
+        &world,
+        "liar",
+        Offer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
+    );
+    let list = |pool: &str| world.run(["kvp", "list", "liar", "--pool", pool]);
+    for (pool, why) in [("external", "1025 pairs"), ("guest", "a key is not empty")] {
+        let refused = list(pool).failed();
+        assert!(
+            refused.contains("not to be believed") && refused.contains(why),
+            "{refused}"
+        );
+    }
+    let huge = list("auto-external").failed();
+    assert!(huge.contains("too large"), "{huge}");
+    let listed = list("auto");
+    assert_eq!(listed.code, Some(0));
+    assert!(
+        !listed.stdout.contains(['\x1b', '\r']),
+        "{:?}",
+        listed.stdout
+    );
+
+    let get = |key: &str| world.run(["kvp", "get", "liar", key]).failed();
+    assert!(get("long").contains("not to be believed"));
+    assert!(get("huge").contains("too large"));
+    assert!(get("zero").contains("not to be believed"));
+    let escape = get("escape");
+    assert!(
+        escape.contains("]0;owned") && !escape.contains(['\x1b', '\x07']),
+        "{escape:?}"
+    );
+    // A success without an answer.
+    world.run(["kvp", "set", "liar", "a", "b"]).failed();
+    assert_eq!(world.run(["kvp", "unset", "liar", "a"]).code, Some(0));
+}
+
+#[test]
+fn pairs_without_an_end_take_no_memory() {
+    let world = World::new();
+    lie(
+        &world,
+        "liar",
+        Offer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
+    );
+    let mut command = world.command(["kvp", "watch", "liar"]);
+    let mut watch = Running::start(command.stdout(Stdio::piped()));
+    let lines = BufReader::new(watch.child.stdout.take().unwrap()).lines();
+    // 60 MB.
+    assert!(
+        lines
+            .take(30_000)
+            .all(|line| line.unwrap().starts_with("set external k vv"))
+    );
+    let status = fs::read_to_string(format!("/proc/{}/status", watch.child.id())).unwrap();
+    let most = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))
+        .unwrap();
+    let kib: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("{kib} KiB at the most");
+    assert!(kib < 48 * 1024, "{kib} KiB");
+}
+
+#[test]
+fn a_freeze_that_cannot_be_is_not_believed() {
+    let world = World::new();
+    lie(
+        &world,
+        "liar",
+        Offer::calls(&FREEZE, Routes::new(FreezeServer::new(Liar))),
+    );
+    for mount in ["/none", "/many", "/nameless"] {
+        let refused = world
+            .run(["vm", "freeze", "liar", "--mount", mount])
+            .failed();
+        assert!(refused.contains("not to be believed"), "{refused}");
+    }
+    let frozen = world.run(["vm", "freeze", "liar"]);
+    assert!(!frozen.stdout.contains('\x1b'), "{:?}", frozen.stdout);
+    let thawed = world.run(["vm", "thaw", "liar"]).failed();
+    assert!(thawed.contains("did not say what became"), "{thawed}");
+    // The snapshot was made, and nobody knows whether of something frozen.
+    let unsure = world.run(["vm", "freeze", "liar", "--", "true"]).failed();
+    assert!(unsure.contains("did not say what became"), "{unsure}");
+}
+
+/// One who answers a call for one message with as many of them as it is read.
+#[derive(Clone)]
+struct Babbler {
+    answers: usize,
+}
+
+impl NamedService for Babbler {
+    const NAME: &'static str = "hvsock.kvp.v1.Kvp";
+}
+
+impl Service<http::Request<Body>> for Babbler {
+    type Response = http::Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(
+        &mut self,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Result<(), Self::Error>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<Body>) -> Self::Future {
+        // Uncompressed, 3 bytes: the field 1 is "x".
+        let message = bytes::Bytes::from_static(&[0, 0, 0, 0, 3, 0x0a, 1, b'x']);
+        let frame = move || Ok::<_, Status>(http_body::Frame::data(message.clone()));
+        let frames = futures_util::StreamExt::take(stream::repeat_with(frame), self.answers);
+        let body = Body::new(http_body_util::StreamBody::new(frames));
+        let response = http::Response::builder().header("content-type", "application/grpc");
+        let response = response.body(body).unwrap();
+        Box::pin(async { Ok(response) })
+    }
+}
+
+#[test]
+fn who_never_answers_or_never_stops_is_given_up() {
+    let world = World::new();
+    let mute = Offer::streams(&KVP, |mut stream| async move {
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    });
+    lie(&world, "mute", mute);
+    let babble = |answers| Offer::calls(&KVP, Routes::new(Babbler { answers }));
+    lie(&world, "endless", babble(usize::MAX));
+    lie(&world, "twice", babble(2));
+    let noise = Offer::streams(&KVP, |mut stream| async move {
+        while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
+    });
+    lie(&world, "noise", noise);
+    lie(&world, "short", Offer::streams(&KVP, |_| async {}));
+
+    thread::scope(|scope| {
+        for (name, why) in [
+            ("mute", "within 15 s"),
+            ("endless", ""),
+            ("noise", ""),
+            ("short", ""),
+        ] {
+            let world = &world;
+            scope.spawn(move || {
+                let refused = world.run(["kvp", "get", name, "a"]).failed();
+                assert!(refused.contains(why), "{name}: {refused}");
+            });
+        }
+    });
+    // Without a status at its end it is no answer, however often it is given.
+    world.run(["kvp", "get", "twice", "a"]).failed();
+}
