@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use hvsock_broker::api::client::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -221,4 +222,34 @@ fn a_pause_is_no_loss_of_contact() {
     contact(&scene.world, "container", BOX, "paused");
     scene.world.ok(["container", "resume", BOX]);
     contact(&scene.world, "container", BOX, "ok");
+}
+
+#[test]
+fn a_real_container_is_heard_and_says_what_it_is() {
+    let world = World::new();
+    let Some(_container) = scene::container(&world, "cage") else {
+        return;
+    };
+    world.ok(["container", "wait", "cage"]);
+    let guest = known(&world, "container", "cage");
+    assert_eq!(guest["report"]["health"], "ok", "{guest}");
+    let facts = &guest["report"]["facts"];
+    assert_eq!(facts["boot_id"].as_str().map(str::len), Some(36), "{facts}");
+    eventually("it has measured its host's clock", || {
+        known(&world, "container", "cage")["report"]["clock"]["keeper"] == "host"
+    });
+    let control = Client::new(world.dir().join("control")).unwrap();
+    let metrics = control.metrics().unwrap();
+    for line in [
+        "hvsock_guest_up{partition=\"cage\"} 1.0",
+        "hvsock_guest_ready{partition=\"cage\"} 1.0",
+        "hvsock_guest_uptime_seconds{partition=\"cage\"} ",
+        "hvsock_guest_clock_offset_seconds{partition=\"cage\"} ",
+    ] {
+        let mut lines = metrics.lines();
+        assert!(
+            lines.any(|one| one.starts_with(line)),
+            "{line} is not in\n{metrics}"
+        );
+    }
 }

@@ -7,20 +7,21 @@ use std::task::{Context, Poll};
 use hvsock::Peer;
 use hvsock::tokio::HvStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::Connected;
+
+use super::room::Held;
 
 /// A connection that carries gRPC. A call's handler finds who is at the other end as the
 /// extension `Option<Peer>`.
 pub(super) struct Carrier {
     stream: HvStream,
     /// The room that it takes up among its service's connections.
-    _room: Option<OwnedSemaphorePermit>,
+    _room: Option<Held>,
 }
 
 impl Carrier {
     /// One that was accepted.
-    pub(super) fn new(stream: HvStream, room: OwnedSemaphorePermit) -> Self {
+    pub(super) fn new(stream: HvStream, room: Held) -> Self {
         let _room = Some(room);
         Self { stream, _room }
     }

@@ -4,6 +4,7 @@
 mod call;
 mod carrier;
 mod offer;
+mod room;
 
 pub use call::{CallError, Target};
 pub(crate) use offer::Pause;

@@ -11,15 +11,20 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream};
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{Endpoint, HvAddr, ListenOptions, VmId};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
 
 use super::carrier::Carrier;
+use super::room::Room;
 use crate::catalog::Integration;
 
 /// The most connections that one service serves at once; more wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
+
+/// The same where it is offered to many partitions, and for each of those.
+const CONNECTIONS_OF_ALL: usize = 2048;
+const CONNECTIONS_OF_EACH: usize = 16;
 
 /// The most calls at once on one connection that carries gRPC.
 const CALLS: u32 = 64;
@@ -137,7 +142,11 @@ impl Offer {
                     }
                     pause = Pause::default();
                     self.problem.send_replace(None);
-                    let error = self.accept_all(&listener).await;
+                    let room = match place.from {
+                        VmId::PARENT => Room::new(CONNECTIONS, CONNECTIONS),
+                        _ => Room::new(CONNECTIONS_OF_ALL, CONNECTIONS_OF_EACH),
+                    };
+                    let error = self.accept_all(&listener, &room).await;
                     self.problem.send_replace(Some(error.to_string()));
                     tracing::debug!("{name} is cut off: {error}");
                 }
@@ -161,23 +170,22 @@ impl Offer {
     }
 
     /// Serves what comes until the listener fails.
-    async fn accept_all(&self, listener: &HvListener) -> io::Error {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
+    async fn accept_all(&self, listener: &HvListener, room: &Room) -> io::Error {
         match &self.how {
             How::Streams(handler) => loop {
-                let (stream, permit) = match accept(listener, &room).await {
+                let (stream, held) = match room.accept(listener).await {
                     Ok(accepted) => accepted,
                     Err(error) => return error,
                 };
                 let handled = handler(stream);
                 tokio::spawn(async move {
                     handled.await;
-                    drop(permit);
+                    drop(held);
                 });
             },
             How::Calls(routes) => {
                 let (ended, end) = oneshot::channel();
-                let incoming = carriers(listener, &room, ended);
+                let incoming = carriers(listener, room, ended);
                 let served = Server::builder()
                     .max_concurrent_streams(CALLS)
                     .add_routes(routes.clone())
@@ -192,26 +200,16 @@ impl Offer {
     }
 }
 
-async fn accept(
-    listener: &HvListener,
-    room: &Arc<Semaphore>,
-) -> io::Result<(HvStream, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(room).acquire_owned().await;
-    let permit = permit.map_err(io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, permit))
-}
-
 /// What is accepted, as tonic takes it. It ends when the listener fails, and `ended` hears why.
 fn carriers(
     listener: &HvListener,
-    room: &Arc<Semaphore>,
+    room: &Room,
     ended: oneshot::Sender<io::Error>,
 ) -> impl Stream<Item = io::Result<Carrier>> {
     stream::unfold(Some(ended), async move |ended| {
         let ended = ended?;
-        match accept(listener, room).await {
-            Ok((stream, permit)) => Some((Ok(Carrier::new(stream, permit)), Some(ended))),
+        match room.accept(listener).await {
+            Ok((stream, held)) => Some((Ok(Carrier::new(stream, held)), Some(ended))),
             Err(error) => {
                 let _ = ended.send(error);
                 None

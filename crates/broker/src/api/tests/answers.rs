@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 use super::schema::{check, document};
 use super::{STRANGER, World};
 use crate::api::client::ClientError;
-use crate::model::{EventKind, NewContainer, NewService, PartitionState};
+use crate::model::{
+    EventKind, GuestOrder, GuestReport, Health, NewContainer, NewService, PartitionState,
+};
 
 const BACKUP: &str = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
     "connect": {"users": ["alice"]}, "vm": {"web": {"enabled": false}}, "purpose": "nightly"}"#;
@@ -235,6 +237,11 @@ fn a_stranger_reads_everything_and_changes_nothing() {
             "/v1/partitions/web",
             r#"{"state": "paused"}"#,
         ),
+        (
+            Method::POST,
+            "/v1/partitions/web/orders",
+            r#"{"order": "sync_clock"}"#,
+        ),
         (Method::DELETE, "/v1/partitions/web", ""),
         (Method::DELETE, "/v1/connections/1", ""),
         // Not even what is wrong with it.
@@ -325,6 +332,46 @@ fn a_reg_file_may_also_take_services_out() {
     let imported = client.import_reg(file.as_bytes()).unwrap();
     assert_eq!(imported.removed[0].id, made.id);
     assert!(client.services(false).unwrap().is_empty());
+}
+
+#[test]
+fn a_guest_is_shown_as_it_says_that_it_is_and_takes_orders_while_it_is_heard() {
+    let world = World::new();
+    let document = document();
+    world.client().add_container(&container("web")).unwrap();
+    let path = "/v1/partitions/web/orders";
+    let order = |body: &str| {
+        let (status, value) = world.ask(Method::POST, path, body);
+        let template = "/v1/partitions/{partition}/orders";
+        check(&document, "POST", template, status, &value);
+        (status, value)
+    };
+    let sync = r#"{"order": "sync_clock"}"#;
+    let (status, answer) = order(sync);
+    assert_eq!(status, 400);
+    assert!(answer["error"].as_str().unwrap().contains("no agent"));
+    let web = "web".parse().unwrap();
+    let handle = world.broker.handle();
+    let (sender, taken) = std::sync::mpsc::sync_channel(1);
+    handle.attend_guest(&web, move |order| sender.try_send(order).is_ok());
+    let report = GuestReport {
+        health: Health::Ok,
+        ..Default::default()
+    };
+    handle.guest_beat(&web, report.clone());
+    // Of a partition that is gone nobody hears.
+    handle.guest_beat(&"gone".parse().unwrap(), report.clone());
+    let (status, shown) = order(sync);
+    assert_eq!(status, 202, "{shown}");
+    assert_eq!(shown["guest"]["contact"], "ok");
+    assert_eq!(taken.try_recv(), Ok(GuestOrder::SyncClock));
+    assert_eq!(order(r#"{"order": "dance"}"#).0, 400);
+    let known = world.client().partition(&web).unwrap().guest.unwrap();
+    assert!(known.ready);
+    assert_eq!(known.report, Some(report));
+    world.client().remove_partition(&web).unwrap();
+    world.client().add_container(&container("web")).unwrap();
+    assert_eq!(world.client().partition(&web).unwrap().guest, None);
 }
 
 #[test]

@@ -1,0 +1,254 @@
+//! What a host offers to guests that mean it no good.
+
+#![cfg(target_os = "linux")]
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use futures_util::stream;
+use hvsock::{ElementName, Endpoint, Peer, VmId};
+use hvsock_broker::model::NewContainer;
+use hvsock_broker::{AccessRule, Broker, BrokerConfig, Registration};
+use hvsock_endpoint::Dirs;
+use hvsock_services::catalog::{self, HEARTBEAT, NOTIFY};
+use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::{notify, time};
+use hvsock_services::link::{Place, Target};
+use hvsock_services::wire::heartbeat::heartbeat_client::HeartbeatClient;
+use hvsock_services::wire::heartbeat::{Beat, Facts};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::runtime::Runtime;
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+
+/// Longer than anything takes on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A host with its services, and two containers.
+struct World {
+    heard: Receiver<(String, Beat)>,
+    notices: Receiver<String>,
+    runtime: Runtime,
+    folder: TempDir,
+    _broker: Broker,
+}
+
+struct Heard(Sender<(String, Beat)>);
+
+impl heartbeat::Listener for Heard {
+    fn attend(&self, _guest: &Peer, _orders: Orders) {}
+
+    fn beat(&self, guest: &Peer, beat: Beat) {
+        let _ = self.0.send((guest.partition().to_owned(), beat));
+    }
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::Builder::new().prefix("hvhost").tempdir().unwrap();
+        let dirs = Dirs {
+            run: folder.path().to_owned(),
+            config: folder.path().to_owned(),
+        };
+        let mut config = BrokerConfig::new(dirs);
+        let children = AccessRule {
+            partitions: Some(vec!["*".to_owned()]),
+            ..AccessRule::default()
+        };
+        config.built_in = catalog::ALL
+            .iter()
+            .map(|service| Registration {
+                connect: children.clone(),
+                ..Registration::new(service.id(), ElementName::new(service.name).unwrap())
+            })
+            .collect();
+        let broker = Broker::start(config).unwrap();
+        for name in ["web", "db"] {
+            let container = NewContainer {
+                name: name.parse().unwrap(),
+                id: None,
+                groups: Vec::new(),
+            };
+            broker.handle().add_container(container).unwrap();
+        }
+        let (beats, heard) = mpsc::channel();
+        let (said, notices) = mpsc::channel();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let place = Place {
+            endpoint: Endpoint::in_dir(folder.path()),
+            from: VmId::CHILDREN,
+        };
+        let offers = [
+            heartbeat::offer(Heard(beats)),
+            notify::offer(move |guest, _| said.send(guest.partition().to_owned()).unwrap()),
+            time::offer(),
+        ];
+        for offer in offers {
+            let mut standing = offer.standing();
+            runtime.spawn(offer.serve(place.clone()));
+            runtime.block_on(standing.tried());
+            assert_eq!(standing.problem(), None);
+        }
+        Self {
+            heard,
+            notices,
+            runtime,
+            folder,
+            _broker: broker,
+        }
+    }
+
+    fn target(&self, name: &str) -> Target {
+        let endpoint = self.folder.path().join("containers").join(name);
+        Target::new(Endpoint::in_dir(endpoint), VmId::PARENT)
+    }
+
+    /// Has a well-meant guest beat once, and waits until that is heard; what came before is skipped.
+    fn is_heard(&self, name: &str, sequence: u64) {
+        let target = self.target(name);
+        let _call = self.runtime.spawn(async move {
+            let channel = target.channel(&HEARTBEAT).await.unwrap();
+            let beat = Beat {
+                sequence,
+                ..Beat::default()
+            };
+            let beats = stream::unfold(Some(beat), async |beat| match beat {
+                Some(beat) => Some((beat, None)),
+                None => std::future::pending().await,
+            });
+            let orders = HeartbeatClient::new(channel).report(beats).await;
+            sleep(PATIENCE).await;
+            drop(orders);
+        });
+        loop {
+            let (from, beat) = self.heard.recv_timeout(PATIENCE).expect("it is heard");
+            if from == name && beat.sequence == sequence {
+                return;
+            }
+        }
+    }
+}
+
+/// Reports these beats, and returns how the call ended.
+async fn report(target: &Target, beats: impl IntoIterator<Item = Beat>) -> Result<(), Status> {
+    let channel = target.channel(&HEARTBEAT).await.unwrap();
+    let beats: Vec<Beat> = beats.into_iter().collect();
+    let mut client = HeartbeatClient::new(channel);
+    let mut orders = client.report(stream::iter(beats)).await?.into_inner();
+    orders.message().await.map(drop)
+}
+
+#[test]
+fn a_guest_that_beats_like_mad_is_made_to_wait() {
+    let world = World::new();
+    let target = world.target("web");
+    let began = Instant::now();
+    let _flood = world.runtime.spawn(async move {
+        let beats = (1..=100_000).map(|sequence| Beat {
+            sequence,
+            ..Beat::default()
+        });
+        let _ = report(&target, beats).await;
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    let heard = world.heard.try_iter().count() as f64;
+    let most = began.elapsed().as_secs_f64() * 5.0 + 2.0;
+    assert!(
+        heard >= 1.0 && heard <= most,
+        "{heard} in {:?}",
+        began.elapsed()
+    );
+    world.is_heard("db", 7);
+}
+
+#[test]
+fn a_beat_that_is_too_large_ends_the_call_and_is_not_heard() {
+    let world = World::new();
+    let facts = Facts {
+        addresses: vec!["10.0.0.1".to_owned(); 10_000],
+        ..Facts::default()
+    };
+    let beat = Beat {
+        sequence: 1,
+        facts: Some(facts),
+        ..Beat::default()
+    };
+    let target = world.target("web");
+    let ended = world
+        .runtime
+        .block_on(async { timeout(PATIENCE, report(&target, [beat])).await });
+    // However the call ends, it ends.
+    drop(ended.expect("it ends"));
+    world.is_heard("web", 2);
+    assert!(world.heard.try_iter().next().is_none());
+}
+
+#[test]
+fn the_newer_call_of_a_guest_ends_its_older_one() {
+    let world = World::new();
+    let target = world.target("web");
+    let older = world.runtime.spawn(async move {
+        let channel = target.channel(&HEARTBEAT).await.unwrap();
+        let beats = stream::pending::<Beat>();
+        let orders = HeartbeatClient::new(channel).report(beats).await.unwrap();
+        orders.into_inner().message().await
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(!older.is_finished());
+    world.is_heard("web", 1);
+    let ended = world
+        .runtime
+        .block_on(async { timeout(PATIENCE, older).await });
+    assert!(matches!(ended, Ok(Ok(Ok(None) | Err(_)))), "{ended:?}");
+}
+
+#[test]
+fn one_that_talks_nonsense_and_holds_connections_keeps_no_other_from_being_heard() {
+    let world = World::new();
+    let web = world.target("web");
+    let held = world.runtime.block_on(async {
+        let mut held = Vec::new();
+        for _ in 0..16 {
+            held.push(web.stream(&HEARTBEAT).await.unwrap());
+        }
+        // One too many: it is closed, and not for what it says.
+        let mut more = web.stream(&HEARTBEAT).await.unwrap();
+        let mut bytes = Vec::new();
+        let closed = timeout(PATIENCE, more.read_to_end(&mut bytes)).await;
+        drop(closed.expect("it is closed"));
+        assert!(bytes.is_empty());
+        for (number, stream) in held.iter_mut().enumerate() {
+            let nonsense = vec![number as u8; 100_000];
+            let _ = timeout(Duration::from_millis(50), stream.write_all(&nonsense)).await;
+        }
+        held
+    });
+    world.is_heard("db", 1);
+    drop(held);
+    // Places come free with the connections.
+    world.is_heard("web", 1);
+}
+
+#[test]
+fn a_notification_without_an_end_is_given_up_and_one_from_each_is_its_own() {
+    let world = World::new();
+    let (web, db) = (world.target("web"), world.target("db"));
+    world.runtime.block_on(async {
+        let mut endless = web.stream(&NOTIFY).await.unwrap();
+        let flood = async { while endless.write_all(&[b'X'; 4096]).await.is_ok() {} };
+        timeout(PATIENCE, flood).await.expect("it is closed");
+        let mut said = db.stream(&NOTIFY).await.unwrap();
+        said.write_all(b"READY=1\nX_PARTITION=web\n").await.unwrap();
+        said.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let end = timeout(PATIENCE, said.read_to_end(&mut rest)).await;
+        assert_eq!(end.expect("it is heard out").unwrap(), 0);
+    });
+    assert_eq!(world.notices.recv_timeout(PATIENCE).unwrap(), "db");
+    assert!(world.notices.try_iter().next().is_none());
+}
