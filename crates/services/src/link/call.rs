@@ -1,5 +1,6 @@
 //! The end that calls.
 
+use std::error::Error as _;
 use std::io;
 use std::time::Duration;
 
@@ -41,11 +42,17 @@ pub enum CallError {
     Status(#[from] Box<tonic::Status>),
 }
 
-/// A status in words: its message, or what its code means where there is none.
+/// A status in words: its message, or what its code means where there is none. If it is not the
+/// other end's, but the connection broke, the reason is the last of its sources.
 fn said(status: &tonic::Status) -> String {
-    match status.message() {
-        "" => status.code().to_string(),
-        message => message.to_owned(),
+    let mut last = status.source();
+    while let Some(source) = last.and_then(|error| error.source()) {
+        last = Some(source);
+    }
+    match (last, status.message()) {
+        (Some(error), _) => format!("the connection broke: {error}"),
+        (None, "") => status.code().to_string(),
+        (None, message) => message.to_owned(),
     }
 }
 
