@@ -101,7 +101,7 @@ fn who_watches_hears_what_is_there_and_then_of_changes_by_the_host_and_by_progra
     let scene = Scene::new();
     scene.world.ok(["kvp", "set", BOX, "role", "frontend"]);
     let mut command = scene.world.command(["kvp", "watch", BOX, "--json"]);
-    let mut watch = Running::start(command.stdout(Stdio::piped()));
+    let mut watch = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     let next = |watch: &mut Running| -> Value {
         loop {
             let event: Value = serde_json::from_str(&watch.line()).unwrap();
@@ -124,13 +124,9 @@ fn who_watches_hears_what_is_there_and_then_of_changes_by_the_host_and_by_progra
     assert_eq!(next(&mut watch), event("external", "role", None));
     // Whoever switches the service off ends the watch with a reason.
     scene.world.ok(["service", "disable", "hvsock kvp"]);
-    eventually("the watch ends", || {
-        watch
-            .child
-            .try_wait()
-            .unwrap()
-            .is_some_and(|status| status.code() == Some(1))
-    });
+    assert_eq!(watch.end().code(), Some(1));
+    let reason = watch.rest_of_stderr();
+    assert!(reason.contains("disabled"), "{reason}");
 }
 
 #[test]
@@ -161,12 +157,12 @@ fn a_guest_learns_who_it_is_and_where_and_its_programs_read_and_write_from_a_she
 #[test]
 fn in_a_real_container_and_a_real_guest_pairs_go_both_ways() {
     let world = World::new();
-    let (Some(cage), Some(guest)) = (
-        scene::container(&world, "cage"),
-        scene::guest(&world, "web"),
-    ) else {
+    let (Some(cage), Some(guest)) = (scene::bundle(&world, "cage"), scene::guest(&world, "web"))
+    else {
         return;
     };
+    let _container = cage.start(&[]).expect("started");
+    scene::offered(&world, "cage");
     for name in ["cage", "web"] {
         world.ok(["kvp", "set", name, "role", "frontend"]);
         assert_eq!(world.ok(["kvp", "get", name, "role"]), "frontend\n");
@@ -184,5 +180,4 @@ fn in_a_real_container_and_a_real_guest_pairs_go_both_ways() {
     assert_eq!(world.run(["kvp", "get", "cage", "ready"]).code, Some(1));
     let name = world.ok(["kvp", "get", "web", "FullyQualifiedDomainName"]);
     assert_eq!(name.trim(), "web");
-    drop(cage);
 }

@@ -26,6 +26,9 @@ const HYPER_V: &str = "/var/lib/hyperv";
 /// Where they are if that daemon runs here: then those are its.
 const OURS: &str = "/var/lib/hvsock/kvp";
 
+/// Where they are, until the end of the container or guest, if it can write nowhere else.
+const VOLATILE: &str = "/run/hvsock-kvp";
+
 /// The device by which that daemon talks to Hyper-V.
 const HYPER_V_DEVICE: &str = "/dev/vmbus/hv_kvp";
 
@@ -58,12 +61,22 @@ impl Files {
         Self { folder }
     }
 
-    /// Those that programs of this guest look for.
+    /// Those that programs of this guest look for. Its first user with the right to do so makes
+    /// the folder.
     pub fn usual() -> Self {
-        match Path::new(HYPER_V_DEVICE).exists() {
-            true => Self::new(OURS),
-            false => Self::new(HYPER_V),
-        }
+        let first = match Path::new(HYPER_V_DEVICE).exists() {
+            true => OURS,
+            false => HYPER_V,
+        };
+        Self::first_of(&[first, VOLATILE])
+    }
+
+    /// The first folder that is there or can be made.
+    fn first_of(folders: &[impl AsRef<Path>]) -> Self {
+        let mut folders = folders.iter().map(AsRef::as_ref);
+        let first = folders.clone().next().unwrap_or(Path::new(HYPER_V));
+        let found = folders.find(|folder| folder.is_dir() || make(folder).is_ok());
+        Self::new(found.unwrap_or(first))
     }
 
     /// One pool; an empty one if there is no file.
@@ -117,13 +130,16 @@ impl Files {
         };
         match open() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut folder = DirBuilder::new();
-                folder.recursive(true).mode(0o755).create(&self.folder)?;
+                make(&self.folder)?;
                 open()
             }
             opened => opened,
         }
     }
+}
+
+fn make(folder: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o755).create(folder)
 }
 
 /// Neither a link nor a pipe that nobody writes to is a pool.
@@ -226,6 +242,22 @@ mod tests {
         let pool = files.read(Which::Guest).unwrap();
         assert_eq!(pool.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "2")]);
         assert_eq!(fs::metadata(&path).unwrap().len(), 2 * 2560);
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_the_next_place_is_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let places = [file.join("not/a/folder"), folder.path().join("a/b")];
+        let files = Files::first_of(&places);
+        set(&files, "a", "1").unwrap();
+        assert!(places[1].join(".kvp_pool_1").is_file());
+        // And stays the one.
+        let again = Files::first_of(&places);
+        assert_eq!(again.read(Which::Guest).unwrap().get("a"), Some("1"));
+        let none = Files::first_of(&places[..1]);
+        assert!(matches!(set(&none, "a", "1"), Err(FileError::Io { .. })));
     }
 
     #[test]
