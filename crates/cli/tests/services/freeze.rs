@@ -27,14 +27,29 @@ printf '#!/bin/sh\\necho $1 >>/diary\\n' >/etc/hvsock/freeze.d/10-diary
 chmod +x /etc/hvsock/freeze.d/10-diary
 ";
 
-/// Kills the agent, or the process that freezes for it.
-fn kill(guest: &Guest, freezer: bool) {
-    let test = if freezer { "" } else { "!" };
+/// Whom to kill.
+#[derive(Clone, Copy)]
+enum Victim {
+    Agent,
+    Freezer,
+    Both,
+}
+
+/// Kills the agent, the process that freezes for it, or both at once.
+fn kill(guest: &Guest, victim: Victim) {
+    let test = match victim {
+        Victim::Agent => "! grep -q freezer $process/cmdline",
+        Victim::Freezer => "grep -q freezer $process/cmdline",
+        Victim::Both => "true",
+    };
+    // Stopped first, so that none sees the other go.
     let script = format!(
-        "for process in /proc/[0-9]*; do
+        "victims=
+        for process in /proc/[0-9]*; do
             case $(readlink $process/exe) in */hvsock-agent) ;; *) continue ;; esac
-            {test} grep -q freezer $process/cmdline && kill -9 ${{process#/proc/}}
-        done; true"
+            {test} && victims=\"$victims ${{process#/proc/}}\"
+        done
+        kill -STOP $victims && kill -KILL $victims"
     );
     run(guest, &script);
 }
@@ -115,6 +130,7 @@ fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
     when_the_freezer_is_killed(&world, &guest);
     when_a_hook_fails(&world, &guest);
     when_the_agent_is_killed(&world, &guest);
+    when_both_are_killed(&world, &guest);
 }
 
 fn by_the_host(world: &World, guest: &Guest) {
@@ -193,7 +209,7 @@ fn when_the_freezer_is_killed(world: &World, guest: &Guest) {
     let writers = Writers::start(guest);
     a_while();
     assert!(writers.all_wait());
-    kill(guest, true);
+    kill(guest, Victim::Freezer);
     writers.succeed();
     let lost = world.run(["vm", "thaw", "web"]).failed();
     assert!(lost.contains("had been killed"), "{lost}");
@@ -219,10 +235,25 @@ fn when_the_agent_is_killed(world: &World, guest: &Guest) {
     a_while();
     assert!(writers.all_wait());
     let begin = Instant::now();
-    kill(guest, false);
+    kill(guest, Victim::Agent);
     writers.succeed();
     println!("thawed {:?} after the agent's end", begin.elapsed());
     // Its hooks hear of it all the same.
+    heard(guest, "freeze thaw");
+}
+
+fn when_both_are_killed(world: &World, guest: &Guest) {
+    guest.spawn("exec hvsock-agent").unwrap();
+    eventually("the next agent freezes", || {
+        let frozen = world.run(["vm", "freeze", "web", "--timeout", LONG]);
+        frozen.code == Some(0)
+    });
+    let writers = Writers::start(guest);
+    kill(guest, Victim::Both);
+    a_while();
+    assert!(writers.all_wait());
+    guest.spawn("exec hvsock-agent").unwrap();
+    writers.succeed();
     heard(guest, "freeze thaw");
 }
 

@@ -76,6 +76,9 @@ pub async fn run(config: Config) {
     tasks.spawn(clock::run(config.endpoint.clone(), clock.clone()));
     let heartbeat = heartbeat::run(config.endpoint.clone(), standings, clock);
     tasks.spawn(heartbeat);
+    if config.endpoint.uses_vsock() {
+        tasks.spawn(freeze::thaw_what_was_left());
+    }
     for offer in offers {
         tasks.spawn(offer.serve(place.clone()));
     }

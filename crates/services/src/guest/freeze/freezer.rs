@@ -22,6 +22,7 @@ use tonic::Code;
 
 use super::course::{Course, Fate, Next};
 use super::hooks::{self, Errand};
+use super::mark::{self, Mark};
 use super::mounts::{self, Filesystem};
 use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, Skipped, ThawReply};
@@ -141,6 +142,14 @@ async fn whole(
         }
     }
 
+    // Removed again when nothing is frozen. Without it a freeze is as good, but for one case.
+    let points = opened
+        .iter()
+        .filter_map(|(filesystem, _)| filesystem.mounts.first());
+    let _mark = Mark::set(
+        Path::new(mark::PLACE),
+        points.map(|mount| mount.point.as_path()),
+    );
     let freezing = Freezing::begin(opened, order.limit);
     let due = sleep_until(freezing.due.into());
     tokio::pin!(due);

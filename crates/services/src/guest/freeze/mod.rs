@@ -2,11 +2,13 @@
 //!
 //! [`mounts`] is which filesystems there are to freeze, [`course`] what happens when, [`hooks`] whom
 //! else it concerns, [`freezer`] the process that does it all. The service starts that process, hands
-//! on what it says, and thaws itself should somebody kill it.
+//! on what it says, and thaws itself should somebody kill it. `mark` is for the next agent, should
+//! both be killed.
 
 pub mod course;
 pub mod freezer;
 pub mod hooks;
+mod mark;
 pub mod mounts;
 mod run;
 
@@ -27,6 +29,7 @@ use crate::wire::freeze::freeze_server::{Freeze, FreezeServer};
 use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, FreezeRequest, ThawReply, ThawRequest};
 use freezer::Order;
+pub(super) use run::thaw_what_was_left;
 use run::{Run, Stage};
 
 /// The folder of the hooks.

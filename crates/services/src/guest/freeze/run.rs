@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Instant;
@@ -18,6 +18,7 @@ use tonic::{Code, Status};
 use super::Desk;
 use super::freezer::{Order, Said, open_one};
 use super::hooks::{self, Errand};
+use super::mark::{self, Mark};
 use super::mounts;
 use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, ThawReply};
@@ -130,33 +131,69 @@ impl Follow {
             }
             _ => self.order.mounts.clone(),
         };
-        let thawed = tokio::task::spawn_blocking(move || thaw_all(&wanted)).await;
-        let failures = match thawed {
-            Ok(Ok(failures)) => failures,
-            Ok(Err(error)) => vec![error.to_string()],
-            Err(error) => vec![error.to_string()],
-        };
-        for failure in &failures {
-            tracing::error!("{failure}");
-        }
+        let failures = in_place_of_the_freezer(wanted).await;
         self.thawed(ThawReply {
             outcome: Outcome::Lost.into(),
             frozen_ms: self.begun.elapsed().as_millis() as u64,
             failures,
         });
-        for hook in hooks::all(&self.order.hooks).into_iter().flatten().rev() {
-            if let Err(error) = hooks::run(&hook, Errand::Thaw).await {
-                tracing::warn!("after the thaw: {error}");
-            }
+        tell_hooks(&self.order.hooks).await;
+    }
+}
+
+/// Thaws what an agent before this one left frozen, when it and its freezer were killed at once.
+pub(in crate::guest) async fn thaw_what_was_left() {
+    let left = tokio::task::spawn_blocking(|| Mark::left(Path::new(mark::PLACE)));
+    match left.await {
+        Ok(Ok(Some((mark, mounts)))) => {
+            tracing::error!("an agent was killed while filesystems were frozen: they are thawed");
+            in_place_of_the_freezer(mounts).await;
+            drop(mark);
+            tell_hooks(Path::new(super::HOOKS)).await;
+        }
+        Ok(Ok(None)) | Err(_) => {}
+        Ok(Err(error)) => tracing::warn!("{}: {error}", mark::PLACE),
+    }
+}
+
+/// Thaws these, or all that could be frozen, and says what could not be thawed.
+async fn in_place_of_the_freezer(wanted: Vec<PathBuf>) -> Vec<String> {
+    let thawed = tokio::task::spawn_blocking(move || thaw_all(wanted)).await;
+    let failures = match thawed {
+        Ok(Ok(failures)) => failures,
+        Ok(Err(error)) => vec![error.to_string()],
+        Err(error) => vec![error.to_string()],
+    };
+    for failure in &failures {
+        tracing::error!("{failure}");
+    }
+    failures
+}
+
+async fn tell_hooks(folder: &Path) {
+    for hook in hooks::all(folder).into_iter().flatten().rev() {
+        if let Err(error) = hooks::run(&hook, Errand::Thaw).await {
+            tracing::warn!("after the thaw: {error}");
         }
     }
 }
 
 /// Thaws whatever is frozen of these, or of all that could be frozen.
-fn thaw_all(wanted: &[PathBuf]) -> io::Result<Vec<String>> {
-    let table = std::fs::read("/proc/self/mountinfo")?;
-    let selection = mounts::select(&mounts::parse(&table), wanted).map_err(io::Error::other)?;
+fn thaw_all(mut wanted: Vec<PathBuf>) -> io::Result<Vec<String>> {
+    let table = mounts::parse(&std::fs::read("/proc/self/mountinfo")?);
     let mut failures = Vec::new();
+    let selection = loop {
+        match mounts::select(&table, &wanted) {
+            Ok(selection) => break selection,
+            Err(gone) => {
+                failures.push(gone.to_string());
+                wanted.retain(|point| *point != gone.0);
+                if wanted.is_empty() {
+                    return Ok(failures);
+                }
+            }
+        }
+    };
     // The other way round: what lies on another can only be written to once that is thawed.
     for filesystem in selection.freeze.iter().rev() {
         let thawed = match open_one(filesystem) {
