@@ -141,8 +141,12 @@ impl Keeping {
                 self.measure(&mut exchange).await?;
             }
             *measured = true;
-            if self.wait().await {
-                self.discipline.disturbed();
+            tokio::select! {
+                disturbed = self.wait() => if disturbed {
+                    self.discipline.disturbed();
+                },
+                // The connection is what a pause of the machine breaks, and often all that shows it.
+                end = exchange.end() => return Err(end),
             }
         }
     }
@@ -232,8 +236,16 @@ impl Exchange {
         })
     }
 
+    /// Waits for the end of the call, between two samples.
+    async fn end(&mut self) -> CallError {
+        match self.stamps.message().await {
+            Ok(Some(_)) => Status::internal("the host answers unasked").into(),
+            Ok(None) => over().into(),
+            Err(status) => status.into(),
+        }
+    }
+
     async fn sample(&mut self) -> Result<Sample, CallError> {
-        let over = || Status::unavailable("the host has ended the call");
         self.probes.send(()).await.map_err(|_| over())?;
         let stamp = timeout(PATIENCE, self.stamps.message()).await;
         let (ended, received) = (monotonic(), real_time());
@@ -250,6 +262,10 @@ impl Exchange {
             received,
         })
     }
+}
+
+fn over() -> Status {
+    Status::unavailable("the host has ended the call")
 }
 
 /// This machine's clocks at one moment, in nanoseconds.
