@@ -213,6 +213,29 @@ fn a_container_has_its_hosts_clock_and_is_not_shut_down() {
 }
 
 #[test]
+fn the_time_is_asked_again_as_soon_as_its_connection_is_cut() {
+    let scene = Scene::new();
+    let time = |scene: &Scene| {
+        let connections = scene.world.connections().into_iter();
+        let mut of_time = connections.filter(|one| one["service_name"] == "hvsock time");
+        of_time.next().and_then(|one| one["id"].as_u64())
+    };
+    eventually("its clock is known", || {
+        !known(&scene.world, "container", BOX)["report"]["clock"].is_null()
+    });
+    let old = time(&scene).unwrap();
+    let control = Client::new(scene.world.dir().join("control")).unwrap();
+    control.cut(old).unwrap();
+    let began = Instant::now();
+    eventually("it is connected again", || {
+        time(&scene).is_some_and(|new| new != old)
+    });
+    // The next measurement would be due 16 s after the first.
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}
+
+#[test]
 fn a_pause_is_no_loss_of_contact() {
     let scene = Scene::new();
     contact(&scene.world, "container", BOX, "ok");
