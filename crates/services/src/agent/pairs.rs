@@ -82,7 +82,7 @@ impl Name {
 
 impl Pairs {
     pub(super) fn run(self, folder: Option<PathBuf>) -> Result<()> {
-        let files = folder.map_or_else(Files::usual, Files::new);
+        let files = Files::at(folder);
         match self {
             Self::Get(Get { key, pool }) => {
                 let pools = match pool {

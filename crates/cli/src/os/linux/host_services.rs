@@ -152,17 +152,20 @@ async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
         return;
     };
     let facts = kvp::facts_of_host(&guest, &id.to_string());
+    let tell = async || {
+        let mut pools = Pools::connect(&target).await?;
+        pools.set(kvp::Pool::AutoExternal, facts.clone()).await
+    };
     for wait in [0, 1, 2, 4, 8] {
         tokio::time::sleep(Duration::from_secs(wait)).await;
-        let told = async {
-            let mut pools = Pools::connect(&target).await?;
-            pools.set(kvp::Pool::AutoExternal, facts.clone()).await
-        };
-        match told.await {
-            Ok(()) => return,
+        match tell().await {
+            Ok(()) => break,
             Err(error) => tracing::debug!("{guest} is not told of its host: {error}"),
         }
     }
+    // An agent may come before all disks are mounted, and have kept it in what those cover.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let _ = tell().await;
 }
 
 /// Further variables of a guest's service manager that are kept.

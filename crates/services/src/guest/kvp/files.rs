@@ -61,6 +61,11 @@ impl Files {
         Self { folder }
     }
 
+    /// Those in `folder`, or else those that programs look for.
+    pub fn at(folder: Option<PathBuf>) -> Self {
+        folder.map_or_else(Self::usual, Self::new)
+    }
+
     /// Those that programs of this guest look for. Its first user with the right to do so makes
     /// the folder.
     pub fn usual() -> Self {

@@ -27,7 +27,6 @@ use crate::wire::kvp::{
     GetReply, GetRequest, ListReply, ListRequest, Pair, Pool as Which, SetReply, SetRequest,
     UnsetReply, UnsetRequest, WatchEvent, WatchRequest,
 };
-use files::Files;
 use store::Store;
 use watch::Watch;
 
@@ -36,9 +35,8 @@ const WATCHES: usize = 16;
 
 /// The service, with its files in `folder` if not where programs look for them.
 pub(super) fn offer(folder: Option<PathBuf>, still: Still) -> Offer {
-    let files = folder.map_or_else(Files::usual, Files::new);
     let service = Service {
-        store: Arc::new(Store::new(files, still)),
+        store: Arc::new(Store::new(folder, still)),
         watches: Arc::new(Semaphore::new(WATCHES)),
     };
     Offer::calls(&KVP, Routes::new(KvpServer::new(service)))

@@ -1,6 +1,7 @@
 //! The pools as the service has them: read and changed without holding up the agent, and shown to
 //! those who watch.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +23,9 @@ pub(super) type Seen = [Arc<Pool>; 4];
 
 /// All four pools.
 pub(super) struct Store {
-    files: Files,
+    /// The folder of the files; none: where programs look for them. That is looked for each time:
+    /// an agent starts long before everything is mounted.
+    folder: Option<PathBuf>,
     still: Still,
     /// One turn for each pool. Whoever has it keeps it until the disk answers, even if the call
     /// has long been given up: so no more than one thread for each pool ever waits for a disk.
@@ -31,9 +34,9 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(files: Files, still: Still) -> Self {
+    pub(super) fn new(folder: Option<PathBuf>, still: Still) -> Self {
         Self {
-            files,
+            folder,
             still,
             turns: Default::default(),
             seen: watch::Sender::new(Default::default()),
@@ -47,10 +50,10 @@ impl Store {
 
     /// One pool as it is now.
     pub(super) async fn read(&self, which: Which) -> Result<Arc<Pool>, Status> {
-        let files = self.files.clone();
+        let folder = self.folder.clone();
         let read = move || match which {
             Which::Auto => Ok(facts::gather()),
-            which => files.read(which),
+            which => Files::at(folder).read(which),
         };
         let pool = self.in_turn(which, read).await?;
         Ok(self.saw(which, pool))
@@ -65,9 +68,9 @@ impl Store {
         if self.still.holds() {
             return Err(Status::unavailable("the guest's filesystems are frozen"));
         }
-        let files = self.files.clone();
+        let folder = self.folder.clone();
         let (done, pool) = self
-            .in_turn(which, move || files.change(which, change))
+            .in_turn(which, move || Files::at(folder).change(which, change))
             .await?;
         self.saw(which, pool);
         Ok(done)

@@ -213,9 +213,8 @@ mod tests {
     #[tokio::test]
     async fn what_is_there_is_told_and_then_what_changes_by_whomever() {
         let folder = tempfile::tempdir().unwrap();
-        let files = Files::new(folder.path());
-        let elsewhere = files.clone();
-        let store = Arc::new(Store::new(files, Still::default()));
+        let elsewhere = Files::new(folder.path());
+        let store = Arc::new(Store::new(Some(folder.path().to_owned()), Still::default()));
         let set = |which, key: &'static str, value: &'static str| {
             store.change(which, move |pool| pool.set(key, value))
         };
