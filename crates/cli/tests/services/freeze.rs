@@ -123,6 +123,11 @@ fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
         "{nothing}"
     );
     run(&guest, DISKS);
+    eventually("the agent says that it offers it", || {
+        let all = world.json(["vm", "integration", "web", "--json"]);
+        let mut all = all.as_array().unwrap().iter();
+        all.any(|one| one["key"] == "freeze" && one["offered"] == true)
+    });
 
     by_the_host(&world, &guest);
     by_the_time_limit(&world, &guest);

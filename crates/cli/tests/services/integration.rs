@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use crate::scene::{BOX, Scene};
-use crate::util::{World, eventually};
+use crate::util::{Done, World, eventually, is_root};
 
 fn row(world: &World, key: &str) -> Value {
     let all = world.json(["container", "integration", BOX, "--json"]);
@@ -48,4 +48,33 @@ fn services_of_one_guest_are_listed_and_switched_by_short_words() {
     let wrong = scene.run(["container", "integration", BOX, "disable", "smoke"]);
     assert_eq!(wrong.code, Some(2));
     assert!(wrong.stderr.contains("session, copy"), "{}", wrong.stderr);
+}
+
+#[test]
+fn a_user_without_the_right_is_told_which_rule_keeps_him_out() {
+    use std::os::unix::process::CommandExt as _;
+
+    if !is_root() {
+        return;
+    }
+    let scene = Scene::new();
+    let other = |arguments: &[&str]| {
+        let mut command = scene.world.command(arguments);
+        Done::of(command.uid(65534).gid(65534)).failed()
+    };
+    for arguments in [
+        ["kvp", "list", BOX].as_slice(),
+        &["kvp", "set", BOX, "a", "b"],
+        &["vm", "freeze", BOX],
+        &["vm", "thaw", BOX],
+    ] {
+        let refused = other(arguments);
+        assert!(refused.contains("connect.users = []"), "{refused}");
+    }
+    let refused = other(&["container", "integration", BOX, "disable", "kvp"]);
+    assert!(refused.contains("only root may change this"), "{refused}");
+    assert_eq!(row(&scene.world, "kvp")["usable"], true);
+    // Looking takes no privilege.
+    let mut command = scene.world.command(["container", "integration", BOX]);
+    assert_eq!(Done::of(command.uid(65534).gid(65534)).code, Some(0));
 }
