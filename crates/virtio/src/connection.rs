@@ -17,7 +17,7 @@
 
 use std::time::Instant;
 
-use crate::credit::{Incoming, Outgoing};
+use crate::credit::{Incoming, Lie, Outgoing};
 use crate::muxer::{Handle, Key, MessageEnd};
 use crate::{GuestCid, Header, Operation, SocketKind, message, shutdown};
 
@@ -148,6 +148,12 @@ impl Connection {
         if self.phase == Phase::Open && u32::from(self.owner_shut) == shutdown::BOTH {
             self.phase = Phase::Closing;
         }
+    }
+
+    /// Takes what the guest says of room in a header.
+    pub(crate) fn hear_credit(&mut self, header: &Header) -> Result<(), Lie> {
+        self.incoming.heard(header);
+        self.outgoing.heard(header)
     }
 
     /// Is it time for a CREDIT_UPDATE that nobody asked for? Never for a guest that may not write.

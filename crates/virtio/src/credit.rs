@@ -114,6 +114,9 @@ impl Outgoing {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Incoming {
     alloc: u32,
+    /// The guest's own `buf_alloc`. Linux sends no further ahead than that, whatever room it is
+    /// told of (since the releases of early 2026).
+    own: u32,
     received: u32,
     /// Bytes that the reader has taken: the `fwd_cnt` to tell.
     freed: u32,
@@ -125,6 +128,7 @@ impl Incoming {
     pub(crate) fn new(first: u32, alloc: u32) -> Self {
         Self {
             alloc,
+            own: u32::MAX,
             received: first,
             freed: first,
             told: first,
@@ -137,6 +141,17 @@ impl Incoming {
 
     pub(crate) fn set_alloc(&mut self, alloc: u32) {
         self.alloc = alloc;
+    }
+
+    /// Takes what the guest says of its own room.
+    pub(crate) fn heard(&mut self, header: &Header) {
+        self.own = header.buf_alloc;
+    }
+
+    /// Bytes that the guest sends before it waits to hear that some were taken.
+    pub(crate) fn window(&self) -> u32 {
+        // One that says to have no room at all hears of ours as if it had a little.
+        self.alloc.min(self.own.max(PACKET_COST))
     }
 
     /// Bytes that the guest has sent and nobody has taken.
@@ -162,7 +177,7 @@ impl Incoming {
 
     /// Bytes that the guest believes it may send.
     pub(crate) fn believed_free(&self) -> u32 {
-        self.alloc
+        self.window()
             .saturating_sub(self.received.wrapping_sub(self.told))
     }
 
@@ -171,8 +186,8 @@ impl Incoming {
     /// and hears at most four times per room's worth of bytes.
     pub(crate) fn is_worth_telling(&self) -> bool {
         let news = self.freed.wrapping_sub(self.told);
-        let alloc = u64::from(self.alloc);
-        news > 0 && u64::from(self.believed_free()) * 2 < alloc && u64::from(news) * 4 >= alloc
+        let window = u64::from(self.window());
+        news > 0 && u64::from(self.believed_free()) * 2 < window && u64::from(news) * 4 >= window
     }
 
     /// Writes what the guest is to know into a header that is on its way to it.
@@ -337,6 +352,24 @@ mod tests {
         let mut it = Incoming::new(0, 1);
         it.received(1).unwrap();
         it.freed(1);
+        assert!(it.is_worth_telling());
+    }
+
+    #[test]
+    fn a_guest_that_holds_to_its_own_room_hears_before_that_is_used_up() {
+        let mut it = Incoming::new(0, 1 << 20);
+        it.heard(&says(256 << 10, 0));
+        it.received(256 << 10).unwrap();
+        assert_eq!(it.believed_free(), 0);
+        it.freed(64 << 10);
+        assert!(it.is_worth_telling());
+        it.tell(&mut Header::default());
+        assert_eq!(it.believed_free(), 64 << 10);
+        // What fits does no harm, from one that does not.
+        it.received(768 << 10).unwrap();
+        // And one without any is not forgotten.
+        it.heard(&says(0, 0));
+        it.freed(960 << 10);
         assert!(it.is_worth_telling());
     }
 }

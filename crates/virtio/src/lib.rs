@@ -29,5 +29,5 @@ pub use cid::{Cid, GuestCid, InvalidCid};
 pub use header::{HEADER_LEN, Header, Operation, SocketKind, features, message, shutdown};
 pub use muxer::{
     Closed, Config, ConnectError, Counters, Event, Handle, Key, MessageEnd, Muxer, Received,
-    Transmit,
+    Transmit, Window,
 };

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::{ConnectionId, End, Refusal};
-use hvsock_virtio::{Closed, Handle, Muxer, SocketKind};
+use hvsock_virtio::{Closed, Handle, Muxer, SocketKind, Window};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
@@ -146,15 +146,14 @@ impl Link {
         let Some(handle) = self.handle else {
             return false;
         };
-        let (believed, alloc) = mux.freed_window(handle);
-        if !is_low(believed, alloc) {
+        let window = mux.freed_window(handle);
+        if !is_low(window) {
             return false;
         }
         // Told at a quarter more than it believes in.
-        let wanted = u64::from(believed) + u64::from(alloc) / 4;
-        let unread = u64::from(alloc) - wanted;
+        let unread = u64::from(window.size - window.believed - window.size / 4);
         let taken = self.delivered.saturating_sub(unread);
-        !self.body.arm_taken(taken, wanted)
+        !self.body.arm_taken(taken, u64::from(window.alloc) - unread)
     }
 
     fn tell(&self, message: &BrokerMessage) {
@@ -165,8 +164,8 @@ impl Link {
 }
 
 /// Whether the guest believes to have so little room that its writes may wait for more.
-fn is_low(believed: u32, alloc: u32) -> bool {
-    believed < alloc / 2
+fn is_low(window: Window) -> bool {
+    window.believed < window.size / 2
 }
 
 fn way(guest: End) -> usize {
@@ -231,8 +230,7 @@ impl Links {
             return;
         };
         let Some(handle) = link.handle else { return };
-        let (believed, alloc) = mux.freed_window(handle);
-        if !link.thirsty && is_low(believed, alloc) {
+        if !link.thirsty && is_low(mux.freed_window(handle)) {
             link.thirsty = true;
             self.thirsty.push(place);
         }
@@ -252,7 +250,7 @@ impl Links {
             };
             link.credit(mux);
             let window = link.handle.map(|handle| mux.freed_window(handle));
-            if window.is_none_or(|(believed, alloc)| !is_low(believed, alloc)) {
+            if window.is_none_or(|window| !is_low(window)) {
                 link.thirsty = false;
                 self.thirsty.swap_remove(index);
                 found = true;

@@ -54,6 +54,17 @@ impl Config {
     }
 }
 
+/// What a guest believes it may send on a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Window {
+    /// So many bytes.
+    pub believed: u32,
+    /// So many when nothing waits: it may hold to less than it is told of.
+    pub size: u32,
+    /// So many bytes there is room for when nothing waits.
+    pub alloc: u32,
+}
+
 /// What has been turned down, since the muxer was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
@@ -157,13 +168,19 @@ impl Muxer {
         self.table.get(handle).map(|connection| connection.key)
     }
 
-    /// How many bytes the guest believes it may send, and how many there is room for when nothing
-    /// waits. The owner watches the link for room when the first is small.
-    pub fn freed_window(&self, handle: Handle) -> (u32, u32) {
-        self.table.get(handle).map_or((0, 0), |connection| {
-            let incoming = &connection.incoming;
-            (incoming.believed_free(), incoming.alloc())
-        })
+    /// What the guest believes it may send. The owner watches the link for room when that is
+    /// little.
+    pub fn freed_window(&self, handle: Handle) -> Window {
+        self.table
+            .get(handle)
+            .map_or_else(Window::default, |connection| {
+                let incoming = &connection.incoming;
+                Window {
+                    believed: incoming.believed_free(),
+                    size: incoming.window(),
+                    alloc: incoming.alloc(),
+                }
+            })
     }
 
     /// What has been turned down.

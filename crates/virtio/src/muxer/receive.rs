@@ -49,7 +49,7 @@ impl Muxer {
             (Some(Operation::Shutdown), Phase::Closing) => self.handle_shutdown(index, header),
             // What was under way when the owner closed it.
             (_, Phase::Closing) => {}
-            _ if connection.outgoing.heard(header).is_err() => {
+            _ if connection.hear_credit(header).is_err() => {
                 self.fault(index, Closed::CreditLie);
             }
             (Some(Operation::Response), Phase::Connecting) => self.handle_response(index),
@@ -113,7 +113,7 @@ impl Muxer {
             .table
             .insert(key, Phase::Requested, self.first_count, 0);
         if let Some(connection) = self.table.at(handle.index)
-            && connection.outgoing.heard(header).is_err()
+            && connection.hear_credit(header).is_err()
         {
             // Never shown to the owner, so it has nothing to hear of the end.
             self.counters.faults += 1;
