@@ -1,34 +1,20 @@
 //! A file's content as it comes.
 
-use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::mem;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use rustix::fs;
-use rustix::io::Errno;
 
 use super::super::line::Link;
 use super::super::send::sum_of;
 use super::super::sum::Sum;
 use super::super::{CHUNK, CopyError, PIECE};
+use super::disk::{self, Disk};
 use super::part::Part;
 use super::{Receiver, attributes};
 use crate::wire::copy as wire;
 use wire::{sent, told};
-
-/// Memory for content on its way.
-#[derive(Debug)]
-pub(super) struct Buffers {
-    one: Vec<u8>,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self {
-            one: vec![0; CHUNK],
-        }
-    }
-}
 
 impl<L: Link> Receiver<'_, L> {
     pub(super) fn file(&mut self, file: &wire::File) -> Result<(), CopyError> {
@@ -65,9 +51,7 @@ impl<L: Link> Receiver<'_, L> {
             }))?;
             self.line.flush()?;
         }
-        let mut sum = Sum::new();
-        self.content(&mut sum, u64::MAX >> 1, &mut |_, _| {})?;
-        Ok(())
+        self.drop_content()
     }
 
     fn fill(&mut self, file: &wire::File, part: Part) -> Result<(), CopyError> {
@@ -82,29 +66,35 @@ impl<L: Link> Receiver<'_, L> {
             self.fails(error)?;
             return self.drop_rest(part);
         }
-        let mut trouble = None;
+        let mut chunks = mem::take(&mut self.chunks);
         self.line.read_little(file.ask);
-        let end = self.content(&mut sum, file.size, &mut |offset, bytes| {
-            if trouble.is_none()
-                && let Err(error) = write(part.file().as_fd(), offset, bytes)
-            {
-                trouble = Some(error);
-            }
-        });
+        let (end, trouble) =
+            disk::write(Some(part.file().as_fd()), file.size, &mut chunks, |disk| {
+                self.content(&mut sum, file.size, disk)
+            });
         self.line.read_little(false);
-        let end = end?;
+        self.chunks = chunks;
         let Some(trouble) = trouble else {
-            return self.finish(&end, file, &sum, part);
+            return self.finish(&end?, file, &sum, part);
         };
+        // It must not go on taking the room that there is not.
         part.discard();
+        end?;
         self.fails(trouble)
     }
 
     fn drop_rest(&mut self, part: Part) -> Result<(), CopyError> {
         part.discard();
-        let mut sum = Sum::new();
-        self.content(&mut sum, u64::MAX >> 1, &mut |_, _| {})?;
-        Ok(())
+        self.drop_content()
+    }
+
+    fn drop_content(&mut self) -> Result<(), CopyError> {
+        let mut chunks = mem::take(&mut self.chunks);
+        let (mut sum, most) = (Sum::new(), i64::MAX as u64);
+        let dropped = |disk: &mut dyn Disk| self.content(&mut sum, most, disk);
+        let (end, _) = disk::write(None, 0, &mut chunks, dropped);
+        self.chunks = chunks;
+        end.map(drop)
     }
 
     /// Tells the sender what there is of the file, and hears where it begins: the checksum up to
@@ -123,7 +113,8 @@ impl<L: Link> Receiver<'_, L> {
                 false => Ok(()),
             };
             let file = part.file().as_fd();
-            let found = sum_of(file, part.stat(), there, &mut self.buffers.one, working)?;
+            let mut buffer = vec![0; CHUNK];
+            let found = sum_of(file, part.stat(), there, &mut buffer, working)?;
             if let Ok(found) = found {
                 sum = found;
             }
@@ -159,7 +150,7 @@ impl<L: Link> Receiver<'_, L> {
         &mut self,
         sum: &mut Sum,
         size: u64,
-        write: &mut dyn FnMut(u64, &[u8]),
+        disk: &mut dyn Disk,
     ) -> Result<wire::FileEnd, CopyError> {
         loop {
             let piece = match self.receive()? {
@@ -189,11 +180,16 @@ impl<L: Link> Receiver<'_, L> {
             let mut rest = length;
             while rest > 0 {
                 let now = rest.min(CHUNK);
-                let bytes = &mut self.buffers.one[..now];
-                self.line.receive_bytes(bytes)?;
+                let mut chunk = disk.room();
+                self.line.receive_bytes(&mut chunk[..now])?;
                 let offset = sum.position();
-                sum.data(bytes);
-                write(offset, bytes);
+                sum.data(&chunk[..now]);
+                disk.put(offset, chunk, now);
+                if let Some(error) = disk.trouble()
+                    && let Some(errno) = super::no_room(error)
+                {
+                    return Err(CopyError::here(&self.path, errno));
+                }
                 self.tally.bytes += now as u64;
                 self.observer.advance(now as u64);
                 rest -= now;
@@ -250,19 +246,4 @@ impl<L: Link> Receiver<'_, L> {
             Err(error) => self.fails(error),
         }
     }
-}
-
-fn write(file: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(file, bytes, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                offset += count as u64;
-                bytes = &bytes[count..];
-            }
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod attributes;
 mod body;
+mod disk;
 mod part;
 mod place;
 
@@ -52,7 +53,7 @@ pub struct Receiver<'a, L> {
     /// Entries that came at the top.
     tops: usize,
     path: PathBuf,
-    buffers: body::Buffers,
+    chunks: disk::Chunks,
     tally: Tally,
     /// What this end could not make, which the other end is told of.
     failed: u64,
@@ -77,7 +78,7 @@ impl<'a, L: Link> Receiver<'a, L> {
             lost: 0,
             tops: 0,
             path: PathBuf::new(),
-            buffers: body::Buffers::default(),
+            chunks: disk::Chunks::default(),
             tally: Tally::default(),
             failed: 0,
             told: 0,
@@ -296,9 +297,7 @@ impl<'a, L: Link> Receiver<'a, L> {
     /// Something cannot be made. That there is no room concerns all that is still to come.
     fn fails(&mut self, error: impl Into<io::Error>) -> Result<(), CopyError> {
         let error: io::Error = error.into();
-        let full = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO];
-        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        if errno.is_some_and(|errno| full.contains(&errno)) {
+        if no_room(&error).is_some() {
             return Err(CopyError::here(&self.path, error));
         }
         self.note(error.to_string())
@@ -328,4 +327,12 @@ impl<'a, L: Link> Receiver<'a, L> {
         let sent: wire::Sent = self.line.receive()?;
         sent.what.ok_or(CopyError::Violation("an empty message"))
     }
+}
+
+/// Whether an error concerns all that is still to come as well, and not one entry.
+fn no_room(error: &io::Error) -> Option<Errno> {
+    let errno = Errno::from_raw_os_error(error.raw_os_error()?);
+    [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
+        .contains(&errno)
+        .then_some(errno)
 }
