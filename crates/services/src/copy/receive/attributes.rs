@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::OnceLock;
 
 use rustix::fs::{self, AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::super::name::Name;
@@ -30,15 +31,17 @@ pub(super) fn apply(file: &OwnedFd, meta: &Meta, trust: Trust) -> rustix::io::Re
     if trust == Trust::NoSetId {
         mode &= 0o1777;
     }
-    if geteuid().is_root() {
-        fs::fchown(
-            file,
-            Some(Uid::from_raw(meta.uid)),
-            Some(Gid::from_raw(meta.gid)),
-        )?;
-    } else {
-        // It stays ours, so it must not lend our rights to others.
-        mode &= 0o1777;
+    let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
+    let owned = match geteuid().is_root() {
+        true => fs::fchown(file, Some(uid), Some(gid)),
+        false => Err(Errno::PERM),
+    };
+    match owned {
+        Ok(()) => {}
+        // It stays ours, so it must not lend our rights to others. Root may not either, in a
+        // container without the capability or for a user that does not exist there.
+        Err(Errno::PERM | Errno::INVAL) => mode &= 0o1777,
+        Err(error) => return Err(error),
     }
     fs::fchmod(file, Mode::from_raw_mode(mode))?;
     fs::futimens(file, &times(meta))
@@ -49,7 +52,10 @@ pub(super) fn apply_to_link(folder: &OwnedFd, name: &Name, meta: &Meta) -> rusti
     let (name, flags) = (name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
     if geteuid().is_root() {
         let (uid, gid) = (Uid::from_raw(meta.uid), Gid::from_raw(meta.gid));
-        fs::chownat(folder, name, Some(uid), Some(gid), flags)?;
+        match fs::chownat(folder, name, Some(uid), Some(gid), flags) {
+            Ok(()) | Err(Errno::PERM | Errno::INVAL) => {}
+            Err(error) => return Err(error),
+        }
     }
     fs::utimensat(folder, name, &times(meta), flags)
 }
