@@ -3,9 +3,11 @@
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
-use crate::scene::{BOX, Scene};
-use crate::util::eventually;
+use crate::scene::{self, BOX, Scene};
+use crate::util::{World, eventually};
 
 /// The scene once copies are possible, and a folder for them.
 fn scene() -> (Scene, tempfile::TempDir) {
@@ -131,4 +133,189 @@ fn what_cannot_be_is_said_and_the_rest_is_copied() {
     }
     let nobody = scene.run(["cp", "a", "nobody:b"]);
     assert!(nobody.failed().contains("cannot connect"));
+}
+
+/// Starts a copy of a large file to the box and waits until some of it is there; `None` if it was
+/// too fast.
+fn begun(scene: &Scene, from: &Path, to: &Path) -> Option<std::process::Child> {
+    let part = to.join(".large.hvsock.part");
+    let before = fs::metadata(&part).map_or(0, |meta| meta.len());
+    let mut command = scene.world.command(["cp", here(from), &there(to)]);
+    command.stderr(Stdio::piped());
+    let mut copy = command.spawn().unwrap();
+    loop {
+        let now = fs::metadata(&part).map_or(0, |meta| meta.len());
+        if now > before + (4 << 20) {
+            return Some(copy);
+        }
+        if copy.try_wait().unwrap().is_some() {
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_copy_that_was_broken_goes_on_and_is_nowhere_to_be_seen_before() {
+    let (scene, folder) = scene();
+    let at = |name: &str| folder.path().join(name);
+    let content: Vec<u8> = (0..64u32 << 20).flat_map(u32::to_le_bytes).collect();
+    fs::write(at("large"), &content).unwrap();
+    fs::create_dir(at("to")).unwrap();
+    let part = at("to/.large.hvsock.part");
+
+    // Its process is killed.
+    let mut copy = begun(&scene, &at("large"), &at("to")).expect("256 MiB take a while");
+    copy.kill().unwrap();
+    copy.wait().unwrap();
+    assert!(!at("to/large").exists());
+    let inode = fs::metadata(&part).unwrap().ino();
+
+    // An operator switches the service off.
+    eventually("the agent has let go of it", || {
+        let file = File::open(&part).unwrap();
+        let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
+        rustix::fs::flock(&file, lock).is_ok()
+    });
+    let copy = begun(&scene, &at("large"), &at("to")).expect("256 MiB take a while");
+    scene
+        .world
+        .ok(["service", "disable", "hvsock copy", "--vm", BOX]);
+    let cut = copy.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&cut.stderr);
+    assert_eq!(cut.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("disabled") && said.contains("goes on where it stopped"),
+        "{said}"
+    );
+    assert!(!at("to/large").exists());
+
+    scene
+        .world
+        .ok(["service", "enable", "hvsock copy", "--vm", BOX]);
+    eventually("it can be copied", || {
+        scene
+            .run(["cp", here(&at("large")), &there(&at("to"))])
+            .code
+            == Some(0)
+    });
+    assert!(fs::read(at("to/large")).unwrap() == content);
+    assert_eq!(fs::metadata(at("to/large")).unwrap().ino(), inode);
+    assert!(!part.exists());
+}
+
+#[test]
+fn files_get_their_permissions_as_cp_gives_them() {
+    let (scene, folder) = scene();
+    let at = |name: &str| folder.path().join(name);
+    fs::create_dir(at("from")).unwrap();
+    for (name, mode) in [("program", 0o4777), ("secret", 0o600)] {
+        fs::write(at("from").join(name), "x").unwrap();
+        fs::set_permissions(at("from").join(name), Permissions::from_mode(mode)).unwrap();
+    }
+    scene
+        .world
+        .ok(["cp", "-r", here(&at("from")), &there(&at("plain"))]);
+    scene
+        .world
+        .ok(["cp", "-a", &there(&at("from")), here(&at("back"))]);
+    let mode = |name: &str| fs::metadata(at(name)).unwrap().mode() & 0o7777;
+    assert_eq!(mode("plain/secret"), 0o600);
+    assert_eq!(
+        mode("plain/program") & 0o7700,
+        0o700,
+        "no setuid without -p"
+    );
+    assert_eq!(mode("back/program"), 0o777, "no setuid from a guest");
+    assert_eq!(mode("back/secret"), 0o600);
+}
+
+/// Copies to a folder of a partition and back, where `run` runs a command in that folder.
+fn there_and_back(
+    world: &World,
+    (name, below): (&str, &str),
+    files: usize,
+    run: &dyn Fn(&str) -> String,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let content: Vec<u8> = (0..4u32 << 20)
+        .flat_map(|at| at.wrapping_mul(at).to_le_bytes())
+        .collect();
+    fs::write(at("large"), &content).unwrap();
+    for number in 0..files {
+        let below = at("tree").join((number / 100).to_string());
+        fs::create_dir_all(&below).unwrap();
+        fs::write(
+            below.join(number.to_string()),
+            vec![number as u8; number % 9000],
+        )
+        .unwrap();
+    }
+    symlink("0/1", at("tree/link")).unwrap();
+    let place = |path: &str| format!("{name}:{below}/{path}");
+
+    world.ok(["cp", here(&at("large")), &place("")]);
+    let sha256 = |text: &str| {
+        text.split_whitespace()
+            .next()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    let local = Command::new("sha256sum").arg(at("large")).output().unwrap();
+    let local = sha256(&String::from_utf8_lossy(&local.stdout));
+    assert_eq!(local.len(), 64);
+    assert_eq!(sha256(&run("sha256sum large")), local);
+    world.ok(["cp", &place("large"), here(&at("back"))]);
+    assert!(fs::read(at("back")).unwrap() == content);
+
+    let began = Instant::now();
+    world.ok(["cp", "-a", here(&at("tree")), &place("")]);
+    let rate = files as f64 / began.elapsed().as_secs_f64();
+    println!("{name}: {files} small files at {rate:.0} a second, the program's start included");
+    assert_eq!(run("find tree -type f | wc -l").trim(), files.to_string());
+    assert_eq!(run("readlink tree/link").trim(), "0/1");
+    assert_eq!(run("find . -name '*.part'").trim(), "");
+    world.ok(["cp", "-a", &place("tree"), here(&at("again"))]);
+    for number in 0..files {
+        let name = format!("{}/{number}", number / 100);
+        let (one, other) = (at("tree").join(&name), at("again").join(&name));
+        assert!(
+            fs::read(&one).unwrap() == fs::read(&other).unwrap(),
+            "{name} differs"
+        );
+        let time = |path| fs::metadata(path).unwrap().modified().unwrap();
+        assert_eq!(time(one), time(other));
+    }
+}
+
+#[test]
+fn files_go_to_a_real_container_and_come_back() {
+    let world = World::new();
+    let Some(mut bundle) = scene::bundle(&world, "cage") else {
+        return;
+    };
+    let data = tempfile::tempdir_in("/dev/shm").unwrap();
+    bundle.bind(data.path(), "/data");
+    let _container = bundle.start(&[]).unwrap();
+    scene::offered(&world, "cage");
+    there_and_back(&world, ("cage", "/data"), 10_000, &|command| {
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(command).current_dir(data.path());
+        String::from_utf8(shell.output().unwrap().stdout).unwrap()
+    });
+}
+
+#[test]
+fn files_go_to_a_real_guest_and_come_back() {
+    let world = World::new();
+    let Some(guest) = scene::guest(&world, "web") else {
+        return;
+    };
+    there_and_back(&world, ("web", "tmp"), 500, &|command| {
+        let command = format!("cd /tmp && {command}");
+        let done = guest.run(&command, Duration::from_secs(60)).unwrap();
+        assert!(done.success(), "{command}: {}", done.complaints());
+        done.text()
+    });
 }
