@@ -129,6 +129,7 @@ fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
         all.any(|one| one["key"] == "freeze" && one["offered"] == true)
     });
 
+    a_snapshot_is_whole(&world, &guest);
     by_the_host(&world, &guest);
     by_the_time_limit(&world, &guest);
     around_a_command(&world, &guest);
@@ -136,6 +137,18 @@ fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
     when_a_hook_fails(&world, &guest);
     when_the_agent_is_killed(&world, &guest);
     when_both_are_killed(&world, &guest);
+}
+
+/// What was written just before is in a copy of the disk that was made meanwhile.
+fn a_snapshot_is_whole(world: &World, guest: &Guest) {
+    run(guest, "seq 1000 >/srv/data/before");
+    world.ok(["vm", "freeze", "web", "--timeout", LONG]);
+    run(guest, "cp /data.img /copy.img");
+    world.ok(["vm", "thaw", "web"]);
+    let found = "mkdir /copy && mount -t ext4 -o ro,loop /copy.img /copy && tail -n 1 /copy/before";
+    assert_eq!(run(guest, found), "1000");
+    run(guest, "umount /copy && rm /copy.img");
+    heard(guest, "freeze thaw");
 }
 
 fn by_the_host(world: &World, guest: &Guest) {

@@ -181,3 +181,22 @@ fn in_a_real_container_and_a_real_guest_pairs_go_both_ways() {
     let name = world.ok(["kvp", "get", "web", "FullyQualifiedDomainName"]);
     assert_eq!(name.trim(), "web");
 }
+
+#[test]
+fn watches_have_a_limit_and_one_that_ends_makes_room() {
+    let scene = Scene::new();
+    scene.world.ok(["kvp", "set", BOX, "a", "b"]);
+    let watch = || {
+        let mut command = scene.world.command(["kvp", "watch", BOX, "a"]);
+        Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()))
+    };
+    let mut watches: Vec<Running> = (0..16).map(|_| watch()).collect();
+    for watch in &mut watches {
+        assert_eq!(watch.line(), "set external a b");
+    }
+    let mut one_more = watch();
+    assert_eq!(one_more.end().code(), Some(1));
+    assert!(one_more.rest_of_stderr().contains("16 watches"));
+    drop(watches.pop());
+    eventually("there is room", || watch().line() == "set external a b");
+}

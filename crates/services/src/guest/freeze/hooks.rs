@@ -82,8 +82,13 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>, HookError> {
     Ok(hooks)
 }
 
-/// Runs one hook. If this is dropped before it has ended, the hook is killed.
+/// Runs one hook, for ten seconds at the most. If this is dropped before it has ended, the hook is
+/// killed.
 pub async fn run(hook: &Path, errand: Errand) -> Result<(), HookError> {
+    within(LIMIT, hook, errand).await
+}
+
+async fn within(limit: Duration, hook: &Path, errand: Errand) -> Result<(), HookError> {
     let io = |error| HookError::Io {
         hook: hook.to_owned(),
         error,
@@ -103,7 +108,7 @@ pub async fn run(hook: &Path, errand: Errand) -> Result<(), HookError> {
         format!("/proc/{}/oom_score_adj", child.id().unwrap_or(0)),
         "0",
     );
-    let status = match timeout(LIMIT, child.wait()).await {
+    let status = match timeout(limit, child.wait()).await {
         Ok(status) => status.map_err(io)?,
         Err(_) => return Err(HookError::TooSlow(hook.to_owned())),
     };
@@ -162,6 +167,14 @@ mod tests {
         run(&path, Errand::Thaw).await.unwrap();
         let refused = run(&path, Errand::Freeze).await.unwrap_err();
         assert!(refused.to_string().contains("exit status: 1"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_does_not_end_is_too_slow() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = hook(folder.path(), "a", 0o755, "sleep 600");
+        let slow = within(Duration::from_millis(50), &path, Errand::Freeze).await;
+        assert!(matches!(slow, Err(HookError::TooSlow(_))), "{slow:?}");
     }
 
     #[tokio::test]
