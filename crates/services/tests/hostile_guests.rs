@@ -6,21 +6,25 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
-use hvsock::{ElementName, Endpoint, Peer, VmId};
+use hvsock::{ElementName, Endpoint, PartitionRef, Peer, VmId};
 use hvsock_broker::model::NewContainer;
 use hvsock_broker::{AccessRule, Broker, BrokerConfig, Registration};
 use hvsock_endpoint::Dirs;
-use hvsock_services::catalog::{self, HEARTBEAT, NOTIFY};
+use hvsock_services::catalog::{self, HEARTBEAT, NOTIFY, SHUTDOWN};
 use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::shutdown::{Action, begin};
 use hvsock_services::host::{notify, time};
-use hvsock_services::link::{Place, Target};
+use hvsock_services::link::{CallError, Offer, Place, Target};
 use hvsock_services::wire::heartbeat::heartbeat_client::HeartbeatClient;
 use hvsock_services::wire::heartbeat::{Beat, Facts};
+use hvsock_services::wire::shutdown::shutdown_server::{Shutdown, ShutdownServer};
+use hvsock_services::wire::shutdown::{ShutdownReply, ShutdownRequest};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
-use tonic::Status;
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
 
 /// Longer than anything takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -56,10 +60,12 @@ impl World {
             partitions: Some(vec!["*".to_owned()]),
             ..AccessRule::default()
         };
+        // Either end of a service may be a child here.
         config.built_in = catalog::ALL
             .iter()
             .map(|service| Registration {
                 connect: children.clone(),
+                bind: children.clone(),
                 ..Registration::new(service.id(), ElementName::new(service.name).unwrap())
             })
             .collect();
@@ -103,9 +109,33 @@ impl World {
         }
     }
 
+    /// The way that a container has to its host.
+    fn endpoint(&self, name: &str) -> Endpoint {
+        Endpoint::in_dir(self.folder.path().join("containers").join(name))
+    }
+
     fn target(&self, name: &str) -> Target {
-        let endpoint = self.folder.path().join("containers").join(name);
-        Target::new(Endpoint::in_dir(endpoint), VmId::PARENT)
+        Target::new(self.endpoint(name), VmId::PARENT)
+    }
+
+    /// Asks the container `web` to go down, in which this is the agent; how that was refused.
+    fn shut_down(&self, agent: Offer) -> String {
+        let mut standing = agent.standing();
+        let place = Place {
+            endpoint: self.endpoint("web"),
+            from: VmId::PARENT,
+        };
+        self.runtime.spawn(agent.serve(place));
+        self.runtime.block_on(standing.tried());
+        assert_eq!(standing.problem(), None);
+        let name: PartitionRef = "web".parse().unwrap();
+        let web = Target::new(Endpoint::in_dir(self.folder.path()), name);
+        let asked = async { timeout(PATIENCE, begin(&web, Action::Reboot, false, "")).await };
+        let asked = self.runtime.block_on(asked).expect("it ends");
+        match asked.unwrap_err() {
+            error @ CallError::Status(_) => error.to_string(),
+            error => panic!("{error}"),
+        }
     }
 
     /// Has a well-meant guest beat once, and waits until that is heard; what came before is skipped.
@@ -251,4 +281,31 @@ fn a_notification_without_an_end_is_given_up_and_one_from_each_is_its_own() {
     });
     assert_eq!(world.notices.recv_timeout(PATIENCE).unwrap(), "db");
     assert!(world.notices.try_iter().next().is_none());
+}
+
+/// An agent that has much to say.
+struct Windbag;
+
+#[tonic::async_trait]
+impl Shutdown for Windbag {
+    async fn begin(
+        &self,
+        _request: Request<ShutdownRequest>,
+    ) -> Result<Response<ShutdownReply>, Status> {
+        let by = "x".repeat(10 << 20);
+        Ok(Response::new(ShutdownReply { by }))
+    }
+}
+
+#[test]
+fn an_agent_that_never_answers_is_given_up_and_one_that_says_too_much_is_not_heard_out() {
+    let silent = Offer::streams(&SHUTDOWN, |stream| async move {
+        sleep(PATIENCE).await;
+        drop(stream);
+    });
+    let refused = World::new().shut_down(silent);
+    assert!(refused.contains("the guest does not answer"), "{refused}");
+    let windbag = Offer::calls(&SHUTDOWN, Routes::new(ShutdownServer::new(Windbag)));
+    let refused = World::new().shut_down(windbag);
+    assert!(refused.contains("too large"), "{refused}");
 }

@@ -49,6 +49,7 @@ fn a_container_is_heard_with_its_facts_and_numbers() {
     assert!(shown.contains("\nguest         ready, heard "), "{shown}");
     assert!(shown.contains("\nmemory        "), "{shown}");
     assert!(scene.world.ok(["status"]).contains("ready"));
+    assert!(scene.world.ok(["container", "list"]).contains(" ready "));
 }
 
 #[test]

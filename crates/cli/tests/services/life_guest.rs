@@ -86,8 +86,10 @@ fn a_guest_is_heard_kept_on_time_through_pauses_and_goes_down_when_asked() {
         boot
     );
 
-    // Rebooted, and powered off.
-    let arguments = ["vm", "shutdown", "web", "--reboot", "--reason", "a test"];
+    // Rebooted at once, and powered off in an orderly way.
+    let arguments = [
+        "vm", "shutdown", "web", "--reboot", "--force", "--reason", "a test",
+    ];
     let mut rebooting = Running::start(&mut world.command(arguments));
     guest.rebooted().unwrap();
     start_agent(&guest);

@@ -155,14 +155,15 @@ fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
     if json.json {
         return output::json(&containers);
     }
-    let headings = ["name", "id", "state", "groups", "listen", "conn"];
+    let headings = ["name", "id", "state", "guest", "groups", "listen", "conn"];
     let empty = "no containers; `hvsock container add NAME` makes one a partition";
-    let mut table = Columns::new(&headings, empty).right(&[4, 5]).whole(1);
+    let mut table = Columns::new(&headings, empty).right(&[5, 6]).whole(1);
     for container in containers {
         table.row([
             container.name.to_string(),
             container.id.to_string(),
             words::standing(&container).to_owned(),
+            guest::word(&container).unwrap_or_default().to_owned(),
             container.groups.join(", "),
             container.listeners.to_string(),
             container.connections.to_string(),

@@ -221,15 +221,16 @@ fn list(vms: Partitions<'_>, json: Json) -> Result<()> {
     if json.json {
         return output::json(&vms);
     }
-    let headings = ["name", "id", "cid", "state", "groups", "conn"];
+    let headings = ["name", "id", "cid", "state", "guest", "groups", "conn"];
     let empty = "no virtual machines; `hvsock vm add NAME` makes one a partition";
-    let mut table = Columns::new(&headings, empty).right(&[2, 5]).whole(1);
+    let mut table = Columns::new(&headings, empty).right(&[2, 6]).whole(1);
     for vm in vms {
         table.row([
             vm.name.to_string(),
             vm.id.to_string(),
             vm.cid.map_or_else(String::new, |cid| cid.to_string()),
             words::standing(&vm).to_owned(),
+            guest::word(&vm).unwrap_or_default().to_owned(),
             vm.groups.join(", "),
             vm.connections.to_string(),
         ]);
