@@ -94,6 +94,16 @@ fn a_pair_beyond_the_limits_is_refused_with_the_limit_and_changes_nothing() {
         .world
         .json(["kvp", "list", BOX, "--pool", "external", "--json"]);
     assert_eq!(listed.as_array().unwrap().len(), 1024);
+
+    // Ten gigabytes are some program's mistake, of which no more is read than may be there.
+    let file = fs::OpenOptions::new().write(true).open(pool(&scene, 0));
+    file.unwrap().set_len(10 << 30).unwrap();
+    let listed = scene
+        .world
+        .json(["kvp", "list", BOX, "--pool", "external", "--json"]);
+    assert_eq!(listed.as_array().unwrap().len(), 1024);
+    let refused = scene.run(["kvp", "unset", BOX, "0"]);
+    assert!(refused.failed().contains("more than 1024 records"));
 }
 
 #[test]
