@@ -230,6 +230,40 @@ fn files_get_their_permissions_as_cp_gives_them() {
     assert_eq!(mode("back/secret"), 0o600);
 }
 
+#[test]
+fn an_agent_that_sends_something_else_is_turned_down() {
+    use std::io::{Read as _, Write as _};
+
+    let world = World::new();
+    let endpoint = world.container(BOX);
+    let listener = hvsock::HvListener::options()
+        .endpoint(endpoint)
+        .listen(("parent", "hvsock copy"))
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["other", "../this", "this/../../other"] {
+        let mut command = world.command(["cp", "box:/etc/this", here(folder.path())]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let copy = command.spawn().unwrap();
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut length = [0; 4];
+        stream.read_exact(&mut length).unwrap();
+        let mut open = vec![0; u32::from_le_bytes(length) as usize];
+        stream.read_exact(&mut open).unwrap();
+        // A message `Sent` with a `File` (field 4) that has this name (field 1).
+        let file = [&[0x0a, name.len() as u8], name.as_bytes()].concat();
+        let sent = [&[0x22, file.len() as u8], &file[..]].concat();
+        stream
+            .write_all(&(sent.len() as u32).to_le_bytes())
+            .unwrap();
+        stream.write_all(&sent).unwrap();
+        let done = crate::util::Done::from(copy.wait_with_output().unwrap());
+        let said = done.failed();
+        assert!(said.contains("does not keep to the rules"), "{said}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+}
+
 /// Copies to a folder of a partition and back, where `run` runs a command in that folder.
 fn there_and_back(
     world: &World,
@@ -318,4 +352,10 @@ fn files_go_to_a_real_guest_and_come_back() {
         assert!(done.success(), "{command}: {}", done.complaints());
         done.text()
     });
+    // What copies need they give back.
+    let resident = "grep VmRSS /proc/$(pidof hvsock-agent)/status";
+    let resident = guest.run(resident, Duration::from_secs(60)).unwrap().text();
+    let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();
+    println!("hvsock-agent: {kib} KiB resident after copies");
+    assert!(kib < 8 * 1024, "{kib} KiB");
 }
