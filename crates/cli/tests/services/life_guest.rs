@@ -92,13 +92,21 @@ fn a_guest_is_heard_kept_on_time_through_pauses_and_goes_down_when_asked() {
     ];
     let mut rebooting = Running::start(&mut world.command(arguments));
     guest.rebooted().unwrap();
+    play_systemd(&guest);
     start_agent(&guest);
     assert!(rebooting.end().success());
     assert_ne!(
         known(&world, "vm", "web")["report"]["facts"]["boot_id"],
         boot
     );
-    world.ok(["vm", "shutdown", "web"]);
+    starts_as_systemd_says(&world, &guest);
+    let down = world.run(["vm", "shutdown", "web"]);
+    assert!(
+        down.stderr.contains("by: systemctl poweroff"),
+        "{}",
+        down.stderr
+    );
+    down.ok();
     guest.powered_off().unwrap();
     let shown = world.json(["vm", "show", "web", "--json"]);
     assert_eq!(
@@ -107,6 +115,36 @@ fn a_guest_is_heard_kept_on_time_through_pauses_and_goes_down_when_asked() {
     );
     let refused = world.run(["vm", "shutdown", "web"]).failed();
     assert!(refused.contains("off"), "{refused}");
+}
+
+/// Puts a program into the guest that speaks for systemd, as far as the agent asks it.
+fn play_systemd(guest: &Guest) {
+    let systemctl = "#!/bin/sh\n\
+        case $1 in\n\
+        is-system-running) cat /tmp/word;;\n\
+        poweroff) exec poweroff -f;;\n\
+        esac\n";
+    guest.push("/bin/systemctl", systemctl.as_bytes()).unwrap();
+    inside(
+        guest,
+        "chmod +x /bin/systemctl; mkdir -p /run/systemd/system; echo starting >/tmp/word",
+    );
+}
+
+fn starts_as_systemd_says(world: &World, guest: &Guest) {
+    eventually("it starts", || {
+        let guest = known(world, "vm", "web");
+        guest["report"]["manager"] == "starting" && guest["ready"] == false
+    });
+    let shown = world.run(["vm", "wait", "web", "--timeout", "0"]).failed();
+    assert!(shown.contains("it is running, starting"), "{shown}");
+    inside(guest, "echo degraded >/tmp/word");
+    world.ok(["vm", "wait", "web"]);
+    let shown = world.ok(["vm", "show", "web"]);
+    assert!(
+        shown.contains("guest         ready (degraded), heard "),
+        "{shown}"
+    );
 }
 
 /// The figures are printed: what they are at rest no busy machine can be held to.
