@@ -16,6 +16,7 @@ mod python;
 mod scene;
 mod session;
 mod ssh;
+mod terminal;
 #[path = "../cli/util.rs"]
 #[allow(dead_code, reason = "the command's own suite uses all of it")]
 mod util;

@@ -87,7 +87,7 @@ pub(super) async fn run(
     };
     let ended = tokio::select! {
         ended = converse(running, &mut signals, has_terminal) => ended,
-        Escaped = fed => Ok(Ended::Left(0)),
+        Escaped = fed => Ok(Ended::Left(super::NOT_RUN)),
         limit = out_of_time => Err(Error::TimedOut(limit)),
     };
     drop(raw);

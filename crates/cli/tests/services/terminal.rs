@@ -1,0 +1,183 @@
+//! Terminals in a guest, as they look at a terminal here.
+
+use std::fs::File;
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::process::{Child, Command};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use hvsock_sys::session::{Session, spawn};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
+use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
+
+use crate::scene::{BOX, Scene};
+use crate::util::eventually;
+
+/// A command at a terminal of its own, at which the test sits.
+pub struct Terminal {
+    child: Child,
+    keyboard: File,
+    seen: Arc<Mutex<String>>,
+}
+
+fn size(ws_row: u16, ws_col: u16) -> Winsize {
+    Winsize {
+        ws_row,
+        ws_col,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    }
+}
+
+impl Terminal {
+    pub fn start(mut command: Command) -> Self {
+        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+        let outer = openpt(flags).unwrap();
+        unlockpt(&outer).unwrap();
+        tcsetwinsize(&outer, size(33, 101)).unwrap();
+        let inner = || -> OwnedFd { ioctl_tiocgptpeer(&outer, flags).unwrap() };
+        command.stdin(inner()).stdout(inner()).stderr(inner());
+        command.env("TERM", "vt220");
+        let session = Session {
+            terminal: true,
+            ..Session::default()
+        };
+        let child = spawn(command, session).unwrap();
+        let keyboard = File::from(outer);
+        let seen = Arc::new(Mutex::new(String::new()));
+        let (mut screen, shown) = (keyboard.try_clone().unwrap(), Arc::clone(&seen));
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(count @ 1..) = screen.read(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..count]);
+                shown.lock().unwrap().push_str(&text);
+            }
+        });
+        Self {
+            child,
+            keyboard,
+            seen,
+        }
+    }
+
+    pub fn type_in(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits until this is to be seen, and forgets all up to there.
+    pub fn shows(&mut self, text: &str) {
+        eventually(text, || {
+            let mut seen = self.seen.lock().unwrap();
+            let found = seen.find(text);
+            if let Some(at) = found {
+                seen.drain(..at + text.len());
+            } else if self.child.try_wait().unwrap().is_some() {
+                panic!("it ended, and {text:?} is not in {seen:?}");
+            }
+            found.is_some()
+        });
+    }
+
+    /// Whether lines are edited and echoed here, as they are unless a program wants it otherwise.
+    fn is_cooked(&self) -> bool {
+        let modes = tcgetattr(&self.keyboard).unwrap().local_modes;
+        modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
+    }
+
+    pub fn end(&mut self) -> Option<i32> {
+        eventually("it ends", || self.child.try_wait().unwrap().is_some());
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn terminal(scene: &Scene, arguments: &[&str]) -> Terminal {
+    let mut command = scene.world.command(arguments);
+    command.env("PS1", "");
+    Terminal::start(command)
+}
+
+#[test]
+fn a_terminal_there_is_as_large_as_the_one_here_and_of_its_kind() {
+    let scene = Scene::new();
+    let mut terminal = terminal(&scene, &["exec", BOX, "-t", "--", "sh"]);
+    terminal.type_in("stty size; echo =$TERM=; tty\r");
+    terminal.shows("33 101");
+    terminal.shows("=vt220=");
+    terminal.shows("/dev/pts/");
+    assert!(!terminal.is_cooked());
+    tcsetwinsize(&terminal.keyboard, size(40, 120)).unwrap();
+    // The signal takes its way.
+    eventually("the size is another", || {
+        terminal.type_in("stty size\r");
+        thread::sleep(std::time::Duration::from_millis(100));
+        terminal.seen.lock().unwrap().contains("40 120")
+    });
+    // What is typed is for the programs there, not for the command here.
+    terminal.type_in("sleep 600 || echo inter''rupted\r");
+    thread::sleep(std::time::Duration::from_millis(300));
+    terminal.type_in("\x03");
+    terminal.type_in("echo b''ack\r");
+    terminal.shows("back");
+    terminal.type_in("exit 5\r");
+    assert_eq!(terminal.end(), Some(5));
+    assert!(terminal.is_cooked());
+}
+
+#[test]
+fn a_shell_is_a_login_shell_and_ends_with_its_input() {
+    let scene = Scene::new();
+    let mut terminal = terminal(&scene, &["shell", BOX]);
+    terminal.type_in("echo =$0=; tty\r");
+    terminal.shows("=-");
+    terminal.shows("/dev/pts/");
+    terminal.type_in("\x04");
+    assert_eq!(terminal.end(), Some(0));
+    assert!(terminal.is_cooked());
+}
+
+#[test]
+fn the_terminal_here_is_what_it_was_however_the_shell_is_left() {
+    let scene = Scene::new();
+    let script = "echo pid=$$=; exec sleep 600";
+    let begun = || {
+        let mut terminal = terminal(&scene, &["exec", BOX, "-t", "--", "sh", "-c", script]);
+        terminal.shows("pid=");
+        assert!(!terminal.is_cooked());
+        let seen = terminal.seen.lock().unwrap().clone();
+        let pid = seen.split('=').next().unwrap().to_owned();
+        (terminal, pid)
+    };
+    let gone = |pid: String| {
+        eventually("nothing is left there", || {
+            !std::path::Path::new(&format!("/proc/{pid}")).exists()
+        });
+    };
+
+    let (mut left, pid) = begun();
+    left.type_in("x\r~.");
+    assert_eq!(left.end(), Some(125));
+    assert!(left.is_cooked());
+    gone(pid);
+
+    let (mut ended, pid) = begun();
+    kill_process(Pid::from_child(&ended.child), Signal::TERM).unwrap();
+    assert_eq!(ended.end(), Some(128 + 15));
+    assert!(ended.is_cooked());
+    gone(pid);
+
+    let (mut cut, pid) = begun();
+    scene.world.ok(["service", "disable", "hvsock session"]);
+    cut.shows("error: ");
+    assert_eq!(cut.end(), Some(125));
+    assert!(cut.is_cooked());
+    gone(pid);
+}
