@@ -15,6 +15,7 @@ mod life_guest;
 mod python;
 mod scene;
 mod session;
+mod session_apart;
 mod ssh;
 mod terminal;
 #[path = "../cli/util.rs"]

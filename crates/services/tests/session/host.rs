@@ -80,7 +80,7 @@ async fn who_breaks_the_rules_is_told_so_and_the_command_ends() {
         vec![sleep(), much(), much(), much(), much(), much(), much()],
         vec![start(&["a\0b"])],
     ] {
-        let what = format!("{:?}", &inputs.iter().skip(1).next());
+        let what = format!("{:?}", &inputs.get(1));
         let (pid, status) = told(&world, inputs).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status}");
         if let Some(pid) = pid {

@@ -2,6 +2,7 @@
 //! else's until all of its session is dealt with.
 
 use std::ffi::{CString, OsStr, OsString};
+use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -15,8 +16,8 @@ use std::time::{Duration, Instant};
 use hvsock_sys::session::{self, Ids, Session, SpawnError, Step};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use uuid::Uuid;
 
 use super::plan::Plan;
 use super::user::Account;
@@ -78,8 +79,8 @@ fn live(
     room: OwnedSemaphorePermit,
     tell: oneshot::Sender<Result<(Process, Streams), Failed>>,
 ) {
-    let cookie = Uuid::new_v4().simple().to_string();
-    let (mut child, streams) = match begin(plan, &cookie) {
+    let begun = cookie().and_then(|cookie| Ok((begin(plan, &cookie)?, cookie)));
+    let ((mut child, streams), cookie) = match begun {
         Ok(begun) => begun,
         Err(failed) => {
             // Who asked may be gone.
@@ -130,6 +131,20 @@ fn end_of(pid: Pid) -> Option<How> {
     }
 }
 
+/// A word that nobody else has. It comes from the system call, since a container may have no
+/// `/dev/urandom`.
+fn cookie() -> Result<String, Failed> {
+    let mut bytes = [0; 16];
+    let got = rustix::io::retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()));
+    match got {
+        Ok(16) => Ok(format!("{:032x}", u128::from_be_bytes(bytes))),
+        _ => Err(failed(
+            Reason::Resources,
+            "there are no random numbers".to_owned(),
+        )),
+    }
+}
+
 fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
     let account = match &plan.user {
         Some(user) => Account::find(user).map_err(|what| failed(Reason::User, what))?,
@@ -149,9 +164,10 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
             Some(pair.outer)
         }
         None => {
-            let stdin = match plan.stdin {
-                true => Stdio::piped(),
-                false => Stdio::null(),
+            let stdin = match (plan.stdin, File::open("/dev/null")) {
+                (false, Ok(nothing)) => nothing.into(),
+                // Without input, and without that file, it is closed below.
+                _ => Stdio::piped(),
             };
             command
                 .stdin(stdin)
@@ -170,14 +186,14 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
     let streams = match outer {
         Some(outer) => Streams::Terminal(outer),
         None => {
-            let stdin = child.stdin.take().map(OwnedFd::from);
+            let stdin = child.stdin.take().filter(|_| plan.stdin);
             let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
                 // Never: both were asked for.
                 let _ = child.kill().and_then(|()| child.wait());
                 return Err(failed(Reason::Resources, "it has no pipes".to_owned()));
             };
             Streams::Pipes {
-                stdin,
+                stdin: stdin.map(OwnedFd::from),
                 stdout: stdout.into(),
                 stderr: stderr.into(),
             }
