@@ -1,5 +1,9 @@
 //! Signs of life: heartbeat, readiness, the clock, an orderly end.
 
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::mpsc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock_broker::api::client::Client;
@@ -7,7 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::scene::{self, BOX, Scene};
-use crate::util::{Done, Running, World, eventually, inside};
+use crate::util::{Done, PATIENCE, Running, World, eventually, inside};
 
 /// Within this a lost guest must be noticed, and then some, for a machine that does a lot beside.
 const NOTICED: Duration = Duration::from_secs(5);
@@ -60,7 +64,7 @@ fn an_agent_that_stops_or_is_killed_is_lost_within_five_seconds_and_is_heard_aga
         scene
             .world
             .command(["--quiet", "events", "--json"])
-            .stdout(std::process::Stdio::piped()),
+            .stdout(Stdio::piped()),
     );
     let lost = |scene: &Scene, how: &str| {
         let began = Instant::now();
@@ -146,7 +150,7 @@ fn a_script_waits_for_what_it_needs_and_hears_why_it_waits_in_vain() {
     assert!(error.contains("contact lost"), "{error}");
     // It waits for the one that comes.
     let mut waiting = Running::start(&mut scene.world.command(["container", "wait", BOX]));
-    std::thread::sleep(Duration::from_millis(300));
+    thread::sleep(Duration::from_millis(300));
     assert!(waiting.child.try_wait().unwrap().is_none());
     scene.agent = Running::start(&mut scene::agent_at(&scene.endpoint));
     assert!(waiting.end().success());
@@ -237,12 +241,41 @@ fn the_time_is_asked_again_as_soon_as_its_connection_is_cut() {
 }
 
 #[test]
+fn a_host_that_stands_still_is_noticed_and_found_again() {
+    let mut world = World::new();
+    let endpoint = world.container(BOX);
+    let mut agent = Running::start(scene::agent_at(&endpoint).stderr(Stdio::piped()));
+    contact(&world, "container", BOX, "ok");
+    let stderr = BufReader::new(agent.child.stderr.take().unwrap());
+    let (said, says) = mpsc::channel();
+    thread::spawn(move || {
+        for line in stderr.lines().map_while(Result::ok) {
+            let _ = said.send(line);
+        }
+    });
+    // Its kernel keeps every connection, and nobody is behind them.
+    world.broker().signal(Signal::STOP);
+    let began = Instant::now();
+    while !says
+        .recv_timeout(PATIENCE)
+        .expect("the agent notices")
+        .contains("does not hear this guest")
+    {}
+    println!(
+        "a host that stands still: noticed after {:.1?}",
+        began.elapsed()
+    );
+    world.broker().signal(Signal::CONT);
+    contact(&world, "container", BOX, "ok");
+}
+
+#[test]
 fn a_pause_is_no_loss_of_contact() {
     let scene = Scene::new();
     contact(&scene.world, "container", BOX, "ok");
     scene.world.ok(["container", "pause", BOX]);
     contact(&scene.world, "container", BOX, "paused");
-    std::thread::sleep(NOTICED);
+    thread::sleep(NOTICED);
     contact(&scene.world, "container", BOX, "paused");
     scene.world.ok(["container", "resume", BOX]);
     contact(&scene.world, "container", BOX, "ok");
