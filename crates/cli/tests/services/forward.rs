@@ -9,10 +9,12 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use hvsock_qemu::File;
 use rustix::process::Signal;
 
 use crate::scene::{self, BOX, Scene};
-use crate::util::{Done, PATIENCE, Running, inside};
+use crate::ssh::Keys;
+use crate::util::{Done, PATIENCE, Running, World, inside};
 
 /// More than all buffers on the way hold.
 const MUCH: usize = 16 << 20;
@@ -25,10 +27,17 @@ pub struct Forward {
 
 impl Forward {
     pub fn start(scene: &Scene, sides: &[&str]) -> Self {
-        let mut command = scene.world.command(["forward", "-v"]);
+        Self::in_world(&scene.world, sides)
+    }
+
+    fn in_world(world: &World, sides: &[&str]) -> Self {
+        let mut command = world.command(["forward", "-v"]);
         command.args(sides).stdout(Stdio::piped());
         let mut running = Running::start(command.stderr(Stdio::piped()));
-        let lines = (0..sides.len() / 2).map(|_| running.line()).collect();
+        let lines: Vec<_> = (0..sides.len() / 2).map(|_| running.line()).collect();
+        if lines.iter().any(String::is_empty) {
+            panic!("not ready: {}", running.rest_of_stderr());
+        }
         Self { running, lines }
     }
 
@@ -392,4 +401,105 @@ fn who_fetches_nothing_or_says_nothing_sensible_does_no_harm() {
     drop(accept(&_server));
     nc.end_input();
     assert!(nc.end().success());
+}
+
+#[test]
+fn in_a_real_container_unix_sockets_are_reached_both_ways() {
+    let world = World::new();
+    let Some(_cage) = scene::container(&world, "cage") else {
+        return;
+    };
+    let at = |name: &str| world.dir().join(name);
+    let server = UnixListener::bind(at("server")).unwrap();
+    let side = |name: &str| format!("unix:{}", at(name).display());
+    // The second leads through the first, and so into the container and out of it again.
+    let sides = [
+        "cage:unix:/tmp/inside",
+        &side("server"),
+        &side("back"),
+        "cage:unix:/tmp/inside",
+    ];
+    let _forward = Forward::in_world(&world, &sides);
+    let client = UnixStream::connect(at("back")).unwrap();
+    let (served, _) = server.accept().unwrap();
+    exchange(client, served, |stream| stream.shutdown(Shutdown::Write));
+
+    // The container's network has nothing, and nobody listens in it.
+    let refused = world.run(["nc", "cage", "tcp:80"]).failed();
+    assert!(refused.contains("in the guest: "), "{refused}");
+}
+
+#[test]
+fn in_a_real_guest_ports_and_ssh_are_reached_without_a_network() {
+    let world = World::new();
+    let Some(keys) = Keys::new() else { return };
+    let config = Keys::config(
+        "/etc/ssh/host_key".as_ref(),
+        "/etc/ssh/authorized_keys".as_ref(),
+    );
+    let users = "root:*:0:0:root:/root:/bin/sh\nsshd:*:100:65534::/run/sshd:/bin/false\n";
+    let Some(guest) = scene::guest_with(&world, "web", |machine| {
+        let sshd = File::program(keys.sshd(), "/usr/sbin/sshd").unwrap();
+        let mut own = vec![
+            File::bytes("/etc/passwd", 0o644, users),
+            File::bytes("/etc/group", 0o644, "root:x:0:\nnogroup:x:65534:\n"),
+            File::bytes("/etc/ssh/sshd_config", 0o644, config),
+        ];
+        for name in ["host_key", "authorized_keys"] {
+            own.push(File::copy(keys.at(name), format!("/etc/ssh/{name}")).unwrap());
+        }
+        machine.files.extend(own);
+        machine.files.extend(sshd);
+    }) else {
+        return;
+    };
+    let run = |command: &str| guest.run(command, PATIENCE).unwrap().text();
+
+    // A server there, reached from here.
+    let (server, address) = listener();
+    guest.spawn("nc -ll -p 80 -e cat").unwrap();
+    crate::util::eventually("it listens", || {
+        run("cat /proc/net/tcp /proc/net/tcp6").contains(":0050 ")
+    });
+    let forward = Forward::in_world(
+        &world,
+        &["tcp:0", "web:tcp:80", "web:tcp:127.0.0.1:7", &address],
+    );
+    let mut client = forward.connect(0);
+    let sent = pattern(5);
+    thread::scope(|scope| {
+        let mut writing = &client;
+        scope.spawn(move || {
+            writing.write_all(&pattern(5)).unwrap();
+            writing.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut got = Vec::new();
+        (&client).read_to_end(&mut got).unwrap();
+        assert!(got == sent);
+    });
+
+    // A server here, reached from there.
+    guest
+        .spawn("echo question | nc 127.0.0.1 7 > /tmp/answer")
+        .unwrap();
+    let mut served = accept(&server);
+    let mut asked = String::new();
+    served.read_to_string(&mut asked).unwrap();
+    assert_eq!(asked, "question\n");
+    served.write_all(b"answer").unwrap();
+    drop(served);
+    crate::util::eventually("the answer arrives", || run("cat /tmp/answer") == "answer");
+
+    // An SSH server that nobody has started.
+    let mut ssh = keys.ssh(&world, "web", "uname -n; cat; exit 3");
+    let ssh = Done::with_input(&mut ssh, b"to stdin");
+    assert_eq!(ssh.code, Some(3), "{ssh:?}");
+    assert_eq!(ssh.stdout, "web\nto stdin");
+
+    // By AF_VSOCK a death looks like an end, and must not come out as one.
+    client = forward.connect(0);
+    client.write_all(b"ping").unwrap();
+    client.read_exact(&mut [0; 4]).unwrap();
+    run("killall -9 hvsock-agent");
+    expect_reset(&client, b"");
 }

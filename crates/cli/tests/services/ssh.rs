@@ -35,6 +35,11 @@ impl Keys {
         self.folder.join(name)
     }
 
+    /// OpenSSH's server.
+    pub fn sshd(&self) -> &Path {
+        &self.sshd
+    }
+
     fn generate(&self, name: &str) {
         let _ = fs::remove_file(self.at(name));
         let mut command = Command::new("ssh-keygen");

@@ -17,6 +17,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 #[derive(Debug)]
 pub struct Bundle {
     runc: PathBuf,
-    folder: TempFolder,
+    folder: Arc<TempFolder>,
     mounts: Vec<Value>,
     environment: Vec<String>,
     descriptors: u64,
@@ -67,7 +68,7 @@ impl Bundle {
         fs::set_permissions(&inside, fs::Permissions::from_mode(0o755))?;
         Ok(Self {
             runc: runc.to_owned(),
-            folder,
+            folder: Arc::new(folder),
             mounts: Vec::new(),
             environment: vec!["PATH=/".to_owned()],
             descriptors: 1024,
@@ -160,6 +161,7 @@ impl Bundle {
             state: self.folder.join("state"),
             bundle,
             id,
+            _folder: Arc::clone(&self.folder),
         })
     }
 
@@ -258,6 +260,8 @@ struct Place {
     state: PathBuf,
     bundle: PathBuf,
     id: String,
+    /// With the rootfs, which a container that runs goes on needing.
+    _folder: Arc<TempFolder>,
 }
 
 impl Place {
