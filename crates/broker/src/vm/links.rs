@@ -150,8 +150,10 @@ impl Link {
         if !is_low(window) {
             return false;
         }
-        // Told at a quarter more than it believes in.
-        let unread = u64::from(window.size - window.believed - window.size / 4);
+        // Told at a quarter more than it believes in, and not a byte less: below it the muxer has
+        // nothing to tell, and this would look again at once.
+        let quarter = window.size.div_ceil(4);
+        let unread = u64::from(window.size - window.believed - quarter);
         let taken = self.delivered.saturating_sub(unread);
         !self.body.arm_taken(taken, u64::from(window.alloc) - unread)
     }
