@@ -74,6 +74,13 @@ fn in_a_real_container_commands_run_as_if_they_ran_here() {
         let done = world.run(["exec", "cage", "--", "sh", "-c", &count(pids)]);
         done.ok().trim().parse().unwrap()
     });
+    // Of what is left there the agent is the parent, as the first process, and takes note of its end.
+    world.ok(["exec", "cage", "--", "sh", "-c", "(setsid sleep 0.1 &)"]);
+    eventually("no process is dead and not gone", || {
+        let script = "cat /proc/[0-9]*/status | grep -c '^State:.Z' || :";
+        let done = world.run(["exec", "cage", "--", "sh", "-c", script]);
+        done.ok().trim() == "0"
+    });
     // It is root there and has no right to be anybody else, and its /dev has nothing in it.
     let done = world.run(["exec", "cage", "-u", "4711", "--", "true"]);
     assert_eq!(done.code, Some(125), "{done:?}");

@@ -73,6 +73,7 @@ pub async fn run(config: Config) {
     let standings = offers.iter().map(Offer::standing).collect();
     let mut tasks = tokio::task::JoinSet::new();
     let clock = clock::Known::default();
+    tasks.spawn(session::take_note());
     tasks.spawn(clock::run(config.endpoint.clone(), clock.clone()));
     let heartbeat = heartbeat::run(config.endpoint.clone(), standings, clock);
     tasks.spawn(heartbeat);

@@ -1,6 +1,7 @@
 //! A command's process: how it starts, that its end is known, and that its number is nobody
 //! else's until all of its session is dealt with.
 
+use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -10,6 +11,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -89,6 +91,7 @@ fn live(
         }
     };
     let pid = Pid::from_child(&child);
+    held_numbers().insert(child.id());
     let (tell_exit, exit) = oneshot::channel();
     let (hold, held) = mpsc::channel();
     let process = Process {
@@ -107,7 +110,20 @@ fn live(
     }
     // Nothing is ever sent: until the sender is gone.
     let _ = held.recv();
+    held_numbers().remove(&child.id());
     let _ = child.wait();
+}
+
+/// The processes of commands, of which nobody else may take note.
+static HELD: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn held_numbers() -> MutexGuard<'static, BTreeSet<u32>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether this is a command's process, the number of which is held.
+pub(super) fn is_held(pid: i32) -> bool {
+    u32::try_from(pid).is_ok_and(|pid| held_numbers().contains(&pid))
 }
 
 /// Waits for the end of a process, which stays there to be waited for once more.

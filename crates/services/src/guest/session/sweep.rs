@@ -136,22 +136,23 @@ impl Member {
 
 /// What `/proc/PID/stat` says.
 #[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    dead: bool,
+pub(super) struct Stat {
+    pub(super) dead: bool,
+    pub(super) parent: i32,
     group: i32,
     session: i32,
 }
 
 impl Stat {
     /// `7 (name) S 1 7 7 …`, where the name may be anything, with blanks and brackets in it.
-    fn parse(stat: &[u8]) -> Option<Self> {
+    pub(super) fn parse(stat: &[u8]) -> Option<Self> {
         let name_end = stat.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
         let mut fields = rest.split_ascii_whitespace();
         let state = fields.next()?;
-        let _parent = fields.next()?;
         Some(Self {
             dead: matches!(state, "Z" | "X" | "x"),
+            parent: fields.next()?.parse().ok()?,
             group: fields.next()?.parse().ok()?,
             session: fields.next()?.parse().ok()?,
         })
@@ -185,12 +186,14 @@ mod tests {
         let stat = |text: &str| Stat::parse(text.as_bytes());
         let alive = Stat {
             dead: false,
+            parent: 1,
             group: 7,
             session: 6,
         };
         assert_eq!(stat("8 (sh) S 1 7 6 0 -1"), Some(alive));
         let dead = Stat {
             dead: true,
+            parent: 1,
             group: 7,
             session: 6,
         };
