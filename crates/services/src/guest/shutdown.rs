@@ -10,6 +10,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use hvsock::Endpoint;
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::{RebootCommand, reboot};
 use tonic::service::Routes;
@@ -34,15 +35,16 @@ const GRACE: Duration = Duration::from_secs(10);
 /// The service.
 pub(super) fn offer(config: &Config) -> Offer {
     let server = ShutdownServer::new(Service {
-        own: config.endpoint.uses_vsock(),
+        endpoint: config.endpoint.clone(),
     });
     let server = server.max_decoding_message_size(LARGEST);
     Offer::calls(&SHUTDOWN, Routes::new(server))
 }
 
 struct Service {
-    /// This is a machine of its own, and no container.
-    own: bool,
+    /// The kernel's sockets lead to the host of a machine, and a broker's to that of a container. Which
+    /// it is may show only once the kernel has the device.
+    endpoint: Endpoint,
 }
 
 #[tonic::async_trait]
@@ -60,7 +62,7 @@ impl Shutdown for Service {
         if request.reason.len() > REASON {
             return Err(Status::invalid_argument("the reason is too long"));
         }
-        if !self.own {
+        if !self.endpoint.uses_vsock() {
             let what = "a container ends with its first process; stop it with what started it";
             return Err(Status::failed_precondition(what));
         }
@@ -241,20 +243,23 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_is_not_shut_down_and_what_makes_no_sense_neither() {
-        let begin = async |own, action, reason: &str| {
+        let own = Endpoint::of_vsock();
+        let container = Endpoint::in_dir("/nowhere");
+        let begin = async |endpoint: &Endpoint, action, reason: &str| {
             let request = ShutdownRequest {
                 action: i32::from(action),
                 force: true,
                 reason: reason.to_owned(),
             };
-            let refused = Service { own }.begin(Request::new(request)).await;
+            let endpoint = endpoint.clone();
+            let refused = Service { endpoint }.begin(Request::new(request)).await;
             refused.unwrap_err().code()
         };
-        let code = begin(false, Action::PowerOff, "").await;
+        let code = begin(&container, Action::PowerOff, "").await;
         assert_eq!(code, tonic::Code::FailedPrecondition);
-        let code = begin(true, Action::Unspecified, "").await;
+        let code = begin(&own, Action::Unspecified, "").await;
         assert_eq!(code, tonic::Code::InvalidArgument);
-        let code = begin(true, Action::PowerOff, &"x".repeat(REASON + 1)).await;
+        let code = begin(&own, Action::PowerOff, &"x".repeat(REASON + 1)).await;
         assert_eq!(code, tonic::Code::InvalidArgument);
     }
 }

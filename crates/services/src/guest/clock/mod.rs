@@ -94,13 +94,12 @@ impl Known {
 
 /// Keeps the clock until dropped.
 pub(super) async fn run(endpoint: Endpoint, known: Known) {
-    // A container has its host's clock.
-    let own = endpoint.uses_vsock();
     let rate = clock::kept().map_or(0, |kept| kept.rate_ppb);
     let mut keeping = Keeping {
         discipline: Discipline::new(rate),
         known,
-        own,
+        own: false,
+        endpoint: endpoint.clone(),
         told: false,
     };
     let target = Target::new(endpoint, VmId::PARENT);
@@ -119,7 +118,9 @@ pub(super) async fn run(endpoint: Endpoint, known: Known) {
 struct Keeping {
     discipline: Discipline,
     known: Known,
+    /// The machine has a clock of its own; a container, which has a broker's endpoint, has its host's.
     own: bool,
+    endpoint: Endpoint,
     /// That the clock may not be changed was said.
     told: bool,
 }
@@ -132,6 +133,8 @@ impl Keeping {
         measured: &mut bool,
     ) -> Result<Infallible, CallError> {
         let mut exchange = Exchange::open(target).await?;
+        // Known for sure now: what leads to the host is there.
+        self.own = self.endpoint.uses_vsock();
         // Why there was no connection before is not known; the machine may have been paused.
         self.discipline.disturbed();
         loop {
