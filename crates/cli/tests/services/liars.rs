@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status};
 use crate::util::{Running, World, eventually};
 
 /// A container partition in which this very process offers something.
-fn lie(world: &World, name: &str, offer: Offer) {
+pub fn lie(world: &World, name: &str, offer: Offer) {
     let endpoint = Endpoint::at(world.container(name));
     let service = offer.service();
     thread::spawn(move || {

@@ -6,6 +6,7 @@
 mod agent;
 mod copy;
 mod forward;
+mod forward_liars;
 mod freeze;
 mod integration;
 mod kvp;

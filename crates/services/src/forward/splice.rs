@@ -107,13 +107,14 @@ where
         });
         let (mut sent, mut received) = (false, false);
         poll_fn(|context| {
-            if !sent && let Poll::Ready(done) = outward.as_mut().poll(context) {
-                done?;
-                sent = true;
-            }
+            // First what came: a connection that broke may have left something.
             if !received && let Poll::Ready(done) = inward.as_mut().poll(context) {
                 done?;
                 received = true;
+            }
+            if !sent && let Poll::Ready(done) = outward.as_mut().poll(context) {
+                done?;
+                sent = true;
             }
             let ended = received || shared.ended.load(Ordering::Relaxed);
             match (sent, ended) {
