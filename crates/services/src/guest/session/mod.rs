@@ -3,7 +3,7 @@
 //! A call is one command. `plan` is what it asks for, checked; `user` and `environment` are
 //! as whom and with what it runs; `process` starts it and knows its end; `terminal` and
 //! `stdin` are its streams; `run` moves bytes, sizes and signals until it is over; `sweep`
-//! leaves nothing of it behind when the parent is gone, and [`orphans`] is for what is left anyway.
+//! leaves nothing of it behind when the parent is gone, and `orphans` is for what is left anyway.
 
 mod environment;
 mod orphans;
