@@ -37,6 +37,8 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
         "round trip",
         "connect, accept, close",
         "CONNECTIONS",
+        "load average",
+        "checksum and all: 4194304",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
@@ -71,6 +73,8 @@ fn the_demo_tells_its_story_with_a_real_machine_and_leaves_nothing_behind() {
         "is cut: the partition is paused",
         "nothing is lost",
         "CONNECTIONS",
+        "load average",
+        "checksum and all: 4194304",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }

@@ -16,6 +16,7 @@ use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{ServiceRef, VmId};
 use serde::{Deserialize, Serialize};
 
+use super::services;
 use crate::os::linux::measure::{self, Effort, Figures};
 use crate::os::linux::output;
 
@@ -40,6 +41,8 @@ pub enum Order {
     Ping { name: String, patience_ms: u64 },
     /// Listen for connections from the parent, and echo what comes over them.
     Serve { service: ServiceRef },
+    /// Run the agent of the integration services from now on.
+    Agent,
     /// Wait this long for what comes over a kept connection.
     Hear { name: String, patience_ms: u64 },
     /// Measure connections to the parent against a Unix socket.
@@ -120,6 +123,10 @@ fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer
         }
         Order::Serve { service } => {
             measure::serve_ours(HvListener::bind((VmId::PARENT, service))?)?;
+            Ok(Answer::Heard(String::new()))
+        }
+        Order::Agent => {
+            services::run_agent()?;
             Ok(Answer::Heard(String::new()))
         }
         Order::Measure {

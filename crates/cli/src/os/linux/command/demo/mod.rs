@@ -2,13 +2,15 @@
 //!
 //! The broker runs in this process, in a temporary folder; [`guest`] is a second process in a
 //! second partition, which does what [`story`] tells it to by [`process`]; [`narrator`] prints.
-//! With `--vm` the second partition is a virtual machine ([`machine`]), and the story is [`vm_story`].
+//! With `--vm` the second partition is a virtual machine ([`machine`]), and the story is [`vm_story`],
+//! which ends with the integration services ([`services`]).
 
 mod guest;
 mod machine;
 mod narrator;
 mod process;
 mod props;
+mod services;
 mod story;
 mod vm_story;
 

@@ -18,8 +18,11 @@ use super::machine;
 use super::narrator::Narrator;
 use super::process::{GuestProcess, PATIENCE};
 use super::props::{self, NAME, name, system_words};
+use super::services;
 use crate::context::Context;
 use crate::os::Place;
+use crate::os::linux::command::integration;
+use crate::os::linux::host_services::HostServices;
 use crate::os::linux::measure;
 
 const HOST: &str = "demo-host";
@@ -35,6 +38,7 @@ pub fn tell(folder: &Path, kit: &Kit, context: &Context) -> Result<()> {
     stage.refusals()?;
     stage.pause()?;
     stage.figures()?;
+    stage.services()?;
     stage.farewell()
 }
 
@@ -62,6 +66,7 @@ impl Stage {
         };
         let mut config = BrokerConfig::new(dirs.clone());
         config.partition = PartitionName::new(HOST)?;
+        config.built_in = integration::registrations();
         let broker = Broker::start(config)?;
         let handle = broker.handle();
         say.chapter(
@@ -298,6 +303,22 @@ impl Stage {
              emulated processor in the way.",
         )?;
         props::counters(&self.say, &self.handle)
+    }
+
+    fn services(&mut self) -> Result<()> {
+        self.say.chapter(
+            "Into the guest",
+            "Integration services are services like any other, and built in. In the guest an\n\
+             agent offers them to its host, and to nobody else.",
+        )?;
+        let _host = HostServices::start(&self.handle, self.endpoint.clone())?;
+        match self.process.ask(&Order::Agent)? {
+            Answer::Heard(_) => self
+                .say
+                .does("guest", "runs the agent, as `hvsock-agent` does")?,
+            other => bail!("the guest should run the agent: {other:?}"),
+        }
+        services::show(&self.say, &self.endpoint, &guest()?, &self.folder)
     }
 
     fn farewell(self) -> Result<()> {

@@ -1,0 +1,97 @@
+//! What the demo does in the guest by its integration services.
+
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use hvsock::Endpoint;
+use hvsock_address::PartitionRef;
+use hvsock_services::copy::{Source, Unobserved};
+use hvsock_services::guest::{self, Config};
+use hvsock_services::host::copy::{Copy, Put};
+use hvsock_services::host::session::{self, Ending, Event, Exec, ExecError};
+use hvsock_services::link::{CallError, Target};
+
+use super::narrator::Narrator;
+use crate::os::linux::guest_services::block_on;
+
+/// How long the agent may take to offer its services.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What is copied into the guest.
+const BYTES: usize = 4 << 20;
+
+/// The agent, in the guest's own process; as `hvsock-agent` is a program of its own.
+pub fn run_agent() -> std::io::Result<()> {
+    let agent = thread::Builder::new().name("agent".into());
+    agent.spawn(|| block_on(guest::run(Config::new())))?;
+    Ok(())
+}
+
+/// Runs a command in the guest, copies a file there, and looks at it there.
+pub fn show(
+    say: &Narrator,
+    endpoint: &Endpoint,
+    guest: &PartitionRef,
+    folder: &Path,
+) -> Result<()> {
+    let target = Target::new(endpoint.clone(), guest.clone());
+    until_offered(&target)?;
+
+    say.command(&format!("hvsock exec {guest} -- uptime"))?;
+    say.good("guest", run(&target, &["uptime"])?.trim())?;
+
+    let file = folder.join("story");
+    std::fs::write(&file, vec![b'.'; BYTES]).context("cannot write a file")?;
+    say.command(&format!("hvsock cp story {guest}:/tmp/"))?;
+    let start = Instant::now();
+    let copy = block_on(Copy::connect(&target))??;
+    copy.put(&[Source::new(&file)], &Put::to("/tmp/"), &mut Unobserved)?;
+    let took = start.elapsed().as_millis();
+    let counted = run(&target, &["wc", "-c", "/tmp/story"])?;
+    if !counted.starts_with(&BYTES.to_string()) {
+        bail!("the guest should have {BYTES} bytes, and not: {counted}");
+    }
+    let have = format!(
+        "has it after {took} ms, checksum and all: {}",
+        counted.trim()
+    );
+    say.good("guest", &have)
+}
+
+/// Waits until the agent in the guest answers.
+fn until_offered(target: &Target) -> Result<()> {
+    let began = Instant::now();
+    loop {
+        match run(target, &["true"]) {
+            Ok(_) => return Ok(()),
+            Err(error) if !is_absent(&error) || began.elapsed() > PATIENCE => return Err(error),
+            Err(_) => thread::sleep(Duration::from_millis(50)),
+        }
+    }
+}
+
+fn is_absent(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(ExecError::Call(CallError::Connect { .. }))
+    )
+}
+
+/// What a command in the guest prints, which must succeed.
+fn run(target: &Target, argv: &[&str]) -> Result<String> {
+    block_on(async {
+        let mut running = session::start(target, Exec::new(argv)).await?;
+        let mut printed = Vec::new();
+        loop {
+            match running.output.next().await? {
+                Event::Stdout(bytes) => printed.extend_from_slice(&bytes),
+                Event::Exited(exit) if exit.how == Ending::Status(0) => break,
+                Event::Exited(exit) => bail!("`{}` in the guest: {:?}", argv.join(" "), exit.how),
+                Event::Stderr(_) | Event::StdinClosed => {}
+            }
+        }
+        Ok(String::from_utf8_lossy(&printed).into_owned())
+    })?
+}
