@@ -23,8 +23,13 @@ pub(super) fn now(standings: &[Standing]) -> Facts {
         kernel: uname.release().to_string_lossy().into_owned(),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         addresses: all.take(ADDRESSES).map(|a| a.to_string()).collect(),
-        services: standings.iter().map(service).collect(),
+        services: services(standings),
     }
+}
+
+/// How the services stand, which may change more often.
+pub(super) fn services(standings: &[Standing]) -> Vec<Service> {
+    standings.iter().map(service).collect()
 }
 
 fn service(standing: &Standing) -> Service {

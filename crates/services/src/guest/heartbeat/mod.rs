@@ -1,7 +1,7 @@
 //! Telling the host that this guest lives, once a second.
 //!
 //! A beat is made when it is sent, of what can be had without waiting: [`vitals`] are a few reads of
-//! `/proc`, [`facts`] are looked at every few seconds, and the service manager is asked by a task
+//! `/proc`, [`facts`] are looked at every few seconds and when a service stands otherwise, and the service manager is asked by a task
 //! of its own ([`manager`]).
 
 mod facts;
@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::stream::{self, Stream};
 use hvsock::{Endpoint, VmId};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tonic::Status;
 
 use crate::catalog::HEARTBEAT;
@@ -26,6 +26,9 @@ use crate::wire::heartbeat::{Beat, Facts, order};
 
 /// From one beat to the next.
 const BEAT: Duration = Duration::from_secs(1);
+
+/// How long the first beat waits for the services to be offered.
+const OFFERED: Duration = Duration::from_secs(2);
 
 /// Beats from one look at the facts to the next.
 const LOOK: u64 = 5;
@@ -59,7 +62,8 @@ impl Source {
         };
         beat.set_state(start.state);
         vitals::fill(&mut beat);
-        if first || self.sequence.is_multiple_of(LOOK) {
+        let news = facts::services(&self.standings) != self.facts.services;
+        if first || news || self.sequence.is_multiple_of(LOOK) {
             let facts = facts::now(&self.standings);
             if first || facts != self.facts {
                 self.facts.clone_from(&facts);
@@ -71,7 +75,15 @@ impl Source {
 }
 
 /// Beats until dropped, over one connection after the other.
-pub(super) async fn run(endpoint: Endpoint, standings: Vec<Standing>, clock: clock::Known) {
+pub(super) async fn run(endpoint: Endpoint, mut standings: Vec<Standing>, clock: clock::Known) {
+    // Who waits to hear a guest wants to use it then.
+    let tried = async {
+        for standing in &mut standings {
+            standing.tried().await;
+        }
+    };
+    // One that cannot even be tried is told of as such.
+    let _ = timeout(OFFERED, tried).await;
     let target = Target::new(endpoint, VmId::PARENT);
     let mut source = Source {
         sequence: 0,
