@@ -15,12 +15,21 @@ use crate::initramfs::{self, File};
 use crate::kit::Kit;
 use crate::tools;
 
+/// The memory that a guest needs for an initramfs of so many bytes. While it is unpacked it is there
+/// twice, and what it is unpacked to has at most half of the memory: with less, files are cut short
+/// and nobody says so.
+fn least_memory_mib(initramfs: usize) -> u32 {
+    const SYSTEM: u32 = 128;
+    let size = u32::try_from(initramfs >> 20).unwrap_or(u32::MAX);
+    size.saturating_mul(3).saturating_add(SYSTEM)
+}
+
 /// What a guest is to have.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Its host name, and its name in messages.
     pub name: String,
-    /// Its memory, 256 MiB unless changed. Its files are in it, too.
+    /// Its memory, 256 MiB unless changed; more where its files, which are in it, need that.
     pub memory_mib: u32,
     /// Its processors, one unless changed.
     pub processors: u32,
@@ -123,6 +132,10 @@ impl Machine {
             "cannot make {}'s initramfs",
             config.name
         )))?;
+        let config = &Config {
+            memory_mib: config.memory_mib.max(least_memory_mib(initramfs.len())),
+            ..config.clone()
+        };
         fs::write(folder.path().join("initramfs"), initramfs)
             .map_err(Error::io("cannot write the initramfs"))?;
         let errors = fs::File::create(folder.path().join("errors"))

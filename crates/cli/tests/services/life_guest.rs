@@ -54,8 +54,6 @@ fn a_guest_is_heard_kept_on_time_through_pauses_and_goes_down_when_asked() {
     let Some(guest) = scene::guest_with(&world, "web", |config| {
         let files = File::program(&program, "/bin/hvsock").unwrap();
         config.files.extend(files);
-        // With the command as tests have it, which is large.
-        config.memory_mib = 512;
     }) else {
         return;
     };
