@@ -1,7 +1,7 @@
 //! `cargo xtask bench NAME`: runs one bench, a binary of the package in `bench/`.
 //!
-//! A bench is one file, `bench/src/bin/NAME.rs`, whose first line `//! …` says what it measures;
-//! there is no other list of them.
+//! A bench is one file, `bench/src/bin/NAME.rs`. Its first line, `//! …`, says what it measures and is
+//! shown in the list.
 
 use std::fs;
 
@@ -11,7 +11,9 @@ use crate::run;
 
 const PACKAGE: &str = "hvsock-bench";
 
-/// Runs the bench that the first argument names with the other arguments, or lists them all.
+/// Runs the bench that the first argument names with the other arguments. Without arguments, lists all.
+///
+/// Benches use the profile `dist`, which is what packages ship.
 pub fn run(arguments: &[String]) -> Result<()> {
     let Some((name, rest)) = arguments.split_first() else {
         for (name, about) in benches()? {
@@ -22,10 +24,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     let known = benches()?;
     if !known.iter().any(|(known, _)| known == name) {
         let names: Vec<&str> = known.iter().map(|(known, _)| known.as_str()).collect();
-        bail!(
-            "there is no bench {name:?}; there are: {}",
-            names.join(", ")
-        );
+        bail!("no bench {name:?}; the benches are: {}", names.join(", "));
     }
     if name == "vm" {
         install_peer()?;
@@ -34,14 +33,14 @@ pub fn run(arguments: &[String]) -> Result<()> {
         build_programs()?;
     }
     run::run(
-        run::cargo(&["run", "--release", "--quiet", "--package", PACKAGE, "--bin"])
-            .arg(name)
+        run::cargo(&["run", "--profile", "dist", "--quiet"])
+            .args(["--package", PACKAGE, "--bin", name])
             .arg("--")
             .args(rest),
     )
 }
 
-/// Has the device that ours is measured against, in this very version, in `target/`.
+/// Installs the peer device, in this exact version, under `target/`.
 fn install_peer() -> Result<()> {
     const PEER: &str = "vhost-device-vsock";
     let folder = run::root().join("target").join(PEER);
@@ -62,7 +61,7 @@ fn install_peer() -> Result<()> {
     )
 }
 
-/// Builds the programs that are measured as they ship, beside the bench.
+/// Builds the programs that the bench starts, beside it.
 fn build_programs() -> Result<()> {
     for (package, program) in [
         ("hvsock-cli", "hvsock"),
@@ -70,7 +69,8 @@ fn build_programs() -> Result<()> {
     ] {
         run::run(&mut run::cargo(&[
             "build",
-            "--release",
+            "--profile",
+            "dist",
             "--quiet",
             "--package",
             package,
@@ -81,7 +81,7 @@ fn build_programs() -> Result<()> {
     Ok(())
 }
 
-/// The name and first line of each, in order of name.
+/// The name and first line of each bench, sorted by name.
 fn benches() -> Result<Vec<(String, String)>> {
     let folder = run::root().join("bench/src/bin");
     let entries =

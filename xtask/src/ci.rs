@@ -1,12 +1,12 @@
-//! `cargo xtask ci`: everything that must hold before a change is merged.
+//! `cargo xtask ci`: every check that must pass before a change is merged.
 
 use anyhow::{Result, bail};
 
 use crate::run::{self, Timings};
 use crate::{loom, test, vsock_test, windows};
 
-/// Runs it. The tests come last, so that their summary ends the output; the times of the steps
-/// before are printed ahead of it.
+/// Runs all checks. The tests run last, so that their summary ends the output. The durations of the earlier
+/// steps are printed before it.
 pub fn run(arguments: &[String]) -> Result<()> {
     if !arguments.is_empty() {
         bail!("`ci` takes no arguments");
@@ -15,7 +15,7 @@ pub fn run(arguments: &[String]) -> Result<()> {
     timings.step("format", || {
         run::run(&mut run::cargo(&["fmt", "--all", "--check"]))
     })?;
-    // The first step that resolves dependencies holds the lock file to what is committed.
+    // The first step that resolves dependencies fails if the lock file is not up to date.
     timings.step("clippy", || {
         run::run(&mut run::cargo(&[
             "clippy",

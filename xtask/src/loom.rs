@@ -1,12 +1,13 @@
-//! `cargo xtask loom`: the ring's protocol under every interleaving of two threads. The library is
-//! built with loom's atomics in the place of the processor's, so in a folder of its own, and with
-//! optimisation: it is run some hundred thousand times.
+//! `cargo xtask loom`: checks the ring's protocol under every interleaving of two threads.
+//!
+//! The library is built with loom's atomics, so it has a target folder of its own. It is optimised, since
+//! the models run some hundred thousand times.
 
 use anyhow::Result;
 
 use crate::run;
 
-/// Runs it. Arguments go to the test program: names of models.
+/// Runs the models. Arguments are names of models, passed to the test program.
 pub fn run(arguments: &[String]) -> Result<()> {
     let folder = run::root().join("target/loom");
     let mut command = run::cargo(&["test", "--package", "hvsock-ring", "--lib", "--target-dir"]);

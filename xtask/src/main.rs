@@ -1,7 +1,7 @@
-//! The project's chores, run as `cargo xtask NAME`: one place that knows how the tests are
-//! prepared, what the gate before a merge is, and which benches there are. `.ci/run` calls the
-//! same commands as a developer does, so nothing passes in one place and fails in the other for
-//! want of a step.
+//! Tasks of the repository that plain cargo cannot do, run as `cargo xtask NAME`.
+//!
+//! Plain `cargo build`, `cargo test --workspace` and `cargo run` work without it. It adds QEMU, Wine, loom, root's
+//! tools, and the gate before a merge. `.ci/run` calls the same commands as a developer does.
 
 #![forbid(unsafe_code)]
 
@@ -21,78 +21,78 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 
-/// One chore: its name, what follows the name, what it does, and the function that does it.
-struct Chore {
+/// One task: its name, its arguments, its help line and its function.
+struct Task {
     name: &'static str,
     arguments: &'static str,
     about: &'static str,
     run: fn(&[String]) -> Result<()>,
 }
 
-const CHORES: &[Chore] = &[
-    Chore {
+const TASKS: &[Task] = &[
+    Task {
         name: "test",
         arguments: "[ARGS…]",
-        about: "install what the tests need, then run doc tests, loom, what is for Windows and all \
-                other tests; ARGS go to the runner of these last ones and leave the rest out",
+        about: "install test tools, then run doc tests, loom, Windows tests under Wine and all other \
+                tests; with ARGS, run only the test runner with ARGS",
         run: test::run,
     },
-    Chore {
+    Task {
         name: "ci",
         arguments: "",
-        about: "the gate: format, clippy and documentation with warnings denied, then the tests",
+        about: "run the gate: format, clippy and documentation with warnings denied, then all tests",
         run: ci::run,
     },
-    Chore {
+    Task {
         name: "loom",
         arguments: "[NAMES…]",
-        about: "try the ring's protocol under every interleaving of two threads",
+        about: "check the ring's protocol under every interleaving of two threads",
         run: loom::run,
     },
-    Chore {
+    Task {
         name: "bench",
         arguments: "[NAME [ARGS…]]",
-        about: "run one bench with optimisation, or list them",
+        about: "run one bench, built with the profile dist, or list all",
         run: bench::run,
     },
-    Chore {
+    Task {
         name: "deny",
         arguments: "[ARGS…]",
-        about: "check licences, duplicates, advisories and sources of all dependencies; ARGS, as \
-                `check licenses bans`, choose some",
+        about: "check licences, duplicates, advisories and sources of all dependencies; ARGS select \
+                checks, as `check licenses bans`",
         run: deny::run,
     },
-    Chore {
+    Task {
         name: "agent",
         arguments: "",
-        about: "build hvsock-agent for guests: static, optimised for size; prints where it is",
+        about: "build hvsock-agent for guests, static and optimised for size; print its path",
         run: statically::agent,
     },
-    Chore {
+    Task {
         name: "vsock-test",
         arguments: "[ARGS…]",
-        about: "run the Linux kernel's own tests of vsock between two real guests, both ways; \
-                --source FOLDER takes them from another tree, --json, --backend PROGRAM, --skip N",
+        about: "run the Linux kernel's own vsock tests between two real guests, in both directions; \
+                --source FOLDER, --json, --backend PROGRAM, --skip N",
         run: vsock_test::run,
     },
-    Chore {
+    Task {
         name: "windows",
         arguments: "[COMMAND ARGS…]",
-        about: "build what is for Windows and run its tests under Wine; with arguments, cargo for \
-                Windows: `cargo xtask windows test -p hvsock-sys`",
+        about: "build the Windows crates and run their tests under Wine; with arguments, run cargo \
+                for Windows, as `cargo xtask windows test -p hvsock-sys`",
         run: windows::run,
     },
-    Chore {
+    Task {
         name: "wine",
         arguments: "PROGRAM [ARGS…]",
-        about: "run a Windows program under Wine as the tests are; --stand-in gives it AF_HYPERV \
-                over TCP, --limit SECONDS ends it",
+        about: "run a Windows program under Wine as the tests do; --stand-in gives it AF_HYPERV \
+                over TCP, --limit SECONDS kills it",
         run: windows::wine,
     },
-    Chore {
+    Task {
         name: "openapi",
         arguments: "",
-        about: "write docs/openapi.json anew, after a change to the control API",
+        about: "write docs/openapi.json, after a change to the control API",
         run: openapi::run,
     },
 ];
@@ -117,17 +117,36 @@ fn main() -> ExitCode {
 }
 
 fn dispatch(name: &str, rest: &[String]) -> Result<()> {
-    match CHORES.iter().find(|chore| chore.name == name) {
-        Some(chore) => (chore.run)(rest),
-        None => bail!("there is no chore {name:?}\n{}", usage()),
+    match TASKS.iter().find(|task| task.name == name) {
+        Some(task) => (task.run)(rest),
+        None => bail!("no task {name:?}\n{}", usage()),
     }
 }
 
 fn usage() -> String {
     let mut text = String::from("usage: cargo xtask NAME\n");
-    for chore in CHORES {
-        let call = format!("{} {}", chore.name, chore.arguments);
-        text.push_str(&format!("  {call:<24} {}\n", chore.about));
+    for task in TASKS {
+        let call = format!("{} {}", task.name, task.arguments);
+        text.push_str(&format!("\n  {}\n", call.trim_end()));
+        for line in wrapped(task.about, 72) {
+            text.push_str(&format!("      {line}\n"));
+        }
     }
     text
+}
+
+/// The text in lines of at most `width` bytes, broken at spaces.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines
+            .last_mut()
+            .filter(|line| line.len() + word.len() < width);
+        match last {
+            Some(line) if !line.is_empty() => line.extend([" ", word]),
+            Some(line) => line.push_str(word),
+            None => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }

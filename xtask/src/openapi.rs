@@ -1,4 +1,4 @@
-//! `cargo xtask openapi`: writes `docs/openapi.json`, what the control API says of itself.
+//! `cargo xtask openapi`: writes `docs/openapi.json`, the OpenAPI document of the control API.
 
 use std::fs;
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::run;
 
-/// Writes the document anew. A test of the broker fails while it differs.
+/// Writes the document. A test of the broker fails while it is out of date.
 pub fn run(_: &[String]) -> Result<()> {
     let arguments = [
         "run",
@@ -21,7 +21,7 @@ pub fn run(_: &[String]) -> Result<()> {
         .output()
         .context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("the document could not be made: {}", output.status);
+        bail!("cannot generate the document: {}", output.status);
     }
     let path = run::root().join("docs/openapi.json");
     fs::write(&path, output.stdout).with_context(|| format!("cannot write {}", path.display()))

@@ -1,4 +1,4 @@
-//! Running other programs: shown before they run, and a failure names the whole command.
+//! Runs other programs: prints each command first; an error names the whole command.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -13,12 +13,12 @@ pub fn root() -> PathBuf {
     xtask.parent().map_or(xtask.clone(), Into::into)
 }
 
-/// Whether this is a continuous integration run, in which nothing may be skipped.
+/// Whether this is a CI run, in which no test may be skipped.
 pub fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }
 
-/// A `cargo` command in the workspace's root, of the toolchain that runs this program.
+/// A `cargo` command in the workspace's root, of this program's toolchain.
 pub fn cargo(arguments: &[&str]) -> Command {
     let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(program);
@@ -26,7 +26,11 @@ pub fn cargo(arguments: &[&str]) -> Command {
     command
 }
 
-/// Prints the command on stderr and runs it to its end; an error if it fails.
+/// Prints the command on stderr and runs it to completion.
+///
+/// # Errors
+///
+/// If it cannot start or its exit status is not zero.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = show(command);
     eprintln!("$ {shown}");
@@ -39,12 +43,12 @@ pub fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// How long each step of a longer run took, for one table before the last step.
+/// The duration of each step, for one table before the last step.
 #[derive(Default)]
 pub struct Timings(Vec<(&'static str, f64)>);
 
 impl Timings {
-    /// Runs one step and keeps its time.
+    /// Runs one step and records its duration.
     pub fn step<T>(&mut self, name: &'static str, body: impl FnOnce() -> Result<T>) -> Result<T> {
         eprintln!("== {name}");
         let start = Instant::now();

@@ -1,5 +1,4 @@
-//! Static programs: the `hvsock` that the container tests put into a rootfs with nothing else in it,
-//! and the agent, as it ships.
+//! Static programs: `hvsock` for containers whose rootfs holds nothing else, and the agent as it ships.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -8,12 +7,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::run;
 
-/// A program that is built statically for tests.
+/// A program that is linked statically for tests.
 pub struct Program {
     package: &'static str,
     name: &'static str,
     profile: &'static str,
-    /// The variable by which tests find the binary.
+    /// The environment variable that names the binary to the tests.
     pub variable: &'static str,
 }
 
@@ -25,7 +24,7 @@ pub const COMMAND: Program = Program {
     variable: "HVSOCK_TEST_STATIC_BIN",
 };
 
-/// The agent, with the profile that it is shipped with, since its size and its memory are tested.
+/// The agent, in the profile that ships: tests check its size and memory.
 pub const AGENT: Program = Program {
     package: "hvsock-services",
     name: "hvsock-agent",
@@ -33,7 +32,7 @@ pub const AGENT: Program = Program {
     variable: "HVSOCK_TEST_STATIC_AGENT",
 };
 
-/// `cargo xtask agent`: builds the agent for guests, and says where it is.
+/// `cargo xtask agent`: builds the agent for guests and prints its path.
 pub fn agent(arguments: &[String]) -> Result<()> {
     if !arguments.is_empty() {
         bail!("`agent` takes no arguments");
@@ -44,11 +43,11 @@ pub fn agent(arguments: &[String]) -> Result<()> {
 }
 
 impl Program {
-    /// Builds it without an interpreter or shared library, and returns where it is.
+    /// Builds the program without an interpreter or shared library, and returns its path.
     ///
-    /// The target is the host's own, but it is named: only then do the flags keep away from procedural
-    /// macros, which cannot be linked statically. It has its own target folder, so that the flags
-    /// do not turn the main one over at each run.
+    /// `--target` names the host explicitly: only then do the flags not apply to procedural macros, which
+    /// cannot be linked statically. A target folder of its own keeps the flags from invalidating the
+    /// main one at each run.
     pub fn build(&self) -> Result<PathBuf> {
         let host = host_target()?;
         let folder = run::root().join("target/static");
@@ -75,7 +74,7 @@ impl Program {
         };
         let binary = folder.join(host).join(profile).join(self.name);
         if !binary.is_file() {
-            bail!("cargo built no {}", binary.display());
+            bail!("cargo did not build {}", binary.display());
         }
         Ok(binary)
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: prepare, doc tests, loom, what is for Windows, then every other test in one run of
-//! one runner, whose summary is the last thing printed.
+//! `cargo xtask test`: prepares, then runs doc tests, loom, the Windows tests, and last every other test in one
+//! run of one test runner, whose summary is printed last.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,12 +9,13 @@ use anyhow::Result;
 use crate::run::{self, Timings};
 use crate::{loom, statically, tools, windows};
 
-/// Programs that were built for tests, each with the variable by which they find it.
+/// Programs built for tests, each with the environment variable that names it.
 pub type Programs = Vec<(&'static str, PathBuf)>;
 
-/// Runs it. With arguments, all but the runner is left out, and the arguments go to it.
+/// Runs all tests. With arguments, runs only the test runner and passes them to it.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut timings = Timings::default();
+    plan(arguments);
     let mut programs = prepare(&mut timings)?;
     if arguments.is_empty() {
         doc_tests(&mut timings)?;
@@ -25,8 +26,24 @@ pub fn run(arguments: &[String]) -> Result<()> {
     last(&programs, arguments)
 }
 
-/// Installs tools and builds the static binary. Outside CI the tests that need what could not
-/// be had are skipped, and this says so.
+/// Prints the steps before the first one runs.
+fn plan(arguments: &[String]) {
+    eprintln!("plan:");
+    eprintln!("  1. install missing test tools{}", tools::install_note());
+    eprintln!("  2. find or fetch a kernel for real guests");
+    eprintln!("  3. build static hvsock and hvsock-agent for containers and guests");
+    if arguments.is_empty() {
+        eprintln!("  4. doc tests; 5. loom; 6. Windows: clippy, documentation, tests under Wine");
+        eprintln!(
+            "  7. all other tests; plain `cargo test --workspace` runs those it can without 1 to 6"
+        );
+    } else {
+        eprintln!("  4. the chosen tests: {}", arguments.join(" "));
+    }
+}
+
+/// Installs tools and builds the static programs. Outside CI, a missing tool is reported and its tests
+/// are skipped.
 pub fn prepare(timings: &mut Timings) -> Result<Programs> {
     timings.step("test tools", tools::install_missing)?;
     timings.step("guest kernel", tools::have_guest_kernel)?;
@@ -44,7 +61,7 @@ pub fn prepare(timings: &mut Timings) -> Result<Programs> {
     Ok(programs)
 }
 
-/// Runs the examples in the documentation of all libraries, which nextest cannot.
+/// Runs the doc tests of all libraries, which nextest cannot.
 pub fn doc_tests(timings: &mut Timings) -> Result<()> {
     timings.step("doc tests", || {
         run::run(&mut run::cargo(&[
@@ -57,7 +74,7 @@ pub fn doc_tests(timings: &mut Timings) -> Result<()> {
     })
 }
 
-/// Runs all other tests. Nothing may be printed after this.
+/// Runs all other tests. Nothing may be printed after them.
 pub fn last(programs: &Programs, arguments: &[String]) -> Result<()> {
     let mut command = runner();
     let chosen =
@@ -76,7 +93,7 @@ fn runner() -> Command {
     if has_nextest {
         run::cargo(&["nextest", "run"])
     } else {
-        // The doc tests have run: name every other kind of target.
+        // The doc tests have run already: name every other kind of target.
         run::cargo(&["test", "--lib", "--bins", "--tests", "--examples"])
     }
 }

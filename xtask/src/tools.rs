@@ -1,7 +1,7 @@
-//! The programs beside Rust that tests need, as one table, and how they are installed.
+//! The programs besides Rust that tests need, as one table, and their installation.
 //!
-//! A new need is one line here. Tests themselves look for the program once more (see
-//! `hvsock_testkit::require`), so they skip or fail by the same rule when run by hand.
+//! A new tool is one entry here. Each test checks for its tool again (`hvsock_testkit::require`), so it skips
+//! or fails by the same rule when run by hand.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -10,13 +10,13 @@ use anyhow::{Result, anyhow, bail};
 
 use crate::run;
 
-/// One program that some tests need.
+/// A program that some tests need.
 struct Tool {
     /// Debian's package.
     package: &'static str,
-    /// A command that succeeds if it is installed.
+    /// A command that succeeds if the program is installed.
     probe: &'static [&'static str],
-    /// The tests that are left out without it, in the plural.
+    /// The tests that are skipped without it, in the plural.
     needed_by: &'static str,
 }
 
@@ -78,7 +78,7 @@ const TOOLS: &[Tool] = &[
     },
 ];
 
-/// What the kernel's own suite for vsock needs beside those: 150 MB that no other test does.
+/// The tools that only the kernel's vsock suite needs: 150 MB.
 const SUITE_TOOLS: &[Tool] = &[
     Tool {
         package: "linux-source-6.12",
@@ -97,8 +97,7 @@ const SUITE_TOOLS: &[Tool] = &[
     },
 ];
 
-/// What `cargo xtask windows` needs: a compiler, the standard library's source, a linker, and what runs
-/// the programs.
+/// The tools of `cargo xtask windows`: a compiler, the standard library's source, a linker and Wine.
 const WINDOWS_TOOLS: &[Tool] = &[
     Tool {
         package: "rustc-web",
@@ -134,43 +133,46 @@ const WINDOWS_TOOLS: &[Tool] = &[
 
 const WINDOWS: &str = "the build for Windows and its tests";
 
-/// The package whose installation starts a server, of which the tests need the program only.
+/// The package whose installation starts a server. Tests need only its program.
 const SERVICE: &str = "openssh-server";
 
-/// Whether this machine would start it, and is somebody's.
+/// Whether installing it would start a server on somebody's machine.
 fn starts_services() -> bool {
     Path::new("/run/systemd/system").exists() && !run::in_ci()
 }
 
-/// Where Debian's package puts the kernel's source.
+/// The path at which Debian's package installs the kernel source.
 pub const LINUX_SOURCE: &str = "/usr/src/linux-source-6.12.tar.xz";
 
-/// Installs what is missing if this process may, and says what is left out if it may not. In CI
-/// a tool that stays missing is an error.
+/// Installs missing tools if this process may; otherwise prints which tests are skipped.
+///
+/// # Errors
+///
+/// In CI, if a tool stays missing.
 pub fn install_missing() -> Result<()> {
     install(TOOLS).map(drop)
 }
 
-/// Likewise what the kernel's own suite for vsock needs.
+/// The same for the kernel's vsock suite.
 pub fn install_for_suite() -> Result<()> {
     install(TOOLS)?;
     install(SUITE_TOOLS).map(drop)
 }
 
-/// Likewise what the build for Windows needs; whether all of it is there.
+/// The same for the Windows build. Returns whether all tools are present.
 pub fn install_for_windows() -> Result<bool> {
     install(WINDOWS_TOOLS)
 }
 
-/// Has a kernel for real guests, installed or fetched; what is left out without it is said here, too.
+/// Finds or fetches a kernel for real guests. Outside CI, prints which tests are skipped without one.
 pub fn have_guest_kernel() -> Result<()> {
-    // What the kernel's own suite of this version asks for; all else makes do with older ones.
+    // The kernel's vsock suite of this version requires it; other tests accept older ones.
     let is_new = |kernel: hvsock_qemu::Kernel| kernel.version() >= Some((6, 12));
     if hvsock_qemu::Kernel::find().is_ok_and(is_new) {
         return Ok(());
     }
     let fetched = hvsock_qemu::Kernel::fetch().or_else(|_| {
-        // Its lists of packages may be empty or old.
+        // The package lists may be empty or old.
         if is_root() {
             run::run(&mut apt_get(&["update"]))?;
         }
@@ -193,13 +195,13 @@ fn install(tools: &[Tool]) -> Result<bool> {
     let updated = if may_install {
         run::run(&mut apt_get(&["update"]))
     } else {
-        Err(anyhow!("only root with apt-get can install it"))
+        Err(anyhow!("only root can install it, with apt-get"))
     };
     let mut left_out = false;
     for tool in missing {
         let installed = match &updated {
             Ok(()) if tool.package == SERVICE && starts_services() => Err(anyhow!(
-                "installing it would start a server; do so yourself if you want one"
+                "installing it would start a server: install it by hand"
             )),
             Ok(()) => run::run(&mut apt_get(&["install", "--yes", tool.package])),
             Err(error) => Err(anyhow!("{error:#}")),
@@ -218,17 +220,17 @@ fn install(tools: &[Tool]) -> Result<bool> {
         );
     }
     if run::in_ci() && left_out {
-        bail!("in CI no test may be skipped for want of a tool");
+        bail!("a tool is missing, and in CI no test may be skipped");
     }
     Ok(!left_out)
 }
 
-/// Whether this command can be run and succeeds. Its output is thrown away.
+/// Whether this command runs and succeeds. Its output is discarded.
 pub fn works(probe: &[&str]) -> bool {
     let [program, arguments @ ..] = probe else {
         return false;
     };
-    // The sbin folders hold runc on Debian, and are not on every user's PATH.
+    // Debian installs runc in sbin, which is not on every user's PATH.
     ["", "/usr/sbin/", "/sbin/"].iter().any(|folder| {
         Command::new(format!("{folder}{program}"))
             .args(arguments)
@@ -238,6 +240,15 @@ pub fn works(probe: &[&str]) -> bool {
             .status()
             .is_ok_and(|status| status.success())
     })
+}
+
+/// A note for the plan: who may install.
+pub fn install_note() -> &'static str {
+    if is_root() {
+        " with apt-get"
+    } else {
+        " (not root: their tests are skipped, and each says so)"
+    }
 }
 
 fn is_root() -> bool {
@@ -257,7 +268,7 @@ fn apt_get(arguments: &[&str]) -> Command {
         .args(arguments)
         .env("DEBIAN_FRONTEND", "noninteractive")
         .stdin(Stdio::null())
-        // Its progress; what goes wrong is on stderr.
+        // Progress only; errors are on stderr.
         .stdout(Stdio::null());
     command
 }

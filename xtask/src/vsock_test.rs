@@ -1,5 +1,5 @@
-//! `cargo xtask vsock-test`: the Linux kernel's own tests of vsock, built from its source and run between
-//! two real guests of one broker.
+//! `cargo xtask vsock-test`: builds the Linux kernel's own vsock tests from source and runs them between two
+//! real guests of one broker.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,12 @@ use anyhow::{Context, Result, bail};
 
 use crate::{run, tools};
 
-/// The suite's folder in the kernel's tree, and what it includes from there.
+/// The suite's folder in the kernel tree, and the folder of the headers that it includes.
 const SUITE: &str = "tools/testing/vsock";
 const INCLUDED: &str = "tools/include";
 
-/// Runs it. `--source FOLDER` names a kernel's tree (or one with `tools/testing/vsock` in it and nothing
-/// else) to take in place of Debian's; all else goes to the program that runs the guests.
+/// Runs the suite. `--source FOLDER` names a kernel tree (`tools/testing/vsock` suffices) to use instead of
+/// Debian's. All other arguments go to the program that runs the guests.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut rest = Vec::new();
     let mut source = None;
@@ -46,12 +46,12 @@ fn work() -> PathBuf {
     run::root().join("target/vsock-test")
 }
 
-/// Debian's, unpacked once for each state of the package.
+/// Debian's source, unpacked once per version of the package.
 fn unpacked() -> Result<PathBuf> {
     let archive = Path::new(tools::LINUX_SOURCE);
     let found = fs::metadata(archive).with_context(|| {
         format!(
-            "there is no {}: install it with `apt-get install linux-source-6.12`",
+            "{} does not exist\nhelp: apt-get install linux-source-6.12",
             archive.display()
         )
     })?;
@@ -76,11 +76,11 @@ fn unpacked() -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// A copy, for nobody wants files built in his own tree.
+/// A copy, so that no build output lands in the user's tree.
 fn copied(source: &Path) -> Result<PathBuf> {
     let suite = source.join(SUITE);
     if !suite.is_dir() {
-        bail!("{} holds no {SUITE}", source.display());
+        bail!("{} has no folder {SUITE}", source.display());
     }
     let tree = work().join("source");
     let _ = fs::remove_dir_all(&tree);
@@ -94,7 +94,7 @@ fn copied(source: &Path) -> Result<PathBuf> {
     Ok(tree)
 }
 
-/// Static, so that the guests need nothing else.
+/// Builds the suite statically, so that the guests need nothing else.
 fn built(tree: &Path) -> Result<PathBuf> {
     let folder = tree.join(SUITE);
     let programs = ["vsock_test", "vsock_diag_test", "vsock_perf"];

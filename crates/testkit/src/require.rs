@@ -1,31 +1,48 @@
-//! What a test needs beside Rust, and the one rule for when it is not there: outside CI the
-//! test says `skipped: …` on stderr and passes; with `CI=true` it fails.
+//! The requirements of tests besides Rust, and the one rule for a missing one: outside CI the test prints
+//! `skipped: …` on stderr and passes; with `CI=true` it fails.
 //!
 //! ```no_run
 //! # use hvsock_testkit::require;
 //! let Some(runc) = require::runc() else { return };
+//! let Some(()) = require::root() else { return };
 //! ```
 //!
-//! `cargo xtask test` installs what it can, so most tests never skip.
+//! `cargo xtask test` installs what it can, so most tests never skip there. Plain `cargo test` runs what the
+//! machine allows.
 
 use std::ffi::OsStr;
 use std::fmt::Display;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The variable that holds the path of a static `hvsock`; `cargo xtask test` builds it and sets it.
+/// Environment variable with the path of a static `hvsock`. Set by `cargo xtask test`, which builds it.
 pub const STATIC_HVSOCK: &str = "HVSOCK_TEST_STATIC_BIN";
 
-/// The variable that holds the path of a static `hvsock-agent`, as it ships; `cargo xtask test` builds it
-/// and sets it.
+/// Environment variable with the path of a static `hvsock-agent`, as it ships. Set by `cargo xtask test`,
+/// which builds it.
 pub const STATIC_AGENT: &str = "HVSOCK_TEST_STATIC_AGENT";
 
-/// The variable that holds the path of `hvsock.exe`; `cargo xtask windows` builds it and sets it.
+/// Environment variable with the path of `hvsock.exe`. Set by `cargo xtask windows`, which builds it.
 pub const WINDOWS_HVSOCK: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
-/// The variable that tells a test over the stand-in for AF_HYPERV in which folder it finds the programs
-/// of its build, made to run over it, too; `cargo xtask windows` sets it for targets `stand_in…`.
+/// Environment variable with the folder of the build's programs, patched to use the AF_HYPERV shim.
+/// `cargo xtask windows` sets it for test targets named `stand_in…`.
 pub const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
+
+/// The privileges of root.
+#[cfg(target_os = "linux")]
+pub fn root() -> Option<()> {
+    let is_root = rustix::process::geteuid().is_root();
+    is_root
+        .then_some(())
+        .or_else(|| absent("it needs root", in_ci()))
+}
+
+/// The path of an example program of this test's package. Plain `cargo test` builds it; `cargo test --test
+/// NAME` does not.
+pub fn example(package: &str, name: &str) -> Option<PathBuf> {
+    found(built_example(package, name))
+}
 
 /// The path of runc, the OCI runtime that starts the tests' containers.
 pub fn runc() -> Option<PathBuf> {
@@ -37,29 +54,29 @@ pub fn python3() -> Option<PathBuf> {
     program("python3", &["--version"])
 }
 
-/// The path of a statically linked `hvsock`, which runs in a container with nothing else in it.
+/// The path of a statically linked `hvsock`, for a container with an empty rootfs.
 pub fn static_hvsock() -> Option<PathBuf> {
     found(built(STATIC_HVSOCK, "test"))
 }
 
-/// The path of a statically linked `hvsock-agent`, which runs in any guest and container.
+/// The path of a statically linked `hvsock-agent`, for any guest and container.
 pub fn static_agent() -> Option<PathBuf> {
     found(built(STATIC_AGENT, "test"))
 }
 
-/// The path of `hvsock.exe`, which Wine runs.
+/// The path of `hvsock.exe`, to run under Wine.
 pub fn windows_hvsock() -> Option<PathBuf> {
     found(built(WINDOWS_HVSOCK, "windows"))
 }
 
-/// The folder of the build's programs as they run over the stand-in for AF_HYPERV, as this one does.
+/// The folder of the build's programs, patched to use the AF_HYPERV shim.
 pub fn stand_in() -> Option<PathBuf> {
     let folder = std::env::var_os(STAND_IN).map(PathBuf::from);
-    found(folder.ok_or("it needs the stand-in for AF_HYPERV (`cargo xtask windows`)"))
+    found(folder.ok_or("it needs the AF_HYPERV shim (`cargo xtask windows`)"))
 }
 
-/// The path of OpenSSH's server, which does not answer a probe; with it are its client and what
-/// makes keys.
+/// The path of OpenSSH's server, which has no option to probe. Its package brings the client and
+/// `ssh-keygen`.
 pub fn sshd() -> Option<PathBuf> {
     let sshd = PathBuf::from("/usr/sbin/sshd");
     let there = sshd.is_file();
@@ -68,33 +85,46 @@ pub fn sshd() -> Option<PathBuf> {
         .or_else(|| absent("OpenSSH's server is not installed", in_ci()))
 }
 
-/// What somebody else has looked for, whose error says what is missing and what to install.
-pub fn found<T>(looked: Result<T, impl Display>) -> Option<T> {
-    match looked {
+/// The result of another search, whose error says what is missing and what to install.
+pub fn found<T>(result: Result<T, impl Display>) -> Option<T> {
+    match result {
         Ok(found) => Some(found),
         Err(why) => absent(&why.to_string(), in_ci()),
     }
 }
 
-/// A program found on `PATH` or in the system's sbin folders that ends well with `probe`.
+/// The path of a program on `PATH` or in the system's sbin folders that succeeds with the arguments `probe`.
 pub fn program(name: &str, probe: &[&str]) -> Option<PathBuf> {
     find(name, probe).or_else(|| absent(&format!("`{name}` is not installed"), in_ci()))
 }
 
-/// A program that a chore builds before the tests, which tells them by a variable where it is.
-fn built(variable: &str, chore: &str) -> Result<PathBuf, String> {
-    named(variable, std::env::var_os(variable).as_deref(), chore)
+/// A program that an xtask task builds before the tests and names in an environment variable.
+fn built(variable: &str, task: &str) -> Result<PathBuf, String> {
+    named(variable, std::env::var_os(variable).as_deref(), task)
 }
 
-fn named(variable: &str, value: Option<&OsStr>, chore: &str) -> Result<PathBuf, String> {
+fn named(variable: &str, value: Option<&OsStr>, task: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value.ok_or_else(|| {
-        format!("{variable} is not set (`cargo xtask {chore}` builds the binary and sets it)")
+        format!("{variable} is not set (`cargo xtask {task}` builds the binary and sets it)")
     })?);
     if path.is_file() {
         Ok(path)
     } else {
-        Err(format!("{variable} names no file: {}", path.display()))
+        Err(format!(
+            "{variable} is not the path of a file: {}",
+            path.display()
+        ))
     }
+}
+
+fn built_example(package: &str, name: &str) -> Result<PathBuf, String> {
+    let test = std::env::current_exe().map_err(|error| error.to_string())?;
+    // target/PROFILE/deps/TEST and target/PROFILE/examples/NAME
+    let profile = test.parent().and_then(Path::parent);
+    let path = profile.map(|folder| folder.join("examples").join(name));
+    path.filter(|path| path.is_file()).ok_or_else(|| {
+        format!("the example {name} is not built (`cargo build -p {package} --examples`)")
+    })
 }
 
 fn find(name: &str, probe: &[&str]) -> Option<PathBuf> {
@@ -117,7 +147,7 @@ fn in_ci() -> bool {
     std::env::var_os("CI").is_some_and(|value| value == "true")
 }
 
-/// Skips by returning nothing, or fails the test.
+/// Skips by returning `None`, or fails the test.
 fn absent<T>(why: &str, in_ci: bool) -> Option<T> {
     assert!(!in_ci, "in CI nothing is skipped: {why}");
     eprintln!("skipped: {why}");
@@ -129,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_absent_is_skipped_by_hand() {
+    fn a_missing_requirement_skips_outside_ci() {
         assert_eq!(absent::<()>("no such thing", false), None);
         assert_eq!(found(Ok::<_, String>(7)), Some(7));
         assert_eq!(find("a-program-that-nobody-has", &[]), None);
@@ -137,16 +167,16 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "in CI nothing is skipped: no such thing")]
-    fn what_is_absent_fails_in_ci() {
+    fn a_missing_requirement_fails_in_ci() {
         absent::<()>("no such thing", true);
     }
 
     #[test]
-    fn a_binary_is_named_by_the_environment_and_must_be_there() {
+    fn a_binary_named_in_the_environment_must_exist() {
         let why = named(STATIC_HVSOCK, None, "test").expect_err("not set");
         assert!(why.contains("HVSOCK_TEST_STATIC_BIN is not set"), "{why}");
         let why = named(STATIC_HVSOCK, Some("/no/such".as_ref()), "test").expect_err("not there");
-        assert!(why.contains("names no file: /no/such"), "{why}");
+        assert!(why.contains("is not the path of a file: /no/such"), "{why}");
         let this = std::env::current_exe().expect("this program");
         assert_eq!(
             named(STATIC_HVSOCK, Some(this.as_os_str()), "test"),
@@ -155,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_fails_its_probe_is_absent() {
+    fn a_program_that_fails_its_probe_counts_as_missing() {
         let this = std::env::current_exe().expect("this program");
         let this = this.to_str().expect("a path in Unicode");
         assert!(find(this, &["--list"]).is_some());

@@ -1,27 +1,27 @@
-//! Cargo as it builds for Windows here.
+//! The cargo command that builds for Windows on Debian.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
-/// The target: what Debian's MinGW links.
+/// The target that Debian's MinGW links.
 const TARGET: &str = "x86_64-pc-windows-gnu";
-/// The longest that one test program may take under Wine, in seconds.
+/// The time limit of one test program under Wine, in seconds.
 const LONGEST: &str = "600";
 
 /// A `cargo` command for Windows, in the workspace's root, whose programs Wine runs.
 ///
-/// All of them share one target folder and one set of flags, so that the standard library is built
-/// once: Debian has no compiled one for this target, but its source. That takes options which only
-/// a nightly compiler has, or one that is told to be one.
+/// All commands share one target folder and one set of flags, so that the standard library is built once:
+/// Debian ships its source for this target, not a compiled one. `-Zbuild-std` needs a nightly compiler or
+/// `RUSTC_BOOTSTRAP=1`.
 pub fn for_windows(name: &str) -> Result<Command> {
-    // The subcommand that `cargo` would find on PATH may be another toolchain's.
+    // The subcommand on PATH may belong to another toolchain.
     let program = match name {
         "clippy" => "/usr/bin/cargo-clippy",
         _ => "/usr/bin/cargo",
     };
-    let this = std::env::current_exe().context("where this program is")?;
+    let this = std::env::current_exe().context("cannot find the path of this program")?;
     let mut command = Command::new(program);
     command
         .arg(name)
@@ -37,14 +37,14 @@ pub fn for_windows(name: &str) -> Result<Command> {
         .env("RUSTC", "/usr/bin/rustc")
         .env("RUSTDOC", "/usr/bin/rustdoc")
         .env("RUSTC_BOOTSTRAP", "1");
-    // Of the toolchain that runs this program.
+    // Set by the toolchain that runs this program.
     for variable in ["LD_LIBRARY_PATH", "RUSTUP_TOOLCHAIN"] {
         command.env_remove(variable);
     }
     Ok(command)
 }
 
-/// Where its programs are.
+/// The folder of the built programs.
 pub fn folder() -> PathBuf {
     super::folder().join(TARGET).join("debug")
 }

@@ -1,4 +1,4 @@
-//! DLLs that programs need under Wine and Wine does not have, built from C by MinGW.
+//! DLLs that programs need and Wine lacks, built from C by MinGW.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::run;
 
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
 
-/// One of them. Its sources are in `crates/testkit/windows`.
+/// A DLL. Its sources are in `crates/testkit/windows`.
 struct Dll {
     name: &'static str,
     sources: &'static [&'static str],
@@ -40,15 +40,15 @@ const DLLS: &[Dll] = &[
     },
 ];
 
-/// Where they are put.
+/// The folder of the built DLLs.
 pub fn folder() -> PathBuf {
     super::folder().join("dll")
 }
 
-/// Builds those that are missing or older than their sources.
+/// Builds each DLL that is missing or older than its sources.
 pub fn build() -> Result<()> {
     let folder = folder();
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let sources = run::root().join("crates/testkit/windows");
     for dll in DLLS {
         let built = folder.join(dll.name);
@@ -58,7 +58,7 @@ pub fn build() -> Result<()> {
         if is_newer(&built, &all(dll.sources)) && is_newer(&built, &all(dll.headers)) {
             continue;
         }
-        // Under its name only when it is whole; a program that runs keeps the one that it has.
+        // Renamed when complete; a running program keeps the old one.
         let unfinished = folder.join(format!("{}.{}", dll.name, std::process::id()));
         run::run(
             Command::new(COMPILER)
@@ -68,7 +68,7 @@ pub fn build() -> Result<()> {
                 .args(dll.libraries),
         )?;
         fs::rename(&unfinished, &built)
-            .with_context(|| format!("cannot make {}", built.display()))?;
+            .with_context(|| format!("cannot create {}", built.display()))?;
     }
     Ok(())
 }

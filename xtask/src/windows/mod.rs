@@ -1,10 +1,10 @@
-//! `cargo xtask windows`: everything of the project that is for Windows, built here and run here.
+//! `cargo xtask windows`: builds the Windows crates on Debian and runs their tests under Wine.
 //!
-//! Debian's Rust builds it, with the standard library from its source and MinGW's linker; Wine runs
-//! it. What Wine lacks is added as DLLs ([`dll`]). A test under Wine shows that the code keeps to
-//! Windows' interfaces as Wine has them, and no more.
+//! Debian's Rust builds them, with the standard library from source and MinGW's linker. DLLs that Wine lacks
+//! are added ([`dll`]). A test under Wine shows that the code keeps to Windows' interfaces as Wine implements
+//! them, and no more.
 //!
-//! With arguments it is `cargo` for Windows: `cargo xtask windows test -p hvsock-sys NAME`.
+//! With arguments it runs cargo for Windows: `cargo xtask windows test -p hvsock-sys NAME`.
 
 mod cargo;
 mod dll;
@@ -21,7 +21,7 @@ pub use self::wine::run as wine;
 use crate::run::{self, Timings};
 use crate::tools;
 
-/// What is for Windows, tests included.
+/// The packages that build for Windows, tests included.
 const PACKAGES: &[&str] = &[
     "hvsock",
     "hvsock-address",
@@ -37,10 +37,10 @@ const PACKAGES: &[&str] = &[
     "hvsock-virtio",
 ];
 
-/// The variable by which tests on Linux find the command for Windows.
+/// The variable that names the Windows command to tests on Linux.
 const VARIABLE: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
-/// Runs it.
+/// Runs the task.
 pub fn run(arguments: &[String]) -> Result<()> {
     if let Some((command, rest)) = arguments.split_first() {
         if tools::install_for_windows()? {
@@ -63,8 +63,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// Builds and tests all of it, and gives the command to the tests on Linux. Where it may be skipped
-/// for want of a tool, there is none.
+/// Builds and tests all packages. Returns the command for tests on Linux, or `None` if a tool is missing and
+/// this may be skipped.
 pub fn check(timings: &mut Timings) -> Result<Option<(&'static str, PathBuf)>> {
     if !timings.step("Windows: tools", tools::install_for_windows)? {
         return Ok(None);
@@ -99,7 +99,7 @@ fn chosen(command: &mut Command) -> &mut Command {
     command.args(PACKAGES.iter().flat_map(|package| ["--package", package]))
 }
 
-/// The command in a folder with the DLL that it needs under Wine, which is looked for there first.
+/// Copies the command into a folder with the DLL that it needs under Wine, whose search starts there.
 fn for_linux() -> Result<PathBuf> {
     let folder = folder().join("bin");
     fs::create_dir_all(&folder)?;
@@ -112,7 +112,7 @@ fn for_linux() -> Result<PathBuf> {
     Ok(folder.join("hvsock.exe"))
 }
 
-/// Where all of it is built.
+/// The target folder of all Windows builds.
 fn folder() -> PathBuf {
     run::root().join("target/windows")
 }

@@ -1,8 +1,8 @@
-//! Programs that are run over a stand-in for AF_HYPERV, which Wine does not have.
+//! Runs programs over the AF_HYPERV shim, since Wine has no AF_HYPERV.
 //!
-//! The stand-in is a DLL that does what `ws2_32.dll` does and AF_HYPERV as well. So that what is
-//! tested is the very program that ships, nothing in it knows of that: a copy of the program is run
-//! in whose import table the one DLL's name is replaced by the other's, which has the same length.
+//! The shim is a DLL that exports the functions of `ws2_32.dll` and adds AF_HYPERV. The tested program is the one
+//! that ships and has no hook: a copy runs whose import table names the shim instead. Both names have the
+//! same length.
 
 use std::fs;
 use std::ops::Range;
@@ -10,15 +10,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-/// What the stand-in takes the place of.
+/// The DLL that the shim replaces.
 const REPLACED: &str = "ws2_32.dll";
-/// The stand-in. Its name has as many bytes.
+/// The shim. Its name has the same length.
 const STAND_IN: &str = "hv2_32.dll";
-/// The variable that tells a test over the stand-in in which folder it finds the other programs of
-/// its build, so changed, under their own names.
+/// The variable that names to a test the folder with the patched copies of the build's other
+/// programs.
 pub const VARIABLE: &str = "HVSOCK_TEST_STAND_IN";
 
-/// Whether a program asks by its name to be run over the stand-in: a test target `stand_in` does.
+/// Whether a program runs over the shim by default: test targets named `stand_in…` do.
 pub fn is_meant_for(program: &str) -> bool {
     let name = Path::new(program)
         .file_name()
@@ -26,25 +26,25 @@ pub fn is_meant_for(program: &str) -> bool {
     name.is_some_and(|name| name.starts_with("stand_in"))
 }
 
-/// Changed copies of a program and of those beside it.
+/// Patched copies of a program and of the programs beside it.
 pub struct Copies {
     pub program: PathBuf,
     pub folder: PathBuf,
 }
 
-/// Makes them, in the folder `stand-in` of the program's folder, where they are older or missing.
+/// Creates the copies that are missing or out of date, in the folder `stand-in` beside the program.
 pub fn copies(program: &Path) -> Result<Copies> {
     let program = program
         .canonicalize()
         .with_context(|| format!("there is no {}", program.display()))?;
     let beside = program.parent().context("a program is in a folder")?;
-    // Test programs are in a folder of their own below that of the others.
+    // Cargo puts test programs into the subfolder `deps`.
     let others = match beside.file_name() {
         Some(name) if name == "deps" => beside.parent().unwrap_or(beside),
         _ => beside,
     };
     let folder = others.join("stand-in");
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for entry in fs::read_dir(others)? {
         let path = entry?.path();
         if path.extension().is_some_and(|extension| extension == "exe") {
@@ -76,15 +76,15 @@ fn copy(program: &Path, folder: &Path) -> Result<PathBuf> {
             }
             Ok(bytes)
         })
-        .with_context(|| format!("cannot change {}", program.display()))?;
-    // Under its name only when it is whole: another run may be at it, too.
+        .with_context(|| format!("cannot patch {}", program.display()))?;
+    // Renamed when complete: another run may write it at the same time.
     let unfinished = folder.join(format!("{}.{}", name.display(), std::process::id()));
     fs::write(&unfinished, changed)?;
-    fs::rename(&unfinished, &copy).with_context(|| format!("cannot make {}", copy.display()))?;
+    fs::rename(&unfinished, &copy).with_context(|| format!("cannot create {}", copy.display()))?;
     Ok(copy)
 }
 
-/// Where in a program the names of the DLLs are that it imports. Offsets are those of Microsoft's
+/// The byte ranges of the imported DLLs' names. Offsets are from Microsoft's
 /// "PE Format" (learn.microsoft.com/windows/win32/debug/pe-format).
 fn imports(bytes: &[u8]) -> Result<Vec<Range<usize>>> {
     let header = u32_at(bytes, 0x3c)?;
@@ -105,7 +105,7 @@ fn imports(bytes: &[u8]) -> Result<Vec<Range<usize>>> {
                 return Ok(address - start + u32_at(bytes, section + 20)?);
             }
         }
-        bail!("no section holds the address {address:#x}")
+        bail!("no section contains the address {address:#x}")
     };
     // The second of the data directories, which begin at 112.
     let mut entry = to_offset(u32_at(bytes, optional + 120)?)?;
@@ -124,11 +124,15 @@ fn imports(bytes: &[u8]) -> Result<Vec<Range<usize>>> {
 }
 
 fn u16_at(bytes: &[u8], offset: usize) -> Result<usize> {
-    let field = bytes.get(offset..offset + 2).context("it is cut short")?;
+    let field = bytes
+        .get(offset..offset + 2)
+        .context("the file is truncated")?;
     Ok(u16::from_le_bytes([field[0], field[1]]).into())
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Result<usize> {
-    let field = bytes.get(offset..offset + 4).context("it is cut short")?;
+    let field = bytes
+        .get(offset..offset + 4)
+        .context("the file is truncated")?;
     Ok(u32::from_le_bytes([field[0], field[1], field[2], field[3]]) as usize)
 }

@@ -1,5 +1,5 @@
-//! Wine: its folder ("prefix") under the target folder, and `cargo xtask wine`, which runs one
-//! program in it. Cargo runs tests through the same command.
+//! Wine: its prefix under the target folder, and `cargo xtask wine`, which runs one program in it. Cargo runs
+//! tests through the same command.
 
 use std::fs::{self, File};
 use std::os::unix::process::ExitStatusExt;
@@ -16,7 +16,7 @@ const WINE: &str = "/usr/lib/wine/wine64";
 const SERVER: &str = "/usr/lib/wine/wineserver64";
 const USAGE: &str = "usage: cargo xtask wine [--stand-in] [--limit SECONDS] PROGRAM [ARGS…]";
 
-/// Runs a program, and ends this process with its exit code.
+/// Runs a program and exits with its exit code.
 pub fn run(arguments: &[String]) -> Result<()> {
     let mut over_stand_in = false;
     let mut limit = None;
@@ -47,11 +47,11 @@ pub fn run(arguments: &[String]) -> Result<()> {
     std::process::exit(status.code().unwrap_or_else(killed));
 }
 
-/// Ends what Wine leaves running when this is dropped.
+/// Stops Wine's server when dropped.
 pub struct Session(());
 
-/// Begins a run of many programs: Wine's folder is there, and its server stays between them, for a
-/// minute at the longest if nobody is left to end it.
+/// Starts a run of many programs: creates the prefix and keeps Wine's server between them, for at most a
+/// minute after the last one.
 pub fn begin() -> Result<Session> {
     make_prefix()?;
     run::run(server().arg("--persistent=60"))?;
@@ -60,14 +60,14 @@ pub fn begin() -> Result<Session> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // Their status says whether there was anything to end.
+        // The status says whether a server was running; either is fine.
         for what in ["--kill", "--wait"] {
             let _ = server().arg(what).status();
         }
     }
 }
 
-/// Makes Wine's folder once. A file in it says that it is whole, and by which version.
+/// Creates Wine's prefix once. A file in it marks it as complete and holds Wine's version.
 fn make_prefix() -> Result<()> {
     let prefix = prefix();
     let version = Command::new(WINE).arg("--version").output();
@@ -89,7 +89,7 @@ fn make_prefix() -> Result<()> {
         fs::remove_dir_all(&prefix)
             .with_context(|| format!("cannot remove {}", prefix.display()))?;
     }
-    // What it says of 32-bit programs and of displays, which there are none of, helps nobody.
+    // Its warnings about 32-bit programs and displays are irrelevant here.
     run::run(
         wine()
             .args(["wineboot", "--init"])
@@ -97,7 +97,7 @@ fn make_prefix() -> Result<()> {
             .stdout(Stdio::null())
             .stderr(Stdio::null()),
     )?;
-    // It writes its registry when its server ends, which is soon after the last program.
+    // The server writes the registry when it exits, soon after the last program.
     run::run(server().arg("--wait"))?;
     fs::write(&mark, version).with_context(|| format!("cannot write {}", mark.display()))
 }
@@ -122,9 +122,9 @@ fn server() -> Command {
 fn in_prefix(command: &mut Command) {
     command
         .env("WINEPREFIX", prefix())
-        // It would ask for add-ons that nothing here needs, and put entries into desktop menus.
+        // Disables prompts for add-ons and entries in desktop menus.
         .env("WINEDLLOVERRIDES", "mscoree,mshtml=;winemenubuilder.exe=d")
-        // No windows, either: what is tested is a library and a command.
+        // No display: the tests need no windows.
         .env_remove("DISPLAY")
         .env_remove("WAYLAND_DISPLAY");
     if std::env::var_os("WINEDEBUG").is_none() {
@@ -132,12 +132,12 @@ fn in_prefix(command: &mut Command) {
     }
 }
 
-/// A path of this machine as Wine's programs see it: its root is their drive Z.
+/// A path of this machine as programs under Wine see it: the root is drive Z.
 fn dos_path(path: &Path) -> String {
     format!("Z:{}", path.display().to_string().replace('/', "\\"))
 }
 
-/// Runs a command to its end, which is made by force if it does not come in time.
+/// Runs a command and kills it at the time limit.
 fn bounded(command: &mut Command, limit: Option<Duration>) -> Result<ExitStatus> {
     let mut child = command
         .spawn()
@@ -153,7 +153,7 @@ fn bounded(command: &mut Command, limit: Option<Duration>) -> Result<ExitStatus>
         if Instant::now() >= deadline {
             child.kill()?;
             child.wait()?;
-            bail!("no end after {limit:?}: killed");
+            bail!("killed after {limit:?}, its time limit");
         }
         std::thread::sleep(Duration::from_millis(10));
     }
