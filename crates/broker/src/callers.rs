@@ -1,4 +1,4 @@
-//! Who calls, from what the kernel says about a socket.
+//! Identifies the process at the other end of a socket by its kernel credentials.
 
 use std::collections::HashMap;
 use std::os::fd::AsFd;
@@ -9,19 +9,19 @@ use hvsock_registry::Principal;
 use hvsock_sys::accounts::Accounts;
 use hvsock_sys::peer;
 
-/// How long a name once read is believed.
-const FRESH: Duration = Duration::from_secs(5);
-/// How many names are kept; one more, and all are read anew.
+/// How long a cached name is valid.
+const CACHE_TTL: Duration = Duration::from_secs(5);
+/// Most cached names of each kind; one more clears the cache.
 const MAX_NAMES: usize = 4096;
-/// How many groups of a process count, the lowest first. Any user who has subordinate group ids
-/// can be in 65,536; each costs a look-up for every request, and memory for every listener. Rules
-/// only ever allow, so what is left out opens nothing.
-const MOST_GROUPS: usize = 256;
+/// Most groups of a process that access rules see, the lowest ids first. A user with subordinate
+/// group ids can be in 65,536 groups. Each costs a look-up per request and memory per listener.
+/// Truncation is safe because rules only ever allow.
+const MAX_GROUPS: usize = 256;
 
-/// A process as the kernel named it when it connected.
+/// A process's credentials at the time when it connected (`SO_PEERCRED`).
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
-    /// 0 where it has none in the broker's PID namespace.
+    /// 0 if the process is not visible in the broker's PID namespace.
     pub(crate) pid: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
@@ -39,7 +39,7 @@ impl Caller {
     }
 }
 
-/// Names of users and groups, looked up at most every few seconds.
+/// A cache of user and group names.
 pub(crate) struct Callers {
     accounts: Accounts,
     users: Names,
@@ -57,21 +57,21 @@ impl Callers {
         }
     }
 
-    /// The user's name, where the machine has one.
+    /// The user's name, or `None` if the user database has none.
     pub(crate) fn user(&mut self, uid: u32) -> Option<Arc<str>> {
         let accounts = &mut self.accounts;
-        fresh(&mut self.users, uid, || accounts.user(uid))
+        cached(&mut self.users, uid, || accounts.user(uid))
     }
 
-    /// All that access rules may ask about the process at the other end of `socket`.
+    /// The user and groups of the process at the other end of `socket`, for access rules.
     pub(crate) fn principal(&mut self, caller: Caller, socket: impl AsFd) -> Principal {
         let mut ids = peer::groups(socket).unwrap_or_default();
         ids.retain(|gid| *gid != caller.gid);
-        ids.truncate(MOST_GROUPS - 1);
+        ids.truncate(MAX_GROUPS - 1);
         ids.push(caller.gid);
         let accounts = &mut self.accounts;
         let groups = ids.into_iter().map(|gid| {
-            let name = fresh(&mut self.groups, gid, || accounts.group(gid));
+            let name = cached(&mut self.groups, gid, || accounts.group(gid));
             (gid, name.as_deref().map(str::to_owned))
         });
         let groups = groups.collect();
@@ -84,10 +84,10 @@ impl Callers {
     }
 }
 
-fn fresh(names: &mut Names, id: u32, read: impl FnOnce() -> Option<Arc<str>>) -> Option<Arc<str>> {
+fn cached(names: &mut Names, id: u32, read: impl FnOnce() -> Option<Arc<str>>) -> Option<Arc<str>> {
     let now = Instant::now();
     if let Some((since, name)) = names.get(&id)
-        && now.duration_since(*since) < FRESH
+        && now.duration_since(*since) < CACHE_TTL
     {
         return name.clone();
     }

@@ -1,4 +1,4 @@
-//! What a broker is started with, and why it may not start.
+//! The broker's configuration, and the errors of starting it.
 
 use std::io;
 use std::path::PathBuf;
@@ -11,33 +11,33 @@ use hvsock_registry::Registration;
 use hvsock_registry::folder::FolderError;
 use hvsock_registry::store::StoreError;
 
-/// What a broker is started with.
+/// The configuration of a [`Broker`](crate::Broker).
 #[derive(Clone, Debug)]
 pub struct BrokerConfig {
-    /// Where its sockets and its configuration are.
+    /// The folders of its sockets and of its configuration.
     pub dirs: Dirs,
-    /// The name of its own partition.
+    /// The name of its own partition, the root.
     pub partition: PartitionName,
-    /// How much of everything there may be.
+    /// Limits on partitions, listeners, connections and registrations.
     pub limits: Limits,
-    /// How many threads move data; by default one for each processor, four at the most.
+    /// Number of data threads, at least 1. The default is one per processor, at most 4.
     pub data_threads: usize,
-    /// How long a process may hold an endpoint connection without saying what it wants.
+    /// Idle timeout of an endpoint connection that has not sent its request. The default is 10 s.
     pub idle_timeout: Duration,
-    /// How many such processes one partition may have at once.
+    /// Most idle endpoint connections per partition; one more evicts the oldest. The default is 1024.
     pub idle_sessions: usize,
-    /// Whether two processes that can share memory may do so. Without it the broker moves the
-    /// bytes of every connection itself, and a cut or a pause needs nobody's consent.
+    /// Allows shared-memory rings between two processes (the default). Without it the broker copies
+    /// the bytes of every connection, so closing or suspending one needs no cooperation.
     pub shared_memory: bool,
-    /// Whether to serve the control API.
+    /// Serves the control API on its Unix socket (the default).
     pub control: bool,
-    /// Registrations that hold while they have no file in the folder of services, such as those
-    /// of integration services. An operator may change them and not unregister them.
+    /// Built-in registrations, for example of integration services. A file in the folder of services
+    /// overrides one. An operator can change them, but not unregister them.
     pub built_in: Vec<Registration>,
 }
 
 impl BrokerConfig {
-    /// The defaults, in `dirs`.
+    /// The default configuration with the folders `dirs`.
     pub fn new(dirs: Dirs) -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
@@ -54,53 +54,52 @@ impl BrokerConfig {
     }
 }
 
-/// The machine's name where it makes a partition's name, else `root`.
+/// The short host name if it is a valid partition name, else `root`.
 fn own_name() -> PartitionName {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let short = host.trim().split('.').next().unwrap_or_default();
     match (PartitionName::new(short), PartitionName::new("root")) {
         (Ok(name), _) | (Err(_), Ok(name)) => name,
-        (Err(_), Err(_)) => unreachable!("`root` is a partition's name"),
+        (Err(_), Err(_)) => unreachable!("`root` is a valid partition name"),
     }
 }
 
-/// Why a broker did not start.
+/// An error of [`Broker::start`](crate::Broker::start).
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// Another broker has these folders.
+    /// Another broker has locked these folders.
     #[error(
         "another broker{} already serves {}; stop it first, or choose another folder with --dir",
         holder(*pid),
         run.display()
     )]
     Held {
-        /// Its process id, where its lock says so.
+        /// Its process id, if the lock file contains it.
         pid: Option<u32>,
-        /// The folder of its sockets.
+        /// The folder of the sockets.
         run: PathBuf,
     },
-    /// A folder cannot be made or opened, or others could plant files in it.
+    /// A folder cannot be created or opened, or other users could write to it.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// A socket's path is longer than a Unix socket address holds.
+    /// A socket's path is longer than a Unix socket address can hold.
     #[error(
-        "the path {} is longer than the 107 bytes that a Unix socket's path may have; choose a \
-         shorter folder with --dir",
+        "the socket path {} is longer than 107 bytes; choose a shorter folder with --dir",
         .0.display()
     )]
     PathTooLong(PathBuf),
     /// The registrations cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There are more registrations than the limit allows.
+    /// There are more registrations than [`BrokerConfig::limits`] allows.
     #[error(transparent)]
     Registrations(RegisterError),
-    /// The system said no.
+    /// A system call failed.
     #[error("cannot {what}: {error}")]
     Io {
-        /// What was tried.
+        /// The operation that failed, as a verb phrase.
         what: String,
-        /// What the system said.
+        /// The error that it returned.
         error: io::Error,
     },
 }

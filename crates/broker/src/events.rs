@@ -1,4 +1,4 @@
-//! Events for those who follow along: published by the core, never waited for.
+//! Broadcasts events to subscribers. The core never waits for a slow one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,24 +7,27 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::model::{Event, EventKind};
 
-/// Events that wait for one reader; one more is missed, and counted.
-const QUEUE: usize = 1024;
-/// Readers at once.
-const MAX_READERS: usize = 64;
+/// Capacity of one subscriber's queue. Further events are dropped and counted.
+const QUEUE_CAPACITY: usize = 1024;
+/// Most subscribers at once.
+const MAX_SUBSCRIBERS: usize = 64;
 
-/// Where events are published.
+/// Distributes events to all subscribers.
 #[derive(Debug, Default)]
 pub(crate) struct EventBus {
-    readers: Vec<Reader>,
+    subscribers: Vec<Subscriber>,
 }
 
 #[derive(Debug)]
-struct Reader {
+struct Subscriber {
     queue: SyncSender<Event>,
     missed: Arc<AtomicU64>,
 }
 
-/// One reader's events, in order.
+/// One subscriber's events, in order.
+///
+/// Its queue holds 1024 events. Those that do not fit are dropped, and [`EventKind::Missed`]
+/// reports their number. Dropping the stream unsubscribes.
 #[derive(Debug)]
 pub struct EventStream {
     queue: Receiver<Event>,
@@ -32,36 +35,37 @@ pub struct EventStream {
 }
 
 impl EventBus {
-    /// Publishes an event, which is made only if somebody reads.
+    /// Publishes an event, which `what` builds only if there is a subscriber.
     pub(crate) fn publish(&mut self, what: impl FnOnce() -> EventKind) {
-        if self.readers.is_empty() {
+        if self.subscribers.is_empty() {
             return;
         }
         let event = now(what());
-        self.readers
-            .retain(|reader| match reader.queue.try_send(event.clone()) {
+        self.subscribers.retain(
+            |subscriber| match subscriber.queue.try_send(event.clone()) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
-                    reader.missed.fetch_add(1, Ordering::Relaxed);
+                    subscriber.missed.fetch_add(1, Ordering::Relaxed);
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,
-            });
+            },
+        );
     }
 
-    /// A new reader; `None` if there are too many.
+    /// Adds a subscriber; `None` if there are [`MAX_SUBSCRIBERS`] already.
     pub(crate) fn subscribe(&mut self) -> Option<EventStream> {
-        if self.readers.len() >= MAX_READERS {
-            // Those that are gone are noticed only when something happens.
-            self.readers
-                .retain(|reader| Arc::strong_count(&reader.missed) > 1);
+        if self.subscribers.len() >= MAX_SUBSCRIBERS {
+            // A dropped stream is otherwise noticed only at the next event.
+            self.subscribers
+                .retain(|subscriber| Arc::strong_count(&subscriber.missed) > 1);
         }
-        if self.readers.len() >= MAX_READERS {
+        if self.subscribers.len() >= MAX_SUBSCRIBERS {
             return None;
         }
-        let (sender, queue) = sync_channel(QUEUE);
+        let (sender, queue) = sync_channel(QUEUE_CAPACITY);
         let missed = Arc::new(AtomicU64::new(0));
-        self.readers.push(Reader {
+        self.subscribers.push(Subscriber {
             queue: sender,
             missed: Arc::clone(&missed),
         });
@@ -70,13 +74,15 @@ impl EventBus {
 }
 
 impl EventStream {
-    /// The next event; `None` if none comes within `timeout`, or if the broker has stopped (then
-    /// at once, and [`EventStream::is_over`] says so).
+    /// Waits for the next event, at most for `timeout`.
+    ///
+    /// Returns `None` after the timeout, and at once if the broker has stopped;
+    /// [`EventStream::is_over`] tells the two apart.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Event> {
         if let Ok(event) = self.queue.try_recv() {
             return Some(event);
         }
-        // What is missing is missing behind all that is in the queue.
+        // Events are dropped only when the queue is full, so they come after all queued ones.
         let missed = self.missed.swap(0, Ordering::Relaxed);
         if missed > 0 {
             return Some(now(EventKind::Missed { events: missed }));
@@ -84,7 +90,7 @@ impl EventStream {
         self.queue.recv_timeout(timeout).ok()
     }
 
-    /// Whether no event will come any more.
+    /// Whether the broker has stopped, so that no further event is published.
     pub fn is_over(&self) -> bool {
         Arc::strong_count(&self.missed) == 1
     }
@@ -111,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_is_too_slow_is_told_how_much_it_missed() {
+    fn a_slow_subscriber_receives_the_number_of_missed_events() {
         let mut bus = EventBus::default();
         let stream = bus.subscribe().unwrap();
-        for _ in 0..QUEUE + 3 {
+        for _ in 0..QUEUE_CAPACITY + 3 {
             bus.publish(|| event("web"));
         }
-        for _ in 0..QUEUE {
+        for _ in 0..QUEUE_CAPACITY {
             assert_eq!(
                 stream.recv_timeout(Duration::ZERO).unwrap().what,
                 event("web")
@@ -132,9 +138,11 @@ mod tests {
     }
 
     #[test]
-    fn readers_that_left_make_room_for_new_ones() {
+    fn dropped_subscribers_free_their_slots() {
         let mut bus = EventBus::default();
-        let streams: Vec<_> = (0..MAX_READERS).map(|_| bus.subscribe().unwrap()).collect();
+        let streams: Vec<_> = (0..MAX_SUBSCRIBERS)
+            .map(|_| bus.subscribe().unwrap())
+            .collect();
         assert!(bus.subscribe().is_none());
         drop(streams);
         assert!(bus.subscribe().is_some());

@@ -15,14 +15,15 @@ use hvsock_registry::store::{Change, StoreError};
 use hvsock_registry::{Clash, Principal, Registration};
 use hvsock_virtio::{GuestCid, InvalidCid};
 
-use crate::books::{
-    PartitionBook, PartitionEntry, PartitionFiles, ServiceBook, ServiceStore, VmEntry, VmmUser,
-};
 use crate::core::{AddError, Core, CoreLink};
 use crate::events::EventStream;
 use crate::model::{
     Connection, Explanation, Listener, MetricsSnapshot, NewContainer, NewService, NewVm, Partition,
     PartitionKind, PartitionState, Service, Status,
+};
+use crate::stores::{
+    PartitionEntry, PartitionFiles, PartitionStore, ServiceStore, ServiceStoreGuard, VmEntry,
+    VmmUser,
 };
 
 /// How long a call waits for the core.
@@ -81,8 +82,8 @@ pub enum ControlError {
 #[derive(Clone)]
 pub struct Handle {
     link: CoreLink,
-    services: Arc<ServiceBook>,
-    partitions: Arc<PartitionBook>,
+    services: Arc<ServiceStore>,
+    partitions: Arc<PartitionStore>,
     about: Arc<About>,
 }
 
@@ -96,8 +97,8 @@ struct About {
 impl Handle {
     pub(crate) fn new(
         link: CoreLink,
-        services: Arc<ServiceBook>,
-        partitions: Arc<PartitionBook>,
+        services: Arc<ServiceStore>,
+        partitions: Arc<PartitionStore>,
         dirs: Dirs,
         partition: PartitionName,
     ) -> Self {
@@ -231,7 +232,7 @@ impl Handle {
 
     fn add(
         &self,
-        store: &mut ServiceStore<'_>,
+        store: &mut ServiceStoreGuard<'_>,
         registration: Registration,
     ) -> Result<(), ControlError> {
         // First whether the core would take it, so that a clash with a lease leaves no file.
@@ -344,9 +345,9 @@ impl Handle {
         let id = new
             .id
             .unwrap_or_else(|| VmId::of_container(new.name.as_str()));
-        let mut book = self.partitions.lock();
+        let mut files = self.partitions.lock();
         let entry = PartitionEntry::container(id, new.groups);
-        self.add_for_good(&mut book, new.name, &entry)
+        self.add_persistent(&mut files, new.name, &entry)
     }
 
     /// Adds a VM, for good.
@@ -357,7 +358,7 @@ impl Handle {
         let user = new.user.map(VmmUser::find).transpose();
         let user = user.map_err(ControlError::Invalid)?;
         // Held from here on, so that the CID stays free until the VM has it.
-        let mut book = self.partitions.lock();
+        let mut files = self.partitions.lock();
         let cid = match asked {
             Some(cid) => cid,
             None => {
@@ -371,12 +372,12 @@ impl Handle {
             user,
         };
         let entry = PartitionEntry::vm(id, new.groups, vm);
-        self.add_for_good(&mut book, new.name, &entry)
+        self.add_persistent(&mut files, new.name, &entry)
     }
 
-    fn add_for_good(
+    fn add_persistent(
         &self,
-        book: &mut PartitionFiles,
+        files: &mut PartitionFiles,
         name: PartitionName,
         entry: &PartitionEntry,
     ) -> Result<Partition, ControlError> {
@@ -387,7 +388,7 @@ impl Handle {
             return Err(ControlError::Invalid(what));
         }
         self.add_partition(entry, spec)?;
-        if let Err(error) = book.put(&name, entry) {
+        if let Err(error) = files.put(&name, entry) {
             self.on_partition(&PartitionRef::Name(name), |core, key| {
                 core.remove_partition(key);
             })?;
@@ -398,9 +399,9 @@ impl Handle {
 
     /// Removes a partition with all that its processes have open.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
-        let mut book = self.partitions.lock();
+        let mut files = self.partitions.lock();
         let gone = self.child(partition)?;
-        book.remove(&gone.name)?;
+        files.remove(&gone.name)?;
         let name = PartitionRef::Name(gone.name.clone());
         self.on_partition(&name, Core::remove_partition)?;
         Ok(gone)
@@ -432,7 +433,7 @@ impl Handle {
         partition: &PartitionRef,
         groups: Vec<String>,
     ) -> Result<Partition, ControlError> {
-        let mut book = self.partitions.lock();
+        let mut files = self.partitions.lock();
         let child = self.child(partition)?;
         // First whether the core would take it, so that one that it would not leaves no file.
         if groups.len() > self.call(|core| core.fabric.limits().groups_per_partition)? {
@@ -452,9 +453,9 @@ impl Handle {
                 PartitionEntry::vm(child.id, groups.clone(), vm)
             }
         };
-        book.put(&child.name, &entry)?;
+        files.put(&child.name, &entry)?;
         self.on_partition(partition, move |core, key| core.set_groups(key, groups))??;
-        drop(book);
+        drop(files);
         self.partition(&PartitionRef::Name(child.name))
     }
 

@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 pub mod api;
-mod books;
 mod callers;
 mod config;
 mod core;
@@ -20,6 +19,7 @@ mod handle;
 mod process;
 mod pump;
 mod reply;
+mod stores;
 mod vm;
 mod watch;
 
@@ -36,7 +36,7 @@ pub use hvsock_control as model;
 pub use hvsock_registry::{AccessRule, Registration};
 
 use api::ControlServer;
-use books::{PartitionBook, ServiceBook};
+use stores::{PartitionStore, ServiceStore};
 
 /// A running broker. Dropping it ends every connection with the reason, and stops it.
 pub struct Broker {
@@ -66,7 +66,7 @@ impl Broker {
         for problem in &report.problems {
             tracing::warn!("{problem}");
         }
-        let (partitions, entries) = PartitionBook::open(&config.dirs)?;
+        let (partitions, entries) = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
         let (core_loop, link) = core::Core::open(config, store.registry().clone())?;
@@ -74,7 +74,7 @@ impl Broker {
             .name("hvsock-core".into())
             .spawn(move || core_loop.run())
             .map_err(StartError::io("start the core thread"))?;
-        let services = Arc::new(ServiceBook::new(store));
+        let services = Arc::new(ServiceStore::new(store));
         let partitions = Arc::new(partitions);
         let handle = Handle::new(link, Arc::clone(&services), partitions, dirs.clone(), own);
         let mut broker = Self {

@@ -1,16 +1,16 @@
-//! What this process uses, from `/proc`; 0 where that cannot be read.
+//! The broker's own resource usage, from `/proc`. Values that cannot be read are 0.
 
-/// How many descriptors it has open.
+/// Number of open descriptors.
 pub(crate) fn open_descriptors() -> u64 {
     std::fs::read_dir("/proc/self/fd").map_or(0, |entries| {
-        // One of them is the folder's own.
+        // One of them is that of the directory listing itself.
         u64::try_from(entries.count())
             .unwrap_or(u64::MAX)
             .saturating_sub(1)
     })
 }
 
-/// How many bytes of memory it has resident.
+/// Resident memory in bytes.
 pub(crate) fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm

@@ -1,9 +1,9 @@
-//! Refusals and explanations on their way to a process.
+//! Encodes refusals and explanations for the endpoint protocol.
 
 use hvsock_endpoint::Refused;
 use hvsock_fabric::{Explanation, Refusal};
 
-/// A refusal as the endpoint's messages carry it.
+/// A refusal as an endpoint message.
 pub(crate) fn refused(refusal: &Refusal) -> Refused {
     Refused {
         code: refusal.code(),
@@ -12,9 +12,11 @@ pub(crate) fn refused(refusal: &Refusal) -> Refused {
     }
 }
 
-/// An explanation as the endpoint's messages carry it: the refusal's detail on the first line,
-/// which is empty for a success, then one line a step (`pass` or `fail`, question, answer) and one
-/// with the fix, their fields set apart by tabs. A tab or line end inside a field is a space.
+/// An explanation as an endpoint message.
+///
+/// The first line is the refusal's detail, empty on success. Each step adds a line (`pass` or
+/// `fail`, question, answer), and the fix adds one. Fields are separated by tabs; tabs and line ends
+/// inside a field become spaces.
 pub(crate) fn explained(explanation: &Explanation) -> Refused {
     let mut answer = match &explanation.verdict {
         Ok(_) => Refused {
@@ -24,20 +26,22 @@ pub(crate) fn explained(explanation: &Explanation) -> Refused {
         },
         Err(refusal) => refused(refusal),
     };
-    answer.detail = flat(&answer.detail);
+    answer.detail = single_line(&answer.detail);
     for step in &explanation.steps {
         let pass = if step.pass { "pass" } else { "fail" };
-        let (question, reply) = (flat(&step.question), flat(&step.answer));
+        let (question, reply) = (single_line(&step.question), single_line(&step.answer));
         answer
             .detail
             .push_str(&format!("\n{pass}\t{question}\t{reply}"));
     }
     if let Some(fix) = &explanation.fix {
-        answer.detail.push_str(&format!("\nfix\t{}", flat(fix)));
+        answer
+            .detail
+            .push_str(&format!("\nfix\t{}", single_line(fix)));
     }
     answer
 }
 
-fn flat(text: &str) -> String {
+fn single_line(text: &str) -> String {
     text.replace(['\t', '\n', '\r'], " ")
 }

@@ -1,6 +1,7 @@
-//! What the broker keeps on disk: registrations and partitions. Whoever holds a book's lock is
-//! the only one that changes the files and, with them, what the core knows of them; so the two
-//! never disagree for longer than one change takes.
+//! Persistent state: the registrations and partitions that the broker keeps on disk.
+//!
+//! A store's lock serialises every change to its files and to the core's copy of them. The holder
+//! writes the file and updates the core before it unlocks, so the two differ only during a change.
 
 use std::ffi::OsString;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -18,24 +19,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ControlError, StartError};
 
-/// The registrations' book while it is held.
-pub(crate) type ServiceStore<'a> = MutexGuard<'a, FolderStore>;
+/// The locked store of registrations.
+pub(crate) type ServiceStoreGuard<'a> = MutexGuard<'a, FolderStore>;
 
 /// The registrations on disk.
 #[derive(Debug)]
-pub(crate) struct ServiceBook(Mutex<FolderStore>);
+pub(crate) struct ServiceStore(Mutex<FolderStore>);
 
-impl ServiceBook {
+impl ServiceStore {
     pub(crate) fn new(store: FolderStore) -> Self {
         Self(Mutex::new(store))
     }
 
-    /// Holds the book. A panic of a former holder leaves the store as its files are.
-    pub(crate) fn lock(&self) -> ServiceStore<'_> {
+    /// Locks the store. A poisoned lock is safe to use: the store still matches its files.
+    pub(crate) fn lock(&self) -> ServiceStoreGuard<'_> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The registrations in force, and of each whether it is as it was built in.
+    /// The registrations in force, each with whether it is an unchanged built-in.
     pub(crate) fn registrations(&self) -> Vec<(Registration, bool)> {
         let store = self.lock();
         let registrations = store.registrations();
@@ -44,17 +45,17 @@ impl ServiceBook {
             .collect()
     }
 
-    /// How many are as they were built in.
+    /// Counts the unchanged built-in registrations.
     pub(crate) fn built_in_count(&self) -> usize {
         self.lock().built_in_count()
     }
 
-    /// Whether one is.
+    /// Whether `id` is an unchanged built-in registration.
     pub(crate) fn is_built_in(&self, id: ServiceId) -> bool {
         self.lock().is_built_in(id)
     }
 
-    /// What is wrong with files, one sentence each.
+    /// The problems found in the files, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         self.lock().problems().map(ToString::to_string).collect()
     }
@@ -62,18 +63,18 @@ impl ServiceBook {
 
 /// The partitions on disk: one file each, named after the partition.
 #[derive(Debug)]
-pub(crate) struct PartitionBook {
+pub(crate) struct PartitionStore {
     files: Mutex<PartitionFiles>,
     problems: Mutex<Vec<String>>,
 }
 
-/// The partitions' book while it is held.
+/// The folder of partition files while its lock is held.
 #[derive(Debug)]
 pub(crate) struct PartitionFiles {
     folder: Folder,
 }
 
-/// What a partition's file says.
+/// The contents of a partition's file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PartitionEntry {
@@ -81,37 +82,37 @@ pub(crate) struct PartitionEntry {
     id: VmId,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     groups: Vec<String>,
-    /// A VM's context id, which no other kind of partition has.
+    /// The context id (CID). VMs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     cid: Option<u64>,
-    /// Whether a VM's memory is taken even if its VMM can shrink it.
+    /// Maps the VM's memory even if its VMM can shrink it (no `F_SEAL_SHRINK`). VMs only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unsealed_memory: bool,
-    /// The name or number of the user that a VM's VMM runs as, if not the broker's.
+    /// Name or uid of the user that the VMM runs as, if not the broker's. VMs only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     user: Option<String>,
 }
 
-/// What a VM has beside what every partition has.
+/// The settings that only VMs have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmEntry {
     pub(crate) cid: GuestCid,
-    /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
+    /// Maps the memory even if the VMM can shrink it, which would kill the broker with SIGBUS.
     pub(crate) unsealed_memory: bool,
-    /// The user that its VMM runs as, if not the broker's.
+    /// The user that the VMM runs as, if not the broker's.
     pub(crate) user: Option<VmmUser>,
 }
 
 /// The user that a VMM runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct VmmUser {
-    /// As an operator wrote it.
+    /// The name or number as the operator wrote it.
     pub(crate) name: String,
     pub(crate) uid: u32,
 }
 
 impl VmmUser {
-    /// The user of this name or number, if the machine has one.
+    /// Looks up a user by name or number.
     pub(crate) fn find(name: String) -> Result<Self, String> {
         match hvsock_sys::accounts::uid(&name) {
             Some(uid) => Ok(Self { name, uid }),
@@ -152,7 +153,7 @@ impl PartitionEntry {
         }
     }
 
-    /// What it says of a VM, if it is one's.
+    /// The VM settings, or `None` for a container.
     pub(crate) fn as_vm(&self) -> Result<Option<VmEntry>, String> {
         if self.kind == EntryKind::Container {
             return Ok(None);
@@ -165,22 +166,23 @@ impl PartitionEntry {
         }))
     }
 
-    /// What is wrong with it, beyond what its keys and their types say.
+    /// The first semantic error, which types and key names alone do not rule out.
     fn problem(&self) -> Option<String> {
         match self.kind {
             EntryKind::Vm if self.cid.is_none() => {
-                Some("is a VM's and has no `cid`, its context id".to_owned())
+                Some("describes a VM and has no `cid` (its context id)".to_owned())
             }
             EntryKind::Vm => self.as_vm().err(),
             EntryKind::Container => {
                 let of_vms = self.cid.is_some() || self.unsealed_memory || self.user.is_some();
-                let what = "is a container's; only a VM has `cid`, `unsealed_memory` and `user`";
+                let what =
+                    "describes a container; only a VM has `cid`, `unsealed_memory` and `user`";
                 of_vms.then(|| what.to_owned())
             }
         }
     }
 
-    /// The partition as the fabric takes it.
+    /// The partition's description for the fabric.
     pub(crate) fn spec(&self, name: PartitionName) -> PartitionSpec {
         PartitionSpec {
             kind: match self.kind {
@@ -191,18 +193,18 @@ impl PartitionEntry {
             vm_id: self.id,
             groups: self.groups.clone(),
             state: match self.kind {
-                // A container is there for as long as it is known.
+                // A container runs for as long as it is configured.
                 EntryKind::Container => PartitionState::Running,
-                // A VM is there when its VMM says so.
+                // A VM runs once its VMM connects.
                 EntryKind::Vm => PartitionState::Off,
             },
         }
     }
 }
 
-impl PartitionBook {
-    /// Opens the folder and reads what is in it. A file that cannot be read is a problem to
-    /// report; the others stand.
+impl PartitionStore {
+    /// Opens the folder and reads its files. An unreadable file is reported as a problem and does
+    /// not affect the others.
     pub(crate) fn open(
         dirs: &Dirs,
     ) -> Result<(Self, Vec<(PartitionName, PartitionEntry)>), StartError> {
@@ -228,18 +230,18 @@ impl PartitionBook {
         ))
     }
 
-    /// Holds the book.
+    /// Locks the store.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PartitionFiles> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What was wrong with files when the broker started, one sentence each.
+    /// The problems found when the broker started, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
         let problems = self.problems.lock();
         problems.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Adds what was wrong with a partition that a file names.
+    /// Records a problem with a partition that a file describes.
     pub(crate) fn add_problem(&self, problem: String) {
         let problems = self.problems.lock();
         problems
@@ -249,7 +251,7 @@ impl PartitionBook {
 }
 
 impl PartitionFiles {
-    /// Writes a partition's file.
+    /// Writes a partition's file atomically.
     pub(crate) fn put(
         &mut self,
         name: &PartitionName,
@@ -279,8 +281,9 @@ fn read(
 ) -> Result<Option<(PartitionName, PartitionEntry)>, FileProblem> {
     let path = folder.path().join(file);
     let stem = file.to_string_lossy();
-    let name = PartitionName::new(stem.trim_end_matches(".toml"))
-        .map_err(|error| FileProblem::whole(&path, format!("is no partition's: {error}")))?;
+    let name = PartitionName::new(stem.trim_end_matches(".toml")).map_err(|error| {
+        FileProblem::whole(&path, format!("is not named after a partition: {error}"))
+    })?;
     let Some(contents) = folder.read(file)? else {
         return Ok(None);
     };

@@ -1,4 +1,4 @@
-//! Edits of registrations by hand or by a configuration manager take effect at once.
+//! Applies edits of registration files (by hand or by a configuration manager) at once.
 
 use std::io;
 use std::sync::Arc;
@@ -7,29 +7,29 @@ use hvsock_endpoint::Dirs;
 use hvsock_registry::store;
 
 use crate::Handle;
-use crate::books::ServiceBook;
+use crate::stores::ServiceStore;
 
-/// Watches the registrations until dropped.
+/// Watches the folder of registrations until dropped.
 pub(crate) struct Watch {
     _watch: store::Watch,
 }
 
 impl Watch {
-    /// Watches the files of `services` and tells the core what they say.
+    /// Watches the files of `services` and applies changes to the core.
     pub(crate) fn start(
         dirs: &Dirs,
-        services: Arc<ServiceBook>,
+        services: Arc<ServiceStore>,
         handle: Handle,
     ) -> io::Result<Self> {
         let watch = store::watch(&dirs.config, &[store::SERVICES], move |changed| {
-            // The book stays held while the core takes the changes in, so that they cannot
-            // overtake those of an operator.
+            // The store stays locked until the core has applied the changes. Otherwise they could
+            // be reordered with an operator's.
             let mut store = services.lock();
             let changes = store.reload(&changed);
             if !changes.is_empty()
                 && let Err(error) = handle.apply(changes)
             {
-                tracing::warn!("changed registrations are not in force: {error}");
+                tracing::warn!("cannot apply changed registrations: {error}");
             }
         })?;
         Ok(Self { _watch: watch })

@@ -11,8 +11,8 @@ use hvsock_virtio::GuestCid;
 
 use super::labels::partition_label;
 use super::{AddError, Core};
-use crate::books::{VmEntry, VmmUser};
 use crate::model::EventKind;
+use crate::stores::{VmEntry, VmmUser};
 use crate::vm::{VmSettings, VmThreads};
 use crate::{StartError, folders};
 
