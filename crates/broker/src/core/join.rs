@@ -325,8 +325,8 @@ impl Core {
     /// Has a connection cut by whoever has it, which tells both ends why.
     pub(crate) fn cut_connection(&mut self, id: ConnectionId, refusal: Refusal) {
         match self.connections.get(&id).map(|record| record.place) {
-            Some(Place::Own) => self.young.cut(id, refusal),
-            Some(Place::Thread(thread)) => self.threads[thread].cut(id, refusal),
+            Some(Place::Own) => self.young.reset(id, refusal),
+            Some(Place::Thread(thread)) => self.threads[thread].reset(id, refusal),
             Some(Place::Vm(vm)) => {
                 let connection = id;
                 self.command_vm(

@@ -14,7 +14,7 @@ use hvsock_ring::{Monitor, Parts, RingSize};
 use hvsock_sys::{seqpacket, set_nonblocking, stream};
 
 use super::accept::out_of_descriptors;
-use crate::pump::{Connection, Counters, Side};
+use crate::pump::{Connection, Counters, RelayEnd};
 
 /// What one of two processes wants of the connection between them.
 #[derive(Clone, Copy, Debug)]
@@ -156,9 +156,9 @@ impl Kept {
     ) -> (Connection, Arc<Counters>) {
         match self.data {
             KeptData::Descriptor { client, server } => {
-                let from = Side::new(client_control, client, plain[0]);
-                let to = Side::new(self.control, server, plain[1]);
-                (Connection::pumped(from, to), Arc::default())
+                let from = RelayEnd::new(client_control, client, plain[0]);
+                let to = RelayEnd::new(self.control, server, plain[1]);
+                (Connection::relay(from, to), Arc::default())
             }
             KeptData::Ring(monitor) => {
                 let monitor = Arc::new(monitor);

@@ -300,7 +300,7 @@ impl Loop {
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    Token(token) if token >= YOUNG => self.core.young.note(event),
+                    Token(token) if token >= YOUNG => self.core.young.handle_event(event),
                     Token(token) if token % 2 == 1 => self.core.mark_endpoint(token / 2),
                     Token(token) => self.core.note_session(token / 2 - 1),
                 }
@@ -310,7 +310,7 @@ impl Loop {
             }
             self.core.accept_turns();
             self.core.hear_out();
-            self.core.young.turns();
+            self.core.young.run_turns();
             self.core.expire(Instant::now());
             loop {
                 match self.commands.try_recv() {

@@ -28,7 +28,7 @@ use super::material::Offer;
 use super::{Core, LeaseRecord, ListenerRecord, endpoint_token, session_token};
 use crate::callers::Caller;
 use crate::model::EventKind;
-use crate::pump::protocol_fault;
+use crate::pump::protocol_violation;
 use crate::reply::{explained, refused};
 
 /// Look-ups and options that one session may ask for before it says what it wants.
@@ -267,7 +267,7 @@ impl Core {
                     return Next::Over;
                 }
             };
-            self.dismiss(&session, &protocol_fault(&fault));
+            self.dismiss(&session, &protocol_violation(&fault));
             self.forget(&session);
             return Next::Over;
         }
@@ -324,7 +324,7 @@ impl Core {
             (_, _) => {
                 self.dismiss(
                     &session,
-                    &protocol_fault("a message that has no place here"),
+                    &protocol_violation("a message that has no place here"),
                 );
                 self.forget(&session);
                 Next::Over
@@ -459,7 +459,7 @@ impl Core {
             let rule = "only the broker's user and root, outside containers, may register";
             return Err(Refusal::Denied { rule: rule.into() });
         }
-        let invalid = |error: &dyn std::fmt::Display| protocol_fault(&error.to_string());
+        let invalid = |error: &dyn std::fmt::Display| protocol_violation(&error.to_string());
         let name = ElementName::new(register.name).map_err(|error| invalid(&error))?;
         let mut registration = Registration::new(register.service, name);
         registration.lease = true;

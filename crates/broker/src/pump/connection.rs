@@ -1,4 +1,4 @@
-//! A connection as a set sees it, whichever way its bytes move.
+//! A connection of a set: relayed or ring.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -11,106 +11,103 @@ use mio::event::Event;
 
 use super::Counters;
 use super::control::Control;
-use super::pumped::{Pumped, Side};
-use super::ring::Ring;
+use super::relay::{Relay, RelayEnd};
+use super::ring::MonitoredRing;
 use crate::reply::refused;
 
-/// The descriptors of a connection that a set can watch: of each side data, then control.
-pub(super) const PLACES: usize = 4;
+/// The watched descriptors of a connection: for each side the data, then the control descriptor.
+pub(super) const SLOTS: usize = 4;
 
-/// How a turn ended.
+/// The outcome of a connection's turn.
 #[derive(Debug)]
 pub(crate) enum Turn {
-    /// Nothing can be done until a descriptor is ready.
+    /// No progress is possible until a descriptor is ready.
     Waiting,
-    /// There is more to do than one turn allows.
+    /// The turn reached its bound and there is more to do.
     Again,
-    /// The connection is over, with the reason if it was not a clean end.
-    Over(Option<Refusal>),
+    /// The connection is closed. The reason is set unless both ends closed cleanly.
+    Closed(Option<Refusal>),
 }
 
-/// A connection that stands.
+/// An established connection.
 pub(crate) enum Connection {
-    /// The broker moves its bytes.
-    Pumped(Pumped),
-    /// Its ends move them; the broker looks on.
-    Ring(Ring),
+    /// The broker relays its bytes.
+    Relay(Relay),
+    /// Its ends share memory; the broker monitors it.
+    Ring(MonitoredRing),
 }
 
 impl Connection {
-    /// One whose bytes the broker moves between two data descriptors.
-    pub(crate) fn pumped(from: Side, to: Side) -> Self {
-        Self::Pumped(Pumped::new(from, to))
+    /// A relayed connection between two data descriptors.
+    pub(crate) fn relay(client: RelayEnd, server: RelayEnd) -> Self {
+        Self::Relay(Relay::new(client, server))
     }
 
-    /// One whose ends share memory, with the control descriptors of who connected and of who
-    /// accepted.
+    /// A ring connection, with the control descriptors of the client and of the server.
     pub(crate) fn ring(controls: [OwnedFd; 2], monitor: Arc<Monitor>) -> Self {
-        Self::Ring(Ring::new(controls, monitor))
+        Self::Ring(MonitoredRing::new(controls, monitor))
     }
 
-    /// Whether it can ever be worth a thread's while.
-    pub(super) fn is_pumped(&self) -> bool {
-        matches!(self, Self::Pumped(_))
+    /// Whether the broker relays its bytes, so that a data thread can help.
+    pub(super) fn is_relay(&self) -> bool {
+        matches!(self, Self::Relay(_))
     }
 
-    /// What to watch: each descriptor with its place below [`PLACES`].
+    /// The descriptors to watch, each with its slot below [`SLOTS`].
     pub(super) fn descriptors(&self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
         let data = |side: usize| match self {
-            Self::Pumped(pumped) => {
-                let side = &pumped.sides()[side];
-                Some((side.data.as_fd(), interest(side.watched_for_room)))
+            Self::Relay(relay) => {
+                let end = &relay.ends()[side];
+                Some((end.data.as_fd(), interest(end.watches_writable)))
             }
             Self::Ring(_) => None,
         };
         let control = |side: usize| Some((self.control(side).as_fd(), Interest::READABLE));
-        let all: [_; PLACES] = [data(0), control(0), data(1), control(1)];
-        let placed = all.into_iter().enumerate();
-        placed.filter_map(|(place, watched)| watched.map(|(fd, interest)| (place, fd, interest)))
+        let all: [_; SLOTS] = [data(0), control(0), data(1), control(1)];
+        let slots = all.into_iter().enumerate();
+        slots.filter_map(|(slot, watched)| watched.map(|(fd, interest)| (slot, fd, interest)))
     }
 
-    /// The data descriptors that have come to have no room and are to be watched for some, too;
-    /// once each.
-    pub(super) fn out_of_room(
-        &mut self,
-    ) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
-        let sides = match self {
-            Self::Pumped(pumped) => pumped.sides_mut().as_mut_slice(),
+    /// The data descriptors whose send buffer became full, to be watched for writability as well.
+    /// Returns each one once.
+    pub(super) fn newly_full(&mut self) -> impl Iterator<Item = (usize, BorrowedFd<'_>, Interest)> {
+        let ends = match self {
+            Self::Relay(relay) => relay.ends_mut().as_mut_slice(),
             Self::Ring(_) => &mut [],
         };
-        sides.iter_mut().enumerate().filter_map(|(index, side)| {
-            let is_new = side.full() && !side.watched_for_room;
-            side.watched_for_room |= is_new;
-            is_new.then(|| (index * 2, side.data.as_fd(), interest(true)))
+        ends.iter_mut().enumerate().filter_map(|(index, end)| {
+            let is_new = end.is_full() && !end.watches_writable;
+            end.watches_writable |= is_new;
+            is_new.then(|| (index * 2, end.data.as_fd(), interest(true)))
         })
     }
 
-    /// Notes that the descriptor at a place may be ready.
-    pub(super) fn ready(&mut self, place: usize, event: &Event) {
-        let side = place / 2;
+    /// Records that the descriptor in a slot may be ready.
+    pub(super) fn ready(&mut self, slot: usize, event: &Event) {
+        let side = slot / 2;
         match self {
-            Self::Pumped(pumped) if place.is_multiple_of(2) => pumped.data_ready(side, event),
+            Self::Relay(relay) if slot.is_multiple_of(2) => relay.data_ready(side, event),
             _ => self.control_mut(side).readable = true,
         }
     }
 
-    /// Moves forward as far as one turn goes, with `scratch` as the buffer.
+    /// Runs one turn, with `scratch` as the copy buffer.
     pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
         match self {
-            Self::Pumped(pumped) => pumped.turn(scratch, counters),
+            Self::Relay(relay) => relay.turn(scratch, counters),
             Self::Ring(ring) => ring.turn(),
         }
     }
 
-    /// Lets data move or stand still.
+    /// Suspends or resumes the data transfer.
     pub(super) fn suspend(&mut self, suspended: bool) {
         match self {
-            Self::Pumped(pumped) => pumped.suspend(suspended),
+            Self::Relay(relay) => relay.suspend(suspended),
             Self::Ring(ring) => ring.suspend(suspended),
         }
     }
 
-    /// Ends the connection for both ends and tells them why. Dropping it afterwards closes the
+    /// Resets the connection and sends both ends the reason. Dropping it afterwards closes the
     /// descriptors.
     pub(super) fn reset(&self, refusal: &Refusal) {
         let message = BrokerMessage::Reset(refused(refusal));
@@ -118,20 +115,20 @@ impl Connection {
             self.control(side).tell(&message);
         }
         if let Self::Ring(ring) = self {
-            // An end that sees it finds the reason said already.
-            ring.cut();
+            // After the messages, so that an end that sees the reset can read the reason.
+            ring.reset();
         }
     }
 
-    /// Bytes that wait in the broker's memory.
-    pub(super) fn waiting(&self) -> usize {
+    /// Bytes buffered in the broker's memory.
+    pub(super) fn buffered(&self) -> usize {
         match self {
-            Self::Pumped(pumped) => pumped.waiting(),
+            Self::Relay(relay) => relay.buffered(),
             Self::Ring(_) => 0,
         }
     }
 
-    /// The end that set `HVSOCKET_CONNECTED_SUSPEND`, and to what; once for each time.
+    /// Takes the next change of `HVSOCKET_CONNECTED_SUSPEND`: the end that set it, and its value.
     pub(super) fn take_option(&mut self) -> Option<(End, bool)> {
         [End::Client, End::Server]
             .into_iter()
@@ -141,21 +138,21 @@ impl Connection {
 
     fn control(&self, side: usize) -> &Control {
         match self {
-            Self::Pumped(pumped) => &pumped.sides()[side & 1].control,
+            Self::Relay(relay) => &relay.ends()[side & 1].control,
             Self::Ring(ring) => &ring.controls[side & 1],
         }
     }
 
     fn control_mut(&mut self, side: usize) -> &mut Control {
         match self {
-            Self::Pumped(pumped) => &mut pumped.sides_mut()[side & 1].control,
+            Self::Relay(relay) => &mut relay.ends_mut()[side & 1].control,
             Self::Ring(ring) => &mut ring.controls[side & 1],
         }
     }
 }
 
-fn interest(room: bool) -> Interest {
-    if room {
+fn interest(writable: bool) -> Interest {
+    if writable {
         Interest::READABLE | Interest::WRITABLE
     } else {
         Interest::READABLE

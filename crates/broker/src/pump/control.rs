@@ -1,4 +1,4 @@
-//! What one process and the broker say to each other about one connection.
+//! The control connection between the broker and one process of a connection.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,20 +7,20 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
 use hvsock_fabric::Refusal;
 use hvsock_sys::message;
 
-/// The most words read from one process before another connection gets its turn.
-const WORDS: usize = 16;
+/// Most messages read from one process in one turn, for fairness.
+const MESSAGES_PER_TURN: usize = 16;
 
-/// The broker's end of a process's control connection, and what was heard over it.
+/// The broker's end of a process's control connection, with the state received on it.
 #[derive(Debug)]
 pub(crate) struct Control {
     socket: OwnedFd,
-    /// The process said that no data follows.
+    /// The process has announced a clean end of its data ([`ClientMessage::Shutdown`]).
     pub(crate) announced: bool,
     /// The process's end is closed.
     pub(crate) closed: bool,
-    /// There may be more to read; cleared when it would block.
+    /// There may be messages to read; cleared when a read would block.
     pub(crate) readable: bool,
-    /// What the process set `HVSOCKET_CONNECTED_SUSPEND` to, until it is taken.
+    /// A new value of `HVSOCKET_CONNECTED_SUSPEND`, until it is taken.
     pub(crate) option: Option<bool>,
 }
 
@@ -30,31 +30,30 @@ impl Control {
             socket,
             announced: false,
             closed: false,
-            // What is there when the descriptor is first watched comes as an event.
+            // Registering the descriptor in epoll reports messages that are already there.
             readable: false,
             option: None,
         }
     }
 
-    /// Sends a message to the process; one that does not listen to its own socket misses it.
+    /// Sends a message to the process. Never blocks, so a process with a full receive queue misses it.
     pub(crate) fn tell(&self, message: &BrokerMessage) {
         let mut bytes = Vec::with_capacity(64);
         message.encode(&mut bytes);
         let _ = message::send(&self.socket, &bytes, &[]);
     }
 
-    /// Reads what the process says, at most [`WORDS`] messages: one that never stops talking must
-    /// not keep the thread from all others. `Err` is one that does not keep to the protocol.
+    /// Reads at most [`MESSAGES_PER_TURN`] messages. A protocol violation is an error.
     pub(crate) fn read(&mut self) -> Result<(), Refusal> {
         let mut buffer = [0; MAX_MESSAGE];
         self.readable = !self.closed;
-        for _ in 0..WORDS {
+        for _ in 0..MESSAGES_PER_TURN {
             if !self.readable {
                 break;
             }
             match message::recv(&self.socket, &mut buffer) {
                 Ok(received) if received.dropped_descriptors => {
-                    return Err(protocol_fault("a message with descriptors"));
+                    return Err(protocol_violation("a message with descriptors"));
                 }
                 Ok(received) if received.len == 0 => self.close(),
                 Ok(received) => match ClientMessage::decode(&buffer[..received.len]) {
@@ -67,12 +66,12 @@ impl Control {
                             self.option = Some(value != 0);
                         }
                     }
-                    Ok(_) => return Err(protocol_fault("a message that has no place here")),
-                    Err(error) => return Err(protocol_fault(&error.to_string())),
+                    Ok(_) => return Err(protocol_violation("an unexpected message")),
+                    Err(error) => return Err(protocol_violation(&error.to_string())),
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
                 Err(error) if error.kind() == ErrorKind::InvalidData => {
-                    return Err(protocol_fault(&error.to_string()));
+                    return Err(protocol_violation(&error.to_string()));
                 }
                 Err(_) => self.close(),
             }
@@ -92,20 +91,23 @@ impl AsFd for Control {
     }
 }
 
+/// The refusal after the peer ended without announcing a clean end.
 pub(crate) fn went_away() -> Refusal {
     Refusal::Reset {
         cause: "the process at the other end ended without closing".into(),
     }
 }
 
+/// The refusal after the peer closed with unread data in its receive buffer.
 pub(crate) fn unread_data() -> Refusal {
     Refusal::Reset {
         cause: "the other end closed without reading all data".into(),
     }
 }
 
-pub(crate) fn protocol_fault(what: &str) -> Refusal {
+/// The refusal for a process that violates the endpoint protocol.
+pub(crate) fn protocol_violation(what: &str) -> Refusal {
     Refusal::Reset {
-        cause: format!("a process broke the endpoint protocol: {what}"),
+        cause: format!("a process violated the endpoint protocol: {what}"),
     }
 }

@@ -1,19 +1,18 @@
-//! The connections that stand: those whose bytes the broker moves from end to end ([`pumped`]),
-//! and those whose ends share memory, at which it only looks on ([`ring`]).
+//! Established connections between processes: those that the broker relays ([`relay`]), and those
+//! whose ends share a ring, which the broker only monitors ([`ring`]).
 //!
-//! A [`ConnectionSet`] is a number of [`Connection`]s on one epoll descriptor. A connection begins
-//! in the core's own set, so that one that is short or quiet costs no change of threads; one with
-//! whose bytes the broker is busy moves to the set of a [`DataThread`], and one that needs no
-//! broker for them stays. Whoever has a set owns its connections outright, so nothing is locked
-//! where data flows. The core steers those of a data thread with commands; what it must know comes
-//! back as a [`Report`]. A set never blocks, gives every ready connection a turn of bounded length,
-//! and says nothing to any log: its words go through the core.
+//! A [`ConnectionSet`] holds [`Connection`]s on one epoll descriptor. A connection starts in the
+//! core thread's own set, so that a short or quiet one costs no change of threads. A relayed
+//! connection that moves many bytes is promoted to the set of a [`DataThread`]; a ring connection
+//! stays. A thread owns the connections of its set, so the data path needs no locks. The core sends
+//! commands to data threads and receives [`Report`]s. A set never blocks, gives every ready
+//! connection a turn of bounded length (fairness), and never logs: its reports go to the core.
 
 mod connection;
 mod control;
-mod pumped;
 #[cfg(test)]
 mod random_tests;
+mod relay;
 mod ring;
 #[cfg(test)]
 mod ring_random_tests;
@@ -34,60 +33,62 @@ use hvsock_ring::Monitor;
 use mio::Waker;
 
 pub(crate) use connection::Connection;
-pub(crate) use control::{Control, protocol_fault, unread_data, went_away};
-pub(crate) use pumped::Side;
+pub(crate) use control::{Control, protocol_violation, unread_data, went_away};
+pub(crate) use relay::RelayEnd;
 pub(crate) use set::ConnectionSet;
 
 use crate::vm::VmNews;
 
-/// The bytes of a connection, each way; read by the core at any time.
+/// The byte counters of a connection, one per direction. The core can read them at any time.
 ///
-/// Where the broker moves them, they are those that the sink's descriptor has taken. Where the
-/// ends do, they are those that each end says it has written: it can say what it likes, but not
-/// take anything back.
+/// On a relayed connection they count bytes that the sink's socket has accepted. On a ring they are
+/// the count that each end has published. A hostile end can publish any value, so the counters are
+/// made monotonic.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    seen: [AtomicU64; 2],
+    counted: [AtomicU64; 2],
     ring: Option<Arc<Monitor>>,
 }
 
 impl Counters {
-    /// Those of a connection whose ends move its bytes.
+    /// The counters of a ring connection.
     pub(crate) fn of_ring(monitor: Arc<Monitor>) -> Self {
         Self {
-            seen: Default::default(),
+            counted: Default::default(),
             ring: Some(monitor),
         }
     }
 
-    /// Bytes from the connecting end to the accepting one.
+    /// Bytes from the client to the server.
     pub(crate) fn sent(&self) -> u64 {
-        self.look(0, hvsock_ring::Side::First)
+        self.read(0, hvsock_ring::Side::First)
     }
 
-    /// Bytes from the accepting end to the connecting one.
+    /// Bytes from the server to the client.
     pub(crate) fn received(&self) -> u64 {
-        self.look(1, hvsock_ring::Side::Second)
+        self.read(1, hvsock_ring::Side::Second)
     }
 
-    fn look(&self, direction: usize, writer: hvsock_ring::Side) -> u64 {
-        let seen = &self.seen[direction];
+    fn read(&self, direction: usize, writer: hvsock_ring::Side) -> u64 {
+        let counted = &self.counted[direction];
         match &self.ring {
-            None => seen.load(Ordering::Relaxed),
+            None => counted.load(Ordering::Relaxed),
             Some(monitor) => {
-                let says = monitor.written(writer);
-                seen.fetch_max(says, Ordering::Relaxed).max(says)
+                let published = monitor.written(writer);
+                counted
+                    .fetch_max(published, Ordering::Relaxed)
+                    .max(published)
             }
         }
     }
 
-    /// Counts bytes that the broker has moved: 0 from the connecting end, 1 from the other.
+    /// Counts relayed bytes. `direction` is 0 from the client, 1 from the server.
     pub(crate) fn add(&self, direction: usize, bytes: usize) {
-        self.seen[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.counted[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
     }
 }
 
-/// What a data thread tells the core.
+/// A report of a connection set or data thread to the core.
 #[derive(Debug)]
 pub(crate) enum Report {
     /// A process set `HVSOCKET_CONNECTED_SUSPEND`.
@@ -96,21 +97,21 @@ pub(crate) enum Report {
         end: End,
         value: bool,
     },
-    /// A connection is over, with the reason if it was not a clean end.
+    /// A connection is closed. The reason is set unless both ends closed cleanly.
     Closed {
         connection: ConnectionId,
         reason: Option<Refusal>,
     },
-    /// A connection moves so much that it should have a thread for it.
+    /// A connection has moved enough bytes to be promoted to a data thread.
     Busy { connection: ConnectionId },
-    /// What happened with a VM.
+    /// An event of a VM's data thread.
     Vm {
         partition: PartitionKey,
         news: VmNews,
     },
 }
 
-/// Where reports go.
+/// The sending side of the core's report queue.
 #[derive(Clone)]
 pub(crate) struct Reports {
     pub(crate) queue: Sender<Report>,
@@ -119,23 +120,23 @@ pub(crate) struct Reports {
 
 impl Reports {
     pub(crate) fn send(&self, report: Report) {
-        // A core that is gone has no use for reports.
+        // Sending fails only after the core thread has ended.
         if self.queue.send(report).is_ok() {
             let _ = self.waker.wake();
         }
     }
 }
 
-/// A connection on its way to a set.
+/// A connection that moves to a set.
 pub(crate) struct Adopted {
     pub(crate) id: ConnectionId,
     pub(crate) connection: Connection,
     pub(crate) counters: Arc<Counters>,
 }
 
-enum Command {
+enum ThreadCommand {
     Adopt(Box<Adopted>),
-    Cut {
+    Reset {
         connection: ConnectionId,
         refusal: Refusal,
     },
@@ -146,9 +147,9 @@ enum Command {
     Stop,
 }
 
-/// A data thread, as the core holds it. Dropping it ends the thread and its connections.
+/// A handle to a data thread. Dropping it resets the thread's connections and joins it.
 pub(crate) struct DataThread {
-    commands: Sender<Command>,
+    commands: Sender<ThreadCommand>,
     waker: Waker,
     thread: Option<std::thread::JoinHandle<()>>,
 }
@@ -170,30 +171,31 @@ impl DataThread {
         })
     }
 
-    /// Hands a connection over.
+    /// Moves a connection to this thread.
     pub(crate) fn adopt(&self, adopted: Adopted) {
-        self.command(Command::Adopt(Box::new(adopted)));
+        self.command(ThreadCommand::Adopt(Box::new(adopted)));
     }
 
-    /// Ends a connection and tells both ends why; answered by [`Report::Closed`].
-    pub(crate) fn cut(&self, connection: ConnectionId, refusal: Refusal) {
-        self.command(Command::Cut {
+    /// Resets a connection and sends both ends the reason. The thread then sends
+    /// [`Report::Closed`].
+    pub(crate) fn reset(&self, connection: ConnectionId, refusal: Refusal) {
+        self.command(ThreadCommand::Reset {
             connection,
             refusal,
         });
     }
 
-    /// Stops a connection's data, or lets it flow again.
+    /// Suspends or resumes a connection.
     pub(crate) fn suspend(&self, connection: ConnectionId, suspended: bool) {
-        self.command(Command::Suspend {
+        self.command(ThreadCommand::Suspend {
             connection,
             suspended,
         });
     }
 
-    fn command(&self, command: Command) {
-        // The thread ends only on `Stop`, so a closed queue is a thread that panicked: its
-        // connections are closed by then and nothing is left to command.
+    fn command(&self, command: ThreadCommand) {
+        // The thread ends only on `Stop`, so sending fails only if it panicked. Its connections are
+        // closed by then.
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();
         }
@@ -202,7 +204,7 @@ impl DataThread {
 
 impl Drop for DataThread {
     fn drop(&mut self) {
-        self.command(Command::Stop);
+        self.command(ThreadCommand::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

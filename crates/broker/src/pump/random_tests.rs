@@ -1,8 +1,8 @@
-//! Random orders of what two processes, the system and an operator can do to one connection.
+//! Random operation sequences of two processes and an operator on one relayed connection.
 //!
-//! Whatever the order: what a process receives is a prefix of what the other one wrote; it hears
-//! a clean end only after all of that, and only from a process that announced its end; and a
-//! connection over which nothing bad happened ends well at both ends.
+//! The invariants: a process receives a prefix of what its peer wrote. It receives a clean end only
+//! after all of those bytes, and only from a peer that announced it. A connection without a reset or
+//! death ends cleanly at both ends.
 
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
@@ -18,7 +18,7 @@ use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
 use mio::{Events, Poll};
 use proptest::prelude::*;
 
-use super::{Adopted, Connection, ConnectionSet, Report, Side};
+use super::{Adopted, Connection, ConnectionSet, RelayEnd, Report};
 
 const ID: ConnectionId = ConnectionId::from_u64(7);
 /// The first token of the second set.
@@ -28,21 +28,21 @@ const SECOND: usize = 1 << 50;
 enum Op {
     Write(usize, usize),
     Read(usize, usize),
-    /// Announces the end, and ends.
+    /// Announces the end, then half-closes.
     Finish(usize),
-    /// Ends for reading only.
+    /// Shuts down reading only.
     StopReading(usize),
-    /// Closes everything after announcing the end.
+    /// Announces the end, then closes everything.
     Close(usize),
-    /// Ends without a word, the data descriptor first or last.
+    /// Dies without an announcement, the data descriptor closed first or last.
     Kill(usize, bool),
-    /// Says what changes nothing for the data.
+    /// Sends messages that do not affect the data.
     Chat(usize, usize),
     Suspend(bool),
-    /// Moves from one set to the other.
+    /// Moves the connection to the other set.
     Migrate,
-    Cut,
-    /// Lets the broker work.
+    Reset,
+    /// Runs one round of the broker.
     Turn,
 }
 
@@ -58,12 +58,12 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (end(), 1..40usize).prop_map(|(end, n)| Op::Chat(end, n)),
         3 => any::<bool>().prop_map(Op::Suspend),
         3 => Just(Op::Migrate),
-        1 => Just(Op::Cut),
+        1 => Just(Op::Reset),
         20 => Just(Op::Turn),
     ]
 }
 
-/// One process, and what it knows.
+/// One process and what it has observed.
 struct Process {
     open: Option<(OwnedFd, UnixStream)>,
     /// Bytes that its writes accepted.
@@ -71,15 +71,15 @@ struct Process {
     received: u64,
     finished: bool,
     stopped_reading: bool,
-    /// It closed or died before it had read to the end.
+    /// It closed or died.
     gone: bool,
     data_ended: bool,
-    heard_end: bool,
-    heard_reset: bool,
+    received_end: bool,
+    received_reset: bool,
     write_failed: bool,
 }
 
-/// The byte at a place of either direction's data.
+/// The byte at an offset of either direction's data.
 fn byte(at: u64) -> u8 {
     (at % 251) as u8
 }
@@ -95,17 +95,17 @@ impl Process {
             stopped_reading: false,
             gone: false,
             data_ended: false,
-            heard_end: false,
-            heard_reset: false,
+            received_end: false,
+            received_reset: false,
             write_failed: false,
         }
     }
 
-    fn say(&self, said: &ClientMessage) {
+    fn send(&self, message: &ClientMessage) {
         if let Some((control, _)) = &self.open {
             let mut bytes = Vec::new();
-            said.encode(&mut bytes);
-            // The broker may be behind, or have closed it.
+            message.encode(&mut bytes);
+            // The receive queue may be full, or the broker may have closed it.
             let _ = message::send(control, &bytes, &[]);
         }
     }
@@ -123,7 +123,7 @@ impl Process {
         }
     }
 
-    /// Reads what is there; whether there was anything.
+    /// Reads available data. Returns whether there was any.
     fn read(&mut self, count: usize) -> bool {
         let Some((_, data)) = self.open.as_mut().filter(|_| !self.stopped_reading) else {
             return false;
@@ -133,7 +133,7 @@ impl Process {
             Ok(0) => self.data_ended = true,
             Ok(count) => {
                 for (n, got) in (0..).zip(&bytes[..count]) {
-                    assert_eq!(*got, byte(self.received + n), "damaged");
+                    assert_eq!(*got, byte(self.received + n), "corrupted data");
                 }
                 self.received += count as u64;
                 return true;
@@ -144,8 +144,8 @@ impl Process {
         false
     }
 
-    /// Reads what the broker has said.
-    fn listen(&mut self) {
+    /// Reads the broker's messages.
+    fn receive(&mut self) {
         let Some((control, _)) = &self.open else {
             return;
         };
@@ -155,8 +155,8 @@ impl Process {
                 break;
             }
             match BrokerMessage::decode(&bytes[..received.len]).unwrap() {
-                BrokerMessage::Shutdown => self.heard_end = true,
-                BrokerMessage::Reset(_) => self.heard_reset = true,
+                BrokerMessage::Shutdown => self.received_end = true,
+                BrokerMessage::Reset(_) => self.received_reset = true,
                 other => panic!("{other:?}"),
             }
         }
@@ -164,7 +164,7 @@ impl Process {
 
     fn finish(&mut self) {
         if !self.finished && self.open.is_some() {
-            self.say(&ClientMessage::Shutdown);
+            self.send(&ClientMessage::Shutdown);
             self.finished = true;
             if let Some((_, data)) = &self.open {
                 let _ = data.shutdown(Shutdown::Write);
@@ -172,8 +172,8 @@ impl Process {
         }
     }
 
-    fn leave(&mut self, data_first: bool) {
-        self.listen();
+    fn exit(&mut self, data_first: bool) {
+        self.receive();
         self.gone |= self.open.is_some();
         match self.open.take() {
             Some((control, data)) if data_first => {
@@ -204,16 +204,16 @@ impl World {
         let ends = [0; 2].map(|_| {
             let (control, their_control) = seqpacket::pair().unwrap();
             let (data, their_data) = stream::pair().unwrap();
-            // Small, so that there is much waiting for room.
+            // Small, so that writes often find the buffer full.
             stream::set_send_buffer(&data, 16 * 1024).unwrap();
             set_nonblocking(&data, true).unwrap();
-            sides.push(Side::new(control, data, false));
+            sides.push(RelayEnd::new(control, data, false));
             Process::new(their_control, their_data)
         });
         let [to, from] = [sides.pop().unwrap(), sides.pop().unwrap()];
         sets[0].adopt(Adopted {
             id: ID,
-            connection: Connection::pumped(from, to),
+            connection: Connection::relay(from, to),
             counters: Arc::default(),
         });
         Self {
@@ -226,17 +226,17 @@ impl World {
         }
     }
 
-    /// One round of the broker; whether there was anything to do.
+    /// Runs one round of the broker. Returns whether there was work.
     fn turn(&mut self) -> bool {
         let ready = self.sets.iter().any(ConnectionSet::has_ready);
         self.poll
             .poll(&mut self.events, Some(Duration::ZERO))
             .unwrap();
         for event in &self.events {
-            self.sets[usize::from(event.token().0 >= SECOND)].note(event);
+            self.sets[usize::from(event.token().0 >= SECOND)].handle_event(event);
         }
         for set in &mut self.sets {
-            set.turns();
+            set.run_turns();
             while let Some(report) = set.next_report() {
                 if let Report::Closed { connection, reason } = report {
                     assert_eq!(connection, ID);
@@ -261,13 +261,13 @@ impl World {
             }
             Op::Close(end) => {
                 self.ends[end].finish();
-                self.ends[end].leave(true);
+                self.ends[end].exit(true);
             }
-            Op::Kill(end, data_first) => self.ends[end].leave(data_first),
+            Op::Kill(end, data_first) => self.ends[end].exit(data_first),
             Op::Chat(end, count) => {
                 let option = SocketOption::ConnectedSuspend;
                 for value in 0..count as u32 {
-                    self.ends[end].say(&ClientMessage::SetOption { option, value });
+                    self.ends[end].send(&ClientMessage::SetOption { option, value });
                 }
             }
             Op::Suspend(suspended) => self.sets[self.at].suspend(ID, suspended),
@@ -277,15 +277,15 @@ impl World {
                     self.sets[self.at].adopt(adopted);
                 }
             }
-            Op::Cut => {
-                let cause = "cut".into();
-                self.sets[self.at].cut(ID, Refusal::Reset { cause });
+            Op::Reset => {
+                let cause = "reset".into();
+                self.sets[self.at].reset(ID, Refusal::Reset { cause });
             }
             Op::Turn => drop(self.turn()),
         }
     }
 
-    /// Lets everything come to rest, with both processes reading what they can.
+    /// Runs the broker until idle, with both processes reading all they can.
     fn settle(&mut self) {
         self.sets[self.at].suspend(ID, false);
         let mut quiet = 0;
@@ -293,7 +293,7 @@ impl World {
             let mut busy = self.turn();
             for end in &mut self.ends {
                 busy |= end.read(1 << 20);
-                end.listen();
+                end.receive();
             }
             quiet = if busy { 0 } else { quiet + 1 };
         }
@@ -305,10 +305,9 @@ fn check(ops: &[Op]) {
     for op in ops {
         world.run(op);
     }
-    // Where nothing bad happens, both end well.
     let bad = |op: &Op| {
-        use Op::{Close, Cut, Kill, StopReading};
-        matches!(op, Close(_) | Kill(..) | Cut | StopReading(_))
+        use Op::{Close, Kill, Reset, StopReading};
+        matches!(op, Close(_) | Kill(..) | Reset | StopReading(_))
     };
     let harmless = !ops.iter().any(bad);
     world.settle();
@@ -319,48 +318,48 @@ fn check(ops: &[Op]) {
         world.settle();
     }
     let over: HashSet<_> = world.reports.iter().map(Option::is_some).collect();
-    assert!(world.reports.len() <= 1, "it ended twice: {over:?}");
+    assert!(world.reports.len() <= 1, "closed twice: {over:?}");
     for reader in 0..2 {
         let [to, from] = [&world.ends[reader], &world.ends[1 - reader]];
         assert!(to.received <= from.written);
-        if to.heard_end {
-            assert!(
-                from.finished,
-                "a clean end of a process that ended without a word"
-            );
+        if to.received_end {
+            assert!(from.finished, "a clean end without an announcement");
         }
-        // What a living reader makes of the end of its data.
+        // A live reader must learn how its data ended.
         if to.open.is_some() && !to.stopped_reading && to.data_ended {
-            assert!(to.heard_end || to.heard_reset, "an end without a word");
-            if to.heard_end && !to.heard_reset {
+            assert!(
+                to.received_end || to.received_reset,
+                "an end of data without a message"
+            );
+            if to.received_end && !to.received_reset {
                 assert_eq!(to.received, from.written, "a clean end with bytes missing");
             }
         }
-        // What became of its bytes is not hidden from a writer, unless all was over and well by
-        // the time that they were thrown away.
+        // A writer must learn that its bytes were lost, unless both ends had closed cleanly before
+        // the bytes were discarded.
         let lost = to.gone && to.received < from.written;
         let well = from.finished && world.reports == [None];
         if lost && from.open.is_some() && !well {
             world.ends[1 - reader].write(1);
             let from = &world.ends[1 - reader];
-            let knows = from.heard_reset || from.write_failed;
-            assert!(knows, "bytes lost in silence");
+            let knows = from.received_reset || from.write_failed;
+            assert!(knows, "bytes lost silently");
         }
     }
     if harmless {
         assert_eq!(world.reports, [None]);
         for reader in 0..2 {
             let [to, from] = [&world.ends[reader], &world.ends[1 - reader]];
-            assert!(to.data_ended && to.heard_end && !to.heard_reset);
+            assert!(to.data_ended && to.received_end && !to.received_reset);
             assert_eq!(to.received, from.written);
         }
     }
-    // When both processes have left, so has the connection.
+    // The connection closes once both processes have exited.
     for end in &mut world.ends {
-        end.leave(false);
+        end.exit(false);
     }
     world.settle();
-    assert_eq!(world.reports.len(), 1, "nothing ends it");
+    assert_eq!(world.reports.len(), 1, "the connection stays open");
     assert!(world.sets.iter_mut().all(|set| set.release(ID).is_none()));
 }
 
@@ -368,7 +367,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_nothing_is_lost_in_silence(ops in prop::collection::vec(op(), 0..60)) {
+    fn no_sequence_of_operations_loses_bytes_silently(ops in prop::collection::vec(op(), 0..60)) {
         check(&ops);
     }
 }

@@ -1,9 +1,9 @@
-//! A connection whose ends share memory: they move their bytes without the broker, which hears
-//! both processes, looks at what they say of themselves in the memory, and can stop and cut.
+//! A connection whose ends share memory and copy their bytes without the broker. The broker reads
+//! both control connections, monitors the shared state, and can suspend or reset the connection.
 //!
-//! Each process keeps its control connection open for as long as its end lives, so the kernel
-//! tells when one is gone. What that means is in the memory: an end that was closed has said there
-//! that it writes no more, and one that was killed has not.
+//! Each process keeps its control connection open for the lifetime of its end, so the kernel reports
+//! when a process is gone. The shared state tells why: a closed end has set its write-shutdown flag, a
+//! killed one has not.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use hvsock_ring::{Monitor, Side};
 use super::connection::Turn;
 use super::control::{Control, unread_data, went_away};
 
-/// A connection that the broker looks on.
-pub(crate) struct Ring {
-    /// Of the process that connected, then of the one that accepted.
+/// A ring connection, as the broker monitors it.
+pub(crate) struct MonitoredRing {
+    /// Of the client, then of the server.
     pub(super) controls: [Control; 2],
     monitor: Arc<Monitor>,
-    /// The sides whose end has been dealt with.
+    /// The sides whose process is gone, once that has been handled.
     gone: [bool; 2],
     suspended: bool,
 }
 
-impl Ring {
+impl MonitoredRing {
     pub(super) fn new(controls: [OwnedFd; 2], monitor: Arc<Monitor>) -> Self {
         Self {
             controls: controls.map(Control::new),
@@ -35,44 +35,44 @@ impl Ring {
         }
     }
 
-    /// Lets data move or stand still.
+    /// Suspends or resumes the data transfer.
     pub(super) fn suspend(&mut self, suspended: bool) {
         self.suspended = suspended;
         self.monitor.suspend(suspended);
-        // The word is the truth. This wakes who sleeps, and an end whose process leaves so much
-        // unread that it does not fit has that to wake it.
+        // The flag in shared memory is authoritative. The message only wakes a parked process. If
+        // it does not fit, the unread messages wake the process.
         for control in &self.controls {
             control.tell(&BrokerMessage::Suspended { on: suspended });
         }
     }
 
-    /// Ends the connection for both ends, which have been told why.
-    pub(super) fn cut(&self) {
+    /// Resets the ring for both ends, after the reason was sent.
+    pub(super) fn reset(&self) {
         self.monitor.cut();
     }
 
-    /// Hears both processes and deals with the end of each.
+    /// Reads both control connections and handles processes that are gone.
     pub(super) fn turn(&mut self) -> Turn {
         for control in &mut self.controls {
             if control.readable
                 && let Err(refusal) = control.read()
             {
-                return Turn::Over(Some(refusal));
+                return Turn::Closed(Some(refusal));
             }
         }
-        // While a connection stands still nobody hears what became of the other end.
-        let settled = if self.suspended { 0 } else { 2 };
-        for (index, side) in Side::BOTH.into_iter().enumerate().take(settled) {
+        // A suspended connection does not report the end of a peer until it is resumed.
+        let handled = if self.suspended { 0 } else { 2 };
+        for (index, side) in Side::BOTH.into_iter().enumerate().take(handled) {
             if self.controls[index].closed && !self.gone[index] {
                 self.gone[index] = true;
                 let survivor = Some(&self.controls[1 - index]).filter(|other| !other.closed);
-                if let Err(refusal) = settle(&self.monitor, side, survivor) {
-                    return Turn::Over(Some(refusal));
+                if let Err(refusal) = handle_gone(&self.monitor, side, survivor) {
+                    return Turn::Closed(Some(refusal));
                 }
             }
         }
         if self.gone == [true; 2] {
-            Turn::Over(None)
+            Turn::Closed(None)
         } else if self.controls.iter().any(|control| control.readable) {
             Turn::Again
         } else {
@@ -81,8 +81,8 @@ impl Ring {
     }
 }
 
-/// Deals with a side whose process is gone, for the one that is still there.
-fn settle(monitor: &Monitor, side: Side, survivor: Option<&Control>) -> Result<(), Refusal> {
+/// Handles a side whose process is gone. Fails if the survivor must see a reset.
+fn handle_gone(monitor: &Monitor, side: Side, survivor: Option<&Control>) -> Result<(), Refusal> {
     if !monitor.has_ended(side) {
         return Err(went_away());
     }
@@ -92,8 +92,7 @@ fn settle(monitor: &Monitor, side: Side, survivor: Option<&Control>) -> Result<(
     if monitor.leaves_unread(side) {
         return Err(unread_data());
     }
-    // What is written from here on, its writer sees that nobody reads; what was written in between
-    // is seen here.
+    // Closing makes later writes fail. The second check finds bytes written since the first.
     monitor.close(side);
     if monitor.leaves_unread(side) {
         return Err(unread_data());

@@ -1,7 +1,8 @@
-//! Random orders of what two processes and an operator can do to one ring, with the broker in a
-//! set. The promises are those of [`random_tests`](super::random_tests): what a process receives
-//! is a prefix of what the other one wrote, it finds a clean end only after all of that and only
-//! of a process that ended, and whose bytes are lost comes to know of it.
+//! Random operation sequences of two processes and an operator on one ring connection in a set.
+//!
+//! The invariants are those of [`random_tests`](super::random_tests): a process receives a prefix of
+//! what its peer wrote. It sees a clean end only after all of those bytes, and only of a peer that
+//! ended cleanly. A writer whose bytes are lost learns of it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -22,19 +23,19 @@ const ID: ConnectionId = ConnectionId::from_u64(7);
 enum Op {
     Write(usize, usize),
     Read(usize, usize),
-    /// Says that it writes no more.
+    /// Shuts down writing (half-close).
     Finish(usize),
-    /// Says that it reads no more.
+    /// Shuts down reading.
     StopReading(usize),
-    /// Closes everything after saying that it writes no more.
+    /// Shuts down writing, then closes everything.
     Close(usize),
-    /// Ends without a word, control first or last.
+    /// Dies without a shutdown, the control connection closed first or last.
     Kill(usize, bool),
-    /// Says what changes nothing for the data.
+    /// Sends messages that do not affect the data.
     Chat(usize, usize),
     Suspend(bool),
-    Cut,
-    /// Lets the broker work.
+    Reset,
+    /// Runs one round of the broker.
     Turn,
 }
 
@@ -49,12 +50,12 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (end(), any::<bool>()).prop_map(|(end, first)| Op::Kill(end, first)),
         2 => (end(), 1..40usize).prop_map(|(end, n)| Op::Chat(end, n)),
         3 => any::<bool>().prop_map(Op::Suspend),
-        1 => Just(Op::Cut),
+        1 => Just(Op::Reset),
         10 => Just(Op::Turn),
     ]
 }
 
-/// One process, and what it knows.
+/// One process and what it has observed.
 struct Process {
     open: Option<(OwnedFd, End)>,
     /// Bytes that its writes accepted.
@@ -64,14 +65,14 @@ struct Process {
     stopped_reading: bool,
     /// It closed or died.
     gone: bool,
-    /// Why it reads and writes no more.
+    /// Why its reads and writes stopped.
     read_stop: Option<Stop>,
     write_stop: Option<Stop>,
-    heard_end: bool,
-    heard_reset: bool,
+    received_end: bool,
+    received_reset: bool,
 }
 
-/// The byte at a place of either direction's data.
+/// The byte at an offset of either direction's data.
 fn byte(at: u64) -> u8 {
     (at % 251) as u8
 }
@@ -87,8 +88,8 @@ impl Process {
             gone: false,
             read_stop: None,
             write_stop: None,
-            heard_end: false,
-            heard_reset: false,
+            received_end: false,
+            received_reset: false,
         }
     }
 
@@ -105,7 +106,7 @@ impl Process {
         }
     }
 
-    /// Reads what is there; whether there was anything.
+    /// Reads available data. Returns whether there was any.
     fn read(&mut self, count: usize) -> bool {
         let Some((_, end)) = self.open.as_ref().filter(|_| !self.stopped_reading) else {
             return false;
@@ -113,22 +114,22 @@ impl Process {
         let mut bytes = vec![0; count];
         match end.try_read(&mut bytes) {
             Ok(count) => {
-                assert_eq!(self.read_stop, None, "it went on after its end");
+                assert_eq!(self.read_stop, None, "data after the end");
                 for (n, got) in (0..).zip(&bytes[..count]) {
-                    assert_eq!(*got, byte(self.received + n), "damaged");
+                    assert_eq!(*got, byte(self.received + n), "corrupted data");
                 }
                 self.received += count as u64;
                 return true;
             }
             Err(Stop::WouldBlock) => {}
-            // A clean end can come to be known as one that left bytes of this process unread.
+            // A clean end can later turn into a reset because of unread bytes of this process.
             Err(stop) => self.read_stop = Some(stop),
         }
         false
     }
 
-    /// Reads what the broker has said, and clears the bell.
-    fn listen(&mut self) {
+    /// Reads the broker's messages, and drains the doorbell's notifications.
+    fn receive(&mut self) {
         let Some((control, end)) = &self.open else {
             return;
         };
@@ -139,8 +140,8 @@ impl Process {
                 break;
             }
             match BrokerMessage::decode(&bytes[..received.len]).unwrap() {
-                BrokerMessage::Shutdown => self.heard_end = true,
-                BrokerMessage::Reset(_) => self.heard_reset = true,
+                BrokerMessage::Shutdown => self.received_end = true,
+                BrokerMessage::Reset(_) => self.received_reset = true,
                 BrokerMessage::Suspended { .. } => {}
                 other => panic!("{other:?}"),
             }
@@ -154,8 +155,8 @@ impl Process {
         }
     }
 
-    fn leave(&mut self, control_first: bool) {
-        self.listen();
+    fn exit(&mut self, control_first: bool) {
+        self.receive();
         self.gone |= self.open.is_some();
         match self.open.take() {
             Some((control, end)) if control_first => {
@@ -183,7 +184,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let poll = Poll::new().unwrap();
-        // No number of bytes moves a ring to another thread.
+        // A threshold of 0 bytes: a ring must never be reported as busy.
         let mut set = ConnectionSet::new(poll.registry().try_clone().unwrap(), 0, 0);
         let Parts {
             memory,
@@ -191,7 +192,7 @@ impl World {
             second,
         } = Parts::new(RingSize::MIN).unwrap();
         let monitor = Arc::new(Monitor::new(&memory).unwrap());
-        let [(one, its), (other, others)] = [(); 2].map(|()| {
+        let [(client, client_process), (server, server_process)] = [(); 2].map(|()| {
             let (own, theirs) = seqpacket::pair().unwrap();
             set_nonblocking(&own, true).unwrap();
             (own, theirs)
@@ -199,10 +200,10 @@ impl World {
         let counters = Arc::new(Counters::of_ring(Arc::clone(&monitor)));
         set.adopt(Adopted {
             id: ID,
-            connection: Connection::ring([one, other], monitor),
+            connection: Connection::ring([client, server], monitor),
             counters: Arc::clone(&counters),
         });
-        let end = |side, bells| End::open(side, &memory, bells).unwrap();
+        let end = |side, doorbells| End::open(side, &memory, doorbells).unwrap();
         Self {
             poll,
             events: Events::with_capacity(16),
@@ -210,27 +211,27 @@ impl World {
             counters,
             reports: Vec::new(),
             ends: [
-                Process::new(its, end(Side::First, first)),
-                Process::new(others, end(Side::Second, second)),
+                Process::new(client_process, end(Side::First, first)),
+                Process::new(server_process, end(Side::Second, second)),
             ],
         }
     }
 
-    /// One round of the broker; whether there was anything to do.
+    /// Runs one round of the broker. Returns whether there was work.
     fn turn(&mut self) -> bool {
         let ready = self.set.has_ready();
         self.poll
             .poll(&mut self.events, Some(Duration::ZERO))
             .unwrap();
         for event in &self.events {
-            self.set.note(event);
+            self.set.handle_event(event);
         }
-        self.set.turns();
+        self.set.run_turns();
         while let Some(report) = self.set.next_report() {
             match report {
                 Report::Closed { reason, .. } => self.reports.push(reason),
-                Report::Busy { .. } => panic!("a ring is never busy"),
-                Report::Vm { .. } => panic!("a set has no VMs"),
+                Report::Busy { .. } => panic!("a ring was reported as busy"),
+                Report::Vm { .. } => panic!("a set reported a VM event"),
                 Report::ConnectedSuspend { .. } => {}
             }
         }
@@ -251,30 +252,30 @@ impl World {
             }
             Op::Close(end) => {
                 self.ends[end].finish();
-                self.ends[end].leave(false);
+                self.ends[end].exit(false);
             }
-            Op::Kill(end, control_first) => self.ends[end].leave(control_first),
+            Op::Kill(end, control_first) => self.ends[end].exit(control_first),
             Op::Chat(end, count) => {
                 let option = SocketOption::ConnectedSuspend;
                 for value in 0..count as u32 {
                     let mut bytes = Vec::new();
                     ClientMessage::SetOption { option, value }.encode(&mut bytes);
                     if let Some((control, _)) = &self.ends[end].open {
-                        // The broker may be behind, or have closed it.
+                        // The receive queue may be full, or the broker may have closed it.
                         let _ = message::send(control, &bytes, &[]);
                     }
                 }
             }
             Op::Suspend(suspended) => self.set.suspend(ID, suspended),
-            Op::Cut => {
-                let cause = "cut".into();
-                self.set.cut(ID, Refusal::Reset { cause });
+            Op::Reset => {
+                let cause = "reset".into();
+                self.set.reset(ID, Refusal::Reset { cause });
             }
             Op::Turn => drop(self.turn()),
         }
     }
 
-    /// Lets everything come to rest, with both processes reading what they can.
+    /// Runs the broker until idle, with both processes reading all they can.
     fn settle(&mut self) {
         self.set.suspend(ID, false);
         let mut quiet = 0;
@@ -282,7 +283,7 @@ impl World {
             let mut busy = self.turn();
             for end in &mut self.ends {
                 busy |= end.read(1 << 14);
-                end.listen();
+                end.receive();
             }
             quiet = if busy { 0 } else { quiet + 1 };
         }
@@ -295,8 +296,8 @@ fn check(ops: &[Op]) {
         world.run(op);
     }
     let bad = |op: &Op| {
-        use Op::{Close, Cut, Kill, StopReading};
-        matches!(op, Close(_) | Kill(..) | Cut | StopReading(_))
+        use Op::{Close, Kill, Reset, StopReading};
+        matches!(op, Close(_) | Kill(..) | Reset | StopReading(_))
     };
     let harmless = !ops.iter().any(bad);
     world.settle();
@@ -309,43 +310,46 @@ fn check(ops: &[Op]) {
     for reader in 0..2 {
         let [to, from] = [&world.ends[reader], &world.ends[1 - reader]];
         assert!(to.received <= from.written);
-        if to.heard_end {
-            assert!(from.finished && from.gone, "no end that was announced");
+        if to.received_end {
+            assert!(
+                from.finished && from.gone,
+                "an announced end of a live process"
+            );
         }
         if to.open.is_some() && !to.stopped_reading {
             match to.read_stop {
                 Some(Stop::End) => {
-                    assert!(from.finished, "an end of a process that did not end");
+                    assert!(from.finished, "a clean end of a process that did not end");
                     assert_eq!(to.received, from.written, "a clean end with bytes missing");
                 }
-                Some(_) => assert!(to.heard_reset, "an error without its reason"),
-                None => assert!(!from.gone, "an end that nobody sees"),
+                Some(_) => assert!(to.received_reset, "an error without a reason"),
+                None => assert!(!from.gone, "a dead peer was not reported"),
             }
         }
         let lost = to.gone && to.received < from.written;
         if lost && from.open.is_some() {
-            let knows = from.heard_reset || from.write_stop.is_some();
-            assert!(knows, "bytes lost in silence");
+            let knows = from.received_reset || from.write_stop.is_some();
+            assert!(knows, "bytes lost silently");
         }
     }
     let counted = [world.counters.sent(), world.counters.received()];
     for (process, counted) in world.ends.iter().zip(counted) {
-        assert!(counted >= process.written, "bytes that nobody counted");
+        assert!(counted >= process.written, "uncounted bytes");
     }
     if harmless {
         assert_eq!(world.reports, []);
         for reader in 0..2 {
             let [to, from] = [&world.ends[reader], &world.ends[1 - reader]];
-            assert_eq!((to.read_stop, to.heard_reset), (Some(Stop::End), false));
+            assert_eq!((to.read_stop, to.received_reset), (Some(Stop::End), false));
             assert_eq!(to.received, from.written);
         }
     }
-    // When both processes have left, so has the connection.
+    // The connection closes once both processes have exited.
     for end in &mut world.ends {
-        end.leave(false);
+        end.exit(false);
     }
     world.settle();
-    assert_eq!(world.reports.len(), 1, "nothing ends it");
+    assert_eq!(world.reports.len(), 1, "the connection stays open");
     assert!(!harmless || world.reports == [None]);
     assert!(world.set.release(ID).is_none());
 }
@@ -354,7 +358,7 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_to_a_ring_nothing_is_lost_in_silence(
+    fn no_sequence_of_operations_on_a_ring_loses_bytes_silently(
         ops in prop::collection::vec(op(), 0..60),
     ) {
         check(&ops);

@@ -1,5 +1,5 @@
-//! What the broker decides about connections whose ends share memory, in this process's hands: it
-//! is told what came, and what it says is looked at.
+//! Tests of the broker's decisions about ring connections. Each test holds both processes' ends, sets
+//! readiness by hand, and checks the broker's messages.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -20,14 +20,14 @@ struct Process {
 }
 
 impl Process {
-    fn say(&self, said: &ClientMessage) {
+    fn send(&self, message: &ClientMessage) {
         let mut bytes = Vec::new();
-        said.encode(&mut bytes);
+        message.encode(&mut bytes);
         message::send(self.control.as_ref().unwrap(), &bytes, &[]).unwrap();
     }
 
-    /// What the broker has said by now, which does not wait.
-    fn hear(&self) -> Option<BrokerMessage> {
+    /// The next message of the broker, without waiting.
+    fn receive(&self) -> Option<BrokerMessage> {
         let mut bytes = [0; MAX_MESSAGE];
         let received = message::recv(self.control.as_ref().unwrap(), &mut bytes).ok()?;
         (received.len > 0).then(|| BrokerMessage::decode(&bytes[..received.len]).unwrap())
@@ -37,14 +37,14 @@ impl Process {
         self.end.as_ref().unwrap()
     }
 
-    /// Ends as a program does that closes its connection.
+    /// Closes cleanly, as a program does.
     fn close(&mut self) {
         self.end().shutdown_write();
-        self.vanish();
+        self.die();
     }
 
-    /// Ends without having said that it writes no more.
-    fn vanish(&mut self) {
+    /// Ends without a write shutdown, as a killed process does.
+    fn die(&mut self) {
         self.end = None;
         self.control = None;
     }
@@ -55,8 +55,8 @@ struct Scene {
     counters: Counters,
     first: Process,
     second: Process,
-    /// The memory, for tests that write in it what they like.
-    words: std::fs::File,
+    /// The shared memory, for tests that overwrite its control words.
+    memory: std::fs::File,
 }
 
 impl Scene {
@@ -69,13 +69,13 @@ impl Scene {
         let monitor = Arc::new(Monitor::new(&memory).unwrap());
         let mut controls = Vec::new();
         let [second, first] =
-            [(Side::Second, second), (Side::First, first)].map(|(side, bells)| {
+            [(Side::Second, second), (Side::First, first)].map(|(side, doorbells)| {
                 let (own, theirs) = seqpacket::pair().unwrap();
                 set_nonblocking(&own, true).unwrap();
                 controls.push(own);
                 Process {
                     control: Some(theirs),
-                    end: Some(End::open(side, &memory, bells).unwrap()),
+                    end: Some(End::open(side, &memory, doorbells).unwrap()),
                 }
             });
         let controls = [controls.pop().unwrap(), controls.pop().unwrap()];
@@ -84,11 +84,11 @@ impl Scene {
             counters: Counters::of_ring(monitor),
             first,
             second,
-            words: std::fs::File::from(memory),
+            memory: std::fs::File::from(memory),
         }
     }
 
-    /// One turn, in which both control connections are looked at.
+    /// Runs one turn that reads both control connections.
     fn turn(&mut self) -> Turn {
         let Connection::Ring(ring) = &mut self.connection else {
             unreachable!();
@@ -100,16 +100,16 @@ impl Scene {
     }
 
     #[track_caller]
-    fn goes_on(&mut self) {
+    fn stays_open(&mut self) {
         let turn = self.turn();
         assert!(matches!(turn, Turn::Waiting), "{turn:?}");
     }
 
-    /// Has a turn that ends the connection, as the set would.
+    /// Runs a turn that must close the connection, as the set would.
     #[track_caller]
-    fn ends(&mut self) -> Option<Refusal> {
+    fn closes(&mut self) -> Option<Refusal> {
         match self.turn() {
-            Turn::Over(reason) => {
+            Turn::Closed(reason) => {
                 if let Some(refusal) = &reason {
                     self.connection.reset(refusal);
                 }
@@ -120,8 +120,8 @@ impl Scene {
     }
 
     #[track_caller]
-    fn ends_because(&mut self, text: &str) {
-        let reason = self.ends();
+    fn resets_because(&mut self, text: &str) {
+        let reason = self.closes();
         assert!(
             matches!(&reason, Some(Refusal::Reset { cause }) if cause.contains(text)),
             "{reason:?}"
@@ -130,20 +130,20 @@ impl Scene {
 
     fn word(&self, at: u64) -> u32 {
         let mut bytes = [0; 4];
-        self.words.read_exact_at(&mut bytes, at).unwrap();
+        self.memory.read_exact_at(&mut bytes, at).unwrap();
         u32::from_le_bytes(bytes)
     }
 }
 
 #[track_caller]
-fn hears_reset(process: &Process, text: &str) {
-    match process.hear() {
+fn receives_reset(process: &Process, text: &str) {
+    match process.receive() {
         Some(BrokerMessage::Reset(refused)) => assert!(refused.detail.contains(text)),
         other => panic!("{other:?}"),
     }
 }
 
-/// Reads all, to the end of whatever kind.
+/// Reads all data, until the end or an error.
 fn read_all(end: &End) -> (Vec<u8>, Stop) {
     let (mut all, mut buffer) = (Vec::new(), [0; 100]);
     loop {
@@ -155,93 +155,93 @@ fn read_all(end: &End) -> (Vec<u8>, Stop) {
 }
 
 #[test]
-fn who_closes_well_is_announced_and_the_other_goes_on() {
+fn a_clean_close_is_announced_and_the_peer_stays_open() {
     let mut scene = Scene::new();
     scene.first.end().try_write(b"all of it").unwrap();
-    scene.goes_on();
+    scene.stays_open();
     scene.first.close();
-    scene.goes_on();
-    assert_eq!(scene.second.hear(), Some(BrokerMessage::Shutdown));
-    assert_eq!(scene.second.hear(), None);
-    let said = read_all(scene.second.end());
-    assert_eq!(said, (b"all of it".to_vec(), Stop::End));
+    scene.stays_open();
+    assert_eq!(scene.second.receive(), Some(BrokerMessage::Shutdown));
+    assert_eq!(scene.second.receive(), None);
+    let read = read_all(scene.second.end());
+    assert_eq!(read, (b"all of it".to_vec(), Stop::End));
     assert_eq!(scene.second.end().try_write(b"?"), Err(Stop::Closed));
-    // It is there for as long as it likes.
-    scene.goes_on();
+    // The second end may stay open for any time.
+    scene.stays_open();
     scene.second.close();
-    assert_eq!(scene.ends(), None);
+    assert_eq!(scene.closes(), None);
 }
 
 #[test]
-fn a_half_close_is_between_the_ends() {
+fn a_half_close_does_not_involve_the_broker() {
     let mut scene = Scene::new();
     scene.second.end().shutdown_write();
-    scene.goes_on();
-    assert_eq!(scene.first.hear(), None);
+    scene.stays_open();
+    assert_eq!(scene.first.receive(), None);
     assert_eq!(read_all(scene.first.end()).1, Stop::End);
     scene.first.end().try_write(b"still here").unwrap();
     assert_eq!(read_all(scene.second.end()).0, b"still here");
 }
 
 #[test]
-fn who_ends_without_a_word_resets_the_other_after_all_bytes() {
-    for first_goes in [true, false] {
+fn a_death_resets_the_peer_after_all_bytes() {
+    for first_dies in [true, false] {
         let mut scene = Scene::new();
-        let (gone, left) = match first_goes {
+        let (gone, left) = match first_dies {
             true => (&mut scene.first, &scene.second),
             false => (&mut scene.second, &scene.first),
         };
         gone.end().try_write(b"last words").unwrap();
-        gone.vanish();
-        assert_eq!(left.hear(), None);
-        scene.ends_because("without closing");
-        let left = if first_goes {
+        gone.die();
+        assert_eq!(left.receive(), None);
+        scene.resets_because("without closing");
+        let left = if first_dies {
             &scene.second
         } else {
             &scene.first
         };
-        hears_reset(left, "without closing");
-        let said = read_all(left.end());
-        assert_eq!(said, (b"last words".to_vec(), Stop::Cut));
+        receives_reset(left, "without closing");
+        let read = read_all(left.end());
+        assert_eq!(read, (b"last words".to_vec(), Stop::Cut));
     }
 }
 
 #[test]
-fn who_closes_with_data_unread_resets_its_writer() {
+fn closing_with_unread_data_resets_the_writer() {
     let mut scene = Scene::new();
     scene.second.end().try_write(b"unread").unwrap();
     scene.first.close();
-    scene.ends_because("without reading");
-    hears_reset(&scene.second, "without reading");
+    scene.resets_because("without reading");
+    receives_reset(&scene.second, "without reading");
     assert_eq!(scene.second.end().try_write(b"more"), Err(Stop::Cut));
 }
 
-/// Nobody is left to whom it could matter.
+/// No process is left that could see a reset.
 #[test]
-fn both_may_leave_at_once_and_leave_data_unread() {
+fn both_ends_may_close_with_unread_data() {
     let mut scene = Scene::new();
     scene.first.end().try_write(b"unread").unwrap();
     scene.second.end().try_write(b"as well").unwrap();
     scene.first.close();
     scene.second.close();
-    assert_eq!(scene.ends(), None);
+    assert_eq!(scene.closes(), None);
 
     let mut scene = Scene::new();
     scene.first.end().try_write(b"unread").unwrap();
     scene.first.close();
-    scene.goes_on();
+    scene.stays_open();
     scene.second.close();
-    assert_eq!(scene.ends(), None);
+    assert_eq!(scene.closes(), None);
 
-    // Only that an operator may want to know.
+    // A death is still reported, for the operator.
     let mut scene = Scene::new();
     scene.first.close();
-    scene.second.vanish();
-    scene.ends_because("without closing");
+    scene.second.die();
+    scene.resets_because("without closing");
 }
 
 #[test]
-fn a_cut_is_seen_by_nobody_before_its_reason() {
+fn a_reset_is_visible_only_after_its_reason_was_sent() {
     for _ in 0..1000 {
         let scene = Scene::new();
         let (first, second) = (&scene.first, &scene.second);
@@ -252,14 +252,14 @@ fn a_cut_is_seen_by_nobody_before_its_reason() {
                 while scene.word(0) & 1 == 0 {
                     std::hint::spin_loop();
                 }
-                [first, second].map(|process| hears_reset(process, "operator"))
+                [first, second].map(|process| receives_reset(process, "operator"))
             });
             both_run.wait();
-            // The other one is looking by then, most times.
+            // The watching thread is reading the word by then, most times.
             for _ in 0..200 {
                 std::hint::spin_loop();
             }
-            let cause = "an operator cut it".into();
+            let cause = "an operator closed it".into();
             scene.connection.reset(&Refusal::Reset { cause });
             watching.join().unwrap();
         });
@@ -270,105 +270,109 @@ fn a_cut_is_seen_by_nobody_before_its_reason() {
 }
 
 #[test]
-fn a_connection_stands_still_and_moves_again() {
+fn a_suspended_connection_moves_no_data_until_it_is_resumed() {
     let mut scene = Scene::new();
-    scene.first.end().try_write(b"patience").unwrap();
+    scene.first.end().try_write(b"suspended").unwrap();
     scene.connection.suspend(true);
-    scene.goes_on();
+    scene.stays_open();
     for process in [&scene.first, &scene.second] {
-        let said = process.hear();
-        assert_eq!(said, Some(BrokerMessage::Suspended { on: true }));
+        let message = process.receive();
+        assert_eq!(message, Some(BrokerMessage::Suspended { on: true }));
     }
     assert_eq!(read_all(scene.second.end()), (Vec::new(), Stop::WouldBlock));
-    // Where nobody reads what it says, the broker waits for nobody.
+    // The broker never waits for a process that does not read its messages.
     for on in [true, false].repeat(2000) {
         scene.connection.suspend(on);
     }
-    let heard = std::iter::from_fn(|| scene.second.hear()).last();
-    assert!(matches!(heard, Some(BrokerMessage::Suspended { .. })));
-    let said = read_all(scene.second.end());
-    assert_eq!(said, (b"patience".to_vec(), Stop::WouldBlock));
+    let last = std::iter::from_fn(|| scene.second.receive()).last();
+    assert!(matches!(last, Some(BrokerMessage::Suspended { .. })));
+    let read = read_all(scene.second.end());
+    assert_eq!(read, (b"suspended".to_vec(), Stop::WouldBlock));
 }
 
 #[test]
-fn one_that_stands_still_ends_when_it_moves_again() {
+fn a_suspended_connection_reports_a_peers_end_after_the_resume() {
     let mut scene = Scene::new();
     scene.first.end().try_write(b"before the pause").unwrap();
     scene.connection.suspend(true);
     scene.first.close();
-    scene.goes_on();
+    scene.stays_open();
     scene.connection.suspend(false);
-    scene.goes_on();
-    let heard: Vec<_> = std::iter::from_fn(|| scene.second.hear()).collect();
+    scene.stays_open();
+    let messages: Vec<_> = std::iter::from_fn(|| scene.second.receive()).collect();
     let want = [
         BrokerMessage::Suspended { on: true },
         BrokerMessage::Suspended { on: false },
         BrokerMessage::Shutdown,
     ];
-    assert_eq!(heard, want);
-    let said = read_all(scene.second.end());
-    assert_eq!(said, (b"before the pause".to_vec(), Stop::End));
+    assert_eq!(messages, want);
+    let read = read_all(scene.second.end());
+    assert_eq!(read, (b"before the pause".to_vec(), Stop::End));
 
     let mut scene = Scene::new();
     scene.connection.suspend(true);
-    scene.second.vanish();
-    scene.goes_on();
+    scene.second.die();
+    scene.stays_open();
     assert_eq!(read_all(scene.first.end()).1, Stop::WouldBlock);
     scene.connection.suspend(false);
-    scene.ends_because("without closing");
+    scene.resets_because("without closing");
     assert_eq!(read_all(scene.first.end()).1, Stop::Cut);
 }
 
 #[test]
-fn options_are_taken_and_an_announcement_says_nothing() {
+fn options_are_reported_and_an_announcement_has_no_effect() {
     let mut scene = Scene::new();
     let set = |option, value| ClientMessage::SetOption { option, value };
-    scene.first.say(&ClientMessage::Shutdown);
-    scene.first.say(&set(SocketOption::RingSize, 1 << 20));
-    scene.second.say(&set(SocketOption::ConnectedSuspend, 9));
-    scene.goes_on();
+    scene.first.send(&ClientMessage::Shutdown);
+    scene.first.send(&set(SocketOption::RingSize, 1 << 20));
+    scene.second.send(&set(SocketOption::ConnectedSuspend, 9));
+    scene.stays_open();
     assert_eq!(scene.connection.take_option(), Some((Which::Server, true)));
     assert_eq!(scene.connection.take_option(), None);
-    // It has announced its end and has not ended.
-    scene.first.vanish();
-    scene.ends_because("without closing");
+    // The announcement does not make the death a clean end.
+    scene.first.die();
+    scene.resets_because("without closing");
 }
 
 #[test]
-fn who_breaks_the_protocol_resets_both() {
+fn a_protocol_violation_resets_both_ends() {
     let mut scene = Scene::new();
     message::send(scene.first.control.as_ref().unwrap(), b"GET /", &[]).unwrap();
-    scene.ends_because("protocol");
-    hears_reset(&scene.first, "protocol");
-    hears_reset(&scene.second, "protocol");
+    scene.resets_because("protocol");
+    receives_reset(&scene.first, "protocol");
+    receives_reset(&scene.second, "protocol");
 
     let mut scene = Scene::new();
-    scene.second.say(&ClientMessage::Accepted { connection: 7 });
-    scene.ends_because("no place here");
+    scene
+        .second
+        .send(&ClientMessage::Accepted { connection: 7 });
+    scene.resets_because("unexpected");
 
     let mut scene = Scene::new();
     let mut bytes = Vec::new();
     ClientMessage::Shutdown.encode(&mut bytes);
     let control = scene.first.control.as_ref().unwrap();
     message::send(control, &bytes, &[control.as_fd()]).unwrap();
-    scene.ends_because("descriptors");
+    scene.resets_because("descriptors");
 }
 
-/// It has its turns with others, and they have theirs.
+/// A bounded turn keeps a flood of messages from starving other connections.
 #[test]
-fn a_process_that_never_stops_talking_is_heard_in_pieces() {
+fn many_messages_of_one_process_are_read_over_several_turns() {
     let mut scene = Scene::new();
     for value in 0..40 {
         let option = SocketOption::ConnectedSuspend;
-        scene.first.say(&ClientMessage::SetOption { option, value });
+        scene
+            .first
+            .send(&ClientMessage::SetOption { option, value });
     }
     assert!(matches!(scene.turn(), Turn::Again));
     assert!(matches!(scene.turn(), Turn::Again));
-    scene.goes_on();
+    scene.stays_open();
 }
 
 #[test]
-fn its_bytes_are_counted_as_the_ends_say_and_never_backwards() {
+fn published_byte_counts_are_reported_and_never_decrease() {
     let scene = Scene::new();
     let counted = || (scene.counters.sent(), scene.counters.received());
     assert_eq!(counted(), (0, 0));
@@ -378,12 +382,12 @@ fn its_bytes_are_counted_as_the_ends_say_and_never_backwards() {
     read_all(scene.second.end());
     scene.first.end().try_write(&[1; 4000]).unwrap();
     assert_eq!(counted(), (4700, 30));
-    // The head of what the first end writes, which anyone with the memory can change.
-    let says = |head: u64| scene.words.write_all_at(&head.to_le_bytes(), 128).unwrap();
-    says(12);
+    // The head index of the first end's ring, which any process with the memory can overwrite.
+    let publish = |head: u64| scene.memory.write_all_at(&head.to_le_bytes(), 128).unwrap();
+    publish(12);
     assert_eq!(counted(), (4700, 30));
-    says(u64::MAX);
+    publish(u64::MAX);
     assert_eq!(counted(), (u64::MAX, 30));
-    says(0);
+    publish(0);
     assert_eq!(counted(), (u64::MAX, 30));
 }

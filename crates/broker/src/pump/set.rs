@@ -1,4 +1,4 @@
-//! A set of connections on one epoll descriptor, whichever thread waits on it.
+//! A set of connections on one epoll descriptor.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,22 +10,22 @@ use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use slab::Slab;
 
-use super::connection::{Connection, PLACES, Turn};
+use super::connection::{Connection, SLOTS, Turn};
 use super::{Adopted, Counters, Report};
 
-/// Above a token's place in the slab is its generation, so that an event which was already on its
-/// way when its connection ended is not taken for one of the next connection in that place.
-const GENERATION: u32 = 32;
-/// Generations until the first comes again: far more than one batch of events can span.
+/// The bit position of a token's generation, above its slab index. An event that was fetched before
+/// its connection ended must not reach the next connection with the same index.
+const GENERATION_SHIFT: u32 = 32;
+/// Generations before wraparound, far more than one batch of events can span.
 const GENERATIONS: usize = 1 << 16;
 
-/// Bytes read at once. A Unix socket's default buffer holds some 200 KiB.
-const SCRATCH: usize = 64 * 1024;
-/// Bytes read at once while more than [`WAITING_LIMIT`] wait in memory for slow readers.
-const SCRATCH_WHEN_FULL: usize = 4 * 1024;
-/// Bytes that may wait in one set's memory before it takes only small bites. With the small ones,
-/// a set holds at most this and 8 KiB a connection.
-const WAITING_LIMIT: usize = 32 * 1024 * 1024;
+/// Size of one read in bytes. A Unix socket's default buffer holds about 200 KiB.
+const READ_SIZE: usize = 64 * 1024;
+/// Size of one read while more than [`BUFFER_LIMIT`] bytes are buffered for slow readers.
+const READ_SIZE_WHEN_FULL: usize = 4 * 1024;
+/// Buffered bytes of one set above which it reads in small chunks. A set thus buffers at most this
+/// plus 8 KiB per connection.
+const BUFFER_LIMIT: usize = 32 * 1024 * 1024;
 
 struct Entry {
     id: ConnectionId,
@@ -33,30 +33,30 @@ struct Entry {
     connection: Connection,
     counters: Arc<Counters>,
     queued: bool,
-    /// Its share of [`ConnectionSet::waiting`].
-    waiting: usize,
+    /// Its share of [`ConnectionSet::buffered`].
+    buffered: usize,
 }
 
-/// Connections that are moved forward together, each in its turn.
+/// Connections that share an epoll descriptor and take turns.
 pub(crate) struct ConnectionSet {
     registry: Registry,
-    /// The first of the set's tokens.
+    /// The first token of the set.
     base: usize,
-    /// Bytes after which a connection is reported as busy.
+    /// Bytes after which a relayed connection is reported as busy.
     busy_after: u64,
     entries: Slab<Entry>,
     next_generation: usize,
     by_id: HashMap<ConnectionId, usize>,
-    /// Connections that may be able to move.
+    /// The run queue: connections that may make progress.
     ready: VecDeque<usize>,
-    /// Bytes that wait in memory, over all connections.
-    waiting: usize,
+    /// Bytes buffered in memory, over all connections.
+    buffered: usize,
     scratch: Vec<u8>,
     reports: VecDeque<Report>,
 }
 
 impl ConnectionSet {
-    /// An empty set that watches through `registry`, with tokens from `base` on.
+    /// Creates an empty set that registers descriptors with `registry`, with tokens from `base` on.
     pub(crate) fn new(registry: Registry, base: usize, busy_after: u64) -> Self {
         Self {
             registry,
@@ -66,31 +66,31 @@ impl ConnectionSet {
             next_generation: 0,
             by_id: HashMap::new(),
             ready: VecDeque::new(),
-            waiting: 0,
-            scratch: vec![0; SCRATCH],
+            buffered: 0,
+            scratch: vec![0; READ_SIZE],
             reports: VecDeque::new(),
         }
     }
 
-    /// What the set's owner must know, in order.
+    /// The next report to the core, in order.
     pub(crate) fn next_report(&mut self) -> Option<Report> {
         self.reports.pop_front()
     }
 
-    /// Whether some connection can move now.
+    /// Whether a connection is in the run queue.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()
     }
 
-    /// Takes a connection in.
+    /// Adds a connection.
     pub(crate) fn adopt(&mut self, adopted: Adopted) {
         let Adopted {
             id,
             connection,
             counters,
         } = adopted;
-        let waiting = connection.waiting();
-        self.waiting += waiting;
+        let buffered = connection.buffered();
+        self.buffered += buffered;
         let generation = self.next_generation;
         self.next_generation = (generation + 1) % GENERATIONS;
         let entry = Entry {
@@ -99,25 +99,25 @@ impl ConnectionSet {
             connection,
             counters,
             queued: false,
-            waiting,
+            buffered,
         };
         let index = self.entries.insert(entry);
         self.by_id.insert(id, index);
         if let Err(error) = self.watch(index) {
             let which = format!("watched descriptors ({error})");
             self.close(index, Some(Refusal::LimitReached { which }));
-        } else if waiting > 0 {
+        } else if buffered > 0 {
             self.enqueue(index);
         }
     }
 
-    /// Gives a connection away, with whatever waits in it.
+    /// Removes a connection with its buffered bytes, to move it to another set.
     pub(crate) fn release(&mut self, id: ConnectionId) -> Option<Adopted> {
         let index = self.by_id.remove(&id)?;
         let entry = self.entries.try_remove(index)?;
-        self.waiting -= entry.waiting;
+        self.buffered -= entry.buffered;
         for (_, fd, _) in entry.connection.descriptors() {
-            // It is watched; and if not, that is as well.
+            // An error means that it is not registered, which is fine.
             let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         Some(Adopted {
@@ -127,14 +127,14 @@ impl ConnectionSet {
         })
     }
 
-    /// Ends a connection and tells both ends why.
-    pub(crate) fn cut(&mut self, id: ConnectionId, refusal: Refusal) {
+    /// Resets a connection and sends both ends the reason.
+    pub(crate) fn reset(&mut self, id: ConnectionId, refusal: Refusal) {
         if let Some(&index) = self.by_id.get(&id) {
             self.close(index, Some(refusal));
         }
     }
 
-    /// Stops a connection's data, or lets it flow again.
+    /// Suspends or resumes a connection.
     pub(crate) fn suspend(&mut self, id: ConnectionId, suspended: bool) {
         if let Some(&index) = self.by_id.get(&id) {
             self.entries[index].connection.suspend(suspended);
@@ -142,30 +142,33 @@ impl ConnectionSet {
         }
     }
 
-    /// Tells every process why its connection ends with this set.
+    /// Resets every connection with `refusal`, before the set is dropped.
     pub(crate) fn reset_all(&self, refusal: &Refusal) {
         for (_, entry) in &self.entries {
             entry.connection.reset(refusal);
         }
     }
 
-    /// Takes an event of one of the set's tokens.
-    pub(crate) fn note(&mut self, event: &mio::event::Event) {
+    /// Handles an event of one of the set's tokens.
+    pub(crate) fn handle_event(&mut self, event: &mio::event::Event) {
         let token = event.token().0.wrapping_sub(self.base);
-        let (generation, place) = (token >> GENERATION, token & ((1 << GENERATION) - 1));
-        let (index, place) = (place / PLACES, place % PLACES);
+        let (generation, slot) = (
+            token >> GENERATION_SHIFT,
+            token & ((1 << GENERATION_SHIFT) - 1),
+        );
+        let (index, slot) = (slot / SLOTS, slot % SLOTS);
         let Some(entry) = self.entries.get_mut(index) else {
             return;
         };
         if entry.generation != generation {
             return;
         }
-        entry.connection.ready(place, event);
+        entry.connection.ready(slot, event);
         self.enqueue(index);
     }
 
-    /// Gives one turn to every connection that is ready now.
-    pub(crate) fn turns(&mut self) {
+    /// Gives one turn to every connection in the run queue, round robin.
+    pub(crate) fn run_turns(&mut self) {
         for _ in 0..self.ready.len() {
             if let Some(index) = self.ready.pop_front() {
                 self.turn(index);
@@ -178,17 +181,17 @@ impl ConnectionSet {
             return;
         };
         entry.queued = false;
-        let bite = if self.waiting > WAITING_LIMIT {
-            SCRATCH_WHEN_FULL
+        let read_size = if self.buffered > BUFFER_LIMIT {
+            READ_SIZE_WHEN_FULL
         } else {
-            SCRATCH
+            READ_SIZE
         };
         let turn = entry
             .connection
-            .turn(&mut self.scratch[..bite], &entry.counters);
-        let waiting = entry.connection.waiting();
-        self.waiting = self.waiting - entry.waiting + waiting;
-        entry.waiting = waiting;
+            .turn(&mut self.scratch[..read_size], &entry.counters);
+        let buffered = entry.connection.buffered();
+        self.buffered = self.buffered - entry.buffered + buffered;
+        entry.buffered = buffered;
         let id = entry.id;
         while let Some((end, value)) = entry.connection.take_option() {
             self.reports.push_back(Report::ConnectedSuspend {
@@ -197,11 +200,11 @@ impl ConnectionSet {
                 value,
             });
         }
-        let busy = entry.connection.is_pumped()
+        let busy = entry.connection.is_relay()
             && entry.counters.sent() + entry.counters.received() > self.busy_after;
-        let watched = self.watch_for_room(index);
+        let watched = self.watch_writable(index);
         match (turn, watched) {
-            (Turn::Over(reason), _) => self.close(index, reason),
+            (Turn::Closed(reason), _) => self.close(index, reason),
             (_, Err(error)) => {
                 let which = format!("watched descriptors ({error})");
                 self.close(index, Some(Refusal::LimitReached { which }));
@@ -231,7 +234,7 @@ impl ConnectionSet {
             return;
         };
         self.by_id.remove(&entry.id);
-        self.waiting -= entry.waiting;
+        self.buffered -= entry.buffered;
         if let Some(refusal) = &reason {
             entry.connection.reset(refusal);
         }
@@ -244,28 +247,28 @@ impl ConnectionSet {
     /// The first token of a connection.
     fn first_token(&self, index: usize) -> usize {
         let generation = self.entries[index].generation;
-        self.base + (generation << GENERATION) + index * PLACES
+        self.base + (generation << GENERATION_SHIFT) + index * SLOTS
     }
 
-    /// Watches a connection's descriptors. Whatever is ready by now comes as an event.
+    /// Registers a connection's descriptors. A descriptor that is ready causes an event at once.
     fn watch(&self, index: usize) -> io::Result<()> {
         let first = self.first_token(index);
-        for (place, fd, interest) in self.entries[index].connection.descriptors() {
+        for (slot, fd, interest) in self.entries[index].connection.descriptors() {
             let fd = fd.as_raw_fd();
             self.registry
-                .register(&mut SourceFd(&fd), Token(first + place), interest)?;
+                .register(&mut SourceFd(&fd), Token(first + slot), interest)?;
         }
         Ok(())
     }
 
-    /// Watches the sides that had no room for room as well. Most connections never come to that,
-    /// and are spared an event for the room that every new descriptor has.
-    fn watch_for_room(&mut self, index: usize) -> io::Result<()> {
+    /// Watches descriptors with a full send buffer for writability as well. Most connections never
+    /// need this, and save the event that every new, writable descriptor would cause.
+    fn watch_writable(&mut self, index: usize) -> io::Result<()> {
         let first = self.first_token(index);
-        for (place, fd, interest) in self.entries[index].connection.out_of_room() {
+        for (slot, fd, interest) in self.entries[index].connection.newly_full() {
             let fd = fd.as_raw_fd();
             self.registry
-                .reregister(&mut SourceFd(&fd), Token(first + place), interest)?;
+                .reregister(&mut SourceFd(&fd), Token(first + slot), interest)?;
         }
         Ok(())
     }

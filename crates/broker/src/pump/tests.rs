@@ -1,4 +1,4 @@
-//! The data threads against real socket pairs: each test holds the processes' ends.
+//! Tests of data threads with real socket pairs. Each test holds the processes' ends.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -14,9 +14,9 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
 use mio::{Poll, Token, Waker};
 
-use super::{Adopted, Connection, ConnectionSet, Counters, DataThread, Report, Reports, Side};
+use super::{Adopted, Connection, ConnectionSet, Counters, DataThread, RelayEnd, Report, Reports};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 const ID: ConnectionId = ConnectionId::from_u64(7);
 
 /// One process's two descriptors.
@@ -26,30 +26,30 @@ struct Process {
 }
 
 impl Process {
-    fn say(&self, said: &ClientMessage) {
+    fn send(&self, message: &ClientMessage) {
         let mut bytes = Vec::new();
-        said.encode(&mut bytes);
+        message.encode(&mut bytes);
         message::send(&self.control, &bytes, &[]).unwrap();
     }
 
-    /// Announces and ends the writing half, as the library does.
+    /// Announces the end and half-closes, as the library does.
     fn finish(&self) {
-        self.say(&ClientMessage::Shutdown);
+        self.send(&ClientMessage::Shutdown);
         self.data.shutdown(Shutdown::Write).unwrap();
     }
 
-    fn hear(&self) -> BrokerMessage {
+    fn receive(&self) -> BrokerMessage {
         let mut fds = [PollFd::new(&self.control, PollFlags::IN)];
-        assert!(poll::wait(&mut fds, Some(Instant::now() + PATIENCE)).unwrap());
+        assert!(poll::wait(&mut fds, Some(Instant::now() + TIMEOUT)).unwrap());
         let mut bytes = [0; MAX_MESSAGE];
         let received = message::recv(&self.control, &mut bytes).unwrap();
         BrokerMessage::decode(&bytes[..received.len]).unwrap()
     }
 
-    fn hear_reset(&self) -> String {
-        match self.hear() {
+    fn receive_reset(&self) -> String {
+        match self.receive() {
             BrokerMessage::Reset(refused) => refused.detail,
-            other => panic!("{other:?} is no reset"),
+            other => panic!("{other:?} is not a reset"),
         }
     }
 }
@@ -63,16 +63,16 @@ struct World {
     _poll: Poll,
 }
 
-fn end(plain: bool) -> (Side, Process) {
+fn end(raw_fd: bool) -> (RelayEnd, Process) {
     let (control, their_control) = seqpacket::pair().unwrap();
     let (data, their_data) = stream::pair().unwrap();
     set_nonblocking(&control, true).unwrap();
     set_nonblocking(&data, true).unwrap();
     let data_stream = UnixStream::from(their_data);
-    data_stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    data_stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    data_stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+    data_stream.set_write_timeout(Some(TIMEOUT)).unwrap();
     (
-        Side::new(control, data, plain),
+        RelayEnd::new(control, data, raw_fd),
         Process {
             control: their_control,
             data: data_stream,
@@ -80,14 +80,14 @@ fn end(plain: bool) -> (Side, Process) {
     )
 }
 
-fn connected(plain_client: bool) -> World {
+fn connected(raw_fd_client: bool) -> World {
     let poll = Poll::new().unwrap();
     let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
     let (queue, reports) = channel();
     let thread = DataThread::start(0, Reports { queue, waker }).unwrap();
-    let ((from, client), (to, server)) = (end(plain_client), end(false));
+    let ((from, client), (to, server)) = (end(raw_fd_client), end(false));
     let counters = Arc::new(Counters::default());
-    let connection = Connection::pumped(from, to);
+    let connection = Connection::relay(from, to);
     thread.adopt(Adopted {
         id: ID,
         connection,
@@ -105,12 +105,12 @@ fn connected(plain_client: bool) -> World {
 
 impl World {
     fn closed(&self) -> Option<Refusal> {
-        match self.reports.recv_timeout(PATIENCE).unwrap() {
+        match self.reports.recv_timeout(TIMEOUT).unwrap() {
             Report::Closed {
                 connection: ID,
                 reason,
             } => reason,
-            other => panic!("{other:?} instead of the end"),
+            other => panic!("{other:?} instead of Closed"),
         }
     }
 }
@@ -131,11 +131,11 @@ fn bytes_pass_both_ways_and_are_counted() {
     world.server.data.write_all(b"answer").unwrap();
     world.client.data.read_exact(&mut bytes[..6]).unwrap();
     assert_eq!(&bytes[..6], b"answer");
-    // A byte is counted just after it is on its way.
+    // Bytes are counted just after they are written.
     let counted = || (world.counters.sent(), world.counters.received());
     let began = Instant::now();
     while counted() != (8, 6) {
-        assert!(began.elapsed() < PATIENCE, "{:?}", counted());
+        assert!(began.elapsed() < TIMEOUT, "{:?}", counted());
         std::thread::yield_now();
     }
 }
@@ -146,63 +146,68 @@ fn a_half_close_is_announced_and_the_other_half_goes_on() {
     world.client.data.write_all(b"all").unwrap();
     world.client.finish();
     assert_eq!(read_to_end(&mut world.server), b"all");
-    assert_eq!(world.server.hear(), BrokerMessage::Shutdown);
+    assert_eq!(world.server.receive(), BrokerMessage::Shutdown);
     world.server.data.write_all(b"still here").unwrap();
     world.server.finish();
     assert_eq!(read_to_end(&mut world.client), b"still here");
-    assert_eq!(world.client.hear(), BrokerMessage::Shutdown);
+    assert_eq!(world.client.receive(), BrokerMessage::Shutdown);
     assert_eq!(world.closed(), None);
 }
 
 #[test]
-fn an_end_without_a_word_is_a_reset_after_all_bytes() {
+fn a_close_without_announcement_is_a_reset_after_all_bytes() {
     let mut world = connected(false);
     world.client.data.write_all(b"last words").unwrap();
     drop(world.client);
     assert_eq!(read_to_end(&mut world.server), b"last words");
-    assert!(world.server.hear_reset().contains("ended without closing"));
+    assert!(
+        world
+            .server
+            .receive_reset()
+            .contains("ended without closing")
+    );
 }
 
 #[test]
-fn the_end_of_a_plain_descriptor_is_a_clean_one() {
+fn the_end_of_file_of_a_raw_fd_is_a_clean_end() {
     let mut world = connected(true);
     world.client.data.write_all(b"from cat").unwrap();
     world.client.data.shutdown(Shutdown::Write).unwrap();
     assert_eq!(read_to_end(&mut world.server), b"from cat");
-    assert_eq!(world.server.hear(), BrokerMessage::Shutdown);
+    assert_eq!(world.server.receive(), BrokerMessage::Shutdown);
 }
 
 #[test]
-fn who_closes_with_data_unread_resets_the_writer() {
+fn closing_with_unread_data_resets_the_writer() {
     let mut world = connected(false);
     world.server.data.write_all(&[1; 4096]).unwrap();
     let mut one = [0];
     world.client.data.read_exact(&mut one).unwrap();
-    world.client.say(&ClientMessage::Shutdown);
+    world.client.send(&ClientMessage::Shutdown);
     drop(world.client);
     assert!(
         world
             .server
-            .hear_reset()
+            .receive_reset()
             .contains("without reading all data")
     );
-    assert!(world.reports.recv_timeout(PATIENCE).is_ok());
+    assert!(world.reports.recv_timeout(TIMEOUT).is_ok());
 }
 
 #[test]
-fn who_closes_for_good_is_seen_by_a_peer_that_does_not_write() {
+fn a_full_close_is_seen_by_a_peer_that_does_not_write() {
     let world = connected(false);
     world.server.finish();
     drop(world.server);
     let mut fds = [PollFd::new(&world.client.data, PollFlags::empty())];
-    assert!(poll::wait(&mut fds, Some(Instant::now() + PATIENCE)).unwrap());
+    assert!(poll::wait(&mut fds, Some(Instant::now() + TIMEOUT)).unwrap());
     assert!(fds[0].revents().contains(PollFlags::HUP));
     let error = (&world.client.data).write(b"?").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
 }
 
 #[test]
-fn who_ends_only_its_reading_breaks_the_writers_pipe_and_no_more() {
+fn a_read_shutdown_breaks_only_the_writers_pipe() {
     let mut world = connected(false);
     world.client.data.shutdown(Shutdown::Read).unwrap();
     let error = loop {
@@ -220,16 +225,16 @@ fn who_ends_only_its_reading_breaks_the_writers_pipe_and_no_more() {
 }
 
 #[test]
-fn a_cut_tells_both_ends_why() {
+fn a_reset_sends_both_ends_the_reason() {
     let world = connected(false);
-    world.thread.cut(
+    world.thread.reset(
         ID,
         Refusal::Disabled {
             by: "enabled = false".into(),
         },
     );
-    assert_eq!(world.client.hear_reset(), "enabled = false");
-    assert_eq!(world.server.hear_reset(), "enabled = false");
+    assert_eq!(world.client.receive_reset(), "enabled = false");
+    assert_eq!(world.server.receive_reset(), "enabled = false");
     assert_eq!(
         world.closed(),
         Some(Refusal::Disabled {
@@ -239,40 +244,51 @@ fn a_cut_tells_both_ends_why() {
 }
 
 #[test]
-fn a_thread_that_ends_tells_everyone() {
+fn a_thread_that_stops_resets_its_connections() {
     let world = connected(false);
     drop(world.thread);
-    assert!(world.client.hear_reset().contains("stopped"));
+    assert!(world.client.receive_reset().contains("stopped"));
 }
 
 #[test]
-fn a_suspended_connection_stands_still_and_loses_nothing() {
+fn a_suspended_connection_moves_no_data_and_loses_none() {
     let mut world = connected(false);
     world.thread.suspend(ID, true);
-    // A command is carried out before data that is written after the thread has taken it in.
-    std::thread::sleep(Duration::from_millis(50));
-    world.client.data.write_all(b"patience").unwrap();
+    // A second connection of the same thread orders the steps. The thread applies commands in order
+    // and takes events in the order of the writes.
+    let ((from, mut probe), (to, mut probed)) = (end(false), end(false));
+    world.thread.adopt(Adopted {
+        id: ConnectionId::from_u64(8),
+        connection: Connection::relay(from, to),
+        counters: Arc::default(),
+    });
+    let mut round = || {
+        probe.data.write_all(b"p").unwrap();
+        probed.data.read_exact(&mut [0]).unwrap();
+    };
+    // The thread has applied the suspend before it relays this byte.
+    round();
+    world.client.data.write_all(b"suspended").unwrap();
     world.client.finish();
-    world
-        .server
-        .data
-        .set_read_timeout(Some(Duration::from_millis(100)))
-        .unwrap();
+    // The thread has seen the write above before it relays these bytes.
+    round();
+    round();
+    world.server.data.set_nonblocking(true).unwrap();
     let blocked = world.server.data.read(&mut [0; 8]).unwrap_err();
     assert_eq!(blocked.kind(), ErrorKind::WouldBlock);
+    world.server.data.set_nonblocking(false).unwrap();
     world.thread.suspend(ID, false);
-    world.server.data.set_read_timeout(Some(PATIENCE)).unwrap();
-    assert_eq!(read_to_end(&mut world.server), b"patience");
+    assert_eq!(read_to_end(&mut world.server), b"suspended");
 }
 
 #[test]
-fn an_option_set_on_a_connection_reaches_the_core() {
+fn an_option_set_on_a_connection_is_reported_to_the_core() {
     let world = connected(false);
     let option = SocketOption::ConnectedSuspend;
     world
         .server
-        .say(&ClientMessage::SetOption { option, value: 1 });
-    match world.reports.recv_timeout(PATIENCE).unwrap() {
+        .send(&ClientMessage::SetOption { option, value: 1 });
+    match world.reports.recv_timeout(TIMEOUT).unwrap() {
         Report::ConnectedSuspend {
             connection: ID,
             end: End::Server,
@@ -283,10 +299,10 @@ fn an_option_set_on_a_connection_reaches_the_core() {
 }
 
 #[test]
-fn nonsense_and_descriptors_on_the_control_connection_end_it() {
+fn protocol_violations_on_the_control_connection_reset_it() {
     let world = connected(false);
     message::send(&world.client.control, b"GET / HTTP/1.1", &[]).unwrap();
-    assert!(world.server.hear_reset().contains("protocol"));
+    assert!(world.server.receive_reset().contains("protocol"));
 
     let world = connected(false);
     let mut bytes = Vec::new();
@@ -294,73 +310,73 @@ fn nonsense_and_descriptors_on_the_control_connection_end_it() {
     use std::os::fd::AsFd;
     let descriptors = [world.client.data.as_fd()];
     message::send(&world.client.control, &bytes, &descriptors).unwrap();
-    assert!(world.server.hear_reset().contains("descriptors"));
+    assert!(world.server.receive_reset().contains("descriptors"));
 
     let world = connected(false);
     message::send(&world.client.control, &[1; MAX_MESSAGE + 1], &[]).unwrap();
-    assert!(world.server.hear_reset().contains("longer than"));
+    assert!(world.server.receive_reset().contains("longer than"));
 }
 
 #[test]
-fn a_word_is_heard_however_much_is_said_before_it() {
+fn an_announcement_behind_many_messages_still_counts() {
     let (control, their_control) = seqpacket::pair().unwrap();
-    let chatter = Process {
+    let chatty = Process {
         control: their_control,
         data: UnixStream::pair().unwrap().0,
     };
     let option = SocketOption::ConnectedSuspend;
     for value in 0..100 {
-        chatter.say(&ClientMessage::SetOption { option, value });
+        chatty.send(&ClientMessage::SetOption { option, value });
     }
-    chatter.say(&ClientMessage::Shutdown);
+    chatty.send(&ClientMessage::Shutdown);
     set_nonblocking(&control, true).unwrap();
     let (data, _) = stream::pair().unwrap();
     set_nonblocking(&data, true).unwrap();
-    // Its data has ended by the time the broker looks.
-    let ((to, mut server), from) = (end(false), Side::new(control, data, false));
-    let (world, _client) = (connected(false), chatter);
+    // Its data has ended before the broker reads the messages.
+    let ((to, mut server), from) = (end(false), RelayEnd::new(control, data, false));
+    let (world, _client) = (connected(false), chatty);
     world.thread.adopt(Adopted {
         id: ConnectionId::from_u64(8),
-        connection: Connection::pumped(from, to),
+        connection: Connection::relay(from, to),
         counters: Arc::default(),
     });
     assert_eq!(read_to_end(&mut server), b"");
-    assert_eq!(server.hear(), BrokerMessage::Shutdown);
+    assert_eq!(server.receive(), BrokerMessage::Shutdown);
 }
 
 #[test]
-fn an_event_of_a_connection_that_ended_is_not_taken_for_one_of_the_next() {
+fn a_stale_event_of_a_closed_connection_does_not_reach_its_successor() {
     let mut poll = Poll::new().unwrap();
     let mut set = ConnectionSet::new(poll.registry().try_clone().unwrap(), 0, u64::MAX);
     let adopt = |set: &mut ConnectionSet, id| {
         let ((from, client), (to, server)) = (end(false), end(false));
         set.adopt(Adopted {
             id: ConnectionId::from_u64(id),
-            connection: Connection::pumped(from, to),
+            connection: Connection::relay(from, to),
             counters: Arc::default(),
         });
         (client, server)
     };
     let (first, first_server) = adopt(&mut set, 1);
-    // The nonsense ends the connection; behind it there is the news that the process is gone.
+    // The invalid message resets the connection. The hang-up of the process is queued behind it.
     message::send(&first.control, b"nonsense", &[]).unwrap();
     drop((first_server.data, first.data));
     let mut events = mio::Events::with_capacity(16);
-    poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    poll.poll(&mut events, Some(TIMEOUT)).unwrap();
     assert!(events.iter().count() >= 3);
-    set.cut(ConnectionId::from_u64(1), Refusal::PartitionOff);
+    set.reset(ConnectionId::from_u64(1), Refusal::PartitionOff);
     let (mut client, mut server) = adopt(&mut set, 2);
     for event in &events {
-        set.note(event);
+        set.handle_event(event);
     }
-    set.turns();
+    set.run_turns();
     client.data.write_all(b"still heard").unwrap();
     server.data.write_all(b"and so is this").unwrap();
-    poll.poll(&mut events, Some(PATIENCE)).unwrap();
+    poll.poll(&mut events, Some(TIMEOUT)).unwrap();
     for event in &events {
-        set.note(event);
+        set.handle_event(event);
     }
-    set.turns();
+    set.run_turns();
     let mut bytes = [0; 14];
     server.data.read_exact(&mut bytes[..11]).unwrap();
     client.data.read_exact(&mut bytes).unwrap();
@@ -368,7 +384,7 @@ fn an_event_of_a_connection_that_ended_is_not_taken_for_one_of_the_next() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_stops_the_writer_and_then_gets_every_byte() {
+fn a_reader_that_does_not_read_blocks_the_writer_and_later_gets_every_byte() {
     let mut world = connected(false);
     world
         .client
@@ -379,7 +395,7 @@ fn a_reader_that_does_not_read_stops_the_writer_and_then_gets_every_byte() {
     let mut written = 0;
     while let Ok(count) = world.client.data.write(&block[written % 256..]) {
         written += count;
-        assert!(written < 8 << 20, "nothing stops the writer");
+        assert!(written < 8 << 20, "no backpressure");
     }
     let reader = std::thread::spawn(move || (read_to_end(&mut world.server), world.server));
     world.client.finish();
@@ -395,7 +411,7 @@ fn a_reader_that_does_not_read_stops_the_writer_and_then_gets_every_byte() {
 }
 
 #[test]
-fn megabytes_pass_both_ways_at_once() {
+fn megabytes_pass_in_both_directions_at_once() {
     let World {
         thread,
         client,

@@ -1,4 +1,4 @@
-//! The loop of a data thread.
+//! The event loop of a data thread.
 
 use std::io;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -8,7 +8,7 @@ use hvsock_fabric::Refusal;
 use mio::{Events, Poll, Token};
 
 use super::set::ConnectionSet;
-use super::{Command, Reports};
+use super::{Reports, ThreadCommand};
 
 /// The token of the thread's waker.
 pub(super) const WAKE: Token = Token(usize::MAX);
@@ -16,7 +16,7 @@ pub(super) const WAKE: Token = Token(usize::MAX);
 pub(super) fn run(
     mut poll: Poll,
     mut set: ConnectionSet,
-    commands: &Receiver<Command>,
+    commands: &Receiver<ThreadCommand>,
     reports: &Reports,
 ) {
     let mut events = Events::with_capacity(1024);
@@ -25,42 +25,42 @@ pub(super) fn run(
         match poll.poll(&mut events, timeout) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            // epoll_wait fails otherwise only for a descriptor that is not an epoll.
+            // epoll_wait fails otherwise only for a descriptor that is not an epoll instance.
             Err(_) => return,
         }
         for event in &events {
             if event.token() == WAKE {
-                if !obey(&mut set, commands) {
+                if !apply_commands(&mut set, commands) {
                     set.reset_all(&Refusal::Reset {
                         cause: "the broker has stopped".into(),
                     });
                     return;
                 }
             } else {
-                set.note(event);
+                set.handle_event(event);
             }
         }
-        set.turns();
+        set.run_turns();
         while let Some(report) = set.next_report() {
             reports.send(report);
         }
     }
 }
 
-/// Carries commands out; whether to go on.
-fn obey(set: &mut ConnectionSet, commands: &Receiver<Command>) -> bool {
+/// Applies the queued commands; `false` to stop the thread.
+fn apply_commands(set: &mut ConnectionSet, commands: &Receiver<ThreadCommand>) -> bool {
     loop {
         match commands.try_recv() {
-            Ok(Command::Adopt(adopted)) => set.adopt(*adopted),
-            Ok(Command::Cut {
+            Ok(ThreadCommand::Adopt(adopted)) => set.adopt(*adopted),
+            Ok(ThreadCommand::Reset {
                 connection,
                 refusal,
-            }) => set.cut(connection, refusal),
-            Ok(Command::Suspend {
+            }) => set.reset(connection, refusal),
+            Ok(ThreadCommand::Suspend {
                 connection,
                 suspended,
             }) => set.suspend(connection, suspended),
-            Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+            Ok(ThreadCommand::Stop) | Err(TryRecvError::Disconnected) => return false,
             Err(TryRecvError::Empty) => return true,
         }
     }

@@ -1,14 +1,14 @@
-//! A connection between two descriptors, whose bytes the broker moves a step at a time, never
-//! blocking.
+//! A relayed connection: the broker copies bytes between two data descriptors without blocking.
 //!
-//! Each end has a data descriptor, one end of a Unix stream socket pair, and a control descriptor,
-//! over which its process announces the end of its data and is told of its peer's. A flow is one
-//! direction: bytes are read from its source and written to its sink at once; what the sink does
-//! not take waits in the flow, and nothing more is read until it is gone.
+//! Each end has a data descriptor (one end of a Unix stream socket pair) and a control descriptor. On
+//! the latter its process announces the end of its data, and receives its peer's announcement. A
+//! flow is one direction. Bytes read from its source are written to its sink at once. Bytes that the
+//! sink does not accept are buffered in the flow, and nothing more is read until the buffer is
+//! drained (backpressure).
 //!
-//! The end of file of a data descriptor says only that nothing more comes. Whether the process
-//! finished or was killed is told apart by its announcement, which it sends before it shuts the
-//! descriptor: without one, the other end gets all bytes and then an error, never a clean end.
+//! End of file on a data descriptor does not tell whether the process finished or was killed. A
+//! process that finishes announces it before it shuts down the descriptor (half-close). Without the
+//! announcement, the peer receives all bytes and then an error, never a clean end.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -22,165 +22,166 @@ use super::Counters;
 use super::connection::Turn;
 use super::control::{Control, unread_data, went_away};
 
-/// The most bytes moved in one direction before another connection gets its turn.
-const TURN: usize = 256 * 1024;
-/// One process's end of a connection.
-pub(crate) struct Side {
+/// Most bytes copied in one direction per turn, for fairness.
+const BYTES_PER_TURN: usize = 256 * 1024;
+
+/// One process's end of a relayed connection.
+pub(crate) struct RelayEnd {
     pub(super) control: Control,
     pub(super) data: OwnedFd,
-    /// The end of file of the data descriptor is a clean end by itself.
-    plain: bool,
-    /// Reading may give something; cleared when it would block.
+    /// The process uses the data descriptor as a raw fd: its end of file is a clean end without an
+    /// announcement.
+    raw_fd: bool,
+    /// A read may return data; cleared when it would block.
     readable: bool,
-    /// Writing may take something; cleared when it would block.
+    /// A write may accept data; cleared when it would block.
     writable: bool,
-    /// The data descriptor's other end is closed for good.
+    /// The data descriptor's peer is fully closed (`EPOLLHUP`).
     hung_up: bool,
-    /// Whether the set that has the connection watches for room to write.
-    pub(super) watched_for_room: bool,
+    /// The set watches the data descriptor for writability.
+    pub(super) watches_writable: bool,
 }
 
 /// One direction.
 #[derive(Default)]
 struct Flow {
-    /// Bytes read from the source that the sink did not take, from `start`.
+    /// Bytes that the sink has not accepted, from `start` on.
     pending: Vec<u8>,
     start: usize,
     source: Source,
-    /// The sink takes no more; bytes may have been thrown away because of it.
+    /// The sink accepts no more bytes.
     sink_closed: bool,
+    /// Bytes were discarded because the sink is closed.
     lost: bool,
-    /// The sink has been told that nothing more comes.
+    /// The end of data has been signalled to the sink.
     finished: bool,
 }
 
-/// How a flow's source stands.
+/// The state of a flow's source.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Source {
     #[default]
     Open,
-    /// It said that nothing follows, and nothing does.
+    /// It ended cleanly.
     Ended,
-    /// It went away without a word.
+    /// It ended without an announcement.
     Broken,
 }
 
-/// A connection that the broker pumps.
-pub(crate) struct Pumped {
-    /// The connecting process's end, then the accepting one's.
-    sides: [Side; 2],
-    /// From the first side to the second, then back.
+/// A relayed connection.
+pub(crate) struct Relay {
+    /// The client's end, then the server's.
+    ends: [RelayEnd; 2],
+    /// From client to server, then back.
     flows: [Flow; 2],
     suspended: bool,
 }
 
-impl Side {
-    pub(crate) fn new(control: OwnedFd, data: OwnedFd, plain: bool) -> Self {
+impl RelayEnd {
+    pub(crate) fn new(control: OwnedFd, data: OwnedFd, raw_fd: bool) -> Self {
         Self {
             control: Control::new(control),
             data,
-            plain,
-            // What is there when the descriptor is first watched comes as an event.
+            raw_fd,
+            // Registering the descriptor in epoll reports data that is already there.
             readable: false,
             writable: true,
             hung_up: false,
-            watched_for_room: false,
+            watches_writable: false,
         }
     }
 
-    /// Whether the last write found no room.
-    pub(super) fn full(&self) -> bool {
+    /// Whether the last write found the send buffer full.
+    pub(super) fn is_full(&self) -> bool {
         !self.writable
     }
 }
 
-impl Pumped {
-    pub(super) fn new(from: Side, to: Side) -> Self {
+impl Relay {
+    pub(super) fn new(client: RelayEnd, server: RelayEnd) -> Self {
         Self {
-            sides: [from, to],
+            ends: [client, server],
             flows: Default::default(),
             suspended: false,
         }
     }
 
-    pub(super) fn sides(&self) -> &[Side; 2] {
-        &self.sides
+    pub(super) fn ends(&self) -> &[RelayEnd; 2] {
+        &self.ends
     }
 
-    pub(super) fn sides_mut(&mut self) -> &mut [Side; 2] {
-        &mut self.sides
+    pub(super) fn ends_mut(&mut self) -> &mut [RelayEnd; 2] {
+        &mut self.ends
     }
 
-    /// Notes that a side's data descriptor may be ready.
+    /// Records the readiness of a side's data descriptor.
     pub(super) fn data_ready(&mut self, side: usize, event: &mio::event::Event) {
-        let side = &mut self.sides[side & 1];
-        side.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        side.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
-        side.hung_up |= event.is_read_closed() && event.is_write_closed();
+        let end = &mut self.ends[side & 1];
+        end.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
+        end.writable |= event.is_writable() || event.is_write_closed() || event.is_error();
+        end.hung_up |= event.is_read_closed() && event.is_write_closed();
     }
 
-    /// Lets data move or stand still.
+    /// Suspends or resumes the data transfer.
     pub(super) fn suspend(&mut self, suspended: bool) {
         self.suspended = suspended;
     }
 
-    /// Bytes that wait in the broker's memory.
-    pub(super) fn waiting(&self) -> usize {
+    /// Memory of both flow buffers in bytes.
+    pub(super) fn buffered(&self) -> usize {
         self.flows.iter().map(|flow| flow.pending.capacity()).sum()
     }
 
-    /// Reads what a side's process says over its control descriptor.
-    ///
-    /// `Err` is a process that does not keep to the protocol, or closed a connection on which it
-    /// left data unread.
+    /// Reads a side's control connection. Fails on a protocol violation, and if the process has closed
+    /// with unread data.
     fn read_control(&mut self, side: usize) -> Result<(), Refusal> {
         let index = side & 1;
-        self.sides[index].control.read()?;
+        self.ends[index].control.read()?;
         let unread = &self.flows[1 - index];
-        if self.sides[index].control.closed && unread.lost {
+        if self.ends[index].control.closed && unread.lost {
             return Err(unread_data());
         }
         Ok(())
     }
 
-    /// Moves what can be moved, at most [`TURN`] bytes each way, with `scratch` as the buffer.
+    /// Copies at most [`BYTES_PER_TURN`] bytes each way, with `scratch` as the buffer.
     pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
         for side in 0..2 {
-            if self.sides[side].control.readable
+            if self.ends[side].control.readable
                 && let Err(refusal) = self.read_control(side)
             {
-                return Turn::Over(Some(refusal));
+                return Turn::Closed(Some(refusal));
             }
         }
-        let mut again = self.sides.iter().any(|side| side.control.readable);
+        let mut again = self.ends.iter().any(|end| end.control.readable);
         if self.suspended {
             return if again { Turn::Again } else { Turn::Waiting };
         }
         for direction in 0..2 {
-            match self.move_bytes(direction, scratch, counters) {
+            match self.copy_bytes(direction, scratch, counters) {
                 Ok(more) => again |= more,
-                Err(refusal) => return Turn::Over(Some(refusal)),
+                Err(refusal) => return Turn::Closed(Some(refusal)),
             }
         }
         if self.flows.iter().all(|flow| flow.finished) {
-            return Turn::Over(None);
+            return Turn::Closed(None);
         }
         if again { Turn::Again } else { Turn::Waiting }
     }
 
-    /// One direction's turn; whether there is more to move.
-    fn move_bytes(
+    /// Runs one direction's turn. Returns whether there is more to copy.
+    fn copy_bytes(
         &mut self,
         direction: usize,
         scratch: &mut [u8],
         counters: &Counters,
     ) -> Result<bool, Refusal> {
-        let mut moved = 0;
+        let mut copied = 0;
         loop {
             if !self.drain_pending(direction, counters)? {
                 return Ok(false);
             }
-            let [from, to] = &mut self.sides;
+            let [from, to] = &mut self.ends;
             let (source, sink) = if direction == 0 {
                 (from, to)
             } else {
@@ -191,7 +192,7 @@ impl Pumped {
                 return Ok(false);
             }
             if flow.sink_closed {
-                // Nobody reads any more; the source's end is all that is left to see.
+                // Nothing reads the flow any more. It finishes when the source closes.
                 if source.hung_up || source.control.closed {
                     flow.finished = true;
                 }
@@ -214,7 +215,7 @@ impl Pumped {
             if !source.readable || !sink.writable {
                 return Ok(false);
             }
-            if moved >= TURN {
+            if copied >= BYTES_PER_TURN {
                 return Ok(true);
             }
             match stream::recv(&source.data, scratch) {
@@ -224,11 +225,11 @@ impl Pumped {
                     }
                 }
                 Ok(length) => {
-                    moved += length;
+                    copied += length;
                     self.deliver(direction, &scratch[..length], counters)?;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => source.readable = false,
-                // The process closed its end while bytes for it were still unread there.
+                // The process closed its end with unread bytes in its receive buffer.
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                     return Err(unread_data());
                 }
@@ -237,13 +238,13 @@ impl Pumped {
         }
     }
 
-    /// Decides what the end of file of a source means; false if that is not known yet.
+    /// Classifies a source's end of file as clean or broken; `false` if that is not known yet.
     fn source_ended(&mut self, direction: usize) -> Result<bool, Refusal> {
-        // The announcement was sent before the descriptor was shut, so it is here by now, though
-        // perhaps behind much else.
+        // The process sent its announcement before it shut the descriptor down, so it is in the
+        // control socket by now, possibly behind other messages.
         self.read_control(direction)?;
-        let source = &self.sides[direction];
-        let clean = source.control.announced || source.plain;
+        let source = &self.ends[direction];
+        let clean = source.control.announced || source.raw_fd;
         if !clean && source.control.readable {
             return Ok(false);
         }
@@ -251,7 +252,7 @@ impl Pumped {
         Ok(true)
     }
 
-    /// Writes bytes fresh from the source; what the sink does not take waits.
+    /// Writes bytes from the source. Buffers those that the sink does not accept.
     fn deliver(
         &mut self,
         direction: usize,
@@ -268,12 +269,12 @@ impl Pumped {
         Ok(())
     }
 
-    /// Writes what waits; whether nothing is left.
+    /// Writes the buffered bytes. Returns whether the buffer is empty.
     fn drain_pending(&mut self, direction: usize, counters: &Counters) -> Result<bool, Refusal> {
         if self.flows[direction].pending.is_empty() {
             return Ok(true);
         }
-        if !self.sides[1 - direction].writable {
+        if !self.ends[1 - direction].writable {
             return Ok(false);
         }
         let pending = std::mem::take(&mut self.flows[direction].pending);
@@ -293,14 +294,14 @@ impl Pumped {
         Ok(true)
     }
 
-    /// Writes to a flow's sink until it would block; the count of bytes taken.
+    /// Writes to a flow's sink until it would block. Returns the number of bytes accepted.
     fn write(
         &mut self,
         direction: usize,
         bytes: &[u8],
         counters: &Counters,
     ) -> Result<usize, Refusal> {
-        let sink = &mut self.sides[1 - direction];
+        let sink = &mut self.ends[1 - direction];
         let mut taken = 0;
         while taken < bytes.len() {
             match stream::send(&sink.data, &bytes[taken..]) {
@@ -319,24 +320,24 @@ impl Pumped {
         Ok(taken)
     }
 
-    /// A sink that takes no more: its process has closed it, or only its reading half. The
-    /// difference shows on the control descriptor, at once or soon.
+    /// Handles a sink that accepts no more bytes. Its process has closed it, or only shut down its
+    /// reading half; the control connection tells which.
     fn sink_closed(&mut self, direction: usize) -> Result<(), Refusal> {
         let sink = 1 - direction;
         self.read_control(sink)?;
-        if self.sides[sink].plain || self.sides[sink].control.closed {
+        if self.ends[sink].raw_fd || self.ends[sink].control.closed {
             return Err(unread_data());
         }
         self.flows[direction].sink_closed = true;
-        // The source's further writes fail with EPIPE instead of vanishing.
-        let _ = stream::shutdown(&self.sides[direction].data, Shutdown::Read);
+        // Further writes of the source fail with EPIPE.
+        let _ = stream::shutdown(&self.ends[direction].data, Shutdown::Read);
         Ok(())
     }
 }
 
-/// Tells a source whose sink is gone for good that nobody reads any more, so that it need not
-/// write to find out. What it wrote at the last moment is lost, which it must know.
-fn close_to_source(source: &Side, scratch: &mut [u8]) -> Result<(), Refusal> {
+/// Shuts down reading from a source whose sink is closed, so that the source notices without a
+/// write. Fails if the source has written bytes since, which are lost.
+fn close_to_source(source: &RelayEnd, scratch: &mut [u8]) -> Result<(), Refusal> {
     let _ = stream::shutdown(&source.data, Shutdown::Read);
     match stream::recv(&source.data, scratch) {
         Ok(length) if length > 0 => Err(unread_data()),
