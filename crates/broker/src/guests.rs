@@ -1,8 +1,7 @@
-//! What the integration services of the host tell the broker of its guests, and what operators ask
-//! of those.
+//! The broker's interface for integration services: liveness of guests, and commands to them.
 //!
-//! The broker runs no such service itself: whoever embeds it does, as the command does, with the
-//! crate hvsock-services or with one of their own.
+//! The broker runs no integration service. The embedding program does, with the crate
+//! hvsock-services (as the command `hvsock broker` does) or with its own.
 
 use hvsock_address::PartitionRef;
 
@@ -10,57 +9,73 @@ use crate::handle::{ControlError, Handle};
 use crate::model::{GuestNotice, GuestOrder, GuestReport};
 
 impl Handle {
-    /// A guest's agent was heard. It is lost if it is not heard again within 3.5 seconds.
+    /// Reports a heartbeat of a guest's agent. The agent counts as lost if no other follows within
+    /// 3.5 s.
     ///
-    /// The partition must be the one that the connection came from. This does not wait: a broker
-    /// that has stopped and a partition that is gone have nobody to tell.
+    /// `guest` must be the partition that the heartbeat's connection came from. Does not block, and
+    /// has no effect if the partition is gone or the broker has stopped.
+    #[doc(alias = "liveness")]
     pub fn guest_beat(&self, guest: &PartitionRef, report: GuestReport) {
         let guest = guest.clone();
         self.post(move |core| {
             if let Some(guest) = core.find(&guest) {
-                core.guest_beat(guest, report);
+                core.guest_heartbeat(guest, report);
             }
         });
     }
 
-    /// A guest's service manager was heard: `said` is taken into what it said since the guest
-    /// started. This does not wait, either.
+    /// Reports a notice of a guest's service manager (`sd_notify`). `update` changes the accumulated
+    /// notice since the guest started. Does not block, as [`guest_beat`](Self::guest_beat).
     pub fn guest_notice(
         &self,
         guest: &PartitionRef,
-        said: impl FnOnce(&mut GuestNotice) + Send + 'static,
+        update: impl FnOnce(&mut GuestNotice) + Send + 'static,
     ) {
         let guest = guest.clone();
         self.post(move |core| {
             if let Some(guest) = core.find(&guest) {
-                core.guest_notice(guest, said);
+                core.guest_notice(guest, update);
             }
         });
     }
 
-    /// Orders to a guest's agent go to `orders` from now on, which must not wait, and says whether
-    /// there was room for the order.
+    /// Sets the handler for commands to a guest's agent, which replaces the previous one.
+    ///
+    /// The handler runs on the core thread and must not block. It returns `false` if it cannot queue
+    /// the command.
     pub fn attend_guest(
         &self,
         guest: &PartitionRef,
-        orders: impl Fn(GuestOrder) -> bool + Send + 'static,
+        handler: impl Fn(GuestOrder) -> bool + Send + 'static,
     ) {
         let guest = guest.clone();
         self.post(move |core| {
             if let Some(guest) = core.find(&guest) {
-                core.attend_guest(guest, Box::new(orders));
+                core.set_guest_handler(guest, Box::new(handler));
             }
         });
     }
 
-    /// Asks a guest's agent for something. That it was asked is all that this says.
-    pub fn order_guest(&self, guest: &PartitionRef, order: GuestOrder) -> Result<(), ControlError> {
+    /// Sends a command to a guest's agent. Success means that the command was queued, not that it was
+    /// executed.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if no live agent
+    /// accepts commands there.
+    pub fn order_guest(
+        &self,
+        guest: &PartitionRef,
+        command: GuestOrder,
+    ) -> Result<(), ControlError> {
         let name = self.partition(guest)?.name;
-        let taken = self.on_partition(guest, move |core, key| core.order_guest(key, order))?;
-        if taken {
+        let queued = self.on_partition(guest, move |core, key| {
+            core.send_guest_command(key, command)
+        })?;
+        if queued {
             return Ok(());
         }
-        let what = format!("no agent in {name} takes orders now; is `hvsock-agent` running there?");
+        let what = format!("no agent in {name} accepts commands; is `hvsock-agent` running there?");
         Err(ControlError::Invalid(what))
     }
 }

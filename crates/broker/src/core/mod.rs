@@ -15,22 +15,22 @@
 //! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
 //! - [`vms`]: what more there is to partitions that are VMs;
 //! - [`view`]: what an operator sees;
-//! - [`vitals`]: what guests say of themselves, and whether they are still heard; [`heard`]: who
+//! - [`liveness`]: what guests say of themselves, and whether they are still heard; [`guest_reports`]: who
 //!   is told of it;
 //! - [`tally`]: what is counted for metrics.
 
 mod accept;
+mod guest_reports;
 mod guests;
-mod heard;
 mod idle;
 mod join;
 mod labels;
+mod liveness;
 mod material;
 mod partitions;
 mod session;
 mod tally;
 mod view;
-mod vitals;
 mod vms;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -56,9 +56,9 @@ use crate::events::EventBus;
 use crate::pump::{ConnectionSet, Counters, DataThread, Report, Reports};
 use crate::{BrokerConfig, StartError};
 
+use liveness::Liveness;
 pub(crate) use partitions::AddError;
 use tally::Tally;
-use vitals::Vitals;
 
 const WAKE: Token = Token(0);
 /// The first token of the core's own connections, far above those of endpoints and sessions.
@@ -157,7 +157,7 @@ pub(crate) struct Core {
     /// What files say and could not be taken in, because a lease has the GUID, name or port.
     held_back: BTreeMap<ServiceId, Box<Registration>>,
     vms: HashMap<PartitionKey, vms::VmRecord>,
-    vitals: Vitals,
+    liveness: Liveness,
     /// The VMs by their context ids.
     cids: BTreeMap<GuestCid, PartitionKey>,
     listeners: HashMap<ListenerId, ListenerRecord>,
@@ -237,7 +237,7 @@ impl Core {
             leases: HashMap::new(),
             held_back: BTreeMap::new(),
             vms: HashMap::new(),
-            vitals: Vitals::default(),
+            liveness: Liveness::default(),
             cids: BTreeMap::new(),
             listeners: HashMap::new(),
             connections: HashMap::new(),

@@ -93,8 +93,8 @@ impl Core {
             }
         }
         self.close_vm(key);
-        self.vitals
-            .state(key, model::PartitionState::Off, Instant::now());
+        self.liveness
+            .set_state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
         self.carry_out();
         self.events
@@ -120,7 +120,7 @@ impl Core {
     ) -> Result<(), PartitionError> {
         self.fabric.set_state(key, state)?;
         self.carry_out();
-        self.vitals.state(key, state.into(), Instant::now());
+        self.liveness.set_state(key, state.into(), Instant::now());
         self.events.publish(|| EventKind::PartitionState {
             partition: partition_label(&self.fabric, key),
             state: model::PartitionState::from(state),

@@ -91,7 +91,7 @@ impl Core {
         let moments = [
             self.idle.next_deadline(),
             self.shortage.again,
-            self.vitals.next_deadline(),
+            self.liveness.next_deadline(),
         ];
         let next = moments.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
@@ -225,7 +225,7 @@ impl Core {
         while let Some(index) = self.idle.pop_expired(now) {
             self.send_away(index, &Refusal::TimedOut);
         }
-        self.expire_vitals(now);
+        self.expire_liveness(now);
     }
 
     /// Ends a session that has not said what it wants, and says why.

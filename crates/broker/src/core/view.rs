@@ -142,7 +142,7 @@ impl Core {
                 },
                 listeners: count(&listeners, key),
                 connections: count(&connections, key),
-                guest: self.vitals.guest(key, now).map(Box::new),
+                guest: self.liveness.guest(key, now).map(Box::new),
             })
             .collect();
         partitions
@@ -279,7 +279,7 @@ impl Core {
     pub(crate) fn guests(&self) -> Vec<(String, Guest)> {
         let now = Instant::now();
         let known = self.fabric.partitions().filter_map(|(key, partition)| {
-            let guest = self.vitals.guest(key, now)?;
+            let guest = self.liveness.guest(key, now)?;
             Some((partition.name().to_string(), guest))
         });
         let mut known: Vec<_> = known.collect();
