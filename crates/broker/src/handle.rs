@@ -119,7 +119,7 @@ impl Handle {
 
     /// The broker at a glance.
     pub fn status(&self) -> Result<Status, ControlError> {
-        let census = self.call(|core| core.census())?;
+        let census = self.call(|core| core.summary())?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -198,7 +198,7 @@ impl Handle {
     /// Returns what was added.
     pub fn import(&self, new: Vec<Registration>) -> Result<Vec<Service>, ControlError> {
         let mut store = self.services.lock();
-        let wanted = self.call(move |core| core.sift(new))??;
+        let wanted = self.call(move |core| core.select_new(new))??;
         let mut ids = HashSet::new();
         for registration in wanted {
             let id = registration.id;
@@ -475,7 +475,7 @@ impl Handle {
         let cut = self.call(move |core| {
             let seen = core.connection(id)?;
             let cause = "an operator cut the connection".into();
-            core.cut_connection(id, Refusal::Reset { cause });
+            core.reset_connection(id, Refusal::Reset { cause });
             Some(seen)
         })?;
         cut.ok_or_else(|| ControlError::NotFound {
@@ -573,7 +573,7 @@ impl Handle {
             let _ = answer.send(work(core));
         });
         self.link
-            .commands
+            .calls
             .send(command)
             .map_err(|_| ControlError::Stopped)?;
         let _ = self.link.waker.wake();
@@ -587,7 +587,7 @@ impl Handle {
 
     /// Runs `work` on the core thread some time soon, if that still runs.
     pub(crate) fn post(&self, work: impl FnOnce(&mut Core) + Send + 'static) {
-        if self.link.commands.send(Box::new(work)).is_ok() {
+        if self.link.calls.send(Box::new(work)).is_ok() {
             let _ = self.link.waker.wake();
         }
     }

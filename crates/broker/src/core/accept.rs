@@ -1,10 +1,9 @@
-//! Taking clients from endpoints: each endpoint in its turn, and with a word to those for whom
-//! there is no descriptor.
+//! Accepts clients from endpoint sockets, round robin with a bounded number per endpoint.
 //!
-//! Endpoints are watched edge-triggered, so one where clients may still wait is remembered here
-//! until it has none. When the process is out of descriptors, a client cannot even be told so;
-//! the reserve is one descriptor that is given up for as long as that takes. Where that fails as
-//! well (the whole system has none) the endpoints are looked at again in a moment, and not before.
+//! Endpoints are watched edge-triggered, so an endpoint stays in the busy list until `accept` would
+//! block. When the process runs out of descriptors (`EMFILE`), it closes one reserve descriptor to
+//! accept and refuse the next client. If that fails too (`ENFILE`), the endpoints are retried after
+//! a delay.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,27 +17,28 @@ use hvsock_sys::{message, seqpacket};
 use super::Core;
 use crate::reply::refused;
 
-/// Clients taken from all endpoints before connections get their turn.
-const ACCEPTS: usize = 256;
-/// Clients taken from one endpoint before others get their turn.
-const ACCEPT_TURN: usize = 64;
-/// How long to wait for descriptors where not even the reserve helped.
-const AGAIN: Duration = Duration::from_millis(100);
-/// How often the log tells of it.
-const WARN_AGAIN: Duration = Duration::from_secs(10);
+/// Most clients accepted from all endpoints in one iteration of the loop.
+const ACCEPTS_PER_ITERATION: usize = 256;
+/// Most clients accepted from one endpoint in one iteration of the loop.
+const ACCEPTS_PER_ENDPOINT: usize = 64;
+/// Delay before the next try when even the reserve descriptor did not help.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Rate limit of the log line about missing descriptors.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What the core knows about the lack of descriptors.
+/// State of a shortage of descriptors.
 #[derive(Debug, Default)]
 pub(super) struct Shortage {
     reserve: Option<OwnedFd>,
-    /// When endpoints are looked at again that had to be left alone.
-    pub(super) again: Option<Instant>,
+    /// When to retry the endpoints.
+    pub(super) retry_at: Option<Instant>,
     warned: Option<Instant>,
 }
 
 impl Shortage {
-    /// Takes the reserve, or tries to. A socket that is connected to nothing costs least.
-    fn restock(&mut self) -> bool {
+    /// Opens the reserve descriptor if it is closed; `false` on failure. An unbound socket is the
+    /// cheapest kind.
+    fn refill_reserve(&mut self) -> bool {
         if self.reserve.is_none() {
             self.reserve = UnixDatagram::unbound().ok().map(OwnedFd::from);
         }
@@ -47,7 +47,7 @@ impl Shortage {
 }
 
 impl Core {
-    /// Notes that clients wait at an endpoint.
+    /// Marks an endpoint as having clients to accept.
     pub(super) fn mark_endpoint(&mut self, index: usize) {
         if let Some(endpoint) = self.endpoints.get_mut(index)
             && !endpoint.busy
@@ -57,25 +57,22 @@ impl Core {
         }
     }
 
-    /// Takes clients from every endpoint where some wait, a bounded number from each.
-    pub(super) fn accept_turns(&mut self) {
-        if self
-            .shortage
-            .again
-            .is_some_and(|again| again <= Instant::now())
-        {
-            self.shortage.again = None;
+    /// Accepts clients from every busy endpoint, a bounded number from each.
+    pub(super) fn accept_clients(&mut self) {
+        let retry_at = self.shortage.retry_at;
+        if retry_at.is_some_and(|retry_at| retry_at <= Instant::now()) {
+            self.shortage.retry_at = None;
             let all: Vec<usize> = self.endpoints.iter().map(|(index, _)| index).collect();
             all.into_iter().for_each(|index| self.mark_endpoint(index));
         }
         if self.busy_endpoints.is_empty() {
             return;
         }
-        self.shortage.restock();
+        self.shortage.refill_reserve();
         let busy = std::mem::take(&mut self.busy_endpoints);
-        let turn = (ACCEPTS / busy.len()).clamp(1, ACCEPT_TURN);
+        let limit = (ACCEPTS_PER_ITERATION / busy.len()).clamp(1, ACCEPTS_PER_ENDPOINT);
         for index in busy {
-            let more = self.accept_turn(index, turn);
+            let more = self.accept_from(index, limit);
             if let Some(endpoint) = self.endpoints.get_mut(index) {
                 endpoint.busy = more;
                 self.busy_endpoints.extend(more.then_some(index));
@@ -83,20 +80,20 @@ impl Core {
         }
     }
 
-    /// One endpoint's turn; whether more clients may wait there.
-    fn accept_turn(&mut self, index: usize, turn: usize) -> bool {
-        for _ in 0..turn {
+    /// Accepts up to `limit` clients from one endpoint. Returns whether more may be pending.
+    fn accept_from(&mut self, index: usize, limit: usize) -> bool {
+        for _ in 0..limit {
             let Some(endpoint) = self.endpoints.get(index) else {
                 return false;
             };
             match seqpacket::accept(&endpoint.socket) {
-                Ok(Some(socket)) => self.begin(socket, endpoint.partition),
+                Ok(Some(socket)) => self.open_session(socket, endpoint.partition),
                 Ok(None) => return false,
-                Err(error) => match self.turn_away(index, &error) {
-                    Away::Told => {}
-                    Away::NobodyWaits => return false,
-                    Away::NotNow => {
-                        self.shortage.again = Some(Instant::now() + AGAIN);
+                Err(error) => match self.reject_client(index, &error) {
+                    Rejection::Sent => {}
+                    Rejection::NoClient => return false,
+                    Rejection::NoDescriptor => {
+                        self.shortage.retry_at = Some(Instant::now() + RETRY_DELAY);
                         return false;
                     }
                 },
@@ -105,49 +102,53 @@ impl Core {
         true
     }
 
-    /// Tells the next client that there is no descriptor for it.
-    fn turn_away(&mut self, index: usize, error: &io::Error) -> Away {
+    /// Accepts the next client with the reserve descriptor and refuses it.
+    fn reject_client(&mut self, index: usize, error: &io::Error) -> Rejection {
         let now = Instant::now();
         let warned = self.shortage.warned;
-        if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_AGAIN) {
+        if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_INTERVAL) {
             self.shortage.warned = Some(now);
-            tracing::warn!(%error, "cannot take more clients");
+            tracing::warn!(%error, "cannot accept clients: no free descriptor");
         }
         let Some(endpoint) = self.endpoints.get(index) else {
-            return Away::NobodyWaits;
+            return Rejection::NoClient;
         };
-        // It makes room for one.
+        // This frees the descriptor that `accept` needs.
         drop(self.shortage.reserve.take());
-        let away = match seqpacket::accept(&endpoint.socket) {
+        let rejection = match seqpacket::accept(&endpoint.socket) {
             Ok(Some(client)) => {
-                let refusal = out_of_descriptors(error);
-                self.tally.refused(&refusal);
+                let refusal = descriptor_limit(error);
+                self.counters.refused(&refusal);
                 BrokerMessage::Refused(refused(&refusal)).encode(&mut self.buffer);
-                // One that does not listen to its own socket misses it.
+                // A client with a full receive queue misses the refusal.
                 let _ = message::send(&client, &self.buffer, &[]);
-                Away::Told
+                Rejection::Sent
             }
-            // The kernel asks for a descriptor before it looks for a client.
-            Ok(None) => Away::NobodyWaits,
-            Err(_) => Away::NotNow,
+            // The kernel allocates a descriptor before it looks for a client, so `accept` can have
+            // failed with no client pending.
+            Ok(None) => Rejection::NoClient,
+            Err(_) => Rejection::NoDescriptor,
         };
-        if self.shortage.restock() {
-            away
+        if self.shortage.refill_reserve() {
+            rejection
         } else {
-            Away::NotNow
+            Rejection::NoDescriptor
         }
     }
 }
 
-/// What became of a client for whom there is no descriptor.
-enum Away {
-    Told,
-    NobodyWaits,
-    NotNow,
+/// The outcome of [`Core::reject_client`].
+enum Rejection {
+    /// The client was accepted and refused.
+    Sent,
+    /// No client was pending.
+    NoClient,
+    /// Even with the reserve closed there was no descriptor.
+    NoDescriptor,
 }
 
-/// Why there is no descriptor for a client or a connection.
-pub(super) fn out_of_descriptors(error: &io::Error) -> Refusal {
+/// The refusal for a client or connection that the broker has no descriptor for.
+pub(super) fn descriptor_limit(error: &io::Error) -> Refusal {
     Refusal::LimitReached {
         which: format!("broker descriptors ({error})"),
     }

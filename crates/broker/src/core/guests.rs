@@ -1,9 +1,9 @@
 //! Connections with the guests of VMs.
 //!
-//! The guest's end is virtio-vsock, kept by the VM's data thread; the other end is a process's, of
-//! which the broker has one half of a ring or of a socket pair, or another guest's. A guest that
-//! connects is answered when the listener has its part. A guest that is connected to has to accept
-//! first: until then its connection is [`Pending`], and the process waits.
+//! The guest's end is virtio-vsock, handled by the VM's data thread. The other end is another guest,
+//! or a process, for which the broker has one end of a ring or of a socket pair. A connect by a guest
+//! is answered once the listener has its descriptors. A connect to a guest is [`Pending`] until the
+//! guest accepts, and the process waits.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -17,113 +17,124 @@ use hvsock_ring::{Bells, Parts, RingSize, Side};
 use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
 use hvsock_virtio::{Cid, GuestCid, Handle, Key, SocketKind};
 
-use super::accept::out_of_descriptors;
-use super::join::{NOBODY, in_flight, is_gone};
+use super::accept::descriptor_limit;
+use super::join::{UNKNOWN_CALLER, in_flight_limit, is_disconnected};
 use super::labels::partition_label;
-use super::material::{Kind, Offer, out_of_maps};
+use super::resources::{ChosenTransport, TransportPreference, mmap_limit};
 use super::session::Session;
-use super::{ConnectionRecord, Core, EndRecord, Place};
+use super::{ConnectionOwner, ConnectionRecord, Core, EndRecord};
 use crate::model::EventKind;
 use crate::pump::{Control, Counters};
 use crate::vm::{Command, LinkParts, Linked, VmNews, sibling_pair};
 
-/// The first of the ports that connections to guests come from: above those that services have
-/// (IANA's dynamic ports).
+/// The first local port of connections to guests. The range is IANA's dynamic ports (RFC 6335), above
+/// the ports of services.
 pub(super) const FIRST_PORT: u32 = 49_152;
 const LAST_PORT: u32 = 65_535;
 
-/// How long a guest may take to accept. A process that has less patience says so by closing.
-const ACCEPT_BOUND: Duration = Duration::from_secs(30);
-/// Linux's own limit, after which a guest that connects to its sibling has given up.
-const SIBLING_BOUND: Duration = Duration::from_secs(2);
+/// Timeout for a guest to accept. A process with a shorter timeout closes its connection.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Timeout of a connect between sibling guests, as Linux's `VSOCK_DEFAULT_CONNECT_TIMEOUT`.
+const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Bytes that may wait for the guests and processes of one VM, each way, as long as each
-/// connection may have [`LEAST`].
-const BUDGET: usize = 64 * 1024 * 1024;
-const LEAST: u32 = 16 * 1024;
-/// The most for one connection: what a process may ask for.
-const MOST: u32 = 1024 * 1024;
-/// The most for one that nobody asked for: what Linux has on the other side.
-const USUAL: u32 = 256 * 1024;
+/// Buffer bytes of all connections of one VM, each way. Each connection gets an equal share, but at
+/// least [`MIN_BUFFER`].
+const BUFFER_BUDGET: usize = 64 * 1024 * 1024;
+const MIN_BUFFER: u32 = 16 * 1024;
+/// Largest buffer of one connection, which is also the largest ring that a process can request.
+const MAX_BUFFER: u32 = 1024 * 1024;
+/// Largest buffer of a connection without a requested size: the default of Linux guests.
+const DEFAULT_BUFFER: u32 = 256 * 1024;
 
-/// A connection that a guest was asked for.
+/// A connect to a guest that the guest has not accepted.
 pub(super) struct Pending {
     session: Session,
     address: SockAddrHv,
     route: Route,
-    given: Given,
+    part: ProcessPart,
     transport: Transport,
     counters: Arc<Counters>,
 }
 
-/// What a process gets.
-enum Given {
-    Ring { memory: OwnedFd, bells: Bells },
+/// The descriptors that the process receives.
+enum ProcessPart {
+    Ring { memory: OwnedFd, doorbells: Bells },
     Socket(OwnedFd),
 }
 
-impl Given {
+impl ProcessPart {
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
         match self {
-            Self::Ring { memory, bells } => {
-                vec![memory.as_fd(), bells.own.as_fd(), bells.peer.as_fd()]
+            Self::Ring { memory, doorbells } => {
+                vec![
+                    memory.as_fd(),
+                    doorbells.own.as_fd(),
+                    doorbells.peer.as_fd(),
+                ]
             }
             Self::Socket(data) => vec![data.as_fd()],
         }
     }
 }
 
-/// The halves of a way for bytes: the process's, the broker's, and how many bytes from the guest
-/// it holds.
-fn halves(kind: Kind, process: Side, plain: bool) -> Result<(Given, LinkParts, u32), Refusal> {
-    match kind {
-        Kind::Ring(size) => {
-            let parts = Parts::new(size).map_err(|error| out_of_descriptors(&error))?;
+/// Creates both ends of a transport: the process's, the broker's, and the buffer size in bytes for
+/// data from the guest, which the guest gets as credit.
+fn make_ends(
+    chosen: ChosenTransport,
+    process: Side,
+    raw_fd: bool,
+) -> Result<(ProcessPart, LinkParts, u32), Refusal> {
+    match chosen {
+        ChosenTransport::Ring(size) => {
+            let parts = Parts::new(size).map_err(|error| descriptor_limit(&error))?;
             let Parts {
                 memory,
                 first,
                 second,
             } = parts;
-            let (own, bells) = match process {
+            let (own, doorbells) = match process {
                 Side::First => (second, first),
                 Side::Second => (first, second),
             };
             let end = hvsock_ring::End::open(process.other(), &memory, own);
-            let end = end.map_err(|error| out_of_maps(&error))?;
-            let given = Given::Ring { memory, bells };
-            Ok((given, LinkParts::Ring(Box::new(end)), size.bytes()))
+            let end = end.map_err(|error| mmap_limit(&error))?;
+            let part = ProcessPart::Ring { memory, doorbells };
+            Ok((part, LinkParts::Ring(Box::new(end)), size.bytes()))
         }
-        Kind::Descriptor => {
-            let (data, given) = stream::pair().map_err(|error| out_of_descriptors(&error))?;
-            set_nonblocking(&data, true).map_err(|error| out_of_descriptors(&error))?;
+        ChosenTransport::Descriptor => {
+            let (data, process) = stream::pair().map_err(|error| descriptor_limit(&error))?;
+            set_nonblocking(&data, true).map_err(|error| descriptor_limit(&error))?;
             Ok((
-                Given::Socket(given),
-                LinkParts::Socket { data, plain },
-                USUAL,
+                ProcessPart::Socket(process),
+                LinkParts::Socket {
+                    data,
+                    plain: raw_fd,
+                },
+                DEFAULT_BUFFER,
             ))
         }
     }
 }
 
 impl Core {
-    /// Takes in what a VM's data thread says.
-    pub(super) fn hear_vm(&mut self, vm: PartitionKey, news: VmNews) {
+    /// Handles an event of a VM's data thread.
+    pub(super) fn handle_vm_event(&mut self, vm: PartitionKey, news: VmNews) {
         match news {
             VmNews::State(state) => self.vmm_state(vm, state),
             VmNews::Request { handle, key } => self.guest_connects(vm, handle, key),
             VmNews::Connected(id) => self.guest_accepted(vm, id),
-            VmNews::Failed(id, refusal) => self.give_up(id, &refusal),
+            VmNews::Failed(id, refusal) => self.abort_pending(id, &refusal),
             VmNews::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
-                let told = self.vms.get_mut(&vm).map(|vm| vm.words.may_speak());
-                if let Some(Some(silenced)) = told {
-                    tracing::warn!(vm = %name, silenced, "{what}");
+                let allowed = self.vms.get_mut(&vm).map(|vm| vm.log_limit.allow());
+                if let Some(Some(suppressed)) = allowed {
+                    tracing::warn!(vm = %name, suppressed, "{what}");
                 }
             }
         }
     }
 
-    /// Tells a VM's data thread something; a VM that is no more needs no telling.
+    /// Sends a command to a VM's data thread. Does nothing if the VM has been removed.
     pub(super) fn command_vm(&self, vm: PartitionKey, command: Command) {
         let threads = self.vms.get(&vm).and_then(|vm| vm.threads.as_ref());
         if let Some(threads) = threads {
@@ -131,7 +142,7 @@ impl Core {
         }
     }
 
-    /// Connects a guest to what it asks for, or has it refused at once.
+    /// Connects a guest to the requested address, or has its connect refused.
     fn guest_connects(&mut self, vm: PartitionKey, handle: Handle, key: Key) {
         let (address, joined) = match self.address_for(vm, &key) {
             Ok(address) => (Some(address), self.join_guest(vm, handle, &key, address)),
@@ -141,10 +152,10 @@ impl Core {
             self.command_vm(vm, Command::Refuse { handle });
             self.refuse_guest(vm, &key, address, &refusal);
         }
-        self.carry_out();
+        self.apply_effects();
     }
 
-    /// Says where everybody can see it why a guest was turned down, which hears nothing of it.
+    /// Counts, logs and publishes why a guest was refused. The guest itself only sees a reset.
     fn refuse_guest(
         &mut self,
         vm: PartitionKey,
@@ -152,17 +163,17 @@ impl Core {
         address: Option<SockAddrHv>,
         refusal: &Refusal,
     ) {
-        self.tally.refused(refusal);
+        self.counters.refused(refusal);
         let from = partition_label(&self.fabric, vm);
         let address = address.map_or_else(
             || format!("CID {} port {}", key.peer, key.peer_port),
             |address| address.to_string(),
         );
-        let told = self.vms.get_mut(&vm).map(|vm| vm.words.may_speak());
-        if let Some(Some(silenced)) = told {
+        let allowed = self.vms.get_mut(&vm).map(|vm| vm.log_limit.allow());
+        if let Some(Some(suppressed)) = allowed {
             let port = key.peer_port;
-            tracing::info!(%from, %address, port, silenced, reason = refusal.label(),
-                "a guest was refused: {refusal}");
+            tracing::info!(%from, %address, port, suppressed, reason = refusal.label(),
+                "refused a guest's connect: {refusal}");
         }
         self.events.publish(|| EventKind::Refused {
             from,
@@ -172,12 +183,12 @@ impl Core {
         });
     }
 
-    /// What a guest means by a context id and a port.
+    /// The address that a guest's destination CID and port stand for.
     fn address_for(&self, vm: PartitionKey, key: &Key) -> Result<SockAddrHv, Refusal> {
         let partition = if key.peer == Cid::HOST {
             VmId::PARENT
         } else {
-            // Guests must not learn which ids there are.
+            // A guest must not learn which CIDs exist.
             let cid = GuestCid::try_from(key.peer.0).map_err(|_| Refusal::NotReachable)?;
             let sibling = self.by_cid(cid).ok_or(Refusal::NotReachable)?;
             let sibling = self.fabric.partition(sibling);
@@ -197,7 +208,7 @@ impl Core {
         if key.kind == SocketKind::Seqpacket && key.peer == Cid::HOST {
             return Err(Refusal::NotSupported);
         }
-        // Nobody in a guest is anybody here.
+        // Users of a guest are unknown on the host.
         let principal = Principal {
             uid: u32::MAX,
             ..Principal::default()
@@ -227,32 +238,34 @@ impl Core {
         service: ServiceId,
     ) -> Result<(), Refusal> {
         let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
-        let (offer, to, keep) = (
-            listener.offer,
+        let (preference, to, keep) = (
+            listener.preference,
             EndRecord {
                 partition: listener.partition,
                 caller: listener.caller,
             },
             listener.connected_suspend,
         );
-        let kind = self.kind_for(vm, offer).ok_or(Refusal::NotSupported)?;
-        let (given, parts, alloc) = halves(kind, Side::Second, offer.plain)?;
-        let (control, control_given) =
-            seqpacket::pair().map_err(|error| out_of_descriptors(&error))?;
-        set_nonblocking(&control, true).map_err(|error| out_of_descriptors(&error))?;
-        let mut descriptors = given.descriptors();
-        descriptors.push(control_given.as_fd());
-        self.announce(route, kind.transport(), vm, NOBODY, &descriptors)?;
+        let chosen = self
+            .transport_for(vm, preference)
+            .ok_or(Refusal::NotSupported)?;
+        let (part, parts, alloc) = make_ends(chosen, Side::Second, preference.raw_fd)?;
+        let (control, control_sent) =
+            seqpacket::pair().map_err(|error| descriptor_limit(&error))?;
+        set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
+        let mut descriptors = part.descriptors();
+        descriptors.push(control_sent.as_fd());
+        self.send_incoming(route, chosen.transport(), vm, UNKNOWN_CALLER, &descriptors)?;
         let id = route.connection;
         if keep {
             self.fabric.set_connected_suspend(id, End::Server, true);
         }
         let from = EndRecord {
             partition: vm,
-            caller: NOBODY,
+            caller: UNKNOWN_CALLER,
         };
         let counters: Arc<Counters> = Arc::default();
-        self.book_with_vm(vm, id, service, [from, to], kind.transport(), &counters);
+        self.record_vm_connection(vm, id, service, [from, to], chosen.transport(), &counters);
         let linked = Linked {
             connection: id,
             parts,
@@ -276,14 +289,17 @@ impl Core {
     ) -> Result<(), Refusal> {
         let own = self.vms.get(&vm).ok_or(Refusal::NotReachable)?.cid;
         let (id, counters): (_, Arc<Counters>) = (route.connection, Arc::default());
-        let alloc = self.budget(vm).min(self.budget(route.target)).min(USUAL);
+        let alloc = self
+            .buffer_share(vm)
+            .min(self.buffer_share(route.target))
+            .min(DEFAULT_BUFFER);
         let (from, to) = sibling_pair();
         let end = |partition| EndRecord {
             partition,
-            caller: NOBODY,
+            caller: UNKNOWN_CALLER,
         };
         let ends = [end(vm), end(route.target)];
-        self.book_with_vm(vm, id, service, ends, Transport::Descriptor, &counters);
+        self.record_vm_connection(vm, id, service, ends, Transport::Descriptor, &counters);
         let linked = |parts, guest, counters, reports| Linked {
             connection: id,
             parts: LinkParts::Sibling(parts),
@@ -294,7 +310,7 @@ impl Core {
             reports,
         };
         let connecting = linked(from, End::Client, counters, true);
-        // The bytes are counted once, by the guest that connected.
+        // Only the connecting guest's end counts the bytes, so that they are counted once.
         let accepting = linked(to, End::Server, Arc::default(), false);
         let linked = connecting;
         self.command_vm(vm, Command::Accept { handle, linked });
@@ -304,7 +320,7 @@ impl Core {
             peer_port: key.guest_port,
             kind: key.kind,
         };
-        let (linked, timeout) = (accepting, SIBLING_BOUND);
+        let (linked, timeout) = (accepting, SIBLING_TIMEOUT);
         let connect = Command::Connect {
             key,
             linked,
@@ -314,35 +330,35 @@ impl Core {
         Ok(())
     }
 
-    /// Asks a guest for a connection; its process waits until the guest has answered.
+    /// Starts a connect to a guest. The process waits until the guest answers.
     pub(super) fn connect_to_guest(&mut self, session: Session, connect: &Connect, route: Route) {
         let (id, address) = (route.connection, connect.address);
-        let offer = Offer {
+        let preference = TransportPreference {
             transports: connect.transports,
-            plain: connect.flags.plain,
+            raw_fd: connect.flags.plain,
             ring_size: session.ring_size,
         };
         let made = match (
-            self.kind_for(route.target, offer),
+            self.transport_for(route.target, preference),
             address.service.port_for_guests(),
         ) {
             (None, _) => Err(Refusal::NotSupported),
             (Some(_), None) => Err(Refusal::ServiceNotMappable),
-            (Some(kind), Some(port)) => {
-                halves(kind, Side::First, offer.plain).map(|halves| (kind, port, halves))
+            (Some(chosen), Some(port)) => {
+                make_ends(chosen, Side::First, preference.raw_fd).map(|ends| (chosen, port, ends))
             }
         };
-        let (kind, guest_port, (given, parts, alloc)) = match made {
+        let (chosen, guest_port, (part, parts, alloc)) = match made {
             Ok(made) => made,
             Err(refusal) => {
                 self.fabric.close_connection(id);
-                return self.turned_down(&session, address, &refusal);
+                return self.reject(&session, address, &refusal);
             }
         };
         let key = Key {
             guest_port,
             peer: Cid::HOST,
-            peer_port: self.port(),
+            peer_port: self.next_port(),
             kind: SocketKind::Stream,
         };
         let counters: Arc<Counters> = Arc::default();
@@ -355,13 +371,13 @@ impl Core {
             guest: End::Server,
             reports: true,
         };
-        let (vm, timeout) = (route.target, ACCEPT_BOUND);
+        let (vm, timeout) = (route.target, ACCEPT_TIMEOUT);
         let pending = Pending {
             session,
             address,
             route,
-            given,
-            transport: kind.transport(),
+            part,
+            transport: chosen.transport(),
             counters,
         };
         self.pending.insert(id, pending);
@@ -373,7 +389,7 @@ impl Core {
         self.command_vm(vm, connect);
     }
 
-    /// A guest has accepted a connection: its process gets its part.
+    /// Sends the process its descriptors after the guest has accepted.
     fn guest_accepted(&mut self, vm: PartitionKey, id: ConnectionId) {
         let Some(pending) = self.pending.remove(&id) else {
             return;
@@ -382,7 +398,7 @@ impl Core {
             session,
             address,
             route,
-            given,
+            part,
             transport,
             counters,
         } = pending;
@@ -393,7 +409,7 @@ impl Core {
         };
         let to = EndRecord {
             partition: vm,
-            caller: NOBODY,
+            caller: UNKNOWN_CALLER,
         };
         if session.connected_suspend {
             self.fabric.set_connected_suspend(id, End::Client, true);
@@ -405,21 +421,21 @@ impl Core {
             peer: route.server,
         });
         connected.encode(&mut self.buffer);
-        if let Err(error) = message::send(&session.socket, &self.buffer, &given.descriptors())
-            && !is_gone(&error)
+        if let Err(error) = message::send(&session.socket, &self.buffer, &part.descriptors())
+            && !is_disconnected(&error)
         {
-            let refusal = in_flight(&error);
+            let refusal = in_flight_limit(&error);
             let connection = id;
             self.fabric.close_connection(id);
-            self.turned_down(&session, address, &refusal);
-            let cut = Command::Cut {
+            self.reject(&session, address, &refusal);
+            let reset = Command::Cut {
                 connection,
                 refusal,
             };
-            return self.command_vm(vm, cut);
+            return self.command_vm(vm, reset);
         }
-        // A process that is gone by now leaves a connection that the data thread ends.
-        self.book_with_vm(vm, id, address.service, [from, to], transport, &counters);
+        // If the process is gone by now, the data thread closes the connection.
+        self.record_vm_connection(vm, id, address.service, [from, to], transport, &counters);
         let (connection, control) = (id, Control::new(session.socket));
         let establish = Command::Establish {
             connection,
@@ -428,21 +444,21 @@ impl Core {
         self.command_vm(vm, establish);
     }
 
-    /// Gives a connection up that a guest has not accepted, and tells the process why.
-    pub(super) fn give_up(&mut self, id: ConnectionId, refusal: &Refusal) {
+    /// Aborts a pending connect to a guest and sends the process the refusal.
+    pub(super) fn abort_pending(&mut self, id: ConnectionId, refusal: &Refusal) {
         let Some(pending) = self.pending.remove(&id) else {
             return;
         };
         self.fabric.close_connection(id);
-        let cut = Command::Cut {
+        let reset = Command::Cut {
             connection: id,
             refusal: refusal.clone(),
         };
-        self.command_vm(pending.route.target, cut);
-        self.turned_down(&pending.session, pending.address, refusal);
+        self.command_vm(pending.route.target, reset);
+        self.reject(&pending.session, pending.address, refusal);
     }
 
-    fn book_with_vm(
+    fn record_vm_connection(
         &mut self,
         vm: PartitionKey,
         id: ConnectionId,
@@ -462,14 +478,14 @@ impl Core {
             to,
             transport,
             counters: Arc::clone(counters),
-            place: Place::Vm(vm),
+            owner: ConnectionOwner::Vm(vm),
             started: Instant::now(),
         };
-        self.book(id, record);
+        self.record_connection(id, record);
     }
 
-    /// Takes a connection that has ended off the VMs that had it.
-    pub(super) fn leave_vm(&mut self, record: &ConnectionRecord) {
+    /// Decrements the connection counts of the VMs of a closed connection.
+    pub(super) fn release_vm(&mut self, record: &ConnectionRecord) {
         for partition in [record.from.partition, record.to.partition] {
             if let Some(vm) = self.vms.get_mut(&partition) {
                 vm.connections = vm.connections.saturating_sub(1);
@@ -477,35 +493,41 @@ impl Core {
         }
     }
 
-    /// How the bytes of a process's connection with a guest are to move. One end is the broker's
-    /// own, so that sharing memory needs nobody's consent.
-    fn kind_for(&self, vm: PartitionKey, offer: Offer) -> Option<Kind> {
+    /// The transport between a process and a guest's connection. The broker itself has the other end,
+    /// so a ring is allowed even if processes may not share memory with each other.
+    fn transport_for(
+        &self,
+        vm: PartitionKey,
+        preference: TransportPreference,
+    ) -> Option<ChosenTransport> {
         let all = Transports::RING.union(Transports::DESCRIPTOR);
-        let own = Offer {
+        let own = TransportPreference {
             transports: all,
-            plain: false,
+            raw_fd: false,
             ring_size: RingSize::MIN.bytes(),
         };
-        match Kind::between(own, offer, true)? {
-            Kind::Ring(size) => {
-                let bytes = size.bytes().min(self.budget(vm)).max(LEAST);
-                Some(Kind::Ring(RingSize::at_least(bytes)))
+        match ChosenTransport::between(own, preference, true)? {
+            ChosenTransport::Ring(size) => {
+                let bytes = size.bytes().min(self.buffer_share(vm)).max(MIN_BUFFER);
+                Some(ChosenTransport::Ring(RingSize::at_least(bytes)))
             }
-            Kind::Descriptor => Some(Kind::Descriptor),
+            ChosenTransport::Descriptor => Some(ChosenTransport::Descriptor),
         }
     }
 
-    /// Bytes that may wait for one more connection of a VM, each way.
-    fn budget(&self, vm: PartitionKey) -> u32 {
+    /// The buffer bytes of one more connection of a VM, each way.
+    fn buffer_share(&self, vm: PartitionKey) -> u32 {
         let connections = self.vms.get(&vm).map_or(0, |vm| vm.connections);
-        let share = BUDGET / (connections + 1);
-        let share = u32::try_from(share).unwrap_or(MOST).clamp(LEAST, MOST);
-        // Rings have sizes that are powers of two.
+        let share = BUFFER_BUDGET / (connections + 1);
+        let share = u32::try_from(share)
+            .unwrap_or(MAX_BUFFER)
+            .clamp(MIN_BUFFER, MAX_BUFFER);
+        // Ring capacities are powers of two.
         1 << share.ilog2()
     }
 
-    /// The next port for a connection to a guest.
-    fn port(&mut self) -> u32 {
+    /// The next local port for a connection to a guest. Ports wrap around.
+    fn next_port(&mut self) -> u32 {
         let port = self.next_port;
         self.next_port = if port == LAST_PORT {
             FIRST_PORT

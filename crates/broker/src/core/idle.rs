@@ -1,19 +1,19 @@
-//! Sessions that have not said yet what they want, the oldest first.
+//! Idle sessions: those that have not sent their request, oldest first.
 //!
-//! Each has a deadline, and each partition has places for a number of them. Where all places are
-//! taken the newcomer gets that of the oldest: a process that means to ask for something does so
-//! at once, so a crowd that only holds places cannot keep others out.
+//! Each has a deadline, and each partition a limited number of slots. When all slots are taken, a new
+//! session evicts the oldest. A well-behaved process sends its request at once, so idle connections
+//! cannot keep others out.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use hvsock_fabric::PartitionKey;
 
-/// The idle sessions by their serial numbers, which grow, as the deadlines do.
+/// The idle sessions by serial number. Deadlines increase with serial numbers.
 #[derive(Debug, Default)]
-pub(super) struct Idle {
+pub(super) struct IdleSessions {
     all: BTreeMap<u64, Entry>,
-    /// The places in the slab of sessions.
+    /// The slab indexes of each partition's idle sessions.
     by_partition: HashMap<PartitionKey, BTreeMap<u64, usize>>,
 }
 
@@ -23,8 +23,8 @@ struct Entry {
     deadline: Instant,
 }
 
-impl Idle {
-    /// Takes in a session, which must be newer than all others, with its place in the slab.
+impl IdleSessions {
+    /// Adds a session with its slab index. Its serial number must be the highest so far.
     pub(super) fn insert(
         &mut self,
         partition: PartitionKey,
@@ -37,28 +37,28 @@ impl Idle {
             deadline,
         };
         self.all.insert(serial, entry);
-        let of_it = self.by_partition.entry(partition).or_default();
-        of_it.insert(serial, index);
+        let sessions = self.by_partition.entry(partition).or_default();
+        sessions.insert(serial, index);
     }
 
-    /// Takes a session out that has said what it wants or is gone, and returns its place.
+    /// Removes a session that has sent its request or is closed. Returns its slab index.
     pub(super) fn remove(&mut self, serial: u64) -> Option<usize> {
         let Entry { partition, .. } = self.all.remove(&serial)?;
-        let of_it = self.by_partition.get_mut(&partition)?;
-        let index = of_it.remove(&serial);
-        if of_it.is_empty() {
+        let sessions = self.by_partition.get_mut(&partition)?;
+        let index = sessions.remove(&serial);
+        if sessions.is_empty() {
             self.by_partition.remove(&partition);
         }
         index
     }
 
-    /// When the oldest must have said something.
+    /// The deadline of the oldest session.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let (_, oldest) = self.all.first_key_value()?;
         Some(oldest.deadline)
     }
 
-    /// Takes the oldest out if its time is up, and returns its place.
+    /// Removes the oldest session if its deadline has passed. Returns its slab index.
     pub(super) fn pop_expired(&mut self, now: Instant) -> Option<usize> {
         let (&serial, oldest) = self.all.first_key_value()?;
         if oldest.deadline > now {
@@ -67,13 +67,13 @@ impl Idle {
         self.remove(serial)
     }
 
-    /// Takes the oldest of a partition out if all `places` are taken, and returns its place.
-    pub(super) fn pop_crowded(&mut self, partition: PartitionKey, places: usize) -> Option<usize> {
-        let of_it = self.by_partition.get(&partition)?;
-        if of_it.len() < places {
+    /// Removes the oldest session of a partition if it has `slots` or more. Returns its slab index.
+    pub(super) fn evict_oldest(&mut self, partition: PartitionKey, slots: usize) -> Option<usize> {
+        let sessions = self.by_partition.get(&partition)?;
+        if sessions.len() < slots {
             return None;
         }
-        let (&serial, _) = of_it.first_key_value()?;
+        let (&serial, _) = sessions.first_key_value()?;
         self.remove(serial)
     }
 }
@@ -109,9 +109,9 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_goes_first_and_only_when_its_time_is_up() {
+    fn sessions_expire_oldest_first_and_only_after_their_deadline() {
         let [root, web] = two_partitions();
-        let (mut idle, now) = (Idle::default(), Instant::now());
+        let (mut idle, now) = (IdleSessions::default(), Instant::now());
         let later = now + Duration::from_secs(1);
         idle.insert(root, 1, 10, now);
         idle.insert(web, 2, 20, now);
@@ -127,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn a_full_partition_gives_up_its_oldest_and_no_other_partitions() {
+    fn a_full_partition_evicts_its_own_oldest_session_only() {
         let [root, web] = two_partitions();
-        let (mut idle, now) = (Idle::default(), Instant::now());
+        let (mut idle, now) = (IdleSessions::default(), Instant::now());
         idle.insert(web, 1, 10, now);
         idle.insert(root, 2, 20, now);
         idle.insert(root, 3, 30, now);
-        assert_eq!(idle.pop_crowded(root, 3), None);
-        assert_eq!(idle.pop_crowded(root, 2), Some(20));
-        assert_eq!(idle.pop_crowded(root, 2), None);
-        assert_eq!(idle.pop_crowded(web, 1), Some(10));
+        assert_eq!(idle.evict_oldest(root, 3), None);
+        assert_eq!(idle.evict_oldest(root, 2), Some(20));
+        assert_eq!(idle.evict_oldest(root, 2), None);
+        assert_eq!(idle.evict_oldest(web, 1), Some(10));
     }
 }

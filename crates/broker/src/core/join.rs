@@ -1,8 +1,8 @@
-//! Two processes become the ends of a connection.
+//! Establishes connections between two processes.
 //!
-//! What both offer decides how their bytes move, and so of what [`Material`] the connection is
-//! made. Each process gets its part in one message; the broker's part goes to the core's own set
-//! of connections, and from there to a data thread if the broker has much to move.
+//! The transports that both support decide the [`ConnectionResources`]. Each process receives its
+//! descriptors in one message. The broker's part goes to the core thread's own connection set, and
+//! from there to a data thread once it has relayed many bytes.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -16,47 +16,47 @@ use hvsock_fabric::{
 use hvsock_sys::message;
 
 use super::labels::{partition_label, registered, service_label};
-use super::material::{Kept, Kind, Material, Offer};
+use super::resources::{BrokerPart, ChosenTransport, ConnectionResources, TransportPreference};
 use super::session::Session;
-use super::{ConnectionRecord, Core, EndRecord, ListenerRecord, Place};
+use super::{ConnectionOwner, ConnectionRecord, Core, EndRecord, ListenerRecord};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::{Adopted, Report};
 use crate::reply::refused;
 use crate::vm::Command;
 
-/// What a listening process learns of one whose numbers mean nothing in its partition.
-pub(super) const NOBODY: Caller = Caller {
+/// The credentials that a listener receives for a process whose pid and uid mean nothing in the
+/// listener's partition.
+pub(super) const UNKNOWN_CALLER: Caller = Caller {
     pid: 0,
     uid: u32::MAX,
     gid: u32::MAX,
 };
 
-/// Connects further apart than this do not follow one another.
-const QUIET: Duration = Duration::from_micros(200);
+/// Connects with a longer gap between them do not count as a burst.
+const BURST_GAP: Duration = Duration::from_micros(200);
 
 impl Core {
-    /// Makes the descriptors of the next connection before anybody asks for it: they cost more
-    /// than all else that the core does about a connect. One for which there are none, or that is
-    /// of another kind, makes its own.
-    pub(super) fn make_spare(&mut self) {
+    /// Preallocates the descriptors of the next connection, which are the most expensive part of a
+    /// connect. A connect with another transport, or without a preallocated one, creates its own.
+    pub(super) fn preallocate(&mut self) {
         if self.spare.is_none() {
-            let usual = match self.config.shared_memory {
-                true => Kind::USUAL,
-                false => Kind::Descriptor,
+            let transport = match self.config.shared_memory {
+                true => ChosenTransport::DEFAULT,
+                false => ChosenTransport::Descriptor,
             };
-            self.spare = Material::new(usual).ok();
+            self.spare = ConnectionResources::new(transport).ok();
         }
     }
 
-    fn material(&mut self, kind: Kind) -> Result<Material, Refusal> {
-        match self.spare.take_if(|spare| spare.kind == kind) {
+    fn resources(&mut self, transport: ChosenTransport) -> Result<ConnectionResources, Refusal> {
+        match self.spare.take_if(|spare| spare.transport == transport) {
             Some(spare) => Ok(spare),
-            None => Material::new(kind),
+            None => ConnectionResources::new(transport),
         }
     }
 
-    /// Connects a session to a listener, or tells it why not. Either way the session is over.
+    /// Connects a session to a listener or guest, or refuses it. Either way the session ends.
     pub(super) fn connect(&mut self, session: Session, connect: &Connect) {
         let principal = self.principal(&session);
         let request = ConnectRequest {
@@ -73,7 +73,7 @@ impl Core {
         let outcome = match self.route(&request) {
             Ok(route) if route.destination == Destination::Guest => {
                 self.connect_to_guest(session, connect, route);
-                self.carry_out();
+                self.apply_effects();
                 return;
             }
             Ok(route) => match self.join(&session, connect, &route) {
@@ -87,38 +87,37 @@ impl Core {
         };
         match outcome {
             Ok((route, joined)) => {
-                self.give_way();
+                self.yield_to_peers();
                 self.adopt(session, connect, &route, joined);
             }
-            Err(refusal) => self.turned_down(&session, connect.address, &refusal),
+            Err(refusal) => self.reject(&session, connect.address, &refusal),
         }
-        self.carry_out();
+        self.apply_effects();
     }
 
-    /// Where a connection goes, if it may.
+    /// Asks the fabric where a connection goes.
     pub(super) fn route(&mut self, request: &ConnectRequest<'_>) -> Result<Route, Refusal> {
         match self.fabric.connect(request) {
-            Err(Refusal::BacklogFull) if self.hear_listener(request) => {
+            Err(Refusal::BacklogFull) if self.poll_listener(request) => {
                 self.fabric.connect(request)
             }
             routed => routed,
         }
     }
 
-    /// Lets both processes of a new connection run before the core does what is left to do,
-    /// where there is no processor to spare for them. Not while connects come one after the
-    /// other: then the core is what they wait for, and giving way costs it its turn.
-    fn give_way(&mut self) {
+    /// Yields the processor so that both processes of a new connection can run first. Not during a
+    /// burst of connects: then the core thread is the bottleneck and a yield costs throughput.
+    fn yield_to_peers(&mut self) {
         let now = Instant::now();
         let last = self.last_connect.replace(now);
-        if last.is_none_or(|last| now.duration_since(last) > QUIET) {
+        if last.is_none_or(|last| now.duration_since(last) > BURST_GAP) {
             std::thread::yield_now();
         }
     }
 
-    /// Reads what the process of a full listener has said by now, which may be that it accepted:
-    /// clients are taken in quicker than sessions are watched. Whether there is such a listener.
-    fn hear_listener(&mut self, request: &ConnectRequest<'_>) -> bool {
+    /// Reads the messages of a full listener's process, which may have accepted connections in the
+    /// meantime: accepts run ahead of session events. Returns whether there is such a listener.
+    fn poll_listener(&mut self, request: &ConnectRequest<'_>) -> bool {
         let listener = self.fabric.listener_for(request);
         let record = listener.and_then(|id| self.listeners.get(&id));
         let session = record.map(|record| record.session);
@@ -133,31 +132,31 @@ impl Core {
         self.listeners.get(&route.destination.listener()?)
     }
 
-    /// Makes the descriptors, gives both processes theirs, and keeps the broker's.
+    /// Creates the descriptors, sends both processes theirs, and returns the broker's.
     fn join(
         &mut self,
         session: &Session,
         connect: &Connect,
         route: &Route,
-    ) -> Result<(Kind, Kept), Refusal> {
+    ) -> Result<(ChosenTransport, BrokerPart), Refusal> {
         let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
-        let accepting = listener.offer;
-        let connecting = Offer {
+        let accepting = listener.preference;
+        let connecting = TransportPreference {
             transports: connect.transports,
-            plain: connect.flags.plain,
+            raw_fd: connect.flags.plain,
             ring_size: session.ring_size,
         };
-        let kind = Kind::between(connecting, accepting, self.config.shared_memory);
-        let kind = kind.ok_or(Refusal::NotSupported)?;
-        let material = self.material(kind)?;
+        let chosen = ChosenTransport::between(connecting, accepting, self.config.shared_memory);
+        let chosen = chosen.ok_or(Refusal::NotSupported)?;
+        let resources = self.resources(chosen)?;
 
-        let transport = kind.transport();
-        self.announce(
+        let transport = chosen.transport();
+        self.send_incoming(
             route,
             transport,
             session.partition,
             session.caller,
-            &material.for_server(),
+            &resources.for_server(),
         )?;
 
         let connected = BrokerMessage::Connected(Connected {
@@ -167,35 +166,35 @@ impl Core {
             peer: route.server,
         });
         connected.encode(&mut self.buffer);
-        match message::send(&session.socket, &self.buffer, &material.for_client()) {
-            Err(error) if !is_gone(&error) => {
-                // The listening process has its end already.
-                let refusal = in_flight(&error);
+        match message::send(&session.socket, &self.buffer, &resources.for_client()) {
+            Err(error) if !is_disconnected(&error) => {
+                // The listening process has received its end already.
+                let refusal = in_flight_limit(&error);
                 let reset = BrokerMessage::Reset(refused(&refusal));
                 reset.encode(&mut self.buffer);
-                let _ = message::send(&material.kept.control, &self.buffer, &[]);
-                material.kept.cut();
+                let _ = message::send(&resources.broker.control, &self.buffer, &[]);
+                resources.broker.reset();
                 return Err(refusal);
             }
-            // A process that is gone by now leaves a connection that the set resets.
+            // If the process is gone by now, the connection set resets the connection.
             Ok(()) | Err(_) => {}
         }
-        Ok((kind, material.kept))
+        Ok((chosen, resources.broker))
     }
 
-    /// Gives the listening process its part of a connection from a partition.
-    pub(super) fn announce(
+    /// Sends the listening process its descriptors of a connection from `from`.
+    pub(super) fn send_incoming(
         &mut self,
         route: &Route,
         transport: Transport,
         from: PartitionKey,
         caller: Caller,
-        parts: &[BorrowedFd<'_>],
+        descriptors: &[BorrowedFd<'_>],
     ) -> Result<(), Refusal> {
         let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
-        // A container may have numbers of its own for processes and users, even for those in it.
+        // A container may have its own PID and user namespaces, even for its own processes.
         let same_numbers = listener.partition == self.fabric.root();
-        let caller = if same_numbers { caller } else { NOBODY };
+        let caller = if same_numbers { caller } else { UNKNOWN_CALLER };
         let incoming = BrokerMessage::Incoming(Incoming {
             transport,
             connection: route.connection.as_u64(),
@@ -210,16 +209,17 @@ impl Core {
         let listening = self.sessions.get(index).and_then(Option::as_ref);
         let listening = listening.ok_or(Refusal::NoListener)?;
         incoming.encode(&mut self.buffer);
-        message::send(&listening.socket, &self.buffer, parts).map_err(|error| undelivered(&error))
+        message::send(&listening.socket, &self.buffer, descriptors)
+            .map_err(|error| delivery_refusal(&error))
     }
 
-    /// Takes a connection into the core's set and into the books.
+    /// Adds a connection to the core thread's set and records it.
     fn adopt(
         &mut self,
         session: Session,
         connect: &Connect,
         route: &Route,
-        (kind, kept): (Kind, Kept),
+        (chosen, part): (ChosenTransport, BrokerPart),
     ) {
         let id = route.connection;
         let service = connect.address.service;
@@ -234,7 +234,7 @@ impl Core {
             partition: listener.partition,
             caller: listener.caller,
         };
-        let (plain, accepted_suspend) = (listener.offer.plain, listener.connected_suspend);
+        let (raw_fd, accepted_suspend) = (listener.preference.raw_fd, listener.connected_suspend);
         let options = [
             (End::Client, session.connected_suspend),
             (End::Server, accepted_suspend),
@@ -242,8 +242,8 @@ impl Core {
         for (end, _) in options.into_iter().filter(|(_, set)| *set) {
             self.fabric.set_connected_suspend(id, end, true);
         }
-        let (connection, counters) = kept.connection(session.socket, [connect.flags.plain, plain]);
-        self.young.adopt(Adopted {
+        let (connection, counters) = part.connection(session.socket, [connect.flags.plain, raw_fd]);
+        self.core_set.adopt(Adopted {
             id,
             connection,
             counters: Arc::clone(&counters),
@@ -252,18 +252,18 @@ impl Core {
             service,
             from,
             to,
-            transport: kind.transport(),
+            transport: chosen.transport(),
             counters,
-            place: Place::Own,
+            owner: ConnectionOwner::Core,
             started: Instant::now(),
         };
-        self.book(id, record);
+        self.record_connection(id, record);
     }
 
-    /// Takes a connection into the books.
-    pub(super) fn book(&mut self, id: ConnectionId, record: ConnectionRecord) {
+    /// Records an established connection, counts it, and publishes an event.
+    pub(super) fn record_connection(&mut self, id: ConnectionId, record: ConnectionRecord) {
         let service = record.service;
-        self.tally.opened(registered(&self.fabric, service));
+        self.counters.opened(registered(&self.fabric, service));
         self.events.publish(|| EventKind::ConnectionOpened {
             connection: id.as_u64(),
             service: service_label(&self.fabric, service),
@@ -273,8 +273,8 @@ impl Core {
         self.connections.insert(id, record);
     }
 
-    /// Takes in what a set says of its connections.
-    pub(super) fn take_report(&mut self, report: Report) {
+    /// Handles a report of a connection set or data thread.
+    pub(super) fn handle_report(&mut self, report: Report) {
         match report {
             Report::ConnectedSuspend {
                 connection,
@@ -285,22 +285,22 @@ impl Core {
             }
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             Report::Busy { connection } => self.promote(connection),
-            Report::Vm { partition, news } => self.hear_vm(partition, news),
+            Report::Vm { partition, news } => self.handle_vm_event(partition, news),
         }
-        self.carry_out();
+        self.apply_effects();
     }
 
-    /// Hands a connection that moves much to a data thread, each in its turn.
+    /// Moves a busy connection to a data thread, round robin.
     fn promote(&mut self, id: ConnectionId) {
         let Some(record) = self.connections.get_mut(&id) else {
             return;
         };
-        let Some(adopted) = self.young.release(id) else {
+        let Some(adopted) = self.core_set.release(id) else {
             return;
         };
         let thread = self.next_thread;
         self.next_thread = (thread + 1) % self.threads.len();
-        record.place = Place::Thread(thread);
+        record.owner = ConnectionOwner::DataThread(thread);
         self.threads[thread].adopt(adopted);
     }
 
@@ -309,10 +309,10 @@ impl Core {
         let Some(record) = self.connections.remove(&id) else {
             return;
         };
-        self.leave_vm(&record);
+        self.release_vm(&record);
         let (sent, received) = (record.counters.sent(), record.counters.received());
         let service = registered(&self.fabric, record.service);
-        self.tally.closed(service, sent, received);
+        self.counters.closed(service, sent, received);
         self.events.publish(|| EventKind::ConnectionClosed {
             connection: id.as_u64(),
             service: service_label(&self.fabric, record.service),
@@ -322,12 +322,12 @@ impl Core {
         });
     }
 
-    /// Has a connection cut by whoever has it, which tells both ends why.
-    pub(crate) fn cut_connection(&mut self, id: ConnectionId, refusal: Refusal) {
-        match self.connections.get(&id).map(|record| record.place) {
-            Some(Place::Own) => self.young.reset(id, refusal),
-            Some(Place::Thread(thread)) => self.threads[thread].reset(id, refusal),
-            Some(Place::Vm(vm)) => {
+    /// Has a connection reset by its owner, which sends both ends the reason.
+    pub(crate) fn reset_connection(&mut self, id: ConnectionId, refusal: Refusal) {
+        match self.connections.get(&id).map(|record| record.owner) {
+            Some(ConnectionOwner::Core) => self.core_set.reset(id, refusal),
+            Some(ConnectionOwner::DataThread(thread)) => self.threads[thread].reset(id, refusal),
+            Some(ConnectionOwner::Vm(vm)) => {
                 let connection = id;
                 self.command_vm(
                     vm,
@@ -337,16 +337,18 @@ impl Core {
                     },
                 );
             }
-            None => self.give_up(id, &refusal),
+            None => self.abort_pending(id, &refusal),
         }
     }
 
-    /// Stops a connection's data, or lets it flow again.
+    /// Suspends or resumes a connection.
     pub(super) fn suspend_connection(&mut self, id: ConnectionId, suspended: bool) {
-        match self.connections.get(&id).map(|record| record.place) {
-            Some(Place::Own) => self.young.suspend(id, suspended),
-            Some(Place::Thread(thread)) => self.threads[thread].suspend(id, suspended),
-            Some(Place::Vm(vm)) => {
+        match self.connections.get(&id).map(|record| record.owner) {
+            Some(ConnectionOwner::Core) => self.core_set.suspend(id, suspended),
+            Some(ConnectionOwner::DataThread(thread)) => {
+                self.threads[thread].suspend(id, suspended);
+            }
+            Some(ConnectionOwner::Vm(vm)) => {
                 let connection = id;
                 self.command_vm(
                     vm,
@@ -361,23 +363,24 @@ impl Core {
     }
 }
 
-/// Why a listening process did not get its message.
-fn undelivered(error: &io::Error) -> Refusal {
+/// The refusal for a message that could not be sent to a listening process.
+fn delivery_refusal(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::WouldBlock => Refusal::BacklogFull,
-        _ if is_gone(error) => Refusal::NoListener,
-        _ => in_flight(error),
+        _ if is_disconnected(error) => Refusal::NoListener,
+        _ => in_flight_limit(error),
     }
 }
 
-/// The kernel passes no more descriptors on.
-pub(super) fn in_flight(error: &io::Error) -> Refusal {
+/// The refusal for too many descriptors in flight (`ETOOMANYREFS`, unix(7)).
+pub(super) fn in_flight_limit(error: &io::Error) -> Refusal {
     Refusal::LimitReached {
         which: format!("descriptors in flight ({error})"),
     }
 }
 
-pub(super) fn is_gone(error: &io::Error) -> bool {
+/// Whether the error means that the process has closed its socket.
+pub(super) fn is_disconnected(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
     matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
 }

@@ -1,16 +1,16 @@
-//! Names for people, from what the fabric knows.
+//! Names of partitions and services for output.
 
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_fabric::{Fabric, PartitionKey};
 
-/// A partition's name; nothing for one that is gone.
+/// A partition's name, empty if it was removed.
 pub(super) fn partition_label(fabric: &Fabric, key: PartitionKey) -> String {
     fabric
         .partition(key)
         .map_or_else(String::new, |partition| partition.name().to_string())
 }
 
-/// A service's friendly name, or its GUID where it is not registered.
+/// A service's friendly name, or its GUID if it is not registered.
 pub(super) fn service_label(fabric: &Fabric, id: ServiceId) -> String {
     service_name(fabric, id).map_or_else(|| id.to_string(), ToString::to_string)
 }
@@ -20,7 +20,7 @@ pub(super) fn service_name(fabric: &Fabric, id: ServiceId) -> Option<&ElementNam
     Some(&fabric.registry(fabric.root())?.get(id)?.name)
 }
 
-/// The service if it is registered.
+/// `id` if the service is registered.
 pub(super) fn registered(fabric: &Fabric, id: ServiceId) -> Option<ServiceId> {
     service_name(fabric, id).map(|_| id)
 }

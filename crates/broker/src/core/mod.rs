@@ -1,35 +1,33 @@
-//! The core thread: endpoints, sessions and the fabric, all in one place, so that a verdict and
-//! what follows from it happen in one step.
+//! The core thread. It owns the endpoints, the sessions and the fabric, so a verdict and its effects
+//! happen in one step.
 //!
-//! The loop waits for sockets, for [`Report`]s of the data threads and for commands of a
-//! [`Handle`](crate::Handle). A command is a function that runs here with the whole core in its
-//! hands: what an operator reads is one consistent state, and there is no protocol between the
-//! two to keep in step. Whatever may block (files, name look-ups over a network) is done by the
-//! caller before it comes here.
+//! The event loop waits for sockets, for [`Report`]s of the data threads, and for calls of a
+//! [`Handle`](crate::Handle). A call is a closure that runs on this thread with `&mut Core`, so each
+//! call sees a consistent state and needs no message protocol. Callers do what may block (files,
+//! user look-ups) before they call.
 //!
-//! - [`accept`]: clients are taken from endpoints;
-//! - [`session`]: what processes say on their endpoint connections;
-//! - [`idle`]: those who say nothing;
-//! - [`join`]: two sessions become a connection, made of [`material`];
+//! - [`accept`]: accepts clients from endpoints;
+//! - [`session`]: handles messages on endpoint connections;
+//! - [`idle`]: deadlines of sessions without a request;
+//! - [`join`]: connects two sessions, with the descriptors of [`resources`];
 //! - [`guests`]: connections with the guests of VMs;
-//! - [`partitions`]: partitions with their endpoints, and what the fabric wants done;
-//! - [`vms`]: what more there is to partitions that are VMs;
-//! - [`view`]: what an operator sees;
-//! - [`liveness`]: what guests say of themselves, and whether they are still heard; [`guest_reports`]: who
-//!   is told of it;
-//! - [`tally`]: what is counted for metrics.
+//! - [`partitions`]: partitions, registrations, and the fabric's effects;
+//! - [`vms`]: the state that only VMs have;
+//! - [`view`]: snapshots for operators;
+//! - [`liveness`]: heartbeats of guests; [`guest_reports`]: their entry points and events;
+//! - [`counters`]: counters for metrics.
 
 mod accept;
+mod counters;
 mod guest_reports;
 mod guests;
 mod idle;
 mod join;
 mod labels;
 mod liveness;
-mod material;
 mod partitions;
+mod resources;
 mod session;
-mod tally;
 mod view;
 mod vms;
 
@@ -56,55 +54,55 @@ use crate::events::EventBus;
 use crate::pump::{ConnectionSet, Counters, DataThread, Report, Reports};
 use crate::{BrokerConfig, StartError};
 
+use counters::MetricsCounters;
 use liveness::Liveness;
 pub(crate) use partitions::AddError;
-use tally::Tally;
 
 const WAKE: Token = Token(0);
-/// The first token of the core's own connections, far above those of endpoints and sessions.
-const YOUNG: usize = 1 << 48;
-/// Bytes after which a connection moves to a data thread.
-const BUSY: u64 = 64 * 1024;
+/// The first token of the core thread's own connections, above those of endpoints and sessions.
+const CORE_SET_BASE: usize = 1 << 48;
+/// Bytes after which a relayed connection moves to a data thread.
+const PROMOTE_AFTER: u64 = 64 * 1024;
 
-/// Work that a [`Handle`](crate::Handle) sends here.
-pub(crate) type Command = Box<dyn FnOnce(&mut Core) + Send>;
+/// A closure that a [`Handle`](crate::Handle) sends to the core thread.
+pub(crate) type CoreCall = Box<dyn FnOnce(&mut Core) + Send>;
 
-/// The way to the core thread.
+/// The sending side of the core thread's call queue.
 #[derive(Clone)]
 pub(crate) struct CoreLink {
-    pub(crate) commands: Sender<Command>,
+    pub(crate) calls: Sender<CoreCall>,
     pub(crate) waker: Arc<Waker>,
 }
 
-/// An endpoint socket: whoever connects to it is in its partition.
+/// An endpoint socket. A process that connects to it belongs to its partition.
 struct Endpoint {
     socket: OwnedFd,
     partition: PartitionKey,
     path: PathBuf,
-    /// Clients may wait; it is among [`Core::busy_endpoints`].
+    /// Clients may be pending; the endpoint is in [`Core::busy_endpoints`].
     busy: bool,
 }
 
-/// What the core knows of a listener beyond what the fabric does.
+/// The core's state of a listener, beside the fabric's.
 struct ListenerRecord {
     session: usize,
     partition: PartitionKey,
     caller: Caller,
     address: SockAddrHv,
     backlog: u32,
-    /// What its process wants of the connections that it accepts.
-    offer: material::Offer,
-    /// The option as the listener set it, for the connections that it accepts.
+    /// The transports that its process supports.
+    preference: resources::TransportPreference,
+    /// `HVSOCKET_CONNECTED_SUSPEND`, which accepted connections inherit.
     connected_suspend: bool,
     started: Instant,
 }
 
-/// Whose lease a registration is.
+/// The session that holds a leased registration.
 #[derive(Clone, Copy)]
 struct LeaseRecord {
-    /// The serial number of its session.
+    /// The session's serial number.
     serial: u64,
-    /// Where its session is, once it has a place.
+    /// The session's slab index, once it has one.
     session: usize,
 }
 
@@ -115,33 +113,33 @@ struct EndRecord {
     caller: Caller,
 }
 
-/// Who has a connection.
+/// The thread that owns a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
-    /// The core itself.
-    Own,
-    /// A data thread.
-    Thread(usize),
+enum ConnectionOwner {
+    /// The core thread.
+    Core,
+    /// A data thread, by its index.
+    DataThread(usize),
     /// The data thread of a VM.
     Vm(PartitionKey),
 }
 
-/// What the core knows of a connection beyond what the fabric does.
+/// The core's state of a connection, beside the fabric's.
 struct ConnectionRecord {
     service: ServiceId,
     from: EndRecord,
     to: EndRecord,
     transport: Transport,
     counters: Arc<Counters>,
-    place: Place,
+    owner: ConnectionOwner,
     started: Instant,
 }
 
-/// Everything that the core thread owns.
+/// The state that the core thread owns.
 pub(crate) struct Core {
     pub(crate) fabric: Fabric,
     pub(crate) events: EventBus,
-    tally: Tally,
+    counters: MetricsCounters,
     pub(crate) dirs: Dirs,
     config: BrokerConfig,
     registry: Registry,
@@ -149,30 +147,30 @@ pub(crate) struct Core {
     busy_endpoints: Vec<usize>,
     shortage: accept::Shortage,
     sessions: Slab<Option<session::Session>>,
-    /// Sessions that have more to say than they were heard out in their last turn.
-    talking: VecDeque<usize>,
-    idle: idle::Idle,
+    /// Sessions whose last turn ended before all their messages were read.
+    unfinished_sessions: VecDeque<usize>,
+    idle: idle::IdleSessions,
     next_serial: u64,
     leases: HashMap<ServiceId, LeaseRecord>,
-    /// What files say and could not be taken in, because a lease has the GUID, name or port.
-    held_back: BTreeMap<ServiceId, Box<Registration>>,
+    /// Registrations from files that wait because a lease has the GUID, name or port.
+    blocked_by_lease: BTreeMap<ServiceId, Box<Registration>>,
     vms: HashMap<PartitionKey, vms::VmRecord>,
     liveness: Liveness,
-    /// The VMs by their context ids.
+    /// The VMs by context id (CID).
     cids: BTreeMap<GuestCid, PartitionKey>,
     listeners: HashMap<ListenerId, ListenerRecord>,
     connections: HashMap<ConnectionId, ConnectionRecord>,
-    /// Connections that guests were asked for and have not accepted.
+    /// Connects to guests that the guests have not accepted yet.
     pending: HashMap<ConnectionId, guests::Pending>,
-    /// The next port for a connection to a guest.
+    /// The next local port for a connection to a guest.
     next_port: u32,
     reports: Reports,
-    /// The descriptors of a connection to come.
-    spare: Option<material::Material>,
-    /// When the last connection was made.
+    /// Preallocated resources of the next connection.
+    spare: Option<resources::ConnectionResources>,
+    /// When the last connection was established.
     last_connect: Option<Instant>,
-    /// Connections that have not moved much.
-    young: ConnectionSet,
+    /// Connections that have not moved [`PROMOTE_AFTER`] bytes.
+    core_set: ConnectionSet,
     threads: Vec<DataThread>,
     next_thread: usize,
     callers: Callers,
@@ -181,16 +179,16 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Sets the core up and opens the endpoint of the broker's own partition; [`Loop::run`] does
-    /// the rest.
+    /// Creates the core, its data threads, and the endpoint of the broker's own partition.
+    /// [`Loop::run`] then runs it.
     pub(crate) fn open(
         config: BrokerConfig,
         registrations: hvsock_registry::Registry,
     ) -> Result<(Loop, CoreLink), StartError> {
-        let poll = Poll::new().map_err(StartError::io("make an epoll descriptor"))?;
+        let poll = Poll::new().map_err(StartError::io("create an epoll descriptor"))?;
         let waker = Waker::new(poll.registry(), WAKE)
             .map(Arc::new)
-            .map_err(StartError::io("make an eventfd descriptor"))?;
+            .map_err(StartError::io("create an eventfd"))?;
         let registry = poll
             .registry()
             .try_clone()
@@ -204,10 +202,10 @@ impl Core {
             .map(|index| DataThread::start(index, reporter.clone()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::io("start a data thread"))?;
-        let young = poll
+        let core_set = poll
             .registry()
             .try_clone()
-            .map(|registry| ConnectionSet::new(registry, YOUNG, BUSY))
+            .map(|registry| ConnectionSet::new(registry, CORE_SET_BASE, PROMOTE_AFTER))
             .map_err(StartError::io("duplicate a descriptor"))?;
         let root = RootSpec {
             kind: PartitionKind::Host,
@@ -223,7 +221,7 @@ impl Core {
         let mut core = Self {
             fabric,
             events: EventBus::default(),
-            tally: Tally::default(),
+            counters: MetricsCounters::default(),
             dirs: config.dirs.clone(),
             config,
             registry,
@@ -231,11 +229,11 @@ impl Core {
             busy_endpoints: Vec::new(),
             shortage: accept::Shortage::default(),
             sessions: Slab::new(),
-            talking: VecDeque::new(),
-            idle: idle::Idle::default(),
+            unfinished_sessions: VecDeque::new(),
+            idle: idle::IdleSessions::default(),
             next_serial: 0,
             leases: HashMap::new(),
-            held_back: BTreeMap::new(),
+            blocked_by_lease: BTreeMap::new(),
             vms: HashMap::new(),
             liveness: Liveness::default(),
             cids: BTreeMap::new(),
@@ -246,7 +244,7 @@ impl Core {
             reports: reporter,
             spare: None,
             last_connect: None,
-            young,
+            core_set,
             threads,
             next_thread: 0,
             callers: Callers::new(),
@@ -256,65 +254,67 @@ impl Core {
         let own = core.fabric.root();
         let path = core.dirs.endpoint();
         core.open_endpoint(own, path)?;
-        let (commands, queue) = std::sync::mpsc::channel();
+        let (calls, queue) = std::sync::mpsc::channel();
         Ok((
             Loop {
                 core,
                 poll,
-                commands: queue,
+                calls: queue,
                 reports,
             },
-            CoreLink { commands, waker },
+            CoreLink { calls, waker },
         ))
     }
 
-    /// Ends the loop after the command that calls this.
+    /// Ends the loop after the current call.
     pub(crate) fn stop(&mut self) {
         self.stopping = true;
     }
 }
 
-/// The core with what wakes it.
+/// The core with its event sources.
 pub(crate) struct Loop {
     core: Core,
     poll: Poll,
-    commands: Receiver<Command>,
+    calls: Receiver<CoreCall>,
     reports: Receiver<Report>,
 }
 
 impl Loop {
-    /// Runs until [`Core::stop`], or until nobody can call it any more.
+    /// Runs until [`Core::stop`], or until all [`CoreLink`]s are dropped.
     pub(crate) fn run(mut self) {
         let mut events = Events::with_capacity(1024);
         while !self.core.stopping {
-            self.core.make_spare();
+            self.core.preallocate();
             let timeout = self.core.timeout();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    tracing::error!(%error, "cannot wait for events; the broker stops");
+                    tracing::error!(%error, "cannot poll for events; stopping the broker");
                     return;
                 }
             }
             for event in &events {
                 match event.token() {
                     WAKE => {}
-                    Token(token) if token >= YOUNG => self.core.young.handle_event(event),
+                    Token(token) if token >= CORE_SET_BASE => {
+                        self.core.core_set.handle_event(event);
+                    }
                     Token(token) if token % 2 == 1 => self.core.mark_endpoint(token / 2),
-                    Token(token) => self.core.note_session(token / 2 - 1),
+                    Token(token) => self.core.session_event(token / 2 - 1),
                 }
             }
             while let Ok(report) = self.reports.try_recv() {
-                self.core.take_report(report);
+                self.core.handle_report(report);
             }
-            self.core.accept_turns();
-            self.core.hear_out();
-            self.core.young.run_turns();
+            self.core.accept_clients();
+            self.core.resume_sessions();
+            self.core.core_set.run_turns();
             self.core.expire(Instant::now());
             loop {
-                match self.commands.try_recv() {
-                    Ok(command) => command(&mut self.core),
+                match self.calls.try_recv() {
+                    Ok(call) => call(&mut self.core),
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => self.core.stopping = true,
                 }
@@ -322,12 +322,12 @@ impl Loop {
                     break;
                 }
             }
-            // What was done above may have ended connections, and that may end others.
-            while let Some(report) = self.core.young.next_report() {
-                self.core.take_report(report);
+            // The calls may have closed connections, whose reports may close others.
+            while let Some(report) = self.core.core_set.next_report() {
+                self.core.handle_report(report);
             }
         }
-        self.core.young.reset_all(&Refusal::Reset {
+        self.core.core_set.reset_all(&Refusal::Reset {
             cause: "the broker has stopped".into(),
         });
         self.core.close_endpoints();

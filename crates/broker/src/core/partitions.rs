@@ -1,4 +1,4 @@
-//! Partitions with their endpoints, registrations, and what the fabric wants done about either.
+//! Partitions with their endpoints, registrations, and the fabric's effects of changing either.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,17 +18,17 @@ use super::{Core, Endpoint};
 use crate::model::{self, EventKind};
 use crate::{StartError, folders};
 
-/// Clients that may wait for the broker at one endpoint.
+/// Listen backlog of an endpoint socket.
 const ENDPOINT_BACKLOG: u32 = 4096;
 
 impl Core {
-    /// Opens an endpoint socket: whoever can connect to it is in `partition`.
+    /// Opens an endpoint socket. Every process that connects to it belongs to `partition`.
     pub(super) fn open_endpoint(
         &mut self,
         partition: PartitionKey,
         path: PathBuf,
     ) -> Result<(), StartError> {
-        // Every process of the partition may connect; what it may do is decided by the rules.
+        // Every process of the partition may connect. Access rules decide what it may do.
         let socket = seqpacket::listen(&path, 0o666, ENDPOINT_BACKLOG)
             .map_err(StartError::io(format!("listen at {}", path.display())))?;
         let endpoint = Endpoint {
@@ -46,7 +46,7 @@ impl Core {
         watched.map_err(StartError::io("watch an endpoint"))
     }
 
-    /// Removes the endpoint sockets, when the broker stops.
+    /// Removes the endpoint sockets when the broker stops.
     pub(super) fn close_endpoints(&mut self) {
         for endpoint in self.endpoints.drain() {
             let _ = std::fs::remove_file(&endpoint.path);
@@ -71,21 +71,21 @@ impl Core {
         Ok(())
     }
 
-    /// Removes a partition, its endpoint, and all that its processes have open.
+    /// Removes a partition and its endpoint, and resets its listeners and connections.
     pub(crate) fn remove_partition(&mut self, key: PartitionKey) {
         let name = partition_label(&self.fabric, key);
-        // Connections and listeners first, so that their ends learn why.
-        // It is no root, and it is there.
+        // Close connections and listeners first, so that their ends receive the reason. The call
+        // cannot fail: the partition exists and is not the root.
         let _ = self.fabric.set_state(key, PartitionState::Off);
-        self.carry_out();
-        self.end_sessions_of(key, &Refusal::PartitionOff);
-        let of_it: Vec<usize> = self
+        self.apply_effects();
+        self.close_sessions_of(key, &Refusal::PartitionOff);
+        let indexes: Vec<usize> = self
             .endpoints
             .iter()
             .filter(|(_, endpoint)| endpoint.partition == key)
             .map(|(index, _)| index)
             .collect();
-        for index in of_it {
+        for index in indexes {
             let endpoint = self.endpoints.remove(index);
             let _ = std::fs::remove_file(&endpoint.path);
             if let Some(folder) = endpoint.path.parent() {
@@ -96,7 +96,7 @@ impl Core {
         self.liveness
             .set_state(key, model::PartitionState::Off, Instant::now());
         let _ = self.fabric.remove_partition(key);
-        self.carry_out();
+        self.apply_effects();
         self.events
             .publish(|| EventKind::PartitionRemoved { partition: name });
     }
@@ -119,7 +119,7 @@ impl Core {
         state: PartitionState,
     ) -> Result<(), PartitionError> {
         self.fabric.set_state(key, state)?;
-        self.carry_out();
+        self.apply_effects();
         self.liveness.set_state(key, state.into(), Instant::now());
         self.events.publish(|| EventKind::PartitionState {
             partition: partition_label(&self.fabric, key),
@@ -128,39 +128,39 @@ impl Core {
         Ok(())
     }
 
-    /// Changes the sibling groups that a partition is in.
+    /// Replaces the sibling groups of a partition.
     pub(crate) fn set_groups(
         &mut self,
         key: PartitionKey,
         groups: Vec<String>,
     ) -> Result<(), PartitionError> {
         self.fabric.set_groups(key, groups)?;
-        self.carry_out();
+        self.apply_effects();
         Ok(())
     }
 
-    /// Takes a new registration of the broker's own partition in.
+    /// Adds a registration to the broker's own partition.
     pub(crate) fn register(&mut self, registration: Registration) -> Result<(), RegisterError> {
         let (root, service) = (self.fabric.root(), registration.name.to_string());
         self.fabric.register(root, registration)?;
-        self.carry_out();
+        self.apply_effects();
         self.events
             .publish(|| EventKind::ServiceRegistered { service });
         Ok(())
     }
 
-    /// Takes a changed registration in.
+    /// Replaces a registration.
     pub(crate) fn update(&mut self, registration: Registration) -> Result<(), RegisterError> {
         let (root, enabled) = (self.fabric.root(), registration.enabled);
         let service = registration.name.to_string();
         self.fabric.update(root, registration)?;
-        self.carry_out();
+        self.apply_effects();
         self.events
             .publish(|| EventKind::ServiceChanged { service, enabled });
         Ok(())
     }
 
-    /// Takes a registration out; its listeners and connections are cut.
+    /// Removes a registration and resets its listeners and connections.
     pub(crate) fn unregister(&mut self, id: ServiceId) {
         let service = service_label(&self.fabric, id);
         let root = self.fabric.root();
@@ -169,29 +169,29 @@ impl Core {
         }
         let lease = self.leases.remove(&id);
         if let Some(lease) = lease {
-            self.cut_lease(lease, &Refusal::Unregistered);
+            self.reset_lease(lease, &Refusal::Unregistered);
         }
-        self.carry_out();
-        self.tally.retire(id);
+        self.apply_effects();
+        self.counters.retire(id);
         self.events
             .publish(|| EventKind::ServiceUnregistered { service });
         if lease.is_some() {
-            self.take_in_held_back();
+            self.apply_blocked();
         }
     }
 
-    /// Takes in what files say and a lease that has ended was in the way of.
-    fn take_in_held_back(&mut self) {
-        for (id, held_back) in std::mem::take(&mut self.held_back) {
+    /// Retries the registrations from files that a lease blocked.
+    fn apply_blocked(&mut self) {
+        for (id, blocked) in std::mem::take(&mut self.blocked_by_lease) {
             let change = match self.fabric.registry(self.fabric.root()) {
                 Some(registry) if registry.get(id).is_some() => Change::Updated,
                 _ => Change::Added,
             };
-            self.apply(change(held_back));
+            self.apply(change(blocked));
         }
     }
 
-    /// Whether a registration would be taken in, and if not, why.
+    /// The clash that keeps a registration from being added, if there is one.
     pub(crate) fn would_clash(&self, registration: &Registration) -> Option<Clash> {
         self.fabric
             .registry(self.fabric.root())?
@@ -199,35 +199,35 @@ impl Core {
             .err()
     }
 
-    /// Takes in what files say now, in order; says why not, if it is about `own`, the service
-    /// whose file was changed on somebody's request.
+    /// Applies changes of registration files in order. Returns the error of the change to `own`, the
+    /// service whose file a request changed.
     pub(crate) fn apply_own(
         &mut self,
         changes: Vec<Change>,
         own: ServiceId,
     ) -> Result<(), RegisterError> {
-        let mut taken = Ok(());
+        let mut applied = Ok(());
         for change in changes {
             match change {
-                Change::Added(new) if new.id == own => taken = self.register(*new),
-                Change::Updated(new) if new.id == own => taken = self.update(*new),
+                Change::Added(new) if new.id == own => applied = self.register(*new),
+                Change::Updated(new) if new.id == own => applied = self.update(*new),
                 other => self.apply(other),
             }
         }
-        taken
+        applied
     }
 
-    /// Those of `registrations` that are not here already, if all of them could be taken in.
-    pub(crate) fn sift(
+    /// Those of `registrations` that are not registered yet. Fails if any of them clashes.
+    pub(crate) fn select_new(
         &self,
         registrations: Vec<Registration>,
     ) -> Result<Vec<Registration>, Clash> {
-        // Among themselves they may clash as well.
+        // They may also clash with each other.
         let mut wanted = Registry::new();
         for new in registrations {
             let known = self.fabric.registry(self.fabric.root());
-            let there = known.and_then(|registry| registry.get(new.id));
-            if there.is_some_and(|there| there.name.folded() == new.name.folded()) {
+            let known = known.and_then(|registry| registry.get(new.id));
+            if known.is_some_and(|known| known.name.folded() == new.name.folded()) {
                 continue;
             }
             if let Some(clash) = self.would_clash(&new) {
@@ -238,39 +238,39 @@ impl Core {
         Ok(wanted.iter().cloned().collect())
     }
 
-    /// Takes in what a file says now.
+    /// Applies one change of a registration file.
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
-            Change::Added(new) => self.take_in(new, Self::register),
-            Change::Updated(new) => self.take_in(new, Self::update),
+            Change::Added(new) => self.apply_registration(new, Self::register),
+            Change::Updated(new) => self.apply_registration(new, Self::update),
             Change::Removed(id) => {
-                self.held_back.remove(&id);
+                self.blocked_by_lease.remove(&id);
                 if !self.leases.contains_key(&id) {
                     self.unregister(id);
                 }
             }
             Change::Defaults(defaults) => self.set_defaults(defaults),
             Change::Broken(problem) => self.config_problem(problem.to_string()),
-            Change::Repaired(path) => tracing::info!("{} is in order again", path.display()),
+            Change::Repaired(path) => tracing::info!("{} has no errors any more", path.display()),
         }
     }
 
-    /// Takes in a registration from a file, or holds it back until the lease has ended that is in
-    /// its way. (Files do not clash among themselves: the store sees to that.)
-    fn take_in(
+    /// Adds or updates a registration from a file. If a lease blocks it, it waits until the lease ends.
+    /// The store ensures that files do not clash with each other.
+    fn apply_registration(
         &mut self,
         new: Box<Registration>,
-        how: impl FnOnce(&mut Self, Registration) -> Result<(), RegisterError>,
+        apply: impl FnOnce(&mut Self, Registration) -> Result<(), RegisterError>,
     ) {
-        self.held_back.remove(&new.id);
+        self.blocked_by_lease.remove(&new.id);
         let leased = self.leases.contains_key(&new.id);
         let clash = leased.then(|| self.would_clash(&new)).flatten();
-        let taken = match clash {
+        let applied = match clash {
             Some(clash) => Err(clash.into()),
-            None => how(self, (*new).clone()),
+            None => apply(self, (*new).clone()),
         };
-        if let Err(error) = taken {
-            self.held_back.insert(new.id, new);
+        if let Err(error) = applied {
+            self.blocked_by_lease.insert(new.id, new);
             self.config_problem(error.to_string());
         }
     }
@@ -280,28 +280,28 @@ impl Core {
         self.events.publish(|| EventKind::ConfigProblem { problem });
     }
 
-    /// Changes what holds where registrations say nothing.
+    /// Changes the defaults of registrations.
     pub(crate) fn set_defaults(&mut self, defaults: Defaults) {
         let root = self.fabric.root();
-        // The root has a registry.
+        // The call cannot fail: the root has a registry.
         let _ = self.fabric.set_defaults(root, defaults);
-        self.carry_out();
+        self.apply_effects();
     }
 
-    /// Does what the fabric wants done.
-    pub(super) fn carry_out(&mut self) {
+    /// Applies the fabric's pending effects.
+    pub(super) fn apply_effects(&mut self) {
         while let Some(effect) = self.fabric.poll_effect() {
             match effect {
-                Effect::CutConnection { id, refusal } => self.cut_connection(id, refusal),
+                Effect::CutConnection { id, refusal } => self.reset_connection(id, refusal),
                 Effect::Suspend { id } => self.suspend_connection(id, true),
                 Effect::Resume { id } => self.suspend_connection(id, false),
-                Effect::CutListener { id, refusal } => self.cut_listener(id, &refusal),
+                Effect::CutListener { id, refusal } => self.reset_listener(id, &refusal),
             }
         }
     }
 }
 
-/// Why a partition was not added.
+/// The error of adding a partition.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AddError {
     #[error(transparent)]

@@ -1,9 +1,8 @@
-//! What processes say on their endpoint connections.
+//! Sessions: the endpoint connections of processes, and the messages on them.
 //!
-//! A session begins when a process connects to an endpoint and has said nothing yet. Its next
-//! words make it a listener or a lease, which it stays until it closes, or a connection, which
-//! takes its descriptor to a data thread. A process that says nothing, or too much, or nonsense,
-//! costs the broker one descriptor for a bounded time.
+//! A session starts idle. Its request turns it into a listener or a lease until the process closes
+//! it, or into a connection, which takes the descriptor out of the session. A process that sends
+//! nothing, too much, or invalid messages costs the broker one descriptor for a bounded time.
 
 use std::io::ErrorKind;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -24,21 +23,21 @@ use mio::Interest;
 use mio::unix::SourceFd;
 
 use super::labels::{partition_label, service_label};
-use super::material::Offer;
+use super::resources::TransportPreference;
 use super::{Core, LeaseRecord, ListenerRecord, endpoint_token, session_token};
 use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::protocol_violation;
 use crate::reply::{explained, refused};
 
-/// Look-ups and options that one session may ask for before it says what it wants.
-const MAX_QUESTIONS: u32 = 64;
-/// Messages read from one session before others get their turn.
-const WORDS: usize = 32;
-/// As good as for ever, and not too long for a clock.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The place of a session that has none in the slab yet.
-const NOWHERE: usize = usize::MAX;
+/// Most look-ups and options on one session before its request.
+const MAX_QUERIES: u32 = 64;
+/// Most messages read from one session in one turn, for fairness.
+const MESSAGES_PER_TURN: usize = 32;
+/// Cap of the idle timeout, so that adding it to an [`Instant`] cannot overflow.
+const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// The index of a session that is not in the slab yet.
+const NO_INDEX: usize = usize::MAX;
 
 /// A process's connection to an endpoint.
 pub(super) struct Session {
@@ -46,59 +45,60 @@ pub(super) struct Session {
     pub(super) partition: PartitionKey,
     pub(super) caller: Caller,
     pub(super) connected_suspend: bool,
-    /// The bytes that a ring should hold; 0 is for the broker to say.
+    /// Requested ring capacity in bytes; 0 selects the broker's default.
     pub(super) ring_size: u32,
     serial: u64,
-    questions: u32,
-    /// It may have said more than was read.
-    unheard: bool,
-    /// It is among [`Core::talking`], and hears nothing before its turn.
+    queries: u32,
+    /// The socket may contain more messages than were read.
+    may_have_more: bool,
+    /// The session is in [`Core::unfinished_sessions`] and is not read before its turn.
     queued: bool,
     role: Role,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Role {
-    /// It has not said what it wants.
-    Asking,
+    /// It has not sent its request.
+    Idle,
     Listener(ListenerId),
     Lease(hvsock_address::ServiceId),
 }
 
-/// What becomes of a session after its messages were read.
-pub(super) enum Next {
-    /// It goes on.
-    Wait(Session),
-    /// It is over, or has become a connection.
-    Over,
+/// The state of a session after its messages were handled.
+pub(super) enum SessionState {
+    /// The session stays open.
+    Open(Session),
+    /// The session is closed, or has become a connection.
+    Closed,
 }
 
 impl Session {
-    /// Sends a message. A process that does not read its answers misses them.
-    pub(super) fn tell(&self, message: &BrokerMessage, buffer: &mut Vec<u8>) -> bool {
+    /// Sends a message; `false` on failure. Never blocks, so a process with a full receive queue misses
+    /// the message.
+    pub(super) fn send(&self, message: &BrokerMessage, buffer: &mut Vec<u8>) -> bool {
         message.encode(buffer);
         message::send(&self.socket, buffer, &[]).is_ok()
     }
 }
 
 impl Core {
-    /// How long the loop may wait for events.
+    /// The timeout of the next poll.
     pub(super) fn timeout(&self) -> Option<Duration> {
-        let busy = !self.busy_endpoints.is_empty() || !self.talking.is_empty();
-        if busy || self.young.has_ready() {
+        let busy = !self.busy_endpoints.is_empty() || !self.unfinished_sessions.is_empty();
+        if busy || self.core_set.has_ready() {
             return Some(Duration::ZERO);
         }
-        let moments = [
+        let deadlines = [
             self.idle.next_deadline(),
-            self.shortage.again,
+            self.shortage.retry_at,
             self.liveness.next_deadline(),
         ];
-        let next = moments.into_iter().flatten().min()?;
+        let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))
     }
 
-    /// Takes a client in that has just connected.
-    pub(super) fn begin(&mut self, socket: OwnedFd, partition: PartitionKey) {
+    /// Opens a session for an accepted client.
+    pub(super) fn open_session(&mut self, socket: OwnedFd, partition: PartitionKey) {
         let Ok(caller) = Caller::of(&socket) else {
             return;
         };
@@ -110,27 +110,27 @@ impl Core {
             connected_suspend: false,
             ring_size: 0,
             serial: self.next_serial,
-            questions: 0,
-            unheard: false,
+            queries: 0,
+            may_have_more: false,
             queued: false,
-            role: Role::Asking,
+            role: Role::Idle,
         };
-        // A client writes at once what it wants, so most sessions are served without ever being
-        // watched.
-        match self.converse(session, None) {
-            Next::Wait(session) => self.keep(session),
-            Next::Over => {}
+        // A client sends its request at once, so most sessions are served without a registration in
+        // epoll.
+        match self.read_messages(session, None) {
+            SessionState::Open(session) => self.watch_session(session),
+            SessionState::Closed => {}
         }
     }
 
-    /// Watches a new session. What it has said by now and was not read comes as an event.
-    fn keep(&mut self, session: Session) {
-        let places = self.config.idle_sessions;
-        if session.role == Role::Asking
-            && let Some(oldest) = self.idle.pop_crowded(session.partition, places)
+    /// Adds a new session to the slab and to epoll. Unread messages cause an event.
+    fn watch_session(&mut self, session: Session) {
+        let slots = self.config.idle_sessions;
+        if session.role == Role::Idle
+            && let Some(oldest) = self.idle.evict_oldest(session.partition, slots)
         {
-            let which = format!("{places} processes that say nothing in one partition");
-            self.send_away(oldest, &Refusal::LimitReached { which });
+            let which = format!("{slots} idle endpoint connections in one partition");
+            self.reject_idle(oldest, &Refusal::LimitReached { which });
         }
         let entry = self.sessions.vacant_entry();
         let index = entry.key();
@@ -141,24 +141,24 @@ impl Core {
             .register(&mut source, token, Interest::READABLE)
         {
             let which = format!("descriptors watched by the broker ({error})");
-            self.dismiss(&session, &Refusal::LimitReached { which });
-            self.forget(&session);
+            self.send_refusal(&session, &Refusal::LimitReached { which });
+            self.undo_session(&session);
             return;
         }
-        if session.role == Role::Asking {
-            let deadline = Instant::now() + self.config.idle_timeout.min(LONGEST);
+        if session.role == Role::Idle {
+            let deadline = Instant::now() + self.config.idle_timeout.min(MAX_IDLE_TIMEOUT);
             self.idle
                 .insert(session.partition, session.serial, index, deadline);
         }
         let role = session.role;
         entry.insert(Some(session));
-        self.seat(role, index);
+        self.set_session_index(role, index);
     }
 
-    /// Notes where the session of a listener or lease is.
-    fn seat(&mut self, role: Role, index: usize) {
+    /// Records the slab index of a listener's or lease's session.
+    fn set_session_index(&mut self, role: Role, index: usize) {
         match role {
-            Role::Asking => {}
+            Role::Idle => {}
             Role::Listener(id) => {
                 if let Some(listener) = self.listeners.get_mut(&id) {
                     listener.session = index;
@@ -172,45 +172,45 @@ impl Core {
         }
     }
 
-    /// Takes an event of a watched session. One that waits for its turn has it then.
-    pub(super) fn note_session(&mut self, index: usize) {
+    /// Handles an event of a session, unless it is queued for a later turn.
+    pub(super) fn session_event(&mut self, index: usize) {
         let session = self.sessions.get(index).and_then(Option::as_ref);
         if session.is_some_and(|session| !session.queued) {
             self.session_ready(index);
         }
     }
 
-    /// Reads what a watched session says.
+    /// Reads and handles messages of a watched session.
     pub(super) fn session_ready(&mut self, index: usize) {
         let Some(session) = self.sessions.get_mut(index).and_then(Option::take) else {
             return;
         };
-        let (asked, serial) = (session.role == Role::Asking, session.serial);
-        let next = self.converse(session, Some(index));
-        let asks = matches!(&next, Next::Wait(session) if session.role == Role::Asking);
-        if asked && !asks {
+        let (was_idle, serial) = (session.role == Role::Idle, session.serial);
+        let state = self.read_messages(session, Some(index));
+        let is_idle = matches!(&state, SessionState::Open(session) if session.role == Role::Idle);
+        if was_idle && !is_idle {
             self.idle.remove(serial);
         }
-        match next {
-            Next::Wait(mut session) => {
-                if session.unheard && !session.queued {
+        match state {
+            SessionState::Open(mut session) => {
+                if session.may_have_more && !session.queued {
                     session.queued = true;
-                    self.talking.push_back(index);
+                    self.unfinished_sessions.push_back(index);
                 }
                 let role = session.role;
                 if let Some(slot) = self.sessions.get_mut(index) {
                     *slot = Some(session);
                 }
-                self.seat(role, index);
+                self.set_session_index(role, index);
             }
-            Next::Over => drop(self.sessions.try_remove(index)),
+            SessionState::Closed => drop(self.sessions.try_remove(index)),
         }
     }
 
-    /// Gives one more turn to each session that has more to say.
-    pub(super) fn hear_out(&mut self) {
-        for _ in 0..self.talking.len() {
-            let Some(index) = self.talking.pop_front() else {
+    /// Gives one turn to each session with unread messages.
+    pub(super) fn resume_sessions(&mut self) {
+        for _ in 0..self.unfinished_sessions.len() {
+            let Some(index) = self.unfinished_sessions.pop_front() else {
                 return;
             };
             if let Some(Some(session)) = self.sessions.get_mut(index) {
@@ -220,80 +220,87 @@ impl Core {
         }
     }
 
-    /// Ends the sessions that have not said in time what they want.
+    /// Closes the sessions whose idle timeout has passed, and expires guests' heartbeats.
     pub(super) fn expire(&mut self, now: Instant) {
         while let Some(index) = self.idle.pop_expired(now) {
-            self.send_away(index, &Refusal::TimedOut);
+            self.reject_idle(index, &Refusal::TimedOut);
         }
         self.expire_liveness(now);
     }
 
-    /// Ends a session that has not said what it wants, and says why.
-    fn send_away(&mut self, index: usize, refusal: &Refusal) {
+    /// Closes an idle session with a refusal.
+    fn reject_idle(&mut self, index: usize, refusal: &Refusal) {
         if let Some(session) = self.sessions.get_mut(index).and_then(Option::take) {
-            self.dismiss(&session, refusal);
+            self.send_refusal(&session, refusal);
             self.sessions.try_remove(index);
         }
     }
 
-    /// Reads and answers messages until none is left or others must have their turn. `index` is
-    /// where the session is watched.
-    fn converse(&mut self, mut session: Session, index: Option<usize>) -> Next {
+    /// Reads and handles messages until none is left or the turn is over. `index` is the slab index of
+    /// a watched session.
+    fn read_messages(&mut self, mut session: Session, index: Option<usize>) -> SessionState {
         let mut bytes = [0; MAX_MESSAGE];
-        session.unheard = false;
-        for _ in 0..WORDS {
+        session.may_have_more = false;
+        for _ in 0..MESSAGES_PER_TURN {
             let fault = match message::recv(&session.socket, &mut bytes) {
                 Ok(received) if received.dropped_descriptors => {
                     "a message with descriptors".to_owned()
                 }
                 Ok(received) if received.len == 0 => {
-                    self.forget(&session);
-                    return Next::Over;
+                    self.undo_session(&session);
+                    return SessionState::Closed;
                 }
                 Ok(received) => match ClientMessage::decode(&bytes[..received.len]) {
-                    Ok(message) => match self.answer(session, message, index) {
-                        Next::Wait(next) => {
+                    Ok(message) => match self.handle_message(session, message, index) {
+                        SessionState::Open(next) => {
                             session = next;
                             continue;
                         }
-                        Next::Over => return Next::Over,
+                        SessionState::Closed => return SessionState::Closed,
                     },
                     Err(error) => error.to_string(),
                 },
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Wait(session),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return SessionState::Open(session);
+                }
                 Err(error) if error.kind() == ErrorKind::InvalidData => error.to_string(),
                 Err(_) => {
-                    self.forget(&session);
-                    return Next::Over;
+                    self.undo_session(&session);
+                    return SessionState::Closed;
                 }
             };
-            self.dismiss(&session, &protocol_violation(&fault));
-            self.forget(&session);
-            return Next::Over;
+            self.send_refusal(&session, &protocol_violation(&fault));
+            self.undo_session(&session);
+            return SessionState::Closed;
         }
-        session.unheard = true;
-        Next::Wait(session)
+        session.may_have_more = true;
+        SessionState::Open(session)
     }
 
-    fn answer(&mut self, mut session: Session, said: ClientMessage, index: Option<usize>) -> Next {
-        match (session.role, said) {
-            (Role::Asking, ClientMessage::Connect(connect)) => {
+    fn handle_message(
+        &mut self,
+        mut session: Session,
+        message: ClientMessage,
+        index: Option<usize>,
+    ) -> SessionState {
+        match (session.role, message) {
+            (Role::Idle, ClientMessage::Connect(connect)) => {
                 if let Some(_watched) = index {
-                    // Its descriptor goes to a data thread, which watches it from then on.
+                    // The connection set registers the descriptor again.
                     let mut source = SourceFd(&session.socket.as_raw_fd());
                     let _ = self.registry.deregister(&mut source);
                 }
                 self.connect(session, &connect);
-                Next::Over
+                SessionState::Closed
             }
-            (Role::Asking, ClientMessage::Listen(listen)) => self.listen(session, &listen),
-            (Role::Asking, ClientMessage::Register(register)) => self.lease(session, register),
-            (Role::Asking, ClientMessage::Lookup { kind, name }) => {
-                session.questions += 1;
+            (Role::Idle, ClientMessage::Listen(listen)) => self.listen(session, &listen),
+            (Role::Idle, ClientMessage::Register(register)) => self.lease(session, register),
+            (Role::Idle, ClientMessage::Lookup { kind, name }) => {
+                session.queries += 1;
                 self.look_up(session, kind, name)
             }
             (_, ClientMessage::SetOption { option, value }) => {
-                session.questions = session.questions.saturating_add(1);
+                session.queries = session.queries.saturating_add(1);
                 match option {
                     SocketOption::ConnectedSuspend => {
                         session.connected_suspend = value != 0;
@@ -308,7 +315,7 @@ impl Core {
                     | SocketOption::ContainerPassthru
                     | SocketOption::HighVtl => {}
                 }
-                self.bounded(session)
+                self.check_queries(session)
             }
             (Role::Listener(listener), ClientMessage::Accepted { connection }) => {
                 let id = ConnectionId::from_u64(connection);
@@ -319,30 +326,27 @@ impl Core {
                 {
                     self.fabric.accepted(id);
                 }
-                Next::Wait(session)
+                SessionState::Open(session)
             }
             (_, _) => {
-                self.dismiss(
-                    &session,
-                    &protocol_violation("a message that has no place here"),
-                );
-                self.forget(&session);
-                Next::Over
+                self.send_refusal(&session, &protocol_violation("an unexpected message"));
+                self.undo_session(&session);
+                SessionState::Closed
             }
         }
     }
 
-    /// Ends a session that goes on asking and never says what it wants.
-    fn bounded(&mut self, session: Session) -> Next {
-        if session.questions <= MAX_QUESTIONS || session.role != Role::Asking {
-            return Next::Wait(session);
+    /// Closes an idle session that exceeds [`MAX_QUERIES`].
+    fn check_queries(&mut self, session: Session) -> SessionState {
+        if session.queries <= MAX_QUERIES || session.role != Role::Idle {
+            return SessionState::Open(session);
         }
-        let which = format!("{MAX_QUESTIONS} questions on one endpoint connection");
-        self.dismiss(&session, &Refusal::LimitReached { which });
-        Next::Over
+        let which = format!("{MAX_QUERIES} queries on one endpoint connection");
+        self.send_refusal(&session, &Refusal::LimitReached { which });
+        SessionState::Closed
     }
 
-    fn look_up(&mut self, session: Session, kind: LookupKind, name: String) -> Next {
+    fn look_up(&mut self, session: Session, kind: LookupKind, name: String) -> SessionState {
         let guid = match kind {
             LookupKind::Service => ElementName::new(name)
                 .ok()
@@ -353,31 +357,32 @@ impl Core {
                 .ok()
                 .and_then(|name| self.fabric.vm_id_of(session.partition, &name))
                 .map(hvsock_address::VmId::to_guid_bytes)
-                .ok_or_else(|| self.no_such_name(session.partition)),
+                .ok_or_else(|| self.unknown_name(session.partition)),
         };
         match guid {
             Ok(guid) => {
-                session.tell(&BrokerMessage::Found { guid }, &mut self.buffer);
-                self.bounded(session)
+                session.send(&BrokerMessage::Found { guid }, &mut self.buffer);
+                self.check_queries(session)
             }
             Err(refusal) => {
-                self.tally.refused(&refusal);
-                self.dismiss(&session, &refusal);
-                Next::Over
+                self.counters.refused(&refusal);
+                self.send_refusal(&session, &refusal);
+                SessionState::Closed
             }
         }
     }
 
-    /// As for an id: only the root partition may know which names there are.
-    fn no_such_name(&self, asker: PartitionKey) -> Refusal {
-        if asker == self.fabric.root() {
+    /// The refusal for an unknown partition name. Only the root partition may learn which names exist,
+    /// as with ids.
+    fn unknown_name(&self, from: PartitionKey) -> Refusal {
+        if from == self.fabric.root() {
             Refusal::PartitionUnknown
         } else {
             Refusal::NotReachable
         }
     }
 
-    fn listen(&mut self, mut session: Session, listen: &Listen) -> Next {
+    fn listen(&mut self, mut session: Session, listen: &Listen) -> SessionState {
         let principal = self.principal(&session);
         let request = ListenRequest {
             from: session.partition,
@@ -393,8 +398,8 @@ impl Core {
         let id = match self.fabric.listen(&request) {
             Ok(id) => id,
             Err(refusal) => {
-                self.turned_down(&session, listen.address, &refusal);
-                return Next::Over;
+                self.reject(&session, listen.address, &refusal);
+                return SessionState::Closed;
             }
         };
         session.role = Role::Listener(id);
@@ -405,14 +410,14 @@ impl Core {
         self.listeners.insert(
             id,
             ListenerRecord {
-                session: NOWHERE,
+                session: NO_INDEX,
                 partition: session.partition,
                 caller: session.caller,
                 address: listen.address,
                 backlog,
-                offer: Offer {
+                preference: TransportPreference {
                     transports: listen.transports,
-                    plain: listen.flags.plain,
+                    raw_fd: listen.flags.plain,
                     ring_size: session.ring_size,
                 },
                 connected_suspend: session.connected_suspend,
@@ -428,22 +433,22 @@ impl Core {
             backlog,
             listener: id.as_u64(),
         };
-        session.tell(&BrokerMessage::Listening(listening), &mut self.buffer);
-        Next::Wait(session)
+        session.send(&BrokerMessage::Listening(listening), &mut self.buffer);
+        SessionState::Open(session)
     }
 
-    fn lease(&mut self, mut session: Session, register: Register) -> Next {
+    fn lease(&mut self, mut session: Session, register: Register) -> SessionState {
         let outcome = self.grant_lease(&session, register);
         match outcome {
             Ok(id) => {
                 session.role = Role::Lease(id);
-                session.tell(&BrokerMessage::Registered, &mut self.buffer);
-                Next::Wait(session)
+                session.send(&BrokerMessage::Registered, &mut self.buffer);
+                SessionState::Open(session)
             }
             Err(refusal) => {
-                self.tally.refused(&refusal);
-                self.dismiss(&session, &refusal);
-                Next::Over
+                self.counters.refused(&refusal);
+                self.send_refusal(&session, &refusal);
+                SessionState::Closed
             }
         }
     }
@@ -456,7 +461,7 @@ impl Core {
         let own = self.fabric.root();
         let may_change = [0, rustix::process::geteuid().as_raw()].contains(&session.caller.uid);
         if session.partition != own || !may_change {
-            let rule = "only the broker's user and root, outside containers, may register";
+            let rule = "only the broker's user and root may register, and not from a container";
             return Err(Refusal::Denied { rule: rule.into() });
         }
         let invalid = |error: &dyn std::fmt::Display| protocol_violation(&error.to_string());
@@ -469,7 +474,7 @@ impl Core {
         let id = registration.id;
         let lease = LeaseRecord {
             serial: session.serial,
-            session: NOWHERE,
+            session: NO_INDEX,
         };
         self.register(registration).map_err(|error| match error {
             RegisterError::LimitReached { which } => Refusal::LimitReached {
@@ -483,16 +488,16 @@ impl Core {
         Ok(id)
     }
 
-    /// Undoes what a session did; its descriptor is closed right after.
-    fn forget(&mut self, session: &Session) {
+    /// Removes the listener or lease of a session that ends.
+    fn undo_session(&mut self, session: &Session) {
         match session.role {
-            Role::Asking => {}
+            Role::Idle => {}
             Role::Listener(id) => {
-                self.end_listener(id, None);
-                self.carry_out();
+                self.remove_listener(id, None);
+                self.apply_effects();
             }
             Role::Lease(service) => {
-                // Another may have the service by now.
+                // Another session may hold the service by now.
                 let lease = self.leases.get(&service);
                 if lease.is_some_and(|lease| lease.serial == session.serial) {
                     self.unregister(service);
@@ -501,32 +506,31 @@ impl Core {
         }
     }
 
-    /// Tells the process of a lease that it has ended, if that is not because the process did.
-    pub(super) fn cut_lease(&mut self, lease: LeaseRecord, refusal: &Refusal) {
-        self.cut_session(lease.session, refusal);
+    /// Resets the session of a lease that ended, unless the session is closed.
+    pub(super) fn reset_lease(&mut self, lease: LeaseRecord, refusal: &Refusal) {
+        self.reset_session(lease.session, refusal);
     }
 
-    /// Ends a session that stood, and says why.
-    fn cut_session(&mut self, index: usize, refusal: &Refusal) {
+    /// Closes a listener's or lease's session with a reset.
+    fn reset_session(&mut self, index: usize, refusal: &Refusal) {
         if let Some(session) = self.sessions.get_mut(index).and_then(Option::take) {
             let reset = BrokerMessage::Reset(refused(refusal));
-            session.tell(&reset, &mut self.buffer);
+            session.send(&reset, &mut self.buffer);
             self.sessions.try_remove(index);
         }
     }
 
-    /// Cuts a listener, with the reason.
-    pub(super) fn cut_listener(&mut self, id: ListenerId, refusal: &Refusal) {
+    /// Closes a listener with a reset.
+    pub(super) fn reset_listener(&mut self, id: ListenerId, refusal: &Refusal) {
         let Some(record) = self.listeners.get(&id) else {
             return;
         };
-        self.cut_session(record.session, refusal);
-        self.end_listener(id, Some(refusal));
+        self.reset_session(record.session, refusal);
+        self.remove_listener(id, Some(refusal));
     }
 
-    /// Takes a listener out of the books. What that means for others is for the caller to carry
-    /// out, who may be doing just that.
-    fn end_listener(&mut self, id: ListenerId, reason: Option<&Refusal>) {
+    /// Removes a listener. The caller applies the fabric's effects, because it may be doing so already.
+    fn remove_listener(&mut self, id: ListenerId, reason: Option<&Refusal>) {
         self.fabric.close_listener(id);
         let Some(record) = self.listeners.remove(&id) else {
             return;
@@ -539,45 +543,40 @@ impl Core {
         });
     }
 
-    /// Ends every session of a partition that is no more.
-    pub(super) fn end_sessions_of(&mut self, partition: PartitionKey, refusal: &Refusal) {
-        let of_it: Vec<usize> = self
+    /// Closes every session of a partition that is being removed.
+    pub(super) fn close_sessions_of(&mut self, partition: PartitionKey, refusal: &Refusal) {
+        let indexes: Vec<usize> = self
             .sessions
             .iter()
             .filter(|(_, slot)| slot.as_ref().is_some_and(|s| s.partition == partition))
             .map(|(index, _)| index)
             .collect();
-        for index in of_it {
-            // The end of one may have ended others of them.
+        for index in indexes {
+            // Closing one session may have closed others.
             let Some(session) = self.sessions.get_mut(index).and_then(Option::take) else {
                 continue;
             };
-            if session.role == Role::Asking {
+            if session.role == Role::Idle {
                 self.idle.remove(session.serial);
-                self.dismiss(&session, refusal);
+                self.send_refusal(&session, refusal);
             } else {
                 let reset = BrokerMessage::Reset(refused(refusal));
-                session.tell(&reset, &mut self.buffer);
-                self.forget(&session);
+                session.send(&reset, &mut self.buffer);
+                self.undo_session(&session);
             }
             self.sessions.try_remove(index);
         }
     }
 
-    /// Says to a session why it ends.
-    fn dismiss(&mut self, session: &Session, refusal: &Refusal) {
-        session.tell(&BrokerMessage::Refused(refused(refusal)), &mut self.buffer);
+    /// Sends a refusal to a session.
+    fn send_refusal(&mut self, session: &Session, refusal: &Refusal) {
+        session.send(&BrokerMessage::Refused(refused(refusal)), &mut self.buffer);
     }
 
-    /// Refuses a connect or listen, where everybody can see it.
-    pub(super) fn turned_down(
-        &mut self,
-        session: &Session,
-        address: SockAddrHv,
-        refusal: &Refusal,
-    ) {
-        self.dismiss(session, refusal);
-        self.tally.refused(refusal);
+    /// Refuses a connect or listen: sends the refusal, counts it, logs it, and publishes an event.
+    pub(super) fn reject(&mut self, session: &Session, address: SockAddrHv, refusal: &Refusal) {
+        self.send_refusal(session, refusal);
+        self.counters.refused(refusal);
         let from = partition_label(&self.fabric, session.partition);
         tracing::debug!(%from, pid = session.caller.pid, uid = session.caller.uid, %address,
             reason = refusal.label(), "refused: {refusal}");
@@ -589,13 +588,14 @@ impl Core {
         });
     }
 
-    pub(super) fn explain(&mut self, session: &Session, explanation: &Explanation) -> Next {
+    pub(super) fn explain(&mut self, session: &Session, explanation: &Explanation) -> SessionState {
         let explained: Refused = explained(explanation);
-        session.tell(&BrokerMessage::Explained(explained), &mut self.buffer);
-        Next::Over
+        session.send(&BrokerMessage::Explained(explained), &mut self.buffer);
+        SessionState::Closed
     }
 
-    /// What access rules may ask about the process of a session. In a child, users mean nothing.
+    /// The identity of a session's process for access rules. A child's user and group names are
+    /// unknown to the host, so only the uid counts there.
     pub(super) fn principal(&mut self, session: &Session) -> Principal {
         if session.partition == self.fabric.root() {
             self.callers.principal(session.caller, &session.socket)

@@ -1,4 +1,4 @@
-//! What an operator sees, from what the core knows.
+//! Snapshots of the core's state for operators.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
@@ -15,15 +15,15 @@ use crate::model::{
     ServiceMetrics,
 };
 
-/// How much of everything there is.
+/// Numbers of objects, for the broker's status.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Census {
+pub(crate) struct Summary {
     pub(crate) partitions: usize,
     pub(crate) listeners: usize,
     pub(crate) connections: usize,
 }
 
-/// What uses one service now.
+/// The current users of a service.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) listeners: usize,
@@ -31,14 +31,14 @@ pub(crate) struct Usage {
 }
 
 impl Usage {
-    /// A registration with this use.
+    /// A service of the control API with these counts.
     pub(crate) fn of(self, registration: Registration) -> Service {
         Service::new(registration, self.listeners, self.connections)
     }
 }
 
 impl Core {
-    /// The registration that an operator means.
+    /// Looks up a registration.
     pub(crate) fn registration(&self, service: &ServiceRef) -> Option<Registration> {
         self.fabric
             .registry(self.fabric.root())?
@@ -47,7 +47,7 @@ impl Core {
             .cloned()
     }
 
-    /// How many registrations there are.
+    /// Number of registrations.
     pub(crate) fn service_count(&self) -> usize {
         self.fabric
             .registry(self.fabric.root())
@@ -61,15 +61,15 @@ impl Core {
         self.leases.keys().filter_map(of).collect()
     }
 
-    /// How often each refusal was given.
+    /// The counts of refusals by label.
     pub(crate) fn refusal_metrics(&self) -> BTreeMap<String, u64> {
-        let counts = self.tally.refusals().iter();
+        let counts = self.counters.refusals().iter();
         counts
             .map(|(label, count)| ((*label).to_owned(), *count))
             .collect()
     }
 
-    /// The partition that an operator means, seen from the broker's own partition.
+    /// Looks up a partition, as seen from the broker's own.
     pub(crate) fn find(&self, partition: &PartitionRef) -> Option<PartitionKey> {
         match partition {
             PartitionRef::Id(VmId::LOOPBACK) => Some(self.fabric.root()),
@@ -78,16 +78,16 @@ impl Core {
         }
     }
 
-    /// How much of everything there is.
-    pub(crate) fn census(&self) -> Census {
-        Census {
+    /// Counts partitions, listeners and connections.
+    pub(crate) fn summary(&self) -> Summary {
+        Summary {
             partitions: self.fabric.partitions().count(),
             listeners: self.listeners.len(),
             connections: self.connections.len(),
         }
     }
 
-    /// What uses each service now.
+    /// The current users of each service.
     pub(crate) fn usage(&self) -> HashMap<ServiceId, Usage> {
         let mut usage: HashMap<ServiceId, Usage> = HashMap::new();
         for listener in self.listeners.values() {
@@ -170,7 +170,7 @@ impl Core {
                     id: id.as_u64(),
                     service: address.service,
                     service_name: service_name(&self.fabric, address.service).cloned(),
-                    from: self.word_for(address.vm),
+                    from: self.source_label(address.vm),
                     end: self.end(partition, caller, connected_suspend)?,
                     backlog,
                     waiting: self.waiting(id),
@@ -224,14 +224,14 @@ impl Core {
         })
     }
 
-    /// The counts of every service, with the bytes of connections that stand.
+    /// The counters of every service, including the bytes of established connections.
     pub(crate) fn service_metrics(&self) -> Vec<ServiceMetrics> {
         let mut by_service: HashMap<Option<ServiceId>, ServiceMetrics> = HashMap::new();
-        for (service, tally) in self.tally.services() {
+        for (service, counters) in self.counters.services() {
             let metrics = by_service.entry(*service).or_default();
-            metrics.connections_total = tally.connections;
-            metrics.sent_bytes = tally.sent;
-            metrics.received_bytes = tally.received;
+            metrics.connections_total = counters.connections;
+            metrics.sent_bytes = counters.sent;
+            metrics.received_bytes = counters.received;
         }
         for connection in self.connections.values() {
             let service = super::labels::registered(&self.fabric, connection.service);
@@ -259,7 +259,7 @@ impl Core {
         metrics
     }
 
-    /// How many partitions there are of each kind in each state.
+    /// The number of partitions by kind and state.
     pub(crate) fn partition_metrics(&self) -> Vec<(model::PartitionKind, PartitionState, u64)> {
         let mut counts: Vec<(model::PartitionKind, PartitionState, u64)> = Vec::new();
         for (_, partition) in self.fabric.partitions() {
@@ -275,7 +275,7 @@ impl Core {
         counts
     }
 
-    /// What is known of every guest that was heard of, by its partition's name.
+    /// Every guest that has reported, sorted by partition name.
     pub(crate) fn guests(&self) -> Vec<(String, Guest)> {
         let now = Instant::now();
         let known = self.fabric.partitions().filter_map(|(key, partition)| {
@@ -287,7 +287,7 @@ impl Core {
         known
     }
 
-    /// How many connections wait for a listener.
+    /// Number of connections that a listener has not accepted.
     fn waiting(&self, id: ListenerId) -> u32 {
         let waiting = self
             .fabric
@@ -296,7 +296,7 @@ impl Core {
         u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
-    /// A user's name, or its number where the machine has no name for it.
+    /// A user's name, or the uid if it has none.
     pub(super) fn user_label(&mut self, uid: u32) -> String {
         self.callers
             .user(uid)
@@ -323,8 +323,8 @@ impl Core {
         })
     }
 
-    /// Whom a listener accepts from, in a word.
-    fn word_for(&self, vm: VmId) -> String {
+    /// A label for the partition that a listener accepts connections from.
+    fn source_label(&self, vm: VmId) -> String {
         if let Some(word) = vm.well_known_name() {
             return if word == "wildcard" {
                 "any".into()

@@ -1,5 +1,5 @@
-//! VMs as partitions: what the core knows of each beyond what the fabric does, and the two who say
-//! whether it runs, its VMM and the operator.
+//! VMs as partitions: the core's state of each VM, and its run state, which both the VMM and the
+//! operator control.
 
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -16,61 +16,62 @@ use crate::stores::{VmEntry, VmmUser};
 use crate::vm::{VmSettings, VmThreads};
 use crate::{StartError, folders};
 
-/// VMMs that may wait at one socket: one is served, and another may be about to take its place.
+/// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
 const VMM_BACKLOG: u32 = 128;
 
-/// What the core knows of a VM.
+/// The core's state of a VM, beside the fabric's.
 pub(super) struct VmRecord {
     pub(super) cid: GuestCid,
-    /// Whether its memory is taken even if its VMM can shrink it.
+    /// Maps its memory even if its VMM can shrink it.
     pub(super) unsealed_memory: bool,
-    /// The user that its VMM runs as, if not the broker's.
+    /// The user that the VMM runs as, if not the broker's.
     pub(super) user: Option<VmmUser>,
-    /// Where its VMM connects.
+    /// The path of the vhost-user socket.
     pub(super) socket: PathBuf,
-    /// What its VMM says.
+    /// The state that the VMM reports.
     vmm: PartitionState,
-    /// Whether an operator wants it to stand still.
+    /// An operator has paused it.
     pub(super) paused: bool,
-    /// How many connections it has, those among them that others have with it.
+    /// Number of its connections, in both directions.
     pub(super) connections: usize,
-    /// What may be said of its guest's doing.
-    pub(super) words: Words,
-    /// What serves its device.
+    /// Rate limit of log lines that its guest can cause.
+    pub(super) log_limit: LogRateLimiter,
+    /// The threads that serve its device.
     pub(super) threads: Option<VmThreads>,
 }
 
-/// How much of a guest's doing goes to the log: a few lines at once, and no more than one a second
-/// in the long run.
+/// A rate limiter (token bucket) for log lines that a guest can cause: a burst of 10, then one per
+/// second.
 #[derive(Debug, Default)]
-pub(super) struct Words {
-    /// When all of it may be said again.
+pub(super) struct LogRateLimiter {
+    /// When the bucket is full again.
     full_at: Option<Instant>,
-    silenced: u64,
+    suppressed: u64,
 }
 
-impl Words {
+impl LogRateLimiter {
     const BURST: u32 = 10;
-    const EACH: Duration = Duration::from_secs(1);
+    const INTERVAL: Duration = Duration::from_secs(1);
 
-    /// Whether one more line may be said: then how many were not since the last one.
-    pub(super) fn may_speak(&mut self) -> Option<u64> {
-        self.may_speak_at(Instant::now())
+    /// Allows one more line, and returns the number of lines suppressed since the last one. `None`
+    /// suppresses the line.
+    pub(super) fn allow(&mut self) -> Option<u64> {
+        self.allow_at(Instant::now())
     }
 
-    fn may_speak_at(&mut self, now: Instant) -> Option<u64> {
-        let full_at = self.full_at.map_or(now, |at| at.max(now)) + Self::EACH;
-        if full_at - now > Self::EACH * Self::BURST {
-            self.silenced += 1;
+    fn allow_at(&mut self, now: Instant) -> Option<u64> {
+        let full_at = self.full_at.map_or(now, |at| at.max(now)) + Self::INTERVAL;
+        if full_at - now > Self::INTERVAL * Self::BURST {
+            self.suppressed += 1;
             return None;
         }
         self.full_at = Some(full_at);
-        Some(std::mem::take(&mut self.silenced))
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
 impl VmRecord {
-    /// Off when it is off; else it runs if neither its VMM nor an operator has paused it.
+    /// The effective state: off if the VMM is, and paused if the VMM or an operator has paused it.
     fn state(&self) -> PartitionState {
         match self.vmm {
             PartitionState::Running if self.paused => PartitionState::Paused,
@@ -80,7 +81,7 @@ impl VmRecord {
 }
 
 impl Core {
-    /// Adds a VM and opens the socket for its VMM. It is off until the VMM says otherwise.
+    /// Adds a VM and opens the socket for its VMM. It is off until the VMM connects.
     pub(crate) fn add_vm(&mut self, spec: PartitionSpec, vm: VmEntry) -> Result<(), AddError> {
         if let Some(key) = self.by_cid(vm.cid) {
             let name = partition_label(&self.fabric, key);
@@ -99,13 +100,13 @@ impl Core {
             vmm: PartitionState::Off,
             paused: false,
             connections: 0,
-            words: Words::default(),
+            log_limit: LogRateLimiter::default(),
             threads: None,
         };
         self.vms.insert(key, record);
         self.cids.insert(vm.cid, key);
         if let Err(error) = self.open_vm(key) {
-            self.forget_vm(key);
+            self.remove_vm_record(key);
             let _ = self.fabric.remove_partition(key);
             return Err(error.into());
         }
@@ -115,17 +116,18 @@ impl Core {
         Ok(())
     }
 
-    /// Serves the device of a VM that was added.
+    /// Opens the socket of a new VM and starts its threads.
     fn open_vm(&mut self, key: PartitionKey) -> Result<(), StartError> {
         let Some(record) = self.vms.get_mut(&key) else {
             return Ok(());
         };
         let path = &record.socket;
         let owner = record.user.as_ref();
-        let whose = owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
+        let for_user =
+            owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
         let listener =
             stream::listen(path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
-                StartError::io(format!("listen at {}{whose}", path.display())),
+                StartError::io(format!("listen at {}{for_user}", path.display())),
             )?;
         let listener = UnixListener::from(listener);
         let settings = VmSettings {
@@ -139,12 +141,12 @@ impl Core {
         Ok(())
     }
 
-    /// Ends the device of a VM that is about to be removed, and removes its socket.
+    /// Stops the device of a VM that is being removed, and removes its socket.
     pub(super) fn close_vm(&mut self, key: PartitionKey) {
-        self.forget_vm(key);
+        self.remove_vm_record(key);
     }
 
-    fn forget_vm(&mut self, key: PartitionKey) {
+    fn remove_vm_record(&mut self, key: PartitionKey) {
         if let Some(record) = self.vms.remove(&key) {
             self.cids.remove(&record.cid);
             let _ = std::fs::remove_file(&record.socket);
@@ -168,16 +170,16 @@ impl Core {
         Some(free)
     }
 
-    /// Takes in what a VM's VMM says of its state.
+    /// Records the state that a VMM reports.
     pub(super) fn vmm_state(&mut self, key: PartitionKey, state: PartitionState) {
         if let Some(record) = self.vms.get_mut(&key) {
             record.vmm = state;
-            // The partition is there: its record is.
+            // The call cannot fail: a VM with a record has a partition.
             let _ = self.apply_vm_state(key);
         }
     }
 
-    /// Pauses a VM for an operator, whatever its VMM says, or lets it go on if its VMM does.
+    /// Pauses or resumes a VM for an operator. A resumed VM stays paused while its VMM has paused it.
     pub(super) fn pause_vm(
         &mut self,
         key: PartitionKey,
@@ -203,25 +205,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_that_does_much_wrong_fills_no_log() {
-        let (mut words, start) = (Words::default(), Instant::now());
+    fn log_lines_that_a_guest_causes_are_rate_limited() {
+        let (mut limit, start) = (LogRateLimiter::default(), Instant::now());
         for _ in 0..10 {
-            assert_eq!(words.may_speak_at(start), Some(0));
+            assert_eq!(limit.allow_at(start), Some(0));
         }
         for _ in 0..1000 {
-            assert_eq!(words.may_speak_at(start), None);
+            assert_eq!(limit.allow_at(start), None);
         }
-        assert_eq!(
-            words.may_speak_at(start + Duration::from_secs(1)),
-            Some(1000)
-        );
-        assert_eq!(words.may_speak_at(start + Duration::from_secs(1)), None);
+        assert_eq!(limit.allow_at(start + Duration::from_secs(1)), Some(1000));
+        assert_eq!(limit.allow_at(start + Duration::from_secs(1)), None);
         let later = start + Duration::from_secs(3600);
-        assert_eq!(words.may_speak_at(later), Some(1));
+        assert_eq!(limit.allow_at(later), Some(1));
     }
 
     #[test]
-    fn a_vm_runs_when_neither_its_vmm_nor_an_operator_has_it_otherwise() {
+    fn a_vm_runs_unless_its_vmm_or_an_operator_has_paused_it() {
         use PartitionState::{Off, Paused, Running};
 
         for (vmm, paused, want) in [
@@ -240,7 +239,7 @@ mod tests {
                 vmm,
                 paused,
                 connections: 0,
-                words: Words::default(),
+                log_limit: LogRateLimiter::default(),
                 threads: None,
             };
             assert_eq!(record.state(), want);

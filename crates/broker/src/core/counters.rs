@@ -1,50 +1,49 @@
-//! What is counted for metrics: since the start, by service and by refusal.
+//! Counters for metrics, by service and by refusal, since the broker started.
 
 use std::collections::{BTreeMap, HashMap};
 
 use hvsock_address::ServiceId;
 use hvsock_fabric::Refusal;
 
-/// Counts since the start. Services that nobody registered share one entry, so that no partition
-/// can make the broker count under names of its choice.
+/// Counters since the start. All unregistered services share one entry, so that no partition can
+/// create metrics under names of its choice.
 #[derive(Debug, Default)]
-pub(crate) struct Tally {
-    services: HashMap<Option<ServiceId>, ServiceTally>,
+pub(crate) struct MetricsCounters {
+    services: HashMap<Option<ServiceId>, ServiceCounters>,
     refusals: BTreeMap<&'static str, u64>,
 }
 
-/// One service's counts. The bytes of connections that stand are not in them yet.
+/// One service's counters. They include the bytes of closed connections only.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct ServiceTally {
+pub(crate) struct ServiceCounters {
     pub(crate) connections: u64,
     pub(crate) sent: u64,
     pub(crate) received: u64,
 }
 
-impl ServiceTally {
-    /// Processes say themselves what passed between them without the broker, so a sum can be more
-    /// than there is room for.
+impl ServiceCounters {
+    /// Adds bytes, saturating: the ends of a ring report their own counts and may report any value.
     fn add(&mut self, sent: u64, received: u64) {
         self.sent = self.sent.saturating_add(sent);
         self.received = self.received.saturating_add(received);
     }
 }
 
-impl Tally {
+impl MetricsCounters {
     pub(super) fn opened(&mut self, service: Option<ServiceId>) {
         self.services.entry(service).or_default().connections += 1;
     }
 
     pub(super) fn closed(&mut self, service: Option<ServiceId>, sent: u64, received: u64) {
-        let tally = self.services.entry(service).or_default();
-        tally.add(sent, received);
+        let counters = self.services.entry(service).or_default();
+        counters.add(sent, received);
     }
 
     pub(super) fn refused(&mut self, refusal: &Refusal) {
         *self.refusals.entry(refusal.label()).or_default() += 1;
     }
 
-    /// A service that is registered no more is no longer counted by itself.
+    /// Moves an unregistered service's counters to the shared entry.
     pub(super) fn retire(&mut self, service: ServiceId) {
         if let Some(gone) = self.services.remove(&Some(service)) {
             let rest = self.services.entry(None).or_default();
@@ -53,7 +52,7 @@ impl Tally {
         }
     }
 
-    pub(super) fn services(&self) -> &HashMap<Option<ServiceId>, ServiceTally> {
+    pub(super) fn services(&self) -> &HashMap<Option<ServiceId>, ServiceCounters> {
         &self.services
     }
 
