@@ -1,5 +1,5 @@
-//! The broker's folders: made if missing, refused if others could write to them, and held by one
-//! broker at a time.
+//! The broker's folders. They are created if missing, refused if other users could write to them,
+//! and locked by one broker at a time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -11,43 +11,43 @@ use hvsock_registry::folder::Folder;
 
 use crate::StartError;
 
-/// A socket's path has at most this many bytes (`sun_path` less its final zero).
+/// Longest path of a Unix socket in bytes: `sun_path` less its terminating NUL (unix(7)).
 const SOCKET_PATH: usize = 107;
 
-/// Holds the folders for this broker until dropped.
+/// The exclusive lock on the folders, released when dropped.
 #[derive(Debug)]
-pub(crate) struct Held {
-    _lock: File,
+pub(crate) struct FolderLock {
+    _file: File,
 }
 
-/// Makes what is missing, checks what is there, and takes the lock.
-pub(crate) fn hold(dirs: &Dirs) -> Result<Held, StartError> {
+/// Creates missing folders, checks existing ones, and takes the lock.
+pub(crate) fn lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
     for socket in [dirs.endpoint(), dirs.control()] {
         check_socket(&socket)?;
     }
     Folder::open_or_create(&dirs.config)?;
     Folder::open_or_create(&dirs.run)?;
-    let held = lock(dirs)?;
+    let lock = take_lock(dirs)?;
     Folder::open_or_create(&dirs.containers())?;
-    // Whoever reaches a container's endpoint is taken for a process in it.
+    // A process that can reach a container's endpoint counts as a process in the container.
     set_mode(&dirs.containers(), 0o700)?;
     Folder::open_or_create(&dirs.vms())?;
-    // Whoever reaches a VM's socket is taken for its VMM. Each belongs to the user that its VMM
-    // runs as, who has to get there.
+    // A process that can reach a VM's socket counts as its VMM. Each socket belongs to the user that
+    // the VMM runs as, who needs search permission on the folder.
     set_mode(&dirs.vms(), 0o711)?;
-    Ok(held)
+    Ok(lock)
 }
 
-/// Makes the folder for a container's endpoint, to be mounted as its `/run/hvsock`.
+/// Creates the folder of a container's endpoint, which is mounted in it as `/run/hvsock`.
 pub(crate) fn make_container(dirs: &Dirs, name: &str) -> Result<(), StartError> {
     let folder = dirs.container(name);
     check_socket(&folder.join("endpoint"))?;
     Folder::open_or_create(&folder)?;
-    // Its processes may have any user id; the folder above keeps everybody else out.
+    // The container's processes may have any uid; the parent folder (0700) keeps others out.
     set_mode(&folder, 0o755)
 }
 
-/// Whether a socket's path is short enough for one.
+/// Fails if `socket` is longer than a Unix socket's path may be.
 pub(crate) fn check_socket(socket: &Path) -> Result<(), StartError> {
     if socket.as_os_str().len() > SOCKET_PATH {
         return Err(StartError::PathTooLong(socket.to_owned()));
@@ -62,7 +62,7 @@ fn set_mode(folder: &Path, mode: u32) -> Result<(), StartError> {
     )))
 }
 
-fn lock(dirs: &Dirs) -> Result<Held, StartError> {
+fn take_lock(dirs: &Dirs) -> Result<FolderLock, StartError> {
     let path = dirs.lock();
     let what = || StartError::io(format!("open the lock {}", path.display()));
     let mut file = OpenOptions::new()
@@ -84,9 +84,9 @@ fn lock(dirs: &Dirs) -> Result<Held, StartError> {
         }
         Err(fs::TryLockError::Error(error)) => return Err(what()(error)),
     }
-    // Only for the words of the next broker that finds the lock held; an error changes nothing.
+    // The pid is only for the error message of a second broker, so failures do not matter.
     let _ = file.set_len(0);
     let _ = file.rewind();
     let _ = writeln!(file, "{}", std::process::id());
-    Ok(Held { _lock: file })
+    Ok(FolderLock { _file: file })
 }

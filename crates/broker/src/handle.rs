@@ -1,4 +1,4 @@
-//! What an operator can ask a running broker for, from any thread.
+//! The control interface of a running broker, callable from any thread.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -26,59 +26,68 @@ use crate::stores::{
     VmmUser,
 };
 
-/// How long a call waits for the core.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits for the core thread.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a broker did not do what an operator asked for.
+/// An error of a control request.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// Nothing has this name or number.
-    #[error("no {kind} `{what}` is known here; {next}")]
+    /// No object has this name, GUID or number.
+    #[error("no {kind} `{what}`; {next}")]
     NotFound {
-        /// What kind of thing.
+        /// The kind of object, for example `partition`.
         kind: &'static str,
-        /// What was looked for.
+        /// The name, GUID or number in the request.
         what: String,
-        /// How to see what is known.
+        /// The next step: the commands that list or add such objects.
         next: &'static str,
     },
-    /// A GUID, port or name is taken.
+    /// A GUID, port or name is in use by another registration.
     #[error(transparent)]
     Clash(#[from] Clash),
     /// A partition cannot be added.
     #[error(transparent)]
     Add(#[from] AddPartitionError),
-    /// Another VM has the context id.
+    /// Another VM has this context id (CID).
     #[error("{0}")]
     CidTaken(String),
-    /// A partition cannot be changed like this.
+    /// The partition does not allow this change.
     #[error(transparent)]
     Partition(#[from] PartitionError),
-    /// A registration cannot be taken in.
+    /// The fabric refused a registration.
     #[error(transparent)]
     Register(#[from] RegisterError),
-    /// What was asked for makes no sense.
+    /// The request is invalid.
     #[error("{0}")]
     Invalid(String),
-    /// A file could not be written; nothing has changed.
+    /// A registration file could not be written. Nothing has changed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The system said no; nothing has changed.
+    /// A system call failed. Nothing has changed.
     #[error("{0}")]
     System(String),
     /// A table is full.
-    #[error("there is no room for more {0}")]
+    #[error("limit reached: no more {0}")]
     Limit(&'static str),
-    /// The core did not answer in time.
-    #[error("the broker did not answer within {} seconds; try again", PATIENCE.as_secs())]
+    /// The core thread did not answer within 5 s. The request may still take effect.
+    #[error("the broker did not answer within {} seconds; try again", CALL_TIMEOUT.as_secs())]
     Busy,
     /// The broker has stopped.
     #[error("the broker has stopped; start it with `hvsock broker`")]
     Stopped,
 }
 
-/// A running broker, for an operator. Calls block, for a few seconds at the most; async code
-/// makes them where blocking is allowed.
+/// A handle to a running broker, to query and control it. Clones refer to the same broker.
+///
+/// Calls block for up to 5 s per request to the core thread, and while they write files. Async code
+/// calls them from a blocking task.
+///
+/// # Errors
+///
+/// Any method that returns a `Result` fails with [`ControlError::Busy`] if the core thread does not
+/// answer within 5 s, and with [`ControlError::Stopped`] after the [`Broker`](crate::Broker) was
+/// dropped. Methods that write files fail with [`ControlError::Store`] or [`ControlError::System`]
+/// if that fails. The methods' own sections list further errors.
 #[derive(Clone)]
 pub struct Handle {
     link: CoreLink,
@@ -117,9 +126,13 @@ impl Handle {
         }
     }
 
-    /// The broker at a glance.
+    /// A summary of the broker: version, folders, object counts, and configuration problems.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn status(&self) -> Result<Status, ControlError> {
-        let census = self.call(|core| core.summary())?;
+        let summary = self.call(|core| core.summary())?;
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
@@ -129,15 +142,20 @@ impl Handle {
             config_dir: self.about.dirs.config.clone(),
             partition: self.about.partition.clone(),
             services: self.call(|core| core.service_count())? - self.services.built_in_count(),
-            partitions: census.partitions,
-            listeners: census.listeners,
-            connections: census.connections,
+            partitions: summary.partitions,
+            listeners: summary.listeners,
+            connections: summary.connections,
             problems: [self.services.problems(), self.partitions.problems()].concat(),
         })
     }
 
-    /// Every registration by friendly name, with what uses it; with `all` those as well that are
-    /// built in and nobody has changed, and those that ship with Windows.
+    /// The registrations sorted by friendly name, each with its number of listeners and connections.
+    ///
+    /// `all` adds the unchanged built-in ones and the services that ship with Windows.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn services(&self, all: bool) -> Result<Vec<Service>, ControlError> {
         let (usage, leases) = self.call(|core| (core.usage(), core.leases()))?;
         let mut registrations = self.services.registrations();
@@ -161,6 +179,10 @@ impl Handle {
     }
 
     /// One registration.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such registration.
     pub fn service(&self, service: &ServiceRef) -> Result<Service, ControlError> {
         let found = {
             let service = service.clone();
@@ -181,7 +203,12 @@ impl Handle {
         })
     }
 
-    /// Registers a service, for good.
+    /// Registers a service persistently, with `owner` as its owner.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Invalid`] if `new` is invalid, [`ControlError::Clash`] if its GUID, port or
+    /// name is in use, and [`ControlError::Register`] if the limit of registrations is reached.
     pub fn register(&self, new: NewService, owner: String) -> Result<Service, ControlError> {
         let registration = new
             .registration(Some(owner))
@@ -193,9 +220,13 @@ impl Handle {
         self.service(&id.into())
     }
 
-    /// Registers services that were exported elsewhere: all of them, or none if one clashes or
-    /// cannot be written. Those that are there already with the same name are left as they are.
-    /// Returns what was added.
+    /// Registers exported services: all of them, or none if one clashes or cannot be written.
+    ///
+    /// Skips services that are registered with the same GUID and name. Returns the added ones.
+    ///
+    /// # Errors
+    ///
+    /// As [`register`](Self::register).
     pub fn import(&self, new: Vec<Registration>) -> Result<Vec<Service>, ControlError> {
         let mut store = self.services.lock();
         let wanted = self.call(move |core| core.select_new(new))??;
@@ -219,7 +250,7 @@ impl Handle {
             .collect())
     }
 
-    /// Every registration that is kept on disk, for an export.
+    /// Every registration that has a file, sorted by friendly name, for an export.
     pub fn export(&self) -> Vec<Registration> {
         let registrations = self.services.registrations().into_iter();
         let mut registrations: Vec<Registration> = registrations
@@ -235,9 +266,9 @@ impl Handle {
         store: &mut ServiceStoreGuard<'_>,
         registration: Registration,
     ) -> Result<(), ControlError> {
-        // First whether the core would take it, so that a clash with a lease leaves no file.
-        let asked = registration.clone();
-        self.call(move |core| core.would_clash(&asked))?
+        // Check against the core first, so that a clash with a lease leaves no file.
+        let wanted = registration.clone();
+        self.call(move |core| core.would_clash(&wanted))?
             .map_or(Ok(()), Err)?;
         let id = registration.id;
         let changes = store.put(registration)?;
@@ -249,7 +280,12 @@ impl Handle {
         Ok(())
     }
 
-    /// Switches a service on or off, for everyone or for one child partition.
+    /// Enables or disables a service, for all partitions or for one child partition.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown service or partition, [`ControlError::Invalid`] if
+    /// the service is a lease.
     pub fn set_enabled(
         &self,
         service: &ServiceRef,
@@ -262,7 +298,7 @@ impl Handle {
             .transpose()?;
         let mut store = self.services.lock();
         if self.is_lease(id)? {
-            let what = "a lease belongs to the process that made it and cannot be changed; end \
+            let what = "a lease belongs to the process that made it and cannot be changed; stop \
                         the process instead";
             return Err(ControlError::Invalid(what.into()));
         }
@@ -272,8 +308,12 @@ impl Handle {
         self.service(&id.into())
     }
 
-    /// Unregisters a service; its listeners and connections are cut. One that is built in is then as
-    /// it was built in.
+    /// Unregisters a service and resets its listeners and connections. A built-in registration
+    /// returns to its built-in state instead.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such registration.
     pub fn unregister(&self, service: &ServiceRef) -> Result<Service, ControlError> {
         let gone = self.service(service)?;
         let id = gone.id;
@@ -288,7 +328,7 @@ impl Handle {
         Ok(gone)
     }
 
-    /// Takes what files say now into the core.
+    /// Applies changes of registration files to the core.
     pub(crate) fn apply(&self, changes: Vec<Change>) -> Result<(), ControlError> {
         self.call(move |core| {
             for change in changes {
@@ -297,9 +337,10 @@ impl Handle {
         })
     }
 
-    /// Adds the partitions that were kept on disk. One that cannot be added is a problem to
-    /// report and keeps no other out: a container's processes may be able to write to the folder
-    /// of its endpoint, and what they leave there must not keep the broker from starting.
+    /// Adds the partitions that were read from disk.
+    ///
+    /// A partition that cannot be added is reported as a problem. It must not stop the broker from
+    /// starting: a container's processes may be able to write to the folder of its endpoint.
     pub(crate) fn restore(&self, entries: Vec<(PartitionName, PartitionEntry)>) {
         for (name, entry) in entries {
             let spec = entry.spec(name.clone());
@@ -325,12 +366,20 @@ impl Handle {
         Ok(added??)
     }
 
-    /// Every partition, the broker's own first.
+    /// Every partition: the broker's own first, then the others by name.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn partitions(&self) -> Result<Vec<Partition>, ControlError> {
         self.call(|core| core.partitions())
     }
 
     /// One partition.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such partition.
     pub fn partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
         let name = self.partition_name(partition)?;
         let found = self
@@ -340,7 +389,13 @@ impl Handle {
         found.ok_or_else(|| unknown_partition(partition))
     }
 
-    /// Adds a container, for good.
+    /// Adds a container persistently and opens its endpoint. Without an id it gets one derived from
+    /// its name.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Add`] if the name or id is in use or a limit is reached,
+    /// [`ControlError::Invalid`] if the id is a well-known address.
     pub fn add_container(&self, new: NewContainer) -> Result<Partition, ControlError> {
         let id = new
             .id
@@ -350,14 +405,21 @@ impl Handle {
         self.add_persistent(&mut files, new.name, &entry)
     }
 
-    /// Adds a VM, for good.
+    /// Adds a VM persistently and opens the vhost-user socket for its VMM. Without an id it gets a
+    /// random one, without a CID the lowest free one.
+    ///
+    /// # Errors
+    ///
+    /// As [`add_container`](Self::add_container), and [`ControlError::CidTaken`] if another VM has the
+    /// CID, [`ControlError::Limit`] if no CID is free, [`ControlError::Invalid`] for an invalid CID or
+    /// an unknown user.
     pub fn add_vm(&self, new: NewVm) -> Result<Partition, ControlError> {
         let id = new.id.unwrap_or_else(VmId::random);
         let asked = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
         let asked = asked.transpose().map_err(invalid)?;
         let user = new.user.map(VmmUser::find).transpose();
         let user = user.map_err(ControlError::Invalid)?;
-        // Held from here on, so that the CID stays free until the VM has it.
+        // Locked from here on, so that a free CID stays free until the VM has it.
         let mut files = self.partitions.lock();
         let cid = match asked {
             Some(cid) => cid,
@@ -397,7 +459,12 @@ impl Handle {
         self.partition(&PartitionRef::Name(name))
     }
 
-    /// Removes a partition with all that its processes have open.
+    /// Removes a child partition and its endpoint, and resets its listeners and connections.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such partition, [`ControlError::Invalid`] if it is
+    /// the broker's own.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
         let mut files = self.partitions.lock();
         let gone = self.child(partition)?;
@@ -407,7 +474,15 @@ impl Handle {
         Ok(gone)
     }
 
-    /// Pauses or resumes a partition.
+    /// Pauses or resumes a child partition.
+    ///
+    /// A pause suspends the connections with `HVSOCKET_CONNECTED_SUSPEND` and resets all others. It
+    /// does not stop a VM or its processes, only their traffic.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if it is the
+    /// broker's own or `state` is [`PartitionState::Off`], which cannot be requested.
     pub fn set_state(
         &self,
         partition: &PartitionRef,
@@ -416,8 +491,8 @@ impl Handle {
         let child = self.child(partition)?;
         if state == PartitionState::Off {
             let what = match child.kind {
-                PartitionKind::Vm => "a VM is off when its VMM ends; end that",
-                _ => "a container is off when it is removed; `hvsock container remove`",
+                PartitionKind::Vm => "a VM is off when its VMM has exited; stop the VMM instead",
+                _ => "a container cannot be switched off; `hvsock container remove` removes it",
             };
             return Err(ControlError::Invalid(what.into()));
         }
@@ -427,7 +502,12 @@ impl Handle {
         self.partition(&PartitionRef::Name(child.name))
     }
 
-    /// Changes the sibling groups that a partition is in.
+    /// Replaces the sibling groups of a child partition.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] for the
+    /// broker's own, [`ControlError::Partition`] for too many groups.
     pub fn set_groups(
         &self,
         partition: &PartitionRef,
@@ -435,7 +515,7 @@ impl Handle {
     ) -> Result<Partition, ControlError> {
         let mut files = self.partitions.lock();
         let child = self.child(partition)?;
-        // First whether the core would take it, so that one that it would not leaves no file.
+        // Check the limit first, so that a refused change leaves no file.
         if groups.len() > self.call(|core| core.fabric.limits().groups_per_partition)? {
             let which = "groups_per_partition";
             return Err(PartitionError::LimitReached { which }.into());
@@ -460,32 +540,52 @@ impl Handle {
     }
 
     /// Every listener, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn listeners(&self) -> Result<Vec<Listener>, ControlError> {
         self.call(Core::listeners)
     }
 
-    /// Every connection, oldest first.
+    /// Every established connection, oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn connections(&self) -> Result<Vec<Connection>, ControlError> {
         self.call(Core::connections)
     }
 
-    /// Cuts a connection; both ends see a reset.
+    /// Closes a connection; both ends see a reset (`ECONNRESET`). Returns its last state.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such connection.
+    #[doc(alias = "reset")]
+    #[doc(alias = "disconnect")]
     pub fn cut(&self, connection: u64) -> Result<Connection, ControlError> {
         let id = ConnectionId::from_u64(connection);
-        let cut = self.call(move |core| {
+        let closed = self.call(move |core| {
             let seen = core.connection(id)?;
-            let cause = "an operator cut the connection".into();
+            let cause = "an operator closed the connection".into();
             core.reset_connection(id, Refusal::Reset { cause });
             Some(seen)
         })?;
-        cut.ok_or_else(|| ControlError::NotFound {
+        closed.ok_or_else(|| ControlError::NotFound {
             kind: "connection",
             what: connection.to_string(),
-            next: "`hvsock connections` shows those that are",
+            next: "`hvsock connections` lists them",
         })
     }
 
-    /// What a connect would meet, and why. `from` is the broker's own partition if absent.
+    /// Explains what a connect would result in, step by step, without connecting. `from` defaults to
+    /// the broker's own partition.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown partition or service name. A service id need not be
+    /// registered.
     pub fn explain_connect(
         &self,
         from: Option<&PartitionRef>,
@@ -493,7 +593,7 @@ impl Handle {
         service: &ServiceRef,
         principal: Principal,
     ) -> Result<Explanation, ControlError> {
-        let (from, vm, service) = self.question(from, to, service)?;
+        let (from, vm, service) = self.resolve(from, to, service)?;
         self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
             let request = ConnectRequest {
@@ -506,8 +606,12 @@ impl Handle {
         })
     }
 
-    /// What a listen would meet, and why. `from` is where the listener would be, and `accept`
-    /// whom it would accept from.
+    /// Explains what a listen would result in, step by step, without listening. `from` is the
+    /// listener's partition, `accept` the partition that it accepts connections from.
+    ///
+    /// # Errors
+    ///
+    /// As [`explain_connect`](Self::explain_connect).
     pub fn explain_listen(
         &self,
         from: Option<&PartitionRef>,
@@ -515,7 +619,7 @@ impl Handle {
         service: &ServiceRef,
         principal: Principal,
     ) -> Result<Explanation, ControlError> {
-        let (from, vm, service) = self.question(from, accept, service)?;
+        let (from, vm, service) = self.resolve(from, accept, service)?;
         self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
             let principal = &principal;
@@ -530,13 +634,22 @@ impl Handle {
         })
     }
 
-    /// Events from now on.
+    /// Subscribes to the events from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Limit`] if there are 64 subscribers already.
+    #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<EventStream, ControlError> {
         self.call(|core| core.events.subscribe())?
-            .ok_or(ControlError::Limit("readers of events"))
+            .ok_or(ControlError::Limit("event subscribers"))
     }
 
-    /// Everything that is counted, as it stands now.
+    /// A snapshot of all metrics.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
     pub fn metrics(&self) -> Result<MetricsSnapshot, ControlError> {
         let (services, refusals, partitions, guests) = self.call(|core| {
             (
@@ -567,31 +680,32 @@ impl Handle {
         &self,
         work: impl FnOnce(&mut Core) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
-        let (answer, answered) = sync_channel(1);
-        let command = Box::new(move |core: &mut Core| {
-            // Whoever asked may have lost patience.
-            let _ = answer.send(work(core));
+        let (sender, result) = sync_channel(1);
+        let call = Box::new(move |core: &mut Core| {
+            // The caller may have timed out.
+            let _ = sender.send(work(core));
         });
         self.link
             .calls
-            .send(command)
+            .send(call)
             .map_err(|_| ControlError::Stopped)?;
         let _ = self.link.waker.wake();
-        answered
-            .recv_timeout(PATIENCE)
+        result
+            .recv_timeout(CALL_TIMEOUT)
             .map_err(|error| match error {
                 RecvTimeoutError::Timeout => ControlError::Busy,
                 RecvTimeoutError::Disconnected => ControlError::Stopped,
             })
     }
 
-    /// Runs `work` on the core thread some time soon, if that still runs.
+    /// Queues `work` for the core thread without waiting. Does nothing if the broker has stopped.
     pub(crate) fn post(&self, work: impl FnOnce(&mut Core) + Send + 'static) {
         if self.link.calls.send(Box::new(work)).is_ok() {
             let _ = self.link.waker.wake();
         }
     }
 
+    /// Runs `work` on the core thread with the key of `partition`.
     pub(crate) fn on_partition<R: Send + 'static>(
         &self,
         partition: &PartitionRef,
@@ -602,7 +716,7 @@ impl Handle {
             .ok_or_else(|| unknown_partition(partition))
     }
 
-    /// A partition that is not the broker's own.
+    /// Looks up a partition other than the broker's own.
     fn child(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
         let child = self.partition(partition)?;
         if child.parent.is_none() {
@@ -634,9 +748,8 @@ impl Handle {
         Ok(found.is_some_and(|registration| registration.lease))
     }
 
-    /// The keys and ids behind what an operator wrote. A service need not be registered to be
-    /// asked about, if it is given by its id.
-    fn question(
+    /// Resolves names to keys and ids. A service given by its id need not be registered.
+    fn resolve(
         &self,
         from: Option<&PartitionRef>,
         other: &PartitionRef,
@@ -683,7 +796,7 @@ fn unknown_service(service: &ServiceRef) -> ControlError {
     ControlError::NotFound {
         kind: "service",
         what: service.to_string(),
-        next: "`hvsock service list` shows those that are, `hvsock service register` adds one",
+        next: "`hvsock service list` lists them, `hvsock service register` adds one",
     }
 }
 
@@ -691,7 +804,6 @@ fn unknown_partition(partition: &PartitionRef) -> ControlError {
     ControlError::NotFound {
         kind: "partition",
         what: partition.to_string(),
-        next: "`hvsock status` shows those that are, `hvsock container add` and `hvsock vm add` \
-               add one",
+        next: "`hvsock status` lists them, `hvsock container add` and `hvsock vm add` add one",
     }
 }

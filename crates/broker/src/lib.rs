@@ -1,12 +1,12 @@
-//! The host side of hvsock, embeddable: it owns one partition's children.
+//! The host side of hvsock as a library: the broker of one partition and its children.
 //!
-//! [`Broker::start`] takes the folders that a [`BrokerConfig`] names, opens the endpoints by which
-//! processes reach it, and runs until it is dropped. Three kinds of thread do its work: the core
-//! decides (`core`), the data threads move bytes (`pump`), and the control thread answers
-//! operators (`api`). A [`Handle`] is the same for a program that embeds the broker as the
-//! control API is for one that does not.
+//! [`Broker::start`] locks the folders named in a [`BrokerConfig`], opens the endpoint sockets, and
+//! runs until the [`Broker`] is dropped. It has three kinds of thread: the core thread decides
+//! (`core`), the data threads copy bytes (`pump`, `vm`), and the control thread serves the HTTP API
+//! (`api`). A program that embeds the broker uses a [`Handle`] instead of the control API.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 pub mod api;
 mod callers;
@@ -30,34 +30,42 @@ use hvsock_registry::store::{self, FolderStore};
 pub use config::{BrokerConfig, StartError};
 pub use events::EventStream;
 pub use handle::{ControlError, Handle};
-/// What an operator sees: the values that the control API sends and takes, as the broker's own
-/// functions return them.
+/// The values of the control API, which [`Handle`]'s methods take and return as well.
 pub use hvsock_control as model;
 pub use hvsock_registry::{AccessRule, Registration};
 
 use api::ControlServer;
 use stores::{PartitionStore, ServiceStore};
 
-/// A running broker. Dropping it ends every connection with the reason, and stops it.
+/// A running broker.
+///
+/// Dropping it resets every connection with a reason, removes the endpoint sockets, and joins its
+/// threads.
 pub struct Broker {
     handle: Handle,
-    /// Ended first, so that no operator asks a core that ends.
+    /// Stopped first, so that no request reaches a core that is stopping.
     control: Option<ControlServer>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// Ends the watching of files when dropped.
+    /// Stops watching the configuration files when dropped.
     _watch: Option<watch::Watch>,
-    /// The folders stay held until all else has ended.
-    _held: folders::Held,
+    /// Released last: the lock covers everything else.
+    _lock: folders::FolderLock,
 }
 
 impl Broker {
     /// Starts a broker and returns once processes can connect to its endpoints.
+    ///
+    /// # Errors
+    ///
+    /// Fails with [`StartError::Held`] if another broker serves these folders, and with another
+    /// [`StartError`] if a folder, socket, thread or the registrations cannot be opened. A faulty
+    /// registration or partition file is not an error: [`Handle::status`] lists it as a problem.
     pub fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        // Two descriptors and more for each connection: take what the system allows.
+        // Each connection needs at least two descriptors.
         if let Err(error) = hvsock_sys::limits::raise_descriptors() {
-            tracing::warn!(%error, "cannot raise the limit of open descriptors");
+            tracing::warn!(%error, "cannot raise the limit of open descriptors (RLIMIT_NOFILE)");
         }
-        let held = folders::hold(&config.dirs)?;
+        let lock = folders::lock(&config.dirs)?;
         let options = store::Options {
             built_in: config.built_in.clone(),
             ..store::Options::default()
@@ -82,13 +90,13 @@ impl Broker {
             control: None,
             thread: Some(thread),
             _watch: None,
-            _held: held,
+            _lock: lock,
         };
         broker.handle.restore(entries);
         match watch::Watch::start(&dirs, services, broker.handle.clone()) {
             Ok(watch) => broker._watch = Some(watch),
             Err(error) => {
-                tracing::warn!("registrations are not watched, edits need a restart: {error}");
+                tracing::warn!("cannot watch registration files, edits need a restart: {error}");
             }
         }
         if control {
@@ -99,11 +107,25 @@ impl Broker {
         Ok(broker)
     }
 
-    /// The way to ask this broker for things.
+    /// A handle to query and control this broker. Handles are cheap to clone.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
 }
+
+/// Compile-time check that the public types can be used from several threads.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    const fn assert_send<T: Send>() {}
+
+    assert_send_sync::<Broker>();
+    assert_send_sync::<Handle>();
+    assert_send_sync::<BrokerConfig>();
+    assert_send_sync::<ControlError>();
+    assert_send_sync::<StartError>();
+    assert_send_sync::<api::client::Client>();
+    assert_send::<EventStream>();
+};
 
 impl Drop for Broker {
     fn drop(&mut self) {
