@@ -315,17 +315,17 @@ impl Handle {
     ///
     /// [`ControlError::NotFound`] if there is no such registration.
     pub fn unregister(&self, service: &ServiceRef) -> Result<Service, ControlError> {
-        let gone = self.service(service)?;
-        let id = gone.id;
+        let removed = self.service(service)?;
+        let id = removed.id;
         let mut store = self.services.lock();
-        if !gone.lease {
+        if !removed.lease {
             let changes = store.remove(id)?;
             self.apply(changes)?;
         }
         if !store.is_built_in(id) {
             self.call(move |core| core.unregister(id))?;
         }
-        Ok(gone)
+        Ok(removed)
     }
 
     /// Applies changes of registration files to the core.
@@ -413,15 +413,16 @@ impl Handle {
     /// As [`add_container`](Self::add_container), and [`ControlError::CidTaken`] if another VM has the
     /// CID, [`ControlError::Limit`] if no CID is free, [`ControlError::Invalid`] for an invalid CID or
     /// an unknown user.
+    #[doc(alias = "vhost-user")]
     pub fn add_vm(&self, new: NewVm) -> Result<Partition, ControlError> {
         let id = new.id.unwrap_or_else(VmId::random);
-        let asked = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
-        let asked = asked.transpose().map_err(invalid)?;
+        let requested = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
+        let requested = requested.transpose().map_err(invalid)?;
         let user = new.user.map(VmmUser::find).transpose();
         let user = user.map_err(ControlError::Invalid)?;
         // Locked from here on, so that a free CID stays free until the VM has it.
         let mut files = self.partitions.lock();
-        let cid = match asked {
+        let cid = match requested {
             Some(cid) => cid,
             None => {
                 let free = self.call(|core| core.free_cid())?;
@@ -467,11 +468,11 @@ impl Handle {
     /// the broker's own.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
         let mut files = self.partitions.lock();
-        let gone = self.child(partition)?;
-        files.remove(&gone.name)?;
-        let name = PartitionRef::Name(gone.name.clone());
+        let removed = self.child(partition)?;
+        files.remove(&removed.name)?;
+        let name = PartitionRef::Name(removed.name.clone());
         self.on_partition(&name, Core::remove_partition)?;
-        Ok(gone)
+        Ok(removed)
     }
 
     /// Pauses or resumes a child partition.
@@ -483,6 +484,8 @@ impl Handle {
     ///
     /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if it is the
     /// broker's own or `state` is [`PartitionState::Off`], which cannot be requested.
+    #[doc(alias = "suspend")]
+    #[doc(alias = "resume")]
     pub fn set_state(
         &self,
         partition: &PartitionRef,

@@ -259,12 +259,12 @@ impl Relay {
         bytes: &[u8],
         counters: &Counters,
     ) -> Result<(), Refusal> {
-        let taken = self.write(direction, bytes, counters)?;
+        let accepted = self.write(direction, bytes, counters)?;
         let flow = &mut self.flows[direction];
         if flow.sink_closed {
-            flow.lost |= taken < bytes.len();
-        } else if taken < bytes.len() {
-            flow.pending.extend_from_slice(&bytes[taken..]);
+            flow.lost |= accepted < bytes.len();
+        } else if accepted < bytes.len() {
+            flow.pending.extend_from_slice(&bytes[accepted..]);
         }
         Ok(())
     }
@@ -279,14 +279,14 @@ impl Relay {
         }
         let pending = std::mem::take(&mut self.flows[direction].pending);
         let start = self.flows[direction].start;
-        let taken = self.write(direction, &pending[start..], counters)?;
+        let accepted = self.write(direction, &pending[start..], counters)?;
         let flow = &mut self.flows[direction];
         if flow.sink_closed {
             flow.lost = true;
             flow.start = 0;
-        } else if start + taken < pending.len() {
+        } else if start + accepted < pending.len() {
             flow.pending = pending;
-            flow.start = start + taken;
+            flow.start = start + accepted;
             return Ok(false);
         } else {
             flow.start = 0;
@@ -302,22 +302,22 @@ impl Relay {
         counters: &Counters,
     ) -> Result<usize, Refusal> {
         let sink = &mut self.ends[1 - direction];
-        let mut taken = 0;
-        while taken < bytes.len() {
-            match stream::send(&sink.data, &bytes[taken..]) {
-                Ok(count) => taken += count,
+        let mut accepted = 0;
+        while accepted < bytes.len() {
+            match stream::send(&sink.data, &bytes[accepted..]) {
+                Ok(count) => accepted += count,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     sink.writable = false;
                     break;
                 }
                 Err(_) => {
-                    counters.add(direction, taken);
-                    return self.sink_closed(direction).map(|()| taken);
+                    counters.add(direction, accepted);
+                    return self.sink_closed(direction).map(|()| accepted);
                 }
             }
         }
-        counters.add(direction, taken);
-        Ok(taken)
+        counters.add(direction, accepted);
+        Ok(accepted)
     }
 
     /// Handles a sink that accepts no more bytes. Its process has closed it, or only shut down its
