@@ -118,8 +118,8 @@ fn make_ends(
 
 impl Core {
     /// Handles an event of a VM's data thread.
-    pub(super) fn handle_vm_event(&mut self, vm: PartitionKey, news: VmNews) {
-        match news {
+    pub(super) fn handle_vm_event(&mut self, vm: PartitionKey, event: VmNews) {
+        match event {
             VmNews::State(state) => self.vmm_state(vm, state),
             VmNews::Request { handle, key } => self.guest_connects(vm, handle, key),
             VmNews::Connected(id) => self.guest_accepted(vm, id),
