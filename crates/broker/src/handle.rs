@@ -477,8 +477,8 @@ impl Handle {
 
     /// Pauses or resumes a child partition.
     ///
-    /// A pause suspends the connections with `HVSOCKET_CONNECTED_SUSPEND` and resets all others. It
-    /// does not stop a VM or its processes, only their traffic.
+    /// A pause suspends a connection if either end has set `HVSOCKET_CONNECTED_SUSPEND`, and resets all
+    /// others. It stops the traffic of a VM, not the VM or its processes.
     ///
     /// # Errors
     ///
