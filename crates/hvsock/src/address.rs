@@ -1,4 +1,4 @@
-//! Addresses as people and programs write them.
+//! Addresses, and the conversions from text, ids and ports.
 
 use std::fmt;
 use std::io;
@@ -8,10 +8,11 @@ use hvsock_address::{
     ServiceRef, SockAddrHv, VmId,
 };
 
-/// A partition and a service, either of which may be a name that the broker looks up.
+/// The address of a service: a partition and a service, each an id or a name.
 ///
-/// Usually made by [`ToHvAddr`] from what [`HvStream::connect`](crate::HvStream::connect) and
-/// [`HvListener::bind`](crate::HvListener::bind) are given.
+/// The broker resolves names. Functions such as [`HvStream::connect`](crate::HvStream::connect) and
+/// [`HvListener::bind`](crate::HvListener::bind) convert their argument to this type by
+/// [`ToHvAddr`].
 ///
 /// ```
 /// use hvsock::{HvAddr, ToHvAddr, VmId};
@@ -22,6 +23,8 @@ use hvsock_address::{
 /// assert_eq!(one.to_string(), "hvsock://parent/HV%20Socket%20Demo");
 /// # Ok::<(), std::io::Error>(())
 /// ```
+#[doc(alias = "SOCKADDR_HV")]
+#[doc(alias = "sockaddr_vm")]
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HvAddr {
     pub(crate) partition: PartitionRef,
@@ -30,7 +33,7 @@ pub struct HvAddr {
 }
 
 impl HvAddr {
-    /// The address of a service in a partition.
+    /// Creates the address of a service in a partition.
     ///
     /// ```
     /// use hvsock::{HvAddr, ServiceId, VmId};
@@ -47,24 +50,24 @@ impl HvAddr {
         }
     }
 
-    /// The partition.
+    /// Returns the partition.
     pub fn partition(&self) -> &PartitionRef {
         &self.partition
     }
 
-    /// The service.
+    /// Returns the service.
     pub fn service(&self) -> &ServiceRef {
         &self.service
     }
 
-    /// Whether `HVSOCKET_ADDRESS_FLAG_PASSTHRU` is set.
+    /// Returns true if `HVSOCKET_ADDRESS_FLAG_PASSTHRU` is set.
     pub(crate) fn passthru(&self) -> bool {
         self.passthru
     }
 }
 
 impl fmt::Display for HvAddr {
-    /// As an `hvsock://` URL.
+    /// Formats the address as an `hvsock://` URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (partition, service) = (self.partition.clone(), self.service.clone());
         HvUrl { partition, service }.fmt(f)
@@ -87,10 +90,11 @@ impl From<HvUrl> for HvAddr {
     }
 }
 
-/// What can be connected to or listened at: a [`SockAddrHv`], an `hvsock://` URL, or a pair of a
-/// partition ([`ToPartition`]) and a service ([`ToService`]).
+/// Converts a value to an address: a [`SockAddrHv`], an `hvsock://` URL, or a pair of a partition
+/// ([`ToPartition`]) and a service ([`ToService`]).
 ///
-/// Text that is none of these is an error of kind `InvalidInput` that says why.
+/// The counterpart of [`std::net::ToSocketAddrs`]. The conversion parses text only; it does not
+/// block and does not resolve names. This trait is sealed: no other crate can implement it.
 ///
 /// ```
 /// use hvsock::{ServiceId, SockAddrHv, ToHvAddr, VmId};
@@ -103,24 +107,65 @@ impl From<HvUrl> for HvAddr {
 /// assert!("parent:2761".to_hv_addr().is_err());
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub trait ToHvAddr {
-    /// The address.
+#[doc(alias = "ToSocketAddrs")]
+pub trait ToHvAddr: sealed::Sealed {
+    /// Converts the value.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if text is no valid address. The source is a
+    /// [`ParseUrlError`](crate::ParseUrlError) or [`ParseRefError`](crate::ParseRefError).
     fn to_hv_addr(&self) -> io::Result<HvAddr>;
 }
 
-/// What names a partition: a [`VmId`], a [`PartitionRef`], or text as on the command line (a word
-/// such as `parent`, a GUID, or a name).
-pub trait ToPartition {
-    /// The partition.
+/// Converts a value to a partition: a [`VmId`], a [`PartitionRef`], a [`PartitionName`], or text as
+/// on the command line (a keyword such as `parent`, a GUID, or a name).
+///
+/// This trait is sealed: no other crate can implement it.
+pub trait ToPartition: sealed::Sealed {
+    /// Converts the value.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if text is no valid partition. The source is a
+    /// [`ParseRefError`](crate::ParseRefError).
     fn to_partition(&self) -> io::Result<PartitionRef>;
 }
 
-/// What names a service: a [`ServiceId`], a vsock port, a [`ServiceRef`], or text as on the
-/// command line (a GUID, a port, or a friendly name).
-pub trait ToService {
-    /// The service.
+/// Converts a value to a service: a [`ServiceId`], a vsock port (`u32`), a [`ServiceRef`], an
+/// [`ElementName`], or text as on the command line (a GUID, a port, or a friendly name).
+///
+/// This trait is sealed: no other crate can implement it.
+pub trait ToService: sealed::Sealed {
+    /// Converts the value.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if text is no valid service. The source is a
+    /// [`ParseRefError`](crate::ParseRefError).
     fn to_service(&self) -> io::Result<ServiceRef>;
 }
+
+/// Seals the conversion traits, so that they can get methods later.
+mod sealed {
+    pub trait Sealed {}
+
+    impl<A: Sealed, B: Sealed> Sealed for (A, B) {}
+    impl<T: Sealed + ?Sized> Sealed for &T {}
+}
+
+impl sealed::Sealed for HvAddr {}
+impl sealed::Sealed for SockAddrHv {}
+impl sealed::Sealed for HvUrl {}
+impl sealed::Sealed for VmId {}
+impl sealed::Sealed for PartitionRef {}
+impl sealed::Sealed for PartitionName {}
+impl sealed::Sealed for ServiceId {}
+impl sealed::Sealed for u32 {}
+impl sealed::Sealed for ServiceRef {}
+impl sealed::Sealed for ElementName {}
+impl sealed::Sealed for str {}
+impl sealed::Sealed for String {}
 
 fn invalid(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, error)
@@ -251,7 +296,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_address_is_invalid_input() {
+    fn invalid_addresses_are_invalid_input() {
         for text in ["parent/2761", "hvsock://parent", "", "hvsock:///2761"] {
             let error = text.to_hv_addr().unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{text}");
@@ -261,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn the_passthru_flag_of_an_address_is_kept() {
+    fn the_passthru_flag_of_an_address_is_preserved() {
         let mut address = SockAddrHv::new(VmId::PARENT, ServiceId::from_port(1));
         assert!(!HvAddr::from(address).passthru());
         address.flags = HVSOCKET_ADDRESS_FLAG_PASSTHRU;

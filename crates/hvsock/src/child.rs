@@ -1,15 +1,14 @@
-//! A connection as the standard input and output of a child process.
+//! A child process with a connection as its standard input and output.
 
 use std::io;
 use std::process::{Child, Command, ExitStatus};
 
 use crate::{HvStream, os};
 
-/// A child process that has a connection as its standard input and output; from
-/// [`HvStream::spawn`].
+/// A child process that has a connection as its standard input and output; see [`HvStream::spawn`].
 ///
-/// Dropping it leaves the child running. As with any child, the bytes of one that was not waited
-/// for can be lost where this process moves them and ends.
+/// Dropping it does not kill the child. If this process copies the bytes and exits before
+/// [`wait`](Self::wait) returns, the last output of the child can be lost.
 #[derive(Debug)]
 #[must_use = "a child that is not waited for can lose what it wrote last"]
 pub struct ConnectedChild {
@@ -18,14 +17,22 @@ pub struct ConnectedChild {
 }
 
 impl HvStream {
-    /// Starts a program with the connection as its standard input and output. The program needs
-    /// to know nothing of hvsock: the end of its output is the end of this side's data.
+    /// Starts a program with the connection as its standard input and output.
     ///
-    /// Where the connection was made with `plain(true)`
+    /// The program does not use this library. The end of its output is the end of this end's data
+    /// (half-close).
+    ///
+    /// The program gets the connection itself if that was made with `plain(true)`
     /// ([`ConnectOptions`](crate::ConnectOptions::plain),
-    /// [`ListenOptions`](crate::ListenOptions::plain)), or by `AF_VSOCK`, the program gets the
-    /// connection itself; any other way, and always on Windows, two threads of this process move
-    /// the bytes.
+    /// [`ListenOptions`](crate::ListenOptions::plain)) or with `AF_VSOCK`. Otherwise, and always on
+    /// Windows, two threads of this process copy the bytes.
+    ///
+    /// # Errors
+    ///
+    /// The error of [`Command::spawn`] if the program does not start; the connection is closed
+    /// then. An error of the system if no descriptor, pipe or thread can be created.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use std::process::Command;
@@ -39,6 +46,8 @@ impl HvStream {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "inetd")]
+    #[doc(alias = "stdio")]
     pub fn spawn(self, command: Command) -> io::Result<ConnectedChild> {
         let (child, connection) = os::stdio::spawn(self, command)?;
         Ok(ConnectedChild { child, connection })
@@ -46,17 +55,21 @@ impl HvStream {
 }
 
 impl ConnectedChild {
-    /// The process.
+    /// Returns the process.
     pub fn child(&self) -> &Child {
         &self.child
     }
 
-    /// The process, to kill it for instance.
+    /// Returns the process mutably, for example to kill it.
     pub fn child_mut(&mut self) -> &mut Child {
         &mut self.child
     }
 
-    /// Waits until the child has ended and all that it wrote is on its way.
+    /// Waits until the child has exited and its output has been written to the connection. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// The error of [`Child::wait`].
     pub fn wait(mut self) -> io::Result<ExitStatus> {
         let status = self.child.wait()?;
         self.connection.finish();

@@ -1,4 +1,4 @@
-//! Which broker is asked.
+//! How a process reaches its broker.
 
 use std::ffi::OsString;
 use std::io;
@@ -9,11 +9,10 @@ use hvsock_endpoint::Dirs;
 
 use crate::backend;
 
-/// Where the broker is: the endpoint sockets to try, first to last. Or that there is none, and the
-/// kernel's `AF_VSOCK` leads to the host of this virtual machine: see
-/// [the crate](crate#in-a-virtual-machine).
+/// How to reach the broker: paths of endpoint sockets, tried in order, or the kernel's `AF_VSOCK`
+/// instead of a broker ([in a virtual machine](crate#in-a-virtual-machine)).
 ///
-/// Everything in this crate that takes no endpoint uses [`Endpoint::from_env`].
+/// Functions without an endpoint argument use [`Endpoint::from_env`].
 ///
 /// ```
 /// use hvsock::Endpoint;
@@ -21,32 +20,38 @@ use crate::backend;
 /// let endpoint = Endpoint::in_dir("/tmp/demo");
 /// assert!(endpoint.paths()[0].ends_with("demo/endpoint"));
 /// ```
+#[doc(alias = "HVSOCK_ENDPOINT")]
+#[doc(alias = "HVSOCK_DIR")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     paths: Vec<PathBuf>,
     vsock: UseVsock,
 }
 
-/// When the kernel's `AF_VSOCK` takes the place of a broker.
+/// When the kernel's `AF_VSOCK` replaces a broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum UseVsock {
     Never,
-    /// If there is no endpoint socket at all, and this is a virtual machine.
+    /// If no endpoint socket exists and this machine is a virtual one.
     WithoutBroker,
     Always,
 }
 
-/// What `HVSOCK_ENDPOINT` says where it means `AF_VSOCK` and no socket's path.
+/// The value of `HVSOCK_ENDPOINT` that selects `AF_VSOCK` instead of a socket path.
 const VSOCK: &str = "vsock";
 
 impl Endpoint {
-    /// What the environment says: the socket that `HVSOCK_ENDPOINT` names; else the one in the
-    /// folder that `HVSOCK_DIR` names; else that of the user's own broker
-    /// (`$XDG_RUNTIME_DIR/hvsock/endpoint`) where one runs, and the machine's
-    /// (`/run/hvsock/endpoint`), which is also where a container has its own. Where neither
-    /// variable is set and none of these sockets exists, a virtual machine that has `/dev/vsock`
-    /// uses that. `HVSOCK_ENDPOINT=vsock` asks for it in any case (a socket of that name is
-    /// `./vsock`).
+    /// Returns the endpoint that the environment selects:
+    ///
+    /// 1. the socket that `HVSOCK_ENDPOINT` names;
+    /// 2. else the socket `endpoint` in the folder that `HVSOCK_DIR` names;
+    /// 3. else the socket of the user's broker (`$XDG_RUNTIME_DIR/hvsock/endpoint`) if that is
+    ///    running, and then the one of the machine (`/run/hvsock/endpoint`). In a container the
+    ///    second path is the endpoint of the container.
+    ///
+    /// If neither variable is set and none of these sockets exists, a virtual machine with
+    /// `/dev/vsock` uses `AF_VSOCK`. `HVSOCK_ENDPOINT=vsock` always selects `AF_VSOCK`; for a
+    /// socket of that name write `./vsock`.
     pub fn from_env() -> Self {
         Self::from_vars(|name| std::env::var_os(name).filter(|value| !value.is_empty()))
     }
@@ -64,8 +69,8 @@ impl Endpoint {
         Self { paths, vsock }
     }
 
-    /// The kernel's `AF_VSOCK` and no broker, which is for virtual machines: see
-    /// [the crate](crate#in-a-virtual-machine).
+    /// Returns the endpoint that uses the kernel's `AF_VSOCK` and no broker, for [virtual
+    /// machines](crate#in-a-virtual-machine).
     ///
     /// ```no_run
     /// use hvsock::{Endpoint, HvStream};
@@ -76,6 +81,8 @@ impl Endpoint {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "AF_VSOCK")]
+    #[doc(alias = "/dev/vsock")]
     pub fn of_vsock() -> Self {
         let vsock = UseVsock::Always;
         Self {
@@ -84,7 +91,7 @@ impl Endpoint {
         }
     }
 
-    /// The socket at `path` and no other.
+    /// Returns the endpoint with the socket at `path` only.
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
             paths: vec![path.into()],
@@ -92,17 +99,18 @@ impl Endpoint {
         }
     }
 
-    /// The socket of the broker that was started with `--dir DIR`, and no other.
+    /// Returns the endpoint of the broker that was started with `--dir DIR`.
     pub fn in_dir(dir: impl AsRef<Path>) -> Self {
         Self::at(dir.as_ref().join("endpoint"))
     }
 
-    /// The sockets, in the order in which they are tried.
+    /// Returns the socket paths, in the order in which they are tried.
     pub fn paths(&self) -> &[PathBuf] {
         &self.paths
     }
 
-    /// Whether whoever asks now gets the kernel's `AF_VSOCK` and no broker.
+    /// Returns true if a request made now would use the kernel's `AF_VSOCK`. Checks the file
+    /// system.
     pub fn uses_vsock(&self) -> bool {
         backend::uses_vsock(self)
     }
@@ -111,7 +119,14 @@ impl Endpoint {
         self.vsock
     }
 
-    /// The id of the service with this friendly name.
+    /// Resolves the friendly name of a service to its id. Blocks up to 5 seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::Unregistered`](crate::Refusal::Unregistered) if no service has this name,
+    /// `NotFound` if there is no broker or registry, `TimedOut` if the broker does not reply.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -124,7 +139,14 @@ impl Endpoint {
         backend::service_id(self, name)
     }
 
-    /// The id of the partition with this name.
+    /// Resolves the name of a partition to its id. Blocks up to 5 seconds.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::PartitionUnknown`](crate::Refusal::PartitionUnknown) if no partition has this
+    /// name, `NotFound` if there is no broker or registry, `TimedOut` if the broker does not reply.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -1,4 +1,5 @@
-//! Errors: every one is an [`io::Error`], and one that a broker decided carries the [`Refusal`].
+//! Errors: every error is an [`io::Error`]; one that a broker or the system decided carries the
+//! [`Refusal`].
 
 use std::error::Error;
 use std::fmt;
@@ -6,8 +7,11 @@ use std::io;
 
 use hvsock_fabric::Refusal;
 
-/// The refusal that an error carries, if it was one: why a connect or listen was turned down, or
-/// why a connection or listener was cut.
+/// Returns the [`Refusal`] that an error carries: why a connect or listen was refused, or why a
+/// connection or listener was reset.
+///
+/// Returns `None` if the error is of another kind. Follows the chain of sources, also through
+/// nested [`io::Error`]s.
 ///
 /// ```no_run
 /// use hvsock::{HvStream, Refusal};
@@ -21,6 +25,7 @@ use hvsock_fabric::Refusal;
 ///     },
 /// }
 /// ```
+#[doc(alias = "WSAGetLastError")]
 pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
     let mut inner: &(dyn Error + 'static) = error.get_ref()?;
     loop {
@@ -34,39 +39,39 @@ pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
     }
 }
 
-/// A refusal in words of its own, for a back-end that knows more than the refusal says, or less.
+/// A refusal with a text of its own, for a back-end that knows more than the refusal, or less.
 #[derive(Debug)]
-struct Worded {
+struct RefusalWithText {
     refusal: Refusal,
     text: String,
 }
 
-impl fmt::Display for Worded {
+impl fmt::Display for RefusalWithText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
 }
 
-impl Error for Worded {
+impl Error for RefusalWithText {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         Some(&self.refusal)
     }
 }
 
-/// The error for a refusal, which says `text`.
-pub(crate) fn worded(refusal: Refusal, text: impl Into<String>) -> io::Error {
+/// Creates the error for a refusal with the message `text`.
+pub(crate) fn refused_with(refusal: Refusal, text: impl Into<String>) -> io::Error {
     let text = text.into();
-    io::Error::new(refusal.kind(), Worded { refusal, text })
+    io::Error::new(refusal.kind(), RefusalWithText { refusal, text })
 }
 
-/// An error of `kind` that says `text`.
-pub(crate) fn plain(kind: io::ErrorKind, text: &'static str) -> io::Error {
+/// Creates an error of `kind` with the message `text`.
+pub(crate) fn new(kind: io::ErrorKind, text: &'static str) -> io::Error {
     io::Error::new(kind, text)
 }
 
-/// The error for an argument that no system would take.
-pub(crate) fn invalid(text: &'static str) -> io::Error {
-    plain(io::ErrorKind::InvalidInput, text)
+/// Creates the error for an invalid argument.
+pub(crate) fn invalid_input(text: &'static str) -> io::Error {
+    new(io::ErrorKind::InvalidInput, text)
 }
 
 #[cfg(test)]
@@ -77,10 +82,10 @@ mod tests {
     fn a_refusal_is_found_at_any_depth() {
         let refused = io::Error::from(Refusal::NoListener);
         assert_eq!(refusal_of(&refused), Some(&Refusal::NoListener));
-        let worded = worded(Refusal::TimedOut, "the host is silent");
-        assert_eq!(refusal_of(&worded), Some(&Refusal::TimedOut));
-        assert_eq!(worded.kind(), io::ErrorKind::TimedOut);
-        assert_eq!(worded.to_string(), "the host is silent");
+        let refused_with = refused_with(Refusal::TimedOut, "the host is silent");
+        assert_eq!(refusal_of(&refused_with), Some(&Refusal::TimedOut));
+        assert_eq!(refused_with.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(refused_with.to_string(), "the host is silent");
         let wrapped = io::Error::other(refused);
         assert_eq!(refusal_of(&wrapped), Some(&Refusal::NoListener));
         assert_eq!(refusal_of(&io::Error::other("x")), None);

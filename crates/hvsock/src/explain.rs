@@ -1,4 +1,4 @@
-//! Asking what would happen, without doing it.
+//! Explains whether a connect or listen would succeed, without doing it.
 
 use std::fmt;
 use std::io;
@@ -7,34 +7,36 @@ use hvsock_fabric::Refusal;
 
 use crate::{ConnectOptions, ListenOptions, ToHvAddr};
 
-/// Whether a connect or listen would succeed, and why, as the broker tells the one who asks.
+/// Whether a connect or listen would succeed, and why.
 ///
-/// It displays as lines: each question that the broker asked itself, with the answer, and the
-/// command that would make a refusal a success.
+/// Its `Display` output has one line for each step, with question and answer, then the verdict and
+/// the [`fix`](Self::fix).
+#[doc(alias = "dry run")]
+#[doc(alias = "access check")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub(crate) refusal: Option<Refusal>,
-    /// Who decides, where nobody who was asked knows.
+    /// Who decides, if no source that can be queried knows the verdict.
     pub(crate) undecided: Option<String>,
-    pub(crate) steps: Vec<Step>,
+    pub(crate) steps: Vec<ExplanationStep>,
     pub(crate) fix: Option<String>,
 }
 
-/// One question on the way to a verdict.
+/// One question on the way to the verdict of an [`Explanation`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct ExplanationStep {
     pub(crate) question: String,
     pub(crate) answer: String,
     pub(crate) pass: bool,
 }
 
 impl Explanation {
-    /// A refusal that came before there was anything to explain, and what was said of it.
+    /// A refusal that came before the broker could explain anything, with its message.
     pub(crate) fn refused(refusal: Refusal, said: &str) -> Self {
-        // Where that is the refusal's own sentence it is enough once.
+        // The message may be the text of the refusal itself; it is shown once.
         let steps = match said == refusal.to_string() {
             true => Vec::new(),
-            false => vec![Step {
+            false => vec![ExplanationStep {
                 question: "Where does this address lead?".to_owned(),
                 answer: said.to_owned(),
                 pass: false,
@@ -48,46 +50,48 @@ impl Explanation {
         }
     }
 
-    /// Why it would be turned down; `None` if nothing stands against it.
+    /// Returns why the request would be refused, or `None` if nothing speaks against it.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_ref()
     }
 
-    /// Whether it would succeed, as far as anybody who was asked knows: see
+    /// Returns true if nothing that can be queried would refuse the request: see
     /// [`undecided`](Self::undecided).
     pub fn would_succeed(&self) -> bool {
         self.refusal.is_none()
     }
 
-    /// Who decides in the end, as a sentence, where nothing stands against it and no one who can be
-    /// asked knows all: Windows tells nobody who listens, nor a guest what its host allows.
+    /// Returns who makes the final decision, as a sentence, if nothing refuses the request and no
+    /// source that can be queried knows the verdict.
+    ///
+    /// This happens on Windows, which does not tell who listens, nor a guest what its host permits.
     pub fn undecided(&self) -> Option<&str> {
         self.undecided.as_deref()
     }
 
-    /// The questions, in the order in which the broker asked them.
-    pub fn steps(&self) -> &[Step] {
+    /// Returns the steps, in the order in which they were evaluated.
+    pub fn steps(&self) -> &[ExplanationStep] {
         &self.steps
     }
 
-    /// The command, or another step, that would turn a refusal into a success.
+    /// Returns the command or other action that would turn a refusal into a success.
     pub fn fix(&self) -> Option<&str> {
         self.fix.as_deref()
     }
 }
 
-impl Step {
-    /// What was asked.
+impl ExplanationStep {
+    /// Returns the question.
     pub fn question(&self) -> &str {
         &self.question
     }
 
-    /// What the answer was, and which rule gave it.
+    /// Returns the answer and the rule that it follows from.
     pub fn answer(&self) -> &str {
         &self.answer
     }
 
-    /// Whether the request could go on.
+    /// Returns true if this step permits the request.
     pub fn pass(&self) -> bool {
         self.pass
     }
@@ -110,14 +114,23 @@ impl fmt::Display for Explanation {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for ExplanationStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.question, self.answer)
     }
 }
 
-/// What would become of a connect to `address`: the broker goes through the same questions and
-/// stops before it connects.
+/// Explains what [`HvStream::connect`](crate::HvStream::connect) would do with `address`, without
+/// connecting.
+///
+/// Runs the checks of a connect and stops before the connection is made. Blocks up to 5 seconds for
+/// the broker. To set options or the endpoint use [`ConnectOptions::explain`].
+///
+/// # Errors
+///
+/// As [`ConnectOptions::explain`]. A refusal is not an error here but the explanation's content.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # fn main() -> std::io::Result<()> {
@@ -126,11 +139,22 @@ impl fmt::Display for Step {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "dry run")]
 pub fn explain_connect(address: impl ToHvAddr) -> io::Result<Explanation> {
     ConnectOptions::new().explain(address)
 }
 
-/// What would become of a listen at `address`, likewise.
+/// Explains what [`HvListener::bind`](crate::HvListener::bind) would do with `address`, without
+/// listening.
+///
+/// Runs the checks of a bind and stops before the listener is made. Blocks up to 5 seconds for the
+/// broker. To set options or the endpoint use [`ListenOptions::explain`].
+///
+/// # Errors
+///
+/// As [`ListenOptions::explain`]. A refusal is not an error here but the explanation's content.
+///
+/// # Examples
 ///
 /// ```no_run
 /// # fn main() -> std::io::Result<()> {
@@ -139,6 +163,7 @@ pub fn explain_connect(address: impl ToHvAddr) -> io::Result<Explanation> {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "dry run")]
 pub fn explain_listen(address: impl ToHvAddr) -> io::Result<Explanation> {
     ListenOptions::new().explain(address)
 }

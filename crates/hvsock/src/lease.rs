@@ -6,10 +6,10 @@ use hvsock_address::{ElementName, ServiceId};
 
 use crate::{Endpoint, backend};
 
-/// A service registered for as long as this value lives. It ends when the value is dropped, when
-/// the process ends in whatever way, and when the broker ends.
+/// A service registration that lasts as long as this value.
 ///
-/// As with every registration, only the broker's user and root may make one.
+/// It ends when the value is dropped, when the process ends in any way, and when the broker ends.
+/// Only root and the broker's user may register a service.
 ///
 /// ```no_run
 /// use hvsock::{HvListener, Lease, ServiceId};
@@ -29,14 +29,25 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Registers a service with the broker of [`Endpoint::from_env`].
+    /// Registers a service with the broker of [`Endpoint::from_env`]. Blocks up to 5 seconds.
     ///
-    /// A name or id that another registration has is refused, naming its owner.
+    /// # Errors
+    ///
+    /// As [`Lease::register_at`].
     pub fn register(name: &str, id: ServiceId) -> io::Result<Self> {
         Self::register_at(&Endpoint::from_env(), name, id, "")
     }
 
-    /// Registers a service with the broker at `endpoint`, and says what it is for.
+    /// Registers a service with the broker at `endpoint`, with a text that says what it is for.
+    /// Blocks up to 5 seconds.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidInput`: `name` is no valid element name; the source is an
+    ///   [`InvalidName`](crate::InvalidName);
+    /// - a [`Refusal`](crate::Refusal): another registration has the name or the id (the text names
+    ///   its owner), or the user may not register services;
+    /// - `NotFound`: no broker runs, or this process is in a virtual machine without one.
     pub fn register_at(
         endpoint: &Endpoint,
         name: &str,
@@ -49,19 +60,24 @@ impl Lease {
         Ok(Self { inner, id, name })
     }
 
-    /// The service.
+    /// Returns the id of the service.
     pub fn id(&self) -> ServiceId {
         self.id
     }
 
-    /// Its friendly name.
+    /// Returns the friendly name of the service.
     pub fn name(&self) -> &ElementName {
         &self.name
     }
 
-    /// Whether the registration still stands; the error says why not.
+    /// Checks that the registration still exists. Does not block.
     ///
-    /// On Linux the descriptor of `AsFd` becomes readable when this changes.
+    /// On Linux the descriptor of `AsFd` becomes readable when the registration ends.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionReset` if the registration or the broker is gone, with the
+    /// [`Refusal`](crate::Refusal) that says why.
     pub fn check(&self) -> io::Result<()> {
         self.inner.check()
     }

@@ -1,23 +1,23 @@
-//! Hyper-V sockets: reach services in any virtual machine or container of the machine, with no
-//! network.
+//! Hyper-V sockets: stream sockets between the host, its virtual machines and its containers,
+//! addressed by GUID, without a network.
 //!
-//! A service is a GUID with a friendly name, registered by whoever owns the machine. A program
-//! listens for it with [`HvListener`]; programs in other partitions (the host, its virtual
-//! machines, its containers) connect to it with [`HvStream`]. Both are as in `std::net`:
+//! A service is a GUID with a friendly name. The owner of the host registers it once. A program
+//! listens for the service with [`HvListener`]; programs in other partitions (the host, its virtual
+//! machines, its containers) connect to it with [`HvStream`]. Both types follow `std::net`:
 //!
 //! ```no_run
 //! use std::io::{self, Read, Write};
 //! use hvsock::{HvListener, HvStream};
 //!
 //! # fn service() -> io::Result<()> {
-//! // In the host: offer the service to its children.
+//! // On the host: accept connections from its virtual machines and containers.
 //! let listener = HvListener::bind(("children", "HV Socket Demo"))?;
 //! let (mut stream, _) = listener.accept()?;
 //! stream.write_all(b"hello")?;
 //! # Ok(())
 //! # }
 //! # fn user() -> io::Result<()> {
-//! // In a container or virtual machine of it: use the service of the parent.
+//! // In a container or virtual machine: connect to the service of the parent partition.
 //! let mut stream = HvStream::connect(("parent", "HV Socket Demo"))?;
 //! let mut text = String::new();
 //! stream.read_to_string(&mut text)?;
@@ -25,83 +25,90 @@
 //! # }
 //! ```
 //!
-//! # What there is
+//! # Overview
 //!
-//! - [`HvStream`] and [`HvListener`], with [`ConnectOptions`] and [`ListenOptions`] for what the
-//!   defaults do not do; with the feature `tokio` also an asynchronous pair.
-//! - [`HvSocket`], which mirrors the WinSock calls one to one, for programs that come from there.
+//! - [`HvStream`] and [`HvListener`]: a blocking connection and listener. [`ConnectOptions`] and
+//!   [`ListenOptions`] set a timeout, a backlog, the ring size and more.
+//! - `hvsock::tokio`, with the cargo feature `tokio`: the same pair for async tasks.
+//! - [`HvSocket`]: the WinSock calls one to one, for ported programs.
 //! - [`Lease`]: a registration that lives as long as the process.
-//! - [`explain_connect`] and [`explain_listen`]: why it would work or not, without doing it.
+//! - [`explain_connect`] and [`explain_listen`]: whether a call would succeed and why, without
+//!   making it.
 //!
 //! # Errors
 //!
-//! Every error is an [`std::io::Error`]. Where the broker decided it, [`refusal_of`] gives the
-//! [`Refusal`]: which rule turned a connect down, why a connection was cut.
+//! Every function returns an [`std::io::Error`]. If a broker or the system refused the request,
+//! [`refusal_of`] returns the [`Refusal`] that the error carries: the rule that denied a connect,
+//! or the reason why a connection was reset.
 //!
-//! # How it works
+//! # Transports
 //!
-//! A broker (`hvsock broker`) runs in the host. It is asked through a Unix socket, its
-//! [`Endpoint`]; which partition a process is in is decided by which endpoint it has. The
-//! environment variables `HVSOCK_ENDPOINT` and `HVSOCK_DIR` say where it is, where it is not in
-//! the usual place.
+//! A broker process (`hvsock broker`) runs on the host. The library sends its requests to the
+//! broker through a Unix socket, the [`Endpoint`]. The endpoint also identifies the partition that
+//! a process belongs to. The environment variables `HVSOCK_ENDPOINT` and `HVSOCK_DIR` override its
+//! default path.
+//!
+//! On Linux the bytes of a connection go through shared memory (zero-copy rings with a doorbell
+//! for wakeups) or through a Unix socket pair. [`HvStream::transport`] tells which.
 //!
 //! # In a virtual machine
 //!
-//! A Linux guest needs no broker to reach its host: where there is no endpoint socket, and neither
-//! variable is set, sockets are the kernel's `AF_VSOCK`, if the machine has `/dev/vsock` and is a
-//! virtual one. `HVSOCK_ENDPOINT=vsock` or [`Endpoint::of_vsock`] ask for that in any case. The
-//! same program text does the same, with these differences, which `AF_VSOCK` makes:
+//! A Linux guest reaches its host without a broker. If no endpoint socket exists, neither variable
+//! is set, and the machine is a virtual one with `/dev/vsock`, the library uses the kernel's
+//! `AF_VSOCK`. `HVSOCK_ENDPOINT=vsock` or [`Endpoint::of_vsock`] select it explicitly. The same
+//! code works, with these differences of `AF_VSOCK`:
 //!
-//! - **Services go by GUID or port.** Nobody is there to look a name up (`NoRegistry`). The vsock
-//!   port of a GUID is the template's, else its [alias](ServiceId::vsock_alias), which the host's
-//!   broker knows as well. On Hyper-V only GUIDs on the template have a port
-//!   ([`Refusal::ServiceNotMappable`]).
-//! - **Partitions are the parent and loopback.** Another guest can be neither connected to nor
-//!   listened for by its id, though one that the host lets through is accepted by a listener for
-//!   any partition; its `VmId` is [`VmId::ZERO`] and its [`Peer::partition`] `cid N`. Loopback
-//!   needs the kernel's module `vsock_loopback`.
-//! - **One listener has a port,** whomever it accepts. A listener for the parent closes what comes
-//!   from elsewhere ([`HvListener::turned_away`]).
-//! - **A refused connect does not say why.** It is [`Refusal::NoListener`] also where the service is
-//!   not registered, disabled or not for this machine; the host's log and `hvsock why` there know.
-//! - **There is one kind of end.** Reading gives 0 as well where the peer was killed or the host
-//!   cut the connection; a program to which that matters ends its data with a mark of its own.
-//! - **Some options have no effect:** `connected_suspend` (the host's end can set it),
-//!   `container_passthru`, `high_vtl`, `shared_memory`. `ring_size` is the kernel's buffer.
-//! - **Connections and listeners have numbers** that are this process's own.
-
+//! - **Services have a GUID or a port, no name.** There is no registry to look names up
+//!   (`NoRegistry`). The vsock port of a GUID is the one of the vsock template, or else its
+//!   [alias](ServiceId::vsock_alias), which the broker of the host uses as well. On Hyper-V only
+//!   GUIDs of the template have a port ([`Refusal::ServiceNotMappable`]).
+//! - **Partitions are the parent and loopback.** A program cannot connect to another guest or
+//!   listen for it by its id. If the host permits it, a listener for any partition accepts
+//!   connections from other guests; their `VmId` is [`VmId::ZERO`] and their [`Peer::partition`]
+//!   is `cid N`. Loopback needs the kernel module `vsock_loopback`.
+//! - **A port has one listener.** A listener for the parent closes connections from other peers
+//!   and counts them ([`HvListener::rejected`]).
+//! - **A refused connect has no reason.** The error is [`Refusal::NoListener`] even if the service
+//!   is not registered, is disabled, or is not for this machine. The log of the host and
+//!   `hvsock why` on the host have the reason.
+//! - **A reset looks like the end of the data.** Reading returns 0 also if the peer was killed or
+//!   the host closed the connection. A protocol that must tell these apart needs an end marker.
+//! - **Some options have no effect:** `connected_suspend` (the peer on the host can set it),
+//!   `container_passthru`, `high_vtl`, `shared_memory`. `ring_size` sets the kernel's buffer.
+//! - **Connection and listener ids** are local to this process.
+//!
 //! # On Windows
 //!
-//! There the system itself is the broker, and sockets are its own `AF_HYPERV` ones. The same
-//! program text does the same, with these differences:
+//! Windows itself is the broker, and sockets are its own `AF_HYPERV` sockets. The same code works,
+//! with these differences:
 //!
-//! - **No endpoint is named:** one that is, in the program or the environment, is an error.
-//! - **Names** of services are those of Windows' registry, names of partitions those of Hyper-V's
-//!   virtual machines (with `-` for what a [`PartitionName`] does not take) and of WSL's.
-//! - **A refusal is Windows' error number read backwards,** with what its registry and its virtual
-//!   machines say beside: see `docs/platforms.md`. Who wants to know all of it asks
-//!   [`explain_connect`].
-//! - **Access is by security descriptors** that Windows does not show, so an explanation says that
+//! - **No endpoint:** naming one, in the program or in the environment, is an error.
+//! - **Names** of services come from the Windows registry. Names of partitions are those of
+//!   Hyper-V virtual machines (with `-` for characters that a [`PartitionName`] does not permit)
+//!   and of WSL.
+//! - **A [`Refusal`] is derived** from the Windows error number, the registry and the list of
+//!   virtual machines: see `docs/platforms.md`. [`explain_connect`] gives the details.
+//! - **Access is by security descriptors** that Windows does not expose. An explanation says that
 //!   Windows decides.
-//! - **A listener that could never receive fails,** as everywhere, though Windows would let it
-//!   wait; one whose service is unregistered later is not told.
-//! - **An end is what Windows makes of it.** That of a peer that was killed should be an error, as
-//!   with TCP there; nobody has seen it yet.
+//! - **A listener that could never receive a connection fails,** as on the other systems, though
+//!   Windows would let it wait. A listener is not notified when its service is unregistered.
+//! - **The end of a connection is as Windows reports it.** If the peer was killed, reading should
+//!   fail, as with TCP there. This has not been observed yet.
 //! - **There is no shared memory.**
-//! - A peer's [`Peer::partition`] is the word or GUID of its partition.
+//! - A [`Peer::partition`] is the keyword or GUID of the partition.
 
+#![warn(clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
 mod backend;
-mod carry;
 mod child;
+mod copy;
 mod endpoint;
 mod error;
 mod explain;
 mod lease;
-mod lend;
 mod listener;
 mod options;
 mod os;
@@ -113,13 +120,14 @@ mod stream;
 pub mod tokio;
 mod transport;
 mod wait;
+mod zero_copy;
 
-/// The README's code is compiled as a test.
+/// Compiles the code blocks of the README as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;
 
-/// Likewise that of the page on guests.
+/// Compiles the code blocks of the guide for guests as doc tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../docs/guest.md")]
 struct GuestPage;
@@ -128,7 +136,7 @@ pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use child::ConnectedChild;
 pub use endpoint::Endpoint;
 pub use error::refusal_of;
-pub use explain::{Explanation, Step, explain_connect, explain_listen};
+pub use explain::{Explanation, ExplanationStep, explain_connect, explain_listen};
 pub use lease::Lease;
 pub use listener::{HvListener, Incoming};
 pub use options::{ConnectOptions, ListenOptions};
@@ -139,8 +147,9 @@ pub use stream::HvStream;
 pub use transport::Transport;
 
 pub use hvsock_address::{
-    AF_HYPERV, ElementName, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU, HvUrl, PartitionName,
-    PartitionRef, SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
+    AF_HYPERV, AddressError, ElementName, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU, HvUrl,
+    InvalidName, ParseGuidError, ParseRefError, ParseUrlError, PartitionName, PartitionRef,
+    SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
 };
 pub use hvsock_fabric::Refusal;
 pub use os::exports::*;

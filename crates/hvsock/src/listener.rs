@@ -1,4 +1,4 @@
-//! A listener, as in `std::net`.
+//! A blocking listener, as in `std::net`.
 
 use std::io;
 use std::iter::FusedIterator;
@@ -9,10 +9,10 @@ use hvsock_address::SockAddrHv;
 
 use crate::{HvStream, ListenOptions, ToHvAddr, backend};
 
-/// A service that accepts connections.
+/// A listener that accepts connections to a service.
 ///
-/// Unlike on Windows, a bind that could never receive anything fails, with the reason; and when
-/// that becomes so later (the service is disabled, say), accepting fails with it.
+/// Unlike on Windows, a bind that could never receive a connection fails, with the reason. If that
+/// happens later (for example, the service is disabled), accepting fails with the reason.
 ///
 /// ```no_run
 /// use std::io;
@@ -30,7 +30,11 @@ use crate::{HvStream, ListenOptions, ToHvAddr, backend};
 ///
 /// # Readiness
 ///
-/// The descriptor of `AsFd` (on Windows the socket of `AsSocket`) is readable when there is a connection to accept, or an error.
+/// The descriptor of `AsFd` (on Windows the socket of `AsSocket`) is readable when there is a
+/// connection to accept, or an error.
+#[doc(alias = "TcpListener")]
+#[doc(alias = "vsock")]
+#[doc(alias = "hvsocket")]
 #[derive(Debug)]
 pub struct HvListener {
     inner: Arc<backend::Listener>,
@@ -49,8 +53,16 @@ impl HvListener {
         self.inner
     }
 
-    /// Listens for connections to a service. The partition says who may come: `any`, `children`,
+    /// Listens for connections to a service. Blocks up to 5 seconds for the broker.
+    ///
+    /// The partition of the address is the one to accept connections from: `any`, `children`,
     /// `parent`, `loopback`, or one partition by name or id.
+    ///
+    /// # Errors
+    ///
+    /// As [`ListenOptions::listen`].
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use hvsock::{HvListener, ServiceId, VmId};
@@ -61,21 +73,38 @@ impl HvListener {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "listen")]
     pub fn bind(address: impl ToHvAddr) -> io::Result<Self> {
         ListenOptions::new().listen(address)
     }
 
-    /// How to listen, where the defaults are not enough.
+    /// Returns the options of a listener, to set others than the defaults.
+    #[doc(alias = "builder")]
     pub fn options() -> ListenOptions {
         ListenOptions::new()
     }
 
-    /// Waits for a connection and takes it.
+    /// Accepts a connection and returns it with the address of the peer. Blocks until there is one.
+    ///
+    /// # Errors
+    ///
+    /// - `ConnectionReset`: the listener has ended, with the [`Refusal`](crate::Refusal) that says
+    ///   why. Every later call returns the same error.
+    /// - `WouldBlock`: there is no connection, in non-blocking mode.
+    /// - `QuotaExceeded`: the process has no free descriptor. The connection is lost; the listener
+    ///   goes on.
+    /// - `InvalidData`: the broker violated the endpoint protocol. The listener goes on.
     pub fn accept(&self) -> io::Result<(HvStream, SockAddrHv)> {
         self.accept_until(None)
     }
 
-    /// Waits for a connection no longer than `timeout`, then fails with `TimedOut`.
+    /// Accepts a connection and returns it with the address of the peer. Blocks up to `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` if no connection arrives within `timeout`; otherwise as [`HvListener::accept`].
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -91,70 +120,96 @@ impl HvListener {
 
     fn accept_until(&self, deadline: Option<Instant>) -> io::Result<(HvStream, SockAddrHv)> {
         let stream = self.inner.accept(deadline)?;
-        let peer = stream.ends().peer;
+        let peer = stream.info().peer;
         Ok((HvStream::new(Arc::new(stream)), peer))
     }
 
-    /// Accepts again and again. After an error that is final, nothing follows.
+    /// Returns an iterator that accepts connections without end.
+    ///
+    /// It ends after a `ConnectionReset`, which is final; other errors do not end it.
     pub fn incoming(&self) -> Incoming<'_> {
         Incoming {
             listener: self,
-            over: false,
+            finished: false,
         }
     }
 
-    /// The address listened at, with its names looked up.
+    /// Returns the address that it listens at, with names resolved to ids.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "getsockname")]
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
         Ok(self.inner.local())
     }
 
-    /// How many connections were closed at once because they came from elsewhere than is listened
-    /// for. A broker lets none of them get this far; the kernel's `AF_VSOCK` knows no better.
-    pub fn turned_away(&self) -> u64 {
-        self.inner.turned_away()
+    /// Returns how many connections were closed because their peer is not one that this listener
+    /// accepts.
+    ///
+    /// It is always 0 with a broker and on Windows, which filter before. With `AF_VSOCK` the
+    /// library has to filter.
+    pub fn rejected(&self) -> u64 {
+        self.inner.rejected()
     }
 
-    /// How many connections may wait to be accepted, as the broker granted it; by `AF_VSOCK` as it
-    /// was asked for, of which the kernel takes `net.core.somaxconn` at the most.
+    /// Returns the backlog: how many connections may wait to be accepted.
+    ///
+    /// It is the number that the broker granted. With `AF_VSOCK` it is the number requested, of
+    /// which the kernel grants at most `net.core.somaxconn`.
+    #[doc(alias = "somaxconn")]
     pub fn backlog(&self) -> u32 {
         self.inner.backlog()
     }
 
-    /// The listener's number, by which the broker lists it; without one, a number of this process.
+    /// Returns the id of the listener in the broker's list. Without a broker it is an id of this
+    /// process.
     pub fn listener_id(&self) -> u64 {
-        self.inner.number()
+        self.inner.id()
     }
 
-    /// Another handle on the same listener, for another thread.
+    /// Returns another handle on the same listener, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "dup")]
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self::new(Arc::clone(&self.inner)))
     }
 
-    /// Makes accepting return `WouldBlock` where it would wait, on every handle. Accepted
-    /// connections start in blocking mode.
+    /// Sets non-blocking mode, on every handle: accepting fails with `WouldBlock` instead of
+    /// blocking. Accepted connections start in blocking mode.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "O_NONBLOCK")]
+    #[doc(alias = "FIONBIO")]
+    #[doc(alias = "nonblocking")]
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.inner.set_nonblocking(nonblocking);
         Ok(())
     }
 }
 
-/// The connections of a listener; see [`HvListener::incoming`].
+/// An iterator over the connections of a listener; see [`HvListener::incoming`].
 #[derive(Debug)]
 pub struct Incoming<'a> {
     listener: &'a HvListener,
-    over: bool,
+    finished: bool,
 }
 
 impl Iterator for Incoming<'_> {
     type Item = io::Result<HvStream>;
 
     fn next(&mut self) -> Option<io::Result<HvStream>> {
-        if self.over {
+        if self.finished {
             return None;
         }
         let result = self.listener.accept().map(|(stream, _)| stream);
         if let Err(error) = &result {
-            self.over = error.kind() == io::ErrorKind::ConnectionReset;
+            self.finished = error.kind() == io::ErrorKind::ConnectionReset;
         }
         Some(result)
     }

@@ -1,4 +1,4 @@
-//! How to connect and how to listen, where the defaults are not enough.
+//! Options for connecting and listening.
 
 use std::io;
 use std::sync::Arc;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use hvsock_address::HVSOCKET_CONNECT_TIMEOUT_MAX;
 use hvsock_endpoint::Flags;
 
-use crate::backend::{self, ANSWER_BOUND, Outcome, Request, RequestKind, Settings};
+use crate::backend::{self, Outcome, REPLY_TIMEOUT, Request, RequestKind, Settings};
 use crate::{Endpoint, Explanation, HvListener, HvStream, ToHvAddr, error};
 
-/// How long connecting may take where nobody says otherwise, as on Windows.
+/// The connect timeout if none is set; the same as on Windows.
 pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many connections may wait to be accepted where nobody says otherwise, as in `std::net`.
+/// The backlog if none is set; the same as in `std::net`.
 const DEFAULT_BACKLOG: u32 = 128;
 
-/// How to connect.
+/// Options for a connect: endpoint, timeout, ring size and the socket options of Hyper-V.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -31,13 +31,14 @@ const DEFAULT_BACKLOG: u32 = 128;
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "setsockopt")]
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ConnectOptions {
     endpoint: Option<Endpoint>,
     timeout: Duration,
     settings: Settings,
-    plain: bool,
+    raw_fd: bool,
 }
 
 impl Default for ConnectOptions {
@@ -47,87 +48,119 @@ impl Default for ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// The defaults: the environment's endpoint, two seconds, no option set.
+    /// Creates the default options: the endpoint of the environment, a timeout of 2 seconds, no
+    /// socket option set.
     pub fn new() -> Self {
         Self {
             endpoint: None,
             timeout: DEFAULT_CONNECT_TIMEOUT,
             settings: Settings::default(),
-            plain: false,
+            raw_fd: false,
         }
     }
 
-    /// Which broker to ask.
+    /// Sets the endpoint of the broker. The default is [`Endpoint::from_env`].
     pub fn endpoint(mut self, endpoint: impl Into<Endpoint>) -> Self {
         self.endpoint = Some(endpoint.into());
         self
     }
 
-    /// How long connecting may take (`HVSOCKET_CONNECT_TIMEOUT`): more than nothing, at most 300
-    /// seconds.
+    /// Sets how long the connect may take (`HVSOCKET_CONNECT_TIMEOUT`): more than zero and at most
+    /// 300 seconds, rounded up to a millisecond. The default is 2 seconds.
+    #[doc(alias = "HVSOCKET_CONNECT_TIMEOUT")]
+    #[doc(alias = "connect_timeout")]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Whether the connection lives on while its partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`).
+    /// Sets whether the connection survives while its partition is paused
+    /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets it, which is the default.
+    #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
     pub fn connected_suspend(mut self, on: bool) -> Self {
         self.settings.connected_suspend = on;
         self
     }
 
-    /// Whether to reach through a container to its host (`HVSOCKET_CONTAINER_PASSTHRU`).
+    /// Sets whether to connect through a container to its host (`HVSOCKET_CONTAINER_PASSTHRU`).
+    #[doc(alias = "HVSOCKET_CONTAINER_PASSTHRU")]
     pub fn container_passthru(mut self, on: bool) -> Self {
         self.settings.container_passthru = on;
         self
     }
 
-    /// Whether to reach the guest's VTL2 (`HVSOCKET_HIGH_VTL`).
+    /// Sets whether to connect to the VTL2 of the guest (`HVSOCKET_HIGH_VTL`).
+    #[doc(alias = "HVSOCKET_HIGH_VTL")]
     pub fn high_vtl(mut self, on: bool) -> Self {
         self.settings.high_vtl = on;
         self
     }
 
-    /// Whether the connection is for a program that knows nothing of hvsock: see
-    /// [`HvStream::spawn`].
+    /// Sets whether the raw file descriptor is the connection, for a program that does not use this
+    /// library: see [`HvStream::spawn`].
+    ///
+    /// The bytes then go through a socket that the broker relays, and the end of file is a clean
+    /// end.
+    #[doc(alias = "IntoRawFd")]
+    #[doc(alias = "stdio")]
     pub fn plain(mut self, on: bool) -> Self {
-        self.plain = on;
+        self.raw_fd = on;
         self
     }
 
-    /// How many bytes to have room for in each direction, where the bytes go through shared
-    /// memory: rounded up to a power of two between 4 KiB and 16 MiB, and the larger of what the
-    /// two ends wish. Where nobody says otherwise it is 256 KiB, or 1 MiB if an end is of
-    /// `hvsock::tokio`. Pages of it are memory only once they have been used. By `AF_VSOCK` it is
-    /// the kernel's buffer for what this end receives.
+    /// Sets the capacity in bytes of the ring in each direction, if the bytes go through shared
+    /// memory.
+    ///
+    /// It is rounded up to a power of two between 4 KiB and 16 MiB; the larger request of the two
+    /// ends applies. The default is 256 KiB, or 1 MiB if one end is a `hvsock::tokio` stream. The
+    /// kernel allocates a page of the ring when it is first used. With `AF_VSOCK` this sets the
+    /// kernel's receive buffer of this end.
+    #[doc(alias = "SO_RCVBUF")]
+    #[doc(alias = "SO_VM_SOCKETS_BUFFER_SIZE")]
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.settings.ring_size = bytes;
         self
     }
 
-    /// Whether bytes may go through memory that is shared with the process at the other end, as
-    /// they do unless either end says no. Without it they go through descriptors and the broker.
+    /// Sets whether the bytes may go through memory that is shared with the peer process. The
+    /// default is true; if either end sets false, they go through Unix sockets and the broker.
+    #[doc(alias = "zero-copy")]
     pub fn shared_memory(mut self, on: bool) -> Self {
         self.settings.descriptor_only = !on;
         self
     }
 
-    /// Connects.
+    /// Connects to a service. Blocks up to the [`timeout`](Self::timeout).
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidInput`: the address is invalid, or the timeout is zero or more than 300 seconds;
+    /// - `NotFound`: no broker runs (`NoBroker`), or there is no registry to resolve a name
+    ///   (`NoRegistry`);
+    /// - `TimedOut`: the broker or the peer did not reply in time;
+    /// - `InvalidData`: the broker violated the endpoint protocol;
+    /// - a [`Refusal`](crate::Refusal), with [its kind](crate::Refusal::kind):
+    ///   [`refusal_of`](crate::refusal_of) returns it.
     pub fn connect(&self, address: impl ToHvAddr) -> io::Result<HvStream> {
         let mut request = self.request(&address, false)?;
-        match backend::obtain(&self.asked(), &mut request, self.timeout)? {
+        match backend::execute(&self.endpoint_or_default(), &mut request, self.timeout)? {
             Outcome::Connected(stream) => Ok(HvStream::new(Arc::new(stream))),
-            _ => Err(odd()),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    /// What would become of [`ConnectOptions::connect`].
+    /// Explains what [`ConnectOptions::connect`] would do, without connecting. Blocks up to 5
+    /// seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`], except that a refusal is returned as an [`Explanation`].
+    /// `Unsupported` with `AF_VSOCK` if only the host knows the answer.
     pub fn explain(&self, address: impl ToHvAddr) -> io::Result<Explanation> {
-        explain(&self.asked(), self.request(&address, true)?)
+        explain(&self.endpoint_or_default(), self.request(&address, true)?)
     }
 
-    pub(crate) fn asked(&self) -> Endpoint {
+    pub(crate) fn endpoint_or_default(&self) -> Endpoint {
         self.endpoint.clone().unwrap_or_default()
     }
 
@@ -144,19 +177,19 @@ impl ConnectOptions {
             },
             settings: self.settings,
             flags: Flags {
-                plain: self.plain,
+                plain: self.raw_fd,
                 dry_run,
             },
         })
     }
 
     #[cfg(feature = "tokio")]
-    pub(crate) fn bound(&self) -> Duration {
+    pub(crate) fn connect_timeout(&self) -> Duration {
         self.timeout
     }
 }
 
-/// How to listen.
+/// Options for a listener: endpoint, backlog, ring size and the socket options of Hyper-V.
 ///
 /// ```no_run
 /// use hvsock::HvListener;
@@ -166,13 +199,14 @@ impl ConnectOptions {
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "setsockopt")]
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ListenOptions {
     endpoint: Option<Endpoint>,
     backlog: u32,
     settings: Settings,
-    plain: bool,
+    raw_fd: bool,
 }
 
 impl Default for ListenOptions {
@@ -182,74 +216,100 @@ impl Default for ListenOptions {
 }
 
 impl ListenOptions {
-    /// The defaults: the environment's endpoint, a backlog of 128, no option set.
+    /// Creates the default options: the endpoint of the environment, a backlog of 128, no socket
+    /// option set.
     pub fn new() -> Self {
         Self {
             endpoint: None,
             backlog: DEFAULT_BACKLOG,
             settings: Settings::default(),
-            plain: false,
+            raw_fd: false,
         }
     }
 
-    /// Which broker to ask.
+    /// Sets the endpoint of the broker. The default is [`Endpoint::from_env`].
     pub fn endpoint(mut self, endpoint: impl Into<Endpoint>) -> Self {
         self.endpoint = Some(endpoint.into());
         self
     }
 
-    /// How many connections may wait to be accepted; the broker may grant fewer.
+    /// Sets how many connections may wait to be accepted. The default is 128; the broker may grant
+    /// fewer ([`HvListener::backlog`]).
     pub fn backlog(mut self, backlog: u32) -> Self {
         self.backlog = backlog;
         self
     }
 
-    /// Whether accepted connections live on while their partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`).
+    /// Sets whether accepted connections survive while their partition is paused
+    /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets them, which is the default.
+    #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
     pub fn connected_suspend(mut self, on: bool) -> Self {
         self.settings.connected_suspend = on;
         self
     }
 
-    /// Whether accepted connections are for programs that know nothing of hvsock: see
-    /// [`HvStream::spawn`].
+    /// Sets whether the raw file descriptor of an accepted connection is the connection, for
+    /// programs that do not use this library: see [`HvStream::spawn`].
+    #[doc(alias = "IntoRawFd")]
+    #[doc(alias = "stdio")]
     pub fn plain(mut self, on: bool) -> Self {
-        self.plain = on;
+        self.raw_fd = on;
         self
     }
 
-    /// How many bytes to have room for in each direction, where the bytes go through shared
-    /// memory: rounded up to a power of two between 4 KiB and 16 MiB, and the larger of what the
-    /// two ends wish. Where nobody says otherwise it is 256 KiB, or 1 MiB if an end is of
-    /// `hvsock::tokio`. Pages of it are memory only once they have been used. By `AF_VSOCK` it is
-    /// the kernel's buffer for what this end receives.
+    /// Sets the capacity in bytes of the ring in each direction, if the bytes go through shared
+    /// memory.
+    ///
+    /// It is rounded up to a power of two between 4 KiB and 16 MiB; the larger request of the two
+    /// ends applies. The default is 256 KiB, or 1 MiB if one end is a `hvsock::tokio` stream. The
+    /// kernel allocates a page of the ring when it is first used. With `AF_VSOCK` this sets the
+    /// kernel's receive buffer of this end.
+    #[doc(alias = "SO_RCVBUF")]
+    #[doc(alias = "SO_VM_SOCKETS_BUFFER_SIZE")]
     pub fn ring_size(mut self, bytes: u32) -> Self {
         self.settings.ring_size = bytes;
         self
     }
 
-    /// Whether bytes may go through memory that is shared with the process at the other end, as
-    /// they do unless either end says no. Without it they go through descriptors and the broker.
+    /// Sets whether the bytes may go through memory that is shared with the peer process. The
+    /// default is true; if either end sets false, they go through Unix sockets and the broker.
+    #[doc(alias = "zero-copy")]
     pub fn shared_memory(mut self, on: bool) -> Self {
         self.settings.descriptor_only = !on;
         self
     }
 
-    /// Listens.
+    /// Listens for connections to a service. Blocks up to 5 seconds for the broker.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidInput`: the address is invalid;
+    /// - `NotFound`: no broker runs (`NoBroker`), or there is no registry to resolve a name
+    ///   (`NoRegistry`);
+    /// - `TimedOut`: the broker did not reply within 5 seconds;
+    /// - `InvalidData`: the broker violated the endpoint protocol;
+    /// - a [`Refusal`](crate::Refusal), with [its kind](crate::Refusal::kind):
+    ///   [`refusal_of`](crate::refusal_of) returns it. A listener that could never receive a
+    ///   connection is refused.
     pub fn listen(&self, address: impl ToHvAddr) -> io::Result<HvListener> {
         let mut request = self.request(&address, false)?;
-        match backend::obtain(&self.asked(), &mut request, ANSWER_BOUND)? {
+        match backend::execute(&self.endpoint_or_default(), &mut request, REPLY_TIMEOUT)? {
             Outcome::Listening(listener) => Ok(HvListener::new(Arc::new(listener))),
-            _ => Err(odd()),
+            _ => Err(unexpected_reply()),
         }
     }
 
-    /// What would become of [`ListenOptions::listen`].
+    /// Explains what [`ListenOptions::listen`] would do, without listening. Blocks up to 5 seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ListenOptions::listen`], except that a refusal is returned as an [`Explanation`].
+    /// `Unsupported` with `AF_VSOCK` if only the host knows the answer.
     pub fn explain(&self, address: impl ToHvAddr) -> io::Result<Explanation> {
-        explain(&self.asked(), self.request(&address, true)?)
+        explain(&self.endpoint_or_default(), self.request(&address, true)?)
     }
 
-    pub(crate) fn asked(&self) -> Endpoint {
+    pub(crate) fn endpoint_or_default(&self) -> Endpoint {
         self.endpoint.clone().unwrap_or_default()
     }
 
@@ -266,7 +326,7 @@ impl ListenOptions {
             },
             settings: self.settings,
             flags: Flags {
-                plain: self.plain,
+                plain: self.raw_fd,
                 dry_run,
             },
         })
@@ -274,10 +334,10 @@ impl ListenOptions {
 }
 
 fn explain(endpoint: &Endpoint, mut request: Request) -> io::Result<Explanation> {
-    match backend::obtain(endpoint, &mut request, ANSWER_BOUND) {
+    match backend::execute(endpoint, &mut request, REPLY_TIMEOUT) {
         Ok(Outcome::Explained(explanation)) => Ok(explanation),
-        Ok(_) => Err(odd()),
-        // A name that nobody has is an answer too.
+        Ok(_) => Err(unexpected_reply()),
+        // A name that does not exist is a refusal, too, and so an explanation.
         Err(error) => match error::refusal_of(&error) {
             Some(refusal) => Ok(Explanation::refused(refusal.clone(), &error.to_string())),
             None => Err(error),
@@ -285,20 +345,24 @@ fn explain(endpoint: &Endpoint, mut request: Request) -> io::Result<Explanation>
     }
 }
 
-/// The request took an answer that is none to it; it has checks against that.
-pub(crate) fn odd() -> io::Error {
-    error::plain(
+/// The error for a reply that does not match the request. The request validates replies, so this is
+/// a second check.
+pub(crate) fn unexpected_reply() -> io::Error {
+    error::new(
         io::ErrorKind::InvalidData,
         "the broker answered something else",
     )
 }
 
-/// A connect's time limit as the endpoint and the socket option have it, rounded up.
+/// Converts a connect timeout to the milliseconds of the endpoint protocol and the socket option,
+/// rounded up.
 pub(crate) fn milliseconds(timeout: Duration) -> io::Result<u32> {
     let rounded = timeout.as_nanos().div_ceil(1_000_000);
     match u32::try_from(rounded) {
-        Ok(0) => Err(error::invalid("a connect needs more time than none")),
+        Ok(0) => Err(error::invalid_input("a connect needs more time than none")),
         Ok(ms) if ms <= HVSOCKET_CONNECT_TIMEOUT_MAX => Ok(ms),
-        _ => Err(error::invalid("a connect may take 300 seconds at the most")),
+        _ => Err(error::invalid_input(
+            "a connect may take 300 seconds at the most",
+        )),
     }
 }

@@ -1,7 +1,8 @@
-//! Who connected.
+//! The identity of a connecting process.
 
-/// The process at the other end of an accepted connection, as its kernel and the broker know it:
-/// nothing of this is what the process says of itself.
+/// The process at the other end of an accepted connection.
+///
+/// The values come from the kernel and the broker, so the process cannot forge them.
 ///
 /// ```no_run
 /// # fn main() -> std::io::Result<()> {
@@ -13,6 +14,8 @@
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "SO_PEERCRED")]
+#[doc(alias = "ucred")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub(crate) partition: String,
@@ -22,7 +25,7 @@ pub struct Peer {
 }
 
 impl Peer {
-    /// A process of which nothing but its partition is known.
+    /// A process of which only the partition is known.
     pub(crate) fn of_partition(partition: String) -> Self {
         Self {
             partition,
@@ -32,23 +35,23 @@ impl Peer {
         }
     }
 
-    /// The name of its partition. In a virtual machine without a broker: `parent`, `loopback`, or
-    /// `cid N` for another guest.
+    /// Returns the name of its partition. In a virtual machine without a broker it is `parent`,
+    /// `loopback`, or `cid N` for another guest.
     pub fn partition(&self) -> &str {
         &self.partition
     }
 
-    /// Its process id, where that means something on this side.
+    /// Returns its process id, or `None` if the id has no meaning in this partition.
     pub fn pid(&self) -> Option<u32> {
         self.pid
     }
 
-    /// Its user id, where that means something on this side.
+    /// Returns its user id, or `None` if the id has no meaning in this partition.
     pub fn uid(&self) -> Option<u32> {
         self.uid
     }
 
-    /// Its group id, where that means something on this side.
+    /// Returns its group id, or `None` if the id has no meaning in this partition.
     pub fn gid(&self) -> Option<u32> {
         self.gid
     }

@@ -1,8 +1,8 @@
-//! What a socket is waited for, and what it is ready for.
+//! Readiness: what to poll a socket for, and what it is ready for.
 
 use std::ops::BitOr;
 
-/// What to wait for: to receive or accept, to send or have connected, or either.
+/// What to wait for: readable, writable, or either.
 ///
 /// ```
 /// use hvsock::Interest;
@@ -10,6 +10,9 @@ use std::ops::BitOr;
 /// let both = Interest::READABLE | Interest::WRITABLE;
 /// assert!(both.is_readable() && both.is_writable());
 /// ```
+#[doc(alias = "POLLIN")]
+#[doc(alias = "POLLOUT")]
+#[doc(alias = "EPOLLIN")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
     readable: bool,
@@ -17,23 +20,24 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Receiving bytes, the end or an error; on a listener, accepting.
+    /// Receiving does not block: there are bytes, the end, or an error. On a listener: accepting
+    /// does not block.
     pub const READABLE: Self = Self {
         readable: true,
         writable: false,
     };
-    /// Sending; on a socket that connects, the end of connecting, well or not.
+    /// Sending does not block. On a connecting socket: the connect has completed or failed.
     pub const WRITABLE: Self = Self {
         readable: false,
         writable: true,
     };
 
-    /// Whether reading is among them.
+    /// Returns true if it includes readable.
     pub const fn is_readable(self) -> bool {
         self.readable
     }
 
-    /// Whether writing is among them.
+    /// Returns true if it includes writable.
     pub const fn is_writable(self) -> bool {
         self.writable
     }
@@ -49,7 +53,8 @@ impl BitOr for Interest {
     }
 }
 
-/// What a socket is ready for; nothing after a time limit.
+/// What a socket is ready for. It is empty if the timeout elapsed.
+#[doc(alias = "revents")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {
     readable: bool,
@@ -61,17 +66,17 @@ impl Readiness {
         Self { readable, writable }
     }
 
-    /// Whether receiving or accepting would not wait.
+    /// Returns true if receiving or accepting does not block.
     pub fn is_readable(self) -> bool {
         self.readable
     }
 
-    /// Whether sending would not wait, or connecting is over.
+    /// Returns true if sending does not block, or the connect has completed or failed.
     pub fn is_writable(self) -> bool {
         self.writable
     }
 
-    /// Whether it is ready for nothing that was waited for.
+    /// Returns true if the socket is ready for none of the requested operations.
     pub fn is_empty(self) -> bool {
         !self.readable && !self.writable
     }

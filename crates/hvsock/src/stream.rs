@@ -1,4 +1,4 @@
-//! A connection, as in `std::net`.
+//! A blocking connection, as in `std::net`.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
@@ -10,17 +10,32 @@ use hvsock_address::SockAddrHv;
 use crate::backend::{self, ReadInto, WriteFrom};
 use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Transport};
 
-/// A connection to a service or from one of its users: a stream of bytes each way.
+/// A connection between a service and its user: a byte stream in each direction.
 ///
-/// It reads, writes and shuts down like `std::net::TcpStream`, with these differences:
+/// It reads, writes and shuts down like [`std::net::TcpStream`], with these differences:
 ///
-/// - The end is never taken for granted. Reading gives 0 only where the other end finished its
-///   data; one that was killed, cut or paused away is an error of kind `ConnectionReset`, with
-///   the reason ([`refusal_of`](crate::refusal_of)) as its source. Only `AF_VSOCK`
-///   ([in a virtual machine](crate#in-a-virtual-machine)) cannot tell the two apart.
-/// - A time limit that passes is an error of kind `TimedOut` on every system.
-/// - [`HvStream::try_clone`] shares the descriptor, and with it mode and time limits; dropping the
-///   last one closes the connection, after all that was written.
+/// - The end of the data is always confirmed. Reading returns 0 only if the peer shut down its side
+///   or closed the connection. If the peer was killed, the operator closed the connection, or a
+///   partition was paused, reading fails with `ConnectionReset`; [`refusal_of`](crate::refusal_of)
+///   returns the reason. Only `AF_VSOCK` ([in a virtual machine](crate#in-a-virtual-machine))
+///   cannot tell the two apart.
+/// - A read or write timeout is an error of kind `TimedOut` on every system.
+/// - [`HvStream::try_clone`] shares the descriptor, its mode and its timeouts. Dropping the last
+///   handle closes the connection; the peer still receives everything that was written.
+///
+/// The type is `Send` and `Sync`. `Read` and `Write` are implemented for `&HvStream` as well, so
+/// that one thread can read while another writes. A writer blocks while the peer does not read
+/// (backpressure).
+///
+/// # Errors of reading and writing
+///
+/// - `ConnectionReset`: the connection was reset, with a [`Refusal`](crate::Refusal) as the source;
+/// - `BrokenPipe`: writing after a shutdown of this end, or after the peer stopped reading;
+/// - `TimedOut`: the read or write timeout elapsed;
+/// - `WouldBlock`: the call would block, in non-blocking mode;
+/// - `InvalidData`: the broker violated the endpoint protocol.
+///
+/// # Examples
 ///
 /// ```no_run
 /// use std::io::{Read, Write};
@@ -39,14 +54,26 @@ use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Tran
 ///
 /// # Readiness
 ///
-/// [`HvStream::poll`] waits until reading or writing is possible. On Linux the descriptor of `AsFd` can
-/// be watched with poll or epoll, level- or edge-triggered, for **reading**: in non-blocking
-/// mode, read or write until that is `WouldBlock`, then wait until the descriptor is readable,
-/// and try again. This holds on every transport for reading, and with shared memory for writing
-/// as well; on the other transports ([`HvStream::transport`]) watch it for writing as one
-/// does a socket's. (By `AF_VSOCK` that tells of room only: a writer that finds none, and whose
-/// peer then reads no more, is told by [`HvStream::poll`] and not by the descriptor.) A moment may pass between the end and the broker's word on what kind of end
-/// it is; reading in non-blocking mode is `WouldBlock` meanwhile. On Windows it is the socket of `AsSocket`, to watch as any other.
+/// [`HvStream::poll`] waits until reading or writing does not block.
+///
+/// On Linux, poll or epoll can watch the descriptor of `AsFd`, level- or edge-triggered, for
+/// **reading**. In non-blocking mode, read or write until `WouldBlock`, wait until the descriptor
+/// is readable, and try again. This works for reading on every transport, and for writing with
+/// shared memory. On the other transports ([`HvStream::transport`]) watch the descriptor for
+/// writing, as for any socket. With `AF_VSOCK` that covers free buffer space only: if the peer
+/// stops reading while the buffer is full, [`HvStream::poll`] reports it and the descriptor does
+/// not.
+///
+/// After the last byte, the broker may need a moment to report whether this is a clean end or a
+/// reset. In the meantime reading in non-blocking mode fails with `WouldBlock`.
+///
+/// On Windows watch the socket of `AsSocket`, as for any socket.
+#[doc(alias = "TcpStream")]
+#[doc(alias = "SOCKET")]
+#[doc(alias = "vsock")]
+#[doc(alias = "hvsocket")]
+#[doc(alias = "AF_HYPERV")]
+#[doc(alias = "AF_VSOCK")]
 #[derive(Debug)]
 pub struct HvStream {
     inner: Arc<backend::Stream>,
@@ -65,7 +92,13 @@ impl HvStream {
         self.inner
     }
 
-    /// Connects to a service, within two seconds.
+    /// Connects to a service. Blocks up to 2 seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use hvsock::{HvStream, ServiceId, VmId};
@@ -81,7 +114,14 @@ impl HvStream {
         ConnectOptions::new().connect(address)
     }
 
-    /// Connects within `timeout`, which is more than nothing and at most 300 seconds.
+    /// Connects to a service. Blocks up to `timeout`, which is more than zero and at most 300
+    /// seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -94,54 +134,79 @@ impl HvStream {
         ConnectOptions::new().timeout(timeout).connect(address)
     }
 
-    /// How to connect, where the defaults are not enough.
+    /// Returns the options of a connect, to set others than the defaults.
+    #[doc(alias = "builder")]
     pub fn options() -> ConnectOptions {
         ConnectOptions::new()
     }
 
-    /// This end's address. In a virtual machine without a broker, whose own id only the host knows,
-    /// a connecting end's partition is [`VmId::ZERO`](crate::VmId::ZERO).
+    /// Returns the address of this end. Does not block.
+    ///
+    /// In a virtual machine without a broker only the host knows the id of this partition; on the
+    /// connecting end it is [`VmId::ZERO`](crate::VmId::ZERO).
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "getsockname")]
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.ends().local)
+        Ok(self.inner.info().local)
     }
 
-    /// The other end's address, as it can be reached from here; on an accepted connection the
-    /// service is [`ServiceId::ZERO`](crate::ServiceId::ZERO), or by `AF_VSOCK` that of the port
-    /// from which it comes.
+    /// Returns the address of the peer, as this partition reaches it. Does not block.
+    ///
+    /// On an accepted connection the service is [`ServiceId::ZERO`](crate::ServiceId::ZERO), or
+    /// with `AF_VSOCK` the id of the port that the peer connects from.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "getpeername")]
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.ends().peer)
+        Ok(self.inner.info().peer)
     }
 
-    /// Who connected; `None` on the connecting end.
+    /// Returns the process that connected, or `None` on the connecting end.
+    #[doc(alias = "SO_PEERCRED")]
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.ends().caller.as_ref()
+        self.inner.info().peer_process.as_ref()
     }
 
-    /// The connection's number, by which the broker lists it; without one, a number of this process.
+    /// Returns the id of the connection in the broker's list. Without a broker it is an id of this
+    /// process.
     pub fn connection_id(&self) -> u64 {
-        self.inner.ends().number
+        self.inner.info().id
     }
 
-    /// How its bytes move.
+    /// Returns how the bytes of the connection are transferred.
     pub fn transport(&self) -> Transport {
         self.inner.transport()
     }
 
-    /// What this end has done to wake the other one and to wait for it; `None` where bytes do not
-    /// go through shared memory.
+    /// Returns the counters of this end's ring: notifications sent, sleeps and spins. `None`
+    /// without shared memory.
     pub fn ring_stats(&self) -> Option<RingStats> {
         self.inner.ring_stats()
     }
 
-    /// How long a blocking read or write may look for the other end's answer before it sleeps:
-    /// 20 µs unless this says otherwise, nothing for zero. It looks for less time where that is
-    /// in vain, and never in a process that may use one processor only. Without shared memory
-    /// this has no effect.
+    /// Sets how long a blocking read or write spins (busy-polls) before it sleeps. The default is
+    /// 20 µs; zero disables it.
+    ///
+    /// The time adapts: it gets shorter while spinning does not help. A process that may use only
+    /// one processor never spins. Without shared memory this has no effect.
+    #[doc(alias = "busy-poll")]
+    #[doc(alias = "SO_BUSY_POLL")]
     pub fn set_spin(&self, longest: Duration) {
         self.inner.set_spin(longest);
     }
 
-    /// Another handle on the same connection, for another thread.
+    /// Returns another handle on the same connection, for another thread.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use std::io::{self, Write};
@@ -154,57 +219,114 @@ impl HvStream {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "dup")]
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self::new(Arc::clone(&self.inner)))
     }
 
-    /// Ends one or both directions, on every handle.
+    /// Shuts down one or both directions, on every handle.
     ///
-    /// After `Write` the other end reads all that was written and then the end; writing here is
-    /// an error of kind `BrokenPipe`. After `Read` reading here gives 0, and the other end's
-    /// writes fail in time.
+    /// After `Write` (half-close) the peer reads everything that was written and then the end;
+    /// writing here fails with `BrokenPipe`. After `Read`, reading here returns 0, and the peer's
+    /// writes fail soon. `Write` may block up to 5 seconds while the broker does not read its
+    /// endpoint.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut` if the broker does not read its endpoint; `ConnectionReset` if it is gone.
+    #[doc(alias = "half-close")]
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.inner.shutdown(how, true)
     }
 
-    /// Receives bytes and leaves them to be received again.
+    /// Receives bytes without removing them, so that the next read returns them again. Blocks as
+    /// reading does.
+    ///
+    /// # Errors
+    ///
+    /// As [reading](Self#errors-of-reading-and-writing). With `AF_VSOCK` on Hyper-V the kernel does
+    /// not support this.
+    #[doc(alias = "MSG_PEEK")]
     pub fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.inner.recv(ReadInto::Peek(buffer))
     }
 
-    /// Makes reading and writing return `WouldBlock` where they would wait, on every handle.
+    /// Sets non-blocking mode, on every handle: reading and writing fail with `WouldBlock` instead
+    /// of blocking.
+    ///
+    /// # Errors
+    ///
+    /// The error of the system call; none is expected.
+    #[doc(alias = "O_NONBLOCK")]
+    #[doc(alias = "FIONBIO")]
+    #[doc(alias = "nonblocking")]
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.inner.set_nonblocking(nonblocking)
     }
 
-    /// How long a read may wait before it is an error of kind `TimedOut`; not zero.
+    /// Sets how long a read may block before it fails with `TimedOut`. `None` removes the limit.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the timeout is zero.
+    #[doc(alias = "SO_RCVTIMEO")]
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.inner.set_read_timeout(timeout)
     }
 
-    /// How long a write may wait before it is an error of kind `TimedOut`; not zero.
+    /// Sets how long a write may block before it fails with `TimedOut`. `None` removes the limit.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the timeout is zero.
+    #[doc(alias = "SO_SNDTIMEO")]
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.inner.set_write_timeout(timeout)
     }
 
-    /// What [`HvStream::set_read_timeout`] set.
+    /// Returns the timeout of [`HvStream::set_read_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// None at present.
     pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
         Ok(self.inner.read_timeout())
     }
 
-    /// What [`HvStream::set_write_timeout`] set.
+    /// Returns the timeout of [`HvStream::set_write_timeout`].
+    ///
+    /// # Errors
+    ///
+    /// None at present.
     pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
         Ok(self.inner.write_timeout())
     }
 
-    /// Whether the connection lives on while its partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`); without it a pause is a reset. By `AF_VSOCK` this has no
-    /// effect: that end of the connection which the host has can ask for it.
+    /// Sets whether the connection survives while its partition is paused
+    /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets it.
+    ///
+    /// With `AF_VSOCK` this has no effect; the peer on the host can set it.
+    ///
+    /// # Errors
+    ///
+    /// `ConnectionReset` if the connection is gone; `TimedOut` if the broker does not read its
+    /// endpoint for 5 seconds.
+    #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
     pub fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         self.inner.set_connected_suspend(on)
     }
 
-    /// Waits until reading or writing would not wait; `None` waits for ever.
+    /// Blocks until reading or writing does not block, or until `timeout` has elapsed. `None` waits
+    /// without a limit.
+    ///
+    /// Returns an empty [`Readiness`] after the timeout. If the connection was reset it is ready,
+    /// and the next operation returns the error.
+    ///
+    /// # Errors
+    ///
+    /// The error of the system call; none is expected.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use std::time::Duration;
@@ -218,6 +340,8 @@ impl HvStream {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "WSAPoll")]
+    #[doc(alias = "select")]
     pub fn poll(&self, interest: Interest, timeout: Option<Duration>) -> io::Result<Readiness> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         self.inner.poll(interest, deadline)

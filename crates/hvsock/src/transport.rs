@@ -1,21 +1,25 @@
-//! How a connection's bytes move, in the words of the library.
+//! The transports of a connection.
 
-/// How the bytes of a connection move.
+/// How the bytes of a connection are transferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Transport {
-    /// One end of a Unix stream socket pair, pumped by the broker.
+    /// One end of a Unix stream socket pair; the broker relays the bytes.
+    #[doc(alias = "socketpair")]
     Descriptor,
-    /// Memory that both processes share; the broker only looks on.
+    /// Shared memory of both processes; the broker only monitors it.
+    #[doc(alias = "shared memory")]
     Ring,
     /// The kernel's `AF_VSOCK`, in a virtual machine without a broker.
+    #[doc(alias = "AF_VSOCK")]
     Vsock,
-    /// Windows' own Hyper-V sockets, `AF_HYPERV`.
+    /// The Hyper-V sockets of Windows, `AF_HYPERV`.
+    #[doc(alias = "AF_HYPERV")]
     HyperV,
 }
 
 impl Transport {
-    /// The one word for it.
+    /// Returns its name: `descriptor`, `ring`, `vsock` or `hyperv`.
     pub const fn name(self) -> &'static str {
         match self {
             Transport::Descriptor => "descriptor",

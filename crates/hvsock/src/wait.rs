@@ -1,10 +1,11 @@
-//! Waiting for a connection.
+//! The accept loop of the blocking listeners.
 
 use std::io;
 
 use crate::error;
 
-/// Accepts, as often as it takes; `wait` says whether there may be something in time.
+/// Accepts a connection. Calls `wait` after each `WouldBlock` if `may_wait`; `wait` returns false
+/// after the deadline.
 pub(crate) fn accept<T>(
     may_wait: bool,
     accept_now: impl Fn() -> io::Result<T>,
@@ -17,7 +18,7 @@ pub(crate) fn accept<T>(
         }
         if !wait()? {
             let text = "no connection came in time";
-            return Err(error::plain(io::ErrorKind::TimedOut, text));
+            return Err(error::new(io::ErrorKind::TimedOut, text));
         }
     }
 }

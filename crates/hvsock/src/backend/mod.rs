@@ -1,27 +1,27 @@
-//! What the rest of the library asks of whatever makes sockets and moves their bytes.
+//! The contract between the library and its back-ends.
 //!
-//! Here are the words of that contract. [`crate::os`] has what keeps to it on each operating
-//! system: `obtain`, `Dial`, `Stream` and `Listener`, `service_id` and `vm_id`, and `Lease`.
+//! This module has the shared types. [`crate::os`] implements the contract for each operating
+//! system: `execute`, `PendingConnect`, `Stream`, `Listener`, `service_id`, `vm_id` and `Lease`.
 
-pub(crate) mod ending;
-mod ends;
+mod connection_info;
+pub(crate) mod errors;
 mod request;
 
 use std::io::{IoSlice, IoSliceMut};
 use std::time::Duration;
 
 pub(crate) use crate::os::backend::{
-    Dial, Lease, Listener, Stream, obtain, service_id, uses_vsock, vm_id,
+    Lease, Listener, PendingConnect, Stream, execute, service_id, uses_vsock, vm_id,
 };
-pub(crate) use ends::{Ends, own_number};
+pub(crate) use connection_info::{ConnectionInfo, next_local_id};
 pub(crate) use request::{Request, RequestKind, Settings};
 
 use crate::Explanation;
 
-/// How long an answer may take that waits for no other process.
-pub(crate) const ANSWER_BOUND: Duration = Duration::from_secs(5);
+/// The timeout of a reply that depends on the broker alone.
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Connected(Stream),
@@ -29,15 +29,15 @@ pub(crate) enum Outcome {
     Explained(Explanation),
 }
 
-/// Where received bytes go.
+/// The destination of received bytes.
 pub(crate) enum ReadInto<'a, 'b> {
     One(&'a mut [u8]),
     Many(&'a mut [IoSliceMut<'b>]),
-    /// They stay to be received.
+    /// The bytes are not removed from the stream.
     Peek(&'a mut [u8]),
 }
 
-/// Where sent bytes come from.
+/// The source of sent bytes.
 #[derive(Clone, Copy)]
 pub(crate) enum WriteFrom<'a, 'b> {
     One(&'a [u8]),

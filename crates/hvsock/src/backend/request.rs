@@ -1,4 +1,4 @@
-//! What is asked of a back-end.
+//! Requests to a back-end.
 
 use hvsock_endpoint::Flags;
 
@@ -13,21 +13,21 @@ pub(crate) struct Request {
     pub(crate) flags: Flags,
 }
 
-/// What is asked for.
+/// What is requested.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RequestKind {
     Connect { timeout_ms: u32 },
     Listen { backlog: u32 },
 }
 
-/// Options that hold for a socket from its start.
+/// Options that apply to a socket from its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) container_passthru: bool,
     pub(crate) connected_suspend: bool,
     pub(crate) high_vtl: bool,
-    /// The bytes wished for in each direction of a ring; 0 for the default.
+    /// The requested capacity in bytes of each direction of a ring; 0 for the default.
     pub(crate) ring_size: u32,
-    /// Bytes are to go through descriptors and not through shared memory.
+    /// The bytes must go through descriptors and not through shared memory.
     pub(crate) descriptor_only: bool,
 }

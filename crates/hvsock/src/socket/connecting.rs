@@ -1,29 +1,29 @@
-//! A connect that nobody waits for, until it is known how it ended.
+//! The state of a non-blocking connect.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use crate::backend::{self, Dial};
+use crate::backend::{self, PendingConnect};
 use crate::os::Descriptor;
 
-/// A socket that connects, or has.
+/// A socket that connects or has connected.
 #[derive(Debug)]
 pub(super) struct Connecting {
-    dial: Dial,
+    pending: PendingConnect,
     deadline: Instant,
     stream: OnceLock<Arc<backend::Stream>>,
     failure: Mutex<Failure>,
 }
 
-/// Whether connecting failed, and with what if nobody was told yet.
+/// Whether the connect failed, and the error until it is taken.
 #[derive(Debug, Default)]
 struct Failure {
     failed: bool,
     error: Option<io::Error>,
 }
 
-/// How far a connect is.
+/// The progress of a connect.
 pub(super) enum Progress<'a> {
     Pending,
     Connected(&'a Arc<backend::Stream>),
@@ -31,9 +31,9 @@ pub(super) enum Progress<'a> {
 }
 
 impl Connecting {
-    pub(super) fn new(dial: Dial, deadline: Instant) -> Self {
+    pub(super) fn new(pending: PendingConnect, deadline: Instant) -> Self {
         Self {
-            dial,
+            pending,
             deadline,
             stream: OnceLock::new(),
             failure: Mutex::default(),
@@ -44,7 +44,7 @@ impl Connecting {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks how far it is; `ready` is told of the connection when it has just come to be.
+    /// Checks for progress. Calls `ready` once, with the new connection.
     pub(super) fn progress(
         &self,
         ready: impl FnOnce(&backend::Stream) -> io::Result<()>,
@@ -57,7 +57,7 @@ impl Connecting {
             return Progress::Failed;
         }
         let error = match self
-            .dial
+            .pending
             .progress()
             .and_then(|stream| ready(&stream).map(|()| stream))
         {
@@ -66,7 +66,7 @@ impl Connecting {
                 if Instant::now() < self.deadline {
                     return Progress::Pending;
                 }
-                self.dial.silent()
+                self.pending.no_reply_error()
             }
             Err(error) => error,
         };
@@ -77,21 +77,20 @@ impl Connecting {
         Progress::Failed
     }
 
-    /// Why it failed; only once.
+    /// Takes the error of the connect; returns it once.
     pub(super) fn take_failure(&self) -> Option<io::Error> {
         self.failure().error.take()
     }
 
-    /// Waits until there may be progress, no longer than the connect may take or until
-    /// `deadline`.
+    /// Waits for progress, until `deadline` or the timeout of the connect.
     pub(super) fn wait(&self, deadline: Option<Instant>) -> io::Result<()> {
         let until = deadline.map_or(self.deadline, |at| at.min(self.deadline));
-        self.dial.wait(until)
+        self.pending.wait(until)
     }
 
-    /// The descriptor that is ready for reading when there is progress.
+    /// The descriptor that is readable when there is progress.
     pub(super) fn descriptor(&self) -> Descriptor<'_> {
-        self.dial.descriptor()
+        self.pending.descriptor()
     }
 
     pub(super) fn into_stream(self) -> Option<Arc<backend::Stream>> {

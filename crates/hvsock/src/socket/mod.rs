@@ -1,4 +1,4 @@
-//! A socket call by call, as in WinSock.
+//! A socket with the calls of WinSock.
 
 mod connecting;
 mod option;
@@ -14,7 +14,7 @@ use hvsock_address::{
 };
 use hvsock_sys::errno;
 
-use crate::backend::{self, Dial, ReadInto, Settings, WriteFrom};
+use crate::backend::{self, PendingConnect, ReadInto, Settings, WriteFrom};
 use crate::options::DEFAULT_CONNECT_TIMEOUT;
 use crate::os::Descriptor;
 use crate::{
@@ -25,8 +25,9 @@ use option::Values;
 
 pub use option::SocketOption;
 
-/// A socket with the calls of WinSock, one to one, for programs that come from there; others are
-/// better served by [`HvStream`] and [`HvListener`], which it can become.
+/// A socket with the calls of WinSock, one to one, for ported programs.
+///
+/// New programs should use [`HvStream`] and [`HvListener`]; a socket converts to both.
 ///
 /// | WinSock | here |
 /// |---|---|
@@ -39,11 +40,11 @@ pub use option::SocketOption;
 /// | `getsockname`, `getpeername` | [`local_addr`](Self::local_addr), [`peer_addr`](Self::peer_addr) |
 /// | `ioctlsocket(FIONBIO)` | [`set_nonblocking`](Self::set_nonblocking) |
 /// | `WSAPoll` | [`poll`](Self::poll) |
-/// | `closesocket` | dropping it |
+/// | `closesocket` | drop |
 ///
-/// A call that the socket's state does not allow fails as the system's would: `EINVAL`,
-/// `ENOTCONN`, `EISCONN` (see [`io::Error::raw_os_error`]), and `BrokenPipe` for sending after
-/// one's own shutdown.
+/// A call that the state of the socket does not permit fails with the error number of the system:
+/// `EINVAL`, `ENOTCONN` or `EISCONN` (see [`io::Error::raw_os_error`]). Sending after a shutdown of
+/// this end fails with `BrokenPipe`.
 ///
 /// ```no_run
 /// use hvsock::{AF_HYPERV, HV_PROTOCOL_RAW, SOCK_STREAM};
@@ -59,6 +60,10 @@ pub use option::SocketOption;
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "SOCKET")]
+#[doc(alias = "AF_HYPERV")]
+#[doc(alias = "hvsocket")]
+#[doc(alias = "winsock")]
 #[derive(Debug)]
 pub struct HvSocket {
     endpoint: Endpoint,
@@ -80,8 +85,13 @@ fn os(number: i32) -> io::Error {
 }
 
 impl HvSocket {
-    /// Makes a socket: `AF_HYPERV`, `SOCK_STREAM`, `HV_PROTOCOL_RAW`. It asks the broker of
-    /// [`Endpoint::from_env`].
+    /// Creates a socket. The arguments are [`AF_HYPERV`], [`SOCK_STREAM`] and [`HV_PROTOCOL_RAW`].
+    /// It uses the broker of [`Endpoint::from_env`].
+    ///
+    /// # Errors
+    ///
+    /// `EAFNOSUPPORT`, `ESOCKTNOSUPPORT` or `EPROTONOSUPPORT` for other arguments.
+    #[doc(alias = "WSASocket")]
     pub fn new(family: u16, kind: i32, protocol: i32) -> io::Result<Self> {
         if family != AF_HYPERV {
             return Err(os(errno::EAFNOSUPPORT));
@@ -104,13 +114,17 @@ impl HvSocket {
         }
     }
 
-    /// Asks another broker, from the next call on.
+    /// Sets the endpoint of the broker for later calls.
     pub fn set_endpoint(&mut self, endpoint: impl Into<Endpoint>) {
         self.endpoint = endpoint.into();
     }
 
-    /// Gives the socket its address. Whether one may listen there is judged by
-    /// [`HvSocket::listen`].
+    /// Sets the address of the socket. [`HvSocket::listen`] checks whether the process may listen
+    /// there.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the socket has an address, or listens, connects or is connected.
     pub fn bind(&mut self, address: SockAddrHv) -> io::Result<()> {
         match &mut self.state {
             State::Idle {
@@ -123,8 +137,13 @@ impl HvSocket {
         }
     }
 
-    /// Listens at the address it is bound to. Waits a moment for the broker, also in
-    /// non-blocking mode.
+    /// Listens at the address of the socket. A second call has no effect. Blocks up to 5 seconds
+    /// for the broker, also in non-blocking mode.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the socket has no address; `EISCONN` if it connects or is connected; otherwise
+    /// as [`ListenOptions::listen`].
     pub fn listen(&mut self, backlog: u32) -> io::Result<()> {
         let address = match &self.state {
             State::Idle {
@@ -145,13 +164,20 @@ impl HvSocket {
         Ok(())
     }
 
-    /// Takes a connection, with the address of its other end.
+    /// Accepts a connection and returns it with the address of the peer. Blocks until there is one,
+    /// unless the socket is in non-blocking mode.
+    ///
+    /// The accepted socket has the options of this one.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the socket does not listen; otherwise as [`HvListener::accept`].
     pub fn accept(&self) -> io::Result<(Self, SockAddrHv)> {
         let State::Listening(listener) = &self.state else {
             return Err(os(errno::EINVAL));
         };
         let stream = listener.accept(None)?;
-        let peer = stream.ends().peer;
+        let peer = stream.info().peer;
         let socket = Self {
             endpoint: self.endpoint.clone(),
             state: State::Connected(Arc::new(stream)),
@@ -162,11 +188,18 @@ impl HvSocket {
         Ok((socket, peer))
     }
 
-    /// Connects to a service.
+    /// Connects to a service. Blocks up to the time of [`SocketOption::ConnectTimeout`].
     ///
-    /// In non-blocking mode this is `WouldBlock` while it goes on: wait for
-    /// [`Interest::WRITABLE`], then ask [`HvSocket::take_error`] or connect again, which tells
-    /// how it ended.
+    /// In non-blocking mode it fails with `WouldBlock` while the connect is in progress. Wait for
+    /// [`Interest::WRITABLE`], then call [`HvSocket::take_error`], or connect again, which returns
+    /// the result.
+    ///
+    /// # Errors
+    ///
+    /// `EISCONN` if the socket is connected; `EINVAL` if it listens; otherwise as
+    /// [`ConnectOptions::connect`].
+    #[doc(alias = "WSAEWOULDBLOCK")]
+    #[doc(alias = "EINPROGRESS")]
     pub fn connect(&mut self, address: SockAddrHv) -> io::Result<()> {
         if let State::Connecting(connecting) = &self.state {
             match connecting.progress(|stream| self.apply(stream)) {
@@ -196,8 +229,8 @@ impl HvSocket {
             .timeout(timeout)
             .with_settings(self.settings());
         if self.is_nonblocking() {
-            let dial = Dial::start(&self.endpoint, options.request(&address, false)?)?;
-            self.state = State::Connecting(Connecting::new(dial, Instant::now() + timeout));
+            let pending = PendingConnect::start(&self.endpoint, options.request(&address, false)?)?;
+            self.state = State::Connecting(Connecting::new(pending, Instant::now() + timeout));
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let stream = options.connect(address)?.into_inner();
@@ -206,22 +239,44 @@ impl HvSocket {
         Ok(())
     }
 
-    /// Sends some of `bytes`.
+    /// Sends bytes and returns how many. Blocks while there is no free space, unless the socket is
+    /// in non-blocking mode.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the socket is not connected; otherwise as [writing to a
+    /// stream](HvStream#errors-of-reading-and-writing).
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream()?.send(WriteFrom::One(bytes))
     }
 
-    /// Receives what is there; 0 at the end of what the other end sent.
+    /// Receives bytes and returns how many, or 0 at the end of the data. Blocks while there are
+    /// none, unless the socket is in non-blocking mode.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the socket is not connected; otherwise as [reading from a
+    /// stream](HvStream#errors-of-reading-and-writing).
     pub fn recv(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream()?.recv(ReadInto::One(buffer))
     }
 
-    /// Ends one or both directions.
+    /// Shuts down one or both directions; see [`HvStream::shutdown`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the socket is not connected; otherwise as [`HvStream::shutdown`].
+    #[doc(alias = "half-close")]
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         self.stream()?.shutdown(how, true)
     }
 
-    /// Sets an option; `EINVAL` if it does not take the value, or not any more.
+    /// Sets an option.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if the option does not permit the value, or cannot be changed in this state.
+    #[doc(alias = "setsockopt")]
     pub fn set_option(&self, option: SocketOption, value: u32) -> io::Result<()> {
         let idle = matches!(self.state, State::Idle { .. });
         match option {
@@ -254,31 +309,49 @@ impl HvSocket {
         }
     }
 
-    /// What an option is set to.
+    /// Returns the value of an option.
+    #[doc(alias = "getsockopt")]
     pub fn option(&self, option: SocketOption) -> u32 {
         *self.values().slot(option)
     }
 
-    /// The socket's own address; `EINVAL` before it has one.
+    /// Returns the address of the socket.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it has none; `ENOTCONN` while it connects.
+    #[doc(alias = "getsockname")]
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
         match &self.state {
             State::Idle { bound } => bound.ok_or_else(|| os(errno::EINVAL)),
             State::Listening(listener) => Ok(listener.local()),
-            State::Connecting(_) | State::Connected(_) => Ok(self.stream()?.ends().local),
+            State::Connecting(_) | State::Connected(_) => Ok(self.stream()?.info().local),
         }
     }
 
-    /// The other end's address.
+    /// Returns the address of the peer.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the socket is not connected.
+    #[doc(alias = "getpeername")]
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.stream()?.ends().peer)
+        Ok(self.stream()?.info().peer)
     }
 
-    /// Who connected, on an accepted socket.
+    /// Returns the process that connected, or `None` if this is not an accepted socket.
     pub fn peer(&self) -> Option<&Peer> {
-        self.stream().ok()?.ends().caller.as_ref()
+        self.stream().ok()?.info().peer_process.as_ref()
     }
 
-    /// Makes calls return `WouldBlock` where they would wait.
+    /// Sets non-blocking mode: calls fail with `WouldBlock` instead of blocking.
+    ///
+    /// # Errors
+    ///
+    /// The error of the system call; none is expected.
+    #[doc(alias = "FIONBIO")]
+    #[doc(alias = "ioctlsocket")]
+    #[doc(alias = "O_NONBLOCK")]
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
         match (&self.state, self.stream()) {
@@ -289,8 +362,16 @@ impl HvSocket {
         Ok(())
     }
 
-    /// Waits until the calls that `interest` stands for would not wait, or until `timeout` has
-    /// passed; `None` waits for ever. A socket that neither listens nor connects is `ENOTCONN`.
+    /// Blocks until the socket is ready for `interest`, or until `timeout` has elapsed. `None`
+    /// waits without a limit.
+    ///
+    /// Returns an empty [`Readiness`] after the timeout.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the socket neither listens nor connects nor is connected.
+    #[doc(alias = "WSAPoll")]
+    #[doc(alias = "select")]
     pub fn poll(&self, interest: Interest, timeout: Option<Duration>) -> io::Result<Readiness> {
         let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         match &self.state {
@@ -316,23 +397,28 @@ impl HvSocket {
         }
     }
 
-    /// The error that the socket has pending: why a non-blocking connect failed (told once), or
-    /// why the connection was cut.
+    /// Takes the pending error: why a non-blocking connect failed (returned once), or why the
+    /// connection was reset.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "SO_ERROR")]
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
         match &self.state {
             State::Idle { .. } | State::Listening(_) => Ok(None),
-            State::Connected(stream) => Ok(stream.cut()),
+            State::Connected(stream) => Ok(stream.reset_reason()),
             State::Connecting(connecting) => {
                 Ok(match connecting.progress(|stream| self.apply(stream)) {
                     Progress::Pending => None,
-                    Progress::Connected(stream) => stream.cut(),
+                    Progress::Connected(stream) => stream.reset_reason(),
                     Progress::Failed => connecting.take_failure(),
                 })
             }
         }
     }
 
-    /// What to watch in the state that it is in.
+    /// The descriptor to watch in the current state.
     pub(crate) fn descriptor(&self) -> io::Result<Descriptor<'_>> {
         match &self.state {
             State::Idle { .. } => Err(os(errno::ENOTCONN)),
@@ -347,7 +433,11 @@ impl HvSocket {
         }
     }
 
-    /// The connection, as in `std::net`; `ENOTCONN` if it is none.
+    /// Converts a connected socket to a [`HvStream`].
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if it is not connected.
     pub fn into_stream(self) -> io::Result<HvStream> {
         self.stream()?;
         let stream = match self.state {
@@ -358,7 +448,11 @@ impl HvSocket {
         stream.map(HvStream::new).ok_or_else(|| os(errno::ENOTCONN))
     }
 
-    /// The listener, as in `std::net`; `EINVAL` if it is none.
+    /// Converts a listening socket to a [`HvListener`].
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` if it does not listen.
     pub fn into_listener(self) -> io::Result<HvListener> {
         match self.state {
             State::Listening(listener) => Ok(HvListener::new(listener)),
@@ -379,7 +473,7 @@ impl HvSocket {
         }
     }
 
-    /// Gives a fresh connection what was set before it was one.
+    /// Applies the options that were set before the connection existed.
     fn apply(&self, stream: &backend::Stream) -> io::Result<()> {
         let values = *self.values();
         stream.set_read_timeout(option::limit(values.recv_timeout))?;

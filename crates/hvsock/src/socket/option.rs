@@ -1,29 +1,31 @@
-//! The options of a socket, with their values as WinSock has them.
+//! The socket options, with the values that WinSock uses.
 
 use std::time::Duration;
 
 /// An option of a [`HvSocket`](crate::HvSocket). Every value is a `u32`, as on Windows.
+#[doc(alias = "setsockopt")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum SocketOption {
-    /// `HVSOCKET_CONNECT_TIMEOUT`: milliseconds that connecting may take, at most 300000; 0 stands
-    /// for the 2000 that it is without this option.
+    /// `HVSOCKET_CONNECT_TIMEOUT`: the timeout of a connect in milliseconds, at most 300000; 0
+    /// selects the default of 2000.
     ConnectTimeout,
-    /// `HVSOCKET_CONTAINER_PASSTHRU`: not 0 reaches through a container to its host. To be set
-    /// before connecting.
+    /// `HVSOCKET_CONTAINER_PASSTHRU`: a value other than 0 connects through a container to its
+    /// host. Set it before connecting.
     ContainerPassthru,
-    /// `HVSOCKET_CONNECTED_SUSPEND`: not 0 keeps the connection while its partition is paused.
-    /// Accepted sockets have what the listening one had.
+    /// `HVSOCKET_CONNECTED_SUSPEND`: a value other than 0 keeps the connection while its partition
+    /// is paused. Accepted sockets inherit the value of the listening socket.
     ConnectedSuspend,
-    /// `HVSOCKET_HIGH_VTL`: not 0 reaches the guest's VTL2. To be set before connecting.
+    /// `HVSOCKET_HIGH_VTL`: a value other than 0 connects to the VTL2 of the guest. Set it before
+    /// connecting.
     HighVtl,
-    /// `SO_RCVTIMEO`: milliseconds that receiving may wait; 0 stands for no limit.
+    /// `SO_RCVTIMEO`: the timeout of a receive in milliseconds; 0 is no limit.
     RecvTimeout,
-    /// `SO_SNDTIMEO`: milliseconds that sending may wait; 0 stands for no limit.
+    /// `SO_SNDTIMEO`: the timeout of a send in milliseconds; 0 is no limit.
     SendTimeout,
 }
 
-/// What the options are set to.
+/// The values of the options.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Values {
     pub(super) connect_timeout: u32,
@@ -47,7 +49,7 @@ impl Values {
     }
 }
 
-/// A time limit in milliseconds, where 0 stands for `none`.
+/// Converts a timeout in milliseconds; 0 is `None`.
 pub(super) fn limit(milliseconds: u32) -> Option<Duration> {
     (milliseconds != 0).then(|| Duration::from_millis(milliseconds.into()))
 }

@@ -1,4 +1,4 @@
-//! A listener for tokio.
+//! An async listener.
 
 use std::io;
 use std::sync::Arc;
@@ -7,11 +7,11 @@ use std::task::{Context, Poll, ready};
 use hvsock_address::SockAddrHv;
 
 use super::HvStream;
-use crate::backend::{self, ANSWER_BOUND, Outcome};
+use crate::backend::{self, Outcome, REPLY_TIMEOUT};
 use crate::os::tokio::ListenerWatch;
 use crate::{ListenOptions, ToHvAddr, options, os};
 
-/// A service that accepts connections, for tokio: see [`crate::HvListener`].
+/// A listener that accepts connections to a service, for tokio; see [`crate::HvListener`].
 ///
 /// ```no_run
 /// use hvsock::tokio::HvListener;
@@ -23,6 +23,7 @@ use crate::{ListenOptions, ToHvAddr, options, os};
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "TcpListener")]
 #[derive(Debug)]
 pub struct HvListener {
     watch: ListenerWatch,
@@ -31,11 +32,37 @@ pub struct HvListener {
 
 impl HvListener {
     /// Listens for connections to a service; see [`crate::HvListener::bind`].
+    ///
+    /// # Errors
+    ///
+    /// As [`ListenOptions::listen`].
+    ///
+    /// # Panics
+    ///
+    /// If it is not called in a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the listener, if it exists already.
     pub async fn bind(address: impl ToHvAddr) -> io::Result<Self> {
         Self::bind_with(&ListenOptions::new(), address).await
     }
 
-    /// Listens where the defaults are not enough.
+    /// Listens for connections to a service, with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`ListenOptions::listen`].
+    ///
+    /// # Panics
+    ///
+    /// If it is not called in a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future closes the listener, if it exists already.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use hvsock::ListenOptions;
@@ -49,17 +76,21 @@ impl HvListener {
     /// ```
     pub async fn bind_with(options: &ListenOptions, address: impl ToHvAddr) -> io::Result<Self> {
         let request = options.request(&address, false)?;
-        match os::tokio::obtain(options.asked(), request, ANSWER_BOUND).await? {
+        match os::tokio::execute(options.endpoint_or_default(), request, REPLY_TIMEOUT).await? {
             Outcome::Listening(listener) => Self::new(Arc::new(listener)),
-            _ => Err(options::odd()),
+            _ => Err(options::unexpected_reply()),
         }
     }
 
-    /// Takes a listener over.
+    /// Converts a blocking listener.
+    ///
+    /// # Errors
+    ///
+    /// An error of the system if the runtime cannot watch the descriptor.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with I/O enabled.
+    /// If it is not called in a tokio runtime with I/O enabled.
     pub fn from_std(listener: crate::HvListener) -> io::Result<Self> {
         Self::new(listener.into_inner())
     }
@@ -73,35 +104,52 @@ impl HvListener {
         &self.inner
     }
 
-    /// Gives the listener back.
+    /// Converts it to a blocking listener.
     pub fn into_std(self) -> crate::HvListener {
         crate::HvListener::new(self.inner)
     }
 
-    /// Waits for a connection and takes it. Cancelling the wait loses none.
+    /// Accepts a connection and returns it with the address of the peer.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::HvListener::accept`].
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe: dropping the future loses no connection.
     pub async fn accept(&self) -> io::Result<(HvStream, SockAddrHv)> {
         std::future::poll_fn(|cx| self.poll_accept(cx)).await
     }
 
-    /// As [`HvListener::accept`]; the last task that called is woken.
+    /// Polls for a connection to accept; see [`HvListener::accept`]. Only the task of the last call
+    /// is woken.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::HvListener::accept`].
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(HvStream, SockAddrHv)>> {
         let stream = ready!(self.watch.poll_accept(&self.inner, cx))?;
-        let peer = stream.ends().peer;
+        let peer = stream.info().peer;
         Poll::Ready(Ok((HvStream::new(Arc::new(stream))?, peer)))
     }
 
-    /// The address listened at, with its names looked up.
+    /// Returns the address that it listens at, with names resolved to ids.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
         Ok(self.inner.local())
     }
 
-    /// How many connections may wait to be accepted, as the broker granted it.
+    /// Returns the backlog; see [`crate::HvListener::backlog`].
     pub fn backlog(&self) -> u32 {
         self.inner.backlog()
     }
 
-    /// The listener's number, by which the broker lists it.
+    /// Returns the id of the listener in the broker's list; see [`crate::HvListener::listener_id`].
     pub fn listener_id(&self) -> u64 {
-        self.inner.number()
+        self.inner.id()
     }
 }

@@ -1,7 +1,8 @@
 //! Connections and listeners for the tokio runtime.
 //!
-//! They behave as [`crate::HvStream`] and [`crate::HvListener`] do, and need a runtime with I/O
-//! and time enabled. Connections of both kinds can be turned into each other.
+//! The types behave like [`crate::HvStream`] and [`crate::HvListener`] and implement `AsyncRead`
+//! and `AsyncWrite`. They need a runtime with I/O and time enabled. `from_std` and `into_std`
+//! convert between the blocking and the async type.
 //!
 //! ```no_run
 //! use hvsock::tokio::{HvListener, HvStream};
@@ -21,6 +22,12 @@
 //! # Ok(())
 //! # }
 //! ```
+//!
+//! # Cancel safety
+//!
+//! Reading, writing, [`HvStream::peek`], [`HvStream::readable`], [`HvStream::writable`] and
+//! [`HvListener::accept`] are cancel safe: no byte and no connection is lost if their future is
+//! dropped. Dropping the future of a connect cancels the connect.
 
 mod listener;
 mod split;

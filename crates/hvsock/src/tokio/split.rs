@@ -1,4 +1,4 @@
-//! The two directions of a connection, for different tasks.
+//! The read and write halves of a connection, for different tasks.
 
 use std::error::Error;
 use std::fmt;
@@ -12,26 +12,28 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::HvStream;
 use crate::backend::WriteFrom;
 
-/// The reading half of a borrowed connection; see [`HvStream::split`].
+/// The read half of a borrowed connection; see [`HvStream::split`].
 #[derive(Debug)]
 pub struct ReadHalf<'a>(&'a HvStream);
 
-/// The writing half of a borrowed connection; see [`HvStream::split`].
+/// The write half of a borrowed connection; see [`HvStream::split`].
 #[derive(Debug)]
 pub struct WriteHalf<'a>(&'a HvStream);
 
-/// The reading half of a connection; see [`HvStream::into_split`].
+/// The owned read half of a connection; see [`HvStream::into_split`].
 #[derive(Debug)]
 pub struct OwnedReadHalf(Arc<HvStream>);
 
-/// The writing half of a connection; see [`HvStream::into_split`]. Dropping it ends writing.
+/// The owned write half of a connection; see [`HvStream::into_split`]. Dropping it shuts down the
+/// write direction (half-close).
 #[derive(Debug)]
 pub struct OwnedWriteHalf {
     stream: Arc<HvStream>,
-    ends_writing: bool,
+    shutdown_on_drop: bool,
 }
 
-/// Two halves that were to be one connection again, and are not of the same one.
+/// The error of [`OwnedReadHalf::reunite`]: the halves belong to different connections. It returns
+/// both.
 #[derive(Debug)]
 pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
 
@@ -43,13 +45,19 @@ pub(super) fn owned(stream: HvStream) -> (OwnedReadHalf, OwnedWriteHalf) {
     let stream = Arc::new(stream);
     let write = OwnedWriteHalf {
         stream: Arc::clone(&stream),
-        ends_writing: true,
+        shutdown_on_drop: true,
     };
     (OwnedReadHalf(stream), write)
 }
 
 impl OwnedReadHalf {
-    /// Makes the two halves one connection again.
+    /// Joins the two halves of a connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ReuniteError`] if the halves belong to different connections.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # fn run(stream: hvsock::tokio::HvStream) {
@@ -61,13 +69,13 @@ impl OwnedReadHalf {
         if !Arc::ptr_eq(&self.0, &write.stream) {
             return Err(ReuniteError(self, write));
         }
-        write.ends_writing = false;
+        write.shutdown_on_drop = false;
         drop(write);
-        // Nothing hands out further references, so this is the last one.
+        // No other reference exists, so this is the last one.
         Arc::try_unwrap(self.0).map_err(|stream| {
             let write = OwnedWriteHalf {
                 stream: Arc::clone(&stream),
-                ends_writing: true,
+                shutdown_on_drop: true,
             };
             ReuniteError(Self(stream), write)
         })
@@ -100,9 +108,9 @@ impl AsRef<HvStream> for WriteHalf<'_> {
 
 impl Drop for OwnedWriteHalf {
     fn drop(&mut self) {
-        if self.ends_writing {
-            // An error means that the connection is over already.
-            let _ = self.stream.end_writing();
+        if self.shutdown_on_drop {
+            // It fails only if the connection is closed already.
+            let _ = self.stream.shutdown_write();
         }
     }
 }
@@ -153,7 +161,7 @@ impl AsyncWrite for WriteHalf<'_> {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.0.end_writing())
+        Poll::Ready(self.0.shutdown_write())
     }
 }
 
@@ -183,7 +191,7 @@ impl AsyncWrite for OwnedWriteHalf {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.stream.end_writing())
+        Poll::Ready(self.stream.shutdown_write())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A connection for tokio.
+//! An async connection.
 
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
@@ -16,10 +16,10 @@ use crate::backend::{self, Outcome, WriteFrom};
 use crate::os::tokio::StreamWatch;
 use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options, os};
 
-/// A connection, for tokio: see [`crate::HvStream`] for how it ends and fails.
+/// A connection, for tokio; see [`crate::HvStream`] for its end and its errors.
 ///
-/// Shutting down (`AsyncWriteExt::shutdown`) ends writing
-/// and leaves reading open.
+/// `AsyncWriteExt::shutdown` shuts down the write direction (half-close) and leaves reading open.
+/// Dropping the stream closes the connection; the peer still receives everything that was written.
 ///
 /// ```no_run
 /// use hvsock::tokio::HvStream;
@@ -34,6 +34,8 @@ use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options, os};
 /// # Ok(())
 /// # }
 /// ```
+#[doc(alias = "TcpStream")]
+#[doc(alias = "half-close")]
 #[derive(Debug)]
 pub struct HvStream {
     watch: StreamWatch,
@@ -41,17 +43,55 @@ pub struct HvStream {
 }
 
 impl HvStream {
-    /// Connects to a service, within two seconds.
+    /// Connects to a service within 2 seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Panics
+    ///
+    /// If it is not called in a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the connect.
     pub async fn connect(address: impl ToHvAddr) -> io::Result<Self> {
         Self::connect_with(&ConnectOptions::new(), address).await
     }
 
-    /// Connects within `timeout`, which is more than nothing and at most 300 seconds.
+    /// Connects to a service within `timeout`, which is more than zero and at most 300 seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Panics
+    ///
+    /// If it is not called in a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the connect.
     pub async fn connect_timeout(address: impl ToHvAddr, timeout: Duration) -> io::Result<Self> {
         Self::connect_with(&ConnectOptions::new().timeout(timeout), address).await
     }
 
-    /// Connects where the defaults are not enough.
+    /// Connects to a service, with options.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Panics
+    ///
+    /// If it is not called in a tokio runtime with I/O and time enabled.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cancels the connect.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use hvsock::ConnectOptions;
@@ -68,28 +108,38 @@ impl HvStream {
         address: impl ToHvAddr,
     ) -> io::Result<Self> {
         let request = options.request(&address, false)?;
-        match os::tokio::obtain(options.asked(), request, options.bound()).await? {
+        match os::tokio::execute(
+            options.endpoint_or_default(),
+            request,
+            options.connect_timeout(),
+        )
+        .await?
+        {
             Outcome::Connected(stream) => Self::new(Arc::new(stream)),
-            _ => Err(options::odd()),
+            _ => Err(options::unexpected_reply()),
         }
     }
 
-    /// How its bytes move.
+    /// Returns how the bytes of the connection are transferred.
     pub fn transport(&self) -> Transport {
         self.inner.transport()
     }
 
-    /// What this end has done to wake the other one and to wait for it; `None` where bytes do not
-    /// go through shared memory.
+    /// Returns the counters of this end's ring: notifications sent, sleeps and spins. `None`
+    /// without shared memory.
     pub fn ring_stats(&self) -> Option<RingStats> {
         self.inner.ring_stats()
     }
 
-    /// Takes a connection over. It is in non-blocking mode from then on, on every handle.
+    /// Converts a blocking connection. This sets non-blocking mode, on every handle.
+    ///
+    /// # Errors
+    ///
+    /// An error of the system if the runtime cannot watch the descriptor.
     ///
     /// # Panics
     ///
-    /// Outside of a tokio runtime with I/O enabled.
+    /// If it is not called in a tokio runtime with I/O enabled.
     pub fn from_std(stream: crate::HvStream) -> io::Result<Self> {
         Self::new(stream.into_inner())
     }
@@ -104,18 +154,19 @@ impl HvStream {
         &self.inner
     }
 
-    /// Gives the connection back. It stays in non-blocking mode until
-    /// [`set_nonblocking`](crate::HvStream::set_nonblocking) says otherwise.
+    /// Converts it to a blocking connection. That stays in non-blocking mode until
+    /// [`set_nonblocking`](crate::HvStream::set_nonblocking) changes it.
     pub fn into_std(self) -> crate::HvStream {
         crate::HvStream::new(self.inner)
     }
 
-    /// Splits it into borrowed halves.
+    /// Splits it into borrowed halves, for concurrent use in one task.
     pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
         split::borrowed(self)
     }
 
-    /// Splits it into halves for different tasks. Dropping the writing one ends writing.
+    /// Splits it into owned halves, for different tasks. Dropping the write half shuts down the
+    /// write direction.
     ///
     /// ```no_run
     /// # async fn run(stream: hvsock::tokio::HvStream) {
@@ -128,48 +179,94 @@ impl HvStream {
         split::owned(self)
     }
 
-    /// This end's address.
+    /// Returns the address of this end; see [`crate::HvStream::local_addr`].
+    ///
+    /// # Errors
+    ///
+    /// None at present.
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.ends().local)
+        Ok(self.inner.info().local)
     }
 
-    /// The other end's address.
+    /// Returns the address of the peer; see [`crate::HvStream::peer_addr`].
+    ///
+    /// # Errors
+    ///
+    /// None at present.
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.ends().peer)
+        Ok(self.inner.info().peer)
     }
 
-    /// Who connected; `None` on the connecting end.
+    /// Returns the process that connected, or `None` on the connecting end.
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.ends().caller.as_ref()
+        self.inner.info().peer_process.as_ref()
     }
 
-    /// The connection's number, by which the broker lists it.
+    /// Returns the id of the connection in the broker's list; see
+    /// [`crate::HvStream::connection_id`].
     pub fn connection_id(&self) -> u64 {
-        self.inner.ends().number
+        self.inner.info().id
     }
 
-    /// Whether the connection lives on while its partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`).
+    /// Sets whether the connection survives while its partition is paused
+    /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets it. May block for a moment if the
+    /// broker does not read its endpoint.
+    ///
+    /// # Errors
+    ///
+    /// As [`crate::HvStream::set_connected_suspend`].
     pub fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         self.inner.set_connected_suspend(on)
     }
 
-    /// Receives bytes and leaves them to be received again.
+    /// Receives bytes without removing them, so that the next read returns them again.
+    ///
+    /// # Errors
+    ///
+    /// As reading a [`crate::HvStream`].
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
         std::future::poll_fn(|cx| self.watch.poll_peek(&self.inner, cx, buffer)).await
     }
 
-    /// Waits until [`try_read`](Self::try_read) would give bytes, the end or an error.
+    /// Waits until [`try_read`](Self::try_read) would return bytes, the end or an error.
+    ///
+    /// # Errors
+    ///
+    /// An error of the runtime; none is expected. If the connection was reset it is ready, and the
+    /// next read returns the error.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
     pub async fn readable(&self) -> io::Result<()> {
         std::future::poll_fn(|cx| self.watch.poll_readable(&self.inner, cx)).await
     }
 
-    /// Waits until [`try_write`](Self::try_write) would take bytes or give an error.
+    /// Waits until [`try_write`](Self::try_write) would write bytes or return an error.
+    ///
+    /// # Errors
+    ///
+    /// An error of the runtime; none is expected. If the connection was reset it is ready, and the
+    /// next write returns the error.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
     pub async fn writable(&self) -> io::Result<()> {
         std::future::poll_fn(|cx| self.watch.poll_writable(&self.inner, cx)).await
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is.
+    /// Reads the available bytes without waiting.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there are none; otherwise as reading a [`crate::HvStream`].
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// # async fn run(stream: hvsock::tokio::HvStream) -> std::io::Result<()> {
@@ -187,13 +284,17 @@ impl HvStream {
         self.watch.try_read(&self.inner, buffer)
     }
 
-    /// Writes what there is room for; `WouldBlock` if there is none.
+    /// Writes as many bytes as there is free space for, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is no free space; otherwise as writing to a [`crate::HvStream`].
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.watch.try_write(&self.inner, bytes)
     }
 
-    /// Ends writing, at once.
-    pub(super) fn end_writing(&self) -> io::Result<()> {
+    /// Shuts down the write direction without waiting for the broker.
+    pub(super) fn shutdown_write(&self) -> io::Result<()> {
         self.inner.shutdown(Shutdown::Write, false)
     }
 
@@ -253,6 +354,6 @@ impl AsyncWrite for HvStream {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.end_writing())
+        Poll::Ready(self.shutdown_write())
     }
 }

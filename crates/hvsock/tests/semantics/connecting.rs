@@ -343,7 +343,11 @@ fn a_dry_run_is_explained_and_not_done() {
     let explanation = explanation.unwrap();
     let rule = "connect.users = []".to_owned();
     assert_eq!(explanation.refusal(), Some(&Refusal::Denied { rule }));
-    let passes: Vec<_> = explanation.steps().iter().map(hvsock::Step::pass).collect();
+    let passes: Vec<_> = explanation
+        .steps()
+        .iter()
+        .map(hvsock::ExplanationStep::pass)
+        .collect();
     assert_eq!(passes, [true, false]);
     assert_eq!(explanation.steps()[1].question(), "May you connect?");
     assert_eq!(explanation.steps()[1].answer(), "no: connect.users = []");

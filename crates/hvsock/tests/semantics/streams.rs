@@ -346,14 +346,14 @@ fn connected_suspend_can_be_set_at_any_time() {
 fn a_connection_can_be_given_to_who_knows_nothing_of_hvsock() {
     let broker = Broker::new();
     let (stream, side) = broker.connected();
-    let mut plain = std::fs::File::from(stream.into_plain().unwrap().data);
+    let mut file = std::fs::File::from(stream.into_owned_fds().unwrap().data);
     // A thread moves its bytes, and says the word at their end that the program does not know.
-    plain.write_all(b"as a file").unwrap();
+    file.write_all(b"as a file").unwrap();
     side.send(b"back");
     let mut back = [0; 4];
-    plain.read_exact(&mut back).unwrap();
+    file.read_exact(&mut back).unwrap();
     assert_eq!(&back, b"back");
-    drop(plain);
+    drop(file);
     assert_eq!(side.recv_all(), b"as a file");
     assert_eq!(side.control.hear(), ClientMessage::Shutdown);
 
@@ -371,12 +371,12 @@ fn a_connection_can_be_given_to_who_knows_nothing_of_hvsock() {
     );
     let stream = stream.unwrap();
     stream.set_nonblocking(true).unwrap();
-    let plain = stream.into_plain().unwrap();
-    let mut file = std::fs::File::from(plain.data);
+    let fds = stream.into_owned_fds().unwrap();
+    let mut file = std::fs::File::from(fds.data);
     file.write_all(b"as a file").unwrap();
     drop(file);
     assert_eq!(side.recv_all(), b"as a file");
     assert!(side.control.hears_nothing());
-    drop(plain.control);
+    drop(fds.control);
     assert!(side.control.hears_end());
 }

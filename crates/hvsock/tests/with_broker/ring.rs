@@ -94,8 +94,8 @@ fn files_go_through_without_a_copy_of_ones_own() {
 fn a_child_process_can_have_one_that_this_process_pumps() {
     let world = World::new();
     let (near, far) = world.pair(&world.at_web());
-    let plain = far.into_plain().unwrap();
-    let (input, output) = (plain.data.try_clone().unwrap(), plain.data);
+    let fds = far.into_owned_fds().unwrap();
+    let (input, output) = (fds.data.try_clone().unwrap(), fds.data);
     let mut child = Command::new("cat")
         .stdin(Stdio::from(input))
         .stdout(Stdio::from(output))
@@ -114,9 +114,9 @@ fn a_child_process_can_have_one_that_this_process_pumps() {
     assert!(child.wait().unwrap().success());
     // A child that is gone reads no more, and its peer learns of it without writing much.
     let (near, far) = world.pair(&world.at_web());
-    let plain = far.into_plain().unwrap();
+    let fds = far.into_owned_fds().unwrap();
     let mut child = Command::new("true")
-        .stdin(Stdio::from(plain.data))
+        .stdin(Stdio::from(fds.data))
         .spawn()
         .unwrap();
     child.wait().unwrap();
@@ -143,11 +143,11 @@ fn a_program_that_closes_with_data_unread_has_not_ended_well() {
     let world = World::new();
     for shared in [true, false] {
         let (near, far) = world.pair(&world.at_web().shared_memory(shared));
-        let plain = far.into_plain().unwrap();
+        let fds = far.into_owned_fds().unwrap();
         (&near).write_all(b"unread").unwrap();
-        let mut fds = [PollFd::new(&plain.data, PollFlags::IN)];
+        let mut fds = [PollFd::new(&fds.data, PollFlags::IN)];
         assert!(poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap());
-        drop(plain);
+        drop(fds);
         let error = (&near).read(&mut [0]).unwrap_err();
         assert_eq!(
             error.kind(),

@@ -1,10 +1,10 @@
 //! Linux: the broker's endpoint sockets, shared memory, and the kernel's `AF_VSOCK`.
 
-mod abandon;
-mod absent;
 pub(crate) mod backend;
 mod descriptors;
-mod plain;
+mod no_broker;
+mod owned_fds;
+mod reset;
 pub(crate) mod stdio;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio;
@@ -17,7 +17,7 @@ pub(crate) type Descriptor<'a> = std::os::fd::BorrowedFd<'a>;
 
 /// What the library has on this system.
 pub mod exports {
-    pub use super::absent::{NoBroker, NoRegistry};
-    pub use super::plain::Plain;
+    pub use super::no_broker::{NoBroker, NoRegistry};
+    pub use super::owned_fds::OwnedFds;
     pub use hvsock_ring::{Bytes, Filled, Reserved, RingStats};
 }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::process::{Child, Command};
 use std::thread::JoinHandle;
 
-use super::plain;
+use super::owned_fds;
 use crate::HvStream;
 
 /// What keeps the connection while the child runs.
@@ -19,11 +19,11 @@ pub(crate) struct Connection {
 
 /// Starts `command` on the connection.
 pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child, Connection)> {
-    let (plain, output) = plain::hand_out(stream)?;
-    command.stdin(plain.data.try_clone()?).stdout(plain.data);
+    let (fds, output) = owned_fds::take_fds(stream)?;
+    command.stdin(fds.data.try_clone()?).stdout(fds.data);
     let child = command.spawn()?;
     let connection = Connection {
-        _control: plain.control,
+        _control: fds.control,
         output,
     };
     Ok((child, connection))

@@ -5,17 +5,17 @@
 //! virtual machines say beside.
 
 pub(crate) mod backend;
-mod lend;
 mod sockets;
 pub(crate) mod stdio;
 #[cfg(feature = "tokio")]
 pub(crate) mod tokio;
 pub(crate) mod wait;
+mod zero_copy;
 
 /// A socket to watch.
 pub(crate) type Descriptor<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
 /// What the library has on this system.
 pub mod exports {
-    pub use super::lend::{Bytes, Filled, Reserved, RingStats};
+    pub use super::zero_copy::{Bytes, Filled, Reserved, RingStats};
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command};
 use std::thread::{self, JoinHandle};
 
 use crate::HvStream;
-use crate::carry::{Stopped, carry};
+use crate::copy::{CopyEnd, copy};
 
 /// What moves the bytes while the child runs.
 #[derive(Debug)]
@@ -29,24 +29,24 @@ pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child
     drop(command);
     thread::Builder::new()
         .name("hvsock-child-in".into())
-        .spawn(move || bring(&from, input))?;
+        .spawn(move || copy_to_program(&from, input))?;
     let output = thread::Builder::new()
         .name("hvsock-child-out".into())
-        .spawn(move || take(output, &to))?;
+        .spawn(move || copy_from_program(output, &to))?;
     Ok((child, Connection { stream, output }))
 }
 
 /// From the connection to the child.
-fn bring(from: &HvStream, to: PipeWriter) {
-    if let Stopped::Sink = carry(from, to) {
+fn copy_to_program(from: &HvStream, to: PipeWriter) {
+    if let CopyEnd::WriteError = copy(from, to) {
         // It reads no more, which the other end is to know.
         let _ = from.shutdown(Shutdown::Read);
     }
 }
 
 /// From the child to the connection.
-fn take(from: PipeReader, to: &HvStream) {
-    if let Stopped::End = carry(from, to) {
+fn copy_from_program(from: PipeReader, to: &HvStream) {
+    if let CopyEnd::Finished = copy(from, to) {
         // Nothing can be done about an error: it is over for both by then.
         let _ = to.shutdown(Shutdown::Write);
     }

@@ -8,16 +8,16 @@ use std::time::{Duration, Instant};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
 /// How often whoever waits looks whether this end has ended what it waits for.
-const LOOK_UP: Duration = Duration::from_millis(100);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Waits until `socket` is ready for `what`, or until `deadline`, but no longer than a moment.
 /// What it is ready for is nothing then.
-pub(crate) fn for_a_moment(
+pub(crate) fn poll_slice(
     socket: &impl AsSocket,
     what: PollFlags,
     deadline: Option<Instant>,
 ) -> io::Result<PollFlags> {
-    let slice = Instant::now() + LOOK_UP;
+    let slice = Instant::now() + RECHECK_INTERVAL;
     let until = deadline.map_or(slice, |at| at.min(slice));
     let mut fds = [PollFd::new(socket, what)];
     poll::wait(&mut fds, Some(until))?;
@@ -25,6 +25,6 @@ pub(crate) fn for_a_moment(
 }
 
 /// Whether `deadline` has come.
-pub(crate) fn is_over(deadline: Option<Instant>) -> bool {
+pub(crate) fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|at| at <= Instant::now())
 }

@@ -295,6 +295,6 @@ fn a_listener_for_the_parent_takes_it_and_nobody_else() {
     assert_eq!(from.vm, VmId::PARENT);
     assert_eq!(stream.peer().unwrap().partition(), "parent");
     serve_echo(&stream);
-    assert_eq!(listener.turned_away(), 1);
+    assert_eq!(listener.rejected(), 1);
     assert_eq!(other.read(&mut [0; 8]).unwrap(), 0);
 }

@@ -226,8 +226,8 @@ fn a_connection_is_for_a_child_process_as_it_is() {
     let listener = listen(("loopback", 4005)).unwrap();
     let mut near = connect(("loopback", 4005)).unwrap();
     let (far, _) = listener.accept_timeout(LONG).unwrap();
-    let plain = far.into_plain().unwrap();
-    let (input, output) = (plain.data.try_clone().unwrap(), plain.data);
+    let fds = far.into_owned_fds().unwrap();
+    let (input, output) = (fds.data.try_clone().unwrap(), fds.data);
     let mut cat = Command::new("cat")
         .stdin(input)
         .stdout(output)

@@ -6,12 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Register};
 
-use super::{Conversation, ask};
+use super::{EndpointConnection, query};
 use crate::{Endpoint, error};
 
 /// The endpoint connection.
 #[derive(Debug)]
-pub(crate) struct Lease(Conversation);
+pub(crate) struct Lease(EndpointConnection);
 
 impl Lease {
     pub(crate) fn register(
@@ -25,21 +25,23 @@ impl Lease {
             name: name.as_str().to_owned(),
             purpose: purpose.to_owned(),
         });
-        match ask(endpoint, &request)? {
-            (conversation, BrokerMessage::Registered) => Ok(Self(conversation)),
-            (conversation, _) => Err(conversation.fault(&"REGISTER is answered by REGISTERED")),
+        match query(endpoint, &request)? {
+            (connection, BrokerMessage::Registered) => Ok(Self(connection)),
+            (connection, _) => {
+                Err(connection.protocol_error(&"REGISTER is answered by REGISTERED"))
+            }
         }
     }
 
     /// Whether the registration still stands; the error says why not.
     pub(crate) fn check(&self) -> io::Result<()> {
-        match self.0.answer() {
+        match self.0.try_recv_reply() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => match error::refusal_of(&error).cloned() {
                 Some(refusal) => Err(refusal.into_cut_error()),
                 None => Err(error),
             },
-            Ok(_) => Err(self.0.fault(&"a lease is not answered twice")),
+            Ok(_) => Err(self.0.protocol_error(&"a lease is not answered twice")),
         }
     }
 }

@@ -7,7 +7,7 @@
 
 mod broker;
 mod lease;
-mod look_up;
+mod lookup;
 #[cfg(feature = "tokio")]
 mod nonblocking;
 mod vsock;
@@ -23,12 +23,12 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage};
 use hvsock_ring::{Filled, Reserved, RingStats};
 use hvsock_sys::poll::PollFlags;
 
-pub(crate) use broker::{Conversation, Ring};
+pub(crate) use broker::{EndpointConnection, Ring};
 pub(crate) use lease::Lease;
-pub(crate) use look_up::{service_id, vm_id};
+pub(crate) use lookup::{service_id, vm_id};
 
 use super::ready;
-use crate::backend::{Ends, Outcome, ReadInto, Request, WriteFrom, ending};
+use crate::backend::{ConnectionInfo, Outcome, ReadInto, Request, WriteFrom, errors};
 use crate::endpoint::UseVsock;
 use crate::{Endpoint, Interest, Readiness, Transport};
 
@@ -55,9 +55,9 @@ pub(crate) enum Listener {
 
 /// A connect that nobody waits for.
 #[derive(Debug)]
-pub(crate) enum Dial {
-    Broker(broker::Dial),
-    Vsock(vsock::Dial),
+pub(crate) enum PendingConnect {
+    Broker(broker::PendingConnect),
+    Vsock(vsock::PendingConnect),
 }
 
 /// What receiving came to.
@@ -66,7 +66,7 @@ pub(crate) enum Received {
     /// So many bytes; 0 at the end.
     Bytes(usize),
     /// The data ends, and whether that is the end is not said yet.
-    Unexplained,
+    EndPending,
 }
 
 impl WriteFrom<'_, '_> {
@@ -84,7 +84,7 @@ pub(crate) fn choose(endpoint: &Endpoint) -> Backend {
         UseVsock::Never => true,
         UseVsock::Always => false,
         UseVsock::WithoutBroker => {
-            endpoint.paths().iter().any(|path| may_be_there(path)) || !vsock::is_offered()
+            endpoint.paths().iter().any(|path| may_be_there(path)) || !vsock::is_available()
         }
     };
     if broker {
@@ -111,21 +111,24 @@ fn may_be_there(path: &Path) -> bool {
 }
 
 /// Asks for a connection, a listener or an explanation, and waits up to `bound` for it.
-pub(crate) fn obtain(
+pub(crate) fn execute(
     endpoint: &Endpoint,
     request: &mut Request,
-    bound: Duration,
+    timeout: Duration,
 ) -> io::Result<Outcome> {
     match choose(endpoint) {
-        Backend::Broker => broker::obtain(endpoint, request, bound).map(Into::into),
-        Backend::Vsock => vsock::obtain(request, bound),
+        Backend::Broker => broker::execute(endpoint, request, timeout).map(Into::into),
+        Backend::Vsock => vsock::execute(request, timeout),
     }
 }
 
 /// Asks one thing that is no connection or listener.
-fn ask(endpoint: &Endpoint, message: &ClientMessage) -> io::Result<(Conversation, BrokerMessage)> {
+fn query(
+    endpoint: &Endpoint,
+    message: &ClientMessage,
+) -> io::Result<(EndpointConnection, BrokerMessage)> {
     match choose(endpoint) {
-        Backend::Broker => broker::ask(endpoint, message),
+        Backend::Broker => broker::query(endpoint, message),
         Backend::Vsock => Err(vsock::no_registry(message)),
     }
 }
@@ -140,28 +143,28 @@ impl From<broker::Outcome> for Outcome {
     }
 }
 
-impl Dial {
+impl PendingConnect {
     /// Asks for the connection and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
         match choose(endpoint) {
-            Backend::Broker => broker::Dial::start(endpoint, request).map(Self::Broker),
-            Backend::Vsock => vsock::Dial::start(&request).map(Self::Vsock),
+            Backend::Broker => broker::PendingConnect::start(endpoint, request).map(Self::Broker),
+            Backend::Vsock => vsock::PendingConnect::start(&request).map(Self::Vsock),
         }
     }
 
     /// The connection, once it stands; `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         match self {
-            Self::Broker(dial) => dial.progress().map(Stream::Broker),
-            Self::Vsock(dial) => dial.progress().map(Stream::Vsock),
+            Self::Broker(pending) => pending.progress().map(Stream::Broker),
+            Self::Vsock(pending) => pending.progress().map(Stream::Vsock),
         }
     }
 
     /// The error for a connect that takes too long.
-    pub(crate) fn silent(&self) -> io::Error {
+    pub(crate) fn no_reply_error(&self) -> io::Error {
         match self {
-            Self::Broker(dial) => dial.silent(),
-            Self::Vsock(dial) => dial.silent(),
+            Self::Broker(pending) => pending.no_reply_error(),
+            Self::Vsock(pending) => pending.no_reply_error(),
         }
     }
 
@@ -176,20 +179,20 @@ impl Dial {
     }
 }
 
-impl AsFd for Dial {
+impl AsFd for PendingConnect {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Broker(dial) => dial.as_fd(),
-            Self::Vsock(dial) => dial.as_fd(),
+            Self::Broker(pending) => pending.as_fd(),
+            Self::Vsock(pending) => pending.as_fd(),
         }
     }
 }
 
 impl Stream {
-    pub(crate) fn ends(&self) -> &Ends {
+    pub(crate) fn info(&self) -> &ConnectionInfo {
         match self {
-            Self::Broker(stream) => stream.ends(),
-            Self::Vsock(stream) => stream.ends(),
+            Self::Broker(stream) => stream.info(),
+            Self::Vsock(stream) => stream.info(),
         }
     }
 
@@ -224,7 +227,7 @@ impl Stream {
     pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
         match self {
             Self::Broker(stream) => stream.reserve(wanted),
-            Self::Vsock(_) => Err(ending::no_ring()),
+            Self::Vsock(_) => Err(errors::no_shared_memory()),
         }
     }
 
@@ -232,7 +235,7 @@ impl Stream {
     pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
         match self {
             Self::Broker(stream) => stream.fill(),
-            Self::Vsock(_) => Err(ending::no_ring()),
+            Self::Vsock(_) => Err(errors::no_shared_memory()),
         }
     }
 
@@ -259,10 +262,10 @@ impl Stream {
         }
     }
 
-    /// Ends one or both directions; `patient` if the caller can be made to wait a moment.
-    pub(crate) fn shutdown(&self, how: Shutdown, patient: bool) -> io::Result<()> {
+    /// ConnectionInfo one or both directions; `may_wait` if the caller can be made to wait a moment.
+    pub(crate) fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()> {
         match self {
-            Self::Broker(stream) => stream.shutdown(how, patient),
+            Self::Broker(stream) => stream.shutdown(how, may_wait),
             Self::Vsock(stream) => stream.shutdown(how),
         }
     }
@@ -322,26 +325,26 @@ impl Stream {
     }
 
     /// Why the connection was cut, if it was.
-    pub(crate) fn cut(&self) -> Option<io::Error> {
+    pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         match self {
-            Self::Broker(stream) => stream.cut(),
-            Self::Vsock(stream) => stream.cut(),
+            Self::Broker(stream) => stream.reset_reason(),
+            Self::Vsock(stream) => stream.reset_reason(),
         }
     }
 
     /// The data and control descriptors, if they are for a program that knows nothing of hvsock.
-    pub(crate) fn hand_out(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+    pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         match self {
-            Self::Broker(stream) => stream.hand_out(),
-            Self::Vsock(stream) => stream.hand_out(),
+            Self::Broker(stream) => stream.take_fds(),
+            Self::Vsock(stream) => stream.take_fds(),
         }
     }
 
-    /// Ends the connection without a clean end: the other end sees a reset.
-    pub(crate) fn abandon(&self) {
+    /// ConnectionInfo the connection without a clean end: the other end sees a reset.
+    pub(crate) fn reset(&self) {
         match self {
-            Self::Broker(stream) => stream.abandon(),
-            Self::Vsock(stream) => stream.abandon(),
+            Self::Broker(stream) => stream.reset(),
+            Self::Vsock(stream) => stream.reset(),
         }
     }
 
@@ -369,10 +372,10 @@ impl Listener {
         }
     }
 
-    pub(crate) fn number(&self) -> u64 {
+    pub(crate) fn id(&self) -> u64 {
         match self {
-            Self::Broker(listener) => listener.number(),
-            Self::Vsock(listener) => listener.number(),
+            Self::Broker(listener) => listener.id(),
+            Self::Vsock(listener) => listener.id(),
         }
     }
 
@@ -391,11 +394,11 @@ impl Listener {
     }
 
     /// How many connections were closed because they came from elsewhere than is listened for.
-    pub(crate) fn turned_away(&self) -> u64 {
+    pub(crate) fn rejected(&self) -> u64 {
         match self {
             // It lets through none of them.
             Self::Broker(_) => 0,
-            Self::Vsock(listener) => listener.turned_away(),
+            Self::Vsock(listener) => listener.rejected(),
         }
     }
 

@@ -25,17 +25,17 @@ impl Stream {
     }
 
     /// Whether receiving would give bytes, the end or an error: `WouldBlock` if not.
-    pub(crate) fn look(&self) -> io::Result<Received> {
+    pub(crate) fn check_readable(&self) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.recv_once(ReadInto::Peek(&mut [0])),
-            Self::Vsock(stream) => stream.look().map(Received::Bytes),
+            Self::Vsock(stream) => stream.check_readable().map(Received::Bytes),
         }
     }
 
     /// Takes in what the broker says, where it is not read with the data's end.
-    pub(crate) fn hear(&self) {
+    pub(crate) fn poll_control(&self) {
         match self {
-            Self::Broker(stream) => stream.hear(),
+            Self::Broker(stream) => stream.poll_control(),
             Self::Vsock(_) => {}
         }
     }
@@ -49,7 +49,7 @@ impl Stream {
     }
 
     /// Whether the data's descriptor is ready for writing also when nothing can be sent any more.
-    pub(crate) fn tells_every_end(&self) -> bool {
+    pub(crate) fn signals_write_closed(&self) -> bool {
         match self {
             Self::Broker(_) => true,
             Self::Vsock(_) => false,
@@ -57,17 +57,17 @@ impl Stream {
     }
 
     /// Whether nothing can be sent any more, where the descriptor does not tell.
-    pub(crate) fn has_ended_writing(&self) -> bool {
+    pub(crate) fn is_write_closed(&self) -> bool {
         match self {
             Self::Broker(_) => false,
-            Self::Vsock(stream) => stream.has_ended_writing(),
+            Self::Vsock(stream) => stream.is_write_closed(),
         }
     }
 
     /// What is known of an end that is not explained; `waker` is woken when more is.
-    pub(crate) fn end_or_wake(&self, waker: &Waker) -> io::Result<Received> {
+    pub(crate) fn read_end_or_register(&self, waker: &Waker) -> io::Result<Received> {
         match self {
-            Self::Broker(stream) => stream.end_or_wake(waker),
+            Self::Broker(stream) => stream.read_end_or_register(waker),
             // Its one kind of end needs no explanation.
             Self::Vsock(_) => Ok(Received::Bytes(0)),
         }
@@ -84,9 +84,9 @@ impl Listener {
     }
 
     /// Whether accepting waits for room to write and not only for something to read.
-    pub(crate) fn waits_to_write(&self) -> bool {
+    pub(crate) fn has_pending_acks(&self) -> bool {
         match self {
-            Self::Broker(listener) => listener.has_unsaid(),
+            Self::Broker(listener) => listener.has_pending_acks(),
             Self::Vsock(_) => false,
         }
     }

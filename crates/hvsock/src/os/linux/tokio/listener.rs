@@ -26,7 +26,7 @@ impl ListenerWatch {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<Stream>> {
         loop {
-            let to_write = listener.waits_to_write();
+            let to_write = listener.has_pending_acks();
             let mut guard = ready!(if to_write {
                 self.0.poll_write_ready(cx)
             } else {
@@ -35,7 +35,7 @@ impl ListenerWatch {
             match listener.accept_now() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     // What was waited for is what it would block on, or it is the other one.
-                    if to_write == listener.waits_to_write() {
+                    if to_write == listener.has_pending_acks() {
                         guard.clear_ready();
                     }
                 }

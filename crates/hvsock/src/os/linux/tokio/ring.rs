@@ -16,7 +16,7 @@ use crate::backend;
 
 /// What a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Way {
+pub(super) enum Direction {
     Read,
     Write,
 }
@@ -27,11 +27,11 @@ pub(super) struct RingWatch([OnceLock<Descriptors>; 2]);
 
 #[derive(Debug)]
 struct Descriptors {
-    bell: AsyncFd<Watched>,
+    doorbell: AsyncFd<Watched>,
     control: AsyncFd<Watched>,
 }
 
-impl Way {
+impl Direction {
     fn interest(self) -> Interest {
         match self {
             Self::Read => Interest::READ,
@@ -46,7 +46,7 @@ impl RingWatch {
         &self,
         stream: &Arc<backend::Stream>,
         cx: &mut Context<'_>,
-        way: Way,
+        direction: Direction,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
         // Where there is always something to do the runtime must get its turn all the same.
@@ -59,7 +59,7 @@ impl RingWatch {
                     return Poll::Ready(result);
                 }
             }
-            ready!(self.poll_news(stream, cx, way))?;
+            ready!(self.poll_events(stream, cx, direction))?;
         }
     }
 
@@ -73,51 +73,55 @@ impl RingWatch {
             true => Ok(()),
             false => Err(io::ErrorKind::WouldBlock.into()),
         };
-        self.poll(stream, cx, Way::Write, attempt)
+        self.poll(stream, cx, Direction::Write, attempt)
     }
 
     /// Waits until it is worth to try again.
-    fn poll_news(
+    fn poll_events(
         &self,
         stream: &Arc<backend::Stream>,
         cx: &mut Context<'_>,
-        way: Way,
+        direction: Direction,
     ) -> Poll<io::Result<()>> {
-        let (end, interest) = (end(stream)?, way.interest());
-        let watched = self.descriptors(stream, way)?;
-        let mut news = false;
+        let (end, interest) = (end(stream)?, direction.interest());
+        let watched = self.descriptors(stream, direction)?;
+        let mut event = false;
         // A bell whose other half is closed is ready for ever.
         if !end.has_hung_up()
-            && let Poll::Ready(guard) = watched.bell.poll_read_ready(cx)
+            && let Poll::Ready(guard) = watched.doorbell.poll_read_ready(cx)
         {
             let mut guard = guard?;
             end.hear_task(interest);
             guard.clear_ready();
-            news = true;
+            event = true;
         }
         if let Poll::Ready(guard) = watched.control.poll_read_ready(cx) {
             let mut guard = guard?;
-            stream.hear();
+            stream.poll_control();
             guard.clear_ready();
-            news = true;
+            event = true;
         }
-        if news || !end.arm_task(interest, cx.waker()) {
+        if event || !end.arm_task(interest, cx.waker()) {
             return Poll::Ready(Ok(()));
         }
         Poll::Pending
     }
 
-    fn descriptors(&self, stream: &Arc<backend::Stream>, way: Way) -> io::Result<&Descriptors> {
-        let place = &self.0[usize::from(way == Way::Write)];
-        if let Some(watched) = place.get() {
+    fn descriptors(
+        &self,
+        stream: &Arc<backend::Stream>,
+        direction: Direction,
+    ) -> io::Result<&Descriptors> {
+        let slot = &self.0[usize::from(direction == Direction::Write)];
+        if let Some(watched) = slot.get() {
             return Ok(watched);
         }
         let readable = tokio::io::Interest::READABLE;
         let watched = Descriptors {
-            bell: watch(Watched::Bell(Arc::clone(stream)), readable)?,
+            doorbell: watch(Watched::Doorbell(Arc::clone(stream)), readable)?,
             control: watch(Watched::Control(Arc::clone(stream)), readable)?,
         };
-        Ok(place.get_or_init(|| watched))
+        Ok(slot.get_or_init(|| watched))
     }
 }
 

@@ -7,8 +7,8 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::look_up::LookUp;
-use super::ring::{RingWatch, Way};
+use super::recheck::RecheckTimer;
+use super::ring::{Direction, RingWatch};
 use super::watch::{Watched, watch};
 use crate::backend::{ReadInto, Stream, WriteFrom};
 use crate::os::backend::Received;
@@ -22,7 +22,7 @@ pub(crate) struct StreamWatch {
     /// Watched from the first end of data on that nothing was said of yet; that is rare.
     control: OnceLock<AsyncFd<Watched>>,
     ring: RingWatch,
-    look_up: LookUp,
+    recheck: RecheckTimer,
 }
 
 impl StreamWatch {
@@ -36,7 +36,7 @@ impl StreamWatch {
             data,
             control: OnceLock::new(),
             ring: RingWatch::default(),
-            look_up: LookUp::default(),
+            recheck: RecheckTimer::default(),
         })
     }
 
@@ -66,7 +66,7 @@ impl StreamWatch {
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let looked = ready!(self.poll_recv(stream, cx, Stream::look));
+        let looked = ready!(self.poll_recv(stream, cx, Stream::check_readable));
         // An error is there to be read, too.
         let _ = looked;
         Poll::Ready(Ok(()))
@@ -81,7 +81,7 @@ impl StreamWatch {
         };
         match received? {
             Received::Bytes(count) => Ok(count),
-            Received::Unexplained => Err(io::ErrorKind::WouldBlock.into()),
+            Received::EndPending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -109,12 +109,12 @@ impl StreamWatch {
             },
             None => {
                 let recv = || recv(stream);
-                ready!(self.ring.poll(stream, cx, Way::Read, recv))
+                ready!(self.ring.poll(stream, cx, Direction::Read, recv))
             }
         };
         match received {
             Ok(Received::Bytes(count)) => Poll::Ready(Ok(count)),
-            Ok(Received::Unexplained) => self.poll_end(stream, cx),
+            Ok(Received::EndPending) => self.poll_end(stream, cx),
             Err(error) => Poll::Ready(Err(error)),
         }
     }
@@ -130,7 +130,7 @@ impl StreamWatch {
             }
         };
         loop {
-            if let Received::Bytes(count) = stream.end_or_wake(cx.waker())? {
+            if let Received::Bytes(count) = stream.read_end_or_register(cx.waker())? {
                 return Poll::Ready(Ok(count));
             }
             ready!(control.poll_read_ready(cx))?.clear_ready();
@@ -145,11 +145,11 @@ impl StreamWatch {
     ) -> Poll<io::Result<usize>> {
         let send = || stream.send_once(from);
         let Some(data) = &self.data else {
-            return self.ring.poll(stream, cx, Way::Write, send);
+            return self.ring.poll(stream, cx, Direction::Write, send);
         };
         loop {
             let Poll::Ready(guard) = data.poll_write_ready(cx) else {
-                return self.poll_hidden_end(stream, cx, send);
+                return self.poll_write_closed(stream, cx, send);
             };
             if let Ok(result) = guard?.try_io(|_| send()) {
                 return Poll::Ready(result);
@@ -158,16 +158,16 @@ impl StreamWatch {
     }
 
     /// Waits for what the descriptor does not tell of its writing end.
-    fn poll_hidden_end<T>(
+    fn poll_write_closed<T>(
         &self,
         stream: &Stream,
         cx: &mut Context<'_>,
         attempt: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        if stream.tells_every_end() {
+        if stream.signals_write_closed() {
             return Poll::Pending;
         }
-        self.look_up.poll(cx, attempt)
+        self.recheck.poll(cx, attempt)
     }
 
     /// Waits until writing would take bytes or give an error.
@@ -182,7 +182,7 @@ impl StreamWatch {
         match data.poll_write_ready(cx) {
             Poll::Ready(ready) => Poll::Ready(ready.map(drop)),
             Poll::Pending => {
-                self.poll_hidden_end(stream, cx, || match stream.has_ended_writing() {
+                self.poll_write_closed(stream, cx, || match stream.is_write_closed() {
                     true => Ok(()),
                     false => Err(io::ErrorKind::WouldBlock.into()),
                 })

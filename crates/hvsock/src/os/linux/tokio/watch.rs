@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::backend::{self, Dial};
-use crate::os::backend::Conversation;
+use crate::backend::{self, PendingConnect};
+use crate::os::backend::EndpointConnection;
 
 /// A descriptor to watch, which stays open as long as it is watched.
 #[derive(Debug)]
@@ -16,10 +16,10 @@ pub(super) enum Watched {
     Data(Arc<backend::Stream>),
     Control(Arc<backend::Stream>),
     /// The bell of a ring; of any other connection, its data.
-    Bell(Arc<backend::Stream>),
+    Doorbell(Arc<backend::Stream>),
     Listener(Arc<backend::Listener>),
-    Conversation(Conversation),
-    Dial(Arc<Dial>),
+    EndpointConnection(EndpointConnection),
+    PendingConnect(Arc<PendingConnect>),
     /// A duplicate, where the descriptor itself is watched for another handle on the same thing.
     Duplicate(OwnedFd),
 }
@@ -35,13 +35,13 @@ impl AsFd for Watched {
         match self {
             Self::Data(stream) => stream.descriptor(),
             Self::Control(stream) => stream.control(),
-            Self::Bell(stream) => match stream.ring() {
+            Self::Doorbell(stream) => match stream.ring() {
                 Some(ring) => ring.end().bell(),
                 None => stream.descriptor(),
             },
             Self::Listener(listener) => listener.descriptor(),
-            Self::Conversation(conversation) => conversation.as_fd(),
-            Self::Dial(dial) => dial.descriptor(),
+            Self::EndpointConnection(connection) => connection.as_fd(),
+            Self::PendingConnect(pending) => pending.descriptor(),
             Self::Duplicate(fd) => fd.as_fd(),
         }
     }

@@ -9,28 +9,28 @@ use hvsock_hyperv::{Facts, Missing};
 
 use super::socket;
 use crate::backend::Settings;
-use crate::{Explanation, Step};
+use crate::{Explanation, ExplanationStep};
 
 /// What would become of a connect.
 pub(super) fn explain_connect(address: SockAddrHv) -> Explanation {
-    let explanation = thorough(address).explain_connect(address.vm, address.service);
-    heed_sockets(Explanation::of_facts(explanation))
+    let explanation = full_facts(address).explain_connect(address.vm, address.service);
+    require_sockets(Explanation::of_facts(explanation))
 }
 
 /// What would become of a listen.
 pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
-    let explanation = thorough(address).explain_listen(address.vm, address.service);
-    heed_sockets(Explanation::of_facts(explanation))
+    let explanation = full_facts(address).explain_listen(address.vm, address.service);
+    require_sockets(Explanation::of_facts(explanation))
 }
 
 /// Nothing comes of what would succeed where Windows has no such sockets.
-fn heed_sockets(mut explanation: Explanation) -> Explanation {
+fn require_sockets(mut explanation: Explanation) -> Explanation {
     if explanation.refusal.is_some() || socket(Settings::default()).is_ok() {
         return explanation;
     }
     explanation.refusal = Some(Refusal::NotSupported);
     explanation.undecided = None;
-    explanation.steps.push(Step {
+    explanation.steps.push(ExplanationStep {
         question: "Does this Windows have Hyper-V sockets?".to_owned(),
         answer: Missing::HyperV.to_string(),
         pass: false,
@@ -40,8 +40,8 @@ fn heed_sockets(mut explanation: Explanation) -> Explanation {
 
 /// What stands against a listen, which Windows itself would not say: that the service is not
 /// registered, or switched off. Everything else is for Windows to say.
-pub(super) fn against_listen(address: SockAddrHv) -> Option<Refusal> {
-    let facts = at_hand()?;
+pub(super) fn listen_refusal(address: SockAddrHv) -> Option<Refusal> {
+    let facts = quick_facts()?;
     // A virtual machine's host may let it through, and not every one knows what it is.
     let may_have_host = facts.machine.guest.is_some() || !facts.machine.is_host;
     let from_host = [VmId::WILDCARD, VmId::PARENT, VmId::SILOHOST].contains(&address.vm);
@@ -57,19 +57,19 @@ pub(super) fn against_listen(address: SockAddrHv) -> Option<Refusal> {
 
 /// What a number of Winsock's means.
 pub(super) fn refusal(number: i32, address: SockAddrHv, listening: bool) -> Option<Refusal> {
-    hvsock_hyperv::refusal(number, at_hand().as_ref(), address, listening)
+    hvsock_hyperv::refusal(number, quick_facts().as_ref(), address, listening)
 }
 
 /// What can be known at once, if the registry is to be read: without it every service would look
 /// unregistered.
-fn at_hand() -> Option<Facts> {
+fn quick_facts() -> Option<Facts> {
     let facts = hvsock_hyperv::facts_at_hand();
-    let unread = |missing: &Missing| matches!(missing, Missing::Registry { .. });
-    (!facts.missing.iter().any(unread)).then_some(facts)
+    let registry_missing = |missing: &Missing| matches!(missing, Missing::Registry { .. });
+    (!facts.missing.iter().any(registry_missing)).then_some(facts)
 }
 
 /// All facts that an address has to do with.
-fn thorough(address: SockAddrHv) -> Facts {
+fn full_facts(address: SockAddrHv) -> Facts {
     if address.vm.is_well_known() && address.vm != VmId::CHILDREN {
         hvsock_hyperv::facts_at_hand()
     } else {

@@ -20,7 +20,7 @@ impl Lease {
         name: &ElementName,
         purpose: &str,
     ) -> io::Result<Self> {
-        super::is_for_windows(endpoint)?;
+        super::require_no_endpoint(endpoint)?;
         let registration = Registration {
             lease: true,
             owner: Some(key_store::user()),

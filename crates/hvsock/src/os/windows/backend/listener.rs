@@ -12,8 +12,8 @@ use hvsock_sys::poll::PollFlags;
 
 use super::resolve::Target;
 use super::{Stream, refusal, socket};
-use crate::backend::{Request, own_number};
-use crate::os::wait::{for_a_moment, is_over};
+use crate::backend::{Request, next_local_id};
+use crate::os::wait::{has_passed, poll_slice};
 use crate::{Peer, wait};
 
 /// A listener that stands.
@@ -22,7 +22,7 @@ pub(crate) struct Listener {
     socket: OwnedSocket,
     local: SockAddrHv,
     backlog: u32,
-    number: u64,
+    id: u64,
     nonblocking: AtomicBool,
     /// Whether accepted connections outlive a pause. That they have it of the listener's socket is
     /// said nowhere, so each is told.
@@ -39,7 +39,7 @@ impl Listener {
             socket,
             local: target.address(),
             backlog,
-            number: own_number(),
+            id: next_local_id(),
             nonblocking: AtomicBool::new(false),
             connected_suspend: AtomicBool::new(request.settings.connected_suspend),
         })
@@ -53,12 +53,12 @@ impl Listener {
         self.backlog
     }
 
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     /// The system lets through only what is listened for.
-    pub(crate) fn turned_away(&self) -> u64 {
+    pub(crate) fn rejected(&self) -> u64 {
         0
     }
 
@@ -81,10 +81,10 @@ impl Listener {
     /// Waits until there may be something to accept, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         loop {
-            if !for_a_moment(&self.socket, PollFlags::IN, deadline)?.is_empty() {
+            if !poll_slice(&self.socket, PollFlags::IN, deadline)?.is_empty() {
                 return Ok(true);
             }
-            if is_over(deadline) {
+            if has_passed(deadline) {
                 return Ok(false);
             }
         }
@@ -97,7 +97,7 @@ impl Listener {
                 return Err(io::ErrorKind::WouldBlock.into());
             };
             let peer = SockAddrHv::from_bytes(&peer)
-                .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+                .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
             if self.connected_suspend.load(Ordering::Relaxed)
                 && hyperv::set_option(&socket, HvOption::ConnectedSuspend, 1).is_err()
             {

@@ -3,14 +3,14 @@
 //! - [`resolve`]: what an address means here;
 //! - [`facts`]: what this machine says of itself, as far as it is worth the time;
 //! - [`refusal`]: what Windows' errors mean;
-//! - [`dial`]: a connect;
+//! - [`pending`]: a connect;
 //! - [`listener`] and [`stream`]: what comes of them;
 //! - [`lease`]: a registration that lives as long as the process.
 
-mod dial;
 mod facts;
 mod lease;
 mod listener;
+mod pending_connect;
 mod refusal;
 mod resolve;
 mod stream;
@@ -21,9 +21,9 @@ use std::time::{Duration, Instant};
 
 use hvsock_sys::hyperv::{self, HvOption};
 
-pub(crate) use dial::Dial;
 pub(crate) use lease::Lease;
 pub(crate) use listener::Listener;
+pub(crate) use pending_connect::PendingConnect;
 pub(crate) use resolve::{service_id, vm_id};
 pub(crate) use stream::Stream;
 
@@ -38,7 +38,7 @@ pub(crate) fn uses_vsock(_endpoint: &Endpoint) -> bool {
 }
 
 /// Whoever names an endpoint socket means a broker, and must not get somebody else.
-fn is_for_windows(endpoint: &Endpoint) -> io::Result<()> {
+fn require_no_endpoint(endpoint: &Endpoint) -> io::Result<()> {
     let text = match endpoint.vsock() {
         UseVsock::WithoutBroker => return Ok(()),
         UseVsock::Always => "Windows has no AF_VSOCK; its Hyper-V sockets need no endpoint named",
@@ -47,17 +47,17 @@ fn is_for_windows(endpoint: &Endpoint) -> io::Result<()> {
              name none, and unset HVSOCK_ENDPOINT and HVSOCK_DIR"
         }
     };
-    Err(error::plain(io::ErrorKind::Unsupported, text))
+    Err(error::new(io::ErrorKind::Unsupported, text))
 }
 
 /// Connects, listens or explains, and waits up to `bound` for it.
-pub(crate) fn obtain(
+pub(crate) fn execute(
     endpoint: &Endpoint,
     request: &mut Request,
-    bound: Duration,
+    timeout: Duration,
 ) -> io::Result<Outcome> {
-    let deadline = Instant::now() + bound;
-    is_for_windows(endpoint)?;
+    let deadline = Instant::now() + timeout;
+    require_no_endpoint(endpoint)?;
     match request.kind {
         RequestKind::Connect { .. } if request.flags.dry_run => {
             let target = Target::of_connect(&request.address)?;
@@ -65,7 +65,7 @@ pub(crate) fn obtain(
             Ok(Outcome::Explained(explanation))
         }
         RequestKind::Connect { .. } => {
-            let stream = Dial::start(endpoint, request.clone())?.finish(deadline)?;
+            let stream = PendingConnect::start(endpoint, request.clone())?.finish(deadline)?;
             Ok(Outcome::Connected(stream))
         }
         RequestKind::Listen { .. } if request.flags.dry_run => {
@@ -76,7 +76,7 @@ pub(crate) fn obtain(
         RequestKind::Listen { backlog } => {
             let target = Target::of_listen(&request.address)?;
             // Windows lets a bind that can never receive succeed, and says nothing.
-            if let Some(refusal) = facts::against_listen(target.address()) {
+            if let Some(refusal) = facts::listen_refusal(target.address()) {
                 return Err(refusal.into());
             }
             let listener = Listener::new(&target, backlog, request)?;
@@ -104,7 +104,7 @@ fn socket(settings: Settings) -> io::Result<OwnedSocket> {
 impl Explanation {
     /// What Windows' facts come to, in the library's form.
     fn of_facts(explanation: hvsock_hyperv::Explanation) -> Self {
-        let step = |step: hvsock_fabric::Step| crate::Step {
+        let step = |step: hvsock_fabric::Step| crate::ExplanationStep {
             question: step.question,
             answer: step.answer,
             pass: step.pass,

@@ -10,18 +10,20 @@ use hvsock_sys::hyperv::HvOption;
 
 use super::facts;
 use super::resolve::Target;
-use crate::error::worded;
+use crate::error::refused_with;
 
 /// Why there is no socket.
 pub(super) fn of_socket(error: io::Error) -> io::Error {
     match error.raw_os_error() {
-        Some(errno::EAFNOSUPPORT | errno::ESOCKTNOSUPPORT | errno::EPROTONOSUPPORT) => worded(
-            Refusal::NotSupported,
-            format!(
-                "this Windows has no Hyper-V sockets (AF_HYPERV): {}",
-                Missing::HyperV
-            ),
-        ),
+        Some(errno::EAFNOSUPPORT | errno::ESOCKTNOSUPPORT | errno::EPROTONOSUPPORT) => {
+            refused_with(
+                Refusal::NotSupported,
+                format!(
+                    "this Windows has no Hyper-V sockets (AF_HYPERV): {}",
+                    Missing::HyperV
+                ),
+            )
+        }
         _ => error,
     }
 }
@@ -29,7 +31,7 @@ pub(super) fn of_socket(error: io::Error) -> io::Error {
 /// Why an option cannot be set.
 pub(super) fn of_option(option: HvOption, error: io::Error) -> io::Error {
     match error.raw_os_error() {
-        Some(errno::ENOPROTOOPT | errno::EINVAL | errno::EOPNOTSUPP) => worded(
+        Some(errno::ENOPROTOOPT | errno::EINVAL | errno::EOPNOTSUPP) => refused_with(
             Refusal::NotSupported,
             format!("this Windows does not know the socket option {option:?}: {error}"),
         ),
@@ -51,7 +53,7 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
     let number = error.raw_os_error();
     let refusal = number.and_then(|number| facts::refusal(number, target.address(), listening));
     match refusal {
-        Some(Refusal::TimedOut) => worded(
+        Some(Refusal::TimedOut) => refused_with(
             Refusal::TimedOut,
             format!("{} did not answer in time", target.shown()),
         ),
@@ -61,9 +63,9 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
 }
 
 /// The error for a connect that nobody answered.
-pub(super) fn silent(target: &Target, after: Duration) -> io::Error {
+pub(super) fn no_reply_error(target: &Target, after: Duration) -> io::Error {
     let text = format!("{} did not answer within {after:?}", target.shown());
-    worded(Refusal::TimedOut, text)
+    refused_with(Refusal::TimedOut, text)
 }
 
 /// What an error means on a connection that stood.

@@ -9,7 +9,7 @@ use hvsock_address::{
 use hvsock_fabric::Refusal;
 use hvsock_hyperv::{FindVmError, Missing};
 
-use crate::error::worded;
+use crate::error::refused_with;
 use crate::{Endpoint, HvAddr};
 
 /// An address as Windows takes it.
@@ -62,13 +62,13 @@ impl Target {
 
 /// The id of the service with this friendly name.
 pub(crate) fn service_id(endpoint: &Endpoint, name: &ElementName) -> io::Result<ServiceId> {
-    super::is_for_windows(endpoint)?;
+    super::require_no_endpoint(endpoint)?;
     service(name)
 }
 
 /// The id of the virtual machine with this name.
 pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmId> {
-    super::is_for_windows(endpoint)?;
+    super::require_no_endpoint(endpoint)?;
     partition(name)
 }
 
@@ -87,7 +87,7 @@ fn service(name: &ElementName) -> io::Result<ServiceId> {
         None => "; `hvsock service list` shows what is registered",
     };
     let text = format!("no service is registered on this machine as `{name}`{hint}");
-    Err(worded(Refusal::Unregistered, text))
+    Err(refused_with(Refusal::Unregistered, text))
 }
 
 fn partition(name: &PartitionName) -> io::Result<VmId> {
@@ -101,7 +101,7 @@ fn partition(name: &PartitionName) -> io::Result<VmId> {
                 .filter(|missing| !matches!(missing, Missing::HyperV) || vms.is_empty())
                 .map(|missing| format!("; {missing}"))
                 .collect();
-            Err(worded(
+            Err(refused_with(
                 Refusal::PartitionUnknown,
                 format!("{unknown}{more}"),
             ))

@@ -18,8 +18,10 @@ use hvsock_sys::poll::PollFlags;
 use hvsock_sys::stream;
 
 use super::refusal;
-use crate::backend::ending::{no_ring, not_zero, reads_no_more, too_late, write_ended};
-use crate::backend::{Ends, ReadInto, WriteFrom, own_number};
+use crate::backend::errors::{
+    no_shared_memory, nonzero_timeout, peer_stopped_reading, timed_out, write_shut_down,
+};
+use crate::backend::{ConnectionInfo, ReadInto, WriteFrom, next_local_id};
 use crate::os::exports::{Filled, Reserved, RingStats};
 use crate::os::wait;
 use crate::{Interest, Peer, Readiness, Transport};
@@ -28,16 +30,16 @@ use crate::{Interest, Peer, Readiness, Transport};
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Arc<OwnedSocket>,
-    ends: Ends,
+    info: ConnectionInfo,
     nonblocking: AtomicBool,
-    own: Mutex<Own>,
+    local_state: Mutex<LocalState>,
 }
 
 /// What this end has done and set.
 #[derive(Clone, Copy, Debug, Default)]
-struct Own {
-    read_ended: bool,
-    write_ended: bool,
+struct LocalState {
+    read_shut_down: bool,
+    write_shut_down: bool,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
 }
@@ -48,23 +50,23 @@ impl Stream {
         socket: Arc<OwnedSocket>,
         local: SockAddrHv,
         peer: SockAddrHv,
-        caller: Option<Peer>,
+        peer_process: Option<Peer>,
     ) -> Self {
         Self {
             socket,
-            ends: Ends {
+            info: ConnectionInfo {
                 local,
                 peer,
-                caller,
-                number: own_number(),
+                peer_process,
+                id: next_local_id(),
             },
             nonblocking: AtomicBool::new(false),
-            own: Mutex::default(),
+            local_state: Mutex::default(),
         }
     }
 
-    pub(crate) fn ends(&self) -> &Ends {
-        &self.ends
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.info
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -78,11 +80,11 @@ impl Stream {
     pub(crate) fn set_spin(&self, _longest: Duration) {}
 
     pub(crate) fn reserve(&self, _wanted: usize) -> io::Result<Reserved<'_>> {
-        Err(no_ring())
+        Err(no_shared_memory())
     }
 
     pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
-        Err(no_ring())
+        Err(no_shared_memory())
     }
 
     pub(crate) fn descriptor(&self) -> BorrowedSocket<'_> {
@@ -90,13 +92,13 @@ impl Stream {
     }
 
     pub(crate) fn recv(&self, mut into: ReadInto<'_, '_>) -> io::Result<usize> {
-        let limit = self.own().read_timeout;
+        let limit = self.state().read_timeout;
         self.retry(PollFlags::IN, limit, || self.recv_once(&mut into))
     }
 
     /// Receives what is there; `WouldBlock` if nothing is.
     pub(crate) fn recv_once(&self, into: &mut ReadInto<'_, '_>) -> io::Result<usize> {
-        if into.is_empty() || self.own().read_ended {
+        if into.is_empty() || self.state().read_shut_down {
             return Ok(0);
         }
         match into {
@@ -111,14 +113,14 @@ impl Stream {
     }
 
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        let limit = self.own().write_timeout;
+        let limit = self.state().write_timeout;
         self.retry(PollFlags::OUT, limit, || self.send_once(from))
     }
 
     /// Sends what there is room for; `WouldBlock` if there is none.
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        if self.own().write_ended {
-            return Err(write_ended());
+        if self.state().write_shut_down {
+            return Err(write_shut_down());
         }
         match from {
             WriteFrom::One(bytes) => stream::send(&self.socket, bytes),
@@ -126,31 +128,31 @@ impl Stream {
         }
         .map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => error,
-            io::ErrorKind::BrokenPipe => reads_no_more(),
+            io::ErrorKind::BrokenPipe => peer_stopped_reading(),
             _ => refusal::of_connection(error),
         })
     }
 
     /// Whether this end reads no more.
     #[cfg(feature = "tokio")]
-    pub(crate) fn has_ended_reading(&self) -> bool {
-        self.own().read_ended
+    pub(crate) fn is_read_shut_down(&self) -> bool {
+        self.state().read_shut_down
     }
 
     /// Whether receiving would give bytes, the end or an error: `WouldBlock` if not.
     #[cfg(feature = "tokio")]
-    pub(crate) fn look(&self) -> io::Result<()> {
-        self.look_for(Interest::READABLE)
+    pub(crate) fn check_readable(&self) -> io::Result<()> {
+        self.check_ready(Interest::READABLE)
     }
 
     /// Whether sending would take bytes or give an error: `WouldBlock` if not.
     #[cfg(feature = "tokio")]
-    pub(crate) fn look_for_room(&self) -> io::Result<()> {
-        self.look_for(Interest::WRITABLE)
+    pub(crate) fn check_writable(&self) -> io::Result<()> {
+        self.check_ready(Interest::WRITABLE)
     }
 
     #[cfg(feature = "tokio")]
-    fn look_for(&self, interest: Interest) -> io::Result<()> {
+    fn check_ready(&self, interest: Interest) -> io::Result<()> {
         match self.poll(interest, Some(Instant::now()))?.is_empty() {
             true => Err(io::ErrorKind::WouldBlock.into()),
             false => Ok(()),
@@ -177,24 +179,24 @@ impl Stream {
             }
             if let Some(limit) = limit {
                 let at = *deadline.get_or_insert_with(|| Instant::now() + limit);
-                if wait::is_over(Some(at)) {
-                    return Err(too_late());
+                if wait::has_passed(Some(at)) {
+                    return Err(timed_out());
                 }
             }
-            wait::for_a_moment(&self.socket, what, deadline)?;
+            wait::poll_slice(&self.socket, what, deadline)?;
         }
     }
 
-    /// Ends one or both directions. Nobody has to be told beside the data, so nobody waits.
-    pub(crate) fn shutdown(&self, how: Shutdown, _patient: bool) -> io::Result<()> {
+    /// ConnectionInfo one or both directions. Nobody has to be told beside the data, so nobody waits.
+    pub(crate) fn shutdown(&self, how: Shutdown, _may_wait: bool) -> io::Result<()> {
         match stream::shutdown(&self.socket, how) {
             // It is over for both already.
             Err(error) if refusal::is_over(&error) => {}
             result => result?,
         }
-        let mut own = self.own();
-        own.read_ended |= how != Shutdown::Write;
-        own.write_ended |= how != Shutdown::Read;
+        let mut state = self.state();
+        state.read_shut_down |= how != Shutdown::Write;
+        state.write_shut_down |= how != Shutdown::Read;
         Ok(())
     }
 
@@ -204,21 +206,21 @@ impl Stream {
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.own().read_timeout = not_zero(timeout)?;
+        self.state().read_timeout = nonzero_timeout(timeout)?;
         Ok(())
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.own().write_timeout = not_zero(timeout)?;
+        self.state().write_timeout = nonzero_timeout(timeout)?;
         Ok(())
     }
 
     pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        self.own().read_timeout
+        self.state().read_timeout
     }
 
     pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        self.own().write_timeout
+        self.state().write_timeout
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
@@ -235,25 +237,27 @@ impl Stream {
         flags.set(PollFlags::IN, interest.is_readable());
         flags.set(PollFlags::OUT, interest.is_writable());
         loop {
-            let own = *self.own();
-            let got = wait::for_a_moment(&self.socket, flags, deadline)?;
+            let state = *self.state();
+            let got = wait::poll_slice(&self.socket, flags, deadline)?;
             let readable =
-                interest.is_readable() && (own.read_ended || got.contains(PollFlags::IN));
+                interest.is_readable() && (state.read_shut_down || got.contains(PollFlags::IN));
             let writable =
-                interest.is_writable() && (own.write_ended || got.contains(PollFlags::OUT));
-            if readable || writable || wait::is_over(deadline) {
+                interest.is_writable() && (state.write_shut_down || got.contains(PollFlags::OUT));
+            if readable || writable || wait::has_passed(deadline) {
                 return Ok(Readiness::new(readable, writable));
             }
         }
     }
 
     /// Why the connection was cut, if the system knows.
-    pub(crate) fn cut(&self) -> Option<io::Error> {
+    pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(refusal::of_connection(error))
     }
 
-    fn own(&self) -> MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, LocalState> {
+        self.local_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

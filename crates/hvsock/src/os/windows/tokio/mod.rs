@@ -1,10 +1,10 @@
 //! How tokio's runtime watches sockets of Winsock.
 
-mod dial;
+mod execute;
 mod listener;
 mod stream;
 mod watch;
 
-pub(crate) use dial::obtain;
+pub(crate) use execute::execute;
 pub(crate) use listener::ListenerWatch;
 pub(crate) use stream::StreamWatch;

@@ -43,7 +43,7 @@ impl StreamWatch {
         into: &mut ReadInto<'_, '_>,
     ) -> Poll<io::Result<usize>> {
         // Whose end it is to tell is not the system's readiness, but this end's own word.
-        if stream.has_ended_reading() {
+        if stream.is_read_shut_down() {
             return Poll::Ready(Ok(0));
         }
         self.0
@@ -56,10 +56,11 @@ impl StreamWatch {
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        if stream.has_ended_reading() {
+        if stream.is_read_shut_down() {
             return Poll::Ready(Ok(()));
         }
-        self.0.poll(cx, Interest::READABLE, || stream.look())
+        self.0
+            .poll(cx, Interest::READABLE, || stream.check_readable())
     }
 
     /// Reads what is there; `WouldBlock` if nothing is.
@@ -91,6 +92,6 @@ impl StreamWatch {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         self.0
-            .poll(cx, Interest::WRITABLE, || stream.look_for_room())
+            .poll(cx, Interest::WRITABLE, || stream.check_writable())
     }
 }

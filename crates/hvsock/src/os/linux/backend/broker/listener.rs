@@ -14,8 +14,8 @@ use hvsock_sys::message;
 use hvsock_sys::poll::PollFlags;
 
 use super::Stream;
-use super::conversation::is_gone;
-use super::fault;
+use super::endpoint_connection::is_gone;
+use super::errors;
 use crate::os::ready;
 use crate::wait;
 
@@ -25,8 +25,8 @@ pub(crate) struct Listener {
     socket: Arc<OwnedFd>,
     local: SockAddrHv,
     backlog: u32,
-    listener: u64,
-    plain: bool,
+    id: u64,
+    raw_fd: bool,
     nonblocking: AtomicBool,
     state: Mutex<State>,
 }
@@ -34,9 +34,9 @@ pub(crate) struct Listener {
 #[derive(Debug, Default)]
 struct State {
     /// Connections taken whose `ACCEPTED` found no room in the socket yet.
-    unsaid: VecDeque<u64>,
+    pending_acks: VecDeque<u64>,
     /// Why no connection comes any more.
-    cut: Option<Refusal>,
+    reset: Option<Refusal>,
 }
 
 impl Listener {
@@ -44,14 +44,14 @@ impl Listener {
         listening: &Listening,
         local: SockAddrHv,
         socket: Arc<OwnedFd>,
-        plain: bool,
+        raw_fd: bool,
     ) -> Self {
         Self {
             socket,
             local,
             backlog: listening.backlog,
-            listener: listening.listener,
-            plain,
+            id: listening.listener,
+            raw_fd,
             nonblocking: AtomicBool::new(false),
             state: Mutex::default(),
         }
@@ -65,8 +65,8 @@ impl Listener {
         self.backlog
     }
 
-    pub(crate) fn number(&self) -> u64 {
-        self.listener
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
@@ -82,13 +82,13 @@ impl Listener {
     /// Waits until [`Listener::accept_now`] has something to do, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut flags = PollFlags::IN;
-        flags.set(PollFlags::OUT, self.has_unsaid());
+        flags.set(PollFlags::OUT, self.has_pending_acks());
         ready(&self.socket, flags, deadline)
     }
 
     /// Whether room to write is waited for too.
-    pub(crate) fn has_unsaid(&self) -> bool {
-        !self.state().unsaid.is_empty()
+    pub(crate) fn has_pending_acks(&self) -> bool {
+        !self.state().pending_acks.is_empty()
     }
 
     /// Accepts what is there; `WouldBlock` if nothing is.
@@ -98,52 +98,53 @@ impl Listener {
         let mut state = self.state();
         // A connection taken and not acknowledged would keep its place in the backlog, so no
         // other one is taken meanwhile.
-        self.say(&mut state)?;
-        if !state.unsaid.is_empty() {
+        self.send_acks(&mut state)?;
+        if !state.pending_acks.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
-            Ok(received) if received.len == 0 => return Err(state.ended()),
+            Ok(received) if received.len == 0 => return Err(state.end_error()),
             Ok(received) => received,
-            Err(error) if is_gone(&error) => return Err(state.ended()),
+            Err(error) if is_gone(&error) => return Err(state.end_error()),
             Err(error) => return Err(error),
         };
-        let fault = |what: &dyn std::fmt::Display| fault::broker_fault("of this listener", what);
+        let protocol_error =
+            |what: &dyn std::fmt::Display| errors::protocol_error("of this listener", what);
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Incoming(incoming)) => {
-                state.unsaid.push_back(incoming.connection);
-                self.say(&mut state)?;
+                state.pending_acks.push_back(incoming.connection);
+                self.send_acks(&mut state)?;
                 if received.dropped_descriptors {
-                    return Err(fault::no_room_for_descriptors());
+                    return Err(errors::descriptor_limit());
                 }
-                let stream = Stream::accepted(incoming, received.descriptors, self.plain);
+                let stream = Stream::accepted(incoming, received.descriptors, self.raw_fd);
                 stream.map_err(|error| match error.kind() {
-                    io::ErrorKind::InvalidData => fault(&error),
+                    io::ErrorKind::InvalidData => protocol_error(&error),
                     _ => error,
                 })
             }
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
-                state.cut = Some(fault::refusal(&refused));
-                Err(state.ended())
+                state.reset = Some(errors::refusal(&refused));
+                Err(state.end_error())
             }
-            Ok(_) => Err(fault(&"a message that has no place here")),
-            Err(what) => Err(fault(&what)),
+            Ok(_) => Err(protocol_error(&"a message that has no place here")),
+            Err(what) => Err(protocol_error(&what)),
         }
     }
 
     /// Acknowledges what was taken, as far as there is room.
-    fn say(&self, state: &mut State) -> io::Result<()> {
+    fn send_acks(&self, state: &mut State) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(16);
-        while let Some(&connection) = state.unsaid.front() {
+        while let Some(&connection) = state.pending_acks.front() {
             ClientMessage::Accepted { connection }.encode(&mut bytes);
             match message::send(&self.socket, &bytes, &[]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 // Its end is told by the next receive.
-                Err(error) if is_gone(&error) => state.unsaid.clear(),
+                Err(error) if is_gone(&error) => state.pending_acks.clear(),
                 result => result?,
             }
-            state.unsaid.pop_front();
+            state.pending_acks.pop_front();
         }
         Ok(())
     }
@@ -165,10 +166,10 @@ impl Listener {
 
 impl State {
     /// Why no connection comes any more.
-    fn ended(&self) -> io::Error {
-        match self.cut.clone() {
+    fn end_error(&self) -> io::Error {
+        match self.reset.clone() {
             Some(refusal) => refusal.into_cut_error(),
-            None => fault::broker_gone(),
+            None => errors::broker_gone(),
         }
     }
 }

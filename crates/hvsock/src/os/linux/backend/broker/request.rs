@@ -1,7 +1,7 @@
 //! What is asked of a broker to get a connection or a listener, as a sequence of messages and
 //! answers that knows nothing of waiting: the blocking and the asynchronous side drive the same.
 //!
-//! Order of use: open a [`Conversation`], send [`Request::options`]; then, until it is done, send
+//! Order of use: open a [`EndpointConnection`], send [`Request::options`]; then, until it is done, send
 //! [`Request::next`] and hand the answer to [`Request::advance`].
 
 use std::io;
@@ -12,7 +12,7 @@ use hvsock_endpoint::{
     Transports,
 };
 
-use super::conversation::{Answer, Conversation};
+use super::endpoint_connection::{EndpointConnection, Reply};
 use super::{Listener, Stream};
 use crate::Explanation;
 use crate::backend::{Request, RequestKind, Settings};
@@ -24,7 +24,7 @@ pub(crate) enum Outcome {
     Explained(Explanation),
 }
 
-const ODD: &str = "the answer is not one to what was asked";
+const UNEXPECTED: &str = "the reply does not match the request";
 
 impl Request {
     /// The messages that go first and are not answered.
@@ -83,16 +83,16 @@ impl Request {
         }
     }
 
-    /// Takes the answer to the last of [`Request::next`]'s messages, which `conversation` sent;
+    /// Takes the answer to the last of [`Request::next`]'s messages, which `connection` sent;
     /// nothing if the next one is to be sent.
     pub(crate) fn advance(
         &mut self,
-        conversation: &Conversation,
-        answer: Answer,
+        connection: &EndpointConnection,
+        reply: Reply,
     ) -> io::Result<Option<Outcome>> {
-        let socket = conversation.socket();
+        let socket = connection.socket();
         let Flags { plain, dry_run } = self.flags;
-        let outcome = match (answer.message, self.next()) {
+        let outcome = match (reply.message, self.next()) {
             (BrokerMessage::Found { guid }, ClientMessage::Lookup { kind, .. }) => {
                 self.address = match kind {
                     LookupKind::Partition => self.address.at(VmId::from_guid_bytes(guid)),
@@ -106,18 +106,18 @@ impl Request {
             ) if dry_run => Outcome::Explained(Explanation::of_wire(&explained)),
             (BrokerMessage::Connected(connected), ClientMessage::Connect(_)) if !dry_run => {
                 if !self.transports().contains(connected.transport) {
-                    return Err(conversation.fault(&"a transport that was not offered"));
+                    return Err(connection.protocol_error(&"a transport that was not offered"));
                 }
-                let stream = Stream::connected(&connected, answer.descriptors, socket, plain);
+                let stream = Stream::connected(&connected, reply.descriptors, socket, plain);
                 Outcome::Connected(stream.map_err(|error| match error.kind() {
-                    io::ErrorKind::InvalidData => conversation.fault(&error),
+                    io::ErrorKind::InvalidData => connection.protocol_error(&error),
                     _ => error,
                 })?)
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
                 Outcome::Listening(Listener::new(&listening, asked.address, socket, plain))
             }
-            _ => return Err(conversation.fault(&ODD)),
+            _ => return Err(connection.protocol_error(&UNEXPECTED)),
         };
         Ok(Some(outcome))
     }

@@ -3,8 +3,8 @@
 use hvsock_address::{ServiceId, VmId};
 use hvsock_endpoint::{Incoming, Refused};
 
-use super::fault;
-use crate::explain::{Explanation, Step};
+use super::errors;
+use crate::explain::{Explanation, ExplanationStep};
 use crate::{HvAddr, Peer};
 
 impl Peer {
@@ -30,7 +30,7 @@ impl Explanation {
             ..*explained
         };
         let mut this = Self {
-            refusal: (explained.code != 0).then(|| fault::refusal(&refused)),
+            refusal: (explained.code != 0).then(|| errors::refusal(&refused)),
             undecided: None,
             steps: Vec::new(),
             fix: None,
@@ -40,7 +40,7 @@ impl Explanation {
             match (fields.next(), fields.next(), fields.next()) {
                 (Some(word @ ("pass" | "fail")), Some(question), Some(answer)) => {
                     let (question, answer) = (question.to_owned(), answer.to_owned());
-                    this.steps.push(Step {
+                    this.steps.push(ExplanationStep {
                         question,
                         answer,
                         pass: word == "pass",

@@ -10,9 +10,9 @@ use hvsock_sys::poll::PollFlags;
 use hvsock_sys::vsock;
 
 use super::machine::Machine;
-use super::resolve::{Caller, Place, Whom};
+use super::resolve::{AcceptFilter, ListenTarget, PeerKind};
 use super::{Stream, refusal, size_buffer};
-use crate::backend::{Request, own_number};
+use crate::backend::{Request, next_local_id};
 use crate::os::ready;
 use crate::{Peer, wait};
 
@@ -22,34 +22,34 @@ pub(crate) struct Listener {
     socket: OwnedFd,
     local: SockAddrHv,
     backlog: u32,
-    number: u64,
+    id: u64,
     machine: Machine,
-    from: Whom,
+    filter: AcceptFilter,
     nonblocking: AtomicBool,
-    turned_away: AtomicU64,
+    rejected: AtomicU64,
 }
 
 impl Listener {
     pub(super) fn new(
         machine: Machine,
-        place: &Place,
+        target: &ListenTarget,
         backlog: u32,
         request: &Request,
     ) -> io::Result<Self> {
         let socket = vsock::socket().map_err(refusal::of_socket)?;
         size_buffer(&socket, request)?;
-        let failed = |error| refusal::of_listen(place, error);
-        vsock::bind(&socket, &place.address.to_bytes()).map_err(failed)?;
+        let failed = |error| refusal::of_listen(target, error);
+        vsock::bind(&socket, &target.address.to_bytes()).map_err(failed)?;
         vsock::listen(&socket, backlog).map_err(failed)?;
         Ok(Self {
             socket,
-            local: place.local,
+            local: target.local,
             backlog,
-            number: own_number(),
+            id: next_local_id(),
             machine,
-            from: place.from,
+            filter: target.filter,
             nonblocking: AtomicBool::new(false),
-            turned_away: AtomicU64::new(0),
+            rejected: AtomicU64::new(0),
         })
     }
 
@@ -61,12 +61,12 @@ impl Listener {
         self.backlog
     }
 
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    pub(crate) fn id(&self) -> u64 {
+        self.id
     }
 
-    pub(crate) fn turned_away(&self) -> u64 {
-        self.turned_away.load(Ordering::Relaxed)
+    pub(crate) fn rejected(&self) -> u64 {
+        self.rejected.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
@@ -91,16 +91,16 @@ impl Listener {
                 return Err(io::ErrorKind::WouldBlock.into());
             };
             let peer = SockAddrVm::from_bytes(&peer)
-                .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
-            let caller = Caller::of(self.machine, peer.cid);
-            if !self.from.takes(caller) {
+                .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
+            let kind = PeerKind::of(self.machine, peer.cid);
+            if !self.filter.accepts(kind) {
                 // The closing is all that it is told.
                 drop(socket);
-                self.turned_away.fetch_add(1, Ordering::Relaxed);
+                self.rejected.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
-            let address = SockAddrHv::new(caller.vm(), ServiceId::from_port(peer.port));
-            let peer = Peer::of_partition(caller.name());
+            let address = SockAddrHv::new(kind.vm(), ServiceId::from_port(peer.port));
+            let peer = Peer::of_partition(kind.name());
             return Ok(Stream::new(socket, self.local, address, Some(peer)));
         }
     }

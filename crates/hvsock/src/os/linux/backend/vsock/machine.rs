@@ -15,7 +15,7 @@ pub(super) enum Machine {
     /// The host of virtual machines.
     Host,
     /// A machine that no transport connects with another one.
-    Alone,
+    NoTransport,
 }
 
 /// Linux lists here what hangs on Hyper-V's bus between host and guest.
@@ -32,7 +32,7 @@ impl Machine {
             Some(SockAddrVm::CID_HOST) => Self::Host,
             None | Some(SockAddrVm::CID_ANY) if vmbus => Self::HyperV,
             None => Self::Guest { cid: None },
-            Some(0 | SockAddrVm::CID_LOCAL | SockAddrVm::CID_ANY) => Self::Alone,
+            Some(0 | SockAddrVm::CID_LOCAL | SockAddrVm::CID_ANY) => Self::NoTransport,
             Some(cid) => Self::Guest { cid: Some(cid) },
         }
     }
@@ -43,7 +43,7 @@ impl Machine {
     }
 
     /// Whether `cid` is this machine itself.
-    pub(super) fn is_own(self, cid: u32) -> bool {
+    pub(super) fn is_local_cid(self, cid: u32) -> bool {
         cid == SockAddrVm::CID_LOCAL || self == Self::Guest { cid: Some(cid) }
     }
 }
@@ -60,10 +60,10 @@ mod tests {
         assert_eq!(Machine::of(Some(42), true), guest);
         assert_eq!(Machine::of(Some(2), false), Machine::Host);
         assert_eq!(Machine::of(Some(u32::MAX), true), Machine::HyperV);
-        assert_eq!(Machine::of(Some(u32::MAX), false), Machine::Alone);
+        assert_eq!(Machine::of(Some(u32::MAX), false), Machine::NoTransport);
         assert_eq!(Machine::of(None, true), Machine::HyperV);
         assert_eq!(Machine::of(None, false), Machine::Guest { cid: None });
-        assert!(guest.is_own(42) && guest.is_own(1) && !guest.is_own(43));
-        assert!(!Machine::Guest { cid: None }.is_own(42));
+        assert!(guest.is_local_cid(42) && guest.is_local_cid(1) && !guest.is_local_cid(43));
+        assert!(!Machine::Guest { cid: None }.is_local_cid(42));
     }
 }

@@ -3,15 +3,15 @@
 //! - [`machine`]: where `AF_VSOCK` leads from this machine;
 //! - [`resolve`]: what an address means here;
 //! - [`refusal`]: what the kernel's errors mean;
-//! - [`dial`]: a connect;
+//! - [`pending`]: a connect;
 //! - [`listener`] and [`stream`]: what comes of them.
 //!
 //! The kernel knows less than a broker: no names, no rules, and one kind of end. Whatever it
 //! cannot do is an error that says so, or is listed in the crate's documentation.
 
-mod dial;
 mod listener;
 mod machine;
+mod pending_connect;
 mod refusal;
 mod resolve;
 mod stream;
@@ -24,37 +24,36 @@ use std::time::{Duration, Instant};
 use hvsock_endpoint::ClientMessage;
 use hvsock_sys::vsock;
 
-pub(crate) use dial::Dial;
 pub(crate) use listener::Listener;
+pub(crate) use pending_connect::PendingConnect;
 pub(crate) use stream::Stream;
 
 use crate::backend::{Outcome, Request, RequestKind};
-use crate::error::plain;
-use crate::{Explanation, HvAddr, NoRegistry, Refusal, Step, refusal_of};
-use dial::Attempt;
+use crate::{Explanation, ExplanationStep, HvAddr, NoRegistry, Refusal, error, refusal_of};
 use machine::Machine;
-use resolve::{Place, Target};
+use pending_connect::ConnectAttempt;
+use resolve::{ConnectTarget, ListenTarget};
 
 /// Whether this machine is one that has a host to reach by `AF_VSOCK`.
-pub(crate) fn is_offered() -> bool {
+pub(crate) fn is_available() -> bool {
     Path::new(vsock::DEVICE).exists() && Machine::detect().is_guest()
 }
 
 /// Connects or listens, and waits up to `bound` for it.
-pub(crate) fn obtain(request: &Request, bound: Duration) -> io::Result<Outcome> {
+pub(crate) fn execute(request: &Request, timeout: Duration) -> io::Result<Outcome> {
     let machine = Machine::detect();
     if request.flags.dry_run {
         return explain(machine, request).map(Outcome::Explained);
     }
     match request.kind {
         RequestKind::Connect { .. } => {
-            let deadline = Instant::now() + bound;
-            let stream = Attempt::start(machine, request)?.wait(deadline)?;
+            let deadline = Instant::now() + timeout;
+            let stream = ConnectAttempt::start(machine, request)?.wait(deadline)?;
             Ok(Outcome::Connected(super::Stream::Vsock(stream)))
         }
         RequestKind::Listen { backlog } => {
-            let place = Place::of(machine, &request.address)?;
-            let listener = Listener::new(machine, &place, backlog, request)?;
+            let target = ListenTarget::of(machine, &request.address)?;
+            let listener = Listener::new(machine, &target, backlog, request)?;
             Ok(Outcome::Listening(super::Listener::Vsock(listener)))
         }
     }
@@ -68,7 +67,7 @@ pub(crate) fn no_registry(asked: &ClientMessage) -> io::Error {
             hvsock_endpoint::LookupKind::Service => NoRegistry::service(name).into(),
             hvsock_endpoint::LookupKind::Partition => NoRegistry::partition(name).into(),
         },
-        _ => plain(
+        _ => error::new(
             io::ErrorKind::Unsupported,
             "there is no broker in this virtual machine",
         ),
@@ -81,14 +80,14 @@ fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
     let address = &request.address;
     let (resolved, asked, within) = match request.kind {
         RequestKind::Connect { .. } => {
-            let target = Target::of(machine, address);
-            let within = target.as_ref().is_ok_and(Target::is_local);
+            let target = ConnectTarget::of(machine, address);
+            let within = target.as_ref().is_ok_and(ConnectTarget::is_local);
             (target.map(|target| target.address), "", within)
         }
         RequestKind::Listen { .. } => {
-            let place = Place::of(machine, address);
-            let within = place.as_ref().is_ok_and(Place::is_local);
-            (place.map(|place| place.address), " --listen", within)
+            let target = ListenTarget::of(machine, address);
+            let within = target.as_ref().is_ok_and(ListenTarget::is_local);
+            (target.map(|target| target.address), " --listen", within)
         }
     };
     let text = match resolved {
@@ -100,7 +99,7 @@ fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
         Ok(to) => format!(
             "the host decides, where it is vsock port {}; ask there with `{}`",
             to.port,
-            at_the_host(address, asked)
+            host_command(address, asked)
         ),
     };
     let text = format!("there is no broker in this virtual machine to say: {text}");
@@ -110,7 +109,7 @@ fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
 impl Explanation {
     /// A refusal by the answer to one question.
     fn refused_by(refusal: Refusal, question: &str, answer: String) -> Self {
-        let step = Step {
+        let step = ExplanationStep {
             question: question.to_owned(),
             answer,
             pass: false,
@@ -139,7 +138,7 @@ fn refused_here(error: io::Error) -> io::Result<Explanation> {
 }
 
 /// The command that explains on the host what is asked here.
-fn at_the_host(address: &HvAddr, listen: &str) -> String {
+fn host_command(address: &HvAddr, listen: &str) -> String {
     let (partition, service) = (address.partition(), address.service());
     format!("hvsock why {partition} {service}{listen} --from THIS_VM")
 }

@@ -7,44 +7,44 @@ use hvsock_fabric::Refusal;
 use hvsock_sys::errno;
 
 use super::machine::Machine;
-use super::resolve::{Place, Target};
-use crate::error::worded;
+use super::resolve::{ConnectTarget, ListenTarget};
+use crate::error::refused_with;
 
 /// Why connecting failed.
-pub(super) fn of_connect(machine: Machine, target: &Target, error: io::Error) -> io::Error {
+pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Error) -> io::Error {
     let (port, local) = (target.address.port, target.is_local());
     match error.raw_os_error() {
         // One packet stands for all of these; it has no room for a reason.
-        Some(errno::ECONNRESET | errno::ECONNREFUSED) if local => worded(
+        Some(errno::ECONNRESET | errno::ECONNREFUSED) if local => refused_with(
             Refusal::NoListener,
             format!("nobody listens on this machine at vsock port {port}, or too many wait there"),
         ),
-        Some(errno::ECONNRESET | errno::ECONNREFUSED) => worded(
+        Some(errno::ECONNRESET | errno::ECONNREFUSED) => refused_with(
             Refusal::NoListener,
             format!(
                 "the host takes no connection from here to vsock port {port}: nobody listens \
                  there, or the service is not registered, or not for this machine; which of \
                  these, the host's log and {} say",
-                asked_at_the_host(target)
+                host_command(target)
             ),
         ),
-        Some(errno::ETIMEDOUT) if machine == Machine::HyperV => worded(
+        Some(errno::ETIMEDOUT) if machine == Machine::HyperV => refused_with(
             Refusal::TimedOut,
             format!(
                 "no answer for vsock port {port} in time; a host with Hyper-V gives none either \
                  where the service is not registered or nobody listens"
             ),
         ),
-        Some(errno::ETIMEDOUT) => silent(target, None),
+        Some(errno::ETIMEDOUT) => no_reply_error(target, None),
         Some(errno::EADDRNOTAVAIL) if local => no_loopback(),
-        Some(errno::ENODEV | errno::ENETUNREACH | errno::EHOSTUNREACH) => worded(
+        Some(errno::ENODEV | errno::ENETUNREACH | errno::EHOSTUNREACH) => refused_with(
             Refusal::NotReachable,
             format!(
                 "no vsock transport of this machine leads to CID {}",
                 target.address.cid
             ),
         ),
-        Some(errno::EPERM | errno::EACCES) => worded(
+        Some(errno::EPERM | errno::EACCES) => refused_with(
             Refusal::Denied {
                 rule: "the kernel".to_owned(),
             },
@@ -55,7 +55,7 @@ pub(super) fn of_connect(machine: Machine, target: &Target, error: io::Error) ->
 }
 
 /// The error for a connect that nobody answered.
-pub(super) fn silent(target: &Target, after: Option<Duration>) -> io::Error {
+pub(super) fn no_reply_error(target: &ConnectTarget, after: Option<Duration>) -> io::Error {
     let port = target.address.port;
     let whom = if target.is_local() {
         "this machine"
@@ -64,14 +64,14 @@ pub(super) fn silent(target: &Target, after: Option<Duration>) -> io::Error {
     };
     let after = after.map_or_else(|| "in time".to_owned(), |after| format!("within {after:?}"));
     let text = format!("{whom} did not answer {after} whether somebody is at vsock port {port}");
-    worded(Refusal::TimedOut, text)
+    refused_with(Refusal::TimedOut, text)
 }
 
 /// Why listening failed.
-pub(super) fn of_listen(place: &Place, error: io::Error) -> io::Error {
-    let port = place.address.port;
+pub(super) fn of_listen(target: &ListenTarget, error: io::Error) -> io::Error {
+    let port = target.address.port;
     match error.raw_os_error() {
-        Some(errno::EADDRINUSE) => worded(
+        Some(errno::EADDRINUSE) => refused_with(
             Refusal::AddressInUse,
             format!(
                 "vsock port {port} is taken on this machine; the kernel has one listener for it, \
@@ -79,7 +79,7 @@ pub(super) fn of_listen(place: &Place, error: io::Error) -> io::Error {
             ),
         ),
         Some(errno::EADDRNOTAVAIL) => no_loopback(),
-        Some(errno::EACCES) => worded(
+        Some(errno::EACCES) => refused_with(
             Refusal::Denied {
                 rule: "CAP_NET_BIND_SERVICE".to_owned(),
             },
@@ -95,11 +95,11 @@ pub(super) fn of_listen(place: &Place, error: io::Error) -> io::Error {
 /// Why there is no socket.
 pub(super) fn of_socket(error: io::Error) -> io::Error {
     match error.raw_os_error() {
-        Some(errno::EAFNOSUPPORT) => worded(
+        Some(errno::EAFNOSUPPORT) => refused_with(
             Refusal::NotSupported,
             "this kernel has no AF_VSOCK, or its module `vsock` is not loaded",
         ),
-        Some(errno::ENOMEM | errno::ENOBUFS) => worded(
+        Some(errno::ENOMEM | errno::ENOBUFS) => refused_with(
             Refusal::LimitReached {
                 which: "the kernel's memory".to_owned(),
             },
@@ -118,14 +118,14 @@ pub(super) fn reset() -> io::Error {
 }
 
 fn no_loopback() -> io::Error {
-    worded(
+    refused_with(
         Refusal::AddressNotAvailable,
         "this kernel has no vsock loopback; load its module with `modprobe vsock_loopback`",
     )
 }
 
 /// The command that explains on the host what is refused here.
-pub(super) fn asked_at_the_host(target: &Target) -> String {
+pub(super) fn host_command(target: &ConnectTarget) -> String {
     let service = hvsock_address::ServiceRef::Id(target.peer.service);
     format!("`hvsock why parent {service} --from THIS_VM` there")
 }
@@ -139,9 +139,9 @@ mod tests {
 
     const GUEST: Machine = Machine::Guest { cid: Some(42) };
 
-    fn target(vm: VmId) -> Target {
+    fn target(vm: VmId) -> ConnectTarget {
         let address = SockAddrHv::new(vm, ServiceId::from_port(2761));
-        Target::of(GUEST, &HvAddr::from(address)).unwrap()
+        ConnectTarget::of(GUEST, &HvAddr::from(address)).unwrap()
     }
 
     fn connect(vm: VmId, machine: Machine, number: i32) -> (Option<Refusal>, String) {
@@ -190,7 +190,7 @@ mod tests {
     #[test]
     fn a_listen_fails_in_them_too() {
         let address = SockAddrHv::new(VmId::WILDCARD, ServiceId::from_port(22));
-        let place = Place::of(GUEST, &HvAddr::from(address)).unwrap();
+        let target = ListenTarget::of(GUEST, &HvAddr::from(address)).unwrap();
         let privileged = Refusal::Denied {
             rule: "CAP_NET_BIND_SERVICE".to_owned(),
         };
@@ -199,7 +199,7 @@ mod tests {
             (errno::EADDRNOTAVAIL, Refusal::AddressNotAvailable),
             (errno::EACCES, privileged),
         ] {
-            let error = of_listen(&place, io::Error::from_raw_os_error(number));
+            let error = of_listen(&target, io::Error::from_raw_os_error(number));
             assert_eq!(refusal_of(&error), Some(&refusal));
             assert_eq!(error.kind(), refusal.kind());
         }

@@ -7,12 +7,12 @@ use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, SockAddrVm
 use hvsock_fabric::Refusal;
 
 use super::machine::Machine;
-use crate::error::worded;
+use crate::error::refused_with;
 use crate::{HvAddr, NoRegistry};
 
 /// Where to connect to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Target {
+pub(super) struct ConnectTarget {
     pub(super) address: SockAddrVm,
     /// It as it was asked for.
     pub(super) peer: SockAddrHv,
@@ -20,51 +20,51 @@ pub(super) struct Target {
 
 /// Where to listen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct ListenTarget {
     pub(super) address: SockAddrVm,
     pub(super) local: SockAddrHv,
-    pub(super) from: Whom,
+    pub(super) filter: AcceptFilter,
 }
 
-/// Whom a listener takes.
+/// AcceptFilter a listener takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Whom {
-    Anyone,
+pub(super) enum AcceptFilter {
+    Any,
     Parent,
     /// The kernel lets nobody else through.
-    Itself,
+    Loopback,
 }
 
 /// Who connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Caller {
+pub(super) enum PeerKind {
     Parent,
-    Itself,
+    Loopback,
     /// Another guest of the same host.
     Sibling {
         cid: u32,
     },
 }
 
-impl Target {
+impl ConnectTarget {
     pub(super) fn of(machine: Machine, address: &HvAddr) -> io::Result<Self> {
         let (vm, service) = ids(address)?;
         let (cid, vm) = match vm {
             VmId::LOOPBACK => (SockAddrVm::CID_LOCAL, vm),
             VmId::PARENT => {
-                has_parent(machine, Refusal::NotSupported)?;
+                require_parent(machine, Refusal::NotSupported)?;
                 (SockAddrVm::CID_HOST, vm)
             }
             VmId::ZERO => {
-                has_parent(machine, Refusal::AddressNotAvailable)?;
+                require_parent(machine, Refusal::AddressNotAvailable)?;
                 (SockAddrVm::CID_HOST, VmId::PARENT)
             }
             VmId::CHILDREN | VmId::BROADCAST => {
                 let text = "a connect needs one partition, and this address names many";
-                return Err(worded(Refusal::AddressNotAvailable, text));
+                return Err(refused_with(Refusal::AddressNotAvailable, text));
             }
-            VmId::SILOHOST => return Err(no_container()),
-            _ => return Err(no_ids("reached")),
+            VmId::SILOHOST => return Err(not_in_container()),
+            _ => return Err(id_not_supported("reached")),
         };
         let port = port(machine, vm, service)?;
         Ok(Self {
@@ -79,59 +79,59 @@ impl Target {
     }
 }
 
-impl Place {
+impl ListenTarget {
     pub(super) fn of(machine: Machine, address: &HvAddr) -> io::Result<Self> {
         let (vm, service) = ids(address)?;
-        let (cid, from) = match vm {
-            VmId::WILDCARD => (SockAddrVm::CID_ANY, Whom::Anyone),
-            VmId::LOOPBACK => (SockAddrVm::CID_LOCAL, Whom::Itself),
+        let (cid, filter) = match vm {
+            VmId::WILDCARD => (SockAddrVm::CID_ANY, AcceptFilter::Any),
+            VmId::LOOPBACK => (SockAddrVm::CID_LOCAL, AcceptFilter::Loopback),
             VmId::PARENT => {
-                has_parent(machine, Refusal::NotSupported)?;
+                require_parent(machine, Refusal::NotSupported)?;
                 // Not the machine's own context id: that may change when it is restored.
-                (SockAddrVm::CID_ANY, Whom::Parent)
+                (SockAddrVm::CID_ANY, AcceptFilter::Parent)
             }
             VmId::CHILDREN => {
                 let text = "this machine has no children without a broker of its own";
-                return Err(worded(Refusal::NotReachable, text));
+                return Err(refused_with(Refusal::NotReachable, text));
             }
             VmId::BROADCAST => {
                 let text = "nobody can listen at this address";
-                return Err(worded(Refusal::AddressNotAvailable, text));
+                return Err(refused_with(Refusal::AddressNotAvailable, text));
             }
-            VmId::SILOHOST => return Err(no_container()),
-            _ => return Err(no_ids("heard")),
+            VmId::SILOHOST => return Err(not_in_container()),
+            _ => return Err(id_not_supported("heard")),
         };
         let port = port(machine, vm, service)?;
         Ok(Self {
             address: SockAddrVm::new(cid, port),
             local: SockAddrHv::new(vm, service),
-            from,
+            filter,
         })
     }
 }
 
-impl Place {
+impl ListenTarget {
     /// Whether nobody but this machine itself can come.
     pub(super) fn is_local(&self) -> bool {
-        self.from == Whom::Itself
+        self.filter == AcceptFilter::Loopback
     }
 }
 
-impl Whom {
-    pub(super) fn takes(self, caller: Caller) -> bool {
+impl AcceptFilter {
+    pub(super) fn accepts(self, kind: PeerKind) -> bool {
         match self {
-            Self::Anyone => true,
-            Self::Parent => caller == Caller::Parent,
-            Self::Itself => caller == Caller::Itself,
+            Self::Any => true,
+            Self::Parent => kind == PeerKind::Parent,
+            Self::Loopback => kind == PeerKind::Loopback,
         }
     }
 }
 
-impl Caller {
+impl PeerKind {
     pub(super) fn of(machine: Machine, cid: u32) -> Self {
         match cid {
             0 | SockAddrVm::CID_HOST => Self::Parent,
-            _ if machine.is_own(cid) => Self::Itself,
+            _ if machine.is_local_cid(cid) => Self::Loopback,
             _ => Self::Sibling { cid },
         }
     }
@@ -140,7 +140,7 @@ impl Caller {
     pub(super) fn vm(self) -> VmId {
         match self {
             Self::Parent => VmId::PARENT,
-            Self::Itself => VmId::LOOPBACK,
+            Self::Loopback => VmId::LOOPBACK,
             Self::Sibling { .. } => VmId::ZERO,
         }
     }
@@ -148,7 +148,7 @@ impl Caller {
     pub(super) fn name(self) -> String {
         match self {
             Self::Parent => "parent".to_owned(),
-            Self::Itself => "loopback".to_owned(),
+            Self::Loopback => "loopback".to_owned(),
             Self::Sibling { cid } => format!("cid {cid}"),
         }
     }
@@ -172,29 +172,29 @@ fn port(machine: Machine, vm: VmId, service: ServiceId) -> io::Result<u32> {
             "on Hyper-V a Linux guest knows services by vsock port only, and the GUID {service} \
              stands for none; use one of the form PORT-facb-11e6-bd58-64006a7986d3 on both sides"
         );
-        return Err(worded(Refusal::ServiceNotMappable, text));
+        return Err(refused_with(Refusal::ServiceNotMappable, text));
     }
     match service.port_for_guests() {
         Some(SockAddrVm::PORT_ANY) => {
             let text = "vsock port 4294967295 stands for any port and is none";
-            Err(worded(Refusal::AddressNotAvailable, text))
+            Err(refused_with(Refusal::AddressNotAvailable, text))
         }
         Some(port) => Ok(port),
         None => {
             let text = "the zero GUID is no service";
-            Err(worded(Refusal::AddressNotAvailable, text))
+            Err(refused_with(Refusal::AddressNotAvailable, text))
         }
     }
 }
 
-fn has_parent(machine: Machine, of_the_host: Refusal) -> io::Result<()> {
+fn require_parent(machine: Machine, of_the_host: Refusal) -> io::Result<()> {
     match machine {
         Machine::Guest { .. } | Machine::HyperV => Ok(()),
-        Machine::Host => Err(worded(
+        Machine::Host => Err(refused_with(
             of_the_host,
             "this machine is the host of its virtual machines and has no parent",
         )),
-        Machine::Alone => Err(worded(
+        Machine::NoTransport => Err(refused_with(
             Refusal::NotReachable,
             "no vsock device connects this machine with a host; if it is a virtual machine, give \
              it one (`virtio-vsock`), or load its driver",
@@ -202,17 +202,17 @@ fn has_parent(machine: Machine, of_the_host: Refusal) -> io::Result<()> {
     }
 }
 
-fn no_container() -> io::Error {
+fn not_in_container() -> io::Error {
     let text = "this process is in no container that a broker knows of";
-    worded(Refusal::AddressNotAvailable, text)
+    refused_with(Refusal::AddressNotAvailable, text)
 }
 
-fn no_ids(what: &str) -> io::Error {
+fn id_not_supported(what: &str) -> io::Error {
     let text = format!(
         "without a broker no partition can be {what} by its id: AF_VSOCK knows the parent and the \
          machine itself"
     );
-    worded(Refusal::NotReachable, text)
+    refused_with(Refusal::NotReachable, text)
 }
 
 #[cfg(test)]
@@ -224,7 +224,7 @@ mod tests {
     const SERVICE: ServiceId = ServiceId::from_port(2761);
 
     fn connect(machine: Machine, vm: VmId) -> Result<(u32, VmId), Refusal> {
-        let target = Target::of(machine, &HvAddr::new(vm, SERVICE));
+        let target = ConnectTarget::of(machine, &HvAddr::new(vm, SERVICE));
         let target = target.map_err(|error| refusal_of(&error).cloned().unwrap())?;
         assert_eq!(
             (target.address.port, target.peer.service),
@@ -234,12 +234,12 @@ mod tests {
         Ok((target.address.cid, target.peer.vm))
     }
 
-    fn listen(machine: Machine, vm: VmId) -> Result<(u32, Whom), Refusal> {
-        let place = Place::of(machine, &HvAddr::new(vm, SERVICE));
-        let place = place.map_err(|error| refusal_of(&error).cloned().unwrap())?;
-        assert_eq!(place.address.port, 2761);
-        assert_eq!(place.local, SockAddrHv::new(vm, SERVICE));
-        Ok((place.address.cid, place.from))
+    fn listen(machine: Machine, vm: VmId) -> Result<(u32, AcceptFilter), Refusal> {
+        let target = ListenTarget::of(machine, &HvAddr::new(vm, SERVICE));
+        let target = target.map_err(|error| refusal_of(&error).cloned().unwrap())?;
+        assert_eq!(target.address.port, 2761);
+        assert_eq!(target.local, SockAddrHv::new(vm, SERVICE));
+        Ok((target.address.cid, target.filter))
     }
 
     #[test]
@@ -263,9 +263,12 @@ mod tests {
         assert_eq!(connect(host, VmId::ZERO), Err(Refusal::AddressNotAvailable));
         assert_eq!(listen(host, VmId::PARENT), Err(Refusal::NotSupported));
         for vm in [VmId::PARENT, VmId::ZERO] {
-            assert_eq!(connect(Machine::Alone, vm), Err(Refusal::NotReachable));
+            assert_eq!(
+                connect(Machine::NoTransport, vm),
+                Err(Refusal::NotReachable)
+            );
         }
-        for machine in [Machine::Host, Machine::Alone] {
+        for machine in [Machine::Host, Machine::NoTransport] {
             assert_eq!(connect(machine, VmId::LOOPBACK), Ok((1, VmId::LOOPBACK)));
         }
     }
@@ -273,9 +276,12 @@ mod tests {
     #[test]
     fn a_listener_takes_whom_its_address_names() {
         let any = SockAddrVm::CID_ANY;
-        assert_eq!(listen(GUEST, VmId::WILDCARD), Ok((any, Whom::Anyone)));
-        assert_eq!(listen(GUEST, VmId::PARENT), Ok((any, Whom::Parent)));
-        assert_eq!(listen(GUEST, VmId::LOOPBACK), Ok((1, Whom::Itself)));
+        assert_eq!(listen(GUEST, VmId::WILDCARD), Ok((any, AcceptFilter::Any)));
+        assert_eq!(listen(GUEST, VmId::PARENT), Ok((any, AcceptFilter::Parent)));
+        assert_eq!(
+            listen(GUEST, VmId::LOOPBACK),
+            Ok((1, AcceptFilter::Loopback))
+        );
         for vm in [VmId::BROADCAST, VmId::SILOHOST] {
             assert_eq!(listen(GUEST, vm), Err(Refusal::AddressNotAvailable));
         }
@@ -283,21 +289,21 @@ mod tests {
             assert_eq!(listen(GUEST, vm), Err(Refusal::NotReachable));
         }
 
-        let [host, own, local, sibling] = [2, 42, 1, 43].map(|cid| Caller::of(GUEST, cid));
-        assert_eq!([host, own], [Caller::Parent, Caller::Itself]);
+        let [host, own, local, sibling] = [2, 42, 1, 43].map(|cid| PeerKind::of(GUEST, cid));
+        assert_eq!([host, own], [PeerKind::Parent, PeerKind::Loopback]);
         let who = [host, own, local, sibling];
         assert_eq!(
-            who.map(Caller::vm),
+            who.map(PeerKind::vm),
             [VmId::PARENT, VmId::LOOPBACK, VmId::LOOPBACK, VmId::ZERO]
         );
         assert_eq!(sibling.name(), "cid 43");
-        assert_eq!(who.map(|who| Whom::Anyone.takes(who)), [true; 4]);
+        assert_eq!(who.map(|who| AcceptFilter::Any.accepts(who)), [true; 4]);
         assert_eq!(
-            who.map(|who| Whom::Parent.takes(who)),
+            who.map(|who| AcceptFilter::Parent.accepts(who)),
             [true, false, false, false]
         );
         assert_eq!(
-            who.map(|who| Whom::Itself.takes(who)),
+            who.map(|who| AcceptFilter::Loopback.accepts(who)),
             [false, true, true, false]
         );
     }
@@ -305,12 +311,12 @@ mod tests {
     #[test]
     fn a_guid_off_the_template_has_a_port_but_not_on_hyper_v() {
         let service: ServiceId = "0b2f1f0e-0000-4000-8000-000000000001".parse().unwrap();
-        let of = |machine, vm| Target::of(machine, &HvAddr::new(vm, service));
+        let of = |machine, vm| ConnectTarget::of(machine, &HvAddr::new(vm, service));
         let alias = of(GUEST, VmId::PARENT).unwrap();
         assert_eq!(Some(alias.address.port), service.vsock_alias());
         assert_eq!(alias.peer, SockAddrHv::new(VmId::PARENT, service));
-        let place = Place::of(GUEST, &HvAddr::new(VmId::WILDCARD, service)).unwrap();
-        assert_eq!(place.address.port, alias.address.port);
+        let target = ListenTarget::of(GUEST, &HvAddr::new(VmId::WILDCARD, service)).unwrap();
+        assert_eq!(target.address.port, alias.address.port);
 
         let error = of(Machine::HyperV, VmId::PARENT).unwrap_err();
         assert_eq!(refusal_of(&error), Some(&Refusal::ServiceNotMappable));
@@ -325,8 +331,8 @@ mod tests {
         for service in [ServiceId::ZERO, ServiceId::from_port(u32::MAX)] {
             let address = HvAddr::new(VmId::LOOPBACK, service);
             for error in [
-                Target::of(GUEST, &address).map(|_| ()).unwrap_err(),
-                Place::of(GUEST, &address).map(|_| ()).unwrap_err(),
+                ConnectTarget::of(GUEST, &address).map(|_| ()).unwrap_err(),
+                ListenTarget::of(GUEST, &address).map(|_| ()).unwrap_err(),
             ] {
                 assert_eq!(refusal_of(&error), Some(&Refusal::AddressNotAvailable));
             }
@@ -341,7 +347,7 @@ mod tests {
         );
         let partition = HvAddr::new("web".parse::<PartitionRef>().unwrap(), SERVICE);
         for (address, name) in [(service, "`HV Socket Demo`"), (partition, "`web`")] {
-            let error = Target::of(GUEST, &address).unwrap_err();
+            let error = ConnectTarget::of(GUEST, &address).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::NotFound);
             assert!(error.get_ref().unwrap().is::<NoRegistry>());
             assert!(error.to_string().contains(name), "{error}");

@@ -16,27 +16,27 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{errno, poll, stream};
 
 use super::refusal;
-use crate::backend::ending::{not_zero, reads_no_more, too_late, write_ended};
-use crate::backend::{Ends, ReadInto, WriteFrom, own_number};
+use crate::backend::errors::{nonzero_timeout, peer_stopped_reading, timed_out, write_shut_down};
+use crate::backend::{ConnectionInfo, ReadInto, WriteFrom, next_local_id};
 use crate::{Interest, Peer, Readiness};
 
 /// How often who waits for room looks whether there will be none: see
-/// [`Stream::has_ended_writing`].
-const LOOK_UP: Duration = Duration::from_millis(100);
+/// [`Stream::is_write_closed`].
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// One end of a connection.
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: OwnedFd,
-    ends: Ends,
+    info: ConnectionInfo,
     nonblocking: AtomicBool,
-    own: Mutex<Own>,
+    local_state: Mutex<LocalState>,
 }
 
 /// What this end has done and set.
 #[derive(Debug, Default)]
-struct Own {
-    write_ended: bool,
+struct LocalState {
+    write_shut_down: bool,
     read_timeout: Option<Duration>,
     write_timeout: Option<Duration>,
 }
@@ -47,23 +47,23 @@ impl Stream {
         socket: OwnedFd,
         local: SockAddrHv,
         peer: SockAddrHv,
-        caller: Option<Peer>,
+        peer_process: Option<Peer>,
     ) -> Self {
         Self {
             socket,
-            ends: Ends {
+            info: ConnectionInfo {
                 local,
                 peer,
-                caller,
-                number: own_number(),
+                peer_process,
+                id: next_local_id(),
             },
             nonblocking: AtomicBool::new(false),
-            own: Mutex::default(),
+            local_state: Mutex::default(),
         }
     }
 
-    pub(crate) fn ends(&self) -> &Ends {
-        &self.ends
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.info
     }
 
     pub(crate) fn data(&self) -> BorrowedFd<'_> {
@@ -89,8 +89,8 @@ impl Stream {
             WriteFrom::Many(slices) => stream::send_vectored(&self.socket, slices),
         }
         .map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe if self.own().write_ended => write_ended(),
-            io::ErrorKind::BrokenPipe => reads_no_more(),
+            io::ErrorKind::BrokenPipe if self.state().write_shut_down => write_shut_down(),
+            io::ErrorKind::BrokenPipe => peer_stopped_reading(),
             _ => self.failed(error),
         })
     }
@@ -98,7 +98,7 @@ impl Stream {
     /// Looks whether receiving would give bytes, the end or an error; `WouldBlock` if not. Not by
     /// peeking, which Hyper-V's transport does not have.
     #[cfg(feature = "tokio")]
-    pub(crate) fn look(&self) -> io::Result<usize> {
+    pub(crate) fn check_readable(&self) -> io::Result<usize> {
         match crate::os::ready(&self.socket, PollFlags::IN, Some(Instant::now()))? {
             true => Ok(1),
             false => Err(io::ErrorKind::WouldBlock.into()),
@@ -113,7 +113,7 @@ impl Stream {
             _ if error.kind() == io::ErrorKind::WouldBlock
                 && !self.nonblocking.load(Ordering::Relaxed) =>
             {
-                too_late()
+                timed_out()
             }
             _ => error,
         }
@@ -126,7 +126,7 @@ impl Stream {
             result => result?,
         }
         if how != Shutdown::Read {
-            self.own().write_ended = true;
+            self.state().write_shut_down = true;
         }
         Ok(())
     }
@@ -138,25 +138,25 @@ impl Stream {
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = not_zero(timeout)?;
+        let timeout = nonzero_timeout(timeout)?;
         stream::set_recv_timeout(&self.socket, timeout)?;
-        self.own().read_timeout = timeout;
+        self.state().read_timeout = timeout;
         Ok(())
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = not_zero(timeout)?;
+        let timeout = nonzero_timeout(timeout)?;
         stream::set_send_timeout(&self.socket, timeout)?;
-        self.own().write_timeout = timeout;
+        self.state().write_timeout = timeout;
         Ok(())
     }
 
     pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        self.own().read_timeout
+        self.state().read_timeout
     }
 
     pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        self.own().write_timeout
+        self.state().write_timeout
     }
 
     /// Waits until reading or writing would not, or until `deadline`.
@@ -172,7 +172,7 @@ impl Stream {
             let mut fds = [PollFd::new(&self.socket, flags)];
             let until = match interest.is_writable() {
                 true => {
-                    let slice = Instant::now() + LOOK_UP;
+                    let slice = Instant::now() + RECHECK_INTERVAL;
                     Some(deadline.map_or(slice, |at| at.min(slice)))
                 }
                 false => deadline,
@@ -182,7 +182,7 @@ impl Stream {
             let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
             let readable = interest.is_readable() && (broken || got.contains(PollFlags::IN));
             let writable = interest.is_writable()
-                && (broken || got.contains(PollFlags::OUT) || !found && self.has_ended_writing());
+                && (broken || got.contains(PollFlags::OUT) || !found && self.is_write_closed());
             let over = deadline.is_some_and(|at| at <= Instant::now());
             if readable || writable || over {
                 return Ok(Readiness::new(readable, writable));
@@ -191,26 +191,26 @@ impl Stream {
     }
 
     /// Whether nothing can be sent any more. The kernel's readiness for writing is about room only.
-    pub(crate) fn has_ended_writing(&self) -> bool {
+    pub(crate) fn is_write_closed(&self) -> bool {
         let error = stream::send(&self.socket, &[]).err();
         error.is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock)
     }
 
     /// Why the connection was cut, if the kernel knows.
-    pub(crate) fn cut(&self) -> Option<io::Error> {
+    pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(self.failed(error))
     }
 
     /// The socket itself, and nobody's word on it.
-    pub(crate) fn hand_out(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+    pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         let data = self.socket.try_clone()?;
         self.set_nonblocking(false)?;
         Ok(Some((data, self.clone_control()?)))
     }
 
-    /// Ends the connection, as far as the kernel can: the other end takes it for the end.
-    pub(crate) fn abandon(&self) {
+    /// ConnectionInfo the connection, as far as the kernel can: the other end takes it for the end.
+    pub(crate) fn reset(&self) {
         // It fails only where there is nothing to end.
         let _ = self.shutdown(Shutdown::Both);
     }
@@ -220,7 +220,9 @@ impl Stream {
         Event::new().map(Into::into)
     }
 
-    fn own(&self) -> MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, LocalState> {
+        self.local_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

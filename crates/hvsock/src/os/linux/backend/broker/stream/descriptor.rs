@@ -12,7 +12,7 @@ use hvsock_endpoint::ClientMessage;
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{poll, stream};
 
-use super::super::conversation::is_gone;
+use super::super::endpoint_connection::is_gone;
 use super::link::Link;
 use crate::backend::{ReadInto, WriteFrom};
 use crate::os::backend::Received;
@@ -22,16 +22,16 @@ use crate::{Interest, Readiness};
 #[derive(Debug)]
 pub(super) struct Descriptor {
     data: OwnedFd,
-    plain: bool,
+    raw_fd: bool,
 }
 
 impl Descriptor {
-    pub(super) fn new(data: OwnedFd, plain: bool) -> Self {
-        Self { data, plain }
+    pub(super) fn new(data: OwnedFd, raw_fd: bool) -> Self {
+        Self { data, raw_fd }
     }
 
-    pub(super) fn is_plain(&self) -> bool {
-        self.plain
+    pub(super) fn is_raw_fd(&self) -> bool {
+        self.raw_fd
     }
 
     pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
@@ -50,8 +50,8 @@ impl Descriptor {
     pub(super) fn recv(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<usize> {
         match self.recv_once(link, into) {
             Ok(Received::Bytes(count)) => Ok(count),
-            Ok(Received::Unexplained) => link.wait_for_end(),
-            Err(error) => Err(link.timed_out(error)),
+            Ok(Received::EndPending) => link.wait_for_end(),
+            Err(error) => Err(link.map_timeout(error)),
         }
     }
 
@@ -63,8 +63,8 @@ impl Descriptor {
             ReadInto::Peek(buffer) => stream::peek(&self.data, buffer),
         };
         match result {
-            Ok(0) => link.end(&link.control.look()),
-            Err(error) if is_gone(&error) => link.end(&link.control.look()),
+            Ok(0) => link.read_end(&link.control.drain()),
+            Err(error) if is_gone(&error) => link.read_end(&link.control.drain()),
             result => result.map(Received::Bytes),
         }
     }
@@ -75,24 +75,24 @@ impl Descriptor {
             WriteFrom::Many(slices) => stream::send_vectored(&self.data, slices),
         };
         match result {
-            Err(error) if is_gone(&error) => Err(link.broken()),
-            Err(error) => Err(link.timed_out(error)),
+            Err(error) if is_gone(&error) => Err(link.write_error()),
+            Err(error) => Err(link.map_timeout(error)),
             sent => sent,
         }
     }
 
     /// Says that no data follows. First the word, then the end: the end without the word is a
     /// crash, and a broker that cannot take the word now must not take it for anything else.
-    pub(super) fn end_writing(&self, link: &Link, patient: bool) -> io::Result<()> {
-        link.control.tell(&ClientMessage::Shutdown, patient)?;
+    pub(super) fn shutdown_write(&self, link: &Link, may_wait: bool) -> io::Result<()> {
+        link.control.send(&ClientMessage::Shutdown, may_wait)?;
         stream::shutdown(&self.data, Shutdown::Write)
     }
 
-    pub(super) fn end_reading(&self) -> io::Result<()> {
+    pub(super) fn shutdown_read(&self) -> io::Result<()> {
         stream::shutdown(&self.data, Shutdown::Read)
     }
 
-    /// Ends both directions without a word.
+    /// ConnectionInfo both directions without a word.
     pub(super) fn close(&self) {
         // It fails only where the other side has closed already.
         let _ = stream::shutdown(&self.data, Shutdown::Both);
@@ -105,16 +105,16 @@ impl Descriptor {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<Readiness> {
-        let mut unexplained = false;
+        let mut end_pending = false;
         loop {
             let mut flags = PollFlags::empty();
-            flags.set(PollFlags::IN, interest.is_readable() && !unexplained);
+            flags.set(PollFlags::IN, interest.is_readable() && !end_pending);
             flags.set(PollFlags::OUT, interest.is_writable());
             let mut fds = [
                 PollFd::new(&self.data, flags),
                 PollFd::new(&link.control, PollFlags::IN),
             ];
-            let (first, count) = match (flags.is_empty(), unexplained) {
+            let (first, count) = match (flags.is_empty(), end_pending) {
                 (true, _) => (1, 2),
                 (false, true) => (0, 2),
                 (false, false) => (0, 1),
@@ -126,9 +126,9 @@ impl Descriptor {
             let broken = got.intersects(PollFlags::HUP | PollFlags::ERR);
             let writable = interest.is_writable() && (broken || got.contains(PollFlags::OUT));
             let mut readable = false;
-            if interest.is_readable() && (broken || unexplained || got.contains(PollFlags::IN)) {
+            if interest.is_readable() && (broken || end_pending || got.contains(PollFlags::IN)) {
                 readable = self.would_read(link)?;
-                unexplained = !readable;
+                end_pending = !readable;
             }
             if readable || writable {
                 return Ok(Readiness::new(readable, writable));
@@ -145,7 +145,7 @@ impl Descriptor {
         let mut byte = [0];
         Ok(!matches!(
             self.recv_once(link, ReadInto::Peek(&mut byte)),
-            Ok(Received::Unexplained)
+            Ok(Received::EndPending)
         ))
     }
 }

@@ -6,29 +6,29 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::control::{Control, Word};
-use crate::backend::ending::{reads_no_more, too_late, write_ended};
+use super::super::control::{Control, EndStatus};
+use crate::backend::errors::{peer_stopped_reading, timed_out, write_shut_down};
 use crate::os::backend::Received;
 
 /// How long a failed write waits for the reason, which a broker sends before it cuts.
-const REASON_BOUND: Duration = Duration::from_millis(100);
+const REASON_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// One end's way to the broker, and its settings.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) control: Control,
     nonblocking: AtomicBool,
-    own: Mutex<Own>,
+    local_state: Mutex<LocalState>,
 }
 
 /// What this end has done and set.
 #[derive(Debug, Default)]
-pub(super) struct Own {
-    pub(super) read_ended: bool,
-    pub(super) write_ended: bool,
+pub(super) struct LocalState {
+    pub(super) read_shut_down: bool,
+    pub(super) write_shut_down: bool,
     /// Nothing is said when this end goes: its descriptors are somebody else's now, or it has not
     /// ended well.
-    pub(super) silent: bool,
+    pub(super) suppress_shutdown: bool,
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Option<Duration>,
 }
@@ -38,12 +38,14 @@ impl Link {
         Self {
             control: Control::new(socket),
             nonblocking: AtomicBool::new(false),
-            own: Mutex::default(),
+            local_state: Mutex::default(),
         }
     }
 
-    pub(super) fn own(&self) -> MutexGuard<'_, Own> {
-        self.own.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn state(&self) -> MutexGuard<'_, LocalState> {
+        self.local_state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_nonblocking(&self) -> bool {
@@ -56,24 +58,24 @@ impl Link {
 
     /// When a read that begins now must be over.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
-        let timeout = self.own().read_timeout?;
+        let timeout = self.state().read_timeout?;
         Instant::now().checked_add(timeout)
     }
 
     /// When a write that begins now must be over.
     pub(super) fn write_deadline(&self) -> Option<Instant> {
-        let timeout = self.own().write_timeout?;
+        let timeout = self.state().write_timeout?;
         Instant::now().checked_add(timeout)
     }
 
     /// What the end of the data means.
-    pub(super) fn end(&self, word: &Word) -> io::Result<Received> {
-        if word.ended || self.own().read_ended {
+    pub(super) fn read_end(&self, status: &EndStatus) -> io::Result<Received> {
+        if status.ended || self.state().read_shut_down {
             return Ok(Received::Bytes(0));
         }
-        match &word.cut {
+        match &status.reset {
             Some(cut) => Err(cut.clone().into_error()),
-            None => Ok(Received::Unexplained),
+            None => Ok(Received::EndPending),
         }
     }
 
@@ -82,35 +84,35 @@ impl Link {
         if self.is_nonblocking() {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        let word = self.control.wait_for_end(self.read_deadline())?;
-        match self.end(&word)? {
+        let status = self.control.wait_for_end(self.read_deadline())?;
+        match self.read_end(&status)? {
             Received::Bytes(count) => Ok(count),
-            Received::Unexplained => Err(too_late()),
+            Received::EndPending => Err(timed_out()),
         }
     }
 
     /// The reason of a cut that has one, for which a blocking caller waits a moment.
-    pub(super) fn reason(&self) -> Option<io::Error> {
-        let mut word = self.control.look();
-        if !word.explains_end() && !self.is_nonblocking() {
-            let bound = Instant::now() + REASON_BOUND;
-            word = self.control.wait_for_end(Some(bound)).unwrap_or(word);
+    pub(super) fn reset_reason(&self) -> Option<io::Error> {
+        let mut status = self.control.drain();
+        if !status.is_final() && !self.is_nonblocking() {
+            let bound = Instant::now() + REASON_TIMEOUT;
+            status = self.control.wait_for_end(Some(bound)).unwrap_or(status);
         }
-        word.cut.map(super::Cut::into_error)
+        status.reset.map(super::ResetReason::into_error)
     }
 
     /// Why writing fails for good where the other end takes nothing any more.
-    pub(super) fn broken(&self) -> io::Error {
-        if self.own().write_ended {
-            return write_ended();
+    pub(super) fn write_error(&self) -> io::Error {
+        if self.state().write_shut_down {
+            return write_shut_down();
         }
-        self.reason().unwrap_or_else(reads_no_more)
+        self.reset_reason().unwrap_or_else(peer_stopped_reading)
     }
 
     /// Past a time limit the kernel says `WouldBlock`, as it does without blocking.
-    pub(super) fn timed_out(&self, error: io::Error) -> io::Error {
+    pub(super) fn map_timeout(&self, error: io::Error) -> io::Error {
         if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking() {
-            return too_late();
+            return timed_out();
         }
         error
     }

@@ -14,9 +14,9 @@ use std::time::{Duration, Instant};
 use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transport};
 use hvsock_ring::{Filled, Reserved, Side};
 
-use super::control::Cut;
-use crate::backend::ending::{no_ring, not_zero};
-use crate::backend::{Ends, ReadInto, WriteFrom};
+use super::control::ResetReason;
+use crate::backend::errors::{no_shared_memory, nonzero_timeout};
+use crate::backend::{ConnectionInfo, ReadInto, WriteFrom};
 #[cfg(feature = "tokio")]
 use crate::os::backend::Received;
 use crate::{Interest, Peer, Readiness};
@@ -29,13 +29,13 @@ pub(crate) use ring::Ring;
 #[derive(Debug)]
 pub(crate) struct Stream {
     link: Link,
-    ends: Ends,
-    carrier: Carrier,
+    info: ConnectionInfo,
+    path: DataPath,
 }
 
 /// How the bytes move.
 #[derive(Debug)]
-enum Carrier {
+enum DataPath {
     Descriptor(Descriptor),
     Ring(Box<Ring>),
 }
@@ -46,7 +46,7 @@ impl Stream {
         connected: &Connected,
         descriptors: Vec<OwnedFd>,
         socket: Arc<OwnedFd>,
-        plain: bool,
+        raw_fd: bool,
     ) -> io::Result<Self> {
         let Connected {
             transport,
@@ -56,13 +56,13 @@ impl Stream {
         } = *connected;
         Ok(Self {
             link: Link::new(socket),
-            ends: Ends {
+            info: ConnectionInfo {
                 local,
                 peer,
-                caller: None,
-                number: connection,
+                peer_process: None,
+                id: connection,
             },
-            carrier: Carrier::new(transport, Side::First, descriptors, plain)?,
+            path: DataPath::new(transport, Side::First, descriptors, raw_fd)?,
         })
     }
 
@@ -70,45 +70,45 @@ impl Stream {
     pub(super) fn accepted(
         incoming: Incoming,
         mut descriptors: Vec<OwnedFd>,
-        plain: bool,
+        raw_fd: bool,
     ) -> io::Result<Self> {
-        let socket = descriptors.pop().ok_or_else(odd_descriptors)?;
-        let carrier = Carrier::new(incoming.transport, Side::Second, descriptors, plain)?;
+        let socket = descriptors.pop().ok_or_else(unexpected_descriptors)?;
+        let path = DataPath::new(incoming.transport, Side::Second, descriptors, raw_fd)?;
         Ok(Self {
             link: Link::new(Arc::new(socket)),
-            ends: Ends {
+            info: ConnectionInfo {
                 local: incoming.local,
                 peer: incoming.peer,
-                number: incoming.connection,
-                caller: Some(Peer::of_wire(incoming)),
+                id: incoming.connection,
+                peer_process: Some(Peer::of_wire(incoming)),
             },
-            carrier,
+            path,
         })
     }
 
-    pub(crate) fn ends(&self) -> &Ends {
-        &self.ends
+    pub(crate) fn info(&self) -> &ConnectionInfo {
+        &self.info
     }
 
     pub(crate) fn transport(&self) -> crate::Transport {
-        match self.carrier {
-            Carrier::Descriptor(_) => crate::Transport::Descriptor,
-            Carrier::Ring(_) => crate::Transport::Ring,
+        match self.path {
+            DataPath::Descriptor(_) => crate::Transport::Descriptor,
+            DataPath::Ring(_) => crate::Transport::Ring,
         }
     }
 
     /// The ring, if that is the transport.
     pub(crate) fn ring(&self) -> Option<&Ring> {
-        match &self.carrier {
-            Carrier::Descriptor(_) => None,
-            Carrier::Ring(ring) => Some(ring),
+        match &self.path {
+            DataPath::Descriptor(_) => None,
+            DataPath::Ring(ring) => Some(ring),
         }
     }
 
     pub(crate) fn data(&self) -> BorrowedFd<'_> {
-        match &self.carrier {
-            Carrier::Descriptor(data) => data.as_fd(),
-            Carrier::Ring(ring) => ring.news_fd(&self.link),
+        match &self.path {
+            DataPath::Descriptor(data) => data.as_fd(),
+            DataPath::Ring(ring) => ring.readiness_fd(&self.link),
         }
     }
 
@@ -122,9 +122,9 @@ impl Stream {
         if into.is_empty() {
             return Ok(0);
         }
-        match &self.carrier {
-            Carrier::Descriptor(data) => data.recv(&self.link, into),
-            Carrier::Ring(ring) => ring.recv(&self.link, into),
+        match &self.path {
+            DataPath::Descriptor(data) => data.recv(&self.link, into),
+            DataPath::Ring(ring) => ring.recv(&self.link, into),
         }
     }
 
@@ -134,83 +134,84 @@ impl Stream {
         if into.is_empty() {
             return Ok(Received::Bytes(0));
         }
-        match &self.carrier {
-            Carrier::Descriptor(data) => data.recv_once(&self.link, into),
-            Carrier::Ring(ring) => ring.recv_once(&self.link, into),
+        match &self.path {
+            DataPath::Descriptor(data) => data.recv_once(&self.link, into),
+            DataPath::Ring(ring) => ring.recv_once(&self.link, into),
         }
     }
 
     /// What is known of an end that is not explained; `waker` is woken when more is.
     #[cfg(feature = "tokio")]
-    pub(crate) fn end_or_wake(&self, waker: &std::task::Waker) -> io::Result<Received> {
-        self.link.end(&self.link.control.look_or_wake(waker))
+    pub(crate) fn read_end_or_register(&self, waker: &std::task::Waker) -> io::Result<Received> {
+        self.link
+            .read_end(&self.link.control.drain_or_register(waker))
     }
 
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         if from.is_empty() {
             return Ok(0);
         }
-        match &self.carrier {
-            Carrier::Descriptor(data) => data.send(&self.link, from),
-            Carrier::Ring(ring) => ring.send(&self.link, from),
+        match &self.path {
+            DataPath::Descriptor(data) => data.send(&self.link, from),
+            DataPath::Ring(ring) => ring.send(&self.link, from),
         }
     }
 
     /// Sends what there is room for; `WouldBlock` if there is none, whatever the mode.
     #[cfg(feature = "tokio")]
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        match &self.carrier {
-            Carrier::Ring(ring) if !from.is_empty() => ring.send_once(&self.link, from),
+        match &self.path {
+            DataPath::Ring(ring) if !from.is_empty() => ring.send_once(&self.link, from),
             _ => self.send(from),
         }
     }
 
     /// Reserves room, waiting as sending does; `Unsupported` without a ring.
     pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
-        match &self.carrier {
-            Carrier::Descriptor(_) => Err(no_ring()),
-            Carrier::Ring(ring) => ring.reserve(&self.link, wanted),
+        match &self.path {
+            DataPath::Descriptor(_) => Err(no_shared_memory()),
+            DataPath::Ring(ring) => ring.reserve(&self.link, wanted),
         }
     }
 
     /// Lends what has come, waiting as receiving does; `Unsupported` without a ring.
     pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
-        match &self.carrier {
-            Carrier::Descriptor(_) => Err(no_ring()),
-            Carrier::Ring(ring) => ring.fill(&self.link),
+        match &self.path {
+            DataPath::Descriptor(_) => Err(no_shared_memory()),
+            DataPath::Ring(ring) => ring.fill(&self.link),
         }
     }
 
     /// Takes in what the broker says, where it is not read with the data's end.
     #[cfg(feature = "tokio")]
-    pub(crate) fn hear(&self) {
-        if let Carrier::Ring(ring) = &self.carrier {
-            ring.hear(&self.link);
+    pub(crate) fn poll_control(&self) {
+        if let DataPath::Ring(ring) = &self.path {
+            ring.poll_control(&self.link);
         }
     }
 
-    /// Ends one or both directions; `patient` if the caller can be made to wait for the broker.
-    pub(crate) fn shutdown(&self, how: Shutdown, patient: bool) -> io::Result<()> {
-        let mut own = self.link.own();
-        if how != Shutdown::Read && !own.write_ended {
-            match &self.carrier {
-                Carrier::Descriptor(data) => data.end_writing(&self.link, patient)?,
-                Carrier::Ring(ring) => ring.end().shutdown_write(),
+    /// ConnectionInfo one or both directions; `may_wait` if the caller can be made to wait for the broker.
+    pub(crate) fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()> {
+        let mut state = self.link.state();
+        if how != Shutdown::Read && !state.write_shut_down {
+            match &self.path {
+                DataPath::Descriptor(data) => data.shutdown_write(&self.link, may_wait)?,
+                DataPath::Ring(ring) => ring.end().shutdown_write(),
             }
-            own.write_ended = true;
+            state.write_shut_down = true;
         }
-        if how != Shutdown::Write && !own.read_ended {
-            own.read_ended = true;
-            match &self.carrier {
-                Carrier::Descriptor(data) => data.end_reading()?,
-                Carrier::Ring(ring) => ring.end().shutdown_read(),
+        if how != Shutdown::Write && !state.read_shut_down {
+            state.read_shut_down = true;
+            match &self.path {
+                DataPath::Descriptor(data) => data.shutdown_read()?,
+                DataPath::Ring(ring) => ring.end().shutdown_read(),
             }
         }
         Ok(())
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        if let Carrier::Descriptor(data) = &self.carrier {
+        if let DataPath::Descriptor(data) = &self.path {
             hvsock_sys::set_nonblocking(data, nonblocking)?;
         }
         self.link.set_nonblocking(nonblocking);
@@ -218,29 +219,29 @@ impl Stream {
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = not_zero(timeout)?;
-        if let Carrier::Descriptor(data) = &self.carrier {
+        let timeout = nonzero_timeout(timeout)?;
+        if let DataPath::Descriptor(data) = &self.path {
             data.set_recv_timeout(timeout)?;
         }
-        self.link.own().read_timeout = timeout;
+        self.link.state().read_timeout = timeout;
         Ok(())
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = not_zero(timeout)?;
-        if let Carrier::Descriptor(data) = &self.carrier {
+        let timeout = nonzero_timeout(timeout)?;
+        if let DataPath::Descriptor(data) = &self.path {
             data.set_send_timeout(timeout)?;
         }
-        self.link.own().write_timeout = timeout;
+        self.link.state().write_timeout = timeout;
         Ok(())
     }
 
     pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        self.link.own().read_timeout
+        self.link.state().read_timeout
     }
 
     pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        self.link.own().write_timeout
+        self.link.state().write_timeout
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
@@ -248,12 +249,12 @@ impl Stream {
             option: SocketOption::ConnectedSuspend,
             value: on.into(),
         };
-        self.link.control.tell(&message, true)
+        self.link.control.send(&message, true)
     }
 
     /// Why the connection was cut, if it was.
-    pub(crate) fn cut(&self) -> Option<io::Error> {
-        self.link.control.look().cut.map(Cut::into_error)
+    pub(crate) fn reset_reason(&self) -> Option<io::Error> {
+        self.link.control.drain().reset.map(ResetReason::into_error)
     }
 
     /// Waits until reading or writing would not, or until `deadline`.
@@ -262,33 +263,33 @@ impl Stream {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<Readiness> {
-        match &self.carrier {
-            Carrier::Descriptor(data) => data.poll(&self.link, interest, deadline),
-            Carrier::Ring(ring) => ring.poll(&self.link, interest, deadline),
+        match &self.path {
+            DataPath::Descriptor(data) => data.poll(&self.link, interest, deadline),
+            DataPath::Ring(ring) => ring.poll(&self.link, interest, deadline),
         }
     }
 
     /// The descriptors for a program that knows nothing of hvsock, if they are such; whoever has
     /// them then ends the connection.
-    pub(crate) fn hand_out(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-        match &self.carrier {
-            Carrier::Descriptor(data) if data.is_plain() => {
-                let handed = (data.try_clone()?, self.link.control.try_clone()?);
+    pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
+        match &self.path {
+            DataPath::Descriptor(data) if data.is_raw_fd() => {
+                let fds = (data.try_clone()?, self.link.control.try_clone()?);
                 self.set_nonblocking(false)?;
-                self.link.own().silent = true;
-                Ok(Some(handed))
+                self.link.state().suppress_shutdown = true;
+                Ok(Some(fds))
             }
             _ => Ok(None),
         }
     }
 
-    /// Ends the connection without a clean end: the other end sees a reset.
-    pub(crate) fn abandon(&self) {
-        self.link.own().silent = true;
-        match &self.carrier {
+    /// ConnectionInfo the connection without a clean end: the other end sees a reset.
+    pub(crate) fn reset(&self) {
+        self.link.state().suppress_shutdown = true;
+        match &self.path {
             // The end of the data without the word is a crash.
-            Carrier::Descriptor(data) => data.close(),
-            Carrier::Ring(ring) => ring.end().cut(),
+            DataPath::Descriptor(data) => data.close(),
+            DataPath::Ring(ring) => ring.end().cut(),
         }
     }
 
@@ -300,44 +301,44 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.link.own().silent {
+        if self.link.state().suppress_shutdown {
             return;
         }
-        match &self.carrier {
+        match &self.path {
             // First the word, then the end, which is the closing of the data descriptor. A broker
             // that cannot take the word now is one that must not take this for a clean end.
-            Carrier::Descriptor(_) if self.link.own().write_ended => {}
-            Carrier::Descriptor(_) => {
-                let _ = self.link.control.tell(&ClientMessage::Shutdown, false);
+            DataPath::Descriptor(_) if self.link.state().write_shut_down => {}
+            DataPath::Descriptor(_) => {
+                let _ = self.link.control.send(&ClientMessage::Shutdown, false);
             }
-            Carrier::Ring(ring) => ring.end().shutdown_write(),
+            DataPath::Ring(ring) => ring.end().shutdown_write(),
         }
     }
 }
 
-impl Carrier {
+impl DataPath {
     fn new(
         transport: Transport,
         side: Side,
         descriptors: Vec<OwnedFd>,
-        plain: bool,
+        raw_fd: bool,
     ) -> io::Result<Self> {
         match transport {
             Transport::Descriptor => {
                 let [data] =
-                    <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| odd_descriptors())?;
-                Ok(Self::Descriptor(Descriptor::new(data, plain)))
+                    <[OwnedFd; 1]>::try_from(descriptors).map_err(|_| unexpected_descriptors())?;
+                Ok(Self::Descriptor(Descriptor::new(data, raw_fd)))
             }
             Transport::Ring => {
                 let [memory, own, peer] =
-                    <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| odd_descriptors())?;
+                    <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| unexpected_descriptors())?;
                 match Ring::new(side, &memory, hvsock_ring::Bells { own, peer }) {
                     Ok(ring) => Ok(Self::Ring(Box::new(ring))),
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
-                    Err(error) => Err(unmapped(&error)),
+                    Err(error) => Err(map_error(&error)),
                 }
             }
-            _ => Err(crate::error::plain(
+            _ => Err(crate::error::new(
                 io::ErrorKind::InvalidData,
                 "the broker chose a transport that was not offered",
             )),
@@ -346,7 +347,7 @@ impl Carrier {
 }
 
 /// The memory is as it should be, and the system does not let this process have it.
-fn unmapped(error: &io::Error) -> io::Error {
+fn map_error(error: &io::Error) -> io::Error {
     let text = format!(
         "the memory of the connection cannot be mapped ({error}); connect and listen with \
          `shared_memory(false)`, or run the broker with `--no-shared-memory`"
@@ -354,7 +355,7 @@ fn unmapped(error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), text)
 }
 
-fn odd_descriptors() -> io::Error {
+fn unexpected_descriptors() -> io::Error {
     let text = "the broker sent other descriptors than the transport has";
-    crate::error::plain(io::ErrorKind::InvalidData, text)
+    crate::error::new(io::ErrorKind::InvalidData, text)
 }

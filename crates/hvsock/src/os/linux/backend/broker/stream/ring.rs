@@ -17,27 +17,27 @@ use hvsock_ring::{Bells, End, Filled, Reserved, Side, Stop, Woken};
 use hvsock_sys::event;
 
 use super::link::Link;
-use crate::backend::{ReadInto, WriteFrom, ending};
+use crate::backend::{ReadInto, WriteFrom, errors};
 use crate::os::backend::Received;
 use crate::{Interest, Readiness};
 
 /// Bytes in one direction after which a busy end looks whether the broker has said something. At
 /// many GB/s that is some hundred microseconds, and costs a thousandth of the time.
-const LOOK_AFTER: u64 = 4 * 1024 * 1024;
+const POLL_CONTROL_AFTER: u64 = 4 * 1024 * 1024;
 
 /// How long to wait for the broker's word on a peer that went away: it notices at once.
-const WORD_BOUND: Duration = Duration::from_secs(1);
+const END_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One end of a ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
     end: End,
     /// Made when somebody first asks for a descriptor to watch.
-    news: OnceLock<OwnedFd>,
+    epoll: OnceLock<OwnedFd>,
     /// The bell, whose other half is closed, is no part of it any more.
-    is_bell_out: AtomicBool,
+    doorbell_removed: AtomicBool,
     /// Bytes read and bytes written since the last look at what the broker says.
-    moved: [AtomicU64; 2],
+    since_poll: [AtomicU64; 2],
 }
 
 const READ: usize = 0;
@@ -47,9 +47,9 @@ impl Ring {
     pub(super) fn new(side: Side, memory: impl AsFd, bells: Bells) -> io::Result<Self> {
         Ok(Self {
             end: End::open(side, memory, bells)?,
-            news: OnceLock::new(),
-            is_bell_out: AtomicBool::new(false),
-            moved: [AtomicU64::new(0), AtomicU64::new(0)],
+            epoll: OnceLock::new(),
+            doorbell_removed: AtomicBool::new(false),
+            since_poll: [AtomicU64::new(0), AtomicU64::new(0)],
         })
     }
 
@@ -59,12 +59,12 @@ impl Ring {
 
     /// A descriptor that is ready for reading when something has happened since reading or
     /// writing last came to `WouldBlock`.
-    pub(super) fn news_fd(&self, link: &Link) -> BorrowedFd<'_> {
-        if let Some(news) = self.news.get() {
-            return news.as_fd();
+    pub(super) fn readiness_fd(&self, link: &Link) -> BorrowedFd<'_> {
+        if let Some(epoll) = self.epoll.get() {
+            return epoll.as_fd();
         }
         match event::any_of(&[self.end.bell(), link.control.as_fd()]) {
-            Ok(news) => self.news.get_or_init(|| news).as_fd(),
+            Ok(epoll) => self.epoll.get_or_init(|| epoll).as_fd(),
             // Out of descriptors: then without the broker's word, which says why it ended.
             Err(_) => self.end.bell(),
         }
@@ -79,7 +79,7 @@ impl Ring {
     pub(super) fn fill(&self, link: &Link) -> io::Result<Option<Filled<'_>>> {
         let filled = self.read_until(link, || self.end.try_fill())?;
         if let Some(filled) = &filled {
-            self.moved(link, READ, filled.len());
+            self.count_bytes(link, READ, filled.len());
         }
         Ok(filled)
     }
@@ -96,16 +96,16 @@ impl Ring {
             match attempt() {
                 Ok(read) => return Ok(Some(read)),
                 Err(Stop::WouldBlock) => {}
-                Err(Stop::Gone) => return self.wait_for_word(link).map(|_| None),
+                Err(Stop::Gone) => return self.wait_for_end(link).map(|_| None),
                 Err(stop) => return self.stopped(link, stop).map(|_| None),
             }
-            let wish = hvsock_ring::Interest::READ;
+            let interest = hvsock_ring::Interest::READ;
             if link.is_nonblocking() {
-                self.would_block(link, wish)?;
+                self.would_block(link, interest)?;
                 continue;
             }
             let deadline = *deadline.get_or_insert_with(|| link.read_deadline());
-            self.wait(link, wish, deadline)?;
+            self.wait(link, interest, deadline)?;
         }
     }
 
@@ -119,7 +119,7 @@ impl Ring {
         match self.try_recv(link, &mut into) {
             Ok(count) => Ok(Received::Bytes(count)),
             Err(Stop::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(Stop::Gone) => link.end(&link.control.look()),
+            Err(Stop::Gone) => link.read_end(&link.control.drain()),
             Err(stop) => self.stopped(link, stop).map(Received::Bytes),
         }
     }
@@ -130,7 +130,7 @@ impl Ring {
             ReadInto::Many(slices) => self.end.try_read_vectored(slices),
             ReadInto::Peek(buffer) => return self.end.try_peek(buffer),
         }?;
-        self.moved(link, READ, count);
+        self.count_bytes(link, READ, count);
         Ok(count)
     }
 
@@ -141,7 +141,7 @@ impl Ring {
     /// Reserves room, waiting for it as sending does.
     pub(super) fn reserve(&self, link: &Link, wanted: usize) -> io::Result<Reserved<'_>> {
         let reserved = self.write_until(link, || self.end.try_reserve(wanted))?;
-        self.moved(link, WRITE, reserved.len());
+        self.count_bytes(link, WRITE, reserved.len());
         Ok(reserved)
     }
 
@@ -157,13 +157,13 @@ impl Ring {
                 Err(Stop::WouldBlock) => {}
                 Err(stop) => return Err(self.error(link, stop)),
             }
-            let wish = hvsock_ring::Interest::WRITE;
+            let interest = hvsock_ring::Interest::WRITE;
             if link.is_nonblocking() {
-                self.would_block(link, wish)?;
+                self.would_block(link, interest)?;
                 continue;
             }
             let deadline = *deadline.get_or_insert_with(|| link.write_deadline());
-            self.wait(link, wish, deadline)?;
+            self.wait(link, interest, deadline)?;
         }
     }
 
@@ -182,47 +182,47 @@ impl Ring {
             WriteFrom::One(bytes) => self.end.try_write(bytes),
             WriteFrom::Many(slices) => self.end.try_write_vectored(slices),
         }?;
-        self.moved(link, WRITE, count);
+        self.count_bytes(link, WRITE, count);
         Ok(count)
     }
 
     /// Counts, and now and then looks at what the broker says. Two threads that count at once may
     /// lose one of the counts, which only makes the next look come later.
-    fn moved(&self, link: &Link, way: usize, count: usize) {
-        let moved = self.moved[way].load(Ordering::Relaxed) + count as u64;
-        if moved < LOOK_AFTER {
-            self.moved[way].store(moved, Ordering::Relaxed);
+    fn count_bytes(&self, link: &Link, direction: usize, count: usize) {
+        let moved = self.since_poll[direction].load(Ordering::Relaxed) + count as u64;
+        if moved < POLL_CONTROL_AFTER {
+            self.since_poll[direction].store(moved, Ordering::Relaxed);
         } else {
-            self.moved[way].store(0, Ordering::Relaxed);
-            self.hear(link);
+            self.since_poll[direction].store(0, Ordering::Relaxed);
+            self.poll_control(link);
         }
     }
 
     /// Takes in what the broker says.
-    pub(super) fn hear(&self, link: &Link) {
-        let word = link.control.look();
-        if word.cut.is_some() {
+    pub(super) fn poll_control(&self, link: &Link) {
+        let status = link.control.drain();
+        if status.reset.is_some() {
             self.end.cut();
-        } else if word.fresh {
+        } else if status.updated {
             // Others may wait for what this thread has read.
             self.end.hear();
         }
     }
 
     /// Has the bell rung for what comes next; `WouldBlock` if nothing is there yet.
-    fn would_block(&self, link: &Link, wish: hvsock_ring::Interest) -> io::Result<()> {
+    fn would_block(&self, link: &Link, interest: hvsock_ring::Interest) -> io::Result<()> {
         // Whoever watches the descriptor is to find it quiet again.
-        self.hear(link);
-        if !self.end.arm(wish) {
+        self.poll_control(link);
+        if !self.end.arm(interest) {
             return Ok(());
         }
         // A peer that is gone while the connection stands still: there is nothing to do about it
         // yet, and its bell would be ready all the time.
         if self.end.has_hung_up()
-            && let Some(news) = self.news.get()
-            && !self.is_bell_out.swap(true, Ordering::Relaxed)
+            && let Some(epoll) = self.epoll.get()
+            && !self.doorbell_removed.swap(true, Ordering::Relaxed)
         {
-            event::leave_out(news, self.end.bell())?;
+            event::leave_out(epoll, self.end.bell())?;
         }
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -230,30 +230,33 @@ impl Ring {
     fn wait(
         &self,
         link: &Link,
-        wish: hvsock_ring::Interest,
+        interest: hvsock_ring::Interest,
         deadline: Option<Instant>,
     ) -> io::Result<()> {
-        match self.end.wait(wish, Some(link.control.as_fd()), deadline)? {
+        match self
+            .end
+            .wait(interest, Some(link.control.as_fd()), deadline)?
+        {
             Woken::Ready => Ok(()),
             Woken::Watched => {
-                self.hear(link);
+                self.poll_control(link);
                 Ok(())
             }
-            Woken::TimedOut => Err(ending::too_late()),
+            Woken::TimedOut => Err(errors::timed_out()),
         }
     }
 
     /// The peer is gone without a word of its own: waits for the broker's.
-    fn wait_for_word(&self, link: &Link) -> io::Result<usize> {
+    fn wait_for_end(&self, link: &Link) -> io::Result<usize> {
         if !link.is_nonblocking() {
-            let latest = Instant::now() + WORD_BOUND;
+            let latest = Instant::now() + END_STATUS_TIMEOUT;
             let deadline = link.read_deadline().map_or(latest, |at| at.min(latest));
             link.control.wait_for_end(Some(deadline))?;
         }
-        match link.end(&link.control.look())? {
+        match link.read_end(&link.control.drain())? {
             Received::Bytes(count) => Ok(count),
-            Received::Unexplained if link.is_nonblocking() => Err(io::ErrorKind::WouldBlock.into()),
-            Received::Unexplained => Err(reset(Stop::Gone)),
+            Received::EndPending if link.is_nonblocking() => Err(io::ErrorKind::WouldBlock.into()),
+            Received::EndPending => Err(reset(Stop::Gone)),
         }
     }
 
@@ -269,12 +272,12 @@ impl Ring {
     fn error(&self, link: &Link, stop: Stop) -> io::Error {
         match stop {
             Stop::WouldBlock => io::ErrorKind::WouldBlock.into(),
-            Stop::Ended => ending::write_ended(),
+            Stop::Ended => errors::write_shut_down(),
             Stop::Closed => {
-                let cut = link.control.look().cut;
-                cut.map_or_else(ending::reads_no_more, super::Cut::into_error)
+                let reason = link.control.drain().reset;
+                reason.map_or_else(errors::peer_stopped_reading, super::ResetReason::into_error)
             }
-            Stop::Cut | Stop::Gone => link.reason().unwrap_or_else(|| reset(stop)),
+            Stop::Cut | Stop::Gone => link.reset_reason().unwrap_or_else(|| reset(stop)),
             Stop::End | Stop::Unread | Stop::Violated(_) => reset(stop),
         }
     }
@@ -286,19 +289,22 @@ impl Ring {
         interest: Interest,
         deadline: Option<Instant>,
     ) -> io::Result<Readiness> {
-        let wish = hvsock_ring::Interest {
+        let interest = hvsock_ring::Interest {
             read: interest.is_readable(),
             write: interest.is_writable(),
         };
         loop {
-            let readable = wish.read && self.would_read(link, deadline)?;
-            let writable = wish.write && self.end.is_writable();
+            let readable = interest.read && self.would_read(link, deadline)?;
+            let writable = interest.write && self.end.is_writable();
             if readable || writable {
                 return Ok(Readiness::new(readable, writable));
             }
-            match self.end.wait(wish, Some(link.control.as_fd()), deadline)? {
+            match self
+                .end
+                .wait(interest, Some(link.control.as_fd()), deadline)?
+            {
                 Woken::Ready => {}
-                Woken::Watched => self.hear(link),
+                Woken::Watched => self.poll_control(link),
                 Woken::TimedOut => return Ok(Readiness::default()),
             }
         }
@@ -309,7 +315,7 @@ impl Ring {
         match self.end.try_peek(&mut [0]) {
             Err(Stop::WouldBlock) => Ok(false),
             Err(Stop::Gone) => {
-                let latest = Instant::now() + WORD_BOUND;
+                let latest = Instant::now() + END_STATUS_TIMEOUT;
                 let deadline = deadline.map_or(latest, |at| at.min(latest));
                 link.control.wait_for_end(Some(deadline))?;
                 Ok(true)

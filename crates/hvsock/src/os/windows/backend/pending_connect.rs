@@ -13,23 +13,23 @@ use hvsock_sys::poll::PollFlags;
 use super::resolve::Target;
 use super::{Stream, refusal, socket};
 use crate::backend::{Request, RequestKind};
-use crate::os::wait::{for_a_moment, is_over};
+use crate::os::wait::{has_passed, poll_slice};
 use crate::{Endpoint, error};
 
 /// A connect on its way.
 #[derive(Debug)]
-pub(crate) struct Dial {
+pub(crate) struct PendingConnect {
     socket: Arc<OwnedSocket>,
     target: Target,
     timeout: Duration,
     /// It has become a connection, or failed.
-    over: AtomicBool,
+    done: AtomicBool,
 }
 
-impl Dial {
+impl PendingConnect {
     /// Begins to connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
-        super::is_for_windows(endpoint)?;
+        super::require_no_endpoint(endpoint)?;
         let Request {
             address,
             kind,
@@ -37,7 +37,7 @@ impl Dial {
             ..
         } = request;
         let RequestKind::Connect { timeout_ms } = kind else {
-            return Err(error::invalid("this is no connect"));
+            return Err(error::invalid_input("this is no connect"));
         };
         let target = Target::of_connect(&address)?;
         let socket = socket(settings)?;
@@ -48,7 +48,7 @@ impl Dial {
             socket: Arc::new(socket),
             target,
             timeout: Duration::from_millis(timeout_ms.into()),
-            over: AtomicBool::new(false),
+            done: AtomicBool::new(false),
         })
     }
 
@@ -59,8 +59,8 @@ impl Dial {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
-            if is_over(Some(deadline)) {
-                return Err(self.silent());
+            if has_passed(Some(deadline)) {
+                return Err(self.no_reply_error());
             }
             self.wait(deadline)?;
         }
@@ -68,32 +68,32 @@ impl Dial {
 
     /// The connection, once it stands; `WouldBlock` before. Not to be asked again afterwards.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
-        if self.over.load(Ordering::Acquire) {
-            return Err(error::invalid("this connect is over"));
+        if self.done.load(Ordering::Acquire) {
+            return Err(error::invalid_input("this connect is over"));
         }
         let connected = hyperv::connected(&self.socket);
         if let Ok(false) = connected {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         // Winsock tells each end of connecting once.
-        if self.over.swap(true, Ordering::AcqRel) {
-            return Err(error::invalid("this connect is over"));
+        if self.done.swap(true, Ordering::AcqRel) {
+            return Err(error::invalid_input("this connect is over"));
         }
         connected.map_err(|error| refusal::of_connect(&self.target, error))?;
         let local = SockAddrHv::from_bytes(&hyperv::local_address(&self.socket)?)
-            .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
         let socket = Arc::clone(&self.socket);
         Ok(Stream::new(socket, local, self.target.address(), None))
     }
 
     /// The error for a connect that takes too long.
-    pub(crate) fn silent(&self) -> io::Error {
-        refusal::silent(&self.target, self.timeout)
+    pub(crate) fn no_reply_error(&self) -> io::Error {
+        refusal::no_reply_error(&self.target, self.timeout)
     }
 
     /// Waits until there may be progress, or a moment, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> io::Result<()> {
-        for_a_moment(&self.socket, PollFlags::OUT, Some(deadline)).map(|_| ())
+        poll_slice(&self.socket, PollFlags::OUT, Some(deadline)).map(|_| ())
     }
 
     /// The socket that is ready for writing when there is a connection.

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use super::conversation::Conversation;
+use super::endpoint_connection::EndpointConnection;
 use super::request::Outcome;
 use super::{Stream, open};
 use crate::backend::Request;
@@ -13,24 +13,24 @@ use crate::{Endpoint, options};
 
 /// A connect on its way.
 #[derive(Debug)]
-pub(crate) struct Dial {
-    conversation: Conversation,
+pub(crate) struct PendingConnect {
+    connection: EndpointConnection,
     request: Mutex<Request>,
 }
 
 /// How long the start may wait for a broker whose queue of clients is full.
-const START_BOUND: Duration = Duration::from_millis(100);
+const START_TIMEOUT: Duration = Duration::from_millis(100);
 
-impl Dial {
+impl PendingConnect {
     /// Asks for the connection and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
-        let conversation = open(endpoint, START_BOUND)?;
+        let connection = open(endpoint, START_TIMEOUT)?;
         for option in request.options() {
-            conversation.ask(&option)?;
+            connection.send_request(&option)?;
         }
-        conversation.ask(&request.next())?;
+        connection.send_request(&request.next())?;
         Ok(Self {
-            conversation,
+            connection,
             request: Mutex::new(request),
         })
     }
@@ -39,23 +39,23 @@ impl Dial {
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         loop {
             let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
-            let answer = self.conversation.answer()?;
-            match request.advance(&self.conversation, answer)? {
+            let reply = self.connection.try_recv_reply()?;
+            match request.advance(&self.connection, reply)? {
                 Some(Outcome::Connected(stream)) => return Ok(stream),
-                Some(_) => return Err(options::odd()),
-                None => self.conversation.ask(&request.next())?,
+                Some(_) => return Err(options::unexpected_reply()),
+                None => self.connection.send_request(&request.next())?,
             }
         }
     }
 
     /// The error for a broker that says nothing in time.
-    pub(crate) fn silent(&self) -> io::Error {
-        self.conversation.silent()
+    pub(crate) fn no_reply_error(&self) -> io::Error {
+        self.connection.no_reply_error()
     }
 }
 
-impl AsFd for Dial {
+impl AsFd for PendingConnect {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.conversation.as_fd()
+        self.connection.as_fd()
     }
 }

@@ -10,7 +10,7 @@ use hvsock_sys::poll::PollFlags;
 use hvsock_sys::{event, vsock};
 
 use super::machine::Machine;
-use super::resolve::Target;
+use super::resolve::ConnectTarget;
 use super::{Stream, refusal, size_buffer};
 use crate::backend::{Request, RequestKind};
 use crate::error;
@@ -18,32 +18,32 @@ use crate::os::ready;
 
 /// A socket that connects.
 #[derive(Debug)]
-pub(super) struct Attempt {
+pub(super) struct ConnectAttempt {
     socket: OwnedFd,
     machine: Machine,
-    target: Target,
+    target: ConnectTarget,
     timeout: Duration,
 }
 
 /// A connect that nobody waits for.
 #[derive(Debug)]
-pub(crate) struct Dial {
+pub(crate) struct PendingConnect {
     /// Until it has become a connection, or failed.
-    attempt: Mutex<Option<Attempt>>,
+    attempt: Mutex<Option<ConnectAttempt>>,
     /// Ready for reading when the socket is for writing, so that every back-end's connect is
     /// waited for in one way.
-    when_done: OwnedFd,
-    target: Target,
+    when_writable: OwnedFd,
+    target: ConnectTarget,
 }
 
-impl Attempt {
+impl ConnectAttempt {
     /// Begins to connect.
     pub(super) fn start(machine: Machine, request: &Request) -> io::Result<Self> {
         let RequestKind::Connect { timeout_ms } = request.kind else {
-            return Err(error::invalid("this is no connect"));
+            return Err(error::invalid_input("this is no connect"));
         };
         let timeout = Duration::from_millis(timeout_ms.into());
-        let target = Target::of(machine, &request.address)?;
+        let target = ConnectTarget::of(machine, &request.address)?;
         let socket = vsock::socket().map_err(refusal::of_socket)?;
         size_buffer(&socket, request)?;
         let failed = |error| refusal::of_connect(machine, &target, error);
@@ -70,7 +70,7 @@ impl Attempt {
                 return self.into_stream();
             }
         }
-        Err(refusal::silent(&self.target, Some(self.timeout)))
+        Err(refusal::no_reply_error(&self.target, Some(self.timeout)))
     }
 
     fn is_connected(&self) -> io::Result<bool> {
@@ -80,7 +80,7 @@ impl Attempt {
 
     fn into_stream(self) -> io::Result<Stream> {
         let own = SockAddrVm::from_bytes(&vsock::local_address(&self.socket)?)
-            .map_err(|odd| io::Error::new(io::ErrorKind::InvalidData, odd))?;
+            .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
         hvsock_sys::set_nonblocking(&self.socket, false)?;
         // Its own id is known to the host only.
         let vm = if self.target.is_local() {
@@ -93,12 +93,12 @@ impl Attempt {
     }
 }
 
-impl Dial {
+impl PendingConnect {
     /// Begins to connect and returns at once.
     pub(crate) fn start(request: &Request) -> io::Result<Self> {
-        let attempt = Attempt::start(Machine::detect(), request)?;
+        let attempt = ConnectAttempt::start(Machine::detect(), request)?;
         Ok(Self {
-            when_done: event::when_writable(&attempt.socket)?,
+            when_writable: event::when_writable(&attempt.socket)?,
             target: attempt.target,
             attempt: Mutex::new(Some(attempt)),
         })
@@ -106,31 +106,31 @@ impl Dial {
 
     /// The connection, once it stands; `WouldBlock` before. Not to be asked again afterwards.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
-        let mut attempt = self.attempt();
-        let Some(begun) = attempt.take() else {
-            return Err(error::invalid("this connect is over"));
+        let mut slot = self.attempt();
+        let Some(attempt) = slot.take() else {
+            return Err(error::invalid_input("this connect is over"));
         };
-        let over = ready(&begun.socket, PollFlags::OUT, Some(Instant::now()))?;
-        if !over || !begun.is_connected()? {
-            *attempt = Some(begun);
+        let done = ready(&attempt.socket, PollFlags::OUT, Some(Instant::now()))?;
+        if !done || !attempt.is_connected()? {
+            *slot = Some(attempt);
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        begun.into_stream()
+        attempt.into_stream()
     }
 
     /// The error for a connect that takes too long.
-    pub(crate) fn silent(&self) -> io::Error {
+    pub(crate) fn no_reply_error(&self) -> io::Error {
         let after = self.attempt().as_ref().map(|attempt| attempt.timeout);
-        refusal::silent(&self.target, after)
+        refusal::no_reply_error(&self.target, after)
     }
 
-    fn attempt(&self) -> MutexGuard<'_, Option<Attempt>> {
+    fn attempt(&self) -> MutexGuard<'_, Option<ConnectAttempt>> {
         self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl AsFd for Dial {
+impl AsFd for PendingConnect {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.when_done.as_fd()
+        self.when_writable.as_fd()
     }
 }

@@ -10,33 +10,33 @@ use tokio::time::{Instant, timeout_at};
 
 use super::watch::Watch;
 use crate::Endpoint;
-use crate::backend::{self, Dial, Outcome, Request, RequestKind};
+use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
 
 /// Asks for a connection or a listener and waits up to `bound` for it.
-pub(crate) async fn obtain(
+pub(crate) async fn execute(
     endpoint: Endpoint,
     mut request: Request,
-    bound: Duration,
+    timeout: Duration,
 ) -> io::Result<Outcome> {
-    let deadline = Instant::now() + bound;
+    let deadline = Instant::now() + timeout;
     let connects = matches!(request.kind, RequestKind::Connect { .. });
     let ids = matches!(request.address.partition, PartitionRef::Id(_))
         && matches!(request.address.service, ServiceRef::Id(_));
     let explains = request.flags.dry_run;
-    let begin = move || {
+    let start = move || {
         if connects && !explains {
-            Dial::start(&endpoint, request).map(Begun::Connecting)
+            PendingConnect::start(&endpoint, request).map(Started::Connecting)
         } else {
-            backend::obtain(&endpoint, &mut request, bound).map(Begun::Done)
+            backend::execute(&endpoint, &mut request, timeout).map(Started::Done)
         }
     };
-    let begun = if connects && ids && !explains {
-        begin()
+    let started = if connects && ids && !explains {
+        start()
     } else {
         // Names, and what is said of a listen, are asked of services that may be slow.
-        let asked = tokio::task::spawn_blocking(begin);
+        let asked = tokio::task::spawn_blocking(start);
         match timeout_at(deadline, asked).await {
-            Ok(Ok(begun)) => begun,
+            Ok(Ok(started)) => started,
             Ok(Err(gone)) => return Err(io::Error::other(gone)),
             Err(_) => {
                 let text = "Windows does not say in time where this address leads";
@@ -44,20 +44,20 @@ pub(crate) async fn obtain(
             }
         }
     };
-    let dial = match begun? {
-        Begun::Connecting(dial) => dial,
-        Begun::Done(outcome) => return Ok(outcome),
+    let pending = match started? {
+        Started::Connecting(pending) => pending,
+        Started::Done(outcome) => return Ok(outcome),
     };
-    let watch = Watch::new(dial.descriptor())?;
-    let connected = poll_fn(|cx| watch.poll(cx, Interest::WRITABLE, || dial.progress()));
+    let watch = Watch::new(pending.descriptor())?;
+    let connected = poll_fn(|cx| watch.poll(cx, Interest::WRITABLE, || pending.progress()));
     match timeout_at(deadline, connected).await {
         Ok(result) => result.map(Outcome::Connected),
-        Err(_) => Err(dial.silent()),
+        Err(_) => Err(pending.no_reply_error()),
     }
 }
 
 /// What came of the asking.
-enum Begun {
-    Connecting(Dial),
+enum Started {
+    Connecting(PendingConnect),
     Done(Outcome),
 }

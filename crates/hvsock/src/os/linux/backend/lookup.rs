@@ -5,28 +5,28 @@ use std::io;
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 
-use super::ask;
+use super::query;
 use crate::Endpoint;
 
 /// The id of the service with this friendly name.
 pub(crate) fn service_id(endpoint: &Endpoint, name: &ElementName) -> io::Result<ServiceId> {
-    let guid = look_up(endpoint, LookupKind::Service, name.as_str())?;
+    let guid = recheck(endpoint, LookupKind::Service, name.as_str())?;
     Ok(ServiceId::from_guid_bytes(guid))
 }
 
 /// The id of the partition with this name.
 pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmId> {
-    let guid = look_up(endpoint, LookupKind::Partition, name.as_str())?;
+    let guid = recheck(endpoint, LookupKind::Partition, name.as_str())?;
     Ok(VmId::from_guid_bytes(guid))
 }
 
-fn look_up(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
+fn recheck(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
     let request = ClientMessage::Lookup {
         kind,
         name: name.to_owned(),
     };
-    match ask(endpoint, &request)? {
+    match query(endpoint, &request)? {
         (_, BrokerMessage::Found { guid }) => Ok(guid),
-        (conversation, _) => Err(conversation.fault(&"LOOKUP is answered by FOUND")),
+        (connection, _) => Err(connection.protocol_error(&"LOOKUP is answered by FOUND")),
     }
 }

@@ -46,11 +46,11 @@ impl From<NoBroker> for io::Error {
 /// carries it is of kind `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRegistry {
-    wanted: Wanted,
+    missing: Missing,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Wanted {
+enum Missing {
     Service(String),
     Partition(String),
     Registration(String),
@@ -58,18 +58,18 @@ enum Wanted {
 
 impl NoRegistry {
     pub(crate) fn service(name: &str) -> Self {
-        let wanted = Wanted::Service(name.to_owned());
-        Self { wanted }
+        let missing = Missing::Service(name.to_owned());
+        Self { missing }
     }
 
     pub(crate) fn partition(name: &str) -> Self {
-        let wanted = Wanted::Partition(name.to_owned());
-        Self { wanted }
+        let missing = Missing::Partition(name.to_owned());
+        Self { missing }
     }
 
     pub(crate) fn registration(name: &str) -> Self {
-        let wanted = Wanted::Registration(name.to_owned());
-        Self { wanted }
+        let missing = Missing::Registration(name.to_owned());
+        Self { missing }
     }
 }
 
@@ -78,18 +78,18 @@ impl fmt::Display for NoRegistry {
         f.write_str(
             "no broker runs in this virtual machine, so its host is reached by AF_VSOCK, and ",
         )?;
-        match &self.wanted {
-            Wanted::Service(name) => write!(
+        match &self.missing {
+            Missing::Service(name) => write!(
                 f,
                 "nobody here knows the service `{name}` by name; use its GUID or vsock port, which \
                  `hvsock service show` tells on the host"
             ),
-            Wanted::Partition(name) => write!(
+            Missing::Partition(name) => write!(
                 f,
                 "nobody here knows the partition `{name}`; those that can be reached are `parent` \
                  and `loopback`"
             ),
-            Wanted::Registration(name) => write!(
+            Missing::Registration(name) => write!(
                 f,
                 "there is no registry for `{name}` here; register it on the host with `hvsock \
                  service register`"

@@ -11,37 +11,37 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::{message, seqpacket};
 
-use super::fault;
+use super::errors;
 use crate::Endpoint;
 use crate::NoBroker;
 use crate::os::ready;
 
 /// An endpoint connection before it has become a socket.
 #[derive(Clone, Debug)]
-pub(crate) struct Conversation {
+pub(crate) struct EndpointConnection {
     socket: Arc<OwnedFd>,
     path: Arc<Path>,
 }
 
 /// What a broker said, with the descriptors that came beside it.
 #[derive(Debug)]
-pub(crate) struct Answer {
+pub(crate) struct Reply {
     pub(super) message: BrokerMessage,
     pub(super) descriptors: Vec<OwnedFd>,
 }
 
-impl Conversation {
+impl EndpointConnection {
     /// Connects to the first of the endpoint's sockets where a broker listens.
     ///
     /// Waits up to `bound` for a broker whose queue of clients is full; `WouldBlock` after it.
-    pub(crate) fn open(endpoint: &Endpoint, bound: Duration) -> io::Result<Self> {
+    pub(crate) fn open(endpoint: &Endpoint, timeout: Duration) -> io::Result<Self> {
         for path in endpoint.paths() {
-            match seqpacket::connect(path, bound) {
+            match seqpacket::connect(path, timeout) {
                 Ok(socket) => {
                     let (socket, path) = (Arc::new(socket), path.as_path().into());
                     return Ok(Self { socket, path });
                 }
-                Err(error) if nobody_there(&error) => {}
+                Err(error) if is_absent(&error) => {}
                 Err(error) => {
                     let text = match error.kind() {
                         io::ErrorKind::WouldBlock => "the broker has no time".to_owned(),
@@ -59,63 +59,63 @@ impl Conversation {
     }
 
     /// Sends a request.
-    pub(crate) fn ask(&self, request: &ClientMessage) -> io::Result<()> {
+    pub(crate) fn send_request(&self, request: &ClientMessage) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(64);
         request.encode(&mut bytes);
         match message::send(&self.socket, &bytes, &[]) {
             // A broker that turns a client away says so and closes: its word is in the queue.
-            Err(error) if is_gone(&error) => match self.answer() {
+            Err(error) if is_gone(&error) => match self.try_recv_reply() {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
-                _ => Err(fault::broker_gone()),
+                _ => Err(errors::broker_gone()),
             },
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(self.silent()),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(self.no_reply_error()),
             result => result,
         }
     }
 
     /// Takes the next answer; `WouldBlock` if there is none yet. A refusal is an error.
-    pub(crate) fn answer(&self) -> io::Result<Answer> {
+    pub(crate) fn try_recv_reply(&self) -> io::Result<Reply> {
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
-            Ok(received) if received.len == 0 => return Err(fault::broker_gone()),
+            Ok(received) if received.len == 0 => return Err(errors::broker_gone()),
             Ok(received) => received,
-            Err(error) if is_gone(&error) => return Err(fault::broker_gone()),
+            Err(error) if is_gone(&error) => return Err(errors::broker_gone()),
             Err(error) => return Err(error),
         };
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused)) => {
-                Err(fault::refusal(&refused).into())
+                Err(errors::refusal(&refused).into())
             }
-            Ok(_) if received.dropped_descriptors => Err(fault::no_room_for_descriptors()),
+            Ok(_) if received.dropped_descriptors => Err(errors::descriptor_limit()),
             Ok(message) => {
                 let descriptors = received.descriptors;
-                Ok(Answer {
+                Ok(Reply {
                     message,
                     descriptors,
                 })
             }
-            Err(fault) => Err(self.fault(&fault)),
+            Err(fault) => Err(self.protocol_error(&fault)),
         }
     }
 
     /// Waits for the next answer until `deadline`; `TimedOut` after it.
-    pub(crate) fn wait_answer(&self, deadline: Instant) -> io::Result<Answer> {
+    pub(crate) fn recv_reply(&self, deadline: Instant) -> io::Result<Reply> {
         while ready(self, PollFlags::IN, Some(deadline))? {
-            match self.answer() {
+            match self.try_recv_reply() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return result,
             }
         }
-        Err(self.silent())
+        Err(self.no_reply_error())
     }
 
     /// The error for a broker that says what this library does not understand.
-    pub(crate) fn fault(&self, what: &dyn fmt::Display) -> io::Error {
-        fault::broker_fault(&format!("at {}", self.path.display()), what)
+    pub(crate) fn protocol_error(&self, what: &dyn fmt::Display) -> io::Error {
+        errors::protocol_error(&format!("at {}", self.path.display()), what)
     }
 
     /// The error for a broker that says nothing.
-    pub(crate) fn silent(&self) -> io::Error {
+    pub(crate) fn no_reply_error(&self) -> io::Error {
         let text = format!("the broker at {} does not answer", self.path.display());
         io::Error::new(io::ErrorKind::TimedOut, text)
     }
@@ -126,20 +126,20 @@ impl Conversation {
     }
 }
 
-impl AsFd for Conversation {
+impl AsFd for EndpointConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl AsRawFd for Conversation {
+impl AsRawFd for EndpointConnection {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
     }
 }
 
 /// Whether no broker is at a path, so that the next one may be tried.
-fn nobody_there(error: &io::Error) -> bool {
+fn is_absent(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | ConnectionRefused)
 }

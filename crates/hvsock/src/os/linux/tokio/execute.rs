@@ -8,92 +8,99 @@ use tokio::io::Interest;
 
 use super::watch::{Watched, watch};
 use crate::Endpoint;
-use crate::backend::{self, Dial, Outcome, Request, RequestKind};
-use crate::os::backend::Conversation;
+use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
+use crate::os::backend::EndpointConnection;
 
 /// The bytes that a ring should hold between tasks, where nobody said otherwise. A task must not
 /// look whether its peer does something, it can only be woken, which takes some 30 µs where the
 /// two run on different processors. What memory moves in that time has to fit, or both only ever
 /// wait for each other. Threads look for a moment instead, and get along with a quarter of it.
-const RING_FOR_TASKS: u32 = 1024 * 1024;
+const DEFAULT_TASK_RING_SIZE: u32 = 1024 * 1024;
 
 /// Asks for a connection or a listener and waits up to `bound` for it.
-pub(crate) async fn obtain(
+pub(crate) async fn execute(
     endpoint: Endpoint,
     mut request: Request,
-    bound: Duration,
+    timeout: Duration,
 ) -> io::Result<Outcome> {
     if backend::uses_vsock(&endpoint) {
-        return by_kernel(endpoint, request, bound).await;
+        return execute_on_vsock(endpoint, request, timeout).await;
     }
     if request.settings.ring_size == 0 {
-        request.settings.ring_size = RING_FOR_TASKS;
+        request.settings.ring_size = DEFAULT_TASK_RING_SIZE;
     }
-    match tokio::time::timeout(bound, ask(endpoint, request, bound)).await {
+    match tokio::time::timeout(timeout, execute_on_broker(endpoint, request, timeout)).await {
         Ok(result) => result,
         Err(_) => {
-            let text = "the broker does not answer";
+            let text = "the broker does not reply";
             Err(io::Error::new(io::ErrorKind::TimedOut, text))
         }
     }
 }
 
 /// Has the kernel connect; all else that it is asked for takes no time.
-async fn by_kernel(
+async fn execute_on_vsock(
     endpoint: Endpoint,
     mut request: Request,
-    bound: Duration,
+    timeout: Duration,
 ) -> io::Result<Outcome> {
     let connects = matches!(request.kind, RequestKind::Connect { .. });
     if !connects || request.flags.dry_run {
-        return backend::obtain(&endpoint, &mut request, bound);
+        return backend::execute(&endpoint, &mut request, timeout);
     }
-    let dial = Arc::new(Dial::start(&endpoint, request)?);
-    let watched = watch(Watched::Dial(Arc::clone(&dial)), Interest::READABLE)?;
+    let pending = Arc::new(PendingConnect::start(&endpoint, request)?);
+    let watched = watch(
+        Watched::PendingConnect(Arc::clone(&pending)),
+        Interest::READABLE,
+    )?;
     let connected = async {
         loop {
             let mut guard = watched.readable().await?;
-            if let Ok(result) = guard.try_io(|_| dial.progress()) {
+            if let Ok(result) = guard.try_io(|_| pending.progress()) {
                 return result.map(Outcome::Connected);
             }
         }
     };
-    match tokio::time::timeout(bound, connected).await {
+    match tokio::time::timeout(timeout, connected).await {
         Ok(result) => result,
-        Err(_) => Err(dial.silent()),
+        Err(_) => Err(pending.no_reply_error()),
     }
 }
 
-async fn ask(endpoint: Endpoint, mut request: Request, bound: Duration) -> io::Result<Outcome> {
-    let conversation = open(endpoint, bound).await?;
+async fn execute_on_broker(
+    endpoint: Endpoint,
+    mut request: Request,
+    timeout: Duration,
+) -> io::Result<Outcome> {
+    let connection = open(endpoint, timeout).await?;
     for option in request.options() {
-        conversation.ask(&option)?;
+        connection.send_request(&option)?;
     }
     let watched = watch(
-        Watched::Conversation(conversation.clone()),
+        Watched::EndpointConnection(connection.clone()),
         Interest::READABLE,
     )?;
     loop {
-        conversation.ask(&request.next())?;
-        let answer = loop {
+        connection.send_request(&request.next())?;
+        let reply = loop {
             let mut guard = watched.readable().await?;
-            if let Ok(answer) = guard.try_io(|_| conversation.answer()) {
-                break answer?;
+            if let Ok(reply) = guard.try_io(|_| connection.try_recv_reply()) {
+                break reply?;
             }
         };
-        if let Some(outcome) = request.advance(&conversation, answer)? {
+        if let Some(outcome) = request.advance(&connection, reply)? {
             return Ok(outcome.into());
         }
     }
 }
 
 /// Connects to the endpoint: here if the broker has time, else on a thread that may wait for it.
-async fn open(endpoint: Endpoint, bound: Duration) -> io::Result<Conversation> {
-    match Conversation::open(&endpoint, Duration::ZERO) {
+async fn open(endpoint: Endpoint, timeout: Duration) -> io::Result<EndpointConnection> {
+    match EndpointConnection::open(&endpoint, Duration::ZERO) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
         result => return result,
     }
-    let waiting = tokio::task::spawn_blocking(move || Conversation::open(&endpoint, bound));
+    let waiting = tokio::task::spawn_blocking(move || EndpointConnection::open(&endpoint, timeout));
     match waiting.await {
         Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {
             Err(io::Error::new(io::ErrorKind::TimedOut, error.to_string()))

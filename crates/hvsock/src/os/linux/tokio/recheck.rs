@@ -13,13 +13,13 @@ use std::time::Duration;
 use tokio::time::{Instant, Sleep};
 
 /// How often a task looks that waits for room.
-const LOOK_UP: Duration = Duration::from_millis(100);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The time at which to look next.
 #[derive(Debug, Default)]
-pub(super) struct LookUp(Mutex<Option<Pin<Box<Sleep>>>>);
+pub(super) struct RecheckTimer(Mutex<Option<Pin<Box<Sleep>>>>);
 
-impl LookUp {
+impl RecheckTimer {
     /// Tries now, and again whenever it is time to, until that is something other than
     /// `WouldBlock`.
     pub(super) fn poll<T>(
@@ -33,9 +33,9 @@ impl LookUp {
                 result => return Poll::Ready(result),
             }
             let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let sleep = next.get_or_insert_with(|| Box::pin(tokio::time::sleep(LOOK_UP)));
+            let sleep = next.get_or_insert_with(|| Box::pin(tokio::time::sleep(RECHECK_INTERVAL)));
             if sleep.is_elapsed() {
-                sleep.as_mut().reset(Instant::now() + LOOK_UP);
+                sleep.as_mut().reset(Instant::now() + RECHECK_INTERVAL);
             }
             if sleep.as_mut().poll(cx).is_pending() {
                 return Poll::Pending;

@@ -14,14 +14,14 @@ use hvsock_sys::poll::PollFlags;
 
 use super::ready;
 use crate::HvStream;
-use crate::carry::{Stopped, carry};
+use crate::copy::{CopyEnd, copy};
 
 /// How often a thread whose program writes no more looks whether the other thread is done.
-const LOOK_UP: Duration = Duration::from_millis(100);
+const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// A connection's descriptors, for a program that knows nothing of hvsock.
 #[derive(Debug)]
-pub struct Plain {
+pub struct OwnedFds {
     /// The bytes, both ways: a Unix stream socket, or an `AF_VSOCK` one.
     pub data: OwnedFd,
     /// The broker's word on the connection; without a broker nothing is ever said there. Closing
@@ -44,26 +44,26 @@ impl HvStream {
     /// # fn main() -> std::io::Result<()> {
     /// let listener = hvsock::HvListener::options().plain(true).listen(("any", "HV Socket Demo"))?;
     /// for stream in listener.incoming() {
-    ///     let plain = stream?.into_plain()?;
-    ///     let (input, output) = (plain.data.try_clone()?, plain.data);
+    ///     let fds = stream?.into_owned_fds()?;
+    ///     let (input, output) = (fds.data.try_clone()?, fds.data);
     ///     Command::new("cat").stdin(input).stdout(output).spawn()?;
     /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn into_plain(self) -> io::Result<Plain> {
-        hand_out(self).map(|(plain, _)| plain)
+    pub fn into_owned_fds(self) -> io::Result<OwnedFds> {
+        take_fds(self).map(|(fds, _)| fds)
     }
 }
 
 /// The descriptors, and the thread that moves what is written to them, where there must be one.
-pub(super) fn hand_out(stream: HvStream) -> io::Result<(Plain, Option<JoinHandle<()>>)> {
-    if let Some((data, control)) = stream.stream().hand_out()? {
-        return Ok((Plain { data, control }, None));
+pub(super) fn take_fds(stream: HvStream) -> io::Result<(OwnedFds, Option<JoinHandle<()>>)> {
+    if let Some((data, control)) = stream.stream().take_fds()? {
+        return Ok((OwnedFds { data, control }, None));
     }
     let control = stream.stream().clone_control()?;
-    let (data, outward) = pump(stream)?;
-    Ok((Plain { data, control }, Some(outward)))
+    let (data, outbound) = pump(stream)?;
+    Ok((OwnedFds { data, control }, Some(outbound)))
 }
 
 /// Moves the connection's bytes to and from a socket, whose other end this returns, with the
@@ -72,44 +72,44 @@ fn pump(stream: HvStream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(None)?;
     stream.set_write_timeout(None)?;
-    let (own, theirs) = UnixStream::pair()?;
+    let (ours, theirs) = UnixStream::pair()?;
     let done = Arc::new(AtomicBool::new(false));
     let (to, from) = (stream.try_clone()?, stream);
-    let (inward, outward) = (own.try_clone()?, own);
-    let inward_done = Arc::clone(&done);
+    let (inbound, outbound) = (ours.try_clone()?, ours);
+    let inbound_done = Arc::clone(&done);
     thread::Builder::new()
-        .name("hvsock-plain-in".into())
+        .name("hvsock-copy-in".into())
         .spawn(move || {
-            bring(&from, &inward);
-            inward_done.store(true, Ordering::Release);
+            copy_to_program(&from, &inbound);
+            inbound_done.store(true, Ordering::Release);
         })?;
-    let outward = thread::Builder::new()
-        .name("hvsock-plain-out".into())
-        .spawn(move || take(&outward, &to, &done))?;
-    Ok((theirs.into(), outward))
+    let outbound = thread::Builder::new()
+        .name("hvsock-copy-out".into())
+        .spawn(move || copy_from_program(&outbound, &to, &done))?;
+    Ok((theirs.into(), outbound))
 }
 
 /// From the connection to the program.
-fn bring(from: &HvStream, to: &UnixStream) {
+fn copy_to_program(from: &HvStream, to: &UnixStream) {
     // Nothing can be done about an error: it is over for both by then.
-    let _ = match carry(from, to) {
-        Stopped::End => to.shutdown(Shutdown::Write),
+    let _ = match copy(from, to) {
+        CopyEnd::Finished => to.shutdown(Shutdown::Write),
         // The program cannot be told more than that it is over.
-        Stopped::Source => to.shutdown(Shutdown::Both),
-        Stopped::Sink => from.shutdown(Shutdown::Read),
+        CopyEnd::ReadError => to.shutdown(Shutdown::Both),
+        CopyEnd::WriteError => from.shutdown(Shutdown::Read),
     };
 }
 
 /// From the program to the connection.
-fn take(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
-    match carry(from, to) {
-        Stopped::End => {
+fn copy_from_program(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
+    match copy(from, to) {
+        CopyEnd::Finished => {
             let _ = to.shutdown(Shutdown::Write);
         }
         // It closed with data unread, which is no clean end for who wrote that.
-        Stopped::Source => return to.stream().abandon(),
+        CopyEnd::ReadError => return to.stream().reset(),
         // The program's next write fails.
-        Stopped::Sink => {
+        CopyEnd::WriteError => {
             let _ = from.shutdown(Shutdown::Read);
             return;
         }
@@ -117,7 +117,7 @@ fn take(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
     // A program that is gone reads no more, either, which the other end is to know before it
     // has written what nobody will read.
     while !done.load(Ordering::Acquire) {
-        let slice = Instant::now() + LOOK_UP;
+        let slice = Instant::now() + RECHECK_INTERVAL;
         match ready(from, PollFlags::empty(), Some(slice)) {
             Ok(false) => {}
             Ok(true) | Err(_) => {

@@ -20,13 +20,13 @@ pub(crate) fn broker_gone() -> io::Error {
 }
 
 /// The error for a broker that says what this library does not understand.
-pub(crate) fn broker_fault(which: &str, what: &dyn fmt::Display) -> io::Error {
+pub(crate) fn protocol_error(which: &str, what: &dyn fmt::Display) -> io::Error {
     let text = format!("the broker {which} does not keep to the endpoint protocol: {what}");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
 /// The error for descriptors that the kernel could not give to this process.
-pub(crate) fn no_room_for_descriptors() -> io::Error {
+pub(crate) fn descriptor_limit() -> io::Error {
     let text = "this process may have no more descriptors; raise its limit (`ulimit -n`)";
     io::Error::new(io::ErrorKind::QuotaExceeded, text)
 }

@@ -3,7 +3,7 @@
 use crate::HvStream;
 
 impl HvStream {
-    /// Ends the connection, on every handle, without a clean end: the other end reads what was
+    /// ConnectionInfo the connection, on every handle, without a clean end: the other end reads what was
     /// written and then an error of kind `ConnectionReset`. For a relay, whose own source broke: to
     /// drop the connection would tell the other end that all is there.
     ///
@@ -13,19 +13,19 @@ impl HvStream {
     /// ```no_run
     /// # fn relay(mut from: impl std::io::Read, mut to: hvsock::HvStream) {
     /// if std::io::copy(&mut from, &mut to).is_err() {
-    ///     to.abandon();
+    ///     to.reset();
     /// }
     /// # }
     /// ```
     pub fn abandon(&self) {
-        self.stream().abandon();
+        self.stream().reset();
     }
 }
 
 #[cfg(feature = "tokio")]
 impl crate::tokio::HvStream {
-    /// As [`HvStream::abandon`].
+    /// As [`HvStream::reset`].
     pub fn abandon(&self) {
-        self.stream().abandon();
+        self.stream().reset();
     }
 }
