@@ -37,7 +37,7 @@ impl Explanation {
         let steps = match said == refusal.to_string() {
             true => Vec::new(),
             false => vec![ExplanationStep {
-                question: "Where does this address lead?".to_owned(),
+                question: "Does this address resolve?".to_owned(),
                 answer: said.to_owned(),
                 pass: false,
             }],
@@ -108,7 +108,7 @@ impl fmt::Display for Explanation {
             (None, None) => f.write_str("it would succeed")?,
         }
         match &self.fix {
-            Some(fix) => write!(f, "\nto change that: {fix}"),
+            Some(fix) => write!(f, "\nhelp: {fix}"),
             None => Ok(()),
         }
     }

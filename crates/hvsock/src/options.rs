@@ -350,7 +350,7 @@ fn explain(endpoint: &Endpoint, mut request: Request) -> io::Result<Explanation>
 pub(crate) fn unexpected_reply() -> io::Error {
     error::new(
         io::ErrorKind::InvalidData,
-        "the broker answered something else",
+        "the broker sent an unexpected reply",
     )
 }
 
@@ -359,10 +359,12 @@ pub(crate) fn unexpected_reply() -> io::Error {
 pub(crate) fn milliseconds(timeout: Duration) -> io::Result<u32> {
     let rounded = timeout.as_nanos().div_ceil(1_000_000);
     match u32::try_from(rounded) {
-        Ok(0) => Err(error::invalid_input("a connect needs more time than none")),
+        Ok(0) => Err(error::invalid_input(
+            "a connect timeout must be more than zero",
+        )),
         Ok(ms) if ms <= HVSOCKET_CONNECT_TIMEOUT_MAX => Ok(ms),
         _ => Err(error::invalid_input(
-            "a connect may take 300 seconds at the most",
+            "a connect timeout must be at most 300 seconds",
         )),
     }
 }

@@ -17,7 +17,7 @@ pub(crate) fn accept<T>(
             result => return result,
         }
         if !wait()? {
-            let text = "no connection came in time";
+            let text = "no connection arrived before the timeout";
             return Err(error::new(io::ErrorKind::TimedOut, text));
         }
     }

@@ -43,7 +43,7 @@ impl HvStream {
     #[doc(alias = "sendfile")]
     pub fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
         if wanted == 0 {
-            return Err(crate::error::invalid_input("room for no bytes is none"));
+            return Err(crate::error::invalid_input("cannot reserve 0 bytes"));
         }
         self.stream().reserve(wanted)
     }

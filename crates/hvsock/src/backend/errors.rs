@@ -7,7 +7,7 @@ use crate::error;
 
 /// The error after a socket's read or write timeout.
 pub(crate) fn timed_out() -> io::Error {
-    let text = "the socket's time limit has passed";
+    let text = "the socket's timeout has elapsed";
     error::new(io::ErrorKind::TimedOut, text)
 }
 
@@ -19,13 +19,13 @@ pub(crate) fn write_shut_down() -> io::Error {
 
 /// The error for writing to a peer that has stopped reading.
 pub(crate) fn peer_stopped_reading() -> io::Error {
-    error::new(io::ErrorKind::BrokenPipe, "the other end reads no more")
+    error::new(io::ErrorKind::BrokenPipe, "the peer has stopped reading")
 }
 
 /// Validates a timeout. Zero is an error, as in `std::net`.
 pub(crate) fn nonzero_timeout(timeout: Option<Duration>) -> io::Result<Option<Duration>> {
     if timeout == Some(Duration::ZERO) {
-        let text = "a time limit of zero would be none; use non-blocking mode";
+        let text = "a timeout must be more than zero; for no waiting use non-blocking mode";
         return Err(error::invalid_input(text));
     }
     Ok(timeout)

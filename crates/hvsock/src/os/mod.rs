@@ -1,10 +1,10 @@
-//! What differs between operating systems: one folder for each, behind one contract.
+//! The implementation for each operating system: one folder for each, with the same contract.
 //!
-//! - `backend`: how sockets are made and how their bytes move; [`crate::backend`] has the words;
-//! - `Descriptor`: a borrowed descriptor to watch, as the system has them;
-//! - `ready`: waiting for one;
-//! - `exports`: what the library has on this system only, or in this system's form;
-//! - `stdio`: a connection as a child process's standard input and output;
+//! - `backend`: sockets and the transfer of their bytes, with the types of [`crate::backend`];
+//! - `Descriptor`: a borrowed descriptor to watch;
+//! - `ready`: waits for a descriptor;
+//! - `exports`: the public items that exist on this system only, or differ here;
+//! - `stdio`: a connection as the standard input and output of a child process;
 //! - `tokio`: how the runtime watches connections and listeners.
 
 #[cfg(target_os = "linux")]

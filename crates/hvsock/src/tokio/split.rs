@@ -197,7 +197,7 @@ impl AsyncWrite for OwnedWriteHalf {
 
 impl fmt::Display for ReuniteError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the two halves are not of the same connection")
+        f.write_str("the halves belong to different connections")
     }
 }
 

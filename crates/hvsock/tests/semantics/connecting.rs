@@ -353,7 +353,7 @@ fn a_dry_run_is_explained_and_not_done() {
     assert_eq!(explanation.steps()[1].answer(), "no: connect.users = []");
     assert_eq!(explanation.fix(), Some("add yourself"));
     let lines = "Is it registered? yes\nMay you connect? no: connect.users = []\n\
-                 refused: access is denied by connect.users = []\nto change that: add yourself";
+                 refused: access is denied by connect.users = []\nhelp: add yourself";
     assert_eq!(explanation.to_string(), lines);
 
     let options = broker.listen_options();

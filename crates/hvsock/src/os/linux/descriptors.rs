@@ -1,4 +1,4 @@
-//! Sockets as file descriptors, to watch with poll, epoll or a runtime.
+//! Sockets as file descriptors, for poll, epoll or a runtime.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use crate::{HvListener, HvSocket, HvStream, Lease};
 
 impl AsFd for HvStream {
-    /// The descriptor to watch; see [`HvStream`] on readiness.
+    /// Returns the descriptor to watch; see [`HvStream`] on readiness.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream().descriptor()
     }
@@ -19,7 +19,7 @@ impl AsRawFd for HvStream {
 }
 
 impl AsFd for HvListener {
-    /// The descriptor to watch; see [`HvListener`] on readiness.
+    /// Returns the descriptor to watch; see [`HvListener`] on readiness.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener().descriptor()
     }
@@ -38,17 +38,23 @@ impl AsFd for Lease {
 }
 
 impl HvSocket {
-    /// The descriptor to watch with poll or epoll. Which one it is goes with the state:
+    /// Returns the descriptor to watch with poll or epoll. It depends on the state:
     ///
     /// | state | descriptor | ready |
     /// |---|---|---|
     /// | neither listens nor connects | none: `ENOTCONN` | |
     /// | listens | its endpoint, or its `AF_VSOCK` socket | readable: accept |
-    /// | connects, not blocking | its endpoint, or one for this | readable: connecting is over |
+    /// | connects, non-blocking | its endpoint, or one for the connect | readable: the connect has completed or failed |
     /// | connected, descriptor or vsock | its data | readable: receive; writable: send |
-    /// | connected, ring | its news | readable: try again what came to `WouldBlock` |
+    /// | connected, ring | its events | readable: retry what returned `WouldBlock` |
     ///
-    /// So take it anew when connecting is over. [`HvSocket::poll`] does all this by itself.
+    /// Call it again after a connect has completed. [`HvSocket::poll`] does all of this.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTCONN` if the socket neither listens nor connects nor is connected.
+    #[doc(alias = "as_raw_fd")]
+    #[doc(alias = "epoll")]
     pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         self.descriptor()
     }
@@ -56,7 +62,7 @@ impl HvSocket {
 
 #[cfg(feature = "tokio")]
 impl AsFd for crate::tokio::HvStream {
-    /// The descriptor to watch; see [`crate::HvStream`] on readiness.
+    /// Returns the descriptor to watch; see [`crate::HvStream`] on readiness.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.stream().descriptor()
     }

@@ -1,4 +1,4 @@
-//! Linux: the broker's endpoint sockets, shared memory, and the kernel's `AF_VSOCK`.
+//! Linux: endpoint sockets of the broker, shared memory, and the kernel's `AF_VSOCK`.
 
 pub(crate) mod backend;
 mod descriptors;
@@ -12,10 +12,10 @@ mod wait;
 
 pub(crate) use wait::ready;
 
-/// A descriptor to watch.
+/// A borrowed descriptor to watch.
 pub(crate) type Descriptor<'a> = std::os::fd::BorrowedFd<'a>;
 
-/// What the library has on this system.
+/// The public items of this system.
 pub mod exports {
     pub use super::no_broker::{NoBroker, NoRegistry};
     pub use super::owned_fds::OwnedFds;

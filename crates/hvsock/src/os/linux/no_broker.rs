@@ -1,19 +1,18 @@
-//! What is missing where there is no broker, as errors.
+//! The errors of a process without a broker.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// No broker answers where one was looked for. The [`io::Error`] that carries it is of kind
-/// `NotFound`.
+/// No broker listens at the endpoint. The kind of the [`io::Error`] that carries it is `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoBroker {
     pub(super) tried: Vec<PathBuf>,
 }
 
 impl NoBroker {
-    /// The endpoint sockets that were tried.
+    /// Returns the paths of the endpoint sockets that were tried.
     pub fn tried(&self) -> &[PathBuf] {
         &self.tried
     }
@@ -21,14 +20,13 @@ impl NoBroker {
 
 impl fmt::Display for NoBroker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("no broker answers at ")?;
+        f.write_str("no broker listens at ")?;
         for (index, path) in self.tried.iter().enumerate() {
             let or = if index == 0 { "" } else { " or " };
             write!(f, "{or}{}", path.display())?;
         }
         f.write_str(
-            "; start one with `hvsock broker`, or name the endpoint of one that runs in \
-             HVSOCK_ENDPOINT",
+            "; start one with `hvsock broker`, or set HVSOCK_ENDPOINT to the endpoint of one",
         )
     }
 }
@@ -41,9 +39,9 @@ impl From<NoBroker> for io::Error {
     }
 }
 
-/// There is no broker here that could look a name up, or register a service: this process is in a
-/// [virtual machine](crate#in-a-virtual-machine) that reaches services by the kernel's `AF_VSOCK`. The [`io::Error`] that
-/// carries it is of kind `NotFound`.
+/// No registry can resolve a name or register a service: this process is in a [virtual
+/// machine](crate#in-a-virtual-machine) without a broker and uses the kernel's `AF_VSOCK`. The kind
+/// of the [`io::Error`] that carries it is `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRegistry {
     missing: Missing,
@@ -75,23 +73,21 @@ impl NoRegistry {
 
 impl fmt::Display for NoRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "no broker runs in this virtual machine, so its host is reached by AF_VSOCK, and ",
-        )?;
+        f.write_str("no broker runs in this virtual machine, so it uses AF_VSOCK, and ")?;
         match &self.missing {
             Missing::Service(name) => write!(
                 f,
-                "nobody here knows the service `{name}` by name; use its GUID or vsock port, which \
-                 `hvsock service show` tells on the host"
+                "no registry resolves the service name `{name}`; use its GUID or vsock port, which \
+                 `hvsock service show` prints on the host"
             ),
             Missing::Partition(name) => write!(
                 f,
-                "nobody here knows the partition `{name}`; those that can be reached are `parent` \
-                 and `loopback`"
+                "no registry resolves the partition name `{name}`; only `parent` and `loopback` can \
+                 be reached"
             ),
             Missing::Registration(name) => write!(
                 f,
-                "there is no registry for `{name}` here; register it on the host with `hvsock \
+                "no registry can register `{name}`; register it on the host with `hvsock \
                  service register`"
             ),
         }?;

@@ -1,5 +1,5 @@
-//! A connection for a program that knows nothing of hvsock, where its bytes do not go through a
-//! descriptor already: threads of this process move them.
+//! A connection for a program that does not use this library. If the bytes do not go through a
+//! descriptor, threads of this process copy them.
 
 use std::io;
 use std::net::Shutdown;
@@ -16,27 +16,36 @@ use super::ready;
 use crate::HvStream;
 use crate::copy::{CopyEnd, copy};
 
-/// How often a thread whose program writes no more looks whether the other thread is done.
+/// How often the thread that copies from the program checks whether the other thread has finished,
+/// after the program has stopped writing.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// A connection's descriptors, for a program that knows nothing of hvsock.
+/// The descriptors of a connection, for a program that does not use this library; see
+/// [`HvStream::into_owned_fds`].
 #[derive(Debug)]
 pub struct OwnedFds {
-    /// The bytes, both ways: a Unix stream socket, or an `AF_VSOCK` one.
+    /// The bytes of both directions: a Unix stream socket, or an `AF_VSOCK` socket.
     pub data: OwnedFd,
-    /// The broker's word on the connection; without a broker nothing is ever said there. Closing
-    /// it does not end the connection.
+    /// The broker's messages about the connection; without a broker there are none. Closing it does
+    /// not close the connection.
     pub control: OwnedFd,
 }
 
 impl HvStream {
-    /// Gives the connection to a program that knows nothing of hvsock, such as a child process:
-    /// the end of file of the data descriptor is then a clean end by itself.
+    /// Converts the connection to descriptors, for a program that does not use this library, such
+    /// as a child process. The end of file of the data descriptor is a clean end then.
     ///
-    /// Best is a connection made with `plain(true)` in [`ConnectOptions`](crate::ConnectOptions) or
-    /// [`ListenOptions`](crate::ListenOptions), or by `AF_VSOCK`: its descriptor is the connection
-    /// itself, and is in blocking mode afterwards. Any other is pumped by two threads of this process, **which must
-    /// live until the connection ends**.
+    /// Use a connection that was made with `plain(true)` in
+    /// [`ConnectOptions`](crate::ConnectOptions) or [`ListenOptions`](crate::ListenOptions), or
+    /// with `AF_VSOCK`: its descriptor is the connection itself, and is set to blocking mode. For
+    /// any other connection, two threads of this process copy the bytes, so the process **must live
+    /// until the connection ends**.
+    ///
+    /// # Errors
+    ///
+    /// The error of the system if no descriptor or thread can be created.
+    ///
+    /// # Examples
     ///
     /// ```no_run
     /// use std::process::Command;
@@ -51,12 +60,15 @@ impl HvStream {
     /// # Ok(())
     /// # }
     /// ```
+    #[doc(alias = "into_raw_fd")]
+    #[doc(alias = "IntoRawFd")]
+    #[doc(alias = "dup")]
     pub fn into_owned_fds(self) -> io::Result<OwnedFds> {
         take_fds(self).map(|(fds, _)| fds)
     }
 }
 
-/// The descriptors, and the thread that moves what is written to them, where there must be one.
+/// Returns the descriptors, and the thread that copies from the program, if there is one.
 pub(super) fn take_fds(stream: HvStream) -> io::Result<(OwnedFds, Option<JoinHandle<()>>)> {
     if let Some((data, control)) = stream.stream().take_fds()? {
         return Ok((OwnedFds { data, control }, None));
@@ -66,8 +78,8 @@ pub(super) fn take_fds(stream: HvStream) -> io::Result<(OwnedFds, Option<JoinHan
     Ok((OwnedFds { data, control }, Some(outbound)))
 }
 
-/// Moves the connection's bytes to and from a socket, whose other end this returns, with the
-/// thread that moves what is written there.
+/// Copies bytes between the connection and a socket. Returns the other end of the socket and the
+/// thread that copies from the program.
 fn pump(stream: HvStream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(None)?;
@@ -89,33 +101,33 @@ fn pump(stream: HvStream) -> io::Result<(OwnedFd, JoinHandle<()>)> {
     Ok((theirs.into(), outbound))
 }
 
-/// From the connection to the program.
+/// Copies from the connection to the program.
 fn copy_to_program(from: &HvStream, to: &UnixStream) {
-    // Nothing can be done about an error: it is over for both by then.
+    // An error needs no handling: both have ended then.
     let _ = match copy(from, to) {
         CopyEnd::Finished => to.shutdown(Shutdown::Write),
-        // The program cannot be told more than that it is over.
+        // The program cannot be told more than the end.
         CopyEnd::ReadError => to.shutdown(Shutdown::Both),
         CopyEnd::WriteError => from.shutdown(Shutdown::Read),
     };
 }
 
-/// From the program to the connection.
+/// Copies from the program to the connection.
 fn copy_from_program(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
     match copy(from, to) {
         CopyEnd::Finished => {
             let _ = to.shutdown(Shutdown::Write);
         }
-        // It closed with data unread, which is no clean end for who wrote that.
+        // The program closed with unread data. For the writer of that data this is no clean end.
         CopyEnd::ReadError => return to.stream().reset(),
-        // The program's next write fails.
+        // The next write of the program fails.
         CopyEnd::WriteError => {
             let _ = from.shutdown(Shutdown::Read);
             return;
         }
     }
-    // A program that is gone reads no more, either, which the other end is to know before it
-    // has written what nobody will read.
+    // A program that has exited does not read either. The peer must learn that before it writes
+    // data that nobody will read.
     while !done.load(Ordering::Acquire) {
         let slice = Instant::now() + RECHECK_INTERVAL;
         match ready(from, PollFlags::empty(), Some(slice)) {

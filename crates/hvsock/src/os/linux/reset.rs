@@ -1,14 +1,16 @@
-//! Ending a connection so that nobody takes it for a clean end.
+//! Resets a connection, so that the peer does not take its end for a clean one.
 
 use crate::HvStream;
 
 impl HvStream {
-    /// ConnectionInfo the connection, on every handle, without a clean end: the other end reads what was
-    /// written and then an error of kind `ConnectionReset`. For a relay, whose own source broke: to
-    /// drop the connection would tell the other end that all is there.
+    /// Resets the connection, on every handle: the peer reads what was written and then fails with
+    /// `ConnectionReset`. Does not block.
     ///
-    /// `AF_VSOCK` has one kind of end ([in a virtual machine](crate#in-a-virtual-machine)), and
-    /// there the other end takes this for it.
+    /// A relay uses this if its own source fails. Dropping the connection would tell the peer that
+    /// the data is complete.
+    ///
+    /// `AF_VSOCK` has one kind of end ([in a virtual machine](crate#in-a-virtual-machine)): there
+    /// the peer sees a clean end.
     ///
     /// ```no_run
     /// # fn relay(mut from: impl std::io::Read, mut to: hvsock::HvStream) {
@@ -17,6 +19,8 @@ impl HvStream {
     /// }
     /// # }
     /// ```
+    #[doc(alias = "ECONNRESET")]
+    #[doc(alias = "SO_LINGER")]
     pub fn abandon(&self) {
         self.stream().reset();
     }
@@ -24,7 +28,8 @@ impl HvStream {
 
 #[cfg(feature = "tokio")]
 impl crate::tokio::HvStream {
-    /// As [`HvStream::reset`].
+    /// Resets the connection; see [`crate::HvStream::abandon`].
+    #[doc(alias = "ECONNRESET")]
     pub fn abandon(&self) {
         self.stream().reset();
     }

@@ -1,4 +1,4 @@
-//! A child process's standard input and output: the connection's own descriptor where it has one.
+//! The standard input and output of a child process: the connection's own descriptor if it has one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,16 +8,16 @@ use std::thread::JoinHandle;
 use super::owned_fds;
 use crate::HvStream;
 
-/// What keeps the connection while the child runs.
+/// Keeps the connection open while the child runs.
 #[derive(Debug)]
 pub(crate) struct Connection {
     /// The connection lives as long as this is open.
     _control: OwnedFd,
-    /// Moves what the child writes, where a thread must.
+    /// The thread that copies the child's output, if one is needed.
     output: Option<JoinHandle<()>>,
 }
 
-/// Starts `command` on the connection.
+/// Starts `command` with the connection.
 pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child, Connection)> {
     let (fds, output) = owned_fds::take_fds(stream)?;
     command.stdin(fds.data.try_clone()?).stdout(fds.data);
@@ -30,10 +30,10 @@ pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child
 }
 
 impl Connection {
-    /// Waits until all that the child wrote is on its way.
+    /// Waits until the child's output has been written to the connection.
     pub(crate) fn finish(self) {
         if let Some(output) = self.output {
-            // It does not panic; and if it did, nothing more could be moved.
+            // The thread does not panic. If it did, nothing more could be copied.
             let _ = output.join();
         }
     }

@@ -1,4 +1,4 @@
-//! Waiting for one descriptor.
+//! Waits for one descriptor.
 
 use std::io;
 use std::os::fd::AsFd;

@@ -32,7 +32,7 @@ pub struct Reserved<'a>(Infallible, PhantomData<&'a mut [u8]>);
 #[derive(Debug)]
 pub struct Filled<'a>(Infallible, PhantomData<&'a mut [u8]>);
 
-#[allow(clippy::len_without_is_empty, reason = "neither is ever there")]
+#[allow(clippy::len_without_is_empty, reason = "no value of this type exists")]
 impl Reserved<'_> {
     /// How many bytes there is room for.
     pub fn len(&self) -> usize {
@@ -60,7 +60,7 @@ impl Reserved<'_> {
     }
 }
 
-#[allow(clippy::len_without_is_empty, reason = "neither is ever there")]
+#[allow(clippy::len_without_is_empty, reason = "no value of this type exists")]
 impl Filled<'_> {
     /// How many bytes there are.
     pub fn len(&self) -> usize {

@@ -1,4 +1,4 @@
-//! A registration that the broker keeps for as long as an endpoint connection is open.
+//! A registration that lasts as long as an endpoint connection.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -27,13 +27,11 @@ impl Lease {
         });
         match query(endpoint, &request)? {
             (connection, BrokerMessage::Registered) => Ok(Self(connection)),
-            (connection, _) => {
-                Err(connection.protocol_error(&"REGISTER is answered by REGISTERED"))
-            }
+            (connection, _) => Err(connection.protocol_error(&"unexpected reply to REGISTER")),
         }
     }
 
-    /// Whether the registration still stands; the error says why not.
+    /// Checks that the registration still exists. The error has the reason.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.0.try_recv_reply() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
@@ -41,7 +39,7 @@ impl Lease {
                 Some(refusal) => Err(refusal.into_cut_error()),
                 None => Err(error),
             },
-            Ok(_) => Err(self.0.protocol_error(&"a lease is not answered twice")),
+            Ok(_) => Err(self.0.protocol_error(&"unexpected message for a lease")),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Names, which the broker looks up.
+//! Resolution of names by the broker.
 
 use std::io;
 
@@ -27,6 +27,6 @@ fn recheck(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8;
     };
     match query(endpoint, &request)? {
         (_, BrokerMessage::Found { guid }) => Ok(guid),
-        (connection, _) => Err(connection.protocol_error(&"LOOKUP is answered by FOUND")),
+        (connection, _) => Err(connection.protocol_error(&"unexpected reply to LOOKUP")),
     }
 }

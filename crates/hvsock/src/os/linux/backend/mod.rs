@@ -1,9 +1,8 @@
 //! The two back-ends of Linux, chosen at run time.
 //!
-//! What the rest of the library does with a connection or a listener it does through the enums
-//! of this module: [`broker`], and [`vsock`] for a virtual machine that has none. Another one is
-//! another folder beside them and another variant of each enum, and another transport of the
-//! broker's is another variant of what its `Stream` holds.
+//! The library uses connections and listeners through the enums of this module: [`broker`], and
+//! [`vsock`] for a virtual machine without a broker. A further back-end is a folder beside them and
+//! a variant of each enum. A further transport of the broker is a variant inside its `Stream`.
 
 mod broker;
 mod lease;
@@ -32,7 +31,7 @@ use crate::backend::{ConnectionInfo, Outcome, ReadInto, Request, WriteFrom, erro
 use crate::endpoint::UseVsock;
 use crate::{Endpoint, Interest, Readiness, Transport};
 
-/// Which back-end is asked.
+/// The back-end for a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Backend {
     Broker,
@@ -53,19 +52,19 @@ pub(crate) enum Listener {
     Vsock(vsock::Listener),
 }
 
-/// A connect that nobody waits for.
+/// A non-blocking connect.
 #[derive(Debug)]
 pub(crate) enum PendingConnect {
     Broker(broker::PendingConnect),
     Vsock(vsock::PendingConnect),
 }
 
-/// What receiving came to.
+/// The result of a receive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Received {
-    /// So many bytes; 0 at the end.
+    /// The number of bytes; 0 at the end.
     Bytes(usize),
-    /// The data ends, and whether that is the end is not said yet.
+    /// The data has ended, and it is not known yet whether that is a clean end.
     EndPending,
 }
 
@@ -78,7 +77,7 @@ impl WriteFrom<'_, '_> {
     }
 }
 
-/// The back-end that `endpoint` means now: a broker wherever there is an endpoint socket.
+/// Chooses the back-end: a broker if an endpoint socket exists.
 pub(crate) fn choose(endpoint: &Endpoint) -> Backend {
     let broker = match endpoint.vsock() {
         UseVsock::Never => true,
@@ -94,12 +93,12 @@ pub(crate) fn choose(endpoint: &Endpoint) -> Backend {
     }
 }
 
-/// Whether whoever asks at `endpoint` now gets the kernel's `AF_VSOCK`.
+/// Returns true if a request to `endpoint` would use the kernel's `AF_VSOCK` now.
 pub(crate) fn uses_vsock(endpoint: &Endpoint) -> bool {
     choose(endpoint) == Backend::Vsock
 }
 
-/// Whether there is something at `path`, or it cannot be told.
+/// Returns true if `path` exists, or if that cannot be determined.
 fn may_be_there(path: &Path) -> bool {
     match path.symlink_metadata() {
         Ok(_) => true,
@@ -110,7 +109,7 @@ fn may_be_there(path: &Path) -> bool {
     }
 }
 
-/// Asks for a connection, a listener or an explanation, and waits up to `bound` for it.
+/// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(
     endpoint: &Endpoint,
     request: &mut Request,
@@ -122,7 +121,7 @@ pub(crate) fn execute(
     }
 }
 
-/// Asks one thing that is no connection or listener.
+/// Sends a request that creates no socket.
 fn query(
     endpoint: &Endpoint,
     message: &ClientMessage,
@@ -144,7 +143,7 @@ impl From<broker::Outcome> for Outcome {
 }
 
 impl PendingConnect {
-    /// Asks for the connection and returns at once.
+    /// Starts a connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
         match choose(endpoint) {
             Backend::Broker => broker::PendingConnect::start(endpoint, request).map(Self::Broker),
@@ -152,7 +151,7 @@ impl PendingConnect {
         }
     }
 
-    /// The connection, once it stands; `WouldBlock` before.
+    /// Returns the connection once it is established, `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         match self {
             Self::Broker(pending) => pending.progress().map(Stream::Broker),
@@ -168,12 +167,12 @@ impl PendingConnect {
         }
     }
 
-    /// Waits until there may be progress, or until `deadline`.
+    /// Waits for progress, until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> io::Result<()> {
         ready(self, PollFlags::IN, Some(deadline)).map(|_| ())
     }
 
-    /// The descriptor that is ready for reading when there is progress.
+    /// The descriptor that is readable when there is progress.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.as_fd()
     }
@@ -211,19 +210,19 @@ impl Stream {
         }
     }
 
-    /// What this end of a ring has done to wake the other one and to wait.
+    /// The counters of this end of a ring.
     pub(crate) fn ring_stats(&self) -> Option<RingStats> {
         Some(self.ring()?.end().stats())
     }
 
-    /// How long a blocking end of a ring may look before it sleeps.
+    /// Sets how long a blocking end of a ring may spin before it sleeps.
     pub(crate) fn set_spin(&self, longest: Duration) {
         if let Some(ring) = self.ring() {
             ring.end().set_spin(longest);
         }
     }
 
-    /// Reserves room in a ring, waiting as sending does; `Unsupported` without one.
+    /// Reserves free space in a ring, waiting as sending does; `Unsupported` without one.
     pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
         match self {
             Self::Broker(stream) => stream.reserve(wanted),
@@ -231,7 +230,7 @@ impl Stream {
         }
     }
 
-    /// Lends what has come in a ring, waiting as receiving does; `Unsupported` without one.
+    /// Borrows the received bytes in a ring, waiting as receiving does; `Unsupported` without one.
     pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
         match self {
             Self::Broker(stream) => stream.fill(),
@@ -239,8 +238,9 @@ impl Stream {
         }
     }
 
-    /// The descriptor to watch. With a ring it is ready for reading when something has happened
-    /// since an operation last came to `WouldBlock`; else when reading or writing is possible.
+    /// The descriptor to watch. With a ring it is readable if something has happened since an
+    /// operation last returned `WouldBlock`. Otherwise it is ready if reading or writing does not
+    /// block.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(stream) => stream.data(),
@@ -262,7 +262,7 @@ impl Stream {
         }
     }
 
-    /// ConnectionInfo one or both directions; `may_wait` if the caller can be made to wait a moment.
+    /// Shuts down one or both directions. `may_wait` says whether the caller can wait for a moment.
     pub(crate) fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.shutdown(how, may_wait),
@@ -308,7 +308,7 @@ impl Stream {
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
         match self {
             Self::Broker(stream) => stream.set_connected_suspend(on),
-            // Whether it lives on is for the host's end to say.
+            // The host's end of the connection decides this.
             Self::Vsock(_) => Ok(()),
         }
     }
@@ -324,7 +324,7 @@ impl Stream {
         }
     }
 
-    /// Why the connection was cut, if it was.
+    /// Why the connection was reset, if it was.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         match self {
             Self::Broker(stream) => stream.reset_reason(),
@@ -332,7 +332,8 @@ impl Stream {
         }
     }
 
-    /// The data and control descriptors, if they are for a program that knows nothing of hvsock.
+    /// The data and control descriptors, if the connection was made for a program that does not use
+    /// this library.
     pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         match self {
             Self::Broker(stream) => stream.take_fds(),
@@ -340,7 +341,7 @@ impl Stream {
         }
     }
 
-    /// ConnectionInfo the connection without a clean end: the other end sees a reset.
+    /// Resets the connection: the peer gets an error instead of a clean end.
     pub(crate) fn reset(&self) {
         match self {
             Self::Broker(stream) => stream.reset(),
@@ -348,7 +349,7 @@ impl Stream {
         }
     }
 
-    /// A duplicate of the descriptor of the broker's word on the connection.
+    /// Duplicates the descriptor of the control channel.
     pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
         match self {
             Self::Broker(stream) => stream.clone_control(),
@@ -393,10 +394,10 @@ impl Listener {
         }
     }
 
-    /// How many connections were closed because they came from elsewhere than is listened for.
+    /// The number of connections that were closed because this listener does not accept their peer.
     pub(crate) fn rejected(&self) -> u64 {
         match self {
-            // It lets through none of them.
+            // The broker filters.
             Self::Broker(_) => 0,
             Self::Vsock(listener) => listener.rejected(),
         }
@@ -409,7 +410,7 @@ impl Listener {
         }
     }
 
-    /// Waits until there may be something to accept, or until `deadline`.
+    /// Waits until there may be a connection to accept, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         match self {
             Self::Broker(listener) => listener.wait(deadline),
@@ -419,7 +420,7 @@ impl Listener {
 }
 
 impl Listener {
-    /// The descriptor that is readable when there may be something to accept.
+    /// The descriptor that is readable when there may be a connection to accept.
     pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(listener) => listener.as_fd(),

@@ -1,4 +1,4 @@
-//! What only the asynchronous side asks of a back-end.
+//! The operations that only the async types use.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,7 +8,7 @@ use super::{Listener, Received, Stream};
 use crate::backend::{ReadInto, WriteFrom};
 
 impl Stream {
-    /// The descriptor that is ready for reading when there is news of the connection's end.
+    /// The descriptor that is readable when there is a message about the connection's end.
     pub(crate) fn control(&self) -> BorrowedFd<'_> {
         match self {
             Self::Broker(stream) => stream.control(),
@@ -16,7 +16,7 @@ impl Stream {
         }
     }
 
-    /// Receives without waiting for the explanation of an end.
+    /// Receives without waiting for the meaning of an end.
     pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.recv_once(into),
@@ -24,7 +24,7 @@ impl Stream {
         }
     }
 
-    /// Whether receiving would give bytes, the end or an error: `WouldBlock` if not.
+    /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not.
     pub(crate) fn check_readable(&self) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.recv_once(ReadInto::Peek(&mut [0])),
@@ -32,7 +32,7 @@ impl Stream {
         }
     }
 
-    /// Takes in what the broker says, where it is not read with the data's end.
+    /// Handles pending messages of the broker that do not accompany the end of the data.
     pub(crate) fn poll_control(&self) {
         match self {
             Self::Broker(stream) => stream.poll_control(),
@@ -40,7 +40,7 @@ impl Stream {
         }
     }
 
-    /// Sends what there is room for; `WouldBlock` if there is none.
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none.
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match self {
             Self::Broker(stream) => stream.send_once(from),
@@ -48,7 +48,7 @@ impl Stream {
         }
     }
 
-    /// Whether the data's descriptor is ready for writing also when nothing can be sent any more.
+    /// Returns true if the data descriptor becomes writable when nothing can be sent any more.
     pub(crate) fn signals_write_closed(&self) -> bool {
         match self {
             Self::Broker(_) => true,
@@ -56,7 +56,7 @@ impl Stream {
         }
     }
 
-    /// Whether nothing can be sent any more, where the descriptor does not tell.
+    /// Returns true if nothing can be sent any more and the descriptor does not report it.
     pub(crate) fn is_write_closed(&self) -> bool {
         match self {
             Self::Broker(_) => false,
@@ -64,18 +64,18 @@ impl Stream {
         }
     }
 
-    /// What is known of an end that is not explained; `waker` is woken when more is.
+    /// The meaning of the data's end, as far as it is known. Otherwise `waker` is woken when it is.
     pub(crate) fn read_end_or_register(&self, waker: &Waker) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.read_end_or_register(waker),
-            // Its one kind of end needs no explanation.
+            // There is one kind of end.
             Self::Vsock(_) => Ok(Received::Bytes(0)),
         }
     }
 }
 
 impl Listener {
-    /// Accepts what is there; `WouldBlock` if nothing is.
+    /// Accepts a connection; `WouldBlock` if there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
         match self {
             Self::Broker(listener) => listener.accept_now().map(Stream::Broker),
@@ -83,7 +83,7 @@ impl Listener {
         }
     }
 
-    /// Whether accepting waits for room to write and not only for something to read.
+    /// Returns true if accepting waits for free space to send in, and not only for a connection.
     pub(crate) fn has_pending_acks(&self) -> bool {
         match self {
             Self::Broker(listener) => listener.has_pending_acks(),

@@ -1,4 +1,4 @@
-//! Asking a back-end without blocking a worker thread.
+//! Executes requests without blocking a worker thread.
 
 use std::io;
 use std::sync::Arc;
@@ -11,13 +11,12 @@ use crate::Endpoint;
 use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
 use crate::os::backend::EndpointConnection;
 
-/// The bytes that a ring should hold between tasks, where nobody said otherwise. A task must not
-/// look whether its peer does something, it can only be woken, which takes some 30 µs where the
-/// two run on different processors. What memory moves in that time has to fit, or both only ever
-/// wait for each other. Threads look for a moment instead, and get along with a quarter of it.
+/// The default capacity of a ring for tasks, in bytes. A task cannot spin; its wakeup takes some 30
+/// µs if the peer runs on another processor. The ring has to hold what memory transfers in that
+/// time, or both ends wait for each other. Threads spin for a moment and need a quarter of it.
 const DEFAULT_TASK_RING_SIZE: u32 = 1024 * 1024;
 
-/// Asks for a connection or a listener and waits up to `bound` for it.
+/// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) async fn execute(
     endpoint: Endpoint,
     mut request: Request,
@@ -38,7 +37,7 @@ pub(crate) async fn execute(
     }
 }
 
-/// Has the kernel connect; all else that it is asked for takes no time.
+/// Connects through the kernel. Its other requests do not block.
 async fn execute_on_vsock(
     endpoint: Endpoint,
     mut request: Request,
@@ -94,7 +93,8 @@ async fn execute_on_broker(
     }
 }
 
-/// Connects to the endpoint: here if the broker has time, else on a thread that may wait for it.
+/// Connects to the endpoint: here if the broker's queue has a free slot, else on a thread that may
+/// block.
 async fn open(endpoint: Endpoint, timeout: Duration) -> io::Result<EndpointConnection> {
     match EndpointConnection::open(&endpoint, Duration::ZERO) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}

@@ -1,4 +1,4 @@
-//! What the runtime watches of a listener.
+//! A listener as the runtime watches it.
 
 use std::io;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tokio::io::unix::AsyncFd;
 use super::watch::{Watched, watch};
 use crate::backend::{Listener, Stream};
 
-/// The descriptor of one listener, as the runtime watches it.
+/// The watched descriptor of one listener.
 #[derive(Debug)]
 pub(crate) struct ListenerWatch(AsyncFd<Watched>);
 
@@ -34,7 +34,7 @@ impl ListenerWatch {
             })?;
             match listener.accept_now() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    // What was waited for is what it would block on, or it is the other one.
+                    // Clear the readiness only if this call would block on what was waited for.
                     if to_write == listener.has_pending_acks() {
                         guard.clear_ready();
                     }

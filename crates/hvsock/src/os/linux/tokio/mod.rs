@@ -1,4 +1,5 @@
-//! How tokio's runtime watches descriptors, and asks a back-end without blocking a worker thread.
+//! Watches descriptors with tokio's runtime, and executes requests without blocking a worker
+//! thread.
 
 mod execute;
 mod listener;

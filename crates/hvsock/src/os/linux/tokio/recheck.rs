@@ -1,8 +1,8 @@
-//! Tasks that wait for room where the descriptor does not tell that there will be none.
+//! A timer for tasks that wait for free space which may never come.
 //!
-//! An `AF_VSOCK` socket is ready for writing while it has room, and says nothing more once its own
-//! end, or the other one, has ended that direction while there was none. A thread that waits in a
-//! write is woken then; a task has to look.
+//! An `AF_VSOCK` socket is writable while it has free space. It signals nothing if one of the ends
+//! closes that direction while there is none. The kernel wakes a thread that blocks in a write
+//! then; a task has to check from time to time.
 
 use std::io;
 use std::pin::Pin;
@@ -12,15 +12,15 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
 
-/// How often a task looks that waits for room.
+/// How often a task that waits for free space checks.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// The time at which to look next.
+/// The time of the next check.
 #[derive(Debug, Default)]
 pub(super) struct RecheckTimer(Mutex<Option<Pin<Box<Sleep>>>>);
 
 impl RecheckTimer {
-    /// Tries now, and again whenever it is time to, until that is something other than
+    /// Calls `attempt` now and after each interval, until it returns something other than
     /// `WouldBlock`.
     pub(super) fn poll<T>(
         &self,

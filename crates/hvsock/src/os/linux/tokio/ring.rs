@@ -1,8 +1,8 @@
 //! Tasks that wait at a ring.
 //!
-//! A task tries first, and only where that comes to nothing has the runtime watch the bell and
-//! the broker's word. Reading and writing watch duplicates of their own: the runtime remembers
-//! one task for a descriptor, and a task that was given up must not be the one.
+//! A task tries first. Only if that returns `WouldBlock` does the runtime watch the doorbell and
+//! the control channel. Reading and writing watch duplicates of their own: the runtime remembers
+//! one task per descriptor, and that must not be a task that was cancelled.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -14,14 +14,14 @@ use tokio::io::unix::AsyncFd;
 use super::watch::{Watched, watch};
 use crate::backend;
 
-/// What a task waits for.
+/// The direction that a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Direction {
     Read,
     Write,
 }
 
-/// What the runtime watches of a ring: for reading, and for writing.
+/// The watched descriptors of a ring, for reading and for writing.
 #[derive(Debug, Default)]
 pub(super) struct RingWatch([OnceLock<Descriptors>; 2]);
 
@@ -41,7 +41,7 @@ impl Direction {
 }
 
 impl RingWatch {
-    /// Tries until it is something other than `WouldBlock`.
+    /// Repeats `attempt` while it returns `WouldBlock`.
     pub(super) fn poll<T>(
         &self,
         stream: &Arc<backend::Stream>,
@@ -49,7 +49,7 @@ impl RingWatch {
         direction: Direction,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> Poll<io::Result<T>> {
-        // Where there is always something to do the runtime must get its turn all the same.
+        // A task that always has something to do must yield to the runtime, too.
         let coop = ready!(tokio::task::coop::poll_proceed(cx));
         loop {
             match attempt() {
@@ -63,7 +63,7 @@ impl RingWatch {
         }
     }
 
-    /// Waits until writing would take bytes or give an error.
+    /// Waits until writing writes bytes or returns an error.
     pub(super) fn poll_writable(
         &self,
         stream: &Arc<backend::Stream>,
@@ -76,7 +76,7 @@ impl RingWatch {
         self.poll(stream, cx, Direction::Write, attempt)
     }
 
-    /// Waits until it is worth to try again.
+    /// Waits until another attempt may succeed.
     fn poll_events(
         &self,
         stream: &Arc<backend::Stream>,
@@ -86,7 +86,7 @@ impl RingWatch {
         let (end, interest) = (end(stream)?, direction.interest());
         let watched = self.descriptors(stream, direction)?;
         let mut event = false;
-        // A bell whose other half is closed is ready for ever.
+        // A doorbell whose other half is closed is always ready.
         if !end.has_hung_up()
             && let Poll::Ready(guard) = watched.doorbell.poll_read_ready(cx)
         {

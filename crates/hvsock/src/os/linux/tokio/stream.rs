@@ -1,4 +1,4 @@
-//! What the runtime watches of a connection.
+//! A connection as the runtime watches it.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -13,13 +13,12 @@ use super::watch::{Watched, watch};
 use crate::backend::{ReadInto, Stream, WriteFrom};
 use crate::os::backend::Received;
 
-/// The descriptors of one connection, as the runtime watches them. Every method is given that
-/// connection.
+/// The watched descriptors of one connection. Every method takes that connection.
 #[derive(Debug)]
 pub(crate) struct StreamWatch {
-    /// The data descriptor; none where bytes go through shared memory.
+    /// The data descriptor; `None` with shared memory.
     data: Option<AsyncFd<Watched>>,
-    /// Watched from the first end of data on that nothing was said of yet; that is rare.
+    /// Watched after the first end of data whose meaning is unknown, which is rare.
     control: OnceLock<AsyncFd<Watched>>,
     ring: RingWatch,
     recheck: RecheckTimer,
@@ -60,19 +59,19 @@ impl StreamWatch {
         })
     }
 
-    /// Waits until reading would give bytes, the end or an error.
+    /// Waits until reading returns bytes, the end or an error.
     pub(crate) fn poll_readable(
         &self,
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         let looked = ready!(self.poll_recv(stream, cx, Stream::check_readable));
-        // An error is there to be read, too.
+        // An error makes the stream readable, too.
         let _ = looked;
         Poll::Ready(Ok(()))
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is.
+    /// Reads the available bytes; `WouldBlock` if there are none.
     pub(crate) fn try_read(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
         let mut recv = || stream.recv_once(ReadInto::One(buffer));
         let received = match &self.data {
@@ -85,7 +84,7 @@ impl StreamWatch {
         }
     }
 
-    /// Writes what there is room for; `WouldBlock` if there is none.
+    /// Writes as many bytes as there is free space for; `WouldBlock` if there is none.
     pub(crate) fn try_write(&self, stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
         let send = || stream.send_once(WriteFrom::One(bytes));
         match &self.data {
@@ -119,7 +118,7 @@ impl StreamWatch {
         }
     }
 
-    /// What the end of the data means, once that is known.
+    /// Waits for the meaning of the data's end.
     fn poll_end(&self, stream: &Arc<Stream>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let control = match self.control.get() {
             Some(control) => control,
@@ -157,7 +156,7 @@ impl StreamWatch {
         }
     }
 
-    /// Waits for what the descriptor does not tell of its writing end.
+    /// Waits for the close of writing, which the descriptor does not signal.
     fn poll_write_closed<T>(
         &self,
         stream: &Stream,
@@ -170,7 +169,7 @@ impl StreamWatch {
         self.recheck.poll(cx, attempt)
     }
 
-    /// Waits until writing would take bytes or give an error.
+    /// Waits until writing writes bytes or returns an error.
     pub(crate) fn poll_writable(
         &self,
         stream: &Arc<Stream>,

@@ -1,4 +1,4 @@
-//! Descriptors of a connection or listener, watched by the runtime.
+//! Descriptors of a connection or listener that the runtime watches.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -10,17 +10,17 @@ use tokio::io::unix::AsyncFd;
 use crate::backend::{self, PendingConnect};
 use crate::os::backend::EndpointConnection;
 
-/// A descriptor to watch, which stays open as long as it is watched.
+/// A descriptor to watch. It stays open as long as it is watched.
 #[derive(Debug)]
 pub(super) enum Watched {
     Data(Arc<backend::Stream>),
     Control(Arc<backend::Stream>),
-    /// The bell of a ring; of any other connection, its data.
+    /// The doorbell of a ring; the data descriptor of any other connection.
     Doorbell(Arc<backend::Stream>),
     Listener(Arc<backend::Listener>),
     EndpointConnection(EndpointConnection),
     PendingConnect(Arc<PendingConnect>),
-    /// A duplicate, where the descriptor itself is watched for another handle on the same thing.
+    /// A duplicate, if another handle watches the descriptor itself.
     Duplicate(OwnedFd),
 }
 
@@ -47,8 +47,8 @@ impl AsFd for Watched {
     }
 }
 
-/// Has the runtime watch a descriptor. Panics outside of a runtime with I/O enabled, as all of
-/// tokio's sockets do.
+/// Registers a descriptor with the runtime. Panics outside of a runtime with I/O enabled, as all
+/// sockets of tokio do.
 #[allow(
     deprecated,
     reason = "the successors are unsafe and new; they ask that the descriptor stays open and the \

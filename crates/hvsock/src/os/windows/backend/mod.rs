@@ -41,10 +41,10 @@ pub(crate) fn uses_vsock(_endpoint: &Endpoint) -> bool {
 fn require_no_endpoint(endpoint: &Endpoint) -> io::Result<()> {
     let text = match endpoint.vsock() {
         UseVsock::WithoutBroker => return Ok(()),
-        UseVsock::Always => "Windows has no AF_VSOCK; its Hyper-V sockets need no endpoint named",
+        UseVsock::Always => "Windows has no AF_VSOCK; its Hyper-V sockets need no endpoint",
         UseVsock::Never => {
-            "on Windows there are no endpoint sockets, since the system itself is the broker; \
-             name none, and unset HVSOCK_ENDPOINT and HVSOCK_DIR"
+            "Windows has no endpoint sockets, since the system itself is the broker; name no \
+             endpoint, and unset HVSOCK_ENDPOINT and HVSOCK_DIR"
         }
     };
     Err(error::new(io::ErrorKind::Unsupported, text))

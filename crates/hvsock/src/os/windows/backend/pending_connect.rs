@@ -37,7 +37,7 @@ impl PendingConnect {
             ..
         } = request;
         let RequestKind::Connect { timeout_ms } = kind else {
-            return Err(error::invalid_input("this is no connect"));
+            return Err(error::invalid_input("the request is not a connect"));
         };
         let target = Target::of_connect(&address)?;
         let socket = socket(settings)?;
@@ -69,7 +69,7 @@ impl PendingConnect {
     /// The connection, once it stands; `WouldBlock` before. Not to be asked again afterwards.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         if self.done.load(Ordering::Acquire) {
-            return Err(error::invalid_input("this connect is over"));
+            return Err(error::invalid_input("this connect has already completed"));
         }
         let connected = hyperv::connected(&self.socket);
         if let Ok(false) = connected {
@@ -77,7 +77,7 @@ impl PendingConnect {
         }
         // Winsock tells each end of connecting once.
         if self.done.swap(true, Ordering::AcqRel) {
-            return Err(error::invalid_input("this connect is over"));
+            return Err(error::invalid_input("this connect has already completed"));
         }
         connected.map_err(|error| refusal::of_connect(&self.target, error))?;
         let local = SockAddrHv::from_bytes(&hyperv::local_address(&self.socket)?)

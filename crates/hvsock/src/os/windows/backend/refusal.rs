@@ -33,7 +33,7 @@ pub(super) fn of_option(option: HvOption, error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::ENOPROTOOPT | errno::EINVAL | errno::EOPNOTSUPP) => refused_with(
             Refusal::NotSupported,
-            format!("this Windows does not know the socket option {option:?}: {error}"),
+            format!("this Windows does not support the socket option {option:?}: {error}"),
         ),
         _ => error,
     }
@@ -55,7 +55,7 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
     match refusal {
         Some(Refusal::TimedOut) => refused_with(
             Refusal::TimedOut,
-            format!("{} did not answer in time", target.shown()),
+            format!("{} did not reply in time", target.shown()),
         ),
         Some(refusal) => refusal.into(),
         None => error,
@@ -64,7 +64,7 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
 
 /// The error for a connect that nobody answered.
 pub(super) fn no_reply_error(target: &Target, after: Duration) -> io::Error {
-    let text = format!("{} did not answer within {after:?}", target.shown());
+    let text = format!("{} did not reply within {after:?}", target.shown());
     refused_with(Refusal::TimedOut, text)
 }
 
@@ -72,7 +72,7 @@ pub(super) fn no_reply_error(target: &Target, after: Duration) -> io::Error {
 pub(super) fn of_connection(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Refusal::Reset {
-            cause: "the other end, or Windows, broke it off".to_owned(),
+            cause: "the peer or Windows reset it".to_owned(),
         }
         .into_cut_error(),
         _ => error,

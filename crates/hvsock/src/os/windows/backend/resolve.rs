@@ -81,12 +81,12 @@ fn service(name: &ElementName) -> io::Result<ServiceId> {
     }
     let hint = match facts.machine.guest {
         Some(_) => {
-            "; what its host has registered can be used here by GUID, which `hvsock service show` \
-             tells there"
+            "; a service of the host is reached by its GUID, which `hvsock service show` prints \
+             there"
         }
-        None => "; `hvsock service list` shows what is registered",
+        None => "; `hvsock service list` shows the registered services",
     };
-    let text = format!("no service is registered on this machine as `{name}`{hint}");
+    let text = format!("no service is registered as `{name}` on this machine{hint}");
     Err(refused_with(Refusal::Unregistered, text))
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn execute(
             Ok(Ok(started)) => started,
             Ok(Err(gone)) => return Err(io::Error::other(gone)),
             Err(_) => {
-                let text = "Windows does not say in time where this address leads";
+                let text = "Windows did not resolve this address in time";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, text));
             }
         }

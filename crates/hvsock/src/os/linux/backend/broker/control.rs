@@ -1,8 +1,9 @@
-//! What the broker says of one connection beside its data, and what it is told.
+//! The control channel of a connection: messages between this end and the broker, besides the data.
 //!
-//! The end of the data descriptor alone means nothing: a process that ends well says `SHUTDOWN`
-//! first, a reset is announced by `RESET`, and a broker that dies closes everything at once. Every
-//! duplicate of a stream, in any thread or task, shares this one reader of the endpoint.
+//! The end of the data descriptor alone is ambiguous. A process that closes cleanly sends
+//! `SHUTDOWN` first, the broker announces a reset by `RESET`, and a broker that dies closes
+//! everything at once. All duplicates of a stream, in every thread and task, share this one reader
+//! of the endpoint.
 
 use std::fmt;
 use std::io;
@@ -20,19 +21,19 @@ use super::endpoint_connection::is_gone;
 use super::errors;
 use crate::os::ready;
 
-/// The endpoint of a connection that stands.
+/// The endpoint of an established connection.
 pub(super) struct Control {
     socket: Arc<OwnedFd>,
     state: Mutex<ControlState>,
 }
 
-/// What the broker has said so far.
+/// What the broker has sent so far.
 #[derive(Default)]
 struct ControlState {
-    /// The other end's data ends where the data descriptor does.
+    /// The peer's data ends where the data descriptor does.
     ended: bool,
     reset: Option<ResetReason>,
-    /// Tasks that wait for state which another reader of the socket may take first.
+    /// Tasks that wait for a message which another reader of the socket may receive first.
     wakers: Vec<Waker>,
 }
 
@@ -49,12 +50,12 @@ pub(super) enum ResetReason {
 pub(super) struct EndStatus {
     pub(super) ended: bool,
     pub(super) reset: Option<ResetReason>,
-    /// It was read only now.
+    /// This call received a message.
     pub(super) updated: bool,
 }
 
 impl EndStatus {
-    /// Whether the end of the data descriptor is explained.
+    /// Returns true if the meaning of the data's end is known: a clean end or a reset.
     pub(super) fn is_final(&self) -> bool {
         self.ended || self.reset.is_some()
     }
@@ -70,11 +71,11 @@ impl ResetReason {
     }
 }
 
-/// While one thread waits in the kernel another may read the message it waits for; so it looks
-/// up at least this often. This is the rare wait between the end of data and its explanation.
+/// How often a waiting thread checks the shared state. Another thread may receive the message that
+/// it waits for in the kernel. This wait, between the end of the data and its meaning, is rare.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a blocking caller waits for room in a socket that the broker reads all the time.
+/// The timeout of a blocking send. The broker reads its sockets all the time.
 const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Control {
@@ -85,13 +86,14 @@ impl Control {
         }
     }
 
-    /// Reads what is there and returns all that is known.
+    /// Receives all pending messages and returns what is known.
     pub(super) fn drain(&self) -> EndStatus {
         self.drain_with(|_| ())
     }
 
     #[cfg(feature = "tokio")]
-    /// Likewise; where the end is not explained yet, `waker` is woken by whoever reads state.
+    /// As [`drain`](Self::drain). If the meaning of the end is unknown, `waker` is woken by the
+    /// next reader that receives a message.
     pub(super) fn drain_or_register(&self, waker: &Waker) -> EndStatus {
         self.drain_with(|state| {
             let explained = state.ended || state.reset.is_some();
@@ -118,7 +120,7 @@ impl Control {
         }
     }
 
-    /// Reads one message; whether there was any.
+    /// Receives one message. Returns false if there is none.
     fn read(&self, state: &mut ControlState) -> bool {
         let mut buffer = [0; MAX_MESSAGE];
         let received = match socket_message::recv(&self.socket, &mut buffer) {
@@ -142,24 +144,21 @@ impl Control {
             Ok(BrokerMessage::Reset(refused) | BrokerMessage::Refused(refused)) => {
                 state.reset = Some(ResetReason::Refused(errors::refusal(&refused)));
             }
-            // Only a reason to look at the words of a ring, of which this is none.
+            // This message only asks to check the flags of a ring, and this connection may have
+            // none.
             Ok(BrokerMessage::Suspended { .. }) => {}
-            Ok(_) => {
-                state.reset = Some(ResetReason::Protocol(
-                    "a message that has no place here".into(),
-                ))
-            }
+            Ok(_) => state.reset = Some(ResetReason::Protocol("unexpected message".into())),
             Err(fault) => state.reset = Some(ResetReason::Protocol(fault.to_string())),
         }
         true
     }
 
-    /// A duplicate of the descriptor.
+    /// Duplicates the descriptor.
     pub(super) fn try_clone(&self) -> io::Result<OwnedFd> {
         self.socket.try_clone()
     }
 
-    /// Waits until the end of the data is explained, or until `deadline`.
+    /// Waits until the meaning of the data's end is known, or until `deadline`.
     pub(super) fn wait_for_end(&self, deadline: Option<Instant>) -> io::Result<EndStatus> {
         loop {
             let status = self.drain();
@@ -172,7 +171,7 @@ impl Control {
         }
     }
 
-    /// Tells the broker something, and waits for room if `may_wait`.
+    /// Sends a message to the broker. Waits for free space in the socket if `may_wait`.
     pub(super) fn send(&self, message: &ClientMessage, may_wait: bool) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(16);
         message.encode(&mut bytes);

@@ -1,4 +1,4 @@
-//! One endpoint connection while it is asked for something: requests out, answers in.
+//! A connection to the endpoint of a broker, with requests and replies.
 
 use std::fmt;
 use std::io;
@@ -16,14 +16,14 @@ use crate::Endpoint;
 use crate::NoBroker;
 use crate::os::ready;
 
-/// An endpoint connection before it has become a socket.
+/// An endpoint connection that has not become a socket yet.
 #[derive(Clone, Debug)]
 pub(crate) struct EndpointConnection {
     socket: Arc<OwnedFd>,
     path: Arc<Path>,
 }
 
-/// What a broker said, with the descriptors that came beside it.
+/// A message of the broker with its descriptors.
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(super) message: BrokerMessage,
@@ -33,7 +33,7 @@ pub(crate) struct Reply {
 impl EndpointConnection {
     /// Connects to the first of the endpoint's sockets where a broker listens.
     ///
-    /// Waits up to `bound` for a broker whose queue of clients is full; `WouldBlock` after it.
+    /// Waits up to `timeout` if the broker's queue of clients is full, then returns `WouldBlock`.
     pub(crate) fn open(endpoint: &Endpoint, timeout: Duration) -> io::Result<Self> {
         for path in endpoint.paths() {
             match seqpacket::connect(path, timeout) {
@@ -44,7 +44,9 @@ impl EndpointConnection {
                 Err(error) if is_absent(&error) => {}
                 Err(error) => {
                     let text = match error.kind() {
-                        io::ErrorKind::WouldBlock => "the broker has no time".to_owned(),
+                        io::ErrorKind::WouldBlock => {
+                            "the broker's queue of clients is full".to_owned()
+                        }
                         _ => error.to_string(),
                     };
                     let text = format!("the endpoint {}: {text}", path.display());
@@ -63,7 +65,8 @@ impl EndpointConnection {
         let mut bytes = Vec::with_capacity(64);
         request.encode(&mut bytes);
         match message::send(&self.socket, &bytes, &[]) {
-            // A broker that turns a client away says so and closes: its word is in the queue.
+            // A broker that rejects a client sends the reason and closes. The reason is in the
+            // queue.
             Err(error) if is_gone(&error) => match self.try_recv_reply() {
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                 _ => Err(errors::broker_gone()),
@@ -73,7 +76,7 @@ impl EndpointConnection {
         }
     }
 
-    /// Takes the next answer; `WouldBlock` if there is none yet. A refusal is an error.
+    /// Receives the next reply; `WouldBlock` if there is none yet. A refusal is an error.
     pub(crate) fn try_recv_reply(&self) -> io::Result<Reply> {
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
@@ -98,7 +101,7 @@ impl EndpointConnection {
         }
     }
 
-    /// Waits for the next answer until `deadline`; `TimedOut` after it.
+    /// Waits for the next reply until `deadline`, then returns `TimedOut`.
     pub(crate) fn recv_reply(&self, deadline: Instant) -> io::Result<Reply> {
         while ready(self, PollFlags::IN, Some(deadline))? {
             match self.try_recv_reply() {
@@ -109,18 +112,18 @@ impl EndpointConnection {
         Err(self.no_reply_error())
     }
 
-    /// The error for a broker that says what this library does not understand.
+    /// The error for a message that violates the endpoint protocol.
     pub(crate) fn protocol_error(&self, what: &dyn fmt::Display) -> io::Error {
         errors::protocol_error(&format!("at {}", self.path.display()), what)
     }
 
-    /// The error for a broker that says nothing.
+    /// The error for a broker that does not reply in time.
     pub(crate) fn no_reply_error(&self) -> io::Error {
-        let text = format!("the broker at {} does not answer", self.path.display());
+        let text = format!("the broker at {} does not reply", self.path.display());
         io::Error::new(io::ErrorKind::TimedOut, text)
     }
 
-    /// The socket, for what comes after the answers.
+    /// The socket, for the messages after the replies.
     pub(super) fn socket(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.socket)
     }
@@ -138,13 +141,13 @@ impl AsRawFd for EndpointConnection {
     }
 }
 
-/// Whether no broker is at a path, so that the next one may be tried.
+/// Returns true if no broker listens at a path, so that the next path is tried.
 fn is_absent(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
     matches!(error.kind(), NotFound | NotADirectory | ConnectionRefused)
 }
 
-/// Whether the other side of a socket has closed it.
+/// Returns true if the peer of a socket has closed it.
 pub(super) fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionReset};
     matches!(error.kind(), BrokenPipe | ConnectionReset)

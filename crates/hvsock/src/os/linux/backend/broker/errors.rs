@@ -1,4 +1,4 @@
-//! What a broker says, or fails to say, as errors.
+//! Converts messages and failures of the broker to errors.
 
 use std::fmt;
 use std::io;
@@ -11,7 +11,7 @@ pub(crate) fn refusal(refused: &Refused) -> Refusal {
     Refusal::from_wire(refused.code, &refused.detail)
 }
 
-/// The error for an endpoint that closes without a word.
+/// The error for an endpoint that closes without a message.
 pub(crate) fn broker_gone() -> io::Error {
     Refusal::Reset {
         cause: "the broker went away".into(),
@@ -19,14 +19,14 @@ pub(crate) fn broker_gone() -> io::Error {
     .into()
 }
 
-/// The error for a broker that says what this library does not understand.
+/// The error for a broker that violates the endpoint protocol.
 pub(crate) fn protocol_error(which: &str, what: &dyn fmt::Display) -> io::Error {
-    let text = format!("the broker {which} does not keep to the endpoint protocol: {what}");
+    let text = format!("the broker {which} violated the endpoint protocol: {what}");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// The error for descriptors that the kernel could not give to this process.
+/// The error if the kernel could not pass the descriptors of a message to this process.
 pub(crate) fn descriptor_limit() -> io::Error {
-    let text = "this process may have no more descriptors; raise its limit (`ulimit -n`)";
+    let text = "this process has reached its limit of descriptors; raise it (`ulimit -n`)";
     io::Error::new(io::ErrorKind::QuotaExceeded, text)
 }

@@ -1,4 +1,4 @@
-//! A listener through a broker: connections come as messages on its endpoint.
+//! A listener through a broker. Connections arrive as messages on its endpoint.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,7 +19,7 @@ use super::errors;
 use crate::os::ready;
 use crate::wait;
 
-/// A listener that stands.
+/// An established listener.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: Arc<OwnedFd>,
@@ -33,9 +33,9 @@ pub(crate) struct Listener {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Connections taken whose `ACCEPTED` found no room in the socket yet.
+    /// Accepted connections whose `ACCEPTED` message found no free space in the socket yet.
     pending_acks: VecDeque<u64>,
-    /// Why no connection comes any more.
+    /// Why the listener has ended.
     reset: Option<Refusal>,
 }
 
@@ -73,31 +73,31 @@ impl Listener {
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
     }
 
-    /// Accepts, waiting until `deadline` unless the listener is non-blocking.
+    /// Accepts a connection. Waits until `deadline` unless the listener is non-blocking.
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
         let may_wait = !self.nonblocking.load(Ordering::Relaxed);
         wait::accept(may_wait, || self.accept_now(), || self.wait(deadline))
     }
 
-    /// Waits until [`Listener::accept_now`] has something to do, or until `deadline`.
+    /// Waits until [`Listener::accept_now`] can make progress, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         let mut flags = PollFlags::IN;
         flags.set(PollFlags::OUT, self.has_pending_acks());
         ready(&self.socket, flags, deadline)
     }
 
-    /// Whether room to write is waited for too.
+    /// Returns true if the listener also waits for free space to send in.
     pub(crate) fn has_pending_acks(&self) -> bool {
         !self.state().pending_acks.is_empty()
     }
 
-    /// Accepts what is there; `WouldBlock` if nothing is.
+    /// Accepts a connection; `WouldBlock` if there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
-        // Held while a message is read and understood, so that of two threads that read the
-        // reason and then the end, the second knows the reason.
+        // The lock is held while a message is received and handled. If one thread receives the
+        // reason and another the end, the second one must know the reason.
         let mut state = self.state();
-        // A connection taken and not acknowledged would keep its place in the backlog, so no
-        // other one is taken meanwhile.
+        // A connection without its acknowledgement keeps its place in the backlog, so no other
+        // connection is received before it is sent.
         self.send_acks(&mut state)?;
         if !state.pending_acks.is_empty() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -128,19 +128,19 @@ impl Listener {
                 state.reset = Some(errors::refusal(&refused));
                 Err(state.end_error())
             }
-            Ok(_) => Err(protocol_error(&"a message that has no place here")),
+            Ok(_) => Err(protocol_error(&"unexpected message")),
             Err(what) => Err(protocol_error(&what)),
         }
     }
 
-    /// Acknowledges what was taken, as far as there is room.
+    /// Sends acknowledgements while the socket has free space.
     fn send_acks(&self, state: &mut State) -> io::Result<()> {
         let mut bytes = Vec::with_capacity(16);
         while let Some(&connection) = state.pending_acks.front() {
             ClientMessage::Accepted { connection }.encode(&mut bytes);
             match message::send(&self.socket, &bytes, &[]) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                // Its end is told by the next receive.
+                // The next receive returns the end.
                 Err(error) if is_gone(&error) => state.pending_acks.clear(),
                 result => result?,
             }
@@ -165,7 +165,7 @@ impl Listener {
 }
 
 impl State {
-    /// Why no connection comes any more.
+    /// The error after the end of the listener.
     fn end_error(&self) -> io::Error {
         match self.reset.clone() {
             Some(refusal) => refusal.into_cut_error(),

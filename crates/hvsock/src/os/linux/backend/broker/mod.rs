@@ -1,11 +1,12 @@
-//! The broker back-end: sockets by way of an endpoint.
+//! The broker back-end: sockets through an endpoint.
 //!
-//! - [`connection`]: an endpoint connection while it is asked for something;
-//! - [`request`]: what is asked, step by step; [`wire`]: what is answered, as the library's values;
-//! - [`fault`]: what a broker says, or fails to say, as errors;
-//! - [`pending`]: a connect that nobody waits for;
-//! - [`control`]: what the broker says of a connection beside its data;
-//! - [`stream`]: a connection, on one of the transports;
+//! - [`endpoint_connection`]: a connection to the endpoint, with requests and replies;
+//! - [`request`]: the sequence of messages of a request; [`wire`]: conversions from the wire
+//!   format;
+//! - [`errors`]: messages and failures of the broker as errors;
+//! - [`pending_connect`]: a non-blocking connect;
+//! - [`control`]: the control channel of a connection;
+//! - [`stream`]: a connection, with one of the transports;
 //! - [`listener`]: a listener.
 
 mod control;
@@ -31,7 +32,7 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage};
 use crate::Endpoint;
 use crate::backend::{REPLY_TIMEOUT, Request};
 
-/// Asks for a connection or a listener and waits up to `bound` for it.
+/// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(
     endpoint: &Endpoint,
     request: &mut Request,
@@ -51,8 +52,7 @@ pub(crate) fn execute(
     }
 }
 
-/// Asks one thing that is no connection or listener, and returns the endpoint connection with
-/// the answer.
+/// Sends a request that creates no socket. Returns the endpoint connection and the reply.
 pub(crate) fn query(
     endpoint: &Endpoint,
     message: &ClientMessage,

@@ -1,4 +1,4 @@
-//! A connect that nobody waits for.
+//! A non-blocking connect.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,18 +11,18 @@ use super::{Stream, open};
 use crate::backend::Request;
 use crate::{Endpoint, options};
 
-/// A connect on its way.
+/// A connect in progress.
 #[derive(Debug)]
 pub(crate) struct PendingConnect {
     connection: EndpointConnection,
     request: Mutex<Request>,
 }
 
-/// How long the start may wait for a broker whose queue of clients is full.
+/// How long the start may wait if the broker's queue of clients is full.
 const START_TIMEOUT: Duration = Duration::from_millis(100);
 
 impl PendingConnect {
-    /// Asks for the connection and returns at once.
+    /// Starts a connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
         let connection = open(endpoint, START_TIMEOUT)?;
         for option in request.options() {
@@ -35,7 +35,7 @@ impl PendingConnect {
         })
     }
 
-    /// The connection, once it stands; `WouldBlock` before.
+    /// Returns the connection once it is established, `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         loop {
             let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,7 +48,7 @@ impl PendingConnect {
         }
     }
 
-    /// The error for a broker that says nothing in time.
+    /// The error for a broker that does not reply in time.
     pub(crate) fn no_reply_error(&self) -> io::Error {
         self.connection.no_reply_error()
     }

@@ -1,8 +1,8 @@
-//! What is asked of a broker to get a connection or a listener, as a sequence of messages and
-//! answers that knows nothing of waiting: the blocking and the asynchronous side drive the same.
+//! The sequence of messages that a request to the broker consists of. It does no I/O wait, so the
+//! blocking and the async code share it.
 //!
-//! Order of use: open a [`EndpointConnection`], send [`Request::options`]; then, until it is done, send
-//! [`Request::next`] and hand the answer to [`Request::advance`].
+//! Order of use: open an [`EndpointConnection`] and send [`Request::options`]. Then send
+//! [`Request::next`] and pass the reply to [`Request::advance`], until that returns an outcome.
 
 use std::io;
 
@@ -17,7 +17,7 @@ use super::{Listener, Stream};
 use crate::Explanation;
 use crate::backend::{Request, RequestKind, Settings};
 
-/// What became of a request.
+/// The result of a request.
 pub(crate) enum Outcome {
     Connected(Stream),
     Listening(Listener),
@@ -27,7 +27,7 @@ pub(crate) enum Outcome {
 const UNEXPECTED: &str = "the reply does not match the request";
 
 impl Request {
-    /// The messages that go first and are not answered.
+    /// The messages that are sent first and have no reply.
     pub(crate) fn options(&self) -> impl Iterator<Item = ClientMessage> + use<> {
         let passthru = self.settings.container_passthru || self.address.passthru();
         let Settings {
@@ -50,7 +50,7 @@ impl Request {
         .map(|(option, value)| ClientMessage::SetOption { option, value })
     }
 
-    /// What the bytes may go through.
+    /// The transports that this end offers.
     fn transports(&self) -> Transports {
         if self.flags.plain || self.settings.descriptor_only {
             Transports::DESCRIPTOR
@@ -59,7 +59,7 @@ impl Request {
         }
     }
 
-    /// The next message, which the broker answers: names are looked up first.
+    /// The next message, to which the broker replies. Names are resolved first.
     pub(crate) fn next(&self) -> ClientMessage {
         let address = match (self.address.partition(), self.address.service()) {
             (PartitionRef::Name(name), _) => return lookup(LookupKind::Partition, name.as_str()),
@@ -83,8 +83,8 @@ impl Request {
         }
     }
 
-    /// Takes the answer to the last of [`Request::next`]'s messages, which `connection` sent;
-    /// nothing if the next one is to be sent.
+    /// Handles the reply to the last message of [`Request::next`], which `connection` received.
+    /// Returns `None` if another message has to be sent.
     pub(crate) fn advance(
         &mut self,
         connection: &EndpointConnection,

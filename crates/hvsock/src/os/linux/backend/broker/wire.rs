@@ -1,4 +1,4 @@
-//! The broker's messages as values of the library, and its answers put into what was asked.
+//! Conversions from the wire format to the library's types.
 
 use hvsock_address::{ServiceId, VmId};
 use hvsock_endpoint::{Incoming, Refused};
@@ -20,8 +20,8 @@ impl Peer {
 }
 
 impl Explanation {
-    /// Reads `EXPLAINED` as docs/endpoint.md lays it out. Text that is laid out otherwise, such as
-    /// a line that found no room in the message, is left out.
+    /// Parses `EXPLAINED` as docs/endpoint.md specifies it. Lines of another format, such as one
+    /// that was cut off at the end of the message, are ignored.
     pub(super) fn of_wire(explained: &Refused) -> Self {
         let mut lines = explained.detail.split('\n');
         let detail = lines.next().unwrap_or_default().to_owned();

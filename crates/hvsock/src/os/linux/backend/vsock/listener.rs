@@ -1,4 +1,4 @@
-//! A listener of the kernel's, which turns away whom its address does not name.
+//! A listener of the kernel, with a filter for the peers that its address permits.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,7 +16,7 @@ use crate::backend::{Request, next_local_id};
 use crate::os::ready;
 use crate::{Peer, wait};
 
-/// A listener that stands.
+/// An established listener.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedFd,
@@ -73,18 +73,18 @@ impl Listener {
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
     }
 
-    /// Accepts, waiting until `deadline` unless the listener is non-blocking.
+    /// Accepts a connection. Waits until `deadline` unless the listener is non-blocking.
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
         let may_wait = !self.nonblocking.load(Ordering::Relaxed);
         wait::accept(may_wait, || self.accept_now(), || self.wait(deadline))
     }
 
-    /// Waits until there may be something to accept, or until `deadline`.
+    /// Waits until there may be a connection to accept, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         ready(&self.socket, PollFlags::IN, deadline)
     }
 
-    /// Accepts what is there; `WouldBlock` if nothing is.
+    /// Accepts a connection; `WouldBlock` if there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
         loop {
             let Some((socket, peer)) = vsock::accept(&self.socket)? else {
@@ -94,7 +94,7 @@ impl Listener {
                 .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
             let kind = PeerKind::of(self.machine, peer.cid);
             if !self.filter.accepts(kind) {
-                // The closing is all that it is told.
+                // The peer sees a closed connection and no reason.
                 drop(socket);
                 self.rejected.fetch_add(1, Ordering::Relaxed);
                 continue;

@@ -1,24 +1,24 @@
-//! What kind of machine this is, as far as `AF_VSOCK` is concerned.
+//! The kind of this machine, as far as it matters to `AF_VSOCK`.
 
 use std::path::Path;
 
 use hvsock_address::SockAddrVm;
 use hvsock_sys::vsock;
 
-/// Where `AF_VSOCK` leads from here.
+/// What `AF_VSOCK` connects this machine with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Machine {
-    /// A virtual machine, with its context id where that can be asked for.
+    /// A virtual machine, with its context id if the kernel reports one.
     Guest { cid: Option<u32> },
-    /// A virtual machine on Hyper-V, whose transport carries GUIDs on the vsock template only.
+    /// A virtual machine on Hyper-V, whose transport has GUIDs of the vsock template only.
     HyperV,
     /// The host of virtual machines.
     Host,
-    /// A machine that no transport connects with another one.
+    /// A machine without a vsock transport.
     NoTransport,
 }
 
-/// Linux lists here what hangs on Hyper-V's bus between host and guest.
+/// The folder of Hyper-V's bus between host and guest.
 const VMBUS: &str = "/sys/bus/vmbus";
 
 impl Machine {
@@ -26,7 +26,7 @@ impl Machine {
         Self::of(vsock::local_cid().ok(), Path::new(VMBUS).exists())
     }
 
-    /// Hyper-V's own transport, unlike all others, gives the machine no context id.
+    /// The transport of Hyper-V, unlike all others, reports no context id.
     fn of(cid: Option<u32>, vmbus: bool) -> Self {
         match cid {
             Some(SockAddrVm::CID_HOST) => Self::Host,
@@ -37,12 +37,12 @@ impl Machine {
         }
     }
 
-    /// Whether it is a virtual machine, with a parent to reach.
+    /// Returns true if this is a virtual machine, which has a parent.
     pub(super) fn is_guest(self) -> bool {
         matches!(self, Self::Guest { .. } | Self::HyperV)
     }
 
-    /// Whether `cid` is this machine itself.
+    /// Returns true if `cid` is this machine.
     pub(super) fn is_local_cid(self, cid: u32) -> bool {
         cid == SockAddrVm::CID_LOCAL || self == Self::Guest { cid: Some(cid) }
     }
@@ -56,7 +56,7 @@ mod tests {
     fn the_context_id_tells_a_guest_from_a_host() {
         let guest = Machine::Guest { cid: Some(42) };
         assert_eq!(Machine::of(Some(42), false), guest);
-        // On Hyper-V too, where a virtio device has been added.
+        // Also on Hyper-V, if a virtio device has been added.
         assert_eq!(Machine::of(Some(42), true), guest);
         assert_eq!(Machine::of(Some(2), false), Machine::Host);
         assert_eq!(Machine::of(Some(u32::MAX), true), Machine::HyperV);

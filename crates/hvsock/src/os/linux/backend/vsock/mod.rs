@@ -1,13 +1,13 @@
-//! The back-end of a virtual machine that has no broker: the kernel's `AF_VSOCK`.
+//! The back-end of a virtual machine without a broker: the kernel's `AF_VSOCK`.
 //!
-//! - [`machine`]: where `AF_VSOCK` leads from this machine;
-//! - [`resolve`]: what an address means here;
-//! - [`refusal`]: what the kernel's errors mean;
-//! - [`pending`]: a connect;
-//! - [`listener`] and [`stream`]: what comes of them.
+//! - [`machine`]: the kind of this machine;
+//! - [`resolve`]: addresses as context id and port;
+//! - [`refusal`]: errors of the kernel as refusals;
+//! - [`pending_connect`]: a connect;
+//! - [`listener`] and [`stream`]: a listener and a connection.
 //!
-//! The kernel knows less than a broker: no names, no rules, and one kind of end. Whatever it
-//! cannot do is an error that says so, or is listed in the crate's documentation.
+//! The kernel has no names, no rules, and one kind of end. What it cannot do is an error that says
+//! so, or is listed in the crate documentation.
 
 mod listener;
 mod machine;
@@ -34,12 +34,12 @@ use machine::Machine;
 use pending_connect::ConnectAttempt;
 use resolve::{ConnectTarget, ListenTarget};
 
-/// Whether this machine is one that has a host to reach by `AF_VSOCK`.
+/// Returns true if this machine has a host that `AF_VSOCK` reaches.
 pub(crate) fn is_available() -> bool {
     Path::new(vsock::DEVICE).exists() && Machine::detect().is_guest()
 }
 
-/// Connects or listens, and waits up to `bound` for it.
+/// Connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(request: &Request, timeout: Duration) -> io::Result<Outcome> {
     let machine = Machine::detect();
     if request.flags.dry_run {
@@ -59,7 +59,7 @@ pub(crate) fn execute(request: &Request, timeout: Duration) -> io::Result<Outcom
     }
 }
 
-/// The error for what only a broker can do.
+/// The error for a request that only a broker can serve.
 pub(crate) fn no_registry(asked: &ClientMessage) -> io::Error {
     match asked {
         ClientMessage::Register(register) => NoRegistry::registration(&register.name).into(),
@@ -74,8 +74,8 @@ pub(crate) fn no_registry(asked: &ClientMessage) -> io::Error {
     }
 }
 
-/// What can be said without a broker: why it would be refused here. Whatever gets farther than
-/// this machine is for the host to judge, which is an error.
+/// Explains a refusal that this machine decides. If the host decides, that is an error which says
+/// so.
 fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
     let address = &request.address;
     let (resolved, asked, within) = match request.kind {
@@ -93,21 +93,21 @@ fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
     let text = match resolved {
         Err(error) => return refused_here(error),
         Ok(to) if within => format!(
-            "it needs nobody's leave, and whether port {} is heard or free is seen by trying",
+            "no rule applies, and only a try shows whether port {} has a listener",
             to.port
         ),
         Ok(to) => format!(
-            "the host decides, where it is vsock port {}; ask there with `{}`",
+            "the host decides; for vsock port {}, ask there with `{}`",
             to.port,
             host_command(address, asked)
         ),
     };
-    let text = format!("there is no broker in this virtual machine to say: {text}");
+    let text = format!("there is no broker in this virtual machine to explain this: {text}");
     Err(io::Error::new(io::ErrorKind::Unsupported, text))
 }
 
 impl Explanation {
-    /// A refusal by the answer to one question.
+    /// An explanation with one step that refuses the request.
     fn refused_by(refusal: Refusal, question: &str, answer: String) -> Self {
         let step = ExplanationStep {
             question: question.to_owned(),
@@ -126,7 +126,7 @@ impl Explanation {
 fn refused_here(error: io::Error) -> io::Result<Explanation> {
     match refusal_of(&error) {
         Some(refusal) => {
-            let question = "where does AF_VSOCK lead, without a broker here?";
+            let question = "Does AF_VSOCK reach this address without a broker?";
             Ok(Explanation::refused_by(
                 refusal.clone(),
                 question,
@@ -137,14 +137,14 @@ fn refused_here(error: io::Error) -> io::Result<Explanation> {
     }
 }
 
-/// The command that explains on the host what is asked here.
+/// The command that explains this request on the host.
 fn host_command(address: &HvAddr, listen: &str) -> String {
     let (partition, service) = (address.partition(), address.service());
     format!("hvsock why {partition} {service}{listen} --from THIS_VM")
 }
 
-/// Gives a socket the buffer that was asked for, in the bounds of a ring's. Connections that a
-/// listener accepts have the same as it.
+/// Sets the requested buffer size, within the limits of a ring. Accepted connections inherit it
+/// from the listener.
 fn size_buffer(socket: &OwnedFd, request: &Request) -> io::Result<()> {
     match request.settings.ring_size {
         0 => Ok(()),

@@ -1,4 +1,4 @@
-//! A connect, for those who wait for it and those who do not.
+//! A connect, blocking or not.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -25,22 +25,22 @@ pub(super) struct ConnectAttempt {
     timeout: Duration,
 }
 
-/// A connect that nobody waits for.
+/// A non-blocking connect.
 #[derive(Debug)]
 pub(crate) struct PendingConnect {
-    /// Until it has become a connection, or failed.
+    /// Empty after the connect has completed or failed.
     attempt: Mutex<Option<ConnectAttempt>>,
-    /// Ready for reading when the socket is for writing, so that every back-end's connect is
-    /// waited for in one way.
+    /// An epoll descriptor that is readable when the socket is writable, so that the connects of
+    /// all back-ends are waited for in the same way.
     when_writable: OwnedFd,
     target: ConnectTarget,
 }
 
 impl ConnectAttempt {
-    /// Begins to connect.
+    /// Starts a connect.
     pub(super) fn start(machine: Machine, request: &Request) -> io::Result<Self> {
         let RequestKind::Connect { timeout_ms } = request.kind else {
-            return Err(error::invalid_input("this is no connect"));
+            return Err(error::invalid_input("the request is not a connect"));
         };
         let timeout = Duration::from_millis(timeout_ms.into());
         let target = ConnectTarget::of(machine, &request.address)?;
@@ -48,8 +48,8 @@ impl ConnectAttempt {
         size_buffer(&socket, request)?;
         let failed = |error| refusal::of_connect(machine, &target, error);
         if target.is_local() {
-            // Without loopback the kernel would send it to the host; this address is not to be
-            // had then.
+            // Without the loopback module the kernel would send the connect to the host. Binding to
+            // this address fails then.
             let own = SockAddrVm::new(SockAddrVm::CID_LOCAL, SockAddrVm::PORT_ANY);
             vsock::bind(&socket, &own.to_bytes()).map_err(failed)?;
         }
@@ -63,7 +63,7 @@ impl ConnectAttempt {
         })
     }
 
-    /// Waits until `deadline` for the connection.
+    /// Waits for the connection until `deadline`.
     pub(super) fn wait(self, deadline: Instant) -> io::Result<Stream> {
         while ready(&self.socket, PollFlags::OUT, Some(deadline))? {
             if self.is_connected()? {
@@ -82,7 +82,7 @@ impl ConnectAttempt {
         let own = SockAddrVm::from_bytes(&vsock::local_address(&self.socket)?)
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
         hvsock_sys::set_nonblocking(&self.socket, false)?;
-        // Its own id is known to the host only.
+        // Only the host knows the id of this partition.
         let vm = if self.target.is_local() {
             VmId::LOOPBACK
         } else {
@@ -94,7 +94,7 @@ impl ConnectAttempt {
 }
 
 impl PendingConnect {
-    /// Begins to connect and returns at once.
+    /// Starts a connect and returns at once.
     pub(crate) fn start(request: &Request) -> io::Result<Self> {
         let attempt = ConnectAttempt::start(Machine::detect(), request)?;
         Ok(Self {
@@ -104,11 +104,12 @@ impl PendingConnect {
         })
     }
 
-    /// The connection, once it stands; `WouldBlock` before. Not to be asked again afterwards.
+    /// Returns the connection once it is established, `WouldBlock` before. Must not be called again
+    /// after that.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         let mut slot = self.attempt();
         let Some(attempt) = slot.take() else {
-            return Err(error::invalid_input("this connect is over"));
+            return Err(error::invalid_input("this connect has already completed"));
         };
         let done = ready(&attempt.socket, PollFlags::OUT, Some(Instant::now()))?;
         if !done || !attempt.is_connected()? {

@@ -1,4 +1,4 @@
-//! What the kernel's error numbers mean, in the words of refusals.
+//! Converts error numbers of the kernel to refusals.
 
 use std::io;
 use std::time::Duration;
@@ -10,29 +10,29 @@ use super::machine::Machine;
 use super::resolve::{ConnectTarget, ListenTarget};
 use crate::error::refused_with;
 
-/// Why connecting failed.
+/// The error of a connect.
 pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Error) -> io::Error {
     let (port, local) = (target.address.port, target.is_local());
     match error.raw_os_error() {
-        // One packet stands for all of these; it has no room for a reason.
+        // The peer sends the same RST packet in all these cases, and it has no field for a reason.
         Some(errno::ECONNRESET | errno::ECONNREFUSED) if local => refused_with(
             Refusal::NoListener,
-            format!("nobody listens on this machine at vsock port {port}, or too many wait there"),
+            format!("no listener on this machine at vsock port {port}, or its backlog is full"),
         ),
         Some(errno::ECONNRESET | errno::ECONNREFUSED) => refused_with(
             Refusal::NoListener,
             format!(
-                "the host takes no connection from here to vsock port {port}: nobody listens \
-                 there, or the service is not registered, or not for this machine; which of \
-                 these, the host's log and {} say",
+                "the host refused the connection to vsock port {port}: no listener, or the \
+                 service is not registered, or not for this machine; the host's log and {} show \
+                 which",
                 host_command(target)
             ),
         ),
         Some(errno::ETIMEDOUT) if machine == Machine::HyperV => refused_with(
             Refusal::TimedOut,
             format!(
-                "no answer for vsock port {port} in time; a host with Hyper-V gives none either \
-                 where the service is not registered or nobody listens"
+                "no reply for vsock port {port} in time; a Hyper-V host sends none if the service \
+                 is not registered or has no listener"
             ),
         ),
         Some(errno::ETIMEDOUT) => no_reply_error(target, None),
@@ -48,13 +48,13 @@ pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Er
             Refusal::Denied {
                 rule: "the kernel".to_owned(),
             },
-            format!("this machine's kernel does not let this process connect: {error}"),
+            format!("the kernel of this machine denied the connect: {error}"),
         ),
         _ => of_socket(error),
     }
 }
 
-/// The error for a connect that nobody answered.
+/// The error for a connect without a reply.
 pub(super) fn no_reply_error(target: &ConnectTarget, after: Option<Duration>) -> io::Error {
     let port = target.address.port;
     let whom = if target.is_local() {
@@ -63,19 +63,19 @@ pub(super) fn no_reply_error(target: &ConnectTarget, after: Option<Duration>) ->
         "the host"
     };
     let after = after.map_or_else(|| "in time".to_owned(), |after| format!("within {after:?}"));
-    let text = format!("{whom} did not answer {after} whether somebody is at vsock port {port}");
+    let text = format!("{whom} did not reply {after} for vsock port {port}");
     refused_with(Refusal::TimedOut, text)
 }
 
-/// Why listening failed.
+/// The error of a bind or listen.
 pub(super) fn of_listen(target: &ListenTarget, error: io::Error) -> io::Error {
     let port = target.address.port;
     match error.raw_os_error() {
         Some(errno::EADDRINUSE) => refused_with(
             Refusal::AddressInUse,
             format!(
-                "vsock port {port} is taken on this machine; the kernel has one listener for it, \
-                 whomever that accepts"
+                "vsock port {port} is in use on this machine; the kernel permits one listener per \
+                 port, whichever partition it is for"
             ),
         ),
         Some(errno::EADDRNOTAVAIL) => no_loopback(),
@@ -83,16 +83,13 @@ pub(super) fn of_listen(target: &ListenTarget, error: io::Error) -> io::Error {
             Refusal::Denied {
                 rule: "CAP_NET_BIND_SERVICE".to_owned(),
             },
-            format!(
-                "vsock port {port} is below 1024, and so for processes with CAP_NET_BIND_SERVICE \
-                 only"
-            ),
+            format!("vsock port {port} is below 1024 and needs CAP_NET_BIND_SERVICE"),
         ),
         _ => of_socket(error),
     }
 }
 
-/// Why there is no socket.
+/// The error of creating a socket.
 pub(super) fn of_socket(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::EAFNOSUPPORT) => refused_with(
@@ -103,13 +100,13 @@ pub(super) fn of_socket(error: io::Error) -> io::Error {
             Refusal::LimitReached {
                 which: "the kernel's memory".to_owned(),
             },
-            "this machine's kernel has no memory left for sockets",
+            "the kernel of this machine has no memory for a socket",
         ),
         _ => error,
     }
 }
 
-/// The error for a connection that ended without an end.
+/// The error for a connection that was reset.
 pub(super) fn reset() -> io::Error {
     Refusal::Reset {
         cause: "the virtual machine's connection to its host was reset".to_owned(),
@@ -124,7 +121,7 @@ fn no_loopback() -> io::Error {
     )
 }
 
-/// The command that explains on the host what is refused here.
+/// The command that explains the refusal on the host.
 pub(super) fn host_command(target: &ConnectTarget) -> String {
     let service = hvsock_address::ServiceRef::Id(target.peer.service);
     format!("`hvsock why parent {service} --from THIS_VM` there")
@@ -171,7 +168,7 @@ mod tests {
             let (found, text) = connect(VmId::PARENT, GUEST, number);
             assert_eq!(found, Some(refusal), "{text}");
         }
-        // What says nothing of the other side stays as it is.
+        // An error that does not concern the peer stays as it is.
         assert_eq!(connect(VmId::PARENT, GUEST, errno::EINVAL).0, None);
     }
 

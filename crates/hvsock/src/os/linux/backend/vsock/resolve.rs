@@ -1,5 +1,6 @@
-//! Which context id and port an address means in a machine without a broker, and who may come to
-//! a listener there: the table of DESIGN for a guest that has no children and knows no siblings.
+//! Resolves an address to a context id and port in a machine without a broker, and decides whom a
+//! listener accepts. This is the address table for a guest without children that does not know its
+//! siblings.
 
 use std::io;
 
@@ -10,15 +11,15 @@ use super::machine::Machine;
 use crate::error::refused_with;
 use crate::{HvAddr, NoRegistry};
 
-/// Where to connect to.
+/// The address of a connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ConnectTarget {
     pub(super) address: SockAddrVm,
-    /// It as it was asked for.
+    /// The address as it was requested.
     pub(super) peer: SockAddrHv,
 }
 
-/// Where to listen.
+/// The address of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct ListenTarget {
     pub(super) address: SockAddrVm,
@@ -26,16 +27,16 @@ pub(super) struct ListenTarget {
     pub(super) filter: AcceptFilter,
 }
 
-/// AcceptFilter a listener takes.
+/// The peers that a listener accepts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum AcceptFilter {
     Any,
     Parent,
-    /// The kernel lets nobody else through.
+    /// The kernel permits no other peer.
     Loopback,
 }
 
-/// Who connected.
+/// The kind of a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PeerKind {
     Parent,
@@ -60,11 +61,11 @@ impl ConnectTarget {
                 (SockAddrVm::CID_HOST, VmId::PARENT)
             }
             VmId::CHILDREN | VmId::BROADCAST => {
-                let text = "a connect needs one partition, and this address names many";
+                let text = "a connect needs one partition; this address names many";
                 return Err(refused_with(Refusal::AddressNotAvailable, text));
             }
             VmId::SILOHOST => return Err(not_in_container()),
-            _ => return Err(id_not_supported("reached")),
+            _ => return Err(id_not_supported("connect to")),
         };
         let port = port(machine, vm, service)?;
         Ok(Self {
@@ -73,7 +74,7 @@ impl ConnectTarget {
         })
     }
 
-    /// Whether it is this machine itself.
+    /// Returns true if it is this machine.
     pub(super) fn is_local(&self) -> bool {
         self.address.cid == SockAddrVm::CID_LOCAL
     }
@@ -87,19 +88,20 @@ impl ListenTarget {
             VmId::LOOPBACK => (SockAddrVm::CID_LOCAL, AcceptFilter::Loopback),
             VmId::PARENT => {
                 require_parent(machine, Refusal::NotSupported)?;
-                // Not the machine's own context id: that may change when it is restored.
+                // Not the context id of this machine, which may change when the machine is
+                // restored.
                 (SockAddrVm::CID_ANY, AcceptFilter::Parent)
             }
             VmId::CHILDREN => {
-                let text = "this machine has no children without a broker of its own";
+                let text = "this machine runs no broker, so it has no children";
                 return Err(refused_with(Refusal::NotReachable, text));
             }
             VmId::BROADCAST => {
-                let text = "nobody can listen at this address";
+                let text = "listening at a broadcast address is not possible";
                 return Err(refused_with(Refusal::AddressNotAvailable, text));
             }
             VmId::SILOHOST => return Err(not_in_container()),
-            _ => return Err(id_not_supported("heard")),
+            _ => return Err(id_not_supported("listen for")),
         };
         let port = port(machine, vm, service)?;
         Ok(Self {
@@ -111,7 +113,7 @@ impl ListenTarget {
 }
 
 impl ListenTarget {
-    /// Whether nobody but this machine itself can come.
+    /// Returns true if only this machine can connect.
     pub(super) fn is_local(&self) -> bool {
         self.filter == AcceptFilter::Loopback
     }
@@ -136,7 +138,7 @@ impl PeerKind {
         }
     }
 
-    /// Its address here. Only the host knows the id that belongs to a context id.
+    /// The partition id of this peer here. Only the host knows the id that belongs to a context id.
     pub(super) fn vm(self) -> VmId {
         match self {
             Self::Parent => VmId::PARENT,
@@ -154,7 +156,7 @@ impl PeerKind {
     }
 }
 
-/// Both ids of an address; nobody is there to look a name up.
+/// Both ids of an address. Names cannot be resolved.
 fn ids(address: &HvAddr) -> io::Result<(VmId, ServiceId)> {
     match (address.partition(), address.service()) {
         (PartitionRef::Name(name), _) => Err(NoRegistry::partition(name.as_str()).into()),
@@ -163,25 +165,25 @@ fn ids(address: &HvAddr) -> io::Result<(VmId, ServiceId)> {
     }
 }
 
-/// The port of a service: that on the template, else its alias, which hvsock's broker gives it for
-/// every guest that knows ports only.
+/// The port of a service: the one on the template, else its alias. The broker of the host uses the
+/// same alias for guests, which have ports only.
 fn port(machine: Machine, vm: VmId, service: ServiceId) -> io::Result<u32> {
     let on_hyper_v = machine == Machine::HyperV && vm != VmId::LOOPBACK;
     if on_hyper_v && service.vsock_alias().is_some() {
         let text = format!(
-            "on Hyper-V a Linux guest knows services by vsock port only, and the GUID {service} \
-             stands for none; use one of the form PORT-facb-11e6-bd58-64006a7986d3 on both sides"
+            "on Hyper-V a Linux guest reaches services by vsock port only, and the GUID {service} \
+             has none; use one of the form PORT-facb-11e6-bd58-64006a7986d3 on both sides"
         );
         return Err(refused_with(Refusal::ServiceNotMappable, text));
     }
     match service.port_for_guests() {
         Some(SockAddrVm::PORT_ANY) => {
-            let text = "vsock port 4294967295 stands for any port and is none";
+            let text = "vsock port 4294967295 means any port and cannot be used";
             Err(refused_with(Refusal::AddressNotAvailable, text))
         }
         Some(port) => Ok(port),
         None => {
-            let text = "the zero GUID is no service";
+            let text = "the zero GUID is not a service";
             Err(refused_with(Refusal::AddressNotAvailable, text))
         }
     }
@@ -203,14 +205,14 @@ fn require_parent(machine: Machine, of_the_host: Refusal) -> io::Result<()> {
 }
 
 fn not_in_container() -> io::Error {
-    let text = "this process is in no container that a broker knows of";
+    let text = "this process is not in a container of a broker";
     refused_with(Refusal::AddressNotAvailable, text)
 }
 
 fn id_not_supported(what: &str) -> io::Error {
     let text = format!(
-        "without a broker no partition can be {what} by its id: AF_VSOCK knows the parent and the \
-         machine itself"
+        "cannot {what} a partition by its id without a broker; AF_VSOCK has the parent and \
+         loopback only"
     );
     refused_with(Refusal::NotReachable, text)
 }
@@ -321,7 +323,7 @@ mod tests {
         let error = of(Machine::HyperV, VmId::PARENT).unwrap_err();
         assert_eq!(refusal_of(&error), Some(&Refusal::ServiceNotMappable));
         assert!(error.to_string().contains(&service.to_string()), "{error}");
-        // Both ends of it are here.
+        // Both ends are on this machine.
         let own = of(Machine::HyperV, VmId::LOOPBACK).unwrap();
         assert_eq!(own.address.port, alias.address.port);
     }

@@ -1,6 +1,6 @@
-//! A connection of the kernel's: every operation is one system call.
+//! A connection of the kernel: every operation is one system call.
 //!
-//! The kernel knows one kind of end. A peer that closes, one that is killed and a host that cuts
+//! The kernel has one kind of end. A peer that closes, a peer that is killed and a host that closes
 //! the connection all look like the end of the data.
 
 use std::io;
@@ -20,7 +20,7 @@ use crate::backend::errors::{nonzero_timeout, peer_stopped_reading, timed_out, w
 use crate::backend::{ConnectionInfo, ReadInto, WriteFrom, next_local_id};
 use crate::{Interest, Peer, Readiness};
 
-/// How often who waits for room looks whether there will be none: see
+/// How often a writer that waits for free space checks whether writing is closed: see
 /// [`Stream::is_write_closed`].
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
@@ -33,7 +33,7 @@ pub(crate) struct Stream {
     local_state: Mutex<LocalState>,
 }
 
-/// What this end has done and set.
+/// The settings of this end, and whether it has shut down writing.
 #[derive(Debug, Default)]
 struct LocalState {
     write_shut_down: bool,
@@ -42,7 +42,7 @@ struct LocalState {
 }
 
 impl Stream {
-    /// A connection in blocking mode.
+    /// Creates a connection in blocking mode.
     pub(super) fn new(
         socket: OwnedFd,
         local: SockAddrHv,
@@ -82,7 +82,7 @@ impl Stream {
         .map_err(|error| self.failed(error))
     }
 
-    /// Sends; also nothing, which fails where the other end takes no more.
+    /// Sends. An empty send fails if the peer has stopped reading.
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match from {
             WriteFrom::One(bytes) => stream::send(&self.socket, bytes),
@@ -95,8 +95,8 @@ impl Stream {
         })
     }
 
-    /// Looks whether receiving would give bytes, the end or an error; `WouldBlock` if not. Not by
-    /// peeking, which Hyper-V's transport does not have.
+    /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not. It does
+    /// not peek, which the transport of Hyper-V does not support.
     #[cfg(feature = "tokio")]
     pub(crate) fn check_readable(&self) -> io::Result<usize> {
         match crate::os::ready(&self.socket, PollFlags::IN, Some(Instant::now()))? {
@@ -105,11 +105,11 @@ impl Stream {
         }
     }
 
-    /// What an error of the kernel means on a connection.
+    /// Converts an error of the kernel on a connection.
     fn failed(&self, error: io::Error) -> io::Error {
         match error.raw_os_error() {
             Some(errno::ENOTCONN | errno::ECONNRESET) => refusal::reset(),
-            // Past a time limit the kernel says what it says without blocking.
+            // The kernel returns the same error for a timeout and in non-blocking mode.
             _ if error.kind() == io::ErrorKind::WouldBlock
                 && !self.nonblocking.load(Ordering::Relaxed) =>
             {
@@ -121,7 +121,7 @@ impl Stream {
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         match stream::shutdown(&self.socket, how) {
-            // It is over for both already.
+            // The connection is closed in both directions already.
             Err(error) if error.raw_os_error() == Some(errno::ENOTCONN) => {}
             result => result?,
         }
@@ -159,7 +159,7 @@ impl Stream {
         self.state().write_timeout
     }
 
-    /// Waits until reading or writing would not, or until `deadline`.
+    /// Waits until reading or writing does not block, or until `deadline`.
     pub(crate) fn poll(
         &self,
         interest: Interest,
@@ -190,32 +190,33 @@ impl Stream {
         }
     }
 
-    /// Whether nothing can be sent any more. The kernel's readiness for writing is about room only.
+    /// Returns true if nothing can be sent any more. The kernel's readiness for writing reports
+    /// free space only.
     pub(crate) fn is_write_closed(&self) -> bool {
         let error = stream::send(&self.socket, &[]).err();
         error.is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock)
     }
 
-    /// Why the connection was cut, if the kernel knows.
+    /// Why the connection was reset, if the kernel knows.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(self.failed(error))
     }
 
-    /// The socket itself, and nobody's word on it.
+    /// The socket itself, and an unused control descriptor.
     pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         let data = self.socket.try_clone()?;
         self.set_nonblocking(false)?;
         Ok(Some((data, self.clone_control()?)))
     }
 
-    /// ConnectionInfo the connection, as far as the kernel can: the other end takes it for the end.
+    /// Closes the connection. The kernel has no reset, so the peer sees the end of the data.
     pub(crate) fn reset(&self) {
-        // It fails only where there is nothing to end.
+        // It fails only if the connection is closed already.
         let _ = self.shutdown(Shutdown::Both);
     }
 
-    /// A descriptor on which nothing is ever said.
+    /// A descriptor on which no message ever arrives.
     pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
         Event::new().map(Into::into)
     }

@@ -1,7 +1,8 @@
-//! The descriptor transport: the bytes go through one end of a Unix stream socket pair, which
-//! the broker pumps; the words about them through [`Control`](super::super::control::Control).
+//! The descriptor transport: the bytes go through one end of a Unix stream socket pair that the
+//! broker relays; [`Control`](super::super::control::Control) has the messages about them.
 //!
-//! Reading or writing is one system call, until there is an end or an error to explain.
+//! A read or write is one system call, until an end or an error needs its meaning from the control
+//! channel.
 
 use std::io;
 use std::net::Shutdown;
@@ -18,7 +19,7 @@ use crate::backend::{ReadInto, WriteFrom};
 use crate::os::backend::Received;
 use crate::{Interest, Readiness};
 
-/// One end's data descriptor.
+/// The data descriptor of one end.
 #[derive(Debug)]
 pub(super) struct Descriptor {
     data: OwnedFd,
@@ -46,7 +47,8 @@ impl Descriptor {
         stream::set_send_timeout(&self.data, timeout)
     }
 
-    /// Receives, waiting for the explanation of an end as long as the socket's mode allows.
+    /// Receives. At the end of the data, waits for its meaning as long as the socket's mode
+    /// permits.
     pub(super) fn recv(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<usize> {
         match self.recv_once(link, into) {
             Ok(Received::Bytes(count)) => Ok(count),
@@ -55,7 +57,7 @@ impl Descriptor {
         }
     }
 
-    /// Receives, with no wait but the descriptor's own.
+    /// Receives without waiting for the meaning of an end.
     pub(super) fn recv_once(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<Received> {
         let result = match into {
             ReadInto::One(buffer) => stream::recv(&self.data, buffer),
@@ -81,8 +83,8 @@ impl Descriptor {
         }
     }
 
-    /// Says that no data follows. First the word, then the end: the end without the word is a
-    /// crash, and a broker that cannot take the word now must not take it for anything else.
+    /// Announces the end of the data. The message comes before the end itself: an end without the
+    /// message means a crash, so a message that cannot be sent now must not be followed by the end.
     pub(super) fn shutdown_write(&self, link: &Link, may_wait: bool) -> io::Result<()> {
         link.control.send(&ClientMessage::Shutdown, may_wait)?;
         stream::shutdown(&self.data, Shutdown::Write)
@@ -92,13 +94,13 @@ impl Descriptor {
         stream::shutdown(&self.data, Shutdown::Read)
     }
 
-    /// ConnectionInfo both directions without a word.
+    /// Shuts down both directions without an announcement.
     pub(super) fn close(&self) {
-        // It fails only where the other side has closed already.
+        // It fails only if the peer has closed already.
         let _ = stream::shutdown(&self.data, Shutdown::Both);
     }
 
-    /// Waits until reading or writing would not, or until `deadline`.
+    /// Waits until reading or writing does not block, or until `deadline`.
     pub(super) fn poll(
         &self,
         link: &Link,
@@ -136,7 +138,7 @@ impl Descriptor {
         }
     }
 
-    /// Whether receiving would give bytes, the end or an error, and not wait.
+    /// Returns true if receiving returns bytes, the end or an error without waiting.
     fn would_read(&self, link: &Link) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.data, PollFlags::IN)];
         if !poll::wait(&mut fds, Some(Instant::now()))? {

@@ -1,4 +1,4 @@
-//! What one end has set and done, and what the broker says of it.
+//! The state of one end and its control channel.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -10,10 +10,10 @@ use super::super::control::{Control, EndStatus};
 use crate::backend::errors::{peer_stopped_reading, timed_out, write_shut_down};
 use crate::os::backend::Received;
 
-/// How long a failed write waits for the reason, which a broker sends before it cuts.
+/// How long a failed write waits for the reason, which the broker sends before the reset.
 const REASON_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// One end's way to the broker, and its settings.
+/// The control channel of one end, with its settings.
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) control: Control,
@@ -21,13 +21,13 @@ pub(super) struct Link {
     local_state: Mutex<LocalState>,
 }
 
-/// What this end has done and set.
+/// The settings of this end, and which directions it has shut down.
 #[derive(Debug, Default)]
 pub(super) struct LocalState {
     pub(super) read_shut_down: bool,
     pub(super) write_shut_down: bool,
-    /// Nothing is said when this end goes: its descriptors are somebody else's now, or it has not
-    /// ended well.
+    /// No `SHUTDOWN` is sent when this end is dropped: its descriptors were handed to another
+    /// program, or it was reset.
     pub(super) suppress_shutdown: bool,
     pub(super) read_timeout: Option<Duration>,
     pub(super) write_timeout: Option<Duration>,
@@ -56,19 +56,19 @@ impl Link {
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
     }
 
-    /// When a read that begins now must be over.
+    /// The deadline of a read that starts now.
     pub(super) fn read_deadline(&self) -> Option<Instant> {
         let timeout = self.state().read_timeout?;
         Instant::now().checked_add(timeout)
     }
 
-    /// When a write that begins now must be over.
+    /// The deadline of a write that starts now.
     pub(super) fn write_deadline(&self) -> Option<Instant> {
         let timeout = self.state().write_timeout?;
         Instant::now().checked_add(timeout)
     }
 
-    /// What the end of the data means.
+    /// The meaning of the data's end: a clean end, a reset, or still unknown.
     pub(super) fn read_end(&self, status: &EndStatus) -> io::Result<Received> {
         if status.ended || self.state().read_shut_down {
             return Ok(Received::Bytes(0));
@@ -79,7 +79,7 @@ impl Link {
         }
     }
 
-    /// Waits until the end of the data is explained, and returns 0 if it is the end.
+    /// Waits until the meaning of the data's end is known. Returns 0 for a clean end.
     pub(super) fn wait_for_end(&self) -> io::Result<usize> {
         if self.is_nonblocking() {
             return Err(io::ErrorKind::WouldBlock.into());
@@ -91,7 +91,7 @@ impl Link {
         }
     }
 
-    /// The reason of a cut that has one, for which a blocking caller waits a moment.
+    /// The reason of a reset, if it has one. A blocking caller waits for it for a moment.
     pub(super) fn reset_reason(&self) -> Option<io::Error> {
         let mut status = self.control.drain();
         if !status.is_final() && !self.is_nonblocking() {
@@ -101,7 +101,7 @@ impl Link {
         status.reset.map(super::ResetReason::into_error)
     }
 
-    /// Why writing fails for good where the other end takes nothing any more.
+    /// The error for a write after which no other can succeed.
     pub(super) fn write_error(&self) -> io::Error {
         if self.state().write_shut_down {
             return write_shut_down();
@@ -109,7 +109,7 @@ impl Link {
         self.reset_reason().unwrap_or_else(peer_stopped_reading)
     }
 
-    /// Past a time limit the kernel says `WouldBlock`, as it does without blocking.
+    /// Converts `WouldBlock` to a timeout. The kernel returns it for both.
     pub(super) fn map_timeout(&self, error: io::Error) -> io::Error {
         if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking() {
             return timed_out();

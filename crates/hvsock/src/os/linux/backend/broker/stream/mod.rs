@@ -1,5 +1,4 @@
-//! A connection through a broker: what all transports have in common, and the choice between
-//! them.
+//! A connection through a broker: the part that all transports share, and their dispatch.
 
 mod descriptor;
 mod link;
@@ -33,7 +32,7 @@ pub(crate) struct Stream {
     path: DataPath,
 }
 
-/// How the bytes move.
+/// The transport of the bytes.
 #[derive(Debug)]
 enum DataPath {
     Descriptor(Descriptor),
@@ -41,7 +40,7 @@ enum DataPath {
 }
 
 impl Stream {
-    /// The connecting end, with the descriptors that came with the message.
+    /// Creates the connecting end, with the descriptors of the message.
     pub(super) fn connected(
         connected: &Connected,
         descriptors: Vec<OwnedFd>,
@@ -66,7 +65,7 @@ impl Stream {
         })
     }
 
-    /// The accepting end, likewise; the last descriptor is its control.
+    /// Creates the accepting end. The last descriptor is its control channel.
     pub(super) fn accepted(
         incoming: Incoming,
         mut descriptors: Vec<OwnedFd>,
@@ -117,7 +116,7 @@ impl Stream {
         self.link.control.as_fd()
     }
 
-    /// Receives, waiting as long as the socket's mode and time limit allow.
+    /// Receives. Waits as long as the mode and the timeout of the socket permit.
     pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
         if into.is_empty() {
             return Ok(0);
@@ -128,7 +127,7 @@ impl Stream {
         }
     }
 
-    /// Receives without waiting for the explanation of an end; for sockets in non-blocking mode.
+    /// Receives without waiting for the meaning of an end; for sockets in non-blocking mode.
     #[cfg(feature = "tokio")]
     pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
         if into.is_empty() {
@@ -140,7 +139,7 @@ impl Stream {
         }
     }
 
-    /// What is known of an end that is not explained; `waker` is woken when more is.
+    /// The meaning of the data's end, as far as it is known. Otherwise `waker` is woken when it is.
     #[cfg(feature = "tokio")]
     pub(crate) fn read_end_or_register(&self, waker: &std::task::Waker) -> io::Result<Received> {
         self.link
@@ -157,7 +156,7 @@ impl Stream {
         }
     }
 
-    /// Sends what there is room for; `WouldBlock` if there is none, whatever the mode.
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any mode.
     #[cfg(feature = "tokio")]
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match &self.path {
@@ -166,7 +165,7 @@ impl Stream {
         }
     }
 
-    /// Reserves room, waiting as sending does; `Unsupported` without a ring.
+    /// Reserves free space, waiting as sending does; `Unsupported` without a ring.
     pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
         match &self.path {
             DataPath::Descriptor(_) => Err(no_shared_memory()),
@@ -174,7 +173,7 @@ impl Stream {
         }
     }
 
-    /// Lends what has come, waiting as receiving does; `Unsupported` without a ring.
+    /// Borrows the received bytes, waiting as receiving does; `Unsupported` without a ring.
     pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
         match &self.path {
             DataPath::Descriptor(_) => Err(no_shared_memory()),
@@ -182,7 +181,7 @@ impl Stream {
         }
     }
 
-    /// Takes in what the broker says, where it is not read with the data's end.
+    /// Handles pending messages of the broker that do not accompany the end of the data.
     #[cfg(feature = "tokio")]
     pub(crate) fn poll_control(&self) {
         if let DataPath::Ring(ring) = &self.path {
@@ -190,7 +189,8 @@ impl Stream {
         }
     }
 
-    /// ConnectionInfo one or both directions; `may_wait` if the caller can be made to wait for the broker.
+    /// Shuts down one or both directions. `may_wait` says whether the caller can wait for the
+    /// broker.
     pub(crate) fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()> {
         let mut state = self.link.state();
         if how != Shutdown::Read && !state.write_shut_down {
@@ -252,12 +252,12 @@ impl Stream {
         self.link.control.send(&message, true)
     }
 
-    /// Why the connection was cut, if it was.
+    /// Why the connection was reset, if it was.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         self.link.control.drain().reset.map(ResetReason::into_error)
     }
 
-    /// Waits until reading or writing would not, or until `deadline`.
+    /// Waits until reading or writing does not block, or until `deadline`.
     pub(crate) fn poll(
         &self,
         interest: Interest,
@@ -269,8 +269,8 @@ impl Stream {
         }
     }
 
-    /// The descriptors for a program that knows nothing of hvsock, if they are such; whoever has
-    /// them then ends the connection.
+    /// The descriptors for a program that does not use this library, if the connection was made for
+    /// one. That program ends the connection then.
     pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
         match &self.path {
             DataPath::Descriptor(data) if data.is_raw_fd() => {
@@ -283,17 +283,17 @@ impl Stream {
         }
     }
 
-    /// ConnectionInfo the connection without a clean end: the other end sees a reset.
+    /// Resets the connection.
     pub(crate) fn reset(&self) {
         self.link.state().suppress_shutdown = true;
         match &self.path {
-            // The end of the data without the word is a crash.
+            // An end of the data without an announcement means a crash.
             DataPath::Descriptor(data) => data.close(),
             DataPath::Ring(ring) => ring.end().cut(),
         }
     }
 
-    /// A duplicate of the broker's word on the connection.
+    /// Duplicates the descriptor of the control channel.
     pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
         self.link.control.try_clone()
     }
@@ -305,8 +305,9 @@ impl Drop for Stream {
             return;
         }
         match &self.path {
-            // First the word, then the end, which is the closing of the data descriptor. A broker
-            // that cannot take the word now is one that must not take this for a clean end.
+            // First the announcement, then the end, which is the closing of the data descriptor. If
+            // the broker cannot receive the announcement now, it must not take this for a clean
+            // end.
             DataPath::Descriptor(_) if self.link.state().write_shut_down => {}
             DataPath::Descriptor(_) => {
                 let _ = self.link.control.send(&ClientMessage::Shutdown, false);
@@ -346,16 +347,16 @@ impl DataPath {
     }
 }
 
-/// The memory is as it should be, and the system does not let this process have it.
+/// The memory is valid, but the system does not let this process map it.
 fn map_error(error: &io::Error) -> io::Error {
     let text = format!(
-        "the memory of the connection cannot be mapped ({error}); connect and listen with \
+        "cannot map the shared memory of the connection ({error}); connect and listen with \
          `shared_memory(false)`, or run the broker with `--no-shared-memory`"
     );
     io::Error::new(error.kind(), text)
 }
 
 fn unexpected_descriptors() -> io::Error {
-    let text = "the broker sent other descriptors than the transport has";
+    let text = "the broker sent unexpected descriptors for the transport";
     crate::error::new(io::ErrorKind::InvalidData, text)
 }

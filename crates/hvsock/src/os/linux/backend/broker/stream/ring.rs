@@ -1,10 +1,9 @@
-//! The ring transport: the bytes go through memory that both processes have in common, and
-//! neither the kernel nor the broker touches them.
+//! The ring transport: the bytes go through memory that both processes share. Neither the kernel
+//! nor the broker copies them.
 //!
-//! The words of the ring say how the data ends. What they cannot say is why a connection was cut
-//! and that the peer was killed; that comes through
-//! [`Control`](super::super::control::Control), which a waiting end watches beside its bell and a
-//! busy one looks at now and then.
+//! Flags in the ring report the end of the data. They cannot report why a connection was reset, nor
+//! that the peer was killed. [`Control`](super::super::control::Control) reports these; a waiting
+//! end watches it together with its doorbell, and a busy end polls it now and then.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,22 +20,24 @@ use crate::backend::{ReadInto, WriteFrom, errors};
 use crate::os::backend::Received;
 use crate::{Interest, Readiness};
 
-/// Bytes in one direction after which a busy end looks whether the broker has said something. At
-/// many GB/s that is some hundred microseconds, and costs a thousandth of the time.
+/// Bytes in one direction after which a busy end polls the control channel. At many GB/s that takes
+/// some hundred microseconds, and costs a thousandth of the time.
 const POLL_CONTROL_AFTER: u64 = 4 * 1024 * 1024;
 
-/// How long to wait for the broker's word on a peer that went away: it notices at once.
+/// How long to wait for the broker's message about a peer that is gone. The broker detects it at
+/// once.
 const END_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One end of a ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
     end: End,
-    /// Made when somebody first asks for a descriptor to watch.
+    /// An epoll instance over doorbell and control channel, created when a caller first requests a
+    /// descriptor to watch.
     epoll: OnceLock<OwnedFd>,
-    /// The bell, whose other half is closed, is no part of it any more.
+    /// The peer's half of the doorbell is closed, so the doorbell was removed from `epoll`.
     doorbell_removed: AtomicBool,
-    /// Bytes read and bytes written since the last look at what the broker says.
+    /// Bytes read and bytes written since the control channel was last polled.
     since_poll: [AtomicU64; 2],
 }
 
@@ -57,15 +58,16 @@ impl Ring {
         &self.end
     }
 
-    /// A descriptor that is ready for reading when something has happened since reading or
-    /// writing last came to `WouldBlock`.
+    /// A descriptor that is readable if something has happened since reading or writing last
+    /// returned `WouldBlock`.
     pub(super) fn readiness_fd(&self, link: &Link) -> BorrowedFd<'_> {
         if let Some(epoll) = self.epoll.get() {
             return epoll.as_fd();
         }
         match event::any_of(&[self.end.bell(), link.control.as_fd()]) {
             Ok(epoll) => self.epoll.get_or_init(|| epoll).as_fd(),
-            // Out of descriptors: then without the broker's word, which says why it ended.
+            // No descriptor is left. Without the control channel the reason of a reset is not
+            // signalled.
             Err(_) => self.end.bell(),
         }
     }
@@ -75,7 +77,7 @@ impl Ring {
         Ok(received.unwrap_or(0))
     }
 
-    /// Lends what is there, waiting for it as receiving does; `None` at the end.
+    /// Borrows the received bytes in place, waiting as receiving does; `None` at the end.
     pub(super) fn fill(&self, link: &Link) -> io::Result<Option<Filled<'_>>> {
         let filled = self.read_until(link, || self.end.try_fill())?;
         if let Some(filled) = &filled {
@@ -84,8 +86,8 @@ impl Ring {
         Ok(filled)
     }
 
-    /// Tries until it is something other than `WouldBlock`, waiting as long as the socket's mode
-    /// and time limit allow; `None` at the end.
+    /// Repeats `attempt` while it returns `WouldBlock`. Waits as long as the mode and the timeout
+    /// of the socket permit. `None` at the end.
     fn read_until<T>(
         &self,
         link: &Link,
@@ -109,7 +111,7 @@ impl Ring {
         }
     }
 
-    /// Receives what is there; `WouldBlock` if nothing is, whatever the mode.
+    /// Receives the available bytes; `WouldBlock` if there are none, in any mode.
     #[cfg(feature = "tokio")]
     pub(super) fn recv_once(
         &self,
@@ -138,7 +140,7 @@ impl Ring {
         self.write_until(link, || self.try_send(link, from))
     }
 
-    /// Reserves room, waiting for it as sending does.
+    /// Reserves free space, waiting as sending does.
     pub(super) fn reserve(&self, link: &Link, wanted: usize) -> io::Result<Reserved<'_>> {
         let reserved = self.write_until(link, || self.end.try_reserve(wanted))?;
         self.count_bytes(link, WRITE, reserved.len());
@@ -167,7 +169,7 @@ impl Ring {
         }
     }
 
-    /// Sends what there is room for; `WouldBlock` if there is none, whatever the mode.
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any mode.
     #[cfg(feature = "tokio")]
     pub(super) fn send_once(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match self.try_send(link, from) {
@@ -186,8 +188,8 @@ impl Ring {
         Ok(count)
     }
 
-    /// Counts, and now and then looks at what the broker says. Two threads that count at once may
-    /// lose one of the counts, which only makes the next look come later.
+    /// Counts bytes and polls the control channel now and then. Concurrent updates may lose a
+    /// count, which only delays the next poll.
     fn count_bytes(&self, link: &Link, direction: usize, count: usize) {
         let moved = self.since_poll[direction].load(Ordering::Relaxed) + count as u64;
         if moved < POLL_CONTROL_AFTER {
@@ -198,26 +200,26 @@ impl Ring {
         }
     }
 
-    /// Takes in what the broker says.
+    /// Handles pending messages of the control channel.
     pub(super) fn poll_control(&self, link: &Link) {
         let status = link.control.drain();
         if status.reset.is_some() {
             self.end.cut();
         } else if status.updated {
-            // Others may wait for what this thread has read.
+            // Other threads may wait for the message that this one has received.
             self.end.hear();
         }
     }
 
-    /// Has the bell rung for what comes next; `WouldBlock` if nothing is there yet.
+    /// Requests a wakeup for `interest`; `WouldBlock` if there is still nothing to do.
     fn would_block(&self, link: &Link, interest: hvsock_ring::Interest) -> io::Result<()> {
-        // Whoever watches the descriptor is to find it quiet again.
+        // The descriptor must not stay readable for a message that is handled.
         self.poll_control(link);
         if !self.end.arm(interest) {
             return Ok(());
         }
-        // A peer that is gone while the connection stands still: there is nothing to do about it
-        // yet, and its bell would be ready all the time.
+        // The peer is gone while the connection is suspended. Nothing can be done about it yet, and
+        // its doorbell would be readable all the time.
         if self.end.has_hung_up()
             && let Some(epoll) = self.epoll.get()
             && !self.doorbell_removed.swap(true, Ordering::Relaxed)
@@ -246,7 +248,7 @@ impl Ring {
         }
     }
 
-    /// The peer is gone without a word of its own: waits for the broker's.
+    /// The peer is gone without an end in the ring. Waits for the broker's message.
     fn wait_for_end(&self, link: &Link) -> io::Result<usize> {
         if !link.is_nonblocking() {
             let latest = Instant::now() + END_STATUS_TIMEOUT;
@@ -260,7 +262,7 @@ impl Ring {
         }
     }
 
-    /// What it means that reading has stopped for good: the end, or an error with its reason.
+    /// The result of a stop that is final for reading: the end, or an error with its reason.
     fn stopped(&self, link: &Link, stop: Stop) -> io::Result<usize> {
         match stop {
             Stop::End => Ok(0),
@@ -282,7 +284,7 @@ impl Ring {
         }
     }
 
-    /// Waits until reading or writing would not, or until `deadline`.
+    /// Waits until reading or writing does not block, or until `deadline`.
     pub(super) fn poll(
         &self,
         link: &Link,
@@ -310,7 +312,7 @@ impl Ring {
         }
     }
 
-    /// Whether receiving would give bytes, the end or an error, and not wait.
+    /// Returns true if receiving returns bytes, the end or an error without waiting.
     fn would_read(&self, link: &Link, deadline: Option<Instant>) -> io::Result<bool> {
         match self.end.try_peek(&mut [0]) {
             Err(Stop::WouldBlock) => Ok(false),
@@ -325,7 +327,7 @@ impl Ring {
     }
 }
 
-/// The error for a connection that broke without a reason from the broker.
+/// The error for a reset without a reason from the broker.
 fn reset(stop: Stop) -> io::Error {
     let cause = stop.to_string();
     Refusal::Reset { cause }.into_cut_error()
