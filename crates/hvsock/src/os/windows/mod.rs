@@ -1,8 +1,8 @@
-//! Windows: the system's own Hyper-V sockets, `AF_HYPERV` of Winsock.
+//! Windows: the Hyper-V sockets of the system, `AF_HYPERV` of Winsock.
 //!
-//! There is no broker: the system decides, and keeps the registrations in its registry. What it
-//! says in error numbers is told here in the words of refusals, with what its registry and its
-//! virtual machines say beside.
+//! There is no broker. The system decides, and its registry has the registrations. The back-end
+//! converts its error numbers to refusals, with the help of its registry and its list of virtual
+//! machines.
 
 pub(crate) mod backend;
 mod sockets;
@@ -12,10 +12,10 @@ pub(crate) mod tokio;
 pub(crate) mod wait;
 mod zero_copy;
 
-/// A socket to watch.
+/// A borrowed socket to watch.
 pub(crate) type Descriptor<'a> = std::os::windows::io::BorrowedSocket<'a>;
 
-/// What the library has on this system.
+/// The public items of this system.
 pub mod exports {
     pub use super::zero_copy::{Bytes, Filled, Reserved, RingStats};
 }

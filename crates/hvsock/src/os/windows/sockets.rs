@@ -1,4 +1,4 @@
-//! Sockets of Winsock, to watch with `WSAPoll`, `select` or a runtime.
+//! Winsock sockets, for `WSAPoll`, `select` or a runtime.
 
 use std::io;
 use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
@@ -6,7 +6,8 @@ use std::os::windows::io::{AsRawSocket, AsSocket, BorrowedSocket, RawSocket};
 use crate::{HvListener, HvSocket, HvStream};
 
 impl AsSocket for HvStream {
-    /// The socket to watch; see [`HvStream`] on readiness. It is in non-blocking mode always.
+    /// Returns the socket to watch; see [`HvStream`] on readiness. It is always in non-blocking
+    /// mode.
     fn as_socket(&self) -> BorrowedSocket<'_> {
         self.stream().descriptor()
     }
@@ -19,7 +20,8 @@ impl AsRawSocket for HvStream {
 }
 
 impl AsSocket for HvListener {
-    /// The socket to watch; see [`HvListener`] on readiness. It is in non-blocking mode always.
+    /// Returns the socket to watch; see [`HvListener`] on readiness. It is always in non-blocking
+    /// mode.
     fn as_socket(&self) -> BorrowedSocket<'_> {
         self.listener().descriptor()
     }
@@ -32,10 +34,15 @@ impl AsRawSocket for HvListener {
 }
 
 impl HvSocket {
-    /// The socket to watch. Which one it is goes with the state: none (`WSAENOTCONN`) before it
-    /// listens or connects; readable when there is something to accept or to receive; while it
-    /// connects in non-blocking mode writable when that has succeeded, and in `select`'s third set
-    /// when it has failed. [`HvSocket::poll`] does all this by itself.
+    /// Returns the socket to watch. It depends on the state: a listening or connected socket is
+    /// readable if there is a connection to accept or data to receive. In a non-blocking connect it
+    /// becomes writable when the connect has succeeded, and is in the third set of `select` when it
+    /// has failed. [`HvSocket::poll`] does all of this.
+    ///
+    /// # Errors
+    ///
+    /// `WSAENOTCONN` if the socket neither listens nor connects nor is connected.
+    #[doc(alias = "as_raw_socket")]
     pub fn socket(&self) -> io::Result<BorrowedSocket<'_>> {
         self.descriptor()
     }

@@ -1,5 +1,5 @@
-//! A child process's standard input and output: pipes, since few programs take a socket for a
-//! file, and two threads that move the bytes.
+//! The standard input and output of a child process: pipes, since few programs accept a socket as a
+//! file, and two threads that copy the bytes.
 
 use std::io::{self, PipeReader, PipeWriter};
 use std::net::Shutdown;
@@ -9,14 +9,14 @@ use std::thread::{self, JoinHandle};
 use crate::HvStream;
 use crate::copy::{CopyEnd, copy};
 
-/// What moves the bytes while the child runs.
+/// The connection and the thread that copies while the child runs.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: HvStream,
     output: JoinHandle<()>,
 }
 
-/// Starts `command` on the connection.
+/// Starts `command` with the connection.
 pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child, Connection)> {
     stream.set_nonblocking(false)?;
     stream.set_read_timeout(None)?;
@@ -25,7 +25,7 @@ pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child
     let (output, their_output) = io::pipe()?;
     let (from, to) = (stream.try_clone()?, stream.try_clone()?);
     let child = command.stdin(their_input).stdout(their_output).spawn()?;
-    // It holds the child's ends of the pipes: their end would never be seen.
+    // The command holds the child's ends of the pipes; the end of the pipes would never be seen.
     drop(command);
     thread::Builder::new()
         .name("hvsock-child-in".into())
@@ -36,28 +36,28 @@ pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child
     Ok((child, Connection { stream, output }))
 }
 
-/// From the connection to the child.
+/// Copies from the connection to the child.
 fn copy_to_program(from: &HvStream, to: PipeWriter) {
     if let CopyEnd::WriteError = copy(from, to) {
-        // It reads no more, which the other end is to know.
+        // The child has stopped reading. The peer must learn that.
         let _ = from.shutdown(Shutdown::Read);
     }
 }
 
-/// From the child to the connection.
+/// Copies from the child to the connection.
 fn copy_from_program(from: PipeReader, to: &HvStream) {
     if let CopyEnd::Finished = copy(from, to) {
-        // Nothing can be done about an error: it is over for both by then.
+        // An error needs no handling: both have ended then.
         let _ = to.shutdown(Shutdown::Write);
     }
 }
 
 impl Connection {
-    /// Waits until all that the child wrote is on its way.
+    /// Waits until the child's output has been written to the connection.
     pub(crate) fn finish(self) {
-        // It does not panic; and if it did, nothing more could be moved.
+        // The thread does not panic. If it did, nothing more could be copied.
         let _ = self.output.join();
-        // The child reads no more. The other thread hears of it and ends.
+        // The child does not read any more. This ends the other thread.
         let _ = self.stream.shutdown(Shutdown::Read);
     }
 }

@@ -1,5 +1,5 @@
-//! Waiting for one socket, in slices: Winsock does not wake whoever waits for a socket of which
-//! another thread has ended a direction.
+//! Waits for one socket, in intervals: Winsock does not wake a thread that waits for a socket when
+//! another thread shuts down a direction of it.
 
 use std::io;
 use std::os::windows::io::AsSocket;
@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
-/// How often whoever waits looks whether this end has ended what it waits for.
+/// How often a waiting thread checks whether this end has shut down the direction.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Waits until `socket` is ready for `what`, or until `deadline`, but no longer than a moment.
-/// What it is ready for is nothing then.
+/// Waits until `socket` is ready for `what`, for at most one interval or until `deadline`. Returns
+/// what it is ready for, which may be nothing.
 pub(crate) fn poll_slice(
     socket: &impl AsSocket,
     what: PollFlags,
@@ -24,7 +24,7 @@ pub(crate) fn poll_slice(
     Ok(fds[0].revents())
 }
 
-/// Whether `deadline` has come.
+/// Returns true if `deadline` has passed.
 pub(crate) fn has_passed(deadline: Option<Instant>) -> bool {
     deadline.is_some_and(|at| at <= Instant::now())
 }

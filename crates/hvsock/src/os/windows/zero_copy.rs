@@ -1,60 +1,76 @@
-//! Bytes in place: there are none, for no bytes go through memory that this process shares.
+//! Zero-copy access, which Windows does not have: no bytes go through shared memory.
 //!
-//! The types are those of Linux, so that one program text does for both; nobody ever has a value
-//! of one, since what would give it is an error of kind `Unsupported`.
+//! The types are those of Linux, so that the same code compiles. No value of them ever exists,
+//! since the functions that return one fail with `Unsupported`.
 
 use std::convert::Infallible;
 use std::io;
 use std::marker::PhantomData;
 use std::os::windows::io::AsHandle;
 
-/// What one end of a ring has done so far; nobody has a ring here.
+/// The counters of one end of a ring. No ring exists on Windows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RingStats {
-    /// Times that it rang the other end's bell.
+    /// Notifications sent to the peer's doorbell.
     pub rings: u64,
     /// Times that one of its threads slept.
     pub sleeps: u64,
-    /// Times that one of its threads looked for a moment and need not sleep.
+    /// Times that one of its threads spun and did not have to sleep.
     pub spins: u64,
 }
 
-/// Bytes of shared memory, of which there is none here.
+/// Bytes of shared memory. No value exists on Windows.
 #[derive(Clone, Copy, Debug)]
 pub struct Bytes<'a>(Infallible, PhantomData<&'a [u8]>);
 
-/// Room in shared memory, of which there is none here.
+/// Reserved free space in shared memory. No value exists on Windows.
 #[derive(Debug)]
 pub struct Reserved<'a>(Infallible, PhantomData<&'a mut [u8]>);
 
-/// Bytes that came in shared memory, of which there is none here.
+/// Received bytes in shared memory. No value exists on Windows.
 #[derive(Debug)]
 pub struct Filled<'a>(Infallible, PhantomData<&'a mut [u8]>);
 
 #[allow(clippy::len_without_is_empty, reason = "no value of this type exists")]
 impl Reserved<'_> {
-    /// How many bytes there is room for.
+    /// Returns the number of reserved bytes.
     pub fn len(&self) -> usize {
         match self.0 {}
     }
 
-    /// Puts `bytes` at `offset`.
+    /// Copies `bytes` to `offset`.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn put(&mut self, _offset: usize, _bytes: &[u8]) -> io::Result<()> {
         match self.0 {}
     }
 
-    /// Puts what is in other shared memory at `offset`.
+    /// Copies bytes of other shared memory to `offset`.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn put_shared(&mut self, _offset: usize, bytes: Bytes<'_>) -> io::Result<()> {
         match bytes.0 {}
     }
 
-    /// Has the system read from a file straight into the room.
+    /// Reads from a file directly into the reserved space.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn read_from(&mut self, _file: impl AsHandle, _offset: usize) -> io::Result<usize> {
         match self.0 {}
     }
 
-    /// Gives the first `count` bytes to the other end.
+    /// Sends the first `count` bytes to the peer.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn commit(self, _count: usize) -> io::Result<()> {
         match self.0 {}
     }
@@ -62,44 +78,60 @@ impl Reserved<'_> {
 
 #[allow(clippy::len_without_is_empty, reason = "no value of this type exists")]
 impl Filled<'_> {
-    /// How many bytes there are.
+    /// Returns the number of received bytes.
     pub fn len(&self) -> usize {
         match self.0 {}
     }
 
-    /// Copies bytes from `offset` on.
+    /// Copies bytes from `offset` to `buffer`.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn get(&self, _offset: usize, _buffer: &mut [u8]) -> io::Result<()> {
         match self.0 {}
     }
 
-    /// Where the bytes lie.
+    /// Returns the bytes as two segments.
     pub fn stretches(&self) -> [Bytes<'_>; 2] {
         match self.0 {}
     }
 
-    /// Copies bytes from `offset` on to other shared memory.
+    /// Copies bytes from `offset` to other shared memory.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn get_shared(&self, _offset: usize, to: Bytes<'_>) -> io::Result<()> {
         match to.0 {}
     }
 
-    /// Has the system write the bytes straight to a file.
+    /// Writes the bytes directly to a file.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn write_to(&self, _file: impl AsHandle, _offset: usize) -> io::Result<usize> {
         match self.0 {}
     }
 
-    /// Frees the first `count` bytes.
+    /// Releases the first `count` bytes.
+    ///
+    /// # Errors
+    ///
+    /// None on Windows.
     pub fn consume(self, _count: usize) -> io::Result<()> {
         match self.0 {}
     }
 }
 
 impl Bytes<'_> {
-    /// How many there are.
+    /// Returns the number of bytes.
     pub fn len(self) -> usize {
         match self.0 {}
     }
 
-    /// Whether there are none.
+    /// Returns true if there are none.
     pub fn is_empty(self) -> bool {
         match self.0 {}
     }

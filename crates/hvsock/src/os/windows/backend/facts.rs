@@ -1,7 +1,7 @@
-//! What this machine says of itself, as far as a question is worth the time.
+//! What this machine reports about itself, queried only if it is worth the time.
 //!
-//! Asking for virtual machines takes a moment, so that is done for who wants an explanation or
-//! names one of them. For all else Windows' own answer is enough, with its registry beside.
+//! Querying virtual machines takes a moment. It is done for an explanation, and for an address that
+//! names one of them. For all else the reply of Windows and its registry are enough.
 
 use hvsock_address::{SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
@@ -11,19 +11,19 @@ use super::socket;
 use crate::backend::Settings;
 use crate::{Explanation, ExplanationStep};
 
-/// What would become of a connect.
+/// Explains what a connect would do.
 pub(super) fn explain_connect(address: SockAddrHv) -> Explanation {
     let explanation = full_facts(address).explain_connect(address.vm, address.service);
     require_sockets(Explanation::of_facts(explanation))
 }
 
-/// What would become of a listen.
+/// Explains what a listen would do.
 pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
     let explanation = full_facts(address).explain_listen(address.vm, address.service);
     require_sockets(Explanation::of_facts(explanation))
 }
 
-/// Nothing comes of what would succeed where Windows has no such sockets.
+/// Turns a success into a refusal if Windows has no such sockets.
 fn require_sockets(mut explanation: Explanation) -> Explanation {
     if explanation.refusal.is_some() || socket(Settings::default()).is_ok() {
         return explanation;
@@ -38,11 +38,11 @@ fn require_sockets(mut explanation: Explanation) -> Explanation {
     explanation
 }
 
-/// What stands against a listen, which Windows itself would not say: that the service is not
-/// registered, or switched off. Everything else is for Windows to say.
+/// The refusal of a listen that Windows itself would not report: the service is not registered or
+/// is disabled. Windows decides everything else.
 pub(super) fn listen_refusal(address: SockAddrHv) -> Option<Refusal> {
     let facts = quick_facts()?;
-    // A virtual machine's host may let it through, and not every one knows what it is.
+    // The host of a virtual machine may permit it, and a machine may not know whether it is one.
     let may_have_host = facts.machine.guest.is_some() || !facts.machine.is_host;
     let from_host = [VmId::WILDCARD, VmId::PARENT, VmId::SILOHOST].contains(&address.vm);
     if from_host && may_have_host {
@@ -55,20 +55,20 @@ pub(super) fn listen_refusal(address: SockAddrHv) -> Option<Refusal> {
         .filter(|refusal| matches!(refusal, Refusal::Unregistered | Refusal::Disabled { .. }))
 }
 
-/// What a number of Winsock's means.
+/// Converts an error number of Winsock.
 pub(super) fn refusal(number: i32, address: SockAddrHv, listening: bool) -> Option<Refusal> {
     hvsock_hyperv::refusal(number, quick_facts().as_ref(), address, listening)
 }
 
-/// What can be known at once, if the registry is to be read: without it every service would look
-/// unregistered.
+/// The facts that need no query, or `None` if the registry cannot be read: without it every service
+/// would seem unregistered.
 fn quick_facts() -> Option<Facts> {
     let facts = hvsock_hyperv::facts_at_hand();
     let registry_missing = |missing: &Missing| matches!(missing, Missing::Registry { .. });
     (!facts.missing.iter().any(registry_missing)).then_some(facts)
 }
 
-/// All facts that an address has to do with.
+/// All facts that concern an address.
 fn full_facts(address: SockAddrHv) -> Facts {
     if address.vm.is_well_known() && address.vm != VmId::CHILDREN {
         hvsock_hyperv::facts_at_hand()

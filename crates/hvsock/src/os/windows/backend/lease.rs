@@ -1,4 +1,4 @@
-//! A registration that lives as long as the process, in the registry of Windows.
+//! A registration that lives as long as the process, in the Windows registry.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use hvsock_registry::key_store::{self, KeyError, KeyLease, KeyStore};
 
 use crate::Endpoint;
 
-/// A key of Windows' registry, which says whose process it is.
+/// A registry key that names its process.
 #[derive(Debug)]
 pub(crate) struct Lease(KeyLease);
 
@@ -32,7 +32,7 @@ impl Lease {
         lease.map(Self).map_err(error)
     }
 
-    /// Whether the registration still stands; the error says why not.
+    /// Checks that the registration still exists. The error has the reason.
     pub(crate) fn check(&self) -> io::Result<()> {
         self.0.check().map_err(|failed| match failed {
             KeyError::NotRegistered(_) => Refusal::Unregistered.into_cut_error(),

@@ -1,4 +1,4 @@
-//! A listener of the system's.
+//! A listener of the system.
 
 use std::io;
 use std::os::windows::io::{AsSocket, BorrowedSocket, OwnedSocket};
@@ -16,7 +16,7 @@ use crate::backend::{Request, next_local_id};
 use crate::os::wait::{has_passed, poll_slice};
 use crate::{Peer, wait};
 
-/// A listener that stands.
+/// An established listener.
 #[derive(Debug)]
 pub(crate) struct Listener {
     socket: OwnedSocket,
@@ -24,8 +24,8 @@ pub(crate) struct Listener {
     backlog: u32,
     id: u64,
     nonblocking: AtomicBool,
-    /// Whether accepted connections outlive a pause. That they have it of the listener's socket is
-    /// said nowhere, so each is told.
+    /// Whether accepted connections survive a pause. No document says that they inherit this from
+    /// the listener's socket, so it is set on each.
     connected_suspend: AtomicBool,
 }
 
@@ -57,7 +57,7 @@ impl Listener {
         self.id
     }
 
-    /// The system lets through only what is listened for.
+    /// The system filters.
     pub(crate) fn rejected(&self) -> u64 {
         0
     }
@@ -72,13 +72,13 @@ impl Listener {
         Ok(())
     }
 
-    /// Accepts, waiting until `deadline` unless the listener is non-blocking.
+    /// Accepts a connection. Waits until `deadline` unless the listener is non-blocking.
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
         let may_wait = !self.nonblocking.load(Ordering::Relaxed);
         wait::accept(may_wait, || self.accept_now(), || self.wait(deadline))
     }
 
-    /// Waits until there may be something to accept, or until `deadline`.
+    /// Waits until there may be a connection to accept, or until `deadline`.
     pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
         loop {
             if !poll_slice(&self.socket, PollFlags::IN, deadline)?.is_empty() {
@@ -90,7 +90,7 @@ impl Listener {
         }
     }
 
-    /// Accepts what is there; `WouldBlock` if nothing is.
+    /// Accepts a connection; `WouldBlock` if there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
         loop {
             let Some((socket, peer)) = hyperv::accept(&self.socket)? else {
@@ -101,10 +101,11 @@ impl Listener {
             if self.connected_suspend.load(Ordering::Relaxed)
                 && hyperv::set_option(&socket, HvOption::ConnectedSuspend, 1).is_err()
             {
-                // The listener's socket took it, so this connection is gone again.
+                // The listener's socket accepted the option, so this connection is gone again.
                 continue;
             }
-            // The word for it, or its id: asking for its name would take longer than a connection.
+            // The keyword of the partition or its id. Querying its name would take longer than the
+            // connect.
             let caller = Peer::of_partition(PartitionRef::Id(peer.vm).to_string());
             let (socket, caller) = (Arc::new(socket), Some(caller));
             return Ok(Stream::new(socket, self.local, peer, caller));

@@ -1,10 +1,10 @@
 //! The back-end of Windows.
 //!
-//! - [`resolve`]: what an address means here;
-//! - [`facts`]: what this machine says of itself, as far as it is worth the time;
-//! - [`refusal`]: what Windows' errors mean;
-//! - [`pending`]: a connect;
-//! - [`listener`] and [`stream`]: what comes of them;
+//! - [`resolve`]: addresses as Windows takes them;
+//! - [`facts`]: what this machine reports about itself;
+//! - [`refusal`]: errors of Windows as refusals;
+//! - [`pending_connect`]: a connect;
+//! - [`listener`] and [`stream`]: a listener and a connection;
 //! - [`lease`]: a registration that lives as long as the process.
 
 mod facts;
@@ -32,12 +32,12 @@ use crate::endpoint::UseVsock;
 use crate::{Endpoint, Explanation, error};
 use resolve::Target;
 
-/// There is no `AF_VSOCK` here, whoever asks.
+/// Windows has no `AF_VSOCK`.
 pub(crate) fn uses_vsock(_endpoint: &Endpoint) -> bool {
     false
 }
 
-/// Whoever names an endpoint socket means a broker, and must not get somebody else.
+/// An endpoint socket means a broker. The request must not reach anything else.
 fn require_no_endpoint(endpoint: &Endpoint) -> io::Result<()> {
     let text = match endpoint.vsock() {
         UseVsock::WithoutBroker => return Ok(()),
@@ -50,7 +50,7 @@ fn require_no_endpoint(endpoint: &Endpoint) -> io::Result<()> {
     Err(error::new(io::ErrorKind::Unsupported, text))
 }
 
-/// Connects, listens or explains, and waits up to `bound` for it.
+/// Connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(
     endpoint: &Endpoint,
     request: &mut Request,
@@ -75,7 +75,7 @@ pub(crate) fn execute(
         }
         RequestKind::Listen { backlog } => {
             let target = Target::of_listen(&request.address)?;
-            // Windows lets a bind that can never receive succeed, and says nothing.
+            // Windows permits a bind that can never receive a connection, and does not report it.
             if let Some(refusal) = facts::listen_refusal(target.address()) {
                 return Err(refusal.into());
             }
@@ -85,7 +85,7 @@ pub(crate) fn execute(
     }
 }
 
-/// A socket with the options that hold from its start.
+/// Creates a socket with the options that apply from its creation.
 fn socket(settings: Settings) -> io::Result<OwnedSocket> {
     let socket = hyperv::socket().map_err(refusal::of_socket)?;
     let options = [
@@ -93,7 +93,7 @@ fn socket(settings: Settings) -> io::Result<OwnedSocket> {
         (HvOption::ConnectedSuspend, settings.connected_suspend),
         (HvOption::HighVtl, settings.high_vtl),
     ];
-    // An older Windows does not know all of them, which is no matter to who does not ask for it.
+    // An older Windows does not support all options. That matters only if one is requested.
     for (option, _) in options.into_iter().filter(|(_, on)| *on) {
         hyperv::set_option(&socket, option, 1)
             .map_err(|error| refusal::of_option(option, error))?;
@@ -102,7 +102,7 @@ fn socket(settings: Settings) -> io::Result<OwnedSocket> {
 }
 
 impl Explanation {
-    /// What Windows' facts come to, in the library's form.
+    /// Converts an explanation of the Windows facts.
     fn of_facts(explanation: hvsock_hyperv::Explanation) -> Self {
         let step = |step: hvsock_fabric::Step| crate::ExplanationStep {
             question: step.question,

@@ -1,4 +1,4 @@
-//! A connect, for those who wait for it and those who do not. Dropping it cancels it.
+//! A connect, blocking or not. Dropping it cancels it.
 
 use std::io;
 use std::os::windows::io::{AsSocket, BorrowedSocket, OwnedSocket};
@@ -16,18 +16,18 @@ use crate::backend::{Request, RequestKind};
 use crate::os::wait::{has_passed, poll_slice};
 use crate::{Endpoint, error};
 
-/// A connect on its way.
+/// A connect in progress.
 #[derive(Debug)]
 pub(crate) struct PendingConnect {
     socket: Arc<OwnedSocket>,
     target: Target,
     timeout: Duration,
-    /// It has become a connection, or failed.
+    /// The connect has completed or failed.
     done: AtomicBool,
 }
 
 impl PendingConnect {
-    /// Begins to connect and returns at once.
+    /// Starts a connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
         super::require_no_endpoint(endpoint)?;
         let Request {
@@ -52,7 +52,7 @@ impl PendingConnect {
         })
     }
 
-    /// Waits until `deadline` for the connection.
+    /// Waits for the connection until `deadline`.
     pub(super) fn finish(&self, deadline: Instant) -> io::Result<Stream> {
         loop {
             match self.progress() {
@@ -66,7 +66,8 @@ impl PendingConnect {
         }
     }
 
-    /// The connection, once it stands; `WouldBlock` before. Not to be asked again afterwards.
+    /// Returns the connection once it is established, `WouldBlock` before. Must not be called again
+    /// after that.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         if self.done.load(Ordering::Acquire) {
             return Err(error::invalid_input("this connect has already completed"));
@@ -75,7 +76,7 @@ impl PendingConnect {
         if let Ok(false) = connected {
             return Err(io::ErrorKind::WouldBlock.into());
         }
-        // Winsock tells each end of connecting once.
+        // Winsock reports the result of a connect once.
         if self.done.swap(true, Ordering::AcqRel) {
             return Err(error::invalid_input("this connect has already completed"));
         }
@@ -91,12 +92,12 @@ impl PendingConnect {
         refusal::no_reply_error(&self.target, self.timeout)
     }
 
-    /// Waits until there may be progress, or a moment, or until `deadline`.
+    /// Waits for progress, for at most one interval or until `deadline`.
     pub(crate) fn wait(&self, deadline: Instant) -> io::Result<()> {
         poll_slice(&self.socket, PollFlags::OUT, Some(deadline)).map(|_| ())
     }
 
-    /// The socket that is ready for writing when there is a connection.
+    /// The socket that is writable when the connection is established.
     pub(crate) fn descriptor(&self) -> BorrowedSocket<'_> {
         self.socket.as_socket()
     }

@@ -1,4 +1,4 @@
-//! What Windows' error numbers mean, in the words of refusals.
+//! Converts error numbers of Windows to refusals.
 
 use std::io;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::facts;
 use super::resolve::Target;
 use crate::error::refused_with;
 
-/// Why there is no socket.
+/// The error of creating a socket.
 pub(super) fn of_socket(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::EAFNOSUPPORT | errno::ESOCKTNOSUPPORT | errno::EPROTONOSUPPORT) => {
@@ -28,7 +28,7 @@ pub(super) fn of_socket(error: io::Error) -> io::Error {
     }
 }
 
-/// Why an option cannot be set.
+/// The error of setting an option.
 pub(super) fn of_option(option: HvOption, error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::ENOPROTOOPT | errno::EINVAL | errno::EOPNOTSUPP) => refused_with(
@@ -39,12 +39,12 @@ pub(super) fn of_option(option: HvOption, error: io::Error) -> io::Error {
     }
 }
 
-/// Why connecting failed.
+/// The error of a connect.
 pub(super) fn of_connect(target: &Target, error: io::Error) -> io::Error {
     of(target, error, false)
 }
 
-/// Why listening failed.
+/// The error of a bind or listen.
 pub(super) fn of_listen(target: &Target, error: io::Error) -> io::Error {
     of(target, error, true)
 }
@@ -62,13 +62,13 @@ fn of(target: &Target, error: io::Error, listening: bool) -> io::Error {
     }
 }
 
-/// The error for a connect that nobody answered.
+/// The error for a connect without a reply.
 pub(super) fn no_reply_error(target: &Target, after: Duration) -> io::Error {
     let text = format!("{} did not reply within {after:?}", target.shown());
     refused_with(Refusal::TimedOut, text)
 }
 
-/// What an error means on a connection that stood.
+/// Converts an error of an established connection.
 pub(super) fn of_connection(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Refusal::Reset {
@@ -79,7 +79,7 @@ pub(super) fn of_connection(error: io::Error) -> io::Error {
     }
 }
 
-/// Whether an error says that the connection is over for both ends.
+/// Returns true if the error means that the connection is closed in both directions.
 pub(super) fn is_over(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -1,4 +1,4 @@
-//! What an address means on Windows.
+//! Resolves addresses on Windows.
 
 use std::io;
 
@@ -16,12 +16,12 @@ use crate::{Endpoint, HvAddr};
 #[derive(Clone, Debug)]
 pub(super) struct Target {
     address: SockAddrHv,
-    /// As it was written.
+    /// The address as it was written.
     shown: String,
 }
 
 impl Target {
-    /// Where to connect to. No partition at all stands for the parent, where there is one.
+    /// The address of a connect. The zero id means the parent if there is one.
     pub(super) fn of_connect(address: &HvAddr) -> io::Result<Self> {
         let mut target = Self::of_listen(address)?;
         if target.address.vm == VmId::ZERO && hvsock_hyperv::machine().guest.is_some() {
@@ -30,7 +30,7 @@ impl Target {
         Ok(target)
     }
 
-    /// Where to listen.
+    /// The address of a listener.
     pub(super) fn of_listen(address: &HvAddr) -> io::Result<Self> {
         let vm = match address.partition() {
             PartitionRef::Id(id) => *id,
@@ -72,8 +72,8 @@ pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmI
     partition(name)
 }
 
-/// This machine's own registry knows what it allows. In a virtual machine that is not what its
-/// host allows, so a name may be unknown that the host knows.
+/// Resolves a name in the registry of this machine. In a virtual machine the host may have services
+/// that this registry does not know.
 fn service(name: &ElementName) -> io::Result<ServiceId> {
     let facts = hvsock_hyperv::facts_at_hand();
     if let Some(registration) = facts.registry.by_name(name) {
@@ -95,7 +95,7 @@ fn partition(name: &PartitionName) -> io::Result<VmId> {
     match hvsock_hyperv::find_vm(&vms, name.as_str()) {
         Ok(vm) => Ok(vm.id),
         Err(FindVmError::Unknown(unknown)) => {
-            // Whoever may not see all of them wants to know that.
+            // The list may be incomplete for this user. The error says so.
             let more: String = missing
                 .iter()
                 .filter(|missing| !matches!(missing, Missing::HyperV) || vms.is_empty())

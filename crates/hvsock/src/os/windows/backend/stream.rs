@@ -1,8 +1,8 @@
-//! A connection of the system's.
+//! A connection of the system.
 //!
-//! The socket is in non-blocking mode always, and whoever may wait does so in `select`: a receive
-//! that a time limit of Winsock's own ends leaves the socket in a state that is not defined
-//! (documented with `SO_RCVTIMEO`), and a thread that waits in one is not woken when another ends
+//! The socket is always in non-blocking mode, and blocking calls wait in `select`. A receive that
+//! ends by Winsock's own timeout leaves the socket in an undefined state (documented with
+//! `SO_RCVTIMEO`). A thread that blocks in a receive is not woken when another thread shuts down
 //! that direction.
 
 use std::io;
@@ -35,7 +35,7 @@ pub(crate) struct Stream {
     local_state: Mutex<LocalState>,
 }
 
-/// What this end has done and set.
+/// The settings of this end, and which directions it has shut down.
 #[derive(Clone, Copy, Debug, Default)]
 struct LocalState {
     read_shut_down: bool,
@@ -45,7 +45,7 @@ struct LocalState {
 }
 
 impl Stream {
-    /// A connection, whose socket is non-blocking.
+    /// Creates a connection from a non-blocking socket.
     pub(super) fn new(
         socket: Arc<OwnedSocket>,
         local: SockAddrHv,
@@ -96,7 +96,7 @@ impl Stream {
         self.retry(PollFlags::IN, limit, || self.recv_once(&mut into))
     }
 
-    /// Receives what is there; `WouldBlock` if nothing is.
+    /// Receives the available bytes; `WouldBlock` if there are none.
     pub(crate) fn recv_once(&self, into: &mut ReadInto<'_, '_>) -> io::Result<usize> {
         if into.is_empty() || self.state().read_shut_down {
             return Ok(0);
@@ -117,7 +117,7 @@ impl Stream {
         self.retry(PollFlags::OUT, limit, || self.send_once(from))
     }
 
-    /// Sends what there is room for; `WouldBlock` if there is none.
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none.
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         if self.state().write_shut_down {
             return Err(write_shut_down());
@@ -133,19 +133,19 @@ impl Stream {
         })
     }
 
-    /// Whether this end reads no more.
+    /// Returns true if this end has shut down reading.
     #[cfg(feature = "tokio")]
     pub(crate) fn is_read_shut_down(&self) -> bool {
         self.state().read_shut_down
     }
 
-    /// Whether receiving would give bytes, the end or an error: `WouldBlock` if not.
+    /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not.
     #[cfg(feature = "tokio")]
     pub(crate) fn check_readable(&self) -> io::Result<()> {
         self.check_ready(Interest::READABLE)
     }
 
-    /// Whether sending would take bytes or give an error: `WouldBlock` if not.
+    /// Checks whether sending sends bytes or returns an error; `WouldBlock` if not.
     #[cfg(feature = "tokio")]
     pub(crate) fn check_writable(&self) -> io::Result<()> {
         self.check_ready(Interest::WRITABLE)
@@ -159,8 +159,8 @@ impl Stream {
         }
     }
 
-    /// Tries until it is something other than `WouldBlock`, for as long as `limit` says, if the
-    /// socket may wait at all.
+    /// Repeats `attempt` while it returns `WouldBlock`, up to `limit`, unless the mode is
+    /// non-blocking.
     fn retry<T>(
         &self,
         what: PollFlags,
@@ -187,10 +187,10 @@ impl Stream {
         }
     }
 
-    /// ConnectionInfo one or both directions. Nobody has to be told beside the data, so nobody waits.
+    /// Shuts down one or both directions. No message accompanies the data, so this never waits.
     pub(crate) fn shutdown(&self, how: Shutdown, _may_wait: bool) -> io::Result<()> {
         match stream::shutdown(&self.socket, how) {
-            // It is over for both already.
+            // The connection is closed in both directions already.
             Err(error) if refusal::is_over(&error) => {}
             result => result?,
         }
@@ -227,7 +227,7 @@ impl Stream {
         hyperv::set_option(&self.socket, HvOption::ConnectedSuspend, on.into())
     }
 
-    /// Waits until reading or writing would not, or until `deadline`.
+    /// Waits until reading or writing does not block, or until `deadline`.
     pub(crate) fn poll(
         &self,
         interest: Interest,
@@ -249,7 +249,7 @@ impl Stream {
         }
     }
 
-    /// Why the connection was cut, if the system knows.
+    /// Why the connection was reset, if the system knows.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(refusal::of_connection(error))

@@ -1,4 +1,4 @@
-//! Connecting and listening without blocking a worker thread.
+//! Executes requests without blocking a worker thread.
 
 use std::future::poll_fn;
 use std::io;
@@ -12,7 +12,7 @@ use super::watch::Watch;
 use crate::Endpoint;
 use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
 
-/// Asks for a connection or a listener and waits up to `bound` for it.
+/// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) async fn execute(
     endpoint: Endpoint,
     mut request: Request,
@@ -33,7 +33,7 @@ pub(crate) async fn execute(
     let started = if connects && ids && !explains {
         start()
     } else {
-        // Names, and what is said of a listen, are asked of services that may be slow.
+        // Names and the facts about a listen are queried from services that may be slow.
         let asked = tokio::task::spawn_blocking(start);
         match timeout_at(deadline, asked).await {
             Ok(Ok(started)) => started,
@@ -56,7 +56,7 @@ pub(crate) async fn execute(
     }
 }
 
-/// What came of the asking.
+/// The result of the blocking part.
 enum Started {
     Connecting(PendingConnect),
     Done(Outcome),

@@ -1,4 +1,4 @@
-//! What the runtime watches of a listener.
+//! A listener as the runtime watches it.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::watch::Watch;
 use crate::backend::{Listener, Stream};
 
-/// The socket of one listener, as the runtime watches it.
+/// The watched socket of one listener.
 #[derive(Debug)]
 pub(crate) struct ListenerWatch(Watch);
 

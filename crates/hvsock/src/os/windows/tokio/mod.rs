@@ -1,4 +1,4 @@
-//! How tokio's runtime watches sockets of Winsock.
+//! Watches Winsock sockets with tokio's runtime.
 
 mod execute;
 mod listener;

@@ -1,4 +1,4 @@
-//! What the runtime watches of a connection.
+//! A connection as the runtime watches it.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::watch::Watch;
 use crate::backend::{ReadInto, Stream, WriteFrom};
 
-/// The socket of one connection, as the runtime watches it. Every method is given that connection.
+/// The watched socket of one connection. Every method takes that connection.
 #[derive(Debug)]
 pub(crate) struct StreamWatch(Watch);
 
@@ -42,7 +42,7 @@ impl StreamWatch {
         cx: &mut Context<'_>,
         into: &mut ReadInto<'_, '_>,
     ) -> Poll<io::Result<usize>> {
-        // Whose end it is to tell is not the system's readiness, but this end's own word.
+        // A shutdown of this end is not part of the system's readiness.
         if stream.is_read_shut_down() {
             return Poll::Ready(Ok(0));
         }
@@ -50,7 +50,7 @@ impl StreamWatch {
             .poll(cx, Interest::READABLE, || stream.recv_once(into))
     }
 
-    /// Waits until reading would give bytes, the end or an error.
+    /// Waits until reading returns bytes, the end or an error.
     pub(crate) fn poll_readable(
         &self,
         stream: &Arc<Stream>,
@@ -63,13 +63,13 @@ impl StreamWatch {
             .poll(cx, Interest::READABLE, || stream.check_readable())
     }
 
-    /// Reads what is there; `WouldBlock` if nothing is.
+    /// Reads the available bytes; `WouldBlock` if there are none.
     pub(crate) fn try_read(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
         let recv = || stream.recv_once(&mut ReadInto::One(buffer));
         self.0.attempt(Interest::READABLE, recv)
     }
 
-    /// Writes what there is room for; `WouldBlock` if there is none.
+    /// Writes as many bytes as there is free space for; `WouldBlock` if there is none.
     pub(crate) fn try_write(&self, stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
         let send = || stream.send_once(WriteFrom::One(bytes));
         self.0.attempt(Interest::WRITABLE, send)
@@ -85,7 +85,7 @@ impl StreamWatch {
             .poll(cx, Interest::WRITABLE, || stream.send_once(from))
     }
 
-    /// Waits until writing would take bytes or give an error.
+    /// Waits until writing writes bytes or returns an error.
     pub(crate) fn poll_writable(
         &self,
         stream: &Arc<Stream>,

@@ -1,9 +1,9 @@
-//! A socket watched by the runtime.
+//! A socket that the runtime watches.
 //!
-//! tokio watches nothing on Windows but sockets of its own types. What it asks the system (AFD,
-//! by way of mio) is the same for every stream socket, so a duplicate of the Hyper-V socket goes
-//! in as a `TcpStream`, of which nothing but its readiness is used. OpenVMM's tests ask AFD about
-//! such sockets likewise (microsoft/openvmm, `petri/src/vm/hyperv/mod.rs` over `pal_async`).
+//! On Windows, tokio watches sockets of its own types only. Its request to the system (AFD, through
+//! mio) is the same for every stream socket. So a duplicate of the Hyper-V socket is registered as
+//! a `TcpStream`, of which only the readiness is used. OpenVMM's tests ask AFD about such sockets
+//! in the same way (microsoft/openvmm, `petri/src/vm/hyperv/mod.rs` over `pal_async`).
 
 use std::io;
 use std::net;
@@ -13,21 +13,21 @@ use std::task::{Context, Poll, ready};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-/// What the runtime watches.
+/// A socket registered with the runtime.
 #[derive(Debug)]
 pub(super) struct Watch(TcpStream);
 
 impl Watch {
-    /// Watches a non-blocking socket. Panics outside of a runtime with I/O enabled, as all of
-    /// tokio's sockets do.
+    /// Registers a non-blocking socket. Panics outside of a runtime with I/O enabled, as all
+    /// sockets of tokio do.
     pub(super) fn new(socket: BorrowedSocket<'_>) -> io::Result<Self> {
         let duplicate = socket.try_clone_to_owned()?;
         hvsock_sys::set_nonblocking(&duplicate, true)?;
         TcpStream::from_std(net::TcpStream::from(duplicate)).map(Self)
     }
 
-    /// Tries, whenever the socket may be ready for `interest`, until it is something other than
-    /// `WouldBlock`.
+    /// Repeats `attempt` whenever the socket may be ready for `interest`, until it returns
+    /// something other than `WouldBlock`.
     pub(super) fn poll<T>(
         &self,
         cx: &mut Context<'_>,
@@ -47,7 +47,7 @@ impl Watch {
         }
     }
 
-    /// Tries once, if the socket may be ready; `WouldBlock` if it is not.
+    /// Calls `attempt` once if the socket may be ready; `WouldBlock` if it is not.
     pub(super) fn attempt<T>(
         &self,
         interest: Interest,
