@@ -153,3 +153,46 @@ pub use hvsock_address::{
 };
 pub use hvsock_fabric::Refusal;
 pub use os::exports::*;
+
+/// Asserts at compile time that the public types are `Send` and `Sync`, except [`Filled`] and
+/// [`Reserved`], which are lock guards.
+const _: () = {
+    const fn is_send_sync<T: Send + Sync>() {}
+
+    is_send_sync::<ConnectOptions>();
+    is_send_sync::<ConnectedChild>();
+    is_send_sync::<Endpoint>();
+    is_send_sync::<Explanation>();
+    is_send_sync::<ExplanationStep>();
+    is_send_sync::<HvAddr>();
+    is_send_sync::<HvListener>();
+    is_send_sync::<HvSocket>();
+    is_send_sync::<HvStream>();
+    is_send_sync::<Incoming<'_>>();
+    is_send_sync::<Interest>();
+    is_send_sync::<Lease>();
+    is_send_sync::<ListenOptions>();
+    is_send_sync::<Peer>();
+    is_send_sync::<Readiness>();
+    is_send_sync::<Refusal>();
+    is_send_sync::<RingStats>();
+    is_send_sync::<SocketOption>();
+    is_send_sync::<Transport>();
+    is_send_sync::<Bytes<'_>>();
+    #[cfg(target_os = "linux")]
+    {
+        is_send_sync::<NoBroker>();
+        is_send_sync::<NoRegistry>();
+        is_send_sync::<OwnedFds>();
+    }
+    #[cfg(feature = "tokio")]
+    {
+        is_send_sync::<tokio::HvListener>();
+        is_send_sync::<tokio::HvStream>();
+        is_send_sync::<tokio::OwnedReadHalf>();
+        is_send_sync::<tokio::OwnedWriteHalf>();
+        is_send_sync::<tokio::ReadHalf<'_>>();
+        is_send_sync::<tokio::WriteHalf<'_>>();
+        is_send_sync::<tokio::ReuniteError>();
+    }
+};
