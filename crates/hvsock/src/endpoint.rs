@@ -198,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn vsock_takes_the_place_of_a_broker_only_where_none_is_named() {
+    fn vsock_replaces_a_broker_only_if_none_is_named() {
         let of = |vars: &[(&str, &str)]| {
             Endpoint::from_vars(|name| {
                 let found = vars.iter().find(|(known, _)| *known == name);

@@ -1,4 +1,5 @@
-//! docs/endpoint.md says what the code does: its examples are messages, its tables the code's.
+//! Checks docs/endpoint.md against the code: its examples are valid messages, and its tables are
+//! complete.
 
 #![cfg(target_os = "linux")]
 
@@ -83,7 +84,7 @@ fn every_kind_of_message_has_the_length_that_the_page_gives_it() {
             continue;
         };
         kinds += 1;
-        // Ones where zero is no value, which is all that a field of these kinds may refuse.
+        // Set to 1: zero is the only invalid value of the fields of these kinds.
         for tried in 4..=100 {
             let mut bytes = vec![0; tried];
             bytes[..2].copy_from_slice(&[1, kind]);

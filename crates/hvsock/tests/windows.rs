@@ -1,4 +1,4 @@
-//! The library on a Windows that has no Hyper-V sockets, and what needs none.
+//! The library on a Windows without Hyper-V sockets, and calls that need none.
 
 #![cfg(windows)]
 
@@ -11,7 +11,7 @@ use hvsock::{
 
 const LOOPBACK: VmId = VmId::LOOPBACK;
 
-/// The refusal of what must not succeed.
+/// The refusal in the error of a call that must fail.
 fn refusal<T>(result: io::Result<T>) -> Refusal {
     let error = result.err().expect("a refusal");
     refusal_of(&error)
@@ -19,7 +19,7 @@ fn refusal<T>(result: io::Result<T>) -> Refusal {
         .clone()
 }
 
-/// Whether there are Hyper-V sockets here, so that a test has nothing to see; says so.
+/// Returns true if Hyper-V sockets exist here, and prints that the test is skipped.
 fn has_hyper_v_sockets() -> bool {
     let tried = HvListener::bind((LOOPBACK, ServiceId::random()));
     let has = !matches!(&tried, Err(error) if refusal_of(error) == Some(&Refusal::NotSupported));
@@ -53,7 +53,7 @@ fn without_hyper_v_every_way_to_a_socket_says_to_enable_it() {
         assert!(text.contains("AF_HYPERV"), "{text}");
         assert!(text.contains("Enable-WindowsOptionalFeature"), "{text}");
     }
-    // In non-blocking mode likewise, and at once.
+    // Also in non-blocking mode, without waiting.
     let mut socket = fresh();
     socket.set_nonblocking(true).unwrap();
     assert_eq!(refusal(socket.connect(address)), Refusal::NotSupported);
@@ -61,7 +61,7 @@ fn without_hyper_v_every_way_to_a_socket_says_to_enable_it() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn without_hyper_v_a_task_is_told_so_as_well() {
+fn without_hyper_v_a_task_gets_the_same_error() {
     if has_hyper_v_sockets() {
         return;
     }
@@ -74,7 +74,7 @@ fn without_hyper_v_a_task_is_told_so_as_well() {
 }
 
 #[test]
-fn who_names_an_endpoint_is_told_that_windows_has_none() {
+fn naming_an_endpoint_is_an_error_on_windows() {
     let address = (LOOPBACK, ServiceId::random());
     for endpoint in [Endpoint::at("C:\\hvsock\\endpoint"), Endpoint::of_vsock()] {
         let connect = HvStream::options().endpoint(&endpoint).connect(address);
@@ -147,9 +147,9 @@ fn a_bind_that_could_never_receive_fails_before_windows_is_asked() {
     assert_eq!(refusal(bind), Refusal::Unregistered);
 }
 
-/// Leases need an administrator, who these tests are under Wine.
+/// Leases need an administrator, which these tests run as under Wine.
 #[test]
-fn a_lease_registers_a_service_as_long_as_it_lives_and_refuses_a_clash_by_name() {
+fn a_lease_registers_a_service_and_refuses_a_clash_by_name() {
     let id = ServiceId::random();
     let name = format!("hvsock test {id}");
     let lease = match Lease::register(&name, id) {

@@ -1,5 +1,5 @@
-//! Streams of the library as the conformance suite wants them; the broker's own run of it has them
-//! from here, too.
+//! Blocking streams for the conformance suite. The broker's run of the suite includes this file,
+//! too.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;

@@ -1,5 +1,5 @@
-//! The same connections as in the broker's own run of the suite, each operation driven by a runtime
-//! that all cases share.
+//! The connections of the broker's run of the suite. A runtime that all cases share drives each
+//! operation.
 
 use std::io;
 use std::path::Path;
@@ -10,20 +10,20 @@ use std::time::Duration;
 
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{
-    ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, Transport as Carrier, VmId,
+    ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, Transport as StreamTransport, VmId,
 };
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{self, LONGEST_WAIT, Listen, Listener, Reset, Transport};
 
-use crate::asynchronously::{Asynchronously, RUNTIME, bounded};
+use crate::async_stream::{AsyncStream, RUNTIME, bounded};
 
 static HOST: LazyLock<Host> = LazyLock::new(Host::start);
 
 pub fn main() -> ExitCode {
-    let carriers = [Carrier::Ring, Carrier::Descriptor];
-    let kinds = carriers.map(|carrier| conformance::trials(Asynchronous { carrier }));
+    let transports = [StreamTransport::Ring, StreamTransport::Descriptor];
+    let kinds = transports.map(|transport| conformance::trials(Asynchronous { transport }));
     conformance::main(kinds.into_iter().flatten().collect())
 }
 
@@ -32,7 +32,7 @@ struct Host {
     folder: TempFolder,
     broker: Broker,
     next_port: AtomicU32,
-    /// Makes one pair at a time, so that each connect meets its own accept.
+    /// Creates one pair at a time, so that each connect is accepted by its own accept.
     pairs: Mutex<Option<Listening>>,
 }
 
@@ -85,57 +85,57 @@ impl Listening {
         })
     }
 
-    fn connect_by(&self, carrier: Carrier) -> io::Result<Asynchronously> {
+    fn connect_over(&self, transport: StreamTransport) -> io::Result<AsyncStream> {
         let options = ConnectOptions::new()
             .endpoint(&self.endpoint)
             .timeout(LONGEST_WAIT)
-            .shared_memory(carrier == Carrier::Ring);
+            .shared_memory(transport == StreamTransport::Ring);
         let connect = HvStream::connect_with(&options, (VmId::LOOPBACK, self.service));
         let stream = RUNTIME.block_on(connect)?;
-        assert_eq!(stream.transport(), carrier);
-        Ok(Asynchronously::new(stream))
+        assert_eq!(stream.transport(), transport);
+        Ok(AsyncStream::new(stream))
     }
 
-    fn accept(&self, timeout: Duration) -> io::Result<Asynchronously> {
+    fn accept(&self, timeout: Duration) -> io::Result<AsyncStream> {
         let (stream, _) = bounded(timeout, self.listener.accept())?;
-        Ok(Asynchronously::new(stream))
+        Ok(AsyncStream::new(stream))
     }
 }
 
-/// One of the listeners, and how the connections to it are to move their bytes.
-struct By(Listening, Carrier);
+/// A listener, and the transport of its connections.
+struct OverTransport(Listening, StreamTransport);
 
-impl Listener<Asynchronously> for By {
-    fn connect(&self) -> io::Result<Asynchronously> {
-        self.0.connect_by(self.1)
+impl Listener<AsyncStream> for OverTransport {
+    fn connect(&self) -> io::Result<AsyncStream> {
+        self.0.connect_over(self.1)
     }
 
-    fn accept(&self, timeout: Duration) -> io::Result<Asynchronously> {
+    fn accept(&self, timeout: Duration) -> io::Result<AsyncStream> {
         self.0.accept(timeout)
     }
 }
 
 struct Asynchronous {
-    carrier: Carrier,
+    transport: StreamTransport,
 }
 
 impl Transport for Asynchronous {
-    type Stream = Asynchronously;
+    type Stream = AsyncStream;
 
     fn name(&self) -> &'static str {
-        match self.carrier {
-            Carrier::Ring => "asynchronous_ring",
+        match self.transport {
+            StreamTransport::Ring => "asynchronous_ring",
             _ => "asynchronous_descriptor",
         }
     }
 
-    fn pair(&self) -> io::Result<(Asynchronously, Asynchronously)> {
+    fn pair(&self) -> io::Result<(AsyncStream, AsyncStream)> {
         let mut pairs = HOST.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let listening = match &mut *pairs {
             Some(listening) => listening,
             none => none.insert(HOST.listen(128)?),
         };
-        let connector = listening.connect_by(self.carrier)?;
+        let connector = listening.connect_over(self.transport)?;
         Ok((connector, listening.accept(LONGEST_WAIT)?))
     }
 
@@ -147,6 +147,11 @@ impl Transport for Asynchronous {
     }
 
     fn listen(&self) -> Option<Listen<Self>> {
-        Some(|transport, backlog| Ok(Box::new(By(HOST.listen(backlog)?, transport.carrier))))
+        Some(|transport, backlog| {
+            Ok(Box::new(OverTransport(
+                HOST.listen(backlog)?,
+                transport.transport,
+            )))
+        })
     }
 }

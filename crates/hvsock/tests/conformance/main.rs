@@ -1,8 +1,8 @@
-//! The conformance suite over the asynchronous pair, through a broker, which Linux alone has.
+//! The conformance suite with async streams through a broker, on Linux.
 
 #[cfg(target_os = "linux")]
-#[path = "../asynchronously/mod.rs"]
-mod asynchronously;
+#[path = "../async_stream/mod.rs"]
+mod async_stream;
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 mod os;

@@ -1,4 +1,4 @@
-//! Windows has no broker, so there is nothing to test here.
+//! Windows has no broker, so this has no tests.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
-//! The pair for tokio.
+//! The async stream and listener.
 
+use std::cell::Cell;
 use std::io::ErrorKind;
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -10,78 +11,78 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, SocketOption};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use crate::fake::{ADDRESS, Broker, Client, LONG, SHORT, Side, disabled, listening};
+use crate::fake::{ADDRESS, Broker, BrokerSide, Client, LONG, SHORT, disabled, listening};
 
-/// A connection made by `HvStream::connect_with`, with the broker on a thread of its own.
-async fn connected() -> (HvStream, Side) {
+/// A connection of `HvStream::connect_with`, with the broker on a thread of its own.
+async fn connected() -> (HvStream, BrokerSide) {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let played = tokio::task::spawn_blocking(move || {
+    let broker_side = tokio::task::spawn_blocking(move || {
         let client = broker.client();
-        assert!(matches!(client.hear(), ClientMessage::Lookup { .. }));
-        client.say(&BrokerMessage::Found {
+        assert!(matches!(client.recv(), ClientMessage::Lookup { .. }));
+        client.send(&BrokerMessage::Found {
             guid: crate::fake::SERVICE.to_guid_bytes(),
         });
-        assert!(matches!(client.hear(), ClientMessage::Connect(_)));
+        assert!(matches!(client.recv(), ClientMessage::Connect(_)));
         client.connect()
     });
     let stream = HvStream::connect_with(&options, ("parent", "Demo"))
         .await
         .unwrap();
-    (stream, played.await.unwrap())
+    (stream, broker_side.await.unwrap())
 }
 
 async fn listener() -> (HvListener, Client) {
     let broker = Broker::new();
     let options = broker.listen_options();
-    let played = tokio::task::spawn_blocking(move || {
+    let broker_side = tokio::task::spawn_blocking(move || {
         let client = broker.client();
-        client.hear();
-        client.say(&listening());
+        client.recv();
+        client.send(&listening());
         client
     });
     let listener = HvListener::bind_with(&options, ADDRESS).await.unwrap();
-    (listener, played.await.unwrap())
+    (listener, broker_side.await.unwrap())
 }
 
-/// What a task says first that connects with these options.
-async fn first_words(change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> ClientMessage {
+/// The first message of a task that connects with these options.
+async fn first_message(change: impl FnOnce(ConnectOptions) -> ConnectOptions) -> ClientMessage {
     let broker = Broker::new();
     let options = change(broker.connect_options());
-    let played = tokio::task::spawn_blocking(move || broker.client().hear_all());
+    let broker_side = tokio::task::spawn_blocking(move || broker.client().recv_any());
     let refused = HvStream::connect_with(&options, ADDRESS).await;
     assert!(refused.is_err());
-    played.await.unwrap()
+    broker_side.await.unwrap()
 }
 
 #[tokio::test]
-async fn a_ring_between_tasks_holds_what_memory_moves_during_a_wake_up() {
-    let wish = |value| ClientMessage::SetOption {
+async fn the_default_ring_of_a_task_is_larger() {
+    let requested = |value| ClientMessage::SetOption {
         option: SocketOption::RingSize,
         value,
     };
-    assert_eq!(first_words(|options| options).await, wish(1 << 20));
-    let small = first_words(|options| options.ring_size(4096)).await;
-    assert_eq!(small, wish(4096));
+    assert_eq!(first_message(|options| options).await, requested(1 << 20));
+    let small = first_message(|options| options.ring_size(4096)).await;
+    assert_eq!(small, requested(4096));
     for none in [
-        first_words(|options| options.shared_memory(false)).await,
-        first_words(|options| options.plain(true)).await,
+        first_message(|options| options.shared_memory(false)).await,
+        first_message(|options| options.plain(true)).await,
     ] {
         assert!(matches!(none, ClientMessage::Connect(_)), "{none:?}");
     }
 }
 
 #[tokio::test]
-async fn bytes_go_both_ways_and_each_way_ends_by_itself() {
+async fn bytes_go_both_ways_and_each_direction_ends_separately() {
     let (mut stream, side) = connected().await;
     stream.write_all(b"hello").await.unwrap();
     stream.shutdown().await.unwrap();
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"hello");
     side.send(b"back");
     let mut two = [0; 2];
     assert_eq!(stream.peek(&mut two).await.unwrap(), 2);
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     side.end_data();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
@@ -95,11 +96,11 @@ async fn bytes_go_both_ways_and_each_way_ends_by_itself() {
         (ADDRESS, 7)
     );
     drop(stream);
-    assert!(side.control.hears_end());
+    assert!(side.control.is_closed());
 }
 
 #[tokio::test]
-async fn more_than_the_kernel_holds_goes_through() {
+async fn a_write_larger_than_the_socket_buffer_completes() {
     let (mut stream, side) = connected().await;
     let reader = tokio::task::spawn_blocking(move || side.recv_all());
     let bytes = vec![7; 3 << 20];
@@ -109,22 +110,28 @@ async fn more_than_the_kernel_holds_goes_through() {
 }
 
 #[tokio::test]
-async fn the_end_waits_for_the_word_without_blocking_anyone() {
+async fn an_async_read_waits_for_the_meaning_of_the_end() {
     let (mut stream, side) = connected().await;
     side.end_data();
     let mut buffer = [0; 1];
+    // Cancelled once while it waits; the next read waits again.
     assert!(timeout(SHORT, stream.read(&mut buffer)).await.is_err());
-    assert!(timeout(SHORT, stream.read(&mut buffer)).await.is_err());
-    let (read, ()) = tokio::join!(stream.read(&mut buffer), async {
+    let announced = Cell::new(false);
+    let read = async {
+        let count = stream.read(&mut buffer).await.unwrap();
+        (count, announced.get())
+    };
+    let (read, ()) = tokio::join!(read, async {
         tokio::time::sleep(SHORT).await;
-        side.control.say(&BrokerMessage::Shutdown);
+        announced.set(true);
+        side.control.send(&BrokerMessage::Shutdown);
     });
-    assert_eq!(read.unwrap(), 0);
+    assert_eq!(read, (0, true), "it returned before the announcement");
     assert_eq!(stream.read(&mut buffer).await.unwrap(), 0);
 }
 
 #[tokio::test]
-async fn every_handle_that_waits_for_the_word_gets_it() {
+async fn every_waiting_handle_gets_the_meaning_of_the_end() {
     let broker = Broker::new();
     let (stream, side) = tokio::task::spawn_blocking(move || broker.connected())
         .await
@@ -139,16 +146,16 @@ async fn every_handle_that_waits_for_the_word_gets_it() {
     tokio::time::sleep(SHORT).await;
     side.end_data();
     tokio::time::sleep(SHORT).await;
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     for task in tasks {
         assert_eq!(timeout(LONG, task).await.unwrap().unwrap().unwrap(), 0);
     }
 }
 
 #[tokio::test]
-async fn a_reset_says_why_and_a_dead_broker_is_one() {
+async fn a_reset_has_a_reason_and_a_dead_broker_is_a_reset() {
     let (mut stream, side) = connected().await;
-    side.control.say(&BrokerMessage::Reset(disabled()));
+    side.control.send(&BrokerMessage::Reset(disabled()));
     drop(side);
     let error = stream.read(&mut [0]).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
@@ -163,7 +170,7 @@ async fn a_reset_says_why_and_a_dead_broker_is_one() {
 }
 
 #[tokio::test]
-async fn halves_work_apart_and_can_be_reunited() {
+async fn halves_work_independently_and_can_be_reunited() {
     let (mut stream, side) = connected().await;
     {
         let (mut read, mut write) = stream.split();
@@ -175,7 +182,7 @@ async fn halves_work_apart_and_can_be_reunited() {
     }
     let (read, write) = stream.into_split();
     let stream = read.reunite(write).unwrap();
-    assert!(side.control.hears_nothing());
+    assert!(side.control.is_idle());
 
     let (mut read, mut write) = stream.into_split();
     let reader = tokio::spawn(async move {
@@ -184,10 +191,10 @@ async fn halves_work_apart_and_can_be_reunited() {
     });
     write.write_all(b"z").await.unwrap();
     drop(write);
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"yz");
     side.send(b"later");
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     side.end_data();
     assert_eq!(reader.await.unwrap().unwrap(), b"later");
     let (other, _side) = connected().await;
@@ -198,7 +205,7 @@ async fn halves_work_apart_and_can_be_reunited() {
 }
 
 #[tokio::test]
-async fn connecting_is_bounded_and_refusals_arrive() {
+async fn connecting_times_out_and_reports_refusals() {
     let broker = Broker::new();
     let options = broker.connect_options().timeout(SHORT);
     let start = Instant::now();
@@ -210,18 +217,18 @@ async fn connecting_is_bounded_and_refusals_arrive() {
 
     let broker = Broker::new();
     let options = broker.connect_options();
-    let played = tokio::task::spawn_blocking(move || {
+    let broker_side = tokio::task::spawn_blocking(move || {
         let client = broker.client();
-        client.hear();
-        client.say(&BrokerMessage::Refused(disabled()));
+        client.recv();
+        client.send(&BrokerMessage::Refused(disabled()));
     });
     let error = HvStream::connect_with(&options, ADDRESS).await.unwrap_err();
     assert!(matches!(refusal_of(&error), Some(Refusal::Disabled { .. })));
-    played.await.unwrap();
+    broker_side.await.unwrap();
 }
 
 #[tokio::test]
-async fn accepting_can_be_cancelled_and_loses_nothing() {
+async fn accept_is_cancel_safe() {
     let (listener, client) = listener().await;
     assert_eq!(
         (listener.local_addr().unwrap(), listener.backlog()),
@@ -229,7 +236,7 @@ async fn accepting_can_be_cancelled_and_loses_nothing() {
     );
     for connection in 0..100 {
         let mut accept = pin!(listener.accept());
-        // Polled once and then dropped, as by a `select!` that another branch wins.
+        // Polled once and then dropped, as by a `select!` where another branch completes.
         let early = timeout(Duration::ZERO, accept.as_mut()).await;
         assert!(early.is_err());
         let _side = client.incoming(connection);
@@ -241,16 +248,16 @@ async fn accepting_can_be_cancelled_and_loses_nothing() {
             assert_eq!(stream.connection_id(), connection);
             assert_eq!(stream.peer().unwrap().partition(), "web");
         }
-        assert_eq!(client.hear(), ClientMessage::Accepted { connection });
+        assert_eq!(client.recv(), ClientMessage::Accepted { connection });
     }
 }
 
 #[tokio::test]
-async fn a_listener_that_is_cut_says_why() {
+async fn a_reset_listener_reports_the_reason() {
     let (listener, client) = listener().await;
     let waiting = tokio::spawn(async move { (listener.accept().await.map(drop), listener) });
     tokio::time::sleep(SHORT).await;
-    client.say(&BrokerMessage::Reset(disabled()));
+    client.send(&BrokerMessage::Reset(disabled()));
     drop(client);
     let (result, listener) = waiting.await.unwrap();
     assert!(matches!(
@@ -262,7 +269,7 @@ async fn a_listener_that_is_cut_says_why() {
 }
 
 #[tokio::test]
-async fn acknowledgements_that_find_no_room_are_sent_later() {
+async fn acknowledgements_wait_for_free_space() {
     let (listener, client) = listener().await;
     let broker = tokio::task::spawn_blocking(move || {
         client.flood(2000);
@@ -272,7 +279,7 @@ async fn acknowledgements_that_find_no_room_are_sent_later() {
         let (stream, _) = timeout(LONG, listener.accept()).await.unwrap().unwrap();
         assert_eq!(stream.connection_id(), connection);
     }
-    // The last of them go out with the next call.
+    // The next call sends the last of them.
     assert!(timeout(SHORT * 10, listener.accept()).await.is_err());
     drop(broker.await.unwrap());
 }

@@ -1,4 +1,4 @@
-//! Getting a connection, or not.
+//! Successful and failed connects.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -33,7 +33,7 @@ fn options_go_before_the_request() {
         .connected_suspend(true)
         .high_vtl(true)
         .timeout(timeout);
-    let (stream, _side) = broker.play(
+    let (stream, _side) = broker.with_client(
         || options.connect(address),
         |broker| {
             let client = broker.client();
@@ -43,9 +43,9 @@ fn options_go_before_the_request() {
                 SocketOption::HighVtl,
             ];
             for option in options {
-                assert_eq!(client.hear(), ClientMessage::SetOption { option, value: 1 });
+                assert_eq!(client.recv(), ClientMessage::SetOption { option, value: 1 });
             }
-            let ClientMessage::Connect(connect) = client.hear() else {
+            let ClientMessage::Connect(connect) = client.recv() else {
                 panic!()
             };
             assert_eq!(connect.timeout_ms, 1201);
@@ -62,21 +62,21 @@ fn names_are_looked_up_on_the_same_endpoint_connection() {
     let broker = Broker::new();
     let options = broker.connect_options();
     let vm = VmId::random();
-    let (stream, _side) = broker.play(
+    let (stream, _side) = broker.with_client(
         || options.connect(("web", "HV Socket Demo")),
         |broker| {
             let client = broker.client();
             let (kind, name) = (LookupKind::Partition, "web".to_owned());
-            assert_eq!(client.hear(), ClientMessage::Lookup { kind, name });
-            client.say(&BrokerMessage::Found {
+            assert_eq!(client.recv(), ClientMessage::Lookup { kind, name });
+            client.send(&BrokerMessage::Found {
                 guid: vm.to_guid_bytes(),
             });
             let (kind, name) = (LookupKind::Service, "HV Socket Demo".to_owned());
-            assert_eq!(client.hear(), ClientMessage::Lookup { kind, name });
-            client.say(&BrokerMessage::Found {
+            assert_eq!(client.recv(), ClientMessage::Lookup { kind, name });
+            client.send(&BrokerMessage::Found {
                 guid: SERVICE.to_guid_bytes(),
             });
-            let ClientMessage::Connect(connect) = client.hear() else {
+            let ClientMessage::Connect(connect) = client.recv() else {
                 panic!()
             };
             assert_eq!(connect.address, SockAddrHv::new(vm, SERVICE));
@@ -90,12 +90,12 @@ fn names_are_looked_up_on_the_same_endpoint_connection() {
 fn a_refusal_is_the_errors_source() {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let (result, ()) = broker.play(
+    let (result, ()) = broker.with_client(
         || options.connect(ADDRESS),
         |broker| {
             let client = broker.client();
-            client.hear();
-            client.say(&BrokerMessage::Refused(disabled()));
+            client.recv();
+            client.send(&BrokerMessage::Refused(disabled()));
         },
     );
     let error = result.unwrap_err();
@@ -109,10 +109,10 @@ fn a_refusal_is_the_errors_source() {
 }
 
 #[test]
-fn a_client_turned_away_at_the_door_hears_why() {
+fn a_rejected_client_gets_the_reason() {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let (result, ()) = broker.play(
+    let (result, ()) = broker.with_client(
         || options.connect(("web", "Demo")),
         |broker| {
             let detail = "processes that say nothing".to_owned();
@@ -121,7 +121,7 @@ fn a_client_turned_away_at_the_door_hears_why() {
                 errno: 105,
                 detail,
             };
-            broker.client().say(&BrokerMessage::Refused(refused));
+            broker.client().send(&BrokerMessage::Refused(refused));
         },
     );
     let error = result.unwrap_err();
@@ -135,7 +135,8 @@ fn a_client_turned_away_at_the_door_hears_why() {
 fn a_broker_that_dies_instead_of_answering_is_a_reset() {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let (result, ()) = broker.play(|| options.connect(ADDRESS), |broker| drop(broker.client()));
+    let (result, ()) =
+        broker.with_client(|| options.connect(ADDRESS), |broker| drop(broker.client()));
     let error = result.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert!(
@@ -152,7 +153,7 @@ fn a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed() {
     let error = options.connect(ADDRESS).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::TimedOut, "{error}");
     assert!(start.elapsed() >= SHORT && start.elapsed() < LONG);
-    // Nor when it takes no clients and its queue is full.
+    // Nor if it does not accept clients and its queue is full.
     let start = Instant::now();
     for _ in 0..20 {
         assert_eq!(
@@ -164,7 +165,7 @@ fn a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed() {
 }
 
 #[test]
-fn a_time_limit_that_no_system_takes_is_invalid() {
+fn an_out_of_range_timeout_is_invalid_input() {
     let broker = Broker::new();
     for timeout in [
         Duration::ZERO,
@@ -199,7 +200,7 @@ fn no_broker_is_an_error_that_names_the_paths_and_the_next_step() {
         "{error}"
     );
     assert!(error.to_string().contains("`hvsock broker`"), "{error}");
-    // A socket that a broker left behind is no broker either.
+    // A socket file without a broker is not a broker.
     drop(hvsock_sys::seqpacket::listen(&endpoint.paths()[0], 0o600, 1).unwrap());
     let error = HvStream::options()
         .endpoint(&endpoint)
@@ -209,18 +210,18 @@ fn no_broker_is_an_error_that_names_the_paths_and_the_next_step() {
 }
 
 #[test]
-fn an_answer_that_is_none_is_an_error() {
+fn an_unexpected_reply_is_an_error() {
     let found = BrokerMessage::Found { guid: [0; 16] };
     let explained = BrokerMessage::Explained(disabled());
     for answer in [crate::fake::connected(), listening(), found, explained] {
         let broker = Broker::new();
         let options = broker.connect_options();
-        let (result, ()) = broker.play(
+        let (result, ()) = broker.with_client(
             || options.connect(ADDRESS),
             |broker| {
                 let client = broker.client();
-                client.hear();
-                client.say(&answer);
+                client.recv();
+                client.send(&answer);
             },
         );
         let error = result.unwrap_err();
@@ -229,7 +230,7 @@ fn an_answer_that_is_none_is_an_error() {
 }
 
 #[test]
-fn bytes_that_are_no_message_are_an_error() {
+fn malformed_messages_are_an_error() {
     for garbage in [
         &[][..],
         &[9],
@@ -239,12 +240,12 @@ fn bytes_that_are_no_message_are_an_error() {
     ] {
         let broker = Broker::new();
         let options = broker.connect_options();
-        let (result, ()) = broker.play(
+        let (result, ()) = broker.with_client(
             || options.connect(ADDRESS),
             |broker| {
                 let client = broker.client();
-                client.hear();
-                client.say_bytes(garbage, &[]).unwrap();
+                client.recv();
+                client.send_bytes(garbage, &[]).unwrap();
             },
         );
         let kind = result.unwrap_err().kind();
@@ -256,23 +257,23 @@ fn bytes_that_are_no_message_are_an_error() {
 }
 
 #[test]
-fn more_descriptors_than_belong_to_an_answer_are_an_error() {
+fn surplus_descriptors_in_a_reply_are_an_error() {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let (result, ()) = broker.play(
+    let (result, ()) = broker.with_client(
         || options.connect(ADDRESS),
         |broker| {
             let client = broker.client();
-            client.hear();
+            client.recv();
             let fd = client.socket.as_fd();
-            client.say_with(&crate::fake::connected(), &[fd, fd]);
+            client.send_with(&crate::fake::connected(), &[fd, fd]);
         },
     );
     assert_eq!(result.unwrap_err().kind(), ErrorKind::InvalidData);
 }
 
 #[test]
-fn a_ring_of_odd_parts_or_that_nobody_offered_is_an_error() {
+fn an_invalid_or_unrequested_ring_is_an_error() {
     let BrokerMessage::Connected(connected) = crate::fake::connected() else {
         panic!()
     };
@@ -280,18 +281,18 @@ fn a_ring_of_odd_parts_or_that_nobody_offered_is_an_error() {
         transport: hvsock_endpoint::Transport::Ring,
         ..connected
     });
-    let answer = |shared, memory: &dyn AsFd, bells: usize| {
+    let answer = |shared, memory: &dyn AsFd, doorbells: usize| {
         let broker = Broker::new();
         let options = broker.connect_options().shared_memory(shared);
-        let (hear, _bell) = doorbell::pair().unwrap();
-        let (result, ()) = broker.play(
+        let (waiter, _notifier) = doorbell::pair().unwrap();
+        let (result, ()) = broker.with_client(
             || options.connect(ADDRESS),
             |broker| {
                 let client = broker.client();
-                client.hear();
+                client.recv();
                 let mut fds = vec![memory.as_fd()];
-                fds.extend(vec![hear.as_fd(); bells]);
-                client.say_with(&ring, &fds);
+                fds.extend(vec![waiter.as_fd(); doorbells]);
+                client.send_with(&ring, &fds);
             },
         );
         result
@@ -301,29 +302,29 @@ fn a_ring_of_odd_parts_or_that_nobody_offered_is_an_error() {
     const SIZE: u64 = 4096 + 2 * 65_536;
     let memory = shared_memory::create(SIZE).unwrap();
     assert_eq!(answer(true, &memory, 2), Ok(Transport::Ring));
-    let odd = Err(ErrorKind::InvalidData);
-    assert_eq!(answer(false, &memory, 2), odd);
-    assert_eq!(answer(true, &memory, 1), odd);
-    assert_eq!(answer(true, &memory, 3), odd);
+    let invalid = Err(ErrorKind::InvalidData);
+    assert_eq!(answer(false, &memory, 2), invalid);
+    assert_eq!(answer(true, &memory, 1), invalid);
+    assert_eq!(answer(true, &memory, 3), invalid);
     for size in [0, 100, 4096, SIZE - 1, SIZE + 4096, 4096 + 2 * 2048] {
         let memory = shared_memory::create(size).unwrap();
-        assert_eq!(answer(true, &memory, 2), odd, "{size}");
+        assert_eq!(answer(true, &memory, 2), invalid, "{size}");
     }
-    // It could be made shorter under the feet of who uses it.
+    // This memory is not sealed, so the peer could shrink it while it is in use.
     let file = tempfile::tempfile().unwrap();
     file.set_len(SIZE).unwrap();
-    assert_eq!(answer(true, &file, 2), odd);
+    assert_eq!(answer(true, &file, 2), invalid);
 }
 
 #[test]
-fn a_dry_run_is_explained_and_not_done() {
+fn a_dry_run_explains_and_does_not_connect() {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let (explanation, ()) = broker.play(
+    let (explanation, ()) = broker.with_client(
         || options.explain(ADDRESS),
         |broker| {
             let client = broker.client();
-            let ClientMessage::Connect(connect) = client.hear() else {
+            let ClientMessage::Connect(connect) = client.recv() else {
                 panic!()
             };
             assert!(connect.flags.dry_run);
@@ -333,7 +334,7 @@ fn a_dry_run_is_explained_and_not_done() {
                           fix\tadd yourself\n\
                           something newer\nfail\tcut of";
             let (code, errno, detail) = (3, 13, detail.to_owned());
-            client.say(&BrokerMessage::Explained(Refused {
+            client.send(&BrokerMessage::Explained(Refused {
                 code,
                 errno,
                 detail,
@@ -357,17 +358,17 @@ fn a_dry_run_is_explained_and_not_done() {
     assert_eq!(explanation.to_string(), lines);
 
     let options = broker.listen_options();
-    let (explanation, ()) = broker.play(
+    let (explanation, ()) = broker.with_client(
         || options.explain(("any", "Demo")),
         |broker| {
             let client = broker.client();
-            assert!(matches!(client.hear(), ClientMessage::Lookup { .. }));
+            assert!(matches!(client.recv(), ClientMessage::Lookup { .. }));
             let refused = Refused {
                 code: 1,
                 errno: 111,
                 detail: String::new(),
             };
-            client.say(&BrokerMessage::Refused(refused));
+            client.send(&BrokerMessage::Refused(refused));
         },
     );
     let explanation = explanation.unwrap();
@@ -379,11 +380,11 @@ fn a_dry_run_is_explained_and_not_done() {
 fn a_lease_lives_as_long_as_its_value() {
     let broker = Broker::new();
     let endpoint = broker.endpoint();
-    let (lease, client) = broker.play(
+    let (lease, client) = broker.with_client(
         || Lease::register_at(&endpoint, "Demo", SERVICE, "tests"),
         |broker| {
             let client = broker.client();
-            let ClientMessage::Register(register) = client.hear() else {
+            let ClientMessage::Register(register) = client.recv() else {
                 panic!()
             };
             assert_eq!(
@@ -391,30 +392,30 @@ fn a_lease_lives_as_long_as_its_value() {
                 (SERVICE, "Demo")
             );
             assert_eq!(register.purpose, "tests");
-            client.say(&BrokerMessage::Registered);
+            client.send(&BrokerMessage::Registered);
             client
         },
     );
     let lease = lease.unwrap();
     assert_eq!((lease.id(), lease.name().as_str()), (SERVICE, "Demo"));
     lease.check().unwrap();
-    assert!(client.hears_nothing());
+    assert!(client.is_idle());
     drop(lease);
-    assert!(client.hears_end());
+    assert!(client.is_closed());
 }
 
 #[test]
-fn a_lease_that_was_taken_away_says_why() {
+fn a_revoked_lease_reports_the_reason() {
     let broker = Broker::new();
     let endpoint = broker.endpoint();
     let register = || Lease::register_at(&endpoint, "Demo", SERVICE, "");
-    let (lease, client) = broker.play(register, |broker| {
+    let (lease, client) = broker.with_client(register, |broker| {
         let client = broker.client();
-        client.hear();
-        client.say(&BrokerMessage::Registered);
+        client.recv();
+        client.send(&BrokerMessage::Registered);
         client
     });
-    client.say(&BrokerMessage::Reset(disabled()));
+    client.send(&BrokerMessage::Reset(disabled()));
     let error = lease.unwrap().check().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(
@@ -428,28 +429,28 @@ fn a_lease_that_was_taken_away_says_why() {
 }
 
 #[test]
-fn names_can_be_looked_up_alone() {
+fn names_can_be_resolved_alone() {
     let broker = Broker::new();
     let endpoint = broker.endpoint();
     let name = "Demo".parse().unwrap();
-    let (id, ()) = broker.play(
+    let (id, ()) = broker.with_client(
         || endpoint.service_id(&name),
         |broker| {
             let client = broker.client();
-            client.hear();
-            client.say(&BrokerMessage::Found {
+            client.recv();
+            client.send(&BrokerMessage::Found {
                 guid: SERVICE.to_guid_bytes(),
             });
         },
     );
     assert_eq!(id.unwrap(), SERVICE);
     let name = "web".parse().unwrap();
-    let (id, ()) = broker.play(
+    let (id, ()) = broker.with_client(
         || endpoint.vm_id(&name),
         |broker| {
             let client = broker.client();
-            client.hear();
-            client.say(&BrokerMessage::Refused(Refused {
+            client.recv();
+            client.send(&BrokerMessage::Refused(Refused {
                 code: 4,
                 errno: 99,
                 detail: String::new(),

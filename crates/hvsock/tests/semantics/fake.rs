@@ -1,4 +1,4 @@
-//! A broker that does what a test tells it to, right or wrong.
+//! A fake broker that sends what a test tells it to, valid or not.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,9 +14,9 @@ use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::{message, seqpacket, stream};
 use tempfile::TempDir;
 
-/// Longer than anything takes that works.
+/// A timeout that nothing reaches unless it hangs.
 pub const LONG: Duration = Duration::from_secs(10);
-/// Long enough to see that something does not happen.
+/// The time after which a call that blocks is known to block.
 pub const SHORT: Duration = Duration::from_millis(50);
 
 pub const SERVICE: ServiceId = ServiceId::from_port(2761);
@@ -33,7 +33,7 @@ pub struct Client {
 }
 
 /// The broker's side of a connection.
-pub struct Side {
+pub struct BrokerSide {
     pub control: Client,
     pub data: OwnedFd,
 }
@@ -68,27 +68,27 @@ impl Broker {
         HvListener::options().endpoint(self.endpoint())
     }
 
-    /// Runs `client` while `broker` plays the broker.
-    pub fn play<T: Send, U>(
+    /// Runs `client` on another thread while `broker` acts as the broker.
+    pub fn with_client<T: Send, U>(
         &self,
         client: impl FnOnce() -> T + Send,
         broker: impl FnOnce(&Self) -> U,
     ) -> (T, U) {
         thread::scope(|scope| {
             let client = scope.spawn(client);
-            let played = broker(self);
-            (client.join().unwrap(), played)
+            let broker_side = broker(self);
+            (client.join().unwrap(), broker_side)
         })
     }
 
     /// A connection, from the connecting side.
-    pub fn connected(&self) -> (HvStream, Side) {
+    pub fn connected(&self) -> (HvStream, BrokerSide) {
         let options = self.connect_options();
-        let (stream, side) = self.play(
+        let (stream, side) = self.with_client(
             || options.connect(ADDRESS),
             |broker| {
                 let client = broker.client();
-                assert!(matches!(client.hear(), ClientMessage::Connect(_)));
+                assert!(matches!(client.recv(), ClientMessage::Connect(_)));
                 client.connect()
             },
         );
@@ -98,12 +98,12 @@ impl Broker {
     /// A listener.
     pub fn listening(&self) -> (HvListener, Client) {
         let options = self.listen_options();
-        let (listener, client) = self.play(
+        let (listener, client) = self.with_client(
             || options.listen(ADDRESS),
             |broker| {
                 let client = broker.client();
-                assert!(matches!(client.hear(), ClientMessage::Listen(_)));
-                client.say(&listening());
+                assert!(matches!(client.recv(), ClientMessage::Listen(_)));
+                client.send(&listening());
                 client
             },
         );
@@ -112,10 +112,10 @@ impl Broker {
 }
 
 impl Client {
-    /// What the process says next, its wish for a ring's size aside.
-    pub fn hear(&self) -> ClientMessage {
+    /// The next message of the process, except a request for a ring size.
+    pub fn recv(&self) -> ClientMessage {
         loop {
-            match self.hear_all() {
+            match self.recv_any() {
                 ClientMessage::SetOption {
                     option: SocketOption::RingSize,
                     ..
@@ -125,8 +125,8 @@ impl Client {
         }
     }
 
-    /// What the process says next, whatever it is.
-    pub fn hear_all(&self) -> ClientMessage {
+    /// The next message of the process.
+    pub fn recv_any(&self) -> ClientMessage {
         wait(&self.socket, PollFlags::IN);
         let mut buffer = [0; hvsock_endpoint::MAX_MESSAGE];
         let received = message::recv(&self.socket, &mut buffer).unwrap();
@@ -135,29 +135,34 @@ impl Client {
         ClientMessage::decode(&buffer[..received.len]).unwrap()
     }
 
-    /// Whether the process has closed its endpoint and said nothing more.
-    pub fn hears_end(&self) -> bool {
+    /// Returns true if the process has closed its endpoint without another message.
+    pub fn is_closed(&self) -> bool {
         wait(&self.socket, PollFlags::IN);
         message::recv(&self.socket, &mut [0; 64]).map_or(true, |received| received.len == 0)
     }
 
-    /// Whether the process says nothing for a while.
-    pub fn hears_nothing(&self) -> bool {
+    /// Returns true if no message is pending and the endpoint is open. The library sends in the
+    /// calling thread, so this needs no wait.
+    pub fn is_idle(&self) -> bool {
+        !self.is_readable_within(Duration::ZERO)
+    }
+
+    fn is_readable_within(&self, time: Duration) -> bool {
         let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
-        !poll::wait(&mut fds, Some(Instant::now() + SHORT)).unwrap()
+        poll::wait(&mut fds, Some(Instant::now() + time)).unwrap()
     }
 
-    pub fn say(&self, what: &BrokerMessage) {
-        self.say_with(what, &[]);
+    pub fn send(&self, what: &BrokerMessage) {
+        self.send_with(what, &[]);
     }
 
-    pub fn say_with(&self, what: &BrokerMessage, descriptors: &[BorrowedFd<'_>]) {
+    pub fn send_with(&self, what: &BrokerMessage, descriptors: &[BorrowedFd<'_>]) {
         let mut bytes = Vec::new();
         what.encode(&mut bytes);
-        self.say_bytes(&bytes, descriptors).unwrap();
+        self.send_bytes(&bytes, descriptors).unwrap();
     }
 
-    pub fn say_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    pub fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         loop {
             match message::send(&self.socket, bytes, descriptors) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -169,19 +174,20 @@ impl Client {
     }
 
     /// Makes this client the connecting side of a connection.
-    pub fn connect(self) -> Side {
+    pub fn connect(self) -> BrokerSide {
         let (data, theirs) = stream::pair().unwrap();
-        self.say_with(&connected(), &[theirs.as_fd()]);
-        Side {
+        self.send_with(&connected(), &[theirs.as_fd()]);
+        BrokerSide {
             control: self,
             data,
         }
     }
 
-    /// Gives this listener `count` connections whose peers are gone, and reads what it says to
-    /// them late: far more acknowledgements than one socket holds, and all of them.
+    /// Sends `count` connections whose peers are gone to this listener, and receives its
+    /// acknowledgements late. There are far more of them than the socket buffer holds, and none is
+    /// lost.
     pub fn flood(&self, count: u64) {
-        let mut heard = 0;
+        let mut acked = 0;
         let mut bytes = Vec::new();
         for connection in 0..count {
             let (_, data) = stream::pair().unwrap();
@@ -190,39 +196,39 @@ impl Client {
             let descriptors = [data.as_fd(), control.as_fd()];
             while let Err(error) = message::send(&self.socket, &bytes, &descriptors) {
                 assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
-                while !self.hears_nothing() {
-                    assert_eq!(self.hear(), ClientMessage::Accepted { connection: heard });
-                    heard += 1;
+                while self.is_readable_within(SHORT) {
+                    assert_eq!(self.recv(), ClientMessage::Accepted { connection: acked });
+                    acked += 1;
                 }
             }
         }
-        while heard < count {
-            assert_eq!(self.hear(), ClientMessage::Accepted { connection: heard });
-            heard += 1;
+        while acked < count {
+            assert_eq!(self.recv(), ClientMessage::Accepted { connection: acked });
+            acked += 1;
         }
     }
 
-    /// Gives this listener a connection.
-    pub fn incoming(&self, connection: u64) -> Side {
+    /// Sends a connection to this listener.
+    pub fn incoming(&self, connection: u64) -> BrokerSide {
         let (data, theirs) = stream::pair().unwrap();
         let (control, their_control) = seqpacket::pair().unwrap();
-        self.say_with(
+        self.send_with(
             &incoming(connection),
             &[theirs.as_fd(), their_control.as_fd()],
         );
-        Side {
+        BrokerSide {
             control: Client { socket: control },
             data,
         }
     }
 }
 
-impl Side {
+impl BrokerSide {
     pub fn send(&self, bytes: &[u8]) {
         assert_eq!(stream::send(&self.data, bytes).unwrap(), bytes.len());
     }
 
-    /// All that the process sends until its data ends.
+    /// Everything that the process sends until the end of its data.
     pub fn recv_all(&self) -> Vec<u8> {
         let mut all = Vec::new();
         let mut buffer = [0; 4096];
@@ -235,7 +241,7 @@ impl Side {
         }
     }
 
-    /// The end of the data, announced or not.
+    /// Ends the data, announced or not.
     pub fn end_data(&self) {
         stream::shutdown(&self.data, std::net::Shutdown::Write).unwrap();
     }
@@ -270,7 +276,7 @@ pub fn incoming(connection: u64) -> BrokerMessage {
     })
 }
 
-/// The service was disabled.
+/// The refusal of a disabled service.
 pub fn disabled() -> Refused {
     Refused {
         code: 2,
@@ -282,5 +288,5 @@ pub fn disabled() -> Refused {
 fn wait(fd: impl AsFd, what: PollFlags) {
     let mut fds = [PollFd::new(&fd, what)];
     let ready = poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap();
-    assert!(ready, "the library does not do its part");
+    assert!(ready, "the library does not send or receive");
 }

@@ -1,4 +1,4 @@
-//! Listeners: connections that come, and listeners that end.
+//! Listeners: accepted connections, and the end of a listener.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -17,26 +17,26 @@ fn a_connection_is_accepted_and_acknowledged() {
     assert_eq!((listener.backlog(), listener.listener_id()), (5, 3));
     let side = client.incoming(11);
     let (mut stream, peer) = listener.accept().unwrap();
-    assert_eq!(client.hear(), ClientMessage::Accepted { connection: 11 });
+    assert_eq!(client.recv(), ClientMessage::Accepted { connection: 11 });
     assert_eq!((peer.vm, peer.service), (VmId::CHILDREN, ServiceId::ZERO));
     assert_eq!(stream.connection_id(), 11);
     let who = stream.peer().unwrap();
     assert_eq!((who.partition(), who.pid()), ("web", Some(42)));
     assert_eq!((who.uid(), who.gid()), (Some(1000), None));
     side.send(b"hi");
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     side.end_data();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     assert_eq!(text, "hi");
     stream.write_all(b"ho").unwrap();
     drop(stream);
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"ho");
 }
 
 #[test]
-fn accepting_waits_no_longer_than_allowed() {
+fn accept_waits_up_to_its_timeout() {
     let (listener, client) = Broker::new().listening();
     let start = Instant::now();
     let error = listener.accept_timeout(SHORT).unwrap_err();
@@ -57,12 +57,12 @@ fn accepting_waits_no_longer_than_allowed() {
 }
 
 #[test]
-fn a_listener_whose_registration_goes_away_says_why_for_ever() {
+fn every_accept_after_the_end_of_a_listener_reports_the_reason() {
     let (listener, client) = Broker::new().listening();
     let _side = client.incoming(1);
-    client.say(&BrokerMessage::Reset(disabled()));
+    client.send(&BrokerMessage::Reset(disabled()));
     drop(client);
-    // What came before is still there.
+    // A connection that arrived before the end is still accepted.
     let mut incoming = listener.incoming();
     incoming.next().unwrap().unwrap();
     for _ in 0..2 {
@@ -80,12 +80,12 @@ fn a_listener_whose_registration_goes_away_says_why_for_ever() {
 }
 
 #[test]
-fn every_thread_that_accepts_hears_of_the_end() {
+fn every_accepting_thread_is_woken_by_the_end_of_the_listener() {
     let (listener, client) = Broker::new().listening();
     thread::scope(|scope| {
         let accepting: Vec<_> = (0..4).map(|_| scope.spawn(|| listener.accept())).collect();
         thread::sleep(SHORT);
-        client.say(&BrokerMessage::Reset(disabled()));
+        client.send(&BrokerMessage::Reset(disabled()));
         drop(client);
         for thread in accepting {
             let error = thread.join().unwrap().unwrap_err();
@@ -117,12 +117,12 @@ fn a_listen_that_could_never_receive_fails() {
         .backlog(9)
         .plain(true)
         .connected_suspend(true);
-    let (result, ()) = broker.play(
+    let (result, ()) = broker.with_client(
         || options.listen(ADDRESS),
         |broker| {
             let client = broker.client();
-            assert!(matches!(client.hear(), ClientMessage::SetOption { .. }));
-            let ClientMessage::Listen(listen) = client.hear() else {
+            assert!(matches!(client.recv(), ClientMessage::SetOption { .. }));
+            let ClientMessage::Listen(listen) = client.recv() else {
                 panic!()
             };
             assert!(listen.flags.plain);
@@ -132,7 +132,7 @@ fn a_listen_that_could_never_receive_fails() {
                 errno: 111,
                 detail: String::new(),
             };
-            client.say(&BrokerMessage::Refused(refused));
+            client.send(&BrokerMessage::Refused(refused));
         },
     );
     assert_eq!(
@@ -144,19 +144,19 @@ fn a_listen_that_could_never_receive_fails() {
 #[test]
 fn a_connection_without_its_descriptors_is_an_error_and_the_listener_goes_on() {
     let (listener, client) = Broker::new().listening();
-    client.say(&incoming(1));
-    client.say_with(&incoming(2), &[client.socket.as_fd()]);
-    client.say_bytes(&[1, 0x85, 0, 0, 1], &[]).unwrap();
-    client.say(&BrokerMessage::Shutdown);
+    client.send(&incoming(1));
+    client.send_with(&incoming(2), &[client.socket.as_fd()]);
+    client.send_bytes(&[1, 0x85, 0, 0, 1], &[]).unwrap();
+    client.send(&BrokerMessage::Shutdown);
     for _ in 0..4 {
         assert_eq!(
             listener.accept().unwrap_err().kind(),
             ErrorKind::InvalidData
         );
     }
-    // Their places in the backlog are free all the same.
+    // Their slots in the backlog are free again.
     for connection in [1, 2] {
-        assert_eq!(client.hear(), ClientMessage::Accepted { connection });
+        assert_eq!(client.recv(), ClientMessage::Accepted { connection });
     }
     let _side = client.incoming(3);
     listener.accept().unwrap();
@@ -170,7 +170,7 @@ fn a_broker_that_does_not_read_its_endpoint_does_not_stop_accepting() {
         for connection in 0..2000 {
             assert_eq!(listener.accept().unwrap().0.connection_id(), connection);
         }
-        // The last of them go out with the next call.
+        // The next call sends the last of them.
         assert!(listener.accept_timeout(SHORT * 10).is_err());
     });
 }

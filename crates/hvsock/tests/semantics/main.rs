@@ -1,5 +1,5 @@
-//! What sockets do, whatever the broker does: each test is a sentence about one situation, with
-//! a broker that plays it exactly.
+//! The semantics of sockets with any behaviour of the broker. Each test has one situation, with a
+//! fake broker.
 
 #![cfg(target_os = "linux")]
 

@@ -1,4 +1,4 @@
-//! The WinSock calls: which state allows which, and what becomes of the socket.
+//! The WinSock calls: the states that permit them, and the resulting state.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
@@ -14,7 +14,7 @@ use hvsock_sys::errno::{
     EAFNOSUPPORT, EINVAL, EISCONN, ENOTCONN, EPROTONOSUPPORT, ESOCKTNOSUPPORT,
 };
 
-use crate::fake::{ADDRESS, Broker, Client, LONG, SHORT, Side, disabled, listening};
+use crate::fake::{ADDRESS, Broker, BrokerSide, Client, LONG, SHORT, disabled, listening};
 
 fn socket(broker: &Broker) -> HvSocket {
     let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
@@ -29,13 +29,13 @@ fn errno<T>(result: io::Result<T>) -> i32 {
         .unwrap_or_else(|| panic!("{error} has no errno"))
 }
 
-fn connected(broker: &Broker) -> (HvSocket, Side) {
+fn connected(broker: &Broker) -> (HvSocket, BrokerSide) {
     let mut socket = socket(broker);
-    let (result, side) = broker.play(
+    let (result, side) = broker.with_client(
         || socket.connect(ADDRESS),
         |broker| {
             let client = broker.client();
-            client.hear();
+            client.recv();
             client.connect()
         },
     );
@@ -44,15 +44,15 @@ fn connected(broker: &Broker) -> (HvSocket, Side) {
 }
 
 fn listening_at(broker: &Broker, socket: &mut HvSocket) -> Client {
-    let (result, client) = broker.play(
+    let (result, client) = broker.with_client(
         || socket.listen(4),
         |broker| {
             let client = broker.client();
-            let ClientMessage::Listen(listen) = client.hear() else {
+            let ClientMessage::Listen(listen) = client.recv() else {
                 panic!()
             };
             assert_eq!((listen.backlog, listen.address), (4, ADDRESS));
-            client.say(&listening());
+            client.send(&listening());
             client
         },
     );
@@ -60,7 +60,7 @@ fn listening_at(broker: &Broker, socket: &mut HvSocket) -> Client {
     client
 }
 
-/// A connect that nobody waits for, and the broker's side of it.
+/// A non-blocking connect, and the broker's side of it.
 fn connecting(broker: &Broker) -> (HvSocket, Client) {
     let mut socket = socket(broker);
     socket.set_nonblocking(true).unwrap();
@@ -69,7 +69,7 @@ fn connecting(broker: &Broker) -> (HvSocket, Client) {
         ErrorKind::WouldBlock
     );
     let client = broker.client();
-    assert!(matches!(client.hear(), ClientMessage::Connect(_)));
+    assert!(matches!(client.recv(), ClientMessage::Connect(_)));
     (socket, client)
 }
 
@@ -90,7 +90,7 @@ fn only_hyper_v_streams_can_be_made() {
 }
 
 #[test]
-fn a_fresh_socket_can_be_bound_once_and_little_else() {
+fn a_new_socket_can_only_be_bound_once() {
     let broker = Broker::new();
     let mut socket = socket(&broker);
     assert_eq!(errno(socket.local_addr()), EINVAL);
@@ -131,7 +131,7 @@ fn a_listening_socket_accepts_and_hands_its_options_down() {
         .set_option(SocketOption::ConnectedSuspend, 1)
         .unwrap();
     let option = endpoint::SocketOption::ConnectedSuspend;
-    assert_eq!(client.hear(), ClientMessage::SetOption { option, value: 1 });
+    assert_eq!(client.recv(), ClientMessage::SetOption { option, value: 1 });
 
     let side = client.incoming(9);
     assert!(
@@ -175,7 +175,7 @@ fn a_connected_socket_sends_receives_and_shuts_down() {
     assert_eq!(socket.send(b"x").unwrap_err().kind(), ErrorKind::BrokenPipe);
     assert_eq!(side.recv_all(), b"ok");
     assert!(socket.take_error().unwrap().is_none());
-    side.control.say(&BrokerMessage::Reset(disabled()));
+    side.control.send(&BrokerMessage::Reset(disabled()));
     let error = socket.take_error().unwrap().unwrap();
     assert!(matches!(refusal_of(&error), Some(Refusal::Disabled { .. })));
 }
@@ -211,7 +211,7 @@ fn options_have_their_values_and_limits() {
         .unwrap();
     let option = endpoint::SocketOption::ConnectedSuspend;
     assert_eq!(
-        side.control.hear(),
+        side.control.recv(),
         ClientMessage::SetOption { option, value: 1 }
     );
     socket.set_option(SocketOption::RecvTimeout, 10).unwrap();
@@ -269,7 +269,7 @@ fn a_nonblocking_connect_becomes_writable_and_connected() {
 }
 
 #[test]
-fn connecting_again_tells_how_a_nonblocking_connect_stands() {
+fn a_second_connect_reports_the_progress_of_the_first() {
     let broker = Broker::new();
     let (mut socket, client) = connecting(&broker);
     assert_eq!(
@@ -281,16 +281,16 @@ fn connecting_again_tells_how_a_nonblocking_connect_stands() {
     let _side = client.connect();
     socket.connect(ADDRESS).unwrap();
     assert_eq!(errno(socket.connect(ADDRESS)), EISCONN);
-    // Another descriptor is the one to watch now.
+    // The descriptor to watch has changed.
     assert!(hvsock_sys::stream::send(socket.fd().unwrap(), b"x").is_ok());
     drop(endpoint);
 }
 
 #[test]
-fn a_failed_nonblocking_connect_tells_why_once_and_can_be_repeated() {
+fn a_failed_nonblocking_connect_reports_its_error_once_and_can_be_retried() {
     let broker = Broker::new();
     let (mut socket, client) = connecting(&broker);
-    client.say(&BrokerMessage::Refused(disabled()));
+    client.send(&BrokerMessage::Refused(disabled()));
     assert!(
         socket
             .poll(Interest::WRITABLE, Some(LONG))
@@ -307,8 +307,8 @@ fn a_failed_nonblocking_connect_tells_why_once_and_can_be_repeated() {
         ErrorKind::WouldBlock
     );
     let client = broker.client();
-    client.hear();
-    client.say(&BrokerMessage::Refused(disabled()));
+    client.recv();
+    client.send(&BrokerMessage::Refused(disabled()));
     assert!(
         socket
             .poll(Interest::WRITABLE, Some(LONG))
@@ -323,7 +323,7 @@ fn a_failed_nonblocking_connect_tells_why_once_and_can_be_repeated() {
 }
 
 #[test]
-fn a_nonblocking_connect_is_bounded_too() {
+fn a_nonblocking_connect_times_out() {
     let broker = Broker::new();
     let mut socket = socket(&broker);
     socket.set_option(SocketOption::ConnectTimeout, 50).unwrap();
@@ -342,7 +342,7 @@ fn a_nonblocking_connect_is_bounded_too() {
 }
 
 #[test]
-fn streams_and_sockets_become_each_other() {
+fn streams_and_sockets_convert_into_each_other() {
     let broker = Broker::new();
     let (stream, side) = broker.connected();
     let socket = HvSocket::from(stream);

@@ -2,13 +2,14 @@
 
 use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Write};
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::{HvStream, Interest, Refusal, refusal_of};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, SocketOption};
 
-use crate::fake::{Broker, LONG, SHORT, Side, disabled};
+use crate::fake::{Broker, BrokerSide, LONG, SHORT, disabled};
 
 fn read(stream: &HvStream) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
@@ -18,7 +19,7 @@ fn read(stream: &HvStream) -> std::io::Result<Vec<u8>> {
 
 fn reset_of(error: &std::io::Error) -> &Refusal {
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-    refusal_of(error).expect("a reset says why")
+    refusal_of(error).expect("a reset has a reason")
 }
 
 const GONE: &str = "the broker went away";
@@ -52,7 +53,7 @@ fn vectored_and_peeked_bytes_are_the_same_bytes() {
 }
 
 #[test]
-fn an_empty_buffer_is_filled_at_once() {
+fn an_empty_buffer_returns_at_once() {
     let (mut stream, _side) = Broker::new().connected();
     assert_eq!(stream.read(&mut []).unwrap(), 0);
     assert_eq!(stream.write(&[]).unwrap(), 0);
@@ -65,41 +66,45 @@ fn an_empty_buffer_is_filled_at_once() {
 }
 
 #[test]
-fn an_announced_end_is_clean_and_stays_so() {
+fn an_announced_end_is_clean_and_final() {
     let (stream, side) = Broker::new().connected();
     side.send(b"last");
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     side.end_data();
     assert_eq!(read(&stream).unwrap(), b"last");
-    side.control.say(&BrokerMessage::Reset(disabled()));
+    side.control.send(&BrokerMessage::Reset(disabled()));
     assert_eq!(read(&stream).unwrap(), b"");
     drop(side);
     assert_eq!(read(&stream).unwrap(), b"");
 }
 
 #[test]
-fn an_end_with_nothing_said_waits_for_the_word() {
+fn an_unannounced_end_waits_for_its_meaning() {
     let (stream, side) = Broker::new().connected();
     side.end_data();
-    let start = Instant::now();
+    let announced = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(SHORT);
-            side.control.say(&BrokerMessage::Shutdown);
+            announced.store(true, Ordering::SeqCst);
+            side.control.send(&BrokerMessage::Shutdown);
         });
         assert_eq!(read(&stream).unwrap(), b"");
+        assert!(
+            announced.load(Ordering::SeqCst),
+            "it returned before the announcement"
+        );
     });
-    assert!(start.elapsed() >= SHORT);
 }
 
 #[test]
-fn every_thread_that_waits_for_the_word_gets_it() {
+fn every_waiting_thread_gets_the_meaning_of_the_end() {
     let (stream, side) = Broker::new().connected();
     side.end_data();
     thread::scope(|scope| {
         let readers: Vec<_> = (0..4).map(|_| scope.spawn(|| read(&stream))).collect();
         thread::sleep(SHORT);
-        side.control.say(&BrokerMessage::Shutdown);
+        side.control.send(&BrokerMessage::Shutdown);
         for reader in readers {
             assert_eq!(reader.join().unwrap().unwrap(), b"");
         }
@@ -107,10 +112,10 @@ fn every_thread_that_waits_for_the_word_gets_it() {
 }
 
 #[test]
-fn a_reset_says_why_and_stays_so() {
+fn a_reset_has_a_reason_and_is_final() {
     let (stream, side) = Broker::new().connected();
     side.send(b"part");
-    side.control.say(&BrokerMessage::Reset(disabled()));
+    side.control.send(&BrokerMessage::Reset(disabled()));
     drop(side);
     let mut four = [0; 4];
     (&stream).read_exact(&mut four).unwrap();
@@ -133,7 +138,7 @@ fn a_reset_says_why_and_stays_so() {
 }
 
 #[test]
-fn a_broker_that_dies_is_a_reset_and_no_end() {
+fn a_dead_broker_is_a_reset_and_not_an_end() {
     let (stream, side) = Broker::new().connected();
     side.send(b"part");
     drop(side);
@@ -146,7 +151,7 @@ fn a_broker_that_dies_is_a_reset_and_no_end() {
 }
 
 #[test]
-fn a_broker_that_dies_with_unread_bytes_is_a_reset_too() {
+fn a_dead_broker_with_unread_bytes_is_a_reset() {
     let (mut stream, side) = Broker::new().connected();
     stream.write_all(b"never read").unwrap();
     drop(side);
@@ -155,7 +160,7 @@ fn a_broker_that_dies_with_unread_bytes_is_a_reset_too() {
 }
 
 #[test]
-fn an_end_without_a_word_can_be_waited_for_no_longer_than_allowed() {
+fn waiting_for_the_meaning_of_an_end_times_out() {
     let (stream, side) = Broker::new().connected();
     side.end_data();
     stream.set_read_timeout(Some(SHORT)).unwrap();
@@ -166,7 +171,7 @@ fn an_end_without_a_word_can_be_waited_for_no_longer_than_allowed() {
     assert_eq!(read(&stream).unwrap_err().kind(), ErrorKind::WouldBlock);
     let ready = stream.poll(Interest::READABLE, Some(SHORT)).unwrap();
     assert!(ready.is_empty());
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     let ready = stream.poll(Interest::READABLE, Some(LONG)).unwrap();
     assert!(ready.is_readable());
     assert_eq!(read(&stream).unwrap(), b"");
@@ -204,24 +209,24 @@ fn time_limits_are_timed_out_and_nonblocking_would_block() {
 }
 
 #[test]
-fn shutting_down_says_so_before_the_data_ends() {
+fn shutdown_is_announced_before_the_data_ends() {
     let (mut stream, side) = Broker::new().connected();
     stream.write_all(b"all").unwrap();
     stream.shutdown(Shutdown::Write).unwrap();
-    // Nothing but the announcement: it was sent first.
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    // Nothing but the announcement, which comes before the end.
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"all");
     let error = stream.write(b"more").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
     assert!(error.to_string().contains("this end"), "{error}");
-    // The other direction goes on.
+    // The other direction still works.
     side.send(b"still here");
-    side.control.say(&BrokerMessage::Shutdown);
+    side.control.send(&BrokerMessage::Shutdown);
     side.end_data();
     assert_eq!(read(&stream).unwrap(), b"still here");
     stream.shutdown(Shutdown::Write).unwrap();
     drop(stream);
-    assert!(side.control.hears_end(), "the end is announced once");
+    assert!(side.control.is_closed(), "the end is announced once");
 }
 
 #[test]
@@ -235,7 +240,7 @@ fn shutting_down_for_reading_ends_reading_here() {
     });
     (&stream).write_all(b"x").unwrap();
     stream.shutdown(Shutdown::Both).unwrap();
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"x");
 }
 
@@ -244,18 +249,18 @@ fn dropping_the_last_handle_ends_the_connection_cleanly() {
     let (stream, side) = Broker::new().connected();
     let mut clone = stream.try_clone().unwrap();
     drop(stream);
-    assert!(side.control.hears_nothing());
+    assert!(side.control.is_idle());
     clone.write_all(b"kept").unwrap();
     drop(clone);
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"kept");
-    assert!(side.control.hears_end());
+    assert!(side.control.is_closed());
 }
 
 #[test]
-fn writing_to_an_end_that_has_finished_is_a_broken_pipe() {
-    let (mut stream, Side { control, data }) = Broker::new().connected();
-    control.say(&BrokerMessage::Shutdown);
+fn writing_to_a_closed_peer_is_a_broken_pipe() {
+    let (mut stream, BrokerSide { control, data }) = Broker::new().connected();
+    control.send(&BrokerMessage::Shutdown);
     drop(data);
     let error = stream.write(b"x").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::BrokenPipe);
@@ -263,13 +268,13 @@ fn writing_to_an_end_that_has_finished_is_a_broken_pipe() {
 }
 
 #[test]
-fn the_reason_of_a_failed_write_may_come_a_moment_late() {
-    let (mut stream, Side { control, data }) = Broker::new().connected();
+fn a_failed_write_waits_for_its_reason() {
+    let (mut stream, BrokerSide { control, data }) = Broker::new().connected();
     drop(data);
     thread::scope(|scope| {
         scope.spawn(|| {
             thread::sleep(Duration::from_millis(20));
-            control.say(&BrokerMessage::Reset(disabled()));
+            control.send(&BrokerMessage::Reset(disabled()));
         });
         let error = stream.write(b"x").unwrap_err();
         assert_eq!(
@@ -282,12 +287,12 @@ fn the_reason_of_a_failed_write_may_come_a_moment_late() {
 }
 
 #[test]
-fn garbage_from_the_broker_is_an_error_and_no_end() {
+fn garbage_from_the_broker_is_an_error_and_not_an_end() {
     let long = vec![1; hvsock_endpoint::MAX_MESSAGE + 1];
     let listening = [1, 0x83, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0];
     for garbage in [&[0xff; 5][..], &[1], &[1, 0x88, 0, 0, 1], &long, &listening] {
         let (stream, side) = Broker::new().connected();
-        side.control.say_bytes(garbage, &[]).unwrap();
+        side.control.send_bytes(garbage, &[]).unwrap();
         side.end_data();
         for _ in 0..2 {
             let error = read(&stream).unwrap_err();
@@ -297,7 +302,7 @@ fn garbage_from_the_broker_is_an_error_and_no_end() {
 }
 
 #[test]
-fn readiness_tells_data_room_and_ends() {
+fn readiness_covers_data_free_space_and_ends() {
     let (stream, side) = Broker::new().connected();
     let both = Interest::READABLE | Interest::WRITABLE;
     let ready = stream.poll(both, Some(LONG)).unwrap();
@@ -329,9 +334,9 @@ fn connected_suspend_can_be_set_at_any_time() {
             option,
             value: on.into(),
         };
-        assert_eq!(side.control.hear(), want);
+        assert_eq!(side.control.recv(), want);
     }
-    side.control.say(&BrokerMessage::Reset(disabled()));
+    side.control.send(&BrokerMessage::Reset(disabled()));
     drop(side);
     let error = stream.set_connected_suspend(true).unwrap_err();
     assert_eq!(
@@ -343,11 +348,11 @@ fn connected_suspend_can_be_set_at_any_time() {
 }
 
 #[test]
-fn a_connection_can_be_given_to_who_knows_nothing_of_hvsock() {
+fn a_connection_converts_to_descriptors_for_another_program() {
     let broker = Broker::new();
     let (stream, side) = broker.connected();
     let mut file = std::fs::File::from(stream.into_owned_fds().unwrap().data);
-    // A thread moves its bytes, and says the word at their end that the program does not know.
+    // A thread copies its bytes, and announces their end for the program.
     file.write_all(b"as a file").unwrap();
     side.send(b"back");
     let mut back = [0; 4];
@@ -355,14 +360,14 @@ fn a_connection_can_be_given_to_who_knows_nothing_of_hvsock() {
     assert_eq!(&back, b"back");
     drop(file);
     assert_eq!(side.recv_all(), b"as a file");
-    assert_eq!(side.control.hear(), ClientMessage::Shutdown);
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
 
     let options = broker.connect_options().plain(true);
-    let (stream, side) = broker.play(
+    let (stream, side) = broker.with_client(
         || options.connect(crate::fake::ADDRESS),
         |broker| {
             let client = broker.client();
-            let ClientMessage::Connect(connect) = client.hear() else {
+            let ClientMessage::Connect(connect) = client.recv() else {
                 panic!()
             };
             assert!(connect.flags.plain);
@@ -376,7 +381,7 @@ fn a_connection_can_be_given_to_who_knows_nothing_of_hvsock() {
     file.write_all(b"as a file").unwrap();
     drop(file);
     assert_eq!(side.recv_all(), b"as a file");
-    assert!(side.control.hears_nothing());
+    assert!(side.control.is_idle());
     drop(fds.control);
-    assert!(side.control.hears_end());
+    assert!(side.control.is_closed());
 }

@@ -1,5 +1,5 @@
-//! A host and its virtual machines, each process in a partition of its own, as the stand-in plays
-//! them; and what Windows' error numbers come to.
+//! A host and its virtual machines, each process in a partition of its own, as the AF_HYPERV shim
+//! simulates them; and the refusals for Windows' error numbers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -13,17 +13,17 @@ use hvsock_registry::key_store::KeyStore;
 use crate::is_over_stand_in;
 
 const LONG: Duration = Duration::from_secs(20);
-/// What a child process of these tests is to do.
-const PART: &str = "HVSOCK_TEST_PART";
+/// The role of a child process of these tests.
+const ROLE: &str = "HVSOCK_TEST_ROLE";
 const SERVICE: &str = "HVSOCK_TEST_SERVICE";
 const TARGET: &str = "HVSOCK_TEST_TARGET";
-/// The stand-in's: in which virtual machine a process is, and what its connects come to.
+/// Variables of the shim: the virtual machine of a process, and the result of its connects.
 const PARTITION: &str = "HV_STAND_IN_PARTITION";
 const ERROR: &str = "HV_STAND_IN_ERROR";
 const DELAY: &str = "HV_STAND_IN_DELAY";
 const VMS: &str = "HV_STAND_IN_VMS";
 
-/// A registration in the machine's own registry that ends with the test.
+/// A registration in the registry of the machine that ends with the test.
 struct Registered(ServiceId);
 
 impl Registered {
@@ -46,28 +46,29 @@ impl Drop for Registered {
     }
 }
 
-/// A child process that plays `part`, at a service.
-fn play(part: &str, service: ServiceId, target: VmId) -> Command {
+/// A child process in `role`, for a service.
+fn child_command(role: &str, service: ServiceId, target: VmId) -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .args(["--exact", "guests::a_child_plays_its_part", "--nocapture"])
-        .env(PART, part)
+        .args(["--exact", "guests::child_process", "--nocapture"])
+        .env(ROLE, role)
         .env(SERVICE, service.to_string())
         .env(TARGET, target.to_string())
         .stdout(Stdio::piped());
     command
 }
 
-/// What the child says last, once it has ended.
-fn word(child: Child) -> String {
+/// The result that the child prints before it exits.
+fn result_of(child: Child) -> String {
     let output = child.wait_with_output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let said = text.lines().find_map(|line| line.strip_prefix("said: "));
-    said.unwrap_or_else(|| panic!("it said nothing: {text}"))
+    let result = text.lines().find_map(|line| line.strip_prefix("result: "));
+    result
+        .unwrap_or_else(|| panic!("it printed no result: {text}"))
         .to_owned()
 }
 
-/// The label of what came of a connect.
+/// The label of the result of a connect.
 fn outcome(connected: std::io::Result<HvStream>) -> String {
     match connected {
         Ok(_) => "connected".to_owned(),
@@ -79,20 +80,21 @@ fn outcome(connected: std::io::Result<HvStream>) -> String {
 }
 
 #[test]
-fn a_child_plays_its_part() {
-    let Some(part) = std::env::var_os(PART) else {
+fn child_process() {
+    let Some(role) = std::env::var_os(ROLE) else {
         return;
     };
     let service: ServiceId = std::env::var(SERVICE).unwrap().parse().unwrap();
     let target: VmId = std::env::var(TARGET).unwrap().parse().unwrap();
-    let said = match part.to_str().unwrap() {
+    let result = match role.to_str().unwrap() {
         "connect" => outcome(HvStream::connect_timeout((target, service), LONG)),
         "connect within 300 ms" => {
             let start = Instant::now();
             let within = Duration::from_millis(300);
-            let said = outcome(HvStream::connect_timeout((target, service), within));
-            assert!(start.elapsed() < Duration::from_secs(5));
-            said
+            let result = outcome(HvStream::connect_timeout((target, service), within));
+            // The answer would come after 60 seconds.
+            assert!(start.elapsed() < LONG);
+            result
         }
         "talk" => {
             let mut stream = HvStream::connect_timeout((target, service), LONG).unwrap();
@@ -104,7 +106,7 @@ fn a_child_plays_its_part() {
         }
         "listen" => {
             let listener = HvListener::bind((target, service)).unwrap();
-            println!("said: listening");
+            println!("result: listening");
             let (mut stream, peer) = listener.accept_timeout(LONG).unwrap();
             assert_eq!(peer.vm, VmId::PARENT);
             assert_eq!(stream.peer().unwrap().partition(), "parent");
@@ -113,9 +115,9 @@ fn a_child_plays_its_part() {
             stream.write_all(text.to_uppercase().as_bytes()).unwrap();
             return;
         }
-        part => panic!("there is no part {part}"),
+        role => panic!("there is no role {role}"),
     };
-    println!("\nsaid: {said}");
+    println!("\nresult: {result}");
 }
 
 #[test]
@@ -126,7 +128,7 @@ fn a_guest_reaches_a_service_of_its_host_which_knows_which_guest_it_is() {
     let service = Registered::new();
     let guest = VmId::random();
     let listener = HvListener::bind((VmId::CHILDREN, service.0)).unwrap();
-    let mut command = play("talk", service.0, VmId::PARENT);
+    let mut command = child_command("talk", service.0, VmId::PARENT);
     let child = command.env(PARTITION, guest.to_string()).spawn().unwrap();
     let (mut stream, peer) = listener.accept_timeout(LONG).unwrap();
     assert_eq!(peer.vm, guest);
@@ -136,7 +138,7 @@ fn a_guest_reaches_a_service_of_its_host_which_knows_which_guest_it_is() {
     assert_eq!(text, "from the guest");
     stream.write_all(b"from the host").unwrap();
     drop(stream);
-    assert_eq!(word(child), "from the host");
+    assert_eq!(result_of(child), "from the host");
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn a_host_reaches_a_service_in_its_guest_by_the_guests_id() {
         return;
     }
     let (service, guest) = (ServiceId::random(), VmId::random());
-    let mut command = play("listen", service, VmId::PARENT);
+    let mut command = child_command("listen", service, VmId::PARENT);
     let mut child = command.env(PARTITION, guest.to_string()).spawn().unwrap();
     let deadline = Instant::now() + LONG;
     let mut stream = loop {
@@ -170,8 +172,8 @@ fn a_guest_is_refused_what_is_not_registered_or_not_heard_and_cannot_tell_which(
     }
     let guest = VmId::random();
     let refused = |service| {
-        let mut command = play("connect", service, VmId::PARENT);
-        word(command.env(PARTITION, guest.to_string()).spawn().unwrap())
+        let mut command = child_command("connect", service, VmId::PARENT);
+        result_of(command.env(PARTITION, guest.to_string()).spawn().unwrap())
     };
     let service = Registered::new();
     assert_eq!(refused(service.0), "no_listener");
@@ -194,11 +196,11 @@ fn windows_numbers_come_to_refusals() {
         (10060, "timed_out"),
         (10061, "no_listener"),
     ] {
-        let mut command = play("connect", service.0, vm);
+        let mut command = child_command("connect", service.0, vm);
         let child = command
             .env(VMS, vm.to_string())
             .env(ERROR, number.to_string());
-        assert_eq!(word(child.spawn().unwrap()), label, "{number}");
+        assert_eq!(result_of(child.spawn().unwrap()), label, "{number}");
     }
 }
 
@@ -209,14 +211,17 @@ fn virtual_machines_that_are_off_paused_or_unknown_are_told_apart() {
     }
     let service = Registered::new();
     let vm = VmId::random();
-    let told = |vms: String| {
-        let mut command = play("connect", service.0, vm);
-        word(command.env(VMS, vms).spawn().unwrap())
+    let outcome_with = |vms: String| {
+        let mut command = child_command("connect", service.0, vm);
+        result_of(command.env(VMS, vms).spawn().unwrap())
     };
-    assert_eq!(told(format!("{vm}:off")), "partition_off");
-    assert_eq!(told(format!("{vm}:paused")), "partition_paused");
-    assert_eq!(told(vm.to_string()), "no_listener");
-    assert_eq!(told(VmId::random().to_string()), "partition_unknown");
+    assert_eq!(outcome_with(format!("{vm}:off")), "partition_off");
+    assert_eq!(outcome_with(format!("{vm}:paused")), "partition_paused");
+    assert_eq!(outcome_with(vm.to_string()), "no_listener");
+    assert_eq!(
+        outcome_with(VmId::random().to_string()),
+        "partition_unknown"
+    );
 }
 
 #[test]
@@ -224,9 +229,9 @@ fn a_connect_that_nobody_answers_ends_at_its_time_limit() {
     if !is_over_stand_in() {
         return;
     }
-    let mut command = play("connect within 300 ms", ServiceId::random(), VmId::LOOPBACK);
+    let mut command = child_command("connect within 300 ms", ServiceId::random(), VmId::LOOPBACK);
     let child = command.env(DELAY, "60000").spawn().unwrap();
-    assert_eq!(word(child), "timed_out");
+    assert_eq!(result_of(child), "timed_out");
 }
 
 #[test]

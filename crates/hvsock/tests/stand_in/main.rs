@@ -1,4 +1,4 @@
-//! The library over Hyper-V sockets: those of this Windows, or under Wine what stands in for them.
+//! The library with Hyper-V sockets: those of this Windows, or of the AF_HYPERV shim under Wine.
 
 #![cfg(windows)]
 
@@ -10,12 +10,12 @@ use std::io;
 use hvsock::{HvListener, Refusal, ServiceId, VmId, refusal_of};
 use hvsock_testkit::require;
 
-/// Whether this runs over the stand-in, which can play a host and its virtual machines.
+/// Returns true if this runs with the shim, which can simulate a host and its virtual machines.
 fn is_over_stand_in() -> bool {
     std::env::var_os(require::STAND_IN).is_some()
 }
 
-/// Whether there are Hyper-V sockets here; says so where there are not.
+/// Returns true if Hyper-V sockets exist here; prints why not otherwise.
 fn has_hyper_v_sockets() -> bool {
     let tried = HvListener::bind((VmId::LOOPBACK, ServiceId::random()));
     if !matches!(&tried, Err(error) if refusal_of(error) == Some(&Refusal::NotSupported)) {
@@ -28,7 +28,7 @@ fn has_hyper_v_sockets() -> bool {
     .is_some()
 }
 
-/// The refusal of what must not succeed.
+/// The refusal in the error of a call that must fail.
 fn refusal<T>(result: io::Result<T>) -> Refusal {
     let error = result.err().expect("a refusal");
     refusal_of(&error)

@@ -1,4 +1,4 @@
-//! What sockets do, over loopback.
+//! The semantics of sockets over loopback.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -118,13 +118,13 @@ fn a_winsock_program_runs_call_by_call() {
 }
 
 #[test]
-fn an_explanation_claims_no_more_than_windows_tells() {
+fn an_explanation_claims_no_more_than_windows_reports() {
     if !has_hyper_v_sockets() {
         return;
     }
     let explained = hvsock::explain_connect((VmId::LOOPBACK, ServiceId::random())).unwrap();
     assert!(explained.would_succeed(), "{explained}");
-    // Windows does not say who listens.
+    // Windows does not report who listens.
     assert!(explained.undecided().is_some(), "{explained}");
     assert!(!explained.to_string().contains("it would succeed"));
 }
@@ -187,7 +187,7 @@ fn waiting_ends_at_its_time_limit() {
 }
 
 #[test]
-fn a_thread_that_waits_is_woken_when_another_ends_the_direction() {
+fn a_shutdown_wakes_a_blocked_thread() {
     if !has_hyper_v_sockets() {
         return;
     }
@@ -200,7 +200,7 @@ fn a_thread_that_waits_is_woken_when_another_ends_the_direction() {
 }
 
 #[test]
-fn bytes_in_place_are_not_to_be_had() {
+fn zero_copy_is_unsupported() {
     if !has_hyper_v_sockets() {
         return;
     }
@@ -213,12 +213,12 @@ fn bytes_in_place_are_not_to_be_had() {
 }
 
 #[test]
-fn a_child_has_the_connection_to_the_end_of_both() {
+fn a_child_reads_and_writes_to_the_end() {
     if !has_hyper_v_sockets() {
         return;
     }
     let (stream, mut peer) = pair();
-    // It copies its standard input to its standard output.
+    // The child copies its standard input to its standard output.
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .args(["--exact", "sockets::a_child_that_copies", "--nocapture"])
@@ -236,7 +236,7 @@ fn a_child_has_the_connection_to_the_end_of_both() {
     let mut back = Vec::new();
     peer.read_to_end(&mut back).unwrap();
     writing.join().unwrap();
-    // The test runner of the child says something of its own before.
+    // The test runner of the child prints something before that.
     assert!(back.ends_with(&text), "{} bytes came back", back.len());
     assert!(child.wait().unwrap().success());
 }
@@ -249,7 +249,7 @@ fn a_child_that_copies() {
         let mut out = std::io::stdout().lock();
         std::io::copy(&mut std::io::stdin().lock(), &mut out).unwrap();
         out.flush().unwrap();
-        // The runner has no last word.
+        // The test runner must print nothing after that.
         std::process::exit(0);
     }
 }
@@ -293,7 +293,7 @@ fn tasks_talk_and_give_their_connections_to_threads() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn a_connect_of_a_task_is_refused_too() {
+fn a_connect_from_a_task_is_refused() {
     if !has_hyper_v_sockets() {
         return;
     }

@@ -1,17 +1,17 @@
-//! The conformance suite over Hyper-V sockets, of Windows itself or what stands in for them.
+//! The conformance suite with Hyper-V sockets, of Windows or of the AF_HYPERV shim.
 
 #[cfg(windows)]
-#[path = "../asynchronously/mod.rs"]
-mod asynchronously;
-#[cfg(windows)]
-#[path = "../by_system/mod.rs"]
-mod by_system;
+#[path = "../async_stream/mod.rs"]
+mod async_stream;
 #[cfg(target_os = "linux")]
 #[path = "linux.rs"]
 mod os;
 #[cfg(windows)]
 #[path = "windows.rs"]
 mod os;
+#[cfg(windows)]
+#[path = "../system_sockets/mod.rs"]
+mod system_sockets;
 
 use std::process::ExitCode;
 

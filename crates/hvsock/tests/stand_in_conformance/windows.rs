@@ -1,23 +1,26 @@
-//! `AF_HYPERV` between two ends on this machine, or what stands in for it.
+//! `AF_HYPERV` between two ends on this machine, of Windows or of the shim.
 
 use std::process::ExitCode;
 
-use hvsock::{Endpoint, HvListener, Refusal, ServiceId, Transport as Carrier, VmId, refusal_of};
+use hvsock::{
+    Endpoint, HvListener, Refusal, ServiceId, Transport as StreamTransport, VmId, refusal_of,
+};
 use hvsock_testkit::conformance::{self, Role};
 use hvsock_testkit::require;
 
-use crate::by_system::System;
+use crate::system_sockets::System;
 
 const HYPERV: System = System {
     endpoint: Endpoint::from_env,
-    carrier: Carrier::HyperV,
+    transport: StreamTransport::HyperV,
     blocking: "hyperv",
     asynchronous: "asynchronous_hyperv",
-    // With Wine 8 what it takes to watch sockets grows with the square of their number: 500 of plain
-    // TCP take tokio a minute there.
+    // With Wine 8 the cost of watching sockets grows with the square of their number: tokio needs a
+    // minute for 500 plain TCP sockets there.
     many_tasks: 100,
-    // As TCP does on Windows, which is served alike; assumed, as docs/platforms.md says.
-    tells_death: true,
+    // As TCP on Windows, which has the same implementation; an assumption, as docs/platforms.md
+    // says.
+    reports_peer_death: true,
     has_small_buffers: false,
 };
 
@@ -46,7 +49,7 @@ pub fn main() -> ExitCode {
     )
 }
 
-/// Whether there are such sockets here.
+/// Returns true if this system has such sockets.
 fn is_offered() -> bool {
     let address = (VmId::LOOPBACK, ServiceId::random());
     match HvListener::bind(address) {

@@ -1,17 +1,17 @@
-//! The back-end of a virtual machine that has no broker, which Linux alone has.
+//! The back-end of a virtual machine without a broker, on Linux.
 
 #[cfg(target_os = "linux")]
-#[path = "../asynchronously/mod.rs"]
-mod asynchronously;
-#[cfg(target_os = "linux")]
-#[path = "../by_system/mod.rs"]
-mod by_system;
+#[path = "../async_stream/mod.rs"]
+mod async_stream;
 #[cfg(target_os = "linux")]
 #[path = "linux/mod.rs"]
 mod os;
 #[cfg(windows)]
 #[path = "windows.rs"]
 mod os;
+#[cfg(target_os = "linux")]
+#[path = "../system_sockets/mod.rs"]
+mod system_sockets;
 
 use std::process::ExitCode;
 

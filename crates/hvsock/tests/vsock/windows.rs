@@ -1,4 +1,4 @@
-//! Windows has no `AF_VSOCK`, so there is nothing to test here.
+//! Windows has no `AF_VSOCK`, so this has no tests.
 
 use std::process::ExitCode;
 

@@ -1,6 +1,6 @@
-//! Connections that are a child process's standard input and output.
+//! Connections as the standard input and output of a child process.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::process::Command;
 
@@ -8,7 +8,7 @@ use hvsock::HvStream;
 
 use crate::world::World;
 
-/// Every way in which a connection can be given to a child.
+/// Runs a test with every kind of connection that a child can get.
 fn each_way(run: impl Fn(HvStream, HvStream)) {
     let world = World::new();
     for plain in [true, false] {
@@ -20,7 +20,7 @@ fn each_way(run: impl Fn(HvStream, HvStream)) {
 }
 
 #[test]
-fn a_child_reads_and_writes_to_the_end_of_both() {
+fn a_child_reads_and_writes_to_the_end() {
     each_way(|stream, mut peer| {
         let child = stream.spawn(Command::new("cat")).unwrap();
         let text = vec![b'x'; 300_000];
@@ -39,23 +39,26 @@ fn a_child_reads_and_writes_to_the_end_of_both() {
 }
 
 #[test]
-fn all_that_a_child_wrote_is_on_its_way_once_it_was_waited_for() {
+fn waiting_for_a_child_flushes_its_output() {
     each_way(|stream, mut peer| {
         let mut command = Command::new("sh");
-        command.args(["-c", "echo last words; exit 3"]);
+        command.args(["-c", "echo last line; exit 3"]);
         let status = stream.spawn(command).unwrap().wait().unwrap();
         assert_eq!(status.code(), Some(3));
         let mut words = String::new();
         peer.read_to_string(&mut words).unwrap();
-        assert_eq!(words, "last words\n");
+        assert_eq!(words, "last line\n");
     });
 }
 
 #[test]
-fn a_program_that_is_not_there_is_an_error_and_the_end_of_the_connection() {
+fn a_missing_program_is_an_error_and_closes_the_connection() {
     each_way(|stream, mut peer| {
         assert!(stream.spawn(Command::new("/no/such/program")).is_err());
-        // A clean end or a reset: nobody is there any more.
-        let _ = peer.read(&mut [0]);
+        // A clean end or a reset: the connection is closed.
+        match peer.read(&mut [0]) {
+            Ok(count) => assert_eq!(count, 0),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}"),
+        }
     });
 }

@@ -1,4 +1,4 @@
-//! The library and a real broker: what needs both, beyond what every transport must do.
+//! The library with a real broker: behaviour beyond the conformance suite.
 
 #![cfg(target_os = "linux")]
 
@@ -110,7 +110,7 @@ fn a_winsock_program_runs_call_by_call() {
 }
 
 #[test]
-fn a_refused_nonblocking_connect_says_why() {
+fn a_refused_nonblocking_connect_reports_the_reason() {
     let world = World::new();
     let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
     socket.set_endpoint(world.web());
@@ -168,7 +168,7 @@ fn an_explanation_asks_what_the_connect_asks() {
 }
 
 #[test]
-fn a_lease_that_ends_cuts_what_stands_on_it() {
+fn the_end_of_a_lease_resets_its_connections() {
     let world = World::new();
     let listener = world.listen();
     let stream = world.at_web().connect(("parent", NAME)).unwrap();
@@ -263,7 +263,7 @@ fn a_pause_cuts_or_suspends_as_the_option_says() {
 }
 
 #[test]
-fn what_a_relay_abandons_is_no_clean_end() {
+fn a_relay_that_resets_is_not_a_clean_end() {
     let world = World::new();
     for shared_memory in [true, false] {
         let options = world.at_web().shared_memory(shared_memory);

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_broker_was_looked_for_is_named_with_the_next_step() {
+    fn the_error_names_the_tried_paths_and_the_next_step() {
         let tried = vec!["/a/endpoint".into(), "/b".into()];
         let error = io::Error::from(NoBroker { tried });
         let text = error.to_string();

@@ -1,4 +1,4 @@
-//! The guest in which the rest of this program runs.
+//! The guest that runs the rest of this program.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use hvsock_testkit::require;
 
 use super::STAGE;
 
-/// All of it, by translation, beside other tests.
+/// The timeout of all tests, on emulated processors and beside other tests.
 const LIMIT: Duration = Duration::from_secs(300);
 const PROGRAM: &str = "/bin/vsock-tests";
 const LOOPBACK: &str = "/lib/vsock_loopback.ko";
 
-/// In a guest that nothing connects with a host.
-pub fn everything_passes_alone() {
+/// Runs the tests in a guest without a vsock transport to a host.
+pub fn all_tests_pass_without_a_host() {
     let Some(kit) = require::found(Kit::find()) else {
         return;
     };
@@ -23,7 +23,7 @@ pub fn everything_passes_alone() {
     run(&guest, "with loopback").expect("in the guest");
 }
 
-/// A guest with this program in it, and the module for loopback, which is not loaded.
+/// A guest with this program and the loopback module, which is not loaded.
 pub fn config(kit: &Kit, name: &str) -> Config {
     let mut config = Config::new(name);
     config.memory_mib = 768;
@@ -35,7 +35,7 @@ pub fn config(kit: &Kit, name: &str) -> Config {
     config
 }
 
-/// Starts it, with loopback.
+/// Boots the guest and loads the loopback module.
 pub fn boot(kit: &Kit, config: &Config) -> Guest {
     let guest = Guest::boot(kit, config).expect("it starts");
     load_loopback(&guest);
@@ -47,7 +47,8 @@ fn load_loopback(guest: &Guest) {
     assert!(loaded.expect("insmod").success());
 }
 
-/// Runs the tests of a stage there. One after another, so that each has the time that it may take.
+/// Runs the tests of a stage in the guest, one after another, so that each has the time of its
+/// timeouts.
 pub fn run(guest: &Guest, stage: &str) -> Result<(), String> {
     let command = format!("{STAGE}='{stage}' exec {PROGRAM} --test-threads=1");
     let output = guest.run(&command, LIMIT).map_err(|why| why.to_string())?;

@@ -1,9 +1,9 @@
-//! The back-end of virtual machines that have no broker, in real ones: this program starts a guest
-//! and has itself run there, so the tests below are the host's part and the guest's part.
+//! The back-end of virtual machines without a broker, in real ones. This program starts a guest and
+//! runs itself there, so the modules have tests for the host and tests for the guest.
 //!
-//! - In a guest that is alone, over loopback: before its kernel has that, then the conformance suite
-//!   and what the back-end does beyond carrying bytes.
-//! - In a guest of a broker: both sides run one program text, each to the other.
+//! - In a guest without a host, over loopback: first without the loopback module, then the
+//!   conformance suite and the other behaviour of the back-end.
+//! - In a guest of a broker: both sides run the same program and connect to each other.
 
 mod guest;
 mod hosted;
@@ -11,23 +11,23 @@ mod semantics;
 
 use std::process::ExitCode;
 
-use hvsock::{Endpoint, Transport as Carrier};
+use hvsock::{Endpoint, Transport as StreamTransport};
 
 use hvsock_testkit::conformance::{self, Role};
 use semantics::trial;
 
-use crate::by_system::System;
+use crate::system_sockets::System;
 
-/// Says in the guest which of the tests to run.
+/// The variable that selects the tests to run in the guest.
 const STAGE: &str = "HVSOCK_TEST_STAGE";
 
 const VSOCK: System = System {
     endpoint: Endpoint::of_vsock,
-    carrier: Carrier::Vsock,
+    transport: StreamTransport::Vsock,
     blocking: "vsock",
     asynchronous: "asynchronous_vsock",
     many_tasks: 500,
-    tells_death: false,
+    reports_peer_death: false,
     has_small_buffers: true,
 };
 
@@ -46,11 +46,11 @@ pub fn main() -> ExitCode {
         Err(_) => vec![
             trial(
                 "everything_passes_in_a_guest_that_is_alone",
-                guest::everything_passes_alone,
+                guest::all_tests_pass_without_a_host,
             ),
             trial(
                 "a_guest_and_its_host_run_one_program",
-                hosted::both_run_one_program,
+                hosted::both_run_the_same_program,
             ),
         ],
     };

@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn who_knows_the_reason_is_named() {
+    fn the_error_names_the_command_that_explains_it() {
         let (_, text) = connect(VmId::PARENT, GUEST, errno::ECONNRESET);
         assert!(text.contains("`hvsock why parent 2761 --from"), "{text}");
         let (_, text) = connect(VmId::LOOPBACK, GUEST, errno::ECONNRESET);

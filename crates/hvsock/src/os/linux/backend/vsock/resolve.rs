@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_has_no_parent_and_a_machine_alone_has_no_way_to_it() {
+    fn a_host_and_a_machine_without_a_transport_have_no_parent() {
         let host = Machine::Host;
         assert_eq!(connect(host, VmId::PARENT), Err(Refusal::NotSupported));
         assert_eq!(connect(host, VmId::ZERO), Err(Refusal::AddressNotAvailable));
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_port_is_refused() {
+    fn an_invalid_port_is_refused() {
         for service in [ServiceId::ZERO, ServiceId::from_port(u32::MAX)] {
             let address = HvAddr::new(VmId::LOOPBACK, service);
             for error in [

@@ -1,14 +1,13 @@
-//! The conformance suite over sockets of the system's own, blocking and asynchronous: `AF_VSOCK`
-//! of a Linux kernel, `AF_HYPERV` of Windows.
+//! The conformance suite with sockets of the system, blocking and async: `AF_VSOCK` of a Linux
+//! kernel, `AF_HYPERV` of Windows.
 //!
-//! What these cannot do, and the suite therefore leaves out:
+//! The suite leaves out what these cannot do:
 //!
-//! - on Linux, to tell a peer that was killed from one that closed: there is one kind of end;
-//! - the same to tasks on Windows: there Wine keeps a killed process's socket now and then, and watches
-//!   it for tasks such that nothing wakes them;
-//! - to reset a connection: the library has no call for it, and on Linux a reset that comes from the
-//!   other side looks like the end of the data, too;
-//! - to have their connections broken by a broker's death: there is none.
+//! - on Linux, distinguish a killed peer from one that closed: there is one kind of end;
+//! - the same for tasks on Windows: Wine sometimes keeps the socket of a killed process, and
+//!   watches it for tasks in a way that wakes nothing;
+//! - reset a connection: on Linux a reset by the peer looks like the end of the data;
+//! - lose their connections by the death of a broker: there is none.
 
 #[path = "../blocking/mod.rs"]
 mod blocking;
@@ -20,50 +19,50 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use hvsock::{
-    ConnectOptions, Endpoint, HvListener, HvStream, ListenOptions, ServiceId, Transport as Carrier,
-    VmId,
+    ConnectOptions, Endpoint, HvListener, HvStream, ListenOptions, ServiceId,
+    Transport as StreamTransport, VmId,
 };
 use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, MakePair, PairWithProcess, Role, Stream, Transport, Trial,
 };
 use hvsock_testkit::process::Running;
 
-use crate::asynchronously::{Asynchronously, RUNTIME, bounded};
+use crate::async_stream::{AsyncStream, RUNTIME, bounded};
 use blocking::Blocking;
 
-/// Tells a process that plays a role to which port to connect.
+/// The port that a child process in a role connects to.
 const PEER_OF: &str = "HVSOCK_TEST_PEER_OF";
 
-/// Bytes of buffer: the kernel's own choice, and the smallest.
+/// Buffer sizes in bytes: the default of the kernel, and the smallest.
 const USUAL: u32 = 0;
 const SMALL: u32 = 1;
 
-/// The system's sockets.
+/// The sockets of the system.
 #[derive(Clone, Copy)]
 pub struct System {
-    /// How the library is told to use them.
+    /// The endpoint that selects them.
     pub endpoint: fn() -> Endpoint,
-    pub carrier: Carrier,
-    /// What the cases are called after.
+    pub transport: StreamTransport,
+    /// The name prefix of the cases.
     pub blocking: &'static str,
     pub asynchronous: &'static str,
-    /// How many connections of tasks to have at once.
+    /// The number of simultaneous connections of tasks.
     pub many_tasks: usize,
-    /// Whether the death of a peer is told from its end, in threads.
-    pub tells_death: bool,
-    /// Whether a socket's buffer can be had as small as one likes.
+    /// Whether a thread can distinguish the death of a peer from its end.
+    pub reports_peer_death: bool,
+    /// Whether a socket's buffer can be arbitrarily small.
     pub has_small_buffers: bool,
 }
 
 impl System {
     pub fn trials(self) -> Vec<Trial> {
         let mut trials = conformance::trials(Sockets::<Blocking>::new(self, self.blocking, 10_000));
-        let asynchronous = Sockets::<Asynchronously>::new(self, self.asynchronous, 20_000);
+        let asynchronous = Sockets::<AsyncStream>::new(self, self.asynchronous, 20_000);
         trials.extend(conformance::trials(asynchronous));
         trials
     }
 
-    /// The other end of a connection, in a process of its own.
+    /// Runs the other end of a connection in a process of its own.
     pub fn play(self, role: Role) -> ExitCode {
         let port = std::env::var(PEER_OF)
             .ok()
@@ -91,32 +90,32 @@ fn at(port: u32) -> (VmId, ServiceId) {
     (VmId::LOOPBACK, ServiceId::from_port(port))
 }
 
-/// Ends of one kind.
-trait End: Stream {
+/// A stream of one kind: blocking or async.
+trait SocketStream: Stream {
     type Listener: Send + Sync + 'static;
 
-    /// How many connections to have at once.
-    fn many(by: System) -> usize;
+    /// The number of simultaneous connections.
+    fn many(system: System) -> usize;
 
-    fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self>;
-    fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener>;
+    fn connect(system: System, port: u32, buffer: u32) -> io::Result<Self>;
+    fn listen(system: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener>;
     fn accept(listener: &Self::Listener, timeout: Duration) -> io::Result<Self>;
 }
 
-struct Sockets<E: End> {
-    by: System,
+struct Sockets<E: SocketStream> {
+    system: System,
     name: &'static str,
     next_port: AtomicU32,
-    /// Makes one pair at a time, so that each connect meets its own accept.
+    /// Creates one pair at a time, so that each connect is accepted by its own accept.
     pairs: LazyLock<Mutex<Pairs<E>>>,
 }
 
-struct Pairs<E: End>(Option<(u32, E::Listener)>);
+struct Pairs<E: SocketStream>(Option<(u32, E::Listener)>);
 
-impl<E: End> Sockets<E> {
-    fn new(by: System, name: &'static str, first_port: u32) -> Self {
+impl<E: SocketStream> Sockets<E> {
+    fn new(system: System, name: &'static str, first_port: u32) -> Self {
         Self {
-            by,
+            system,
             name,
             next_port: AtomicU32::new(first_port),
             pairs: LazyLock::new(|| Mutex::new(Pairs(None))),
@@ -125,11 +124,11 @@ impl<E: End> Sockets<E> {
 
     fn listener(&self, backlog: u32, buffer: u32) -> io::Result<(u32, E::Listener)> {
         let port = self.next_port.fetch_add(1, Ordering::Relaxed);
-        Ok((port, E::listen(self.by, port, backlog, buffer)?))
+        Ok((port, E::listen(self.system, port, backlog, buffer)?))
     }
 
-    /// Has `connect` connect to a port, and accepts there.
-    fn meet<T>(&self, connect: impl FnOnce(u32) -> io::Result<T>) -> io::Result<(T, E)> {
+    /// Calls `connect` with a port, and accepts there.
+    fn connect_pair<T>(&self, connect: impl FnOnce(u32) -> io::Result<T>) -> io::Result<(T, E)> {
         let mut pairs = self.pairs.lock().unwrap_or_else(PoisonError::into_inner);
         let (port, listener) = match &mut pairs.0 {
             Some(there) => there,
@@ -140,7 +139,7 @@ impl<E: End> Sockets<E> {
     }
 }
 
-impl<E: End> Transport for Sockets<E> {
+impl<E: SocketStream> Transport for Sockets<E> {
     type Stream = E;
 
     fn name(&self) -> &'static str {
@@ -148,37 +147,41 @@ impl<E: End> Transport for Sockets<E> {
     }
 
     fn pair(&self) -> io::Result<(E, E)> {
-        self.meet(|port| E::connect(self.by, port, USUAL))
+        self.connect_pair(|port| E::connect(self.system, port, USUAL))
     }
 
     fn tells_death_from_end(&self) -> bool {
-        self.by.tells_death && self.name == self.by.blocking
+        self.system.reports_peer_death && self.name == self.system.blocking
     }
 
     fn many(&self) -> usize {
-        E::many(self.by)
+        E::many(self.system)
     }
 
     fn small_pair(&self) -> Option<MakePair<Self>> {
         let small: MakePair<Self> = |transport| {
             let (port, listener) = transport.listener(1, SMALL)?;
-            let connector = E::connect(transport.by, port, SMALL)?;
+            let connector = E::connect(transport.system, port, SMALL)?;
             Ok((connector, E::accept(&listener, LONGEST_WAIT)?))
         };
-        self.by.has_small_buffers.then_some(small)
+        self.system.has_small_buffers.then_some(small)
     }
 
     fn listen(&self) -> Option<Listen<Self>> {
         Some(|transport, backlog| {
             let (port, listener) = transport.listener(backlog, USUAL)?;
-            let by = transport.by;
-            Ok(Box::new(Listening::<E> { by, port, listener }))
+            let system = transport.system;
+            Ok(Box::new(Listening::<E> {
+                system,
+                port,
+                listener,
+            }))
         })
     }
 
     fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {
         Some(|transport, role| {
-            let (peer, stream) = transport.meet(|port| {
+            let (peer, stream) = transport.connect_pair(|port| {
                 let mut command = role.command()?;
                 Running::start(command.env(PEER_OF, port.to_string()))
             })?;
@@ -187,15 +190,15 @@ impl<E: End> Transport for Sockets<E> {
     }
 }
 
-struct Listening<E: End> {
-    by: System,
+struct Listening<E: SocketStream> {
+    system: System,
     port: u32,
     listener: E::Listener,
 }
 
-impl<E: End> Listener<E> for Listening<E> {
+impl<E: SocketStream> Listener<E> for Listening<E> {
     fn connect(&self) -> io::Result<E> {
-        E::connect(self.by, self.port, USUAL)
+        E::connect(self.system, self.port, USUAL)
     }
 
     fn accept(&self, timeout: Duration) -> io::Result<E> {
@@ -203,15 +206,15 @@ impl<E: End> Listener<E> for Listening<E> {
     }
 }
 
-impl End for Asynchronously {
+impl SocketStream for AsyncStream {
     type Listener = hvsock::tokio::HvListener;
 
-    fn many(by: System) -> usize {
-        by.many_tasks
+    fn many(system: System) -> usize {
+        system.many_tasks
     }
 
-    fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self> {
-        let options = by.connecting(buffer);
+    fn connect(system: System, port: u32, buffer: u32) -> io::Result<Self> {
+        let options = system.connecting(buffer);
         let connect = hvsock::tokio::HvStream::connect_with(&options, at(port));
         let stream = Self::new(RUNTIME.block_on(connect)?);
         assert_ne!(
@@ -222,8 +225,8 @@ impl End for Asynchronously {
         Ok(stream)
     }
 
-    fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener> {
-        let options = by.listening(backlog, buffer);
+    fn listen(system: System, port: u32, backlog: u32, buffer: u32) -> io::Result<Self::Listener> {
+        let options = system.listening(backlog, buffer);
         RUNTIME.block_on(hvsock::tokio::HvListener::bind_with(&options, at(port)))
     }
 
@@ -233,21 +236,21 @@ impl End for Asynchronously {
     }
 }
 
-impl End for Blocking {
+impl SocketStream for Blocking {
     type Listener = HvListener;
 
-    fn many(_by: System) -> usize {
+    fn many(_system: System) -> usize {
         500
     }
 
-    fn connect(by: System, port: u32, buffer: u32) -> io::Result<Self> {
-        let stream = by.connecting(buffer).connect(at(port))?;
-        assert_eq!(stream.transport(), by.carrier);
+    fn connect(system: System, port: u32, buffer: u32) -> io::Result<Self> {
+        let stream = system.connecting(buffer).connect(at(port))?;
+        assert_eq!(stream.transport(), system.transport);
         Ok(Self(stream))
     }
 
-    fn listen(by: System, port: u32, backlog: u32, buffer: u32) -> io::Result<HvListener> {
-        by.listening(backlog, buffer).listen(at(port))
+    fn listen(system: System, port: u32, backlog: u32, buffer: u32) -> io::Result<HvListener> {
+        system.listening(backlog, buffer).listen(at(port))
     }
 
     fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Self> {

@@ -1,5 +1,4 @@
-//! Streams of tokio's as the conformance suite wants them: each operation is driven by a runtime
-//! that all cases share.
+//! Tokio streams for the conformance suite. A runtime that all cases share drives each operation.
 
 use std::io;
 use std::pin::Pin;
@@ -13,7 +12,7 @@ use tokio::runtime::Runtime;
 
 pub static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| Runtime::new().expect("a runtime"));
 
-/// Drives a future to its end on the shared runtime, or gives up on it.
+/// Runs a future on the shared runtime, up to `limit`.
 pub fn bounded<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     RUNTIME.block_on(async {
         match tokio::time::timeout(limit, future).await {
@@ -24,7 +23,7 @@ pub fn bounded<T>(limit: Duration, future: impl Future<Output = io::Result<T>>) 
 }
 
 /// The halves of a stream, so that one thread can read while another writes.
-pub struct Asynchronously {
+pub struct AsyncStream {
     read: Mutex<OwnedReadHalf>,
     write: Mutex<OwnedWriteHalf>,
     mode: Mutex<Mode>,
@@ -41,7 +40,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Asynchronously {
+impl AsyncStream {
     pub fn new(stream: HvStream) -> Self {
         let (read, write) = stream.into_split();
         let limit = LONGEST_WAIT;
@@ -68,7 +67,7 @@ impl Asynchronously {
     }
 }
 
-impl Stream for Asynchronously {
+impl Stream for AsyncStream {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let (mut read, mode) = (lock(&self.read), self.mode());
         match mode.nonblocking {
