@@ -50,7 +50,7 @@ impl Explanation {
         }
     }
 
-    /// Returns why the request would be refused, or `None` if nothing speaks against it.
+    /// Returns why the request would be refused, or `None` if nothing would refuse it.
     pub fn refusal(&self) -> Option<&Refusal> {
         self.refusal.as_ref()
     }
@@ -64,7 +64,7 @@ impl Explanation {
     /// Returns who makes the final decision, as a sentence, if nothing refuses the request and no
     /// source that can be queried knows the verdict.
     ///
-    /// This happens on Windows, which does not tell who listens, nor a guest what its host permits.
+    /// This happens on Windows, which does not report who listens, nor what the host of a guest permits.
     pub fn undecided(&self) -> Option<&str> {
         self.undecided.as_deref()
     }

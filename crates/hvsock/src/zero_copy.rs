@@ -28,9 +28,9 @@ impl HvStream {
     /// let stream = hvsock::HvStream::connect(("parent", "HV Socket Demo"))?;
     /// let file = File::open("/etc/os-release")?;
     /// loop {
-    ///     let mut room = stream.reserve(64 * 1024)?;
-    ///     let count = room.read_from(&file, 0)?;
-    ///     room.commit(count)?;
+    ///     let mut reserved = stream.reserve(64 * 1024)?;
+    ///     let count = reserved.read_from(&file, 0)?;
+    ///     reserved.commit(count)?;
     ///     if count == 0 {
     ///         break;
     ///     }

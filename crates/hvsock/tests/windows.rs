@@ -79,7 +79,7 @@ fn naming_an_endpoint_is_an_error_on_windows() {
     for endpoint in [Endpoint::at("C:\\hvsock\\endpoint"), Endpoint::of_vsock()] {
         let connect = HvStream::options().endpoint(&endpoint).connect(address);
         let listen = HvListener::options().endpoint(&endpoint).listen(address);
-        let lease = Lease::register_at(&endpoint, "Nobody's", ServiceId::random(), "");
+        let lease = Lease::register_at(&endpoint, "Unused", ServiceId::random(), "");
         let explained = HvStream::options().endpoint(&endpoint).explain(address);
         for result in [
             connect.map(drop),
@@ -87,7 +87,7 @@ fn naming_an_endpoint_is_an_error_on_windows() {
             lease.map(drop),
             explained.map(drop),
             endpoint.vm_id(&"web".parse().unwrap()).map(drop),
-            endpoint.service_id(&"Nobody's".parse().unwrap()).map(drop),
+            endpoint.service_id(&"Unused".parse().unwrap()).map(drop),
         ] {
             let error = result.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
@@ -99,17 +99,17 @@ fn naming_an_endpoint_is_an_error_on_windows() {
 
 #[test]
 fn names_that_nobody_has_are_refused_with_the_next_step() {
-    let error = HvStream::connect((LOOPBACK, "No such service of anybody's")).unwrap_err();
+    let error = HvStream::connect((LOOPBACK, "No such service")).unwrap_err();
     assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered), "{error}");
     assert!(error.to_string().contains("hvsock service list"), "{error}");
-    let error = HvStream::connect(("no-such-vm-of-anybodys", 2761)).unwrap_err();
+    let error = HvStream::connect(("no-such-vm", 2761)).unwrap_err();
     assert_eq!(
         refusal_of(&error),
         Some(&Refusal::PartitionUnknown),
         "{error}"
     );
     let text = error.to_string();
-    assert!(text.contains("no-such-vm-of-anybodys"), "{text}");
+    assert!(text.contains("no-such-vm"), "{text}");
     assert!(text.contains("hvsock vm list"), "{text}");
 }
 
@@ -118,23 +118,23 @@ fn what_would_happen_is_explained_without_a_socket() {
     if !has_hyper_v_sockets() {
         let loopback = hvsock::explain_connect((LOOPBACK, ServiceId::random())).unwrap();
         assert_eq!(loopback.refusal(), Some(&Refusal::NotSupported));
-        let said = loopback.steps().last().unwrap().answer();
-        assert!(said.contains("Enable-WindowsOptionalFeature"), "{said}");
+        let answer = loopback.steps().last().unwrap().answer();
+        assert!(answer.contains("Enable-WindowsOptionalFeature"), "{answer}");
     }
-    let named = hvsock::explain_connect(("no-such-vm-of-anybodys", 2761)).unwrap();
+    let named = hvsock::explain_connect(("no-such-vm", 2761)).unwrap();
     assert_eq!(named.refusal(), Some(&Refusal::PartitionUnknown));
-    let said = named.steps().last().unwrap().answer();
-    assert!(said.contains("hvsock vm list"), "{said}");
-    let everybody = hvsock::explain_listen((VmId::WILDCARD, ServiceId::random())).unwrap();
+    let answer = named.steps().last().unwrap().answer();
+    assert!(answer.contains("hvsock vm list"), "{answer}");
+    let wildcard = hvsock::explain_listen((VmId::WILDCARD, ServiceId::random())).unwrap();
     assert_eq!(
-        everybody.refusal(),
+        wildcard.refusal(),
         Some(&Refusal::Unregistered),
-        "{everybody}"
+        "{wildcard}"
     );
-    assert!(!everybody.steps().is_empty());
+    assert!(!wildcard.steps().is_empty());
     assert!(
-        everybody.fix().is_some_and(|fix| fix.contains("register")),
-        "{everybody}"
+        wildcard.fix().is_some_and(|fix| fix.contains("register")),
+        "{wildcard}"
     );
     let broadcast = hvsock::explain_connect((VmId::BROADCAST, 1)).unwrap();
     assert_eq!(broadcast.refusal(), Some(&Refusal::AddressNotAvailable));

@@ -115,7 +115,7 @@ fn a_rejected_client_gets_the_reason() {
     let (result, ()) = broker.with_client(
         || options.connect(("web", "Demo")),
         |broker| {
-            let detail = "processes that say nothing".to_owned();
+            let detail = "idle processes".to_owned();
             let refused = Refused {
                 code: 16,
                 errno: 105,

@@ -20,9 +20,12 @@ fn a_connection_is_accepted_and_acknowledged() {
     assert_eq!(client.recv(), ClientMessage::Accepted { connection: 11 });
     assert_eq!((peer.vm, peer.service), (VmId::CHILDREN, ServiceId::ZERO));
     assert_eq!(stream.connection_id(), 11);
-    let who = stream.peer().unwrap();
-    assert_eq!((who.partition(), who.pid()), ("web", Some(42)));
-    assert_eq!((who.uid(), who.gid()), (Some(1000), None));
+    let peer_process = stream.peer().unwrap();
+    assert_eq!(
+        (peer_process.partition(), peer_process.pid()),
+        ("web", Some(42))
+    );
+    assert_eq!((peer_process.uid(), peer_process.gid()), (Some(1000), None));
     side.send(b"hi");
     side.control.send(&BrokerMessage::Shutdown);
     side.end_data();

@@ -45,9 +45,9 @@ fn waiting_for_a_child_flushes_its_output() {
         command.args(["-c", "echo last line; exit 3"]);
         let status = stream.spawn(command).unwrap().wait().unwrap();
         assert_eq!(status.code(), Some(3));
-        let mut words = String::new();
-        peer.read_to_string(&mut words).unwrap();
-        assert_eq!(words, "last line\n");
+        let mut output = String::new();
+        peer.read_to_string(&mut output).unwrap();
+        assert_eq!(output, "last line\n");
     });
 }
 

@@ -197,8 +197,8 @@ fn the_end_of_a_lease_resets_its_connections() {
 fn a_lease_that_another_one_clashes_with_is_named() {
     let world = World::new();
     let clash = Lease::register_at(&world.host(), NAME, ServiceId::random(), "");
-    let words = refusal(clash).to_string();
-    assert!(words.contains(NAME), "{words}");
+    let text = refusal(clash).to_string();
+    assert!(text.contains(NAME), "{text}");
     world.lease.check().unwrap();
     let in_web = Lease::register_at(&world.web(), "Mine", ServiceId::random(), "");
     assert!(matches!(refusal(in_web), Refusal::Denied { .. }));
@@ -216,10 +216,10 @@ fn what_a_container_listens_for_the_host_reaches_by_its_name() {
     assert_eq!((peer.pid(), peer.uid(), peer.gid()), (None, None, None));
     stream.write_all(b"x").unwrap();
     accepted.read_exact(&mut [0]).unwrap();
-    let mut nobody = options.connect(("no-such-partition", NAME));
-    assert_eq!(refusal(nobody), Refusal::PartitionUnknown);
-    nobody = options.connect((VmId::random(), SERVICE));
-    assert_eq!(refusal(nobody), Refusal::PartitionUnknown);
+    let mut missing = options.connect(("no-such-partition", NAME));
+    assert_eq!(refusal(missing), Refusal::PartitionUnknown);
+    missing = options.connect((VmId::random(), SERVICE));
+    assert_eq!(refusal(missing), Refusal::PartitionUnknown);
 }
 
 #[test]

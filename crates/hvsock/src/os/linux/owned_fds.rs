@@ -106,7 +106,7 @@ fn copy_to_program(from: &HvStream, to: &UnixStream) {
     // An error needs no handling: both have ended then.
     let _ = match copy(from, to) {
         CopyEnd::Finished => to.shutdown(Shutdown::Write),
-        // The program cannot be told more than the end.
+        // A reset cannot be passed on to the program.
         CopyEnd::ReadError => to.shutdown(Shutdown::Both),
         CopyEnd::WriteError => from.shutdown(Shutdown::Read),
     };
@@ -127,7 +127,7 @@ fn copy_from_program(from: &UnixStream, to: &HvStream, done: &AtomicBool) {
         }
     }
     // A program that has exited does not read either. The peer must learn that before it writes
-    // data that nobody will read.
+    // data that is never read.
     while !done.load(Ordering::Acquire) {
         let slice = Instant::now() + RECHECK_INTERVAL;
         match ready(from, PollFlags::empty(), Some(slice)) {

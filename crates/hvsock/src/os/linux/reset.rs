@@ -15,7 +15,7 @@ impl HvStream {
     /// ```no_run
     /// # fn relay(mut from: impl std::io::Read, mut to: hvsock::HvStream) {
     /// if std::io::copy(&mut from, &mut to).is_err() {
-    ///     to.reset();
+    ///     to.abandon();
     /// }
     /// # }
     /// ```

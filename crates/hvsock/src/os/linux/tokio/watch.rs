@@ -51,7 +51,7 @@ impl AsFd for Watched {
 /// sockets of tokio do.
 #[allow(
     deprecated,
-    reason = "the successors are unsafe and new; they ask that the descriptor stays open and the \
+    reason = "the successors are unsafe and new; they require that the descriptor stays open and the \
               same while it is watched, and `Watched` sees to that"
 )]
 pub(super) fn watch(watched: Watched, interest: Interest) -> io::Result<AsyncFd<Watched>> {

@@ -57,13 +57,13 @@ pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Er
 /// The error for a connect without a reply.
 pub(super) fn no_reply_error(target: &ConnectTarget, after: Option<Duration>) -> io::Error {
     let port = target.address.port;
-    let whom = if target.is_local() {
+    let target_name = if target.is_local() {
         "this machine"
     } else {
         "the host"
     };
     let after = after.map_or_else(|| "in time".to_owned(), |after| format!("within {after:?}"));
-    let text = format!("{whom} did not reply {after} for vsock port {port}");
+    let text = format!("{target_name} did not reply {after} for vsock port {port}");
     refused_with(Refusal::TimedOut, text)
 }
 

@@ -1,4 +1,4 @@
-//! Resolves an address to a context id and port in a machine without a broker, and decides whom a
+//! Resolves an address to a context id and port in a machine without a broker, and decides which peers a
 //! listener accepts. This is the address table for a guest without children that does not know its
 //! siblings.
 
