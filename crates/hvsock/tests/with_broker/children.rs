@@ -11,8 +11,8 @@ use crate::world::World;
 /// Runs a test with every kind of connection that a child can get.
 fn each_way(run: impl Fn(HvStream, HvStream)) {
     let world = World::new();
-    for plain in [true, false] {
-        let (connector, acceptor) = world.pair(&world.at_web().plain(plain));
+    for raw_fd in [true, false] {
+        let (connector, acceptor) = world.pair(&world.at_web().plain(raw_fd));
         run(connector, acceptor);
     }
     let (connector, acceptor) = world.pair(&world.at_web().shared_memory(false));

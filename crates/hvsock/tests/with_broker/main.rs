@@ -225,7 +225,7 @@ fn what_a_container_listens_for_the_host_reaches_by_its_name() {
 #[test]
 fn a_pause_cuts_or_suspends_as_the_option_says() {
     let world = World::new();
-    let (plain, plain_peer) = world.pair(&world.at_web());
+    let (reset, reset_peer) = world.pair(&world.at_web());
     let (mut kept, mut kept_peer) = world.pair(&world.at_web().connected_suspend(true));
     let (later, mut later_peer) = world.pair(&world.at_web());
     later.set_connected_suspend(true).unwrap();
@@ -236,7 +236,7 @@ fn a_pause_cuts_or_suspends_as_the_option_says() {
     });
 
     world.set_web(PartitionState::Paused);
-    for end in [&plain, &plain_peer] {
+    for end in [&reset, &reset_peer] {
         let mut end = end;
         let error = end.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
