@@ -32,13 +32,13 @@ pub struct ExplanationStep {
 
 impl Explanation {
     /// A refusal that came before the broker could explain anything, with its message.
-    pub(crate) fn refused(refusal: Refusal, said: &str) -> Self {
+    pub(crate) fn refused(refusal: Refusal, text: &str) -> Self {
         // The message may be the text of the refusal itself; it is shown once.
-        let steps = match said == refusal.to_string() {
+        let steps = match text == refusal.to_string() {
             true => Vec::new(),
             false => vec![ExplanationStep {
                 question: "Does this address resolve?".to_owned(),
-                answer: said.to_owned(),
+                answer: text.to_owned(),
                 pass: false,
             }],
         };

@@ -280,6 +280,7 @@ impl HvStream {
     ///
     /// `InvalidInput` if the timeout is zero.
     #[doc(alias = "SO_SNDTIMEO")]
+    #[doc(alias = "backpressure")]
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         self.inner.set_write_timeout(timeout)
     }

@@ -246,6 +246,7 @@ impl HvSocket {
     ///
     /// `ENOTCONN` if the socket is not connected; otherwise as [writing to a
     /// stream](HvStream#errors-of-reading-and-writing).
+    #[doc(alias = "backpressure")]
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
         self.stream()?.send(WriteFrom::One(bytes))
     }

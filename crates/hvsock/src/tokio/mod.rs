@@ -25,9 +25,10 @@
 //!
 //! # Cancel safety
 //!
-//! Reading, writing, [`HvStream::peek`], [`HvStream::readable`], [`HvStream::writable`] and
+//! `read`, `write`, [`HvStream::peek`], [`HvStream::readable`], [`HvStream::writable`] and
 //! [`HvListener::accept`] are cancel safe: no byte and no connection is lost if their future is
-//! dropped. Dropping the future of a connect cancels the connect.
+//! dropped. As with every tokio stream, `read_exact` and `write_all` are not. Dropping the future
+//! of a connect cancels the connect.
 
 mod listener;
 mod split;

@@ -256,6 +256,7 @@ impl HvStream {
     /// # Cancel safety
     ///
     /// This method is cancel safe.
+    #[doc(alias = "backpressure")]
     pub async fn writable(&self) -> io::Result<()> {
         std::future::poll_fn(|cx| self.watch.poll_writable(&self.inner, cx)).await
     }

@@ -120,7 +120,7 @@ impl Client {
                     option: SocketOption::RingSize,
                     ..
                 } => {}
-                said => return said,
+                message => return message,
             }
         }
     }

@@ -76,8 +76,8 @@ fn a_winsock_program_runs_call_by_call() {
         .unwrap();
     client.set_option(SocketOption::RecvTimeout, 100).unwrap();
     client.set_nonblocking(true).unwrap();
-    let begun = client.connect(address).unwrap_err();
-    assert_eq!(begun.kind(), ErrorKind::WouldBlock, "{begun}");
+    let pending = client.connect(address).unwrap_err();
+    assert_eq!(pending.kind(), ErrorKind::WouldBlock, "{pending}");
     assert!(
         client
             .poll(Interest::WRITABLE, Some(LONG))
@@ -138,8 +138,8 @@ fn a_connect_to_nobody_is_refused_in_either_mode() {
     assert_eq!(refusal(HvStream::connect(address)), Refusal::NoListener);
     let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
     socket.set_nonblocking(true).unwrap();
-    let begun = socket.connect(address).unwrap_err();
-    assert_eq!(begun.kind(), ErrorKind::WouldBlock, "{begun}");
+    let pending = socket.connect(address).unwrap_err();
+    assert_eq!(pending.kind(), ErrorKind::WouldBlock, "{pending}");
     assert!(
         !socket
             .poll(Interest::WRITABLE, Some(LONG))

@@ -65,9 +65,8 @@ impl StreamWatch {
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
-        let looked = ready!(self.poll_recv(stream, cx, Stream::check_readable));
         // An error makes the stream readable, too.
-        let _ = looked;
+        let _ = ready!(self.poll_recv(stream, cx, Stream::check_readable));
         Poll::Ready(Ok(()))
     }
 

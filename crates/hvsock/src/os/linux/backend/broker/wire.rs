@@ -38,12 +38,12 @@ impl Explanation {
         for line in lines {
             let mut fields = line.split('\t');
             match (fields.next(), fields.next(), fields.next()) {
-                (Some(word @ ("pass" | "fail")), Some(question), Some(answer)) => {
+                (Some(status @ ("pass" | "fail")), Some(question), Some(answer)) => {
                     let (question, answer) = (question.to_owned(), answer.to_owned());
                     this.steps.push(ExplanationStep {
                         question,
                         answer,
-                        pass: word == "pass",
+                        pass: status == "pass",
                     });
                 }
                 (Some("fix"), Some(fix), None) => this.fix = Some(fix.to_owned()),

@@ -74,7 +74,7 @@ impl Link {
             return Ok(Received::Bytes(0));
         }
         match &status.reset {
-            Some(cut) => Err(cut.clone().into_error()),
+            Some(reason) => Err(reason.clone().into_error()),
             None => Ok(Received::EndPending),
         }
     }
