@@ -1,32 +1,32 @@
-//! How long a thread looks at the words before it sleeps.
+//! Adaptive spinning (busy-polling) before a thread parks.
 //!
-//! To sleep and be woken costs some 10 µs and more where the two ends run on different
-//! processors; an answer is often there sooner. But a look that finds nothing is lost time. So the
-//! bound grows when looking helped and shrinks when it did not, and now and then a whole look
-//! finds out whether the peer has become quicker. Where both run on one processor the peer can do
-//! nothing while this end looks; then only the whole looks are left, in which the system may find
-//! another processor for it.
+//! Parking and being woken costs 10 µs and more where the two ends run on different processors;
+//! the peer's answer is often faster. But spinning that finds nothing is lost time. So the bound
+//! grows when spinning helped and shrinks when it did not. After every [`RETRY`] failures one full
+//! spin finds out whether the peer has become faster. If both ends run on one processor, the peer
+//! cannot run while this end spins. Then only the full spins are left, during which the scheduler
+//! may move one of them to another processor.
 
 use std::hint;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// The longest look by default.
+/// The default upper bound of a spin.
 pub(crate) const LONGEST: Duration = Duration::from_micros(20);
-/// What is left of it after many that were in vain.
+/// The lower bound in nanoseconds, after many failures.
 const SHORTEST: u32 = 2_000;
-/// After so many looks in vain the next one is a whole one.
+/// The number of failures after which one spin is a full one.
 const RETRY: u32 = 16;
-/// Looks at the words between looks at the clock.
-const ROUND: u32 = 16;
+/// The number of checks between two readings of the clock.
+const CHECKS: u32 = 16;
 
-/// The bound for one direction; in nanoseconds.
+/// The spin state of one direction. All times are in nanoseconds.
 #[derive(Debug)]
 pub(crate) struct Spin {
     longest: AtomicU32,
-    now: AtomicU32,
-    in_vain: AtomicU32,
+    bound: AtomicU32,
+    failures: AtomicU32,
 }
 
 impl Spin {
@@ -34,54 +34,64 @@ impl Spin {
         let longest = nanoseconds(LONGEST);
         Self {
             longest: AtomicU32::new(longest),
-            now: AtomicU32::new(longest),
-            in_vain: AtomicU32::new(0),
+            bound: AtomicU32::new(longest),
+            failures: AtomicU32::new(0),
         }
     }
 
     pub(crate) fn set_longest(&self, longest: Duration) {
         let longest = nanoseconds(longest);
         self.longest.store(longest, Ordering::Relaxed);
-        self.now.store(longest, Ordering::Relaxed);
+        self.bound.store(longest, Ordering::Relaxed);
     }
 
-    /// Looks until `found`, but not for long; whether it was. `together` is whether the peer runs
-    /// on the same processor.
-    pub(crate) fn until(&self, together: bool, found: impl Fn() -> bool) -> bool {
+    /// Spins until `found` returns true or the bound is reached. Returns whether it was found.
+    /// `same_processor` is whether the peer runs on this processor.
+    pub(crate) fn until(&self, same_processor: bool, found: impl Fn() -> bool) -> bool {
+        has_many_processors() && self.until_by(same_processor, found, Instant::now)
+    }
+
+    /// As [`Spin::until`], with the caller's clock.
+    fn until_by(
+        &self,
+        same_processor: bool,
+        found: impl Fn() -> bool,
+        clock: impl Fn() -> Instant,
+    ) -> bool {
         let longest = self.longest.load(Ordering::Relaxed);
-        if longest == 0 || !is_worth_it() {
+        if longest == 0 {
             return false;
         }
-        let in_vain = self.in_vain.load(Ordering::Relaxed);
-        let whole = in_vain != 0 && in_vain.is_multiple_of(RETRY);
-        if together && !whole {
-            self.in_vain
-                .store(in_vain.wrapping_add(1), Ordering::Relaxed);
+        let failures = self.failures.load(Ordering::Relaxed);
+        let is_full = failures != 0 && failures.is_multiple_of(RETRY);
+        if same_processor && !is_full {
+            self.failures
+                .store(failures.wrapping_add(1), Ordering::Relaxed);
             return found();
         }
-        let now = self.now.load(Ordering::Relaxed);
-        let bound = Duration::from_nanos(if whole { longest } else { now }.into());
-        let start = Instant::now();
+        let bound = self.bound.load(Ordering::Relaxed);
+        let limit = Duration::from_nanos(if is_full { longest } else { bound }.into());
+        let start = clock();
         loop {
-            for _ in 0..ROUND {
+            for _ in 0..CHECKS {
                 if found() {
-                    // Twice what was needed is enough the next time.
-                    let needed = nanoseconds(start.elapsed()).saturating_mul(2);
-                    let next = needed.max(now).clamp(SHORTEST.min(longest), longest);
-                    self.now.store(next, Ordering::Relaxed);
-                    self.in_vain.store(0, Ordering::Relaxed);
+                    // Twice the time needed is enough the next time.
+                    let needed = nanoseconds(clock() - start).saturating_mul(2);
+                    let next = needed.max(bound).clamp(SHORTEST.min(longest), longest);
+                    self.bound.store(next, Ordering::Relaxed);
+                    self.failures.store(0, Ordering::Relaxed);
                     return true;
                 }
                 hint::spin_loop();
             }
-            if start.elapsed() >= bound {
+            if clock() - start >= limit {
                 break;
             }
         }
-        self.in_vain
-            .store(in_vain.wrapping_add(1), Ordering::Relaxed);
-        let next = (now / 2).max(SHORTEST.min(longest));
-        self.now.store(next, Ordering::Relaxed);
+        self.failures
+            .store(failures.wrapping_add(1), Ordering::Relaxed);
+        let next = (bound / 2).max(SHORTEST.min(longest));
+        self.bound.store(next, Ordering::Relaxed);
         false
     }
 }
@@ -90,37 +100,72 @@ fn nanoseconds(time: Duration) -> u32 {
     u32::try_from(time.as_nanos()).unwrap_or(u32::MAX)
 }
 
-/// Not where the peer needs the very processor that looks.
-fn is_worth_it() -> bool {
+/// Whether spinning can help: with one processor the peer needs the one that spins.
+fn has_many_processors() -> bool {
     static MANY: OnceLock<bool> = OnceLock::new();
     *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|many| many.get() > 1))
 }
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
+    /// Spins by a clock that advances 1 µs at each reading. Returns the result of the spin and the
+    /// number of checks.
+    fn spin(spin: &Spin, same_processor: bool, found_at: Option<u32>) -> (bool, u32) {
+        let (checks, time) = (Cell::new(0), Cell::new(Instant::now()));
+        let found = || {
+            checks.set(checks.get() + 1);
+            Some(checks.get()) == found_at
+        };
+        let clock = || time.replace(time.get() + Duration::from_micros(1));
+        let is_found = spin.until_by(same_processor, found, clock);
+        (is_found, checks.get())
+    }
+
     #[test]
-    fn a_look_in_vain_is_bounded_and_gets_shorter() {
-        let spin = Spin::new();
-        let start = Instant::now();
-        for _ in 0..8 {
-            assert!(!spin.until(false, || false));
+    fn a_failed_spin_is_bounded_and_halves_the_next_one() {
+        let state = Spin::new();
+        // 20 µs, 10 µs, 5 µs, 2.5 µs, then the minimum of 2 µs.
+        for microseconds in [20, 10, 5, 3, 2, 2, 2] {
+            assert_eq!(spin(&state, false, None), (false, microseconds * CHECKS));
         }
-        assert!(start.elapsed() < Duration::from_millis(100));
-        if is_worth_it() {
-            assert_eq!(spin.now.load(Ordering::Relaxed), SHORTEST);
-            assert!(spin.until(false, || true));
-            assert_eq!(spin.in_vain.load(Ordering::Relaxed), 0);
+        assert_eq!(state.bound.load(Ordering::Relaxed), SHORTEST);
+        // A success within twice the bound keeps it, and resets the count of failures.
+        assert_eq!(spin(&state, false, Some(1)), (true, 1));
+        assert_eq!(state.bound.load(Ordering::Relaxed), SHORTEST);
+        assert_eq!(state.failures.load(Ordering::Relaxed), 0);
+        // A later success doubles it.
+        assert_eq!(spin(&state, false, Some(2 * CHECKS)), (true, 2 * CHECKS));
+        assert_eq!(state.bound.load(Ordering::Relaxed), 2 * SHORTEST);
+    }
+
+    #[test]
+    fn every_16_failures_there_is_one_full_spin() {
+        let full = LONGEST.as_micros() as u32 * CHECKS;
+        for same_processor in [false, true] {
+            let state = Spin::new();
+            let failures: Vec<u32> = (0..=2 * RETRY)
+                .map(|_| spin(&state, same_processor, None).1)
+                .collect();
+            let is_full = |at: &usize| failures[*at] == full;
+            let full: Vec<usize> = (1..failures.len()).filter(is_full).collect();
+            assert_eq!(full, [RETRY as usize, 2 * RETRY as usize]);
+            if same_processor {
+                // All others check once and do not spin.
+                let once = failures.iter().filter(|checks| **checks == 1).count();
+                assert_eq!(once, failures.len() - 2);
+            }
         }
-        // Beside its peer it looks for long only now and then.
-        let long = (0..RETRY).filter(|_| {
-            let start = Instant::now();
-            spin.until(true, || false);
-            start.elapsed() >= LONGEST
-        });
-        assert!(long.count() < RETRY as usize);
-        spin.set_longest(Duration::ZERO);
-        assert!(!spin.until(false, || true));
+    }
+
+    #[test]
+    fn a_bound_of_zero_disables_spinning() {
+        let state = Spin::new();
+        state.set_longest(Duration::ZERO);
+        assert_eq!(spin(&state, false, Some(1)), (false, 0));
+        assert!(!state.until(false, || true));
     }
 }
