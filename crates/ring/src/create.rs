@@ -1,4 +1,4 @@
-//! Making a connection's memory and bells, for others to use.
+//! Creates a connection's memory and doorbells, for other processes to use.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -8,44 +8,51 @@ use hvsock_sys::{doorbell, shared_memory};
 use crate::RingSize;
 use crate::memory::Memory;
 
-/// What a connection between two processes is made of. To make an [`End`](crate::End), each
-/// process needs the memory and its own [`Bells`]; neither should get the other's.
+/// The descriptors of a connection between two processes.
+///
+/// To open an [`End`](crate::End), each process needs the memory and its own [`Bells`]. Neither
+/// process should receive the other's.
 #[derive(Debug)]
 pub struct Parts {
-    /// The memory that both have in common. It cannot change its size.
+    /// The memory that both processes map. Its size is sealed.
     pub memory: OwnedFd,
-    /// For the first end, which connected.
+    /// The doorbells of the first end, which connected.
     pub first: Bells,
-    /// For the second end, which accepted.
+    /// The doorbells of the second end, which accepted.
     pub second: Bells,
 }
 
-/// One end's bells.
+/// The two doorbells of one end. Each is one end of a pipe.
 #[derive(Debug)]
 pub struct Bells {
-    /// Where this end hears that it is to wake up; also that the other end is gone, if nobody
-    /// but the other end has kept the other end's `peer`.
+    /// Becomes readable when the peer notifies this end. It hangs up when the peer's process is
+    /// gone, provided that only the peer kept the other end of this pipe.
     pub own: OwnedFd,
-    /// With which it wakes the other end.
+    /// Notifies the peer: one byte written is one notification.
     pub peer: OwnedFd,
 }
 
 impl Parts {
-    /// Makes the parts of a new connection: five descriptors, and no page of memory until one of
-    /// the ends uses it.
+    /// Creates the parts of a new connection: five descriptors. The kernel allocates no page of
+    /// memory until an end uses it.
+    ///
+    /// # Errors
+    ///
+    /// The error of `memfd_create`, `ftruncate` or `pipe2`, such as `EMFILE` when the process is
+    /// out of descriptors.
     pub fn new(size: RingSize) -> io::Result<Self> {
         let memory = shared_memory::create(Memory::len_for(size))?;
-        let (first_hears, second_rings) = doorbell::pair()?;
-        let (second_hears, first_rings) = doorbell::pair()?;
+        let (first_own, second_peer) = doorbell::pair()?;
+        let (second_own, first_peer) = doorbell::pair()?;
         Ok(Self {
             memory,
             first: Bells {
-                own: first_hears,
-                peer: first_rings,
+                own: first_own,
+                peer: first_peer,
             },
             second: Bells {
-                own: second_hears,
-                peer: second_rings,
+                own: second_own,
+                peer: second_peer,
             },
         })
     }

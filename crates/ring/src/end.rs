@@ -1,4 +1,4 @@
-//! One end of a connection: reading and writing without waiting. [`wait`](crate::wait) adds that.
+//! One end of a connection: non-blocking reads and writes. [`wait`](crate::wait) adds blocking.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,62 +9,71 @@ use std::time::Duration;
 use hvsock_sys::{doorbell, processor};
 
 use crate::consumer::Consumer;
-use crate::hear::Hearing;
-use crate::layout::{CUT, Direction, GONE, SHUT, SUSPENDED};
+use crate::layout::{Direction, READER_GONE, READER_SHUT, RESET, SUSPENDED};
 use crate::memory::Memory;
+use crate::notifications::PendingNotifications;
 use crate::producer::{self, Producer};
 use crate::spin::Spin;
-use crate::stats::{Counts, count};
+use crate::stats::{Counters, count};
 use crate::sync::Ordering;
 use crate::waiters::Waiters;
 use crate::{Bells, RingSize, RingStats, Side, Stop, Violation};
 
-/// One end of a byte stream each way through shared memory.
+/// One end of a bidirectional byte stream through shared memory.
 ///
-/// All methods take `&self`: threads may read and write at the same time, and even the same
-/// direction, in which case each call has its bytes in one piece.
+/// All methods take `&self`: threads may read and write at the same time. If several threads use the
+/// same direction, the bytes of each call stay contiguous in the stream.
 ///
-/// Dropping it without [`End::shutdown_write`] is no clean end: the peer reads what was written
-/// and then an error.
+/// Dropping an end without [`End::shutdown_write`] is no clean end of the stream: the peer reads
+/// what was written and then an error.
 #[derive(Debug)]
 pub struct End {
     pub(crate) memory: Memory,
     side: Side,
     pub(crate) outgoing: Mutex<Producer>,
     pub(crate) incoming: Mutex<Consumer>,
-    /// Bytes ever written, for threads that do not write.
+    /// Bytes ever written, for threads that do not hold `outgoing`.
     pub(crate) written: AtomicU64,
-    pub(crate) bells: Bells,
-    /// The most bytes that are copied before the other end may have them.
-    pub(crate) piece: u64,
-    /// The room that a writer without any waits for.
-    pub(crate) room_wanted: u64,
-    /// This end reads no more, by its own wish.
+    pub(crate) doorbells: Bells,
+    /// The largest number of bytes copied before they are published or freed.
+    pub(crate) chunk: u64,
+    /// The low watermark: the free space in bytes at which a writer that found none is woken.
+    pub(crate) low_watermark: u64,
+    /// This end shut down reading.
     read_shut: AtomicBool,
-    /// The connection was cut, and this end has seen it or done it.
-    cut: AtomicBool,
+    /// This end has reset the connection or seen the reset.
+    is_reset: AtomicBool,
     violation: OnceLock<Violation>,
-    /// The other end's half of the bell is closed.
+    /// The peer has closed its end of this end's doorbell.
     pub(crate) hung_up: AtomicBool,
-    pub(crate) hearing: Hearing,
+    pub(crate) pending: PendingNotifications,
     pub(crate) waiters: Waiters,
     pub(crate) spins: [Spin; 2],
-    pub(crate) counts: Counts,
+    pub(crate) counters: Counters,
 }
 
 impl End {
-    /// An end of a new connection, whose memory is checked: it cannot change its size.
-    pub fn open(side: Side, memory: impl AsFd, bells: Bells) -> io::Result<Self> {
-        Self::open_at(side, memory, bells, [0, 0])
+    /// Opens an end of a new connection. Maps the memory after checking that its size is sealed.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the memory is not sealed or its length is not that of a ring; otherwise the
+    /// error of `mmap`.
+    pub fn open(side: Side, memory: impl AsFd, doorbells: Bells) -> io::Result<Self> {
+        Self::open_at(side, memory, doorbells, [0, 0])
     }
 
-    /// An end whose counters begin elsewhere, as those of the other end must: first → second, then
-    /// second → first. For tests of counters that wrap.
+    /// As [`End::open`], with counters that begin at `start` (first → second, second → first)
+    /// instead of 0. The peer's must begin at the same values. For tests of counter wraparound.
+    ///
+    /// # Errors
+    ///
+    /// As [`End::open`].
     #[doc(hidden)]
     pub fn open_at(
         side: Side,
         memory: impl AsFd,
-        bells: Bells,
+        doorbells: Bells,
         start: [u64; 2],
     ) -> io::Result<Self> {
         let memory = Memory::open(memory)?;
@@ -76,17 +85,17 @@ impl End {
             incoming: Mutex::new(Consumer::new(capacity, start[back])),
             written: AtomicU64::new(start[out]),
             memory,
-            bells,
-            piece: (capacity / 8).clamp(4096, 64 * 1024),
-            room_wanted: capacity / 4,
+            doorbells,
+            chunk: (capacity / 8).clamp(4096, 64 * 1024),
+            low_watermark: capacity / 4,
             read_shut: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
+            is_reset: AtomicBool::new(false),
             violation: OnceLock::new(),
             hung_up: AtomicBool::new(false),
-            hearing: Hearing::default(),
+            pending: PendingNotifications::default(),
             waiters: Waiters::default(),
             spins: [Spin::new(), Spin::new()],
-            counts: Counts::default(),
+            counters: Counters::default(),
         };
         if start != [0, 0] {
             end.words_out().head.0.store(start[out], Ordering::Release);
@@ -95,54 +104,64 @@ impl End {
         Ok(end)
     }
 
-    /// How many bytes fit into each direction.
+    /// The capacity of each direction.
     pub fn size(&self) -> RingSize {
         self.memory.size()
     }
 
-    /// What it has done to wake and to wait.
+    /// A snapshot of this end's counters.
     pub fn stats(&self) -> RingStats {
-        self.counts.get()
+        self.counters.snapshot()
     }
 
-    /// The longest that a thread may look for its peer's answer before it sleeps; zero never
-    /// looks. 20 µs by default, and never where the process may use one processor only.
+    /// Sets the longest time that a thread spins before it parks; zero disables spinning.
+    ///
+    /// The default is 20 µs. A process that may use one processor only never spins.
+    #[doc(alias = "busy_poll")]
     pub fn set_spin(&self, longest: Duration) {
         for spin in &self.spins {
             spin.set_longest(longest);
         }
     }
 
-    /// The descriptor that is ready for reading when this end's bell was rung.
+    /// The doorbell's descriptor. It becomes readable when the peer notifies this end.
     ///
-    /// It is rung for who has asked for it with [`End::arm`] or slept; an event loop calls that
-    /// when it has read or written until [`Stop::WouldBlock`], and [`End::hear`] when the
-    /// descriptor is ready.
+    /// The peer notifies only after a wakeup request. An event loop calls [`End::arm`] after a read
+    /// or write returned [`Stop::WouldBlock`], and [`End::hear`] when the descriptor is readable.
     pub fn bell(&self) -> BorrowedFd<'_> {
-        self.bells.own.as_fd()
+        self.doorbells.own.as_fd()
     }
 
-    /// Reads what is there.
+    /// Reads available bytes into `buffer`. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::WouldBlock`] without bytes; [`Stop::End`] at the end of the stream; another [`Stop`]
+    /// if the connection broke.
     pub fn try_read(&self, buffer: &mut [u8]) -> Result<usize, Stop> {
         self.try_read_vectored(&mut [IoSliceMut::new(buffer)])
     }
 
-    /// Reads what is there into several buffers, in their order.
+    /// Reads available bytes into several buffers, in order. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// As [`End::try_read`].
     pub fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, Stop> {
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() as u64;
         let mut incoming = self.incoming();
-        let mut known = self.to_read(&mut incoming, wanted.min(self.piece))?;
+        let mut known = self.available_to_read(&mut incoming, wanted.min(self.chunk))?;
         let mut done = 0;
         'all: for slice in slices {
             let mut rest = &mut **slice;
             while !rest.is_empty() {
                 if known == 0 {
-                    known = self.believe(incoming.available(self.words_in(), 1))?;
+                    known = self.validate(incoming.available(self.words_in(), 1))?;
                     if known == 0 {
                         break 'all;
                     }
                 }
-                let count = known.min(self.piece).min(rest.len() as u64);
+                let count = known.min(self.chunk).min(rest.len() as u64);
                 let (now, later) = rest.split_at_mut(count as usize);
                 let from = self.side.other();
                 self.memory.get(from, incoming.position(), now);
@@ -155,10 +174,15 @@ impl End {
         Ok(done)
     }
 
-    /// Reads what is there and leaves it to be read.
+    /// Copies available bytes into `buffer` and leaves them in the ring. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// As [`End::try_read`].
+    #[doc(alias = "MSG_PEEK")]
     pub fn try_peek(&self, buffer: &mut [u8]) -> Result<usize, Stop> {
         let mut incoming = self.incoming();
-        let known = self.to_read(&mut incoming, buffer.len() as u64)?;
+        let known = self.available_to_read(&mut incoming, buffer.len() as u64)?;
         let count = known.min(buffer.len() as u64) as usize;
         let from = self.side.other();
         self.memory
@@ -166,49 +190,60 @@ impl End {
         Ok(count)
     }
 
-    /// Writes what there is room for.
+    /// Writes as many bytes as there is free space for. Returns their number.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::WouldBlock`] without free space; [`Stop::Ended`] after [`End::shutdown_write`];
+    /// [`Stop::Closed`] if the peer reads no more; another [`Stop`] if the connection broke.
     pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Stop> {
         self.try_write_vectored(&[IoSlice::new(bytes)])
     }
 
-    /// Writes what there is room for of several slices, in their order.
+    /// Writes several slices, in order, as far as there is free space. Returns the number of bytes.
+    ///
+    /// # Errors
+    ///
+    /// As [`End::try_write`].
     pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> Result<usize, Stop> {
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() as u64;
         let mut outgoing = self.outgoing();
-        let mut room = self.to_write(&mut outgoing, wanted.min(self.piece))?;
+        let mut free = self.free_to_write(&mut outgoing, wanted.min(self.chunk))?;
         let mut done = 0;
         'all: for slice in slices {
             let mut rest = &**slice;
             while !rest.is_empty() {
-                if room == 0 {
-                    room = self.believe(outgoing.room(self.words_out(), 1))?;
-                    if room == 0 {
+                if free == 0 {
+                    free = self.validate(outgoing.free_space(self.words_out(), 1))?;
+                    if free == 0 {
                         break 'all;
                     }
                 }
-                let count = room.min(self.piece).min(rest.len() as u64);
+                let count = free.min(self.chunk).min(rest.len() as u64);
                 let (now, later) = rest.split_at(count as usize);
                 self.memory.put(self.side, outgoing.position(), now);
                 self.publish(&mut outgoing, count);
                 done += now.len();
-                room -= count;
+                free -= count;
                 rest = later;
             }
         }
         if done > 0 {
-            self.still_read()?;
+            self.check_not_closed()?;
         }
         Ok(done)
     }
 
-    /// Whether what was just published is read or may still be: who closes sees what was written
-    /// by then, or is seen here. Nothing is lost in silence.
-    pub(crate) fn still_read(&self) -> Result<(), Stop> {
+    /// Checks after publishing that the reader has not closed without reading the bytes.
+    ///
+    /// A reader that closes sees the bytes published before, or this check sees that it closed. So
+    /// no bytes are lost silently.
+    pub(crate) fn check_not_closed(&self) -> Result<(), Stop> {
         let words = self.words_out();
         if producer::closed(words) == 0 {
             return Ok(());
         }
-        // The peer may have read it all before it closed.
+        // The peer may have read all bytes before it closed.
         let read = words.tail.0.load(Ordering::Acquire);
         if read == self.written.load(Local::Relaxed) {
             return Ok(());
@@ -216,59 +251,66 @@ impl End {
         Err(Stop::Closed)
     }
 
-    /// Says that no data follows what was written.
+    /// Ends the stream that this end writes. The peer reads what was written, then the end of the
+    /// stream. Reading goes on.
+    #[doc(alias = "half-close")]
     pub fn shutdown_write(&self) {
-        // What was cut has no clean end any more, whatever this end meant to say.
-        if self.state() & CUT == 0 {
+        // A connection that was reset has no clean end.
+        if self.state() & RESET == 0 {
             let mut outgoing = self.outgoing();
             if !outgoing.has_ended() && outgoing.end(self.words_out()) {
-                self.ring_peer();
+                self.notify_peer();
             }
         }
         self.waiters.wake(None);
     }
 
-    /// Reads no more: reading gives the end, and the other end's writes fail.
+    /// Stops reading: later reads return [`Stop::End`], and the peer's writes fail.
+    #[doc(alias = "half-close")]
     pub fn shutdown_read(&self) {
         self.read_shut.store(true, Local::Release);
-        self.close(SHUT);
+        self.close(READER_SHUT);
         self.waiters.wake(None);
     }
 
     fn close(&self, how: u32) {
         if Consumer::close(self.words_in(), how) {
-            self.ring_peer();
+            self.notify_peer();
         }
     }
 
-    /// Cuts the connection for both ends: what was written by now can be read, then it is
-    /// [`Stop::Cut`].
+    /// Resets the connection: both ends can read what was written by now, then get [`Stop::Cut`].
+    #[doc(alias = "abort")]
     pub fn cut(&self) {
-        self.cut.store(true, Local::Release);
+        self.is_reset.store(true, Local::Release);
         let state = &self.memory.header().state.0;
-        if state.fetch_or(CUT, Ordering::Release) & CUT == 0 {
-            self.ring_peer();
+        if state.fetch_or(RESET, Ordering::Release) & RESET == 0 {
+            self.notify_peer();
         }
-        // Also where the word was there before: a thread that sleeps has not seen it.
+        // Also if the bit was set before: a parked thread has not seen it.
         self.waiters.wake(None);
     }
 
-    /// Whether reading would give bytes, the end or an error.
+    /// Whether a read would return bytes, the end of the stream or an error.
     pub fn is_readable(&self) -> bool {
-        self.to_read(&mut self.incoming(), 1) != Err(Stop::WouldBlock)
+        self.available_to_read(&mut self.incoming(), 1) != Err(Stop::WouldBlock)
     }
 
-    /// Whether writing would take bytes or give an error.
+    /// Whether a write would accept bytes or return an error.
     pub fn is_writable(&self) -> bool {
-        self.to_write(&mut self.outgoing(), 1) != Err(Stop::WouldBlock)
+        self.free_to_write(&mut self.outgoing(), 1) != Err(Stop::WouldBlock)
     }
 
-    /// How many of the bytes ever written here the other end has read, modulo 2^64: as it says,
-    /// which is believed as far as it can be.
+    /// The number of bytes written here that the peer claims to have read, modulo 2^64. It is never
+    /// more than was written.
+    ///
+    /// # Errors
+    ///
+    /// [`Stop::Violated`] if the peer's counter is invalid.
     pub fn read_by_peer(&self) -> Result<u64, Stop> {
         let mut outgoing = self.outgoing();
-        let room = self.believe(outgoing.room(self.words_out(), u64::MAX))?;
-        let unread = u64::from(self.size().bytes()) - room;
+        let free = self.validate(outgoing.free_space(self.words_out(), u64::MAX))?;
+        let unread = u64::from(self.size().bytes()) - free;
         Ok(outgoing.position().wrapping_sub(unread))
     }
 
@@ -284,30 +326,35 @@ impl End {
         self.side
     }
 
-    /// The words of what this end writes.
+    /// The words of the direction that this end writes.
     pub(crate) fn words_out(&self) -> &Direction {
         &self.memory.header().directions[self.side.index()]
     }
 
-    /// The words of what this end reads.
+    /// The words of the direction that this end reads.
     pub(crate) fn words_in(&self) -> &Direction {
         &self.memory.header().directions[self.side.other().index()]
     }
 
+    /// The state word. A reset is final: it stays even if the peer clears the bit.
     pub(crate) fn state(&self) -> u32 {
-        let said = self.memory.header().state.0.load(Ordering::Acquire);
-        if said & CUT != 0 {
-            // It stays so, whatever the peer makes of the word.
-            self.cut.store(true, Local::Release);
-        } else if self.cut.load(Local::Acquire) {
-            return said | CUT;
+        let state = self.memory.header().state.0.load(Ordering::Acquire);
+        if state & RESET != 0 {
+            self.is_reset.store(true, Local::Release);
+        } else if self.is_reset.load(Local::Acquire) {
+            return state | RESET;
         }
-        said
+        state
     }
 
-    /// How many bytes can be read, which is not 0; looks for more only below `wanted`.
-    pub(crate) fn to_read(&self, incoming: &mut Consumer, wanted: u64) -> Result<u64, Stop> {
-        // Before anything else is looked at: what a peer did before it went is seen after this.
+    /// The number of readable bytes, at least 1. Loads the peer's counter only if fewer than
+    /// `wanted` are known.
+    pub(crate) fn available_to_read(
+        &self,
+        incoming: &mut Consumer,
+        wanted: u64,
+    ) -> Result<u64, Stop> {
+        // Loaded first: everything that a peer stored before it hung up is seen after this.
         let hung_up = self.hung_up.load(Local::Acquire);
         let (words, state) = (self.words_in(), self.state());
         if self.read_shut.load(Local::Acquire) {
@@ -316,20 +363,20 @@ impl End {
         if let Some(violation) = self.violation.get() {
             return Err(Stop::Violated(*violation));
         }
-        if state & (SUSPENDED | CUT) == SUSPENDED {
+        if state & (SUSPENDED | RESET) == SUSPENDED {
             return Err(Stop::WouldBlock);
         }
-        if state & CUT != 0 {
-            self.believe(incoming.limit(words))?;
+        if state & RESET != 0 {
+            self.validate(incoming.limit(words))?;
         }
-        let known = self.believe(incoming.available(words, wanted))?;
+        let known = self.validate(incoming.available(words, wanted))?;
         if known > 0 {
-            self.awoken(incoming.disarm(words));
+            self.woken(incoming.disarm(words));
             return Ok(known);
         }
-        if self.believe(incoming.has_ended(words))? {
+        if self.validate(incoming.has_ended(words))? {
             let words = self.words_out();
-            // Gone first: what it read before it went is seen after that.
+            // `closed` is loaded first: `tail` then includes what the peer read before it closed.
             if producer::is_reader_gone(words)
                 && words.tail.0.load(Ordering::Acquire) != self.written.load(Local::Relaxed)
             {
@@ -338,14 +385,15 @@ impl End {
             return Err(Stop::End);
         }
         Err(match () {
-            () if state & CUT != 0 => Stop::Cut,
+            () if state & RESET != 0 => Stop::Cut,
             () if hung_up => Stop::Gone,
             () => Stop::WouldBlock,
         })
     }
 
-    /// How many bytes can be written, which is not 0; looks for more room only below `wanted`.
-    pub(crate) fn to_write(&self, outgoing: &mut Producer, wanted: u64) -> Result<u64, Stop> {
+    /// The free space in bytes, at least 1. Loads the peer's counter only if less than `wanted` is
+    /// known to be free.
+    pub(crate) fn free_to_write(&self, outgoing: &mut Producer, wanted: u64) -> Result<u64, Stop> {
         let hung_up = self.hung_up.load(Local::Acquire);
         let words = self.words_out();
         if outgoing.has_ended() {
@@ -354,7 +402,7 @@ impl End {
         if let Some(violation) = self.violation.get() {
             return Err(Stop::Violated(*violation));
         }
-        if self.state() & CUT != 0 {
+        if self.state() & RESET != 0 {
             return Err(Stop::Cut);
         }
         if producer::closed(words) != 0 {
@@ -363,17 +411,18 @@ impl End {
         if hung_up {
             return Err(Stop::Gone);
         }
-        let room = self.believe(outgoing.room(words, wanted))?;
-        if room == 0 {
+        let free = self.validate(outgoing.free_space(words, wanted))?;
+        if free == 0 {
             return Err(Stop::WouldBlock);
         }
-        self.awoken(outgoing.disarm(words));
-        Ok(room)
+        self.woken(outgoing.disarm(words));
+        Ok(free)
     }
 
-    /// A violation ends the connection, for this end and, as it did it, for the other one.
-    pub(crate) fn believe<T>(&self, said: Result<T, Violation>) -> Result<T, Stop> {
-        said.map_err(|violation| {
+    /// Resets the connection if the peer's counter was invalid. Later calls report the first
+    /// violation.
+    pub(crate) fn validate<T>(&self, counter: Result<T, Violation>) -> Result<T, Stop> {
+        counter.map_err(|violation| {
             let first = *self.violation.get_or_init(|| violation);
             self.cut();
             Stop::Violated(first)
@@ -381,46 +430,46 @@ impl End {
     }
 
     pub(crate) fn publish(&self, outgoing: &mut Producer, count: u64) {
-        let wakes = outgoing.publish(self.words_out(), count);
+        let notifies = outgoing.publish(self.words_out(), count);
         self.written.store(outgoing.position(), Local::Relaxed);
-        if wakes {
-            self.ring_peer();
+        if notifies {
+            self.notify_peer();
         }
     }
 
     pub(crate) fn release(&self, incoming: &mut Consumer, count: u64) {
         if incoming.release(self.words_in(), count) {
-            self.ring_peer();
+            self.notify_peer();
         }
     }
 
-    fn ring_peer(&self) {
-        count(&self.counts.rings);
-        self.runs_here();
-        if let Ok(false) = doorbell::ring(&self.bells.peer) {
+    fn notify_peer(&self) {
+        count(&self.counters.notifications);
+        self.shares_processor();
+        if let Ok(false) = doorbell::ring(&self.doorbells.peer) {
             self.hung_up.store(true, Local::Release);
         }
     }
 
-    /// Tells the other end which processor runs this one, and returns whether it says of itself
-    /// that it is the same.
-    pub(crate) fn runs_here(&self) -> bool {
+    /// Publishes which processor runs this end, and returns whether the peer published the same
+    /// one.
+    pub(crate) fn shares_processor(&self) -> bool {
         let Some(here) = processor::current() else {
             return false;
         };
         let processors = &self.memory.header().processors;
-        let said = here.wrapping_add(1);
+        let word = here.wrapping_add(1);
         let own = &processors[self.side.index()].0;
-        if own.load(Ordering::Relaxed) != said {
-            own.store(said, Ordering::Relaxed);
+        if own.load(Ordering::Relaxed) != word {
+            own.store(word, Ordering::Relaxed);
         }
         processors[self.side.other().index()]
             .0
             .load(Ordering::Relaxed)
-            == said
+            == word
     }
 
-    /// Whether the other end's process has closed its half of the bell.
+    /// Whether the peer's process has closed its end of this end's doorbell.
     pub fn has_hung_up(&self) -> bool {
         self.hung_up.load(Local::Acquire)
     }
@@ -428,11 +477,15 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.close(GONE);
+        self.close(READER_GONE);
     }
 }
 
-/// A pair of ends within one process, for tests and for threads.
+/// Creates both ends of a connection within one process, for tests and for threads.
+///
+/// # Errors
+///
+/// As [`Parts::new`](crate::Parts::new) and [`End::open`].
 pub fn pair(size: RingSize) -> io::Result<(End, End)> {
     let crate::Parts {
         memory,

@@ -1,81 +1,84 @@
-//! What lies where in the shared memory.
+//! The layout of the shared memory.
 //!
-//! One page of words, then the bytes from the first end to the second, then those back:
+//! One header page, then the bytes from the first end to the second, then those back:
 //!
 //! ```text
-//! 0        state                         the broker's word: cut, suspended
-//! 128      words of first → second:      +0 head, +128 tail, +256 awake, +384 space, +512 ended, +516 closed
-//! 768      words of second → first       likewise
-//! 1408     where the first end runs       its processor's number and 1; 0 is unknown
-//! 1536     where the second end runs      likewise
+//! 0        state                         reset and suspended bits, written by the broker
+//! 128      first → second:               +0 head, +128 tail, +256 awake, +384 space, +512 ended, +516 closed
+//! 768      second → first                likewise
+//! 1408     processor of the first end    its number plus 1; 0 is unknown
+//! 1536     processor of the second end   likewise
 //! 4096     bytes of first → second       as many as the ring's size
 //! 4096+n   bytes of second → first
 //! ```
 //!
-//! Every word that one side writes often has a cache line of its own (128 bytes: processors fetch
-//! lines in pairs). All zero is the state of a new connection, so nobody has to touch the memory
-//! to make one. Both sides may write everything; each believes nothing but its own copies.
+//! Each word that one side writes often has its own cache line, which avoids false sharing. The
+//! alignment is 128 bytes because processors prefetch cache lines in pairs. A new connection is all
+//! zeros, so creating one touches no page. Both sides can write every word; each trusts only its
+//! private copies.
 
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// The bytes before the first ring.
+/// The size in bytes of the header before the first ring.
 pub(crate) const HEADER: usize = 4096;
 
-/// The connection is cut: [`Header::state`].
-pub(crate) const CUT: u32 = 1;
-/// The connection stands still: [`Header::state`].
+/// The connection is reset: a bit of [`Header::state`].
+pub(crate) const RESET: u32 = 1;
+/// The connection is suspended: a bit of [`Header::state`].
 pub(crate) const SUSPENDED: u32 = 2;
 
-/// The reader has shut its direction down and lives on: [`Direction::closed`].
-pub(crate) const SHUT: u32 = 1;
-/// The reader is gone for good: [`Direction::closed`].
-pub(crate) const GONE: u32 = 2;
+/// The reader shut down this direction and is still open: a value of [`CloseFlags::closed`].
+pub(crate) const READER_SHUT: u32 = 1;
+/// The reader is gone for good: a value of [`CloseFlags::closed`].
+pub(crate) const READER_GONE: u32 = 2;
 
 /// The first page.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Header {
-    /// [`CUT`] and [`SUSPENDED`], as bits.
-    pub(crate) state: Line<AtomicU32>,
+    /// [`RESET`] and [`SUSPENDED`].
+    pub(crate) state: CachePadded<AtomicU32>,
     /// The words of each direction.
     pub(crate) directions: [Direction; 2],
-    /// By each end, now and then: the number of the processor that runs it, and 1; 0 is unknown.
-    /// Whoever runs on the same one need not look whether the other does something.
-    pub(crate) processors: [Line<AtomicU32>; 2],
+    /// The processor that last ran each end: its number plus 1; 0 is unknown. Each end updates its
+    /// own now and then. On the peer's processor, spinning cannot help.
+    pub(crate) processors: [CachePadded<AtomicU32>; 2],
 }
 
-/// The words of one direction. "Writer" is the end that writes its bytes.
+/// The words of one direction. The writer is the end that writes its bytes.
 #[repr(C)]
 #[derive(Debug)]
 pub(crate) struct Direction {
-    /// By the writer: bytes ever written, modulo 2^64.
-    pub(crate) head: Line<AtomicU64>,
-    /// By the reader: bytes ever read, modulo 2^64.
-    pub(crate) tail: Line<AtomicU64>,
-    /// 0 by a reader that sleeps and wants its bell rung when there is data or an end; 1 by
-    /// whoever rings it, and by a reader that has woken up by itself.
-    pub(crate) awake: Line<AtomicU32>,
-    /// By a writer that sleeps: the free bytes at which it wants its bell rung; 0 by whoever
-    /// rings it, and by a writer that has woken up by itself.
-    pub(crate) space: Line<AtomicU64>,
+    /// Bytes ever written, modulo 2^64. Stored by the writer.
+    pub(crate) head: CachePadded<AtomicU64>,
+    /// Bytes ever read, modulo 2^64. Stored by the reader.
+    pub(crate) tail: CachePadded<AtomicU64>,
+    /// The reader's wakeup request. The reader sets 0 to ask for a notification when there is data
+    /// or the end of the stream. Whoever notifies it sets 1; so does a reader that withdraws its
+    /// request.
+    pub(crate) awake: CachePadded<AtomicU32>,
+    /// The writer's wakeup request: the number of free bytes (low watermark) at which the writer
+    /// asks for a notification. Whoever notifies it sets 0; so does a writer that withdraws its
+    /// request.
+    pub(crate) space: CachePadded<AtomicU64>,
     /// Words that change once.
-    pub(crate) ends: Line<Ends>,
+    pub(crate) close: CachePadded<CloseFlags>,
 }
 
-/// How a direction ended.
+/// How each side closed a direction.
 #[repr(C)]
 #[derive(Debug)]
-pub(crate) struct Ends {
-    /// By the writer: 1 after its last byte.
+pub(crate) struct CloseFlags {
+    /// 1 after the last byte. Stored by the writer.
     pub(crate) ended: AtomicU32,
-    /// By the reader: [`SHUT`] or [`GONE`].
+    /// [`READER_SHUT`] or [`READER_GONE`]. Stored by the reader.
     pub(crate) closed: AtomicU32,
 }
 
-/// Something with cache lines of its own.
+/// Aligns a value to a pair of cache lines of its own.
 #[repr(C, align(128))]
 #[derive(Debug)]
-pub(crate) struct Line<T>(pub(crate) T);
+pub(crate) struct CachePadded<T>(pub(crate) T);
 
 #[cfg(not(loom))]
 const _: () = {
@@ -87,17 +90,20 @@ const _: () = {
     assert!(offset_of!(Direction, tail) == 128);
     assert!(offset_of!(Direction, awake) == 256);
     assert!(offset_of!(Direction, space) == 384);
-    assert!(offset_of!(Direction, ends) == 512);
+    assert!(offset_of!(Direction, close) == 512);
 };
 
 #[cfg(loom)]
 impl Header {
-    /// A new connection's words, in this process's own memory.
+    /// The header of a new connection, in this process's own memory.
     pub(crate) fn new() -> Self {
         Self {
-            state: Line(AtomicU32::new(0)),
+            state: CachePadded(AtomicU32::new(0)),
             directions: [Direction::new(), Direction::new()],
-            processors: [Line(AtomicU32::new(0)), Line(AtomicU32::new(0))],
+            processors: [
+                CachePadded(AtomicU32::new(0)),
+                CachePadded(AtomicU32::new(0)),
+            ],
         }
     }
 }
@@ -106,11 +112,11 @@ impl Header {
 impl Direction {
     fn new() -> Self {
         Self {
-            head: Line(AtomicU64::new(0)),
-            tail: Line(AtomicU64::new(0)),
-            awake: Line(AtomicU32::new(0)),
-            space: Line(AtomicU64::new(0)),
-            ends: Line(Ends {
+            head: CachePadded(AtomicU64::new(0)),
+            tail: CachePadded(AtomicU64::new(0)),
+            awake: CachePadded(AtomicU32::new(0)),
+            space: CachePadded(AtomicU64::new(0)),
+            close: CachePadded(CloseFlags {
                 ended: AtomicU32::new(0),
                 closed: AtomicU32::new(0),
             }),

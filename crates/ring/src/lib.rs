@@ -1,9 +1,13 @@
-//! A byte stream each way between two processes that share memory and do not trust each other.
+//! A bidirectional byte stream between two processes that share memory and do not trust each other.
 //!
-//! Whoever connects two processes makes [`Parts`], hands each its own, and may keep a [`Monitor`]
-//! to count, stop and cut. Each process opens its [`End`], which reads and writes like a socket:
-//! [`End::try_read`] and [`End::try_write`] never wait, `Read` and `Write` for `&End` do,
-//! [`End::try_reserve`] and [`End::try_fill`] lend the memory itself.
+//! Each direction is a single-producer single-consumer ring buffer in shared memory. A third
+//! process, such as a broker, creates [`Parts`] and sends each process its share; it may keep a
+//! [`Monitor`] to count bytes and to suspend or reset the connection. Each process opens its
+//! [`End`], which works like a socket:
+//!
+//! - [`End::try_read`] and [`End::try_write`] never block.
+//! - `Read` and `Write` for `&End` block. [`End::wait`] also takes a deadline and a second descriptor.
+//! - [`End::try_reserve`] and [`End::try_fill`] give zero-copy access to the ring's memory.
 //!
 //! ```
 //! use std::io::{Read, Write};
@@ -23,54 +27,79 @@
 //!
 //! # How it works
 //!
-//! Each direction is a ring of bytes with two counters that only grow, one written by each side.
-//! Nothing else is written as long as both sides are awake, so streaming makes no system call. A
-//! side that finds nothing to do looks for a moment, then says in a word that it sleeps, looks once
-//! more, and waits for its bell in poll. The other side looks at that word after it has moved a
-//! counter, and rings. The layout is in `docs/endpoint.md`, so that other languages can take part.
+//! Each direction has two counters that only grow: `head` (bytes written) and `tail` (bytes read).
+//! Each side writes one of them. While both sides are busy they write nothing else, so streaming
+//! makes no system call. A side that can make no progress spins for some microseconds, stores a
+//! wakeup request in shared memory, checks the counters once more, and parks in `poll` on its
+//! doorbell. After moving a counter, the other side checks for a wakeup request and notifies.
+//! `docs/endpoint.md` specifies the memory layout for implementations in other languages.
 //!
-//! # Whom it trusts
+//! # Trust
 //!
-//! Nobody. Either process may write anything anywhere in the memory at any time. So each side
-//! keeps its own counts in memory of its own, reads the other's once, and believes them only
-//! within the ring's bounds; a peer that breaks them has ended the stream ([`Violation`]) and harmed
-//! nothing else. The memory's size is sealed, so that no access to it can fail. There is no
-//! reference to its bytes, only copies and system calls. The bells are pipes, so neither side can
-//! make a call of the other wait.
+//! The peer is hostile: either process may write any value anywhere in the memory at any time.
+//!
+//! - Each side keeps its own counters in private memory. It loads the peer's counter once and
+//!   validates it against the ring's bounds. A [`Violation`] ends this stream and affects nothing
+//!   else.
+//! - The memory's size is sealed, so no access raises `SIGBUS`.
+//! - No Rust reference points to the ring's bytes: there are only copies and system calls.
+//! - The doorbells are pipes, so neither process can make a call of the other block.
 
 #![deny(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod consumer;
 #[allow(unsafe_code, reason = "turns addresses into accesses")]
 mod copy;
 mod create;
 mod end;
-mod hear;
+mod error;
 mod layout;
-mod lend;
 #[cfg(loom)]
 mod loom_tests;
 mod memory;
 mod monitor;
+mod notifications;
 mod producer;
 mod side;
 mod size;
 mod spin;
 mod stats;
-mod stop;
 mod sync;
 mod violation;
 mod wait;
 mod waiters;
+mod zero_copy;
 
 pub use create::{Bells, Parts};
 pub use end::{End, pair};
+pub use error::Stop;
 pub use hvsock_sys::shared_memory::SharedBytes as Bytes;
-pub use lend::{Filled, Reserved};
 pub use monitor::Monitor;
 pub use side::Side;
 pub use size::RingSize;
 pub use stats::RingStats;
-pub use stop::Stop;
 pub use violation::Violation;
 pub use wait::{Interest, Woken};
+pub use zero_copy::{Filled, Reserved};
+
+/// Threads may share every public type. The zero-copy guards hold a lock, so they stay on their
+/// thread.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    const fn assert_sync<T: Sync>() {}
+    assert_send_sync::<Bells>();
+    assert_send_sync::<Bytes<'_>>();
+    assert_send_sync::<End>();
+    assert_send_sync::<Interest>();
+    assert_send_sync::<Monitor>();
+    assert_send_sync::<Parts>();
+    assert_send_sync::<RingSize>();
+    assert_send_sync::<RingStats>();
+    assert_send_sync::<Side>();
+    assert_send_sync::<Stop>();
+    assert_send_sync::<Violation>();
+    assert_send_sync::<Woken>();
+    assert_sync::<Filled<'_>>();
+    assert_sync::<Reserved<'_>>();
+};

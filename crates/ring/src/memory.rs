@@ -1,4 +1,4 @@
-//! The shared memory as words and bytes. Addresses become accesses in [`copy`](crate::copy) only.
+//! Typed access to the shared memory. Only [`copy`](crate::copy) turns addresses into accesses.
 
 use std::io;
 use std::ops::Range;
@@ -9,7 +9,7 @@ use hvsock_sys::shared_memory::{Mapping, SharedBytes};
 use crate::layout::{HEADER, Header};
 use crate::{RingSize, Side, copy};
 
-/// A connection's memory in this process.
+/// A connection's memory, mapped into this process.
 #[derive(Debug)]
 pub(crate) struct Memory {
     mapping: Mapping,
@@ -17,20 +17,23 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// How much memory rings of this size need.
+    /// The length in bytes of memory with rings of this size.
     pub(crate) fn len_for(size: RingSize) -> u64 {
         HEADER as u64 + 2 * u64::from(size.bytes())
     }
 
-    /// Maps memory that came from elsewhere, whose size says that of the rings in it.
+    /// Maps memory from another process. Its length determines the ring size.
     pub(crate) fn open(memory: impl AsFd) -> io::Result<Self> {
         let mapping = Mapping::whole(memory, Self::len_for(RingSize::MAX))?;
         let len = mapping.len() as u64;
-        let odd = || io::Error::new(io::ErrorKind::InvalidData, "the shared memory is no ring");
-        let bytes = len.checked_sub(HEADER as u64).ok_or_else(odd)? / 2;
+        let invalid = || {
+            let text = format!("shared memory of {len} bytes is not a ring");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        };
+        let bytes = len.checked_sub(HEADER as u64).ok_or_else(invalid)? / 2;
         let size = u32::try_from(bytes).ok().and_then(RingSize::exactly);
         let size = size.filter(|size| Self::len_for(*size) == len);
-        let size = size.ok_or_else(odd)?;
+        let size = size.ok_or_else(invalid)?;
         Ok(Self { mapping, size })
     }
 
@@ -43,21 +46,22 @@ impl Memory {
         copy::header(&self.mapping)
     }
 
-    /// Where `count` bytes of a direction lie in the memory, from the byte with number `position`
-    /// on: two stretches, of which the second may be empty.
-    pub(crate) fn stretches(&self, from: Side, position: u64, count: usize) -> [Range<usize>; 2] {
+    /// The ranges of the memory that hold `count` bytes of a direction, from byte number `position`
+    /// on. They are two contiguous segments, because the bytes may wrap around the ring's end; the
+    /// second may be empty.
+    pub(crate) fn segments(&self, from: Side, position: u64, count: usize) -> [Range<usize>; 2] {
         let size = self.size.bytes() as usize;
         let count = count.min(size);
         let base = HEADER + from.index() * size;
-        // The size is a power of two, so this is right when the counter wraps, too.
+        // The size is a power of two, so the mask stays right at the counter's wraparound.
         let at = position as usize & (size - 1);
         let first = count.min(size - at);
         [base + at..base + at + first, base..base + count - first]
     }
 
-    /// Copies from `bytes` into the memory.
+    /// Copies `bytes` into the memory.
     pub(crate) fn put(&self, from: Side, position: u64, bytes: &[u8]) {
-        let [first, second] = self.stretches(from, position, bytes.len());
+        let [first, second] = self.segments(from, position, bytes.len());
         let (a, b) = bytes.split_at(first.len());
         self.bytes(first).put(0, a);
         self.bytes(second).put(0, b);
@@ -65,28 +69,28 @@ impl Memory {
 
     /// Copies from the memory into `buffer`.
     pub(crate) fn get(&self, from: Side, position: u64, buffer: &mut [u8]) {
-        let [first, second] = self.stretches(from, position, buffer.len());
+        let [first, second] = self.segments(from, position, buffer.len());
         let (a, b) = buffer.split_at_mut(first.len());
         self.bytes(first).get(0, a);
         self.bytes(second).get(0, b);
     }
 
-    /// A stretch, for copies to and from it.
-    pub(crate) fn bytes(&self, stretch: Range<usize>) -> SharedBytes<'_> {
-        self.mapping.bytes(stretch)
+    /// The bytes of a segment, for copies to and from it.
+    pub(crate) fn bytes(&self, segment: Range<usize>) -> SharedBytes<'_> {
+        self.mapping.bytes(segment)
     }
 
-    /// The mapping, for the kernel to read and write.
+    /// The mapping, for system calls that read or write it.
     pub(crate) fn mapping(&self) -> &Mapping {
         &self.mapping
     }
 }
 
-/// The words of a connection only, for who does not look at its bytes.
+/// A connection's header page only, for a process that does not access the bytes.
 #[derive(Debug)]
-pub(crate) struct Words(Mapping);
+pub(crate) struct HeaderMapping(Mapping);
 
-impl Words {
+impl HeaderMapping {
     pub(crate) fn open(memory: impl AsFd) -> io::Result<Self> {
         Mapping::new(memory, HEADER).map(Self)
     }

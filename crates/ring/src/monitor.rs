@@ -1,64 +1,73 @@
-//! A third party's view of a connection: it counts, stops and cuts, and has no part in the data.
+//! A third party's view of a connection: it counts bytes, suspends and resets, and moves no data.
 
 use std::io;
 use std::os::fd::AsFd;
 
 use crate::Side;
-use crate::layout::{CUT, GONE, SUSPENDED};
-use crate::memory::Words;
+use crate::layout::{READER_GONE, RESET, SUSPENDED};
+use crate::memory::HeaderMapping;
 use crate::sync::{Ordering, fence};
 
-/// The words of a connection, for who made it and handed both ends out.
+/// Maps the header of a connection, for the process that created it and handed out both ends.
 ///
-/// The ends can write these words too. So what is read here is what they say of themselves, and
-/// good for showing and for deciding about this connection, for nothing else. What is written
-/// here a busy end sees at its next read or write; a sleeping one must be woken by other means,
-/// such as the descriptor that it watches beside its bell.
+/// The ends can write the same words. So values read here are the ends' own claims: use them for
+/// display and for decisions about this connection only. A busy end sees a change made here at its
+/// next read or write. A parked end needs a wakeup by other means, such as the descriptor that it
+/// watches beside its doorbell.
 #[derive(Debug)]
 pub struct Monitor {
-    words: Words,
+    mapping: HeaderMapping,
 }
 
 impl Monitor {
-    /// Maps one page of a connection's memory, and keeps no descriptor.
+    /// Maps the header page of a connection's memory. Keeps no descriptor.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the memory is not sealed or smaller than a page; otherwise the error of
+    /// `mmap`.
     pub fn new(memory: impl AsFd) -> io::Result<Self> {
-        Words::open(memory).map(|words| Self { words })
+        HeaderMapping::open(memory).map(|mapping| Self { mapping })
     }
 
-    /// Bytes that `side` has written, modulo 2^64, as it says.
+    /// The number of bytes that `side` claims to have written, modulo 2^64.
     pub fn written(&self, side: Side) -> u64 {
         self.direction(side).head.0.load(Ordering::Acquire)
     }
 
-    /// Whether `side` has said that it writes no more.
+    /// Whether `side` shut down its writing direction (half-close).
     pub fn has_ended(&self, side: Side) -> bool {
-        let ends = &self.direction(side).ends.0;
-        ends.ended.load(Ordering::Acquire) != 0
+        let close = &self.direction(side).close.0;
+        close.ended.load(Ordering::Acquire) != 0
     }
 
-    /// Whether something was written that `side` has not read.
+    /// Whether bytes were written that `side` did not read.
     pub fn leaves_unread(&self, side: Side) -> bool {
         let words = self.direction(side.other());
         words.head.0.load(Ordering::Acquire) != words.tail.0.load(Ordering::Acquire)
     }
 
-    /// Says in the place of `side`, which is gone, that it reads no more. What is written from
-    /// then on its writer knows to be lost; what was written before,
-    /// [`leaves_unread`](Self::leaves_unread) sees afterwards.
+    /// Closes the reading direction of `side` on its behalf, after its process is gone.
+    ///
+    /// The peer's later writes fail. [`leaves_unread`](Self::leaves_unread), called after this,
+    /// sees every earlier write.
     pub fn close(&self, side: Side) {
-        let ends = &self.direction(side.other()).ends.0;
-        ends.closed.store(GONE, Ordering::Release);
+        let close = &self.direction(side.other()).close.0;
+        close.closed.store(READER_GONE, Ordering::Release);
         fence(Ordering::SeqCst);
     }
 
-    /// Ends the connection for both sides: they read what was written by then, and then an error.
+    /// Resets the connection: both sides read what was written by then, and then an error.
+    #[doc(alias = "abort")]
     pub fn cut(&self) {
-        self.words.header().state.0.fetch_or(CUT, Ordering::Release);
+        let state = &self.mapping.header().state.0;
+        state.fetch_or(RESET, Ordering::Release);
     }
 
-    /// Has both sides read nothing, or read on.
+    /// Suspends the connection, so that neither side reads anything, or resumes it.
+    #[doc(alias = "resume")]
     pub fn suspend(&self, suspended: bool) {
-        let state = &self.words.header().state.0;
+        let state = &self.mapping.header().state.0;
         if suspended {
             state.fetch_or(SUSPENDED, Ordering::Release);
         } else {
@@ -66,8 +75,8 @@ impl Monitor {
         }
     }
 
-    /// The words of what `side` writes.
+    /// The words of the direction that `side` writes.
     fn direction(&self, side: Side) -> &crate::layout::Direction {
-        &self.words.header().directions[side.index()]
+        &self.mapping.header().directions[side.index()]
     }
 }

@@ -1,29 +1,30 @@
-//! The writing side of one direction: how much room there is, and whom to wake.
+//! The writing side of one direction: how much space is free, and when to wake the reader.
 //!
-//! The order of things is the whole protocol. To publish: store the index, full fence, look
-//! whether the reader sleeps. To sleep: say so, full fence, look at the index again. Whichever
-//! fence comes second sees what was stored before the other, so that either the sleeper sees the
-//! index or the publisher sees the sleeper (loom tries both, in `loom_tests`).
+//! The order of stores, fences and loads is the whole protocol. To publish: store the counter, full
+//! memory barrier, check for a wakeup request. To park: store the wakeup request, full barrier,
+//! check the counter. Whichever barrier comes second sees what was stored before the other one. So
+//! either the parking side sees the counter, or the publishing side sees the request, and no wakeup
+//! is lost. `loom_tests` checks both orders.
 
 use crate::Violation;
-use crate::layout::{CUT, Direction, GONE};
+use crate::layout::{Direction, READER_GONE, RESET};
 use crate::sync::{AtomicU32, Ordering, fence};
 
-/// What the writer knows by itself. Its counts are never read back from shared memory.
+/// The writer's private state. It never reads its own counter back from shared memory.
 #[derive(Debug)]
 pub(crate) struct Producer {
     capacity: u64,
     /// Bytes ever written.
     head: u64,
-    /// Bytes ever read, as the reader last said and this side believed.
+    /// Bytes ever read: the last value of the reader's counter that passed validation.
     tail: u64,
     ended: bool,
-    /// This side has asked to be woken, and has not heard of itself since.
+    /// This side made a wakeup request and has not withdrawn it.
     armed: bool,
 }
 
 impl Producer {
-    /// A side that begins with `start` bytes on the counters, as both sides must.
+    /// A side whose counters begin at `start`, as the reader's must.
     pub(crate) fn new(capacity: u64, start: u64) -> Self {
         Self {
             capacity,
@@ -44,17 +45,18 @@ impl Producer {
         self.ended
     }
 
-    /// The free bytes; looks at what the reader says only if fewer than `wanted` are known of.
-    pub(crate) fn room(&mut self, words: &Direction, wanted: u64) -> Result<u64, Violation> {
+    /// The free space in bytes. Loads the reader's counter only if less than `wanted` is known to
+    /// be free.
+    pub(crate) fn free_space(&mut self, words: &Direction, wanted: u64) -> Result<u64, Violation> {
         let known = self.capacity - self.head.wrapping_sub(self.tail);
         if known >= wanted {
             return Ok(known);
         }
-        self.look(words)?;
+        self.load_tail(words)?;
         Ok(self.capacity - self.head.wrapping_sub(self.tail))
     }
 
-    fn look(&mut self, words: &Direction) -> Result<(), Violation> {
+    fn load_tail(&mut self, words: &Direction) -> Result<(), Violation> {
         let tail = words.tail.0.load(Ordering::Acquire);
         let unread = self.head.wrapping_sub(self.tail);
         if tail.wrapping_sub(self.tail) > unread {
@@ -64,7 +66,7 @@ impl Producer {
         Ok(())
     }
 
-    /// Makes `count` bytes visible, for which there was room; whether the reader is to be woken.
+    /// Publishes `count` bytes that fit into the free space. Returns whether to notify the reader.
     #[must_use]
     pub(crate) fn publish(&mut self, words: &Direction, count: u64) -> bool {
         self.head = self.head.wrapping_add(count);
@@ -72,17 +74,17 @@ impl Producer {
         wake_reader(words)
     }
 
-    /// Says that nothing follows; whether the reader is to be woken.
+    /// Ends the stream. Returns whether to notify the reader.
     #[must_use]
     pub(crate) fn end(&mut self, words: &Direction) -> bool {
         self.ended = true;
-        words.ends.0.ended.store(1, Ordering::Release);
+        words.close.0.ended.store(1, Ordering::Release);
         wake_reader(words)
     }
 
-    /// Asks to be woken when `wanted` bytes are free, when the reader closes, or when the
-    /// connection is cut; whether none of it is so yet, and sleeping is safe. If it is not, the
-    /// wish stands until [`Producer::disarm`].
+    /// Requests a wakeup when `wanted` bytes are free, the reader closes or the connection is
+    /// reset. Returns whether none of them has happened yet, so that parking is safe. Otherwise
+    /// the request stays until [`Producer::disarm`].
     pub(crate) fn arm(
         &mut self,
         words: &Direction,
@@ -90,37 +92,40 @@ impl Producer {
         wanted: u64,
     ) -> Result<bool, Violation> {
         let wanted = wanted.clamp(1, self.capacity);
-        // No store: this word is exchanged only, so that all agree on the order.
+        // A swap, not a store: all accesses are read-modify-writes, so both sides agree on their
+        // order.
         words.space.0.swap(wanted, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
-        Ok(self.room(words, wanted)? < wanted
+        Ok(self.free_space(words, wanted)? < wanted
             && closed(words) == 0
-            && state.load(Ordering::Acquire) & CUT == 0)
+            && state.load(Ordering::Acquire) & RESET == 0)
     }
 
-    /// Takes the wish to be woken back; whether the bell was rung for it. `None`: there was none.
+    /// Withdraws the wakeup request. Returns whether the reader had notified for it, or `None` if
+    /// there was no request.
     pub(crate) fn disarm(&mut self, words: &Direction) -> Option<bool> {
         std::mem::take(&mut self.armed).then(|| words.space.0.swap(0, Ordering::Relaxed) == 0)
     }
 
-    /// Whether the bell was rung, or is about to be, for a wish that still stands.
-    pub(crate) fn is_rung_for(&self, words: &Direction) -> bool {
+    /// Whether the reader has notified, or is about to, for a request that was not withdrawn.
+    pub(crate) fn is_notified(&self, words: &Direction) -> bool {
         self.armed && words.space.0.load(Ordering::Relaxed) == 0
     }
 }
 
-/// 0, or how the reader has closed.
+/// How the reader closed: 0 if it did not.
 pub(crate) fn closed(words: &Direction) -> u32 {
-    words.ends.0.closed.load(Ordering::Acquire)
+    words.close.0.closed.load(Ordering::Acquire)
 }
 
 /// Whether the reader is gone for good.
 pub(crate) fn is_reader_gone(words: &Direction) -> bool {
-    closed(words) == GONE
+    closed(words) == READER_GONE
 }
 
-/// Whether the reader sleeps; asked once, for nobody else is to wake it then.
+/// Takes the reader's wakeup request, if there is one. Returns whether to notify: only one thread
+/// takes a request.
 fn wake_reader(words: &Direction) -> bool {
     fence(Ordering::SeqCst);
     let awake = &words.awake.0;

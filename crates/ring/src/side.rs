@@ -1,16 +1,16 @@
 //! The two ends of a connection.
 
-/// Which end of a connection.
+/// One of the two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Side {
-    /// The one that connected.
+    /// The end that connected.
     First,
-    /// The one that accepted.
+    /// The end that accepted.
     Second,
 }
 
 impl Side {
-    /// Both.
+    /// Both ends, the first one first.
     pub const BOTH: [Side; 2] = [Side::First, Side::Second];
 
     /// The other end.
@@ -21,7 +21,7 @@ impl Side {
         }
     }
 
-    /// 0 or 1: the place of what this end writes.
+    /// The index of the direction that this end writes: 0 or 1.
     pub(crate) const fn index(self) -> usize {
         match self {
             Self::First => 0,

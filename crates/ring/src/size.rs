@@ -1,7 +1,7 @@
-//! How many bytes a ring holds.
+//! The capacity of a ring.
 
-/// The bytes that fit into each direction of a connection: a power of two between
-/// [`RingSize::MIN`] and [`RingSize::MAX`].
+/// The capacity in bytes of each direction of a connection: a power of two from
+/// [`RingSize::MIN`] to [`RingSize::MAX`].
 ///
 /// ```
 /// use hvsock_ring::RingSize;
@@ -14,14 +14,14 @@
 pub struct RingSize(u32);
 
 impl RingSize {
-    /// One page.
+    /// 4 KiB: one page.
     pub const MIN: Self = Self(4096);
-    /// 256 KiB: what one core's cache holds beside other things.
+    /// 256 KiB: fits into one core's cache and leaves space for other data.
     pub const DEFAULT: Self = Self(256 * 1024);
     /// 16 MiB.
     pub const MAX: Self = Self(16 * 1024 * 1024);
 
-    /// The smallest size of at least so many bytes, or [`RingSize::MAX`] if none is.
+    /// The smallest size of at least `bytes`, saturating at [`RingSize::MAX`].
     pub const fn at_least(bytes: u32) -> Self {
         if bytes <= Self::MIN.0 {
             Self::MIN
@@ -32,13 +32,13 @@ impl RingSize {
         }
     }
 
-    /// The size with exactly so many bytes, if there is one.
+    /// The size of exactly `bytes`; `None` if `bytes` is no power of two or out of bounds.
     pub const fn exactly(bytes: u32) -> Option<Self> {
         let size = Self::at_least(bytes);
         if size.0 == bytes { Some(size) } else { None }
     }
 
-    /// In bytes.
+    /// The size in bytes.
     pub const fn bytes(self) -> u32 {
         self.0
     }

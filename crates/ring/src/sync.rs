@@ -1,8 +1,7 @@
-//! Atomics and what threads wait for: the processor's and the system's, or those with which loom
-//! tries every interleaving.
+//! Atomics, locks and events: the real ones, or loom's, which explore every interleaving.
 
 #[cfg(loom)]
-pub(crate) use crate::loom_tests::event::Event;
+pub(crate) use crate::loom_tests::doorbell::Event;
 #[cfg(not(loom))]
 pub(crate) use hvsock_sys::event::Event;
 #[cfg(loom)]

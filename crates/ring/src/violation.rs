@@ -1,14 +1,14 @@
-//! What a peer may not do.
+//! The ring protocol's violations.
 
 use thiserror::Error;
 
-/// How the other end broke the rules of the ring. The stream is over; nothing else is harmed.
+/// How the peer violated the ring protocol. The stream is over; nothing else is affected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
-    /// The count of written bytes is more than the ring holds ahead of what was read, or went back.
-    #[error("the other end claims to have written what does not fit")]
+    /// `head` is more than the ring's size ahead of `tail`, or went back.
+    #[error("the other end claims to have written more bytes than fit")]
     Head,
-    /// The count of read bytes is more than was written, or went back.
-    #[error("the other end claims to have read what was not written")]
+    /// `tail` is ahead of `head`, or went back.
+    #[error("the other end claims to have read bytes that were not written")]
     Tail,
 }

@@ -1,8 +1,8 @@
-//! Waiting at an end: looking for a moment, then asleep.
+//! Blocking at an end: spins for a moment, then parks.
 //!
-//! Asking to be woken comes before the last look and the sleep after it; see
-//! [`producer`](crate::producer) for why no wake-up is lost between the two processes, and
-//! [`waiters`](crate::waiters) for why none is between the threads of one.
+//! A wakeup request comes before the last check and the park. [`producer`](crate::producer)
+//! explains why no wakeup is lost between the two processes, and [`waiters`](crate::waiters) why
+//! none is lost between the threads of one process.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -11,19 +11,19 @@ use std::time::{Duration, Instant};
 
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
-use crate::layout::{CUT, SUSPENDED};
+use crate::layout::{RESET, SUSPENDED};
 use crate::producer::Producer;
 use crate::stats::count;
 use crate::sync::Ordering;
-use crate::waiters::Seat;
+use crate::waiters::WaitGuard;
 use crate::{End, Stop};
 
-/// What to wait for.
+/// The operations to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Interest {
-    /// Bytes to read, an end or an error.
+    /// Bytes to read, the end of the stream or an error.
     pub read: bool,
-    /// Room to write, or an error.
+    /// Free space to write, or an error.
     pub write: bool,
 }
 
@@ -38,7 +38,7 @@ impl Interest {
         read: false,
         write: true,
     };
-    /// Either.
+    /// Reading or writing.
     pub const EITHER: Self = Self {
         read: true,
         write: true,
@@ -48,75 +48,80 @@ impl Interest {
 /// How a wait ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Woken {
-    /// What was waited for may be there.
+    /// The end may be ready. Wakeups can be spurious.
     Ready,
-    /// The descriptor that was watched as well is ready for reading.
+    /// The watched descriptor is readable.
     Watched,
     /// The deadline has passed.
     TimedOut,
 }
 
-/// How long a thread sleeps that nobody of its process can wake.
-const BLIND: Duration = Duration::from_millis(20);
+/// The longest park of a thread that no other thread of its process can wake.
+const MAX_UNWAKEABLE_PARK: Duration = Duration::from_millis(20);
 
 impl End {
-    /// Whether reading or writing, as asked, would give something other than
+    /// Whether reading or writing, per `interest`, would return something other than
     /// [`Stop::WouldBlock`].
     pub fn is_ready(&self, interest: Interest) -> bool {
         interest.read && self.is_readable() || interest.write && self.is_writable()
     }
 
-    /// Waits until [`End::is_ready`] may be so, until `watch` is ready for reading, or until
-    /// `deadline`. It may return early: look, and wait again.
+    /// Blocks until [`End::is_ready`] may be true, `watch` is readable, or `deadline` passes.
     ///
-    /// A process beside the peer that may end the connection, such as a broker, is heard through
-    /// `watch`. Without it the end of the peer's process is heard through the bell alone.
+    /// Wakeups can be spurious: retry the operation, and wait again. Through `watch` a process
+    /// beside the peer, such as a broker, can report that the connection ended. Without it only a
+    /// hung-up doorbell reports the end of the peer's process.
+    ///
+    /// # Errors
+    ///
+    /// The error of `poll`.
+    #[doc(alias = "park")]
     pub fn wait(
         &self,
         interest: Interest,
         watch: Option<BorrowedFd<'_>>,
         deadline: Option<Instant>,
     ) -> io::Result<Woken> {
-        if self.look(interest) {
-            count(&self.counts.spins);
+        if self.spin(interest) {
+            count(&self.counters.spins);
             return Ok(Woken::Ready);
         }
-        let seat = self.waiters.join();
-        // A bell whose other half is closed would be ready for ever. Looked at before the asking,
-        // to which a closed bell is an answer, unless the connection stands still.
+        let guard = self.waiters.join();
+        // A doorbell that has hung up would be readable for ever. Loaded before the request, which
+        // returns false for a hung-up doorbell unless the connection is suspended.
         let has_hung_up = self.has_hung_up();
-        if !self.ask(interest, seat.as_ref()) {
+        if !self.request_wakeup(interest, guard.as_ref()) {
             return Ok(Woken::Ready);
         }
-        count(&self.counts.sleeps);
-        let bell = self.bell();
+        count(&self.counters.parks);
+        let doorbell = self.bell();
         let mut fds = Vec::with_capacity(3);
-        let mut place = |fd| {
+        let mut add = |fd| {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
             fds.len() - 1
         };
-        let bell_at = (!has_hung_up).then(|| place(bell));
-        let watch_at = watch.map(&mut place);
-        let event_at = seat.as_ref().map(|seat| place(seat.event().as_fd()));
-        let until = match &seat {
+        let doorbell_at = (!has_hung_up).then(|| add(doorbell));
+        let watch_at = watch.map(&mut add);
+        let event_at = guard.as_ref().map(|guard| add(guard.event().as_fd()));
+        let until = match &guard {
             Some(_) => deadline,
             None => {
-                let blind = Instant::now() + BLIND;
-                Some(deadline.map_or(blind, |deadline| deadline.min(blind)))
+                let latest = Instant::now() + MAX_UNWAKEABLE_PARK;
+                Some(deadline.map_or(latest, |deadline| deadline.min(latest)))
             }
         };
         poll::wait(&mut fds, until)?;
         let is_ready = |at: Option<usize>| at.is_some_and(|at| !fds[at].revents().is_empty());
-        if let Some(seat) = &seat
+        if let Some(guard) = &guard
             && is_ready(event_at)
         {
-            seat.event().clear();
+            guard.event().clear();
         }
-        if let Some(at) = bell_at.filter(|at| is_ready(Some(*at))) {
-            self.take_rings(fds[at].revents().contains(PollFlags::HUP));
-            self.waiters.wake(seat.as_ref());
+        if let Some(at) = doorbell_at.filter(|at| is_ready(Some(*at))) {
+            self.drain(fds[at].revents().contains(PollFlags::HUP));
+            self.waiters.wake(guard.as_ref());
         }
-        // A bell that is rung for nothing must not put the deadline off.
+        // Spurious notifications must not postpone the deadline.
         let is_late = deadline.is_some_and(|at| at <= Instant::now());
         Ok(match () {
             () if is_ready(watch_at) => Woken::Watched,
@@ -125,131 +130,136 @@ impl End {
         })
     }
 
-    /// Looks for a moment whether it need sleep; whether it need not.
-    fn look(&self, interest: Interest) -> bool {
+    /// Spins until the end may be ready. Returns whether it may be.
+    fn spin(&self, interest: Interest) -> bool {
         let state = self.state();
-        let together = self.runs_here();
+        let same_processor = self.shares_processor();
         if state & SUSPENDED != 0 {
             return false;
         }
-        // Only what is waited for is locked: the caller may hold the other direction's bytes.
+        // Locks only the direction that is waited for: the caller may hold the other one's bytes.
         let seen = interest.read.then(|| self.incoming().seen());
-        let (enough, ours) = (self.room_wanted, self.written.load(Ordering::Relaxed));
+        let (wanted, head) = (self.low_watermark, self.written.load(Ordering::Relaxed));
         let capacity = u64::from(self.size().bytes());
         let (read, write) = (self.words_in(), self.words_out());
         let word = &self.memory.header().state.0;
-        let data = || {
+        let has_data = || {
             Some(read.head.0.load(Ordering::Relaxed)) != seen
-                || read.ends.0.ended.load(Ordering::Relaxed) != 0
+                || read.close.0.ended.load(Ordering::Relaxed) != 0
         };
-        let room = || {
-            let unread = ours.wrapping_sub(write.tail.0.load(Ordering::Relaxed));
-            capacity.saturating_sub(unread) >= enough
-                || write.ends.0.closed.load(Ordering::Relaxed) != 0
+        let has_space = || {
+            let unread = head.wrapping_sub(write.tail.0.load(Ordering::Relaxed));
+            capacity.saturating_sub(unread) >= wanted
+                || write.close.0.closed.load(Ordering::Relaxed) != 0
         };
         let spin = &self.spins[usize::from(!interest.read)];
-        spin.until(together, || {
-            seen.is_some() && data()
-                || interest.write && room()
-                || word.load(Ordering::Relaxed) != state & !CUT
+        spin.until(same_processor, || {
+            seen.is_some() && has_data()
+                || interest.write && has_space()
+                || word.load(Ordering::Relaxed) != state & !RESET
         })
     }
 
-    /// Asks to be woken when [`End::is_ready`] comes to be so, and returns whether it is not so
-    /// yet. If it is, nothing was asked for.
+    /// Requests a notification for when [`End::is_ready`] becomes true. Returns whether it is false
+    /// until then; if it is true already, there is no request.
     ///
-    /// An event loop that watches the bell's descriptor may ask for one direction after the
-    /// other, and need not call [`End::hear`] if it then tries both: the descriptor is quiet when
-    /// nothing has happened since, and ready when something has for one of them. There can be one
-    /// such loop for each direction; threads that use the same direction wait with
-    /// [`End::wait`], tasks with [`End::arm_task`].
+    /// An event loop that polls the doorbell's descriptor may request one direction after the
+    /// other. It need not call [`End::hear`] if it tries both directions after each wakeup: the
+    /// descriptor is quiet when nothing has happened since, and readable when something has for
+    /// either direction. There can be one such loop per direction. Threads that share a direction
+    /// use [`End::wait`], tasks [`End::arm_task`].
+    #[doc(alias = "wakeup request")]
     pub fn arm(&self, interest: Interest) -> bool {
-        self.ask(interest, None)
+        self.request_wakeup(interest, None)
     }
 
-    /// Asks to be woken when at least `room` bytes can be written, and returns whether that is
-    /// not so yet. As [`End::arm`] for writing, for who would rather write later and more: it has
-    /// not come to [`Stop::WouldBlock`] yet. Each write takes the wish back.
-    pub fn arm_room(&self, room: u64) -> bool {
-        self.tidy_bell(None);
-        let sleeps = self.ask_for_room(&mut self.outgoing(), room);
-        if sleeps {
-            self.hearing.asked();
+    /// Requests a notification for when at least `free` bytes are free to write. Returns whether
+    /// fewer are free until then.
+    ///
+    /// As [`End::arm`] for writing, for a writer that has not met [`Stop::WouldBlock`] but would
+    /// rather write later and more. Each write withdraws the request.
+    #[doc(alias = "low watermark")]
+    pub fn arm_room(&self, free: u64) -> bool {
+        self.drain_stale(None);
+        let is_armed = self.request_space(&mut self.outgoing(), free);
+        if is_armed {
+            self.pending.requested();
         }
-        sleeps
+        is_armed
     }
 
-    fn ask(&self, interest: Interest, seat: Option<&Seat<'_>>) -> bool {
-        self.tidy_bell(seat);
-        let is_asked = !interest.read || self.ask_to_read();
-        if !is_asked || interest.write && !self.ask_to_write() {
+    fn request_wakeup(&self, interest: Interest, guard: Option<&WaitGuard<'_>>) -> bool {
+        self.drain_stale(guard);
+        let is_armed = !interest.read || self.request_to_read();
+        if !is_armed || interest.write && !self.request_to_write() {
             return false;
         }
-        self.hearing.asked();
+        self.pending.requested();
         true
     }
 
-    /// Whether there is nothing to read yet.
-    fn ask_to_read(&self) -> bool {
+    /// Requests a wakeup for reading. Returns whether reading would block until then.
+    fn request_to_read(&self) -> bool {
         let mut incoming = self.incoming();
-        match self.to_read(&mut incoming, 1) {
+        match self.available_to_read(&mut incoming, 1) {
             Err(Stop::WouldBlock) => {}
             _ => return false,
         }
-        if self.state() & (SUSPENDED | CUT) == SUSPENDED {
-            // The word that it moves again comes by other means than the bell, later than this
-            // look at the state.
+        if self.state() & (SUSPENDED | RESET) == SUSPENDED {
+            // The broker reports the resume by other means than the doorbell, after this load of
+            // the state.
             return true;
         }
+        count(&self.counters.wakeup_requests);
         let armed = incoming.arm(self.words_in(), &self.memory.header().state.0);
-        let sleeps = self.believe(armed).unwrap_or(false);
-        if !sleeps {
-            self.awoken(incoming.disarm(self.words_in()));
+        let is_armed = self.validate(armed).unwrap_or(false);
+        if !is_armed {
+            self.woken(incoming.disarm(self.words_in()));
         }
-        sleeps
+        is_armed
     }
 
-    /// Whether there is no room to write yet.
-    fn ask_to_write(&self) -> bool {
+    /// Requests a wakeup for writing. Returns whether writing would block until then.
+    fn request_to_write(&self) -> bool {
         let mut outgoing = self.outgoing();
-        if self.to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
+        if self.free_to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
             return false;
         }
-        self.ask_for_room(&mut outgoing, self.room_wanted)
+        self.request_space(&mut outgoing, self.low_watermark)
     }
 
-    fn ask_for_room(&self, outgoing: &mut Producer, room: u64) -> bool {
+    fn request_space(&self, outgoing: &mut Producer, free: u64) -> bool {
         let state = &self.memory.header().state.0;
-        let armed = outgoing.arm(self.words_out(), state, room);
-        let sleeps = self.believe(armed).unwrap_or(false);
-        if !sleeps {
-            self.awoken(outgoing.disarm(self.words_out()));
+        count(&self.counters.wakeup_requests);
+        let armed = outgoing.arm(self.words_out(), state, free);
+        let is_armed = self.validate(armed).unwrap_or(false);
+        if !is_armed {
+            self.woken(outgoing.disarm(self.words_out()));
         }
-        sleeps
+        is_armed
     }
 
-    /// As [`End::arm`], for a task that is woken when another thread or task of this process
-    /// clears the bell. `interest` is one of reading and writing; there is a place for one task
-    /// of each.
+    /// As [`End::arm`], for a task. `waker` is woken when another thread or task of this process
+    /// drains the doorbell. `interest` is reading or writing; each has a slot for one task.
     pub fn arm_task(&self, interest: Interest, waker: &Waker) -> bool {
         self.waiters.join_task(usize::from(interest.write), waker);
         self.arm(interest)
     }
 
-    /// As [`End::hear`], by the task itself that waits for `interest`.
+    /// As [`End::hear`], called by the task that itself waits for `interest`, which is not woken.
     pub fn hear_task(&self, interest: Interest) {
-        self.clear_own_bell();
-        self.waiters.wake_but_task(usize::from(interest.write));
+        self.drain_doorbell();
+        self.waiters.wake_except_task(usize::from(interest.write));
     }
 
-    /// Takes note that the bell's descriptor is ready: clears it, and has everyone of this
-    /// process who waits here look again.
+    /// Drains the doorbell when its descriptor is readable, and wakes every thread and task of this
+    /// process that waits at this end.
     pub fn hear(&self) {
-        self.clear_bell(None);
+        self.drain_and_wake(None);
     }
 }
 
-/// Waits for as long as it takes, with nobody but the peer to hear from.
+/// Blocks without a deadline. Only the peer and other threads of this process can end the wait.
 impl Read for &End {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
@@ -265,7 +275,7 @@ impl Read for &End {
     }
 }
 
-/// Waits for as long as it takes, with nobody but the peer to hear from.
+/// Blocks without a deadline. Only the peer and other threads of this process can end the wait.
 impl Write for &End {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.is_empty() {

@@ -1,15 +1,15 @@
-//! Threads and tasks of one process that wait at the same end.
+//! The threads and tasks of one process that wait at the same end.
 //!
-//! They all hear the same bell, and whoever clears it takes the ring away from the others. So
-//! each joins this list before it looks whether it has to wait, and whoever clears the bell wakes
-//! everyone who is in the list by then; they look again.
+//! They share one doorbell, and whoever drains it takes the notification from the others. So each
+//! waiter registers here before it checks whether it has to wait. Whoever drains the doorbell wakes
+//! every registered waiter, and each checks again.
 
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
 
 use crate::sync::{Event, Mutex, MutexGuard, thread_local};
 
-/// Everyone of this process who waits at one end.
+/// All waiters of this process at one end.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
     list: Mutex<List>,
@@ -17,22 +17,22 @@ pub(crate) struct Waiters {
 
 #[derive(Debug, Default)]
 struct List {
-    next: u64,
+    next_id: u64,
     threads: Vec<(u64, Arc<Event>)>,
-    /// A task that reads, and one that writes.
+    /// One task that reads, and one that writes.
     tasks: [Option<Waker>; 2],
 }
 
-/// A thread's place among the waiters; it leaves when this is dropped.
+/// A thread's registration as a waiter. Dropping it removes the thread.
 #[derive(Debug)]
-pub(crate) struct Seat<'a> {
+pub(crate) struct WaitGuard<'a> {
     waiters: &'a Waiters,
-    number: u64,
+    id: u64,
     event: Arc<Event>,
 }
 
 thread_local! {
-    /// How others wake this thread out of poll; none if the process is out of descriptors.
+    /// Wakes this thread from `poll`; `None` if the process is out of descriptors.
     static EVENT: Option<Arc<Event>> = Event::new().ok().map(Arc::new);
 }
 
@@ -41,50 +41,51 @@ impl Waiters {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes the calling thread in; `None` if it cannot be woken, and must not wait for long.
-    pub(crate) fn join(&self) -> Option<Seat<'_>> {
+    /// Registers the calling thread. `None` if other threads cannot wake it: it must not park for
+    /// long then.
+    pub(crate) fn join(&self) -> Option<WaitGuard<'_>> {
         let event = EVENT.with(Clone::clone)?;
         let mut list = self.list();
-        let number = list.next;
-        list.next += 1;
-        list.threads.push((number, Arc::clone(&event)));
-        Some(Seat {
+        let id = list.next_id;
+        list.next_id += 1;
+        list.threads.push((id, Arc::clone(&event)));
+        Some(WaitGuard {
             waiters: self,
-            number,
+            id,
             event,
         })
     }
 
-    /// Takes a task in, in the place of the one that was there.
-    pub(crate) fn join_task(&self, place: usize, waker: &Waker) {
-        match &mut self.list().tasks[place & 1] {
+    /// Registers a task in one of the two slots, replacing the task that was there.
+    pub(crate) fn join_task(&self, slot: usize, waker: &Waker) {
+        match &mut self.list().tasks[slot & 1] {
             Some(known) => known.clone_from(waker),
             none => *none = Some(waker.clone()),
         }
     }
 
-    /// Wakes everyone, or everyone but the one who calls.
-    pub(crate) fn wake(&self, but: Option<&Seat<'_>>) {
-        self.wake_others(but, None);
+    /// Wakes every waiter except the given thread.
+    pub(crate) fn wake(&self, except: Option<&WaitGuard<'_>>) {
+        self.wake_others(except, None);
     }
 
-    /// Wakes everyone but the task in this place.
-    pub(crate) fn wake_but_task(&self, place: usize) {
-        self.wake_others(None, Some(place));
+    /// Wakes every waiter except the task in this slot.
+    pub(crate) fn wake_except_task(&self, slot: usize) {
+        self.wake_others(None, Some(slot));
     }
 
-    fn wake_others(&self, but: Option<&Seat<'_>>, but_task: Option<usize>) {
+    fn wake_others(&self, except: Option<&WaitGuard<'_>>, except_task: Option<usize>) {
         let mut list = self.list();
-        for (number, event) in &list.threads {
-            if but.is_none_or(|seat| seat.number != *number) {
+        for (id, event) in &list.threads {
+            if except.is_none_or(|guard| guard.id != *id) {
                 event.set();
             }
         }
-        let places = list.tasks.iter_mut().enumerate();
-        let woken = places.filter(|(place, _)| but_task != Some(*place));
+        let slots = list.tasks.iter_mut().enumerate();
+        let woken = slots.filter(|(slot, _)| except_task != Some(*slot));
         let tasks: [Option<Waker>; 2] = {
             let mut tasks = [None, None];
-            woken.for_each(|(place, task)| tasks[place] = task.take());
+            woken.for_each(|(slot, task)| tasks[slot] = task.take());
             tasks
         };
         drop(list);
@@ -92,17 +93,17 @@ impl Waiters {
     }
 }
 
-impl Seat<'_> {
-    /// What is set when this thread is to look again.
+impl WaitGuard<'_> {
+    /// The event that tells this thread to check again.
     pub(crate) fn event(&self) -> &Event {
         &self.event
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for WaitGuard<'_> {
     fn drop(&mut self) {
         let mut list = self.waiters.list();
-        list.threads.retain(|(number, _)| *number != self.number);
+        list.threads.retain(|(id, _)| *id != self.id);
     }
 }
 
@@ -131,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn everyone_else_is_woken_who_is_still_there() {
+    fn a_wake_reaches_every_registered_waiter_except_the_caller() {
         let waiters = Waiters::default();
         let own = waiters.join().unwrap();
         std::thread::scope(|scope| {

@@ -1,44 +1,43 @@
-//! The protocol under every interleaving of two threads, and every old value that a load may
-//! give: `cargo xtask loom`.
+//! Model-checks the protocol with loom: every interleaving of two threads, and every stale value
+//! that a load may return. Run with `cargo xtask loom`.
 //!
-//! What is tried is [`Producer`] and [`Consumer`] themselves, on words of loom's; the bytes are
-//! cells of loom's, which tell of every access that the words do not put in order. A wake-up that
-//! is lost leaves a thread waiting for ever, and loom says so. Counters begin shortly before they
-//! wrap.
+//! The models use the real [`Producer`] and [`Consumer`] on loom's atomics. The bytes are loom's
+//! cells, which report every access that the atomics do not order. A lost wakeup leaves a thread
+//! waiting for ever, which loom reports. The counters begin shortly before their wraparound.
 
-mod ends;
-pub(crate) mod event;
+mod closing;
+pub(crate) mod doorbell;
 mod threads;
-mod wishes;
+mod wakeup_requests;
 
-use std::sync::atomic::{AtomicU8, Ordering as Plain};
+use std::sync::atomic::{AtomicU8, Ordering as StdOrdering};
 
 use loom::cell::UnsafeCell;
 use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 
-use self::event::Bell;
+use self::doorbell::Doorbell;
 use crate::consumer::Consumer;
 use crate::layout::{Direction, Header};
 use crate::producer::Producer;
 use crate::sync::AtomicU32;
 
 const CAPACITY: u64 = 4;
-/// The second byte is the one at which the counters wrap.
+/// The counters wrap at the second byte.
 const START: u64 = u64::MAX;
 
 /// One direction of a connection, as both ends see it.
 struct Shared {
     header: Header,
     bytes: [Byte; CAPACITY as usize],
-    /// Where the reader hears.
-    reader: Bell,
-    /// Where the writer hears.
-    writer: Bell,
+    /// The reader's doorbell.
+    reader: Doorbell,
+    /// The writer's doorbell.
+    writer: Doorbell,
 }
 
-/// Loom looks whether somebody else may use it at the same time; what is in it is its value, then.
+/// `access` lets loom detect a data race on the byte; `value` holds it.
 #[derive(Default)]
 struct Byte {
     access: UnsafeCell<()>,
@@ -68,27 +67,29 @@ impl Shared {
 }
 
 impl Writer {
-    fn room(&mut self, wanted: u64) -> u64 {
-        self.producer.room(self.shared.words(), wanted).unwrap()
+    fn free_space(&mut self, wanted: u64) -> u64 {
+        self.producer
+            .free_space(self.shared.words(), wanted)
+            .unwrap()
     }
 
-    /// Writes bytes for which there is room: 1, 2, 3 …
+    /// Writes `count` bytes that fit: 1, 2, 3 …
     fn write(&mut self, count: u64) {
         for i in 0..count {
             self.next += 1;
             let at = self.producer.position().wrapping_add(i) % CAPACITY;
             let byte = &self.shared.bytes[at as usize];
             byte.access.with_mut(|_| ());
-            byte.value.store(self.next, Plain::Relaxed);
+            byte.value.store(self.next, StdOrdering::Relaxed);
         }
         if self.producer.publish(self.shared.words(), count) {
-            self.shared.reader.ring();
+            self.shared.reader.notify();
         }
     }
 
     fn end(&mut self) {
         if self.producer.end(self.shared.words()) {
-            self.shared.reader.ring();
+            self.shared.reader.notify();
         }
     }
 
@@ -108,17 +109,17 @@ impl Reader {
         self.consumer.available(self.shared.words(), 1).unwrap()
     }
 
-    /// Reads bytes that are there, and looks whether they are the right ones.
+    /// Reads `count` available bytes, and checks their values.
     fn read(&mut self, count: u64) {
         for i in 0..count {
             self.next += 1;
             let at = self.consumer.position().wrapping_add(i) % CAPACITY;
             let byte = &self.shared.bytes[at as usize];
             byte.access.with(|_| ());
-            assert_eq!(byte.value.load(Plain::Relaxed), self.next);
+            assert_eq!(byte.value.load(StdOrdering::Relaxed), self.next);
         }
         if self.consumer.release(self.shared.words(), count) {
-            self.shared.writer.ring();
+            self.shared.writer.notify();
         }
     }
 
@@ -136,19 +137,19 @@ impl Reader {
     }
 
     fn close(&self) {
-        if Consumer::close(self.shared.words(), crate::layout::GONE) {
-            self.shared.writer.ring();
+        if Consumer::close(self.shared.words(), crate::layout::READER_GONE) {
+            self.shared.writer.notify();
         }
     }
 }
 
-/// A new connection's ends.
-fn ends() -> (Writer, Reader) {
+/// Creates the two sides of one direction.
+fn sides() -> (Writer, Reader) {
     let shared = Arc::new(Shared {
         header: Header::new(),
         bytes: Default::default(),
-        reader: Bell::default(),
-        writer: Bell::default(),
+        reader: Doorbell::default(),
+        writer: Doorbell::default(),
     });
     let words = shared.words();
     for counter in [&words.head.0, &words.tail.0] {
@@ -167,26 +168,26 @@ fn ends() -> (Writer, Reader) {
     (writer, reader)
 }
 
-/// For models of which all interleavings take too long: a thread is stopped so often at most where
-/// it would rather go on. Most faults need one such stop, or two.
+/// The preemption bound of models whose full exploration takes too long. Most faults need one or
+/// two preemptions.
 const BOUND: Option<usize> = Some(4);
 
-/// Tries all interleavings of a writer and a reader.
-fn try_all(
+/// Explores the interleavings of a writer and a reader.
+fn explore_pair(
     preemptions: Option<usize>,
     write: impl Fn(Writer) + Copy + Send + Sync + 'static,
     read: impl Fn(Reader) + Sync + Send + 'static,
 ) {
-    bounded(preemptions, move || {
-        let (writer, reader) = ends();
+    explore(preemptions, move || {
+        let (writer, reader) = sides();
         let writes = thread::spawn(move || write(writer));
         read(reader);
         writes.join().unwrap();
     });
 }
 
-/// Tries the interleavings with at most so many switches of thread that are no thread's own wish.
-fn bounded(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+/// Explores the interleavings of a model with at most this many preemptions.
+fn explore(preemptions: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = Builder::new();
     builder.preemption_bound = preemptions;
     builder.check(model);

@@ -1,17 +1,17 @@
-//! Threads of one process that wait at the same end: they share the reader's side of the words,
-//! the bell, and the list of those who wait. What they do is `End::wait`'s, step by step.
+//! Threads of one process that wait at the same end. They share the reader's state, the doorbell
+//! and the list of waiters. The model repeats the steps of `End::wait`.
 
 use super::*;
 use crate::waiters::Waiters;
 use loom::sync::Mutex;
 
-struct End {
+struct SharedReader {
     reader: Mutex<Reader>,
     waiters: Waiters,
     shared: Arc<Shared>,
 }
 
-impl End {
+impl SharedReader {
     fn try_read(&self) -> bool {
         let mut reader = self.reader.lock().unwrap();
         if reader.available() == 0 {
@@ -26,7 +26,7 @@ impl End {
 
     fn read(&self) {
         while !self.try_read() {
-            let seat = self.waiters.join().unwrap();
+            let guard = self.waiters.join().unwrap();
             {
                 let mut reader = self.reader.lock().unwrap();
                 if !reader.arm() {
@@ -36,23 +36,23 @@ impl End {
                     continue;
                 }
             }
-            if self.shared.reader.wait_or(seat.event()) {
-                self.shared.reader.take(usize::MAX);
-                self.waiters.wake(Some(&seat));
+            if self.shared.reader.wait_or(guard.event()) {
+                self.shared.reader.drain(usize::MAX);
+                self.waiters.wake(Some(&guard));
             } else {
-                seat.event().clear();
+                guard.event().clear();
             }
         }
     }
 }
 
-/// One of them sleeps; the other only looks now and then, or sleeps as well.
+/// One thread is parked; the other reads between two checks, or is parked as well.
 #[test]
-fn no_thread_sleeps_through_what_another_of_its_process_has_heard() {
-    bounded(Some(3), || {
-        let (mut writer, reader) = ends();
+fn a_thread_that_drains_the_doorbell_wakes_the_other_waiters() {
+    explore(Some(3), || {
+        let (mut writer, reader) = sides();
         let shared = Arc::clone(&reader.shared);
-        let end = Arc::new(End {
+        let end = Arc::new(SharedReader {
             reader: Mutex::new(reader),
             waiters: Waiters::default(),
             shared,

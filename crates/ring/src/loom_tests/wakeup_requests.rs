@@ -1,13 +1,13 @@
-//! Wake-ups for data and for room, and what becomes of a wish.
+//! Wakeups for data and for free space, and how a wakeup request ends.
 
 use super::*;
 
-/// Reads so many bytes one by one, asleep where there are none.
+/// Reads `count` bytes one by one, and parks when there are none.
 fn read_all(reader: &mut Reader, count: u8) {
     while reader.next < count {
         match reader.available() {
             0 if reader.arm() => {
-                reader.shared.reader.hear();
+                reader.shared.reader.wait_and_drain();
             }
             0 => {}
             _ => {
@@ -19,8 +19,8 @@ fn read_all(reader: &mut Reader, count: u8) {
 }
 
 #[test]
-fn a_reader_does_not_sleep_through_data() {
-    try_all(
+fn data_wakes_a_parked_reader() {
+    explore_pair(
         BOUND,
         |mut writer| {
             writer.write(1);
@@ -31,20 +31,20 @@ fn a_reader_does_not_sleep_through_data() {
 }
 
 #[test]
-fn a_writer_does_not_sleep_through_room() {
-    try_all(
+fn free_space_wakes_a_parked_writer() {
+    explore_pair(
         None,
         |mut writer| {
             writer.write(CAPACITY);
-            while writer.room(2) < 2 {
+            while writer.free_space(2) < 2 {
                 if writer.arm(2) {
-                    writer.shared.writer.hear();
+                    writer.shared.writer.wait_and_drain();
                 }
             }
             writer.write(2);
         },
         |mut reader| {
-            // A reader that does not sleep: there is as much as it takes before it stops.
+            // This reader does not park: it waits for a full ring.
             while reader.available() < CAPACITY {
                 thread::yield_now();
             }
@@ -55,14 +55,14 @@ fn a_writer_does_not_sleep_through_room() {
 }
 
 #[test]
-fn a_writer_and_a_reader_that_both_sleep_go_on() {
-    bounded(BOUND, || {
-        let (mut writer, mut reader) = ends();
+fn a_writer_and_a_reader_that_both_park_make_progress() {
+    explore(BOUND, || {
+        let (mut writer, mut reader) = sides();
         let writes = thread::spawn(move || {
             for count in [3, 2] {
-                while writer.room(count) < count {
+                while writer.free_space(count) < count {
                     if writer.arm(count) {
-                        writer.shared.writer.hear();
+                        writer.shared.writer.wait_and_drain();
                     }
                 }
                 writer.write(count);
@@ -73,34 +73,34 @@ fn a_writer_and_a_reader_that_both_sleep_go_on() {
     });
 }
 
-/// Every ring answers one wish, and who takes the wish back knows of the ring.
+/// Each notification answers one request, and withdrawing a request reports its notification.
 #[test]
-fn a_bell_is_rung_once_for_a_wish_and_never_behind_its_back() {
-    bounded(None, || {
-        let (mut writer, mut reader) = ends();
+fn a_reader_gets_one_notification_per_request_and_knows_of_each() {
+    explore(None, || {
+        let (mut writer, mut reader) = sides();
         let writes = thread::spawn(move || {
             writer.write(1);
             writer.write(1);
             writer.write(1);
         });
-        // A new reader's wish stands.
+        // A new connection starts with a request of the reader.
         let mut known = usize::from(reader.disarm() == Some(true));
         for _ in 0..2 {
             reader.arm();
             known += usize::from(reader.disarm() == Some(true));
         }
         assert_eq!(reader.disarm(), None);
-        // Nothing is wished now, so what is known is all that there is to come.
+        // There is no request now, so no further notification can come.
         writes.join().unwrap();
-        assert_eq!(reader.shared.reader.ever(), known);
+        assert_eq!(reader.shared.reader.total(), known);
     });
 }
 
-/// Likewise for room.
+/// The same for free space.
 #[test]
-fn a_writers_bell_is_rung_once_for_a_wish() {
-    bounded(None, || {
-        let (mut writer, mut reader) = ends();
+fn a_writer_gets_one_notification_per_request() {
+    explore(None, || {
+        let (mut writer, mut reader) = sides();
         writer.write(CAPACITY);
         let reads = thread::spawn(move || {
             reader.available();
@@ -115,33 +115,35 @@ fn a_writers_bell_is_rung_once_for_a_wish() {
             known += usize::from(writer.producer.disarm(words) == Some(true));
         }
         reads.join().unwrap();
-        assert_eq!(writer.shared.writer.ever(), known);
+        assert_eq!(writer.shared.writer.total(), known);
     });
 }
 
-/// Taking rings that nobody needs to hear off the bell takes none that is to be heard, and leaves
-/// none for ever: `End::tidy_bell`.
+/// Draining stale notifications keeps one that answers an open request, and leaves no stale one for
+/// ever: `End::drain_stale`.
 #[test]
-fn a_ring_for_a_wish_that_stands_stays() {
-    try_all(
+fn a_notification_for_an_open_request_is_not_drained_as_stale() {
+    explore_pair(
         None,
         |mut writer| {
-            // For nothing.
-            writer.shared.reader.ring();
+            // A spurious notification.
+            writer.shared.reader.notify();
             writer.write(1);
         },
         |mut reader| {
             let shared = Arc::clone(&reader.shared);
-            let tidy = |reader: &Reader| {
-                let rings = shared.reader.now();
-                let stay = reader.consumer.is_rung_for(shared.words());
-                shared.reader.take(rings.saturating_sub(usize::from(stay)));
+            let drain_stale = |reader: &Reader| {
+                let pending = shared.reader.pending();
+                let keep = reader.consumer.is_notified(shared.words());
+                shared
+                    .reader
+                    .drain(pending.saturating_sub(usize::from(keep)));
             };
             while reader.arm() {
-                tidy(&reader);
+                drain_stale(&reader);
                 shared.reader.wait();
                 if reader.available() == 0 {
-                    tidy(&reader);
+                    drain_stale(&reader);
                 }
             }
             assert_eq!(reader.available(), 1);

@@ -1,4 +1,4 @@
-//! Why an end reads or writes no byte now.
+//! Why a read or write moved no byte.
 
 use std::io;
 
@@ -6,32 +6,35 @@ use thiserror::Error;
 
 use crate::Violation;
 
-/// Why reading or writing came to nothing.
+/// Why a read or write moved no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Stop {
-    /// There is nothing to read or no room to write at the moment, or the connection stands still.
+    /// No bytes to read, no free space to write (backpressure), or the connection is suspended.
     #[error("the ring is not ready")]
     WouldBlock,
-    /// Reading: all was read, and the other end has said that no more comes.
+    /// Read: the end of the stream. All bytes were read and the peer shut down writing.
+    #[doc(alias = "eof")]
     #[error("the other end has ended its data")]
     End,
-    /// Writing: this end has said that no more comes.
+    /// Write: this end shut down writing.
     #[error("this end has been shut down for writing")]
     Ended,
-    /// Writing: the other end reads no more.
+    /// Write: the peer reads no more.
+    #[doc(alias = "EPIPE")]
     #[error("the other end reads no more")]
     Closed,
-    /// Reading: the end has come, and the other end is gone without having read all from here.
+    /// Read: the peer shut down writing, then closed without reading all bytes from here.
     #[error("the other end closed without reading all data")]
     Unread,
-    /// The other end is gone without a word.
+    /// The peer's process ended without closing.
     #[error("the process at the other end ended without closing")]
     Gone,
-    /// The connection was cut.
-    #[error("the connection was cut")]
+    /// The connection was reset.
+    #[doc(alias = "ECONNRESET")]
+    #[error("the connection was reset")]
     Cut,
-    /// The other end broke the rules; so this end cut the connection.
-    #[error("the other end broke the ring: {0}")]
+    /// The peer violated the ring protocol, so this end reset the connection.
+    #[error("the other end violated the ring protocol: {0}")]
     Violated(#[from] Violation),
 }
 

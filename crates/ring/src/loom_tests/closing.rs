@@ -1,12 +1,12 @@
-//! How a direction ends: after its data, by its reader, by a cut.
+//! How a direction ends: after its data, by its reader, or by a reset.
 
 use super::*;
-use crate::layout::{CUT, GONE};
+use crate::layout::{READER_GONE, RESET};
 use crate::sync::{Ordering, fence};
 
 #[test]
-fn the_end_is_seen_by_a_sleeper_and_after_all_data() {
-    try_all(
+fn a_parked_reader_sees_the_end_of_the_stream_after_all_data() {
+    explore_pair(
         BOUND,
         |mut writer| {
             writer.write(1);
@@ -22,7 +22,7 @@ fn the_end_is_seen_by_a_sleeper_and_after_all_data() {
                 } else if reader.has_ended() {
                     break;
                 } else if reader.arm() {
-                    reader.shared.reader.hear();
+                    reader.shared.reader.wait_and_drain();
                 }
             }
             assert_eq!(reader.next, 2);
@@ -31,14 +31,14 @@ fn the_end_is_seen_by_a_sleeper_and_after_all_data() {
 }
 
 #[test]
-fn a_sleeping_writer_hears_that_nobody_reads() {
-    try_all(
+fn a_reader_that_closes_wakes_a_parked_writer() {
+    explore_pair(
         None,
         |mut writer| {
             writer.write(CAPACITY);
             while !writer.is_closed() {
                 if writer.arm(1) {
-                    writer.shared.writer.hear();
+                    writer.shared.writer.wait_and_drain();
                 }
             }
         },
@@ -47,48 +47,48 @@ fn a_sleeping_writer_hears_that_nobody_reads() {
 }
 
 #[test]
-fn a_cut_wakes_who_sleeps() {
-    bounded(None, || {
-        let (mut writer, mut reader) = ends();
+fn a_reset_wakes_parked_threads() {
+    explore(None, || {
+        let (mut writer, mut reader) = sides();
         let shared = Arc::clone(&writer.shared);
         writer.write(CAPACITY);
         reader.available();
         reader.read(0);
-        let cuts = thread::spawn(move || {
-            shared.state().fetch_or(CUT, Ordering::Release);
-            shared.writer.ring();
+        let resets = thread::spawn(move || {
+            shared.state().fetch_or(RESET, Ordering::Release);
+            shared.writer.notify();
         });
         let shared = Arc::clone(&writer.shared);
-        while shared.state().load(Ordering::Acquire) & CUT == 0 {
+        while shared.state().load(Ordering::Acquire) & RESET == 0 {
             if writer.arm(1) {
-                shared.writer.hear();
+                shared.writer.wait_and_drain();
             }
         }
-        cuts.join().unwrap();
+        resets.join().unwrap();
     });
-    bounded(None, || {
-        let (_writer, mut reader) = ends();
+    explore(None, || {
+        let (_writer, mut reader) = sides();
         let shared = Arc::clone(&reader.shared);
-        let cuts = thread::spawn(move || {
-            shared.state().fetch_or(CUT, Ordering::Release);
-            shared.reader.ring();
+        let resets = thread::spawn(move || {
+            shared.state().fetch_or(RESET, Ordering::Release);
+            shared.reader.notify();
         });
         let shared = Arc::clone(&reader.shared);
-        while shared.state().load(Ordering::Acquire) & CUT == 0 {
+        while shared.state().load(Ordering::Acquire) & RESET == 0 {
             if reader.arm() {
-                shared.reader.hear();
+                shared.reader.wait_and_drain();
             }
         }
-        cuts.join().unwrap();
+        resets.join().unwrap();
     });
 }
 
 #[test]
-fn a_cut_stream_never_ends_well_without_all_its_data() {
-    try_all(
+fn a_reset_stream_never_ends_cleanly_without_all_its_data() {
+    explore_pair(
         None,
         |mut writer| {
-            // It has looked at the state before the cut.
+            // It loaded the state before the reset.
             writer.write(1);
             writer.write(1);
             writer.end();
@@ -106,26 +106,26 @@ fn a_cut_stream_never_ends_well_without_all_its_data() {
     );
 }
 
-/// Nothing is lost in silence.
+/// No data is lost silently.
 #[test]
-fn what_a_reader_leaves_unread_is_known_to_it_or_to_the_writer() {
-    lost_is_known(Reader::close);
+fn a_closing_reader_or_the_writer_detects_unread_data() {
+    unread_data_is_detected(Reader::close);
 }
 
-/// The broker's `settle`: the reader's process is gone and said nothing, and `Monitor::close`
-/// speaks for it.
+/// The reader's process is gone without closing, and the broker closes on its behalf with
+/// `Monitor::close`.
 #[test]
-fn what_is_lost_with_a_reader_that_went_is_known_to_the_broker_or_to_the_writer() {
-    lost_is_known(|reader| {
-        let ends = &reader.shared.words().ends.0;
-        ends.closed.store(GONE, Ordering::Release);
+fn the_broker_or_the_writer_detects_data_left_unread_by_a_killed_reader() {
+    unread_data_is_detected(|reader| {
+        let close = &reader.shared.words().close.0;
+        close.closed.store(READER_GONE, Ordering::Release);
         fence(Ordering::SeqCst);
     });
 }
 
-fn lost_is_known(close: fn(&Reader)) {
-    bounded(None, move || {
-        let (mut writer, reader) = ends();
+fn unread_data_is_detected(close: fn(&Reader)) {
+    explore(None, move || {
+        let (mut writer, reader) = sides();
         let writes = thread::spawn(move || {
             writer.write(1);
             writer.is_closed()

@@ -1,0 +1,140 @@
+//! Drains the doorbell, and decides which pending notifications are stale.
+//!
+//! A thread that parks in [`wait`](crate::wait), or an event loop that calls [`End::hear`], drains
+//! all notifications and has every other waiter check again. Other event loops only poll the
+//! doorbell's descriptor and retry their operation when it is readable; they never drain. For them
+//! the doorbell must become quiet once they have seen everything. It must stay readable while one
+//! direction has a notification and only the other direction was tried since.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError, TryLockError};
+
+use hvsock_sys::doorbell;
+
+use crate::End;
+use crate::waiters::WaitGuard;
+
+/// What is known of the doorbell without a system call.
+#[derive(Debug, Default)]
+pub(crate) struct PendingNotifications {
+    /// The doorbell holds a notification whose cause has been handled.
+    is_stale: AtomicBool,
+    /// Notifications were drained whose cause may not have been handled yet.
+    is_drained: AtomicBool,
+    /// The last operation was a wakeup request. If the next one is a request as well, a
+    /// notification may have been spurious.
+    requested_last: AtomicBool,
+    /// Held while notifications are drained: two threads that count and then drain could drain too
+    /// many.
+    draining: Mutex<()>,
+}
+
+impl PendingNotifications {
+    /// Notes that a wakeup request was made.
+    pub(crate) fn requested(&self) {
+        self.requested_last.store(true, Ordering::Relaxed);
+    }
+}
+
+impl End {
+    /// Notes that an operation can make progress. `request` is the result of withdrawing its wakeup
+    /// request: whether the peer had notified for it, or `None` if there was no request.
+    pub(crate) fn woken(&self, request: Option<bool>) {
+        let pending = &self.pending;
+        if pending.requested_last.load(Ordering::Relaxed) {
+            pending.requested_last.store(false, Ordering::Relaxed);
+        }
+        match request {
+            None => {}
+            Some(true) => {
+                let is_drained = pending.is_drained.swap(false, Ordering::Relaxed);
+                if !is_drained {
+                    pending.is_stale.store(true, Ordering::Relaxed);
+                }
+            }
+            // Another thread may be parked on the same request, which is withdrawn now.
+            Some(false) => self.waiters.wake(None),
+        }
+    }
+
+    /// Drains the doorbell, and wakes every other waiter of this process to check again.
+    pub(crate) fn drain_and_wake(&self, except: Option<&WaitGuard<'_>>) {
+        self.drain_doorbell();
+        self.waiters.wake(except);
+    }
+
+    /// Drains the doorbell, and finds out whether the peer has hung up.
+    pub(crate) fn drain_doorbell(&self) {
+        self.drain(true);
+    }
+
+    /// Drains the doorbell. Finds out whether the peer has hung up only if `check_hangup`.
+    pub(crate) fn drain(&self, check_hangup: bool) {
+        let _draining = self
+            .pending
+            .draining
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.pending.is_stale.store(false, Ordering::Relaxed);
+        self.pending.is_drained.store(true, Ordering::Relaxed);
+        if !check_hangup {
+            // The next poll reports the error, if there is one.
+            let _ = doorbell::clear_few(&self.doorbells.own);
+        } else if let Ok(false) = doorbell::clear(&self.doorbells.own) {
+            self.hung_up.store(true, Ordering::Release);
+        }
+    }
+
+    /// Drains stale notifications, before a park. One notification stays for each direction that
+    /// was notified and has not been tried since, so the doorbell's descriptor stays readable.
+    pub(crate) fn drain_stale(&self, except: Option<&WaitGuard<'_>>) {
+        let pending = &self.pending;
+        if !pending.is_stale.load(Ordering::Relaxed)
+            && !pending.requested_last.load(Ordering::Relaxed)
+        {
+            return;
+        }
+        let draining = pending
+            .draining
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        pending.is_stale.store(false, Ordering::Relaxed);
+        pending.is_drained.store(false, Ordering::Relaxed);
+        let Ok(heard) = doorbell::look(&self.doorbells.own) else {
+            return;
+        };
+        if heard.hung_up {
+            self.hung_up.store(true, Ordering::Release);
+        }
+        // Counted before the requests are checked: the peer takes a request before it notifies, so
+        // no notification that must stay is missed.
+        let stale = heard.rings.saturating_sub(self.notified_directions());
+        if stale > 0 {
+            let _ = doorbell::take(&self.doorbells.own, stale);
+        }
+        drop(draining);
+        if stale > 0 || heard.hung_up {
+            self.waiters.wake(except);
+        }
+    }
+
+    /// The number of directions (0 to 2) whose wakeup request was answered by a notification.
+    fn notified_directions(&self) -> usize {
+        // A thread that holds a direction's lock has not requested yet; its notification stays.
+        let read = match self.incoming.try_lock() {
+            Ok(incoming) => incoming.is_notified(self.words_in()),
+            Err(TryLockError::Poisoned(incoming)) => {
+                incoming.into_inner().is_notified(self.words_in())
+            }
+            Err(TryLockError::WouldBlock) => true,
+        };
+        let write = match self.outgoing.try_lock() {
+            Ok(outgoing) => outgoing.is_notified(self.words_out()),
+            Err(TryLockError::Poisoned(outgoing)) => {
+                outgoing.into_inner().is_notified(self.words_out())
+            }
+            Err(TryLockError::WouldBlock) => true,
+        };
+        usize::from(read) + usize::from(write)
+    }
+}
