@@ -1,4 +1,4 @@
-//! What one end sees of the other, on one thread.
+//! The behaviour of both ends, on one thread.
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 
@@ -15,7 +15,7 @@ fn read(end: &End) -> Result<Vec<u8>, Stop> {
 }
 
 #[test]
-fn bytes_go_both_ways_and_each_way_ends_by_itself() {
+fn bytes_flow_both_ways_and_each_direction_ends_alone() {
     let (a, b) = small();
     assert_eq!(read(&b), Err(Stop::WouldBlock));
     assert_eq!(
@@ -37,7 +37,7 @@ fn bytes_go_both_ways_and_each_way_ends_by_itself() {
 }
 
 #[test]
-fn a_full_ring_takes_no_more_until_some_is_read() {
+fn a_full_ring_accepts_no_bytes_until_some_are_read() {
     let (a, b) = small();
     assert_eq!(a.try_write(&[7; 10_000]), Ok(4096));
     assert_eq!(a.try_write(b"x"), Err(Stop::WouldBlock));
@@ -49,7 +49,7 @@ fn a_full_ring_takes_no_more_until_some_is_read() {
 }
 
 #[test]
-fn a_reader_that_closes_is_noticed_at_once() {
+fn a_writer_detects_a_closed_reader_at_once() {
     let (a, b) = small();
     b.shutdown_read();
     assert_eq!(a.try_write(b"x"), Err(Stop::Closed));
@@ -59,7 +59,7 @@ fn a_reader_that_closes_is_noticed_at_once() {
     b.shutdown_write();
     drop(b);
     assert_eq!(a.try_write(b"x"), Err(Stop::Closed));
-    // It ended its own data well, and has not read all: that is no clean end.
+    // It shut down writing but did not read all bytes: that is no clean end.
     assert_eq!(read(&a), Err(Stop::Unread));
     let (a, b) = small();
     b.shutdown_write();
@@ -68,7 +68,7 @@ fn a_reader_that_closes_is_noticed_at_once() {
 }
 
 #[test]
-fn an_end_that_goes_without_a_word_leaves_its_bytes_and_then_an_error() {
+fn an_end_dropped_without_shutdown_leaves_its_bytes_and_then_an_error() {
     let (a, b) = small();
     assert_eq!(b.try_write(b"half a mess"), Ok(11));
     drop(b);
@@ -81,7 +81,7 @@ fn an_end_that_goes_without_a_word_leaves_its_bytes_and_then_an_error() {
 }
 
 #[test]
-fn a_cut_comes_after_the_bytes_that_were_there() {
+fn a_reset_takes_effect_after_the_bytes_already_written() {
     let Parts {
         memory,
         first,
@@ -108,39 +108,39 @@ fn a_cut_comes_after_the_bytes_that_were_there() {
 }
 
 #[test]
-fn bytes_can_be_written_and_read_in_place() {
+fn bytes_can_be_written_and_read_zero_copy() {
     let (a, b) = small();
-    // So that both stretches are used.
+    // So that the bytes wrap and both segments are used.
     assert_eq!(a.try_write(&[0; 4000]), Ok(4000));
     assert_eq!(b.try_read(&mut [0; 4000]), Ok(4000));
-    let mut room = a.try_reserve(200).unwrap();
-    assert_eq!(room.len(), 200);
-    room.put(0, &[1; 150]).unwrap();
-    assert!(room.put(190, &[1; 11]).is_err());
-    room.put(150, &[2; 50]).unwrap();
-    room.commit(160).unwrap();
+    let mut reserved = a.try_reserve(200).unwrap();
+    assert_eq!(reserved.len(), 200);
+    reserved.put(0, &[1; 150]).unwrap();
+    assert!(reserved.put(190, &[1; 11]).is_err());
+    reserved.put(150, &[2; 50]).unwrap();
+    reserved.commit(160).unwrap();
     drop(a.try_reserve(1).unwrap());
-    let lent = b.try_fill().unwrap();
-    assert_eq!(lent.len(), 160);
-    assert_eq!(lent.stretches().map(Bytes::len), [96, 64]);
+    let filled = b.try_fill().unwrap();
+    assert_eq!(filled.len(), 160);
+    assert_eq!(filled.stretches().map(Bytes::len), [96, 64]);
     let mut bytes = [0; 20];
-    lent.get(140, &mut bytes).unwrap();
+    filled.get(140, &mut bytes).unwrap();
     assert_eq!(bytes, [[1; 10], [2; 10]].concat()[..]);
-    assert!(lent.get(150, &mut bytes).is_err());
+    assert!(filled.get(150, &mut bytes).is_err());
     let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
-    assert_eq!(lent.write_to(&from, 0).unwrap(), 160);
-    lent.consume(160).unwrap();
+    assert_eq!(filled.write_to(&from, 0).unwrap(), 160);
+    filled.consume(160).unwrap();
     assert_eq!(b.try_fill().unwrap_err(), Stop::WouldBlock);
-    let mut room = a.try_reserve(9999).unwrap();
-    assert_eq!(room.len(), 4096);
-    assert_eq!(room.read_from(&to, 0).unwrap(), 160);
-    room.commit(160).unwrap();
+    let mut reserved = a.try_reserve(9999).unwrap();
+    assert_eq!(reserved.len(), 4096);
+    assert_eq!(reserved.read_from(&to, 0).unwrap(), 160);
+    reserved.commit(160).unwrap();
     let got = read(&b).unwrap();
     assert_eq!(got, [vec![1; 150], vec![2; 10]].concat());
 }
 
 #[test]
-fn counters_that_wrap_are_like_any_others() {
+fn counters_wrap_around_without_effect() {
     for start in [u64::from(u32::MAX) - 5000, u64::MAX - 5000, u64::MAX] {
         let Parts {
             memory,
@@ -169,7 +169,7 @@ fn counters_that_wrap_are_like_any_others() {
 }
 
 #[test]
-fn what_was_read_before_the_reader_closed_was_written_well() {
+fn a_write_succeeds_if_all_its_bytes_were_read_before_the_close() {
     for _ in 0..2000 {
         let (a, b) = small();
         std::thread::scope(|scope| {
@@ -185,19 +185,19 @@ fn what_was_read_before_the_reader_closed_was_written_well() {
 }
 
 #[test]
-fn bytes_go_in_place_between_a_ring_and_other_shared_memory() {
+fn bytes_are_copied_between_a_ring_and_other_shared_memory() {
     let other = hvsock_sys::shared_memory::create(64 * 1024).unwrap();
     let other = hvsock_sys::shared_memory::Mapping::new(&other, 64 * 1024).unwrap();
     let (first, second) = pair(RingSize::MIN).unwrap();
     let text: Vec<u8> = (0..3000u32).map(|i| (i / 7) as u8).collect();
     other.bytes(1000..4000).put(0, &text);
-    // The second time the bytes lie around the ring's end.
+    // In the second round the bytes wrap around the ring's end.
     for _ in 0..2 {
-        let mut room = first.try_reserve(3000).unwrap();
-        room.put_shared(1000, other.bytes(2000..4000)).unwrap();
-        room.put_shared(0, other.bytes(1000..2000)).unwrap();
-        assert!(room.put_shared(2999, other.bytes(0..2)).is_err());
-        room.commit(3000).unwrap();
+        let mut reserved = first.try_reserve(3000).unwrap();
+        reserved.put_shared(1000, other.bytes(2000..4000)).unwrap();
+        reserved.put_shared(0, other.bytes(1000..2000)).unwrap();
+        assert!(reserved.put_shared(2999, other.bytes(0..2)).is_err());
+        reserved.commit(3000).unwrap();
         let filled = second.try_fill().unwrap();
         filled.get_shared(0, other.bytes(10_000..12_500)).unwrap();
         filled
@@ -213,26 +213,29 @@ fn bytes_go_in_place_between_a_ring_and_other_shared_memory() {
 }
 
 #[test]
-fn a_writer_can_wait_for_more_room_than_it_has() {
+fn a_writer_can_request_a_wakeup_at_a_low_watermark() {
     let (first, second) = pair(RingSize::MIN).unwrap();
     let size = u64::from(RingSize::MIN.bytes());
     assert!(!first.arm_room(size), "all of it is free");
     first.try_write(&[7; 1000]).unwrap();
     assert_eq!(first.read_by_peer(), Ok(0));
     assert!(first.arm_room(size - 500));
-    let rings = |end: &End| end.stats().rings;
-    let before = rings(&second);
-    second.try_read(&mut [0; 300]).unwrap();
-    assert_eq!((rings(&second), first.read_by_peer()), (before, Ok(300)));
+    let notifications = |end: &End| end.stats().rings;
+    let before = notifications(&second);
     second.try_read(&mut [0; 300]).unwrap();
     assert_eq!(
-        (rings(&second), first.read_by_peer()),
+        (notifications(&second), first.read_by_peer()),
+        (before, Ok(300))
+    );
+    second.try_read(&mut [0; 300]).unwrap();
+    assert_eq!(
+        (notifications(&second), first.read_by_peer()),
         (before + 1, Ok(600))
     );
     assert!(!first.arm_room(size - 500));
     assert!(first.arm_room(size));
-    // A write takes the wish back.
+    // A write withdraws the request.
     first.try_write(&[7; 10]).unwrap();
     second.try_read(&mut [0; 1000]).unwrap();
-    assert_eq!(rings(&second), before + 1);
+    assert_eq!(notifications(&second), before + 1);
 }

@@ -1,4 +1,4 @@
-//! Random operations at both ends, each compared with what queues and flags say.
+//! Random operations at both ends, each compared with a reference model of queues and flags.
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
@@ -8,7 +8,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 #[derive(Clone, Debug)]
-enum What {
+enum Op {
     Write(Vec<usize>),
     Read(Vec<usize>),
     Peek(usize),
@@ -17,50 +17,50 @@ enum What {
     ShutdownWrite,
     ShutdownRead,
     Drop,
-    Cut,
+    Reset,
     Suspend(bool),
-    MonitorCut,
-    Hear,
+    MonitorReset,
+    Drain,
 }
 
-fn what() -> impl Strategy<Value = What> {
+fn op() -> impl Strategy<Value = Op> {
     let len = || prop_oneof![1..100usize, 1..9000usize];
     let lens = move || vec(len(), 1..4);
     prop_oneof![
-        30 => lens().prop_map(What::Write),
-        30 => lens().prop_map(What::Read),
-        8 => len().prop_map(What::Peek),
-        10 => (len(), len()).prop_map(|(wanted, commit)| What::Reserve { wanted, commit }),
-        10 => len().prop_map(|consume| What::Fill { consume }),
-        4 => Just(What::Hear),
-        1 => Just(What::ShutdownWrite),
-        1 => Just(What::ShutdownRead),
-        1 => Just(What::Drop),
-        1 => prop_oneof![Just(What::Cut), Just(What::MonitorCut)],
-        3 => any::<bool>().prop_map(What::Suspend),
+        30 => lens().prop_map(Op::Write),
+        30 => lens().prop_map(Op::Read),
+        8 => len().prop_map(Op::Peek),
+        10 => (len(), len()).prop_map(|(wanted, commit)| Op::Reserve { wanted, commit }),
+        10 => len().prop_map(|consume| Op::Fill { consume }),
+        4 => Just(Op::Drain),
+        1 => Just(Op::ShutdownWrite),
+        1 => Just(Op::ShutdownRead),
+        1 => Just(Op::Drop),
+        1 => prop_oneof![Just(Op::Reset), Just(Op::MonitorReset)],
+        3 => any::<bool>().prop_map(Op::Suspend),
     ]
 }
 
-/// One end, and what it is to know.
+/// One end, and its expected state.
 #[derive(Default)]
 struct Half {
     end: Option<End>,
-    /// What it has written and the other end has not read.
+    /// Bytes written by this end and not read by the peer.
     sent: VecDeque<u8>,
     has_ended: bool,
-    reads_no_more: bool,
+    read_shut: bool,
 }
 
-struct World {
+struct Model {
     halves: [Half; 2],
     monitor: Monitor,
     capacity: usize,
-    cut: bool,
+    is_reset: bool,
     suspended: bool,
     next: u8,
 }
 
-impl World {
+impl Model {
     fn new(size: RingSize, starts: [u64; 2]) -> Self {
         let Parts {
             memory,
@@ -68,54 +68,55 @@ impl World {
             second,
         } = Parts::new(size).unwrap();
         let monitor = Monitor::new(&memory).unwrap();
-        let end = |side, bells| Half {
-            end: Some(End::open_at(side, &memory, bells, starts).unwrap()),
+        let end = |side, doorbells| Half {
+            end: Some(End::open_at(side, &memory, doorbells, starts).unwrap()),
             ..Half::default()
         };
         Self {
             halves: [end(Side::First, first), end(Side::Second, second)],
             monitor,
             capacity: size.bytes() as usize,
-            cut: false,
+            is_reset: false,
             suspended: false,
             next: 0,
         }
     }
 
-    /// Why reading comes to nothing at this end, if it does.
-    fn read_stop(&self, at: usize) -> Option<Stop> {
+    /// The error that a read at this end must return, if any.
+    fn read_error(&self, at: usize) -> Option<Stop> {
         let (mine, other) = (&self.halves[at], &self.halves[1 - at]);
         let gone = other.end.is_none();
-        if mine.reads_no_more {
+        if mine.read_shut {
             Some(Stop::End)
-        } else if self.suspended && !self.cut {
+        } else if self.suspended && !self.is_reset {
             Some(Stop::WouldBlock)
         } else if !other.sent.is_empty() {
             None
         } else if other.has_ended {
             let unread = gone && !mine.sent.is_empty();
             Some(if unread { Stop::Unread } else { Stop::End })
-        } else if self.cut {
+        } else if self.is_reset {
             Some(Stop::Cut)
         } else {
             Some(if gone { Stop::Gone } else { Stop::WouldBlock })
         }
     }
 
-    fn write_stop(&self, at: usize) -> Option<Stop> {
+    /// The error that a write at this end must return, if any.
+    fn write_error(&self, at: usize) -> Option<Stop> {
         let (mine, other) = (&self.halves[at], &self.halves[1 - at]);
         if mine.has_ended {
             Some(Stop::Ended)
-        } else if self.cut {
+        } else if self.is_reset {
             Some(Stop::Cut)
-        } else if other.reads_no_more || other.end.is_none() {
+        } else if other.read_shut || other.end.is_none() {
             Some(Stop::Closed)
         } else {
             (mine.sent.len() == self.capacity).then_some(Stop::WouldBlock)
         }
     }
 
-    fn room(&self, at: usize) -> usize {
+    fn free_space(&self, at: usize) -> usize {
         self.capacity - self.halves[at].sent.len()
     }
 
@@ -128,9 +129,9 @@ impl World {
             .collect()
     }
 
-    /// Looks whether a read gave what it should have, and takes `consumed` of it away.
+    /// Checks the result of a read, and removes `consumed` bytes from the model.
     fn check_read(&mut self, at: usize, most: usize, got: &Result<Vec<u8>, Stop>, consumed: usize) {
-        if let Some(stop) = self.read_stop(at) {
+        if let Some(stop) = self.read_error(at) {
             assert_eq!(got, &Err(stop));
             return;
         }
@@ -142,21 +143,21 @@ impl World {
     }
 
     fn check_write(&mut self, at: usize, bytes: &[u8], wrote: Result<usize, Stop>) {
-        if let Some(stop) = self.write_stop(at) {
+        if let Some(stop) = self.write_error(at) {
             assert_eq!(wrote, Err(stop));
             return;
         }
-        let count = bytes.len().min(self.room(at));
+        let count = bytes.len().min(self.free_space(at));
         assert_eq!(wrote, Ok(count));
         self.halves[at].sent.extend(&bytes[..count]);
     }
 
-    fn step(&mut self, at: usize, what: What) {
+    fn apply(&mut self, at: usize, op: Op) {
         let Some(end) = self.halves[at].end.take() else {
             return;
         };
-        match what {
-            What::Write(lens) => {
+        match op {
+            Op::Write(lens) => {
                 let bytes = self.bytes(lens.iter().sum());
                 let mut rest = &bytes[..];
                 let slices: Vec<_> = lens
@@ -169,7 +170,7 @@ impl World {
                 };
                 self.check_write(at, &bytes, wrote);
             }
-            What::Read(lens) => {
+            Op::Read(lens) => {
                 let mut buffers: Vec<_> = lens.iter().map(|len| vec![0; *len]).collect();
                 let mut slices: Vec<_> = buffers.iter_mut().map(|b| IoSliceMut::new(b)).collect();
                 let read = match &mut slices[..] {
@@ -179,69 +180,69 @@ impl World {
                 let got = read.map(|count| buffers.concat()[..count].to_vec());
                 self.check_read(at, lens.iter().sum(), &got, usize::MAX);
             }
-            What::Peek(most) => {
+            Op::Peek(most) => {
                 let mut buffer = vec![0; most];
                 let peeked = end.try_peek(&mut buffer);
                 let got = peeked.map(|count| buffer[..count].to_vec());
                 self.check_read(at, most, &got, 0);
             }
-            What::Reserve { wanted, commit } => {
+            Op::Reserve { wanted, commit } => {
                 let bytes = self.bytes(wanted);
-                let wrote = end.try_reserve(wanted).map(|mut room| {
-                    let count = room.len();
-                    assert_eq!(count, wanted.min(self.room(at)));
-                    room.put(0, &bytes[..count]).unwrap();
+                let wrote = end.try_reserve(wanted).map(|mut reserved| {
+                    let count = reserved.len();
+                    assert_eq!(count, wanted.min(self.free_space(at)));
+                    reserved.put(0, &bytes[..count]).unwrap();
                     if commit <= count {
-                        room.commit(commit).unwrap();
+                        reserved.commit(commit).unwrap();
                         commit
                     } else {
-                        assert!(room.commit(commit).is_err());
+                        assert!(reserved.commit(commit).is_err());
                         0
                     }
                 });
                 match wrote {
                     Ok(count) => self.halves[at].sent.extend(&bytes[..count]),
-                    Err(stop) => assert_eq!(Some(stop), self.write_stop(at)),
+                    Err(stop) => assert_eq!(Some(stop), self.write_error(at)),
                 }
             }
-            What::Fill { consume } => {
-                let got = end.try_fill().map(|lent| {
-                    let mut bytes = vec![0; lent.len()];
-                    lent.get(0, &mut bytes).unwrap();
-                    lent.consume(consume.min(bytes.len())).unwrap();
+            Op::Fill { consume } => {
+                let got = end.try_fill().map(|filled| {
+                    let mut bytes = vec![0; filled.len()];
+                    filled.get(0, &mut bytes).unwrap();
+                    filled.consume(consume.min(bytes.len())).unwrap();
                     bytes
                 });
                 self.check_read(at, usize::MAX, &got, consume);
             }
-            What::ShutdownWrite => {
+            Op::ShutdownWrite => {
                 end.shutdown_write();
-                // What is cut ends no more.
-                self.halves[at].has_ended |= !self.cut;
+                // A connection that was reset has no clean end.
+                self.halves[at].has_ended |= !self.is_reset;
             }
-            What::ShutdownRead => {
+            Op::ShutdownRead => {
                 end.shutdown_read();
-                self.halves[at].reads_no_more = true;
+                self.halves[at].read_shut = true;
             }
-            What::Drop => {
+            Op::Drop => {
                 drop(end);
                 if let Some(other) = &self.halves[1 - at].end {
                     other.hear();
                 }
                 return;
             }
-            What::Cut => {
+            Op::Reset => {
                 end.cut();
-                self.cut = true;
+                self.is_reset = true;
             }
-            What::MonitorCut => {
+            Op::MonitorReset => {
                 self.monitor.cut();
-                self.cut = true;
+                self.is_reset = true;
             }
-            What::Suspend(suspended) => {
+            Op::Suspend(suspended) => {
                 self.monitor.suspend(suspended);
                 self.suspended = suspended;
             }
-            What::Hear => end.hear(),
+            Op::Drain => end.hear(),
         }
         self.halves[at].end = Some(end);
     }
@@ -253,7 +254,7 @@ impl World {
             let unread = !self.halves[1 - at].sent.is_empty();
             assert_eq!(self.monitor.leaves_unread(side), unread);
             let Some(end) = &half.end else { continue };
-            let waits = [self.read_stop(at), self.write_stop(at)]
+            let waits = [self.read_error(at), self.write_error(at)]
                 .map(|stop| stop == Some(Stop::WouldBlock));
             assert_eq!([!end.is_readable(), !end.is_writable()], waits);
             assert_eq!(end.arm(Interest::READ), waits[0]);
@@ -265,7 +266,7 @@ impl World {
 
 proptest! {
     #[test]
-    fn ends_do_what_queues_do(
+    fn two_ends_behave_like_two_queues(
         size in prop_oneof![Just(4096u32), Just(8192), Just(65536)],
         starts in [0, 1].map(|_| prop_oneof![
             Just(0u64),
@@ -273,12 +274,12 @@ proptest! {
             (0..20_000u64).prop_map(|less| u64::MAX - less),
             any::<u64>(),
         ]),
-        steps in vec((0..2usize, what()), 0..120),
+        ops in vec((0..2usize, op()), 0..120),
     ) {
-        let mut world = World::new(RingSize::exactly(size).unwrap(), starts);
-        for (at, what) in steps {
-            world.step(at, what);
-            world.check();
+        let mut model = Model::new(RingSize::exactly(size).unwrap(), starts);
+        for (at, op) in ops {
+            model.apply(at, op);
+            model.check();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Waiting: nobody sleeps through what it waits for, and nobody runs while there is nothing.
+//! Waiting: no wakeup is lost, and no thread runs while there is nothing to do.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use hvsock_ring::{End, Interest, Parts, RingSize, Side, Stop, Woken, pair};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
-/// Far more than anything here takes.
+/// A bound for hangs, far above the time of any test.
 const LONG: Duration = Duration::from_secs(20);
 
 fn small() -> (End, End) {
@@ -25,36 +25,67 @@ fn is_ready(end: &End) -> bool {
     poll::wait(&mut fds, Some(Instant::now())).unwrap()
 }
 
-fn in_(time: Duration) -> Option<Instant> {
+fn after(time: Duration) -> Option<Instant> {
     Some(Instant::now() + time)
 }
 
-/// Writes until there is no room.
+/// Writes until there is no free space.
 fn fill(end: &End) {
     while end.try_write(&[1; 999]).is_ok() {}
 }
 
-/// Reads until there is nothing.
-fn empty(end: &End) {
+/// Reads until there are no bytes.
+fn drain(end: &End) {
     while end.try_read(&mut [0; 999]).is_ok() {}
 }
 
+/// Sends messages back and forth on another connection; each of them parks and wakes a thread.
+fn exchange_messages(count: usize) {
+    let (a, b) = small();
+    for end in [&a, &b] {
+        end.set_spin(Duration::ZERO);
+    }
+    thread::scope(|scope| {
+        let (mut a, mut b) = (&a, &b);
+        scope.spawn(move || {
+            for _ in 0..count {
+                b.read_exact(&mut [0]).unwrap();
+                b.write_all(&[0]).unwrap();
+            }
+        });
+        for _ in 0..count {
+            a.write_all(&[0]).unwrap();
+            a.read_exact(&mut [0]).unwrap();
+        }
+    });
+}
+
+/// Waits until the threads at this end have parked `count` times.
+fn wait_for_parks(end: &End, count: u64) {
+    let deadline = Instant::now() + LONG;
+    while end.stats().sleeps < count {
+        assert!(Instant::now() < deadline, "{:?}", end.stats());
+        thread::yield_now();
+    }
+}
+
 #[test]
-fn threads_that_wait_at_one_end_in_both_directions_sleep() {
+fn two_threads_that_wait_at_one_end_in_both_directions_stay_parked() {
     let (a, b) = small();
     thread::scope(|scope| {
-        // Once each has been woken before: the first wait is unlike the later ones.
+        // Each is woken once before: the first wait differs from the later ones.
         let reader = scope.spawn(|| (&a).read_exact(&mut [0; 2]));
         let writer = scope.spawn(|| (&a).write_all(&[7; 3 * 4096]));
-        thread::sleep(Duration::from_millis(30));
+        wait_for_parks(&a, 2);
         (&b).write_all(b"x").unwrap();
         (&b).read_exact(&mut [0; 4096]).unwrap();
-        thread::sleep(Duration::from_millis(100));
-        let before = a.stats();
-        thread::sleep(Duration::from_millis(300));
-        let after = a.stats();
-        assert!(after.sleeps <= before.sleeps + 1, "{before:?} {after:?}");
-        assert_eq!(after.rings, before.rings);
+        let notifications = a.stats().rings;
+        // Two threads that wake each other for nothing would park thousands of times meanwhile.
+        exchange_messages(2000);
+        let stats = a.stats();
+        assert!(stats.sleeps <= 20, "{stats:?}");
+        // The writer may be about to count the notification for the bytes that were read above.
+        assert!(stats.rings <= notifications + 1, "{stats:?}");
         (&b).write_all(b"x").unwrap();
         (&b).read_exact(&mut [0; 2 * 4096]).unwrap();
         reader.join().unwrap().unwrap();
@@ -63,12 +94,12 @@ fn threads_that_wait_at_one_end_in_both_directions_sleep() {
 }
 
 #[test]
-fn a_wait_ends_at_its_deadline_or_for_what_is_watched_beside() {
+fn a_wait_ends_at_its_deadline_or_when_the_watched_descriptor_is_readable() {
     let (a, _b) = small();
     let (mine, other) = std::os::unix::net::UnixStream::pair().unwrap();
     for _ in 0..3 {
         let start = Instant::now();
-        let deadline = in_(Duration::from_millis(50));
+        let deadline = after(Duration::from_millis(50));
         let woken = loop {
             match a
                 .wait(Interest::READ, Some(mine.as_fd()), deadline)
@@ -83,23 +114,23 @@ fn a_wait_ends_at_its_deadline_or_for_what_is_watched_beside() {
     }
     assert!(a.stats().sleeps <= 5, "{:?}", a.stats());
     (&other).write_all(b"x").unwrap();
-    let woken = a.wait(Interest::READ, Some(mine.as_fd()), in_(LONG));
+    let woken = a.wait(Interest::READ, Some(mine.as_fd()), after(LONG));
     assert_eq!(woken.unwrap(), Woken::Watched);
 }
 
 #[test]
-fn what_one_direction_is_rung_for_is_not_lost_when_the_other_asks() {
+fn a_notification_for_one_direction_survives_a_request_of_the_other() {
     let (a, b) = small();
     fill(&a);
     for round in 0..3 {
-        // The reader's ring comes before the writer's wish, and the other way round.
+        // The reader's notification comes before the writer's request, and the other way round.
         assert!(a.arm(Interest::READ));
         assert_eq!(b.try_write(b"x"), Ok(1));
         assert!(a.arm(Interest::WRITE));
         assert!(is_ready(&a), "{round}");
-        empty(&a);
+        drain(&a);
         assert!(a.arm(Interest::WRITE));
-        empty(&b);
+        drain(&b);
         assert!(a.arm(Interest::READ));
         assert!(is_ready(&a), "{round}");
         fill(&a);
@@ -109,21 +140,21 @@ fn what_one_direction_is_rung_for_is_not_lost_when_the_other_asks() {
 }
 
 #[test]
-fn a_bell_is_quiet_again_for_who_looks_at_it_without_hearing() {
+fn a_doorbell_becomes_quiet_for_a_loop_that_never_drains_it() {
     let (a, b) = small();
     for _ in 0..3 {
         assert!(a.arm(Interest::READ));
         assert!(!is_ready(&a));
         assert_eq!(b.try_write(b"x"), Ok(1));
         assert!(is_ready(&a));
-        empty(&a);
+        drain(&a);
         assert!(a.arm(Interest::READ));
         assert!(!is_ready(&a));
     }
 }
 
 #[test]
-fn asking_again_for_nothing_wakes_nobody() {
+fn repeated_wakeup_requests_wake_no_task() {
     #[derive(Default)]
     struct Count(AtomicU32);
     impl Wake for Count {
@@ -147,10 +178,11 @@ fn asking_again_for_nothing_wakes_nobody() {
     assert_eq!(counts(), [1, 1]);
 }
 
-/// Two threads may read at one end, and find what the peer has written and not rung for yet. Who
-/// takes note of it takes back the wish on which the other one sleeps, and then nobody rings.
+/// Two threads may read at one end and find bytes for which the peer has not notified yet. The
+/// thread that reads them withdraws the request on which the other one is parked, so the peer does
+/// not notify. The reading thread must wake the other one.
 #[test]
-fn a_thread_that_reads_leaves_no_other_asleep_without_a_wish() {
+fn a_thread_that_withdraws_a_request_wakes_the_other_waiters() {
     let parts = Parts::new(RingSize::MIN).unwrap();
     let end = End::open(Side::First, &parts.memory, parts.first).unwrap();
     end.set_spin(Duration::ZERO);
@@ -162,32 +194,30 @@ fn a_thread_that_reads_leaves_no_other_asleep_without_a_wish() {
             end.read_exact(&mut [0; 1]).unwrap();
             over.store(true, Ordering::Relaxed);
         });
-        while end.stats().sleeps == 0 {
-            thread::yield_now();
-        }
-        thread::sleep(Duration::from_millis(20));
-        // Two bytes of the second end's, whose count is at this place.
+        // Its last check comes before it counts the park.
+        wait_for_parks(&end, 1);
+        // Two bytes from the second end, whose `head` is at offset 768.
         let memory = File::from(parts.memory);
         memory.write_all_at(&2u64.to_ne_bytes(), 768).unwrap();
         assert_eq!(end.try_read(&mut [0; 1]), Ok(1));
         let start = Instant::now();
-        while !is_over() && start.elapsed() < Duration::from_secs(5) {
+        while !is_over() && start.elapsed() < LONG {
             thread::yield_now();
         }
-        let slept = !is_over();
-        // So that the test ends in any case.
+        let is_parked = !is_over();
+        // Wakes it, so that the test ends in any case.
         end.hear();
-        assert!(!slept, "it sleeps with a byte to read");
+        assert!(!is_parked, "it is parked with a byte to read");
     });
 }
 
 #[test]
-fn a_peer_that_rings_and_goes_is_known_to_be_gone_after_one_hearing() {
+fn one_drain_detects_a_peer_that_notified_and_hung_up() {
     let (a, b) = small();
     assert!(a.arm(Interest::READ));
     assert_eq!(b.try_write(b"x"), Ok(1));
     drop(b);
-    // All that an edge-triggered loop is told.
+    // An edge-triggered loop gets one event only.
     a.hear();
     assert_eq!(a.try_read(&mut [0; 9]), Ok(1));
     assert_eq!(a.try_read(&mut [0; 9]), Err(Stop::Gone));
@@ -195,7 +225,7 @@ fn a_peer_that_rings_and_goes_is_known_to_be_gone_after_one_hearing() {
 }
 
 #[test]
-fn a_peer_that_goes_is_noticed_by_who_looks_at_the_bell_without_hearing() {
+fn a_loop_that_never_drains_the_doorbell_detects_a_hangup() {
     let (a, b) = small();
     assert!(a.arm(Interest::READ));
     drop(b);

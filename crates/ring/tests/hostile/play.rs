@@ -1,9 +1,8 @@
-//! A peer that does to the shared memory and the bells whatever a script of bytes says, against
-//! an end that is used in every way. It writes the memory through its descriptor: that needs no
-//! pointer and changes the same pages.
+//! A hostile peer that follows a script of bytes, against an end that is used in every way. The
+//! peer attacks the shared memory and the doorbells. It writes the memory through its descriptor,
+//! which needs no pointer and changes the same pages.
 //!
-//! `fuzz/fuzz_targets/ring.rs` plays what the fuzzer thinks of, `main.rs` beside this random
-//! scripts.
+//! `fuzz/fuzz_targets/ring.rs` runs the fuzzer's scripts, and `main.rs` runs random ones.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -18,24 +17,24 @@ use std::time::{Duration, Instant};
 use hvsock_ring::{Bells, Bytes, End, Interest, Parts, RingSize, Side, Stop, pair};
 use hvsock_sys::doorbell;
 
-/// Where the words lie: docs/endpoint.md has the table, too.
+/// The offsets of the header words, from the table in docs/endpoint.md.
 pub const STATE: u64 = 0;
-/// A direction's words, from the first end to the second.
+/// The words of the direction from the first end to the second.
 pub const HEAD: u64 = 128;
 pub const TAIL: u64 = 256;
 pub const AWAKE: u64 = 384;
 pub const SPACE: u64 = 512;
 pub const ENDED: u64 = 640;
 pub const CLOSED: u64 = 644;
-/// From one direction's words to the other's.
+/// The distance to the words of the other direction.
 pub const BACK: u64 = 640;
 pub const BYTES: u64 = 4096;
 
 const CAPACITY: u64 = 4096;
-/// No step may take longer, by far.
-const LONG: Duration = Duration::from_secs(5);
+/// A bound for hangs: no script takes this long, even on a loaded machine.
+const LONG: Duration = Duration::from_secs(60);
 
-/// The bytes of a script; zeros when they are over.
+/// The remaining bytes of a script, followed by zeros.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
@@ -62,17 +61,17 @@ impl Script<'_> {
     }
 }
 
-/// One thing that the peer writes.
+/// One store of the peer.
 #[derive(Clone, Copy, Debug)]
-struct Scribble {
+struct HostileStore {
     at: u64,
-    /// What was there plus this, or just this.
+    /// Stored as it is, or added to the old value.
     value: u64,
     adds: bool,
     len: usize,
 }
 
-impl Scribble {
+impl HostileStore {
     fn next(script: &mut Script<'_>) -> Self {
         let choice = script.byte();
         let words = [HEAD, TAIL, AWAKE, SPACE, ENDED, CLOSED];
@@ -119,7 +118,7 @@ impl Scribble {
     }
 }
 
-/// What is right whatever the peer does.
+/// The end under attack, and the invariants that hold whatever the peer does.
 struct Victim {
     end: End,
     is_violated: bool,
@@ -127,11 +126,11 @@ struct Victim {
 }
 
 impl Victim {
-    fn note(&mut self, result: Result<usize, Stop>, most: usize) {
+    fn check(&mut self, result: Result<usize, Stop>, most: usize) {
         match result {
             Ok(count) => {
                 assert!(count <= most, "{count} of {most}");
-                assert!(!self.is_violated, "a broken ring is used again");
+                assert!(!self.is_violated, "used after a violation");
             }
             Err(Stop::Violated(_)) => self.is_violated = true,
             Err(Stop::WouldBlock) => assert!(!self.is_violated),
@@ -140,31 +139,31 @@ impl Victim {
     }
 
     fn step(&mut self, script: &mut Script<'_>) {
-        let what = script.byte();
+        let op = script.byte();
         let count = script.count() % 9000;
-        match what % 12 {
+        match op % 12 {
             0 => {
                 let read = self.end.try_read(&mut self.buffer[..count]);
-                self.note(read, count);
+                self.check(read, count);
             }
             1 => {
                 let written = self.end.try_write(&self.buffer[..count]);
-                self.note(written, count);
+                self.check(written, count);
             }
             2 => {
                 let peeked = self.end.try_peek(&mut self.buffer[..count]);
-                self.note(peeked, count);
+                self.check(peeked, count);
             }
             3 => {
                 let result = self.reserve(count, script);
-                self.note(result, count);
+                self.check(result, count);
             }
             4 => {
                 let result = self.fill(count, script);
-                self.note(result, CAPACITY as usize);
+                self.check(result, CAPACITY as usize);
             }
             5 | 6 => {
-                let spin = Duration::from_micros(u64::from(what / 12));
+                let spin = Duration::from_micros(u64::from(op / 12));
                 self.end.set_spin(spin);
                 let deadline = Instant::now() + Duration::from_micros(count as u64 / 8);
                 self.end
@@ -193,19 +192,19 @@ impl Victim {
     }
 
     fn reserve(&self, count: usize, script: &mut Script<'_>) -> Result<usize, Stop> {
-        let mut room = self.end.try_reserve(count)?;
-        let len = room.len();
+        let mut reserved = self.end.try_reserve(count)?;
+        let len = reserved.len();
         let at = script.count() % (len + 1);
-        room.put(at, &self.buffer[..len - at]).unwrap();
-        assert!(room.put(at, &vec![0; len - at + 1]).is_err());
+        reserved.put(at, &self.buffer[..len - at]).unwrap();
+        assert!(reserved.put(at, &vec![0; len - at + 1]).is_err());
         let (from, to) = UnixStream::pair().unwrap();
         doorbell::ring(&from).unwrap();
         if at < len {
-            assert_eq!(room.read_from(&to, at).unwrap(), 1);
+            assert_eq!(reserved.read_from(&to, at).unwrap(), 1);
         }
         if script.byte().is_multiple_of(2) {
-            // A reader may close in between, and even take that back.
-            if let Err(error) = room.commit(len) {
+            // The peer may close in between, and even undo that.
+            if let Err(error) = reserved.commit(len) {
                 assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
             }
         }
@@ -213,24 +212,28 @@ impl Victim {
     }
 
     fn fill(&mut self, count: usize, script: &mut Script<'_>) -> Result<usize, Stop> {
-        let lent = self.end.try_fill()?;
-        let len = lent.len();
+        let filled = self.end.try_fill()?;
+        let len = filled.len();
         assert!(0 < len && len <= CAPACITY as usize);
         let at = script.count() % len;
-        lent.get(at, &mut self.buffer[..len - at]).unwrap();
-        assert!(lent.get(at, &mut vec![0; len - at + 1]).is_err());
+        filled.get(at, &mut self.buffer[..len - at]).unwrap();
+        assert!(filled.get(at, &mut vec![0; len - at + 1]).is_err());
         assert_eq!(
-            lent.stretches().into_iter().map(Bytes::len).sum::<usize>(),
+            filled
+                .stretches()
+                .into_iter()
+                .map(Bytes::len)
+                .sum::<usize>(),
             len
         );
         let null = File::options().write(true).open("/dev/null").unwrap();
-        assert_eq!(lent.write_to(&null, at).unwrap(), len - at);
-        lent.consume(count.min(len)).unwrap();
+        assert_eq!(filled.write_to(&null, at).unwrap(), len - at);
+        filled.consume(count.min(len)).unwrap();
         Ok(len)
     }
 }
 
-/// Plays it. Panics if the end does what it must not, or takes too long.
+/// Runs a script. Panics if the end breaks an invariant or hangs.
 pub fn play(script: &[u8]) {
     let start = Instant::now();
     let mut script = Script(script);
@@ -245,29 +248,29 @@ pub fn play(script: &[u8]) {
         is_violated: false,
         buffer: vec![7; 9000],
     };
-    // Beside what is written over the words, the peer has an end that keeps to the rules.
+    // The peer also has an honest end.
     let Bells { own, peer } = second;
-    let mut bell = Some(peer.try_clone().unwrap());
+    let mut doorbell_of_victim = Some(peer.try_clone().unwrap());
     let second = Bells { own, peer };
     let mut honest = Some(End::open(Side::Second, &memory, second).unwrap());
     let memory = Arc::new(File::from(memory));
     let over = Arc::new(AtomicBool::new(false));
-    let mut scribbler = None;
+    let mut attacker = None;
     let mut steps = 0;
     while !script.0.is_empty() && steps < 200 {
         steps += 1;
         match script.byte() % 16 {
-            0..4 => Scribble::next(&mut script).write(&memory),
-            4 => ring(bell.as_ref(), script.byte()),
+            0..4 => HostileStore::next(&mut script).write(&memory),
+            4 => notify(doorbell_of_victim.as_ref(), script.byte()),
             5 => match script.byte() {
-                0..8 => bell = None,
+                0..8 => doorbell_of_victim = None,
                 8..16 => honest = None,
-                byte @ 16..80 if scribbler.is_none() => {
-                    let scribbles: Vec<_> = (0..=byte / 16)
-                        .map(|_| Scribble::next(&mut script))
+                byte @ 16..80 if attacker.is_none() => {
+                    let stores: Vec<_> = (0..=byte / 16)
+                        .map(|_| HostileStore::next(&mut script))
                         .collect();
                     let (memory, over) = (Arc::clone(&memory), Arc::clone(&over));
-                    scribbler = Some(thread::spawn(move || scribble(&scribbles, &memory, &over)));
+                    attacker = Some(thread::spawn(move || attack(&stores, &memory, &over)));
                 }
                 _ => {}
             },
@@ -285,10 +288,10 @@ pub fn play(script: &[u8]) {
         }
     }
     over.store(true, Ordering::Relaxed);
-    if let Some(scribbler) = scribbler {
-        scribbler.join().unwrap();
+    if let Some(attacker) = attacker {
+        attacker.join().unwrap();
     }
-    // Nothing else is harmed.
+    // Other connections are not affected.
     assert_eq!(other.0.try_write(b"fine"), Ok(4));
     let mut got = [0; 9];
     assert_eq!(other.1.try_read(&mut got), Ok(4));
@@ -296,16 +299,16 @@ pub fn play(script: &[u8]) {
     assert!(start.elapsed() < LONG, "{:?}", start.elapsed());
 }
 
-fn ring(bell: Option<&OwnedFd>, times: u8) {
+fn notify(doorbell: Option<&OwnedFd>, times: u8) {
     for _ in 0..times {
-        if let Some(bell) = bell {
-            doorbell::ring(bell).unwrap();
+        if let Some(doorbell) = doorbell {
+            doorbell::ring(doorbell).unwrap();
         }
     }
 }
 
-fn scribble(scribbles: &[Scribble], memory: &File, over: &AtomicBool) {
+fn attack(stores: &[HostileStore], memory: &File, over: &AtomicBool) {
     while !over.load(Ordering::Relaxed) {
-        scribbles.iter().for_each(|scribble| scribble.write(memory));
+        stores.iter().for_each(|store| store.write(memory));
     }
 }
