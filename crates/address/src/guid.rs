@@ -1,11 +1,11 @@
-//! The two GUIDs of an address, their well-known values, and their text.
+//! The two GUIDs of an address, their well-known values, and their text form.
 
 use std::fmt;
 use std::str::FromStr;
 
 use uuid::{Uuid, uuid};
 
-/// The GUID that maps vsock ports to service ids: replace the first 32 bits by the port.
+/// The GUID that maps vsock ports to service ids: the port replaces the first 32 bits.
 ///
 /// Source: Microsoft's "Make your own integration services" and Linux `hyperv_transport.c`.
 pub const VSOCK_TEMPLATE: ServiceId = ServiceId(uuid!("00000000-facb-11e6-bd58-64006a7986d3"));
@@ -13,10 +13,10 @@ pub const VSOCK_TEMPLATE: ServiceId = ServiceId(uuid!("00000000-facb-11e6-bd58-6
 /// The namespace from which a container's [`VmId`] is derived (hcsshim, `hvsocketaddr.go`).
 const CONTAINER_NAMESPACE: Uuid = uuid!("cab70344-facb-41e4-b5e5-ab6592283e6e");
 
-/// Bits of the template that are not the port; two ids are on the template when these agree.
+/// The bits of the template that are not the port. Ids on the template have these bits in common.
 const TEMPLATE_MASK: u128 = u128::MAX >> 32;
 
-/// The first of the ports that are aliases of ids off the template.
+/// The first port of the range for aliases of ids off the template.
 const ALIASES: u32 = 0x4000_0000;
 
 /// Names a partition, or by a wildcard a set of partitions relative to the caller.
@@ -27,7 +27,7 @@ pub struct VmId(Uuid);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServiceId(Uuid);
 
-/// Text that is not a GUID in any usual spelling.
+/// Text that is not a GUID in any common format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "`{text}` is not a GUID; write 32 hexadecimal digits, with or without hyphens, such as \
@@ -42,7 +42,7 @@ impl VmId {
     pub const ZERO: VmId = VmId(Uuid::nil());
     /// `HV_GUID_WILDCARD`: a listener bound to it accepts from every partition that may reach it.
     pub const WILDCARD: VmId = VmId::ZERO;
-    /// `HV_GUID_BROADCAST`: reserved; neither connect nor listen takes it.
+    /// `HV_GUID_BROADCAST`: reserved; invalid for connect and listen.
     pub const BROADCAST: VmId = VmId(Uuid::max());
     /// `HV_GUID_CHILDREN`: a listener bound to it accepts from the partition's children.
     pub const CHILDREN: VmId = VmId(uuid!("90db8b89-0d35-4f79-8ce9-49ea0ac8b7cd"));
@@ -53,9 +53,9 @@ impl VmId {
     /// `HV_GUID_SILOHOST`: the host of the caller's container.
     pub const SILOHOST: VmId = VmId(uuid!("36bd0c5c-7276-4223-88ba-7d03b654c568"));
 
-    /// The well-known values with the lower-case words that people write for them.
+    /// The well-known values and their lower-case words.
     ///
-    /// `zero` and `wildcard` are one value; `wildcard` is the word it prints as.
+    /// `zero` and `wildcard` are the same value; it prints as `wildcard`.
     pub const WELL_KNOWN: [(&'static str, VmId); 7] = [
         ("wildcard", VmId::WILDCARD),
         ("zero", VmId::ZERO),
@@ -66,7 +66,7 @@ impl VmId {
         ("silohost", VmId::SILOHOST),
     ];
 
-    /// The id of the container with this runtime id, as Windows derives it: UUIDv5 of the
+    /// Derives the id of the container with this runtime id, as Windows does: the UUIDv5 of the
     /// upper-case id in UTF-16LE (hcsshim, `hvsocketaddr.go`).
     pub fn of_container(container_id: &str) -> VmId {
         let utf16le: Vec<u8> = container_id
@@ -77,7 +77,7 @@ impl VmId {
         VmId(Uuid::new_v5(&CONTAINER_NAMESPACE, &utf16le))
     }
 
-    /// The word for this value if it is one of the well-known ones.
+    /// The word for a well-known value; `None` for any other value.
     pub fn well_known_name(self) -> Option<&'static str> {
         Self::WELL_KNOWN
             .iter()
@@ -92,10 +92,10 @@ impl VmId {
 }
 
 impl ServiceId {
-    /// No service; the service part of an address that was not chosen by anyone.
+    /// No service: the service of an address that was not bound explicitly.
     pub const ZERO: ServiceId = ServiceId(Uuid::nil());
 
-    /// The id that stands for a vsock port, by [`VSOCK_TEMPLATE`].
+    /// The id of a vsock port, by [`VSOCK_TEMPLATE`].
     pub const fn from_port(port: u32) -> ServiceId {
         let template = VSOCK_TEMPLATE.0.as_u128();
         ServiceId(Uuid::from_u128(
@@ -103,7 +103,7 @@ impl ServiceId {
         ))
     }
 
-    /// The vsock port that this id stands for, if it is on [`VSOCK_TEMPLATE`].
+    /// The vsock port of this id, if it is on [`VSOCK_TEMPLATE`].
     pub const fn port(self) -> Option<u32> {
         let bits = self.0.as_u128();
         if bits & TEMPLATE_MASK == VSOCK_TEMPLATE.0.as_u128() & TEMPLATE_MASK {
@@ -113,17 +113,17 @@ impl ServiceId {
         }
     }
 
-    /// The vsock port by which those who know ports only reach this id, which is off
-    /// [`VSOCK_TEMPLATE`]: its alias, in 0x4000_0000..=0x7fff_ffff. A Linux guest of Hyper-V
-    /// listens at nothing above.
+    /// The alias of an id off [`VSOCK_TEMPLATE`]: the vsock port by which `AF_VSOCK` programs reach
+    /// it, in 0x4000_0000..=0x7fff_ffff. A Linux guest of Hyper-V cannot listen on higher ports.
     ///
-    /// It follows from the id alone, so that everybody works out the same without asking: with
-    /// the GUID's digits, as it is written, read as two numbers of 16 hexadecimal digits, the alias
-    /// is 0x4000_0000 plus the upper 30 bits of `mix(first ^ mix(last))`, where `mix` is the
-    /// finalizer of MurmurHash3 for 64 bits. An id on the template has a port and no alias, and
-    /// the zero GUID, which is no service, has none either.
+    /// The alias is a hash of the id, so every program computes the same one. Read the digits of
+    /// the GUID as two numbers of 16 hexadecimal digits, `first` and `last`. The alias is
+    /// 0x4000_0000 plus the upper 30 bits of `mix(first ^ mix(last))`, where `mix` is the 64-bit
+    /// finalizer of MurmurHash3. An id on the template has a port and no alias. The zero GUID,
+    /// which is no service, has neither.
     ///
-    /// Two ids in a thousand million have one alias; a registry takes only one of them.
+    /// Two ids have the same alias with a probability of about 1 in 10^9. A registry accepts only
+    /// one of them.
     pub const fn vsock_alias(self) -> Option<u32> {
         if self.port().is_some() || self.0.is_nil() {
             return None;
@@ -132,8 +132,8 @@ impl ServiceId {
         Some(ALIASES + (mix(first ^ mix(last)) >> 34) as u32)
     }
 
-    /// The vsock port by which those who know ports only reach this id: the template's, or else
-    /// the alias. Only the zero GUID has none.
+    /// The vsock port by which `AF_VSOCK` programs reach this id: its port on the template, or else
+    /// its alias. Only the zero GUID has none.
     pub const fn port_for_guests(self) -> Option<u32> {
         match self.port() {
             Some(port) => Some(port),
@@ -142,8 +142,8 @@ impl ServiceId {
     }
 }
 
-/// The finalizer of MurmurHash3 for 64 bits (Austin Appleby, public domain): one to one, and every
-/// bit of what comes out depends on every bit of what goes in.
+/// The 64-bit finalizer of MurmurHash3 (Austin Appleby, public domain): a bijection in which each
+/// output bit depends on each input bit.
 const fn mix(mut bits: u64) -> u64 {
     bits ^= bits >> 33;
     bits = bits.wrapping_mul(0xff51_afd7_ed55_8ccd);
@@ -152,7 +152,7 @@ const fn mix(mut bits: u64) -> u64 {
     bits ^ bits >> 33
 }
 
-/// What both GUID types have in common; the types stay apart so that they cannot be mixed up.
+/// The methods that both GUID types share. The types are distinct so that they cannot be mixed up.
 macro_rules! guid_type {
     ($name:ident) => {
         impl $name {
@@ -161,7 +161,7 @@ macro_rules! guid_type {
                 Self(uuid)
             }
 
-            /// This id's value.
+            /// The value of this id.
             pub const fn uuid(self) -> Uuid {
                 self.0
             }
@@ -171,12 +171,12 @@ macro_rules! guid_type {
                 Self(Uuid::new_v4())
             }
 
-            /// The 16 bytes in Microsoft's order: the first three fields little-endian.
+            /// The 16 bytes in Microsoft's order, with the first three fields little-endian.
             pub fn to_guid_bytes(self) -> [u8; 16] {
                 self.0.to_bytes_le()
             }
 
-            /// Reads the 16 bytes in Microsoft's order; every value is valid.
+            /// The id with these 16 bytes in Microsoft's order. Every value is valid.
             pub fn from_guid_bytes(bytes: [u8; 16]) -> Self {
                 Self(Uuid::from_bytes_le(bytes))
             }
@@ -185,7 +185,7 @@ macro_rules! guid_type {
         impl FromStr for $name {
             type Err = ParseGuidError;
 
-            /// Takes every usual spelling: either case, with or without hyphens, in braces or
+            /// Parses every common format: either case, with or without hyphens, in braces or
             /// parentheses, or as a `urn:uuid:`.
             fn from_str(text: &str) -> Result<Self, ParseGuidError> {
                 parse(text).map(Self)
@@ -232,7 +232,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_template_carries_the_port_in_its_first_field() {
+    fn the_template_has_the_port_in_its_first_field() {
         let id = ServiceId::from_port(2761);
         assert_eq!(id.to_string(), "00000ac9-facb-11e6-bd58-64006a7986d3");
         assert_eq!(id.port(), Some(2761));
@@ -241,9 +241,9 @@ mod tests {
         assert_eq!(ServiceId::random().port(), None);
     }
 
-    // Worked out with a few lines of Python, which docs/registry.md has.
+    // Computed with the Python program in docs/registry.md.
     #[test]
-    fn an_id_off_the_template_has_an_alias_that_anybody_can_work_out() {
+    fn an_id_off_the_template_has_an_alias_that_depends_on_the_id_only() {
         for (text, alias) in [
             ("999e53d4-3d5c-4c3e-8779-bed06ec056e1", 1_461_511_273),
             ("a5201c21-2770-4c11-a68e-f182edb29220", 1_308_992_229),
@@ -262,20 +262,20 @@ mod tests {
         assert_eq!(ServiceId::ZERO.port_for_guests(), None);
     }
 
-    /// Vendors number their services on; neighbours must not meet more often than strangers.
+    /// Vendors number their services consecutively, which must not make collisions more likely.
     #[test]
-    fn aliases_of_neighbours_are_far_apart() {
+    fn consecutive_ids_have_no_more_alias_collisions_than_random_ones() {
         let first: ServiceId = "5ca1ab1e-0000-4000-8000-000000000000".parse().unwrap();
-        let mut met = 0;
+        let mut collisions = 0;
         for step in [1u128, 1 << 64, 1 << 96] {
             let ids = (0..10_000).map(|n| first.uuid().as_u128().wrapping_add(n * step));
             let ids = ids.map(|bits| ServiceId::from_uuid(Uuid::from_u128(bits)));
             let mut aliases: Vec<u32> = ids.filter_map(ServiceId::vsock_alias).collect();
             aliases.sort_unstable();
-            met += aliases.windows(2).filter(|two| two[0] == two[1]).count();
+            collisions += aliases.windows(2).filter(|two| two[0] == two[1]).count();
         }
-        // One in 20 of such sets has a pair at all.
-        assert!(met <= 1, "{met}");
+        // About one in 20 such sets has a collision.
+        assert!(collisions <= 1, "{collisions}");
     }
 
     #[test]
@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn every_usual_spelling_is_the_same_id() {
+    fn every_common_format_parses_to_the_same_id() {
         let want = VmId::PARENT;
         for text in [
             "a42e7cda-d03f-480c-9cc2-a4de20abb878",
@@ -315,10 +315,10 @@ mod tests {
         }
     }
 
-    // SHA-1 over the namespace and UTF-16LE text, worked out with Python's uuid module:
+    // SHA-1 over the namespace and UTF-16LE text, computed with Python's uuid module:
     // uuid5(namespace, bytes) of "MYCONTAINER".encode("utf-16-le").
     #[test]
-    fn a_container_id_gives_the_vm_id_that_windows_gives() {
+    fn a_container_id_has_the_vm_id_that_windows_derives() {
         let id = VmId::of_container("mycontainer");
         assert_eq!(id.to_string(), "c31d2efc-28cb-56be-be6c-35d8f17e536c");
         assert_eq!(VmId::of_container("MyContainer"), id);

@@ -1,16 +1,21 @@
-//! Addresses of Hyper-V sockets, as values that cannot be wrong.
+//! Addresses of Hyper-V sockets, as types that hold valid values only.
 //!
-//! A service is reached at two GUIDs: a [`VmId`] names a partition (or, by one of the wildcards, a
-//! set of them as seen from the caller) and a [`ServiceId`] names the service. This crate parses
-//! and prints them, lays them out as the two socket addresses that operating systems take
-//! ([`SockAddrHv`], [`SockAddrVm`]), and translates between the GUID world and the port world of
-//! AF_VSOCK by Microsoft's template GUID, and by aliases for all other GUIDs. It does no I/O and
-//! knows nothing of who may reach whom.
+//! An address consists of two GUIDs. A [`VmId`] names a partition; the wildcards name a set of
+//! partitions relative to the caller. A [`ServiceId`] names a service. This crate
 //!
-//! Text from people goes through [`PartitionRef`] and [`ServiceRef`], which keep "a name" and "an
-//! id" apart until somebody who holds the registry has looked the name up.
+//! - parses and prints them,
+//! - encodes and decodes the two socket addresses of operating systems, [`SockAddrHv`] and
+//!   [`SockAddrVm`],
+//! - translates between GUIDs and `AF_VSOCK` ports: by Microsoft's template GUID, or by aliases for
+//!   all other GUIDs.
+//!
+//! It does no I/O and applies no access rules.
+//!
+//! [`PartitionRef`] and [`ServiceRef`] parse user input. They keep names and ids apart until the
+//! registry resolves the name.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod guid;
 mod name;
@@ -36,8 +41,27 @@ pub const SOCK_STREAM: i32 = 1;
 /// `AF_VSOCK`, Linux's address family for sockets between a guest and its host
 /// (linux/socket.h).
 pub const AF_VSOCK: u16 = 40;
-/// `HVSOCKET_ADDRESS_FLAG_PASSTHRU`, in the `Reserved`/flags word of a `SOCKADDR_HV`
+/// `HVSOCKET_ADDRESS_FLAG_PASSTHRU`, a flag in the `Reserved` field of a `SOCKADDR_HV`
 /// (hvsocket.h).
 pub const HVSOCKET_ADDRESS_FLAG_PASSTHRU: u16 = 1;
 /// The largest `HVSOCKET_CONNECT_TIMEOUT`, in milliseconds (hvsocket.h).
 pub const HVSOCKET_CONNECT_TIMEOUT_MAX: u32 = 300_000;
+
+/// Threads may share every public type.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<AddressError>();
+    assert_send_sync::<ElementName>();
+    assert_send_sync::<HvUrl>();
+    assert_send_sync::<InvalidName>();
+    assert_send_sync::<ParseGuidError>();
+    assert_send_sync::<ParseRefError>();
+    assert_send_sync::<ParseUrlError>();
+    assert_send_sync::<PartitionName>();
+    assert_send_sync::<PartitionRef>();
+    assert_send_sync::<ServiceId>();
+    assert_send_sync::<ServiceRef>();
+    assert_send_sync::<SockAddrHv>();
+    assert_send_sync::<SockAddrVm>();
+    assert_send_sync::<VmId>();
+};

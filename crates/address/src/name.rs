@@ -1,4 +1,4 @@
-//! The two kinds of friendly name, checked once where they come in.
+//! The two kinds of names, validated once on construction.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -9,60 +9,64 @@ use crate::{ServiceId, VmId};
 
 /// A service's friendly name: the `ElementName` of the Windows registry.
 ///
-/// 1 to 255 bytes of UTF-8, no control characters, no white space at either end, and not text
-/// that would be read as a GUID or a port. Case matters for display and not for look-up, as in
-/// the Windows registry.
+/// 1 to 255 bytes of UTF-8 without control characters and without white space at either end. Text
+/// that parses as a GUID or a port is invalid. Display keeps the case; look-up ignores it, as in the
+/// Windows registry.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ElementName(String);
 
 /// A partition's name: 1 to 63 of `a-z A-Z 0-9 . _ -`, starting with a letter or digit, and
 /// neither a GUID nor one of the well-known words.
 ///
-/// The narrow alphabet makes a name safe as a folder, a metrics label and a word on a command
-/// line. It is a superset of what podman, docker and libvirt give by default.
+/// The narrow alphabet makes a name safe as a folder, a metrics label and a command-line argument.
+/// It is a superset of the default names of podman, docker and libvirt.
 ///
-/// Two names that differ in case only are equal: `[vm.Web]` in a rule is about the partition
-/// `web`, never silently about nobody.
+/// Two names that differ in case only are equal. So `[vm.Web]` in a rule matches the partition
+/// `web`.
 #[derive(Clone)]
 pub struct PartitionName(String);
 
 /// Why text is not a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidName {
-    /// Nothing, or nothing but white space.
+    /// Empty, or white space only.
     #[error("a name must not be empty")]
     Empty,
     /// Longer than the limit, in bytes.
     #[error("a name has at most {limit} bytes; this one has {len}")]
     TooLong {
-        /// The bytes it has.
+        /// Its length in bytes.
         len: usize,
-        /// The bytes it may have.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// A character that this kind of name does not take.
+    /// A character that this kind of name does not allow.
     #[error("`{}` is not allowed in this name; {allowed}", character.escape_default())]
     Character {
-        /// The first one found.
+        /// The first such character.
         character: char,
-        /// What is allowed, as a sentence part.
+        /// The allowed characters, as part of a sentence.
         allowed: &'static str,
     },
-    /// Text that already means something else where a name is expected.
+    /// Text that has another meaning where a name is expected.
     #[error("`{text}` already means {meaning}; choose another name")]
     Taken {
         /// The text.
         text: String,
-        /// What it means.
+        /// Its meaning.
         meaning: &'static str,
     },
 }
 
 impl ElementName {
-    /// The most bytes a friendly name may have.
+    /// The maximum length of a friendly name in bytes.
     pub const MAX_LEN: usize = 255;
 
-    /// Checks `text` and makes it a name.
+    /// Validates `text`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] says what is wrong with `text`.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         let text = text.into();
         if text.trim().is_empty() {
@@ -96,17 +100,21 @@ impl ElementName {
         Ok(Self(text))
     }
 
-    /// The form under which two names are the same: lower case.
+    /// The look-up key, in lower case: two names with the same key are the same name.
     pub fn folded(&self) -> String {
         self.0.to_lowercase()
     }
 }
 
 impl PartitionName {
-    /// The most bytes a partition's name may have.
+    /// The maximum length of a partition's name in bytes.
     pub const MAX_LEN: usize = 63;
 
-    /// Checks `text` and makes it a name.
+    /// Validates `text`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] says what is wrong with `text`.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         const ALLOWED: &str = "letters, digits, `.`, `_` and `-` are, after a letter or digit";
         let text = text.into();
@@ -171,7 +179,7 @@ impl Ord for PartitionName {
 
 impl Hash for PartitionName {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // The alphabet has no byte 0xff, so it ends a name as it ends a `str`.
+        // The alphabet has no byte 0xff, so it terminates a name, as `str` does.
         self.folded().for_each(|byte| state.write_u8(byte));
         state.write_u8(0xff);
     }
@@ -187,11 +195,11 @@ fn check_len(text: &str, limit: usize) -> Result<(), InvalidName> {
     Ok(())
 }
 
-/// The text side that both names share.
+/// The conversions from and to text that both types share.
 macro_rules! name_type {
     ($name:ident) => {
         impl $name {
-            /// The name as it was written.
+            /// The name as written.
             pub fn as_str(&self) -> &str {
                 &self.0
             }

@@ -1,25 +1,25 @@
-//! What a person writes where a partition or a service is expected.
+//! User input that names a partition or a service.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{ElementName, InvalidName, PartitionName, ServiceId, VmId};
 
-/// A partition as a person writes it: a well-known word, a GUID, or a name to look up.
+/// A partition in user input: a well-known word, a GUID, or a name to look up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionRef {
     /// A word such as `parent`, or a GUID.
     Id(VmId),
-    /// A name; only a broker can tell which partition has it.
+    /// A name, which only a broker can resolve.
     Name(PartitionName),
 }
 
-/// A service as a person writes it: a GUID, a vsock port, or a friendly name to look up.
+/// A service in user input: a GUID, a vsock port, or a friendly name to look up.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum ServiceRef {
     /// A GUID, or a vsock port by the template.
     Id(ServiceId),
-    /// A friendly name; only a registry can tell which service has it.
+    /// A friendly name, which only a registry can resolve.
     Name(ElementName),
 }
 
@@ -32,7 +32,7 @@ pub enum ParseRefError {
     /// Not a service.
     #[error("not a service: {0}")]
     Service(InvalidName),
-    /// Digits that do not fit 32 bits.
+    /// A number above 32 bits.
     #[error("a vsock port is a number up to 4294967295; `{0}` is larger")]
     PortTooLarge(String),
 }
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_ids_and_names_are_told_apart() {
+    fn words_ids_and_names_are_distinguished() {
         assert_eq!("Parent".parse(), Ok(PartitionRef::Id(VmId::PARENT)));
         assert_eq!("any".parse(), Ok(PartitionRef::Id(VmId::WILDCARD)));
         assert_eq!(
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_printed_can_be_read_again() {
+    fn printed_text_parses_to_the_same_value() {
         for text in [
             "parent",
             "web",

@@ -1,4 +1,4 @@
-//! Every address type as its text in serde formats, read back with the same checks as by `parse`.
+//! Serializes every address type as its text. Deserializing applies the same checks as `parse`.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 

@@ -1,4 +1,4 @@
-//! The two socket addresses as the bytes that operating systems take.
+//! The two socket addresses in the binary layout of the operating systems.
 
 use std::fmt;
 
@@ -6,26 +6,26 @@ use crate::{AF_HYPERV, AF_VSOCK, ServiceId, VmId};
 
 /// `SOCKADDR_HV`: a partition and a service.
 ///
-/// On the wire 36 bytes: u16 family (34), u16 reserved or flags, GUID VmId, GUID ServiceId; all
-/// little-endian, as on Windows.
+/// 36 bytes: u16 `Family` (34), u16 `Reserved`, GUID `VmId`, GUID `ServiceId`; all little-endian, as
+/// on Windows. Source: `hvsocket.h` of the Windows SDK.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SockAddrHv {
     /// The partition.
     pub vm: VmId,
     /// The service.
     pub service: ServiceId,
-    /// The word that the seeds call `Reserved`: 0 or
+    /// The field `Reserved` of `SOCKADDR_HV` in Microsoft's `hvsocket.h`: 0 or
     /// [`HVSOCKET_ADDRESS_FLAG_PASSTHRU`](crate::HVSOCKET_ADDRESS_FLAG_PASSTHRU).
     pub flags: u16,
 }
 
 /// `sockaddr_vm`: a context id and a port.
 ///
-/// On the wire 16 bytes in the machine's byte order: u16 family (40), u16 reserved, u32 port,
-/// u32 cid, u8 flags, three zero bytes (linux/vm_sockets.h).
+/// 16 bytes in native byte order: u16 family (40), u16 reserved, u32 port, u32 cid, u8 flags, three
+/// zero bytes. Source: Linux `include/uapi/linux/vm_sockets.h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SockAddrVm {
-    /// The context id: 2 is the host.
+    /// The context id (CID); 2 is the host.
     pub cid: u32,
     /// The port.
     pub port: u32,
@@ -33,7 +33,7 @@ pub struct SockAddrVm {
     pub flags: u8,
 }
 
-/// Bytes that are not the address they should be.
+/// Bytes that are not a socket address of the expected kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AddressError {
     /// Too few bytes.
@@ -41,9 +41,9 @@ pub enum AddressError {
     Short {
         /// The address's C name.
         kind: &'static str,
-        /// The bytes it takes.
+        /// Its length in bytes.
         want: usize,
-        /// The bytes given.
+        /// The number of bytes given.
         have: usize,
     },
     /// Another address family.
@@ -51,7 +51,7 @@ pub enum AddressError {
     Family {
         /// The address's C name.
         kind: &'static str,
-        /// The family it takes.
+        /// The family of this address.
         want: u16,
         /// The family given.
         have: u16,
@@ -71,7 +71,7 @@ impl SockAddrHv {
         }
     }
 
-    /// Lays the address out as C does.
+    /// Encodes the address in its C layout.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0..2].copy_from_slice(&AF_HYPERV.to_le_bytes());
@@ -81,7 +81,11 @@ impl SockAddrHv {
         bytes
     }
 
-    /// Reads an address; bytes behind the 36th are ignored, as the system calls do.
+    /// Decodes an address. Bytes after the 36th are ignored, as in the system calls.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`] if there are too few bytes or the address family is another one.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, AddressError> {
         let bytes: &[u8; Self::LEN] = leading(bytes, "SOCKADDR_HV")?;
         let family = u16::from_le_bytes([bytes[0], bytes[1]]);
@@ -99,7 +103,7 @@ impl SockAddrVm {
     pub const LEN: usize = 16;
     /// `VMADDR_CID_ANY`: any context id, for bind.
     pub const CID_ANY: u32 = u32::MAX;
-    /// `VMADDR_CID_LOCAL`: the machine itself.
+    /// `VMADDR_CID_LOCAL`: loopback, the machine itself.
     pub const CID_LOCAL: u32 = 1;
     /// `VMADDR_CID_HOST`: the host, as its guests see it.
     pub const CID_HOST: u32 = 2;
@@ -115,7 +119,7 @@ impl SockAddrVm {
         }
     }
 
-    /// Lays the address out as C does.
+    /// Encodes the address in its C layout.
     pub fn to_bytes(self) -> [u8; Self::LEN] {
         let mut bytes = [0; Self::LEN];
         bytes[0..2].copy_from_slice(&AF_VSOCK.to_ne_bytes());
@@ -125,7 +129,11 @@ impl SockAddrVm {
         bytes
     }
 
-    /// Reads an address; bytes behind the 16th are ignored, as the system calls do.
+    /// Decodes an address. Bytes after the 16th are ignored, as in the system calls.
+    ///
+    /// # Errors
+    ///
+    /// [`AddressError`] if there are too few bytes or the address family is another one.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, AddressError> {
         let bytes: &[u8; Self::LEN] = leading(bytes, "sockaddr_vm")?;
         let family = u16::from_ne_bytes([bytes[0], bytes[1]]);
@@ -174,7 +182,7 @@ fn check_family(kind: &'static str, want: u16, have: u16) -> Result<(), AddressE
     }
 }
 
-/// `N` bytes of `bytes` from `at`, which the callers' constants keep inside it.
+/// `M` bytes of `bytes` from `at` on. The constants of the callers keep the range in bounds.
 fn array<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
     std::array::from_fn(|i| bytes[at + i])
 }
@@ -183,7 +191,7 @@ fn array<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] 
 mod tests {
     use super::*;
 
-    // Written out by hand from the layout: 34 = 0x22, PARENT and port 2761 on the template.
+    // Written by hand from the layout: 34 = 0x22, PARENT and port 2761 on the template.
     const PARENT_2761: [u8; 36] = [
         0x22, 0x00, 0x00, 0x00, //
         0xda, 0x7c, 0x2e, 0xa4, 0x3f, 0xd0, 0x0c, 0x48, //
@@ -200,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn flags_survive_the_way_there_and_back() {
+    fn flags_survive_a_round_trip() {
         let mut address = SockAddrHv::new(VmId::random(), ServiceId::random());
         address.flags = crate::HVSOCKET_ADDRESS_FLAG_PASSTHRU;
         assert_eq!(address.to_bytes()[2], 1);
         assert_eq!(SockAddrHv::from_bytes(&address.to_bytes()), Ok(address));
     }
 
-    // Little-endian machines only, like every byte written out by hand: 40 = 0x28.
+    // Little-endian machines only, as the bytes are written by hand: 40 = 0x28.
     #[cfg(target_endian = "little")]
     #[test]
     fn sockaddr_vm_is_byte_exact() {
@@ -222,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_foreign_addresses_are_refused() {
+    fn short_addresses_and_other_families_are_refused() {
         assert!(matches!(
             SockAddrHv::from_bytes(&PARENT_2761[..35]),
             Err(AddressError::Short {

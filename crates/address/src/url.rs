@@ -1,13 +1,13 @@
-//! `hvsock://VM/SERVICE`: an address in one word, for configuration files and command lines.
+//! `hvsock://VM/SERVICE`: an address as a URL, for configuration files and command lines.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::{ParseRefError, PartitionRef, ServiceRef};
 
-/// An address as a URL, with names not yet looked up.
+/// An address as a URL. Its names are not resolved yet.
 ///
-/// The service part is percent-encoded, since friendly names have spaces:
+/// The service is percent-encoded, because friendly names may have spaces:
 /// `hvsock://parent/HV%20Socket%20Demo`, `hvsock://web/2761`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct HvUrl {
@@ -26,10 +26,10 @@ pub enum ParseUrlError {
     /// No `/` between partition and service.
     #[error("an address names a partition and a service, as in hvsock://parent/2761")]
     NoService,
-    /// A `%` that two hexadecimal digits do not follow, or bytes that are not UTF-8.
+    /// A `%` without two hexadecimal digits after it, or bytes that are not UTF-8.
     #[error("the service's name is not percent-encoded UTF-8")]
     Encoding,
-    /// One of its two parts.
+    /// An invalid partition or service.
     #[error(transparent)]
     Part(#[from] ParseRefError),
 }
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_one_says_why() {
+    fn an_invalid_url_says_why() {
         assert_eq!("http://a/b".parse::<HvUrl>(), Err(ParseUrlError::Scheme));
         assert_eq!("hvsock:/é".parse::<HvUrl>(), Err(ParseUrlError::Scheme));
         assert_eq!(
@@ -145,7 +145,7 @@ mod tests {
         }
 
         #[test]
-        fn every_name_survives_the_way_through_a_url(name in "[^\\p{C}]{1,40}") {
+        fn every_name_survives_a_round_trip_through_a_url(name in "[^\\p{C}]{1,40}") {
             if let Ok(service) = name.parse::<ServiceRef>() {
                 let url = HvUrl { partition: VmId::LOOPBACK.into(), service };
                 prop_assert_eq!(url.to_string().parse::<HvUrl>(), Ok(url));
