@@ -1,4 +1,4 @@
-//! What a broker says to a process.
+//! The messages from a broker to a process.
 
 use hvsock_address::SockAddrHv;
 
@@ -8,89 +8,89 @@ use crate::{DecodeError, Flags, Transport};
 /// One message from a broker to a process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BrokerMessage {
-    /// The GUID of the name that was looked up, in Microsoft's byte order.
+    /// The GUID of a name that was looked up.
     Found {
-        /// A `VmId` or a `ServiceId`, by what was asked.
+        /// A `VmId` or a `ServiceId`, per the lookup, in Microsoft's byte order.
         guid: [u8; 16],
     },
-    /// The connection stands; with one descriptor: data. With [`Transport::Ring`] three: memory,
-    /// this end's bell and the other end's.
+    /// The connection is established. Has one descriptor: data. With [`Transport::Ring`] it has
+    /// three: memory, this end's doorbell and the peer's.
     Connected(Connected),
-    /// The listener stands.
+    /// The listener is established.
     Listening(Listening),
-    /// The lease stands.
+    /// The lease is established.
     Registered,
-    /// A connection for a listener; with two descriptors: data and control. With
-    /// [`Transport::Ring`] four: memory, this end's bell, the other end's, and control.
+    /// A connection for a listener. Has two descriptors: data and control. With
+    /// [`Transport::Ring`] it has four: memory, this end's doorbell, the peer's, and control.
     Incoming(Incoming),
-    /// What was asked is turned down; the connection to the broker ends.
+    /// The request is refused, and the connection to the broker ends.
     Refused(Refused),
-    /// No data follows what is in the data descriptor. With [`Transport::Ring`] a reason to look
-    /// at the words of the memory, which say more.
+    /// The peer half-closed: no data follows the bytes in the data descriptor. With
+    /// [`Transport::Ring`] the process checks the words in the memory again.
     Shutdown,
-    /// The connection or the listener is cut; the descriptors close.
+    /// The connection, listener or lease is reset, and its descriptors close.
     Reset(Refused),
-    /// The answer to a dry run; a code of 0 says that it would succeed.
+    /// The answer to a dry run. The code 0 means that the request would succeed.
     Explained(Refused),
-    /// A connection with [`Transport::Ring`] stands still, or moves again: a reason to look at
-    /// the word of the memory that says so.
+    /// A connection with [`Transport::Ring`] is suspended or resumed. The process checks the state
+    /// word in the memory again.
     Suspended {
-        /// Whether it stands still.
+        /// Whether it is suspended.
         on: bool,
     },
 }
 
-/// A connection that stands, as the connecting process sees it.
+/// An established connection, as the connecting process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connected {
-    /// How its bytes move.
+    /// Its transport.
     pub transport: Transport,
-    /// Its number, as the control API lists it.
+    /// Its number in the control API.
     pub connection: u64,
     /// This end's address.
     pub local: SockAddrHv,
-    /// The other end's address.
+    /// The peer's address.
     pub peer: SockAddrHv,
 }
 
-/// A listener that stands.
+/// An established listener.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listening {
-    /// How many connections may wait to be taken.
+    /// The number of connections that may wait to be accepted.
     pub backlog: u32,
-    /// Its number, as the control API lists it.
+    /// Its number in the control API.
     pub listener: u64,
 }
 
 /// A connection for a listener, as the listening process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Incoming {
-    /// How its bytes move.
+    /// Its transport.
     pub transport: Transport,
-    /// Its number, as the control API lists it.
+    /// Its number in the control API.
     pub connection: u64,
     /// This end's address.
     pub local: SockAddrHv,
-    /// The other end's address, as this process would reach it.
+    /// The peer's address, as this process would reach it.
     pub peer: SockAddrHv,
-    /// The other end's process id on this machine; 0 where it is not for this process to know.
+    /// The peer's process id on this machine; 0 if this process must not see it.
     pub pid: u32,
-    /// The other end's user id; `u32::MAX` where it is not for this process to know.
+    /// The peer's user id; `u32::MAX` if this process must not see it.
     pub uid: u32,
-    /// The other end's group id; `u32::MAX` where it is not for this process to know.
+    /// The peer's group id; `u32::MAX` if this process must not see it.
     pub gid: u32,
-    /// The name of the other end's partition.
+    /// The name of the peer's partition.
     pub partition: String,
 }
 
-/// A refusal: its number and words. The numbers are those of hvsock-fabric's `Refusal`.
+/// A refusal. The codes are those of hvsock-fabric's `Refusal`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refused {
-    /// Which refusal.
+    /// The code of the refusal.
     pub code: u32,
-    /// The nearest errno, for programs that know nothing of refusals.
+    /// The nearest Linux errno, for programs that do not know the code.
     pub errno: u32,
-    /// What the refusal carries, such as the rule that decided; or the lines of an explanation.
+    /// Details of the refusal, such as the rule that decided, or the lines of an explanation.
     pub detail: String,
 }
 
@@ -106,8 +106,8 @@ const EXPLAINED: u8 = 0x89;
 const SUSPENDED: u8 = 0x8a;
 
 impl BrokerMessage {
-    /// Replaces what is in `buffer` by this message's bytes, at most
-    /// [`MAX_MESSAGE`](crate::MAX_MESSAGE) of them; longer text is cut.
+    /// Encodes this message into `buffer`, whose content it replaces. The message has at most
+    /// [`MAX_MESSAGE`](crate::MAX_MESSAGE) bytes; longer text is truncated.
     pub fn encode(&self, buffer: &mut Vec<u8>) {
         let w = Writer::new(buffer, self.kind(), Flags::default());
         match self {
@@ -157,7 +157,11 @@ impl BrokerMessage {
         }
     }
 
-    /// Reads one message.
+    /// Decodes one message.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the bytes are not a valid message of this direction.
     pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(message)?;
         if r.flags != Flags::default() {
@@ -194,11 +198,11 @@ impl BrokerMessage {
             RESET => Self::Reset(Refused::decode(&mut r)?),
             EXPLAINED => Self::Explained(Refused::decode(&mut r)?),
             SUSPENDED => Self::Suspended {
-                on: r.yes_no("suspended")?,
+                on: r.boolean("suspended")?,
             },
             kind => return Err(DecodeError::Kind(kind)),
         };
-        r.done(message)
+        r.finish(message)
     }
 }
 
@@ -229,7 +233,7 @@ mod tests {
         buffer
     }
 
-    // Written out by hand from docs/endpoint.md.
+    // Written by hand from docs/endpoint.md.
     #[test]
     fn refused_is_byte_exact() {
         let message = BrokerMessage::Refused(Refused {
@@ -243,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn suspended_is_byte_exact_and_says_yes_or_no() {
+    fn suspended_is_byte_exact_and_has_a_boolean() {
         for (on, byte) in [(false, 0), (true, 1)] {
             let message = BrokerMessage::Suspended { on };
             let want = [1, 0x8a, 0, 0, byte, 0, 0, 0];
@@ -260,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_would_not_fit_is_cut_at_a_character() {
+    fn text_that_does_not_fit_is_truncated_at_a_character() {
         let detail = "é".repeat(4096);
         let message = BrokerMessage::Explained(Refused {
             code: 0,
@@ -338,18 +342,18 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_message_survives_the_way_there_and_back(message in any_message()) {
+        fn every_message_survives_a_round_trip(message in any_message()) {
             prop_assert_eq!(BrokerMessage::decode(&bytes(&message)), Ok(message));
         }
 
         #[test]
-        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_decode_to_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = BrokerMessage::decode(&bytes);
         }
     }
 
     #[test]
-    fn a_connection_has_exactly_one_transport_that_is_known() {
+    fn a_connection_has_exactly_one_known_transport() {
         let connected = |transport| {
             BrokerMessage::Connected(Connected {
                 transport,

@@ -1,4 +1,4 @@
-//! What a process says to its broker.
+//! The messages from a process to its broker.
 
 use hvsock_address::{ServiceId, SockAddrHv};
 
@@ -8,37 +8,37 @@ use crate::{DecodeError, Flags, SocketOption, Transports};
 /// One message from a process to its broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ClientMessage {
-    /// Asks for the GUID of a name; answered by `Found` or `Refused`.
+    /// Looks up the GUID of a name. Answered by `Found` or `Refused`.
     Lookup {
-        /// Which kind of name.
+        /// The kind of name.
         kind: LookupKind,
         /// The name.
         name: String,
     },
-    /// Sets an option; not answered.
+    /// Sets an option. Not answered.
     SetOption {
         /// The option.
         option: SocketOption,
         /// Its value.
         value: u32,
     },
-    /// Asks for a connection; answered by `Connected`, `Explained` or `Refused`.
+    /// Requests a connection. Answered by `Connected`, `Explained` or `Refused`.
     Connect(Connect),
-    /// Asks to listen; answered by `Listening`, `Explained` or `Refused`.
+    /// Requests a listener. Answered by `Listening`, `Explained` or `Refused`.
     Listen(Listen),
-    /// Asks for a lease on a service; answered by `Registered` or `Refused`.
+    /// Requests a lease on a service. Answered by `Registered` or `Refused`.
     Register(Register),
-    /// On a listener: an `Incoming` has been taken, and its place in the backlog is free.
+    /// On a listener: the process has received an `Incoming`, so its backlog slot is free.
     Accepted {
         /// The connection's number.
         connection: u64,
     },
-    /// On a connection: no data follows what is in the data descriptor. With
-    /// [`Transport::Ring`](crate::Transport::Ring) it says nothing: the memory has a word for it.
+    /// On a connection (half-close): no data follows the bytes in the data descriptor. Without
+    /// meaning with [`Transport::Ring`](crate::Transport::Ring), whose memory has a word for it.
     Shutdown,
 }
 
-/// What kind of name to look up.
+/// The kind of a name to look up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 pub enum LookupKind {
@@ -48,12 +48,12 @@ pub enum LookupKind {
     Partition = 2,
 }
 
-/// Asks for a connection.
+/// A request for a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Connect {
-    /// How.
+    /// The flags of the request.
     pub flags: Flags,
-    /// The longest wait for the other side, in milliseconds; 0 is the broker's default.
+    /// The connect timeout in milliseconds; 0 is the broker's default.
     pub timeout_ms: u32,
     /// The transports that the client can use.
     pub transports: Transports,
@@ -61,12 +61,12 @@ pub struct Connect {
     pub address: SockAddrHv,
 }
 
-/// Asks to listen.
+/// A request for a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listen {
-    /// How.
+    /// The flags of the request.
     pub flags: Flags,
-    /// How many connections may wait to be taken; the broker may grant fewer.
+    /// The number of connections that may wait to be accepted. The broker may grant fewer.
     pub backlog: u32,
     /// The transports that the client can use.
     pub transports: Transports,
@@ -74,14 +74,14 @@ pub struct Listen {
     pub address: SockAddrHv,
 }
 
-/// Asks for a registration that ends with this connection.
+/// A request for a registration that ends with this connection to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
     /// The service.
     pub service: ServiceId,
     /// Its friendly name.
     pub name: String,
-    /// What it is for; may be empty.
+    /// Its purpose; may be empty.
     pub purpose: String,
 }
 
@@ -94,8 +94,8 @@ const ACCEPTED: u8 = 0x06;
 const SHUTDOWN: u8 = 0x07;
 
 impl ClientMessage {
-    /// Replaces what is in `buffer` by this message's bytes, at most
-    /// [`MAX_MESSAGE`](crate::MAX_MESSAGE) of them.
+    /// Encodes this message into `buffer`, whose content it replaces. The message has at most
+    /// [`MAX_MESSAGE`](crate::MAX_MESSAGE) bytes.
     pub fn encode(&self, buffer: &mut Vec<u8>) {
         let none = Flags::default();
         match self {
@@ -137,7 +137,11 @@ impl ClientMessage {
         }
     }
 
-    /// Reads one message.
+    /// Decodes one message.
+    ///
+    /// # Errors
+    ///
+    /// [`DecodeError`] if the bytes are not a valid message of this direction.
     pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(message)?;
         let flags = r.flags;
@@ -195,7 +199,7 @@ impl ClientMessage {
             SHUTDOWN => Self::Shutdown,
             kind => return Err(DecodeError::Kind(kind)),
         };
-        r.done(message)
+        r.finish(message)
     }
 }
 
@@ -213,7 +217,7 @@ mod tests {
         buffer
     }
 
-    // Written out by hand from docs/endpoint.md.
+    // Written by hand from docs/endpoint.md.
     #[test]
     fn connect_is_byte_exact() {
         let message = ClientMessage::Connect(Connect {
@@ -239,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn transports_are_a_set_whose_unknown_members_are_no_fault() {
+    fn unknown_members_of_the_set_of_transports_are_ignored() {
         let both = Transports::DESCRIPTOR | Transports::RING;
         let message = ClientMessage::Listen(Listen {
             flags: Flags::default(),
@@ -266,7 +270,7 @@ mod tests {
         ));
     }
 
-    // Written out by hand from docs/endpoint.md.
+    // Written by hand from docs/endpoint.md.
     #[test]
     fn the_size_of_a_ring_is_an_option() {
         let message = ClientMessage::SetOption {
@@ -309,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_register_message_whose_name_length_lies_is_refused() {
+    fn a_register_message_with_an_invalid_name_length_is_refused() {
         let mut buffer = bytes(&ClientMessage::Register(Register {
             service: ServiceId::random(),
             name: "Backup".into(),
@@ -387,12 +391,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_message_survives_the_way_there_and_back(message in any_message()) {
+        fn every_message_survives_a_round_trip(message in any_message()) {
             prop_assert_eq!(ClientMessage::decode(&bytes(&message)), Ok(message));
         }
 
         #[test]
-        fn any_bytes_are_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_decode_to_a_message_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = ClientMessage::decode(&bytes);
         }
 

@@ -1,13 +1,16 @@
-//! The messages between a process and its broker, and where the two meet: codecs only.
+//! The endpoint protocol between a process and its broker: message codecs and socket paths. No I/O.
 //!
-//! An endpoint is a Unix `SOCK_SEQPACKET` socket, and one connection to it is one socket object:
-//! it looks names up, then connects, listens or registers, and lives as long as its file
-//! descriptor. `docs/endpoint.md` is the protocol in prose; this crate is the same in types:
-//! [`ClientMessage`] and [`BrokerMessage`], encoded with [`encode`](ClientMessage::encode) and
-//! read with [`decode`](ClientMessage::decode), which takes any bytes without a panic and
-//! allocates no more than a message holds. [`Dirs`] says where sockets and configuration lie.
+//! An endpoint is a Unix `SOCK_SEQPACKET` socket. One connection to it is one socket object: the
+//! client looks names up, then connects, listens or registers. The object lives as long as the
+//! file descriptor. `docs/endpoint.md` specifies the protocol.
+//!
+//! [`ClientMessage`] and [`BrokerMessage`] are the messages, with
+//! [`encode`](ClientMessage::encode) and [`decode`](ClientMessage::decode). Decoding accepts any
+//! bytes without a panic and allocates no more than the size of the message. [`Dirs`] has the paths
+//! of the sockets and the configuration.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod broker;
 mod client;
@@ -21,49 +24,49 @@ pub use wire::DecodeError;
 
 use std::ops::BitOr;
 
-/// The version byte that every message starts with.
+/// The protocol version: the first byte of every message.
 pub const VERSION: u8 = 1;
-/// The most bytes that any message has.
+/// The maximum size of a message in bytes.
 pub const MAX_MESSAGE: usize = 4096;
-/// The most descriptors that any message carries.
+/// The maximum number of descriptors that are sent with a message.
 pub const MAX_DESCRIPTORS: usize = 4;
 
 /// Flags of [`Connect`] and [`Listen`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
-    /// The data descriptor goes to a program that knows nothing of hvsock: its end of file is a
-    /// clean end, with no [`ClientMessage::Shutdown`] before it.
+    /// The data descriptor is used as a raw fd, by a program without hvsock's library. Its end of
+    /// file is a clean end of the stream, without a [`ClientMessage::Shutdown`] before it.
     pub plain: bool,
-    /// Say what would happen, and do nothing: answered by [`BrokerMessage::Explained`].
+    /// Only explain what would happen. The broker answers with [`BrokerMessage::Explained`].
     pub dry_run: bool,
 }
 
-/// How the bytes of one connection move. Offered as a set, granted as one.
+/// The data path of a connection. A client offers a set of them; the broker chooses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Transport {
-    /// One end of a Unix stream socket pair, pumped by the broker.
+    /// A Unix stream socket pair. The broker copies the bytes.
     Descriptor,
-    /// Memory that both processes share, and a bell for each; the broker only looks on.
+    /// Memory shared by both processes, and a doorbell for each. The broker copies nothing.
     Ring,
 }
 
-/// The transports that a client can use.
+/// The set of transports that a client can use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transports(u32);
 
 impl Transports {
-    /// What every client can use.
+    /// The descriptor transport, which every client can use.
     pub const DESCRIPTOR: Transports = Transports(1);
-    /// What clients can use that map memory.
+    /// The ring transport, for clients that can map memory.
     pub const RING: Transports = Transports(2);
 
-    /// Whether `transport` is among them.
+    /// Whether the set contains `transport`.
     pub const fn contains(self, transport: Transport) -> bool {
         self.0 & transport.bit() != 0
     }
 
-    /// What is in either of the two.
+    /// The union of both sets.
     pub const fn union(self, other: Transports) -> Transports {
         Transports(self.0 | other.0)
     }
@@ -78,7 +81,7 @@ impl BitOr for Transports {
 }
 
 impl Transport {
-    /// The one word for it.
+    /// Its name, as logs and the control API show it.
     pub const fn name(self) -> &'static str {
         match self {
             Transport::Descriptor => "descriptor",
@@ -94,8 +97,8 @@ impl Transport {
     }
 }
 
-/// The options of a socket. Below 0x100 they are those of level `HV_PROTOCOL_RAW`, with the
-/// numbers of hvsocket.h; from there on they are this protocol's own.
+/// A socket option. Below 0x100 the numbers are those of level `HV_PROTOCOL_RAW` in hvsocket.h; from
+/// 0x100 on they are specific to this protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum SocketOption {
@@ -108,12 +111,12 @@ pub enum SocketOption {
     ConnectedSuspend = 0x04,
     /// `HVSOCKET_HIGH_VTL`: the host reaches the guest's VTL2.
     HighVtl = 0x08,
-    /// The bytes that a ring is wished to hold in each direction; 0 is the broker's default.
+    /// The requested ring size in bytes for each direction; 0 is the broker's default.
     RingSize = 0x100,
 }
 
 impl SocketOption {
-    /// The option with this number.
+    /// The option with this number; `None` if it is unknown.
     pub fn from_number(number: u32) -> Option<Self> {
         [
             Self::ConnectTimeout,
@@ -126,3 +129,15 @@ impl SocketOption {
         .find(|option| *option as u32 == number)
     }
 }
+
+/// Threads may share every public type.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<BrokerMessage>();
+    assert_send_sync::<ClientMessage>();
+    assert_send_sync::<DecodeError>();
+    assert_send_sync::<Dirs>();
+    assert_send_sync::<DirSource>();
+    assert_send_sync::<SocketOption>();
+    assert_send_sync::<Transports>();
+};

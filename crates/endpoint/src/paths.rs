@@ -1,4 +1,4 @@
-//! Where a broker and its clients meet, decided from the environment without touching it.
+//! The paths of a broker's sockets and configuration, derived from the environment.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -6,25 +6,25 @@ use std::path::{Path, PathBuf};
 /// The folders of one broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dirs {
-    /// Sockets and the lock: gone after a reboot.
+    /// The sockets and the lock. Lost at a reboot.
     pub run: PathBuf,
-    /// Registrations and partitions: kept.
+    /// The registrations and partitions. Persistent.
     pub config: PathBuf,
 }
 
-/// What decides where a broker's folders are.
+/// The source of a broker's folders.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DirSource {
-    /// Everything under one folder (`--dir`, `HVSOCK_DIR`).
+    /// One folder for everything (`--dir`, `HVSOCK_DIR`).
     One(PathBuf),
-    /// The machine's broker, run by root: `/run/hvsock` and `/etc/hvsock`.
+    /// The system broker, run by root: `/run/hvsock` and `/etc/hvsock`.
     Root,
     /// A user's own broker: `$XDG_RUNTIME_DIR/hvsock` and `~/.config/hvsock`.
     User,
 }
 
 impl DirSource {
-    /// The folder given, or else the one that fits the user.
+    /// The given folder, or else the default for the user.
     pub fn choose(dir: Option<PathBuf>, uid: u32) -> Self {
         match dir {
             Some(dir) => Self::One(dir),
@@ -35,8 +35,12 @@ impl DirSource {
 }
 
 impl Dirs {
-    /// The folders that `source` means, with `env` to read `XDG_RUNTIME_DIR`, `XDG_CONFIG_HOME`
-    /// and `HOME`; or the variable that is missing.
+    /// Resolves the folders of `source`. Reads `XDG_RUNTIME_DIR`, `XDG_CONFIG_HOME` and `HOME`
+    /// through `env`.
+    ///
+    /// # Errors
+    ///
+    /// The name of the variable that is missing or empty.
     pub fn resolve(
         source: DirSource,
         env: impl Fn(&str) -> Option<OsString>,
@@ -68,7 +72,7 @@ impl Dirs {
         }
     }
 
-    /// The endpoint of the broker's own partition.
+    /// The endpoint socket of the broker's own partition.
     pub fn endpoint(&self) -> PathBuf {
         self.run.join("endpoint")
     }
@@ -78,12 +82,12 @@ impl Dirs {
         self.run.join("control")
     }
 
-    /// The lock that the running broker holds; its process id is inside.
+    /// The lock file that the running broker holds. It contains the process id.
     pub fn lock(&self) -> PathBuf {
         self.run.join("lock")
     }
 
-    /// The folder of the containers' folders, closed to other users of the machine.
+    /// The parent of the containers' folders. Other users cannot access it.
     pub fn containers(&self) -> PathBuf {
         self.run.join("containers")
     }
@@ -93,7 +97,7 @@ impl Dirs {
         self.containers().join(name)
     }
 
-    /// The folder of the VMs' sockets, each of which is for the user that its VMM runs as.
+    /// The folder of the VMs' sockets. Each is accessible to the user that its VMM runs as.
     pub fn vms(&self) -> PathBuf {
         self.run.join("vm")
     }
@@ -103,24 +107,28 @@ impl Dirs {
         self.vms().join(format!("{name}.sock"))
     }
 
-    /// The registrations.
+    /// The folder of the registrations.
     pub fn services(&self) -> PathBuf {
         self.config.join("services")
     }
 
-    /// What holds where a registration says nothing.
+    /// The file of the defaults for settings that a registration leaves out.
     pub fn defaults(&self) -> PathBuf {
         self.config.join("defaults.toml")
     }
 
-    /// The partitions that were added.
+    /// The folder of the partitions.
     pub fn partitions(&self) -> PathBuf {
         self.config.join("partitions")
     }
 
-    /// The endpoints that a client tries, first to last: the one that `HVSOCK_ENDPOINT` names and
-    /// no other if it is set; else that of `dir` (`--dir`, `HVSOCK_DIR`) and no other; else the
-    /// user's own broker's, then the machine's, which is also where a container has its own.
+    /// The endpoints that a client tries, in order. The first of these rules that applies decides:
+    ///
+    /// 1. `dir` (`--dir`) is given: its endpoint only.
+    /// 2. `HVSOCK_ENDPOINT` is set: this path only.
+    /// 3. `HVSOCK_DIR` is set: the endpoint of this folder only.
+    /// 4. The endpoint of the user's broker, then that of the system broker. In a container the
+    ///    latter is the container's endpoint.
     pub fn endpoint_candidates(
         dir: Option<&Path>,
         env: impl Fn(&str) -> Option<OsString>,
@@ -189,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn the_endpoint_of_the_environment_overrides_all_but_the_command_line() {
+    fn the_environment_overrides_the_default_endpoints_and_the_command_line_overrides_both() {
         let vars = [
             ("HVSOCK_ENDPOINT", "/e"),
             ("HVSOCK_DIR", "/d"),

@@ -1,33 +1,33 @@
-//! Little-endian fields, read without ever trusting a length.
+//! Encoding and decoding of little-endian fields. Every length is validated before use.
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 
 use crate::{Flags, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION};
 
-/// Why bytes are not a message. Whoever sent them does not speak this protocol.
+/// Why bytes are not a message: the sender violates the protocol.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
-    /// Fewer bytes than this kind of message has.
+    /// The message is shorter than its kind requires.
     #[error("the message ends after {0} bytes, inside a field")]
     Truncated(usize),
-    /// More bytes than this kind of message has.
+    /// The message is longer than its kind allows.
     #[error("{0} bytes follow the end of the message")]
     Trailing(usize),
-    /// More bytes than any message has.
+    /// The message is longer than [`MAX_MESSAGE`].
     #[error("a message has at most {MAX_MESSAGE} bytes")]
     TooLong,
     /// Another version of the protocol.
-    #[error("version {0} of the endpoint protocol is not spoken here; this is version {VERSION}")]
+    #[error("version {0} of the endpoint protocol is not supported; this is version {VERSION}")]
     Version(u8),
-    /// A kind that this direction does not have.
+    /// An unknown kind of message for this direction.
     #[error("there is no message of kind {0:#04x} in this direction")]
     Kind(u8),
-    /// A value that a field does not take.
-    #[error("the field `{field}` does not take the value {value:#x}")]
+    /// An invalid value of a field.
+    #[error("the field `{field}` has the invalid value {value:#x}")]
     Value {
-        /// The field, as docs/endpoint.md spells it.
+        /// The name of the field in docs/endpoint.md.
         field: &'static str,
-        /// The value it had.
+        /// Its value.
         value: u64,
     },
     /// Text that is not UTF-8.
@@ -35,7 +35,7 @@ pub enum DecodeError {
     Text,
 }
 
-/// Appends a message's fields to a buffer.
+/// Appends the fields of a message to a buffer.
 pub(crate) struct Writer<'a>(&'a mut Vec<u8>);
 
 impl<'a> Writer<'a> {
@@ -72,15 +72,16 @@ impl<'a> Writer<'a> {
         self
     }
 
-    /// The text that fills the rest of the message, cut at a character where it would not fit.
+    /// Appends text up to the end of the message. Text that does not fit is truncated at a character
+    /// boundary.
     pub(crate) fn text(self, text: &str) {
-        let room = MAX_MESSAGE.saturating_sub(self.0.len());
-        let end = text.floor_char_boundary(room);
+        let free = MAX_MESSAGE.saturating_sub(self.0.len());
+        let end = text.floor_char_boundary(free);
         self.0.extend_from_slice(&text.as_bytes()[..end]);
     }
 }
 
-/// Takes a message's fields off its front.
+/// Reads the fields of a message from front to back.
 pub(crate) struct Reader<'a> {
     rest: &'a [u8],
     len: usize,
@@ -150,7 +151,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn transports(&mut self) -> Result<Transports, DecodeError> {
-        // Bits of transports to come are no error: the set is an offer.
+        // Unknown bits are valid: they offer transports of a later version.
         match self.u32()? {
             0 => Err(DecodeError::Value {
                 field: "transports",
@@ -180,7 +181,7 @@ impl<'a> Reader<'a> {
     }
 
     /// A field that is 0 or 1.
-    pub(crate) fn yes_no(&mut self, field: &'static str) -> Result<bool, DecodeError> {
+    pub(crate) fn boolean(&mut self, field: &'static str) -> Result<bool, DecodeError> {
         match self.u32()? {
             0 => Ok(false),
             1 => Ok(true),
@@ -208,8 +209,8 @@ impl<'a> Reader<'a> {
         self.text_of(self.rest.len())
     }
 
-    /// Passes `message` on if nothing is left to read.
-    pub(crate) fn done<T>(self, message: T) -> Result<T, DecodeError> {
+    /// Returns `message` if no bytes are left.
+    pub(crate) fn finish<T>(self, message: T) -> Result<T, DecodeError> {
         match self.rest.len() {
             0 => Ok(message),
             extra => Err(DecodeError::Trailing(extra)),
