@@ -1,4 +1,4 @@
-//! Listeners and connections, with the processes or guests at their ends.
+//! Listeners and connections, and the processes or guests at their ends.
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use serde::{Deserialize, Serialize};
@@ -15,15 +15,15 @@ pub struct Listener {
     /// The service's friendly name, where it is registered.
     #[schema(value_type = Option<String>)]
     pub service_name: Option<ElementName>,
-    /// Whom it accepts from: a well-known word, or a partition's name or id.
+    /// The partitions that it accepts from: a well-known word, or a partition's name or id.
     pub from: String,
-    /// The process behind it.
+    /// The process that listens.
     pub end: End,
-    /// How many connections may wait to be taken.
+    /// The number of connections that may wait to be accepted.
     pub backlog: u32,
-    /// How many wait now.
+    /// The number of connections that wait now.
     pub waiting: u32,
-    /// Seconds since it began.
+    /// Its age in seconds.
     pub age_seconds: f64,
 }
 
@@ -36,12 +36,12 @@ pub struct End {
     /// The id of its partition.
     #[schema(value_type = String, format = Uuid)]
     pub vm_id: VmId,
-    /// Whether it is a guest, of whose processes and users only its own kernel knows.
+    /// Whether it is a guest. Only the guest's own kernel knows its processes and users.
     #[serde(default)]
     pub guest: bool,
-    /// Its process id on this machine; a guest has none, which is 0.
+    /// Its process id on this machine; 0 for a guest.
     pub pid: u32,
-    /// Its user id on this machine; a guest has none, which is 4294967295.
+    /// Its user id on this machine; 4294967295 for a guest.
     pub uid: u32,
     /// Its user's name on this machine.
     pub user: Option<String>,
@@ -49,15 +49,15 @@ pub struct End {
     pub connected_suspend: bool,
 }
 
-/// How a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionState {
-    /// Waiting for the listener to take it.
+    /// Waiting to be accepted by the listener.
     Waiting,
     /// Data may flow.
     Open,
-    /// Kept, and standing still, while a partition is paused.
+    /// Suspended while a partition is paused.
     Suspended,
 }
 
@@ -76,14 +76,14 @@ pub struct Connection {
     pub from: End,
     /// The end that accepted.
     pub to: End,
-    /// How its bytes move: `ring`, between its ends, or `descriptor`, through the broker.
+    /// Its transport: `ring`, directly between its ends, or `descriptor`, through the broker.
     pub transport: String,
-    /// How it stands.
+    /// Its state.
     pub state: ConnectionState,
-    /// Bytes from the connecting end to the accepting end; with a ring, as that end says.
+    /// Bytes from the connecting end to the accepting end. With a ring, the sender's own counter.
     pub bytes_sent: u64,
-    /// Bytes from the accepting end to the connecting end; with a ring, as that end says.
+    /// Bytes from the accepting end to the connecting end. With a ring, the sender's own counter.
     pub bytes_received: u64,
-    /// Seconds since it began.
+    /// Its age in seconds.
     pub age_seconds: f64,
 }

@@ -1,14 +1,14 @@
-//! What happens, for those who follow along.
+//! The events of a broker.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::PartitionState;
 
-/// Something that happened, for those who follow along.
+/// An event.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Event {
-    /// Milliseconds since 1970, UTC.
+    /// The time in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
     /// What happened.
     #[serde(flatten)]
@@ -24,14 +24,14 @@ pub enum EventKind {
         /// The service as it is now.
         service: String,
     },
-    /// A service's entry changed.
+    /// A service's registration changed.
     ServiceChanged {
         /// The service.
         service: String,
-        /// Whether it may be used now.
+        /// Whether it is enabled now.
         enabled: bool,
     },
-    /// A service's entry is gone.
+    /// A service was unregistered.
     ServiceUnregistered {
         /// The service.
         service: String,
@@ -53,24 +53,24 @@ pub enum EventKind {
         /// Its state now.
         state: PartitionState,
     },
-    /// A guest's agent is heard, for the first time or again.
+    /// A guest's agent connected, for the first time or again.
     GuestContact {
         /// The guest's partition.
         partition: String,
     },
-    /// A guest's agent is not heard any more, though its partition runs.
+    /// A guest's agent is lost: its heartbeats stopped while its partition runs.
     GuestContactLost {
         /// The guest's partition.
         partition: String,
-        /// Milliseconds since it was heard last.
+        /// Milliseconds since the last heartbeat.
         silent_ms: u64,
     },
-    /// A guest has started, as its service manager or its agent says.
+    /// A guest reports that it has started, through its service manager or its agent.
     GuestReady {
         /// The guest's partition.
         partition: String,
     },
-    /// A listener began.
+    /// A listener opened.
     ListenerOpened {
         /// Its number.
         listener: u64,
@@ -79,7 +79,7 @@ pub enum EventKind {
         /// Its partition.
         partition: String,
     },
-    /// A listener ended.
+    /// A listener closed.
     ListenerClosed {
         /// Its number.
         listener: u64,
@@ -87,10 +87,10 @@ pub enum EventKind {
         service: String,
         /// Its partition.
         partition: String,
-        /// Why, if it was cut.
+        /// The reason, if it was reset.
         reason: Option<String>,
     },
-    /// A connection began.
+    /// A connection opened.
     ConnectionOpened {
         /// Its number.
         connection: u64,
@@ -101,7 +101,7 @@ pub enum EventKind {
         /// The partition that accepted.
         to: String,
     },
-    /// A connection ended.
+    /// A connection closed.
     ConnectionClosed {
         /// Its number.
         connection: u64,
@@ -111,28 +111,28 @@ pub enum EventKind {
         bytes_sent: u64,
         /// Bytes from the accepting end.
         bytes_received: u64,
-        /// Why, if it was cut or broke.
+        /// The reason, if it was reset.
         reason: Option<String>,
     },
     /// A connect or listen was refused.
     Refused {
-        /// The partition that asked.
+        /// The partition of the caller.
         from: String,
-        /// The address that was asked for.
+        /// The address of the request.
         address: String,
-        /// The refusal's word.
+        /// The label of the refusal, such as `no_listener`.
         reason: String,
-        /// The refusal's sentence.
+        /// The refusal as one sentence.
         message: String,
     },
     /// A configuration file cannot be read.
     ConfigProblem {
-        /// One sentence with file and line.
+        /// The problem as one sentence, with file and line.
         problem: String,
     },
-    /// The reader was too slow; events are missing here.
+    /// Events are missing here, because the reader was too slow.
     Missed {
-        /// How many.
+        /// The number of missing events.
         events: u64,
     },
 }

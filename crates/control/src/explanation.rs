@@ -1,41 +1,41 @@
-//! What would become of a connect or listen, and why.
+//! Whether a connect or listen would succeed, and why.
 
 use hvsock_fabric::{Destination, Verdict};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A refusal in words and in numbers.
+/// A refusal with its label, text and errno.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct RefusalReport {
-    /// The word that metrics and logs use, such as `no_listener`.
+    /// The label used in metrics and logs, such as `no_listener`.
     pub reason: String,
-    /// One sentence.
+    /// The refusal as one sentence.
     pub message: String,
-    /// The errno that a program gets.
+    /// The errno that the program gets.
     pub errno: i32,
-    /// What to do about it, where a command would help.
+    /// The command or step that removes the cause, if there is one.
     pub fix: Option<String>,
 }
 
-/// One question on the way to a verdict.
+/// One check on the way to a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Step {
-    /// What was asked.
+    /// The question of the check.
     pub question: String,
-    /// What the answer was, and which rule gave it.
+    /// The answer, and the rule that gave it.
     pub answer: String,
-    /// Whether the connect or listen could go on.
+    /// Whether the check passed.
     pub pass: bool,
 }
 
-/// What would happen, and why.
+/// Whether a connect or listen would succeed, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Explanation {
-    /// One sentence.
+    /// The verdict as one sentence.
     pub verdict: String,
-    /// Why it would be refused; absent if it would succeed.
+    /// The refusal; absent if the request would succeed.
     pub refusal: Option<RefusalReport>,
-    /// The questions in the order in which they were asked.
+    /// The checks, in order.
     pub steps: Vec<Step>,
 }
 
@@ -64,13 +64,14 @@ impl From<&hvsock_fabric::Explanation> for Explanation {
     }
 }
 
-/// What would happen, in one sentence.
+/// The verdict as one sentence.
 fn verdict(explanation: &hvsock_fabric::Explanation) -> String {
     match &explanation.verdict {
         Ok(Verdict::Connect { destination, .. }) => match destination {
             Destination::Listener(_) => "the connect would succeed".into(),
             Destination::Guest => {
-                "the connect would go to the guest, which takes it if somebody in it listens".into()
+                "the connect would go to the guest, which accepts it if a program in it listens"
+                    .into()
             }
         },
         Ok(Verdict::Listen) => "the listen would succeed".into(),

@@ -1,81 +1,80 @@
-//! What a guest says of itself, by the agent in it and by its service manager.
+//! The liveness and status of a guest, as reported by its agent and its service manager.
 //!
-//! All of it is the guest's word; what makes it useful is that the broker knows which guest said
-//! it, and when.
+//! The guest can report any value. The broker adds which guest reported it, and when.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// Whether a guest is heard of.
+/// The liveness of a guest's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Contact {
-    /// Its agent has not been heard since it started.
+    /// No heartbeat since the guest started.
     None,
-    /// Its agent beats.
+    /// The agent is connected and sends heartbeats.
     Ok,
-    /// Its agent beat, and does not any more.
+    /// The agent is lost: its heartbeats stopped.
     Lost,
-    /// Its agent beat, and the partition is paused.
+    /// The agent was connected when the partition was paused.
     Paused,
 }
 
-/// How a guest says that it is.
+/// The health that a guest reports.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
-    /// It does not say.
+    /// Not reported.
     #[default]
     Unknown,
-    /// It still starts.
+    /// The guest is starting.
     Starting,
-    /// It has started.
+    /// The guest has started.
     Ok,
-    /// It runs, without something that it cannot do without.
+    /// The guest runs, but something essential has failed.
     Critical,
-    /// It powers off or reboots.
+    /// The guest is powering off or rebooting.
     Stopping,
 }
 
-/// A guest as it is known.
+/// The last known status of a guest.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Guest {
-    /// Whether its agent is heard.
+    /// The liveness of its agent.
     pub contact: Contact,
-    /// Seconds since its agent was last heard.
+    /// Seconds since the last heartbeat of its agent.
     pub heard_seconds: Option<f64>,
-    /// Whether it has started, as its service manager or its agent says.
+    /// Whether it has started, as reported by its service manager or its agent.
     pub ready: bool,
-    /// What its agent said last.
+    /// The last report of its agent.
     pub report: Option<GuestReport>,
-    /// What its service manager said last.
+    /// The last notice of its service manager.
     pub notice: Option<GuestNotice>,
 }
 
-/// What a guest's agent says.
+/// A report of a guest's agent, sent with each heartbeat.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GuestReport {
-    /// How it is.
+    /// The health of the guest.
     pub health: Health,
-    /// Its service manager's own word for that; empty without one.
+    /// The state that its service manager reports; empty without a service manager.
     pub manager: String,
-    /// Beats of this agent.
+    /// The number of heartbeats of this agent.
     pub beats: u64,
     /// Seconds since its kernel started.
     pub uptime_seconds: f64,
     /// The load averages of the last 1, 5 and 15 minutes.
     pub load: [f64; 3],
-    /// Bytes of its memory.
+    /// Its memory in bytes.
     pub memory_total_bytes: u64,
-    /// Bytes of it that programs could still get.
+    /// The memory that is available to programs, in bytes.
     pub memory_available_bytes: u64,
-    /// What seldom changes.
+    /// Properties that rarely change.
     pub facts: GuestFacts,
-    /// How its clock stands to the host's, once that was measured.
+    /// The offset of its clock, once measured.
     pub clock: Option<GuestClock>,
 }
 
-/// What seldom changes about a guest.
+/// Properties of a guest that rarely change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GuestFacts {
     /// Its kernel's random id of this boot.
@@ -88,9 +87,9 @@ pub struct GuestFacts {
     pub kernel: String,
     /// Its host name.
     pub hostname: String,
-    /// Its IP addresses, but for those of loopback.
+    /// Its IP addresses, without loopback.
     pub addresses: Vec<String>,
-    /// What its agent offers.
+    /// The services of its agent.
     pub services: Vec<GuestService>,
 }
 
@@ -101,67 +100,67 @@ pub struct GuestService {
     pub port: u32,
     /// Whether the agent listens for it.
     pub offered: bool,
-    /// Why not.
+    /// Why it does not.
     pub problem: Option<String>,
 }
 
-/// Who keeps a guest's clock right.
+/// The program that synchronizes a guest's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ClockKeeper {
-    /// It does not say.
+    /// Not reported.
     #[default]
     Unknown,
-    /// Its agent.
+    /// The agent in the guest.
     Agent,
-    /// Another program in it, such as an NTP client.
+    /// Another program in the guest, such as an NTP client.
     Other,
     /// The host: a container has no clock of its own.
     Host,
 }
 
-/// How a guest's clock stands to the host's.
+/// The offset of a guest's clock from the host's.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct GuestClock {
-    /// How far it is ahead, in seconds.
+    /// The offset in seconds; positive if the guest's clock is ahead.
     pub offset_seconds: f64,
-    /// The truth is within so many seconds of it.
+    /// The maximum error of the offset in seconds.
     pub error_seconds: f64,
-    /// Seconds since it was measured, when it was reported.
+    /// The age of the measurement in seconds at the time of the report.
     pub age_seconds: f64,
-    /// Who keeps it right.
+    /// The program that synchronizes it.
     pub keeper: ClockKeeper,
 }
 
-/// What a guest's service manager says of its start (`sd_notify`).
+/// The state that a guest's service manager sends with `sd_notify`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct GuestNotice {
-    /// Whether it said `READY=1`.
+    /// Whether it sent `READY=1`.
     pub ready: bool,
-    /// Whether it said `STOPPING=1`.
+    /// Whether it sent `STOPPING=1`.
     pub stopping: bool,
     /// Its last `STATUS=`.
     pub status: Option<String>,
     /// Its last `ERRNO=`.
     pub errno: Option<u32>,
-    /// Its last `EXIT_STATUS=`, with which it wants the machine to end.
+    /// Its last `EXIT_STATUS=`: the exit status that it requests for the machine.
     pub exit_status: Option<u32>,
     /// Further variables by name, such as `X_SYSTEMD_HOSTNAME`.
     pub more: std::collections::BTreeMap<String, String>,
 }
 
-/// Something to ask a guest's agent for.
+/// A request to send a command to a guest's agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewGuestOrder {
-    /// What.
+    /// The command.
     pub order: GuestOrder,
 }
 
-/// What an operator asks a guest's agent for.
+/// A command for a guest's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum GuestOrder {
-    /// To measure how its clock stands to the host's, and to correct it.
+    /// Measure the offset of the guest's clock from the host's, and correct it.
     SyncClock,
 }

@@ -1,4 +1,4 @@
-//! Registrations that come in a file.
+//! Imports of registrations from a file.
 
 use hvsock_address::{InvalidName, ServiceId};
 use hvsock_registry::Registration;
@@ -6,21 +6,25 @@ use hvsock_registry::reg_file::{self, Entry, ImportError};
 
 use crate::NewService;
 
-/// What a file asks of the registry that it is imported into.
+/// The changes that a file makes to the registry.
 ///
-/// What is to be unregistered goes first, so that its name may be used again.
+/// Apply [`gone`](Self::gone) first, so that a registration may reuse the name of a removed one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Import {
-    /// What is to be unregistered, if it is registered.
+    /// The services to unregister, if they are registered.
     pub gone: Vec<ServiceId>,
-    /// What is to be registered: all of it, or none if one of them cannot be.
+    /// The services to register: all of them, or none if one of them is invalid.
     pub registrations: Vec<Registration>,
-    /// What the file says that was left out or made up, and why.
+    /// Remarks on entries of the file that were left out or completed, and why.
     pub notes: Vec<String>,
 }
 
 impl Import {
-    /// What a list of services asks for, in the name of `owner`.
+    /// The import of a list of services, owned by `owner`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if an override is for an invalid partition name.
     pub fn of_list(list: Vec<NewService>, owner: &str) -> Result<Self, InvalidName> {
         let registrations = list
             .into_iter()
@@ -31,7 +35,11 @@ impl Import {
         })
     }
 
-    /// What a `.reg` file asks for, in the name of `owner` where it names nobody.
+    /// The import of a `.reg` file. `owner` owns the services for which it has no owner.
+    ///
+    /// # Errors
+    ///
+    /// [`ImportError`] if the file is not a valid `.reg` file.
     pub fn of_reg_file(file: &[u8], owner: &str) -> Result<Self, ImportError> {
         let file = reg_file::import(file)?;
         let mut import = Self::default();
@@ -60,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reg_file_says_what_goes_and_what_comes_and_who_owns_it() {
+    fn a_reg_file_unregisters_and_registers_services_of_the_owner() {
         let id = "0b2f1f0e-0000-4000-8000-000000000001";
         let key = reg_file::KEY;
         let text = format!(

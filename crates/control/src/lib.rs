@@ -1,12 +1,12 @@
-//! What an operator sees and asks for, as values: the control API of the broker sends and takes
-//! them, `hvsock`'s `--json` prints them, and they are the same where there is no broker because
-//! the system itself does its work.
+//! The data types of the control API, for operators: services, partitions, connections, events.
 //!
-//! They are made of what the registry keeps ([`Service`] of a
-//! [`Registration`](hvsock_registry::Registration)) and the fabric decides ([`Explanation`] of
-//! [its own](hvsock_fabric::Explanation)). Nothing here does any I/O.
+//! The broker's control API sends and receives them, and `hvsock --json` prints them. On Windows,
+//! which needs no broker, `hvsock --json` prints the same types. They are derived from the
+//! registry's types (a [`Service`] from a [`Registration`](hvsock_registry::Registration)) and from
+//! the fabric's (an [`Explanation`] from [its own](hvsock_fabric::Explanation)). No I/O.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod connection;
 mod event;
@@ -33,3 +33,24 @@ pub use partition::{
 };
 pub use service::{AccessList, Imported, NewService, Service, ServiceChange, ServiceOverride};
 pub use status::{ErrorBody, Status};
+
+/// The errors of the [`Import`] constructors and of [`NewService::registration`].
+pub use hvsock_address::InvalidName;
+pub use hvsock_registry::reg_file::ImportError;
+
+/// Threads may share every public type.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Connection>();
+    assert_send_sync::<ErrorBody>();
+    assert_send_sync::<Event>();
+    assert_send_sync::<Explanation>();
+    assert_send_sync::<Import>();
+    assert_send_sync::<ImportError>();
+    assert_send_sync::<Imported>();
+    assert_send_sync::<Listener>();
+    assert_send_sync::<MetricsSnapshot>();
+    assert_send_sync::<Partition>();
+    assert_send_sync::<Service>();
+    assert_send_sync::<Status>();
+};

@@ -1,4 +1,4 @@
-//! What a broker counts.
+//! The broker's metrics.
 
 use std::collections::BTreeMap;
 
@@ -6,29 +6,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Guest, PartitionKind, PartitionState};
 
-/// Everything that the broker counts, as it stands at one moment.
+/// A snapshot of all of the broker's metrics.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct MetricsSnapshot {
     /// By service.
     pub services: Vec<ServiceMetrics>,
-    /// Refusals since the broker started, by the refusal's word.
+    /// Refusals since the broker started, by label.
     pub refusals: BTreeMap<String, u64>,
-    /// How many partitions there are of each kind in each state.
+    /// The number of partitions of each kind in each state.
     pub partitions: Vec<(PartitionKind, PartitionState, u64)>,
-    /// What is known of each guest that was heard of, by its partition's name.
+    /// The status of each guest that sent a heartbeat, by the name of its partition.
     pub guests: Vec<(String, Guest)>,
-    /// The broker's open descriptors.
+    /// The number of the broker's open descriptors.
     pub open_fds: u64,
     /// The broker's resident memory in bytes.
     pub resident_bytes: u64,
-    /// When the broker started, in seconds since 1970, UTC.
+    /// The start time of the broker in seconds since 1970-01-01 UTC.
     pub start_time_seconds: f64,
 }
 
-/// What is counted for one service.
+/// The metrics of one service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ServiceMetrics {
-    /// The friendly name; absent for everything that is not registered, counted as one.
+    /// The friendly name; absent for the sum of all unregistered services.
     pub service: Option<String>,
     /// Connections since the broker started.
     pub connections_total: u64,

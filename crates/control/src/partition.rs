@@ -8,7 +8,7 @@ use utoipa::ToSchema;
 
 use crate::Guest;
 
-/// What a partition is.
+/// The kind of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionKind {
@@ -20,19 +20,19 @@ pub enum PartitionKind {
     Container,
 }
 
-/// Whether a partition takes part.
+/// The state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionState {
-    /// Known, and not there.
+    /// Off: it has no connections.
     Off,
-    /// There.
+    /// Running.
     Running,
-    /// There, and standing still.
+    /// Paused: its connections are suspended or reset.
     Paused,
 }
 
-/// A partition, with what is in it.
+/// A partition and its status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Partition {
     /// Its name.
@@ -41,9 +41,9 @@ pub struct Partition {
     /// Its id.
     #[schema(value_type = String, format = Uuid)]
     pub id: VmId,
-    /// What it is.
+    /// Its kind.
     pub kind: PartitionKind,
-    /// Whether it takes part.
+    /// Its state.
     pub state: PartitionState,
     /// Its parent's name; absent for the broker's own partition.
     #[schema(value_type = Option<String>)]
@@ -60,20 +60,20 @@ pub struct Partition {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     pub socket: Option<PathBuf>,
-    /// Whether a VM's memory is taken even if its VMM can shrink it and end the broker by that.
+    /// Whether a VM's memory is accepted unsealed: its VMM could shrink it, which kills the broker.
     #[serde(default)]
     pub unsealed_memory: bool,
     /// The user that a VM's VMM runs as, if not the broker's.
     #[serde(default)]
     pub user: Option<String>,
-    /// Whether an operator paused it: a VM then stands still whatever its VMM does.
+    /// Whether an operator paused it. A VM then stays paused whatever its VMM does.
     #[serde(default)]
     pub paused_by_operator: bool,
-    /// How many listeners it has now.
+    /// The number of its listeners now.
     pub listeners: usize,
-    /// How many connections it has now; one inside it counts once.
+    /// The number of its connections now. A connection within it counts once.
     pub connections: usize,
-    /// What is known of the guest in it: absent if nothing was heard since it started.
+    /// The status of its guest; absent without a report since it started.
     #[serde(default)]
     pub guest: Option<Box<Guest>>,
 }
@@ -85,7 +85,7 @@ pub struct NewContainer {
     /// Its name.
     #[schema(value_type = String)]
     pub name: PartitionName,
-    /// Its id; derived from the name as Windows does if absent.
+    /// Its id; if absent, derived from the name as Windows does.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = Uuid)]
     pub id: Option<VmId>,
@@ -101,30 +101,31 @@ pub struct NewVm {
     /// Its name.
     #[schema(value_type = String)]
     pub name: PartitionName,
-    /// Its context id, from 3 to 4294967294; the lowest that no VM here has if absent.
+    /// Its context id (CID), from 3 to 4294967294; if absent, the lowest free one.
     #[serde(default)]
     pub cid: Option<u32>,
-    /// Its id; a fresh one if absent.
+    /// Its id; if absent, a random one.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = Uuid)]
     pub id: Option<VmId>,
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
     pub groups: Vec<String>,
-    /// Whether its memory is taken even if its VMM can shrink it and end the broker by that.
+    /// Whether its memory is accepted unsealed: its VMM could shrink it, which kills the broker.
     #[serde(default)]
     pub unsealed_memory: bool,
-    /// The name or number of the user that its VMM runs as, if not the broker's. It takes a broker
-    /// run by root.
+    /// The name or number of the user that its VMM runs as, if not the broker's. Requires a broker
+    /// that runs as root.
     #[serde(default)]
     pub user: Option<String>,
 }
 
-/// What to change of a partition; what is left out stays.
+/// Changes to a partition. Absent fields stay unchanged.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PartitionChange {
-    /// Its state. Pausing cuts its connections, except those that asked to be kept.
+    /// Its state. Pausing resets its connections, except those with `HVSOCKET_CONNECTED_SUSPEND`,
+    /// which are suspended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<PartitionState>,
     /// Its sibling groups.

@@ -1,4 +1,4 @@
-//! Registrations as the registry keeps them and as an operator sees them.
+//! Conversions between the registry's types and the control API's.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,11 @@ use hvsock_registry::{AccessRule, Override, Registration};
 use crate::{AccessList, NewService, Service, ServiceOverride};
 
 impl NewService {
-    /// The registration that it asks for, in the name of `owner`; its id fresh if it names none.
+    /// Converts it to a registration that `owner` owns. Its id is random if absent.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidName`] if an override is for an invalid partition name.
     pub fn registration(self, owner: Option<String>) -> Result<Registration, InvalidName> {
         let overrides = self.vm.into_iter();
         let vm = overrides.map(|(name, o)| Ok((PartitionName::new(name)?, o.into())));
@@ -26,7 +30,7 @@ impl NewService {
     }
 }
 
-/// What would register it again.
+/// Converts a registration to the request that registers it again.
 impl From<Registration> for NewService {
     fn from(registration: Registration) -> Self {
         Self {
@@ -44,7 +48,7 @@ impl From<Registration> for NewService {
 }
 
 impl Service {
-    /// `registration` with what is using it.
+    /// A registration with the numbers of its listeners and connections.
     pub fn new(registration: Registration, listeners: usize, connections: usize) -> Self {
         Self {
             id: registration.id,
@@ -67,7 +71,7 @@ impl Service {
         }
     }
 
-    /// Those that ship with Windows, whose GUIDs nobody may take.
+    /// The services that ship with Windows. Their GUIDs cannot be registered.
     pub fn in_box() -> [Self; 2] {
         Registration::in_box().map(|registration| Self {
             in_box: true,
@@ -129,21 +133,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_registration_survives_the_way_out_and_in_but_for_its_owner() {
+    fn a_registration_survives_a_round_trip_except_for_its_owner() {
         let text = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
             "enabled": false, "bind": {"users": ["alice"]}, "connect": {"partitions": []},
             "allow_wildcard_binds": false, "creator": "tool", "purpose": "nightly",
             "vm": {"web": {"enabled": true, "connect": {"groups": ["ops"]}}}}"#;
         let new: NewService = serde_json::from_str(text).unwrap();
-        let kept = new.clone().registration(Some("bob".into())).unwrap();
-        assert_eq!(kept.owner.as_deref(), Some("bob"));
-        assert_eq!(NewService::from(kept.clone()), new);
-        let seen = Service::new(kept, 1, 2);
-        assert_eq!((seen.vm, seen.listeners, seen.connections), (new.vm, 1, 2));
+        let registration = new.clone().registration(Some("bob".into())).unwrap();
+        assert_eq!(registration.owner.as_deref(), Some("bob"));
+        assert_eq!(NewService::from(registration.clone()), new);
+        let service = Service::new(registration, 1, 2);
+        assert_eq!(
+            (service.vm, service.listeners, service.connections),
+            (new.vm, 1, 2)
+        );
     }
 
     #[test]
-    fn an_override_for_what_is_no_name_is_refused() {
+    fn an_override_for_an_invalid_name_is_refused() {
         let text = r#"{"name": "Backup", "vm": {"../etc": {}}}"#;
         let new: NewService = serde_json::from_str(text).unwrap();
         assert!(new.registration(None).is_err());

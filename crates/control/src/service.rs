@@ -1,4 +1,4 @@
-//! Services: what is registered, and what may be asked of a registry.
+//! Services: registrations, and requests to a registry.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use hvsock_address::{ElementName, PartitionRef, ServiceId};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// A registration, with what is using it.
+/// A registration and its use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Service {
     /// The service's GUID.
@@ -20,39 +20,39 @@ pub struct Service {
     /// The vsock port by which guests reach it, for any other GUID.
     #[serde(default)]
     pub alias: Option<u32>,
-    /// Whether it may be used.
+    /// Whether it is enabled.
     pub enabled: bool,
-    /// Who may listen; lists left out fall to the defaults.
+    /// Who may listen. The defaults apply to absent lists.
     #[serde(default)]
     pub bind: AccessList,
-    /// Who may connect; lists left out fall to the defaults.
+    /// Who may connect. The defaults apply to absent lists.
     #[serde(default)]
     pub connect: AccessList,
-    /// Whether a listener may accept from every partition at once; absent: the default.
+    /// Whether a listener may accept from every partition (wildcard bind); if absent, the default.
     pub allow_wildcard_binds: Option<bool>,
-    /// What differs for one child partition.
+    /// Overrides for single child partitions, by name.
     #[serde(default)]
     pub vm: BTreeMap<String, ServiceOverride>,
     /// The user who registered it.
     pub owner: Option<String>,
     /// The program that registered it.
     pub creator: Option<String>,
-    /// What it is for.
+    /// Its purpose.
     pub purpose: Option<String>,
-    /// Whether it ends with the process that registered it.
+    /// Whether it is a lease, which ends with the process that registered it.
     pub lease: bool,
-    /// Whether it ships with Windows and is only listed so that nobody takes its GUID.
+    /// Whether it ships with Windows. It is listed because its GUID is reserved.
     pub in_box: bool,
-    /// Whether it is built into the broker and nobody has changed it.
+    /// Whether it is built into the broker and unchanged.
     #[serde(default)]
     pub built_in: bool,
-    /// How many listeners offer it now.
+    /// The number of its listeners now.
     pub listeners: usize,
-    /// How many connections it has now.
+    /// The number of its connections now.
     pub connections: usize,
 }
 
-/// Who may do one thing with one service.
+/// Who may connect to, or listen for, a service.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AccessList {
@@ -67,17 +67,17 @@ pub struct AccessList {
     pub partitions: Option<Vec<String>>,
 }
 
-/// What differs for one child partition.
+/// Overrides of a service for one child partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceOverride {
     /// Replaces the service's `enabled`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub enabled: Option<bool>,
-    /// Lists given here replace those of the service's `bind`.
+    /// Lists that replace those of the service's `bind`.
     #[serde(default)]
     pub bind: AccessList,
-    /// Lists given here replace those of the service's `connect`.
+    /// Lists that replace those of the service's `connect`.
     #[serde(default)]
     pub connect: AccessList,
     /// Replaces the service's `allow_wildcard_binds`.
@@ -92,11 +92,11 @@ pub struct NewService {
     /// The friendly name.
     #[schema(value_type = String)]
     pub name: ElementName,
-    /// The GUID; a fresh one if absent.
+    /// The GUID; if absent, a random one.
     #[serde(default)]
     #[schema(value_type = Option<String>, format = Uuid)]
     pub id: Option<ServiceId>,
-    /// Whether it may be used at once.
+    /// Whether it is enabled from the start.
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Who may listen.
@@ -105,16 +105,16 @@ pub struct NewService {
     /// Who may connect.
     #[serde(default)]
     pub connect: AccessList,
-    /// Whether a listener may accept from every partition at once.
+    /// Whether a listener may accept from every partition (wildcard bind).
     #[serde(default)]
     pub allow_wildcard_binds: Option<bool>,
-    /// What differs for one child partition.
+    /// Overrides for single child partitions, by name.
     #[serde(default)]
     pub vm: BTreeMap<String, ServiceOverride>,
     /// The program that registers it.
     #[serde(default)]
     pub creator: Option<String>,
-    /// What it is for.
+    /// Its purpose.
     #[serde(default)]
     pub purpose: Option<String>,
 }
@@ -123,11 +123,11 @@ fn yes() -> bool {
     true
 }
 
-/// What to change of a service.
+/// Changes to a service.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceChange {
-    /// Whether it may be used. Disabling also cuts what is established.
+    /// Whether it is enabled. Disabling also resets its established connections.
     pub enabled: bool,
     /// Only for this child partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -135,13 +135,13 @@ pub struct ServiceChange {
     pub vm: Option<PartitionRef>,
 }
 
-/// What an import came to.
+/// The result of an import.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Imported {
-    /// What was registered. What was there already, by id and name, is not among it.
+    /// The services that were registered, without those registered before by the same id and name.
     pub added: Vec<Service>,
-    /// What was unregistered, as it was.
+    /// The services that were unregistered.
     pub removed: Vec<Service>,
-    /// What the file says that was left out or made up, and why.
+    /// Remarks on entries of the file that were left out or completed, and why.
     pub notes: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! A broker at a glance, and what it says when a request fails.
+//! The status of a broker, and the body of its error responses.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The broker at a glance.
+/// The status of the broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Status {
     /// The broker's version.
@@ -26,21 +26,21 @@ pub struct Status {
     /// The name of the partition that it serves.
     #[schema(value_type = String)]
     pub partition: PartitionName,
-    /// How many registrations there are.
+    /// The number of registrations.
     pub services: usize,
-    /// How many partitions there are, its own among them.
+    /// The number of partitions, including its own.
     pub partitions: usize,
-    /// How many listeners there are.
+    /// The number of listeners.
     pub listeners: usize,
-    /// How many connections there are.
+    /// The number of connections.
     pub connections: usize,
-    /// Configuration files that could not be read, one sentence each.
+    /// Problems with configuration files, one sentence each.
     pub problems: Vec<String>,
 }
 
-/// What went wrong with a request, for programs and for people.
+/// The body of an error response.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ErrorBody {
-    /// One sentence, with the next step where there is one.
+    /// The error as one sentence, with the next step if there is one.
     pub error: String,
 }
