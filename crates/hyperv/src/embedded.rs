@@ -1,13 +1,13 @@
-//! A setting as text, which is how WMI's methods take one.
+//! Encodes a setting as XML, the format of parameters of WMI methods.
 
 use hvsock_address::ServiceId;
 
 use crate::Switch;
 
-/// A `Msvm_GuestCommunicationServiceSettingData` in the XML of DMTF's DSP0201 ("CIM DTD 2.0"), one
-/// of the two layouts that Hyper-V's methods take for an embedded instance; its own samples write
-/// it with `GetText(TextFormat.CimDtd20)`. What is not in it stays as it is, and a new setting has
-/// no `InstanceID` yet.
+/// Encodes a `Msvm_GuestCommunicationServiceSettingData` in the XML of DMTF's DSP0201 ("CIM DTD
+/// 2.0"), one of the two formats that Hyper-V's methods accept for an embedded instance. Microsoft's
+/// samples produce it with `GetText(TextFormat.CimDtd20)`. Absent properties stay unchanged. A new
+/// setting has no `InstanceID` yet.
 pub(crate) fn setting(instance_id: Option<&str>, service: ServiceId, switch: Switch) -> String {
     let mut text = "<INSTANCE CLASSNAME=\"Msvm_GuestCommunicationServiceSettingData\">".to_owned();
     let mut property = |name: &str, kind: &str, value: &str| {
@@ -25,7 +25,7 @@ pub(crate) fn setting(instance_id: Option<&str>, service: ServiceId, switch: Swi
     text
 }
 
-/// Text as XML has it between tags. Control characters have no place there and are left out.
+/// Escapes text for XML content. Control characters are invalid there and are left out.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,34 +1,34 @@
-//! What would become of a connect or listen on Windows, and why.
+//! Whether a connect or listen on Windows would succeed, and why.
 
 use std::fmt;
 
 use hvsock_fabric::{Refusal, Step};
 
-/// What would become of a connect or listen, and why.
+/// Whether a connect or listen would succeed, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What would become of it.
+    /// The verdict.
     pub verdict: Result<Outlook, Refusal>,
-    /// The questions, in their order.
+    /// The checks, in order.
     pub steps: Vec<Step>,
-    /// The command, or another step, that would turn a refusal into a success.
+    /// The command or step that removes the cause of a refusal, if there is one.
     pub fix: Option<String>,
 }
 
-/// How it looks where nothing that this machine says stands against it.
+/// The verdict if no known fact prevents the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outlook {
-    /// Windows takes it there, and who listens, or whether the address is free, it alone knows.
+    /// Windows would attempt it. Only Windows knows whether there is a listener or the address is free.
     Open,
-    /// The host of this virtual machine decides, and cannot be asked from here.
+    /// The host of this virtual machine decides. It cannot be queried from here.
     HostDecides,
 }
 
 impl fmt::Display for Outlook {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Outlook::Open => "nothing stands against it; what is left, Windows alone knows",
-            Outlook::HostDecides => "nothing here stands against it; the host decides",
+            Outlook::Open => "no known obstacle; only Windows knows the rest",
+            Outlook::HostDecides => "no known obstacle here; the host decides",
         })
     }
 }

@@ -1,4 +1,4 @@
-//! All that a Windows machine says of itself, and the questions that it answers.
+//! The state of a Windows machine, and explanations derived from it.
 
 use hvsock_address::{ServiceId, VmId};
 use hvsock_fabric::{Refusal, Step};
@@ -10,27 +10,27 @@ use crate::name::{FindVmError, find_vm};
 use crate::view::View;
 use crate::{Machine, ServicePolicy, Vm, VmKind, VmState};
 
-/// All that a Windows machine says of itself.
+/// The state of a Windows machine, as visible to this user.
 ///
-/// What one user may see is not all that there is: [`missing`](Self::missing) says what was not
-/// told. Explanations heed it, and claim nothing of what they cannot know.
+/// [`missing`](Self::missing) lists what this user cannot see. Explanations take it into account and
+/// make no claim about it.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
-    /// The services registered here, those of Windows itself left out.
+    /// The services registered here, without those of Windows itself.
     pub registry: Registry,
-    /// What is wrong with entries of the registry that are not among them.
+    /// Problems with invalid entries of the Windows registry.
     pub problems: Vec<String>,
-    /// What this machine is.
+    /// The kind of this machine.
     pub machine: Machine,
-    /// The virtual machines that it shows.
+    /// The visible virtual machines.
     pub vms: Vec<Vm>,
-    /// For which of them services are switched on or off.
+    /// The policies that enable or disable services for them.
     pub policies: Vec<ServicePolicy>,
-    /// What it did not tell.
+    /// The information that could not be obtained.
     pub missing: Vec<Missing>,
 }
 
-/// What is asked.
+/// A connect or listen to explain.
 #[derive(Clone, Copy)]
 pub(crate) struct Question {
     pub(crate) vm: VmId,
@@ -39,7 +39,7 @@ pub(crate) struct Question {
 }
 
 impl Facts {
-    /// What would become of a connect to a service at `vm`.
+    /// Explains whether a connect to a service at `vm` would succeed.
     pub fn explain_connect(&self, vm: VmId, service: ServiceId) -> Explanation {
         self.explain(Question {
             vm,
@@ -48,7 +48,7 @@ impl Facts {
         })
     }
 
-    /// What would become of a listen that accepts from `vm`.
+    /// Explains whether a listen that accepts from `vm` would succeed.
     pub fn explain_listen(&self, vm: VmId, service: ServiceId) -> Explanation {
         self.explain(Question {
             vm,
@@ -62,44 +62,48 @@ impl Facts {
         self.vms.iter().find(|vm| vm.id == id)
     }
 
-    /// The virtual machine that a person means: see [`find_vm`].
+    /// Finds the virtual machine that user input names: see [`find_vm`].
+    ///
+    /// # Errors
+    ///
+    /// [`FindVmError`] if no machine, or more than one, has this name.
     pub fn find_vm(&self, text: &str) -> Result<&Vm, FindVmError> {
         find_vm(&self.vms, text)
     }
 
-    /// Whether there may be virtual machines that it does not show.
+    /// Whether virtual machines may exist that are not visible.
     pub(crate) fn may_hide_vms(&self) -> bool {
         self.missing.iter().any(hides_vms)
     }
 
-    /// Whether it is a virtual machine that has none itself.
-    pub(crate) fn is_mere_guest(&self) -> bool {
+    /// Whether it is a virtual machine and not a host.
+    pub(crate) fn is_guest_only(&self) -> bool {
         self.machine.guest.is_some() && !self.machine.is_host
     }
 
-    /// Whether its own host answers, and not this machine.
+    /// Whether this machine's own host decides the request.
     pub(crate) fn asks_host(&self, question: Question) -> bool {
         let to_host = match question.vm {
             VmId::PARENT => true,
             VmId::WILDCARD => !question.listening,
             _ => false,
         };
-        self.is_mere_guest() || self.machine.guest.is_some() && to_host
+        self.is_guest_only() || self.machine.guest.is_some() && to_host
     }
 
     fn explain(&self, question: Question) -> Explanation {
         let view = View::new(self, question);
-        let judged = view.judge(question);
+        let evaluated = view.evaluate(question);
         let mut explanation = Explanation {
-            verdict: judged.verdict.map(|_| Outlook::Open),
-            steps: judged.steps,
-            fix: judged.fix,
+            verdict: evaluated.verdict.map(|_| Outlook::Open),
+            steps: evaluated.steps,
+            fix: evaluated.fix,
         };
         if self.asks_host(question) {
             leave_to_host(&mut explanation, &view);
         } else {
-            self.heed_exemptions(&mut explanation, question);
-            self.heed_doubts(&mut explanation, question, &view);
+            self.apply_exemptions(&mut explanation, question);
+            self.add_caveats(&mut explanation, question, &view);
         }
         if let Err(refusal) = &explanation.verdict {
             explanation.fix = self.fix(refusal, question).or(explanation.fix);
@@ -109,26 +113,26 @@ impl Facts {
         explanation
     }
 
-    /// Some are reached without a registration.
-    fn heed_exemptions(&self, explanation: &mut Explanation, question: Question) {
+    /// Some services and machines need no registration.
+    fn apply_exemptions(&self, explanation: &mut Explanation, question: Question) {
         let kind = self.vm(question.vm).map(|vm| &vm.kind);
         let shipped = Registration::in_box();
         let shipped = shipped.iter().any(|entry| entry.id == question.service);
         let answer: &str = match (&explanation.verdict, kind) {
             (Err(Refusal::Unregistered), _) if shipped => "no: it is a service of Windows itself",
-            // The registry is read by Hyper-V's management service, and a machine that the host
-            // compute service runs has its own table of services (hcsshim schema2,
-            // `HvSocketSystemConfig`). Seen with WSL's, which takes unregistered services:
+            // Hyper-V's management service reads the registry. A machine of the host compute service
+            // has its own table of services (hcsshim schema2, `HvSocketSystemConfig`). WSL's machine
+            // accepts unregistered services:
             // github.com/nbdd0121/wsld/issues/5, github.com/microsoft/WSL/pull/13212.
             (
                 Err(Refusal::Unregistered | Refusal::Disabled { .. }),
                 Some(VmKind::Wsl | VmKind::Utility { .. }),
             ) => match kind {
                 Some(VmKind::Utility { owner: None }) if self.may_hide_vms() => {
-                    "it does not, which counts if the virtual machine is Hyper-V Manager's; \
-                     whose it is, Windows does not show"
+                    "it does not, which matters if Hyper-V Manager runs the virtual machine; \
+                     Windows does not show who runs it"
                 }
-                _ => "no: the host compute service runs this virtual machine by rules of its own",
+                _ => "no: the host compute service has its own rules for this virtual machine",
             },
             (Err(Refusal::Unregistered), _) => match self.unread() {
                 Some(why) => why,
@@ -143,7 +147,7 @@ impl Facts {
         explanation.steps.push(remark(question, answer));
     }
 
-    /// Why the registry could not be read, if it could not.
+    /// Why the registry could not be read, if so.
     fn unread(&self) -> Option<&str> {
         self.missing.iter().find_map(|missing| match missing {
             Missing::Registry { why } => Some(why.as_str()),
@@ -151,19 +155,19 @@ impl Facts {
         })
     }
 
-    /// Says what is not known about a success.
-    fn heed_doubts(&self, explanation: &mut Explanation, question: Question, view: &View) {
+    /// Adds what is unknown about a success.
+    fn add_caveats(&self, explanation: &mut Explanation, question: Question, view: &View) {
         let steps = &mut explanation.steps;
-        if let Some(name) = &view.asked {
+        if let Some(name) = &view.target {
             let words = match self.vm(question.vm).map(|vm| vm.state) {
                 Some(VmState::Starting) => Some("it is starting"),
                 Some(VmState::Stopping) => Some("it is stopping, saving or pausing"),
-                Some(VmState::Unknown) => Some("Windows does not say"),
+                Some(VmState::Unknown) => Some("Windows does not report it"),
                 Some(_) => None,
-                None => Some("not known, since Windows does not show this virtual machine"),
+                None => Some("unknown: Windows does not show this virtual machine"),
             };
-            let asked = format!("Is {name} running?");
-            let step = steps.iter_mut().find(|step| step.question == asked);
+            let running = format!("Is {name} running?");
+            let step = steps.iter_mut().find(|step| step.question == running);
             if let (Some(step), Some(words)) = (step, words) {
                 words.clone_into(&mut step.answer);
             }
@@ -176,23 +180,23 @@ impl Facts {
             VmId::WILDCARD | VmId::CHILDREN => true,
             _ => false,
         };
-        // One binds to the id of WSL's machine, or hears nothing of it: microsoft/WSL#5751.
+        // WSL's machine reaches only listeners that bind to its id: microsoft/WSL#5751.
         let wsl = self.vms.iter().find(|vm| vm.kind == VmKind::Wsl);
         if let Some(wsl) = wsl.filter(|_| to_children) {
-            let answer = format!("no: it reaches only who listens at its own id, {}", wsl.id);
+            let answer = format!("no: it reaches only listeners at its own id, {}", wsl.id);
             steps.push(remark("Does WSL's virtual machine reach it?", answer));
         }
         for missing in self.missing.iter().filter(|missing| hides_vms(missing)) {
             let question = "Is it on for every virtual machine?";
-            steps.push(remark(question, format!("not known: {missing}")));
+            steps.push(remark(question, format!("unknown: {missing}")));
         }
-        // hcsshim schema2, `HvSocketSystemConfig`: who may bind and connect is in a security
-        // descriptor for each virtual machine, which its owner set and nobody is shown.
+        // hcsshim schema2, `HvSocketSystemConfig`: each virtual machine has a security descriptor
+        // for bind and connect. Its owner sets it, and Windows does not show it.
         let answer = "Windows decides, by security descriptors that it does not show";
         steps.push(remark("May this user do it?", answer.to_owned()));
     }
 
-    /// What helps on Windows, where it is something else than on Linux.
+    /// The fix for a refusal on Windows, if it differs from the one on Linux.
     fn fix(&self, refusal: &Refusal, question: Question) -> Option<String> {
         let id = question.vm;
         let kind = self.vm(id).map(|vm| &vm.kind);
@@ -215,13 +219,13 @@ impl Facts {
     }
 }
 
-/// Whether there may be virtual machines that are not shown for this reason. Without Hyper-V's
-/// management there are none of Hyper-V's, and the others are shown.
+/// Whether virtual machines may be hidden for this reason. Without Hyper-V's management service
+/// there are no machines of Hyper-V, and all others are visible.
 fn hides_vms(missing: &Missing) -> bool {
     !matches!(missing, Missing::HyperV | Missing::Registry { .. })
 }
 
-/// In a virtual machine the registry that counts is its host's.
+/// In a virtual machine the host's registry decides.
 fn leave_to_host(explanation: &mut Explanation, view: &View) {
     if explanation.verdict != Err(Refusal::Unregistered) {
         return;
@@ -230,13 +234,13 @@ fn leave_to_host(explanation: &mut Explanation, view: &View) {
     explanation.verdict = Ok(Outlook::HostDecides);
     explanation.steps.push(remark(
         &format!("Is the service registered in {}?", view.host),
-        "the host alone knows, and cannot be asked from here; ask there with \
-         `hvsock service list`"
+        "only the host knows, and it cannot be queried from here; run \
+         `hvsock service list` there"
             .to_owned(),
     ));
 }
 
-/// An answer that stands against nothing.
+/// A step that passes, with a remark.
 fn remark(question: &str, answer: String) -> Step {
     Step {
         question: question.to_owned(),

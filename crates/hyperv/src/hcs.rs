@@ -1,20 +1,20 @@
-//! The list of the host compute service, which runs virtual machines that Hyper-V Manager does not
-//! show, WSL's among them.
+//! Parses the list of the host compute service (HCS). It runs virtual machines that Hyper-V Manager
+//! does not show, such as WSL's.
 
 use hvsock_address::VmId;
 use serde::Deserialize;
 
 use crate::{Vm, VmKind, VmState};
 
-/// The host compute service answered with something else than a list.
+/// The answer of the host compute service is not a list of compute systems.
 #[derive(Debug, thiserror::Error)]
-#[error("the list of the host compute service cannot be read: {0}")]
+#[error("the list of the host compute service is invalid: {0}")]
 pub struct ParseComputeSystemsError(#[from] serde_json::Error);
 
-/// One compute system: what we read of the schema's `Properties`.
+/// A compute system: the fields used of the schema's `Properties`.
 ///
 /// Source: learn.microsoft.com/virtualization/api/hcs/schemareference#Properties, and hcsshim's
-/// internal/hcs/schema1 (`ContainerProperties`), which is what the older `vmcompute.dll` gives.
+/// internal/hcs/schema1 (`ContainerProperties`), the schema of the older `vmcompute.dll`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct ComputeSystem {
@@ -25,10 +25,14 @@ struct ComputeSystem {
     system_type: Option<String>,
 }
 
-/// Reads the JSON that `HcsEnumerateComputeSystems` gives, and takes the virtual machines out of
-/// it. Containers, and systems without a GUID, are left out.
+/// Parses the JSON of `HcsEnumerateComputeSystems` and returns the virtual machines in it. Leaves out
+/// containers and systems without a GUID.
+///
+/// # Errors
+///
+/// [`ParseComputeSystemsError`] if `json` is not a list of compute systems.
 pub fn compute_systems(json: &str) -> Result<Vec<Vm>, ParseComputeSystemsError> {
-    // `null` is what there is where there is nothing.
+    // The service returns `null` for an empty list.
     let systems: Option<Vec<ComputeSystem>> = serde_json::from_str(json)?;
     let systems = systems.unwrap_or_default();
     Ok(systems.into_iter().filter_map(ComputeSystem::vm).collect())
@@ -36,19 +40,19 @@ pub fn compute_systems(json: &str) -> Result<Vec<Vm>, ParseComputeSystemsError> 
 
 impl ComputeSystem {
     fn vm(self) -> Option<Vm> {
-        // Schema 1 and 2 both say `VirtualMachine`; the other type is `Container`.
+        // Both schemas use `VirtualMachine`; the other type is `Container`.
         if self.system_type.as_deref() != Some("VirtualMachine") {
             return None;
         }
-        // The runtime id is the VmId of sockets (hcsshim, internal/uvm: `RuntimeID`); a machine's
-        // own id is a name, which for Hyper-V's is the same GUID, and for WSL's was `WSL-…` once.
+        // The runtime id is the VmId of sockets (hcsshim, internal/uvm: `RuntimeID`). The machine's
+        // own id is a name: for Hyper-V the same GUID, for older versions of WSL `WSL-…`.
         let guid = |text: &Option<String>| text.as_deref()?.parse::<VmId>().ok();
         let id = guid(&self.runtime_id).filter(|id| *id != VmId::ZERO);
         let id = id
             .or_else(|| guid(&self.id))
             .filter(|id| !id.is_well_known())?;
         let kind = match self.owner.as_deref() {
-            // hcsdiag shows this owner (microsoft/WSL#4214, #4561).
+            // The owner in the output of hcsdiag (microsoft/WSL#4214, #4561).
             Some("WSL") => VmKind::Wsl,
             Some("VMMS") => VmKind::HyperV,
             owner => VmKind::Utility {
@@ -85,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    /// As `hcsdiag list` showed it in microsoft/WSL#4214, in the service's own layout.
+    /// The output of `hcsdiag list` in microsoft/WSL#4214, in the format of the service.
     const LIST: &str = r#"[
         {"Id":"AD289D34-3DA4-479F-AF67-7DBA64BC6EAF","SystemType":"VirtualMachine","Owner":"VMMS",
          "RuntimeId":"ad289d34-3da4-479f-af67-7dba64bc6eaf","State":"Created"},
@@ -124,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_an_empty_list_and_another_thing_an_error() {
+    fn null_is_an_empty_list_and_other_text_is_an_error() {
         for empty in ["[]", "null", " [ ] "] {
             assert_eq!(compute_systems(empty).unwrap(), []);
         }
@@ -139,12 +143,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_a_list_or_an_error(json in "(?s).{0,200}|\\[(\\{\"Id\":.{0,20}\\}){0,3}\\]") {
+        fn any_text_parses_or_is_an_error(json in "(?s).{0,200}|\\[(\\{\"Id\":.{0,20}\\}){0,3}\\]") {
             let _ = compute_systems(&json);
         }
 
         #[test]
-        fn no_machine_has_an_id_that_means_something_else(
+        fn no_machine_has_a_well_known_id(
             ids in proptest::collection::vec(proptest::option::of("[0-9a-fA-F{}-]{0,40}|.{0,20}"), 0..6),
             word in 0..VmId::WELL_KNOWN.len(),
         ) {

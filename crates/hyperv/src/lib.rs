@@ -1,20 +1,21 @@
-//! What a Windows machine says of itself, and what that means for a connect or listen.
+//! The state of a Hyper-V machine, and what it means for a connect or listen.
 //!
-//! On Windows the system is the broker: its kernel makes the connections, and answers a connect
-//! that it turns down with one number. Everything else has to be asked for: which services are
-//! registered, which virtual machines there are and whether they run, for which of them a service
-//! is switched off. [`Facts`] is all of that as plain values; [`Facts::explain_connect`] and
-//! [`Facts::explain_listen`] put it before the same judge as a broker on Linux does, so that the
-//! verdict comes in the same words, and [`refusal`] reads the numbers of Windows backwards by it.
+//! On Windows the kernel is the broker: it makes the connections, and a refused connect gets only a
+//! Winsock error number. This crate collects the rest: the registered services, the virtual
+//! machines and their states, and the policies that disable a service for one of them. [`Facts`]
+//! holds all of it. [`Facts::explain_connect`] and [`Facts::explain_listen`] evaluate it with the
+//! same fabric as a broker on Linux, so the verdicts have the same wording. [`refusal`] translates
+//! an error number to a refusal.
 //!
-//! This half is the same on every system and is tested on all of them. On Windows there are also
-//! `facts`, which asks, `facts_at_hand` for those who cannot wait, `virtual_machines`, `machine` and
-//! `set_policy`. All of that takes a bounded time, however long Windows takes.
+//! This part is portable and tested on every system. On Windows there are also `facts`, which
+//! queries the system; `facts_at_hand`, which does not wait; `virtual_machines`; `machine`; and
+//! `set_policy`. All of them have a time limit, however long Windows takes.
 //!
-//! Asking WMI takes COM: where the process has not chosen its security for COM, it has the default
-//! one from then on, so a program that wants another calls `CoInitializeSecurity` before.
+//! WMI needs COM. If the process has not chosen its COM security before the first query, it gets
+//! the default. A program that needs another one calls `CoInitializeSecurity` first.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 #[cfg(any(windows, test))]
 mod embedded;
@@ -44,3 +45,18 @@ pub use refusal::refusal;
 pub use vm::{Vm, VmKind, VmState};
 #[cfg(windows)]
 pub use windows::{PolicyError, facts, facts_at_hand, machine, set_policy, virtual_machines};
+
+/// Threads may share every public type.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Explanation>();
+    assert_send_sync::<Facts>();
+    assert_send_sync::<FindVmError>();
+    assert_send_sync::<Guest>();
+    assert_send_sync::<Machine>();
+    assert_send_sync::<Missing>();
+    assert_send_sync::<Outlook>();
+    assert_send_sync::<ParseComputeSystemsError>();
+    assert_send_sync::<ServicePolicy>();
+    assert_send_sync::<Vm>();
+};

@@ -1,24 +1,24 @@
-//! What this machine is.
+//! The kind of this machine.
 
 use hvsock_address::VmId;
 
-/// What this machine is: a host of virtual machines, a virtual machine, both where virtualization
-/// is nested, or neither.
+/// The kind of this machine: a host of virtual machines, a virtual machine, both (nested
+/// virtualization), or neither.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// Its own name, as far as it says it.
+    /// Its computer name, if known.
     pub name: Option<String>,
-    /// Whether it can have virtual machines.
+    /// Whether it can run virtual machines.
     pub is_host: bool,
-    /// What it knows of itself as a virtual machine of Hyper-V, if it is one.
+    /// Its identity as a virtual machine of Hyper-V, if it is one.
     pub guest: Option<Guest>,
 }
 
-/// What a guest of Hyper-V knows of itself: its host tells it by the data exchange service, so
-/// where that is off there is nothing of this.
+/// The identity of a guest of Hyper-V. The host sends it through the data exchange service (KVP);
+/// without that service all fields are empty.
 ///
 /// Source: the values under `HKLM\SOFTWARE\Microsoft\Virtual Machine\Guest\Parameters`
-/// (learn.microsoft.com/windows/win32/vpc/ivmguestos-getparameter for the names; the id beside them:
+/// (learn.microsoft.com/windows/win32/vpc/ivmguestos-getparameter for the names; for the id:
 /// learn.microsoft.com/previous-versions/windows/it-pro/windows-server-2012-r2-and-2012/dn798287,
 /// "Hyper-V Data Exchange Service (KVP)").
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

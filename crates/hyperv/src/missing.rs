@@ -1,62 +1,62 @@
-//! What could not be asked, and what to do about it.
+//! Information that could not be obtained, and what to do about it.
 
 use std::time::Duration;
 
-/// Something that this machine does not say, so that more virtual machines or policies may be
-/// there than are known. Each names the next step.
+/// Information that could not be obtained. More virtual machines or policies may exist than are
+/// known. Each error text names the next step.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missing {
-    /// Nobody asked, since an answer takes a while.
-    #[error("the virtual machines were not asked for; `hvsock vm list` asks")]
+    /// Not queried, because a query takes time.
+    #[error("the virtual machines were not queried; `hvsock vm list` queries them")]
     NotAsked,
-    /// There is no management of Hyper-V here.
+    /// Hyper-V is not enabled on this machine.
     #[error(
         "Hyper-V is not enabled on this machine; enable it as administrator with \
          `Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All` (on Windows \
          Server `Install-WindowsFeature -Name Hyper-V -IncludeManagementTools`), then restart"
     )]
     HyperV,
-    /// This user may not see Hyper-V's virtual machines.
+    /// This user lacks the rights to list Hyper-V's virtual machines.
     #[error(
         "Windows does not show Hyper-V's virtual machines to this user; run as administrator, or \
          become a member of the group `Hyper-V Administrators` and sign in again"
     )]
     Rights,
-    /// An answer took too long.
+    /// A query timed out.
     #[error(
-        "{what} did not answer within {after:?}; see whether the service {service} runs with \
+        "{what} did not answer within {after:?}; check that the service {service} runs with \
          `Get-Service {service}`"
     )]
     TimedOut {
-        /// Who.
+        /// What did not answer.
         what: &'static str,
-        /// The service behind it.
+        /// Its Windows service.
         service: &'static str,
-        /// How long it had.
+        /// The time limit.
         after: Duration,
     },
-    /// The host compute service does not list its systems.
+    /// The host compute service does not list its virtual machines.
     #[error(
-        "the host compute service does not list its virtual machines ({why}); WSL's can be found \
-         without it with `wsl.exe -- wslinfo --vm-id`"
+        "the host compute service does not list its virtual machines ({why}); \
+         `wsl.exe -- wslinfo --vm-id` shows the id of WSL's"
     )]
     ComputeService {
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The registrations cannot be read.
-    #[error("the services in the registry of Windows cannot be read: {why}")]
+    #[error("cannot read the services in the Windows registry: {why}")]
     Registry {
-        /// Why, and what to do about it.
+        /// The reason, and the next step.
         why: String,
     },
-    /// Windows failed.
-    #[error("{what}: {why}; run it again, and see the event log of Windows if it stays so")]
+    /// A query failed.
+    #[error("{what} failed: {why}; try again, and check the Windows event log if it persists")]
     Failed {
-        /// At what.
+        /// The query.
         what: &'static str,
-        /// How.
+        /// The reason.
         why: String,
     },
 }

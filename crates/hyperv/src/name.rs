@@ -1,9 +1,9 @@
-//! The names by which virtual machines are found.
+//! The names of virtual machines.
 //!
-//! A name in Hyper-V may hold anything, be as long as one likes, and be another machine's, too. A
-//! partition's name may not, since it is a word of a command line and of access rules. So every
-//! machine also has a partition's name, which follows from the list of machines by one rule
-//! ([`partition_names`]), and a person may give either. An id always works.
+//! A name in Hyper-V may contain any text, have any length and be used twice. A partition name may
+//! not, because it appears on command lines and in access rules. So every machine also has a
+//! partition name, which [`partition_names`] derives from the list of machines. User input may be
+//! either name, or the id.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -12,22 +12,22 @@ use hvsock_address::{PartitionName, VmId};
 
 use crate::Vm;
 
-/// Why no one machine is meant by a text.
+/// Why user input does not identify one virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FindVmError {
-    /// There is none.
+    /// No machine has this name or id.
     #[error(transparent)]
     Unknown(#[from] UnknownVm),
-    /// There are several.
+    /// Several machines have this name.
     #[error(transparent)]
     Ambiguous(#[from] AmbiguousVm),
 }
 
 /// No virtual machine has this name or id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no virtual machine is called `{text}`; `hvsock vm list` shows those that are there")]
+#[error("no virtual machine has the name `{text}`; `hvsock vm list` shows all names")]
 pub struct UnknownVm {
-    /// What was looked for.
+    /// The name or id.
     pub text: String,
 }
 
@@ -36,7 +36,7 @@ pub struct UnknownVm {
 pub struct AmbiguousVm {
     /// The name.
     pub name: String,
-    /// Who has it.
+    /// The ids of these machines.
     pub ids: Vec<VmId>,
 }
 
@@ -46,34 +46,41 @@ impl fmt::Display for AmbiguousVm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const SHOWN: usize = 8;
         let count = self.ids.len();
-        write!(f, "{count} virtual machines are called `{}`: ", self.name)?;
+        write!(
+            f,
+            "{count} virtual machines have the name `{}`: ",
+            self.name
+        )?;
         for (at, id) in self.ids.iter().take(SHOWN).enumerate() {
             write!(f, "{}{id}", if at > 0 { ", " } else { "" })?;
         }
         if count > SHOWN {
             write!(f, ", and {} more", count - SHOWN)?;
         }
-        f.write_str("; give the id of one")
+        f.write_str("; use the id of one of them")
     }
 }
 
-/// The machine that a person means, by its id, by the name that its owner gave it, or by its
-/// [partition's name](partition_names). Case does not matter.
+/// Finds a machine by its id, its name or its [partition name](partition_names). Ignores case.
+///
+/// # Errors
+///
+/// [`FindVmError`] if no machine, or more than one, has this name.
 pub fn find_vm<'a>(vms: &'a [Vm], text: &str) -> Result<&'a Vm, FindVmError> {
     if let Ok(id) = text.parse::<VmId>() {
         let found = vms.iter().find(|vm| vm.id == id);
         return found.ok_or_else(|| unknown(text));
     }
     let folded = text.trim().to_lowercase();
-    let called: Vec<_> = vms
+    let matches: Vec<_> = vms
         .iter()
         .filter(|vm| vm.name.trim().to_lowercase() == folded)
         .collect();
-    match called[..] {
+    match matches[..] {
         [vm] => return Ok(vm),
         [] => {}
         _ => {
-            let ids = called.iter().map(|vm| vm.id).collect();
+            let ids = matches.iter().map(|vm| vm.id).collect();
             let name = shortened(text);
             return Err(AmbiguousVm { name, ids }.into());
         }
@@ -84,13 +91,12 @@ pub fn find_vm<'a>(vms: &'a [Vm], text: &str) -> Result<&'a Vm, FindVmError> {
     found.map(|(vm, _)| vm).ok_or_else(|| unknown(text))
 }
 
-/// What a partition of each machine is called, in their order. No two are alike.
+/// The partition name of each machine, in order. All of them are distinct.
 ///
-/// A name that is a partition's name already, and no other machine's, stays as it is. Of any other
-/// each stretch of characters that a partition's name does not take becomes one `-`, and what is
-/// more than 63 characters is left out; where nothing is left, or a word that means something else,
-/// it is `vm`. Machines whose names are then alike get `-` and the first 8 digits of their ids, or
-/// as many more as it takes.
+/// A unique name that is a valid partition name is used unchanged. In any other name each sequence
+/// of invalid characters becomes one `-`, and the name is truncated to 63 characters. If the result
+/// is empty or a reserved word, the name is `vm`. Equal names get `-` and the first 8 digits of the
+/// machine's id as a suffix, or more digits if needed.
 pub fn partition_names(vms: &[Vm]) -> Vec<PartitionName> {
     let bases: Vec<_> = vms.iter().map(|vm| base(&vm.name)).collect();
     let mut counts = HashMap::new();
@@ -111,35 +117,35 @@ pub fn partition_names(vms: &[Vm]) -> Vec<PartitionName> {
     names.collect()
 }
 
-/// A name with so many digits of an id that nobody has it, and takes it.
+/// Appends as many digits of the id as make the name unique, and reserves the name.
 fn with_id(base: &str, id: VmId, taken: &mut HashSet<PartitionName>) -> PartitionName {
     let digits = id.uuid().simple().to_string();
-    // Once all 32 digits are there, two are alike only if ids are: then they are numbered.
+    // With all 32 digits two names are equal only if the ids are. Then a number follows.
     let tails = (8..=digits.len())
         .map(|count| digits[..count].to_owned())
         .chain((2_u64..).map(|n| format!("{digits}-{n}")));
     for tail in tails {
-        let room = PartitionName::MAX_LEN - 1 - tail.len();
-        let head = &base[..base.len().min(room)];
+        let free = PartitionName::MAX_LEN - 1 - tail.len();
+        let head = &base[..base.len().min(free)];
         let name = PartitionName::new(format!("{head}-{tail}"));
         if let Some(name) = name.ok().filter(|name| taken.insert(name.clone())) {
             return name;
         }
     }
-    unreachable!("numbers do not end")
+    unreachable!("the numbers are unlimited")
 }
 
-/// The name made of what a partition's name takes of this one.
+/// The partition name derived from this name, if any valid character is left.
 pub(crate) fn base(name: &str) -> Option<PartitionName> {
     if let Ok(name) = PartitionName::new(name.trim()) {
         return Some(name);
     }
     let mut text = String::new();
     for c in name.chars() {
-        let plain = c.is_ascii_alphanumeric() || "._-".contains(c);
+        let is_valid = c.is_ascii_alphanumeric() || "._-".contains(c);
         match c {
             c if text.is_empty() && !c.is_ascii_alphanumeric() => {}
-            c if plain => text.push(c),
+            c if is_valid => text.push(c),
             _ if text.ends_with('-') => {}
             _ => text.push('-'),
         }
@@ -185,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_called_what_a_partitions_name_takes_of_its_name() {
+    fn a_partition_name_consists_of_the_valid_characters_of_the_name() {
         for (name, want) in [
             ("web", "web"),
             ("Windows 11 dev environment", "Windows-11-dev-environment"),
@@ -201,19 +207,19 @@ mod tests {
     }
 
     #[test]
-    fn machines_with_one_name_are_told_apart_by_their_ids() {
+    fn machines_with_equal_names_get_their_ids_as_suffix() {
         assert_eq!(names(&["Web", "web"]), ["Web-00000001", "web-00000002"]);
         assert_eq!(
             names(&["a b", "a/b", "a-c"]),
             ["a-b-00000001", "a-b-00000002", "a-c"]
         );
-        // One who takes the name that another would get changes nobody's meaning.
+        // A machine whose own name equals a suffixed name keeps it.
         let taken = names(&["x", "x", "x-00000001"]);
         assert_eq!(taken, ["x-000000010", "x-00000002", "x-00000001"]);
     }
 
     #[test]
-    fn a_person_may_give_either_name_or_the_id() {
+    fn a_machine_is_found_by_either_name_or_by_its_id() {
         let vms = [vm("My VM", 1), vm("db", 2), vm("DB", 3)];
         for text in ["My VM", "my vm ", "my-vm", "My-VM", &vms[0].id.to_string()] {
             assert_eq!(find_vm(&vms, text).map(|vm| vm.id), Ok(vms[0].id), "{text}");
@@ -233,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_two_machines_are_called_alike(
+        fn partition_names_are_distinct(
             names in proptest::collection::vec("(?s).{0,80}|[xX](-0000000[12])?|x-0{0,7}1?", 0..12),
             same_ids: bool,
         ) {
@@ -245,7 +251,7 @@ mod tests {
         }
 
         #[test]
-        fn every_machine_is_found_by_its_partitions_name_unless_another_owner_gave_it(
+        fn every_machine_is_found_by_its_partition_name_unless_it_is_another_machines_name(
             names in proptest::collection::vec("[a-c ]{0,3}(-0100)?", 1..8),
         ) {
             let vms = names.iter().zip(0..).map(|(name, id)| vm(name, id));

@@ -1,35 +1,35 @@
-//! For which virtual machine a service is switched on or off.
+//! Policies that enable or disable a service for one virtual machine.
 
 use hvsock_address::{ServiceId, VmId};
 
-/// What one virtual machine's settings say about one service.
+/// The policy of one virtual machine for one service.
 ///
-/// Source: `Msvm_GuestCommunicationServiceSettingData`, of Windows 10 and Windows Server 2016 on
+/// Source: `Msvm_GuestCommunicationServiceSettingData`, since Windows 10 and Windows Server 2016
 /// (learn.microsoft.com/windows/win32/hyperv_v2/msvm-guestcommunicationservicesettingdata).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ServicePolicy {
     /// The virtual machine.
     pub vm: VmId,
-    /// The service; none is the machine's default, for services about which it says nothing else
+    /// The service; `None` is the machine's default for services without a policy
     /// (`DefaultEnabledStatePolicy` of `Msvm_GuestServiceInterfaceComponentSettingData`).
     pub service: Option<ServiceId>,
-    /// What they say.
+    /// The policy.
     pub switch: Switch,
 }
 
 /// `EnabledStatePolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Switch {
-    /// The service is on for the virtual machine (2).
+    /// The service is enabled for the virtual machine (2).
     Enabled,
-    /// It is off for it (3).
+    /// The service is disabled (3).
     Disabled,
     /// The machine's default decides (8).
     Deferred,
 }
 
 impl Switch {
-    /// The meaning of a number of Windows.
+    /// The policy with this number; `None` if it is unknown.
     pub fn of_number(number: u16) -> Option<Self> {
         match number {
             2 => Some(Self::Enabled),
@@ -39,7 +39,7 @@ impl Switch {
         }
     }
 
-    /// The number that Windows has for it.
+    /// The number of this policy.
     pub fn number(self) -> u16 {
         match self {
             Self::Enabled => 2,
@@ -49,8 +49,8 @@ impl Switch {
     }
 }
 
-/// What the policies say about one service for one virtual machine; `None` is nothing, which is
-/// enabled.
+/// Whether the policies enable a service for a virtual machine. `None` means no policy: the service
+/// is enabled.
 pub(crate) fn switch(policies: &[ServicePolicy], vm: VmId, service: ServiceId) -> Option<bool> {
     let of = |service| {
         let found = policies
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_and_its_meaning_agree() {
+    fn every_number_survives_a_round_trip() {
         let known = (0..=u16::MAX).filter_map(|n| Some((n, Switch::of_number(n)?)));
         let known: Vec<_> = known.collect();
         assert_eq!(known.len(), 3);
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn the_machines_default_decides_where_a_policy_is_deferred_or_there_is_none() {
+    fn the_default_of_the_machine_applies_without_a_policy_or_if_it_is_deferred() {
         use Switch::{Deferred, Disabled, Enabled};
         let (vm, service) = (VmId::random(), ServiceId::random());
         let policy = |service, switch| ServicePolicy {

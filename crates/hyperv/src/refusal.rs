@@ -1,26 +1,26 @@
-//! Windows' numbers, in the words of refusals.
+//! Translates Winsock error numbers to refusals.
 
 use hvsock_address::{SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
 
 use crate::Facts;
 
-/// What a number of Winsock's means for a connect to `address`, or where `listening` for a bind
-/// or listen there. A number that says nothing about the other side, or is none, means none.
+/// The refusal for a Winsock error number of a connect to `address` or, if `listening`, of a bind or
+/// listen there. `None` for a number that is not about the peer, or unknown.
 ///
-/// Windows has one number for several reasons. Where `facts` know the reason it is theirs;
-/// otherwise it is the one that is left, or the one that claims least.
+/// Windows uses one number for several reasons. If `facts` imply a reason with the same number, that
+/// one is returned; otherwise the most general one.
 ///
 /// Sources: learn.microsoft.com/windows/win32/winsock/windows-sockets-error-codes-2 for the
-/// numbers; for what each means here the mapping of [`Refusal::wsa`], which is this one forwards.
+/// numbers; [`Refusal::wsa`] for the mapping, of which this is the inverse.
 pub fn refusal(
     wsa: i32,
     facts: Option<&Facts>,
     address: SockAddrHv,
     listening: bool,
 ) -> Option<Refusal> {
-    let plain = plain(wsa, facts, address, listening)?;
-    let judged = facts.and_then(|facts| {
+    let default = by_number(wsa, facts, address, listening)?;
+    let evaluated = facts.and_then(|facts| {
         let explanation = if listening {
             facts.explain_listen(address.vm, address.service)
         } else {
@@ -28,15 +28,20 @@ pub fn refusal(
         };
         explanation.verdict.err()
     });
-    let better = judged.filter(|judged| judged.wsa() == wsa || is_vague(wsa, judged));
-    Some(better.unwrap_or(plain))
+    let better = evaluated.filter(|refusal| refusal.wsa() == wsa || is_ambiguous(wsa, refusal));
+    Some(better.unwrap_or(default))
 }
 
-/// What the number means where nothing more is known.
-fn plain(wsa: i32, facts: Option<&Facts>, address: SockAddrHv, listening: bool) -> Option<Refusal> {
+/// The refusal for a number without further information.
+fn by_number(
+    wsa: i32,
+    facts: Option<&Facts>,
+    address: SockAddrHv,
+    listening: bool,
+) -> Option<Refusal> {
     let by_windows = |what: &str| format!("{what} of Windows");
     Some(match wsa {
-        // WSAEACCES: github.com/nbdd0121/wsld/issues/8 had it for another user's machine.
+        // WSAEACCES: reported for another user's machine in github.com/nbdd0121/wsld/issues/8.
         10013 => Refusal::Denied {
             rule: by_windows("a security descriptor"),
         },
@@ -44,19 +49,19 @@ fn plain(wsa: i32, facts: Option<&Facts>, address: SockAddrHv, listening: bool) 
         10022 => Refusal::Disabled {
             by: by_windows("a setting"),
         },
-        // WSAEOPNOTSUPP, WSAEAFNOSUPPORT: no Hyper-V, or none of its sockets
+        // WSAEOPNOTSUPP, WSAEAFNOSUPPORT: no Hyper-V, or no Hyper-V sockets
         10045 | 10047 => Refusal::NotSupported,
         // WSAEADDRINUSE
         10048 => Refusal::AddressInUse,
         // WSAEADDRNOTAVAIL
         10049 => match address.vm {
             vm if listening || vm.is_well_known() => Refusal::AddressNotAvailable,
-            // A guest that asks for another must not take it that there is none.
-            _ if facts.is_some_and(Facts::is_mere_guest) => Refusal::NotReachable,
+            // To a guest this does not mean that the partition does not exist.
+            _ if facts.is_some_and(Facts::is_guest_only) => Refusal::NotReachable,
             _ => Refusal::PartitionUnknown,
         },
-        // WSAENETDOWN: moby/vpnkit#299 had it for a machine that restarted. Paused and off are
-        // what a guest can be; the host is neither.
+        // WSAENETDOWN: reported for a machine that restarted in moby/vpnkit#299. A guest can be
+        // paused or off, the host cannot.
         10050 if address.vm != VmId::LOOPBACK => Refusal::PartitionPaused,
         // WSAENETUNREACH
         10051 if address.vm != VmId::LOOPBACK => Refusal::PartitionOff,
@@ -76,22 +81,21 @@ fn plain(wsa: i32, facts: Option<&Facts>, address: SockAddrHv, listening: bool) 
     })
 }
 
-/// Whether a number is one that Windows also gives for this reason, which has a better one: nobody
-/// answered (WSAETIMEDOUT), somebody said no (WSAECONNREFUSED), or it is not allowed (WSAEACCES),
-/// which a bind to a machine for a service that is not registered was seen to give
-/// (github.com/nbdd0121/wsld/issues/5).
-fn is_vague(wsa: i32, judged: &Refusal) -> bool {
+/// Whether Windows also uses this number for a refusal that has a more specific number: WSAETIMEDOUT
+/// (no answer), WSAECONNREFUSED (refused) or WSAEACCES (not allowed). A bind to a machine for an
+/// unregistered service was reported to return the latter (github.com/nbdd0121/wsld/issues/5).
+fn is_ambiguous(wsa: i32, refusal: &Refusal) -> bool {
     match wsa {
-        // Windows knew the address when somebody there said no, or nobody answered. Who judges that
-        // it is none knows less: a guest need not know that it is one.
+        // Windows found the address if the peer refused or did not answer. A verdict that the address
+        // does not exist is based on less: a guest may not know that it is one.
         10060 | 10061 => !matches!(
-            judged,
+            refusal,
             Refusal::NotSupported
                 | Refusal::AddressNotAvailable
                 | Refusal::NotReachable
                 | Refusal::PartitionUnknown
         ),
-        10013 => matches!(judged, Refusal::Unregistered | Refusal::Disabled { .. }),
+        10013 => matches!(refusal, Refusal::Unregistered | Refusal::Disabled { .. }),
         _ => false,
     }
 }

@@ -1,12 +1,11 @@
-//! The rows that WMI gives, and what they mean. Nothing here asks; so all of it is tested on every
-//! system.
+//! Interprets the rows of WMI queries. It makes no queries, so it is tested on every system.
 
 use hvsock_address::{ServiceId, VmId};
 use serde::Deserialize;
 
 use crate::{Missing, ServicePolicy, Switch, Vm, VmKind, VmState};
 
-/// What is read of each `Msvm_ComputerSystem`.
+/// The fields used of `Msvm_ComputerSystem`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ComputerSystem {
@@ -15,10 +14,10 @@ pub(crate) struct ComputerSystem {
     pub(crate) enabled_state: Option<u16>,
 }
 
-/// What is read of each `Msvm_GuestCommunicationServiceSettingData`.
+/// The fields used of `Msvm_GuestCommunicationServiceSettingData`.
 ///
-/// A row must have each field that its type has: a property that was not asked for is an error of
-/// the whole query. So each query has a type of its own.
+/// A field that is missing from the query is an error of the whole query. So each query has its own
+/// type.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct ServiceSetting {
@@ -28,7 +27,7 @@ pub(crate) struct ServiceSetting {
     pub(crate) enabled_state_policy: Option<u16>,
 }
 
-/// What is read of each `Msvm_GuestServiceInterfaceComponentSettingData`.
+/// The fields used of `Msvm_GuestServiceInterfaceComponentSettingData`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct DefaultSetting {
@@ -39,15 +38,15 @@ pub(crate) struct DefaultSetting {
 
 /// The virtual machines among the computer systems.
 ///
-/// The host is in the list, too, for those who may see it. Who may not is shown nothing at all,
-/// and no error: a list without even the host is one of those.
+/// The list also contains the host. A user without the rights gets an empty list instead of an
+/// error, so an empty list means missing rights.
 pub(crate) fn virtual_machines(rows: Vec<ComputerSystem>) -> Result<Vec<Vm>, Missing> {
     if rows.is_empty() {
         return Err(Missing::Rights);
     }
     let vms = rows.into_iter().filter_map(|row| {
-        // A machine's `Name` is its GUID, and the host's is its NetBIOS name. `Caption` tells the
-        // two apart as well, but in the language of the system.
+        // The `Name` of a machine is its GUID, and that of the host its NetBIOS name. `Caption` also
+        // distinguishes them, but in the language of the system.
         let id: VmId = row.name?.parse().ok()?;
         Some(Vm {
             name: row.element_name.unwrap_or_default(),
@@ -61,7 +60,7 @@ pub(crate) fn virtual_machines(rows: Vec<ComputerSystem>) -> Result<Vec<Vm>, Mis
     Ok(vms.filter(|vm| !vm.id.is_well_known()).collect())
 }
 
-/// The policies among the settings: those of templates and other things than machines left out.
+/// The policies among the settings of machines. Settings of templates are left out.
 pub(crate) fn policies(
     services: Vec<ServiceSetting>,
     defaults: Vec<DefaultSetting>,
@@ -83,21 +82,21 @@ pub(crate) fn policies(
     services.chain(defaults).collect()
 }
 
-/// The machine whose setting has this `InstanceID`: `Microsoft:GUID\…`.
+/// The machine of the setting with this `InstanceID`: `Microsoft:GUID\…`.
 ///
-/// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-computersystem (`InstanceID`); a
-/// checkpoint's settings have the checkpoint's GUID there, and a template's the word `Definition`.
+/// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-computersystem (`InstanceID`). The
+/// settings of a checkpoint have its GUID instead, and those of a template the word `Definition`.
 pub(crate) fn machine_of(instance_id: &str) -> Option<VmId> {
     let rest = instance_id.strip_prefix("Microsoft:")?;
     let guid = rest.split('\\').next().unwrap_or_default();
     guid.parse().ok().filter(|id: &VmId| !id.is_well_known())
 }
 
-/// The id of WSL's machine in the command line of a process that WSL keeps for it.
+/// The id of WSL's machine, from the command line of WSL's helper process.
 ///
 /// Source: microsoft/WSL, src/windows/wslhost/main.cpp and src/windows/common/wslhost.h:
 /// `--vm-id {GUID}` in the versions up to 2.x, an option with the value `hcs:{GUID}` since then
-/// (`GuestConnector::Serialize`); `wslrelay.exe` likewise. Read so by Biswa96/wslbridge2#43.
+/// (`GuestConnector::Serialize`); `wslrelay.exe` likewise. Also parsed by Biswa96/wslbridge2#43.
 pub(crate) fn wsl_machine(command_line: &str) -> Option<VmId> {
     ["--vm-id", "hcs:"].iter().find_map(|mark| {
         let (_, rest) = command_line.split_once(mark)?;
@@ -106,9 +105,9 @@ pub(crate) fn wsl_machine(command_line: &str) -> Option<VmId> {
     })
 }
 
-/// What the sources say, as one list: Hyper-V's own first, then whatever runs beside them, then
-/// WSL's, by its id if the host compute service named no owner.
-pub(crate) fn together(hyper_v: Vec<Vm>, others: Vec<Vm>, wsl: Option<VmId>) -> Vec<Vm> {
+/// Merges the lists: Hyper-V's machines first, then the others, then WSL's, which is identified by
+/// its id if the host compute service named no owner.
+pub(crate) fn merge(hyper_v: Vec<Vm>, others: Vec<Vm>, wsl: Option<VmId>) -> Vec<Vm> {
     let mut vms = hyper_v;
     for other in others {
         if !vms.iter().any(|vm| vm.id == other.id) {
@@ -120,7 +119,7 @@ pub(crate) fn together(hyper_v: Vec<Vm>, others: Vec<Vm>, wsl: Option<VmId>) -> 
         let wsl = Vm {
             name: "WSL".to_owned(),
             id,
-            // It has a process, so it runs, unless somebody knows better.
+            // It has a helper process, so it runs, unless another source knows its state.
             state: known.as_ref().map_or(VmState::Running, |vm| vm.state),
             kind: VmKind::Wsl,
         };
@@ -175,14 +174,14 @@ mod tests {
     }
 
     #[test]
-    fn a_list_without_even_the_host_is_one_that_this_user_may_not_see() {
+    fn an_empty_list_without_the_host_means_missing_rights() {
         assert_eq!(virtual_machines(vec![]), Err(Missing::Rights));
         let none = virtual_machines(vec![row("DESKTOP-1", "", 2)]);
         assert_eq!(none, Ok(vec![]));
     }
 
     #[test]
-    fn every_state_has_a_meaning() {
+    fn every_state_number_maps_to_a_state() {
         for (number, state) in [
             (0, VmState::Unknown),
             (2, VmState::Running),
@@ -203,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_is_a_machines_and_not_a_templates() {
+    fn policies_of_templates_and_invalid_settings_are_left_out() {
         let strange = "{0000ac9-facb-11e6-bd58-64006a7986d3}";
         let good = "999e53d4-3d5c-4c3e-8779-bed06ec056e1";
         let of = format!("Microsoft:{ID}\\6C09BB55-D683-4DA0-8931-C9BF705F6480\\{good}");
@@ -267,7 +266,7 @@ mod tests {
         };
         let other = "afd7952d-e55b-5ead-a889-fc7922c6458d";
         let utility = || VmKind::Utility { owner: None };
-        let all = together(
+        let all = merge(
             vec![vm(ID, "My VM", VmKind::HyperV)],
             vec![vm(ID, ID, VmKind::HyperV), vm(other, other, utility())],
             Some(other.parse().unwrap()),
@@ -275,13 +274,13 @@ mod tests {
         let names: Vec<_> = all.iter().map(|vm| (vm.name.as_str(), &vm.kind)).collect();
         assert_eq!(names, [("My VM", &VmKind::HyperV), ("WSL", &VmKind::Wsl)]);
         assert_eq!(all[1].state, VmState::Paused);
-        let all = together(vec![], vec![], Some(other.parse().unwrap()));
+        let all = merge(vec![], vec![], Some(other.parse().unwrap()));
         assert_eq!(all[0].state, VmState::Running);
     }
 
     proptest! {
         #[test]
-        fn no_row_is_too_strange(
+        fn any_row_is_parsed_without_a_panic(
             name in proptest::option::of("(?s).{0,60}"), state: Option<u16>, policy: Option<u16>,
         ) {
             let text = name.clone().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! The facts as a tree of partitions, which the fabric judges.
+//! The facts as a tree of partitions, which the fabric evaluates.
 
 use hvsock_address::{PartitionName, VmId};
 use hvsock_fabric::{
@@ -11,14 +11,15 @@ use crate::facts::Question;
 use crate::name::{base, partition_names};
 use crate::{Facts, Vm, VmKind, VmState, policy};
 
-/// A fabric of this machine, and where in it the asker is.
+/// A fabric with the partitions of this machine.
 pub(crate) struct View {
     fabric: Fabric,
+    /// The partition of the caller.
     here: PartitionKey,
-    /// The root's name.
+    /// The name of the root partition.
     pub(crate) host: PartitionName,
-    /// The name of the virtual machine that is asked about.
-    pub(crate) asked: Option<PartitionName>,
+    /// The name of the virtual machine in question.
+    pub(crate) target: Option<PartitionName>,
 }
 
 impl View {
@@ -30,9 +31,9 @@ impl View {
         }
     }
 
-    /// The judge's answer, for somebody with the rights that every user has.
-    pub(crate) fn judge(&self, question: Question) -> Explanation {
-        // Neither root nor a broker's user: Windows has no rule about either.
+    /// The verdict of the fabric, for a user without special rights.
+    pub(crate) fn evaluate(&self, question: Question) -> Explanation {
+        // Neither root nor the broker's user: Windows has no rules for them.
         let principal = &Principal {
             uid: 1,
             ..Principal::default()
@@ -59,31 +60,31 @@ impl View {
         }
     }
 
-    /// A machine with its virtual machines under it.
+    /// A host with its virtual machines as children.
     fn of_host(facts: &Facts, question: Question) -> Self {
         let mut vms = facts.vms.clone();
-        // One that is not shown and yet may be there is taken for one that runs.
+        // A machine that may exist but is not shown is assumed to run.
         if !question.vm.is_well_known() && facts.vm(question.vm).is_none() && facts.may_hide_vms() {
             vms.insert(0, hidden(question.vm));
         }
         let names = partition_names(&vms);
-        let name = called(facts.machine.name.as_deref(), "this-host", &names);
+        let name = partition_name(facts.machine.name.as_deref(), "this-host", &names);
         let (mut fabric, here) = rooted(&name);
-        let mut asked = None;
+        let mut target = None;
         let mut registry = registry(facts);
-        // Another's policies and names change nothing about a question, but a listen for all.
+        // The policies and names of other machines matter only for a wildcard listen.
         for (vm, name) in vms.iter().zip(names) {
             if vm.id == question.vm {
-                asked = Some(name.clone());
+                target = Some(name.clone());
             }
             let of = policy::switch(&facts.policies, vm.id, question.service);
             let entry = registry.get(question.service).cloned();
             if let (Some(enabled), Some(mut entry)) = (of, entry) {
                 entry.vm.entry(name.clone()).or_default().enabled = Some(enabled);
-                // It is there already, so nothing clashes.
+                // It replaces itself, so there is no conflict.
                 let _ = registry.replace(entry);
             }
-            // One too many, or one whose id is another's too, is not asked about.
+            // Fails for a machine beyond the limit or with a duplicate id: it is left out.
             let _ = fabric.add_partition(
                 here,
                 PartitionSpec {
@@ -100,16 +101,16 @@ impl View {
             fabric,
             here,
             host: name,
-            asked,
+            target,
         }
     }
 
-    /// A virtual machine under a host of which no more than its name is known.
+    /// A virtual machine as the child of its host, of which only the name is known.
     fn of_guest(facts: &Facts, question: Question) -> Self {
         let guest = facts.machine.guest.clone().unwrap_or_default();
-        let host = called(guest.host.as_deref(), "its-host", &[]);
+        let host = partition_name(guest.host.as_deref(), "its-host", &[]);
         let own = guest.name.as_deref().or(facts.machine.name.as_deref());
-        let name = called(own, "this-vm", std::slice::from_ref(&host));
+        let name = partition_name(own, "this-vm", std::slice::from_ref(&host));
         let (mut fabric, root) = rooted(&host);
         let id = guest.id.filter(|id| !id.is_well_known());
         let spec = PartitionSpec {
@@ -120,7 +121,7 @@ impl View {
             state: PartitionState::Running,
         };
         let here = fabric.add_partition(root, spec).unwrap_or(root);
-        // Its own registry is for its children; who listens for all waits for its host, too.
+        // Its own registry is for its children. A wildcard listen also accepts from its host.
         if question.vm != VmId::WILDCARD {
             let _ = fabric.set_registry(here, registry(facts));
         }
@@ -128,12 +129,12 @@ impl View {
             fabric,
             here,
             host,
-            asked: None,
+            target: None,
         }
     }
 }
 
-/// A fabric with nothing but a root of this name.
+/// A fabric with only a root of this name.
 fn rooted(name: &PartitionName) -> (Fabric, PartitionKey) {
     let root = RootSpec {
         kind: PartitionKind::Host,
@@ -145,8 +146,8 @@ fn rooted(name: &PartitionName) -> (Fabric, PartitionKey) {
     (fabric, key)
 }
 
-/// The registry, with what Windows has in place of rules: who is registered may be offered by
-/// everybody, as far as the registry goes.
+/// The registry with the defaults of Windows, which has no access rules in the registry: every user
+/// may listen for a registered service.
 fn registry(facts: &Facts) -> Registry {
     let mut registry = facts.registry.clone();
     let mut defaults = Defaults::default();
@@ -155,8 +156,8 @@ fn registry(facts: &Facts) -> Registry {
     registry
 }
 
-/// A partition's name for this text that is none of `taken`.
-fn called(text: Option<&str>, or: &str, taken: &[PartitionName]) -> PartitionName {
+/// A partition name derived from `text`, or else from `or`, that is not in `taken`.
+fn partition_name(text: Option<&str>, or: &str, taken: &[PartitionName]) -> PartitionName {
     let wanted = text.and_then(base);
     let numbered = (1_u64..).map(|n| match n {
         1 => or.to_owned(),
@@ -166,7 +167,7 @@ fn called(text: Option<&str>, or: &str, taken: &[PartitionName]) -> PartitionNam
     let mut names = wanted.into_iter().chain(numbered);
     names
         .find(|name| !taken.contains(name))
-        .expect("numbers do not end")
+        .expect("the numbers are unlimited")
 }
 
 fn hidden(id: VmId) -> Vm {

@@ -1,4 +1,4 @@
-//! Virtual machines, as Hyper-V and the host compute service show them.
+//! Virtual machines, as listed by Hyper-V and the host compute service.
 
 use std::fmt;
 
@@ -8,58 +8,57 @@ use hvsock_fabric::PartitionState;
 /// A virtual machine of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Vm {
-    /// The name that its owner gave it. It may hold anything, and two may have the same: see
+    /// The name given by its owner. It may contain any text and need not be unique: see
     /// [`partition_names`](crate::partition_names).
     pub name: String,
-    /// Its id: what a connect to it gives as the VmId.
+    /// Its id: the `VmId` for a connect.
     pub id: VmId,
-    /// Whether it runs.
+    /// Its state.
     pub state: VmState,
-    /// Who runs it.
+    /// The service that runs it.
     pub kind: VmKind,
 }
 
-/// Who runs a virtual machine.
+/// The service that runs a virtual machine.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum VmKind {
-    /// Hyper-V Manager's: one that `Get-VM` lists.
+    /// Hyper-V's management service: `Get-VM` lists it.
     HyperV,
-    /// The one in which WSL runs every Linux distribution of a user.
+    /// WSL: it runs all Linux distributions of a user.
     Wsl,
-    /// Another of the host compute service's, such as a container's or a sandbox's; or one of
-    /// which Windows shows no more than that it is there.
+    /// The host compute service, for a container or a sandbox, for example. Also a machine of which
+    /// Windows shows only the id.
     Utility {
-        /// Who had the service make it, where that is known.
+        /// The program that created it, if known.
         owner: Option<String>,
     },
 }
 
-/// Whether a virtual machine runs, in the words of `Get-VM`.
+/// The state of a virtual machine, in the terms of `Get-VM`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum VmState {
-    /// It is switched off.
+    /// Off.
     Off,
-    /// It is off and its memory is kept.
+    /// Off, with its memory saved.
     Saved,
-    /// It is on its way to running.
+    /// Changing to running.
     Starting,
-    /// It runs.
+    /// Running.
     Running,
-    /// It stands still.
+    /// Paused.
     Paused,
-    /// It is on its way to being off, saved or paused.
+    /// Changing to off, saved or paused.
     Stopping,
-    /// Windows says something else, or nothing.
+    /// Another state, or none reported.
     Unknown,
 }
 
 impl VmState {
     /// The meaning of `Msvm_ComputerSystem.EnabledState`.
     ///
-    /// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-computersystem for 0 to 10; the
-    /// numbers from 32768 on are of version 1 of the provider, whose `RequestStateChange` page
-    /// names them with what they correspond to, and the "critical" ones among them, in which a
-    /// machine is when its storage has gone, are of Windows 10.
+    /// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-computersystem for 0 to 10. The
+    /// numbers from 32768 on are those of version 1 of the provider; its `RequestStateChange` page
+    /// names them. The "critical" states are of Windows 10, for a machine that has lost its storage.
     pub fn of_enabled_state(state: u16) -> Self {
         match state {
             2 => Self::Running,
@@ -71,7 +70,7 @@ impl VmState {
             // Quiesce.
             9 => Self::Paused,
             10 => Self::Starting,
-            // Version 1: paused, suspended, starting, snapshotting (it goes on after it).
+            // Version 1: paused, suspended, starting, snapshotting (it continues afterwards).
             32768 => Self::Paused,
             32769 => Self::Saved,
             32770 => Self::Starting,
@@ -90,8 +89,8 @@ impl VmState {
         }
     }
 
-    /// The same as partitions know it. Only what is certain counts against a machine: one that is
-    /// on its way somewhere may answer, and what Windows calls something else may, too.
+    /// The corresponding state of a partition. A machine that is changing its state, or in an
+    /// unknown state, may still accept connections, so it counts as running.
     pub fn partition_state(self) -> PartitionState {
         match self {
             Self::Off | Self::Saved => PartitionState::Off,

@@ -1,5 +1,5 @@
-//! docs/platforms.md claims nothing that is not there: each mark has a meaning, each test that it
-//! names exists, each source is used, and no call, address, option or error is left out.
+//! Checks the claims of docs/platforms.md: each mark is defined, each named test exists, each source
+//! is used, and no call, address, option or error is missing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -16,7 +16,7 @@ const COLUMNS: [&str; 5] = [
     "Linux host",
 ];
 
-/// What stands in a cell: a mark, and to what it refers.
+/// A claim in a cell: a mark and its reference.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Claim {
     /// `T`, `L`, `W` or `S`, and the key of a test.
@@ -35,7 +35,7 @@ fn page() -> String {
     text.replace("\r\n", "\n")
 }
 
-/// The part under a heading.
+/// The text under a heading.
 fn part<'a>(page: &'a str, heading: &str) -> &'a str {
     let begin = page.find(&format!("\n## {heading}\n")).expect(heading);
     let rest = &page[begin + 1..];
@@ -43,7 +43,7 @@ fn part<'a>(page: &'a str, heading: &str) -> &'a str {
     &rest[..end]
 }
 
-/// The rows of the tables in a part, without their heads.
+/// The rows of the tables in a part, without their headers.
 fn rows(part: &str) -> Vec<Vec<&str>> {
     part.lines()
         .filter(|line| line.starts_with('|') && !line.starts_with("|---"))
@@ -52,7 +52,7 @@ fn rows(part: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
-/// The columns of a part's table.
+/// The header cells of a part's table.
 fn head(part: &str) -> Vec<&str> {
     let line = part
         .lines()
@@ -80,7 +80,7 @@ fn claims(cell: &str) -> Vec<Claim> {
     words.collect()
 }
 
-/// The parts with claims, and how many cells stand before them in a row.
+/// The parts with claims, and the number of cells before the claims in each row.
 const PARTS: [(&str, usize); 5] = [
     ("Calls", 1),
     ("Addresses", 1),
@@ -89,7 +89,7 @@ const PARTS: [(&str, usize); 5] = [
     ("Around the sockets", 1),
 ];
 
-/// All claims, each with the column that it is in.
+/// All claims, each with its column.
 fn all_claims(page: &str) -> Vec<(&'static str, Claim)> {
     let mut all = Vec::new();
     for (heading, before) in PARTS {
@@ -105,7 +105,7 @@ fn all_claims(page: &str) -> Vec<(&'static str, Claim)> {
     all
 }
 
-/// The tests by their keys: what is written about each.
+/// The tests by key, with their description.
 fn tests(page: &str) -> BTreeMap<&str, &str> {
     let rows = rows(part(page, "Tests"));
     let count = rows.len();
@@ -119,7 +119,7 @@ fn sources(page: &str) -> BTreeSet<u32> {
     let lines = part(page, "Sources and reasons").lines();
     let numbers = lines.filter_map(|line| line.split_once(". ")?.0.parse().ok());
     let numbers: Vec<u32> = numbers.collect();
-    // What shows the page counts them itself.
+    // Markdown renderers number the list themselves.
     assert!(
         numbers.iter().copied().eq(1..=numbers.len() as u32),
         "{numbers:?}"
@@ -152,21 +152,21 @@ fn every_test_that_is_named_exists() {
 }
 
 #[test]
-fn every_claim_refers_to_something_and_everything_is_referred_to() {
+fn every_claim_has_a_reference_and_every_reference_is_used() {
     let page = page();
     let (tests, sources) = (tests(&page), sources(&page));
-    // What stands in the text counts as well.
+    // References in the text count as well.
     let in_text = |text: &str| page.contains(text);
     let claims = all_claims(&page);
     for (column, claim) in &claims {
         match claim {
             Claim::Tested(mark, key) => {
                 assert!(tests.contains_key(key.as_str()), "{key} is no test");
-                // Each kind of test is about its own kind of system only.
+                // Each kind of test applies to one kind of system only.
                 let marks: &[char] = match *column {
                     "Linux host" => &['T'],
                     "Linux guest, virtio" => &['T', 'L'],
-                    // No such system is anywhere near.
+                    // There is no such test system.
                     "Linux guest, Hyper-V" => &['L'],
                     _ => &['W', 'S'],
                 };
@@ -197,10 +197,9 @@ fn every_claim_refers_to_something_and_everything_is_referred_to() {
     }
 }
 
-/// A stand-in is not a Windows, so that no cell may rest on it alone without saying what of Windows
-/// it follows.
+/// The shim is not Windows. So a cell that relies on it must also cite a source on Windows.
 #[test]
-fn nothing_is_claimed_of_windows_by_a_stand_in_alone() {
+fn no_claim_on_windows_relies_on_the_shim_alone() {
     let page = page();
     for heading in ["Calls", "Errors"] {
         for row in rows(part(&page, heading)) {
@@ -216,7 +215,7 @@ fn nothing_is_claimed_of_windows_by_a_stand_in_alone() {
 }
 
 #[test]
-fn no_address_option_or_error_is_left_out() {
+fn no_address_option_or_error_is_missing() {
     let page = page();
     let first = |heading| {
         let cells = rows(part(&page, heading))
@@ -251,13 +250,13 @@ fn no_address_option_or_error_is_left_out() {
     ] {
         assert!(
             source.contains(&format!("pub fn {call}(")),
-            "{call} is no call any more"
+            "there is no call {call}"
         );
         assert!(calls.contains(call), "{call}");
     }
 }
 
-/// The numbers beside the refusals are those that programs get.
+/// The numbers of the refusals are those that programs get.
 #[test]
 fn the_numbers_are_those_of_the_refusals() {
     const NUMBERS: [(&str, i32); 12] = [

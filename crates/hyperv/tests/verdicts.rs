@@ -1,4 +1,4 @@
-//! What becomes of a connect or listen on Windows, by what the machine says of itself.
+//! Verdicts on connects and listens on Windows, derived from the state of the machine.
 
 use hvsock_address::{ElementName, ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
@@ -44,7 +44,7 @@ fn registered(enabled: bool) -> Registry {
     registry
 }
 
-/// A host on which everything is well, with a machine in each state.
+/// A host without problems, with a machine in each state.
 fn host() -> Facts {
     let mut facts = Facts {
         registry: registered(true),
@@ -73,7 +73,7 @@ fn guest() -> Facts {
     facts
 }
 
-/// Everything that an explanation says.
+/// The complete text of an explanation.
 fn text(explanation: &Explanation) -> String {
     let steps = explanation.steps.iter();
     let steps = steps.map(|step| format!("{} {}\n", step.question, step.answer));
@@ -198,7 +198,7 @@ fn a_policy_switches_a_service_off_for_one_machine_and_for_no_other() {
         OPEN
     );
     assert!(facts.explain_listen(id('a'), service()).verdict.is_err());
-    // The machine's default, and a policy that stands against it.
+    // The machine's default, and a policy that overrides it.
     facts.policies = vec![policy(None, Switch::Disabled)];
     assert!(facts.explain_connect(id('a'), service()).verdict.is_err());
     facts
@@ -239,7 +239,7 @@ fn a_guest_leaves_it_to_its_host_and_says_where_to_ask() {
     );
     let stranger = mere.explain_connect(id('9'), service()).verdict;
     assert_eq!(stranger, Err(Refusal::NotReachable));
-    // Where virtualization is nested, its own machines are its own affair.
+    // With nested virtualization it decides about its own machines.
     let nested = nested(guest());
     assert_eq!(nested.explain_connect(id('a'), service()).verdict, OPEN);
     assert_eq!(
@@ -249,7 +249,7 @@ fn a_guest_leaves_it_to_its_host_and_says_where_to_ask() {
 }
 
 #[test]
-fn a_guest_whose_host_told_it_nothing_but_a_name_is_one_all_the_same() {
+fn a_guest_that_knows_only_the_name_of_its_host_is_a_guest() {
     let mut facts = guest();
     facts.machine.name = None;
     facts.machine.guest = Some(Guest {
@@ -274,17 +274,14 @@ fn what_windows_does_not_show_is_not_said_not_to_be_there() {
         let explanation = facts.explain_connect(id('9'), service());
         assert_eq!(explanation.verdict, OPEN);
         let text = text(&explanation);
-        assert!(
-            text.contains("not known, since Windows does not show"),
-            "{text}"
-        );
+        assert!(text.contains("unknown: Windows does not show"), "{text}");
         assert!(text.contains(&missing.to_string()), "{text}");
-        // What stands against it here still does.
+        // A known obstacle still applies.
         facts.registry = Registry::new();
         let verdict = facts.explain_connect(id('9'), service()).verdict;
         assert_eq!(verdict, Err(Refusal::Unregistered));
     }
-    // A registry that cannot be read has nothing to say.
+    // A registry that cannot be read refuses nothing.
     let why = "it is locked".to_owned();
     let mut facts = host();
     facts.registry = Registry::new();
@@ -303,11 +300,11 @@ fn what_windows_does_not_show_is_not_said_not_to_be_there() {
 }
 
 #[test]
-fn a_machine_on_its_way_may_answer_and_nobody_says_that_it_runs() {
+fn a_machine_that_is_changing_its_state_may_accept_connections() {
     for (state, words) in [
         (VmState::Starting, "it is starting"),
         (VmState::Stopping, "it is stopping"),
-        (VmState::Unknown, "Windows does not say"),
+        (VmState::Unknown, "Windows does not report it"),
     ] {
         let mut facts = host();
         facts.vms[0].state = state;
@@ -332,12 +329,12 @@ fn wsls_machine_needs_no_registration_and_hears_no_wildcard() {
     let explanation = facts.explain_connect(id('e'), service());
     assert_eq!(explanation.verdict, OPEN, "{}", text(&explanation));
     assert_eq!(facts.explain_listen(id('e'), service()).verdict, OPEN);
-    // One that may be Hyper-V's own is not said to need none.
+    // A machine that may be Hyper-V's needs a registration.
     facts.vms[4].kind = VmKind::Utility { owner: None };
     facts.missing = vec![Missing::NotAsked];
     let explanation = facts.explain_connect(id('e'), service());
     assert_eq!(explanation.verdict, OPEN);
-    assert!(text(&explanation).contains("whose it is, Windows does not show"));
+    assert!(text(&explanation).contains("Windows does not show who runs it"));
     facts.missing.clear();
     facts.vms[4].kind = VmKind::Wsl;
     facts.registry = registered(true);
@@ -349,7 +346,7 @@ fn wsls_machine_needs_no_registration_and_hears_no_wildcard() {
 }
 
 #[test]
-fn services_of_windows_itself_are_registered_by_windows() {
+fn services_that_ship_with_windows_need_no_registration() {
     for shipped in Registration::in_box() {
         let explanation = host().explain_connect(id('a'), shipped.id);
         assert_eq!(explanation.verdict, OPEN);
@@ -357,7 +354,7 @@ fn services_of_windows_itself_are_registered_by_windows() {
 }
 
 #[test]
-fn what_helps_is_a_command_of_windows() {
+fn a_fix_is_a_command_of_windows() {
     let start = format!("Get-VM -Id {} | Start-VM", id('b'));
     let resume = format!("Get-VM -Id {} | Resume-VM", id('d'));
     for (vm, fix) in [
@@ -376,7 +373,7 @@ fn what_helps_is_a_command_of_windows() {
     );
 }
 
-/// FACTS' table of errors, backwards, for somebody who knows nothing else.
+/// The table of error numbers, without facts.
 #[test]
 fn a_number_of_windows_is_a_refusal() {
     let denied = |rule: &str| Refusal::Denied {
@@ -444,14 +441,14 @@ fn the_facts_say_what_a_number_leaves_open() {
         (10061, &unregistered, id('a'), Refusal::Unregistered),
         (10013, &unregistered, id('a'), Refusal::Unregistered),
         (10061, &host(), id('a'), Refusal::NoListener),
-        // A machine that was not told that it has a host has one all the same.
+        // A guest that does not know its host still has one.
         (10061, &unregistered, VmId::PARENT, Refusal::NoListener),
         (10060, &unregistered, id('9'), Refusal::TimedOut),
         (10060, &host(), id('a'), Refusal::TimedOut),
         (10060, &host(), id('d'), Refusal::PartitionPaused),
         (10049, &host(), id('9'), Refusal::PartitionUnknown),
         (10049, &guest(), id('9'), Refusal::NotReachable),
-        // What Windows says outright stands, whatever was read before.
+        // An unambiguous number of Windows takes precedence over the facts.
         (10051, &host(), id('d'), Refusal::PartitionOff),
     ] {
         assert_eq!(connect(wsa, facts, vm), Some(want), "{wsa} {vm}");
@@ -539,8 +536,8 @@ fn any_facts() -> impl Strategy<Value = Facts> {
 }
 
 proptest! {
-    /// No number is too strange, and what it means is what it says: another number is told only
-    /// where Windows says too little, and never one that claims less.
+    /// Every number maps to a refusal with the same number or to none. Only the ambiguous numbers map
+    /// to a refusal with a more specific number.
     #[test]
     fn every_number_is_a_refusal_with_that_number_or_none(
         wsa in prop_oneof![any::<i32>(), 10000..10110],
@@ -557,10 +554,9 @@ proptest! {
         }
     }
 
-    /// An explanation is whole: a refusal has exactly one question that failed, or in a listen at
-    /// several borders at least one, and a success has none.
+    /// Explanations are consistent: a refusal has at least one failed check, a success has none.
     #[test]
-    fn every_explanation_hangs_together(facts in any_facts(), vm in any_vm_id(), listening: bool) {
+    fn every_explanation_is_consistent(facts in any_facts(), vm in any_vm_id(), listening: bool) {
         let explanation = if listening {
             facts.explain_listen(vm, service())
         } else {

@@ -1,27 +1,27 @@
-//! What the registry says of this machine.
+//! The kind of this machine, from the Windows registry.
 
 use windows_registry::{Key, LOCAL_MACHINE};
 
 use crate::{Guest, Machine};
 
-/// Where a guest finds what its host's data exchange service tells it: see [`Guest`].
+/// The key with the values of the host's data exchange service: see [`Guest`].
 const GUEST: &str = r"SOFTWARE\Microsoft\Virtual Machine\Guest\Parameters";
-/// The name that this machine runs under.
+/// The key with the name of this machine.
 const NAME: &str = r"SYSTEM\CurrentControlSet\Control\ComputerName\ActiveComputerName";
-/// What the firmware says of the machine. That of Hyper-V's virtual machines has these words, whatever
-/// their host tells them (Linux, `drivers/ata/ata_piix.c`, `piix_ignore_devices_quirk`).
+/// The key with the firmware's description of the machine. Hyper-V's virtual machines have these
+/// values in any case (Linux, `drivers/ata/ata_piix.c`, `piix_ignore_devices_quirk`).
 const FIRMWARE: &str = r"HARDWARE\DESCRIPTION\System\BIOS";
 const HYPER_V: [(&str, &str); 2] = [
     ("SystemManufacturer", "Microsoft Corporation"),
     ("SystemProductName", "Virtual Machine"),
 ];
-/// The services that run virtual machines: Hyper-V's management and the host compute service.
+/// The services that run virtual machines: Hyper-V's management service and the host compute service.
 const HOST_SERVICES: [&str; 2] = [
     r"SYSTEM\CurrentControlSet\Services\vmms",
     r"SYSTEM\CurrentControlSet\Services\vmcompute",
 ];
 
-/// What this machine is. Asks nothing but the registry.
+/// The kind of this machine. Reads the registry only.
 pub fn machine() -> Machine {
     let root = LOCAL_MACHINE;
     Machine {
@@ -41,11 +41,11 @@ fn guest(root: &Key, path: &str) -> Option<Guest> {
         name: text(&key, "VirtualMachineName"),
         host: text(&key, "PhysicalHostName"),
     };
-    // Without one of them nobody told it anything.
+    // Without any of these values there is no data exchange service.
     (guest != Guest::default()).then_some(guest)
 }
 
-/// A guest whose host tells it nothing.
+/// A guest without the data exchange service.
 fn nameless_guest(root: &Key, path: &str) -> Option<Guest> {
     let key = root.open(path).ok()?;
     let is = |(value, want): &(&str, &str)| text(&key, value).is_some_and(|found| found == *want);
@@ -91,7 +91,7 @@ mod tests {
         let key = CURRENT_USER.create(&path).unwrap();
         key.set_string("SystemManufacturer", "Microsoft Corporation")
             .unwrap();
-        // A Surface has the same maker.
+        // A Surface has the same manufacturer.
         key.set_string("SystemProductName", "Surface Laptop")
             .unwrap();
         assert_eq!(nameless_guest(CURRENT_USER, &path), None);

@@ -1,5 +1,5 @@
-//! Asking Windows: its registry for services and for what this machine is, WMI and the host compute
-//! service for virtual machines.
+//! Queries to Windows: the registry for services and the kind of this machine; WMI and the host
+//! compute service for virtual machines.
 
 mod machine;
 mod policies;
@@ -16,14 +16,14 @@ use crate::{Facts, Missing, Vm};
 pub use machine::machine;
 pub use policies::{PolicyError, set_policy};
 
-/// How long all questions together may take. WMI's service may have to start first.
+/// The time limit for all queries together. WMI's service may have to start first.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// All that this machine says of itself. Takes 5 seconds at the most.
+/// Queries the state of this machine. Takes at most 5 seconds.
 pub fn facts() -> Facts {
-    let asked = vms::ask();
+    let queries = vms::query();
     let mut facts = facts_at_hand();
-    let found = asked.by(Instant::now() + LIMIT);
+    let found = queries.by(Instant::now() + LIMIT);
     facts
         .missing
         .retain(|missing| *missing != Missing::NotAsked);
@@ -34,8 +34,8 @@ pub fn facts() -> Facts {
     facts
 }
 
-/// What the registry says, at once: everything but Hyper-V's virtual machines and their policies,
-/// which are [`Missing::NotAsked`].
+/// The part of the state that is in the Windows registry, without waiting. Hyper-V's virtual machines
+/// and their policies are [`Missing::NotAsked`].
 pub fn facts_at_hand() -> Facts {
     let mut facts = Facts {
         machine: machine(),
@@ -55,9 +55,9 @@ pub fn facts_at_hand() -> Facts {
     facts
 }
 
-/// The virtual machines of this host, as far as this user may see them, and what was not told.
-/// Takes 5 seconds at the most.
+/// The virtual machines of this host that this user may see, and what could not be obtained. Takes at
+/// most 5 seconds.
 pub fn virtual_machines() -> (Vec<Vm>, Vec<Missing>) {
-    let found = vms::ask().by(Instant::now() + LIMIT);
+    let found = vms::query().by(Instant::now() + LIMIT);
     (found.vms, found.missing)
 }

@@ -1,9 +1,9 @@
-//! Switching a service on or off for one virtual machine.
+//! Enables or disables a service for one virtual machine.
 //!
 //! Sources: the pages of `Msvm_VirtualSystemManagementService`'s `AddGuestServiceSettings` and
-//! `ModifyGuestServiceSettings` under learn.microsoft.com/windows/win32/hyperv_v2, of Windows 10
-//! and Windows Server 2016 on. There is no Hyper-V where this is tested, so only the text of a
-//! setting and the plumbing of a call are.
+//! `ModifyGuestServiceSettings` under learn.microsoft.com/windows/win32/hyperv_v2, since Windows 10
+//! and Windows Server 2016. The test machines have no Hyper-V, so the tests cover only the text of a
+//! setting and the mechanism of a call.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,38 +19,43 @@ use crate::{Missing, Switch, embedded};
 
 const SERVICE: &str = "Msvm_VirtualSystemManagementService";
 
-/// How long Hyper-V may take to change a setting.
+/// The time limit for a change of a setting.
 const CHANGE_LIMIT: Duration = Duration::from_secs(30);
 
-/// Why a service could not be switched on or off for a virtual machine.
+/// Why a policy could not be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PolicyError {
-    /// Windows could not be asked.
+    /// Hyper-V could not be queried.
     #[error(transparent)]
     Missing(#[from] Missing),
-    /// There is no such virtual machine of Hyper-V's.
+    /// Hyper-V has no virtual machine with this id.
     #[error(
-        "Hyper-V shows no virtual machine with the id {vm} to this user; as administrator, \
-         `hvsock vm list` shows those that it has"
+        "Hyper-V shows no virtual machine with the id {vm} to this user; run \
+         `hvsock vm list` as administrator to see all of them"
     )]
     UnknownVm {
         /// The id.
         vm: VmId,
     },
-    /// Windows did not do it.
-    #[error("Hyper-V did not change its policy: {why}")]
+    /// Hyper-V refused the change.
+    #[error("Hyper-V did not change the policy: {why}")]
     Refused {
-        /// Why.
+        /// The reason.
         why: String,
     },
 }
 
-/// Switches a service on or off for one virtual machine of Hyper-V's, or leaves it to the
-/// machine's default. Needs an administrator of Hyper-V. Takes 30 seconds at the most.
+/// Enables or disables a service for one virtual machine of Hyper-V, or resets it to the machine's
+/// default. Requires a Hyper-V administrator. Takes at most 30 seconds.
+///
+/// # Errors
+///
+/// [`PolicyError`] if Hyper-V is missing, does not know the machine, refuses the change or does not
+/// finish in time.
 pub fn set_policy(vm: VmId, service: ServiceId, switch: Switch) -> Result<(), PolicyError> {
     let deadline = Instant::now() + CHANGE_LIMIT;
-    let changed = worker::ask(move || change(vm, service, switch, deadline));
+    let changed = worker::spawn(move || change(vm, service, switch, deadline));
     let too_late = Missing::TimedOut {
         what: "Hyper-V's management",
         service: "vmms",
@@ -59,14 +64,14 @@ pub fn set_policy(vm: VmId, service: ServiceId, switch: Switch) -> Result<(), Po
     changed.by(deadline).unwrap_or(Err(too_late.into()))
 }
 
-/// A reference to an object: its path, which it has if the query asks for its keys.
+/// A reference to an object: its path. The query must select the keys of the object.
 #[derive(Debug, Deserialize)]
 struct Reference {
     #[serde(rename = "__Path")]
     path: String,
 }
 
-/// What is read of a `Msvm_ConcreteJob`.
+/// The fields used of `Msvm_ConcreteJob`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Job {
@@ -81,7 +86,7 @@ fn change(
     deadline: Instant,
 ) -> Result<(), PolicyError> {
     let hyper_v = Namespace::open(HYPER_V)?;
-    // The machine's settings as they are, and not those of one of its checkpoints.
+    // The current settings of the machine, not those of a checkpoint.
     let settings: Vec<Reference> = hyper_v.rows(&format!(
         "SELECT * FROM Msvm_VirtualSystemSettingData WHERE VirtualSystemIdentifier = '{}' \
          AND VirtualSystemType = 'Microsoft:Hyper-V:System:Realized'",
@@ -103,7 +108,7 @@ fn change(
         of == Some(vm) && about == Some(service)
     });
     let output = match known {
-        // What says nothing leaves it to the default already.
+        // Without a setting the default applies already.
         None if switch == Switch::Deferred => return Ok(()),
         None => {
             let text = embedded::setting(None, service, switch);
@@ -132,17 +137,17 @@ fn change(
     finish(&hyper_v, &output, deadline)
 }
 
-/// Waits until what a method began is done.
+/// Waits until the job of a method has finished.
 fn finish(hyper_v: &Namespace, output: &Output, deadline: Instant) -> Result<(), PolicyError> {
     // Source: the pages of both methods.
     const DONE: u32 = 0;
-    const BEGUN: u32 = 4096;
+    const JOB_STARTED: u32 = 4096;
     /// Source: learn.microsoft.com/windows/win32/hyperv_v2/msvm-concretejob, `JobState`: 7 is
-    /// completed, 32768 completed with warnings, those below 7 are on their way.
+    /// completed, 32768 completed with warnings; below 7 it is in progress.
     const COMPLETED: [u16; 2] = [7, 32768];
     match (output.number("ReturnValue"), output.text("Job")) {
         (Some(DONE), _) => Ok(()),
-        (Some(BEGUN), Some(job)) => loop {
+        (Some(JOB_STARTED), Some(job)) => loop {
             let job: Job = hyper_v.object(job)?;
             match job.job_state {
                 Some(state) if COMPLETED.contains(&state) => return Ok(()),
@@ -158,10 +163,10 @@ fn finish(hyper_v: &Namespace, output: &Output, deadline: Instant) -> Result<(),
         },
         (number, _) => {
             let why = match number {
-                // Source: the vendor's numbers in learn.microsoft.com/windows/win32/hyperv_v2.
+                // Source: the vendor-specific codes in learn.microsoft.com/windows/win32/hyperv_v2.
                 Some(32769) => "access is denied; run as administrator".to_owned(),
-                Some(number) => format!("it answers {number}"),
-                None => "it answers nothing".to_owned(),
+                Some(number) => format!("it returned the code {number}"),
+                None => "it returned no code".to_owned(),
             };
             Err(PolicyError::Refused { why })
         }
@@ -178,7 +183,7 @@ impl From<Fault> for PolicyError {
 mod tests {
     use super::*;
 
-    /// As the settings and the management of Hyper-V are found, and what a call gives back.
+    /// The settings and the management object of Hyper-V, and the result of a call, are references.
     #[test]
     fn an_object_is_found_by_its_path() {
         #[derive(Debug, Deserialize)]
@@ -202,11 +207,11 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_is_not_there_has_no_policy_to_change() {
+    fn changing_the_policy_of_an_unknown_machine_fails() {
         let vm = VmId::random();
         let error = set_policy(vm, ServiceId::from_port(2761), Switch::Disabled).unwrap_err();
         let known = [
-            // Where there is no Hyper-V, and where there is.
+            // Without Hyper-V, and with it.
             PolicyError::Missing(Missing::HyperV),
             PolicyError::UnknownVm { vm },
             PolicyError::Missing(Missing::Rights),

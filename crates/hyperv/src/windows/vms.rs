@@ -1,8 +1,8 @@
-//! Which virtual machines there are.
+//! Lists the virtual machines of this host.
 //!
-//! Hyper-V's own are WMI's to tell. Others, WSL's among them, the host compute service lists for
-//! administrators; what it runs is in the registry, too, for everybody, without saying whose it is.
-//! Which of them is WSL's, its users see in the command line of a process that WSL has for it.
+//! WMI lists the machines of Hyper-V. The host compute service lists the others, such as WSL's, for
+//! administrators. The Windows registry lists those as well, for every user and without the owner.
+//! The command line of a WSL helper process contains the id of WSL's machine.
 
 use std::time::Instant;
 
@@ -12,32 +12,32 @@ use windows_registry::{Key, LOCAL_MACHINE};
 
 use super::LIMIT;
 use super::wmi::{Fault, HYPER_V, Namespace, SYSTEM};
-use super::worker::{self, Answer};
+use super::worker::{self, Query};
 use crate::rows::{self, ComputerSystem, DefaultSetting, ServiceSetting};
 use crate::{Missing, ServicePolicy, Vm, VmKind, VmState, compute_systems};
 
-/// Where the host compute service keeps what it runs; the key is there as long as something is.
+/// The key of the running compute systems. It exists only while there are any.
 ///
-/// Undocumented; used by linuxkit/virtsock's users such as rancher-sandbox/rancher-desktop-networking
-/// (`vsock.GetVMGUID`) and nbdd0121/wsld (`vmid.rs`), which reads the type 2 as a virtual machine.
+/// Undocumented. Used by users of linuxkit/virtsock such as rancher-sandbox/rancher-desktop-networking
+/// (`vsock.GetVMGUID`) and by nbdd0121/wsld (`vmid.rs`), where type 2 is a virtual machine.
 const RUNNING: &str =
     r"SOFTWARE\Microsoft\Windows NT\CurrentVersion\HostComputeService\VolatileStore\ComputeSystem";
 
-/// Questions that are on their way.
-pub(super) struct Asked {
-    hyper_v: Answer<Result<HyperV, Missing>>,
-    compute_service: Answer<Result<Vec<Vm>, Missing>>,
-    wsl: Answer<Option<VmId>>,
+/// Queries in flight.
+pub(super) struct Queries {
+    hyper_v: Query<Result<HyperV, Missing>>,
+    compute_service: Query<Result<Vec<Vm>, Missing>>,
+    wsl: Query<Option<VmId>>,
 }
 
-/// What was answered.
+/// The results of the queries.
 pub(super) struct Found {
     pub(super) vms: Vec<Vm>,
     pub(super) policies: Vec<ServicePolicy>,
     pub(super) missing: Vec<Missing>,
 }
 
-/// What WMI says.
+/// The results of WMI.
 #[derive(Default)]
 struct HyperV {
     vms: Vec<Vm>,
@@ -45,17 +45,17 @@ struct HyperV {
     missing: Option<Missing>,
 }
 
-/// Asks everybody at once.
-pub(super) fn ask() -> Asked {
-    Asked {
-        hyper_v: worker::ask(hyper_v),
-        compute_service: worker::ask(others),
-        wsl: worker::ask(|| wsl().unwrap_or_default()),
+/// Starts all queries at once.
+pub(super) fn query() -> Queries {
+    Queries {
+        hyper_v: worker::spawn(hyper_v),
+        compute_service: worker::spawn(others),
+        wsl: worker::spawn(|| wsl().unwrap_or_default()),
     }
 }
 
-impl Asked {
-    /// What is answered by this time.
+impl Queries {
+    /// The results that arrive before `deadline`.
     pub(super) fn by(self, deadline: Instant) -> Found {
         let too_late = |what, service| Missing::TimedOut {
             what,
@@ -79,7 +79,7 @@ impl Asked {
             in_registry()
         });
         Found {
-            vms: rows::together(hyper_v.vms, others, wsl),
+            vms: rows::merge(hyper_v.vms, others, wsl),
             policies: hyper_v.policies,
             missing,
         }
@@ -91,10 +91,10 @@ fn hyper_v() -> Result<HyperV, Missing> {
     let query = "SELECT Name, ElementName, EnabledState FROM Msvm_ComputerSystem";
     let machines: Vec<ComputerSystem> = namespace.rows(query).map_err(Fault::of_hyper_v)?;
     let vms = rows::virtual_machines(machines)?;
-    // Who may see the machines may see these; if not, the machines are worth telling alone.
+    // A user who may see the machines may see the policies. Otherwise report the machines alone.
     let (policies, missing) = match policies(&namespace) {
         Ok(policies) => (policies, None),
-        // A Windows that is older than these settings has none.
+        // Older versions of Windows do not have these settings.
         Err(Fault::Absent) => (Vec::new(), None),
         Err(fault) => (Vec::new(), Some(fault.of_hyper_v())),
     };
@@ -117,12 +117,12 @@ fn policies(namespace: &Namespace) -> Result<Vec<ServicePolicy>, Fault> {
     Ok(rows::policies(services, defaults))
 }
 
-/// What the host compute service runs, as it says itself or as far as the registry says it.
+/// The machines of the host compute service, from its own list or else from the registry.
 fn others() -> Result<Vec<Vm>, Missing> {
     let failed = |why: String| Err(Missing::ComputeService { why });
     match hvsock_sys::compute_systems(LIMIT) {
         Ok(list) => compute_systems(&list).or_else(|error| failed(error.to_string())),
-        // To those who may not ask it and where it is not, the registry says what runs.
+        // Without the rights or without the service, the registry lists what runs.
         Err(error)
             if matches!(
                 error.kind(),
@@ -135,12 +135,12 @@ fn others() -> Result<Vec<Vm>, Missing> {
     }
 }
 
-/// What the host compute service runs, by the registry.
+/// The running machines of the host compute service, from the registry.
 pub(super) fn in_registry() -> Vec<Vm> {
     running(LOCAL_MACHINE, RUNNING)
 }
 
-/// The virtual machines among the systems in a key of the host compute service's.
+/// The virtual machines among the compute systems under a key.
 fn running(root: &Key, path: &str) -> Vec<Vm> {
     /// `ComputeSystemType` of a virtual machine.
     const VIRTUAL_MACHINE: u32 = 2;
@@ -169,7 +169,7 @@ fn wsl() -> Result<Option<VmId>, Fault> {
     Ok(lines.into_iter().find_map(rows::wsl_machine))
 }
 
-/// What is read of each `Win32_Process`.
+/// The fields used of `Win32_Process`.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Process {
@@ -208,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn whoever_does_not_answer_is_missing_and_holds_nobody_up() {
-        let begun = Instant::now();
-        let found = ask().by(begun + LIMIT);
-        assert!(begun.elapsed() < LIMIT * 2);
+    fn a_source_that_does_not_answer_is_missing_and_delays_no_other() {
+        let start = Instant::now();
+        let found = query().by(start + LIMIT);
+        assert!(start.elapsed() < LIMIT * 2);
         for missing in &found.missing {
             assert!(missing.to_string().contains('`'), "no next step: {missing}");
         }
-        // A machine without Hyper-V says so, and that is all that it lacks.
+        // Without Hyper-V nothing else is missing.
         if let Some(Missing::HyperV) = found.missing.first() {
             assert_eq!(found.missing.len(), 1);
             assert!(found.vms.iter().all(|vm| vm.kind != VmKind::HyperV));

@@ -1,8 +1,8 @@
-//! Questions to WMI.
+//! Queries to WMI.
 //!
-//! The crate wmi makes COM ready where the process has not: with the default security, and if the
-//! process has chosen another it keeps that. Each question is asked on a thread of its own, so
-//! that a program's own threads keep the apartments that they are in.
+//! The crate wmi initializes COM if the process has not: with the default security, unless the
+//! process has chosen another. Each query runs on its own thread, so that the program's threads stay
+//! in their apartments.
 
 use std::collections::HashMap;
 
@@ -11,9 +11,9 @@ use wmi::{Variant, WMIConnection, WMIError, WMIResult};
 
 use crate::Missing;
 
-/// Where Hyper-V's management is, from Windows 8 and Windows Server 2012 on.
+/// The namespace of Hyper-V's management, since Windows 8 and Windows Server 2012.
 pub(super) const HYPER_V: &str = "root\\virtualization\\v2";
-/// Where the processes are.
+/// The namespace of the operating system, with the processes.
 pub(super) const SYSTEM: &str = "root\\cimv2";
 
 /// A connection to a namespace, for one thread.
@@ -21,14 +21,14 @@ pub(super) struct Namespace {
     connection: WMIConnection,
 }
 
-/// What WMI answered in place of rows.
+/// An error of WMI.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// There is no such namespace, or not this class in it.
+    /// The namespace or the class does not exist.
     Absent,
-    /// This user may not.
+    /// Access is denied.
     Denied,
-    /// Something else.
+    /// Another error.
     Other(String),
 }
 
@@ -38,18 +38,18 @@ impl Namespace {
         Ok(Self { connection })
     }
 
-    /// The rows of a query, which must ask for each field that `T` has. The values are converted to
-    /// the types of the fields.
+    /// The rows of a query, which must select each field of `T`. The values are converted to the types
+    /// of the fields.
     pub(super) fn rows<T: DeserializeOwned>(&self, query: &str) -> Result<Vec<T>, Fault> {
         Ok(self.connection.raw_query(query)?)
     }
 
-    /// One object, by its path.
+    /// The object with this path.
     pub(super) fn object<T: DeserializeOwned>(&self, path: &str) -> Result<T, Fault> {
         Ok(self.connection.get_by_path(path)?)
     }
 
-    /// Calls a method of an object, and returns what it puts out.
+    /// Calls a method of an object, and returns its output parameters.
     pub(super) fn call(
         &self,
         class: &str,
@@ -75,14 +75,14 @@ impl Namespace {
     }
 }
 
-/// What a method puts out.
+/// The output parameters of a method.
 #[derive(Debug, Default)]
 pub(super) struct Output {
     values: HashMap<String, Variant>,
 }
 
 impl Output {
-    /// A number.
+    /// A parameter that is a number.
     pub(super) fn number(&self, name: &str) -> Option<u32> {
         match self.values.get(name)? {
             Variant::UI4(value) => Some(*value),
@@ -92,7 +92,7 @@ impl Output {
         }
     }
 
-    /// Text, such as a reference to an object.
+    /// A parameter that is text, such as a reference to an object.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match self.values.get(name)? {
             Variant::String(text) => Some(text),
@@ -114,21 +114,21 @@ impl From<WMIError> for Fault {
             WMIError::HResultError { hres } => match hres.cast_unsigned() {
                 WBEM_E_INVALID_NAMESPACE | WBEM_E_INVALID_CLASS => Self::Absent,
                 WBEM_E_ACCESS_DENIED | WBEM_E_LOCAL_CREDENTIALS | E_ACCESSDENIED => Self::Denied,
-                other => Self::Other(format!("WMI answers {other:#010x}")),
+                other => Self::Other(format!("WMI returned {other:#010x}")),
             },
-            other => Self::Other(format!("WMI's answer is not understood: {other}")),
+            other => Self::Other(format!("WMI's answer is invalid: {other}")),
         }
     }
 }
 
 impl Fault {
-    /// The same of Hyper-V's namespace.
+    /// The meaning of this error for Hyper-V's namespace.
     pub(super) fn of_hyper_v(self) -> Missing {
         match self {
             Self::Absent => Missing::HyperV,
             Self::Denied => Missing::Rights,
             Self::Other(why) => Missing::Failed {
-                what: "asking Hyper-V's management",
+                what: "the query to Hyper-V's management service",
                 why,
             },
         }
@@ -182,16 +182,16 @@ mod tests {
         assert!(line.contains(name), "{own:?}");
     }
 
-    /// What the crate wmi does with a field that nobody asked for: the types of rows rest on it.
+    /// The crate wmi fails for a field that is not selected. The row types rely on it.
     #[test]
-    fn a_row_without_a_field_of_its_type_is_a_failure() {
+    fn a_row_without_a_field_of_its_type_is_an_error() {
         let namespace = Namespace::open(SYSTEM).unwrap();
         let rows = namespace.rows::<Process>("SELECT Name, ProcessId FROM Win32_Process");
         assert!(matches!(rows, Err(Fault::Other(_))), "{rows:?}");
     }
 
     #[test]
-    fn a_failure_is_what_its_number_says() {
+    fn an_error_code_maps_to_what_is_missing() {
         for (number, missing) in [
             (0x8004_100e_u32, Some(Missing::HyperV)),
             (0x8004_1010, Some(Missing::HyperV)),
@@ -205,14 +205,14 @@ mod tests {
                 Some(missing) => assert_eq!(found, missing),
                 None => {
                     let text = found.to_string();
-                    assert!(text.contains("WMI answers 0x800706ba"), "{text}");
+                    assert!(text.contains("WMI returned 0x800706ba"), "{text}");
                 }
             }
         }
     }
 
     #[test]
-    fn a_method_takes_values_and_puts_some_out() {
+    fn a_method_has_input_and_output_parameters() {
         let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
         let key = LOCAL_MACHINE.create(&path).unwrap();
         key.set_string("Text", "Grüße").unwrap();
