@@ -1,4 +1,7 @@
-//! The interfaces, as generated from the files in `proto`, one module for each.
+//! The interfaces, one module for each file in `proto`.
+//!
+//! The Rust code in `generated` is committed, so that building the crate does not need a protobuf
+//! compiler. tests/generated.rs checks that it matches the `.proto` files, and rewrites it.
 
 #![allow(
     missing_docs,
@@ -9,40 +12,40 @@
 
 /// Commands and shells.
 pub mod session {
-    tonic::include_proto!("hvsock.session.v1");
+    include!("generated/hvsock.session.v1.rs");
 }
 
 /// Signs of life.
 pub mod heartbeat {
-    tonic::include_proto!("hvsock.heartbeat.v1");
+    include!("generated/hvsock.heartbeat.v1.rs");
 }
 
 /// Files and trees.
 pub mod copy {
-    tonic::include_proto!("hvsock.copy.v1");
+    include!("generated/hvsock.copy.v1.rs");
 }
 
 /// Filesystems at rest.
 pub mod freeze {
-    tonic::include_proto!("hvsock.freeze.v1");
+    include!("generated/hvsock.freeze.v1.rs");
 }
 
 /// TCP ports and Unix sockets across the boundary.
 pub mod forward {
-    tonic::include_proto!("hvsock.forward.v1");
+    include!("generated/hvsock.forward.v1.rs");
 }
 
 /// Key-value pairs.
 pub mod kvp {
-    tonic::include_proto!("hvsock.kvp.v1");
+    include!("generated/hvsock.kvp.v1.rs");
 }
 
 /// The host's clock.
 pub mod time {
-    tonic::include_proto!("hvsock.time.v1");
+    include!("generated/hvsock.time.v1.rs");
 }
 
 /// Orderly power-off and reboot.
 pub mod shutdown {
-    tonic::include_proto!("hvsock.shutdown.v1");
+    include!("generated/hvsock.shutdown.v1.rs");
 }
