@@ -1,4 +1,4 @@
-//! The program `hvsock-agent`: the guest's half of all integration services.
+//! The program `hvsock-agent`: the guest side of all integration services.
 
 mod pairs;
 
@@ -13,24 +13,25 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::guest;
-use crate::guest::freeze::freezer::{self, Order};
+use crate::guest::freeze::freezer::{self, FreezeCommand};
 use pairs::Pairs;
 
-/// The guest's half of hvsock's integration services
+/// The guest agent of hvsock's integration services
 ///
-/// It runs in a Linux guest of any hypervisor or in a container, needs no configuration, and
-/// answers its parent only: the host, which reaches it with `hvsock exec`, `hvsock cp` and so on.
+/// Runs in a Linux guest of any hypervisor, or in a container. It needs no configuration and
+/// accepts connections from its parent only: the host, which uses it through `hvsock exec`, `hvsock
+/// cp` and the other integration commands.
 #[derive(Debug, Parser)]
 #[command(name = "hvsock-agent", version)]
 struct Cli {
-    /// Say more
+    /// Log debug messages too
     #[arg(long, short)]
     verbose: bool,
     #[command(subcommand)]
     command: Option<Command>,
 }
 
-/// What the program does in place of being the agent.
+/// What the program does instead of running the agent.
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(subcommand)]
@@ -39,7 +40,7 @@ enum Command {
     Freezer(Freezer),
 }
 
-/// The agent's child that freezes filesystems
+/// The child process of the agent that freezes filesystems
 #[derive(Debug, Args)]
 struct Freezer {
     #[arg(long)]
@@ -49,7 +50,7 @@ struct Freezer {
     mounts: Vec<PathBuf>,
 }
 
-/// Does what the command line says.
+/// Runs the program as the command line says.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.verbose);
@@ -71,7 +72,7 @@ fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .context("cannot start")?;
+        .context("cannot start the runtime")?;
     let ended = runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate()).context("cannot catch signals")?;
         let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch signals")?;
@@ -82,7 +83,7 @@ fn run() -> Result<()> {
         }
         Ok(())
     });
-    // With all tasks, of which those that have commands begin to end them.
+    // Dropping the runtime drops all tasks; the tasks of running commands begin to end them.
     drop(runtime);
     guest::session::settle();
     ended
@@ -90,16 +91,16 @@ fn run() -> Result<()> {
 
 impl Freezer {
     fn run(self) -> Result<()> {
-        let order = Order {
+        let command = FreezeCommand {
             limit: Duration::from_millis(self.limit_ms),
             hooks: self.hooks,
             mounts: self.mounts,
         };
-        freezer::run(&order).context("cannot freeze")
+        freezer::run(&command).context("cannot freeze filesystems")
     }
 }
 
-/// Logs to stderr: without times, which a journal adds, and in colour to a terminal only.
+/// Logs to stderr, without timestamps (the journal adds them), in colour only on a terminal.
 fn log(verbose: bool) {
     let level = match verbose {
         true => LevelFilter::DEBUG,

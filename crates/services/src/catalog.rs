@@ -1,32 +1,37 @@
-//! Which integration services there are.
+//! The list of integration services.
 //!
-//! Their ports are 900 to 919, which is theirs alone; services of others should keep out of it. They
-//! are below 1024, where in a guest only root may listen, so that what the host sends to its agent
-//! no other user's program gets. A port is on the vsock template, so it is a GUID as well.
+//! They use vsock ports 900 to 919, which are reserved for them. The ports are below 1024, so in a
+//! guest only root can listen on them: no other user's program can pass for the agent. Every vsock
+//! port is also a GUID on the vsock template.
 
 use hvsock::ServiceId;
 
-/// Who offers a service, and so who connects to it.
+/// Which side listens for a service; the other side connects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
+pub enum ServiceSide {
     /// The agent in the guest listens, the host connects.
     Guest,
     /// The host listens, the guest connects.
     Host,
 }
 
-/// One integration service.
+// BEGIN old names
+#[doc(hidden)]
+pub use ServiceSide as Side;
+// END old names
+
+/// An integration service.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Integration {
-    /// A word for the command line, such as `session`.
+    /// The key on the command line, such as `session`.
     pub key: &'static str,
-    /// The friendly name, as it is registered.
+    /// The friendly name in the registry.
     pub name: &'static str,
-    /// Its vsock port.
+    /// The vsock port.
     pub port: u32,
-    /// Who offers it.
-    pub side: Side,
-    /// What it is for, in one sentence without a full stop.
+    /// The side that listens.
+    pub side: ServiceSide,
+    /// The purpose, as one phrase without a full stop.
     pub purpose: &'static str,
 }
 
@@ -35,16 +40,16 @@ pub static SESSION: Integration = Integration {
     key: "session",
     name: "hvsock session",
     port: 911,
-    side: Side::Guest,
+    side: ServiceSide::Guest,
     purpose: "run commands and shells in the guest",
 };
 
-/// Files and trees, both ways.
+/// Files and directory trees, in both directions.
 pub static COPY: Integration = Integration {
     key: "copy",
     name: "hvsock copy",
     port: 912,
-    side: Side::Guest,
+    side: ServiceSide::Guest,
     purpose: "copy files to and from the guest",
 };
 
@@ -53,7 +58,7 @@ pub static KVP: Integration = Integration {
     key: "kvp",
     name: "hvsock kvp",
     port: 913,
-    side: Side::Guest,
+    side: ServiceSide::Guest,
     purpose: "exchange key-value pairs with the guest",
 };
 
@@ -62,35 +67,35 @@ pub static SHUTDOWN: Integration = Integration {
     key: "shutdown",
     name: "hvsock shutdown",
     port: 914,
-    side: Side::Guest,
+    side: ServiceSide::Guest,
     purpose: "power the guest off or reboot it in an orderly way",
 };
 
-/// Filesystems at rest for a snapshot.
+/// Freezing filesystems for a snapshot.
 pub static FREEZE: Integration = Integration {
     key: "freeze",
     name: "hvsock freeze",
     port: 915,
-    side: Side::Guest,
+    side: ServiceSide::Guest,
     purpose: "freeze the guest's filesystems for a snapshot",
 };
 
-/// TCP and Unix sockets across the boundary.
+/// TCP and Unix sockets, forwarded in both directions.
 pub static FORWARD: Integration = Integration {
     key: "forward",
     name: "hvsock forward",
     port: 916,
-    side: Side::Guest,
-    purpose: "reach TCP ports and Unix sockets of the guest, and the other way round",
+    side: ServiceSide::Guest,
+    purpose: "forward TCP ports and Unix sockets between host and guest",
 };
 
-/// Signs of life.
+/// Heartbeat of the guest.
 pub static HEARTBEAT: Integration = Integration {
     key: "heartbeat",
     name: "hvsock heartbeat",
     port: 901,
-    side: Side::Host,
-    purpose: "hear from the guest that it is alive and how it is",
+    side: ServiceSide::Host,
+    purpose: "report the guest's liveness and health",
 };
 
 /// The host's clock.
@@ -98,31 +103,31 @@ pub static TIME: Integration = Integration {
     key: "time",
     name: "hvsock time",
     port: 902,
-    side: Side::Host,
-    purpose: "keep the guest's clock at the host's time",
+    side: ServiceSide::Host,
+    purpose: "synchronize the guest's clock with the host's",
 };
 
-/// Notifications of a guest's service manager.
+/// Notifications from the guest's service manager.
 pub static NOTIFY: Integration = Integration {
     key: "notify",
     name: "hvsock notify",
     port: 903,
-    side: Side::Host,
-    purpose: "hear from the guest's service manager that it is ready",
+    side: ServiceSide::Host,
+    purpose: "report when the guest's service manager is ready",
 };
 
-/// All of them, in the order in which they are listed.
+/// All integration services, in the order in which they are listed.
 pub static ALL: [&Integration; 9] = [
     &SESSION, &COPY, &HEARTBEAT, &TIME, &KVP, &SHUTDOWN, &FREEZE, &FORWARD, &NOTIFY,
 ];
 
 impl Integration {
-    /// Its GUID.
+    /// The service's GUID.
     pub const fn id(&self) -> ServiceId {
         ServiceId::from_port(self.port)
     }
 
-    /// The one that a person means by its key, its friendly name, its port or its GUID.
+    /// Finds a service by its key, friendly name, port or GUID.
     pub fn find(text: &str) -> Option<&'static Self> {
         ALL.into_iter().find(|one| {
             one.key.eq_ignore_ascii_case(text)
@@ -140,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_has_a_key_a_name_and_a_port_of_its_own_in_the_range() {
+    fn keys_names_and_ports_are_unique_and_ports_are_in_the_range() {
         let keys: HashSet<_> = ALL.iter().map(|one| one.key).collect();
         let names: HashSet<_> = ALL.iter().map(|one| one.name).collect();
         let ports: HashSet<_> = ALL.iter().map(|one| one.port).collect();
@@ -149,25 +154,28 @@ mod tests {
     }
 
     #[test]
-    fn the_page_of_services_lists_each_with_its_port_and_guid() {
+    fn the_services_page_lists_each_service_with_its_port_and_guid() {
         let page = include_str!("../../../docs/services.md");
         for one in ALL {
             let side = match one.side {
-                Side::Guest => "guest",
-                Side::Host => "host",
+                ServiceSide::Guest => "guest",
+                ServiceSide::Host => "host",
             };
             let (key, name, port, id) = (one.key, one.name, one.port, one.id());
             let row = format!("| {key} | {name} | {port} | `{id}` | {side} |");
-            assert!(page.contains(&row), "no line `{row}`");
+            assert!(
+                page.contains(&row),
+                "docs/services.md lacks the row `{row}`"
+            );
         }
     }
 
     #[test]
-    fn one_is_found_by_whatever_names_it() {
+    fn a_service_is_found_by_key_name_port_and_guid() {
         let id = KVP.id().to_string();
         for text in ["kvp", "KVP", "hvsock kvp", "913", &id] {
             assert_eq!(Integration::find(text), Some(&KVP), "{text}");
         }
-        assert_eq!(Integration::find("smoke signals"), None);
+        assert_eq!(Integration::find("no such service"), None);
     }
 }

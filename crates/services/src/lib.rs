@@ -1,18 +1,18 @@
-//! Integration services: what a virtual machine's owner does with it beside running it, for Linux
-//! guests of any hypervisor and for containers.
+//! Integration services for Linux guests of any hypervisor and for containers: commands, files,
+//! heartbeat, time, key-value pairs, shutdown, freeze and port forwarding.
 //!
-//! Each is a service like any other: a GUID on the vsock template, a friendly name, an entry in the
-//! host's registry that says who may use it, and an open interface, which docs/services.md
-//! describes. Nothing here has a way of its own to the other side: all of it is built on the
-//! public API of [`hvsock`], so that it is also an example of how to make your own.
+//! Each is an ordinary service: a GUID on the vsock template, a friendly name, an entry in the
+//! host's registry that says who may use it, and an open interface, described in docs/services.md.
+//! Everything here uses only the public API of [`hvsock`], so the crate is also an example of how
+//! to write services.
 //!
-//! - [`catalog`]: which services there are, with their ports and names.
-//! - [`copy`]: what both ends of a copy of files have in common, which is nearly everything.
-//! - [`forward`]: sockets as forwarding carries them.
-//! - [`guest`]: the half in the guest, which the program `hvsock-agent` ([`agent`]) runs.
-//! - [`host`]: the half on the host, which the command `hvsock` and its broker use.
-//! - [`link`]: how both halves meet: gRPC, or a bare stream where throughput matters.
-//! - [`wire`]: the interfaces, as generated from `proto`.
+//! - [`catalog`]: the list of services with their ports and names.
+//! - [`copy`]: the copy protocol, shared by both ends.
+//! - [`forward`]: the socket forwarding protocol, shared by both ends.
+//! - [`guest`]: the guest side, which the program `hvsock-agent` ([`agent`]) runs.
+//! - [`host`]: the host side, which the command `hvsock` and its broker use.
+//! - [`link`]: how both sides connect: gRPC, or a raw stream where throughput matters.
+//! - [`wire`]: the interfaces, generated from `proto`.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! `hvsock-agent`: the guest's half of all integration services, in one program.
+//! `hvsock-agent`: the guest side of all integration services, in one program.
 
 #![forbid(unsafe_code)]
 

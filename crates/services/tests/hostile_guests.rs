@@ -1,4 +1,4 @@
-//! What a host offers to guests that mean it no good.
+//! The host's services with hostile guests.
 
 #![cfg(target_os = "linux")]
 
@@ -11,10 +11,10 @@ use hvsock_broker::model::NewContainer;
 use hvsock_broker::{AccessRule, Broker, BrokerConfig, Registration};
 use hvsock_endpoint::Dirs;
 use hvsock_services::catalog::{self, HEARTBEAT, NOTIFY, SHUTDOWN};
-use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::heartbeat::{self, GuestCommands};
 use hvsock_services::host::shutdown::{Action, begin};
 use hvsock_services::host::{notify, time};
-use hvsock_services::link::{CallError, Offer, Place, Target};
+use hvsock_services::link::{CallError, ServiceBinding, ServiceServer, Target};
 use hvsock_services::wire::heartbeat::heartbeat_client::HeartbeatClient;
 use hvsock_services::wire::heartbeat::{Beat, Facts};
 use hvsock_services::wire::shutdown::shutdown_server::{Shutdown, ShutdownServer};
@@ -26,22 +26,22 @@ use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-/// Longer than anything takes on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any operation on a busy machine.
+const LONG: Duration = Duration::from_secs(30);
 
 /// A host with its services, and two containers.
 struct World {
-    heard: Receiver<(String, Beat)>,
+    beats: Receiver<(String, Beat)>,
     notices: Receiver<String>,
     runtime: Runtime,
     folder: TempDir,
     _broker: Broker,
 }
 
-struct Heard(Sender<(String, Beat)>);
+struct Recorder(Sender<(String, Beat)>);
 
-impl heartbeat::Listener for Heard {
-    fn attend(&self, _guest: &Peer, _orders: Orders) {}
+impl heartbeat::HeartbeatListener for Recorder {
+    fn attend(&self, _guest: &Peer, _commands: GuestCommands) {}
 
     fn beat(&self, guest: &Peer, beat: Beat) {
         let _ = self.0.send((guest.partition().to_owned(), beat));
@@ -60,7 +60,7 @@ impl World {
             partitions: Some(vec!["*".to_owned()]),
             ..AccessRule::default()
         };
-        // Either end of a service may be a child here.
+        // Any child may connect to any service, and listen for it.
         config.built_in = catalog::ALL
             .iter()
             .map(|service| Registration {
@@ -78,30 +78,30 @@ impl World {
             };
             broker.handle().add_container(container).unwrap();
         }
-        let (beats, heard) = mpsc::channel();
-        let (said, notices) = mpsc::channel();
+        let (beat_sender, beats) = mpsc::channel();
+        let (sender, notices) = mpsc::channel();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .unwrap();
-        let place = Place {
+        let binding = ServiceBinding {
             endpoint: Endpoint::in_dir(folder.path()),
             from: VmId::CHILDREN,
         };
-        let offers = [
-            heartbeat::offer(Heard(beats)),
-            notify::offer(move |guest, _| said.send(guest.partition().to_owned()).unwrap()),
-            time::offer(),
+        let servers = [
+            heartbeat::server(Recorder(beat_sender)),
+            notify::server(move |guest, _| sender.send(guest.partition().to_owned()).unwrap()),
+            time::server(),
         ];
-        for offer in offers {
-            let mut standing = offer.standing();
-            runtime.spawn(offer.serve(place.clone()));
-            runtime.block_on(standing.tried());
-            assert_eq!(standing.problem(), None);
+        for server in servers {
+            let mut status = server.status();
+            runtime.spawn(server.serve(binding.clone()));
+            runtime.block_on(status.first_attempt());
+            assert_eq!(status.problem(), None);
         }
         Self {
-            heard,
+            beats,
             notices,
             runtime,
             folder,
@@ -109,7 +109,7 @@ impl World {
         }
     }
 
-    /// The way that a container has to its host.
+    /// The endpoint of a container.
     fn endpoint(&self, name: &str) -> Endpoint {
         Endpoint::in_dir(self.folder.path().join("containers").join(name))
     }
@@ -118,28 +118,29 @@ impl World {
         Target::new(self.endpoint(name), VmId::PARENT)
     }
 
-    /// Asks the container `web` to go down, in which this is the agent; how that was refused.
-    fn shut_down(&self, agent: Offer) -> String {
-        let mut standing = agent.standing();
-        let place = Place {
+    /// Requests a shutdown of the container `web`, whose agent is `agent`. Returns the error.
+    fn shut_down(&self, agent: ServiceServer) -> String {
+        let mut status = agent.status();
+        let binding = ServiceBinding {
             endpoint: self.endpoint("web"),
             from: VmId::PARENT,
         };
-        self.runtime.spawn(agent.serve(place));
-        self.runtime.block_on(standing.tried());
-        assert_eq!(standing.problem(), None);
+        self.runtime.spawn(agent.serve(binding));
+        self.runtime.block_on(status.first_attempt());
+        assert_eq!(status.problem(), None);
         let name: PartitionRef = "web".parse().unwrap();
         let web = Target::new(Endpoint::in_dir(self.folder.path()), name);
-        let asked = async { timeout(PATIENCE, begin(&web, Action::Reboot, false, "")).await };
-        let asked = self.runtime.block_on(asked).expect("it ends");
-        match asked.unwrap_err() {
+        let call = async { timeout(LONG, begin(&web, Action::Reboot, false, "")).await };
+        let ended = self.runtime.block_on(call).expect("the call ends");
+        match ended.unwrap_err() {
             error @ CallError::Status(_) => error.to_string(),
             error => panic!("{error}"),
         }
     }
 
-    /// Has a well-meant guest beat once, and waits until that is heard; what came before is skipped.
-    fn is_heard(&self, name: &str, sequence: u64) {
+    /// Lets an honest guest send one beat, and waits until it is received; earlier beats are
+    /// skipped.
+    fn sends_a_beat(&self, name: &str, sequence: u64) {
         let target = self.target(name);
         let _call = self.runtime.spawn(async move {
             let channel = target.channel(&HEARTBEAT).await.unwrap();
@@ -151,12 +152,12 @@ impl World {
                 Some(beat) => Some((beat, None)),
                 None => std::future::pending().await,
             });
-            let orders = HeartbeatClient::new(channel).report(beats).await;
-            sleep(PATIENCE).await;
-            drop(orders);
+            let commands = HeartbeatClient::new(channel).report(beats).await;
+            sleep(LONG).await;
+            drop(commands);
         });
         loop {
-            let (from, beat) = self.heard.recv_timeout(PATIENCE).expect("it is heard");
+            let (from, beat) = self.beats.recv_timeout(LONG).expect("a beat");
             if from == name && beat.sequence == sequence {
                 return;
             }
@@ -164,17 +165,18 @@ impl World {
     }
 }
 
-/// Reports these beats, and returns how the call ended.
+/// Sends these beats. Returns how the call ended.
 async fn report(target: &Target, beats: impl IntoIterator<Item = Beat>) -> Result<(), Status> {
     let channel = target.channel(&HEARTBEAT).await.unwrap();
     let beats: Vec<Beat> = beats.into_iter().collect();
     let mut client = HeartbeatClient::new(channel);
-    let mut orders = client.report(stream::iter(beats)).await?.into_inner();
-    orders.message().await.map(drop)
+    let mut commands = client.report(stream::iter(beats)).await?.into_inner();
+    commands.message().await.map(drop)
 }
 
+/// The rate limit is five beats a second: eight beats contain seven intervals of 200 ms.
 #[test]
-fn a_guest_that_beats_like_mad_is_made_to_wait() {
+fn a_guest_that_beats_too_fast_is_rate_limited() {
     let world = World::new();
     let target = world.target("web");
     let began = Instant::now();
@@ -185,19 +187,16 @@ fn a_guest_that_beats_like_mad_is_made_to_wait() {
         });
         let _ = report(&target, beats).await;
     });
-    std::thread::sleep(Duration::from_secs(2));
-    let heard = world.heard.try_iter().count() as f64;
-    let most = began.elapsed().as_secs_f64() * 5.0 + 2.0;
-    assert!(
-        heard >= 1.0 && heard <= most,
-        "{heard} in {:?}",
-        began.elapsed()
-    );
-    world.is_heard("db", 7);
+    for _ in 0..8 {
+        world.beats.recv_timeout(LONG).expect("a beat");
+    }
+    let elapsed = began.elapsed();
+    assert!(elapsed >= 7 * Duration::from_millis(200), "{elapsed:?}");
+    world.sends_a_beat("db", 7);
 }
 
 #[test]
-fn a_beat_that_is_too_large_ends_the_call_and_is_not_heard() {
+fn an_oversized_beat_ends_the_call_and_is_not_reported() {
     let world = World::new();
     let facts = Facts {
         addresses: vec!["10.0.0.1".to_owned(); 10_000],
@@ -211,34 +210,36 @@ fn a_beat_that_is_too_large_ends_the_call_and_is_not_heard() {
     let target = world.target("web");
     let ended = world
         .runtime
-        .block_on(async { timeout(PATIENCE, report(&target, [beat])).await });
-    // However the call ends, it ends.
-    drop(ended.expect("it ends"));
-    assert!(world.heard.try_iter().next().is_none());
-    world.is_heard("web", 2);
+        .block_on(async { timeout(LONG, report(&target, [beat])).await });
+    // The result does not matter, only that the call ends.
+    drop(ended.expect("the call ends"));
+    assert!(world.beats.try_iter().next().is_none());
+    world.sends_a_beat("web", 2);
 }
 
 #[test]
-fn the_newer_call_of_a_guest_ends_its_older_one() {
+fn a_newer_call_of_a_guest_ends_its_older_one() {
     let world = World::new();
     let target = world.target("web");
+    let (established, wait) = tokio::sync::oneshot::channel();
     let older = world.runtime.spawn(async move {
         let channel = target.channel(&HEARTBEAT).await.unwrap();
         let beats = stream::pending::<Beat>();
-        let orders = HeartbeatClient::new(channel).report(beats).await.unwrap();
-        orders.into_inner().message().await
+        let commands = HeartbeatClient::new(channel).report(beats).await.unwrap();
+        established.send(()).unwrap();
+        commands.into_inner().message().await
     });
-    std::thread::sleep(Duration::from_millis(300));
+    world.runtime.block_on(async {
+        timeout(LONG, wait).await.unwrap().unwrap();
+    });
     assert!(!older.is_finished());
-    world.is_heard("web", 1);
-    let ended = world
-        .runtime
-        .block_on(async { timeout(PATIENCE, older).await });
+    world.sends_a_beat("web", 1);
+    let ended = world.runtime.block_on(async { timeout(LONG, older).await });
     assert!(matches!(ended, Ok(Ok(Ok(None) | Err(_)))), "{ended:?}");
 }
 
 #[test]
-fn one_that_talks_nonsense_and_holds_connections_keeps_no_other_from_being_heard() {
+fn a_guest_that_holds_all_its_connections_blocks_no_other() {
     let world = World::new();
     let web = world.target("web");
     let held = world.runtime.block_on(async {
@@ -246,10 +247,10 @@ fn one_that_talks_nonsense_and_holds_connections_keeps_no_other_from_being_heard
         for _ in 0..16 {
             held.push(web.stream(&HEARTBEAT).await.unwrap());
         }
-        // One too many: it is closed, and not for what it says.
+        // The connection limit for one partition is 16: one more is closed unread.
         let mut more = web.stream(&HEARTBEAT).await.unwrap();
         let mut bytes = Vec::new();
-        let closed = timeout(PATIENCE, more.read_to_end(&mut bytes)).await;
+        let closed = timeout(LONG, more.read_to_end(&mut bytes)).await;
         drop(closed.expect("it is closed"));
         assert!(bytes.is_empty());
         for (number, stream) in held.iter_mut().enumerate() {
@@ -258,44 +259,47 @@ fn one_that_talks_nonsense_and_holds_connections_keeps_no_other_from_being_heard
         }
         held
     });
-    world.is_heard("db", 1);
+    world.sends_a_beat("db", 1);
     drop(held);
-    // Places come free with the connections.
-    world.is_heard("web", 1);
+    // The permits become free with the connections.
+    world.sends_a_beat("web", 1);
 }
 
 #[test]
-fn a_notification_without_an_end_is_given_up_and_one_from_each_is_its_own() {
+fn an_endless_notification_is_dropped_and_others_have_the_right_sender() {
     let world = World::new();
     let (web, db) = (world.target("web"), world.target("db"));
     world.runtime.block_on(async {
         let mut endless = web.stream(&NOTIFY).await.unwrap();
         let flood = async {
-            let mut taken = 0;
+            let mut sent = 0;
             while endless.write_all(&[b'X'; 4096]).await.is_ok() {
-                taken += 4096;
+                sent += 4096;
             }
-            taken
+            sent
         };
-        let taken = timeout(PATIENCE, flood).await.expect("it is closed");
-        // No more than there is room for on the way.
-        assert!(taken < 8 << 20, "{taken} bytes");
-        let mut said = db.stream(&NOTIFY).await.unwrap();
-        said.write_all(b"READY=1\nX_PARTITION=web\n").await.unwrap();
-        said.shutdown().await.unwrap();
+        let sent = timeout(LONG, flood).await.expect("it is closed");
+        // At most what fits into the buffers on the way.
+        assert!(sent < 8 << 20, "{sent} bytes");
+        let mut message = db.stream(&NOTIFY).await.unwrap();
+        message
+            .write_all(b"READY=1\nX_PARTITION=web\n")
+            .await
+            .unwrap();
+        message.shutdown().await.unwrap();
         let mut rest = Vec::new();
-        let end = timeout(PATIENCE, said.read_to_end(&mut rest)).await;
-        assert_eq!(end.expect("it is heard out").unwrap(), 0);
+        let end = timeout(LONG, message.read_to_end(&mut rest)).await;
+        assert_eq!(end.expect("it is acknowledged").unwrap(), 0);
     });
-    assert_eq!(world.notices.recv_timeout(PATIENCE).unwrap(), "db");
+    assert_eq!(world.notices.recv_timeout(LONG).unwrap(), "db");
     assert!(world.notices.try_iter().next().is_none());
 }
 
-/// An agent that has much to say.
-struct Windbag;
+/// An agent whose reply is too large.
+struct LargeReply;
 
 #[tonic::async_trait]
-impl Shutdown for Windbag {
+impl Shutdown for LargeReply {
     async fn begin(
         &self,
         _request: Request<ShutdownRequest>,
@@ -306,14 +310,14 @@ impl Shutdown for Windbag {
 }
 
 #[test]
-fn an_agent_that_never_answers_is_given_up_and_one_that_says_too_much_is_not_heard_out() {
-    let silent = Offer::streams(&SHUTDOWN, |stream| async move {
-        sleep(PATIENCE).await;
+fn a_silent_agent_times_out_and_an_oversized_reply_is_refused() {
+    let silent = ServiceServer::streams(&SHUTDOWN, |stream| async move {
+        sleep(LONG).await;
         drop(stream);
     });
     let refused = World::new().shut_down(silent);
-    assert!(refused.contains("the guest does not answer"), "{refused}");
-    let windbag = Offer::calls(&SHUTDOWN, Routes::new(ShutdownServer::new(Windbag)));
-    let refused = World::new().shut_down(windbag);
+    assert!(refused.contains("the guest did not answer"), "{refused}");
+    let large = ServiceServer::calls(&SHUTDOWN, Routes::new(ShutdownServer::new(LargeReply)));
+    let refused = World::new().shut_down(large);
     assert!(refused.contains("too large"), "{refused}");
 }

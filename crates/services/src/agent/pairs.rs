@@ -1,5 +1,5 @@
-//! `hvsock-agent kvp`: the key-value pairs for programs in the guest. It works on the files, and so
-//! without an agent that runs.
+//! `hvsock-agent kvp`: key-value pairs for programs in the guest. It works on the pool files and
+//! does not need a running agent.
 
 use std::path::PathBuf;
 
@@ -9,73 +9,73 @@ use clap::{Args, Subcommand, ValueEnum};
 use crate::guest::kvp::facts;
 use crate::guest::kvp::files::Files;
 use crate::guest::kvp::pool::Pool;
-use crate::wire::kvp::Pool as Which;
+use crate::wire::kvp::Pool as WirePool;
 
-/// Read and write key-value pairs, as a program in the guest
+/// Read and write key-value pairs from inside the guest
 #[derive(Debug, Subcommand)]
 pub(super) enum Pairs {
-    /// Print the value of a key that the host has set
+    /// Print the value of a key: one that the host has set, or a fact about the host
     Get(Get),
-    /// Set a value in this guest's pool, for the host to read
+    /// Set a value in the guest pool, for the host to read
     Set(Set),
-    /// Remove keys from this guest's pool
+    /// Remove keys from the guest pool
     Unset(Unset),
     /// List the pairs of a pool
     List(List),
 }
 
-/// A pool.
+/// The pool on the command line.
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Name {
-    /// The host's
+enum PoolName {
+    /// Pairs that the host has set
     External,
-    /// Of programs in this guest
+    /// Pairs that programs in this guest have set
     Guest,
-    /// Facts of this guest
+    /// Facts about this guest
     Auto,
-    /// Facts of the host
+    /// Facts about the host
     AutoExternal,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Get {
-    /// The key
+    /// Key to look up
     key: String,
-    /// Of this pool; otherwise the host's pair, and else the fact of the host
+    /// Pool to read; without it, the external pool and then the auto-external pool
     #[arg(long)]
-    pool: Option<Name>,
+    pool: Option<PoolName>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Set {
-    /// The key, of at most 511 bytes
+    /// Key, 1 to 511 bytes
     key: String,
-    /// The value, of at most 2047 bytes
+    /// Value, at most 2047 bytes
     #[arg(allow_hyphen_values = true)]
     value: String,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct Unset {
-    /// The keys
+    /// Keys to remove
     #[arg(required = true, value_name = "KEY")]
     keys: Vec<String>,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct List {
-    /// The pool
+    /// Pool to list
     #[arg(long, default_value = "external")]
-    pool: Name,
+    pool: PoolName,
 }
 
-impl Name {
-    fn which(self) -> Which {
+impl PoolName {
+    fn pool(self) -> WirePool {
         match self {
-            Self::External => Which::External,
-            Self::Guest => Which::Guest,
-            Self::Auto => Which::Auto,
-            Self::AutoExternal => Which::AutoExternal,
+            Self::External => WirePool::External,
+            Self::Guest => WirePool::Guest,
+            Self::Auto => WirePool::Auto,
+            Self::AutoExternal => WirePool::AutoExternal,
         }
     }
 }
@@ -87,7 +87,7 @@ impl Pairs {
             Self::Get(Get { key, pool }) => {
                 let pools = match pool {
                     Some(pool) => vec![pool],
-                    None => vec![Name::External, Name::AutoExternal],
+                    None => vec![PoolName::External, PoolName::AutoExternal],
                 };
                 for pool in pools {
                     if let Some(value) = read(&files, pool)?.get(&key) {
@@ -95,13 +95,15 @@ impl Pairs {
                         return Ok(());
                     }
                 }
-                bail!("there is no key `{key}`");
+                bail!(
+                    "no key \"{key}\"; `hvsock-agent kvp list` shows the keys that the host has set"
+                );
             }
             Self::Set(Set { key, value }) => {
-                files.change(Which::Guest, |pool| pool.set(&key, &value))?;
+                files.change(WirePool::Guest, |pool| pool.set(&key, &value))?;
             }
             Self::Unset(Unset { keys }) => {
-                files.change(Which::Guest, |pool| {
+                files.change(WirePool::Guest, |pool| {
                     keys.iter().try_for_each(|key| pool.unset(key).map(drop))
                 })?;
             }
@@ -115,14 +117,14 @@ impl Pairs {
     }
 }
 
-fn read(files: &Files, pool: Name) -> Result<Pool> {
+fn read(files: &Files, pool: PoolName) -> Result<Pool> {
     Ok(match pool {
-        Name::Auto => facts::gather(),
-        pool => files.read(pool.which())?,
+        PoolName::Auto => facts::gather(),
+        pool => files.read(pool.pool())?,
     })
 }
 
-/// One field of one line, whatever is in it.
+/// A key or value as one field of one line: control characters become U+FFFD.
 fn shown(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(plain).collect()

@@ -1,43 +1,50 @@
-//! Why a copy ends before its end.
+//! Why a copy is aborted.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Why a copy ends before its end. What concerns one file only is a [`Note`](super::Note).
+/// Why a copy is aborted. A failure of one entry is a [`Note`](super::Note) instead.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
-    /// The connection failed.
+    /// The connection broke.
     #[error("the connection broke: {0}")]
     Broken(#[source] io::Error),
-    /// The other end stopped talking before its last word.
+    /// The peer closed the connection before the copy was complete.
     #[error("the connection ended before the copy did")]
     Ended,
-    /// The other end did what it must not.
-    #[error("the other end does not keep to the rules: {0}")]
+    /// Protocol violation by the peer.
+    #[error("protocol violation by the other end: {0}")]
     Violation(&'static str),
-    /// The other end gave up.
+    /// The peer gave up.
     #[error("the other end gave up: {0}")]
     Failed(String),
-    /// This end cannot go on.
+    /// This end failed.
     #[error("{}: {error}", path.display())]
-    Here {
-        /// With what.
+    Local {
+        /// The path concerned.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         #[source]
         error: io::Error,
     },
 }
 
 impl CopyError {
-    /// This end cannot go on with `path`.
-    pub(super) fn here(path: &Path, error: impl Into<io::Error>) -> Self {
+    /// This end failed with `path`.
+    pub(super) fn local(path: &Path, error: impl Into<io::Error>) -> Self {
         let (path, error) = (path.to_owned(), error.into());
-        Self::Here { path, error }
+        Self::Local { path, error }
     }
 
-    /// Whether to try the same copy again may go on where it stopped.
-    pub fn may_go_on(&self) -> bool {
+    /// Whether trying the same copy again may resume it.
+    pub fn is_resumable(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Ended)
     }
+
+    // BEGIN old names
+    #[doc(hidden)]
+    pub fn may_go_on(&self) -> bool {
+        self.is_resumable()
+    }
+    // END old names
 }

@@ -1,20 +1,20 @@
-//! Copying files: one end sends, the other receives, and which of them is the guest makes no
-//! difference to either.
+//! The copy protocol: one end sends and the other receives. Both ends use the same code, whichever
+//! of them is the guest.
 //!
-//! [`send`](Sender) walks what is to be copied and [`receive`](Receiver) makes it again, over
-//! anything that is a [`Link`]. The interface is in `proto/hvsock/copy.proto`.
+//! The [`Sender`] walks the sources and the [`Receiver`] recreates them, over any [`Link`].
+//! `proto/hvsock/copy.proto` defines the interface.
 //!
-//! **Neither end believes the other.** A name that comes is one component of a path or the copy
-//! ends ([`Name`]); a folder is entered by its descriptor and never through a symbolic link, so
-//! there is no way out of the destination, whatever was sent before. What comes is written beside
-//! its final name, which it gets once its checksum is right. Every table and message has a limit.
+//! **Neither end trusts the other.** A received name must be a single path component ([`Name`]), or
+//! the copy ends. Folders are entered by descriptor and never through a symbolic link, so nothing
+//! can escape the destination (no TOCTOU race). Content is written to a temporary name beside the
+//! final one, and renamed when its checksum is right. Every table and message has a limit.
 //!
-//! **The checksum is XXH3-128 and not cryptographic**: it is there against faults (of memory, of a
-//! file that changes while it is read, of a broken copy that goes on), which it finds as surely.
-//! Against the other end no checksum helps, since that end computes it.
+//! **The checksum is XXH3-128, which is not cryptographic.** It detects faults: bad memory, a file
+//! that changes while it is read, a resumed copy that does not fit. No checksum helps against a
+//! hostile peer, because the peer computes it.
 
 mod error;
-mod line;
+mod message_stream;
 mod name;
 mod note;
 mod receive;
@@ -24,27 +24,32 @@ mod sum;
 mod tests;
 
 pub use error::CopyError;
-pub use line::{Line, Link, PATIENCE};
+pub use message_stream::{IDLE_TIMEOUT, Link, MessageStream};
 pub use name::{BadName, Name};
-pub use note::{Note, Observer, Tally, Unobserved};
+pub use note::{CopyCounters, Note, Observer, Unobserved};
+
+// BEGIN old names
+#[doc(hidden)]
+pub use note::CopyCounters as Tally;
+// END old names
 pub use receive::{Destination, Receiver, Trust};
 pub use send::{Sender, Source};
 
-/// The most bytes of a message.
+/// The largest message, in bytes.
 const MESSAGE: usize = 64 * 1024;
 
-/// The most bytes of one piece of a file.
-const PIECE: usize = 1 << 20;
+/// The largest chunk of a file, in bytes.
+const CHUNK: usize = 1 << 20;
 
-/// Bytes that are read, hashed and written at once: they stay in the processor's cache meanwhile.
-const CHUNK: usize = 256 * 1024;
+/// The I/O buffer size, in bytes: read, hashed and written at once while it is in the CPU cache.
+const BUFFER: usize = 256 * 1024;
 
-/// How many folders may be in one another: as many descriptors are open.
+/// The deepest nesting of folders; each level holds a file descriptor.
 const DEPTH: usize = 256;
 
-/// From this size on a broken copy of a file goes on where it stopped.
-const RESUMED: u64 = 1 << 20;
+/// The smallest file that is resumed after an interrupted copy, in bytes.
+const RESUME_SIZE: u64 = 1 << 20;
 
-/// The most notes that a receiver tells of, so that telling them can never hold it up; more are
-/// counted.
+/// The most notes that a receiver sends, so that sending notes can never block it. Further failures
+/// are only counted.
 const NOTES: u64 = 128;

@@ -1,23 +1,26 @@
-//! A name that leads nowhere else.
+//! A file name that cannot lead out of its folder.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
-/// One component of a path, which names an entry of the folder that it is looked up in and
-/// nothing else.
+/// One path component. It names an entry of the folder that it is looked up in, and nothing else.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Name(OsString);
 
-/// Bytes that are no [`Name`].
+/// Bytes that are not a valid [`Name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a name within a folder")]
 pub struct BadName;
 
 impl Name {
-    /// The most bytes, as on Linux.
+    /// The longest name, in bytes (`NAME_MAX` on Linux).
     const MOST: usize = 255;
 
-    /// Takes 1 to 255 bytes without `/` and NUL that are neither `.` nor `..`.
+    /// Validates a name: 1 to 255 bytes without `/` and NUL, and neither `.` nor `..`.
+    ///
+    /// # Errors
+    ///
+    /// [`BadName`] if the bytes are not such a name.
     pub fn new(bytes: &[u8]) -> Result<Self, BadName> {
         let dots = bytes == b"." || bytes == b"..";
         let length = (1..=Self::MOST).contains(&bytes.len());
@@ -32,23 +35,23 @@ impl Name {
         &self.0
     }
 
-    /// Its bytes.
+    /// The bytes of the name.
     pub fn as_bytes(&self) -> &[u8] {
         self.0.as_bytes()
     }
 
-    /// Where its content is until it is complete. It is the same each time, so that a copy that
-    /// was broken finds what it left, and leaves one at the most.
+    /// The temporary name of the content until it is complete. It depends only on the name, so an
+    /// interrupted copy finds its partial file again and leaves at most one.
     pub(super) fn part(&self) -> Self {
         const END: &str = ".hvsock.part";
         let mut part = OsString::from(".");
-        let room = Self::MOST - part.len() - END.len();
-        if self.0.len() <= room {
+        let free = Self::MOST - part.len() - END.len();
+        if self.0.len() <= free {
             part.push(&self.0);
         } else {
             let hash = twox_hash::XxHash3_128::oneshot(self.as_bytes());
             let hash = format!("~{hash:032x}");
-            part.push(OsStr::from_bytes(&self.as_bytes()[..room - hash.len()]));
+            part.push(OsStr::from_bytes(&self.as_bytes()[..free - hash.len()]));
             part.push(hash);
         }
         part.push(END);
@@ -63,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_leads_elsewhere_is_no_name() {
+    fn a_path_that_leads_elsewhere_is_not_a_name() {
         let long = [b'x'; 256];
         for bad in [
             &b""[..],
@@ -94,7 +97,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_name_is_one_component_and_so_is_its_part(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        fn a_name_and_its_temporary_name_are_one_component(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(name) = Name::new(&bytes) {
                 let path = std::path::Path::new(name.as_os_str());
                 prop_assert_eq!(path.file_name(), Some(name.as_os_str()));
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn long_names_have_different_parts() {
+    fn long_names_have_different_temporary_names() {
         let mut bytes = [b'x'; 255];
         let one = Name::new(&bytes).unwrap().part();
         bytes[254] = b'y';

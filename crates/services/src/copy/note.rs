@@ -1,56 +1,56 @@
-//! What a copy tells whoever looks on.
+//! What a copy reports while it runs.
 
 use std::path::{Path, PathBuf};
 
 use super::CopyError;
 use crate::wire::copy as wire;
 
-/// One entry that did not come about, while the copy goes on.
+/// An entry that was not copied while the copy continues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Note {
-    /// Which, relative to what is copied.
+    /// The path, relative to the copied tree.
     pub path: PathBuf,
-    /// Why.
+    /// The reason.
     pub why: String,
-    /// It is of a kind that is not copied: no failure.
+    /// The entry is of a kind that is never copied. This is not a failure.
     pub skipped: bool,
 }
 
-/// What a copy did.
+/// The counters of a copy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Files that were sent or made.
+pub struct CopyCounters {
+    /// Files that were sent or created.
     pub files: u64,
-    /// Bytes that went over the connection, of files.
+    /// Bytes of files that were transferred.
     pub bytes: u64,
-    /// Bytes that did not have to, since the receiver had them.
+    /// Bytes that were not transferred, because the receiver had them.
     pub resumed: u64,
-    /// Entries that did not come about, at either end.
+    /// Entries that failed, at either end.
     pub failed: u64,
 }
 
-/// Looks on while a copy goes on. It must not take long.
+/// Observes a running copy. The methods must not block.
 pub trait Observer {
-    /// How much it will be, as the sender says.
+    /// The expected amount of data, as the sender reports it.
     fn total(&mut self, _files: u64, _bytes: u64) {}
-    /// A file begins, which is as long as the sender says.
+    /// A file begins, of the size that the sender reports.
     fn file(&mut self, _path: &Path, _size: u64) {}
-    /// So many bytes more are done with: sent, or written, or found to be there.
+    /// More bytes are done: sent, written, or found to exist.
     fn advance(&mut self, _bytes: u64) {}
-    /// Something did not come about, at either end.
+    /// An entry was not copied, at either end.
     fn note(&mut self, _note: &Note) {}
 }
 
-/// Nobody looks on.
+/// An observer that ignores everything.
 #[derive(Clone, Copy, Debug)]
 pub struct Unobserved;
 
 impl Observer for Unobserved {}
 
-/// The most bytes of a note's path that go over the connection.
+/// The longest path of a note that is sent, in bytes.
 const PATH: usize = 4096;
 
-/// The most bytes of a reason that go over the connection.
+/// The longest reason that is sent, in bytes.
 const WHY: usize = 256;
 
 impl Note {
@@ -78,7 +78,7 @@ impl Note {
     }
 }
 
-/// As much of a reason as goes over the connection.
+/// Truncates a reason to the limit, at a character boundary.
 pub(super) fn bounded(why: &str) -> String {
     let mut end = why.len().min(WHY);
     while !why.is_char_boundary(end) {
@@ -88,7 +88,7 @@ pub(super) fn bounded(why: &str) -> String {
 }
 
 impl wire::Failed {
-    /// The other end's last word from this one.
+    /// The final error message to the peer.
     pub(crate) fn new(error: &CopyError) -> Self {
         let why = bounded(&error.to_string());
         Self { why }

@@ -1,19 +1,19 @@
-//! The checksum of a file, which costs nothing for its holes.
+//! The checksum of a file. Holes cost nothing.
 
 use twox_hash::XxHash3_128;
 
-/// Bytes of a block.
+/// The size of a block, in bytes.
 const BLOCK: u64 = 1 << 20;
 
-/// A file's checksum so far: see `FileEnd` in `copy.proto`.
+/// The running checksum of a file; see `FileEnd` in `copy.proto`.
 ///
-/// It depends on what the file contains and not on how that came: a hole and zeros are the same.
+/// It depends only on the content: a hole and the same number of zero bytes have the same checksum.
 #[derive(Clone)]
 pub(super) struct Sum {
     blocks: XxHash3_128,
     block: XxHash3_128,
-    /// Whether the block has anything but zeros.
-    some: bool,
+    /// Whether the block contains a non-zero byte.
+    nonzero: bool,
     position: u64,
 }
 
@@ -22,29 +22,29 @@ impl Sum {
         Self {
             blocks: XxHash3_128::new(),
             block: XxHash3_128::new(),
-            some: false,
+            nonzero: false,
             position: 0,
         }
     }
 
-    /// How many bytes it is of.
+    /// How many bytes the checksum covers.
     pub(super) fn position(&self) -> u64 {
         self.position
     }
 
-    /// Takes the next bytes.
+    /// Adds bytes.
     pub(super) fn data(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
-            let room = BLOCK - self.position % BLOCK;
-            let (now, rest) = bytes.split_at(bytes.len().min(room as usize));
-            self.some = self.some || is_any_set(now);
+            let left = BLOCK - self.position % BLOCK;
+            let (now, rest) = bytes.split_at(bytes.len().min(left as usize));
+            self.nonzero = self.nonzero || is_any_set(now);
             self.block.write(now);
             self.advance(now.len() as u64);
             bytes = rest;
         }
     }
 
-    /// Takes so many zeros.
+    /// Adds zero bytes.
     pub(super) fn zeros(&mut self, mut count: u64) {
         const ZEROS: [u8; 4096] = [0; 4096];
         while count > 0 {
@@ -62,7 +62,7 @@ impl Sum {
         }
     }
 
-    /// The checksum of what there is so far.
+    /// The checksum of all bytes so far.
     pub(super) fn get(&self) -> [u8; 16] {
         let mut last = self.clone();
         if !last.position.is_multiple_of(BLOCK) {
@@ -80,17 +80,17 @@ impl Sum {
     }
 
     fn end_block(&mut self) {
-        if self.some {
+        if self.nonzero {
             let number = (self.position - 1) / BLOCK;
             self.blocks.write(&number.to_le_bytes());
             self.blocks.write(&self.block.finish_128().to_le_bytes());
         }
         self.block = XxHash3_128::new();
-        self.some = false;
+        self.nonzero = false;
     }
 }
 
-/// Whether any byte is not zero; as fast as memory where none is.
+/// Whether any byte is not zero. It compiles to vector code and runs at memory speed.
 fn is_any_set(bytes: &[u8]) -> bool {
     let mut chunks = bytes.chunks(512);
     chunks.any(|chunk| chunk.iter().fold(0, |all, byte| all | byte) != 0)
@@ -102,8 +102,8 @@ mod tests {
 
     use super::*;
 
-    /// What the interface says, word by word.
-    fn by_the_book(content: &[u8]) -> [u8; 16] {
+    /// The checksum as the interface defines it, without optimizations.
+    fn reference(content: &[u8]) -> [u8; 16] {
         let mut all = Vec::new();
         for (number, block) in content.chunks(BLOCK as usize).enumerate() {
             if block.iter().any(|byte| *byte != 0) {
@@ -134,7 +134,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
         #[test]
-        fn it_is_of_the_content_however_that_comes(runs in prop::collection::vec(run(), 0..5)) {
+        fn the_checksum_depends_on_the_content_only(runs in prop::collection::vec(run(), 0..5)) {
             let mut sum = Sum::new();
             let mut content = Vec::new();
             for run in runs {
@@ -148,15 +148,19 @@ mod tests {
                     _ => sum.data(&content[before..]),
                 }
                 prop_assert_eq!(sum.position(), content.len() as u64);
-                prop_assert_eq!(sum.get(), by_the_book(&content));
+                prop_assert_eq!(sum.get(), reference(&content));
             }
         }
     }
 
     #[test]
-    fn a_hole_as_large_as_files_get_takes_no_time() {
+    fn the_largest_hole_is_hashed_without_reading_it() {
         let mut sum = Sum::new();
         sum.zeros(i64::MAX as u64);
-        assert_ne!(sum.get(), Sum::new().get(), "the size counts");
+        assert_ne!(
+            sum.get(),
+            Sum::new().get(),
+            "the size is part of the checksum"
+        );
     }
 }

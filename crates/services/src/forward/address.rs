@@ -1,4 +1,4 @@
-//! Where a socket is: `tcp:[HOST:]PORT`, `unix:PATH` or `ssh`.
+//! Socket addresses: `tcp:[HOST:]PORT`, `unix:PATH` or `ssh`.
 
 use std::fmt;
 use std::net::Ipv6Addr;
@@ -7,14 +7,14 @@ use std::str::FromStr;
 
 use crate::wire::forward as wire;
 
-/// The most bytes of a path that a Unix socket's address holds, beside the NUL.
+/// The longest path in a Unix socket's address, in bytes, without the NUL (unix(7)).
 const LONGEST_PATH: usize = 107;
-/// The most bytes of a host's name (RFC 1035, without the last dot).
+/// The longest host name, in bytes (RFC 1035, without the last dot).
 const LONGEST_HOST: usize = 253;
-/// The host where none is named.
+/// The default host.
 const LOCALHOST: &str = "localhost";
 
-/// The address of a socket in the host or in a guest.
+/// The address of a socket on the host or in a guest.
 ///
 /// ```
 /// use hvsock_services::forward::Address;
@@ -25,43 +25,47 @@ const LOCALHOST: &str = "localhost";
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
-    /// A TCP port of a host, which is an IP address or a name, loopback unless said otherwise.
+    /// A TCP port of a host; the default host is loopback.
     Tcp {
         /// An IP address or a name.
         host: String,
-        /// The port; 0 to listen at one that the system chooses.
+        /// The port. To listen, 0 lets the system choose one.
         port: u16,
     },
     /// A Unix stream socket, by its absolute path.
     Unix(PathBuf),
-    /// The SSH server of a guest, however it is reached there.
+    /// The SSH server of a guest. The agent knows how to reach it.
     Ssh,
 }
 
-/// Why text, or what a peer sent, is no address.
+/// Why a text, or an address from a peer, is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseAddressError {
-    /// It begins with none of the kinds.
-    #[error("`{0}` is no address; write tcp:[HOST:]PORT, unix:PATH or ssh")]
+    /// An unknown kind of address.
+    #[error("invalid address `{0}`: write tcp:[HOST:]PORT, unix:PATH or ssh")]
     Kind(String),
-    /// Not a number up to 65535.
-    #[error("`{0}` is no TCP port; it is a number up to 65535")]
+    /// Not a number from 0 to 65535.
+    #[error("invalid TCP port `{0}`: write a number up to 65535")]
     Port(String),
-    /// Neither an IP address nor what a name looks like.
-    #[error("`{0}` is no host; write an IP address (IPv6 in brackets) or a name")]
+    /// Neither an IP address nor a valid host name.
+    #[error("invalid host `{0}`: write an IP address (IPv6 in brackets) or a name")]
     Host(String),
-    /// Relative, too long, or with a NUL in it.
+    /// Relative, too long, or with a NUL.
     #[error(
-        "`{0}` is no path of a Unix socket; it is absolute and has at most {LONGEST_PATH} bytes"
+        "invalid Unix socket path `{0}`: write an absolute path of at most {LONGEST_PATH} bytes"
     )]
     Path(String),
-    /// Nothing at all, from a peer.
+    /// An empty address from a peer.
     #[error("the address is empty")]
-    Nothing,
+    Empty,
 }
 
 impl Address {
-    /// A TCP port of `host`, as text has it; empty for loopback.
+    /// A TCP port of `host`, an IP address or a name; empty means loopback.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseAddressError::Host`] if `host` is neither an IP address nor a valid name.
     pub fn tcp(host: &str, port: u16) -> Result<Self, ParseAddressError> {
         let host = match host {
             "" => LOCALHOST,
@@ -79,6 +83,10 @@ impl Address {
     }
 
     /// A Unix socket.
+    ///
+    /// # Errors
+    ///
+    /// [`ParseAddressError::Path`] if the path is relative, longer than 107 bytes, or contains NUL.
     pub fn unix(path: impl AsRef<Path>) -> Result<Self, ParseAddressError> {
         let path = path.as_ref();
         let bytes = path.as_os_str().as_encoded_bytes();
@@ -89,7 +97,7 @@ impl Address {
         Ok(Self::Unix(path.to_owned()))
     }
 
-    /// As it is sent. A path that is not UTF-8 cannot be.
+    /// Converts to the wire format. A path that is not UTF-8 has none.
     pub(crate) fn to_wire(&self) -> Result<wire::Address, ParseAddressError> {
         use wire::address::Kind;
 
@@ -107,8 +115,8 @@ impl Address {
         Ok(wire::Address { kind: Some(kind) })
     }
 
-    /// What was sent.
-    pub(crate) fn of_wire(address: &wire::Address) -> Result<Self, ParseAddressError> {
+    /// Converts from the wire format, and validates it.
+    pub(crate) fn from_wire(address: &wire::Address) -> Result<Self, ParseAddressError> {
         use wire::address::Kind;
 
         match &address.kind {
@@ -119,7 +127,7 @@ impl Address {
             }
             Some(Kind::Unix(path)) => Self::unix(path),
             Some(Kind::Ssh(_)) => Ok(Self::Ssh),
-            None => Err(ParseAddressError::Nothing),
+            None => Err(ParseAddressError::Empty),
         }
     }
 }
@@ -133,15 +141,15 @@ impl FromStr for Address {
         }
         match text.split_once(':') {
             Some(("unix", path)) => Self::unix(path),
-            Some(("tcp", place)) => {
-                let (host, port) = place.rsplit_once(':').unwrap_or(("", place));
-                // A number and nothing else: `parse` would take a sign.
+            Some(("tcp", rest)) => {
+                let (host, port) = rest.rsplit_once(':').unwrap_or(("", rest));
+                // `parse` alone would accept a sign.
                 let port = match port.bytes().all(|byte| byte.is_ascii_digit()) {
                     true => port.parse().ok(),
                     false => None,
                 };
                 let port = port.ok_or_else(|| {
-                    let text = place.rsplit(':').next().unwrap_or_default();
+                    let text = rest.rsplit(':').next().unwrap_or_default();
                     ParseAddressError::Port(text.to_owned())
                 })?;
                 match host
@@ -181,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_may_be_left_out_named_or_an_address() {
+    fn a_host_is_optional_and_is_a_name_or_an_address() {
         assert_eq!("tcp:80".parse(), Ok(tcp("localhost", 80)));
         assert_eq!("tcp:127.0.0.1:0".parse(), Ok(tcp("127.0.0.1", 0)));
         assert_eq!(
@@ -195,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_says_which_part_is_not() {
+    fn an_invalid_address_names_the_invalid_part() {
         use ParseAddressError::{Host, Kind, Path, Port};
         let of = |text: &str| text.parse::<Address>().unwrap_err();
         assert_eq!(of("udp:53"), Kind("udp:53".into()));
@@ -218,10 +226,10 @@ mod tests {
     }
 
     #[test]
-    fn what_a_peer_sends_is_held_to_the_same() {
+    fn an_address_from_a_peer_is_validated() {
         use wire::address::Kind;
-        let of = |kind| Address::of_wire(&wire::Address { kind });
-        assert_eq!(of(None), Err(ParseAddressError::Nothing));
+        let of = |kind| Address::from_wire(&wire::Address { kind });
+        assert_eq!(of(None), Err(ParseAddressError::Empty));
         let tcp = |host: &str, port| {
             let host = host.to_owned();
             Some(Kind::Tcp(wire::Tcp { host, port }))
@@ -235,14 +243,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_printed_can_be_read_again_and_sent(text in "(tcp:([a-z][a-z0-9.-]{0,20}:|\\[::[1-9a-f]{1,4}\\]:)?[1-9][0-9]{0,3}|unix:/[a-zA-Z0-9:/ ._-]{1,100}|ssh)") {
+        fn an_address_survives_printing_and_sending(text in "(tcp:([a-z][a-z0-9.-]{0,20}:|\\[::[1-9a-f]{1,4}\\]:)?[1-9][0-9]{0,3}|unix:/[a-zA-Z0-9:/ ._-]{1,100}|ssh)") {
             let address: Address = text.parse().unwrap();
             prop_assert_eq!(address.to_string().parse(), Ok(address.clone()));
-            prop_assert_eq!(Address::of_wire(&address.to_wire().unwrap()), Ok(address));
+            prop_assert_eq!(Address::from_wire(&address.to_wire().unwrap()), Ok(address));
         }
 
         #[test]
-        fn no_text_is_too_odd(text in ".{0,300}") {
+        fn any_text_parses_or_fails(text in ".{0,300}") {
             let _ = text.parse::<Address>();
             let _ = format!("tcp:{text}").parse::<Address>();
         }

@@ -1,29 +1,33 @@
-//! Messages on a bare stream: each is preceded by its length.
+//! Length-prefixed messages on a raw stream.
 
 use std::io;
 
 use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// The longest that is taken.
+/// The largest message, in bytes.
 const LONGEST: u32 = 65_536;
 
-/// Sends one.
+/// Sends a message.
 pub(crate) async fn send<W, M>(mut to: W, message: &M) -> io::Result<()>
 where
     W: AsyncWrite + Unpin,
     M: Message,
 {
     let length = message.encoded_len();
-    let told = u32::try_from(length).ok().filter(|told| *told <= LONGEST);
-    let told = told.ok_or_else(|| broken(format!("a message of {length} bytes is too long")))?;
+    let prefix = u32::try_from(length)
+        .ok()
+        .filter(|prefix| *prefix <= LONGEST);
+    let prefix =
+        prefix.ok_or_else(|| broken(format!("a message of {length} bytes is too long")))?;
     let mut bytes = Vec::with_capacity(4 + length);
-    bytes.extend_from_slice(&told.to_le_bytes());
+    bytes.extend_from_slice(&prefix.to_le_bytes());
     message.encode_raw(&mut bytes);
     to.write_all(&bytes).await
 }
 
-/// Receives one, and not a byte more; `None` where the stream ends before it begins.
+/// Receives one message and reads no byte beyond it. Returns `None` if the stream ends before the
+/// message begins.
 pub(crate) async fn receive<R, M>(mut from: R) -> io::Result<Option<M>>
 where
     R: AsyncRead + Unpin,
@@ -39,7 +43,7 @@ where
         return Err(broken(format!("a message of {length} bytes is too long")));
     }
     let mut bytes = Vec::new();
-    // As much memory as has come, whatever the length says.
+    // Memory grows with the received bytes, not with the claimed length.
     let count = (&mut from)
         .take(length.into())
         .read_to_end(&mut bytes)
@@ -49,7 +53,7 @@ where
     }
     M::decode(bytes.as_slice())
         .map(Some)
-        .map_err(|error| broken(format!("a message cannot be read: {error}")))
+        .map_err(|error| broken(format!("cannot decode a message: {error}")))
 }
 
 fn broken(text: String) -> io::Error {
@@ -69,7 +73,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_after_the_other_and_what_follows_stays() {
+    async fn messages_are_received_in_order_and_following_bytes_are_left() {
         let mut bytes = Vec::new();
         send(&mut bytes, &arrival()).await.unwrap();
         send(&mut bytes, &Arrival::default()).await.unwrap();
@@ -82,7 +86,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_message_cut_anywhere_is_an_error() {
+    async fn a_truncated_message_is_an_error() {
         let mut bytes = Vec::new();
         send(&mut bytes, &arrival()).await.unwrap();
         for end in 1..bytes.len() {
@@ -92,7 +96,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_is_too_long_or_none_is_refused() {
+    async fn an_oversized_or_invalid_message_is_an_error() {
         let long = [0x01, 0x00, 0x01, 0x00];
         let not_one = [2, 0, 0, 0, 0xff, 0xff];
         for bytes in [&long[..], &not_one] {

@@ -1,24 +1,24 @@
-//! What both halves of forwarding have in common: addresses, the messages that begin a
-//! connection, the records that carry a socket's bytes, and the sockets themselves.
+//! The forwarding protocol, shared by both ends: addresses, the messages that begin a connection,
+//! the records that carry a socket's bytes, and the sockets.
 //!
-//! A socket here and a socket there become one: bytes, half-closes and failures of either are
-//! those of the other. What fails is never shown as an end. `proto/hvsock/forward.proto` has the
-//! format.
+//! A local socket and a remote socket act as one: bytes, half-closes and failures of either one
+//! appear at the other. A failure never appears as an end of file. `proto/hvsock/forward.proto`
+//! defines the format.
 
 mod address;
 pub(crate) mod message;
 mod records;
+mod relay;
 mod socket;
-mod splice;
 
 pub use address::{Address, ParseAddressError};
+pub use relay::{Fault, Moved, Remote, relay};
 pub use socket::{Listener, Socket};
-pub use splice::{Far, Fault, Moved, splice};
 
-/// The longest reason that is told or taken, in bytes.
+/// The longest reason that is sent or accepted, in bytes.
 pub(crate) const LONGEST_REASON: usize = 1024;
 
-/// `text` with at most `limit` bytes.
+/// Truncates `text` to at most `limit` bytes, at a character boundary.
 pub(crate) fn shortened(mut text: String, limit: usize) -> String {
     let mut end = limit.min(text.len());
     while !text.is_char_boundary(end) {

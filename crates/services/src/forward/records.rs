@@ -1,24 +1,24 @@
-//! Records: a socket's bytes with a mark for their end and one for a failure, since an end of the
-//! connection that carries them tells neither apart.
+//! Records: a socket's bytes with markers for half-close and for failure. The end of the connection
+//! that carries them cannot distinguish the two.
 
 use super::{LONGEST_REASON, shortened};
 
 /// The most bytes of one record.
 pub(super) const MOST: usize = 65_536;
-/// The bytes that tell a record's length.
+/// The size of a record's header: its length.
 pub(super) const HEAD: usize = 4;
-/// In place of a length: the socket's bytes have ended.
+/// In place of a length: half-close, the socket's bytes have ended.
 pub(super) const END: [u8; HEAD] = [0; HEAD];
 /// In place of a length: the socket broke.
 const RESET: u32 = u32::MAX;
 
-/// What precedes `length` bytes, 1 to [`MOST`].
+/// The header of a record of `length` bytes, 1 to [`MOST`].
 pub(super) fn head(length: usize) -> [u8; HEAD] {
     debug_assert!((1..=MOST).contains(&length));
     (length as u32).to_le_bytes()
 }
 
-/// The record that says why the socket broke.
+/// The record that reports why the socket broke.
 pub(super) fn reset(reason: &str) -> Vec<u8> {
     let reason = shortened(reason.to_owned(), LONGEST_REASON);
     let mut bytes = RESET.to_le_bytes().to_vec();
@@ -27,29 +27,30 @@ pub(super) fn reset(reason: &str) -> Vec<u8> {
     bytes
 }
 
-/// What comes out of bytes that were received.
+/// A decoded record, or a part of one.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'a> {
+pub(super) enum Record<'a> {
     /// Bytes of the socket, at least one.
     Data(&'a [u8]),
-    /// There are no more.
+    /// Half-close: no more bytes follow.
     End,
-    /// The socket broke, and why.
+    /// The socket broke, with the reason.
     Reset(String),
 }
 
-/// The peer does not keep to the format.
+/// A violation of the record format by the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
-    /// A record is longer than one may be.
-    #[error("a record of {0} bytes, which is too long")]
+    /// A record exceeds the limit.
+    #[error("an oversized record of {0} bytes")]
     TooLong(u32),
-    /// Bytes came after their end.
-    #[error("bytes after their end")]
+    /// A record follows the half-close.
+    #[error("a record after the half-close")]
     AfterEnd,
 }
 
-/// Takes records apart, however the bytes come in. It holds no more than a reason.
+/// Decodes records from received bytes in segments of any length. Buffers at most a header and a
+/// reason.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     state: State,
@@ -58,7 +59,7 @@ pub(super) struct Decoder {
 
 #[derive(Debug)]
 enum State {
-    /// Of a length, so many bytes are there.
+    /// `have` bytes of the header have arrived.
     Head {
         have: usize,
         bytes: [u8; HEAD],
@@ -74,7 +75,7 @@ enum State {
         left: usize,
         text: Vec<u8>,
     },
-    /// After a failure nothing counts.
+    /// After a failure all input is ignored.
     Over,
 }
 
@@ -86,26 +87,26 @@ impl Default for State {
 }
 
 impl Decoder {
-    /// Whether the socket's bytes have ended as they should.
+    /// Whether the socket's bytes have ended with a half-close.
     pub(super) fn ended(&self) -> bool {
         self.ended
     }
 
-    /// The next piece in `input`, which is shortened by what was looked at; `None` once all of it
-    /// has been.
+    /// Returns the next record in `input` and advances `input` past it; `None` when all input is
+    /// consumed.
     pub(super) fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
-    ) -> Result<Option<Piece<'a>>, Violation> {
+    ) -> Result<Option<Record<'a>>, Violation> {
         while !input.is_empty() {
             match &mut self.state {
                 State::Head { have, bytes } => {
                     if !filled(have, bytes, input) {
                         return Ok(None);
                     }
-                    let told = u32::from_le_bytes(*bytes);
+                    let length = u32::from_le_bytes(*bytes);
                     self.state = State::default();
-                    match told {
+                    match length {
                         RESET => {
                             let (have, bytes) = (0, [0; HEAD]);
                             self.state = State::ReasonHead { have, bytes };
@@ -113,13 +114,13 @@ impl Decoder {
                         _ if self.ended => return self.fail(Violation::AfterEnd),
                         0 => {
                             self.ended = true;
-                            return Ok(Some(Piece::End));
+                            return Ok(Some(Record::End));
                         }
-                        _ if told as usize <= MOST => {
-                            let left = told as usize;
+                        _ if length as usize <= MOST => {
+                            let left = length as usize;
                             self.state = State::Data { left };
                         }
-                        _ => return self.fail(Violation::TooLong(told)),
+                        _ => return self.fail(Violation::TooLong(length)),
                     }
                 }
                 State::Data { left } => {
@@ -129,21 +130,21 @@ impl Decoder {
                     if *left == 0 {
                         self.state = State::default();
                     }
-                    return Ok(Some(Piece::Data(data)));
+                    return Ok(Some(Record::Data(data)));
                 }
                 State::ReasonHead { have, bytes } => {
                     if !filled(have, bytes, input) {
                         return Ok(None);
                     }
-                    let told = u32::from_le_bytes(*bytes);
-                    if told as usize > LONGEST_REASON {
-                        return self.fail(Violation::TooLong(told));
+                    let length = u32::from_le_bytes(*bytes);
+                    if length as usize > LONGEST_REASON {
+                        return self.fail(Violation::TooLong(length));
                     }
-                    if told == 0 {
+                    if length == 0 {
                         self.state = State::Over;
-                        return Ok(Some(Piece::Reset(String::new())));
+                        return Ok(Some(Record::Reset(String::new())));
                     }
-                    let (left, text) = (told as usize, Vec::new());
+                    let (left, text) = (length as usize, Vec::new());
                     self.state = State::Reason { left, text };
                 }
                 State::Reason { left, text } => {
@@ -154,7 +155,7 @@ impl Decoder {
                     if *left == 0 {
                         let reason = String::from_utf8_lossy(text).into_owned();
                         self.state = State::Over;
-                        return Ok(Some(Piece::Reset(reason)));
+                        return Ok(Some(Record::Reset(reason)));
                     }
                 }
                 State::Over => *input = &[],
@@ -169,7 +170,7 @@ impl Decoder {
     }
 }
 
-/// Takes what is missing of a length from `input`; whether it is all there then.
+/// Completes a header from `input`. Returns whether it is complete.
 fn filled(have: &mut usize, bytes: &mut [u8; HEAD], input: &mut &[u8]) -> bool {
     let (more, rest) = input.split_at((HEAD - *have).min(input.len()));
     bytes[*have..*have + more.len()].copy_from_slice(more);
@@ -185,7 +186,7 @@ mod tests {
 
     use super::*;
 
-    /// What a reader has in the end.
+    /// All that a reader sees.
     #[derive(Debug, Default, PartialEq, Eq)]
     struct Seen {
         data: Vec<u8>,
@@ -194,7 +195,7 @@ mod tests {
         violation: Option<Violation>,
     }
 
-    /// Has `bytes` taken apart in pieces of the lengths in `cuts`, over and over.
+    /// Decodes `bytes` in segments with the lengths in `cuts`, repeated.
     fn seen(bytes: &[u8], cuts: &[usize]) -> Seen {
         let mut decoder = Decoder::default();
         let mut seen = Seen::default();
@@ -205,12 +206,12 @@ mod tests {
             rest = after;
             loop {
                 match decoder.next(&mut input) {
-                    Ok(Some(Piece::Data(data))) => {
+                    Ok(Some(Record::Data(data))) => {
                         assert!(!data.is_empty());
                         seen.data.extend_from_slice(data);
                     }
-                    Ok(Some(Piece::End)) => seen.ends += 1,
-                    Ok(Some(Piece::Reset(reason))) => seen.reset = Some(reason),
+                    Ok(Some(Record::End)) => seen.ends += 1,
+                    Ok(Some(Record::Reset(reason))) => seen.reset = Some(reason),
                     Ok(None) => break,
                     Err(violation) => {
                         seen.violation = Some(violation);
@@ -238,7 +239,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_bytes_come_out_however_they_come_in(
+        fn records_decode_in_segments_of_any_length(
             records in vec(vec(any::<u8>(), 1..300), 0..20),
             cuts in vec(1_usize..200, 1..8),
         ) {
@@ -254,7 +255,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_cut_short_has_no_end(
+        fn a_truncated_stream_has_no_half_close(
             records in vec(vec(any::<u8>(), 1..50), 1..10),
             cut in any::<prop::sample::Index>(),
         ) {
@@ -265,7 +266,7 @@ mod tests {
         }
 
         #[test]
-        fn anything_may_come(bytes in vec(any::<u8>(), 0..2000), cuts in vec(1_usize..50, 1..5)) {
+        fn any_bytes_decode_or_fail(bytes in vec(any::<u8>(), 0..2000), cuts in vec(1_usize..50, 1..5)) {
             let one_way = seen(&bytes, &cuts);
             prop_assert_eq!(one_way, seen(&bytes, &[usize::MAX]));
         }

@@ -1,4 +1,4 @@
-//! Sockets of the system as forwarding uses them: TCP and Unix, connected and listening.
+//! The system's sockets for forwarding: TCP and Unix, connected and listening.
 
 use std::fs;
 use std::io;
@@ -19,28 +19,33 @@ use tokio::time::timeout;
 
 use super::Address;
 
-/// How long a connect may take, all addresses of a name together.
-const CONNECTING: Duration = Duration::from_secs(10);
-/// How long looking up a name may take.
-const LOOK_UP: Duration = Duration::from_secs(5);
-/// How much a look-up may say.
-const LOOKED_UP: u64 = 64 * 1024;
+/// The connect timeout, for all addresses of a name together.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// The timeout of a name lookup.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The most output of a name lookup, in bytes.
+const RESOLVE_OUTPUT: u64 = 64 * 1024;
 /// How many addresses of a name are tried.
 const ADDRESSES: usize = 8;
-/// How many connections wait to be accepted.
+/// The backlog of a listener.
 const BACKLOG: i32 = 128;
 
 /// A connected socket.
 #[derive(Debug)]
 pub enum Socket {
-    /// TCP, which sends what it has at once.
+    /// TCP, with `TCP_NODELAY`.
     Tcp(TcpStream),
     /// A Unix stream socket.
     Unix(UnixStream),
 }
 
 impl Socket {
-    /// Connects, within ten seconds. To [`Address::Ssh`] it cannot: that is for the guest's half.
+    /// Connects within ten seconds.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, `TimedOut`, or `InvalidInput` for [`Address::Ssh`], which only the
+    /// guest's agent can reach.
     pub async fn connect(address: &Address) -> io::Result<Self> {
         let connecting = async {
             match address {
@@ -49,27 +54,27 @@ impl Socket {
                 Address::Ssh => Err(only_in_guest()),
             }
         };
-        match timeout(CONNECTING, connecting).await {
+        match timeout(CONNECT_TIMEOUT, connecting).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                format!("nobody answered within {} seconds", CONNECTING.as_secs()),
+                format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()),
             )),
         }
     }
 
     fn of_tcp(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        // Beyond this machine a peer can vanish without a word.
+        // A remote peer can vanish without closing the connection.
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         Ok(Self::Tcp(stream))
     }
 
-    /// Closes it so that its peer sees an error and no end, where the system can tell one: TCP can; a Unix
-    /// socket only where bytes of the peer's were not read.
+    /// Closes the socket so that its peer sees a reset instead of an end of file, if the system can
+    /// report one. TCP can; a Unix socket only if it has unread bytes.
     pub fn reset(self) {
         if let Self::Tcp(stream) = &self {
-            // Without it the peer sees an end: no worse than without trying.
+            // On failure the peer sees an end of file, as it would without the attempt.
             let _ = stream.set_zero_linger();
         }
     }
@@ -77,7 +82,7 @@ impl Socket {
 
 async fn connect_tcp(host: &str, port: u16) -> io::Result<Socket> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("`{host}` has no address"));
-    for ip in look_up(host).await? {
+    for ip in resolve(host).await? {
         match TcpStream::connect(SocketAddr::new(ip, port)).await {
             Ok(stream) => return Socket::of_tcp(stream),
             Err(error) => last = error,
@@ -86,9 +91,9 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<Socket> {
     Err(last)
 }
 
-/// The addresses of a host. Names are left to `getent`, which knows whatever this system is set up to ask, while a
-/// static program knows nothing of it.
-async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
+/// Resolves a host name. `getent` does it, because it uses the system's configured name services; a
+/// statically linked program cannot load them.
+async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
     }
@@ -96,7 +101,7 @@ async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
         return Ok(vec![ip]);
     }
     let unknown = |why: &dyn std::fmt::Display| {
-        let text = format!("cannot look up `{host}`: {why}");
+        let text = format!("cannot resolve `{host}`: {why}");
         io::Error::new(io::ErrorKind::NotFound, text)
     };
     let mut child = tokio::process::Command::new("getent")
@@ -106,26 +111,29 @@ async fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| unknown(&format!("getent does not run: {error}")))?;
-    let mut said = String::new();
-    let asking = async {
-        if let Some(output) = child.stdout.take() {
-            output.take(LOOKED_UP).read_to_string(&mut said).await?;
+        .map_err(|error| unknown(&format!("cannot run getent: {error}")))?;
+    let mut output = String::new();
+    let exchange = async {
+        if let Some(stdout) = child.stdout.take() {
+            stdout
+                .take(RESOLVE_OUTPUT)
+                .read_to_string(&mut output)
+                .await?;
         }
         child.wait().await
     };
-    match timeout(LOOK_UP, asking).await {
-        Ok(Ok(status)) if status.success() => Ok(addresses(&said)),
-        Ok(Ok(_)) => Err(unknown(&"nobody knows it")),
+    match timeout(RESOLVE_TIMEOUT, exchange).await {
+        Ok(Ok(status)) if status.success() => Ok(addresses(&output)),
+        Ok(Ok(_)) => Err(unknown(&"unknown host")),
         Ok(Err(error)) => Err(unknown(&error)),
         Err(_) => Err(unknown(&"no answer")),
     }
 }
 
-/// The addresses in the output of `getent ahosts`, each once.
-fn addresses(said: &str) -> Vec<IpAddr> {
+/// The addresses in the output of `getent ahosts`, without duplicates.
+fn addresses(output: &str) -> Vec<IpAddr> {
     let mut all = Vec::new();
-    for line in said.lines() {
+    for line in output.lines() {
         let first = line.split_whitespace().next().unwrap_or_default();
         if let Ok(ip) = first.parse()
             && !all.contains(&ip)
@@ -138,7 +146,7 @@ fn addresses(said: &str) -> Vec<IpAddr> {
 }
 
 fn only_in_guest() -> io::Error {
-    let text = "`ssh` is the SSH server of a guest";
+    let text = "`ssh` names the SSH server of a guest; the host has no such address";
     io::Error::new(io::ErrorKind::InvalidInput, text)
 }
 
@@ -182,7 +190,8 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A listening socket. A Unix one is for its user only, and gone from its folder when dropped.
+/// A listening socket. A Unix socket is accessible to its user only, and its file is removed on
+/// drop.
 #[derive(Debug)]
 pub struct Listener {
     address: Address,
@@ -194,12 +203,16 @@ enum Kind {
     Tcp(TcpListener),
     Unix {
         listener: UnixListener,
-        _place: Place,
+        _file: SocketFile,
     },
 }
 
 impl Listener {
-    /// Listens. A Unix socket that nobody listens at any more is replaced.
+    /// Listens. A stale Unix socket file, which no process listens on, is replaced.
+    ///
+    /// # Errors
+    ///
+    /// The system's error, or `InvalidInput` for [`Address::Ssh`].
     pub async fn bind(address: &Address) -> io::Result<Self> {
         match address {
             Address::Tcp { host, port } => bind_tcp(host, *port).await,
@@ -208,12 +221,16 @@ impl Listener {
         }
     }
 
-    /// Where, with the port that was chosen.
+    /// The address, with the chosen port.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Waits for a connection; with it, who connected, for logs.
+    /// Waits for a connection. Returns it with a description of its peer, for logs.
+    ///
+    /// # Errors
+    ///
+    /// The system's error.
     pub async fn accept(&self) -> io::Result<(Socket, String)> {
         match &self.kind {
             Kind::Tcp(listener) => {
@@ -227,22 +244,23 @@ impl Listener {
                         Some(pid) => format!("process {pid} of user {}", peer.uid()),
                         None => format!("user {}", peer.uid()),
                     },
-                    Err(_) => "somebody".to_owned(),
+                    Err(_) => "unknown process".to_owned(),
                 };
                 Ok((Socket::Unix(stream), who))
             }
         }
     }
 
-    /// Waits after a failed accept: what is wrong (no descriptors, say) is so for a while.
-    pub(crate) async fn rest() {
+    /// Waits after a failed accept, because the reason (too many open files, say) persists for a
+    /// while.
+    pub(crate) async fn back_off() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 async fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
     let mut last = io::Error::new(io::ErrorKind::NotFound, format!("`{host}` has no address"));
-    for ip in look_up(host).await? {
+    for ip in resolve(host).await? {
         match TcpListener::bind(SocketAddr::new(ip, port)).await {
             Ok(listener) => {
                 let bound = listener.local_addr()?;
@@ -253,7 +271,7 @@ async fn bind_tcp(host: &str, port: u16) -> io::Result<Listener> {
                 let kind = Kind::Tcp(listener);
                 return Ok(Listener { address, kind });
             }
-            // Where the first address is taken, the second is not what was meant.
+            // A listener on the second address would not be the one that was requested.
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => return Err(error),
             Err(error) => last = error,
         }
@@ -267,7 +285,7 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
             let is_socket =
                 |path| fs::symlink_metadata(path).map(|meta| meta.file_type().is_socket());
             if !is_socket(path)? {
-                let text = format!("{} is there, and is no socket", path.display());
+                let text = format!("{} exists and is not a socket", path.display());
                 return Err(io::Error::new(io::ErrorKind::AlreadyExists, text));
             }
             match UnixStream::connect(path).await {
@@ -280,14 +298,14 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
         }
         socket => socket?,
     };
-    let place = Place::of(path)?;
+    let file = SocketFile::of(path)?;
     let listener = std::os::unix::net::UnixListener::from(socket);
     listener.set_nonblocking(true)?;
     Ok(Listener {
         address: Address::Unix(path.to_owned()),
         kind: Kind::Unix {
             listener: UnixListener::from_std(listener)?,
-            _place: place,
+            _file: file,
         },
     })
 }
@@ -295,21 +313,21 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
 fn listening(path: &Path) -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    // Linux makes the file with the mode that the socket has: nobody else gets in meanwhile.
+    // Linux creates the file with the socket's mode, so no other user can connect in between.
     rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(socket)
 }
 
-/// The file of a Unix socket, which is removed with it unless another has taken its place.
+/// The file of a Unix socket. It is removed on drop unless another file has replaced it.
 #[derive(Debug)]
-struct Place {
+struct SocketFile {
     path: PathBuf,
     file: (u64, u64),
 }
 
-impl Place {
+impl SocketFile {
     fn of(path: &Path) -> io::Result<Self> {
         let meta = fs::symlink_metadata(path)?;
         Ok(Self {
@@ -319,11 +337,11 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for SocketFile {
     fn drop(&mut self) {
         let meta = fs::symlink_metadata(&self.path);
         if meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file) {
-            // Whoever removed it meanwhile did what is to be done.
+            // An error means that someone else has removed it.
             let _ = fs::remove_file(&self.path);
         }
     }
@@ -338,17 +356,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_getent_says_is_read() {
-        let said = "::1             STREAM localhost\n::1             DGRAM  \n\
+    fn the_output_of_getent_is_parsed() {
+        let output = "::1             STREAM localhost\n::1             DGRAM  \n\
                     127.0.0.1       STREAM \nnonsense\n";
         let expected: [IpAddr; 2] = [Ipv6Addr::LOCALHOST.into(), Ipv4Addr::LOCALHOST.into()];
-        assert_eq!(addresses(said), expected);
+        assert_eq!(addresses(output), expected);
         let many: String = (0..100).map(|n| format!("10.0.0.{n} STREAM\n")).collect();
         assert_eq!(addresses(&many).len(), ADDRESSES);
     }
 
     #[tokio::test]
-    async fn a_reset_of_tcp_is_no_end() {
+    async fn a_tcp_reset_is_not_an_end_of_file() {
         let address = "tcp:127.0.0.1:0".parse().unwrap();
         let listener = Listener::bind(&address).await.unwrap();
         let mut client = Socket::connect(listener.address()).await.unwrap();
@@ -359,7 +377,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_unix_socket_is_its_users_own_and_leaves_nothing_behind() {
+    async fn a_unix_socket_is_private_and_its_file_is_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let address = Address::unix(&path).unwrap();
@@ -378,13 +396,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_socket_that_nobody_listens_at_is_replaced_and_another_file_is_not() {
+    async fn a_stale_socket_file_is_replaced_and_another_file_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
         let address = Address::unix(&path).unwrap();
         drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
         let second = Listener::bind(&address).await.unwrap();
-        // Somebody puts another file there: it is not ours to remove.
+        // Another file takes the path: the listener must not remove it.
         fs::remove_file(&path).unwrap();
         fs::write(&path, "precious").unwrap();
         drop(second);

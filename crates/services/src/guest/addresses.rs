@@ -1,12 +1,12 @@
-//! The addresses that this partition has, as the kernel's tables list them.
+//! The addresses of this partition, from the kernel's tables.
 
 use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// The most addresses of one kind that are of interest.
+/// The most addresses of one kind.
 const MOST: usize = 256;
 
-/// Without those of the loopback interface, and each once.
+/// The addresses without those of the loopback interface and without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// IPv4, in the kernel's order.
@@ -15,7 +15,7 @@ pub struct Addresses {
     pub v6: Vec<Ipv6Addr>,
 }
 
-/// All addresses now; none where the tables cannot be read.
+/// All current addresses. Empty if the tables cannot be read.
 pub fn all() -> Addresses {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     Addresses {
@@ -24,7 +24,7 @@ pub fn all() -> Addresses {
     }
 }
 
-/// Those that `fib_trie` has as local hosts: a line `|-- ADDRESS`, then one with `/32 host LOCAL`.
+/// The local hosts of `fib_trie`: a line `|-- ADDRESS`, followed by one with `/32 host LOCAL`.
 fn of_trie(trie: &str) -> Vec<Ipv4Addr> {
     let mut found = Vec::new();
     let mut last: Option<Ipv4Addr> = None;
@@ -40,7 +40,8 @@ fn of_trie(trie: &str) -> Vec<Ipv4Addr> {
     found
 }
 
-/// Those of `if_inet6`: 32 digits, then the interface's number, prefix, scope, flags and name.
+/// The addresses of `if_inet6`: 32 digits, then the interface's number, prefix, scope, flags and
+/// name.
 fn of_table(table: &str) -> Vec<Ipv6Addr> {
     let lines = table.lines().take(MOST);
     let addresses = lines.filter_map(|line| {
@@ -94,7 +95,7 @@ Local:
         assert_eq!(of_table(table), ["fe80::1".parse::<Ipv6Addr>().unwrap()]);
     }
 
-    /// Against what the kernel itself takes for a source, where there is a way out.
+    /// Compares with the source address that the kernel chooses, if there is a route.
     #[test]
     fn the_address_that_the_kernel_would_use_is_among_them() {
         let socket = UdpSocket::bind("0.0.0.0:0").unwrap();

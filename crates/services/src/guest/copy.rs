@@ -1,4 +1,4 @@
-//! Sending files to the parent and receiving them from it.
+//! Copies files to the parent and from it.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,43 +10,45 @@ use tokio::sync::{Semaphore, oneshot};
 
 use crate::catalog::COPY;
 use crate::copy::{
-    CopyError, Destination, Line, Link, PATIENCE, Receiver, Sender, Source, Tally, Trust,
-    Unobserved,
+    CopyCounters, CopyError, Destination, IDLE_TIMEOUT, Link, MessageStream, Receiver, Sender,
+    Source, Trust, Unobserved,
 };
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::copy as wire;
-use wire::{open, sent, told};
+use wire::open;
+use wire::receiver_message::What as FromReceiver;
+use wire::sender_message::What as FromSender;
 
-/// How many copies may go on at once; each has a thread, buffers, and a descriptor for each folder
-/// that it is in.
+/// The most concurrent copies. Each has a thread, buffers, and a descriptor for each folder of its
+/// current path.
 const COPIES: usize = 16;
 
 /// The service.
-pub(super) fn offer() -> Offer {
-    let room = Arc::new(Semaphore::new(COPIES));
-    Offer::streams(&COPY, move |stream| {
-        let room = Arc::clone(&room);
+pub(super) fn server() -> ServiceServer {
+    let limit = Arc::new(Semaphore::new(COPIES));
+    ServiceServer::streams(&COPY, move |stream| {
+        let limit = Arc::clone(&limit);
         async move {
-            if let Err(error) = handle(stream, &room).await {
-                tracing::warn!("a copy could not begin: {error}");
+            if let Err(error) = handle(stream, &limit).await {
+                tracing::warn!("cannot start a copy: {error}");
             }
         }
     })
 }
 
-async fn handle(stream: HvStream, room: &Semaphore) -> io::Result<()> {
-    // More than are served wait, for as long as their hosts do.
-    let permit = room.acquire().await.map_err(io::Error::other)?;
+async fn handle(stream: HvStream, limit: &Semaphore) -> io::Result<()> {
+    // Further copies wait for a permit, for as long as their hosts wait.
+    let permit = limit.acquire().await.map_err(io::Error::other)?;
     let stream = stream.into_std();
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
+    stream.set_write_timeout(Some(IDLE_TIMEOUT))?;
     let (ended, end) = oneshot::channel();
-    // A thread of its own and not one of the runtime's, which would hold up the agent's end.
+    // A thread of its own, because one of the runtime's would delay the agent's exit.
     thread::Builder::new().name("copy".into()).spawn(move || {
-        match serve(&mut Line::new(stream)) {
-            Ok(tally) => tracing::debug!("copied: {tally:?}"),
-            Err(error) => tracing::debug!("a copy ended early: {error}"),
+        match serve(&mut MessageStream::new(stream)) {
+            Ok(counters) => tracing::debug!("copied: {counters:?}"),
+            Err(error) => tracing::debug!("a copy was aborted: {error}"),
         }
         let _ = ended.send(());
     })?;
@@ -55,22 +57,22 @@ async fn handle(stream: HvStream, room: &Semaphore) -> io::Result<()> {
     Ok(())
 }
 
-/// Does what the host wants.
-fn serve(line: &mut Line<impl Link>) -> Result<Tally, CopyError> {
-    let open: wire::Open = line.receive()?;
+/// Handles the host's request.
+fn serve(messages: &mut MessageStream<impl Link>) -> Result<CopyCounters, CopyError> {
+    let open: wire::Open = messages.receive()?;
     match open.way {
         Some(open::Way::Put(put)) => {
-            let place = match Destination::open(&absolute(&put.destination), put.into) {
-                Ok(place) => place,
+            let destination = match Destination::open(&absolute(&put.destination), put.into) {
+                Ok(destination) => destination,
                 Err(error) => {
                     let why = wire::Failed::new(&error);
-                    let what = Some(told::What::Failed(why));
-                    line.send(&wire::Told { what })?;
-                    line.flush()?;
+                    let what = Some(FromReceiver::Failed(why));
+                    messages.send(&wire::ReceiverMessage { what })?;
+                    messages.flush()?;
                     return Err(error);
                 }
             };
-            Receiver::new(line, &mut Unobserved, place)
+            Receiver::new(messages, &mut Unobserved, destination)
                 .archive(put.archive.then_some(Trust::Full))
                 .sync(put.sync)
                 .run()
@@ -81,21 +83,21 @@ fn serve(line: &mut Line<impl Link>) -> Result<Tally, CopyError> {
                 .iter()
                 .map(|path| Source::new(absolute(path)))
                 .collect();
-            Sender::new(line, &mut Unobserved, get.recursive).run(&sources, get.count)
+            Sender::new(messages, &mut Unobserved, get.recursive).run(&sources, get.count)
         }
         None => {
             let error = CopyError::Violation("neither put nor get");
             let why = wire::Failed::new(&error);
-            let what = Some(sent::What::Failed(why));
-            line.send(&wire::Sent { what })?;
-            line.flush()?;
+            let what = Some(FromSender::Failed(why));
+            messages.send(&wire::SenderMessage { what })?;
+            messages.flush()?;
             Err(error)
         }
     }
 }
 
-/// A path as the host means it: what is relative begins at the root, since the host has no
-/// working folder here.
+/// A path from the host. A relative path starts at the root, because the host has no working
+/// directory here.
 fn absolute(path: &[u8]) -> PathBuf {
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;

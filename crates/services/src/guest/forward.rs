@@ -1,4 +1,4 @@
-//! Sockets of the guest for its parent: connected to and listened at on its behalf.
+//! Connects to and listens on sockets of the guest for its parent.
 
 use std::collections::HashMap;
 use std::io;
@@ -14,31 +14,31 @@ use tokio::time::timeout;
 use super::ssh::{Ssh, Sshd};
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Far, Fault, LONGEST_REASON, Listener, Moved, Socket, message, shortened, splice,
+    Address, Fault, LONGEST_REASON, Listener, Moved, Remote, Socket, message, relay, shortened,
 };
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::forward::request::What;
 use crate::wire::forward::{Answer, Arrival, Ready, Refused, Request, answer};
 
-/// How long the parent may take to say what it wants.
-const ASKING: Duration = Duration::from_secs(10);
-/// How long a connection that arrived waits for the parent to fetch it.
-const FETCHING: Duration = Duration::from_secs(10);
-/// How many connections wait to be fetched; more wait in their listeners' backlogs.
+/// How long the parent may take to send its request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long an accepted connection waits for the parent to fetch it.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// The most connections that wait to be fetched. More wait in their listeners' backlogs.
 const WAITING: usize = 128;
-/// The longest description of who connected, in bytes.
-const LONGEST_FROM: usize = 256;
+/// The longest description of a peer, in bytes.
+const LONGEST_PEER: usize = 256;
 
 type Token = [u8; 16];
 
 /// The service.
-pub(super) fn offer(sshd: Option<PathBuf>) -> Offer {
+pub(super) fn server(sshd: Option<PathBuf>) -> ServiceServer {
     let service = Arc::new(Service {
         waiting: Mutex::default(),
-        room: Arc::new(Semaphore::new(WAITING)),
+        limit: Arc::new(Semaphore::new(WAITING)),
         ssh: Ssh::new(sshd),
     });
-    Offer::streams(&FORWARD, move |stream| {
+    ServiceServer::streams(&FORWARD, move |stream| {
         let service = Arc::clone(&service);
         async move {
             if let Err(error) = service.serve(stream).await {
@@ -49,19 +49,19 @@ pub(super) fn offer(sshd: Option<PathBuf>) -> Offer {
 }
 
 struct Service {
-    /// Connections that arrived and were not fetched yet.
+    /// Accepted connections that are not fetched yet.
     waiting: Mutex<HashMap<Token, Waiting>>,
-    room: Arc<Semaphore>,
+    limit: Arc<Semaphore>,
     ssh: Ssh,
 }
 
 struct Waiting {
     socket: Socket,
     address: Address,
-    _room: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
-/// What a request turned into.
+/// The result of a request.
 pub(super) enum Reached {
     Socket(Socket, Address),
     Sshd(Sshd),
@@ -78,8 +78,8 @@ enum Failed {
 
 impl Service {
     async fn serve(self: Arc<Self>, mut stream: HvStream) -> Result<(), Failed> {
-        let asked = timeout(ASKING, message::receive(&mut stream)).await;
-        let request: Option<Request> = asked.map_err(io::Error::from)??;
+        let received = timeout(REQUEST_TIMEOUT, message::receive(&mut stream)).await;
+        let request: Option<Request> = received.map_err(io::Error::from)??;
         let Some(request) = request else {
             return Ok(());
         };
@@ -109,15 +109,15 @@ impl Service {
         };
         message::send(&mut stream, &answer).await?;
         match reached {
-            Reached::Socket(socket, _) => Ok(carry(socket, stream).await?),
-            Reached::Sshd(sshd) => Ok(sshd.carry(stream).await?),
+            Reached::Socket(socket, _) => Ok(relay_socket(socket, stream).await?),
+            Reached::Sshd(sshd) => Ok(sshd.relay(stream).await?),
             Reached::Listener(listener) => Ok(self.announce(&listener, stream).await?),
         }
     }
 
     async fn reach(&self, request: Request) -> io::Result<Reached> {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidInput, text);
-        let address = |sent| Address::of_wire(&sent).map_err(|error| invalid(error.to_string()));
+        let address = |sent| Address::from_wire(&sent).map_err(|error| invalid(error.to_string()));
         match request.what {
             Some(What::Connect(sent)) => match address(sent)? {
                 Address::Ssh => self.ssh.reach().await,
@@ -135,12 +135,10 @@ impl Service {
                 let waiting = token.ok().and_then(|token| self.take(&token));
                 let Waiting {
                     socket, address, ..
-                } = waiting.ok_or_else(|| invalid("no such connection is waiting".to_owned()))?;
+                } = waiting.ok_or_else(|| invalid("no such pending connection".to_owned()))?;
                 Ok(Reached::Socket(socket, address))
             }
-            None => Err(invalid(
-                "the request is none that this agent knows".to_owned(),
-            )),
+            None => Err(invalid("unknown request".to_owned())),
         }
     }
 
@@ -149,7 +147,7 @@ impl Service {
         waiting.remove(token)
     }
 
-    /// Tells the parent of each connection, until it closes its own.
+    /// Announces each accepted connection to the parent, until the parent closes its own.
     async fn announce(
         self: &Arc<Self>,
         listener: &Listener,
@@ -158,26 +156,32 @@ impl Service {
         let (mut from, mut to) = parent.split();
         let arrivals = async {
             loop {
-                let room = Arc::clone(&self.room).acquire_owned().await;
-                let room = room.map_err(io::Error::other)?;
+                let permit = Arc::clone(&self.limit).acquire_owned().await;
+                let permit = permit.map_err(io::Error::other)?;
                 let (socket, who) = match listener.accept().await {
                     Ok(accepted) => accepted,
                     Err(error) => {
-                        tracing::warn!("cannot accept at {}: {error}", listener.address());
-                        Listener::rest().await;
+                        tracing::warn!(
+                            "cannot accept a connection on {}: {error}",
+                            listener.address()
+                        );
+                        Listener::back_off().await;
                         continue;
                     }
                 };
                 let arrival = Arrival {
-                    token: self.keep(socket, listener.address(), room)?.to_vec().into(),
-                    from: shortened(who, LONGEST_FROM),
+                    token: self
+                        .keep(socket, listener.address(), permit)?
+                        .to_vec()
+                        .into(),
+                    from: shortened(who, LONGEST_PEER),
                 };
                 message::send(&mut to, &arrival).await?;
             }
         };
         tokio::select! {
             ended = arrivals => ended,
-            // It says nothing more: whatever comes is its end.
+            // The parent sends nothing more: any input is the end or a violation.
             ended = from.read_u8() => match ended {
                 Ok(_) => Err(io::ErrorKind::InvalidData.into()),
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(()),
@@ -186,27 +190,30 @@ impl Service {
         }
     }
 
-    /// Keeps a connection until it is fetched or its time is over.
+    /// Keeps a connection until it is fetched or times out.
     fn keep(
         self: &Arc<Self>,
         socket: Socket,
         address: &Address,
-        room: OwnedSemaphorePermit,
+        permit: OwnedSemaphorePermit,
     ) -> io::Result<Token> {
         let mut token = Token::default();
         rustix::rand::getrandom(&mut token, rustix::rand::GetRandomFlags::empty())?;
         let arrived = Waiting {
             socket,
             address: address.clone(),
-            _room: room,
+            _permit: permit,
         };
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         waiting.insert(token, arrived);
         let service = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::time::sleep(FETCHING).await;
+            tokio::time::sleep(FETCH_TIMEOUT).await;
             if let Some(unfetched) = service.take(&token) {
-                tracing::debug!("nobody fetched a connection to {}", unfetched.address);
+                tracing::debug!(
+                    "the host did not fetch a connection to {} in time",
+                    unfetched.address
+                );
                 unfetched.socket.reset();
             }
         });
@@ -214,13 +221,13 @@ impl Service {
     }
 }
 
-/// Carries a socket's bytes until both directions have ended.
-async fn carry(mut socket: Socket, stream: HvStream) -> Result<(), Fault> {
+/// Relays a socket's bytes until both directions have ended.
+async fn relay_socket(mut socket: Socket, stream: HvStream) -> Result<(), Fault> {
     let moved = Moved::default();
     let (read, write) = tokio::io::split(&mut socket);
-    let carried = splice(read, write, Far::Records(stream), &moved).await;
-    if carried.is_err() {
+    let relayed = relay(read, write, Remote::Records(stream), &moved).await;
+    if relayed.is_err() {
         socket.reset();
     }
-    carried
+    relayed
 }

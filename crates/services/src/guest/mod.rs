@@ -1,4 +1,4 @@
-//! The half in the guest: what the agent offers to its parent.
+//! The guest side: the services that the agent offers to its parent.
 
 pub mod addresses;
 mod clock;
@@ -15,31 +15,31 @@ use std::path::PathBuf;
 
 use hvsock::{Endpoint, VmId};
 
-use crate::link::{Offer, Place};
+use crate::link::{ServiceBinding, ServiceServer};
 
-/// What an agent is started with.
+/// The configuration of an agent.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The way to the parent.
+    /// The endpoint that leads to the parent.
     pub endpoint: Endpoint,
-    /// Where the pools of key-value pairs lie; where Hyper-V has them, if this is `None`.
+    /// The folder of the key-value pools; `None` for Hyper-V's folder.
     pub kvp: Option<PathBuf>,
-    /// The sshd that is started for each connection to the guest's SSH server. If this is `None`,
-    /// whatever listens is taken, else the system's sshd.
+    /// The sshd to start for each connection to the guest's SSH server. `None` uses a listening
+    /// server, or else the system's sshd.
     pub sshd: Option<PathBuf>,
-    /// Whether filesystems are frozen.
-    pub still: freeze::Still,
+    /// Set while filesystems are frozen.
+    pub frozen: freeze::FreezeFlag,
 }
 
 impl Config {
-    /// The defaults: the broker's endpoint if there is one, as in a container, else the kernel's
-    /// sockets, as in a virtual machine.
+    /// The defaults: the broker's endpoint if there is one, as in a container, or else the kernel's
+    /// vsock, as in a virtual machine.
     pub fn new() -> Self {
         Self {
             endpoint: Endpoint::from_env(),
             kvp: std::env::var_os("HVSOCK_KVP_DIR").map(PathBuf::from),
             sshd: std::env::var_os("HVSOCK_SSHD").map(PathBuf::from),
-            still: freeze::Still::default(),
+            frozen: freeze::FreezeFlag::default(),
         }
     }
 }
@@ -50,38 +50,38 @@ impl Default for Config {
     }
 }
 
-/// Everything that an agent offers.
-fn offers(config: &Config) -> Vec<Offer> {
+/// All services of an agent.
+fn servers(config: &Config) -> Vec<ServiceServer> {
     vec![
-        session::offer(),
-        copy::offer(),
-        forward::offer(config.sshd.clone()),
-        kvp::offer(config.kvp.clone(), config.still.clone()),
-        freeze::offer(config.endpoint.clone(), config.still.clone()),
-        shutdown::offer(config),
+        session::server(),
+        copy::server(),
+        forward::server(config.sshd.clone()),
+        kvp::server(config.kvp.clone(), config.frozen.clone()),
+        freeze::server(config.endpoint.clone(), config.frozen.clone()),
+        shutdown::server(config),
     ]
 }
 
-/// Serves the parent until dropped. What cannot be offered at present is tried again, so that an
-/// agent may start before its broker and outlive it.
+/// Serves the parent until dropped. Listening is retried with backoff, so an agent may start before
+/// its broker and survives the broker's restart.
 pub async fn run(config: Config) {
-    let place = Place {
+    let binding = ServiceBinding {
         endpoint: config.endpoint.clone(),
         from: VmId::PARENT,
     };
-    let offers = offers(&config);
-    let standings = offers.iter().map(Offer::standing).collect();
+    let servers = servers(&config);
+    let statuses = servers.iter().map(ServiceServer::status).collect();
     let mut tasks = tokio::task::JoinSet::new();
-    let clock = clock::Known::default();
-    tasks.spawn(session::take_note());
+    let clock = clock::ClockHandle::default();
+    tasks.spawn(session::reap_children());
     tasks.spawn(clock::run(config.endpoint.clone(), clock.clone()));
-    let heartbeat = heartbeat::run(config.endpoint.clone(), standings, clock);
+    let heartbeat = heartbeat::run(config.endpoint.clone(), statuses, clock);
     tasks.spawn(heartbeat);
     if config.endpoint.uses_vsock() {
-        tasks.spawn(freeze::thaw_what_was_left());
+        tasks.spawn(freeze::thaw_leftovers());
     }
-    for offer in offers {
-        tasks.spawn(offer.serve(place.clone()));
+    for server in servers {
+        tasks.spawn(server.serve(binding.clone()));
     }
     while tasks.join_next().await.is_some() {}
 }

@@ -1,8 +1,8 @@
-//! Going down when the parent asks for it.
+//! Shutdown on the parent's request.
 //!
-//! The init of the machine knows how to end what runs. Where it is none that could be asked, as in a
-//! machine whose first process is a script, the agent does that itself: first everybody is asked to
-//! end, then made to, then the disks are written and the kernel is told.
+//! The machine's init knows how to stop what runs. If there is no such init, as in a machine whose
+//! first process is a script, the agent does it itself: it sends SIGTERM to all processes, then
+//! SIGKILL, flushes the disks and calls reboot(2).
 
 use std::fs;
 use std::path::Path;
@@ -18,32 +18,32 @@ use tonic::{Request, Response, Status};
 
 use crate::catalog::SHUTDOWN;
 use crate::guest::Config;
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::shutdown::shutdown_server::{Shutdown, ShutdownServer};
 use crate::wire::shutdown::{Action, ShutdownReply, ShutdownRequest};
 
-/// Bytes of a request, and of the reason in it.
+/// The largest request, and the longest reason in it, in bytes.
 const LARGEST: usize = 4096;
 const REASON: usize = 1024;
 
-/// Time for the answer to get to the host.
-const FAREWELL: Duration = Duration::from_millis(300);
+/// The delay before the shutdown, so that the reply reaches the host.
+const REPLY_DELAY: Duration = Duration::from_millis(300);
 
-/// How long programs have to end once they are asked.
+/// How long programs have to exit after SIGTERM.
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The service.
-pub(super) fn offer(config: &Config) -> Offer {
+pub(super) fn server(config: &Config) -> ServiceServer {
     let server = ShutdownServer::new(Service {
         endpoint: config.endpoint.clone(),
     });
     let server = server.max_decoding_message_size(LARGEST);
-    Offer::calls(&SHUTDOWN, Routes::new(server))
+    ServiceServer::calls(&SHUTDOWN, Routes::new(server))
 }
 
 struct Service {
-    /// The kernel's sockets lead to the host of a machine, and a broker's to that of a container. Which
-    /// it is may show only once the kernel has the device.
+    /// The kernel's vsock leads to the host of a virtual machine, a broker's endpoint to that of a
+    /// container. Which one it is may be known only once the kernel has loaded the vsock device.
     endpoint: Endpoint,
 }
 
@@ -54,78 +54,77 @@ impl Shutdown for Service {
         request: Request<ShutdownRequest>,
     ) -> Result<Response<ShutdownReply>, Status> {
         let request = request.into_inner();
-        let end = match request.action() {
-            Action::PowerOff => End::PowerOff,
-            Action::Reboot => End::Reboot,
-            Action::Unspecified => return Err(Status::invalid_argument("to do what?")),
+        let kind = match request.action() {
+            Action::PowerOff => Kind::PowerOff,
+            Action::Reboot => Kind::Reboot,
+            Action::Unspecified => return Err(Status::invalid_argument("no action given")),
         };
         if request.reason.len() > REASON {
             return Err(Status::invalid_argument("the reason is too long"));
         }
         if !self.endpoint.uses_vsock() {
-            let what = "a container ends with its first process; stop it with what started it";
+            let what =
+                "a container ends with its first process; stop it with the program that started it";
             return Err(Status::failed_precondition(what));
         }
         if !rustix::process::geteuid().is_root() {
             return Err(Status::permission_denied("the agent does not run as root"));
         }
-        let way = match request.force {
-            true => Way::AtOnce,
-            false => Init::of_this_machine().way(end),
+        let method = match request.force {
+            true => Method::Immediate,
+            false => Init::of_this_machine().method(kind),
         };
-        let by = way.words(end);
-        tracing::warn!(
-            "the host asks for the end of this machine ({by}): {}",
-            request.reason
-        );
-        // A thread of its own: the runtime may be busy, and this must come to pass.
+        let by = method.text(kind);
+        tracing::warn!("shutdown requested by the host ({by}): {}", request.reason);
+        // A separate thread, because the runtime may be blocked and the shutdown must not depend on
+        // it.
         let begun = thread::Builder::new().spawn(move || {
-            thread::sleep(FAREWELL);
-            go(way, end);
+            thread::sleep(REPLY_DELAY);
+            shut_down(method, kind);
         });
-        begun.map_err(|error| Status::internal(format!("cannot begin: {error}")))?;
+        begun.map_err(|error| Status::internal(format!("cannot start a thread: {error}")))?;
         Ok(Response::new(ShutdownReply { by }))
     }
 }
 
-/// What is to become of the machine.
+/// The kind of shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+enum Kind {
     PowerOff,
     Reboot,
 }
 
-/// What the first process is, as far as it matters here.
+/// The init of the machine, as far as it matters here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Init {
     Systemd,
-    /// One that `poweroff` and `reboot` know how to tell: of busybox, sysvinit, OpenRC, runit.
+    /// An init that `poweroff` and `reboot` can talk to: busybox, sysvinit, OpenRC, runit.
     Classic,
     /// Anything else.
     Other,
 }
 
-/// How a machine goes down.
+/// How a machine is shut down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Way {
-    /// By this command, after which init does the rest.
+enum Method {
+    /// By a command; init does the rest.
     Command(&'static [&'static str]),
-    /// Programs are ended by this process.
+    /// This process stops all programs.
     Orderly,
-    /// They are not.
-    AtOnce,
+    /// Without stopping programs.
+    Immediate,
 }
 
 impl Init {
     fn of_this_machine() -> Self {
-        // The folder is how sd_booted(3) tells.
+        // sd_booted(3) checks for this folder.
         if Path::new("/run/systemd/system").is_dir() {
             return Self::Systemd;
         }
         Self::of_command_line(&fs::read("/proc/1/cmdline").unwrap_or_default())
     }
 
-    /// By the name that it was started by: a script's is that of its shell.
+    /// Decides by the name of the first process; for a script that is its shell.
     fn of_command_line(cmdline: &[u8]) -> Self {
         let program = cmdline.split(|byte| *byte == 0).next().unwrap_or_default();
         let name = program.rsplit(|byte| *byte == b'/').next();
@@ -135,58 +134,58 @@ impl Init {
         }
     }
 
-    fn way(self, end: End) -> Way {
-        match (self, end) {
-            (Self::Systemd, End::PowerOff) => Way::Command(&["systemctl", "poweroff"]),
-            (Self::Systemd, End::Reboot) => Way::Command(&["systemctl", "reboot"]),
-            (Self::Classic, End::PowerOff) => Way::Command(&["poweroff"]),
-            (Self::Classic, End::Reboot) => Way::Command(&["reboot"]),
-            (Self::Other, _) => Way::Orderly,
+    fn method(self, kind: Kind) -> Method {
+        match (self, kind) {
+            (Self::Systemd, Kind::PowerOff) => Method::Command(&["systemctl", "poweroff"]),
+            (Self::Systemd, Kind::Reboot) => Method::Command(&["systemctl", "reboot"]),
+            (Self::Classic, Kind::PowerOff) => Method::Command(&["poweroff"]),
+            (Self::Classic, Kind::Reboot) => Method::Command(&["reboot"]),
+            (Self::Other, _) => Method::Orderly,
         }
     }
 }
 
-impl Way {
-    fn words(self, end: End) -> String {
-        let call = match end {
-            End::PowerOff => "reboot(RB_POWER_OFF)",
-            End::Reboot => "reboot(RB_AUTOBOOT)",
+impl Method {
+    fn text(self, kind: Kind) -> String {
+        let call = match kind {
+            Kind::PowerOff => "reboot(RB_POWER_OFF)",
+            Kind::Reboot => "reboot(RB_AUTOBOOT)",
         };
         match self {
             Self::Command(words) => words.join(" "),
             Self::Orderly => format!("SIGTERM to all, sync, {call}"),
-            Self::AtOnce => format!("sync, {call}"),
+            Self::Immediate => format!("sync, {call}"),
         }
     }
 }
 
-fn go(way: Way, end: End) {
-    match way {
-        Way::Command([program, arguments @ ..]) => {
+fn shut_down(method: Method, kind: Kind) {
+    match method {
+        Method::Command([program, arguments @ ..]) => {
             let mut command = Command::new(program);
             let ran = command.args(arguments).stdin(Stdio::null()).status();
             match ran {
                 Ok(status) if status.success() => return,
-                Ok(status) => tracing::error!("`{}` failed: {status}", way.words(end)),
-                Err(error) => tracing::error!("`{}` failed: {error}", way.words(end)),
+                Ok(status) => tracing::error!("`{}` failed: {status}", method.text(kind)),
+                Err(error) => tracing::error!("`{}` failed: {error}", method.text(kind)),
             }
-            // It was promised.
+            // The reply promised a shutdown.
             end_all();
         }
-        Way::Command([]) | Way::Orderly => end_all(),
-        Way::AtOnce => {}
+        Method::Command([]) | Method::Orderly => end_all(),
+        Method::Immediate => {}
     }
     rustix::fs::sync();
-    let command = match end {
-        End::PowerOff => RebootCommand::PowerOff,
-        End::Reboot => RebootCommand::Restart,
+    let command = match kind {
+        Kind::PowerOff => RebootCommand::PowerOff,
+        Kind::Reboot => RebootCommand::Restart,
     };
     if let Err(error) = reboot(command) {
-        tracing::error!("the kernel does not let the machine end: {error}");
+        tracing::error!("reboot(2) failed: {error}");
     }
 }
 
-/// Ends every process but this one and the first.
+/// Ends every process except this one and the first.
 fn end_all() {
     let deadline = Instant::now() + GRACE;
     signal_all(Signal::TERM);
@@ -206,8 +205,7 @@ fn signal_count() -> usize {
     others().count()
 }
 
-/// The processes that run programs: neither the kernel's own nor those that have ended, which have
-/// no command line.
+/// The processes that run programs. Kernel threads and zombies have no command line.
 fn others() -> impl Iterator<Item = Pid> {
     let own = [1, std::process::id()];
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -224,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_process_says_how_a_machine_goes_down() {
+    fn the_first_process_determines_the_shutdown_method() {
         for (cmdline, init) in [
             (&b"init\0"[..], Init::Classic),
             (b"/sbin/init\0splash\0", Init::Classic),
@@ -235,14 +233,17 @@ mod tests {
         ] {
             assert_eq!(Init::of_command_line(cmdline), init, "{cmdline:?}");
         }
-        assert_eq!(Init::Classic.way(End::Reboot), Way::Command(&["reboot"]));
-        assert_eq!(Init::Other.way(End::PowerOff), Way::Orderly);
-        let words = Init::Systemd.way(End::PowerOff).words(End::PowerOff);
-        assert_eq!(words, "systemctl poweroff");
+        assert_eq!(
+            Init::Classic.method(Kind::Reboot),
+            Method::Command(&["reboot"])
+        );
+        assert_eq!(Init::Other.method(Kind::PowerOff), Method::Orderly);
+        let text = Init::Systemd.method(Kind::PowerOff).text(Kind::PowerOff);
+        assert_eq!(text, "systemctl poweroff");
     }
 
     #[tokio::test]
-    async fn a_container_is_not_shut_down_and_what_makes_no_sense_neither() {
+    async fn containers_and_invalid_requests_are_refused() {
         let own = Endpoint::of_vsock();
         let container = Endpoint::in_dir("/nowhere");
         let begin = async |endpoint: &Endpoint, action, reason: &str| {

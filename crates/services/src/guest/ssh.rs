@@ -1,4 +1,4 @@
-//! The guest's SSH server, however it can be reached without a network.
+//! The guest's SSH server, reached without a network.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,16 +13,16 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::forward::Reached;
-use crate::forward::{Address, Far, Fault, Moved, Socket, splice};
+use crate::forward::{Address, Fault, Moved, Remote, Socket, relay};
 
-/// Where an SSH server may be listening, in the order in which they are tried; the last is that of
-/// systemd's ssh-generator.
-const LISTENING: [&str; 3] = [
+/// The addresses where an SSH server may listen, in the order of the attempts. The last one is from
+/// systemd-ssh-generator.
+const ADDRESSES: [&str; 3] = [
     "tcp:127.0.0.1:22",
     "tcp:[::1]:22",
     "unix:/run/ssh-unix-local/socket",
 ];
-/// Where OpenSSH's server is. It must be named by its whole path.
+/// The paths of OpenSSH's server. It must be started by its absolute path.
 const PROGRAMS: [&str; 5] = [
     "/usr/sbin/sshd",
     "/usr/local/sbin/sshd",
@@ -30,19 +30,19 @@ const PROGRAMS: [&str; 5] = [
     "/usr/bin/sshd",
     "/run/current-system/sw/bin/sshd",
 ];
-/// The folder that OpenSSH's server wants for its unprivileged half, which a service manager
-/// makes where it starts one.
-const EMPTY_FOLDER: &str = "/run/sshd";
-/// How long an sshd may take to greet, and the most of it that is read at once.
-const GREETS: Duration = Duration::from_secs(10);
-const GREETING: usize = 512;
-/// How long an sshd whose connection is over may take to say why, and how much of it counts.
-const ENDING: Duration = Duration::from_secs(2);
-const LONGEST_SAID: u64 = 512;
+/// The privilege separation directory of OpenSSH's server. Usually a service manager creates it.
+const PRIVSEP_FOLDER: &str = "/run/sshd";
+/// How long an sshd may take to send its banner, and the most of it that is read at once, in bytes.
+const BANNER_TIMEOUT: Duration = Duration::from_secs(10);
+const BANNER: usize = 512;
+/// How long a closed sshd may take to exit, and the most of its error output that is kept, in
+/// bytes.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+const STDERR_LIMIT: u64 = 512;
 
 /// How the SSH server is found.
 pub(super) struct Ssh {
-    /// The program to start for each connection, where one was named; nothing else is tried then.
+    /// The program to start for each connection. If it is set, nothing else is tried.
     program: Option<PathBuf>,
 }
 
@@ -51,12 +51,12 @@ impl Ssh {
         Self { program }
     }
 
-    /// A connection to whatever listens, else to an sshd of its own.
+    /// Connects to a listening server, or else starts an sshd.
     pub(super) async fn reach(&self) -> io::Result<Reached> {
         if let Some(program) = &self.program {
             return Sshd::start(program).await.map(Reached::Sshd);
         }
-        for text in LISTENING {
+        for text in ADDRESSES {
             let Ok(address) = text.parse::<Address>() else {
                 continue;
             };
@@ -76,21 +76,21 @@ impl Ssh {
     }
 }
 
-/// An sshd with one connection, as inetd starts it.
+/// An sshd that serves one connection, as inetd starts it.
 pub(super) struct Sshd {
     child: Child,
     socket: UnixStream,
-    /// What it has said already: servers speak first.
-    greeting: Vec<u8>,
+    /// What it has sent so far: SSH servers send their banner first.
+    banner: Vec<u8>,
 }
 
 impl Sshd {
-    /// Starts it and waits for its first words, so that one that cannot serve (for want of a host
-    /// key, say) is a refusal with its reason and not an odd end of the connection.
+    /// Starts sshd and waits for its banner, so that an sshd that cannot serve (without a host key,
+    /// say) becomes a refusal with its reason, and not a broken connection.
     async fn start(program: &Path) -> io::Result<Self> {
         if rustix::process::geteuid().is_root() {
-            // If it cannot be made sshd says so itself.
-            let _ = std::fs::create_dir_all(EMPTY_FOLDER);
+            // If the directory cannot be created, sshd reports that itself.
+            let _ = std::fs::create_dir_all(PRIVSEP_FOLDER);
         }
         let (own, theirs) = UnixStream::pair()?;
         let theirs = theirs.into_std()?;
@@ -104,7 +104,8 @@ impl Sshd {
             .stdout(output)
             .stderr(Stdio::piped());
         let child = command.spawn();
-        // The child's end is its own now; kept here, it would never be seen to end.
+        // Close this process's copy of the child's end: otherwise its end of file would never
+        // arrive.
         drop(command);
         let child = child.map_err(|error| {
             let text = format!("cannot start {}: {error}", program.display());
@@ -113,54 +114,54 @@ impl Sshd {
         let mut sshd = Self {
             child,
             socket: own,
-            greeting: vec![0; GREETING],
+            banner: vec![0; BANNER],
         };
-        let heard = timeout(GREETS, sshd.socket.read(&mut sshd.greeting)).await;
-        match heard {
+        let received = timeout(BANNER_TIMEOUT, sshd.socket.read(&mut sshd.banner)).await;
+        match received {
             Ok(Ok(count @ 1..)) => {
-                sshd.greeting.truncate(count);
+                sshd.banner.truncate(count);
                 Ok(sshd)
             }
             Ok(_) => {
-                let why = last_words(sshd.child).await;
+                let why = exit_reason(sshd.child).await;
                 Err(io::Error::other(format!("{} {why}", program.display())))
             }
             Err(_) => {
                 let _ = sshd.child.start_kill();
-                let text = format!("{} says nothing", program.display());
+                let text = format!("{} does not send its banner", program.display());
                 Err(io::Error::new(io::ErrorKind::TimedOut, text))
             }
         }
     }
 
-    /// Carries its connection's bytes.
-    pub(super) async fn carry(mut self, stream: HvStream) -> Result<(), Fault> {
+    /// Relays the connection.
+    pub(super) async fn relay(mut self, stream: HvStream) -> Result<(), Fault> {
         let (read, write) = self.socket.split();
-        let read = self.greeting.as_slice().chain(read);
-        let result = splice(read, write, Far::Records(stream), &Moved::default()).await;
+        let read = self.banner.as_slice().chain(read);
+        let result = relay(read, write, Remote::Records(stream), &Moved::default()).await;
         drop(self.socket);
         let child = self.child;
         tokio::spawn(async move {
-            tracing::debug!("sshd {}", last_words(child).await);
+            tracing::debug!("sshd {}", exit_reason(child).await);
         });
         result
     }
 }
 
-/// Waits for an sshd to end; how it did, with what it said to its error output.
-async fn last_words(mut child: Child) -> String {
-    let mut said = Vec::new();
+/// Waits for an sshd to exit. Returns its exit status with its error output.
+async fn exit_reason(mut child: Child) -> String {
+    let mut stderr_text = Vec::new();
     if let Some(stderr) = child.stderr.take() {
-        let mut stderr = stderr.take(LONGEST_SAID);
-        let _ = timeout(ENDING, stderr.read_to_end(&mut said)).await;
+        let mut stderr = stderr.take(STDERR_LIMIT);
+        let _ = timeout(EXIT_TIMEOUT, stderr.read_to_end(&mut stderr_text)).await;
     }
-    let ended = match timeout(ENDING, child.wait()).await {
+    let ended = match timeout(EXIT_TIMEOUT, child.wait()).await {
         Ok(Ok(status)) => format!("ended with {status}"),
-        Ok(Err(error)) => format!("cannot be waited for: {error}"),
+        Ok(Err(error)) => format!("cannot wait for it: {error}"),
         Err(_) => "closed its connection".to_owned(),
     };
-    match String::from_utf8_lossy(&said).trim() {
+    match String::from_utf8_lossy(&stderr_text).trim() {
         "" => ended,
-        said => format!("{ended}: {said}"),
+        stderr_text => format!("{ended}: {stderr_text}"),
     }
 }

@@ -1,4 +1,4 @@
-//! Copying files to a guest and from it.
+//! Copies files to a guest and from it.
 //!
 //! ```no_run
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
@@ -10,7 +10,7 @@
 //! let target = Target::new(Endpoint::from_env(), "web".parse::<hvsock::PartitionRef>()?);
 //! let copy = Copy::connect(&target).await?;
 //! let sources = [Source::new("/etc/os-release")];
-//! // It blocks: in a program with other tasks this goes to `spawn_blocking`.
+//! // `put` blocks: in an async program call it in `spawn_blocking`.
 //! let done = copy.put(&sources, &Put::to("/tmp/"), &mut Unobserved)?;
 //! assert_eq!(done.failed, 0);
 //! # Ok(())
@@ -27,7 +27,8 @@ use prost::bytes::Bytes;
 
 use crate::catalog::COPY;
 use crate::copy::{
-    CopyError, Destination, Line, Observer, PATIENCE, Receiver, Sender, Source, Tally, Trust,
+    CopyCounters, CopyError, Destination, IDLE_TIMEOUT, MessageStream, Observer, Receiver, Sender,
+    Source, Trust,
 };
 use crate::link::{CallError, Target};
 use crate::wire::copy as wire;
@@ -38,26 +39,26 @@ pub struct Copy {
     stream: HvStream,
 }
 
-/// Where to put what, and how.
+/// The parameters of a copy to the guest.
 #[derive(Clone, Debug)]
 pub struct Put {
-    /// A path in the guest: a folder that is there, or a new name in one. A relative one begins
-    /// at the root.
+    /// A path in the guest: an existing folder, or a new name in one. A relative path starts at the
+    /// root.
     pub destination: PathBuf,
-    /// It must be a folder that is there.
+    /// The destination must be an existing folder.
     pub into: bool,
-    /// Folders with what is in them, and symbolic links as such.
+    /// Copy folders with their contents, and symbolic links as links.
     pub recursive: bool,
-    /// With permissions, times and, if the agent may, owners.
+    /// Preserve permissions, times and, if the agent may, owners.
     pub archive: bool,
-    /// Everything is on the disk of the guest before it is said to be done.
+    /// Write everything to the guest's disk before the copy counts as done.
     pub sync: bool,
-    /// Say first how much it will be.
+    /// Count files and bytes first, for the progress display.
     pub count: bool,
 }
 
 impl Put {
-    /// Puts to `destination`, which must be a folder if it ends in `/`.
+    /// A copy to `destination`, which must be a folder if it ends in `/`.
     pub fn to(destination: impl Into<PathBuf>) -> Self {
         let destination = destination.into();
         Self {
@@ -71,28 +72,28 @@ impl Put {
     }
 }
 
-/// What to get, and how.
+/// The parameters of a copy from the guest.
 #[derive(Clone, Debug)]
 pub struct Get {
-    /// Paths in the guest; relative ones begin at the root.
+    /// Paths in the guest; relative ones start at the root.
     pub sources: Vec<Source>,
-    /// A path of this machine: a folder that is there, or a new name in one.
+    /// A path on this machine: an existing folder, or a new name in one.
     pub destination: PathBuf,
-    /// It must be a folder that is there.
+    /// The destination must be an existing folder.
     pub into: bool,
-    /// Folders with what is in them, and symbolic links as such.
+    /// Copy folders with their contents, and symbolic links as links.
     pub recursive: bool,
-    /// With permissions (but setuid and setgid), times and, if this process may, owners.
+    /// Preserve permissions (except setuid and setgid), times and, if this process may, owners.
     pub archive: bool,
-    /// Everything is on the disk before it is said to be done.
+    /// Write everything to the disk before the copy counts as done.
     pub sync: bool,
-    /// Say first how much it will be.
+    /// Count files and bytes first, for the progress display.
     pub count: bool,
 }
 
 impl Get {
-    /// Gets `sources` to `destination`, which must be a folder if it ends in `/` or there are
-    /// several.
+    /// A copy of `sources` to `destination`, which must be a folder if it ends in `/` or if there
+    /// are several sources.
     pub fn to(sources: Vec<Source>, destination: impl Into<PathBuf>) -> Self {
         let destination = destination.into();
         Self {
@@ -109,54 +110,69 @@ impl Get {
 
 impl Copy {
     /// Connects to the agent of a partition.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] if the guest's copy service cannot be reached.
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
         let stream = target.stream(&COPY).await?.into_std();
         Ok(Self { stream })
     }
 
-    fn line(self) -> Result<Line<HvStream>, CopyError> {
+    fn messages(self) -> Result<MessageStream<HvStream>, CopyError> {
         let prepared = (|| {
             self.stream.set_nonblocking(false)?;
-            self.stream.set_read_timeout(Some(PATIENCE))?;
-            self.stream.set_write_timeout(Some(PATIENCE))
+            self.stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
+            self.stream.set_write_timeout(Some(IDLE_TIMEOUT))
         })();
         prepared.map_err(CopyError::Broken)?;
-        Ok(Line::new(self.stream))
+        Ok(MessageStream::new(self.stream))
     }
 
-    /// Copies `sources` of this machine to the guest; blocks until that is done.
+    /// Copies `sources` of this machine to the guest. Blocks until the copy is done.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`] if the copy is aborted. An entry that fails alone is counted in the result and
+    /// reported to `observer`.
     pub fn put(
         self,
         sources: &[Source],
         put: &Put,
         observer: &mut dyn Observer,
-    ) -> Result<Tally, CopyError> {
-        let mut line = self.line()?;
+    ) -> Result<CopyCounters, CopyError> {
+        let mut messages = self.messages()?;
         let open = wire::open::Way::Put(wire::Put {
             destination: bytes(&put.destination),
             into: put.into || sources.len() > 1,
             archive: put.archive,
             sync: put.sync,
         });
-        line.send(&wire::Open { way: Some(open) })?;
-        Sender::new(&mut line, observer, put.recursive).run(sources, put.count)
+        messages.send(&wire::Open { way: Some(open) })?;
+        Sender::new(&mut messages, observer, put.recursive).run(sources, put.count)
     }
 
-    /// Copies from the guest; blocks until that is done. What the guest sends that was not asked
-    /// for ends the copy.
-    pub fn get(self, get: &Get, observer: &mut dyn Observer) -> Result<Tally, CopyError> {
+    /// Copies from the guest. Blocks until the copy is done. A guest that sends entries that were
+    /// not requested aborts the copy.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`] if two sources have the same name, the destination cannot be opened, or the
+    /// copy is aborted. An entry that fails alone is counted in the result and reported to
+    /// `observer`.
+    pub fn get(self, get: &Get, observer: &mut dyn Observer) -> Result<CopyCounters, CopyError> {
         let mut names = HashSet::new();
         for source in &get.sources {
             let name = source.name().map_or(&b""[..], |name| name.as_bytes());
             if !names.insert(name.to_vec()) {
                 let path = source.path().to_owned();
-                let why = "another source has the same name, and would be replaced";
+                let why = "another source has the same name and would replace it";
                 let error = io::Error::new(io::ErrorKind::AlreadyExists, why);
-                return Err(CopyError::Here { path, error });
+                return Err(CopyError::Local { path, error });
             }
         }
-        let place = Destination::open(&get.destination, get.into)?;
-        let mut line = self.line()?;
+        let destination = Destination::open(&get.destination, get.into)?;
+        let mut messages = self.messages()?;
         let open = wire::open::Way::Get(wire::Get {
             sources: get
                 .sources
@@ -166,10 +182,10 @@ impl Copy {
             recursive: get.recursive,
             count: get.count,
         });
-        line.send(&wire::Open { way: Some(open) })?;
-        line.flush()?;
-        Receiver::new(&mut line, observer, place)
-            .asked(names)
+        messages.send(&wire::Open { way: Some(open) })?;
+        messages.flush()?;
+        Receiver::new(&mut messages, observer, destination)
+            .requested(names)
             .archive(get.archive.then_some(Trust::NoSetId))
             .sync(get.sync)
             .run()
@@ -180,7 +196,7 @@ fn bytes(path: &Path) -> Bytes {
     path.as_os_str().as_bytes().to_vec().into()
 }
 
-/// Whether a path says that it is a folder's.
+/// Whether the path names a folder by its form: empty, or with a trailing `/`.
 fn is_folder_by_name(path: &Path) -> bool {
     let path = path.as_os_str().as_bytes();
     path.is_empty() || path.ends_with(b"/")

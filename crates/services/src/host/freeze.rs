@@ -1,4 +1,4 @@
-//! Freeze and thaw, the host's half.
+//! The host side of freeze and thaw.
 
 use std::time::Duration;
 
@@ -13,53 +13,66 @@ pub use crate::wire::freeze::thaw_reply::Outcome;
 pub use crate::wire::freeze::{FreezeReply, ThawReply};
 use crate::wire::freeze::{FreezeRequest, ThawRequest};
 
-/// The longest time limit.
+/// The longest time limit of a freeze.
 pub const LONGEST: Duration = Duration::from_secs(300);
 
-/// How much longer than the time limit a freeze may take to be answered: its hooks run before.
+/// How much longer than its time limit a freeze call may take: the hooks run first.
 const HOOKS: Duration = Duration::from_secs(60);
 
-/// How long a thaw may take to be answered.
+/// How long a thaw call may take.
 const THAW: Duration = Duration::from_secs(30);
 
-/// The most filesystems of one freeze.
+/// The most filesystems in one freeze.
 const MOST: usize = 256;
 
-/// What freezes a guest's filesystems.
+/// A client that freezes and thaws a guest's filesystems.
 #[derive(Clone, Debug)]
 pub struct Freezer {
     client: FreezeClient<Channel>,
 }
 
 impl Freezer {
-    /// That of the partition behind `target`.
+    /// Connects to the agent of the partition.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] if the guest's freeze service cannot be reached.
     pub async fn connect(target: &Target) -> Result<Self, CallError> {
         let client = FreezeClient::new(target.channel(&FREEZE).await?);
         Ok(Self { client })
     }
 
-    /// Freezes the filesystems at these mount points, or all of them if there are none, for so
-    /// long at the most. Once it returns they are frozen; if it fails, none is. Dropped before, it
-    /// has the guest thaw what is frozen by then.
+    /// Freezes the filesystems at these mount points, or all if `mounts` is empty, for at most
+    /// `limit`. When it returns, they are frozen; if it fails, none is. If the future is dropped
+    /// before, the guest thaws what it has frozen.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] if the guest cannot freeze them, does not answer in time, or sends an invalid
+    /// reply.
     pub async fn freeze(
         &mut self,
         limit: Duration,
         mounts: Vec<String>,
     ) -> Result<FreezeReply, CallError> {
-        // A limit of nothing would be the usual one.
+        // 0 would mean the default limit.
         let limit_ms = limit.as_millis().clamp(1, u32::MAX.into()) as u32;
         let request = FreezeRequest { limit_ms, mounts };
         let reply = within(limit.min(LONGEST) + HOOKS, self.client.freeze(request)).await?;
         let count = reply.frozen.len();
         if reply.id == 0 || count == 0 || count > MOST || reply.skipped.len() > MOST {
-            let text = "the guest's answer to a freeze is not to be believed";
+            let text = "the guest's reply to a freeze is invalid";
             return Err(Status::data_loss(text).into());
         }
         Ok(reply)
     }
 
-    /// Thaws what is frozen, if it is the freeze of this id (0: whichever it is). Only
-    /// [`Outcome::Thawed`] says that everything was frozen until now.
+    /// Thaws the freeze with this id, or the active one if `id` is 0. Only [`Outcome::Thawed`]
+    /// means that everything was frozen until this call.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError`] if the call fails or is not answered within 30 seconds.
     pub async fn thaw(&mut self, id: u64) -> Result<ThawReply, CallError> {
         let mut reply = within(THAW, self.client.thaw(ThawRequest { id })).await?;
         reply.failures.truncate(MOST);

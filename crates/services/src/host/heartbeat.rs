@@ -1,7 +1,7 @@
-//! Hearing guests.
+//! The heartbeat service: receives the beats of guests.
 //!
-//! Which guest it is that beats, the broker knows from the way that the connection came; what it
-//! says is its own word, and cut to size here before anybody sees it.
+//! The broker knows from the connection which guest sends a beat. The content is only what the
+//! guest claims about itself; it is validated and truncated here before anything else uses it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,60 +17,72 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalog::HEARTBEAT;
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::heartbeat::heartbeat_server::{Heartbeat, HeartbeatServer};
-use crate::wire::heartbeat::{Beat, Facts, Order, State, SyncClock, order};
+use crate::wire::heartbeat::{Beat, Command, Facts, State, SyncClock, command};
 
-/// Bytes of a beat; one of this crate's agent has some hundreds.
+/// The largest beat, in bytes. The beats of this crate's agent have a few hundred.
 const LARGEST_BEAT: usize = 32 * 1024;
 
-/// From one beat to the next, at the least.
+/// The rate limit: the shortest time between two beats of one guest.
 const SHORTEST: Duration = Duration::from_millis(200);
 
-/// Bytes of a text.
+/// The longest text, in bytes.
 const TEXT: usize = 256;
 
-/// Addresses, and services.
+/// The most addresses, and the most services.
 const LIST: usize = 32;
 
-/// Orders that wait for a guest.
-const ORDERS: usize = 4;
+/// How many commands may be queued for a guest.
+const COMMANDS: usize = 4;
 
-/// What becomes of what is heard. Calls come from the task that hears, and must not wait.
-pub trait Listener: Send + Sync + 'static {
-    /// A guest begins to beat: this is the way to its agent for as long as it does.
-    fn attend(&self, guest: &Peer, orders: Orders);
+/// Receives liveness reports. The methods are called from the task that reads the connection, and
+/// must not block.
+pub trait HeartbeatListener: Send + Sync + 'static {
+    /// A guest's agent has connected. `commands` reaches it for as long as the connection lasts.
+    fn attend(&self, guest: &Peer, commands: GuestCommands);
 
-    /// A guest has beaten. Its facts are always there, and every text and list has its limit.
+    /// A beat has arrived. Its facts are always present, and every text and list is bounded.
     fn beat(&self, guest: &Peer, beat: Beat);
 }
 
-/// The way to a guest's agent. It does not keep the call open.
+/// Sends commands to a guest's agent. It does not keep the connection open.
 #[derive(Clone, Debug)]
-pub struct Orders(mpsc::WeakSender<Order>);
+pub struct GuestCommands(mpsc::WeakSender<Command>);
 
-impl Orders {
-    /// Has the guest measure and correct its clock; whether there was room for the order.
+impl GuestCommands {
+    /// Asks the guest to measure and correct its clock. Returns whether the command was queued: not
+    /// if the agent has disconnected or the queue is full.
     pub fn sync_clock(&self) -> bool {
-        let order = Some(order::Order::SyncClock(SyncClock {}));
+        let command = Some(command::Command::SyncClock(SyncClock {}));
         let guest = self.0.upgrade();
-        guest.is_some_and(|guest| guest.try_send(Order { order }).is_ok())
+        guest.is_some_and(|guest| guest.try_send(Command { command }).is_ok())
     }
 }
 
-/// The service, which tells `listener` what it hears.
-pub fn offer(listener: impl Listener) -> Offer {
+// BEGIN old names
+#[doc(hidden)]
+pub use {GuestCommands as Orders, HeartbeatListener as Listener};
+// END old names
+
+/// The service. It reports to `listener`.
+pub fn server(listener: impl HeartbeatListener) -> ServiceServer {
     let service = Service {
         listener: Arc::new(listener),
-        heard: Arc::default(),
+        connected: Arc::default(),
     };
     let server = HeartbeatServer::new(service).max_decoding_message_size(LARGEST_BEAT);
-    Offer::calls(&HEARTBEAT, Routes::new(server))
+    ServiceServer::calls(&HEARTBEAT, Routes::new(server))
 }
+
+// BEGIN old names
+#[doc(hidden)]
+pub use server as offer;
+// END old names
 
 struct Service<L> {
     listener: Arc<L>,
-    heard: Arc<Mutex<HashMap<String, AbortHandle>>>,
+    connected: Arc<Mutex<HashMap<String, AbortHandle>>>,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -78,8 +90,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[tonic::async_trait]
-impl<L: Listener> Heartbeat for Service<L> {
-    type ReportStream = Pin<Box<dyn Stream<Item = Result<Order, Status>> + Send>>;
+impl<L: HeartbeatListener> Heartbeat for Service<L> {
+    type ReportStream = Pin<Box<dyn Stream<Item = Result<Command, Status>> + Send>>;
 
     async fn report(
         &self,
@@ -87,41 +99,47 @@ impl<L: Listener> Heartbeat for Service<L> {
     ) -> Result<Response<Self::ReportStream>, Status> {
         let peer = request.extensions().get::<Option<Peer>>();
         let guest = peer.cloned().flatten();
-        let guest = guest.ok_or_else(|| Status::unauthenticated("it is not known who calls"))?;
-        let (orders, taken) = mpsc::channel(ORDERS);
-        self.listener.attend(&guest, Orders(orders.downgrade()));
+        let guest = guest.ok_or_else(|| Status::unauthenticated("the caller is unknown"))?;
+        let (commands, queued) = mpsc::channel(COMMANDS);
+        self.listener
+            .attend(&guest, GuestCommands(commands.downgrade()));
         let partition = guest.partition().to_owned();
-        let hearing = hear(Arc::clone(&self.listener), guest, request.into_inner());
-        let hearing = tokio::spawn(async move {
-            hearing.await;
-            // The orders end with the beats.
-            drop(orders);
+        let reading = read_beats(Arc::clone(&self.listener), guest, request.into_inner());
+        let reading = tokio::spawn(async move {
+            reading.await;
+            // The command stream ends with the beats.
+            drop(commands);
         });
-        // A guest has one heart: the newest call is its agent's, which knows of no older one.
-        let mut heard = locked(&self.heard);
-        heard.retain(|_, hearing| !hearing.is_finished());
-        if let Some(older) = heard.insert(partition, hearing.abort_handle()) {
+        // One agent for each guest: a new call replaces an older one, which is from a previous
+        // agent.
+        let mut connected = locked(&self.connected);
+        connected.retain(|_, reading| !reading.is_finished());
+        if let Some(older) = connected.insert(partition, reading.abort_handle()) {
             older.abort();
         }
-        drop(heard);
-        let orders = stream::unfold(taken, async |mut taken| {
-            Some((Ok(taken.recv().await?), taken))
+        drop(connected);
+        let commands = stream::unfold(queued, async |mut queued| {
+            Some((Ok(queued.recv().await?), queued))
         });
-        Ok(Response::new(Box::pin(orders)))
+        Ok(Response::new(Box::pin(commands)))
     }
 }
 
-/// Hears a guest out.
-async fn hear<L: Listener>(listener: Arc<L>, guest: Peer, mut beats: Streaming<Beat>) {
+/// Reads beats until the call ends.
+async fn read_beats<L: HeartbeatListener>(
+    listener: Arc<L>,
+    guest: Peer,
+    mut beats: Streaming<Beat>,
+) {
     let mut facts = Facts::default();
     while let Ok(Some(beat)) = beats.message().await {
         listener.beat(&guest, bounded(beat, &mut facts));
-        // One that beats faster has to wait: its connection fills up.
+        // Backpressure for a guest that beats faster: its connection fills up.
         tokio::time::sleep(SHORTEST).await;
     }
 }
 
-/// A beat cut to size, with the `facts` of the connection so far.
+/// Truncates a beat to the limits, and adds the connection's last `facts`.
 fn bounded(mut beat: Beat, facts: &mut Facts) -> Beat {
     if let Some(new) = beat.facts.take() {
         *facts = bounded_facts(new);
@@ -155,7 +173,7 @@ fn bounded_facts(mut facts: Facts) -> Facts {
     facts
 }
 
-/// Cuts a text where a character ends.
+/// Truncates a text to the limit at a character boundary.
 fn shorten(text: &mut String) {
     let end = text.floor_char_boundary(TEXT);
     text.truncate(end);
@@ -171,7 +189,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_guest_can_say_more_than_fits(
+        fn every_beat_is_bounded(
             texts in proptest::collection::vec("\\PC{0,400}", 7),
             items in 0..200usize,
             state in any::<i32>(),
@@ -205,7 +223,7 @@ mod tests {
             }
             prop_assert!(kept.services.iter().all(|service| service.problem.len() <= TEXT));
             prop_assert!(State::try_from(beat.state).is_ok());
-            // The next beat has no facts, and what was said before still holds.
+            // A beat without facts keeps the facts of the connection.
             let next = bounded(Beat::default(), &mut kept.clone());
             prop_assert_eq!(next.facts, Some(kept));
         }

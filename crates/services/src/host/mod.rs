@@ -1,4 +1,4 @@
-//! The half on the host: what the command and the broker call and offer.
+//! The host side: what the command `hvsock` and its broker call and serve.
 
 pub mod copy;
 pub mod forward;
@@ -17,7 +17,7 @@ use tonic::{Response, Status};
 
 use crate::link::CallError;
 
-/// An answer, if it comes in time: a guest that never answers is one that cannot.
+/// Waits for a reply, at most `limit`. A guest may never answer.
 pub(crate) async fn within<T>(
     limit: Duration,
     call: impl Future<Output = Result<Response<T>, Status>>,

@@ -1,8 +1,8 @@
-//! Hearing the service managers of guests.
+//! The notification service: receives messages from the service managers of guests.
 //!
-//! A service manager that was given an address of ours (`vmm.notify_socket` of systemd) tells of its
-//! start in the protocol of sd_notify(3): for each message it makes a connection, writes lines
-//! `KEY=VALUE`, ends it, and waits until the host does.
+//! A service manager configured with this service's address (systemd's `vmm.notify_socket`) reports
+//! its startup with the protocol of sd_notify(3). For each message it opens a connection, writes
+//! lines `KEY=VALUE`, shuts down writing, and waits until the host closes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,41 +14,41 @@ use tokio::io::AsyncReadExt;
 use tokio::time::timeout;
 
 use crate::catalog::NOTIFY;
-use crate::link::Offer;
+use crate::link::ServiceServer;
 
-/// Bytes of a message.
+/// The largest message, in bytes.
 const LARGEST: u64 = 8 * 1024;
 
-/// How long a message may take.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a message may take to arrive.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Bytes of a key and of a value; a longer value is cut.
+/// The longest key and value, in bytes. A longer key is ignored, a longer value is truncated.
 const KEY: usize = 64;
 const VALUE: usize = 256;
 
-/// Further variables of one message.
+/// The most `X_` variables of one message.
 const MORE: usize = 32;
 
-/// One message.
+/// A notification.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// `READY=1`: the guest has started.
     pub ready: bool,
-    /// `STOPPING=1`: it goes down.
+    /// `STOPPING=1`: the guest is shutting down.
     pub stopping: bool,
-    /// `STATUS=`, in words for people.
+    /// `STATUS=`: a status text for people.
     pub status: Option<String>,
-    /// `ERRNO=`, why it failed.
+    /// `ERRNO=`: the reason of a failure.
     pub errno: Option<u32>,
-    /// `EXIT_STATUS=`, with which the guest wants its machine to end.
+    /// `EXIT_STATUS=`: the exit status that the guest wants for its machine.
     pub exit_status: Option<u32>,
-    /// Those whose names begin with `X_`.
+    /// The variables whose names begin with `X_`.
     pub more: BTreeMap<String, String>,
 }
 
 impl Notice {
-    /// What a message says; what is not understood says nothing. Of a key that comes twice the last
-    /// one holds.
+    /// Parses a message. Unknown or invalid lines are ignored. If a key comes twice, the last one
+    /// wins.
     pub fn parse(message: &[u8]) -> Self {
         let mut notice = Self::default();
         for line in message.split(|byte| *byte == b'\n') {
@@ -69,20 +69,20 @@ impl Notice {
             "STATUS" => self.status = Some(short(value)),
             "ERRNO" => self.errno = value.parse().ok(),
             "EXIT_STATUS" => self.exit_status = value.parse().ok(),
-            _ if is_further(key) && self.has_room(key) => {
+            _ if is_extra(key) && self.has_capacity(key) => {
                 self.more.insert(key.to_owned(), short(value));
             }
-            // MAINPID, WATCHDOG and so on are for a manager of processes.
+            // MAINPID, WATCHDOG and so on are meant for a process manager.
             _ => {}
         }
     }
 
-    fn has_room(&self, key: &str) -> bool {
+    fn has_capacity(&self, key: &str) -> bool {
         self.more.len() < MORE || self.more.contains_key(key)
     }
 }
 
-fn is_further(key: &str) -> bool {
+fn is_extra(key: &str) -> bool {
     let fits = |b: u8| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_';
     key.starts_with("X_") && key.len() <= KEY && key.bytes().all(fits)
 }
@@ -91,24 +91,29 @@ fn short(value: &str) -> String {
     value[..value.floor_char_boundary(VALUE)].to_owned()
 }
 
-/// The service, which hands each message to `hear`. That must not wait.
-pub fn offer(hear: impl Fn(&Peer, Notice) + Send + Sync + 'static) -> Offer {
-    let hear = Arc::new(hear);
-    Offer::streams(&NOTIFY, move |stream| {
-        let hear = Arc::clone(&hear);
+/// The service. It passes each message to `notify`, which must not block.
+pub fn server(notify: impl Fn(&Peer, Notice) + Send + Sync + 'static) -> ServiceServer {
+    let notify = Arc::new(notify);
+    ServiceServer::streams(&NOTIFY, move |stream| {
+        let notify = Arc::clone(&notify);
         async move {
             let Some(guest) = stream.peer().cloned() else {
                 return;
             };
-            // A message that is not whole is none.
-            if let Ok(Some(message)) = timeout(PATIENCE, message(stream)).await {
-                hear(&guest, Notice::parse(&message));
+            // An incomplete message is ignored.
+            if let Ok(Some(message)) = timeout(TIMEOUT, message(stream)).await {
+                notify(&guest, Notice::parse(&message));
             }
         }
     })
 }
 
-/// Reads to the end, and ends the connection by that, which tells the guest that it was heard.
+// BEGIN old names
+#[doc(hidden)]
+pub use server as offer;
+// END old names
+
+/// Reads to the end, then closes the connection, which acknowledges the message to the guest.
 async fn message(stream: HvStream) -> Option<Vec<u8>> {
     let mut message = Vec::new();
     let mut limited = stream.take(LARGEST + 1);
@@ -123,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_systemd_says_is_understood() {
+    fn systemd_messages_are_parsed() {
         let message = b"READY=1\nSTATUS=Startup finished in 5.1s.\nMAINPID=1\n\
             X_SYSTEMD_UNIT_ACTIVE=basic.target\nX_SYSTEMD_UNIT_ACTIVE=multi-user.target\n";
         let notice = Notice::parse(message);
@@ -144,7 +149,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_message_is_more_than_fits(
+        fn every_message_is_bounded(
             noise in proptest::collection::vec(any::<u8>(), 0..2000),
             lines in proptest::collection::vec("(X_[A-Z]{0,80}|STATUS|ERRNO|READY)=\\PC{0,400}", 0..100),
         ) {

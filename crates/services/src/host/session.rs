@@ -1,4 +1,4 @@
-//! Commands and shells in a guest, for whoever runs it.
+//! Runs commands and shells in a guest.
 //!
 //! ```no_run
 //! use hvsock_services::host::session::{self, Event, Exec};
@@ -42,55 +42,55 @@ use crate::wire::session::{self as wire, Nothing, Output as Message};
 
 pub use crate::wire::session::Reason;
 
-/// How many bytes may be under way to a command's standard input.
+/// The flow-control window: the most bytes in flight to a command's standard input.
 pub const WINDOW: usize = 256 << 10;
 
-/// The most bytes of one piece of input or output.
-pub const PIECE: usize = 64 << 10;
+/// The largest chunk of input or output, in bytes.
+pub const CHUNK: usize = 64 << 10;
 
-/// The most bytes of one message of the guest's: a piece and what is around it.
-const MESSAGE: usize = PIECE + 1024;
+/// The largest message from the guest, in bytes: a chunk and its framing.
+const MESSAGE: usize = CHUNK + 1024;
 
 /// How long a guest may take to start a command.
 const START: Duration = Duration::from_secs(60);
 
-/// A command.
+/// A command to run.
 #[derive(Clone, Debug, Default)]
 pub struct Exec {
-    /// The program and its arguments; none for the user's shell, as a login shell.
+    /// The program and its arguments; empty for the user's shell, as a login shell.
     pub argv: Vec<OsString>,
-    /// Variables for its environment.
+    /// Variables to add to its environment.
     pub env: Vec<(OsString, OsString)>,
-    /// Its working directory; the user's home if not said.
+    /// The working directory; `None` for the user's home.
     pub dir: Option<PathBuf>,
-    /// As whom, by name or number; as the agent's user if not said.
+    /// The user, by name or number; `None` for the agent's user.
     pub user: Option<String>,
-    /// A terminal for its streams.
+    /// A terminal for the standard streams.
     pub terminal: Option<Terminal>,
-    /// Whether it is sent input; if not, and without a terminal, its input is empty.
+    /// Whether input will be sent. Without it, and without a terminal, standard input is empty.
     pub stdin: bool,
 }
 
-/// A terminal.
+/// A terminal for a command.
 #[derive(Clone, Debug)]
 pub struct Terminal {
-    /// Its kind, for the variable TERM.
+    /// The value of the variable TERM.
     pub term: String,
-    /// Its size.
+    /// The size.
     pub size: Size,
 }
 
-/// A terminal's size, in characters.
+/// The size of a terminal, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Size {
-    /// From top to bottom.
+    /// The number of lines.
     pub rows: u16,
-    /// From left to right.
+    /// The number of columns.
     pub cols: u16,
 }
 
 impl Exec {
-    /// A command without input.
+    /// A command without input or terminal.
     pub fn new(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self {
             argv: argv.into_iter().map(Into::into).collect(),
@@ -130,37 +130,37 @@ impl From<Size> for wire::Size {
     }
 }
 
-/// A command that runs in the guest. Once both halves are dropped, the guest ends it with all that
-/// it started.
+/// A running command in the guest. When `input` and `output` are both dropped, the guest ends the
+/// command with all processes of its session.
 #[derive(Debug)]
 pub struct Running {
-    /// Its process id, in the guest.
+    /// The process id in the guest.
     pub pid: u32,
-    /// What goes there.
+    /// Sends input and signals to the command.
     pub input: Input,
-    /// What comes from there.
+    /// Receives the output of the command and its exit.
     pub output: Output,
 }
 
-/// Why a command did not start, or why its end is not known.
+/// Why a command did not start, or why its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecError {
-    /// The guest cannot be reached, said no, or the connection broke.
+    /// The guest cannot be reached, refused the call, or the connection broke.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The guest could not start it.
+    /// The guest could not start the command.
     #[error("{what}")]
     Failed {
-        /// What kind of failure it is.
+        /// The kind of failure.
         reason: Reason,
-        /// The guest's words.
+        /// The guest's error text.
         what: String,
     },
-    /// The guest does not answer.
-    #[error("the guest has not started the command within {} seconds", START.as_secs())]
+    /// The guest did not answer in time.
+    #[error("the guest did not start the command within {} s", START.as_secs())]
     TimedOut,
-    /// The guest breaks the rules of the interface.
-    #[error("the guest breaks the rules of the session service: {0}")]
+    /// Protocol violation by the guest.
+    #[error("the guest violates the session protocol: {0}")]
     Broken(&'static str),
 }
 
@@ -170,7 +170,12 @@ impl From<Status> for ExecError {
     }
 }
 
-/// Starts a command, and returns once it runs.
+/// Starts a command. Returns when it runs.
+///
+/// # Errors
+///
+/// [`ExecError`] if the guest cannot be reached, cannot start the command, or does not answer
+/// within 60 seconds.
 pub async fn start(target: &Target, exec: Exec) -> Result<Running, ExecError> {
     let channel = target.channel(&SESSION).await?;
     timeout(START, begin(channel, exec))
@@ -183,7 +188,7 @@ async fn begin(channel: tonic::transport::Channel, exec: Exec) -> Result<Running
     let start = wire::Input {
         what: Some(In::Start(exec.into_wire())),
     };
-    // There is room for it.
+    // The channel is empty, so this cannot fail.
     let _ = send.try_send(start);
     let inputs = stream::poll_fn(move |context| inputs.poll_recv(context));
     let mut client = SessionClient::new(channel).max_decoding_message_size(MESSAGE);
@@ -203,97 +208,114 @@ async fn begin(channel: tonic::transport::Channel, exec: Exec) -> Result<Running
             reason: failed.reason(),
             what: failed.what,
         }),
-        _ => Err(ExecError::Broken("something came before the start")),
+        _ => Err(ExecError::Broken("a message before the start")),
     }
 }
 
-/// The way to a command.
+/// Sends input, signals and terminal sizes to a command.
 #[derive(Clone, Debug)]
 pub struct Input {
     send: mpsc::Sender<wire::Input>,
     window: Arc<Window>,
 }
 
-/// The command takes no more: it has ended, or closed its input, or the connection is gone, which
-/// [`Output::next`] tells.
+/// The command accepts no more input: it has exited or closed its standard input, or the connection
+/// is gone. [`Output::next`] says which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the command takes no more")]
+#[error("the command accepts no more input")]
 pub struct Closed;
 
 impl Input {
-    /// Sends bytes to its standard input, once there is room for them. For that to come about
-    /// somebody has to call [`Output::next`] all the time.
+    /// Sends bytes to the command's standard input, and waits for free space in the window. The
+    /// window only opens while another task keeps calling [`Output::next`].
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the command accepts no more input.
     pub async fn send(&self, mut bytes: Bytes) -> Result<(), Closed> {
         while !bytes.is_empty() {
-            let piece = bytes.split_to(bytes.len().min(PIECE));
-            let count = u32::try_from(piece.len()).map_err(|_| Closed)?;
-            self.window.take(count).await?;
-            self.say(In::Stdin(piece)).await?;
+            let chunk = bytes.split_to(bytes.len().min(CHUNK));
+            let count = u32::try_from(chunk.len()).map_err(|_| Closed)?;
+            self.window.reserve(count).await?;
+            self.send_message(In::Stdin(chunk)).await?;
         }
         Ok(())
     }
 
-    /// Ends its standard input.
+    /// Closes the command's standard input.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the command accepts no more input.
     pub async fn end(&self) -> Result<(), Closed> {
-        self.say(In::StdinEnd(Nothing {})).await
+        self.send_message(In::StdinEnd(Nothing {})).await
     }
 
-    /// Gives its terminal another size.
+    /// Changes the size of the command's terminal.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the command has ended or the connection is gone.
     pub async fn resize(&self, size: Size) -> Result<(), Closed> {
-        self.say(In::Resize(size.into())).await
+        self.send_message(In::Resize(size.into())).await
     }
 
-    /// Sends it a signal, by its number on Linux. It is never held up by input that waits.
+    /// Sends a signal to the command, by its number on Linux. Queued input does not delay it.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`] if the command has ended or the connection is gone.
     pub async fn signal(&self, number: u8) -> Result<(), Closed> {
-        self.say(In::Signal(number.into())).await
+        self.send_message(In::Signal(number.into())).await
     }
 
-    async fn say(&self, what: In) -> Result<(), Closed> {
+    async fn send_message(&self, what: In) -> Result<(), Closed> {
         let input = wire::Input { what: Some(what) };
         self.send.send(input).await.map_err(|_| Closed)
     }
 }
 
-/// The way back from a command.
+/// Receives the output of a command.
 #[derive(Debug)]
 pub struct Output {
     messages: Streaming<Message>,
     window: Arc<Window>,
 }
 
-/// What comes from a command.
+/// An event of a running command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// What it printed, or its terminal shows.
+    /// Bytes of standard output, or of the terminal.
     Stdout(Bytes),
-    /// What it printed there.
+    /// Bytes of standard error.
     Stderr(Bytes),
-    /// It reads no more.
+    /// The command has closed its standard input.
     StdinClosed,
-    /// Its end, which is the last.
+    /// The command has exited. This is the last event.
     Exited(Exit),
 }
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// By itself or by a signal.
+    /// Exit status or signal.
     pub how: Ending,
-    /// A process that it left running had its output open; what that one prints is not here.
+    /// A process that the command left running still has its output open; that output is not
+    /// received.
     pub output_left_open: bool,
 }
 
-/// By itself or by a signal.
+/// Exit status or signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// With this exit status.
+    /// The command exited with this status.
     Status(u8),
-    /// By the signal with this number.
+    /// The command was killed by the signal with this number.
     Signal(u8),
 }
 
 impl Exit {
-    /// As a shell has it: the exit status, or 128 and the signal's number.
+    /// The exit code as a shell reports it: the exit status, or 128 plus the signal's number.
     pub fn code(&self) -> u8 {
         match self.how {
             Ending::Status(status) => status,
@@ -303,22 +325,26 @@ impl Exit {
 }
 
 impl Output {
-    /// Waits for what comes next. Cancelling the wait loses nothing.
+    /// Waits for the next event. Cancel safe: cancelling the wait loses nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ExecError`] if the connection breaks or the guest violates the protocol.
     pub async fn next(&mut self) -> Result<Event, ExecError> {
         loop {
             return Ok(match self.message().await? {
                 Out::Stdout(bytes) => Event::Stdout(bytes),
                 Out::Stderr(bytes) => Event::Stderr(bytes),
                 Out::StdinTaken(count) => {
-                    self.window.taken(count)?;
+                    self.window.release(count)?;
                     continue;
                 }
                 Out::StdinClosed(Nothing {}) => {
-                    self.window.room.close();
+                    self.window.free.close();
                     Event::StdinClosed
                 }
                 Out::Exited(exited) => {
-                    self.window.room.close();
+                    self.window.free.close();
                     Event::Exited(exit(exited)?)
                 }
                 Out::Failed(failed) => {
@@ -327,49 +353,49 @@ impl Output {
                         what: failed.what,
                     });
                 }
-                Out::Started(_) => return Err(ExecError::Broken("it started twice")),
+                Out::Started(_) => return Err(ExecError::Broken("a second start")),
             });
         }
     }
 
     async fn message(&mut self) -> Result<Out, ExecError> {
         let message = self.messages.message().await?;
-        let ended = ExecError::Broken("it ends without the command's end");
-        let unknown = ExecError::Broken("a message says nothing");
+        let ended = ExecError::Broken("the call ended before the command");
+        let unknown = ExecError::Broken("an empty message");
         message.ok_or(ended)?.what.ok_or(unknown)
     }
 }
 
-/// The room for input.
+/// The flow-control window for input.
 #[derive(Debug)]
 struct Window {
-    room: Semaphore,
-    under_way: AtomicUsize,
+    free: Semaphore,
+    in_flight: AtomicUsize,
 }
 
 impl Window {
     fn new() -> Self {
         Self {
-            room: Semaphore::new(WINDOW),
-            under_way: AtomicUsize::new(0),
+            free: Semaphore::new(WINDOW),
+            in_flight: AtomicUsize::new(0),
         }
     }
 
-    async fn take(&self, count: u32) -> Result<(), Closed> {
-        let room = self.room.acquire_many(count).await;
-        room.map_err(|_| Closed)?.forget();
-        self.under_way.fetch_add(count as usize, Ordering::Relaxed);
+    async fn reserve(&self, count: u32) -> Result<(), Closed> {
+        let free = self.free.acquire_many(count).await;
+        free.map_err(|_| Closed)?.forget();
+        self.in_flight.fetch_add(count as usize, Ordering::Relaxed);
         Ok(())
     }
 
-    /// The guest took so many, which cannot be more than there were.
-    fn taken(&self, count: u32) -> Result<(), ExecError> {
+    /// Returns `count` bytes to the window: at most what is in flight.
+    fn release(&self, count: u32) -> Result<(), ExecError> {
         let count = count as usize;
-        let less = |under_way: usize| under_way.checked_sub(count);
-        self.under_way
+        let less = |in_flight: usize| in_flight.checked_sub(count);
+        self.in_flight
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
-            .map_err(|_| ExecError::Broken("it took more input than there was"))?;
-        self.room.add_permits(count);
+            .map_err(|_| ExecError::Broken("a window update for more than was sent"))?;
+        self.free.add_permits(count);
         Ok(())
     }
 }
@@ -381,7 +407,7 @@ fn exit(exited: wire::Exited) -> Result<Exit, ExecError> {
         _ => None,
     };
     Ok(Exit {
-        how: how.ok_or(ExecError::Broken("the command's end is none"))?,
+        how: how.ok_or(ExecError::Broken("an invalid exit status"))?,
         output_left_open: exited.output_left_open,
     })
 }

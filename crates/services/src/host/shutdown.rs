@@ -1,4 +1,4 @@
-//! Asking a guest to go down.
+//! Requests a guest's shutdown or reboot.
 
 use std::time::Duration;
 
@@ -13,13 +13,18 @@ use crate::wire::shutdown::shutdown_client::ShutdownClient;
 pub use crate::wire::shutdown::Action;
 
 /// How long a guest may take to answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Bytes of an answer.
+/// The largest reply, in bytes.
 const LARGEST: usize = 4096;
 
-/// Has the guest begin to go down, and returns how it says that it does so. With `force` it does not
-/// wait for programs. The reason, of at most 1,024 bytes, is for the guest's log.
+/// Asks the guest to begin its shutdown. Returns the command or call that the guest says it uses.
+/// With `force` the guest does not wait for programs. The reason, of at most 1,024 bytes, is for
+/// the guest's log.
+///
+/// # Errors
+///
+/// [`CallError`] if the guest cannot be reached, refuses, or does not answer within 10 seconds.
 pub async fn begin(
     target: &Target,
     action: Action,
@@ -33,7 +38,8 @@ pub async fn begin(
         force,
         reason: reason.to_owned(),
     });
-    let reply = timeout(PATIENCE, begun).await;
-    let reply = reply.map_err(|_| Status::deadline_exceeded("the guest does not answer"))?;
+    let reply = timeout(TIMEOUT, begun).await;
+    let reply =
+        reply.map_err(|_| Status::deadline_exceeded("the guest did not answer within 10 s"))?;
     Ok(reply?.into_inner().by)
 }

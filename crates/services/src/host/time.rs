@@ -1,4 +1,4 @@
-//! Telling guests the time.
+//! The time service: answers the probes of guests with the host's time.
 
 use std::pin::Pin;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,21 +8,26 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalog::TIME;
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::time::time_server::{Time, TimeServer};
 use crate::wire::time::{Probe, Stamp};
 
-/// Bytes of a probe.
+/// The largest probe, in bytes.
 const LARGEST: usize = 1024;
 
-/// From one answer to the next, at the least.
+/// The rate limit: the shortest time between two answers on one call.
 const SHORTEST: Duration = Duration::from_millis(10);
 
-/// The service.
-pub fn offer() -> Offer {
+/// The service, to be run by [`ServiceServer::serve`].
+pub fn server() -> ServiceServer {
     let server = TimeServer::new(Service).max_decoding_message_size(LARGEST);
-    Offer::calls(&TIME, Routes::new(server))
+    ServiceServer::calls(&TIME, Routes::new(server))
 }
+
+// BEGIN old names
+#[doc(hidden)]
+pub use server as offer;
+// END old names
 
 struct Service;
 
@@ -37,7 +42,8 @@ impl Time for Service {
         let probes = request.into_inner();
         let stamps = stream::unfold((probes, false), async |(mut probes, answered)| {
             if answered {
-                // After an answer, so that it keeps nobody's probe waiting who leaves time between.
+                // The delay comes after an answer, so the first probe after an idle time is
+                // answered at once.
                 tokio::time::sleep(SHORTEST).await;
             }
             let probe = probes.message().await.ok()??;

@@ -1,11 +1,16 @@
-//! How the two halves of a service meet: one end offers, the other calls, and either speaks gRPC
-//! or uses the stream as it is.
+//! How the two ends of a service connect: one end listens and the other connects. The connection
+//! carries gRPC or is used as a raw stream.
 
-mod call;
-mod carrier;
-mod offer;
-mod room;
+mod client;
+mod grpc_stream;
+mod limit;
+mod server;
 
-pub use call::{CallError, Target};
-pub(crate) use offer::Pause;
-pub use offer::{Offer, Place, Standing};
+pub use client::{CallError, Target};
+pub(crate) use server::Backoff;
+pub use server::{ServiceBinding, ServiceServer, ServiceStatus};
+
+// BEGIN old names
+#[doc(hidden)]
+pub use server::{ServiceBinding as Place, ServiceServer as Offer, ServiceStatus as Standing};
+// END old names

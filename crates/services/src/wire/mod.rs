@@ -15,22 +15,22 @@ pub mod session {
     include!("generated/hvsock.session.v1.rs");
 }
 
-/// Signs of life.
+/// Heartbeat of the guest.
 pub mod heartbeat {
     include!("generated/hvsock.heartbeat.v1.rs");
 }
 
-/// Files and trees.
+/// Files and directory trees.
 pub mod copy {
     include!("generated/hvsock.copy.v1.rs");
 }
 
-/// Filesystems at rest.
+/// Freezing filesystems.
 pub mod freeze {
     include!("generated/hvsock.freeze.v1.rs");
 }
 
-/// TCP ports and Unix sockets across the boundary.
+/// TCP ports and Unix sockets, forwarded in both directions.
 pub mod forward {
     include!("generated/hvsock.forward.v1.rs");
 }

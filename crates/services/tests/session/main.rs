@@ -1,5 +1,5 @@
-//! The session service between a host and a guest of which either may lie.
+//! The session service with a hostile host or a hostile guest.
 
-mod host;
-mod liar;
+mod hostile_guest;
+mod hostile_host;
 mod world;

@@ -1,4 +1,4 @@
-//! A broker in this process, with a container `web` in which the service may be offered.
+//! A broker in this process, with a container `web` that can offer the service.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use hvsock_services::catalog::SESSION;
 use hvsock_services::guest;
-use hvsock_services::link::{Offer, Place, Target};
+use hvsock_services::link::{ServiceBinding, ServiceServer, Target};
 use hvsock_testkit::TempFolder;
 use tokio::time::{Instant, sleep};
 
-/// Longer than anything takes on a busy machine.
+/// Longer than any operation on a busy machine.
 pub const LONG: Duration = Duration::from_secs(60);
 
 pub struct World {
@@ -42,7 +42,7 @@ impl World {
         }
     }
 
-    /// One in which an agent runs, in this process.
+    /// A world with an agent, in this process.
     pub async fn with_agent() -> Self {
         let world = Self::new();
         let mut config = guest::Config::new();
@@ -53,14 +53,14 @@ impl World {
         world
     }
 
-    /// One in which this is offered instead.
-    pub async fn with(offer: Offer) -> Self {
+    /// A world with this server instead of an agent.
+    pub async fn with(server: ServiceServer) -> Self {
         let world = Self::new();
-        let place = Place {
+        let binding = ServiceBinding {
             endpoint: world.inside(),
             from: VmId::PARENT,
         };
-        tokio::spawn(offer.serve(place));
+        tokio::spawn(server.serve(binding));
         world.offered().await;
         world
     }
@@ -77,7 +77,10 @@ impl World {
     async fn offered(&self) {
         let deadline = Instant::now() + LONG;
         while self.target().stream(&SESSION).await.is_err() {
-            assert!(Instant::now() < deadline, "never offered");
+            assert!(
+                Instant::now() < deadline,
+                "the service is not offered in time"
+            );
             sleep(Duration::from_millis(10)).await;
         }
     }

@@ -10,22 +10,23 @@ use rustix::process::geteuid;
 use super::super::name::Name;
 use crate::wire::copy::Meta;
 
-/// What of the sender's attributes is taken over.
+/// Which of the sender's attributes are preserved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// All, as far as this process may. For a guest, whose host has power over it anyway.
+    /// All, as far as this process may. For a guest, because the host controls it anyway.
     Full,
-    /// All but setuid and setgid: a guest must not place programs on its host that run as others.
+    /// All but setuid and setgid: a guest must not create programs on its host that run as other
+    /// users.
     NoSetId,
 }
 
-/// A file's permissions if only those are taken over, as the `umask` leaves them.
-pub(super) fn plain_mode(meta: &Meta) -> Mode {
+/// The permission bits, reduced by the umask.
+pub(super) fn umasked_mode(meta: &Meta) -> Mode {
     Mode::from_raw_mode(meta.mode & 0o777 & !umask())
 }
 
-/// Gives an open file or folder owner, permissions and time, in this order: a change of owner
-/// takes setuid away.
+/// Applies owner, permissions and times to an open file or folder, in this order: changing the
+/// owner clears setuid.
 pub(super) fn apply(file: &OwnedFd, meta: &Meta, trust: Trust) -> rustix::io::Result<()> {
     let mut mode = meta.mode & 0o7777;
     if trust == Trust::NoSetId {
@@ -38,8 +39,9 @@ pub(super) fn apply(file: &OwnedFd, meta: &Meta, trust: Trust) -> rustix::io::Re
     };
     match owned {
         Ok(()) => {}
-        // It stays ours, so it must not lend our rights to others. Root may not either, in a
-        // container without the capability or for a user that does not exist there.
+        // This process stays the owner, so setuid must not give its rights to others. Even root may
+        // fail to change the owner, in a container without the capability or for a user that does
+        // not exist there.
         Err(Errno::PERM | Errno::INVAL) => mode &= 0o1777,
         Err(error) => return Err(error),
     }
@@ -47,7 +49,7 @@ pub(super) fn apply(file: &OwnedFd, meta: &Meta, trust: Trust) -> rustix::io::Re
     fs::futimens(file, &times(meta))
 }
 
-/// Gives a symbolic link owner and time.
+/// Applies owner and times to a symbolic link.
 pub(super) fn apply_to_link(folder: &OwnedFd, name: &Name, meta: &Meta) -> rustix::io::Result<()> {
     let (name, flags) = (name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW);
     if geteuid().is_root() {
@@ -75,7 +77,7 @@ fn times(meta: &Meta) -> Timestamps {
     }
 }
 
-/// What this process's new files are not to permit. It never changes it.
+/// The process's umask. This program never changes it.
 fn umask() -> u32 {
     static UMASK: OnceLock<u32> = OnceLock::new();
     *UMASK.get_or_init(|| {

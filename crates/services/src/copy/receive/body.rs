@@ -1,4 +1,4 @@
-//! A file's content as it comes.
+//! Receives the content of a file.
 
 use std::mem;
 use std::os::fd::AsFd;
@@ -6,15 +6,16 @@ use std::sync::Arc;
 
 use rustix::fs;
 
-use super::super::line::Link;
+use super::super::message_stream::Link;
 use super::super::send::sum_of;
 use super::super::sum::Sum;
-use super::super::{CHUNK, CopyError, PIECE};
+use super::super::{BUFFER, CHUNK, CopyError};
 use super::disk::{self, Disk};
 use super::part::Part;
 use super::{Receiver, attributes};
 use crate::wire::copy as wire;
-use wire::{sent, told};
+use wire::receiver_message::What as FromReceiver;
+use wire::sender_message::What as FromSender;
 
 impl<L: Link> Receiver<'_, L> {
     pub(super) fn file(&mut self, file: &wire::File) -> Result<(), CopyError> {
@@ -30,7 +31,7 @@ impl<L: Link> Receiver<'_, L> {
         self.path.push(name.as_os_str());
         self.observer.file(&self.path, file.size);
         let mode = file.meta.unwrap_or_default().mode;
-        let folder = Arc::clone(self.here());
+        let folder = Arc::clone(self.current_folder());
         match Part::open(&folder, name, mode, file.ask) {
             Ok(part) => self.fill(file, part)?,
             Err(error) => {
@@ -42,14 +43,14 @@ impl<L: Link> Receiver<'_, L> {
         Ok(())
     }
 
-    /// Lets a file that cannot be made pass.
+    /// Skips a file that cannot be created.
     fn drop_file(&mut self, ask: bool) -> Result<(), CopyError> {
         if ask {
-            self.tell(told::What::Answer(wire::Answer {
+            self.send(FromReceiver::Answer(wire::Answer {
                 skip: true,
                 ..wire::Answer::default()
             }))?;
-            self.line.flush()?;
+            self.messages.flush()?;
         }
         self.drop_content()
     }
@@ -66,21 +67,21 @@ impl<L: Link> Receiver<'_, L> {
             self.fails(error)?;
             return self.drop_rest(part);
         }
-        let mut chunks = mem::take(&mut self.chunks);
-        self.line.read_little(file.ask);
-        let (end, trouble) =
-            disk::write(Some(part.file().as_fd()), file.size, &mut chunks, |disk| {
+        let mut buffers = mem::take(&mut self.buffers);
+        self.messages.limit_read_ahead(file.ask);
+        let (end, error) =
+            disk::write(Some(part.file().as_fd()), file.size, &mut buffers, |disk| {
                 self.content(&mut sum, file.size, disk)
             });
-        self.line.read_little(false);
-        self.chunks = chunks;
-        let Some(trouble) = trouble else {
+        self.messages.limit_read_ahead(false);
+        self.buffers = buffers;
+        let Some(error) = error else {
             return self.finish(&end?, file, &sum, part);
         };
-        // It must not go on taking the room that there is not.
+        // Free the disk space: it may be what is missing.
         part.discard();
         end?;
-        self.fails(trouble)
+        self.fails(error)
     }
 
     fn drop_rest(&mut self, part: Part) -> Result<(), CopyError> {
@@ -89,31 +90,31 @@ impl<L: Link> Receiver<'_, L> {
     }
 
     fn drop_content(&mut self) -> Result<(), CopyError> {
-        let mut chunks = mem::take(&mut self.chunks);
+        let mut buffers = mem::take(&mut self.buffers);
         let (mut sum, most) = (Sum::new(), i64::MAX as u64);
         let dropped = |disk: &mut dyn Disk| self.content(&mut sum, most, disk);
-        let (end, _) = disk::write(None, 0, &mut chunks, dropped);
-        self.chunks = chunks;
+        let (end, _) = disk::write(None, 0, &mut buffers, dropped);
+        self.buffers = buffers;
         end.map(drop)
     }
 
-    /// Tells the sender what there is of the file, and hears where it begins: the checksum up to
-    /// there.
+    /// Reports to the sender what exists of the file, and receives where it begins. Returns the
+    /// checksum up to there.
     fn agree(&mut self, size: u64, part: &Part) -> Result<Sum, CopyError> {
         let there = part.stat().st_size as u64;
         let mut sum = Sum::new();
         if there > 0 && there <= size {
-            let line = &mut *self.line;
-            let working = || match line.is_silent() {
+            let messages = &mut *self.messages;
+            let working = || match messages.keepalive_due() {
                 true => {
-                    let what = Some(told::What::Working(wire::Working {}));
-                    line.send(&wire::Told { what })?;
-                    line.flush()
+                    let what = Some(FromReceiver::Working(wire::Working {}));
+                    messages.send(&wire::ReceiverMessage { what })?;
+                    messages.flush()
                 }
                 false => Ok(()),
             };
             let file = part.file().as_fd();
-            let mut buffer = vec![0; CHUNK];
+            let mut buffer = vec![0; BUFFER];
             let found = sum_of(file, part.stat(), there, &mut buffer, working)?;
             if let Ok(found) = found {
                 sum = found;
@@ -121,31 +122,31 @@ impl<L: Link> Receiver<'_, L> {
         }
         let (length, checksum) = (sum.position(), sum.get().to_vec().into());
         let skip = false;
-        self.tell(told::What::Answer(wire::Answer {
+        self.send(FromReceiver::Answer(wire::Answer {
             skip,
             length,
             checksum,
         }))?;
-        self.line.flush()?;
+        self.messages.flush()?;
         let from = loop {
             match self.receive()? {
-                sent::What::From(from) => break from.offset,
-                sent::What::Working(_) => {}
-                _ => return Err(CopyError::Violation("content without a beginning")),
+                FromSender::ResumeFrom(from) => break from.offset,
+                FromSender::Working(_) => {}
+                _ => return Err(CopyError::Violation("content before ResumeFrom")),
             }
         };
         match from {
             0 => Ok(Sum::new()),
             from if from == length => {
-                self.tally.resumed += length;
+                self.counters.resumed += length;
                 self.observer.advance(length);
                 Ok(sum)
             }
-            _ => Err(CopyError::Violation("a beginning that was not agreed on")),
+            _ => Err(CopyError::Violation("an offset that was not agreed on")),
         }
     }
 
-    /// Takes pieces until the file's end.
+    /// Receives chunks until the end of the file.
     fn content(
         &mut self,
         sum: &mut Sum,
@@ -153,51 +154,52 @@ impl<L: Link> Receiver<'_, L> {
         disk: &mut dyn Disk,
     ) -> Result<wire::FileEnd, CopyError> {
         loop {
-            let piece = match self.receive()? {
-                sent::What::Piece(piece) => piece,
-                sent::What::FileEnd(end) => return Ok(end),
-                sent::What::Note(note) => {
+            let chunk = match self.receive()? {
+                FromSender::Chunk(chunk) => chunk,
+                FromSender::FileEnd(end) => return Ok(end),
+                FromSender::Note(note) => {
                     self.observer.note(&super::Note::from_wire(&note));
                     continue;
                 }
-                sent::What::Working(_) => continue,
-                sent::What::Failed(failed) => {
+                FromSender::Working(_) => continue,
+                FromSender::Failed(failed) => {
                     return Err(CopyError::Failed(super::bounded(&failed.why)));
                 }
-                _ => return Err(CopyError::Violation("something within a file")),
+                _ => return Err(CopyError::Violation("another message within a file")),
             };
-            let length = piece.length as usize;
-            if !(1..=PIECE).contains(&length) {
-                return Err(CopyError::Violation("a piece of no or too many bytes"));
+            let length = chunk.length as usize;
+            if !(1..=CHUNK).contains(&length) {
+                return Err(CopyError::Violation("a chunk of an invalid length"));
             }
-            let end = piece.offset.checked_add(length as u64);
-            if piece.offset < sum.position() || end.is_none_or(|end| end > size) {
-                return Err(CopyError::Violation("a piece outside of its file"));
+            let end = chunk.offset.checked_add(length as u64);
+            if chunk.offset < sum.position() || end.is_none_or(|end| end > size) {
+                return Err(CopyError::Violation("a chunk outside of its file"));
             }
-            let hole = piece.offset - sum.position();
+            let hole = chunk.offset - sum.position();
             sum.zeros(hole);
             self.observer.advance(hole);
             let mut rest = length;
             while rest > 0 {
-                let now = rest.min(CHUNK);
-                let mut chunk = disk.room();
-                self.line.receive_bytes(&mut chunk[..now])?;
+                let now = rest.min(BUFFER);
+                let mut buffer = disk.take_buffer();
+                self.messages.receive_bytes(&mut buffer[..now])?;
                 let offset = sum.position();
-                sum.data(&chunk[..now]);
-                disk.put(offset, chunk, now);
-                if let Some(error) = disk.trouble()
-                    && let Some(errno) = super::no_room(error)
+                sum.data(&buffer[..now]);
+                disk.write(offset, buffer, now);
+                if let Some(error) = disk.error()
+                    && let Some(errno) = super::out_of_space(error)
                 {
-                    return Err(CopyError::here(&self.path, errno));
+                    return Err(CopyError::local(&self.path, errno));
                 }
-                self.tally.bytes += now as u64;
+                self.counters.bytes += now as u64;
                 self.observer.advance(now as u64);
                 rest -= now;
             }
         }
     }
 
-    /// The file has come: it gets what belongs to it, and its name, if it is right.
+    /// Completes a file: checks its checksum, applies its attributes and renames it to its final
+    /// name.
     fn finish(
         &mut self,
         end: &wire::FileEnd,
@@ -206,19 +208,21 @@ impl<L: Link> Receiver<'_, L> {
         part: Part,
     ) -> Result<(), CopyError> {
         if end.broken {
-            // The sender has said why. What has come is worth going on with.
+            // The sender has reported why. The partial file stays, for a resumed copy.
             return Ok(());
         }
         let mut sum = sum.clone();
         let written = sum.position();
         if !(written..=file.size).contains(&end.size) {
-            return Err(CopyError::Violation("a file of another size than it has"));
+            return Err(CopyError::Violation(
+                "a file of a different size than announced",
+            ));
         }
         let meta = file.meta.unwrap_or_default();
         sum.zeros(end.size - written);
         if sum.get()[..] != end.checksum[..] {
             part.discard();
-            return self.note("the checksum is wrong".to_owned());
+            return self.note("the checksum does not match".to_owned());
         }
         self.observer.advance(end.size - written);
         let mut done = Ok(());
@@ -227,9 +231,9 @@ impl<L: Link> Receiver<'_, L> {
         }
         if let Some(trust) = self.archive {
             done = done.and_then(|()| attributes::apply(part.file(), &meta, trust));
-        } else if part.is_found() {
-            // Found, and not made with the permissions that it is to have.
-            done = done.and_then(|()| fs::fchmod(part.file(), attributes::plain_mode(&meta)));
+        } else if part.is_resumed() {
+            // An existing partial file does not have the permissions of a new one.
+            done = done.and_then(|()| fs::fchmod(part.file(), attributes::umasked_mode(&meta)));
         }
         let done = match done {
             Ok(()) => part.finish(),
@@ -240,7 +244,7 @@ impl<L: Link> Receiver<'_, L> {
         };
         match done {
             Ok(()) => {
-                self.tally.files += 1;
+                self.counters.files += 1;
                 Ok(())
             }
             Err(error) => self.fails(error),

@@ -1,4 +1,4 @@
-//! Writing what has come, for large files while more of it comes.
+//! Writes received content to the disk; for large files, in parallel with receiving.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -8,156 +8,158 @@ use std::thread::{self, Scope};
 
 use rustix::io::{Errno, pwrite};
 
-use super::super::CHUNK;
+use super::super::BUFFER;
 
-/// From this size on a thread of its own writes a file: below, to start one takes longer.
+/// The smallest file that gets a writer thread, in bytes. For smaller files, starting a thread
+/// takes longer than it saves.
 const LARGE: u64 = 8 << 20;
 
-/// Chunks that are on their way to the disk, or wait to be.
-const CHUNKS: usize = 4;
+/// The most buffers in flight to the writer thread.
+const BUFFERS: usize = 4;
 
-/// Takes a file's content, in order.
+/// Writes the content of a file, in order.
 pub(super) trait Disk {
-    /// A chunk of memory to be filled.
-    fn room(&mut self) -> Vec<u8>;
-    /// Takes it back with so many bytes that belong at this offset.
-    fn put(&mut self, offset: u64, chunk: Vec<u8>, length: usize);
-    /// What has gone wrong. Nothing is written after it.
-    fn trouble(&self) -> Option<&io::Error>;
+    /// Returns a buffer to be filled.
+    fn take_buffer(&mut self) -> Vec<u8>;
+    /// Takes the buffer back, with `length` bytes that belong at `offset`.
+    fn write(&mut self, offset: u64, buffer: Vec<u8>, length: usize);
+    /// The first error. Nothing is written after it.
+    fn error(&self) -> Option<&io::Error>;
 }
 
-/// Memory for content on its way, for one file after the other.
+/// A pool of buffers, reused for all files.
 #[derive(Debug, Default)]
-pub(super) struct Chunks(Vec<Vec<u8>>);
+pub(super) struct Buffers(Vec<Vec<u8>>);
 
-impl Chunks {
+impl Buffers {
     fn take(&mut self) -> Vec<u8> {
-        self.0.pop().unwrap_or_else(|| vec![0; CHUNK])
+        self.0.pop().unwrap_or_else(|| vec![0; BUFFER])
     }
 }
 
-/// Has `content` put bytes to a file, or nowhere; what it gave, and what went wrong with them.
+/// Runs `content`, which writes to a file or discards its bytes. Returns its result and the first
+/// write error.
 pub(super) fn write<T>(
     file: Option<BorrowedFd<'_>>,
     size: u64,
-    chunks: &mut Chunks,
+    buffers: &mut Buffers,
     content: impl FnOnce(&mut dyn Disk) -> T,
 ) -> (T, Option<io::Error>) {
-    let trouble = OnceLock::new();
-    let given = match file {
+    let failure = OnceLock::new();
+    let result = match file {
         Some(file) if size >= LARGE => thread::scope(|scope| {
-            match Beside::start(scope, file, &trouble, chunks) {
-                Ok(mut beside) => content(&mut beside),
-                // It goes without, too.
-                Err(_) => content(&mut Directly::new(Some(file), &trouble, chunks)),
+            match ThreadWriter::start(scope, file, &failure, buffers) {
+                Ok(mut writer) => content(&mut writer),
+                // Without a thread, write directly.
+                Err(_) => content(&mut DirectWriter::new(Some(file), &failure, buffers)),
             }
         }),
-        file => content(&mut Directly::new(file, &trouble, chunks)),
+        file => content(&mut DirectWriter::new(file, &failure, buffers)),
     };
-    (given, trouble.into_inner())
+    (result, failure.into_inner())
 }
 
-/// Writes at once.
-struct Directly<'a> {
+/// Writes in the calling thread.
+struct DirectWriter<'a> {
     file: Option<BorrowedFd<'a>>,
-    trouble: &'a OnceLock<io::Error>,
-    chunks: &'a mut Chunks,
+    failure: &'a OnceLock<io::Error>,
+    buffers: &'a mut Buffers,
 }
 
-impl<'a> Directly<'a> {
+impl<'a> DirectWriter<'a> {
     fn new(
         file: Option<BorrowedFd<'a>>,
-        trouble: &'a OnceLock<io::Error>,
-        chunks: &'a mut Chunks,
+        failure: &'a OnceLock<io::Error>,
+        buffers: &'a mut Buffers,
     ) -> Self {
         Self {
             file,
-            trouble,
-            chunks,
+            failure,
+            buffers,
         }
     }
 }
 
-impl Disk for Directly<'_> {
-    fn room(&mut self) -> Vec<u8> {
-        self.chunks.take()
+impl Disk for DirectWriter<'_> {
+    fn take_buffer(&mut self) -> Vec<u8> {
+        self.buffers.take()
     }
 
-    fn put(&mut self, offset: u64, chunk: Vec<u8>, length: usize) {
+    fn write(&mut self, offset: u64, buffer: Vec<u8>, length: usize) {
         if let Some(file) = self.file {
-            write_all(file, offset, &chunk[..length], self.trouble);
+            write_all(file, offset, &buffer[..length], self.failure);
         }
-        self.chunks.0.push(chunk);
+        self.buffers.0.push(buffer);
     }
 
-    fn trouble(&self) -> Option<&io::Error> {
-        self.trouble.get()
+    fn error(&self) -> Option<&io::Error> {
+        self.failure.get()
     }
 }
 
-/// Hands everything to a thread. Writing to a new file takes longer than receiving it, so the two
-/// must not take turns.
-struct Beside<'a> {
+/// Passes everything to a writer thread. Writing to a new file takes longer than receiving it, so
+/// both have to run in parallel.
+struct ThreadWriter<'a> {
     full: SyncSender<(u64, Vec<u8>, usize)>,
     empty: Receiver<Vec<u8>>,
-    trouble: &'a OnceLock<io::Error>,
-    /// Chunks that were never handed over yet.
+    failure: &'a OnceLock<io::Error>,
+    /// Buffers that were not used yet.
     fresh: Vec<Vec<u8>>,
 }
 
-impl<'a> Beside<'a> {
+impl<'a> ThreadWriter<'a> {
     fn start<'scope>(
         scope: &'scope Scope<'scope, '_>,
         file: BorrowedFd<'scope>,
-        trouble: &'scope OnceLock<io::Error>,
-        chunks: &mut Chunks,
+        failure: &'scope OnceLock<io::Error>,
+        buffers: &mut Buffers,
     ) -> io::Result<Self>
     where
         'scope: 'a,
     {
-        let (full, to_write) = sync_channel::<(u64, Vec<u8>, usize)>(CHUNKS);
-        let (written, empty) = sync_channel(CHUNKS);
+        let (full, to_write) = sync_channel::<(u64, Vec<u8>, usize)>(BUFFERS);
+        let (written, empty) = sync_channel(BUFFERS);
         let thread = thread::Builder::new().name("copy to disk".into());
         thread.spawn_scoped(scope, move || {
-            for (offset, chunk, length) in to_write {
-                write_all(file, offset, &chunk[..length], trouble);
-                // Nobody takes it any more at the end.
-                let _ = written.send(chunk);
+            for (offset, buffer, length) in to_write {
+                write_all(file, offset, &buffer[..length], failure);
+                // The receiver is gone at the end.
+                let _ = written.send(buffer);
             }
         })?;
         Ok(Self {
             full,
             empty,
-            trouble,
-            fresh: (0..CHUNKS).map(|_| chunks.take()).collect(),
+            failure,
+            fresh: (0..BUFFERS).map(|_| buffers.take()).collect(),
         })
     }
 }
 
-impl Disk for Beside<'_> {
-    fn room(&mut self) -> Vec<u8> {
+impl Disk for ThreadWriter<'_> {
+    fn take_buffer(&mut self) -> Vec<u8> {
         let fresh = self.fresh.pop();
-        // The thread gives back all that it gets.
-        fresh.unwrap_or_else(|| self.empty.recv().unwrap_or_else(|_| vec![0; CHUNK]))
+        // The thread returns every buffer that it gets.
+        fresh.unwrap_or_else(|| self.empty.recv().unwrap_or_else(|_| vec![0; BUFFER]))
     }
 
-    fn put(&mut self, offset: u64, chunk: Vec<u8>, length: usize) {
-        if self.full.send((offset, chunk, length)).is_err() {
-            let _ = self.trouble.set(io::ErrorKind::Other.into());
+    fn write(&mut self, offset: u64, buffer: Vec<u8>, length: usize) {
+        if self.full.send((offset, buffer, length)).is_err() {
+            let _ = self.failure.set(io::ErrorKind::Other.into());
         }
     }
 
-    fn trouble(&self) -> Option<&io::Error> {
-        self.trouble.get()
+    fn error(&self) -> Option<&io::Error> {
+        self.failure.get()
     }
 }
 
-/// Writes all of it, unless something went wrong before.
-fn write_all(file: impl AsFd, mut offset: u64, mut bytes: &[u8], trouble: &OnceLock<io::Error>) {
-    while !bytes.is_empty() && trouble.get().is_none() {
+/// Writes all bytes, unless there was an error before.
+fn write_all(file: impl AsFd, mut offset: u64, mut bytes: &[u8], failure: &OnceLock<io::Error>) {
+    while !bytes.is_empty() && failure.get().is_none() {
         match pwrite(&file, bytes, offset) {
             Ok(0) => {
-                let _ = trouble.set(io::ErrorKind::WriteZero.into());
+                let _ = failure.set(io::ErrorKind::WriteZero.into());
             }
             Ok(count) => {
                 offset += count as u64;
@@ -165,7 +167,7 @@ fn write_all(file: impl AsFd, mut offset: u64, mut bytes: &[u8], trouble: &OnceL
             }
             Err(Errno::INTR) => {}
             Err(error) => {
-                let _ = trouble.set(error.into());
+                let _ = failure.set(error.into());
             }
         }
     }

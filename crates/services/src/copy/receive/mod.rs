@@ -1,10 +1,10 @@
-//! The end that receives: it makes what comes, entry by entry, and believes nothing of it.
+//! The receiving end. It creates the received entries and validates everything that it receives.
 
 mod attributes;
 mod body;
+mod destination;
 mod disk;
 mod part;
-mod place;
 
 use std::collections::HashSet;
 use std::io;
@@ -16,16 +16,17 @@ use rustix::fs::{self, AtFlags};
 use rustix::io::Errno;
 
 pub use attributes::Trust;
-pub use place::Destination;
+pub use destination::Destination;
 
-use super::line::{Line, Link};
+use super::message_stream::{Link, MessageStream};
 use super::name::Name;
-use super::note::{Note, Observer, Tally, bounded};
+use super::note::{CopyCounters, Note, Observer, bounded};
 use super::{CopyError, DEPTH, NOTES};
 use crate::wire::copy as wire;
-use wire::{sent, told};
+use wire::receiver_message::What as FromReceiver;
+use wire::sender_message::What as FromSender;
 
-/// The most bytes of a symbolic link's target, as on Linux.
+/// The longest target of a symbolic link, in bytes (`PATH_MAX` on Linux, without the NUL).
 const TARGET: usize = 4095;
 
 /// A folder that is being filled.
@@ -38,80 +39,84 @@ struct Level {
 
 /// The receiving end of one copy.
 pub struct Receiver<'a, L> {
-    line: &'a mut Line<L>,
+    messages: &'a mut MessageStream<L>,
     observer: &'a mut dyn Observer,
     destination: Destination,
-    /// Whether all that there is to know of a file is taken over, and with how much trust.
+    /// Whether attributes are preserved, and which of them are trusted.
     archive: Option<Trust>,
     sync: bool,
-    /// Names that may come at the top, if that is known.
-    asked: Option<HashSet<Vec<u8>>>,
-    /// Where in the tree it is, below the destination.
+    /// The names that may arrive at the top level, if they are known.
+    requested: Option<HashSet<Vec<u8>>>,
+    /// The current folders, from the destination down.
     levels: Vec<Level>,
-    /// Folders in one another that could not be made: what is in them is dropped.
+    /// The nesting depth inside a folder that could not be created: its contents are dropped.
     lost: usize,
-    /// Entries that came at the top.
-    tops: usize,
+    /// How many entries have arrived at the top level.
+    top_entries: usize,
     path: PathBuf,
-    chunks: disk::Chunks,
-    tally: Tally,
-    /// What this end could not make, which the other end is told of.
+    buffers: disk::Buffers,
+    counters: CopyCounters,
+    /// Entries that this end could not create; the peer learns the number.
     failed: u64,
-    told: u64,
+    notes_sent: u64,
 }
 
 impl<'a, L: Link> Receiver<'a, L> {
-    /// Receives over `line`, on which nothing but `Open` has been said.
+    /// Receives over `messages`, on which only `Open` has been sent.
     pub fn new(
-        line: &'a mut Line<L>,
+        messages: &'a mut MessageStream<L>,
         observer: &'a mut dyn Observer,
         destination: Destination,
     ) -> Self {
         Self {
-            line,
+            messages,
             observer,
             destination,
             archive: None,
             sync: false,
-            asked: None,
+            requested: None,
             levels: Vec::new(),
             lost: 0,
-            tops: 0,
+            top_entries: 0,
             path: PathBuf::new(),
-            chunks: disk::Chunks::default(),
-            tally: Tally::default(),
+            buffers: disk::Buffers::default(),
+            counters: CopyCounters::default(),
             failed: 0,
-            told: 0,
+            notes_sent: 0,
         }
     }
 
-    /// Takes over the sender's permissions, times and owners.
+    /// Preserves the sender's permissions, times and owners, as far as `trust` allows.
     pub fn archive(mut self, trust: Option<Trust>) -> Self {
         self.archive = trust;
         self
     }
 
-    /// Has everything on the disk before the last word.
+    /// Flushes everything to the disk before the copy counts as done.
     pub fn sync(mut self, sync: bool) -> Self {
         self.sync = sync;
         self
     }
 
-    /// Takes only what was asked for at the top: entries with these names, an empty one for what
-    /// is in a folder.
-    pub fn asked(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
-        self.asked = Some(names.into_iter().collect());
+    /// Accepts only these names at the top level; an empty name stands for the contents of a
+    /// folder.
+    pub fn requested(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
+        self.requested = Some(names.into_iter().collect());
         self
     }
 
     /// Receives everything.
-    pub fn run(mut self) -> Result<Tally, CopyError> {
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`] if the copy is aborted. A failure of one entry is counted instead.
+    pub fn run(mut self) -> Result<CopyCounters, CopyError> {
         match self.all() {
-            Ok(()) => Ok(self.tally),
+            Ok(()) => Ok(self.counters),
             Err(error) => {
                 if !matches!(error, CopyError::Failed(_)) {
-                    let _ = self.tell(told::What::Failed(wire::Failed::new(&error)));
-                    let _ = self.line.flush();
+                    let _ = self.send(FromReceiver::Failed(wire::Failed::new(&error)));
+                    let _ = self.messages.flush();
                 }
                 Err(error)
             }
@@ -121,19 +126,19 @@ impl<'a, L: Link> Receiver<'a, L> {
     fn all(&mut self) -> Result<(), CopyError> {
         loop {
             match self.receive()? {
-                sent::What::Total(total) => self.observer.total(total.files, total.bytes),
-                sent::What::Enter(enter) => self.enter(&enter)?,
-                sent::What::Leave(_) => self.leave()?,
-                sent::What::File(file) => self.file(&file)?,
-                sent::What::Symlink(link) => self.symlink(&link)?,
-                sent::What::Note(note) => self.observer.note(&Note::from_wire(&note)),
-                sent::What::Working(_) => {}
-                sent::What::End(end) => return self.end(end.failed),
-                sent::What::Failed(failed) => {
+                FromSender::Total(total) => self.observer.total(total.files, total.bytes),
+                FromSender::Enter(enter) => self.enter(&enter)?,
+                FromSender::Leave(_) => self.leave()?,
+                FromSender::File(file) => self.file(&file)?,
+                FromSender::Symlink(link) => self.symlink(&link)?,
+                FromSender::Note(note) => self.observer.note(&Note::from_wire(&note)),
+                FromSender::Working(_) => {}
+                FromSender::End(end) => return self.end(end.failed),
+                FromSender::Failed(failed) => {
                     return Err(CopyError::Failed(bounded(&failed.why)));
                 }
-                sent::What::From(_) | sent::What::Piece(_) | sent::What::FileEnd(_) => {
-                    return Err(CopyError::Violation("content of no file"));
+                FromSender::ResumeFrom(_) | FromSender::Chunk(_) | FromSender::FileEnd(_) => {
+                    return Err(CopyError::Violation("content outside of a file"));
                 }
             }
         }
@@ -145,31 +150,29 @@ impl<'a, L: Link> Receiver<'a, L> {
         }
         if self.sync {
             let folder = &self.destination.folder;
-            fs::syncfs(folder).map_err(|error| CopyError::here(&self.destination.path, error))?;
+            fs::syncfs(folder).map_err(|error| CopyError::local(&self.destination.path, error))?;
         }
-        self.tally.failed = self.failed.saturating_add(failed);
+        self.counters.failed = self.failed.saturating_add(failed);
         let failed = self.failed;
-        self.tell(told::What::Done(wire::Done { failed }))?;
-        self.line.flush()
+        self.send(FromReceiver::Done(wire::Done { failed }))?;
+        self.messages.flush()
     }
 
     fn enter(&mut self, enter: &wire::Enter) -> Result<(), CopyError> {
         if self.levels.len() + self.lost >= DEPTH {
-            return Err(CopyError::Violation(
-                "folders deeper in one another than allowed",
-            ));
+            return Err(CopyError::Violation("too deeply nested folders"));
         }
         let meta = enter.meta.unwrap_or_default();
         let named = match (&enter.name[..], self.at_top()) {
             (b"", true) => {
-                self.top(b"")?;
+                self.check_top(b"")?;
                 self.destination.rename.clone()
             }
             (name, _) => Some(self.name(name)?),
         };
         match &named {
             Some(name) => self.path.push(name.as_os_str()),
-            // Pushed, so that leaving has something to pop.
+            // Pushed so that leaving the folder can pop it.
             None => self.path.push("."),
         }
         if self.lost > 0 {
@@ -177,7 +180,7 @@ impl<'a, L: Link> Receiver<'a, L> {
             return Ok(());
         }
         let entered = match &named {
-            Some(name) => place::enter(self.here(), name, meta.mode)
+            Some(name) => destination::enter(self.current_folder(), name, meta.mode)
                 .map(|(folder, made)| (Arc::new(folder), made)),
             None => Ok((Arc::clone(&self.destination.folder), false)),
         };
@@ -196,11 +199,11 @@ impl<'a, L: Link> Receiver<'a, L> {
             self.lost -= 1;
         } else {
             let level = self.levels.pop();
-            let level = level.ok_or(CopyError::Violation("a leave of no folder"))?;
+            let level = level.ok_or(CopyError::Violation("a leave outside of a folder"))?;
             let applied = match self.archive {
                 Some(trust) => attributes::apply(&level.folder, &level.meta, trust),
                 None if level.made && level.meta.mode & 0o700 != 0o700 => {
-                    fs::fchmod(&level.folder, attributes::plain_mode(&level.meta))
+                    fs::fchmod(&level.folder, attributes::umasked_mode(&level.meta))
                 }
                 None => Ok(()),
             };
@@ -215,16 +218,14 @@ impl<'a, L: Link> Receiver<'a, L> {
     fn symlink(&mut self, link: &wire::Symlink) -> Result<(), CopyError> {
         let name = self.name(&link.name)?;
         if !(1..=TARGET).contains(&link.target.len()) || link.target.contains(&0) {
-            return Err(CopyError::Violation(
-                "a symbolic link to nothing that can be",
-            ));
+            return Err(CopyError::Violation("an invalid target of a symbolic link"));
         }
         if self.lost > 0 {
             return Ok(());
         }
         self.path.push(name.as_os_str());
         match self.make_symlink(&name, link) {
-            Ok(()) => self.tally.files += 1,
+            Ok(()) => self.counters.files += 1,
             Err(error) => self.fails(error)?,
         }
         self.path.pop();
@@ -232,30 +233,30 @@ impl<'a, L: Link> Receiver<'a, L> {
     }
 
     fn make_symlink(&self, name: &Name, link: &wire::Symlink) -> rustix::io::Result<()> {
-        let folder = self.here();
-        let beside = name.part();
-        let made = match fs::symlinkat(&link.target[..], folder, beside.as_os_str()) {
+        let folder = self.current_folder();
+        let temporary = name.part();
+        let made = match fs::symlinkat(&link.target[..], folder, temporary.as_os_str()) {
             Err(Errno::EXIST) => {
-                fs::unlinkat(folder, beside.as_os_str(), AtFlags::empty())?;
-                fs::symlinkat(&link.target[..], folder, beside.as_os_str())
+                fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty())?;
+                fs::symlinkat(&link.target[..], folder, temporary.as_os_str())
             }
             made => made,
         };
         made?;
         let finished = match (self.archive, link.meta) {
-            (Some(_), Some(meta)) => attributes::apply_to_link(folder, &beside, &meta),
+            (Some(_), Some(meta)) => attributes::apply_to_link(folder, &temporary, &meta),
             _ => Ok(()),
         };
         let finished = finished
-            .and_then(|()| fs::renameat(folder, beside.as_os_str(), folder, name.as_os_str()));
+            .and_then(|()| fs::renameat(folder, temporary.as_os_str(), folder, name.as_os_str()));
         if finished.is_err() {
-            let _ = fs::unlinkat(folder, beside.as_os_str(), AtFlags::empty());
+            let _ = fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty());
         }
         finished
     }
 
-    /// The folder that entries go to.
-    fn here(&self) -> &Arc<OwnedFd> {
+    /// The folder in which entries are created.
+    fn current_folder(&self) -> &Arc<OwnedFd> {
         match self.levels.last() {
             Some(level) => &level.folder,
             None => &self.destination.folder,
@@ -266,39 +267,40 @@ impl<'a, L: Link> Receiver<'a, L> {
         self.levels.is_empty() && self.lost == 0
     }
 
-    /// The name that an entry gets which is sent with these bytes as its name.
+    /// Validates a received name. At the top level, applies the rename.
     fn name(&mut self, bytes: &[u8]) -> Result<Name, CopyError> {
         let name = Name::new(bytes);
         let name = name.map_err(|_| CopyError::Violation("a name that leads elsewhere"))?;
         if !self.at_top() {
             return Ok(name);
         }
-        self.top(bytes)?;
+        self.check_top(bytes)?;
         Ok(self.destination.rename.clone().unwrap_or(name))
     }
 
-    /// Something comes at the top.
-    fn top(&mut self, name: &[u8]) -> Result<(), CopyError> {
+    /// Checks an entry at the top level.
+    fn check_top(&mut self, name: &[u8]) -> Result<(), CopyError> {
         if self
-            .asked
+            .requested
             .as_ref()
-            .is_some_and(|asked| !asked.contains(name))
+            .is_some_and(|requested| !requested.contains(name))
         {
-            return Err(CopyError::Violation("something that nobody asked for"));
+            return Err(CopyError::Violation("an entry that was not requested"));
         }
-        self.tops += 1;
-        if self.tops > 1 && self.destination.rename.is_some() {
+        self.top_entries += 1;
+        if self.top_entries > 1 && self.destination.rename.is_some() {
             let error = io::Error::from(io::ErrorKind::NotADirectory);
-            return Err(CopyError::here(&self.destination.path, error));
+            return Err(CopyError::local(&self.destination.path, error));
         }
         Ok(())
     }
 
-    /// Something cannot be made. That there is no room concerns all that is still to come.
+    /// Reports that an entry cannot be created. An error such as a full disk concerns all further
+    /// entries and aborts the copy.
     fn fails(&mut self, error: impl Into<io::Error>) -> Result<(), CopyError> {
         let error: io::Error = error.into();
-        if no_room(&error).is_some() {
-            return Err(CopyError::here(&self.path, error));
+        if out_of_space(&error).is_some() {
+            return Err(CopyError::local(&self.path, error));
         }
         self.note(error.to_string())
     }
@@ -311,26 +313,27 @@ impl<'a, L: Link> Receiver<'a, L> {
         };
         self.failed += 1;
         self.observer.note(&note);
-        if self.told == NOTES {
+        if self.notes_sent == NOTES {
             return Ok(());
         }
-        self.told += 1;
-        self.tell(told::What::Note(note.to_wire()))?;
-        self.line.flush()
+        self.notes_sent += 1;
+        self.send(FromReceiver::Note(note.to_wire()))?;
+        self.messages.flush()
     }
 
-    fn tell(&mut self, what: told::What) -> Result<(), CopyError> {
-        self.line.send(&wire::Told { what: Some(what) })
+    fn send(&mut self, what: FromReceiver) -> Result<(), CopyError> {
+        self.messages
+            .send(&wire::ReceiverMessage { what: Some(what) })
     }
 
-    fn receive(&mut self) -> Result<sent::What, CopyError> {
-        let sent: wire::Sent = self.line.receive()?;
-        sent.what.ok_or(CopyError::Violation("an empty message"))
+    fn receive(&mut self) -> Result<FromSender, CopyError> {
+        let message: wire::SenderMessage = self.messages.receive()?;
+        message.what.ok_or(CopyError::Violation("an empty message"))
     }
 }
 
-/// Whether an error concerns all that is still to come as well, and not one entry.
-fn no_room(error: &io::Error) -> Option<Errno> {
+/// Returns the error number if the error concerns all further entries and not only one.
+fn out_of_space(error: &io::Error) -> Option<Errno> {
     let errno = Errno::from_raw_os_error(error.raw_os_error()?);
     [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::IO]
         .contains(&errno)

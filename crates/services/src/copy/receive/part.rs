@@ -1,4 +1,4 @@
-//! A file while it is incomplete, beside its final name.
+//! A partial file: the content under a temporary name beside the final one.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -9,46 +9,47 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::super::name::Name;
-use super::place;
+use super::destination;
 
-/// A file while it is incomplete. Dropped, it is gone, unless it is worth going on with.
+/// A partial file. It is removed on drop, unless a later copy can resume it.
 #[derive(Debug)]
 pub(super) struct Part {
     folder: Arc<OwnedFd>,
     name: Name,
-    beside: Name,
+    temporary: Name,
     file: OwnedFd,
     stat: Stat,
-    found: bool,
+    resumed: bool,
     keep: bool,
     done: bool,
 }
 
-/// How often something else may come between two looks at the same name.
+/// How often to retry when another process changes the temporary name in between.
 const TRIES: usize = 16;
 
 impl Part {
-    /// Makes room for the content of `name`, or finds what there is of it from an attempt that
-    /// broke if `resume` says so.
+    /// Creates the temporary file for the content of `name`. With `resume`, reuses the one that an
+    /// interrupted copy has left.
     pub(super) fn open(
         folder: &Arc<OwnedFd>,
         name: Name,
         mode: u32,
         resume: bool,
     ) -> io::Result<Self> {
-        if resume && place::kind(folder, &name) == Some(FileType::Directory) {
-            // Renaming would say so, but only after all has been sent.
+        if resume && destination::kind(folder, &name) == Some(FileType::Directory) {
+            // The final rename would fail as well, but only after the whole content was
+            // transferred.
             return Err(Errno::ISDIR.into());
         }
-        let beside = name.part();
-        let (file, stat, found) = open(folder, &beside, mode, resume)?;
+        let temporary = name.part();
+        let (file, stat, resumed) = open(folder, &temporary, mode, resume)?;
         Ok(Self {
             folder: Arc::clone(folder),
             name,
-            beside,
+            temporary,
             file,
             stat,
-            found,
+            resumed,
             keep: resume,
             done: false,
         })
@@ -58,25 +59,25 @@ impl Part {
         &self.file
     }
 
-    /// What it was when it was opened.
+    /// Its state when it was opened.
     pub(super) fn stat(&self) -> &Stat {
         &self.stat
     }
 
-    /// Whether it was there.
-    pub(super) fn is_found(&self) -> bool {
-        self.found
+    /// Whether it existed before.
+    pub(super) fn is_resumed(&self) -> bool {
+        self.resumed
     }
 
-    /// It is worth nothing: what comes next begins anew.
+    /// Removes the file, so that the next copy starts anew.
     pub(super) fn discard(mut self) {
         self.keep = false;
     }
 
-    /// It is complete and gets its name, in place of what has it now.
+    /// Renames the complete file to its final name, replacing what is there.
     pub(super) fn finish(mut self) -> rustix::io::Result<()> {
-        let (beside, name) = (self.beside.as_os_str(), self.name.as_os_str());
-        let renamed = fs::renameat(&self.folder, beside, &self.folder, name);
+        let (temporary, name) = (self.temporary.as_os_str(), self.name.as_os_str());
+        let renamed = fs::renameat(&self.folder, temporary, &self.folder, name);
         self.keep = false;
         self.done = renamed.is_ok();
         renamed
@@ -87,16 +88,16 @@ impl Drop for Part {
     fn drop(&mut self) {
         let empty = || fs::fstat(&self.file).is_ok_and(|now| now.st_size == 0);
         if !self.done && (!self.keep || empty()) {
-            let beside = self.beside.as_os_str();
-            let _ = fs::unlinkat(&self.folder, beside, AtFlags::empty());
+            let temporary = self.temporary.as_os_str();
+            let _ = fs::unlinkat(&self.folder, temporary, AtFlags::empty());
         }
     }
 }
 
-/// Opens what is beside the name for this process alone, with its lock, and whether it was there.
+/// Opens the temporary name exclusively, with a lock. Returns also whether the file existed before.
 fn open(
     folder: &OwnedFd,
-    beside: &Name,
+    temporary: &Name,
     mode: u32,
     resume: bool,
 ) -> io::Result<(OwnedFd, Stat, bool)> {
@@ -104,15 +105,16 @@ fn open(
     for _ in 0..TRIES {
         let new = flags | OFlags::CREATE | OFlags::EXCL;
         let mode = Mode::from_raw_mode(mode & 0o777);
-        let (file, new) = match fs::openat(folder, beside.as_os_str(), new, mode) {
+        let (file, new) = match fs::openat(folder, temporary.as_os_str(), new, mode) {
             Ok(file) => (file, true),
             Err(Errno::EXIST) => {
-                match fs::openat(folder, beside.as_os_str(), flags, Mode::empty()) {
+                match fs::openat(folder, temporary.as_os_str(), flags, Mode::empty()) {
                     Ok(file) => (file, false),
                     Err(Errno::NOENT) => continue,
-                    // A link, a folder, or not ours to write: not what we left.
+                    // A symbolic link, a folder, or not writable: not a partial file of this
+                    // program.
                     Err(_) => {
-                        fs::unlinkat(folder, beside.as_os_str(), AtFlags::empty())?;
+                        fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty())?;
                         continue;
                     }
                 }
@@ -122,32 +124,32 @@ fn open(
         match fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
-                let why = "another copy to this name is under way";
+                let why = "another copy to this name is in progress";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, why));
             }
-            // There are filesystems without locks.
+            // Some filesystems have no locks.
             Err(_) => {}
         }
         let stat = fs::fstat(&file)?;
         if new {
             return Ok((file, stat, false));
         }
-        // Whoever had it may have finished it before we got the lock.
-        match fs::statat(folder, beside.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        // The former holder of the lock may have renamed the file before this process got the lock.
+        match fs::statat(folder, temporary.as_os_str(), AtFlags::SYMLINK_NOFOLLOW) {
             Ok(now) if (now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino) => {}
             Ok(_) | Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         }
-        let ours = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
+        let own = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile
             && stat.st_uid == geteuid().as_raw()
             && stat.st_nlink == 1
             && stat.st_mode & 0o777 & !mode.as_raw_mode() == 0;
-        if resume && ours {
+        if resume && own {
             return Ok((file, stat, true));
         }
-        // Somebody else may have laid it there to keep a descriptor of what will be the file.
-        fs::unlinkat(folder, beside.as_os_str(), AtFlags::empty())?;
+        // Another user may have placed the file there, to keep a descriptor of the final file.
+        fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty())?;
     }
-    let why = "the name beside it changes all the time";
+    let why = "the temporary name keeps changing";
     Err(io::Error::new(io::ErrorKind::ResourceBusy, why))
 }

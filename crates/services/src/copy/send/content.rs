@@ -1,4 +1,4 @@
-//! What is in files: the data and the holes, read piece by piece.
+//! The content of files: data and holes, read segment by segment.
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -7,19 +7,20 @@ use std::path::Path;
 use rustix::fs::{self, Advice, AtFlags, CWD, Dir, FileType, OFlags, SeekFrom, Stat};
 use rustix::io::{self, Errno};
 
-use super::super::line::Link;
+use super::super::message_stream::Link;
 use super::super::name::Name;
 use super::super::sum::Sum;
-use super::super::{CHUNK, CopyError, RESUMED};
+use super::super::{BUFFER, CopyError, RESUME_SIZE};
 use super::{At, Sender, Source, bytes_of, meta, open};
 use crate::wire::copy as wire;
-use wire::{sent, told};
+use wire::receiver_message::What as FromReceiver;
+use wire::sender_message::What as FromSender;
 
-/// Where a file has data, up to a length that was looked at once.
+/// The data segments of a file, up to a length that is determined once.
 pub(in crate::copy) struct Extents<'a> {
     file: BorrowedFd<'a>,
     length: u64,
-    /// Whether it has holes, as far as one can tell for nothing.
+    /// Whether the file has holes, judged by its block count.
     holes: bool,
     known: Range<u64>,
 }
@@ -38,7 +39,7 @@ impl<'a> Extents<'a> {
         }
     }
 
-    /// The next data at `position` or after it, if there is any.
+    /// The next data segment at or after `position`, if there is one.
     fn next(&mut self, position: u64) -> io::Result<Option<Range<u64>>> {
         if position >= self.length {
             return Ok(None);
@@ -50,7 +51,7 @@ impl<'a> Extents<'a> {
             let start = match fs::seek(self.file, SeekFrom::Data(position)) {
                 Ok(start) if start < self.length => start,
                 Ok(_) | Err(Errno::NXIO) => return Ok(None),
-                // The filesystem does not tell.
+                // The filesystem does not report holes.
                 Err(Errno::INVAL) => {
                     self.holes = false;
                     return Ok(Some(position..self.length));
@@ -64,8 +65,8 @@ impl<'a> Extents<'a> {
         Ok(Some(start..self.known.end))
     }
 
-    /// Reads data at `position` or after it: where it begins, and how much was read of it.
-    /// `None` where there is no more, be it that the file has become shorter.
+    /// Reads data at or after `position`: returns its offset and length. `None` if there is no more
+    /// data, also if the file has become shorter.
     pub(in crate::copy) fn read(
         &mut self,
         position: u64,
@@ -91,14 +92,14 @@ impl<'a> Extents<'a> {
         Ok((read > 0).then_some((extent.start, read)))
     }
 
-    /// How long the file is, which may be less than it was.
+    /// The file's length, which may have become shorter.
     fn length(&self) -> u64 {
         self.length
     }
 }
 
-/// The checksum of a file's first `length` bytes, if it has as many. `working` is called again and
-/// again.
+/// The checksum of the first `length` bytes of a file, or of fewer if the file is shorter.
+/// `working` is called repeatedly.
 pub(in crate::copy) fn sum_of(
     file: BorrowedFd<'_>,
     stat: &Stat,
@@ -131,12 +132,12 @@ impl<L: Link> Sender<'_, L> {
             Err(error) => return self.fails(error),
         };
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return self.note("it is a file no more".into(), false);
+            return self.note("it is no longer a regular file".into(), false);
         }
         let size = stat.st_size as u64;
-        let ask = size >= RESUMED;
+        let ask = size >= RESUME_SIZE;
         self.observer.file(&self.path, size);
-        self.say(sent::What::File(wire::File {
+        self.send(FromSender::File(wire::File {
             name: bytes_of(name),
             meta: Some(meta(&stat)),
             size,
@@ -147,29 +148,30 @@ impl<L: Link> Sender<'_, L> {
             false => Some(Sum::new()),
         };
         let Some(sum) = begun else {
-            // The receiver has said why.
-            return self.say(sent::What::FileEnd(wire::FileEnd::default()));
+            // The receiver has reported why.
+            return self.send(FromSender::FileEnd(wire::FileEnd::default()));
         };
         let end = self.content(file.as_fd(), &stat, size, sum)?;
         let was = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
         if !end.broken && fs::fstat(&file).is_ok_and(|now| was(&now) != was(&stat)) {
-            // It arrives all the same: of a log that is being written most is better than nothing.
-            self.note("it was changed while it was copied".into(), false)?;
+            // The content is sent anyway: most of a log that is being written is better than
+            // nothing.
+            self.note("it changed while it was copied".into(), false)?;
         }
-        self.tally.files += u64::from(!end.broken);
-        self.say(sent::What::FileEnd(end))
+        self.counters.files += u64::from(!end.broken);
+        self.send(FromSender::FileEnd(end))
     }
 
-    /// Agrees with the receiver on where to begin: the checksum up to there, or `None` if it does
-    /// not take the file.
+    /// Agrees with the receiver on where to begin. Returns the checksum up to there, or `None` if
+    /// the receiver skips the file.
     fn begin(&mut self, file: BorrowedFd<'_>, stat: &Stat) -> Result<Option<Sum>, CopyError> {
-        // A hint, without which it only takes longer.
+        // Only a hint: failure costs time, nothing else.
         let _ = fs::fadvise(file, 0, None, Advice::Sequential);
-        self.line.flush()?;
+        self.messages.flush()?;
         let answer = loop {
-            match self.hear()? {
-                told::What::Answer(answer) => break answer,
-                other => self.heard(other)?,
+            match self.receive()? {
+                FromReceiver::Answer(answer) => break answer,
+                other => self.handle(other)?,
             }
         };
         if answer.skip {
@@ -177,12 +179,12 @@ impl<L: Link> Sender<'_, L> {
         }
         let mut sum = Sum::new();
         if (1..=stat.st_size as u64).contains(&answer.length) {
-            let line = &mut *self.line;
-            let working = || match line.is_silent() {
+            let messages = &mut *self.messages;
+            let working = || match messages.keepalive_due() {
                 true => {
-                    let what = Some(sent::What::Working(wire::Working {}));
-                    line.send(&wire::Sent { what })?;
-                    line.flush()
+                    let what = Some(FromSender::Working(wire::Working {}));
+                    messages.send(&wire::SenderMessage { what })?;
+                    messages.flush()
                 }
                 false => Ok(()),
             };
@@ -192,12 +194,12 @@ impl<L: Link> Sender<'_, L> {
                 && same.get()[..] == answer.checksum[..]
             {
                 sum = same;
-                self.tally.resumed += answer.length;
+                self.counters.resumed += answer.length;
                 self.observer.advance(answer.length);
             }
         }
         let offset = sum.position();
-        self.say(sent::What::From(wire::From { offset }))?;
+        self.send(FromSender::ResumeFrom(wire::ResumeFrom { offset }))?;
         Ok(Some(sum))
     }
 
@@ -214,16 +216,16 @@ impl<L: Link> Sender<'_, L> {
             match extents.read(sum.position(), &mut self.buffer) {
                 Ok(Some((offset, count))) => {
                     let length = count as u32;
-                    self.say(sent::What::Piece(wire::Piece { offset, length }))?;
+                    self.send(FromSender::Chunk(wire::Chunk { offset, length }))?;
                     let bytes = &self.buffer[..count];
                     let hole = offset - sum.position();
                     sum.zeros(hole);
                     sum.data(bytes);
-                    self.line.send_bytes(bytes)?;
-                    self.tally.bytes += count as u64;
+                    self.messages.send_bytes(bytes)?;
+                    self.counters.bytes += count as u64;
                     self.observer.advance(hole + count as u64);
-                    if count == CHUNK {
-                        self.listen(64)?;
+                    if count == BUFFER {
+                        self.poll_receiver(64)?;
                     }
                 }
                 Ok(None) => break false,
@@ -246,12 +248,12 @@ impl<L: Link> Sender<'_, L> {
     }
 }
 
-/// Entries that are counted at the most: to count takes time as well.
-const COUNTED: u64 = 200_000;
+/// The most entries that are counted, because counting takes time too.
+const MAX_COUNTED: u64 = 200_000;
 
-/// How many files there are, and how long they are together; as far as one can see.
+/// Counts the files and their total size in bytes. Entries that cannot be read are ignored.
 pub(super) fn count(sources: &[Source], recursive: bool) -> (u64, u64) {
-    let mut counted = Counted::default();
+    let mut counter = Counter::default();
     for source in sources {
         let follow = !recursive || source.name().is_none();
         let at = At {
@@ -259,22 +261,22 @@ pub(super) fn count(sources: &[Source], recursive: bool) -> (u64, u64) {
             name: source.path(),
             follow,
         };
-        counted.add(at, recursive, 0);
+        counter.add(at, recursive, 0);
     }
-    (counted.files, counted.bytes)
+    (counter.files, counter.bytes)
 }
 
 #[derive(Default)]
-struct Counted {
+struct Counter {
     files: u64,
     bytes: u64,
     entries: u64,
 }
 
-impl Counted {
+impl Counter {
     fn add(&mut self, at: At<'_>, recursive: bool, depth: usize) {
         self.entries += 1;
-        if self.entries > COUNTED {
+        if self.entries > MAX_COUNTED {
             return;
         }
         let flags = match at.follow {

@@ -1,5 +1,5 @@
-//! The end that sends: it walks trees in depth and never waits for the other end, but before the
-//! content of a large file.
+//! The sending end. It walks trees depth first, and waits for the peer only before the content of a
+//! large file.
 
 mod content;
 
@@ -15,14 +15,15 @@ use rustix::io::Errno;
 
 pub(super) use content::sum_of;
 
-use super::line::{Line, Link};
+use super::message_stream::{Link, MessageStream};
 use super::name::Name;
-use super::note::{Note, Observer, Tally, bounded};
-use super::{CHUNK, CopyError, DEPTH, NOTES};
+use super::note::{CopyCounters, Note, Observer, bounded};
+use super::{BUFFER, CopyError, DEPTH, NOTES};
 use crate::wire::copy as wire;
-use wire::{sent, told};
+use wire::receiver_message::What as FromReceiver;
+use wire::sender_message::What as FromSender;
 
-/// Something to be copied.
+/// A path to copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     path: PathBuf,
@@ -30,8 +31,8 @@ pub struct Source {
 }
 
 impl Source {
-    /// What is at `path`. Its name over there is the path's last component; for a path that ends
-    /// in `.`, `..` or the root it is what is in the folder, without a name.
+    /// Copies what is at `path`. Its name at the destination is the path's last component. A path
+    /// that ends in `.`, `..` or the root has no name: the contents of that folder are copied.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();
         let bytes = path.as_os_str().as_bytes();
@@ -42,12 +43,12 @@ impl Source {
         Self { path, name }
     }
 
-    /// Where it is.
+    /// The path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The name that it gets.
+    /// The name at the destination.
     pub fn name(&self) -> Option<&Name> {
         self.name.as_ref()
     }
@@ -55,20 +56,20 @@ impl Source {
 
 /// The sending end of one copy.
 pub struct Sender<'a, L> {
-    line: &'a mut Line<L>,
+    messages: &'a mut MessageStream<L>,
     observer: &'a mut dyn Observer,
-    /// Folders with what is in them, and symbolic links as such.
+    /// Whether to copy folders with their contents, and symbolic links as links.
     recursive: bool,
-    /// Where it is, as it is told to people.
+    /// The current path, for messages to people.
     path: PathBuf,
     buffer: Vec<u8>,
-    tally: Tally,
-    /// Entries since it last listened.
-    deaf: u32,
-    heard: u64,
+    counters: CopyCounters,
+    /// The cost of the entries sent since the receiver's messages were last read.
+    unpolled: u32,
+    notes: u64,
 }
 
-/// An entry that is looked at: a name in an open folder, or the path of a source.
+/// An entry: a name in an open folder, or the path of a source.
 #[derive(Clone, Copy)]
 struct At<'a> {
     folder: BorrowedFd<'a>,
@@ -77,29 +78,37 @@ struct At<'a> {
 }
 
 impl<'a, L: Link> Sender<'a, L> {
-    /// Sends over `line`, on which nothing but `Open` has been said.
-    pub fn new(line: &'a mut Line<L>, observer: &'a mut dyn Observer, recursive: bool) -> Self {
+    /// Sends over `messages`, on which only `Open` has been sent.
+    pub fn new(
+        messages: &'a mut MessageStream<L>,
+        observer: &'a mut dyn Observer,
+        recursive: bool,
+    ) -> Self {
         Self {
-            line,
+            messages,
             observer,
             recursive,
             path: PathBuf::new(),
-            buffer: vec![0; CHUNK],
-            tally: Tally::default(),
-            deaf: 0,
-            heard: 0,
+            buffer: vec![0; BUFFER],
+            counters: CopyCounters::default(),
+            unpolled: 0,
+            notes: 0,
         }
     }
 
-    /// Sends all of `sources`, after a word on how much that is if `count` says so.
-    pub fn run(mut self, sources: &[Source], count: bool) -> Result<Tally, CopyError> {
+    /// Sends all `sources`, preceded by the expected amount of data if `count` is set.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError`] if the copy is aborted. A failure of one entry is counted instead.
+    pub fn run(mut self, sources: &[Source], count: bool) -> Result<CopyCounters, CopyError> {
         match self.all(sources, count) {
-            Ok(()) => Ok(self.tally),
-            // What the receiver said before it went is the better reason.
-            Err(CopyError::Broken(error)) => Err(self.last_words(error)),
-            Err(error @ CopyError::Here { .. }) => {
-                let _ = self.say(sent::What::Failed(wire::Failed::new(&error)));
-                let _ = self.line.flush();
+            Ok(()) => Ok(self.counters),
+            // The receiver's final error message is more precise than the system's error.
+            Err(CopyError::Broken(error)) => Err(self.closing_error(error)),
+            Err(error @ CopyError::Local { .. }) => {
+                let _ = self.send(FromSender::Failed(wire::Failed::new(&error)));
+                let _ = self.messages.flush();
                 Err(error)
             }
             Err(error) => Err(error),
@@ -110,7 +119,7 @@ impl<'a, L: Link> Sender<'a, L> {
         if count {
             let (files, bytes) = content::count(sources, self.recursive);
             self.observer.total(files, bytes);
-            self.say(sent::What::Total(wire::Total { files, bytes }))?;
+            self.send(FromSender::Total(wire::Total { files, bytes }))?;
         }
         for source in sources {
             let path = source.path();
@@ -125,22 +134,22 @@ impl<'a, L: Link> Sender<'a, L> {
             };
             self.entry(at, source.name.as_ref(), 0)?;
         }
-        let failed = self.tally.failed;
-        self.say(sent::What::End(wire::End { failed }))?;
-        self.line.flush()?;
+        let failed = self.counters.failed;
+        self.send(FromSender::End(wire::End { failed }))?;
+        self.messages.flush()?;
         loop {
-            match self.hear()? {
-                told::What::Done(done) => {
-                    self.tally.failed = self.tally.failed.saturating_add(done.failed);
+            match self.receive()? {
+                FromReceiver::Done(done) => {
+                    self.counters.failed = self.counters.failed.saturating_add(done.failed);
                     return Ok(());
                 }
-                other => self.heard(other)?,
+                other => self.handle(other)?,
             }
         }
     }
 
     fn entry(&mut self, at: At<'_>, name: Option<&Name>, depth: usize) -> Result<(), CopyError> {
-        self.listen(1)?;
+        self.poll_receiver(1)?;
         let flags = match at.follow {
             true => AtFlags::empty(),
             false => AtFlags::SYMLINK_NOFOLLOW,
@@ -151,10 +160,10 @@ impl<'a, L: Link> Sender<'a, L> {
         };
         match (FileType::from_raw_mode(stat.st_mode), name) {
             (FileType::Directory, _) if !self.recursive => {
-                self.note("a folder, which is copied with -r only".into(), false)
+                self.note("a folder is copied only with -r".into(), false)
             }
             (FileType::Directory, _) if depth == DEPTH => {
-                let why = format!("folders are copied up to {DEPTH} deep");
+                let why = format!("folders are nested more than {DEPTH} levels deep");
                 self.note(why, false)
             }
             (FileType::Directory, name) => self.folder(at, name, depth),
@@ -181,7 +190,7 @@ impl<'a, L: Link> Sender<'a, L> {
             Ok(opened) => opened,
             Err(error) => return self.fails(error),
         };
-        self.say(sent::What::Enter(wire::Enter {
+        self.send(FromSender::Enter(wire::Enter {
             name: name.map_or(Bytes::new(), bytes_of),
             meta: Some(meta(&stat)),
         }))?;
@@ -195,7 +204,7 @@ impl<'a, L: Link> Sender<'a, L> {
             };
             let entry: &CStr = entry.file_name();
             let Ok(name) = Name::new(entry.to_bytes()) else {
-                continue; // itself, and the folder above
+                continue; // `.` and `..`
             };
             let at = At {
                 folder: folder.as_fd(),
@@ -206,7 +215,7 @@ impl<'a, L: Link> Sender<'a, L> {
             self.entry(at, Some(&name), depth + 1)?;
             self.path.pop();
         }
-        self.say(sent::What::Leave(wire::Leave {}))
+        self.send(FromSender::Leave(wire::Leave {}))
     }
 
     fn symlink(&mut self, at: At<'_>, name: &Name, stat: &Stat) -> Result<(), CopyError> {
@@ -214,15 +223,15 @@ impl<'a, L: Link> Sender<'a, L> {
             Ok(target) => target,
             Err(error) => return self.fails(error),
         };
-        self.tally.files += 1;
-        self.say(sent::What::Symlink(wire::Symlink {
+        self.counters.files += 1;
+        self.send(FromSender::Symlink(wire::Symlink {
             name: bytes_of(name),
             target: target.into_bytes().into(),
             meta: Some(meta(stat)),
         }))
     }
 
-    /// Something is not sent, and the rest is.
+    /// Reports that an entry is not sent. The copy continues.
     fn fails(&mut self, error: Errno) -> Result<(), CopyError> {
         self.note(io::Error::from(error).to_string(), false)
     }
@@ -230,58 +239,60 @@ impl<'a, L: Link> Sender<'a, L> {
     fn note(&mut self, why: String, skipped: bool) -> Result<(), CopyError> {
         let path = self.path.clone();
         let note = Note { path, why, skipped };
-        self.tally.failed += u64::from(!skipped);
+        self.counters.failed += u64::from(!skipped);
         self.observer.note(&note);
-        self.say(sent::What::Note(note.to_wire()))
+        self.send(FromSender::Note(note.to_wire()))
     }
 
-    fn say(&mut self, what: sent::What) -> Result<(), CopyError> {
-        self.line.send(&wire::Sent { what: Some(what) })
+    fn send(&mut self, what: FromSender) -> Result<(), CopyError> {
+        self.messages
+            .send(&wire::SenderMessage { what: Some(what) })
     }
 
-    fn hear(&mut self) -> Result<told::What, CopyError> {
-        let told: wire::Told = self.line.receive()?;
-        told.what.ok_or(CopyError::Violation("an empty message"))
+    fn receive(&mut self) -> Result<FromReceiver, CopyError> {
+        let message: wire::ReceiverMessage = self.messages.receive()?;
+        message.what.ok_or(CopyError::Violation("an empty message"))
     }
 
-    /// Hears what the receiver has to say, if it is time to: `cost` is 64 for what takes long.
-    fn listen(&mut self, cost: u32) -> Result<(), CopyError> {
-        self.deaf += cost;
-        if self.deaf < 64 {
+    /// Reads the receiver's pending messages once enough entries were sent: `cost` is 64 for an
+    /// expensive operation.
+    fn poll_receiver(&mut self, cost: u32) -> Result<(), CopyError> {
+        self.unpolled += cost;
+        if self.unpolled < 64 {
             return Ok(());
         }
-        self.deaf = 0;
-        while self.line.heard()? {
-            let what = self.hear()?;
-            self.heard(what)?;
+        self.unpolled = 0;
+        while self.messages.has_input()? {
+            let what = self.receive()?;
+            self.handle(what)?;
         }
         Ok(())
     }
 
-    /// Takes what may be said at any time.
-    fn heard(&mut self, what: told::What) -> Result<(), CopyError> {
+    /// Handles a message that may arrive at any time.
+    fn handle(&mut self, what: FromReceiver) -> Result<(), CopyError> {
         match what {
-            told::What::Working(_) => Ok(()),
-            told::What::Note(note) => {
-                self.heard += 1;
-                if self.heard > NOTES {
+            FromReceiver::Working(_) => Ok(()),
+            FromReceiver::Note(note) => {
+                self.notes += 1;
+                if self.notes > NOTES {
                     return Err(CopyError::Violation("more notes than a receiver may send"));
                 }
                 self.observer.note(&Note::from_wire(&note));
                 Ok(())
             }
-            told::What::Failed(failed) => Err(CopyError::Failed(bounded(&failed.why))),
-            told::What::Answer(_) | told::What::Done(_) => {
-                Err(CopyError::Violation("an answer that nobody asked for"))
+            FromReceiver::Failed(failed) => Err(CopyError::Failed(bounded(&failed.why))),
+            FromReceiver::Answer(_) | FromReceiver::Done(_) => {
+                Err(CopyError::Violation("an unexpected answer"))
             }
         }
     }
 
-    /// Why the connection broke: what the receiver said last, else what the system says.
-    fn last_words(&mut self, error: io::Error) -> CopyError {
-        // It can hardly have said more, and if it did, that is no reason to go on.
+    /// Why the connection broke: the receiver's final error message, or else the system's error.
+    fn closing_error(&mut self, error: io::Error) -> CopyError {
+        // The limit covers all that a receiver may have sent.
         for _ in 0..2 * NOTES {
-            match self.hear().map(|what| self.heard(what)) {
+            match self.receive().map(|what| self.handle(what)) {
                 Ok(Ok(())) => {}
                 Ok(Err(failed @ CopyError::Failed(_))) => return failed,
                 Ok(Err(_)) | Err(_) => break,
@@ -291,7 +302,7 @@ impl<'a, L: Link> Sender<'a, L> {
     }
 }
 
-/// Opens a file or folder to be read, and nothing that opening alone does something to.
+/// Opens a file or folder for reading, without side effects of opening.
 fn open(at: At<'_>, kind: OFlags) -> rustix::io::Result<OwnedFd> {
     let follow = match at.follow {
         true => OFlags::empty(),
@@ -324,7 +335,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_is_named_by_its_last_component_or_not_at_all() {
+    fn a_source_has_the_name_of_its_last_component_or_none() {
         for (path, name) in [
             ("a", Some("a")),
             ("/x/a", Some("a")),

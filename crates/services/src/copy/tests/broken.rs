@@ -1,4 +1,4 @@
-//! A copy that breaks leaves nothing half-written under its final name, and goes on.
+//! Interrupted copies: nothing incomplete has its final name, and a second copy resumes.
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::whole::{Seen, look};
 use super::*;
 
-/// What is copied: small files before and after a large one, in folders.
+/// The source: small files before and after a large one, in folders.
 fn tree() -> TempDir {
     let from = folder();
     let at = |name: &str| from.path().join("tree").join(name);
@@ -28,7 +28,7 @@ fn content(length: u32) -> Vec<u8> {
         .collect()
 }
 
-/// Copies the tree over a connection on which each end's writing is cut after so many bytes.
+/// Copies the tree over a connection that breaks after each end has written so many bytes.
 fn cut(from: &TempDir, to: &TempDir, sender: i64, receiver: i64) -> (Ended, Ended) {
     let (one, other) = UnixStream::pair().unwrap();
     let pair = (Cut::after(one, sender), Cut::after(other, receiver));
@@ -43,7 +43,7 @@ fn parts(all: &std::collections::BTreeMap<PathBuf, Seen>) -> Vec<&PathBuf> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_copy_that_is_cut_at_any_byte_can_be_made_again(
+    fn a_copy_that_breaks_at_any_byte_can_be_repeated(
         sender in prop_oneof![0i64..2_600_000, 0i64..100_000, 2_500_000i64..2_580_000],
         receiver in prop_oneof![2 => Just(i64::MAX), 1 => 0i64..120],
     ) {
@@ -51,14 +51,14 @@ proptest! {
         let original = look(from.path());
         let ((sent, _), (received, _)) = cut(&from, &to, sender, receiver);
         let done = sent.is_ok();
-        prop_assert!(!done || received.is_ok(), "done for one who sent, and not for who received");
+        prop_assert!(!done || received.is_ok(), "done for the sender, but not for the receiver");
         let left = look(to.path());
         for (path, seen) in &left {
             if let Seen::File { content, .. } = seen && !parts(&left).contains(&path) {
                 let Some(Seen::File { content: whole, .. }) = original.get(path) else {
-                    panic!("{path:?} was never there");
+                    panic!("{path:?} was never in the source");
                 };
-                prop_assert!(content == whole, "{path:?} is not whole");
+                prop_assert!(content == whole, "{path:?} is not complete");
             }
         }
         prop_assert!(parts(&left).len() <= 1, "{:?}", parts(&left));
@@ -69,14 +69,14 @@ proptest! {
 }
 
 #[test]
-fn a_large_file_goes_on_where_it_stopped() {
+fn a_large_file_is_resumed_where_it_stopped() {
     let (from, to) = (folder(), folder());
     fs::create_dir(from.path().join("tree")).unwrap();
     let large = content(5_000_000);
     fs::write(from.path().join("tree/large"), &large).unwrap();
     let ((sent, _), (received, _)) = cut(&from, &to, 3_000_000, i64::MAX);
-    assert!(sent.unwrap_err().may_go_on());
-    assert!(received.unwrap_err().may_go_on());
+    assert!(sent.unwrap_err().is_resumable());
+    assert!(received.unwrap_err().is_resumable());
 
     let ((again, _), (received, _)) = cut(&from, &to, i64::MAX, i64::MAX);
     let (again, received) = (again.unwrap(), received.unwrap());
@@ -90,7 +90,7 @@ fn a_large_file_goes_on_where_it_stopped() {
 }
 
 #[test]
-fn what_was_left_is_not_gone_on_with_if_it_is_something_else() {
+fn a_partial_file_with_other_content_is_not_resumed() {
     let (from, to) = (folder(), folder());
     fs::create_dir(from.path().join("tree")).unwrap();
     let large = content(5_000_000);
@@ -115,19 +115,19 @@ fn two_copies_to_one_name_do_not_mix() {
     fs::write(from.path().join("file"), content(2_000_000)).unwrap();
     let held = fs::File::create(to.path().join(".file.hvsock.part")).unwrap();
     rustix::fs::flock(&held, rustix::fs::FlockOperation::LockExclusive).unwrap();
-    let ((sent, heard), _) = copy(&[&from.path().join("file")], to.path(), false);
+    let ((sent, record), _) = copy(&[&from.path().join("file")], to.path(), false);
     assert_eq!(sent.unwrap().failed, 1);
     assert!(
-        heard.notes[0].why.contains("another copy"),
+        record.notes[0].why.contains("another copy"),
         "{:?}",
-        heard.notes
+        record.notes
     );
     assert_eq!(held.metadata().unwrap().len(), 0);
     assert!(!to.path().join("file").exists());
 }
 
 #[test]
-fn thousands_of_failures_hold_nobody_up_and_are_all_counted() {
+fn thousands_of_failures_do_not_block_and_are_all_counted() {
     const MANY: u64 = 3000;
     let (from, to) = (folder(), folder());
     let name = |number: u64| format!("a rather long name, so that notes are long, {number}");
@@ -135,7 +135,7 @@ fn thousands_of_failures_hold_nobody_up_and_are_all_counted() {
         fs::write(from.path().join(name(number)), "").unwrap();
         fs::create_dir(to.path().join(name(number))).unwrap();
     }
-    let ((sent, heard), _) = copy(&[&from.path().join(".")], to.path(), false);
+    let ((sent, record), _) = copy(&[&from.path().join(".")], to.path(), false);
     assert_eq!(sent.unwrap().failed, MANY);
-    assert_eq!(heard.notes.len(), 128);
+    assert_eq!(record.notes.len(), 128);
 }

@@ -1,4 +1,4 @@
-//! An end that lies gets nothing but an end of the copy.
+//! A hostile peer achieves nothing but the end of the copy.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
@@ -10,19 +10,20 @@ use tempfile::TempDir;
 use super::whole::{Seen, look};
 use super::*;
 use crate::wire::copy as wire;
-use wire::{sent, told};
+use wire::receiver_message::What as FromReceiver;
+use wire::sender_message::What as FromSender;
 
 fn framed(message: &impl prost::Message) -> Vec<u8> {
     let length = message.encoded_len() as u32;
     [&length.to_le_bytes()[..], &message.encode_to_vec()].concat()
 }
 
-fn say(what: sent::What) -> Vec<u8> {
-    framed(&wire::Sent { what: Some(what) })
+fn from_sender(what: FromSender) -> Vec<u8> {
+    framed(&wire::SenderMessage { what: Some(what) })
 }
 
-fn tell(what: told::What) -> Vec<u8> {
-    framed(&wire::Told { what: Some(what) })
+fn from_receiver(what: FromReceiver) -> Vec<u8> {
+    framed(&wire::ReceiverMessage { what: Some(what) })
 }
 
 fn enter(name: &[u8]) -> Vec<u8> {
@@ -33,11 +34,11 @@ fn enter(name: &[u8]) -> Vec<u8> {
             ..wire::Meta::default()
         }),
     );
-    say(sent::What::Enter(wire::Enter { name, meta }))
+    from_sender(FromSender::Enter(wire::Enter { name, meta }))
 }
 
 fn leave() -> Vec<u8> {
-    say(sent::What::Leave(wire::Leave {}))
+    from_sender(FromSender::Leave(wire::Leave {}))
 }
 
 fn file(name: &[u8], size: u64) -> Vec<u8> {
@@ -49,7 +50,7 @@ fn file(name: &[u8], size: u64) -> Vec<u8> {
         }),
     );
     let ask = false;
-    say(sent::What::File(wire::File {
+    from_sender(FromSender::File(wire::File {
         name,
         meta,
         size,
@@ -57,9 +58,9 @@ fn file(name: &[u8], size: u64) -> Vec<u8> {
     }))
 }
 
-fn piece(offset: u64, length: u32, bytes: &[u8]) -> Vec<u8> {
+fn chunk(offset: u64, length: u32, bytes: &[u8]) -> Vec<u8> {
     [
-        say(sent::What::Piece(wire::Piece { offset, length })),
+        from_sender(FromSender::Chunk(wire::Chunk { offset, length })),
         bytes.to_vec(),
     ]
     .concat()
@@ -70,7 +71,7 @@ fn file_end(content: &[u8]) -> Vec<u8> {
     sum.data(content);
     let checksum = sum.get().to_vec().into();
     let (size, broken) = (content.len() as u64, false);
-    say(sent::What::FileEnd(wire::FileEnd {
+    from_sender(FromSender::FileEnd(wire::FileEnd {
         size,
         checksum,
         broken,
@@ -81,7 +82,7 @@ fn whole_file(name: &[u8], content: &[u8]) -> Vec<u8> {
     let length = content.len() as u32;
     [
         file(name, content.len() as u64),
-        piece(0, length, content),
+        chunk(0, length, content),
         file_end(content),
     ]
     .concat()
@@ -90,19 +91,19 @@ fn whole_file(name: &[u8], content: &[u8]) -> Vec<u8> {
 fn link(name: &[u8], target: &[u8]) -> Vec<u8> {
     let (name, target) = (Bytes::copy_from_slice(name), Bytes::copy_from_slice(target));
     let meta = None;
-    say(sent::What::Symlink(wire::Symlink { name, target, meta }))
+    from_sender(FromSender::Symlink(wire::Symlink { name, target, meta }))
 }
 
 fn end() -> Vec<u8> {
-    say(sent::What::End(wire::End { failed: 0 }))
+    from_sender(FromSender::End(wire::End { failed: 0 }))
 }
 
-/// A destination, and beside it what nobody may touch.
-struct Place {
+/// A destination, next to a folder that must stay untouched.
+struct Sandbox {
     outer: TempDir,
 }
 
-impl Place {
+impl Sandbox {
     fn new() -> Self {
         let outer = folder();
         fs::create_dir(outer.path().join("to")).unwrap();
@@ -115,25 +116,26 @@ impl Place {
         self.outer.path().join("to")
     }
 
-    /// Receives what such a sender says and nothing more, and looks whether it got out.
-    fn receive(&self, said: &[&[u8]], trust: Trust) -> Ended {
+    /// Receives these messages from a sender and nothing more, and checks that nothing outside
+    /// changed.
+    fn receive(&self, sent: &[&[u8]], trust: Trust) -> Ended {
         let before = fs::metadata(self.outer.path()).unwrap().mtime_nsec();
-        let said = said.concat();
+        let sent = sent.concat();
         let (here, there) = Cut::pair();
         let ended = thread::scope(|scope| {
             scope.spawn(move || {
                 let mut stream = here.stream;
-                // The receiver may have enough of it.
-                let _ = stream.write_all(&said);
+                // The receiver may close earlier.
+                let _ = stream.write_all(&sent);
                 let _ = stream.shutdown(Shutdown::Write);
                 let _ = stream.read_to_end(&mut Vec::new());
             });
-            let (mut line, mut heard) = (Line::new(there), Heard::default());
-            let place = Destination::open(&self.to(), true).unwrap();
-            let receiver = Receiver::new(&mut line, &mut heard, place);
+            let (mut messages, mut record) = (MessageStream::new(there), Record::default());
+            let sandbox = Destination::open(&self.to(), true).unwrap();
+            let receiver = Receiver::new(&mut messages, &mut record, sandbox);
             let ended = receiver.archive(Some(trust)).run();
-            drop(line);
-            (ended, heard)
+            drop(messages);
+            (ended, record)
         });
         let outside = self.outer.path().join("outside");
         let names: Vec<_> = fs::read_dir(&outside).unwrap().collect();
@@ -153,7 +155,7 @@ fn is_violation(ended: &Ended) -> bool {
 }
 
 #[test]
-fn names_that_lead_elsewhere_end_the_copy() {
+fn names_that_lead_elsewhere_abort_the_copy() {
     for name in [
         &b".."[..],
         b".",
@@ -163,32 +165,35 @@ fn names_that_lead_elsewhere_end_the_copy() {
         b"a\0",
         b"../outside",
     ] {
-        for said in [enter(name), whole_file(name, b"!"), link(name, b"x")] {
-            let place = Place::new();
+        for sent in [enter(name), whole_file(name, b"!"), link(name, b"x")] {
+            let sandbox = Sandbox::new();
             assert!(
-                is_violation(&place.receive(&[&said, &end()], Trust::Full)),
+                is_violation(&sandbox.receive(&[&sent, &end()], Trust::Full)),
                 "{name:?}"
             );
-            let place = Place::new();
-            let ended = place.receive(&[&enter(b"in"), &said, &leave(), &end()], Trust::Full);
+            let sandbox = Sandbox::new();
+            let ended = sandbox.receive(&[&enter(b"in"), &sent, &leave(), &end()], Trust::Full);
             assert!(is_violation(&ended), "{name:?} in a folder");
         }
     }
-    let place = Place::new();
-    let ended = place.receive(
+    let sandbox = Sandbox::new();
+    let ended = sandbox.receive(
         &[&enter(b"in"), &enter(b""), &leave(), &leave(), &end()],
         Trust::Full,
     );
-    assert!(is_violation(&ended), "no name is for the top");
+    assert!(
+        is_violation(&ended),
+        "an empty name is valid at the top level only"
+    );
 }
 
 #[test]
-fn nothing_goes_through_a_link() {
-    // Sent before, or there already.
+fn symbolic_links_are_not_followed() {
+    // A link sent before, and a link that existed before.
     for target in ["../outside", "../outside/file", "."] {
-        let place = Place::new();
-        symlink(target, place.to().join("there")).unwrap();
-        let said = [
+        let sandbox = Sandbox::new();
+        symlink(target, sandbox.to().join("there")).unwrap();
+        let sent = [
             link(b"sent", target.as_bytes()),
             enter(b"sent"),
             whole_file(b"file", b"!"),
@@ -202,46 +207,51 @@ fn nothing_goes_through_a_link() {
             whole_file(b"after", b"fine"),
             end(),
         ];
-        let (ended, heard) = place.receive(&[&said.concat()], Trust::Full);
-        assert_eq!(ended.unwrap().failed, 2, "{heard:?}", heard = heard.notes);
-        let all = look(&place.to());
+        let (ended, record) = sandbox.receive(&[&sent.concat()], Trust::Full);
+        assert_eq!(
+            ended.unwrap().failed,
+            2,
+            "{record:?}",
+            record = record.notes
+        );
+        let all = look(&sandbox.to());
         assert_eq!(all.len(), 3, "{all:?}");
         assert!(
-            heard.notes.iter().all(|note| note.why.contains("link")),
+            record.notes.iter().all(|note| note.why.contains("link")),
             "{:?}",
-            heard.notes
+            record.notes
         );
     }
 }
 
 #[test]
-fn a_file_takes_the_place_of_a_link_and_leaves_its_target_alone() {
-    let place = Place::new();
-    let said = [
+fn a_file_replaces_a_link_and_leaves_its_target_alone() {
+    let sandbox = Sandbox::new();
+    let sent = [
         link(b"a", b"../outside/file"),
         whole_file(b"a", b"new"),
         end(),
     ]
     .concat();
-    let (ended, _) = place.receive(&[&said], Trust::Full);
+    let (ended, _) = sandbox.receive(&[&sent], Trust::Full);
     assert_eq!(ended.unwrap().failed, 0);
     assert!(
-        !fs::symlink_metadata(place.to().join("a"))
+        !fs::symlink_metadata(sandbox.to().join("a"))
             .unwrap()
             .is_symlink()
     );
-    assert_eq!(fs::read(place.to().join("a")).unwrap(), b"new");
+    assert_eq!(fs::read(sandbox.to().join("a")).unwrap(), b"new");
 }
 
 #[test]
-fn what_was_laid_in_the_way_of_a_part_is_not_written_through() {
+fn a_link_at_the_temporary_name_is_not_written_through() {
     let large = vec![7; 1_500_000];
     for size in [3, large.len()] {
         for hard in [false, true] {
-            let place = Place::new();
+            let sandbox = Sandbox::new();
             let (outside, part) = (
-                place.outer.path().join("outside/file"),
-                place.to().join(".a.hvsock.part"),
+                sandbox.outer.path().join("outside/file"),
+                sandbox.to().join(".a.hvsock.part"),
             );
             match hard {
                 true => fs::hard_link(&outside, &part).unwrap(),
@@ -249,9 +259,9 @@ fn what_was_laid_in_the_way_of_a_part_is_not_written_through() {
             }
             let from = folder();
             fs::write(from.path().join("a"), &large[..size]).unwrap();
-            let ((sent, _), _) = copy(&[&from.path().join("a")], &place.to(), false);
+            let ((sent, _), _) = copy(&[&from.path().join("a")], &sandbox.to(), false);
             assert_eq!(sent.unwrap().failed, 0);
-            assert!(fs::read(place.to().join("a")).unwrap() == large[..size]);
+            assert!(fs::read(sandbox.to().join("a")).unwrap() == large[..size]);
             assert_eq!(fs::read(outside).unwrap(), b"untouched");
             assert!(!part.exists());
         }
@@ -259,43 +269,43 @@ fn what_was_laid_in_the_way_of_a_part_is_not_written_through() {
 }
 
 #[test]
-fn sizes_that_lie_end_the_copy_and_leave_nothing() {
+fn invalid_sizes_abort_the_copy_and_leave_nothing() {
     let good = b"0123456789";
-    let lies = [
-        [file(b"a", 5), piece(0, 10, good), file_end(good)].concat(),
-        [file(b"a", 10), piece(5, 10, good), file_end(good)].concat(),
+    let violations = [
+        [file(b"a", 5), chunk(0, 10, good), file_end(good)].concat(),
+        [file(b"a", 10), chunk(5, 10, good), file_end(good)].concat(),
         [
             file(b"a", 10),
-            piece(0, 5, &good[..5]),
-            piece(4, 5, &good[5..]),
+            chunk(0, 5, &good[..5]),
+            chunk(4, 5, &good[5..]),
             file_end(good),
         ]
         .concat(),
-        [file(b"a", 10), piece(0, 0, b""), file_end(good)].concat(),
+        [file(b"a", 10), chunk(0, 0, b""), file_end(good)].concat(),
         [
             file(b"a", 1 << 30),
-            piece(0, (1 << 20) + 1, &vec![0; (1 << 20) + 1]),
+            chunk(0, (1 << 20) + 1, &vec![0; (1 << 20) + 1]),
         ]
         .concat(),
         [file(b"a", u64::MAX), file_end(b"")].concat(),
-        [file(b"a", i64::MAX as u64), piece(u64::MAX - 3, 10, good)].concat(),
-        [file(b"a", 10), piece(0, 10, good), file_end(&good[..9])].concat(),
-        [file(b"a", 9), piece(0, 9, &good[..9]), file_end(good)].concat(),
+        [file(b"a", i64::MAX as u64), chunk(u64::MAX - 3, 10, good)].concat(),
+        [file(b"a", 10), chunk(0, 10, good), file_end(&good[..9])].concat(),
+        [file(b"a", 9), chunk(0, 9, &good[..9]), file_end(good)].concat(),
         [file(b"a", 10), file(b"b", 10)].concat(),
         [file(b"a", 10), leave()].concat(),
-        piece(0, 10, good),
+        chunk(0, 10, good),
         file_end(good),
         leave(),
         [enter(b"a"), end()].concat(),
-        framed(&wire::Sent { what: None }),
+        framed(&wire::SenderMessage { what: None }),
         vec![255, 255, 255, 255],
         [&5u32.to_le_bytes()[..], b"?????"].concat(),
     ];
-    for (at, lie) in lies.iter().enumerate() {
-        let place = Place::new();
-        let ended = place.receive(&[lie, &end()], Trust::Full);
+    for (at, violation) in violations.iter().enumerate() {
+        let sandbox = Sandbox::new();
+        let ended = sandbox.receive(&[violation, &end()], Trust::Full);
         assert!(is_violation(&ended), "{at}: {:?}", ended.0);
-        let files = look(&place.to()).into_values();
+        let files = look(&sandbox.to()).into_values();
         assert_eq!(
             files
                 .filter(|seen| matches!(seen, Seen::File { .. }))
@@ -307,20 +317,24 @@ fn sizes_that_lie_end_the_copy_and_leave_nothing() {
 }
 
 #[test]
-fn a_wrong_checksum_costs_the_file_and_no_other() {
-    let place = Place::new();
-    let said = [
+fn a_wrong_checksum_fails_that_file_and_no_other() {
+    let sandbox = Sandbox::new();
+    let sent = [
         file(b"a", 3),
-        piece(0, 3, b"abc"),
+        chunk(0, 3, b"abc"),
         file_end(b"abd"),
         whole_file(b"b", b"abc"),
         end(),
     ]
     .concat();
-    let (ended, heard) = place.receive(&[&said], Trust::Full);
+    let (ended, record) = sandbox.receive(&[&sent], Trust::Full);
     assert_eq!(ended.unwrap().failed, 1);
-    assert!(heard.notes[0].why.contains("checksum"), "{:?}", heard.notes);
-    let all = look(&place.to());
+    assert!(
+        record.notes[0].why.contains("checksum"),
+        "{:?}",
+        record.notes
+    );
+    let all = look(&sandbox.to());
     assert_eq!(
         all.keys()
             .map(|path| path.to_str().unwrap())
@@ -330,43 +344,43 @@ fn a_wrong_checksum_costs_the_file_and_no_other() {
 }
 
 #[test]
-fn only_what_was_asked_for_comes() {
-    for said in [whole_file(b"other", b"!"), enter(b""), link(b"other", b"x")] {
-        let place = Place::new();
+fn an_entry_that_was_not_requested_aborts_the_copy() {
+    for sent in [whole_file(b"other", b"!"), enter(b""), link(b"other", b"x")] {
+        let sandbox = Sandbox::new();
         let (here, there) = Cut::pair();
         let mut stream = here.stream;
-        stream.write_all(&said).unwrap();
-        let (mut line, mut heard) = (Line::new(there), Heard::default());
-        let to = Destination::open(&place.to(), true).unwrap();
-        let receiver = Receiver::new(&mut line, &mut heard, to).asked([b"this".to_vec()]);
+        stream.write_all(&sent).unwrap();
+        let (mut messages, mut record) = (MessageStream::new(there), Record::default());
+        let to = Destination::open(&sandbox.to(), true).unwrap();
+        let receiver = Receiver::new(&mut messages, &mut record, to).requested([b"this".to_vec()]);
         assert!(matches!(receiver.run(), Err(CopyError::Violation(_))));
-        assert_eq!(look(&place.to()).len(), 0);
+        assert_eq!(look(&sandbox.to()).len(), 0);
     }
 }
 
 #[test]
-fn folders_are_so_deep_and_no_deeper() {
-    let place = Place::new();
-    let said: Vec<_> = (0..=DEPTH).map(|_| enter(b"d")).collect();
-    let ended = place.receive(&[&said.concat()], Trust::Full);
+fn folders_nested_too_deeply_abort_the_copy() {
+    let sandbox = Sandbox::new();
+    let sent: Vec<_> = (0..=DEPTH).map(|_| enter(b"d")).collect();
+    let ended = sandbox.receive(&[&sent.concat()], Trust::Full);
     assert!(is_violation(&ended));
 }
 
 #[test]
-fn a_guest_places_no_program_that_runs_as_another() {
+fn a_guest_cannot_create_setuid_programs_on_its_host() {
     for (trust, mode) in [(Trust::NoSetId, 0o755), (Trust::Full, 0o6755)] {
         if trust == Trust::Full && !rustix::process::geteuid().is_root() {
             continue;
         }
-        let place = Place::new();
-        let said = [whole_file(b"a", b"#!"), end()].concat();
-        place.receive(&[&said], trust).0.unwrap();
-        let meta = fs::metadata(place.to().join("a")).unwrap();
+        let sandbox = Sandbox::new();
+        let sent = [whole_file(b"a", b"#!"), end()].concat();
+        sandbox.receive(&[&sent], trust).0.unwrap();
+        let meta = fs::metadata(sandbox.to().join("a")).unwrap();
         assert_eq!(meta.permissions(), Permissions::from_mode(0o100_000 | mode));
     }
 }
 
-/// Anything that a sender might say, right or wrong, with checksums that are never right.
+/// Any sender message, valid or not. The checksums are always wrong.
 fn anything() -> impl Strategy<Value = Vec<u8>> {
     let name = || {
         prop_oneof![
@@ -375,7 +389,7 @@ fn anything() -> impl Strategy<Value = Vec<u8>> {
         ]
     };
     let target = || prop::sample::select(vec!["../outside", "..", "a", "/", "../outside/file"]);
-    let wrong = say(sent::What::FileEnd(wire::FileEnd {
+    let wrong = from_sender(FromSender::FileEnd(wire::FileEnd {
         size: 4,
         checksum: vec![1; 16].into(),
         broken: false,
@@ -384,11 +398,11 @@ fn anything() -> impl Strategy<Value = Vec<u8>> {
         3 => name().prop_map(|name| enter(&name)),
         3 => Just(leave()),
         3 => (name(), 0u64..10).prop_map(|(name, size)| file(&name, size)),
-        3 => (name(), any::<[u8; 4]>(), Just(wrong)).prop_map(|(name, bytes, wrong)| [file(&name, 4), piece(0, 4, &bytes), wrong].concat()),
+        3 => (name(), any::<[u8; 4]>(), Just(wrong)).prop_map(|(name, bytes, wrong)| [file(&name, 4), chunk(0, 4, &bytes), wrong].concat()),
         2 => (name(), target()).prop_map(|(name, target)| link(&name, target.as_bytes())),
-        1 => (0u64..12, 0u32..12, prop::collection::vec(any::<u8>(), 0..12)).prop_map(|(offset, length, bytes)| piece(offset, length, &bytes)),
+        1 => (0u64..12, 0u32..12, prop::collection::vec(any::<u8>(), 0..12)).prop_map(|(offset, length, bytes)| chunk(offset, length, &bytes)),
         1 => prop::collection::vec(any::<u8>(), 0..40),
-        1 => Just(say(sent::What::From(wire::From { offset: 9 }))),
+        1 => Just(from_sender(FromSender::ResumeFrom(wire::ResumeFrom { offset: 9 }))),
         1 => Just(end()),
     ]
 }
@@ -396,50 +410,51 @@ fn anything() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
     #[test]
-    fn whatever_is_said_stays_inside_and_makes_no_file(said in prop::collection::vec(anything(), 0..25)) {
-        let place = Place::new();
-        let _ = place.receive(&[&said.concat()], Trust::Full);
-        let all = look(&place.to());
+    fn any_messages_stay_inside_and_create_no_file(sent in prop::collection::vec(anything(), 0..25)) {
+        let sandbox = Sandbox::new();
+        let _ = sandbox.receive(&[&sent.concat()], Trust::Full);
+        let all = look(&sandbox.to());
         let files = all.values().filter(|seen| matches!(seen, Seen::File { .. }));
         prop_assert_eq!(files.count(), 0, "{:?}", all);
     }
 }
 
-/// Sends a file of 2 MiB to a receiver that says this, whatever it hears, and is done at the end.
-fn send_to(told: &[u8]) -> Ended {
+/// Sends a file of 2 MiB to a receiver that sends these messages regardless of what it receives,
+/// and `Done` at the end.
+fn send_to(replies: &[u8]) -> Ended {
     let from = folder();
     fs::write(from.path().join("a"), vec![3; 2 << 20]).unwrap();
     let (here, there) = Cut::pair();
     thread::scope(|scope| {
         scope.spawn(move || {
-            let mut line = Line::new(there);
-            // The sender may have enough of it.
-            let _ = line.send_bytes(told).and_then(|()| line.flush());
-            while let Ok(sent) = line.receive::<wire::Sent>() {
+            let mut messages = MessageStream::new(there);
+            // The sender may close earlier.
+            let _ = messages.send_bytes(replies).and_then(|()| messages.flush());
+            while let Ok(sent) = messages.receive::<wire::SenderMessage>() {
                 match sent.what {
-                    Some(sent::What::Piece(piece)) => {
-                        let _ = line.receive_bytes(&mut vec![0; piece.length as usize]);
+                    Some(FromSender::Chunk(chunk)) => {
+                        let _ = messages.receive_bytes(&mut vec![0; chunk.length as usize]);
                     }
-                    Some(sent::What::End(_)) => {
-                        let what = Some(told::What::Done(wire::Done { failed: 0 }));
-                        let _ = line.send(&wire::Told { what });
-                        let _ = line.flush();
+                    Some(FromSender::End(_)) => {
+                        let what = Some(FromReceiver::Done(wire::Done { failed: 0 }));
+                        let _ = messages.send(&wire::ReceiverMessage { what });
+                        let _ = messages.flush();
                     }
                     _ => {}
                 }
             }
         });
-        let (mut line, mut heard) = (Line::new(here), Heard::default());
-        let sender = Sender::new(&mut line, &mut heard, true);
+        let (mut messages, mut record) = (MessageStream::new(here), Record::default());
+        let sender = Sender::new(&mut messages, &mut record, true);
         let ended = sender.run(&[Source::new(from.path().join("a"))], false);
-        drop(line);
-        (ended, heard)
+        drop(messages);
+        (ended, record)
     })
 }
 
 fn answer(skip: bool, length: u64) -> Vec<u8> {
     let checksum = vec![1; 16].into();
-    tell(told::What::Answer(wire::Answer {
+    from_receiver(FromReceiver::Answer(wire::Answer {
         skip,
         length,
         checksum,
@@ -447,37 +462,41 @@ fn answer(skip: bool, length: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_receiver_that_lies_ends_its_own_copy() {
-    let done = || tell(told::What::Done(wire::Done { failed: 0 }));
+fn a_hostile_receiver_aborts_its_own_copy() {
+    let done = || from_receiver(FromReceiver::Done(wire::Done { failed: 0 }));
     let note = || {
-        tell(told::What::Note(wire::Note {
+        from_receiver(FromReceiver::Note(wire::Note {
             path: vec![b'x'; 5000].into(),
             why: "y".repeat(5000),
             skipped: false,
         }))
     };
-    for (at, lie) in [
+    for (at, violation) in [
         done(),
         [answer(false, 0), answer(false, 0)].concat(),
-        [answer(false, 0), framed(&wire::Told { what: None })].concat(),
+        [
+            answer(false, 0),
+            framed(&wire::ReceiverMessage { what: None }),
+        ]
+        .concat(),
         (0..=NOTES).flat_map(|_| note()).collect(),
     ]
     .iter()
     .enumerate()
     {
-        let ended = send_to(lie);
+        let ended = send_to(violation);
         assert!(is_violation(&ended), "{at}: {:?}", ended.0);
         let bounded = |note: &Note| note.path.as_os_str().len() <= 4096 && note.why.len() <= 256;
         assert!(ended.1.notes.iter().all(bounded));
     }
-    // What it claims to have is not what is sent: it gets all.
+    // A claim of existing content does not change what is sent: everything.
     for length in [1, 1 << 20, u64::MAX] {
         let (ended, _) = send_to(&answer(false, length));
-        let tally = ended.unwrap();
-        assert_eq!((tally.resumed, tally.bytes), (0, 2 << 20));
+        let counters = ended.unwrap();
+        assert_eq!((counters.resumed, counters.bytes), (0, 2 << 20));
     }
     let why = "z".repeat(9000);
-    let failed = tell(told::What::Failed(wire::Failed { why }));
+    let failed = from_receiver(FromReceiver::Failed(wire::Failed { why }));
     match send_to(&failed).0 {
         Err(CopyError::Failed(why)) => assert_eq!(why.len(), 256),
         other => panic!("{other:?}"),

@@ -1,4 +1,4 @@
-//! Both ends, over a socket pair, between two folders.
+//! Tests of both ends over a socket pair, between two folders.
 
 mod broken;
 mod hostile;
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// An end of a socket pair that breaks, in both directions, after so many bytes written.
+/// An end of a socket pair that breaks in both directions after a number of written bytes.
 struct Cut {
     stream: UnixStream,
     left: Arc<AtomicI64>,
@@ -64,21 +64,21 @@ impl Write for Cut {
 }
 
 impl Link for Cut {
-    fn heard(&mut self) -> io::Result<bool> {
+    fn has_input(&mut self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
         Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
     }
 }
 
-/// What somebody who looks on hears.
+/// Records what an observer sees.
 #[derive(Default)]
-struct Heard {
+struct Record {
     notes: Vec<Note>,
     total: Option<(u64, u64)>,
     advanced: u64,
 }
 
-impl Observer for Heard {
+impl Observer for Record {
     fn total(&mut self, files: u64, bytes: u64) {
         self.total = Some((files, bytes));
     }
@@ -92,9 +92,9 @@ impl Observer for Heard {
     }
 }
 
-type Ended = (Result<Tally, CopyError>, Heard);
+type Ended = (Result<CopyCounters, CopyError>, Record);
 
-/// Copies `sources` to `destination` and gives what the sender and the receiver say.
+/// Copies `sources` to `destination`. Returns the results of the sender and of the receiver.
 fn copy(sources: &[&Path], destination: &Path, archive: bool) -> (Ended, Ended) {
     copy_over(Cut::pair(), sources, destination, archive)
 }
@@ -108,16 +108,16 @@ fn copy_over(
     let sources: Vec<_> = sources.iter().map(Source::new).collect();
     thread::scope(|scope| {
         let sending = scope.spawn(move || {
-            let (mut line, mut heard) = (Line::new(here), Heard::default());
-            let ended = Sender::new(&mut line, &mut heard, true).run(&sources, true);
-            (ended, heard)
+            let (mut messages, mut record) = (MessageStream::new(here), Record::default());
+            let ended = Sender::new(&mut messages, &mut record, true).run(&sources, true);
+            (ended, record)
         });
-        let (mut line, mut heard) = (Line::new(there), Heard::default());
-        let place = Destination::open(destination, false).unwrap();
-        let receiver = Receiver::new(&mut line, &mut heard, place);
+        let (mut messages, mut record) = (MessageStream::new(there), Record::default());
+        let destination = Destination::open(destination, false).unwrap();
+        let receiver = Receiver::new(&mut messages, &mut record, destination);
         let ended = receiver.archive(archive.then_some(Trust::Full)).run();
-        drop(line);
-        (sending.join().unwrap(), (ended, heard))
+        drop(messages);
+        (sending.join().unwrap(), (ended, record))
     })
 }
 

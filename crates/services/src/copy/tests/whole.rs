@@ -1,4 +1,4 @@
-//! What comes is what was sent.
+//! The received tree equals the sent one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, Permissions};
@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// An entry as a person sees it.
+/// An entry with all that a copy preserves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Seen {
     File {
@@ -28,7 +28,7 @@ pub(super) enum Seen {
     },
 }
 
-/// All that is in a folder, by path.
+/// All entries of a folder, by path.
 pub(super) fn look(folder: &Path) -> BTreeMap<PathBuf, Seen> {
     fn add(all: &mut BTreeMap<PathBuf, Seen>, top: &Path, folder: &Path) {
         for entry in fs::read_dir(folder).unwrap() {
@@ -110,7 +110,7 @@ fn make(at: &Path, entry: &Entry, number: u64) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
-    fn a_tree_comes_as_it_is(entries in prop::collection::vec(entry(), 1..4)) {
+    fn a_tree_is_copied_exactly(entries in prop::collection::vec(entry(), 1..4)) {
         let (from, to) = (folder(), folder());
         make(&from.path().join("tree"), &Entry::Folder(0o755, entries), 7);
         let ((sent, seen), (received, _)) = copy(&[&from.path().join("tree")], to.path(), true);

@@ -1,78 +1,79 @@
-//! What to do about a clock that is off: step it, slew it, or leave it.
+//! Decides how to correct a clock: step it, slew it, or leave it.
 //!
-//! The clock's rate is learnt from how it drifts between two measurements: what is left of an offset
-//! after what was corrected of it is the rate's fault. So in a machine at rest there is ever less to
-//! slew. Time comes in as an argument.
+//! The clock's rate is learnt from its drift between two measurements: the part of an offset that
+//! remains after the correction is an error of the rate. So a machine at rest needs ever smaller
+//! slews. The time is an argument.
 
 use std::time::Duration;
 
 use super::sample::Offset;
 
-/// From here on an offset is stepped, since slewing it would take minutes.
+/// From this offset on the clock is stepped, because slewing would take minutes. In nanoseconds.
 const STEP: u64 = 100_000_000;
 
-/// The same for a clock of which nothing is known yet, or that stood still.
+/// The same for a clock of which nothing is known yet, or that may have stood still.
 const STEP_FRESH: u64 = 1_000_000;
 
 /// The same for a clock that another program keeps.
 const STEP_OTHERS: u64 = 1_000_000_000;
 
-/// How many nanoseconds a second the kernel slews (`adjtime`).
+/// How many nanoseconds a second the kernel slews (adjtime(3)).
 const SLEW_RATE: i64 = 500_000;
 
-/// The kernel's limit for a rate, in billionths.
+/// The kernel's limit for a rate, in parts per billion.
 const FASTEST: i64 = 500_000;
 
-/// An offset below this is good: measurements become rarer.
+/// Offsets below this are good: measurements become rarer. In nanoseconds.
 const GOOD: u64 = 1_000_000;
 
-/// From one measurement to the next: at first, between good ones at first, and in the end.
+/// The interval between measurements: at first, the first interval between good ones, and the
+/// longest.
 const SOON: Duration = Duration::from_secs(4);
 const OFTEN: Duration = Duration::from_secs(16);
 const SELDOM: Duration = Duration::from_secs(64);
 
-/// The shortest time over which a drift means something, and one over which it means what it says.
+/// The shortest time over which a drift is significant, and the time from which on it is fully
+/// used.
 const LONG_ENOUGH: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(32);
 
 /// Who keeps the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keeper {
-    /// This program.
-    Us,
-    /// Another one, such as an NTP client.
+    /// The agent.
+    Agent,
+    /// Another program, such as an NTP client.
     Other,
-    /// The host: it is its own clock.
+    /// The host: the clock is the host's.
     Host,
 }
 
-/// What to do.
+/// A correction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Correction {
-    /// Nothing.
+    /// None.
     Leave,
-    /// Set it by so many nanoseconds.
+    /// Step the clock by this many nanoseconds.
     Step(i64),
-    /// Let it run so many nanoseconds faster or slower for a while, and at this rate for good, in
-    /// billionths.
+    /// Slew the clock by this many nanoseconds, and set its rate, in parts per billion.
     Slew { ns: i64, rate: i64 },
 }
 
-/// What is known of a clock.
+/// The state of a clock's discipline.
 #[derive(Debug)]
 pub(super) struct Discipline {
-    /// The rate that the kernel was given, in billionths.
+    /// The rate that is set in the kernel, in parts per billion.
     rate: i64,
-    /// The next offset says nothing of the rate, and may be stepped even if it is small.
+    /// The next offset does not tell the rate, and is stepped even if it is small.
     fresh: bool,
     last: Option<Last>,
-    pause: Duration,
+    interval: Duration,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Last {
     at: Duration,
-    /// The offset that was left, once the slewing is done.
+    /// The offset that remains when the slew is complete.
     left: i64,
     slew: i64,
 }
@@ -84,29 +85,29 @@ impl Discipline {
             rate: rate.clamp(-FASTEST, FASTEST),
             fresh: true,
             last: None,
-            pause: SOON,
+            interval: SOON,
         }
     }
 
-    /// The clock may have stood still, or somebody set it.
+    /// The clock may have stood still or was set.
     pub(super) fn disturbed(&mut self) {
         self.fresh = true;
         self.last = None;
-        self.pause = SOON;
+        self.interval = SOON;
     }
 
-    /// How long to wait for the next measurement.
-    pub(super) fn pause(&self) -> Duration {
-        self.pause
+    /// The interval until the next measurement.
+    pub(super) fn interval(&self) -> Duration {
+        self.interval
     }
 
-    /// What to do about an offset that was measured at `now`, by a clock that nobody sets.
+    /// Decides about an offset that was measured at `now`, by a clock that is never set.
     pub(super) fn decide(&mut self, now: Duration, offset: Offset, keeper: Keeper) -> Correction {
         let size = offset.ns.unsigned_abs();
         let certain = size > offset.error_ns;
-        if keeper != Keeper::Us {
+        if keeper != Keeper::Agent {
             self.disturbed();
-            self.pause = OFTEN;
+            self.interval = OFTEN;
             let step = keeper == Keeper::Other && size > STEP_OTHERS && certain;
             return if step {
                 self.step(offset)
@@ -118,7 +119,7 @@ impl Discipline {
         if size > limit && certain {
             return self.step(offset);
         }
-        // What the error allows to be nothing is believed in part, since it hardly ever is all error.
+        // An offset within the error is corrected in part, because it is hardly ever all error.
         let part = if certain { 1 } else { 2 };
         if let Some(last) = self.last.filter(|last| now >= last.at + LONG_ENOUGH) {
             let elapsed = now.saturating_sub(last.at);
@@ -128,8 +129,8 @@ impl Discipline {
             } else {
                 4
             };
-            // What is uncertain of an offset weighs the more, the shorter the time: so the drift is taken
-            // for what it would be over a longer one.
+            // The shorter the time, the larger the share of the error: so the drift is scaled to a
+            // longer time.
             let drift = per_billion(left, elapsed.max(LONG));
             self.rate = (self.rate - drift / part).clamp(-FASTEST, FASTEST);
         }
@@ -139,10 +140,10 @@ impl Discipline {
             left: offset.ns + ns,
             slew: ns,
         });
-        self.pause = match size {
+        self.interval = match size {
             _ if self.fresh => SOON,
-            GOOD.. => OFTEN.min(self.pause * 2),
-            _ => SELDOM.min(self.pause * 2),
+            GOOD.. => OFTEN.min(self.interval * 2),
+            _ => SELDOM.min(self.interval * 2),
         };
         self.fresh = false;
         let rate = self.rate;
@@ -150,14 +151,14 @@ impl Discipline {
     }
 
     fn step(&mut self, offset: Offset) -> Correction {
-        // What is left is measured at once, and slewed.
-        (self.fresh, self.last, self.pause) = (false, None, SOON);
+        // The rest is measured at once, and slewed.
+        (self.fresh, self.last, self.interval) = (false, None, SOON);
         Correction::Step(-offset.ns)
     }
 }
 
 impl Last {
-    /// The offset that a clock of the right rate would have now.
+    /// The offset that a clock with the right rate would have now.
     fn remaining(self, elapsed: Duration) -> i64 {
         let slewed = i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX / SLEW_RATE);
         let slewed = slewed.saturating_mul(SLEW_RATE / 1000);
@@ -166,7 +167,7 @@ impl Last {
     }
 }
 
-/// Nanoseconds over some time, in billionths.
+/// Converts nanoseconds over a duration to parts per billion.
 fn per_billion(ns: i64, over: Duration) -> i64 {
     let over = i128::try_from(over.as_nanos()).unwrap_or(i128::MAX).max(1);
     let rate = i128::from(ns) * 1_000_000_000 / over;

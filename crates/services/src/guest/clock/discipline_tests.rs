@@ -12,39 +12,39 @@ fn offset(ns: i64) -> Offset {
 }
 
 #[test]
-fn a_clock_is_stepped_when_it_is_far_off_or_new_and_slewed_otherwise() {
+fn a_clock_is_stepped_if_it_is_far_off_or_new_and_slewed_otherwise() {
     let mut clock = Discipline::new(0);
     let at = Duration::from_secs;
     let by = |ns: i64| Correction::Slew { ns: -ns, rate: 0 };
     assert_eq!(
-        clock.decide(at(0), offset(-5_000_000), Keeper::Us),
+        clock.decide(at(0), offset(-5_000_000), Keeper::Agent),
         Correction::Step(5_000_000)
     );
     assert_eq!(
-        clock.decide(at(0), offset(5_000_000), Keeper::Us),
+        clock.decide(at(0), offset(5_000_000), Keeper::Agent),
         by(5_000_000)
     );
-    let far = 101_000_000;
+    let large = 101_000_000;
     assert_eq!(
-        clock.decide(at(1), offset(far), Keeper::Us),
-        Correction::Step(-far)
+        clock.decide(at(1), offset(large), Keeper::Agent),
+        Correction::Step(-large)
     );
-    // Nothing that the error may account for is stepped.
+    // An offset within the error is not stepped.
     clock.disturbed();
     let vague = Offset {
         ns: 5_000_000,
         error_ns: 6_000_000,
     };
-    assert_eq!(clock.decide(at(2), vague, Keeper::Us), by(2_500_000));
+    assert_eq!(clock.decide(at(2), vague, Keeper::Agent), by(2_500_000));
     clock.disturbed();
     assert_eq!(
-        clock.decide(at(3), offset(900_000), Keeper::Us),
+        clock.decide(at(3), offset(900_000), Keeper::Agent),
         by(900_000)
     );
 }
 
 #[test]
-fn a_clock_of_anothers_is_left_alone_but_for_what_that_one_missed() {
+fn a_clock_that_another_program_keeps_is_only_stepped() {
     let mut clock = Discipline::new(0);
     let at = Duration::from_secs(1);
     for (keeper, ns, want) in [
@@ -57,23 +57,23 @@ fn a_clock_of_anothers_is_left_alone_but_for_what_that_one_missed() {
 }
 
 #[test]
-fn measurements_become_rarer_while_they_are_good() {
+fn the_interval_grows_while_measurements_are_good() {
     let mut clock = Discipline::new(0);
     let mut now = Duration::ZERO;
-    let mut pauses = Vec::new();
+    let mut intervals = Vec::new();
     for _ in 0..7 {
-        clock.decide(now, offset(0), Keeper::Us);
-        pauses.push(clock.pause().as_secs());
-        now += clock.pause();
+        clock.decide(now, offset(0), Keeper::Agent);
+        intervals.push(clock.interval().as_secs());
+        now += clock.interval();
     }
-    assert_eq!(pauses, [4, 8, 16, 32, 64, 64, 64]);
-    clock.decide(now, offset(2_000_000), Keeper::Us);
-    assert_eq!(clock.pause(), OFTEN);
+    assert_eq!(intervals, [4, 8, 16, 32, 64, 64, 64]);
+    clock.decide(now, offset(2_000_000), Keeper::Agent);
+    assert_eq!(clock.interval(), OFTEN);
     clock.disturbed();
-    assert_eq!(clock.pause(), SOON);
+    assert_eq!(clock.interval(), SOON);
 }
 
-/// A clock that drifts, is slewed as the kernel does it, and can be asked with some error.
+/// A clock that drifts, is slewed as by the kernel, and is measured with an error.
 struct Simulated {
     now: Duration,
     offset: f64,
@@ -93,7 +93,7 @@ impl Simulated {
         self.slew -= slewed;
     }
 
-    fn obey(&mut self, correction: Correction) {
+    fn apply(&mut self, correction: Correction) {
         match correction {
             Correction::Leave => {}
             Correction::Step(ns) => (self.offset, self.slew) = (self.offset + ns as f64, 0),
@@ -103,11 +103,11 @@ impl Simulated {
 }
 
 proptest! {
-    /// Whatever a clock's drift and its offset at first, and though each measurement is off by up to
-    /// 0.25 ms, it is within a millisecond after some minutes and stays there; also after a pause
-    /// in which it stood still.
+    /// A clock with any drift and any initial offset, measured with an error of up to 0.25 ms, is
+    /// within a millisecond after some minutes and stays there; also after a pause in which it
+    /// stood still.
     #[test]
-    fn a_clock_at_rest_comes_and_stays_within_a_millisecond(
+    fn a_clock_converges_to_within_a_millisecond(
         drift in -200_000i64..200_000,
         first in -3600 * SECOND..3600 * SECOND,
         stood_still in 0..86_400 * SECOND,
@@ -127,8 +127,8 @@ proptest! {
                 discipline.disturbed();
             }
             let measured = Offset { ns: clock.offset as i64 + noise, error_ns: 400_000 };
-            clock.obey(discipline.decide(clock.now, measured, Keeper::Us));
-            clock.run(discipline.pause());
+            clock.apply(discipline.decide(clock.now, measured, Keeper::Agent));
+            clock.run(discipline.interval());
             let settled = if round < 50 { round > 12 } else { round > 54 };
             if settled {
                 prop_assert!(clock.offset.abs() < 1e6, "round {round}: {} ns", clock.offset);
@@ -137,7 +137,7 @@ proptest! {
     }
 
     #[test]
-    fn no_offset_is_too_odd(
+    fn any_offset_gives_a_bounded_correction(
         steps in proptest::collection::vec((any::<i64>(), any::<u64>(), 0..1000u64, 0..4u8), 0..50),
         rate in any::<i64>(),
     ) {
@@ -146,12 +146,12 @@ proptest! {
         for (ns, error_ns, wait, keeper) in steps {
             // An offset is half a difference of two times.
             let measured = Offset { ns: ns / 4, error_ns };
-            let keeper = match keeper { 0 => Keeper::Other, 1 => Keeper::Host, _ => Keeper::Us };
+            let keeper = match keeper { 0 => Keeper::Other, 1 => Keeper::Host, _ => Keeper::Agent };
             if let Correction::Slew { ns, rate } = clock.decide(now, measured, keeper) {
                 prop_assert!(rate.abs() <= FASTEST);
                 prop_assert!(ns.unsigned_abs() <= STEP || ns.unsigned_abs() <= error_ns);
             }
-            prop_assert!((SOON..=SELDOM).contains(&clock.pause()));
+            prop_assert!((SOON..=SELDOM).contains(&clock.interval()));
             now += Duration::from_secs(wait);
         }
     }

@@ -1,9 +1,9 @@
-//! Keeping this machine's clock at the host's time.
+//! Synchronizes this machine's clock with the host's.
 //!
-//! An exchange of a few probes ([`sample`]) says how far the clock is off, a pure function of that
-//! and of what was before what to do about it ([`discipline`]), and the kernel does it. It is
-//! measured at once when the agent has a connection to the host, so after the machine was paused;
-//! when somebody sets the clock or the machine was asleep; and when the host asks for it.
+//! An exchange of a few probes ([`sample`]) measures the offset. A pure function of the offset and
+//! its history decides on the correction ([`discipline`]), and the kernel applies it. The clock is
+//! measured when the agent connects to the host (and so after the machine was paused), after the
+//! clock was set or the machine was suspended, and when the host requests it.
 
 mod discipline;
 mod sample;
@@ -21,37 +21,37 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use crate::catalog::TIME;
-use crate::link::{CallError, Pause, Target};
+use crate::link::{Backoff, CallError, Target};
 use crate::wire::heartbeat;
 use crate::wire::time::time_client::TimeClient;
 use crate::wire::time::{Probe, Stamp};
 use discipline::{Correction, Discipline, Keeper};
 use sample::{Offset, Sample, best};
 
-/// Probes of one measurement.
+/// The number of probes in a measurement.
 const PROBES: usize = 8;
 
-/// From one answer to the next probe.
+/// The delay between an answer and the next probe.
 const BETWEEN: Duration = Duration::from_millis(20);
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(2);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a host may leave the connection without a sign of its own.
-const DEAF: Duration = Duration::from_secs(10);
+/// The keepalive timeout of the connection to the host.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether somebody has set the clock, and by how much it counts.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often to check whether the clock was set, and the smallest jump that counts, in nanoseconds.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 const JUMP: i64 = 100_000_000;
 
-/// What is known of the clock, for those who tell of it, and the way to have it looked at.
+/// A handle to the last measurement, which can also request a new one.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Known(Arc<Inner>);
+pub(super) struct ClockHandle(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
     last: Mutex<Option<Measured>>,
-    wish: Notify,
+    measure_now: Notify,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,14 +61,14 @@ struct Measured {
     keeper: Keeper,
 }
 
-impl Known {
-    /// Has it measured now.
-    pub(super) fn ask(&self) {
-        self.0.wish.notify_one();
+impl ClockHandle {
+    /// Requests a measurement now.
+    pub(super) fn measure_now(&self) {
+        self.0.measure_now.notify_one();
     }
 
-    /// What was measured last, as a beat has it.
-    pub(super) fn told(&self) -> Option<heartbeat::Clock> {
+    /// The last measurement, as a beat reports it.
+    pub(super) fn report(&self) -> Option<heartbeat::Clock> {
         let last = *self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
         let last = last?;
         let age = boot_time().saturating_sub(last.at).as_millis();
@@ -79,7 +79,7 @@ impl Known {
             ..heartbeat::Clock::default()
         };
         clock.set_keeper(match last.keeper {
-            Keeper::Us => heartbeat::Keeper::Agent,
+            Keeper::Agent => heartbeat::Keeper::Agent,
             Keeper::Other => heartbeat::Keeper::Other,
             Keeper::Host => heartbeat::Keeper::Host,
         });
@@ -92,55 +92,56 @@ impl Known {
     }
 }
 
-/// Keeps the clock until dropped.
-pub(super) async fn run(endpoint: Endpoint, known: Known) {
+/// Synchronizes the clock until dropped.
+pub(super) async fn run(endpoint: Endpoint, handle: ClockHandle) {
     let rate = clock::kept().map_or(0, |kept| kept.rate_ppb);
-    let mut keeping = Keeping {
+    let mut synchronizer = Synchronizer {
         discipline: Discipline::new(rate),
-        known,
+        handle,
         own: false,
         endpoint: endpoint.clone(),
-        told: false,
+        warned: false,
     };
     let target = Target::new(endpoint, VmId::PARENT);
-    let mut pause = Pause::default();
+    let mut backoff = Backoff::default();
     loop {
         let mut measured = false;
-        let Err(error) = keeping.connected(&target, &mut measured).await;
-        tracing::debug!("the host does not tell the time: {error}");
+        let Err(error) = synchronizer.connected(&target, &mut measured).await;
+        tracing::debug!("no time from the host: {error}");
         if measured {
-            pause = Pause::default();
+            backoff = Backoff::default();
         }
-        tokio::time::sleep(pause.next()).await;
+        tokio::time::sleep(backoff.next()).await;
     }
 }
 
-struct Keeping {
+struct Synchronizer {
     discipline: Discipline,
-    known: Known,
-    /// The machine has a clock of its own; a container, which has a broker's endpoint, has its host's.
+    handle: ClockHandle,
+    /// Whether the machine has a clock of its own. A container, which has a broker's endpoint, uses
+    /// its host's.
     own: bool,
     endpoint: Endpoint,
-    /// That the clock may not be changed was said.
-    told: bool,
+    /// Whether the failure to set the clock was logged.
+    warned: bool,
 }
 
-impl Keeping {
-    /// Keeps the clock over one connection until that ends.
+impl Synchronizer {
+    /// Synchronizes the clock over one connection until the connection ends.
     async fn connected(
         &mut self,
         target: &Target,
         measured: &mut bool,
     ) -> Result<Infallible, CallError> {
         let mut exchange = Exchange::open(target).await?;
-        // Known for sure now: what leads to the host is there.
+        // Certain only now: the vsock device exists once the connection does.
         self.own = self.endpoint.uses_vsock();
-        // Why there was no connection before is not known; the machine may have been paused.
+        // The machine may have been paused while there was no connection.
         self.discipline.disturbed();
         loop {
             let before = self.measure(&mut exchange).await?;
             if matches!(before, Correction::Step(_)) {
-                // So that what is told is how the clock is now.
+                // So that the reported offset is the one after the step.
                 self.measure(&mut exchange).await?;
             }
             *measured = true;
@@ -148,26 +149,26 @@ impl Keeping {
                 disturbed = self.wait() => if disturbed {
                     self.discipline.disturbed();
                 },
-                // The connection is what a pause of the machine breaks, and often all that shows it.
+                // A pause of the machine breaks the connection, which is often its only sign.
                 end = exchange.end() => return Err(end),
             }
         }
     }
 
-    /// Measures once, and does what is to be done about it.
+    /// Measures once and applies the correction.
     async fn measure(&mut self, exchange: &mut Exchange) -> Result<Correction, CallError> {
         let mut samples = Vec::with_capacity(PROBES);
         for _ in 0..PROBES {
-            // Longer than a host makes one wait who does not leave it time.
+            // Longer than the host's rate limit, so the host never delays a probe.
             tokio::time::sleep(BETWEEN).await;
             samples.push(exchange.sample().await?);
         }
-        let nonsense = || Status::internal("the host's time makes no sense");
+        let nonsense = || Status::internal("the host's timestamps are inconsistent");
         let offset = best(&samples).ok_or_else(nonsense)?;
         let keeper = match clock::kept() {
             _ if !self.own => Keeper::Host,
             Ok(kept) if kept.synchronized => Keeper::Other,
-            _ => Keeper::Us,
+            _ => Keeper::Agent,
         };
         let at = boot_time();
         let correction = self.discipline.decide(at, offset, keeper);
@@ -184,18 +185,18 @@ impl Keeping {
             Correction::Slew { ns, rate } => clock::set_rate(rate).and_then(|()| clock::slew(ns)),
         };
         if let Err(error) = done
-            && !std::mem::replace(&mut self.told, true)
+            && !std::mem::replace(&mut self.warned, true)
         {
-            tracing::warn!("the clock cannot be kept at the host's time: {error}");
+            tracing::warn!("cannot set the clock to the host's time: {error}");
         }
-        self.known.set(Measured { offset, at, keeper });
+        self.handle.set(Measured { offset, at, keeper });
         Ok(correction)
     }
 
-    /// Waits until it is time to measure again; whether somebody has set the clock meanwhile, or the
-    /// machine was asleep, or the host asks.
+    /// Waits until the next measurement is due. Returns whether it is early: the clock was set, the
+    /// machine was suspended, or the host has requested it.
     async fn wait(&self) -> bool {
-        let until = boot_time() + self.discipline.pause();
+        let until = boot_time() + self.discipline.interval();
         let mut before = Clocks::now();
         loop {
             let left = until.saturating_sub(boot_time());
@@ -203,8 +204,8 @@ impl Keeping {
                 return false;
             }
             tokio::select! {
-                () = tokio::time::sleep(left.min(LOOK)) => {}
-                () = self.known.0.wish.notified() => return true,
+                () = tokio::time::sleep(left.min(CHECK_INTERVAL)) => {}
+                () = self.handle.0.measure_now.notified() => return true,
             }
             let now = Clocks::now();
             if self.own && now.jumped_since(before) {
@@ -215,7 +216,7 @@ impl Keeping {
     }
 }
 
-/// A call to the host that answers probe by probe.
+/// A call to the host that answers each probe.
 struct Exchange {
     probes: mpsc::Sender<()>,
     stamps: Streaming<Stamp>,
@@ -223,11 +224,11 @@ struct Exchange {
 
 impl Exchange {
     async fn open(target: &Target) -> Result<Self, CallError> {
-        let channel = target.channel_with_pulse(&TIME, DEAF).await?;
+        let channel = target.channel_with_keepalive(&TIME, IDLE_TIMEOUT).await?;
         let (probes, wanted) = mpsc::channel(1);
         let probing = stream::unfold(wanted, async |mut wanted: mpsc::Receiver<()>| {
             wanted.recv().await?;
-            // As late as can be.
+            // Read as late as possible.
             let origin = monotonic().to_ne_bytes();
             let origin = u64::from_ne_bytes(origin);
             Some((Probe { origin }, wanted))
@@ -242,7 +243,7 @@ impl Exchange {
     /// Waits for the end of the call, between two samples.
     async fn end(&mut self) -> CallError {
         match self.stamps.message().await {
-            Ok(Some(_)) => Status::internal("the host answers unasked").into(),
+            Ok(Some(_)) => Status::internal("the host sent an unexpected answer").into(),
             Ok(None) => over().into(),
             Err(status) => status.into(),
         }
@@ -250,18 +251,18 @@ impl Exchange {
 
     async fn sample(&mut self) -> Result<Sample, CallError> {
         self.probes.send(()).await.map_err(|_| over())?;
-        let stamp = timeout(PATIENCE, self.stamps.message()).await;
+        let stamp = timeout(REPLY_TIMEOUT, self.stamps.message()).await;
         let (ended, received) = (monotonic(), real_time());
-        let stamp = stamp.map_err(|_| Status::deadline_exceeded("the host does not answer"))?;
+        let stamp = stamp.map_err(|_| Status::deadline_exceeded("the host did not answer"))?;
         let stamp = stamp?.ok_or_else(over)?;
-        // By the clock that nobody sets, so that a step meanwhile is no part of it.
+        // By the monotonic clock, which is never set, so that a step in between does not count.
         let began = i64::from_ne_bytes(stamp.origin.to_ne_bytes());
         let took = ended.saturating_sub(began);
         let there = |ns: u64| i64::try_from(ns).unwrap_or(i64::MAX);
         Ok(Sample {
             sent: received.saturating_sub(took),
-            received_there: there(stamp.received_ns),
-            sent_there: there(stamp.sent_ns),
+            received_by_host: there(stamp.received_ns),
+            sent_by_host: there(stamp.sent_ns),
             received,
         })
     }
@@ -288,7 +289,7 @@ impl Clocks {
         }
     }
 
-    /// Whether somebody has set the clock since, or the machine was asleep.
+    /// Whether the clock was set since, or the machine was suspended.
     fn jumped_since(self, before: Self) -> bool {
         let differs = |a: i64, b: i64| a.saturating_sub(b).saturating_abs() > JUMP;
         let set = differs(self.real - self.boot, before.real - before.boot);
@@ -320,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_that_was_set_and_a_machine_that_slept_are_noticed_and_time_that_passes_is_not() {
+    fn a_set_clock_and_a_suspended_machine_are_detected() {
         let at = |real, boot, monotonic| Clocks {
             real,
             boot,

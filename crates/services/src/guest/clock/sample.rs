@@ -1,12 +1,12 @@
-//! What an exchange with the host says of this machine's clock.
+//! Computes the offset of this machine's clock from an exchange with the host.
 
-/// One exchange: by this machine's clock when it began and ended, by the host's when it got there.
-/// Nanoseconds since 1970.
+/// One exchange: sent and received by this machine's clock, received and sent by the host's. In
+/// nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sample {
     pub(super) sent: i64,
-    pub(super) received_there: i64,
-    pub(super) sent_there: i64,
+    pub(super) received_by_host: i64,
+    pub(super) sent_by_host: i64,
     pub(super) received: i64,
 }
 
@@ -14,30 +14,30 @@ pub(super) struct Sample {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Offset {
     pub(super) ns: i64,
-    /// The truth is within so much of it.
+    /// The bound of the error, in nanoseconds.
     pub(super) error_ns: u64,
 }
 
 impl Sample {
-    /// What it says; `None` if it cannot be: time went backwards, here or there.
+    /// The offset; `None` if the times are inconsistent: time went backwards on one side.
     fn offset(self) -> Option<Offset> {
         let whole = self.received.checked_sub(self.sent)?;
-        let there = self.sent_there.checked_sub(self.received_there)?;
+        let there = self.sent_by_host.checked_sub(self.received_by_host)?;
         let on_the_way = whole.checked_sub(there)?;
         if there < 0 || on_the_way < 0 {
             return None;
         }
-        let first = i128::from(self.sent) - i128::from(self.received_there);
-        let second = i128::from(self.received) - i128::from(self.sent_there);
+        let first = i128::from(self.sent) - i128::from(self.received_by_host);
+        let second = i128::from(self.received) - i128::from(self.sent_by_host);
         Some(Offset {
             ns: i64::try_from((first + second) / 2).ok()?,
-            // Rounded up, as the offset was rounded.
+            // Rounded up, because the offset was rounded.
             error_ns: on_the_way.unsigned_abs() / 2 + 1,
         })
     }
 }
 
-/// The best of several: what was least on its way can have gone least wrong.
+/// The best of several samples: the one with the shortest round trip has the smallest error.
 pub(super) fn best(samples: &[Sample]) -> Option<Offset> {
     let offsets = samples.iter().filter_map(|sample| sample.offset());
     offsets.min_by_key(|offset| offset.error_ns)
@@ -51,7 +51,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_truth_is_within_the_error(
+        fn the_true_offset_is_within_the_error(
             truth in -4_000_000_000_000i64..4_000_000_000_000,
             ways in proptest::collection::vec((0..50_000_000i64, 0..50_000_000i64, 0..1000i64), 1..10),
         ) {
@@ -62,8 +62,8 @@ mod tests {
                 here = received;
                 Sample {
                     sent,
-                    received_there: sent + there - truth,
-                    sent_there: sent + there + stay - truth,
+                    received_by_host: sent + there - truth,
+                    sent_by_host: sent + there + stay - truth,
                     received,
                 }
             }).collect();
@@ -74,20 +74,20 @@ mod tests {
         }
 
         #[test]
-        fn no_host_can_make_it_fail(
+        fn any_sample_is_handled(
             sent in any::<i64>(), received in any::<i64>(),
-            received_there in any::<i64>(), sent_there in any::<i64>(),
+            received_by_host in any::<i64>(), sent_by_host in any::<i64>(),
         ) {
-            best(&[Sample { sent, received_there, sent_there, received }]);
+            best(&[Sample { sent, received_by_host, sent_by_host, received }]);
         }
     }
 
     #[test]
-    fn time_that_went_backwards_says_nothing() {
-        let sample = |sent, received_there, sent_there, received| Sample {
+    fn a_sample_with_time_going_backwards_is_ignored() {
+        let sample = |sent, received_by_host, sent_by_host, received| Sample {
             sent,
-            received_there,
-            sent_there,
+            received_by_host,
+            sent_by_host,
             received,
         };
         assert_eq!(best(&[sample(10, 100, 90, 30)]), None);

@@ -1,9 +1,10 @@
-//! The process that freezes, and that thaws whatever becomes of the agent.
+//! The freezer process: it freezes, and it thaws even if the agent dies.
 //!
-//! What is frozen stays so when whoever froze it is gone, so the agent does not do it itself: this
-//! is a child of its, with a pipe each way. A byte on its standard input, the end of it (the agent
-//! is gone), a signal or the time limit ends the freeze. Nothing here waits for the agent, and while
-//! something is frozen nothing is written but to that pipe, by a thread that does nothing else.
+//! Filesystems stay frozen when the process that froze them is gone, so the agent does not freeze
+//! them itself. The freezer is its child, with a pipe in each direction. A byte on standard input,
+//! its end of file (the agent is gone), a signal or the time limit ends the freeze. The freezer
+//! never waits for the agent. While filesystems are frozen it writes only to that pipe, from a
+//! dedicated thread.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -20,51 +21,52 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep_until, timeout};
 use tonic::Code;
 
-use super::course::{Course, Fate, Next};
-use super::hooks::{self, Errand};
-use super::mark::{self, Mark};
+use super::hooks::{self, HookTask};
+use super::marker::{self, Marker};
 use super::mounts::{self, Filesystem};
+use super::state::{FreezeOutcome, FreezeState, NextStep};
 use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, Skipped, ThawReply};
 
-/// The most filesystems of one freeze.
+/// The most filesystems in one freeze.
 pub(super) const MOST: usize = 256;
 
-/// How long all hooks together may take to get ready.
+/// How long all hooks together may take to prepare.
 pub(super) const HOOKS: Duration = Duration::from_secs(30);
 
 /// What to freeze, and for how long.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Order {
-    /// The longest time that anything is frozen.
+pub struct FreezeCommand {
+    /// The time limit.
     pub limit: Duration,
     /// The folder of the hooks.
     pub hooks: PathBuf,
-    /// The mount points; all that there are if none is named.
+    /// The mount points; empty for all that can be frozen.
     pub mounts: Vec<PathBuf>,
 }
 
-/// What this process says on its standard output: a length of four bytes, little-endian, then this.
+/// What this process reports on its standard output: a length of four bytes, little-endian, then
+/// this message.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Said {
+pub(super) struct Event {
     /// Everything is frozen.
     #[prost(message, optional, tag = "1")]
     pub frozen: Option<FreezeReply>,
-    /// Nothing is, any more.
+    /// Nothing is frozen any more.
     #[prost(message, optional, tag = "2")]
     pub ended: Option<ThawReply>,
-    /// It came to nothing.
+    /// The freeze failed.
     #[prost(message, optional, tag = "3")]
     pub failed: Option<Failed>,
 }
 
-/// Why nothing is frozen.
+/// Why the freeze failed.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Failed {
-    /// A code of gRPC's.
+    /// A gRPC status code.
     #[prost(int32, tag = "1")]
     pub code: i32,
-    /// In words.
+    /// The error text.
     #[prost(string, tag = "2")]
     pub text: String,
 }
@@ -76,58 +78,63 @@ impl Failed {
     }
 }
 
-/// Freezes, waits and thaws, as the process that the agent started for it.
-pub fn run(order: &Order) -> io::Result<()> {
-    // Whoever is killed for memory, not this one.
+/// Freezes, waits and thaws. It runs in the process that the agent starts for it.
+///
+/// # Errors
+///
+/// The system's error if the process cannot set itself up. Failures of the freeze are reported to
+/// the agent.
+pub fn run(command: &FreezeCommand) -> io::Result<()> {
+    // Protects this process from the OOM killer.
     let _ = fs::write("/proc/self/oom_score_adj", "-1000");
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let voice = Voice::start();
+    let events = EventWriter::start();
     runtime.block_on(async {
-        let mut ears = Ears::open()?;
+        let mut commands = CommandReader::open()?;
         let mut ready = Vec::new();
-        if let Err(failed) = whole(order, &voice, &mut ears, &mut ready).await {
-            voice.say(Said {
+        if let Err(failed) = freeze_and_thaw(command, &events, &mut commands, &mut ready).await {
+            events.write(Event {
                 failed: Some(failed),
-                ..Said::default()
+                ..Event::default()
             });
         }
         for hook in ready.iter().rev() {
-            if let Err(error) = hooks::run(hook, Errand::Thaw).await {
-                tracing::warn!("after the thaw: {error}");
+            if let Err(error) = hooks::run(hook, HookTask::Thaw).await {
+                tracing::warn!("thaw hook failed: {error}");
             }
         }
         io::Result::Ok(())
     })?;
-    voice.end();
+    events.end();
     Ok(())
 }
 
-/// From the first hook to the thaw. `ready` are the hooks that are to hear of the thaw.
-async fn whole(
-    order: &Order,
-    voice: &Voice,
-    ears: &mut Ears,
+/// Runs from the first hook to the thaw. `ready` collects the hooks that must be run at the thaw.
+async fn freeze_and_thaw(
+    command: &FreezeCommand,
+    events: &EventWriter,
+    commands: &mut CommandReader,
     ready: &mut Vec<PathBuf>,
 ) -> Result<(), Failed> {
-    let given_up = || Failed::new(Code::Cancelled, "the freeze was given up");
+    let cancelled = || Failed::new(Code::Cancelled, "the freeze was cancelled");
     tokio::select! {
-        made = timeout(HOOKS, make_ready(&order.hooks, ready)) => match made {
-            Ok(made) => made?,
+        prepared = timeout(HOOKS, prepare(&command.hooks, ready)) => match prepared {
+            Ok(prepared) => prepared?,
             Err(_) => {
-                let text = format!("the hooks took longer than {} s", HOOKS.as_secs());
+                let text = format!("the hooks exceeded their limit of {} s", HOOKS.as_secs());
                 return Err(Failed::new(Code::Aborted, text));
             }
         },
-        _ = ears.wish() => return Err(given_up()),
+        _ = commands.next() => return Err(cancelled()),
     }
     let table = fs::read("/proc/self/mountinfo");
     let table = table.map_err(|error| Failed::new(Code::FailedPrecondition, error))?;
-    let selection = mounts::select(&mounts::parse(&table), &order.mounts)
+    let selection = mounts::select(&mounts::parse(&table), &command.mounts)
         .map_err(|error| Failed::new(Code::FailedPrecondition, error))?;
     if selection.freeze.len() > MOST {
-        let text = format!("there are more than {MOST} filesystems");
+        let text = format!("more than {MOST} filesystems to freeze");
         return Err(Failed::new(Code::ResourceExhausted, text));
     }
     let mut reply = FreezeReply {
@@ -136,55 +143,56 @@ async fn whole(
     };
     let mut opened = Vec::new();
     for filesystem in selection.freeze {
-        match open_one(&filesystem) {
+        match open_mount(&filesystem) {
             Ok(file) => opened.push((filesystem, file)),
             Err(why) => reply.skipped.push(skipped(&filesystem, &why)),
         }
     }
 
-    // Removed again when nothing is frozen. Without it a freeze is as good, but for one case.
+    // Removed when nothing is frozen any more. A freeze without the marker still works: it is
+    // needed only if the agent and the freezer are both killed.
     let points = opened
         .iter()
         .filter_map(|(filesystem, _)| filesystem.mounts.first());
-    let _mark = Mark::set(
-        Path::new(mark::PLACE),
+    let _marker = Marker::set(
+        Path::new(marker::PATH),
         points.map(|mount| mount.point.as_path()),
     );
-    let freezing = Freezing::begin(opened, order.limit);
+    let freezing = Freezing::begin(opened, command.limit);
     let due = sleep_until(freezing.due.into());
     tokio::pin!(due);
-    let told = tokio::select! {
-        told = freezing.told => told.unwrap_or_else(|_| Err(given_up())),
-        _ = ears.wish() => Err(given_up()),
-        () = &mut due => Err(Failed::new(Code::DeadlineExceeded, "to freeze took longer than the time limit")),
+    let result = tokio::select! {
+        result = freezing.result => result.unwrap_or_else(|_| Err(cancelled())),
+        _ = commands.next() => Err(cancelled()),
+        () = &mut due => Err(Failed::new(Code::DeadlineExceeded, "freezing took longer than the time limit")),
     };
-    let told = told.and_then(|told| {
-        reply.skipped.extend(told.skipped);
+    let result = result.and_then(|result| {
+        reply.skipped.extend(result.skipped);
         reply.skipped.truncate(MOST);
-        reply.frozen = told.frozen.iter().map(Filesystem::told).collect();
+        reply.frozen = result.frozen.iter().map(Filesystem::to_wire).collect();
         match reply.frozen.is_empty() {
             true => Err(Failed::new(
                 Code::FailedPrecondition,
-                nothing(&reply.skipped),
+                nothing_to_freeze(&reply.skipped),
             )),
             false => Ok(()),
         }
     });
-    let outcome = match told {
+    let outcome = match result {
         Err(failed) => {
             freezing.work.end();
             let _ = freezing.thread.join();
             return Err(failed);
         }
         Ok(()) => {
-            voice.say(Said {
+            events.write(Event {
                 frozen: Some(reply),
-                ..Said::default()
+                ..Event::default()
             });
             tokio::select! {
-                wish = ears.wish() => match wish {
-                    Wish::Thaw => Outcome::Thawed,
-                    Wish::End => Outcome::Earlier,
+                command = commands.next() => match command {
+                    Command::Thaw => Outcome::Thawed,
+                    Command::End => Outcome::Earlier,
                 },
                 () = due => Outcome::Expired,
             }
@@ -201,33 +209,34 @@ async fn whole(
         frozen_ms,
         failures: end.failures,
     };
-    voice.say(Said {
+    events.write(Event {
         ended: Some(ended),
-        ..Said::default()
+        ..Event::default()
     });
     Ok(())
 }
 
-/// Has all hooks get ready. One that fails hears of the thaw as well: it may have done half of it.
-async fn make_ready(folder: &Path, ready: &mut Vec<PathBuf>) -> Result<(), Failed> {
+/// Runs all hooks before the freeze. A hook that fails is run at the thaw as well, because it may
+/// have done half of its task.
+async fn prepare(folder: &Path, ready: &mut Vec<PathBuf>) -> Result<(), Failed> {
     let failed = |error| Failed::new(Code::Aborted, error);
     for hook in hooks::all(folder).map_err(failed)? {
         ready.push(hook.clone());
-        hooks::run(&hook, Errand::Freeze).await.map_err(failed)?;
+        hooks::run(&hook, HookTask::Freeze).await.map_err(failed)?;
     }
     Ok(())
 }
 
 fn skipped(filesystem: &Filesystem, why: &str) -> Skipped {
     Skipped {
-        filesystem: Some(filesystem.told()),
+        filesystem: Some(filesystem.to_wire()),
         why: why.to_string(),
     }
 }
 
-/// That there is nothing to freeze, and why.
-fn nothing(skipped: &[Skipped]) -> String {
-    let mut text = "there is nothing here that can be frozen".to_owned();
+/// The error text if there is nothing to freeze, with reasons.
+fn nothing_to_freeze(skipped: &[Skipped]) -> String {
+    let mut text = "no filesystem here can be frozen".to_owned();
     for one in skipped.iter().take(4) {
         let mount = one.filesystem.as_ref().map(|filesystem| &filesystem.mount);
         text += &format!("; {}: {}", mount.map_or("", |mount| mount), one.why);
@@ -235,16 +244,16 @@ fn nothing(skipped: &[Skipped]) -> String {
     text
 }
 
-/// Opens a filesystem where it is mounted and not covered by another mount.
-pub(super) fn open_one(filesystem: &Filesystem) -> Result<File, String> {
+/// Opens a filesystem at a mount point that is not covered by another mount.
+pub(super) fn open_mount(filesystem: &Filesystem) -> Result<File, String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let mut why = "another one is mounted over it".to_owned();
+    let mut why = "another filesystem is mounted over it".to_owned();
     for mount in &filesystem.mounts {
         let opened = open(&mount.point, flags, Mode::empty()).and_then(|fd| {
             let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
-            // Kernels before 5.8 do not say.
-            let said = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-            Ok((fd, !said || stat.stx_mnt_id == mount.id))
+            // Kernels before 5.8 do not report the mount's id.
+            let event = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+            Ok((fd, !event || stat.stx_mnt_id == mount.id))
         });
         match opened {
             Ok((fd, true)) => return Ok(fd.into()),
@@ -255,50 +264,50 @@ pub(super) fn open_one(filesystem: &Filesystem) -> Result<File, String> {
     Err(why)
 }
 
-/// What the thread that freezes says in the end.
-struct Told {
+/// The result of the thread that freezes.
+struct FreezeResult {
     frozen: Vec<Filesystem>,
     skipped: Vec<Skipped>,
 }
 
-/// The thread that freezes, which may have to wait for a disk long after the time limit.
+/// The thread that freezes. It may be blocked by a disk long after the time limit.
 struct Freezing {
     work: Arc<Work>,
-    told: oneshot::Receiver<Result<Told, Failed>>,
+    result: oneshot::Receiver<Result<FreezeResult, Failed>>,
     thread: JoinHandle<()>,
     due: Instant,
 }
 
-/// What it shares with whoever ends it.
+/// The state shared between that thread and the one that ends the freeze.
 struct Work {
     opened: Vec<(Filesystem, File)>,
-    course: Mutex<Course>,
+    state: Mutex<FreezeState>,
 }
 
-/// What the end came to.
+/// The result of the thaw.
 #[derive(Default)]
-struct End {
+struct ThawResult {
     failures: Vec<String>,
-    /// Somebody else had thawed something.
+    /// Another process had already thawed a filesystem.
     earlier: bool,
 }
 
 impl Freezing {
     fn begin(opened: Vec<(Filesystem, File)>, limit: Duration) -> Self {
-        let course = Course::new(opened.len(), Instant::now(), limit);
-        let due = course.due();
-        let course = Mutex::new(course);
-        let work = Arc::new(Work { opened, course });
-        let (tell, told) = oneshot::channel();
+        let state = FreezeState::new(opened.len(), Instant::now(), limit);
+        let due = state.due();
+        let state = Mutex::new(state);
+        let work = Arc::new(Work { opened, state });
+        let (sender, result) = oneshot::channel();
         let thread = thread::spawn({
             let work = Arc::clone(&work);
             move || {
-                let _ = tell.send(work.freeze_all());
+                let _ = sender.send(work.freeze_all());
             }
         });
         Self {
             work,
-            told,
+            result,
             thread,
             due,
         }
@@ -306,46 +315,49 @@ impl Freezing {
 }
 
 impl Work {
-    fn course(&self) -> MutexGuard<'_, Course> {
-        self.course.lock().unwrap_or_else(PoisonError::into_inner)
+    fn state(&self) -> MutexGuard<'_, FreezeState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn age(&self) -> Duration {
-        self.course().age(Instant::now())
+        self.state().age(Instant::now())
     }
 
-    fn freeze_all(&self) -> Result<Told, Failed> {
+    fn freeze_all(&self) -> Result<FreezeResult, Failed> {
         let (mut frozen, mut others) = (Vec::new(), Vec::new());
         loop {
-            let next = self.course().next(Instant::now());
+            let next = self.state().next(Instant::now());
             let which = match next {
-                Next::Freeze(which) => which,
-                Next::Complete => break,
-                Next::Over => {
+                NextStep::Freeze(which) => which,
+                NextStep::Complete => break,
+                NextStep::Over => {
                     return Err(Failed::new(
                         Code::DeadlineExceeded,
-                        "the time limit is over",
+                        "the time limit has passed",
                     ));
                 }
             };
             let (filesystem, file) = &self.opened[which];
             match freeze(file) {
                 Ok(()) => {
-                    if self.course().froze(which) == Fate::Thaw {
-                        self.thaw_one(which, &mut End::default());
+                    if self.state().froze(which) == FreezeOutcome::Thaw {
+                        self.thaw_one(which, &mut ThawResult::default());
                     }
                     frozen.push(filesystem.clone());
                 }
                 Err(error) => match error.raw_os_error() {
                     Some(code) if code == rustix::io::Errno::BUSY.raw_os_error() => {
-                        others.push(skipped(filesystem, "something else has frozen it"));
+                        others.push(skipped(filesystem, "another program has frozen it"));
                     }
                     Some(code) if code == rustix::io::Errno::OPNOTSUPP.raw_os_error() => {
-                        others.push(skipped(filesystem, "its kind cannot be frozen"));
+                        others.push(skipped(
+                            filesystem,
+                            "this type of filesystem cannot be frozen",
+                        ));
                     }
                     _ => {
-                        let mount = filesystem.told().mount;
-                        let text = format!("{mount} cannot be frozen: {error}");
+                        let mount = filesystem.to_wire().mount;
+                        let text = format!("cannot freeze \"{mount}\": {error}");
                         let code = match error.kind() {
                             io::ErrorKind::PermissionDenied => Code::PermissionDenied,
                             _ => Code::Aborted,
@@ -355,95 +367,97 @@ impl Work {
                 },
             }
         }
-        Ok(Told {
+        Ok(FreezeResult {
             frozen,
             skipped: others,
         })
     }
 
-    /// Thaws what is frozen.
-    fn end(&self) -> End {
-        let frozen = self.course().end();
-        let mut end = End::default();
+    /// Thaws all frozen filesystems.
+    fn end(&self) -> ThawResult {
+        let frozen = self.state().end();
+        let mut result = ThawResult::default();
         for which in frozen {
-            self.thaw_one(which, &mut end);
+            self.thaw_one(which, &mut result);
         }
-        end
+        result
     }
 
-    fn thaw_one(&self, which: usize, end: &mut End) {
+    fn thaw_one(&self, which: usize, result: &mut ThawResult) {
         let (filesystem, file) = &self.opened[which];
         if let Err(error) = thaw(file) {
-            let mount = filesystem.told().mount;
+            let mount = filesystem.to_wire().mount;
             match error.raw_os_error() {
                 Some(code) if code == rustix::io::Errno::INVAL.raw_os_error() => {
-                    end.earlier = true;
-                    end.failures.push(format!("{mount} was thawed before"));
+                    result.earlier = true;
+                    result
+                        .failures
+                        .push(format!("\"{mount}\" was already thawed"));
                 }
-                _ => end
+                _ => result
                     .failures
-                    .push(format!("{mount} cannot be thawed: {error}")),
+                    .push(format!("cannot thaw \"{mount}\": {error}")),
             }
         }
     }
 }
 
-/// What the agent wants, or that it is gone.
+/// A command of the agent, or its end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Wish {
+enum Command {
     Thaw,
     End,
 }
 
-struct Ears {
-    wishes: mpsc::Receiver<Wish>,
+struct CommandReader {
+    received: mpsc::Receiver<Command>,
     signals: [Signal; 3],
 }
 
-impl Ears {
+impl CommandReader {
     fn open() -> io::Result<Self> {
-        let (tell, wishes) = mpsc::channel(2);
+        let (sender, received) = mpsc::channel(2);
         thread::spawn(move || {
-            let wish = match io::stdin().read(&mut [0]) {
-                Ok(1..) => Wish::Thaw,
-                Ok(0) | Err(_) => Wish::End,
+            let command = match io::stdin().read(&mut [0]) {
+                Ok(1..) => Command::Thaw,
+                Ok(0) | Err(_) => Command::End,
             };
-            let _ = tell.blocking_send(wish);
+            let _ = sender.blocking_send(command);
         });
         let signals = [
             signal(SignalKind::terminate())?,
             signal(SignalKind::interrupt())?,
             signal(SignalKind::hangup())?,
         ];
-        Ok(Self { wishes, signals })
+        Ok(Self { received, signals })
     }
 
-    async fn wish(&mut self) -> Wish {
+    async fn next(&mut self) -> Command {
         let [terminate, interrupt, hangup] = &mut self.signals;
         tokio::select! {
-            wish = self.wishes.recv() => wish.unwrap_or(Wish::End),
-            _ = terminate.recv() => Wish::End,
-            _ = interrupt.recv() => Wish::End,
-            _ = hangup.recv() => Wish::End,
+            command = self.received.recv() => command.unwrap_or(Command::End),
+            _ = terminate.recv() => Command::End,
+            _ = interrupt.recv() => Command::End,
+            _ = hangup.recv() => Command::End,
         }
     }
 }
 
-/// Says things to the agent without waiting for it.
-struct Voice {
-    tell: std::sync::mpsc::Sender<Said>,
+/// Writes events to the agent without blocking the caller.
+struct EventWriter {
+    sender: std::sync::mpsc::Sender<Event>,
     thread: JoinHandle<()>,
 }
 
-impl Voice {
+impl EventWriter {
     fn start() -> Self {
-        let (tell, hear) = std::sync::mpsc::channel::<Said>();
+        let (sender, queue) = std::sync::mpsc::channel::<Event>();
         let thread = thread::spawn(move || {
             let mut stdout = io::stdout().lock();
-            for said in hear {
-                let said = said.encode_to_vec();
-                let mut frame = (said.len() as u32).to_le_bytes().to_vec();
-                frame.extend(said);
+            for event in queue {
+                let event = event.encode_to_vec();
+                let mut frame = (event.len() as u32).to_le_bytes().to_vec();
+                frame.extend(event);
                 if stdout
                     .write_all(&frame)
                     .and_then(|()| stdout.flush())
@@ -453,17 +467,17 @@ impl Voice {
                 }
             }
         });
-        Self { tell, thread }
+        Self { sender, thread }
     }
 
-    fn say(&self, said: Said) {
-        // It is gone with the agent.
-        let _ = self.tell.send(said);
+    fn write(&self, event: Event) {
+        // An error means that the agent is gone.
+        let _ = self.sender.send(event);
     }
 
-    /// Waits until all is said. By now nothing is frozen.
+    /// Waits until all events are written. Nothing is frozen by now.
     fn end(self) {
-        drop(self.tell);
+        drop(self.sender);
         let _ = self.thread.join();
     }
 }

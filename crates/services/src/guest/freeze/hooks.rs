@@ -1,5 +1,5 @@
-//! What the guest's owner wants done before a freeze and after the thaw: programs in a folder, such
-//! as one that has a database write what it holds in memory.
+//! Hooks: programs in a folder that run before a freeze and after the thaw, for example to make a
+//! database flush its memory.
 
 use std::fs;
 use std::io;
@@ -12,50 +12,54 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-/// How long one may run.
+/// The longest time that a hook may run.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The most there may be.
+/// The most hooks.
 const MOST: usize = 64;
 
-/// What a hook is to do.
+/// The task of a hook, passed as its argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Errand {
-    /// Get ready: filesystems are about to be frozen.
+pub enum HookTask {
+    /// Prepare: filesystems are about to be frozen.
     Freeze,
-    /// Go on: nothing is frozen any more.
+    /// Resume: nothing is frozen any more.
     Thaw,
 }
 
-/// Why a hook did not do it.
+/// Why a hook failed.
 #[derive(Debug, thiserror::Error)]
 pub enum HookError {
     /// It cannot be started or waited for.
     #[error("the hook {}: {error}", hook.display())]
     Io {
-        /// Which.
+        /// The hook.
         hook: PathBuf,
-        /// What the operating system said.
+        /// The system's error.
         error: io::Error,
     },
-    /// It ran, and was not content.
+    /// It exited with a failure.
     #[error("the hook {} failed: {status}", hook.display())]
     Failed {
-        /// Which.
+        /// The hook.
         hook: PathBuf,
-        /// How it ended.
+        /// Its exit status.
         status: ExitStatus,
     },
-    /// It took too long, and was killed.
-    #[error("the hook {} took longer than {} s", .0.display(), LIMIT.as_secs())]
+    /// It exceeded the time limit and was killed.
+    #[error("the hook {} exceeded its limit of {} s", .0.display(), LIMIT.as_secs())]
     TooSlow(PathBuf),
-    /// There are more of them than there may be.
-    #[error("there are more than {MOST} hooks in {}", .0.display())]
+    /// There are too many hooks.
+    #[error("more than {MOST} hooks in {}", .0.display())]
     TooMany(PathBuf),
 }
 
-/// The hooks in a folder, in the order of their names: executable files, but for hidden ones and
-/// for editors' copies. None if there is no such folder.
+/// Lists the hooks of a folder in the order of their names: executable files, except hidden files
+/// and editors' backup copies. Empty if the folder does not exist.
+///
+/// # Errors
+///
+/// [`HookError`] if the folder cannot be read, or has more than 64 hooks.
 pub fn all(folder: &Path) -> Result<Vec<PathBuf>, HookError> {
     let io = |error| HookError::Io {
         hook: folder.to_owned(),
@@ -69,9 +73,9 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>, HookError> {
     for entry in entries {
         let path = entry.map_err(io)?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let plain = !name.starts_with('.') && !name.ends_with('~');
+        let visible = !name.starts_with('.') && !name.ends_with('~');
         let program = |meta: fs::Metadata| meta.is_file() && meta.permissions().mode() & 0o111 != 0;
-        if plain && fs::metadata(&path).is_ok_and(program) {
+        if visible && fs::metadata(&path).is_ok_and(program) {
             hooks.push(path);
         }
         if hooks.len() > MOST {
@@ -82,20 +86,23 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>, HookError> {
     Ok(hooks)
 }
 
-/// Runs one hook, for ten seconds at the most. If this is dropped before it has ended, the hook is
-/// killed.
-pub async fn run(hook: &Path, errand: Errand) -> Result<(), HookError> {
-    within(LIMIT, hook, errand).await
+/// Runs a hook, for at most ten seconds. Dropping the future kills the hook with its process group.
+///
+/// # Errors
+///
+/// [`HookError`] if the hook cannot be started, fails, or exceeds the limit.
+pub async fn run(hook: &Path, task: HookTask) -> Result<(), HookError> {
+    within(LIMIT, hook, task).await
 }
 
-async fn within(limit: Duration, hook: &Path, errand: Errand) -> Result<(), HookError> {
+async fn within(limit: Duration, hook: &Path, task: HookTask) -> Result<(), HookError> {
     let io = |error| HookError::Io {
         hook: hook.to_owned(),
         error,
     };
-    let argument = match errand {
-        Errand::Freeze => "freeze",
-        Errand::Thaw => "thaw",
+    let argument = match task {
+        HookTask::Freeze => "freeze",
+        HookTask::Thaw => "thaw",
     };
     let mut command = Command::new(hook);
     command.arg(argument).process_group(0).kill_on_drop(true);
@@ -103,7 +110,7 @@ async fn within(limit: Duration, hook: &Path, errand: Errand) -> Result<(), Hook
     let mut child = command.spawn().map_err(io)?;
     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
     let group = Group(pid);
-    // The agent is among the last that the kernel kills for memory; its hooks need not be.
+    // The agent is protected from the OOM killer; its hooks need not be.
     let _ = fs::write(
         format!("/proc/{}/oom_score_adj", child.id().unwrap_or(0)),
         "0",
@@ -122,7 +129,7 @@ async fn within(limit: Duration, hook: &Path, errand: Errand) -> Result<(), Hook
     }
 }
 
-/// The processes of a hook that has not ended.
+/// The process group of a running hook.
 struct Group(Option<Pid>);
 
 impl Drop for Group {
@@ -145,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn programs_of_the_folder_are_hooks_in_the_order_of_their_names() {
+    fn executable_files_are_hooks_in_the_order_of_their_names() {
         let folder = tempfile::tempdir().unwrap();
         for (name, mode) in [("b", 0o755), ("a", 0o700), ("c", 0o644), (".d", 0o755)] {
             hook(folder.path(), name, mode, "");
@@ -161,24 +168,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_hook_hears_what_it_is_about_and_may_say_no() {
+    async fn a_hook_gets_its_task_and_may_fail() {
         let folder = tempfile::tempdir().unwrap();
         let path = hook(folder.path(), "a", 0o755, "test $1 = thaw");
-        run(&path, Errand::Thaw).await.unwrap();
-        let refused = run(&path, Errand::Freeze).await.unwrap_err();
+        run(&path, HookTask::Thaw).await.unwrap();
+        let refused = run(&path, HookTask::Freeze).await.unwrap_err();
         assert!(refused.to_string().contains("exit status: 1"), "{refused}");
     }
 
     #[tokio::test]
-    async fn a_hook_that_does_not_end_is_too_slow() {
+    async fn a_hook_that_does_not_exit_is_too_slow() {
         let folder = tempfile::tempdir().unwrap();
         let path = hook(folder.path(), "a", 0o755, "sleep 600");
-        let slow = within(Duration::from_millis(50), &path, Errand::Freeze).await;
+        let slow = within(Duration::from_millis(50), &path, HookTask::Freeze).await;
         assert!(matches!(slow, Err(HookError::TooSlow(_))), "{slow:?}");
     }
 
     #[tokio::test]
-    async fn a_hook_that_is_given_up_is_killed_with_its_children() {
+    async fn a_cancelled_hook_is_killed_with_its_children() {
         let folder = tempfile::tempdir().unwrap();
         let pids = folder.path().join("pids");
         let script = format!(
@@ -195,10 +202,10 @@ mod tests {
             }
         };
         let pid = tokio::select! {
-            ended = run(&path, Errand::Freeze) => panic!("{ended:?}"),
+            ended = run(&path, HookTask::Freeze) => panic!("{ended:?}"),
             pid = seen => pid,
         };
-        // Gone, or dead and not yet waited for by whoever inherited it.
+        // Gone, or a zombie that its new parent has not reaped yet.
         let stat = format!("/proc/{}/stat", pid.trim());
         let dead = || fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z "));
         for _ in 0..3000 {
@@ -207,6 +214,6 @@ mod tests {
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("it still runs");
+        panic!("the hook's child still runs");
     }
 }

@@ -1,16 +1,16 @@
-//! Freeze and thaw, the guest's half.
+//! The guest side of freeze and thaw.
 //!
-//! [`mounts`] is which filesystems there are to freeze, [`course`] what happens when, [`hooks`] whom
-//! else it concerns, [`freezer`] the process that does it all. The service starts that process, hands
-//! on what it says, and thaws itself should somebody kill it. `mark` is for the next agent, should
-//! both be killed.
+//! [`mounts`] selects the filesystems to freeze, [`state`] tracks the progress of a freeze,
+//! [`hooks`] runs the programs to run before and after, and [`freezer`] is the process that does
+//! the freeze. The service starts that process, passes on what it reports, and thaws the
+//! filesystems itself if the process is killed. `marker` informs the next agent if both are killed.
 
-pub mod course;
 pub mod freezer;
 pub mod hooks;
-mod mark;
+mod marker;
 pub mod mounts;
 mod run;
+pub mod state;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,82 +24,82 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::FREEZE;
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::freeze::freeze_server::{Freeze, FreezeServer};
 use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, FreezeRequest, ThawReply, ThawRequest};
-use freezer::Order;
-pub(super) use run::thaw_what_was_left;
-use run::{Run, Stage};
+use freezer::FreezeCommand;
+pub(super) use run::thaw_leftovers;
+use run::{FreezeRun, Stage};
 
 /// The folder of the hooks.
 const HOOKS: &str = "/etc/hvsock/freeze.d";
 
-/// The time limit, if the host names none.
+/// The default time limit.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// The longest time limit that a host may name.
+/// The longest time limit that a host may request.
 const LONGEST: Duration = Duration::from_secs(300);
 
-/// How long to wait for what should take no time.
+/// How long to wait for operations that should be immediate.
 const GRACE: Duration = Duration::from_secs(20);
 
-/// Whether filesystems are frozen, or about to be: then nothing of the agent's writes to one.
+/// Set while filesystems are frozen or about to be. Then the agent must not write to a filesystem.
 #[derive(Clone, Debug, Default)]
-pub struct Still(Arc<AtomicBool>);
+pub struct FreezeFlag(Arc<AtomicBool>);
 
-impl Still {
-    /// Whether it is so now.
-    pub fn holds(&self) -> bool {
+impl FreezeFlag {
+    /// Whether it is set.
+    pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    pub(super) fn set(&self, holds: bool) {
-        self.0.store(holds, Ordering::Release);
+    pub(super) fn set(&self, frozen: bool) {
+        self.0.store(frozen, Ordering::Release);
     }
 }
 
 /// The service.
-pub(super) fn offer(endpoint: Endpoint, still: Still) -> Offer {
+pub(super) fn server(endpoint: Endpoint, frozen: FreezeFlag) -> ServiceServer {
     let service = Service {
         endpoint,
-        desk: Arc::new(Desk {
-            still,
+        manager: Arc::new(FreezeManager {
+            frozen,
             slot: Mutex::default(),
         }),
     };
-    Offer::calls(&FREEZE, Routes::new(FreezeServer::new(service)))
+    ServiceServer::calls(&FREEZE, Routes::new(FreezeServer::new(service)))
 }
 
 struct Service {
     endpoint: Endpoint,
-    desk: Arc<Desk>,
+    manager: Arc<FreezeManager>,
 }
 
-/// What there is of freezes: one at the most, and how the last one ended.
-struct Desk {
-    still: Still,
+/// The active freeze, of which there is at most one, and the result of the last one.
+struct FreezeManager {
+    frozen: FreezeFlag,
     slot: Mutex<Slot>,
 }
 
 #[derive(Default)]
 struct Slot {
-    run: Option<Run>,
+    run: Option<FreezeRun>,
     last: Option<(u64, ThawReply)>,
 }
 
-impl Desk {
+impl FreezeManager {
     fn slot(&self) -> MutexGuard<'_, Slot> {
         self.slot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Nothing is frozen any more, as this says.
+    /// Records that nothing is frozen any more, with the result.
     fn thawed(&self, id: u64, reply: &ThawReply) {
-        self.still.set(false);
+        self.frozen.set(false);
         self.slot().last = Some((id, reply.clone()));
     }
 
-    /// Waits a while for the hooks of a freeze that is over but for those.
+    /// Waits a while for the thaw hooks of a freeze that is otherwise complete.
     async fn finished(&self) {
         let last = self.slot().run.as_ref().map(|run| run.stage.clone());
         let Some(mut stage) = last else {
@@ -112,14 +112,14 @@ impl Desk {
         }
     }
 
-    /// There is room for the next freeze.
+    /// Clears the active freeze, so that the next one can start.
     fn over(&self) {
-        self.still.set(false);
+        self.frozen.set(false);
         self.slot().run = None;
     }
 }
 
-fn order(request: &FreezeRequest) -> Result<Order, Status> {
+fn command(request: &FreezeRequest) -> Result<FreezeCommand, Status> {
     let limit = match request.limit_ms {
         0 => LIMIT,
         limit => Duration::from_millis(limit.into()),
@@ -129,15 +129,18 @@ fn order(request: &FreezeRequest) -> Result<Order, Status> {
         return Err(Status::invalid_argument(text));
     }
     if request.mounts.len() > freezer::MOST {
-        let text = format!("at most {} filesystems are frozen at once", freezer::MOST);
+        let text = format!(
+            "at most {} filesystems can be frozen at once",
+            freezer::MOST
+        );
         return Err(Status::invalid_argument(text));
     }
     let mounts = request.mounts.iter().map(|mount| {
-        mounts::normal(mount)
+        mounts::normalize(mount)
             .filter(|_| !mount.contains('\0'))
             .ok_or_else(|| Status::invalid_argument(format!("{mount:?} is not an absolute path")))
     });
-    Ok(Order {
+    Ok(FreezeCommand {
         limit,
         hooks: PathBuf::from(HOOKS),
         mounts: mounts.collect::<Result<_, _>>()?,
@@ -150,45 +153,49 @@ impl Freeze for Service {
         &self,
         request: Request<FreezeRequest>,
     ) -> Result<Response<FreezeReply>, Status> {
-        let order = order(request.get_ref())?;
+        let command = command(request.get_ref())?;
         if !self.endpoint.uses_vsock() {
             return Err(Status::failed_precondition(
-                "a container's filesystems are its host's, and so not its own to freeze",
+                "a container's filesystems are its host's: freeze them on the host",
             ));
         }
-        self.desk.finished().await;
-        let patience = freezer::HOOKS + order.limit + GRACE;
+        self.manager.finished().await;
+        let deadline = freezer::HOOKS + command.limit + GRACE;
         let (id, mut stage) = {
-            let mut slot = self.desk.slot();
+            let mut slot = self.manager.slot();
             if slot.run.is_some() {
                 return Err(Status::failed_precondition(
-                    "a freeze is under way: thaw first, or wait for its time limit",
+                    "a freeze is active: thaw first, or wait for its time limit",
                 ));
             }
-            let run = Run::start(&order, &self.desk)
+            let run = FreezeRun::start(&command, &self.manager)
                 .map_err(|error| Status::internal(format!("cannot start the freezer: {error}")))?;
-            self.desk.still.set(true);
-            let named = (run.id, run.stage.clone());
+            self.manager.frozen.set(true);
+            let handle = (run.id, run.stage.clone());
             slot.run = Some(run);
-            named
+            handle
         };
-        // Should the host go before it knows, nobody could thaw but the time limit.
-        let mut unknown = Unknown(Some((Arc::clone(&self.desk), id)));
-        let decided = stage.wait_for(|stage| !matches!(stage, Stage::Freezing));
-        let stage = match timeout(patience, decided).await {
+        // If the host disconnects before it knows the id, only the time limit could thaw.
+        let mut unreported = UnreportedFreeze(Some((Arc::clone(&self.manager), id)));
+        let reported = stage.wait_for(|stage| !matches!(stage, Stage::Freezing));
+        let stage = match timeout(deadline, reported).await {
             Ok(Ok(stage)) => stage.clone(),
-            Ok(Err(_)) => return Err(Status::internal("the freezer is gone")),
-            Err(_) => return Err(Status::deadline_exceeded("the freezer does not answer")),
+            Ok(Err(_)) => return Err(Status::internal("the freezer process has exited")),
+            Err(_) => {
+                return Err(Status::deadline_exceeded(
+                    "the freezer process did not answer",
+                ));
+            }
         };
         match stage {
             Stage::Frozen(mut reply) => {
-                unknown.0 = None;
+                unreported.0 = None;
                 reply.id = id;
                 Ok(Response::new(reply))
             }
             Stage::Failed(status) => Err(status),
             Stage::Freezing | Stage::Thawed(_) => Err(Status::aborted(
-                "it was thawed at once, by another call or the time limit",
+                "it was already thawed, by another call or the time limit",
             )),
         }
     }
@@ -200,10 +207,10 @@ impl Freeze for Service {
             ..ThawReply::default()
         };
         let found = {
-            let mut slot = self.desk.slot();
+            let mut slot = self.manager.slot();
             let run = slot.run.as_mut().filter(|run| id == 0 || id == run.id);
             run.map(|run| (run.stdin.take(), run.stage.clone()))
-                // How one ended is known from then on, although its hooks may still run.
+                // The result is known from here on, although the hooks may still run.
                 .filter(|(_, stage)| !matches!(*stage.borrow(), Stage::Thawed(_)))
                 .ok_or_else(|| slot.last.clone().filter(|(last, _)| id == 0 || id == *last))
         };
@@ -219,14 +226,14 @@ impl Freeze for Service {
         };
         let by_this_call = stdin.is_some();
         if let Some(mut stdin) = stdin {
-            // It may have ended meanwhile, and then has said so.
+            // The process may have exited meanwhile; it has reported its result then.
             let _ = stdin.write_all(b"t").await;
         }
         let ended = stage.wait_for(|stage| matches!(stage, Stage::Thawed(_) | Stage::Failed(_)));
         let stage = match timeout(GRACE, ended).await {
             Ok(Ok(stage)) => stage.clone(),
-            Ok(Err(_)) => return Err(Status::internal("the freezer is gone")),
-            Err(_) => return Err(Status::deadline_exceeded("the disks do not answer")),
+            Ok(Err(_)) => return Err(Status::internal("the freezer process has exited")),
+            Err(_) => return Err(Status::deadline_exceeded("the disks did not answer")),
         };
         let mut thawed = match stage {
             Stage::Thawed(thawed) => thawed,
@@ -239,13 +246,13 @@ impl Freeze for Service {
     }
 }
 
-/// A freeze that its host does not know of yet: dropped, it ends.
-struct Unknown(Option<(Arc<Desk>, u64)>);
+/// A freeze whose id the host does not know yet: dropping this ends it.
+struct UnreportedFreeze(Option<(Arc<FreezeManager>, u64)>);
 
-impl Drop for Unknown {
+impl Drop for UnreportedFreeze {
     fn drop(&mut self) {
-        if let Some((desk, id)) = self.0.take() {
-            let mut slot = desk.slot();
+        if let Some((manager, id)) = self.0.take() {
+            let mut slot = manager.slot();
             let run = slot.run.as_mut().filter(|run| run.id == id);
             drop(run.and_then(|run| run.stdin.take()));
         }
@@ -262,23 +269,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_asks_for_is_held_to_the_limits() {
-        let usual = order(&request(0, &["/srv//data/"])).unwrap();
+    fn a_freeze_request_is_validated() {
+        let usual = command(&request(0, &["/srv//data/"])).unwrap();
         assert_eq!(usual.limit, Duration::from_secs(10));
         assert_eq!(usual.mounts, [PathBuf::from("/srv/data")]);
-        assert!(order(&request(300_000, &[])).is_ok());
-        assert!(order(&request(300_001, &[])).is_err());
-        assert!(order(&request(0, &["srv"])).is_err());
-        assert!(order(&request(0, &["/a\0b"])).is_err());
-        assert!(order(&request(0, &["/"; 257])).is_err());
+        assert!(command(&request(300_000, &[])).is_ok());
+        assert!(command(&request(300_001, &[])).is_err());
+        assert!(command(&request(0, &["srv"])).is_err());
+        assert!(command(&request(0, &["/a\0b"])).is_err());
+        assert!(command(&request(0, &["/"; 257])).is_err());
     }
 
     #[tokio::test]
-    async fn a_container_is_told_why_it_cannot_freeze_and_nothing_is_started() {
+    async fn a_container_refuses_to_freeze_and_starts_nothing() {
         let service = Service {
             endpoint: Endpoint::at("/nonexistent"),
-            desk: Arc::new(Desk {
-                still: Still::default(),
+            manager: Arc::new(FreezeManager {
+                frozen: FreezeFlag::default(),
                 slot: Mutex::default(),
             }),
         };
@@ -287,7 +294,7 @@ mod tests {
             .await
             .unwrap_err();
         assert!(refused.message().contains("its host's"), "{refused}");
-        assert!(service.desk.slot().run.is_none());
+        assert!(service.manager.slot().run.is_none());
         let thawed = service
             .thaw(Request::new(ThawRequest { id: 7 }))
             .await

@@ -1,4 +1,4 @@
-//! Which filesystems can be frozen, and in which order: read from `/proc/self/mountinfo`.
+//! Selects the filesystems to freeze, and their order, from `/proc/self/mountinfo`.
 
 use std::collections::HashSet;
 use std::ffi::OsString;
@@ -7,43 +7,43 @@ use std::path::{Path, PathBuf};
 
 use crate::wire::freeze::{self, Skipped};
 
-/// The kinds that are on disks although they have no single device.
+/// Filesystem types that are on disks although they have no single device.
 const WITHOUT_DEVICE: [&[u8]; 2] = [b"btrfs", b"bcachefs"];
 
-/// One mount, as the kernel lists it.
+/// A mount, as the kernel lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// The mount's own number, by which a path is told to be on it.
+    /// The mount id (statx(2), `stx_mnt_id`).
     pub id: u64,
-    /// The filesystem's device.
+    /// The filesystem's device: major and minor number.
     pub device: (u32, u32),
-    /// Where it is mounted.
+    /// The mount point.
     pub point: PathBuf,
-    /// Such as ext4.
+    /// The type, such as ext4.
     pub kind: String,
-    /// Such as /dev/vda1.
+    /// The source, such as /dev/vda1.
     pub source: String,
-    /// Whether the filesystem itself is read-only, however it is mounted.
+    /// Whether the filesystem itself is read-only, regardless of the mount's options.
     pub read_only: bool,
 }
 
-/// A filesystem that is to be frozen.
+/// A filesystem to be frozen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Where it is mounted; of several places the first. Others may be covered by another mount.
+    /// Its mounts, the preferred one first. A mount may be covered by another one.
     pub mounts: Vec<Mount>,
 }
 
 impl Filesystem {
-    /// In words.
-    pub fn told(&self) -> freeze::Filesystem {
+    /// The wire format.
+    pub fn to_wire(&self) -> freeze::Filesystem {
         let first = self.mounts.first();
-        first.map(Mount::told).unwrap_or_default()
+        first.map(Mount::to_wire).unwrap_or_default()
     }
 }
 
 impl Mount {
-    fn told(&self) -> freeze::Filesystem {
+    fn to_wire(&self) -> freeze::Filesystem {
         freeze::Filesystem {
             mount: self.point.display().to_string(),
             kind: self.kind.clone(),
@@ -51,17 +51,17 @@ impl Mount {
         }
     }
 
-    /// One line of the table: `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/x rw,…`, with
-    /// any number of optional fields before the hyphen.
+    /// Parses a line of the table: `36 35 98:0 /root /point rw,noatime shared:1 - ext4 /dev/x
+    /// rw,…`, with any number of optional fields before the hyphen.
     fn parse(line: &[u8]) -> Option<Self> {
         let mut fields = line.split(|byte| *byte == b' ');
         let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
         let (id, _parent): (u64, Option<u64>) = (number()?, number());
         let (major, minor) = std::str::from_utf8(fields.next()?).ok()?.split_once(':')?;
         let device = (major.parse().ok()?, minor.parse().ok()?);
-        let point = PathBuf::from(OsString::from_vec(plain(fields.nth(1)?)));
+        let point = PathBuf::from(OsString::from_vec(unescape(fields.nth(1)?)));
         let mut fields = fields.skip_while(|field| *field != b"-").skip(1);
-        let mut text = || Some(String::from_utf8_lossy(&plain(fields.next()?)).into_owned());
+        let mut text = || Some(String::from_utf8_lossy(&unescape(fields.next()?)).into_owned());
         let (kind, source, options) = (text()?, text()?, text()?);
         Some(Self {
             id,
@@ -73,16 +73,16 @@ impl Mount {
         })
     }
 
-    /// Whether it is on a disk of this machine's. Everything else (memory, other machines, the
-    /// kernel's own) has device numbers that stand for nothing.
+    /// Whether it is on a local disk. All other filesystems (in memory, remote, the kernel's own)
+    /// have an anonymous device number with major 0.
     fn on_disk(&self) -> bool {
         self.device.0 != 0 || WITHOUT_DEVICE.contains(&self.kind.as_bytes())
     }
 }
 
-/// A field without the octal numbers in place of spaces, tabs, ends of lines and backslashes.
-fn plain(field: &[u8]) -> Vec<u8> {
-    let mut plain = Vec::with_capacity(field.len());
+/// Decodes a field: the kernel writes space, tab, newline and backslash as octal escapes.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&first, after)) = rest.split_first() {
         let digits = after.get(..3).filter(|_| first == b'\\');
@@ -90,41 +90,41 @@ fn plain(field: &[u8]) -> Vec<u8> {
             let digits = std::str::from_utf8(digits).ok()?;
             u8::from_str_radix(digits, 8).ok()
         });
-        plain.push(code.unwrap_or(first));
+        bytes.push(code.unwrap_or(first));
         rest = match code {
             Some(_) => &after[3..],
             None => after,
         };
     }
-    plain
+    bytes
 }
 
-/// Every mount of the table, in its order, which is that of mounting.
+/// Parses the table. Its order is the order of mounting.
 pub fn parse(table: &[u8]) -> Vec<Mount> {
     let lines = table.split(|byte| *byte == b'\n');
     lines.filter_map(Mount::parse).collect()
 }
 
-/// What to freeze, in that order, and what not although it is on a disk.
+/// The filesystems to freeze, and those on a disk that cannot be frozen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// The last one that was mounted comes first: whatever lies on another, as a loop device's
     /// does, was mounted after that, and has to write to it while it is being frozen.
     pub freeze: Vec<Filesystem>,
-    /// With the reason.
+    /// Filesystems on a disk that are skipped, with the reasons.
     pub skipped: Vec<Skipped>,
 }
 
 /// Chooses from all mounts: those at the points that are `wanted`, or all if none is. A filesystem
 /// that is mounted in several places comes once. Fails with a wanted point where there is nothing
 /// that could be frozen.
-pub fn select(mounts: &[Mount], wanted: &[PathBuf]) -> Result<Selection, NotThere> {
+pub fn select(mounts: &[Mount], wanted: &[PathBuf]) -> Result<Selection, NotFreezable> {
     let mut selection = Selection::default();
-    let mut met = HashSet::new();
+    let mut seen = HashSet::new();
     for mount in mounts.iter().filter(|mount| mount.on_disk()) {
         let same = |other: &&Mount| other.device == mount.device;
         let mut mounts: Vec<Mount> = mounts.iter().filter(same).cloned().collect();
-        if !met.insert(mount.device) {
+        if !seen.insert(mount.device) {
             continue;
         }
         if !wanted.is_empty() {
@@ -132,12 +132,12 @@ pub fn select(mounts: &[Mount], wanted: &[PathBuf]) -> Result<Selection, NotTher
             if !mounts.iter().any(is_wanted) {
                 continue;
             }
-            // Its own name for it comes first.
+            // The requested mount point comes first.
             mounts.sort_by_key(|mount| !is_wanted(mount));
         }
         match mount.read_only {
             true => selection.skipped.push(Skipped {
-                filesystem: mounts.first().map(Mount::told),
+                filesystem: mounts.first().map(Mount::to_wire),
                 why: "it is read-only".to_owned(),
             }),
             false => selection.freeze.push(Filesystem { mounts }),
@@ -151,18 +151,18 @@ pub fn select(mounts: &[Mount], wanted: &[PathBuf]) -> Result<Selection, NotTher
         .map(|mount| &mount.point)
         .collect();
     match wanted.iter().find(|wanted| !points.contains(wanted)) {
-        Some(missing) => Err(NotThere(missing.clone())),
+        Some(missing) => Err(NotFreezable(missing.clone())),
         None => Ok(selection),
     }
 }
 
-/// Nothing at this place can be frozen.
+/// A requested mount point that cannot be frozen.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{} is not the mount point of a filesystem on a disk that can be written to", .0.display())]
-pub struct NotThere(pub PathBuf);
+#[error("{} is not the mount point of a writable filesystem on a disk", .0.display())]
+pub struct NotFreezable(pub PathBuf);
 
-/// A path as the table has it: absolute, without what does not matter.
-pub fn normal(path: &str) -> Option<PathBuf> {
+/// Normalizes a path to the form of the table: absolute, without repeated or trailing slashes.
+pub fn normalize(path: &str) -> Option<PathBuf> {
     let path = Path::new(path);
     path.is_absolute().then(|| path.components().collect())
 }
@@ -189,11 +189,11 @@ nonsense
 
     fn points(selection: &Selection) -> Vec<String> {
         let freeze = selection.freeze.iter();
-        freeze.map(|one| one.told().mount).collect()
+        freeze.map(|one| one.to_wire().mount).collect()
     }
 
     #[test]
-    fn what_is_on_disks_is_frozen_once_each_and_the_last_mounted_first() {
+    fn filesystems_on_disks_are_frozen_once_each_and_the_last_mounted_first() {
         let mounts = parse(TABLE);
         assert_eq!(mounts.len(), 10);
         let all = select(&mounts, &[]).unwrap();
@@ -214,7 +214,7 @@ nonsense
     }
 
     #[test]
-    fn wanted_ones_go_by_any_of_their_mount_points() {
+    fn a_filesystem_is_found_by_any_of_its_mount_points() {
         let mounts = parse(TABLE);
         let wanted = [PathBuf::from("/bind"), PathBuf::from("/home")];
         assert_eq!(
@@ -223,14 +223,14 @@ nonsense
         );
         for not in ["/proc", "/media/cdrom", "/srv", "/mnt/nfs"] {
             let wanted = [PathBuf::from(not)];
-            assert_eq!(select(&mounts, &wanted), Err(NotThere(not.into())));
+            assert_eq!(select(&mounts, &wanted), Err(NotFreezable(not.into())));
         }
     }
 
     #[test]
-    fn paths_are_compared_without_what_does_not_matter() {
-        assert_eq!(normal("/srv//data/"), Some("/srv/data".into()));
-        assert_eq!(normal("srv"), None);
+    fn paths_are_normalized() {
+        assert_eq!(normalize("/srv//data/"), Some("/srv/data".into()));
+        assert_eq!(normalize("srv"), None);
     }
 
     fn escaped(path: &str) -> String {
@@ -243,7 +243,7 @@ nonsense
 
     proptest! {
         #[test]
-        fn any_table_is_read_back_and_each_device_is_frozen_once(
+        fn any_table_is_parsed_and_each_device_is_frozen_once(
             mounts in proptest::collection::vec(
                 (0..4u32, 0..4u32, "/[ a\\\\\t\nä]{0,6}", any::<bool>(), 0..3usize), 0..20),
         ) {
@@ -269,7 +269,7 @@ nonsense
         }
 
         #[test]
-        fn any_bytes_are_a_table(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn any_bytes_parse(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = select(&parse(&bytes), &[]);
         }
     }

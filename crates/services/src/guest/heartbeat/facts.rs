@@ -1,17 +1,17 @@
-//! What seldom changes about this guest.
+//! Facts about this guest that rarely change.
 
 use std::fs;
 use std::net::IpAddr;
 
 use crate::guest::addresses;
-use crate::link::Standing;
+use crate::link::ServiceStatus;
 use crate::wire::heartbeat::{Facts, Service};
 
-/// The most addresses that are told.
+/// The most addresses that are reported.
 const ADDRESSES: usize = 32;
 
-/// All of it, as it is now.
-pub(super) fn now(standings: &[Standing]) -> Facts {
+/// All current facts.
+pub(super) fn now(statuses: &[ServiceStatus]) -> Facts {
     let uname = rustix::system::uname();
     let addresses = addresses::all();
     let v4 = addresses.v4.into_iter().map(IpAddr::from);
@@ -23,19 +23,19 @@ pub(super) fn now(standings: &[Standing]) -> Facts {
         kernel: uname.release().to_string_lossy().into_owned(),
         hostname: uname.nodename().to_string_lossy().into_owned(),
         addresses: all.take(ADDRESSES).map(|a| a.to_string()).collect(),
-        services: services(standings),
+        services: services(statuses),
     }
 }
 
-/// How the services stand, which may change more often.
-pub(super) fn services(standings: &[Standing]) -> Vec<Service> {
-    standings.iter().map(service).collect()
+/// The status of the services, which may change more often.
+pub(super) fn services(statuses: &[ServiceStatus]) -> Vec<Service> {
+    statuses.iter().map(service).collect()
 }
 
-fn service(standing: &Standing) -> Service {
-    let problem = standing.problem();
+fn service(status: &ServiceStatus) -> Service {
+    let problem = status.problem();
     Service {
-        port: standing.service().port,
+        port: status.service().port,
         offered: problem.is_none(),
         problem: problem.unwrap_or_default(),
     }
@@ -46,7 +46,7 @@ fn line(path: &str) -> String {
     text.trim().to_owned()
 }
 
-/// What the operating system calls itself: os-release(5) has two places, the first wins.
+/// The name of the operating system. os-release(5) has two locations; the first one wins.
 fn os() -> String {
     let files = ["/etc/os-release", "/usr/lib/os-release"];
     let text = files.iter().find_map(|path| fs::read_to_string(path).ok());
@@ -54,7 +54,7 @@ fn os() -> String {
     name.unwrap_or_else(|| "Linux".into())
 }
 
-/// The value of `PRETTY_NAME`, a word of a shell in double quotes, in single ones or without.
+/// The value of `PRETTY_NAME`: a shell word in double quotes, in single quotes or without quotes.
 fn pretty_name(os_release: &str) -> Option<String> {
     let mut lines = os_release.lines();
     let value = lines.find_map(|line| line.trim().strip_prefix("PRETTY_NAME="))?;
@@ -67,7 +67,7 @@ fn pretty_name(os_release: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// A backslash in double quotes stands for what follows it.
+/// Removes the escapes of a text in double quotes: a backslash stands for the character after it.
 fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_system_has_the_name_that_its_file_says_however_it_is_quoted() {
+    fn the_pretty_name_is_parsed_with_any_quotes() {
         for (file, want) in [
             (
                 "NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n",
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn this_machine_has_facts() {
+    fn the_facts_of_this_machine_are_found() {
         let facts = now(&[]);
         assert_eq!(facts.boot_id.len(), 36, "{facts:?}");
         assert!(!facts.os.is_empty() && !facts.kernel.is_empty() && !facts.agent.is_empty());

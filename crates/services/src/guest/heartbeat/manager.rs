@@ -1,7 +1,7 @@
-//! What the guest's service manager says of its start.
+//! The state of the guest's service manager.
 //!
-//! It is asked beside the beats, never in their way: the answer can take seconds where the machine
-//! is busy, which is just when a beat matters.
+//! It is queried by a task of its own and never delays a beat: the answer can take seconds on a
+//! busy machine, which is when a beat matters most.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -12,14 +12,14 @@ use tokio::sync::watch;
 
 use crate::wire::heartbeat::State;
 
-/// How often it is asked while the guest starts or stops, and once it runs.
+/// The query interval while the guest starts or stops, and while it runs.
 const WHILE_CHANGING: Duration = Duration::from_secs(1);
 const WHILE_RUNNING: Duration = Duration::from_secs(15);
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How the guest is, with the manager's own word for it.
+/// The state of the guest, with the manager's own word.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) state: State,
@@ -27,19 +27,19 @@ pub(super) struct Start {
 }
 
 impl Start {
-    /// A guest without a manager that could be asked: it has started, since the agent runs.
-    fn unasked() -> Self {
+    /// A guest without a manager that can be queried: it has started, because the agent runs.
+    fn without_manager() -> Self {
         Self {
             state: State::Ok,
             word: String::new(),
         }
     }
 
-    /// What `systemctl is-system-running` says, by one word (systemctl(1)).
+    /// Parses the word that `systemctl is-system-running` prints (systemctl(1)).
     fn of_word(word: &str) -> Self {
         let state = match word {
             "initializing" | "starting" => State::Starting,
-            // Degraded: a unit failed, which most machines live with.
+            // Degraded means that a unit failed, which is common.
             "running" | "degraded" => State::Ok,
             "maintenance" => State::Critical,
             "stopping" => State::Stopping,
@@ -57,38 +57,38 @@ impl Start {
     }
 }
 
-/// Asks the manager for as long as somebody wants to know.
+/// Queries the manager for as long as the receiver exists.
 pub(super) fn watch() -> watch::Receiver<Start> {
-    // The folder is how sd_booted(3) tells.
+    // sd_booted(3) checks for this folder.
     if !Path::new("/run/systemd/system").is_dir() {
-        return watch::channel(Start::unasked()).1;
+        return watch::channel(Start::without_manager()).1;
     }
-    let (told, start) = watch::channel(Start::of_word("starting"));
+    let (sender, start) = watch::channel(Start::of_word("starting"));
     tokio::spawn(async move {
-        while !told.is_closed() {
-            if let Some(start) = ask().await {
-                told.send_if_modified(|old| std::mem::replace(old, start.clone()) != start);
+        while !sender.is_closed() {
+            if let Some(start) = query().await {
+                sender.send_if_modified(|old| std::mem::replace(old, start.clone()) != start);
             }
-            let pause = match told.borrow().state {
+            let interval = match sender.borrow().state {
                 State::Ok | State::Critical => WHILE_RUNNING,
                 _ => WHILE_CHANGING,
             };
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(interval).await;
         }
     });
     start
 }
 
-async fn ask() -> Option<Start> {
-    let asked = Command::new("systemctl")
+async fn query() -> Option<Start> {
+    let query = Command::new("systemctl")
         .arg("is-system-running")
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .kill_on_drop(true)
         .output();
-    let answer = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    let answer = tokio::time::timeout(TIMEOUT, query).await.ok()?.ok()?;
     let start = Start::of_word(String::from_utf8_lossy(&answer.stdout).trim());
-    // `offline` and `unknown` say nothing of how the guest is.
+    // `offline` and `unknown` do not tell the state.
     (start.state != State::Unspecified).then_some(start)
 }
 
@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_has_started_when_its_manager_says_so() {
+    fn the_word_of_the_manager_determines_the_state() {
         for (word, state) in [
             ("initializing", State::Starting),
             ("starting", State::Starting),

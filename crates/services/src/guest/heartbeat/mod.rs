@@ -1,12 +1,12 @@
-//! Telling the host that this guest lives, once a second.
+//! Sends a heartbeat to the host every second.
 //!
-//! A beat is made when it is sent, of what can be had without waiting: [`vitals`] are a few reads of
-//! `/proc`, [`facts`] are looked at every few seconds and when a service stands otherwise, and the service manager is asked by a task
-//! of its own ([`manager`]).
+//! A beat is made when it is sent, from data that is available without waiting: [`load`] reads a
+//! few files in `/proc`; [`facts`] are refreshed every few seconds and when a service's status
+//! changes; a task of its own ([`manager`]) queries the service manager.
 
 mod facts;
+mod load;
 mod manager;
-mod vitals;
 
 use std::convert::Infallible;
 use std::mem;
@@ -20,51 +20,51 @@ use tonic::Status;
 
 use crate::catalog::HEARTBEAT;
 use crate::guest::clock;
-use crate::link::{CallError, Pause, Standing, Target};
+use crate::link::{Backoff, CallError, ServiceStatus, Target};
 use crate::wire::heartbeat::heartbeat_client::HeartbeatClient;
-use crate::wire::heartbeat::{Beat, Facts, order};
+use crate::wire::heartbeat::{Beat, Facts, command};
 
-/// From one beat to the next.
+/// The interval between beats.
 const BEAT: Duration = Duration::from_secs(1);
 
-/// How long the first beat waits for the services to be offered.
+/// How long the first beat waits for the services to listen.
 const OFFERED: Duration = Duration::from_secs(2);
 
-/// Beats from one look at the facts to the next.
-const LOOK: u64 = 5;
+/// The facts are refreshed every this many beats.
+const FACTS_INTERVAL: u64 = 5;
 
-/// How long a host may leave the connection without a sign of its own: one that is gone without a
-/// word is noticed by this, and the connection made anew.
-const DEAF: Duration = Duration::from_secs(3);
+/// The keepalive timeout of the connection: a host that vanished is detected, and the connection
+/// renewed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Bytes of an order of the host's.
-const LARGEST_ORDER: usize = 16 * 1024;
+/// The largest command of the host, in bytes.
+const LARGEST_COMMAND: usize = 16 * 1024;
 
-/// What beats are made of.
-struct Source {
+/// The source of the beats.
+struct BeatSource {
     sequence: u64,
     start: watch::Receiver<manager::Start>,
-    standings: Vec<Standing>,
+    statuses: Vec<ServiceStatus>,
     facts: Facts,
-    clock: clock::Known,
+    clock: clock::ClockHandle,
 }
 
-impl Source {
-    /// The next beat; with all facts if it is the `first` of a connection.
+impl BeatSource {
+    /// Makes the next beat; with all facts if it is the `first` of a connection.
     fn beat(&mut self, first: bool) -> Beat {
         self.sequence += 1;
         let start = self.start.borrow().clone();
         let mut beat = Beat {
             sequence: self.sequence,
             manager: start.word,
-            clock: self.clock.told(),
+            clock: self.clock.report(),
             ..Beat::default()
         };
         beat.set_state(start.state);
-        vitals::fill(&mut beat);
-        let news = facts::services(&self.standings) != self.facts.services;
-        if first || news || self.sequence.is_multiple_of(LOOK) {
-            let facts = facts::now(&self.standings);
+        load::fill(&mut beat);
+        let changed = facts::services(&self.statuses) != self.facts.services;
+        if first || changed || self.sequence.is_multiple_of(FACTS_INTERVAL) {
+            let facts = facts::now(&self.statuses);
             if first || facts != self.facts {
                 self.facts.clone_from(&facts);
                 beat.facts = Some(facts);
@@ -74,75 +74,81 @@ impl Source {
     }
 }
 
-/// Beats until dropped, over one connection after the other.
-pub(super) async fn run(endpoint: Endpoint, mut standings: Vec<Standing>, clock: clock::Known) {
-    // Who waits to hear a guest wants to use it then.
-    let tried = async {
-        for standing in &mut standings {
-            standing.tried().await;
+/// Sends beats until dropped, over one connection after the other.
+pub(super) async fn run(
+    endpoint: Endpoint,
+    mut statuses: Vec<ServiceStatus>,
+    clock: clock::ClockHandle,
+) {
+    // A host that waits for a guest's first beat wants to use the guest's services then.
+    let attempts = async {
+        for status in &mut statuses {
+            status.first_attempt().await;
         }
     };
-    // One that cannot even be tried is told of as such.
-    let _ = timeout(OFFERED, tried).await;
+    // A service without a first attempt is reported as not offered.
+    let _ = timeout(OFFERED, attempts).await;
     let target = Target::new(endpoint, VmId::PARENT);
-    let mut source = Source {
+    let mut source = BeatSource {
         sequence: 0,
         start: manager::watch(),
-        standings,
+        statuses,
         facts: Facts::default(),
         clock,
     };
-    let mut pause = Pause::default();
-    let mut told = false;
+    let mut backoff = Backoff::default();
+    let mut logged = false;
     loop {
         let before = source.sequence;
         let Err(error) = report(&target, &mut source).await;
-        // The first beat goes out in any case; a host that takes a second one is there.
+        // The first beat is always sent. A second one means that the host accepts them.
         if source.sequence > before + 1 {
-            (pause, told) = (Pause::default(), false);
+            (backoff, logged) = (Backoff::default(), false);
         }
-        if !mem::replace(&mut told, true) {
-            tracing::warn!("the host does not hear this guest: {error}");
+        if !mem::replace(&mut logged, true) {
+            tracing::warn!("cannot send heartbeats to the host: {error}");
         }
-        tokio::time::sleep(pause.next()).await;
+        tokio::time::sleep(backoff.next()).await;
     }
 }
 
-/// Beats over one connection until it ends.
-async fn report(target: &Target, source: &mut Source) -> Result<Infallible, CallError> {
-    let channel = target.channel_with_pulse(&HEARTBEAT, DEAF).await?;
-    let mut client = HeartbeatClient::new(channel).max_decoding_message_size(LARGEST_ORDER);
+/// Sends beats over one connection until it ends.
+async fn report(target: &Target, source: &mut BeatSource) -> Result<Infallible, CallError> {
+    let channel = target
+        .channel_with_keepalive(&HEARTBEAT, IDLE_TIMEOUT)
+        .await?;
+    let mut client = HeartbeatClient::new(channel).max_decoding_message_size(LARGEST_COMMAND);
     let clock = source.clock.clone();
     let (beats, made) = mpsc::channel(1);
-    let beating = async {
+    let sending = async {
         let mut ticks = interval(BEAT);
-        // After a pause of the machine one beat says all that the missed ones would have.
+        // After a pause of the machine a single beat replaces the missed ones.
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut first = true;
         loop {
             ticks.tick().await;
-            let room = beats.reserve().await.map_err(|_| over())?;
-            room.send(source.beat(mem::take(&mut first)));
+            let slot = beats.reserve().await.map_err(|_| over())?;
+            slot.send(source.beat(mem::take(&mut first)));
         }
     };
-    let obeying = async {
-        let mut orders = client.report(received(made)).await?.into_inner();
-        while let Some(order) = orders.message().await? {
-            match order.order {
-                Some(order::Order::SyncClock(_)) => clock.ask(),
-                // Of a host that is newer than this agent.
+    let handling = async {
+        let mut commands = client.report(received(made)).await?.into_inner();
+        while let Some(command) = commands.message().await? {
+            match command.command {
+                Some(command::Command::SyncClock(_)) => clock.measure_now(),
+                // A command of a newer host.
                 None => {}
             }
         }
         Err(over())
     };
     tokio::select! {
-        end = beating => end,
-        end = obeying => end,
+        end = sending => end,
+        end = handling => end,
     }
 }
 
-/// What a channel receives, as a stream.
+/// Turns a channel into a stream.
 fn received<T>(receiver: mpsc::Receiver<T>) -> impl Stream<Item = T> {
     stream::unfold(receiver, async |mut receiver| {
         Some((receiver.recv().await?, receiver))

@@ -1,11 +1,11 @@
-//! What the automatic pool says, under the names that Hyper-V's daemon for Linux has.
+//! The facts of the automatic pool, with the names that Hyper-V's daemon for Linux uses.
 
 use std::fs;
 
 use super::pool::{Pool, VALUE};
 use crate::guest::addresses;
 
-/// The facts as they are now.
+/// The current facts.
 pub fn gather() -> Pool {
     let uname = rustix::system::uname();
     let word = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
@@ -33,20 +33,20 @@ pub fn gather() -> Pool {
     let mut pool = Pool::default();
     for (key, mut value) in facts {
         value.truncate(value.floor_char_boundary(VALUE - 1));
-        // All keys are good, and so are the values but for a zero byte, which then is no fact.
+        // All keys are valid. A value with a zero byte is left out.
         let _ = pool.set(key, &value);
     }
     pool
 }
 
-/// This machine's name with its domain, as far as that is known without asking anybody.
+/// This machine's name with its domain, if that is known locally.
 pub fn qualified_name() -> String {
     let uname = rustix::system::uname();
     let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
     qualified(&uname.nodename().to_string_lossy(), &hosts)
 }
 
-/// What `os-release` says of itself.
+/// The values of `os-release`.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Os {
     name: Option<String>,
@@ -71,8 +71,8 @@ impl Os {
     }
 }
 
-/// The host's name with its domain, as far as `/etc/hosts` knows it. To ask a name server takes
-/// time that a fact is not worth.
+/// The host's name with its domain, if `/etc/hosts` has it. A DNS query would take too long for a
+/// fact.
 fn qualified(name: &str, hosts: &str) -> String {
     let lines = hosts.lines();
     let mut names = lines.flat_map(|line| {
@@ -86,12 +86,12 @@ fn qualified(name: &str, hosts: &str) -> String {
     found.unwrap_or(name).to_owned()
 }
 
-/// A kernel's release as the numbers that a host of Hyper-V expects.
+/// The numeric part of a kernel release, as Hyper-V's host expects it.
 fn until_dash(release: &str) -> &str {
     release.split_once('-').map_or(release, |(start, _)| start)
 }
 
-/// As many addresses as fit into a value, whole ones.
+/// Joins as many whole addresses as fit into a value.
 fn joined(addresses: &[impl ToString]) -> String {
     let mut all = String::new();
     for address in addresses {
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_names_are_those_of_hyper_vs_daemon() {
+    fn the_facts_have_the_names_of_the_hyper_v_daemon() {
         let pool = gather();
         let keys: Vec<&str> = pool.iter().map(|(key, _)| key).collect();
         let expected = "FullyQualifiedDomainName IntegrationServicesVersion NetworkAddressIPv4 \
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn os_release_is_read_with_and_without_quotes() {
+    fn os_release_is_parsed_with_and_without_quotes() {
         let os = Os::parse("PRETTY_NAME=\"x\"\nNAME=\"Debian GNU/Linux\"\nVERSION_ID='12.5'\n");
         assert_eq!(os.name.as_deref(), Some("Debian GNU/Linux"));
         assert_eq!((os.major.as_str(), os.minor.as_str()), ("12", "5"));
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_domain_is_what_the_hosts_file_says() {
+    fn the_domain_comes_from_the_hosts_file() {
         let hosts = "127.0.0.1 localhost\n127.0.1.1 web.example.org web # web.wrong\n";
         assert_eq!(qualified("web", hosts), "web.example.org");
         assert_eq!(qualified("we", hosts), "we");
@@ -147,13 +147,13 @@ mod tests {
     }
 
     #[test]
-    fn the_version_is_numbers_only() {
+    fn the_version_is_the_numeric_part() {
         assert_eq!(until_dash("6.12.9-cloud-amd64"), "6.12.9");
         assert_eq!(until_dash("6.12.9"), "6.12.9");
     }
 
     #[test]
-    fn addresses_that_do_not_fit_are_left_out_whole() {
+    fn addresses_that_do_not_fit_are_left_out() {
         let address = Ipv6Addr::LOCALHOST;
         assert_eq!(joined(&[address, address]), "::1;::1");
         let many = joined(&[Ipv6Addr::from(u128::MAX); 100]);

@@ -1,8 +1,8 @@
-//! Where the pools lie in the guest: the files of Hyper-V's own daemon, so that a program written
-//! for Hyper-V finds its pairs.
+//! The files of the pools in the guest: those of Hyper-V's daemon, so that programs written for
+//! Hyper-V find their pairs.
 //!
-//! Its rules hold: a file is locked with `fcntl` while it is read or changed, and is changed in
-//! place, since programs keep it open. All calls here may block.
+//! The daemon's rules apply: a file is locked with fcntl(2) while it is read or changed, and it is
+//! changed in place, because programs keep it open. All calls in this module may block.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, Write as _};
@@ -15,35 +15,35 @@ use rustix::fs::{FlockOperation, OFlags, fcntl_lock};
 use rustix::io::Errno;
 
 use super::pool::{ChangeError, Pool};
-use crate::wire::kvp::Pool as Which;
+use crate::wire::kvp::Pool as WirePool;
 
-/// How long to wait for somebody else's lock.
+/// How long to wait for a lock that another program holds.
 const LOCK: Duration = Duration::from_secs(2);
 
-/// Where Hyper-V's daemon, and whoever reads its files, has them.
+/// The folder of Hyper-V's daemon, where programs look for the files.
 const HYPER_V: &str = "/var/lib/hyperv";
 
-/// Where they are if that daemon runs here: then those are its.
-const OURS: &str = "/var/lib/hvsock/kvp";
+/// The folder if that daemon runs here and owns the other one.
+const OWN: &str = "/var/lib/hvsock/kvp";
 
-/// Where they are, until the end of the container or guest, if it can write nowhere else.
+/// The folder if no other is writable; it lasts until the container or guest ends.
 const VOLATILE: &str = "/run/hvsock-kvp";
 
-/// The device by which that daemon talks to Hyper-V.
+/// The device by which the daemon communicates with Hyper-V.
 const HYPER_V_DEVICE: &str = "/dev/vmbus/hv_kvp";
 
-/// Why a pool cannot be changed.
+/// Why a pool cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// What was asked for.
+    /// The change is invalid.
     #[error(transparent)]
     Change(#[from] ChangeError),
-    /// The operating system said no.
+    /// The operating system reported an error.
     #[error("{}: {error}", path.display())]
     Io {
         /// The file or folder.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         error: io::Error,
     },
 }
@@ -55,28 +55,28 @@ pub struct Files {
 }
 
 impl Files {
-    /// Those in `folder`.
+    /// The pools in `folder`.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
         let folder = folder.into();
         Self { folder }
     }
 
-    /// Those in `folder`, or else those that programs look for.
+    /// The pools in `folder`, or in the default folder if it is `None`.
     pub fn at(folder: Option<PathBuf>) -> Self {
-        folder.map_or_else(Self::usual, Self::new)
+        folder.map_or_else(Self::in_default_folder, Self::new)
     }
 
-    /// Those that programs of this guest look for. Its first user with the right to do so makes
-    /// the folder.
-    pub fn usual() -> Self {
+    /// The pools in the default folder. The first user with the permission to do so creates the
+    /// folder.
+    pub fn in_default_folder() -> Self {
         let first = match Path::new(HYPER_V_DEVICE).exists() {
-            true => OURS,
+            true => OWN,
             false => HYPER_V,
         };
         Self::first_of(&[first, VOLATILE])
     }
 
-    /// The first folder that is there or can be made.
+    /// Uses the first folder that exists or can be created.
     fn first_of(folders: &[impl AsRef<Path>]) -> Self {
         let mut folders = folders.iter().map(AsRef::as_ref);
         let first = folders.clone().next().unwrap_or(Path::new(HYPER_V));
@@ -84,9 +84,14 @@ impl Files {
         Self::new(found.unwrap_or(first))
     }
 
-    /// One pool; an empty one if there is no file.
-    pub fn read(&self, which: Which) -> Result<Pool, FileError> {
-        let path = self.path(which);
+    /// Reads a pool. It is empty if its file does not exist.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Io`] if the file cannot be read, or another program holds the lock for more
+    /// than 2 seconds.
+    pub fn read(&self, pool: WirePool) -> Result<Pool, FileError> {
+        let path = self.path(pool);
         let read = || {
             let mut file = match options().read(true).open(&path) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -100,13 +105,18 @@ impl Files {
         read().map_err(|error| FileError::Io { path, error })
     }
 
-    /// Changes one pool. Nothing is written if `change` fails or changes nothing.
+    /// Changes a pool. Nothing is written if `change` fails or changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Change`] with the error of `change`, or [`FileError::Io`] if the file cannot be
+    /// written or another program holds the lock for more than 2 seconds.
     pub fn change<T>(
         &self,
-        which: Which,
+        pool: WirePool,
         change: impl FnOnce(&mut Pool) -> Result<T, ChangeError>,
     ) -> Result<(T, Pool), FileError> {
-        let path = self.path(which);
+        let path = self.path(pool);
         let io = |error| FileError::Io {
             path: path.clone(),
             error,
@@ -123,8 +133,8 @@ impl Files {
         Ok((done, after))
     }
 
-    fn path(&self, which: Which) -> PathBuf {
-        self.folder.join(format!(".kvp_pool_{}", which as i32))
+    fn path(&self, pool: WirePool) -> PathBuf {
+        self.folder.join(format!(".kvp_pool_{}", pool as i32))
     }
 
     fn open(&self, path: &Path) -> io::Result<File> {
@@ -147,14 +157,14 @@ fn make(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o755).create(folder)
 }
 
-/// Neither a link nor a pipe that nobody writes to is a pool.
+/// Options that refuse a symbolic link and do not block on a pipe: neither is a pool.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32);
     options
 }
 
-/// Waits for a lock on the whole file, which ends with its descriptor.
+/// Waits for a lock on the whole file. The lock ends with the descriptor.
 fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
     let until = Instant::now() + LOCK;
     loop {
@@ -164,7 +174,7 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
                 thread::sleep(Duration::from_millis(10));
             }
             Err(Errno::AGAIN | Errno::ACCESS) => {
-                let held = "another program holds the lock on it";
+                let held = "another program holds its lock";
                 return Err(io::Error::new(io::ErrorKind::TimedOut, held));
             }
             locked => return Ok(locked?),
@@ -178,8 +188,8 @@ fn load(file: &mut File) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Writes from the first byte that differs, so that a change at the end leaves the rest alone
-/// whatever becomes of the machine meanwhile.
+/// Writes from the first byte that differs, so that a change at the end leaves the rest intact even
+/// if the machine crashes.
 fn store(file: &mut File, before: &[u8], after: &[u8]) -> io::Result<()> {
     let same = before.iter().zip(after).take_while(|(a, b)| a == b);
     let same = same.count();
@@ -201,32 +211,34 @@ mod tests {
     }
 
     fn set(files: &Files, key: &str, value: &str) -> Result<(), FileError> {
-        let changed = files.change(Which::Guest, |pool| pool.set(key, value));
+        let changed = files.change(WirePool::Guest, |pool| pool.set(key, value));
         changed.map(|((), _)| ())
     }
 
     #[test]
-    fn pairs_are_in_the_file_that_hyper_v_has_for_them() {
+    fn pairs_are_stored_in_the_hyper_v_file_format() {
         let (folder, files) = here();
-        assert_eq!(files.read(Which::Guest).unwrap(), Pool::default());
+        assert_eq!(files.read(WirePool::Guest).unwrap(), Pool::default());
         set(&files, "a", "1").unwrap();
         set(&files, "b", "2").unwrap();
         set(&files, "a", "one").unwrap();
         let bytes = fs::read(folder.path().join("hyperv/.kvp_pool_1")).unwrap();
         assert_eq!(bytes.len(), 2 * 2560);
         assert_eq!(&bytes[512..516], b"one\0");
-        files.change(Which::Guest, |pool| pool.unset("a")).unwrap();
-        let pool = files.read(Which::Guest).unwrap();
+        files
+            .change(WirePool::Guest, |pool| pool.unset("a"))
+            .unwrap();
+        let pool = files.read(WirePool::Guest).unwrap();
         assert_eq!(pool.iter().collect::<Vec<_>>(), [("b", "2")]);
     }
 
     #[test]
-    fn what_cannot_be_leaves_the_file_as_it_was() {
+    fn a_failed_change_leaves_the_file_unchanged() {
         let (folder, files) = here();
         set(&files, "a", "1").unwrap();
         let path = folder.path().join("hyperv/.kvp_pool_1");
         let before = fs::read(&path).unwrap();
-        let refused = files.change(Which::Guest, |pool| {
+        let refused = files.change(WirePool::Guest, |pool| {
             pool.set("b", "2")?;
             pool.set("", "3")
         });
@@ -235,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_some_program_left_odd_is_put_right_by_the_next_change() {
+    fn an_irregular_file_is_repaired_by_the_next_change() {
         let (folder, files) = here();
         set(&files, "a", "1").unwrap();
         let path = folder.path().join("hyperv/.kvp_pool_1");
@@ -244,29 +256,29 @@ mod tests {
         bytes.extend([b'x'; 100]);
         fs::write(&path, bytes).unwrap();
         set(&files, "b", "2").unwrap();
-        let pool = files.read(Which::Guest).unwrap();
+        let pool = files.read(WirePool::Guest).unwrap();
         assert_eq!(pool.iter().collect::<Vec<_>>(), [("a", "1"), ("b", "2")]);
         assert_eq!(fs::metadata(&path).unwrap().len(), 2 * 2560);
     }
 
     #[test]
-    fn where_nothing_can_be_written_the_next_place_is_taken() {
+    fn an_unwritable_folder_is_skipped() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
-        let places = [file.join("not/a/folder"), folder.path().join("a/b")];
-        let files = Files::first_of(&places);
+        let folders = [file.join("not/a/folder"), folder.path().join("a/b")];
+        let files = Files::first_of(&folders);
         set(&files, "a", "1").unwrap();
-        assert!(places[1].join(".kvp_pool_1").is_file());
-        // And stays the one.
-        let again = Files::first_of(&places);
-        assert_eq!(again.read(Which::Guest).unwrap().get("a"), Some("1"));
-        let none = Files::first_of(&places[..1]);
+        assert!(folders[1].join(".kvp_pool_1").is_file());
+        // The choice is stable.
+        let again = Files::first_of(&folders);
+        assert_eq!(again.read(WirePool::Guest).unwrap().get("a"), Some("1"));
+        let none = Files::first_of(&folders[..1]);
         assert!(matches!(set(&none, "a", "1"), Err(FileError::Io { .. })));
     }
 
     #[test]
-    fn a_link_is_not_followed() {
+    fn a_symbolic_link_is_not_followed() {
         let (folder, files) = here();
         fs::create_dir(folder.path().join("hyperv")).unwrap();
         let elsewhere = folder.path().join("elsewhere");

@@ -1,8 +1,8 @@
-//! Data exchange, the guest's half.
+//! The guest side of the key-value pair service.
 //!
-//! [`pool`] is what a pool is, [`files`] where it lies, [`facts`] what the automatic one says. The
-//! service reads the files anew for every call, for other programs write them, too; those who
-//! watch learn of a change by the agent at once, and of one by another program within a second.
+//! [`pool`] defines a pool, [`files`] its file, and [`facts`] the automatic pool. The service reads
+//! the files for every call, because other programs write them too. A watch reports a change by the
+//! agent at once, and a change by another program within a second.
 
 pub mod facts;
 pub mod files;
@@ -20,26 +20,26 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::KVP;
-use crate::guest::freeze::Still;
-use crate::link::Offer;
+use crate::guest::freeze::FreezeFlag;
+use crate::link::ServiceServer;
 use crate::wire::kvp::kvp_server::{Kvp, KvpServer};
 use crate::wire::kvp::{
-    GetReply, GetRequest, ListReply, ListRequest, Pair, Pool as Which, SetReply, SetRequest,
+    GetReply, GetRequest, ListReply, ListRequest, Pair, Pool as WirePool, SetReply, SetRequest,
     UnsetReply, UnsetRequest, WatchEvent, WatchRequest,
 };
 use store::Store;
 use watch::Watch;
 
-/// The most watches at once.
+/// The most concurrent watches.
 const WATCHES: usize = 16;
 
-/// The service, with its files in `folder` if not where programs look for them.
-pub(super) fn offer(folder: Option<PathBuf>, still: Still) -> Offer {
+/// The service, with its files in `folder`, or in the default folder if it is `None`.
+pub(super) fn server(folder: Option<PathBuf>, frozen: FreezeFlag) -> ServiceServer {
     let service = Service {
-        store: Arc::new(Store::new(folder, still)),
+        store: Arc::new(Store::new(folder, frozen)),
         watches: Arc::new(Semaphore::new(WATCHES)),
     };
-    Offer::calls(&KVP, Routes::new(KvpServer::new(service)))
+    ServiceServer::calls(&KVP, Routes::new(KvpServer::new(service)))
 }
 
 struct Service {
@@ -47,18 +47,17 @@ struct Service {
     watches: Arc<Semaphore>,
 }
 
-/// The pool that a number means.
-fn which(number: i32) -> Result<Which, Status> {
-    Which::try_from(number)
-        .map_err(|_| Status::invalid_argument(format!("there is no pool {number}")))
+/// Validates the number of a pool.
+fn wire_pool(number: i32) -> Result<WirePool, Status> {
+    WirePool::try_from(number).map_err(|_| Status::invalid_argument(format!("no pool {number}")))
 }
 
-/// A pool that the host may change.
-fn of_the_host(number: i32) -> Result<Which, Status> {
-    match which(number)? {
-        pool @ (Which::External | Which::AutoExternal) => Ok(pool),
-        Which::Guest | Which::Auto => Err(Status::permission_denied(
-            "only the guest itself changes its pools",
+/// Validates the number of a pool that the host may change.
+fn host_pool(number: i32) -> Result<WirePool, Status> {
+    match wire_pool(number)? {
+        pool @ (WirePool::External | WirePool::AutoExternal) => Ok(pool),
+        WirePool::Guest | WirePool::Auto => Err(Status::permission_denied(
+            "only the guest may change this pool",
         )),
     }
 }
@@ -67,23 +66,26 @@ fn of_the_host(number: i32) -> Result<Which, Status> {
 impl Kvp for Service {
     async fn get(&self, request: Request<GetRequest>) -> Result<Response<GetReply>, Status> {
         let GetRequest { pool, key } = request.into_inner();
-        let pool = self.store.read(which(pool)?).await?;
+        let pool = self.store.read(wire_pool(pool)?).await?;
         let value = pool.get(&key);
-        let value = value.ok_or_else(|| Status::not_found("there is no such key"))?;
+        let value = value.ok_or_else(|| Status::not_found("no such key"))?;
         Ok(Response::new(GetReply {
             value: value.to_owned(),
         }))
     }
 
     async fn list(&self, request: Request<ListRequest>) -> Result<Response<ListReply>, Status> {
-        let pool = self.store.read(which(request.into_inner().pool)?).await?;
+        let pool = self
+            .store
+            .read(wire_pool(request.into_inner().pool)?)
+            .await?;
         let pairs = pool.iter().map(pair).collect();
         Ok(Response::new(ListReply { pairs }))
     }
 
     async fn set(&self, request: Request<SetRequest>) -> Result<Response<SetReply>, Status> {
         let SetRequest { pool, pairs } = request.into_inner();
-        let changed = self.store.change(of_the_host(pool)?, move |pool| {
+        let changed = self.store.change(host_pool(pool)?, move |pool| {
             let mut pairs = pairs.iter();
             pairs.try_for_each(|pair| pool.set(&pair.key, &pair.value))
         });
@@ -93,7 +95,7 @@ impl Kvp for Service {
 
     async fn unset(&self, request: Request<UnsetRequest>) -> Result<Response<UnsetReply>, Status> {
         let UnsetRequest { pool, keys } = request.into_inner();
-        let changed = self.store.change(of_the_host(pool)?, move |pool| {
+        let changed = self.store.change(host_pool(pool)?, move |pool| {
             let mut removed = 0;
             for key in keys {
                 removed += u32::from(pool.unset(&key)?);
@@ -113,11 +115,11 @@ impl Kvp for Service {
         let WatchRequest { pools, key } = request.into_inner();
         let permit = Arc::clone(&self.watches).try_acquire_owned();
         let permit = permit.map_err(|_| {
-            Status::resource_exhausted(format!("there are {WATCHES} watches already"))
+            Status::resource_exhausted(format!("the limit of {WATCHES} watches is reached"))
         })?;
         let mut wanted = [pools.is_empty(); 4];
         for pool in pools {
-            wanted[which(pool)? as usize] = true;
+            wanted[wire_pool(pool)? as usize] = true;
         }
         let watch = Watch::new(Arc::clone(&self.store), wanted, key, permit);
         Ok(Response::new(Box::pin(watch.events())))

@@ -1,52 +1,56 @@
-//! One pool: pairs in the order in which they came, and the file of them that Hyper-V's guests have.
+//! A pool: key-value pairs in the order of insertion, and their file format, which is Hyper-V's.
 //!
-//! The file is records of 2,560 bytes, a key in the first 512 and a value in the rest, each ended
-//! by a zero byte. Programs that were written for Hyper-V read it, and write to pool 1.
+//! A file consists of records of 2,560 bytes: a key in the first 512 and a value in the rest, each
+//! terminated by a zero byte. Programs written for Hyper-V read the files, and write to pool 1.
 
-/// The bytes of a record that hold its key and the zero byte after it.
+/// The size of a record's key field, including the terminating zero byte.
 pub const KEY: usize = 512;
 
-/// The bytes of a record that hold its value and the zero byte after it.
+/// The size of a record's value field, including the terminating zero byte.
 pub const VALUE: usize = 2048;
 
-/// One record of a file.
+/// The size of a record.
 pub const RECORD: usize = KEY + VALUE;
 
 /// The most pairs of one pool.
 pub const PAIRS: usize = 1024;
 
-/// Why a pair cannot be.
+/// Why a pair is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
-    /// No key.
-    #[error("a key is not empty")]
+    /// The key is empty.
+    #[error("a key must not be empty")]
     Empty,
-    /// A longer key than a record has room for.
-    #[error("a key has at most {most} bytes, and this one {0}", most = KEY - 1)]
+    /// The key does not fit into a record.
+    #[error("the key has {0} bytes, the limit is {most}", most = KEY - 1)]
     KeyTooLong(usize),
-    /// A longer value than a record has room for.
-    #[error("a value has at most {most} bytes, and this one {0}", most = VALUE - 1)]
+    /// The value does not fit into a record.
+    #[error("the value has {0} bytes, the limit is {most}", most = VALUE - 1)]
     ValueTooLong(usize),
-    /// A zero byte would end it.
-    #[error("neither a key nor a value has a zero byte in it")]
+    /// The key or value contains a zero byte, which terminates it in the file.
+    #[error("keys and values must not contain a zero byte")]
     ZeroByte,
 }
 
-/// Why a pool cannot be changed in this way.
+/// Why a pool cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// The pair itself.
+    /// The pair is invalid.
     #[error(transparent)]
     Pair(#[from] PairError),
-    /// One pair more than there may be.
+    /// The pool is full.
     #[error("the pool is full: it has {PAIRS} pairs")]
     Full,
-    /// What is there was not made by these rules, and a change would lose some of it.
-    #[error("the pool's file has more than {PAIRS} records: some other program wrote it")]
+    /// The file exceeds the limit, and a change would lose some of its pairs.
+    #[error("the pool's file has more than {PAIRS} records, written by another program")]
     Overlong,
 }
 
-/// Checks a key by itself.
+/// Validates a key.
+///
+/// # Errors
+///
+/// [`PairError`] if the key is empty, too long, or contains a zero byte.
 pub fn check_key(key: &str) -> Result<(), PairError> {
     match key.len() {
         0 => Err(PairError::Empty),
@@ -56,7 +60,11 @@ pub fn check_key(key: &str) -> Result<(), PairError> {
     }
 }
 
-/// Checks a value by itself.
+/// Validates a value.
+///
+/// # Errors
+///
+/// [`PairError`] if the value is too long or contains a zero byte.
 pub fn check_value(value: &str) -> Result<(), PairError> {
     match value.len() {
         VALUE.. => Err(PairError::ValueTooLong(value.len())),
@@ -65,7 +73,7 @@ pub fn check_value(value: &str) -> Result<(), PairError> {
     }
 }
 
-/// Pairs, each key once.
+/// Pairs with unique keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pool {
     pairs: Vec<(String, String)>,
@@ -73,10 +81,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// What a file says. It may be of any program's making, so whatever is in it is taken for
-    /// something: a record without a key for none, bytes that are not UTF-8 for U+FFFD, of two
-    /// records with one key the first, and records beyond the limit for a pool that cannot be
-    /// changed. At most [`Pool::BYTES`] are of interest.
+    /// Decodes a file, which any program may have written, so every content has a meaning. A record
+    /// without a key is ignored. Bytes that are not UTF-8 become U+FFFD. Of two records with the
+    /// same key the first one counts. Too many records make the pool read-only. At most
+    /// [`Pool::BYTES`] are examined.
     pub fn decode(file: &[u8]) -> Self {
         let mut pool = Self::default();
         let records = file.chunks_exact(RECORD);
@@ -91,10 +99,10 @@ impl Pool {
         pool
     }
 
-    /// The most bytes of a file that [`Pool::decode`] looks at: one record more than there may be.
+    /// The most bytes of a file that [`Pool::decode`] examines: one record more than the limit.
     pub const BYTES: usize = (PAIRS + 1) * RECORD;
 
-    /// The file that says so.
+    /// Encodes the pool as a file.
     pub fn encode(&self) -> Vec<u8> {
         let mut file = vec![0; self.pairs.len() * RECORD];
         for (record, (key, value)) in file.chunks_exact_mut(RECORD).zip(&self.pairs) {
@@ -110,13 +118,17 @@ impl Pool {
         pairs.map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The value of a key.
+    /// Returns the value of a key.
     pub fn get(&self, key: &str) -> Option<&str> {
         let mut pairs = self.iter();
         pairs.find_map(|(known, value)| (known == key).then_some(value))
     }
 
-    /// Sets one value, in its place if the key is there and else at the end.
+    /// Sets a value, in place if the key exists, otherwise at the end.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError`] if the pair is invalid, the pool is full, or its file exceeds the limit.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), ChangeError> {
         check_key(key)?;
         check_value(value)?;
@@ -132,7 +144,11 @@ impl Pool {
         Ok(())
     }
 
-    /// Removes one pair, and says whether it was there.
+    /// Removes a pair. Returns whether it existed.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeError::Overlong`] if the pool's file exceeds the limit.
     pub fn unset(&mut self, key: &str) -> Result<bool, ChangeError> {
         self.changeable()?;
         let before = self.pairs.len();
@@ -148,12 +164,12 @@ impl Pool {
     }
 }
 
-/// The text before the first zero byte, short enough to be written again: U+FFFD is longer than
-/// the byte that it stands for.
-fn text(field: &[u8], room: usize) -> String {
+/// The text before the first zero byte, truncated so that it can be written again: U+FFFD is longer
+/// than the byte that it replaces.
+fn text(field: &[u8], field_size: usize) -> String {
     let end = field.iter().position(|byte| *byte == 0);
-    let mut text = String::from_utf8_lossy(&field[..end.unwrap_or(room - 1)]).into_owned();
-    text.truncate(text.floor_char_boundary(room - 1));
+    let mut text = String::from_utf8_lossy(&field[..end.unwrap_or(field_size - 1)]).into_owned();
+    text.truncate(text.floor_char_boundary(field_size - 1));
     text
 }
 
@@ -164,7 +180,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_where_hyper_v_has_it() {
+    fn records_have_the_layout_of_hyper_v() {
         let mut pool = Pool::default();
         pool.set("a", "one").unwrap();
         pool.set("b", "").unwrap();
@@ -176,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limits_are_those_of_the_records() {
+    fn pairs_are_limited_by_the_size_of_a_record() {
         let mut pool = Pool::default();
         pool.set(&"k".repeat(511), &"v".repeat(2047)).unwrap();
         let key = pool.set(&"k".repeat(512), "");
@@ -190,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_pool_takes_new_values_and_no_new_keys() {
+    fn a_full_pool_accepts_new_values_but_no_new_keys() {
         let mut pool = Pool::default();
         for key in 0..PAIRS {
             pool.set(&key.to_string(), "").unwrap();
@@ -214,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn half_a_record_at_the_end_and_the_second_of_two_are_nothing() {
+    fn a_partial_record_and_a_duplicate_key_are_ignored() {
         let mut pool = Pool::default();
         pool.set("a", "first").unwrap();
         let mut file = pool.encode();
@@ -241,33 +257,33 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_does_what_a_plain_list_does(ops in proptest::collection::vec(op(), 0..60)) {
+        fn a_pool_behaves_like_a_list(ops in proptest::collection::vec(op(), 0..60)) {
             let mut pool = Pool::default();
-            let mut plain: Vec<(String, String)> = Vec::new();
+            let mut model: Vec<(String, String)> = Vec::new();
             for op in ops {
                 match op {
                     Op::Set(key, value) => {
                         pool.set(&key, &value).unwrap();
-                        match plain.iter().position(|(known, _)| *known == key) {
-                            Some(at) => plain[at].1 = value,
-                            None => plain.push((key, value)),
+                        match model.iter().position(|(known, _)| *known == key) {
+                            Some(at) => model[at].1 = value,
+                            None => model.push((key, value)),
                         }
                     }
                     Op::Unset(key) => {
-                        let at = plain.iter().position(|(known, _)| *known == key);
+                        let at = model.iter().position(|(known, _)| *known == key);
                         prop_assert_eq!(pool.unset(&key).unwrap(), at.is_some());
-                        at.map(|at| plain.remove(at));
+                        at.map(|at| model.remove(at));
                     }
                 }
                 let pairs: Vec<_> = pool.iter().collect();
-                let plain: Vec<_> = plain.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
-                prop_assert_eq!(&pairs, &plain);
+                let model: Vec<_> = model.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+                prop_assert_eq!(&pairs, &model);
                 prop_assert_eq!(&Pool::decode(&pool.encode()), &pool);
             }
         }
 
         #[test]
-        fn any_bytes_are_a_pool_that_can_be_written_again(
+        fn any_bytes_decode_to_a_pool_that_can_be_encoded(
             records in proptest::collection::vec(proptest::collection::vec(any::<u8>(), RECORD), 0..4),
             rest in 0..RECORD,
         ) {

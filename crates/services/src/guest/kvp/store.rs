@@ -1,5 +1,5 @@
-//! The pools as the service has them: read and changed without holding up the agent, and shown to
-//! those who watch.
+//! The pools of the service: read and changed without blocking the agent, and published to the
+//! watches.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,94 +12,94 @@ use tonic::Status;
 use super::facts;
 use super::files::{FileError, Files};
 use super::pool::{ChangeError, Pool};
-use crate::guest::freeze::Still;
-use crate::wire::kvp::Pool as Which;
+use crate::guest::freeze::FreezeFlag;
+use crate::wire::kvp::Pool as WirePool;
 
-/// How long a call waits for the disk and for the calls before it.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a call waits for the disk and for earlier calls.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// All four pools as they were last seen, by number.
+/// All four pools as last read, by number.
 pub(super) type Seen = [Arc<Pool>; 4];
 
 /// All four pools.
 pub(super) struct Store {
-    /// The folder of the files; none: where programs look for them. That is looked for each time:
-    /// an agent starts long before everything is mounted.
+    /// The folder of the files; `None` for the default one. The default is determined for each
+    /// call, because an agent starts long before everything is mounted.
     folder: Option<PathBuf>,
-    still: Still,
-    /// One turn for each pool. Whoever has it keeps it until the disk answers, even if the call
-    /// has long been given up: so no more than one thread for each pool ever waits for a disk.
-    turns: [Arc<Mutex<()>>; 4],
+    frozen: FreezeFlag,
+    /// A lock for each pool. Its holder keeps it until the disk answers, even if the call has timed
+    /// out: so at most one thread for each pool ever waits for a disk.
+    locks: [Arc<Mutex<()>>; 4],
     seen: watch::Sender<Seen>,
 }
 
 impl Store {
-    pub(super) fn new(folder: Option<PathBuf>, still: Still) -> Self {
+    pub(super) fn new(folder: Option<PathBuf>, frozen: FreezeFlag) -> Self {
         Self {
             folder,
-            still,
-            turns: Default::default(),
+            frozen,
+            locks: Default::default(),
             seen: watch::Sender::new(Default::default()),
         }
     }
 
-    /// What was last seen, and what is seen from now on.
+    /// Subscribes to the pools, beginning with their last state.
     pub(super) fn watch(&self) -> watch::Receiver<Seen> {
         self.seen.subscribe()
     }
 
-    /// One pool as it is now.
-    pub(super) async fn read(&self, which: Which) -> Result<Arc<Pool>, Status> {
+    /// Reads a pool.
+    pub(super) async fn read(&self, which: WirePool) -> Result<Arc<Pool>, Status> {
         let folder = self.folder.clone();
         let read = move || match which {
-            Which::Auto => Ok(facts::gather()),
+            WirePool::Auto => Ok(facts::gather()),
             which => Files::at(folder).read(which),
         };
-        let pool = self.in_turn(which, read).await?;
-        Ok(self.saw(which, pool))
+        let pool = self.exclusively(which, read).await?;
+        Ok(self.publish(which, pool))
     }
 
-    /// Changes one pool, or leaves it as it is if `change` fails.
+    /// Changes a pool, or leaves it as it is if `change` fails.
     pub(super) async fn change<T: Send + 'static>(
         &self,
-        which: Which,
+        which: WirePool,
         change: impl FnOnce(&mut Pool) -> Result<T, ChangeError> + Send + 'static,
     ) -> Result<T, Status> {
-        if self.still.holds() {
+        if self.frozen.is_set() {
             return Err(Status::unavailable("the guest's filesystems are frozen"));
         }
         let folder = self.folder.clone();
         let (done, pool) = self
-            .in_turn(which, move || Files::at(folder).change(which, change))
+            .exclusively(which, move || Files::at(folder).change(which, change))
             .await?;
-        self.saw(which, pool);
+        self.publish(which, pool);
         Ok(done)
     }
 
-    /// Runs what may block, alone for its pool and for a bounded time.
-    async fn in_turn<T: Send + 'static>(
+    /// Runs blocking work, one at a time for each pool and with a time limit.
+    async fn exclusively<T: Send + 'static>(
         &self,
-        which: Which,
+        which: WirePool,
         work: impl FnOnce() -> Result<T, FileError> + Send + 'static,
     ) -> Result<T, Status> {
-        let turn = Arc::clone(&self.turns[which as usize]);
+        let lock = Arc::clone(&self.locks[which as usize]);
         let worked = async {
-            let turn = turn.lock_owned().await;
+            let lock = lock.lock_owned().await;
             let worked = tokio::task::spawn_blocking(move || {
-                let _turn = turn;
+                let _lock = lock;
                 work()
             });
             worked.await
         };
-        match timeout(PATIENCE, worked).await {
+        match timeout(TIMEOUT, worked).await {
             Ok(Ok(worked)) => worked.map_err(|error| status(&error)),
-            Ok(Err(_)) => Err(Status::internal("the agent lost track of the pool")),
-            Err(_) => Err(Status::unavailable("the guest's disk does not answer")),
+            Ok(Err(_)) => Err(Status::internal("the agent failed to access the pool")),
+            Err(_) => Err(Status::unavailable("the guest's disk did not answer")),
         }
     }
 
-    /// Keeps what was seen, and tells whoever watches if it is new.
-    fn saw(&self, which: Which, pool: Pool) -> Arc<Pool> {
+    /// Publishes the state of a pool, and notifies the watches if it is new.
+    fn publish(&self, which: WirePool, pool: Pool) -> Arc<Pool> {
         let mut now = Arc::new(pool);
         self.seen.send_if_modified(|seen| {
             let known = &mut seen[which as usize];

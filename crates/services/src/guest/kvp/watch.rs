@@ -1,7 +1,7 @@
-//! One who watches: what it has been told, and so what there is to tell.
+//! A watch: what it has sent, and what remains to be sent.
 //!
-//! It remembers what it saw, not what happened, so that a slow reader costs no more than a quick
-//! one and learns how things are in the end.
+//! It keeps the state that it sent, not a history of changes. So a slow reader costs no more than a
+//! fast one, and it always receives the final state.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,16 +17,16 @@ use super::pair;
 use super::pool::Pool;
 use super::store::{Seen, Store};
 use crate::wire::kvp::watch_event::Kind;
-use crate::wire::kvp::{Pair, Pool as Which, WatchEvent};
+use crate::wire::kvp::{Pair, Pool as WirePool, WatchEvent};
 
-/// How often the files are looked at for changes by other programs.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the files are checked for changes by other programs.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-const POOLS: [Which; 4] = [
-    Which::External,
-    Which::Guest,
-    Which::Auto,
-    Which::AutoExternal,
+const POOLS: [WirePool; 4] = [
+    WirePool::External,
+    WirePool::Guest,
+    WirePool::Auto,
+    WirePool::AutoExternal,
 ];
 
 /// One call of `Watch`.
@@ -35,12 +35,12 @@ pub(super) struct Watch {
     wanted: [bool; 4],
     key: Option<String>,
     changes: Receiver<Seen>,
-    told: Seen,
-    /// What is between `told` and `next`, as steps by the pool's number, the last step first.
+    sent: Seen,
+    /// The differences between `sent` and `next`, by pool number, in reverse order.
     next: Seen,
-    steps: Vec<(usize, Step)>,
+    differences: Vec<(usize, Difference)>,
     first: bool,
-    look: Instant,
+    next_check: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -57,16 +57,16 @@ impl Watch {
             wanted,
             key,
             changes,
-            told: Seen::default(),
+            sent: Seen::default(),
             next: Seen::default(),
-            steps: Vec::new(),
+            differences: Vec::new(),
             first: true,
-            look: Instant::now(),
+            next_check: Instant::now(),
             _permit: permit,
         }
     }
 
-    /// What it is told, without an end.
+    /// The events, without an end.
     pub(super) fn events(self) -> impl Stream<Item = Result<WatchEvent, Status>> + Send {
         stream::unfold(Some(self), async |watch| {
             let mut watch = watch?;
@@ -79,59 +79,63 @@ impl Watch {
 
     async fn event(&mut self) -> Result<WatchEvent, Status> {
         loop {
-            if let Some((pool, step)) = self.steps.pop() {
-                return Ok(self.say(pool, step));
+            if let Some((pool, difference)) = self.differences.pop() {
+                return Ok(self.to_event(pool, difference));
             }
-            self.told = self.next.clone();
+            self.sent = self.next.clone();
             if self.first {
-                self.look().await?;
-                self.take();
+                self.check_files().await?;
+                self.update();
                 self.first = false;
-                // Told last, so it is first among the steps.
-                self.steps.insert(0, (0, Step::Told));
+                // Sent last, so it is first in the reversed list.
+                self.differences.insert(0, (0, Difference::SnapshotEnd));
                 continue;
             }
             tokio::select! {
                 changed = self.changes.changed() => {
-                    changed.map_err(|_| Status::unavailable("the agent ends"))?;
+                    changed.map_err(|_| Status::unavailable("the agent is stopping"))?;
                 }
-                () = sleep_until(self.look) => self.look().await?,
+                () = sleep_until(self.next_check) => self.check_files().await?,
             }
-            self.take();
+            self.update();
         }
     }
 
-    /// Looks at the files that are of interest.
-    async fn look(&mut self) -> Result<(), Status> {
+    /// Reads the pools that are watched.
+    async fn check_files(&mut self) -> Result<(), Status> {
         for pool in POOLS {
             if self.wanted[pool as usize] {
                 self.store.read(pool).await?;
             }
         }
-        self.look = Instant::now() + LOOK;
+        self.next_check = Instant::now() + CHECK_INTERVAL;
         Ok(())
     }
 
-    /// Takes what was seen last for what is to be told next.
-    fn take(&mut self) {
+    /// Computes the differences to the latest state.
+    fn update(&mut self) {
         self.next = self.changes.borrow_and_update().clone();
         for pool in POOLS {
             let number = pool as usize;
             if self.wanted[number] {
-                let steps = steps(&self.told[number], &self.next[number], self.key.as_deref());
-                self.steps
-                    .extend(steps.into_iter().map(|step| (number, step)));
+                let differences =
+                    differences(&self.sent[number], &self.next[number], self.key.as_deref());
+                self.differences.extend(
+                    differences
+                        .into_iter()
+                        .map(|difference| (number, difference)),
+                );
             }
         }
-        self.steps.reverse();
+        self.differences.reverse();
     }
 
-    fn say(&self, number: usize, step: Step) -> WatchEvent {
-        let (kind, pair) = match step {
-            Step::Told => (Kind::Told, None),
-            Step::Set(at) => (Kind::Set, self.next[number].iter().nth(at).map(pair)),
-            Step::Removed(at) => {
-                let gone = self.told[number].iter().nth(at);
+    fn to_event(&self, number: usize, difference: Difference) -> WatchEvent {
+        let (kind, pair) = match difference {
+            Difference::SnapshotEnd => (Kind::SnapshotEnd, None),
+            Difference::Set(at) => (Kind::Set, self.next[number].iter().nth(at).map(pair)),
+            Difference::Removed(at) => {
+                let gone = self.sent[number].iter().nth(at);
                 let key = gone.map(|(key, _)| key.to_owned()).unwrap_or_default();
                 let value = String::new();
                 (Kind::Removed, Some(Pair { key, value }))
@@ -145,19 +149,19 @@ impl Watch {
     }
 }
 
-/// One difference between two pools. A place is all that it takes: both are kept meanwhile.
+/// A difference between two pools. An index is enough, because both pools are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// The pair at this place of the new pool is new, or has a new value.
+enum Difference {
+    /// The pair at this index of the new pool is new or has a new value.
     Set(usize),
-    /// The pair at this place of the old pool is gone.
+    /// The pair at this index of the old pool was removed.
     Removed(usize),
-    /// Everything that was there has been told.
-    Told,
+    /// The snapshot is complete.
+    SnapshotEnd,
 }
 
-/// What leads from one pool to the other, of one key or of all.
-fn steps(old: &Pool, new: &Pool, key: Option<&str>) -> Vec<Step> {
+/// The differences between two pools, for one key or for all.
+fn differences(old: &Pool, new: &Pool, key: Option<&str>) -> Vec<Difference> {
     let wanted = |known: &str| key.is_none_or(|key| key == known);
     let (before, after): (HashMap<_, _>, HashMap<_, _>) =
         (old.iter().collect(), new.iter().collect());
@@ -169,8 +173,10 @@ fn steps(old: &Pool, new: &Pool, key: Option<&str>) -> Vec<Step> {
         .iter()
         .enumerate()
         .filter(|(_, (key, value))| wanted(key) && before.get(key) != Some(value));
-    let removed = removed.map(|(at, _)| Step::Removed(at));
-    removed.chain(set.map(|(at, _)| Step::Set(at))).collect()
+    let removed = removed.map(|(at, _)| Difference::Removed(at));
+    removed
+        .chain(set.map(|(at, _)| Difference::Set(at)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -180,7 +186,7 @@ mod tests {
 
     use super::super::files::Files;
     use super::*;
-    use crate::guest::freeze::Still;
+    use crate::guest::freeze::FreezeFlag;
 
     fn pool(pairs: &[(&str, &str)]) -> Pool {
         let mut pool = Pool::default();
@@ -191,18 +197,25 @@ mod tests {
     }
 
     #[test]
-    fn steps_are_what_differs() {
+    fn differences_lead_from_one_pool_to_the_other() {
         let old = pool(&[("a", "1"), ("b", "2"), ("c", "3")]);
         let new = pool(&[("c", "3"), ("b", "two"), ("d", "4")]);
-        let all = steps(&old, &new, None);
-        assert_eq!(all, [Step::Removed(0), Step::Set(1), Step::Set(2)]);
-        assert_eq!(steps(&old, &new, Some("d")), [Step::Set(2)]);
-        assert_eq!(steps(&new, &new, None), []);
+        let all = differences(&old, &new, None);
+        assert_eq!(
+            all,
+            [
+                Difference::Removed(0),
+                Difference::Set(1),
+                Difference::Set(2)
+            ]
+        );
+        assert_eq!(differences(&old, &new, Some("d")), [Difference::Set(2)]);
+        assert_eq!(differences(&new, &new, None), []);
     }
 
     async fn next(
         events: &mut (impl Stream<Item = Result<WatchEvent, Status>> + Unpin),
-    ) -> (Kind, Which, String, String) {
+    ) -> (Kind, WirePool, String, String) {
         let wait = tokio::time::timeout(Duration::from_secs(60), events.next());
         let event = wait.await.unwrap().unwrap().unwrap();
         let (kind, pool) = (event.kind(), event.pool());
@@ -211,39 +224,51 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_there_is_told_and_then_what_changes_by_whomever() {
+    async fn a_watch_sends_a_snapshot_and_then_changes_by_any_program() {
         let folder = tempfile::tempdir().unwrap();
         let elsewhere = Files::new(folder.path());
-        let store = Arc::new(Store::new(Some(folder.path().to_owned()), Still::default()));
+        let store = Arc::new(Store::new(
+            Some(folder.path().to_owned()),
+            FreezeFlag::default(),
+        ));
         let set = |which, key: &'static str, value: &'static str| {
             store.change(which, move |pool| pool.set(key, value))
         };
-        set(Which::External, "a", "1").await.unwrap();
-        set(Which::External, "b", "2").await.unwrap();
+        set(WirePool::External, "a", "1").await.unwrap();
+        set(WirePool::External, "b", "2").await.unwrap();
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         let wanted = [true, true, false, false];
         let watch = Watch::new(Arc::clone(&store), wanted, None, permit);
         let mut events = Box::pin(watch.events());
-        let external = Which::External;
-        let said = |kind, which, key: &str, value: &str| (kind, which, key.into(), value.into());
-        assert_eq!(next(&mut events).await, said(Kind::Set, external, "a", "1"));
-        assert_eq!(next(&mut events).await, said(Kind::Set, external, "b", "2"));
-        assert_eq!(next(&mut events).await, said(Kind::Told, external, "", ""));
-        set(Which::AutoExternal, "of no interest", "")
+        let external = WirePool::External;
+        let event = |kind, which, key: &str, value: &str| (kind, which, key.into(), value.into());
+        assert_eq!(
+            next(&mut events).await,
+            event(Kind::Set, external, "a", "1")
+        );
+        assert_eq!(
+            next(&mut events).await,
+            event(Kind::Set, external, "b", "2")
+        );
+        assert_eq!(
+            next(&mut events).await,
+            event(Kind::SnapshotEnd, external, "", "")
+        );
+        set(WirePool::AutoExternal, "of no interest", "")
             .await
             .unwrap();
         set(external, "a", "in between").await.unwrap();
         set(external, "a", "one").await.unwrap();
         assert_eq!(
             next(&mut events).await,
-            said(Kind::Set, external, "a", "one")
+            event(Kind::Set, external, "a", "one")
         );
         elsewhere
-            .change(Which::Guest, |pool| pool.set("g", "3"))
+            .change(WirePool::Guest, |pool| pool.set("g", "3"))
             .unwrap();
         assert_eq!(
             next(&mut events).await,
-            said(Kind::Set, Which::Guest, "g", "3")
+            event(Kind::Set, WirePool::Guest, "g", "3")
         );
         store
             .change(external, |pool| pool.unset("b"))
@@ -251,7 +276,7 @@ mod tests {
             .unwrap();
         assert_eq!(
             next(&mut events).await,
-            said(Kind::Removed, external, "b", "")
+            event(Kind::Removed, external, "b", "")
         );
     }
 }

@@ -6,13 +6,13 @@ use std::ffi::{OsStr, OsString};
 use super::plan::Plan;
 use super::user::Account;
 
-/// The variable by which all that a command starts is found again.
+/// The variable that identifies all processes that a command starts.
 pub(super) const COOKIE: &str = "HVSOCK_SESSION";
 
 const ROOTS_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
-/// What a service manager tells its service, and nobody else, and what a shell keeps for itself.
+/// Variables that a service manager sets for its service only, and variables of a shell.
 const AGENTS_OWN: [&str; 18] = [
     "CACHE_DIRECTORY",
     "CREDENTIALS_DIRECTORY",
@@ -34,11 +34,11 @@ const AGENTS_OWN: [&str; 18] = [
     "_",
 ];
 
-/// What another user's command has of the agent's environment, beside `LC_…`: where one is, and how
-/// services are reached.
+/// The agent's variables that a command of another user inherits, besides `LC_…`: the locale, the
+/// time zone and the endpoint of the services.
 const FOR_ALL: [&str; 3] = ["HVSOCK_ENDPOINT", "LANG", "TZ"];
 
-/// All variables of a command, of which `inherited` are the agent's.
+/// All variables of a command. `inherited` are the agent's.
 pub(super) fn of(
     plan: &Plan,
     account: &Account,
@@ -69,7 +69,7 @@ pub(super) fn of(
             env.insert("TERM".into(), terminal.term.clone());
         }
         Some(_) => {}
-        // The agent's, if it was started by hand.
+        // The agent has it if it was started by hand.
         None => drop(env.remove(OsStr::new("TERM"))),
     }
     env.extend(plan.env.iter().cloned());
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn another_user_has_an_environment_as_after_a_login() {
+    fn another_user_gets_an_environment_as_after_a_login() {
         let expected = [
             "HOME=/home/alice",
             "HVSOCK_SESSION=c00k1e",
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_agents_user_has_the_agents_environment_without_what_is_the_agents_own() {
+    fn the_agents_user_inherits_the_environment_without_the_agents_own_variables() {
         let expected = [
             "A=b=c",
             "HOME=/tmp",

@@ -1,22 +1,22 @@
 //! Commands and shells for the parent.
 //!
-//! A call is one command. `plan` is what it asks for, checked; `user` and `environment` are
-//! as whom and with what it runs; `process` starts it and knows its end; `terminal` and
-//! `stdin` are its streams; `run` moves bytes, sizes and signals until it is over; `sweep`
-//! leaves nothing of it behind when the parent is gone, and `orphans` is for what is left anyway.
+//! Each call is one command. `plan` validates the request; `user` and `environment` determine the
+//! user and the environment; `process` starts the command and waits for its exit; `terminal` and
+//! `stdin` are its streams; `run` transfers bytes, sizes and signals; `sweep` ends all processes of
+//! the command when the parent is gone; `reaper` reaps orphaned children.
 
 mod environment;
-mod orphans;
 mod plan;
 mod process;
+mod reaper;
 mod run;
 mod stdin;
 mod sweep;
 mod terminal;
 mod user;
 
-pub(crate) use orphans::take_note;
 pub(crate) use process::settle;
+pub(crate) use reaper::reap_children;
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -27,31 +27,31 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalog::SESSION;
-use crate::link::Offer;
+use crate::link::ServiceServer;
 use crate::wire::session::session_server::{Session, SessionServer};
 use crate::wire::session::{Input, Output};
 
-/// The most commands at once, those that are being ended among them.
+/// The most concurrent commands, including those that are being ended.
 const COMMANDS: usize = 128;
 
-/// The most bytes of one message, which is `start` then.
+/// The largest message, in bytes, which is `start`.
 const MESSAGE: usize = 1 << 20;
 
-/// How many messages wait for the parent to read them; what the command prints after that waits
-/// in its pipe, and then it waits itself.
+/// How many output messages are queued for the parent. Then backpressure reaches the command: its
+/// output stays in its pipe until it blocks.
 const OUTPUTS: usize = 4;
 
 /// The service.
-pub(super) fn offer() -> Offer {
+pub(super) fn server() -> ServiceServer {
     let service = Service {
-        room: Arc::new(Semaphore::new(COMMANDS)),
+        limit: Arc::new(Semaphore::new(COMMANDS)),
     };
     let server = SessionServer::new(service).max_decoding_message_size(MESSAGE);
-    Offer::calls(&SESSION, Routes::new(server))
+    ServiceServer::calls(&SESSION, Routes::new(server))
 }
 
 struct Service {
-    room: Arc<Semaphore>,
+    limit: Arc<Semaphore>,
 }
 
 #[tonic::async_trait]
@@ -62,14 +62,14 @@ impl Session for Service {
         &self,
         request: Request<Streaming<Input>>,
     ) -> Result<Response<Self::RunStream>, Status> {
-        let room = Arc::clone(&self.room).try_acquire_owned();
-        let room = room.map_err(|_| {
+        let permit = Arc::clone(&self.limit).try_acquire_owned();
+        let permit = permit.map_err(|_| {
             Status::resource_exhausted(format!(
-                "the guest runs {COMMANDS} commands already, which is its limit"
+                "the guest's limit of {COMMANDS} concurrent commands is reached"
             ))
         })?;
         let (out, mut outputs) = mpsc::channel(OUTPUTS);
-        tokio::spawn(run::serve(request.into_inner(), out, room));
+        tokio::spawn(run::serve(request.into_inner(), out, permit));
         let outputs = stream::poll_fn(move |context| outputs.poll_recv(context));
         Ok(Response::new(Box::pin(outputs)))
     }

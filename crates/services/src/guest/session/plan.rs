@@ -1,4 +1,4 @@
-//! What the parent asks for, as values that cannot be wrong.
+//! A validated request for a command.
 
 use std::ffi::{CString, OsString};
 use std::os::unix::ffi::OsStringExt as _;
@@ -7,21 +7,21 @@ use rustix::termios::Winsize;
 
 use crate::wire::session as wire;
 
-/// One command.
+/// A command.
 #[derive(Debug)]
 pub(super) struct Plan {
-    /// The program and its arguments; none means the user's shell.
+    /// The program and its arguments; empty means the user's shell.
     pub(super) argv: Vec<OsString>,
     pub(super) env: Vec<(OsString, OsString)>,
-    /// `None`: the user's home.
+    /// `None` means the user's home.
     pub(super) folder: Option<CString>,
-    /// `None`: the agent's own user.
+    /// `None` means the agent's user.
     pub(super) user: Option<String>,
     pub(super) terminal: Option<Terminal>,
     pub(super) stdin: bool,
 }
 
-/// The terminal that the parent has.
+/// The parent's terminal.
 #[derive(Debug)]
 pub(super) struct Terminal {
     pub(super) term: OsString,
@@ -29,27 +29,27 @@ pub(super) struct Terminal {
 }
 
 impl Plan {
-    /// Fails with a sentence about what cannot be.
+    /// Validates a request. The error is a text for the parent.
     pub(super) fn new(start: wire::Start) -> Result<Self, String> {
         let argv: Vec<Vec<u8>> = start.argv.into_iter().map(Into::into).collect();
         if argv.iter().any(|word| word.contains(&0)) {
-            return Err("an argument has a NUL in it".to_owned());
+            return Err("an argument contains a NUL".to_owned());
         }
         if argv.first().is_some_and(Vec::is_empty) {
-            return Err("the program has no name".to_owned());
+            return Err("the program's name is empty".to_owned());
         }
         let mut env = Vec::with_capacity(start.env.len());
         for variable in start.env {
             let (name, value) = (variable.name, variable.value);
             if name.is_empty() || name.contains(&b'=') || name.contains(&0) || value.contains(&0) {
-                return Err("a variable has no name, a `=` in its name or a NUL".to_owned());
+                return Err("a variable has an empty name, a `=` in its name, or a NUL".to_owned());
             }
             let name = OsString::from_vec(name.into());
             env.push((name, OsString::from_vec(value.into())));
         }
         let folder = match &start.dir[..] {
             [] => None,
-            dir => Some(CString::new(dir).map_err(|_| "the directory has a NUL in it")?),
+            dir => Some(CString::new(dir).map_err(|_| "the directory contains a NUL")?),
         };
         let user = (!start.user.is_empty()).then_some(start.user);
         let terminal = start.terminal.map(Terminal::new).transpose()?;
@@ -67,7 +67,7 @@ impl Plan {
 impl Terminal {
     fn new(terminal: wire::Terminal) -> Result<Self, String> {
         if terminal.term.contains('\0') {
-            return Err("the terminal's kind has a NUL in it".to_owned());
+            return Err("the terminal's type contains a NUL".to_owned());
         }
         Ok(Self {
             term: terminal.term.into(),
@@ -76,9 +76,9 @@ impl Terminal {
     }
 }
 
-/// A terminal's size.
+/// Validates a terminal's size.
 pub(super) fn size(size: wire::Size) -> Result<Winsize, String> {
-    let cells = |count: u32| u16::try_from(count).map_err(|_| "a terminal that large is none");
+    let cells = |count: u32| u16::try_from(count).map_err(|_| "the terminal's size exceeds 65535");
     Ok(Winsize {
         ws_row: cells(size.rows)?,
         ws_col: cells(size.cols)?,
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_program_can_be_started_with_is_turned_down() {
+    fn invalid_requests_are_rejected() {
         let of = |start| Plan::new(start).map(drop);
         assert!(of(wire::Start::default()).is_ok());
         let argv = |words: &[&'static str]| wire::Start {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_is_a_standard_input_too() {
+    fn a_terminal_implies_standard_input() {
         let terminal = Some(wire::Terminal::default());
         let start = wire::Start {
             terminal,

@@ -1,5 +1,5 @@
-//! A command's process: how it starts, that its end is known, and that its number is nobody
-//! else's until all of its session is dealt with.
+//! The process of a command: starts it, waits for its exit, and keeps its process id reserved until
+//! all of its session has been ended.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr, OsString};
@@ -27,7 +27,7 @@ use super::{environment, sweep, terminal};
 use crate::wire::session::exited::How;
 use crate::wire::session::{Failed, Reason};
 
-/// A command that runs. Dropped, it is ended with all of its session.
+/// A running command. Dropping it ends the command with all of its session.
 #[derive(Debug)]
 pub(super) struct Process {
     pid: Pid,
@@ -35,17 +35,17 @@ pub(super) struct Process {
     live: Option<Live>,
 }
 
-/// What is kept for as long as anything of the session may be left.
+/// Kept for as long as processes of the session may exist.
 #[derive(Debug)]
 struct Live {
     cookie: String,
-    /// Until this is gone the process stays a zombie, and its number its own.
+    /// While this exists the process stays a zombie, so its process id is not reused.
     _hold: mpsc::Sender<()>,
-    /// Its room among all commands.
-    _room: OwnedSemaphorePermit,
+    /// The permit for one of the concurrent commands.
+    _permit: OwnedSemaphorePermit,
 }
 
-/// The agent's ends of its streams.
+/// The agent's ends of the command's streams.
 #[derive(Debug)]
 pub(super) enum Streams {
     Pipes {
@@ -58,41 +58,44 @@ pub(super) enum Streams {
 
 /// Starts the command.
 ///
-/// Each has a thread of its own, for it dies with the one that started it, and what is done before
-/// may take its time.
+/// Each command has a thread of its own, because the process dies with the thread that started it
+/// (`PR_SET_PDEATHSIG`), and because the lookups before may block.
 pub(super) async fn start(
     plan: Plan,
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<(Process, Streams), Failed> {
-    let (tell, told) = oneshot::channel();
-    let started = thread::Builder::new()
+    let (sender, started) = oneshot::channel();
+    let thread = thread::Builder::new()
         .name("command".to_owned())
         .stack_size(256 << 10)
-        .spawn(move || live(&plan, room, tell));
-    started
-        .map_err(|error| failed(Reason::Resources, format!("cannot start a thread: {error}")))?;
-    told.await
-        .unwrap_or_else(|_| Err(failed(Reason::Resources, "its thread is gone".to_owned())))
+        .spawn(move || run(&plan, permit, sender));
+    thread.map_err(|error| failed(Reason::Resources, format!("cannot start a thread: {error}")))?;
+    started.await.unwrap_or_else(|_| {
+        Err(failed(
+            Reason::Resources,
+            "the thread of the command is gone".to_owned(),
+        ))
+    })
 }
 
-/// The thread of one command: from before its start until after its end.
-fn live(
+/// The thread of one command: from before its start until after its exit.
+fn run(
     plan: &Plan,
-    room: OwnedSemaphorePermit,
-    tell: oneshot::Sender<Result<(Process, Streams), Failed>>,
+    permit: OwnedSemaphorePermit,
+    sender: oneshot::Sender<Result<(Process, Streams), Failed>>,
 ) {
     let begun = cookie().and_then(|cookie| Ok((begin(plan, &cookie)?, cookie)));
     let ((mut child, streams), cookie) = match begun {
         Ok(begun) => begun,
         Err(failed) => {
-            // Who asked may be gone.
-            let _ = tell.send(Err(failed));
+            // The caller may be gone.
+            let _ = sender.send(Err(failed));
             return;
         }
     };
     let pid = Pid::from_child(&child);
-    held_numbers().insert(child.id());
-    let (tell_exit, exit) = oneshot::channel();
+    held_pids().insert(child.id());
+    let (exit_sender, exit) = oneshot::channel();
     let (hold, held) = mpsc::channel();
     let process = Process {
         pid,
@@ -100,33 +103,33 @@ fn live(
         live: Some(Live {
             cookie,
             _hold: hold,
-            _room: room,
+            _permit: permit,
         }),
     };
-    // If nobody takes it, it is dropped and so ended.
-    drop(tell.send(Ok((process, streams))));
+    // If the receiver is gone, the process is dropped and so ended.
+    drop(sender.send(Ok((process, streams))));
     if let Some(how) = end_of(pid) {
-        let _ = tell_exit.send(how);
+        let _ = exit_sender.send(how);
     }
-    // Nothing is ever sent: until the sender is gone.
+    // Nothing is ever sent: this waits until the sender is dropped.
     let _ = held.recv();
-    held_numbers().remove(&child.id());
+    held_pids().remove(&child.id());
     let _ = child.wait();
 }
 
-/// The processes of commands, of which nobody else may take note.
+/// The process ids of commands, which must not be reaped elsewhere.
 static HELD: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
-fn held_numbers() -> MutexGuard<'static, BTreeSet<u32>> {
+fn held_pids() -> MutexGuard<'static, BTreeSet<u32>> {
     HELD.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Whether this is a command's process, the number of which is held.
+/// Whether this is the process id of a command, and so held.
 pub(super) fn is_held(pid: i32) -> bool {
-    u32::try_from(pid).is_ok_and(|pid| held_numbers().contains(&pid))
+    u32::try_from(pid).is_ok_and(|pid| held_pids().contains(&pid))
 }
 
-/// Waits for the end of a process, which stays there to be waited for once more.
+/// Waits for the exit of a process without reaping it.
 fn end_of(pid: Pid) -> Option<How> {
     loop {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
@@ -147,8 +150,7 @@ fn end_of(pid: Pid) -> Option<How> {
     }
 }
 
-/// A word that nobody else has. It comes from the system call, since a container may have no
-/// `/dev/urandom`.
+/// A random token. It comes from the system call, because a container may have no `/dev/urandom`.
 fn cookie() -> Result<String, Failed> {
     let mut bytes = [0; 16];
     let got = rustix::io::retry_on_intr(|| getrandom(&mut bytes, GetRandomFlags::empty()));
@@ -156,7 +158,7 @@ fn cookie() -> Result<String, Failed> {
         Ok(16) => Ok(format!("{:032x}", u128::from_be_bytes(bytes))),
         _ => Err(failed(
             Reason::Resources,
-            "there are no random numbers".to_owned(),
+            "no random numbers are available".to_owned(),
         )),
     }
 }
@@ -182,7 +184,7 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
         None => {
             let stdin = match (plan.stdin, File::open("/dev/null")) {
                 (false, Ok(nothing)) => nothing.into(),
-                // Without input, and without that file, it is closed below.
+                // Without input, and without that file, the pipe is closed below.
                 _ => Stdio::piped(),
             };
             command
@@ -204,7 +206,7 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
         None => {
             let stdin = child.stdin.take().filter(|_| plan.stdin);
             let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
-                // Never: both were asked for.
+                // Cannot happen: both were requested.
                 let _ = child.kill().and_then(|()| child.wait());
                 return Err(failed(Reason::Resources, "it has no pipes".to_owned()));
             };
@@ -218,7 +220,7 @@ fn begin(plan: &Plan, cookie: &str) -> Result<(Child, Streams), Failed> {
     Ok((child, streams))
 }
 
-/// The numbers of another user; none if this one is it already, for which no right is needed.
+/// The ids of another user; `None` if this process has them already and needs no privilege.
 fn other_ids(account: &Account) -> Option<Ids> {
     let own = (
         rustix::process::geteuid().as_raw(),
@@ -231,7 +233,7 @@ fn other_ids(account: &Account) -> Option<Ids> {
     })
 }
 
-/// What is run: the words of the plan, or the user's shell as a login shell.
+/// The command to run: the plan's words, or the user's shell as a login shell.
 fn program(plan: &Plan, account: &Account) -> Command {
     if let Some((program, arguments)) = plan.argv.split_first() {
         let mut command = Command::new(program);
@@ -245,7 +247,7 @@ fn program(plan: &Plan, account: &Account) -> Command {
     command
 }
 
-/// Where it begins: in the directory of the plan, else at home, or in `/` if that is not there.
+/// The working directories to try: the plan's directory, or else the home and then `/`.
 fn folders(plan: &Plan, home: Option<&OsString>) -> Vec<CString> {
     match &plan.folder {
         Some(folder) => vec![folder.clone()],
@@ -266,7 +268,7 @@ fn failed(reason: Reason, what: String) -> Failed {
 fn no_terminal(error: &io::Error) -> Failed {
     let what = match Errno::from_io_error(error) {
         Some(Errno::NOENT | Errno::NODEV | Errno::NXIO) => {
-            "there are no pseudo-terminals in the guest: is devpts mounted at /dev/pts?".to_owned()
+            "the guest has no pseudo-terminals: mount devpts at /dev/pts".to_owned()
         }
         _ => format!("no pseudo-terminal: {error}"),
     };
@@ -284,7 +286,7 @@ fn start_failed(plan: &Plan, account: &Account, error: &SpawnError) -> Failed {
         (Step::Folder, _, Some(folder)) => format!("{}: {why}", folder.to_string_lossy()),
         (Step::Ids, ..) => {
             let user = plan.user.as_deref().unwrap_or_default();
-            format!("the agent cannot become {user}: {why}")
+            format!("the agent cannot switch to user {user}: {why}")
         }
         _ => error.to_string(),
     };
@@ -300,32 +302,32 @@ fn start_failed(plan: &Plan, account: &Account, error: &SpawnError) -> Failed {
 }
 
 impl Process {
-    /// Its number.
+    /// The process id.
     pub(super) fn id(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
 
-    /// The process.
+    /// The process id.
     pub(super) fn pid(&self) -> Pid {
         self.pid
     }
 
-    /// Waits for its end; `None` if nothing can be known of that.
+    /// Waits for the exit; `None` if its status is unknown.
     pub(super) async fn exited(&mut self) -> Option<How> {
         self.exit.take()?.await.ok()
     }
 
-    /// What it has left running goes on.
+    /// Leaves the remaining processes of the session running.
     pub(super) fn leave(mut self) {
         self.live = None;
     }
 }
 
-/// How many sessions are being ended.
+/// The number of sessions that are being ended.
 static SWEEPS: AtomicUsize = AtomicUsize::new(0);
 
-/// Waits until all commands that nobody waits for have been ended, which takes a few seconds at the
-/// most: for an agent that ends.
+/// Waits until all dropped commands have been ended, which takes a few seconds at most. For an
+/// agent that exits.
 pub(crate) fn settle() {
     let deadline = Instant::now() + 2 * sweep::GRACE;
     while SWEEPS.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
@@ -339,7 +341,7 @@ impl Drop for Process {
             return;
         };
         let pid = self.pid;
-        // At once, should the agent be ending, too.
+        // At once, because the agent may be exiting too.
         let _ = kill_process_group(pid, Signal::HUP);
         let _ = kill_process_group(pid, Signal::CONT);
         SWEEPS.fetch_add(1, Ordering::SeqCst);

@@ -1,8 +1,8 @@
-//! One command from its first message to its last.
+//! One command, from its first message to its last.
 //!
-//! Bytes wait where they come from: what the command prints in its pipe until the parent has room,
-//! what the parent sends with the parent once the window is full. Messages of the parent are read
-//! all the time, so that a signal is never behind bytes that nobody takes.
+//! Backpressure: the command's output waits in its pipe until the parent reads, and the parent's
+//! input waits at the parent once the window is full. The parent's messages are always read, so a
+//! signal is never stuck behind unread bytes.
 
 use std::future::pending;
 use std::io;
@@ -34,24 +34,24 @@ use crate::wire::session::{Exited, Input, Nothing, Output, Started};
 /// How long the first message may take.
 const FIRST: Duration = Duration::from_secs(30);
 
-/// How long after a command's end others may have its output open.
+/// How long after the command's exit other processes may keep its output open.
 const LINGER: Duration = Duration::from_millis(250);
 
-/// Bytes of one message of output.
-const PIECE: usize = 64 << 10;
+/// The most bytes of one output message.
+const CHUNK: usize = 64 << 10;
 
-/// So much that was taken is told in one message, or less once nothing waits.
+/// Credit is returned in steps of this many bytes, or when no input is queued.
 const CREDIT: usize = WINDOW / 4;
 
 type Outputs = mpsc::Sender<Result<Output, Status>>;
 
-/// The parent has gone, so there is nobody to tell anything.
+/// The parent is gone: nothing can be sent any more.
 struct Gone;
 
-/// Runs what `input` asks for, to its end or that of either stream.
-pub(super) async fn serve(mut input: Streaming<Input>, out: Outputs, room: OwnedSemaphorePermit) {
-    if let Err(status) = command(&mut input, &out, room).await {
-        // Who broke off does not hear it.
+/// Runs the command that `input` requests, until its exit or the end of either stream.
+pub(super) async fn serve(mut input: Streaming<Input>, out: Outputs, permit: OwnedSemaphorePermit) {
+    if let Err(status) = command(&mut input, &out, permit).await {
+        // A parent that closed the stream does not receive it.
         let _ = out.send(Err(status)).await;
     }
 }
@@ -59,10 +59,10 @@ pub(super) async fn serve(mut input: Streaming<Input>, out: Outputs, room: Owned
 async fn command(
     input: &mut Streaming<Input>,
     out: &Outputs,
-    room: OwnedSemaphorePermit,
+    permit: OwnedSemaphorePermit,
 ) -> Result<(), Status> {
     let first = timeout(FIRST, input.message()).await;
-    let first = first.map_err(|_| Status::deadline_exceeded("what to run was not said in time"))?;
+    let first = first.map_err(|_| Status::deadline_exceeded("no `start` message in time"))?;
     let Some(In::Start(start)) = first?.and_then(|input| input.what) else {
         return Err(Status::invalid_argument(
             "the first message must be `start`",
@@ -70,19 +70,19 @@ async fn command(
     };
     let plan = Plan::new(start).map_err(Status::invalid_argument)?;
     let (mut process, streams) = tokio::select! {
-        started = process::start(plan, room) => match started {
+        started = process::start(plan, permit) => match started {
             Ok(started) => started,
             Err(failed) => {
-                let _ = say(out, Out::Failed(failed)).await;
+                let _ = send(out, Out::Failed(failed)).await;
                 return Ok(());
             }
         },
         () = out.closed() => return Ok(()),
     };
     let streams = Io::new(streams).map_err(|error| Status::internal(error.to_string()));
-    let (io, inlet) = streams?;
+    let (io, input_fd) = streams?;
     let pid = process.id();
-    if say(out, Out::Started(Started { pid })).await.is_err() {
+    if send(out, Out::Started(Started { pid })).await.is_err() {
         return Ok(());
     }
     let stdin = Stdin::default();
@@ -90,27 +90,27 @@ async fn command(
     let exited = tokio::select! {
         biased;
         () = out.closed() => return Ok(()),
-        status = listen(input, &stdin, &io, leader) => return Err(status),
-        () = feed(&stdin, inlet, &io, out) => return Ok(()),
+        status = handle_input(input, &stdin, &io, leader) => return Err(status),
+        () = write_input(&stdin, input_fd, &io, out) => return Ok(()),
         exited = output(&mut process, &io, out) => exited?,
     };
-    if say(out, Out::Exited(exited)).await.is_ok() {
+    if send(out, Out::Exited(exited)).await.is_ok() {
         process.leave();
     }
     Ok(())
 }
 
-async fn say(out: &Outputs, what: Out) -> Result<(), Gone> {
+async fn send(out: &Outputs, what: Out) -> Result<(), Gone> {
     let output = Output { what: Some(what) };
     out.send(Ok(output)).await.map_err(|_| Gone)
 }
 
-/// Where a command's output comes from.
+/// The descriptors of a command's output.
 struct Io {
     stdout: Arc<Fd>,
-    /// None beside a terminal.
+    /// `None` with a terminal.
     stderr: Option<Fd>,
-    /// The terminal's outer end, if there is one.
+    /// The terminal's master end, if there is one.
     terminal: Option<Arc<Fd>>,
 }
 
@@ -127,7 +127,7 @@ fn watch_fd(fd: OwnedFd) -> io::Result<Fd> {
 }
 
 impl Io {
-    /// With it, where the command's input goes.
+    /// Also returns the descriptor of the command's input.
     fn new(streams: Streams) -> io::Result<(Self, Option<Arc<Fd>>)> {
         match streams {
             Streams::Pipes {
@@ -135,13 +135,13 @@ impl Io {
                 stdout,
                 stderr,
             } => {
-                let inlet = stdin.map(watch_fd).transpose()?.map(Arc::new);
+                let input_fd = stdin.map(watch_fd).transpose()?.map(Arc::new);
                 let io = Self {
                     stdout: Arc::new(watch_fd(stdout)?),
                     stderr: Some(watch_fd(stderr)?),
                     terminal: None,
                 };
-                Ok((io, inlet))
+                Ok((io, input_fd))
             }
             Streams::Terminal(outer) => {
                 let outer = Arc::new(watch_fd(outer)?);
@@ -156,8 +156,8 @@ impl Io {
     }
 }
 
-/// Takes the parent's messages, until it breaks off or breaks a rule.
-async fn listen(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, leader: Pid) -> Status {
+/// Handles the parent's messages until the parent disconnects or violates the protocol.
+async fn handle_input(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, leader: Pid) -> Status {
     loop {
         let what = match input.message().await {
             Ok(Some(input)) => input.what,
@@ -170,7 +170,7 @@ async fn listen(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, leader: Pi
         };
         let taken = match what {
             Some(In::Stdin(bytes)) => stdin.push(&bytes).map_err(|Overrun| {
-                format!("more than {WINDOW} bytes are under way to standard input")
+                format!("more than {WINDOW} bytes are in flight to standard input")
             }),
             Some(In::StdinEnd(Nothing {})) => {
                 stdin.end();
@@ -178,13 +178,13 @@ async fn listen(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, leader: Pi
             }
             Some(In::Resize(size)) => plan::size(size).map(|size| {
                 if let Some(terminal) = &io.terminal {
-                    // A terminal that is gone has no size.
+                    // An error means that the terminal is gone.
                     let _ = tcsetwinsize(&**terminal, size);
                 }
             }),
             Some(In::Signal(number)) => signal(number, io, leader),
-            Some(In::Start(_)) => Err("there is a command already".to_owned()),
-            // Of a newer interface than this one.
+            Some(In::Start(_)) => Err("a second `start` message".to_owned()),
+            // A message of a newer interface.
             None => Ok(()),
         };
         if let Err(what) = taken {
@@ -193,11 +193,11 @@ async fn listen(input: &mut Streaming<Input>, stdin: &Stdin, io: &Io, leader: Pi
     }
 }
 
-/// Sends a signal to the command, or to all of its group if it is one that ends programs.
+/// Sends a signal to the command, or to its whole process group if the signal ends programs.
 fn signal(number: u32, io: &Io, leader: Pid) -> Result<(), String> {
     let signal = i32::try_from(number).ok().and_then(Signal::from_named_raw);
-    let signal = signal.ok_or_else(|| format!("there is no signal {number}"))?;
-    // The process is not reaped, so its number cannot be another's. It may have ended.
+    let signal = signal.ok_or_else(|| format!("no signal {number}"))?;
+    // The process is not reaped, so its id is not reused. It may have exited.
     let _ = match signal {
         Signal::HUP | Signal::INT | Signal::QUIT | Signal::TERM | Signal::KILL => {
             let terminal = io.terminal.as_ref();
@@ -209,21 +209,21 @@ fn signal(number: u32, io: &Io, leader: Pid) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes what the parent sends to the command, and tells how much was taken. Ends only if the
-/// parent has gone.
-async fn feed(stdin: &Stdin, inlet: Option<Arc<Fd>>, io: &Io, out: &Outputs) {
-    let Some(inlet) = inlet else {
+/// Writes the parent's input to the command, and returns credit. Returns only if the parent is
+/// gone.
+async fn write_input(stdin: &Stdin, input_fd: Option<Arc<Fd>>, io: &Io, out: &Outputs) {
+    let Some(input_fd) = input_fd else {
         stdin.close();
         return pending().await;
     };
-    match write_all(stdin, &inlet, out).await {
-        Ok(()) if io.terminal.is_some() => end_terminal(&inlet).await,
-        // Of a pipe, that it is closed.
-        Ok(()) => drop(inlet),
+    match write_all(stdin, &input_fd, out).await {
+        Ok(()) if io.terminal.is_some() => end_terminal(&input_fd).await,
+        // Closes the pipe.
+        Ok(()) => drop(input_fd),
         Err(Stopped::Closed) => {
-            drop(inlet);
+            drop(input_fd);
             stdin.close();
-            if say(out, Out::StdinClosed(Nothing {})).await.is_err() {
+            if send(out, Out::StdinClosed(Nothing {})).await.is_err() {
                 return;
             }
         }
@@ -232,16 +232,16 @@ async fn feed(stdin: &Stdin, inlet: Option<Arc<Fd>>, io: &Io, out: &Outputs) {
     pending::<()>().await;
 }
 
-/// Why no more is written.
+/// Why writing stopped.
 enum Stopped {
-    /// Nobody reads it.
+    /// The command reads no more.
     Closed,
     Gone,
 }
 
 async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Stopped> {
     let mut taken = 0;
-    while let Some(bytes) = stdin.take(PIECE).await {
+    while let Some(bytes) = stdin.take(CHUNK).await {
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let written = fd.async_io(Interest::WRITABLE, |fd| {
@@ -254,7 +254,7 @@ async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Stopped>
         if taken >= CREDIT || stdin.is_empty() {
             stdin.credit(taken);
             let credit = u32::try_from(taken).unwrap_or(u32::MAX);
-            say(out, Out::StdinTaken(credit))
+            send(out, Out::StdinTaken(credit))
                 .await
                 .map_err(|Gone| Stopped::Gone)?;
             taken = 0;
@@ -263,23 +263,23 @@ async fn write_all(stdin: &Stdin, fd: &Fd, out: &Outputs) -> Result<(), Stopped>
     Ok(())
 }
 
-/// Types what ends the input. A terminal that is gone needs no end.
+/// Writes the terminal's end-of-file character. An error means that the terminal is gone.
 async fn end_terminal(terminal: &Fd) {
     let Ok(end) = terminal::end_of_file(terminal) else {
         return;
     };
-    let typed = terminal.async_io(Interest::WRITABLE, |fd| {
+    let written = terminal.async_io(Interest::WRITABLE, |fd| {
         rustix::io::write(fd, &[end]).map_err(io::Error::from)
     });
-    let _ = typed.await;
+    let _ = written.await;
 }
 
-/// Sends what the command prints until it has ended, and then what it had printed by then.
+/// Sends the command's output until it has exited, and then what it had written by then.
 async fn output(process: &mut Process, io: &Io, out: &Outputs) -> Result<Exited, Status> {
-    let (tell, end) = watch::channel(None);
+    let (sender, end) = watch::channel(None);
     let ended = async {
         let how = process.exited().await;
-        tell.send_replace(Some(Instant::now() + LINGER));
+        sender.send_replace(Some(Instant::now() + LINGER));
         how
     };
     let stdout = pump(&io.stdout, end.clone(), out, Out::Stdout);
@@ -297,8 +297,8 @@ async fn output(process: &mut Process, io: &Io, out: &Outputs) -> Result<Exited,
     })
 }
 
-/// Sends what comes out of `fd` until its end, or until a while after the command's own. Says
-/// whether somebody else has it open then.
+/// Sends the output of `fd` until its end, or until a short time after the command's exit. Returns
+/// whether another process still has it open.
 async fn pump(
     fd: &Fd,
     mut end: watch::Receiver<Option<Instant>>,
@@ -306,25 +306,25 @@ async fn pump(
     wrap: fn(Bytes) -> Out,
 ) -> bool {
     let mut buffer = Vec::new();
-    // What the command printed before its end was in the pipe then, so it is all in these bytes.
+    // Output from before the exit was in the pipe then, so it is within this many bytes.
     let mut rest = None;
     loop {
-        let Ok(room) = out.reserve().await else {
-            // Whoever waits for this hears of that, too.
+        let Ok(slot) = out.reserve().await else {
+            // The caller's select notices that the parent is gone.
             return pending().await;
         };
         buffer.clear();
-        buffer.reserve(PIECE);
+        buffer.reserve(CHUNK);
         let limit = *end.borrow_and_update();
         let read = match limit {
             None => tokio::select! {
                 biased;
-                read = read_soon(fd, &mut buffer) => read,
+                read = read_ready(fd, &mut buffer) => read,
                 _ = end.changed() => continue,
             },
             Some(_) if rest.is_some_and(|rest| rest == 0) => return true,
             Some(limit) if Instant::now() < limit => {
-                match timeout_at(limit, read_soon(fd, &mut buffer)).await {
+                match timeout_at(limit, read_ready(fd, &mut buffer)).await {
                     Ok(read) => read,
                     Err(_) => continue,
                 }
@@ -335,7 +335,7 @@ async fn pump(
             },
         };
         match read {
-            // Of a terminal that nobody has open any more, the end is an error.
+            // A terminal that no process has open any more returns an error.
             Ok(0) | Err(_) => return false,
             Ok(count) => {
                 if limit.is_some() {
@@ -343,13 +343,13 @@ async fn pump(
                     rest = Some(left.saturating_sub(count));
                 }
                 let what = wrap(Bytes::copy_from_slice(&buffer));
-                room.send(Ok(Output { what: Some(what) }));
+                slot.send(Ok(Output { what: Some(what) }));
             }
         }
     }
 }
 
-async fn read_soon(fd: &Fd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+async fn read_ready(fd: &Fd, buffer: &mut Vec<u8>) -> io::Result<usize> {
     fd.async_io(Interest::READABLE, |fd| {
         read_now(fd, buffer).map_err(io::Error::from)
     })
@@ -360,7 +360,7 @@ fn read_now(fd: &OwnedFd, buffer: &mut Vec<u8>) -> Result<usize, Errno> {
     rustix::io::retry_on_intr(|| rustix::io::read(fd, spare_capacity(buffer)))
 }
 
-/// The most bytes that can be in a pipe; a terminal holds less than the usual one.
+/// The capacity of a pipe in bytes; a terminal holds less than the default.
 fn capacity(fd: &OwnedFd) -> usize {
     fcntl_getpipe_size(fd).unwrap_or(256 << 10)
 }

@@ -1,5 +1,5 @@
-//! What is under way to a command's standard input: never more than the window, whatever the
-//! parent sends, so that the rest of its messages can always be read.
+//! The bytes in flight to a command's standard input. They never exceed the window, whatever the
+//! parent sends, so the parent's other messages can always be read.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,26 +18,26 @@ pub(super) struct Stdin {
 #[derive(Debug, Default)]
 struct State {
     waiting: BytesMut,
-    /// Received, and the parent does not know yet that they are taken.
-    under_way: usize,
+    /// Received bytes for which the parent has not got credit back yet.
+    in_flight: usize,
     ended: bool,
-    /// Nobody takes any more.
+    /// The command reads no more.
     closed: bool,
 }
 
-/// The parent sent more than it may.
+/// The parent exceeded the window.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Overrun;
 
 impl Stdin {
-    /// Adds what the parent sent.
+    /// Adds received bytes.
     pub(super) fn push(&self, bytes: &[u8]) -> Result<(), Overrun> {
         let mut state = self.state();
-        let under_way = state.under_way.checked_add(bytes.len()).ok_or(Overrun)?;
-        if under_way > WINDOW {
+        let in_flight = state.in_flight.checked_add(bytes.len()).ok_or(Overrun)?;
+        if in_flight > WINDOW {
             return Err(Overrun);
         }
-        state.under_way = under_way;
+        state.in_flight = in_flight;
         if !state.ended && !state.closed {
             state.waiting.extend_from_slice(bytes);
             self.changed.notify_one();
@@ -45,20 +45,20 @@ impl Stdin {
         Ok(())
     }
 
-    /// There will be no more.
+    /// Marks the end of the input.
     pub(super) fn end(&self) {
         self.state().ended = true;
         self.changed.notify_one();
     }
 
-    /// Forgets what waits, and all that comes.
+    /// Discards the queued bytes, and all further ones.
     pub(super) fn close(&self) {
         let mut state = self.state();
         state.closed = true;
         state.waiting = BytesMut::new();
     }
 
-    /// Waits for bytes and takes up to `most`; `None` at their end.
+    /// Waits for bytes and takes up to `most`; `None` at the end.
     pub(super) async fn take(&self, most: usize) -> Option<Bytes> {
         loop {
             let changed = self.changed.notified();
@@ -76,15 +76,15 @@ impl Stdin {
         }
     }
 
-    /// Whether nothing waits.
+    /// Whether no bytes are queued.
     pub(super) fn is_empty(&self) -> bool {
         self.state().waiting.is_empty()
     }
 
-    /// The parent may send so many more.
+    /// Returns credit to the parent.
     pub(super) fn credit(&self, count: usize) {
         let mut state = self.state();
-        state.under_way = state.under_way.saturating_sub(count);
+        state.in_flight = state.in_flight.saturating_sub(count);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -104,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn the_end_comes_after_the_last_byte_and_stays() {
+    fn the_end_comes_after_the_last_byte_and_is_permanent() {
         let stdin = Stdin::default();
         assert_eq!(take(&stdin, 9), None);
         stdin.push(b"hello").unwrap();
         stdin.end();
-        // Too late.
+        // Ignored: it comes after the end.
         stdin.push(b"more").unwrap();
         assert_eq!(take(&stdin, 3), Some(Some("hel".into())));
         assert_eq!(take(&stdin, 3), Some(Some("lo".into())));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_takes_is_not_kept() {
+    fn bytes_are_discarded_after_close() {
         let stdin = Stdin::default();
         stdin.push(b"hello").unwrap();
         stdin.close();
@@ -128,23 +128,24 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever keeps to the window is never turned down, and who does not always is.
+        /// A parent that respects the window is never rejected, and one that does not is rejected
+        /// at once.
         #[test]
-        fn the_window_is_what_it_says(steps in prop::collection::vec((any::<bool>(), 0..WINDOW), 1..60)) {
+        fn the_window_is_enforced_exactly(steps in prop::collection::vec((any::<bool>(), 0..WINDOW), 1..60)) {
             let stdin = Stdin::default();
-            let (mut under_way, mut waiting) = (0, 0);
+            let (mut in_flight, mut waiting) = (0, 0);
             for (push, count) in steps {
                 if push {
-                    let fits = under_way + count <= WINDOW;
+                    let fits = in_flight + count <= WINDOW;
                     prop_assert_eq!(stdin.push(&vec![7; count]).is_ok(), fits);
                     if fits {
-                        under_way += count;
+                        in_flight += count;
                         waiting += count;
                     }
                 } else if let Some(taken) = take(&stdin, count.max(1)) {
                     let taken = taken.map_or(0, |bytes| bytes.len());
                     waiting -= taken;
-                    under_way -= taken;
+                    in_flight -= taken;
                     stdin.credit(taken);
                 } else {
                     prop_assert_eq!(waiting, 0);

@@ -1,9 +1,8 @@
-//! Ends all that a command started.
+//! Ends all processes that a command started.
 //!
-//! Processes leave their process group and their session as they like; what they pass on without
-//! thinking of it is the environment. So a member is who has any of the three. A process number is
-//! not trusted to mean the same process a moment later: a descriptor for it comes first, and then
-//! the look at what it is.
+//! Processes can leave their process group and their session, but they pass on their environment by
+//! default. So a process belongs to the command if its group, its session or its environment does.
+//! Process ids may be reused (TOCTOU): a pidfd is opened first, and then the process is examined.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -16,31 +15,31 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 
 use super::environment::COOKIE;
 
-/// How long processes have to end by themselves after `SIGHUP`.
+/// How long processes have to exit after `SIGHUP`.
 pub(super) const GRACE: Duration = Duration::from_secs(2);
-/// How often to look whether they have.
-const LOOK: Duration = Duration::from_millis(10);
-/// How often to kill what has appeared meanwhile: a program that forks faster than this finds it
-/// would go on for ever.
+/// How often to check whether they have exited.
+const CHECK_INTERVAL: Duration = Duration::from_millis(10);
+/// How often to kill processes that appeared meanwhile. The limit matters for a program that forks
+/// faster than it can be killed.
 const ROUNDS: usize = 100;
-/// More of an environment is not read.
+/// The most bytes of an environment that are read.
 const MAX_ENVIRONMENT: u64 = 8 << 20;
 
-/// One process of the session.
+/// A process of the session.
 struct Member {
     pid: Pid,
-    /// `None` on kernels that have none such.
+    /// `None` on kernels without pidfds.
     fd: Option<OwnedFd>,
 }
 
-/// Ends every process of the session that `leader` leads: `SIGHUP`, and `SIGKILL` to those that
-/// are still there after the grace. The leader must be this process's child, and not reaped.
+/// Ends every process of the session that `leader` leads: sends `SIGHUP`, and `SIGKILL` to those
+/// that still exist after the grace period. The leader must be an unreaped child of this process.
 pub(super) fn end(leader: Pid, cookie: &str) {
     let session = Session::new(leader, cookie);
     let mut members = session.members();
     for member in &members {
         member.send(Signal::HUP);
-        // One that is stopped could not heed it.
+        // A stopped process would not react.
         member.send(Signal::CONT);
     }
     session.wait(&mut members, GRACE);
@@ -52,15 +51,15 @@ pub(super) fn end(leader: Pid, cookie: &str) {
         for member in &members {
             member.send(Signal::KILL);
         }
-        session.wait(&mut members, LOOK * 10);
+        session.wait(&mut members, CHECK_INTERVAL * 10);
     }
-    tracing::warn!("processes of the session of process {leader} cannot be ended");
+    tracing::warn!("cannot end all processes of the session of process {leader}");
 }
 
-/// By what its processes are known.
+/// What identifies the processes of a session.
 struct Session {
     leader: Pid,
-    /// As it is in an environment.
+    /// The variable as it appears in an environment.
     variable: Vec<u8>,
     own: Pid,
 }
@@ -75,7 +74,7 @@ impl Session {
     }
 
     fn members(&self) -> Vec<Member> {
-        // Without /proc there is only the group, which has had its signal.
+        // Without /proc only the process group is known, which has got its signal.
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();
         };
@@ -94,7 +93,7 @@ impl Session {
         .collect()
     }
 
-    /// Whether the process is alive and one of the session's.
+    /// Whether the process is alive and belongs to the session.
     fn has(&self, pid: Pid) -> bool {
         let pid = pid.as_raw_nonzero();
         let Ok(stat) = fs::read(format!("/proc/{pid}/stat")) else {
@@ -111,7 +110,7 @@ impl Session {
                     .is_ok_and(|environment| has_variable(&environment, &self.variable)))
     }
 
-    /// Waits until none of them is left, or for so long.
+    /// Waits until none of them is left, or until the time limit.
     fn wait(&self, members: &mut Vec<Member>, limit: Duration) {
         let deadline = Instant::now() + limit;
         loop {
@@ -119,13 +118,13 @@ impl Session {
             if members.is_empty() || Instant::now() >= deadline {
                 return;
             }
-            thread::sleep(LOOK);
+            thread::sleep(CHECK_INTERVAL);
         }
     }
 }
 
 impl Member {
-    /// It may be gone, or another user's: then there is nothing to be done.
+    /// Ignores errors: the process may be gone or belong to another user.
     fn send(&self, signal: Signal) {
         let _ = match &self.fd {
             Some(fd) => pidfd_send_signal(fd, signal),
@@ -134,7 +133,7 @@ impl Member {
     }
 }
 
-/// What `/proc/PID/stat` says.
+/// The relevant fields of `/proc/PID/stat`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Stat {
     pub(super) dead: bool,
@@ -144,7 +143,7 @@ pub(super) struct Stat {
 }
 
 impl Stat {
-    /// `7 (name) S 1 7 7 …`, where the name may be anything, with blanks and brackets in it.
+    /// Parses `7 (name) S 1 7 7 …`. The name may contain blanks and brackets.
     pub(super) fn parse(stat: &[u8]) -> Option<Self> {
         let name_end = stat.iter().rposition(|byte| *byte == b')')?;
         let rest = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
@@ -182,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_what_follows_its_name_whatever_that_is() {
+    fn the_fields_after_any_name_are_parsed() {
         let stat = |text: &str| Stat::parse(text.as_bytes());
         let alive = Stat {
             dead: false,
@@ -198,13 +197,13 @@ mod tests {
             session: 6,
         };
         assert_eq!(stat("8 (a) S 9 9 9) Z 1 7 6 0 -1"), Some(dead));
-        for odd in ["", "8 sh S 1 7 6", "8 (sh) S 1 x 6", "8 (sh)"] {
-            assert_eq!(stat(odd), None, "{odd}");
+        for invalid in ["", "8 sh S 1 7 6", "8 (sh) S 1 x 6", "8 (sh)"] {
+            assert_eq!(stat(invalid), None, "{invalid}");
         }
     }
 
     #[test]
-    fn a_variable_is_one_whole_entry() {
+    fn a_variable_matches_a_whole_entry_only() {
         let environment = b"A=1\0HVSOCK_SESSION=abc\0B=2\0";
         assert!(has_variable(environment, b"HVSOCK_SESSION=abc"));
         assert!(!has_variable(environment, b"HVSOCK_SESSION=ab"));
@@ -215,7 +214,7 @@ mod tests {
     /// own that keeps the environment, one that ignores `SIGHUP`, one in neither its session nor
     /// its environment, which so is not one of it.
     #[test]
-    fn all_of_a_session_ends_and_nothing_else() {
+    fn all_processes_of_a_session_end_and_no_others() {
         let cookie = "0123456789abcdef-of-a-test";
         let script = "setsid sh -c 'echo $$; exec sleep 600' & sh -c 'trap \"\" HUP; echo $$; while :; do sleep 600; done' & \
             env -u HVSOCK_SESSION setsid sh -c 'echo $$; exec sleep 600' & wait";

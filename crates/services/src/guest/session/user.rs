@@ -1,7 +1,7 @@
-//! As whom a command runs.
+//! Looks up the user of a command.
 //!
-//! From `/etc/passwd` and `/etc/group`; who is not there is asked of the program `getent`, for
-//! the C library's name service loads code, and there is none in a static program.
+//! Users come from `/etc/passwd` and `/etc/group`. Others are looked up by the program `getent`:
+//! the C library's name service loads plugins, which a static program cannot do.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -10,36 +10,36 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What is known of a user.
+/// A user account.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Account {
-    /// `None` if it has a number only.
+    /// `None` if only the number is known.
     pub(super) name: Option<String>,
     pub(super) uid: u32,
     pub(super) gid: u32,
-    /// All groups, the user's own among them.
+    /// All groups, including the user's primary one.
     pub(super) groups: Vec<u32>,
     pub(super) home: PathBuf,
     pub(super) shell: PathBuf,
 }
 
-/// More than this of either file is not read.
+/// The most bytes of either file that are read.
 const MAX_FILE: u64 = 64 << 20;
-/// More than this of what `getent` says is not read: as much as a pipe holds.
-const MAX_SAID: u64 = 64 << 10;
-/// How long `getent` may take; it may ask the network.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// `NGROUPS_MAX`: the kernel takes no more.
+/// The most bytes of `getent`'s output that are read: the capacity of a pipe.
+const MAX_OUTPUT: u64 = 64 << 10;
+/// How long `getent` may take; it may query the network.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// `NGROUPS_MAX`, the kernel's limit.
 const MAX_GROUPS: usize = 65_536;
-/// The highest user id means no user to the system calls that take one.
-const NOBODYS: u32 = u32::MAX;
+/// The highest user id means "no user" to system calls such as setresuid(2).
+const NO_USER: u32 = u32::MAX;
 
 impl Account {
-    /// The user of this name, or of this number.
+    /// Finds a user by name or number.
     pub(super) fn find(who: &str) -> Result<Self, String> {
-        // What cannot be a name must not be an option of `getent`'s, or a line of the file.
+        // Such a text must not become an option of `getent` or match a line of the file.
         if who.is_empty() || who.starts_with('-') || who.contains([':', '\n', '\0']) {
-            return Err(format!("{who:?} is no user's name"));
+            return Err(format!("{who:?} is not a user name"));
         }
         let etc = Path::new("/etc");
         let found = in_files(etc, who).or_else(|| by_getent(who));
@@ -47,13 +47,13 @@ impl Account {
             .or_else(|| {
                 who.parse()
                     .ok()
-                    .filter(|uid| *uid != NOBODYS)
+                    .filter(|uid| *uid != NO_USER)
                     .map(Self::unnamed)
             })
-            .ok_or_else(|| format!("there is no user {who:?}"))
+            .ok_or_else(|| format!("no user {who:?}"))
     }
 
-    /// Whoever runs this program.
+    /// The user that runs this program.
     pub(super) fn own() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         let named = in_files(Path::new("/etc"), &uid.to_string());
@@ -62,7 +62,7 @@ impl Account {
         account
     }
 
-    /// A number of which nothing else is known.
+    /// An account of which only the number is known.
     fn unnamed(uid: u32) -> Self {
         Self {
             name: None,
@@ -74,7 +74,7 @@ impl Account {
         }
     }
 
-    /// From a line of `passwd`.
+    /// Parses a line of `passwd`.
     fn from_line(line: &[u8]) -> Option<Self> {
         let line = std::str::from_utf8(line).ok()?;
         let fields: Vec<&str> = line.trim_end().split(':').collect();
@@ -88,7 +88,7 @@ impl Account {
         let gid = gid.parse().ok()?;
         Some(Self {
             name: Some(name.to_owned()).filter(|name| !name.is_empty()),
-            uid: uid.parse().ok().filter(|uid| *uid != NOBODYS)?,
+            uid: uid.parse().ok().filter(|uid| *uid != NO_USER)?,
             gid,
             groups: vec![gid],
             home: or(home, "/"),
@@ -128,7 +128,7 @@ fn in_files(etc: &Path, who: &str) -> Option<Account> {
     Some(account)
 }
 
-/// The number of the group in this line of `group`, if the user is one of its members.
+/// The id of the group in this line of `group`, if the user is a member of it.
 fn group_of(line: &[u8], user: &str) -> Option<u32> {
     let line = std::str::from_utf8(line).ok()?;
     let fields: Vec<&str> = line.trim_end().split(':').collect();
@@ -140,21 +140,21 @@ fn group_of(line: &[u8], user: &str) -> Option<u32> {
 }
 
 fn by_getent(who: &str) -> Option<Account> {
-    let said = getent(&["passwd", who])?;
-    let mut account = said
+    let output = getent(&["passwd", who])?;
+    let mut account = output
         .split(|byte| *byte == b'\n')
         .find_map(Account::from_line)?;
     if let Some(name) = &account.name {
         // `alice   4 24 1000`
-        let said = getent(&["initgroups", name]).unwrap_or_default();
-        let said = String::from_utf8_lossy(&said).into_owned();
-        let groups = said.split_whitespace().skip(1);
+        let output = getent(&["initgroups", name]).unwrap_or_default();
+        let output = String::from_utf8_lossy(&output).into_owned();
+        let groups = output.split_whitespace().skip(1);
         account.add_groups(groups.filter_map(|group| group.parse().ok()));
     }
     Some(account)
 }
 
-/// What it prints, if it ends well and soon.
+/// The output of `getent`, if it succeeds in time.
 fn getent(arguments: &[&str]) -> Option<Vec<u8>> {
     let mut child = Command::new("getent")
         .args(arguments)
@@ -163,7 +163,7 @@ fn getent(arguments: &[&str]) -> Option<Vec<u8>> {
         .stderr(Stdio::null())
         .spawn()
         .ok()?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let status = loop {
         match child.try_wait() {
             Ok(Some(status)) => break status,
@@ -175,9 +175,13 @@ fn getent(arguments: &[&str]) -> Option<Vec<u8>> {
             }
         }
     };
-    let mut said = Vec::new();
-    child.stdout?.take(MAX_SAID).read_to_end(&mut said).ok()?;
-    status.success().then_some(said)
+    let mut output = Vec::new();
+    child
+        .stdout?
+        .take(MAX_OUTPUT)
+        .read_to_end(&mut output)
+        .ok()?;
+    status.success().then_some(output)
 }
 
 fn read(path: &Path) -> io::Result<Vec<u8>> {
@@ -193,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_user_is_what_the_files_say() {
+    fn users_are_found_in_the_files() {
         let etc = tempfile::tempdir().unwrap();
         let passwd = b"root:x:0:0:root:/root:/bin/bash\nodd\n\xff:x:9:9::/:\n\
             alice:x:1000:100::/home/alice:\n7:x:8:8::/seven:/bin/sh\nall:x:4294967295:1::/:\n";
@@ -222,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn who_is_no_user_is_said_to_be_none_and_never_an_option() {
+    fn an_invalid_name_is_not_a_user_and_never_an_option() {
         for who in [
             "--help",
             "",

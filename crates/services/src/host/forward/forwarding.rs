@@ -1,4 +1,4 @@
-//! Forwardings: a listener on one side, and a connection to the other for each that comes.
+//! Forwardings: a listener on one side, and for each of its connections one to the other side.
 
 use std::io;
 use std::sync::Arc;
@@ -9,102 +9,108 @@ use hvsock::{Endpoint, HvAddr, ListenOptions, ServiceRef};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::{Arrived, ForwardError, GuestListener, Tunnel, connect, connect_service, listen};
-use crate::forward::{Address, Far, Listener, Moved, Socket};
+use super::{
+    ForwardError, GuestListener, PendingConnection, Tunnel, connect, connect_service, listen,
+};
+use crate::forward::{Address, Listener, Moved, Remote, Socket};
 use crate::link::Target;
 
-/// How many connections one forwarding carries at once; more wait in its listener's backlog.
+/// How many connections one forwarding relays at once. More wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
-/// The longest pause between attempts to have the guest listen again.
-const LONGEST_PAUSE: Duration = Duration::from_secs(4);
+/// The longest backoff between attempts to make the guest listen again.
+const LONGEST_BACKOFF: Duration = Duration::from_secs(4);
 
-/// One side of a forwarding.
+/// One end of a forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum ForwardEnd {
     /// A socket.
     Socket(Address),
-    /// A service; on the guest's side only.
+    /// A service; only on the guest's side.
     Service(ServiceRef),
 }
 
-/// Which side is listened at.
+/// The side where connections begin: the side that listens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum From {
-    /// The host's: connections are made to the guest.
+pub enum Source {
+    /// The host listens; connections are made to the guest.
     Host,
-    /// The guest's: connections are made to the host.
+    /// The guest listens; connections are made to the host.
     Guest,
 }
 
-/// A forwarding that is set up, and carries what comes once it [`run`](Forwarding::run)s.
+/// A forwarding that listens. It relays connections while it [`run`](Forwarding::run)s.
 #[derive(Debug)]
 pub struct Forwarding {
     target: Target,
-    source: Source,
+    listening: ListeningEnd,
 }
 
 #[derive(Debug)]
-enum Source {
-    /// Listening in the host, for a place in the guest.
-    Host(Listener, Place),
-    /// Listening in the guest, for an address of the host; with what was asked for.
+enum ListeningEnd {
+    /// Listens on the host, for an end in the guest.
+    Host(Listener, ForwardEnd),
+    /// Listens in the guest, for an address on the host. The first address is the requested one.
     Guest(Box<GuestListener>, Address, Address),
-    /// Listening in the host for the guest's use of a service.
+    /// Listens on the host for the guest's connections to a service.
     Service(HvListener, HvAddr, Address),
 }
 
-/// What becomes of the connections, for logs.
+/// What happens to the connections, for logs.
 #[derive(Debug)]
 pub enum Event<'a> {
-    /// One was made.
+    /// A connection was accepted.
     Opened {
-        /// Who connected.
+        /// The peer.
         from: &'a str,
     },
-    /// One ended, both ways.
+    /// A connection ended, in both directions.
     Closed {
-        /// Who had connected.
+        /// The peer.
         from: &'a str,
-        /// How much went each way, seen from the host.
+        /// The number of bytes in each direction, seen from the host.
         moved: &'a Moved,
     },
-    /// One could not be made on the other side, or broke; whoever connected saw a reset.
+    /// The other side could not be reached, or the connection broke. The peer saw a reset.
     Failed {
-        /// Who had connected.
+        /// The peer.
         from: &'a str,
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// There is no listener at present; it is tried again.
+    /// The listener is lost; listening is retried.
     Lost {
-        /// Why.
+        /// The reason.
         why: String,
     },
-    /// There is one again.
+    /// Listening works again.
     Regained,
 }
 
 impl Forwarding {
-    /// Sets up a forwarding: `host` is a socket of this machine, `guest` one of the partition that
-    /// `target` names, or a service; what connects at the side `from` reaches the other one.
+    /// Sets up a forwarding between `host`, a socket of this machine, and `guest`, a socket or a
+    /// service of the partition that `target` names. It listens on the side `from`.
+    ///
+    /// # Errors
+    ///
+    /// [`ForwardError`] if the listener cannot be created.
     pub async fn new(
         endpoint: &Endpoint,
         target: &Target,
-        from: From,
+        from: Source,
         host: &Address,
-        guest: &Place,
+        guest: &ForwardEnd,
     ) -> Result<Forwarding, ForwardError> {
-        let source = match (from, guest) {
-            (From::Host, guest) => {
+        let listening = match (from, guest) {
+            (Source::Host, guest) => {
                 let listener = Listener::bind(host).await;
                 let listener = listener.map_err(|error| of_host(host, error))?;
-                Source::Host(listener, guest.clone())
+                ListeningEnd::Host(listener, guest.clone())
             }
-            (From::Guest, Place::Socket(asked)) => {
-                let listener = listen(target, asked).await?;
-                Source::Guest(Box::new(listener), asked.clone(), host.clone())
+            (Source::Guest, ForwardEnd::Socket(requested)) => {
+                let listener = listen(target, requested).await?;
+                ListeningEnd::Guest(Box::new(listener), requested.clone(), host.clone())
             }
-            (From::Guest, Place::Service(service)) => {
+            (Source::Guest, ForwardEnd::Service(service)) => {
                 let address = HvAddr::new(target.partition().clone(), service.clone());
                 let options = ListenOptions::new().endpoint(endpoint);
                 let listener = HvListener::bind_with(&options, address.clone()).await;
@@ -113,11 +119,11 @@ impl Forwarding {
                     listen: true,
                     error,
                 })?;
-                Source::Service(listener, address, host.clone())
+                ListeningEnd::Service(listener, address, host.clone())
             }
         };
         let target = target.clone();
-        Ok(Self { target, source })
+        Ok(Self { target, listening })
     }
 }
 
@@ -126,46 +132,47 @@ fn of_host(address: &Address, error: io::Error) -> ForwardError {
     ForwardError::Host { address, error }
 }
 
-/// The connection of somebody who came, before there is one to the other side.
-enum Come {
+/// An accepted connection, before the other side is connected.
+enum Accepted {
     Host(Socket),
-    Guest(Arrived),
+    Guest(PendingConnection),
     Service(Box<HvStream>),
 }
 
 impl Forwarding {
-    /// Where it listens: a socket, with the port that was chosen, or `None` for a service.
+    /// The address it listens on, with the chosen port; `None` for a service.
     pub fn address(&self) -> Option<&Address> {
-        match &self.source {
-            Source::Host(listener, _) => Some(listener.address()),
-            Source::Guest(listener, _, _) => Some(listener.address()),
-            Source::Service(..) => None,
+        match &self.listening {
+            ListeningEnd::Host(listener, _) => Some(listener.address()),
+            ListeningEnd::Guest(listener, _, _) => Some(listener.address()),
+            ListeningEnd::Service(..) => None,
         }
     }
 
-    /// Carries what comes, until dropped, or until there can be no listener any more. A listener in the guest
-    /// that is lost (an agent or a broker starts anew) is asked for again.
+    /// Relays connections until dropped, or until listening is no longer possible, and then returns
+    /// the reason. A listener in the guest that is lost, because an agent or a broker restarts, is
+    /// requested again with exponential backoff.
     pub async fn run<T>(mut self, tell: T) -> ForwardError
     where
         T: Fn(Event<'_>) + Clone + Send + 'static,
     {
-        let room = Arc::new(Semaphore::new(CONNECTIONS));
-        // Dropped with this, they end with it.
+        let limit = Arc::new(Semaphore::new(CONNECTIONS));
+        // Dropping the set ends all relays.
         let mut tasks = JoinSet::new();
         loop {
-            let Ok(permit) = Arc::clone(&room).acquire_owned().await else {
-                return ForwardError::Broken(io::Error::other("no connection is taken any more"));
+            let Ok(permit) = Arc::clone(&limit).acquire_owned().await else {
+                return ForwardError::Broken(io::Error::other("the connection limit is closed"));
             };
             while tasks.try_join_next().is_some() {}
-            let (come, from) = match self.next(&tell).await {
-                Ok(come) => come,
+            let (accepted, from) = match self.next(&tell).await {
+                Ok(accepted) => accepted,
                 Err(error) => return error,
             };
             let (target, to, tell) = (self.target.clone(), self.to(), tell.clone());
             tasks.spawn(async move {
                 tell(Event::Opened { from: &from });
                 let moved = Moved::default();
-                match carry(&target, come, to, &moved).await {
+                match relay(&target, accepted, to, &moved).await {
                     Ok(()) => tell(Event::Closed {
                         from: &from,
                         moved: &moved,
@@ -177,27 +184,35 @@ impl Forwarding {
         }
     }
 
-    fn to(&self) -> Place {
-        match &self.source {
-            Source::Host(_, guest) => guest.clone(),
-            Source::Guest(_, _, host) | Source::Service(_, _, host) => Place::Socket(host.clone()),
+    fn to(&self) -> ForwardEnd {
+        match &self.listening {
+            ListeningEnd::Host(_, guest) => guest.clone(),
+            ListeningEnd::Guest(_, _, host) | ListeningEnd::Service(_, _, host) => {
+                ForwardEnd::Socket(host.clone())
+            }
         }
     }
 
-    /// The next one who connects.
-    async fn next(&mut self, tell: &impl Fn(Event<'_>)) -> Result<(Come, String), ForwardError> {
+    /// Accepts the next connection.
+    async fn next(
+        &mut self,
+        tell: &impl Fn(Event<'_>),
+    ) -> Result<(Accepted, String), ForwardError> {
         loop {
-            let lost = match &mut self.source {
-                Source::Host(listener, _) => match listener.accept().await {
-                    Ok((socket, from)) => return Ok((Come::Host(socket), from)),
+            let lost = match &mut self.listening {
+                ListeningEnd::Host(listener, _) => match listener.accept().await {
+                    Ok((socket, from)) => return Ok((Accepted::Host(socket), from)),
                     Err(error) => error,
                 },
-                Source::Service(listener, address, _) => match listener.accept().await {
+                ListeningEnd::Service(listener, address, _) => match listener.accept().await {
                     Ok((stream, _)) => {
                         let from = stream.peer().map(|peer| peer.partition().to_owned());
-                        return Ok((Come::Service(Box::new(stream)), from.unwrap_or_default()));
+                        return Ok((
+                            Accepted::Service(Box::new(stream)),
+                            from.unwrap_or_default(),
+                        ));
                     }
-                    // The broker has cut it, and says why.
+                    // The broker closed the listener, and the error says why.
                     Err(error) if hvsock::refusal_of(&error).is_some() => {
                         let address = address.clone();
                         return Err(ForwardError::Service {
@@ -208,16 +223,17 @@ impl Forwarding {
                     }
                     Err(error) => error,
                 },
-                Source::Guest(listener, asked, _) => match listener.accept().await {
-                    Ok(arrived) => {
-                        let from = arrived.from().to_owned();
-                        return Ok((Come::Guest(arrived), from));
+                ListeningEnd::Guest(listener, requested, _) => match listener.accept().await {
+                    Ok(pending) => {
+                        let from = pending.from().to_owned();
+                        return Ok((Accepted::Guest(pending), from));
                     }
                     Err(error) => {
                         tell(Event::Lost {
                             why: error.to_string(),
                         });
-                        **listener = again(&self.target, asked, listener.address()).await;
+                        **listener =
+                            listen_again(&self.target, requested, listener.address()).await;
                         tell(Event::Regained);
                         continue;
                     }
@@ -226,23 +242,23 @@ impl Forwarding {
             tell(Event::Lost {
                 why: lost.to_string(),
             });
-            Listener::rest().await;
+            Listener::back_off().await;
         }
     }
 }
 
-/// Asks the guest to listen until it does: at the port that it chose before, if it chose one.
-async fn again(target: &Target, asked: &Address, bound: &Address) -> GuestListener {
-    let mut pause = Duration::from_millis(250);
+/// Requests the guest's listener until it works: at the port chosen before, if the guest chose one.
+async fn listen_again(target: &Target, requested: &Address, bound: &Address) -> GuestListener {
+    let mut backoff = Duration::from_millis(250);
     loop {
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        let address = match (asked, bound) {
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        let address = match (requested, bound) {
             (Address::Tcp { host, port: 0 }, Address::Tcp { port, .. }) => Address::Tcp {
                 host: host.clone(),
                 port: *port,
             },
-            _ => asked.clone(),
+            _ => requested.clone(),
         };
         if let Ok(listener) = listen(target, &address).await {
             return listener;
@@ -250,13 +266,18 @@ async fn again(target: &Target, asked: &Address, bound: &Address) -> GuestListen
     }
 }
 
-/// Reaches the other side for somebody who came, and carries bytes between the two.
-async fn carry(target: &Target, come: Come, to: Place, moved: &Moved) -> Result<(), String> {
-    let (tunnel, socket) = match (come, to) {
-        (Come::Host(socket), to) => {
+/// Connects to the other side and relays bytes between the two.
+async fn relay(
+    target: &Target,
+    accepted: Accepted,
+    to: ForwardEnd,
+    moved: &Moved,
+) -> Result<(), String> {
+    let (tunnel, socket) = match (accepted, to) {
+        (Accepted::Host(socket), to) => {
             let tunnel = match &to {
-                Place::Socket(address) => connect(target, address).await,
-                Place::Service(service) => connect_service(target, service).await,
+                ForwardEnd::Socket(address) => connect(target, address).await,
+                ForwardEnd::Service(service) => connect_service(target, service).await,
             };
             match tunnel {
                 Ok(tunnel) => (tunnel, socket),
@@ -266,9 +287,10 @@ async fn carry(target: &Target, come: Come, to: Place, moved: &Moved) -> Result<
                 }
             }
         }
-        // Fetched before the host's side is known to be there: it must be told that it is not.
-        (Come::Guest(arrived), Place::Socket(host)) => {
-            let tunnel = arrived.fetch().await.map_err(|error| error.to_string())?;
+        // Fetch the guest's connection before connecting on the host: if the host's socket fails,
+        // the guest's peer has to get the reason.
+        (Accepted::Guest(pending), ForwardEnd::Socket(host)) => {
+            let tunnel = pending.fetch().await.map_err(|error| error.to_string())?;
             match Socket::connect(&host).await {
                 Ok(socket) => (tunnel, socket),
                 Err(error) => {
@@ -278,20 +300,21 @@ async fn carry(target: &Target, come: Come, to: Place, moved: &Moved) -> Result<
                 }
             }
         }
-        (Come::Service(stream), Place::Socket(host)) => match Socket::connect(&host).await {
+        (Accepted::Service(stream), ForwardEnd::Socket(host)) => match Socket::connect(&host).await
+        {
             Ok(socket) => {
-                let far = Far::Plain(*stream);
-                (Tunnel { far }, socket)
+                let remote = Remote::Raw(*stream);
+                (Tunnel { remote }, socket)
             }
             Err(error) => {
                 stream.abandon();
                 return Err(of_host(&host, error).to_string());
             }
         },
-        (_, Place::Service(service)) => {
-            return Err(format!("`{service}` is no socket of the host"));
+        (_, ForwardEnd::Service(service)) => {
+            return Err(format!("`{service}` is not a socket of the host"));
         }
     };
-    let carried = tunnel.carry(socket, moved).await;
-    carried.map_err(|fault| fault.to_string())
+    let relayed = tunnel.relay(socket, moved).await;
+    relayed.map_err(|fault| fault.to_string())
 }

@@ -1,8 +1,8 @@
-//! Sockets across the boundary, from the host's side.
+//! Socket forwarding from the host's side.
 //!
-//! [`connect`] reaches a socket of the guest, [`listen`] has the guest listen for the host, and a
-//! [`Tunnel`] is the connection that comes of either. [`Forwarding`] does all of it between a
-//! socket here and a [`Place`] there, connection by connection.
+//! [`connect`] reaches a socket in the guest. [`listen`] makes the guest listen for the host. Both
+//! yield a [`Tunnel`], which is one connection. [`Forwarding`] combines them: it listens on one
+//! side and relays each connection to the other, a socket or a [`ForwardEnd`].
 
 mod forwarding;
 
@@ -18,101 +18,122 @@ use tokio::time::timeout;
 
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Far, Fault, LONGEST_REASON, Moved, ParseAddressError, Socket, message, shortened,
-    splice,
+    Address, Fault, LONGEST_REASON, Moved, ParseAddressError, Remote, Socket, message, relay,
+    shortened,
 };
 use crate::link::{CallError, Target};
 use crate::wire::forward::request::What;
 use crate::wire::forward::{Answer, Arrival, Request, answer};
 
-pub use forwarding::{Event, Forwarding, From, Place};
+pub use forwarding::{Event, ForwardEnd, Forwarding, Source};
 
-/// How long the guest may take to answer: somewhat longer than it may take to connect.
+// BEGIN old names
+#[doc(hidden)]
+pub use forwarding::{ForwardEnd as Place, Source as From};
+// END old names
+
+/// How long the guest may take to answer: slightly longer than its own connect timeout.
 const ANSWERING: Duration = Duration::from_secs(15);
-/// How long a connect to a service may take.
+/// The timeout of a connect to a service.
 const CONNECTING: Duration = Duration::from_secs(5);
-/// The length of a token.
+/// The length of a token, in bytes.
 const TOKEN: usize = 16;
 
-/// Why a socket of a guest, or of the host, cannot be reached.
+/// Why a socket in the guest or on the host cannot be reached.
 #[derive(Debug, thiserror::Error)]
 pub enum ForwardError {
-    /// The guest's forwarding cannot be reached.
+    /// The guest's forwarding service cannot be reached.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The guest says no.
+    /// The guest refused the request.
     #[error("{address} in the guest: {reason}")]
     Refused {
-        /// What was asked for.
+        /// The requested address.
         address: Address,
-        /// Why it cannot be had.
+        /// The guest's reason.
         reason: String,
     },
-    /// The connection broke before it could be used.
+    /// The connection broke before the guest answered.
     #[error("the guest's agent did not answer: {0}")]
     Broken(#[source] io::Error),
-    /// A service of the guest, or for the guest, cannot be had.
+    /// A service cannot be connected to or listened for.
     #[error("{error}")]
     Service {
-        /// Which, and where.
+        /// The service's address.
         address: HvAddr,
-        /// Whether it was to be listened for.
+        /// Whether this was a listen; otherwise it was a connect.
         listen: bool,
-        /// Why not.
+        /// The reason.
         #[source]
         error: io::Error,
     },
-    /// A socket of the host.
+    /// A socket of the host failed.
     #[error("{address}: {error}")]
     Host {
-        /// Which.
+        /// Its address.
         address: Address,
-        /// What the system says.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
-    /// An address that cannot be sent.
+    /// An address that does not fit the wire format.
     #[error(transparent)]
     Address(#[from] ParseAddressError),
 }
 
-/// A connection to a socket of the guest, of which no byte was carried yet.
+/// A connection to a socket in the guest, before any byte is relayed.
 #[derive(Debug)]
 pub struct Tunnel {
-    far: Far,
+    remote: Remote,
 }
 
 impl Tunnel {
-    /// Carries bytes between it and a socket, until both directions have ended. After a fault the
-    /// socket was reset.
-    pub async fn carry(self, mut socket: Socket, moved: &Moved) -> Result<(), Fault> {
+    /// Relays bytes between the tunnel and a socket until both directions have ended, with
+    /// half-close. After a fault the socket is reset.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if either side breaks.
+    pub async fn relay(self, mut socket: Socket, moved: &Moved) -> Result<(), Fault> {
         let (read, write) = tokio::io::split(&mut socket);
-        let carried = splice(read, write, self.far, moved).await;
-        if carried.is_err() {
+        let relayed = relay(read, write, self.remote, moved).await;
+        if relayed.is_err() {
             socket.reset();
         }
-        carried
+        relayed
     }
 
-    /// Likewise between it and whatever reads and writes.
+    /// Like [`Tunnel::relay`], for any reader and writer.
+    ///
+    /// # Errors
+    ///
+    /// [`Fault`] if either side breaks.
     pub async fn carry_halves<R, W>(self, read: R, write: W, moved: &Moved) -> Result<(), Fault>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        splice(read, write, self.far, moved).await
+        relay(read, write, self.remote, moved).await
     }
 }
 
-/// Connects to a socket of the guest.
+/// Connects to a socket in the guest.
+///
+/// # Errors
+///
+/// [`ForwardError`] if the agent cannot be reached or the guest refuses the address.
 pub async fn connect(target: &Target, address: &Address) -> Result<Tunnel, ForwardError> {
     let what = What::Connect(address.to_wire()?);
-    let (stream, _) = ask(target, what, address).await?;
-    let far = Far::Records(stream);
-    Ok(Tunnel { far })
+    let (stream, _) = request(target, what, address).await?;
+    let remote = Remote::Records(stream);
+    Ok(Tunnel { remote })
 }
 
-/// Connects to a service of the guest as it is, without its agent.
+/// Connects directly to a service of the guest, without its agent.
+///
+/// # Errors
+///
+/// [`ForwardError::Service`] if the connect fails or takes more than 5 seconds.
 pub async fn connect_service(
     target: &Target,
     service: &ServiceRef,
@@ -121,7 +142,7 @@ pub async fn connect_service(
     let address = HvAddr::new(target.partition().clone(), service.clone());
     match HvStream::connect_with(&options, address.clone()).await {
         Ok(stream) => Ok(Tunnel {
-            far: Far::Plain(stream),
+            remote: Remote::Raw(stream),
         }),
         Err(error) => Err(ForwardError::Service {
             address,
@@ -131,10 +152,14 @@ pub async fn connect_service(
     }
 }
 
-/// Has the guest listen.
+/// Makes the guest listen on an address.
+///
+/// # Errors
+///
+/// [`ForwardError`] if the agent cannot be reached or the guest cannot listen there.
 pub async fn listen(target: &Target, address: &Address) -> Result<GuestListener, ForwardError> {
     let what = What::Listen(address.to_wire()?);
-    let (stream, bound) = ask(target, what, address).await?;
+    let (stream, bound) = request(target, what, address).await?;
     Ok(GuestListener {
         target: target.clone(),
         stream,
@@ -142,25 +167,27 @@ pub async fn listen(target: &Target, address: &Address) -> Result<GuestListener,
     })
 }
 
-/// Sends a request and takes its answer: what was reached, as the guest says.
-async fn ask(
+/// Sends a request and receives its answer: the stream and the address that the guest reports.
+async fn request(
     target: &Target,
     what: What,
     address: &Address,
 ) -> Result<(HvStream, Address), ForwardError> {
     let mut stream = target.stream(&FORWARD).await?;
-    let asking = async {
+    let exchange = async {
         let request = Request { what: Some(what) };
         message::send(&mut stream, &request).await?;
         let answer = message::receive::<_, Answer>(&mut stream).await?;
         let answer = answer.ok_or(io::ErrorKind::UnexpectedEof)?;
-        answer.result.ok_or_else(|| odd("an empty answer"))
+        answer
+            .result
+            .ok_or_else(|| protocol_violation("an empty answer"))
     };
-    let answer = timeout(ANSWERING, asking).await;
+    let answer = timeout(ANSWERING, exchange).await;
     let answer = answer.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
     match answer.map_err(ForwardError::Broken)? {
         answer::Result::Ready(ready) => {
-            let reached = ready.address.as_ref().map(Address::of_wire);
+            let reached = ready.address.as_ref().map(Address::from_wire);
             let reached = reached.transpose()?;
             Ok((stream, reached.unwrap_or_else(|| address.clone())))
         }
@@ -171,12 +198,12 @@ async fn ask(
     }
 }
 
-fn odd(what: &str) -> io::Error {
-    let text = format!("the agent sent {what}");
+fn protocol_violation(what: &str) -> io::Error {
+    let text = format!("protocol violation: the agent sent {what}");
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// A listener in the guest, which is there for as long as this is.
+/// A listener in the guest. It closes when this is dropped.
 #[derive(Debug)]
 pub struct GuestListener {
     target: Target,
@@ -185,19 +212,24 @@ pub struct GuestListener {
 }
 
 impl GuestListener {
-    /// Where, with the port that was chosen.
+    /// The address, with the chosen port.
     pub fn address(&self) -> &Address {
         &self.address
     }
 
-    /// Waits until somebody in the guest has connected. Cancelling the wait loses the listener.
-    pub async fn accept(&mut self) -> io::Result<Arrived> {
+    /// Waits for the next connection in the guest. Not cancel safe: cancelling the wait can lose a
+    /// part of a message and so the listener.
+    ///
+    /// # Errors
+    ///
+    /// The connection's error if it breaks, or `InvalidData` if the agent violates the protocol.
+    pub async fn accept(&mut self) -> io::Result<PendingConnection> {
         let arrival = message::receive::<_, Arrival>(&mut self.stream).await?;
         let Arrival { token, from } = arrival.ok_or(io::ErrorKind::UnexpectedEof)?;
         if token.len() != TOKEN {
-            return Err(odd("a token of another length"));
+            return Err(protocol_violation("a token of the wrong length"));
         }
-        Ok(Arrived {
+        Ok(PendingConnection {
             target: self.target.clone(),
             address: self.address.clone(),
             token: token.to_vec(),
@@ -206,37 +238,45 @@ impl GuestListener {
     }
 }
 
-/// A connection that waits in the guest; for ten seconds.
+/// A connection that waits in the guest. The guest resets it after ten seconds.
 #[derive(Debug)]
-pub struct Arrived {
+pub struct PendingConnection {
     target: Target,
     address: Address,
     token: Vec<u8>,
     from: String,
 }
 
-impl Arrived {
-    /// Who connected, as the guest says.
+impl PendingConnection {
+    /// The peer, as the guest reports it.
     pub fn from(&self) -> &str {
         &self.from
     }
 
-    /// Fetches it.
+    /// Fetches the connection.
+    ///
+    /// # Errors
+    ///
+    /// [`ForwardError`] if the agent cannot be reached, or the connection is no longer waiting.
     pub async fn fetch(self) -> Result<Tunnel, ForwardError> {
         let what = What::Accept(self.token.into());
-        let (stream, _) = ask(&self.target, what, &self.address).await?;
-        let far = Far::Records(stream);
-        Ok(Tunnel { far })
+        let (stream, _) = request(&self.target, what, &self.address).await?;
+        let remote = Remote::Records(stream);
+        Ok(Tunnel { remote })
     }
 }
 
-/// Whether a forwarding to this place could work now: whether the partition is there and its agent,
-/// or the service, can be connected to.
-pub async fn probe(target: &Target, guest: &Place) -> Result<(), ForwardError> {
+/// Checks whether a forwarding to this end could work now: whether the partition's agent, or the
+/// service, accepts connections.
+///
+/// # Errors
+///
+/// [`ForwardError`] with the reason why not.
+pub async fn probe(target: &Target, guest: &ForwardEnd) -> Result<(), ForwardError> {
     match guest {
-        // A connection that asks for nothing is closed.
-        Place::Socket(_) => Ok(target.stream(&FORWARD).await.map(drop)?),
-        Place::Service(service) => {
+        // A connection without a request has no effect.
+        ForwardEnd::Socket(_) => Ok(target.stream(&FORWARD).await.map(drop)?),
+        ForwardEnd::Service(service) => {
             let address = HvAddr::new(target.partition().clone(), service.clone());
             let (options, asked) = (target.options(), address.clone());
             let explained = tokio::task::spawn_blocking(move || options.explain(asked)).await;
@@ -256,15 +296,15 @@ pub async fn probe(target: &Target, guest: &Place) -> Result<(), ForwardError> {
 }
 
 impl Tunnel {
-    /// Tells the far socket that there is none here, and why.
+    /// Reports to the remote end that this side has no socket, and why.
     pub async fn refuse(self, why: &str) {
-        // The very first read fails, which is told to the other half.
+        // The first read fails; the relay reports that to the other end.
         let broken = Broken(why.to_owned());
-        let _ = splice(broken, tokio::io::sink(), self.far, &Moved::default()).await;
+        let _ = relay(broken, tokio::io::sink(), self.remote, &Moved::default()).await;
     }
 }
 
-/// A socket that is broken from the start.
+/// A reader that always fails.
 struct Broken(String);
 
 impl AsyncRead for Broken {

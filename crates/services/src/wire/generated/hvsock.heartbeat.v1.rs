@@ -7,12 +7,12 @@ pub struct Beat {
     /// Counts the beats of this agent, from 1.
     #[prost(uint64, tag = "1")]
     pub sequence: u64,
-    /// Milliseconds since the guest's kernel started, time spent suspended included.
+    /// Milliseconds since the guest's kernel started, including suspended time.
     #[prost(uint64, tag = "2")]
     pub uptime_ms: u64,
     #[prost(enumeration = "State", tag = "3")]
     pub state: i32,
-    /// The service manager's own word for it, such as `running` or `degraded`; empty without one.
+    /// The service manager's own word for its state, such as `running` or `degraded`; empty without one.
     #[prost(string, tag = "4")]
     pub manager: ::prost::alloc::string::String,
     /// The load averages of the last 1, 5 and 15 minutes, in thousandths.
@@ -22,15 +22,15 @@ pub struct Beat {
     pub load_5_milli: u32,
     #[prost(uint32, tag = "7")]
     pub load_15_milli: u32,
-    /// Bytes of memory, and how many of them programs could still get.
+    /// Total and available memory, in bytes.
     #[prost(uint64, tag = "8")]
     pub memory_total: u64,
     #[prost(uint64, tag = "9")]
     pub memory_available: u64,
-    /// What seldom changes: in the first beat of a connection, and in the next one after a change.
+    /// Rarely changing facts: in the first beat of a connection, and in the next beat after a change.
     #[prost(message, optional, tag = "10")]
     pub facts: ::core::option::Option<Facts>,
-    /// How the guest's clock stands to the host's, once that was measured.
+    /// The offset of the guest's clock to the host's, once measured.
     #[prost(message, optional, tag = "11")]
     pub clock: ::core::option::Option<Clock>,
 }
@@ -42,7 +42,7 @@ pub struct Facts {
     /// The agent's version.
     #[prost(string, tag = "2")]
     pub agent: ::prost::alloc::string::String,
-    /// The operating system, as it calls itself (`PRETTY_NAME` in os-release).
+    /// The operating system (`PRETTY_NAME` in os-release).
     #[prost(string, tag = "3")]
     pub os: ::prost::alloc::string::String,
     /// The kernel's release.
@@ -50,10 +50,10 @@ pub struct Facts {
     pub kernel: ::prost::alloc::string::String,
     #[prost(string, tag = "5")]
     pub hostname: ::prost::alloc::string::String,
-    /// IP addresses other than those of loopback, as text; at most 32.
+    /// IP addresses other than loopback, as text; at most 32.
     #[prost(string, repeated, tag = "6")]
     pub addresses: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
-    /// What the agent offers; at most 32.
+    /// The services that the agent offers; at most 32.
     #[prost(message, repeated, tag = "7")]
     pub services: ::prost::alloc::vec::Vec<Service>,
 }
@@ -74,24 +74,24 @@ pub struct Clock {
     /// How far the guest's clock was ahead of the host's, in nanoseconds.
     #[prost(sint64, tag = "1")]
     pub offset_ns: i64,
-    /// The truth is within so many nanoseconds of it.
+    /// The bound on the measurement error, in nanoseconds.
     #[prost(uint64, tag = "2")]
     pub error_ns: u64,
-    /// Milliseconds since it was measured.
+    /// Milliseconds since the measurement.
     #[prost(uint64, tag = "3")]
     pub age_ms: u64,
     #[prost(enumeration = "Keeper", tag = "4")]
     pub keeper: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct Order {
-    #[prost(oneof = "order::Order", tags = "1")]
-    pub order: ::core::option::Option<order::Order>,
+pub struct Command {
+    #[prost(oneof = "command::Command", tags = "1")]
+    pub command: ::core::option::Option<command::Command>,
 }
-/// Nested message and enum types in `Order`.
-pub mod order {
+/// Nested message and enum types in `Command`.
+pub mod command {
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
-    pub enum Order {
+    pub enum Command {
         /// Measure the clock's offset now, and correct it.
         #[prost(message, tag = "1")]
         SyncClock(super::SyncClock),
@@ -99,18 +99,18 @@ pub mod order {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SyncClock {}
-/// How a guest is, in one word.
+/// The health of a guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum State {
     Unspecified = 0,
-    /// It still starts.
+    /// It is starting.
     Starting = 1,
     /// It has started.
     Ok = 2,
-    /// It runs, but its service manager has given up on something that it cannot do without.
+    /// It runs, but its service manager is in maintenance mode: an essential unit failed.
     Critical = 3,
-    /// It powers off or reboots.
+    /// It is powering off or rebooting.
     Stopping = 4,
 }
 impl State {
@@ -139,14 +139,14 @@ impl State {
         }
     }
 }
-/// Who keeps the guest's clock right.
+/// Who disciplines the guest's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Keeper {
     Unspecified = 0,
     /// The agent.
     Agent = 1,
-    /// Another program, such as an NTP client: the agent corrects only what is off by more than a second.
+    /// Another program, such as an NTP client. The agent corrects only offsets above one second.
     Other = 2,
     /// The host itself, as in a container, which has no clock of its own.
     Host = 3,
@@ -266,14 +266,14 @@ pub mod heartbeat_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The guest's beats, and what the host asks of it. A host takes at most five beats a second and lets
-        /// more of them wait. Of every text it takes the first 256 bytes unless another number is given,
-        /// and of every list as much as is said at it.
+        /// The guest's beats, and the host's commands to the guest. A host takes at most five beats a second
+        /// and makes faster guests wait. It truncates every text to 256 bytes unless another limit is given,
+        /// and every list to the limit given there.
         pub async fn report(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Beat>,
         ) -> std::result::Result<
-            tonic::Response<tonic::codec::Streaming<super::Order>>,
+            tonic::Response<tonic::codec::Streaming<super::Command>>,
             tonic::Status,
         > {
             self.inner
@@ -310,13 +310,13 @@ pub mod heartbeat_server {
     pub trait Heartbeat: std::marker::Send + std::marker::Sync + 'static {
         /// Server streaming response type for the Report method.
         type ReportStream: tonic::codegen::tokio_stream::Stream<
-                Item = std::result::Result<super::Order, tonic::Status>,
+                Item = std::result::Result<super::Command, tonic::Status>,
             >
             + std::marker::Send
             + 'static;
-        /// The guest's beats, and what the host asks of it. A host takes at most five beats a second and lets
-        /// more of them wait. Of every text it takes the first 256 bytes unless another number is given,
-        /// and of every list as much as is said at it.
+        /// The guest's beats, and the host's commands to the guest. A host takes at most five beats a second
+        /// and makes faster guests wait. It truncates every text to 256 bytes unless another limit is given,
+        /// and every list to the limit given there.
         async fn report(
             &self,
             request: tonic::Request<tonic::Streaming<super::Beat>>,
@@ -403,7 +403,7 @@ pub mod heartbeat_server {
                     struct ReportSvc<T: Heartbeat>(pub Arc<T>);
                     impl<T: Heartbeat> tonic::server::StreamingService<super::Beat>
                     for ReportSvc<T> {
-                        type Response = super::Order;
+                        type Response = super::Command;
                         type ResponseStream = T::ReportStream;
                         type Future = BoxFuture<
                             tonic::Response<Self::ResponseStream>,

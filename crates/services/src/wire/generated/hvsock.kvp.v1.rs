@@ -51,13 +51,13 @@ pub struct UnsetRequest {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct UnsetReply {
-    /// How many of them were there.
+    /// How many of the keys existed.
     #[prost(uint32, tag = "1")]
     pub removed: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchRequest {
-    /// One pool or several; none means all.
+    /// The pools to watch; empty means all.
     #[prost(enumeration = "Pool", repeated, tag = "1")]
     pub pools: ::prost::alloc::vec::Vec<i32>,
     /// Only this key.
@@ -89,12 +89,12 @@ pub mod watch_event {
     #[repr(i32)]
     pub enum Kind {
         Unspecified = 0,
-        /// The pair is there, or has this value from now on.
+        /// The pair exists, or has this value from now on.
         Set = 1,
-        /// The pair is gone; `pair` has its key.
+        /// The pair was removed; `pair` has its key.
         Removed = 2,
-        /// Everything that was there when the call came has been told.
-        Told = 3,
+        /// The snapshot is complete: every pair that existed when the call began has been sent.
+        SnapshotEnd = 3,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -106,7 +106,7 @@ pub mod watch_event {
                 Self::Unspecified => "KIND_UNSPECIFIED",
                 Self::Set => "KIND_SET",
                 Self::Removed => "KIND_REMOVED",
-                Self::Told => "KIND_TOLD",
+                Self::SnapshotEnd => "KIND_SNAPSHOT_END",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -115,23 +115,23 @@ pub mod watch_event {
                 "KIND_UNSPECIFIED" => Some(Self::Unspecified),
                 "KIND_SET" => Some(Self::Set),
                 "KIND_REMOVED" => Some(Self::Removed),
-                "KIND_TOLD" => Some(Self::Told),
+                "KIND_SNAPSHOT_END" => Some(Self::SnapshotEnd),
                 _ => None,
             }
         }
     }
 }
-/// Whose pairs. The numbers are those of Hyper-V's files, .kvp_pool_0 and so on.
+/// The pools. The numbers are those of Hyper-V's files: .kvp_pool_0 and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Pool {
-    /// The host's, for the guest to read.
+    /// Set by the host, for the guest to read.
     External = 0,
-    /// Of programs in the guest, for the host to read.
+    /// Set by programs in the guest, for the host to read.
     Guest = 1,
-    /// Facts of the guest that the agent knows: OSName, NetworkAddressIPv4 and so on.
+    /// Facts about the guest, from the agent: OSName, NetworkAddressIPv4 and so on.
     Auto = 2,
-    /// Facts of the host, for the guest to read: VirtualMachineName, HostName and so on.
+    /// Facts about the host, for the guest to read: VirtualMachineName, HostName and so on.
     AutoExternal = 3,
 }
 impl Pool {
@@ -249,7 +249,7 @@ pub mod kvp_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// The value of one key. NOT_FOUND if the pool has none.
+        /// Returns the value of one key. Fails with NOT_FOUND if the pool does not have the key.
         pub async fn get(
             &mut self,
             request: impl tonic::IntoRequest<super::GetRequest>,
@@ -268,7 +268,7 @@ pub mod kvp_client {
             req.extensions_mut().insert(GrpcMethod::new("hvsock.kvp.v1.Kvp", "Get"));
             self.inner.unary(req, path, codec).await
         }
-        /// All pairs of one pool, in the order in which they came.
+        /// Returns all pairs of one pool, in the order of insertion.
         pub async fn list(
             &mut self,
             request: impl tonic::IntoRequest<super::ListRequest>,
@@ -287,9 +287,9 @@ pub mod kvp_client {
             req.extensions_mut().insert(GrpcMethod::new("hvsock.kvp.v1.Kvp", "List"));
             self.inner.unary(req, path, codec).await
         }
-        /// Sets pairs of one of the host's pools, all of them or, on an error, none. PERMISSION_DENIED for the
-        /// guest's pools, INVALID_ARGUMENT beyond a limit of a pair, RESOURCE_EXHAUSTED if the pool is full,
-        /// UNAVAILABLE while the guest's filesystems are frozen.
+        /// Sets pairs in one of the host's pools: all of them or, on an error, none. Fails with
+        /// PERMISSION_DENIED for the guest's pools, INVALID_ARGUMENT if a pair exceeds a limit,
+        /// RESOURCE_EXHAUSTED if the pool is full, and UNAVAILABLE while the guest's filesystems are frozen.
         pub async fn set(
             &mut self,
             request: impl tonic::IntoRequest<super::SetRequest>,
@@ -308,7 +308,7 @@ pub mod kvp_client {
             req.extensions_mut().insert(GrpcMethod::new("hvsock.kvp.v1.Kvp", "Set"));
             self.inner.unary(req, path, codec).await
         }
-        /// Removes keys of one of the host's pools. That a key is not there is no error.
+        /// Removes keys from one of the host's pools. A missing key is not an error.
         pub async fn unset(
             &mut self,
             request: impl tonic::IntoRequest<super::UnsetRequest>,
@@ -327,8 +327,8 @@ pub mod kvp_client {
             req.extensions_mut().insert(GrpcMethod::new("hvsock.kvp.v1.Kvp", "Unset"));
             self.inner.unary(req, path, codec).await
         }
-        /// Tells every pair that is asked for, then that it has told them, then each change. Whoever reads
-        /// too slowly misses values in between, but never the last one.
+        /// Sends a snapshot of all matching pairs, then KIND_SNAPSHOT_END, then each change. A slow reader
+        /// misses intermediate values, but never the last one.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -365,24 +365,24 @@ pub mod kvp_server {
     /// Generated trait containing gRPC methods that should be implemented for use with KvpServer.
     #[async_trait]
     pub trait Kvp: std::marker::Send + std::marker::Sync + 'static {
-        /// The value of one key. NOT_FOUND if the pool has none.
+        /// Returns the value of one key. Fails with NOT_FOUND if the pool does not have the key.
         async fn get(
             &self,
             request: tonic::Request<super::GetRequest>,
         ) -> std::result::Result<tonic::Response<super::GetReply>, tonic::Status>;
-        /// All pairs of one pool, in the order in which they came.
+        /// Returns all pairs of one pool, in the order of insertion.
         async fn list(
             &self,
             request: tonic::Request<super::ListRequest>,
         ) -> std::result::Result<tonic::Response<super::ListReply>, tonic::Status>;
-        /// Sets pairs of one of the host's pools, all of them or, on an error, none. PERMISSION_DENIED for the
-        /// guest's pools, INVALID_ARGUMENT beyond a limit of a pair, RESOURCE_EXHAUSTED if the pool is full,
-        /// UNAVAILABLE while the guest's filesystems are frozen.
+        /// Sets pairs in one of the host's pools: all of them or, on an error, none. Fails with
+        /// PERMISSION_DENIED for the guest's pools, INVALID_ARGUMENT if a pair exceeds a limit,
+        /// RESOURCE_EXHAUSTED if the pool is full, and UNAVAILABLE while the guest's filesystems are frozen.
         async fn set(
             &self,
             request: tonic::Request<super::SetRequest>,
         ) -> std::result::Result<tonic::Response<super::SetReply>, tonic::Status>;
-        /// Removes keys of one of the host's pools. That a key is not there is no error.
+        /// Removes keys from one of the host's pools. A missing key is not an error.
         async fn unset(
             &self,
             request: tonic::Request<super::UnsetRequest>,
@@ -393,8 +393,8 @@ pub mod kvp_server {
             >
             + std::marker::Send
             + 'static;
-        /// Tells every pair that is asked for, then that it has told them, then each change. Whoever reads
-        /// too slowly misses values in between, but never the last one.
+        /// Sends a snapshot of all matching pairs, then KIND_SNAPSHOT_END, then each change. A slow reader
+        /// misses intermediate values, but never the last one.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,

@@ -13,48 +13,48 @@ pub struct Input {
 pub mod input {
     #[derive(Clone, PartialEq, ::prost::Oneof)]
     pub enum What {
-        /// What to run; once, and first.
+        /// The command: the first message, once.
         #[prost(message, tag = "1")]
         Start(super::Start),
-        /// For the command's standard input, or its terminal; at most 65,536 bytes. There may be
-        /// 262,144 bytes under way: as many as are sent without waiting, and then as many more as
-        /// `stdin_taken` says. So signals never wait behind bytes that nobody reads.
+        /// Bytes for the command's standard input, or its terminal; at most 65,536. Flow control: the window
+        /// is 262,144 bytes, and each `stdin_taken` grants that many more. So signals never wait behind
+        /// unread bytes.
         #[prost(bytes, tag = "2")]
         Stdin(::prost::bytes::Bytes),
-        /// The end of standard input. With a terminal it is the terminal's character for that.
+        /// The end of standard input. On a terminal it becomes the terminal's end-of-file character.
         #[prost(message, tag = "3")]
         StdinEnd(super::Nothing),
         /// The terminal's new size.
         #[prost(message, tag = "4")]
         Resize(super::Size),
         /// A signal by its number on Linux (x86-64 and arm64), 1 to 64. SIGHUP, SIGINT, SIGQUIT, SIGTERM
-        /// and SIGKILL go to the command's process group, or on a terminal to the one in its foreground,
-        /// all others to the command's process.
+        /// and SIGKILL go to the command's process group, or on a terminal to the foreground process group.
+        /// All others go to the command's process.
         #[prost(uint32, tag = "5")]
         Signal(u32),
     }
 }
-/// All of it at most 1 MiB; no string may have a NUL in it.
+/// At most 1 MiB in total; no string may contain NUL.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Start {
-    /// The program and its arguments. A program without a slash is looked for in PATH. With none, it
-    /// is the user's shell, as a login shell.
+    /// The program and its arguments. A program without a slash is searched in PATH. Empty means the
+    /// user's shell, as a login shell.
     #[prost(bytes = "bytes", repeated, tag = "1")]
     pub argv: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
-    /// Added to the environment, or in place of what is there. A name is neither empty nor has a `=`.
+    /// Variables to add or replace. A name is not empty and contains no `=`.
     #[prost(message, repeated, tag = "2")]
     pub env: ::prost::alloc::vec::Vec<Variable>,
-    /// The working directory; if empty the user's home, or / where that cannot be entered.
+    /// The working directory; empty means the user's home, or / if that cannot be entered.
     #[prost(bytes = "bytes", tag = "3")]
     pub dir: ::prost::bytes::Bytes,
-    /// As whom, by name or number, with an environment as after a login; if empty as the agent's user,
+    /// The user, by name or number, with an environment as after a login; empty means the agent's user
     /// with the agent's environment.
     #[prost(string, tag = "4")]
     pub user: ::prost::alloc::string::String,
-    /// A terminal for all three of the standard streams. Its output is `stdout`.
+    /// A terminal for all three standard streams. Its output is sent as `stdout`.
     #[prost(message, optional, tag = "5")]
     pub terminal: ::core::option::Option<Terminal>,
-    /// Whether there will be `stdin`; without it, and without a terminal, standard input is empty.
+    /// Whether the host will send `stdin`; without it, and without a terminal, standard input is empty.
     #[prost(bool, tag = "6")]
     pub stdin: bool,
 }
@@ -67,7 +67,7 @@ pub struct Variable {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Terminal {
-    /// Its kind, for the variable TERM.
+    /// The value of the variable TERM.
     #[prost(string, tag = "1")]
     pub term: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
@@ -92,19 +92,19 @@ pub mod output {
     pub enum What {
         #[prost(message, tag = "1")]
         Started(super::Started),
-        /// What the command printed, at most 65,536 bytes.
+        /// The command's output, at most 65,536 bytes.
         #[prost(bytes, tag = "2")]
         Stdout(::prost::bytes::Bytes),
         #[prost(bytes, tag = "3")]
         Stderr(::prost::bytes::Bytes),
-        /// So many more bytes of `stdin` may be sent.
+        /// Grants that many more bytes of `stdin`: they were written to the command.
         #[prost(uint32, tag = "4")]
         StdinTaken(u32),
         #[prost(message, tag = "5")]
         Exited(super::Exited),
         #[prost(message, tag = "6")]
         Failed(super::Failed),
-        /// The command reads no more: what it has not taken is lost, and more would be.
+        /// The command has closed its standard input: unread bytes and any further ones are discarded.
         #[prost(message, tag = "7")]
         StdinClosed(super::Nothing),
     }
@@ -115,10 +115,10 @@ pub struct Started {
     #[prost(uint32, tag = "1")]
     pub pid: u32,
 }
-/// All output of the command itself was sent before.
+/// The command has exited. All output of the command itself was sent before.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Exited {
-    /// A process that the command left running had its output open: what that one prints is not sent.
+    /// A process that the command left running still has its output open; that output is not sent.
     #[prost(bool, tag = "3")]
     pub output_left_open: bool,
     #[prost(oneof = "exited::How", tags = "1, 2")]
@@ -128,10 +128,10 @@ pub struct Exited {
 pub mod exited {
     #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum How {
-        /// Its exit status, 0 to 255.
+        /// The exit status, 0 to 255.
         #[prost(uint32, tag = "1")]
         Status(u32),
-        /// The signal that ended it.
+        /// The signal that killed it.
         #[prost(uint32, tag = "2")]
         Signal(u32),
     }
@@ -149,17 +149,17 @@ pub struct Failed {
 #[repr(i32)]
 pub enum Reason {
     Unspecified = 0,
-    /// There is no such program.
+    /// The program does not exist.
     NotFound = 1,
-    /// It cannot be executed.
+    /// The program cannot be executed.
     NotExecutable = 2,
-    /// There is no such user, or the agent cannot become that one.
+    /// The user does not exist, or the agent may not switch to it.
     User = 3,
     /// The working directory cannot be entered.
     Directory = 4,
-    /// There are no terminals in the guest, or no more of them.
+    /// The guest has no free terminal.
     Terminal = 5,
-    /// The guest has no process or memory left.
+    /// The guest is out of processes or memory.
     Resources = 6,
 }
 impl Reason {
@@ -283,17 +283,17 @@ pub mod session_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Runs one command. The first message in must be `start`; the first one out is `started` or
-        /// `failed`, and the last one is `exited` or `failed`.
+        /// Runs one command. The first input must be `start`. The first output is `started` or `failed`, the
+        /// last one is `exited` or `failed`.
         ///
-        /// Ending the stream of inputs ends the command's standard input and nothing else. Cancelling the
-        /// call, or breaking the connection, ends the command: every process of its session gets SIGHUP,
-        /// and SIGKILL two seconds later. Those are the processes in its session and its process group,
-        /// and those whose environment has the variable HVSOCK_SESSION as the command had it. What a
-        /// command leaves running when it ends by itself goes on.
+        /// Ending the input stream closes the command's standard input and nothing else. Cancelling the call,
+        /// or breaking the connection, ends the command: every process of its session gets SIGHUP, and SIGKILL
+        /// two seconds later. These are the processes in its session and its process group, and those whose
+        /// environment has the command's value of the variable HVSOCK_SESSION. Processes that a command leaves
+        /// running when it exits by itself continue.
         ///
-        /// Fails with RESOURCE_EXHAUSTED if the guest runs as many commands as it will at once, and with
-        /// INVALID_ARGUMENT if a message was out of order or over a limit.
+        /// Fails with RESOURCE_EXHAUSTED if the guest already runs its maximum of commands, and with
+        /// INVALID_ARGUMENT if a message is out of order or exceeds a limit.
         pub async fn run(
             &mut self,
             request: impl tonic::IntoStreamingRequest<Message = super::Input>,
@@ -339,17 +339,17 @@ pub mod session_server {
             >
             + std::marker::Send
             + 'static;
-        /// Runs one command. The first message in must be `start`; the first one out is `started` or
-        /// `failed`, and the last one is `exited` or `failed`.
+        /// Runs one command. The first input must be `start`. The first output is `started` or `failed`, the
+        /// last one is `exited` or `failed`.
         ///
-        /// Ending the stream of inputs ends the command's standard input and nothing else. Cancelling the
-        /// call, or breaking the connection, ends the command: every process of its session gets SIGHUP,
-        /// and SIGKILL two seconds later. Those are the processes in its session and its process group,
-        /// and those whose environment has the variable HVSOCK_SESSION as the command had it. What a
-        /// command leaves running when it ends by itself goes on.
+        /// Ending the input stream closes the command's standard input and nothing else. Cancelling the call,
+        /// or breaking the connection, ends the command: every process of its session gets SIGHUP, and SIGKILL
+        /// two seconds later. These are the processes in its session and its process group, and those whose
+        /// environment has the command's value of the variable HVSOCK_SESSION. Processes that a command leaves
+        /// running when it exits by itself continue.
         ///
-        /// Fails with RESOURCE_EXHAUSTED if the guest runs as many commands as it will at once, and with
-        /// INVALID_ARGUMENT if a message was out of order or over a limit.
+        /// Fails with RESOURCE_EXHAUSTED if the guest already runs its maximum of commands, and with
+        /// INVALID_ARGUMENT if a message is out of order or exceeds a limit.
         async fn run(
             &self,
             request: tonic::Request<tonic::Streaming<super::Input>>,

@@ -6,20 +6,20 @@
 pub struct ShutdownRequest {
     #[prost(enumeration = "Action", tag = "1")]
     pub action: i32,
-    /// Do not wait for programs: write what is in memory to the disks and go down at once.
+    /// Do not wait for programs: flush the disks and go down at once.
     #[prost(bool, tag = "2")]
     pub force: bool,
-    /// Why, for the guest's log; at most 1,024 bytes.
+    /// The reason, for the guest's log; at most 1,024 bytes.
     #[prost(string, tag = "3")]
     pub reason: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ShutdownReply {
-    /// How the guest goes down: the command or call that it uses.
+    /// The command or system call that the guest uses.
     #[prost(string, tag = "1")]
     pub by: ::prost::alloc::string::String,
 }
-/// What becomes of the guest.
+/// The kind of shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Action {
@@ -140,7 +140,7 @@ pub mod shutdown_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// Begins to power off or to reboot. The answer comes before the guest goes down.
+        /// Begins the power-off or reboot. The reply arrives before the guest goes down.
         pub async fn begin(
             &mut self,
             request: impl tonic::IntoRequest<super::ShutdownRequest>,
@@ -177,7 +177,7 @@ pub mod shutdown_server {
     /// Generated trait containing gRPC methods that should be implemented for use with ShutdownServer.
     #[async_trait]
     pub trait Shutdown: std::marker::Send + std::marker::Sync + 'static {
-        /// Begins to power off or to reboot. The answer comes before the guest goes down.
+        /// Begins the power-off or reboot. The reply arrives before the guest goes down.
         async fn begin(
             &self,
             request: tonic::Request<super::ShutdownRequest>,

@@ -1,7 +1,7 @@
-//! The note that something is frozen, for the next agent: should this one and the process that
-//! freezes be killed at once, nobody else knows.
+//! A marker that filesystems are frozen, for the next agent: it is needed if this agent and the
+//! freezer process are both killed.
 //!
-//! It is a file in memory, locked for as long as whoever wrote it lives.
+//! The marker is a file on tmpfs, locked for as long as its writer lives.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -10,21 +10,21 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-/// Where it is.
-pub(super) const PLACE: &str = "/run/hvsock-freeze";
+/// The path of the marker.
+pub(super) const PATH: &str = "/run/hvsock-freeze";
 
-/// The most bytes of it that are read: all mounts with the longest paths fit.
+/// The most bytes that are read; all mounts with the longest paths fit.
 const MOST: u64 = 4 << 20;
 
-/// A note that is there until this is dropped.
+/// A marker. The file is removed on drop.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct Marker {
     path: PathBuf,
     _locked: File,
 }
 
-impl Mark {
-    /// Notes that these mounts are about to be frozen.
+impl Marker {
+    /// Records that these mounts are about to be frozen.
     pub(super) fn set<'a>(path: &Path, mounts: impl Iterator<Item = &'a Path>) -> io::Result<Self> {
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false).mode(0o600);
@@ -41,8 +41,8 @@ impl Mark {
         })
     }
 
-    /// The mounts that somebody has noted who is no more. The note then is the caller's.
-    pub(super) fn left(path: &Path) -> io::Result<Option<(Self, Vec<PathBuf>)>> {
+    /// The mounts in the marker of a process that is gone. The caller then owns the marker.
+    pub(super) fn leftover(path: &Path) -> io::Result<Option<(Self, Vec<PathBuf>)>> {
         let mut file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
@@ -58,11 +58,11 @@ impl Mark {
             .filter(|mount| !mount.is_empty());
         let mounts = mounts.map(|mount| PathBuf::from(OsString::from_vec(mount.to_vec())));
         let mounts = mounts.collect();
-        let mark = Self {
+        let marker = Self {
             path: path.to_owned(),
             _locked: file,
         };
-        Ok(Some((mark, mounts)))
+        Ok(Some((marker, mounts)))
     }
 }
 
@@ -73,7 +73,7 @@ fn lock(file: &File) -> io::Result<()> {
     })
 }
 
-impl Drop for Mark {
+impl Drop for Marker {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
@@ -84,22 +84,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_living_noted_is_theirs_and_what_the_dead_did_is_found() {
+    fn only_the_marker_of_a_dead_process_is_found() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("mark");
-        assert!(Mark::left(&path).unwrap().is_none());
+        let path = folder.path().join("marker");
+        assert!(Marker::leftover(&path).unwrap().is_none());
         let mounts = [Path::new("/srv/a b"), Path::new("/")];
-        let mark = Mark::set(&path, mounts.into_iter()).unwrap();
-        assert!(Mark::left(&path).unwrap().is_none());
-        assert!(Mark::set(&path, mounts.into_iter()).is_err());
-        drop(mark);
-        assert!(Mark::left(&path).unwrap().is_none());
+        let marker = Marker::set(&path, mounts.into_iter()).unwrap();
+        assert!(Marker::leftover(&path).unwrap().is_none());
+        assert!(Marker::set(&path, mounts.into_iter()).is_err());
+        drop(marker);
+        assert!(Marker::leftover(&path).unwrap().is_none());
 
-        // A lock ends with whoever had it, a file does not.
+        // A lock ends with its process, the file does not.
         std::fs::write(&path, b"/srv/a b\0/\0").unwrap();
-        let (mark, left) = Mark::left(&path).unwrap().unwrap();
+        let (marker, left) = Marker::leftover(&path).unwrap().unwrap();
         assert_eq!(left, mounts);
-        drop(mark);
+        drop(marker);
         assert!(!path.exists());
     }
 }

@@ -1,4 +1,5 @@
-//! Guests that break the rules: a host hears of it, and keeps its memory.
+//! Guests that violate the session protocol: the host reports an error and stays within its memory
+//! limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -7,24 +8,26 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream, StreamExt as _};
 use hvsock_services::catalog::SESSION;
-use hvsock_services::host::session::{self, Event, Exec, ExecError, PIECE};
-use hvsock_services::link::Offer;
+use hvsock_services::host::session::{self, CHUNK, Event, Exec, ExecError};
+use hvsock_services::link::ServiceServer;
 use hvsock_services::wire::session::exited::How;
 use hvsock_services::wire::session::output::What;
 use hvsock_services::wire::session::session_server::{Session, SessionServer};
 use hvsock_services::wire::session::{Exited, Input, Nothing, Output, Started};
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use tonic::service::Routes;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::world::World;
+use crate::world::{LONG, World};
 
 type Outputs = Pin<Box<dyn Stream<Item = Result<Output, Status>> + Send>>;
 
-/// Says the same to everybody.
-struct Liar<F>(F);
+/// Sends the same to every host.
+struct HostileGuest<F>(F);
 
 #[tonic::async_trait]
-impl<F: Fn() -> Outputs + Send + Sync + 'static> Session for Liar<F> {
+impl<F: Fn() -> Outputs + Send + Sync + 'static> Session for HostileGuest<F> {
     type RunStream = Outputs;
 
     async fn run(&self, _: Request<Streaming<Input>>) -> Result<Response<Outputs>, Status> {
@@ -32,22 +35,23 @@ impl<F: Fn() -> Outputs + Send + Sync + 'static> Session for Liar<F> {
     }
 }
 
-async fn liar(says: impl Fn() -> Outputs + Send + Sync + 'static) -> World {
-    let routes = Routes::new(SessionServer::new(Liar(says)));
-    World::with(Offer::calls(&SESSION, routes)).await
+async fn hostile(outputs: impl Fn() -> Outputs + Send + Sync + 'static) -> World {
+    let routes = Routes::new(SessionServer::new(HostileGuest(outputs)));
+    World::with(ServiceServer::calls(&SESSION, routes)).await
 }
 
 fn of(what: Option<What>) -> Result<Output, Status> {
     Ok(Output { what })
 }
 
-/// What comes of a command in a guest that says this, and then nothing, or that all was said.
-async fn told(lies: Vec<Option<What>>, ends: bool) -> ExecError {
-    let world = liar(move || {
-        let said = stream::iter(lies.clone()).map(of);
+/// The error of a command in a guest that sends these messages, and then either ends the call or is
+/// silent.
+async fn error_of(messages: Vec<Option<What>>, ends: bool) -> ExecError {
+    let world = hostile(move || {
+        let sent = stream::iter(messages.clone()).map(of);
         match ends {
-            true => Box::pin(said),
-            false => Box::pin(said.chain(stream::pending())),
+            true => Box::pin(sent),
+            false => Box::pin(sent.chain(stream::pending())),
         }
     })
     .await;
@@ -57,7 +61,7 @@ async fn told(lies: Vec<Option<What>>, ends: bool) -> ExecError {
     };
     loop {
         match running.output.next().await {
-            Ok(Event::Exited(exit)) => panic!("it passed for {exit:?}"),
+            Ok(Event::Exited(exit)) => panic!("unexpected exit: {exit:?}"),
             Ok(_) => {}
             Err(error) => return error,
         }
@@ -76,7 +80,7 @@ fn exited(how: Option<How>) -> Option<What> {
 }
 
 #[tokio::test]
-async fn a_guest_that_breaks_the_rules_is_told_from_one_that_fails() {
+async fn protocol_violations_of_a_guest_are_reported() {
     let cases = [
         vec![Some(What::Stdout("x".into()))],
         vec![None],
@@ -90,19 +94,19 @@ async fn a_guest_that_breaks_the_rules_is_told_from_one_that_fails() {
     ];
     for case in cases {
         let what = format!("{case:?}");
-        let error = told(case, false).await;
+        let error = error_of(case, false).await;
         assert!(matches!(error, ExecError::Broken(_)), "{what}: {error}");
     }
     for case in [vec![], vec![started()]] {
-        let error = told(case, true).await;
+        let error = error_of(case, true).await;
         assert!(matches!(error, ExecError::Broken(_)), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_is_not_taken() {
-    let large = Some(What::Stdout(vec![0; PIECE + 2048].into()));
-    let error = told(vec![started(), large], false).await;
+async fn an_oversized_message_is_rejected() {
+    let large = Some(What::Stdout(vec![0; CHUNK + 2048].into()));
+    let error = error_of(vec![started(), large], false).await;
     let ExecError::Call(error) = error else {
         panic!("{error}");
     };
@@ -110,14 +114,14 @@ async fn a_message_that_is_too_large_is_not_taken() {
 }
 
 #[tokio::test]
-async fn what_nobody_reads_is_held_up_in_the_guest() {
-    let said = Arc::new(AtomicUsize::new(0));
-    let counted = Arc::clone(&said);
-    let world = liar(move || {
+async fn unread_output_is_limited_by_backpressure() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&sent);
+    let world = hostile(move || {
         let counted = Arc::clone(&counted);
         let endless = stream::repeat_with(move || {
-            counted.fetch_add(PIECE, Ordering::SeqCst);
-            of(Some(What::Stdout(vec![0; PIECE].into())))
+            counted.fetch_add(CHUNK, Ordering::SeqCst);
+            of(Some(What::Stdout(vec![0; CHUNK].into())))
         });
         Box::pin(stream::iter([of(started())]).chain(endless))
     })
@@ -125,10 +129,10 @@ async fn what_nobody_reads_is_held_up_in_the_guest() {
     let running = session::start(&world.target(), Exec::new(["yes"]))
         .await
         .unwrap();
-    // It settles, at no more than what windows and buffers hold.
+    // It settles at the capacity of the windows and buffers.
     let mut before = usize::MAX;
-    while said.load(Ordering::SeqCst) != before {
-        before = said.load(Ordering::SeqCst);
+    while sent.load(Ordering::SeqCst) != before {
+        before = sent.load(Ordering::SeqCst);
         assert!(before < 8 << 20, "{before} bytes");
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
@@ -136,22 +140,28 @@ async fn what_nobody_reads_is_held_up_in_the_guest() {
 }
 
 #[tokio::test]
-async fn a_guest_that_never_starts_the_command_is_given_up() {
-    let world = liar(|| Box::pin(stream::pending())).await;
+async fn a_guest_that_never_starts_the_command_times_out() {
+    let called = Arc::new(Notify::new());
+    let notify = Arc::clone(&called);
+    let world = hostile(move || {
+        notify.notify_one();
+        Box::pin(stream::pending())
+    })
+    .await;
     let target = world.target();
     let starting = tokio::spawn(async move { session::start(&target, Exec::new(["true"])).await });
-    // Once connected; then the clock goes on by itself, for nothing else happens.
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // The call has reached the guest. From here on the paused clock advances by itself.
+    timeout(LONG, called.notified()).await.expect("a call");
     tokio::time::pause();
     let error = starting.await.unwrap().unwrap_err();
     assert!(matches!(error, ExecError::TimedOut), "{error}");
 }
 
 #[tokio::test]
-async fn a_command_that_reads_no_more_is_sent_no_more() {
-    let world = liar(|| {
-        let said = [started(), Some(What::StdinClosed(Nothing {}))];
-        Box::pin(stream::iter(said).map(of).chain(stream::pending()))
+async fn no_input_is_sent_after_stdin_is_closed() {
+    let world = hostile(|| {
+        let messages = [started(), Some(What::StdinClosed(Nothing {}))];
+        Box::pin(stream::iter(messages).map(of).chain(stream::pending()))
     })
     .await;
     let mut running = session::start(&world.target(), Exec::new(["true"]))

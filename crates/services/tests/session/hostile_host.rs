@@ -1,4 +1,5 @@
-//! Hosts that break the rules, or want too much: the guest says so and ends what it began.
+//! Hosts that violate the protocol or exceed a limit: the guest reports an error and ends the
+//! command.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,12 +24,12 @@ fn start(argv: &[&'static str]) -> In {
     })
 }
 
-/// What comes of these messages, and of the process that they started.
-async fn told(world: &World, inputs: Vec<In>) -> (Option<u32>, Status) {
+/// The status that ends a call with these inputs, and the process that the call started.
+async fn status_of(world: &World, inputs: Vec<In>) -> (Option<u32>, Status) {
     let channel = world.target().channel(&SESSION).await.unwrap();
     let inputs = inputs.into_iter().map(|what| Input { what: Some(what) });
     let inputs = stream::iter(inputs).chain(stream::pending());
-    let told = async {
+    let call = async {
         let mut pid = None;
         let mut outputs = match SessionClient::new(channel).run(inputs).await {
             Ok(response) => response.into_inner(),
@@ -36,7 +37,7 @@ async fn told(world: &World, inputs: Vec<In>) -> (Option<u32>, Status) {
         };
         loop {
             match outputs.message().await {
-                Ok(output) => match output.expect("not an end").what {
+                Ok(output) => match output.expect("an output").what {
                     Some(Out::Started(started)) => pid = Some(started.pid),
                     Some(Out::StdinTaken(_)) => {}
                     other => panic!("{other:?}"),
@@ -45,7 +46,7 @@ async fn told(world: &World, inputs: Vec<In>) -> (Option<u32>, Status) {
             }
         }
     };
-    timeout(LONG, told).await.expect("an answer")
+    timeout(LONG, call).await.expect("an answer")
 }
 
 async fn gone(pid: u32) {
@@ -59,7 +60,7 @@ async fn gone(pid: u32) {
 }
 
 #[tokio::test]
-async fn who_breaks_the_rules_is_told_so_and_the_command_ends() {
+async fn a_violation_is_reported_and_ends_the_command() {
     let world = World::with_agent().await;
     let sleep = || start(&["sleep", "600"]);
     let much = || In::Stdin(vec![0; WINDOW / 4].into());
@@ -76,12 +77,12 @@ async fn who_breaks_the_rules_is_told_so_and_the_command_ends() {
                 cols: 1,
             }),
         ],
-        // A pipe holds 65,536 bytes, for which there may be credit.
+        // A pipe holds 65,536 bytes, for which credit may be returned.
         vec![sleep(), much(), much(), much(), much(), much(), much()],
         vec![start(&["a\0b"])],
     ] {
         let what = format!("{:?}", &inputs.get(1));
-        let (pid, status) = told(&world, inputs).await;
+        let (pid, status) = status_of(&world, inputs).await;
         assert_eq!(status.code(), Code::InvalidArgument, "{what}: {status}");
         if let Some(pid) = pid {
             gone(pid).await;
@@ -91,12 +92,12 @@ async fn who_breaks_the_rules_is_told_so_and_the_command_ends() {
         argv: vec![vec![b'x'; 2 << 20].into()],
         ..Start::default()
     });
-    let (pid, status) = told(&world, vec![large]).await;
+    let (pid, status) = status_of(&world, vec![large]).await;
     assert_eq!((pid, status.code()), (None, Code::OutOfRange), "{status}");
 }
 
 #[tokio::test]
-async fn there_are_so_many_commands_at_once_and_room_again_when_they_have_ended() {
+async fn concurrent_commands_are_limited_and_slots_are_reused() {
     let world = World::with_agent().await;
     let target = world.target();
     let mut all = Vec::new();
@@ -109,7 +110,7 @@ async fn there_are_so_many_commands_at_once_and_room_again_when_they_have_ended(
     };
     assert_eq!(all.len(), 128);
     assert!(
-        refused.to_string().contains("128 commands already"),
+        refused.to_string().contains("128 concurrent commands"),
         "{refused}"
     );
     let pids: Vec<u32> = all.iter().map(|running| running.pid).collect();
@@ -122,11 +123,11 @@ async fn there_are_so_many_commands_at_once_and_room_again_when_they_have_ended(
             sleep(Duration::from_millis(10)).await;
         }
     };
-    timeout(LONG, again).await.expect("room again");
+    timeout(LONG, again).await.expect("a free slot");
 }
 
 #[tokio::test]
-async fn a_program_of_its_own_uses_the_library_like_the_command_does() {
+async fn a_program_can_run_commands_through_the_library() {
     let world = World::with_agent().await;
     let exec = Exec {
         stdin: true,

@@ -1,7 +1,8 @@
-//! What a first process owes all others: to take note of the end of those whose parents are gone.
+//! Reaps orphaned children, which is the duty of a first process.
 //!
-//! In a container the agent may be that one, and commands leave such processes. A process that has
-//! ended and that nobody takes note of keeps its number, of which a container has only so many.
+//! In a container the agent may be the first process, and commands may leave children behind. A
+//! zombie that is not reaped keeps its process id, and a container has only a limited number of
+//! them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,20 +15,21 @@ use tokio::time::sleep;
 use super::process;
 use super::sweep::Stat;
 
-/// Who started a process takes note of its end sooner than this.
-const PAUSE: Duration = Duration::from_secs(5);
+/// How long a zombie must exist before it is reaped: the thread that started a process reaps it
+/// sooner.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// Does so until dropped, if this is the first process.
-pub(crate) async fn take_note() {
+/// Reaps orphaned children until dropped, if this is the first process.
+pub(crate) async fn reap_children() {
     if getpid() != Pid::INIT {
         return pending().await;
     }
     let mut before = BTreeSet::new();
     loop {
-        sleep(PAUSE).await;
-        let now = ended_children();
+        sleep(INTERVAL).await;
+        let now = zombie_children();
         for pid in now.intersection(&before) {
-            // Numbers that are held on purpose stay so.
+            // Process ids that are held on purpose are not reaped.
             if let Some(pid) = Pid::from_raw(*pid).filter(|_| !process::is_held(*pid)) {
                 let _ = waitpid(Some(pid), WaitOptions::NOHANG);
             }
@@ -36,8 +38,8 @@ pub(crate) async fn take_note() {
     }
 }
 
-/// The children of this process that have ended and are still there.
-fn ended_children() -> BTreeSet<i32> {
+/// The zombie children of this process.
+fn zombie_children() -> BTreeSet<i32> {
     let own = getpid().as_raw_nonzero().get();
     let Ok(entries) = fs::read_dir("/proc") else {
         return BTreeSet::new();
@@ -58,13 +60,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_child_that_has_ended_is_seen_until_somebody_takes_note() {
+    fn a_zombie_child_is_found_until_it_is_reaped() {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
-        while !ended_children().contains(&pid) {
+        while !zombie_children().contains(&pid) {
             thread::sleep(Duration::from_millis(5));
         }
         child.wait().unwrap();
-        assert!(!ended_children().contains(&pid));
+        assert!(!zombie_children().contains(&pid));
     }
 }

@@ -1,4 +1,4 @@
-//! The end that calls.
+//! The client end of a service: connects to it and makes gRPC calls.
 
 use std::error::Error as _;
 use std::io;
@@ -10,41 +10,41 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Uri};
 use tower::service_fn;
 
-use super::carrier::Carrier;
+use super::grpc_stream::GrpcStream;
 use crate::catalog::Integration;
 
-/// How long a connect may take, by default. A guest without an agent refuses at once.
+/// Default connect timeout. A guest without an agent refuses at once.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The partition whose services are used, and the way there.
+/// A partition whose services are used, and the endpoint through which it is reached.
 #[derive(Clone, Debug)]
 pub struct Target {
     endpoint: Endpoint,
     partition: PartitionRef,
 }
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// There is no connection: the error's source says which rule or state is why.
+    /// The connect failed. The error's source names the rule or the state that is the reason.
     #[error("cannot reach the {} service of {partition}: {error}", service.key)]
     Connect {
-        /// Which service.
+        /// The service.
         service: &'static Integration,
-        /// Where.
+        /// The partition.
         partition: PartitionRef,
-        /// Why.
+        /// The reason.
         #[source]
         error: io::Error,
     },
-    /// The other end said no, or the connection broke before it said anything.
-    #[error("{}", said(.0))]
+    /// The peer answered with an error status, or the connection broke before it answered.
+    #[error("{}", status_text(.0))]
     Status(#[from] Box<tonic::Status>),
 }
 
-/// A status in words: its message, or what its code means where there is none. If it is not the
-/// other end's, but the connection broke, the reason is the last of its sources.
-fn said(status: &tonic::Status) -> String {
+/// The text of a status: its message, or the meaning of its code if the message is empty. If the
+/// connection broke, the last source in the error chain is the reason.
+fn status_text(status: &tonic::Status) -> String {
     let mut last = status.source();
     while let Some(source) = last.and_then(|error| error.source()) {
         last = Some(source);
@@ -63,7 +63,7 @@ impl From<tonic::Status> for CallError {
 }
 
 impl CallError {
-    /// The refusal that it comes from, if the broker or the guest's kernel refused the connect.
+    /// The refusal behind this error, if the broker or the guest's kernel refused the connect.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Connect { error, .. } => hvsock::refusal_of(error),
@@ -73,7 +73,7 @@ impl CallError {
 }
 
 impl Target {
-    /// The services of `partition`, as reached through `endpoint`.
+    /// Refers to the services of `partition`, reached through `endpoint`.
     pub fn new(endpoint: Endpoint, partition: impl Into<PartitionRef>) -> Self {
         Self {
             endpoint,
@@ -86,7 +86,11 @@ impl Target {
         &self.partition
     }
 
-    /// A bare connection to one of its services.
+    /// Opens a raw stream to one of the partition's services.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] if the connect fails or takes more than 5 seconds.
     pub async fn stream(&self, service: &'static Integration) -> Result<HvStream, CallError> {
         let options = ConnectOptions::new()
             .endpoint(&self.endpoint)
@@ -94,8 +98,12 @@ impl Target {
         self.stream_with(&options, service).await
     }
 
-    /// A bare connection, made with other options than the usual ones. Those must name the
-    /// endpoint, if it is not the usual one.
+    /// Opens a raw stream with other options than the default ones. The options must name the
+    /// endpoint if it is not the default endpoint; [`Target::options`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] if the connect fails or times out.
     pub async fn stream_with(
         &self,
         options: &ConnectOptions,
@@ -110,39 +118,48 @@ impl Target {
         })
     }
 
-    /// Options for [`Target::stream_with`] that name the endpoint already.
+    /// The default options for [`Target::stream_with`]: this target's endpoint and a 5-second
+    /// timeout.
     pub fn options(&self) -> ConnectOptions {
         ConnectOptions::new()
             .endpoint(&self.endpoint)
             .timeout(CONNECT_TIMEOUT)
     }
 
-    /// A connection that carries gRPC calls to one of its services. It is one connection: once it
-    /// is broken, so is every call.
+    /// Opens a connection for gRPC calls to one of the partition's services. The channel is a
+    /// single connection and does not reconnect: when it breaks, every call on it fails.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] if the connect or the HTTP/2 handshake fails.
     pub async fn channel(&self, service: &'static Integration) -> Result<Channel, CallError> {
-        self.channel_over(service, calling()).await
+        self.channel_over(service, grpc_endpoint()).await
     }
 
-    /// The same, for a connection that must not outlive what is at its other end: that is asked
-    /// for a sign of life once in a while, and the connection broken if none comes within `deaf`.
-    pub async fn channel_with_pulse(
+    /// Like [`Target::channel`], with HTTP/2 keepalive: a ping is sent every `idle_timeout`, and
+    /// the connection is closed if no answer arrives within `idle_timeout`.
+    ///
+    /// # Errors
+    ///
+    /// [`CallError::Connect`] if the connect or the HTTP/2 handshake fails.
+    pub async fn channel_with_keepalive(
         &self,
         service: &'static Integration,
-        deaf: Duration,
+        idle_timeout: Duration,
     ) -> Result<Channel, CallError> {
-        let calling = calling()
-            .http2_keep_alive_interval(deaf)
-            .keep_alive_timeout(deaf);
-        self.channel_over(service, calling).await
+        let endpoint = grpc_endpoint()
+            .http2_keep_alive_interval(idle_timeout)
+            .keep_alive_timeout(idle_timeout);
+        self.channel_over(service, endpoint).await
     }
 
     async fn channel_over(
         &self,
         service: &'static Integration,
-        calling: tonic::transport::Endpoint,
+        grpc_endpoint: tonic::transport::Endpoint,
     ) -> Result<Channel, CallError> {
         let stream = self.stream(service).await?;
-        over(stream, calling)
+        channel_over_stream(stream, grpc_endpoint)
             .await
             .map_err(|error| CallError::Connect {
                 service,
@@ -152,22 +169,25 @@ impl Target {
     }
 }
 
-/// How gRPC is called. Nothing is looked up by this name: the connector has the stream.
-fn calling() -> tonic::transport::Endpoint {
+/// The gRPC endpoint. The name in the URI is never resolved: the connector already has the stream.
+fn grpc_endpoint() -> tonic::transport::Endpoint {
     tonic::transport::Endpoint::from_static("http://hvsock")
 }
 
-/// gRPC over a connection that stands.
-async fn over(stream: HvStream, calling: tonic::transport::Endpoint) -> io::Result<Channel> {
+/// Runs gRPC over an established connection.
+async fn channel_over_stream(
+    stream: HvStream,
+    grpc_endpoint: tonic::transport::Endpoint,
+) -> io::Result<Channel> {
     let mut once = Some(stream);
     let connector = service_fn(move |_: Uri| {
         let stream = once.take();
         async move {
             let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
-            Ok::<_, io::Error>(TokioIo::new(Carrier::connected(stream)))
+            Ok::<_, io::Error>(TokioIo::new(GrpcStream::connected(stream)))
         }
     });
-    calling
+    grpc_endpoint
         .connect_with_connector(connector)
         .await
         .map_err(io::Error::other)

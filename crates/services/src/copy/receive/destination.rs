@@ -1,4 +1,4 @@
-//! Where what is received goes to.
+//! The destination of a copy.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,8 +12,8 @@ use rustix::io::Errno;
 use super::super::CopyError;
 use super::super::name::Name;
 
-/// Where what is received goes to: a folder, and the name that the one thing gets which is sent,
-/// if that is another than it comes with.
+/// The destination of a copy: a folder, and the name for the single top-level entry if it is
+/// renamed.
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub(super) folder: Arc<OwnedFd>,
@@ -28,8 +28,12 @@ pub(super) fn open_folder(path: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 impl Destination {
-    /// What `path` says, which the one says who has the copy made: a folder that is there, or,
-    /// unless `into` says that it must be that, a new name in one.
+    /// Opens a destination. `path` comes from the user who requests the copy and is trusted. It is
+    /// an existing folder or, unless `into` is set, a new name in one.
+    ///
+    /// # Errors
+    ///
+    /// [`CopyError::Local`] if the folder cannot be opened.
     pub fn open(path: &Path, into: bool) -> Result<Self, CopyError> {
         let error = match open_folder(path) {
             Ok(folder) => {
@@ -43,20 +47,21 @@ impl Destination {
         };
         let trailing = path.as_os_str().as_bytes().ends_with(b"/");
         let named = match error {
-            // A file is replaced, and a link by what comes, as it is by a name in a folder.
+            // A file or symbolic link of this name is replaced, like an entry of the same name in a
+            // folder.
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP if !into && !trailing => {
                 path.file_name().map(OsStrExt::as_bytes)
             }
             _ => None,
         };
         let Some(Ok(name)) = named.map(Name::new) else {
-            return Err(CopyError::here(path, error));
+            return Err(CopyError::local(path, error));
         };
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let folder = open_folder(parent).map_err(|error| CopyError::here(parent, error))?;
+        let folder = open_folder(parent).map_err(|error| CopyError::local(parent, error))?;
         Ok(Self {
             folder: Arc::new(folder),
             rename: Some(name),
@@ -65,9 +70,10 @@ impl Destination {
     }
 }
 
-/// A folder in a folder, made if need be; whether it was. Never through a symbolic link.
+/// Opens or creates a folder in a folder, and returns whether it was created. Does not follow
+/// symbolic links.
 pub(super) fn enter(folder: &OwnedFd, name: &Name, mode: u32) -> io::Result<(OwnedFd, bool)> {
-    // Its owner, which is this process, must be able to fill it.
+    // The owner, this process, must be able to fill it.
     let mode = Mode::from_raw_mode(mode & 0o777 | 0o700);
     let made = match fs::mkdirat(folder, name.as_os_str(), mode) {
         Ok(()) => true,
@@ -80,7 +86,7 @@ pub(super) fn enter(folder: &OwnedFd, name: &Name, mode: u32) -> io::Result<(Own
         Err(Errno::NOTDIR | Errno::LOOP) => {
             let why = match kind(folder, name) {
                 Some(FileType::Symlink) => "a symbolic link is in the way",
-                _ => "something that is no folder is in the way",
+                _ => "something other than a folder is in the way",
             };
             Err(io::Error::new(io::ErrorKind::NotADirectory, why))
         }
@@ -88,7 +94,7 @@ pub(super) fn enter(folder: &OwnedFd, name: &Name, mode: u32) -> io::Result<(Own
     }
 }
 
-/// What has a name in a folder.
+/// The type of an entry in a folder.
 pub(super) fn kind(folder: &OwnedFd, name: &Name) -> Option<FileType> {
     let stat = fs::statat(folder, name.as_os_str(), AtFlags::SYMLINK_NOFOLLOW).ok()?;
     Some(FileType::from_raw_mode(stat.st_mode))

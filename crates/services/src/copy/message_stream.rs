@@ -1,4 +1,4 @@
-//! Messages and bytes over a connection.
+//! Messages and raw bytes over a connection.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::time::{Duration, Instant};
@@ -8,52 +8,56 @@ use prost::Message;
 
 use super::{CopyError, MESSAGE};
 
-/// How long an end waits for a word of the other before it gives up.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The idle timeout: how long an end waits for the peer before it gives up.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How often an end that computes says that it does.
-const WORKING: Duration = Duration::from_secs(5);
+/// How often an end that computes sends a keepalive.
+const KEEPALIVE: Duration = Duration::from_secs(5);
 
-/// What small messages are gathered to before they go.
-const GATHERED: usize = 64 * 1024;
+/// Small messages are batched up to this size before they are written, in bytes.
+const BATCH: usize = 64 * 1024;
 
 /// A connection to the other end of a copy.
 pub trait Link: Read + Write {
-    /// Whether the other end has said something that is not read yet, or is gone.
-    fn heard(&mut self) -> io::Result<bool>;
+    /// Whether there is unread input, or the peer has closed.
+    ///
+    /// # Errors
+    ///
+    /// The connection's error.
+    fn has_input(&mut self) -> io::Result<bool>;
 }
 
 impl Link for HvStream {
-    fn heard(&mut self) -> io::Result<bool> {
+    fn has_input(&mut self) -> io::Result<bool> {
         Ok(!self
             .poll(Interest::READABLE, Some(Duration::ZERO))?
             .is_empty())
     }
 }
 
-/// A connection with what is on its way in and out.
+/// A connection with its input and output buffers.
 #[derive(Debug)]
-pub struct Line<L> {
+pub struct MessageStream<L> {
     link: L,
     out: Vec<u8>,
     input: Box<[u8]>,
     start: usize,
     end: usize,
-    ahead: usize,
-    said: Instant,
+    read_ahead: usize,
+    last_sent: Instant,
 }
 
-impl<L: Link> Line<L> {
-    /// The connection, of which nothing has been read or written.
+impl<L: Link> MessageStream<L> {
+    /// Wraps a new connection, on which nothing has been read or written.
     pub fn new(link: L) -> Self {
         Self {
             link,
-            out: Vec::with_capacity(GATHERED),
+            out: Vec::with_capacity(BATCH),
             input: vec![0; 4 + MESSAGE].into(),
             start: 0,
             end: 0,
-            ahead: usize::MAX,
-            said: Instant::now(),
+            read_ahead: usize::MAX,
+            last_sent: Instant::now(),
         }
     }
 
@@ -62,7 +66,7 @@ impl<L: Link> Line<L> {
         &self.link
     }
 
-    /// Sends a message, soon: it is on its way for sure after [`Line::flush`].
+    /// Sends a message. It may stay in the output buffer until [`MessageStream::flush`].
     pub(crate) fn send(&mut self, message: &impl Message) -> Result<(), CopyError> {
         let length = message.encoded_len();
         if length > MESSAGE {
@@ -71,22 +75,22 @@ impl<L: Link> Line<L> {
         }
         self.out.extend((length as u32).to_le_bytes());
         message.encode_raw(&mut self.out);
-        if self.out.len() >= GATHERED {
+        if self.out.len() >= BATCH {
             self.flush()?;
         }
         Ok(())
     }
 
-    /// Sends bytes as they are, likewise.
+    /// Sends raw bytes, with the same buffering.
     pub(super) fn send_bytes(&mut self, bytes: &[u8]) -> Result<(), CopyError> {
-        if self.out.len() + bytes.len() < GATHERED {
+        if self.out.len() + bytes.len() < BATCH {
             self.out.extend(bytes);
             return Ok(());
         }
         self.write_out(bytes)
     }
 
-    /// Has everything on its way.
+    /// Writes the output buffer to the connection.
     pub(crate) fn flush(&mut self) -> Result<(), CopyError> {
         self.write_out(&[])
     }
@@ -94,7 +98,7 @@ impl<L: Link> Line<L> {
     fn write_out(&mut self, bytes: &[u8]) -> Result<(), CopyError> {
         let sent = self.write_with(bytes);
         self.out.clear();
-        self.said = Instant::now();
+        self.last_sent = Instant::now();
         sent.map_err(CopyError::Broken)
     }
 
@@ -113,28 +117,28 @@ impl<L: Link> Line<L> {
         self.link.flush()
     }
 
-    /// Whether it is time to say that this end is at work.
-    pub(super) fn is_silent(&self) -> bool {
-        self.said.elapsed() >= WORKING
+    /// Whether it is time for a keepalive.
+    pub(super) fn keepalive_due(&self) -> bool {
+        self.last_sent.elapsed() >= KEEPALIVE
     }
 
-    /// Whether there is a message to be received, at least in part, or the end.
-    pub(super) fn heard(&mut self) -> Result<bool, CopyError> {
+    /// Whether there is unread input, at least a part of a message, or the end of the connection.
+    pub(super) fn has_input(&mut self) -> Result<bool, CopyError> {
         if self.start < self.end {
             return Ok(true);
         }
-        self.link.heard().map_err(CopyError::Broken)
+        self.link.has_input().map_err(CopyError::Broken)
     }
 
-    /// Whether a message comes alone, so that no bytes that follow it are read along, which would
-    /// have to be copied once more.
-    pub(super) fn read_little(&mut self, little: bool) {
-        self.ahead = if little { 64 } else { usize::MAX };
+    /// Limits reading ahead. Set it while messages are followed by large raw bytes, which would
+    /// otherwise be copied through the input buffer.
+    pub(super) fn limit_read_ahead(&mut self, limit: bool) {
+        self.read_ahead = if limit { 64 } else { usize::MAX };
     }
 
-    /// The next message.
+    /// Receives the next message.
     pub(crate) fn receive<M: Message + Default>(&mut self) -> Result<M, CopyError> {
-        if !self.have(4)? {
+        if !self.fill_to(4)? {
             return Err(CopyError::Ended);
         }
         let mut length = [0; 4];
@@ -143,16 +147,16 @@ impl<L: Link> Line<L> {
         if length > MESSAGE {
             return Err(CopyError::Violation("a message of more than 64 KiB"));
         }
-        if !self.have(4 + length)? {
+        if !self.fill_to(4 + length)? {
             return Err(CopyError::Ended);
         }
         let begin = self.start + 4;
         self.start = begin + length;
         M::decode(&self.input[begin..begin + length])
-            .map_err(|_| CopyError::Violation("not a message"))
+            .map_err(|_| CopyError::Violation("an invalid message"))
     }
 
-    /// Bytes as they are, as many as there is room for.
+    /// Receives raw bytes, exactly as many as fit into `into`.
     pub(super) fn receive_bytes(&mut self, into: &mut [u8]) -> Result<(), CopyError> {
         let here = (self.end - self.start).min(into.len());
         into[..here].copy_from_slice(&self.input[self.start..self.start + here]);
@@ -164,8 +168,9 @@ impl<L: Link> Line<L> {
         }
     }
 
-    /// Reads until there are `count` bytes, which the buffer has room for; `false` at the end.
-    fn have(&mut self, count: usize) -> Result<bool, CopyError> {
+    /// Reads until `count` bytes are buffered, which must fit into the buffer. Returns `false` at
+    /// the end of the connection.
+    fn fill_to(&mut self, count: usize) -> Result<bool, CopyError> {
         if self.start == self.end {
             (self.start, self.end) = (0, 0);
         }
@@ -175,8 +180,8 @@ impl<L: Link> Line<L> {
         }
         while self.end - self.start < count {
             let missing = count - (self.end - self.start);
-            let room = self.input.len() - self.end;
-            let wanted = room.min(self.ahead.max(missing));
+            let free = self.input.len() - self.end;
+            let wanted = free.min(self.read_ahead.max(missing));
             match self.link.read(&mut self.input[self.end..self.end + wanted]) {
                 Ok(0) => return Ok(false),
                 Ok(read) => self.end += read,

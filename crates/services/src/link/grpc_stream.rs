@@ -1,4 +1,4 @@
-//! A connection as tonic takes it.
+//! Adapts a connection to tonic's traits.
 
 use std::io;
 use std::pin::Pin;
@@ -9,31 +9,31 @@ use hvsock::tokio::HvStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
-use super::room::Held;
+use super::limit::Permit;
 
-/// A connection that carries gRPC. A call's handler finds who is at the other end as the
-/// extension `Option<Peer>`.
-pub(super) struct Carrier {
+/// A connection that carries gRPC. A handler finds the peer as the request extension
+/// `Option<Peer>`.
+pub(super) struct GrpcStream {
     stream: HvStream,
-    /// The room that it takes up among its service's connections.
-    _room: Option<Held>,
+    /// The permit of an accepted connection, held until the connection closes.
+    _permit: Option<Permit>,
 }
 
-impl Carrier {
-    /// One that was accepted.
-    pub(super) fn new(stream: HvStream, room: Held) -> Self {
-        let _room = Some(room);
-        Self { stream, _room }
+impl GrpcStream {
+    /// Wraps an accepted connection.
+    pub(super) fn new(stream: HvStream, permit: Permit) -> Self {
+        let _permit = Some(permit);
+        Self { stream, _permit }
     }
 
-    /// One that was connected.
+    /// Wraps an outgoing connection.
     pub(super) fn connected(stream: HvStream) -> Self {
-        let _room = None;
-        Self { stream, _room }
+        let _permit = None;
+        Self { stream, _permit }
     }
 }
 
-impl Connected for Carrier {
+impl Connected for GrpcStream {
     type ConnectInfo = Option<Peer>;
 
     fn connect_info(&self) -> Option<Peer> {
@@ -41,7 +41,7 @@ impl Connected for Carrier {
     }
 }
 
-impl AsyncRead for Carrier {
+impl AsyncRead for GrpcStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -51,7 +51,7 @@ impl AsyncRead for Carrier {
     }
 }
 
-impl AsyncWrite for Carrier {
+impl AsyncWrite for GrpcStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -1,4 +1,4 @@
-//! What the kernel says of this machine's load and memory.
+//! This machine's load and memory, from the kernel.
 
 use std::fs;
 
@@ -6,7 +6,8 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::wire::heartbeat::Beat;
 
-/// Fills in what changes from beat to beat. What the kernel does not say stays zero.
+/// Fills in the values that change with every beat. Values that the kernel does not report stay
+/// zero.
 pub(super) fn fill(beat: &mut Beat) {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     [beat.load_1_milli, beat.load_5_milli, beat.load_15_milli] = loads(&read("/proc/loadavg"));
@@ -16,17 +17,17 @@ pub(super) fn fill(beat: &mut Beat) {
     beat.uptime_ms = u64::try_from(milliseconds).unwrap_or_default();
 }
 
-/// The three load averages in thousandths, of `0.20 0.18 0.12 1/80 11206`.
+/// The three load averages in thousandths, from `0.20 0.18 0.12 1/80 11206`.
 fn loads(loadavg: &str) -> [u32; 3] {
     let mut words = loadavg.split_ascii_whitespace().map(|word| {
         let load: f64 = word.parse().unwrap_or_default();
-        // Saturates, and is 0 for what is no number.
+        // The cast saturates. An invalid number is 0.
         (load * 1000.0).round() as u32
     });
     std::array::from_fn(|_| words.next().unwrap_or_default())
 }
 
-/// Total and available memory in bytes, of `MemTotal:  8010948 kB` and so on.
+/// Total and available memory in bytes, from `MemTotal:  8010948 kB` and so on.
 fn memory(meminfo: &str) -> [u64; 2] {
     let of = |label: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(label));
@@ -44,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_files_are_read() {
+    fn load_and_memory_are_parsed() {
         assert_eq!(loads("0.20 1.18 12.125 1/80 11206\n"), [200, 1180, 12125]);
         let meminfo = "MemTotal:        8010948 kB\nMemFree: 5 kB\nMemAvailable:    6 kB\n";
         assert_eq!(memory(meminfo), [8_010_948 * 1024, 6 * 1024]);
@@ -56,7 +57,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_in_them_is_no_fault(text in ".*") {
+        fn any_text_is_handled(text in ".*") {
             loads(&text);
             memory(&text);
             memory(&format!("MemTotal:{text}\nMemAvailable: {text}"));

@@ -1,0 +1,250 @@
+//! Relays bytes between a local socket and a remote one, with half-close and failures in both
+//! directions.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
+use std::time::Duration;
+
+use hvsock::tokio::HvStream;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+
+use super::records::{self, Decoder, HEAD, Record, Violation};
+
+/// The buffer size for each direction, in bytes.
+const BUFFER: usize = records::MOST;
+
+/// How long reporting a failure to the other end may take: the connection itself may be the
+/// failure.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The connection to the other end, and how it carries the remote socket's bytes.
+#[derive(Debug)]
+pub enum Remote {
+    /// As records, which distinguish a failure of the remote socket from its end.
+    Records(HvStream),
+    /// As raw bytes: the connection is the remote socket.
+    Raw(HvStream),
+}
+
+/// The number of bytes in each direction.
+#[derive(Debug, Default)]
+pub struct Moved {
+    outward: AtomicU64,
+    inward: AtomicU64,
+}
+
+impl Moved {
+    /// From the local socket to the remote one.
+    pub fn outward(&self) -> u64 {
+        self.outward.load(Ordering::Relaxed)
+    }
+
+    /// From the remote socket to the local one.
+    pub fn inward(&self) -> u64 {
+        self.inward.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a relay ended early. Both sockets are reset then.
+#[derive(Debug, thiserror::Error)]
+pub enum Fault {
+    /// The local socket broke.
+    #[error("{0}")]
+    Near(#[source] io::Error),
+    /// The connection to the other end broke.
+    #[error("the connection broke: {0}")]
+    Connection(#[source] io::Error),
+    /// The other end reports that the remote socket broke.
+    #[error("the remote socket broke: {0}")]
+    Remote(String),
+    /// Protocol violation by the other end.
+    #[error("protocol violation: the other end sent {0}")]
+    Violation(#[from] Violation),
+}
+
+/// State shared by the two directions.
+#[derive(Default)]
+struct Shared {
+    /// The remote socket's bytes have ended.
+    ended: AtomicBool,
+    /// A record is partly written, so no other record can follow.
+    mid_record: AtomicBool,
+}
+
+/// Relays bytes in both directions until both have ended. The end of a direction is passed on as a
+/// half-close. After a fault the other end has been informed; the caller resets the local socket.
+///
+/// # Errors
+///
+/// [`Fault`] if the local socket, the connection or the remote socket breaks.
+pub async fn relay<R, W>(
+    mut local_read: R,
+    mut local_write: W,
+    remote: Remote,
+    moved: &Moved,
+) -> Result<(), Fault>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let (mut stream, records) = match remote {
+        Remote::Records(stream) => (stream, true),
+        Remote::Raw(stream) => (stream, false),
+    };
+    let shared = Shared::default();
+    let result = {
+        let (remote_read, remote_write) = stream.split();
+        let mut outward = pin!(async {
+            match records {
+                true => send_records(&mut local_read, remote_write, &shared, moved).await,
+                false => send_raw(&mut local_read, remote_write, moved).await,
+            }
+        });
+        let mut inward = pin!(async {
+            match records {
+                true => receive_records(remote_read, &mut local_write, &shared, moved).await,
+                false => receive_raw(remote_read, &mut local_write, moved).await,
+            }
+        });
+        let (mut sent, mut received) = (false, false);
+        poll_fn(|context| {
+            // Receive first: a connection that broke may still hold received bytes.
+            if !received && let Poll::Ready(done) = inward.as_mut().poll(context) {
+                done?;
+                received = true;
+            }
+            if !sent && let Poll::Ready(done) = outward.as_mut().poll(context) {
+                done?;
+                sent = true;
+            }
+            let ended = received || shared.ended.load(Ordering::Relaxed);
+            match (sent, ended) {
+                (true, true) => Poll::Ready(Ok(())),
+                // The connection ended while this direction was open: the other end will never
+                // report its end.
+                (false, _) if records && received => Poll::Ready(Err(gone())),
+                _ => Poll::Pending,
+            }
+        })
+        .await
+    };
+    if let Err(fault) = &result {
+        if records && !shared.mid_record.load(Ordering::Relaxed) {
+            let reset = records::reset(&fault.to_string());
+            let _ = tokio::time::timeout(REPORT_TIMEOUT, stream.write_all(&reset)).await;
+        }
+        stream.abandon();
+    }
+    result
+}
+
+fn gone() -> Fault {
+    let text = "the other end is gone";
+    Fault::Connection(io::Error::new(io::ErrorKind::ConnectionReset, text))
+}
+
+/// Sends the local socket's bytes as records.
+async fn send_records(
+    mut local: impl AsyncRead + Unpin,
+    mut remote: impl AsyncWrite + Unpin,
+    shared: &Shared,
+    moved: &Moved,
+) -> Result<(), Fault> {
+    let mut buffer = vec![0; HEAD + BUFFER];
+    loop {
+        let count = local.read(&mut buffer[HEAD..]).await.map_err(Fault::Near)?;
+        let head = match count {
+            0 => records::END,
+            count => records::head(count),
+        };
+        buffer[..HEAD].copy_from_slice(&head);
+        shared.mid_record.store(true, Ordering::Relaxed);
+        let written = remote.write_all(&buffer[..HEAD + count]).await;
+        written.map_err(Fault::Connection)?;
+        shared.mid_record.store(false, Ordering::Relaxed);
+        if count == 0 {
+            return Ok(());
+        }
+        moved.outward.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// Writes received records to the local socket, then reads until the connection ends: a sender that
+/// is still active must learn that the other end is gone.
+async fn receive_records(
+    mut remote: impl AsyncRead + Unpin,
+    mut local: impl AsyncWrite + Unpin,
+    shared: &Shared,
+    moved: &Moved,
+) -> Result<(), Fault> {
+    let mut decoder = Decoder::default();
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = remote.read(&mut buffer).await.map_err(Fault::Connection)?;
+        if count == 0 {
+            return match decoder.ended() {
+                true => Ok(()),
+                false => Err(gone()),
+            };
+        }
+        let mut input = &buffer[..count];
+        while let Some(record) = decoder.next(&mut input)? {
+            match record {
+                Record::Data(data) => {
+                    local.write_all(data).await.map_err(Fault::Near)?;
+                    moved.inward.fetch_add(data.len() as u64, Ordering::Relaxed);
+                }
+                Record::End => {
+                    local.shutdown().await.map_err(Fault::Near)?;
+                    shared.ended.store(true, Ordering::Relaxed);
+                }
+                Record::Reset(reason) => return Err(Fault::Remote(reason)),
+            }
+        }
+        if !decoder.ended() {
+            local.flush().await.map_err(Fault::Near)?;
+        }
+    }
+}
+
+/// Sends the local socket's bytes as they are.
+async fn send_raw(
+    mut local: impl AsyncRead + Unpin,
+    mut remote: impl AsyncWrite + Unpin,
+    moved: &Moved,
+) -> Result<(), Fault> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = local.read(&mut buffer).await.map_err(Fault::Near)?;
+        if count == 0 {
+            return remote.shutdown().await.map_err(Fault::Connection);
+        }
+        let written = remote.write_all(&buffer[..count]).await;
+        written.map_err(Fault::Connection)?;
+        moved.outward.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
+
+/// Writes the connection's bytes to the local socket as they are.
+async fn receive_raw(
+    mut remote: impl AsyncRead + Unpin,
+    mut local: impl AsyncWrite + Unpin,
+    moved: &Moved,
+) -> Result<(), Fault> {
+    let mut buffer = vec![0; BUFFER];
+    loop {
+        let count = remote.read(&mut buffer).await.map_err(Fault::Connection)?;
+        if count == 0 {
+            return local.shutdown().await.map_err(Fault::Near);
+        }
+        local
+            .write_all(&buffer[..count])
+            .await
+            .map_err(Fault::Near)?;
+        local.flush().await.map_err(Fault::Near)?;
+        moved.inward.fetch_add(count as u64, Ordering::Relaxed);
+    }
+}
