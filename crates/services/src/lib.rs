@@ -15,6 +15,7 @@
 //! - [`wire`]: the interfaces, generated from `proto`.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 pub mod agent;
 pub mod catalog;
@@ -24,3 +25,32 @@ pub mod guest;
 pub mod host;
 pub mod link;
 pub mod wire;
+
+/// The public types are `Send` and `Sync`, so that programs can share them between tasks.
+const _: () = {
+    const fn send_and_sync<T: Send + Sync>() {}
+    send_and_sync::<copy::CopyError>();
+    send_and_sync::<copy::Source>();
+    send_and_sync::<forward::Address>();
+    send_and_sync::<forward::Fault>();
+    send_and_sync::<forward::Listener>();
+    send_and_sync::<forward::Socket>();
+    send_and_sync::<guest::Config>();
+    send_and_sync::<host::copy::Copy>();
+    send_and_sync::<host::forward::ForwardError>();
+    send_and_sync::<host::forward::Forwarding>();
+    send_and_sync::<host::forward::GuestListener>();
+    send_and_sync::<host::forward::Tunnel>();
+    send_and_sync::<host::freeze::Freezer>();
+    send_and_sync::<host::heartbeat::GuestCommands>();
+    send_and_sync::<host::kvp::KvpEvent>();
+    send_and_sync::<host::kvp::Pools>();
+    send_and_sync::<host::kvp::Watch>();
+    send_and_sync::<host::notify::Notice>();
+    send_and_sync::<host::session::ExecError>();
+    send_and_sync::<host::session::Running>();
+    send_and_sync::<link::CallError>();
+    send_and_sync::<link::ServiceServer>();
+    send_and_sync::<link::ServiceStatus>();
+    send_and_sync::<link::Target>();
+};

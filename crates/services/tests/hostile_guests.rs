@@ -138,8 +138,7 @@ impl World {
         }
     }
 
-    /// Lets an honest guest send one beat, and waits until it is received; earlier beats are
-    /// skipped.
+    /// Lets an honest guest send one beat, and waits until it is received; earlier beats are skipped.
     fn sends_a_beat(&self, name: &str, sequence: u64) {
         let target = self.target(name);
         let _call = self.runtime.spawn(async move {

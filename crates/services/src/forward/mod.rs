@@ -12,6 +12,7 @@ mod relay;
 mod socket;
 
 pub use address::{Address, ParseAddressError};
+pub use records::Violation;
 pub use relay::{Fault, Moved, Remote, relay};
 pub use socket::{Listener, Socket};
 

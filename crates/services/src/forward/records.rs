@@ -49,8 +49,7 @@ pub enum Violation {
     AfterEnd,
 }
 
-/// Decodes records from received bytes in segments of any length. Buffers at most a header and a
-/// reason.
+/// Decodes records from received bytes in segments of any length. Buffers at most a header and a reason.
 #[derive(Debug, Default)]
 pub(super) struct Decoder {
     state: State,
@@ -92,8 +91,7 @@ impl Decoder {
         self.ended
     }
 
-    /// Returns the next record in `input` and advances `input` past it; `None` when all input is
-    /// consumed.
+    /// Returns the next record in `input` and advances `input` past it; `None` when all input is consumed.
     pub(super) fn next<'a>(
         &mut self,
         input: &mut &'a [u8],
@@ -195,14 +193,14 @@ mod tests {
         violation: Option<Violation>,
     }
 
-    /// Decodes `bytes` in segments with the lengths in `cuts`, repeated.
-    fn seen(bytes: &[u8], cuts: &[usize]) -> Seen {
+    /// Decodes `bytes` in segments with the lengths in `lengths`, repeated.
+    fn seen(bytes: &[u8], lengths: &[usize]) -> Seen {
         let mut decoder = Decoder::default();
         let mut seen = Seen::default();
         let mut rest = bytes;
-        for cut in cuts.iter().cycle() {
+        for length in lengths.iter().cycle() {
             let (mut input, after) =
-                rest.split_at((*cut).clamp(1, rest.len().max(1)).min(rest.len()));
+                rest.split_at((*length).clamp(1, rest.len().max(1)).min(rest.len()));
             rest = after;
             loop {
                 match decoder.next(&mut input) {
@@ -241,14 +239,14 @@ mod tests {
         #[test]
         fn records_decode_in_segments_of_any_length(
             records in vec(vec(any::<u8>(), 1..300), 0..20),
-            cuts in vec(1_usize..200, 1..8),
+            lengths in vec(1_usize..200, 1..8),
         ) {
             let data = records.concat();
-            let clean = seen(&of(&records, &END), &cuts);
+            let clean = seen(&of(&records, &END), &lengths);
             prop_assert_eq!(&clean.data, &data);
             prop_assert_eq!(clean.ends, 1);
             prop_assert_eq!(clean.reset, None);
-            let broken = seen(&of(&records, &reset("no route")), &cuts);
+            let broken = seen(&of(&records, &reset("no route")), &lengths);
             prop_assert_eq!(broken.data, data);
             prop_assert_eq!(broken.ends, 0);
             prop_assert_eq!(broken.reset.as_deref(), Some("no route"));
@@ -266,14 +264,14 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_decode_or_fail(bytes in vec(any::<u8>(), 0..2000), cuts in vec(1_usize..50, 1..5)) {
-            let one_way = seen(&bytes, &cuts);
+        fn any_bytes_decode_or_fail(bytes in vec(any::<u8>(), 0..2000), lengths in vec(1_usize..50, 1..5)) {
+            let one_way = seen(&bytes, &lengths);
             prop_assert_eq!(one_way, seen(&bytes, &[usize::MAX]));
         }
     }
 
     #[test]
-    fn a_length_that_may_not_be_is_a_violation() {
+    fn an_oversized_length_is_a_violation() {
         let longest = u32::try_from(MOST).unwrap();
         assert_eq!(seen(&longest.to_le_bytes(), &[4]).violation, None);
         let longer = (longest + 1).to_le_bytes();
@@ -287,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn after_the_end_comes_a_failure_or_nothing() {
+    fn only_a_failure_may_follow_the_half_close() {
         let after = [&END[..], &reset("late")].concat();
         assert_eq!(seen(&after, &[5]).reset.as_deref(), Some("late"));
         let more = [&END[..], &head(1), b"x"].concat();
@@ -297,10 +295,10 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_shortened_where_it_is_told() {
-        let told = reset(&"ä".repeat(LONGEST_REASON));
-        assert_eq!(told.len(), 2 * HEAD + LONGEST_REASON);
-        let reason = seen(&told, &[100]).reset.unwrap();
+    fn a_long_reason_is_truncated() {
+        let record = reset(&"ä".repeat(LONGEST_REASON));
+        assert_eq!(record.len(), 2 * HEAD + LONGEST_REASON);
+        let reason = seen(&record, &[100]).reset.unwrap();
         assert_eq!(reason, "ä".repeat(LONGEST_REASON / 2));
     }
 }

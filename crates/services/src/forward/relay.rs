@@ -1,5 +1,4 @@
-//! Relays bytes between a local socket and a remote one, with half-close and failures in both
-//! directions.
+//! Relays bytes between a local socket and a remote one, with half-close and failures in both directions.
 
 use std::future::poll_fn;
 use std::io;
@@ -16,8 +15,7 @@ use super::records::{self, Decoder, HEAD, Record, Violation};
 /// The buffer size for each direction, in bytes.
 const BUFFER: usize = records::MOST;
 
-/// How long reporting a failure to the other end may take: the connection itself may be the
-/// failure.
+/// How long reporting a failure to the other end may take: the connection itself may be the failure.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The connection to the other end, and how it carries the remote socket's bytes.

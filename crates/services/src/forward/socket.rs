@@ -72,6 +72,7 @@ impl Socket {
 
     /// Closes the socket so that its peer sees a reset instead of an end of file, if the system can
     /// report one. TCP can; a Unix socket only if it has unread bytes.
+    #[doc(alias = "SO_LINGER")]
     pub fn reset(self) {
         if let Self::Tcp(stream) = &self {
             // On failure the peer sees an end of file, as it would without the attempt.
@@ -190,8 +191,7 @@ impl AsyncWrite for Socket {
     }
 }
 
-/// A listening socket. A Unix socket is accessible to its user only, and its file is removed on
-/// drop.
+/// A listening socket. A Unix socket is accessible to its user only, and its file is removed on drop.
 #[derive(Debug)]
 pub struct Listener {
     address: Address,
@@ -251,8 +251,7 @@ impl Listener {
         }
     }
 
-    /// Waits after a failed accept, because the reason (too many open files, say) persists for a
-    /// while.
+    /// Waits after a failed accept, because the reason (too many open files, say) persists for a while.
     pub(crate) async fn back_off() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

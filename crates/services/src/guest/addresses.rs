@@ -40,8 +40,7 @@ fn of_trie(trie: &str) -> Vec<Ipv4Addr> {
     found
 }
 
-/// The addresses of `if_inet6`: 32 digits, then the interface's number, prefix, scope, flags and
-/// name.
+/// The addresses of `if_inet6`: 32 digits, then the interface's number, prefix, scope, flags and name.
 fn of_table(table: &str) -> Vec<Ipv6Addr> {
     let lines = table.lines().take(MOST);
     let addresses = lines.filter_map(|line| {

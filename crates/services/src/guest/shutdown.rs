@@ -76,8 +76,7 @@ impl Shutdown for Service {
         };
         let by = method.text(kind);
         tracing::warn!("shutdown requested by the host ({by}): {}", request.reason);
-        // A separate thread, because the runtime may be blocked and the shutdown must not depend on
-        // it.
+        // A separate thread, because the runtime may be blocked and the shutdown must not depend on it.
         let begun = thread::Builder::new().spawn(move || {
             thread::sleep(REPLY_DELAY);
             shut_down(method, kind);

@@ -35,8 +35,7 @@ const PRIVSEP_FOLDER: &str = "/run/sshd";
 /// How long an sshd may take to send its banner, and the most of it that is read at once, in bytes.
 const BANNER_TIMEOUT: Duration = Duration::from_secs(10);
 const BANNER: usize = 512;
-/// How long a closed sshd may take to exit, and the most of its error output that is kept, in
-/// bytes.
+/// How long a closed sshd may take to exit, and the most of its error output that is kept, in bytes.
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 const STDERR_LIMIT: u64 = 512;
 
@@ -104,8 +103,7 @@ impl Sshd {
             .stdout(output)
             .stderr(Stdio::piped());
         let child = command.spawn();
-        // Close this process's copy of the child's end: otherwise its end of file would never
-        // arrive.
+        // Close this process's copy of the child's end: otherwise its end of file would never arrive.
         drop(command);
         let child = child.map_err(|error| {
             let text = format!("cannot start {}: {error}", program.display());

@@ -14,8 +14,7 @@
 //! let done = copy.put(&sources, &Put::to("/tmp/"), &mut Unobserved)?;
 //! assert_eq!(done.failed, 0);
 //! # Ok(())
-//! # }
-//! ```
+//! # } ```
 
 use std::collections::HashSet;
 use std::io;
@@ -42,8 +41,7 @@ pub struct Copy {
 /// The parameters of a copy to the guest.
 #[derive(Clone, Debug)]
 pub struct Put {
-    /// A path in the guest: an existing folder, or a new name in one. A relative path starts at the
-    /// root.
+    /// A path in the guest: an existing folder, or a new name in one. A relative path starts at the root.
     pub destination: PathBuf,
     /// The destination must be an existing folder.
     pub into: bool,
@@ -158,8 +156,7 @@ impl Copy {
     /// # Errors
     ///
     /// [`CopyError`] if two sources have the same name, the destination cannot be opened, or the
-    /// copy is aborted. An entry that fails alone is counted in the result and reported to
-    /// `observer`.
+    /// copy is aborted. An entry that fails alone is counted in the result and reported to `observer`.
     pub fn get(self, get: &Get, observer: &mut dyn Observer) -> Result<CopyCounters, CopyError> {
         let mut names = HashSet::new();
         for source in &get.sources {

@@ -26,6 +26,8 @@ const THAW: Duration = Duration::from_secs(30);
 const MOST: usize = 256;
 
 /// A client that freezes and thaws a guest's filesystems.
+#[doc(alias = "fsfreeze")]
+#[doc(alias = "quiesce")]
 #[derive(Clone, Debug)]
 pub struct Freezer {
     client: FreezeClient<Channel>,
@@ -48,8 +50,7 @@ impl Freezer {
     ///
     /// # Errors
     ///
-    /// [`CallError`] if the guest cannot freeze them, does not answer in time, or sends an invalid
-    /// reply.
+    /// [`CallError`] if the guest cannot freeze them, does not answer in time, or sends an invalid reply.
     pub async fn freeze(
         &mut self,
         limit: Duration,

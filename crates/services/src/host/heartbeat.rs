@@ -38,6 +38,7 @@ const COMMANDS: usize = 4;
 
 /// Receives liveness reports. The methods are called from the task that reads the connection, and
 /// must not block.
+#[doc(alias = "liveness")]
 pub trait HeartbeatListener: Send + Sync + 'static {
     /// A guest's agent has connected. `commands` reaches it for as long as the connection lasts.
     fn attend(&self, guest: &Peer, commands: GuestCommands);
@@ -110,8 +111,7 @@ impl<L: HeartbeatListener> Heartbeat for Service<L> {
             // The command stream ends with the beats.
             drop(commands);
         });
-        // One agent for each guest: a new call replaces an older one, which is from a previous
-        // agent.
+        // One agent for each guest: a new call replaces an older one, which is from a previous agent.
         let mut connected = locked(&self.connected);
         connected.retain(|_, reading| !reading.is_finished());
         if let Some(older) = connected.insert(partition, reading.abort_handle()) {

@@ -46,8 +46,7 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// [`CallError`] if the call fails, takes more than 15 seconds, or the value exceeds the
-    /// limits.
+    /// [`CallError`] if the call fails, takes more than 15 seconds, or the value exceeds the limits.
     pub async fn get(&mut self, pool: Pool, key: &str) -> Result<Option<String>, CallError> {
         let request = GetRequest {
             pool: pool.into(),
@@ -66,8 +65,7 @@ impl Pools {
     ///
     /// # Errors
     ///
-    /// [`CallError`] if the call fails, takes more than 15 seconds, or the reply exceeds the
-    /// limits.
+    /// [`CallError`] if the call fails, takes more than 15 seconds, or the reply exceeds the limits.
     pub async fn list(&mut self, pool: Pool) -> Result<Vec<Pair>, CallError> {
         let request = ListRequest { pool: pool.into() };
         let pairs = within(TIMEOUT, self.client.list(request)).await?.pairs;

@@ -30,6 +30,7 @@ const VALUE: usize = 256;
 const MORE: usize = 32;
 
 /// A notification.
+#[doc(alias = "sd_notify")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// `READY=1`: the guest has started.
@@ -47,8 +48,7 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// Parses a message. Unknown or invalid lines are ignored. If a key comes twice, the last one
-    /// wins.
+    /// Parses a message. Unknown or invalid lines are ignored. If a key comes twice, the last one wins.
     pub fn parse(message: &[u8]) -> Self {
         let mut notice = Self::default();
         for line in message.split(|byte| *byte == b'\n') {

@@ -16,8 +16,7 @@
 //! };
 //! println!("exit status {}", exit.code());
 //! # Ok(())
-//! # }
-//! ```
+//! # } ```
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
@@ -232,6 +231,7 @@ impl Input {
     /// # Errors
     ///
     /// [`Closed`] if the command accepts no more input.
+    #[doc(alias = "backpressure")]
     pub async fn send(&self, mut bytes: Bytes) -> Result<(), Closed> {
         while !bytes.is_empty() {
             let chunk = bytes.split_to(bytes.len().min(CHUNK));
@@ -247,6 +247,7 @@ impl Input {
     /// # Errors
     ///
     /// [`Closed`] if the command accepts no more input.
+    #[doc(alias = "half-close")]
     pub async fn end(&self) -> Result<(), Closed> {
         self.send_message(In::StdinEnd(Nothing {})).await
     }
@@ -300,8 +301,7 @@ pub enum Event {
 pub struct Exit {
     /// Exit status or signal.
     pub how: Ending,
-    /// A process that the command left running still has its output open; that output is not
-    /// received.
+    /// A process that the command left running still has its output open; that output is not received.
     pub output_left_open: bool,
 }
 

@@ -118,8 +118,7 @@ impl Target {
         })
     }
 
-    /// The default options for [`Target::stream_with`]: this target's endpoint and a 5-second
-    /// timeout.
+    /// The default options for [`Target::stream_with`]: this target's endpoint and a 5-second timeout.
     pub fn options(&self) -> ConnectOptions {
         ConnectOptions::new()
             .endpoint(&self.endpoint)
@@ -142,6 +141,7 @@ impl Target {
     /// # Errors
     ///
     /// [`CallError::Connect`] if the connect or the HTTP/2 handshake fails.
+    #[doc(alias = "ping")]
     pub async fn channel_with_keepalive(
         &self,
         service: &'static Integration,

@@ -9,6 +9,8 @@ mod server;
 pub use client::{CallError, Target};
 pub(crate) use server::Backoff;
 pub use server::{ServiceBinding, ServiceServer, ServiceStatus};
+/// The gRPC status in [`CallError::Status`], with its code.
+pub use tonic::{Code, Status};
 
 // BEGIN old names
 #[doc(hidden)]

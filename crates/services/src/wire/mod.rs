@@ -7,6 +7,7 @@
     missing_docs,
     unused_qualifications,
     clippy::all,
+    clippy::missing_errors_doc,
     reason = "generated code, described in its .proto file"
 )]
 

@@ -1,5 +1,4 @@
-//! Guests that violate the session protocol: the host reports an error and stays within its memory
-//! limits.
+//! Guests that violate the session protocol: the host reports an error and stays within its memory limits.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -44,8 +43,7 @@ fn of(what: Option<What>) -> Result<Output, Status> {
     Ok(Output { what })
 }
 
-/// The error of a command in a guest that sends these messages, and then either ends the call or is
-/// silent.
+/// The error of a command in a guest that sends these messages, and then either ends the call or is silent.
 async fn error_of(messages: Vec<Option<What>>, ends: bool) -> ExecError {
     let world = hostile(move || {
         let sent = stream::iter(messages.clone()).map(of);

@@ -1,5 +1,4 @@
-//! Hosts that violate the protocol or exceed a limit: the guest reports an error and ends the
-//! command.
+//! Hosts that violate the protocol or exceed a limit: the guest reports an error and ends the command.
 
 use std::path::Path;
 use std::time::Duration;

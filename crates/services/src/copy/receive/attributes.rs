@@ -15,8 +15,7 @@ use crate::wire::copy::Meta;
 pub enum Trust {
     /// All, as far as this process may. For a guest, because the host controls it anyway.
     Full,
-    /// All but setuid and setgid: a guest must not create programs on its host that run as other
-    /// users.
+    /// All but setuid and setgid: a guest must not create programs on its host that run as other users.
     NoSetId,
 }
 

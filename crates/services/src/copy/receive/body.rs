@@ -198,8 +198,7 @@ impl<L: Link> Receiver<'_, L> {
         }
     }
 
-    /// Completes a file: checks its checksum, applies its attributes and renames it to its final
-    /// name.
+    /// Completes a file: checks its checksum, applies its attributes and renames it to its final name.
     fn finish(
         &mut self,
         end: &wire::FileEnd,

@@ -12,8 +12,7 @@ use rustix::io::Errno;
 use super::super::CopyError;
 use super::super::name::Name;
 
-/// The destination of a copy: a folder, and the name for the single top-level entry if it is
-/// renamed.
+/// The destination of a copy: a folder, and the name for the single top-level entry if it is renamed.
 #[derive(Clone, Debug)]
 pub struct Destination {
     pub(super) folder: Arc<OwnedFd>,
@@ -47,8 +46,7 @@ impl Destination {
         };
         let trailing = path.as_os_str().as_bytes().ends_with(b"/");
         let named = match error {
-            // A file or symbolic link of this name is replaced, like an entry of the same name in a
-            // folder.
+            // A file or symbolic link of this name is replaced, like an entry of the same name in a folder.
             Errno::NOENT | Errno::NOTDIR | Errno::LOOP if !into && !trailing => {
                 path.file_name().map(OsStrExt::as_bytes)
             }

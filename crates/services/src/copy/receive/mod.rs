@@ -98,8 +98,7 @@ impl<'a, L: Link> Receiver<'a, L> {
         self
     }
 
-    /// Accepts only these names at the top level; an empty name stands for the contents of a
-    /// folder.
+    /// Accepts only these names at the top level; an empty name stands for the contents of a folder.
     pub fn requested(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
         self.requested = Some(names.into_iter().collect());
         self

@@ -37,8 +37,7 @@ impl Part {
         resume: bool,
     ) -> io::Result<Self> {
         if resume && destination::kind(folder, &name) == Some(FileType::Directory) {
-            // The final rename would fail as well, but only after the whole content was
-            // transferred.
+            // The final rename would fail as well, but only after the whole content was transferred.
             return Err(Errno::ISDIR.into());
         }
         let temporary = name.part();
@@ -111,8 +110,7 @@ fn open(
                 match fs::openat(folder, temporary.as_os_str(), flags, Mode::empty()) {
                     Ok(file) => (file, false),
                     Err(Errno::NOENT) => continue,
-                    // A symbolic link, a folder, or not writable: not a partial file of this
-                    // program.
+                    // A symbolic link, a folder, or not writable: not a partial file of this program.
                     Err(_) => {
                         fs::unlinkat(folder, temporary.as_os_str(), AtFlags::empty())?;
                         continue;

@@ -154,8 +154,7 @@ impl<L: Link> Sender<'_, L> {
         let end = self.content(file.as_fd(), &stat, size, sum)?;
         let was = |stat: &Stat| (stat.st_size, stat.st_mtime, stat.st_mtime_nsec);
         if !end.broken && fs::fstat(&file).is_ok_and(|now| was(&now) != was(&stat)) {
-            // The content is sent anyway: most of a log that is being written is better than
-            // nothing.
+            // The content is sent anyway: most of a log that is being written is better than nothing.
             self.note("it changed while it was copied".into(), false)?;
         }
         self.counters.files += u64::from(!end.broken);

@@ -29,9 +29,12 @@ fn content(length: u32) -> Vec<u8> {
 }
 
 /// Copies the tree over a connection that breaks after each end has written so many bytes.
-fn cut(from: &TempDir, to: &TempDir, sender: i64, receiver: i64) -> (Ended, Ended) {
+fn copy_tree(from: &TempDir, to: &TempDir, sender: i64, receiver: i64) -> (Ended, Ended) {
     let (one, other) = UnixStream::pair().unwrap();
-    let pair = (Cut::after(one, sender), Cut::after(other, receiver));
+    let pair = (
+        BreakingStream::after(one, sender),
+        BreakingStream::after(other, receiver),
+    );
     copy_over(pair, &[&from.path().join("tree")], to.path(), true)
 }
 
@@ -49,7 +52,7 @@ proptest! {
     ) {
         let (from, to) = (tree(), folder());
         let original = look(from.path());
-        let ((sent, _), (received, _)) = cut(&from, &to, sender, receiver);
+        let ((sent, _), (received, _)) = copy_tree(&from, &to, sender, receiver);
         let done = sent.is_ok();
         prop_assert!(!done || received.is_ok(), "done for the sender, but not for the receiver");
         let left = look(to.path());
@@ -62,7 +65,7 @@ proptest! {
             }
         }
         prop_assert!(parts(&left).len() <= 1, "{:?}", parts(&left));
-        let ((again, _), _) = cut(&from, &to, i64::MAX, i64::MAX);
+        let ((again, _), _) = copy_tree(&from, &to, i64::MAX, i64::MAX);
         prop_assert_eq!(again.unwrap().failed, 0);
         prop_assert!(look(to.path()) == original);
     }
@@ -74,11 +77,11 @@ fn a_large_file_is_resumed_where_it_stopped() {
     fs::create_dir(from.path().join("tree")).unwrap();
     let large = content(5_000_000);
     fs::write(from.path().join("tree/large"), &large).unwrap();
-    let ((sent, _), (received, _)) = cut(&from, &to, 3_000_000, i64::MAX);
+    let ((sent, _), (received, _)) = copy_tree(&from, &to, 3_000_000, i64::MAX);
     assert!(sent.unwrap_err().is_resumable());
     assert!(received.unwrap_err().is_resumable());
 
-    let ((again, _), (received, _)) = cut(&from, &to, i64::MAX, i64::MAX);
+    let ((again, _), (received, _)) = copy_tree(&from, &to, i64::MAX, i64::MAX);
     let (again, received) = (again.unwrap(), received.unwrap());
     assert!(
         (2_000_000..=3_000_000).contains(&again.resumed),
@@ -95,12 +98,12 @@ fn a_partial_file_with_other_content_is_not_resumed() {
     fs::create_dir(from.path().join("tree")).unwrap();
     let large = content(5_000_000);
     fs::write(from.path().join("tree/large"), &large).unwrap();
-    let _ = cut(&from, &to, 3_000_000, i64::MAX);
+    let _ = copy_tree(&from, &to, 3_000_000, i64::MAX);
     let part = to.path().join("tree/.large.hvsock.part");
     let file = fs::File::options().write(true).open(part).unwrap();
     file.write_all_at(b"?", 1_234_567).unwrap();
 
-    let ((again, _), _) = cut(&from, &to, i64::MAX, i64::MAX);
+    let ((again, _), _) = copy_tree(&from, &to, i64::MAX, i64::MAX);
     let again = again.unwrap();
     assert_eq!(
         (again.resumed, again.bytes, again.failed),

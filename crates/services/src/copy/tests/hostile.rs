@@ -116,12 +116,11 @@ impl Sandbox {
         self.outer.path().join("to")
     }
 
-    /// Receives these messages from a sender and nothing more, and checks that nothing outside
-    /// changed.
+    /// Receives these messages from a sender and nothing more, and checks that nothing outside changed.
     fn receive(&self, sent: &[&[u8]], trust: Trust) -> Ended {
         let before = fs::metadata(self.outer.path()).unwrap().mtime_nsec();
         let sent = sent.concat();
-        let (here, there) = Cut::pair();
+        let (here, there) = BreakingStream::pair();
         let ended = thread::scope(|scope| {
             scope.spawn(move || {
                 let mut stream = here.stream;
@@ -347,7 +346,7 @@ fn a_wrong_checksum_fails_that_file_and_no_other() {
 fn an_entry_that_was_not_requested_aborts_the_copy() {
     for sent in [whole_file(b"other", b"!"), enter(b""), link(b"other", b"x")] {
         let sandbox = Sandbox::new();
-        let (here, there) = Cut::pair();
+        let (here, there) = BreakingStream::pair();
         let mut stream = here.stream;
         stream.write_all(&sent).unwrap();
         let (mut messages, mut record) = (MessageStream::new(there), Record::default());
@@ -424,7 +423,7 @@ proptest! {
 fn send_to(replies: &[u8]) -> Ended {
     let from = folder();
     fs::write(from.path().join("a"), vec![3; 2 << 20]).unwrap();
-    let (here, there) = Cut::pair();
+    let (here, there) = BreakingStream::pair();
     thread::scope(|scope| {
         scope.spawn(move || {
             let mut messages = MessageStream::new(there);

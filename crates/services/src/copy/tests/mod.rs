@@ -19,12 +19,12 @@ use tempfile::TempDir;
 use super::*;
 
 /// An end of a socket pair that breaks in both directions after a number of written bytes.
-struct Cut {
+struct BreakingStream {
     stream: UnixStream,
     left: Arc<AtomicI64>,
 }
 
-impl Cut {
+impl BreakingStream {
     fn pair() -> (Self, Self) {
         let (one, other) = UnixStream::pair().unwrap();
         (Self::after(one, i64::MAX), Self::after(other, i64::MAX))
@@ -39,13 +39,13 @@ impl Cut {
     }
 }
 
-impl Read for Cut {
+impl Read for BreakingStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.stream.read(buffer)
     }
 }
 
-impl Write for Cut {
+impl Write for BreakingStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let left = self.left.load(Ordering::Relaxed);
         if left == 0 {
@@ -63,7 +63,7 @@ impl Write for Cut {
     }
 }
 
-impl Link for Cut {
+impl Link for BreakingStream {
     fn has_input(&mut self) -> io::Result<bool> {
         let mut fds = [PollFd::new(&self.stream, PollFlags::IN)];
         Ok(poll(&mut fds, Some(&Timespec::default()))? > 0)
@@ -96,11 +96,11 @@ type Ended = (Result<CopyCounters, CopyError>, Record);
 
 /// Copies `sources` to `destination`. Returns the results of the sender and of the receiver.
 fn copy(sources: &[&Path], destination: &Path, archive: bool) -> (Ended, Ended) {
-    copy_over(Cut::pair(), sources, destination, archive)
+    copy_over(BreakingStream::pair(), sources, destination, archive)
 }
 
 fn copy_over(
-    (here, there): (Cut, Cut),
+    (here, there): (BreakingStream, BreakingStream),
     sources: &[&Path],
     destination: &Path,
     archive: bool,

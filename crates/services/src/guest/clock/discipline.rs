@@ -26,14 +26,12 @@ const FASTEST: i64 = 500_000;
 /// Offsets below this are good: measurements become rarer. In nanoseconds.
 const GOOD: u64 = 1_000_000;
 
-/// The interval between measurements: at first, the first interval between good ones, and the
-/// longest.
+/// The interval between measurements: at first, the first interval between good ones, and the longest.
 const SOON: Duration = Duration::from_secs(4);
 const OFTEN: Duration = Duration::from_secs(16);
 const SELDOM: Duration = Duration::from_secs(64);
 
-/// The shortest time over which a drift is significant, and the time from which on it is fully
-/// used.
+/// The shortest time over which a drift is significant, and the time from which on it is fully used.
 const LONG_ENOUGH: Duration = Duration::from_secs(3);
 const LONG: Duration = Duration::from_secs(32);
 

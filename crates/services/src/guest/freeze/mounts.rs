@@ -108,16 +108,19 @@ pub fn parse(table: &[u8]) -> Vec<Mount> {
 /// The filesystems to freeze, and those on a disk that cannot be frozen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// The last one that was mounted comes first: whatever lies on another, as a loop device's
-    /// does, was mounted after that, and has to write to it while it is being frozen.
+    /// In order: the last mounted comes first. A filesystem that lies on another one, such as that
+    /// of a loop device, was mounted later and writes to the other one while it is being frozen.
     pub freeze: Vec<Filesystem>,
     /// Filesystems on a disk that are skipped, with the reasons.
     pub skipped: Vec<Skipped>,
 }
 
-/// Chooses from all mounts: those at the points that are `wanted`, or all if none is. A filesystem
-/// that is mounted in several places comes once. Fails with a wanted point where there is nothing
-/// that could be frozen.
+/// Selects the filesystems at the mount points in `wanted`, or all if it is empty. A filesystem with
+/// several mounts is selected once.
+///
+/// # Errors
+///
+/// [`NotFreezable`] with a wanted mount point that has no filesystem to freeze.
 pub fn select(mounts: &[Mount], wanted: &[PathBuf]) -> Result<Selection, NotFreezable> {
     let mut selection = Selection::default();
     let mut seen = HashSet::new();

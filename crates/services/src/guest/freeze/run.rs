@@ -48,8 +48,7 @@ pub(super) struct FreezeRun {
 impl FreezeRun {
     /// Starts the freezer process, and a task that follows it.
     pub(super) fn start(freeze: &FreezeCommand, manager: &Arc<FreezeManager>) -> io::Result<Self> {
-        // Random, so that a host that remembers the id of an earlier agent does not match this
-        // freeze.
+        // Random, so that a host that remembers the id of an earlier agent does not match this freeze.
         let id = RandomState::new().build_hasher().finish().max(1);
         // The running program, even if its file has been replaced.
         let mut command = Command::new("/proc/self/exe");
@@ -197,8 +196,7 @@ fn thaw_all(mut wanted: Vec<PathBuf>) -> io::Result<Vec<String>> {
             }
         }
     };
-    // In reverse order: a filesystem that lies on another one can only be written to when that is
-    // thawed.
+    // In reverse order: a filesystem that lies on another one can only be written to when that is thawed.
     for filesystem in selection.freeze.iter().rev() {
         let thawed = match open_mount(filesystem) {
             Ok(file) => thaw(file).map_err(|error| (error.raw_os_error(), error.to_string())),

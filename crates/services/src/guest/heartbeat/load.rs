@@ -6,8 +6,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use crate::wire::heartbeat::Beat;
 
-/// Fills in the values that change with every beat. Values that the kernel does not report stay
-/// zero.
+/// Fills in the values that change with every beat. Values that the kernel does not report stay zero.
 pub(super) fn fill(beat: &mut Beat) {
     let read = |path| fs::read_to_string(path).unwrap_or_default();
     [beat.load_1_milli, beat.load_5_milli, beat.load_15_milli] = loads(&read("/proc/loadavg"));

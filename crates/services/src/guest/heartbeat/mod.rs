@@ -33,8 +33,7 @@ const OFFERED: Duration = Duration::from_secs(2);
 /// The facts are refreshed every this many beats.
 const FACTS_INTERVAL: u64 = 5;
 
-/// The keepalive timeout of the connection: a host that vanished is detected, and the connection
-/// renewed.
+/// The keepalive timeout of the connection: a host that vanished is detected, and the connection renewed.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The largest command of the host, in bytes.

@@ -71,8 +71,7 @@ impl Os {
     }
 }
 
-/// The host's name with its domain, if `/etc/hosts` has it. A DNS query would take too long for a
-/// fact.
+/// The host's name with its domain, if `/etc/hosts` has it. A DNS query would take too long for a fact.
 fn qualified(name: &str, hosts: &str) -> String {
     let lines = hosts.lines();
     let mut names = lines.flat_map(|line| {

@@ -66,8 +66,7 @@ impl Files {
         folder.map_or_else(Self::in_default_folder, Self::new)
     }
 
-    /// The pools in the default folder. The first user with the permission to do so creates the
-    /// folder.
+    /// The pools in the default folder. The first user with the permission to do so creates the folder.
     pub fn in_default_folder() -> Self {
         let first = match Path::new(HYPER_V_DEVICE).exists() {
             true => OWN,

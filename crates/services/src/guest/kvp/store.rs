@@ -1,5 +1,4 @@
-//! The pools of the service: read and changed without blocking the agent, and published to the
-//! watches.
+//! The pools of the service: read and changed without blocking the agent, and published to the watches.
 
 use std::path::PathBuf;
 use std::sync::Arc;

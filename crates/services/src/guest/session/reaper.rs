@@ -1,8 +1,7 @@
 //! Reaps orphaned children, which is the duty of a first process.
 //!
 //! In a container the agent may be the first process, and commands may leave children behind. A
-//! zombie that is not reaped keeps its process id, and a container has only a limited number of
-//! them.
+//! zombie that is not reaped keeps its process id, and a container has only a limited number of them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,8 +14,7 @@ use tokio::time::sleep;
 use super::process;
 use super::sweep::Stat;
 
-/// How long a zombie must exist before it is reaped: the thread that started a process reaps it
-/// sooner.
+/// How long a zombie must exist before it is reaped: the thread that started a process reaps it sooner.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// Reaps orphaned children until dropped, if this is the first process.

@@ -209,8 +209,7 @@ fn signal(number: u32, io: &Io, leader: Pid) -> Result<(), String> {
     Ok(())
 }
 
-/// Writes the parent's input to the command, and returns credit. Returns only if the parent is
-/// gone.
+/// Writes the parent's input to the command, and returns credit. Returns only if the parent is gone.
 async fn write_input(stdin: &Stdin, input_fd: Option<Arc<Fd>>, io: &Io, out: &Outputs) {
     let Some(input_fd) = input_fd else {
         stdin.close();

@@ -27,8 +27,7 @@ pub(super) fn open(size: Winsize, owner: Option<u32>) -> io::Result<Pair> {
     modes.input_modes |= InputModes::IUTF8;
     tcsetattr(&inner, OptionalActions::Now, &modes)?;
     if let Some(owner) = owner {
-        // Otherwise programs could not open their own /dev/tty by name. The group is set by the
-        // system.
+        // Otherwise programs could not open their own /dev/tty by name. The group is set by the system.
         fchown(&inner, Some(Uid::from_raw(owner)), None)?;
     }
     Ok(Pair { outer, inner })

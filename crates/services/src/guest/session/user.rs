@@ -220,8 +220,8 @@ mod tests {
         // A name of digits is a name first.
         assert_eq!(in_files(etc.path(), "7").unwrap().uid, 8);
         assert_eq!(in_files(etc.path(), "8").unwrap().home, Path::new("/seven"));
-        for nobody in ["carol", "all", "9", "", "odd"] {
-            assert_eq!(in_files(etc.path(), nobody), None, "{nobody}");
+        for unknown in ["carol", "all", "9", "", "odd"] {
+            assert_eq!(in_files(etc.path(), unknown), None, "{unknown}");
         }
     }
 

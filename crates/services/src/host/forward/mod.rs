@@ -94,6 +94,7 @@ impl Tunnel {
     /// # Errors
     ///
     /// [`Fault`] if either side breaks.
+    #[doc(alias = "splice")]
     pub async fn relay(self, mut socket: Socket, moved: &Moved) -> Result<(), Fault> {
         let (read, write) = tokio::io::split(&mut socket);
         let relayed = relay(read, write, self.remote, moved).await;
