@@ -96,7 +96,7 @@ impl Pairs {
                     }
                 }
                 bail!(
-                    "no key \"{key}\"; `hvsock-agent kvp list` shows the keys that the host has set"
+                    "no key `{key}`; `hvsock-agent kvp list` shows the keys that the host has set"
                 );
             }
             Self::Set(Set { key, value }) => {
