@@ -21,7 +21,8 @@ const LOCALHOST: &str = "localhost";
 ///
 /// let address: Address = "tcp:80".parse()?;
 /// assert_eq!(address.to_string(), "tcp:localhost:80");
-/// # Ok::<(), hvsock_services::forward::ParseAddressError>(()) ```
+/// # Ok::<(), hvsock_services::forward::ParseAddressError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
     /// A TCP port of a host; the default host is loopback.

@@ -14,7 +14,8 @@
 //! let done = copy.put(&sources, &Put::to("/tmp/"), &mut Unobserved)?;
 //! assert_eq!(done.failed, 0);
 //! # Ok(())
-//! # } ```
+//! # }
+//! ```
 
 use std::collections::HashSet;
 use std::io;

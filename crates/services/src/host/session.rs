@@ -16,7 +16,8 @@
 //! };
 //! println!("exit status {}", exit.code());
 //! # Ok(())
-//! # } ```
+//! # }
+//! ```
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
