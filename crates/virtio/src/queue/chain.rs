@@ -103,8 +103,9 @@ impl Chain {
                 let entries = u64::from(descriptor.len) / DESCRIPTOR;
                 let is_whole = u64::from(descriptor.len).is_multiple_of(DESCRIPTOR);
                 let end = descriptor.address.checked_add(u64::from(descriptor.len));
-                let alone = descriptor.flags & (NEXT | WRITE) == 0;
-                if nested || !layout.indirect || !alone || !is_whole || end.is_none() {
+                // Section 2.7.5.3.2: WRITE is ignored here. Section 2.7.5.3.1: NEXT is forbidden.
+                let has_next = descriptor.flags & NEXT != 0;
+                if nested || !layout.indirect || has_next || !is_whole || end.is_none() {
                     return Err(BadChain::Indirect);
                 }
                 // A table may be larger than what is used of it; what is used is counted below.
@@ -131,11 +132,14 @@ impl Chain {
             return Err(BadChain::TooLong);
         }
         let writes = descriptor.flags & WRITE != 0;
+        // Section 2.7.5.2: a chain is not longer than 2^32 bytes in total.
+        let total = self.lens[0] + self.lens[1];
+        if total.checked_add(descriptor.len).is_none() {
+            return Err(BadChain::Overflow);
+        }
         if !writes && self.readable < self.segments.len() {
             return Err(BadChain::Order);
         }
-        let len = &mut self.lens[usize::from(writes)];
-        *len = len.checked_add(descriptor.len).ok_or(BadChain::Overflow)?;
         if descriptor
             .address
             .checked_add(u64::from(descriptor.len))
@@ -143,6 +147,7 @@ impl Chain {
         {
             return Err(BadChain::Overflow);
         }
+        self.lens[usize::from(writes)] += descriptor.len;
         self.segments.push(Segment {
             address: descriptor.address,
             len: descriptor.len,

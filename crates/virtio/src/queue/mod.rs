@@ -48,9 +48,11 @@ pub const MAX_SIZE: u16 = 32768;
 /// The most descriptors of one chain, however large the queue.
 pub const MAX_CHAIN: usize = 1024;
 
-/// Do not notify the device: `VIRTQ_AVAIL_F_NO_INTERRUPT` of the driver.
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` in the available ring's flags: the driver wants no used buffer
+/// notification from the device (section 2.7.7).
 const NO_INTERRUPT: u16 = 1;
-/// Do not notify the driver: `VIRTQ_USED_F_NO_NOTIFY` of the device.
+/// `VIRTQ_USED_F_NO_NOTIFY` in the used ring's flags: the device wants no available buffer
+/// notification from the driver (section 2.7.10).
 const NO_NOTIFY: u16 = 1;
 
 /// Where a queue's parts lie and what was agreed on.
