@@ -268,6 +268,7 @@ impl Queue {
     /// something is available already; then the device should not sleep.
     pub fn ask_for_kicks(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
         if self.layout.event_idx {
+            self.clear_flags(memory)?;
             self.set_event(memory, self.seen.0)?;
         } else if self.kicks != Some(true) {
             memory
@@ -285,6 +286,9 @@ impl Queue {
         if self.kicks == Some(false) {
             return Ok(());
         }
+        if self.layout.event_idx {
+            self.clear_flags(memory)?;
+        }
         self.kicks = Some(false);
         if self.layout.event_idx {
             // A place that the driver has passed is one that it does not come to.
@@ -293,6 +297,15 @@ impl Queue {
         memory
             .store(self.layout.used, NO_NOTIFY)
             .ok_or(QueueFault::Outside)
+    }
+
+    /// With EVENT_IDX, the used ring's flags must be 0 (section 2.7.10.2), whatever was there before.
+    fn clear_flags(&self, memory: &impl GuestMemory) -> Result<(), QueueFault> {
+        if self.kicks.is_none() {
+            let stored = memory.store(self.layout.used, 0);
+            stored.ok_or(QueueFault::Outside)?;
+        }
+        Ok(())
     }
 
     fn set_event(&self, memory: &impl GuestMemory, at: u16) -> Result<(), QueueFault> {

@@ -477,3 +477,63 @@ fn rings_that_cannot_be_believed_are_a_fault() {
     memory.store(AVAILABLE + 4, 4).unwrap();
     assert_eq!(queue.peek(&memory, chain), Err(QueueFault::Head));
 }
+
+/// Section 2.7.10.2: with `VIRTIO_F_EVENT_IDX` the device sets the used ring's flags to 0, and
+/// advises the driver by `avail_event`; without it by the flags, and leaves `avail_event` alone.
+#[test]
+fn notifications_are_suppressed_by_the_field_that_was_negotiated() {
+    let avail_event = USED + 4 + 4 * 8;
+    for enable in [false, true] {
+        let memory = Memory::new();
+        memory.store(USED, NO_NOTIFY).unwrap();
+        let mut queue = Queue::new(layout(4, true), 7, &memory).unwrap();
+        memory.store(AVAILABLE + 2, 7).unwrap();
+        if enable {
+            assert_eq!(queue.ask_for_kicks(&memory), Ok(false));
+        } else {
+            queue.refuse_kicks(&memory).unwrap();
+        }
+        let event = if enable { 7 } else { 6 };
+        assert_eq!((memory.word(USED), memory.word(avail_event)), (0, event));
+
+        memory.store(avail_event, 0x1234).unwrap();
+        let mut queue = Queue::new(layout(4, false), 7, &memory).unwrap();
+        if enable {
+            assert_eq!(queue.ask_for_kicks(&memory), Ok(false));
+        } else {
+            queue.refuse_kicks(&memory).unwrap();
+        }
+        let flags = u16::from(!enable);
+        assert_eq!(
+            (memory.word(USED), memory.word(avail_event)),
+            (flags, 0x1234)
+        );
+    }
+}
+
+/// Section 2.7.7.2: with `VIRTIO_F_EVENT_IDX` the device ignores the available ring's flags and
+/// compares `used_event`; without it the flags decide, and `used_event` is ignored.
+#[test]
+fn the_driver_is_notified_by_the_field_that_was_negotiated() {
+    let used_event = AVAILABLE + 4 + 4 * 2;
+    for (event_idx, flags, event, expected) in [
+        (false, 0, 9, true),
+        (false, NO_INTERRUPT, u16::MAX, false),
+        (true, NO_INTERRUPT, u16::MAX, true),
+        (true, 0, 0, false),
+        (true, 0, u16::MAX - 1, false),
+    ] {
+        let memory = Memory::new();
+        // The used index wraps around with this chain.
+        let mut queue = Queue::new(layout(4, event_idx), u16::MAX, &memory).unwrap();
+        memory.store(AVAILABLE, flags).unwrap();
+        memory.store(used_event, event).unwrap();
+        queue.give_back(&memory, 0, 0).unwrap();
+        assert_eq!(
+            queue.publish(&memory),
+            Ok(expected),
+            "{event_idx} {flags} {event}"
+        );
+        assert_eq!(memory.word(USED + 2), 0);
+    }
+}
