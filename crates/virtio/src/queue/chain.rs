@@ -1,8 +1,8 @@
-//! Chains of descriptors, direct and indirect.
+//! Descriptor chains, through the descriptor table and indirect tables (section 2.7.5).
 
 use super::{GuestMemory, Layout, MAX_CHAIN};
 
-/// The bytes of a descriptor.
+/// Size of a descriptor in bytes.
 const DESCRIPTOR: u64 = 16;
 /// `VIRTQ_DESC_F_NEXT`
 const NEXT: u16 = 1;
@@ -11,68 +11,71 @@ const WRITE: u16 = 2;
 /// `VIRTQ_DESC_F_INDIRECT`
 const INDIRECT: u16 = 4;
 
-/// A stretch of the guest's memory that a chain names.
+/// A contiguous buffer in guest memory, named by one descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
-    /// Where it begins.
+    /// Guest physical address.
     pub address: u64,
-    /// Its bytes; address and length together do not overflow.
+    /// Length in bytes. `address + len` does not overflow.
     pub len: u32,
 }
 
-/// What is wrong with a chain.
+/// Why a descriptor chain is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadChain {
-    /// A descriptor names a next one that the table does not have.
-    #[error("a descriptor names a next one that there is not")]
+    /// A descriptor's `next` lies outside its table.
+    #[error("a descriptor's next lies outside its table")]
     Next,
-    /// The chain has more descriptors than its table, so it goes round, or than may be.
-    #[error("the chain goes round or is too long")]
+    /// The chain has more descriptors than its table, so it loops, or more than
+    /// [`MAX_CHAIN`](super::MAX_CHAIN).
+    #[error("the chain loops or has too many descriptors")]
     TooLong,
-    /// A table that is empty, not whole, in another indirect table, or not in the memory.
-    #[error("an indirect table is wrong")]
+    /// An indirect table is empty, not a multiple of 16 bytes, nested in another, combined with
+    /// `VIRTQ_DESC_F_NEXT`, not negotiated, or a descriptor table lies outside guest memory.
+    #[error("an indirect table is malformed, nested or outside guest memory")]
     Indirect,
-    /// What the device may write comes before what it may read.
-    #[error("what may be written comes before what may be read")]
+    /// A device-writable descriptor comes before a device-readable one (section 2.7.4.2).
+    #[error("a device-writable descriptor precedes a device-readable one")]
     Order,
-    /// Address and length go beyond 2^64, or the whole beyond 2^32.
-    #[error("a descriptor is longer than memory can be")]
+    /// A segment extends beyond address 2^64, or the whole chain is 2^32 bytes or longer.
+    #[error("a segment or the chain is longer than the address space allows")]
     Overflow,
 }
 
-/// A chain of descriptors: first those that the device reads, then those that it writes.
+/// A descriptor chain: device-readable segments, then device-writable ones. Reused between chains to
+/// avoid allocation.
 #[derive(Debug, Default)]
 pub struct Chain {
     head: u16,
     segments: Vec<Segment>,
-    /// How many of them the device reads.
+    /// How many of the segments are device-readable.
     readable: usize,
-    /// Bytes to read, then bytes to write.
+    /// Device-readable and device-writable bytes.
     lens: [u32; 2],
 }
 
 impl Chain {
-    /// Which one it is, for [`Queue::give_back`](super::Queue::give_back).
+    /// Index of the head descriptor, to pass to [`Queue::give_back`](super::Queue::give_back).
     pub fn head(&self) -> u16 {
         self.head
     }
 
-    /// What the device reads.
+    /// The device-readable segments.
     pub fn readable(&self) -> &[Segment] {
         &self.segments[..self.readable]
     }
 
-    /// What the device writes.
+    /// The device-writable segments.
     pub fn writable(&self) -> &[Segment] {
         &self.segments[self.readable..]
     }
 
-    /// The bytes that the device reads.
+    /// Total length of the device-readable segments in bytes.
     pub fn readable_len(&self) -> u32 {
         self.lens[0]
     }
 
-    /// The bytes that the device writes.
+    /// Total length of the device-writable segments in bytes.
     pub fn writable_len(&self) -> u32 {
         self.lens[1]
     }
@@ -101,14 +104,14 @@ impl Chain {
             let descriptor = Descriptor::decode(&raw);
             if descriptor.flags & INDIRECT != 0 {
                 let entries = u64::from(descriptor.len) / DESCRIPTOR;
-                let is_whole = u64::from(descriptor.len).is_multiple_of(DESCRIPTOR);
+                let is_multiple = u64::from(descriptor.len).is_multiple_of(DESCRIPTOR);
                 let end = descriptor.address.checked_add(u64::from(descriptor.len));
                 // Section 2.7.5.3.2: WRITE is ignored here. Section 2.7.5.3.1: NEXT is forbidden.
                 let has_next = descriptor.flags & NEXT != 0;
-                if nested || !layout.indirect || has_next || !is_whole || end.is_none() {
+                if nested || !layout.indirect || has_next || !is_multiple || end.is_none() {
                     return Err(BadChain::Indirect);
                 }
-                // A table may be larger than what is used of it; what is used is counted below.
+                // A table may be larger than the chain in it; `push` limits the chain.
                 let entries = entries.min(1 << 16) as u32;
                 if entries == 0 {
                     return Err(BadChain::Indirect);
@@ -131,13 +134,13 @@ impl Chain {
         if self.segments.len() == MAX_CHAIN {
             return Err(BadChain::TooLong);
         }
-        let writes = descriptor.flags & WRITE != 0;
+        let is_writable = descriptor.flags & WRITE != 0;
         // Section 2.7.5.2: a chain is not longer than 2^32 bytes in total.
         let total = self.lens[0] + self.lens[1];
         if total.checked_add(descriptor.len).is_none() {
             return Err(BadChain::Overflow);
         }
-        if !writes && self.readable < self.segments.len() {
+        if !is_writable && self.readable < self.segments.len() {
             return Err(BadChain::Order);
         }
         if descriptor
@@ -147,12 +150,12 @@ impl Chain {
         {
             return Err(BadChain::Overflow);
         }
-        self.lens[usize::from(writes)] += descriptor.len;
+        self.lens[usize::from(is_writable)] += descriptor.len;
         self.segments.push(Segment {
             address: descriptor.address,
             len: descriptor.len,
         });
-        self.readable += usize::from(!writes);
+        self.readable += usize::from(!is_writable);
         Ok(())
     }
 }
@@ -166,7 +169,7 @@ struct Descriptor {
 
 impl Descriptor {
     fn decode(raw: &[u8; DESCRIPTOR as usize]) -> Self {
-        // One load of 16 bytes, as long as they stay in a register.
+        // The compiler makes one 16-byte load of this.
         let raw = u128::from_le_bytes(*raw);
         Self {
             address: raw as u64,

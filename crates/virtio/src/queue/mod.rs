@@ -1,16 +1,20 @@
-//! The device's side of a split virtqueue (virtio 1.2, section 2.7), over memory that is the
-//! guest's and that it may change at any time.
+//! The device's side of a split virtqueue (virtio 1.2, section 2.7).
 //!
-//! In the order of use: [`Queue::new`] with where the driver put its parts; [`Queue::peek`] reads
-//! the next chain of descriptors and leaves it there, [`Queue::take`] takes it;
-//! [`Queue::give_back`] puts it among those that are used; [`Queue::publish`] shows the driver all
-//! that were given back, and says whether it wants to be notified. Before the device sleeps,
-//! [`Queue::ask_for_kicks`] asks the driver to notify it, and while it is awake
-//! [`Queue::refuse_kicks`] keeps the driver from that trouble.
+//! The rings lie in guest memory, which a hostile guest may change at any time (TOCTOU): every value
+//! is read once, validated, and then used.
 //!
-//! What is wrong with one chain is the chain's fault ([`Next::Bad`]): it is given back unused and
-//! the queue goes on. What is wrong with the rings themselves is a [`QueueFault`], after which
-//! nothing that they say can be believed.
+//! Order of use:
+//!
+//! 1. [`Queue::new`] with the addresses that the driver chose.
+//! 2. [`Queue::peek`] reads the next available descriptor chain; [`Queue::take`] removes it from the
+//!    available ring.
+//! 3. [`Queue::give_back`] adds a chain to the used ring. [`Queue::publish`] makes all added chains
+//!    visible to the driver, and returns whether the driver wants a used buffer notification.
+//! 4. Before the device parks, [`Queue::ask_for_kicks`] enables available buffer notifications. While
+//!    the device polls the ring, [`Queue::refuse_kicks`] suppresses them.
+//!
+//! A malformed chain ([`Next::Bad`]) is returned unused, and the queue goes on. Malformed rings are a
+//! [`QueueFault`]: the device must not use the queue any more.
 
 mod chain;
 #[cfg(test)]
@@ -20,32 +24,32 @@ use std::num::Wrapping;
 
 pub use chain::{BadChain, Chain, Segment};
 
-/// Memory of a guest, by the guest's own addresses.
+/// Guest memory, addressed by guest physical addresses.
 ///
-/// The guest may write to it at any time, and may give any address. Nothing here may panic or
-/// give more access than to the guest's own memory.
+/// The guest may write to it at any time and may pass any address. Implementations must not panic,
+/// and must not access anything but the guest's memory.
 pub trait GuestMemory {
-    /// Copies bytes from `address` on, all of them or none; whether it did.
+    /// Fills `to` from `address`. Returns `false`, with `to` unspecified, if a part lies outside.
     #[must_use]
     fn read(&self, address: u64, to: &mut [u8]) -> bool;
 
-    /// Copies bytes to `address`, all of them or none; whether it did.
+    /// Copies `from` to `address`. Returns `false`, with nothing written, if a part lies outside.
     #[must_use]
     fn write(&self, address: u64, from: &[u8]) -> bool;
 
-    /// Reads a little-endian word at once, and before everything after it. `None`: there is none.
+    /// Loads a little-endian `u16` atomically, with acquire ordering. `None` if it lies outside.
     fn load(&self, address: u64) -> Option<u16>;
 
-    /// Writes a little-endian word at once, and after everything before it. `None`: there is none.
+    /// Stores a little-endian `u16` atomically, with release ordering. `None` if it lies outside.
     fn store(&self, address: u64, value: u16) -> Option<()>;
 
-    /// Keeps what is read after it from being read before what was written before it is seen.
+    /// A full memory barrier: no later load moves before an earlier store.
     fn fence(&self);
 }
 
-/// The most entries of a queue (section 2.7).
+/// Maximum queue size in entries (section 2.7).
 pub const MAX_SIZE: u16 = 32768;
-/// The most descriptors of one chain, however large the queue.
+/// Maximum number of descriptors in one chain, whatever the queue size.
 pub const MAX_CHAIN: usize = 1024;
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` in the available ring's flags: the driver wants no used buffer
@@ -55,48 +59,49 @@ const NO_INTERRUPT: u16 = 1;
 /// notification from the driver (section 2.7.10).
 const NO_NOTIFY: u16 = 1;
 
-/// Where a queue's parts lie and what was agreed on.
+/// The addresses of a virtqueue's parts, and the negotiated features.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Layout {
-    /// Entries: a power of two, at most [`MAX_SIZE`].
+    /// Queue size in entries: a power of two, at most [`MAX_SIZE`].
     pub size: u16,
-    /// The descriptor table, aligned to 16.
+    /// Address of the descriptor table, aligned to 16.
     pub descriptors: u64,
-    /// What the driver makes available, aligned to 2.
+    /// Address of the available ring (the driver area), aligned to 2.
     pub available: u64,
-    /// What the device has used, aligned to 4.
+    /// Address of the used ring (the device area), aligned to 4.
     pub used: u64,
-    /// `VIRTIO_F_EVENT_IDX` was agreed on.
+    /// `VIRTIO_F_EVENT_IDX` was negotiated.
     pub event_idx: bool,
-    /// `VIRTIO_F_INDIRECT_DESC` was agreed on.
+    /// `VIRTIO_F_INDIRECT_DESC` was negotiated.
     pub indirect: bool,
 }
 
-/// Rings that cannot be believed any more.
+/// The rings are invalid; the queue must not be used any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum QueueFault {
-    /// The size is no power of two, or too large, or a part is not aligned.
-    #[error("the queue has no valid layout")]
+    /// The size is not a power of two or exceeds [`MAX_SIZE`], or an address is not aligned or
+    /// overflows.
+    #[error("the queue's size or alignment is invalid")]
     Layout,
-    /// A part is not in the guest's memory.
-    #[error("the queue lies outside the guest's memory")]
+    /// A part of the queue lies outside guest memory.
+    #[error("the queue lies outside guest memory")]
     Outside,
-    /// More is available than the queue has entries.
-    #[error("the driver made more chains available than the queue holds")]
+    /// The available index is ahead of the device by more than the queue size.
+    #[error("the available index is ahead by more than the queue size")]
     Overrun,
-    /// What is available begins outside the table.
-    #[error("the driver made a descriptor available that the queue does not have")]
+    /// The available ring names a head outside the descriptor table.
+    #[error("the available ring names a descriptor outside the table")]
     Head,
 }
 
-/// What comes next in a queue.
+/// The result of [`Queue::peek`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing is available.
+    /// The available ring is empty.
     Empty,
-    /// A chain, read into what was given to [`Queue::peek`].
+    /// A valid chain, stored in the argument of [`Queue::peek`].
     Chain,
-    /// A chain that is wrong, and why. It is there to be taken and given back.
+    /// A malformed chain, and why. The device takes it and returns it with length 0.
     Bad(BadChain),
 }
 
@@ -104,20 +109,25 @@ pub enum Next {
 #[derive(Debug)]
 pub struct Queue {
     layout: Layout,
-    /// Chains taken so far.
-    taken: Wrapping<u16>,
-    /// Chains that the driver had made available when last looked.
-    seen: Wrapping<u16>,
-    /// Chains given back so far.
-    used: Wrapping<u16>,
-    /// Those of them that the driver was shown.
-    published: Wrapping<u16>,
-    /// Whether the driver was asked for kicks; `None`: it is not known.
-    kicks: Option<bool>,
+    /// Index of the next chain to take from the available ring.
+    next_avail: Wrapping<u16>,
+    /// The driver's available index, as last loaded.
+    avail_idx: Wrapping<u16>,
+    /// Index of the next entry to write in the used ring.
+    next_used: Wrapping<u16>,
+    /// The used index that the driver can see.
+    used_idx: Wrapping<u16>,
+    /// Whether available buffer notifications are enabled; `None` until the device has set it.
+    notifications: Option<bool>,
 }
 
 impl Queue {
-    /// A queue that goes on after `base` chains, which are used; 0 for a new one.
+    /// Creates a queue that continues at index `base` of both rings; 0 for a new queue.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFault::Layout`] if the size, the alignment or an address is invalid;
+    /// [`QueueFault::Outside`] if a part lies outside `memory`.
     pub fn new(layout: Layout, base: u16, memory: &impl GuestMemory) -> Result<Self, QueueFault> {
         let Layout {
             size,
@@ -126,7 +136,7 @@ impl Queue {
             used,
             ..
         } = layout;
-        let is_sound = size.is_power_of_two()
+        let is_valid = size.is_power_of_two()
             && size <= MAX_SIZE
             && descriptors.is_multiple_of(16)
             && available.is_multiple_of(2)
@@ -137,20 +147,20 @@ impl Queue {
             (available, 6 + length * 2),
             (used, 6 + length * 8),
         ];
-        // So that no sum of an address in the queue can overflow.
+        // No address computed from these overflows afterwards.
         let fits = parts.iter().all(|(at, len)| at.checked_add(*len).is_some());
-        if !is_sound || !fits {
+        if !is_valid || !fits {
             return Err(QueueFault::Layout);
         }
         let queue = Self {
             layout,
-            taken: Wrapping(base),
-            seen: Wrapping(base),
-            used: Wrapping(base),
-            published: Wrapping(base),
-            kicks: None,
+            next_avail: Wrapping(base),
+            avail_idx: Wrapping(base),
+            next_used: Wrapping(base),
+            used_idx: Wrapping(base),
+            notifications: None,
         };
-        // Found out now rather than by the first packet.
+        // An address outside memory is an error here, not at the first packet.
         for (at, len) in parts {
             let mut byte = [0];
             if !memory.read(at, &mut byte) || !memory.read(at + len - 1, &mut byte) {
@@ -160,32 +170,39 @@ impl Queue {
         Ok(queue)
     }
 
-    /// Chains taken so far, modulo 2^16: where a queue goes on after a stop.
+    /// Index of the next available chain, modulo 2^16: the `base` to resume a stopped queue with.
+    #[doc(alias = "next_avail")]
     pub fn position(&self) -> u16 {
-        self.taken.0
+        self.next_avail.0
     }
 
-    /// How many entries the queue has.
+    /// Queue size in entries.
     pub fn size(&self) -> u16 {
         self.layout.size
     }
 
-    /// Whether the driver has made something available that was not taken yet, at a glance.
+    /// Whether the available ring holds a chain. One load, for busy-polling; nothing is validated.
     pub fn has_available(&self, memory: &impl GuestMemory) -> bool {
-        self.seen != self.taken || memory.load(self.layout.available + 2) != Some(self.taken.0)
+        self.avail_idx != self.next_avail
+            || memory.load(self.layout.available + 2) != Some(self.next_avail.0)
     }
 
-    /// Reads the next chain, and leaves it where it is.
+    /// Reads the next available chain into `chain`, without taking it from the available ring.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFault::Overrun`] or [`QueueFault::Head`] if the available ring is invalid;
+    /// [`QueueFault::Outside`] if it is no longer in `memory`.
     pub fn peek(
         &mut self,
         memory: &impl GuestMemory,
         chain: &mut Chain,
     ) -> Result<Next, QueueFault> {
         chain.clear();
-        if self.seen == self.taken && !self.look(memory)? {
+        if self.avail_idx == self.next_avail && !self.load_avail_idx(memory)? {
             return Ok(Next::Empty);
         }
-        let entry = u64::from(self.taken.0 & (self.layout.size - 1));
+        let entry = u64::from(self.next_avail.0 & (self.layout.size - 1));
         let mut head = [0; 2];
         if !memory.read(self.layout.available + 4 + entry * 2, &mut head) {
             return Err(QueueFault::Outside);
@@ -200,55 +217,66 @@ impl Queue {
         })
     }
 
-    /// Takes the chain that [`Queue::peek`] has read.
+    /// Takes the chain that [`Queue::peek`] has read from the available ring.
+    #[doc(alias = "pop_descriptor_chain")]
     pub fn take(&mut self) {
-        if self.seen != self.taken {
-            self.taken += 1;
+        if self.avail_idx != self.next_avail {
+            self.next_avail += 1;
         }
     }
 
-    /// Looks what the driver has made available; whether there is something.
-    fn look(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
-        let said = memory.load(self.layout.available + 2);
-        let said = Wrapping(said.ok_or(QueueFault::Outside)?);
-        if (said - self.taken).0 > self.layout.size {
+    /// Loads and validates the available index. Returns whether a chain is available.
+    fn load_avail_idx(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
+        let index = memory.load(self.layout.available + 2);
+        let index = Wrapping(index.ok_or(QueueFault::Outside)?);
+        if (index - self.next_avail).0 > self.layout.size {
             return Err(QueueFault::Overrun);
         }
-        self.seen = said;
-        Ok(said != self.taken)
+        self.avail_idx = index;
+        Ok(index != self.next_avail)
     }
 
-    /// Gives a chain back, of which `written` bytes were written. The driver sees it after
-    /// [`Queue::publish`].
+    /// Adds a chain to the used ring; `written` is the number of bytes written to it. The driver sees
+    /// it after [`Queue::publish`].
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFault::Outside`] if the used ring is no longer in `memory`.
     pub fn give_back(
         &mut self,
         memory: &impl GuestMemory,
         head: u16,
         written: u32,
     ) -> Result<(), QueueFault> {
-        let entry = u64::from(self.used.0 & (self.layout.size - 1));
+        let entry = u64::from(self.next_used.0 & (self.layout.size - 1));
         let mut element = [0; 8];
         element[..2].copy_from_slice(&head.to_le_bytes());
         element[4..].copy_from_slice(&written.to_le_bytes());
         if !memory.write(self.layout.used + 4 + entry * 8, &element) {
             return Err(QueueFault::Outside);
         }
-        self.used += 1;
+        self.next_used += 1;
         Ok(())
     }
 
-    /// Shows the driver what was given back; whether it wants to be notified of that.
+    /// Publishes the used index, which makes all added chains visible to the driver. Returns whether
+    /// the driver wants a used buffer notification (section 2.7.7.2).
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFault::Outside`] if a ring is no longer in `memory`.
+    #[doc(alias = "needs_notification")]
     pub fn publish(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
-        if self.published == self.used {
+        if self.used_idx == self.next_used {
             return Ok(false);
         }
         let outside = QueueFault::Outside;
         memory
-            .store(self.layout.used + 2, self.used.0)
+            .store(self.layout.used + 2, self.next_used.0)
             .ok_or(outside)?;
-        let before = std::mem::replace(&mut self.published, self.used);
-        // What the driver asks for is read after it can have seen what was published: either it
-        // sees that, or its wish is seen here.
+        let before = std::mem::replace(&mut self.used_idx, self.next_used);
+        // Store of the index, barrier, load of the request: either the driver sees the index, or the
+        // device sees the request.
         memory.fence();
         if !self.layout.event_idx {
             let flags = memory.load(self.layout.available).ok_or(outside)?;
@@ -256,59 +284,71 @@ impl Queue {
         }
         let at = self.layout.available + 4 + u64::from(self.layout.size) * 2;
         let event = Wrapping(memory.load(at).ok_or(outside)?);
-        Ok((self.used - event - Wrapping(1)).0 < (self.used - before).0)
+        Ok((self.next_used - event - Wrapping(1)).0 < (self.next_used - before).0)
     }
 
-    /// Whether something was given back that the driver was not shown.
+    /// Whether chains were added that the driver cannot see yet.
     pub fn has_unpublished(&self) -> bool {
-        self.published != self.used
+        self.used_idx != self.next_used
     }
 
-    /// Asks the driver to notify the device of what it makes available from now on. Whether
-    /// something is available already; then the device should not sleep.
+    /// Enables available buffer notifications (kicks). Returns whether a chain is available already,
+    /// in which case the device must not park: the driver may send no notification for it.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFault::Overrun`] if the available index is invalid; [`QueueFault::Outside`] if a ring is
+    /// no longer in `memory`.
+    #[doc(alias = "avail_event")]
     pub fn ask_for_kicks(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
         if self.layout.event_idx {
             self.clear_flags(memory)?;
-            self.set_event(memory, self.seen.0)?;
-        } else if self.kicks != Some(true) {
+            self.set_avail_event(memory, self.avail_idx.0)?;
+        } else if self.notifications != Some(true) {
             memory
                 .store(self.layout.used, 0)
                 .ok_or(QueueFault::Outside)?;
         }
-        self.kicks = Some(true);
-        // What is available is read after the driver can have seen the wish.
+        self.notifications = Some(true);
+        // Store of the request, barrier, load of the index: no chain is missed.
         memory.fence();
-        self.look(memory)
+        self.load_avail_idx(memory)
     }
 
-    /// Tells the driver that the device looks by itself.
+    /// Disables available buffer notifications (kicks), while the device polls the available ring.
+    /// With EVENT_IDX this is advice only: the driver may still send some.
+    ///
+    /// # Errors
+    ///
+    /// [`QueueFault::Outside`] if the used ring is no longer in `memory`.
+    #[doc(alias = "VIRTQ_USED_F_NO_NOTIFY")]
     pub fn refuse_kicks(&mut self, memory: &impl GuestMemory) -> Result<(), QueueFault> {
-        if self.kicks == Some(false) {
+        if self.notifications == Some(false) {
             return Ok(());
         }
         if self.layout.event_idx {
             self.clear_flags(memory)?;
         }
-        self.kicks = Some(false);
+        self.notifications = Some(false);
         if self.layout.event_idx {
-            // A place that the driver has passed is one that it does not come to.
-            return self.set_event(memory, (self.seen - Wrapping(1)).0);
+            // The driver has passed this index, so it reaches it only after a wraparound.
+            return self.set_avail_event(memory, (self.avail_idx - Wrapping(1)).0);
         }
         memory
             .store(self.layout.used, NO_NOTIFY)
             .ok_or(QueueFault::Outside)
     }
 
-    /// With EVENT_IDX, the used ring's flags must be 0 (section 2.7.10.2), whatever was there before.
+    /// With EVENT_IDX the used ring's flags must be 0 (section 2.7.10.2).
     fn clear_flags(&self, memory: &impl GuestMemory) -> Result<(), QueueFault> {
-        if self.kicks.is_none() {
+        if self.notifications.is_none() {
             let stored = memory.store(self.layout.used, 0);
             stored.ok_or(QueueFault::Outside)?;
         }
         Ok(())
     }
 
-    fn set_event(&self, memory: &impl GuestMemory, at: u16) -> Result<(), QueueFault> {
+    fn set_avail_event(&self, memory: &impl GuestMemory, at: u16) -> Result<(), QueueFault> {
         let event = self.layout.used + 4 + u64::from(self.layout.size) * 8;
         memory.store(event, at).ok_or(QueueFault::Outside)
     }
