@@ -2,7 +2,7 @@
 //!
 //! Both read the same guest memory. For each available entry, both must give the same head, the same
 //! segments in the same order, and the same verdict. Both must write the same used ring, and agree
-//! about the used buffer notification.
+//! on whether the driver gets a used buffer notification.
 //!
 //! `virtio-queue` reports no error for a malformed chain: its iterator ends early. A chain that ends
 //! on a descriptor with `VIRTQ_DESC_F_NEXT` is therefore malformed. The two differ, by design, in:
@@ -46,7 +46,7 @@ const MEMORY: usize = 0x10000;
 const TABLES: [u64; 2] = [0x8000, 0xa004];
 const ENTRIES: u16 = 6;
 
-/// One guest memory: ours and `virtio-queue`'s rings may not share the used ring.
+/// Guest memory. Each implementation has its own, because both write the used ring.
 struct Memory(GuestMemoryMmap<()>);
 
 impl Memory {
@@ -86,17 +86,17 @@ impl GuestMemory for Memory {
     }
 }
 
-/// What a driver has written.
+/// The rings and tables as the driver has written them.
 #[derive(Clone, Debug)]
 struct Written {
     /// Queue size: a power of two.
     size: u16,
     table: Vec<split::Descriptor>,
     indirect: [Vec<split::Descriptor>; 2],
-    /// Heads, of which as many are available as `available` says.
+    /// Heads in the available ring; the first `available` of them are available.
     heads: Vec<u16>,
     available: u16,
-    /// Where the indices of both rings begin.
+    /// First index of both rings.
     base: u16,
     event_idx: bool,
     used_event: u16,
@@ -129,11 +129,11 @@ fn descriptor(size: u16) -> impl Strategy<Value = split::Descriptor> {
     ]
 }
 
-/// Makes most tables of the kind that a driver writes: each entry's next is the following one, and
-/// nothing readable follows what is writable.
-fn straighten(table: &mut [split::Descriptor], from: usize) {
+/// Makes a table mostly well-formed: each descriptor's next is the following one, and device-readable
+/// descriptors come before device-writable ones.
+fn make_well_formed(table: &mut [split::Descriptor]) {
     let mut flags = 0;
-    for (index, descriptor) in table.iter_mut().enumerate().skip(from) {
+    for (index, descriptor) in table.iter_mut().enumerate() {
         flags |= descriptor.flags() & WRITE;
         let own = descriptor.flags();
         if own & INDIRECT == 0 {
@@ -145,7 +145,7 @@ fn straighten(table: &mut [split::Descriptor], from: usize) {
 
 fn written() -> impl Strategy<Value = Written> {
     let indirect = || prop::collection::vec(descriptor(ENTRIES), usize::from(ENTRIES));
-    (0..6u32, any::<bool>(), 0..4u8).prop_flat_map(move |(shift, event_idx, wild)| {
+    (0..6u32, any::<bool>(), 0..4u8).prop_flat_map(move |(shift, event_idx, well_formed)| {
         let size = 1u16 << shift;
         let count = usize::from(size);
         let heads = prop_oneof![20 => 0..size, 1 => any::<u16>()];
@@ -158,14 +158,14 @@ fn written() -> impl Strategy<Value = Written> {
             (available, base, -40..40i32),
         )
             .prop_map(move |(mut table, mut indirect, heads, rest)| {
-                if wild != 0 {
-                    straighten(&mut table, 0);
+                if well_formed != 0 {
+                    make_well_formed(&mut table);
                     for table in &mut indirect {
-                        // Nested tables are left to the wild cases.
+                        // Only the random tables are nested.
                         for descriptor in table.iter_mut() {
                             descriptor.set_flags(descriptor.flags() & !INDIRECT);
                         }
-                        straighten(table, 0);
+                        make_well_formed(table);
                     }
                 }
                 let (available, base, event) = rest;
@@ -221,11 +221,11 @@ fn write(memory: &Memory, it: &Written) -> (Layout, Reference) {
     (layout, reference)
 }
 
-/// What `virtio-queue` gives of a chain.
+/// The descriptors of a chain that `virtio-queue` yields.
 struct Walk {
     head: u16,
     descriptors: Vec<split::Descriptor>,
-    /// The last descriptor has no next one.
+    /// The last descriptor has no `NEXT` flag.
     is_complete: bool,
 }
 
@@ -242,7 +242,7 @@ impl Walk {
         .collect()
     }
 
-    /// The first descriptor that only our queue refuses.
+    /// The first violation that only our queue refuses.
     fn stricter(&self) -> Option<BadChain> {
         let mut writable = false;
         self.descriptors.iter().find_map(|it| {
@@ -256,7 +256,7 @@ impl Walk {
     }
 }
 
-/// How often each verdict was reached: a test that sees one kind only shows nothing.
+/// How often each verdict was reached, to assert that the cases cover all of them.
 #[derive(Debug, Default)]
 struct Reached {
     chains: usize,
@@ -276,7 +276,6 @@ fn compare(it: &Written, reached: &mut Reached) -> Result<(), TestCaseError> {
     let mut chain = Chain::default();
     loop {
         let next = queue.peek(&ours, &mut chain);
-        // The reference reports too large an index each time, and takes the chain at once.
         let walk = match reference.iter(&theirs.0) {
             Err(_) => {
                 prop_assert_eq!(next, Err(QueueFault::Overrun));
@@ -305,10 +304,10 @@ fn compare(it: &Written, reached: &mut Reached) -> Result<(), TestCaseError> {
             descriptors,
             is_complete,
         };
-        let next = next.expect("the rings are sound");
+        let next = next.expect("valid rings");
         prop_assert_eq!(chain.head(), walk.head);
         match (next, walk.stricter()) {
-            (Next::Empty, _) => prop_assert!(false, "virtio-queue has chain {head}"),
+            (Next::Empty, _) => prop_assert!(false, "only virtio-queue has chain {head}"),
             (Next::Bad(BadChain::Indirect), _) if has_both => reached.bad[2] += 1,
             (_, Some(stricter)) => {
                 prop_assert_eq!(next, Next::Bad(stricter));
@@ -341,7 +340,6 @@ fn compare(it: &Written, reached: &mut Reached) -> Result<(), TestCaseError> {
                 }] += 1;
             }
         }
-        // Both use the chain, and show it to the driver.
         queue.take();
         let written = chain.writable_len();
         queue.give_back(&ours, head, written).expect("within");
@@ -362,7 +360,7 @@ fn compare(it: &Written, reached: &mut Reached) -> Result<(), TestCaseError> {
 }
 
 #[test]
-fn it_reads_the_chains_that_virtio_queue_reads() {
+fn chains_and_used_rings_match_those_of_virtio_queue() {
     let cases = std::env::var("PROPTEST_CASES").map_or(2000, |cases| {
         cases.parse().expect("PROPTEST_CASES is a number")
     });

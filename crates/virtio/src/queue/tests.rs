@@ -1,4 +1,4 @@
-//! A driver in plain words against the device's side, in memory of a test.
+//! The device's side of the queue against a simple model of the driver.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -90,15 +90,15 @@ fn descriptor(memory: &Memory, table: u64, index: u16, (address, len, flags, nex
     memory.put(at + 14, &next.to_le_bytes());
 }
 
-/// The driver's side, as the specification has it.
+/// The driver's side, as in section 2.7.13 of the specification.
 struct Driver<'m> {
     memory: &'m Memory,
     layout: Layout,
     free: Vec<u16>,
     made: u16,
-    kicked_at: u16,
+    notified_at: u16,
     seen: u16,
-    /// What was made available and not used yet: its descriptors.
+    /// Head and descriptors of the chains that are available and not used yet.
     pending: Vec<(u16, Vec<u16>)>,
 }
 
@@ -111,14 +111,14 @@ impl<'m> Driver<'m> {
             layout,
             free: (0..layout.size).collect(),
             made: base,
-            kicked_at: base,
+            notified_at: base,
             seen: base,
             pending: Vec::new(),
         }
     }
 
-    /// Makes a chain of segments available, if there are descriptors for it.
-    fn offer(&mut self, segments: &[(Segment, bool)], indirect: bool) -> Option<u16> {
+    /// Makes a chain of segments available. `None` if too few descriptors are free.
+    fn add_available(&mut self, segments: &[(Segment, bool)], indirect: bool) -> Option<u16> {
         let needed = if indirect { 1 } else { segments.len() };
         if needed == 0 || self.free.len() < needed {
             return None;
@@ -152,9 +152,9 @@ impl<'m> Driver<'m> {
         Some(head)
     }
 
-    /// Whether the device is to be notified of what was offered since the last time.
-    fn kicks(&mut self) -> bool {
-        let old = std::mem::replace(&mut self.kicked_at, self.made);
+    /// Whether the driver must notify the device of the chains added since the last call.
+    fn needs_notification(&mut self) -> bool {
+        let old = std::mem::replace(&mut self.notified_at, self.made);
         if old == self.made {
             return false;
         }
@@ -165,8 +165,8 @@ impl<'m> Driver<'m> {
         need_event(event, self.made, old)
     }
 
-    /// What the device has used since: head and bytes written.
-    fn collect(&mut self) -> Vec<(u16, u32)> {
+    /// Takes the new entries of the used ring: head and bytes written.
+    fn take_used(&mut self) -> Vec<(u16, u32)> {
         let mut collected = Vec::new();
         while self.seen != self.memory.word(USED + 2) {
             let entry = u64::from(self.seen & (self.layout.size - 1));
@@ -177,7 +177,7 @@ impl<'m> Driver<'m> {
             let index = self.pending.iter().position(|(h, _)| *h == head);
             let (_, mine) = self
                 .pending
-                .remove(index.expect("used twice or never offered"));
+                .remove(index.expect("used twice or never available"));
             self.free.extend(mine);
             self.seen = self.seen.wrapping_add(1);
             collected.push((head, written));
@@ -185,9 +185,9 @@ impl<'m> Driver<'m> {
         collected
     }
 
-    fn wants_interrupts(&self, wants: bool) {
+    fn enable_interrupts(&self, enable: bool) {
         if self.layout.event_idx {
-            let event = if wants {
+            let event = if enable {
                 self.seen
             } else {
                 self.seen.wrapping_sub(1)
@@ -195,7 +195,7 @@ impl<'m> Driver<'m> {
             let at = AVAILABLE + 4 + u64::from(self.layout.size) * 2;
             self.memory.store(at, event).unwrap();
         } else {
-            self.memory.store(AVAILABLE, u16::from(!wants)).unwrap();
+            self.memory.store(AVAILABLE, u16::from(!enable)).unwrap();
         }
     }
 }
@@ -206,24 +206,24 @@ fn need_event(event: u16, new: u16, old: u16) -> bool {
 }
 
 #[derive(Clone, Debug)]
-enum Step {
-    Offer {
+enum Op {
+    AddAvailable {
         segments: Vec<(u64, u32, bool)>,
         indirect: bool,
     },
-    Kick,
-    Sleep,
-    Awake,
+    Notify,
+    Park,
+    Poll,
     Peek,
     Take {
         written: u32,
     },
     Publish,
-    Collect,
+    TakeUsed,
     Interrupts(bool),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn op() -> impl Strategy<Value = Op> {
     let segment = (
         any::<u32>().prop_map(u64::from),
         0..70_000u32,
@@ -231,22 +231,22 @@ fn step() -> impl Strategy<Value = Step> {
     );
     let segments = prop::collection::vec(segment, 1..5);
     prop_oneof![
-        4 => (segments, any::<bool>()).prop_map(|(segments, indirect)| Step::Offer { segments, indirect }),
-        2 => Just(Step::Kick),
-        2 => Just(Step::Sleep),
-        1 => Just(Step::Awake),
-        2 => Just(Step::Peek),
-        4 => any::<u32>().prop_map(|written| Step::Take { written }),
-        2 => Just(Step::Publish),
-        2 => Just(Step::Collect),
-        1 => any::<bool>().prop_map(Step::Interrupts),
+        4 => (segments, any::<bool>()).prop_map(|(segments, indirect)| Op::AddAvailable { segments, indirect }),
+        2 => Just(Op::Notify),
+        2 => Just(Op::Park),
+        1 => Just(Op::Poll),
+        2 => Just(Op::Peek),
+        4 => any::<u32>().prop_map(|written| Op::Take { written }),
+        2 => Just(Op::Publish),
+        2 => Just(Op::TakeUsed),
+        1 => any::<bool>().prop_map(Op::Interrupts),
     ]
 }
 
 proptest! {
     #[test]
-    fn every_chain_comes_once_in_order_and_nobody_sleeps_through_one(
-        steps in prop::collection::vec(step(), 1..400),
+    fn every_chain_arrives_once_in_order_and_no_wakeup_is_lost(
+        ops in prop::collection::vec(op(), 1..400),
         size in 0..5u32,
         event_idx in any::<bool>(),
         base in prop_oneof![Just(0), any::<u16>()],
@@ -255,49 +255,49 @@ proptest! {
         let layout = layout(1 << size, event_idx);
         let mut driver = Driver::new(&memory, layout, base);
         let mut queue = Queue::new(layout, base, &memory).unwrap();
-        let mut offered: VecDeque<(u16, Vec<(Segment, bool)>)> = VecDeque::new();
-        let mut given: VecDeque<(u16, u32)> = VecDeque::new();
+        let mut available: VecDeque<(u16, Vec<(Segment, bool)>)> = VecDeque::new();
+        let mut used_by_device: VecDeque<(u16, u32)> = VecDeque::new();
         let mut chain = Chain::default();
-        // The device sleeps until it is kicked; the driver waits for an interrupt.
-        let (mut asleep, mut wants) = (false, true);
-        driver.wants_interrupts(true);
-        for step in steps {
-            match step {
-                Step::Offer { mut segments, indirect } => {
+        // The device is parked until a notification; the driver waits for an interrupt.
+        let (mut parked, mut waits) = (false, true);
+        driver.enable_interrupts(true);
+        for op in ops {
+            match op {
+                Op::AddAvailable { mut segments, indirect } => {
                     segments.sort_by_key(|(.., writes)| *writes);
                     let segments: Vec<_> = segments
                         .into_iter()
                         .map(|(address, len, writes)| (Segment { address, len }, writes))
                         .collect();
-                    if let Some(head) = driver.offer(&segments, indirect) {
-                        offered.push_back((head, segments));
+                    if let Some(head) = driver.add_available(&segments, indirect) {
+                        available.push_back((head, segments));
                     }
                 }
-                Step::Kick => {
-                    let kicks = driver.kicks();
-                    if asleep && !offered.is_empty() {
-                        prop_assert!(kicks, "the device sleeps and is not kicked");
-                        asleep = false;
+                Op::Notify => {
+                    let notifies = driver.needs_notification();
+                    if parked && !available.is_empty() {
+                        prop_assert!(notifies, "the device is parked and gets no notification");
+                        parked = false;
                     }
                 }
-                Step::Sleep => {
-                    // What was offered and not kicked for yet is kicked for later.
-                    let there = queue.ask_for_kicks(&memory).unwrap();
-                    prop_assert_eq!(there, !offered.is_empty());
-                    asleep = !there;
+                Op::Park => {
+                    // The driver notifies of the chains added so far in a later `Notify`.
+                    let has_chain = queue.ask_for_kicks(&memory).unwrap();
+                    prop_assert_eq!(has_chain, !available.is_empty());
+                    parked = !has_chain;
                 }
-                Step::Awake => {
-                    asleep = false;
+                Op::Poll => {
+                    parked = false;
                     queue.refuse_kicks(&memory).unwrap();
                 }
-                Step::Peek | Step::Take { .. } if asleep => {}
-                Step::Peek => {
+                Op::Peek | Op::Take { .. } if parked => {}
+                Op::Peek => {
                     let next = queue.peek(&memory, &mut chain).unwrap();
-                    prop_assert_eq!(next == Next::Empty, offered.is_empty());
+                    prop_assert_eq!(next == Next::Empty, available.is_empty());
                 }
-                Step::Take { written } => {
+                Op::Take { written } => {
                     let next = queue.peek(&memory, &mut chain).unwrap();
-                    let Some((head, segments)) = offered.pop_front() else {
+                    let Some((head, segments)) = available.pop_front() else {
                         prop_assert_eq!(next, Next::Empty);
                         continue;
                     };
@@ -312,38 +312,38 @@ proptest! {
                     prop_assert_eq!(chain.writable_len(), sum);
                     queue.take();
                     queue.give_back(&memory, head, written).unwrap();
-                    given.push_back((head, written));
+                    used_by_device.push_back((head, written));
                 }
-                Step::Publish => {
-                    let news = queue.has_unpublished();
+                Op::Publish => {
+                    let is_new = queue.has_unpublished();
                     let notify = queue.publish(&memory).unwrap();
                     prop_assert!(!queue.has_unpublished());
-                    if news && wants {
-                        prop_assert!(notify, "the driver waits and is not told");
-                        wants = false;
+                    if is_new && waits {
+                        prop_assert!(notify, "the driver waits and gets no notification");
+                        waits = false;
                     }
                 }
-                Step::Collect => {
-                    for used in driver.collect() {
-                        prop_assert_eq!(Some(used), given.pop_front());
+                Op::TakeUsed => {
+                    for used in driver.take_used() {
+                        prop_assert_eq!(Some(used), used_by_device.pop_front());
                     }
-                    if wants {
-                        driver.wants_interrupts(true);
+                    if waits {
+                        driver.enable_interrupts(true);
                     }
                 }
-                Step::Interrupts(on) => {
-                    for used in driver.collect() {
-                        prop_assert_eq!(Some(used), given.pop_front());
+                Op::Interrupts(on) => {
+                    for used in driver.take_used() {
+                        prop_assert_eq!(Some(used), used_by_device.pop_front());
                     }
-                    driver.wants_interrupts(on);
-                    wants = on;
+                    driver.enable_interrupts(on);
+                    waits = on;
                 }
             }
         }
     }
 
     #[test]
-    fn any_memory_gives_an_answer(
+    fn arbitrary_guest_memory_never_panics(
         bytes in prop::collection::vec(any::<u8>(), 0x600),
         size in 0..7u32,
         base in any::<u16>(),
@@ -354,7 +354,7 @@ proptest! {
         memory.put(AVAILABLE, &bytes[0x400..]);
         memory.put(INDIRECT_TABLES, &bytes);
         let layout = layout(1 << size, event_idx);
-        // Near enough to be believed.
+        // Indices that pass validation, so that the chains are read.
         memory.store(AVAILABLE + 2, base.wrapping_add(1 << size)).unwrap();
         for entry in 0..1u64 << size {
             let head = memory.word(AVAILABLE + 4 + entry * 2) & ((1 << size) - 1);
@@ -384,12 +384,13 @@ proptest! {
     }
 }
 
-fn one(raw: &[Raw]) -> Next {
+/// Reads a chain of these descriptors, whose head is the first.
+fn peek_chain(raw: &[Raw]) -> Next {
     let memory = Memory::new();
     for (index, raw) in raw.iter().enumerate() {
         descriptor(&memory, TABLE, index as u16, *raw);
     }
-    // An indirect table of two, of which the first names the second.
+    // An indirect table of two chained descriptors, and one with a nested table.
     descriptor(&memory, INDIRECT_TABLES, 0, (0, 10, 1, 1));
     descriptor(&memory, INDIRECT_TABLES, 1, (0, 10, 2, 0));
     descriptor(
@@ -404,15 +405,15 @@ fn one(raw: &[Raw]) -> Next {
 }
 
 #[test]
-fn a_chain_that_is_wrong_is_told_apart() {
-    let bad = |raw: &[Raw]| match one(raw) {
+fn each_malformed_chain_has_its_error() {
+    let bad = |raw: &[Raw]| match peek_chain(raw) {
         Next::Bad(bad) => Some(bad),
         _ => None,
     };
-    assert_eq!(one(&[(0, 10, 0, 0)]), Next::Chain);
-    assert_eq!(one(&[(INDIRECT_TABLES, 32, 4, 0)]), Next::Chain);
+    assert_eq!(peek_chain(&[(0, 10, 0, 0)]), Next::Chain);
+    assert_eq!(peek_chain(&[(INDIRECT_TABLES, 32, 4, 0)]), Next::Chain);
     assert_eq!(
-        one(&[(0, 10, 1, 1), (INDIRECT_TABLES, 32, 4, 0)]),
+        peek_chain(&[(0, 10, 1, 1), (INDIRECT_TABLES, 32, 4, 0)]),
         Next::Chain
     );
     assert_eq!(bad(&[(0, 10, 1, 4)]), Some(BadChain::Next));
@@ -440,16 +441,16 @@ fn a_chain_that_is_wrong_is_told_apart() {
         );
     }
     // Section 2.7.5.3.2: the device ignores WRITE in the descriptor of an indirect table.
-    assert_eq!(one(&[(INDIRECT_TABLES, 32, 6, 0)]), Next::Chain);
+    assert_eq!(peek_chain(&[(INDIRECT_TABLES, 32, 6, 0)]), Next::Chain);
     // Section 2.7.5.2: 2^32 bytes in total, whichever way they go.
     let huge = [(0, u32::MAX, 1, 1), (0, 1, 2, 0)];
     assert_eq!(bad(&huge), Some(BadChain::Overflow));
-    // A table of one entry that names a second.
+    // A table of one entry, whose next is a second one.
     assert_eq!(bad(&[(INDIRECT_TABLES, 16, 4, 0)]), Some(BadChain::Next));
 }
 
 #[test]
-fn rings_that_cannot_be_believed_are_a_fault() {
+fn invalid_rings_are_a_queue_fault() {
     let memory = Memory::new();
     let with = |change: fn(&mut Layout)| {
         let mut layout = layout(4, false);
