@@ -1,15 +1,15 @@
-//! Context ids: who is at one end of a packet.
+//! Context ids (CIDs): the addresses of packets.
 
 use std::fmt;
 
-/// A context id as a packet has it, whoever it may name.
+/// A context id as found in a packet, not validated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Cid(pub u64);
 
 impl Cid {
     /// The hypervisor itself (`VMADDR_CID_HYPERVISOR`).
     pub const HYPERVISOR: Self = Self(0);
-    /// The sender's own machine (`VMADDR_CID_LOCAL`).
+    /// Loopback: the sender's own machine (`VMADDR_CID_LOCAL`).
     pub const LOCAL: Self = Self(1);
     /// The host (`VMADDR_CID_HOST`).
     pub const HOST: Self = Self(2);
@@ -21,19 +21,19 @@ impl fmt::Display for Cid {
     }
 }
 
-/// A context id that a guest can have.
+/// A context id of a guest: 3 to `u32::MAX - 1`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct GuestCid(u32);
 
-/// A number that no guest can have as its context id.
+/// The number is not a valid guest CID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a guest's CID is a number from 3 to 4294967294; {0} is not")]
 pub struct InvalidCid(pub u64);
 
 impl GuestCid {
-    /// The first; those below name the host and the guest itself.
+    /// The smallest; smaller ones are reserved for the hypervisor, loopback and the host.
     pub const MIN: Self = Self(3);
-    /// The last; `u32::MAX` is `VMADDR_CID_ANY`.
+    /// The largest; `u32::MAX` is `VMADDR_CID_ANY`.
     pub const MAX: Self = Self(u32::MAX - 1);
 
     /// The CID as a number.
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_has_neither_a_reserved_number_nor_one_of_more_than_32_bits() {
+    fn reserved_cids_and_those_of_more_than_32_bits_are_not_guest_cids() {
         for bad in [0, 1, 2, u64::from(u32::MAX), 1 << 32, u64::MAX] {
             assert_eq!(GuestCid::try_from(bad), Err(InvalidCid(bad)));
         }

@@ -1,4 +1,4 @@
-//! One connection: where it is in its life, and what there is to tell the guest of it.
+//! The state machine of one connection, and the control packets it has to send.
 //!
 //! ```text
 //!        guest's REQUEST                          connect()
@@ -8,35 +8,35 @@
 //!              └──────────────▶ Open ◀────┼───────────┘
 //!                       close() │  │ RST, SHUTDOWN(both), fault, reset()
 //!                            Closing ──┐  │
-//!                    RST, SHUTDOWN(both), time │
+//!                 RST, SHUTDOWN(both), timeout │
 //!                                     Ended   (only if an RST has to be sent first)
 //! ```
 //!
-//! Control packets are not queued but remembered as [`Pending`] bits, so a connection owes the
-//! guest a handful of packets at most, whatever happens on it.
+//! Control packets are not queued but kept as [`Pending`] bits. So a connection has at most one packet
+//! of each kind to send, whatever the guest does.
 
 use std::time::Instant;
 
-use crate::credit::{Incoming, Lie, Outgoing};
+use crate::credit::{Incoming, Outgoing, ProtocolViolation};
 use crate::muxer::{Handle, Key, MessageEnd};
 use crate::{GuestCid, Header, Operation, SocketKind, message, shutdown};
 
-/// Where a connection is in its life.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// The guest asked for it; the owner has not answered.
+    /// The guest sent REQUEST; the owner has not answered.
     Requested,
-    /// The owner asked for it; the guest has not answered.
+    /// The owner called `connect`; the guest has not answered.
     Connecting,
     /// Data may flow.
     Open,
-    /// The owner closed it, and waits for the guest to say that it did, too.
+    /// The owner closed it and waits for the guest to close it, too.
     Closing,
-    /// Over and forgotten by the owner; waits for its RST to be sent.
+    /// Over, and its handle is invalid; an RST waits to be sent.
     Ended,
 }
 
-/// Control packets that have to be sent: one bit for each kind.
+/// Control packets to send: one bit for each kind.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Pending(u8);
 
@@ -48,8 +48,8 @@ impl Pending {
     pub(crate) const CREDIT_REQUEST: Self = Self(16);
     pub(crate) const SHUTDOWN: Self = Self(32);
 
-    /// What is sent first: RST stands alone, an answer goes before all that follows from it, and
-    /// SHUTDOWN after all else.
+    /// Order of sending: RST excludes all others, RESPONSE comes before what depends on it, and
+    /// SHUTDOWN comes last.
     const ORDER: [(Self, Operation); 6] = [
         (Self::RESET, Operation::Reset),
         (Self::REQUEST, Operation::Request),
@@ -82,7 +82,7 @@ impl Pending {
 #[derive(Debug)]
 pub(crate) struct Connection {
     pub(crate) key: Key,
-    /// Tells this connection from those that had its place before; 0 once it has no handle.
+    /// Distinguishes this connection from earlier ones in the same slot; 0 once it has no handle.
     pub(crate) serial: u64,
     pub(crate) phase: Phase,
     pub(crate) pending: Pending,
@@ -90,17 +90,17 @@ pub(crate) struct Connection {
     pub(crate) guest_shut: u8,
     /// Directions that the owner has shut down.
     pub(crate) owner_shut: u8,
-    /// Directions that the guest was told are shut down.
-    pub(crate) told_shut: u8,
+    /// Directions that were sent to the guest in a SHUTDOWN.
+    pub(crate) sent_shut: u8,
     /// The link has bytes for the guest.
     pub(crate) has_data: bool,
-    /// A CREDIT_REQUEST was sent since there was plenty of credit last.
-    pub(crate) asked: bool,
-    /// Bytes of data that it may still send in its turn; what was sent beyond if negative.
+    /// A CREDIT_REQUEST was sent since credit was last above the low watermark.
+    pub(crate) credit_requested: bool,
+    /// Bytes left in its turn of the round robin; negative if the last packet exceeded the turn.
     pub(crate) deficit: i32,
     pub(crate) outgoing: Outgoing,
     pub(crate) incoming: Incoming,
-    /// When its timer runs out, if it has one.
+    /// When its timer expires, if one is armed.
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -113,9 +113,9 @@ impl Connection {
             pending: Pending::default(),
             guest_shut: 0,
             owner_shut: 0,
-            told_shut: 0,
+            sent_shut: 0,
             has_data: false,
-            asked: false,
+            credit_requested: false,
             deficit: 0,
             outgoing: Outgoing::new(first),
             incoming: Incoming::new(first, alloc),
@@ -123,7 +123,7 @@ impl Connection {
         }
     }
 
-    /// The name that the owner knows it by.
+    /// The handle that the owner uses.
     pub(crate) fn handle(&self, index: u32) -> Handle {
         Handle {
             index,
@@ -131,57 +131,56 @@ impl Connection {
         }
     }
 
-    /// Does the guest know of it? Not while the REQUEST to it is unsent.
+    /// Whether the guest knows the connection: not while the REQUEST to it is unsent.
     pub(crate) fn is_known_to_guest(&self) -> bool {
         !self.pending.has(Pending::REQUEST)
     }
 
-    /// May the guest send data, and shut down what it may send? From the RESPONSE on, whichever
-    /// side sent that.
+    /// Whether the guest may send RW and SHUTDOWN: from the RESPONSE on, whichever side sent that.
     pub(crate) fn is_established(&self) -> bool {
         self.phase == Phase::Open && !self.pending.has(Pending::RESPONSE)
     }
 
-    /// Shut down both ways by the owner, an open connection is a closed one: the guest may forget it
-    /// on hearing so, and use its ports for another, so that nothing but RST may follow.
+    /// Closes an open connection whose directions the owner has both shut down. On that SHUTDOWN the
+    /// guest may forget the connection and reuse its ports, so only an RST may follow.
     pub(crate) fn close_if_shut(&mut self) {
         if self.phase == Phase::Open && u32::from(self.owner_shut) == shutdown::BOTH {
             self.phase = Phase::Closing;
         }
     }
 
-    /// Takes what the guest says of room in a header.
-    pub(crate) fn hear_credit(&mut self, header: &Header) -> Result<(), Lie> {
-        self.incoming.heard(header);
-        self.outgoing.heard(header)
+    /// Applies `buf_alloc` and `fwd_cnt` of a header from the guest.
+    pub(crate) fn update_credit(&mut self, header: &Header) -> Result<(), ProtocolViolation> {
+        self.incoming.update(header);
+        self.outgoing.update(header)
     }
 
-    /// Is it time for a CREDIT_UPDATE that nobody asked for? Never for a guest that may not write.
-    pub(crate) fn owes_credit(&self) -> bool {
+    /// Whether an unsolicited CREDIT_UPDATE is due. Never if the guest may not write.
+    pub(crate) fn needs_credit_update(&self) -> bool {
         self.phase == Phase::Open
             && u32::from(self.owner_shut) & shutdown::RECEIVE == 0
-            && self.incoming.is_worth_telling()
+            && self.incoming.needs_update()
     }
 
-    /// Would data of the link be sent, if there were credit?
+    /// Whether the link has data that may be sent as far as credit allows.
     pub(crate) fn wants_to_send(&self) -> bool {
         let shut = u32::from(self.owner_shut) & shutdown::SEND != 0
             || u32::from(self.guest_shut) & shutdown::RECEIVE != 0;
         self.has_data && self.phase == Phase::Open && !shut
     }
 
-    /// The control packet that is to be sent next, which is thereby sent.
+    /// Takes the next control packet, which then counts as sent.
     pub(crate) fn take_packet(&mut self, guest: GuestCid) -> Option<Header> {
         let operation = self.pending.take_next()?;
         let mut header = self.header(guest, operation);
         if operation == Operation::Shutdown {
-            self.told_shut = self.owner_shut;
+            self.sent_shut = self.owner_shut;
             header.flags = u32::from(self.owner_shut);
         }
         Some(header)
     }
 
-    /// The header of `len` bytes of data, which are thereby sent.
+    /// Makes the header of `len` bytes of data, which then count as sent.
     pub(crate) fn data_packet(&mut self, guest: GuestCid, len: u32, end: MessageEnd) -> Header {
         let within_message = self.key.kind == SocketKind::Seqpacket && !end.message;
         self.outgoing.sent(len, within_message);
@@ -197,7 +196,7 @@ impl Connection {
     fn header(&mut self, guest: GuestCid, operation: Operation) -> Header {
         let mut header = self.key.header(guest, operation);
         if operation != Operation::Reset {
-            self.incoming.tell(&mut header);
+            self.incoming.advertise(&mut header);
         }
         header
     }

@@ -1,9 +1,10 @@
-//! The header that every packet begins with.
+//! The header of every packet (virtio 1.2, section 5.10.6).
 
-/// The bytes of a [`Header`].
+/// Size of an encoded [`Header`] in bytes.
 pub const HEADER_LEN: usize = 44;
 
-/// `struct virtio_vsock_hdr`, as it is: nothing in it has been judged.
+/// `struct virtio_vsock_hdr`, decoded but not validated.
+#[doc(alias = "virtio_vsock_hdr")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Header {
     /// The sender's context id.
@@ -14,7 +15,7 @@ pub struct Header {
     pub src_port: u32,
     /// The receiver's port.
     pub dst_port: u32,
-    /// Bytes of data that follow.
+    /// Bytes of payload that follow.
     pub len: u32,
     /// The field `type`: a [`SocketKind`].
     pub kind: u16,
@@ -22,13 +23,13 @@ pub struct Header {
     pub op: u16,
     /// [`shutdown`] or [`message`] bits.
     pub flags: u32,
-    /// Bytes that the sender can hold for this connection.
+    /// Size of the sender's receive buffer for this connection, in bytes.
     pub buf_alloc: u32,
-    /// Bytes that the sender has passed on so far, modulo 2^32.
+    /// Bytes that the sender has forwarded to its reader so far, modulo 2^32.
     pub fwd_cnt: u32,
 }
 
-/// What a packet is for.
+/// The operation of a packet (`VIRTIO_VSOCK_OP_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum Operation {
@@ -48,31 +49,31 @@ pub enum Operation {
     CreditRequest = 7,
 }
 
-/// What kind of socket a connection is between.
+/// The socket type of a connection (`VIRTIO_VSOCK_TYPE_*`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 pub enum SocketKind {
-    /// `VIRTIO_VSOCK_TYPE_STREAM`: bytes.
+    /// `VIRTIO_VSOCK_TYPE_STREAM`: a byte stream.
     Stream = 1,
-    /// `VIRTIO_VSOCK_TYPE_SEQPACKET`: bytes in messages.
+    /// `VIRTIO_VSOCK_TYPE_SEQPACKET`: a sequence of messages.
     Seqpacket = 2,
 }
 
-/// Bits of [`Header::flags`] in an [`Operation::Shutdown`].
+/// Bits of [`Header::flags`] of an [`Operation::Shutdown`].
 pub mod shutdown {
-    /// The sender receives no more.
+    /// `VIRTIO_VSOCK_SHUTDOWN_F_RECEIVE`: the sender will not receive any more data.
     pub const RECEIVE: u32 = 1;
-    /// The sender sends no more.
+    /// `VIRTIO_VSOCK_SHUTDOWN_F_SEND`: the sender will not send any more data (half-close).
     pub const SEND: u32 = 2;
-    /// Both, which closes the connection.
+    /// Both directions: closes the connection.
     pub const BOTH: u32 = RECEIVE | SEND;
 }
 
-/// Bits of [`Header::flags`] in an [`Operation::Data`] of a [`SocketKind::Seqpacket`].
+/// Bits of [`Header::flags`] of an [`Operation::Data`] of a [`SocketKind::Seqpacket`].
 pub mod message {
-    /// `VIRTIO_VSOCK_SEQ_EOM`: a message ends with this packet.
+    /// `VIRTIO_VSOCK_SEQ_EOM`: this packet ends a message.
     pub const END: u32 = 1;
-    /// `VIRTIO_VSOCK_SEQ_EOR`: a record, which its sender marked by `MSG_EOR`, does.
+    /// `VIRTIO_VSOCK_SEQ_EOR`: this packet ends a record, which the sender marked with `MSG_EOR`.
     pub const RECORD: u32 = 2;
 }
 
@@ -91,7 +92,7 @@ pub mod features {
 }
 
 impl Header {
-    /// Reads a header.
+    /// Decodes a header. Any 44 bytes are one.
     pub fn decode(bytes: &[u8; HEADER_LEN]) -> Self {
         let mut rest = bytes.as_slice();
         Self {
@@ -108,7 +109,7 @@ impl Header {
         }
     }
 
-    /// Writes a header.
+    /// Encodes a header.
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let mut bytes = [0; HEADER_LEN];
         let mut rest = bytes.as_mut_slice();
@@ -125,7 +126,7 @@ impl Header {
         bytes
     }
 
-    /// What it is for, if that is known.
+    /// The operation; `None` if the number is unknown.
     pub fn operation(&self) -> Option<Operation> {
         Some(match self.op {
             1 => Operation::Request,
@@ -139,7 +140,7 @@ impl Header {
         })
     }
 
-    /// The kind of its connection, if that is known.
+    /// The socket type; `None` if the number is unknown.
     pub fn socket_kind(&self) -> Option<SocketKind> {
         Some(match self.kind {
             1 => SocketKind::Stream,
@@ -149,7 +150,7 @@ impl Header {
     }
 }
 
-/// The next `N` bytes, of bytes that are enough.
+/// Splits off the next `N` bytes. The caller passes enough.
 fn take<const N: usize>(rest: &mut &[u8]) -> [u8; N] {
     let mut field = [0; N];
     if let Some((now, later)) = rest.split_first_chunk::<N>() {
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_lie_where_the_specification_has_them() {
+    fn fields_have_the_offsets_of_the_specification() {
         let header = Header {
             src_cid: 0x0807_0605_0403_0201,
             dst_cid: 0x100f_0e0d_0c0b_0a09,
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_and_kinds_have_their_numbers() {
+    fn operations_and_socket_types_have_the_numbers_of_the_specification() {
         for number in 0..=u16::MAX {
             let header = Header {
                 op: number,
@@ -206,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_header_and_back(bytes in any::<[u8; 32]>(), more in any::<[u8; 12]>()) {
+        fn decoding_and_encoding_any_bytes_gives_them_back(bytes in any::<[u8; 32]>(), more in any::<[u8; 12]>()) {
             let mut all = [0; HEADER_LEN];
             all[..32].copy_from_slice(&bytes);
             all[32..].copy_from_slice(&more);

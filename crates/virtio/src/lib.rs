@@ -1,21 +1,21 @@
-//! virtio-vsock without I/O: what a device does about each packet, decided with nothing but the
-//! packet, the time and its own state.
+//! virtio-vsock device protocol without I/O (sans-I/O): packets and time in, packets and events out.
 //!
-//! A guest's driver and a device exchange packets over two virtqueues: `rx` to the guest and `tx`
-//! from it (a third carries events). A packet is a [`Header`] of 44 bytes and, for
-//! [`Operation::Data`], bytes. It belongs to the connection that its ports and context ids name:
+//! A guest's driver and the device exchange packets over two virtqueues: `rx` to the guest and `tx`
+//! from it. (A third carries events.) A packet is a [`Header`] of 44 bytes and, for
+//! [`Operation::Data`], payload. Its ports, context ids and type identify its connection.
 //!
-//! - `REQUEST` asks for a connection; `RESPONSE` grants it, `RST` refuses it.
-//! - `RW` carries data. Each side says in every packet how much it can hold (`buf_alloc`) and how
-//!   much it has passed on so far (`fwd_cnt`), so the other knows how much it may send:
-//!   `buf_alloc - (sent - fwd_cnt)`, counted in bytes of data modulo 2^32. `CREDIT_UPDATE` says it
-//!   without data, `CREDIT_REQUEST` asks for it to be said.
-//! - `SHUTDOWN` says, for good, that its sender receives no more, sends no more, or both. Both is
-//!   how a connection is closed, to which `RST` is the answer.
-//! - `RST` ends a connection without more ado, and answers every packet that belongs to none.
+//! - `REQUEST` asks for a connection; `RESPONSE` accepts it, `RST` refuses it.
+//! - `RW` carries data. Every packet states the sender's buffer size (`buf_alloc`) and the bytes it has
+//!   forwarded to its reader (`fwd_cnt`). The peer's credit is `buf_alloc - (sent - fwd_cnt)`, in bytes
+//!   modulo 2^32. `CREDIT_UPDATE` carries the two fields without data; `CREDIT_REQUEST` asks for one.
+//! - `SHUTDOWN` ends receiving, sending or both, for good. Both directions close the connection; the
+//!   peer answers with `RST`.
+//! - `RST` resets a connection, and answers every packet that belongs to none.
 //!
-//! The protocol is section 5.10 of the virtio specification, the virtqueues are section 2.7.
+//! [`Muxer`] is the protocol (section 5.10 of the virtio specification), [`queue`] the device's side of
+//! a split virtqueue (section 2.7).
 
+#![warn(clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 
 mod cid;
@@ -31,3 +31,19 @@ pub use muxer::{
     Closed, Config, ConnectError, Counters, Event, Handle, Key, MessageEnd, Muxer, Received,
     Transmit, Window,
 };
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checked at compile time.
+    #[test]
+    fn public_types_are_send_and_sync() {
+        fn assert<T: Send + Sync>() {}
+        assert::<(Cid, GuestCid, InvalidCid, Header, Operation, SocketKind)>();
+        assert::<(Muxer, Config, Counters, Handle, Key, Window)>();
+        assert::<(Event, Closed, ConnectError, MessageEnd, Received, Transmit)>();
+        assert::<(queue::Queue, queue::Chain, queue::Segment, queue::Layout)>();
+        assert::<(queue::Next, queue::BadChain, queue::QueueFault)>();
+    }
+}

@@ -1,32 +1,32 @@
-//! What the muxer has to say: about packets, to the guest, and of its connections.
+//! Output of the muxer: what to do with payload, what to send, and events.
 
 use super::{Handle, Key};
 use crate::{Header, SocketKind};
 
-/// What to do with the bytes that follow the header of a packet from the guest.
+/// What to do with the payload of a packet from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "bytes of a connection must reach its link"]
 pub enum Received {
-    /// They are dropped, if there are any.
+    /// Drop it, if there is any.
     Nothing,
-    /// The first `len` go to the connection's link, where there is room for them by credit.
+    /// Pass the first `len` bytes to the connection's link, which has free space for them by credit.
     Payload {
         /// The connection.
         handle: Handle,
-        /// Bytes. They are 0 for an empty message, of which credit allows any number: how many
-        /// messages wait is for the owner to limit.
+        /// Number of bytes. 0 for an empty message; credit does not limit their number, so the owner
+        /// has to.
         len: usize,
-        /// What ends with them.
+        /// Whether a message or record ends with them.
         end: MessageEnd,
     },
 }
 
-/// What ends with a packet's last byte. Nothing ever does in a stream.
+/// What ends with a packet's last byte. Both are false in a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct MessageEnd {
-    /// A message.
+    /// A message ends (`VIRTIO_VSOCK_SEQ_EOM`).
     pub message: bool,
-    /// A record, which the sender marked with `MSG_EOR`.
+    /// A record ends, which the sender marked with `MSG_EOR` (`VIRTIO_VSOCK_SEQ_EOR`).
     pub record: bool,
 }
 
@@ -35,14 +35,14 @@ pub struct MessageEnd {
 pub enum Transmit {
     /// A packet without data. It counts as sent.
     Packet(Header),
-    /// Bytes of a connection's link. Nothing has happened until the owner says so with
-    /// [`sent`](super::Muxer::sent) or [`nothing_to_send`](super::Muxer::nothing_to_send).
+    /// Data of a connection's link. The owner answers with [`sent`](super::Muxer::sent) or
+    /// [`nothing_to_send`](super::Muxer::nothing_to_send).
     Data {
         /// The connection.
         handle: Handle,
-        /// At most so many.
+        /// Maximum number of bytes.
         max: usize,
-        /// Of a [`SocketKind::Seqpacket`], bytes of one message only.
+        /// The socket type. For [`SocketKind::Seqpacket`], send bytes of one message only.
         kind: SocketKind,
     },
 }
@@ -50,31 +50,30 @@ pub enum Transmit {
 /// Something that happened on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
-    /// The guest wants a connection: to be answered with [`accept`](super::Muxer::accept) or
+    /// The guest requests a connection. The owner answers with [`accept`](super::Muxer::accept) or
     /// [`refuse`](super::Muxer::refuse).
     Request {
         /// Its handle from now on.
         handle: Handle,
-        /// From where to where. The peer may be nobody that the owner knows.
+        /// Its ports, peer and type. The peer may be unknown to the owner.
         key: Key,
     },
-    /// The guest has accepted a connection that was asked for by
-    /// [`connect`](super::Muxer::connect).
+    /// The guest has accepted a connection of [`connect`](super::Muxer::connect).
     Connected {
         /// The connection.
         handle: Handle,
     },
-    /// The guest sends no more: what its link holds is all.
+    /// The guest sends no more data (half-close): the link has all of it.
     Finished {
         /// The connection.
         handle: Handle,
     },
-    /// The guest reads no more: what the link still has for it is in vain.
+    /// The guest receives no more data: what the link still has for it is lost.
     ClosedRead {
         /// The connection.
         handle: Handle,
     },
-    /// The connection is over, and its handle means nothing any more.
+    /// The connection is over and its handle is invalid.
     Closed {
         /// The connection.
         handle: Handle,
@@ -86,28 +85,28 @@ pub enum Event {
 /// Why a connection is over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
-    /// One side closed it and the other agreed.
+    /// One side closed it and the other confirmed.
     #[error("closed")]
     Clean,
     /// The guest refused it.
     #[error("the guest refused the connection")]
     Refused,
-    /// The guest reset it, or began another with the same ports.
+    /// The guest reset it, or requested another with the same ports.
     #[error("the guest reset the connection")]
     Reset,
     /// The guest did not answer in time.
     #[error("the guest did not answer in time")]
     TimedOut,
-    /// The guest sent more than there was room for.
-    #[error("the guest sent more than it had credit for")]
+    /// The guest sent more data than there was free space for.
+    #[error("the guest sent more data than its credit allows")]
     CreditOverrun,
-    /// The guest claims to have taken bytes that it was never sent, or takes back what it said.
-    #[error("the guest told lies about its credit")]
-    CreditLie,
-    /// The guest broke the protocol.
-    #[error("the guest broke the protocol: {0}")]
+    /// The guest's `fwd_cnt` covers bytes that were never sent, or goes backwards.
+    #[error("the guest sent an invalid fwd_cnt")]
+    CreditViolation,
+    /// The guest violated the protocol.
+    #[error("the guest violated the protocol: {0}")]
     Protocol(&'static str),
-    /// The guest's driver began anew and knows none of its connections.
+    /// The guest's driver was reset and knows none of its connections.
     #[error("the guest restarted")]
     GuestRestarted,
 }

@@ -1,24 +1,24 @@
-//! Names of connections: on the wire and between the muxer and its owner.
+//! Identifiers of connections: on the wire ([`Key`]) and for the owner ([`Handle`]).
 
 use std::hash::{Hash, Hasher};
 
 use crate::{Cid, GuestCid, Header, Operation, SocketKind};
 
-/// What tells the connections of one guest apart on the wire.
+/// Identifies a connection of one guest on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
     /// The guest's port.
     pub guest_port: u32,
-    /// Whom the guest has the connection with: the host, or another guest.
+    /// The other end's CID: the host, or another guest.
     pub peer: Cid,
     /// The peer's port.
     pub peer_port: u32,
-    /// What kind of socket it is between.
+    /// The socket type.
     pub kind: SocketKind,
 }
 
 impl Key {
-    /// The connection that a packet from the guest belongs to.
+    /// The key of a packet from the guest.
     pub(crate) fn of(header: &Header, kind: SocketKind) -> Self {
         Self {
             guest_port: header.src_port,
@@ -28,7 +28,7 @@ impl Key {
         }
     }
 
-    /// A header to the guest.
+    /// Makes a header to the guest.
     pub(crate) fn header(&self, guest: GuestCid, operation: Operation) -> Header {
         Header {
             src_cid: self.peer.0,
@@ -42,7 +42,7 @@ impl Key {
     }
 }
 
-// Two words instead of four fields: the hash is looked up for every packet.
+// Two words instead of four fields, because every packet is hashed.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, state: &mut H) {
         state.write_u64(u64::from(self.guest_port) << 32 | u64::from(self.peer_port));
@@ -50,8 +50,8 @@ impl Hash for Key {
     }
 }
 
-/// What the owner calls a connection. No two connections of a [`Muxer`](super::Muxer) ever have
-/// the same, and each method tolerates one whose connection is gone.
+/// Identifies a connection for the owner. A [`Muxer`](super::Muxer) never reuses a handle, and its
+/// methods do nothing for one whose connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
     pub(crate) index: u32,
@@ -59,7 +59,7 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// A small number that no other connection has at the same time, to index a table by.
+    /// A small number, unique among the existing connections, to index a table with.
     pub fn index(self) -> usize {
         self.index as usize
     }

@@ -1,11 +1,12 @@
 //! Packets from the guest.
 
-use super::{Closed, Event, Farewell, Key, MessageEnd, Muxer, Received};
+use super::{Closed, EndNotice, Event, Key, MessageEnd, Muxer, Received};
 use crate::connection::{Pending, Phase};
 use crate::{Header, Operation, SocketKind, message, shutdown};
 
 impl Muxer {
-    /// Takes a packet of the tx queue. `payload` is how many bytes really follow the header.
+    /// Handles a packet of the tx queue. `payload` is the number of bytes that follow the header in the
+    /// descriptor chain, whatever the header states.
     pub fn handle_packet(&mut self, header: &Header, payload: usize) -> Received {
         if header.src_cid != u64::from(self.config.guest.get()) {
             self.counters.spoofed += 1;
@@ -31,7 +32,7 @@ impl Muxer {
         };
 
         match (operation, connection.phase) {
-            // Of an older connection, which this one's REQUEST must find gone.
+            // The packet belongs to an older connection, which must be gone before this REQUEST.
             (operation, Phase::Connecting)
                 if !connection.is_known_to_guest() && operation != Some(Operation::Request) =>
             {
@@ -39,25 +40,25 @@ impl Muxer {
             }
             (Some(Operation::Reset), _) => self.handle_reset(index),
             (Some(Operation::Request), _) => {
-                // The guest has forgotten the connection, and whatever waits to be sent of it
-                // would hit the new one.
-                self.end(index, Some(Closed::Reset), Farewell::None);
+                // The guest has forgotten the old connection. Pending packets of it would be taken
+                // for the new one's.
+                self.end(index, Some(Closed::Reset), EndNotice::None);
                 self.handle_request(key, header);
             }
-            // Its RST is on its way, which answers everything.
+            // The pending RST answers every packet.
             (_, Phase::Ended) => {}
             (Some(Operation::Shutdown), Phase::Closing) => self.handle_shutdown(index, header),
-            // What was under way when the owner closed it.
+            // Packets that were in flight when the owner closed it.
             (_, Phase::Closing) => {}
-            _ if connection.hear_credit(header).is_err() => {
-                self.fault(index, Closed::CreditLie);
+            _ if connection.update_credit(header).is_err() => {
+                self.fault(index, Closed::CreditViolation);
             }
             (Some(Operation::Response), Phase::Connecting) => self.handle_response(index),
             (_, Phase::Connecting) => self.protocol(index, "a packet before its RESPONSE"),
             (Some(Operation::CreditUpdate), _) => self.reschedule(index),
             (Some(Operation::CreditRequest), Phase::Requested) => {}
             (Some(Operation::CreditRequest), _) => {
-                self.owe(index, Pending::CREDIT_UPDATE);
+                self.schedule_control(index, Pending::CREDIT_UPDATE);
                 self.reschedule(index);
             }
             (Some(Operation::Response), _) => self.protocol(index, "RESPONSE to no REQUEST"),
@@ -71,13 +72,14 @@ impl Muxer {
         Received::Nothing
     }
 
-    /// Is there room for the answer to another packet? If not, the tx queue must wait until
-    /// [`poll_transmit`](Self::poll_transmit) has made some.
+    /// Whether another packet may be handled. If not, the tx queue must wait until
+    /// [`poll_transmit`](Self::poll_transmit) has sent a queued reply.
+    #[doc(alias = "backpressure")]
     pub fn may_receive(&self) -> bool {
         self.replies.len() < self.config.max_replies
     }
 
-    /// Answers what belongs to no connection: with RST, unless it is one.
+    /// Answers a packet of no connection with RST, unless it is an RST.
     fn handle_stray(&mut self, header: &Header) {
         if header.operation() == Some(Operation::Reset) {
             return;
@@ -99,7 +101,7 @@ impl Muxer {
     }
 
     fn handle_request(&mut self, key: Key, header: &Header) {
-        // An RST for what the guest sent on this key before would now be taken for the answer.
+        // A queued RST to an earlier packet of this key would be taken for the answer.
         self.replies.retain(|reply| {
             (reply.src_cid, reply.src_port, reply.dst_port, reply.kind)
                 != (key.peer.0, key.peer_port, key.guest_port, key.kind as u16)
@@ -113,11 +115,11 @@ impl Muxer {
             .table
             .insert(key, Phase::Requested, self.first_count, 0);
         if let Some(connection) = self.table.at(handle.index)
-            && connection.hear_credit(header).is_err()
+            && connection.update_credit(header).is_err()
         {
-            // Never shown to the owner, so it has nothing to hear of the end.
+            // The owner has not seen it, so it gets no event.
             self.counters.faults += 1;
-            self.end(handle.index, None, Farewell::Reset);
+            self.end(handle.index, None, EndNotice::Reset);
             return;
         }
         self.events.push_back(Event::Request { handle, key });
@@ -134,7 +136,7 @@ impl Muxer {
         let shut = connection.owner_shut;
         self.events.push_back(Event::Connected { handle });
         if shut != 0 {
-            self.owe(index, Pending::SHUTDOWN);
+            self.schedule_control(index, Pending::SHUTDOWN);
         }
         self.reschedule(index);
     }
@@ -145,13 +147,13 @@ impl Muxer {
         };
         let reason = match connection.phase {
             Phase::Connecting => Closed::Refused,
-            _ if u32::from(connection.told_shut) == shutdown::BOTH => Closed::Clean,
+            _ if u32::from(connection.sent_shut) == shutdown::BOTH => Closed::Clean,
             _ => Closed::Reset,
         };
-        self.end(index, Some(reason), Farewell::None);
+        self.end(index, Some(reason), EndNotice::None);
     }
 
-    /// The bits add up, and none is ever taken back.
+    /// Shutdown bits accumulate; none is ever cleared.
     fn handle_shutdown(&mut self, index: u32, header: &Header) {
         let Some(connection) = self.table.at(index) else {
             return;
@@ -162,7 +164,7 @@ impl Muxer {
         connection.guest_shut = after as u8;
         let handle = connection.handle(index);
         if connection.phase == Phase::Open {
-            // In this order, so that whoever sees the end of a close finds that it was one.
+            // In this order, so that a reader at the end of data can tell a close from a half-close.
             if new & shutdown::RECEIVE != 0 {
                 self.events.push_back(Event::ClosedRead { handle });
             }
@@ -171,7 +173,7 @@ impl Muxer {
             }
         }
         if after == shutdown::BOTH {
-            self.end(index, Some(Closed::Clean), Farewell::Reset);
+            self.end(index, Some(Closed::Clean), EndNotice::Reset);
         } else {
             self.reschedule(index);
         }
@@ -187,7 +189,7 @@ impl Muxer {
             return Received::Nothing;
         }
         if len > payload {
-            self.protocol(index, "RW with less data than it says");
+            self.protocol(index, "RW with less data than its len");
             return Received::Nothing;
         }
         if connection.incoming.received(header.len).is_err() {
@@ -201,16 +203,16 @@ impl Muxer {
                 record: header.flags & message::RECORD != 0,
             },
         };
-        let nobody_reads = u32::from(connection.owner_shut) & shutdown::RECEIVE != 0;
+        let is_dropped = u32::from(connection.owner_shut) & shutdown::RECEIVE != 0;
         let handle = connection.handle(index);
-        if nobody_reads {
+        if is_dropped {
             connection.incoming.freed(header.len);
         }
-        if connection.owes_credit() {
-            self.owe(index, Pending::CREDIT_UPDATE);
+        if connection.needs_credit_update() {
+            self.schedule_control(index, Pending::CREDIT_UPDATE);
         }
         self.reschedule(index);
-        if nobody_reads || (len == 0 && !end.message) {
+        if is_dropped || (len == 0 && !end.message) {
             return Received::Nothing;
         }
         Received::Payload { handle, len, end }
@@ -222,6 +224,6 @@ impl Muxer {
 
     fn fault(&mut self, index: u32, reason: Closed) {
         self.counters.faults += 1;
-        self.end(index, Some(reason), Farewell::Reset);
+        self.end(index, Some(reason), EndNotice::Reset);
     }
 }

@@ -1,32 +1,32 @@
-//! The connections of a guest, by place and by key.
+//! The connections of a guest, by slot and by key.
 
 use std::collections::HashMap;
 
 use super::{Handle, Key};
 use crate::connection::{Connection, Phase};
 
-/// Connections in numbered places, each found by its [`Key`], too.
+/// Connections in numbered slots, with a map from [`Key`] to slot.
 ///
-/// The guest chooses the keys, so the map's hash is the standard library's, which is keyed by
-/// chance: nobody can choose keys that collide.
+/// The guest chooses the keys, so the map uses the standard library's randomly keyed hash: a hostile
+/// guest cannot choose keys that collide.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    places: Vec<Option<Connection>>,
-    vacant: Vec<u32>,
+    slots: Vec<Option<Connection>>,
+    free: Vec<u32>,
     by_key: HashMap<Key, u32>,
-    /// The key of the packet before: packets of one connection come in runs.
+    /// The key of the last packet, as a cache: packets of one connection come in runs.
     recent: Option<(Key, u32)>,
     last_serial: u64,
     live: usize,
 }
 
 impl Table {
-    /// Connections, those included that only wait for their RST to be sent.
+    /// Number of connections, including those whose RST waits to be sent.
     pub(super) fn len(&self) -> usize {
         self.by_key.len()
     }
 
-    /// Connections that the owner knows.
+    /// Number of connections that have a handle.
     pub(super) fn live(&self) -> usize {
         self.live
     }
@@ -43,11 +43,11 @@ impl Table {
     }
 
     pub(super) fn at(&mut self, index: u32) -> Option<&mut Connection> {
-        self.places.get_mut(index as usize)?.as_mut()
+        self.slots.get_mut(index as usize)?.as_mut()
     }
 
     pub(super) fn get(&self, handle: Handle) -> Option<&Connection> {
-        let connection = self.places.get(handle.index())?.as_ref()?;
+        let connection = self.slots.get(handle.index())?.as_ref()?;
         (connection.serial == handle.serial).then_some(connection)
     }
 
@@ -56,27 +56,27 @@ impl Table {
         (connection.serial == handle.serial).then_some(connection)
     }
 
-    /// Adds a connection under a key that has none.
+    /// Inserts a connection. The key must be unused.
     pub(super) fn insert(&mut self, key: Key, phase: Phase, first: u32, alloc: u32) -> Handle {
         self.last_serial += 1;
         let connection = Connection::new(key, self.last_serial, phase, first, alloc);
-        let index = match self.vacant.pop() {
+        let index = match self.free.pop() {
             Some(index) => index,
             None => {
-                self.places.push(None);
-                (self.places.len() - 1) as u32
+                self.slots.push(None);
+                (self.slots.len() - 1) as u32
             }
         };
         let handle = connection.handle(index);
-        self.places[index as usize] = Some(connection);
+        self.slots[index as usize] = Some(connection);
         self.by_key.insert(key, index);
         self.live += 1;
         handle
     }
 
-    /// Takes the connection's handle from it: the owner knows it no more.
-    pub(super) fn disown(&mut self, index: u32) {
-        if let Some(connection) = self.places.get_mut(index as usize).and_then(Option::as_mut)
+    /// Invalidates the connection's handle; the connection stays until its RST is sent.
+    pub(super) fn release_handle(&mut self, index: u32) {
+        if let Some(connection) = self.slots.get_mut(index as usize).and_then(Option::as_mut)
             && connection.serial != 0
         {
             connection.serial = 0;
@@ -85,20 +85,20 @@ impl Table {
     }
 
     pub(super) fn remove(&mut self, index: u32) {
-        self.disown(index);
-        let Some(connection) = self.places.get_mut(index as usize).and_then(Option::take) else {
+        self.release_handle(index);
+        let Some(connection) = self.slots.get_mut(index as usize).and_then(Option::take) else {
             return;
         };
         self.by_key.remove(&connection.key);
         self.recent = None;
-        self.vacant.push(index);
+        self.free.push(index);
     }
 
-    /// The places that are taken.
+    /// Indices of the occupied slots.
     pub(super) fn indices(&self) -> Vec<u32> {
         let taken =
-            |(index, place): (usize, &Option<Connection>)| place.as_ref().map(|_| index as u32);
-        self.places.iter().enumerate().filter_map(taken).collect()
+            |(index, slot): (usize, &Option<Connection>)| slot.as_ref().map(|_| index as u32);
+        self.slots.iter().enumerate().filter_map(taken).collect()
     }
 }
 
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_never_means_the_connection_that_has_its_place_later() {
+    fn a_handle_does_not_refer_to_a_later_connection_in_its_slot() {
         let mut table = Table::default();
         let first = table.insert(key(1), Phase::Open, 0, 0);
         assert_eq!(table.find(&key(1)), Some(first.index));
@@ -133,11 +133,11 @@ mod tests {
     }
 
     #[test]
-    fn a_disowned_connection_is_found_by_its_key_but_not_by_its_handle() {
+    fn after_release_a_connection_is_found_by_key_but_not_by_handle() {
         let mut table = Table::default();
         let handle = table.insert(key(1), Phase::Open, 0, 0);
-        table.disown(handle.index);
-        table.disown(handle.index);
+        table.release_handle(handle.index);
+        table.release_handle(handle.index);
         assert!(table.get(handle).is_none());
         assert_eq!(
             (table.find(&key(1)), table.len(), table.live()),
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_small_numbers() {
+    fn slots_are_reused() {
         let mut table = Table::default();
         for round in 0..10 {
             for port in 0..100 {
@@ -163,8 +163,8 @@ mod tests {
 
     #[test]
     fn an_idle_connection_takes_little_memory() {
-        // With the hash map's entry (33 bytes, at 7/16 of its places or more) and 16 bytes in the
-        // queues, some 200.
+        // About 200 bytes with the hash map's entry (33 bytes, at a load of 7/16 or more) and 16 bytes
+        // in the queues.
         assert!(
             size_of::<Option<Connection>>() <= 128,
             "{}",

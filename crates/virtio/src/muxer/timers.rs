@@ -1,18 +1,18 @@
-//! When which connection has waited long enough.
+//! Timers of connections.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
 use crate::connection::Connection;
 
-/// At most one deadline for each connection; the connection knows it, too, so that it can be found
-/// again. Only connections that the owner opens or closes, and those that wait for packets to be
-/// read, have one, and only for moments.
+/// Deadlines, at most one for each connection. The connection stores its deadline, too, so that it can
+/// be removed. Only connections that are being opened or closed, or that the packet limit stops, have
+/// one, and only for a short time.
 #[derive(Debug, Default)]
 pub(super) struct Timers(BTreeSet<(Instant, u32)>);
 
 impl Timers {
-    /// `None` is a time so far off that it never comes.
+    /// Arms the timer; `None` disarms it (a deadline beyond the range of `Instant`).
     pub(super) fn set(&mut self, connection: &mut Connection, index: u32, at: Option<Instant>) {
         self.clear(connection, index);
         if let Some(at) = at {
@@ -31,7 +31,7 @@ impl Timers {
         self.0.first().map(|(at, _)| *at)
     }
 
-    /// A connection whose time has come by `now`.
+    /// A connection whose deadline is not after `now`.
     pub(super) fn due(&self, now: Instant) -> Option<u32> {
         let (at, index) = self.0.first()?;
         (*at <= now).then_some(*index)

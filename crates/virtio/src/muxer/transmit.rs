@@ -1,9 +1,9 @@
 //! Packets to the guest.
 //!
-//! Answers and control packets go first: they are short, few, and others wait for them. Data goes
-//! in turns of 64 KiB, counted in bytes and not in packets, so what a connection gets does not
-//! depend on the size of its writes: a deficit round robin, in which a turn's last packet may go
-//! beyond the turn and the next turn is shorter for it.
+//! Replies and control packets go first: they are short and few, and connections wait for them. Data
+//! is scheduled by deficit round robin, in turns of 64 KiB. A turn counts bytes and not packets, so a
+//! connection's share does not depend on the size of its writes (fairness). The last packet of a turn
+//! may exceed it; the next turn is shorter by the excess.
 
 use super::{Handle, MessageEnd, Muxer, Transmit};
 use crate::connection::Phase;
@@ -12,13 +12,13 @@ use crate::{Header, SocketKind};
 /// Bytes of data in one turn.
 const TURN: i32 = 64 * 1024;
 
-/// Bytes of data in one packet: what Linux takes and gives at most
-/// (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`). Not more than a turn, so that each turn allows a packet.
+/// Maximum bytes of data in one packet: Linux's limit (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`). Not more than
+/// a turn, so that each turn allows a packet.
 const MAX_PACKET: u32 = 64 * 1024;
 
 impl Muxer {
-    /// What to send next, into a buffer that has room for so many bytes after the header.
-    pub fn poll_transmit(&mut self, room: usize) -> Option<Transmit> {
+    /// The next packet to send, for a buffer with `space` bytes after the header.
+    pub fn poll_transmit(&mut self, space: usize) -> Option<Transmit> {
         if let Some(reply) = self.replies.pop_front() {
             return Some(Transmit::Packet(reply));
         }
@@ -45,8 +45,8 @@ impl Muxer {
         if connection.deficit <= 0 {
             connection.deficit += TURN;
         }
-        let may = connection.outgoing.available().min(MAX_PACKET) as usize;
-        let max = may.min(room);
+        let credit = connection.outgoing.available().min(MAX_PACKET) as usize;
+        let max = credit.min(space);
         (max > 0).then_some(Transmit::Data {
             handle: connection.handle(index),
             max,
@@ -54,14 +54,16 @@ impl Muxer {
         })
     }
 
-    /// Is there anything to send?
+    /// Whether there is anything to send.
     pub fn has_transmit(&self) -> bool {
         !self.replies.is_empty() || !self.control.is_empty() || !self.data.is_empty()
     }
 
-    /// `bytes` of the link are in the buffer, at most as many as were allowed and none only for an
-    /// empty message: this is their header. Without `more`, the link is empty until
-    /// [`readable`](Self::readable).
+    /// Answers [`Transmit::Data`]: the owner has put `bytes` of the link into the buffer. Returns their
+    /// header, or `None` if the connection is gone.
+    ///
+    /// `bytes` is at most the given `max`, and 0 only for an empty message. Without `more`, the link is
+    /// not asked again until [`readable`](Self::readable).
     pub fn sent(
         &mut self,
         handle: Handle,
@@ -78,7 +80,7 @@ impl Muxer {
         );
         let header = connection.data_packet(guest, bytes as u32, end);
         connection.has_data = more;
-        // An empty message takes part of a turn, too.
+        // An empty message counts as one byte of the turn.
         connection.deficit -= (bytes as i32).max(1);
         let turn_is_over = connection.deficit <= 0;
         self.reschedule(handle.index);
@@ -88,7 +90,8 @@ impl Muxer {
         Some(header)
     }
 
-    /// The link had nothing: it is left alone until [`readable`](Self::readable).
+    /// Answers [`Transmit::Data`]: the link had no data. It is not asked again until
+    /// [`readable`](Self::readable).
     pub fn nothing_to_send(&mut self, handle: Handle) {
         if let Some(connection) = self.table.get_mut(handle) {
             connection.has_data = false;

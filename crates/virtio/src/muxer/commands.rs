@@ -1,26 +1,31 @@
-//! What the owner wants of connections.
+//! Commands of the owner.
 
 use std::time::{Duration, Instant};
 
-use super::{Closed, Farewell, Handle, Key, Muxer};
+use super::{Closed, EndNotice, Handle, Key, Muxer};
 use crate::connection::{Connection, Pending, Phase};
 use crate::shutdown;
 
-/// Why no connection to the guest can be begun.
+/// Why [`Muxer::connect`] failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
-    /// There is a connection between these ports.
+    /// A connection with this key exists.
     #[error("a connection between these ports exists")]
     InUse,
     /// [`Config::max_connections`](super::Config::max_connections) is reached.
-    #[error("the guest has as many connections as it may have")]
+    #[error("the guest has reached its limit of connections")]
     TooMany,
 }
 
 impl Muxer {
-    /// Asks the guest for a connection: ends in [`Event::Connected`](super::Event::Connected) or
-    /// [`Event::Closed`](super::Event::Closed), after `timeout` at most. The link has room for
-    /// `alloc` bytes.
+    /// Connects to a port of the guest. The result is [`Event::Connected`](super::Event::Connected) or
+    /// [`Event::Closed`](super::Event::Closed), within `timeout`. `alloc` is the size of the link's
+    /// receive buffer in bytes.
+    ///
+    /// # Errors
+    ///
+    /// [`ConnectError::InUse`] if a connection with this `key` exists; [`ConnectError::TooMany`] if the
+    /// guest has [`Config::max_connections`](super::Config::max_connections).
     pub fn connect(
         &mut self,
         now: Instant,
@@ -40,33 +45,35 @@ impl Muxer {
             let at = now.checked_add(timeout);
             self.timers.set(connection, handle.index, at);
         }
-        self.owe(handle.index, Pending::REQUEST);
+        self.schedule_control(handle.index, Pending::REQUEST);
         Ok(handle)
     }
 
-    /// Grants an [`Event::Request`](super::Event::Request). The link has room for `alloc` bytes.
+    /// Accepts an [`Event::Request`](super::Event::Request). `alloc` is the size of the link's receive
+    /// buffer in bytes.
     pub fn accept(&mut self, handle: Handle, alloc: u32) {
         if let Some(connection) = self.in_phase(handle, Phase::Requested) {
             connection.phase = Phase::Open;
             connection.incoming.set_alloc(alloc);
             connection.close_if_shut();
             let shut = connection.owner_shut;
-            self.owe(handle.index, Pending::RESPONSE);
+            self.schedule_control(handle.index, Pending::RESPONSE);
             if shut != 0 {
-                self.owe(handle.index, Pending::SHUTDOWN);
+                self.schedule_control(handle.index, Pending::SHUTDOWN);
             }
             self.reschedule(handle.index);
         }
     }
 
-    /// Turns an [`Event::Request`](super::Event::Request) down; there is no event of its end.
+    /// Refuses an [`Event::Request`](super::Event::Request) with RST. No [`Event::Closed`](super::Event::Closed)
+    /// follows.
     pub fn refuse(&mut self, handle: Handle) {
         if self.in_phase(handle, Phase::Requested).is_some() {
-            self.end(handle.index, None, Farewell::Reset);
+            self.end(handle.index, None, EndNotice::Reset);
         }
     }
 
-    /// The link has bytes for the guest.
+    /// Reports that the link has data for the guest.
     pub fn readable(&mut self, handle: Handle) {
         if let Some(connection) = self.table.get_mut(handle) {
             connection.has_data = true;
@@ -74,38 +81,41 @@ impl Muxer {
         }
     }
 
-    /// The link's reader took so many bytes: there is room for as many again.
+    /// Reports that the link's reader has consumed `bytes`. Sends a credit update if one is due.
+    #[doc(alias = "credit update")]
     pub fn freed(&mut self, handle: Handle, bytes: u32) {
         if let Some(connection) = self.table.get_mut(handle) {
             connection.incoming.freed(bytes);
-            if connection.owes_credit() {
-                self.owe(handle.index, Pending::CREDIT_UPDATE);
+            if connection.needs_credit_update() {
+                self.schedule_control(handle.index, Pending::CREDIT_UPDATE);
             }
         }
     }
 
-    /// Nothing follows what was sent by now.
+    /// Sends SHUTDOWN(send): no data follows what was sent.
+    #[doc(alias = "half-close")]
+    #[doc(alias = "shutdown")]
     pub fn finish(&mut self, handle: Handle) {
         self.shut_down(handle, shutdown::SEND);
     }
 
-    /// Nobody reads what the guest sends from now on. What still comes is dropped.
+    /// Sends SHUTDOWN(receive): data that the guest still sends is dropped.
     pub fn close_read(&mut self, handle: Handle) {
         self.shut_down(handle, shutdown::RECEIVE);
     }
 
-    /// Both: waits for the guest to agree, which it does when its program has read everything, but
-    /// at most [`Config::close_timeout`](super::Config::close_timeout). Ends in
-    /// [`Event::Closed`](super::Event::Closed) and no other event, at once if nobody has accepted
-    /// it yet. After [`finish`](Self::finish) and [`close_read`](Self::close_read), which come to
-    /// the same, it sets the limit to the waiting.
+    /// Closes both directions. Waits until the guest's program has read all data and the guest answers
+    /// with RST, at most [`Config::close_timeout`](super::Config::close_timeout). The only event that
+    /// follows is [`Event::Closed`](super::Event::Closed), at once if the connection is not accepted
+    /// yet. After [`finish`](Self::finish) and [`close_read`](Self::close_read), which close it as well,
+    /// this call only sets the timeout.
     pub fn close(&mut self, now: Instant, handle: Handle) {
         let Some(connection) = self.table.get_mut(handle) else {
             return;
         };
         match connection.phase {
             Phase::Requested | Phase::Connecting => {
-                self.end(handle.index, Some(Closed::Clean), Farewell::Reset);
+                self.end(handle.index, Some(Closed::Clean), EndNotice::Reset);
             }
             Phase::Open | Phase::Closing => {
                 if connection.deadline.is_none() {
@@ -118,28 +128,26 @@ impl Muxer {
         }
     }
 
-    /// Ends it at once, whatever is under way. Its handle means nothing any more; there is no
-    /// event.
+    /// Resets a connection. Data in flight is lost and the handle becomes invalid. No event follows.
     pub fn reset(&mut self, handle: Handle) {
         if self.table.get(handle).is_some() {
-            self.end(handle.index, None, Farewell::Reset);
+            self.end(handle.index, None, EndNotice::Reset);
         }
     }
 
-    /// The same for all connections: for a device that begins anew with a guest that knows of
-    /// them.
+    /// Resets all connections: for a device that restarts while the guest goes on.
     pub fn reset_all(&mut self) {
         for index in self.table.indices() {
-            self.end(index, None, Farewell::Reset);
+            self.end(index, None, EndNotice::Reset);
         }
     }
 
-    /// The guest's driver has begun anew, and knows of nothing: all connections are over, with
-    /// [`Closed::GuestRestarted`], and nothing that waits is sent.
+    /// Ends all connections with [`Closed::GuestRestarted`], and sends nothing: for a guest whose driver
+    /// was reset and knows none of them.
     pub fn forget_all(&mut self) {
         self.replies.clear();
         for index in self.table.indices() {
-            self.end(index, Some(Closed::GuestRestarted), Farewell::None);
+            self.end(index, Some(Closed::GuestRestarted), EndNotice::None);
         }
     }
 
@@ -151,7 +159,7 @@ impl Muxer {
         connection.owner_shut |= directions as u8;
         if connection.owner_shut != before && connection.phase == Phase::Open {
             connection.close_if_shut();
-            self.owe(handle.index, Pending::SHUTDOWN);
+            self.schedule_control(handle.index, Pending::SHUTDOWN);
             self.reschedule(handle.index);
         }
     }
