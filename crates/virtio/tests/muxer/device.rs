@@ -1,4 +1,4 @@
-//! The owner of a muxer: what a broker does, with queues of bytes for links.
+//! The owner of a muxer, as a broker is one, with byte queues as links.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -8,20 +8,20 @@ use hvsock_virtio::{
     Transmit,
 };
 
-use crate::flows::{Flows, Packet, Way};
+use crate::flows::{Direction, Flows, Packet};
 
-/// A connection's link: what waits in it each way.
+/// A connection's link: the data buffered in each direction.
 #[derive(Debug)]
 pub struct Link {
     pub flow: usize,
     pub key: Key,
     /// Bytes for the guest, message by message.
     to_guest: VecDeque<(VecDeque<u8>, MessageEnd)>,
-    /// What came from the guest and nobody has read.
+    /// Data from the guest that is unread.
     from_guest: VecDeque<(Vec<u8>, MessageEnd)>,
     alloc: u32,
     pub is_open: bool,
-    /// To be done when everything for the guest is sent.
+    /// Half-close when everything for the guest is sent.
     pub finish: bool,
     pub close: bool,
     pub has_shut_read: bool,
@@ -34,9 +34,9 @@ pub struct Device {
     pub muxer: Muxer,
     pub links: BTreeMap<usize, Link>,
     pub handles: BTreeMap<usize, Handle>,
-    /// Requests that nobody has answered.
+    /// Requests that are not answered yet.
     pub requests: VecDeque<(usize, Handle)>,
-    /// Room of the links to come.
+    /// Buffer size of later links, in bytes.
     pub alloc: u32,
     /// How connections ended.
     pub closed: Vec<(usize, Closed)>,
@@ -79,7 +79,7 @@ impl Device {
         self.handles.insert(flow, handle);
     }
 
-    // What the programs behind the links do.
+    // Actions of the programs behind the links.
 
     pub fn connect(&mut self, now: Instant, flow: usize, key: Key, timeout: Duration) -> bool {
         match self.muxer.connect(now, key, self.alloc, timeout) {
@@ -119,9 +119,9 @@ impl Device {
         let Some(link) = self.links.get_mut(&flow) else {
             return;
         };
-        let waits: usize = link.to_guest.iter().map(|(bytes, _)| bytes.len()).sum();
+        let buffered: usize = link.to_guest.iter().map(|(bytes, _)| bytes.len()).sum();
         let is_shut = link.finish || link.close || link.is_closing || link.guest_reads_no_more;
-        if !link.is_open || is_shut || waits > 512 * 1024 {
+        if !link.is_open || is_shut || buffered > 512 * 1024 {
             return;
         }
         let (len, end) = match link.key.kind {
@@ -134,7 +134,7 @@ impl Device {
                 },
             ),
         };
-        let bytes = flows.write(flow, Way::ToGuest, len, end);
+        let bytes = flows.write(flow, Direction::ToGuest, len, end);
         link.to_guest.push_back((bytes.into(), end));
         self.muxer.readable(self.handles[&flow]);
     }
@@ -147,12 +147,12 @@ impl Device {
         while let Some((mut bytes, end)) = link.from_guest.pop_front() {
             if bytes.len() > limit - total {
                 let rest = bytes.split_off(limit - total);
-                flows.read(flow, Way::ToDevice, &bytes, MessageEnd::default());
+                flows.read(flow, Direction::ToDevice, &bytes, MessageEnd::default());
                 total = limit;
                 link.from_guest.push_front((rest, end));
                 break;
             }
-            flows.read(flow, Way::ToDevice, &bytes, end);
+            flows.read(flow, Direction::ToDevice, &bytes, end);
             total += bytes.len();
         }
         if let Some(handle) = self.handles.get(&flow)
@@ -163,14 +163,14 @@ impl Device {
         total
     }
 
-    /// Nothing more for the guest, once all of it is sent.
+    /// Half-closes it once everything for the guest is sent.
     pub fn finish(&mut self, now: Instant, flows: &mut Flows, flow: usize) {
         if let Some(link) = self.links.get_mut(&flow)
             && link.is_open
             && !link.close
         {
             link.finish = true;
-            flows.stream(flow, Way::ToGuest).is_finished = true;
+            flows.stream(flow, Direction::ToGuest).is_finished = true;
             self.finish_if_empty(now, flow);
         }
     }
@@ -191,10 +191,10 @@ impl Device {
             && link.is_open
         {
             link.close = true;
-            if !flows.is_over(flow, Way::ToDevice) {
+            if !flows.is_over(flow, Direction::ToDevice) {
                 flows.abort(flow);
             }
-            flows.stream(flow, Way::ToGuest).is_finished = true;
+            flows.stream(flow, Direction::ToGuest).is_finished = true;
             self.finish_if_empty(now, flow);
         }
     }
@@ -232,7 +232,7 @@ impl Device {
         }
     }
 
-    // What moves packets.
+    // Packets.
 
     pub fn receive(&mut self, now: Instant, flows: &mut Flows, packet: &Packet) {
         let received = self
@@ -243,10 +243,13 @@ impl Device {
             let link = self.links.get_mut(&flow).expect("payload of a link");
             assert!(
                 !link.has_shut_read && !link.is_closing,
-                "payload nobody wants"
+                "payload after close_read"
             );
-            let waits: usize = link.from_guest.iter().map(|(bytes, _)| bytes.len()).sum();
-            assert!(waits + len <= link.alloc as usize, "the link has no room");
+            let buffered: usize = link.from_guest.iter().map(|(bytes, _)| bytes.len()).sum();
+            assert!(
+                buffered + len <= link.alloc as usize,
+                "the link has no free space"
+            );
             link.from_guest
                 .push_back((packet.payload[..len].to_vec(), end));
         }
@@ -262,7 +265,7 @@ impl Device {
         while let Some(event) = self.muxer.poll_event() {
             match event {
                 Event::Request { handle, key } => {
-                    let flow = requested.expect("a Request comes of a REQUEST");
+                    let flow = requested.expect("a Request event follows a REQUEST");
                     self.add(flow, key, handle);
                     self.requests.push_back((flow, handle));
                 }
@@ -274,7 +277,7 @@ impl Device {
                     let flow = self.flow_of(handle);
                     if !self.links[&flow].has_shut_read {
                         self.read(flows, flow, usize::MAX);
-                        flows.end(flow, Way::ToDevice);
+                        flows.end(flow, Direction::ToDevice);
                     }
                 }
                 Event::ClosedRead { handle } => {
@@ -290,7 +293,7 @@ impl Device {
                     let flow = self.flow_of(handle);
                     let is_fault = matches!(
                         reason,
-                        Closed::CreditLie | Closed::CreditOverrun | Closed::Protocol(_)
+                        Closed::CreditViolation | Closed::CreditOverrun | Closed::Protocol(_)
                     );
                     assert!(!is_fault, "flow {flow}: {reason}");
                     self.closed.push((flow, reason));
@@ -312,10 +315,10 @@ impl Device {
         }
     }
 
-    /// The next packet for a buffer with this much room.
-    pub fn transmit(&mut self, now: Instant, room: usize) -> Option<Packet> {
+    /// The next packet, for a buffer with `space` bytes of data.
+    pub fn transmit(&mut self, now: Instant, space: usize) -> Option<Packet> {
         loop {
-            match self.muxer.poll_transmit(room)? {
+            match self.muxer.poll_transmit(space)? {
                 Transmit::Packet(header) => {
                     let is_request = header.operation() == Some(Operation::Request);
                     let named = |(_, link): &(&usize, &Link)| {
@@ -339,7 +342,7 @@ impl Device {
                     });
                 }
                 Transmit::Data { handle, max, kind } => {
-                    assert!(max > 0 && max <= room);
+                    assert!(max > 0 && max <= space);
                     let flow = self.flow_of(handle);
                     let link = self.links.get_mut(&flow).expect("a link");
                     assert_eq!(link.key.kind, kind);
@@ -349,7 +352,7 @@ impl Device {
                     };
                     let more = !link.to_guest.is_empty();
                     let header = self.muxer.sent(handle, payload.len(), end, more);
-                    let header = header.expect("it was there a moment ago");
+                    let header = header.expect("the connection exists");
                     if !more {
                         self.finish_if_empty(now, flow);
                     }

@@ -1,4 +1,4 @@
-//! What each of many busy connections gets, and when.
+//! The share and the latency of each of many busy connections (round robin, credit).
 
 use std::time::{Duration, Instant};
 
@@ -38,9 +38,9 @@ fn open(muxer: &mut Muxer, port: u32) -> Handle {
     handle
 }
 
-/// Bytes that each of 100 connections gets of 100 MB, whose links give `chunk(at)` bytes at a time
-/// and whose readers in the guest read all at once.
-fn shares(room: usize, chunk: impl Fn(usize) -> usize) -> Vec<u64> {
+/// Shares of 100 connections in 100 MB, in bytes. Links send `chunk(at)` bytes at a time, and readers in
+/// the guest read everything at once.
+fn shares(buffer_len: usize, chunk: impl Fn(usize) -> usize) -> Vec<u64> {
     let mut it = muxer();
     let handles: Vec<Handle> = (0..100).map(|port| open(&mut it, port)).collect();
     for handle in &handles {
@@ -49,7 +49,7 @@ fn shares(room: usize, chunk: impl Fn(usize) -> usize) -> Vec<u64> {
     let mut shares = vec![0_u64; handles.len()];
     let mut total = 0;
     while total < 100_000_000 {
-        match it.poll_transmit(room).expect("there is always more") {
+        match it.poll_transmit(buffer_len).expect("there is always more") {
             Transmit::Packet(_) => {}
             Transmit::Data { handle, max, .. } => {
                 let at = handles.iter().position(|it| *it == handle).expect("known");
@@ -76,9 +76,9 @@ fn ratio(shares: &[u64]) -> f64 {
 
 #[test]
 fn busy_connections_get_the_same_share_of_bytes() {
-    for room in [3732, 65_536] {
-        let ratio = ratio(&shares(room, |_| usize::MAX));
-        assert!(ratio <= 1.1, "{room}: {ratio}");
+    for buffer_len in [3732, 65_536] {
+        let ratio = ratio(&shares(buffer_len, |_| usize::MAX));
+        assert!(ratio <= 1.1, "{buffer_len}: {ratio}");
     }
 }
 
@@ -89,7 +89,7 @@ fn small_and_big_writes_get_the_same_share_of_bytes() {
 }
 
 #[test]
-fn a_small_answer_waits_for_one_turn_of_each_busy_connection_at_most() {
+fn a_quiet_connection_waits_at_most_one_turn_of_each_busy_one() {
     let mut it = muxer();
     let busy: Vec<Handle> = (0..10).map(|port| open(&mut it, port)).collect();
     let quiet = open(&mut it, 99);
@@ -112,7 +112,7 @@ fn a_small_answer_waits_for_one_turn_of_each_busy_connection_at_most() {
 }
 
 #[test]
-fn an_answer_to_a_request_goes_before_all_data() {
+fn a_response_is_sent_before_all_data() {
     let mut it = muxer();
     let busy = open(&mut it, 1);
     it.readable(busy);
@@ -132,14 +132,14 @@ fn an_answer_to_a_request_goes_before_all_data() {
     assert_eq!((response.buf_alloc, response.fwd_cnt), (ALLOC, 0));
 }
 
-/// Sends what may be sent: bytes, and CREDIT_REQUESTs.
+/// Sends everything that may be sent. Returns the bytes and the number of CREDIT_REQUESTs.
 fn drain(it: &mut Muxer) -> (usize, usize) {
-    let (mut bytes, mut asked) = (0, 0);
+    let (mut bytes, mut requests) = (0, 0);
     while let Some(transmit) = it.poll_transmit(65_536) {
         match transmit {
             Transmit::Packet(header) => {
                 assert_eq!(header.operation(), Some(Operation::CreditRequest));
-                asked += 1;
+                requests += 1;
             }
             Transmit::Data { handle, max, .. } => {
                 it.sent(handle, max, MessageEnd::default(), true);
@@ -147,16 +147,16 @@ fn drain(it: &mut Muxer) -> (usize, usize) {
             }
         }
     }
-    (bytes, asked)
+    (bytes, requests)
 }
 
 #[test]
-fn without_credit_a_connection_asks_once_and_waits() {
+fn a_connection_without_credit_sends_one_credit_request() {
     let mut it = muxer();
     let handle = open(&mut it, 1);
     it.readable(handle);
     assert_eq!(drain(&mut it), (ALLOC as usize, 1));
-    // A little news is used, but is no cause to ask again; plenty is.
+    // A small update is used but allows no new request; one above the low watermark does.
     for (fwd_cnt, expected) in [(0, (0, 0)), (10, (10, 0)), (100_010, (100_000, 1))] {
         let update = Header {
             fwd_cnt,
@@ -170,8 +170,8 @@ fn without_credit_a_connection_asks_once_and_waits() {
 }
 
 #[test]
-fn a_connection_that_the_guest_does_not_answer_is_over_in_time() {
-    for told in [false, true] {
+fn a_connect_without_answer_times_out() {
+    for is_sent in [false, true] {
         let mut it = muxer();
         let now = Instant::now();
         let key = Key {
@@ -182,7 +182,7 @@ fn a_connection_that_the_guest_does_not_answer_is_over_in_time() {
         };
         let timeout = Duration::from_secs(2);
         it.connect(now, key, ALLOC, timeout).expect("a free key");
-        if told {
+        if is_sent {
             assert!(it.poll_transmit(0).is_some());
         }
         assert_eq!(it.poll_timeout(), Some(now + timeout));
@@ -191,13 +191,13 @@ fn a_connection_that_the_guest_does_not_answer_is_over_in_time() {
         it.handle_timeout(now + timeout);
         assert!(matches!(it.poll_event(), Some(Event::Closed { .. })));
         assert_eq!(it.poll_timeout(), None);
-        // The guest hears of the end if it ever heard of the beginning.
-        assert_eq!(it.has_transmit(), told);
+        // The guest gets an RST only if it got the REQUEST.
+        assert_eq!(it.has_transmit(), is_sent);
     }
 }
 
 #[test]
-fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_none() {
+fn no_data_is_sent_after_a_shutdown_in_its_direction_or_before_accept() {
     let mut it = muxer();
     let (finished, unread) = (open(&mut it, 1), open(&mut it, 2));
     it.finish(finished);
@@ -214,7 +214,7 @@ fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_no
     }
     assert_eq!(it.poll_event(), Some(Event::ClosedRead { handle: unread }));
     assert_eq!(it.connections(), 2);
-    // Not of a connection that nobody has accepted, either.
+    // Nor on a connection that is not accepted yet.
     let _ = it.handle_packet(&header(3, Operation::Request), 0);
     while let Some(event) = it.poll_event() {
         if let Event::Request { handle, .. } = event {
@@ -227,7 +227,7 @@ fn no_data_is_offered_to_a_guest_that_reads_no_more_or_was_told_that_there_is_no
     }
 }
 
-/// Sends packets of one byte until the muxer wants no more; how many.
+/// Sends packets of one byte until the muxer stops. Returns their number.
 fn trickle(muxer: &mut Muxer) -> u32 {
     let mut sent = 0;
     while let Some(Transmit::Data { handle, .. }) = muxer.poll_transmit(3732) {
@@ -244,33 +244,33 @@ fn next_operation(muxer: &mut Muxer) -> Option<Operation> {
     }
 }
 
-/// Linux before 6.8 says nothing of a few bytes that were read, so that a writer of small packets,
-/// which holds itself back, would wait for ever.
+/// Linux before 6.8 sends no credit update for a few bytes, so a writer that the packet limit stops
+/// would wait for ever.
 #[test]
-fn a_guest_that_reads_many_small_packets_and_does_not_say_so_is_asked_again() {
+fn a_writer_stopped_by_the_packet_limit_repeats_its_credit_request() {
     let (mut it, start) = (muxer(), Instant::now());
     it.handle_timeout(start);
     let handle = open(&mut it, 1);
     it.readable(handle);
     let mut sent = 0;
-    // The CREDIT_REQUEST comes between.
+    // A CREDIT_REQUEST comes in between.
     while it.has_transmit() {
         sent += trickle(&mut it);
     }
     assert!((100..10_000).contains(&sent), "{sent}");
-    // The answer: nothing was read by then.
-    let says = |fwd_cnt| Header {
+    // The answer: nothing is read yet.
+    let update = |fwd_cnt| Header {
         fwd_cnt,
         ..header(1, Operation::CreditUpdate)
     };
-    let _ = it.handle_packet(&says(0), 0);
+    let _ = it.handle_packet(&update(0), 0);
     assert!(!it.has_transmit());
-    let again = it.poll_timeout().expect("a time to ask again");
+    let again = it.poll_timeout().expect("a time for the next request");
     assert!(again > start && again < start + Duration::from_secs(1));
     it.handle_timeout(again);
     assert_eq!(next_operation(&mut it), Some(Operation::CreditRequest));
     assert!(!it.has_transmit());
-    let _ = it.handle_packet(&says(sent), 0);
+    let _ = it.handle_packet(&update(sent), 0);
     assert_eq!(it.poll_timeout(), None);
     assert!(trickle(&mut it) > 0);
     it.nothing_to_send(handle);

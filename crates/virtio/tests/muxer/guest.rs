@@ -1,25 +1,30 @@
-//! A guest: a plain model of what Linux' driver does, independent of the code under test.
+//! A guest: a simple model of Linux's driver, independent of the code under test.
 //!
-//! It has the driver's habits: 8 seconds to close and 2 to connect, CREDIT_UPDATE when less than
-//! 64 KiB are known to be free or nothing is left to read, RST for what it does not know, messages
-//! in pieces as credit allows, a socket that is out of the table once the other side shut both
-//! directions down, and no patience with packets that cost more than its buffer. Where Linux would
-//! end a connection for a fault of the device, this one ends the test.
+//! It behaves like the driver:
+//!
+//! - It waits 8 seconds for a close and 2 for a connect.
+//! - It sends a CREDIT_UPDATE when less than 64 KiB of advertised space are left, or nothing is unread.
+//! - It answers unknown packets with RST.
+//! - It sends a message in chunks as credit allows.
+//! - It removes a socket from its table once the peer has shut down both directions.
+//! - It resets a connection whose packets cost more than its buffer.
+//!
+//! Where Linux would reset a connection for a fault of the device, the model fails the test.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use hvsock_virtio::{Header, MessageEnd, Operation, SocketKind, message, shutdown};
 
-use crate::flows::{Flows, Packet, Way};
+use crate::flows::{Direction, Flows, Packet};
 
 pub const CID: u64 = 42;
 
-/// What Linux reckons a packet costs besides its bytes.
+/// Memory that Linux charges for a packet besides its bytes (`SKB_TRUESIZE(0)`).
 const PACKET_COST: usize = 576;
 const MAX_PACKET: u32 = 64 * 1024;
 
-/// A key as the guest sees it: its own port, the peer, the peer's port, the type.
+/// A connection's key on the guest's side: own port, peer, peer's port, type.
 pub type Name = (u32, u64, u32, u16);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,19 +46,19 @@ pub struct Socket {
     buffer: u32,
     unread_bytes: u32,
     fwd_cnt: u32,
-    told_fwd_cnt: u32,
+    advertised_fwd_cnt: u32,
     tx_cnt: u32,
     peer_alloc: u32,
     peer_fwd_cnt: u32,
     pub own_shut: u32,
     pub peer_shut: u32,
     deadline: Option<Instant>,
-    /// What a program that waits for credit has still to write.
+    /// The rest of a write that waits for credit.
     blocked: Option<(u32, MessageEnd)>,
-    /// Found by packets that come.
+    /// In the table: packets are dispatched to it.
     is_listed: bool,
-    /// There has been a later socket of its name. Linux would still send its CREDIT_UPDATE and
-    /// RST, to the harm of that one, which no device can prevent.
+    /// A later socket has used its name. Linux would still send this one's CREDIT_UPDATE and RST, which
+    /// would hit the later one; no device can prevent that.
     is_succeeded: bool,
 }
 
@@ -63,10 +68,10 @@ pub struct Guest {
     /// Packets on their way to the tx queue.
     pub outgoing: VecDeque<Packet>,
     pub accepts: bool,
-    /// Buffers of the sockets to come.
+    /// Buffer size of later sockets, in bytes.
     pub buffer: u32,
     first_count: u32,
-    burned: BTreeSet<Name>,
+    retired: BTreeSet<Name>,
 }
 
 impl Guest {
@@ -77,7 +82,7 @@ impl Guest {
             accepts: true,
             buffer: 256 * 1024,
             first_count,
-            burned: BTreeSet::new(),
+            retired: BTreeSet::new(),
         }
     }
 
@@ -90,7 +95,7 @@ impl Guest {
             buffer: self.buffer,
             unread_bytes: 0,
             fwd_cnt: self.first_count,
-            told_fwd_cnt: self.first_count,
+            advertised_fwd_cnt: self.first_count,
             tx_cnt: self.first_count,
             peer_alloc: 0,
             peer_fwd_cnt: self.first_count,
@@ -103,11 +108,11 @@ impl Guest {
         }
     }
 
-    // What programs do.
+    // Actions of programs.
 
-    /// Does nothing if the guest has a socket of this name.
+    /// Connects. Returns `false` if the name is in use.
     pub fn connect(&mut self, now: Instant, flow: usize, name: Name) -> bool {
-        if self.find(name).is_some() || self.burned.contains(&name) {
+        if self.find(name).is_some() || self.retired.contains(&name) {
             return false;
         }
         for older in self.sockets.values_mut().filter(|it| it.name == name) {
@@ -120,25 +125,25 @@ impl Guest {
         true
     }
 
-    /// Writes `len` bytes in packets as Linux makes them, as credit comes. Nothing follows before
-    /// it is done.
+    /// Writes `len` bytes in packets as Linux makes them, as credit allows. A later write is ignored until
+    /// all of them are sent.
     pub fn write(&mut self, flows: &mut Flows, flow: usize, len: u32, end: MessageEnd) {
         if let Some(socket) = self.sockets.get_mut(&flow)
             && socket.state == State::Established
             && socket.blocked.is_none()
         {
             socket.blocked = Some((len, end));
-            self.write_on(flows, flow);
+            self.continue_write(flows, flow);
         }
     }
 
-    /// Is there a program that waits for credit, which the device may still give?
+    /// Whether a program waits for credit that the device may still give.
     pub fn is_blocked(&self, flow: usize) -> bool {
         let waits = |it: &Socket| it.blocked.is_some() && it.state == State::Established;
         self.sockets.get(&flow).is_some_and(waits)
     }
 
-    fn write_on(&mut self, flows: &mut Flows, flow: usize) {
+    fn continue_write(&mut self, flows: &mut Flows, flow: usize) {
         let Some(socket) = self.sockets.get_mut(&flow) else {
             return;
         };
@@ -160,7 +165,7 @@ impl Guest {
                 message: is_end,
                 record: is_end && end.record,
             };
-            let payload = flows.write(flow, Way::ToDevice, part as usize, end);
+            let payload = flows.write(flow, Direction::ToDevice, part as usize, end);
             let flags = if end.message { message::END } else { 0 }
                 | if end.record { message::RECORD } else { 0 };
             self.send(flow, Operation::Data, flags, payload);
@@ -178,15 +183,15 @@ impl Guest {
         let is_stream = socket.name.3 == SocketKind::Stream as u16;
         let is_complete = |(_, flags): &(Vec<u8>, u32)| flags & message::END != 0;
         if !is_stream && !socket.unread.iter().any(is_complete) {
-            // Linux has no part of a message to give.
+            // Linux delivers complete messages only.
             return 0;
         }
         let mut total = 0;
         while let Some((mut bytes, flags)) = socket.unread.pop_front() {
             if is_stream && bytes.len() > limit - total {
-                // Credit for a packet comes back with its last byte.
+                // Linux frees the credit of a packet with its last byte.
                 let rest = bytes.split_off(limit - total);
-                flows.read(flow, Way::ToGuest, &bytes, MessageEnd::default());
+                flows.read(flow, Direction::ToGuest, &bytes, MessageEnd::default());
                 total = limit;
                 let whole = flags + bytes.len() as u32;
                 socket.unread.push_front((rest, whole));
@@ -196,9 +201,9 @@ impl Guest {
                 message: !is_stream && flags & message::END != 0,
                 record: !is_stream && flags & message::RECORD != 0,
             };
-            flows.read(flow, Way::ToGuest, &bytes, end);
+            flows.read(flow, Direction::ToGuest, &bytes, end);
             total += bytes.len();
-            // What was read of the packet before counts now.
+            // Bytes of this packet that earlier reads took count now.
             let read_before = if is_stream { flags } else { 0 };
             let freed = bytes.len() as u32 + read_before;
             socket.unread_bytes -= freed;
@@ -207,10 +212,11 @@ impl Guest {
                 break;
             }
         }
-        let untold = socket.fwd_cnt.wrapping_sub(socket.told_fwd_cnt);
-        let is_low = socket.buffer.saturating_sub(untold) < MAX_PACKET || socket.unread.is_empty();
-        let tells = untold > 0 && (is_low || !is_stream);
-        if tells && matches!(socket.state, State::Established | State::Done) {
+        let unadvertised = socket.fwd_cnt.wrapping_sub(socket.advertised_fwd_cnt);
+        let is_low =
+            socket.buffer.saturating_sub(unadvertised) < MAX_PACKET || socket.unread.is_empty();
+        let needs_update = unadvertised > 0 && (is_low || !is_stream);
+        if needs_update && matches!(socket.state, State::Established | State::Done) {
             self.send(flow, Operation::CreditUpdate, 0, Vec::new());
         }
         total
@@ -230,7 +236,7 @@ impl Guest {
 
     fn finish(&self, flows: &mut Flows, flow: usize, directions: u32) {
         if directions & shutdown::SEND != 0 {
-            flows.stream(flow, Way::ToDevice).is_finished = true;
+            flows.stream(flow, Direction::ToDevice).is_finished = true;
         }
         if directions & shutdown::RECEIVE != 0 {
             flows.abort(flow);
@@ -241,13 +247,13 @@ impl Guest {
         let Some(socket) = self.sockets.get_mut(&flow) else {
             return;
         };
-        if !flows.is_over(flow, Way::ToGuest) {
+        if !flows.is_over(flow, Direction::ToGuest) {
             flows.abort(flow);
         }
         match socket.state {
             State::Connecting | State::Closing => {
                 if socket.state == State::Connecting {
-                    self.burn(flow);
+                    self.retire(flow);
                 }
             }
             State::Done => {
@@ -262,7 +268,7 @@ impl Guest {
                 socket.deadline = Some(now + Duration::from_secs(8));
                 let before = socket.own_shut;
                 socket.own_shut = shutdown::BOTH;
-                flows.stream(flow, Way::ToDevice).is_finished = true;
+                flows.stream(flow, Direction::ToDevice).is_finished = true;
                 if before != shutdown::BOTH {
                     self.send(flow, Operation::Shutdown, shutdown::BOTH, Vec::new());
                 }
@@ -270,7 +276,7 @@ impl Guest {
         }
     }
 
-    /// Gives the socket more room.
+    /// Grows the socket's buffer.
     pub fn grow(&mut self, flow: usize, by: u32) {
         if let Some(socket) = self.sockets.get_mut(&flow)
             && matches!(socket.state, State::Connecting | State::Established)
@@ -280,7 +286,7 @@ impl Guest {
         }
     }
 
-    // What the driver does.
+    // Actions of the driver.
 
     pub fn handle_timeout(&mut self, now: Instant, flows: &mut Flows) {
         let due = |socket: &&Socket| socket.deadline.is_some_and(|at| at <= now);
@@ -295,15 +301,15 @@ impl Guest {
             if self.sockets[&flow].state == State::Closing {
                 self.send(flow, Operation::Reset, 0, Vec::new());
             }
-            self.burn(flow);
+            self.retire(flow);
         }
     }
 
-    /// Removes a socket of which the device may not know that it is gone: its name is not used
-    /// again, for the device's answer would be taken for one to the new socket.
-    fn burn(&mut self, flow: usize) {
+    /// Removes a socket without the device's knowledge. Its name is not reused, because the device's
+    /// answer would be taken for one to the new socket.
+    fn retire(&mut self, flow: usize) {
         if let Some(socket) = self.sockets.remove(&flow) {
-            self.burned.insert(socket.name);
+            self.retired.insert(socket.name);
         }
     }
 
@@ -316,7 +322,7 @@ impl Guest {
         self.sockets.values().find(found).map(|it| it.flow)
     }
 
-    /// Takes a packet of the rx queue.
+    /// Handles a packet of the rx queue.
     pub fn receive(&mut self, flows: &mut Flows, packet: Packet) {
         let header = packet.header;
         assert_eq!(header.dst_cid, CID);
@@ -333,7 +339,7 @@ impl Guest {
                 Operation::Request if self.accepts => {
                     let flow = packet.flow.expect("the device's REQUEST begins a flow");
                     let mut socket = self.socket(flow, name, State::Established);
-                    socket.hear(&header);
+                    socket.update_credit(&header);
                     self.sockets.insert(flow, socket);
                     self.send(flow, Operation::Response, 0, Vec::new());
                 }
@@ -345,7 +351,7 @@ impl Guest {
         if socket.state == State::Done {
             return self.reset_unknown(&header);
         }
-        socket.hear(&header);
+        socket.update_credit(&header);
         match (socket.state, operation) {
             (_, Operation::Reset) => {
                 if socket.peer_shut != shutdown::BOTH && socket.own_shut != shutdown::BOTH {
@@ -354,10 +360,10 @@ impl Guest {
                 socket.deadline = None;
                 if socket.state == State::Established {
                     socket.state = State::Done;
-                    // There is nothing to answer when the program closes it.
+                    // No answer is due when the program closes it.
                     socket.own_shut = u32::MAX;
                 } else if socket.state == State::Connecting {
-                    self.burn(flow);
+                    self.retire(flow);
                 } else {
                     self.sockets.remove(&flow);
                 }
@@ -399,19 +405,20 @@ impl Guest {
                 panic!("{other:?} to a connected socket");
             }
         }
-        self.write_on(flows, flow);
+        self.continue_write(flows, flow);
     }
 
-    /// Bytes that a message to a socket may have, so that all its packets fit into the buffer.
-    pub fn longest_message(&self, flow: usize, room: usize) -> usize {
+    /// Maximum length of a message to a socket whose packets all fit into its buffer, with `space` bytes
+    /// in each packet.
+    pub fn longest_message(&self, flow: usize, space: usize) -> usize {
         let buffer = self
             .sockets
             .get(&flow)
             .map_or(1024, |it| it.buffer as usize);
-        (buffer / 4 * room.min(2048) / 2048).max(1)
+        (buffer / 4 * space.min(2048) / 2048).max(1)
     }
 
-    /// Has the device said that it sends no more, and is everything read?
+    /// Whether the device has shut down sending and everything is read.
     pub fn is_at_end(&self, flow: usize) -> bool {
         let at_end = |it: &Socket| it.peer_shut & shutdown::SEND != 0 && it.unread.is_empty();
         self.sockets.get(&flow).is_some_and(at_end)
@@ -441,7 +448,7 @@ impl Guest {
         let Some(socket) = self.sockets.get_mut(&flow).filter(|it| !it.is_succeeded) else {
             return;
         };
-        socket.told_fwd_cnt = socket.fwd_cnt;
+        socket.advertised_fwd_cnt = socket.fwd_cnt;
         if operation == Operation::Data {
             socket.tx_cnt = socket.tx_cnt.wrapping_add(payload.len() as u32);
         }
@@ -468,7 +475,7 @@ impl Guest {
 }
 
 impl Socket {
-    fn hear(&mut self, header: &Header) {
+    fn update_credit(&mut self, header: &Header) {
         if header.operation() != Some(Operation::Reset) {
             self.peer_alloc = header.buf_alloc;
             self.peer_fwd_cnt = header.fwd_cnt;
@@ -479,12 +486,12 @@ impl Socket {
 
     fn enqueue(&mut self, header: &Header, payload: Vec<u8>) {
         self.unread_bytes += header.len;
-        assert!(self.unread_bytes <= self.buffer, "credit over-run");
-        // No packet is merged with another: the worst that a driver does.
+        assert!(self.unread_bytes <= self.buffer, "credit overrun");
+        // Packets are never merged: the worst case of a driver.
         let cost = (self.unread.len() + 1) * PACKET_COST;
         assert!(
             cost <= self.buffer as usize,
-            "{cost} bytes of packets alone"
+            "packet overhead of {cost} bytes exceeds the buffer"
         );
         let is_stream = self.name.3 == SocketKind::Stream as u16;
         let flags = if is_stream { 0 } else { header.flags };

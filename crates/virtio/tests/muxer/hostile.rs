@@ -1,5 +1,5 @@
-//! A guest that keeps no rule. Nothing panics, memory stays bounded, and a connection that keeps
-//! the rules is none the worse.
+//! A hostile guest. Nothing panics, memory stays bounded, and a well-behaved connection is not
+//! affected.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::guest::CID;
 const ALLOC: u32 = 4096;
 const CONNECTIONS: usize = 8;
 const REPLIES: usize = 4;
-/// Where the connection that keeps the rules is.
+/// Port of the well-behaved connection.
 const HONEST: u32 = 7777;
 
 fn muxer(max_connections: usize) -> Muxer {
@@ -41,25 +41,24 @@ fn header(port: u32, op: Operation) -> Header {
 }
 
 #[derive(Clone, Debug)]
-enum What {
+enum Action {
     Packet(Header, usize),
-    /// The same of a connection that is there, which counts rightly what it got unless the header
-    /// says something.
+    /// A packet of an existing connection. Its `fwd_cnt` is valid unless the header has one.
     Known(usize, Header, usize),
     Connect(u32),
-    Wish(usize, Wish),
+    Command(usize, Command),
     Transmit {
         packets: usize,
-        room: usize,
+        space: usize,
         bytes: usize,
     },
     Pass(u64),
-    /// The honest connection says something.
+    /// The well-behaved connection sends data.
     Honest(usize),
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Wish {
+enum Command {
     Accept,
     Refuse,
     Readable,
@@ -70,18 +69,18 @@ enum Wish {
     Reset,
 }
 
-/// Any field may be anything, but most are what a connection could have.
+/// Any field may have any value, but most have plausible ones.
 fn any_header(usual_op: u16) -> impl Strategy<Value = Header> {
     let cid = |usual: u64| prop_oneof![40 => Just(usual), 1 => 0..50u64, 1 => any::<u64>()];
     let count = || prop_oneof![12 => Just(0), 1 => 0..5000u32, 1 => any::<u32>()];
-    let room = prop_oneof![6 => Just(ALLOC), 3 => 0..5000u32, 1 => any::<u32>()];
+    let buf_alloc = prop_oneof![6 => Just(ALLOC), 3 => 0..5000u32, 1 => any::<u32>()];
     let len = prop_oneof![2 => Just(0), 6 => 0..ALLOC / 2, 1 => any::<u32>()];
     let port = prop_oneof![30 => 100..103u32, 1 => any::<u32>().prop_map(|it| it | 1 << 31)];
     let kind = prop_oneof![30 => Just(1), 10 => Just(2), 1 => any::<u16>()];
     let op = prop_oneof![30 => Just(usual_op), 10 => 1..=7u16, 1 => any::<u16>()];
     let flags = prop_oneof![3 => 0..3u32, 1 => any::<u32>()];
     let ends = (cid(CID), cid(Cid::HOST.0), port);
-    let rest = (len, kind, op, flags, room, count());
+    let rest = (len, kind, op, flags, buf_alloc, count());
     (ends, rest).prop_map(|(ends, rest)| Header {
         src_cid: ends.0,
         dst_cid: ends.1,
@@ -96,47 +95,47 @@ fn any_header(usual_op: u16) -> impl Strategy<Value = Header> {
     })
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn command() -> impl Strategy<Value = Command> {
     prop_oneof![
-        16 => Just(Wish::Accept),
-        2 => Just(Wish::Refuse),
-        4 => Just(Wish::Readable),
-        4 => (0..ALLOC).prop_map(Wish::Freed),
-        2 => Just(Wish::Finish),
-        2 => Just(Wish::CloseRead),
-        2 => Just(Wish::Close),
-        1 => Just(Wish::Reset),
+        16 => Just(Command::Accept),
+        2 => Just(Command::Refuse),
+        4 => Just(Command::Readable),
+        4 => (0..ALLOC).prop_map(Command::Freed),
+        2 => Just(Command::Finish),
+        2 => Just(Command::CloseRead),
+        2 => Just(Command::Close),
+        1 => Just(Command::Reset),
     ]
 }
 
-fn what() -> impl Strategy<Value = What> {
-    use What::*;
+fn action() -> impl Strategy<Value = Action> {
+    use Action::*;
     let payload = || prop_oneof![20 => Just(1 << 20), 1 => 0..5000usize];
     let which = || prop_oneof![4 => 0..4usize, 1 => 0..64usize];
     prop_oneof![
         10 => (any_header(1), payload()).prop_map(|(header, payload)| Packet(header, payload)),
         40 => (which(), any_header(5), payload()).prop_map(|(it, header, len)| Known(it, header, len)),
         3 => (100..103u32).prop_map(Connect),
-        25 => (which(), wish()).prop_map(|(which, wish)| Wish(which, wish)),
+        25 => (which(), command()).prop_map(|(which, command)| Command(which, command)),
         20 => (0..40usize, prop_oneof![Just(0), 1..70_000usize], 0..70_000usize)
-            .prop_map(|(packets, room, bytes)| Transmit { packets, room, bytes }),
+            .prop_map(|(packets, space, bytes)| Transmit { packets, space, bytes }),
         1 => (0..9000u64).prop_map(Pass),
         5 => (1..2000usize).prop_map(Honest),
     ]
 }
 
-/// What the owner knows of its connections, and of the honest one.
+/// The owner, with its view of the connections.
 struct Owner {
     muxer: Muxer,
     now: Instant,
     handles: Vec<(Handle, bool)>,
-    /// Bytes that came and were not freed, by handle.
+    /// Unread bytes, by handle.
     waiting: HashMap<Handle, u32>,
-    /// Bytes that were sent, by handle.
+    /// Sent bytes, by handle.
     sent: HashMap<Handle, u32>,
     honest: Handle,
     honest_sent: u32,
-    /// It accepts every connection at once, and there are always buffers in the rx queue.
+    /// Accepts every connection at once; the rx queue always has buffers.
     is_prompt: bool,
 }
 
@@ -161,17 +160,17 @@ impl Owner {
         }
     }
 
-    /// A handle to have a wish for. Those that are gone are used, too.
+    /// A handle for a command, possibly one of a connection that is gone.
     fn at(&self, which: usize) -> Option<Handle> {
         let latest = self.handles.len().checked_sub(1 + which);
         latest.map(|at| self.handles[at].0)
     }
 
-    fn act(&mut self, what: &What) {
+    fn act(&mut self, what: &Action) {
         let it = &mut self.muxer;
         match *what {
-            What::Packet(header, payload) => self.receive(&header, payload),
-            What::Known(which, mut header, payload) => {
+            Action::Packet(header, payload) => self.receive(&header, payload),
+            Action::Known(which, mut header, payload) => {
                 let handle = self.at(which);
                 if let Some((handle, key)) = handle.and_then(|it| Some((it, self.muxer.key(it)?))) {
                     header.src_port = key.guest_port;
@@ -184,7 +183,7 @@ impl Owner {
                     self.receive(&header, payload);
                 }
             }
-            What::Connect(port) => {
+            Action::Connect(port) => {
                 let key = Key {
                     guest_port: port,
                     peer: Cid::HOST,
@@ -195,21 +194,21 @@ impl Owner {
                     self.handles.push((handle, true));
                 }
             }
-            What::Transmit {
+            Action::Transmit {
                 packets,
-                room,
+                space,
                 bytes,
             } => {
                 for _ in 0..packets {
-                    self.transmit(room, bytes);
+                    self.transmit(space, bytes);
                 }
             }
-            What::Pass(millis) => {
+            Action::Pass(millis) => {
                 self.now += Duration::from_millis(millis);
                 self.muxer.handle_timeout(self.now);
                 assert!(self.muxer.poll_timeout().is_none_or(|at| at > self.now));
             }
-            What::Honest(len) => {
+            Action::Honest(len) => {
                 let sent = Header {
                     len: len as u32,
                     ..header(HONEST, Operation::Data)
@@ -223,9 +222,9 @@ impl Owner {
                     self.honest_sent += len as u32;
                 }
             }
-            What::Wish(which, wish) => {
+            Action::Command(which, command) => {
                 if let Some(handle) = self.at(which) {
-                    self.wish(handle, wish);
+                    self.command(handle, command);
                 }
             }
         }
@@ -247,20 +246,20 @@ impl Owner {
             assert!(len <= payload);
             let waits = self.waiting.entry(handle).or_default();
             *waits += len as u32;
-            assert!(*waits <= ALLOC, "over-run");
+            assert!(*waits <= ALLOC, "credit overrun");
         }
     }
 
-    fn wish(&mut self, handle: Handle, wish: Wish) {
-        match wish {
-            Wish::Accept => self.muxer.accept(handle, ALLOC),
-            Wish::Refuse => self.muxer.refuse(handle),
-            Wish::Readable => self.muxer.readable(handle),
-            Wish::Finish => self.muxer.finish(handle),
-            Wish::CloseRead => self.muxer.close_read(handle),
-            Wish::Close => self.muxer.close(self.now, handle),
-            Wish::Reset => self.muxer.reset(handle),
-            Wish::Freed(bytes) => {
+    fn command(&mut self, handle: Handle, command: Command) {
+        match command {
+            Command::Accept => self.muxer.accept(handle, ALLOC),
+            Command::Refuse => self.muxer.refuse(handle),
+            Command::Readable => self.muxer.readable(handle),
+            Command::Finish => self.muxer.finish(handle),
+            Command::CloseRead => self.muxer.close_read(handle),
+            Command::Close => self.muxer.close(self.now, handle),
+            Command::Reset => self.muxer.reset(handle),
+            Command::Freed(bytes) => {
                 let waits = self.waiting.entry(handle).or_default();
                 let freed = bytes.min(*waits);
                 *waits -= freed;
@@ -273,14 +272,17 @@ impl Owner {
         match event {
             Event::Request { handle, .. } => {
                 let is_new = self.handles.iter().all(|(known, _)| *known != handle);
-                assert!(is_new, "a handle again");
+                assert!(is_new, "a handle is reused");
                 self.handles.push((handle, true));
                 if self.is_prompt {
                     self.muxer.accept(handle, ALLOC);
                 }
             }
             Event::Closed { handle, .. } => {
-                assert_ne!(handle, self.honest, "the honest connection ends");
+                assert_ne!(
+                    handle, self.honest,
+                    "the well-behaved connection was closed"
+                );
                 let known = self.handles.iter_mut().find(|(known, _)| *known == handle);
                 let (_, is_open) = known.expect("Closed of an unknown connection");
                 assert!(*is_open, "Closed twice");
@@ -298,12 +300,12 @@ impl Owner {
         }
     }
 
-    fn transmit(&mut self, room: usize, bytes: usize) -> bool {
-        match self.muxer.poll_transmit(room) {
+    fn transmit(&mut self, space: usize, bytes: usize) -> bool {
+        match self.muxer.poll_transmit(space) {
             None => return false,
             Some(Transmit::Packet(header)) => assert_eq!(header.dst_cid, CID),
             Some(Transmit::Data { handle, max, .. }) => {
-                assert!(max > 0 && max <= room);
+                assert!(max > 0 && max <= space);
                 match bytes.min(max) {
                     0 => self.muxer.nothing_to_send(handle),
                     n => {
@@ -328,15 +330,15 @@ proptest! {
     })]
 
     #[test]
-    fn any_packets_in_any_order_harm_nobody_else(
-        whats in vec(what(), 1..400),
+    fn no_sequence_of_packets_affects_another_connection(
+        actions in vec(action(), 1..400),
         is_prompt: bool,
     ) {
         let mut owner = Owner::new(is_prompt);
-        for what in &whats {
-            owner.act(what);
+        for action in &actions {
+            owner.act(action);
         }
-        // What waits is bounded, and the rest follows when it is sent.
+        // Pending packets are bounded.
         let mut packets = 0;
         while owner.transmit(1 << 16, 0) {
             packets += 1;
@@ -344,9 +346,9 @@ proptest! {
         }
         prop_assert!(owner.muxer.may_receive());
         let before = owner.honest_sent;
-        owner.act(&What::Honest(100));
+        owner.act(&Action::Honest(100));
         prop_assert_eq!(owner.honest_sent, before + 100);
-        // And nothing is left when the guest is gone.
+        // Nothing is left when the guest has restarted.
         owner.muxer.forget_all();
         while let Some(event) = owner.muxer.poll_event() {
             let restarted = matches!(event, Event::Closed { reason: Closed::GuestRestarted, .. });
@@ -359,7 +361,7 @@ proptest! {
 }
 
 #[test]
-fn a_hundred_thousand_requests_get_as_many_connections_as_may_be() {
+fn a_hundred_thousand_requests_stop_at_the_limit_of_connections() {
     let mut it = muxer(1000);
     let (mut requests, mut refused) = (0, 0);
     for port in 0..100_000 {
@@ -378,7 +380,7 @@ fn a_hundred_thousand_requests_get_as_many_connections_as_may_be() {
 }
 
 #[test]
-fn requests_that_are_refused_while_nothing_can_be_sent_are_bounded_too() {
+fn refused_requests_are_bounded_while_the_rx_queue_is_full() {
     let mut it = muxer(1000);
     let mut handled = 0;
     for port in 0..100_000 {
@@ -393,7 +395,7 @@ fn requests_that_are_refused_while_nothing_can_be_sent_are_bounded_too() {
             }
         }
     }
-    // Each owes an RST: first as a connection of its own, then as an answer.
+    // Each has an RST pending: first as an ended connection, then as a reply.
     assert_eq!(handled, 1000 + REPLIES as u32);
     let resets = std::iter::from_fn(|| it.poll_transmit(4096)).count();
     assert_eq!(resets, 1000 + REPLIES);
@@ -402,7 +404,7 @@ fn requests_that_are_refused_while_nothing_can_be_sent_are_bounded_too() {
 }
 
 #[test]
-fn a_storm_of_rst_takes_nothing_and_is_not_answered() {
+fn a_flood_of_rst_uses_no_memory_and_gets_no_answer() {
     let mut it = muxer(CONNECTIONS);
     for port in 0..100_000 {
         let _ = it.handle_packet(&header(port, Operation::Reset), 0);
@@ -413,7 +415,7 @@ fn a_storm_of_rst_takes_nothing_and_is_not_answered() {
 }
 
 #[test]
-fn a_guest_that_takes_no_packets_cannot_send_strays_for_ever() {
+fn stray_packets_meet_backpressure_while_the_rx_queue_is_full() {
     let mut it = muxer(CONNECTIONS);
     let mut handled = 0;
     while it.may_receive() && handled < 100 {
@@ -421,7 +423,7 @@ fn a_guest_that_takes_no_packets_cannot_send_strays_for_ever() {
         handled += 1;
     }
     assert_eq!(handled, REPLIES as u32);
-    // Room for one packet is room for one more answer.
+    // Each sent reply makes space for another.
     assert!(it.poll_transmit(0).is_some());
     assert!(it.may_receive());
     let _ = it.handle_packet(&header(200, Operation::Data), 0);
@@ -429,7 +431,7 @@ fn a_guest_that_takes_no_packets_cannot_send_strays_for_ever() {
 }
 
 #[test]
-fn a_guest_that_asks_for_credit_for_ever_is_answered_once_for_each_look() {
+fn a_flood_of_credit_requests_gets_one_update_for_each_poll() {
     let mut owner = Owner::new(false);
     for _ in 0..1000 {
         let _ = owner
@@ -441,7 +443,7 @@ fn a_guest_that_asks_for_credit_for_ever_is_answered_once_for_each_look() {
 }
 
 #[test]
-fn a_guest_that_claims_all_the_room_there_is_gets_half_of_what_can_be_counted() {
+fn bytes_in_flight_stay_below_half_of_the_counter_range() {
     let mut owner = Owner::new(false);
     let claim = Header {
         buf_alloc: u32::MAX,
@@ -455,13 +457,13 @@ fn a_guest_that_claims_all_the_room_there_is_gets_half_of_what_can_be_counted() 
         sent += max as u64;
     }
     assert_eq!(sent, u64::from(i32::MAX as u32));
-    // So a count that runs backwards is seen even now.
+    // A counter that runs backwards is still detected.
     let back = Header {
         fwd_cnt: u32::MAX,
         ..claim
     };
     let _ = owner.muxer.handle_packet(&back, 0);
-    let (handle, reason) = (owner.honest, Closed::CreditLie);
+    let (handle, reason) = (owner.honest, Closed::CreditViolation);
     assert_eq!(
         owner.muxer.poll_event(),
         Some(Event::Closed { handle, reason })

@@ -1,10 +1,12 @@
 //! The muxer between a guest and the owner of its links.
 //!
-//! `random` joins it with a plain model of the Linux driver, under virtual time and in any order of
-//! events, and follows every byte; `hostile` sends what no driver would; `rules` goes through the
-//! specification's cases; `fairness` counts what each of many busy connections gets, and when.
+//! - `random` joins it with a model of the Linux driver, under virtual time and in random order of
+//!   events, and checks every byte.
+//! - `hostile` sends packets that no driver would send.
+//! - `rules` covers the cases of the specification.
+//! - `fairness` measures the share and the latency of each of many busy connections.
 //!
-//! `PROPTEST_CASES=100000 cargo test --release -p hvsock-virtio --test muxer` asks longer.
+//! `PROPTEST_CASES=100000 cargo test --release -p hvsock-virtio --test muxer` runs more cases.
 
 mod device;
 mod fairness;
@@ -15,10 +17,10 @@ mod pair;
 mod random;
 mod rules;
 
-/// How many random cases are tried: few, unless more are asked for.
-fn cases(usual: u32) -> u32 {
-    let asked = std::env::var("PROPTEST_CASES").ok();
-    asked.map_or(usual, |text| {
+/// Number of random cases: `PROPTEST_CASES`, or `default`.
+fn cases(default: u32) -> u32 {
+    let cases = std::env::var("PROPTEST_CASES").ok();
+    cases.map_or(default, |text| {
         text.parse().expect("PROPTEST_CASES is a number")
     })
 }

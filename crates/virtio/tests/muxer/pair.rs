@@ -1,4 +1,4 @@
-//! Guest and device, joined by queues of few buffers, under virtual time.
+//! Guest and device, joined by short queues, under virtual time.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use hvsock_virtio::{Cid, Config, GuestCid, Key, SocketKind, shutdown};
 
 use crate::device::Device;
-use crate::flows::{Flows, Packet, Way};
+use crate::flows::{Direction, Flows, Packet};
 use crate::guest::{self, Guest, State};
 
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// Where the counters of credit begin.
+    /// First value of the credit counters.
     pub first_count: u32,
-    /// Room for data in the guest's rx buffers.
-    pub room: usize,
+    /// Bytes of data in each of the guest's rx buffers.
+    pub buffer_len: usize,
     /// Buffers in the rx queue.
     pub rx: usize,
     /// Packets in the tx queue.
@@ -54,7 +54,7 @@ impl Pair {
         }
     }
 
-    /// A guest's program connects, from a port that may have been used before.
+    /// A program in the guest connects, from a port that may have been used before.
     pub fn connect_from_guest(&mut self, kind: SocketKind, port: u32) -> usize {
         let flow = self.flows.add(kind);
         let name = (port, Cid::HOST.0, 5000, kind as u16);
@@ -80,8 +80,8 @@ impl Pair {
         flow
     }
 
-    /// The device takes packets of the tx queue and fills buffers of the rx queue. Tells whether
-    /// there was something to do.
+    /// The device takes packets of the tx queue and fills buffers of the rx queue. Returns whether it did
+    /// anything.
     pub fn poll_device(&mut self, packets: usize) -> bool {
         let mut is_busy = false;
         for _ in 0..packets {
@@ -95,11 +95,14 @@ impl Pair {
             is_busy = true;
         }
         while self.rx.len() < self.setup.rx {
-            let Some(packet) = self.device.transmit(self.now, self.setup.room) else {
-                assert!(!self.device.muxer.has_transmit(), "something is never sent");
+            let Some(packet) = self.device.transmit(self.now, self.setup.buffer_len) else {
+                assert!(
+                    !self.device.muxer.has_transmit(),
+                    "has_transmit without a packet"
+                );
                 break;
             };
-            assert!(packet.payload.len() <= self.setup.room);
+            assert!(packet.payload.len() <= self.setup.buffer_len);
             self.rx.push_back(packet);
             is_busy = true;
         }
@@ -149,21 +152,24 @@ impl Pair {
     fn handle_timeouts(&mut self) {
         self.device.handle_timeout(self.now, &mut self.flows);
         let next = self.device.muxer.poll_timeout();
-        assert!(next.is_none_or(|at| at > self.now), "a timeout that stays");
+        assert!(
+            next.is_none_or(|at| at > self.now),
+            "an expired timeout stays armed"
+        );
         self.guest.handle_timeout(self.now, &mut self.flows);
     }
 
-    /// The guest's program reads, and is told of the end.
+    /// The guest's program reads, and notes the end of the data.
     pub fn read_at_guest(&mut self, flow: usize, limit: usize) -> usize {
         if !self.guest.sockets.contains_key(&flow) {
             return 0;
         }
         let read = self.guest.read(&mut self.flows, flow, limit);
         let is_shut = |it: &guest::Socket| it.own_shut & shutdown::RECEIVE != 0;
-        let knows = self.guest.sockets.get(&flow).is_some_and(|it| !is_shut(it));
-        let was_told = self.flows.all()[flow].to_guest.is_at_end;
-        if knows && !was_told && self.guest.is_at_end(flow) {
-            self.flows.end(flow, Way::ToGuest);
+        let may_end = self.guest.sockets.get(&flow).is_some_and(|it| !is_shut(it));
+        let is_at_end = self.flows.all()[flow].to_guest.is_at_end;
+        if may_end && !is_at_end && self.guest.is_at_end(flow) {
+            self.flows.end(flow, Direction::ToGuest);
         }
         read
     }
@@ -172,8 +178,8 @@ impl Pair {
         self.device.read(&mut self.flows, flow, limit)
     }
 
-    /// Both sides do what there is to do, and all programs read, until nothing moves. No time
-    /// passes, so nothing may depend on it.
+    /// Polls both sides and reads everything until nothing moves. No time passes, so no progress may
+    /// depend on a timeout.
     pub fn settle(&mut self) {
         for _ in 0..1_000_000 {
             let mut is_busy = self.poll_device(usize::MAX);
@@ -190,17 +196,17 @@ impl Pair {
                 return;
             }
         }
-        panic!("it never settles");
+        panic!("packets keep moving");
     }
 
-    /// After [`settle`](Self::settle): whatever was written is read, wherever somebody reads.
+    /// After [`settle`](Self::settle): all data was read, except on aborted flows.
     pub fn assert_all_is_read(&self) {
         for flow in self.flows.all().iter().filter(|flow| !flow.is_aborted) {
-            for way in [Way::ToDevice, Way::ToGuest] {
-                let all = self.flows.is_all_read(flow.number, way);
+            for direction in [Direction::ToDevice, Direction::ToGuest] {
+                let all = self.flows.is_all_read(flow.number, direction);
                 assert!(
                     all,
-                    "{way:?}: {flow:?}\n{:?}",
+                    "{direction:?}: {flow:?}\n{:?}",
                     self.device.links.get(&flow.number)
                 );
             }
@@ -219,7 +225,7 @@ impl Pair {
         }
     }
 
-    /// Everything is closed by one side or the other, and nothing is left.
+    /// Closes every connection from a random side, and asserts that nothing is left.
     pub fn end(&mut self, mut by_guest: impl FnMut() -> bool) {
         let flows: Vec<usize> = self.flows.all().iter().map(|flow| flow.number).collect();
         self.guest.accepts = false;
@@ -240,7 +246,7 @@ impl Pair {
             self.guest.close(self.now, &mut self.flows, flow);
         }
         self.settle();
-        // Nobody had to wait for a time-out.
+        // No close waited for a timeout.
         assert!(self.guest.sockets.is_empty(), "{:?}", self.guest.sockets);
         assert!(self.device.links.is_empty(), "{:?}", self.device.links);
         assert_eq!(self.device.muxer.connections(), 0);

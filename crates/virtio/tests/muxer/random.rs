@@ -1,4 +1,4 @@
-//! Random operations of programs at both ends, in any order with the polling of the two sides.
+//! Random operations of programs at both ends, interleaved with polling in random order.
 
 use std::cell::RefCell;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::pair::{Pair, Setup};
 const CASES: u32 = 100;
 
 #[derive(Clone, Debug)]
-enum What {
+enum Action {
     PollDevice(usize),
     PollGuest(usize),
     Pass(u64),
@@ -39,8 +39,8 @@ fn kind() -> impl Strategy<Value = SocketKind> {
     prop_oneof![Just(SocketKind::Stream), Just(SocketKind::Seqpacket)]
 }
 
-fn what() -> impl Strategy<Value = What> {
-    use What::*;
+fn action() -> impl Strategy<Value = Action> {
+    use Action::*;
     let which = || 0..64usize;
     let len = || prop_oneof![3 => 1..100usize, 3 => 1..5000usize, 1 => 1..200_000usize];
     let end = || {
@@ -78,9 +78,9 @@ fn what() -> impl Strategy<Value = What> {
 }
 
 fn setup() -> impl Strategy<Value = Setup> {
-    let near_the_wrap = (0..200_000u32).prop_map(u32::wrapping_neg);
+    let near_the_wraparound = (0..200_000u32).prop_map(u32::wrapping_neg);
     (
-        prop_oneof![Just(0), near_the_wrap],
+        prop_oneof![Just(0), near_the_wraparound],
         prop_oneof![Just(3732usize), Just(65_536), 1..200usize],
         prop_oneof![1..4usize, Just(128)],
         prop_oneof![1..4usize, Just(128)],
@@ -88,9 +88,9 @@ fn setup() -> impl Strategy<Value = Setup> {
         1..4usize,
     )
         .prop_map(
-            |(first_count, room, rx, tx, max_connections, max_replies)| Setup {
+            |(first_count, buffer_len, rx, tx, max_connections, max_replies)| Setup {
                 first_count,
-                room,
+                buffer_len,
                 rx,
                 tx,
                 max_connections,
@@ -99,59 +99,59 @@ fn setup() -> impl Strategy<Value = Setup> {
         )
 }
 
-/// One of the flows that an end has, if it has any.
+/// One of an end's flows; `usize::MAX` if it has none.
 fn pick<T>(flows: &std::collections::BTreeMap<usize, T>, which: usize) -> usize {
     let len = flows.len().max(1);
     flows.keys().nth(which % len).copied().unwrap_or(usize::MAX)
 }
 
-fn act(pair: &mut Pair, what: &What) {
+fn act(pair: &mut Pair, action: &Action) {
     let now = pair.now;
     let flows = &mut pair.flows;
     let socket = |which| pick(&pair.guest.sockets, which);
     let link = |which| pick(&pair.device.links, which);
-    match *what {
-        What::PollDevice(packets) => _ = pair.poll_device(packets),
-        What::PollGuest(packets) => _ = pair.poll_guest(packets),
-        What::Pass(millis) => pair.pass(Duration::from_millis(millis)),
-        What::ConnectFromGuest(kind, port) => _ = pair.connect_from_guest(kind, port),
-        What::ConnectFromDevice(kind) => _ = pair.connect_from_device(kind),
-        What::Answer { which, accept } => pair.device.answer(flows, which, accept),
-        What::GuestAccepts(accepts) => pair.guest.accepts = accepts,
-        What::Buffers { guest, device } => {
+    match *action {
+        Action::PollDevice(packets) => _ = pair.poll_device(packets),
+        Action::PollGuest(packets) => _ = pair.poll_guest(packets),
+        Action::Pass(millis) => pair.pass(Duration::from_millis(millis)),
+        Action::ConnectFromGuest(kind, port) => _ = pair.connect_from_guest(kind, port),
+        Action::ConnectFromDevice(kind) => _ = pair.connect_from_device(kind),
+        Action::Answer { which, accept } => pair.device.answer(flows, which, accept),
+        Action::GuestAccepts(accepts) => pair.guest.accepts = accepts,
+        Action::Buffers { guest, device } => {
             pair.guest.buffer = guest;
             pair.device.alloc = device;
         }
-        What::GuestWrites(which, len, end) => {
+        Action::GuestWrites(which, len, end) => {
             let flow = socket(which);
             pair.guest.write(flows, flow, len, end);
         }
-        What::GuestReads(which, len) => {
+        Action::GuestReads(which, len) => {
             let flow = socket(which);
             pair.read_at_guest(flow, len);
         }
-        What::GuestShuts(which, bits) => pair.guest.shut_down(flows, socket(which), bits),
-        What::GuestCloses(which) => pair.guest.close(now, flows, socket(which)),
-        What::GuestGrows(which, by) => pair.guest.grow(socket(which), by),
-        What::DeviceWrites(which, len, end) => {
+        Action::GuestShuts(which, bits) => pair.guest.shut_down(flows, socket(which), bits),
+        Action::GuestCloses(which) => pair.guest.close(now, flows, socket(which)),
+        Action::GuestGrows(which, by) => pair.guest.grow(socket(which), by),
+        Action::DeviceWrites(which, len, end) => {
             let flow = link(which);
-            let longest = pair.guest.longest_message(flow, pair.setup.room);
+            let longest = pair.guest.longest_message(flow, pair.setup.buffer_len);
             pair.device.write(flows, flow, len, end.record, longest);
         }
-        What::DeviceReads(which, len) => {
+        Action::DeviceReads(which, len) => {
             let flow = link(which);
             pair.read_at_device(flow, len);
         }
-        What::DeviceFinishes(which) => pair.device.finish(now, flows, link(which)),
-        What::DeviceShutsRead(which) => pair.device.close_read(flows, link(which)),
-        What::DeviceCloses(which) => pair.device.close(now, flows, link(which)),
-        What::DeviceResets(which) => pair.device.reset(flows, link(which)),
+        Action::DeviceFinishes(which) => pair.device.finish(now, flows, link(which)),
+        Action::DeviceShutsRead(which) => pair.device.close_read(flows, link(which)),
+        Action::DeviceCloses(which) => pair.device.close(now, flows, link(which)),
+        Action::DeviceResets(which) => pair.device.reset(flows, link(which)),
     }
 }
 
-/// What has been seen, so that a test which sees too little is noticed.
+/// What the cases covered, to assert that they covered enough.
 #[derive(Debug, Default)]
-struct Tally {
+struct Coverage {
     cases: usize,
     flows: usize,
     bytes: [u64; 2],
@@ -161,18 +161,18 @@ struct Tally {
 
 #[test]
 fn every_byte_arrives_once_and_in_order_whatever_both_ends_do() {
-    let tally = RefCell::new(Tally::default());
-    let input = (setup(), vec(what(), 1..400), any::<u64>());
-    let run = |(setup, whats, closers): (Setup, Vec<What>, u64)| {
+    let coverage = RefCell::new(Coverage::default());
+    let input = (setup(), vec(action(), 1..400), any::<u64>());
+    let run = |(setup, actions, closers): (Setup, Vec<Action>, u64)| {
         let mut pair = Pair::new(setup);
-        for what in &whats {
-            act(&mut pair, what);
+        for action in &actions {
+            act(&mut pair, action);
         }
         pair.settle();
         pair.assert_all_is_read();
         let mut closers = (0..u64::BITS).cycle().map(|bit| closers >> bit & 1 == 1);
         pair.end(|| closers.next().unwrap_or_default());
-        tally.borrow_mut().count(&pair);
+        coverage.borrow_mut().count(&pair);
         Ok(())
     };
     let mut runner = TestRunner::new(Config {
@@ -184,11 +184,11 @@ fn every_byte_arrives_once_and_in_order_whatever_both_ends_do() {
     if let Err(failure) = runner.run(&input, run) {
         panic!("{failure}");
     }
-    let tally = tally.into_inner();
-    println!("{tally:#?}");
-    if tally.cases >= CASES as usize {
-        assert!(tally.bytes.iter().all(|bytes| *bytes > 300_000));
-        assert!(tally.ends.iter().all(|ends| *ends > 20));
+    let coverage = coverage.into_inner();
+    println!("{coverage:#?}");
+    if coverage.cases >= CASES as usize {
+        assert!(coverage.bytes.iter().all(|bytes| *bytes > 300_000));
+        assert!(coverage.ends.iter().all(|ends| *ends > 20));
         for reason in [
             Closed::Clean,
             Closed::Refused,
@@ -196,14 +196,14 @@ fn every_byte_arrives_once_and_in_order_whatever_both_ends_do() {
             Closed::TimedOut,
         ] {
             assert!(
-                tally.closed.contains_key(&format!("{reason:?}")),
+                coverage.closed.contains_key(&format!("{reason:?}")),
                 "never {reason:?}"
             );
         }
     }
 }
 
-impl Tally {
+impl Coverage {
     fn count(&mut self, pair: &Pair) {
         self.cases += 1;
         for flow in pair.flows.all() {

@@ -1,5 +1,5 @@
-//! Every packet in every state, with the section of the virtio specification (1.3) that says what
-//! comes of it.
+//! Every packet in every state, with the section of the virtio specification (1.3) that defines the
+//! outcome.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const STREAM_SOCKETS: &str = "5.10.6.5 Stream Sockets";
 const SEQPACKET_SOCKETS: &str = "5.10.6.6 Seqpacket Sockets";
 const LINUX: &str = "no section: what Linux does";
 
-/// The states that a connection can be in when a packet of it comes.
+/// The state of a connection when a packet arrives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Before {
     Unknown,
@@ -27,8 +27,8 @@ enum Before {
     Requested,
     /// Accepted, but the RESPONSE is not in the rx queue.
     Accepted,
-    /// The owner wants to connect, but the REQUEST is not in the rx queue.
-    Wanted,
+    /// The owner connects, but the REQUEST is not in the rx queue.
+    ConnectingUnsent,
     /// The owner's REQUEST waits for the guest.
     Connecting,
     Open,
@@ -36,12 +36,12 @@ enum Before {
     GuestFinished,
     /// The guest has shut down receiving.
     GuestClosedRead,
-    /// The owner has shut down sending, and the guest was told.
+    /// The owner has shut down sending, and the SHUTDOWN was sent.
     Finished,
-    /// The owner has closed it, and the guest was told.
+    /// The owner has closed it, and the SHUTDOWN was sent.
     Closing,
-    /// The owner has closed it, but the guest was not told.
-    ClosingUntold,
+    /// The owner has closed it, but the SHUTDOWN is not in the rx queue.
+    ClosingUnsent,
     /// The owner has reset it, but the RST is not in the rx queue.
     Ended,
 }
@@ -51,14 +51,14 @@ const EVERY: [Before; 12] = [
     Unknown,
     Requested,
     Accepted,
-    Wanted,
+    ConnectingUnsent,
     Connecting,
     Open,
     GuestFinished,
     GuestClosedRead,
     Finished,
     Closing,
-    ClosingUntold,
+    ClosingUnsent,
     Ended,
 ];
 
@@ -129,7 +129,7 @@ fn key() -> Key {
     }
 }
 
-/// A muxer whose one connection is in this state, with nothing else to send than the state has.
+/// A muxer whose one connection is in this state, with no packets pending but those of the state.
 fn prepare(before: Before) -> Muxer {
     let mut it = muxer();
     let now = Instant::now();
@@ -140,7 +140,7 @@ fn prepare(before: Before) -> Muxer {
             let handle = requested(&mut it);
             it.accept(handle, ALLOC);
         }
-        Wanted | Connecting => {
+        ConnectingUnsent | Connecting => {
             it.connect(now, key(), ALLOC, Duration::from_secs(2))
                 .expect("a free key");
             if before == Connecting {
@@ -165,7 +165,7 @@ fn prepare(before: Before) -> Muxer {
             it.finish(handle);
             assert_eq!(packet(&mut it).map(|it| it.flags), Some(shutdown::SEND));
         }
-        Closing | ClosingUntold => {
+        Closing | ClosingUnsent => {
             let handle = open(&mut it);
             it.close(now, handle);
             if before == Closing {
@@ -180,27 +180,27 @@ fn prepare(before: Before) -> Muxer {
     it
 }
 
-/// What a packet comes to.
+/// The outcome of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// Nothing happens, and what was to be sent is sent.
+    /// Nothing happens; pending packets are sent.
     Ignored,
-    /// Nothing happens but an RST in answer; the connection goes on, if there is one.
+    /// The answer is RST; the connection goes on, if there is one.
     Stray,
-    /// The connection is over for this reason; the guest gets RST and nothing else.
+    /// The connection is over for this reason; the guest gets only RST.
     Reset(Closed),
-    /// A fault of the guest's, which is an RST likewise.
+    /// The connection is reset for a protocol violation; the guest gets RST.
     Fault,
     /// The connection is over for this reason; the guest gets nothing.
     Over(Closed),
-    /// It is over without an event, for the owner does not know it any more; no RST either.
+    /// The connection, which has no handle any more, is over without an event or an RST.
     Forgotten,
-    /// A new connection, after the end of the old one if there was one that the owner knew.
+    /// A new connection, after the end of the old one if that had a handle.
     NewOne,
     Connected,
     Payload,
-    /// A CREDIT_UPDATE in answer.
-    Told,
+    /// The answer is a CREDIT_UPDATE.
+    Credit,
     GuestFinishes,
     GuestClosesRead,
 }
@@ -216,8 +216,8 @@ fn run(before: Before, header: &Header, payload: usize) -> Outcome {
         .collect();
     let owed: &[u16] = match before {
         Accepted => &[RESPONSE],
-        Wanted => &[NEW],
-        ClosingUntold => &[SHUTDOWN],
+        ConnectingUnsent => &[NEW],
+        ClosingUnsent => &[SHUTDOWN],
         Ended => &[RST],
         _ => &[],
     };
@@ -231,7 +231,7 @@ fn run(before: Before, header: &Header, payload: usize) -> Outcome {
             assert_eq!(it.connections(), had - 1);
             let is_fault = matches!(
                 reason,
-                Closed::Protocol(_) | Closed::CreditOverrun | Closed::CreditLie
+                Closed::Protocol(_) | Closed::CreditOverrun | Closed::CreditViolation
             );
             assert_eq!(it.counters().faults, u64::from(is_fault));
             match sent.as_slice() {
@@ -255,12 +255,12 @@ fn run(before: Before, header: &Header, payload: usize) -> Outcome {
         None if sent == owed => Ignored,
         None if sent.is_empty() => Forgotten,
         None if sent.len() > owed.len() && sent.contains(&RST) => Stray,
-        None if sent.contains(&UPDATE) => Told,
+        None if sent.contains(&UPDATE) => Credit,
         None => panic!("{sent:?}"),
     }
 }
 
-/// One rule: what a packet comes to in each state.
+/// The outcomes of a packet in each state.
 struct Rule {
     section: &'static str,
     packet: Header,
@@ -282,20 +282,20 @@ fn rule(section: &'static str, packet: Header, outcomes: [Outcome; 12]) -> Rule 
 fn each_packet_has_its_outcome_in_each_state() {
     let over = Over(Closed::Reset);
     let clean = Reset(Closed::Clean);
-    let lie = Reset(Closed::CreditLie);
+    let inval = Reset(Closed::CreditViolation);
     let overrun = Reset(Closed::CreditOverrun);
     let shut = |flags| Header {
         flags,
         ..header(SHUTDOWN)
     };
     let data = |len| Header { len, ..header(RW) };
-    let lying = |op| Header {
+    let invalid = |op| Header {
         fwd_cnt: 1,
         ..header(op)
     };
     #[rustfmt::skip]
     let rules = [
-        //                                              Unknown    Requested Accepted  Wanted     Connecting            Open          GuestFin. GuestCl.R. Finished  Closing               Untold   Ended
+        //                                              Unknown    Requested Accepted  ConnectingUnsent     Connecting            Open          GuestFin. GuestCl.R. Finished  Closing               Unsent   Ended
         rule(STREAM_SOCKETS, header(NEW),               [NewOne,   NewOne,   NewOne,   NewOne,    NewOne,               NewOne,       NewOne,   NewOne,    NewOne,   NewOne,               NewOne,  NewOne]),
         rule(STREAM_SOCKETS, header(RESPONSE),          [Stray,    Fault,    Fault,    Stray,     Connected,            Fault,        Fault,    Fault,     Fault,    Ignored,              Ignored, Ignored]),
         rule(STREAM_SOCKETS, header(RST),               [Ignored,  over,     over,     Ignored,   Over(Closed::Refused), over,        over,     over,      over,     Over(Closed::Clean),  over,    Forgotten]),
@@ -306,9 +306,9 @@ fn each_packet_has_its_outcome_in_each_state() {
         rule(STREAM_SOCKETS, data(10),                  [Stray,    Fault,    Fault,    Stray,     Fault,                Payload,      Fault,    Payload,   Payload,  Ignored,              Ignored, Ignored]),
         rule(LINUX, data(0),                            [Stray,    Fault,    Fault,    Stray,     Fault,                Ignored,      Fault,    Ignored,   Ignored,  Ignored,              Ignored, Ignored]),
         rule(BUFFER_SPACE, header(UPDATE),              [Stray,    Ignored,  Ignored,  Stray,     Fault,                Ignored,      Ignored,  Ignored,   Ignored,  Ignored,              Ignored, Ignored]),
-        rule(BUFFER_SPACE, header(ASK),                 [Stray,    Ignored,  Told,     Stray,     Fault,                Told,         Told,     Told,      Told,     Ignored,              Ignored, Ignored]),
+        rule(BUFFER_SPACE, header(ASK),                 [Stray,    Ignored,  Credit,   Stray,     Fault,                Credit,       Credit,   Credit,    Credit,   Ignored,              Ignored, Ignored]),
         rule(BUFFER_SPACE, data(ALLOC + 1),             [Stray,    Fault,    Fault,    Stray,     Fault,                overrun,      Fault,    overrun,   overrun,  Ignored,              Ignored, Ignored]),
-        rule(BUFFER_SPACE, lying(UPDATE),               [Stray,    lie,      lie,      Stray,     lie,                  lie,          lie,      lie,       lie,      Ignored,              Ignored, Ignored]),
+        rule(BUFFER_SPACE, invalid(UPDATE),             [Stray,    inval,    inval,    Stray,     inval,                inval,        inval,    inval,     inval,    Ignored,              Ignored, Ignored]),
         rule(LINUX, header(0),                          [Stray,    Fault,    Fault,    Stray,     Fault,                Fault,        Fault,    Fault,     Fault,    Ignored,              Ignored, Ignored]),
         rule(LINUX, header(8),                          [Stray,    Fault,    Fault,    Stray,     Fault,                Fault,        Fault,    Fault,     Fault,    Ignored,              Ignored, Ignored]),
         rule(RECEIVE_AND_TRANSMIT, Header { kind: 3, ..header(RW) }, [Stray; 12]),
@@ -328,7 +328,7 @@ fn each_packet_has_its_outcome_in_each_state() {
 }
 
 #[test]
-fn a_packet_with_less_data_than_it_says_ends_the_connection() {
+fn a_packet_with_less_data_than_its_len_resets_the_connection() {
     let claims = Header {
         len: 11,
         ..header(RW)
@@ -346,7 +346,7 @@ fn a_packet_with_less_data_than_it_says_ends_the_connection() {
 }
 
 #[test]
-fn an_rst_goes_where_the_packet_came_from_and_has_its_type() {
+fn an_rst_goes_to_the_sender_and_has_the_packets_type() {
     for kind in [0, 1, 2, 3, u16::MAX] {
         let mut it = muxer();
         let _ = it.handle_packet(&Header { kind, ..header(RW) }, 0);
@@ -391,7 +391,7 @@ fn without_the_feature_seqpacket_is_an_unknown_type() {
 }
 
 #[test]
-fn a_stray_rst_does_not_hit_the_connection_that_follows() {
+fn an_rst_to_a_stray_packet_does_not_hit_the_next_connection() {
     let mut it = muxer();
     let _ = it.handle_packet(&header(RW), 0);
     let handle = requested(&mut it);
@@ -418,8 +418,8 @@ fn a_request_for_a_known_key_ends_the_old_connection_before_it_begins_the_new_on
         panic!("no Request");
     };
     assert_ne!(old, new);
-    assert_eq!(it.poll_timeout(), None, "the old one's");
-    // The owner may still have wishes for the old one; they are nobody's.
+    assert_eq!(it.poll_timeout(), None, "the old connection's timer");
+    // Commands with the old handle have no effect.
     it.reset(old);
     it.finish(old);
     it.readable(old);
@@ -429,7 +429,7 @@ fn a_request_for_a_known_key_ends_the_old_connection_before_it_begins_the_new_on
 }
 
 #[test]
-fn a_shutdown_of_the_guest_that_comes_in_two_halves_closes_the_connection() {
+fn two_half_closes_of_the_guest_close_the_connection() {
     let mut it = muxer();
     let handle = open(&mut it);
     let halves = [shutdown::SEND, shutdown::RECEIVE];
