@@ -1,19 +1,19 @@
-//! Copying between memory that a hostile process may write at the same time and memory of ours.
+//! Copying between memory that a hostile process may write concurrently and private memory.
 //!
-//! To the compiler such memory must be opaque: no reference to it, no plain load that it might
-//! make twice or invent. On x86-64 the copies are therefore assembly, 128 bytes at a time with
-//! AVX where the processor has it; elsewhere they are volatile accesses. What a racing writer
-//! leaves in the bytes that arrive is up to him; how many arrive and where is not.
+//! The compiler must treat such memory as opaque: no references, and no ordinary loads that it might
+//! duplicate or invent. So the copies are assembly on x86-64, 128 bytes at a time with AVX if the
+//! processor has it, and volatile accesses elsewhere. A concurrent writer can affect the values of the
+//! copied bytes, but not their number or position.
 
 /// Copies `len` bytes from `from` to `to`. Either side may be shared memory.
 ///
 /// # Safety
 ///
-/// `from` is valid for reading and `to` for writing `len` bytes for the time of the call; they do
-/// not overlap; no reference covers the side that is shared.
+/// During the call, `from` is valid for reads and `to` for writes of `len` bytes. They do not overlap. No
+/// reference covers the side that is shared.
 #[inline]
 pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-    // SAFETY: the caller's promise is the same.
+    // SAFETY: the same contract as this function's.
     unsafe { imp::copy(from, to, len) }
 }
 
@@ -21,7 +21,7 @@ pub(crate) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
 mod imp {
     use std::arch::asm;
 
-    /// Copies a block whose size is in the name of its instructions, from `$from` to `$to`.
+    /// Copies one block of the given size from `$from` to `$to`.
     macro_rules! block {
         (16, $from:expr, $to:expr) => {
             asm!(
@@ -55,8 +55,8 @@ mod imp {
 
     #[inline]
     pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
-        // SAFETY: every block lies in the `len` bytes. Two blocks that overlap copy some bytes
-        // twice, the same ones to the same place.
+        // SAFETY: every block lies in the `len` bytes. Overlapping blocks copy some bytes twice, each to
+        // the same position.
         unsafe {
             match len {
                 0 => {}
@@ -94,14 +94,14 @@ mod imp {
         }
     }
 
-    /// At least 128 bytes, with the processor's AVX. Never inlined: `vzeroupper` clears half of
-    /// every register, which no caller expects to survive a call, but might across `asm!`.
+    /// At least 128 bytes, with AVX. Not inlined: `vzeroupper` clears the upper half of every register,
+    /// which callers do not expect to survive a call, but may expect to survive `asm!`.
     #[inline(never)]
     #[target_feature(enable = "avx")]
     unsafe fn avx(from: *const u8, to: *mut u8, len: usize) {
         let blocks = len / 128;
-        // SAFETY: `blocks` blocks of 128 bytes lie in `len`, and the last 128 bytes do; `copy`
-        // saw that there is AVX.
+        // SAFETY: `blocks` blocks of 128 bytes and the last 128 bytes lie in `len`. `copy` has
+        // detected AVX.
         unsafe {
             asm!(
                 "2:",
@@ -140,7 +140,7 @@ mod imp {
     /// At least 128 bytes.
     unsafe fn sse(from: *const u8, to: *mut u8, len: usize) {
         let blocks = len / 64;
-        // SAFETY: `blocks` blocks of 64 bytes lie in `len`, and the last 64 bytes do.
+        // SAFETY: `blocks` blocks of 64 bytes and the last 64 bytes lie in `len`.
         unsafe {
             asm!(
                 "2:",
@@ -176,7 +176,7 @@ mod imp {
     }
 
     #[cfg(test)]
-    pub(super) const WAYS: [unsafe fn(*const u8, *mut u8, usize); 2] = [copy, sse];
+    pub(super) const COPIES: [unsafe fn(*const u8, *mut u8, usize); 2] = [copy, sse];
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -185,8 +185,7 @@ mod imp {
     pub(super) unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
         const WORD: usize = size_of::<usize>();
         let mut at = 0;
-        // SAFETY: `at` and the access after it stay below `len`; words are used where both
-        // addresses are aligned to them.
+        // SAFETY: every access stays below `len`. Words are used only if both addresses are aligned.
         unsafe {
             if from as usize % WORD == to as usize % WORD {
                 while at < len && (from as usize + at) % WORD != 0 {
@@ -207,23 +206,23 @@ mod imp {
     }
 
     #[cfg(test)]
-    pub(super) const WAYS: [unsafe fn(*const u8, *mut u8, usize); 1] = [copy];
+    pub(super) const COPIES: [unsafe fn(*const u8, *mut u8, usize); 1] = [copy];
 }
 
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_length_at_every_alignment_arrives_and_nothing_beside_it() {
+    fn every_length_and_alignment_is_copied_and_nothing_beyond() {
         let from: Vec<u8> = (0..2000u32).map(|i| (i * 7 + i / 256) as u8).collect();
-        for (which, way) in super::imp::WAYS.into_iter().enumerate() {
+        for (which, copy) in super::imp::COPIES.into_iter().enumerate() {
             let lengths = (0..700)
                 .chain([1024, 1500])
                 .filter(|len| which == 0 || *len >= 128);
             for len in lengths {
                 for (a, b) in [(0, 0), (1, 0), (0, 3), (5, 5), (17, 40)] {
                     let mut to = vec![0xEE; 2000];
-                    // SAFETY: both vectors hold what is read and written.
-                    unsafe { way(from.as_ptr().add(a), to.as_mut_ptr().add(b), len) };
+                    // SAFETY: both vectors are long enough.
+                    unsafe { copy(from.as_ptr().add(a), to.as_mut_ptr().add(b), len) };
                     assert_eq!(to[b..b + len], from[a..a + len], "{which} {len} {a} {b}");
                     let beside = to[..b].iter().chain(&to[b + len..]);
                     assert!(

@@ -1,21 +1,27 @@
-//! The boundary to the operating system: thin, safe functions, one per thing that the rest of
-//! hvsock asks of it.
+//! The boundary to the operating system: thin, safe wrappers around the system calls that hvsock uses.
 //!
-//! On Linux a broker listens with `seqpacket::listen`, takes clients with `seqpacket::accept`,
-//! asks the kernel who they are with `peer` and `accounts`, and exchanges messages by `message`;
-//! the bytes of a connection go through the descriptors of `stream::pair`. A client calls
-//! `seqpacket::connect` and waits with [`poll`]. Two processes that have `shared_memory` wake each
-//! other with a `doorbell`. In a virtual machine without a broker a client uses the kernel's
-//! `vsock`. Programs for others are started in a `session` of their own. Every descriptor that this crate makes or receives is close-on-exec, no write raises
-//! `SIGPIPE`, and every call that a signal interrupts is made again.
+//! On Linux:
 //!
-//! On Windows there is no broker, and a connection is one of the system's own sockets: `hyperv`
-//! makes them, and [`stream`] and [`poll`] do there what they do here. Programs that change the
-//! system's `registry` take turns by `turn`, and tell a `process` that has gone; `stdio` is
-//! for the command.
+//! - `seqpacket` and `message`: the broker's endpoint sockets, and messages with descriptors.
+//!   `peer` and `accounts` identify the process at the other end.
+//! - [`stream`]: the data sockets of connections. `shared_memory` and `doorbell`: rings between two
+//!   processes, and their wakeups.
+//! - [`poll`] and `event`: waiting with a deadline.
+//! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker.
+//! - `session`: programs in a session of their own. `clock`, `freeze`, `limits`, `processor`: for the
+//!   agent and the broker.
 //!
-//! One folder per operating system behind this one contract. An advisory lock needs nothing from
-//! here: `std::fs::File::try_lock` is `flock`.
+//! Every descriptor that this crate creates or receives is close-on-exec. No write raises `SIGPIPE`.
+//! Every call that a signal interrupts is repeated.
+//!
+//! On Windows there is no broker, and a connection is a socket of the system: `hyperv` creates them,
+//! [`stream`] and [`poll`] do what they do on Linux. `registry`, `rights`, `turn` (a named mutex),
+//! `process`, `stdio` and `compute_systems` serve the command and the key store.
+//!
+//! There is one folder per operating system behind this one interface. Advisory locks are not here:
+//! `std::fs::File::try_lock` is `flock`.
+
+#![warn(clippy::missing_errors_doc)]
 
 #[cfg(target_os = "linux")]
 mod copy;
@@ -36,3 +42,19 @@ pub use windows::{
     compute_systems, errno, hyperv, poll, process, registry, rights, set_nonblocking, stdio,
     stream, take_error, turn,
 };
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    /// Checked at compile time.
+    #[test]
+    fn public_types_are_send_and_sync() {
+        fn assert<T: Send + Sync>() {}
+        assert::<(accounts::Accounts, clock::Kept, doorbell::Heard)>();
+        assert::<(event::Event, message::Received, peer::Credentials)>();
+        assert::<(message::ReceivedWithDescriptors, poll::PollFlags)>();
+        assert::<(session::Session, session::Ids, session::SpawnError)>();
+        assert::<(shared_memory::Mapping, shared_memory::SharedBytes<'_>)>();
+    }
+}

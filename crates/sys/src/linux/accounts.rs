@@ -1,8 +1,8 @@
-//! The names of users and groups.
+//! Names of users and groups, from `/etc/passwd` and `/etc/group`.
 //!
-//! From `/etc/passwd` and `/etc/group` and not through the C library's name service: that one
-//! loads code into the process, may ask the network, may not be bounded in time, and is not there
-//! in a static program. Accounts that are in other places are known by their numbers alone.
+//! The C library's name service (NSS) is not used: it loads code into the process, may access the
+//! network without a time limit, and does not exist in a static program. Accounts from other sources
+//! have numbers only.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -11,22 +11,23 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-/// The names on this machine, read again when the files change.
+/// User and group names of this machine, reloaded when the files change.
 #[derive(Debug)]
 pub struct Accounts {
     users: Table,
     groups: Table,
 }
 
-/// One of the two files: lines of `name:password:number:…`.
+/// The contents of one file: lines of `name:password:number:…`.
 #[derive(Debug)]
 struct Table {
     path: PathBuf,
-    seen: Option<(SystemTime, u64)>,
+    /// Modification time and length of the file when it was read.
+    version: Option<(SystemTime, u64)>,
     names: HashMap<u32, Arc<str>>,
 }
 
-/// More than this of either file is not read.
+/// Maximum bytes read of either file.
 const MAX_FILE: u64 = 64 << 20;
 
 impl Default for Accounts {
@@ -36,7 +37,7 @@ impl Default for Accounts {
 }
 
 impl Accounts {
-    /// The names that `passwd` and `group` in `folder` give.
+    /// The names in the files `passwd` and `group` of `folder`.
     pub fn in_folder(folder: &Path) -> Self {
         Self {
             users: Table::new(folder.join("passwd")),
@@ -44,19 +45,18 @@ impl Accounts {
         }
     }
 
-    /// The name of the user with this number. Looks whether the file has changed, which costs a
-    /// system call.
+    /// The name of a user id; `None` if it has none. Costs one `stat` of the file.
     pub fn user(&mut self, uid: u32) -> Option<Arc<str>> {
         self.users.name(uid)
     }
 
-    /// The name of the group with this number, likewise.
+    /// The name of a group id, as [`user`](Self::user).
     pub fn group(&mut self, gid: u32) -> Option<Arc<str>> {
         self.groups.name(gid)
     }
 }
 
-/// The number of the user with this name, or that this is in digits.
+/// The user id of a name, or of a decimal number. `None` if no user has this name.
 pub fn uid(user: &str) -> Option<u32> {
     uid_in(Path::new("/etc"), user)
 }
@@ -67,7 +67,7 @@ fn uid_in(folder: &Path, user: &str) -> Option<u32> {
         let found = users.into_iter().find(|(_, name)| **name == *user);
         found.map(|(uid, _)| uid)
     };
-    // The highest means no user to the system calls that take one.
+    // `u32::MAX` means "no user" to system calls.
     user.parse()
         .ok()
         .filter(|uid| *uid < u32::MAX)
@@ -78,7 +78,7 @@ impl Table {
     fn new(path: PathBuf) -> Self {
         Self {
             path,
-            seen: None,
+            version: None,
             names: HashMap::new(),
         }
     }
@@ -87,9 +87,9 @@ impl Table {
         let now = fs::metadata(&self.path)
             .and_then(|meta| Ok((meta.modified()?, meta.len())))
             .ok();
-        if now.is_none() || now != self.seen {
+        if now.is_none() || now != self.version {
             self.names = read(&self.path).unwrap_or_default();
-            self.seen = now;
+            self.version = now;
         }
         self.names.get(&number).cloned()
     }
@@ -108,7 +108,7 @@ fn read(path: &Path) -> io::Result<HashMap<u32, Arc<str>>> {
             .filter(|name| !name.is_empty());
         let number = fields.nth(1).and_then(field).and_then(|n| n.parse().ok());
         if let (Some(name), Some(number)) = (name, number) {
-            // The first of several names counts, as in the C library.
+            // The first of several names wins, as in the C library.
             names.entry(number).or_insert_with(|| name.into());
         }
     }
@@ -120,9 +120,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_have_the_names_that_the_files_give() {
+    fn ids_have_the_names_in_the_files() {
         let dir = tempfile::tempdir().unwrap();
-        let passwd = "root:x:0:0:root:/root:/bin/sh\n# odd\nno-number:x\n:x:5:\n\
+        let passwd = "root:x:0:0:root:/root:/bin/sh\n# comment\nno-number:x\n:x:5:\n\
                       toor:x:0:0::/:\nalice:x:1000:1000::/home/alice:/bin/sh";
         fs::write(dir.path().join("passwd"), passwd).unwrap();
         let mut accounts = Accounts::in_folder(dir.path());
@@ -132,8 +132,8 @@ mod tests {
         assert_eq!(accounts.group(0), None);
         assert_eq!(uid_in(dir.path(), "alice"), Some(1000));
         assert_eq!(uid_in(dir.path(), "77"), Some(77));
-        for nobody in ["", "carol", "4294967295", "-1"] {
-            assert_eq!(uid_in(dir.path(), nobody), None, "{nobody}");
+        for unknown in ["", "carol", "4294967295", "-1"] {
+            assert_eq!(uid_in(dir.path(), unknown), None, "{unknown}");
         }
         fs::write(dir.path().join("passwd"), "bob:x:5:5::/:\n").unwrap();
         assert_eq!(accounts.user(5).as_deref(), Some("bob"));

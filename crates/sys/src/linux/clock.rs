@@ -1,20 +1,23 @@
-//! The system's clock, as those set it who keep it right (`adjtimex`). Changing it takes
-//! `CAP_SYS_TIME`.
+//! The system clock's discipline (`adjtimex`). Changing it requires `CAP_SYS_TIME`.
 
 use std::io;
 
 const BILLION: i64 = 1_000_000_000;
 
-/// How the clock is kept.
+/// The state of the clock's discipline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kept {
-    /// A program says that it keeps the clock right. None of the functions here says so.
+    /// A program (such as an NTP client) has declared the clock synchronized. No function here does.
     pub synchronized: bool,
-    /// The rate that it was given, in billionths.
+    /// The frequency correction in force, in parts per billion.
     pub rate_ppb: i64,
 }
 
-/// How the clock is kept now.
+/// Reads the state of the clock's discipline. Needs no privilege.
+///
+/// # Errors
+///
+/// Those of `adjtimex`.
 pub fn kept() -> io::Result<Kept> {
     let timex = adjust(0, |_| {})?;
     Ok(Kept {
@@ -23,7 +26,11 @@ pub fn kept() -> io::Result<Kept> {
     })
 }
 
-/// Sets the clock by so many nanoseconds.
+/// Steps the clock by `ns` nanoseconds.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_TIME`.
 pub fn step(ns: i64) -> io::Result<()> {
     let (seconds, rest) = (ns.div_euclid(BILLION), ns.rem_euclid(BILLION));
     adjust(libc::ADJ_SETOFFSET | libc::ADJ_NANO, |timex| {
@@ -34,8 +41,12 @@ pub fn step(ns: i64) -> io::Result<()> {
     .map(drop)
 }
 
-/// Has the kernel correct the clock by so many nanoseconds, half a thousandth faster or slower until
-/// that is done. It takes the place of what was asked for before. Resolution: a microsecond.
+/// Slews the clock by `ns` nanoseconds: the kernel runs it 500 ppm faster or slower until that is done.
+/// Replaces an earlier slew. Resolution: 1 µs.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_TIME`.
 pub fn slew(ns: i64) -> io::Result<()> {
     adjust(libc::ADJ_OFFSET_SINGLESHOT, |timex| {
         timex.offset = ns / 1000;
@@ -43,12 +54,16 @@ pub fn slew(ns: i64) -> io::Result<()> {
     .map(drop)
 }
 
-/// Has the clock run at this rate, in billionths, at most half a thousandth either way.
+/// Sets the clock's frequency correction in parts per billion, limited to ±500,000.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_TIME`.
 pub fn set_rate(ppb: i64) -> io::Result<()> {
     adjust(libc::ADJ_FREQUENCY, |timex| timex.freq = scaled(ppb)).map(drop)
 }
 
-/// The kernel counts rates in millionths, with 16 bits behind the point.
+/// The kernel's unit: parts per million with a 16-bit fraction.
 fn scaled(ppb: i64) -> i64 {
     ppb.clamp(-500_000, 500_000) * 65_536 / 1000
 }
@@ -58,11 +73,11 @@ fn of_scaled(scaled: i64) -> i64 {
 }
 
 fn adjust(modes: libc::c_uint, fill: impl FnOnce(&mut libc::timex)) -> io::Result<libc::timex> {
-    // SAFETY: a structure of numbers, for all of which zero is a value.
+    // SAFETY: a structure of integers, for which all zero is valid.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     timex.modes = modes;
     fill(&mut timex);
-    // SAFETY: the kernel reads and writes this one structure and keeps nothing of it.
+    // SAFETY: the kernel reads and writes this one structure and keeps no pointer to it.
     match unsafe { libc::adjtimex(&raw mut timex) } {
         -1 => Err(io::Error::last_os_error()),
         _ => Ok(timex),
@@ -74,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn how_the_clock_is_kept_can_be_asked_by_anyone() {
+    fn reading_the_state_needs_no_privilege() {
         let kept = kept().unwrap();
         assert!(kept.rate_ppb.abs() <= 500_000, "{kept:?}");
     }

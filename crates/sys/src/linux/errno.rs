@@ -1,39 +1,38 @@
-//! Numbers for errors that a socket call gives by itself, as `io::Error::from_raw_os_error`
-//! takes them; named as in POSIX.
+//! Error numbers of socket calls, for `io::Error::from_raw_os_error`, with their POSIX names.
 
-/// The socket is not in the state that the call needs, or an argument is none that it takes.
+/// An argument is invalid, or the socket is in the wrong state.
 pub const EINVAL: i32 = libc::EINVAL;
-/// There is no such protocol for the address family.
+/// The address family does not have this protocol.
 pub const EPROTONOSUPPORT: i32 = libc::EPROTONOSUPPORT;
-/// There is no such type of socket for the address family.
+/// The address family does not have this socket type.
 pub const ESOCKTNOSUPPORT: i32 = libc::ESOCKTNOSUPPORT;
-/// The address family is not known here.
+/// The system does not have this address family.
 pub const EAFNOSUPPORT: i32 = libc::EAFNOSUPPORT;
-/// The socket is connected already.
+/// The socket is already connected.
 pub const EISCONN: i32 = libc::EISCONN;
 /// The socket is not connected.
 pub const ENOTCONN: i32 = libc::ENOTCONN;
-/// The kernel does not allow it.
+/// The operation is not permitted.
 pub const EPERM: i32 = libc::EPERM;
-/// There is no memory for it.
+/// Out of memory.
 pub const ENOMEM: i32 = libc::ENOMEM;
-/// It takes a privilege.
+/// Permission denied: a privilege is missing.
 pub const EACCES: i32 = libc::EACCES;
-/// There is no device for it.
+/// No such device.
 pub const ENODEV: i32 = libc::ENODEV;
-/// The address is taken.
+/// The address is in use.
 pub const EADDRINUSE: i32 = libc::EADDRINUSE;
-/// The machine has no such address.
+/// The machine does not have this address.
 pub const EADDRNOTAVAIL: i32 = libc::EADDRNOTAVAIL;
-/// Nothing leads there.
+/// The network is unreachable.
 pub const ENETUNREACH: i32 = libc::ENETUNREACH;
 /// The connection was reset.
 pub const ECONNRESET: i32 = libc::ECONNRESET;
-/// There is no buffer for it.
+/// No buffer space is available.
 pub const ENOBUFS: i32 = libc::ENOBUFS;
-/// The time limit has passed.
+/// The operation timed out.
 pub const ETIMEDOUT: i32 = libc::ETIMEDOUT;
-/// Nobody listens there.
+/// No socket listens at the address.
 pub const ECONNREFUSED: i32 = libc::ECONNREFUSED;
-/// Nothing leads to the machine.
+/// The host is unreachable.
 pub const EHOSTUNREACH: i32 = libc::EHOSTUNREACH;

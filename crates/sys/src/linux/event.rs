@@ -1,31 +1,36 @@
-//! An event within one process, to wait for beside descriptors.
+//! Events within one process that can be polled beside descriptors (eventfd), and epoll sets.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::event::EventfdFlags;
 
-/// Set by one thread and waited for by another with [`poll`](super::poll). Unlike a
-/// [`doorbell`](super::doorbell) it must not leave the process.
+/// An event that one thread sets and another waits for with [`poll`](super::poll). Must not be shared
+/// with another process; a [`doorbell`](super::doorbell) may.
+#[doc(alias = "eventfd")]
 #[derive(Debug)]
 pub struct Event(OwnedFd);
 
 impl Event {
-    /// An event that is not set.
+    /// Creates an event that is not set.
+    ///
+    /// # Errors
+    ///
+    /// Those of `eventfd`.
     pub fn new() -> io::Result<Self> {
         let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
         Ok(Self(rustix::event::eventfd(0, flags)?))
     }
 
-    /// Sets it: its descriptor is ready for reading until [`Event::clear`].
+    /// Sets the event: its descriptor is readable until [`Event::clear`].
     pub fn set(&self) {
-        // It fails only where it has been set 2^64 - 2 times, and then it is set.
+        // Fails only after 2^64 - 2 calls, and then the event is set.
         signal(&self.0);
     }
 
-    /// Unsets it.
+    /// Clears the event.
     pub fn clear(&self) {
-        // It fails only where it is not set.
+        // Fails only if the event is not set.
         let _ = rustix::io::retry_on_intr(|| rustix::io::read(&self.0, &mut [0; 8]));
     }
 }
@@ -42,19 +47,23 @@ impl From<Event> for OwnedFd {
     }
 }
 
-/// Whether a descriptor that came from elsewhere is an eventfd.
+/// Whether a descriptor received from another process is an eventfd.
 pub fn is_eventfd(fd: impl AsFd) -> bool {
     let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
     std::fs::read_link(path).is_ok_and(|target| target.as_os_str() == "anon_inode:[eventfd]")
 }
 
-/// Signals an eventfd of another process, such as a VMM's. It does not block if the descriptor is
-/// in non-blocking mode, nor before it was signalled 2^64 - 2 times without being read.
+/// Signals an eventfd of another process, such as a VMM's. Blocks only if the descriptor is in blocking
+/// mode and was signalled 2^64 - 2 times without a read.
 pub fn signal(fd: impl AsFd) {
     let _ = rustix::io::retry_on_intr(|| rustix::io::write(&fd, &1u64.to_ne_bytes()));
 }
 
-/// A descriptor that is ready for reading when one of `fds` is.
+/// Creates a descriptor that is readable when one of `fds` is (epoll).
+///
+/// # Errors
+///
+/// Those of `epoll_create1` and `epoll_ctl`.
 pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     use rustix::event::epoll;
     let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -69,7 +78,11 @@ pub fn any_of(fds: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     Ok(any)
 }
 
-/// A descriptor that is ready for reading when `fd` is ready for writing or has an error.
+/// Creates a descriptor that is readable when `fd` is writable or has an error (epoll).
+///
+/// # Errors
+///
+/// Those of `epoll_create1` and `epoll_ctl`.
 pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
     use rustix::event::epoll;
     let when = epoll::create(epoll::CreateFlags::CLOEXEC)?;
@@ -78,7 +91,11 @@ pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(when)
 }
 
-/// Takes a descriptor out again of what [`any_of`] returned.
+/// Removes a descriptor from the set of [`any_of`].
+///
+/// # Errors
+///
+/// `ENOENT` if `fd` is not in the set.
 pub fn leave_out(any: impl AsFd, fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::event::epoll::delete(any, fd)?)
 }
@@ -113,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn room_to_write_can_be_waited_for_as_something_to_read() {
+    fn writability_can_be_polled_as_readability() {
         let (a, b) = crate::stream::pair().unwrap();
         crate::set_nonblocking(&a, true).unwrap();
         let when = when_writable(&a).unwrap();

@@ -1,4 +1,4 @@
-//! Filesystems at rest: frozen, one has everything on its disk, and whoever writes to it waits
+//! Freezing filesystems (`FIFREEZE`): a frozen filesystem is consistent on its disk, and writers wait
 //! until it is thawed.
 
 use std::io;
@@ -9,16 +9,23 @@ use rustix::ioctl::{NoArg, Opcode, ioctl, opcode};
 const FIFREEZE: Opcode = opcode::read_write::<libc::c_int>(b'X', 119);
 const FITHAW: Opcode = opcode::read_write::<libc::c_int>(b'X', 120);
 
-/// Freezes the filesystem that `fd` is on, and waits until it is. `EBUSY` if it is frozen already,
-/// `EOPNOTSUPP` if its kind cannot be.
+/// Freezes the filesystem of `fd`, and returns when it is frozen. It stays frozen until it is thawed,
+/// even if this process ends.
 ///
-/// It stays frozen until somebody thaws it, whatever becomes of this process.
+/// # Errors
+///
+/// `EBUSY` if it is already frozen, `EOPNOTSUPP` if its type cannot be frozen, `EPERM` without
+/// `CAP_SYS_ADMIN`.
 pub fn freeze(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: the kernel reads no argument, and the number is that of linux/fs.h.
     unsafe { ioctl(fd, NoArg::<FIFREEZE>::new()) }.map_err(Into::into)
 }
 
-/// Lets a frozen filesystem go on. `EINVAL` if it is not frozen.
+/// Thaws the filesystem of `fd`.
+///
+/// # Errors
+///
+/// `EINVAL` if it is not frozen, `EPERM` without `CAP_SYS_ADMIN`.
 pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     // SAFETY: as above.
     unsafe { ioctl(fd, NoArg::<FITHAW>::new()) }.map_err(Into::into)
@@ -30,8 +37,7 @@ mod tests {
 
     use super::*;
 
-    /// Of a filesystem that cannot be frozen, so that this is harmless wherever it runs. That a
-    /// real one freezes is tested in a guest.
+    /// `/proc` cannot be frozen, so this is harmless. A test in a guest freezes a real filesystem.
     #[test]
     fn the_kernel_knows_both_calls() {
         let proc = File::open("/proc").unwrap();

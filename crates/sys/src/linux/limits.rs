@@ -1,11 +1,15 @@
-//! Limits of this process.
+//! Resource limits of this process.
 
 use std::io;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Raises the number of descriptors that this process may have to what the system lets it
-/// without privilege, and returns it; `u64::MAX` where there is no limit.
+/// Raises the soft limit of open descriptors (`RLIMIT_NOFILE`) to the hard limit, and returns it;
+/// `u64::MAX` if there is none.
+///
+/// # Errors
+///
+/// Those of `setrlimit`.
 pub fn raise_descriptors() -> io::Result<u64> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let raised = Rlimit {

@@ -1,4 +1,4 @@
-//! Unix sockets that listen under a name in the file system.
+//! Listening Unix sockets at a path.
 
 use std::fs;
 use std::io;
@@ -10,14 +10,15 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-/// Listens at `path` with the file mode `mode` and, if one is given, in the hands of `owner`, and
-/// returns the non-blocking listener.
+/// Listens at `path` with the file mode `mode` and, if given, the owner `owner`. Returns the
+/// non-blocking listener.
 ///
-/// A socket that is already there is replaced: whoever calls must know (by a lock) that no other
-/// process listens there. Anything else that is there stays and is an error. The file never has
-/// more permissions than `mode`, not even for a moment, and nothing else gets them: others may be
-/// able to write to the folder, and put a link to a file of their choice where the socket was.
-/// `backlog` clients may wait; the kernel caps it at `net.core.somaxconn`.
+/// Replaces an existing socket; the caller must know (by a lock) that no other process listens there.
+/// The file never has more permissions than `mode`, not even for a moment. No other file gets them:
+/// another user who can write to the folder may replace the socket by a link (TOCTOU).
+/// `backlog` clients may wait; the kernel limits it to `net.core.somaxconn`.
+///
+/// Fails with `AlreadyExists` if another kind of file is at `path`.
 pub(super) fn listen(
     kind: SocketType,
     path: &Path,
@@ -37,25 +38,25 @@ pub(super) fn listen(
     }
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, flags, None)?;
-    // bind() gives the file the socket's own mode less the umask; then widen it to what was asked.
+    // bind() creates the file with the socket's mode less the umask; the mode is widened below.
     rustix::fs::fchmod(&socket, Mode::from_raw_mode(mode & 0o777))?;
     rustix::net::bind(&socket, &address)?;
-    hand_over(path, mode & 0o777, owner)?;
+    set_owner_and_mode(path, mode & 0o777, owner)?;
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     rustix::net::listen(&socket, backlog)?;
     Ok(socket)
 }
 
-/// Sets the owner and the mode of the socket at `path` itself, whatever is there by now.
-fn hand_over(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
+/// Sets the owner and the mode of the socket at `path`, and of nothing that has replaced it.
+fn set_owner_and_mode(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let there = rustix::fs::open(path, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&there)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Socket {
-        let message = format!("{} was replaced by something else", path.display());
+        let message = format!("{} was replaced by another file", path.display());
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
     }
-    // fchmod() takes no descriptor that was opened with O_PATH.
+    // fchmod() does not accept an O_PATH descriptor.
     let itself = format!("/proc/self/fd/{}", there.as_raw_fd());
     if owner.is_some() {
         chown(&itself, owner, None)?;
@@ -63,13 +64,13 @@ fn hand_over(path: &Path, mode: u32, owner: Option<u32>) -> io::Result<()> {
     fs::set_permissions(itself, fs::Permissions::from_mode(mode))
 }
 
-/// A path as the address of a socket.
+/// The socket address of a path. Fails with `InvalidFilename` above 107 bytes.
 pub(super) fn address(path: &Path) -> io::Result<SocketAddrUnix> {
     SocketAddrUnix::new(path).map_err(|error| match error {
         Errno::NAMETOOLONG => io::Error::new(
             io::ErrorKind::InvalidFilename,
             format!(
-                "{} is longer than the 107 bytes that a socket's path may have",
+                "the path {} is longer than the 107 bytes of a Unix socket address",
                 path.display()
             ),
         ),
@@ -82,13 +83,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_link_where_the_socket_was_does_not_pass_its_mode_on() {
+    fn a_link_in_place_of_the_socket_does_not_get_its_mode() {
         let dir = tempfile::tempdir().unwrap();
         let (path, secret) = (dir.path().join("s"), dir.path().join("secret"));
         fs::write(&secret, "").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&secret, &path).unwrap();
-        let error = hand_over(&path, 0o666, None).unwrap_err();
+        let error = set_owner_and_mode(&path, 0o666, None).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AlreadyExists);
         let mode = fs::metadata(&secret).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);

@@ -1,10 +1,10 @@
-//! Whole messages over a `SOCK_SEQPACKET` socket, with descriptors beside them.
+//! Messages over a `SOCK_SEQPACKET` socket, with descriptors (`SCM_RIGHTS`).
 //!
-//! No call here waits, whatever mode the socket is in: what would wait is `WouldBlock`, and
-//! [`poll`](super::poll) waits with a bound.
+//! No call blocks, whatever the socket's mode: it fails with `WouldBlock`, and [`poll`](super::poll)
+//! waits with a deadline.
 //!
-//! What comes from the other side is not trusted: a message longer than the buffer is an error
-//! and not a shorter message, and no more descriptors enter this process than it asked for.
+//! The peer is not trusted. A message longer than the buffer is an error, not a truncated message, and
+//! no more descriptors enter this process than requested.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -16,43 +16,48 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
 };
 
-/// The most descriptors that one message carries.
+/// Maximum number of descriptors in one message.
 pub const MAX_DESCRIPTORS: usize = 4;
 
-const ROOM: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
+const CONTROL_LEN: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
-/// A message without descriptors.
+/// A received message without descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub struct Received {
-    /// Its bytes in the buffer; 0 when the other side is gone.
+    /// Its length in the buffer in bytes; 0 when the peer has closed the connection.
     pub len: usize,
-    /// Whether the sender put descriptors beside it; they did not enter this process.
+    /// Whether the sender attached descriptors. They did not enter this process.
     pub dropped_descriptors: bool,
 }
 
-/// A message with the descriptors that came beside it.
+/// A received message with its descriptors.
 #[derive(Debug)]
 #[must_use]
 pub struct ReceivedWithDescriptors {
-    /// Its bytes in the buffer; 0 when the other side is gone.
+    /// Its length in the buffer in bytes; 0 when the peer has closed the connection.
     pub len: usize,
-    /// At most [`MAX_DESCRIPTORS`], in the sender's order.
+    /// At most [`MAX_DESCRIPTORS`], in the sender's order, owned by the caller.
     pub descriptors: Vec<OwnedFd>,
-    /// Whether there were more; they are closed.
+    /// Whether the sender attached more. They are closed.
     pub dropped_descriptors: bool,
 }
 
-/// Sends `bytes` as one message, with at most [`MAX_DESCRIPTORS`] descriptors beside it; all of
-/// it or, with an error such as `WouldBlock`, nothing.
+/// Sends `bytes` as one message, with at most [`MAX_DESCRIPTORS`] descriptors. On an error nothing is
+/// sent.
+///
+/// # Errors
+///
+/// `WouldBlock` if the socket's buffer is full; `BrokenPipe` if the peer is gone; `InvalidInput` if there
+/// are too many descriptors.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
     if descriptors.is_empty() {
         super::retry(|| rustix::net::send(&socket, bytes, flags))?;
         return Ok(());
     }
-    let mut room = [MaybeUninit::uninit(); ROOM];
-    let mut control = SendAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
+    let mut control = SendAncillaryBuffer::new(&mut space);
     if descriptors.len() > MAX_DESCRIPTORS
         || !control.push(SendAncillaryMessage::ScmRights(descriptors))
     {
@@ -64,13 +69,15 @@ pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> 
     Ok(())
 }
 
-/// Receives one message and lets no descriptor into this process.
+/// Receives one message, without its descriptors.
 ///
-/// A message longer than `buffer` is consumed and is an error of kind `InvalidData`, as is one
-/// without any bytes.
+/// # Errors
+///
+/// `WouldBlock` if no message waits; `InvalidData` if the message is empty or longer than `buffer`. Such
+/// a message is consumed.
 pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
     let message = receive(socket, buffer, &mut RecvAncillaryBuffer::default())?;
-    whole(message.flags)?;
+    check_not_truncated(message.flags)?;
     Ok(Received {
         len: message.bytes,
         dropped_descriptors: message.flags.contains(ReturnFlags::CTRUNC),
@@ -79,14 +86,16 @@ pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<Received> {
 
 /// Receives one message and at most [`MAX_DESCRIPTORS`] descriptors, close-on-exec.
 ///
-/// A message longer than `buffer` or without any bytes is consumed, its descriptors are closed,
-/// and it is an error of kind `InvalidData`.
+/// # Errors
+///
+/// `WouldBlock` if no message waits; `InvalidData` if the message is empty or longer than `buffer`. Such
+/// a message is consumed and its descriptors are closed.
 pub fn recv_with_descriptors(
     socket: impl AsFd,
     buffer: &mut [u8],
 ) -> io::Result<ReceivedWithDescriptors> {
-    let mut room = [MaybeUninit::uninit(); ROOM];
-    let mut control = RecvAncillaryBuffer::new(&mut room);
+    let mut space = [MaybeUninit::uninit(); CONTROL_LEN];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
     let message = receive(socket, buffer, &mut control)?;
     let mut descriptors = Vec::new();
     for ancillary in control.drain() {
@@ -94,8 +103,8 @@ pub fn recv_with_descriptors(
             descriptors.extend(received);
         }
     }
-    whole(message.flags)?;
-    // The alignment of the control buffer may leave room for more than was asked for.
+    check_not_truncated(message.flags)?;
+    // Alignment may make the control buffer larger than requested.
     let extra = descriptors.len() > MAX_DESCRIPTORS;
     descriptors.truncate(MAX_DESCRIPTORS);
     Ok(ReceivedWithDescriptors {
@@ -105,25 +114,25 @@ pub fn recv_with_descriptors(
     })
 }
 
-/// Receives one message. Where the other side closed with messages from here unread, the kernel
-/// says so once before it gives what that side had sent: its last words, which are worth more.
+/// Receives one message. If the peer closed with unread messages, the kernel reports `ECONNRESET` once
+/// before the messages that the peer had sent. Those matter more, so this retries once.
 fn receive(
     socket: impl AsFd,
     buffer: &mut [u8],
     control: &mut RecvAncillaryBuffer<'_>,
 ) -> io::Result<RecvMsg> {
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
-    let mut ask = || {
+    let mut receive_once = || {
         super::retry(|| {
             let mut buffers = [IoSliceMut::new(buffer)];
             rustix::net::recvmsg(&socket, &mut buffers, control, flags)
         })
     };
-    let message = match ask() {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => ask()?,
+    let message = match receive_once() {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => receive_once()?,
         result => result?,
     };
-    if message.bytes == 0 && !is_over(&socket) {
+    if message.bytes == 0 && !is_closed(&socket) {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,
             "the message is empty",
@@ -132,16 +141,16 @@ fn receive(
     Ok(message)
 }
 
-/// Whether the other side is gone, which looks like an empty message.
-fn is_over(socket: impl AsFd) -> bool {
+/// Whether the peer has closed the connection, which looks like an empty message.
+fn is_closed(socket: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
-    let asked = rustix::event::poll(&mut fds, Some(&Timespec::default()));
-    asked != Ok(0)
+    let ready = rustix::event::poll(&mut fds, Some(&Timespec::default()));
+    ready != Ok(0)
 }
 
-fn whole(flags: ReturnFlags) -> io::Result<()> {
+fn check_not_truncated(flags: ReturnFlags) -> io::Result<()> {
     if flags.contains(ReturnFlags::TRUNC) {
-        let message = "the message is longer than any message of the endpoint protocol";
+        let message = "the message exceeds the maximum length of the endpoint protocol";
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
     Ok(())
@@ -153,7 +162,7 @@ mod tests {
     use crate::{seqpacket, stream};
 
     #[test]
-    fn a_message_keeps_its_bounds_and_brings_its_descriptors() {
+    fn a_message_arrives_with_its_boundaries_and_descriptors() {
         let (a, b) = seqpacket::pair().unwrap();
         let (data, other) = stream::pair().unwrap();
         send(&a, b"one", &[data.as_fd(), other.as_fd()]).unwrap();
@@ -182,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn descriptors_that_nobody_asked_for_stay_outside() {
+    fn unrequested_descriptors_do_not_enter_the_process() {
         let (a, b) = seqpacket::pair().unwrap();
         let (data, other) = stream::pair().unwrap();
         send(&a, b"x", &[data.as_fd()]).unwrap();
@@ -195,7 +204,7 @@ mod tests {
                 dropped_descriptors: true
             }
         );
-        // The one in flight was the last of its end.
+        // The descriptor in flight was the last one of its end.
         assert_eq!(stream::recv(&other, &mut [0; 1]).unwrap(), 0);
     }
 
@@ -205,10 +214,10 @@ mod tests {
         let (data, other) = stream::pair().unwrap();
         let too_many = send(&a, b"x", &[data.as_fd(); MAX_DESCRIPTORS + 1]).unwrap_err();
         assert_eq!(too_many.kind(), io::ErrorKind::InvalidInput);
-        // Sent past `send`, which refuses: a client may be anything.
+        // A hostile client can send more than `send` allows.
         let eight = [data.as_fd(); 8];
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
-        let mut control = SendAncillaryBuffer::new(&mut room);
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(&eight)));
         let bytes = [IoSlice::new(b"x")];
         rustix::net::sendmsg(&a, &bytes, &mut control, SendFlags::empty()).unwrap();
@@ -216,12 +225,12 @@ mod tests {
         assert!(got.dropped_descriptors);
         assert_eq!(got.descriptors.len(), MAX_DESCRIPTORS);
         drop((got, data));
-        // None of the eight is left, or this would wait for ever.
+        // If one of the eight were still open, this would block.
         assert_eq!(stream::recv(&other, &mut [0; 1]).unwrap(), 0);
     }
 
     #[test]
-    fn a_message_that_does_not_fit_is_an_error_and_the_next_one_is_whole() {
+    fn an_oversized_message_is_an_error_and_the_next_one_arrives() {
         let (a, b) = seqpacket::pair().unwrap();
         send(&a, &[7; 17], &[]).unwrap();
         send(&a, b"next", &[]).unwrap();
@@ -233,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_waits_on_a_blocking_socket() {
+    fn no_call_blocks_on_a_blocking_socket() {
         let (a, b) = seqpacket::pair().unwrap();
         assert_eq!(
             recv(&a, &mut [0; 16]).unwrap_err().kind(),
@@ -264,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_words_of_a_peer_that_closes_with_unread_messages_are_heard() {
+    fn messages_of_a_peer_that_closed_with_unread_messages_arrive() {
         let (a, b) = seqpacket::pair().unwrap();
         send(&a, b"never read", &[]).unwrap();
         send(&b, b"because", &[]).unwrap();
@@ -275,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_gone_is_a_broken_pipe_and_no_signal() {
+    fn sending_to_a_closed_peer_is_a_broken_pipe_without_a_signal() {
         let (a, b) = seqpacket::pair().unwrap();
         drop(b);
         let error = send(&a, b"x", &[]).unwrap_err();

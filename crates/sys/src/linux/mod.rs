@@ -1,4 +1,4 @@
-//! Linux: system calls through rustix, and through libc where rustix has none that is sound.
+//! Linux: system calls through rustix, or through libc where rustix lacks a sound one.
 
 pub mod accounts;
 pub mod clock;
@@ -25,19 +25,27 @@ use std::os::fd::AsFd;
 
 use rustix::io::Errno;
 
-/// Makes calls on this descriptor, and on every duplicate of it, return at once or wait.
+/// Sets the non-blocking mode of the open file description, which all duplicates share.
+///
+/// # Errors
+///
+/// Those of `FIONBIO`.
 pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd, nonblocking).map_err(Into::into)
 }
 
 /// Takes the socket's pending error (`SO_ERROR`).
+///
+/// # Errors
+///
+/// `ENOTSOCK` if `fd` is not a socket.
 pub fn take_error(fd: impl AsFd) -> io::Result<Option<io::Error>> {
     Ok(rustix::net::sockopt::socket_error(fd)?
         .err()
         .map(Into::into))
 }
 
-/// Makes `call` again for as long as a signal interrupts it.
+/// Repeats `call` while it fails with `EINTR`.
 fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
@@ -47,7 +55,7 @@ fn retry<T>(mut call: impl FnMut() -> rustix::io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Makes a call that counts bytes, again for as long as a signal interrupts it.
+/// Repeats a call that returns a byte count while it fails with `EINTR`.
 fn count(mut call: impl FnMut() -> libc::ssize_t) -> Result<usize, Errno> {
     loop {
         let Ok(count) = usize::try_from(call()) else {

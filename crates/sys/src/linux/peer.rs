@@ -1,30 +1,33 @@
-//! Who is at the other end of a Unix socket, as the kernel recorded it at connect: nothing that
-//! the peer says.
+//! Credentials of the process at the other end of a Unix socket, as the kernel recorded them at connect.
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// The process at the other end, as it was when it connected.
+/// Credentials of the peer process at the time of its connect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Credentials {
-    /// Its process id; `None` where it has none in this process's PID namespace.
+    /// Process id; `None` if it has none in this process's PID namespace.
     pub pid: Option<u32>,
-    /// Its effective user id.
+    /// Effective user id.
     pub uid: u32,
-    /// Its effective group id.
+    /// Effective group id.
     pub gid: u32,
 }
 
-/// The process at the other end (`SO_PEERCRED`).
+/// Reads the credentials of the peer process (`SO_PEERCRED`).
+///
+/// # Errors
+///
+/// Those of `getsockopt`, such as `ENOTSOCK`; `InvalidData` if the kernel returns another structure.
 pub fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
-    // Not rustix's: its pid cannot be 0, which is what the kernel says across namespaces.
+    // rustix's version cannot represent pid 0, which the kernel returns across PID namespaces.
     let mut ucred = [MaybeUninit::<libc::ucred>::uninit()];
     let len = get(socket.as_fd(), libc::SO_PEERCRED, &mut ucred)?;
     if len != size_of::<libc::ucred>() {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    // SAFETY: the kernel wrote all of it, and it is plain integers.
+    // SAFETY: the kernel wrote all of it, and it consists of integers.
     let ucred = unsafe { ucred[0].assume_init() };
     Ok(Credentials {
         pid: u32::try_from(ucred.pid).ok().filter(|pid| *pid != 0),
@@ -33,10 +36,14 @@ pub fn credentials(socket: impl AsFd) -> io::Result<Credentials> {
     })
 }
 
-/// The supplementary groups of the process at the other end (`SO_PEERGROUPS`); its own group is
-/// in [`Credentials`].
+/// Reads the supplementary groups of the peer process (`SO_PEERGROUPS`). Its primary group is in
+/// [`Credentials`].
+///
+/// # Errors
+///
+/// Those of `getsockopt`, such as `ENOTSOCK`.
 pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
-    /// `NGROUPS_MAX`: more than that no process has.
+    /// `NGROUPS_MAX` of Linux.
     const MAX: usize = 65_536;
     let mut groups = vec![MaybeUninit::<u32>::uninit(); 32];
     loop {
@@ -54,7 +61,7 @@ pub fn groups(socket: impl AsFd) -> io::Result<Vec<u32>> {
     }
 }
 
-/// Reads a socket option into `values` and returns how many bytes of them it has.
+/// Reads a socket option into `values`. Returns its length in bytes.
 fn get<T: Copy>(
     socket: BorrowedFd<'_>,
     option: i32,
@@ -85,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernel_says_who_the_peer_is() {
+    fn credentials_are_those_of_the_peer_process() {
         let (a, _b) = crate::seqpacket::pair().unwrap();
         let peer = credentials(&a).unwrap();
         assert_eq!(peer.pid, Some(std::process::id()));
@@ -94,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_says_which_groups_the_peer_is_in() {
+    fn groups_are_those_of_the_peer_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         let listener = crate::seqpacket::listen(&path, 0o600, 1).unwrap();
@@ -109,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_socket_has_no_peer() {
+    fn a_file_has_no_peer() {
         let file = tempfile::tempfile().unwrap();
         assert!(credentials(&file).is_err());
         assert!(groups(&file).is_err());

@@ -1,4 +1,4 @@
-//! Waiting for descriptors, with a bound.
+//! Waiting for descriptors, with a deadline.
 
 use std::io;
 use std::time::Instant;
@@ -7,15 +7,19 @@ pub use rustix::event::{PollFd, PollFlags};
 use rustix::event::{Timespec, poll};
 use rustix::io::Errno;
 
-/// Waits until one of `fds` is ready and returns true, or until `deadline` (for ever if `None`)
-/// and returns false. A deadline in the past looks once and does not wait.
+/// Waits until one of `fds` is ready, and returns `true`, or until `deadline` (for ever if `None`), and
+/// returns `false`. With a deadline in the past it polls once and does not wait.
+///
+/// # Errors
+///
+/// Those of `poll`, except `EINTR`.
 pub fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let timeout = left.and_then(|left| Timespec::try_from(left).ok());
         match poll(fds, timeout.as_ref()) {
             Ok(0) if left.is_some_and(|left| left.is_zero()) => return Ok(false),
-            // Once more past the deadline, so that it is looked at after it and not just before.
+            // Polls once more after the deadline, so that readiness at the deadline is reported.
             Ok(0) | Err(Errno::INTR) => {}
             Ok(_) => return Ok(true),
             Err(error) => return Err(error.into()),

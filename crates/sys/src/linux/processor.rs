@@ -1,9 +1,9 @@
-//! Which processor a thread runs on.
+//! The processor that runs a thread.
 
-/// The number of the processor that runs the calling thread at this moment; `None` where the
-/// system does not say. Costs a few nanoseconds, and is old as soon as it is known.
+/// The number of the processor that runs the calling thread; `None` if unknown. Costs a few nanoseconds.
+/// The thread may move to another one at any time.
 pub fn current() -> Option<u32> {
-    // SAFETY: takes no arguments and only returns a number, -1 where the system does not know.
+    // SAFETY: takes no arguments and returns a number, or -1 on failure.
     u32::try_from(unsafe { libc::sched_getcpu() }).ok()
 }
 
@@ -12,7 +12,7 @@ mod tests {
     use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
     #[test]
-    fn it_is_the_one_that_the_thread_is_bound_to() {
+    fn it_is_the_processor_that_the_thread_is_pinned_to() {
         let allowed = sched_getaffinity(None).unwrap();
         for number in (0..CpuSet::MAX_CPU).filter(|number| allowed.is_set(*number)) {
             let mut only = CpuSet::new();

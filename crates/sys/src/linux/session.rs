@@ -1,5 +1,5 @@
-//! A program in a session of its own, as a login makes one: cut off from the terminal and the
-//! signals of who starts it, as a user, with a controlling terminal if it has one.
+//! Starting a program in a session of its own (`setsid`), as a login does: detached from the caller's
+//! terminal and signals, as a given user, optionally with a controlling terminal.
 
 use std::error::Error;
 use std::ffi::{CStr, CString};
@@ -11,61 +11,61 @@ use std::process::{Child, Command};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 
-/// What a program is started with beside what its [`Command`] says.
+/// How to start a program, in addition to its [`Command`].
 #[derive(Clone, Debug, Default)]
 pub struct Session {
-    /// Whether its standard input is a terminal, which is to be the controlling one.
+    /// Make standard input, a terminal, the controlling terminal.
     pub terminal: bool,
-    /// As whom it runs; as the caller if not said.
+    /// User and groups of the program; the caller's if `None`.
     pub ids: Option<Ids>,
-    /// Its working directory: the first of these that can be entered as that user. The caller's
-    /// if there is none.
+    /// Candidates for the working directory: the first one that the user can enter. The caller's working
+    /// directory if the list is empty.
     pub folders: Vec<CString>,
 }
 
-/// A user and groups by number.
+/// A user id and group ids.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ids {
     /// The user.
     pub uid: u32,
-    /// The user's own group.
+    /// The primary group.
     pub gid: u32,
-    /// All groups that the user is in.
+    /// The supplementary groups.
     pub groups: Vec<u32>,
 }
 
-/// What could not be done.
+/// The step at which starting a program failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A process, and a session for it.
+    /// Creating the process and its session.
     Session,
-    /// The terminal as the controlling one.
+    /// Setting the controlling terminal.
     Terminal,
-    /// The user and the groups.
+    /// Changing to the user and groups.
     Ids,
-    /// The working directory.
+    /// Entering the working directory.
     Folder,
-    /// The program itself: not there, or not executable.
+    /// Executing the program: it does not exist or is not executable.
     Program,
 }
 
 /// Why a program did not start.
 #[derive(Debug)]
 pub struct SpawnError {
-    /// What could not be done.
+    /// The step at which starting a program failed.
     pub step: Step,
-    /// Why.
+    /// The system's error.
     pub error: io::Error,
 }
 
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match self.step {
-            Step::Session => "cannot make a process",
-            Step::Terminal => "cannot take the terminal",
-            Step::Ids => "cannot become the user",
+            Step::Session => "cannot create a process",
+            Step::Terminal => "cannot set the controlling terminal",
+            Step::Ids => "cannot change to the user",
             Step::Folder => "cannot enter the directory",
-            Step::Program => "cannot run the program",
+            Step::Program => "cannot execute the program",
         };
         write!(f, "{step}: {}", self.error)
     }
@@ -77,36 +77,38 @@ impl Error for SpawnError {
     }
 }
 
-/// Error numbers are below this; above it is the step, on the way from the new process.
-const STEP: i32 = 1 << 16;
+/// Error numbers are below this. The new process adds a multiple of it, the step, to report both in one
+/// number.
+const STEP_UNIT: i32 = 1 << 16;
 
 impl Step {
-    /// Those that the new process makes after `fork` and before the program.
+    /// The steps of the new process between `fork` and `exec`.
     const AFTER_FORK: [Self; 4] = [Self::Session, Self::Terminal, Self::Ids, Self::Folder];
 
-    /// The last system call's error with this step, in the one number that the standard library
-    /// takes to the parent.
+    /// Encodes the last system call's error and this step in one number, because the standard library
+    /// passes one number from the child to the parent.
     fn failed(self) -> io::Error {
         let errno = io::Error::last_os_error().raw_os_error();
         let errno = errno.unwrap_or(libc::EINVAL);
-        let place = Self::AFTER_FORK.iter().position(|step| *step == self);
-        let place = place.map_or(0, |place| place + 1);
-        io::Error::from_raw_os_error(errno + STEP * i32::try_from(place).unwrap_or(0))
+        let index = Self::AFTER_FORK.iter().position(|step| *step == self);
+        let index = index.map_or(0, |index| index + 1);
+        io::Error::from_raw_os_error(errno + STEP_UNIT * i32::try_from(index).unwrap_or(0))
     }
 
-    fn of(error: io::Error) -> SpawnError {
+    /// Decodes the number of [`failed`](Self::failed).
+    fn decode(error: io::Error) -> SpawnError {
         let Some(number) = error.raw_os_error() else {
             let step = Self::Session;
             return SpawnError { step, error };
         };
-        let place = usize::try_from(number / STEP).unwrap_or(0);
-        let step = place
+        let index = usize::try_from(number / STEP_UNIT).unwrap_or(0);
+        let step = index
             .checked_sub(1)
-            .and_then(|place| Self::AFTER_FORK.get(place))
+            .and_then(|index| Self::AFTER_FORK.get(index))
             .copied();
-        let error = io::Error::from_raw_os_error(number % STEP);
+        let error = io::Error::from_raw_os_error(number % STEP_UNIT);
         let step = step.unwrap_or(match error.kind() {
-            // Of `fork` and of the pipes, before there is a process.
+            // `fork` or `pipe` failed, so no process exists.
             io::ErrorKind::WouldBlock | io::ErrorKind::OutOfMemory => Self::Session,
             _ => Self::Program,
         });
@@ -114,43 +116,47 @@ impl Step {
     }
 }
 
-/// Starts the program in a session of its own. Its signals are as a new process's should be: none
-/// ignored, none blocked. If the caller is spared when memory runs out, it is not.
+/// Starts a program in a session of its own, with all signals at their defaults. If the caller is
+/// protected from the OOM killer (a negative `oom_score_adj`), the program is not.
 ///
-/// It is killed when the *thread* that calls this ends, however that comes about: a program that
-/// must not outlive its starter has no other way to hear of a `SIGKILL`. (A program that changes
-/// its user by itself, as `su` does, is let off that by the kernel.)
+/// The kernel kills the program when the calling *thread* ends (`PR_SET_PDEATHSIG`), so that it cannot
+/// outlive a starter that is killed by `SIGKILL`. The kernel clears this for a program that changes its
+/// user by itself, such as `su`.
+///
+/// # Errors
+///
+/// [`SpawnError`], with the step that failed.
 pub fn spawn(mut command: Command, session: Session) -> Result<Child, SpawnError> {
     let starter = rustix::process::getpid();
-    let spared = is_spared();
+    let oom_protected = is_oom_protected();
     let prepare = move || {
-        if spared {
-            // More than it can do is not worth a failure.
-            let _ = be_killed_as_others();
+        if oom_protected {
+            // Best effort: the program can run with the protection.
+            let _ = reset_oom_score();
         }
         prepare(starter, &session)
     };
-    // SAFETY: between fork and exec only system calls are made, on memory that was allocated
-    // before; nothing is allocated, locked or freed.
+    // SAFETY: between fork and exec it only makes system calls, on memory allocated before. It
+    // allocates, locks and frees nothing.
     unsafe { command.pre_exec(prepare) };
-    command.spawn().map_err(Step::of)
+    command.spawn().map_err(Step::decode)
 }
 
 const OOM: &CStr = c"/proc/self/oom_score_adj";
 
-/// Whether the kernel spares this process when memory runs out, as it does what a service manager
-/// wants to have spared, and by inheritance all that it starts.
-fn is_spared() -> bool {
+/// Whether this process has a negative `oom_score_adj`, as a service manager may set it. Children inherit
+/// it.
+fn is_oom_protected() -> bool {
     let score = std::fs::read_to_string("/proc/self/oom_score_adj");
     score.is_ok_and(|score| score.starts_with('-'))
 }
 
-fn be_killed_as_others() -> rustix::io::Result<()> {
+fn reset_oom_score() -> rustix::io::Result<()> {
     let score = rustix::fs::open(OOM, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
     rustix::io::write(&score, b"0").map(drop)
 }
 
-/// In the new process, before the program.
+/// Runs in the new process between `fork` and `exec`.
 fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
     default_signals();
     // SAFETY: no memory is involved, here and in the next two calls.
@@ -165,15 +171,15 @@ fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
         }
     }
     if let Some(ids) = &session.ids {
-        become_user(ids)?;
+        change_user(ids)?;
     }
-    // After the user: a change of it takes this back.
+    // After the change of user, which clears it.
     let kill = Signal::KILL.as_raw();
     // SAFETY: as above.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, kill) } < 0 {
         return Err(Step::Session.failed());
     }
-    // Gone before the kernel knew that it matters.
+    // The starter ended before the previous call.
     if rustix::process::getppid() != Some(starter) {
         // SAFETY: ends the process at once.
         unsafe { libc::_exit(128 + kill) };
@@ -181,17 +187,17 @@ fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
     enter_first(&session.folders)
 }
 
-/// Undoes what the starter ignores and would pass on.
+/// Resets all signal dispositions: ignored signals are inherited.
 fn default_signals() {
     for signal in 1..=64 {
-        // SAFETY: sets no handler. It fails for the two signals that always have their default
-        // and for those that are the C library's own.
+        // SAFETY: sets no handler. Fails for SIGKILL, SIGSTOP and the C library's own signals, which
+        // keep their defaults.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
 }
 
-fn become_user(ids: &Ids) -> io::Result<()> {
-    // SAFETY: the list is as long as it says.
+fn change_user(ids: &Ids) -> io::Result<()> {
+    // SAFETY: pointer and length are of one slice.
     let grouped = unsafe { libc::setgroups(ids.groups.len(), ids.groups.as_ptr()) };
     // SAFETY: numbers only.
     if grouped < 0 || unsafe { libc::setgid(ids.gid) } < 0 || unsafe { libc::setuid(ids.uid) } < 0 {
@@ -202,7 +208,7 @@ fn become_user(ids: &Ids) -> io::Result<()> {
 
 fn enter_first(folders: &[CString]) -> io::Result<()> {
     for folder in folders {
-        // SAFETY: a string with its end.
+        // SAFETY: a NUL-terminated string.
         if unsafe { libc::chdir(folder.as_ptr()) } == 0 {
             return Ok(());
         }
@@ -233,20 +239,20 @@ mod tests {
         command
     }
 
-    fn says(command: Command, session: Session) -> String {
+    fn stdout_of(command: Command, session: Session) -> String {
         let child = spawn(command, session).unwrap();
         let output = child.wait_with_output().unwrap();
         assert!(output.status.success(), "{output:?}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()
     }
 
-    /// Pid, process group, session and terminal of a process, which has a name without blanks.
+    /// Pid, process group, session and terminal of a process whose name has no spaces.
     const IDS: &str = "cut -d' ' -f1,5,6,7 /proc/$$/stat";
 
     #[test]
-    fn a_program_leads_a_session_of_its_own_without_a_terminal() {
-        let said = says(shell(IDS), Session::default());
-        let ids: Vec<&str> = said.split(' ').collect();
+    fn a_program_leads_its_own_session_without_a_terminal() {
+        let stdout = stdout_of(shell(IDS), Session::default());
+        let ids: Vec<&str> = stdout.split(' ').collect();
         assert_eq!(ids[0], ids[1]);
         assert_eq!(ids[0], ids[2]);
         assert_eq!(ids[3], "0");
@@ -269,7 +275,7 @@ mod tests {
         std::fs::File::from(terminal.try_clone().unwrap())
             .write_all(b"typed\n")
             .unwrap();
-        assert_eq!(says(command, session.clone()), "typed");
+        assert_eq!(stdout_of(command, session.clone()), "typed");
 
         let error = spawn(shell("exit 0"), session).unwrap_err();
         assert_eq!(error.step, Step::Terminal, "{error}");
@@ -278,7 +284,7 @@ mod tests {
     #[test]
     fn a_program_runs_as_the_user_in_the_users_groups() {
         if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root can become others");
+            eprintln!("skipped: only root can change the user");
             return;
         }
         let ids = Ids {
@@ -291,16 +297,16 @@ mod tests {
             ..Session::default()
         };
         let status = "grep -E '^(Uid|Gid|Groups):' /proc/self/status";
-        let said = says(shell(status), session);
-        let said: Vec<&str> = said.split_whitespace().collect();
+        let stdout = stdout_of(shell(status), session);
+        let stdout: Vec<&str> = stdout.split_whitespace().collect();
         let uid = ["Uid:", "4711", "4711", "4711", "4711"];
         let gid = ["Gid:", "4712", "4712", "4712", "4712"];
         let groups = ["Groups:", "4712", "4713"];
-        assert_eq!(said, [&uid[..], &gid, &groups].concat());
+        assert_eq!(stdout, [&uid[..], &gid, &groups].concat());
     }
 
     #[test]
-    fn the_first_directory_that_can_be_entered_is_the_programs() {
+    fn the_working_directory_is_the_first_one_that_can_be_entered() {
         let session = |folders: &[&str]| Session {
             folders: folders
                 .iter()
@@ -308,7 +314,10 @@ mod tests {
                 .collect(),
             ..Session::default()
         };
-        assert_eq!(says(shell("pwd"), session(&["/no/such", "/proc"])), "/proc");
+        assert_eq!(
+            stdout_of(shell("pwd"), session(&["/no/such", "/proc"])),
+            "/proc"
+        );
         let error = spawn(shell("pwd"), session(&["/no/such"])).unwrap_err();
         assert_eq!(error.step, Step::Folder);
         assert_eq!(error.error.raw_os_error(), Some(libc::ENOENT));
@@ -318,8 +327,8 @@ mod tests {
     }
 
     #[test]
-    fn signals_that_the_starter_ignores_end_the_program() {
-        // SAFETY: nothing in this process is sent this signal.
+    fn signals_that_the_starter_ignores_kill_the_program() {
+        // SAFETY: no one sends this signal to this process.
         unsafe { libc::signal(libc::SIGUSR2, libc::SIG_IGN) };
         let child = spawn(shell("kill -USR2 $$; echo alive"), Session::default()).unwrap();
         let output = child.wait_with_output().unwrap();
@@ -327,41 +336,41 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_not_spared_because_its_starter_is() {
-        // It takes a right.
+    fn a_program_does_not_inherit_protection_from_the_oom_killer() {
+        // Lowering the score requires CAP_SYS_RESOURCE.
         let lower = Command::new("sh")
             .args(["-c", "echo -5 >/proc/self/oom_score_adj"])
             .stderr(Stdio::null())
             .status();
         if !lower.unwrap().success() {
-            eprintln!("skipped: the score cannot be made less here");
+            eprintln!("skipped: cannot lower oom_score_adj");
             return;
         }
         let before = std::fs::read("/proc/self/oom_score_adj").unwrap();
         std::fs::write("/proc/self/oom_score_adj", "-5").unwrap();
-        let said = says(shell("cat /proc/$$/oom_score_adj"), Session::default());
+        let stdout = stdout_of(shell("cat /proc/$$/oom_score_adj"), Session::default());
         std::fs::write("/proc/self/oom_score_adj", before).unwrap();
-        assert_eq!(said, "0");
+        assert_eq!(stdout, "0");
     }
 
     #[test]
-    fn a_program_dies_with_the_thread_that_started_it() {
-        let (tell, told) = mpsc::channel();
+    fn a_program_is_killed_when_its_starting_thread_ends() {
+        let (sender, receiver) = mpsc::channel();
         let starter = std::thread::spawn(move || {
             let mut child = spawn(shell("echo up; exec sleep 600"), Session::default()).unwrap();
             let mut up = [0; 3];
             let mut stdout = child.stdout.take().unwrap();
             stdout.read_exact(&mut up).unwrap();
-            tell.send(child).unwrap();
+            sender.send(child).unwrap();
         });
-        let mut child = told.recv().unwrap();
+        let mut child = receiver.recv().unwrap();
         starter.join().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
         let status = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break status;
             }
-            assert!(Instant::now() < deadline, "it lives on");
+            assert!(Instant::now() < deadline, "the program is still running");
             std::thread::sleep(Duration::from_millis(5));
         };
         assert_eq!(status.signal(), Some(libc::SIGKILL));

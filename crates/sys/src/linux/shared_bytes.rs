@@ -1,4 +1,4 @@
-//! A stretch of memory that others may write at any time.
+//! A segment of shared memory that another process may write at any time.
 
 use std::io;
 use std::marker::PhantomData;
@@ -8,19 +8,19 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use crate::copy::copy;
 
-/// Some bytes of a [`Mapping`](super::shared_memory::Mapping), to copy to and from.
+/// A contiguous segment of a [`Mapping`](super::shared_memory::Mapping), to copy to and from.
 ///
-/// Two looks at the same byte may give two values: copy out what a decision depends on, decide on
-/// the copy, and act on the same copy. Nothing here makes a reference to the bytes.
+/// Two reads of the same byte may return two values (TOCTOU): copy what a decision depends on, and use
+/// only the copy. Nothing here creates a reference to the bytes.
 #[derive(Clone, Copy, Debug)]
 pub struct SharedBytes<'a> {
     start: NonNull<u8>,
     len: usize,
-    lent: PhantomData<&'a u8>,
+    mapping: PhantomData<&'a u8>,
 }
 
-// SAFETY: as a mapping's: it belongs to the process and not to a thread, and no access here is one
-// that another thread or process could make wrong.
+// SAFETY: as for a mapping: it belongs to the process and not to a thread, and every access here is
+// sound whatever other threads and processes do.
 unsafe impl Send for SharedBytes<'_> {}
 // SAFETY: as above.
 unsafe impl Sync for SharedBytes<'_> {}
@@ -28,56 +28,59 @@ unsafe impl Sync for SharedBytes<'_> {}
 impl<'a> SharedBytes<'a> {
     /// # Safety
     ///
-    /// `len` bytes from `start` on are shared memory, or none, for reading and writing as long as
-    /// `'a`, and there is no reference to any of them but to atomic words.
+    /// For `'a`, the `len` bytes from `start` on are shared memory that may be read and written (or `len`
+    /// is 0), and there are no references to them except to atomic words.
     #[inline]
     pub(super) unsafe fn new(start: NonNull<u8>, len: usize) -> Self {
         Self {
             start,
             len,
-            lent: PhantomData,
+            mapping: PhantomData,
         }
     }
 
-    /// How many bytes they are.
+    /// Length in bytes.
     #[inline]
     pub fn len(self) -> usize {
         self.len
     }
 
-    /// Whether there are none.
+    /// Whether the length is 0.
     #[inline]
     pub fn is_empty(self) -> bool {
         self.len == 0
     }
 
-    /// Where they begin. Valid for [`SharedBytes::len`] bytes as long as their mapping lives.
+    /// Pointer to the first byte, valid for [`SharedBytes::len`] bytes while the mapping lives.
     pub fn as_ptr(self) -> *const u8 {
         self.start.as_ptr()
     }
 
-    /// Those from `offset` on, at most `len`; fewer where there are no more.
+    /// The part from `offset` on, of at most `len` bytes; shorter at the end of the segment.
+    #[doc(alias = "segment")]
     #[inline]
     #[must_use]
     pub fn part(self, offset: usize, len: usize) -> SharedBytes<'a> {
         let offset = offset.min(self.len);
-        // SAFETY: the offset is within or at the end, and what is from there on was promised to
-        // `new`.
+        // SAFETY: the offset is at most `self.len`, so the part lies in the range that the caller of
+        // `new` has promised.
         unsafe { Self::new(self.start.add(offset), len.min(self.len - offset)) }
     }
 
-    /// Copies to the front of `buffer` what is there from `offset` on, as much as fits; how much
-    /// that was.
+    /// Reads from `offset` into `buffer`. Returns the number of bytes copied, at most `buffer.len()`.
+    #[doc(alias = "read")]
     #[inline]
     pub fn get(self, offset: usize, buffer: &mut [u8]) -> usize {
         let from = self.part(offset, buffer.len());
-        // SAFETY: both are valid for that many bytes; memory of this process's own, to which
-        // there is an exclusive reference, is no shared memory.
+        // SAFETY: both are valid for that many bytes. `buffer` is exclusively borrowed, so it is not
+        // shared memory.
         unsafe { copy(from.start.as_ptr(), buffer.as_mut_ptr(), from.len) };
         from.len
     }
 
-    /// Copies the front of `bytes` to `offset`, as much as there is room for; how much that was.
+    /// Writes `bytes` at `offset`. Returns the number of bytes copied, less than `bytes.len()` at the end
+    /// of the segment.
+    #[doc(alias = "write")]
     #[inline]
     pub fn put(self, offset: usize, bytes: &[u8]) -> usize {
         let to = self.part(offset, bytes.len());
@@ -86,27 +89,27 @@ impl<'a> SharedBytes<'a> {
         to.len
     }
 
-    /// Copies to the front of `to`, as much as fits; how much that was. Where both are the same
-    /// memory, what arrives is not defined, and nothing else comes of it.
+    /// Copies to the front of `to`. Returns the number of bytes copied, the shorter of both lengths. If
+    /// both overlap, the resulting bytes are unspecified.
     #[inline]
     pub fn copy_to(self, to: SharedBytes<'_>) -> usize {
         let len = self.len.min(to.len);
-        // SAFETY: both are valid for that many bytes, and there is no reference to any of them.
-        // They may be the same memory, mapped once or twice: the copies are opaque or volatile
-        // accesses byte by byte or word by word, for which the order decides and nothing else.
+        // SAFETY: both are valid for that many bytes, and there are no references to them. They may be
+        // the same memory, mapped once or twice: the copy consists of opaque or volatile accesses, so
+        // an overlap only affects the resulting values.
         unsafe { copy(self.start.as_ptr(), to.start.as_ptr(), len) };
         len
     }
 
-    /// The word at `offset`, read at once and before everything after it; `None` outside, and
-    /// where no word can lie.
+    /// Loads the `u16` at `offset` atomically with acquire ordering. `None` if it is outside or not
+    /// aligned.
     #[inline]
     pub fn load_u16(self, offset: usize) -> Option<u16> {
         Some(self.word(offset)?.load(Ordering::Acquire))
     }
 
-    /// Writes the word at `offset` at once and after everything before it; `None` outside, and
-    /// where no word can lie.
+    /// Stores the `u16` at `offset` atomically with release ordering. `None` if it is outside or not
+    /// aligned.
     #[inline]
     pub fn store_u16(self, offset: usize, value: u16) -> Option<()> {
         self.word(offset)?.store(value, Ordering::Release);
@@ -120,25 +123,37 @@ impl<'a> SharedBytes<'a> {
         if end > self.len || !word.is_aligned() {
             return None;
         }
-        // SAFETY: two bytes of the stretch, aligned, for as long as `'a`; an atomic word may be
-        // changed by anybody while there are references to it.
+        // SAFETY: two aligned bytes of the segment, valid for `'a`. Other processes may change an
+        // atomic word while there are references to it.
         Some(unsafe { &*word })
     }
 }
 
-/// The most stretches of one call; what is beyond them is left for another one.
-const STRETCHES: usize = 32;
+/// Maximum number of segments in one call; further ones are ignored.
+const MAX_SEGMENTS: usize = 32;
 
-/// Receives from a stream socket into the stretches, in their order; 0 is the end. One call.
+/// Receives from a stream socket into segments, in order, with one `recvmsg`. Returns the number of bytes;
+/// 0 at the end of the stream.
+///
+/// # Errors
+///
+/// Those of `recvmsg`, except `EINTR`; `WouldBlock` on a non-blocking socket without data.
+#[doc(alias = "zero-copy")]
 pub fn recv(socket: impl AsFd, to: &[SharedBytes<'_>]) -> io::Result<usize> {
     transfer(to, |message| {
-        // SAFETY: the stretches may be written as long as they are borrowed, which is longer than
-        // the call; nobody has a reference to what is in them.
+        // SAFETY: the segments may be written while they are borrowed, which is longer than the call,
+        // and there are no references to their bytes.
         unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), message, 0) }
     })
 }
 
-/// Sends the stretches to a stream socket, in their order; how many bytes it took. One call.
+/// Sends segments to a stream socket, in order, with one `sendmsg`. Returns the number of bytes sent.
+///
+/// # Errors
+///
+/// Those of `sendmsg`, except `EINTR`; `WouldBlock` if a non-blocking socket is full; `BrokenPipe` if the
+/// peer is gone.
+#[doc(alias = "zero-copy")]
 pub fn send(socket: impl AsFd, from: &[SharedBytes<'_>]) -> io::Result<usize> {
     transfer(from, |message| {
         // SAFETY: as above; the kernel only reads.
@@ -147,19 +162,19 @@ pub fn send(socket: impl AsFd, from: &[SharedBytes<'_>]) -> io::Result<usize> {
 }
 
 fn transfer(
-    stretches: &[SharedBytes<'_>],
+    segments: &[SharedBytes<'_>],
     call: impl Fn(*mut libc::msghdr) -> libc::ssize_t,
 ) -> io::Result<usize> {
     let mut vectors = [libc::iovec {
         iov_base: std::ptr::null_mut(),
         iov_len: 0,
-    }; STRETCHES];
-    let count = stretches.len().min(STRETCHES);
-    for (vector, stretch) in vectors.iter_mut().zip(stretches) {
-        vector.iov_base = stretch.start.as_ptr().cast();
-        vector.iov_len = stretch.len;
+    }; MAX_SEGMENTS];
+    let count = segments.len().min(MAX_SEGMENTS);
+    for (vector, segment) in vectors.iter_mut().zip(segments) {
+        vector.iov_base = segment.start.as_ptr().cast();
+        vector.iov_len = segment.len;
     }
-    // SAFETY: all zero is a message without address, data and ancillary data.
+    // SAFETY: all zero is a valid message without address, data and ancillary data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = vectors.as_mut_ptr();
     message.msg_iovlen = count as _;
@@ -173,27 +188,27 @@ mod tests {
     use crate::stream;
 
     #[test]
-    fn sockets_take_and_give_stretches_in_their_order() {
+    fn segments_are_sent_and_received_in_order() {
         let mapping = Mapping::new(create(8192).unwrap(), 8192).unwrap();
         let (from, to) = stream::pair().unwrap();
         mapping.bytes(0..3).put(0, b"abc");
         mapping.bytes(5000..5003).put(0, b"def");
         let text = [mapping.bytes(5000..5003), mapping.bytes(0..3)];
         assert_eq!(send(&from, &text).unwrap(), 6);
-        let room = [mapping.bytes(100..101), mapping.bytes(200..300)];
-        assert_eq!(recv(&to, &room).unwrap(), 6);
+        let space = [mapping.bytes(100..101), mapping.bytes(200..300)];
+        assert_eq!(recv(&to, &space).unwrap(), 6);
         let mut back = [0; 6];
-        room[0].get(0, &mut back[..1]);
-        room[1].get(0, &mut back[1..]);
+        space[0].get(0, &mut back[..1]);
+        space[1].get(0, &mut back[1..]);
         assert_eq!(&back, b"defabc");
         drop(from);
-        assert_eq!(recv(&to, &room).unwrap(), 0);
+        assert_eq!(recv(&to, &space).unwrap(), 0);
         let error = send(&to, &text).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe);
     }
 
     #[test]
-    fn nothing_reaches_beyond_the_stretch() {
+    fn no_access_reaches_beyond_the_segment() {
         let mapping = Mapping::new(create(4096).unwrap(), 4096).unwrap();
         let bytes = mapping.bytes(4000..4096);
         assert_eq!(bytes.len(), 96);
@@ -212,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn words_lie_within_and_aligned_or_not_at_all() {
+    fn words_outside_or_unaligned_are_none() {
         let mapping = Mapping::new(create(4096).unwrap(), 4096).unwrap();
         let bytes = mapping.bytes(0..10);
         assert_eq!(bytes.store_u16(8, 0x1234), Some(()));
@@ -227,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_from_shared_memory_to_shared_memory() {
+    fn shared_memory_is_copied_to_shared_memory() {
         let [a, b] = [(); 2].map(|()| Mapping::new(create(8192).unwrap(), 8192).unwrap());
         let text: Vec<u8> = (0..=255).cycle().take(5000).collect();
         a.bytes(100..8192).put(0, &text);

@@ -1,9 +1,8 @@
-//! Memory that two processes have in common.
+//! Memory shared between two processes.
 //!
-//! It is a memfd that can change its size no more: a mapping of it stays whole whatever the other
-//! process does, so that no access to it ends in `SIGBUS`. Everything that is in it may change at
-//! any time. So this module gives out no reference to it: only a pointer, and system calls that
-//! the kernel makes on it.
+//! It is a memfd sealed against any change of size. So a mapping stays valid whatever the other process
+//! does, and no access raises `SIGBUS`. Its contents may change at any time. This module therefore gives
+//! out no references to it, only pointers, and system calls on ranges.
 
 use std::io;
 use std::ops::Range;
@@ -20,11 +19,15 @@ const SEALS: SealFlags = SealFlags::SHRINK
     .union(SealFlags::GROW)
     .union(SealFlags::SEAL);
 
-/// Makes memory of `len` bytes, all zero, of fixed size. Pages come into being when they are
-/// touched.
+/// Creates shared memory of `len` zero bytes with a fixed size. Pages are allocated on first access.
+///
+/// # Errors
+///
+/// Those of `memfd_create`, `ftruncate` and `fcntl`.
+#[doc(alias = "memfd")]
 pub fn create(len: u64) -> io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Kernels before 6.3 do not know that memory may not be executed.
+    // Kernels before 6.3 do not have MFD_NOEXEC_SEAL.
     let memory = match rustix::fs::memfd_create("hvsock-ring", flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create("hvsock-ring", flags)?,
         result => result?,
@@ -34,60 +37,76 @@ pub fn create(len: u64) -> io::Result<OwnedFd> {
     Ok(memory)
 }
 
-/// The length of memory that came from elsewhere, if it can change no more; `InvalidData` if it
-/// could.
+/// Returns the length in bytes of shared memory received from another process.
+///
+/// # Errors
+///
+/// `InvalidData` if it is not a memfd or is not sealed against a change of size.
 pub fn checked_len(memory: impl AsFd) -> io::Result<u64> {
     let invalid = |text| io::Error::new(io::ErrorKind::InvalidData, text);
     let seals = rustix::fs::fcntl_get_seals(&memory)
-        .map_err(|_| invalid("what came as shared memory is something else"))?;
+        .map_err(|_| invalid("the descriptor is not a memfd"))?;
     if !seals.contains(SEALS) {
-        return Err(invalid("the shared memory can still change its size"));
+        return Err(invalid(
+            "the shared memory is not sealed against a change of size",
+        ));
     }
     let len = rustix::fs::fstat(&memory)?.st_size;
-    u64::try_from(len).map_err(|_| invalid("the shared memory has no size"))
+    u64::try_from(len).map_err(|_| invalid("the shared memory has a negative size"))
 }
 
-/// Shared memory in this process's address space, for reading and writing, until it is dropped.
+/// A readable and writable mapping of shared memory, unmapped on drop.
 #[derive(Debug)]
 pub struct Mapping {
     start: NonNull<u8>,
     len: usize,
 }
 
-// SAFETY: a mapping belongs to the process and not to a thread. What is done through the pointer
-// is for those who do it to justify.
+// SAFETY: a mapping belongs to the process and not to a thread. Accesses through the pointer are the
+// responsibility of their unsafe blocks.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; the methods here leave all access to the kernel.
 unsafe impl Sync for Mapping {}
 
 impl Mapping {
-    /// Maps the first `len` bytes, of which there must be as many.
+    /// Maps the first `len` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if `len` is 0, or the memory is shorter or not sealed; those of `mmap`.
     pub fn new(memory: impl AsFd, len: usize) -> io::Result<Self> {
         if len == 0 || checked_len(&memory)? < len as u64 {
-            let text = "the shared memory is smaller than what is to be mapped";
+            let text = "the shared memory is shorter than the mapping";
             return Err(io::Error::new(io::ErrorKind::InvalidData, text));
         }
         Self::map(memory, 0, len)
     }
 
-    /// Maps all of it, of which there must be some, and no more than `most` bytes.
+    /// Maps the whole memory.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if it is empty, longer than `most` bytes or not sealed; those of `mmap`.
     pub fn whole(memory: impl AsFd, most: u64) -> io::Result<Self> {
         let len = checked_len(&memory)?;
         match usize::try_from(len) {
             Ok(whole) if 0 < len && len <= most => Self::map(memory, 0, whole),
             _ => {
-                let text = format!("there is shared memory of {len} bytes, not of 1 to {most}");
+                let text = format!("the shared memory has {len} bytes, not 1 to {most}");
                 Err(io::Error::new(io::ErrorKind::InvalidData, text))
             }
         }
     }
 
-    /// Maps `len` bytes from `offset` on, which must be there: another's memory, such as a
-    /// guest's. `InvalidData` if it is not, or if it could shrink later and `may_shrink` does not
-    /// allow that.
+    /// Maps `len` bytes from `offset` on, of memory that another process created, such as a guest's.
     ///
-    /// With `may_shrink`, whoever has the descriptor can end this process: an access to memory
-    /// that was there and is no more raises `SIGBUS`.
+    /// With `may_shrink`, every process with the descriptor can kill this process: an access beyond a
+    /// truncated end raises `SIGBUS`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidData` if the range is empty or outside the memory, or if the memory is not sealed against
+    /// shrinking and `may_shrink` is false; those of `mmap`.
     pub fn part(memory: impl AsFd, offset: u64, len: usize, may_shrink: bool) -> io::Result<Self> {
         let invalid = |text: String| io::Error::new(io::ErrorKind::InvalidData, text);
         if !may_shrink {
@@ -99,16 +118,18 @@ impl Mapping {
         let size = u64::try_from(rustix::fs::fstat(&memory)?.st_size).unwrap_or(0);
         let end = offset.checked_add(len as u64);
         if len == 0 || end.is_none_or(|end| end > size) {
-            let text = format!("{len} bytes from {offset} on are not in memory of {size} bytes");
+            let text = format!(
+                "the range of {len} bytes at {offset} is outside the memory of {size} bytes"
+            );
             return Err(invalid(text));
         }
         Self::map(memory, offset, len)
     }
 
-    /// Maps `len` bytes, which were seen to be there, and not to be none.
+    /// Maps `len` bytes. The caller has checked that they exist and are not 0.
     fn map(memory: impl AsFd, offset: u64, len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: no address is asked for, so no mapping of this process is replaced.
+        // SAFETY: no address is given, so no existing mapping is replaced.
         let start = unsafe {
             rustix::mm::mmap(
                 ptr::null_mut(),
@@ -123,19 +144,18 @@ impl Mapping {
         Ok(Self { start, len })
     }
 
-    /// Where it starts, at a page's bound; valid for [`Mapping::len`] bytes while this lives.
+    /// Pointer to the first byte, page-aligned; valid for [`Mapping::len`] bytes while the mapping lives.
     pub fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Its length in bytes, which is not 0.
+    /// Length in bytes, never 0.
     #[allow(clippy::len_without_is_empty, reason = "it is never empty")]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// The bytes of a range, for copies to and from them; none for a range that is not in the
-    /// mapping.
+    /// The bytes of a range, to copy to and from. Empty if the range is not in the mapping.
     #[inline]
     pub fn bytes(&self, range: Range<usize>) -> SharedBytes<'_> {
         let within = range.start <= range.end && range.end <= self.len;
@@ -143,11 +163,16 @@ impl Mapping {
             true => (range.start, range.end - range.start),
             false => (0, 0),
         };
-        // SAFETY: the range lies in the mapping, as was just seen, which outlives the result.
+        // SAFETY: the range was checked to lie in the mapping, which outlives the result.
         unsafe { SharedBytes::new(self.start.add(offset), len) }
     }
 
-    /// Has the kernel write what is in `ranges`, in their order, to `fd`: one `writev`.
+    /// Writes the bytes of `ranges`, in order, to `fd` with one `writev`. Returns the number of bytes
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if a range is not in the mapping; those of `writev`, except `EINTR`.
     pub fn write_to(&self, fd: impl AsFd, ranges: [Range<usize>; 2]) -> io::Result<usize> {
         let slices = self.slices(ranges)?;
         // SAFETY: `slices` lie in the mapping, which outlives the call; the kernel only reads.
@@ -155,11 +180,16 @@ impl Mapping {
         Ok(super::sigpipe::without(|| super::count(write))?)
     }
 
-    /// Has the kernel read from `fd` into `ranges`, in their order: one `readv`. 0 is the end.
+    /// Reads from `fd` into `ranges`, in order, with one `readv`. Returns the number of bytes read; 0 at
+    /// the end.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if a range is not in the mapping; those of `readv`, except `EINTR`.
     pub fn read_from(&self, fd: impl AsFd, ranges: [Range<usize>; 2]) -> io::Result<usize> {
         let slices = self.slices(ranges)?;
-        // SAFETY: `slices` lie in the mapping, which outlives the call, and nobody has a
-        // reference to what is in it.
+        // SAFETY: `slices` lie in the mapping, which outlives the call, and there are no references
+        // to its bytes.
         let read = || unsafe { libc::readv(fd.as_fd().as_raw_fd(), slices.as_ptr(), 2) };
         Ok(super::count(read)?)
     }
@@ -172,7 +202,7 @@ impl Mapping {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         Ok(ranges.map(|range| libc::iovec {
-            // SAFETY: the range was just seen to lie in the mapping.
+            // SAFETY: the range was checked to lie in the mapping.
             iov_base: unsafe { self.start.as_ptr().add(range.start) }.cast(),
             iov_len: range.end - range.start,
         }))
@@ -181,8 +211,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this object's own, and whoever had its pointer had it for no
-        // longer than this object. It fails only for bounds that are not a mapping's.
+        // SAFETY: this object owns the mapping, and its pointer is not used after it. Fails only for
+        // bounds that are not those of a mapping.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len) };
     }
 }
@@ -193,7 +223,7 @@ mod tests {
     use crate::stream;
 
     #[test]
-    fn what_is_made_here_passes_the_check_and_cannot_change_its_size() {
+    fn created_memory_is_sealed_and_passes_the_check() {
         let memory = create(8192).unwrap();
         assert_eq!(checked_len(&memory).unwrap(), 8192);
         for size in [0, 4096, 16384] {
@@ -204,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_that_could_shrink_under_a_reader_is_turned_down() {
+    fn memory_that_can_shrink_is_rejected() {
         let open = rustix::fs::memfd_create("open", MemfdFlags::ALLOW_SEALING).unwrap();
         rustix::fs::ftruncate(&open, 8192).unwrap();
         for seals in [SealFlags::empty(), SealFlags::SHRINK | SealFlags::GROW] {
@@ -227,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn two_mappings_are_the_same_memory_and_the_kernel_moves_it() {
+    fn two_mappings_share_memory_that_system_calls_read_and_write() {
         let memory = create(8192).unwrap();
         let [a, b] = [(); 2].map(|()| Mapping::new(&memory, 8192).unwrap());
         let (from, to) = stream::pair().unwrap();

@@ -1,16 +1,16 @@
-//! Writing to a pipe without being killed for it.
+//! Writing to a pipe without `SIGPIPE`.
 //!
-//! Sockets have `MSG_NOSIGNAL`; a pipe whose reader is gone raises `SIGPIPE`, which ends a process
-//! that has not said otherwise. Rust programs ignore it from the start, others may not.
+//! Sockets have `MSG_NOSIGNAL`. A write to a pipe without a reader raises `SIGPIPE`, which by default
+//! kills the process. Rust programs ignore the signal at startup, others may not.
 
 use std::mem::MaybeUninit;
 use std::ptr;
 
 use rustix::io::Errno;
 
-/// Makes `call`, of whose `EPIPE` no signal comes.
+/// Makes `call`; if it fails with `EPIPE`, no signal is delivered.
 pub(super) fn without<T>(call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    if !ends_the_process() {
+    if !is_default() {
         return call();
     }
     let Some(before) = block() else {
@@ -18,17 +18,17 @@ pub(super) fn without<T>(call: impl FnOnce() -> Result<T, Errno>) -> Result<T, E
     };
     let result = call();
     if matches!(result, Err(Errno::PIPE)) {
-        take_back();
+        consume();
     }
     restore(&before);
     result
 }
 
 /// Whether `SIGPIPE` has its default disposition.
-fn ends_the_process() -> bool {
+fn is_default() -> bool {
     let mut now = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: asks for the disposition and changes nothing; `now` has room for it, and zeroes are
-    // a valid value of it should the call fail.
+    // SAFETY: reads the disposition and changes nothing. `now` is large enough, and all zero is
+    // valid should the call fail.
     let now = unsafe {
         libc::sigaction(libc::SIGPIPE, ptr::null(), now.as_mut_ptr());
         now.assume_init()
@@ -47,8 +47,8 @@ fn set() -> libc::sigset_t {
     }
 }
 
-/// Blocks `SIGPIPE` in this thread and returns what was blocked before; `None` if it was blocked
-/// already, and one that is pending must not be taken for ours.
+/// Blocks `SIGPIPE` in this thread and returns the previous mask. `None` if it was already blocked: then
+/// a pending signal may not come from this call.
 fn block() -> Option<libc::sigset_t> {
     let mut before = MaybeUninit::uninit();
     // SAFETY: both sets are valid for the call; SIG_BLOCK with a valid set does not fail, so
@@ -62,18 +62,18 @@ fn block() -> Option<libc::sigset_t> {
     (!blocked).then_some(before)
 }
 
-/// Takes the signal that the call raised, without waiting.
-fn take_back() {
+/// Consumes the pending signal that the call raised, without waiting.
+fn consume() {
     let now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
     };
-    // SAFETY: a valid set, no wish to know more about the signal, and a valid time of zero.
+    // SAFETY: a valid set, a null siginfo, which is allowed, and a valid timeout of zero.
     unsafe { libc::sigtimedwait(&set(), ptr::null_mut(), &now) };
 }
 
 fn restore(before: &libc::sigset_t) {
-    // SAFETY: `before` is what the same call gave.
+    // SAFETY: `before` was initialized by the same call.
     unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, ptr::null_mut()) };
 }
 
@@ -83,13 +83,13 @@ mod tests {
 
     #[test]
     fn a_process_that_does_not_ignore_the_signal_survives() {
-        // SAFETY: the disposition is the process's own, and no other test of this crate writes
-        // to a pipe or socket in a way that raises the signal.
+        // SAFETY: the disposition belongs to the process, and no other test of this crate makes a
+        // call that raises the signal.
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
-        let (hear, bell) = super::super::doorbell::pair().unwrap();
-        drop(hear);
-        assert!(!super::super::doorbell::ring(&bell).unwrap());
-        // Nothing is left pending, and the thread's mask is as before.
+        let (reader, writer) = super::super::doorbell::pair().unwrap();
+        drop(reader);
+        assert!(!super::super::doorbell::ring(&writer).unwrap());
+        // No signal is pending, and the thread's mask is restored.
         assert!(block().is_some());
     }
 }

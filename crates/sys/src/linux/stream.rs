@@ -1,4 +1,4 @@
-//! Unix stream sockets: the data descriptors of connections, and those at which VMMs connect.
+//! Unix stream sockets: the data sockets of connections, and the sockets that VMMs connect to.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
@@ -12,37 +12,65 @@ use rustix::net::{
     SocketType,
 };
 
-/// Two blocking sockets, each the other's peer.
+/// Creates a connected pair of blocking sockets.
+///
+/// # Errors
+///
+/// Those of `socketpair`.
 pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC;
     let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     Ok(pair)
 }
 
-/// Listens at `path` with the file mode `mode` and, if one is given, in the hands of the user
-/// `owner`, as [`seqpacket::listen`](super::seqpacket::listen) does.
+/// Listens at `path` with the file mode `mode` and, if given, the owner `owner`, as
+/// [`seqpacket::listen`](super::seqpacket::listen).
+///
+/// # Errors
+///
+/// As [`seqpacket::listen`](super::seqpacket::listen); `EPERM` if the owner cannot be changed.
 pub fn listen(path: &Path, mode: u32, owner: Option<u32>, backlog: u32) -> io::Result<OwnedFd> {
     super::listening::listen(SocketType::STREAM, path, mode, owner, backlog)
 }
 
-/// Sends some of `bytes`.
+/// Sends `bytes`, or the first part of them. Returns the number of bytes sent.
+///
+/// # Errors
+///
+/// `WouldBlock` if a non-blocking socket is full or the send timeout has passed; `BrokenPipe` if the peer
+/// or this side has closed the direction.
 pub fn send(socket: impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     super::retry(|| rustix::net::send(&socket, bytes, SendFlags::NOSIGNAL))
 }
 
-/// Sends some of the bytes of `slices`, in their order.
+/// Sends the bytes of `slices`, in order, or the first part of them. Returns the number of bytes sent.
+///
+/// # Errors
+///
+/// `WouldBlock` if a non-blocking socket is full or the send timeout has passed; `BrokenPipe` if the peer
+/// or this side has closed the direction.
 pub fn send_vectored(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     let slices = &slices[..slices.len().min(MAX_SLICES)];
     let mut control = SendAncillaryBuffer::default();
     super::retry(|| rustix::net::sendmsg(&socket, slices, &mut control, SendFlags::NOSIGNAL))
 }
 
-/// Receives what is there; 0 at the end, which is also when the other side was closed.
+/// Receives the available bytes. Returns their number; 0 at the end of the stream.
+///
+/// # Errors
+///
+/// `WouldBlock` if a non-blocking socket has no data or the receive timeout has passed; `ConnectionReset`
+/// after a reset.
 pub fn recv(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     super::retry(|| rustix::net::recv(&socket, &mut *buffer, RecvFlags::empty())).map(|(n, _)| n)
 }
 
-/// Receives what is there into several buffers, in their order.
+/// Receives the available bytes into several buffers, in order, as [`recv`].
+///
+/// # Errors
+///
+/// `WouldBlock` if a non-blocking socket has no data or the receive timeout has passed; `ConnectionReset`
+/// after a reset.
 pub fn recv_vectored(socket: impl AsFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
     let count = slices.len().min(MAX_SLICES);
     let mut control = RecvAncillaryBuffer::default();
@@ -57,12 +85,22 @@ pub fn recv_vectored(socket: impl AsFd, slices: &mut [IoSliceMut<'_>]) -> io::Re
     .map(|message| message.bytes)
 }
 
-/// Copies what is there and leaves it to be received.
+/// Copies the available bytes without consuming them (`MSG_PEEK`).
+///
+/// # Errors
+///
+/// `WouldBlock` if a non-blocking socket has no data or the receive timeout has passed; `ConnectionReset`
+/// after a reset.
 pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     super::retry(|| rustix::net::recv(&socket, &mut *buffer, RecvFlags::PEEK)).map(|(n, _)| n)
 }
 
-/// Ends one or both directions, for every duplicate of the descriptor.
+/// Shuts down one or both directions, for all duplicates of the descriptor.
+///
+/// # Errors
+///
+/// `NotConnected` if the socket is not connected.
+#[doc(alias = "half-close")]
 pub fn shutdown(socket: impl AsFd, how: Shutdown) -> io::Result<()> {
     let how = match how {
         Shutdown::Read => rustix::net::Shutdown::Read,
@@ -72,23 +110,35 @@ pub fn shutdown(socket: impl AsFd, how: Shutdown) -> io::Result<()> {
     rustix::net::shutdown(socket, how).map_err(Into::into)
 }
 
-/// Bounds every receive on the socket, for every duplicate of it; past the bound it fails with
-/// `WouldBlock`. `None` waits for ever; a bound of zero is `InvalidInput`.
+/// Sets the receive timeout of the socket and its duplicates (`SO_RCVTIMEO`); after it a receive fails
+/// with `WouldBlock`. `None` waits for ever.
+///
+/// # Errors
+///
+/// `InvalidInput` if the timeout is zero.
 pub fn set_recv_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
     sockopt::set_socket_timeout(socket, Timeout::Recv, timeout).map_err(Into::into)
 }
 
-/// Bounds every send, as [`set_recv_timeout`] bounds every receive.
+/// Sets the send timeout (`SO_SNDTIMEO`), as [`set_recv_timeout`].
+///
+/// # Errors
+///
+/// `InvalidInput` if the timeout is zero.
 pub fn set_send_timeout(socket: impl AsFd, timeout: Option<Duration>) -> io::Result<()> {
     sockopt::set_socket_timeout(socket, Timeout::Send, timeout).map_err(Into::into)
 }
 
-/// The bytes that the kernel holds on their way from this socket to its peer, at most about.
+/// Sets the approximate maximum of bytes in flight from this socket to its peer (`SO_SNDBUF`).
+///
+/// # Errors
+///
+/// Those of `setsockopt`.
 pub fn set_send_buffer(socket: impl AsFd, bytes: usize) -> io::Result<()> {
     sockopt::set_socket_send_buffer_size(socket, bytes).map_err(Into::into)
 }
 
-/// More slices than this in one call are an error for the kernel (`UIO_MAXIOV`).
+/// Maximum number of slices in one call (`UIO_MAXIOV`).
 const MAX_SLICES: usize = 1024;
 
 #[cfg(test)]
@@ -96,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_listener_is_its_owners_alone() {
+    fn a_listener_has_the_given_owner_and_mode() {
         use std::os::unix::fs::MetadataExt;
 
         let dir = tempfile::tempdir().unwrap();
@@ -111,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_go_both_ways_and_end_one_way() {
+    fn bytes_flow_both_ways_and_one_way_is_half_closed() {
         let (a, b) = pair().unwrap();
         let out = [IoSlice::new(b"ab"), IoSlice::new(b"cd")];
         assert_eq!(send_vectored(&a, &out).unwrap(), 4);
@@ -132,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn more_slices_than_the_kernel_takes_are_sent_in_part() {
+    fn slices_beyond_the_kernels_limit_are_not_sent() {
         let (a, b) = pair().unwrap();
         let out = vec![IoSlice::new(b"x"); 2000];
         assert_eq!(send_vectored(&a, &out).unwrap(), MAX_SLICES);
@@ -140,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn a_receive_is_bounded() {
+    fn a_receive_times_out() {
         let (a, _b) = pair().unwrap();
         set_recv_timeout(&a, Some(Duration::from_millis(5))).unwrap();
         let error = recv(&a, &mut [0; 1]).unwrap_err();

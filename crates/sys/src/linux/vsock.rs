@@ -1,8 +1,7 @@
-//! `AF_VSOCK` stream sockets: what the kernel of a virtual machine has for it and its host.
+//! `AF_VSOCK` stream sockets, between a virtual machine and its host.
 //!
-//! Addresses are `sockaddr_vm` as the kernel takes and gives them; `hvsock-address` reads and
-//! writes them. Bytes, time limits and half-closes are those of any other stream socket: see
-//! [`stream`](super::stream).
+//! Addresses are raw `sockaddr_vm` structures; `hvsock-address` encodes and decodes them. Sending,
+//! timeouts and half-closes are those of every stream socket: see [`stream`](super::stream).
 
 use std::io;
 use std::mem::size_of;
@@ -13,13 +12,13 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
-/// A `sockaddr_vm`.
+/// A `sockaddr_vm`, 16 bytes.
 pub type Address = [u8; 16];
 
-/// The device that is there when the kernel has `AF_VSOCK`.
+/// The device of `AF_VSOCK`. It exists if the kernel has the family.
 pub const DEVICE: &str = "/dev/vsock";
 
-// linux/vm_sockets.h, which libc does not have.
+// From linux/vm_sockets.h; libc lacks them.
 const SO_VM_SOCKETS_BUFFER_SIZE: i32 = 0;
 const SO_VM_SOCKETS_BUFFER_MIN_SIZE: i32 = 1;
 const SO_VM_SOCKETS_BUFFER_MAX_SIZE: i32 = 2;
@@ -27,29 +26,46 @@ const SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD: i32 = 6;
 const SO_VM_SOCKETS_CONNECT_TIMEOUT_NEW: i32 = 8;
 const IOCTL_VM_SOCKETS_GET_LOCAL_CID: u32 = 0x7b9;
 
-/// A non-blocking socket; `EAFNOSUPPORT` where the kernel has none of this family.
+/// Creates a non-blocking stream socket.
+///
+/// # Errors
+///
+/// `EAFNOSUPPORT` if the kernel does not have the family.
 pub fn socket() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::VSOCK, SocketType::STREAM, flags, None)?;
     Ok(socket)
 }
 
-/// Gives the socket its address.
+/// Binds the socket to an address.
+///
+/// # Errors
+///
+/// `EADDRINUSE`, `EADDRNOTAVAIL` or `EACCES`, as `bind`.
 pub fn bind(socket: impl AsFd, address: &Address) -> io::Result<()> {
     let (fd, address, len) = arguments(socket.as_fd(), address);
     // SAFETY: `address` points at `len` bytes, which the kernel only reads.
     check(unsafe { libc::bind(fd, address, len) })
 }
 
-/// Lets about `backlog` connections wait for [`accept`]; the kernel caps it at
+/// Listens. About `backlog` connections may wait for [`accept`]; the kernel limits it to
 /// `net.core.somaxconn`.
+///
+/// # Errors
+///
+/// `EINVAL` if the socket is not bound.
 pub fn listen(socket: impl AsFd, backlog: u32) -> io::Result<()> {
     let backlog = i32::try_from(backlog).unwrap_or(i32::MAX);
     rustix::net::listen(socket, backlog).map_err(Into::into)
 }
 
-/// Takes one waiting connection as a blocking socket, with its other end's address; `None` if none
-/// waits on the non-blocking listener.
+/// Accepts one waiting connection as a blocking socket, with the peer's address. `None` if none waits on
+/// the non-blocking listener.
+///
+/// # Errors
+///
+/// Those of `accept4`, except `EAGAIN`, `EINTR`, `ECONNABORTED` and `ECONNRESET`; `InvalidData` if the
+/// address is not a `sockaddr_vm`.
 pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Address)>> {
     let listener = listener.as_fd();
     loop {
@@ -59,7 +75,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Address)>> {
             // SAFETY: the kernel writes at most `*len` bytes to `address`, which has that many.
             let accepted = unsafe { libc::accept4(fd, address, len, libc::SOCK_CLOEXEC) };
             if accepted >= 0 {
-                // SAFETY: the kernel has just made it, and nobody else knows of it.
+                // SAFETY: the kernel has just created it, and nothing else owns it.
                 socket = Some(unsafe { OwnedFd::from_raw_fd(accepted) });
             }
             accepted.min(0)
@@ -70,7 +86,7 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Address)>> {
             (Ok(_), None) => return Err(io::ErrorKind::InvalidData.into()),
             (Err(error), None) => match Errno::from_io_error(&error) {
                 Some(Errno::AGAIN) => return Ok(None),
-                // The other end is gone again; the next one may be there.
+                // This peer is gone; another may wait.
                 Some(Errno::INTR | Errno::CONNABORTED | Errno::CONNRESET) => {}
                 _ => return Err(error),
             },
@@ -78,8 +94,12 @@ pub fn accept(listener: impl AsFd) -> io::Result<Option<(OwnedFd, Address)>> {
     }
 }
 
-/// Begins to connect the non-blocking socket: once it is ready for writing, or has an error,
-/// [`connected`] tells how it went.
+/// Starts to connect the non-blocking socket. Once it is writable or has an error, [`connected`] returns
+/// the result.
+///
+/// # Errors
+///
+/// Those of `connect`, except `EINPROGRESS`.
 pub fn connect(socket: impl AsFd, address: &Address) -> io::Result<()> {
     let (fd, address, len) = arguments(socket.as_fd(), address);
     // SAFETY: `address` points at `len` bytes, which the kernel only reads.
@@ -89,7 +109,11 @@ pub fn connect(socket: impl AsFd, address: &Address) -> io::Result<()> {
     }
 }
 
-/// Whether the socket is connected; the error if connecting failed.
+/// Whether the socket is connected; `false` while the connect is in progress.
+///
+/// # Errors
+///
+/// The error of the connect, reported once.
 pub fn connected(socket: impl AsFd) -> io::Result<bool> {
     if let Some(error) = super::take_error(&socket)? {
         return Err(error);
@@ -102,22 +126,34 @@ pub fn connected(socket: impl AsFd) -> io::Result<bool> {
 }
 
 /// The socket's own address.
+///
+/// # Errors
+///
+/// `InvalidData` if the socket is not an `AF_VSOCK` socket.
 pub fn local_address(socket: impl AsFd) -> io::Result<Address> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel writes at most `*len` bytes to `address`, which has that many.
     address_by(|address, len| unsafe { libc::getsockname(fd, address, len) })
 }
 
-/// The other end's address; `ENOTCONN` without one.
+/// The peer's address.
+///
+/// # Errors
+///
+/// `ENOTCONN` if the socket is not connected.
 pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: the kernel writes at most `*len` bytes to `address`, which has that many.
     address_by(|address, len| unsafe { libc::getpeername(fd, address, len) })
 }
 
-/// How long the kernel lets connecting take before it is `ETIMEDOUT`; two seconds without this.
+/// Sets the timeout of a connect, after which it fails with `ETIMEDOUT`. The default is 2 seconds.
+///
+/// # Errors
+///
+/// Those of `setsockopt`.
 pub fn set_connect_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<()> {
-    // Both are a pair of 64-bit numbers where they are used; older kernels know the old one only.
+    // Where used, both are a pair of 64-bit numbers; older kernels have the old option only.
     let option = if size_of::<libc::c_long>() == 8 {
         SO_VM_SOCKETS_CONNECT_TIMEOUT_OLD
     } else {
@@ -128,7 +164,11 @@ pub fn set_connect_timeout(socket: impl AsFd, timeout: Duration) -> io::Result<(
     set(socket.as_fd(), option, &value)
 }
 
-/// How many bytes the kernel holds for this socket until they are received, at most.
+/// Sets the size of the receive buffer in bytes (`buf_alloc`).
+///
+/// # Errors
+///
+/// Those of `setsockopt`.
 pub fn set_buffer_size(socket: impl AsFd, bytes: u64) -> io::Result<()> {
     let socket = socket.as_fd();
     set(socket, SO_VM_SOCKETS_BUFFER_MIN_SIZE, &bytes.min(128))?;
@@ -140,13 +180,17 @@ pub fn set_buffer_size(socket: impl AsFd, bytes: u64) -> io::Result<()> {
     set(socket, SO_VM_SOCKETS_BUFFER_SIZE, &bytes)
 }
 
-/// This machine's context id as the kernel has it: that of the virtual machine, 2 in a host, and
-/// `VMADDR_CID_ANY` where no transport gives it one.
+/// This machine's context id: the guest's CID in a virtual machine, 2 in a host, `VMADDR_CID_ANY` without
+/// a transport.
+///
+/// # Errors
+///
+/// Those of opening [`DEVICE`], such as `ENOENT`.
 pub fn local_cid() -> io::Result<u32> {
     let device = rustix::fs::open(DEVICE, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: this request writes one u32, and nothing else.
     let getter = unsafe { rustix::ioctl::Getter::<IOCTL_VM_SOCKETS_GET_LOCAL_CID, u32>::new() };
-    // SAFETY: likewise; the kernel asks the type of the device before it does.
+    // SAFETY: as above; the kernel checks the type of the device first.
     unsafe { rustix::ioctl::ioctl(device, getter) }.map_err(Into::into)
 }
 
@@ -158,7 +202,7 @@ fn arguments(
     (socket.as_raw_fd(), address.as_ptr().cast(), len)
 }
 
-/// The address that `call` writes. A shorter one than a `sockaddr_vm` is `InvalidData`.
+/// The address that `call` writes. `InvalidData` if it is shorter than a `sockaddr_vm`.
 fn address_by(
     call: impl FnOnce(*mut libc::sockaddr, *mut libc::socklen_t) -> i32,
 ) -> io::Result<Address> {
@@ -197,18 +241,18 @@ fn check(result: i32) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    // Connections need a transport, which the machine of a test may lack: the library's own tests
-    // make them in a virtual machine.
+    // Connections need a transport, which the test machine may lack: the tests of `hvsock` make them in
+    // a virtual machine.
 
     #[test]
-    fn another_kind_of_socket_takes_none_of_it() {
+    fn a_socket_of_another_family_fails_every_call() {
         let (a, _b) = crate::stream::pair().unwrap();
         let mut address = [0; 16];
         address[..2].copy_from_slice(&(libc::AF_VSOCK as u16).to_ne_bytes());
         assert!(bind(&a, &address).is_err());
         assert!(connect(&a, &address).is_err());
         assert!(accept(&a).is_err());
-        // Its address is shorter than one of these.
+        // Its address is shorter than a `sockaddr_vm`.
         let error = local_address(&a).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(set_connect_timeout(&a, Duration::from_secs(1)).is_err());
