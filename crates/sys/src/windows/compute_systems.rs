@@ -1,9 +1,9 @@
-//! The systems that the host compute service runs: containers, and virtual machines that Hyper-V
+//! The compute systems of the host compute service (HCS): containers, and virtual machines that Hyper-V
 //! Manager does not show, such as WSL's.
 //!
 //! Source: learn.microsoft.com/virtualization/api/hcs/reference/hcsenumeratecomputesystems and the
 //! pages of the other functions. `computecore.dll` is part of Windows 10 and Windows Server from
-//! version 1809 on; it is loaded when it is asked for, so that programs start without it.
+//! version 1809 on. It is loaded on first use, so that programs start without it.
 
 use std::ffi::{OsString, c_void};
 use std::io;
@@ -28,10 +28,10 @@ type Create = unsafe extern "system" fn(*const c_void, *const c_void) -> Operati
 type Enumerate = unsafe extern "system" fn(PCWSTR, Operation) -> HRESULT;
 type Wait = unsafe extern "system" fn(Operation, u32, *mut PWSTR) -> HRESULT;
 type Close = unsafe extern "system" fn(Operation);
-/// What `GetProcAddress` gives.
+/// The type that `GetProcAddress` returns.
 type FarProc = unsafe extern "system" fn() -> isize;
 
-/// The functions of `computecore.dll` that are called, as `computecore.h` has them.
+/// The functions of `computecore.dll` that are called, with their signatures in `computecore.h`.
 struct Functions {
     /// `HcsCreateOperation(context, callback)`
     create: Create,
@@ -43,14 +43,16 @@ struct Functions {
     close: Close,
 }
 
-/// The list of all of them as the JSON text that the service gives, which it shows to
-/// administrators and the group `Hyper-V Administrators`: to others it is
-/// [`PermissionDenied`](io::ErrorKind::PermissionDenied). Where there is no such service it is
-/// [`Unsupported`](io::ErrorKind::Unsupported), and an answer that takes longer than `limit` is
-/// [`TimedOut`](io::ErrorKind::TimedOut).
+/// Lists all compute systems, as the JSON text of the service.
+///
+/// # Errors
+///
+/// [`PermissionDenied`](io::ErrorKind::PermissionDenied) unless the caller is an administrator or in the
+/// group `Hyper-V Administrators`; [`Unsupported`](io::ErrorKind::Unsupported) if there is no such service;
+/// [`TimedOut`](io::ErrorKind::TimedOut) if it does not answer within `limit`.
 pub fn compute_systems(limit: Duration) -> io::Result<String> {
     let functions = functions()?;
-    // SAFETY: neither a context nor a callback is needed, as the result is waited for.
+    // SAFETY: null context and callback are allowed; the result is waited for.
     let operation = unsafe { (functions.create)(ptr::null(), ptr::null()) };
     if operation.is_null() {
         return Err(io::Error::last_os_error());
@@ -59,17 +61,17 @@ pub fn compute_systems(limit: Duration) -> io::Result<String> {
         operation,
         close: functions.close,
     };
-    // SAFETY: no query is every system, and the operation is open.
+    // SAFETY: a null query selects every system, and the operation is open.
     check(unsafe { (functions.enumerate)(ptr::null(), operation.operation) })?;
     let mut text = Text(ptr::null_mut());
-    // One short of `INFINITE`.
+    // `INFINITE` is u32::MAX.
     let limit = u32::try_from(limit.as_millis()).map_or(u32::MAX - 1, |ms| ms.min(u32::MAX - 1));
-    // SAFETY: the operation is open, and the text is ours to free, even that of a failure.
+    // SAFETY: the operation is open. `Text` frees the result, also on failure.
     check(unsafe { (functions.wait)(operation.operation, limit, &mut text.0) })?;
     text.to_string()
 }
 
-/// An operation that is open.
+/// An open operation.
 struct Handle {
     operation: Operation,
     close: Close,
@@ -77,12 +79,12 @@ struct Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: it is open, and nobody uses it any more.
+        // SAFETY: it is open, and nothing uses it afterwards.
         unsafe { (self.close)(self.operation) };
     }
 }
 
-/// Text of the service's, or null.
+/// Text allocated by the service, or null.
 struct Text(PWSTR);
 
 impl Text {
@@ -90,19 +92,24 @@ impl Text {
         if self.0.is_null() {
             return Ok(String::new());
         }
-        // SAFETY: the service ends the text with a zero, and nothing writes to it any more.
+        // SAFETY: the text is NUL-terminated, and nothing writes to it any more.
         let wide = unsafe {
             let len = (0..).take_while(|at| *self.0.add(*at) != 0).count();
             std::slice::from_raw_parts(self.0, len)
         };
-        let strange = |_| io::Error::new(io::ErrorKind::InvalidData, "text that is not Unicode");
-        OsString::from_wide(wide).into_string().map_err(strange)
+        let invalid = |_| {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the host compute service returned invalid UTF-16",
+            )
+        };
+        OsString::from_wide(wide).into_string().map_err(invalid)
     }
 }
 
 impl Drop for Text {
     fn drop(&mut self) {
-        // SAFETY: the pages of the functions say to free it so; null is nothing.
+        // SAFETY: the functions' documentation says to free it with LocalFree; null is allowed.
         unsafe { LocalFree(self.0.cast()) };
     }
 }
@@ -111,16 +118,15 @@ fn functions() -> io::Result<&'static Functions> {
     static FUNCTIONS: OnceLock<Option<Functions>> = OnceLock::new();
     let functions = FUNCTIONS.get_or_init(load).as_ref();
     functions.ok_or_else(|| {
-        let text = "there is no host compute service on this machine (computecore.dll)";
+        let text = "no host compute service on this machine (computecore.dll)";
         io::Error::new(io::ErrorKind::Unsupported, text)
     })
 }
 
-/// Loads the library for as long as the process lives, from the system's own folder only.
+/// Loads the library until the process ends, from the system folder only.
 fn load() -> Option<Functions> {
     let name = w!("computecore.dll");
-    // SAFETY: the name is a constant; the library is Windows' own, and what it does as it is
-    // loaded is its own affair.
+    // SAFETY: the name is a constant, and the library is part of Windows.
     let library = unsafe { LoadLibraryExW(name, ptr::null_mut(), LOAD_LIBRARY_SEARCH_SYSTEM32) };
     if library.is_null() {
         return None;
@@ -152,7 +158,7 @@ fn check(result: HRESULT) -> io::Result<()> {
         HCS_E_SERVICE_NOT_AVAILABLE => io::ErrorKind::Unsupported,
         _ => io::ErrorKind::Other,
     };
-    let text = format!("the host compute service answers {:#010x}", result);
+    let text = format!("the host compute service failed with {:#010x}", result);
     Err(io::Error::new(kind, text))
 }
 
@@ -178,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_has_its_kind_and_its_number() {
+    fn a_failure_has_its_kind_and_number() {
         for (number, kind) in [
             (0x8007_0005_u32, io::ErrorKind::PermissionDenied),
             (0x8037_011b, io::ErrorKind::PermissionDenied),

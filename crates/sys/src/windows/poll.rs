@@ -1,11 +1,11 @@
-//! Waiting for sockets, with a bound.
+//! Waiting for sockets, with a deadline.
 //!
-//! By `select`, not by `WSAPoll`: before Windows 10 2004 `WSAPoll` never told that a connect had
-//! failed (its documentation says so), and it goes on telling of the end of the other side's
-//! data where it was asked for room to write, so that who waits for room would spin.
+//! This uses `select`, not `WSAPoll`. Before Windows 10 2004 `WSAPoll` did not report a failed connect (as
+//! documented). It also reports the end of the peer's data when only writability was requested, so that a
+//! writer that waits for free space would spin.
 //!
-//! Only of a **non-blocking** socket does the system say whether there is room to write: a
-//! blocking one it calls writable always.
+//! Writability is meaningful only for a **non-blocking** socket: the system always reports a blocking one
+//! as writable.
 
 use std::io;
 use std::os::windows::io::{AsSocket, BorrowedSocket};
@@ -16,47 +16,47 @@ use windows_sys::Win32::Networking::WinSock::{FD_SET, SOCKET, TIMEVAL};
 
 use super::socket::{check, raw};
 
-/// How many sockets one [`wait`] takes.
+/// Maximum number of sockets in one [`wait`].
 pub const MAX_SOCKETS: usize = 64;
 
-/// The longest single wait; longer ones are several.
+/// Maximum time of one `select`; longer waits repeat it.
 const SLICE: Duration = Duration::from_secs(3600);
 
-/// What a socket is ready for.
+/// Readiness of a socket.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PollFlags(u8);
 
 impl PollFlags {
-    /// Receiving gives bytes, the end or an error; accepting gives a connection.
+    /// Readable: receiving returns bytes, the end or an error; accepting returns a connection.
     pub const IN: Self = Self(1);
-    /// There is room to send, or sending gives an error; connecting has succeeded.
+    /// Writable: there is free space to send, or sending returns an error; or a connect has succeeded.
     pub const OUT: Self = Self(2);
-    /// Connecting has failed. It need not be asked for.
+    /// A connect has failed. Always reported.
     pub const ERR: Self = Self(4);
-    /// Never told of here: the end of a connection is [`IN`](Self::IN).
+    /// Never reported on Windows: the end of a connection is [`IN`](Self::IN).
     pub const HUP: Self = Self(8);
 
-    /// None of them.
+    /// No flags.
     pub const fn empty() -> Self {
         Self(0)
     }
 
-    /// Whether it is none of them.
+    /// Whether no flag is set.
     pub const fn is_empty(self) -> bool {
         self.0 == 0
     }
 
-    /// Whether all of `flags` are in it.
+    /// Whether all of `flags` are set.
     pub const fn contains(self, flags: Self) -> bool {
         self.0 & flags.0 == flags.0
     }
 
-    /// Whether any of `flags` is in it.
+    /// Whether any of `flags` is set.
     pub const fn intersects(self, flags: Self) -> bool {
         self.0 & flags.0 != 0
     }
 
-    /// Puts `flags` in or takes them out.
+    /// Sets or clears `flags`.
     pub fn set(&mut self, flags: Self, on: bool) {
         self.0 = match on {
             true => self.0 | flags.0,
@@ -73,11 +73,11 @@ impl std::ops::BitOr for PollFlags {
     }
 }
 
-/// A socket to wait for, what for, and what it is found to be ready for.
+/// A socket to wait for, the requested readiness, and the readiness found.
 #[derive(Debug)]
 pub struct PollFd<'a> {
     socket: BorrowedSocket<'a>,
-    asked: PollFlags,
+    requested: PollFlags,
     found: PollFlags,
 }
 
@@ -86,7 +86,7 @@ impl<'a> PollFd<'a> {
     pub fn new(socket: &'a impl AsSocket, flags: PollFlags) -> Self {
         Self {
             socket: socket.as_socket(),
-            asked: flags,
+            requested: flags,
             found: PollFlags::empty(),
         }
     }
@@ -97,48 +97,51 @@ impl<'a> PollFd<'a> {
     }
 }
 
-/// Waits until one of `fds` is ready and returns true, or until `deadline` (for ever if `None`)
-/// and returns false. A deadline in the past looks once and does not wait. None to wait for, or
-/// more than [`MAX_SOCKETS`], is `InvalidInput`.
+/// Waits until one of `fds` is ready, and returns `true`, or until `deadline` (for ever if `None`), and
+/// returns `false`. With a deadline in the past it polls once and does not wait.
+///
+/// # Errors
+///
+/// `InvalidInput` if `fds` is empty or longer than [`MAX_SOCKETS`]; those of `select`.
 pub fn wait(fds: &mut [PollFd<'_>], deadline: Option<Instant>) -> io::Result<bool> {
     if fds.is_empty() || fds.len() > MAX_SOCKETS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     loop {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        if look(fds, left.map_or(SLICE, |left| left.min(SLICE)))? {
+        if select_once(fds, left.map_or(SLICE, |left| left.min(SLICE)))? {
             return Ok(true);
         }
-        // Once more past the deadline, so that it is looked at after it and not just before.
+        // Polls once more after the deadline, so that readiness at the deadline is reported.
         if left.is_some_and(|left| left.is_zero()) {
             return Ok(false);
         }
     }
 }
 
-/// Waits once, for `time` at the most.
-fn look(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<bool> {
+/// Calls `select` once, for at most `time`.
+fn select_once(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<bool> {
     let mut readable = FD_SET::default();
     let mut writable = FD_SET::default();
     let mut failed = FD_SET::default();
     for fd in &*fds {
         let socket = raw(&fd.socket);
-        if fd.asked.contains(PollFlags::IN) {
+        if fd.requested.contains(PollFlags::IN) {
             add(&mut readable, socket);
         }
-        if fd.asked.contains(PollFlags::OUT) {
+        if fd.requested.contains(PollFlags::OUT) {
             add(&mut writable, socket);
         }
         add(&mut failed, socket);
     }
-    // Up to the next microsecond: a wait of less than one would be a look.
+    // Rounded up to a microsecond: 0 would not wait.
     let micros = time.as_nanos().div_ceil(1000);
     let time = TIMEVAL {
         tv_sec: (micros / 1_000_000) as i32,
         tv_usec: (micros % 1_000_000) as i32,
     };
-    // SAFETY: the call reads and writes the three sets, of which each says how many of its sockets
-    // it uses, and reads the time. The sockets are borrowed, so they are open.
+    // SAFETY: the call reads and writes the three sets, which contain their lengths, and reads the
+    // time. The sockets are borrowed, so they are open.
     let found = unsafe {
         winsock::select(
             0,
@@ -160,7 +163,7 @@ fn look(fds: &mut [PollFd<'_>], time: Duration) -> io::Result<bool> {
 }
 
 fn add(set: &mut FD_SET, socket: SOCKET) {
-    // There are no more sockets than room for them.
+    // `wait` has checked that the set has a free slot.
     set.fd_array[set.fd_count as usize] = socket;
     set.fd_count += 1;
 }
@@ -193,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn who_waits_for_room_is_not_woken_by_the_other_ends_end() {
+    fn a_writer_waiting_for_free_space_is_not_woken_by_the_peers_half_close() {
         let (a, b) = tcp::pair();
         while stream::send(&a, &[0; 65_536]).is_ok() {}
         stream::shutdown(&b, std::net::Shutdown::Write).unwrap();
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn none_and_too_many_are_refused() {
+    fn no_sockets_and_too_many_are_refused() {
         assert!(wait(&mut [], None).is_err());
         let socket = tcp::new();
         let mut fds: Vec<_> = (0..=MAX_SOCKETS)

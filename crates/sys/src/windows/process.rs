@@ -1,4 +1,4 @@
-//! Which process is which: an id is given again, but never with the same time of beginning.
+//! Identities of processes: a process id is reused, but never with the same start time.
 
 use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
@@ -9,18 +9,18 @@ use windows_sys::Win32::System::Threading::{
     PROCESS_SYNCHRONIZE, WaitForSingleObject,
 };
 
-/// What is known of a process id.
+/// The state of a process id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Life {
-    /// No process has it.
+    /// No process has the id.
     Gone,
-    /// A process has it that began at this time, in units of 100 ns since 1601.
+    /// A process has the id and started at this time, in units of 100 ns since 1601.
     Since(u64),
-    /// A process has it, of which this one may ask nothing.
+    /// A process has the id, but this process may not query it.
     Unknown,
 }
 
-/// What is known of a process id.
+/// Returns the state of a process id.
 pub fn life(id: u32) -> Life {
     // SAFETY: no pointers are passed.
     let process = unsafe {
@@ -37,23 +37,27 @@ pub fn life(id: u32) -> Life {
             _ => Life::Unknown,
         };
     }
-    // SAFETY: OpenProcess has just given this handle, and nobody else has it.
+    // SAFETY: OpenProcess has just returned this handle, and nothing else owns it.
     let process = unsafe { OwnedHandle::from_raw_handle(process) };
-    // A process that has ended keeps its id for as long as somebody has a handle.
+    // An ended process keeps its id while a handle to it is open.
     // SAFETY: the handle is open; no pointers are passed.
     if unsafe { WaitForSingleObject(process.as_raw_handle(), 0) } == WAIT_OBJECT_0 {
         return Life::Gone;
     }
-    began(process.as_raw_handle()).map_or(Life::Unknown, Life::Since)
+    start_time(process.as_raw_handle()).map_or(Life::Unknown, Life::Since)
 }
 
-/// When this process began, in units of 100 ns since 1601.
+/// Returns the start time of this process, in units of 100 ns since 1601.
+///
+/// # Errors
+///
+/// Those of `GetProcessTimes`.
 pub fn began_myself() -> io::Result<u64> {
-    // SAFETY: takes nothing, and gives a handle that need not be closed.
-    began(unsafe { GetCurrentProcess() })
+    // SAFETY: takes no arguments and returns a pseudo-handle, which is not closed.
+    start_time(unsafe { GetCurrentProcess() })
 }
 
-fn began(process: HANDLE) -> io::Result<u64> {
+fn start_time(process: HANDLE) -> io::Result<u64> {
     let mut times = [FILETIME::default(); 4];
     let [created, exited, kernel, user] = &mut times;
     // SAFETY: the handle is open, and each pointer is to a FILETIME of its own.
@@ -71,15 +75,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_told_by_its_beginning() {
+    fn a_process_is_identified_by_its_start_time() {
         let mine = began_myself().unwrap();
         assert_eq!(life(std::process::id()), Life::Since(mine));
-        // No process has the id 0: that is where the system counts idle time.
+        // No process has the id 0, which the system uses for idle time.
         assert_eq!(life(0), Life::Gone);
     }
 
     #[test]
-    fn a_process_that_has_ended_is_gone_though_its_handle_is_held() {
+    fn an_ended_process_is_gone_while_its_handle_is_open() {
         let mut child = Command::new("cmd.exe")
             .args(["/c", "pause"])
             .stdin(Stdio::piped())

@@ -1,8 +1,8 @@
-//! Reading keys of the registry that others write, within bounds.
+//! Bounded reading of registry keys that others write.
 //!
-//! The crate windows-registry opens keys and writes to them. Its iterators end in silence (or, in
-//! a build for debugging, in a panic) where a key changes under them, skip what moved up when
-//! another was removed, and make room for whatever length a value has; so lists are read here.
+//! The crate windows-registry opens keys and writes to them. Its iterators end silently (or panic, in a
+//! debug build) if a key changes during the iteration, skip entries that move when another is removed, and
+//! allocate whatever length a value has. So lists are read here.
 
 use std::io;
 use std::ptr::{null, null_mut};
@@ -13,37 +13,37 @@ use windows_sys::Win32::Foundation::{
 };
 use windows_sys::Win32::System::Registry::{RegEnumKeyExW, RegEnumValueW, RegQueryInfoKeyW};
 
-/// The most characters of a key's name, and of a value's, by Microsoft's "Registry Element Size
-/// Limits".
+/// Maximum length in UTF-16 units of a key's name and of a value's name, from Microsoft's "Registry Element
+/// Size Limits".
 const MAX_KEY_NAME: usize = 255;
 const MAX_VALUE_NAME: usize = 16_383;
 
-/// How often a list is read anew because it changed meanwhile.
+/// Maximum number of reads of a list that changes meanwhile.
 const TRIES: usize = 16;
 
-/// The beginning of a list.
+/// The first entries of a list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T> {
-    /// What is in it.
+    /// The entries.
     pub items: Vec<T>,
-    /// Whether there is more, which the limit kept out.
+    /// Whether the limit excluded further entries.
     pub more: bool,
 }
 
 /// A value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Value {
-    /// Its name; none if that is not UTF-16.
+    /// Its name; `None` if that is not valid UTF-16.
     pub name: Option<String>,
-    /// Its type, by the number of winnt.h.
+    /// Its type, a `REG_*` number of winnt.h.
     pub kind: u32,
-    /// How many bytes it has.
+    /// Its length in bytes.
     pub len: usize,
-    /// Its bytes; none if there are more than were asked for.
+    /// Its bytes; `None` if they exceed the limit.
     pub data: Option<Vec<u8>>,
 }
 
-/// What changes whenever a subkey or a value comes or goes, or a value is written to.
+/// A version of a key: it changes whenever a subkey or value is added or removed, or a value is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     subkeys: u32,
@@ -51,12 +51,16 @@ pub struct Stamp {
     written: [u32; 2],
 }
 
-/// What changes whenever a subkey or a value of this key comes or goes, or a value is written to.
+/// Reads the version of a key.
+///
+/// # Errors
+///
+/// Those of `RegQueryInfoKeyW`.
 pub fn stamp(key: &Key) -> io::Result<Stamp> {
     let (mut subkeys, mut values) = (0, 0);
     let mut written = FILETIME::default();
-    // SAFETY: the key is open; the pointers are null, which is allowed, or to variables of the
-    // right types.
+    // SAFETY: the key is open; each pointer is null, which is allowed, or to a variable of the right
+    // type.
     let status = unsafe {
         RegQueryInfoKeyW(
             key.as_raw(),
@@ -81,33 +85,50 @@ pub fn stamp(key: &Key) -> io::Result<Stamp> {
     })
 }
 
-/// How many subkeys a key has.
+/// Number of subkeys of a key.
+///
+/// # Errors
+///
+/// Those of `RegQueryInfoKeyW`.
 pub fn count_subkeys(key: &Key) -> io::Result<usize> {
     Ok(stamp(key)?.subkeys as usize)
 }
 
-/// The names of the first `limit` subkeys, as they were at one time. What is not UTF-16 in a name
-/// comes out as U+FFFD, which is in no name that anyone could ask for.
+/// The names of the first `limit` subkeys, as a snapshot. Invalid UTF-16 is replaced by U+FFFD, which
+/// occurs in no valid name.
+///
+/// # Errors
+///
+/// Those of `RegEnumKeyExW`.
 pub fn subkeys(key: &Key, limit: usize) -> io::Result<List<String>> {
     steady(key, || {
         let mut names = list(limit, |index| subkey(key, index))?;
-        // A rename changes nothing that a stamp shows, and moves what is behind the new name.
+        // A rename does not change the stamp, but moves the entries behind the new name.
         names.items.dedup();
         Ok(names)
     })
 }
 
-/// The first `limit` values, as they were at one time, each with at most `room` bytes and all of
-/// them together as well.
-pub fn values(key: &Key, limit: usize, max_len: usize, room: usize) -> io::Result<List<Value>> {
+/// The first `limit` values, as a snapshot: at most `max_len` bytes of each and `max_total` bytes of all
+/// together.
+///
+/// # Errors
+///
+/// Those of `RegEnumValueW`.
+pub fn values(
+    key: &Key,
+    limit: usize,
+    max_len: usize,
+    max_total: usize,
+) -> io::Result<List<Value>> {
     let mut data = vec![0; max_len];
     let mut name = vec![0; MAX_VALUE_NAME + 1];
     steady(key, || {
-        let mut room = room;
+        let mut left = max_total;
         list(limit, |index| {
-            let len = max_len.min(room);
+            let len = max_len.min(left);
             let value = value(key, index, &mut name, &mut data[..len])?;
-            room -= value
+            left -= value
                 .as_ref()
                 .and_then(|value| value.data.as_ref())
                 .map_or(0, Vec::len);
@@ -116,7 +137,7 @@ pub fn values(key: &Key, limit: usize, max_len: usize, room: usize) -> io::Resul
     })
 }
 
-/// Reads until nothing changes meanwhile; after many tries, what was read last.
+/// Reads until the key does not change meanwhile; after [`TRIES`] reads, returns the last one.
 fn steady<T>(key: &Key, mut read: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut before = stamp(key)?;
     for _ in 0..TRIES {
@@ -148,8 +169,8 @@ fn list<T>(
 fn subkey(key: &Key, index: u32) -> io::Result<Option<String>> {
     let mut name = [0; MAX_KEY_NAME + 1];
     let mut len = name.len() as u32;
-    // SAFETY: the key is open; the name has room for as many units as the length says; the other
-    // pointers are null, which is allowed.
+    // SAFETY: the key is open; the name has as many units as `len` states; the other pointers are
+    // null, which is allowed.
     let status = unsafe {
         RegEnumKeyExW(
             key.as_raw(),
@@ -171,15 +192,15 @@ fn subkey(key: &Key, index: u32) -> io::Result<Option<String>> {
 }
 
 fn value(key: &Key, index: u32, name: &mut [u16], data: &mut [u8]) -> io::Result<Option<Value>> {
-    let mut ask = |data: Option<&mut [u8]>| {
+    let mut read = |data: Option<&mut [u8]>| {
         let mut name_len = name.len() as u32;
         let mut kind = 0;
         let (pointer, mut len) = match data {
             Some(data) => (data.as_mut_ptr(), data.len() as u32),
             None => (null_mut(), 0),
         };
-        // SAFETY: the key is open; the name has room for as many units and the data for as many
-        // bytes as their lengths say, or the data is null, which is allowed.
+        // SAFETY: the key is open; the name and the data have the lengths that are passed, or the data
+        // is null, which is allowed.
         let status = unsafe {
             RegEnumValueW(
                 key.as_raw(),
@@ -195,13 +216,13 @@ fn value(key: &Key, index: u32, name: &mut [u16], data: &mut [u8]) -> io::Result
         let name = name.get(..name_len as usize).unwrap_or_default();
         (status, String::from_utf16(name).ok(), kind, len as usize)
     };
-    let (status, name, kind, len) = ask(Some(&mut *data));
+    let (status, name, kind, len) = read(Some(&mut *data));
     if status == ERROR_NO_MORE_ITEMS {
         return Ok(None);
     }
     if status == ERROR_MORE_DATA {
-        // Too long; what came with that answer is not to be relied upon.
-        let (status, name, kind, len) = ask(None);
+        // The value is too long. The outputs of this call are unspecified, so it is repeated.
+        let (status, name, kind, len) = read(None);
         result(status)?;
         let data = None;
         return Ok(Some(Value {
@@ -234,7 +255,7 @@ mod tests {
 
     use super::*;
 
-    /// A key of its own, which goes with the test.
+    /// A key of its own, removed with the test.
     struct Scratch(String, Key);
 
     impl Scratch {
@@ -259,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_ends_at_its_limit_and_says_so() {
+    fn a_list_ends_at_its_limit_and_reports_more() {
         let scratch = Scratch::new("list");
         for name in ["é", "B", "a"] {
             scratch.subkey(name);
@@ -273,14 +294,14 @@ mod tests {
     }
 
     #[test]
-    fn values_come_as_they_are_and_the_long_ones_by_their_length() {
+    fn values_are_unchanged_and_long_ones_have_only_their_length() {
         let scratch = Scratch::new("values");
         let set = |name: &str, kind: u32, data: &[u8]| {
             scratch.1.set_bytes(name, Type::from(kind), data).unwrap();
         };
         set("text", 1, b"a\0\0\0");
-        set("odd", 77, b"xyz");
-        // A pointer to no bytes of anything is one too many for Wine.
+        set("unusual", 77, b"xyz");
+        // Wine rejects a dangling pointer, even with length 0.
         set("none", 3, &[0][..0]);
         set("long", 3, &[7; 1000]);
         let value = |name: &str, list: &List<Value>| {
@@ -291,7 +312,7 @@ mod tests {
         let read = values(&scratch.1, 10, 100, 1000).unwrap();
         assert!(!read.more);
         assert_eq!(value("text", &read), Some((1, 4, Some(b"a\0\0\0".into()))));
-        assert_eq!(value("odd", &read), Some((77, 3, Some(b"xyz".into()))));
+        assert_eq!(value("unusual", &read), Some((77, 3, Some(b"xyz".into()))));
         assert_eq!(value("none", &read), Some((3, 0, Some(vec![]))));
         assert_eq!(value("long", &read), Some((3, 1000, None)));
         let cramped = values(&scratch.1, 10, 100, 5).unwrap();
@@ -301,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stamp_changes_with_what_is_in_the_key() {
+    fn a_stamp_changes_with_the_contents_of_the_key() {
         let scratch = Scratch::new("stamp");
         let first = stamp(&scratch.1).unwrap();
         assert_eq!(stamp(&scratch.1).unwrap(), first);

@@ -1,4 +1,4 @@
-//! Who may do what to a key of the registry.
+//! Access lists of registry keys.
 
 use std::io;
 use std::ptr::null_mut;
@@ -11,14 +11,18 @@ use windows_sys::Win32::Security::Authorization::{
 use windows_sys::Win32::Security::DACL_SECURITY_INFORMATION;
 use windows_sys::Win32::System::Registry::RegSetKeySecurity;
 
-/// Replaces the access list of a key that was opened with the right to do so (`WRITE_DAC`).
+/// Replaces the access list (DACL) of a key that was opened with `WRITE_DAC`.
 ///
-/// `sddl` is a security descriptor as text, such as `D:P(A;;KA;;;WD)`: "Security Descriptor
-/// Definition Language" in Microsoft's documentation.
+/// `sddl` is a security descriptor in Microsoft's Security Descriptor Definition Language, such as
+/// `D:P(A;;KA;;;WD)`.
+///
+/// # Errors
+///
+/// `sddl` is invalid, or the key was opened without `WRITE_DAC`.
 pub fn set(key: &Key, sddl: &str) -> io::Result<()> {
     let sddl: Vec<u16> = sddl.encode_utf16().chain([0]).collect();
     let mut descriptor = null_mut();
-    // SAFETY: the text ends in a zero; what is given is freed below.
+    // SAFETY: the text is NUL-terminated; the descriptor is freed below.
     let made = unsafe {
         ConvertStringSecurityDescriptorToSecurityDescriptorW(
             sddl.as_ptr(),
@@ -32,7 +36,7 @@ pub fn set(key: &Key, sddl: &str) -> io::Result<()> {
     }
     // SAFETY: the key is open, and the descriptor is the one just made.
     let status = unsafe { RegSetKeySecurity(key.as_raw(), DACL_SECURITY_INFORMATION, descriptor) };
-    // SAFETY: the system has made it for the caller to free, and nobody has it any more.
+    // SAFETY: the system allocated it for the caller, and nothing else uses it.
     unsafe { LocalFree(descriptor) };
     match status {
         ERROR_SUCCESS => Ok(()),

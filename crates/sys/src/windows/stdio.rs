@@ -1,4 +1,4 @@
-//! Standard output as something that can be closed.
+//! Standard output as a file that can be closed.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -9,26 +9,29 @@ use windows_sys::Win32::System::Console::{
     GetStdHandle, STD_ERROR_HANDLE, STD_INPUT_HANDLE, STD_OUTPUT_HANDLE, SetStdHandle,
 };
 
-/// Takes the process's standard output, which goes nowhere from then on. Whoever reads it sees
-/// its end once the file is dropped, though the process goes on.
+/// Takes the process's standard output and replaces it by `NUL`. Its reader sees the end of the data once
+/// the file is dropped, while the process goes on.
 ///
-/// Where the process was started with one handle for this and another of its streams, its end is
-/// seen with that one's.
+/// If another standard stream has the same handle, the reader sees the end only when that is closed, too.
 ///
-/// What has borrowed the handle of [`std::io::stdout`] before must be done with it. What is only
-/// written to that goes nowhere, too.
+/// The caller must not use a handle borrowed from [`std::io::stdout`] afterwards. Later writes to
+/// `stdout` are discarded.
+///
+/// # Errors
+///
+/// Those of opening `NUL`, `GetStdHandle`, `SetStdHandle` and `DuplicateHandle`.
 pub fn take_output() -> io::Result<File> {
     let null = OpenOptions::new().write(true).open("NUL")?;
-    // SAFETY: it takes a number and gives a handle, or one of two values that are none.
+    // SAFETY: takes a number and returns a handle, null or INVALID_HANDLE_VALUE.
     let output = unsafe { GetStdHandle(STD_OUTPUT_HANDLE) };
     if output == INVALID_HANDLE_VALUE {
         return Err(io::Error::last_os_error());
     }
     if output.is_null() {
-        // The process has none, so what is written goes nowhere already.
+        // The process has no standard output, so writes are discarded already.
         return Ok(null);
     }
-    // SAFETY: it takes any handle. It is for the process to keep, hence `into_raw_handle`.
+    // SAFETY: accepts any handle. The process keeps it, hence `into_raw_handle`.
     if unsafe { SetStdHandle(STD_OUTPUT_HANDLE, null.into_raw_handle()) } == 0 {
         return Err(io::Error::last_os_error());
     }
@@ -44,7 +47,7 @@ pub fn take_output() -> io::Result<File> {
         let shared = unsafe { BorrowedHandle::borrow_raw(output) };
         return shared.try_clone_to_owned().map(File::from);
     }
-    // SAFETY: the handle is open, and nobody but the process's standard output owned it, whose
-    // place another has now: the standard library asks for the handle each time that it writes.
+    // SAFETY: the handle is open. Only the process's standard output owned it, which has another handle
+    // now; the standard library reads the handle for each write.
     Ok(unsafe { File::from_raw_handle(output) })
 }

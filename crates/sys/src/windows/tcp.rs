@@ -1,4 +1,4 @@
-//! For tests: connections over TCP, made by the functions that make those over Hyper-V.
+//! For tests: TCP connections, made by the same functions as Hyper-V connections.
 
 use std::net::SocketAddrV4;
 use std::os::windows::io::{AsSocket, OwnedSocket};
@@ -8,7 +8,7 @@ use windows_sys::Win32::Networking::WinSock::AF_INET;
 
 use super::socket;
 
-/// The longest that a test waits.
+/// The deadline of a test's wait.
 pub(super) fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
@@ -39,7 +39,7 @@ pub(super) fn listener() -> (OwnedSocket, u16) {
     (listener, port(own.as_bytes()))
 }
 
-/// Two ends of one connection.
+/// Both ends of a connection.
 pub(super) fn pair() -> (OwnedSocket, OwnedSocket) {
     let (listener, port) = listener();
     let a = new();
@@ -53,7 +53,7 @@ pub(super) fn pair() -> (OwnedSocket, OwnedSocket) {
     (a, b)
 }
 
-/// A port of this machine at which nobody listens.
+/// A local port without a listener.
 pub(super) fn free_port() -> u16 {
     let free = std::net::TcpListener::bind(SocketAddrV4::new([127, 0, 0, 1].into(), 0)).unwrap();
     free.local_addr().unwrap().port()

@@ -1,5 +1,4 @@
-//! Turns that the processes of a machine take: a mutex by name, which the system gives on when its
-//! owner crashes.
+//! Named mutexes between the processes of a machine. The system releases a mutex whose owner crashes.
 
 use std::io;
 use std::marker::PhantomData;
@@ -12,35 +11,39 @@ use windows_sys::Win32::System::Threading::{
     CreateMutexExW, INFINITE, ReleaseMutex, SYNCHRONIZATION_SYNCHRONIZE, WaitForSingleObject,
 };
 
-/// A turn, which ends when it is dropped. It belongs to the thread that took it.
+/// A locked mutex, released on drop. Owned by the thread that locked it, so it is not `Send`.
 #[derive(Debug)]
 pub struct Turn {
     mutex: OwnedHandle,
     of_this_thread: PhantomData<*const ()>,
 }
 
-/// Takes a turn that is known by this name on the whole machine; none if others had it all the
-/// while.
+/// Locks the machine-wide mutex `Global\name`. `None` if it stays locked for `limit`.
 ///
-/// The thread that has a turn may take it again. A name is nobody's property: any process of the
-/// machine may make a mutex of that name first, and so be denied to others or keep it.
+/// Recursive: the owning thread may lock it again. Names are not protected: any process may create a mutex
+/// of the name first and deny others access, or keep it locked.
+///
+/// # Errors
+///
+/// Those of `CreateMutexExW` and `WaitForSingleObject`.
+#[doc(alias = "mutex")]
 pub fn take(name: &str, limit: Duration) -> io::Result<Option<Turn>> {
     let name: Vec<u16> = format!(r"Global\{name}")
         .encode_utf16()
         .chain([0])
         .collect();
-    // SAFETY: the name ends in a zero and outlives the call; no attributes are the usual ones.
-    // No more than to wait is asked for, so that it does not matter which administrator made it.
+    // SAFETY: the name is NUL-terminated and outlives the call; null attributes are the default.
+    // Only SYNCHRONIZE is requested, so it does not matter which administrator created it.
     let mutex = unsafe { CreateMutexExW(null(), name.as_ptr(), 0, SYNCHRONIZATION_SYNCHRONIZE) };
     if mutex.is_null() {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: CreateMutexExW has just given this handle, and nobody else has it.
+    // SAFETY: CreateMutexExW has just returned this handle, and nothing else owns it.
     let mutex = unsafe { OwnedHandle::from_raw_handle(mutex) };
     let limit = u32::try_from(limit.as_millis()).unwrap_or(INFINITE - 1);
     // SAFETY: the handle is open; no pointers are passed.
     match unsafe { WaitForSingleObject(mutex.as_raw_handle(), limit) } {
-        // Abandoned: the one who had it has ended without giving it back.
+        // Abandoned: the owning thread ended without releasing it.
         WAIT_OBJECT_0 | WAIT_ABANDONED => Ok(Some(Turn {
             mutex,
             of_this_thread: PhantomData,
@@ -52,7 +55,7 @@ pub fn take(name: &str, limit: Duration) -> io::Result<Option<Turn>> {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        // SAFETY: the handle is open, and this thread has the mutex: a Turn is not Send.
+        // SAFETY: the handle is open, and this thread owns the mutex: a Turn is not Send.
         unsafe { ReleaseMutex(self.mutex.as_raw_handle()) };
     }
 }
@@ -64,7 +67,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_turn_is_one_threads_at_a_time_and_outlives_no_thread() {
+    fn one_thread_owns_the_mutex_and_its_end_releases_it() {
         let name = format!("hvsock-test-turn-{}", std::process::id());
         let short = Duration::from_millis(20);
         let other = |name: &str| {
