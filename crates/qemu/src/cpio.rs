@@ -1,7 +1,7 @@
-//! A writer of the archive that the kernel takes for its first file system: cpio in the "newc"
-//! format (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel).
+//! A writer of initramfs archives: cpio in the "newc" format
+//! (`Documentation/driver-api/early-userspace/buffer-format.rst` of the kernel).
 
-/// The archive, growing.
+/// An archive under construction.
 #[derive(Debug, Default)]
 pub struct Archive {
     bytes: Vec<u8>,
@@ -14,27 +14,27 @@ const LINK: u32 = 0o120_000;
 const CHARACTER_DEVICE: u32 = 0o020_000;
 
 impl Archive {
-    /// A folder. Its parents must have come before.
+    /// Adds a folder. Its parents must have been added before.
     pub fn folder(&mut self, path: &str) {
         self.entry(path, FOLDER | 0o755, (0, 0), &[]);
     }
 
-    /// A file with its mode's lower bits.
+    /// Adds a file with the lower bits of `mode`.
     pub fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
         self.entry(path, FILE | (mode & 0o7777), (0, 0), content);
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     pub fn link(&mut self, path: &str, target: &str) {
         self.entry(path, LINK | 0o777, (0, 0), target.as_bytes());
     }
 
-    /// A character device.
+    /// Adds a character device.
     pub fn character_device(&mut self, path: &str, mode: u32, number: (u32, u32)) {
         self.entry(path, CHARACTER_DEVICE | (mode & 0o7777), number, &[]);
     }
 
-    /// All of it, ended.
+    /// Ends the archive and returns its bytes.
     pub fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, (0, 0), &[]);
         self.bytes
@@ -43,7 +43,7 @@ impl Archive {
     fn entry(&mut self, path: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         let path = path.trim_start_matches('/');
         self.inodes += 1;
-        // A file of 4 GiB or more does not fit into the format; nor does it into a guest.
+        // The format limits files to 4 GiB - 1; a guest does, too.
         let size = u32::try_from(content.len()).unwrap_or(u32::MAX);
         let content = &content[..size as usize];
         let name_size = u32::try_from(path.len() + 1).unwrap_or(u32::MAX);
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_part_begins_at_a_multiple_of_four() {
+    fn every_entry_is_aligned_to_four_bytes() {
         let mut archive = Archive::default();
         archive.folder("/a");
         archive.file("/a/b", 0o644, b"12345");

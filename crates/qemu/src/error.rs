@@ -1,55 +1,55 @@
-//! What can go wrong with a guest, said so that a test's failure explains itself.
+//! Errors of guests. They quote the console and output, so that a test's failure explains itself.
 
 use std::io;
 use std::time::Duration;
 
-/// Something that a guest is made of is not on this machine.
+/// A program or kernel that guests need is missing on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {advice}")]
 pub struct Missing {
     /// What is missing.
     pub what: String,
-    /// What to install, as one command where there is one.
+    /// How to install it, if possible as one command.
     pub advice: String,
 }
 
-/// Why a guest did not do what it should.
+/// An error of a guest.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Something that it is made of is not there.
+    /// A program or kernel is missing.
     #[error(transparent)]
     Missing(#[from] Missing),
-    /// A file or a socket of its own.
+    /// An operation on a file or socket failed.
     #[error("{what}: {source}")]
     Io {
-        /// What was tried.
+        /// The operation that failed.
         what: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// What was waited for did not come in time. The guest runs on.
+    /// A time limit has passed. The guest keeps running.
     #[error("{what} took longer than {limit:?}{seen}")]
     TimedOut {
-        /// What was waited for.
+        /// The operation.
         what: String,
-        /// How long.
+        /// The time limit.
         limit: Duration,
-        /// What had come by then: a command's output or the end of the console.
+        /// A command's output so far, or the end of the console.
         seen: String,
     },
-    /// QEMU has ended, or the guest's kernel has.
+    /// QEMU has ended, or the guest's kernel has panicked.
     #[error("{what}{seen}")]
     Ended {
         /// What ended, and how.
         what: String,
-        /// What QEMU said, and the end of the console.
+        /// QEMU's standard error and the end of the console.
         seen: String,
     },
-    /// The guest began anew while a command ran in it.
-    #[error("the guest has begun anew")]
+    /// The guest rebooted while a command ran in it.
+    #[error("the guest has rebooted")]
     Rebooted,
-    /// QEMU or the guest said something that nobody understands.
+    /// QEMU or the guest sent an unexpected or negative reply.
     #[error("{0}")]
     Protocol(String),
 }
@@ -62,7 +62,7 @@ impl Error {
     }
 }
 
-/// A heading and what is quoted below it; nothing if there is nothing.
+/// Formats a quotation below a heading; empty if `text` is.
 pub(crate) fn quoted(heading: &str, text: &str) -> String {
     let text = text.trim();
     if text.is_empty() {

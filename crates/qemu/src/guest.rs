@@ -1,4 +1,4 @@
-//! A guest that runs, and what can be done with it.
+//! A running guest.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -16,13 +16,13 @@ use crate::machine::{Config, Machine, PORTS, until};
 use crate::port::{Answer, Attached, Port, Request};
 use crate::qmp::Monitor;
 
-/// How much longer an answer may take than the command that it is about.
+/// Extra time for an answer beyond the limit of its command.
 const GRACE: Duration = Duration::from_secs(15);
 
-/// How often a wait looks again.
-const LOOK: Duration = Duration::from_millis(10);
+/// Polling interval of waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A guest that runs. Its QEMU is killed when this is dropped.
+/// A running guest. Dropping it kills its QEMU.
 #[derive(Debug)]
 pub struct Guest {
     monitor: Mutex<Monitor>,
@@ -39,33 +39,33 @@ pub struct Guest {
 #[derive(Debug)]
 struct Ports {
     idle: Vec<Port>,
-    /// Those that are not attached to a command for good.
+    /// Number of ports that are not attached to a command.
     all: usize,
 }
 
-/// What a command in a guest came to.
+/// The result of a command in a guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Output {
-    /// Its exit status; 128 and the signal's number if one ended it.
+    /// Exit status; 128 plus the signal's number if a signal ended it.
     pub status: i32,
-    /// What it printed.
+    /// Standard output.
     pub stdout: Vec<u8>,
-    /// What it complained about.
+    /// Standard error.
     pub stderr: Vec<u8>,
 }
 
 impl Output {
-    /// Whether it ended well.
+    /// Whether the exit status is 0.
     pub fn success(&self) -> bool {
         self.status == 0
     }
 
-    /// What it printed, as text without the last line's end.
+    /// Standard output as text, without trailing whitespace.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
     }
 
-    /// Likewise what it complained about.
+    /// Standard error as text, without trailing whitespace.
     pub fn complaints(&self) -> String {
         String::from_utf8_lossy(&self.stderr).trim_end().to_owned()
     }
@@ -82,11 +82,16 @@ impl From<Answer> for Output {
 }
 
 impl Guest {
-    /// Starts a guest and waits until commands can be run in it.
+    /// Boots a guest and waits until it accepts commands.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Io`] if QEMU cannot be started; [`Error::Ended`] if QEMU or the kernel ends;
+    /// [`Error::TimedOut`] after [`Config::boot_limit`].
     pub fn boot(kit: &Kit, config: &Config) -> Result<Self, Error> {
         let deadline = Instant::now() + config.boot_limit;
         let machine = Machine::start(kit, config)?;
-        // What QEMU itself says explains more than that it hangs up.
+        // QEMU's standard error explains more than a closed monitor.
         let mut monitor = Monitor::open(connect(&machine, "qmp", deadline)?)
             .map_err(|error| machine.ended_soon().unwrap_or(error))?;
         let mut idle = Vec::new();
@@ -116,33 +121,37 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Its name.
+    /// The guest's name.
     pub fn name(&self) -> &str {
         self.machine.name()
     }
 
-    /// The process id of its QEMU.
+    /// Process id of its QEMU.
     pub fn pid(&self) -> u32 {
         self.machine.pid()
     }
 
-    /// Everything that its kernel and its first process have said.
+    /// The console output of its kernel and init.
     pub fn console(&self) -> String {
         self.machine.console()
     }
 
-    /// The port of the host's loopback that leads to a TCP port of the guest.
+    /// The port of the host's loopback that is forwarded to a TCP port of the guest.
     pub fn forwarded(&self, guest: u16) -> Option<u16> {
         let mut ports = self.forwarded.iter();
         ports.find(|(to, _)| *to == guest).map(|(_, from)| *from)
     }
 
-    /// Runs a shell command to its end. As many run at once as the guest has ports, eight. When the
-    /// limit (whole seconds) is over, the command is killed, and the error quotes what it had printed.
+    /// Runs a shell command to its end. At most eight commands run concurrently, one for each port. After
+    /// `limit` (rounded up to seconds) the command is killed.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`], with the output so far; [`Error::Rebooted`]; [`Error::Ended`].
     pub fn run(&self, command: &str, limit: Duration) -> Result<Output, Error> {
         let seconds = limit.as_secs_f64().ceil().max(1.0) as u64;
         let start = Instant::now();
-        let output = self.ask(&Request::Run { seconds, command }, limit, command)?;
+        let output = self.request(&Request::Run { seconds, command }, limit, command)?;
         if output.status == 128 + 9 && start.elapsed() >= limit {
             let seen = quoted("stdout", &output.text()) + &quoted("stderr", &output.complaints());
             let what = format!("`{command}` in the guest {}", self.name());
@@ -151,65 +160,101 @@ impl Guest {
         Ok(output)
     }
 
-    /// Starts a shell command and leaves it running.
+    /// Starts a shell command in the background.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
     pub fn spawn(&self, command: &str) -> Result<Spawned<'_>, Error> {
         let number = self.spawned.fetch_add(1, Ordering::Relaxed);
-        self.ask(&Request::Spawn { number, command }, GRACE, command)?;
+        self.request(&Request::Spawn { number, command }, GRACE, command)?;
         Ok(Spawned {
             guest: self,
-            place: format!("/run/spawned/{number}"),
+            folder: format!("/run/spawned/{number}"),
             command: command.to_owned(),
         })
     }
 
-    /// Starts a shell command whose stdin and stdout are in the caller's hands. It takes one of the
-    /// guest's ports for good.
+    /// Starts a shell command whose stdin and stdout the caller uses. It occupies one of the guest's ports
+    /// for good.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run).
     pub fn attach(&self, command: &str) -> Result<Attached, Error> {
         let deadline = Instant::now() + GRACE;
-        let port = self.take(deadline)?;
-        // Given back by nobody.
+        let port = self.take_port(deadline)?;
+        // This port does not return to the pool.
         locked(&self.ports).all -= 1;
         port.attach(command, deadline)
     }
 
-    /// Writes a file in the guest.
+    /// Writes a file in the guest; creates its parent folders.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); [`Error::Protocol`] if the file cannot be written.
     pub fn push(&self, path: &str, content: &[u8]) -> Result<(), Error> {
-        // Some slow machine's 1 MB in a second.
+        // Allows for 1 MB/s on a slow machine.
         let limit = GRACE + Duration::from_micros(content.len() as u64);
-        let output = self.ask(&Request::Push { path, content }, limit, "push")?;
+        let output = self.request(&Request::Push { path, content }, limit, "push")?;
         self.expect(output, &format!("writing {path}")).map(drop)
     }
 
     /// Reads a file of the guest.
+    ///
+    /// # Errors
+    ///
+    /// As [`run`](Self::run); [`Error::Protocol`] if the file cannot be read.
     pub fn pull(&self, path: &str) -> Result<Vec<u8>, Error> {
         let output = self.run(&format!("cat '{path}'"), Duration::from_secs(60))?;
         Ok(self.expect(output, &format!("reading {path}"))?.stdout)
     }
 
-    /// Stops its processors and devices, until [`resume`](Self::resume).
+    /// Pauses processors and devices until [`resume`](Self::resume).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if QEMU refuses the command; [`Error::Io`] or [`Error::Ended`] if it is gone.
     pub fn pause(&self) -> Result<(), Error> {
         self.monitor("stop", &json!({})).map(drop)
     }
 
-    /// Goes on after [`pause`](Self::pause).
+    /// Resumes the guest after [`pause`](Self::pause).
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if QEMU refuses the command; [`Error::Io`] or [`Error::Ended`] if it is gone.
     pub fn resume(&self) -> Result<(), Error> {
         self.monitor("cont", &json!({})).map(drop)
     }
 
-    /// Resets it as if by the button, and waits until it is there again. Commands that run in it
-    /// meanwhile end with [`Error::Rebooted`]; those attached to are gone.
+    /// Resets the guest and waits until it has booted. Running commands fail with [`Error::Rebooted`];
+    /// attached ones are lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`boot`](Self::boot).
     pub fn reset(&self) -> Result<(), Error> {
         let deadline = Instant::now() + self.boot_limit;
         self.monitor("system_reset", &json!({}))?;
         self.wait_until_ready(deadline)
     }
 
-    /// Waits until it is there again, after something in it made it reboot.
+    /// Waits until the guest has booted again, after a reboot from inside.
+    ///
+    /// # Errors
+    ///
+    /// As [`boot`](Self::boot).
     pub fn rebooted(&self) -> Result<(), Error> {
         self.wait_until_ready(Instant::now() + self.boot_limit)
     }
 
-    /// Waits for QEMU's end, after something in it powered it off.
+    /// Waits for QEMU's end, after a power-off from inside.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] after [`Config::boot_limit`].
     pub fn powered_off(self) -> Result<(), Error> {
         if self.machine.wait(self.boot_limit) {
             return Ok(());
@@ -217,20 +262,25 @@ impl Guest {
         Err(self.machine.timed_out("QEMU's end", self.boot_limit))
     }
 
-    /// Takes the vsock device out of the guest and puts a new one in, while all else runs on. It is the
-    /// way to a back-end that has been started anew, which QEMU does not connect to again by itself.
+    /// Hot-unplugs the vsock device and plugs a new one. This connects to a restarted back-end, because QEMU
+    /// does not reconnect by itself.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if there is no vsock device or QEMU refuses; [`Error::Io`] or [`Error::Ended`] if
+    /// QEMU is gone.
     pub fn replug_vsock(&self) -> Result<(), Error> {
         let Some(socket) = &self.vsock else {
             return Err(Error::Protocol("the guest has no vsock device".into()));
         };
         self.monitor("device_del", &json!({ "id": "vsock-device" }))?;
-        // The guest has a few seconds to let go of it, and until then the socket is in use.
+        // The socket is in use until the guest has released the device.
         let deadline = Instant::now() + GRACE;
         while let Err(error) = self.monitor("chardev-remove", &json!({ "id": "vsock" })) {
             if Instant::now() >= deadline {
                 return Err(error);
             }
-            thread::sleep(LOOK * 10);
+            thread::sleep(POLL_INTERVAL * 10);
         }
         let address = json!({ "type": "unix", "data": { "path": socket } });
         let backend = json!({ "type": "socket", "data": { "addr": address, "server": false } });
@@ -244,7 +294,11 @@ impl Guest {
         self.monitor("device_add", &device).map(drop)
     }
 
-    /// Has QEMU end in good order, as when a machine is switched off, and waits for that.
+    /// Quits QEMU and waits for its end, as when a machine is switched off.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`] if QEMU does not end; the errors of [`monitor`](Self::monitor).
     pub fn quit(self) -> Result<(), Error> {
         self.monitor("quit", &json!({}))?;
         if self.machine.wait(GRACE) {
@@ -254,21 +308,25 @@ impl Guest {
         }
     }
 
-    /// Ends QEMU by `SIGKILL`, of which nobody has notice.
+    /// Kills QEMU with `SIGKILL`.
     pub fn kill(self) {
         self.machine.kill();
     }
 
-    /// A command of QEMU's monitor (QMP) and its answer.
+    /// Executes a command of QEMU's monitor (QMP) and returns its reply.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Protocol`] if QEMU refuses the command; [`Error::Io`] or [`Error::Ended`] if it is gone.
     pub fn monitor(&self, command: &str, arguments: &Value) -> Result<Value, Error> {
         locked(&self.monitor).execute(command, arguments)
     }
 
-    fn ask(&self, request: &Request<'_>, limit: Duration, what: &str) -> Result<Output, Error> {
+    fn request(&self, request: &Request<'_>, limit: Duration, what: &str) -> Result<Output, Error> {
         let deadline = Instant::now() + limit + GRACE;
-        let mut port = self.take(deadline)?;
-        let answer = port.ask(request, deadline);
-        self.give_back(port);
+        let mut port = self.take_port(deadline)?;
+        let answer = port.request(request, deadline);
+        self.return_port(port);
         match answer {
             Ok(Some(answer)) => Ok(answer.into()),
             Ok(None) => {
@@ -291,7 +349,7 @@ impl Guest {
         )))
     }
 
-    fn take(&self, deadline: Instant) -> Result<Port, Error> {
+    fn take_port(&self, deadline: Instant) -> Result<Port, Error> {
         let mut ports = locked(&self.ports);
         loop {
             if let Some(port) = ports.idle.pop() {
@@ -305,20 +363,20 @@ impl Guest {
         }
     }
 
-    fn give_back(&self, port: Port) {
-        // At the far end: one that is out of step is asked last.
+    fn return_port(&self, port: Port) {
+        // At the end of the pool: a port with a late answer pending is used last.
         locked(&self.ports).idle.insert(0, port);
         self.returned.notify_one();
     }
 
-    /// Waits on every port for the guest to say that it has begun, in a boot that is not the last one.
+    /// Waits for `ready` of a new boot on every port.
     fn wait_until_ready(&self, deadline: Instant) -> Result<(), Error> {
         let before = locked(&self.boot).clone();
         let all = locked(&self.ports).all;
         let mut ready = Vec::new();
         let mut result = Ok(());
         while ready.len() < all && result.is_ok() {
-            match self.take(deadline) {
+            match self.take_port(deadline) {
                 Ok(mut port) => {
                     result = self.wait_for_port(&mut port, &before, deadline);
                     ready.push(port);
@@ -327,16 +385,16 @@ impl Guest {
             }
         }
         for port in ready {
-            self.give_back(port);
+            self.return_port(port);
         }
         result
     }
 
     fn wait_for_port(&self, port: &mut Port, before: &str, deadline: Instant) -> Result<(), Error> {
         loop {
-            // QEMU's end is noticed at once by the port's; a kernel's is on the console only.
-            let look = deadline.min(Instant::now() + Duration::from_millis(500));
-            match port.ready(look) {
+            // QEMU's end closes the port at once; a kernel panic appears only on the console.
+            let next_check = deadline.min(Instant::now() + Duration::from_millis(500));
+            match port.ready(next_check) {
                 Ok(Some(boot)) if boot != before => {
                     *locked(&self.boot) = boot;
                     return Ok(());
@@ -345,36 +403,43 @@ impl Guest {
                 Err(error) => return Err(self.machine.ended_soon().unwrap_or(error)),
             }
             if Instant::now() >= deadline {
-                let what = format!("the start of the guest {}", self.name());
+                let what = format!("the boot of the guest {}", self.name());
                 return Err(self.machine.timed_out(what, self.boot_limit));
             }
         }
     }
 }
 
-/// A command that was left running in a guest.
+/// A background command in a guest.
 #[derive(Debug)]
 pub struct Spawned<'a> {
     guest: &'a Guest,
-    place: String,
+    folder: String,
     command: String,
 }
 
 impl Spawned<'_> {
-    /// Its exit status, if it has ended.
+    /// The exit status, if the command has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::run`].
     pub fn status(&self) -> Result<Option<i32>, Error> {
-        let command = format!("cat {}/status 2>/dev/null || :", self.place);
+        let command = format!("cat {}/status 2>/dev/null || :", self.folder);
         Ok(self.guest.run(&command, GRACE)?.text().parse().ok())
     }
 
-    /// Waits for its end and gives what it printed. After the limit the error quotes what it has
-    /// printed, and it runs on.
+    /// Waits for the command's end and returns its result. After `limit` it keeps running.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`], with the output so far; otherwise as [`Guest::run`].
     pub fn wait(&self, limit: Duration) -> Result<Output, Error> {
         let deadline = Instant::now() + limit;
-        let place = &self.place;
+        let folder = &self.folder;
         let wait = format!(
-            "i=0; while [ ! -e {place}/status ] && [ $i -lt 40 ]; do sleep 0.05; i=$((i+1)); done; \
-             cat {place}/status 2>/dev/null"
+            "i=0; while [ ! -e {folder}/status ] && [ $i -lt 40 ]; do sleep 0.05; i=$((i+1)); done; \
+             cat {folder}/status 2>/dev/null"
         );
         loop {
             let status = self.guest.run(&wait, GRACE)?.text();
@@ -394,7 +459,11 @@ impl Spawned<'_> {
         }
     }
 
-    /// Waits until what it has printed holds this text.
+    /// Waits until standard output contains a text.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::TimedOut`], with the output so far; otherwise as [`Guest::run`].
     pub fn wait_for(&self, wanted: &str, limit: Duration) -> Result<(), Error> {
         let deadline = Instant::now() + limit;
         loop {
@@ -409,71 +478,83 @@ impl Spawned<'_> {
                 let what = format!("{wanted:?} of `{}`", self.command);
                 return Err(Error::TimedOut { what, limit, seen });
             }
-            thread::sleep(LOOK * 10);
+            thread::sleep(POLL_INTERVAL * 10);
         }
     }
 
-    /// What it has printed so far.
+    /// Standard output so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::pull`].
     pub fn stdout(&self) -> Result<Vec<u8>, Error> {
-        self.guest.pull(&format!("{}/out", self.place))
+        self.guest.pull(&format!("{}/out", self.folder))
     }
 
-    /// What it has complained about so far.
+    /// Standard error so far.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::pull`].
     pub fn stderr(&self) -> Result<Vec<u8>, Error> {
-        self.guest.pull(&format!("{}/err", self.place))
+        self.guest.pull(&format!("{}/err", self.folder))
     }
 
-    /// Ends it and all that it started by `SIGKILL`; that is nothing to do if it has ended.
+    /// Kills the command and its children with `SIGKILL`. Does nothing if it has ended.
+    ///
+    /// # Errors
+    ///
+    /// As [`Guest::run`].
     pub fn kill(&self) -> Result<(), Error> {
-        let command = format!("kill -KILL -$(cat {}/pid) 2>/dev/null || :", self.place);
+        let command = format!("kill -KILL -$(cat {}/pid) 2>/dev/null || :", self.folder);
         self.guest.run(&command, GRACE).map(drop)
     }
 }
 
-/// Connects to one of QEMU's sockets, which is there a moment after its start.
+/// Connects to one of QEMU's sockets, which exist shortly after its start.
 fn connect(machine: &Machine, name: &str, deadline: Instant) -> Result<UnixStream, Error> {
     let path = machine.socket(name);
     loop {
         match UnixStream::connect(&path) {
             Ok(stream) => return Ok(stream),
-            Err(error) if may_come(&error) && Instant::now() < deadline => {}
+            Err(error) if may_appear(&error) && Instant::now() < deadline => {}
             Err(error) => return Err(Error::io(format!("cannot connect to QEMU's {name}"))(error)),
         }
         machine.check()?;
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
     }
 }
 
-fn may_come(error: &io::Error) -> bool {
+fn may_appear(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
     )
 }
 
-/// Which of the host's ports QEMU took for those of the guest, as its monitor shows them:
+/// The host's ports that QEMU forwards to the guest's, from the monitor's output:
 /// `TCP[HOST_FORWARD]  12       127.0.0.1 40719       10.0.2.15  1234     0     0`.
 fn forwards(monitor: &mut Monitor, wanted: &[u16]) -> Result<Vec<(u16, u16)>, Error> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
     let line = json!({ "command-line": "info usernet" });
-    let shown = monitor.execute("human-monitor-command", &line)?;
-    let shown = shown.as_str().unwrap_or_default();
+    let output = monitor.execute("human-monitor-command", &line)?;
+    let output = output.as_str().unwrap_or_default();
     wanted
         .iter()
         .map(|port| {
-            forward(shown, *port)
+            forward(output, *port)
                 .map(|from| (*port, from))
                 .ok_or_else(|| {
-                    Error::Protocol(format!("QEMU forwards nothing to port {port}: {shown}"))
+                    Error::Protocol(format!("QEMU forwards no port to port {port}: {output}"))
                 })
         })
         .collect()
 }
 
-fn forward(shown: &str, port: u16) -> Option<u16> {
-    shown.lines().find_map(|line| {
+fn forward(output: &str, port: u16) -> Option<u16> {
+    output.lines().find_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         match words[..] {
             ["TCP[HOST_FORWARD]", _, _, from, _, to, ..] if to.parse() == Ok(port) => {
@@ -493,11 +574,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_forwarded_port_is_read_from_what_qemu_shows() {
-        let shown = "Hub -1 (network):\r\n  Protocol[State]    FD  Source Address  Port   Dest. \
+    fn a_forwarded_port_is_parsed_from_the_monitors_output() {
+        let output = "Hub -1 (network):\r\n  Protocol[State]    FD  Source Address  Port   Dest. \
                      Address  Port RecvQ SendQ\r\n  TCP[HOST_FORWARD]  12       127.0.0.1 40719    \
                      10.0.2.15  1234     0     0\r\n";
-        assert_eq!(forward(shown, 1234), Some(40719));
-        assert_eq!(forward(shown, 1235), None);
+        assert_eq!(forward(output, 1234), Some(40719));
+        assert_eq!(forward(output, 1235), None);
     }
 }

@@ -1,6 +1,6 @@
 #!/bin/busybox sh
-# The first process of a guest: loads the modules, then serves each port of the virtio-serial device
-# by a shell of its own. What goes over a port is told in port.rs.
+# The init process of a guest: loads the modules, then serves each port of the virtio-serial device in a
+# shell of its own. port.rs describes the protocol.
 export PATH=/bin:/sbin:/usr/bin:/usr/sbin:/usr/local/bin HOME=/root TERM=dumb
 mount -t proc proc /proc
 mount -t sysfs sys /sys
@@ -22,7 +22,7 @@ if [ -n "$network" ]; then
 fi
 read -r boot </proc/sys/kernel/random/boot_id
 
-# done ID STATUS SIZE SIZE, then what was printed and what was complained about.
+# Sends "done ID STATUS SIZE SIZE", then standard output and standard error.
 answer() {
 	echo "done $1 $2 $(stat -c %s "$own/out") $(stat -c %s "$own/err")"
 	cat "$own/out" "$own/err"
@@ -31,11 +31,11 @@ answer() {
 serve() {
 	own=/run/port/${1##*/}
 	mkdir -p "$own"
-	# A port can be opened once only.
+	# A port can be opened only once.
 	exec 0<>"$1" 1>&0
 	echo "ready $boot"
 	while :; do
-		# The end of the file means that nobody is connected on the other side, for now.
+		# End of file: the host is not connected at the moment.
 		read -r verb id number text || { sleep 0.1; continue; }
 		: >"$own/out"
 		: >"$own/err"
@@ -46,15 +46,15 @@ serve() {
 			answer "$id" $?
 			;;
 		spawn)
-			place=/run/spawned/$number
-			mkdir -p "$place"
-			echo "$text" | base64 -d >"$place/command"
+			folder=/run/spawned/$number
+			mkdir -p "$folder"
+			echo "$text" | base64 -d >"$folder/command"
 			(
-				setsid sh "$place/command" >"$place/out" 2>"$place/err" &
-				echo $! >"$place/pid"
+				setsid sh "$folder/command" >"$folder/out" 2>"$folder/err" &
+				echo $! >"$folder/pid"
 				wait $!
-				echo $? >"$place/ended"
-				mv "$place/ended" "$place/status"
+				echo $? >"$folder/ended"
+				mv "$folder/ended" "$folder/status"
 			) </dev/null >/dev/null 2>&1 &
 			answer "$id" 0
 			;;
@@ -83,6 +83,6 @@ for port in /dev/vport*; do
 	serve "$port" &
 done
 echo "init: ready"
-# Also reaps what others leave behind.
+# Also reaps orphaned processes.
 wait
 exec sleep 2147483647

@@ -1,5 +1,5 @@
-//! The guest's first and only file system: busybox, modules, the caller's files, and the script that
-//! serves the ports.
+//! The initramfs, the guest's only file system: busybox, modules, the caller's files, and the init script
+//! that serves the command ports.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use crate::kit::Kit;
 use crate::machine::Config;
 use crate::{modules, program, tools};
 
-/// A file that a guest is to have from its start.
+/// A file in a guest's initramfs.
 #[derive(Debug, Clone)]
 pub struct File {
     path: String,
@@ -27,7 +27,11 @@ enum Source {
 }
 
 impl File {
-    /// A copy of a file of the host, with its mode.
+    /// A copy of a host file, with its mode.
+    ///
+    /// # Errors
+    ///
+    /// The file's metadata cannot be read.
     pub fn copy(host: impl Into<PathBuf>, guest: impl Into<String>) -> io::Result<Self> {
         let host = host.into();
         let mode = fs::metadata(&host)?.permissions().mode();
@@ -38,7 +42,7 @@ impl File {
         })
     }
 
-    /// A file with this content; `mode` is as in `chmod`.
+    /// A file with the given content and permission bits.
     pub fn bytes(guest: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
         Self {
             path: guest.into(),
@@ -47,7 +51,11 @@ impl File {
         }
     }
 
-    /// A program of the host with the shared libraries that it needs, each where it is on the host.
+    /// A host program and its shared libraries, which keep their paths.
+    ///
+    /// # Errors
+    ///
+    /// The program cannot be read, or a library is missing.
     pub fn program(host: &Path, guest: impl Into<String>) -> io::Result<Vec<Self>> {
         let mut files = vec![Self::copy(host, guest)?];
         for library in program::libraries(host)? {
@@ -60,17 +68,17 @@ impl File {
 
 const INIT: &str = include_str!("init.sh");
 
-/// What vsock needs in the guest; the second list where the kernel has it.
+/// Modules for vsock in the guest; those of the second list are optional.
 const VSOCK: [&str; 2] = ["virtio_pci", "vmw_vsock_virtio_transport"];
 const VSOCK_EXTRA: [&str; 1] = ["vsock_diag"];
 
-/// Makes the archive.
+/// Builds the archive.
 pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
     let mut image = Image::default();
     for folder in ["/proc", "/sys", "/dev", "/tmp", "/root", "/modules"] {
         image.folder(folder);
     }
-    // Without it the kernel has nothing to show messages of the first process on.
+    // Without it, init has no console.
     image
         .archive
         .character_device("/dev/console", 0o600, (5, 1));
@@ -114,17 +122,17 @@ fn applets(busybox: &Path) -> io::Result<Vec<String>> {
     Ok(names.map(str::to_owned).collect())
 }
 
-/// An archive in which every folder comes once, and before what is in it.
+/// An archive that contains every folder once, before its contents.
 #[derive(Default)]
 struct Image {
     archive: Archive,
-    made: BTreeSet<String>,
+    added: BTreeSet<String>,
 }
 
 impl Image {
     fn folder(&mut self, path: &str) {
         let path = path.trim_end_matches('/');
-        if path.is_empty() || !self.made.insert(path.to_owned()) {
+        if path.is_empty() || !self.added.insert(path.to_owned()) {
             return;
         }
         self.parent(path);
@@ -138,14 +146,14 @@ impl Image {
     }
 
     fn file(&mut self, path: &str, mode: u32, content: &[u8]) {
-        if self.made.insert(path.to_owned()) {
+        if self.added.insert(path.to_owned()) {
             self.parent(path);
             self.archive.file(path, mode, content);
         }
     }
 
     fn link(&mut self, path: &str, target: &str) {
-        if self.made.insert(path.to_owned()) {
+        if self.added.insert(path.to_owned()) {
             self.parent(path);
             self.archive.link(path, target);
         }
@@ -157,7 +165,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_comes_once_and_before_what_is_in_it() {
+    fn a_folder_is_added_once_and_before_its_contents() {
         let mut image = Image::default();
         image.file("/a/b/c", 0o644, b"x");
         image.file("/a/b/d", 0o644, b"y");

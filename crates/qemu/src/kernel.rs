@@ -1,8 +1,7 @@
-//! Which kernel a guest boots, and how one is had on a machine that has none in `/boot`.
+//! Finding the kernel that guests boot, and downloading one.
 //!
-//! Debian's cloud kernel is preferred: it has virtio built in and starts in half the time of the
-//! generic one. A package that was merely unpacked serves as well as an installed one, so nobody needs
-//! to be root, and no boot loader is touched.
+//! Debian's cloud kernel is preferred: it has virtio built in and boots in half the time of the generic
+//! one. An unpacked package is sufficient, so root is not needed and no boot loader is changed.
 
 use std::fs;
 use std::io;
@@ -17,20 +16,24 @@ use crate::tools;
 pub struct Kernel {
     /// The compressed image, a `vmlinuz`.
     pub image: PathBuf,
-    /// The folder of its modules, in which `kernel` and `modules.builtin` are.
+    /// The folder of its modules, with `kernel` and `modules.builtin`.
     pub modules: PathBuf,
 }
 
-/// Where modules are, below a root.
+/// Folders of modules, below a root.
 const MODULES: [&str; 2] = ["lib/modules", "usr/lib/modules"];
 
-/// Debian's metapackages whose kernel [`Kernel::fetch`] takes, the best first.
+/// Debian's metapackages for [`Kernel::fetch`], in order of preference.
 const PACKAGES: [&str; 2] = ["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"];
 
 impl Kernel {
-    /// Looks for a kernel, in this order: where `HVSOCK_GUEST_KERNEL` (an image) and
-    /// `HVSOCK_GUEST_MODULES` (its modules' folder) point; among what was fetched and what is
-    /// installed in `/boot`, cloud kernels before others, and newer ones before older ones.
+    /// Finds a kernel. `HVSOCK_GUEST_KERNEL` (an image) and `HVSOCK_GUEST_MODULES` (its modules' folder)
+    /// have priority. Otherwise it chooses among the downloaded kernels and those in `/boot`: cloud
+    /// kernels before others, then newer before older.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`] if there is no readable kernel with its modules, or a variable is invalid.
     pub fn find() -> Result<Self, Missing> {
         if let Some(image) = variable("HVSOCK_GUEST_KERNEL") {
             return Self::given(image, variable("HVSOCK_GUEST_MODULES"));
@@ -47,18 +50,17 @@ impl Kernel {
                 }
             }
         }
-        // A bare number sorts as it counts, so the greatest is the newest.
+        // Versions compare by number, so the greatest is the newest.
         if let Some((_, kernel)) = found.into_iter().max_by(|a, b| a.0.cmp(&b.0)) {
             return Ok(kernel);
         }
         Err(match unreadable {
             Some(image) => Missing {
-                what: format!("{} is not readable for this user", image.display()),
+                what: format!("{} is not readable by this user", image.display()),
                 advice: format!("run `chmod +r {}` as root", image.display()),
             },
             None => Missing {
-                what: "there is no Linux kernel with its modules, neither in /boot nor fetched"
-                    .into(),
+                what: "no Linux kernel with its modules, neither in /boot nor downloaded".into(),
                 advice: format!(
                     "install one with `{INSTALL}`, or set HVSOCK_GUEST_KERNEL and \
                      HVSOCK_GUEST_MODULES"
@@ -67,30 +69,35 @@ impl Kernel {
         })
     }
 
-    /// Fetches the package of Debian's cloud kernel by `apt-get download` and unpacks it into the
-    /// user's cache folder (`HVSOCK_GUEST_CACHE`, or `hvsock/kernels` in `XDG_CACHE_HOME`, or in
-    /// `~/.cache`), in which [`find`](Self::find) sees it from then on.
+    /// Downloads Debian's cloud kernel with `apt-get download` and unpacks it into the user's cache folder,
+    /// where [`find`](Self::find) finds it: `HVSOCK_GUEST_CACHE`, or `hvsock/kernels` in
+    /// `XDG_CACHE_HOME` or `~/.cache`.
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`] if there is no cache folder, no package, or the download fails.
     pub fn fetch() -> Result<Self, Missing> {
         let fail = |what: String| Missing {
             what,
             advice: format!("install a kernel with `{INSTALL}`"),
         };
-        let cache = cache_folder().ok_or_else(|| fail("neither HOME is set nor a cache".into()))?;
+        let cache =
+            cache_folder().ok_or_else(|| fail("no cache folder: HOME is not set".into()))?;
         let package = PACKAGES
             .iter()
             .find_map(|meta| image_package(meta))
             .ok_or_else(|| {
-                fail("apt-cache knows no package of a cloud kernel (`apt-get update`?)".into())
+                fail("apt-cache has no package of a cloud kernel (run `apt-get update`)".into())
             })?;
         let folder = cache.join(&package);
         unpack(&package, &cache, &folder)
-            .map_err(|error| fail(format!("cannot fetch {package}: {error}")))?;
+            .map_err(|error| fail(format!("cannot download {package}: {error}")))?;
         let kernels = kernels_of(&folder);
         let kernel = kernels.into_iter().map(|(_, kernel)| kernel).next();
-        kernel.ok_or_else(|| fail(format!("{} holds no kernel", folder.display())))
+        kernel.ok_or_else(|| fail(format!("{} contains no kernel", folder.display())))
     }
 
-    /// Its version's first two numbers, as its modules' folder says.
+    /// The first two numbers of its version, from the name of its modules' folder.
     pub fn version(&self) -> Option<(u64, u64)> {
         let name = self.modules.file_name()?.to_str()?;
         let (_, numbers) = rank(name);
@@ -98,13 +105,13 @@ impl Kernel {
     }
 
     fn given(image: PathBuf, modules: Option<PathBuf>) -> Result<Self, Missing> {
-        let wrong = |what| Missing {
+        let invalid = |what| Missing {
             what,
             advice: "correct it or unset it".into(),
         };
         if !image.is_file() {
-            return Err(wrong(format!(
-                "HVSOCK_GUEST_KERNEL names no file: {}",
+            return Err(invalid(format!(
+                "HVSOCK_GUEST_KERNEL is not a file: {}",
                 image.display()
             )));
         }
@@ -115,8 +122,8 @@ impl Kernel {
         };
         match modules.or_else(beside) {
             Some(modules) if modules.is_dir() => Ok(Self { image, modules }),
-            _ => Err(wrong(
-                "HVSOCK_GUEST_MODULES names no folder of the kernel's modules".into(),
+            _ => Err(invalid(
+                "HVSOCK_GUEST_MODULES is not a folder of the kernel's modules".into(),
             )),
         }
     }
@@ -133,15 +140,15 @@ fn cache_folder() -> Option<PathBuf> {
         .or_else(|| Some(variable("HOME")?.join(".cache/hvsock/kernels")))
 }
 
-/// The folders of packages that were fetched.
+/// The folders of downloaded packages.
 fn unpacked() -> Vec<PathBuf> {
     let entries = cache_folder().and_then(|folder| fs::read_dir(folder).ok());
     let folders = entries.into_iter().flatten().flatten();
     folders.map(|entry| entry.path()).collect()
 }
 
-/// The kernels below a root folder that have both an image and modules, with their versions. The
-/// image is in `boot`, or beside the modules, from where newer packages copy it when installed.
+/// The kernels below a root folder that have an image and modules, with their versions. The image is in
+/// `boot` or, in newer packages, beside the modules (installing them copies it).
 fn kernels_of(root: &Path) -> Vec<(String, Kernel)> {
     let in_boot =
         paths_in(&root.join("boot")).filter_map(|image| Some((version_of(&image)?, image)));
@@ -177,7 +184,7 @@ fn modules_in(root: &Path, version: &str) -> Option<PathBuf> {
         .find(|folder| folder.join("modules.builtin").is_file())
 }
 
-/// Greater for a kernel that is better: a cloud kernel, then the newer one, number by number.
+/// A sort key: cloud kernels are greater, then newer versions, number by number.
 fn rank(version: &str) -> (bool, Vec<u64>) {
     let numbers = version.split(|c: char| !c.is_ascii_digit());
     (
@@ -186,7 +193,7 @@ fn rank(version: &str) -> (bool, Vec<u64>) {
     )
 }
 
-/// The package with the image on which a metapackage depends.
+/// The image package that a metapackage depends on.
 fn image_package(meta: &str) -> Option<String> {
     let depends = depends(meta).ok()?;
     depends
@@ -194,7 +201,7 @@ fn image_package(meta: &str) -> Option<String> {
         .find(|package| package.starts_with("linux-image-"))
 }
 
-/// The package itself and those among which newer ones are divided.
+/// The package and, for newer kernels, the packages it is split into.
 fn parts(package: &str) -> io::Result<Vec<String>> {
     let kinds = ["linux-base-", "linux-binary-", "linux-modules-"];
     let mut parts = vec![package.to_owned()];
@@ -205,7 +212,7 @@ fn parts(package: &str) -> io::Result<Vec<String>> {
 
 fn depends(package: &str) -> io::Result<Vec<String>> {
     let apt_cache = tools::find("apt-cache");
-    let apt_cache = apt_cache.ok_or_else(|| io::Error::other("there is no apt-cache"))?;
+    let apt_cache = apt_cache.ok_or_else(|| io::Error::other("apt-cache is not installed"))?;
     let printed = tools::output(&mut tools::command(&apt_cache, &["depends", package]))?;
     let printed = String::from_utf8_lossy(&printed);
     let lines = printed.lines();
@@ -213,14 +220,14 @@ fn depends(package: &str) -> io::Result<Vec<String>> {
     Ok(depends.map(str::to_owned).collect())
 }
 
-/// Into a folder of another name first: one that is there is complete.
+/// Downloads and unpacks into a temporary folder and renames it, so that an existing folder is complete.
 fn unpack(package: &str, cache: &Path, folder: &Path) -> io::Result<()> {
     if folder.is_dir() {
         return Ok(());
     }
     fs::create_dir_all(cache)?;
     let [apt_get, dpkg_deb] = ["apt-get", "dpkg-deb"].map(|name| {
-        tools::find(name).ok_or_else(|| io::Error::other(format!("there is no {name}")))
+        tools::find(name).ok_or_else(|| io::Error::other(format!("{name} is not installed")))
     });
     let (apt_get, dpkg_deb) = (apt_get?, dpkg_deb?);
     let work = tempfile::Builder::new()
@@ -239,7 +246,7 @@ fn unpack(package: &str, cache: &Path, folder: &Path) -> io::Result<()> {
         )?;
     }
     match fs::rename(&tree, folder) {
-        // Another process was faster.
+        // Another process has created it meanwhile.
         Err(_) if folder.is_dir() => Ok(()),
         done => done,
     }
@@ -250,7 +257,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cloud_kernels_come_first_and_newer_ones_before_older_ones() {
+    fn cloud_kernels_and_newer_versions_are_preferred() {
         let mut versions = [
             "6.1.0-9-cloud-amd64",
             "6.12.117+deb12-cloud-amd64",
@@ -270,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_needs_its_modules() {
+    fn a_kernel_without_modules_is_not_found() {
         let root = tempfile::tempdir().expect("a folder");
         fs::create_dir_all(root.path().join("boot")).expect("boot");
         fs::write(root.path().join("boot/vmlinuz-1.2"), "").expect("image");

@@ -1,4 +1,4 @@
-//! What a guest is made of, and where it is on this machine.
+//! The programs and the kernel that guests are made of.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use crate::error::Missing;
 use crate::kernel::Kernel;
 use crate::{modules, tools};
 
-/// The command that installs everything, on Debian and its descendants.
+/// The command that installs everything on Debian and its derivatives.
 pub(crate) const INSTALL: &str =
     "apt-get install qemu-system-x86 linux-image-cloud-amd64 busybox-static";
 
@@ -18,33 +18,47 @@ pub struct Kit {
     pub qemu: PathBuf,
     /// The kernel with its modules.
     pub kernel: Kernel,
-    /// A busybox that needs no shared library.
+    /// A statically linked busybox.
     pub busybox: PathBuf,
 }
 
 impl Kit {
-    /// Looks for all of it. Variables that name other places: `HVSOCK_GUEST_QEMU`,
+    /// Locates all parts. Environment variables override the paths: `HVSOCK_GUEST_QEMU`,
     /// `HVSOCK_GUEST_BUSYBOX`, and those of [`Kernel::find`].
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`], with the command that installs the missing part.
     pub fn find() -> Result<Self, Missing> {
         let mut kit = Self::without_kernel()?;
         kit.kernel = Kernel::find()?;
         Ok(kit)
     }
 
-    /// Likewise, and a kernel that is not there is fetched as a package: see [`Kernel::fetch`].
+    /// As [`find`](Self::find), but downloads a missing kernel: see [`Kernel::fetch`].
+    ///
+    /// # Errors
+    ///
+    /// [`Missing`], with the command that installs the missing part.
     pub fn find_or_fetch() -> Result<Self, Missing> {
         let mut kit = Self::without_kernel()?;
         kit.kernel = Kernel::find().or_else(|_| Kernel::fetch())?;
         Ok(kit)
     }
 
-    /// One of the kernel's modules, decompressed and without those that it depends on: a file for a
-    /// guest that is to load it itself.
+    /// The decompressed content of a kernel module, without its dependencies, for a guest that loads it
+    /// itself.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not have the module or has it built in, or its file cannot be read or decompressed.
     pub fn module(&self, name: &str) -> io::Result<Vec<u8>> {
         let modules = modules::resolve(self, &[name], &[])?;
         let module = modules.into_iter().next_back();
         let module = module.ok_or_else(|| {
-            io::Error::other(format!("{name} is built into the kernel and is no module"))
+            io::Error::other(format!(
+                "{name} is built into the kernel, so there is no module"
+            ))
         })?;
         Ok(module.content)
     }
@@ -55,7 +69,7 @@ impl Kit {
         let busybox = program("HVSOCK_GUEST_BUSYBOX", &["busybox"])
             .map_err(|why| missing(why, "apt-get install busybox-static"))?;
         if is_dynamic(&busybox) {
-            let why = format!("{} needs shared libraries", busybox.display());
+            let why = format!("{} is not statically linked", busybox.display());
             return Err(missing(why, "apt-get install busybox-static"));
         }
         Ok(Self {
@@ -72,7 +86,7 @@ fn program(variable: &str, names: &[&str]) -> Result<PathBuf, String> {
         return if path.is_file() {
             Ok(path)
         } else {
-            Err(format!("{variable} names no file: {}", path.display()))
+            Err(format!("{variable} is not a file: {}", path.display()))
         };
     }
     let found = names.iter().find_map(|name| tools::find(name));
@@ -83,12 +97,12 @@ fn missing(what: String, advice: &str) -> Missing {
     let advice = if what.starts_with("HVSOCK_") {
         "correct it or unset it".to_owned()
     } else {
-        format!("install it with `{advice}` (all that a guest needs: `{INSTALL}`)")
+        format!("install it with `{advice}` (everything for guests: `{INSTALL}`)")
     };
     Missing { what, advice }
 }
 
-/// Whether a program has an interpreter, by the word that only those hold which have one.
+/// Whether a program is dynamically linked: it has an ELF interpreter.
 fn is_dynamic(program: &Path) -> bool {
     crate::program::interpreter(program).is_ok_and(|interpreter| interpreter.is_some())
 }
@@ -98,7 +112,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_missing_is_said_with_the_command_that_installs_it() {
+    fn a_missing_program_is_reported_with_the_command_that_installs_it() {
         let why = missing(
             "busybox is not installed".into(),
             "apt-get install busybox-static",

@@ -1,13 +1,12 @@
-//! Real Linux guests in seconds: QEMU, the kernel of a distribution's package, and an initramfs made
-//! here of busybox, the kernel modules that are needed and whatever files the caller adds. No disk
-//! image, no root, and no KVM is needed.
+//! Boots real Linux guests in seconds: QEMU, a distribution's kernel package, and an initramfs of busybox,
+//! kernel modules and the caller's files. It needs no disk image, no root and no KVM.
 //!
-//! - [`Kit`] is what a guest is made of. [`Kit::find`] looks for it, and what is missing is told in
-//!   a line that says what to install.
-//! - [`Config`] says what a guest is to have: memory, files, a vhost-user-vsock device, a network.
-//! - [`Guest`] is one that runs: commands in it ([`Guest::run`], [`Guest::spawn`],
-//!   [`Guest::attach`]), files into it and out of it, pause, reset, the end. Commands go over ports of
-//!   a virtio-serial device, so they work whatever becomes of vsock.
+//! - [`Kit`]: the programs and the kernel. [`Kit::find`] locates them; its error names what is missing
+//!   and the command that installs it.
+//! - [`Config`]: a guest's memory, files, vhost-user-vsock device and network.
+//! - [`Guest`]: a running guest. Run commands in it ([`Guest::run`], [`Guest::spawn`],
+//!   [`Guest::attach`]), copy files, pause, reset and stop it. Commands go over ports of a virtio-serial
+//!   device, so they work whatever state vsock is in.
 //!
 //! ```no_run
 //! # use std::time::Duration;
@@ -23,9 +22,10 @@
 //! # }
 //! ```
 //!
-//! Every wait has a bound, and a guest that is dropped takes its QEMU and its files along. Messages
-//! of failures quote the guest's console.
+//! Every wait has a time limit. Dropping a guest kills its QEMU and removes its files. Errors quote the
+//! guest's console.
 
+#![warn(clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 
 mod cpio;
@@ -48,3 +48,16 @@ pub use kernel::Kernel;
 pub use kit::Kit;
 pub use machine::{Accelerator, Config, Network, Vsock};
 pub use port::Attached;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Checked at compile time.
+    #[test]
+    fn public_types_are_send_and_sync() {
+        fn assert<T: Send + Sync>() {}
+        assert::<(Kit, Kernel, Config, Accelerator, Network, Vsock, File)>();
+        assert::<(Guest, Output, Spawned<'_>, Attached, Error, Missing)>();
+    }
+}

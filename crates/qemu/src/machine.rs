@@ -1,4 +1,4 @@
-//! QEMU's command line and its process.
+//! QEMU's command line and process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,40 +15,39 @@ use crate::initramfs::{self, File};
 use crate::kit::Kit;
 use crate::tools;
 
-/// The memory that a guest needs for an initramfs of so many bytes. While it is unpacked it is there
-/// twice, and what it is unpacked to has at most half of the memory: with less, files are cut short
-/// and nobody says so.
+/// Minimum memory in MiB for an initramfs of this size in bytes. During unpacking it exists twice, and its
+/// tmpfs is limited to half of the memory. With less memory, files are silently truncated.
 fn least_memory_mib(initramfs: usize) -> u32 {
     const SYSTEM: u32 = 128;
     let size = u32::try_from(initramfs >> 20).unwrap_or(u32::MAX);
     size.saturating_mul(3).saturating_add(SYSTEM)
 }
 
-/// What a guest is to have.
+/// The configuration of a guest.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Its host name, and its name in messages.
+    /// Host name, also used in messages.
     pub name: String,
-    /// Its memory, 256 MiB unless changed; more where its files, which are in it, need that.
+    /// Memory in MiB, by default 256. Raised if the files, which are in memory, need more.
     pub memory_mib: u32,
-    /// Its processors, one unless changed.
+    /// Number of processors, by default 1.
     pub processors: u32,
-    /// Its vsock device, if it is to have one.
+    /// The vsock device, if any.
     pub vsock: Option<Vsock>,
-    /// Its network, if it is to have one.
+    /// The network, if any.
     pub network: Option<Network>,
-    /// Files beside busybox.
+    /// Files in addition to busybox.
     pub files: Vec<File>,
-    /// How its instructions are carried out; none: as `HVSOCK_GUEST_ACCEL` says, else TCG.
+    /// The accelerator; if `None`, that of `HVSOCK_GUEST_ACCEL` (`kvm` or `tcg`), else TCG.
     pub accelerator: Option<Accelerator>,
-    /// The folder in which its own temporary one is made; none: the system's.
+    /// Parent of the guest's temporary folder; if `None`, the system's.
     pub folder: Option<PathBuf>,
-    /// How long its start may take.
+    /// Time limit of a boot.
     pub boot_limit: Duration,
 }
 
 impl Config {
-    /// A guest with nothing but busybox.
+    /// A guest with busybox only.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -59,44 +58,44 @@ impl Config {
             files: Vec::new(),
             accelerator: None,
             folder: None,
-            // Some fifteen times what it takes where nothing else runs.
+            // About fifteen times the boot time on an idle machine.
             boot_limit: Duration::from_secs(90),
         }
     }
 }
 
-/// A vhost-user-vsock device. The guest's CID is told by the back-end.
+/// A vhost-user-vsock device. The back-end provides the guest's CID.
 #[derive(Debug, Clone)]
 pub struct Vsock {
-    /// The socket at which the back-end listens.
+    /// The socket that the back-end listens on.
     pub socket: PathBuf,
 }
 
-/// QEMU's network for a user: the guest is 10.0.2.15, and the host's loopback is 10.0.2.2.
+/// QEMU's user network: the guest is 10.0.2.15, and the host's loopback is 10.0.2.2.
 #[derive(Debug, Clone, Default)]
 pub struct Network {
-    /// The guest's TCP ports that a port of the host's loopback leads to;
-    /// [`Guest::forwarded`](crate::Guest::forwarded) tells which.
+    /// TCP ports of the guest that are forwarded from the host's loopback;
+    /// [`Guest::forwarded`](crate::Guest::forwarded) returns the host's port.
     pub forwarded: Vec<u16>,
 }
 
-/// How a guest's instructions are carried out.
+/// QEMU's accelerator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accelerator {
-    /// By translation. Works everywhere.
+    /// Translation by QEMU. Works everywhere.
     Tcg,
-    /// By the processor. Needs `/dev/kvm`, and a kernel that may do so.
+    /// Hardware virtualization. Requires access to `/dev/kvm`.
     Kvm,
 }
 
 impl Accelerator {
     fn chosen(config: &Config) -> Self {
-        let wish = std::env::var("HVSOCK_GUEST_ACCEL");
-        let of_environment = match wish.as_deref() {
+        let variable = std::env::var("HVSOCK_GUEST_ACCEL");
+        let from_environment = match variable.as_deref() {
             Ok("kvm") => Self::Kvm,
             _ => Self::Tcg,
         };
-        config.accelerator.unwrap_or(of_environment)
+        config.accelerator.unwrap_or(from_environment)
     }
 
     fn arguments(self) -> [&'static str; 4] {
@@ -107,10 +106,10 @@ impl Accelerator {
     }
 }
 
-/// How many ports for commands a guest has, so many run at once.
+/// Number of command ports of a guest, and so of concurrent commands.
 pub const PORTS: usize = 8;
 
-/// QEMU, running.
+/// A running QEMU.
 #[derive(Debug)]
 pub struct Machine {
     name: String,
@@ -123,13 +122,13 @@ pub struct Machine {
 
 impl Machine {
     pub fn start(kit: &Kit, config: &Config) -> Result<Self, Error> {
-        let place = config.folder.clone();
+        let parent = config.folder.clone();
         let folder = tempfile::Builder::new()
             .prefix("hvsock-guest-")
-            .tempdir_in(place.unwrap_or_else(std::env::temp_dir))
-            .map_err(Error::io("cannot make a folder for a guest"))?;
+            .tempdir_in(parent.unwrap_or_else(std::env::temp_dir))
+            .map_err(Error::io("cannot create a folder for the guest"))?;
         let initramfs = initramfs::build(kit, config).map_err(Error::io(format!(
-            "cannot make {}'s initramfs",
+            "cannot create {}'s initramfs",
             config.name
         )))?;
         let config = &Config {
@@ -146,7 +145,7 @@ impl Machine {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(errors);
-        let (kill, kills) = mpsc::channel();
+        let (kill, kill_requests) = mpsc::channel();
         let (started, start) = mpsc::channel();
         let (ends, ended) = mpsc::channel();
         let end = Arc::new(Mutex::new(None));
@@ -156,7 +155,7 @@ impl Machine {
             .spawn(move || match command.spawn() {
                 Ok(mut child) => {
                     let _ = started.send(Ok(child.id()));
-                    *locked(&slot) = keep(&mut child, &kills);
+                    *locked(&slot) = supervise(&mut child, &kill_requests);
                     drop(ends);
                 }
                 Err(error) => {
@@ -188,52 +187,53 @@ impl Machine {
         self.pid
     }
 
-    /// Where one of its sockets is.
+    /// Path of one of its sockets.
     pub fn socket(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Everything that the guest's kernel and first process have said.
+    /// The console output of the guest's kernel and init.
     pub fn console(&self) -> String {
         let bytes = fs::read(self.folder.path().join("console")).unwrap_or_default();
         String::from_utf8_lossy(&bytes).replace('\r', "")
     }
 
-    /// The end of that, and what QEMU complained about, for messages.
-    pub fn last_words(&self) -> String {
+    /// The last 30 lines of the console and QEMU's standard error, for messages.
+    pub fn diagnostics(&self) -> String {
         let errors = fs::read(self.folder.path().join("errors")).unwrap_or_default();
         let console = self.console();
         let lines: Vec<&str> = console.lines().collect();
         let tail = lines[lines.len().saturating_sub(30)..].join("\n");
-        quoted("QEMU said", &String::from_utf8_lossy(&errors)) + &quoted("console", &tail)
+        quoted("QEMU's stderr", &String::from_utf8_lossy(&errors)) + &quoted("console", &tail)
     }
 
-    /// An error if QEMU or the guest's kernel has ended.
+    /// Fails if QEMU has ended or the guest's kernel has panicked.
     pub fn check(&self) -> Result<(), Error> {
         let what = if let Some(status) = *locked(&self.end) {
             format!("QEMU of the guest {} ended: {status}", self.name)
         } else if self.console().contains("Kernel panic - ") {
-            format!("the kernel of the guest {} ended", self.name)
+            format!("the kernel of the guest {} panicked", self.name)
         } else {
             return Ok(());
         };
-        let seen = self.last_words();
+        let seen = self.diagnostics();
         Err(Error::Ended { what, seen })
     }
 
-    /// Why one of QEMU's sockets fails, if it is because QEMU ends: that shows a moment later.
+    /// The error of an ended QEMU. A closed socket may be noticed before QEMU's end, so this waits for up to
+    /// 500 ms.
     pub fn ended_soon(&self) -> Option<Error> {
         self.wait(Duration::from_millis(500));
         self.check().err()
     }
 
-    /// Ends QEMU by `SIGKILL` and waits for that.
+    /// Kills QEMU and waits for its end.
     pub fn kill(&self) {
         let _ = self.kill.send(());
         self.wait(Duration::from_secs(10));
     }
 
-    /// Waits for QEMU's end; false if it did not come.
+    /// Waits for QEMU's end. Returns `false` on a timeout.
     pub fn wait(&self, limit: Duration) -> bool {
         let waited = locked(&self.ended).recv_timeout(limit);
         waited == Err(RecvTimeoutError::Disconnected)
@@ -243,7 +243,7 @@ impl Machine {
         Error::TimedOut {
             what: what.into(),
             limit,
-            seen: self.last_words(),
+            seen: self.diagnostics(),
         }
     }
 }
@@ -254,18 +254,18 @@ impl Drop for Machine {
     }
 }
 
-/// Waits for the child's end, or for the wish to end it, as its parent for the kernel: see
+/// Waits for the child's end or for a kill request. Runs in the thread that started it: see
 /// [`with_parent`].
-fn keep(child: &mut Child, kills: &Receiver<()>) -> Option<ExitStatus> {
-    let mut pause = Duration::from_millis(1);
+fn supervise(child: &mut Child, kill_requests: &Receiver<()>) -> Option<ExitStatus> {
+    let mut interval = Duration::from_millis(1);
     loop {
         match child.try_wait() {
             Ok(Some(status)) => return Some(status),
             Ok(None) => {}
             Err(_) => return None,
         }
-        match kills.recv_timeout(pause) {
-            Err(RecvTimeoutError::Timeout) => pause = Duration::from_millis(20),
+        match kill_requests.recv_timeout(interval) {
+            Err(RecvTimeoutError::Timeout) => interval = Duration::from_millis(20),
             Ok(()) | Err(RecvTimeoutError::Disconnected) => {
                 let _ = child.kill();
                 return child.wait().ok();
@@ -274,8 +274,9 @@ fn keep(child: &mut Child, kills: &Receiver<()>) -> Option<ExitStatus> {
     }
 }
 
-/// A QEMU that ends with the thread that starts it, even if this process is killed; so that thread
-/// must live for as long as QEMU may. Where there is no `setpriv`, a killed process leaves it behind.
+/// A QEMU that the kernel kills when the starting thread ends, even if this process is killed
+/// (`PR_SET_PDEATHSIG`). That thread must outlive QEMU. Without `setpriv`, a killed process leaves QEMU
+/// running.
 fn with_parent(qemu: &Path) -> Command {
     match tools::find("setpriv") {
         Some(setpriv) => {
@@ -290,31 +291,31 @@ fn with_parent(qemu: &Path) -> Command {
 fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
     let mut arguments = Vec::new();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
-    let shown = |path: &Path| path.display().to_string();
-    // A comma separates options, and is doubled within one.
-    let within = |path: &Path| shown(path).replace(',', ",,");
-    let own = |name: &str| within(&folder.join(name));
+    let text = |path: &Path| path.display().to_string();
+    // A comma separates options, and is doubled within a value.
+    let escaped = |path: &Path| text(path).replace(',', ",,");
+    let own = |name: &str| escaped(&folder.join(name));
     add(&["-name", &config.name, "-nodefaults", "-no-user-config"]);
     add(&["-display", "none"]);
     add(&Accelerator::chosen(config).arguments());
     add(&["-machine", "q35,memory-backend=memory"]);
-    // Shared, as a vhost-user device needs it.
+    // vhost-user requires shared memory.
     let memory = format!(
         "memory-backend-memfd,id=memory,share=on,size={}M",
         config.memory_mib
     );
     add(&["-object", &memory, "-m", &format!("{}M", config.memory_mib)]);
     add(&["-smp", &config.processors.to_string()]);
-    add(&["-kernel", &shown(&kit.kernel.image)]);
-    add(&["-initrd", &shown(&folder.join("initramfs"))]);
-    // Without mitigations and extended verification it starts faster; messages cost time as well.
+    add(&["-kernel", &text(&kit.kernel.image)]);
+    add(&["-initrd", &text(&folder.join("initramfs"))]);
+    // Boots faster without mitigations and with few messages.
     let line = "console=ttyS0 loglevel=4 mitigations=off nokaslr panic=0";
     add(&["-append", line]);
     let console = format!("file,id=console,path={}", own("console"));
     add(&["-chardev", &console, "-serial", "chardev:console"]);
     let monitor = format!("socket,id=monitor,path={},server=on,wait=off", own("qmp"));
     add(&["-chardev", &monitor, "-mon", "chardev=monitor,mode=control"]);
-    // Port 0 is kept for a console.
+    // Port 0 is reserved for a console.
     let ports = format!("virtio-serial-pci,max_ports={}", PORTS + 1);
     add(&["-device", &ports]);
     for index in 0..PORTS {
@@ -325,9 +326,9 @@ fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
         add(&["-device", &device]);
     }
     if let Some(vsock) = &config.vsock {
-        let backend = format!("socket,id=vsock,path={}", within(&vsock.socket));
+        let backend = format!("socket,id=vsock,path={}", escaped(&vsock.socket));
         add(&["-chardev", &backend]);
-        // Below a port of its own it can be taken out and put in while the guest runs.
+        // A PCIe root port of its own makes the device hot-pluggable.
         add(&["-device", "pcie-root-port,id=vsock-port,slot=1"]);
         let device = "vhost-user-vsock-pci,id=vsock-device,chardev=vsock,bus=vsock-port";
         add(&["-device", device]);
@@ -347,7 +348,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is left until a deadline; never zero, which some calls take for no limit.
+/// Time left until a deadline, at least 1 ms: some calls take 0 as no limit.
 pub fn until(deadline: Instant) -> Duration {
     deadline
         .saturating_duration_since(Instant::now())

@@ -1,7 +1,7 @@
-//! Which of the kernel's modules a guest loads, and in which order.
+//! The kernel modules that a guest loads, in the order of their dependencies.
 //!
-//! The modules themselves say on what they depend (`depends=` in their `.modinfo`), so this works
-//! for a package that was only unpacked, in which nobody has run `depmod`.
+//! Dependencies are read from the modules (`depends=` in `.modinfo`), so this works for a package that was
+//! only unpacked and never indexed by `depmod`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -11,15 +11,15 @@ use std::path::{Path, PathBuf};
 use crate::kit::Kit;
 use crate::tools;
 
-/// A module, decompressed.
+/// A decompressed module.
 #[derive(Debug)]
 pub struct Module {
     pub name: String,
     pub content: Vec<u8>,
 }
 
-/// The modules of these names with all that they depend on, each after those. What is built into the
-/// kernel is left out, and so are names in `optional` that this kernel does not have.
+/// The named modules and their dependencies, dependencies first. Modules built into the kernel are left out,
+/// and so are `optional` ones that the kernel does not have.
 pub fn resolve(kit: &Kit, required: &[&str], optional: &[&str]) -> io::Result<Vec<Module>> {
     let mut resolver = Resolver {
         kit,
@@ -70,12 +70,12 @@ impl Resolver<'_> {
     }
 }
 
-/// Modules are named with either sign, and mean the same.
+/// `-` and `_` are equivalent in module names.
 fn normal(name: &str) -> String {
     name.replace('-', "_")
 }
 
-/// `kernel/net/vsock.ko.xz` is `vsock`.
+/// The module name of a path: `kernel/net/vsock.ko.xz` is `vsock`.
 fn module_name(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?;
     let (name, ending) = name.split_once(".ko")?;
@@ -109,7 +109,7 @@ fn decompressed(busybox: &Path, file: &Path) -> io::Result<Vec<u8>> {
         "ko" => fs::read(file),
         "xz" => tools::output(tools::command(busybox, &["xzcat"]).arg(file)),
         "gz" => tools::output(tools::command(busybox, &["zcat"]).arg(file)),
-        // Which busybox cannot do.
+        // busybox cannot decompress zstd.
         "zst" => match tools::find("zstd") {
             Some(zstd) => tools::output(tools::command(&zstd, &["-dcq"]).arg(file)),
             None => Err(io::Error::other(
@@ -117,13 +117,13 @@ fn decompressed(busybox: &Path, file: &Path) -> io::Result<Vec<u8>> {
             )),
         },
         other => Err(io::Error::other(format!(
-            "{}: nobody knows how to decompress .{other}",
+            "{}: unknown compression .{other}",
             file.display()
         ))),
     }
 }
 
-/// What `.modinfo` says in `depends=`. That section is text ended by zeros, wherever it is.
+/// The names in `depends=` of `.modinfo`, a section of NUL-terminated strings.
 fn depends(module: &[u8]) -> Vec<String> {
     const KEY: &[u8] = b"\0depends=";
     let Some(at) = module.windows(KEY.len()).position(|window| window == KEY) else {
@@ -143,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_module_is_known_by_its_name_whatever_its_compression() {
+    fn module_names_are_independent_of_the_compression() {
         for path in ["kernel/net/a-b.ko", "a_b.ko.xz", "x/a-b.ko.zst"] {
             assert_eq!(module_name(path.as_ref()).as_deref(), Some("a_b"), "{path}");
         }
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_module_says_on_what_it_depends() {
+    fn dependencies_are_read_from_the_module() {
         let module = b"\x7fELF\0license=GPL\0depends=virtio-x,vsock\0name=y\0";
         assert_eq!(depends(module), ["virtio_x", "vsock"]);
         assert_eq!(depends(b"\0depends=\0name=y\0"), Vec::<String>::new());

@@ -1,9 +1,9 @@
 //! Commands over a port of the virtio-serial device.
 //!
-//! The host sends one line, `VERB ID NUMBER BASE64`, and the guest answers when it is done with
-//! `done ID STATUS SIZE SIZE` and as many bytes of output and of complaints. A port does one thing at
-//! a time; an answer for which nobody waits any more is known by its ID and dropped. A guest that has
-//! begun anew says `ready` and its boot's id, first of all.
+//! The host sends one line, `VERB ID NUMBER BASE64`. When the command is finished, the guest replies with
+//! `done ID STATUS SIZE SIZE` and that many bytes of standard output and standard error. A port handles
+//! one command at a time. Replies to an earlier, timed-out request are recognized by their ID and dropped.
+//! After a boot the guest first sends `ready` and its boot id.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::error::Error;
 use crate::machine::until;
 
-/// The most that a command may print.
-const MOST: usize = 256 << 20;
+/// Maximum bytes of a command's output.
+const MAX_OUTPUT: usize = 256 << 20;
 
 /// The host's side of a port.
 #[derive(Debug)]
@@ -23,15 +23,15 @@ pub struct Port {
     id: u64,
 }
 
-/// What a guest says.
+/// A message from the guest.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+enum Message {
     Ready(String),
     Attached(u64),
     Done(u64, Answer),
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Answer {
     pub status: i32,
@@ -39,7 +39,7 @@ pub struct Answer {
     pub stderr: Vec<u8>,
 }
 
-/// What the guest is asked to do.
+/// A request to the guest.
 pub enum Request<'a> {
     Run { seconds: u64, command: &'a str },
     Spawn { number: u64, command: &'a str },
@@ -55,19 +55,19 @@ impl Port {
         }
     }
 
-    /// Waits until the guest has begun, and gives its boot's id; none when the time is up.
+    /// Waits for the `ready` of a boot and returns its boot id; `None` on a timeout.
     pub fn ready(&mut self, deadline: Instant) -> Result<Option<String>, Error> {
         loop {
-            match self.heard(deadline)? {
-                Some(Said::Ready(boot)) => return Ok(Some(boot)),
+            match self.receive(deadline)? {
+                Some(Message::Ready(boot)) => return Ok(Some(boot)),
                 Some(_) => {}
                 None => return Ok(None),
             }
         }
     }
 
-    /// Asks and waits for the answer; none when the time is up.
-    pub fn ask(
+    /// Sends a request and waits for its answer; `None` on a timeout.
+    pub fn request(
         &mut self,
         request: &Request<'_>,
         deadline: Instant,
@@ -81,24 +81,28 @@ impl Port {
             }
         }
         loop {
-            match self.heard(deadline)? {
-                Some(Said::Done(id, answer)) if id == self.id => return Ok(Some(answer)),
-                Some(Said::Ready(_)) => return Err(Error::Rebooted),
+            match self.receive(deadline)? {
+                Some(Message::Done(id, answer)) if id == self.id => return Ok(Some(answer)),
+                Some(Message::Ready(_)) => return Err(Error::Rebooted),
                 Some(_) => {}
                 None => return Ok(None),
             }
         }
     }
 
-    /// Hands the port over to a command as its stdin and stdout.
+    /// Starts a command with the port as its stdin and stdout.
     pub fn attach(mut self, command: &str, deadline: Instant) -> Result<Attached, Error> {
         self.send("attach", 0, command, deadline)?;
         loop {
-            match self.heard(deadline)? {
-                Some(Said::Attached(id)) if id == self.id => break,
-                Some(Said::Ready(_)) => return Err(Error::Rebooted),
+            match self.receive(deadline)? {
+                Some(Message::Attached(id)) if id == self.id => break,
+                Some(Message::Ready(_)) => return Err(Error::Rebooted),
                 Some(_) => {}
-                None => return Err(Error::Protocol("the guest starts no command".into())),
+                None => {
+                    return Err(Error::Protocol(
+                        "the guest did not start the command".into(),
+                    ));
+                }
             }
         }
         Ok(Attached {
@@ -126,11 +130,11 @@ impl Port {
             .map_err(Error::io("cannot write to the guest's port"))
     }
 
-    fn heard(&mut self, deadline: Instant) -> Result<Option<Said>, Error> {
+    fn receive(&mut self, deadline: Instant) -> Result<Option<Message>, Error> {
         loop {
-            if let Some((said, size)) = parse(&self.buffer)? {
+            if let Some((message, size)) = parse(&self.buffer)? {
                 self.buffer.drain(..size);
-                return Ok(Some(said));
+                return Ok(Some(message));
             }
             if Instant::now() >= deadline {
                 return Ok(None);
@@ -158,39 +162,42 @@ fn is_timeout(error: &io::Error) -> bool {
     )
 }
 
-/// The first thing said in these bytes and how many of them it takes; none if it is not complete.
-fn parse(bytes: &[u8]) -> Result<Option<(Said, usize)>, Error> {
+/// Parses the first message in `bytes` and its length; `None` if it is incomplete.
+fn parse(bytes: &[u8]) -> Result<Option<(Message, usize)>, Error> {
     let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
         return Ok(None);
     };
     let line = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let strange = || Error::Protocol(format!("the guest said {line:?}"));
+    let invalid = || Error::Protocol(format!("the guest sent {line:?}"));
     let words: Vec<&str> = line.split(' ').collect();
-    let number = |word: &str| word.parse::<usize>().ok().filter(|number| *number <= MOST);
-    let (said, size) = match words[..] {
-        ["ready", boot] => (Said::Ready(boot.to_owned()), 0),
-        ["attached", id] => (Said::Attached(id.parse().map_err(|_| strange())?), 0),
+    let number = |word: &str| {
+        word.parse::<usize>()
+            .ok()
+            .filter(|number| *number <= MAX_OUTPUT)
+    };
+    let (message, size) = match words[..] {
+        ["ready", boot] => (Message::Ready(boot.to_owned()), 0),
+        ["attached", id] => (Message::Attached(id.parse().map_err(|_| invalid())?), 0),
         ["done", id, status, out, err] => {
-            let (out, err) = number(out).zip(number(err)).ok_or_else(strange)?;
+            let (out, err) = number(out).zip(number(err)).ok_or_else(invalid)?;
             let payload = &bytes[end + 1..];
             let Some(payload) = payload.get(..out + err) else {
                 return Ok(None);
             };
             let answer = Answer {
-                status: status.parse().map_err(|_| strange())?,
+                status: status.parse().map_err(|_| invalid())?,
                 stdout: payload[..out].to_vec(),
                 stderr: payload[out..].to_vec(),
             };
-            let id = id.parse().map_err(|_| strange())?;
-            (Said::Done(id, answer), out + err)
+            let id = id.parse().map_err(|_| invalid())?;
+            (Message::Done(id, answer), out + err)
         }
-        _ => return Err(strange()),
+        _ => return Err(invalid()),
     };
-    Ok(Some((said, end + 1 + size)))
+    Ok(Some((message, end + 1 + size)))
 }
 
-/// A command in the guest whose stdin and stdout are this. It reads the end of its stdin when this is
-/// dropped. Bytes pass as they are.
+/// The stdin and stdout of a command in the guest, as raw bytes. Dropping it closes the command's stdin.
 #[derive(Debug)]
 pub struct Attached {
     stream: UnixStream,
@@ -198,13 +205,21 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// The most that a read may take; its error is `WouldBlock` then.
+    /// Sets the timeout of reads, after which they fail with `WouldBlock`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the timeout is zero.
     pub fn set_read_timeout(&self, limit: Option<Duration>) -> io::Result<()> {
         self.stream.set_read_timeout(limit)
     }
 
-    /// A second handle, to read by the one and write by the other. What has come before this call is
-    /// read by the first.
+    /// Creates a second handle, to read with one and write with the other. Data received before this call
+    /// is read by the first.
+    ///
+    /// # Errors
+    ///
+    /// Those of `dup`.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {
             stream: self.stream.try_clone()?,
@@ -235,17 +250,17 @@ impl Write for Attached {
     }
 }
 
-/// Base 64 as in RFC 4648, §4.
+/// Base64 of RFC 4648, section 4.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
     for chunk in bytes.chunks(3) {
         let at = |index: usize| u32::from(chunk.get(index).copied().unwrap_or(0));
         let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for place in 0..4 {
-            if place <= chunk.len() {
-                let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
-                text.push(char::from(digit));
+        for digit in 0..4 {
+            if digit <= chunk.len() {
+                let character = DIGITS[(bits >> (18 - 6 * digit)) as usize & 63];
+                text.push(char::from(character));
             } else {
                 text.push('=');
             }
@@ -272,25 +287,25 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_is_taken_when_it_is_complete() {
+    fn a_message_is_parsed_when_it_is_complete() {
         let bytes = b"done 7 3 2 1\nabcready x\n";
         for short in 0..16 {
             assert_eq!(parse(&bytes[..short]).expect("nothing wrong"), None);
         }
-        let (said, size) = parse(bytes).expect("well").expect("complete");
+        let (message, size) = parse(bytes).expect("well").expect("complete");
         assert_eq!(size, 16);
         let answer = Answer {
             status: 3,
             stdout: b"ab".into(),
             stderr: b"c".into(),
         };
-        assert_eq!(said, Said::Done(7, answer));
-        let (said, _) = parse(&bytes[16..]).expect("well").expect("complete");
-        assert_eq!(said, Said::Ready("x".into()));
+        assert_eq!(message, Message::Done(7, answer));
+        let (message, _) = parse(&bytes[16..]).expect("well").expect("complete");
+        assert_eq!(message, Message::Ready("x".into()));
     }
 
     #[test]
-    fn nonsense_is_an_error() {
+    fn an_invalid_message_is_an_error() {
         for line in [
             "what\n",
             "done 1 2 3\n",
@@ -302,21 +317,27 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_comes_too_late_is_dropped() {
+    fn a_late_answer_is_dropped() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
         let mut port = Port::new(ours);
-        let soon = || Instant::now() + Duration::from_millis(50);
+        let within = |seconds| Instant::now() + Duration::from_secs(seconds);
         let request = Request::Run {
             seconds: 1,
             command: "x",
         };
-        assert_eq!(port.ask(&request, soon()).expect("well"), None);
+        assert_eq!(port.request(&request, within(0)).expect("well"), None);
         theirs
             .write_all(b"done 1 0 4 0\nlatedone 2 0 2 0\nok")
             .expect("written");
-        let answer = port.ask(&request, soon()).expect("well").expect("in time");
+        let answer = port
+            .request(&request, within(60))
+            .expect("well")
+            .expect("in time");
         assert_eq!(answer.stdout, b"ok");
         theirs.write_all(b"ready again\n").expect("written");
-        assert!(matches!(port.ask(&request, soon()), Err(Error::Rebooted)));
+        assert!(matches!(
+            port.request(&request, within(60)),
+            Err(Error::Rebooted)
+        ));
     }
 }

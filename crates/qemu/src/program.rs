@@ -1,6 +1,6 @@
-//! Programs of the host that are to run in a guest: with the shared libraries that they need.
+//! Shared libraries of host programs that run in a guest.
 //!
-//! Those are asked of the program's own interpreter (`ld.so --list`), which is what would load them.
+//! The program's own ELF interpreter lists them (`ld.so --list`).
 
 use std::fs;
 use std::io;
@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::tools;
 
-/// The ELF interpreter of a program; none if it is static.
+/// The ELF interpreter of a program; `None` if it is static.
 pub fn interpreter(program: &Path) -> io::Result<Option<PathBuf>> {
     Ok(interpreter_in(&fs::read(program)?))
 }
@@ -45,8 +45,8 @@ fn interpreter_in(elf: &[u8]) -> Option<PathBuf> {
     None
 }
 
-/// Everything that a program loads at its start, its interpreter among it, as paths of the host that
-/// are the guest's too. None for a static program.
+/// The paths of a program's interpreter and shared libraries, the same on host and guest. Empty for a
+/// static program.
 pub fn libraries(program: &Path) -> io::Result<Vec<PathBuf>> {
     let Some(interpreter) = interpreter(program)? else {
         return Ok(Vec::new());
@@ -58,8 +58,8 @@ pub fn libraries(program: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Lines as `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`, and without the arrow for what has no
-/// file (`linux-vdso.so.1`) or is the interpreter.
+/// Parses lines such as `libc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x…)`. Entries without a file
+/// (`linux-vdso.so.1`) and the interpreter have no arrow.
 fn listed(printed: &str) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for line in printed.lines() {
@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn this_test_has_an_interpreter_and_libraries_that_exist() {
+    fn the_interpreter_and_libraries_of_this_test_exist() {
         let this = std::env::current_exe().expect("this program");
         let Some(interpreter) = interpreter(&this).expect("readable") else {
             return;
@@ -97,14 +97,14 @@ mod tests {
     }
 
     #[test]
-    fn a_library_that_is_not_there_is_an_error() {
+    fn a_missing_library_is_an_error() {
         let printed = "\tlinux-vdso.so.1 (0x1)\n\tlibx.so => not found\n";
         let why = listed(printed).expect_err("not there").to_string();
         assert_eq!(why, "libx.so: not found");
     }
 
     #[test]
-    fn what_is_no_program_has_no_interpreter() {
+    fn an_invalid_program_has_no_interpreter() {
         for bytes in [&b""[..], b"#!/bin/sh", b"\x7fELF\x02\x01", &[0xff; 64]] {
             assert_eq!(interpreter_in(bytes), None);
         }

@@ -1,4 +1,4 @@
-//! QEMU's monitor: a line of JSON each way for a command.
+//! QEMU's monitor protocol (QMP): one line of JSON for a command and one for its reply.
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
@@ -9,10 +9,10 @@ use serde_json::{Value, json};
 use crate::error::Error;
 use crate::machine::until;
 
-/// How long an answer may take. `stop` waits for the device's back-end.
+/// Time limit of a reply. `stop` waits for the device's back-end.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// A connection to it, past the greeting.
+/// A connection to the monitor, after the greeting.
 #[derive(Debug)]
 pub struct Monitor {
     stream: UnixStream,
@@ -31,15 +31,17 @@ impl Monitor {
         let deadline = Instant::now() + LIMIT;
         let greeting = monitor.line(deadline)?;
         if greeting.get("QMP").is_none() {
-            return Err(Error::Protocol(format!("no greeting of QEMU: {greeting}")));
+            return Err(Error::Protocol(format!(
+                "QEMU's monitor sent no greeting but {greeting}"
+            )));
         }
         monitor.execute("qmp_capabilities", &json!({}))?;
         Ok(monitor)
     }
 
-    /// Gives a command, and its answer; events that come meanwhile are dropped.
+    /// Executes a command and returns its reply. Events are ignored.
     pub fn execute(&mut self, command: &str, arguments: &Value) -> Result<Value, Error> {
-        let failed = || format!("QEMU's monitor, at {command}");
+        let failed = || format!("cannot send {command} to QEMU's monitor");
         let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
         line.push('\n');
         self.stream
@@ -47,13 +49,13 @@ impl Monitor {
             .map_err(Error::io(failed()))?;
         let deadline = Instant::now() + LIMIT;
         loop {
-            let mut answer = self.line(deadline)?;
-            if let Some(value) = answer.get_mut("return") {
+            let mut reply = self.line(deadline)?;
+            if let Some(value) = reply.get_mut("return") {
                 return Ok(value.take());
             }
-            if let Some(error) = answer.get("error") {
-                let why = error["desc"].as_str().unwrap_or("it does not say why");
-                return Err(Error::Protocol(format!("QEMU refuses {command}: {why}")));
+            if let Some(error) = reply.get("error") {
+                let why = error["desc"].as_str().unwrap_or("no reason given");
+                return Err(Error::Protocol(format!("QEMU refused {command}: {why}")));
             }
         }
     }
@@ -61,16 +63,16 @@ impl Monitor {
     fn line(&mut self, deadline: Instant) -> Result<Value, Error> {
         self.stream
             .set_read_timeout(Some(until(deadline)))
-            .map_err(Error::io("QEMU's monitor"))?;
+            .map_err(Error::io("cannot read QEMU's monitor"))?;
         let mut line = String::new();
         match self.lines.read_line(&mut line) {
             Ok(0) => Err(Error::Ended {
-                what: "QEMU has closed its monitor".into(),
+                what: "QEMU closed its monitor".into(),
                 seen: String::new(),
             }),
             Ok(_) => serde_json::from_str(&line)
-                .map_err(|error| Error::Protocol(format!("QEMU's monitor said {line:?}: {error}"))),
-            Err(error) => Err(Error::io("QEMU's monitor does not answer")(error)),
+                .map_err(|error| Error::Protocol(format!("QEMU's monitor sent {line:?}: {error}"))),
+            Err(error) => Err(Error::io("QEMU's monitor does not reply")(error)),
         }
     }
 }

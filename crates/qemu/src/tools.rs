@@ -1,10 +1,10 @@
-//! Programs of the host, and the running of those that end soon by themselves.
+//! Finding and running programs of the host.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// The path of a program on `PATH` or in one of the system's folders that not everyone's has.
+/// The path of a program in `PATH` or in a system folder that may not be in it.
 pub fn find(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
@@ -13,7 +13,7 @@ pub fn find(name: &str) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-/// What a program prints. Its failure is an error that quotes what it said.
+/// Runs a program and returns its standard output. On failure the error quotes its standard error.
 pub fn output(command: &mut Command) -> io::Result<Vec<u8>> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command
@@ -23,16 +23,16 @@ pub fn output(command: &mut Command) -> io::Result<Vec<u8>> {
     if output.status.success() {
         return Ok(output.stdout);
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.trim();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let stderr = stderr.trim();
     Err(io::Error::other(format!(
-        "{program}: {}{}{said}",
+        "{program}: {}{}{stderr}",
         output.status,
-        if said.is_empty() { "" } else { ": " },
+        if stderr.is_empty() { "" } else { ": " },
     )))
 }
 
-/// A command for the program of this path.
+/// A command for the program at a path.
 pub fn command(program: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
