@@ -1,4 +1,4 @@
-//! What is at the other end of the guests' vsock devices.
+//! The back-ends of the guests' vsock devices.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -11,15 +11,15 @@ use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
 use tempfile::TempDir;
 
-/// The guests' names and context ids, in one group.
+/// Names and context ids of the guests, which are in one group.
 pub const NAMES: [&str; 2] = ["a", "b"];
 pub const CIDS: [u32; 2] = [101, 102];
 const GROUP: &str = "vsock-test";
 
-/// The ports at which the suite listens, each a service that a host's owner has to allow.
+/// The ports that the suite listens on, each registered as a service.
 const PORTS: std::ops::Range<u32> = 1234..1244;
 
-/// A device for each of the two guests.
+/// One device for each of the two guests.
 pub struct Backend {
     folder: TempDir,
     device: Device,
@@ -31,12 +31,12 @@ enum Device {
 }
 
 impl Backend {
-    /// The broker's, or that of a program.
+    /// Starts the broker or the given program as the back-end.
     pub fn start(program: Option<&Path>) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvsock-vt-").tempdir()?;
         let device = match program {
-            Some(program) => foreign(program, folder.path())?,
-            None => broker(folder.path())?,
+            Some(program) => start_program(program, folder.path())?,
+            None => start_broker(folder.path())?,
         };
         Ok(Self { folder, device })
     }
@@ -48,11 +48,11 @@ impl Backend {
         }
     }
 
-    /// Where a guest's device listens.
+    /// The socket of a guest's device.
     pub fn socket(&self, guest: usize) -> PathBuf {
         match &self.device {
             Device::Broker { dirs, .. } => dirs.vm_socket(NAMES[guest]),
-            Device::Program { .. } => foreign_socket(self.folder.path(), guest),
+            Device::Program { .. } => program_socket(self.folder.path(), guest),
         }
     }
 }
@@ -66,7 +66,7 @@ impl Drop for Backend {
     }
 }
 
-fn broker(folder: &Path) -> Result<Device> {
+fn start_broker(folder: &Path) -> Result<Device> {
     let dirs = Dirs {
         run: folder.to_owned(),
         config: folder.to_owned(),
@@ -105,10 +105,10 @@ fn broker(folder: &Path) -> Result<Device> {
     })
 }
 
-fn foreign(program: &Path, folder: &Path) -> Result<Device> {
+fn start_program(program: &Path, folder: &Path) -> Result<Device> {
     let mut command = Command::new(program);
     for (index, cid) in CIDS.iter().enumerate() {
-        let socket = foreign_socket(folder, index);
+        let socket = program_socket(folder, index);
         let hybrid = folder.join(format!("{}.uds", NAMES[index]));
         command.arg("--vm").arg(format!(
             "guest-cid={cid},socket={},uds-path={},groups={GROUP}",
@@ -122,9 +122,9 @@ fn foreign(program: &Path, folder: &Path) -> Result<Device> {
         .spawn()
         .with_context(|| format!("cannot start {}", program.display()))?;
     let deadline = Instant::now() + Duration::from_secs(10);
-    while !(0..CIDS.len()).all(|guest| foreign_socket(folder, guest).exists()) {
+    while !(0..CIDS.len()).all(|guest| program_socket(folder, guest).exists()) {
         if Instant::now() > deadline {
-            bail!("{} makes no sockets", program.display());
+            bail!("{} does not create its sockets", program.display());
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -132,6 +132,6 @@ fn foreign(program: &Path, folder: &Path) -> Result<Device> {
     Ok(Device::Program { child, name })
 }
 
-fn foreign_socket(folder: &Path, guest: usize) -> PathBuf {
+fn program_socket(folder: &Path, guest: usize) -> PathBuf {
     folder.join(format!("{}.sock", NAMES[guest]))
 }

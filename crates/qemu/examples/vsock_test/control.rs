@@ -1,20 +1,20 @@
-//! The connection by which the suite's halves tell each other how far they are, made slow.
+//! A relay that delays the suite's control connection.
 //!
-//! The suite takes it that what one half has done to a vsock connection is known to the other half's
-//! kernel when word of it comes over this one. Nothing makes that so: both ways wake threads of
-//! two machines, and a guest's kernel hands vsock's packets to a worker, which may be scheduled after
-//! the process that TCP has woken. A moment's delay gives vsock the lead that the suite believes in.
+//! The suite assumes that an operation of one half on a vsock connection has reached the other half's
+//! kernel when the control message about it arrives over TCP. Nothing guarantees that: both wake threads
+//! in two machines, and a guest's kernel passes vsock packets to a worker, which may be scheduled after
+//! the process that TCP has woken. A short delay gives vsock the lead that the suite assumes.
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::thread;
 use std::time::Duration;
 
-/// Much longer than a packet takes, much shorter than any limit of the suite.
+/// Much longer than the latency of a packet, much shorter than every timeout of the suite.
 const DELAY: Duration = Duration::from_millis(20);
 
-/// A port of the host's loopback that leads to `port` there, for one connection.
-pub fn slowed(port: u16) -> io::Result<u16> {
+/// Listens on a port of the host's loopback and relays one connection to `port`, with the delay.
+pub fn delayed(port: u16) -> io::Result<u16> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let own = listener.local_addr()?.port();
     thread::Builder::new()
@@ -30,12 +30,12 @@ fn relay(listener: &TcpListener, port: u16) -> io::Result<()> {
         let (from, to) = (from.try_clone()?, to.try_clone()?);
         thread::Builder::new()
             .name("control".into())
-            .spawn(move || pass_on(from, to))?;
+            .spawn(move || copy_with_delay(from, to))?;
     }
     Ok(())
 }
 
-fn pass_on(mut from: TcpStream, mut to: TcpStream) {
+fn copy_with_delay(mut from: TcpStream, mut to: TcpStream) {
     let mut buffer = [0; 4096];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         thread::sleep(DELAY);

@@ -1,9 +1,9 @@
 //! Runs the Linux kernel's own `vsock_test` between two guests, in both directions.
 //!
-//! `cargo xtask vsock-test` builds the suite from the kernel's source and calls this:
-//! `vsock_test PROGRAM [--backend vhost-device-vsock] [--json] [--skip N]…`. PROGRAM is the suite,
-//! linked statically or not. The device is the broker's; `--backend` names a program with the command
-//! line of vhost-device-vsock to be tried in its place. Exit status: 0 if every test passes.
+//! `cargo xtask vsock-test` builds the suite from the kernel's source and runs this example:
+//! `vsock_test PROGRAM [--backend vhost-device-vsock] [--json] [--skip N]…`. PROGRAM is the suite, linked
+//! statically or dynamically. The device is the broker's; `--backend` names another program, with the
+//! command line of vhost-device-vsock. Exit status: 0 if every test passes.
 
 #![forbid(unsafe_code)]
 
@@ -21,7 +21,7 @@ use hvsock_qemu::{Config, File, Guest, Kit, Network, Vsock};
 use backend::Backend;
 use suite::{Trial, Verdict};
 
-/// The TCP port over which the two halves of the suite talk, in the guest that serves.
+/// The TCP port of the suite's control connection, in the serving guest.
 const CONTROL: u16 = 1234;
 
 struct Arguments {
@@ -99,16 +99,16 @@ fn arguments() -> Result<Arguments> {
                     .skip
                     .push(number.parse().context("--skip takes a test's number")?);
             }
-            _ if word.starts_with('-') => bail!("there is no option {word}"),
+            _ if word.starts_with('-') => bail!("unknown option {word}"),
             _ if program.is_none() => program = Some(PathBuf::from(word)),
-            _ => bail!("one program, please"),
+            _ => bail!("more than one program given"),
         }
     }
-    found.program = program.context("name the program: the suite's vsock_test")?;
+    found.program = program.context("PROGRAM is missing: the path of the suite's vsock_test")?;
     Ok(found)
 }
 
-/// Both at once.
+/// Boots both guests concurrently.
 fn boot(kit: &Kit, backend: &Backend, program: &std::path::Path) -> Result<[Guest; 2]> {
     let files = File::program(program, "/bin/vsock_test")?;
     let start = |index: usize| {
@@ -136,12 +136,12 @@ fn print_table(names: &[String], trials: &[Trial]) {
     for (id, name) in names.iter().enumerate() {
         let mut line = format!("{id:>3}  {name:<52}");
         for trial in trials.iter().filter(|trial| trial.id == id) {
-            let word = match &trial.verdict {
+            let verdict = match &trial.verdict {
                 Verdict::Passed => "ok",
                 Verdict::Failed(_) => "FAILED",
                 Verdict::Skipped => "skipped",
             };
-            line.push_str(&format!(" {word:<8}"));
+            line.push_str(&format!(" {verdict:<8}"));
         }
         println!("{}", line.trim_end());
     }

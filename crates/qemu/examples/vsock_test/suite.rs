@@ -1,7 +1,7 @@
-//! The suite's two halves in two guests, and what they say.
+//! Runs the suite's two halves in two guests and parses their output.
 //!
-//! The suite ends at the first test that fails. To learn of the others, too, it is started again with
-//! all that is known left out.
+//! The suite stops at the first test that fails. To run the others, it is started again without the tests
+//! that already have a verdict.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 
 use crate::{CONTROL, control};
 
-/// How long a test may go without a word. Its own limits are 10 s each, of the guest's time.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Maximum time without progress. The suite's own timeouts are 10 s each, in guest time.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
-/// How often the halves are looked at. That costs both guests some 100 ms of work.
-const LOOK: Duration = Duration::from_millis(700);
+/// Polling interval of the halves' output. A poll costs both guests about 100 ms of work.
+const POLL_INTERVAL: Duration = Duration::from_millis(700);
 
-/// Which guest serves and which connects.
+/// The serving and the connecting guest.
 pub struct Direction<'a> {
     pub server: &'a Guest,
     pub client: &'a Guest,
@@ -60,7 +60,7 @@ impl Trial {
     }
 }
 
-/// The names of all tests, as the suite lists them. It lists with the exit status of a failure.
+/// The names of all tests. `--list` prints them and exits with a failure status, which is ignored.
 pub fn list(program: &Path) -> Result<Vec<String>> {
     let output = Command::new(program).arg("--list").output()?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -75,7 +75,7 @@ pub fn list(program: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Runs all of it in one direction.
+/// Runs all tests in one direction.
 pub fn run(direction: &Direction<'_>, names: &[String], skip: &[usize]) -> Result<Vec<Trial>> {
     let mut verdicts: Vec<Option<Verdict>> = names
         .iter()
@@ -83,10 +83,10 @@ pub fn run(direction: &Direction<'_>, names: &[String], skip: &[usize]) -> Resul
         .map(|(id, _)| skip.contains(&id).then_some(Verdict::Skipped))
         .collect();
     while verdicts.iter().any(Option::is_none) {
-        let known: Vec<usize> = (0..names.len())
+        let decided: Vec<usize> = (0..names.len())
             .filter(|id| verdicts[*id].is_some())
             .collect();
-        let (passed, failure) = attempt(direction, names, &known)?;
+        let (passed, failure) = attempt(direction, names, &decided)?;
         for id in passed {
             verdicts[id] = Some(Verdict::Passed);
         }
@@ -102,27 +102,27 @@ pub fn run(direction: &Direction<'_>, names: &[String], skip: &[usize]) -> Resul
             id,
             name: name.clone(),
             direction: direction.to_string(),
-            verdict: verdict.unwrap_or_else(|| Verdict::Failed("it was not run".into())),
+            verdict: verdict.unwrap_or_else(|| Verdict::Failed("not run".into())),
         })
         .collect())
 }
 
 type Failure = Option<(usize, String)>;
 
-/// Runs the tests that are not known, up to the first failure.
+/// Runs the tests without a verdict, up to the first failure.
 fn attempt(
     direction: &Direction<'_>,
     names: &[String],
-    known: &[usize],
+    decided: &[usize],
 ) -> Result<(BTreeSet<usize>, Failure)> {
     let (server, client) = (direction.server, direction.client);
-    let skip: String = known.iter().map(|id| format!(" --skip {id}")).collect();
+    let skip: String = decided.iter().map(|id| format!(" --skip {id}")).collect();
     let (server_cid, client_cid) = (direction.server_cid, direction.client_cid);
     let serve = server.spawn(&format!(
         "exec vsock_test --mode server --control-port {CONTROL} --peer-cid {client_cid}{skip}"
     ))?;
-    serve.wait_for("listening", PATIENCE)?;
-    let port = control::slowed(server.forwarded(CONTROL).unwrap_or(CONTROL))?;
+    serve.wait_for("listening", IDLE_TIMEOUT)?;
+    let port = control::delayed(server.forwarded(CONTROL).unwrap_or(CONTROL))?;
     let connect = client.spawn(&format!(
         "exec vsock_test --mode client --control-host 10.0.2.2 --control-port {port} \
          --peer-cid {server_cid}{skip}"
@@ -138,18 +138,19 @@ fn attempt(
                 last = Instant::now();
             }
         }
-        let hung = last.elapsed() > PATIENCE;
+        let hung = last.elapsed() > IDLE_TIMEOUT;
         match (&a.status, &b.status) {
             (Some(0), Some(0)) => break (passed, None),
             (None | Some(0), None | Some(0)) if !hung => {}
             _ => {
-                // A failure here is seen there a moment later.
+                // The other half notices a failure a moment later.
                 let [a, b] = if hung {
                     [a, b]
                 } else {
                     settled(&serve, &connect)?
                 };
-                let next = (0..names.len()).find(|id| !passed.contains(id) && !known.contains(id));
+                let next =
+                    (0..names.len()).find(|id| !passed.contains(id) && !decided.contains(id));
                 let begun = a.open.into_iter().chain(b.open).min().or(next);
                 let Some(id) = begun.filter(|id| *id < names.len()) else {
                     bail!(
@@ -160,7 +161,11 @@ fn attempt(
                 };
                 let why = format!(
                     "{}--- server: {}\n{}\n--- client: {}\n{}",
-                    if hung { "it hung\n" } else { "" },
+                    if hung {
+                        "timed out without progress\n"
+                    } else {
+                        ""
+                    },
                     ended(a.status),
                     tail(&a.text),
                     ended(b.status),
@@ -169,7 +174,7 @@ fn attempt(
                 break (passed, Some((id, why)));
             }
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     };
     for half in [&serve, &connect] {
         half.kill()?;
@@ -177,22 +182,22 @@ fn attempt(
     Ok(outcome)
 }
 
-/// What one half has come to so far.
+/// The progress of one half.
 struct Half {
     text: String,
     status: Option<i32>,
     passed: BTreeSet<usize>,
-    /// The test that has begun and not ended.
+    /// The test that is running.
     open: Option<usize>,
 }
 
 fn half(spawned: &Spawned<'_>) -> Result<Half> {
     let status = spawned.status()?;
     let text = String::from_utf8_lossy(&spawned.stdout()?).into_owned();
-    let complaints = String::from_utf8_lossy(&spawned.stderr()?).into_owned();
+    let stderr = String::from_utf8_lossy(&spawned.stderr()?).into_owned();
     let mut passed = BTreeSet::new();
     let mut open = None;
-    // `7 - SOCK_SEQPACKET MSG_TRUNC flag...ok`, where the last word comes when it is done.
+    // `7 - SOCK_SEQPACKET MSG_TRUNC flag...ok`; the last word is printed when the test has ended.
     for line in text.lines() {
         let Some((id, rest)) = line.split_once(" - ") else {
             continue;
@@ -206,17 +211,17 @@ fn half(spawned: &Spawned<'_>) -> Result<Half> {
             open = Some(id);
         }
     }
-    // What is printed between the name and the last word.
+    // A test may print other lines between its name and the last word.
     open = open.filter(|id| !passed.contains(id));
     Ok(Half {
-        text: text + &complaints,
+        text: text + &stderr,
         status,
         passed,
         open,
     })
 }
 
-/// Both halves, once both have ended or had the time to.
+/// Both halves, after both have ended or 3 s have passed.
 fn settled(serve: &Spawned<'_>, connect: &Spawned<'_>) -> Result<[Half; 2]> {
     let deadline = Instant::now() + Duration::from_secs(3);
     loop {
@@ -224,12 +229,12 @@ fn settled(serve: &Spawned<'_>, connect: &Spawned<'_>) -> Result<[Half; 2]> {
         if halves.iter().all(|half| half.status.is_some()) || Instant::now() >= deadline {
             return Ok(halves);
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(POLL_INTERVAL);
     }
 }
 
 fn ended(status: Option<i32>) -> String {
-    status.map_or("it still runs".into(), |status| {
+    status.map_or("still running".into(), |status| {
         format!("exit status {status}")
     })
 }
@@ -242,7 +247,7 @@ fn tail(text: &str) -> String {
     lines[lines.len().saturating_sub(8)..].join("\n")
 }
 
-/// All of it for programs.
+/// The results as JSON.
 pub fn json(trials: &[Trial]) -> Value {
     let trials = trials.iter().map(|trial| {
         let (verdict, why) = match &trial.verdict {
