@@ -1,5 +1,5 @@
-//! Bytes from a process that may be anyone, and from a broker that may be anything: decoding
-//! never panics, and what it takes for a message is written as the very same bytes.
+//! Endpoint messages from a hostile client or broker: decoding never panics, and encoding a decoded message
+//! gives the same bytes.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! A peer that writes whatever it likes over the shared memory, at any moment: the end that it
-//! plays against reads, writes, lends and waits, and neither panics nor hangs nor leaves the
-//! memory. The script of a game is the input.
+//! A hostile peer that writes anything into the shared memory at any time. The end under test reads, writes,
+//! borrows in place and waits; it must not panic, hang or access memory outside the ring. The input is
+//! the script of one run.
 
 #![no_main]
 

@@ -1,6 +1,6 @@
-//! A guest that puts anything at all into its queues, at any moment, and a VMM that stops, starts
-//! and replaces them: the broker's device neither panics nor hangs, and another guest's connection
-//! works after each game. The script of a game is the input.
+//! A hostile guest that writes anything into its virtqueues at any time, and a VMM that stops, starts and
+//! replaces them. The broker's device must not panic or hang, and another guest's connection must work
+//! after each run. The input is the script of one run.
 
 #![no_main]
 
