@@ -5,7 +5,7 @@
 //! look-up by key, whatever the number of listeners, connections and registrations.
 
 use hvsock_address::ServiceId;
-use hvsock_registry::Asker;
+use hvsock_registry::Requester;
 
 use crate::explain::{Audience, Note, Silent, Trace, service_word};
 use crate::limits::room;
@@ -194,7 +194,7 @@ impl Fabric {
         // The connecting process is in the partition whose registry it is, or in a child of it.
         let is_owner = source.key == owner.key;
         let asker = match is_owner {
-            true => Asker::Process(request.principal),
+            true => Requester::Process(request.principal),
             false => source.partition.as_child(),
         };
         let terms = border.terms(request.service, self.broker_uid);
@@ -263,7 +263,7 @@ impl Fabric {
                 continue;
             };
             let asker = match relation {
-                Relation::Parent => Asker::Process(&listener.principal),
+                Relation::Parent => Requester::Process(&listener.principal),
                 _ => target.partition.as_child(),
             };
             let wildcard = bound == Bound::Wildcard;

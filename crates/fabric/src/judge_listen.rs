@@ -3,7 +3,7 @@
 //! A listener that could never receive is refused here, and cut when it comes to that later.
 
 use hvsock_address::ServiceId;
-use hvsock_registry::{Asker, Principal, Registration, Rule};
+use hvsock_registry::{Requester, Principal, Registration, Rule};
 
 use crate::explain::{Audience, Note, Silent, Trace};
 use crate::judge_connect::room_note;
@@ -113,7 +113,7 @@ impl Fabric {
             let border = border?;
             let is_owner = border.owner.key == from.key;
             let asker = match is_owner {
-                true => Asker::Process(principal),
+                true => Requester::Process(principal),
                 false => from.partition.as_child(),
             };
             let terms = border.terms(service, self.broker_uid);

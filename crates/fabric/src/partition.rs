@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
-use hvsock_registry::{Asker, Registry};
+use hvsock_registry::{Requester, Registry};
 
 use crate::{ConnectionId, ListenerId, PartitionKey};
 
@@ -154,8 +154,8 @@ impl Partition {
     }
 
     /// Itself as its parent's registry sees it.
-    pub(crate) fn as_child(&self) -> Asker<'_> {
-        Asker::Child {
+    pub(crate) fn as_child(&self) -> Requester<'_> {
+        Requester::Child {
             name: &self.name,
             id: self.vm_id,
             groups: &self.groups,

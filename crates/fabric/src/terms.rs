@@ -4,7 +4,7 @@
 //! have an override in it; between two siblings both apply, and both must allow.
 
 use hvsock_address::ServiceId;
-use hvsock_registry::{Action, Asker, Decision, Policy, Registration, Rule};
+use hvsock_registry::{Action, Requester, Decision, Policy, Registration, Rule};
 
 use crate::Refusal;
 use crate::explain::service_word;
@@ -94,7 +94,7 @@ impl<'a> Border<'a> {
     pub(crate) fn offer(
         &self,
         terms: &Terms<'a>,
-        asker: &Asker<'_>,
+        asker: &Requester<'_>,
         wildcard: bool,
     ) -> Result<Rule<'a>, Barrier<'a>> {
         let answer = terms.offer(asker, wildcard);
@@ -138,7 +138,7 @@ impl<'a> Terms<'a> {
     }
 
     /// Whether `asker` may connect.
-    pub(crate) fn connect(&self, asker: &Asker<'_>) -> Result<Rule<'a>, Barrier<'a>> {
+    pub(crate) fn connect(&self, asker: &Requester<'_>) -> Result<Rule<'a>, Barrier<'a>> {
         let ask = |policy: &Policy<'a>| policy.access(Action::Connect, asker);
         let Decision { allowed, rule } = self.both(ask);
         if allowed {
@@ -150,7 +150,7 @@ impl<'a> Terms<'a> {
 
     /// Whether a listener of `asker` may take connections over this border; `wildcard` says
     /// whether it is bound to the wildcard.
-    pub(crate) fn bind(&self, asker: &Asker<'_>, wildcard: bool) -> Result<Rule<'a>, Barrier<'a>> {
+    pub(crate) fn bind(&self, asker: &Requester<'_>, wildcard: bool) -> Result<Rule<'a>, Barrier<'a>> {
         let ask = |policy: &Policy<'a>| policy.access(Action::Bind, asker);
         let Decision { allowed, rule } = self.both(ask);
         if !allowed {
@@ -165,7 +165,7 @@ impl<'a> Terms<'a> {
         Ok(rule)
     }
 
-    fn offer(&self, asker: &Asker<'_>, wildcard: bool) -> Result<Rule<'a>, Barrier<'a>> {
+    fn offer(&self, asker: &Requester<'_>, wildcard: bool) -> Result<Rule<'a>, Barrier<'a>> {
         self.enabled()?;
         self.bind(asker, wildcard)
     }

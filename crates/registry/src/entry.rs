@@ -1,5 +1,4 @@
-//! What a service's key means: its values in the registry of Windows, and in a file of that
-//! registry's editor.
+//! The values of a service's key, in the Windows registry and in a `.reg` file.
 
 use std::collections::BTreeMap;
 
@@ -7,32 +6,32 @@ use hvsock_address::{ElementName, InvalidName, ServiceId};
 
 use crate::{Registration, text};
 
-/// The friendly name: the one value that Windows knows.
+/// The friendly name. Windows itself reads no other value.
 pub(crate) const ELEMENT_NAME: &str = "ElementName";
 pub(crate) const OWNER: &str = "Owner";
 pub(crate) const CREATOR: &str = "Creator";
-/// podman's word for it, too.
+/// podman writes this value too.
 pub(crate) const PURPOSE: &str = "Purpose";
-/// podman's word for the creator.
+/// podman's name for the creator.
 pub(crate) const TOOL_NAME: &str = "ToolName";
-/// podman's word for the machine that a service is for, in its older versions.
+/// The machine that a service is for; older versions of podman write it.
 const MACHINE_NAME: &str = "MachineName";
 
-/// The texts of one key, by the names of their values.
+/// The string values of one key, by value name.
 #[derive(Debug, Default)]
-pub(crate) struct Texts(BTreeMap<&'static str, String>);
+pub(crate) struct TextValues(BTreeMap<&'static str, String>);
 
-/// What was odd about a key's name.
+/// What is wrong with the friendly name of a key, as a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Odd {
-    /// There is none, as podman leaves it.
-    Nameless(String),
-    /// There is one, which cannot be used.
-    Unusable(String),
+pub(crate) enum NameProblem {
+    /// The key has no name. podman writes none.
+    Missing(String),
+    /// The name is not a valid [`ElementName`].
+    Invalid(String),
 }
 
-/// The value that is known by this name, whatever its case.
-pub(crate) fn known(name: &str) -> Option<&'static str> {
+/// The canonical spelling of a known value name, ignoring case.
+pub(crate) fn known_value(name: &str) -> Option<&'static str> {
     let known = [
         ELEMENT_NAME,
         OWNER,
@@ -44,16 +43,16 @@ pub(crate) fn known(name: &str) -> Option<&'static str> {
     known.into_iter().find(|k| k.eq_ignore_ascii_case(name))
 }
 
-impl Texts {
-    /// Takes a value in, in place of an earlier one; an empty text counts as none. If it is not
-    /// fit, says why, and leaves the earlier one.
+impl TextValues {
+    /// Sets a value. An empty text removes it. An invalid text is an error, a sentence about the
+    /// value, and leaves the earlier text in place.
     pub fn set(
         &mut self,
         known: &'static str,
         text: Result<String, &'static str>,
     ) -> Result<(), String> {
         let text = text.map_err(str::to_owned).and_then(|text| {
-            // A name is checked, and if need be mended, when all values are known.
+            // The name is validated and repaired later, when all values are known.
             match known == ELEMENT_NAME || text.is_empty() {
                 true => Ok(text),
                 false => text::check(&text).map(|()| text),
@@ -71,44 +70,44 @@ impl Texts {
         self.0.clear();
     }
 
-    /// The name that the key gives, if it gives one; the error says why it cannot be used.
+    /// The friendly name of the key, if present; the error says why it is invalid.
     pub fn name(&self) -> Option<Result<ElementName, InvalidName>> {
         let text = self.0.get(ELEMENT_NAME)?;
         Some(ElementName::new(text.as_str()))
     }
 
-    /// What is registered, under the name that the key gives, or else one that is made of what
-    /// is known of the service and that `free` takes.
+    /// The registration with the key's friendly name. If that is missing or invalid, the name is
+    /// generated from the other values such that `free` accepts it.
     pub fn registration(
         mut self,
         id: ServiceId,
         free: impl FnMut(&ElementName) -> bool,
-    ) -> (Registration, Option<Odd>) {
-        let (name, odd) = match self.name() {
+    ) -> (Registration, Option<NameProblem>) {
+        let (name, problem) = match self.name() {
             Some(Ok(name)) => (name, None),
             Some(Err(why)) => {
                 let text = self.0.remove(ELEMENT_NAME).unwrap_or_default();
                 let printable = text.replace(char::is_control, " ");
                 let name = match ElementName::new(printable.trim()) {
-                    Ok(mended) => mended,
-                    Err(_) => self.make_up_name(id, free),
+                    Ok(repaired) => repaired,
+                    Err(_) => self.generate_name(id, free),
                 };
                 let what = format!(
-                    "the name \"{}\" cannot be used ({why}): named \"{name}\" here",
-                    text::shown(&text)
+                    "the name \"{}\" is invalid ({why}): named \"{name}\" here",
+                    text::escaped(&text)
                 );
-                (name, Some(Odd::Unusable(what)))
+                (name, Some(NameProblem::Invalid(what)))
             }
             None => {
-                let name = self.make_up_name(id, free);
+                let name = self.generate_name(id, free);
                 let what = format!("the key has no {ELEMENT_NAME}: named \"{name}\" here");
-                (name, Some(Odd::Nameless(what)))
+                (name, Some(NameProblem::Missing(what)))
             }
         };
-        (self.registration_named(id, name), odd)
+        (self.registration_named(id, name), problem)
     }
 
-    /// What is registered, under a given name.
+    /// The registration, with a given friendly name.
     pub fn registration_named(mut self, id: ServiceId, name: ElementName) -> Registration {
         let tool = self.0.remove(TOOL_NAME);
         Registration {
@@ -119,8 +118,8 @@ impl Texts {
         }
     }
 
-    /// A name from what is known of the service, and one that is free.
-    fn make_up_name(
+    /// Generates a name that `free` accepts from the other values of the key.
+    fn generate_name(
         &self,
         id: ServiceId,
         mut free: impl FnMut(&ElementName) -> bool,
@@ -143,7 +142,7 @@ impl Texts {
     }
 }
 
-/// A name that no other service gets.
+/// A generated name that contains the GUID, so that it is unique.
 pub(crate) fn unnamed(id: ServiceId) -> ElementName {
     ElementName::new(format!("Unnamed {id}")).expect("a word and a GUID are a name")
 }

@@ -1,20 +1,21 @@
-//! The registry of a partition: which services its owner allows, and to whom.
+//! The service registry of a partition: which services exist, and who may listen and connect.
 //!
-//! [`model`] holds the registrations as plain values with the decisions that follow from them, and
-//! does no I/O; the fabric stands on it. [`reg_file`] carries registrations to and from Windows, as
-//! text that its registry editor takes and gives.
+//! [`model`] holds registrations as plain values and makes access decisions from them. It does no I/O;
+//! the fabric is built on it. [`reg_file`] converts registrations to and from `.reg` files, the text
+//! format of the Windows registry editor.
 //!
-//! With the feature `store` there is also what keeps them, a folder per operating system.
+//! The feature `store` adds persistent storage for each operating system.
 //!
-//! On Linux `store` is the folder of TOML files that a broker keeps its registrations in; and there is
-//! what it is made of, for a broker's other files: `folder` (opening and reading what nobody else may
-//! write), `atomic_file` (writing so that a crash leaves the old file or the new one), `lock` and
-//! `toml_problem` (what is wrong with a file, and where).
+//! On Linux, `store` keeps a broker's registrations in a directory of TOML files. The modules that it
+//! is built from also serve the broker's other files: `folder` (directories that only their owner may
+//! write), `atomic_file` (crash-safe replacement of a file), `lock` (an inter-process lock) and
+//! `toml_problem` (TOML errors with line and column).
 //!
-//! On Windows `key_store` is the registry of the system; what its keys mean and how they are changed is
-//! in [`keys`], which does no I/O and is there on Linux, too.
+//! On Windows, `key_store` keeps registrations in the system registry. [`keys`] defines the meaning of
+//! its keys and plans changes to them. [`keys`] does no I/O and is also built on Linux.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
 mod entry;
 #[cfg(feature = "store")]
@@ -33,6 +34,6 @@ pub use linux::{atomic_file, folder, lock, store, toml_problem};
 pub use windows::key_store;
 
 pub use model::{
-    AccessRule, Action, Asker, Clash, Decision, Defaults, Override, Policy, Principal,
-    Registration, Registry, Rule, UnknownService,
+    AccessRule, Action, Clash, Decision, Defaults, Override, Policy, Principal, Registration,
+    Registry, Requester, Rule, UnknownService,
 };

@@ -1,4 +1,4 @@
-//! Registrations on their way to Windows and back, and whatever else ends in `.reg`.
+//! `.reg` files: round trips, files of other programs, and malformed files.
 
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_registry::Registration;
@@ -37,9 +37,9 @@ fn registration(port: u32, name: &str) -> Registration {
 }
 
 #[test]
-fn what_the_registry_editor_exports_is_read() {
-    // As regedit writes the key with what Windows ships, one service by the seeds' script, and
-    // the values of another tool.
+fn a_file_of_the_registry_editor_is_imported() {
+    // An export by regedit: an in-box service, a service of Microsoft's sample script, and a value of
+    // another tool.
     let text = format!(
         "{VERSION_5}\r\n\r\n[{KEY}]\r\n\r\n[{KEY}\\999E53D4-3D5C-4C3E-8779-BED06EC056E1]\r\n\
          \"ElementName\"=\"VM Session Service\"\r\n\r\n[{KEY}\\00000ac9-facb-11e6-bd58-\
@@ -53,13 +53,13 @@ fn what_the_registry_editor_exports_is_read() {
         notes(&import),
         [
             "line 5: \"VM Session Service\" is a service of Windows: left out",
-            "line 10: the value \"Weight\" is not known here: left out",
+            "line 10: unknown value \"Weight\": left out",
         ]
     );
 }
 
 #[test]
-fn what_is_switched_off_stays_so() {
+fn a_disabled_service_stays_disabled() {
     let off = |name: &str| Registration {
         enabled: false,
         ..registration(1, name)
@@ -69,7 +69,7 @@ fn what_is_switched_off_stays_so() {
     assert_eq!(registered(&import), [&off("Off"), &on]);
     assert_eq!(notes(&import), [""; 0]);
 
-    // The key that Windows looks at counts, in whatever order.
+    // The key that Windows reads wins, in any order.
     let key =
         |parent: &str, name: &str| format!("[{parent}\\{}]\n\"ElementName\"=\"{name}\"\n", id(1));
     let (live, parked) = (key(KEY, "Live"), key(DISABLED_KEY, "Parked"));
@@ -89,7 +89,7 @@ fn what_is_switched_off_stays_so() {
 }
 
 #[test]
-fn keys_are_known_in_every_spelling() {
+fn keys_are_recognized_in_every_spelling() {
     for key in [
         format!("{KEY}\\{}", id(1)),
         format!("{KEY}\\{{{}}}", id(1)).to_uppercase(),
@@ -122,7 +122,7 @@ fn keys_are_known_in_every_spelling() {
 }
 
 #[test]
-fn podmans_keys_have_no_name_and_get_one_from_what_they_say() {
+fn podmans_keys_without_a_name_get_a_generated_one() {
     let key = |port, more: &str| {
         format!(
             "[{KEY}\\{}]\n\"ToolName\"=\"podman\"\n\"Purpose\"=\"Network\"\n{more}",
@@ -156,7 +156,7 @@ fn podmans_keys_have_no_name_and_get_one_from_what_they_say() {
 }
 
 #[test]
-fn a_name_that_is_none_here_is_mended_or_made_up() {
+fn an_invalid_name_is_repaired_or_replaced() {
     let named = |value: &str| {
         let import = read(&format!("[{KEY}\\{}]\n\"ElementName\"={value}\n", id(1)));
         (registered(&import)[0].name.to_string(), notes(&import))
@@ -164,7 +164,7 @@ fn a_name_that_is_none_here_is_mended_or_made_up() {
     let (name, why) = named("\" Demo \"");
     assert_eq!(name, "Demo");
     assert!(
-        why[0].starts_with("line 4: the name \" Demo \" cannot be used ("),
+        why[0].starts_with("line 4: the name \" Demo \" is invalid ("),
         "{why:?}"
     );
     let unnamed = format!("Unnamed {}", id(1));
@@ -172,7 +172,7 @@ fn a_name_that_is_none_here_is_mended_or_made_up() {
     let (name, why) = named("dword:1");
     assert_eq!(name, unnamed);
     assert_eq!(why[0], "line 4: ElementName is not a string: left out");
-    // "Dé" in UTF-16, over two lines.
+    // "Dé" in UTF-16, on two lines.
     assert_eq!(
         named("hex(1):44,00,\\\r\n  e9,00,00,00"),
         ("Dé".to_owned(), vec![])
@@ -182,7 +182,7 @@ fn a_name_that_is_none_here_is_mended_or_made_up() {
 }
 
 #[test]
-fn deletions_are_told_and_take_effect_in_order() {
+fn deletions_are_entries_and_take_effect_in_order() {
     let one = format!("{KEY}\\{}", id(1));
     let two = format!("{KEY}\\{}", id(2));
     let text = format!(
@@ -202,11 +202,11 @@ fn deletions_are_told_and_take_effect_in_order() {
         ]
     );
     assert_eq!(import.notes.len(), 1);
-    assert!(notes(&import)[0].starts_with("line 12: all services at once are not deleted"));
+    assert!(notes(&import)[0].starts_with("line 12: cannot delete all services at once"));
 }
 
 #[test]
-fn old_files_in_the_languages_own_encoding_are_read() {
+fn version_4_files_in_an_ansi_code_page_are_imported() {
     let text = format!("REGEDIT4\n\n[{KEY}\\{}]\n", id(1));
     let mut bytes = text.into_bytes();
     bytes.extend(b"\"ElementName\"=\"Sauvegarde \xe0 chaud\"\n\"Owner\"=hex(1):80,00\n");
@@ -220,12 +220,12 @@ fn old_files_in_the_languages_own_encoding_are_read() {
 }
 
 #[test]
-fn a_mistake_is_an_error_with_its_line_and_nothing_is_imported() {
+fn a_syntax_error_has_a_line_and_nothing_is_imported() {
     let text = format!("[{KEY}\\{}]\n\"ElementName\"=\"One\n", id(1));
     let error = import(format!("{VERSION_5}\n\n{text}").as_bytes()).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "line 4: the quote that is opened here is not closed"
+        "line 4: the string that starts here has no closing quote"
     );
     let error = import(format!("{VERSION_5}\n\"a\"=\"b\"\n").as_bytes()).unwrap_err();
     assert_eq!(
@@ -236,20 +236,20 @@ fn a_mistake_is_an_error_with_its_line_and_nothing_is_imported() {
     assert!(
         error
             .to_string()
-            .starts_with("line 1: not a registry file: it begins with `{")
+            .starts_with("line 1: not a registry file: starts with `{")
     );
     let error = import(&vec![b' '; MAX_LEN + 1]).unwrap_err();
-    assert!(error.to_string().ends_with("at most 67108864 are taken"));
+    assert!(error.to_string().ends_with("the limit is 67108864"));
 }
 
 #[test]
-fn notes_are_kept_within_bounds() {
+fn notes_beyond_the_limit_are_only_counted() {
     let import = read(&"[HKEY_CURRENT_USER\\X]\n".repeat(MAX_NOTES + 5));
     assert_eq!((import.notes.len(), import.more_notes), (MAX_NOTES, 5));
 }
 
 #[test]
-fn a_hundred_thousand_services_go_there_and_back() {
+fn a_hundred_thousand_services_survive_a_round_trip() {
     let all: Vec<Registration> = (0..100_000)
         .map(|port| registration(port, &format!("Service {port}")))
         .collect();
@@ -259,9 +259,9 @@ fn a_hundred_thousand_services_go_there_and_back() {
     assert!(registered(&import).into_iter().eq(&all));
 }
 
-/// Pieces of registry files, to be put together in any order.
-fn pieces() -> impl Strategy<Value = String> {
-    let piece = prop_oneof![
+/// Random sequences of fragments of registry files.
+fn fragments() -> impl Strategy<Value = String> {
+    let fragment = prop_oneof![
         Just(VERSION_5.to_owned()),
         Just("REGEDIT4".to_owned()),
         Just(format!("[{KEY}\\{}]", id(1))),
@@ -274,7 +274,7 @@ fn pieces() -> impl Strategy<Value = String> {
         "\\PC{0,4}",
         Just("\r\n".to_owned()),
     ];
-    prop::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
+    prop::collection::vec(fragment, 0..24).prop_map(|fragments| fragments.concat())
 }
 
 fn registrations() -> impl Strategy<Value = Vec<Registration>> {
@@ -295,7 +295,7 @@ fn registrations() -> impl Strategy<Value = Vec<Registration>> {
 
 proptest! {
     #[test]
-    fn what_is_exported_is_imported(all in registrations()) {
+    fn an_exported_file_is_imported_unchanged(all in registrations()) {
         let import = import(&export(&all)).unwrap();
         prop_assert_eq!(import.notes, []);
         let want: Vec<Registration> = all;
@@ -307,21 +307,21 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_are_imported_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
+    fn arbitrary_bytes_are_imported_or_rejected(bytes in prop::collection::vec(any::<u8>(), 0..256)) {
         let _ = import(&bytes);
         let with_head = [VERSION_5.as_bytes(), b"\n", &bytes].concat();
         let _ = import(&with_head);
     }
 
     #[test]
-    fn any_text_like_a_registry_file_is_imported_or_refused(text in pieces()) {
+    fn arbitrary_fragments_are_imported_or_rejected(text in fragments()) {
         let with_head = format!("{VERSION_5}\n{text}");
         for text in [&text, &with_head] {
             let lines = text.lines().count().max(1);
             match import(text.as_bytes()) {
                 Ok(import) => {
                     prop_assert!(import.notes.iter().all(|note| note.line <= lines));
-                    // What is taken can be given back.
+                    // An imported registration survives a round trip.
                     let registrations = registered(&import).into_iter();
                     let again = super_import(&export(registrations.clone()));
                     prop_assert!(registered(&again).into_iter().eq(registrations));

@@ -1,5 +1,5 @@
-//! A registry editor that is not ours, Wine's, takes what is exported, and what it gives back says
-//! the same.
+//! Interoperability with Wine's registry editor: it imports an exported file, and its own export
+//! imports as the same registrations.
 
 #![cfg(target_os = "linux")]
 
@@ -9,7 +9,7 @@ use hvsock_registry::reg_file::{Entry, KEY, export, import};
 use hvsock_testkit::wine::Wine;
 
 #[test]
-fn wines_registry_editor_takes_the_file_and_gives_it_back() {
+fn wines_registry_editor_imports_and_exports_the_file() {
     let Some(wine) = Wine::new() else { return };
     let registration =
         |port, name| Registration::new(ServiceId::from_port(port), ElementName::new(name).unwrap());

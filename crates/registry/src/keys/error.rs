@@ -1,4 +1,4 @@
-//! Why keys cannot be read or changed.
+//! The error of reading or changing registrations in the Windows registry.
 
 use std::io;
 
@@ -6,60 +6,61 @@ use hvsock_address::ServiceId;
 
 use crate::{Clash, Registration};
 
-/// Why registrations in the registry of Windows cannot be read or changed. Each service is then as
-/// it was or as it was to be, but for texts of a replaced one, of which some may be set.
+/// Why registrations in the Windows registry cannot be read or changed.
+///
+/// After an error each service has its old or its new state. The one exception is
+/// [`Store::replace`](super::Store::replace), which may have written some of the texts.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// Windows keeps this user from the key.
+    /// The user has no access to the key (`ERROR_ACCESS_DENIED`).
     #[error(
         "access to {key} is denied; run this as administrator, from a terminal opened with \"Run \
          as administrator\""
     )]
     Denied {
-        /// The key, in full.
+        /// The full path of the key.
         key: String,
     },
-    /// What must be unique is not.
+    /// The GUID, name or port is taken.
     #[error(transparent)]
     Clash(#[from] Clash),
-    /// No such service is registered.
+    /// The service is not registered.
     #[error(
-        "no service {0} is registered on this machine; `hvsock service list` shows those that are"
+        "no service {0} is registered on this machine; `hvsock service list` lists the registered \
+         ones"
     )]
     NotRegistered(ServiceId),
-    /// The service is one that Windows ships.
-    #[error("\"{}\" is a service of Windows itself, and is left as it is", .0.name)]
+    /// The service is one that Windows ships, which cannot be changed.
+    #[error("\"{}\" is a service of Windows itself and cannot be changed", .0.name)]
     InBox(Box<Registration>),
-    /// The service's key is not as it must be for this.
-    #[error("{0}; mend it with regedit, or unregister the service first")]
+    /// The service's key has an unexpected content.
+    #[error("{0}; correct it with regedit, or unregister the service first")]
     Broken(String),
-    /// The registration holds something that the registry of Windows has no place for.
+    /// The registration has settings that the Windows registry cannot represent.
     #[error("this registration cannot be stored on Windows: {0}")]
     Unstorable(String),
-    /// There are as many services as there may be.
-    #[error("there are {0} services, the most that are kept; unregister one first")]
+    /// The maximum number of services is reached.
+    #[error("there are {0} services, which is the limit; unregister one first")]
     Limit(usize),
-    /// Another process has been writing all the while.
-    #[error(
-        "another process is changing the registrations, and has been for {0} seconds; try again"
-    )]
+    /// Another process held the write lock for this many seconds.
+    #[error("another process has been changing the registrations for {0} seconds; try again")]
     Busy(u64),
-    /// Windows could not do it.
+    /// A system call failed.
     #[error("cannot {doing} {key}: {error}")]
     System {
-        /// What was tried: a verb.
+        /// The operation: a verb.
         doing: &'static str,
-        /// The key, in full.
+        /// The full path of the key.
         key: String,
-        /// Why not.
+        /// The system's error.
         #[source]
         error: io::Error,
     },
 }
 
 impl KeyError {
-    /// From what the system answered: [`Denied`](Self::Denied) for `ERROR_ACCESS_DENIED`, on
-    /// whatever system the test runs.
+    /// Converts the error of a system call: [`Denied`](Self::Denied) for
+    /// [`PermissionDenied`](io::ErrorKind::PermissionDenied), else [`System`](Self::System).
     pub fn from_system(doing: &'static str, key: impl Into<String>, error: io::Error) -> Self {
         let key = key.into();
         match error.kind() {

@@ -1,23 +1,26 @@
-//! A registration that lives as long as its process.
+//! A registration that ends with its process.
 
 use hvsock_address::ServiceId;
 
-use super::{KeyError, Keys, Store};
+use super::{KeyBackend, KeyError, Store};
 use crate::Registration;
 
-/// A registration of this process, which ends when this is dropped.
+/// A registration of this process. Dropping it unregisters the service.
 ///
-/// If the process ends without that, Windows goes on to know the service until the next change to
-/// any registration, or until it starts again; hvsock no longer lists it, and anyone may register
-/// it anew.
+/// If the process ends without dropping it, hvsock no longer lists the service and anyone may register
+/// it again. Windows itself keeps the service until the next change to any registration, or until the
+/// next boot (the key is volatile).
 #[derive(Debug)]
-pub struct Lease<K: Keys> {
+pub struct Lease<K: KeyBackend> {
     store: Store<K>,
     id: ServiceId,
 }
 
-impl<K: Keys> Store<K> {
-    /// Registers a service for as long as what this gives is kept.
+impl<K: KeyBackend> Store<K> {
+    /// Registers a service until the returned [`Lease`] is dropped.
+    ///
+    /// # Errors
+    /// As [`put`](Store::put).
     pub fn lease(mut self, registration: &Registration) -> Result<Lease<K>, KeyError> {
         let leased = Registration {
             lease: true,
@@ -31,24 +34,27 @@ impl<K: Keys> Store<K> {
     }
 }
 
-impl<K: Keys> Lease<K> {
+impl<K: KeyBackend> Lease<K> {
     /// The service.
     pub fn id(&self) -> ServiceId {
         self.id
     }
 
-    /// Whether the registration still stands and is this process's.
+    /// Checks that the registration still exists and belongs to this process.
+    ///
+    /// # Errors
+    /// [`KeyError::NotRegistered`] if it does not; another [`KeyError`] if the keys cannot be read.
     pub fn check(&self) -> Result<(), KeyError> {
-        match self.store.is_mine(self.id)? {
+        match self.store.is_held(self.id)? {
             true => Ok(()),
             false => Err(KeyError::NotRegistered(self.id)),
         }
     }
 }
 
-impl<K: Keys> Drop for Lease<K> {
+impl<K: KeyBackend> Drop for Lease<K> {
     fn drop(&mut self) {
-        // Nobody is left to tell; once the process is gone, the lease is, too.
+        // Drop cannot report an error. The lease expires with the process anyway.
         let _ = self.store.end_lease(self.id);
     }
 }

@@ -1,24 +1,23 @@
-//! Registrations as keys of the registry of Windows: what they mean and how they are changed,
-//! without any I/O, so that all of it is tested wherever hvsock is built.
+//! Registrations as keys of the Windows registry: their meaning, and crash-safe changes to them.
+//! This module does no I/O, so it is tested on every platform that builds hvsock.
 //!
-//! Windows knows a service by a key that is named after its GUID, and looks at nothing in it but
-//! the value `ElementName`; not even that has to be there. So **a key under its GUID is in force
-//! from the moment that it has that name**, and whatever is to be there all at once is written
-//! under another name, [`STAGE`], and then renamed. A service that is switched off has its key in
-//! another place, [`Place::Disabled`], which Windows does not look at.
+//! Windows registers a service by a key named after its GUID. It reads only the value `ElementName`,
+//! which is optional. So **a key takes effect as soon as it has a GUID as its name**. A new key is
+//! therefore written under another name, [`STAGE`], and then renamed in one step. The key of a
+//! disabled service is at another location, [`KeyLocation::Disabled`], which Windows does not read.
 //!
-//! [`Store`] has the operations, over whatever implements [`Keys`]:
+//! [`Store`] has the operations, generic over a [`KeyBackend`]:
 //!
-//! 1. [`Keys::read`] gives a [`Snapshot`], as much of the keys as its bounds allow.
-//! 2. From that comes a [`Listing`], in the words of the [model](crate::model).
-//! 3. A change becomes a list of [`Step`]s, in an order in which a crash after any of them leaves
-//!    each service as it was or as it was to be; [`Keys::apply`] takes them one by one.
+//! 1. [`KeyBackend::read`] returns a [`Snapshot`] of the keys, limited by the bounds below.
+//! 2. The snapshot is converted to a [`Listing`] of the [model](crate::model)'s types.
+//! 3. A change is planned as a list of [`KeyStep`]s. They are ordered so that a crash after any step
+//!    leaves each service in its old or its new state. [`KeyBackend::apply`] executes them in turn.
 
 mod error;
+mod inventory;
 mod lease;
 mod plan;
 mod store;
-mod survey;
 #[cfg(test)]
 mod tests;
 
@@ -27,203 +26,217 @@ pub use lease::Lease;
 pub use store::Store;
 
 use crate::Registry;
-use crate::text::shown;
+use crate::text::escaped;
 
-/// The most keys of services that are read.
+/// The maximum number of service keys that are read at each location.
 pub const MAX_SERVICES: usize = 4096;
-/// The most values of one key that are read.
+/// The maximum number of values that are read from one key.
 pub const MAX_VALUES: usize = 64;
-/// The most bytes of one value that are read.
+/// The maximum size in bytes of one value that is read.
 pub const MAX_VALUE: usize = 16 * 1024;
-/// The most bytes of all values together that are read.
+/// The maximum size in bytes of all values together.
 pub const MAX_TOTAL: usize = 64 * 1024 * 1024;
-/// The most problems that are listed one by one.
+/// The maximum number of problems in a listing.
 pub const MAX_PROBLEMS: usize = 1000;
 
-/// The name of a key that is being written: a GUID, for whoever expects every key to be named by
-/// one, and nobody's service.
+/// The temporary name of a key while it is written. It is a GUID, because other programs may expect
+/// GUIDs as key names, but it is not a service.
 ///
-/// It sorts behind every GUID that is in use, braces or not. Windows does not mind, but Wine 8
-/// loses a key when its neighbour is renamed to what sorts behind it.
+/// It sorts after every GUID in use, with or without braces. Windows does not need that, but Wine 8
+/// loses a key when a neighbouring key is renamed to a name that sorts after it.
 pub const STAGE: &str = "{FFFFFFFF-68D1-4E1C-9C5A-5B0E6A7C4D31}";
 
-/// Which process has a lease, in a service's key.
+/// The value with the id of the process that holds a lease.
 pub(crate) const LEASE_PROCESS: &str = "LeaseProcess";
-/// When that process began.
+/// The value with the start time of that process.
 pub(crate) const LEASE_STARTED: &str = "LeaseStarted";
 
-/// Types of values: `REG_SZ`, `REG_EXPAND_SZ`, `REG_DWORD` and `REG_QWORD` (winnt.h).
+/// Value types: `REG_SZ`, `REG_EXPAND_SZ`, `REG_DWORD` and `REG_QWORD` (winnt.h).
 pub(crate) const REG_SZ: u32 = 1;
 pub(crate) const REG_EXPAND_SZ: u32 = 2;
 pub(crate) const REG_DWORD: u32 = 4;
 pub(crate) const REG_QWORD: u32 = 11;
 
-/// Where a service's key is.
+/// The parent key of a service's key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Place {
-    /// Windows' own key, `GuestCommunicationServices`: what is here is in force.
+pub enum KeyLocation {
+    /// The key of Windows, `GuestCommunicationServices`. Services here are enabled.
     Services,
-    /// Ours, for services that are switched off.
+    /// The key of hvsock for disabled services.
     Disabled,
 }
 
-/// A value, as the registry has it.
+/// A registry value, not yet validated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawValue {
-    /// Its name, in whatever case.
+    /// The name, in any case.
     pub name: String,
-    /// Its type, by the number of winnt.h.
+    /// The type, as numbered in winnt.h.
     pub kind: u32,
-    /// Its bytes.
+    /// The data.
     pub data: Vec<u8>,
 }
 
-/// A service's key, as the registry has it.
+/// A service's key, not yet validated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RawKey {
-    /// Its name, in whatever case, perhaps with braces.
+    /// The name, in any case, with or without braces.
     pub name: String,
-    /// Its values.
+    /// The values.
     pub values: Vec<RawValue>,
-    /// How many keys it has of its own, which are not read.
+    /// The number of subkeys. Subkeys are not read.
     pub subkeys: usize,
-    /// What else of the key is not here, and why; parts of a sentence about the key.
+    /// What was not read and why. Each entry is the end of a sentence whose subject is the key.
     pub left_out: Vec<String>,
 }
 
-/// What was read.
+/// The keys of all services at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// The keys of [`Place::Services`].
+    /// The keys of [`KeyLocation::Services`].
     pub services: Vec<RawKey>,
-    /// The keys of [`Place::Disabled`].
+    /// The keys of [`KeyLocation::Disabled`].
     pub disabled: Vec<RawKey>,
-    /// What kept any key from being read at all, as sentences.
+    /// Why keys are missing from the snapshot, as sentences.
     pub problems: Vec<String>,
-    /// Whether there are more keys than were read.
+    /// Whether there are more keys than the limit.
     pub truncated: bool,
 }
 
-/// One change, which is made as a whole or not at all.
+/// One change of the registry, atomic by itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Makes a key without values.
+pub enum KeyStep {
+    /// Creates a key without values.
     Create {
-        /// Where.
-        place: Place,
-        /// Its name.
+        /// The parent.
+        location: KeyLocation,
+        /// The key's name.
         name: String,
-        /// Whether it is to be gone when Windows starts again.
+        /// Whether the key disappears at the next boot (`REG_OPTION_VOLATILE`).
         volatile: bool,
     },
-    /// Sets a value of a key that is there.
+    /// Sets a value of an existing key.
     Set {
-        /// Where the key is.
-        place: Place,
+        /// The key's parent.
+        location: KeyLocation,
         /// The key's name.
         name: String,
         /// The value.
         value: RawValue,
     },
-    /// Takes a value from a key, if it is there.
+    /// Removes a value of an existing key. A missing value is no error.
     Unset {
-        /// Where the key is.
-        place: Place,
+        /// The key's parent.
+        location: KeyLocation,
         /// The key's name.
         name: String,
         /// The value's name.
         value: String,
     },
-    /// Gives a key another name, which no key has.
+    /// Renames a key. The new name must be free.
     Rename {
-        /// Where the key is.
-        place: Place,
-        /// Its name so far.
+        /// The key's parent.
+        location: KeyLocation,
+        /// The old name.
         from: String,
-        /// Its name from now on.
+        /// The new name.
         to: String,
     },
-    /// Takes a key away with all that is in it, if it is there.
+    /// Deletes a key with its values and subkeys. A missing key is no error.
     Delete {
-        /// Where the key is.
-        place: Place,
-        /// Its name.
+        /// The key's parent.
+        location: KeyLocation,
+        /// The key's name.
         name: String,
     },
 }
 
-/// A process, told from those that had or will have its id by when it began.
+/// The process that holds a lease. The start time tells it apart from other processes that have or
+/// had the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Holder {
-    /// The process's id.
+pub struct LeaseHolder {
+    /// The process id.
     pub process: u32,
-    /// When it began, as the system counts.
+    /// The start time in the system's unit (on Windows a FILETIME).
     pub started: u64,
 }
 
-/// What the system says of a process id.
+/// The liveness of a process id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
-    /// No process has it.
+pub enum ProcessState {
+    /// No process has the id.
     Gone,
-    /// A process has it that began at this time.
-    Since(u64),
-    /// A process has it, about which nothing may be asked.
+    /// A process with this start time has the id.
+    StartedAt(u64),
+    /// A process has the id, but its start time cannot be read.
     Unknown,
 }
 
-/// Where keys are: the registry of Windows, or whatever stands in for it in a test.
-pub trait Keys {
-    /// A writer's turn, which ends when it is dropped.
-    type Turn;
+/// Storage of keys: the Windows registry, or a fake in tests.
+pub trait KeyBackend {
+    /// The write lock, released when it is dropped.
+    type Guard;
 
-    /// Waits until no other process is writing; a crashed one is not.
-    fn turn(&mut self) -> Result<Self::Turn, KeyError>;
+    /// Acquires the write lock, which excludes other processes. A crash releases it.
+    ///
+    /// # Errors
+    /// [`KeyError::Busy`] if another process holds the lock for too long; another [`KeyError`] if
+    /// locking fails.
+    fn lock(&mut self) -> Result<Self::Guard, KeyError>;
 
-    /// Reads all keys of services.
+    /// Reads the keys of all services.
+    ///
+    /// # Errors
+    /// [`KeyError::Denied`] or [`KeyError::System`] if the parent keys cannot be read.
     fn read(&self) -> Result<Snapshot, KeyError>;
 
-    /// Makes one change.
-    fn apply(&mut self, step: &Step) -> Result<(), KeyError>;
+    /// Executes one step.
+    ///
+    /// # Errors
+    /// [`KeyError::Denied`] or [`KeyError::System`]; the step then changed nothing.
+    fn apply(&mut self, step: &KeyStep) -> Result<(), KeyError>;
 
-    /// Whether a process lives.
-    fn life(&self, process: u32) -> Life;
+    /// The liveness of a process.
+    fn process_state(&self, process: u32) -> ProcessState;
 
-    /// The process that asks.
-    fn myself(&self) -> Result<Holder, KeyError>;
+    /// The calling process.
+    ///
+    /// # Errors
+    /// [`KeyError::System`] if its start time cannot be read.
+    fn current_process(&self) -> Result<LeaseHolder, KeyError>;
 }
 
-/// What is registered, in force or not.
+/// The registrations that keys define, enabled or disabled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
-    /// The services, but for those of Windows itself ([`Registration::in_box`]), which no registry
-    /// holds. What a key does not say is as in [`Registration::new`].
+    /// The services, without those of Windows itself ([`Registration::in_box`]). Settings that a key
+    /// leaves out are as in [`Registration::new`].
     ///
     /// [`Registration::in_box`]: crate::Registration::in_box
     /// [`Registration::new`]: crate::Registration::new
     pub registry: Registry,
-    /// What is wrong with keys, as sentences that name them: the first thousand.
+    /// Problems with keys, as sentences that name the key: the first [`MAX_PROBLEMS`], then a count.
     pub problems: Vec<String>,
 }
 
-/// Whether a key of this name is a service's.
+/// Whether a key name is the GUID of a service.
 pub fn is_service(name: &str) -> bool {
-    survey::service_id(name).is_some()
+    inventory::service_id(name).is_some()
 }
 
-/// What is wrong where a value was not read, as it is in [`RawKey::left_out`].
-pub fn unread(name: &str, len: usize) -> String {
-    format!("the value \"{}\" of {len} bytes is left out", shown(name))
+/// The entry of [`RawKey::left_out`] for a value that was not read.
+pub fn skipped_value(name: &str, len: usize) -> String {
+    format!("the value \"{}\" of {len} bytes is left out", escaped(name))
 }
 
-impl Holder {
-    /// Whether the process that took a lease still lives, by what the system says of its id.
-    pub fn lives(self, now: Life) -> bool {
+impl LeaseHolder {
+    /// Whether the process still runs, given the current state of its process id.
+    pub fn is_running(self, now: ProcessState) -> bool {
         match now {
-            Life::Gone => false,
-            Life::Since(started) => started == self.started,
-            // It may be another one by now; taking a lease from a process that lives is worse.
-            Life::Unknown => true,
+            ProcessState::Gone => false,
+            ProcessState::StartedAt(started) => started == self.started,
+            // The id may have been reused, but revoking the lease of a live process would be worse.
+            ProcessState::Unknown => true,
         }
     }
 }
@@ -243,12 +256,12 @@ impl RawValue {
     }
 }
 
-impl Place {
-    /// The place's name in a problem.
-    fn shown(self) -> &'static str {
+impl KeyLocation {
+    /// The name of the location in messages.
+    fn label(self) -> &'static str {
         match self {
-            Place::Services => "GuestCommunicationServices",
-            Place::Disabled => r"hvsock\Disabled",
+            KeyLocation::Services => "GuestCommunicationServices",
+            KeyLocation::Disabled => r"hvsock\Disabled",
         }
     }
 }

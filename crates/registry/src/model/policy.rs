@@ -1,38 +1,37 @@
-//! What a registration says about one question, and which of its rules says it.
+//! Access decisions from one registration, each with the rule that made it.
 //!
-//! A [`Policy`] is a registration with everything that stands around it: the override of the child
-//! in question, and the defaults. Nothing here is copied or built, so that a broker can ask it for
-//! every connection; the [`Rule`] that decided is put into words only when somebody wants to read
-//! it.
+//! A [`Policy`] combines a registration with the override for one child and with the defaults. It
+//! borrows everything (zero-copy) and allocates nothing, so a broker can evaluate it for every
+//! connection. A [`Rule`] is formatted as text only when it is displayed.
 
 use hvsock_address::{PartitionName, ServiceId};
 
-use super::asker::{Asker, Principal, is_child};
-use super::rule::{Action, Place, Rule, Setting};
+use super::requester::{Principal, Requester, is_child};
+use super::rule::{Action, Rule, RuleScope, Setting};
 use super::{AccessRule, Defaults, Override, Registration, Registry};
 
-/// One registration as it applies to one child, or to children in general.
+/// One registration as it applies to one child, or to any child without an override.
 #[derive(Clone, Copy, Debug)]
 pub struct Policy<'a> {
     registration: &'a Registration,
     defaults: &'a Defaults,
-    /// The user whose processes may do everything, beside root: he can edit the registry anyway.
+    /// The user that has all access, like root: that user can edit the registry anyway.
     broker_uid: u32,
     over: Option<(&'a PartitionName, &'a Override)>,
 }
 
-/// An answer, and the rule that gave it.
+/// The result of one access check, with the rule that decided.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Decision<'a> {
-    /// The answer.
+    /// Whether access is allowed.
     pub allowed: bool,
-    /// The rule that gave it.
+    /// The rule that decided.
     pub rule: Rule<'a>,
 }
 
 impl Registry {
-    /// What is registered for a service, as it applies to children in general. `broker_uid` is the
-    /// user whose processes may do everything, beside root.
+    /// The policy of a registered service, without any child's override. `None` if the service is
+    /// not registered. Processes of the user `broker_uid` have all access, like root's.
     pub fn policy(&self, service: ServiceId, broker_uid: u32) -> Option<Policy<'_>> {
         Some(Policy {
             registration: self.get(service)?,
@@ -49,7 +48,7 @@ impl<'a> Policy<'a> {
         self.registration
     }
 
-    /// The same as it applies to this child.
+    /// The same policy with the override for this child, if there is one.
     pub fn for_child(self, child: &PartitionName) -> Policy<'a> {
         Policy {
             over: self.registration.vm.get_key_value(child),
@@ -57,7 +56,7 @@ impl<'a> Policy<'a> {
         }
     }
 
-    /// The same for each child that has an override.
+    /// The same policy once for each child that has an override.
     pub fn for_each_override(self) -> impl Iterator<Item = Policy<'a>> {
         let overrides = self.registration.vm.iter();
         overrides.map(move |over| Policy {
@@ -70,50 +69,50 @@ impl<'a> Policy<'a> {
     pub fn enabled(&self) -> Decision<'a> {
         let over = self.over.and_then(|(name, over)| {
             let enabled = over.enabled?;
-            Some((Place::Vm(name), enabled))
+            Some((RuleScope::Vm(name), enabled))
         });
-        let (place, enabled) = over.unwrap_or((Place::Registration, self.registration.enabled));
-        Decision::new(enabled, place, Setting::Enabled(enabled))
+        let (scope, enabled) = over.unwrap_or((RuleScope::Registration, self.registration.enabled));
+        Decision::new(enabled, scope, Setting::Enabled(enabled))
     }
 
     /// Whether a listener may be bound to the wildcard.
     pub fn wildcard(&self) -> Decision<'a> {
         let over = self.over.and_then(|(name, over)| {
             let allowed = over.allow_wildcard_binds?;
-            Some((Place::Vm(name), allowed))
+            Some((RuleScope::Vm(name), allowed))
         });
         let own = self.registration.allow_wildcard_binds;
-        let (place, allowed) = over
-            .or(own.map(|allowed| (Place::Registration, allowed)))
-            .unwrap_or((Place::Defaults, self.defaults.allow_wildcard_binds));
-        Decision::new(allowed, place, Setting::Wildcard(allowed))
+        let (scope, allowed) = over
+            .or(own.map(|allowed| (RuleScope::Registration, allowed)))
+            .unwrap_or((RuleScope::Defaults, self.defaults.allow_wildcard_binds));
+        Decision::new(allowed, scope, Setting::Wildcard(allowed))
     }
 
-    /// Whether `asker` may do `action`.
-    pub fn access(&self, action: Action, asker: &Asker<'_>) -> Decision<'a> {
-        match asker {
-            Asker::Process(principal) => self.access_of_process(action, principal),
-            Asker::Child { name, id, groups } => {
-                for (place, rule) in self.rules(action) {
+    /// Whether `requester` may perform `action`.
+    pub fn access(&self, action: Action, requester: &Requester<'_>) -> Decision<'a> {
+        match requester {
+            Requester::Process(principal) => self.access_of_process(action, principal),
+            Requester::Child { name, id, groups } => {
+                for (scope, rule) in self.rules(action) {
                     if let Some(list) = &rule.partitions {
                         let allowed = list.iter().any(|entry| is_child(entry, name, *id, groups));
                         let lists = [Some(("partitions", list.as_slice())), None];
-                        return Decision::new(allowed, place, Setting::Lists(action, lists));
+                        return Decision::new(allowed, scope, Setting::Lists(action, lists));
                     }
                 }
-                Decision::new(true, Place::BuiltIn, Setting::EveryChild(action))
+                Decision::new(true, RuleScope::BuiltIn, Setting::EveryChild(action))
             }
         }
     }
 
     fn access_of_process(&self, action: Action, principal: &Principal) -> Decision<'a> {
         if principal.uid == 0 {
-            return Decision::new(true, Place::BuiltIn, Setting::Root);
+            return Decision::new(true, RuleScope::BuiltIn, Setting::Root);
         }
         if principal.uid == self.broker_uid {
-            return Decision::new(true, Place::BuiltIn, Setting::BrokerUser);
+            return Decision::new(true, RuleScope::BuiltIn, Setting::BrokerUser);
         }
-        for (place, rule) in self.rules(action) {
+        for (scope, rule) in self.rules(action) {
             let users = rule.users.as_ref().map(|list| ("users", list.as_slice()));
             let groups = rule.groups.as_ref().map(|list| ("groups", list.as_slice()));
             if users.is_none() && groups.is_none() {
@@ -123,45 +122,45 @@ impl<'a> Policy<'a> {
             let by_group = groups.filter(|(_, list)| list.iter().any(|e| principal.is_in_group(e)));
             return match by_user.or(by_group) {
                 Some(list) => {
-                    Decision::new(true, place, Setting::Lists(action, [Some(list), None]))
+                    Decision::new(true, scope, Setting::Lists(action, [Some(list), None]))
                 }
-                None => Decision::new(false, place, Setting::Lists(action, [users, groups])),
+                None => Decision::new(false, scope, Setting::Lists(action, [users, groups])),
             };
         }
         match action {
-            Action::Connect => Decision::new(true, Place::BuiltIn, Setting::Everyone(action)),
+            Action::Connect => Decision::new(true, RuleScope::BuiltIn, Setting::Everyone(action)),
             Action::Bind => {
                 let owner = self.registration.owner.as_deref();
                 let allowed = owner.is_some_and(|owner| owner != "*" && principal.is_user(owner));
-                Decision::new(allowed, Place::BuiltIn, Setting::Owner(owner))
+                Decision::new(allowed, RuleScope::BuiltIn, Setting::Owner(owner))
             }
         }
     }
 
-    /// The rules for an action, the most specific first.
-    fn rules(&self, action: Action) -> impl Iterator<Item = (Place<'a>, &'a AccessRule)> {
+    /// The access rules for an action, the most specific first.
+    fn rules(&self, action: Action) -> impl Iterator<Item = (RuleScope<'a>, &'a AccessRule)> {
         let pick = |bind: &'a AccessRule, connect: &'a AccessRule| match action {
             Action::Bind => bind,
             Action::Connect => connect,
         };
         let (registration, defaults) = (self.registration, self.defaults);
         let over = self.over;
-        over.map(|(name, over)| (Place::Vm(name), pick(&over.bind, &over.connect)))
+        over.map(|(name, over)| (RuleScope::Vm(name), pick(&over.bind, &over.connect)))
             .into_iter()
             .chain([
                 (
-                    Place::Registration,
+                    RuleScope::Registration,
                     pick(&registration.bind, &registration.connect),
                 ),
-                (Place::Defaults, pick(&defaults.bind, &defaults.connect)),
+                (RuleScope::Defaults, pick(&defaults.bind, &defaults.connect)),
             ])
     }
 }
 
 impl<'a> Decision<'a> {
-    fn new(allowed: bool, place: Place<'a>, setting: Setting<'a>) -> Self {
+    fn new(allowed: bool, scope: RuleScope<'a>, setting: Setting<'a>) -> Self {
         let rule = Rule {
-            place,
+            scope,
             setting,
             brief: false,
         };
@@ -222,32 +221,32 @@ mod tests {
     }
 
     #[test]
-    fn with_no_rules_the_owner_offers_and_everyone_connects() {
+    fn without_rules_the_owner_may_bind_and_everyone_may_connect() {
         let registry = registry(|_, _| {});
         let policy = policy(&registry);
         let (alice, bob) = (principal(1000, "alice", &[]), principal(1001, "bob", &[]));
-        let web = Asker::Child {
+        let web = Requester::Child {
             name: &name("web"),
             id: VmId::random(),
             groups: &[],
         };
-        for (action, asker, allowed, rule) in [
+        for (action, requester, allowed, rule) in [
             (
                 Action::Bind,
-                Asker::Process(&alice),
+                Requester::Process(&alice),
                 true,
                 "defaults: bind allows the owner alice",
             ),
             (
                 Action::Bind,
-                Asker::Process(&bob),
+                Requester::Process(&bob),
                 false,
                 "defaults: bind allows the owner alice",
             ),
             (Action::Bind, web, true, "defaults: bind allows every child"),
             (
                 Action::Connect,
-                Asker::Process(&bob),
+                Requester::Process(&bob),
                 true,
                 "defaults: connect allows everyone",
             ),
@@ -258,7 +257,7 @@ mod tests {
                 "defaults: connect allows every child",
             ),
         ] {
-            check(policy.access(action, &asker), allowed, rule);
+            check(policy.access(action, &requester), allowed, rule);
         }
         check(policy.enabled(), true, "enabled = true");
         check(
@@ -278,7 +277,7 @@ mod tests {
         ] {
             let who = principal(uid, "x", &[]);
             check(
-                policy.access(Action::Connect, &Asker::Process(&who)),
+                policy.access(Action::Connect, &Requester::Process(&who)),
                 true,
                 rule,
             );
@@ -286,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn either_list_allows_a_process_and_an_empty_one_counts() {
+    fn either_list_allows_a_process_and_an_empty_list_denies() {
         let registry = registry(|entry, defaults| {
             entry.connect.users = list(&["bob", "1002"]);
             entry.connect.groups = list(&["staff"]);
@@ -295,7 +294,7 @@ mod tests {
         });
         let policy = policy(&registry);
         let ask = |action, who: Principal| {
-            let decision = policy.access(action, &Asker::Process(&who));
+            let decision = policy.access(action, &Requester::Process(&who));
             (decision.allowed, decision.rule.to_string())
         };
         let users = "connect.users = [\"bob\", \"1002\"]";
@@ -310,7 +309,7 @@ mod tests {
                 false,
                 both.as_str(),
             ),
-            // Digits are an id, not the name of somebody who chose to be called so.
+            // Digits are an id: a numeric user name does not match.
             (principal(1005, "1002", &[]), false, both.as_str()),
         ] {
             assert_eq!(ask(Action::Connect, who), (allowed, rule.to_owned()));
@@ -320,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_child_is_named_by_name_id_group_or_star() {
+    fn an_entry_matches_a_child_by_name_id_group_or_star() {
         let id = VmId::random();
         let groups = ["blue".to_owned()];
         for (entry, allowed) in [
@@ -335,12 +334,12 @@ mod tests {
             (VmId::random().to_string().as_str(), false),
         ] {
             let registry = registry(|service, _| service.connect.partitions = list(&[entry]));
-            let asker = Asker::Child {
+            let requester = Requester::Child {
                 name: &name("web"),
                 id,
                 groups: &groups,
             };
-            let decision = policy(&registry).access(Action::Connect, &asker);
+            let decision = policy(&registry).access(Action::Connect, &requester);
             check(
                 decision,
                 allowed,
@@ -350,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn the_most_specific_answer_wins_question_by_question() {
+    fn the_most_specific_rule_wins_for_each_setting_separately() {
         let registry = registry(|entry, defaults| {
             defaults.allow_wildcard_binds = false;
             defaults.connect.users = list(&["carol"]);
@@ -379,7 +378,7 @@ mod tests {
             false,
             "defaults: allow_wildcard_binds = false",
         );
-        let child = Asker::Child {
+        let child = Requester::Child {
             name: &name("web.1"),
             id: VmId::random(),
             groups: &[],
@@ -391,22 +390,22 @@ mod tests {
             true,
             "connect.partitions = [\"*\"]",
         );
-        // The override says nothing of users, nor does the registration.
+        // Neither the override nor the registration has a list of users.
         let bob = principal(1001, "bob", &[]);
-        let decision = web.access(Action::Connect, &Asker::Process(&bob));
+        let decision = web.access(Action::Connect, &Requester::Process(&bob));
         check(decision, false, "defaults: connect.users = [\"carol\"]");
         assert_eq!(general.for_each_override().count(), 1);
     }
 
     #[test]
-    fn a_rule_can_be_told_without_whom_it_names() {
+    fn a_brief_rule_does_not_show_the_entries_of_its_lists() {
         let registry = registry(|entry, _| {
             entry.connect.users = list(&["bob"]);
             entry.connect.groups = list(&["staff"]);
         });
         let policy = policy(&registry);
         let eve = principal(1009, "eve", &[]);
-        let asker = Asker::Process(&eve);
+        let requester = Requester::Process(&eve);
         for (action, brief, remedy) in [
             (
                 Action::Connect,
@@ -419,10 +418,10 @@ mod tests {
                 "add bind.users to services/",
             ),
         ] {
-            let rule = policy.access(action, &asker).rule;
+            let rule = policy.access(action, &requester).rule;
             assert_eq!(rule.brief().to_string(), brief);
-            let told = rule.remedy(ServiceId::from_port(1));
-            assert!(told.starts_with(remedy), "{told}");
+            let text = rule.remedy(ServiceId::from_port(1));
+            assert!(text.starts_with(remedy), "{text}");
         }
     }
 }

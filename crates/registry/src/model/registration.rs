@@ -1,4 +1,4 @@
-//! One service's entry.
+//! The registration of one service.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -6,76 +6,77 @@ use std::sync::LazyLock;
 use hvsock_address::{ElementName, PartitionName, ServiceId};
 use uuid::uuid;
 
-/// Who may do one thing. A list that is left out falls to the next in line: the child's
-/// [`Override`], the [`Registration`], the [`Defaults`], and at last what is built in.
+/// Who may perform one action. A list that is left out is inherited. The order of precedence is the
+/// child's [`Override`], the [`Registration`], the [`Defaults`], then the built-in rule.
 ///
-/// `users` and `groups` are one question, about processes in the partition that owns the registry:
-/// matching either list is enough, and giving either, even empty, answers the question. The other
-/// question, `partitions`, is about that partition's children.
+/// `users` and `groups` apply together, to processes in the partition that owns the registry. A match
+/// in either list is enough, and if either list is present (even empty), nothing is inherited.
+/// `partitions` applies to that partition's children and is inherited separately.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessRule {
-    /// Names or numeric ids of users; `*` is everyone.
+    /// Names or numeric ids of users; `*` matches everyone.
     pub users: Option<Vec<String>>,
-    /// Names or numeric ids of groups; `*` is everyone.
+    /// Names or numeric ids of groups; `*` matches everyone.
     pub groups: Option<Vec<String>>,
-    /// Names or ids of child partitions; `@group` is a sibling group, `*` is every child.
+    /// Names or ids of child partitions; `@group` matches a sibling group, `*` every child.
     pub partitions: Option<Vec<String>>,
 }
 
-/// A service that a partition's owner allows.
+/// A registered service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Registration {
     /// The service's GUID.
     pub id: ServiceId,
-    /// The friendly name.
+    /// The friendly name (`ElementName` on Windows).
     pub name: ElementName,
-    /// Whether it may be used; if not, new uses are refused and established ones are cut.
+    /// Whether the service may be used. If not, new connections and listeners are refused and
+    /// existing ones are reset.
     pub enabled: bool,
     /// Who may listen.
     pub bind: AccessRule,
     /// Who may connect.
     pub connect: AccessRule,
-    /// Whether a listener may be bound to the wildcard.
+    /// Whether a listener may bind the wildcard.
     pub allow_wildcard_binds: Option<bool>,
-    /// What differs for one child.
+    /// Overrides for single children.
     pub vm: BTreeMap<PartitionName, Override>,
-    /// The user who registered it.
+    /// The user who registered the service.
     pub owner: Option<String>,
-    /// The program that registered it.
+    /// The program that registered the service.
     pub creator: Option<String>,
-    /// What it is for.
+    /// What the service is for.
     pub purpose: Option<String>,
-    /// Whether it ends with the process that registered it; such an entry is never stored.
+    /// Whether the registration ends with the process that made it. A lease is never stored.
     pub lease: bool,
 }
 
-/// What differs for one child: what is given here stands in place of the registration's own.
+/// The settings that differ for one child. Each one present replaces the registration's own.
 ///
-/// It is about everything between that child and others, whichever end listens. Between two
-/// siblings both children's overrides apply, and both must allow.
+/// An override applies to all traffic between that child and other partitions, whichever end
+/// listens. Between two siblings, both children's overrides apply and both must allow.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Override {
-    /// In place of [`Registration::enabled`].
+    /// Replaces [`Registration::enabled`].
     pub enabled: Option<bool>,
-    /// In place of [`Registration::bind`], list by list.
+    /// Replaces [`Registration::bind`], list by list.
     pub bind: AccessRule,
-    /// In place of [`Registration::connect`], list by list.
+    /// Replaces [`Registration::connect`], list by list.
     pub connect: AccessRule,
-    /// In place of [`Registration::allow_wildcard_binds`].
+    /// Replaces [`Registration::allow_wildcard_binds`].
     pub allow_wildcard_binds: Option<bool>,
 }
 
-/// What holds where a registration says nothing.
+/// The settings for everything that a registration leaves out.
 ///
-/// Built in: the registration's owner and every child may bind, everyone may connect, and the
-/// wildcard may be bound to.
+/// [`Defaults::default`] is the built-in rule: the registration's owner and every child may bind,
+/// everyone may connect, and listeners may bind the wildcard.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Defaults {
     /// Who may listen.
     pub bind: AccessRule,
     /// Who may connect.
     pub connect: AccessRule,
-    /// Whether a listener may be bound to the wildcard.
+    /// Whether a listener may bind the wildcard.
     pub allow_wildcard_binds: bool,
 }
 
@@ -90,7 +91,7 @@ impl Default for Defaults {
 }
 
 impl Registration {
-    /// An enabled entry that leaves everything else to the defaults.
+    /// An enabled registration that leaves everything else to the defaults.
     pub fn new(id: ServiceId, name: ElementName) -> Self {
         Self {
             id,
@@ -107,25 +108,25 @@ impl Registration {
         }
     }
 
-    /// The vsock port that this service's id stands for, if it is on the template.
+    /// The vsock port that this service's id encodes, if the id is on the vsock template.
     pub fn port(&self) -> Option<u32> {
         self.id.port()
     }
 
-    /// The vsock port by which guests reach this service, whose kernels know ports only: the
-    /// template's, or else the id's alias.
+    /// The vsock port by which guests reach this service: the port of the template, or else the id's
+    /// alias. AF_VSOCK in a guest's kernel has port numbers only.
     pub fn port_for_guests(&self) -> Option<u32> {
         self.id.port_for_guests()
     }
 
-    /// The two services that Windows ships, so that nobody takes their ids or names.
+    /// The two services that Windows ships. Their ids, names and ports are reserved.
     ///
-    /// Source: the key `GuestCommunicationServices` of a fresh Windows with Hyper-V.
+    /// Source: the key `GuestCommunicationServices` of a new Windows installation with Hyper-V.
     pub fn in_box() -> [Registration; 2] {
         IN_BOX.clone()
     }
 
-    /// Whether this entry has the id of one of those.
+    /// Whether this registration has the id of an in-box service.
     pub fn is_in_box(&self) -> bool {
         IN_BOX.iter().any(|shipped| shipped.id == self.id)
     }

@@ -1,4 +1,4 @@
-//! The registrations of one partition, found by id, by name and by port.
+//! The registrations of one partition, indexed by id, by name and by port.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -8,59 +8,59 @@ use hvsock_address::{ElementName, ServiceId, ServiceRef};
 use super::registration::IN_BOX;
 use super::{Defaults, Registration};
 
-/// The registrations of one partition. Ids are unique, and so are names whatever their case and
-/// the ports by which guests reach services, be they the template's or aliases.
+/// The registrations of one partition. Ids are unique; so are names (ignoring case) and the ports by
+/// which guests reach services, whether from the vsock template or an alias.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     defaults: Defaults,
     by_id: HashMap<ServiceId, Registration>,
-    /// By [`ElementName::folded`]; also what gives [`iter`](Self::iter) its order.
+    /// By [`ElementName::folded`]; defines the order of [`iter`](Self::iter).
     by_name: BTreeMap<String, ServiceId>,
     /// By [`ServiceId::port_for_guests`].
     by_port: HashMap<u32, ServiceId>,
 }
 
-/// Why a registration cannot be taken in: something that must be unique is not.
+/// Why a registration cannot be added: a key that must be unique is taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Clash {
-    /// The GUID, of a service off the vsock template.
+    /// The GUID is taken, and it is not on the vsock template.
     Id {
-        /// The entry that is there.
+        /// The registration that has the GUID.
         existing: Box<Registration>,
-        /// The entry that was to be added.
+        /// The registration that was not added.
         new: Box<Registration>,
     },
-    /// The vsock port: that of a GUID on the template, or the alias of another.
+    /// The vsock port is taken, by a GUID on the template or by an alias.
     Port {
         /// The port.
         port: u32,
-        /// The entry that is there.
+        /// The registration that has the port.
         existing: Box<Registration>,
-        /// The entry that was to be added.
+        /// The registration that was not added.
         new: Box<Registration>,
     },
-    /// The friendly name, whatever its case.
+    /// The friendly name is taken, ignoring case.
     Name {
-        /// The entry that is there.
+        /// The registration that has the name.
         existing: Box<Registration>,
-        /// The entry that was to be added.
+        /// The registration that was not added.
         new: Box<Registration>,
     },
-    /// The zero GUID, which stands for no service.
+    /// The registration has the zero GUID, which is not a service.
     Zero {
-        /// The entry that was to be added.
+        /// The registration that was not added.
         new: Box<Registration>,
     },
 }
 
-/// No registration is meant by this GUID, port or name.
+/// No registration has this GUID, port or name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "no service {service} is registered here; `hvsock service list` shows those that are, \
+    "no service {service} is registered here; `hvsock service list` lists the registered ones, \
      `hvsock service register` adds one"
 )]
 pub struct UnknownService {
-    /// What was looked for.
+    /// The GUID, port or name of the lookup.
     pub service: ServiceRef,
 }
 
@@ -70,33 +70,43 @@ impl Registry {
         Self::default()
     }
 
-    /// What holds where a registration says nothing.
+    /// The settings for what a registration leaves out.
     pub fn defaults(&self) -> &Defaults {
         &self.defaults
     }
 
-    /// Sets what holds where a registration says nothing.
+    /// Sets the settings for what a registration leaves out.
     pub fn set_defaults(&mut self, defaults: Defaults) {
         self.defaults = defaults;
     }
 
-    /// Whether [`insert`](Self::insert) would add an entry, and if not, why.
+    /// Checks whether [`insert`](Self::insert) would add a registration. Changes nothing.
+    ///
+    /// # Errors
+    /// The [`Clash`] that `insert` would return.
     pub fn check(&self, new: &Registration) -> Result<(), Clash> {
         match self.by_id.get(&new.id) {
-            Some(existing) => Err(Clash::of_ids(existing.clone(), new.clone())),
+            Some(existing) => Err(Clash::same_id(existing.clone(), new.clone())),
             None => self.check_free(new, &new.name.folded()),
         }
     }
 
-    /// Adds an entry, unless its id or its name is taken.
+    /// Adds a registration.
+    ///
+    /// # Errors
+    /// [`Clash`] if its id, name or port is taken or reserved, or its id is zero.
     pub fn insert(&mut self, new: Registration) -> Result<(), Clash> {
         if let Some(existing) = self.by_id.get(&new.id) {
-            return Err(Clash::of_ids(existing.clone(), new));
+            return Err(Clash::same_id(existing.clone(), new));
         }
         self.replace(new).map(drop)
     }
 
-    /// Puts an entry in place of the one with its id, and returns that one; or adds it.
+    /// Replaces the registration with the same id and returns the old one, or adds a new one.
+    ///
+    /// # Errors
+    /// [`Clash`] if another registration has its name or port, or its id is zero or reserved. The
+    /// registry is then unchanged.
     pub fn replace(&mut self, new: Registration) -> Result<Option<Registration>, Clash> {
         let folded = new.name.folded();
         self.check_free(&new, &folded)?;
@@ -111,7 +121,7 @@ impl Registry {
         Ok(old)
     }
 
-    /// Takes an entry out.
+    /// Removes and returns a registration.
     pub fn remove(&mut self, id: ServiceId) -> Option<Registration> {
         let old = self.by_id.remove(&id)?;
         self.by_name.remove(&old.name.folded());
@@ -121,22 +131,25 @@ impl Registry {
         Some(old)
     }
 
-    /// The entry with this id.
+    /// The registration with this id.
     pub fn get(&self, id: ServiceId) -> Option<&Registration> {
         self.by_id.get(&id)
     }
 
-    /// The entry with this friendly name, whatever its case.
+    /// The registration with this friendly name, ignoring case.
     pub fn by_name(&self, name: &ElementName) -> Option<&Registration> {
         self.by_id.get(self.by_name.get(&name.folded())?)
     }
 
-    /// The entry that guests reach by this vsock port: the template's, or an id's alias.
+    /// The registration that guests reach by this vsock port, from the template or an alias.
     pub fn by_port(&self, port: u32) -> Option<&Registration> {
         self.get(*self.by_port.get(&port)?)
     }
 
-    /// The entry that a person means, be it by its name, its id or a port, which may be an alias.
+    /// The registration that a user names by friendly name, id or port; the port may be an alias.
+    ///
+    /// # Errors
+    /// [`UnknownService`] if no registration matches.
     pub fn resolve(&self, service: &ServiceRef) -> Result<&Registration, UnknownService> {
         match service {
             ServiceRef::Id(id) => self.get(*id).or_else(|| self.by_port(id.port()?)),
@@ -147,22 +160,22 @@ impl Registry {
         })
     }
 
-    /// All entries, in the order of their names.
+    /// All registrations, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = &Registration> {
         self.by_name.values().filter_map(|id| self.by_id.get(id))
     }
 
-    /// How many entries there are.
+    /// The number of registrations.
     pub fn len(&self) -> usize {
         self.by_id.len()
     }
 
-    /// Whether there are none.
+    /// Whether the registry has no registrations.
     pub fn is_empty(&self) -> bool {
         self.by_id.is_empty()
     }
 
-    /// Whether `new` may be added or stand in place of the entry with its id.
+    /// Whether `new` may be added or replace the registration with its id.
     fn check_free(&self, new: &Registration, folded: &str) -> Result<(), Clash> {
         if new.id == ServiceId::ZERO {
             return Err(Clash::Zero {
@@ -171,23 +184,23 @@ impl Registry {
         }
         for shipped in IN_BOX.iter() {
             if shipped.id == new.id {
-                return Err(Clash::of_ids(shipped.clone(), new.clone()));
+                return Err(Clash::same_id(shipped.clone(), new.clone()));
             }
             if shipped.port_for_guests() == new.port_for_guests() {
-                return Err(Clash::of_ports(shipped.clone(), new.clone()));
+                return Err(Clash::same_port(shipped.clone(), new.clone()));
             }
-            // Names without letters outside of ASCII fold as ASCII does.
+            // The in-box names are ASCII, so ASCII case folding is enough.
             if shipped.name.as_str().eq_ignore_ascii_case(folded) {
-                return Err(Clash::of_names(shipped.clone(), new.clone()));
+                return Err(Clash::same_name(shipped.clone(), new.clone()));
             }
         }
         let at_port = new.port_for_guests().and_then(|port| self.by_port(port));
         if let Some(existing) = at_port.filter(|existing| existing.id != new.id) {
-            return Err(Clash::of_ports(existing.clone(), new.clone()));
+            return Err(Clash::same_port(existing.clone(), new.clone()));
         }
         match self.by_name.get(folded).and_then(|id| self.by_id.get(id)) {
             Some(existing) if existing.id != new.id => {
-                Err(Clash::of_names(existing.clone(), new.clone()))
+                Err(Clash::same_name(existing.clone(), new.clone()))
             }
             _ => Ok(()),
         }
@@ -195,9 +208,9 @@ impl Registry {
 }
 
 impl Clash {
-    fn of_ids(existing: Registration, new: Registration) -> Self {
+    fn same_id(existing: Registration, new: Registration) -> Self {
         match new.port() {
-            Some(_) => Clash::of_ports(existing, new),
+            Some(_) => Clash::same_port(existing, new),
             None => Clash::Id {
                 existing: Box::new(existing),
                 new: Box::new(new),
@@ -205,8 +218,7 @@ impl Clash {
         }
     }
 
-    /// Of two with one port for guests.
-    fn of_ports(existing: Registration, new: Registration) -> Self {
+    fn same_port(existing: Registration, new: Registration) -> Self {
         Clash::Port {
             port: new.port_for_guests().unwrap_or_default(),
             existing: Box::new(existing),
@@ -214,7 +226,7 @@ impl Clash {
         }
     }
 
-    fn of_names(existing: Registration, new: Registration) -> Self {
+    fn same_name(existing: Registration, new: Registration) -> Self {
         Clash::Name {
             existing: Box::new(existing),
             new: Box::new(new),
@@ -225,7 +237,7 @@ impl Clash {
 impl std::error::Error for Clash {}
 
 impl fmt::Display for Clash {
-    /// Says what clashes, who has it, who wants it, and what to do: one sentence.
+    /// One sentence: the taken key, who has it, who wants it, and what to do.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (existing, new, what) = match self {
             Clash::Id { existing, new } => (existing, new, format!("GUID {}", new.id)),
@@ -243,16 +255,16 @@ impl fmt::Display for Clash {
             Clash::Zero { new } => {
                 return write!(
                     f,
-                    "{} asks for the zero GUID, which stands for no service; choose another",
+                    "{} has the zero GUID, which is not a service; choose another",
                     Entry(new)
                 );
             }
         };
         write!(
             f,
-            "{} has the {what} that {} asks for; choose another",
-            Entry(existing),
-            Entry(new)
+            "{} cannot be registered: {} already has the {what}; choose another",
+            Entry(new),
+            Entry(existing)
         )?;
         if existing.is_in_box() {
             return Ok(());
@@ -262,7 +274,7 @@ impl fmt::Display for Clash {
     }
 }
 
-/// A registration with those who stand behind it: `"Backup" (owner alice, creator backupd)`.
+/// Displays a registration with its owner and creator: `"Backup" (owner alice, creator backupd)`.
 struct Entry<'a>(&'a Registration);
 
 impl fmt::Display for Entry<'_> {
@@ -295,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clash_names_both_owners_and_creators_and_the_next_step() {
+    fn a_clash_shows_both_owners_and_creators_and_the_next_step() {
         let id: ServiceId = "0b2f1f0e-0000-4000-8000-000000000001".parse().unwrap();
         let mut registry = Registry::new();
         registry
@@ -309,38 +321,39 @@ mod tests {
         let clash = |new| registry.clone().insert(new).unwrap_err().to_string();
         assert_eq!(
             clash(entry(id, "Restore", "bob", "restored")),
-            "\"Backup\" (owner alice, creator backupd) has the GUID \
-             0b2f1f0e-0000-4000-8000-000000000001 that \"Restore\" (owner bob, creator restored) \
-             asks for; choose another, or `hvsock service unregister \
+            "\"Restore\" (owner bob, creator restored) cannot be registered: \"Backup\" (owner \
+             alice, creator backupd) already has the GUID 0b2f1f0e-0000-4000-8000-000000000001; \
+             choose another, or `hvsock service unregister \
              0b2f1f0e-0000-4000-8000-000000000001` first"
         );
         assert_eq!(
             clash(entry(port, "Restore", "bob", "restored")),
-            "\"Echo\" (owner carol, creator echod) has the port 2761 that \"Restore\" (owner bob, \
-             creator restored) asks for; choose another, or `hvsock service unregister 2761` first"
+            "\"Restore\" (owner bob, creator restored) cannot be registered: \"Echo\" (owner \
+             carol, creator echod) already has the port 2761; choose another, or `hvsock service \
+             unregister 2761` first"
         );
         assert_eq!(
             clash(entry(ServiceId::from_port(1), "BACKUP", "bob", "restored")),
-            "\"Backup\" (owner alice, creator backupd) has the name that \"BACKUP\" (owner bob, \
-             creator restored) asks for; choose another, or `hvsock service unregister \
-             0b2f1f0e-0000-4000-8000-000000000001` first"
+            "\"BACKUP\" (owner bob, creator restored) cannot be registered: \"Backup\" (owner \
+             alice, creator backupd) already has the name; choose another, or `hvsock service \
+             unregister 0b2f1f0e-0000-4000-8000-000000000001` first"
         );
-        let nobody = Registration::new(ServiceId::ZERO, ElementName::new("x").unwrap());
+        let zero = Registration::new(ServiceId::ZERO, ElementName::new("x").unwrap());
         assert_eq!(
-            clash(nobody),
-            "\"x\" (owner unknown, creator unknown) asks for the zero GUID, which stands for no \
-             service; choose another"
+            clash(zero),
+            "\"x\" (owner unknown, creator unknown) has the zero GUID, which is not a service; \
+             choose another"
         );
     }
 
-    /// Two GUIDs whose aliases are one port.
+    /// Two GUIDs that have the same alias port.
     const ONE_ALIAS: [&str; 2] = [
         "5ca1ab1e-0000-4000-8000-000000003367",
         "5ca1ab1e-0000-4000-8000-00000000385b",
     ];
 
     #[test]
-    fn an_alias_is_a_port_like_others() {
+    fn an_alias_occupies_its_port() {
         let mut registry = Registry::new();
         let [id, other] = ONE_ALIAS.map(|text| text.parse::<ServiceId>().unwrap());
         let port = id.vsock_alias().unwrap();
@@ -361,9 +374,9 @@ mod tests {
             assert_eq!(
                 clash.to_string(),
                 format!(
-                    "\"Backup\" (owner alice, creator backupd) has the {words} that \"Restore\" \
-                     (owner bob, creator restored) asks for; choose another, or `hvsock service \
-                     unregister 5ca1ab1e-0000-4000-8000-000000003367` first"
+                    "\"Restore\" (owner bob, creator restored) cannot be registered: \"Backup\" \
+                     (owner alice, creator backupd) already has the {words}; choose another, or \
+                     `hvsock service unregister 5ca1ab1e-0000-4000-8000-000000003367` first"
                 )
             );
             assert_eq!(registry.replace(new), Err(clash));
@@ -377,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_takes_what_windows_ships() {
+    fn the_ids_names_and_ports_of_in_box_services_are_reserved() {
         let mut registry = Registry::new();
         let [first, _] = Registration::in_box();
         let alias = ServiceId::from_port(first.port_for_guests().unwrap());
@@ -386,7 +399,7 @@ mod tests {
         let mine = entry(first.id, "Mine", "alice", "me");
         let clash = registry.insert(mine).unwrap_err().to_string();
         assert!(
-            clash.starts_with("\"VM Session Service\" (owner Microsoft"),
+            clash.contains("\"VM Session Service\" (owner Microsoft"),
             "{clash}"
         );
         assert!(clash.ends_with("choose another"), "{clash}");
@@ -402,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn a_person_finds_a_service_by_name_id_or_port() {
+    fn a_service_is_resolved_by_name_id_or_port() {
         let mut registry = Registry::new();
         let id = ServiceId::from_port(2761);
         registry
@@ -425,7 +438,7 @@ mod tests {
         );
     }
 
-    /// Few ids, so that they clash: some on the template, two with one alias, and that alias.
+    /// Few ids, to provoke clashes: two on the template, two with one alias, and that alias.
     fn few(n: usize) -> ServiceId {
         let [one, other] = ONE_ALIAS.map(|text| text.parse::<ServiceId>().unwrap());
         let alias = ServiceId::from_port(one.vsock_alias().unwrap());
@@ -433,7 +446,7 @@ mod tests {
         [port(0), port(1), one, other, alias][n]
     }
 
-    /// What may be done to a registry, with few ids and names so that they clash.
+    /// One operation on a registry, with few ids and names to provoke clashes.
     #[derive(Clone, Debug)]
     enum Op {
         Insert(usize, usize),
@@ -454,9 +467,9 @@ mod tests {
     }
 
     proptest! {
-        /// Against a plain list, which is searched from end to end for everything.
+        /// Compares the registry with a plain list that is searched linearly.
         #[test]
-        fn a_registry_is_a_list_without_clashes(ops in vec(op(), 0..40)) {
+        fn a_registry_behaves_like_a_list_without_clashes(ops in vec(op(), 0..40)) {
             let mut registry = Registry::new();
             let mut list: Vec<(ServiceId, &str)> = Vec::new();
             for op in ops {

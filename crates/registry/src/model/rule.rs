@@ -1,10 +1,10 @@
-//! The rules of a registry, in the words of its files.
+//! The rules of a registry, displayed as its TOML files spell them.
 
 use std::fmt;
 
 use hvsock_address::{PartitionName, ServiceId};
 
-/// What an access rule is about.
+/// The action that an access rule controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Action {
     /// To listen.
@@ -13,19 +13,19 @@ pub enum Action {
     Connect,
 }
 
-/// A rule, spelled as in the service's file when displayed: `connect.users = ["alice"]`,
-/// `vm.web.enabled = false`, `defaults: bind allows the owner alice`.
+/// A rule that made a decision. It is displayed as the service's file spells it:
+/// `connect.users = ["alice"]`, `vm.web.enabled = false`, `defaults: bind allows the owner alice`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rule<'a> {
-    pub(super) place: Place<'a>,
+    pub(super) scope: RuleScope<'a>,
     pub(super) setting: Setting<'a>,
-    /// Whether what the lists hold is left out.
+    /// Whether the entries of lists are omitted from the text.
     pub(super) brief: bool,
 }
 
-/// Where a rule is written.
+/// Where a rule is defined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place<'a> {
+pub(super) enum RuleScope<'a> {
     Vm(&'a PartitionName),
     Registration,
     Defaults,
@@ -36,9 +36,10 @@ pub(super) enum Place<'a> {
 pub(super) enum Setting<'a> {
     Enabled(bool),
     Wildcard(bool),
-    /// The lists that were looked at, by their names.
+    /// The lists that were checked, with their names.
     Lists(Action, [Option<(&'static str, &'a [String])>; 2]),
-    /// A sentence part that is not a setting.
+    /// The built-in rule that the owner may bind. This and the variants below are no settings in a
+    /// file.
     Owner(Option<&'a str>),
     Everyone(Action),
     EveryChild(Action),
@@ -47,37 +48,37 @@ pub(super) enum Setting<'a> {
 }
 
 impl<'a> Rule<'a> {
-    /// The child whose override it is in.
+    /// The child whose override has this rule, if one does.
     pub fn child(&self) -> Option<&'a PartitionName> {
-        match self.place {
-            Place::Vm(name) => Some(name),
+        match self.scope {
+            RuleScope::Vm(name) => Some(name),
             _ => None,
         }
     }
 
-    /// What to edit for another answer, in words. Says nothing of what lists hold.
+    /// What to edit in which file to change the decision. Does not show the entries of lists.
     pub fn remedy(&self, service: ServiceId) -> String {
-        let file = match self.place {
-            Place::Defaults => "defaults.toml".to_owned(),
+        let file = match self.scope {
+            RuleScope::Defaults => "defaults.toml".to_owned(),
             _ => format!("services/{service}.toml"),
         };
-        let place = match self.place {
-            Place::Vm(_) => self.place,
-            _ => Place::Registration,
+        let scope = match self.scope {
+            RuleScope::Vm(_) => self.scope,
+            _ => RuleScope::Registration,
         };
-        let rule = Rule { place, ..*self }.brief();
+        let rule = Rule { scope, ..*self }.brief();
         match self.setting {
-            Setting::Enabled(is) => format!("set {place}enabled = {} in {file}", !is),
+            Setting::Enabled(is) => format!("set {scope}enabled = {} in {file}", !is),
             Setting::Wildcard(is) => {
-                format!("set {place}allow_wildcard_binds = {} in {file}", !is)
+                format!("set {scope}allow_wildcard_binds = {} in {file}", !is)
             }
             Setting::Owner(_) => format!("add bind.users to {file}"),
             _ => format!("edit {rule} in {file}"),
         }
     }
 
-    /// The rule without what its lists hold: for those who may know that they are not on a list,
-    /// and not who is.
+    /// The same rule, displayed without the entries of its lists. For a reader who may learn that a
+    /// list does not match, but not who is on it.
     pub fn brief(self) -> Self {
         Self {
             brief: true,
@@ -89,45 +90,45 @@ impl<'a> Rule<'a> {
 impl fmt::Display for Rule<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.setting {
-            Setting::Enabled(enabled) => write!(f, "{}enabled = {enabled}", self.place),
+            Setting::Enabled(enabled) => write!(f, "{}enabled = {enabled}", self.scope),
             Setting::Wildcard(allowed) => {
-                write!(f, "{}allow_wildcard_binds = {allowed}", self.place)
+                write!(f, "{}allow_wildcard_binds = {allowed}", self.scope)
             }
             Setting::Lists(action, lists) => {
                 for (at, (key, list)) in lists.into_iter().flatten().enumerate() {
                     let comma = if at > 0 { ", " } else { "" };
-                    write!(f, "{comma}{}{action}.{key}", self.place)?;
+                    write!(f, "{comma}{}{action}.{key}", self.scope)?;
                     if !self.brief {
                         write!(f, " = {}", List(list))?;
                     }
                 }
                 Ok(())
             }
-            Setting::Owner(_) if self.brief => write!(f, "{}bind", self.place),
+            Setting::Owner(_) if self.brief => write!(f, "{}bind", self.scope),
             Setting::Owner(Some(owner)) => {
-                write!(f, "{}bind allows the owner {owner}", self.place)
+                write!(f, "{}bind allows the owner {owner}", self.scope)
             }
             Setting::Owner(None) => write!(
                 f,
-                "{}bind allows the owner, and none is recorded",
-                self.place
+                "{}bind allows the owner, but no owner is recorded",
+                self.scope
             ),
-            Setting::Everyone(action) => write!(f, "{}{action} allows everyone", self.place),
-            Setting::EveryChild(action) => write!(f, "{}{action} allows every child", self.place),
+            Setting::Everyone(action) => write!(f, "{}{action} allows everyone", self.scope),
+            Setting::EveryChild(action) => write!(f, "{}{action} allows every child", self.scope),
             Setting::Root => f.write_str("root is always allowed"),
             Setting::BrokerUser => f.write_str("the broker's own user is always allowed"),
         }
     }
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for RuleScope<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // A dot would part a bare key in two.
-            Place::Vm(name) if name.as_str().contains('.') => write!(f, "vm.\"{name}\"."),
-            Place::Vm(name) => write!(f, "vm.{name}."),
-            Place::Registration => Ok(()),
-            Place::Defaults | Place::BuiltIn => f.write_str("defaults: "),
+            // A bare TOML key cannot contain a dot.
+            RuleScope::Vm(name) if name.as_str().contains('.') => write!(f, "vm.\"{name}\"."),
+            RuleScope::Vm(name) => write!(f, "vm.{name}."),
+            RuleScope::Registration => Ok(()),
+            RuleScope::Defaults | RuleScope::BuiltIn => f.write_str("defaults: "),
         }
     }
 }
@@ -141,7 +142,7 @@ impl fmt::Display for Action {
     }
 }
 
-/// A list as TOML spells it, its end left out where it is long.
+/// Displays a list as TOML, truncated to eight entries.
 struct List<'a>(&'a [String]);
 
 impl fmt::Display for List<'_> {
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_list_is_spelled_as_toml_and_its_end_left_out_where_it_is_long() {
+    fn a_list_is_displayed_as_toml_and_truncated() {
         let entries: Vec<String> = ["a\"b\\c\n", "é"].map(str::to_owned).into();
         assert_eq!(
             List(&entries).to_string(),

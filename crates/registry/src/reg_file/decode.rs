@@ -1,27 +1,27 @@
-//! From the bytes of a file to its text.
+//! Decodes the bytes of a file to text.
 
 use super::{ImportError, MAX_LEN};
 
-/// What the bytes turned out to be.
+/// The detected encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Encoding {
     Utf16,
     Utf8,
-    /// Neither: read as the commonest of the encodings that Windows calls ANSI.
+    /// Neither of the others; the most common ANSI code page.
     Windows1252,
 }
 
-/// The text, and the encoding it was in: by its byte order mark, or else by what fits.
+/// Decodes the text. The encoding follows from the byte order mark, else from the content.
 pub(super) fn decode(bytes: &[u8]) -> Result<(String, Encoding), ImportError> {
     if bytes.len() > MAX_LEN {
         let len = bytes.len();
-        let what = format!("the file has {len} bytes; at most {MAX_LEN} are taken");
+        let what = format!("the file has {len} bytes; the limit is {MAX_LEN}");
         return Err(ImportError::new(1, what));
     }
     let text = match *bytes {
         [0xff, 0xfe, ref rest @ ..] => utf16(rest, u16::from_le_bytes)?,
         [0xfe, 0xff, ref rest @ ..] => utf16(rest, u16::from_be_bytes)?,
-        // The first line is ASCII, whatever follows.
+        // Without a byte order mark: the first line is ASCII, so one byte of each unit is zero.
         [low, 0, ..] if low != 0 => utf16(bytes, u16::from_le_bytes)?,
         [0, low, ..] if low != 0 => utf16(bytes, u16::from_be_bytes)?,
         _ => {
@@ -37,26 +37,26 @@ pub(super) fn decode(bytes: &[u8]) -> Result<(String, Encoding), ImportError> {
 
 fn utf16(bytes: &[u8], unit: fn([u8; 2]) -> u16) -> Result<String, ImportError> {
     let pairs = bytes.chunks_exact(2);
-    let odd = !pairs.remainder().is_empty();
+    let incomplete = !pairs.remainder().is_empty();
     let mut text = String::with_capacity(bytes.len() / 2);
     let line = |text: &str| text.matches('\n').count() + 1;
     for decoded in char::decode_utf16(pairs.map(|pair| unit([pair[0], pair[1]]))) {
         match decoded {
             Ok(c) => text.push(c),
             Err(lone) => {
-                let what = format!("half of a character: {:#06x}", lone.unpaired_surrogate());
+                let what = format!("unpaired surrogate {:#06x}", lone.unpaired_surrogate());
                 return Err(ImportError::new(line(&text), what));
             }
         }
     }
-    if odd {
+    if incomplete {
         let what = "the file ends within a character";
         return Err(ImportError::new(line(&text), what));
     }
     Ok(text)
 }
 
-/// The text of a string value that is given as bytes, without the zero that ends it.
+/// Decodes the bytes of a string value, without its terminating zero.
 pub(crate) fn string_value(bytes: &[u8], version_4: bool) -> Result<String, &'static str> {
     let mut text = match version_4 {
         true => windows_1252(bytes),
@@ -75,7 +75,7 @@ pub(crate) fn string_value(bytes: &[u8], version_4: bool) -> Result<String, &'st
 }
 
 pub(super) fn windows_1252(bytes: &[u8]) -> String {
-    // 0x80 to 0x9f; the five that are not assigned stay control characters (WHATWG Encoding).
+    // 0x80 to 0x9f; the five unassigned ones map to control characters (WHATWG Encoding).
     const HIGH: [char; 32] = [
         '€', '\u{81}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{8d}', 'Ž',
         '\u{8f}', '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9d}',
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_encoding_is_told_by_its_mark_or_its_bytes() {
+    fn the_encoding_is_detected_by_byte_order_mark_or_content() {
         let utf16 = |mark: &str| -> (Vec<u8>, Vec<u8>) {
             let text = format!("{mark}Aé\n");
             let units = || text.encode_utf16();
@@ -120,18 +120,18 @@ mod tests {
     }
 
     #[test]
-    fn broken_utf16_is_refused_at_its_line() {
+    fn invalid_utf16_is_an_error_with_its_line() {
         let lone = [0xff, 0xfe, b'A', 0, b'\n', 0, 0x00, 0xd8];
         assert_eq!(
             decode(&lone).unwrap_err().to_string(),
-            "line 2: half of a character: 0xd800"
+            "line 2: unpaired surrogate 0xd800"
         );
-        let odd = [0xff, 0xfe, b'A', 0, b'\n'];
-        assert_eq!(decode(&odd).unwrap_err().line, 1);
+        let incomplete = [0xff, 0xfe, b'A', 0, b'\n'];
+        assert_eq!(decode(&incomplete).unwrap_err().line, 1);
     }
 
     #[test]
-    fn a_string_given_as_bytes_loses_one_ending_zero() {
+    fn a_string_value_loses_one_terminating_zero() {
         assert_eq!(string_value(b"a\0\0\0\0\0", false).as_deref(), Ok("a\0"));
         assert_eq!(string_value(b"a\0", false).as_deref(), Ok("a"));
         assert_eq!(string_value(b"a\x80\0", true).as_deref(), Ok("a€"));

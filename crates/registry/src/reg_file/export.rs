@@ -1,4 +1,4 @@
-//! Writing.
+//! Writes `.reg` files.
 
 use std::fmt::Write;
 
@@ -6,8 +6,8 @@ use super::{DISABLED_KEY, KEY, VERSION_5};
 use crate::entry::{CREATOR, ELEMENT_NAME, OWNER, PURPOSE};
 use crate::{AccessRule, Registration};
 
-/// The file that registers these services on Windows: UTF-16 with a byte order mark, as the
-/// registry editor writes it. Leases are not written, since they end with their process.
+/// Writes a file that registers these services on Windows, in UTF-16 with a byte order mark like the
+/// registry editor's own. Leases are skipped, because they end with their process.
 pub fn export<'a>(registrations: impl IntoIterator<Item = &'a Registration>) -> Vec<u8> {
     let mut bytes = vec![0xff, 0xfe];
     let mut put = |text: &str| {
@@ -26,7 +26,7 @@ pub fn export<'a>(registrations: impl IntoIterator<Item = &'a Registration>) -> 
     bytes
 }
 
-/// One key with its values and an empty line, with plain line ends.
+/// One key with its values and an empty line, with `\n` line ends.
 fn key(registration: &Registration) -> String {
     let parent = match registration.enabled {
         true => KEY,
@@ -42,8 +42,8 @@ fn key(registration: &Registration) -> String {
     }
     let mut put = |name: &str, value: &str| {
         let _ = match value.chars().any(char::is_control) {
-            false => writeln!(text, "\"{name}\"=\"{}\"", escaped(value)),
-            true => writeln!(text, "{}", in_hexadecimal(name, value)),
+            false => writeln!(text, "\"{name}\"=\"{}\"", quoted(value)),
+            true => writeln!(text, "{}", hex_value(name, value)),
         };
     };
     put(ELEMENT_NAME, registration.name.as_str());
@@ -60,7 +60,7 @@ fn key(registration: &Registration) -> String {
     text
 }
 
-/// What a registration says that the registry on Windows has no place for.
+/// The settings of a registration that the file cannot represent.
 fn left_out(registration: &Registration) -> Vec<String> {
     let mut left_out = Vec::new();
     let given = |rule: &AccessRule| *rule != AccessRule::default();
@@ -78,26 +78,26 @@ fn left_out(registration: &Registration) -> Vec<String> {
     .collect();
     if !rules.is_empty() {
         left_out.push(format!(
-            "had access rules ({}); on Windows they are security descriptors, kept elsewhere",
+            "had access rules ({}); Windows stores them elsewhere, as security descriptors",
             rules.join(", ")
         ));
     }
     left_out
 }
 
-fn escaped(value: &str) -> String {
+fn quoted(value: &str) -> String {
     value.replace('\\', r"\\").replace('"', "\\\"")
 }
 
-/// `"name"=hex(1):…`, in lines of at most 80 characters as the registry editor breaks them.
-fn in_hexadecimal(name: &str, value: &str) -> String {
+/// `"name"=hex(1):…`, wrapped at 80 characters like the registry editor does.
+fn hex_value(name: &str, value: &str) -> String {
     let units = value.encode_utf16().chain([0]);
     let bytes: Vec<u8> = units.flat_map(u16::to_le_bytes).collect();
     let mut text = format!("\"{name}\"=hex(1):");
     let mut column = text.chars().count();
     for (at, byte) in bytes.iter().enumerate() {
         let last = at + 1 == bytes.len();
-        // Two digits, the comma, and the backslash that breaks the line.
+        // Two digits, the comma, and the backslash that continues the line.
         if column + 4 > 80 {
             text.push_str("\\\n  ");
             column = 2;
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn the_file_is_as_the_registry_editor_writes_it() {
+    fn the_file_has_the_format_of_the_registry_editor() {
         let mut demo = Registration::new(
             ServiceId::from_port(2761),
             ElementName::new("HV \"Socket\" Demo").unwrap(),
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_go_with_it_is_said_in_comments() {
+    fn settings_that_cannot_be_exported_become_comments() {
         let name = ElementName::new("Demo").unwrap();
         let mut demo = Registration::new(ServiceId::from_port(1), name);
         demo.connect.users = Some(vec![]);
@@ -154,8 +154,8 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_broken_into_lines_of_eighty() {
-        let text = in_hexadecimal("Purpose", &format!("a\n{}", "é".repeat(40)));
+    fn hex_values_wrap_at_eighty_characters() {
+        let text = hex_value("Purpose", &format!("a\n{}", "é".repeat(40)));
         assert!(text.starts_with("\"Purpose\"=hex(1):61,00,0a,00,e9,00,"));
         assert!(text.ends_with(",00,00"), "{text}");
         for line in text.lines() {

@@ -1,4 +1,4 @@
-//! Reading.
+//! Reads `.reg` files.
 
 use std::collections::{HashMap, HashSet};
 
@@ -6,16 +6,20 @@ use hvsock_address::{ElementName, ServiceId};
 
 use super::decode::{self, Encoding};
 use super::syntax::{Data, Item, Kind, Lines};
-use super::{DISABLED_KEY, Entry, Import, ImportError, KEY, MAX_NOTES, Note};
+use super::{DISABLED_KEY, Entry, Import, ImportError, ImportNote, KEY, MAX_NOTES};
 use crate::Registration;
-use crate::entry::{self, ELEMENT_NAME, Odd, Texts};
-use crate::text::shown;
+use crate::entry::{self, ELEMENT_NAME, NameProblem, TextValues};
+use crate::text::escaped;
 
-/// Reads a file as the registry editor would: keys and values in their order, later ones over
-/// earlier ones.
+/// Reads a file with the semantics of the registry editor: keys and values in order, where later ones
+/// replace earlier ones.
 ///
-/// A key without a friendly name (podman never gives one) gets one from what is known of it. The
-/// entries are in the order of their keys; whether their names clash is for the registry to say.
+/// A key without a friendly name (podman writes none) gets a generated one. The entries are in the
+/// order of their keys. They are not checked for clashes; [`Registry::insert`](crate::Registry::insert)
+/// does that.
+///
+/// # Errors
+/// [`ImportError`] with the line of the first syntax error, or if the file is too large.
 pub fn import(bytes: &[u8]) -> Result<Import, ImportError> {
     let (text, encoding) = decode::decode(bytes)?;
     let mut lines = Lines::new(&text)?;
@@ -27,93 +31,97 @@ pub fn import(bytes: &[u8]) -> Result<Import, ImportError> {
         reader.note(1, "neither UTF-16 nor UTF-8: read as Windows-1252");
     }
     while let Some(item) = lines.next()? {
-        reader.take(item)?;
+        reader.item(item)?;
     }
     Ok(reader.finish())
 }
 
-/// The keys read so far.
+/// The state of the import.
 #[derive(Default)]
 struct Reader {
     version_4: bool,
-    /// Where the values that follow belong.
-    current: Place,
+    /// The key that the next values belong to.
+    current: CurrentKey,
     services: Vec<Service>,
     index: HashMap<ServiceId, usize>,
     import: Import,
 }
 
 #[derive(Default)]
-enum Place {
+enum CurrentKey {
     /// Before the first key.
     #[default]
     Start,
-    /// In a key that is not a service, and has been noted.
-    Elsewhere,
-    /// In the service with this number.
+    /// In a key that is not a service's. A note was added.
+    Other,
+    /// In a service's key; the index in [`Reader::services`].
     Service(usize),
 }
 
-/// What a service's key holds.
+/// A service in the file.
 struct Service {
     id: ServiceId,
-    /// The last line that named its key.
+    /// The last line with its key.
     line: usize,
-    /// Whether the key was deleted, before it was perhaps made again.
+    /// Whether the file deletes the key. It may create the key again.
     deleted: bool,
-    /// Whether there is a key at the end.
+    /// Whether the key exists at the end of the file.
     present: bool,
-    /// Whether that is the key that Windows looks at.
+    /// Whether it is under [`KEY`] and not under [`DISABLED_KEY`].
     enabled: bool,
-    /// The last line that gave it a name.
-    named: usize,
-    texts: Texts,
+    /// The last line with its friendly name.
+    name_line: usize,
+    texts: TextValues,
 }
 
 impl Reader {
-    fn take(&mut self, item: Item) -> Result<(), ImportError> {
+    fn item(&mut self, item: Item) -> Result<(), ImportError> {
         let Item { line, kind } = item;
         match kind {
             Kind::Key(path) => {
                 self.current = match self.service(line, &path, false) {
-                    Some(number) => Place::Service(number),
-                    None => Place::Elsewhere,
+                    Some(number) => CurrentKey::Service(number),
+                    None => CurrentKey::Other,
                 };
             }
             Kind::DeletedKey(path) => {
                 self.service(line, &path, true);
-                self.current = Place::Elsewhere;
+                self.current = CurrentKey::Other;
             }
             Kind::Value(name, data) => match self.current {
-                Place::Start => {
+                CurrentKey::Start => {
                     let what = "a value comes before the first `[key]`";
                     return Err(ImportError::new(line, what));
                 }
-                Place::Elsewhere => {}
-                Place::Service(number) => self.value(line, number, &name, data),
+                CurrentKey::Other => {}
+                CurrentKey::Service(number) => self.value(line, number, &name, data),
             },
         }
         Ok(())
     }
 
-    /// The service whose key this is, or none and a note.
+    /// The index of the service whose key this is. If it is no service's key, adds a note and returns
+    /// `None`.
     fn service(&mut self, line: usize, path: &str, deleted: bool) -> Option<usize> {
-        let enabled = below(KEY, path).map(|rest| (true, rest));
-        let disabled = || below(DISABLED_KEY, path).map(|rest| (false, rest));
+        let enabled = subkey_of(KEY, path).map(|rest| (true, rest));
+        let disabled = || subkey_of(DISABLED_KEY, path).map(|rest| (false, rest));
         let Some((enabled, rest)) = enabled.or_else(disabled) else {
-            self.note(line, format!("[{}] is another key: left out", shown(path)));
+            self.note(
+                line,
+                format!("[{}] is another key: left out", escaped(path)),
+            );
             return None;
         };
         let rest = rest.trim_matches('\\');
         if rest.is_empty() {
             if deleted {
-                let what = "all services at once are not deleted: left out; name them one by one";
+                let what = "cannot delete all services at once: left out; list them one by one";
                 self.note(line, what);
             }
             return None;
         }
         let Some(id) = rest.parse().ok().filter(|id| *id != ServiceId::ZERO) else {
-            let what = format!("`{}` is not a service's GUID: left out", shown(rest));
+            let what = format!("`{}` is not a service's GUID: left out", escaped(rest));
             self.note(line, what);
             return None;
         };
@@ -131,16 +139,16 @@ impl Reader {
                 deleted: false,
                 present: false,
                 enabled,
-                named: line,
-                texts: Texts::default(),
+                name_line: line,
+                texts: TextValues::default(),
             });
         }
         let service = &mut self.services[number];
         if !enabled && (deleted || service.present && service.enabled) {
-            // Windows looks at the other key, so that one counts.
+            // The key that Windows reads wins.
             let what = match deleted {
-                true => "what is switched off is not deleted by this key: left out",
-                false => "is switched on by its other key: this one is left out",
+                true => "deleting the key of a disabled service has no effect here: left out",
+                false => "is enabled by its other key: this one is left out",
             };
             self.note(line, format!("{id}: {what}"));
             return None;
@@ -156,8 +164,8 @@ impl Reader {
     }
 
     fn value(&mut self, line: usize, number: usize, name: &str, data: Data) {
-        let Some(known) = entry::known(name) else {
-            let what = format!("the value \"{}\" is not known here: left out", shown(name));
+        let Some(known) = entry::known_value(name) else {
+            let what = format!("unknown value \"{}\": left out", escaped(name));
             self.note(line, what);
             return;
         };
@@ -170,21 +178,21 @@ impl Reader {
         };
         let service = &mut self.services[number];
         match service.texts.set(known, text) {
-            Ok(()) if known == ELEMENT_NAME => service.named = line,
+            Ok(()) if known == ELEMENT_NAME => service.name_line = line,
             Ok(()) => {}
             Err(why) => self.note(line, format!("{why}: left out")),
         }
     }
 
     fn finish(mut self) -> Import {
-        let mut made_up = HashSet::new();
+        let mut generated = HashSet::new();
         for service in std::mem::take(&mut self.services) {
             let Service { id, line, .. } = service;
             if service.deleted {
                 self.import.entries.push(Entry::Unregister { line, id });
             }
             if service.present {
-                let registration = Box::new(self.registration(service, &mut made_up));
+                let registration = Box::new(self.registration(service, &mut generated));
                 let entry = Entry::Register { line, registration };
                 self.import.entries.push(entry);
             }
@@ -192,20 +200,20 @@ impl Reader {
         self.import
     }
 
-    fn registration(&mut self, service: Service, made_up: &mut HashSet<String>) -> Registration {
+    fn registration(&mut self, service: Service, generated: &mut HashSet<String>) -> Registration {
         let Service {
             id,
             line,
-            named,
+            name_line,
             enabled,
             ..
         } = service;
-        let free = |name: &ElementName| made_up.insert(name.folded());
-        let (registration, odd) = service.texts.registration(id, free);
-        match odd {
+        let free = |name: &ElementName| generated.insert(name.folded());
+        let (registration, problem) = service.texts.registration(id, free);
+        match problem {
             None => {}
-            Some(Odd::Nameless(what)) => self.note(line, what),
-            Some(Odd::Unusable(what)) => self.note(named, what),
+            Some(NameProblem::Missing(what)) => self.note(line, what),
+            Some(NameProblem::Invalid(what)) => self.note(name_line, what),
         }
         Registration {
             enabled,
@@ -216,24 +224,24 @@ impl Reader {
     fn note(&mut self, line: usize, what: impl Into<String>) {
         if self.import.notes.len() < MAX_NOTES {
             let what = what.into();
-            self.import.notes.push(Note { line, what });
+            self.import.notes.push(ImportNote { line, what });
         } else {
             self.import.more_notes += 1;
         }
     }
 }
 
-/// What comes after one of our keys, whatever the case, with the root in full or by its short name.
-fn below<'a>(key: &str, path: &'a str) -> Option<&'a str> {
-    let ours = key.strip_prefix("HKEY_LOCAL_MACHINE").unwrap_or(key);
+/// The rest of a path under `key`, ignoring case. The root may be spelled in full or as `HKLM`.
+fn subkey_of<'a>(key: &str, path: &'a str) -> Option<&'a str> {
+    let without_root = key.strip_prefix("HKEY_LOCAL_MACHINE").unwrap_or(key);
     let rest = ["HKEY_LOCAL_MACHINE", "HKLM"]
         .into_iter()
-        .find_map(|root| strip(path, root))?;
-    let rest = strip(rest, ours)?;
+        .find_map(|root| strip_prefix_ignoring_case(path, root))?;
+    let rest = strip_prefix_ignoring_case(rest, without_root)?;
     (rest.is_empty() || rest.starts_with('\\')).then_some(rest)
 }
 
-fn strip<'a>(text: &'a str, head: &str) -> Option<&'a str> {
+fn strip_prefix_ignoring_case<'a>(text: &'a str, head: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(head.len())?;
     start.eq_ignore_ascii_case(head).then_some(rest)
 }

@@ -1,16 +1,15 @@
-//! Registrations as a `.reg` file, the text that Windows' registry editor exports and imports.
+//! Registrations as a `.reg` file, the text format of the Windows registry editor.
 //!
-//! On Windows a service is registered as a key named by its GUID under [`KEY`], with its friendly
-//! name in the value `ElementName`; that is all that Windows itself looks at. [`export`] writes
-//! such keys, with owner, creator and purpose as further values, which Windows keeps and ignores.
-//! A service that is switched off goes under [`DISABLED_KEY`], where hvsock on Windows has those.
-//! Who may use a service is kept elsewhere on Windows, so a comment in the file says what could not
-//! go with it.
+//! Windows registers a service by a key under [`KEY`] that is named after its GUID. It reads only the
+//! value `ElementName`, the friendly name. [`export`] writes such keys, with owner, creator and
+//! purpose as further values that Windows ignores. Disabled services go under [`DISABLED_KEY`], where
+//! hvsock on Windows keeps them. Windows stores access rules elsewhere, so [`export`] writes a comment
+//! for each registration that has some.
 //!
-//! [`import`] reads what the registry editor, podman and people write: version 5 and version 4
-//! files in UTF-16, UTF-8 or Windows-1252, values as text or as bytes, keys to be deleted. A
-//! mistake in the file is an error with its line. What is well written and not for us (other keys,
-//! unknown values) is left out, and the [notes](Import::notes) say so.
+//! [`import`] reads files of the registry editor, of podman and of people: version 5 and version 4,
+//! in UTF-16, UTF-8 or Windows-1252, with values as text or as bytes and with keys to delete. A syntax
+//! error is reported with its line. Other keys and unknown values are skipped with a
+//! [note](Import::notes).
 
 pub(crate) mod decode;
 mod export;
@@ -26,45 +25,45 @@ use crate::Registration;
 pub use export::export;
 pub use import::import;
 
-/// The key under which Windows keeps the registrations, by whatever root.
+/// The key where Windows keeps registrations.
 pub const KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Virtualization\GuestCommunicationServices";
 
-/// The key under which hvsock on Windows keeps the services that are switched off.
+/// The key where hvsock on Windows keeps disabled services.
 pub const DISABLED_KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\hvsock\Disabled";
 
-/// The most bytes that [`import`] takes.
+/// The maximum size in bytes of a file that [`import`] accepts.
 pub const MAX_LEN: usize = 64 * 1024 * 1024;
 
-/// The most notes that are kept.
+/// The maximum number of notes in an [`Import`].
 pub const MAX_NOTES: usize = 1000;
 
 /// The first line of a file in UTF-16.
 const VERSION_5: &str = "Windows Registry Editor Version 5.00";
-/// The first line of a file in the language's own encoding.
+/// The first line of a file in the ANSI code page.
 const VERSION_4: &str = "REGEDIT4";
 
-/// What a file asks for.
+/// The contents of a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Import {
-    /// What is to be done, in this order.
+    /// The changes that the file requests, in the order to apply them.
     pub entries: Vec<Entry>,
-    /// What was left out or made up, and why: the first thousand.
-    pub notes: Vec<Note>,
-    /// How many more notes there were.
+    /// What was skipped or generated, and why: the first [`MAX_NOTES`].
+    pub notes: Vec<ImportNote>,
+    /// The number of further notes.
     pub more_notes: usize,
 }
 
-/// One thing to be done.
+/// One requested change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
-    /// A service is to be registered.
+    /// Register a service.
     Register {
         /// The line of its key.
         line: usize,
         /// The service.
         registration: Box<Registration>,
     },
-    /// A service is to be unregistered, if it is registered (`[-KEY]`).
+    /// Unregister a service, if it is registered (`[-KEY]`).
     Unregister {
         /// The line of its key.
         line: usize,
@@ -73,25 +72,25 @@ pub enum Entry {
     },
 }
 
-/// Something that the importer should know.
+/// A message about a part of the file that was skipped or changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// The line that it is about, from 1.
+pub struct ImportNote {
+    /// The line, from 1.
     pub line: usize,
-    /// What there is to know.
+    /// The message.
     pub what: String,
 }
 
-/// Why a file cannot be imported. Nothing of it is.
+/// A syntax error. Nothing of the file is imported.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportError {
-    /// The line with the mistake, from 1.
+    /// The line with the error, from 1.
     pub line: usize,
     /// What is wrong.
     pub what: String,
 }
 
-impl fmt::Display for Note {
+impl fmt::Display for ImportNote {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "line {}: {}", self.line, self.what)
     }

@@ -1,4 +1,4 @@
-//! What Windows keeps registrations in: its own registry.
+//! Storage on Windows: the system registry.
 
-mod hklm;
 pub mod key_store;
+mod local_machine;

@@ -1,42 +1,44 @@
-//! Writers that are cut short, over the real keys.
+//! Crashes of writers, on the real registry.
 
 use hvsock_registry::Registration;
-use hvsock_registry::keys::{Holder, KeyError, Keys, Life, STAGE, Snapshot, Step, Store};
+use hvsock_registry::keys::{
+    KeyBackend, KeyError, KeyStep, LeaseHolder, ProcessState, STAGE, Snapshot, Store,
+};
 
 use super::*;
 
-/// The system's keys, to which no more than so many steps are made.
+/// The system's registry. It crashes after a number of steps.
 struct Crashing {
-    keys: Hklm,
+    keys: LocalMachineBackend,
     steps_left: usize,
 }
 
-impl Keys for Crashing {
-    type Turn = <Hklm as Keys>::Turn;
+impl KeyBackend for Crashing {
+    type Guard = <LocalMachineBackend as KeyBackend>::Guard;
 
-    fn turn(&mut self) -> Result<Self::Turn, KeyError> {
-        self.keys.turn()
+    fn lock(&mut self) -> Result<Self::Guard, KeyError> {
+        self.keys.lock()
     }
 
     fn read(&self) -> Result<Snapshot, KeyError> {
         self.keys.read()
     }
 
-    fn apply(&mut self, step: &Step) -> Result<(), KeyError> {
+    fn apply(&mut self, step: &KeyStep) -> Result<(), KeyError> {
         self.steps_left = self.steps_left.checked_sub(1).ok_or(KeyError::Busy(0))?;
         self.keys.apply(step)
     }
 
-    fn life(&self, process: u32) -> Life {
-        self.keys.life(process)
+    fn process_state(&self, process: u32) -> ProcessState {
+        self.keys.process_state(process)
     }
 
-    fn myself(&self) -> Result<Holder, KeyError> {
-        self.keys.myself()
+    fn current_process(&self) -> Result<LeaseHolder, KeyError> {
+        self.keys.current_process()
     }
 }
 
-/// What Windows would let guests reach, with the value that it looks at.
+/// The services that Windows would let guests reach, with `ElementName`.
 fn honoured(scratch: &Scratch) -> Vec<(String, Option<String>)> {
     let [mut live, _] = scratch.keys();
     live.retain(|name| name != STAGE);
@@ -50,7 +52,7 @@ fn honoured(scratch: &Scratch) -> Vec<(String, Option<String>)> {
 }
 
 #[test]
-fn a_crash_after_any_step_leaves_the_old_or_the_new() {
+fn a_crash_after_any_step_leaves_the_old_or_the_new_state() {
     let (on, off, new) = (new_service("On"), new_service("Off"), new_service("New"));
     let lease = Registration {
         lease: true,
@@ -74,7 +76,7 @@ fn a_crash_after_any_step_leaves_the_old_or_the_new() {
         scratch
     };
     let perform = |scratch: &Scratch, change: Change<'_>, steps_left| {
-        let keys = scratch.hklm();
+        let keys = scratch.backend();
         change(&mut Store::new(Crashing { keys, steps_left }))
     };
     for (name, change) in changes {
@@ -87,7 +89,7 @@ fn a_crash_after_any_step_leaves_the_old_or_the_new() {
             let result = perform(&scratch, change, steps);
             let now = seen(&scratch);
             assert!(now == old || now == new, "{name}, {steps} steps: {now:?}");
-            // The next writer clears what is left.
+            // The next writer cleans up.
             scratch.store().put(&new_service("Next")).unwrap();
             let [live, parked] = scratch.keys();
             let mut left = live.iter().chain(&parked);

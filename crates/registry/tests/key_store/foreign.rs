@@ -1,4 +1,4 @@
-//! What other programs and Windows itself have in the key.
+//! Keys of other programs and of Windows itself.
 
 use hvsock_registry::Registration;
 use hvsock_registry::key_store::KeyError;
@@ -7,7 +7,7 @@ use windows_registry::Type;
 use super::*;
 
 #[test]
-fn the_entries_of_podman_docker_and_windows_are_shown_for_what_they_are() {
+fn the_keys_of_podman_docker_and_windows_are_listed() {
     let scratch = Scratch::new();
     scratch.foreign(
         "00000400-FACB-11E6-BD58-64006A7986D3",
@@ -44,7 +44,7 @@ fn the_entries_of_podman_docker_and_windows_are_shown_for_what_they_are() {
     let [shipped, _] = Registration::in_box();
     assert!(matches!(store.remove(shipped.id), Err(KeyError::InBox(_))));
 
-    // Switched off and on again, podman's key is as podman made it.
+    // Disabling and enabling leaves podman's key as podman wrote it.
     let podman = ServiceId::from_port(1024);
     store.set_enabled(podman, false).unwrap();
     assert!(!store.read().unwrap().registry.get(podman).unwrap().enabled);
@@ -65,7 +65,7 @@ fn the_entries_of_podman_docker_and_windows_are_shown_for_what_they_are() {
         values,
         [pair("Purpose", "Network"), pair("ToolName", "podman")]
     );
-    // One in braces keeps them.
+    // A key in braces keeps them.
     let docker = ServiceId::from_port(2376);
     store.set_enabled(docker, false).unwrap();
     store.set_enabled(docker, true).unwrap();
@@ -96,8 +96,8 @@ fn a_service_moves_with_values_of_every_type() {
     set("several", 7, b"a\0\0\0b\0\0\0\0\0");
     set("unknown", 0x1234, b"xyz");
     set("", 1, b"d\0\0\0");
-    let contents = |place: &str| {
-        let key = open(&format!(r"{place}\{}", service.id)).unwrap();
+    let contents = |location: &str| {
+        let key = open(&format!(r"{parent}\{}", service.id)).unwrap();
         let mut values: Vec<(String, u32, Vec<u8>)> = key
             .values()
             .unwrap()

@@ -1,4 +1,4 @@
-//! Keys that nobody would write by mistake.
+//! Hostile keys: oversized, malformed and too many.
 
 use hvsock_registry::Registration;
 use hvsock_registry::key_store::KeyError;
@@ -8,7 +8,7 @@ use windows_registry::Type;
 use super::*;
 
 #[test]
-fn huge_and_broken_values_are_problems_by_name_and_nothing_else() {
+fn oversized_and_malformed_values_are_reported_by_name() {
     let scratch = Scratch::new();
     let services: Vec<Registration> = (0..6).map(|n| new_service(&format!("S{n}"))).collect();
     let keys: Vec<Key> = services
@@ -31,7 +31,7 @@ fn huge_and_broken_values_are_problems_by_name_and_nothing_else() {
     for (n, want) in [
         "the value \"Purpose\" of 1048576 bytes is left out",
         "ElementName is not UTF-16",
-        "the name \"a\\0b\" cannot be used",
+        "the name \"a\\0b\" is invalid",
         "ElementName is not a string",
         "Owner has an odd number of bytes",
         "holds more than 64 values",
@@ -52,25 +52,25 @@ fn huge_and_broken_values_are_problems_by_name_and_nothing_else() {
 }
 
 #[test]
-fn a_key_with_keys_of_its_own_stays_where_it_is() {
+fn a_key_with_subkeys_is_not_moved() {
     let scratch = Scratch::new();
     let service = new_service("Nested");
     let key = scratch.foreign(&service.id.to_string(), &[("ElementName", "Nested")]);
     key.create(r"a\b").unwrap();
     let moved = scratch.store().set_enabled(service.id, false).unwrap_err();
-    assert!(moved.to_string().contains("keys of its own"), "{moved}");
+    assert!(moved.to_string().contains("has subkeys"), "{moved}");
     drop(key);
     scratch.store().remove(service.id).unwrap();
     assert_eq!(scratch.keys()[0].len(), 0);
 }
 
 #[test]
-fn more_keys_than_are_read_are_a_problem_and_take_no_more() {
+fn keys_beyond_the_limit_are_reported_and_block_new_ones() {
     let scratch = Scratch::new();
     for n in 0..11 {
         scratch.foreign(&format!("{n:08x}-0000-4000-8000-000000000001"), &[]);
     }
-    let limited = |limit| Store::new(scratch.hklm().with_limit(limit));
+    let limited = |limit| Store::new(scratch.backend().with_limit(limit));
     let listing = limited(10).read().unwrap();
     assert_eq!(listing.registry.len(), 10);
     assert!(listing.problems[0].ends_with("holds more than 10 keys; the others are left out"));
@@ -80,9 +80,9 @@ fn more_keys_than_are_read_are_a_problem_and_take_no_more() {
 }
 
 #[test]
-fn together_values_are_bounded_as_well() {
+fn the_total_size_of_values_is_bounded() {
     let scratch = Scratch::new();
-    // 80 MiB in 80 keys, of which 64 MiB are read.
+    // 80 MiB in 80 keys; MAX_TOTAL is 64 MiB.
     let most = vec![b'x'; MAX_VALUE];
     for n in 0..80 {
         let key = scratch.foreign(&new_service("x").id.to_string(), &[]);

@@ -1,4 +1,4 @@
-//! Registrations that end with their process.
+//! Leases of other processes.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -9,21 +9,21 @@ use super::*;
 
 const CHILD: &str = "HVSOCK_TEST_LEASE";
 
-/// Not a test of its own: what the child of the others does.
+/// Not a test: the child process of the other tests.
 #[test]
-fn child_that_takes_a_lease() {
-    let Ok(told) = std::env::var(CHILD) else {
+fn child_process_holding_a_lease() {
+    let Ok(arguments) = std::env::var(CHILD) else {
         return;
     };
-    let mut told = told.split('|');
-    let mut next = || told.next().unwrap().to_owned();
+    let mut arguments = arguments.split('|');
+    let mut next = || arguments.next().unwrap().to_owned();
     let store = KeyStore::open_at(&next(), &next()).unwrap();
     let id: ServiceId = next().parse().unwrap();
     let service = Registration::new(id, ElementName::new(next()).unwrap());
     let lease = store.lease(&service).unwrap();
     lease.check().unwrap();
     println!("\nleased");
-    // Until it is killed, or told to end.
+    // Blocks until the parent kills this process or closes its stdin.
     let _ = std::io::stdin().read_line(&mut String::new());
     drop(lease);
     println!("\nended");
@@ -31,10 +31,14 @@ fn child_that_takes_a_lease() {
 
 fn take_lease(scratch: &Scratch, service: &Registration) -> Child {
     let (services, disabled) = (scratch.services(), scratch.disabled());
-    let told = format!("{services}|{disabled}|{}|{}", service.id, service.name);
+    let arguments = format!("{services}|{disabled}|{}|{}", service.id, service.name);
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "leases::child_that_takes_a_lease", "--nocapture"])
-        .env(CHILD, told)
+        .args([
+            "--exact",
+            "leases::child_process_holding_a_lease",
+            "--nocapture",
+        ])
+        .env(CHILD, arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -45,13 +49,16 @@ fn take_lease(scratch: &Scratch, service: &Registration) -> Child {
 
 fn expect(child: &mut Child, line: &str) {
     let stdout = child.stdout.as_mut().unwrap();
-    // The child writes no more than what is waited for.
+    // The child prints only the awaited lines, so no output is lost in the buffer.
     let mut lines = BufReader::new(stdout).lines().map(Result::unwrap);
-    assert!(lines.any(|one| one == line), "the child never said {line}");
+    assert!(
+        lines.any(|one| one == line),
+        "the child did not print {line}"
+    );
 }
 
 #[test]
-fn a_lease_is_listed_while_its_process_lives_and_never_after() {
+fn a_lease_is_listed_only_while_its_process_runs() {
     let scratch = Scratch::new();
     let service = new_service("Leased");
     let mut child = take_lease(&scratch, &service);
@@ -66,12 +73,8 @@ fn a_lease_is_listed_while_its_process_lives_and_never_after() {
     child.kill().unwrap();
     child.wait().unwrap();
     assert_eq!(names(&scratch.read()), [""; 0]);
-    assert_eq!(
-        scratch.keys()[0].len(),
-        1,
-        "Windows itself does not know yet"
-    );
-    // Its name and its id are free, and nothing of it is left.
+    assert_eq!(scratch.keys()[0].len(), 1, "Windows still has the key");
+    // The name and the id are free again, and no value of the lease is left.
     scratch.store().put(&service).unwrap();
     assert_eq!(scratch.read().registry.get(service.id), Some(&service));
     let key = open(&format!(r"{}\{}", scratch.services(), service.id)).unwrap();
@@ -79,7 +82,7 @@ fn a_lease_is_listed_while_its_process_lives_and_never_after() {
 }
 
 #[test]
-fn a_lease_is_given_back_by_a_process_that_ends_in_order() {
+fn a_process_that_exits_normally_unregisters_its_lease() {
     let scratch = Scratch::new();
     let mut child = take_lease(&scratch, &new_service("Leased"));
     drop(child.stdin.take());
@@ -88,7 +91,7 @@ fn a_lease_is_given_back_by_a_process_that_ends_in_order() {
 }
 
 #[test]
-fn a_lease_that_somebody_takes_away_is_gone_for_its_holder() {
+fn a_removed_lease_is_lost_for_its_holder() {
     let scratch = Scratch::new();
     let service = new_service("Leased");
     let lease = scratch.store().lease(&service).unwrap();
@@ -100,6 +103,6 @@ fn a_lease_that_somebody_takes_away_is_gone_for_its_holder() {
     assert_eq!(
         names(&scratch.read()),
         ["Leased"],
-        "it is somebody else's now"
+        "the drop removed another registration"
     );
 }

@@ -1,7 +1,6 @@
-//! The registry of Windows, used as an operator, another program, a crash and an intruder use it.
+//! The key store on a real Windows registry: operators, other programs, crashes and hostile content.
 //!
-//! Needs an administrator's rights. Whatever is made has a new GUID or is under a key of its own,
-//! and goes with the test.
+//! Needs administrator rights. Every test uses new GUIDs or its own parent keys, and deletes them.
 
 #![cfg(windows)]
 
@@ -15,14 +14,14 @@ mod writers;
 
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_registry::Registration;
-use hvsock_registry::key_store::{Hklm, KeyStore, Listing};
+use hvsock_registry::key_store::{KeyStore, Listing, LocalMachineBackend};
 use uuid::Uuid;
 use windows_registry::{Key, LOCAL_MACHINE};
 
 /// `KEY_WOW64_64KEY`.
 const VIEW: u32 = 0x100;
 
-/// Two keys for services, which Windows does not look at.
+/// Two parent keys that Windows does not read.
 struct Scratch {
     path: String,
 }
@@ -41,8 +40,8 @@ impl Scratch {
         format!(r"{}\Disabled", self.path)
     }
 
-    fn hklm(&self) -> Hklm {
-        Hklm::new(&self.services(), &self.disabled())
+    fn backend(&self) -> LocalMachineBackend {
+        LocalMachineBackend::new(&self.services(), &self.disabled())
     }
 
     fn store(&self) -> KeyStore {
@@ -53,7 +52,7 @@ impl Scratch {
         self.store().read().unwrap()
     }
 
-    /// The names of the services that Windows would let guests reach, and of those that are off.
+    /// The key names of enabled and of disabled services.
     fn keys(&self) -> [Vec<String>; 2] {
         [self.services(), self.disabled()].map(|path| match open(&path) {
             Some(key) => key.keys().unwrap().collect(),
@@ -61,7 +60,7 @@ impl Scratch {
         })
     }
 
-    /// A key that another program makes.
+    /// Creates a key as another program would.
     fn foreign(&self, name: &str, values: &[(&str, &str)]) -> Key {
         let key = create(&format!(r"{}\{name}", self.services()));
         for (name, value) in values {
@@ -89,7 +88,7 @@ fn create(path: &str) -> Key {
     options.open(path).unwrap()
 }
 
-/// A service that nobody else has.
+/// A service with a new GUID.
 fn new_service(name: &str) -> Registration {
     let id = ServiceId::from_uuid(Uuid::new_v4());
     Registration {

@@ -1,4 +1,4 @@
-//! Everything that an operator does, in the key that Windows itself looks at.
+//! All operations of an operator, on the key that Windows reads.
 
 use std::process::Command;
 
@@ -18,13 +18,13 @@ impl Drop for Cleanup {
 }
 
 #[test]
-fn a_service_is_registered_switched_off_and_on_changed_and_unregistered() {
+fn a_service_is_registered_disabled_enabled_changed_and_unregistered() {
     let mut store = KeyStore::open().unwrap();
     let unique = Uuid::new_v4();
     let mut service = new_service(&format!("Sauvegarde à chaud 🔌 {unique}"));
     let id = service.id;
     let _cleanup = Cleanup(id);
-    let key = |place: &str| open(&format!(r"{place}\{id}"));
+    let key = |parent: &str| open(&format!(r"{parent}\{id}"));
     let listed = |store: &KeyStore| store.read().unwrap().registry.get(id).cloned();
 
     store.put(&service).unwrap();
@@ -36,10 +36,10 @@ fn a_service_is_registered_switched_off_and_on_changed_and_unregistered() {
     let mut taken = new_service(&service.name.as_str().to_uppercase());
     let clash = store.put(&taken).unwrap_err();
     assert!(matches!(clash, KeyError::Clash(Clash::Name { .. })));
-    let said = clash.to_string();
+    let message = clash.to_string();
     assert!(
-        said.contains(r"(owner CORP\alice, creator hvsock)"),
-        "{said}"
+        message.contains(r"(owner CORP\alice, creator hvsock)"),
+        "{message}"
     );
     taken.id = id;
     assert!(matches!(
@@ -89,14 +89,14 @@ fn a_service_is_registered_switched_off_and_on_changed_and_unregistered() {
 }
 
 #[test]
-fn the_keys_are_those_of_the_files() {
+fn the_store_and_reg_files_use_the_same_keys() {
     let hklm = r"HKEY_LOCAL_MACHINE";
     assert_eq!(format!(r"{hklm}\{SERVICES}"), reg_file::KEY);
     assert_eq!(format!(r"{hklm}\{DISABLED}"), reg_file::DISABLED_KEY);
 }
 
 #[test]
-fn what_is_exported_is_imported_by_windows_and_by_us() {
+fn an_exported_file_is_imported_by_windows_and_by_hvsock() {
     let unique = Uuid::new_v4();
     let mut services =
         ["Écho \"é\"", r"C:\back", "日本語"].map(|name| new_service(&format!("{name} {unique}")));
@@ -113,7 +113,7 @@ fn what_is_exported_is_imported_by_windows_and_by_us() {
     for service in &services {
         assert_eq!(listing.registry.get(service.id), Some(service));
     }
-    // And back: what is listed is what a file of it says.
+    // The listing exports to a file that imports as the same registrations.
     let ours = |one: &&Registration| services.iter().any(|service| service.id == one.id);
     let file = reg_file::export(listing.registry.iter().filter(ours));
     let scratch = Scratch::new();
@@ -131,7 +131,7 @@ fn what_is_exported_is_imported_by_windows_and_by_us() {
 }
 
 #[test]
-fn where_there_is_no_key_yet_nothing_is_registered_and_the_first_makes_it() {
+fn the_first_registration_creates_the_missing_keys() {
     let scratch = Scratch::new();
     assert_eq!(scratch.read(), Listing::default());
     let service = new_service("First");
@@ -139,7 +139,7 @@ fn where_there_is_no_key_yet_nothing_is_registered_and_the_first_makes_it() {
         scratch.store().remove(service.id),
         Err(KeyError::NotRegistered(_))
     ));
-    assert!(open(&scratch.path).is_none(), "reading makes no key");
+    assert!(open(&scratch.path).is_none(), "reading created a key");
     scratch.store().put(&service).unwrap();
     assert_eq!(scratch.read().registry.get(service.id), Some(&service));
     let off = Registration {

@@ -1,11 +1,11 @@
-//! Keys that this user may not write to, or not even read.
+//! Keys without write or read access.
 
 use hvsock_registry::key_store::KeyError;
 use hvsock_sys::rights;
 
 use super::*;
 
-/// Lets everybody do what these rights say, and nothing else, if there is such a key.
+/// Sets the access rights of everyone on a key, if it exists.
 fn allow(path: &str, allowed: &str) {
     const WRITE_DAC: u32 = 0x4_0000;
     let mut options = LOCAL_MACHINE.options();
@@ -15,7 +15,7 @@ fn allow(path: &str, allowed: &str) {
     rights::set(&key, &format!("D:P(A;;{allowed};;;WD)")).expect("the rights are set");
 }
 
-/// Puts the rights back, so that the key can be removed.
+/// Restores full access on drop, so that the key can be deleted.
 struct Restored(String);
 
 impl Drop for Restored {
@@ -24,13 +24,13 @@ impl Drop for Restored {
     }
 }
 
-/// Reading, and changing the rights.
+/// Reading and changing the access rights.
 const READ_ONLY: &str = "KRWD";
-/// Changing the rights and nothing else.
+/// Changing the access rights only.
 const NOTHING: &str = "WD";
 
 #[test]
-fn without_the_right_to_write_everything_can_be_read_and_the_next_step_is_named() {
+fn without_write_access_everything_is_readable_and_writes_are_denied() {
     let scratch = Scratch::new();
     let service = new_service("Mine");
     scratch.store().put(&service).unwrap();
@@ -53,24 +53,24 @@ fn without_the_right_to_write_everything_can_be_read_and_the_next_step_is_named(
         ("replace", store.replace(&renamed)),
         ("disable", store.set_enabled(service.id, false)),
     ];
-    // Wine lets anybody remove a key, so that is asked of Windows only.
+    // Wine lets every user delete a key, so this is tested on Windows only.
     const DELETE: u32 = 0x1_0000;
     let mut options = LOCAL_MACHINE.options();
     if options.access(VIEW | DELETE).open(&key).is_err() {
         denied.push(("remove", store.remove(service.id)));
     }
     for (what, denied) in denied {
-        let said = match denied {
+        let message = match denied {
             Err(error @ KeyError::Denied { .. }) => error.to_string(),
             other => panic!("{what}: {other:?}"),
         };
         let key = format!(r"access to HKEY_LOCAL_MACHINE\{}", scratch.path);
         assert!(
-            said.starts_with(&key) && said.contains("administrator"),
-            "{said}"
+            message.starts_with(&key) && message.contains("administrator"),
+            "{message}"
         );
     }
-    // What is wrong with the change itself comes first.
+    // An invalid change is reported before the lack of access.
     assert!(matches!(
         store.put(&new_service("MINE")),
         Err(KeyError::Clash(_))
@@ -79,7 +79,7 @@ fn without_the_right_to_write_everything_can_be_read_and_the_next_step_is_named(
 }
 
 #[test]
-fn a_service_that_may_not_be_read_is_a_problem_and_keeps_its_id() {
+fn an_unreadable_service_is_reported_and_keeps_its_id() {
     let scratch = Scratch::new();
     let service = new_service("Secret");
     scratch.store().put(&service).unwrap();

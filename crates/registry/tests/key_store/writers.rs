@@ -1,4 +1,4 @@
-//! Several writers at once.
+//! Concurrent writers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -8,12 +8,12 @@ use hvsock_registry::key_store::KeyError;
 use super::*;
 
 #[test]
-fn of_writers_who_want_one_name_exactly_one_gets_it() {
+fn exactly_one_of_several_writers_gets_a_name() {
     const NAMES: usize = 12;
     let scratch = Scratch::new();
     let done = AtomicBool::new(false);
     let won: usize = thread::scope(|scope| {
-        // Who reads meanwhile sees whole services only.
+        // A concurrent reader sees complete services only.
         let reader = scope.spawn(|| {
             let mut reads = 0;
             while !done.load(Ordering::Relaxed) {
@@ -57,7 +57,7 @@ fn of_writers_who_want_one_name_exactly_one_gets_it() {
 }
 
 #[test]
-fn a_writer_who_waits_too_long_says_so() {
+fn a_writer_that_waits_too_long_reports_busy() {
     let scratch = Scratch::new();
     let service = new_service("Late");
     let name = format!(

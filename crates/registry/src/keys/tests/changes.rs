@@ -11,7 +11,7 @@ fn full(n: u8, name: &str) -> Registration {
 }
 
 #[test]
-fn what_is_put_is_listed_as_it_was() {
+fn a_registration_is_listed_as_it_was_put() {
     let off = Registration {
         enabled: false,
         ..full(2, "Sauvegarde à chaud 🔌")
@@ -23,17 +23,17 @@ fn what_is_put_is_listed_as_it_was() {
     assert_eq!(listing.registry.get(id(1)), Some(&full(1, "One")));
     assert_eq!(listing.registry.get(id(2)), Some(&off));
     assert_eq!(listing.problems, [""; 0]);
-    let honoured = store.keys.honoured();
+    let honoured = store.backend.honoured();
     assert_eq!(
         honoured.into_keys().collect::<Vec<_>>(),
         [id(1).to_string()]
     );
-    let key = store.keys.at(Place::Services, &key_of(id(1)));
+    let key = store.backend.at(KeyLocation::Services, &key_of(id(1)));
     assert_eq!(key.name, key_of(id(1)));
 }
 
 #[test]
-fn what_must_be_unique_is_refused_whoever_has_it() {
+fn a_taken_id_name_or_port_is_refused() {
     let mut store = Store::new(Fake::default().with(
         "00000400-FACB-11E6-BD58-64006A7986D3",
         &[("ToolName", "podman"), ("Purpose", "Network")],
@@ -54,26 +54,26 @@ fn what_must_be_unique_is_refused_whoever_has_it() {
     ));
     let port = Registration::new(ServiceId::from_port(1024), full(2, "Port").name);
     let port = clash(&mut store, &port);
-    let said = port.to_string();
+    let message = port.to_string();
     assert!(matches!(port, Clash::Port { port: 1024, .. }));
     assert!(
-        said.contains("\"podman Network\" (owner unknown, creator podman)"),
-        "{said}"
+        message.contains("\"podman Network\" (owner unknown, creator podman)"),
+        "{message}"
     );
     let alias = ServiceId::from_port(id(1).vsock_alias().unwrap());
     let alias = Registration::new(alias, full(2, "Alias").name);
     assert!(matches!(clash(&mut store, &alias), Clash::Port { .. }));
     let [shipped, _] = Registration::in_box();
     let mine = Registration::new(shipped.id, full(2, "Mine").name);
-    let said = clash(&mut store, &mine).to_string();
-    assert!(said.contains("Microsoft"), "{said}");
+    let message = clash(&mut store, &mine).to_string();
+    assert!(message.contains("Microsoft"), "{message}");
     let named = full(3, "VM Session Service-2");
     assert!(matches!(clash(&mut store, &named), Clash::Name { .. }));
-    assert_eq!(names(&store.keys), ["One (off)", "podman Network"]);
+    assert_eq!(names(&store.backend), ["One (off)", "podman Network"]);
 }
 
 #[test]
-fn what_windows_has_no_place_for_is_refused_and_not_dropped() {
+fn settings_that_windows_cannot_store_are_refused_not_dropped() {
     let nobody = AccessRule {
         users: Some(Vec::new()),
         ..AccessRule::default()
@@ -122,7 +122,7 @@ fn what_windows_has_no_place_for_is_refused_and_not_dropped() {
                 owner: Some("a\0b".to_owned()),
                 ..plain.clone()
             },
-            "Owner holds",
+            "Owner contains",
         ),
         (
             Registration {
@@ -134,7 +134,7 @@ fn what_windows_has_no_place_for_is_refused_and_not_dropped() {
     ] {
         let (fake, result) = after(&Fake::default(), |store| store.put(&new));
         match result {
-            Err(KeyError::Unstorable(said)) => assert!(said.contains(why), "{said}"),
+            Err(KeyError::Unstorable(message)) => assert!(message.contains(why), "{message}"),
             other => panic!("{why}: {other:?}"),
         }
         assert_eq!(fake, Fake::default());
@@ -146,7 +146,7 @@ fn what_windows_has_no_place_for_is_refused_and_not_dropped() {
 }
 
 #[test]
-fn a_service_moves_with_all_that_is_in_its_key() {
+fn disabling_moves_the_key_with_all_its_values() {
     let braces = format!("{{{}}}", id(1));
     let mut fake = Fake::default().with(&braces, &[("ElementName", "One"), ("ToolName", "x")]);
     let odd = RawValue {
@@ -154,30 +154,30 @@ fn a_service_moves_with_all_that_is_in_its_key() {
         kind: 77,
         data: vec![1, 2, 3],
     };
-    fake.at(Place::Services, &braces).values.push(odd);
+    fake.at(KeyLocation::Services, &braces).values.push(odd);
     let before = fake.clone();
     let mut store = Store::new(fake);
     store.set_enabled(id(1), false).unwrap();
-    assert_eq!(names(&store.keys), ["One (off)"]);
-    assert!(store.keys.honoured().is_empty());
+    assert_eq!(names(&store.backend), ["One (off)"]);
+    assert!(store.backend.honoured().is_empty());
     store.set_enabled(id(1), false).unwrap();
     store.set_enabled(id(1), true).unwrap();
-    assert_eq!(store.keys, before);
+    assert_eq!(store.backend, before);
 }
 
 #[test]
-fn a_key_that_cannot_be_copied_whole_stays_where_it_is() {
+fn a_key_that_cannot_be_copied_completely_is_not_moved() {
     let mut fake = Fake::default().with(&key_of(id(1)), &[("ElementName", "One")]);
     let stays = |fake: &Fake, why: &str| {
         let (same, result) = after(fake, |store| store.set_enabled(id(1), false));
-        let said = result.unwrap_err().to_string();
-        assert!(said.contains(why), "{said}");
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains(why), "{message}");
         assert_eq!(same, *fake);
     };
-    fake.at(Place::Services, &key_of(id(1))).subkeys = 1;
-    stays(&fake, "it has keys of its own");
-    let left_out = &mut fake.at(Place::Services, &key_of(id(1))).left_out;
-    left_out.push(unread("Big", 1 << 20));
+    fake.at(KeyLocation::Services, &key_of(id(1))).subkeys = 1;
+    stays(&fake, "it has subkeys");
+    let left_out = &mut fake.at(KeyLocation::Services, &key_of(id(1))).left_out;
+    left_out.push(skipped_value("Big", 1 << 20));
     stays(&fake, "the value \"Big\" of 1048576 bytes");
     assert_eq!(problems(&fake).len(), 1);
     let (fake, removed) = after(&fake, |store| store.remove(id(1)));
@@ -197,10 +197,10 @@ fn replacing_changes_what_differs_and_keeps_the_rest() {
         let listing = store.read().unwrap();
         listing.registry.get(id(1)).unwrap().clone()
     };
-    let before = store.keys.clone();
+    let before = store.backend.clone();
     let mut new = listed(&store);
     store.replace(&new).unwrap();
-    assert_eq!(store.keys, before, "nothing differs");
+    assert_eq!(store.backend, before, "nothing differs");
     for change in [
         (|new| new.name = ElementName::new("Named").unwrap()) as fn(&mut Registration),
         |new| new.owner = Some("alice".to_owned()),
@@ -214,7 +214,7 @@ fn replacing_changes_what_differs_and_keeps_the_rest() {
         store.replace(&new).unwrap();
         assert_eq!(listed(&store), new);
     }
-    let key = store.keys.at(Place::Services, &key_of(id(1)));
+    let key = store.backend.at(KeyLocation::Services, &key_of(id(1)));
     let mut left: Vec<&str> = key.values.iter().map(|value| &*value.name).collect();
     left.sort_unstable();
     assert_eq!(left, ["ElementName", "Other"]);
@@ -232,7 +232,7 @@ fn replacing_changes_what_differs_and_keeps_the_rest() {
 }
 
 #[test]
-fn what_is_windows_own_and_what_is_not_there_is_said_so() {
+fn in_box_and_missing_services_cannot_be_changed() {
     let mut store = Store::new(Fake::default());
     let [shipped, _] = Registration::in_box();
     for result in [
@@ -243,8 +243,8 @@ fn what_is_windows_own_and_what_is_not_there_is_said_so() {
             ..shipped.clone()
         }),
     ] {
-        let said = result.unwrap_err().to_string();
-        assert!(said.contains("a service of Windows itself"), "{said}");
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("a service of Windows itself"), "{message}");
     }
     for result in [store.remove(id(1)), store.set_enabled(id(1), true)] {
         assert!(matches!(result, Err(KeyError::NotRegistered(_))));
@@ -252,7 +252,7 @@ fn what_is_windows_own_and_what_is_not_there_is_said_so() {
 }
 
 #[test]
-fn without_rights_the_next_step_is_named() {
+fn access_denied_says_to_run_as_administrator() {
     let fake = Fake {
         denied: true,
         ..Fake::default()
@@ -267,12 +267,12 @@ fn without_rights_the_next_step_is_named() {
 }
 
 #[test]
-fn nothing_is_added_where_not_everything_could_be_seen() {
+fn a_truncated_snapshot_accepts_no_new_service() {
     let snapshot = Snapshot {
         truncated: true,
         ..Snapshot::default()
     };
-    let survey = survey::Survey::of(snapshot, |_| Life::Gone);
-    let full = survey.put(&full(1, "One"), None);
+    let inventory = inventory::Inventory::new(snapshot, |_| ProcessState::Gone);
+    let full = inventory.put(&full(1, "One"), None);
     assert!(matches!(full, Err(KeyError::Limit(MAX_SERVICES))));
 }

@@ -3,7 +3,7 @@ use super::*;
 /// One change, by name.
 type Change = (&'static str, fn(&mut Store<Fake>) -> Result<(), KeyError>);
 
-/// Every kind of change, each to the registry of [`before`].
+/// Every kind of change, applied to the registry of [`before`].
 const CHANGES: [Change; 10] = [
     ("put", |store| {
         store.put(&with_texts(registration(9, "Nine")))
@@ -48,12 +48,12 @@ fn with_texts(registration: Registration) -> Registration {
     }
 }
 
-/// A service that is on, one that is off, one that is there twice, the lease of a dead process,
-/// what is left of a service that is on again, and what two crashed writers left.
+/// An enabled service, a disabled one, one with two keys, an expired lease, a leftover disabled key of
+/// an enabled service, and the staging keys of two crashed writers.
 fn before() -> Fake {
     let mut fake = Fake {
         processes: [(4, 100)].into(),
-        myself: 4,
+        current_pid: 4,
         ..Fake::default()
     };
     let mut store = Store::new(fake);
@@ -66,18 +66,22 @@ fn before() -> Fake {
         ..registration(4, "Four")
     };
     store.put(&lease).unwrap();
-    fake = store.keys;
+    fake = store.backend;
     fake.processes = [(4, 101)].into();
     let braces = format!("{{{}}}", id(3));
-    fake.add(Place::Services, &braces, &[("ElementName", "Twin")]);
-    fake.add(Place::Disabled, &key_of(id(1)), &[("ElementName", "Old")]);
-    for place in [Place::Services, Place::Disabled] {
-        fake.add(place, STAGE, &[("Owner", "half")]);
+    fake.add(KeyLocation::Services, &braces, &[("ElementName", "Twin")]);
+    fake.add(
+        KeyLocation::Disabled,
+        &key_of(id(1)),
+        &[("ElementName", "Old")],
+    );
+    for location in [KeyLocation::Services, KeyLocation::Disabled] {
+        fake.add(location, STAGE, &[("Owner", "half")]);
     }
     fake
 }
 
-/// What is listed, and what Windows honours but for the leases that nobody has.
+/// The listing, and the services that Windows honours without expired leases.
 fn seen(fake: &Fake) -> (Vec<Registration>, Vec<(String, Option<RawValue>)>) {
     let listing = Store::new(fake.clone()).read().unwrap();
     let mut honoured = fake.honoured();
@@ -90,7 +94,7 @@ fn seen(fake: &Fake) -> (Vec<Registration>, Vec<(String, Option<RawValue>)>) {
 }
 
 #[test]
-fn a_crash_after_any_step_leaves_the_old_or_the_new() {
+fn a_crash_after_any_step_leaves_the_old_or_the_new_state() {
     for (name, change) in CHANGES {
         let old = before();
         let (new, done) = after(&old, change);
@@ -111,7 +115,7 @@ fn a_crash_after_any_step_leaves_the_old_or_the_new() {
             );
             assert!(is_new || !was_new, "{name}: undone by step {steps}");
             was_new = is_new;
-            // Whoever comes next brings it to an end, or finds it done.
+            // The next attempt completes the change, or finds it complete.
             let (again, second) = after(&crashed, change);
             match second {
                 Ok(()) => assert_eq!(seen(&again), seen(&new), "{name}, {steps} steps"),
@@ -131,12 +135,12 @@ fn a_crash_after_any_step_leaves_the_old_or_the_new() {
 }
 
 #[test]
-fn a_step_that_windows_refuses_leaves_nothing_behind() {
+fn a_failed_step_leaves_no_staging_key() {
     for (name, change) in CHANGES {
         let (new, _) = after(&before(), change);
         for steps in 0.. {
             let mut refusing = before();
-            refusing.refuses = Some(steps);
+            refusing.fail_at = Some(steps);
             let (now, result) = after(&refusing, change);
             let seen_now = seen(&now);
             let right = seen_now == seen(&before()) || seen_now == seen(&new);
@@ -144,7 +148,7 @@ fn a_step_that_windows_refuses_leaves_nothing_behind() {
             let left = now.keys.values().any(|key| key.name == STAGE);
             assert!(!left, "{name}, {steps} steps");
             if result.is_ok() {
-                assert!(seen_now == seen(&new) && now.refuses.is_some(), "{name}");
+                assert!(seen_now == seen(&new) && now.fail_at.is_some(), "{name}");
                 break;
             }
         }
@@ -152,7 +156,7 @@ fn a_step_that_windows_refuses_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_crash_while_texts_are_replaced_leaves_a_whole_service_under_one_of_its_names() {
+fn a_crash_during_replace_leaves_the_old_or_the_new_name() {
     let old = before();
     let new = Registration {
         owner: Some("bob".to_owned()),

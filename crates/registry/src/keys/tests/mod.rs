@@ -1,9 +1,9 @@
-//! The keys of Windows, over a plain map that stands in for its registry.
+//! Tests of the key store over a fake registry, which is a map.
 
 mod changes;
 mod crashes;
 mod leases;
-mod meaning;
+mod listing;
 mod random;
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,45 +14,45 @@ use hvsock_address::{ElementName, ServiceId};
 use super::*;
 use crate::Registration;
 
-/// A registry of Windows: keys by place and name, whose case does not count.
+/// A fake Windows registry: keys by location and lower-case name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Fake {
-    keys: BTreeMap<(Place, String), RawKey>,
-    /// When each process that lives began.
+    keys: BTreeMap<(KeyLocation, String), RawKey>,
+    /// The start times of running processes.
     processes: HashMap<u32, u64>,
-    myself: u32,
-    /// How many steps are made before the process is killed.
+    current_pid: u32,
+    /// The number of steps before a crash: every later step fails.
     steps_left: Option<usize>,
-    /// After how many steps one is refused.
-    refuses: Option<usize>,
+    /// The number of steps before a single failing step.
+    fail_at: Option<usize>,
     denied: bool,
 }
 
 impl Fake {
-    fn at(&mut self, place: Place, name: &str) -> &mut RawKey {
-        let found = self.keys.get_mut(&(place, name.to_lowercase()));
+    fn at(&mut self, location: KeyLocation, name: &str) -> &mut RawKey {
+        let found = self.keys.get_mut(&(location, name.to_lowercase()));
         found.unwrap_or_else(|| panic!("no key {name}"))
     }
 
-    /// What somebody else makes.
-    fn add(&mut self, place: Place, name: &str, values: &[(&str, &str)]) {
+    /// Adds a key as another program would.
+    fn add(&mut self, location: KeyLocation, name: &str, values: &[(&str, &str)]) {
         let key = RawKey {
             name: name.to_owned(),
             values: values.iter().map(|(n, v)| RawValue::text(n, v)).collect(),
             ..RawKey::default()
         };
-        self.keys.insert((place, name.to_lowercase()), key);
+        self.keys.insert((location, name.to_lowercase()), key);
     }
 
     fn with(mut self, name: &str, values: &[(&str, &str)]) -> Self {
-        self.add(Place::Services, name, values);
+        self.add(KeyLocation::Services, name, values);
         self
     }
 
-    /// What Windows would let guests reach: GUIDs with their names.
+    /// The services that Windows would let guests reach: GUIDs with their names.
     fn honoured(&self) -> BTreeMap<String, Option<RawValue>> {
         let live = self.keys.values().zip(self.keys.keys());
-        live.filter(|(key, (place, _))| *place == Place::Services && key.name != STAGE)
+        live.filter(|(key, (location, _))| *location == KeyLocation::Services && key.name != STAGE)
             .map(|(key, (_, name))| {
                 let mut values = key.values.iter();
                 (name.clone(), values.find(|v| v.is("ElementName")).cloned())
@@ -61,27 +61,27 @@ impl Fake {
     }
 }
 
-impl Keys for Fake {
-    type Turn = ();
+impl KeyBackend for Fake {
+    type Guard = ();
 
-    fn turn(&mut self) -> Result<(), KeyError> {
+    fn lock(&mut self) -> Result<(), KeyError> {
         Ok(())
     }
 
     fn read(&self) -> Result<Snapshot, KeyError> {
-        let of = |wanted: Place| {
+        let of = |wanted: KeyLocation| {
             let keys = self.keys.iter();
-            let keys = keys.filter(|((place, _), _)| *place == wanted);
+            let keys = keys.filter(|((location, _), _)| *location == wanted);
             keys.map(|(_, key)| key.clone()).collect()
         };
         Ok(Snapshot {
-            services: of(Place::Services),
-            disabled: of(Place::Disabled),
+            services: of(KeyLocation::Services),
+            disabled: of(KeyLocation::Disabled),
             ..Snapshot::default()
         })
     }
 
-    fn apply(&mut self, step: &Step) -> Result<(), KeyError> {
+    fn apply(&mut self, step: &KeyStep) -> Result<(), KeyError> {
         if self.denied {
             let denied = io::Error::from(io::ErrorKind::PermissionDenied);
             return Err(KeyError::from_system("write to", r"HKLM\x", denied));
@@ -89,50 +89,60 @@ impl Keys for Fake {
         if let Some(left) = &mut self.steps_left {
             *left = left.checked_sub(1).ok_or(KeyError::Busy(0))?;
         }
-        if let Some(left) = self.refuses.take() {
-            self.refuses = left.checked_sub(1);
+        if let Some(left) = self.fail_at.take() {
+            self.fail_at = left.checked_sub(1);
             if left == 0 {
                 return Err(KeyError::Busy(0));
             }
         }
         match step {
-            Step::Create { place, name, .. } => {
-                let there = (*place, name.to_lowercase());
+            KeyStep::Create { location, name, .. } => {
+                let there = (*location, name.to_lowercase());
                 assert!(!self.keys.contains_key(&there), "{name} is there");
-                self.add(*place, name, &[]);
+                self.add(*location, name, &[]);
             }
-            Step::Set { place, name, value } => {
-                let values = &mut self.at(*place, name).values;
+            KeyStep::Set {
+                location,
+                name,
+                value,
+            } => {
+                let values = &mut self.at(*location, name).values;
                 values.retain(|old| !old.is(&value.name));
                 values.push(value.clone());
             }
-            Step::Unset { place, name, value } => {
-                let values = &mut self.at(*place, name).values;
+            KeyStep::Unset {
+                location,
+                name,
+                value,
+            } => {
+                let values = &mut self.at(*location, name).values;
                 values.retain(|old| !old.is(value));
             }
-            Step::Rename { place, from, to } => {
-                let key = self.keys.remove(&(*place, from.to_lowercase()));
+            KeyStep::Rename { location, from, to } => {
+                let key = self.keys.remove(&(*location, from.to_lowercase()));
                 let mut key = key.expect("a key to rename");
                 key.name = to.clone();
-                let old = self.keys.insert((*place, to.to_lowercase()), key);
+                let old = self.keys.insert((*location, to.to_lowercase()), key);
                 assert_eq!(old, None, "{to} is there");
             }
-            Step::Delete { place, name } => {
-                self.keys.remove(&(*place, name.to_lowercase()));
+            KeyStep::Delete { location, name } => {
+                self.keys.remove(&(*location, name.to_lowercase()));
             }
         }
         Ok(())
     }
 
-    fn life(&self, process: u32) -> Life {
+    fn process_state(&self, process: u32) -> ProcessState {
         let started = self.processes.get(&process);
-        started.map_or(Life::Gone, |started| Life::Since(*started))
+        started.map_or(ProcessState::Gone, |started| {
+            ProcessState::StartedAt(*started)
+        })
     }
 
-    fn myself(&self) -> Result<Holder, KeyError> {
-        let process = self.myself;
+    fn current_process(&self) -> Result<LeaseHolder, KeyError> {
+        let process = self.current_pid;
         let started = self.processes.get(&process).copied().unwrap_or_default();
-        Ok(Holder { process, started })
+        Ok(LeaseHolder { process, started })
     }
 }
 
@@ -164,9 +174,9 @@ fn problems(fake: &Fake) -> Vec<String> {
     Store::new(fake.clone()).read().unwrap().problems
 }
 
-/// A change, made to a copy.
+/// Applies a change to a copy.
 fn after<R>(fake: &Fake, change: impl FnOnce(&mut Store<Fake>) -> R) -> (Fake, R) {
     let mut store = Store::new(fake.clone());
     let result = change(&mut store);
-    (store.keys, result)
+    (store.backend, result)
 }

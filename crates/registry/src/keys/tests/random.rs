@@ -3,7 +3,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What may be done, with few services and names so that they clash.
+/// One operation, with few services and names to provoke clashes.
 #[derive(Clone, Debug)]
 enum Op {
     Put {
@@ -19,7 +19,7 @@ enum Op {
     },
     SetEnabled(u8, bool),
     Remove(u8),
-    /// This process ends, and another one comes with its id.
+    /// The process ends, and a new one gets its id.
     Restart,
 }
 
@@ -47,7 +47,7 @@ fn entry(n: u8, name: usize, enabled: bool, lease: bool) -> Registration {
     }
 }
 
-/// A plain list of what is registered; an error changes nothing.
+/// The reference model: a plain list. An error changes nothing.
 fn reference(list: &mut BTreeMap<ServiceId, Registration>, op: &Op) -> Result<(), ()> {
     let taken = |list: &BTreeMap<ServiceId, Registration>, new: &Registration| {
         let mut others = list.values().filter(|other| other.id != new.id);
@@ -99,28 +99,28 @@ fn perform(store: &mut Store<Fake>, op: &Op) -> Result<(), KeyError> {
         Op::SetEnabled(n, enabled) => store.set_enabled(id(n), enabled),
         Op::Remove(n) => store.remove(id(n)),
         Op::Restart => {
-            *store.keys.processes.entry(4).or_default() += 1;
+            *store.backend.processes.entry(4).or_default() += 1;
             Ok(())
         }
     }
 }
 
 proptest! {
-    /// Whatever is done in whatever order, and wherever the process is killed meanwhile.
+    /// Random operations in random order, with a crash after a random step.
     #[test]
-    fn the_keys_are_a_plain_list(ops in vec((op(), proptest::option::of(0..8usize)), 0..40)) {
+    fn the_store_behaves_like_a_list(ops in vec((op(), proptest::option::of(0..8usize)), 0..40)) {
         let mut list = BTreeMap::new();
         let mut store = Store::new(Fake {
             processes: [(4, 100)].into(),
-            myself: 4,
+            current_pid: 4,
             ..Fake::default()
         });
         for (op, killed_after) in ops {
             let before = list.clone();
             let want = reference(&mut list, &op);
-            store.keys.steps_left = killed_after;
+            store.backend.steps_left = killed_after;
             let got = perform(&mut store, &op);
-            store.keys.steps_left = None;
+            store.backend.steps_left = None;
             let killed = matches!(got, Err(KeyError::Busy(_)));
             if !killed {
                 prop_assert_eq!(got.is_ok(), want.is_ok(), "{:?}: {:?}", op, got);
@@ -134,8 +134,8 @@ proptest! {
             }
             prop_assert_eq!(&is, &list, "{:?}", op);
             prop_assert_eq!(&listing.problems, &[""; 0]);
-            // Windows honours what is on, beside leases that nobody has any more.
-            let honoured = store.keys.honoured();
+            // Windows honours the enabled services (and expired leases).
+            let honoured = store.backend.honoured();
             for one in list.values() {
                 let there = honoured.contains_key(&one.id.to_string());
                 prop_assert_eq!(there, one.enabled, "{:?}", one);
@@ -144,7 +144,7 @@ proptest! {
     }
 }
 
-/// A key's name, mostly one of few GUIDs in some spelling.
+/// A key name, mostly one of few GUIDs in a random spelling.
 fn name() -> impl Strategy<Value = String> {
     let [shipped, _] = Registration::in_box();
     prop_oneof![
@@ -189,29 +189,29 @@ fn keys() -> impl Strategy<Value = Vec<RawKey>> {
 }
 
 proptest! {
-    /// Nothing that is in keys is a panic; every service is listed or reported; and every one that
-    /// is there can be removed, after which nothing of it is left.
+    /// Arbitrary keys cause no panic. A listed service cannot be added again, and removing it leaves
+    /// no key behind.
     #[test]
-    fn keys_of_others_may_hold_anything(services in keys(), disabled in keys()) {
+    fn arbitrary_keys_are_listed_or_reported_and_can_be_removed(services in keys(), disabled in keys()) {
         let mut fake = Fake::default();
-        for (place, keys) in [(Place::Services, services), (Place::Disabled, disabled)] {
+        for (location, keys) in [(KeyLocation::Services, services), (KeyLocation::Disabled, disabled)] {
             for key in keys {
-                fake.keys.insert((place, key.name.to_lowercase()), key);
+                fake.keys.insert((location, key.name.to_lowercase()), key);
             }
         }
         let mut store = Store::new(fake);
         let listing = store.read().unwrap();
         for n in 1..5 {
-            let mine = |key: &RawKey| survey::service_id(&key.name) == Some(id(n));
-            let there = store.keys.keys.values().any(mine);
+            let mine = |key: &RawKey| inventory::service_id(&key.name) == Some(id(n));
+            let there = store.backend.keys.values().any(mine);
             let new = Registration::new(id(n), ElementName::new("new").unwrap());
-            let refused = after(&store.keys, |store| store.put(&new)).1.is_err();
+            let refused = after(&store.backend, |store| store.put(&new)).1.is_err();
             let listed = listing.registry.get(id(n)).is_some();
             prop_assert!(there || !listed);
             if listed {
                 prop_assert!(refused);
                 store.remove(id(n)).unwrap();
-                prop_assert!(!store.keys.keys.values().any(mine));
+                prop_assert!(!store.backend.keys.values().any(mine));
             }
         }
     }

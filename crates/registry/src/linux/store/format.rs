@@ -313,7 +313,7 @@ mod tests {
             ),
             (
                 "name = \"a\"\nowner = \"\\u001b[31m\"",
-                "s.toml:2:9: this text holds the control character '\\u{1b}'",
+                "s.toml:2:9: this text contains the control character '\\u{1b}'",
             ),
             (
                 "name = \"a\"\nconnect = \"*\"",

@@ -1,39 +1,42 @@
-//! Who asks, seen from the partition that owns the registry.
+//! The process or child partition that makes a request, as the owner of the registry sees it.
 
 use hvsock_address::{PartitionName, VmId};
 
-/// The process that asks, as its kernel vouches for it; nothing in it comes from a message.
+/// The credentials of a process. The kernel reports them; nothing comes from a message.
+#[doc(alias = "credentials")]
+#[doc(alias = "SO_PEERCRED")]
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Principal {
-    /// Its user id.
+    /// The effective user id.
     pub uid: u32,
-    /// Its user's name, where there is one.
+    /// The user's name, if the user database has one.
     pub user: Option<String>,
-    /// Its groups: the ids with their names, where there are any.
+    /// The ids of all groups, each with its name if the group database has one.
     pub groups: Vec<(u32, Option<String>)>,
 }
 
-/// Who asks, seen from the partition that owns the registry.
+/// The subject of an access decision, relative to the partition that owns the registry.
+#[doc(alias = "subject")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Asker<'a> {
+pub enum Requester<'a> {
     /// A process in that partition, where users and groups are known.
     Process(&'a Principal),
-    /// A process in one of its children. Users mean nothing across that border, so the child as a
-    /// whole is judged.
+    /// A process in a child partition. User ids of a child have no meaning in its parent, so rules
+    /// apply to the child as a whole.
     Child {
         /// The child's name.
         name: &'a PartitionName,
         /// The child's id.
         id: VmId,
-        /// The sibling groups that the child is in.
+        /// The child's sibling groups.
         groups: &'a [String],
     },
 }
 
 impl Principal {
-    /// Whether an entry of a `users` list means this process's user.
+    /// Whether an entry of a `users` list matches this process's user.
     ///
-    /// Digits are an id and never a name, so that nobody gets access by the name that he took.
+    /// Digits are always an id, never a name: nobody gains access by choosing a numeric user name.
     pub(super) fn is_user(&self, entry: &str) -> bool {
         entry == "*"
             || match entry.parse::<u32>() {
@@ -42,7 +45,7 @@ impl Principal {
             }
     }
 
-    /// Whether an entry of a `groups` list means one of this process's groups.
+    /// Whether an entry of a `groups` list matches one of this process's groups.
     pub(super) fn is_in_group(&self, entry: &str) -> bool {
         let id = entry.parse::<u32>();
         entry == "*"
@@ -53,9 +56,9 @@ impl Principal {
     }
 }
 
-/// Whether an entry of a `partitions` list means this child.
+/// Whether an entry of a `partitions` list matches this child.
 pub(super) fn is_child(entry: &str, name: &PartitionName, id: VmId, groups: &[String]) -> bool {
-    /// The digits of a GUID in its shortest spelling.
+    /// The number of hexadecimal digits of a GUID in its shortest spelling.
     const GUID_DIGITS: usize = 32;
     match entry.strip_prefix('@') {
         Some(group) => groups.iter().any(|g| g == group),

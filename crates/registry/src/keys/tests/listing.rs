@@ -1,10 +1,10 @@
 use super::*;
 
 #[test]
-fn the_entries_of_others_are_shown_for_what_they_are() {
+fn the_keys_of_podman_docker_and_windows_are_listed() {
     let podman = [("Purpose", "Network"), ("ToolName", "podman")];
     let fake = Fake::default()
-        // podman, in its present version and an older one; Docker, as its installer writes it.
+        // Keys of podman (current and older versions) and of Docker's installer.
         .with("00000400-FACB-11E6-BD58-64006A7986D3", &podman)
         .with("00000401-FACB-11E6-BD58-64006A7986D3", &podman)
         .with(
@@ -39,7 +39,7 @@ fn the_entries_of_others_are_shown_for_what_they_are() {
 }
 
 #[test]
-fn no_made_up_name_takes_one_that_a_key_gives() {
+fn a_generated_name_never_takes_the_name_of_another_key() {
     let fake = Fake::default()
         .with(&key_of(id(1)), &[("ToolName", "podman")])
         .with(&key_of(id(2)), &[("ElementName", "Podman")])
@@ -83,16 +83,24 @@ fn two_keys_with_one_name_are_both_listed() {
 }
 
 #[test]
-fn a_key_counts_once_however_it_is_spelled() {
+fn two_spellings_of_one_guid_are_one_service() {
     let braces = format!("{{{}}}", id(1));
     let mut fake = Fake::default()
         .with(&key_of(id(1)), &[("ElementName", "One")])
         .with(&braces, &[("ElementName", "Other")]);
     assert_eq!(names(&fake), ["One"]);
-    assert!(problems(&fake)[0].contains("means the same service as"));
-    // What Windows looks at counts, and not what was once switched off.
-    fake.add(Place::Disabled, &key_of(id(1)), &[("ElementName", "Old")]);
-    fake.add(Place::Disabled, &key_of(id(2)), &[("ElementName", "Two")]);
+    assert!(problems(&fake)[0].contains("is the same service as"));
+    // The key that Windows reads wins over a leftover disabled one.
+    fake.add(
+        KeyLocation::Disabled,
+        &key_of(id(1)),
+        &[("ElementName", "Old")],
+    );
+    fake.add(
+        KeyLocation::Disabled,
+        &key_of(id(2)),
+        &[("ElementName", "Two")],
+    );
     assert_eq!(names(&fake), ["One", "Two (off)"]);
     let (fake, done) = after(&fake, |store| store.remove(id(1)));
     done.unwrap();
@@ -101,7 +109,7 @@ fn a_key_counts_once_however_it_is_spelled() {
 }
 
 #[test]
-fn names_that_are_no_guids_are_problems() {
+fn key_names_that_are_not_guids_are_reported() {
     let mut fake = Fake::default();
     for name in [
         "Name",
@@ -112,13 +120,13 @@ fn names_that_are_no_guids_are_problems() {
         "0b2f1f0e-0000-4000-8000-000000000001\0",
         "",
     ] {
-        fake.add(Place::Services, name, &[("ElementName", "x")]);
+        fake.add(KeyLocation::Services, name, &[("ElementName", "x")]);
     }
     assert_eq!(names(&fake), [""; 0]);
     let problems = problems(&fake);
     assert_eq!(problems.len(), 7);
     assert!(problems.iter().any(|problem| problem.contains(r"001\0:")));
-    let named = "is not named by a service's GUID: left out";
+    let named = "is not named after a service's GUID: left out";
     assert!(problems.iter().all(|problem| problem.ends_with(named)));
 }
 
@@ -137,9 +145,9 @@ fn every_type_of_value_is_read_or_reported() {
     let unnamed = format!("Unnamed {}", id(1));
     for (value, name, problem) in [
         (raw("elementNAME", 1, &units(&[a, 0])), "a", None),
-        // Not ended by a zero, as some programs write it.
+        // Without a terminating zero, as some programs write it.
         (raw("ElementName", 1, &units(&[a])), "a", None),
-        // REG_EXPAND_SZ, of which nothing is expanded.
+        // REG_EXPAND_SZ; variables are not expanded.
         (raw("ElementName", 2, &units(&[a, 0])), "a", None),
         (raw("ElementName", 1, b""), &*unnamed, None),
         (raw("ElementName", 1, &units(&[0])), &*unnamed, None),
@@ -166,7 +174,7 @@ fn every_type_of_value_is_read_or_reported() {
         (
             raw("ElementName", 1, &units(&[a, 0, a, 0])),
             "a a",
-            Some("the name \"a\\0a\" cannot"),
+            Some("the name \"a\\0a\" is invalid"),
         ),
         (
             raw("ElementName", 1, &units(&[a; 300])),
@@ -180,19 +188,21 @@ fn every_type_of_value_is_read_or_reported() {
         ),
     ] {
         let mut fake = Fake::default().with(&key_of(id(1)), &[]);
-        let said = format!("{value:?}");
-        fake.at(Place::Services, &key_of(id(1))).values.push(value);
-        assert_eq!(names(&fake), [name], "{said}");
+        let shown = format!("{value:?}");
+        fake.at(KeyLocation::Services, &key_of(id(1)))
+            .values
+            .push(value);
+        assert_eq!(names(&fake), [name], "{shown}");
         let problems = problems(&fake);
-        assert_eq!(problems.len(), usize::from(problem.is_some()), "{said}");
+        assert_eq!(problems.len(), usize::from(problem.is_some()), "{shown}");
         for (got, want) in problems.iter().zip(problem) {
-            assert!(got.contains(want), "{said}: {got}");
+            assert!(got.contains(want), "{shown}: {got}");
         }
     }
 }
 
 #[test]
-fn texts_that_cannot_be_shown_are_left_out() {
+fn texts_with_control_characters_or_excess_length_are_left_out() {
     let long = "x".repeat(2000);
     let values = [
         ("ElementName", "One"),
@@ -206,7 +216,7 @@ fn texts_that_cannot_be_shown_are_left_out() {
     assert_eq!(listing.registry.get(id(1)), Some(&registration(1, "One")),);
     let has = |what: &str| listing.problems.iter().any(|p| p.contains(what));
     assert!(
-        has("Owner holds the control character"),
+        has("Owner contains the control character"),
         "{:?}",
         listing.problems
     );
@@ -215,10 +225,10 @@ fn texts_that_cannot_be_shown_are_left_out() {
 }
 
 #[test]
-fn a_thousand_problems_are_listed_and_the_others_counted() {
+fn problems_beyond_the_limit_are_only_counted() {
     let mut fake = Fake::default();
     for n in 0..MAX_PROBLEMS + 5 {
-        fake.add(Place::Services, &format!("junk {n}"), &[]);
+        fake.add(KeyLocation::Services, &format!("junk {n}"), &[]);
     }
     let problems = problems(&fake);
     assert_eq!(problems.len(), MAX_PROBLEMS + 1);
@@ -226,7 +236,7 @@ fn a_thousand_problems_are_listed_and_the_others_counted() {
 }
 
 #[test]
-fn a_live_key_and_a_file_of_it_read_alike() {
+fn a_key_and_its_reg_file_have_the_same_meaning() {
     let values = [
         ("elementname", "  Padded\u{1} "),
         ("Owner", "CORP\\alice"),
