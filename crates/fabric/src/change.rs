@@ -1,16 +1,16 @@
-//! What operators change, and what that cuts.
+//! Changes by operators, and the connections and listeners that they close.
 //!
-//! Every change looks again at what depends on it and at nothing else: a registration at the
-//! listeners and connections of its service, a partition at those with an end in it.
+//! Each change re-evaluates its dependents only: a registration the listeners and connections of its
+//! service, a partition those with an end in it.
 
 use std::collections::BTreeSet;
 
 use hvsock_address::ServiceId;
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
-use crate::explain::Silent;
+use crate::boundary::Denial;
+use crate::explain::NoTrace;
 use crate::partition::{PartitionSpec, PartitionState};
-use crate::terms::Barrier;
 use crate::tree::AddPartitionError;
 use crate::{ConnectionId, Effect, Fabric, ListenerId, PartitionKey, Refusal};
 
@@ -18,11 +18,11 @@ use crate::{ConnectionId, Effect, Fabric, ListenerId, PartitionKey, Refusal};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PartitionError {
-    /// It is not there.
+    /// The partition does not exist.
     #[error("the partition is gone")]
     Gone,
-    /// The root partition is always there and always running.
-    #[error("the root partition can be neither removed, paused nor switched off")]
+    /// The root partition always exists and always runs.
+    #[error("the root partition cannot be removed, paused or switched off")]
     Root,
     /// A table is full.
     #[error("the limit on {which} is reached")]
@@ -32,14 +32,14 @@ pub enum PartitionError {
     },
 }
 
-/// Why a registration cannot be taken in.
+/// Why a registration cannot be added.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// The partition is gone, or a container.
+    /// The partition does not exist, or is a container.
     #[error("this partition has no registry")]
     NoRegistry,
-    /// Something that must be unique is not.
+    /// The id, name or port is taken.
     #[error(transparent)]
     Clash(#[from] Clash),
     /// A table is full.
@@ -52,6 +52,10 @@ pub enum RegisterError {
 
 impl Fabric {
     /// Adds a partition.
+    ///
+    /// # Errors
+    /// [`AddPartitionError`] if the parent does not exist or cannot contain this kind, if the name or
+    /// id is taken or reserved, or if a table is full.
     pub fn add_partition(
         &mut self,
         parent: PartitionKey,
@@ -60,10 +64,13 @@ impl Fabric {
         self.tree.add(parent, spec, &self.limits)
     }
 
-    /// Removes a partition with everything in it, as if each of them were switched off first.
+    /// Removes a partition and its descendants, as if each were switched off first.
+    ///
+    /// # Errors
+    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root.
     pub fn remove_partition(&mut self, key: PartitionKey) -> Result<(), PartitionError> {
         self.check_not_root(key)?;
-        let inside = self.tree.with_everything_in(key);
+        let inside = self.tree.subtree(key);
         self.switch_off(&inside);
         let mut watchers = BTreeSet::new();
         for key in inside.into_iter().rev() {
@@ -71,16 +78,19 @@ impl Fabric {
                 watchers.extend(removed.watchers);
             }
         }
-        self.judge_all_again(watchers);
+        self.reevaluate_listeners(watchers);
         Ok(())
     }
 
-    /// Sets a partition's own state; what is in it follows.
+    /// Sets a partition's own state, which also limits the state of its descendants.
     ///
-    /// - Off: everything in it is cut.
-    /// - Paused: connections with both ends in it stand still with it, and so do those of which
-    ///   either end asked for it; others are cut. Listeners stay.
-    /// - Running: connections whose ends both run go on.
+    /// - Off: all connections and listeners in it are closed.
+    /// - Paused: connections with both ends in it are suspended, and so are those where either end set
+    ///   [`HVSOCKET_CONNECTED_SUSPEND`](Self::set_connected_suspend). Others are reset. Listeners stay.
+    /// - Running: suspended connections whose ends both run are resumed.
+    ///
+    /// # Errors
+    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::Root`] for the root.
     pub fn set_state(
         &mut self,
         key: PartitionKey,
@@ -94,7 +104,7 @@ impl Fabric {
             return Ok(());
         }
         partition.state = state;
-        let inside = self.tree.with_everything_in(key);
+        let inside = self.tree.subtree(key);
         match state {
             PartitionState::Off => self.switch_off(&inside),
             PartitionState::Paused => self.pause(&inside),
@@ -103,8 +113,12 @@ impl Fabric {
         Ok(())
     }
 
-    /// Sets the sibling groups that a partition is in. Established connections stay; listeners that
-    /// can no longer receive are cut.
+    /// Sets the sibling groups of a partition. Established connections stay; listeners that can no
+    /// longer accept any connection are closed.
+    ///
+    /// # Errors
+    /// [`PartitionError::Gone`] if it does not exist, [`PartitionError::LimitReached`] for too many
+    /// groups.
     pub fn set_groups(
         &mut self,
         key: PartitionKey,
@@ -118,19 +132,26 @@ impl Fabric {
         partition.groups = groups;
         let listeners = partition.listeners.union(&partition.watchers).copied();
         let listeners: BTreeSet<_> = listeners.collect();
-        self.judge_all_again(listeners);
+        self.reevaluate_listeners(listeners);
         Ok(())
     }
 
     /// Adds a registration.
+    ///
+    /// # Errors
+    /// [`RegisterError`] if the partition has no registry, if the id, name or port is taken, or if the
+    /// registry is full.
     pub fn register(&mut self, key: PartitionKey, new: Registration) -> Result<(), RegisterError> {
         let service = new.id;
-        self.registry_with_room(key, 1)?.insert(new)?;
+        self.registry_with_capacity(key, 1)?.insert(new)?;
         self.entry_changed(key, service);
         Ok(())
     }
 
-    /// Puts a registration in place of the one with its id, and returns that one; or adds it.
+    /// Replaces the registration with the same id and returns the old one, or adds a new one.
+    ///
+    /// # Errors
+    /// As [`register`](Self::register). The registry is then unchanged.
     pub fn update(
         &mut self,
         key: PartitionKey,
@@ -141,31 +162,38 @@ impl Fabric {
             .registry(key)
             .is_some_and(|registry| registry.get(service).is_some());
         let old = self
-            .registry_with_room(key, usize::from(!known))?
+            .registry_with_capacity(key, usize::from(!known))?
             .replace(new)?;
         self.entry_changed(key, service);
         Ok(old)
     }
 
-    /// Takes a registration out.
+    /// Removes and returns a registration.
     pub fn unregister(&mut self, key: PartitionKey, service: ServiceId) -> Option<Registration> {
         let old = self.tree.get_mut(key)?.registry.as_mut()?.remove(service);
         self.entry_changed(key, service);
         old
     }
 
-    /// Sets what holds where a registration says nothing.
+    /// Sets the settings for what a registration leaves out.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoRegistry`] if the partition has no registry.
     pub fn set_defaults(
         &mut self,
         key: PartitionKey,
         defaults: Defaults,
     ) -> Result<(), RegisterError> {
-        self.registry_with_room(key, 0)?.set_defaults(defaults);
+        self.registry_with_capacity(key, 0)?.set_defaults(defaults);
         self.all_entries_changed(key);
         Ok(())
     }
 
-    /// Puts a whole registry in place of a partition's.
+    /// Replaces a partition's whole registry.
+    ///
+    /// # Errors
+    /// [`RegisterError::NoRegistry`] if the partition has no registry,
+    /// [`RegisterError::LimitReached`] if the new one is too large.
     pub fn set_registry(
         &mut self,
         key: PartitionKey,
@@ -175,7 +203,7 @@ impl Fabric {
             let which = "registrations";
             return Err(RegisterError::LimitReached { which });
         }
-        *self.registry_with_room(key, 0)? = registry;
+        *self.registry_with_capacity(key, 0)? = registry;
         self.all_entries_changed(key);
         Ok(())
     }
@@ -187,7 +215,7 @@ impl Fabric {
         self.tree.get(key).map(drop).ok_or(PartitionError::Gone)
     }
 
-    fn registry_with_room(
+    fn registry_with_capacity(
         &mut self,
         key: PartitionKey,
         more: usize,
@@ -205,52 +233,53 @@ impl Fabric {
         Ok(registry)
     }
 
-    /// Looks again at what one entry of a registry allows.
+    /// Re-evaluates the dependents of one registry entry.
     fn entry_changed(&mut self, owner: PartitionKey, service: ServiceId) {
-        let Some(uses) = self
+        let Some(dependents) = self
             .tree
             .get(owner)
-            .and_then(|owner| owner.uses.get(&service))
+            .and_then(|owner| owner.dependents.get(&service))
         else {
             return;
         };
-        let (connections, listeners) = (uses.connections.clone(), uses.listeners.clone());
+        let (connections, listeners) =
+            (dependents.connections.clone(), dependents.listeners.clone());
         for id in connections {
-            if let Err(refusal) = self.judge_connection_again(id) {
-                self.cut_connection(id, &refusal);
+            if let Err(refusal) = self.reevaluate_connection(id) {
+                self.reset_connection(id, &refusal);
             }
         }
-        self.judge_all_again(listeners);
+        self.reevaluate_listeners(listeners);
     }
 
     fn all_entries_changed(&mut self, owner: PartitionKey) {
         let Some(owner_partition) = self.tree.get(owner) else {
             return;
         };
-        let services: BTreeSet<_> = owner_partition.uses.keys().copied().collect();
+        let services: BTreeSet<_> = owner_partition.dependents.keys().copied().collect();
         for service in services {
             self.entry_changed(owner, service);
         }
     }
 
-    fn judge_all_again(&mut self, listeners: BTreeSet<ListenerId>) {
+    fn reevaluate_listeners(&mut self, listeners: BTreeSet<ListenerId>) {
         for id in listeners {
             let Some(listener) = self.listeners.get(&id) else {
                 continue;
             };
-            if let Err(refusal) = self.judge_again(listener) {
-                self.cut_listener(id, refusal);
+            if let Err(refusal) = self.reevaluate_listener(listener) {
+                self.terminate_listener(id, refusal);
             }
         }
     }
 
-    /// Whether an established connection may go on: its service must be registered and enabled.
-    /// Who may connect was decided when it began.
-    fn judge_connection_again(&self, id: ConnectionId) -> Result<(), Refusal> {
+    /// Checks that an established connection may continue: its service must be registered and enabled.
+    /// Access rules apply only when a connection is made.
+    fn reevaluate_connection(&self, id: ConnectionId) -> Result<(), Refusal> {
         let Some(connection) = self.connections.get(&id) else {
             return Ok(());
         };
-        let ends = [connection.source, connection.target].map(|key| self.tree.place(key));
+        let ends = [connection.source, connection.target].map(|key| self.tree.node(key));
         let [Some(source), Some(target)] = ends else {
             return Ok(());
         };
@@ -258,13 +287,13 @@ impl Fabric {
             return Ok(());
         };
         let service = connection.service;
-        let Some(border) = self.tree.border(source, target, relation) else {
-            return self.check_inside(source, service, &mut Silent);
+        let Some(boundary) = self.tree.boundary(source, target, relation) else {
+            return self.check_local(source, service, &mut NoTrace);
         };
-        let terms = border.terms(service, self.broker_uid);
-        let terms = terms.ok_or(Barrier::Unregistered);
-        let enabled = terms.and_then(|terms| terms.enabled());
-        enabled.map(drop).map_err(|barrier| barrier.refusal(false))
+        let policy = boundary.policy(service, self.broker_uid);
+        let policy = policy.ok_or(Denial::Unregistered);
+        let enabled = policy.and_then(|policy| policy.enabled());
+        enabled.map(drop).map_err(|denial| denial.refusal(false))
     }
 
     /// The connections with an end in any of these partitions.
@@ -278,7 +307,7 @@ impl Fabric {
 
     fn switch_off(&mut self, inside: &[PartitionKey]) {
         for id in self.connections_in(inside) {
-            self.cut_connection(id, &Refusal::PartitionOff);
+            self.reset_connection(id, &Refusal::PartitionOff);
         }
         let partitions = inside.iter().filter_map(|key| self.tree.get(*key));
         let listeners: BTreeSet<_> = partitions
@@ -286,7 +315,7 @@ impl Fabric {
             .copied()
             .collect();
         for id in listeners {
-            self.cut_listener(id, Refusal::PartitionOff);
+            self.terminate_listener(id, Refusal::PartitionOff);
         }
     }
 
@@ -298,8 +327,11 @@ impl Fabric {
             };
             let ends = [connection.source, connection.target];
             let whole = ends.iter().all(|end| inside_set.contains(end));
-            if !(whole || connection.client_keeps || connection.server_keeps) {
-                self.cut_connection(id, &Refusal::PartitionPaused);
+            if !(whole
+                || connection.client_connected_suspend
+                || connection.server_connected_suspend)
+            {
+                self.reset_connection(id, &Refusal::PartitionPaused);
             } else if !connection.suspended {
                 connection.suspended = true;
                 self.effects.push_back(Effect::Suspend { id });

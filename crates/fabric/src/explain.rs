@@ -1,96 +1,97 @@
-//! What would happen, and why, in words.
+//! Explanations: what a request would do, and which check decides, as text.
 //!
-//! There is one way through the questions that a connect or listen is judged by, and it tells a
-//! [`Trace`] what it asks and finds. For a real request that is [`Silent`], which costs nothing and
-//! builds no text; for an explanation it is [`Notes`], which keeps everything.
+//! A real request and an explanation run the same checks and report each check to a [`Trace`]. A real
+//! request uses [`NoTrace`], which has no cost and formats no text. An explanation uses [`Recorder`].
 
 use hvsock_address::{ServiceId, ServiceRef};
 use hvsock_registry::Registration;
 
 use crate::{Destination, PartitionKey, Refusal};
 
-/// What would happen, and why.
+/// The predicted result of a connect or listen, with the checks that lead to it.
+#[doc(alias = "dry run")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
-    /// What would happen.
+    /// The predicted result.
     pub verdict: Result<Verdict, Refusal>,
-    /// The questions in the order in which they were asked.
+    /// The checks, in order.
     pub steps: Vec<Step>,
-    /// The command, or another step, that would turn a refusal into success.
+    /// The command or other action that would turn a refusal into success.
     pub fix: Option<String>,
 }
 
-/// What would come of a request.
+/// The predicted success of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The connect would reach this partition, and in it this listener or the guest itself.
+    /// The connect would reach this partition.
     Connect {
         /// The partition.
         target: PartitionKey,
-        /// Who takes it there.
+        /// The listener or guest that would accept.
         destination: Destination,
     },
-    /// The listen would begin.
+    /// The listener would be created.
     Listen,
 }
 
-/// One question on the way to a verdict.
+/// One check of an explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
-    /// What was asked.
+    /// The question that the check answers.
     pub question: String,
-    /// What the answer was, and which rule gave it.
+    /// The answer, with the rule that decided.
     pub answer: String,
-    /// Whether the request could go on.
+    /// Whether the request passes this check.
     pub pass: bool,
 }
 
-/// Who reads an explanation.
+/// The reader of an explanation, which decides what it may reveal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Audience {
-    /// Somebody who may see the registry and every partition.
+    /// An operator, who may see the registry and every partition.
     Operator,
-    /// The process that asks. Outside of the partition that owns the registry it is told which rule
-    /// decided and not whom the rule names, and nothing of partitions that it may not reach.
+    /// The requesting process. Outside the partition that owns the registry it sees which rule
+    /// decided, but not the entries of the rule's lists. It sees nothing of partitions that it cannot
+    /// reach.
     Asker,
 }
 
-/// Somebody who follows how a request is judged.
+/// Receives the checks of a request.
 pub(crate) trait Trace {
-    /// Takes one question with its answer.
-    fn note(&mut self, note: impl FnOnce(Audience) -> Note);
+    /// Records one check. `entry` is called only if the trace keeps entries.
+    fn record(&mut self, entry: impl FnOnce(Audience) -> TraceEntry);
 
-    /// Takes what to do about the refusal that comes.
+    /// Sets the remedy for the refusal that follows.
     fn fix(&mut self, fix: impl FnOnce() -> String);
 }
 
-/// A question with its answer, and what to do if the answer is no.
-pub(crate) struct Note {
+/// One check, with a remedy if it fails.
+pub(crate) struct TraceEntry {
     step: Step,
     fix: Option<String>,
 }
 
-/// Follows nothing.
-pub(crate) struct Silent;
+/// Discards all entries.
+pub(crate) struct NoTrace;
 
-/// Keeps everything.
-pub(crate) struct Notes {
+/// Keeps all entries for an explanation.
+pub(crate) struct Recorder {
     audience: Audience,
     steps: Vec<Step>,
     fix: Option<String>,
 }
 
-impl Trace for Silent {
+impl Trace for NoTrace {
     #[inline(always)]
-    fn note(&mut self, _: impl FnOnce(Audience) -> Note) {}
+    fn record(&mut self, _: impl FnOnce(Audience) -> TraceEntry) {}
 
     #[inline(always)]
     fn fix(&mut self, _: impl FnOnce() -> String) {}
 }
 
-impl Trace for Notes {
-    fn note(&mut self, note: impl FnOnce(Audience) -> Note) {
-        let Note { step, fix } = note(self.audience);
+impl Trace for Recorder {
+    fn record(&mut self, entry: impl FnOnce(Audience) -> TraceEntry) {
+        let TraceEntry { step, fix } = entry(self.audience);
         self.steps.push(step);
         self.fix = fix.or(self.fix.take());
     }
@@ -100,7 +101,7 @@ impl Trace for Notes {
     }
 }
 
-impl Notes {
+impl Recorder {
     pub(crate) fn new(audience: Audience) -> Self {
         Self {
             audience,
@@ -118,7 +119,7 @@ impl Notes {
     }
 }
 
-impl Note {
+impl TraceEntry {
     pub(crate) fn new(pass: bool, question: impl Into<String>, answer: impl Into<String>) -> Self {
         Self {
             step: Step {
@@ -130,23 +131,23 @@ impl Note {
         }
     }
 
-    /// Says what to do about it.
+    /// Adds a remedy.
     pub(crate) fn fix(mut self, fix: impl Into<String>) -> Self {
         self.fix = Some(fix.into());
         self
     }
 }
 
-/// How a service is written on a command line: by its friendly name where it has one.
-pub(crate) fn service_word(id: ServiceId, registration: Option<&Registration>) -> String {
+/// A service as a command-line argument: its friendly name if it is registered, else its id.
+pub(crate) fn service_argument(id: ServiceId, registration: Option<&Registration>) -> String {
     match registration {
         Some(registration) => shell_word(registration.name.as_str()),
         None => ServiceRef::Id(id).to_string(),
     }
 }
 
-/// `text` as one word of a POSIX shell. Friendly names come from whoever registered the service,
-/// and a command that is shown to be pasted must not carry another one.
+/// Quotes `text` as one word of a POSIX shell. Friendly names are untrusted, and users paste the shown
+/// command: a name must not inject another command.
 fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
     if text.chars().all(plain) && !text.starts_with('-') {
@@ -161,7 +162,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_in_a_command_stays_one_word() {
+    fn a_friendly_name_is_quoted_as_one_shell_word() {
         for (name, want) in [
             ("backup", "backup"),
             ("HV Socket Demo", "'HV Socket Demo'"),

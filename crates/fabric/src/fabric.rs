@@ -1,41 +1,41 @@
-//! The fabric itself: what it holds, what can be asked about it, and how connections come and go.
+//! The fabric: its state, queries, requests and socket events.
 
 use std::collections::{HashMap, VecDeque};
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, SockAddrHv, VmId};
 use hvsock_registry::Registry;
 
-use crate::explain::{Audience, Explanation, Notes, Silent, Verdict};
-use crate::judge_connect::Plan;
+use crate::boundary::Boundary;
+use crate::evaluate_connect::Plan;
+use crate::explain::{Audience, Explanation, NoTrace, Recorder, Verdict};
 use crate::partition::{Partition, PartitionState, RootSpec};
-use crate::tables::{Bound, Connection, ListenAddress, Listener};
-use crate::terms::Border;
+use crate::tables::{Binding, Connection, ListenAddress, Listener};
 use crate::tree::{Relation, Tree};
 use crate::{
     ConnectRequest, ConnectionId, Destination, Effect, End, Limits, ListenRequest, ListenerId,
     PartitionKey, Refusal, Route,
 };
 
-/// Partitions, their registries, and who listens and is connected in them.
+/// Partitions, their registries, and their listeners and connections.
 ///
-/// A state machine without I/O, clock or threads: its owner tells it what happens and does what it
-/// answers. Its functions come in four families:
+/// A state machine without I/O, clock or threads. Its owner reports events to it and applies its
+/// effects. There are four families of functions:
 ///
-/// - Questions take `&self` and change nothing: [`partition`](Self::partition),
-///   [`listener`](Self::listener), [`connection`](Self::connection), and
-///   [`explain_connect`](Self::explain_connect) and [`explain_listen`](Self::explain_listen), which
-///   take the same way as the requests.
-/// - Requests come from processes, who are not trusted: [`listen`](Self::listen) and
-///   [`connect`](Self::connect). They are judged, and their cost does not grow with what the fabric
-///   holds.
-/// - News from those who own sockets: [`accepted`](Self::accepted),
+/// - Queries take `&self` and change nothing: [`partition`](Self::partition),
+///   [`listener`](Self::listener), [`connection`](Self::connection). Also
+///   [`explain_connect`](Self::explain_connect) and [`explain_listen`](Self::explain_listen), which run
+///   the same checks as the requests.
+/// - Requests come from processes, which are untrusted: [`listen`](Self::listen) and
+///   [`connect`](Self::connect). They are checked, and their cost does not grow with the number of
+///   partitions, listeners or connections.
+/// - Events come from the owners of sockets: [`accepted`](Self::accepted),
 ///   [`close_listener`](Self::close_listener), [`close_connection`](Self::close_connection),
 ///   [`set_connected_suspend`](Self::set_connected_suspend).
-/// - Changes come from operators, who are trusted: adding and removing partitions, their states and
-///   groups, and registrations. They may cut what they no longer allow.
+/// - Changes come from operators, who are trusted: partitions, their states and groups, and
+///   registrations. A change closes the connections and listeners that it no longer allows.
 ///
-/// News and changes have effects: after each of them, call [`poll_effect`](Self::poll_effect) until
-/// it returns `None`.
+/// Events and changes have effects: after each, call [`poll_effect`](Self::poll_effect) until it
+/// returns `None`.
 #[derive(Debug)]
 pub struct Fabric {
     pub(crate) tree: Tree,
@@ -44,7 +44,7 @@ pub struct Fabric {
     /// Whether every listener is known here: see [`without_listeners`](Self::without_listeners).
     pub(crate) sees_listeners: bool,
     pub(crate) listeners: HashMap<ListenerId, Listener>,
-    /// Where those who connect find listeners.
+    /// Listeners by address.
     pub(crate) addresses: HashMap<ListenAddress, ListenerId>,
     pub(crate) connections: HashMap<ConnectionId, Connection>,
     pub(crate) effects: VecDeque<Effect>,
@@ -53,8 +53,8 @@ pub struct Fabric {
 }
 
 impl Fabric {
-    /// A fabric with a root partition only. `broker_uid` is the user that the broker runs as, who
-    /// may do in the partitions' registries what root may.
+    /// A fabric with only a root partition. `broker_uid` is the user that the broker runs as. Access
+    /// rules do not restrict this user, like root.
     pub fn new(root: RootSpec, limits: Limits, broker_uid: u32) -> Self {
         Self {
             tree: Tree::new(root),
@@ -70,9 +70,9 @@ impl Fabric {
         }
     }
 
-    /// A fabric for explanations where a system's kernel makes the connections and tells nobody who
-    /// listens: whatever gets as far as that question is the kernel's to answer, as it is with
-    /// [`Destination::Guest`]. There is no broker, and so no user who has its rights.
+    /// A fabric for explanations on a system where the kernel makes the connections and does not reveal
+    /// its listeners, such as Windows. A connect that passes all other checks has the destination
+    /// [`Destination::Guest`]. There is no broker user.
     pub fn without_listeners(root: RootSpec, limits: Limits) -> Self {
         Self {
             sees_listeners: false,
@@ -80,7 +80,7 @@ impl Fabric {
         }
     }
 
-    /// How large each table may grow.
+    /// The size limits of the tables.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -105,12 +105,12 @@ impl Fabric {
         self.tree.by_vm_id(id)
     }
 
-    /// The partition with this name, whatever its case.
+    /// The partition with this name, ignoring case.
     pub fn by_name(&self, name: &PartitionName) -> Option<PartitionKey> {
         self.tree.by_name(name)
     }
 
-    /// The partition that an operator means by a name or an id; a well-known word means none.
+    /// The partition that an operator names by name or id. `None` for a well-known id.
     pub fn find(&self, partition: &PartitionRef) -> Option<PartitionKey> {
         match partition {
             PartitionRef::Id(id) if id.is_well_known() => None,
@@ -119,19 +119,19 @@ impl Fabric {
         }
     }
 
-    /// Whether a partition takes part: the worst of its own state and those of the partitions
-    /// around it, since whatever is in a paused VM stands still with it. One that is gone is off.
+    /// The effective state of a partition: its own state limited by those of its ancestors. A container
+    /// in a paused VM is paused too. A partition that does not exist is off.
     pub fn state(&self, key: PartitionKey) -> PartitionState {
         self.tree.state(key)
     }
 
-    /// The services that a partition's owner allows, if it is one that has children.
+    /// The service registry of a partition. `None` for a container.
     pub fn registry(&self, key: PartitionKey) -> Option<&Registry> {
         self.tree.get(key)?.registry()
     }
 
-    /// The id by which a process in `from` reaches the partition with this name. Names that it may
-    /// not reach do not exist for it, except in the root partition, where all are known.
+    /// The id by which a process in `from` reaches the partition with this name. `None` if it cannot
+    /// reach it, so that names of other partitions stay hidden. The root partition sees all names.
     pub fn vm_id_of(&self, from: PartitionKey, name: &PartitionName) -> Option<VmId> {
         let key = self.tree.by_name(name)?;
         let (source, target) = (self.tree.get(from)?, self.tree.get(key)?);
@@ -145,8 +145,8 @@ impl Fabric {
         }
     }
 
-    /// The service that a process in `from` means by a friendly name: as its own partition's
-    /// registry has it, or else its parent's.
+    /// The service that a process in `from` names by its friendly name, according to its own
+    /// partition's registry, or else its parent's.
     pub fn service_id_of(&self, from: PartitionKey, name: &ElementName) -> Option<ServiceId> {
         let partition = self.tree.get(from)?;
         let in_registry = |key| self.registry(key)?.by_name(name);
@@ -154,9 +154,8 @@ impl Fabric {
         Some(found.id)
     }
 
-    /// The service that the guest `from` means by a vsock port, towards its parent or a sibling:
-    /// the one registered there that has it, be it the template's port or an alias, or else the
-    /// one of the template.
+    /// The service that the guest `from` addresses by a vsock port at its parent or a sibling: the one
+    /// registered with this port (from the template or an alias), or else the one on the template.
     pub fn service_for_port(&self, from: PartitionKey, port: u32) -> ServiceId {
         let parent = self.tree.get(from).and_then(|from| from.parent);
         let registry = parent.and_then(|parent| self.registry(parent));
@@ -169,7 +168,7 @@ impl Fabric {
         self.listeners.get(&id)
     }
 
-    /// All listeners, in no order.
+    /// All listeners, in arbitrary order.
     pub fn listeners(&self) -> impl ExactSizeIterator<Item = (ListenerId, &Listener)> {
         self.listeners.iter().map(|(id, listener)| (*id, listener))
     }
@@ -179,49 +178,52 @@ impl Fabric {
         self.connections.get(&id)
     }
 
-    /// All connections, in no order.
+    /// All connections, in arbitrary order.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = (ConnectionId, &Connection)> {
         self.connections
             .iter()
             .map(|(id, connection)| (*id, connection))
     }
 
-    /// What [`connect`](Self::connect) would answer, and why.
+    /// What [`connect`](Self::connect) would return, and why. Changes nothing.
     pub fn explain_connect(&self, request: &ConnectRequest<'_>, audience: Audience) -> Explanation {
-        let mut notes = Notes::new(audience);
-        let plan = self.judge_connect(request, &mut notes);
-        notes.explain(plan.map(|plan| Verdict::Connect {
+        let mut recorder = Recorder::new(audience);
+        let plan = self.evaluate_connect(request, &mut recorder);
+        recorder.explain(plan.map(|plan| Verdict::Connect {
             target: plan.target,
             destination: plan.destination,
         }))
     }
 
-    /// What [`listen`](Self::listen) would answer, and why.
+    /// What [`listen`](Self::listen) would return, and why. Changes nothing.
     pub fn explain_listen(&self, request: &ListenRequest<'_>, audience: Audience) -> Explanation {
-        let mut notes = Notes::new(audience);
-        let bound = self.judge_listen(request, &mut notes);
-        notes.explain(bound.map(|_| Verdict::Listen))
+        let mut recorder = Recorder::new(audience);
+        let binding = self.evaluate_listen(request, &mut recorder);
+        recorder.explain(binding.map(|_| Verdict::Listen))
     }
 
-    /// Begins to listen.
+    /// Creates a listener.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails. Nothing is changed.
     pub fn listen(&mut self, request: &ListenRequest<'_>) -> Result<ListenerId, Refusal> {
-        let bound = self.judge_listen(request, &mut Silent)?;
+        let binding = self.evaluate_listen(request, &mut NoTrace)?;
         let id = self.next_listener;
         self.next_listener = id.next();
         let listener = Listener {
             partition: request.from,
             vm: request.vm,
-            bound,
+            binding,
             service: request.service,
             principal: request.principal.clone(),
             backlog: request.backlog.clamp(1, self.limits.backlog_max.max(1)),
             waiting: Default::default(),
-            owners: self.owners_of(request.from, bound),
+            owners: self.owners_of(request.from, binding),
         };
         for owner in listener.owners.into_iter().flatten() {
             if let Some(owner) = self.tree.get_mut(owner) {
                 owner
-                    .uses
+                    .dependents
                     .entry(listener.service)
                     .or_default()
                     .listeners
@@ -231,7 +233,7 @@ impl Fabric {
         if let Some(partition) = self.tree.get_mut(listener.partition) {
             partition.listeners.insert(id);
         }
-        if let Bound::Partition(key) = bound
+        if let Binding::Partition(key) = binding
             && let Some(partition) = self.tree.get_mut(key)
         {
             partition.watchers.insert(id);
@@ -241,9 +243,12 @@ impl Fabric {
         Ok(id)
     }
 
-    /// Connects, if somebody listens who may be connected to.
+    /// Creates a pending connection to a listener or a guest.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails. Nothing is changed.
     pub fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Route, Refusal> {
-        let plan = self.judge_connect(request, &mut Silent)?;
+        let plan = self.evaluate_connect(request, &mut NoTrace)?;
         let id = self.next_connection;
         self.next_connection = id.next();
         let service = request.service;
@@ -254,13 +259,13 @@ impl Fabric {
         }
         if let Some(owner) = plan.registry.and_then(|key| self.tree.get_mut(key)) {
             owner
-                .uses
+                .dependents
                 .entry(service)
                 .or_default()
                 .connections
                 .insert(id);
         }
-        if let Some(listener) = self.taker_mut(plan.destination) {
+        if let Some(listener) = self.listener_mut(plan.destination) {
             listener.waiting.insert(id);
         }
         self.connections.insert(
@@ -273,8 +278,8 @@ impl Fabric {
                 registry: plan.registry,
                 waiting: true,
                 suspended: false,
-                client_keeps: false,
-                server_keeps: false,
+                client_connected_suspend: false,
+                server_connected_suspend: false,
             },
         );
         Ok(self.route(id, request, &plan))
@@ -297,56 +302,57 @@ impl Fabric {
         }
     }
 
-    fn taker_mut(&mut self, destination: Destination) -> Option<&mut Listener> {
+    fn listener_mut(&mut self, destination: Destination) -> Option<&mut Listener> {
         self.listeners.get_mut(&destination.listener()?)
     }
 
-    /// The listener's process, or the guest, took the connection: another may wait in its place.
+    /// Reports that the listener's process or the guest accepted the connection. This frees its slot in
+    /// the backlog.
     pub fn accepted(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(&id) else {
             return;
         };
         connection.waiting = false;
         let destination = connection.destination;
-        if let Some(listener) = self.taker_mut(destination) {
+        if let Some(listener) = self.listener_mut(destination) {
             listener.waiting.remove(&id);
         }
     }
 
-    /// A socket option of one end: whether it wants the connection kept, not cut, while a partition
-    /// is paused (`HVSOCKET_CONNECTED_SUSPEND`). One end that wants it is enough; a guest's kernel
-    /// has no such option, so that for a connection with a guest the process at the other end
-    /// decides alone.
+    /// Sets the socket option `HVSOCKET_CONNECTED_SUSPEND` of one end: whether the connection is
+    /// suspended instead of reset while a partition is paused. One end with the option is enough. A
+    /// guest's kernel has no such option, so for a connection with a guest only the other end decides.
+    #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
     pub fn set_connected_suspend(&mut self, id: ConnectionId, end: End, keep: bool) {
         if let Some(connection) = self.connections.get_mut(&id) {
             match end {
-                End::Client => connection.client_keeps = keep,
-                End::Server => connection.server_keeps = keep,
+                End::Client => connection.client_connected_suspend = keep,
+                End::Server => connection.server_connected_suspend = keep,
             }
         }
     }
 
-    /// The listener's process closed it. Connections that it had not accepted are cut.
+    /// Reports that the listener's process closed it. Pending connections are reset.
     pub fn close_listener(&mut self, id: ListenerId) {
         if let Some(listener) = self.forget_listener(id) {
             for id in listener.waiting {
-                self.cut_connection(id, &Refusal::NoListener);
+                self.reset_connection(id, &Refusal::NoListener);
             }
         }
     }
 
-    /// The connection ended at both its ends. Has no effects.
+    /// Reports that both ends of the connection are closed. Has no effects.
     pub fn close_connection(&mut self, id: ConnectionId) {
         self.forget_connection(id);
     }
 
-    /// The next thing to do about what happened, in order.
+    /// The next effect to apply, in order. `None` when all are applied.
     pub fn poll_effect(&mut self) -> Option<Effect> {
         self.effects.pop_front()
     }
 
-    /// Breaks a connection off; one that is gone already stays so.
-    pub(crate) fn cut_connection(&mut self, id: ConnectionId, refusal: &Refusal) {
+    /// Resets a connection. Does nothing if it does not exist.
+    pub(crate) fn reset_connection(&mut self, id: ConnectionId, refusal: &Refusal) {
         if self.forget_connection(id).is_some() {
             let refusal = refusal.clone();
             self.effects
@@ -354,11 +360,11 @@ impl Fabric {
         }
     }
 
-    /// Ends a listener and cuts what waits for it.
-    pub(crate) fn cut_listener(&mut self, id: ListenerId, refusal: Refusal) {
+    /// Closes a listener and resets its pending connections.
+    pub(crate) fn terminate_listener(&mut self, id: ListenerId, refusal: Refusal) {
         if let Some(listener) = self.forget_listener(id) {
             for id in listener.waiting {
-                self.cut_connection(id, &refusal);
+                self.reset_connection(id, &refusal);
             }
             self.effects.push_back(Effect::CutListener { id, refusal });
         }
@@ -370,14 +376,16 @@ impl Fabric {
         if let Some(partition) = self.tree.get_mut(listener.partition) {
             partition.listeners.remove(&id);
         }
-        if let Bound::Partition(key) = listener.bound
+        if let Binding::Partition(key) = listener.binding
             && let Some(partition) = self.tree.get_mut(key)
         {
             partition.watchers.remove(&id);
         }
         for owner in listener.owners.into_iter().flatten() {
             if let Some(owner) = self.tree.get_mut(owner) {
-                owner.release(listener.service, |uses| uses.listeners.remove(&id));
+                owner.release(listener.service, |dependents| {
+                    dependents.listeners.remove(&id)
+                });
             }
         }
         Some(listener)
@@ -391,24 +399,26 @@ impl Fabric {
             }
         }
         if let Some(owner) = connection.registry.and_then(|key| self.tree.get_mut(key)) {
-            owner.release(connection.service, |uses| uses.connections.remove(&id));
+            owner.release(connection.service, |dependents| {
+                dependents.connections.remove(&id)
+            });
         }
         if connection.waiting
-            && let Some(listener) = self.taker_mut(connection.destination)
+            && let Some(listener) = self.listener_mut(connection.destination)
         {
             listener.waiting.remove(&id);
         }
         Some(connection)
     }
 
-    /// The partitions whose registries a listener depends on.
-    fn owners_of(&self, from: PartitionKey, bound: Bound) -> [Option<PartitionKey>; 2] {
-        let from = self.tree.place(from);
-        if bound == Bound::Loopback {
-            return [from.and_then(|from| self.inside_registry(from)), None];
+    /// The partitions whose registries a listener depends on, at most two.
+    fn owners_of(&self, from: PartitionKey, binding: Binding) -> [Option<PartitionKey>; 2] {
+        let from = self.tree.node(from);
+        if binding == Binding::Loopback {
+            return [from.and_then(|from| self.own_registry(from)), None];
         }
-        let borders = from.map(|from| self.borders(from, bound));
-        let owner = |border: Option<Border<'_>>| Some(border?.owner.key);
-        borders.map_or([None, None], |borders| borders.map(owner))
+        let boundaries = from.map(|from| self.boundaries(from, binding));
+        let owner = |boundary: Option<Boundary<'_>>| Some(boundary?.owner.key);
+        boundaries.map_or([None, None], |boundaries| boundaries.map(owner))
     }
 }

@@ -1,8 +1,8 @@
-//! The names by which the fabric's caller speaks of what is in it.
+//! Keys and ids of partitions, listeners and connections.
 
 use std::fmt;
 
-/// A partition of one fabric. The key of a removed partition never means another one.
+/// The key of a partition in one fabric. Keys are never reused after a partition is removed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PartitionKey {
     pub(crate) slot: u32,
@@ -15,23 +15,23 @@ impl fmt::Debug for PartitionKey {
     }
 }
 
-/// A listener of one fabric; no number is used twice.
+/// The id of a listener in one fabric. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ListenerId(u64);
 
-/// A connection of one fabric; no number is used twice.
+/// The id of a connection in one fabric. Ids are never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnectionId(u64);
 
 macro_rules! numbered {
     ($name:ident) => {
         impl $name {
-            /// The id with this number; it may be nobody's.
+            /// The id with this number. It need not exist.
             pub const fn from_u64(number: u64) -> Self {
                 Self(number)
             }
 
-            /// Its number.
+            /// The id as a number.
             pub const fn as_u64(self) -> u64 {
                 self.0
             }

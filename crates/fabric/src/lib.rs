@@ -1,31 +1,32 @@
-//! Who reaches whom over Hyper-V sockets.
+//! Routing and access control for Hyper-V sockets, as a state machine without I/O.
 //!
 //! A [`Fabric`] holds a tree of partitions (a host, its VMs and containers, the containers in its
-//! VMs), the registry of each partition that has children, and the listeners and connections in
-//! them. It resolves the [`VmId`](hvsock_address::VmId) that a process gives, judges whether it may
-//! connect or listen, finds the listener, and says what to cut or suspend when something changes.
-//! Whatever it turns down it turns down with a [`Refusal`], which it can explain step by step.
+//! VMs), the service registry of each partition that can have children, and all listeners and
+//! connections. It resolves the [`VmId`](hvsock_address::VmId) of a request, checks whether the process
+//! may connect or listen, finds the listener, and reports which connections to reset or suspend after a
+//! change. A rejected request returns a [`Refusal`], which the fabric can explain check by check.
 //!
-//! It does no I/O and knows no time. A broker owns one, tells it what happens and does what it
-//! answers; any order of events can be replayed in a test.
+//! The fabric uses no I/O, clock or threads. A broker owns it, reports events to it and applies its
+//! effects. Any order of events can be replayed in a test.
 
 #![forbid(unsafe_code)]
+#![warn(clippy::missing_errors_doc)]
 
-#[cfg(test)]
-mod books;
+mod boundary;
 mod change;
+mod evaluate_connect;
+mod evaluate_listen;
 mod explain;
 mod fabric;
 mod ids;
-mod judge_connect;
-mod judge_listen;
+#[cfg(test)]
+mod leak_tests;
 mod limits;
 mod partition;
 mod refusal;
 mod request;
 mod resolve;
 mod tables;
-mod terms;
 mod tree;
 
 pub use change::{PartitionError, RegisterError};

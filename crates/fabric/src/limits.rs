@@ -1,25 +1,25 @@
-//! How large each table may grow.
+//! The size limits of the fabric's tables.
 
 use crate::Refusal;
 
-/// How large each table may grow; each limit's name is its [`LimitReached`](Refusal::LimitReached).
+/// The size limit of each table. [`Refusal::LimitReached`] reports the field's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Partitions, the root among them.
+    /// Partitions, including the root.
     pub partitions: usize,
     /// Sibling groups of one partition.
     pub groups_per_partition: usize,
     /// Registrations of one partition.
     pub registrations: usize,
-    /// Listeners of all partitions.
+    /// Listeners of all partitions together.
     pub listeners: usize,
     /// Listeners in one partition.
     pub listeners_per_partition: usize,
-    /// Connections of all partitions.
+    /// Connections of all partitions together.
     pub connections: usize,
-    /// Connections that end in one partition.
+    /// Connections with an end in one partition.
     pub connections_per_partition: usize,
-    /// Connections that may wait for one listener; a listen that asks for more gets this many.
+    /// The backlog of one listener: pending connections. A larger requested backlog is capped to it.
     pub backlog_max: u32,
 }
 
@@ -38,8 +38,8 @@ impl Default for Limits {
     }
 }
 
-/// Whether a table with `used` entries may take one more.
-pub(crate) fn room(which: &'static str, used: usize, limit: usize) -> Result<(), Refusal> {
+/// Checks that a table with `used` entries has capacity for one more.
+pub(crate) fn check_limit(which: &'static str, used: usize, limit: usize) -> Result<(), Refusal> {
     if used < limit {
         Ok(())
     } else {

@@ -1,14 +1,14 @@
-//! What a partition is.
+//! Partitions: hosts, virtual machines and containers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
-use hvsock_registry::{Requester, Registry};
+use hvsock_registry::{Registry, Requester};
 
 use crate::{ConnectionId, ListenerId, PartitionKey};
 
-/// What a partition is.
+/// The kind of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionKind {
     /// A physical machine.
@@ -19,41 +19,40 @@ pub enum PartitionKind {
     Container,
 }
 
-/// Whether a partition takes part.
+/// The run state of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PartitionState {
-    /// Known, and not there.
+    /// Known, but not running.
     Off,
-    /// There.
+    /// Running.
     Running,
-    /// There, and standing still.
+    /// Running, but its traffic is suspended.
     Paused,
 }
 
-/// The partition that a fabric begins with. It is always running.
+/// The root partition of a fabric. It is always running.
 #[derive(Clone, Debug)]
 pub struct RootSpec {
-    /// What it is.
+    /// The kind.
     pub kind: PartitionKind,
-    /// Its name.
+    /// The name.
     pub name: PartitionName,
-    /// Its id, which only other fabrics use.
+    /// The id. Only other fabrics use it.
     pub vm_id: VmId,
 }
 
 /// A partition to add.
 #[derive(Clone, Debug)]
 pub struct PartitionSpec {
-    /// What it is.
+    /// The kind.
     pub kind: PartitionKind,
-    /// Its name, which no other partition of the fabric may have.
+    /// The name, unique in the fabric.
     pub name: PartitionName,
-    /// Its id, which no other partition of the fabric may have.
+    /// The id, unique in the fabric.
     pub vm_id: VmId,
-    /// The sibling groups that it is in: children of one parent that share a group reach each
-    /// other.
+    /// The sibling groups. Children of one parent that share a group reach each other.
     pub groups: Vec<String>,
-    /// Whether it takes part.
+    /// The initial state.
     pub state: PartitionState,
 }
 
@@ -70,15 +69,15 @@ pub struct Partition {
     pub(crate) registry: Option<Registry>,
     pub(crate) listeners: BTreeSet<ListenerId>,
     pub(crate) connections: BTreeSet<ConnectionId>,
-    /// Listeners elsewhere that accept from this partition by its id.
+    /// Listeners in other partitions that are bound to this partition's id.
     pub(crate) watchers: BTreeSet<ListenerId>,
-    /// What depends on this partition's registry, so that a change of one entry touches no more.
-    pub(crate) uses: HashMap<ServiceId, Uses>,
+    /// The dependents of each registry entry, so that a change of one entry checks only those.
+    pub(crate) dependents: HashMap<ServiceId, Dependents>,
 }
 
-/// What depends on one entry of a registry, or on its absence.
+/// The sockets that depend on one registry entry, or on its absence.
 #[derive(Debug, Default)]
-pub(crate) struct Uses {
+pub(crate) struct Dependents {
     pub(crate) listeners: BTreeSet<ListenerId>,
     pub(crate) connections: BTreeSet<ConnectionId>,
 }
@@ -98,62 +97,62 @@ impl Partition {
             listeners: BTreeSet::new(),
             connections: BTreeSet::new(),
             watchers: BTreeSet::new(),
-            uses: HashMap::new(),
+            dependents: HashMap::new(),
         }
     }
 
-    /// What it is.
+    /// The kind.
     pub fn kind(&self) -> PartitionKind {
         self.kind
     }
 
-    /// Its name.
+    /// The name.
     pub fn name(&self) -> &PartitionName {
         &self.name
     }
 
-    /// Its id.
+    /// The id.
     pub fn vm_id(&self) -> VmId {
         self.vm_id
     }
 
-    /// The sibling groups that it is in.
+    /// The sibling groups.
     pub fn groups(&self) -> &[String] {
         &self.groups
     }
 
-    /// Its own state. Whatever it is, a partition takes part only where everything around it does:
-    /// see [`Fabric::state`](crate::Fabric::state).
+    /// The partition's own state. The effective state also depends on its ancestors: see
+    /// [`Fabric::state`](crate::Fabric::state).
     pub fn state(&self) -> PartitionState {
         self.state
     }
 
-    /// The partition around it; the root has none.
+    /// The parent partition; `None` for the root.
     pub fn parent(&self) -> Option<PartitionKey> {
         self.parent
     }
 
-    /// The partitions in it.
+    /// The child partitions.
     pub fn children(&self) -> impl ExactSizeIterator<Item = PartitionKey> {
         self.children.iter().copied()
     }
 
-    /// The services that its owner allows; a container has no children and no registry.
+    /// The service registry. A container has no children and no registry.
     pub fn registry(&self) -> Option<&Registry> {
         self.registry.as_ref()
     }
 
-    /// The listeners in it, in the order in which they began.
+    /// The listeners in this partition, the oldest first.
     pub fn listeners(&self) -> impl ExactSizeIterator<Item = ListenerId> {
         self.listeners.iter().copied()
     }
 
-    /// The connections with an end in it, each once, in the order in which they began.
+    /// The connections with an end in this partition, each once, the oldest first.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = ConnectionId> {
         self.connections.iter().copied()
     }
 
-    /// Itself as its parent's registry sees it.
+    /// This partition as a requester towards its parent's registry.
     pub(crate) fn as_child(&self) -> Requester<'_> {
         Requester::Child {
             name: &self.name,
@@ -162,12 +161,16 @@ impl Partition {
         }
     }
 
-    /// Takes something out of what depends on an entry, and forgets an entry that nothing does.
-    pub(crate) fn release(&mut self, service: ServiceId, take: impl FnOnce(&mut Uses) -> bool) {
-        if let Some(uses) = self.uses.get_mut(&service) {
-            take(uses);
-            if uses.listeners.is_empty() && uses.connections.is_empty() {
-                self.uses.remove(&service);
+    /// Removes a dependent of a registry entry, and the set when it is empty.
+    pub(crate) fn release(
+        &mut self,
+        service: ServiceId,
+        remove: impl FnOnce(&mut Dependents) -> bool,
+    ) {
+        if let Some(dependents) = self.dependents.get_mut(&service) {
+            remove(dependents);
+            if dependents.listeners.is_empty() && dependents.connections.is_empty() {
+                self.dependents.remove(&service);
             }
         }
     }
@@ -178,8 +181,8 @@ impl Partition {
 }
 
 impl PartitionState {
-    /// The state of something in this state inside of something in the `outer` one.
-    pub(crate) fn inside(self, outer: PartitionState) -> PartitionState {
+    /// The effective state of a partition in this state whose parent is in the state `outer`.
+    pub(crate) fn limited_by(self, outer: PartitionState) -> PartitionState {
         match (self, outer) {
             (PartitionState::Off, _) | (_, PartitionState::Off) => PartitionState::Off,
             (PartitionState::Paused, _) | (_, PartitionState::Paused) => PartitionState::Paused,

@@ -1,67 +1,66 @@
-//! Why a connect or listen was turned down: one enum for everyone who has to say it.
+//! The reasons for rejecting a connect or listen, or for closing a connection or listener.
 //!
-//! The library's errors, the command, the control API, metrics, logs and the endpoint's messages
-//! all use these words and the numbers below.
+//! The library's errors, the command, the control API, metrics, logs and the endpoint protocol all use
+//! these labels, codes and error numbers.
 
 use std::{error, fmt, io};
 
-/// Why a connect or listen was turned down, or why a connection or listener was cut.
+/// Why a connect or listen was rejected, or why a connection or listener was closed.
 ///
-/// As the [source](error::Error::source) of an [`io::Error`] it can be found again with
-/// `error.get_ref()` and `downcast_ref`.
+/// Converted to an [`io::Error`], it can be recovered with `error.get_ref()` and `downcast_ref`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Refusal {
-    /// The registry that decides has no such service.
+    /// The service is not registered in the registry that decides.
     Unregistered,
-    /// The service is registered and switched off.
+    /// The service is registered but disabled.
     Disabled {
-        /// The setting that switches it off, as it is spelled in the service's file.
+        /// The setting that disables it, as spelled in the service's file.
         by: String,
     },
-    /// An access rule does not allow it.
+    /// An access rule denies it.
     Denied {
-        /// The rule, as it is spelled in the service's file.
+        /// The rule, as spelled in the service's file.
         rule: String,
     },
-    /// No partition has this id. Only the root partition is told.
+    /// No partition has this id. Only a request from the root partition gets this refusal.
     PartitionUnknown,
     /// One of the two partitions is off.
     PartitionOff,
     /// One of the two partitions is paused.
     PartitionPaused,
-    /// The partition, if there is one, is not for the asker to reach.
+    /// The requester cannot reach a partition with this id. It may or may not exist.
     NotReachable,
-    /// The address means nothing where the asker is, such as the parent of the root partition.
+    /// The address has no meaning in the requester's partition, such as the parent of the root.
     NotSupported,
-    /// Nobody listens there for the asker.
+    /// No listener at the target accepts the requester.
     NoListener,
-    /// The service may not be offered to every partition at once.
+    /// The service does not allow listeners at the wildcard.
     WildcardNotAllowed,
-    /// As many connections wait for the listener as it lets wait.
+    /// The listener's backlog of pending connections is full.
     BacklogFull,
-    /// Somebody listens there already.
+    /// Another listener has the address.
     AddressInUse,
-    /// The address is no place to connect to or listen at.
+    /// It is not possible to connect to, or listen at, the address.
     AddressNotAvailable,
-    /// The other side did not answer in time.
+    /// The peer did not answer in time.
     TimedOut,
-    /// The service's GUID stands for no vsock port, and the other side knows ports only.
+    /// The service's GUID maps to no vsock port, and the peer uses vsock ports.
     ServiceNotMappable,
     /// A table is full.
     LimitReached {
         /// The limit's name.
         which: String,
     },
-    /// The connection was broken off.
+    /// The connection was reset.
     Reset {
-        /// By whom or what.
+        /// The cause.
         cause: String,
     },
 }
 
-/// How one refusal is told to programs.
-struct Spelling {
+/// The codes of one refusal.
+struct Codes {
     label: &'static str,
     errno: i32,
     wsa: i32,
@@ -70,11 +69,10 @@ struct Spelling {
 
 /// One row per refusal, in the order of the codes.
 ///
-/// The errno numbers are those of Linux's `errno.h`, the same on every architecture that we build
-/// for; the others are those of Windows' `winsock2.h`. Where Windows
-/// has no such case, its nearest one is taken.
+/// The errno numbers are from Linux's `errno.h` and equal on all supported architectures. The WSA
+/// numbers are from `winsock2.h`. Where Winsock has no matching error, the row has the nearest one.
 #[rustfmt::skip]
-const SPELLINGS: [Spelling; 17] = {
+const CODES: [Codes; 17] = {
     use io::ErrorKind as Kind;
     const EPERM: i32 = 1;
     const EACCES: i32 = 13;
@@ -98,8 +96,8 @@ const SPELLINGS: [Spelling; 17] = {
     const WSAENOBUFS: i32 = 10055;
     const WSAETIMEDOUT: i32 = 10060;
     const WSAECONNREFUSED: i32 = 10061;
-    const fn row(label: &'static str, errno: i32, wsa: i32, kind: Kind) -> Spelling {
-        Spelling { label, errno, wsa, kind }
+    const fn row(label: &'static str, errno: i32, wsa: i32, kind: Kind) -> Codes {
+        Codes { label, errno, wsa, kind }
     }
     [
         row("unregistered", ECONNREFUSED, WSAECONNREFUSED, Kind::ConnectionRefused),
@@ -108,7 +106,7 @@ const SPELLINGS: [Spelling; 17] = {
         row("partition_unknown", EADDRNOTAVAIL, WSAEADDRNOTAVAIL, Kind::AddrNotAvailable),
         row("partition_off", EHOSTUNREACH, WSAENETUNREACH, Kind::HostUnreachable),
         row("partition_paused", EHOSTDOWN, WSAENETDOWN, Kind::NetworkDown),
-        // As for an unknown partition: who may not reach one may not tell whether there is one.
+        // The same as for an unknown partition, so that the error does not reveal whether it exists.
         row("not_reachable", EADDRNOTAVAIL, WSAEADDRNOTAVAIL, Kind::AddrNotAvailable),
         row("not_supported", EOPNOTSUPP, WSAEOPNOTSUPP, Kind::Unsupported),
         row("no_listener", ECONNREFUSED, WSAECONNREFUSED, Kind::ConnectionRefused),
@@ -125,22 +123,22 @@ const SPELLINGS: [Spelling; 17] = {
 
 impl Refusal {
     /// Every [label](Self::label), in the order of the codes, which begin at 1.
-    pub const ALL_LABELS: [&'static str; SPELLINGS.len()] = {
-        let mut labels = [""; SPELLINGS.len()];
+    pub const ALL_LABELS: [&'static str; CODES.len()] = {
+        let mut labels = [""; CODES.len()];
         let mut at = 0;
         while at < labels.len() {
-            labels[at] = SPELLINGS[at].label;
+            labels[at] = CODES[at].label;
             at += 1;
         }
         labels
     };
 
-    /// The word for metrics and logs.
+    /// The label for metrics and logs.
     pub fn label(&self) -> &'static str {
-        self.spelling().label
+        self.codes().label
     }
 
-    /// The number for the endpoint's messages.
+    /// The code in the endpoint protocol, from 1.
     pub fn code(&self) -> u32 {
         match self {
             Refusal::Unregistered => 1,
@@ -163,7 +161,7 @@ impl Refusal {
         }
     }
 
-    /// What goes with the [code](Self::code): the rule, setting, limit or cause; or nothing.
+    /// The detail that goes with the [code](Self::code): the rule, setting, limit or cause. Else empty.
     pub fn detail(&self) -> &str {
         match self {
             Refusal::Disabled { by } => by,
@@ -174,8 +172,8 @@ impl Refusal {
         }
     }
 
-    /// The refusal that was sent as a code and a detail. A code from a newer sender becomes a
-    /// [`Refusal::Reset`] that names it.
+    /// Decodes a refusal from its code and detail. An unknown code (of a newer sender) becomes a
+    /// [`Refusal::Reset`] with the code in its cause.
     pub fn from_wire(code: u32, detail: &str) -> Refusal {
         let detail = || detail.to_owned();
         match code {
@@ -198,41 +196,43 @@ impl Refusal {
             17 => Refusal::Reset { cause: detail() },
             unknown => Refusal::Reset {
                 cause: match detail() {
-                    text if text.is_empty() => format!("an unknown reason ({unknown})"),
-                    text => format!("an unknown reason ({unknown}): {text}"),
+                    text if text.is_empty() => format!("unknown reason {unknown}"),
+                    text => format!("unknown reason {unknown}: {text}"),
                 },
             },
         }
     }
 
-    /// The number that a Linux program gets from connect, bind or listen.
+    /// The Linux error number of the failed connect, bind or listen.
     pub fn errno(&self) -> i32 {
-        self.spelling().errno
+        self.codes().errno
     }
 
-    /// The number that a Windows program gets from connect, bind or listen.
+    /// The Winsock error number of the failed connect, bind or listen.
+    #[doc(alias = "WSAGetLastError")]
     pub fn wsa(&self) -> i32 {
-        self.spelling().wsa
+        self.codes().wsa
     }
 
-    /// What a Rust program gets from connect, bind or listen.
+    /// The [`io::ErrorKind`] of the failed connect, bind or listen.
     pub fn kind(&self) -> io::ErrorKind {
-        self.spelling().kind
+        self.codes().kind
     }
 
-    /// The error for those who use an established connection or listener when it is cut for this
-    /// reason: a reset, whatever the reason, with the refusal as its source.
+    /// The error of an established connection or listener that is closed for this reason. Its kind is
+    /// always [`ConnectionReset`](io::ErrorKind::ConnectionReset), with the refusal inside.
+    #[doc(alias = "ECONNRESET")]
     pub fn into_cut_error(self) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionReset, self)
     }
 
-    fn spelling(&self) -> &'static Spelling {
-        &SPELLINGS[self.code() as usize - 1]
+    fn codes(&self) -> &'static Codes {
+        &CODES[self.code() as usize - 1]
     }
 }
 
 impl fmt::Display for Refusal {
-    /// One sentence, without a full stop.
+    /// A sentence fragment without a full stop.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::Unregistered => f.write_str("the service is not registered"),
@@ -245,20 +245,18 @@ impl fmt::Display for Refusal {
                 f.write_str("no partition that can be reached from here has this id")
             }
             Refusal::NotSupported => f.write_str("this address has no meaning in this partition"),
-            Refusal::NoListener => f.write_str("nobody listens for this service there"),
+            Refusal::NoListener => f.write_str("no listener accepts this service there"),
             Refusal::WildcardNotAllowed => {
-                f.write_str("the service may not be offered to every partition at once")
+                f.write_str("the service does not allow listening at the wildcard")
             }
-            Refusal::BacklogFull => {
-                f.write_str("too many connections wait for the listener to accept them")
-            }
-            Refusal::AddressInUse => f.write_str("somebody listens at this address already"),
+            Refusal::BacklogFull => f.write_str("the listener's backlog is full"),
+            Refusal::AddressInUse => f.write_str("another listener has this address"),
             Refusal::AddressNotAvailable => {
-                f.write_str("nobody can connect to or listen at this address")
+                f.write_str("this address is not valid for connecting or listening")
             }
-            Refusal::TimedOut => f.write_str("the other side did not answer in time"),
+            Refusal::TimedOut => f.write_str("the peer did not answer in time"),
             Refusal::ServiceNotMappable => f.write_str(
-                "the service's GUID stands for no vsock port, and the other side knows ports only",
+                "the service's GUID maps to no vsock port, and the peer uses vsock ports",
             ),
             Refusal::LimitReached { which } => write!(f, "the limit on {which} is reached"),
             Refusal::Reset { cause } => write!(f, "the connection was reset: {cause}"),
@@ -285,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_survives_the_wire() {
+    fn every_refusal_survives_encoding_and_decoding() {
         for (at, refusal) in all().into_iter().enumerate() {
             assert_eq!(refusal.code() as usize, at + 1);
             assert_eq!(refusal.label(), Refusal::ALL_LABELS[at]);
@@ -295,10 +293,10 @@ mod tests {
     }
 
     #[test]
-    fn the_code_of_a_newer_sender_becomes_a_reset_that_names_it() {
+    fn an_unknown_code_becomes_a_reset_that_names_it() {
         for (code, detail, want) in [
-            (0, "", "an unknown reason (0)"),
-            (18, "moon", "an unknown reason (18): moon"),
+            (0, "", "unknown reason 0"),
+            (18, "moon", "unknown reason 18: moon"),
         ] {
             let cause = want.to_owned();
             assert_eq!(Refusal::from_wire(code, detail), Refusal::Reset { cause });
@@ -318,13 +316,13 @@ mod tests {
         }
     }
 
-    // The standard library knows the numbers of the system that it runs on.
+    // The standard library maps the error numbers of the target system only.
     #[cfg(target_os = "linux")]
     #[test]
-    fn errno_and_kind_agree_as_far_as_the_standard_library_knows() {
+    fn errno_and_kind_match_the_standard_librarys_mapping() {
         for refusal in all() {
             let kind = io::Error::from_raw_os_error(refusal.errno()).kind();
-            // It gives these two numbers no stable kind.
+            // The standard library has no stable kind for these two numbers.
             let unnamed = matches!(
                 refusal,
                 Refusal::LimitReached { .. } | Refusal::PartitionPaused
@@ -334,7 +332,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_one_sentence() {
+    fn a_refusal_is_a_single_line_without_a_full_stop() {
         for refusal in all() {
             let text = refusal.to_string();
             assert!(!text.ends_with('.') && !text.contains('\n'), "{text}");
@@ -343,7 +341,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_code_and_detail_are_some_refusal(code: u32, detail in ".{0,40}") {
+        fn any_code_and_detail_decode_to_a_refusal(code: u32, detail in ".{0,40}") {
             let refusal = Refusal::from_wire(code, &detail);
             prop_assert!(Refusal::ALL_LABELS.contains(&refusal.label()));
         }

@@ -1,52 +1,51 @@
-//! What the fabric is asked, and what it answers.
+//! Requests to the fabric, and their results and effects.
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_registry::Principal;
 
 use crate::{ConnectionId, ListenerId, PartitionKey, Refusal};
 
-/// A process asks to connect.
+/// A connect by a process.
 #[derive(Clone, Copy, Debug)]
 pub struct ConnectRequest<'a> {
-    /// The partition that the process is in.
+    /// The partition of the process.
     pub from: PartitionKey,
-    /// The process.
+    /// The credentials of the process.
     pub principal: &'a Principal,
-    /// The partition that it gives.
+    /// The requested partition.
     pub vm: VmId,
-    /// The service that it gives.
+    /// The requested service.
     pub service: ServiceId,
 }
 
-/// A process asks to listen.
+/// A bind and listen by a process.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenRequest<'a> {
-    /// The partition that the process is in.
+    /// The partition of the process.
     pub from: PartitionKey,
-    /// The process.
+    /// The credentials of the process.
     pub principal: &'a Principal,
-    /// Whom it wants to accept from.
+    /// The partitions to accept from.
     pub vm: VmId,
-    /// The service that it offers.
+    /// The service to listen for.
     pub service: ServiceId,
-    /// How many connections may wait to be accepted: at least one, and at most
-    /// [`Limits::backlog_max`](crate::Limits::backlog_max), whatever is asked.
+    /// The backlog: how many connections may be pending. Clamped to 1 ..=
+    /// [`Limits::backlog_max`](crate::Limits::backlog_max).
     pub backlog: u32,
 }
 
-/// Who takes a connection at the partition that it goes to.
+/// The acceptor of a connection in its target partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
     /// A listener that the fabric knows.
     Listener(ListenerId),
-    /// The guest itself: the kernel in a VM listens, or not, and the fabric learns from nobody at
-    /// which ports. In a fabric [without listeners](crate::Fabric::without_listeners) so does every
-    /// other kernel.
+    /// The guest kernel of a VM. The fabric does not know which ports have listeners there. In a fabric
+    /// [without listeners](crate::Fabric::without_listeners) this is every kernel.
     Guest,
 }
 
 impl Destination {
-    /// The listener, if it is one.
+    /// The listener, or `None` for a guest.
     pub fn listener(self) -> Option<ListenerId> {
         match self {
             Self::Listener(id) => Some(id),
@@ -55,19 +54,18 @@ impl Destination {
     }
 }
 
-/// A connection that was made; it waits for the listener, or the guest, until
-/// [`accepted`](crate::Fabric::accepted).
+/// A new connection. It is pending until [`accepted`](crate::Fabric::accepted).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The connection.
     pub connection: ConnectionId,
-    /// Whom it waits for.
+    /// The acceptor.
     pub destination: Destination,
-    /// The partition that this is in.
+    /// The partition of the acceptor.
     pub target: PartitionKey,
-    /// The listener, as the connecting process sees it.
+    /// The address of the listener as the client sees it (`getpeername`).
     pub server: SockAddrHv,
-    /// The connecting process, as the listener sees it. It has no service.
+    /// The address of the client as the listener sees it. Its service is zero.
     pub client: SockAddrHv,
 }
 
@@ -80,29 +78,29 @@ pub enum End {
     Server,
 }
 
-/// What the fabric's caller has to do about a change.
+/// An action that the fabric's owner must perform after a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Break the connection off, and tell both ends why. The fabric has forgotten it.
+    /// Reset the connection, and report the reason to both ends. The fabric has removed it.
     CutConnection {
         /// The connection.
         id: ConnectionId,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
-    /// End the listener, and tell its process why. The fabric has forgotten it.
+    /// Close the listener, and report the reason to its process. The fabric has removed it.
     CutListener {
         /// The listener.
         id: ListenerId,
-        /// Why.
+        /// The reason.
         refusal: Refusal,
     },
-    /// Let no more data through, and lose none, until [`Effect::Resume`].
+    /// Stop the data transfer without losing data, until [`Effect::Resume`].
     Suspend {
         /// The connection.
         id: ConnectionId,
     },
-    /// Let data through again.
+    /// Continue the data transfer.
     Resume {
         /// The connection.
         id: ConnectionId,

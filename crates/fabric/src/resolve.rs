@@ -1,16 +1,17 @@
-//! What a VmId means where it is given: DESIGN's table, one function per column.
+//! Resolves the VmId of a request. The table in `docs/tutorial.md` ("reaches", "accepts from") lists
+//! the meaning of each well-known id; there is one function per column.
 
 use hvsock_address::VmId;
 
-use crate::explain::{Audience, Note, Trace};
+use crate::explain::{Audience, Trace, TraceEntry};
 use crate::partition::{Partition, PartitionKind};
-use crate::tables::Bound;
+use crate::tables::Binding;
 use crate::tree::{Relation, Tree};
 use crate::{PartitionKey, Refusal};
 
-/// Why a VmId means nothing where it is given.
+/// Why a VmId has no meaning in the requester's partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Nowhere {
+enum ResolveError {
     RootHasNoParent,
     ContainerHasNoChildren,
     NotInContainer,
@@ -21,117 +22,123 @@ enum Nowhere {
     ParentsId,
     Unknown,
     /// Neither child nor sibling.
-    Stranger,
+    Unreachable,
     NoSharedGroup,
 }
 
-/// A partition with its key, as the judge passes it around.
+/// A partition with its key.
 #[derive(Clone, Copy)]
-pub(crate) struct Place<'a> {
+pub(crate) struct PartitionNode<'a> {
     pub(crate) key: PartitionKey,
     pub(crate) partition: &'a Partition,
 }
 
 impl Tree {
-    pub(crate) fn place(&self, key: PartitionKey) -> Option<Place<'_>> {
+    pub(crate) fn node(&self, key: PartitionKey) -> Option<PartitionNode<'_>> {
         let partition = self.get(key)?;
-        Some(Place { key, partition })
+        Some(PartitionNode { key, partition })
     }
 
-    /// The partition that a connect from `from` to `vm` goes to.
+    /// The target partition of a connect from `from` to `vm`.
     pub(crate) fn resolve_connect<'a, T: Trace>(
         &'a self,
-        from: Place<'a>,
+        from: PartitionNode<'a>,
         vm: VmId,
         trace: &mut T,
-    ) -> Result<(Place<'a>, Relation), Refusal> {
-        let parent = |or: Nowhere| {
-            let parent = from.partition.parent.and_then(|key| self.place(key));
-            parent.map(|place| (place, Relation::Parent)).ok_or(or)
+    ) -> Result<(PartitionNode<'a>, Relation), Refusal> {
+        let parent = |or: ResolveError| {
+            let parent = from.partition.parent.and_then(|key| self.node(key));
+            parent.map(|node| (node, Relation::Parent)).ok_or(or)
         };
         let found = match vm {
-            VmId::WILDCARD => parent(Nowhere::ConnectToWildcardInRoot),
-            VmId::PARENT => parent(Nowhere::RootHasNoParent),
-            VmId::CHILDREN => Err(Nowhere::ConnectToChildren),
+            VmId::WILDCARD => parent(ResolveError::ConnectToWildcardInRoot),
+            VmId::PARENT => parent(ResolveError::RootHasNoParent),
+            VmId::CHILDREN => Err(ResolveError::ConnectToChildren),
             VmId::LOOPBACK => Ok((from, Relation::Itself)),
-            VmId::BROADCAST => Err(Nowhere::Broadcast),
+            VmId::BROADCAST => Err(ResolveError::Broadcast),
             VmId::SILOHOST if from.partition.kind == PartitionKind::Container => {
-                parent(Nowhere::RootHasNoParent)
+                parent(ResolveError::RootHasNoParent)
             }
-            VmId::SILOHOST => Err(Nowhere::NotInContainer),
+            VmId::SILOHOST => Err(ResolveError::NotInContainer),
             id => self.resolve_id(from, id),
         };
-        self.note(trace, from, vm, &found, |(place, relation)| {
-            format!("{}{}", place.partition.name, relation_words(*relation))
+        self.note(trace, from, vm, &found, |(node, relation)| {
+            format!("{}{}", node.partition.name, relation_words(*relation))
         });
-        found.map_err(|nowhere| nowhere.refusal(from))
+        found.map_err(|error| error.refusal(from))
     }
 
-    /// Whom a listen in `from` at `vm` accepts from.
+    /// The partitions that a listener in `from` bound to `vm` accepts from.
     pub(crate) fn resolve_listen<T: Trace>(
         &self,
-        from: Place<'_>,
+        from: PartitionNode<'_>,
         vm: VmId,
         trace: &mut T,
-    ) -> Result<Bound, Refusal> {
+    ) -> Result<Binding, Refusal> {
         let parent = match from.partition.parent {
-            Some(_) => Ok(Bound::Parent),
-            None => Err(Nowhere::RootHasNoParent),
+            Some(_) => Ok(Binding::Parent),
+            None => Err(ResolveError::RootHasNoParent),
         };
         let container = from.partition.kind == PartitionKind::Container;
         let found = match vm {
-            VmId::WILDCARD => Ok(Bound::Wildcard),
+            VmId::WILDCARD => Ok(Binding::Wildcard),
             VmId::PARENT => parent,
-            VmId::CHILDREN if container => Err(Nowhere::ContainerHasNoChildren),
-            VmId::CHILDREN => Ok(Bound::Children),
-            VmId::LOOPBACK => Ok(Bound::Loopback),
-            VmId::BROADCAST => Err(Nowhere::Broadcast),
+            VmId::CHILDREN if container => Err(ResolveError::ContainerHasNoChildren),
+            VmId::CHILDREN => Ok(Binding::Children),
+            VmId::LOOPBACK => Ok(Binding::Loopback),
+            VmId::BROADCAST => Err(ResolveError::Broadcast),
             VmId::SILOHOST if container => parent,
-            VmId::SILOHOST => Err(Nowhere::NotInContainer),
+            VmId::SILOHOST => Err(ResolveError::NotInContainer),
             id => self
                 .resolve_id(from, id)
-                .map(|(place, _)| Bound::Partition(place.key)),
+                .map(|(node, _)| Binding::Partition(node.key)),
         };
-        self.note(trace, from, vm, &found, |bound| self.whom(from, *bound));
-        found.map_err(|nowhere| nowhere.refusal(from))
+        self.note(trace, from, vm, &found, |binding| {
+            self.accepts_from(from, *binding)
+        });
+        found.map_err(|error| error.refusal(from))
     }
 
-    /// The child, or sibling in one group, with this id.
-    fn resolve_id(&self, from: Place<'_>, id: VmId) -> Result<(Place<'_>, Relation), Nowhere> {
-        let key = self.by_vm_id(id).ok_or(Nowhere::Unknown)?;
-        let place = self.place(key).ok_or(Nowhere::Unknown)?;
+    /// The child, or sibling in a common group, with this id.
+    fn resolve_id(
+        &self,
+        from: PartitionNode<'_>,
+        id: VmId,
+    ) -> Result<(PartitionNode<'_>, Relation), ResolveError> {
+        let key = self.by_vm_id(id).ok_or(ResolveError::Unknown)?;
+        let node = self.node(key).ok_or(ResolveError::Unknown)?;
         match self.relation(from.key, key) {
-            Some(Relation::Itself) => Err(Nowhere::OwnId),
-            Some(Relation::Parent) => Err(Nowhere::ParentsId),
-            Some(Relation::Child) => Ok((place, Relation::Child)),
-            Some(Relation::Sibling) if from.partition.shares_group(place.partition) => {
-                Ok((place, Relation::Sibling))
+            Some(Relation::Itself) => Err(ResolveError::OwnId),
+            Some(Relation::Parent) => Err(ResolveError::ParentsId),
+            Some(Relation::Child) => Ok((node, Relation::Child)),
+            Some(Relation::Sibling) if from.partition.shares_group(node.partition) => {
+                Ok((node, Relation::Sibling))
             }
-            Some(Relation::Sibling) => Err(Nowhere::NoSharedGroup),
-            None => Err(Nowhere::Stranger),
+            Some(Relation::Sibling) => Err(ResolveError::NoSharedGroup),
+            None => Err(ResolveError::Unreachable),
         }
     }
 
     fn note<T: Trace, R>(
         &self,
         trace: &mut T,
-        from: Place<'_>,
+        from: PartitionNode<'_>,
         vm: VmId,
-        found: &Result<R, Nowhere>,
+        found: &Result<R, ResolveError>,
         words: impl FnOnce(&R) -> String,
     ) {
-        trace.note(|audience| {
+        trace.record(|audience| {
             let word = match vm.well_known_name() {
                 Some(word) => word.to_uppercase(),
                 None => vm.to_string(),
             };
             let question = format!("What is {word} in {}?", from.partition.name);
             match found {
-                Ok(found) => Note::new(true, question, words(found)),
-                Err(nowhere) => {
-                    let nowhere = nowhere.as_told_to(audience, from);
-                    let note = Note::new(false, question, nowhere.words());
-                    match nowhere.fix() {
+                Ok(found) => TraceEntry::new(true, question, words(found)),
+                Err(error) => {
+                    let error = error.visible_to(audience, from);
+                    let note = TraceEntry::new(false, question, error.answer());
+                    match error.fix() {
                         Some(fix) => note.fix(fix),
                         None => note,
                     }
@@ -140,18 +147,18 @@ impl Tree {
         });
     }
 
-    /// Whom a listener accepts from, in words.
-    pub(crate) fn whom(&self, from: Place<'_>, bound: Bound) -> String {
+    /// The partitions that a listener accepts from, as text.
+    pub(crate) fn accepts_from(&self, from: PartitionNode<'_>, binding: Binding) -> String {
         let parent = || from.partition.parent.and_then(|key| self.get(key));
-        match bound {
-            Bound::Wildcard => "every partition that may reach it".to_owned(),
-            Bound::Parent => match parent() {
+        match binding {
+            Binding::Wildcard => "every partition that can reach it".to_owned(),
+            Binding::Parent => match parent() {
                 Some(parent) => format!("its parent {}", parent.name),
                 None => "its parent".to_owned(),
             },
-            Bound::Children => "its children".to_owned(),
-            Bound::Loopback => "itself".to_owned(),
-            Bound::Partition(key) => match self.get(key) {
+            Binding::Children => "its children".to_owned(),
+            Binding::Loopback => "itself".to_owned(),
+            Binding::Partition(key) => match self.get(key) {
                 Some(partition) => format!("the partition {}", partition.name),
                 None => "a partition that is gone".to_owned(),
             },
@@ -168,62 +175,66 @@ fn relation_words(relation: Relation) -> &'static str {
     }
 }
 
-impl Nowhere {
-    fn refusal(self, from: Place<'_>) -> Refusal {
+impl ResolveError {
+    fn refusal(self, from: PartitionNode<'_>) -> Refusal {
         match self {
-            Nowhere::RootHasNoParent | Nowhere::ContainerHasNoChildren => Refusal::NotSupported,
-            Nowhere::NotInContainer
-            | Nowhere::Broadcast
-            | Nowhere::ConnectToChildren
-            | Nowhere::ConnectToWildcardInRoot => Refusal::AddressNotAvailable,
-            // Only the root partition may know which ids there are.
-            Nowhere::Unknown if from.partition.parent.is_none() => Refusal::PartitionUnknown,
-            Nowhere::OwnId
-            | Nowhere::ParentsId
-            | Nowhere::Unknown
-            | Nowhere::Stranger
-            | Nowhere::NoSharedGroup => Refusal::NotReachable,
+            ResolveError::RootHasNoParent | ResolveError::ContainerHasNoChildren => {
+                Refusal::NotSupported
+            }
+            ResolveError::NotInContainer
+            | ResolveError::Broadcast
+            | ResolveError::ConnectToChildren
+            | ResolveError::ConnectToWildcardInRoot => Refusal::AddressNotAvailable,
+            // Only the root partition may learn which ids exist.
+            ResolveError::Unknown if from.partition.parent.is_none() => Refusal::PartitionUnknown,
+            ResolveError::OwnId
+            | ResolveError::ParentsId
+            | ResolveError::Unknown
+            | ResolveError::Unreachable
+            | ResolveError::NoSharedGroup => Refusal::NotReachable,
         }
     }
 
-    /// The same as far as this reader may know it: to an asker outside of the root partition all
-    /// ids that it may not reach are one.
-    fn as_told_to(self, audience: Audience, from: Place<'_>) -> Nowhere {
+    /// The same error as this reader may see it. A requester outside the root partition cannot tell
+    /// unreachable ids from unknown ones.
+    fn visible_to(self, audience: Audience, from: PartitionNode<'_>) -> ResolveError {
         let outside = audience == Audience::Asker && from.partition.parent.is_some();
         match self {
-            Nowhere::ParentsId | Nowhere::Unknown | Nowhere::NoSharedGroup if outside => {
-                Nowhere::Stranger
+            ResolveError::ParentsId | ResolveError::Unknown | ResolveError::NoSharedGroup
+                if outside =>
+            {
+                ResolveError::Unreachable
             }
             other => other,
         }
     }
 
-    fn words(self) -> &'static str {
+    fn answer(self) -> &'static str {
         match self {
-            Nowhere::RootHasNoParent => "nothing: the root partition has no parent",
-            Nowhere::ContainerHasNoChildren => "nothing: a container has no children",
-            Nowhere::NotInContainer => "nothing: only a container has a container's host",
-            Nowhere::Broadcast => "nothing: this address is reserved",
-            Nowhere::ConnectToChildren => {
-                "nothing to connect to: children are many; give the name or id of one"
+            ResolveError::RootHasNoParent => "nothing: the root partition has no parent",
+            ResolveError::ContainerHasNoChildren => "nothing: a container has no children",
+            ResolveError::NotInContainer => "nothing: only a container has a container host",
+            ResolveError::Broadcast => "nothing: this address is reserved",
+            ResolveError::ConnectToChildren => {
+                "nothing to connect to: give the name or id of one child"
             }
-            Nowhere::ConnectToWildcardInRoot => {
+            ResolveError::ConnectToWildcardInRoot => {
                 "nothing to connect to: the root partition has no parent"
             }
-            Nowhere::OwnId => "its own id, and a partition reaches itself as LOOPBACK",
-            Nowhere::ParentsId => "its parent's id, and a parent is reached as PARENT",
-            Nowhere::Unknown => "no partition has this id",
-            Nowhere::Stranger => "no partition that it may reach",
-            Nowhere::NoSharedGroup => "a sibling, and no sibling group has both in it",
+            ResolveError::OwnId => "its own id; a partition reaches itself as LOOPBACK",
+            ResolveError::ParentsId => "its parent's id; a child reaches its parent as PARENT",
+            ResolveError::Unknown => "no partition has this id",
+            ResolveError::Unreachable => "no partition that it can reach",
+            ResolveError::NoSharedGroup => "a sibling without a common sibling group",
         }
     }
 
     fn fix(self) -> Option<&'static str> {
         match self {
-            Nowhere::OwnId => Some("use LOOPBACK in place of the partition's own id"),
-            Nowhere::ParentsId => Some("use PARENT in place of the parent's id"),
-            Nowhere::Unknown => Some("hvsock status"),
-            Nowhere::NoSharedGroup => Some("put both partitions into one sibling group"),
+            ResolveError::OwnId => Some("use LOOPBACK instead of the partition's own id"),
+            ResolveError::ParentsId => Some("use PARENT instead of the parent's id"),
+            ResolveError::Unknown => Some("hvsock status"),
+            ResolveError::NoSharedGroup => Some("add both partitions to a common sibling group"),
             _ => None,
         }
     }

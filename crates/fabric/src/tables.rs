@@ -7,33 +7,33 @@ use hvsock_registry::Principal;
 
 use crate::{ConnectionId, Destination, End, PartitionKey};
 
-/// Whom a listener accepts from: the [`VmId`] that it was bound to, with its meaning looked up.
+/// The partitions that a listener accepts from: the [`VmId`] that it is bound to, resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Bound {
-    /// Everyone who may reach the partition.
+pub(crate) enum Binding {
+    /// All partitions that can reach the listener's partition.
     Wildcard,
     Parent,
     Children,
     Loopback,
-    /// This child or sibling.
+    /// One child or sibling.
     Partition(PartitionKey),
 }
 
-/// Where a listener is found by those who connect.
-pub(crate) type ListenAddress = (PartitionKey, Bound, ServiceId);
+/// The lookup key of a listener.
+pub(crate) type ListenAddress = (PartitionKey, Binding, ServiceId);
 
 /// A listener of a fabric.
 #[derive(Debug)]
 pub struct Listener {
     pub(crate) partition: PartitionKey,
     pub(crate) vm: VmId,
-    pub(crate) bound: Bound,
+    pub(crate) binding: Binding,
     pub(crate) service: ServiceId,
     pub(crate) principal: Principal,
     pub(crate) backlog: u32,
     pub(crate) waiting: BTreeSet<ConnectionId>,
-    /// The partitions whose registries it depends on, so that it can be taken out of their books
-    /// whatever has become of those that it was bound to.
+    /// The partitions whose registries it depends on. Recorded here, so that the listener can be
+    /// removed from their dependents even if the partition that it is bound to is gone.
     pub(crate) owners: [Option<PartitionKey>; 2],
 }
 
@@ -44,62 +44,62 @@ pub struct Connection {
     pub(crate) target: PartitionKey,
     pub(crate) destination: Destination,
     pub(crate) service: ServiceId,
-    /// The partition whose registry it depends on; none inside a container.
+    /// The partition whose registry it depends on; `None` inside a container.
     pub(crate) registry: Option<PartitionKey>,
     pub(crate) waiting: bool,
     pub(crate) suspended: bool,
-    pub(crate) client_keeps: bool,
-    pub(crate) server_keeps: bool,
+    pub(crate) client_connected_suspend: bool,
+    pub(crate) server_connected_suspend: bool,
 }
 
 impl Listener {
-    /// The partition that it is in.
+    /// The listener's partition.
     pub fn partition(&self) -> PartitionKey {
         self.partition
     }
 
-    /// Whom it accepts from, as its process gave it.
+    /// The partitions that it accepts from, as requested by its process.
     pub fn vm(&self) -> VmId {
         self.vm
     }
 
-    /// The service that it offers.
+    /// The service.
     pub fn service(&self) -> ServiceId {
         self.service
     }
 
-    /// The process behind it.
+    /// The credentials of its process.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// How many connections may wait for it.
+    /// The maximum number of pending connections.
     pub fn backlog(&self) -> u32 {
         self.backlog
     }
 
-    /// The connections that wait for it, the oldest first.
+    /// The pending connections, the oldest first.
     pub fn waiting(&self) -> impl ExactSizeIterator<Item = ConnectionId> {
         self.waiting.iter().copied()
     }
 
     pub(crate) fn address(&self) -> ListenAddress {
-        (self.partition, self.bound, self.service)
+        (self.partition, self.binding, self.service)
     }
 }
 
 impl Connection {
-    /// The partition that connected.
+    /// The client's partition.
     pub fn source(&self) -> PartitionKey {
         self.source
     }
 
-    /// The partition that it connected to.
+    /// The server's partition.
     pub fn target(&self) -> PartitionKey {
         self.target
     }
 
-    /// Who it went to; a listener may be gone.
+    /// The acceptor. A listener may have been closed since.
     pub fn destination(&self) -> Destination {
         self.destination
     }
@@ -109,17 +109,17 @@ impl Connection {
         self.service
     }
 
-    /// The partition whose registry it depends on; none if both ends are in one container.
+    /// The partition whose registry it depends on; `None` if both ends are in one container.
     pub fn registry(&self) -> Option<PartitionKey> {
         self.registry
     }
 
-    /// Whether it waits to be accepted.
+    /// Whether the connection is pending: not yet accepted.
     pub fn is_waiting(&self) -> bool {
         self.waiting
     }
 
-    /// Whether it stands still because a partition is paused.
+    /// Whether its data transfer is suspended because a partition is paused.
     pub fn is_suspended(&self) -> bool {
         self.suspended
     }
@@ -127,8 +127,8 @@ impl Connection {
     /// Whether this end set `HVSOCKET_CONNECTED_SUSPEND`.
     pub fn keeps(&self, end: End) -> bool {
         match end {
-            End::Client => self.client_keeps,
-            End::Server => self.server_keeps,
+            End::Client => self.client_connected_suspend,
+            End::Server => self.server_connected_suspend,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The partitions of a fabric: a tree whose members are found by key, by id and by name.
+//! The tree of partitions, indexed by key, by id and by name.
 
 use std::collections::HashMap;
 
@@ -11,7 +11,7 @@ use crate::{Limits, PartitionKey};
 #[derive(Debug)]
 pub(crate) struct Tree {
     slots: Vec<Slot>,
-    /// Slots to use again, each time with another generation.
+    /// Free slots. Each reuse increments the generation.
     free: Vec<u32>,
     root: PartitionKey,
     by_vm_id: HashMap<VmId, PartitionKey>,
@@ -28,37 +28,37 @@ struct Slot {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AddPartitionError {
-    /// The parent is not there.
+    /// The parent does not exist.
     #[error("the parent partition is gone")]
     NoParent,
     /// The parent cannot have such a child: a host has VMs and containers, a VM has containers.
-    #[error("a {kind} cannot be in a {parent}")]
+    #[error("a {parent} cannot contain a {kind}")]
     Kind {
-        /// What the parent is.
+        /// The parent's kind.
         parent: PartitionKind,
-        /// What was to be added.
+        /// The new partition's kind.
         kind: PartitionKind,
     },
     /// Another partition has the name.
-    #[error("a partition is called {name} already; choose another name")]
+    #[error("a partition named {name} already exists; choose another name")]
     NameTaken {
         /// The name, as the other partition spells it.
         name: PartitionName,
     },
     /// Another partition has the id.
-    #[error("the partition {name} has the id {id} already; choose another id")]
+    #[error("the partition {name} already has the id {id}; choose another id")]
     IdTaken {
         /// The id.
         id: VmId,
         /// The other partition.
         name: PartitionName,
     },
-    /// The id is a wildcard or another of the well-known ones.
-    #[error("the id {id} means something else ({word}); choose another id")]
+    /// The id is reserved: a wildcard or another well-known id.
+    #[error("the id {id} is reserved ({word}); choose another id")]
     IdReserved {
         /// The id.
         id: VmId,
-        /// The word for it.
+        /// The name of the reserved id.
         word: &'static str,
     },
     /// A table is full.
@@ -69,13 +69,13 @@ pub enum AddPartitionError {
     },
 }
 
-/// What one partition is to another.
+/// The relation of one partition to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Relation {
     Itself,
     Parent,
     Child,
-    /// A child of the same parent; whether in one group is another question.
+    /// A child of the same parent, in the same sibling group or not.
     Sibling,
 }
 
@@ -197,7 +197,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Takes out a partition that has no children any more.
+    /// Removes a partition without children.
     pub(crate) fn remove(&mut self, key: PartitionKey) -> Option<Partition> {
         let slot = self.slots.get_mut(key.slot as usize)?;
         if slot.generation != key.generation {
@@ -217,8 +217,8 @@ impl Tree {
         Some(partition)
     }
 
-    /// A partition and everything in it, each before what is in it.
-    pub(crate) fn with_everything_in(&self, key: PartitionKey) -> Vec<PartitionKey> {
+    /// A partition and all its descendants, parents before children.
+    pub(crate) fn subtree(&self, key: PartitionKey) -> Vec<PartitionKey> {
         let mut found = vec![key];
         let mut next = 0;
         while let Some(key) = found.get(next) {
@@ -228,7 +228,7 @@ impl Tree {
         found
     }
 
-    /// Whether a partition takes part, as far as it and everything around it decide.
+    /// The effective state of a partition, limited by its ancestors.
     pub(crate) fn state(&self, key: PartitionKey) -> PartitionState {
         let mut state = PartitionState::Running;
         let mut next = Some(key);
@@ -236,14 +236,13 @@ impl Tree {
             let Some(partition) = self.get(key) else {
                 return PartitionState::Off;
             };
-            state = state.inside(partition.state);
+            state = state.limited_by(partition.state);
             next = partition.parent;
         }
         state
     }
 
-    /// What `other` is to the partition `key`, if they are close enough for either to speak to
-    /// the other.
+    /// The relation of `other` to the partition `key`. `None` if they cannot communicate.
     pub(crate) fn relation(&self, key: PartitionKey, other: PartitionKey) -> Option<Relation> {
         let (own, its) = (self.get(key)?.parent, self.get(other)?.parent);
         if key == other {

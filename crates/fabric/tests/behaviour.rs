@@ -1,4 +1,4 @@
-//! The rules that are best read as examples; `agreement` tests all of them at random.
+//! Examples of the fabric's rules. The test binary `agreement` checks all rules at random.
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
 use hvsock_fabric::{
@@ -55,19 +55,24 @@ impl Host {
         Host { fabric, host }
     }
 
-    fn add(&mut self, parent: PartitionKey, kind: PartitionKind, called: &str) -> PartitionKey {
+    fn add(
+        &mut self,
+        parent: PartitionKey,
+        kind: PartitionKind,
+        partition_name: &str,
+    ) -> PartitionKey {
         let spec = PartitionSpec {
             kind,
-            name: name(called),
-            vm_id: VmId::of_container(called),
+            name: name(partition_name),
+            vm_id: VmId::of_container(partition_name),
             groups: vec![],
             state: PartitionState::Running,
         };
         self.fabric.add_partition(parent, spec).unwrap()
     }
 
-    fn container(&mut self, called: &str) -> PartitionKey {
-        self.add(self.host, PartitionKind::Container, called)
+    fn container(&mut self, partition_name: &str) -> PartitionKey {
+        self.add(self.host, PartitionKind::Container, partition_name)
     }
 
     fn listen_as(
@@ -113,27 +118,27 @@ impl Host {
     }
 }
 
-fn cut(id: ConnectionId, refusal: Refusal) -> Effect {
+fn reset(id: ConnectionId, refusal: Refusal) -> Effect {
     Effect::CutConnection { id, refusal }
 }
 
 #[test]
-fn the_most_particular_listener_takes_the_connection() {
+fn the_listener_with_the_most_specific_address_accepts() {
     let mut host = Host::new();
     let web = host.container("web");
     let top = host.host;
     let vms = [VmId::WILDCARD, VmId::CHILDREN, VmId::of_container("web")];
     let listeners = vms.map(|vm| host.listen(top, vm));
     for listener in listeners.into_iter().rev() {
-        let taker = host.connect(web, VmId::PARENT).unwrap().destination;
-        assert_eq!(taker, Destination::Listener(listener));
+        let destination = host.connect(web, VmId::PARENT).unwrap().destination;
+        assert_eq!(destination, Destination::Listener(listener));
         host.fabric.close_listener(listener);
     }
     assert_eq!(host.connect(web, VmId::PARENT), Err(Refusal::NoListener));
 }
 
 #[test]
-fn each_end_sees_the_other_as_it_would_reach_it() {
+fn each_end_sees_the_peers_address_relative_to_itself() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     host.listen(top, VmId::WILDCARD);
@@ -155,7 +160,7 @@ fn each_end_sees_the_other_as_it_would_reach_it() {
 }
 
 #[test]
-fn what_the_registry_switches_off_is_off_inside_the_partition_too() {
+fn a_disabled_service_is_disabled_within_the_partition_too() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     host.fabric.unregister(top, SERVICE).unwrap();
@@ -163,7 +168,7 @@ fn what_the_registry_switches_off_is_off_inside_the_partition_too() {
     host.connect(top, VmId::LOOPBACK).expect("not registered");
     host.fabric.register(top, registration()).unwrap();
     let connection = host.connect(top, VmId::LOOPBACK).unwrap().connection;
-    // A container has no registry of its own, and its host's is not about what is inside it.
+    // A container has no registry, and its host's does not apply within the container.
     host.listen(web, VmId::LOOPBACK);
     host.connect(web, VmId::LOOPBACK).unwrap();
     let mut off = registration();
@@ -174,7 +179,7 @@ fn what_the_registry_switches_off_is_off_inside_the_partition_too() {
     };
     let effects = host.effects();
     assert!(
-        effects.contains(&cut(connection, refusal.clone())),
+        effects.contains(&reset(connection, refusal.clone())),
         "{effects:?}"
     );
     assert!(effects.contains(&Effect::CutListener {
@@ -187,7 +192,7 @@ fn what_the_registry_switches_off_is_off_inside_the_partition_too() {
 }
 
 #[test]
-fn silohost_in_a_container_is_parent_by_another_name() {
+fn silohost_in_a_container_is_the_same_address_as_parent() {
     let mut host = Host::new();
     let web = host.container("web");
     host.listen(web, VmId::PARENT);
@@ -196,7 +201,7 @@ fn silohost_in_a_container_is_parent_by_another_name() {
 }
 
 #[test]
-fn a_listener_that_may_not_take_it_is_passed_over() {
+fn a_listener_that_may_not_accept_is_skipped() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     let mut demo = registration();
@@ -204,7 +209,7 @@ fn a_listener_that_may_not_take_it_is_passed_over() {
     over.bind.users = Some(vec!["bob".to_owned()]);
     demo.vm.insert(name("web"), over);
     host.fabric.update(top, demo.clone()).unwrap();
-    // Alice may offer it to children in general, and not to this one.
+    // Alice may listen for children in general, but not for this one.
     let alice = user(1000, "alice");
     let children = host.listen_as(&alice, top, VmId::CHILDREN).unwrap();
     let denied = Err(Refusal::Denied {
@@ -212,9 +217,9 @@ fn a_listener_that_may_not_take_it_is_passed_over() {
     });
     assert_eq!(host.connect(web, VmId::PARENT), denied);
     let wildcard = host.listen(top, VmId::WILDCARD);
-    let taker = host.connect(web, VmId::PARENT).unwrap().destination;
-    assert_eq!(taker, Destination::Listener(wildcard));
-    // What is told where nobody may is what stands against the most particular.
+    let destination = host.connect(web, VmId::PARENT).unwrap().destination;
+    assert_eq!(destination, Destination::Listener(wildcard));
+    // If no listener may accept, the refusal is that of the most specific one.
     if let Some(over) = demo.vm.get_mut(&name("web")) {
         over.allow_wildcard_binds = Some(false);
     }
@@ -228,7 +233,7 @@ fn a_listener_that_may_not_take_it_is_passed_over() {
 }
 
 #[test]
-fn a_listener_closed_with_connections_waiting_cuts_those_and_no_others() {
+fn closing_a_listener_resets_only_its_pending_connections() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     let listener = host.listen(top, VmId::CHILDREN);
@@ -236,12 +241,12 @@ fn a_listener_closed_with_connections_waiting_cuts_those_and_no_others() {
     host.fabric.accepted(taken);
     let waiting = host.connect(web, VmId::PARENT).unwrap().connection;
     host.fabric.close_listener(listener);
-    assert_eq!(host.effects(), [cut(waiting, Refusal::NoListener)]);
+    assert_eq!(host.effects(), [reset(waiting, Refusal::NoListener)]);
     assert!(host.fabric.connection(taken).is_some());
 }
 
 #[test]
-fn disabling_a_service_cuts_connections_and_listeners_and_refuses_new_ones() {
+fn disabling_a_service_closes_its_connections_and_listeners_and_refuses_new_ones() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     let listener = host.listen(top, VmId::CHILDREN);
@@ -256,12 +261,12 @@ fn disabling_a_service_cuts_connections_and_listeners_and_refuses_new_ones() {
         id: listener,
         refusal: refusal.clone(),
     };
-    assert_eq!(host.effects(), [cut(connection, refusal.clone()), ended]);
+    assert_eq!(host.effects(), [reset(connection, refusal.clone()), ended]);
     assert_eq!(host.connect(web, VmId::PARENT), Err(refusal));
 }
 
 #[test]
-fn disabling_a_service_for_one_child_leaves_the_others_alone() {
+fn disabling_a_service_for_one_child_does_not_affect_others() {
     let mut host = Host::new();
     let (web, db, top) = (host.container("web"), host.container("db"), host.host);
     host.listen(top, VmId::CHILDREN);
@@ -274,12 +279,12 @@ fn disabling_a_service_for_one_child_leaves_the_others_alone() {
     demo.vm.insert(name("WEB"), off);
     host.fabric.update(top, demo).unwrap();
     let by = "vm.WEB.enabled = false".to_owned();
-    assert_eq!(host.effects(), [cut(of_web, Refusal::Disabled { by })]);
+    assert_eq!(host.effects(), [reset(of_web, Refusal::Disabled { by })]);
     assert!(host.fabric.connection(of_db).is_some());
 }
 
 #[test]
-fn a_pause_keeps_what_asked_for_it_and_what_stands_still_as_a_whole() {
+fn a_pause_suspends_local_connections_and_those_with_connected_suspend() {
     let mut host = Host::new();
     let (web, db, top) = (host.container("web"), host.container("db"), host.host);
     host.fabric
@@ -298,25 +303,25 @@ fn a_pause_keeps_what_asked_for_it_and_what_stands_still_as_a_whole() {
 
     host.fabric.set_state(web, PartitionState::Paused).unwrap();
     let paused = [
-        cut(up, Refusal::PartitionPaused),
+        reset(up, Refusal::PartitionPaused),
         Effect::Suspend { id: inside },
         Effect::Suspend { id: across },
     ];
     assert_eq!(host.effects(), paused);
     host.fabric.set_state(db, PartitionState::Paused).unwrap();
-    assert_eq!(host.effects(), [], "it stands still already");
+    assert_eq!(host.effects(), [], "already suspended");
     host.fabric.set_state(web, PartitionState::Running).unwrap();
     assert_eq!(
         host.effects(),
         [Effect::Resume { id: inside }],
-        "one end is paused yet"
+        "one end is still paused"
     );
     host.fabric.set_state(db, PartitionState::Running).unwrap();
     assert_eq!(host.effects(), [Effect::Resume { id: across }]);
 }
 
 #[test]
-fn what_is_in_a_vm_stands_still_and_goes_with_it() {
+fn containers_in_a_vm_are_paused_and_removed_with_it() {
     let mut host = Host::new();
     let top = host.host;
     let vm = host.add(top, PartitionKind::Vm, "vm");
@@ -337,12 +342,12 @@ fn what_is_in_a_vm_stands_still_and_goes_with_it() {
         id: listener,
         refusal: refusal.clone(),
     };
-    assert_eq!(host.effects(), [cut(connection, refusal), ended]);
+    assert_eq!(host.effects(), [reset(connection, refusal), ended]);
     assert!(host.fabric.partition(inner).is_none());
 }
 
 #[test]
-fn the_key_of_a_removed_partition_never_means_another() {
+fn the_key_of_a_removed_partition_is_never_reused() {
     let mut host = Host::new();
     let old = host.container("web");
     host.fabric.remove_partition(old).unwrap();
@@ -353,7 +358,7 @@ fn the_key_of_a_removed_partition_never_means_another() {
 }
 
 #[test]
-fn an_explanation_names_the_rule_and_the_command_that_would_help() {
+fn an_explanation_has_the_rule_and_a_command_that_helps() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     let web_id = VmId::of_container("web");
@@ -384,8 +389,8 @@ fn an_explanation_names_the_rule_and_the_command_that_would_help() {
         wants("hvsock service register NAME --port 2761")
     );
 
-    let told = host.why(&root(), top, web_id, Audience::Operator);
-    let steps = told
+    let explanation = host.why(&root(), top, web_id, Audience::Operator);
+    let steps = explanation
         .steps
         .iter()
         .map(|step| (step.question.as_str(), step.answer.as_str()));
@@ -398,12 +403,12 @@ fn an_explanation_names_the_rule_and_the_command_that_would_help() {
     let want = want
         .iter()
         .map(|(question, answer)| (question.as_str(), *answer));
-    assert!(steps.eq(want), "{told:#?}");
-    assert_eq!(told.verdict, Err(Refusal::Unregistered));
+    assert!(steps.eq(want), "{explanation:#?}");
+    assert_eq!(explanation.verdict, Err(Refusal::Unregistered));
 }
 
 #[test]
-fn a_guest_is_told_that_it_is_not_on_a_list_and_not_who_is() {
+fn a_guest_does_not_see_the_entries_of_a_list() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     let mut demo = registration();
@@ -411,34 +416,38 @@ fn a_guest_is_told_that_it_is_not_on_a_list_and_not_who_is() {
     host.fabric.update(top, demo).unwrap();
     let rule = "connect.partitions".to_owned();
     let denied = Err(Refusal::Denied { rule });
-    for (reader, knows) in [(Audience::Operator, true), (Audience::Asker, false)] {
-        let told = host.why(&root(), web, VmId::PARENT, reader);
-        assert_eq!(told.verdict, denied.clone().map(|()| unreachable!()));
-        assert_eq!(format!("{told:?}").contains("secret"), knows, "{told:#?}");
+    for (reader, sees_entries) in [(Audience::Operator, true), (Audience::Asker, false)] {
+        let explanation = host.why(&root(), web, VmId::PARENT, reader);
+        assert_eq!(explanation.verdict, denied.clone().map(|()| unreachable!()));
+        assert_eq!(
+            format!("{explanation:?}").contains("secret"),
+            sees_entries,
+            "{explanation:#?}"
+        );
         let fix = format!("edit connect.partitions in services/{SERVICE}.toml");
-        assert_eq!(told.fix, Some(fix));
+        assert_eq!(explanation.fix, Some(fix));
     }
-    // In the partition that owns the registry everyone may read it.
+    // Every process in the partition that owns the registry may read it.
     let mut demo = registration();
     demo.connect.users = Some(vec!["alice".to_owned()]);
     host.fabric.update(top, demo).unwrap();
-    let told = host.why(
+    let explanation = host.why(
         &user(1001, "bob"),
         top,
         VmId::of_container("web"),
         Audience::Asker,
     );
     let rule = "connect.users = [\"alice\"]".to_owned();
-    assert_eq!(told.verdict.unwrap_err(), Refusal::Denied { rule });
+    assert_eq!(explanation.verdict.unwrap_err(), Refusal::Denied { rule });
 }
 
 #[test]
-fn names_are_known_as_far_as_those_who_have_them_may_be_reached() {
+fn only_names_of_reachable_partitions_are_resolved() {
     let mut host = Host::new();
     let (web, db, top) = (host.container("web"), host.container("db"), host.host);
     let vm = host.add(top, PartitionKind::Vm, "vm");
     let inner = host.add(vm, PartitionKind::Container, "inner");
-    let id = |from, called| host.fabric.vm_id_of(from, &name(called));
+    let id = |from, partition_name| host.fabric.vm_id_of(from, &name(partition_name));
     assert_eq!(id(web, "WEB"), Some(VmId::LOOPBACK));
     assert_eq!(id(web, "top"), Some(VmId::PARENT));
     assert_eq!(id(web, "db"), None);
@@ -462,7 +471,7 @@ fn names_are_known_as_far_as_those_who_have_them_may_be_reached() {
 }
 
 #[test]
-fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() {
+fn a_connect_without_a_listener_goes_to_the_guest_if_the_rules_allow() {
     let mut host = Host::new();
     let top = host.host;
     let (web, db) = (
@@ -487,7 +496,7 @@ fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() 
             .is_waiting()
     );
 
-    // Between guests the same, once they are in one group.
+    // The same between two guests, once they share a group.
     assert_eq!(host.connect(web, db_id), Err(Refusal::NotReachable));
     for vm in [web, db] {
         host.fabric.set_groups(vm, vec!["blue".into()]).unwrap();
@@ -495,18 +504,18 @@ fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() 
     let route = host.connect(web, db_id).unwrap();
     assert_eq!(route.destination, Destination::Guest);
     assert_eq!((route.server.vm, route.client.vm), (db_id, web_id));
-    // A guest's kernel has no option to keep it.
+    // A guest's kernel has no HVSOCKET_CONNECTED_SUSPEND.
     host.fabric.set_state(db, PartitionState::Paused).unwrap();
     assert_eq!(
         host.effects(),
-        [cut(route.connection, Refusal::PartitionPaused)]
+        [reset(route.connection, Refusal::PartitionPaused)]
     );
     assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionPaused));
     host.fabric.set_state(db, PartitionState::Off).unwrap();
     assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionOff));
-    let told = host.why(&root(), top, db_id, Audience::Operator);
+    let explanation = host.why(&root(), top, db_id, Audience::Operator);
     let fix = "start its VMM with what `hvsock vm show db` prints";
-    assert_eq!(told.fix.as_deref(), Some(fix));
+    assert_eq!(explanation.fix.as_deref(), Some(fix));
 
     let mut rule = registration();
     rule.bind.partitions = Some(vec!["db".to_owned()]);
@@ -516,7 +525,7 @@ fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() 
     host.fabric.unregister(top, SERVICE);
     assert_eq!(host.connect(top, web_id), Err(Refusal::Unregistered));
     let [one] = &host.effects()[..] else {
-        panic!("the connection with web, and nothing else, is cut");
+        panic!("expected exactly one reset: the connection with web");
     };
     assert!(
         matches!(one, Effect::CutConnection { refusal, .. } if *refusal == Refusal::Unregistered)
@@ -524,7 +533,7 @@ fn what_no_listener_of_ours_takes_goes_to_the_guest_as_far_as_the_rules_allow() 
 }
 
 #[test]
-fn a_process_alone_decides_whether_its_connection_with_a_paused_guest_is_kept() {
+fn connected_suspend_of_the_process_alone_decides_for_a_paused_guest() {
     let mut host = Host::new();
     let top = host.host;
     let web = host.add(top, PartitionKind::Vm, "web");
@@ -539,7 +548,7 @@ fn a_process_alone_decides_whether_its_connection_with_a_paused_guest_is_kept() 
     let mut effects = host.effects();
     effects.sort_by_key(|effect| matches!(effect, Effect::Suspend { .. }));
     let suspended = [kept, from_guest].map(|id| Effect::Suspend { id });
-    assert_eq!(effects[0], cut(lost, Refusal::PartitionPaused));
+    assert_eq!(effects[0], reset(lost, Refusal::PartitionPaused));
     assert_eq!(effects[1..], suspended);
     host.fabric.set_state(web, PartitionState::Running).unwrap();
     let resumed = [kept, from_guest].map(|id| Effect::Resume { id });
@@ -547,7 +556,7 @@ fn a_process_alone_decides_whether_its_connection_with_a_paused_guest_is_kept() 
 }
 
 #[test]
-fn a_guest_means_a_registered_service_by_its_port_or_alias() {
+fn a_guest_addresses_a_registered_service_by_port_or_alias() {
     let mut host = Host::new();
     let top = host.host;
     let web = host.add(top, PartitionKind::Vm, "web");
@@ -560,7 +569,7 @@ fn a_guest_means_a_registered_service_by_its_port_or_alias() {
     assert_eq!(of(&host, port), id);
     assert_eq!(of(&host, 2761), SERVICE);
     assert_eq!(of(&host, 1), ServiceId::from_port(1));
-    // The root has no parent whose services it could mean.
+    // The root has no parent, so only the template applies.
     let in_root = host.fabric.service_for_port(top, port);
     assert_eq!(in_root, ServiceId::from_port(port));
 }
@@ -570,20 +579,20 @@ fn an_explanation_says_that_the_guest_decides() {
     let mut host = Host::new();
     let top = host.host;
     host.add(top, PartitionKind::Vm, "web");
-    let told = host.why(&root(), top, VmId::of_container("web"), Audience::Operator);
-    assert!(told.verdict.is_ok());
-    let step = told
+    let explanation = host.why(&root(), top, VmId::of_container("web"), Audience::Operator);
+    assert!(explanation.verdict.is_ok());
+    let step = explanation
         .steps
         .iter()
-        .find(|step| step.question == "May the guest web take it?");
+        .find(|step| step.question == "May the guest web accept it?");
     assert_eq!(
         step.unwrap().answer,
-        "yes: the guest decides, by who listens at its port 2761"
+        "yes: the guest decides, by its listeners on vsock port 2761"
     );
 }
 
 #[test]
-fn neither_a_guests_backlog_nor_ours_bounds_connects_to_it_and_limits_do() {
+fn connects_to_a_guest_have_no_backlog_but_obey_the_limits() {
     let mut host = Host::with(Limits {
         backlog_max: 1,
         connections_per_partition: 3,
@@ -600,7 +609,7 @@ fn neither_a_guests_backlog_nor_ours_bounds_connects_to_it_and_limits_do() {
 }
 
 #[test]
-fn a_backlog_is_at_least_one_and_at_most_the_limit() {
+fn a_backlog_is_clamped_between_one_and_the_limit() {
     let limits = Limits {
         backlog_max: 2,
         ..Limits::default()
@@ -623,9 +632,9 @@ fn a_backlog_is_at_least_one_and_at_most_the_limit() {
     assert!(host.connect(web, VmId::PARENT).is_ok());
 }
 
-/// As large as the limits let it become: every step must be a look-up, or this takes minutes.
+/// All tables at their limits. Every operation must be a lookup, or this takes minutes.
 #[test]
-fn a_full_fabric_still_answers_at_once() {
+fn requests_on_a_full_fabric_are_lookups() {
     let limits = Limits {
         listeners_per_partition: usize::MAX,
         connections_per_partition: usize::MAX,
@@ -674,7 +683,7 @@ fn a_full_fabric_still_answers_at_once() {
 }
 
 #[test]
-fn where_nobody_sees_who_listens_all_other_questions_are_still_asked() {
+fn without_listeners_all_other_checks_still_run() {
     let mut host = Host::new();
     let spec = RootSpec {
         kind: PartitionKind::Host,
@@ -697,7 +706,7 @@ fn where_nobody_sees_who_listens_all_other_questions_are_still_asked() {
         };
         assert_eq!(explanation.verdict, Ok(verdict));
         let last = explanation.steps.last().unwrap();
-        assert!(last.question.contains("listens"), "{last:?}");
+        assert!(last.question.contains("listener"), "{last:?}");
         assert!(!last.answer.contains("port"), "{last:?}");
     }
     host.fabric.set_state(vm, PartitionState::Off).unwrap();

@@ -1,27 +1,27 @@
-//! The fabric against a second, brute-force reading of DESIGN's rules.
+//! Model test: compares the fabric with a second, brute-force implementation of its rules.
 //!
-//! Random trees, registries, states and orders of events go to both, and both must agree on every
-//! verdict, on the listener and partition that a connect reaches, on what a change cuts, suspends
-//! and resumes, and on what is there afterwards. Every explanation must agree with what then
-//! happens. At the end, every row of the table and every refusal must have been seen.
+//! Both get the same random trees, registries, states and sequences of events. They must agree on every
+//! result, on the listener and partition that a connect reaches, on the effects of every change, and on
+//! the resulting state. Every explanation must match the result of the request. At the end, every row
+//! of the address table and every refusal must have occurred.
 //!
 //! `PROPTEST_CASES=100000 cargo test --release -p hvsock-fabric --test agreement -- --nocapture`
-//! runs more of it and shows the tally.
+//! runs more cases and prints the coverage.
 
+mod coverage;
 mod driver;
+mod model;
 mod ops;
-mod reading;
-mod tally;
 
 use std::cell::RefCell;
 
 use proptest::test_runner::{Config, TestRunner};
 
 #[test]
-fn the_fabric_and_a_plain_reading_of_its_rules_agree() {
+fn the_fabric_agrees_with_a_brute_force_model_of_its_rules() {
     const CASES: u32 = 1500;
-    let asked = std::env::var("PROPTEST_CASES").ok();
-    let cases = asked.map_or(CASES, |text| {
+    let requested = std::env::var("PROPTEST_CASES").ok();
+    let cases = requested.map_or(CASES, |text| {
         text.parse().expect("PROPTEST_CASES is a number")
     });
     let mut runner = TestRunner::new(Config {
@@ -30,17 +30,17 @@ fn the_fabric_and_a_plain_reading_of_its_rules_agree() {
         max_shrink_iters: 20_000,
         ..Config::default()
     });
-    let tally = RefCell::new(tally::Tally::default());
+    let coverage = RefCell::new(coverage::Coverage::default());
     let outcome = runner.run(&ops::case(), |case| {
-        driver::run(case, &mut tally.borrow_mut());
+        driver::run(case, &mut coverage.borrow_mut());
         Ok(())
     });
     if let Err(failure) = outcome {
         panic!("{failure}");
     }
-    let (text, missing) = tally.borrow().report();
+    let (text, missing) = coverage.borrow().report();
     println!("{text}");
-    // A handful of cases asked for by hand need not reach everything.
+    // A manual run with few cases need not cover everything.
     if cases >= CASES {
         assert!(missing.is_empty(), "never reached: {missing:#?}");
     }

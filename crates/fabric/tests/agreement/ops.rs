@@ -1,5 +1,4 @@
-//! What may happen to a fabric, drawn at random from few names, ids, users and services, so that
-//! they meet.
+//! Random operations on a fabric. They use few names, ids, users and services to provoke collisions.
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use hvsock_fabric::{End, Limits, PartitionKind, PartitionState};
@@ -9,7 +8,7 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-/// A fabric's beginning, and what happens to it.
+/// An initial fabric and a sequence of operations.
 #[derive(Clone, Debug)]
 pub struct Case {
     pub root: PartitionKind,
@@ -17,8 +16,7 @@ pub struct Case {
     pub ops: Vec<Op>,
 }
 
-/// Partitions, listeners and connections are meant by number: the nth of those that fit, round and
-/// round.
+/// An operation. Partitions, listeners and connections are indexes modulo the number of suitable ones.
 #[derive(Clone, Debug)]
 pub enum Op {
     AddPartition(AddPartition),
@@ -28,7 +26,7 @@ pub enum Op {
     Register(Pick, Registration),
     Update(Pick, Registration),
     Unregister(Pick, ServiceId),
-    /// Switches an entry on or off, for all or for the child with this name.
+    /// Enables or disables a registration, for all or for the child with this name.
     Enable(Pick, ServiceId, Option<PartitionName>, bool),
     SetDefaults(Pick, Defaults),
     SetRegistry(Pick, Vec<Registration>),
@@ -36,10 +34,10 @@ pub enum Op {
     /// A listen for the service of this listener in its partition.
     ListenBeside(usize, Principal, Vm, u32),
     Connect(Request),
-    /// A connect to this listener's service by one of the partitions that may see its own, and
-    /// whether that end wants the connection kept.
+    /// A connect to this listener's service by one of the partitions that can reach its own, with the
+    /// HVSOCKET_CONNECTED_SUSPEND of that end.
     ConnectTo(usize, usize, Principal, bool),
-    /// The same for a VM and a service in it, whoever listens there.
+    /// The same for a VM and a service in it, with or without a listener.
     ConnectInto(usize, usize, Principal, ServiceId, bool),
     /// Sets the state of the partition at this end of a connection.
     SetStateAt(usize, End, PartitionState),
@@ -67,7 +65,7 @@ pub struct Request {
     pub service: ServiceId,
 }
 
-/// A VmId, some of them by what they are to the fabric.
+/// A VmId, either absolute or relative to the requesting partition.
 #[derive(Clone, Copy, Debug)]
 pub enum Vm {
     Is(VmId),
@@ -78,7 +76,7 @@ pub enum Vm {
     OfPartition(usize),
 }
 
-/// A partition: the nth of those that fit what it is picked for, or of all there ever were.
+/// A partition: the nth of the suitable ones, or the nth of all, including removed ones.
 #[derive(Clone, Copy, Debug)]
 pub enum Pick {
     Fitting(usize),
@@ -87,7 +85,7 @@ pub enum Pick {
 
 pub const BROKER_UID: u32 = 900;
 
-/// Few enough to be taken, some of them in another case.
+/// Few names, to provoke collisions. Some differ only in case.
 const PARTITIONS: [&str; 10] = [
     "web", "Web", "db", "DB", "app", "k1", "k.2", "k3", "ci", "box",
 ];
@@ -164,14 +162,14 @@ fn end() -> impl Strategy<Value = End> {
     select(vec![End::Client, End::Server])
 }
 
-/// A list of an access rule, if it is given.
+/// A list of an access rule, present with the probability `given`.
 fn list(given: f64, entries: Vec<String>) -> impl Strategy<Value = Option<Vec<String>>> {
     let len = 0..=entries.len().min(3);
     option::weighted(given, subsequence(entries, len))
 }
 
-/// An access rule each of whose lists is given as often as this; seldom, or else few rules would
-/// ever allow anything.
+/// An access rule. Each list is present with the probability `given`, which must be small: otherwise
+/// few rules allow anything.
 fn rule(given: f64) -> impl Strategy<Value = AccessRule> {
     let mut partitions = strings(&["*", "web", "DB", "k.2", "@blue", "@red"]);
     partitions.push(vm_id(1).to_string());
@@ -188,7 +186,7 @@ fn rule(given: f64) -> impl Strategy<Value = AccessRule> {
         })
 }
 
-/// A setting that is given half of the time, and then mostly lets pass.
+/// A setting that is present with probability 0.5, and then allows with probability 0.6.
 fn setting() -> impl Strategy<Value = Option<bool>> {
     option::of(prop::bool::weighted(0.6))
 }
@@ -284,7 +282,7 @@ fn vm() -> impl Strategy<Value = Vm> {
     ]
 }
 
-/// The addresses that several partitions connect to, so that listeners stand in each other's way.
+/// Addresses that several partitions connect to, so that listeners compete.
 fn several() -> impl Strategy<Value = Vm> {
     select(vec![Vm::Is(VmId::WILDCARD), Vm::Is(VmId::CHILDREN)])
 }
@@ -354,7 +352,7 @@ fn limits() -> impl Strategy<Value = Limits> {
     prop_oneof![4 => Just(Limits::default()), 1 => tight]
 }
 
-/// A tree with some services first, then whatever may happen.
+/// A tree with some services first, then random operations.
 pub fn case() -> impl Strategy<Value = Case> {
     let root = prop_oneof![
         16 => Just(PartitionKind::Host),

@@ -1,21 +1,21 @@
-//! What a run has reached, as a table, and what it should have.
+//! Counters of what a run has covered, and the check that it covered everything.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use hvsock_fabric::Refusal;
 
-/// How often each thing was seen.
+/// How often each case occurred.
 #[derive(Default)]
-pub struct Tally {
+pub struct Coverage {
     pub cases: u64,
-    /// By row of DESIGN's table, verb and outcome.
+    /// By row of the address table, verb and outcome.
     rows: BTreeMap<(Row, Verb), BTreeMap<&'static str, u64>>,
-    /// By refusal: when asked, and as the reason of a cut.
+    /// By refusal: of requests, of connections that were reset, and of listeners that were closed.
     refused: BTreeMap<&'static str, u64>,
-    cut_connections: BTreeMap<&'static str, u64>,
-    cut_listeners: BTreeMap<&'static str, u64>,
-    /// Everything else worth knowing that it happened.
+    reset_connections: BTreeMap<&'static str, u64>,
+    closed_listeners: BTreeMap<&'static str, u64>,
+    /// Other events.
     events: BTreeMap<String, u64>,
 }
 
@@ -25,8 +25,8 @@ pub enum Verb {
     Listen,
 }
 
-/// The rows of DESIGN's table; those that mean different things in different partitions are
-/// several.
+/// The rows of the address table in docs/tutorial.md. An id whose meaning depends on the partition has
+/// several rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Row {
     WildcardInRoot,
@@ -46,7 +46,7 @@ pub enum Row {
     SiblingsIdInNoGroup,
     OwnId,
     ParentsId,
-    StrangersId,
+    UnrelatedId,
     UnknownIdInRoot,
     UnknownId,
 }
@@ -72,13 +72,13 @@ impl Row {
         (Row::SiblingsIdInNoGroup, "a sibling's id, no group"),
         (Row::OwnId, "its own id"),
         (Row::ParentsId, "its parent's id"),
-        (Row::StrangersId, "any other id of the fabric"),
+        (Row::UnrelatedId, "any other id of the fabric"),
         (Row::UnknownIdInRoot, "an unknown id, root"),
         (Row::UnknownId, "an unknown id, elsewhere"),
     ];
 
-    /// What the table says: the refusal that every request of this row gets, or none where it may
-    /// be granted. Requests that are refused before the address is looked at are not counted.
+    /// The refusal that the table requires for every request of this row. `None` if the request may
+    /// succeed. Requests that are refused before the address is resolved are not counted.
     fn refusal(self, verb: Verb) -> Option<Refusal> {
         match (self, verb) {
             (Row::WildcardInRoot, Verb::Connect) | (Row::Children, Verb::Connect) => {
@@ -96,7 +96,7 @@ impl Row {
                 Row::SiblingsIdInNoGroup
                 | Row::OwnId
                 | Row::ParentsId
-                | Row::StrangersId
+                | Row::UnrelatedId
                 | Row::UnknownId,
                 _,
             ) => Some(Refusal::NotReachable),
@@ -105,7 +105,7 @@ impl Row {
     }
 }
 
-impl Tally {
+impl Coverage {
     pub fn request(&mut self, row: Option<Row>, verb: Verb, outcome: Result<(), &Refusal>) {
         let word = outcome.map_or_else(Refusal::label, |()| GRANTED);
         if let Err(refusal) = outcome {
@@ -120,19 +120,19 @@ impl Tally {
         }
     }
 
-    pub fn cut_connection(&mut self, refusal: &Refusal) {
-        *self.cut_connections.entry(refusal.label()).or_default() += 1;
+    pub fn reset_connection(&mut self, refusal: &Refusal) {
+        *self.reset_connections.entry(refusal.label()).or_default() += 1;
     }
 
-    pub fn cut_listener(&mut self, refusal: &Refusal) {
-        *self.cut_listeners.entry(refusal.label()).or_default() += 1;
+    pub fn terminate_listener(&mut self, refusal: &Refusal) {
+        *self.closed_listeners.entry(refusal.label()).or_default() += 1;
     }
 
     pub fn event(&mut self, what: impl Into<String>) {
         *self.events.entry(what.into()).or_default() += 1;
     }
 
-    /// The tables, and whatever was not reached that should have been.
+    /// The coverage as text, and the required cases that did not occur.
     pub fn report(&self) -> (String, Vec<String>) {
         let mut text = format!("{} cases agreed\n\n", self.cases);
         let mut missing = Vec::new();
@@ -165,7 +165,12 @@ impl Tally {
             }
             let _ = writeln!(text, "{line}");
         }
-        let head = ["refusal", "asked", "connections cut", "listeners cut"];
+        let head = [
+            "refusal",
+            "requested",
+            "connections reset",
+            "listeners closed",
+        ];
         let _ = writeln!(
             text,
             "\n{:<24}{:>12}{:>18}{:>16}",
@@ -173,16 +178,19 @@ impl Tally {
         );
         for label in Refusal::ALL_LABELS {
             let count = |of: &BTreeMap<&str, u64>| of.get(label).copied().unwrap_or(0);
-            let asked = count(&self.refused);
-            let _ = write!(text, "{label:<24}{asked:>12}");
-            let (cut, ended) = (count(&self.cut_connections), count(&self.cut_listeners));
-            let _ = write!(text, "{cut:>18}{ended:>16}");
-            match who_else_refuses(label) {
+            let requested = count(&self.refused);
+            let _ = write!(text, "{label:<24}{requested:>12}");
+            let (reset, closed) = (
+                count(&self.reset_connections),
+                count(&self.closed_listeners),
+            );
+            let _ = write!(text, "{reset:>18}{closed:>16}");
+            match other_source(label) {
                 Some(who) => {
                     let _ = write!(text, "  {who}");
-                    assert_eq!(asked + cut + ended, 0, "{label} is not the fabric's");
+                    assert_eq!(requested + reset + closed, 0, "{label} is not the fabric's");
                 }
-                None if asked == 0 => missing.push(label.to_owned()),
+                None if requested == 0 => missing.push(label.to_owned()),
                 None => {}
             }
             text.push('\n');
@@ -207,19 +215,11 @@ impl Tally {
                 missing.push(event.to_owned());
             }
         }
-        // What is rare is missed by a short run now and then.
+        // A short run may miss rare cases.
         if self.cases >= 50_000 {
             for (what, seen, want) in [
-                (
-                    "connections cut",
-                    &self.cut_connections,
-                    REASONS_TO_CUT_CONNECTIONS,
-                ),
-                (
-                    "listeners cut",
-                    &self.cut_listeners,
-                    REASONS_TO_CUT_LISTENERS,
-                ),
+                ("connections reset", &self.reset_connections, RESET_REASONS),
+                ("listeners closed", &self.closed_listeners, CLOSE_REASONS),
             ] {
                 let unseen = want.iter().filter(|label| !seen.contains_key(**label));
                 missing.extend(unseen.map(|label| format!("{what}: {label}")));
@@ -229,7 +229,7 @@ impl Tally {
     }
 }
 
-const REASONS_TO_CUT_CONNECTIONS: &[&str] = &[
+const RESET_REASONS: &[&str] = &[
     "unregistered",
     "disabled",
     "partition_off",
@@ -237,7 +237,7 @@ const REASONS_TO_CUT_CONNECTIONS: &[&str] = &[
     "no_listener",
 ];
 
-const REASONS_TO_CUT_LISTENERS: &[&str] = &[
+const CLOSE_REASONS: &[&str] = &[
     "unregistered",
     "disabled",
     "denied",
@@ -247,15 +247,13 @@ const REASONS_TO_CUT_LISTENERS: &[&str] = &[
     "wildcard_not_allowed",
 ];
 
-/// Refusals that need time, a peer or a transport, none of which the fabric has; their words and
-/// numbers are tested with all others in `src/refusal.rs`.
-fn who_else_refuses(label: &str) -> Option<&'static str> {
+/// The source of a refusal that needs a timeout, a peer or a transport, which the fabric does not have.
+/// The tests in `src/refusal.rs` cover the labels and codes of these refusals.
+fn other_source(label: &str) -> Option<&'static str> {
     match label {
-        "timed_out" => {
-            Some("not here: who waits for an answer says it, the library and the broker")
-        }
-        "service_not_mappable" => Some("not here: transports that know ports only say it"),
-        "reset" => Some("not here: who moves the bytes says it, the library and the broker"),
+        "timed_out" => Some("not here: the library and the broker report it after a timeout"),
+        "service_not_mappable" => Some("not here: transports with port numbers only report it"),
+        "reset" => Some("not here: the library and the broker report it during data transfer"),
         _ => None,
     }
 }

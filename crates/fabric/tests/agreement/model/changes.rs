@@ -1,16 +1,16 @@
-//! What operators change: everything is looked at again, whatever changed.
+//! Changes by operators. Each rechecks everything.
 
 use hvsock_address::ServiceId;
 use hvsock_fabric::{PartitionKind, PartitionState, Refusal};
 use hvsock_registry::{Defaults, Registration};
 
-use super::{Did, Part, Reading, same};
+use super::{Model, ModelEffect, ModelPartition, same};
 use crate::ops::AddPartition;
 
-impl Reading {
+impl Model {
     pub fn add_partition(&mut self, new: AddPartition, parent: usize) -> Result<(), &'static str> {
         let outer = &self.partitions[parent];
-        if !outer.there {
+        if !outer.exists {
             return Err("NoParent");
         }
         let fits = match outer.kind {
@@ -24,20 +24,23 @@ impl Reading {
         if new.id.is_well_known() {
             return Err("IdReserved");
         }
-        let there = self.partitions.iter().filter(|p| p.there);
-        if there.clone().any(|p| same(Some(&p.name), Some(&new.name))) {
+        let existing = self.partitions.iter().filter(|p| p.exists);
+        if existing
+            .clone()
+            .any(|p| same(Some(&p.name), Some(&new.name)))
+        {
             return Err("NameTaken");
         }
-        if there.clone().any(|p| p.id == new.id) {
+        if existing.clone().any(|p| p.id == new.id) {
             return Err("IdTaken");
         }
-        if there.count() >= self.limits.partitions
+        if existing.count() >= self.limits.partitions
             || new.groups.len() > self.limits.groups_per_partition
         {
             return Err("LimitReached");
         }
-        self.partitions.push(Part {
-            there: true,
+        self.partitions.push(ModelPartition {
+            exists: true,
             kind: new.kind,
             name: new.name,
             id: new.id,
@@ -54,16 +57,16 @@ impl Reading {
         if p == 0 {
             return Err("Root");
         }
-        if !self.partitions[p].there {
+        if !self.partitions[p].exists {
             return Err("Gone");
         }
         self.switch_off(p);
         for q in 0..self.partitions.len() {
             if self.is_in(q, p) {
-                self.partitions[q].there = false;
+                self.partitions[q].exists = false;
             }
         }
-        self.look_at_everything();
+        self.recheck_everything();
         Ok(())
     }
 
@@ -71,7 +74,7 @@ impl Reading {
         if p == 0 && state != PartitionState::Running {
             return Err("Root");
         }
-        if !self.partitions[p].there {
+        if !self.partitions[p].exists {
             return Err("Gone");
         }
         if self.partitions[p].state == state {
@@ -84,28 +87,28 @@ impl Reading {
                 for n in 0..self.connections.len() {
                     let c = &self.connections[n];
                     let (from_in, to_in) = (self.is_in(c.from, p), self.is_in(c.to, p));
-                    if !c.there || !(from_in || to_in) {
+                    if !c.exists || !(from_in || to_in) {
                         continue;
                     }
-                    let kept = c.keeps[0] || c.keeps[1] || from_in && to_in;
+                    let kept = c.connected_suspend[0] || c.connected_suspend[1] || from_in && to_in;
                     if !kept {
-                        self.cut_connection(n, &Refusal::PartitionPaused);
+                        self.reset_connection(n, &Refusal::PartitionPaused);
                     } else if !c.suspended {
                         self.connections[n].suspended = true;
-                        self.effects.push(Did::Suspend(n));
+                        self.effects.push(ModelEffect::Suspend(n));
                     }
                 }
             }
             PartitionState::Running => {
                 for n in 0..self.connections.len() {
                     let c = &self.connections[n];
-                    if c.there
+                    if c.exists
                         && c.suspended
                         && self.runs(c.from).is_ok()
                         && self.runs(c.to).is_ok()
                     {
                         self.connections[n].suspended = false;
-                        self.effects.push(Did::Resume(n));
+                        self.effects.push(ModelEffect::Resume(n));
                     }
                 }
             }
@@ -117,12 +120,12 @@ impl Reading {
         for n in 0..self.connections.len() {
             let c = &self.connections[n];
             if self.is_in(c.from, p) || self.is_in(c.to, p) {
-                self.cut_connection(n, &Refusal::PartitionOff);
+                self.reset_connection(n, &Refusal::PartitionOff);
             }
         }
         for n in 0..self.listeners.len() {
             if self.is_in(self.listeners[n].partition, p) {
-                self.cut_listener(n, &Refusal::PartitionOff);
+                self.terminate_listener(n, &Refusal::PartitionOff);
             }
         }
     }
@@ -131,15 +134,15 @@ impl Reading {
         if groups.len() > self.limits.groups_per_partition {
             return Err("LimitReached");
         }
-        if !self.partitions[p].there {
+        if !self.partitions[p].exists {
             return Err("Gone");
         }
         self.partitions[p].groups = groups;
-        self.look_at_everything();
+        self.recheck_everything();
         Ok(())
     }
 
-    /// Adds an entry, or puts it in place of another if `replace`.
+    /// Adds a registration, or replaces one if `replace`.
     pub fn register(
         &mut self,
         p: usize,
@@ -176,7 +179,7 @@ impl Reading {
         }
         services.retain(|entry| entry.id != new.id);
         services.push(new);
-        self.look_at_everything();
+        self.recheck_everything();
         Ok(())
     }
 
@@ -187,14 +190,14 @@ impl Reading {
         let before = services.len();
         services.retain(|entry| entry.id != service);
         let removed = services.len() < before;
-        self.look_at_everything();
+        self.recheck_everything();
         removed
     }
 
     pub fn set_defaults(&mut self, p: usize, defaults: Defaults) -> Result<(), &'static str> {
         self.services(p).ok_or("NoRegistry")?;
         self.partitions[p].defaults = defaults;
-        self.look_at_everything();
+        self.recheck_everything();
         Ok(())
     }
 
@@ -204,26 +207,26 @@ impl Reading {
         }
         *self.services(p).ok_or("NoRegistry")? = all;
         self.partitions[p].defaults = Defaults::default();
-        self.look_at_everything();
+        self.recheck_everything();
         Ok(())
     }
 
     pub(super) fn services(&mut self, p: usize) -> Option<&mut Vec<Registration>> {
         let owner = &mut self.partitions[p];
-        let has = owner.there && owner.kind != PartitionKind::Container;
+        let has = owner.exists && owner.kind != PartitionKind::Container;
         has.then_some(&mut owner.services)
     }
 
-    /// Cuts every connection whose service is no longer registered and enabled, then every
-    /// listener that could no longer receive.
-    pub(super) fn look_at_everything(&mut self) {
+    /// Resets every connection whose service is no longer registered and enabled, then closes every
+    /// listener that can no longer accept connections.
+    pub(super) fn recheck_everything(&mut self) {
         for n in 0..self.connections.len() {
             let c = &self.connections[n];
-            if !c.there {
+            if !c.exists {
                 continue;
             }
             let still = if c.from == c.to {
-                self.not_switched_off(c.from, c.service)
+                self.not_disabled(c.from, c.service)
             } else {
                 let (owner, children) = self.registry_between(c.from, c.to);
                 match self.registered(owner, c.service) {
@@ -232,19 +235,19 @@ impl Reading {
                 }
             };
             if let Err(refusal) = still {
-                self.cut_connection(n, &refusal);
+                self.reset_connection(n, &refusal);
             }
         }
         for n in 0..self.listeners.len() {
             let l = &self.listeners[n];
-            if !l.there {
+            if !l.exists {
                 continue;
             }
             let still = self
                 .check_listen_address(l.partition, l.vm)
-                .and_then(|()| self.may_receive(l.partition, &l.who, l.vm, l.service));
+                .and_then(|()| self.may_accept(l.partition, &l.who, l.vm, l.service));
             if let Err(refusal) = still {
-                self.cut_listener(n, &refusal);
+                self.terminate_listener(n, &refusal);
             }
         }
     }

@@ -1,11 +1,11 @@
-//! DESIGN's table, row by row.
+//! The address table of docs/tutorial.md, row by row.
 
 use hvsock_address::VmId;
 use hvsock_fabric::{PartitionKind, Refusal};
 
-use super::Reading;
+use super::Model;
 
-impl Reading {
+impl Model {
     pub fn connect_goes_to(&self, p: usize, vm: VmId) -> Result<usize, Refusal> {
         let me = &self.partitions[p];
         if vm == VmId::ZERO {
@@ -31,7 +31,7 @@ impl Reading {
 
     pub(super) fn partition_by_id(&self, p: usize, id: VmId) -> Result<usize, Refusal> {
         for (q, other) in self.partitions.iter().enumerate() {
-            if other.there && other.id == id {
+            if other.exists && other.id == id {
                 if other.parent == Some(p) || (p != q && self.in_one_group(p, q)) {
                     return Ok(q);
                 }
@@ -86,12 +86,13 @@ impl Reading {
         }
     }
 
-    /// Whether a listener of `p` at `vm` hears a connect from `q`, and how particular it is.
-    pub(super) fn hears(&self, p: usize, vm: VmId, q: usize) -> Option<u8> {
+    /// Whether a listener of `p` at `vm` accepts a connect from `q`. If so, returns its precedence: 0 is
+    /// the most specific address.
+    pub(super) fn accepts(&self, p: usize, vm: VmId, q: usize) -> Option<u8> {
         if vm == VmId::WILDCARD {
             return Some(2);
         }
-        let hears = if vm == VmId::LOOPBACK {
+        let accepts = if vm == VmId::LOOPBACK {
             p == q
         } else if vm == VmId::PARENT || vm == VmId::SILOHOST {
             self.partitions[p].parent == Some(q)
@@ -100,6 +101,6 @@ impl Reading {
         } else {
             return (self.partitions[q].id == vm).then_some(0);
         };
-        hears.then_some(1)
+        accepts.then_some(1)
     }
 }

@@ -1,13 +1,13 @@
-//! Connect and listen, question by question.
+//! The checks of connect and listen, in order.
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_fabric::{PartitionKind, Refusal};
 use hvsock_registry::Principal;
 
 use super::rules::Who;
-use super::{Connected, Listening, Part, Reading};
+use super::{Model, ModelConnection, ModelListener, ModelPartition};
 
-impl Reading {
+impl Model {
     pub fn connect(
         &mut self,
         p: usize,
@@ -15,21 +15,21 @@ impl Reading {
         vm: VmId,
         service: ServiceId,
     ) -> Result<(Option<usize>, usize), Refusal> {
-        let (listener, to) = self.judge_connect(p, who, vm, service)?;
-        self.connections.push(Connected {
-            there: true,
+        let (listener, to) = self.evaluate_connect(p, who, vm, service)?;
+        self.connections.push(ModelConnection {
+            exists: true,
             from: p,
             to,
             listener,
             service,
             waiting: true,
             suspended: false,
-            keeps: [false; 2],
+            connected_suspend: [false; 2],
         });
         Ok((listener, to))
     }
 
-    pub(super) fn judge_connect(
+    pub(super) fn evaluate_connect(
         &self,
         p: usize,
         who: &Principal,
@@ -39,13 +39,13 @@ impl Reading {
         if service == ServiceId::ZERO {
             return Err(Refusal::AddressNotAvailable);
         }
-        if !self.partitions[p].there {
+        if !self.partitions[p].exists {
             return Err(Refusal::PartitionOff);
         }
         let to = self.connect_goes_to(p, vm)?;
         self.runs(p)?;
         self.runs(to)?;
-        let mut border = None;
+        let mut boundary = None;
         if to != p {
             let (owner, children) = self.registry_between(p, to);
             let names = Self::names(&children);
@@ -53,41 +53,41 @@ impl Reading {
                 .registered(owner, service)
                 .ok_or(Refusal::Unregistered)?;
             Self::enabled(entry, &names)?;
-            let asker = if owner == p {
+            let requester = if owner == p {
                 Who::Process(who)
             } else {
                 Who::Child(&self.partitions[p])
             };
-            self.access(owner, entry, false, asker, &names)
-                .map_err(|no| no.refusal(owner == p))?;
-            border = Some((owner, entry, names));
+            self.access(owner, entry, false, requester, &names)
+                .map_err(|denial| denial.refusal(owner == p))?;
+            boundary = Some((owner, entry, names));
         } else {
-            self.not_switched_off(p, service)?;
+            self.not_disabled(p, service)?;
         }
-        let mut hearing = vec![];
+        let mut accepting = vec![];
         for (n, listener) in self.listeners.iter().enumerate() {
-            if listener.there
+            if listener.exists
                 && listener.partition == to
                 && listener.service == service
-                && let Some(rank) = self.hears(to, listener.vm, p)
+                && let Some(rank) = self.accepts(to, listener.vm, p)
             {
-                hearing.push((rank, n));
+                accepting.push((rank, n));
             }
         }
-        hearing.sort();
+        accepting.sort();
         let mut answer = Err(Refusal::NoListener);
-        for (at, (_, n)) in hearing.iter().enumerate() {
+        for (at, (_, n)) in accepting.iter().enumerate() {
             let listener = &self.listeners[*n];
             let mut may = Ok(());
-            if let Some((owner, entry, names)) = &border {
-                let asker = if *owner == to {
+            if let Some((owner, entry, names)) = &boundary {
+                let requester = if *owner == to {
                     Who::Process(&listener.who)
                 } else {
                     Who::Child(&self.partitions[to])
                 };
                 may = self
-                    .access(*owner, entry, true, asker, names)
-                    .map_err(|no| no.refusal(*owner == p));
+                    .access(*owner, entry, true, requester, names)
+                    .map_err(|denial| denial.refusal(*owner == p));
                 if may.is_ok() && listener.vm == VmId::WILDCARD {
                     may = self.wildcard(*owner, entry, names);
                 }
@@ -101,36 +101,36 @@ impl Reading {
                 Err(_) => {}
             }
         }
-        let heard = !hearing.is_empty();
+        let any_listener = !accepting.is_empty();
         let to_guest = self.partitions[to].kind == PartitionKind::Vm
             && to != p
             && self.partitions[p].parent != Some(to);
-        if !heard
+        if !any_listener
             && to_guest
-            && let Some((owner, entry, names)) = &border
+            && let Some((owner, entry, names)) = &boundary
         {
-            // The guest is whoever listens in it, and must be allowed to.
+            // The guest as a whole acts as the listener, and must be allowed to bind.
             let guest = Who::Child(&self.partitions[to]);
             self.access(*owner, entry, true, guest, names)
-                .map_err(|no| no.refusal(*owner == p))?;
+                .map_err(|denial| denial.refusal(*owner == p))?;
             answer = Ok(None);
         }
         let listener = answer?;
-        let open = self.connections.iter().filter(|c| c.there);
+        let open = self.connections.iter().filter(|c| c.exists);
         let ends_in = |q: usize| open.clone().filter(|c| c.from == q || c.to == q).count();
-        room("connections", open.clone().count(), self.limits.connections)?;
-        room(
+        check_limit("connections", open.clone().count(), self.limits.connections)?;
+        check_limit(
             "connections_per_partition",
             ends_in(p),
             self.limits.connections_per_partition,
         )?;
-        room(
+        check_limit(
             "connections_per_partition",
             ends_in(to),
             self.limits.connections_per_partition,
         )?;
         if let Some(n) = listener {
-            let waits = |c: &&Connected| c.waiting && c.listener == listener;
+            let waits = |c: &&ModelConnection| c.waiting && c.listener == listener;
             if open.clone().filter(waits).count() >= self.listeners[n].backlog {
                 return Err(Refusal::BacklogFull);
             }
@@ -149,30 +149,30 @@ impl Reading {
         if service == ServiceId::ZERO {
             return Err(Refusal::AddressNotAvailable);
         }
-        if !self.partitions[p].there {
+        if !self.partitions[p].exists {
             return Err(Refusal::PartitionOff);
         }
         self.check_listen_address(p, vm)?;
         self.runs(p)?;
-        self.may_receive(p, who, vm, service)?;
-        let there = self.listeners.iter().filter(|l| l.there);
-        for other in there.clone() {
+        self.may_accept(p, who, vm, service)?;
+        let existing = self.listeners.iter().filter(|l| l.exists);
+        for other in existing.clone() {
             let one_host = |vm| vm == VmId::PARENT || vm == VmId::SILOHOST;
             let same = other.vm == vm || one_host(other.vm) && one_host(vm);
             if other.partition == p && other.service == service && same {
                 return Err(Refusal::AddressInUse);
             }
         }
-        let here = there.clone().filter(|l| l.partition == p).count();
-        room("listeners", there.count(), self.limits.listeners)?;
-        room(
+        let here = existing.clone().filter(|l| l.partition == p).count();
+        check_limit("listeners", existing.count(), self.limits.listeners)?;
+        check_limit(
             "listeners_per_partition",
             here,
             self.limits.listeners_per_partition,
         )?;
         let backlog = backlog.min(self.limits.backlog_max).max(1) as usize;
-        self.listeners.push(Listening {
-            there: true,
+        self.listeners.push(ModelListener {
+            exists: true,
             partition: p,
             who: who.clone(),
             vm,
@@ -182,16 +182,16 @@ impl Reading {
         Ok(())
     }
 
-    /// Inside a partition nothing has to be registered, and what its registry switches off is off.
-    pub(super) fn not_switched_off(&self, p: usize, service: ServiceId) -> Result<(), Refusal> {
+    /// Within a partition, a service need not be registered, but it must not be disabled.
+    pub(super) fn not_disabled(&self, p: usize, service: ServiceId) -> Result<(), Refusal> {
         match self.registered(p, service) {
             Some(entry) => Self::enabled(entry, &[None]),
             None => Ok(()),
         }
     }
 
-    /// Whether a listener could ever hear anybody, by the registries.
-    pub(super) fn may_receive(
+    /// Whether the registries allow a listener to accept any connection.
+    pub(super) fn may_accept(
         &self,
         p: usize,
         who: &Principal,
@@ -199,47 +199,47 @@ impl Reading {
         service: ServiceId,
     ) -> Result<(), Refusal> {
         if vm == VmId::LOOPBACK {
-            return self.not_switched_off(p, service);
+            return self.not_disabled(p, service);
         }
         let me = &self.partitions[p];
-        // Each way that connections may come: whose registry, and the ends that are its children.
-        let mut ways: Vec<(usize, Vec<&Part>)> = vec![];
+        // Each path of a connection: the owner of the registry, and the ends that are its children.
+        let mut paths: Vec<(usize, Vec<&ModelPartition>)> = vec![];
         if (vm == VmId::WILDCARD || vm == VmId::PARENT || vm == VmId::SILOHOST)
             && let Some(parent) = me.parent
         {
-            ways.push((parent, vec![me]));
+            paths.push((parent, vec![me]));
         }
         if vm == VmId::WILDCARD || vm == VmId::CHILDREN {
-            ways.push((p, vec![]));
+            paths.push((p, vec![]));
         }
         for (q, other) in self.partitions.iter().enumerate() {
-            if other.there && other.id == vm {
-                ways.push(self.registry_between(p, q));
+            if other.exists && other.id == vm {
+                paths.push(self.registry_between(p, q));
             }
         }
         let mut answer = Err(Refusal::Unregistered);
-        for (owner, children) in ways {
+        for (owner, children) in paths {
             let Some(entry) = self.registered(owner, service) else {
                 continue;
             };
-            let way = |names: &[Option<&PartitionName>]| {
+            let path_allows = |names: &[Option<&PartitionName>]| {
                 Self::enabled(entry, names)?;
-                let asker = if owner == p {
+                let requester = if owner == p {
                     Who::Process(who)
                 } else {
                     Who::Child(me)
                 };
-                self.access(owner, entry, true, asker, names)
-                    .map_err(|no| no.refusal(owner == p))?;
+                self.access(owner, entry, true, requester, names)
+                    .map_err(|denial| denial.refusal(owner == p))?;
                 if vm == VmId::WILDCARD {
                     self.wildcard(owner, entry, names)?;
                 }
                 Ok(())
             };
-            let mut may = way(&Self::names(&children));
+            let mut may = path_allows(&Self::names(&children));
             if children.is_empty() {
                 for child in entry.vm.keys() {
-                    if way(&[Some(child)]).is_ok() {
+                    if path_allows(&[Some(child)]).is_ok() {
                         may = Ok(());
                     }
                 }
@@ -254,7 +254,7 @@ impl Reading {
     }
 }
 
-fn room(which: &str, used: usize, limit: usize) -> Result<(), Refusal> {
+fn check_limit(which: &str, used: usize, limit: usize) -> Result<(), Refusal> {
     if used >= limit {
         let which = which.to_owned();
         return Err(Refusal::LimitReached { which });

@@ -1,28 +1,28 @@
-//! What a registry says, setting by setting.
+//! Access decisions of a registry, setting by setting.
 
 use hvsock_address::{PartitionName, ServiceId};
 use hvsock_fabric::{PartitionKind, Refusal};
 use hvsock_registry::{AccessRule, Principal, Registration};
 
-use super::{Part, Reading, same};
+use super::{Model, ModelPartition, same};
 use crate::ops::BROKER_UID;
 
-/// Who asks for access.
+/// The requester.
 #[derive(Clone, Copy)]
 pub(super) enum Who<'a> {
     Process(&'a Principal),
-    Child(&'a Part),
+    Child(&'a ModelPartition),
 }
 
-/// How an access rule is spelled for a reader of the registry, and for others.
-pub(super) struct No {
+/// The text of an access rule for a reader of the registry, and for others.
+pub(super) struct Denial {
     full: String,
     brief: String,
 }
 
-impl Reading {
+impl Model {
     /// The partition whose registry decides between two, and which of them are its children.
-    pub(super) fn registry_between(&self, p: usize, q: usize) -> (usize, Vec<&Part>) {
+    pub(super) fn registry_between(&self, p: usize, q: usize) -> (usize, Vec<&ModelPartition>) {
         let (one, other) = (&self.partitions[p], &self.partitions[q]);
         if one.parent == Some(q) {
             (q, vec![one])
@@ -44,8 +44,8 @@ impl Reading {
         owner.services.iter().find(|entry| entry.id == service)
     }
 
-    /// The names under which overrides apply; `None` where there is no particular child.
-    pub(super) fn names<'a>(children: &[&'a Part]) -> Vec<Option<&'a PartitionName>> {
+    /// The names whose overrides apply; `None` if there is no specific child.
+    pub(super) fn names<'a>(children: &[&'a ModelPartition]) -> Vec<Option<&'a PartitionName>> {
         if children.is_empty() {
             vec![None]
         } else {
@@ -96,7 +96,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Whether a bind (or else a connect) is allowed to `who` by every override that applies.
+    /// Whether every override that applies allows `who` to bind (or else to connect).
     pub(super) fn access(
         &self,
         owner: usize,
@@ -104,7 +104,7 @@ impl Reading {
         bind: bool,
         who: Who<'_>,
         names: &[Option<&PartitionName>],
-    ) -> Result<(), No> {
+    ) -> Result<(), Denial> {
         for name in names {
             let defaults = &self.partitions[owner].defaults;
             let mut rules: Vec<(String, &AccessRule)> = vec![];
@@ -133,7 +133,7 @@ impl Reading {
     }
 }
 
-impl No {
+impl Denial {
     pub(super) fn refusal(self, reads_registry: bool) -> Refusal {
         let rule = if reads_registry {
             self.full
@@ -159,7 +159,7 @@ fn process_may(
     bind: bool,
     process: &Principal,
     rules: &[(String, &AccessRule)],
-) -> Result<(), No> {
+) -> Result<(), Denial> {
     if process.uid == 0 || process.uid == BROKER_UID {
         return Ok(());
     }
@@ -172,7 +172,7 @@ fn process_may(
         }
     };
     let action = if bind { "bind" } else { "connect" };
-    for (place, rule) in rules {
+    for (scope, rule) in rules {
         if rule.users.is_none() && rule.groups.is_none() {
             continue;
         }
@@ -182,8 +182,8 @@ fn process_may(
             if users.iter().any(|text| text == "*" || is_user(text)) {
                 return Ok(());
             }
-            full.push(format!("{place}{action}.users = {users:?}"));
-            brief.push(format!("{place}{action}.users"));
+            full.push(format!("{scope}{action}.users = {users:?}"));
+            brief.push(format!("{scope}{action}.users"));
         }
         if let Some(groups) = &rule.groups {
             for text in groups {
@@ -196,27 +196,31 @@ fn process_may(
                     }
                 }
             }
-            full.push(format!("{place}{action}.groups = {groups:?}"));
-            brief.push(format!("{place}{action}.groups"));
+            full.push(format!("{scope}{action}.groups = {groups:?}"));
+            brief.push(format!("{scope}{action}.groups"));
         }
         let (full, brief) = (full.join(", "), brief.join(", "));
-        return Err(No { full, brief });
+        return Err(Denial { full, brief });
     }
     if !bind || entry.owner.as_ref().is_some_and(is_user) {
         return Ok(());
     }
-    Err(No {
+    Err(Denial {
         full: match &entry.owner {
             Some(owner) => format!("defaults: bind allows the owner {owner}"),
-            None => "defaults: bind allows the owner, and none is recorded".to_owned(),
+            None => "defaults: bind allows the owner, but no owner is recorded".to_owned(),
         },
         brief: "defaults: bind".to_owned(),
     })
 }
 
-fn child_may(bind: bool, child: &Part, rules: &[(String, &AccessRule)]) -> Result<(), No> {
+fn child_may(
+    bind: bool,
+    child: &ModelPartition,
+    rules: &[(String, &AccessRule)],
+) -> Result<(), Denial> {
     let action = if bind { "bind" } else { "connect" };
-    for (place, rule) in rules {
+    for (scope, rule) in rules {
         let Some(partitions) = &rule.partitions else {
             continue;
         };
@@ -231,9 +235,9 @@ fn child_may(bind: bool, child: &Part, rules: &[(String, &AccessRule)]) -> Resul
                 return Ok(());
             }
         }
-        return Err(No {
-            full: format!("{place}{action}.partitions = {partitions:?}"),
-            brief: format!("{place}{action}.partitions"),
+        return Err(Denial {
+            full: format!("{scope}{action}.partitions = {partitions:?}"),
+            brief: format!("{scope}{action}.partitions"),
         });
     }
     Ok(())

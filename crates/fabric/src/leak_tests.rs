@@ -1,6 +1,6 @@
-//! Test: the books that say what depends on what are empty when nothing is left.
+//! Tests that the internal indexes are empty when all listeners and connections are gone.
 //!
-//! From outside nobody can see an entry that was forgotten; it would only cost memory for ever.
+//! A leaked index entry is invisible through the public interface; it would only leak memory.
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use hvsock_registry::{Principal, Registration};
@@ -17,9 +17,9 @@ fn registration() -> Registration {
     Registration::new(SERVICE, ElementName::new("demo").expect("a name"))
 }
 
-/// A host with a VM and two containers in it, and a container on the host; all siblings in one
-/// group, and the service registered wherever it can be.
-fn everything() -> (Fabric, Vec<PartitionKey>) {
+/// A host with a VM with two containers, and a container on the host. All are in one sibling group,
+/// and the service is registered in every partition that has a registry.
+fn full_tree() -> (Fabric, Vec<PartitionKey>) {
     let name = |text| PartitionName::new(text).expect("a name");
     let root = RootSpec {
         kind: PartitionKind::Host,
@@ -55,7 +55,7 @@ fn is_empty(fabric: &Fabric) -> bool {
         p.listeners.is_empty()
             && p.connections.is_empty()
             && p.watchers.is_empty()
-            && p.uses.is_empty()
+            && p.dependents.is_empty()
     };
     fabric.addresses.is_empty()
         && fabric.listeners.is_empty()
@@ -65,11 +65,11 @@ fn is_empty(fabric: &Fabric) -> bool {
 
 proptest! {
     #[test]
-    fn nothing_stays_in_the_books_when_everything_is_gone(
+    fn no_index_entry_leaks_when_all_partitions_are_gone(
         order in Just((0..5).collect::<Vec<usize>>()).prop_shuffle(),
         how in proptest::collection::vec(0..4usize, 5),
     ) {
-        let (mut fabric, keys) = everything();
+        let (mut fabric, keys) = full_tree();
         let who = Principal::default();
         let vms = || {
             let ids = ["top", "vm", "web", "k1", "k2"].map(VmId::of_container);
@@ -89,7 +89,7 @@ proptest! {
             }
         }
         prop_assert!(fabric.listeners.len() > 12 && fabric.connections.len() > 12);
-        // Partition by partition, in any order and in any of the ways in which things end.
+        // Ends each partition's sockets, in random order and in a random way.
         for (n, how) in order.into_iter().zip(how) {
             let key = keys[n];
             let Some(partition) = fabric.partition(key) else {

@@ -1,7 +1,7 @@
-//! DESIGN's rules, read a second time: plain lists, searched from end to end for every question.
+//! A brute-force model of the fabric: plain lists, searched linearly.
 //!
-//! This shares nothing with the fabric but the types in which it is asked and answers. Where the
-//! fabric looks again only at what a change touches, this looks at everything after every change.
+//! It shares only the request and result types with the fabric. The fabric re-evaluates only the
+//! dependents of a change; the model rechecks everything after every change.
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_fabric::{End, Limits, PartitionKind, PartitionState, Refusal};
@@ -12,18 +12,18 @@ mod requests;
 mod rules;
 mod table;
 
-/// Everything there is or was; numbers are places in these lists.
-pub struct Reading {
-    pub partitions: Vec<Part>,
-    pub listeners: Vec<Listening>,
-    pub connections: Vec<Connected>,
+/// All present and past objects. Numbers are indexes of these lists.
+pub struct Model {
+    pub partitions: Vec<ModelPartition>,
+    pub listeners: Vec<ModelListener>,
+    pub connections: Vec<ModelConnection>,
     pub limits: Limits,
-    /// What the last change did to others.
-    pub effects: Vec<Did>,
+    /// The effects of the last change.
+    pub effects: Vec<ModelEffect>,
 }
 
-pub struct Part {
-    pub there: bool,
+pub struct ModelPartition {
+    pub exists: bool,
     pub kind: PartitionKind,
     pub name: PartitionName,
     pub id: VmId,
@@ -34,8 +34,8 @@ pub struct Part {
     pub defaults: Defaults,
 }
 
-pub struct Listening {
-    pub there: bool,
+pub struct ModelListener {
+    pub exists: bool,
     pub partition: usize,
     pub who: Principal,
     pub vm: VmId,
@@ -43,30 +43,30 @@ pub struct Listening {
     pub backlog: usize,
 }
 
-pub struct Connected {
-    pub there: bool,
+pub struct ModelConnection {
+    pub exists: bool,
     pub from: usize,
     pub to: usize,
-    /// The listener that it went to; none if it went to a guest.
+    /// The accepting listener; `None` for a guest.
     pub listener: Option<usize>,
     pub service: ServiceId,
     pub waiting: bool,
     pub suspended: bool,
-    pub keeps: [bool; 2],
+    pub connected_suspend: [bool; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Did {
-    CutConnection(usize, String),
-    CutListener(usize, String),
+pub enum ModelEffect {
+    ResetConnection(usize, String),
+    CloseListener(usize, String),
     Suspend(usize),
     Resume(usize),
 }
 
-impl Reading {
+impl Model {
     pub fn new(kind: PartitionKind, name: PartitionName, id: VmId, limits: Limits) -> Self {
-        let root = Part {
-            there: true,
+        let root = ModelPartition {
+            exists: true,
             kind,
             name,
             id,
@@ -76,7 +76,7 @@ impl Reading {
             services: vec![],
             defaults: Defaults::default(),
         };
-        Reading {
+        Model {
             partitions: vec![root],
             listeners: vec![],
             connections: vec![],
@@ -125,42 +125,42 @@ impl Reading {
     }
 
     pub fn set_connected_suspend(&mut self, n: usize, end: End, keep: bool) {
-        self.connections[n].keeps[usize::from(end == End::Server)] = keep;
+        self.connections[n].connected_suspend[usize::from(end == End::Server)] = keep;
     }
 
     pub fn close_connection(&mut self, n: usize) {
-        self.connections[n].there = false;
+        self.connections[n].exists = false;
     }
 
     pub fn close_listener(&mut self, n: usize) {
-        if self.listeners[n].there {
-            self.listeners[n].there = false;
-            self.cut_waiting(n, &Refusal::NoListener);
+        if self.listeners[n].exists {
+            self.listeners[n].exists = false;
+            self.reset_pending(n, &Refusal::NoListener);
         }
     }
 
-    pub(super) fn cut_waiting(&mut self, listener: usize, refusal: &Refusal) {
+    pub(super) fn reset_pending(&mut self, listener: usize, refusal: &Refusal) {
         for n in 0..self.connections.len() {
             if self.connections[n].waiting && self.connections[n].listener == Some(listener) {
-                self.cut_connection(n, refusal);
+                self.reset_connection(n, refusal);
             }
         }
     }
 
-    pub(super) fn cut_connection(&mut self, n: usize, refusal: &Refusal) {
-        if self.connections[n].there {
-            self.connections[n].there = false;
+    pub(super) fn reset_connection(&mut self, n: usize, refusal: &Refusal) {
+        if self.connections[n].exists {
+            self.connections[n].exists = false;
             self.effects
-                .push(Did::CutConnection(n, format!("{refusal:?}")));
+                .push(ModelEffect::ResetConnection(n, format!("{refusal:?}")));
         }
     }
 
-    pub(super) fn cut_listener(&mut self, n: usize, refusal: &Refusal) {
-        if self.listeners[n].there {
-            self.listeners[n].there = false;
+    pub(super) fn terminate_listener(&mut self, n: usize, refusal: &Refusal) {
+        if self.listeners[n].exists {
+            self.listeners[n].exists = false;
             self.effects
-                .push(Did::CutListener(n, format!("{refusal:?}")));
-            self.cut_waiting(n, refusal);
+                .push(ModelEffect::CloseListener(n, format!("{refusal:?}")));
+            self.reset_pending(n, refusal);
         }
     }
 }

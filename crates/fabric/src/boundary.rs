@@ -1,0 +1,234 @@
+//! The access policy for a service at the boundary between two partitions.
+//!
+//! The registry of the *parent* decides, whichever end connects. It may have an override for each end
+//! that is a child. Between two siblings, both overrides apply and both must allow.
+
+use hvsock_address::ServiceId;
+use hvsock_registry::{Action, Decision, Policy, Registration, Requester, Rule};
+
+use crate::Refusal;
+use crate::explain::service_argument;
+use crate::partition::Partition;
+use crate::resolve::PartitionNode;
+use crate::tree::{Relation, Tree};
+
+/// The boundary between two partitions, or between a partition and all its children.
+#[derive(Clone, Copy)]
+pub(crate) struct Boundary<'a> {
+    /// The partition whose registry decides.
+    pub(crate) owner: PartitionNode<'a>,
+    child: Option<&'a Partition>,
+    sibling: Option<&'a Partition>,
+}
+
+/// The policy for one service at a boundary.
+#[derive(Clone, Copy)]
+pub(crate) struct BoundaryPolicy<'a> {
+    policy: Policy<'a>,
+    /// The policy for the other child, between siblings.
+    second: Option<Policy<'a>>,
+}
+
+/// Why a registry denies a request.
+#[derive(Clone, Copy)]
+pub(crate) enum Denial<'a> {
+    Unregistered,
+    Disabled(Rule<'a>),
+    Denied(Rule<'a>),
+    Wildcard(Rule<'a>),
+}
+
+impl Tree {
+    /// The boundary between two related partitions. `None` within one partition.
+    pub(crate) fn boundary<'a>(
+        &'a self,
+        from: PartitionNode<'a>,
+        to: PartitionNode<'a>,
+        relation: Relation,
+    ) -> Option<Boundary<'a>> {
+        let (owner, child, sibling) = match relation {
+            Relation::Itself => return None,
+            Relation::Parent => (to, from.partition, None),
+            Relation::Child => (from, to.partition, None),
+            Relation::Sibling => {
+                let parent = self.node(from.partition.parent?)?;
+                (parent, from.partition, Some(to.partition))
+            }
+        };
+        Some(Boundary {
+            owner,
+            child: Some(child),
+            sibling,
+        })
+    }
+}
+
+impl<'a> Boundary<'a> {
+    /// The boundary between a partition and all its present and future children.
+    pub(crate) fn with_children(owner: PartitionNode<'a>) -> Self {
+        Boundary {
+            owner,
+            child: None,
+            sibling: None,
+        }
+    }
+
+    /// The policy for a service, if it is registered.
+    pub(crate) fn policy(&self, service: ServiceId, broker_uid: u32) -> Option<BoundaryPolicy<'a>> {
+        let general = self
+            .owner
+            .partition
+            .registry()?
+            .policy(service, broker_uid)?;
+        let of = |child: &Partition| general.for_child(&child.name);
+        Some(BoundaryPolicy {
+            policy: self.child.map_or(general, of),
+            second: self.sibling.map(of),
+        })
+    }
+
+    /// Checks that a listener of `requester` could accept some connection over this boundary, now or
+    /// later. At a boundary to all children, an override for a single child that allows it is enough.
+    pub(crate) fn may_listen(
+        &self,
+        policy: &BoundaryPolicy<'a>,
+        requester: &Requester<'_>,
+        wildcard: bool,
+    ) -> Result<Rule<'a>, Denial<'a>> {
+        let answer = policy.may_listen(requester, wildcard);
+        if answer.is_ok() || self.child.is_some() {
+            return answer;
+        }
+        let mut others = policy
+            .policy
+            .for_each_override()
+            .map(|policy| BoundaryPolicy {
+                policy,
+                second: None,
+            });
+        let other = others.find_map(|policy| policy.may_listen(requester, wildcard).ok());
+        other.map_or(answer, Ok)
+    }
+}
+
+impl<'a> BoundaryPolicy<'a> {
+    pub(crate) fn registration(&self) -> &'a Registration {
+        self.policy.registration()
+    }
+
+    /// The first denial of the two policies, or else the first decision.
+    fn both(&self, decide: impl Fn(&Policy<'a>) -> Decision<'a>) -> Decision<'a> {
+        let first = decide(&self.policy);
+        match &self.second {
+            Some(second) if first.allowed => {
+                let second = decide(second);
+                if second.allowed { first } else { second }
+            }
+            _ => first,
+        }
+    }
+
+    /// Checks that the service is enabled.
+    pub(crate) fn enabled(&self) -> Result<Rule<'a>, Denial<'a>> {
+        let Decision { allowed, rule } = self.both(Policy::enabled);
+        if allowed {
+            Ok(rule)
+        } else {
+            Err(Denial::Disabled(rule))
+        }
+    }
+
+    /// Checks that `requester` may connect.
+    pub(crate) fn connect(&self, requester: &Requester<'_>) -> Result<Rule<'a>, Denial<'a>> {
+        let ask = |policy: &Policy<'a>| policy.access(Action::Connect, requester);
+        let Decision { allowed, rule } = self.both(ask);
+        if allowed {
+            Ok(rule)
+        } else {
+            Err(Denial::Denied(rule))
+        }
+    }
+
+    /// Checks that a listener of `requester` may accept connections over this boundary. `wildcard` is
+    /// whether it is bound to the wildcard.
+    pub(crate) fn bind(
+        &self,
+        requester: &Requester<'_>,
+        wildcard: bool,
+    ) -> Result<Rule<'a>, Denial<'a>> {
+        let ask = |policy: &Policy<'a>| policy.access(Action::Bind, requester);
+        let Decision { allowed, rule } = self.both(ask);
+        if !allowed {
+            return Err(Denial::Denied(rule));
+        }
+        if wildcard {
+            let Decision { allowed, rule } = self.both(Policy::wildcard);
+            if !allowed {
+                return Err(Denial::Wildcard(rule));
+            }
+        }
+        Ok(rule)
+    }
+
+    fn may_listen(
+        &self,
+        requester: &Requester<'_>,
+        wildcard: bool,
+    ) -> Result<Rule<'a>, Denial<'a>> {
+        self.enabled()?;
+        self.bind(requester, wildcard)
+    }
+}
+
+impl Denial<'_> {
+    /// The refusal. It contains the entries of lists only if the requester may read the registry.
+    pub(crate) fn refusal(&self, may_read_registry: bool) -> Refusal {
+        match self {
+            Denial::Unregistered => Refusal::Unregistered,
+            Denial::Disabled(rule) => Refusal::Disabled {
+                by: rule.to_string(),
+            },
+            Denial::Denied(rule) => Refusal::Denied {
+                rule: rule_text(*rule, may_read_registry),
+            },
+            Denial::Wildcard(_) => Refusal::WildcardNotAllowed,
+        }
+    }
+
+    /// The answer in an explanation, with the entries of lists if the reader may read the registry.
+    pub(crate) fn answer(&self, may_read_registry: bool) -> String {
+        match self {
+            Denial::Unregistered => "no: the service is not registered".to_owned(),
+            Denial::Disabled(rule) | Denial::Denied(rule) | Denial::Wildcard(rule) => {
+                format!("no: {}", rule_text(*rule, may_read_registry))
+            }
+        }
+    }
+
+    /// The remedy.
+    pub(crate) fn fix(&self, service: ServiceId, registration: Option<&Registration>) -> String {
+        match self {
+            Denial::Unregistered => match service.port() {
+                Some(port) => format!("hvsock service register NAME --port {port}"),
+                None => format!("hvsock service register NAME --id {service}"),
+            },
+            Denial::Disabled(rule) => {
+                let word = service_argument(service, registration);
+                match rule.child() {
+                    Some(child) => format!("hvsock service enable {word} --vm {child}"),
+                    None => format!("hvsock service enable {word}"),
+                }
+            }
+            Denial::Denied(rule) | Denial::Wildcard(rule) => rule.remedy(service),
+        }
+    }
+}
+
+/// The text of a rule, with the entries of lists only if the reader may read the registry.
+pub(crate) fn rule_text(rule: Rule<'_>, may_read_registry: bool) -> String {
+    if may_read_registry {
+        rule.to_string()
+    } else {
+        rule.brief().to_string()
+    }
+}

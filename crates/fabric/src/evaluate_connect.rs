@@ -1,0 +1,415 @@
+//! The checks of a connect, in order, and the search for its destination.
+//!
+//! Nothing here changes state, so a real request and an explanation run the same code with a different
+//! [`Trace`]. Every check is a lookup by key: its cost does not depend on the number of listeners,
+//! connections or registrations.
+
+use hvsock_address::ServiceId;
+use hvsock_registry::Requester;
+
+use crate::boundary::{Boundary, BoundaryPolicy, Denial, rule_text};
+use crate::explain::{Audience, NoTrace, Trace, TraceEntry, service_argument};
+use crate::limits::check_limit;
+use crate::partition::{PartitionKind, PartitionState};
+use crate::resolve::PartitionNode;
+use crate::tables::{Binding, Listener};
+use crate::tree::Relation;
+use crate::{ConnectRequest, Destination, Fabric, ListenerId, PartitionKey, Refusal};
+
+/// The destination of an allowed connect.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) target: PartitionKey,
+    pub(crate) relation: Relation,
+    pub(crate) destination: Destination,
+    /// The partition whose registry the connection depends on; `None` inside a container.
+    pub(crate) registry: Option<PartitionKey>,
+}
+
+/// The two partitions of a connect.
+#[derive(Clone, Copy)]
+struct Pair<'a> {
+    source: PartitionNode<'a>,
+    target: PartitionNode<'a>,
+    relation: Relation,
+}
+
+impl Fabric {
+    pub(crate) fn evaluate_connect<T: Trace>(
+        &self,
+        request: &ConnectRequest<'_>,
+        trace: &mut T,
+    ) -> Result<Plan, Refusal> {
+        let (pair, plan) = self.evaluate_path(request, trace)?;
+        self.check_capacity(pair, plan.destination, trace)?;
+        Ok(plan)
+    }
+
+    /// The listener that would accept a connect, even if its backlog or a table is full. `None` if the
+    /// connect is refused or its destination is a guest.
+    pub fn listener_for(&self, request: &ConnectRequest<'_>) -> Option<ListenerId> {
+        let (_, plan) = self.evaluate_path(request, &mut NoTrace).ok()?;
+        plan.destination.listener()
+    }
+
+    /// All checks except the capacity.
+    fn evaluate_path<'a, T: Trace>(
+        &'a self,
+        request: &ConnectRequest<'_>,
+        trace: &mut T,
+    ) -> Result<(Pair<'a>, Plan), Refusal> {
+        let source = self.requesting_partition(request.from, request.service, trace)?;
+        let (target, relation) = self.tree.resolve_connect(source, request.vm, trace)?;
+        let pair = Pair {
+            source,
+            target,
+            relation,
+        };
+        self.check_state(source, trace)?;
+        let boundary = self.tree.boundary(source, target, relation);
+        let policy = match &boundary {
+            None => {
+                self.check_local(source, request.service, trace)?;
+                None
+            }
+            Some(boundary) => {
+                self.check_state(target, trace)?;
+                Some(self.check_registry(source, boundary, request, trace)?)
+            }
+        };
+        let destination = self.find_destination(pair, request.service, policy.as_ref(), trace)?;
+        let plan = Plan {
+            target: target.key,
+            relation,
+            destination,
+            registry: match boundary {
+                Some(boundary) => Some(boundary.owner.key),
+                None => self.own_registry(source),
+            },
+        };
+        Ok((pair, plan))
+    }
+
+    /// The partition of the requesting process. Also rejects the zero GUID as a service.
+    pub(crate) fn requesting_partition<T: Trace>(
+        &self,
+        key: PartitionKey,
+        service: ServiceId,
+        trace: &mut T,
+    ) -> Result<PartitionNode<'_>, Refusal> {
+        if service == ServiceId::ZERO {
+            trace.record(|_| {
+                let answer = "no: the zero GUID is not a service";
+                TraceEntry::new(false, "Is the service id valid?", answer)
+            });
+            return Err(Refusal::AddressNotAvailable);
+        }
+        let node = self.tree.node(key);
+        if node.is_none() {
+            trace.record(|_| {
+                let question = "Does the requester's partition exist?";
+                TraceEntry::new(false, question, "no: it was removed")
+            });
+        }
+        node.ok_or(Refusal::PartitionOff)
+    }
+
+    pub(crate) fn check_state<T: Trace>(
+        &self,
+        node: PartitionNode<'_>,
+        trace: &mut T,
+    ) -> Result<(), Refusal> {
+        let state = self.tree.state(node.key);
+        trace.record(|_| self.state_entry(node, state));
+        match state {
+            PartitionState::Running => Ok(()),
+            PartitionState::Paused => Err(Refusal::PartitionPaused),
+            PartitionState::Off => Err(Refusal::PartitionOff),
+        }
+    }
+
+    fn state_entry(&self, node: PartitionNode<'_>, state: PartitionState) -> TraceEntry {
+        let question = format!("Is {} running?", node.partition.name);
+        if state == PartitionState::Running {
+            return TraceEntry::new(true, question, "yes");
+        }
+        // The partition itself or one of its ancestors has this state.
+        let mut cause = node.partition;
+        while cause.state != state {
+            match cause.parent.and_then(|key| self.tree.get(key)) {
+                Some(outer) => cause = outer,
+                None => break,
+            }
+        }
+        let name = &cause.name;
+        let fix = match (state, cause.kind) {
+            // The fabric does not know whether the VMM or an operator paused it.
+            (PartitionState::Paused, PartitionKind::Vm) => {
+                format!("hvsock vm resume {name}; or resume it in its VMM, if that paused it")
+            }
+            (PartitionState::Paused, _) => format!("hvsock container resume {name}"),
+            (_, PartitionKind::Vm) => {
+                format!("start its VMM with what `hvsock vm show {name}` prints")
+            }
+            (_, kind) => format!("start the {kind} {name}"),
+        };
+        TraceEntry::new(false, question, format!("no: {name} is {state}")).fix(fix)
+    }
+
+    /// Checks a request within one partition. The service need not be registered, but the partition's
+    /// own registry may have disabled it.
+    pub(crate) fn check_local<T: Trace>(
+        &self,
+        node: PartitionNode<'_>,
+        service: ServiceId,
+        trace: &mut T,
+    ) -> Result<(), Refusal> {
+        let policy = Boundary::with_children(node).policy(service, self.broker_uid);
+        let answer = policy.map_or(Ok(()), |policy| policy.enabled().map(drop));
+        trace.record(|_| match &answer {
+            Ok(()) => {
+                let question = "Must a registry allow it?";
+                TraceEntry::new(true, question, "no: both ends are in one partition")
+            }
+            Err(denial) => {
+                let registration = policy.map(|policy| policy.registration());
+                TraceEntry::new(false, "Is it enabled?", denial.answer(true))
+                    .fix(denial.fix(service, registration))
+            }
+        });
+        answer.map_err(|denial| denial.refusal(true))
+    }
+
+    /// The partition whose registry [`check_local`](Self::check_local) reads.
+    pub(crate) fn own_registry(&self, node: PartitionNode<'_>) -> Option<PartitionKey> {
+        node.partition.registry().map(|_| node.key)
+    }
+
+    /// Checks that the service is registered and enabled, and that the requester may connect.
+    fn check_registry<'a, T: Trace>(
+        &self,
+        source: PartitionNode<'_>,
+        boundary: &Boundary<'a>,
+        request: &ConnectRequest<'_>,
+        trace: &mut T,
+    ) -> Result<BoundaryPolicy<'a>, Refusal> {
+        let owner = boundary.owner;
+        // The connecting process is in the partition that owns the registry, or in a child of it.
+        let is_owner = source.key == owner.key;
+        let requester = match is_owner {
+            true => Requester::Process(request.principal),
+            false => source.partition.as_child(),
+        };
+        let policy = boundary.policy(request.service, self.broker_uid);
+        trace.record(|_| {
+            let question = format!("Is the service registered in {}?", owner.partition.name);
+            match &policy {
+                Some(policy) => {
+                    let name = &policy.registration().name;
+                    TraceEntry::new(true, question, format!("yes, as \"{name}\""))
+                }
+                None => TraceEntry::new(false, question, "no")
+                    .fix(Denial::Unregistered.fix(request.service, None)),
+            }
+        });
+        let policy = policy.ok_or(Refusal::Unregistered)?;
+        let mut check = |question: &str, answer: Result<_, Denial<'_>>| {
+            trace.record(|audience| {
+                let may_read = is_owner || audience == Audience::Operator;
+                match &answer {
+                    Ok(rule) => TraceEntry::new(
+                        true,
+                        question,
+                        format!("yes: {}", rule_text(*rule, may_read)),
+                    ),
+                    Err(denial) => TraceEntry::new(false, question, denial.answer(may_read))
+                        .fix(denial.fix(request.service, Some(policy.registration()))),
+                }
+            });
+            answer.map_err(|denial| denial.refusal(is_owner))
+        };
+        check("Is it enabled?", policy.enabled())?;
+        check("Is connecting allowed?", policy.connect(&requester))?;
+        Ok(policy)
+    }
+
+    /// Finds the destination: of the listeners that may accept the connection, the one with the most
+    /// specific address. In a VM without such a listener it is the guest itself.
+    fn find_destination<T: Trace>(
+        &self,
+        pair: Pair<'_>,
+        service: ServiceId,
+        policy: Option<&BoundaryPolicy<'_>>,
+        trace: &mut T,
+    ) -> Result<Destination, Refusal> {
+        let Pair {
+            source,
+            target,
+            relation,
+        } = pair;
+        if !self.sees_listeners {
+            trace.record(|_| {
+                let question = format!("Which listener in {} accepts it?", target.partition.name);
+                TraceEntry::new(true, question, "unknown: its kernel decides")
+            });
+            return Ok(Destination::Guest);
+        }
+        let by_id = Some(Binding::Partition(source.key));
+        let (first, second) = match relation {
+            Relation::Itself => (None, Some(Binding::Loopback)),
+            // A listener in the child sees a connection from its parent.
+            Relation::Child => (None, Some(Binding::Parent)),
+            Relation::Parent => (by_id, Some(Binding::Children)),
+            Relation::Sibling => (by_id, None),
+        };
+        // Whether the connecting process's own partition owns the registry.
+        let is_owner = relation == Relation::Child;
+        let mut first_denial = None;
+        for binding in [first, second, Some(Binding::Wildcard)]
+            .into_iter()
+            .flatten()
+        {
+            let Some((id, listener)) = self.listener_at(target.key, binding, service) else {
+                continue;
+            };
+            let requester = match relation {
+                Relation::Parent => Requester::Process(&listener.principal),
+                _ => target.partition.as_child(),
+            };
+            let wildcard = binding == Binding::Wildcard;
+            let answer =
+                policy.map_or(Ok(()), |policy| policy.bind(&requester, wildcard).map(drop));
+            trace.record(|audience| {
+                let question = format!("May listener {id} accept it?");
+                let whom = self.tree.accepts_from(target, binding);
+                match &answer {
+                    Ok(()) => {
+                        TraceEntry::new(true, question, format!("yes: it accepts from {whom}"))
+                    }
+                    Err(denial) => {
+                        let may_read = is_owner || audience == Audience::Operator;
+                        TraceEntry::new(true, question, denial.answer(may_read))
+                    }
+                }
+            });
+            match answer {
+                Ok(()) => return Ok(Destination::Listener(id)),
+                Err(denial) => first_denial.get_or_insert(denial),
+            };
+        }
+        if first_denial.is_none()
+            && let Some(policy) = policy
+            && matches!(relation, Relation::Child | Relation::Sibling)
+            && target.partition.kind == PartitionKind::Vm
+        {
+            return self.check_guest_bind(target, service, policy, is_owner, trace);
+        }
+        let registration = policy.map(BoundaryPolicy::registration);
+        trace.record(|_| {
+            let question = format!("Which listener in {} accepts it?", target.partition.name);
+            match &first_denial {
+                Some(denial) => TraceEntry::new(false, question, "none that is allowed to")
+                    .fix(denial.fix(service, registration)),
+                None => {
+                    let word = service_argument(service, registration);
+                    let whom = match relation {
+                        Relation::Itself => "loopback",
+                        Relation::Child => "parent",
+                        Relation::Parent | Relation::Sibling => source.partition.name.as_str(),
+                    };
+                    TraceEntry::new(false, question, "none")
+                        .fix(format!("hvsock listen {word} --from {whom}"))
+                }
+            }
+        });
+        Err(first_denial.map_or(Refusal::NoListener, |denial| denial.refusal(is_owner)))
+    }
+
+    /// Checks that the guest may accept the connection. The guest's kernel makes the final decision,
+    /// because the fabric does not know the sockets in the guest.
+    fn check_guest_bind<T: Trace>(
+        &self,
+        target: PartitionNode<'_>,
+        service: ServiceId,
+        policy: &BoundaryPolicy<'_>,
+        is_owner: bool,
+        trace: &mut T,
+    ) -> Result<Destination, Refusal> {
+        let name = &target.partition.name;
+        let Some(port) = service.port_for_guests() else {
+            trace.record(|_| {
+                let question = format!("Which vsock port has it in {name}?");
+                TraceEntry::new(false, question, "none: this GUID maps to no vsock port")
+            });
+            return Err(Refusal::ServiceNotMappable);
+        };
+        let bind = policy.bind(&target.partition.as_child(), false);
+        trace.record(|audience| {
+            let question = format!("May the guest {name} accept it?");
+            match &bind {
+                Ok(_) => {
+                    let answer =
+                        format!("yes: the guest decides, by its listeners on vsock port {port}");
+                    TraceEntry::new(true, question, answer)
+                }
+                Err(denial) => {
+                    let may_read = is_owner || audience == Audience::Operator;
+                    let fix = denial.fix(service, Some(policy.registration()));
+                    TraceEntry::new(false, question, denial.answer(may_read)).fix(fix)
+                }
+            }
+        });
+        bind.map(|_| Destination::Guest)
+            .map_err(|denial| denial.refusal(is_owner))
+    }
+
+    fn listener_at(
+        &self,
+        partition: PartitionKey,
+        binding: Binding,
+        service: ServiceId,
+    ) -> Option<(ListenerId, &Listener)> {
+        let id = *self.addresses.get(&(partition, binding, service))?;
+        Some((id, self.listeners.get(&id)?))
+    }
+
+    fn check_capacity<T: Trace>(
+        &self,
+        pair: Pair<'_>,
+        destination: Destination,
+        trace: &mut T,
+    ) -> Result<(), Refusal> {
+        if !self.sees_listeners {
+            return Ok(());
+        }
+        let limits = &self.limits;
+        let per_partition = |node: PartitionNode<'_>| {
+            let used = node.partition.connections.len();
+            check_limit(
+                "connections_per_partition",
+                used,
+                limits.connections_per_partition,
+            )
+        };
+        let backlog = || match destination.listener().map(|id| self.listeners.get(&id)) {
+            // The guest's kernel has its own backlog.
+            None => Ok(()),
+            Some(Some(listener)) if listener.waiting.len() < listener.backlog as usize => Ok(()),
+            Some(_) => Err(Refusal::BacklogFull),
+        };
+        let capacity = check_limit("connections", self.connections.len(), limits.connections)
+            .and_then(|()| per_partition(pair.source))
+            .and_then(|()| per_partition(pair.target))
+            .and_then(|()| backlog());
+        trace.record(|_| capacity_entry(&capacity));
+        capacity
+    }
+}
+
+pub(crate) fn capacity_entry(capacity: &Result<(), Refusal>) -> TraceEntry {
+    let question = "Is there a free slot?";
+    match capacity {
+        Ok(()) => TraceEntry::new(true, question, "yes"),
+        Err(refusal) => TraceEntry::new(false, question, format!("no: {refusal}")),
+    }
+}
