@@ -1,11 +1,11 @@
-//! Writing a file so that after a crash, a power cut or a full disk it is the old one or the new
-//! one, whole.
+//! Atomic file replacement: after a crash, a power cut or a full disk, the file has either its old or
+//! its new content.
 //!
-//! The new bytes go to a temporary file beside the old one, reach the disk, take the old one's
-//! name, and then the folder reaches the disk. If any step before the last fails, the old file
-//! is as it was and the temporary one is gone. A crash between the steps leaves a temporary file
-//! that readers ignore and [`clean`] removes. Two writers of one name do no harm to each other's
-//! bytes; who needs more than that holds a [lock](crate::lock).
+//! The new content is written to a temporary file in the same directory, synced, and renamed over the
+//! old file; then the directory is synced. If a step before the last fails, the old file is unchanged
+//! and the temporary file is removed. A crash leaves a temporary file behind, which readers ignore and
+//! [`clean`] removes. Concurrent writers of one file do not mix their contents. A [lock](crate::lock)
+//! gives further guarantees.
 
 use std::ffi::{CString, OsStr};
 use std::fs::File;
@@ -19,37 +19,37 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 
 use crate::folder::{Folder, Stamp, os};
 
-/// What every temporary file's name starts with.
+/// The prefix of temporary file names.
 const TEMPORARY: &str = ".hvsock-tmp-";
 
-/// The permissions of a new file: anyone may read who may enter the folder.
+/// The mode of a new file: readable by everyone who may enter the directory.
 pub const NEW_FILE: u32 = 0o644;
 
 /// Why a file could not be written or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
-    /// A step failed; everything is as it was.
+    /// A step failed. Nothing was changed.
     #[error("cannot {doing} {}: {source}; nothing was changed", path.display())]
     Unchanged {
-        /// What failed, such as `write`.
+        /// The failed operation, such as `write`.
         doing: &'static str,
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
-    /// Only the last step failed: the change is made, but a power cut may undo it.
+    /// Only the last sync failed. The file was changed, but a power cut may undo the change.
     #[error("{} is changed, but a power cut may undo it: {source}", path.display())]
     NotDurable {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
 }
 
 impl WriteError {
-    /// The system's reason.
+    /// The system's error.
     pub fn source(&self) -> &io::Error {
         match self {
             Self::Unchanged { source, .. } | Self::NotDurable { source, .. } => source,
@@ -57,8 +57,11 @@ impl WriteError {
     }
 }
 
-/// Writes the file `name` in `folder`, whether it is there or not, with the permissions `mode`;
-/// gives the state in which it is now.
+/// Creates or replaces the file `name` in `folder` with the mode `mode`. Returns the file's new state.
+///
+/// # Errors
+/// [`WriteError::Unchanged`] if a step before the last fails; [`WriteError::NotDurable`] if only the
+/// directory cannot be synced.
 pub fn write(folder: &Folder, name: &OsStr, bytes: &[u8], mode: u32) -> Result<Stamp, WriteError> {
     let path = folder.path().join(name);
     let unchanged = |doing, source| WriteError::Unchanged {
@@ -72,7 +75,7 @@ pub fn write(folder: &Folder, name: &OsStr, bytes: &[u8], mode: u32) -> Result<S
         rustix::fs::renameat(folder, os(&temporary), folder, name).map_err(|e| ("rename", e.into()))
     });
     if let Err((doing, source)) = replaced {
-        // Nothing more can be done if this fails too; readers ignore the name.
+        // Ignore a failure: readers skip temporary files, and `clean` removes them.
         let _ = rustix::fs::unlinkat(folder, os(&temporary), AtFlags::empty());
         return Err(unchanged(doing, source));
     }
@@ -84,7 +87,11 @@ pub fn write(folder: &Folder, name: &OsStr, bytes: &[u8], mode: u32) -> Result<S
     }
 }
 
-/// Removes the file `name`; says whether there was one.
+/// Removes the file `name`. Returns whether it existed.
+///
+/// # Errors
+/// [`WriteError::Unchanged`] if it cannot be removed; [`WriteError::NotDurable`] if only the directory
+/// cannot be synced.
 pub fn remove(folder: &Folder, name: &OsStr) -> Result<bool, WriteError> {
     let path = folder.path().join(name);
     let removed = step("remove")
@@ -105,8 +112,11 @@ pub fn remove(folder: &Folder, name: &OsStr) -> Result<bool, WriteError> {
     Ok(true)
 }
 
-/// Removes what crashed writers left behind, and counts it. Only for one who knows that no
-/// writer is at work, by holding the lock that they all take.
+/// Removes the temporary files of crashed writers and returns their number. The caller must exclude
+/// running writers by holding the lock that all writers take.
+///
+/// # Errors
+/// The system's error if the directory cannot be listed or a file cannot be removed.
 pub fn clean(folder: &Folder) -> io::Result<usize> {
     let mut cleaned = 0;
     for name in folder.names(is_temporary)? {
@@ -119,7 +129,7 @@ pub fn clean(folder: &Folder) -> io::Result<usize> {
     Ok(cleaned)
 }
 
-/// Whether a name is that of a temporary file of this module.
+/// Whether `name` is the name of a temporary file of this module.
 pub fn is_temporary(name: &OsStr) -> bool {
     name.as_bytes().starts_with(TEMPORARY.as_bytes())
 }
@@ -135,7 +145,7 @@ fn create(folder: &Folder) -> io::Result<(CString, File)> {
         let mode = Mode::from_raw_mode(NEW_FILE);
         match rustix::fs::openat(folder, os(&name), flags, mode) {
             Ok(fd) => return Ok((name, File::from(fd))),
-            // Left behind by a crashed process that had the same id.
+            // A leftover of a crashed process with the same id.
             Err(rustix::io::Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -156,7 +166,7 @@ fn fill(file: &mut File, bytes: &[u8], mode: u32) -> Result<(), (&'static str, i
 fn sync_folder(folder: &Folder) -> io::Result<()> {
     step("sync the folder of").map_err(|(_, error)| error)?;
     match rustix::fs::fsync(folder) {
-        // A file system that has no such thing as syncing a folder.
+        // Some file systems do not support syncing a directory.
         Ok(()) | Err(rustix::io::Errno::INVAL) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
@@ -167,7 +177,7 @@ fn step(_doing: &'static str) -> Result<(), (&'static str, io::Error)> {
     Ok(())
 }
 
-/// In tests, a step fails when it was told to.
+/// Fault injection in tests: fails at the configured step.
 #[cfg(test)]
 fn step(doing: &'static str) -> Result<(), (&'static str, io::Error)> {
     match tests::FAIL_AT.get() {
@@ -185,7 +195,7 @@ pub(crate) mod tests {
     use super::*;
 
     thread_local! {
-        /// The step that fails for this thread.
+        /// The step that fails in this thread.
         pub(crate) static FAIL_AT: Cell<Option<&'static str>> = const { Cell::new(None) };
     }
 
@@ -196,7 +206,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_failure_at_any_step_leaves_the_old_file_and_no_temporary_one() {
+    fn a_failure_at_any_step_leaves_the_old_file_and_no_temporary_file() {
         let (dir, folder) = folder();
         let name = OsStr::new("x.toml");
         for old in [None, Some("old")] {
@@ -224,7 +234,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_state_returned_is_the_files_and_the_permissions_are_those_asked_for() {
+    fn write_returns_the_state_of_the_file_and_sets_its_mode() {
         let (dir, folder) = folder();
         let name = OsStr::new("x.toml");
         let stamp = write(&folder, name, b"one", 0o600).unwrap();
@@ -236,7 +246,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_a_crash_left_behind_is_cleaned_and_nothing_else() {
+    fn clean_removes_temporary_files_only() {
         let (dir, folder) = folder();
         fs::write(dir.path().join(".hvsock-tmp-1-0"), "half a fi").unwrap();
         fs::write(dir.path().join(".other"), "").unwrap();

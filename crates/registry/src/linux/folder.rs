@@ -1,10 +1,9 @@
-//! Folders that only their owner may write to, and reading the files in them.
+//! Directories that only their owner may write to, and reading files in them.
 //!
-//! Whoever can write to the folder of registrations decides who reaches whom, so a folder that
-//! other users may write to is refused with the command that mends it, and so is a file in it.
-//! A folder is held open: what is read and written later is in the folder that was checked, even
-//! if its path leads elsewhere by then. Reading never blocks and never follows a link, whatever
-//! lies under the name (a FIFO, a device, a link to a file elsewhere).
+//! A user who can write to the directory of registrations controls all access. So a directory or file
+//! that other users may write to is rejected, with the command that corrects its mode. The directory
+//! stays open after the check, which avoids a TOCTOU race: later reads and writes use the checked
+//! directory even if its path is replaced. Reading never blocks and never follows a symbolic link.
 
 use std::ffi::{CStr, OsStr, OsString};
 use std::fs::File;
@@ -17,42 +16,42 @@ use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
 use crate::toml_problem::FileProblem;
 
-/// The most bytes that a configuration file may have.
+/// The maximum size in bytes of a configuration file.
 pub const MAX_FILE: u64 = 64 * 1024;
 
-/// A folder, open and checked.
+/// An open directory whose owner and mode were checked.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
     path: PathBuf,
 }
 
-/// Why a folder cannot be used.
+/// Why a directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    /// Somebody else may write to it.
-    #[error("{} {why}, so others could change who may connect; run: {fix}", path.display())]
+    /// Another user may write to it.
+    #[error("{} {why}, so other users could change access rules; run: {fix}", path.display())]
     Untrusted {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// What is wrong with it.
         why: String,
-        /// The command that mends it.
+        /// The command that corrects it.
         fix: String,
     },
     /// Opening or creating it failed.
     #[error("cannot {doing} the folder {}: {source}", path.display())]
     Io {
-        /// What failed: `open` or `create`.
+        /// The failed operation: `open` or `create`.
         doing: &'static str,
-        /// The folder.
+        /// The directory.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// What tells one state of a file from another without reading it.
+/// The state of a file, for detecting changes without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
     device: u64,
@@ -62,10 +61,10 @@ pub struct Stamp {
     changed: (i64, i64),
 }
 
-/// The bytes of a file and the state that they were read in.
+/// The content of a file, and its state when it was read.
 #[derive(Debug)]
 pub struct Contents {
-    /// The bytes: [`MAX_FILE`] at most.
+    /// The bytes: at most [`MAX_FILE`].
     pub bytes: Vec<u8>,
     /// The file's state.
     pub stamp: Stamp,
@@ -74,7 +73,11 @@ pub struct Contents {
 }
 
 impl Folder {
-    /// Opens a folder that is there.
+    /// Opens an existing directory.
+    ///
+    /// # Errors
+    /// [`FolderError::Untrusted`] if another user may write to it; [`FolderError::Io`] if it cannot be
+    /// opened.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
         let io = |source: rustix::io::Errno| FolderError::Io {
             doing: "open",
@@ -84,7 +87,7 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(io)?;
         let stat = rustix::fs::fstat(&fd).map_err(io)?;
-        if let Some((why, fix)) = distrust(&stat, path) {
+        if let Some((why, fix)) = untrusted_reason(&stat, path) {
             let path = path.to_owned();
             return Err(FolderError::Untrusted { path, why, fix });
         }
@@ -92,8 +95,12 @@ impl Folder {
         Ok(Self { fd, path })
     }
 
-    /// Opens a folder, and creates it and those above it first if they are missing: readable by
-    /// all for root, since reading the registry needs no privilege, else private.
+    /// Opens a directory. Creates it and its missing parents: with mode 0755 for root, since reading
+    /// the registry needs no privilege, else with mode 0700.
+    ///
+    /// # Errors
+    /// [`FolderError::Untrusted`] if another user may write to it; [`FolderError::Io`] if it cannot be
+    /// opened or created.
     pub fn open_or_create(path: &Path) -> Result<Self, FolderError> {
         match Self::open(path) {
             Err(FolderError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
@@ -121,24 +128,30 @@ impl Folder {
         Self::open(path)
     }
 
-    /// Where it was when it was opened.
+    /// The path that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the path still leads to this folder.
+    /// Whether the path still refers to this directory.
     pub fn is_current(&self) -> bool {
         let here = rustix::fs::fstat(&self.fd);
         let there = rustix::fs::stat(&self.path);
         matches!((here, there), (Ok(a), Ok(b)) if (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino))
     }
 
-    /// The folder's own state, which changes when a name in it comes, goes or is replaced.
+    /// The state of the directory itself. It changes when an entry is created, removed or replaced.
+    ///
+    /// # Errors
+    /// The system's error if the state cannot be read.
     pub fn stamp(&self) -> io::Result<Stamp> {
         Ok(Stamp::of(&rustix::fs::fstat(&self.fd)?))
     }
 
-    /// The names in the folder that `wanted` takes, in order.
+    /// The names in the directory for which `wanted` returns true, sorted.
+    ///
+    /// # Errors
+    /// The system's error if the directory cannot be listed.
     pub fn names(&self, wanted: impl Fn(&OsStr) -> bool) -> io::Result<Vec<OsString>> {
         let mut names = Vec::new();
         for entry in Dir::read_from(&self.fd)? {
@@ -152,7 +165,10 @@ impl Folder {
         Ok(names)
     }
 
-    /// The state of what lies under a name, without opening or following it.
+    /// The state of the entry `name`, without opening it or following a link. `None` if there is none.
+    ///
+    /// # Errors
+    /// The system's error if the state cannot be read.
     pub fn stamp_of(&self, name: &OsStr) -> io::Result<Option<Stamp>> {
         match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(Stamp::of(&stat))),
@@ -161,21 +177,27 @@ impl Folder {
         }
     }
 
-    /// Reads a file, if there is one, or says what is wrong with what lies under its name.
+    /// Reads a file. `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`FileProblem`] if it is not a regular file, is a symbolic link, is larger than [`MAX_FILE`], may
+    /// be written by other users, or cannot be read.
     pub fn read(&self, name: &OsStr) -> Result<Option<Contents>, FileProblem> {
         let path = self.path.join(name);
         let problem = |what: String| FileProblem::whole(&path, what);
-        let io = |errno: rustix::io::Errno| problem(format!("cannot be read: {}", say(errno)));
+        let io =
+            |errno: rustix::io::Errno| problem(format!("cannot be read: {}", error_text(errno)));
         let flags =
             OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
         let fd = match rustix::fs::openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
             Err(rustix::io::Errno::NOENT) => return Ok(None),
             Err(rustix::io::Errno::LOOP) => {
-                let what = "is a symbolic link, which is not followed; put the file itself here";
+                let what =
+                    "is a symbolic link, which is not followed; replace it by the file itself";
                 return Err(problem(what.to_owned()));
             }
-            // What a socket answers, and a device without a driver.
+            // Opening a socket, or a device without a driver.
             Err(rustix::io::Errno::NXIO) => return Err(problem(NOT_A_FILE.to_owned())),
             Err(errno) => return Err(io(errno)),
         };
@@ -183,11 +205,11 @@ impl Folder {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(problem(NOT_A_FILE.to_owned()));
         }
-        if let Some((why, fix)) = distrust(&stat, &path) {
+        if let Some((why, fix)) = untrusted_reason(&stat, &path) {
             return Err(problem(format!("{why}; run: {fix}")));
         }
         let mut bytes = Vec::with_capacity(stat.st_size.clamp(0, MAX_FILE as i64) as usize);
-        // One byte more than is allowed, in case the file has grown since.
+        // One byte more than allowed, to detect a file that has grown since fstat.
         File::from(fd)
             .take(MAX_FILE + 1)
             .read_to_end(&mut bytes)
@@ -195,7 +217,7 @@ impl Folder {
         if bytes.len() as u64 > MAX_FILE {
             let size = (stat.st_size as u64).max(bytes.len() as u64);
             return Err(problem(format!(
-                "has {size} bytes; at most {MAX_FILE} are read"
+                "has {size} bytes; the limit is {MAX_FILE}"
             )));
         }
         Ok(Some(Contents {
@@ -215,7 +237,7 @@ impl AsFd for Folder {
 }
 
 impl Stamp {
-    /// The state that the system gave.
+    /// Converts the result of `stat`.
     #[allow(
         clippy::unnecessary_cast,
         reason = "the fields' types differ by architecture"
@@ -230,25 +252,28 @@ impl Stamp {
         }
     }
 
-    /// Whether the file was last changed so shortly before `now` (seconds since 1970) that it
-    /// might change again without a new time: file systems keep time as coarsely as 2 s.
+    /// Whether the file changed so shortly before `now` (seconds since 1970) that a later change could
+    /// have the same timestamp. File systems have a time resolution of up to 2 s (FAT).
     pub(crate) fn is_fresh(&self, now: i64) -> bool {
         self.changed.0.max(self.modified.0) + 2 >= now
     }
 }
 
-/// Why others could write to a file or folder, and the command that ends it.
-fn distrust(stat: &Stat, path: &Path) -> Option<(String, String)> {
+/// Why other users could write to a file or directory, and the command that prevents it.
+fn untrusted_reason(stat: &Stat, path: &Path) -> Option<(String, String)> {
     let own = own_uid();
     let path = quoted(path);
     if stat.st_uid != 0 && stat.st_uid != own {
-        let why = format!("belongs to the user {}, not to you or root", stat.st_uid);
+        let why = format!(
+            "belongs to the user {}, not to the current user or root",
+            stat.st_uid
+        );
         return Some((why, format!("chown {own} {path}")));
     }
     let who = match (stat.st_mode & 0o020 != 0, stat.st_mode & 0o002 != 0) {
         (false, false) => return None,
-        (true, false) => format!("may be written to by its group ({})", stat.st_gid),
-        (_, true) => "may be written to by everyone".to_owned(),
+        (true, false) => format!("is writable by its group ({})", stat.st_gid),
+        (_, true) => "is writable by everyone".to_owned(),
     };
     Some((who, format!("chmod go-w {path}")))
 }
@@ -257,12 +282,12 @@ fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
 }
 
-/// An error's text without its number.
-fn say(errno: rustix::io::Errno) -> String {
+/// The text of an error.
+fn error_text(errno: rustix::io::Errno) -> String {
     io::Error::from(errno).to_string()
 }
 
-/// The path as a shell takes it.
+/// Quotes a path for a POSIX shell.
 fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
@@ -272,7 +297,7 @@ fn quoted(path: &Path) -> String {
     format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-/// The name as the system calls take it, for names that this crate makes itself.
+/// Converts a name that this crate generated.
 pub(crate) fn os(name: &CStr) -> &OsStr {
     OsStr::from_bytes(name.to_bytes())
 }

@@ -1,9 +1,9 @@
-//! A lock between processes that says who holds it.
+//! An inter-process lock that records its holder.
 //!
-//! It is an advisory lock (`flock`) on a file that stays: the kernel frees it when its holder
-//! ends, however it ends, and the file's text says who that is. Beside the holder the file keeps
-//! a [generation](Lock::generation), which a holder raises when it changes what the lock guards,
-//! so that the next holder knows whether it must look again.
+//! It is an advisory lock (`flock`) on a permanent file. The kernel releases it when the holder exits
+//! or crashes. The file contains the holder's process, and a [generation](Lock::generation) that a
+//! holder increments before it changes the guarded data. The next holder compares it to decide whether
+//! to rescan.
 
 use std::ffi::OsStr;
 use std::io;
@@ -16,11 +16,11 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::folder::Folder;
 
-/// The most bytes the file has; always written whole, so that a full disk does not matter to a
-/// file that is there already.
+/// The size of the file in bytes. Writes always have this size, so that a full disk does not affect an
+/// existing file.
 const LEN: usize = 128;
 
-/// The file, open, not yet locked.
+/// An open lock file, not locked.
 #[derive(Debug)]
 pub struct LockFile {
     file: Arc<File>,
@@ -32,28 +32,28 @@ struct File {
     path: PathBuf,
 }
 
-/// The lock, held until this is dropped.
+/// The held lock. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock {
     file: Arc<File>,
     generation: u64,
 }
 
-/// Why the lock was not had.
+/// Why the lock was not acquired.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
-    /// Somebody else holds it.
+    /// Another process holds it.
     #[error(
-        "{} is locked by {holder}{}; try again when it is done",
+        "{} is locked by {holder}{}; try again later",
         path.display(),
         waited(*wait)
     )]
     Held {
         /// The file.
         path: PathBuf,
-        /// Who holds it: process id and program.
+        /// The holder: process id and program.
         holder: String,
-        /// How long this process waited.
+        /// How long this call waited.
         wait: Duration,
     },
     /// The file cannot be used.
@@ -61,7 +61,7 @@ pub enum LockError {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason.
+        /// The system's error.
         source: io::Error,
     },
 }
@@ -74,7 +74,10 @@ fn waited(wait: Duration) -> String {
 }
 
 impl LockFile {
-    /// Opens the file, and creates it if it is missing.
+    /// Opens the file. Creates it if it is missing.
+    ///
+    /// # Errors
+    /// [`LockError::Io`] if it cannot be opened or created.
     pub fn open(folder: &Folder, name: &OsStr) -> Result<Self, LockError> {
         let path = folder.path().join(name);
         let flags = OFlags::RDWR
@@ -83,7 +86,7 @@ impl LockFile {
             | OFlags::NONBLOCK
             | OFlags::NOCTTY
             | OFlags::CLOEXEC;
-        // Whoever can open a file, if only to read it, can lock it and keep everybody waiting.
+        // Mode 0600: any user who can open the file, even for reading, could lock it for ever.
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600)) {
             Ok(fd) => Ok(Self {
                 file: Arc::new(File { fd, path }),
@@ -95,10 +98,13 @@ impl LockFile {
         }
     }
 
-    /// Locks, waiting for another holder no longer than `wait`.
+    /// Acquires the lock. Waits for another holder at most `wait`, polling with backoff.
+    ///
+    /// # Errors
+    /// [`LockError::Held`] if another process holds it for too long; [`LockError::Io`] if locking fails.
     pub fn lock(&self, wait: Duration) -> Result<Lock, LockError> {
         let deadline = Instant::now() + wait;
-        let mut pause = Duration::from_micros(200);
+        let mut backoff = Duration::from_micros(200);
         loop {
             match rustix::fs::flock(&self.file.fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
@@ -110,8 +116,8 @@ impl LockFile {
                         let (_, holder) = self.file.read();
                         return Err(LockError::Held { path, holder, wait });
                     }
-                    std::thread::sleep(pause.min(left));
-                    pause = (pause * 2).min(Duration::from_millis(10));
+                    std::thread::sleep(backoff.min(left));
+                    backoff = (backoff * 2).min(Duration::from_millis(10));
                 }
                 Err(errno) => return Err(self.file.failed(errno)),
             }
@@ -121,7 +127,7 @@ impl LockFile {
             file: Arc::clone(&self.file),
             generation,
         };
-        // Whoever waits is told less if this fails; the lock is no worse for it.
+        // Ignore a failure: it only affects the error messages of waiters.
         let _ = lock.write();
         Ok(lock)
     }
@@ -152,13 +158,16 @@ impl File {
 }
 
 impl Lock {
-    /// How often what the lock guards was changed.
+    /// The number of changes to the guarded data so far.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// Notes that what the lock guards is about to change.
-    pub fn raise(&mut self) -> Result<u64, LockError> {
+    /// Increments the generation. Call this before changing the guarded data.
+    ///
+    /// # Errors
+    /// [`LockError::Io`] if the file cannot be written.
+    pub fn bump_generation(&mut self) -> Result<u64, LockError> {
         self.generation += 1;
         self.write().map_err(|errno| self.file.failed(errno))?;
         Ok(self.generation)
@@ -181,7 +190,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing the file would free it too; there is no one to tell.
+        // Ignore a failure: closing the file releases the lock too.
         let _ = rustix::fs::flock(&self.file.fd, FlockOperation::Unlock);
     }
 }
@@ -191,7 +200,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_to_come_is_told_who_holds_the_lock_and_gets_it_afterwards() {
+    fn a_waiter_times_out_with_the_holders_process_and_gets_the_lock_later() {
         let dir = tempfile::tempdir().unwrap();
         let folder = Folder::open(dir.path()).unwrap();
         let name = OsStr::new("lock");
@@ -200,7 +209,7 @@ mod tests {
             LockFile::open(&folder, name).unwrap(),
         );
         let mut held = first.lock(Duration::ZERO).unwrap();
-        assert_eq!(held.raise().unwrap(), 1);
+        assert_eq!(held.bump_generation().unwrap(), 1);
         let before = Instant::now();
         let error = second.lock(Duration::from_millis(30)).unwrap_err();
         assert!(before.elapsed() >= Duration::from_millis(30));

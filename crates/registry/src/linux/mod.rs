@@ -1,4 +1,4 @@
-//! What a broker on Linux keeps its registrations in, and its other files.
+//! Storage on Linux: a directory of TOML files, and its building blocks.
 
 pub mod atomic_file;
 pub mod folder;

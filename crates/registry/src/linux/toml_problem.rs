@@ -1,50 +1,50 @@
-//! Reading a TOML file so that its author is told exactly what to mend.
+//! TOML parsing with precise error messages.
 //!
-//! [`parse`] reads any serde type (with `deny_unknown_fields` where keys are fixed) and turns
-//! the first mistake into a [`FileProblem`]: file, line, column, and what is wrong in words that
-//! need no knowledge of serde, with the nearest known key for a misspelt one.
+//! [`parse`] deserializes any serde type (use `deny_unknown_fields` if the keys are fixed). It converts
+//! the first error to a [`FileProblem`] with file, line and column. The message does not use serde's
+//! terms, and suggests the nearest known key for a misspelt one.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-/// What is wrong with a file, and where.
+/// A problem with a file, and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileProblem {
     /// The file.
     pub path: PathBuf,
-    /// The line and column, both from 1, unless it is the file as a whole.
-    pub place: Option<(usize, usize)>,
-    /// What is wrong, as the end of a sentence about the place.
+    /// The line and column, both from 1. `None` if the problem concerns the whole file.
+    pub position: Option<(usize, usize)>,
+    /// What is wrong: the end of a sentence whose subject is the file or position.
     pub what: String,
 }
 
 impl FileProblem {
-    /// A problem of the file as a whole.
+    /// A problem with the whole file.
     pub fn whole(path: &Path, what: impl Into<String>) -> Self {
         Self {
             path: path.to_owned(),
-            place: None,
+            position: None,
             what: what.into(),
         }
     }
 
-    /// A problem at a byte of the file's text.
+    /// A problem at a byte offset in the file's text.
     pub fn at(path: &Path, text: &str, byte: usize, what: impl Into<String>) -> Self {
         Self {
             path: path.to_owned(),
-            place: Some(place(text, byte)),
+            position: Some(position(text, byte)),
             what: what.into(),
         }
     }
 }
 
 impl fmt::Display for FileProblem {
-    /// `file:line:column: what`, as compilers print it and editors read it.
+    /// `file:line:column: what`, the format of compilers, which editors parse.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:", self.path.display())?;
-        if let Some((line, column)) = self.place {
+        if let Some((line, column)) = self.position {
             write!(f, "{line}:{column}:")?;
         }
         write!(f, " {}", self.what)
@@ -53,7 +53,10 @@ impl fmt::Display for FileProblem {
 
 impl std::error::Error for FileProblem {}
 
-/// The text of a file: UTF-8, with or without a byte order mark.
+/// Decodes a file as UTF-8, with or without a byte order mark.
+///
+/// # Errors
+/// [`FileProblem`] with the position of the first invalid byte.
 pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, FileProblem> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
@@ -66,10 +69,13 @@ pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, FileProblem> {
     }
 }
 
-/// Reads `text`, the contents of the file at `path`.
+/// Parses `text`, the content of the file at `path`.
+///
+/// # Errors
+/// [`FileProblem`] with the position of the first error.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileProblem> {
     toml::from_str(text).map_err(|error| {
-        let what = plain_words(error.message());
+        let what = reword(error.message());
         match error.span().filter(|_| !what.ends_with("is missing")) {
             Some(span) => FileProblem::at(path, text, span.start, what),
             None => FileProblem::whole(path, what),
@@ -77,7 +83,7 @@ pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileProb
     })
 }
 
-fn place(text: &str, byte: usize) -> (usize, usize) {
+fn position(text: &str, byte: usize) -> (usize, usize) {
     let mut byte = byte.min(text.len());
     while !text.is_char_boundary(byte) {
         byte -= 1;
@@ -90,10 +96,10 @@ fn place(text: &str, byte: usize) -> (usize, usize) {
     )
 }
 
-/// serde's message for people. The forms are those of `serde::de::Error`'s provided methods; one
-/// that is not known stays as it is.
-fn plain_words(message: &str) -> String {
-    // A key may be as long as the file and hold anything, and this goes to terminals and logs.
+/// Rewords a message of serde for users. It handles the messages of the provided methods of
+/// `serde::de::Error`; others are unchanged.
+fn reword(message: &str) -> String {
+    // A key may be as long as the file and contain any text, and messages go to terminals and logs.
     let message: String = message
         .chars()
         .take(500)
@@ -117,11 +123,11 @@ fn plain_words(message: &str) -> String {
     message
         .strip_prefix("invalid type: ")
         .and_then(|rest| rest.split_once(", expected "))
-        .map(|(have, want)| format!("{want} is expected here, not the {have}"))
+        .map(|(have, want)| format!("expected {want}, found the {have}"))
         .unwrap_or(message)
 }
 
-/// The known key that the unknown one is most likely meant to be.
+/// The known key with the smallest edit distance, if it is close enough.
 fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
     let folded = unknown.to_lowercase().replace('-', "_");
     let bound = (folded.chars().count() / 3).clamp(1, 4);
@@ -133,8 +139,8 @@ fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
         .map(|(_, key)| key)
 }
 
-/// How many letters must be put in, left out, changed, or swapped with the next one (optimal
-/// string alignment); any number over `bound` if more than `bound`.
+/// The edit distance in insertions, deletions, substitutions and swaps of adjacent letters (optimal
+/// string alignment). Any number over `bound` if it exceeds `bound`.
 fn distance(a: &str, b: &str, bound: usize) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
     if a.len().abs_diff(b.len()) > bound {
@@ -177,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_misspelt_key_is_named_with_its_place_and_the_nearest_known_one() {
+    fn a_misspelt_key_is_reported_with_position_and_suggestion() {
         assert_eq!(
             error("name = \"é\"\n  enabeld = true\n"),
             "x.toml:2:3: unknown key `enabeld`; did you mean `enabled`? (known here: `name`, \
@@ -190,14 +196,14 @@ mod tests {
     }
 
     #[test]
-    fn every_usual_mistake_reads_as_plain_words() {
+    fn common_mistakes_have_plain_messages() {
         assert_eq!(
             error("enabled = true\n"),
             "x.toml: the key `name` is missing"
         );
         assert_eq!(
             error("name = \"a\"\nenabled = \"yes\"\n"),
-            "x.toml:2:11: a boolean is expected here, not the string \"yes\""
+            "x.toml:2:11: expected a boolean, found the string \"yes\""
         );
         assert!(error("name = \"a\"\nname = \"b\"\n").starts_with("x.toml:2:1: "));
         assert!(error("name = \"a\n").starts_with("x.toml:1:"));
@@ -205,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf8_is_refused_at_its_line_and_a_byte_order_mark_is_not() {
+    fn invalid_utf8_has_a_position_and_a_byte_order_mark_is_allowed() {
         let path = Path::new("x.toml");
         let problem = text(path, b"name = \"a\"\n# \xff\n").unwrap_err();
         assert_eq!(
@@ -216,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_distance_counts_a_swap_once() {
+    fn a_swap_counts_once_in_the_edit_distance() {
         assert_eq!(distance("enabeld", "enabled", 4), 1);
         assert_eq!(distance("kitten", "sitting", 4), 3);
         assert_eq!(distance("", "abc", 4), 3);

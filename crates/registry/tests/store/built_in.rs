@@ -1,4 +1,4 @@
-//! Registrations that are there without files.
+//! Built-in registrations, which have no files.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ fn built_in() -> Registration {
 }
 
 #[test]
-fn what_is_built_in_is_in_force_without_a_file_and_cannot_be_removed() {
+fn a_built_in_registration_is_in_force_without_a_file_and_cannot_be_removed() {
     let config = Config::new();
     let (mut store, report) = open_with(&config, &[built_in()]);
     assert_eq!((report.registrations, store.built_in_count()), (1, 1));
@@ -32,7 +32,7 @@ fn what_is_built_in_is_in_force_without_a_file_and_cannot_be_removed() {
 }
 
 #[test]
-fn changing_it_gives_it_a_file_and_removing_that_brings_it_back() {
+fn changing_a_built_in_registration_writes_a_file_and_removing_that_restores_it() {
     let config = Config::new();
     let (mut store, _) = open_with(&config, &[built_in()]);
     let mut off = built_in();
@@ -50,7 +50,7 @@ fn changing_it_gives_it_a_file_and_removing_that_brings_it_back() {
 }
 
 #[test]
-fn a_file_by_hand_stands_in_its_place_for_as_long_as_it_is_there() {
+fn a_handwritten_file_replaces_a_built_in_registration_while_it_exists() {
     let config = Config::new();
     config.write(id(911), "name = \"session\"\nowner = \"carol\"\n");
     let (mut store, _) = open_with(&config, &[built_in()]);
@@ -64,7 +64,7 @@ fn a_file_by_hand_stands_in_its_place_for_as_long_as_it_is_there() {
 }
 
 #[test]
-fn a_broken_file_opens_nothing_that_is_built_in() {
+fn an_invalid_file_does_not_enable_the_built_in_registration() {
     let config = Config::new();
     config.write(
         id(911),
@@ -76,7 +76,7 @@ fn a_broken_file_opens_nothing_that_is_built_in() {
 }
 
 #[test]
-fn whoever_has_its_name_already_keeps_it_until_it_is_free() {
+fn a_built_in_registration_waits_for_its_name() {
     let config = Config::new();
     config.write(id(9), "name = \"Session\"\nowner = \"carol\"\n");
     let (mut store, report) = open_with(&config, &[built_in()]);
@@ -85,7 +85,7 @@ fn whoever_has_its_name_already_keeps_it_until_it_is_free() {
         panic!("{:?}", report.problems);
     };
     assert!(problem.to_string().contains("carol"), "{problem}");
-    // A look at everything neither forgets that nor tells it again.
+    // A rescan neither clears the problem nor reports it again.
     assert_eq!(store.reload(&Changed::Everything), []);
     assert_eq!(store.problems().count(), 1);
 

@@ -1,4 +1,4 @@
-//! Disks that are full or read-only, and processes that die.
+//! Full and read-only disks, and crashed writers.
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
@@ -11,15 +11,15 @@ use hvsock_testkit::require;
 
 use super::*;
 
-/// Runs the test `name` again, in this same program, with a mount namespace of its own in which
-/// it may mount what it likes; says in which folder if this is already that run.
+/// Runs the test `name` again in a child process with its own mount namespace. In the child, returns
+/// the folder to mount on; in the parent `None`.
 fn with_own_mounts(name: &str) -> Option<PathBuf> {
     const FOLDER: &str = "HVSOCK_TEST_MOUNTS";
     if let Some(folder) = std::env::var_os(FOLDER) {
         return Some(folder.into());
     }
     let dir = tempfile::tempdir().unwrap();
-    // Mounts then end with the process, however it ends.
+    // The mounts end with the process.
     let options: &[&str] = if is_root() {
         &["-m"]
     } else {
@@ -60,7 +60,7 @@ fn a_full_disk_leaves_the_old_state_intact() {
     store.put(registration(1, "One")).unwrap();
     let file = |port| folder.join("services").join(format!("{}.toml", id(port)));
     let before = fs::read(file(1)).unwrap();
-    // Leaves no page free; each file takes at least one.
+    // Fills the file system: each file needs at least one page.
     let _ = fs::write(folder.join("ballast"), vec![0; 1 << 20]);
 
     let full = |error: StoreError| {
@@ -83,9 +83,9 @@ fn a_full_disk_leaves_the_old_state_intact() {
         let entries = fs::read_dir(folder.join("services")).unwrap();
         entries.count()
     };
-    assert_eq!(names(&folder), 2, "the lock and the one registration");
+    assert_eq!(names(&folder), 2, "the lock and one registration");
 
-    // A full disk keeps nobody from making room.
+    // Removing works on a full disk.
     store.remove(id(1)).unwrap();
     fs::remove_file(folder.join("ballast")).unwrap();
     store.put(registration(2, "Two")).unwrap();
@@ -94,15 +94,15 @@ fn a_full_disk_leaves_the_old_state_intact() {
 }
 
 #[test]
-fn a_read_only_disk_is_read_and_says_why_it_is_not_written() {
-    let name = "faults::a_read_only_disk_is_read_and_says_why_it_is_not_written";
+fn a_read_only_disk_is_readable_and_writes_report_the_cause() {
+    let name = "faults::a_read_only_disk_is_readable_and_writes_report_the_cause";
     let Some(folder) = with_own_mounts(name) else {
         return;
     };
     mount("size=128k,mode=755", &folder);
     let (mut store, _) = FolderStore::open(&folder).unwrap();
     store.put(registration(1, "One")).unwrap();
-    // The open lock would keep the disk from becoming read-only.
+    // The lock file is open for writing, which prevents the remount.
     drop(store);
     mount("remount,ro", &folder);
     let (mut store, report) = FolderStore::open(&folder).unwrap();
@@ -114,9 +114,9 @@ fn a_read_only_disk_is_read_and_says_why_it_is_not_written() {
     assert_eq!(names(&store), ["One"]);
 }
 
-/// Not a test: what the next test kills.
+/// Not a test: the child process that the next test kills.
 #[test]
-fn writer_to_be_killed() {
+fn child_process_that_writes() {
     let Some(folder) = std::env::var_os("HVSOCK_TEST_WRITER") else {
         return;
     };
@@ -133,12 +133,12 @@ fn writer_to_be_killed() {
 }
 
 #[test]
-fn a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one() {
+fn a_killed_writer_leaves_the_old_or_the_new_file() {
     let config = Config::new();
     let mut cleaned = 0;
     for round in 0..30 {
         let mut writer = Command::new(std::env::current_exe().unwrap())
-            .args(["faults::writer_to_be_killed", "--exact"])
+            .args(["faults::child_process_that_writes", "--exact"])
             .env("HVSOCK_TEST_WRITER", config.path())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -161,7 +161,7 @@ fn a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one() {
 }
 
 #[test]
-fn what_a_crash_left_behind_is_not_read_and_is_cleaned() {
+fn temporary_files_of_a_crash_are_ignored_and_removed() {
     let config = Config::new();
     config.write(id(1), "name = \"One\"\n");
     fs::write(config.services().join(".hvsock-tmp-77-3"), "name = \"Ha").unwrap();

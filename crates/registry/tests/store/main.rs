@@ -1,4 +1,4 @@
-//! The folder of registrations, used as a broker, an operator, a package and a fault use it.
+//! The folder store: loading, watching, writing, faults and scale.
 
 #![cfg(target_os = "linux")]
 
@@ -17,7 +17,7 @@ use hvsock_address::{ElementName, PartitionName, ServiceId};
 use hvsock_registry::Registration;
 use hvsock_registry::store::{FolderStore, LoadReport};
 
-/// A folder of configuration of its own.
+/// A temporary configuration directory.
 struct Config {
     dir: tempfile::TempDir,
 }
@@ -28,7 +28,7 @@ impl Config {
     }
 
     fn new_in(folder: &Path) -> Self {
-        // What the tests write by hand is not for others to write, whatever umask they run with.
+        // Handwritten files must not be writable by others, whatever the umask.
         rustix::process::umask(0o022.into());
         let mut builder = tempfile::Builder::new();
         let dir = builder.prefix("hv").tempdir_in(folder).unwrap();
@@ -61,14 +61,14 @@ impl Config {
         FolderStore::open(self.path()).unwrap()
     }
 
-    /// Opens the store, in which nothing may be wrong.
+    /// Opens the store, which must have no problems.
     fn store(&self) -> FolderStore {
         let (store, report) = self.open();
         assert_eq!(report.problems, []);
         store
     }
 
-    /// The names in the folder, but for the lock.
+    /// The file names in the folder, without the lock.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.services()).unwrap();
         let mut names: Vec<String> = entries
@@ -100,13 +100,12 @@ fn owned(port: u32, name: &str, owner: &str, creator: &str) -> Registration {
     }
 }
 
-/// The names in force.
+/// The names of the registrations in force.
 fn names(store: &FolderStore) -> Vec<&str> {
     store.registrations().map(|r| r.name.as_str()).collect()
 }
 
-/// A folder in memory where that is possible, so that much writing is no burden to a disk that
-/// others use too.
+/// A directory in memory if possible, to avoid load on a shared disk.
 fn scratch() -> PathBuf {
     let in_memory = Some(PathBuf::from("/dev/shm")).filter(|folder| folder.is_dir());
     in_memory.unwrap_or_else(std::env::temp_dir)

@@ -14,10 +14,10 @@ fn resident() -> usize {
     pages * 4096
 }
 
-/// What it costs is printed (`--nocapture`); the bounds are wide, for slow machines and builds
-/// without optimization, and still far from what a step for every registration would take.
+/// Prints the costs (`--nocapture`). The cost of a single change must not depend on the number of
+/// registrations. So it is compared with that of a full rescan on the same machine, not with a clock.
 #[test]
-fn a_hundred_thousand_registrations_are_read_in_seconds_and_changed_one_by_one() {
+fn a_change_among_a_hundred_thousand_registrations_is_much_cheaper_than_a_rescan() {
     const COUNT: u32 = 100_000;
     let folder = scratch();
     let config = Config::new_in(&folder);
@@ -73,6 +73,6 @@ fn a_hundred_thousand_registrations_are_read_in_seconds_and_changed_one_by_one()
          {enable:.1?}, reload of one file {reload:.1?}, of everything {everything:.2?}"
     );
     assert!(opened < Duration::from_secs(60), "{opened:?}");
-    assert!(reload < Duration::from_millis(50), "{reload:?}");
-    assert!(put < put_empty * 4 + Duration::from_millis(50), "{put:?}");
+    assert!(reload * 20 < everything, "{reload:?} of {everything:?}");
+    assert!(put * 20 < everything, "{put:?} of {everything:?}");
 }

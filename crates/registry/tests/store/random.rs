@@ -1,4 +1,4 @@
-//! Two stores and a person with an editor on one folder, in any order.
+//! Model test: two stores and an editor on one folder, in random order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,8 +13,8 @@ const FILES: u32 = 4;
 const NAMES: [&str; 4] = ["Backup", "BACKUP", "Clock", "VM Session Service"];
 
 #[derive(Clone, Debug)]
-enum Step {
-    /// A person saves a file.
+enum Op {
+    /// An editor saves a file.
     Save(u32, usize, bool),
     Break(u32),
     Delete(u32),
@@ -23,37 +23,37 @@ enum Step {
     Rename(usize, u32, usize),
     Enable(usize, u32, bool),
     Remove(usize, u32),
-    /// A store is told of the files touched since, or to look at everything.
-    Tell(usize),
-    TellEverything(usize),
-    /// A store's process ends and another one starts.
+    /// A store is notified of the touched files, or rescans everything.
+    Notify(usize),
+    NotifyAll(usize),
+    /// A store's process restarts.
     Restart(usize),
 }
 
-fn step() -> impl Strategy<Value = Step> {
+fn op() -> impl Strategy<Value = Op> {
     let file = || 0..FILES;
     let name = || 0..NAMES.len();
     let store = || 0..2usize;
     prop_oneof![
-        4 => (file(), name(), any::<bool>()).prop_map(|(f, n, e)| Step::Save(f, n, e)),
-        2 => file().prop_map(Step::Break),
-        2 => file().prop_map(Step::Delete),
-        4 => (store(), file(), name()).prop_map(|(s, f, n)| Step::Put(s, f, n)),
-        2 => (store(), file(), name()).prop_map(|(s, f, n)| Step::Rename(s, f, n)),
-        2 => (store(), file(), any::<bool>()).prop_map(|(s, f, e)| Step::Enable(s, f, e)),
-        2 => (store(), file()).prop_map(|(s, f)| Step::Remove(s, f)),
-        3 => store().prop_map(Step::Tell),
-        1 => store().prop_map(Step::TellEverything),
-        1 => store().prop_map(Step::Restart),
+        4 => (file(), name(), any::<bool>()).prop_map(|(f, n, e)| Op::Save(f, n, e)),
+        2 => file().prop_map(Op::Break),
+        2 => file().prop_map(Op::Delete),
+        4 => (store(), file(), name()).prop_map(|(s, f, n)| Op::Put(s, f, n)),
+        2 => (store(), file(), name()).prop_map(|(s, f, n)| Op::Rename(s, f, n)),
+        2 => (store(), file(), any::<bool>()).prop_map(|(s, f, e)| Op::Enable(s, f, e)),
+        2 => (store(), file()).prop_map(|(s, f)| Op::Remove(s, f)),
+        3 => store().prop_map(Op::Notify),
+        1 => store().prop_map(Op::NotifyAll),
+        1 => store().prop_map(Op::Restart),
     ]
 }
 
-/// A store with one who follows it by what it tells, as a broker does.
+/// A store, and a copy of its registry that is updated by its changes, as a broker does.
 struct Follower {
     store: FolderStore,
-    follows: Registry,
+    copy: Registry,
     problems: BTreeSet<PathBuf>,
-    /// Files touched that the store was not told of.
+    /// Touched files that the store was not notified of.
     touched: BTreeSet<PathBuf>,
 }
 
@@ -61,14 +61,14 @@ impl Follower {
     fn new(config: &Config) -> Self {
         let (store, report) = config.open();
         Self {
-            follows: store.registry().clone(),
+            copy: store.registry().clone(),
             problems: report.problems.into_iter().map(|p| p.path).collect(),
             touched: BTreeSet::new(),
             store,
         }
     }
 
-    fn tell(&mut self, changed: &Changed) {
+    fn notify(&mut self, changed: &Changed) {
         let changes = self.store.reload(changed);
         self.follow(changes);
     }
@@ -76,12 +76,12 @@ impl Follower {
     fn follow(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Change::Added(new) => assert!(self.follows.insert(*new).is_ok()),
-                Change::Updated(new) => assert!(self.follows.replace(*new).unwrap().is_some()),
-                Change::Removed(id) => assert!(self.follows.remove(id).is_some()),
+                Change::Added(new) => assert!(self.copy.insert(*new).is_ok()),
+                Change::Updated(new) => assert!(self.copy.replace(*new).unwrap().is_some()),
+                Change::Removed(id) => assert!(self.copy.remove(id).is_some()),
                 Change::Broken(problem) => drop(self.problems.insert(problem.path)),
                 Change::Repaired(path) => assert!(self.problems.remove(&path)),
-                Change::Defaults(_) => panic!("nobody touched them"),
+                Change::Defaults(_) => panic!("the defaults did not change"),
             }
         }
     }
@@ -92,10 +92,10 @@ impl Follower {
         }
     }
 
-    /// Tells what was touched and checks that all is as it must be then.
+    /// Notifies the store of the touched files, and checks the invariants.
     fn settle(&mut self, config: &Config) {
         let touched = std::mem::take(&mut self.touched).into_iter().collect();
-        self.tell(&Changed::Files(touched));
+        self.notify(&Changed::Files(touched));
         self.check(config);
     }
 
@@ -105,9 +105,9 @@ impl Follower {
         };
         let in_force = by_id(self.store.registry());
         assert_eq!(
-            by_id(&self.follows),
+            by_id(&self.copy),
             in_force,
-            "who follows knows what is in force"
+            "the copy has the registrations in force"
         );
         let problems: BTreeSet<PathBuf> = self.store.problems().map(|p| p.path.clone()).collect();
         assert_eq!(self.problems, problems);
@@ -116,7 +116,7 @@ impl Follower {
         for id in (0..FILES).map(id) {
             let (file, now) = (config.file(id), in_force.get(&id));
             let Ok(text) = fs::read_to_string(&file) else {
-                assert_eq!(now, None, "without a file there is nothing in force");
+                assert_eq!(now, None, "in force without a file");
                 continue;
             };
             if problems.contains(&file) {
@@ -128,7 +128,7 @@ impl Follower {
                 let taken = holder.is_some_and(|holder| holder.id != id);
                 assert!(taken || name == "vm session service", "{text}");
             } else {
-                let now = now.expect("what is well is in force");
+                let now = now.expect("a valid file is in force");
                 let name = format!("name = \"{}\"", now.name);
                 assert!(text.starts_with(&name), "{name}: {text}");
                 assert_eq!(!text.contains("enabled = false"), now.enabled);
@@ -140,57 +140,57 @@ impl Follower {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
     #[test]
-    fn in_any_order_the_stores_the_files_and_the_followers_agree(
-        steps in proptest::collection::vec(step(), 1..40),
+    fn stores_files_and_copies_agree_in_any_order(
+        ops in proptest::collection::vec(op(), 1..40),
     ) {
         let config = Config::new_in(&scratch());
         let mut both = [Follower::new(&config), Follower::new(&config)];
-        for step in steps {
+        for op in ops {
             let mut touch = |port| {
                 let file = config.file(id(port));
                 for one in &mut both {
                     one.touched.insert(file.clone());
                 }
             };
-            match step {
-                Step::Save(port, name, enabled) => {
+            match op {
+                Op::Save(port, name, enabled) => {
                     touch(port);
                     let text = format!("name = \"{}\"\nenabled = {enabled}\n", NAMES[name]);
                     config.write(id(port), &text);
                 }
-                Step::Break(port) => {
+                Op::Break(port) => {
                     touch(port);
                     config.write(id(port), "nonsense");
                 }
-                Step::Delete(port) => {
+                Op::Delete(port) => {
                     touch(port);
                     let _ = fs::remove_file(config.file(id(port)));
                 }
-                Step::Put(store, port, name) => {
+                Op::Put(store, port, name) => {
                     touch(port);
                     let new = registration(port, NAMES[name]);
                     both[store].write(|store| store.put(new));
                 }
-                Step::Rename(store, port, name) => {
+                Op::Rename(store, port, name) => {
                     touch(port);
                     let new = registration(port, NAMES[name]);
                     both[store].write(|store| store.replace(&new));
                 }
-                Step::Enable(store, port, enabled) => {
+                Op::Enable(store, port, enabled) => {
                     touch(port);
                     both[store].write(|store| store.set_enabled(id(port), enabled, None));
                 }
-                Step::Remove(store, port) => {
+                Op::Remove(store, port) => {
                     touch(port);
                     both[store].write(|store| store.remove(id(port)));
                 }
-                Step::Tell(store) => both[store].settle(&config),
-                Step::TellEverything(store) => {
+                Op::Notify(store) => both[store].settle(&config),
+                Op::NotifyAll(store) => {
                     both[store].touched.clear();
-                    both[store].tell(&Changed::Everything);
+                    both[store].notify(&Changed::Everything);
                     both[store].check(&config);
                 }
-                Step::Restart(store) => both[store] = Follower::new(&config),
+                Op::Restart(store) => both[store] = Follower::new(&config),
             }
         }
         for one in &mut both {

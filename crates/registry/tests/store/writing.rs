@@ -1,4 +1,4 @@
-//! What is written, and by whom.
+//! Writes, also by several stores on one folder.
 
 use std::fs;
 use std::sync::Barrier;
@@ -11,7 +11,7 @@ use hvsock_registry::store::{Change, Changed, FolderStore, Options, StoreError};
 use super::*;
 
 #[test]
-fn what_is_put_is_there_for_the_next_one_to_open_the_folder() {
+fn a_registration_is_loaded_by_the_next_store_on_the_folder() {
     let config = Config::new();
     let mut store = config.store();
     let mut demo = owned(2761, "HV Socket Demo", "alice", "hvsock 0.1");
@@ -22,7 +22,7 @@ fn what_is_put_is_there_for_the_next_one_to_open_the_folder() {
     assert_eq!(store.registry().get(demo.id), Some(&demo));
     assert_eq!(config.store().registry().get(demo.id), Some(&demo));
     let changed = Changed::Files(vec![config.file(demo.id)]);
-    assert_eq!(store.reload(&changed), [], "its own writing is not news");
+    assert_eq!(store.reload(&changed), [], "its own write is no change");
     assert_eq!(
         config.read(demo.id),
         "name = \"HV Socket Demo\"\nenabled = true\nowner = \"alice\"\ncreator = \"hvsock \
@@ -35,7 +35,7 @@ fn what_is_put_is_there_for_the_next_one_to_open_the_folder() {
 }
 
 #[test]
-fn a_clash_names_both_owners_and_writes_nothing() {
+fn a_clash_shows_both_owners_and_writes_nothing() {
     let config = Config::new();
     let mut store = config.store();
     let alices = owned(1, "Backup", "alice", "a-tool");
@@ -52,14 +52,14 @@ fn a_clash_names_both_owners_and_writes_nothing() {
         }
     }
     let error = store.put(owned(0, "Zero", "bob", "b")).err();
-    assert!(error.is_none(), "port 0 is a port like any other");
+    assert!(error.is_none(), "port 0 is valid");
     assert_eq!(names(&store), ["Backup", "Zero"]);
     assert_eq!(config.names().len(), 2);
     assert_eq!(store.registry().get(id(1)), Some(&alices));
 }
 
 #[test]
-fn switching_off_and_on_leaves_what_a_person_wrote() {
+fn disabling_and_enabling_keeps_comments_and_formatting() {
     let config = Config::new();
     let text = "# ask Alice first\nconnect.users = [ 'alice' ] # her only\nname = 'Demo'\n";
     config.write(id(1), text);
@@ -86,7 +86,7 @@ fn switching_off_and_on_leaves_what_a_person_wrote() {
     store.set_enabled(id(1), true, Some(&web)).unwrap();
     let on = store.registry().get(id(1)).unwrap();
     assert_eq!(on.vm[&web].enabled, Some(true));
-    // Nothing to change, so nothing is written.
+    // No difference, so nothing is written.
     let before = config.read(id(1));
     store
         .set_enabled(id(1), true, Some(&partition("db")))
@@ -95,7 +95,7 @@ fn switching_off_and_on_leaves_what_a_person_wrote() {
 }
 
 #[test]
-fn a_change_starts_from_the_file_as_it_is_now() {
+fn a_change_applies_to_the_current_file() {
     let config = Config::new();
     config.write(id(1), "name = \"One\"\n");
     let mut store = config.store();
@@ -117,7 +117,7 @@ fn a_change_starts_from_the_file_as_it_is_now() {
 }
 
 #[test]
-fn a_file_with_a_problem_is_not_written_over_but_may_be_removed() {
+fn a_file_with_a_problem_is_not_overwritten_but_may_be_removed() {
     let config = Config::new();
     config.write(id(1), "nam = \"One\"\n");
     let (mut store, _) = config.open();
@@ -133,7 +133,7 @@ fn a_file_with_a_problem_is_not_written_over_but_may_be_removed() {
 }
 
 #[test]
-fn replacing_may_take_another_name_and_frees_the_old_one() {
+fn replace_may_change_the_name_and_releases_the_old_one() {
     let config = Config::new();
     config.write(id(1), "name = \"One\" # the first\n");
     config.write(id(2), "name = \"Two\"\n");
@@ -157,7 +157,7 @@ fn replacing_may_take_another_name_and_frees_the_old_one() {
 }
 
 #[test]
-fn what_could_not_be_read_again_is_not_written() {
+fn a_registration_that_could_not_be_read_again_is_not_written() {
     let config = Config::new();
     let mut store = config.store();
     let mut lease = registration(1, "Lease");
@@ -172,7 +172,7 @@ fn what_could_not_be_read_again_is_not_written() {
         (lease, "is a lease"),
         (escape, "control character"),
         (rule, "`a/b` in this list is not a partition"),
-        (large, "at most 65536 are read"),
+        (large, "the limit is 65536"),
     ] {
         let error = store.put(bad).unwrap_err();
         assert!(error.to_string().contains(why), "{error}");
@@ -181,7 +181,7 @@ fn what_could_not_be_read_again_is_not_written() {
 }
 
 #[test]
-fn two_stores_on_one_folder_see_each_others_writing_before_they_write() {
+fn a_store_reads_the_other_stores_writes_before_it_writes() {
     let config = Config::new();
     let (mut a, mut b) = (config.store(), config.store());
     for round in 0..20 {
@@ -206,12 +206,12 @@ fn two_stores_on_one_folder_see_each_others_writing_before_they_write() {
     assert_eq!(
         a.reload(&Changed::Files(vec![])).len(),
         1,
-        "the last refusal's"
+        "the change found by the last refused write"
     );
 }
 
 #[test]
-fn many_stores_that_write_at_once_lose_nothing_and_clash_exactly_once() {
+fn of_concurrent_writers_exactly_one_gets_a_name_and_no_write_is_lost() {
     let config = Config::new();
     const STORES: u32 = 8;
     let start = Barrier::new(STORES as usize);
@@ -239,7 +239,7 @@ fn many_stores_that_write_at_once_lose_nothing_and_clash_exactly_once() {
 }
 
 #[test]
-fn a_writer_that_does_not_finish_is_named_and_waited_for_no_longer_than_allowed() {
+fn waiting_for_a_locked_folder_times_out_with_the_holders_process() {
     let config = Config::new();
     let options = Options {
         lock_wait: Duration::from_millis(50),
@@ -257,7 +257,7 @@ fn a_writer_that_does_not_finish_is_named_and_waited_for_no_longer_than_allowed(
 }
 
 #[test]
-fn a_file_dropped_in_by_hand_is_seen_before_its_id_is_given_away() {
+fn put_detects_a_new_file_with_the_same_id() {
     let config = Config::new();
     let mut store = config.store();
     store.put(registration(9, "Nine")).unwrap();

@@ -1,5 +1,4 @@
-//! Changing a file that a person wrote: what differs is changed, and every comment, order and
-//! spelling beside it stays.
+//! Edits a handwritten file: changes only the differing values, and keeps comments, order and spelling.
 
 use std::path::Path;
 
@@ -9,12 +8,12 @@ use super::format;
 use crate::Registration;
 use crate::toml_problem::{self, FileProblem};
 
-/// Where a table is in the file; the same key means different things in different tables.
+/// The kind of a table. The meaning of a key depends on its table.
 #[derive(Clone, Copy, PartialEq)]
 enum Level {
     /// The file itself.
     Registration,
-    /// `[vm]`, whose keys are names of partitions.
+    /// `[vm]`, whose keys are partition names.
     Overrides,
     /// `[vm.NAME]`.
     Override,
@@ -22,7 +21,7 @@ enum Level {
     Rule,
 }
 
-/// Makes `bytes`, the file of an earlier state of this registration, say its present state.
+/// Edits `bytes`, a file with an earlier state of this registration, to contain its new state.
 pub(super) fn edit(
     path: &Path,
     bytes: &[u8],
@@ -42,7 +41,7 @@ pub(super) fn edit(
     Ok(document.to_string())
 }
 
-/// Makes the table `have` say what `want` says.
+/// Edits the table `have` to be equivalent to `want`.
 fn merge(have: &mut dyn TableLike, want: &dyn TableLike, level: Level) {
     let gone: Vec<String> = have
         .iter()
@@ -54,7 +53,7 @@ fn merge(have: &mut dyn TableLike, want: &dyn TableLike, level: Level) {
     }
     for (key, wanted) in want.iter() {
         let Some(item) = level.find(have, key).and_then(|key| have.get_mut(&key)) else {
-            // A file that leaves it out says this anyway.
+            // `enabled = true` is the default, so do not add it.
             if (level, key, wanted.as_bool()) != (Level::Registration, "enabled", Some(true)) {
                 have.insert(key, wanted.clone());
             }
@@ -77,8 +76,7 @@ impl Level {
         }
     }
 
-    /// The key of `table` that means what `key` means: the names of partitions that differ in
-    /// case only are one name.
+    /// The key of `table` that is equivalent to `key`. Partition names are compared ignoring case.
     fn find(self, table: &dyn TableLike, key: &str) -> Option<String> {
         let same = |other: &str| match self {
             Level::Overrides => other.eq_ignore_ascii_case(key),
@@ -91,7 +89,7 @@ impl Level {
             .map(str::to_owned)
     }
 
-    /// Whether an item that is not wanted says nothing, so that it can stay with its comments.
+    /// Whether an unwanted item is an empty table, so that it can stay with its comments.
     fn may_stay(self, key: &str, item: &Item) -> bool {
         let optional = match self {
             Level::Registration => ["bind", "connect", "vm"].contains(&key),
@@ -102,7 +100,7 @@ impl Level {
     }
 }
 
-/// Whether two values mean the same, however they are written.
+/// Whether two values are equal, regardless of their spelling.
 fn same(a: &Item, b: &Item) -> bool {
     let list = |item: &Item| -> Option<Vec<String>> {
         let array = item.as_array()?.iter();
@@ -115,7 +113,7 @@ fn same(a: &Item, b: &Item) -> bool {
     }
 }
 
-/// Puts a value in place of one that means something else, between the same blanks and comments.
+/// Replaces a value that differs, and keeps the surrounding whitespace and comments.
 fn replace(item: &mut Item, wanted: &Item) {
     if same(item, wanted) {
         return;
@@ -160,7 +158,7 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
     }
 
     #[test]
-    fn enabling_changes_one_word_of_a_hand_written_file() {
+    fn enabling_changes_one_value_of_a_handwritten_file() {
         let mut registration = read(HAND_WRITTEN);
         assert_eq!(edited(HAND_WRITTEN, &registration), HAND_WRITTEN);
         registration.enabled = true;
@@ -169,7 +167,7 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
     }
 
     #[test]
-    fn disabling_for_one_partition_finds_its_table_whatever_its_case() {
+    fn disabling_for_one_partition_finds_its_table_ignoring_case() {
         let mut registration = read(HAND_WRITTEN);
         let web = PartitionName::new("web").unwrap();
         registration.vm.get_mut(&web).unwrap().enabled = Some(false);
@@ -182,7 +180,7 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
     }
 
     #[test]
-    fn a_file_that_leaves_enabled_out_gets_the_key_only_when_it_must() {
+    fn a_file_without_enabled_gets_the_key_only_when_disabled() {
         let plain = "# c\nname = \"a\"\n\n[bind]\n# nobody yet\n";
         let mut registration = read(plain);
         assert_eq!(edited(plain, &registration), plain);
@@ -216,7 +214,7 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
     }
 
     fn registration() -> impl Strategy<Value = Registration> {
-        // Names that are also keys, which must not be taken for them.
+        // Some names are also keys of the file.
         let partition = "bind|connect|vm|enabled|[a-zA-Z][a-z.]{0,3}";
         let vm = btree_map(
             partition.prop_filter_map("a word", |name| PartitionName::new(name).ok()),
@@ -251,13 +249,13 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(registration in registration()) {
+        fn a_written_registration_is_read_back(registration in registration()) {
             let text = format::document(&registration).to_string();
             prop_assert_eq!(read(&text), registration);
         }
 
         #[test]
-        fn any_file_can_be_edited_to_say_anything_else(
+        fn any_file_can_be_edited_to_any_registration(
             before in registration(),
             after in registration(),
         ) {

@@ -1,6 +1,6 @@
-//! The text of one registration's file, and of `defaults.toml`.
+//! The TOML format of a registration's file and of `defaults.toml`.
 //!
-//! `docs/registry.md` shows what they hold.
+//! `docs/registry.md` documents the format.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,7 +13,7 @@ use toml_edit::{Array, DocumentMut, Item, Table, value};
 use crate::toml_problem::{self, FileProblem};
 use crate::{AccessRule, Defaults, Override, Registration, text};
 
-/// Reads a registration from the bytes of its file.
+/// Decodes the file of a registration.
 pub(super) fn decode(
     path: &Path,
     id: ServiceId,
@@ -33,7 +33,7 @@ pub(super) fn decode(
     })
 }
 
-/// Reads what holds where a registration says nothing.
+/// Decodes `defaults.toml`.
 pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, FileProblem> {
     let file: DefaultsFile = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
     let built_in = Defaults::default();
@@ -46,8 +46,7 @@ pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, Fil
     })
 }
 
-/// The registration as a document: what a new file holds, and what [`edit`](super::edit) makes
-/// an old one say.
+/// The registration as a document: the content of a new file, and the target of [`edit`](super::edit).
 pub(super) fn document(registration: &Registration) -> DocumentMut {
     let mut document = DocumentMut::new();
     let root = document.as_table_mut();
@@ -216,7 +215,7 @@ impl<'de> Deserialize<'de> for Child {
     }
 }
 
-/// The tables `[vm.NAME]`; a name that comes twice, in whatever case, is an error.
+/// The tables `[vm.NAME]`. A duplicate name, ignoring case, is an error.
 #[derive(Default)]
 struct Overrides(BTreeMap<PartitionName, Override>);
 
@@ -240,7 +239,7 @@ impl<'de> Visitor<'de> for OverridesVisitor {
         while let Some((name, differs)) = map.next_entry::<PartitionName, Differs>()? {
             if all.contains_key(&name) {
                 return Err(de::Error::custom(format_args!(
-                    "[vm.{name}] is here twice; case does not tell partitions apart"
+                    "duplicate [vm.{name}]; partition names are compared ignoring case"
                 )));
             }
             let differs = Override {
@@ -267,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_all_that_a_file_must_hold() {
+    fn the_name_is_the_only_required_key() {
         let name = ElementName::new("Demo").unwrap();
         let plain = Registration::new(ServiceId::from_port(1), name);
         assert_eq!(read("name = \"Demo\""), Ok(plain.clone()));
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn the_example_in_the_documentation_says_what_it_looks_like() {
+    fn the_example_in_the_documentation_is_valid() {
         let page = include_str!("../../../../../docs/registry.md");
         let example: String = page
             .lines()
@@ -295,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_at_its_place() {
+    fn errors_have_a_position() {
         for (text, want) in [
             (
                 "name = \"a\"\n[bind]\nuser = [\"a\"]\n",
@@ -317,19 +316,19 @@ mod tests {
             ),
             (
                 "name = \"a\"\nconnect = \"*\"",
-                "s.toml:2:11: a table with the lists users, groups and partitions is expected \
-                 here, not the string \"*\"",
+                "s.toml:2:11: expected a table with the lists users, groups and partitions, found \
+                 the string \"*\"",
             ),
             (
                 "name = \"a\"\nconnect.users = \"*\"",
-                "s.toml:2:17: a sequence is expected here, not the string \"*\"",
+                "s.toml:2:17: expected a sequence, found the string \"*\"",
             ),
         ] {
             assert_eq!(read(text), Err(want.to_owned()));
         }
         let twice = read("name = \"a\"\n[vm.web]\n[vm.WEB]\n").unwrap_err();
         assert!(twice.starts_with("s.toml:2:"), "{twice}");
-        assert!(twice.contains("is here twice"), "{twice}");
+        assert!(twice.contains("duplicate [vm."), "{twice}");
         for bad in ["a/b", "host", "@", "@a\\u0007"] {
             let text = format!("name = \"a\"\nbind.partitions = [\"{bad}\"]\n");
             let error = read(&text).unwrap_err();
@@ -339,11 +338,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_text_is_read_or_refused_at_a_place_inside_it(text in pieces()) {
+        fn arbitrary_text_is_decoded_or_rejected_at_a_valid_position(text in fragments()) {
             let path = Path::new("s.toml");
             let lines = text.matches('\n').count() + 1;
             if let Err(problem) = decode(path, ServiceId::from_port(1), text.as_bytes()) {
-                let line = problem.place.map_or(1, |(line, _)| line);
+                let line = problem.position.map_or(1, |(line, _)| line);
                 prop_assert!((1..=lines).contains(&line), "{problem}");
                 prop_assert!(problem.what.len() < 4000, "{problem}");
             }
@@ -351,14 +350,14 @@ mod tests {
         }
 
         #[test]
-        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
+        fn arbitrary_bytes_are_decoded_or_rejected(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
             let _ = decode(Path::new("s.toml"), ServiceId::from_port(1), &bytes);
         }
     }
 
-    /// Pieces of files, to be put together in any order.
-    fn pieces() -> impl Strategy<Value = String> {
-        let piece = prop_oneof![
+    /// Random sequences of fragments of files.
+    fn fragments() -> impl Strategy<Value = String> {
+        let fragment = prop_oneof![
             Just("name = \"Demo\"\n".to_owned()),
             Just("[bind]\n".to_owned()),
             Just("[vm.web]\n".to_owned()),
@@ -368,11 +367,11 @@ mod tests {
             "[a-z]{1,8} = (true|1|'x'|\\[\\]|\\{\\})\n",
             "[\\[\\]{}=.,'\"#\\\\a-c\n\r \u{1b}é]{0,6}",
         ];
-        proptest::collection::vec(piece, 0..10).prop_map(|pieces| pieces.concat())
+        proptest::collection::vec(fragment, 0..10).prop_map(|fragments| fragments.concat())
     }
 
     #[test]
-    fn defaults_take_rules_and_nothing_about_one_service() {
+    fn defaults_have_rules_but_no_keys_of_a_service() {
         let path = Path::new("defaults.toml");
         let read = |text: &str| decode_defaults(path, text.as_bytes());
         assert_eq!(read("# nothing"), Ok(Defaults::default()));

@@ -1,28 +1,25 @@
-//! The registrations of one partition as a folder of TOML files.
+//! The registrations of one partition as a directory of TOML files.
 //!
-//! `services/GUID.toml` is one registration, so that a package or a configuration manager can
-//! drop one in; `defaults.toml` beside the folder is what holds where a registration says
-//! nothing; `docs/registry.md` shows what is in them. [`FolderStore`] holds what they say, writes
-//! what is registered, and follows what others change:
+//! `services/GUID.toml` is one registration, so that a package or a configuration manager can install
+//! one. `defaults.toml` in the parent directory has the settings for what a registration leaves out.
+//! `docs/registry.md` documents both. [`FolderStore`] loads the files, writes changes, and follows
+//! changes by others:
 //!
-//! 1. [`FolderStore::open`] reads everything and reports what is wrong.
-//! 2. [`watch`] calls back when something changed; [`FolderStore::reload`] then says what.
+//! 1. [`FolderStore::open`] reads everything and reports problems.
+//! 2. [`watch`] calls back after a change; [`FolderStore::reload`] then returns the changes.
 //! 3. [`put`](FolderStore::put), [`set_enabled`](FolderStore::set_enabled),
 //!    [`replace`](FolderStore::replace) and [`remove`](FolderStore::remove) write.
 //!
-//! Who keeps a [`Registry`] of its own in step applies the [`Change`]s that 2 and 3 give, in the
-//! order in which they are given, and needs nothing else.
+//! To keep a copy of the [`Registry`], apply the [`Change`]s that 2 and 3 return, in order.
 //!
-//! What holds at all times:
-//! - A file with a problem changes nothing: what it said before stays in force while this
-//!   process lives, and at the start it is left out. A problem is reported once, and again when
-//!   it is over.
-//! - Names are unique. At the start the first file by name has it; later the one that has it
-//!   keeps it. The other file is reported, naming both, and comes into force when the name is
-//!   free.
-//! - Two processes that write at once take turns by a lock, and each sees what the other wrote
-//!   before it writes.
-//! - If the folder is gone, what was in force stays until there is one again.
+//! Invariants:
+//! - A file with a problem has no effect: its last good content stays in force while this process runs.
+//!   At startup the file is skipped. A problem is reported once, and again when it is solved.
+//! - Names are unique. At startup the first file (by file name) with a name gets it; later, the file
+//!   that has it keeps it. The other file is reported with both names, and is loaded when the name
+//!   becomes free.
+//! - A lock serializes concurrent writers, and each one reads the other's changes before it writes.
+//! - If the directory disappears, the last good state stays in force until there is a new one.
 
 mod edit;
 mod format;
@@ -36,7 +33,7 @@ use std::time::Duration;
 
 use hvsock_address::{ElementName, ServiceId};
 
-use self::state::{DEFAULTS, Log, State};
+use self::state::{ChangeLog, DEFAULTS, State};
 pub use self::watch::{Changed, Watch, watch};
 use crate::atomic_file::{self, WriteError};
 use crate::folder::{Folder, FolderError, Stamp};
@@ -44,35 +41,35 @@ use crate::lock::{Lock, LockError, LockFile};
 use crate::toml_problem::FileProblem;
 use crate::{Clash, Defaults, Registration, Registry};
 
-/// The folder of registrations, in the folder of configuration.
+/// The directory of registrations, in the configuration directory.
 pub const SERVICES: &str = "services";
 const LOCK: &str = ".lock";
-/// Stands for the lack of a folder among the names of files with problems.
+/// The key of the problem "the directory is missing" among the names of files with problems.
 const GONE: &str = "..";
 
 /// The registrations on disk, as last read.
 #[derive(Debug)]
 pub struct FolderStore {
-    place: Place,
+    folders: OpenFolders,
     state: State,
     options: Options,
-    /// The lock's generation that `state` is of; none if the lock could not be had.
+    /// The lock's generation when `state` was read; `None` if the lock was not available.
     generation: Option<u64>,
-    /// The folder's own state that `state` is of.
-    listed: Option<Stamp>,
-    /// What was learnt while writing and is not yet told by `reload`.
-    untold: Log,
+    /// The directory's state when `state` was read.
+    folder_stamp: Option<Stamp>,
+    /// Changes found while writing, which the next call returns.
+    unreported: ChangeLog,
 }
 
-/// Bounds of a store, and what it knows without files.
+/// Limits of a store, and its built-in registrations.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The most registrations.
+    /// The maximum number of registrations.
     pub limit: usize,
-    /// How long a write waits for another process's.
+    /// How long a write waits for the lock.
     pub lock_wait: Duration,
-    /// Registrations that hold while they have no file. Changing one gives it a file; removing
-    /// that file brings back what is built in.
+    /// Registrations that are in force while they have no file. Changing one writes a file; removing
+    /// the file restores the built-in registration.
     pub built_in: Vec<Registration>,
 }
 
@@ -86,61 +83,61 @@ impl Default for Options {
     }
 }
 
-/// What came of opening a store.
+/// The result of opening a store.
 #[derive(Debug, Default)]
 pub struct LoadReport {
-    /// How many registrations are in force.
+    /// The number of registrations in force.
     pub registrations: usize,
-    /// What is wrong, by file name: the first thousand.
+    /// Problems, sorted by file name: the first thousand.
     pub problems: Vec<FileProblem>,
-    /// How many more problems there are.
+    /// The number of further problems.
     pub more_problems: usize,
-    /// How many files of crashed writers were removed.
+    /// The number of removed temporary files of crashed writers.
     pub cleaned: usize,
 }
 
-/// Something that is different since the last look.
+/// A difference since the last read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A registration that was not in force is now.
+    /// A registration came into force.
     Added(Box<Registration>),
-    /// A registration says something else.
+    /// A registration changed.
     Updated(Box<Registration>),
-    /// A registration is gone.
+    /// A registration is no longer in force.
     Removed(ServiceId),
-    /// What holds where registrations say nothing is different.
+    /// The settings for what registrations leave out changed.
     Defaults(Defaults),
-    /// Something is wrong with a file; what it said before stays in force.
+    /// A file has a problem. Its last good content stays in force.
     Broken(FileProblem),
-    /// What was wrong with this file no longer is.
+    /// The problem of this file is solved.
     Repaired(PathBuf),
 }
 
 /// Why a store cannot be opened or written to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The folder cannot be used.
+    /// The directory cannot be used.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// Another process is writing, or the lock cannot be used.
+    /// Another process holds the lock, or the lock cannot be used.
     #[error(transparent)]
     Lock(#[from] LockError),
-    /// What must be unique is not.
+    /// The id, name or port is taken.
     #[error(transparent)]
     Clash(#[from] Clash),
-    /// There are as many registrations as there may be.
-    #[error("there are {0} registrations, the most that are kept; unregister one first")]
+    /// The maximum number of registrations is reached.
+    #[error("there are {0} registrations, which is the limit; unregister one first")]
     Limit(usize),
-    /// No such registration is on disk.
+    /// The registration has no file.
     #[error("no service {0} is registered in this folder")]
     NotRegistered(ServiceId),
-    /// It is there without a file, so there is nothing to remove.
+    /// The registration is built in and has no file to remove.
     #[error("`{0}` is built in and cannot be unregistered; disable it instead")]
     BuiltIn(ElementName),
-    /// The file must be mended by hand before it can be changed.
-    #[error("{0}; mend or remove the file first")]
+    /// The file has a problem that must be corrected by hand first.
+    #[error("{0}; correct or remove the file first")]
     Broken(FileProblem),
-    /// The registration holds something that its file could not say.
+    /// The file format cannot represent the registration.
     #[error("this registration cannot be stored: {0}")]
     Unstorable(String),
     /// Writing failed.
@@ -148,16 +145,16 @@ pub enum StoreError {
     Write(#[from] WriteError),
 }
 
-/// The open folders. Replaced as a whole when their paths lead elsewhere.
+/// The open directories. Reopened together when their paths refer to other directories.
 #[derive(Debug)]
-struct Place {
+struct OpenFolders {
     config: Folder,
     services: Folder,
-    /// None on a read-only disk, which can be read all the same.
+    /// `None` on a read-only file system, which can still be read.
     lock: Option<LockFile>,
 }
 
-impl Place {
+impl OpenFolders {
     fn open(config: &Path, create: bool) -> Result<Self, FolderError> {
         let open = match create {
             true => Folder::open_or_create,
@@ -187,84 +184,91 @@ impl Place {
 }
 
 impl FolderStore {
-    /// Opens the store in a folder of configuration, creating what is missing, and reads it.
+    /// Opens and reads the store in a configuration directory. Creates missing directories.
+    ///
+    /// # Errors
+    /// [`StoreError::Folder`] if a directory cannot be opened or created, or may be written by other
+    /// users. Problems with files are no errors; they are in the [`LoadReport`].
     pub fn open(config: impl AsRef<Path>) -> Result<(Self, LoadReport), StoreError> {
         Self::open_with(config, Options::default())
     }
 
-    /// Opens a store with other bounds than the usual ones.
+    /// Opens a store with given options.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
     pub fn open_with(
         config: impl AsRef<Path>,
         options: Options,
     ) -> Result<(Self, LoadReport), StoreError> {
-        let mut place = Place::open(config.as_ref(), true)?;
+        let mut folders = OpenFolders::open(config.as_ref(), true)?;
         let mut report = LoadReport::default();
         let mut generation = None;
-        // Whoever holds the lock is writing and cleans up after itself.
-        if let Ok(lock) = place.lock(Duration::ZERO) {
+        // If another process holds the lock, it is writing and cleans up itself.
+        if let Ok(lock) = folders.lock(Duration::ZERO) {
             generation = Some(lock.generation());
-            report.cleaned = atomic_file::clean(&place.services).unwrap_or(0);
+            report.cleaned = atomic_file::clean(&folders.services).unwrap_or(0);
         }
         let mut store = Self {
-            listed: place.services.stamp().ok(),
-            place,
+            folder_stamp: folders.services.stamp().ok(),
+            folders,
             state: State::new(options.limit, options.built_in.clone()),
             options,
             generation,
-            untold: Log::default(),
+            unreported: ChangeLog::default(),
         };
-        let mut log = Log {
+        let mut log = ChangeLog {
             starting: true,
-            ..Log::default()
+            ..ChangeLog::default()
         };
-        store.state.load_defaults(&store.place.config, &mut log);
-        store.state.rescan(&store.place.services, &mut log);
-        store.state.load_built_in(&store.place.services, &mut log);
+        store.state.load_defaults(&store.folders.config, &mut log);
+        store.state.rescan(&store.folders.services, &mut log);
+        store.state.load_built_in(&store.folders.services, &mut log);
         report.registrations = store.state.registry.len();
         report.problems = store.state.problems.values().cloned().collect();
         report.more_problems = store.state.more_problems;
         Ok((store, report))
     }
 
-    /// What is in force, defaults included.
+    /// The registry in force, including the defaults.
     pub fn registry(&self) -> &Registry {
         &self.state.registry
     }
 
-    /// The registrations in force, by name.
+    /// The registrations in force, sorted by name.
     pub fn registrations(&self) -> impl Iterator<Item = &Registration> {
         self.state.registry.iter()
     }
 
-    /// Whether what holds for this id is what is built in, and no file.
+    /// Whether this id has a built-in registration in force and no file.
     pub fn is_built_in(&self, id: ServiceId) -> bool {
         self.state.built_in(id).is_some()
     }
 
-    /// How many registrations are as they were built in.
+    /// The number of built-in registrations in force.
     pub fn built_in_count(&self) -> usize {
         self.state.built_in_count()
     }
 
-    /// What is wrong with files at present: the first thousand.
+    /// The current problems with files: the first thousand.
     pub fn problems(&self) -> impl Iterator<Item = &FileProblem> {
         self.state.problems.values()
     }
 
-    /// The folder of configuration.
+    /// The configuration directory.
     pub fn config(&self) -> &Path {
-        self.place.config.path()
+        self.folders.config.path()
     }
 
-    /// Looks at what [`watch`] said has changed, and tells what is different; also what was
-    /// learnt by the way while writing.
+    /// Reloads the files that [`watch`] reported and returns the changes. They include changes found
+    /// during earlier writes.
     pub fn reload(&mut self, changed: &Changed) -> Vec<Change> {
-        let mut log = std::mem::take(&mut self.untold);
-        let Ok(reopened) = self.follow(&mut log) else {
+        let mut log = std::mem::take(&mut self.unreported);
+        let Ok(reopened) = self.reopen_if_moved(&mut log) else {
             return log.changes;
         };
-        // Taken before looking, so that what changes meanwhile is not taken for seen.
-        let listed = self.place.services.stamp().ok();
+        // Read the stamp before the files: a concurrent change must not be missed later.
+        let folder_stamp = self.folders.services.stamp().ok();
         match changed {
             Changed::Files(paths) if !reopened => {
                 let mut paths: Vec<&PathBuf> = paths.iter().collect();
@@ -276,46 +280,46 @@ impl FolderStore {
             }
             _ => self.reload_all(&mut log),
         }
-        self.listed = listed;
+        self.folder_stamp = folder_stamp;
         log.changes
     }
 
-    fn reload_file(&mut self, path: &Path, log: &mut Log) {
+    fn reload_file(&mut self, path: &Path, log: &mut ChangeLog) {
         let Some(name) = path.file_name() else {
             return;
         };
-        if path.parent() == Some(self.place.services.path()) {
-            self.state.look(&self.place.services, name, log);
-        } else if name == DEFAULTS && path.parent() == Some(self.place.config.path()) {
-            self.state.load_defaults(&self.place.config, log);
+        if path.parent() == Some(self.folders.services.path()) {
+            self.state.check_file(&self.folders.services, name, log);
+        } else if name == DEFAULTS && path.parent() == Some(self.folders.config.path()) {
+            self.state.load_defaults(&self.folders.config, log);
         }
     }
 
-    fn reload_all(&mut self, log: &mut Log) {
-        self.state.load_defaults(&self.place.config, log);
-        self.state.rescan(&self.place.services, log);
+    fn reload_all(&mut self, log: &mut ChangeLog) {
+        self.state.load_defaults(&self.folders.config, log);
+        self.state.rescan(&self.folders.services, log);
     }
 
-    /// Opens the folders again if their paths lead elsewhere; says whether they did.
-    fn follow(&mut self, log: &mut Log) -> Result<bool, FolderError> {
-        let opened = match self.place.is_current() {
+    /// Reopens the directories if their paths refer to other ones. Returns whether they did.
+    fn reopen_if_moved(&mut self, log: &mut ChangeLog) -> Result<bool, FolderError> {
+        let opened = match self.folders.is_current() {
             true => Ok(None),
-            false => Place::open(self.place.config.path(), false).map(Some),
+            false => OpenFolders::open(self.folders.config.path(), false).map(Some),
         };
         match opened {
             Ok(place) => {
-                self.state.solved(OsStr::new(GONE), log);
+                self.state.clear_problem(OsStr::new(GONE), log);
                 let elsewhere = place.is_some();
                 if let Some(place) = place {
-                    self.place = place;
+                    self.folders = place;
                     self.generation = None;
                 }
                 Ok(elsewhere)
             }
             Err(error) => {
                 let what = format!("{error}; the last good state stays in force");
-                let problem = FileProblem::whole(self.place.services.path(), what);
-                self.state.problem(OsStr::new(GONE), problem, log);
+                let problem = FileProblem::whole(self.folders.services.path(), what);
+                self.state.report_problem(OsStr::new(GONE), problem, log);
                 Err(error)
             }
         }

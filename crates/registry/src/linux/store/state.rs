@@ -1,4 +1,4 @@
-//! What the files said when they were last looked at.
+//! The content of the files when they were last read.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -11,77 +11,77 @@ use crate::folder::{Folder, Stamp};
 use crate::toml_problem::FileProblem;
 use crate::{AccessRule, Clash, Defaults, Registration, Registry};
 
-/// The file of what holds where a registration says nothing.
+/// The file with the settings for what a registration leaves out.
 pub(super) const DEFAULTS: &str = "defaults.toml";
 
-/// Stands for [`DEFAULTS`], which is in the folder above, among the names of files with problems.
+/// The key of [`DEFAULTS`], which is in the parent directory, among the names of files with problems.
 const ABOVE: &str = "../defaults.toml";
 
-/// Stands for the folder itself among the names of files with problems.
+/// The key of the directory itself among the names of files with problems.
 pub(super) const FOLDER: &str = ".";
 
-/// The most problems that are remembered one by one.
+/// The maximum number of problems that are stored.
 pub(super) const MAX_PROBLEMS: usize = 1000;
 
-/// The registrations in force, and what is known of every file.
+/// The registrations in force, and the state of every file.
 #[derive(Debug, Default)]
 pub(super) struct State {
-    /// What is in force: for a file with a problem, what it said before.
+    /// The registrations in force. A file with a problem keeps its last good content here.
     pub registry: Registry,
-    /// Every registration's file, in force or not.
-    files: HashMap<ServiceId, Seen>,
-    /// The files that want what others have.
-    waiting: HashMap<Wish, BTreeSet<ServiceId>>,
-    /// What a file waits for.
-    waits_for: HashMap<ServiceId, Wish>,
-    /// What is wrong, by file name; at most [`MAX_PROBLEMS`].
+    /// The files of all registrations, in force or not.
+    files: HashMap<ServiceId, ReadRecord>,
+    /// The files that wait for each name or port that another file has.
+    claims: HashMap<Claim, BTreeSet<ServiceId>>,
+    /// The name or port that each waiting file waits for.
+    pending_claim: HashMap<ServiceId, Claim>,
+    /// Problems by file name; at most [`MAX_PROBLEMS`].
     pub problems: BTreeMap<OsString, FileProblem>,
-    /// How many problems there were beyond that in the last look at everything.
+    /// The number of further problems in the last full rescan.
     pub more_problems: usize,
-    /// The most registrations that are taken in.
+    /// The maximum number of registrations.
     limit: usize,
-    /// What holds for these ids while they have no file.
+    /// The registrations in force while their ids have no file.
     built_in: BTreeMap<ServiceId, Registration>,
 }
 
-/// What one registration has at a time, and others may wait for.
+/// A unique key of a registration, which other files may wait for.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Wish {
-    /// A name as it is compared.
+pub(super) enum Claim {
+    /// A case-folded name.
     Name(String),
-    /// A port for guests, which two GUIDs may have as their alias.
+    /// A port for guests. Two GUIDs may have the same alias port.
     Port(u32),
 }
 
-impl Wish {
-    /// All that a registration has.
-    pub fn all(registration: &Registration) -> Vec<Wish> {
-        let port = registration.port_for_guests().map(Wish::Port);
-        let name = Wish::Name(registration.name.folded());
+impl Claim {
+    /// All claims of a registration.
+    pub fn all(registration: &Registration) -> Vec<Claim> {
+        let port = registration.port_for_guests().map(Claim::Port);
+        let name = Claim::Name(registration.name.folded());
         [name].into_iter().chain(port).collect()
     }
 }
 
-/// When a file was read and in what state it was then.
+/// The time when a file was read, and its state then.
 #[derive(Clone, Copy, Debug)]
-struct Seen {
+struct ReadRecord {
     stamp: Option<Stamp>,
     at: i64,
 }
 
-/// What lies under a file's name.
-enum Found {
-    Nothing,
+/// The result of reading a registration's file.
+enum FileState {
+    Missing,
     Registration(Box<Registration>),
     Problem(FileProblem),
 }
 
-/// What came of looking at files.
+/// The changes found while reading files.
 #[derive(Debug, Default)]
-pub(super) struct Log {
-    /// What changed, in order.
+pub(super) struct ChangeLog {
+    /// The changes, in order.
     pub changes: Vec<Change>,
-    /// Whether additions are left out: at the start everything is one.
+    /// Whether this is the initial load, where additions are not recorded.
     pub starting: bool,
 }
 
@@ -94,66 +94,67 @@ impl State {
         }
     }
 
-    /// How many registrations in force are built in.
+    /// The number of built-in registrations in force.
     pub fn built_in_count(&self) -> usize {
-        let in_force = |id: &&ServiceId| !self.knows(**id) && self.registry.get(**id).is_some();
+        let in_force = |id: &&ServiceId| !self.has_file(**id) && self.registry.get(**id).is_some();
         self.built_in.keys().filter(in_force).count()
     }
 
-    /// Takes in what is built in and has no file, once all files have been looked at.
-    pub fn load_built_in(&mut self, folder: &Folder, log: &mut Log) {
-        let without_file = self.built_in.keys().filter(|id| !self.knows(**id));
+    /// Loads the built-in registrations without a file. Call it after all files are loaded.
+    pub fn load_built_in(&mut self, folder: &Folder, log: &mut ChangeLog) {
+        let without_file = self.built_in.keys().filter(|id| !self.has_file(**id));
         self.load_all(folder, without_file.copied().collect(), log);
     }
 
-    /// What is built in for this id, if no file stands in its place.
+    /// The built-in registration with this id, unless a file replaces it.
     pub fn built_in(&self, id: ServiceId) -> Option<&Registration> {
-        self.built_in.get(&id).filter(|_| !self.knows(id))
+        self.built_in.get(&id).filter(|_| !self.has_file(id))
     }
 
-    /// Whether a file is known to be there.
-    pub fn knows(&self, id: ServiceId) -> bool {
+    /// Whether a file for this id exists, as last read.
+    pub fn has_file(&self, id: ServiceId) -> bool {
         self.files.contains_key(&id)
     }
 
-    /// Whether there is room for one more.
-    pub fn has_room(&self) -> bool {
+    /// Whether the limit allows one more registration.
+    pub fn has_capacity(&self) -> bool {
         self.registry.len() < self.limit
     }
 
-    /// Notes that this process wrote a registration's file.
-    pub fn wrote(&mut self, id: ServiceId, stamp: Option<Stamp>) {
-        self.files.insert(id, Seen { stamp, at: now() });
+    /// Records that this process wrote a registration's file.
+    pub fn record_write(&mut self, id: ServiceId, stamp: Option<Stamp>) {
+        self.files.insert(id, ReadRecord { stamp, at: now() });
     }
 
-    /// Looks at every file: reads those that are new, changed, or had a problem.
-    pub fn rescan(&mut self, folder: &Folder, log: &mut Log) {
+    /// Rescans the directory: reads the files that are new, changed, or had a problem.
+    pub fn rescan(&mut self, folder: &Folder, log: &mut ChangeLog) {
         let names = match folder.names(is_toml) {
             Ok(names) => names,
             Err(error) => {
-                let what = format!("cannot be listed: {error}; the last good state stays");
+                let what =
+                    format!("cannot be folder_stamp: {error}; the last good state stays in force");
                 let problem = FileProblem::whole(folder.path(), what);
-                self.problem(OsStr::new(FOLDER), problem, log);
+                self.report_problem(OsStr::new(FOLDER), problem, log);
                 return;
             }
         };
-        self.solved(OsStr::new(FOLDER), log);
+        self.clear_problem(OsStr::new(FOLDER), log);
         self.more_problems = 0;
-        let mut there = HashSet::with_capacity(names.len());
+        let mut present = HashSet::with_capacity(names.len());
         let mut changed = Vec::new();
         for name in &names {
             let Some(id) = service_id(name) else {
                 let problem = FileProblem::whole(&folder.path().join(name), misnamed(name));
-                self.problem(name, problem, log);
+                self.report_problem(name, problem, log);
                 continue;
             };
-            there.insert(id);
-            if !self.is_as_seen(folder, id, name) {
+            present.insert(id);
+            if !self.is_unchanged(folder, id, name) {
                 changed.push(id);
             }
         }
         let known = self.files.keys().copied();
-        let mut gone: Vec<ServiceId> = known.filter(|id| !there.contains(id)).collect();
+        let mut gone: Vec<ServiceId> = known.filter(|id| !present.contains(id)).collect();
         gone.sort_unstable();
         for id in gone {
             self.load(folder, id, log);
@@ -165,51 +166,54 @@ impl State {
             .problems
             .keys()
             .filter(|name| is_toml(name) && names.binary_search(name).is_err())
-            // What is built in may want what a file has.
+            // A built-in registration without a file may have a problem too: its name may be taken.
             .filter(|name| service_id(name).is_none_or(|id| self.built_in(id).is_none()))
             .cloned()
             .collect();
         for name in solved {
-            self.solved(&name, log);
+            self.clear_problem(&name, log);
         }
     }
 
-    /// Looks at one file of the folder, whatever its name.
-    pub fn look(&mut self, folder: &Folder, name: &OsStr, log: &mut Log) {
+    /// Checks one file of the directory, with any name.
+    pub fn check_file(&mut self, folder: &Folder, name: &OsStr, log: &mut ChangeLog) {
         if !is_toml(name) {
             return;
         }
         match service_id(name) {
             Some(id) => self.load(folder, id, log),
-            None if matches!(folder.stamp_of(name), Ok(None)) => self.solved(name, log),
+            None if matches!(folder.stamp_of(name), Ok(None)) => self.clear_problem(name, log),
             None => {
                 let problem = FileProblem::whole(&folder.path().join(name), misnamed(name));
-                self.problem(name, problem, log);
+                self.report_problem(name, problem, log);
             }
         }
     }
 
-    /// Reads one registration's file, and then those that were waiting for what it gave up.
-    pub fn load(&mut self, folder: &Folder, id: ServiceId, log: &mut Log) {
+    /// Reads one registration's file, then the files that waited for a name or port that it released.
+    pub fn load(&mut self, folder: &Folder, id: ServiceId, log: &mut ChangeLog) {
         self.load_all(folder, vec![id], log);
     }
 
-    /// Reads the files that wait for what has become free.
-    pub fn load_waiting(&mut self, folder: &Folder, freed: &[Wish], log: &mut Log) {
-        let waiting = freed.iter().flat_map(|wish| self.waiters(wish)).collect();
+    /// Reads the files that wait for these released claims.
+    pub fn load_claimants(&mut self, folder: &Folder, freed: &[Claim], log: &mut ChangeLog) {
+        let waiting = freed
+            .iter()
+            .flat_map(|claim| self.claimants(claim))
+            .collect();
         self.load_all(folder, waiting, log);
     }
 
-    fn load_all(&mut self, folder: &Folder, mut next: Vec<ServiceId>, log: &mut Log) {
+    fn load_all(&mut self, folder: &Folder, mut next: Vec<ServiceId>, log: &mut ChangeLog) {
         while let Some(id) = next.pop() {
-            let found = self.find(folder, id);
+            let found = self.read_file(folder, id);
             let freed = self.apply(folder, id, found, log);
-            next.extend(freed.iter().flat_map(|wish| self.waiters(wish)));
+            next.extend(freed.iter().flat_map(|claim| self.claimants(claim)));
         }
     }
 
-    /// Reads what holds where a registration says nothing.
-    pub fn load_defaults(&mut self, config: &Folder, log: &mut Log) {
+    /// Reads `defaults.toml`.
+    pub fn load_defaults(&mut self, config: &Folder, log: &mut ChangeLog) {
         let name = OsStr::new(ABOVE);
         let path = config.path().join(DEFAULTS);
         let read = config
@@ -220,35 +224,35 @@ impl State {
             });
         match read {
             Ok(defaults) => {
-                self.solved(name, log);
+                self.clear_problem(name, log);
                 self.set_defaults(defaults, log);
             }
             Err(mut problem) => {
                 if log.starting {
                     problem
                         .what
-                        .push_str("; until it is mended, nobody may use what is left to defaults");
-                    self.set_defaults(closed(), log);
+                        .push_str("; until it is corrected, the defaults deny all access");
+                    self.set_defaults(deny_all(), log);
                 }
-                self.problem(name, problem, log);
+                self.report_problem(name, problem, log);
             }
         }
     }
 
-    /// The files that wait for this, the first one last, since it is taken from the end.
-    fn waiters(&self, wish: &Wish) -> Vec<ServiceId> {
-        let waiting = self.waiting.get(wish).into_iter().flatten();
+    /// The files that wait for a claim, in reverse order, because the caller pops from the end.
+    fn claimants(&self, claim: &Claim) -> Vec<ServiceId> {
+        let waiting = self.claims.get(claim).into_iter().flatten();
         waiting.rev().copied().collect()
     }
 
-    /// Forgets a file that is no longer there.
-    fn forget(&mut self, id: ServiceId, log: &mut Log) {
+    /// Removes the state of a file that no longer exists.
+    fn forget_file(&mut self, id: ServiceId, log: &mut ChangeLog) {
         self.files.remove(&id);
-        self.wait_for(id, None);
-        self.solved(&file_name(id), log);
+        self.set_claim(id, None);
+        self.clear_problem(&file_name(id), log);
     }
 
-    fn is_as_seen(&self, folder: &Folder, id: ServiceId, name: &OsStr) -> bool {
+    fn is_unchanged(&self, folder: &Folder, id: ServiceId, name: &OsStr) -> bool {
         let Some(seen) = self.files.get(&id) else {
             return false;
         };
@@ -260,33 +264,39 @@ impl State {
             && matches!(folder.stamp_of(name), Ok(Some(now)) if now == stamp)
     }
 
-    fn find(&mut self, folder: &Folder, id: ServiceId) -> Found {
+    fn read_file(&mut self, folder: &Folder, id: ServiceId) -> FileState {
         let name = file_name(id);
         let path = folder.path().join(&name);
         let at = now();
         match folder.read(&name) {
-            Ok(None) => Found::Nothing,
+            Ok(None) => FileState::Missing,
             Ok(Some(contents)) => {
                 let stamp = Some(contents.stamp);
-                self.files.insert(id, Seen { stamp, at });
+                self.files.insert(id, ReadRecord { stamp, at });
                 match format::decode(&path, id, &contents.bytes) {
-                    Ok(registration) => Found::Registration(Box::new(registration)),
-                    Err(problem) => Found::Problem(problem),
+                    Ok(registration) => FileState::Registration(Box::new(registration)),
+                    Err(problem) => FileState::Problem(problem),
                 }
             }
             Err(problem) => {
-                self.files.insert(id, Seen { stamp: None, at });
-                Found::Problem(problem)
+                self.files.insert(id, ReadRecord { stamp: None, at });
+                FileState::Problem(problem)
             }
         }
     }
 
-    /// Takes in what was found in one file; gives what it gave up.
-    fn apply(&mut self, folder: &Folder, id: ServiceId, found: Found, log: &mut Log) -> Vec<Wish> {
+    /// Applies the result of reading one file. Returns the claims that it released.
+    fn apply(
+        &mut self,
+        folder: &Folder,
+        id: ServiceId,
+        found: FileState,
+        log: &mut ChangeLog,
+    ) -> Vec<Claim> {
         let name = file_name(id);
         let new = match found {
-            Found::Nothing => {
-                self.forget(id, log);
+            FileState::Missing => {
+                self.forget_file(id, log);
                 match self.built_in(id) {
                     Some(built_in) => built_in.clone(),
                     None => {
@@ -294,78 +304,78 @@ impl State {
                             return Vec::new();
                         };
                         log.changes.push(Change::Removed(id));
-                        return Wish::all(&old);
+                        return Claim::all(&old);
                     }
                 }
             }
-            Found::Problem(problem) => {
-                self.wait_for(id, None);
-                self.problem(&name, problem, log);
+            FileState::Problem(problem) => {
+                self.set_claim(id, None);
+                self.report_problem(&name, problem, log);
                 return Vec::new();
             }
-            Found::Registration(new) => *new,
+            FileState::Registration(new) => *new,
         };
         let old = self.registry.get(id);
         let old_name = old.map(|old| old.name.folded());
         if old == Some(&new) {
-            self.wait_for(id, None);
-            self.solved(&name, log);
+            self.set_claim(id, None);
+            self.clear_problem(&name, log);
             return Vec::new();
         }
         let path = folder.path().join(&name);
-        if old.is_none() && !self.has_room() {
-            let what = format!("is one too many: at most {} registrations", self.limit);
-            self.problem(&name, FileProblem::whole(&path, what), log);
+        if old.is_none() && !self.has_capacity() {
+            let what = format!("exceeds the limit of {} registrations", self.limit);
+            self.report_problem(&name, FileProblem::whole(&path, what), log);
             return Vec::new();
         }
         let new_name = new.name.folded();
         let announced = (!log.starting).then(|| Box::new(new.clone()));
         if let Err(clash) = self.registry.replace(new) {
             let problem = clash.to_string();
-            let wish = match clash {
-                Clash::Port { port, .. } => Wish::Port(port),
-                _ => Wish::Name(new_name),
+            let claim = match clash {
+                Clash::Port { port, .. } => Claim::Port(port),
+                _ => Claim::Name(new_name),
             };
-            self.wait_for(id, Some(wish));
-            self.problem(&name, FileProblem::whole(&path, problem), log);
+            self.set_claim(id, Some(claim));
+            self.report_problem(&name, FileProblem::whole(&path, problem), log);
             return Vec::new();
         }
-        self.wait_for(id, None);
-        self.solved(&name, log);
+        self.set_claim(id, None);
+        self.clear_problem(&name, log);
         log.changes
             .extend(announced.map(|new| match old_name.is_some() {
                 true => Change::Updated(new),
                 false => Change::Added(new),
             }));
-        // The port follows from the id and stays.
+        // The port follows from the id, so only the name can be released.
         let freed = old_name.filter(|old| *old != new_name);
-        freed.map(Wish::Name).into_iter().collect()
+        freed.map(Claim::Name).into_iter().collect()
     }
 
-    fn wait_for(&mut self, id: ServiceId, wish: Option<Wish>) {
-        if let Some(before) = self.waits_for.remove(&id)
-            && let Some(waiting) = self.waiting.get_mut(&before)
+    fn set_claim(&mut self, id: ServiceId, claim: Option<Claim>) {
+        if let Some(before) = self.pending_claim.remove(&id)
+            && let Some(waiting) = self.claims.get_mut(&before)
         {
             waiting.remove(&id);
             if waiting.is_empty() {
-                self.waiting.remove(&before);
+                self.claims.remove(&before);
             }
         }
-        if let Some(wish) = wish {
-            self.waiting.entry(wish.clone()).or_default().insert(id);
-            self.waits_for.insert(id, wish);
+        if let Some(claim) = claim {
+            self.claims.entry(claim.clone()).or_default().insert(id);
+            self.pending_claim.insert(id, claim);
         }
     }
 
-    fn set_defaults(&mut self, defaults: Defaults, log: &mut Log) {
+    fn set_defaults(&mut self, defaults: Defaults, log: &mut ChangeLog) {
         if *self.registry.defaults() != defaults {
             self.registry.set_defaults(defaults.clone());
             log.changes.push(Change::Defaults(defaults));
         }
     }
 
-    /// Notes a problem, and announces it if it is not the one that was known.
-    pub fn problem(&mut self, name: &OsStr, problem: FileProblem, log: &mut Log) {
+    /// Records a problem, and logs a change if it is new.
+    pub fn report_problem(&mut self, name: &OsStr, problem: FileProblem, log: &mut ChangeLog) {
         if self.problems.get(name) == Some(&problem) {
             return;
         }
@@ -377,16 +387,16 @@ impl State {
         }
     }
 
-    /// Notes that nothing is wrong with a file.
-    pub fn solved(&mut self, name: &OsStr, log: &mut Log) {
+    /// Records that a file has no problem, and logs a change if it had one.
+    pub fn clear_problem(&mut self, name: &OsStr, log: &mut ChangeLog) {
         if let Some(problem) = self.problems.remove(name) {
             log.changes.push(Change::Repaired(problem.path));
         }
     }
 }
 
-/// What stands in for defaults that cannot be read: a mistake in them must not open anything.
-fn closed() -> Defaults {
+/// Replaces defaults that cannot be read at startup: an error in the file must not grant access.
+fn deny_all() -> Defaults {
     let nobody = || AccessRule {
         users: Some(Vec::new()),
         groups: Some(Vec::new()),
@@ -399,19 +409,20 @@ fn closed() -> Defaults {
     }
 }
 
-/// The file of a registration.
+/// The file name of a registration.
 pub(super) fn file_name(id: ServiceId) -> OsString {
     format!("{id}.toml").into()
 }
 
-/// The registration that a file is of, if it is named as such files are.
+/// The id in the file name of a registration. `None` if the name has another form.
 fn service_id(name: &OsStr) -> Option<ServiceId> {
     let stem = name.to_str()?.strip_suffix(".toml")?;
     let id: ServiceId = stem.parse().ok()?;
     (id.to_string() == stem).then_some(id)
 }
 
-/// Editors' and package managers' leavings end otherwise or start with a dot.
+/// Whether the name has the form `*.toml` and no leading dot. This excludes the backup files of editors
+/// and package managers.
 fn is_toml(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     name.ends_with(b".toml") && !name.starts_with(b".")
@@ -423,14 +434,15 @@ fn misnamed(name: &OsStr) -> String {
         .and_then(|name| name.strip_suffix(".toml"))
         .and_then(|stem| stem.parse::<ServiceId>().ok());
     match id {
-        Some(id) => format!("is not named as registrations are; rename it to {id}.toml"),
-        None => "is not named after a GUID, as registrations are, such as \
-                 0b2f1f0e-0000-4000-8000-000000000001.toml"
+        Some(id) => {
+            format!("is not the canonical name of this registration; rename it to {id}.toml")
+        }
+        None => "is not named after a GUID, such as 0b2f1f0e-0000-4000-8000-000000000001.toml"
             .to_owned(),
     }
 }
 
-/// Seconds since 1970, as the times of files are counted.
+/// The current time in seconds since 1970, the unit of file timestamps.
 fn now() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs() as i64)

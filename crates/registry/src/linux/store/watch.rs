@@ -1,9 +1,9 @@
-//! Being called when somebody changes the folder.
+//! Watches the directories for changes, with inotify.
 //!
-//! This talks to the kernel's inotify itself and asks only for changes: a watcher that also hears
-//! of every opened file (as the crate `notify` does) hears itself read a hundred thousand files,
-//! and overflows. What is certain: after a change, and once at the start, the callback is called;
-//! if the kernel lost count, or a folder comes or goes, it is told to look at everything.
+//! It uses inotify directly and subscribes to changes only. The crate `notify` also subscribes to opens:
+//! it would report this process's own reads of a hundred thousand files and overflow the event queue.
+//! Guarantees: the callback is called once at the start and after each change. If the event queue
+//! overflows, or a directory appears or disappears, the callback gets [`Changed::Everything`].
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -19,34 +19,37 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec};
 use rustix::fd::OwnedFd;
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
-/// How long it must be quiet before the callback is called.
-const QUIET: Duration = Duration::from_millis(20);
-/// How long a change waits at most when it is never quiet.
-const AT_MOST: Duration = Duration::from_millis(200);
-/// How often a folder that is gone is looked for.
-const LOOK_AGAIN: Duration = Duration::from_millis(250);
-/// The most files that are named; with more it is everything.
-const MOST_FILES: usize = 4096;
+/// The debounce time: the callback is called after this time without a change.
+const DEBOUNCE: Duration = Duration::from_millis(20);
+/// The maximum delay of a change while further changes arrive.
+const MAX_DELAY: Duration = Duration::from_millis(200);
+/// The poll interval for a missing directory.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// The maximum number of listed files. Above it, [`Changed::Everything`] is reported.
+const MAX_FILES: usize = 4096;
 
 /// What may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// These files, directly in the folders.
+    /// These files, directly in the watched directories.
     Files(Vec<PathBuf>),
-    /// Anything.
+    /// Any file.
     Everything,
 }
 
-/// A running watch; it ends when this is dropped.
+/// A running watch. Dropping it stops its thread.
 #[derive(Debug)]
 pub struct Watch {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Calls `callback`, on a thread of its own, when something changes directly in `folder` or in
-/// one of its folders `inside`, whether they are there yet or not; and once at the start, so that
-/// nothing is missed between reading and watching.
+/// Watches `folder` and its subdirectories `inside`, which need not exist yet. Calls `callback` on a new
+/// thread after each change directly in one of them. Also calls it once at the start, so that no change
+/// between reading and watching is missed.
+///
+/// # Errors
+/// The system's error if the eventfd, the inotify instance or the thread cannot be created.
 pub fn watch(
     folder: &Path,
     inside: &[&str],
@@ -60,7 +63,7 @@ pub fn watch(
             .chain(inside.iter().map(|name| folder.join(name)))
             .collect(),
         watched: HashMap::new(),
-        changes: Changes::default(),
+        changes: PendingChanges::default(),
     };
     watcher.add_folders();
     watcher.changes.everything = true;
@@ -75,10 +78,10 @@ pub fn watch(
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        let told = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
-        let thread = self.thread.take().filter(|_| told.is_ok());
-        // Not from inside the callback, where it would wait for itself. A panic there has been
-        // reported by then.
+        let signalled = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
+        let thread = self.thread.take().filter(|_| signalled.is_ok());
+        // Do not join from within the callback: the thread would wait for itself. The panic hook has
+        // already reported a panic of the callback.
         if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
             let _ = thread.join();
         }
@@ -89,14 +92,14 @@ struct Watcher {
     inotify: Arc<OwnedFd>,
     stop: Arc<OwnedFd>,
     folders: Vec<PathBuf>,
-    /// The folders by the kernel's numbers for them.
+    /// The watched directories by watch descriptor.
     watched: HashMap<i32, PathBuf>,
-    changes: Changes,
+    changes: PendingChanges,
 }
 
-/// What was heard and not yet told.
+/// Changes that are not yet reported.
 #[derive(Default)]
-struct Changes {
+struct PendingChanges {
     everything: bool,
     files: BTreeSet<PathBuf>,
 }
@@ -104,13 +107,13 @@ struct Changes {
 impl Watcher {
     fn run(mut self, mut callback: impl FnMut(Changed)) {
         loop {
-            match self.gather() {
+            match self.collect_changes() {
                 Ok(true) => {}
                 Ok(false) => return,
-                // Only a bug or a lack of memory; try again, but not in a frenzy.
-                Err(_) => std::thread::sleep(LOOK_AGAIN),
+                // Only a bug or a lack of memory. Retry, but do not spin.
+                Err(_) => std::thread::sleep(RETRY_INTERVAL),
             }
-            let Changes { everything, files } = std::mem::take(&mut self.changes);
+            let PendingChanges { everything, files } = std::mem::take(&mut self.changes);
             if everything {
                 callback(Changed::Everything);
             } else if !files.is_empty() {
@@ -119,8 +122,8 @@ impl Watcher {
         }
     }
 
-    /// Waits for a change and then for quiet; false if this is the end.
-    fn gather(&mut self) -> io::Result<bool> {
+    /// Waits for a change and then for the debounce time. Returns false if the watch was stopped.
+    fn collect_changes(&mut self) -> io::Result<bool> {
         let mut first = None;
         loop {
             let now = Instant::now();
@@ -129,20 +132,20 @@ impl Watcher {
             }
             let wait = match first {
                 Some(first) => {
-                    let left = (first + AT_MOST).saturating_duration_since(now);
+                    let left = (first + MAX_DELAY).saturating_duration_since(now);
                     if left.is_zero() {
                         return Ok(true);
                     }
-                    Some(left.min(QUIET))
+                    Some(left.min(DEBOUNCE))
                 }
-                None if self.watched.len() < self.folders.len() => Some(LOOK_AGAIN),
+                None if self.watched.len() < self.folders.len() => Some(RETRY_INTERVAL),
                 None => None,
             };
-            let (heard, stopped) = self.wait(wait)?;
+            let (readable, stopped) = self.wait(wait)?;
             if stopped {
                 return Ok(false);
             }
-            if heard {
+            if readable {
                 self.read()?;
             } else if first.is_some() {
                 return Ok(true);
@@ -153,7 +156,7 @@ impl Watcher {
         }
     }
 
-    /// Waits until there is something to read or it is the end, or for `wait`.
+    /// Polls for events and for the stop signal, at most for `wait`. Returns which of them is ready.
     fn wait(&self, wait: Option<Duration>) -> io::Result<(bool, bool)> {
         let wait = wait.and_then(|wait| Timespec::try_from(wait).ok());
         let mut fds = [
@@ -168,7 +171,7 @@ impl Watcher {
         Ok((ready(&fds[0]), ready(&fds[1])))
     }
 
-    /// Takes in all that the kernel has to say.
+    /// Drains the event queue.
     fn read(&mut self) -> io::Result<()> {
         let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
         let inotify = Arc::clone(&self.inotify);
@@ -192,25 +195,25 @@ impl Watcher {
             };
             let gone = ReadFlags::DELETE_SELF | ReadFlags::MOVE_SELF | ReadFlags::IGNORED;
             match name.map(|name| folder.join(name)) {
-                _ if what.intersects(gone | ReadFlags::UNMOUNT) => self.forget(&folder),
-                // Perhaps there is another folder under the old name.
-                Some(path) if self.folders.contains(&path) => self.forget(&path),
+                _ if what.intersects(gone | ReadFlags::UNMOUNT) => self.unwatch(&folder),
+                // A watched directory was replaced by another one with the same name.
+                Some(path) if self.folders.contains(&path) => self.unwatch(&path),
                 Some(path) if !is_hidden(&path) && !self.changes.everything => {
                     self.changes.files.insert(path);
-                    self.changes.everything = self.changes.files.len() > MOST_FILES;
+                    self.changes.everything = self.changes.files.len() > MAX_FILES;
                 }
                 _ => {}
             }
         }
     }
 
-    /// Stops watching a folder that may no longer be where it was, and what is inside it.
-    fn forget(&mut self, folder: &Path) {
+    /// Stops watching a directory that may have moved, and its subdirectories.
+    fn unwatch(&mut self, folder: &Path) {
         let inotify = &self.inotify;
         self.watched.retain(|wd, watched| {
             let keep = !watched.starts_with(folder);
             if !keep {
-                // Fails if the kernel has done so already.
+                // Fails if the kernel has already removed the watch.
                 let _ = inotify::remove_watch(&**inotify, *wd);
             }
             keep
@@ -218,7 +221,7 @@ impl Watcher {
         self.changes.everything = true;
     }
 
-    /// Watches the folders that are there and not watched; says whether there was one.
+    /// Watches the directories that exist and are not watched yet. Returns whether there were any.
     fn add_folders(&mut self) -> bool {
         let mut added = false;
         for folder in &self.folders {
@@ -244,13 +247,13 @@ impl Watcher {
     }
 }
 
-impl Changes {
+impl PendingChanges {
     fn is_empty(&self) -> bool {
         !self.everything && self.files.is_empty()
     }
 }
 
-/// Temporary files, locks and editors' leavings.
+/// Whether the name has a leading dot: temporary files, locks and backup files.
 fn is_hidden(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.as_bytes().starts_with(b".")

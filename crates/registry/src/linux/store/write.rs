@@ -1,12 +1,11 @@
-//! The store's changes to the folder, each one under the lock and either made or not.
+//! Writes to the store. Each is atomic and holds the lock.
 //!
-//! Each gives all that is different since the last time it was told, its own change among it, in
-//! the order in which it came about. After an error nothing was changed, but for
-//! [`WriteError::NotDurable`]; what was learnt by the way is told by the next call.
+//! Each returns all changes since the last call, including its own, in order. After an error other than
+//! [`WriteError::NotDurable`] nothing was changed; the next call returns the changes that were found.
 
 use hvsock_address::{PartitionName, ServiceId};
 
-use super::state::{Log, Wish, file_name};
+use super::state::{ChangeLog, Claim, file_name};
 use super::{Change, FolderStore, StoreError, edit, format};
 use crate::atomic_file::{self, NEW_FILE, WriteError};
 use crate::lock::Lock;
@@ -14,29 +13,38 @@ use crate::toml_problem::FileProblem;
 use crate::{Override, Registration};
 
 impl FolderStore {
-    /// Writes a new registration, unless its id or its name is taken. Gives all that changed.
+    /// Adds a registration. Returns all changes since the last call.
+    ///
+    /// # Errors
+    /// [`StoreError::Clash`] if its id, name or port is taken; [`StoreError::Unstorable`] if its file
+    /// could not represent it; [`StoreError::Limit`] if there are too many; [`StoreError::Broken`] if
+    /// its file exists and has a problem; [`StoreError::Lock`], [`StoreError::Folder`] or
+    /// [`StoreError::Write`] if locking or writing fails.
     pub fn put(&mut self, registration: Registration) -> Result<Vec<Change>, StoreError> {
         let id = registration.id;
         let text = format::document(&registration).to_string();
         self.check_storable(&registration, &text)?;
-        let lock = self.locked()?;
-        self.look_at(id);
+        let lock = self.lock_and_update()?;
+        self.load_if_new(id);
         if self.state.registry.get(id).is_none() {
-            if self.state.knows(id) {
+            if self.state.has_file(id) {
                 return Err(StoreError::Broken(self.problem_of(id)));
             }
-            if !self.state.has_room() {
+            if !self.state.has_capacity() {
                 return Err(StoreError::Limit(self.options.limit));
             }
         }
         self.state.registry.insert(registration)?;
         self.commit(lock, id, None, &text, NEW_FILE)?;
-        Ok(self.told())
+        Ok(self.take_changes())
     }
 
-    /// Switches a registration on or off, for everybody or for one child. Gives all that changed.
+    /// Enables or disables a registration, for all partitions or for one child. Returns all changes
+    /// since the last call.
     ///
-    /// For a child it is on if it is on for everybody and for that child.
+    /// # Errors
+    /// [`StoreError::NotRegistered`] if there is no such registration; [`StoreError::Broken`] if its
+    /// file has a problem; else as [`put`](Self::put).
     pub fn set_enabled(
         &mut self,
         id: ServiceId,
@@ -59,47 +67,58 @@ impl FolderStore {
         })
     }
 
-    /// Writes a registration in place of the one with its id. Gives all that changed.
+    /// Replaces the registration with the same id, keeping comments in its file. Returns all changes
+    /// since the last call.
+    ///
+    /// # Errors
+    /// As [`set_enabled`](Self::set_enabled).
     pub fn replace(&mut self, registration: &Registration) -> Result<Vec<Change>, StoreError> {
         self.change(registration.id, |old| *old = registration.clone())
     }
 
-    /// Removes a registration's file, even one with a problem. Gives all that changed.
+    /// Removes a registration's file, even one with a problem. Returns all changes since the last call.
+    ///
+    /// # Errors
+    /// [`StoreError::NotRegistered`] if there is no file; [`StoreError::BuiltIn`] if it is built in;
+    /// [`StoreError::Lock`], [`StoreError::Folder`] or [`StoreError::Write`] if locking or removing
+    /// fails.
     pub fn remove(&mut self, id: ServiceId) -> Result<Vec<Change>, StoreError> {
-        let mut lock = self.locked()?;
-        self.look_at(id);
+        let mut lock = self.lock_and_update()?;
+        self.load_if_new(id);
         if let Some(built_in) = self.state.built_in(id) {
             return Err(StoreError::BuiltIn(built_in.name.clone()));
         }
-        if !self.state.knows(id) {
+        if !self.state.has_file(id) {
             return Err(StoreError::NotRegistered(id));
         }
-        // A full disk must not keep anyone from making room, even where raising needs room.
-        self.generation = lock.raise().ok();
-        let removed = atomic_file::remove(&self.place.services, &file_name(id));
+        // On a full disk, updating the lock file may fail. Ignore that, so that files can be removed.
+        self.generation = lock.bump_generation().ok();
+        let removed = atomic_file::remove(&self.folders.services, &file_name(id));
         if let Err(error @ WriteError::Unchanged { .. }) = removed {
             return Err(error.into());
         }
-        // Whoever waits for what it had comes into force, or what is built in for its id.
-        self.state.load(&self.place.services, id, &mut self.untold);
-        self.listed = self.place.services.stamp().ok();
+        // Loads the files that waited for its name or port, or the built-in registration with its id.
+        self.state
+            .load(&self.folders.services, id, &mut self.unreported);
+        self.folder_stamp = self.folders.services.stamp().ok();
         removed?;
-        Ok(self.told())
+        Ok(self.take_changes())
     }
 
-    /// Changes a registration as it is on disk now, leaving what a person wrote beside it.
+    /// Changes a registration as it is on disk now, keeping comments and formatting.
     fn change(
         &mut self,
         id: ServiceId,
         change: impl FnOnce(&mut Registration),
     ) -> Result<Vec<Change>, StoreError> {
-        let lock = self.locked()?;
-        self.state.load(&self.place.services, id, &mut self.untold);
+        let lock = self.lock_and_update()?;
+        self.state
+            .load(&self.folders.services, id, &mut self.unreported);
         let name = file_name(id);
         if let Some(problem) = self.state.problems.get(&name) {
             return Err(StoreError::Broken(problem.clone()));
         }
-        let contents = self.place.services.read(&name);
+        let contents = self.folders.services.read(&name);
         let contents = contents.map_err(StoreError::Broken)?;
         let Some(old) = self.state.registry.get(id).cloned() else {
             return Err(StoreError::NotRegistered(id));
@@ -111,15 +130,15 @@ impl FolderStore {
         let mut new = old.clone();
         change(&mut new);
         if new == old {
-            return Ok(self.told());
+            return Ok(self.take_changes());
         }
         let (text, mode) = match contents {
             Some(contents) => {
-                let path = self.place.services.path().join(&name);
+                let path = self.folders.services.path().join(&name);
                 let text = edit::edit(&path, &contents.bytes, &new);
                 (text.map_err(StoreError::Broken)?, contents.mode)
             }
-            // What is built in gets a file once it says something else.
+            // A changed built-in registration gets a file.
             None => (format::document(&new).to_string(), NEW_FILE),
         };
         self.check_storable(&new, &text)?;
@@ -127,49 +146,50 @@ impl FolderStore {
         self.state.registry.replace(new)?;
         self.commit(lock, id, Some(old), &text, mode)?;
         if old_name != new_name {
-            self.freed(&[Wish::Name(old_name)]);
+            self.load_claimants_of(&[Claim::Name(old_name)]);
         }
-        Ok(self.told())
+        Ok(self.take_changes())
     }
 
-    /// All that was not told yet.
-    fn told(&mut self) -> Vec<Change> {
-        std::mem::take(&mut self.untold.changes)
+    /// Takes all changes that were not yet returned.
+    fn take_changes(&mut self) -> Vec<Change> {
+        std::mem::take(&mut self.unreported.changes)
     }
 
-    /// Takes the lock, and looks at what others changed since this store last looked.
-    fn locked(&mut self) -> Result<Lock, StoreError> {
-        let mut log = std::mem::take(&mut self.untold);
-        let result = self.lock_and_look(&mut log);
-        self.untold = log;
+    /// Acquires the lock, and reads the changes that other processes made.
+    fn lock_and_update(&mut self) -> Result<Lock, StoreError> {
+        let mut log = std::mem::take(&mut self.unreported);
+        let result = self.lock_and_rescan(&mut log);
+        self.unreported = log;
         result
     }
 
-    fn lock_and_look(&mut self, log: &mut Log) -> Result<Lock, StoreError> {
-        let elsewhere = self.follow(log)?;
-        let lock = self.place.lock(self.options.lock_wait)?;
-        let listed = self.place.services.stamp().ok();
+    fn lock_and_rescan(&mut self, log: &mut ChangeLog) -> Result<Lock, StoreError> {
+        let elsewhere = self.reopen_if_moved(log)?;
+        let lock = self.folders.lock(self.options.lock_wait)?;
+        let folder_stamp = self.folders.services.stamp().ok();
         let generation = Some(lock.generation());
         if elsewhere {
             self.reload_all(log);
-        } else if self.generation != generation || self.listed != listed {
-            self.state.rescan(&self.place.services, log);
+        } else if self.generation != generation || self.folder_stamp != folder_stamp {
+            self.state.rescan(&self.folders.services, log);
         }
         self.generation = generation;
-        self.listed = listed;
+        self.folder_stamp = folder_stamp;
         Ok(lock)
     }
 
-    /// Reads a file that is there and was not when the folder was last looked at: a folder's time
-    /// is too coarse to tell of every new file.
-    fn look_at(&mut self, id: ServiceId) {
-        let there = self.place.services.stamp_of(&file_name(id));
-        if !self.state.knows(id) && !matches!(there, Ok(None)) {
-            self.state.load(&self.place.services, id, &mut self.untold);
+    /// Reads a file that is not known yet. The directory's timestamp is too coarse to detect every new
+    /// file.
+    fn load_if_new(&mut self, id: ServiceId) {
+        let stamp = self.folders.services.stamp_of(&file_name(id));
+        if !self.state.has_file(id) && !matches!(stamp, Ok(None)) {
+            self.state
+                .load(&self.folders.services, id, &mut self.unreported);
         }
     }
 
-    /// Writes what the registry says already, and takes it back there if that fails.
+    /// Writes a registration that the registry already contains. Restores the registry if that fails.
     fn commit(
         &mut self,
         mut lock: Lock,
@@ -178,68 +198,74 @@ impl FolderStore {
         text: &str,
         mode: u32,
     ) -> Result<(), StoreError> {
-        let (services, name) = (&self.place.services, file_name(id));
-        let written = lock.raise().map_err(StoreError::from).and_then(|raised| {
-            self.generation = Some(raised);
-            Ok(atomic_file::write(services, &name, text.as_bytes(), mode)?)
-        });
-        self.listed = self.place.services.stamp().ok();
+        let (services, name) = (&self.folders.services, file_name(id));
+        let written = lock
+            .bump_generation()
+            .map_err(StoreError::from)
+            .and_then(|generation| {
+                self.generation = Some(generation);
+                Ok(atomic_file::write(services, &name, text.as_bytes(), mode)?)
+            });
+        self.folder_stamp = self.folders.services.stamp().ok();
         let stamp = match &written {
             Ok(stamp) => Some(*stamp),
             Err(StoreError::Write(WriteError::NotDurable { .. })) => None,
             Err(_) => {
                 self.state.registry.remove(id);
-                // It was there a moment ago, so nothing can clash with it.
+                // It was in the registry before, so it cannot clash.
                 let _ = old.map(|old| self.state.registry.insert(old));
                 return written.map(drop);
             }
         };
-        self.state.wrote(id, stamp);
+        self.state.record_write(id, stamp);
         let new = self.state.registry.get(id).cloned().map(Box::new);
         let change = match old.is_some() {
             true => Change::Updated,
             false => Change::Added,
         };
-        self.untold.changes.extend(new.map(change));
+        self.unreported.changes.extend(new.map(change));
         written.map(drop)
     }
 
-    /// Lets the files that wait for something come into force, now that it is free.
-    fn freed(&mut self, what: &[Wish]) {
+    /// Loads the files that wait for released claims.
+    fn load_claimants_of(&mut self, what: &[Claim]) {
         self.state
-            .load_waiting(&self.place.services, what, &mut self.untold);
+            .load_claimants(&self.folders.services, what, &mut self.unreported);
     }
 
-    /// Whether the text, read again, says what the registration says, so that nothing is ever
-    /// written that this or another process could not read.
+    /// Checks that the text decodes to the registration again, so that every written file is readable.
     fn check_storable(&self, registration: &Registration, text: &str) -> Result<(), StoreError> {
         if registration.lease {
-            let what = "it is a lease, which ends with the process that has it";
+            let what = "it is a lease, which ends with its process";
             return Err(StoreError::Unstorable(what.to_owned()));
         }
         if text.len() as u64 > crate::folder::MAX_FILE {
             let (len, most) = (text.len(), crate::folder::MAX_FILE);
-            let what = format!("its file would have {len} bytes; at most {most} are read");
+            let what = format!("its file would have {len} bytes; the limit is {most}");
             return Err(StoreError::Unstorable(what));
         }
-        let path = self.place.services.path().join(file_name(registration.id));
+        let path = self
+            .folders
+            .services
+            .path()
+            .join(file_name(registration.id));
         match format::decode(&path, registration.id, text.as_bytes()) {
             Ok(read) if read == *registration => Ok(()),
             Ok(_) => {
-                let what = "its file would say something else when read again";
+                let what = "its file would not decode to the same registration";
                 Err(StoreError::Unstorable(what.to_owned()))
             }
             Err(problem) => Err(StoreError::Unstorable(problem.what)),
         }
     }
 
-    /// What is wrong with a file that is there and not in force.
+    /// The problem of a file that exists but is not in force.
     fn problem_of(&self, id: ServiceId) -> FileProblem {
         let name = file_name(id);
         let known = self.state.problems.get(&name).cloned();
         known.unwrap_or_else(|| {
-            let path = self.place.services.path().join(&name);
-            FileProblem::whole(&path, "is there already and has a problem")
+            let path = self.folders.services.path().join(&name);
+            FileProblem::whole(&path, "already exists and has a problem")
         })
     }
 }
