@@ -32,6 +32,8 @@ mod tree;
 pub use change::{PartitionError, RegisterError};
 pub use explain::{Audience, Explanation, Step, Verdict};
 pub use fabric::Fabric;
+#[doc(no_inline)]
+pub use hvsock_registry::Clash;
 pub use ids::{ConnectionId, ListenerId, PartitionKey};
 pub use limits::Limits;
 pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};

@@ -310,9 +310,9 @@ mod tests {
             assert_eq!(error.kind(), refusal.kind());
             let inner = error.get_ref().and_then(|e| e.downcast_ref::<Refusal>());
             assert_eq!(inner, Some(&refusal));
-            let cut = refusal.clone().into_cut_error();
-            assert_eq!(cut.kind(), io::ErrorKind::ConnectionReset);
-            assert_eq!(cut.to_string(), refusal.to_string());
+            let reset = refusal.clone().into_cut_error();
+            assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
+            assert_eq!(reset.to_string(), refusal.to_string());
         }
     }
 

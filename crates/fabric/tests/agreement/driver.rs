@@ -273,10 +273,10 @@ impl Comparison<'_> {
             vm,
             service: drawn.service,
         };
-        let [operator, asker] = [Audience::Operator, Audience::Asker]
+        let [operator, requester] = [Audience::Operator, Audience::Asker]
             .map(|audience| self.fabric.explain_connect(&request, audience));
         if from > 0 && row == Some(Row::UnrelatedId) {
-            self.check_hidden(&request, &asker);
+            self.check_hidden(&request, &requester);
         }
         let got = self.fabric.connect(&request);
         let want = self.model.connect(from, &drawn.who, vm, drawn.service);
@@ -286,7 +286,7 @@ impl Comparison<'_> {
         let reached = got.as_ref().map(|route| (route.destination, route.target));
         let reached = reached.map_err(Clone::clone);
         assert_eq!(reached, named, "connect {drawn:?} as {vm} in {from}");
-        for explanation in [operator, asker] {
+        for explanation in [operator, requester] {
             let connect = |(destination, target)| Verdict::Connect {
                 target,
                 destination,
@@ -362,15 +362,16 @@ impl Comparison<'_> {
     /// An explanation must not reveal whether an unreachable partition exists: it must be equal to that
     /// for an unknown id.
     fn check_hidden(&self, request: &ConnectRequest<'_>, explanation: &Explanation) {
-        let nobody = vm_id(98);
+        let unknown = vm_id(98);
         let other = self.fabric.explain_connect(
             &ConnectRequest {
-                vm: nobody,
+                vm: unknown,
                 ..*request
             },
             Audience::Asker,
         );
-        let text = format!("{explanation:?}").replace(&request.vm.to_string(), &nobody.to_string());
+        let text =
+            format!("{explanation:?}").replace(&request.vm.to_string(), &unknown.to_string());
         assert_eq!(text, format!("{other:?}"));
     }
 

@@ -62,6 +62,8 @@ impl WriteError {
 /// # Errors
 /// [`WriteError::Unchanged`] if a step before the last fails; [`WriteError::NotDurable`] if only the
 /// directory cannot be synced.
+#[doc(alias = "rename")]
+#[doc(alias = "fsync")]
 pub fn write(folder: &Folder, name: &OsStr, bytes: &[u8], mode: u32) -> Result<Stamp, WriteError> {
     let path = folder.path().join(name);
     let unchanged = |doing, source| WriteError::Unchanged {

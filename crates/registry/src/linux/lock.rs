@@ -21,6 +21,7 @@ use crate::folder::Folder;
 const LEN: usize = 128;
 
 /// An open lock file, not locked.
+#[doc(alias = "flock")]
 #[derive(Debug)]
 pub struct LockFile {
     file: Arc<File>,

@@ -96,7 +96,7 @@ fn a_service_moves_with_values_of_every_type() {
     set("several", 7, b"a\0\0\0b\0\0\0\0\0");
     set("unknown", 0x1234, b"xyz");
     set("", 1, b"d\0\0\0");
-    let contents = |location: &str| {
+    let contents = |parent: &str| {
         let key = open(&format!(r"{parent}\{}", service.id)).unwrap();
         let mut values: Vec<(String, u32, Vec<u8>)> = key
             .values()

@@ -114,8 +114,8 @@ fn an_exported_file_is_imported_by_windows_and_by_hvsock() {
         assert_eq!(listing.registry.get(service.id), Some(service));
     }
     // The listing exports to a file that imports as the same registrations.
-    let ours = |one: &&Registration| services.iter().any(|service| service.id == one.id);
-    let file = reg_file::export(listing.registry.iter().filter(ours));
+    let of_this_test = |one: &&Registration| services.iter().any(|service| service.id == one.id);
+    let file = reg_file::export(listing.registry.iter().filter(of_this_test));
     let scratch = Scratch::new();
     for entry in reg_file::import(&file).unwrap().entries {
         let Entry::Register { registration, .. } = entry else {

@@ -74,7 +74,7 @@ fn a_taken_id_name_or_port_is_refused() {
 
 #[test]
 fn settings_that_windows_cannot_store_are_refused_not_dropped() {
-    let nobody = AccessRule {
+    let deny_all = AccessRule {
         users: Some(Vec::new()),
         ..AccessRule::default()
     };
@@ -83,14 +83,14 @@ fn settings_that_windows_cannot_store_are_refused_not_dropped() {
     for (new, why) in [
         (
             Registration {
-                bind: nobody.clone(),
+                bind: deny_all.clone(),
                 ..plain.clone()
             },
             "access rules",
         ),
         (
             Registration {
-                connect: nobody,
+                connect: deny_all,
                 ..plain.clone()
             },
             "access rules",
@@ -149,12 +149,14 @@ fn settings_that_windows_cannot_store_are_refused_not_dropped() {
 fn disabling_moves_the_key_with_all_its_values() {
     let braces = format!("{{{}}}", id(1));
     let mut fake = Fake::default().with(&braces, &[("ElementName", "One"), ("ToolName", "x")]);
-    let odd = RawValue {
+    let unknown_type = RawValue {
         name: "Other".to_owned(),
         kind: 77,
         data: vec![1, 2, 3],
     };
-    fake.at(KeyLocation::Services, &braces).values.push(odd);
+    fake.at(KeyLocation::Services, &braces)
+        .values
+        .push(unknown_type);
     let before = fake.clone();
     let mut store = Store::new(fake);
     store.set_enabled(id(1), false).unwrap();

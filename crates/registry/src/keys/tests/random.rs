@@ -68,8 +68,8 @@ fn reference(list: &mut BTreeMap<ServiceId, Registration>, op: &Op) -> Result<()
         }
         Op::Replace { n, name, enabled } => {
             let new = entry(n, name, enabled, false);
-            let lasting = list.get(&new.id).is_some_and(|old| !old.lease);
-            if !lasting || taken(list, &new) {
+            let permanent = list.get(&new.id).is_some_and(|old| !old.lease);
+            if !permanent || taken(list, &new) {
                 return Err(());
             }
             list.insert(new.id, new);

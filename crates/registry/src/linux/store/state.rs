@@ -397,14 +397,14 @@ impl State {
 
 /// Replaces defaults that cannot be read at startup: an error in the file must not grant access.
 fn deny_all() -> Defaults {
-    let nobody = || AccessRule {
+    let empty = || AccessRule {
         users: Some(Vec::new()),
         groups: Some(Vec::new()),
         partitions: Some(Vec::new()),
     };
     Defaults {
-        bind: nobody(),
-        connect: nobody(),
+        bind: empty(),
+        connect: empty(),
         allow_wildcard_binds: false,
     }
 }

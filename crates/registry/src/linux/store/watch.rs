@@ -50,6 +50,7 @@ pub struct Watch {
 ///
 /// # Errors
 /// The system's error if the eventfd, the inotify instance or the thread cannot be created.
+#[doc(alias = "inotify")]
 pub fn watch(
     folder: &Path,
     inside: &[&str],
