@@ -1,5 +1,5 @@
-//! Standard input to a connection and the connection to standard output, each direction until its
-//! own end.
+//! Copies standard input to a connection and the connection to standard output. Each direction
+//! ends on its own.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -12,16 +12,19 @@ use crate::context::Context;
 use crate::failure::{Failure, OutputGone};
 use crate::os::stdio;
 
-/// Bytes moved at once.
-const PIECE: usize = 64 * 1024;
+/// The size of the copy buffer, in bytes.
+const CHUNK: usize = 64 * 1024;
 
-/// Copies both ways until the other end has ended and either took all input or reads no more.
+/// Copies both ways until the peer has ended its half and has received all input or reads no more.
 ///
-/// The end of standard input ends the sending half only, and the end of the connection closes
-/// standard output only, so that what runs on either side may go on with its other half. A cut
-/// is a failure that says why.
+/// The end of standard input shuts down the sending half only. The peer's half-close closes standard
+/// output only. The other direction goes on in both cases.
+///
+/// # Errors
+///
+/// Fails with the reason if the connection is reset or standard output cannot be written.
 pub fn run(stream: &HvStream, context: &Context) -> Result<()> {
-    let (sending, sent) = stdio::sending().context("cannot tell the end of the input")?;
+    let (sending, sent) = stdio::sending().context("cannot watch for the end of the input")?;
     let upward = stream.try_clone()?;
     let quiet = context.clone();
     thread::Builder::new()
@@ -38,16 +41,16 @@ pub fn run(stream: &HvStream, context: &Context) -> Result<()> {
     Ok(sent.wait(stream)?)
 }
 
-/// The connection's bytes to standard output, until their end.
+/// Copies the connection to standard output until the peer's half-close.
 fn receive(mut stream: &HvStream) -> Result<()> {
     let mut stdout = stdio::output()?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; CHUNK];
     loop {
         let count = match stream.read(&mut buffer) {
             Ok(0) => break,
             Ok(count) => count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(cut(&error)),
+            Err(error) => return Err(failed(&error)),
         };
         stdout
             .write_all(&buffer[..count])
@@ -60,10 +63,10 @@ fn receive(mut stream: &HvStream) -> Result<()> {
     stdio::end_output()
 }
 
-/// Standard input to the connection, until the end of either.
+/// Copies standard input to the connection, then shuts down the sending half.
 fn send(mut stream: &HvStream) -> io::Result<()> {
     let mut stdin = stdio::input()?;
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; CHUNK];
     loop {
         match stdin.read(&mut buffer) {
             Ok(0) => return stream.shutdown(Shutdown::Write),
@@ -74,10 +77,10 @@ fn send(mut stream: &HvStream) -> io::Result<()> {
     }
 }
 
-/// A connection that ended other than by its end.
-fn cut(error: &io::Error) -> anyhow::Error {
+/// The failure of a connection that ended without a half-close.
+fn failed(error: &io::Error) -> anyhow::Error {
     match hvsock::refusal_of(error) {
-        Some(refusal) => Failure::new(format!("the connection was cut: {refusal}")).into(),
-        None => Failure::new(format!("the connection broke: {error}")).into(),
+        Some(refusal) => Failure::new(format!("the connection was closed: {refusal}")).into(),
+        None => Failure::new(format!("the connection failed: {error}")).into(),
     }
 }

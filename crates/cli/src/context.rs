@@ -1,39 +1,39 @@
-//! What every command gets: whom to ask, and how much to say.
+//! What every command gets: the broker to use, and how much to print.
 
 use anyhow::Result;
 use clap::Args;
 use hvsock::Endpoint;
 
-use crate::os::{Client, Place};
+use crate::os::{BrokerArgs, Client};
 
-/// The options of every command.
+/// The options that every command has.
 #[derive(Clone, Debug, Args)]
 pub struct Context {
-    /// Which broker is meant.
+    /// The broker to use.
     #[command(flatten)]
-    pub place: Place,
-    /// Print results and failures, and nothing else
+    pub broker: BrokerArgs,
+    /// Print only results and errors
     #[arg(long, short, global = true)]
     pub quiet: bool,
 }
 
 impl Context {
-    /// The endpoint by which this process reaches services.
+    /// The endpoint through which this process listens and connects.
     pub fn endpoint(&self) -> Endpoint {
-        self.place.endpoint()
+        self.broker.endpoint()
     }
 
-    /// Who shows and changes what there is.
+    /// A client of the control API.
     pub fn client(&self) -> Result<Client> {
-        self.place.client()
+        self.broker.client()
     }
 
-    /// A command to be pasted, with the options that say which broker is meant.
+    /// A command to paste, with the options that select the same broker.
     pub fn command(&self, command: &str) -> String {
-        self.place.command(command)
+        self.broker.command(command)
     }
 
-    /// Tells the user something on stderr, unless told to be quiet.
+    /// Prints a note on stderr, unless `--quiet` is given.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             eprintln!("{}", crate::failure::printable(text));

@@ -1,4 +1,4 @@
-//! Explanations, whether they came from the control API or by the endpoint.
+//! Explains refusals through the endpoint, in the form of the control API.
 
 use std::io;
 
@@ -10,8 +10,12 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::words::shell_word;
 
-/// What the endpoint says would become of a connect or listen.
-pub fn ask(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Explanation> {
+/// Asks the endpoint whether a connect or listen would succeed.
+///
+/// # Errors
+///
+/// Fails if the endpoint cannot be reached.
+pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Explanation> {
     let endpoint = context.endpoint();
     let explained = if listen {
         ListenOptions::new()
@@ -47,7 +51,7 @@ pub fn ask(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Expl
     })
 }
 
-/// What helps when the broker knows no such name, and so has nothing to explain.
+/// The fix for a service name that is not registered. The broker explains only known services.
 fn fix_for_name(address: &HvAddr, refusal: &hvsock::Refusal) -> Option<String> {
     match (refusal, address.service()) {
         (hvsock::Refusal::Unregistered, ServiceRef::Name(name)) => Some(format!(
@@ -58,7 +62,7 @@ fn fix_for_name(address: &HvAddr, refusal: &hvsock::Refusal) -> Option<String> {
     }
 }
 
-/// The failure to connect or listen, with what would fix it.
+/// The error of a failed connect or listen, with the command that would fix it.
 pub fn failure(
     context: &Context,
     error: io::Error,
@@ -74,8 +78,8 @@ pub fn failure(
         "cannot connect"
     };
     let failure = Failure::new(format!("{doing}: {error}"));
-    // Asked only now: a connect that succeeds does not pay for it.
-    let explanation = ask(context, address, listen).ok();
+    // Only a refused connect pays for the explanation.
+    let explanation = explain(context, address, listen).ok();
     match explanation.and_then(|explanation| explanation.refusal?.fix) {
         Some(fix) => failure.help(context.command(&fix)).into(),
         None => failure.into(),

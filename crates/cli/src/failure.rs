@@ -1,5 +1,5 @@
-//! How a command fails: one sentence on stderr, the command that would help, and exit status 1
-//! (2 for wrong usage).
+//! Errors of commands: one line on stderr, a second one with a command that helps, and exit status
+//! 1 (2 for wrong usage).
 
 use std::fmt;
 use std::io;
@@ -9,36 +9,36 @@ use anstyle::{AnsiColor, Style};
 
 use crate::os;
 
-/// Exit status for what was asked in a wrong way.
+/// The exit status of wrong usage. clap has the same.
 const USAGE: u8 = 2;
 
-/// A failure with what would help.
+/// An error with the next step.
 #[derive(Debug)]
 pub struct Failure {
-    sentence: String,
+    message: String,
     help: Option<String>,
     status: u8,
 }
 
 impl Failure {
-    /// Refused or failed.
-    pub fn new(sentence: impl Into<String>) -> Self {
+    /// An operation that was refused or failed.
+    pub fn new(message: impl Into<String>) -> Self {
         Self {
-            sentence: sentence.into(),
+            message: message.into(),
             help: None,
             status: 1,
         }
     }
 
-    /// Asked in a wrong way.
-    pub fn usage(sentence: impl Into<String>) -> Self {
+    /// Wrong usage, which clap cannot find.
+    pub fn usage(message: impl Into<String>) -> Self {
         Self {
             status: USAGE,
-            ..Self::new(sentence)
+            ..Self::new(message)
         }
     }
 
-    /// The command that would fix it.
+    /// Adds the command that fixes it, or another next step.
     pub fn help(mut self, help: impl Into<String>) -> Self {
         self.help = Some(help.into());
         self
@@ -47,24 +47,24 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.sentence)
+        f.write_str(&self.message)
     }
 }
 
 impl std::error::Error for Failure {}
 
-/// Whoever reads our standard output has enough: the end, and no failure.
+/// The reader of standard output closed the pipe. The command ends with success.
 #[derive(Debug, thiserror::Error)]
-#[error("nobody reads the output any more")]
+#[error("standard output is closed")]
 pub struct OutputGone;
 
-/// What was run elsewhere ended with this exit status, which becomes our own; there is nothing to
-/// say about it.
+/// A command that was run ended with this exit status, which becomes this process's own. Nothing is
+/// printed.
 #[derive(Debug, thiserror::Error)]
-#[error("it ended with exit status {0}")]
+#[error("the command ended with exit status {0}")]
 pub struct Ended(pub u8);
 
-/// Tells the failure and says which exit status it has.
+/// Prints an error and returns its exit status.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if error.is::<OutputGone>() {
         return ExitCode::SUCCESS;
@@ -73,26 +73,26 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(*status);
     }
     let red = AnsiColor::Red.on_default().bold();
-    say(red, "error", &format!("{error:#}"));
+    print(red, "error", &format!("{error:#}"));
     let failure = error.downcast_ref::<Failure>();
     if let Some(help) = failure
         .and_then(|failure| failure.help.clone())
         .or_else(|| os::advice(error))
     {
-        say(AnsiColor::Cyan.on_default().bold(), "help", &help);
+        print(AnsiColor::Cyan.on_default().bold(), "help", &help);
     }
     ExitCode::from(failure.map_or(1, |failure| failure.status))
 }
 
-/// One line on stderr; nobody is there to hear of a failure to print it.
-pub fn say(style: Style, label: &str, text: &str) {
+/// Prints one line on stderr. A failure to print has no one to report to.
+pub fn print(style: Style, label: &str, text: &str) {
     use io::Write;
 
     let mut stderr = anstream::stderr().lock();
     let _ = writeln!(stderr, "{style}{label}:{style:#} {}", printable(text));
 }
 
-/// Text from elsewhere without what would move a terminal's cursor or change its colours.
+/// Replaces control characters, so that text from elsewhere cannot drive the terminal.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {

@@ -1,17 +1,20 @@
-//! `hvsock`, the one command: a thin layer over the library `hvsock`, which reaches services, and
-//! the broker's control API, which shows and changes what there is.
+//! `hvsock`, the command: a thin layer over the library `hvsock`, which listens and connects, and
+//! the broker's control API, which shows and changes its state.
 //!
-//! [`command`] has a file for each group of subcommands, and [`os`] what differs between systems. What
-//! they share: whom to ask ([`context`]), how things are printed ([`output`], [`table`], [`words`]), how failure is told
-//! ([`failure`]), and bytes between standard input and output and a connection ([`bridge`]).
+//! [`command`] has a file for each group of subcommands, and [`os`] what differs between systems.
+//! They share the choice of the broker ([`context`]), output ([`output`], [`table`], [`words`]),
+//! failures ([`failure`], [`explain`]), help texts ([`help`]), shell completion ([`complete`]), and
+//! the copy loop between standard input and output and a connection ([`bridge`]).
 
 #![forbid(unsafe_code)]
 
 mod bridge;
 mod command;
+mod complete;
 mod context;
 mod explain;
 mod failure;
+mod help;
 mod os;
 mod output;
 mod table;
@@ -19,12 +22,11 @@ mod words;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let cli = command::Cli::parse();
-    match command::run(cli) {
-        Ok(code) => code,
-        Err(error) => failure::report(&error),
-    }
+    complete::answer();
+    let result = match os::run_internal() {
+        Some(result) => result.map(|()| ExitCode::SUCCESS),
+        None => command::run(command::parse()),
+    };
+    result.unwrap_or_else(|error| failure::report(&error))
 }

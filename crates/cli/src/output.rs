@@ -1,4 +1,4 @@
-//! Standard output: plain text for people, JSON for programs, and quiet when nobody reads.
+//! Standard output: text for people, JSON for programs, and no error when the reader closes it.
 
 use std::io::{self, Write};
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::failure::OutputGone;
 
-/// Whether to print JSON.
+/// The option `--json`.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct Json {
     /// Print JSON
@@ -15,7 +15,7 @@ pub struct Json {
     pub json: bool,
 }
 
-/// Prints text, coloured where it goes to a terminal that wants it.
+/// Prints text, with colours only on a terminal.
 pub fn text(text: &str) -> Result<()> {
     let mut stdout = anstream::stdout().lock();
     gone(
@@ -30,20 +30,20 @@ pub fn line(line: impl std::fmt::Display) -> Result<()> {
     text(&format!("{line}\n"))
 }
 
-/// Prints bytes as they are.
+/// Prints bytes unchanged.
 pub fn bytes(bytes: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     gone(stdout.write_all(bytes).and_then(|()| stdout.flush()))
 }
 
-/// Prints a value as JSON for people and programs.
+/// Prints a value as indented JSON.
 pub fn json(value: &(impl Serialize + ?Sized)) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
     bytes(&text)
 }
 
-/// A pipe that is closed at its other end is not a failure.
+/// Turns a broken pipe into [`OutputGone`], which is not an error.
 fn gone(written: io::Result<()>) -> Result<()> {
     written.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => OutputGone.into(),

@@ -1,4 +1,4 @@
-//! Aligned columns: cut to the terminal's width on one, whole everywhere else.
+//! Aligned columns, truncated to the width of a terminal, and never elsewhere.
 
 use std::io::{IsTerminal, stdout};
 
@@ -8,7 +8,7 @@ use terminal_size::{Width, terminal_size_of};
 
 use crate::{failure, output};
 
-/// A table in the making.
+/// A table with headings.
 pub struct Columns {
     table: Table,
     empty: &'static str,
@@ -32,7 +32,7 @@ impl Columns {
         Self { table, empty }
     }
 
-    /// Aligns a column of numbers to the right.
+    /// Aligns these columns to the right, for numbers.
     pub fn right(mut self, columns: &[usize]) -> Self {
         for column in columns {
             if let Some(column) = self.table.column_mut(*column) {
@@ -42,7 +42,7 @@ impl Columns {
         self
     }
 
-    /// Never cuts this column: part of a GUID is of no use.
+    /// Never truncates this column: part of a GUID is useless.
     pub fn whole(mut self, column: usize) -> Self {
         if let Some(column) = self.table.column_mut(column) {
             column.set_constraint(ColumnConstraint::ContentWidth);
@@ -50,13 +50,14 @@ impl Columns {
         self
     }
 
+    /// Adds a row of one line.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let mut row = Row::from(cells.into_iter().map(|cell| failure::printable(&cell)));
         row.max_height(1);
         self.table.add_row(row);
     }
 
-    /// Its lines.
+    /// The table as lines.
     pub fn text(&self) -> String {
         self.table
             .lines()
@@ -67,6 +68,7 @@ impl Columns {
             .collect()
     }
 
+    /// Prints the table, or the text for an empty one.
     pub fn print(self) -> Result<()> {
         if self.table.row_count() == 0 {
             return output::line(self.empty);

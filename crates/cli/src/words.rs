@@ -1,6 +1,6 @@
-//! Numbers and names as people read them.
+//! Formats numbers and names for people.
 
-/// Bytes, with three digits or so: `999 B`, `1.5 KiB`, `20 MiB`.
+/// Bytes with two to four digits and a unit: `999 B`, `1.5 KiB`, `20 MiB`.
 pub fn bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
     if bytes < 1024 {
@@ -29,7 +29,7 @@ pub fn count(count: usize, noun: &str) -> String {
     }
 }
 
-/// `text` as one word of a POSIX shell.
+/// Quotes `text` as one word of a POSIX shell.
 pub fn shell_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@%+".contains(c);
     if !text.is_empty() && text.chars().all(plain) && !text.starts_with('-') {
@@ -44,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_have_a_fitting_unit() {
+    fn bytes_have_a_unit_that_fits() {
         for (number, want) in [
             (0, "0 B"),
             (1023, "1023 B"),

@@ -1,4 +1,4 @@
-//! `hvsock connect`: a connection from a shell.
+//! `hvsock connect`: connects to a service from a shell.
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -11,31 +11,29 @@ use hvsock::{ConnectOptions, HvAddr};
 use super::target::Target;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::os::help;
 use crate::{bridge, explain};
 
-/// Connect to a service: standard input goes there, what comes back is printed
+/// Connect to a service from this terminal or from a command
 #[derive(Debug, Args)]
-#[command(after_help = help::CONNECT)]
 pub struct Connect {
     #[command(flatten)]
     target: Target,
-    /// Give up after so many seconds
+    /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     timeout: f64,
-    /// Keep the connection while its partition is paused (HVSOCKET_CONNECTED_SUSPEND)
+    /// Suspend the connection while its partition is paused
     #[arg(long)]
     connected_suspend: bool,
-    /// Run this with the connection as its standard input and output
+    /// Run this command with the connection as its stdin and stdout
     #[arg(last = true)]
     command: Vec<OsString>,
 }
 
-/// Seconds that the option HVSOCKET_CONNECT_TIMEOUT can say.
+/// Parses a timeout. The bounds are those of the socket option HVSOCKET_CONNECT_TIMEOUT.
 fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.001..=300.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a time from 0.001 to 300 seconds".to_owned()),
+        _ => Err("expected 0.001 to 300 seconds".to_owned()),
     }
 }
 
@@ -62,7 +60,7 @@ impl Connect {
         let status = child.wait().context("cannot wait for the command")?;
         if !status.success() {
             let program = program.display();
-            return Err(Failure::new(format!("{program} ended with {status}")).into());
+            return Err(Failure::new(format!("{program} failed with {status}")).into());
         }
         Ok(())
     }

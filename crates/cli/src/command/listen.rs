@@ -1,4 +1,4 @@
-//! `hvsock listen`: a service from a shell.
+//! `hvsock listen`: offers a service from a shell.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -14,29 +14,28 @@ use hvsock_address::{PartitionRef, ServiceRef, VmId};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::os::{Partition, help};
+use crate::os::Partition;
 use crate::{bridge, explain};
 
-/// Offer a service: print what the first connection sends, or run a command for each
+/// Offer a service to this terminal or to a command
 #[derive(Debug, Args)]
-#[command(after_help = help::LISTEN)]
 pub struct Listen {
     /// The service's friendly name, GUID or vsock port
     service: ServiceRef,
-    /// Whom to accept from: any, children, parent, loopback, a partition's name or GUID
+    /// Accept from any, children, parent, loopback, or one partition by name or GUID
     #[arg(long, value_name = "PARTITION", default_value = "any")]
     from: Partition,
-    /// Go on after the first connection, with many at once
+    /// Keep listening after the first connection, and serve several at once
     #[arg(long, requires = "command")]
     keep: bool,
-    /// How many commands run at once; further connections wait
+    /// The most commands that run at once; further connections wait in the backlog
     #[arg(long, value_name = "N", default_value_t = 64, requires = "keep")]
     #[arg(value_parser = clap::value_parser!(u32).range(1..=4096))]
     at_once: u32,
-    /// Keep connections while their partition is paused (HVSOCKET_CONNECTED_SUSPEND)
+    /// Suspend connections while their partition is paused
     #[arg(long)]
     connected_suspend: bool,
-    /// Run this for each connection
+    /// Run this command with each connection as its stdin and stdout
     #[arg(last = true)]
     command: Vec<OsString>,
 }
@@ -66,17 +65,17 @@ impl Listen {
         self.start(stream)?.end()
     }
 
-    /// A command for each connection, until the listener is cut.
+    /// Runs a command for each connection until the broker closes the listener.
     fn serve(&self, context: &Context, listener: &HvListener) -> Result<()> {
-        let places = Arc::new(Places::new(self.at_once));
+        let limit = Arc::new(CommandLimit::new(self.at_once));
         loop {
-            let place = Places::take(&places);
+            let permit = CommandLimit::acquire(&limit);
             let running = match accept(listener).and_then(|stream| self.start(stream)) {
                 Ok(running) => running,
-                Err(error) if error.is::<Ended>() => return Err(error),
+                Err(error) if error.is::<ListenerClosed>() => return Err(error),
                 Err(error) => {
-                    // One connection less; the next may do better.
-                    context.note(&format!("a connection was lost: {error:#}"));
+                    // Only this connection is lost. The delay bounds the rate of such failures.
+                    context.note(&format!("cannot serve a connection: {error:#}"));
                     thread::sleep(Duration::from_millis(50));
                     continue;
                 }
@@ -87,7 +86,7 @@ impl Listen {
                 if let Err(error) = running.end() {
                     context.note(&format!("connection {connection}: {error}"));
                 }
-                drop(place);
+                drop(permit);
             };
             thread::Builder::new()
                 .name("command".into())
@@ -129,7 +128,7 @@ impl Listen {
     }
 }
 
-/// A command that has a connection.
+/// A command with its connection.
 struct Running {
     child: ConnectedChild,
     program: OsString,
@@ -143,14 +142,14 @@ impl Running {
             return Ok(());
         }
         let program = OsStr::display(&self.program);
-        Err(Failure::new(format!("{program} ended with {status}")).into())
+        Err(Failure::new(format!("{program} failed with {status}")).into())
     }
 }
 
-/// The listener is no more.
+/// The broker closed the listener.
 #[derive(Debug, thiserror::Error)]
-#[error("the listener was cut: {0}")]
-struct Ended(Refusal);
+#[error("the listener was closed: {0}")]
+struct ListenerClosed(Refusal);
 
 fn accept(listener: &HvListener) -> Result<HvStream> {
     loop {
@@ -159,23 +158,24 @@ fn accept(listener: &HvListener) -> Result<HvStream> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 return Err(match hvsock::refusal_of(&error) {
-                    Some(refusal) => Ended(refusal.clone()).into(),
-                    None => anyhow::Error::new(error).context("cannot accept"),
+                    Some(refusal) => ListenerClosed(refusal.clone()).into(),
+                    None => anyhow::Error::new(error).context("cannot accept a connection"),
                 });
             }
         }
     }
 }
 
-/// A bounded number of commands.
-struct Places {
+/// Bounds the number of commands that run at once.
+struct CommandLimit {
     free: Mutex<u32>,
     changed: Condvar,
 }
 
-struct Place(Arc<Places>);
+/// The right to run one command.
+struct Permit(Arc<CommandLimit>);
 
-impl Places {
+impl CommandLimit {
     fn new(count: u32) -> Self {
         Self {
             free: Mutex::new(count),
@@ -183,16 +183,16 @@ impl Places {
         }
     }
 
-    /// Waits for a free place.
-    fn take(places: &Arc<Self>) -> Place {
-        let free = places.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let free = places.changed.wait_while(free, |free| *free == 0);
+    /// Waits until a command may start.
+    fn acquire(limit: &Arc<Self>) -> Permit {
+        let free = limit.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = limit.changed.wait_while(free, |free| *free == 0);
         *free.unwrap_or_else(PoisonError::into_inner) -= 1;
-        Place(places.clone())
+        Permit(limit.clone())
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
         self.0.changed.notify_one();

@@ -1,19 +1,21 @@
-//! `hvsock man` and `hvsock completions`: what packages install beside the command.
+//! `hvsock man` and `hvsock completions`: the files that a package installs beside the command.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Command, CommandFactory};
+use clap::{Args, Command};
 use clap_complete::Shell;
+use clap_mangen::Man as Page;
+use clap_mangen::roff::{Roff, bold, roman};
 
-use super::Cli;
-use crate::os::help;
-use crate::output;
+use super::definition;
+use crate::help::{Topic, join};
+use crate::os::help::{ENVIRONMENT, EXIT_STATUS};
+use crate::{complete, output};
 
-/// Print shell completions
+/// Print the completion script for a shell
 #[derive(Debug, Args)]
-#[command(after_help = help::COMPLETIONS)]
 pub struct Completions {
     /// The shell
     shell: Shell,
@@ -21,53 +23,172 @@ pub struct Completions {
 
 impl Completions {
     pub fn run(self) -> Result<()> {
-        let mut script = Vec::new();
-        clap_complete::generate(self.shell, &mut Cli::command(), "hvsock", &mut script);
-        output::bytes(&script)
+        output::bytes(&complete::script(self.shell)?)
     }
 }
 
-/// Print the manual page, or write one for each subcommand into a folder
+/// Print the manual page, or write the pages of all commands
 #[derive(Debug, Args)]
-#[command(after_help = help::MAN)]
 pub struct Man {
-    /// The folder
+    /// Write one page for each command into this folder
     #[arg(long, short, value_name = "DIR")]
     output: Option<PathBuf>,
 }
 
 impl Man {
     pub fn run(self) -> Result<()> {
-        let mut command = Cli::command();
+        let mut command = definition().disable_help_subcommand(true);
         command.build();
         match self.output {
-            None => output::bytes(&page(command, "hvsock")?),
+            None => output::bytes(&page(&command, "")?),
             Some(folder) => {
                 fs::create_dir_all(&folder)
                     .with_context(|| format!("cannot make {}", folder.display()))?;
-                write(&folder, &command, "hvsock")
+                write(&folder, &command, "")
             }
         }
     }
 }
 
-/// Writes the pages of a command and all below it.
-fn write(folder: &Path, command: &Command, name: &str) -> Result<()> {
-    let path = folder.join(format!("{name}.1"));
-    fs::write(&path, page(command.clone(), name)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let below = command.get_subcommands();
-    for sub in below.filter(|sub| !sub.is_hide_set() && sub.get_name() != "help") {
-        write(folder, sub, &format!("{name}-{}", sub.get_name()))?;
+/// Writes the pages of a command and of all its subcommands.
+fn write(folder: &Path, command: &Command, path: &str) -> Result<()> {
+    let file = folder.join(format!("{}.1", name(path)));
+    fs::write(&file, page(command, path)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    for sub in command.get_subcommands() {
+        write(folder, sub, &join(path, sub.get_name()))?;
     }
     Ok(())
 }
 
-fn page(command: Command, name: &str) -> Result<Vec<u8>> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(command)
-        .title(name.to_uppercase())
-        .manual("hvsock")
-        .render(&mut page)?;
-    Ok(page)
+/// The name of the page of the command `path`.
+fn name(path: &str) -> String {
+    match path {
+        "" => "hvsock".to_owned(),
+        path => format!("hvsock-{}", path.replace(' ', "-")),
+    }
+}
+
+/// The page of the command `path`, with the sections in the order of man-pages(7).
+fn page(command: &Command, path: &str) -> Result<Vec<u8>> {
+    let topic = Topic::of(path).unwrap_or(&Topic::EMPTY);
+    let page = Page::new(command.clone());
+    // roff drops an empty argument, so that the source would take the place of the date.
+    let mut text = format!(
+        ".TH {} 1 \"\" \"hvsock {}\" \"User Commands\"\n",
+        name(path).to_uppercase(),
+        env!("CARGO_PKG_VERSION")
+    )
+    .into_bytes();
+    page.render_name_section(&mut text)?;
+    page.render_synopsis_section(&mut text)?;
+    description(command, topic).to_writer(&mut text)?;
+    page.render_options_section(&mut text)?;
+    if command.has_subcommands() {
+        page.render_subcommands_section(&mut text)?;
+    }
+    let exit_status = match topic.exit_status {
+        [] => EXIT_STATUS,
+        own => own,
+    };
+    list("EXIT STATUS", exit_status.iter()).to_writer(&mut text)?;
+    let environment = topic.environment.iter().chain(ENVIRONMENT);
+    list("ENVIRONMENT", environment).to_writer(&mut text)?;
+    examples(topic).to_writer(&mut text)?;
+    see_also(path, topic).to_writer(&mut text)?;
+    Ok(with_one_preamble(&String::from_utf8(text)?).into_bytes())
+}
+
+/// Removes all but the first of the apostrophe definitions that begin each rendered section.
+fn with_one_preamble(page: &str) -> String {
+    const PREAMBLE: &str = ".ie \\n(.g .ds Aq \\(aq\n.el .ds Aq '\n";
+    match page.split_once(PREAMBLE) {
+        Some((before, rest)) => format!("{before}{PREAMBLE}{}", rest.replace(PREAMBLE, "")),
+        None => page.to_owned(),
+    }
+}
+
+fn description(command: &Command, topic: &Topic) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", ["DESCRIPTION"]);
+    let about = command.get_long_about().or_else(|| command.get_about());
+    let about = about.map(ToString::to_string).unwrap_or_default();
+    let paragraphs = about.split("\n\n").chain(topic.notes.iter().copied());
+    for (index, paragraph) in paragraphs.enumerate() {
+        if index > 0 {
+            roff.control("PP", []);
+        }
+        // clap wants an `about` without a full stop.
+        let end = match paragraph.ends_with(['.', ':']) {
+            true => "",
+            false => ".",
+        };
+        roff.text([roman(format!("{paragraph}{end}"))]);
+    }
+    roff
+}
+
+fn list<'a>(heading: &str, terms: impl Iterator<Item = &'a (&'a str, &'a str)>) -> Roff {
+    let mut roff = Roff::new();
+    roff.control("SH", [heading]);
+    for (term, about) in terms {
+        roff.control("TP", []);
+        roff.text([bold(*term)]);
+        roff.text([roman(*about)]);
+    }
+    roff
+}
+
+/// Each example verbatim, so that it can be pasted, below what it does.
+fn examples(topic: &Topic) -> Roff {
+    let mut roff = Roff::new();
+    if topic.examples.is_empty() {
+        return roff;
+    }
+    roff.control("SH", ["EXAMPLES"]);
+    for (index, (command, about)) in topic.examples.iter().enumerate() {
+        if index > 0 {
+            roff.control("PP", []);
+        }
+        if !about.is_empty() {
+            roff.text([roman(format!("{}:", capitalised(about)))]);
+        }
+        roff.control("RS", ["4"]);
+        roff.control("nf", []);
+        for line in command.lines() {
+            roff.text([roman(line)]);
+        }
+        roff.control("fi", []);
+        roff.control("RE", []);
+    }
+    roff
+}
+
+fn capitalised(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+    first.into_iter().chain(letters).collect()
+}
+
+/// The command above, the topic's related commands, and `hvsock` itself.
+fn see_also(path: &str, topic: &Topic) -> Roff {
+    let mut pages = Vec::new();
+    if let Some((above, _)) = path.rsplit_once(' ') {
+        pages.push(name(above));
+    }
+    pages.extend(topic.see_also.iter().map(|path| name(path)));
+    if !path.is_empty() {
+        pages.push(name(""));
+    }
+    let mut roff = Roff::new();
+    roff.control("SH", ["SEE ALSO"]);
+    let mut line = Vec::new();
+    for (index, page) in pages.into_iter().enumerate() {
+        if index > 0 {
+            line.push(roman(", "));
+        }
+        line.extend([bold(page), roman("(1)")]);
+    }
+    roff.text(line);
+    roff
 }

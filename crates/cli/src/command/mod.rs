@@ -12,12 +12,13 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::builder::Styles;
 use clap::builder::styling::AnsiColor;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::context::Context;
-use crate::os;
+use crate::{complete, help, os};
 
-const STYLES: Styles = Styles::styled()
+/// The colours of help texts.
+pub const STYLES: Styles = Styles::styled()
     .header(AnsiColor::Green.on_default().bold())
     .usage(AnsiColor::Green.on_default().bold())
     .literal(AnsiColor::Cyan.on_default().bold())
@@ -25,12 +26,11 @@ const STYLES: Styles = Styles::styled()
 
 /// Hyper-V sockets: reach services in any virtual machine or container of this machine by name
 ///
-/// A service has a friendly name and a GUID. Register it once, and processes in other partitions
-/// (the host, containers, virtual machines) listen and connect by that name, with no network.
+/// A service has a friendly name and a GUID. Register it once. Processes in other partitions (the
+/// host, containers, virtual machines) then listen and connect by that name, without a network.
 /// Every refusal says why.
 #[derive(Debug, Parser)]
 #[command(name = "hvsock", bin_name = "hvsock", version, styles = STYLES, propagate_version = false)]
-#[command(after_help = os::help::START)]
 pub struct Cli {
     #[command(flatten)]
     context: Context,
@@ -54,15 +54,29 @@ enum Command {
     Completions(man::Completions),
     #[command(display_order = 31)]
     Man(man::Man),
-    /// In their places among the others.
+    /// The commands of one system, which `display_order` mixes with the others.
     #[command(flatten)]
     OfSystem(os::Command),
 }
 
-/// Runs what the command line says.
+/// The command line with all help texts and completers.
+pub fn definition() -> clap::Command {
+    complete::attach(help::attach(Cli::command()))
+}
+
+/// Parses this process's arguments. Prints help or a usage error and exits where they ask for
+/// that.
+pub fn parse() -> Cli {
+    let mut command = definition();
+    let mut matches = command.get_matches_mut();
+    Cli::from_arg_matches_mut(&mut matches)
+        .unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// Runs a parsed command line.
 pub fn run(cli: Cli) -> Result<ExitCode> {
     let context = &cli.context;
-    let done = match cli.command {
+    let result = match cli.command {
         Command::Service(command) => command.run(context),
         Command::Vm(command) => command.run(context),
         Command::Listen(command) => command.run(context),
@@ -72,15 +86,13 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Man(command) => command.run(),
         Command::OfSystem(command) => command.run(context),
     };
-    done.map(|()| ExitCode::SUCCESS)
+    result.map(|()| ExitCode::SUCCESS)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     #[test]
     fn the_command_line_is_sound() {
-        super::Cli::command().debug_assert();
+        super::definition().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! What `connect` and `why` are pointed at.
+//! The address that `connect` and `why` take.
 
 use std::str::FromStr;
 
@@ -12,32 +12,32 @@ use crate::words::shell_word;
 /// A partition and a service, or both in one address.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Target {
-    /// parent, loopback, a partition's name or GUID; or a whole hvsock://PARTITION/SERVICE
-    target: Place,
+    /// parent, loopback, a partition's name or GUID, or a URL
+    target: TargetArg,
     /// The service's friendly name, GUID or vsock port
     service: Option<ServiceRef>,
 }
 
 #[derive(Clone, Debug)]
-enum Place {
+enum TargetArg {
     Partition(Partition),
-    Whole(HvUrl),
+    Url(HvUrl),
 }
 
 #[derive(Debug, thiserror::Error)]
-enum PlaceError {
+enum TargetError {
     #[error(transparent)]
     Partition(#[from] ParseRefError),
     #[error(transparent)]
-    Whole(#[from] ParseUrlError),
+    Url(#[from] ParseUrlError),
 }
 
-impl FromStr for Place {
-    type Err = PlaceError;
+impl FromStr for TargetArg {
+    type Err = TargetError;
 
-    fn from_str(text: &str) -> Result<Self, PlaceError> {
+    fn from_str(text: &str) -> Result<Self, TargetError> {
         if text.contains("://") {
-            Ok(Self::Whole(text.parse()?))
+            Ok(Self::Url(text.parse()?))
         } else {
             Ok(Self::Partition(text.parse()?))
         }
@@ -48,20 +48,18 @@ impl Target {
     /// The partition and the service.
     pub fn address(&self) -> Result<(PartitionRef, ServiceRef)> {
         match (&self.target, &self.service) {
-            (Place::Partition(partition), Some(service)) => {
+            (TargetArg::Partition(partition), Some(service)) => {
                 Ok((partition.resolve()?, service.clone()))
             }
-            (Place::Whole(url), None) => Ok((url.partition.clone(), url.service.clone())),
-            (Place::Partition(partition), None) => {
+            (TargetArg::Url(url), None) => Ok((url.partition.clone(), url.service.clone())),
+            (TargetArg::Partition(partition), None) => {
                 let partition = shell_word(&partition.to_string());
                 let help = format!("hvsock connect {partition} SERVICE");
-                Err(Failure::usage("which service? name it after the partition")
-                    .help(help)
-                    .into())
+                Err(Failure::usage("no service is given").help(help).into())
             }
-            (Place::Whole(url), Some(_)) => {
+            (TargetArg::Url(url), Some(_)) => {
                 let help = format!("hvsock connect {url}");
-                Err(Failure::usage("the address names the service already")
+                Err(Failure::usage("the URL names a service already")
                     .help(help)
                     .into())
             }

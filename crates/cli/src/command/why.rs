@@ -1,4 +1,4 @@
-//! `hvsock why`: what a connect or listen would meet, and what to do about it.
+//! `hvsock why`: explains whether a connect or listen would succeed, and what would fix it.
 
 use std::fmt::Write;
 use std::process::ExitCode;
@@ -13,20 +13,19 @@ use super::target::Target;
 use crate::context::Context;
 use crate::explain;
 use crate::failure::printable;
-use crate::os::{Asker, help};
+use crate::os::ExplainAs;
 use crate::output::{self, Json};
 
-/// Say why a connect or listen would be refused, without doing it
+/// Explain why a connect or listen would be refused
 #[derive(Debug, Args)]
-#[command(after_help = help::WHY)]
 pub struct Why {
     #[command(flatten)]
     target: Target,
-    /// A listen that accepts from TARGET, instead of a connect to it
+    /// Explain a listen that accepts from TARGET, instead of a connect to it
     #[arg(long)]
     listen: bool,
     #[command(flatten)]
-    asker: Asker,
+    explain_as: ExplainAs,
     #[command(flatten)]
     json: Json,
 }
@@ -38,17 +37,16 @@ const HELP: Style = AnsiColor::Cyan.on_default().bold();
 impl Why {
     pub fn run(self, context: &Context) -> Result<ExitCode> {
         let (partition, service) = self.target.address()?;
-        let asked = self.asker;
-        let explanation = match asked.explain(context, &partition, &service, self.listen)? {
+        let as_other = self.explain_as;
+        let explanation = match as_other.explain(context, &partition, &service, self.listen)? {
             Some(explanation) => explanation,
-            // By the endpoint: in a container there is nothing else, and what it says is about
-            // the very process that asks.
-            None => explain::ask(context, &HvAddr::new(partition, service), self.listen)?,
+            // The endpoint explains for this process. A container has no control API to ask.
+            None => explain::explain(context, &HvAddr::new(partition, service), self.listen)?,
         };
         if self.json.json {
             output::json(&explanation)?;
         } else {
-            output::text(&told(context, &explanation))?;
+            output::text(&text_of(context, &explanation))?;
         }
         Ok(match explanation.refusal {
             Some(_) => ExitCode::FAILURE,
@@ -57,7 +55,7 @@ impl Why {
     }
 }
 
-fn told(context: &Context, explanation: &Explanation) -> String {
+fn text_of(context: &Context, explanation: &Explanation) -> String {
     let style = if explanation.refusal.is_some() {
         BAD
     } else {

@@ -1,13 +1,16 @@
 //! What differs from one operating system to another, one folder for each, behind one contract:
 //!
-//! - [`Place`], options that say which broker is meant, and who answers there: a [`Client`];
-//! - [`Command`], the subcommands of one system only, and [`Vm`], which each has in its own way;
-//! - [`Partition`], as people name one, and [`Asker`], an option that says who asks why;
-//! - [`Rules`], options of access rules, and what is kept and counted of a service;
-//! - [`stdio`], [`Termination`] and [`clipboard`]: what a shell's command needs of its system;
-//! - [`help`], texts with examples, and [`advice`], what helps against a failure.
+//! - [`BrokerArgs`], the options that select a broker, and [`Client`], which talks to it;
+//! - [`Command`], the subcommands of one system only, [`Vm`], which differs, and [`run_internal`],
+//!   commands that this program runs by itself;
+//! - [`Partition`], a partition on the command line, and [`ExplainAs`], the option of `why` that
+//!   selects the partition that connects;
+//! - [`Rules`], the options of access rules, and the constants that say what a service records;
+//! - [`stdio`], [`Termination`] and [`clipboard`]: standard streams, signals and the clipboard;
+//! - [`help`], texts and examples, [`complete`], names for shell completion, and [`advice`], the
+//!   next step after an error.
 //!
-//! Nothing outside of this folder asks which system it is.
+//! No code outside this folder depends on the system.
 
 #[cfg(target_os = "linux")]
 mod linux;

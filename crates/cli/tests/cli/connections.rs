@@ -102,7 +102,7 @@ fn disabling_a_service_cuts_it_on_loopback_too() {
     assert_eq!(connect.end().code(), Some(1));
     let error = connect.rest_of_stderr();
     assert!(
-        error.contains("cut") && error.contains("disabled"),
+        error.contains("closed") && error.contains("disabled"),
         "{error}"
     );
     let error = world.run(["connect", "loopback", DEMO]).failed();

@@ -23,7 +23,7 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
         "HV Socket Demo",
         "in a partition of its own",
         "connects to PARENT",
-        "and then the end",
+        "then end of file",
         "the service is not registered",
         "Connection refused",
         "hvsock service disable",
@@ -62,17 +62,17 @@ fn the_demo_tells_its_story_with_a_real_machine_and_leaves_nothing_behind() {
     for part in [
         "Linux",
         "connects to PARENT",
-        "from `web`, and then the end",
-        "hears it back, and then the end",
+        "from `web`, then end of file",
+        "receives the echo, then end of file",
         "Connection refused",
         "the service is not registered",
         "sees its connection end",
         "disabled",
-        "is cut: the partition is paused",
+        "closed: the partition is paused",
         "nothing is lost",
         "CONNECTIONS",
         "load average",
-        "checksum and all: 4194304",
+        "checksum verified: 4194304",
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }

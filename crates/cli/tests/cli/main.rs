@@ -5,13 +5,16 @@
 
 mod broker;
 mod clipboard;
+mod completion;
 mod connections;
 mod containers;
 mod demo;
 mod guests;
 mod guests_at_fault;
 mod guests_programs;
+mod help;
 mod in_a_guest;
+mod manual;
 mod refusals;
 mod services;
 mod shell;

@@ -72,7 +72,7 @@ fn a_listener_that_is_cut_says_why() {
     assert_eq!(listener.end().code(), Some(1));
     let error = listener.rest_of_stderr();
     assert!(
-        error.contains("the listener was cut") && error.contains("disabled"),
+        error.contains("the listener was closed") && error.contains("disabled"),
         "{error}"
     );
 }

@@ -276,7 +276,7 @@ fn who_may_not_change_things_is_told_who_may() {
         &["service", "disable", DEMO],
         &["service", "unregister", DEMO],
         &["container", "add", "mine"],
-        &["connections", "cut", "1"],
+        &["connections", "close", "1"],
     ] {
         let error = stranger(arguments).failed();
         assert!(

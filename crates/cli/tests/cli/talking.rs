@@ -219,14 +219,14 @@ fn a_connection_that_is_cut_says_why_with_exit_status_one() {
     connect.write(b"x\n");
     assert_eq!(connect.line(), "x");
     let id = world.connections()[0]["id"].to_string();
-    world.ok(["connections", "cut", &id]);
+    world.ok(["connections", "close", &id]);
     assert_eq!(connect.end().code(), Some(1));
     let error = connect.rest_of_stderr();
     assert!(
-        error.contains("the connection was cut") && error.contains("operator"),
+        error.contains("the connection was closed") && error.contains("operator"),
         "{error}"
     );
-    let error = world.run(["connections", "cut", &id]).failed();
+    let error = world.run(["connections", "close", &id]).failed();
     assert!(error.contains(&id), "{error}");
 }
 

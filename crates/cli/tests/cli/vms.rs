@@ -14,8 +14,7 @@ fn adding_one_prints_what_qemu_needs() {
     let world = World::new();
     let done = world.run(["vm", "add", "web", "--cid", "42", "--group", "front"]);
     assert!(
-        done.stderr
-            .contains("`web` is a partition, with the CID 42"),
+        done.stderr.contains("`web` is a partition with the CID 42"),
         "{}",
         done.stderr
     );

@@ -174,7 +174,7 @@ fn by_the_host(world: &World, guest: &Guest) {
     heard(guest, "thaw");
     world.ok(["kvp", "set", "web", "a", "b"]);
     let again = world.run(["vm", "thaw", "web", "--id", &id]).failed();
-    assert!(again.contains("somebody else"), "{again}");
+    assert!(again.contains("another command"), "{again}");
 
     let only = world.json(["vm", "freeze", "web", "--mount", "/srv/inner", "--json"]);
     assert_eq!(mounts(&only), ["/srv/inner"]);
@@ -218,7 +218,7 @@ fn around_a_command(world: &World, guest: &Guest) {
 
     let slow = world.run(["vm", "freeze", "web", "--timeout", "1", "--", "sleep", "3"]);
     let slow = slow.failed();
-    assert!(slow.contains("not whole"), "{slow}");
+    assert!(slow.contains("not consistent"), "{slow}");
     heard(guest, "freeze thaw");
 }
 

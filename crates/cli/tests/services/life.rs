@@ -79,7 +79,7 @@ fn an_agent_that_stops_or_is_killed_is_lost_within_five_seconds_and_is_heard_aga
     scene.agent.signal(Signal::STOP);
     lost(&scene, "SIGSTOP");
     let shown = scene.world.ok(["container", "show", BOX]);
-    assert!(shown.contains("guest         contact lost"), "{shown}");
+    assert!(shown.contains("guest         agent lost"), "{shown}");
     scene.agent.signal(Signal::CONT);
     contact(&scene.world, "container", BOX, "ok");
     scene.agent.child.kill().unwrap();
@@ -146,7 +146,7 @@ fn a_script_waits_for_what_it_needs_and_hears_why_it_waits_in_vain() {
     scene.agent.child.wait().unwrap();
     contact(&scene.world, "container", BOX, "lost");
     let error = wait(&scene, "ready", "0").failed();
-    assert!(error.contains("contact lost"), "{error}");
+    assert!(error.contains("agent lost"), "{error}");
     // It waits for the one that comes.
     let mut waiting = Running::start(&mut scene.world.command(["container", "wait", BOX]));
     thread::sleep(Duration::from_millis(300));

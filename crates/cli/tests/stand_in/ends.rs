@@ -57,7 +57,7 @@ fn a_connection_whose_other_end_is_killed_was_cut() {
     caller.hears("so far");
     listener.process.kill().unwrap();
     assert_eq!(caller.status(), Some(1));
-    caller.hears_of("the connection was cut");
+    caller.hears_of("the connection was closed");
     assert_eq!(caller.heard(), b"so far\n");
 }
 

@@ -108,7 +108,7 @@ fn a_command_that_fails_fails_the_connect() {
     let error = scene.run(command.args(["--", "cmd", "/c", "exit 3"]));
     let error = error.failed();
     assert!(
-        error.contains("cmd ended with") && error.contains('3'),
+        error.contains("cmd failed with") && error.contains('3'),
         "{error}"
     );
 }

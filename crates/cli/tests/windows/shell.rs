@@ -6,7 +6,7 @@ use hvsock_testkit::TempFolder;
 
 use crate::util::run;
 
-/// The subcommands, by their way from the top.
+/// Every command, as its words after `hvsock`.
 const COMMANDS: &[&[&str]] = &[
     &[],
     &["status"],
@@ -57,7 +57,7 @@ fn every_command_has_a_man_page() {
 
 #[test]
 fn completions_know_the_commands() {
-    for shell in ["bash", "powershell"] {
+    for shell in ["elvish", "powershell"] {
         let script = run(["completions", shell]).ok();
         assert!(script.contains("unregister"), "{shell}");
         assert!(!script.contains("container"), "{shell}");

@@ -1,4 +1,4 @@
-//! `hvsock service`: the registry.
+//! `hvsock service`: registers, shows and removes services.
 
 mod transfer;
 
@@ -9,14 +9,13 @@ use hvsock_address::{ElementName, ServiceId, ServiceRef};
 use hvsock_control::{AccessList, NewService};
 
 use crate::context::Context;
-use crate::os::{self, COUNTS_USE, KEEPS_RULES, Partition, Rules, Termination, clipboard, help};
+use crate::os::{self, COUNTS_USE, KEEPS_RULES, Partition, Rules, Termination, clipboard};
 use crate::output::{self, Json};
 use crate::table::Columns;
 use crate::words;
 
-/// Register, list, switch and remove services
+/// Register, list, enable, disable and remove services
 #[derive(Debug, Subcommand)]
-#[command(after_help = help::SERVICE)]
 pub enum Service {
     Register(Register),
     List(List),
@@ -28,27 +27,26 @@ pub enum Service {
     Import(transfer::Import),
 }
 
-/// Allow a service; prints its GUID and nothing else
+/// Register a service, and print its GUID
 #[derive(Debug, Args)]
-#[command(after_help = help::REGISTER)]
 pub struct Register {
     /// The friendly name
     name: ElementName,
-    /// A GUID by the vsock template, so that programs that know ports only reach it too
+    /// Derive the GUID from this vsock port, so that AF_VSOCK programs reach the service too
     #[arg(long, conflicts_with = "id")]
     port: Option<u32>,
-    /// The GUID; a fresh one if left out
+    /// The GUID [default: a random one]
     #[arg(long, value_name = "GUID")]
     id: Option<ServiceId>,
-    /// Keep it only as long as this command runs
+    /// Unregister the service when this command ends
     #[arg(long)]
     lease: bool,
-    /// What it is for
+    /// A description of the service
     #[arg(long, value_name = "TEXT")]
     purpose: Option<String>,
     #[command(flatten)]
     rules: Rules,
-    /// Put the GUID into the clipboard as well
+    /// Also copy the GUID to the clipboard
     #[arg(long)]
     clip: bool,
 }
@@ -56,14 +54,14 @@ pub struct Register {
 /// List services
 #[derive(Debug, Args)]
 pub struct List {
-    /// Also those that are built in, and those that ship with Windows, which nobody may take
+    /// Include built-in services and those of Windows, whose GUIDs are reserved
     #[arg(long)]
     all: bool,
     #[command(flatten)]
     json: Json,
 }
 
-/// Show one service with its access rules
+/// Show one service and its access rules
 #[derive(Debug, Args)]
 pub struct Show {
     /// The service's friendly name, GUID or vsock port
@@ -72,24 +70,24 @@ pub struct Show {
     json: Json,
 }
 
-/// Let a service be used
+/// Enable a service
 #[derive(Debug, Args)]
 pub struct Switch {
     /// The service's friendly name, GUID or vsock port
     service: ServiceRef,
-    /// Only for this child partition
+    /// For this child partition only
     #[arg(long, value_name = "PARTITION")]
     vm: Option<Partition>,
 }
 
-/// Refuse new uses of a service and cut those that stand
+/// Disable a service and close its connections
 #[derive(Debug, Args)]
 pub struct Disable {
     #[command(flatten)]
     switch: Switch,
 }
 
-/// Remove a service and cut what uses it
+/// Remove a service and close its connections
 #[derive(Debug, Args)]
 pub struct Unregister {
     /// The service's friendly name, GUID or vsock port
@@ -129,15 +127,15 @@ impl Register {
             creator: Some("hvsock".into()),
             purpose: self.purpose,
         }))?;
-        tell(service.id, clip)
+        print_id(service.id, clip)
     }
 
-    /// Registers a lease and holds it until told to end, or until it is taken away.
+    /// Registers a lease and holds it until a signal arrives or the broker ends the lease.
     fn hold(self, context: &Context, id: ServiceId) -> Result<()> {
         let mut termination = Termination::catch()?;
         let (name, purpose) = (self.name.as_str(), self.purpose.unwrap_or_default());
         let lease = Lease::register_at(&context.endpoint(), name, id, &purpose)?;
-        tell(lease.id(), self.clip)?;
+        print_id(lease.id(), self.clip)?;
         context.note(&format!(
             "`{name}` is registered until this command ends (Ctrl-C)"
         ));
@@ -148,12 +146,13 @@ impl Register {
     }
 }
 
-/// Prints the GUID of what is registered by now.
-fn tell(id: ServiceId, clip: bool) -> Result<()> {
+/// Prints the GUID of a service that is registered, and copies it to the clipboard.
+fn print_id(id: ServiceId, clip: bool) -> Result<()> {
     output::line(id)?;
     if clip {
         let copied = clipboard::copy(&id.to_string());
-        copied.context("it is registered, but its GUID is not in the clipboard")?;
+        copied
+            .context("the service is registered, but its GUID cannot be copied to the clipboard")?;
     }
     Ok(())
 }
@@ -168,7 +167,7 @@ impl List {
         if COUNTS_USE {
             headings.extend(["listen", "conn"]);
         }
-        let empty = "no services; `hvsock service register NAME` makes one";
+        let empty = "no services; register one with `hvsock service register NAME`";
         let mut table = Columns::new(&headings, empty).right(&[2, 5, 6]).whole(1);
         for service in services {
             let port = service
@@ -235,8 +234,8 @@ impl Show {
                 o.enabled
                     .map(|on| if on { "enabled" } else { "disabled" }.to_owned()),
             );
-            parts.extend(said(&o.bind).map(|rule| format!("listen: {rule}")));
-            parts.extend(said(&o.connect).map(|rule| format!("connect: {rule}")));
+            parts.extend(text_of(&o.bind).map(|rule| format!("listen: {rule}")));
+            parts.extend(text_of(&o.connect).map(|rule| format!("connect: {rule}")));
             facts.push(("for", format!("{name}: {}", parts.join("; "))));
         }
         if COUNTS_USE {
@@ -253,11 +252,11 @@ impl Show {
 }
 
 fn rule(list: &AccessList) -> String {
-    said(list).unwrap_or_else(|| "by default".to_owned())
+    text_of(list).unwrap_or_else(|| "by default".to_owned())
 }
 
-/// What an access rule says, if it says anything.
-fn said(list: &AccessList) -> Option<String> {
+/// An access rule as text. `None` if it leaves everything to the defaults.
+fn text_of(list: &AccessList) -> Option<String> {
     let lists = [
         ("users", &list.users),
         ("groups", &list.groups),
@@ -268,14 +267,14 @@ fn said(list: &AccessList) -> Option<String> {
         .filter_map(|(word, names)| {
             let names = names.as_ref()?;
             let names = if names.is_empty() {
-                "nobody".to_owned()
+                "none".to_owned()
             } else {
                 names.join(", ")
             };
             Some(format!("{word} {names}"))
         })
         .collect();
-    Some(parts.join("; ")).filter(|said| !said.is_empty())
+    Some(parts.join("; ")).filter(|text| !text.is_empty())
 }
 
 impl Switch {

@@ -1,4 +1,4 @@
-//! `hvsock service export` and `import`: the whole registry at once.
+//! `hvsock service export` and `import`: all registrations at once.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -13,21 +13,21 @@ use crate::failure::Failure;
 use crate::output;
 use crate::words;
 
-/// Write all services to a file for another machine
+/// Export all registrations for another machine
 #[derive(Debug, Args)]
 pub struct Export {
-    /// As a .reg file, which Windows' reg import takes, instead of JSON
+    /// Write a .reg file for Windows instead of JSON
     #[arg(long)]
     reg: bool,
-    /// Where to [default: standard output]
+    /// The file to write [default: standard output]
     #[arg(long, short, value_name = "FILE")]
     output: Option<PathBuf>,
 }
 
-/// Register all services of a file; what is there already stays
+/// Register all services of a file, and keep existing registrations
 #[derive(Debug, Args)]
 pub struct Import {
-    /// JSON of export, or a .reg file; - is standard input
+    /// A file of `service export` (JSON or .reg), or - for standard input
     file: PathBuf,
 }
 
@@ -81,7 +81,7 @@ impl Import {
     }
 }
 
-/// The most bytes of a file to import, as many as the broker takes.
+/// The largest file to import, in bytes. The broker has the same limit.
 const LARGEST: u64 = 64 << 20;
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -100,7 +100,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// A `.reg` file starts with a byte order mark or its own name.
+/// Tells JSON from a `.reg` file, which begins with a byte order mark or with its format's name.
 fn is_json(file: &[u8]) -> bool {
     file.trim_ascii_start().first() == Some(&b'[') && !file.starts_with(b"[HKEY")
 }

@@ -1,8 +1,8 @@
-//! What helps against failures that any command may meet.
+//! The next step after errors that any command may have.
 
 use hvsock_broker::api::client::ClientError;
 
-/// The command that would help, or another step.
+/// The command that helps, or another next step.
 pub fn advice(error: &anyhow::Error) -> Option<String> {
     match error.downcast_ref()? {
         ClientError::NotRunning { .. } => {

@@ -1,18 +1,22 @@
-//! The clipboard of the desktop, by the programs that every desktop has for it.
+//! Copies text to the desktop's clipboard with the desktop's own tools.
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
 use anyhow::{Result, bail};
 
-/// What puts its standard input into the clipboard, and the package that it comes with.
+/// Programs that copy their standard input to the clipboard, with their arguments.
 const TOOLS: [(&str, &[&str]); 3] = [
     ("wl-copy", &[]),
     ("xclip", &["-selection", "clipboard"]),
     ("xsel", &["--clipboard", "--input"]),
 ];
 
-/// Puts `text` into the clipboard.
+/// Copies `text` to the clipboard.
+///
+/// # Errors
+///
+/// Fails if no tool is installed, or if each one that is installed fails.
 pub fn copy(text: &str) -> Result<()> {
     let mut failed = Vec::new();
     for (tool, arguments) in TOOLS {
@@ -29,14 +33,14 @@ pub fn copy(text: &str) -> Result<()> {
 }
 
 fn run(tool: &str, arguments: &[&str], text: &str) -> io::Result<()> {
-    // Each leaves a process behind that has the text, which must not have our output open.
+    // Each tool leaves a process behind that owns the text. It must not keep our output open.
     let mut child = Command::new(tool)
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()?;
-    // One that fails before it has read everything is told of by its status.
+    // If the tool fails before it has read everything, its exit status is reported, not EPIPE.
     let written = child
         .stdin
         .take()

@@ -1,4 +1,4 @@
-//! What commands that use a guest's integration services have in common.
+//! Shared code of the commands that use a guest's integration services.
 
 use std::future::Future;
 
@@ -13,20 +13,22 @@ use crate::failure::Failure;
 use crate::os::Partition;
 use crate::words::shell_word;
 
-/// The services of a virtual machine or container.
+/// The integration services of a virtual machine or container.
 pub fn target(context: &Context, partition: &Partition) -> Result<Target> {
     Ok(Target::new(context.endpoint(), partition.resolve()?))
 }
 
-/// Runs what uses them.
+/// Runs a future on a runtime of its own.
 pub fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    Ok(runtime.context("cannot start")?.block_on(future))
+    Ok(runtime
+        .context("cannot start the runtime")?
+        .block_on(future))
 }
 
-/// Why there was no answer, with what would fix it.
+/// The error of a call that failed, with the next step.
 pub fn failure(context: &Context, error: CallError) -> anyhow::Error {
     match error {
         CallError::Connect {

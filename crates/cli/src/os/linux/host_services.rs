@@ -1,5 +1,5 @@
-//! The integration services that a host offers to its guests, beside its broker in one process:
-//! what they hear goes to the broker, which shows it.
+//! The integration services that a host offers to its guests, in the broker's process. They pass
+//! what guests report to the broker, which shows it.
 
 use std::collections::HashSet;
 use std::io;
@@ -21,8 +21,8 @@ use hvsock_services::link::{Offer, Place, Standing, Target};
 use hvsock_services::wire::heartbeat::{Beat, Clock, Facts, Keeper, State};
 use tokio::sync::oneshot;
 
-/// How long to wait for the first attempt to offer them.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest wait for the first attempt to offer the services.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The services, offered until this is dropped.
 pub struct HostServices {
@@ -31,19 +31,19 @@ pub struct HostServices {
 }
 
 impl HostServices {
-    /// Offers them through the broker's own `endpoint`, and returns once that is done, or known
-    /// not to be possible for now.
+    /// Offers the services through the broker's `endpoint`. Returns after the first attempt, which may
+    /// have failed: the services retry in the background.
     pub fn start(handle: &Handle, endpoint: Endpoint) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let heard = Heard {
+        let receiver = HeartbeatReceiver {
             handle: handle.clone(),
             endpoint: endpoint.clone(),
             introduced: Arc::default(),
         };
         let offers = [
-            heartbeat::offer(heard),
+            heartbeat::offer(receiver),
             notify_offer(handle.clone()),
             time::offer(),
         ];
@@ -64,11 +64,11 @@ impl HostServices {
                     _ = stopped => {}
                 }
             });
-            // What a look-up of a name may still wait for is nothing to wait for here.
+            // A pending name lookup must not delay the shutdown.
             runtime.shutdown_background();
         })?;
-        // A broker that has started answers; what keeps it is its own affair, not this one's.
-        let _ = first.recv_timeout(PATIENCE);
+        // The broker runs. A slow first attempt does not stop it.
+        let _ = first.recv_timeout(START_TIMEOUT);
         Ok(Self {
             stop: Some(stop),
             thread: Some(thread),
@@ -97,21 +97,21 @@ async fn serve(offers: impl IntoIterator<Item = Offer>, endpoint: Endpoint) {
     while tasks.join_next().await.is_some() {}
 }
 
-/// Hands what is heard to the broker.
-struct Heard {
+/// Passes heartbeats to the broker.
+struct HeartbeatReceiver {
     handle: Handle,
     endpoint: Endpoint,
-    /// Those who are being told who they are: a guest that comes again and again costs no more.
+    /// The guests that [`introduce`] runs for, so that a guest that reconnects often starts no more.
     introduced: Arc<Mutex<HashSet<String>>>,
 }
 
-/// The partition that a peer is in. The broker made its name, so it is one.
+/// The partition of a peer. Its name comes from the broker, so it is valid.
 fn partition(guest: &Peer) -> Option<PartitionRef> {
     let name = PartitionName::new(guest.partition()).ok()?;
     Some(PartitionRef::Name(name))
 }
 
-impl heartbeat::Listener for Heard {
+impl heartbeat::Listener for HeartbeatReceiver {
     fn attend(&self, guest: &Peer, orders: Orders) {
         if let Some(partition) = partition(guest) {
             self.handle
@@ -119,11 +119,11 @@ impl heartbeat::Listener for Heard {
                     GuestOrder::SyncClock => orders.sync_clock(),
                 });
             let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
-            let under_way = Arc::clone(&self.introduced);
-            if locked(&under_way).insert(guest.clone()) {
+            let introduced = Arc::clone(&self.introduced);
+            if locked(&introduced).insert(guest.clone()) {
                 tokio::spawn(async move {
                     introduce(endpoint, partition, guest.clone()).await;
-                    locked(&under_way).remove(&guest);
+                    locked(&introduced).remove(&guest);
                 });
             }
         }
@@ -140,8 +140,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Tells a guest whose agent has come who it is and where. Its services come one after the other,
-/// so this waits for them a little; without the one for pairs nobody is told.
+/// Writes a guest's name, its GUID and facts of the host into the guest's key-value pairs after its
+/// agent has connected. The agent starts its services one by one, so this retries for a while. A
+/// guest without the service `kvp` gets no facts.
 async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
     let target = Target::new(endpoint.clone(), partition);
     let id = tokio::task::spawn_blocking({
@@ -152,43 +153,43 @@ async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
         return;
     };
     let facts = kvp::facts_of_host(&guest, &id.to_string());
-    let tell = async || {
+    let send = async || {
         let mut pools = Pools::connect(&target).await?;
         pools.set(kvp::Pool::AutoExternal, facts.clone()).await
     };
     for wait in [0, 1, 2, 4, 8] {
         tokio::time::sleep(Duration::from_secs(wait)).await;
-        match tell().await {
+        match send().await {
             Ok(()) => break,
-            Err(error) => tracing::debug!("{guest} is not told of its host: {error}"),
+            Err(error) => tracing::debug!("cannot send the facts of the host to {guest}: {error}"),
         }
     }
-    // An agent may come before all disks are mounted, and have kept it in what those cover.
+    // An agent may start before all disks are mounted, and store the facts below a mount point.
     tokio::time::sleep(Duration::from_secs(60)).await;
-    let _ = tell().await;
+    let _ = send().await;
 }
 
-/// Further variables of a guest's service manager that are kept.
-const MOST_VARIABLES: usize = 32;
+/// The most additional variables of a guest's service manager that are stored.
+const MAX_VARIABLES: usize = 32;
 
 fn notify_offer(handle: Handle) -> Offer {
     notify::offer(move |guest, notice| {
         if let Some(partition) = partition(guest) {
-            handle.guest_notice(&partition, |said| add(said, notice));
+            handle.guest_notice(&partition, |stored| merge(stored, notice));
         }
     })
 }
 
-/// Takes a message into what was said before.
-fn add(said: &mut GuestNotice, notice: Notice) {
-    said.ready |= notice.ready;
-    said.stopping |= notice.stopping;
-    said.status = notice.status.or(said.status.take());
-    said.errno = notice.errno.or(said.errno);
-    said.exit_status = notice.exit_status.or(said.exit_status);
+/// Merges a message into what the guest reported before.
+fn merge(stored: &mut GuestNotice, notice: Notice) {
+    stored.ready |= notice.ready;
+    stored.stopping |= notice.stopping;
+    stored.status = notice.status.or(stored.status.take());
+    stored.errno = notice.errno.or(stored.errno);
+    stored.exit_status = notice.exit_status.or(stored.exit_status);
     for (name, value) in notice.more {
-        if said.more.len() < MOST_VARIABLES || said.more.contains_key(&name) {
-            said.more.insert(name, value);
+        if stored.more.len() < MAX_VARIABLES || stored.more.contains_key(&name) {
+            stored.more.insert(name, value);
         }
     }
 }
@@ -250,16 +251,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn messages_add_up_and_variables_have_a_limit() {
-        let mut said = GuestNotice::default();
-        add(&mut said, Notice::parse(b"STATUS=a\nX_A=1"));
-        add(&mut said, Notice::parse(b"READY=1\nX_A=2"));
+    fn messages_are_merged_and_variables_are_limited() {
+        let mut stored = GuestNotice::default();
+        merge(&mut stored, Notice::parse(b"STATUS=a\nX_A=1"));
+        merge(&mut stored, Notice::parse(b"READY=1\nX_A=2"));
         for number in 0..100 {
-            add(&mut said, Notice::parse(format!("X_{number}=1").as_bytes()));
+            merge(
+                &mut stored,
+                Notice::parse(format!("X_{number}=1").as_bytes()),
+            );
         }
-        assert!(said.ready);
-        assert_eq!(said.status.as_deref(), Some("a"));
-        assert_eq!(said.more["X_A"], "2");
-        assert_eq!(said.more.len(), MOST_VARIABLES);
+        assert!(stored.ready);
+        assert_eq!(stored.status.as_deref(), Some("a"));
+        assert_eq!(stored.more["X_A"], "2");
+        assert_eq!(stored.more.len(), MAX_VARIABLES);
     }
 }

@@ -1,8 +1,8 @@
-//! Figures of a stream: bytes a second, round trips, connections a second, each against a Unix
-//! socket in the same run.
+//! Measures a stream against a Unix socket in the same run: throughput, round trip time, and
+//! connections per second.
 //!
-//! Machines change their pace from one second to the next, so ours and the Unix socket take turns
-//! and the ratio is taken turn by turn: it holds where a single figure does not.
+//! A machine's speed changes from one second to the next. hvsock and the Unix socket therefore take
+//! turns, and the ratio is computed for each turn.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -13,18 +13,21 @@ use std::time::{Duration, Instant};
 use hvsock::{HvListener, HvStream};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of one write when throughput is measured.
+/// The size of one write of the throughput measurement, in bytes.
 const CHUNK: usize = 64 * 1024;
-/// Bytes of a message that goes there and back.
+/// The size of one message of the round trip measurement, in bytes.
 const MESSAGE: usize = 64;
 
-/// What the client wants of a connection, its first byte.
+/// The first byte of a connection selects what the server does: read everything,
 const SINK: u8 = b'S';
+/// echo everything,
 pub const ECHO: u8 = b'E';
+/// or close the connection.
 const CLOSE: u8 = b'C';
 
-/// A stream that can end its sending half.
+/// A stream that can shut down its sending half.
 pub trait Stream: Read + Write + Send + Sized + 'static {
+    /// Shuts down the sending half (half-close).
     fn finish(&self) -> io::Result<()>;
 }
 
@@ -40,14 +43,14 @@ impl Stream for UnixStream {
     }
 }
 
-/// Serves one connection: what the first byte says. Short work is done at once, so that the
-/// number of connections a second is not that of threads a second.
+/// Serves one connection as its first byte selects. `CLOSE` needs no thread, so that the connections
+/// per second are not limited by thread creation.
 pub fn serve(mut stream: impl Stream) {
     let mut wanted = [0];
     if stream.read_exact(&mut wanted).is_err() || wanted[0] == CLOSE {
         return;
     }
-    // A thread that cannot be had ends the connection, which the client sees.
+    // If no thread can be started, the connection closes, which the client reports.
     let _ = thread::Builder::new()
         .name("measure".into())
         .spawn(move || serve_long(stream, wanted[0]));
@@ -70,16 +73,16 @@ fn serve_long(mut stream: impl Stream, wanted: u8) -> io::Result<()> {
     }
 }
 
-/// Serves connections of ours from a thread of its own, until the listener is cut.
-pub fn serve_ours(listener: HvListener) -> io::Result<()> {
+/// Serves the connections of an hvsock listener in a thread until the listener is closed.
+pub fn serve_hvsock(listener: HvListener) -> io::Result<()> {
     let serve_all = move || listener.incoming().flatten().for_each(serve);
     thread::Builder::new()
-        .name("serve-ours".into())
+        .name("serve-hvsock".into())
         .spawn(serve_all)?;
     Ok(())
 }
 
-/// Serves connections of a Unix socket likewise.
+/// Serves the connections of a Unix socket in a thread.
 pub fn serve_unix(listener: UnixListener) -> io::Result<()> {
     let serve_all = move || listener.incoming().flatten().for_each(serve);
     thread::Builder::new()
@@ -88,7 +91,7 @@ pub fn serve_unix(listener: UnixListener) -> io::Result<()> {
     Ok(())
 }
 
-/// The middle of several measurements, and their ends.
+/// The median, least and greatest of several measurements.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Spread {
     pub median: f64,
@@ -108,36 +111,40 @@ impl Spread {
     }
 }
 
-/// One figure of ours, of a Unix socket, and of the one by the other.
+/// One figure of hvsock and of a Unix socket, and their ratio.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Figure {
     pub ours: Spread,
     pub unix: Spread,
-    /// Ours divided by the Unix socket's, turn by turn.
+    /// hvsock's figure divided by the Unix socket's, for each turn.
     pub ratio: Spread,
 }
 
 /// All figures of one run.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Figures {
-    /// Bytes a second, in writes of 64 KiB.
+    /// Bytes per second, in writes of 64 KiB.
     pub throughput: Figure,
-    /// Seconds for 64 bytes to go there and back: the median of one turn.
+    /// Seconds for the round trip of 64 bytes, the median of one turn.
     pub round_trip: Figure,
-    /// Connections a second, each accepted and closed before the next.
+    /// Connections per second, each accepted and closed before the next.
     pub connections: Figure,
 }
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Turns that count; one more is made to warm up.
+    /// Turns that count. One more warms up.
     pub turns: usize,
-    /// Of each measurement of each turn.
+    /// The duration of each measurement of each turn.
     pub time: Duration,
 }
 
-/// Measures against servers that [`serve`].
+/// Measures two kinds of connections, whose servers run [`serve`].
+///
+/// # Errors
+///
+/// Fails if a connection fails, or if a turn is too short to measure anything.
 pub fn compare<A: Stream, B: Stream>(
     ours: impl Fn() -> io::Result<A>,
     unix: impl Fn() -> io::Result<B>,
@@ -192,7 +199,7 @@ fn throughput(mut stream: impl Stream, time: Duration) -> io::Result<f64> {
         sent += CHUNK as u64;
     }
     stream.finish()?;
-    // All of it has arrived when this comes back.
+    // The server answers after it has read everything.
     stream.read_exact(&mut [0])?;
     Ok(sent as f64 / start.elapsed().as_secs_f64())
 }
@@ -219,14 +226,14 @@ fn connections<S: Stream>(connect: impl Fn() -> io::Result<S>, time: Duration) -
     while start.elapsed() < time {
         let mut stream = connect()?;
         stream.write_all(&[CLOSE])?;
-        // Its end says that it was accepted.
+        // The server closes the connection after it has accepted it.
         stream.read_to_end(&mut Vec::new())?;
         made += 1;
     }
     Ok(f64::from(made) / start.elapsed().as_secs_f64())
 }
 
-/// The rows of a table of figures: what, ours, a Unix socket's, the ratio with its ends.
+/// The rows of a table: the measurement, hvsock, the Unix socket, and the ratio with its range.
 pub fn rows(figures: &Figures) -> [[String; 4]; 3] {
     let rate = |value: f64| format!("{:.2} GB/s", value / 1e9);
     let time = |value: f64| format!("{:.1} µs", value * 1e6);

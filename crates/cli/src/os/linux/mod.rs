@@ -1,15 +1,16 @@
-//! On Linux a broker answers, which the command can also run.
+//! On Linux the command talks to a broker, and can also run one.
 
 mod advice;
+mod broker_args;
 pub mod clipboard;
 mod command;
+pub mod complete;
 pub mod guest_services;
 pub mod help;
 mod host_services;
 mod measure;
 mod output;
 mod partition;
-mod place;
 mod rules;
 mod signals;
 pub mod stdio;
@@ -17,9 +18,9 @@ mod words;
 
 pub use crate::output::json as json_of_services;
 pub use advice::advice;
-pub use command::{Command, Vm};
+pub use broker_args::BrokerArgs;
+pub use command::{Command, Vm, run_internal};
 pub use hvsock_broker::api::client::Client;
-pub use partition::{Asker, Partition};
-pub use place::Place;
+pub use partition::{ExplainAs, Partition};
 pub use rules::{COUNTS_USE, KEEPS_RULES, Rules};
 pub use signals::Termination;

@@ -1,4 +1,4 @@
-//! Output of what comes one by one.
+//! Standard output, with JSON lines for values that arrive one at a time.
 
 use anyhow::Result;
 use serde::Serialize;

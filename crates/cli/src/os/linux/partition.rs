@@ -1,4 +1,4 @@
-//! Partitions as people name them, and who asks.
+//! Partitions on the command line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use hvsock_control::Explanation;
 
 use crate::context::Context;
 
-/// A partition, whose name is a word.
+/// A partition by name or GUID.
 #[derive(Clone, Debug)]
 pub struct Partition(PartitionRef);
 
@@ -29,22 +29,22 @@ impl fmt::Display for Partition {
 }
 
 impl Partition {
-    /// The partition that is meant.
+    /// The partition. Names are resolved by the broker.
     pub fn resolve(&self) -> Result<PartitionRef> {
         Ok(self.0.clone())
     }
 }
 
-/// As whom to ask why.
+/// The option of `why` that selects the partition that connects or listens.
 #[derive(Debug, Args)]
-pub struct Asker {
-    /// As a process in this partition [default: as this process]
+pub struct ExplainAs {
+    /// Explain for a process in this partition [default: for this process]
     #[arg(long, value_name = "PARTITION")]
     from: Option<PartitionRef>,
 }
 
-impl Asker {
-    /// What somebody else would meet, if one is named.
+impl ExplainAs {
+    /// The explanation for the given partition. `None` if the option is absent.
     pub fn explain(
         &self,
         context: &Context,

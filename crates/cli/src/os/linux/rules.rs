@@ -1,23 +1,23 @@
-//! Access rules of a service, which the broker keeps, and its use, which the broker counts.
+//! Access rules of a service. The broker stores them, and counts listeners and connections.
 
 use clap::Args;
 use hvsock_control::{AccessList, NewService};
 
-/// Whether it is known how many listeners and connections a service has.
+/// Whether the numbers of a service's listeners and connections are known.
 pub const COUNTS_USE: bool = true;
 /// Whether a service has access rules.
 pub const KEEPS_RULES: bool = true;
 
-/// Who may use a service that is registered.
+/// The access rules of a new service.
 #[derive(Debug, Args)]
 pub struct Rules {
-    /// A user of this partition who may connect; * is everyone [default: everyone]
+    /// A user of this partition who may connect, or * for all [default: *]
     #[arg(long = "connect-user", value_name = "USER", conflicts_with = "lease")]
     connect_users: Vec<String>,
-    /// A user of this partition who may listen; * is everyone [default: who registers it]
+    /// A user of this partition who may listen, or * for all [default: the one who registers]
     #[arg(long = "bind-user", value_name = "USER", conflicts_with = "lease")]
     bind_users: Vec<String>,
-    /// A child partition, or @GROUP, that may connect and listen; * is every one [default: *]
+    /// A child partition or @GROUP that may connect and listen, or * for all [default: *]
     #[arg(long = "partition", value_name = "PARTITION", conflicts_with = "lease")]
     partitions: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Being asked to end: Ctrl-C and a service manager's SIGTERM.
+//! The signals that end a command: SIGINT (Ctrl-C) and SIGTERM.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
-/// Catches SIGINT and SIGTERM from the moment it is made.
+/// Catches SIGINT and SIGTERM from its creation on.
 pub struct Termination {
     runtime: Runtime,
     interrupt: Signal,
@@ -19,6 +19,7 @@ pub struct Termination {
 }
 
 impl Termination {
+    /// Installs the handlers.
     pub fn catch() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let (interrupt, terminate) = {
@@ -35,27 +36,27 @@ impl Termination {
         })
     }
 
-    /// Waits for either, or until the lease changes; whether it was a signal.
+    /// Waits for a signal or a change of the lease. Returns whether it was a signal.
     pub fn or_end_of(&mut self, lease: &Lease) -> io::Result<bool> {
         let fd = lease.as_fd().try_clone_to_owned()?;
-        let (tell, told) = oneshot::channel();
-        // Ends with the process at the latest, which is soon after.
+        let (changed, change) = oneshot::channel();
+        // The thread ends with the process, which is soon after.
         thread::Builder::new().name("lease".into()).spawn(move || {
             let mut fds = [PollFd::new(&fd, PollFlags::IN)];
             while poll(&mut fds, None) == Err(Errno::INTR) {}
-            let _ = tell.send(());
+            let _ = changed.send(());
         })?;
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
         Ok(self.runtime.block_on(async {
             tokio::select! {
                 _ = interrupt.recv() => true,
                 _ = terminate.recv() => true,
-                _ = told => false,
+                _ = change => false,
             }
         }))
     }
 
-    /// Waits for either.
+    /// Waits for a signal.
     pub fn wait(&mut self) {
         let (interrupt, terminate) = (&mut self.interrupt, &mut self.terminate);
         self.runtime.block_on(async {

@@ -1,5 +1,4 @@
-//! Standard input and output for bytes, not for lines, and waiting for the thread that reads the
-//! input.
+//! Unbuffered standard input and output, and the wait for the thread that sends the input.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -15,17 +14,17 @@ pub fn input() -> io::Result<impl Read> {
     input_file()
 }
 
-/// Standard output, likewise.
+/// Standard output without the buffer of the standard library.
 pub fn output() -> io::Result<impl Write> {
     output_file()
 }
 
-/// Standard input as a file, for who needs one.
+/// Standard input as a file.
 pub fn input_file() -> io::Result<File> {
     unbuffered(io::stdin().as_fd())
 }
 
-/// Standard output, likewise.
+/// Standard output as a file.
 pub fn output_file() -> io::Result<File> {
     unbuffered(io::stdout().as_fd())
 }
@@ -35,44 +34,44 @@ fn unbuffered(fd: impl AsFd) -> io::Result<File> {
     Ok(fd.into())
 }
 
-/// Ends standard output: whoever reads it sees its end now, though the command goes on.
+/// Closes standard output, so that its reader sees the end while this command goes on.
 pub fn end_output() -> Result<()> {
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdout(null).context("cannot close the output")
 }
 
-/// What the sending thread drops when done.
+/// The sending thread drops this when it is done.
 pub struct Sending {
     _end: UnixStream,
 }
 
-/// What tells that it has.
+/// Becomes readable when the [`Sending`] is dropped.
 pub struct Sent(UnixStream);
 
-/// Both.
+/// A connected pair of both.
 pub fn sending() -> io::Result<(Sending, Sent)> {
-    let (end, told) = UnixStream::pair()?;
-    Ok((Sending { _end: end }, Sent(told)))
+    let (end, dropped) = UnixStream::pair()?;
+    Ok((Sending { _end: end }, Sent(dropped)))
 }
 
-/// How often to look whether the other end still takes input, where that is not told.
-const LOOK_UP: Timespec = Timespec {
+/// The poll interval for AF_VSOCK, which does not report that the peer reads no more.
+const POLL_INTERVAL: Timespec = Timespec {
     tv_sec: 0,
     tv_nsec: 200_000_000,
 };
 
 impl Sent {
-    /// After the other end's last byte: until all input is sent, or nobody is left to send it to.
+    /// Waits after the peer's half-close until all input is sent or the peer reads no more.
     pub fn wait(&self, mut stream: &HvStream) -> io::Result<()> {
-        let look_up = (stream.transport() == Transport::Vsock).then_some(&LOOK_UP);
+        let interval = (stream.transport() == Transport::Vsock).then_some(&POLL_INTERVAL);
         loop {
             let mut fds = [
                 PollFd::new(&self.0, PollFlags::IN),
-                // No more than what is always told: that the other end is gone altogether.
+                // No events: POLLERR and POLLHUP are always reported.
                 PollFd::new(stream, PollFlags::empty()),
             ];
-            match poll(&mut fds, look_up) {
-                // But writing nothing fails then.
+            match poll(&mut fds, interval) {
+                // An empty write fails when the peer reads no more.
                 Ok(0) if stream.write(&[]).is_err() => return Ok(()),
                 Ok(_) => {}
                 Err(rustix::io::Errno::INTR) => continue,

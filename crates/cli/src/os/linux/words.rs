@@ -1,4 +1,4 @@
-//! Numbers and names as people read them, of what a broker tells.
+//! Formats what the control API reports for people.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use hvsock_control::{Partition, PartitionKind, PartitionState};
 
 pub use crate::words::{bytes, count};
 
-/// How long ago, by its two largest units: `3 s`, `2 min 5 s`, `4 d 1 h`.
+/// A duration in its two largest units: `3 s`, `2 min 5 s`, `4 d 1 h`.
 pub fn age(seconds: f64) -> String {
     let seconds = Duration::try_from_secs_f64(seconds)
         .unwrap_or_default()
@@ -30,8 +30,8 @@ pub fn state(state: PartitionState) -> &'static str {
     }
 }
 
-/// How a partition stands, and on whose account where that is not plain.
-pub fn standing(partition: &Partition) -> &'static str {
+/// A partition's state, and who paused it where that is not the operator.
+pub fn detailed_state(partition: &Partition) -> &'static str {
     let is_vm = partition.kind == PartitionKind::Vm;
     match (partition.state, partition.paused_by_operator) {
         (PartitionState::Off, true) => "off, and paused when it starts",
@@ -40,7 +40,7 @@ pub fn standing(partition: &Partition) -> &'static str {
     }
 }
 
-/// What kind of partition it is.
+/// A partition's kind.
 pub fn kind(kind: PartitionKind) -> &'static str {
     match kind {
         PartitionKind::Host => "host",
@@ -49,7 +49,7 @@ pub fn kind(kind: PartitionKind) -> &'static str {
     }
 }
 
-/// A service by its friendly name, or by its GUID or port where it has none.
+/// A service's friendly name, or its GUID or port if it has none.
 pub fn service(id: ServiceId, name: Option<&ElementName>) -> String {
     match name {
         Some(name) => name.to_string(),

@@ -1,6 +1,6 @@
-//! What helps against failures that any command may meet: Windows' own say so themselves.
+//! The next step after errors that any command may have. Those of Windows contain it already.
 
-/// The command that would help, or another step.
+/// The command that helps, or another next step.
 pub fn advice(_error: &anyhow::Error) -> Option<String> {
     None
 }

@@ -1,9 +1,13 @@
-//! The clipboard of the session.
+//! Copies text to the session's clipboard.
 
 use anyhow::Result;
 
-/// Puts `text` into the clipboard.
+/// Copies `text` to the clipboard.
+///
+/// # Errors
+///
+/// Fails if Windows rejects it, such as while another program has the clipboard open.
 pub fn copy(text: &str) -> Result<()> {
     clipboard_win::set_clipboard_string(text)
-        .map_err(|error| anyhow::anyhow!("Windows does not take it: {error}"))
+        .map_err(|error| anyhow::anyhow!("Windows rejects it: {error}"))
 }

@@ -1,4 +1,4 @@
-//! Services and virtual machines of this machine, in the words of a broker's control API.
+//! Services and virtual machines of this machine, with the interface of a broker's control API.
 
 use anstyle::AnsiColor;
 use anyhow::{Context as _, Result};
@@ -8,19 +8,19 @@ use hvsock_hyperv::{FindVmError, Missing, Switch, Vm, find_vm, partition_names};
 use hvsock_registry::key_store::{KeyStore, Listing, user};
 use hvsock_registry::{Registration, Registry, reg_file};
 
-use crate::failure::{Failure, say};
+use crate::failure::{Failure, print};
 
-/// This machine. Everything is looked up anew by each call, since others change it as well.
+/// This machine. Each call reads the state again, because other programs change it.
 #[derive(Clone, Copy, Debug)]
 pub struct Local;
 
 impl Local {
-    /// Every service that is registered; with `all` also those that ship with Windows. Keys that
-    /// are none are told of.
+    /// All registered services, and with `all` those of Windows. Prints a warning for each invalid
+    /// key.
     pub fn services(&self, all: bool) -> Result<Vec<Service>> {
         let Listing { registry, problems } = KeyStore::open()?.read()?;
         for problem in problems {
-            say(AnsiColor::Yellow.on_default().bold(), "warning", &problem);
+            print(AnsiColor::Yellow.on_default().bold(), "warning", &problem);
         }
         let mut services: Vec<_> = registry.iter().cloned().map(of).collect();
         if all {
@@ -30,7 +30,7 @@ impl Local {
         Ok(services)
     }
 
-    /// One service, with what Hyper-V's policies say of it.
+    /// One service with Hyper-V's policies for it.
     pub fn service(&self, service: &ServiceRef) -> Result<Service> {
         let registration = registry()?.resolve(service)?.clone();
         let id = registration.id;
@@ -43,14 +43,14 @@ impl Local {
                 Switch::Disabled => false,
                 Switch::Deferred => return None,
             };
-            let mut named = facts.vms.iter().zip(&names);
-            let name = named.find(|(vm, _)| vm.id == policy.vm);
+            let mut with_names = facts.vms.iter().zip(&names);
+            let name = with_names.find(|(vm, _)| vm.id == policy.vm);
             let name = name.map_or_else(|| policy.vm.to_string(), |(_, name)| name.to_string());
-            let only = ServiceOverride {
+            let settings = ServiceOverride {
                 enabled: Some(enabled),
                 ..ServiceOverride::default()
             };
-            Some((name, only))
+            Some((name, settings))
         });
         Ok(Service {
             vm: vm.collect(),
@@ -65,7 +65,7 @@ impl Local {
         Ok(of(registration))
     }
 
-    /// Enables or disables a service, everywhere or for one virtual machine.
+    /// Enables or disables a service, for all or for one virtual machine.
     pub fn set_enabled(
         &self,
         service: &ServiceRef,
@@ -100,35 +100,35 @@ impl Local {
         Ok(of(registration))
     }
 
-    /// All registrations, as JSON that [`import_json`](Self::import_json) takes.
+    /// All registrations, in the form of [`import_json`](Self::import_json).
     pub fn export_json(&self) -> Result<Vec<NewService>> {
-        let registrations = kept()?.into_iter();
+        let registrations = permanent()?.into_iter();
         Ok(registrations.map(NewService::from).collect())
     }
 
     /// All registrations, as a `.reg` file.
     pub fn export_reg(&self) -> Result<Vec<u8>> {
-        Ok(reg_file::export(&kept()?))
+        Ok(reg_file::export(&permanent()?))
     }
 
-    /// Registers all of `services`, or none if one cannot be.
+    /// Registers all of `services`, or none if one fails.
     pub fn import_json(&self, services: &[NewService]) -> Result<Imported> {
-        take_in(Import::of_list(services.to_vec(), &user())?)
+        apply(Import::of_list(services.to_vec(), &user())?)
     }
 
-    /// Registers all of a `.reg` file's services, or none if one cannot be.
+    /// Registers all services of a `.reg` file, or none if one fails.
     pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
-        take_in(Import::of_reg_file(file, &user())?)
+        apply(Import::of_reg_file(file, &user())?)
     }
 }
 
-/// What is registered.
-fn registry() -> Result<Registry> {
+/// All registrations.
+pub fn registry() -> Result<Registry> {
     Ok(KeyStore::open()?.read()?.registry)
 }
 
-/// What is registered for good.
-fn kept() -> Result<Vec<Registration>> {
+/// All registrations that are not leases.
+fn permanent() -> Result<Vec<Registration>> {
     let registry = registry()?;
     Ok(registry.iter().filter(|one| !one.lease).cloned().collect())
 }
@@ -137,7 +137,8 @@ fn of(registration: Registration) -> Service {
     Service::new(registration, 0, 0)
 }
 
-fn take_in(import: Import) -> Result<Imported> {
+/// Applies an import to the registry. Removes what it has added if one registration fails.
+fn apply(import: Import) -> Result<Imported> {
     let mut store = KeyStore::open()?;
     let Listing { mut registry, .. } = store.read()?;
     let mut removed = Vec::new();
@@ -147,11 +148,11 @@ fn take_in(import: Import) -> Result<Imported> {
             removed.push(of(gone));
         }
     }
-    // All of them are asked about before one is written.
+    // All are checked before the first one is written.
     let mut wanted = Vec::new();
     for new in import.registrations {
-        let there = registry.get(new.id);
-        if there.is_some_and(|there| there.name.folded() == new.name.folded()) {
+        let existing = registry.get(new.id);
+        if existing.is_some_and(|existing| existing.name.folded() == new.name.folded()) {
             continue;
         }
         registry.insert(new.clone())?;
@@ -163,7 +164,7 @@ fn take_in(import: Import) -> Result<Imported> {
             for id in written {
                 store.remove(id)?;
             }
-            return Err(error).context(format!("`{}` cannot be registered", new.name));
+            return Err(error).context(format!("cannot register `{}`", new.name));
         }
         written.push(new.id);
     }
@@ -175,13 +176,14 @@ fn take_in(import: Import) -> Result<Imported> {
     })
 }
 
-/// The virtual machine that is called so, or has this id.
+/// The virtual machine with this name or GUID.
 pub fn vm(text: &str) -> Result<Vm> {
     let (vms, missing) = hvsock_hyperv::virtual_machines();
     find(&vms, &missing, text).cloned()
 }
 
-/// The one among these; what is missing may be why it is not.
+/// The virtual machine with this name or GUID among `vms`. If it is not found, the first of `missing`
+/// may be the reason.
 pub fn find<'a>(vms: &'a [Vm], missing: &[Missing], text: &str) -> Result<&'a Vm> {
     find_vm(vms, text).map_err(|error| {
         let failure = Failure::new(error.to_string());
@@ -192,7 +194,7 @@ pub fn find<'a>(vms: &'a [Vm], missing: &[Missing], text: &str) -> Result<&'a Vm
     })
 }
 
-/// The id of a virtual machine, which is not looked for if it is given.
+/// The GUID of a virtual machine. A GUID is not looked up.
 fn vm_id(vm: &PartitionRef) -> Result<VmId> {
     match vm {
         PartitionRef::Id(id) => Ok(*id),

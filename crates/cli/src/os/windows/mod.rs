@@ -1,23 +1,24 @@
 //! On Windows the system itself is the broker: services are in its registry, virtual machines are
-//! Hyper-V's, and who reaches whom is for Windows to decide.
+//! Hyper-V's, and Windows decides which partitions may connect.
 
 mod advice;
+mod broker_args;
 pub mod clipboard;
 mod command;
+pub mod complete;
 pub mod help;
 mod local;
 mod partition;
-mod place;
 mod rules;
 mod signals;
 pub mod stdio;
 mod vm;
 
 pub use advice::advice;
-pub use command::Command;
+pub use broker_args::BrokerArgs;
+pub use command::{Command, run_internal};
 pub use local::Local as Client;
-pub use partition::{Asker, Partition};
-pub use place::Place;
+pub use partition::{ExplainAs, Partition};
 pub use rules::{COUNTS_USE, KEEPS_RULES, Rules, json_of_services};
 pub use signals::Termination;
 pub use vm::Vm;

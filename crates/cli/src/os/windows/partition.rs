@@ -1,4 +1,4 @@
-//! Partitions as people name them, and who asks.
+//! Partitions on the command line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,11 +11,11 @@ use hvsock_control::Explanation;
 use super::local;
 use crate::context::Context;
 
-/// A partition, or a virtual machine by the name that its owner gave it, which may be anything.
+/// A partition by name or GUID, or a virtual machine by its name in Hyper-V, which may be any text.
 #[derive(Clone, Debug)]
 pub enum Partition {
     Known(PartitionRef),
-    Called(String),
+    Named(String),
 }
 
 impl FromStr for Partition {
@@ -25,7 +25,7 @@ impl FromStr for Partition {
         match text.parse() {
             Ok(partition) => Ok(Self::Known(partition)),
             Err(error) if text.trim().is_empty() => Err(error),
-            Err(_) => Ok(Self::Called(text.to_owned())),
+            Err(_) => Ok(Self::Named(text.to_owned())),
         }
     }
 }
@@ -34,27 +34,31 @@ impl fmt::Display for Partition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Known(partition) => partition.fmt(f),
-            Self::Called(name) => f.pad(name),
+            Self::Named(name) => f.pad(name),
         }
     }
 }
 
 impl Partition {
-    /// The partition that is meant.
+    /// The partition.
+    ///
+    /// # Errors
+    ///
+    /// Fails if no virtual machine has this name in Hyper-V.
     pub fn resolve(&self) -> Result<PartitionRef> {
         match self {
             Self::Known(partition) => Ok(partition.clone()),
-            Self::Called(name) => Ok(local::vm(name)?.id.into()),
+            Self::Named(name) => Ok(local::vm(name)?.id.into()),
         }
     }
 }
 
-/// As whom to ask why: Windows judges this process only.
+/// No options: Windows can explain for this process only.
 #[derive(Debug, Args)]
-pub struct Asker {}
+pub struct ExplainAs {}
 
-impl Asker {
-    /// What somebody else would meet, who cannot be named here.
+impl ExplainAs {
+    /// Always `None`: no other partition can be given.
     pub fn explain(
         &self,
         _context: &Context,

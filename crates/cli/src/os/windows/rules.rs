@@ -1,5 +1,5 @@
-//! Access rules and use of a service: Windows keeps no rules of ours beside a registration, and
-//! tells nobody who listens or is connected.
+//! Access rules of a service. Windows stores none with a registration, and does not report listeners
+//! and connections.
 
 use anyhow::Result;
 use clap::Args;
@@ -9,23 +9,23 @@ use serde_json::Value;
 
 use crate::output;
 
-/// Whether it is known how many listeners and connections a service has.
+/// Whether the numbers of a service's listeners and connections are known.
 pub const COUNTS_USE: bool = false;
 /// Whether a service has access rules.
 pub const KEEPS_RULES: bool = false;
 
-/// There are none to give.
+/// No options.
 #[derive(Debug, Args)]
 pub struct Rules {}
 
 impl Rules {
-    /// `service` as it is.
+    /// `service` unchanged.
     pub fn of(self, service: NewService) -> NewService {
         service
     }
 }
 
-/// Prints a service, or a list of them, without the counts that nobody has.
+/// Prints a service, or a list of services, without the unknown counts.
 pub fn json_of_services(services: &(impl Serialize + ?Sized)) -> Result<()> {
     let mut value = serde_json::to_value(services)?;
     let all = match &mut value {

@@ -1,4 +1,4 @@
-//! Being asked to end: Ctrl-C, Ctrl-Break, and the end of the console or of the session.
+//! The events that end a command: Ctrl-C, Ctrl-Break, and the end of the console or session.
 
 use std::io;
 use std::time::Duration;
@@ -7,16 +7,17 @@ use hvsock::Lease;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::windows::{self, CtrlBreak, CtrlC, CtrlClose, CtrlLogoff, CtrlShutdown};
 
-/// How often to look whether a lease still stands.
-const LOOK_UP: Duration = Duration::from_millis(500);
+/// The interval at which a lease is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Catches all of them from the moment it is made.
+/// Catches all of these events from its creation on.
 pub struct Termination {
     runtime: Runtime,
     signals: (CtrlC, CtrlBreak, CtrlClose, CtrlLogoff, CtrlShutdown),
 }
 
 impl Termination {
+    /// Installs the handlers.
     pub fn catch() -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
@@ -32,13 +33,13 @@ impl Termination {
         Ok(Self { runtime, signals })
     }
 
-    /// Waits for one, or until the lease has ended; whether it was a signal.
+    /// Waits for an event or the end of the lease. Returns whether it was an event.
     pub fn or_end_of(&mut self, lease: &Lease) -> io::Result<bool> {
         let (c, r#break, close, logoff, shutdown) = &mut self.signals;
         Ok(self.runtime.block_on(async {
             let ended = async {
                 while lease.check().is_ok() {
-                    tokio::time::sleep(LOOK_UP).await;
+                    tokio::time::sleep(POLL_INTERVAL).await;
                 }
             };
             tokio::select! {

@@ -1,7 +1,7 @@
-//! Standard input and output for bytes, and waiting for the thread that reads the input.
+//! Unbuffered standard input and output, and the wait for the thread that sends the input.
 //!
-//! A console takes text and no bytes: the standard library reads and writes it as UTF-8. Anything
-//! else, a pipe or a file, has bytes as they are.
+//! A console accepts text only: the standard library reads and writes it as UTF-8. Pipes and files
+//! carry any bytes.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;
@@ -11,12 +11,12 @@ use std::time::Duration;
 use anyhow::Result;
 use hvsock::HvStream;
 
-/// Standard input, whose reads of much go by no buffer of the standard library.
+/// Standard input. Large reads bypass the buffer of the standard library.
 pub fn input() -> io::Result<impl Read> {
     Ok(io::stdin().lock())
 }
 
-/// Standard output. Where it is a pipe or a file, dropping it ends it.
+/// Standard output. Dropping it closes a pipe or file.
 pub fn output() -> io::Result<Box<dyn Write>> {
     if io::stdout().is_terminal() {
         return Ok(Box::new(Console::default()));
@@ -24,29 +24,29 @@ pub fn output() -> io::Result<Box<dyn Write>> {
     Ok(Box::new(hvsock_sys::stdio::take_output()?))
 }
 
-/// Ends standard output, which dropping it has done.
+/// Does nothing: dropping [`output`] has closed standard output.
 pub fn end_output() -> Result<()> {
     Ok(())
 }
 
-/// A console, with something in place of bytes that are no text.
+/// A console, with replacement characters for invalid UTF-8.
 #[derive(Default)]
 struct Console {
-    /// The beginning of a character whose end has not come yet.
-    begun: Vec<u8>,
+    /// The first bytes of an incomplete character.
+    partial: Vec<u8>,
 }
 
 impl Console {
-    /// The text of what is there by now.
+    /// The complete characters of all bytes so far. The rest is held back.
     fn text(&mut self, bytes: &[u8]) -> String {
-        self.begun.extend_from_slice(bytes);
-        let rest = match str::from_utf8(&self.begun) {
-            // It is in order up to where it ends too early.
+        self.partial.extend_from_slice(bytes);
+        let rest = match str::from_utf8(&self.partial) {
+            // Valid, with an incomplete character at the end.
             Err(error) if error.error_len().is_none() => error.valid_up_to(),
-            _ => self.begun.len(),
+            _ => self.partial.len(),
         };
-        let rest = self.begun.split_off(rest);
-        let whole = std::mem::replace(&mut self.begun, rest);
+        let rest = self.partial.split_off(rest);
+        let whole = std::mem::replace(&mut self.partial, rest);
         String::from_utf8_lossy(&whole).into_owned()
     }
 }
@@ -65,35 +65,34 @@ impl Write for Console {
     }
 }
 
-/// What the sending thread drops when done.
+/// The sending thread drops this when it is done.
 pub struct Sending {
     _end: Sender<()>,
 }
 
-/// What tells that it has.
+/// Notices that the [`Sending`] is dropped.
 pub struct Sent(Receiver<()>);
 
-/// Both.
+/// A connected pair of both.
 pub fn sending() -> io::Result<(Sending, Sent)> {
-    let (end, told) = channel();
-    Ok((Sending { _end: end }, Sent(told)))
+    let (end, dropped) = channel();
+    Ok((Sending { _end: end }, Sent(dropped)))
 }
 
-/// How often to look whether the other end still takes input.
-const LOOK_UP: Duration = Duration::from_millis(200);
+/// The interval at which the peer is checked.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Sent {
-    /// After the other end's last byte: until all input is sent, or nobody is left to send it to.
+    /// Waits after the peer's half-close until all input is sent or the peer reads no more.
     ///
-    /// Windows does not tell an end that is gone from one that only sends no more until something
-    /// is sent to it. Who sits at a console would have to do that by hand, so there the other
-    /// end's last byte is the end.
+    /// Windows reports a closed peer only on a write. At a console the user would have to type for
+    /// that, so there the peer's half-close ends the command.
     pub fn wait(&self, mut stream: &HvStream) -> io::Result<()> {
         if io::stdin().is_terminal() {
-            // Without it the end of this process would be a reset for the other end.
+            // Without a half-close the peer would see a reset when this process ends.
             return stream.shutdown(Shutdown::Write);
         }
-        while let Err(RecvTimeoutError::Timeout) = self.0.recv_timeout(LOOK_UP) {
+        while let Err(RecvTimeoutError::Timeout) = self.0.recv_timeout(POLL_INTERVAL) {
             if stream.write(&[]).is_err() {
                 break;
             }
@@ -107,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_console_gets_text_whose_characters_are_whole() {
+    fn a_console_gets_complete_characters_only() {
         let mut console = Console::default();
         let text = "é€😀";
         let shown: String = text.bytes().map(|byte| console.text(&[byte])).collect();

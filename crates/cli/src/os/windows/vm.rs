@@ -1,4 +1,4 @@
-//! `hvsock vm`: the virtual machines that Hyper-V and the host compute service run.
+//! `hvsock vm`: shows the virtual machines of Hyper-V and of the host compute service.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -12,16 +12,8 @@ use crate::failure::{Failure, printable};
 use crate::output::{self, Json};
 use crate::table::Columns;
 
-/// Find virtual machines, which are Hyper-V's to add and remove
+/// Show virtual machines
 #[derive(Debug, Subcommand)]
-#[command(after_help = "\
-Examples:
-  hvsock vm list
-  hvsock vm id 'Windows 11'
-  hvsock connect web 'HV Socket Demo'
-
-A virtual machine is found by its GUID, by the name that it has in Hyper-V, or by its name as a
-partition, which `hvsock vm list` shows. WSL's is among them while it runs.")]
 pub enum Vm {
     /// List virtual machines
     List(Json),
@@ -33,10 +25,11 @@ pub enum Vm {
 #[derive(Debug, Args)]
 pub struct Named {
     /// Its name or GUID
-    name: String,
+    #[arg(value_name = "NAME")]
+    partition: String,
 }
 
-/// Show one virtual machine, and for which services it has a policy
+/// Show one virtual machine and its policies for services
 #[derive(Debug, Args)]
 pub struct Show {
     #[command(flatten)]
@@ -56,7 +49,7 @@ pub struct Shown {
 }
 
 impl Shown {
-    /// All of them, by name.
+    /// All virtual machines, sorted by name.
     pub fn all(vms: Vec<hvsock_hyperv::Vm>) -> Vec<Self> {
         let partitions = partition_names(&vms);
         let shown = vms.into_iter().zip(partitions);
@@ -78,7 +71,7 @@ impl Vm {
     pub fn run(self, context: &Context) -> Result<()> {
         match self {
             Self::List(json) => list(context, json),
-            Self::Id(named) => output::line(local::vm(&named.name)?.id),
+            Self::Id(named) => output::line(local::vm(&named.partition)?.id),
             Self::Show(show) => show.run(),
         }
     }
@@ -110,7 +103,7 @@ fn list(context: &Context, json: Json) -> Result<()> {
     table.print()
 }
 
-/// What `--json` prints of one.
+/// One virtual machine, as `show --json` prints it.
 #[derive(Debug, Serialize)]
 struct Everything {
     #[serde(flatten)]
@@ -118,7 +111,7 @@ struct Everything {
     policies: Vec<Policy>,
 }
 
-/// What Hyper-V says of one service, or of those of which it says nothing else.
+/// Hyper-V's policy for one service, or for all services without one of their own.
 #[derive(Debug, Serialize)]
 struct Policy {
     service: Option<String>,
@@ -128,11 +121,11 @@ struct Policy {
 impl Show {
     fn run(self) -> Result<()> {
         let facts = hvsock_hyperv::facts();
-        let id = local::find(&facts.vms, &facts.missing, &self.named.name)?.id;
+        let id = local::find(&facts.vms, &facts.missing, &self.named.partition)?.id;
         let policies = policies(&facts, id);
         let shown = Shown::all(facts.vms).into_iter().find(|vm| vm.id == id);
         let Some(vm) = shown else {
-            return Err(Failure::new("the virtual machine has gone").into());
+            return Err(Failure::new("the virtual machine no longer exists").into());
         };
         if self.json.json {
             return output::json(&Everything { vm, policies });
@@ -181,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn machines_are_shown_by_name_with_what_a_command_line_calls_them() {
+    fn machines_are_shown_with_their_names_in_hyper_v_and_as_partitions() {
         let vm = |name: &str, kind| Vm {
             name: name.to_owned(),
             id: VmId::random(),

@@ -1,4 +1,4 @@
-//! `hvsock bench`: quick figures through the running broker.
+//! `hvsock bench`: measures the running broker.
 
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::Duration;
@@ -15,14 +15,11 @@ use crate::table::Columns;
 
 /// Measure the running broker against a Unix socket
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Ours and the Unix socket take turns; the ratio is taken turn by turn and holds where a single
-figure does not. Each figure is the median of all turns.")]
 pub struct Bench {
-    /// How many turns
+    /// The number of turns
     #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=1000))]
     turns: u16,
-    /// Milliseconds of each measurement of each turn
+    /// The duration of each measurement of each turn, in milliseconds
     #[arg(long, value_name = "MS", default_value_t = 150)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..=10_000))]
     time: u16,
@@ -32,16 +29,16 @@ pub struct Bench {
 
 impl Bench {
     pub fn run(self, context: &Context) -> Result<()> {
-        // Loopback needs no registration, so nothing is left behind.
+        // Loopback needs no registration.
         let address = (VmId::LOOPBACK, ServiceId::random());
         let listener = HvListener::options()
             .endpoint(context.endpoint())
             .listen(address)?;
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let socket = folder.path().join("socket");
         let unix = UnixListener::bind(&socket)
             .with_context(|| format!("cannot listen at {}", socket.display()))?;
-        measure::serve_ours(listener)?;
+        measure::serve_hvsock(listener)?;
         measure::serve_unix(unix)?;
         let options = ConnectOptions::new().endpoint(context.endpoint());
         let effort = Effort {
@@ -57,7 +54,7 @@ impl Bench {
         if self.json.json {
             return output::json(&figures);
         }
-        let mut table = Columns::new(&["", "hvsock", "unix socket", "ratio (least to most)"], "")
+        let mut table = Columns::new(&["", "hvsock", "unix socket", "ratio (min to max)"], "")
             .right(&[1, 2, 3]);
         for row in measure::rows(&figures) {
             table.row(row);
@@ -66,7 +63,7 @@ impl Bench {
     }
 }
 
-/// A line that stays in its place, for people only.
+/// A progress line, on a terminal only.
 fn progress(context: &Context, turn: usize, turns: usize) {
     use std::io::{IsTerminal, Write, stderr};
 

@@ -1,4 +1,4 @@
-//! `hvsock broker`: the broker in the foreground, for a shell or a service manager.
+//! `hvsock broker`: runs the broker in the foreground, for a shell or a service manager.
 
 use std::env;
 use std::io::{self, IsTerminal};
@@ -19,25 +19,17 @@ use crate::os::linux::host_services::HostServices;
 use crate::os::linux::signals::Termination;
 use crate::output;
 
-/// Run the broker, until Ctrl-C or SIGTERM
+/// Run the broker until Ctrl-C or SIGTERM
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock broker                          your own, or the machine's if you are root
-  hvsock --dir /tmp/try broker           everything under one folder
-  RUST_LOG=hvsock=debug hvsock broker    say more
-
-It prints one line once it can be reached, and tells a service manager that started it with
-Type=notify.")]
 pub struct Broker {
-    /// The name of this partition, as others see it [default: the machine's name]
+    /// The name of this partition for other partitions [default: the host name]
     #[arg(long)]
     name: Option<PartitionName>,
-    /// How many threads move data [default: one for each processor, at most 4]
+    /// The number of data threads [default: one per processor, at most 4]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     data_threads: Option<u16>,
-    /// Move the bytes of every connection, instead of letting two processes that can share memory
-    /// do it themselves: slower, and a cut or a pause then needs nobody's consent
+    /// Copy the bytes of every connection in the broker, instead of sharing memory between the two
+    /// processes; this is slower, but a close or a pause then works against a hostile process
     #[arg(long)]
     no_shared_memory: bool,
 }
@@ -46,7 +38,7 @@ impl Broker {
     pub fn run(self, context: &Context) -> Result<()> {
         log(context.quiet);
         let mut termination = Termination::catch().context("cannot catch signals")?;
-        let mut config = BrokerConfig::new(context.place.dirs()?);
+        let mut config = BrokerConfig::new(context.broker.dirs()?);
         if let Some(name) = self.name {
             config.partition = name;
         }
@@ -72,7 +64,7 @@ impl Broker {
     }
 }
 
-/// Logs to stderr: with times for people, without for a journal, which adds its own.
+/// Logs to stderr. The journal adds its own times.
 fn log(quiet: bool) {
     let default = if quiet { "error" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
@@ -88,7 +80,7 @@ fn log(quiet: bool) {
     }
 }
 
-/// Tells the service manager that started us, if one did (sd_notify(3)).
+/// Notifies the service manager that started this process, if one did (sd_notify(3)).
 fn notify(state: &str) {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return;
@@ -102,6 +94,6 @@ fn notify(state: &str) {
         socket.send_to_addr(state.as_bytes(), &address)
     });
     if let Err(error) = sent {
-        tracing::warn!(%error, "the service manager could not be told `{state}`");
+        tracing::warn!(%error, "cannot notify the service manager of `{state}`");
     }
 }

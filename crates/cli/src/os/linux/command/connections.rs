@@ -1,4 +1,4 @@
-//! `hvsock connections`: who talks to whom.
+//! `hvsock connections`: lists connections and closes them.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -9,16 +9,9 @@ use crate::os::linux::words;
 use crate::output::{self, Json};
 use crate::table::Columns;
 
-/// List connections, or cut one
+/// List connections, or close one
 #[derive(Debug, Args)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "\
-Examples:
-  hvsock connections
-  hvsock connections --json
-  hvsock connections cut 12"
-)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Connections {
     #[command(flatten)]
     json: Json,
@@ -28,24 +21,24 @@ pub struct Connections {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Cut(Cut),
+    Close(Close),
 }
 
-/// Cut a connection: both ends see a reset
+/// Close a connection, so that both ends see a reset
 #[derive(Debug, Args)]
-struct Cut {
-    /// The connection's number
+struct Close {
+    /// The connection's id
     id: u64,
 }
 
 impl Connections {
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
-            Some(Command::Cut(cut)) => {
-                let gone = context.client()?.cut(cut.id)?;
+            Some(Command::Close(close)) => {
+                let gone = context.client()?.cut(close.id)?;
                 let service = words::service(gone.service, gone.service_name.as_ref());
                 context.note(&format!(
-                    "connection {} of `{service}` is cut, after {} out and {} in",
+                    "connection {} of `{service}` is closed after {} sent and {} received",
                     gone.id,
                     words::bytes(gone.bytes_sent),
                     words::bytes(gone.bytes_received)
@@ -90,7 +83,7 @@ fn list(context: &Context, json: Json) -> Result<()> {
     table.print()
 }
 
-/// A process at one end: `web (pid 4711, alice)`; or `web (guest)`.
+/// One end of a connection: `web (pid 4711, alice)`, or `web (guest)` for a virtual machine.
 pub fn end(end: &End) -> String {
     if end.guest {
         return format!("{} (guest)", end.partition);
@@ -105,7 +98,7 @@ pub fn end(end: &End) -> String {
     }
 }
 
-/// How a connection stands.
+/// A connection's state.
 pub fn state(state: ConnectionState) -> &'static str {
     match state {
         ConnectionState::Waiting => "waiting",

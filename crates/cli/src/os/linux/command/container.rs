@@ -15,16 +15,11 @@ use crate::os::linux::output::{self, Json};
 use crate::os::linux::words;
 use crate::table::Columns;
 
-/// Where a container finds its endpoint.
+/// The folder of the endpoint in a container.
 const INSIDE: &str = "/run/hvsock";
 
 /// Make containers partitions of their own
 #[derive(Debug, Subcommand)]
-#[command(after_help = "\
-Examples:
-  podman run $(hvsock -q container add web | head -n 1) IMAGE
-  hvsock container add db --group backend
-  hvsock connect web 'HV Socket Demo'")]
 pub enum Container {
     Add(Add),
     /// List containers
@@ -33,28 +28,28 @@ pub enum Container {
     Id(Named),
     /// Show one container
     Show(Shown),
-    /// Wait until the agent in a container is heard, or for something else
+    /// Wait until a container is ready, or for another state
     Wait(Wait),
-    /// Let a container stand still; connections are cut unless they asked to be kept
+    /// Pause the hvsock traffic of a container
     Pause(Named),
-    /// Let a paused container go on
+    /// Resume the hvsock traffic of a container
     Resume(Named),
-    /// Put a container into sibling groups, in place of those that it is in
+    /// Replace the sibling groups of a container
     Groups(Grouped),
-    /// Remove a container and cut its connections
+    /// Remove a container and close its connections
     Remove(Named),
     Integration(Switches),
 }
 
-/// Add a container; prints the --mount option for podman or docker, then the OCI mounts entry
+/// Add a container and print its endpoint's mount
 #[derive(Debug, Args)]
 pub struct Add {
     /// The container's name
     name: PartitionName,
-    /// Its GUID; derived from the name, as Windows does, if left out
+    /// Its GUID [default: derived from the name, as on Windows]
     #[arg(long, value_name = "GUID")]
     id: Option<VmId>,
-    /// A sibling group: partitions of one group reach each other
+    /// Add it to this sibling group; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
     #[command(flatten)]
@@ -73,16 +68,16 @@ impl Container {
             Self::Id(named) => containers.id(&named),
             Self::Show(shown) => show(containers, &shown),
             Self::Wait(wait) => wait.run(containers),
-            Self::Pause(named) => containers.change(&named, PartitionState::Paused),
-            Self::Resume(named) => containers.change(&named, PartitionState::Running),
-            Self::Groups(grouped) => containers.group(grouped),
+            Self::Pause(named) => containers.set_state(&named, PartitionState::Paused),
+            Self::Resume(named) => containers.set_state(&named, PartitionState::Running),
+            Self::Groups(grouped) => containers.set_groups(grouped),
             Self::Remove(named) => containers.remove(&named),
             Self::Integration(switches) => switches.run(containers),
         }
     }
 }
 
-/// How a container gets its endpoint.
+/// How to mount the endpoint into a container.
 #[derive(Debug, Serialize)]
 struct Mounts {
     /// The option for podman and docker.
@@ -104,7 +99,7 @@ impl Mounts {
     fn of(container: &Partition) -> Result<Self> {
         let endpoint = container.endpoint.as_ref();
         let folder = endpoint.and_then(|endpoint| endpoint.parent());
-        let folder = folder.context("the broker made no endpoint for this container")?;
+        let folder = folder.context("the broker has no endpoint for this container")?;
         let source = folder
             .to_str()
             .context("the endpoint's folder is not UTF-8")?;
@@ -114,7 +109,7 @@ impl Mounts {
                 destination: INSIDE,
                 kind: "bind",
                 source: source.to_owned(),
-                // Connecting to a socket needs no write access to where it lies.
+                // A process can connect to a socket in a read-only mount.
                 options: ["bind", "ro", "nosuid", "nodev"],
             },
         })
@@ -141,8 +136,8 @@ impl Add {
             return output::json(&Everything { partition, mounts });
         }
         context.note(&format!(
-            "`{}` is a partition, with the id {}\nStart it with the first line (podman, docker) or \
-             the second (config.json):",
+            "`{}` is a partition with the id {}\nStart the container with the first line (podman, \
+             docker) or the second (config.json):",
             partition.name, partition.id
         ));
         output::line(&mounts.mount)?;
@@ -156,13 +151,13 @@ fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
         return output::json(&containers);
     }
     let headings = ["name", "id", "state", "guest", "groups", "listen", "conn"];
-    let empty = "no containers; `hvsock container add NAME` makes one a partition";
+    let empty = "no containers; add one with `hvsock container add NAME`";
     let mut table = Columns::new(&headings, empty).right(&[5, 6]).whole(1);
     for container in containers {
         table.row([
             container.name.to_string(),
             container.id.to_string(),
-            words::standing(&container).to_owned(),
+            words::detailed_state(&container).to_owned(),
             guest::word(&container).unwrap_or_default().to_owned(),
             container.groups.join(", "),
             container.listeners.to_string(),

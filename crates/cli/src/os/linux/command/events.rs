@@ -1,4 +1,4 @@
-//! `hvsock events`: things as they happen.
+//! `hvsock events`: prints events as they happen.
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -12,12 +12,8 @@ use crate::failure::{Failure, printable};
 use crate::os::linux::output::{self, Json};
 use crate::os::linux::words;
 
-/// Follow what happens, until Ctrl-C
+/// Print events as they happen, until Ctrl-C
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock events
-  hvsock events --json | jq 'select(.event == \"refused\")'")]
 pub struct Events {
     #[command(flatten)]
     json: Json,
@@ -33,16 +29,16 @@ impl Events {
             if self.json.json {
                 output::json_line(&event)?;
             } else {
-                output::text(&told(&event))?;
+                output::text(&line(&event))?;
             }
         }
-        Err(Failure::new("the broker has ended").into())
+        Err(Failure::new("the broker ended").into())
     }
 }
 
 const FAINT: Style = Style::new().dimmed();
 
-fn told(event: &Event) -> String {
+fn line(event: &Event) -> String {
     let time = clock(event.time_ms);
     let sentence = printable(&sentence(&event.what));
     format!("{FAINT}{time}{FAINT:#}  {sentence}\n")
@@ -75,13 +71,13 @@ fn sentence(what: &EventKind) -> String {
         EventKind::PartitionState { partition, state } => {
             format!("partition {partition} {}", words::state(*state))
         }
-        EventKind::GuestContact { partition } => format!("guest {partition} is heard"),
+        EventKind::GuestContact { partition } => format!("agent of {partition} connected"),
         EventKind::GuestContactLost {
             partition,
             silent_ms,
         } => {
             let silent = *silent_ms as f64 / 1000.0;
-            format!("contact with guest {partition} lost, nothing heard for {silent:.1} s")
+            format!("agent of {partition} lost: no heartbeat for {silent:.1} s")
         }
         EventKind::GuestReady { partition } => format!("guest {partition} is ready"),
         EventKind::ListenerOpened {
@@ -132,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_event_is_told_with_its_time_and_its_reason() {
+    fn an_event_has_its_time_and_its_reason() {
         let event = Event {
             time_ms: 86_400_000 + 3_661_042,
             what: EventKind::ListenerClosed {
@@ -142,10 +138,10 @@ mod tests {
                 reason: Some("the service is disabled".into()),
             },
         };
-        let told = told(&event);
-        let told = anstream::adapter::strip_str(&told).to_string();
+        let line = line(&event);
+        let line = anstream::adapter::strip_str(&line).to_string();
         assert_eq!(
-            told,
+            line,
             "01:01:01.042Z  listener 3 of `Demo\u{fffd}` in web closed: the service is disabled\n"
         );
     }

@@ -1,4 +1,4 @@
-//! `hvsock forward`: sockets of a guest here, and sockets of this machine there.
+//! `hvsock forward`: forwards sockets of a guest to this machine, and the other way round.
 
 use std::fmt;
 use std::io::Write as _;
@@ -17,51 +17,36 @@ use crate::explain;
 use crate::failure::{Failure, printable};
 use crate::os::{Partition, guest_services};
 
-/// Reach TCP ports, Unix sockets and services of a guest here, or those of this machine there
+/// Forward ports, Unix sockets and services to or from a guest
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Each SIDE is [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME), and one of each pair is a VM's (or a
-container's). Connections to the first SIDE reach the second. A HOST that is left out is
-localhost; port 0 is any that is free, and is printed. `service:` is for the VM's side: any
-service of hvsock.
-
-Examples:
-  hvsock forward tcp:8080 web:tcp:80               the guest's web server, here
-  hvsock forward web:tcp:5432 tcp:db.example:5432  a database, for the guest
-  hvsock forward unix:/tmp/kvp.sock 'web:service:hvsock kvp'
-  hvsock forward tcp:0 web:tcp:80 tcp:0 web:ssh    several at once
-
-It runs until Ctrl-C. Who may use a TCP port of this machine is everybody on it; a Unix socket is
-its user's own.")]
 pub struct Forward {
-    /// Where to listen and where connections lead, once or several times
+    /// The side that listens, and the side to connect to
     #[arg(required = true, value_name = "SIDE", num_args = 2..)]
-    sides: Vec<Side>,
-    /// Tell of every connection on stderr
+    sides: Vec<ForwardSide>,
+    /// Print each connection on stderr
     #[arg(long, short)]
     verbose: bool,
 }
 
-/// One side, as it is written.
+/// One side on the command line.
 #[derive(Clone, Debug)]
-struct Side {
+struct ForwardSide {
     partition: Option<Partition>,
     place: Place,
 }
 
-impl FromStr for Side {
+impl FromStr for ForwardSide {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // A kind is a word that no side begins with otherwise; a partition that is called so can
-        // be named by its id.
+        // These words are kinds of sockets. A partition with such a name can be given by its GUID.
         let (first, rest) = text.split_once(':').unwrap_or((text, ""));
         if matches!(first, "tcp" | "unix" | "service" | "vsock" | "ssh") {
             let (partition, place) = (None, place(text)?);
             return Ok(Self { partition, place });
         }
         let partition = first.parse().map_err(|_| {
-            format!("`{text}` is no side: write [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME)")
+            format!("`{text}` is not of the form [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME)")
         })?;
         Ok(Self {
             partition: Some(partition),
@@ -70,7 +55,7 @@ impl FromStr for Side {
     }
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for ForwardSide {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(partition) = &self.partition {
             write!(f, "{partition}:")?;
@@ -82,7 +67,7 @@ impl fmt::Display for Side {
     }
 }
 
-/// A socket or a service, as it is written.
+/// Parses a socket or a service.
 pub(super) fn place(text: &str) -> Result<Place, String> {
     match text.split_once(':') {
         Some(("service", service)) => {
@@ -93,7 +78,7 @@ pub(super) fn place(text: &str) -> Result<Place, String> {
         }
         Some(("vsock", port)) => {
             let port = port.parse::<u32>();
-            let port = port.map_err(|_| format!("`{text}` has no vsock port"))?;
+            let port = port.map_err(|_| format!("`{text}` has no valid vsock port"))?;
             Ok(Place::Service(ServiceId::from_port(port).into()))
         }
         _ => {
@@ -105,28 +90,32 @@ pub(super) fn place(text: &str) -> Result<Place, String> {
     }
 }
 
-/// Two sides, one of them a partition's.
-struct Pair {
-    listens: Side,
-    leads: Side,
+/// The side that listens and the side that it forwards to. One of them is in a partition.
+struct SidePair {
+    listens: ForwardSide,
+    target: ForwardSide,
 }
 
-impl Pair {
-    /// Which of them is the partition's, and what the other is.
+impl SidePair {
+    /// The partition, the side that listens, and the sockets on the host and in the guest.
+    ///
+    /// # Errors
+    ///
+    /// Fails unless exactly one side is in a partition and the host's side is a socket.
     fn parts(&self) -> Result<(&Partition, From, &Address, &Place)> {
-        let Self { listens, leads } = self;
-        let (partition, from, host, guest) = match (&listens.partition, &leads.partition) {
-            (None, Some(partition)) => (partition, From::Host, &listens.place, &leads.place),
-            (Some(partition), None) => (partition, From::Guest, &leads.place, &listens.place),
+        let Self { listens, target } = self;
+        let (partition, from, host, guest) = match (&listens.partition, &target.partition) {
+            (None, Some(partition)) => (partition, From::Host, &listens.place, &target.place),
+            (Some(partition), None) => (partition, From::Guest, &target.place, &listens.place),
             _ => {
-                let text = format!("exactly one of `{listens}` and `{leads}` is to be a VM's");
+                let text = format!("exactly one of `{listens}` and `{target}` must be in a VM");
                 return Err(Failure::usage(text).into());
             }
         };
         match host {
             Place::Socket(Address::Ssh) | Place::Service(_) => {
                 let text = format!(
-                    "`{listens}` and `{leads}`: on this machine's side only tcp: and unix: go"
+                    "`{listens}` and `{target}`: this machine's side must be tcp: or unix:"
                 );
                 Err(Failure::usage(text).into())
             }
@@ -140,35 +129,35 @@ impl Forward {
         let mut pairs = Vec::new();
         let mut sides = self.sides.iter();
         while let Some(listens) = sides.next() {
-            let Some(leads) = sides.next() else {
-                let text = format!("`{listens}` has no second side");
+            let Some(target) = sides.next() else {
+                let text = format!("`{listens}` has no second SIDE");
                 return Err(Failure::usage(text).into());
             };
-            let (listens, leads) = (listens.clone(), leads.clone());
-            pairs.push(Pair { listens, leads });
+            let (listens, target) = (listens.clone(), target.clone());
+            pairs.push(SidePair { listens, target });
         }
         guest_services::block_on(run(&pairs, self.verbose, context))?
     }
 }
 
-async fn run(pairs: &[Pair], verbose: bool, context: &Context) -> Result<()> {
-    // Caught before anything is there to be cleaned up.
+async fn run(pairs: &[SidePair], verbose: bool, context: &Context) -> Result<()> {
+    // From here on a signal must clean up the sockets.
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot catch signals")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot catch signals")?;
     let mut ready = Vec::new();
     for pair in pairs {
-        ready.push(set_up(pair, context).await?);
+        ready.push(listen(pair, context).await?);
     }
     let mut tasks = JoinSet::new();
     let mut stdout = std::io::stdout().lock();
     for (name, forwarding) in ready {
-        // Whoever started this may have enough of its output; the sockets are there all the same.
+        // The sockets work even if the reader of standard output is gone.
         let _ = writeln!(stdout, "{}", printable(&name));
         let context = context.clone();
         tasks.spawn(async move {
-            let tell_name = name.clone();
-            let tell = move |event: Event<'_>| tell(&context, &tell_name, verbose, &event);
-            (name, forwarding.run(tell).await)
+            let label = name.clone();
+            let report = move |event: Event<'_>| report(&context, &label, verbose, &event);
+            (name, forwarding.run(report).await)
         });
     }
     let _ = stdout.flush();
@@ -184,8 +173,8 @@ async fn run(pairs: &[Pair], verbose: bool, context: &Context) -> Result<()> {
     }
 }
 
-/// Listens; with what is printed of it.
-async fn set_up(pair: &Pair, context: &Context) -> Result<(String, Forwarding)> {
+/// Starts to listen. Returns the line to print and the forwarding.
+async fn listen(pair: &SidePair, context: &Context) -> Result<(String, Forwarding)> {
     let (partition, from, host, guest) = pair.parts()?;
     let target = guest_services::target(context, partition)?;
     if from == From::Host {
@@ -198,31 +187,32 @@ async fn set_up(pair: &Pair, context: &Context) -> Result<(String, Forwarding)> 
     if let Some(address) = forwarding.address() {
         listens.place = Place::Socket(address.clone());
     }
-    Ok((format!("{listens} -> {}", pair.leads), forwarding))
+    Ok((format!("{listens} -> {}", pair.target), forwarding))
 }
 
-fn tell(context: &Context, name: &str, verbose: bool, event: &Event<'_>) {
+/// Prints an event on stderr.
+fn report(context: &Context, name: &str, verbose: bool, event: &Event<'_>) {
     match event {
         Event::Opened { from } if verbose => {
-            context.note(&format!("{name}: a connection from {from}"));
+            context.note(&format!("{name}: connection from {from}"));
         }
         Event::Closed { from, moved } if verbose => context.note(&format!(
-            "{name}: the connection from {from} ended; {} bytes went to the guest, {} came from it",
+            "{name}: connection from {from} ended; {} bytes to the guest, {} from it",
             moved.outward(),
             moved.inward()
         )),
         Event::Opened { .. } | Event::Closed { .. } => {}
         Event::Failed { from, why } => {
-            context.note(&format!("{name}: the connection from {from} failed: {why}"));
+            context.note(&format!("{name}: connection from {from} failed: {why}"));
         }
         Event::Lost { why } => {
-            context.note(&format!("{name}: there is no listener at present: {why}"));
+            context.note(&format!("{name}: listener lost: {why}"));
         }
-        Event::Regained => context.note(&format!("{name}: there is a listener again")),
+        Event::Regained => context.note(&format!("{name}: listener restored")),
     }
 }
 
-/// The failure, with what would fix it.
+/// The error of a forwarding, with the next step.
 pub(super) fn failure(context: &Context, error: ForwardError) -> anyhow::Error {
     match error {
         ForwardError::Call(error) => guest_services::failure(context, error),
@@ -250,7 +240,7 @@ mod tests {
             "web:ssh",
             "00000000-0000-4000-8000-000000000001:tcp:localhost:80",
         ] {
-            assert_eq!(text.parse::<Side>().unwrap().to_string(), text);
+            assert_eq!(text.parse::<ForwardSide>().unwrap().to_string(), text);
         }
         for text in [
             "",
@@ -261,28 +251,28 @@ mod tests {
             "we b:tcp:80",
             "web:unix:x",
         ] {
-            assert!(text.parse::<Side>().is_err(), "{text}");
+            assert!(text.parse::<ForwardSide>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn exactly_one_side_is_a_partitions_and_the_other_a_socket() {
-        let parts = |listens: &str, leads: &str| {
-            let pair = Pair {
+        let parts = |listens: &str, target: &str| {
+            let pair = SidePair {
                 listens: listens.parse().unwrap(),
-                leads: leads.parse().unwrap(),
+                target: target.parse().unwrap(),
             };
             pair.parts().map(|(_, from, _, _)| from)
         };
         assert_eq!(parts("tcp:80", "web:tcp:80").unwrap(), From::Host);
         assert_eq!(parts("web:service:x", "tcp:80").unwrap(), From::Guest);
-        for (listens, leads) in [
+        for (listens, target) in [
             ("tcp:80", "tcp:81"),
             ("web:tcp:80", "web:tcp:81"),
             ("service:x", "web:tcp:80"),
             ("web:tcp:80", "ssh"),
         ] {
-            assert!(parts(listens, leads).is_err(), "{listens} {leads}");
+            assert!(parts(listens, target).is_err(), "{listens} {target}");
         }
     }
 }

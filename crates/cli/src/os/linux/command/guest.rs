@@ -1,27 +1,27 @@
-//! What is known of the guest in a partition, for people.
+//! The state of the guest in a partition, as text.
 
 use hvsock_control::{ClockKeeper, Contact, Guest, GuestClock, GuestReport, Health, Partition};
 use hvsock_services::catalog::ALL;
 
 use crate::os::linux::words;
 
-/// How a guest is, in a word or two; nothing for one that was never heard of.
+/// The state of a guest in a few words. `None` if no agent ever connected.
 pub fn word(partition: &Partition) -> Option<&'static str> {
     let guest = partition.guest.as_ref()?;
     let health = guest.report.as_ref().map(|report| report.health);
     Some(match (guest.contact, health) {
-        (Contact::Lost, _) => "contact lost",
+        (Contact::Lost, _) => "agent lost",
         (Contact::Ok, Some(Health::Critical)) => "critical",
         (Contact::Ok, Some(Health::Stopping)) => "stopping",
         (Contact::Ok | Contact::Paused, _) if guest.ready => "ready",
         (Contact::None, _) if guest.ready => "ready, no agent",
         (Contact::Ok, _) => "starting",
-        (Contact::Paused, _) => "no contact since it was paused",
+        (Contact::Paused, _) => "no heartbeat since it was paused",
         (Contact::None, _) => "no agent",
     })
 }
 
-/// All of it as labelled lines.
+/// The state of a guest as labelled lines.
 pub fn facts(partition: &Partition) -> Vec<(&'static str, String)> {
     let Some(guest) = &partition.guest else {
         return Vec::new();
@@ -45,9 +45,9 @@ fn contact(partition: &Partition, guest: &Guest) -> String {
     };
     match guest.heard_seconds {
         Some(seconds) if guest.contact == Contact::Ok => {
-            format!("{word}{manager}, heard {seconds:.1} s ago")
+            format!("{word}{manager}, heartbeat {seconds:.1} s ago")
         }
-        Some(seconds) => format!("{word}, heard {} ago", words::age(seconds)),
+        Some(seconds) => format!("{word}, last heartbeat {} ago", words::age(seconds)),
         None => word.to_owned(),
     }
 }
@@ -76,7 +76,7 @@ fn of_report(report: &GuestReport, lines: &mut Vec<(&'static str, String)>) {
     }
     let offered = ALL.iter().filter(|service| {
         let mut services = facts.services.iter();
-        services.any(|told| told.port == service.port && told.offered)
+        services.any(|reported| reported.port == service.port && reported.offered)
     });
     let offered: Vec<&str> = offered.map(|service| service.key).collect();
     lines.push((
@@ -85,9 +85,9 @@ fn of_report(report: &GuestReport, lines: &mut Vec<(&'static str, String)>) {
     ));
 }
 
-/// How a guest's clock stands, such as `0.12 ms ahead ± 0.30 ms, 3 s ago`.
+/// The offset of a guest's clock, such as `0.12 ms ahead ± 0.30 ms, 3 s ago`.
 pub fn clock(clock: &GuestClock) -> String {
-    let where_it_is = match clock.offset_seconds {
+    let direction = match clock.offset_seconds {
         offset if offset < 0.0 => "behind",
         _ => "ahead",
     };
@@ -97,14 +97,14 @@ pub fn clock(clock: &GuestClock) -> String {
         ClockKeeper::Host => ", the host's own",
     };
     format!(
-        "{} {where_it_is} ± {}, {} ago{keeper}",
+        "{} {direction} ± {}, {} ago{keeper}",
         milliseconds(clock.offset_seconds.abs()),
         milliseconds(clock.error_seconds),
         words::age(clock.age_seconds),
     )
 }
 
-/// Seconds in a unit that fits: `0.012 ms`, `12 ms`, `12.0 s`.
+/// Seconds in milliseconds or seconds: `0.012 ms`, `12 ms`, `12.0 s`.
 fn milliseconds(seconds: f64) -> String {
     match seconds * 1e3 {
         small if small < 9.995 => format!("{small:.3} ms"),

@@ -1,17 +1,18 @@
-//! The integration services, as a broker has them built in.
+//! The registrations of the integration services, which the broker has built in.
 
 use hvsock_address::{ElementName, InvalidName};
 use hvsock_broker::{AccessRule, Registration};
 use hvsock_services::catalog::{self, Integration, Side};
 
-/// The registrations of all of them.
+/// The registrations of all integration services.
 ///
-/// Those that guests offer can do anything in a guest, so on the host root and the broker's own
-/// user may connect, whom no rule keeps out, and nobody else until an operator says so.
+/// The services of guests control a guest completely. On the host only root and the broker's user
+/// may connect to them, to whom no rule applies. An operator can allow others.
 pub fn registrations() -> Vec<Registration> {
-    let made = catalog::ALL.into_iter().map(registration);
-    made.collect::<Result<_, _>>()
-        .expect("the catalogue's names are names")
+    let registrations = catalog::ALL.into_iter().map(registration);
+    registrations
+        .collect::<Result<_, _>>()
+        .expect("the names of the catalogue are valid")
 }
 
 fn registration(service: &Integration) -> Result<Registration, InvalidName> {

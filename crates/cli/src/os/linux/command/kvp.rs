@@ -1,4 +1,4 @@
-//! `hvsock kvp`: key-value pairs that a guest and its host exchange.
+//! `hvsock kvp`: key-value pairs exchanged with a guest.
 
 use std::io::{IsTerminal as _, stdout};
 
@@ -16,17 +16,7 @@ use crate::os::linux::output::{self, Json};
 use crate::table::Columns;
 
 /// Exchange key-value pairs with a guest
-///
-/// There are four pools, which are Hyper-V's. The host's are `external`, which `set` and `unset`
-/// change, and `auto-external`, facts of the host; the guest's are `guest`, of programs in it, and
-/// `auto`, facts of the guest such as its addresses.
 #[derive(Debug, Subcommand)]
-#[command(after_help = "\
-Examples:
-  hvsock kvp list web
-  hvsock kvp get web NetworkAddressIPv4
-  hvsock kvp set web role frontend
-  hvsock kvp watch web --pool guest")]
 pub enum Kvp {
     Get(Get),
     Set(Set),
@@ -35,17 +25,17 @@ pub enum Kvp {
     Watch(Watch),
 }
 
-/// A pool, as on the command line.
+/// A pool on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Pool {
-    /// The host's
+    /// Written by the host
     External,
-    /// Of programs in the guest
+    /// Written by programs in the guest
     Guest,
-    /// Facts of the guest
+    /// Facts about the guest
     Auto,
-    /// Facts of the host
+    /// Facts about the host
     AutoExternal,
 }
 
@@ -56,12 +46,12 @@ pub struct Get {
     vm: Partition,
     /// The key
     key: String,
-    /// Look here only; otherwise the first pool that has it counts, the guest's own before the host's
+    /// Search this pool only [default: all, the guest's first]
     #[arg(long)]
     pool: Option<Pool>,
 }
 
-/// Set a value in the host's pool, for the guest to read
+/// Set a value that the guest can read
 #[derive(Debug, Args)]
 pub struct Set {
     /// The virtual machine or container, by name or GUID
@@ -73,7 +63,7 @@ pub struct Set {
     value: String,
 }
 
-/// Remove keys from the host's pool
+/// Remove keys that the host has set
 #[derive(Debug, Args)]
 pub struct Unset {
     /// The virtual machine or container, by name or GUID
@@ -83,39 +73,39 @@ pub struct Unset {
     keys: Vec<String>,
 }
 
-/// List all pairs
+/// List key-value pairs
 #[derive(Debug, Args)]
 pub struct List {
     /// The virtual machine or container, by name or GUID
     vm: Partition,
-    /// Of this pool only
+    /// List this pool only
     #[arg(long)]
     pool: Option<Pool>,
     #[command(flatten)]
     json: Json,
 }
 
-/// Print all pairs, and then each change as it comes
+/// Print key-value pairs, and then each change
 #[derive(Debug, Args)]
 pub struct Watch {
     /// The virtual machine or container, by name or GUID
     vm: Partition,
-    /// Of this key only
+    /// Watch this key only
     key: Option<String>,
-    /// Of this pool only
+    /// Watch this pool only
     #[arg(long)]
     pool: Option<Pool>,
-    /// Print JSON, one line for each
+    /// Print JSON, one line for each pair and change
     #[arg(long)]
     json: bool,
 }
 
 /// What `--json` prints.
 #[derive(Debug, Serialize)]
-struct Line<'a> {
+struct JsonLine<'a> {
     pool: Pool,
     key: &'a str,
-    /// None where it was removed.
+    /// `None` for a key that was removed.
     value: Option<&'a str>,
 }
 
@@ -131,7 +121,7 @@ impl Kvp {
     }
 }
 
-/// Does something with a guest's pools.
+/// Connects to a guest's pools and uses them.
 fn with<T>(
     context: &Context,
     vm: &Partition,
@@ -145,7 +135,7 @@ fn with<T>(
 impl Get {
     fn run(self, context: &Context) -> Result<()> {
         let Self { vm, key, pool } = self;
-        // The guest's own pools first: what it says of itself is what is mostly asked for.
+        // The guest's pools first: facts about the guest are requested most.
         let order = [Pool::Auto, Pool::Guest, Pool::External, Pool::AutoExternal];
         let order = pool.map_or(order.to_vec(), |pool| vec![pool]);
         let found = with(context, &vm, async |mut pools| {
@@ -157,7 +147,7 @@ impl Get {
             Ok(None)
         })?;
         match found {
-            // A program gets the value as it is.
+            // A program gets the value unchanged.
             Some(value) if !stdout().is_terminal() => output::line(value),
             Some(value) => output::line(printable(&value)),
             None => Err(Failure::new(format!("{vm} has no key `{key}`"))
@@ -186,7 +176,7 @@ impl Unset {
             pools.unset(kvp::Pool::External, keys).await
         })?;
         if (removed as usize) < count {
-            context.note(&format!("{removed} of {count} keys were there"));
+            context.note(&format!("{removed} of {count} keys existed"));
         }
         Ok(())
     }
@@ -205,7 +195,7 @@ impl List {
             Ok(listed)
         })?;
         if json.json {
-            let lines = listed.iter().map(|(pool, pair)| Line {
+            let lines = listed.iter().map(|(pool, pair)| JsonLine {
                 pool: *pool,
                 key: &pair.key,
                 value: Some(&pair.value),
@@ -226,7 +216,7 @@ impl Watch {
         let print = |pool: kvp::Pool, key: &str, value: Option<&str>| {
             let pool = Pool::from(pool);
             match (self.json, value) {
-                (true, value) => output::json_line(&Line { pool, key, value }),
+                (true, value) => output::json_line(&JsonLine { pool, key, value }),
                 (false, Some(value)) => line(&format!("set {} {key} {value}", pool.word())),
                 (false, None) => line(&format!("removed {} {key}", pool.word())),
             }
@@ -254,7 +244,7 @@ impl Watch {
     }
 }
 
-/// One line, whatever is in it.
+/// Prints one line. Line breaks in the text are replaced.
 fn line(text: &str) -> Result<()> {
     output::line(printable(text).replace('\n', "\u{fffd}"))
 }

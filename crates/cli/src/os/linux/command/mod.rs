@@ -1,4 +1,4 @@
-//! The subcommands that there are on Linux only: what runs a broker, and what asks one.
+//! The subcommands that only Linux has: those that run a broker or talk to one.
 
 mod bench;
 mod broker;
@@ -20,6 +20,8 @@ mod switches;
 mod time;
 mod vm;
 mod wait;
+
+use std::env;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -58,8 +60,6 @@ pub enum Command {
     Bench(bench::Bench),
     #[command(subcommand, display_order = 16)]
     Kvp(kvp::Kvp),
-    #[command(hide = true, name = "demo-guest")]
-    DemoGuest(demo::Guest),
 }
 
 impl Command {
@@ -79,9 +79,13 @@ impl Command {
             Self::Events(command) => command.run(context),
             Self::Bench(command) => command.run(context),
             Self::Kvp(command) => command.run(context),
-            Self::DemoGuest(command) => command.run(),
         }
     }
+}
+
+/// Runs a command that only this program uses, which no help text and no completion lists.
+pub fn run_internal() -> Option<Result<()>> {
+    (env::args_os().nth(1)? == demo::GUEST_COMMAND).then(demo::run_guest)
 }
 
 #[cfg(test)]
@@ -108,7 +112,7 @@ mod tests {
         ),
     ];
 
-    /// The commands of a line as it is typed at a shell, each as its words.
+    /// The commands of a shell line, each as its words.
     fn commands(line: &str) -> Vec<Vec<String>> {
         let (mut commands, mut words, mut word) = (Vec::new(), Vec::new(), None::<String>);
         let mut quote = None;
@@ -141,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn every_command_of_the_pages_is_one_that_there_is() {
+    fn every_command_on_the_pages_exists() {
         let mut seen = 0;
         for (page, text) in PAGES {
             let prompts = ["$ ", "guest$ ", "guest# ", "host$ "];

@@ -1,4 +1,4 @@
-//! `hvsock nc`: standard input and output as a socket of a guest.
+//! `hvsock nc`: connects standard input and output to a socket in a guest.
 
 use std::io;
 use std::pin::Pin;
@@ -16,20 +16,13 @@ use crate::context::Context;
 use crate::failure::{Failure, OutputGone};
 use crate::os::{Partition, guest_services, stdio};
 
-/// Connect standard input and output to a socket of a guest
+/// Connect standard input and output to a socket in a guest
 #[derive(Debug, Args)]
-#[command(after_help = "\
-SOCKET is tcp:[HOST:]PORT or unix:PATH, as the guest sees it; ssh, for its SSH server, however that
-is reached there; vsock:PORT or service:NAME, for a service of hvsock.
-
-Examples:
-  hvsock nc web tcp:80
-  ssh -o ProxyCommand='hvsock nc web ssh' root@web")]
 pub struct Nc {
-    /// The virtual machine or container
+    /// The virtual machine or container, by name or GUID
     #[arg(value_name = "VM")]
     partition: Partition,
-    /// The socket there
+    /// The socket in the guest
     #[arg(value_parser = place, value_name = "SOCKET")]
     socket: Place,
 }
@@ -40,8 +33,8 @@ impl Nc {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
-            .context("cannot start")?;
-        let carried = runtime.block_on(async {
+            .context("cannot start the runtime")?;
+        let result = runtime.block_on(async {
             let tunnel = match &self.socket {
                 Place::Socket(address) => connect(&target, address).await,
                 Place::Service(service) => connect_service(&target, service).await,
@@ -49,22 +42,22 @@ impl Nc {
             let tunnel = tunnel.map_err(|error| failure(context, error))?;
             let input = File::from_std(stdio::input_file()?);
             let output = Output(Some(File::from_std(stdio::output_file()?)));
-            let carried = tunnel.carry_halves(input, output, &Moved::default()).await;
-            carried.map_err(|fault| match fault {
-                // Reading the input never fails so.
+            let relayed = tunnel.carry_halves(input, output, &Moved::default()).await;
+            relayed.map_err(|fault| match fault {
+                // Only the output fails with EPIPE, never the input.
                 Fault::Near(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     OutputGone.into()
                 }
                 fault => Failure::new(fault.to_string()).into(),
             })
         });
-        // A thread may be waiting for input that nobody needs any more.
+        // A thread may still block in a read of standard input.
         runtime.shutdown_background();
-        carried
+        result
     }
 }
 
-/// Standard output, which ends where the other end's bytes do.
+/// Standard output, which is closed at the peer's half-close.
 struct Output(Option<File>);
 
 impl Output {

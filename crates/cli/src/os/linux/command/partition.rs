@@ -1,4 +1,4 @@
-//! What `hvsock vm` and `hvsock container` have in common.
+//! Shared code of `hvsock vm` and `hvsock container`.
 
 use anyhow::Result;
 use clap::Args;
@@ -10,7 +10,7 @@ use crate::failure::Failure;
 use crate::os::linux::words;
 use crate::output::{self, Json};
 
-/// A partition of the kind that the command is about.
+/// A partition of the command's kind.
 #[derive(Debug, Args)]
 pub struct Named {
     /// Its name or GUID
@@ -18,12 +18,12 @@ pub struct Named {
     partition: PartitionRef,
 }
 
-/// A partition to put into groups.
+/// A partition and its new groups.
 #[derive(Debug, Args)]
 pub struct Grouped {
     #[command(flatten)]
     named: Named,
-    /// The groups; none at all takes it out of every one
+    /// The groups; none removes it from all groups
     groups: Vec<String>,
 }
 
@@ -36,7 +36,7 @@ pub struct Shown {
     pub json: Json,
 }
 
-/// The partitions of one kind, with those of the broker behind `context`.
+/// The partitions of one kind at one broker.
 #[derive(Clone, Copy, Debug)]
 pub struct Partitions<'a> {
     pub context: &'a Context,
@@ -44,14 +44,18 @@ pub struct Partitions<'a> {
 }
 
 impl Partitions<'_> {
-    /// All of them, by name.
+    /// All partitions of this kind, sorted by name.
     pub fn all(self) -> Result<Vec<Partition>> {
         let mut all = self.context.client()?.partitions()?;
         all.retain(|partition| partition.kind == self.kind);
         Ok(all)
     }
 
-    /// The one that is meant, if it is of this kind.
+    /// The named partition.
+    ///
+    /// # Errors
+    ///
+    /// Fails if it does not exist or is of another kind.
     pub fn find(self, named: &Named) -> Result<Partition> {
         let found = self.context.client()?.partition(&named.partition)?;
         if found.kind == self.kind {
@@ -66,23 +70,23 @@ impl Partitions<'_> {
         Err(failure.help(self.context.command(&other)).into())
     }
 
-    /// Prints its GUID.
+    /// Prints the GUID of a partition.
     pub fn id(self, named: &Named) -> Result<()> {
         output::line(self.find(named)?.id)
     }
 
-    /// Pauses it, or lets it go on.
-    pub fn change(self, named: &Named, state: PartitionState) -> Result<()> {
+    /// Pauses or resumes a partition.
+    pub fn set_state(self, named: &Named, state: PartitionState) -> Result<()> {
         let found = self.find(named)?;
         let partition = self.context.client()?.set_state(&found.id.into(), state)?;
-        let standing = words::standing(&partition);
+        let state = words::detailed_state(&partition);
         self.context
-            .note(&format!("`{}` is {standing}", partition.name));
+            .note(&format!("`{}` is {state}", partition.name));
         Ok(())
     }
 
-    /// Puts it into groups.
-    pub fn group(self, grouped: Grouped) -> Result<()> {
+    /// Replaces the groups of a partition.
+    pub fn set_groups(self, grouped: Grouped) -> Result<()> {
         let found = self.find(&grouped.named)?;
         let client = self.context.client()?;
         let partition = client.set_groups(&found.id.into(), grouped.groups)?;
@@ -95,17 +99,16 @@ impl Partitions<'_> {
         Ok(())
     }
 
-    /// Removes it.
+    /// Removes a partition.
     pub fn remove(self, named: &Named) -> Result<()> {
         let found = self.find(named)?;
         let gone = self.context.client()?.remove_partition(&found.id.into())?;
-        self.context
-            .note(&format!("`{}` is no longer a partition", gone.name));
+        self.context.note(&format!("`{}` is removed", gone.name));
         Ok(())
     }
 }
 
-/// What every partition has, as labelled lines, with `more` between its state and its use.
+/// The fields of every partition as labelled lines, followed by `more`.
 pub fn facts(partition: &Partition, more: &[(&str, String)]) -> String {
     let groups = match partition.groups.join(", ") {
         groups if groups.is_empty() => "none".to_owned(),
@@ -116,7 +119,7 @@ pub fn facts(partition: &Partition, more: &[(&str, String)]) -> String {
     let first = [
         ("name", partition.name.to_string()),
         ("id", partition.id.to_string()),
-        ("state", words::standing(partition).to_owned()),
+        ("state", words::detailed_state(partition).to_owned()),
         ("groups", groups),
         ("in use", format!("{listeners}, {connections}")),
     ];

@@ -1,4 +1,4 @@
-//! `hvsock ssh`: OpenSSH's client to a guest, with no network.
+//! `hvsock ssh`: runs OpenSSH's client over a connection to a guest.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt as _;
@@ -14,24 +14,13 @@ use crate::context::Context;
 use crate::os::Partition;
 use crate::words::shell_word;
 
-/// Log in to a guest with ssh, with no network
+/// Log in to a guest with ssh, without a network
 #[derive(Debug, Args)]
-#[command(after_help = "\
-It runs ssh with `hvsock nc VM ssh` for a connection, which reaches the guest's SSH server wherever it
-listens, or starts an sshd there. What comes after VM is ssh's: options, a command.
-
-The guest's host key is known as that of hvsock/ID, with the id of the VM, and taken the first
-time: the connection leads to the VM of that id, and nobody is between. A key that changes is refused.
-
-Examples:
-  hvsock ssh root@web
-  hvsock ssh root@web -L 8080:localhost:80
-  hvsock ssh web uname -a")]
 pub struct Ssh {
-    /// The virtual machine or container, and the user there
+    /// The virtual machine or container, and the user in it
     #[arg(value_name = "[USER@]VM")]
     destination: Destination,
-    /// More for ssh
+    /// Options and the command for ssh
     #[arg(
         trailing_var_arg = true,
         allow_hyphen_values = true,
@@ -54,12 +43,12 @@ impl FromStr for Destination {
             Some((user, partition)) => (Some(user.to_owned()), partition),
             None => (None, text),
         };
-        // ssh takes what begins with a dash for an option.
+        // ssh would take a user that begins with a dash for an option.
         if user
             .as_ref()
             .is_some_and(|user| user.is_empty() || user.starts_with('-'))
         {
-            return Err(format!("`{text}` names no user before the @"));
+            return Err(format!("`{text}` has no valid user before the @"));
         }
         let partition = partition.parse::<Partition>();
         let partition = partition.map_err(|error| error.to_string())?;
@@ -74,10 +63,12 @@ impl Ssh {
             PartitionRef::Id(id) => id,
             PartitionRef::Name(name) => {
                 let id = context.endpoint().vm_id(&name);
-                id.with_context(|| format!("there is no VM or container `{name}`"))?
+                id.with_context(|| {
+                    format!("cannot find the virtual machine or container `{name}`")
+                })?
             }
         };
-        let program = std::env::current_exe().context("cannot tell where this program is")?;
+        let program = std::env::current_exe().context("cannot find this program")?;
         let program = program
             .to_str()
             .context("this program's path is not UTF-8")?;
@@ -94,16 +85,16 @@ impl Ssh {
     }
 }
 
-/// What ssh is told before its destination. `nc` is this program's command as one pastes it.
+/// The options for ssh. `nc` is the command `hvsock nc` with the options that select the broker.
 fn options(program: &str, nc: &str, id: VmId) -> Vec<String> {
     let rest = nc.strip_prefix("hvsock ").unwrap_or(nc);
     let proxy = format!("{} {rest} {id} ssh", shell_word(program));
     let options = [
-        // A percent sign begins a token of ssh's.
+        // ssh expands percent signs.
         format!("ProxyCommand={}", proxy.replace('%', "%%")),
         format!("HostKeyAlias=hvsock/{id}"),
         "StrictHostKeyChecking=accept-new".to_owned(),
-        // It has no address.
+        // The connection has no IP address.
         "CheckHostIP=no".to_owned(),
     ];
     options

@@ -1,4 +1,4 @@
-//! `hvsock status`: everything at a glance.
+//! `hvsock status`: partitions, listeners and connections at a glance.
 
 use std::fmt::Write;
 
@@ -17,7 +17,7 @@ use crate::failure::printable;
 use crate::os::linux::words;
 use crate::output::{self, Json};
 
-/// Show the partition tree, its listeners and connections
+/// Show all partitions, listeners and connections
 #[derive(Debug, Args)]
 pub struct Status {
     #[command(flatten)]
@@ -53,10 +53,10 @@ const NAME: Style = AnsiColor::Cyan.on_default().bold();
 const FAINT: Style = Style::new().dimmed();
 const ALARM: Style = AnsiColor::Yellow.on_default();
 
-/// A node of the tree with what hangs below it.
+/// A node of the tree with its children.
 struct Node {
     line: String,
-    below: Vec<Node>,
+    children: Vec<Node>,
 }
 
 impl Everything {
@@ -106,7 +106,7 @@ impl Everything {
     fn node(&self, partition: &Partition) -> Node {
         let state = match partition.state {
             PartitionState::Running => String::new(),
-            _ => format!(" {ALARM}{}{ALARM:#}", words::standing(partition)),
+            _ => format!(" {ALARM}{}{ALARM:#}", words::detailed_state(partition)),
         };
         let state = match guest::word(partition) {
             Some(word @ ("ready" | "starting" | "ready, no agent")) => {
@@ -134,17 +134,17 @@ impl Everything {
             .listeners
             .iter()
             .filter(|l| l.end.partition == partition.name)
-            // What the broker itself offers to every guest is part of it and no news.
+            // The broker's own services are the same for every guest.
             .filter(|l| l.end.pid != self.status.pid);
         let listeners = listeners.map(|listener| Node {
             line: listener_line(listener),
-            below: Vec::new(),
+            children: Vec::new(),
         });
         let children = self.partitions.iter();
         let children = children.filter(|child| child.parent.as_ref() == Some(&partition.name));
         Node {
             line,
-            below: listeners
+            children: listeners
                 .chain(children.map(|child| self.node(child)))
                 .collect(),
         }
@@ -169,8 +169,8 @@ fn listener_line(listener: &Listener) -> String {
 impl Node {
     fn write(&self, text: &mut String, first: &str, rest: &str) {
         let _ = writeln!(text, "{first}{}", self.line);
-        for (index, node) in self.below.iter().enumerate() {
-            let (branch, trunk) = if index + 1 == self.below.len() {
+        for (index, node) in self.children.iter().enumerate() {
+            let (branch, trunk) = if index + 1 == self.children.len() {
                 ("└─ ", "   ")
             } else {
                 ("├─ ", "│  ")

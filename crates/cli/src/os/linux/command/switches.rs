@@ -1,5 +1,5 @@
-//! `hvsock vm integration` and `hvsock container integration`: a guest's integration services, with
-//! the switch that each has for that guest.
+//! `hvsock vm integration` and `hvsock container integration`: enables and disables integration
+//! services for one guest.
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -13,16 +13,8 @@ use crate::context::Context;
 use crate::output::{self, Json};
 use crate::table::Columns;
 
-/// List a guest's integration services, or switch them on and off for it
-///
-/// A service that is switched off is refused, and what uses it is cut. This is about one guest;
-/// `hvsock service disable` without --vm switches a service off for all.
+/// List a guest's integration services, or enable and disable them
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock vm integration web
-  hvsock vm integration web disable session copy
-  hvsock vm integration web enable session")]
 pub struct Switches {
     #[command(flatten)]
     named: Named,
@@ -34,16 +26,16 @@ pub struct Switches {
 
 #[derive(Debug, Subcommand)]
 enum Change {
-    /// Let services be used with this guest, also where they are switched off for all others
+    /// Enable services for this guest
     Enable(Which),
-    /// Refuse services to and from this guest, and cut what uses them
+    /// Disable services for this guest
     Disable(Which),
 }
 
-/// Services.
+/// The services to change.
 #[derive(Debug, Args)]
 struct Which {
-    /// Words such as kvp, or the services' names, GUIDs or ports
+    /// Keys such as kvp, or the services' names, GUIDs or ports
     #[arg(required = true, value_name = "SERVICE", value_parser = find)]
     services: Vec<&'static Integration>,
 }
@@ -62,16 +54,16 @@ struct Row {
     name: &'static str,
     port: u32,
     id: String,
-    /// Who listens.
+    /// The side that listens.
     offered_by: &'static str,
     registered: bool,
-    /// For every guest that says nothing else.
+    /// Whether it is enabled for guests without a setting of their own.
     enabled: bool,
-    /// What is said for this guest.
+    /// The setting for this guest.
     enabled_for_guest: Option<bool>,
-    /// Whether it may be used with this guest.
+    /// Whether it is enabled for this guest.
     usable: bool,
-    /// Whether whoever offers it does so now; none if that is not known.
+    /// Whether a listener offers it now. `None` if that is unknown.
     offered: Option<bool>,
     /// Why it is not offered.
     problem: Option<String>,
@@ -106,7 +98,7 @@ fn list(context: &Context, partition: &Partition, json: Json) -> Result<()> {
     if json.json {
         return output::json(&rows);
     }
-    let headings = ["service", "port", "state", "offered", "what for"];
+    let headings = ["service", "port", "state", "offered", "purpose"];
     let mut table = Columns::new(&headings, "no services").right(&[1]);
     for (row, one) in rows.iter().zip(catalog::ALL) {
         table.row([
@@ -124,16 +116,16 @@ fn row(one: &'static Integration, partition: &Partition, services: &[Service]) -
     let service = services.iter().find(|service| service.id == one.id());
     let enabled = service.is_some_and(|service| service.enabled);
     let for_guest = service.and_then(|service| {
-        // A registration's file may name a partition by either, in any case of letters.
+        // A registration names a partition by name or GUID, in upper or lower case.
         let names = [partition.name.to_string(), partition.id.to_string()];
         let mut overrides = service.vm.iter();
-        let said =
-            overrides.find(|(said, _)| names.iter().any(|name| name.eq_ignore_ascii_case(said)));
-        said.and_then(|(_, said)| said.enabled)
+        let found =
+            overrides.find(|(vm, _)| names.iter().any(|name| name.eq_ignore_ascii_case(vm)));
+        found.and_then(|(_, settings)| settings.enabled)
     });
     let (offered, problem) = match one.side {
         Side::Host => (service.map(|service| service.listeners > 0), None),
-        Side::Guest => told(one, partition.guest.as_deref()),
+        Side::Guest => reported(one, partition.guest.as_deref()),
     };
     Row {
         key: one.key,
@@ -153,16 +145,16 @@ fn row(one: &'static Integration, partition: &Partition, services: &[Service]) -
     }
 }
 
-/// What the agent in the guest says of a service, as long as it is heard.
-fn told(one: &Integration, guest: Option<&Guest>) -> (Option<bool>, Option<String>) {
-    let heard = guest.filter(|guest| guest.contact == Contact::Ok);
-    let services = heard.and_then(|guest| Some(&guest.report.as_ref()?.facts.services));
+/// What the guest's agent reports of a service, while it is connected.
+fn reported(one: &Integration, guest: Option<&Guest>) -> (Option<bool>, Option<String>) {
+    let connected = guest.filter(|guest| guest.contact == Contact::Ok);
+    let services = connected.and_then(|guest| Some(&guest.report.as_ref()?.facts.services));
     let Some(services) = services else {
         return (None, None);
     };
     match services.iter().find(|service| service.port == one.port) {
         Some(service) => (Some(service.offered), service.problem.clone()),
-        None => (Some(false), Some("this agent does not have it".to_owned())),
+        None => (Some(false), Some("not supported by this agent".to_owned())),
     }
 }
 

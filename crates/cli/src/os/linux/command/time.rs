@@ -1,4 +1,4 @@
-//! `hvsock vm time`: how a guest's clock stands to this machine's.
+//! `hvsock vm time`: the offset of a guest's clock from this machine's.
 
 use std::time::{Duration, Instant};
 
@@ -9,18 +9,18 @@ use serde::Serialize;
 
 use super::guest;
 use super::partition::{Named, Partitions};
-use super::wait::{standing, until};
+use super::wait::{current_state, until};
 use crate::failure::Failure;
 use crate::output::{self, Json};
 
-/// How long a guest may take to measure and to tell of it.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait for a guest's measurement.
+const SYNC_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Args)]
 pub struct Time {
     #[command(flatten)]
     named: Named,
-    /// Have the guest measure and correct it now
+    /// Measure and correct the guest's clock now
     #[arg(long)]
     sync: bool,
     #[command(flatten)]
@@ -40,26 +40,29 @@ impl Time {
         let name = found.name.to_string();
         let mut measured = known(&found).map(|(clock, _)| clock);
         if self.sync {
-            let asked = Instant::now();
+            let started = Instant::now();
             let client = partitions.context.client()?;
             client.order_guest(&found.id.into(), GuestOrder::SyncClock)?;
             let newer = |now: &Partition| {
-                known(now).is_some_and(|(_, age)| age < asked.elapsed().as_secs_f64())
+                known(now).is_some_and(|(_, age)| age < started.elapsed().as_secs_f64())
             };
-            let done = until(partitions, &self.named, PATIENCE, newer)?;
-            let Ok(now) = done else {
-                let sentence =
-                    format!("{name} has not measured its clock; is the time service on?");
-                return Err(Failure::new(sentence).into());
+            let measured_now = until(partitions, &self.named, SYNC_TIMEOUT, newer)?;
+            let Ok(now) = measured_now else {
+                let seconds = SYNC_TIMEOUT.as_secs();
+                let message =
+                    format!("cannot synchronise {name}: no measurement within {seconds} s");
+                let help = format!("hvsock vm integration {name}");
+                let help = partitions.context.command(&help);
+                return Err(Failure::new(message).help(help).into());
             };
             measured = known(&now).map(|(clock, _)| clock);
         }
         let Some(clock) = measured else {
-            let sentence = format!(
-                "the clock of {name} is not known: it is {}",
-                standing(&found)
+            let message = format!(
+                "the clock of {name} is unknown: it is {}",
+                current_state(&found)
             );
-            return Err(Failure::new(sentence).into());
+            return Err(Failure::new(message).into());
         };
         if self.json.json {
             return output::json(&Shown { name, clock });
@@ -68,7 +71,7 @@ impl Time {
     }
 }
 
-/// The clock of a guest that is heard, and how many seconds ago it was measured.
+/// The clock of a guest whose agent is connected, and the age of its measurement in seconds.
 fn known(partition: &Partition) -> Option<(GuestClock, f64)> {
     let guest = partition.guest.as_ref()?;
     let mut clock = guest.report.as_ref()?.clock?;

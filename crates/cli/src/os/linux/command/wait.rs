@@ -1,4 +1,4 @@
-//! `hvsock vm wait` and `hvsock container wait`: until a partition is as a script needs it.
+//! `hvsock vm wait` and `hvsock container wait`: wait until a partition has reached a state.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,43 +12,39 @@ use super::partition::{Named, Partitions};
 use crate::failure::Failure;
 use crate::os::linux::words;
 
-/// How often it is looked: a broker answers in less than a hundredth of that.
-const LOOK: Duration = Duration::from_millis(100);
+/// The poll interval. A broker answers in less than a hundredth of it.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
 
-/// What to wait for.
+/// The state to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Goal {
-    /// It runs
+    /// The partition runs
     Running,
-    /// Its agent is heard
+    /// The guest's agent is connected
     Agent,
-    /// Its agent or its service manager says that it has started
+    /// The guest reports that it has started
     Ready,
-    /// It is off
+    /// The partition is off
     Off,
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock vm wait web && hvsock exec web -- uptime
-  hvsock vm wait web --for off --timeout 60")]
 pub struct Wait {
     #[command(flatten)]
     named: Named,
-    /// What to wait for
-    #[arg(long = "for", value_name = "WHAT", value_enum, default_value_t = Goal::Ready)]
+    /// The state to wait for
+    #[arg(long = "for", value_name = "STATE", value_enum, default_value_t = Goal::Ready)]
     goal: Goal,
-    /// Give up after so many seconds
+    /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300.0, value_parser = seconds)]
     timeout: f64,
 }
 
-/// A time limit in seconds.
+/// Parses a time limit of at most a day.
 pub fn seconds(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(seconds),
-        _ => Err("a time from 0 to 86400 seconds".to_owned()),
+        _ => Err("expected 0 to 86400 seconds".to_owned()),
     }
 }
 
@@ -59,10 +55,10 @@ impl Wait {
         match until(partitions, &self.named, limit, reached)? {
             Ok(_) => Ok(()),
             Err(partition) => {
-                let (name, goal) = (&partition.name, self.goal.words());
-                let standing = standing(&partition);
-                let sentence = format!("{name} {goal} after {} s: it is {standing}", self.timeout);
-                Err(Failure::new(sentence).into())
+                let (name, goal) = (&partition.name, self.goal.not_reached());
+                let state = current_state(&partition);
+                let message = format!("{name} {goal} after {} s: it is {state}", self.timeout);
+                Err(Failure::new(message).into())
             }
         }
     }
@@ -79,27 +75,27 @@ impl Goal {
         }
     }
 
-    fn words(self) -> &'static str {
+    fn not_reached(self) -> &'static str {
         match self {
             Self::Running => "does not run",
             Self::Off => "is not off",
-            Self::Agent => "has no agent that is heard",
+            Self::Agent => "has no connected agent",
             Self::Ready => "is not ready",
         }
     }
 }
 
-/// How a partition and its guest stand.
-pub fn standing(partition: &Partition) -> String {
-    let state = words::standing(partition);
+/// The state of a partition and of its guest.
+pub fn current_state(partition: &Partition) -> String {
+    let state = words::detailed_state(partition);
     match guest::word(partition) {
         Some(word) => format!("{state}, {word}"),
         None if partition.state == PartitionState::Off => state.to_owned(),
-        None => format!("{state}, and its guest was not heard"),
+        None => format!("{state}, no agent connected"),
     }
 }
 
-/// Looks until it is as wanted or the time is over; then the partition as it is.
+/// Polls a partition until `reached` is true. `Err` is the partition after the time limit.
 pub fn until(
     partitions: Partitions<'_>,
     named: &Named,
@@ -116,6 +112,6 @@ pub fn until(
         if left.is_zero() {
             return Ok(Err(partition));
         }
-        thread::sleep(left.min(LOOK));
+        thread::sleep(left.min(POLL_INTERVAL));
     }
 }

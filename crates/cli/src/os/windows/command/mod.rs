@@ -1,4 +1,4 @@
-//! The subcommands that there are on Windows only, or in a way of their own.
+//! The subcommands that differ on Windows.
 
 mod status;
 
@@ -11,6 +11,11 @@ use crate::context::Context;
 pub enum Command {
     #[command(display_order = 3)]
     Status(status::Status),
+}
+
+/// Runs a command that only this program uses. There is none on Windows.
+pub fn run_internal() -> Option<Result<()>> {
+    None
 }
 
 impl Command {

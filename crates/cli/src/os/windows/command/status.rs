@@ -1,4 +1,4 @@
-//! `hvsock status`: what this machine shows of itself at a glance.
+//! `hvsock status`: this machine and its virtual machines at a glance.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::os::windows::vm::Shown;
 use crate::output::{self, Json};
 use crate::words;
 
-/// Show what this machine is, how many services it has, and its virtual machines
+/// Show this machine, the number of its services, and its virtual machines
 #[derive(Debug, Args)]
 pub struct Status {
     #[command(flatten)]
@@ -67,9 +67,9 @@ impl Everything {
 
     fn text(&self) -> String {
         let name = self.machine.as_deref().unwrap_or("this machine");
-        let is = match (&self.host, self.is_host) {
+        let role = match (&self.host, self.is_host) {
             (None, true) => "a host".to_owned(),
-            (None, false) => "no host of virtual machines".to_owned(),
+            (None, false) => "not a host of virtual machines".to_owned(),
             (Some(host), true) => format!("a host itself, on the host {host}"),
             (Some(host), false) => format!("a virtual machine on the host {host}"),
         };
@@ -78,7 +78,7 @@ impl Everything {
             self.version,
             words::count(self.services, "service"),
             printable(name),
-            printable(&is),
+            printable(&role),
         );
         for (at, vm) in self.vms.iter().enumerate() {
             let branch = if at + 1 == self.vms.len() {

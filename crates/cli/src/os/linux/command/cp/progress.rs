@@ -1,4 +1,4 @@
-//! What people see of a copy.
+//! The progress bar and the notes of a copy.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,16 +10,16 @@ use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, Progre
 use crate::context::Context;
 use crate::failure;
 
-/// Notes that are printed; more are counted.
-const PRINTED: u64 = 200;
+/// The most notes that are printed. Further notes are counted.
+const MAX_NOTES: u64 = 200;
 
-/// A progress bar on a terminal, and the notes of both ends.
+/// A progress bar on a terminal, and the notes of both sides.
 pub struct Progress {
     bar: ProgressBar,
     quiet: bool,
     began: Instant,
     notes: u64,
-    /// Bytes that the bar has not been told of: it is not asked for each piece.
+    /// Bytes that are not in the bar yet. The bar is not updated for each chunk.
     pending: u64,
 }
 
@@ -48,34 +48,34 @@ impl Progress {
         }
     }
 
-    /// Whether there is somebody to see it.
+    /// Whether the bar is on a terminal.
     pub fn is_shown(&self) -> bool {
         !self.bar.is_hidden()
     }
 
-    /// It came to its end.
+    /// Ends the bar of a complete copy, and prints a summary.
     pub fn done(self, tally: &Tally) {
         let shown = self.is_shown();
-        self.given_up_with(|| {
+        self.clear(|| {
             if shown {
                 eprintln!("{}", summary(tally, self.began.elapsed()));
             }
         });
     }
 
-    /// It did not.
-    pub fn given_up(self) {
-        self.given_up_with(|| {});
+    /// Ends the bar of a copy that failed.
+    pub fn abort(self) {
+        self.clear(|| {});
     }
 
-    fn given_up_with(&self, after: impl FnOnce()) {
+    fn clear(&self, after: impl FnOnce()) {
         self.bar.finish_and_clear();
-        if self.notes > PRINTED {
-            let more = HumanCount(self.notes - PRINTED);
-            failure::say(
+        if self.notes > MAX_NOTES {
+            let more = HumanCount(self.notes - MAX_NOTES);
+            failure::print(
                 AnsiColor::Yellow.on_default().bold(),
                 "note",
-                &format!("and {more} more like these"),
+                &format!("{more} more notes"),
             );
         }
         after();
@@ -107,13 +107,13 @@ impl Observer for Progress {
 
     fn note(&mut self, note: &Note) {
         self.notes += 1;
-        if self.notes > PRINTED || (note.skipped && self.quiet) {
+        if self.notes > MAX_NOTES || (note.skipped && self.quiet) {
             return;
         }
         let text = format!("{}: {}", note.path.display(), note.why);
         self.bar.suspend(|| match note.skipped {
-            true => failure::say(AnsiColor::Yellow.on_default().bold(), "note", &text),
-            false => failure::say(AnsiColor::Red.on_default().bold(), "error", &text),
+            true => failure::print(AnsiColor::Yellow.on_default().bold(), "note", &text),
+            false => failure::print(AnsiColor::Red.on_default().bold(), "error", &text),
         });
     }
 }
@@ -131,7 +131,7 @@ fn summary(tally: &Tally, took: Duration) -> String {
     };
     let resumed = match tally.resumed {
         0 => String::new(),
-        resumed => format!(", {} were there already", BinaryBytes(resumed)),
+        resumed => format!(", {} existed already", BinaryBytes(resumed)),
     };
     let bytes = BinaryBytes(tally.bytes);
     let rate = BinaryBytes(rate);

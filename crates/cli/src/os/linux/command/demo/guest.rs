@@ -1,7 +1,7 @@
-//! The second partition: a process with an endpoint of its own, told what to do line by line.
+//! The process in the second partition, which has an endpoint of its own and runs commands.
 //!
-//! Orders come as JSON on standard input, answers go as JSON to standard output, one a line. The
-//! process knows nothing of the broker but the endpoint in its environment, as in a container.
+//! It reads commands as JSON lines from standard input and writes one reply to each as a JSON line
+//! to standard output. It knows only the endpoint in its environment, as in a container.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};
@@ -11,7 +11,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
-use clap::Args;
 use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream};
 use hvsock_address::{ServiceRef, VmId};
 use serde::{Deserialize, Serialize};
@@ -20,31 +19,30 @@ use super::services;
 use crate::os::linux::measure::{self, Effort, Figures};
 use crate::os::linux::output;
 
-/// The second partition of `hvsock demo`.
-#[derive(Debug, Args)]
-pub struct Guest {}
+/// The internal command of this process: `hvsock demo-guest`.
+pub const GUEST_COMMAND: &str = "demo-guest";
 
-/// What the guest is told to do.
+/// A command for the guest.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Order {
-    /// Connect to the parent, send a text, end the sending half, and read the answer to its end.
-    Talk { service: ServiceRef, text: String },
+pub enum Command {
+    /// Connect to the parent, send a text, shut down the sending half, and read the answer.
+    Exchange { service: ServiceRef, text: String },
     /// Connect, and expect a refusal.
-    Try { service: ServiceRef },
-    /// Connect and keep the connection under a name.
-    Hold {
+    TryConnect { service: ServiceRef },
+    /// Connect, and keep the connection under a name.
+    Open {
         name: String,
         service: ServiceRef,
         connected_suspend: bool,
     },
-    /// Send a line over a kept connection and wait this long for it to come back.
-    Ping { name: String, patience_ms: u64 },
-    /// Listen for connections from the parent, and echo what comes over them.
+    /// Send a line over an open connection, and wait for its echo.
+    Ping { name: String, timeout_ms: u64 },
+    /// Listen for connections from the parent, and echo their data.
     Serve { service: ServiceRef },
-    /// Run the agent of the integration services from now on.
-    Agent,
-    /// Wait this long for what comes over a kept connection.
-    Hear { name: String, patience_ms: u64 },
+    /// Start the agent of the integration services.
+    StartAgent,
+    /// Wait for a line from an open connection.
+    Receive { name: String, timeout_ms: u64 },
     /// Measure connections to the parent against a Unix socket.
     Measure {
         service: ServiceRef,
@@ -54,54 +52,53 @@ pub enum Order {
     },
 }
 
-/// What came of it.
+/// The result of a command.
 #[derive(Debug, Serialize, Deserialize)]
-pub enum Answer {
-    /// Done; with what was read.
-    Heard(String),
-    /// Nothing came in time.
-    Silence,
-    /// Refused or cut, after so long.
+pub enum Reply {
+    /// The command succeeded, with the text that was received.
+    Received(String),
+    /// Nothing arrived in time.
+    TimedOut,
+    /// A connect was refused or a connection was reset, after this time.
     Failed {
         why: String,
         errno: Option<i32>,
         after_ms: u64,
     },
-    /// The figures.
+    /// The measured figures.
     Figures(Box<Figures>),
 }
 
 const LINE: &[u8] = b"are you there?\n";
 
-impl Guest {
-    pub fn run(self) -> Result<()> {
-        let mut kept = HashMap::new();
-        for line in io::stdin().lock().lines() {
-            let order = serde_json::from_str(&line?).context("not an order")?;
-            let start = Instant::now();
-            let answer = obey(order, &mut kept).unwrap_or_else(|error| failed(&error, start));
-            output::json_line(&answer)?;
-        }
-        Ok(())
+/// Runs commands until the end of standard input.
+pub fn run() -> Result<()> {
+    let mut open = HashMap::new();
+    for line in io::stdin().lock().lines() {
+        let command = serde_json::from_str(&line?).context("invalid command")?;
+        let start = Instant::now();
+        let reply = handle(command, &mut open).unwrap_or_else(|error| failed(&error, start));
+        output::json_line(&reply)?;
     }
+    Ok(())
 }
 
-fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer> {
+fn handle(command: Command, open: &mut HashMap<String, HvStream>) -> io::Result<Reply> {
     let unknown = || io::Error::from(io::ErrorKind::NotFound);
-    match order {
-        Order::Talk { service, text } => {
+    match command {
+        Command::Exchange { service, text } => {
             let mut stream = HvStream::connect((VmId::PARENT, service))?;
             stream.write_all(text.as_bytes())?;
             stream.shutdown(Shutdown::Write)?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
-            Ok(Answer::Heard(answer))
+            Ok(Reply::Received(answer))
         }
-        Order::Try { service } => {
+        Command::TryConnect { service } => {
             HvStream::connect((VmId::PARENT, service))?;
-            Ok(Answer::Heard(String::new()))
+            Ok(Reply::Received(String::new()))
         }
-        Order::Hold {
+        Command::Open {
             name,
             service,
             connected_suspend,
@@ -110,26 +107,26 @@ fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer
                 .connected_suspend(connected_suspend)
                 .connect((VmId::PARENT, service))?;
             stream.write_all(&[measure::ECHO])?;
-            kept.insert(name, stream);
-            Ok(Answer::Heard(String::new()))
+            open.insert(name, stream);
+            Ok(Reply::Received(String::new()))
         }
-        Order::Ping { name, patience_ms } => {
-            let stream = kept.get_mut(&name).ok_or_else(unknown)?;
+        Command::Ping { name, timeout_ms } => {
+            let stream = open.get_mut(&name).ok_or_else(unknown)?;
             stream.write_all(LINE)?;
-            hear(stream, patience_ms)
+            receive(stream, timeout_ms)
         }
-        Order::Hear { name, patience_ms } => {
-            hear(kept.get_mut(&name).ok_or_else(unknown)?, patience_ms)
+        Command::Receive { name, timeout_ms } => {
+            receive(open.get_mut(&name).ok_or_else(unknown)?, timeout_ms)
         }
-        Order::Serve { service } => {
-            measure::serve_ours(HvListener::bind((VmId::PARENT, service))?)?;
-            Ok(Answer::Heard(String::new()))
+        Command::Serve { service } => {
+            measure::serve_hvsock(HvListener::bind((VmId::PARENT, service))?)?;
+            Ok(Reply::Received(String::new()))
         }
-        Order::Agent => {
+        Command::StartAgent => {
             services::run_agent()?;
-            Ok(Answer::Heard(String::new()))
+            Ok(Reply::Received(String::new()))
         }
-        Order::Measure {
+        Command::Measure {
             service,
             unix,
             turns,
@@ -139,7 +136,7 @@ fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer
                 turns,
                 time: Duration::from_millis(time_ms),
             };
-            // Looked up once, as a program does that connects often.
+            // One lookup, as in a program that connects often.
             let service = match service {
                 ServiceRef::Name(name) => Endpoint::from_env().service_id(&name)?,
                 ServiceRef::Id(id) => id,
@@ -150,31 +147,31 @@ fn obey(order: Order, kept: &mut HashMap<String, HvStream>) -> io::Result<Answer
                 effort,
                 |_| {},
             )?;
-            Ok(Answer::Figures(Box::new(figures)))
+            Ok(Reply::Figures(Box::new(figures)))
         }
     }
 }
 
-fn hear(stream: &mut HvStream, patience_ms: u64) -> io::Result<Answer> {
-    stream.set_read_timeout(Some(Duration::from_millis(patience_ms)))?;
-    let mut heard = [0; LINE.len()];
-    match stream.read_exact(&mut heard) {
-        Ok(()) => Ok(Answer::Heard(
-            String::from_utf8_lossy(&heard).trim_end().to_owned(),
+fn receive(stream: &mut HvStream, timeout_ms: u64) -> io::Result<Reply> {
+    stream.set_read_timeout(Some(Duration::from_millis(timeout_ms)))?;
+    let mut received = [0; LINE.len()];
+    match stream.read_exact(&mut received) {
+        Ok(()) => Ok(Reply::Received(
+            String::from_utf8_lossy(&received).trim_end().to_owned(),
         )),
-        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Answer::Silence),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(Reply::TimedOut),
         Err(error) => Err(error),
     }
 }
 
-/// What a program sees, in the words of the refusal and as an errno.
-fn failed(error: &io::Error, start: Instant) -> Answer {
+/// An error with the text of the refusal and the errno that a program sees.
+fn failed(error: &io::Error, start: Instant) -> Reply {
     let kinds = [
         (io::ErrorKind::ConnectionReset, rustix::io::Errno::CONNRESET),
         (io::ErrorKind::BrokenPipe, rustix::io::Errno::PIPE),
     ];
     let of_kind = kinds.into_iter().find(|(kind, _)| *kind == error.kind());
-    Answer::Failed {
+    Reply::Failed {
         after_ms: u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX),
         why: error.to_string(),
         errno: match (of_kind, hvsock::refusal_of(error)) {

@@ -1,4 +1,4 @@
-//! The virtual machine of the demo: a Linux guest that holds this very program.
+//! The virtual machine of the demo: a Linux guest with a copy of this program.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::path::Path;
@@ -12,10 +12,14 @@ use hvsock_qemu::{Config, File, Guest, Kernel, Kit, Missing, Vsock};
 use crate::context::Context;
 use crate::failure::Failure;
 
-/// Where this program is in the guest.
+/// The path of this program in the guest.
 const PROGRAM: &str = "/bin/hvsock";
 
-/// What a guest is made of, or what to install.
+/// The files that a guest needs.
+///
+/// # Errors
+///
+/// Fails with the packages to install if one is missing.
 pub fn kit(fetch_kernel: bool) -> Result<Kit> {
     let found = if fetch_kernel {
         Kit::find_or_fetch()
@@ -33,7 +37,7 @@ pub fn kit(fetch_kernel: bool) -> Result<Kit> {
     })
 }
 
-/// Boots a guest whose vsock device is at `socket`, with its files in `folder`.
+/// Boots a guest with the vsock device behind `socket`, and with its files in `folder`.
 pub fn boot(
     kit: &Kit,
     name: &str,
@@ -46,7 +50,7 @@ pub fn boot(
     config.memory_mib = 512;
     config.folder = Some(folder.to_owned());
     config.files =
-        File::program(&program, PROGRAM).context("cannot put this program into the guest")?;
+        File::program(&program, PROGRAM).context("cannot copy this program into the guest")?;
     config.vsock = Some(Vsock {
         socket: socket.to_owned(),
     });
@@ -56,7 +60,7 @@ pub fn boot(
     Ok(guest?)
 }
 
-/// A line on the terminal that counts the time, for people only.
+/// A line with the elapsed time, on a terminal only.
 struct Progress(Option<(mpsc::Sender<()>, thread::JoinHandle<()>)>);
 
 impl Progress {

@@ -1,9 +1,9 @@
-//! `hvsock demo`: the whole system in a few seconds, told step by step.
+//! `hvsock demo`: shows the whole system in a few seconds, step by step.
 //!
-//! The broker runs in this process, in a temporary folder; [`guest`] is a second process in a
-//! second partition, which does what [`story`] tells it to by [`process`]; [`narrator`] prints.
-//! With `--vm` the second partition is a virtual machine ([`machine`]), and the story is [`vm_story`],
-//! which ends with the integration services ([`services`]).
+//! The broker runs in this process, with its state in a temporary folder. [`guest`] is a second
+//! process in a second partition. [`story`] sends it commands through [`process`], and [`narrator`]
+//! prints. With `--vm` the second partition is a virtual machine ([`machine`]), and the steps are
+//! those of [`vm_story`], which ends with the integration services ([`services`]).
 
 mod guest;
 mod machine;
@@ -20,24 +20,18 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use tempfile::TempDir;
 
-pub use guest::Guest;
+pub use guest::{GUEST_COMMAND, run as run_guest};
 
 use crate::context::Context;
 use crate::os::linux::signals::Termination;
 
-/// See all of it in a few seconds: services, partitions, refusals, pause, figures
+/// See services, partitions, refusals and a pause in a few seconds
 #[derive(Debug, Args)]
-#[command(after_help = "\
-It needs no privilege, starts its own broker in a temporary folder, and leaves nothing behind.
-
-With --vm the second partition is a real Linux guest under QEMU, reached through a virtio-vsock device
-of the broker. It takes some 30 seconds, without KVM, and needs three packages of Debian's:
-  apt-get install qemu-system-x86 linux-image-cloud-amd64 busybox-static")]
 pub struct Demo {
-    /// Boot a real Linux guest, and tell the story with it
+    /// Boot a Linux guest, and use it as the second partition
     #[arg(long)]
     vm: bool,
-    /// Fetch a kernel's package (by apt-get download, 35 MB) into the cache folder if there is no kernel
+    /// Download a kernel (35 MB, with apt-get download) into the cache folder if none is found
     #[arg(long, requires = "vm")]
     fetch_kernel: bool,
 }
@@ -51,23 +45,23 @@ impl Demo {
         let folder = tempfile::Builder::new()
             .prefix("hvsock-demo-")
             .tempdir()
-            .context("cannot make a temporary folder")?;
+            .context("cannot create a temporary folder")?;
         remove_on_signal(&folder)?;
         match kit {
-            Some(kit) => vm_story::tell(folder.path(), &kit, context),
-            None => story::tell(folder.path()),
+            Some(kit) => vm_story::run(folder.path(), &kit, context),
+            None => story::run(folder.path()),
         }
     }
 }
 
-/// Ctrl-C must leave nothing behind either.
+/// Removes the folder if a signal ends the demo.
 fn remove_on_signal(folder: &TempDir) -> Result<()> {
     let mut termination = Termination::catch().context("cannot catch signals")?;
     let path = folder.path().to_owned();
     let wait = move || {
         termination.wait();
         let _ = std::fs::remove_dir_all(path);
-        // As a shell reports a command that Ctrl-C ended.
+        // 128 + SIGINT, as a shell reports it.
         std::process::exit(130);
     };
     thread::Builder::new()

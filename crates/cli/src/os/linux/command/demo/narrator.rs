@@ -1,4 +1,4 @@
-//! How the demo tells its story: numbered chapters, and lines that say who does what.
+//! Prints the demo: numbered chapters, and lines with a subject and what it does.
 
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
@@ -13,14 +13,14 @@ const COMMAND: Style = AnsiColor::Cyan.on_default();
 const GOOD: Style = AnsiColor::Green.on_default();
 const BAD: Style = AnsiColor::Red.on_default();
 
-/// Prints the story.
+/// Prints chapters and lines.
 #[derive(Default)]
 pub struct Narrator {
     chapter: u32,
 }
 
 impl Narrator {
-    /// A new chapter, with what it is about.
+    /// Begins a chapter with a title and an explanation.
     pub fn chapter(&mut self, title: &str, about: &str) -> Result<()> {
         self.chapter += 1;
         output::text(&format!("\n{TITLE}{}. {title}{TITLE:#}\n", self.chapter))?;
@@ -30,29 +30,29 @@ impl Narrator {
         Ok(())
     }
 
-    /// What somebody does.
+    /// An action.
     pub fn does(&self, who: &str, what: &str) -> Result<()> {
         self.line(Style::new(), who, what)
     }
 
-    /// What went well.
+    /// A success.
     pub fn good(&self, who: &str, what: &str) -> Result<()> {
         self.line(GOOD, who, what)
     }
 
-    /// What was refused or cut.
+    /// A refusal or a reset.
     pub fn bad(&self, who: &str, what: &str) -> Result<()> {
         self.line(BAD, who, what)
     }
 
-    /// The command that does what is done here.
+    /// The command line of the next action.
     pub fn command(&self, command: &str) -> Result<()> {
         output::text(&format!(
             "   {FAINT}${FAINT:#} {COMMAND}{command}{COMMAND:#}\n"
         ))
     }
 
-    /// An aside.
+    /// A secondary line.
     pub fn aside(&self, what: &str) -> Result<()> {
         if what.is_empty() {
             return output::text("\n");
@@ -60,7 +60,7 @@ impl Narrator {
         output::text(&format!("   {FAINT}{}{FAINT:#}\n", printable(what)))
     }
 
-    /// Figures.
+    /// A table.
     pub fn table(&self, table: &Columns) -> Result<()> {
         for line in table.text().lines() {
             output::text(&format!("   {line}\n"))?;

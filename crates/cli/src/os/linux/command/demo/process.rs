@@ -1,8 +1,8 @@
-//! The process in the guest, seen from the one that tells it what to do.
+//! Starts the process in the second partition and exchanges commands and replies with it.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{self, Child, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 use std::time::Duration;
@@ -10,37 +10,37 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use hvsock_qemu::Attached;
 
-use super::guest::{Answer, Order};
+use super::guest::{Command, GUEST_COMMAND, Reply};
 
-/// The longest wait for the guest, which is never needed unless something is broken.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// The longest wait for the guest, which only a fault needs.
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The process in the other partition.
 pub struct GuestProcess {
-    /// It, if it is a child of this process and not one in a virtual machine.
+    /// The child process. `None` for a process in a virtual machine.
     child: Option<Child>,
-    orders: Option<Box<dyn Write>>,
-    answers: Receiver<String>,
+    commands: Option<Box<dyn Write>>,
+    replies: Receiver<String>,
 }
 
 impl GuestProcess {
-    /// A process of this machine that is in a partition by its endpoint.
+    /// Starts a process of this machine that is in the partition of `endpoint`.
     pub fn start(endpoint: &Path) -> Result<Self> {
         let program = std::env::current_exe().context("cannot find this program")?;
-        let mut child = Command::new(program)
-            .arg("demo-guest")
+        let mut child = process::Command::new(program)
+            .arg(GUEST_COMMAND)
             .env("HVSOCK_ENDPOINT", endpoint)
             .env_remove("HVSOCK_DIR")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("cannot start the guest's process")?;
+            .context("cannot start the guest process")?;
         let output = child.stdout.take().context("the guest has no output")?;
-        let orders = child.stdin.take().context("the guest takes no orders")?;
-        Self::new(Some(child), Box::new(orders), output)
+        let commands = child.stdin.take().context("the guest has no input")?;
+        Self::new(Some(child), Box::new(commands), output)
     }
 
-    /// A process in a virtual machine.
+    /// Takes a process in a virtual machine.
     pub fn attached(to: Attached) -> Result<Self> {
         let output = to.try_clone().context("the guest has no output")?;
         Self::new(None, Box::new(to), output)
@@ -48,50 +48,53 @@ impl GuestProcess {
 
     fn new(
         child: Option<Child>,
-        orders: Box<dyn Write>,
+        commands: Box<dyn Write>,
         output: impl Read + Send + 'static,
     ) -> Result<Self> {
-        let (lines, answers) = channel();
+        let (lines, replies) = channel();
         thread::Builder::new().name("guest".into()).spawn(move || {
             let mut read = BufReader::new(output).lines().map_while(Result::ok);
             read.try_for_each(|line| lines.send(line))
         })?;
         Ok(Self {
             child,
-            orders: Some(orders),
-            answers,
+            commands: Some(commands),
+            replies,
         })
     }
 
-    /// Its process id on this machine; none for one in a virtual machine.
+    /// The process id on this machine. `None` for a process in a virtual machine.
     pub fn id(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
     }
 
-    pub fn tell(&mut self, order: &Order) -> Result<()> {
-        let mut line = serde_json::to_vec(order)?;
+    /// Sends a command without waiting for its reply.
+    pub fn send(&mut self, command: &Command) -> Result<()> {
+        let mut line = serde_json::to_vec(command)?;
         line.push(b'\n');
-        let orders = self.orders.as_mut().context("the guest takes no orders")?;
-        orders.write_all(&line).context("the guest has ended")
+        let commands = self.commands.as_mut().context("the guest has no input")?;
+        commands.write_all(&line).context("the guest ended")
     }
 
-    pub fn answer(&self) -> Result<Answer> {
+    /// Waits for the next reply.
+    pub fn reply(&self) -> Result<Reply> {
         let line = self
-            .answers
-            .recv_timeout(PATIENCE)
+            .replies
+            .recv_timeout(REPLY_TIMEOUT)
             .context("the guest does not answer")?;
         Ok(serde_json::from_str(&line)?)
     }
 
-    pub fn ask(&mut self, order: &Order) -> Result<Answer> {
-        self.tell(order)?;
-        self.answer()
+    /// Sends a command and waits for its reply.
+    pub fn run(&mut self, command: &Command) -> Result<Reply> {
+        self.send(command)?;
+        self.reply()
     }
 }
 
 impl Drop for GuestProcess {
     fn drop(&mut self) {
-        drop(self.orders.take());
+        drop(self.commands.take());
         if let Some(child) = &mut self.child {
             let _ = child.kill();
             let _ = child.wait();

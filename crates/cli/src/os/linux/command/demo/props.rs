@@ -1,4 +1,4 @@
-//! What every story has: the service, the counters at its end, and words.
+//! Shared by both stories: the service, and the counters at the end.
 
 use anyhow::Result;
 use hvsock_address::{ElementName, ServiceRef};
@@ -9,14 +9,15 @@ use super::narrator::Narrator;
 use crate::os::linux::words;
 use crate::table::Columns;
 
-/// The friendly name of the service that it is all about.
+/// The friendly name of the demo's service.
 pub const NAME: &str = "HV Socket Demo";
 
+/// The demo's service by name.
 pub fn name() -> Result<ServiceRef> {
     Ok(ServiceRef::Name(ElementName::new(NAME)?))
 }
 
-/// Registers the service.
+/// Registers the demo's service.
 pub fn register(handle: &Handle) -> Result<Service> {
     let service = NewService {
         name: ElementName::new(NAME)?,
@@ -32,10 +33,10 @@ pub fn register(handle: &Handle) -> Result<Service> {
     Ok(handle.register(service, "you".into())?)
 }
 
-/// What the broker has counted.
+/// Prints the broker's counters.
 pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
     say.aside("")?;
-    say.aside("The broker's counters, by friendly name, as /metrics has them:")?;
+    say.aside("The broker's counters for each service, as in /metrics:")?;
     let metrics = handle.metrics()?;
     let headings = ["service", "connections", "sent", "received"];
     let mut table = Columns::new(&headings, "nothing").right(&[1, 2, 3]);
@@ -57,8 +58,8 @@ pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
     say.aside(&format!("refusals: {}", refusals.join(", ")))
 }
 
-/// An errno in the system's own words.
-pub fn system_words(errno: Option<i32>) -> String {
+/// The system's text for an errno.
+pub fn errno_text(errno: Option<i32>) -> String {
     match errno {
         Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
         None => "an error".to_owned(),

@@ -1,4 +1,4 @@
-//! What the demo does in the guest by its integration services.
+//! The part of the demo that uses the guest's integration services.
 
 use std::path::Path;
 use std::thread;
@@ -16,20 +16,20 @@ use hvsock_services::link::{CallError, Target};
 use super::narrator::Narrator;
 use crate::os::linux::guest_services::block_on;
 
-/// How long the agent may take to offer its services.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// The longest wait until the agent offers its services.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What is copied into the guest.
+/// The size of the file that is copied into the guest, in bytes.
 const BYTES: usize = 4 << 20;
 
-/// The agent, in the guest's own process; as `hvsock-agent` is a program of its own.
+/// Runs the agent in a thread. Outside the demo it is the program `hvsock-agent`.
 pub fn run_agent() -> std::io::Result<()> {
     let agent = thread::Builder::new().name("agent".into());
     agent.spawn(|| block_on(guest::run(Config::new())))?;
     Ok(())
 }
 
-/// Runs a command in the guest, copies a file there, and looks at it there.
+/// Runs a command in the guest, copies a file into it, and checks the copy.
 pub fn show(
     say: &Narrator,
     endpoint: &Endpoint,
@@ -42,31 +42,33 @@ pub fn show(
     say.command(&format!("hvsock exec {guest} -- uptime"))?;
     say.good("guest", run(&target, &["uptime"])?.trim())?;
 
-    let file = folder.join("story");
+    let file = folder.join("demo-file");
     std::fs::write(&file, vec![b'.'; BYTES]).context("cannot write a file")?;
-    say.command(&format!("hvsock cp story {guest}:/tmp/"))?;
+    say.command(&format!("hvsock cp demo-file {guest}:/tmp/"))?;
     let start = Instant::now();
     let copy = block_on(Copy::connect(&target))??;
     copy.put(&[Source::new(&file)], &Put::to("/tmp/"), &mut Unobserved)?;
     let took = start.elapsed().as_millis();
-    let counted = run(&target, &["wc", "-c", "/tmp/story"])?;
+    let counted = run(&target, &["wc", "-c", "/tmp/demo-file"])?;
     if !counted.starts_with(&BYTES.to_string()) {
-        bail!("the guest should have {BYTES} bytes, and not: {counted}");
+        bail!("the guest should have {BYTES} bytes, but has {counted}");
     }
     let have = format!(
-        "has it after {took} ms, checksum and all: {}",
+        "has the file after {took} ms, checksum verified: {}",
         counted.trim()
     );
     say.good("guest", &have)
 }
 
-/// Waits until the agent in the guest answers.
+/// Waits until the guest's agent runs commands.
 fn until_offered(target: &Target) -> Result<()> {
     let began = Instant::now();
     loop {
         match run(target, &["true"]) {
             Ok(_) => return Ok(()),
-            Err(error) if !is_absent(&error) || began.elapsed() > PATIENCE => return Err(error),
+            Err(error) if !is_absent(&error) || began.elapsed() > AGENT_TIMEOUT => {
+                return Err(error);
+            }
             Err(_) => thread::sleep(Duration::from_millis(50)),
         }
     }
@@ -79,7 +81,7 @@ fn is_absent(error: &anyhow::Error) -> bool {
     )
 }
 
-/// What a command in the guest prints, which must succeed.
+/// Runs a command in the guest, which must succeed, and returns its standard output.
 fn run(target: &Target, argv: &[&str]) -> Result<String> {
     block_on(async {
         let mut running = session::start(target, Exec::new(argv)).await?;

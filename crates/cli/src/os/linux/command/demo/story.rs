@@ -1,4 +1,4 @@
-//! What happens in the demo, in order.
+//! The steps of the demo with a process as the guest, in order.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
@@ -12,10 +12,10 @@ use hvsock_broker::{Broker, BrokerConfig, Handle};
 use hvsock_control::{NewContainer, PartitionState};
 use hvsock_endpoint::Dirs;
 
-use super::guest::{Answer, Order};
+use super::guest::{Command, Reply};
 use super::narrator::Narrator;
-use super::process::{GuestProcess, PATIENCE};
-use super::props::{self, NAME, name, system_words};
+use super::process::{GuestProcess, REPLY_TIMEOUT};
+use super::props::{self, NAME, errno_text, name};
 use crate::os::linux::measure;
 use crate::table::Columns;
 
@@ -23,15 +23,15 @@ const HOST: &str = "demo-host";
 const GUEST: &str = "guest";
 
 /// Runs the demo with all its state in `folder`.
-pub fn tell(folder: &Path) -> Result<()> {
-    let mut stage = Stage::set(folder)?;
+pub fn run(folder: &Path) -> Result<()> {
+    let mut stage = Stage::set_up(folder)?;
     stage.partitions()?;
     stage.service()?;
-    stage.talk()?;
+    stage.exchange()?;
     stage.refusals()?;
     stage.pause()?;
     stage.figures()?;
-    stage.farewell()
+    stage.finish()
 }
 
 struct Stage<'a> {
@@ -40,12 +40,12 @@ struct Stage<'a> {
     guest: GuestProcess,
     endpoint: Endpoint,
     handle: Handle,
-    /// Last, so that the guest ends first.
+    /// The last field, so that it is dropped after the guest.
     _broker: Broker,
 }
 
 impl<'a> Stage<'a> {
-    fn set(folder: &'a Path) -> Result<Self> {
+    fn set_up(folder: &'a Path) -> Result<Self> {
         let mut config = BrokerConfig::new(Dirs {
             run: folder.to_owned(),
             config: folder.to_owned(),
@@ -72,12 +72,12 @@ impl<'a> Stage<'a> {
     fn partitions(&mut self) -> Result<()> {
         self.say.chapter(
             "Two partitions",
-            "A partition is a host, a virtual machine or a container. The broker owns one\n\
-             partition's children, and gives each its own endpoint, the socket that says\n\
-             which partition a process is in. Nothing a process says can change that.",
+            "A partition is a host, a virtual machine or a container. The broker gives each\n\
+             child partition an endpoint of its own, a socket. The endpoint decides which\n\
+             partition a process is in. The process cannot change that.",
         )?;
         let broker = format!(
-            "runs in this process, with all its state in {}",
+            "runs in this process, with its state in {}",
             self.folder.display()
         );
         self.say.does("broker", &broker)?;
@@ -85,7 +85,7 @@ impl<'a> Stage<'a> {
             "host",
             &format!("is this process, in the partition `{HOST}`"),
         )?;
-        let pid = self.guest.id().context("the guest is no process here")?;
+        let pid = self.guest.id().context("the guest has no process id")?;
         let guest = format!("is process {pid}, in a partition of its own, a child of `{HOST}`");
         self.say.does("guest", &guest)
     }
@@ -94,7 +94,7 @@ impl<'a> Stage<'a> {
         self.say.chapter(
             "A service",
             "A service is a GUID with a friendly name. The owner of the host registers it\n\
-             once; that is what permits partitions to talk to each other by it.",
+             once. Partitions can then listen and connect by this name.",
         )?;
         self.say
             .command(&format!("hvsock service register '{NAME}'"))?;
@@ -102,68 +102,69 @@ impl<'a> Stage<'a> {
         self.say.good("broker", &service.id.to_string())
     }
 
-    fn talk(&mut self) -> Result<()> {
+    fn exchange(&mut self) -> Result<()> {
         self.say.chapter(
-            "Listen, connect, and end each half in its own time",
-            "The guest connects to PARENT: it needs no name or address of the host, and the\n\
+            "Listen, connect, and shut down each half separately",
+            "The guest connects to PARENT. It needs no name or address of the host, so the\n\
              same program runs in any container or virtual machine.",
         )?;
         let listener = self.listen()?;
         self.say
             .does("host", &format!("listens for \"{NAME}\" from its children"))?;
         let text = "Hello from the guest.";
-        self.guest.tell(&Order::Talk {
+        self.guest.send(&Command::Exchange {
             service: name()?,
             text: text.into(),
         })?;
-        let (mut stream, _) = listener.accept_timeout(PATIENCE)?;
+        let (mut stream, _) = listener.accept_timeout(REPLY_TIMEOUT)?;
         let from = stream
             .peer()
             .map_or_else(String::new, |peer| peer.partition().to_owned());
         self.say.does(
             "guest",
-            &format!("connects to PARENT, says \"{text}\", ends its half"),
+            &format!("connects to PARENT, sends \"{text}\", shuts down its half"),
         )?;
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard)?;
-        let host = format!("hears \"{heard}\" from `{from}`, and then the end");
+        let mut received = String::new();
+        stream.read_to_string(&mut received)?;
+        let host = format!("receives \"{received}\" from `{from}`, then end of file");
         self.say.good("host", &host)?;
-        let answer = format!("Hello {from}, I got {} bytes.", heard.len());
+        let answer = format!("Hello {from}, I got {} bytes.", received.len());
         stream.write_all(answer.as_bytes())?;
         stream.shutdown(Shutdown::Write)?;
         self.say.does(
             "host",
-            "answers though the guest has ended its half, and ends its own",
+            "answers on the half that is still open, then shuts it down",
         )?;
-        match self.guest.answer()? {
-            Answer::Heard(heard) if heard == answer => self
-                .say
-                .good("guest", &format!("hears \"{heard}\", and then the end")),
-            other => bail!("the guest should have heard the answer: {other:?}"),
+        match self.guest.reply()? {
+            Reply::Received(received) if received == answer => self.say.good(
+                "guest",
+                &format!("receives \"{received}\", then end of file"),
+            ),
+            other => bail!("the guest should have received the answer, not {other:?}"),
         }
     }
 
     fn refusals(&mut self) -> Result<()> {
         self.say.chapter(
             "Every refusal says why",
-            "A connect that cannot work fails at once, with a reason for people and an errno\n\
-             for programs. `hvsock why` tells the same without connecting.",
+            "A connect that cannot succeed fails at once, with a reason for people and an\n\
+             errno for programs. `hvsock why` explains it without connecting.",
         )?;
-        let nobody = ServiceId::random();
+        let unknown = ServiceId::random();
         self.say.does(
             "guest",
-            &format!("connects to {nobody}, which is not registered"),
+            &format!("connects to {unknown}, which is not registered"),
         )?;
-        self.refused(nobody.into(), "hvsock service register NAME --id GUID")?;
+        self.refused(unknown.into(), "hvsock service register NAME --id GUID")?;
 
         self.serve()?;
-        self.hold("standing", false)?;
+        self.open("existing", false)?;
         self.say
             .does("guest", &format!("has a connection to \"{NAME}\""))?;
         self.say
             .command(&format!("hvsock service disable '{NAME}'"))?;
         self.handle.set_enabled(&name()?, false, None)?;
-        self.cut("standing", "sees its connection cut")?;
+        self.closed("existing", "sees its connection closed")?;
         self.say.does("guest", "connects again")?;
         self.refused(name()?, &format!("hvsock service enable '{NAME}'"))?;
         self.handle.set_enabled(&name()?, true, None)?;
@@ -173,12 +174,12 @@ impl<'a> Stage<'a> {
     fn pause(&mut self) -> Result<()> {
         self.say.chapter(
             "A partition is paused",
-            "Connections of a paused virtual machine or container are cut, unless an end has\n\
-             set HVSOCKET_CONNECTED_SUSPEND: then they stand still, and go on afterwards.",
+            "The connections of a paused virtual machine or container are closed. Those with\n\
+             the option HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
         )?;
         self.serve()?;
-        self.hold("without", false)?;
-        self.hold("with", true)?;
+        self.open("without", false)?;
+        self.open("with", true)?;
         self.say.does(
             "guest",
             "has two connections, one with HVSOCKET_CONNECTED_SUSPEND",
@@ -186,51 +187,51 @@ impl<'a> Stage<'a> {
         self.say
             .command(&format!("hvsock container pause {GUEST}"))?;
         self.handle.set_state(&guest()?, PartitionState::Paused)?;
-        self.cut("without", "without the option: is cut")?;
-        match self.guest.ask(&Order::Ping {
+        self.closed("without", "without the option: closed")?;
+        match self.guest.run(&Command::Ping {
             name: "with".into(),
-            patience_ms: 300,
+            timeout_ms: 300,
         })? {
-            Answer::Silence => {
+            Reply::TimedOut => {
                 self.say.does(
                     "guest",
-                    "with the option: asks \"are you there?\"; nothing moves",
+                    "with the option: sends \"are you there?\", gets no answer yet",
                 )?;
             }
-            other => bail!("the connection should stand still: {other:?}"),
+            other => bail!("the connection should be suspended, not {other:?}"),
         }
         self.say
             .command(&format!("hvsock container resume {GUEST}"))?;
         self.handle.set_state(&guest()?, PartitionState::Running)?;
-        match self.guest.ask(&Order::Hear {
+        match self.guest.run(&Command::Receive {
             name: "with".into(),
-            patience_ms: 5000,
+            timeout_ms: 5000,
         })? {
-            Answer::Heard(heard) => {
-                let good = format!("with the option: hears \"{heard}\" come back, nothing is lost");
+            Reply::Received(received) => {
+                let good = format!("with the option: receives \"{received}\", nothing is lost");
                 self.say.good("guest", &good)
             }
-            other => bail!("the connection should have gone on: {other:?}"),
+            other => bail!("the connection should have been resumed, not {other:?}"),
         }
     }
 
     fn figures(&mut self) -> Result<()> {
         self.say.chapter(
             "Figures",
-            "Between the two processes, by the broker, in turns with a plain Unix socket.",
+            "Between the two processes through hvsock, in turns with a Unix socket.",
         )?;
         let socket = self.folder.join("unix");
         measure::serve_unix(UnixListener::bind(&socket)?)?;
-        let figures = match self.guest.ask(&Order::Measure {
+        let figures = match self.guest.run(&Command::Measure {
             service: name()?,
             unix: socket,
             turns: 5,
             time_ms: 60,
         })? {
-            Answer::Figures(figures) => figures,
-            other => bail!("the guest should have measured: {other:?}"),
+            Reply::Figures(figures) => figures,
+            other => bail!("the guest should have measured, not {other:?}"),
         };
-        let mut table = Columns::new(&["", "hvsock", "unix socket", "ratio (least to most)"], "")
+        let mut table = Columns::new(&["", "hvsock", "unix socket", "ratio (min to max)"], "")
             .right(&[1, 2, 3]);
         for row in measure::rows(&figures) {
             table.row(row);
@@ -239,9 +240,9 @@ impl<'a> Stage<'a> {
         props::counters(&self.say, &self.handle)
     }
 
-    fn farewell(self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         crate::output::text(
-            "\nThat was all of it; nothing is left behind. To go on:\n   \
+            "\nThe demo is complete and leaves nothing behind. Next steps:\n   \
              hvsock broker                          in one terminal\n   \
              hvsock service register 'My Service'   in another\n   \
              hvsock --help\n",
@@ -254,24 +255,24 @@ impl<'a> Stage<'a> {
         listener.context("the host cannot listen")
     }
 
-    /// Echoes what comes over connections, until the listener is cut.
+    /// Listens, and echoes the data of all connections until the listener is closed.
     fn serve(&self) -> Result<()> {
-        Ok(measure::serve_ours(self.listen()?)?)
+        Ok(measure::serve_hvsock(self.listen()?)?)
     }
 
-    /// A connection of the guest that stands, and works.
-    fn hold(&mut self, connection: &str, connected_suspend: bool) -> Result<()> {
-        let hold = Order::Hold {
+    /// Opens a connection of the guest, and checks that it works.
+    fn open(&mut self, connection: &str, connected_suspend: bool) -> Result<()> {
+        let open = Command::Open {
             name: connection.into(),
             service: name()?,
             connected_suspend,
         };
-        let ping = Order::Ping {
+        let ping = Command::Ping {
             name: connection.into(),
-            patience_ms: 5000,
+            timeout_ms: 5000,
         };
-        for order in [hold, ping] {
-            if let Answer::Failed { why, .. } = self.guest.ask(&order)? {
+        for command in [open, ping] {
+            if let Reply::Failed { why, .. } = self.guest.run(&command)? {
                 bail!("the guest should have a connection: {why}");
             }
         }
@@ -280,30 +281,30 @@ impl<'a> Stage<'a> {
 
     /// The guest tries to connect and is refused.
     fn refused(&mut self, service: ServiceRef, fix: &str) -> Result<()> {
-        match self.guest.ask(&Order::Try { service })? {
-            Answer::Failed { why, errno, .. } => {
+        match self.guest.run(&Command::TryConnect { service })? {
+            Reply::Failed { why, errno, .. } => {
                 self.say.bad("guest", &format!("refused: {why}"))?;
                 self.say
-                    .aside(&format!("       a program sees {}", system_words(errno)))?;
+                    .aside(&format!("       a program sees {}", errno_text(errno)))?;
                 self.say.aside(&format!("       help: {fix}"))
             }
-            other => bail!("the guest should have been refused: {other:?}"),
+            other => bail!("the guest should have been refused, not {other:?}"),
         }
     }
 
-    /// A standing connection of the guest turns out to be cut.
-    fn cut(&mut self, connection: &str, what: &str) -> Result<()> {
-        let hear = Order::Hear {
+    /// Checks that an open connection of the guest was closed by the broker.
+    fn closed(&mut self, connection: &str, what: &str) -> Result<()> {
+        let receive = Command::Receive {
             name: connection.into(),
-            patience_ms: 5000,
+            timeout_ms: 5000,
         };
-        match self.guest.ask(&hear)? {
-            Answer::Failed { why, errno, .. } => {
+        match self.guest.run(&receive)? {
+            Reply::Failed { why, errno, .. } => {
                 self.say.bad("guest", &format!("{what}: {why}"))?;
                 self.say
-                    .aside(&format!("       a program sees {}", system_words(errno)))
+                    .aside(&format!("       a program sees {}", errno_text(errno)))
             }
-            other => bail!("the connection should have been cut: {other:?}"),
+            other => bail!("the connection should have been closed, not {other:?}"),
         }
     }
 }

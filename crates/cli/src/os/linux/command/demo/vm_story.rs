@@ -1,4 +1,4 @@
-//! What happens in the demo with a virtual machine, in order.
+//! The steps of the demo with a virtual machine, in order.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -13,14 +13,14 @@ use hvsock_control::NewVm;
 use hvsock_endpoint::Dirs;
 use hvsock_qemu::{Guest, Kit};
 
-use super::guest::{Answer, Order};
+use super::guest::{Command, Reply};
 use super::machine;
 use super::narrator::Narrator;
-use super::process::{GuestProcess, PATIENCE};
-use super::props::{self, NAME, name, system_words};
+use super::process::{GuestProcess, REPLY_TIMEOUT};
+use super::props::{self, NAME, errno_text, name};
 use super::services;
 use crate::context::Context;
-use crate::os::Place;
+use crate::os::BrokerArgs;
 use crate::os::linux::command::integration;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::measure;
@@ -30,8 +30,8 @@ const GUEST: &str = "web";
 const LINE: &[u8] = b"are you there?\n";
 
 /// Boots the guest and runs the demo, with all its state in `folder`.
-pub fn tell(folder: &Path, kit: &Kit, context: &Context) -> Result<()> {
-    let mut stage = Stage::set(folder, kit, context)?;
+pub fn run(folder: &Path, kit: &Kit, context: &Context) -> Result<()> {
+    let mut stage = Stage::set_up(folder, kit, context)?;
     stage.service()?;
     stage.guest_to_host()?;
     stage.host_to_guest()?;
@@ -39,7 +39,7 @@ pub fn tell(folder: &Path, kit: &Kit, context: &Context) -> Result<()> {
     stage.pause()?;
     stage.figures()?;
     stage.services()?;
-    stage.farewell()
+    stage.finish()
 }
 
 struct Stage {
@@ -49,15 +49,15 @@ struct Stage {
     machine: Guest,
     endpoint: Endpoint,
     handle: Handle,
-    /// The service, once it is registered: a guest's kernel knows no names.
+    /// The service after it is registered. A guest's kernel knows no names.
     service: ServiceId,
     began: Instant,
-    /// Last, so that the guest ends first.
+    /// The last field, so that it is dropped after the guest.
     _broker: Broker,
 }
 
 impl Stage {
-    fn set(folder: &Path, kit: &Kit, context: &Context) -> Result<Self> {
+    fn set_up(folder: &Path, kit: &Kit, context: &Context) -> Result<Self> {
         let began = Instant::now();
         let mut say = Narrator::default();
         let dirs = Dirs {
@@ -71,8 +71,8 @@ impl Stage {
         let handle = broker.handle();
         say.chapter(
             "A virtual machine",
-            "The broker owns a virtio-vsock device for each virtual machine, and the VMM maps\n\
-             the guest's memory into it. There is no network, and the guest needs nothing but\n\
+            "The broker has a virtio-vsock device for each virtual machine, and the VMM\n\
+             shares the guest's memory with it. There is no network, and the guest needs only\n\
              its kernel.",
         )?;
         say.command(&format!("hvsock vm add {GUEST}"))?;
@@ -90,11 +90,11 @@ impl Stage {
         )?;
         say.does(
             "qemu",
-            "boots Linux in it, by translation, so that no KVM is needed",
+            "boots Linux with emulation, so that no KVM is needed",
         )?;
         let socket = dirs.vm_socket(GUEST);
         let machine = machine::boot(kit, GUEST, &socket, folder, context)?;
-        let system = machine.run("uname -sr", PATIENCE)?.text();
+        let system = machine.run("uname -sr", REPLY_TIMEOUT)?.text();
         say.good(
             "guest",
             &format!(
@@ -105,7 +105,7 @@ impl Stage {
         let process = GuestProcess::attached(machine.attach("exec hvsock demo-guest")?)?;
         say.does(
             "guest",
-            "runs this very program, `hvsock`, with the kernel's AF_VSOCK below it",
+            "runs this program, `hvsock`, on the AF_VSOCK of its kernel",
         )?;
         Ok(Self {
             folder: folder.to_owned(),
@@ -124,8 +124,8 @@ impl Stage {
         self.say.chapter(
             "A service",
             "A service is a GUID with a friendly name, registered once on the host. A Linux\n\
-             guest knows neither: it reaches the service by a vsock port that follows from the\n\
-             GUID, the same on every machine.",
+             guest knows neither. It reaches the service by a vsock port derived from the\n\
+             GUID, which is the same on every machine.",
         )?;
         self.say
             .command(&format!("hvsock service register '{NAME}'"))?;
@@ -137,56 +137,59 @@ impl Stage {
     fn guest_to_host(&mut self) -> Result<()> {
         self.say.chapter(
             "From the guest to the host",
-            "The guest connects to PARENT, by the same program text as in a container.",
+            "The guest connects to PARENT with the same source code as in a container.",
         )?;
         let listener = self.listen()?;
         self.say
             .does("host", &format!("listens for \"{NAME}\" from its children"))?;
         let text = "Hello from a virtual machine.";
-        self.process.tell(&Order::Talk {
+        self.process.send(&Command::Exchange {
             service: self.service.into(),
             text: text.into(),
         })?;
         self.say.does(
             "guest",
-            &format!("connects to PARENT, says \"{text}\", ends its half"),
+            &format!("connects to PARENT, sends \"{text}\", shuts down its half"),
         )?;
-        let (mut stream, _) = match listener.accept_timeout(PATIENCE) {
+        let (mut stream, _) = match listener.accept_timeout(REPLY_TIMEOUT) {
             Ok(accepted) => accepted,
             Err(error) => bail!(
-                "nobody came: {error}; the guest: {:?}",
-                self.process.answer()?
+                "the guest did not connect: {error}; it replied {:?}",
+                self.process.reply()?
             ),
         };
         let from = stream
             .peer()
             .map_or_else(String::new, |peer| peer.partition().to_owned());
-        let mut heard = String::new();
-        stream.read_to_string(&mut heard)?;
-        let host = format!("hears \"{heard}\" from `{from}`, and then the end");
+        let mut received = String::new();
+        stream.read_to_string(&mut received)?;
+        let host = format!("receives \"{received}\" from `{from}`, then end of file");
         self.say.good("host", &host)?;
-        let answer = format!("Hello {from}, I got {} bytes.", heard.len());
+        let answer = format!("Hello {from}, I got {} bytes.", received.len());
         stream.write_all(answer.as_bytes())?;
         stream.shutdown(Shutdown::Write)?;
-        match self.process.answer()? {
-            Answer::Heard(heard) if heard == answer => self
-                .say
-                .good("guest", &format!("hears \"{heard}\", and then the end")),
-            other => bail!("the guest should have heard the answer: {other:?}"),
+        match self.process.reply()? {
+            Reply::Received(received) if received == answer => self.say.good(
+                "guest",
+                &format!("receives \"{received}\", then end of file"),
+            ),
+            other => bail!("the guest should have received the answer, not {other:?}"),
         }
     }
 
     fn host_to_guest(&mut self) -> Result<()> {
         self.say.chapter(
             "From the host to the guest",
-            "The host reaches into the machine by its name.",
+            "The host connects to the virtual machine by name.",
         )?;
-        let serve = Order::Serve {
+        let serve = Command::Serve {
             service: self.service.into(),
         };
-        match self.process.ask(&serve)? {
-            Answer::Heard(_) => self.say.does("guest", "listens, and echoes what comes")?,
-            other => bail!("the guest should listen: {other:?}"),
+        match self.process.run(&serve)? {
+            Reply::Received(_) => self
+                .say
+                .does("guest", "listens, and echoes what it receives")?,
+            other => bail!("the guest should listen, not {other:?}"),
         }
         self.say
             .command(&format!("hvsock connect {GUEST} '{NAME}'"))?;
@@ -194,45 +197,45 @@ impl Stage {
         let text = "Hello from the host.";
         stream.write_all(text.as_bytes())?;
         stream.shutdown(Shutdown::Write)?;
-        let mut heard = String::new();
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.read_to_string(&mut heard)?;
-        if heard != text {
-            bail!("the host should have heard {text:?}, not {heard:?}");
+        let mut received = String::new();
+        stream.set_read_timeout(Some(REPLY_TIMEOUT))?;
+        stream.read_to_string(&mut received)?;
+        if received != text {
+            bail!("the host should have received {text:?}, not {received:?}");
         }
         self.say.good(
             "host",
-            &format!("says \"{text}\", ends its half, and hears it back, and then the end"),
+            &format!("sends \"{text}\", shuts down its half, receives the echo, then end of file"),
         )
     }
 
     fn refusals(&mut self) -> Result<()> {
         self.say.chapter(
             "Every refusal comes at once",
-            "A packet of the guest's kernel has no room for a reason, but it need not wait for\n\
-             one either. The host knows why.",
+            "The guest's kernel gets a reset without a reason, but it gets it at once. The\n\
+             host shows the reason.",
         )?;
-        let nobody = ServiceId::random();
+        let unknown = ServiceId::random();
         self.say.does(
             "guest",
-            &format!("connects to {nobody}, which is not registered"),
+            &format!("connects to {unknown}, which is not registered"),
         )?;
-        self.refused(nobody)?;
-        self.why(nobody)?;
+        self.refused(unknown)?;
+        self.why(unknown)?;
 
         let listener = self.listen()?;
-        measure::serve_ours(listener)?;
-        let hold = Order::Hold {
-            name: "standing".into(),
+        measure::serve_hvsock(listener)?;
+        let open = Command::Open {
+            name: "existing".into(),
             service: self.service.into(),
             connected_suspend: false,
         };
-        let ping = Order::Ping {
-            name: "standing".into(),
-            patience_ms: 10_000,
+        let ping = Command::Ping {
+            name: "existing".into(),
+            timeout_ms: 10_000,
         };
-        for order in [hold, ping] {
-            if let Answer::Failed { why, .. } = self.process.ask(&order)? {
+        for command in [open, ping] {
+            if let Reply::Failed { why, .. } = self.process.run(&command)? {
                 bail!("the guest should have a connection: {why}");
             }
         }
@@ -241,14 +244,14 @@ impl Stage {
         self.say
             .command(&format!("hvsock service disable '{NAME}'"))?;
         self.handle.set_enabled(&name()?, false, None)?;
-        let hear = Order::Hear {
-            name: "standing".into(),
-            patience_ms: 10_000,
+        let receive = Command::Receive {
+            name: "existing".into(),
+            timeout_ms: 10_000,
         };
-        match self.process.ask(&hear)? {
-            // What a guest's kernel makes of a reset is an end.
-            Answer::Failed { .. } => self.say.bad("guest", "sees its connection end")?,
-            other => bail!("the connection should have been cut: {other:?}"),
+        match self.process.run(&receive)? {
+            // A guest's kernel reports a reset as end of file.
+            Reply::Failed { .. } => self.say.bad("guest", "sees its connection end")?,
+            other => bail!("the connection should have been closed, not {other:?}"),
         }
         self.say.does("guest", "connects again")?;
         self.refused(self.service)?;
@@ -260,14 +263,14 @@ impl Stage {
     fn pause(&mut self) -> Result<()> {
         self.say.chapter(
             "The virtual machine is paused",
-            "The broker sees it from what the VMM says. Connections are cut, unless an end has set\n\
-             HVSOCKET_CONNECTED_SUSPEND: then they stand still, and go on afterwards.",
+            "The VMM tells the broker. Connections are closed. Those with the option\n\
+             HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
         )?;
         let mut without = self.connect(false)?;
         let mut with = self.connect(true)?;
         for stream in [&mut without, &mut with] {
             stream.write_all(LINE)?;
-            hear(stream, PATIENCE)?.context("the guest should echo")?;
+            receive(stream, REPLY_TIMEOUT)?.context("the guest should echo")?;
         }
         self.say.does(
             "host",
@@ -275,32 +278,33 @@ impl Stage {
         )?;
         self.say.does("qemu", "stops the machine")?;
         self.machine.pause()?;
-        match hear(&mut without, PATIENCE) {
+        match receive(&mut without, REPLY_TIMEOUT) {
             Err(error) => self
                 .say
-                .bad("host", &format!("without the option: is cut: {error}"))?,
-            Ok(heard) => bail!("the connection should have been cut, not {heard:?}"),
+                .bad("host", &format!("without the option: closed: {error}"))?,
+            Ok(received) => bail!("the connection should have been closed, not {received:?}"),
         }
         with.write_all(LINE)?;
-        match hear(&mut with, Duration::from_millis(300))? {
+        match receive(&mut with, Duration::from_millis(300))? {
             None => self.say.does(
                 "host",
-                "with the option: asks \"are you there?\"; nothing moves",
+                "with the option: sends \"are you there?\", gets no answer yet",
             )?,
-            Some(heard) => bail!("the connection should stand still, not {heard:?}"),
+            Some(received) => bail!("the connection should be suspended, not {received:?}"),
         }
-        self.say.does("qemu", "lets the machine go on")?;
+        self.say.does("qemu", "resumes the machine")?;
         self.machine.resume()?;
-        let heard = hear(&mut with, PATIENCE)?.context("the connection should have gone on")?;
-        let good = format!("with the option: hears \"{heard}\" come back, nothing is lost");
+        let received = receive(&mut with, REPLY_TIMEOUT)?
+            .context("the connection should have been resumed")?;
+        let good = format!("with the option: receives \"{received}\", nothing is lost");
         self.say.good("host", &good)
     }
 
     fn figures(&mut self) -> Result<()> {
         self.say.chapter(
             "Figures",
-            "What went over the device. `cargo xtask bench vm` says how fast it is without an\n\
-             emulated processor in the way.",
+            "The data that went through the device. `cargo xtask bench vm` measures its speed\n\
+             without an emulated processor.",
         )?;
         props::counters(&self.say, &self.handle)
     }
@@ -308,25 +312,25 @@ impl Stage {
     fn services(&mut self) -> Result<()> {
         self.say.chapter(
             "Into the guest",
-            "Integration services are services like any other, and built in. In the guest an\n\
-             agent offers them to its host, and to nobody else.",
+            "Integration services are services that are built in. An agent in the guest\n\
+             offers them to the host only.",
         )?;
         let _host = HostServices::start(&self.handle, self.endpoint.clone())?;
-        match self.process.ask(&Order::Agent)? {
-            Answer::Heard(_) => self
+        match self.process.run(&Command::StartAgent)? {
+            Reply::Received(_) => self
                 .say
                 .does("guest", "runs the agent, as `hvsock-agent` does")?,
-            other => bail!("the guest should run the agent: {other:?}"),
+            other => bail!("the guest should run the agent, not {other:?}"),
         }
         services::show(&self.say, &self.endpoint, &guest()?, &self.folder)
     }
 
-    fn farewell(self) -> Result<()> {
+    fn finish(self) -> Result<()> {
         let took = self.began.elapsed().as_secs_f64();
         crate::output::text(&format!(
-            "\nThat was all of it, in {took:.0} s; nothing is left behind. To go on:\n   \
+            "\nThe demo is complete after {took:.0} s and leaves nothing behind. Next steps:\n   \
              hvsock broker              in one terminal\n   \
-             hvsock vm add NAME         in another: says what to add to QEMU's command line\n   \
+             hvsock vm add NAME         in another: prints the options for QEMU\n   \
              hvsock --help\n"
         ))
     }
@@ -337,7 +341,7 @@ impl Stage {
         listener.context("the host cannot listen")
     }
 
-    /// A connection from the host into the guest; its first byte asks for an echo.
+    /// Connects from the host to the guest. The first byte selects the echo server.
     fn connect(&self, connected_suspend: bool) -> Result<HvStream> {
         let mut stream = ConnectOptions::new()
             .endpoint(self.endpoint.clone())
@@ -350,21 +354,21 @@ impl Stage {
 
     /// The guest tries to connect and is refused.
     fn refused(&mut self, service: ServiceId) -> Result<()> {
-        let order = Order::Try {
+        let command = Command::TryConnect {
             service: service.into(),
         };
-        match self.process.ask(&order)? {
-            Answer::Failed {
+        match self.process.run(&command)? {
+            Reply::Failed {
                 errno, after_ms, ..
             } => self.say.bad(
                 "guest",
-                &format!("is refused after {after_ms} ms: {}", system_words(errno)),
+                &format!("is refused after {after_ms} ms: {}", errno_text(errno)),
             ),
-            other => bail!("the guest should have been refused: {other:?}"),
+            other => bail!("the guest should have been refused, not {other:?}"),
         }
     }
 
-    /// Why, as the host's owner hears it.
+    /// Prints the explanation that the host's owner gets.
     fn why(&self, service: ServiceId) -> Result<()> {
         let shown = if service == self.service {
             format!("'{NAME}'")
@@ -375,7 +379,7 @@ impl Stage {
             .command(&format!("hvsock why parent {shown} --from {GUEST}"))?;
         let service = ServiceRef::from(service);
         let parent = PartitionRef::Id(VmId::PARENT);
-        let client = Place::in_dir(&self.folder).client()?;
+        let client = BrokerArgs::in_dir(&self.folder).client()?;
         let explained = client.explain_connect(Some(&guest()?), &parent, &service)?;
         self.say.does("broker", &explained.verdict)
     }
@@ -385,13 +389,13 @@ fn guest() -> Result<PartitionRef> {
     Ok(PartitionRef::Name(PartitionName::new(GUEST)?))
 }
 
-/// A line that comes within this time.
-fn hear(stream: &mut HvStream, patience: Duration) -> io::Result<Option<String>> {
-    stream.set_read_timeout(Some(patience))?;
-    let mut heard = [0; LINE.len()];
-    match stream.read_exact(&mut heard) {
+/// Receives a line. `None` if it does not arrive within `timeout`.
+fn receive(stream: &mut HvStream, timeout: Duration) -> io::Result<Option<String>> {
+    stream.set_read_timeout(Some(timeout))?;
+    let mut received = [0; LINE.len()];
+    match stream.read_exact(&mut received) {
         Ok(()) => {
-            let text = String::from_utf8_lossy(&heard);
+            let text = String::from_utf8_lossy(&received);
             Ok(Some(text.trim_end().to_owned()))
         }
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(None),

@@ -1,38 +1,38 @@
-//! The way out of a terminal session whose guest no longer answers: `~.` at the beginning of a
-//! line, as in ssh.
+//! The escape sequence that leaves a terminal session whose guest does not answer: `~.` at the start
+//! of a line, as in ssh.
 
-/// What has been typed so far, as far as it matters.
+/// The state of the scanner.
 #[derive(Debug, Default)]
 pub(super) enum Escape {
-    /// At the beginning of a line.
+    /// At the start of a line.
     #[default]
-    Begin,
-    /// After a `~` there, which has not been sent yet.
+    LineStart,
+    /// After a `~` at the start of a line, which is held back.
     Tilde,
-    /// Within a line.
-    Within,
+    /// Elsewhere in a line.
+    Other,
 }
 
 impl Escape {
-    /// What of the typed bytes is to be sent, and whether the session is to end after that.
-    pub(super) fn pass(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
+    /// Scans typed bytes. Returns the bytes to send, and whether the session ends after them.
+    pub(super) fn scan(&mut self, typed: &[u8]) -> (Vec<u8>, bool) {
         let mut send = Vec::with_capacity(typed.len() + 1);
         for byte in typed {
             match (&self, byte) {
-                (Self::Begin, b'~') => {
+                (Self::LineStart, b'~') => {
                     *self = Self::Tilde;
                     continue;
                 }
                 (Self::Tilde, b'.') => return (send, true),
-                // Typed twice it is one.
-                (Self::Tilde, b'~') => *self = Self::Within,
+                // A doubled tilde is sent as one.
+                (Self::Tilde, b'~') => *self = Self::Other,
                 (state, byte) => {
                     if matches!(state, Self::Tilde) {
                         send.push(b'~');
                     }
                     *self = match byte {
-                        b'\r' | b'\n' => Self::Begin,
-                        _ => Self::Within,
+                        b'\r' | b'\n' => Self::LineStart,
+                        _ => Self::Other,
                     };
                 }
             }
@@ -46,12 +46,12 @@ impl Escape {
 mod tests {
     use super::*;
 
-    /// The same in one piece and byte by byte.
-    fn passed(typed: &str) -> (String, bool) {
-        let whole = Escape::default().pass(typed.as_bytes());
+    /// Scans the text at once and byte by byte.
+    fn scanned(typed: &str) -> (String, bool) {
+        let whole = Escape::default().scan(typed.as_bytes());
         let (mut escape, mut sent, mut ends) = (Escape::default(), Vec::new(), false);
         for byte in typed.bytes() {
-            let (some, end) = escape.pass(&[byte]);
+            let (some, end) = escape.scan(&[byte]);
             sent.extend(some);
             ends = end;
             if end {
@@ -63,15 +63,15 @@ mod tests {
     }
 
     #[test]
-    fn a_tilde_and_a_full_stop_at_the_beginning_of_a_line_end_the_session() {
+    fn a_tilde_and_a_full_stop_at_the_start_of_a_line_end_the_session() {
         let sent = |text: &str| (text.to_owned(), false);
-        assert_eq!(passed("~."), (String::new(), true));
-        assert_eq!(passed("ls\r~.x"), ("ls\r".to_owned(), true));
-        assert_eq!(passed("a~."), sent("a~."));
-        assert_eq!(passed("~~."), sent("~."));
-        assert_eq!(passed("~/x ~."), sent("~/x ~."));
-        assert_eq!(passed("~\r~."), ("~\r".to_owned(), true));
-        // One that is not finished is not sent yet.
-        assert_eq!(passed("ls\r~"), sent("ls\r"));
+        assert_eq!(scanned("~."), (String::new(), true));
+        assert_eq!(scanned("ls\r~.x"), ("ls\r".to_owned(), true));
+        assert_eq!(scanned("a~."), sent("a~."));
+        assert_eq!(scanned("~~."), sent("~."));
+        assert_eq!(scanned("~/x ~."), sent("~/x ~."));
+        assert_eq!(scanned("~\r~."), ("~\r".to_owned(), true));
+        // An unfinished sequence is held back.
+        assert_eq!(scanned("ls\r~"), sent("ls\r"));
     }
 }

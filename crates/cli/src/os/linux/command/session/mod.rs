@@ -1,8 +1,8 @@
-//! `hvsock exec` and `hvsock shell`: commands in a guest as if they ran here.
+//! `hvsock exec` and `hvsock shell`: run commands in a guest as if they ran here.
 //!
-//! [`run`] has the life of one; [`escape`] is the way out of a shell that no longer answers,
-//! [`printer`] what its output goes through, [`screen`] the terminal that it has, and [`signals`]
-//! what is passed on.
+//! [`run`] runs one command from start to exit. [`escape`] finds the escape sequence that leaves a
+//! session, [`printer`] writes the output, [`screen`] controls the terminal, and [`signals`]
+//! catches the signals to pass on.
 
 mod escape;
 mod printer;
@@ -23,53 +23,51 @@ use hvsock_services::host::session::{self, ExecError, Reason};
 
 use crate::context::Context;
 use crate::failure::{self, Ended, Failure, OutputGone};
-use crate::os::{Partition, guest_services, help};
+use crate::os::{Partition, guest_services};
 
-/// Exit status for a command that did not come about, or whose end is not known: one that few
-/// programs have, so that a script can tell. It is what Docker has.
+/// The exit status of a command that was not run, or whose status is unknown. `docker exec` has the
+/// same.
 const NOT_RUN: u8 = 125;
-/// Exit statuses of shells.
+/// The exit statuses of shells for these errors.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;
-/// What `timeout` ends with.
-const OUT_OF_TIME: u8 = 124;
+/// The exit status of timeout(1).
+const TIMED_OUT: u8 = 124;
 
 /// Run a command in a virtual machine or container
 #[derive(Debug, Args)]
-#[command(after_help = help::EXEC)]
 pub struct Exec {
-    /// The virtual machine or container, by name or id
+    /// The virtual machine or container, by name or GUID
     vm: Partition,
-    /// Give the command what comes on standard input
+    /// Pass standard input to the command
     #[arg(long, short)]
     interactive: bool,
-    /// Give the command a terminal, which is this one
+    /// Give the command a terminal
     #[arg(long, short)]
     tty: bool,
-    /// As this user, by name or number [default: the agent's, mostly root]
+    /// Run it as this user (name or id) [default: the agent's]
     #[arg(long, short)]
     user: Option<String>,
-    /// In this directory [default: the user's home]
+    /// Run it in this directory [default: the user's home]
     #[arg(long, short, value_name = "DIR")]
     workdir: Option<PathBuf>,
-    /// With this variable in the environment; without a value, the one it has here
+    /// Set this variable; without a value, pass the one of this environment
     #[arg(long, short, value_name = "NAME[=VALUE]")]
     env: Vec<OsString>,
-    /// End it after so many seconds, with exit status 124
+    /// End the command after this many seconds, with exit status 124
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     timeout: Option<Duration>,
-    /// The command, and its arguments
+    /// The command and its arguments
     #[arg(required = true, trailing_var_arg = true)]
     command: Vec<OsString>,
 }
 
-/// Open a shell in a virtual machine or container
+/// Open a login shell in a virtual machine or container
 #[derive(Debug, Args)]
-#[command(after_help = help::SHELL)]
 pub struct Shell {
-    /// The virtual machine or container, by name or id
+    /// The virtual machine or container, by name or GUID
     vm: Partition,
-    /// As this user, by name or number [default: the agent's, mostly root]
+    /// Run it as this user (name or id) [default: the agent's]
     #[arg(long, short)]
     user: Option<String>,
 }
@@ -78,7 +76,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse().ok().filter(|seconds: &f64| *seconds > 0.0);
     seconds
         .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
-        .ok_or_else(|| "a time of more than 0 seconds".to_owned())
+        .ok_or_else(|| "expected more than 0 seconds".to_owned())
 }
 
 impl Exec {
@@ -90,8 +88,8 @@ impl Exec {
                 (_, false) => Some("standard output"),
             };
             if let Some(which) = missing {
-                let sentence = format!("-t needs a terminal, and {which} is none");
-                return Err(Failure::usage(sentence).into());
+                let message = format!("-t needs a terminal, but {which} is not one");
+                return Err(Failure::usage(message).into());
             }
         }
         let exec = session::Exec {
@@ -102,7 +100,7 @@ impl Exec {
             terminal: self.tty.then(screen::terminal),
             stdin: self.interactive,
         };
-        go(context, &self.vm, exec, self.timeout)
+        run_session(context, &self.vm, exec, self.timeout)
     }
 }
 
@@ -115,12 +113,13 @@ impl Shell {
             stdin: true,
             ..session::Exec::default()
         };
-        go(context, &self.vm, exec, None)
+        run_session(context, &self.vm, exec, None)
     }
 }
 
-/// Runs it and ends as it ends; what of it is our own failure has an exit status of its own.
-fn go(
+/// Runs a command, and returns its exit status as an [`Ended`] error. Failures of this process have
+/// exit statuses of their own.
+fn run_session(
     context: &Context,
     vm: &Partition,
     exec: session::Exec,
@@ -132,21 +131,22 @@ fn go(
         Ok(0) => return Ok(()),
         Ok(status) => return Err(Ended(status).into()),
         Err(run::Error::OutputGone) => return Err(OutputGone.into()),
-        Err(run::Error::TimedOut(limit)) => (out_of_time(limit), OUT_OF_TIME),
-        Err(run::Error::Exec(error)) => told(context, error),
-        Err(run::Error::Here(error)) => (error, NOT_RUN),
+        Err(run::Error::TimedOut(limit)) => (timed_out(limit), TIMED_OUT),
+        Err(run::Error::Exec(error)) => explained(context, error),
+        Err(run::Error::Local(error)) => (error, NOT_RUN),
     };
-    // Said already.
+    // The status of `report` would be 1 or 2.
     let _ = failure::report(&error);
     Err(Ended(status).into())
 }
 
-fn out_of_time(limit: Duration) -> anyhow::Error {
+fn timed_out(limit: Duration) -> anyhow::Error {
     let limit = limit.as_secs_f64();
-    Failure::new(format!("it was ended after {limit} seconds")).into()
+    Failure::new(format!("the command was ended after {limit} seconds")).into()
 }
 
-fn told(context: &Context, error: ExecError) -> (anyhow::Error, u8) {
+/// The error of a command that was not run, with its exit status.
+fn explained(context: &Context, error: ExecError) -> (anyhow::Error, u8) {
     let status = match &error {
         ExecError::Failed { reason, .. } => match reason {
             Reason::NotFound => NOT_FOUND,
@@ -157,13 +157,15 @@ fn told(context: &Context, error: ExecError) -> (anyhow::Error, u8) {
     };
     let error = match error {
         ExecError::Call(error) => guest_services::failure(context, error),
-        ExecError::Failed { what, .. } => Failure::new(format!("cannot run it: {what}")).into(),
+        ExecError::Failed { what, .. } => {
+            Failure::new(format!("cannot run the command: {what}")).into()
+        }
         error => Failure::new(error.to_string()).into(),
     };
     (error, status)
 }
 
-/// A variable with its value; none if it has none here either.
+/// Parses NAME=VALUE. NAME alone takes its value from this environment, and is dropped if unset.
 fn variable(text: &OsStr) -> Option<(OsString, OsString)> {
     let bytes = text.as_bytes();
     match bytes.iter().position(|byte| *byte == b'=') {
@@ -180,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_variable_has_the_value_that_is_said_or_else_the_one_here() {
+    fn a_variable_has_the_given_value_or_that_of_this_environment() {
         let pair = |name: &str, value: &str| Some((name.into(), value.into()));
         assert_eq!(variable("A=b=c".as_ref()), pair("A", "b=c"));
         assert_eq!(variable("A=".as_ref()), pair("A", ""));

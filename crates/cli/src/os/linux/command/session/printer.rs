@@ -1,5 +1,5 @@
-//! Output in a thread of its own: whoever reads ours may stop for as long as he likes, and signals
-//! must be heard meanwhile.
+//! Writes output in a thread of its own: a reader that stops blocks only that thread, while signals
+//! are still handled.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -9,64 +9,68 @@ use std::thread;
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
-/// Pieces that wait.
-const PIECES: usize = 2;
+/// The capacity of the queue, in chunks.
+const CAPACITY: usize = 2;
 
-/// Where a piece goes.
+/// The destination of a chunk.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum To {
     Stdout,
     Stderr,
 }
 
-/// What is printed at once.
-pub(super) type Piece = (To, Bytes);
+/// One chunk of output.
+pub(super) type Chunk = (To, Bytes);
 
-/// Room for one piece.
-pub(super) type Room = mpsc::OwnedPermit<Piece>;
+/// The right to queue one chunk.
+pub(super) type Permit = mpsc::OwnedPermit<Chunk>;
 
-/// What takes output.
+/// The queue of output and its thread.
 pub(super) struct Printer {
-    pieces: mpsc::Sender<Piece>,
+    chunks: mpsc::Sender<Chunk>,
     done: oneshot::Receiver<io::Result<()>>,
 }
 
 impl Printer {
     /// Starts the thread.
     pub(super) fn start() -> io::Result<Self> {
-        let (pieces, printed) = mpsc::channel(PIECES);
-        let (tell, done) = oneshot::channel();
+        let (chunks, queued) = mpsc::channel(CAPACITY);
+        let (result, done) = oneshot::channel();
         thread::Builder::new()
             .name("output".to_owned())
-            .spawn(move || tell.send(print(printed)))?;
-        Ok(Self { pieces, done })
+            .spawn(move || result.send(print(queued)))?;
+        Ok(Self { chunks, done })
     }
 
-    /// Waits for room for one more piece. Fails if nothing can be printed any more.
-    pub(super) fn room(&self) -> impl Future<Output = Result<Room, Broken>> + use<> {
-        let pieces = self.pieces.clone();
-        async { pieces.reserve_owned().await.map_err(|_| Broken) }
+    /// Waits for a free slot in the queue (backpressure).
+    ///
+    /// # Errors
+    ///
+    /// Fails if a write has failed.
+    pub(super) fn permit(&self) -> impl Future<Output = Result<Permit, Broken>> + use<> {
+        let chunks = self.chunks.clone();
+        async { chunks.reserve_owned().await.map_err(|_| Broken) }
     }
 
-    /// Waits until all is printed.
+    /// Waits until all chunks are written.
     pub(super) async fn finish(self) -> io::Result<()> {
-        drop(self.pieces);
+        drop(self.chunks);
         self.done.await.unwrap_or(Ok(()))
     }
 }
 
-/// Nothing can be printed any more; [`Printer::finish`] says why.
+/// A write has failed. [`Printer::finish`] returns the error.
 #[derive(Debug)]
 pub(super) struct Broken;
 
-fn print(mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
+fn print(mut chunks: mpsc::Receiver<Chunk>) -> io::Result<()> {
     let unbuffered = |fd: io::Result<std::os::fd::OwnedFd>| fd.map(File::from);
     let mut stdout = unbuffered(io::stdout().as_fd().try_clone_to_owned())?;
     let mut stderr = unbuffered(io::stderr().as_fd().try_clone_to_owned())?;
-    while let Some((to, bytes)) = pieces.blocking_recv() {
+    while let Some((to, bytes)) = chunks.blocking_recv() {
         match to {
             To::Stdout => stdout.write_all(&bytes)?,
-            // As with a program here: what nobody hears is lost, and the rest goes on.
+            // A closed standard error loses its output only, as for a local program.
             To::Stderr => match stderr.write_all(&bytes) {
                 Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
                 written => written?,

@@ -1,4 +1,4 @@
-//! The life of one command, as seen from here.
+//! Runs one command: relays input, output and signals until it exits.
 
 use std::future::pending;
 use std::io::{self, Read as _};
@@ -18,23 +18,22 @@ use super::signals::{Caught, Signals};
 use crate::context::Context;
 use crate::os::stdio;
 
-/// After so many signals that should have ended the command the connection ends, and with that
-/// whatever is there.
-const ENOUGH: usize = 3;
+/// The number of ending signals after which the session closes. The guest then kills the command.
+const MAX_SIGNALS: usize = 3;
 
-/// Bytes of input at once.
-const PIECE: usize = 64 * 1024;
+/// The size of the input buffer, in bytes.
+const CHUNK: usize = 64 * 1024;
 
-/// Why it came to nothing.
+/// Why a command has no exit status.
 pub(super) enum Error {
-    /// Nobody reads our output.
+    /// The reader of standard output closed it.
     OutputGone,
-    /// It took longer than it was given.
+    /// The time limit is over.
     TimedOut(Duration),
-    /// The guest's half, or the way there.
+    /// The guest or the connection failed.
     Exec(ExecError),
-    /// Something here.
-    Here(anyhow::Error),
+    /// This process failed.
+    Local(anyhow::Error),
 }
 
 impl From<ExecError> for Error {
@@ -43,22 +42,27 @@ impl From<ExecError> for Error {
     }
 }
 
-fn here(what: &'static str) -> impl FnOnce(io::Error) -> Error {
-    move |error| Error::Here(anyhow::Error::new(error).context(what))
+fn local(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |error| Error::Local(anyhow::Error::new(error).context(what))
 }
 
-/// Runs it to its end, which is an exit status as a shell has it.
+/// Runs a command and returns its exit status as a shell reports it.
 ///
-/// Whatever makes this return drops the connection, and so has the guest end what may still run.
+/// Every return drops the connection, so that the guest ends the command if it still runs.
+///
+/// # Errors
+///
+/// Fails if the command cannot be run or its status is unknown, after `timeout`, and when standard
+/// output is closed.
 pub(super) async fn run(
     context: &Context,
     target: &Target,
     exec: Exec,
     timeout: Option<Duration>,
 ) -> Result<u8, Error> {
-    let mut signals = Signals::catch().map_err(here("cannot catch signals"))?;
+    let mut signals = Signals::catch().map_err(local("cannot catch signals"))?;
     let (has_input, has_terminal) = (exec.stdin, exec.terminal.is_some());
-    let out_of_time = async {
+    let timed_out = async {
         match timeout {
             Some(limit) => {
                 sleep(limit).await;
@@ -67,14 +71,14 @@ pub(super) async fn run(
             None => pending().await,
         }
     };
-    tokio::pin!(out_of_time);
+    tokio::pin!(timed_out);
     let running = tokio::select! {
         running = session::start(target, exec) => running?,
         number = ending(&mut signals) => return Ok(128 + number),
-        limit = &mut out_of_time => return Err(Error::TimedOut(limit)),
+        limit = &mut timed_out => return Err(Error::TimedOut(limit)),
     };
     let raw = match has_terminal {
-        true => Some(Raw::enter().map_err(here("cannot use the terminal"))?),
+        true => Some(Raw::enter().map_err(local("cannot use the terminal"))?),
         false => None,
     };
     let input = running.input.clone();
@@ -86,9 +90,9 @@ pub(super) async fn run(
         }
     };
     let ended = tokio::select! {
-        ended = converse(running, &mut signals, has_terminal) => ended,
+        ended = relay(running, &mut signals, has_terminal) => ended,
         Escaped = fed => Ok(Ended::Left(super::NOT_RUN)),
-        limit = out_of_time => Err(Error::TimedOut(limit)),
+        limit = timed_out => Err(Error::TimedOut(limit)),
     };
     drop(raw);
     match ended? {
@@ -96,7 +100,7 @@ pub(super) async fn run(
         Ended::Exited(exit) => {
             if exit.output_left_open {
                 context.note(
-                    "a process that it left running has its output; what that prints is lost",
+                    "a background process keeps the command's output open; its output is lost",
                 );
             }
             Ok(exit.code())
@@ -104,7 +108,7 @@ pub(super) async fn run(
     }
 }
 
-/// Waits for a signal that ends programs.
+/// Waits for an ending signal.
 async fn ending(signals: &mut Signals) -> u8 {
     loop {
         if let Caught::Ending(number) = signals.next().await {
@@ -114,14 +118,14 @@ async fn ending(signals: &mut Signals) -> u8 {
 }
 
 enum Ended {
-    /// By itself.
+    /// The command exited.
     Exited(Exit),
-    /// We left it, with this exit status of ours.
+    /// The session was left, with this exit status of our own.
     Left(u8),
 }
 
-/// Prints what comes and passes signals on, until the command's end.
-async fn converse(
+/// Relays output and signals until the command exits.
+async fn relay(
     running: Running,
     signals: &mut Signals,
     has_terminal: bool,
@@ -133,19 +137,19 @@ async fn converse(
     let mut waiting = None;
     let mut endings = 0;
     let ended = loop {
-        let room = printer.as_ref().map(Printer::room);
-        let room = async {
-            match room {
-                Some(room) => room.await,
+        let permit = printer.as_ref().map(Printer::permit);
+        let permit = async {
+            match permit {
+                Some(permit) => permit.await,
                 None => pending().await,
             }
         };
         tokio::select! {
-            room = room, if waiting.is_some() => {
-                let (Some(piece), Ok(room)) = (waiting.take(), room) else {
+            permit = permit, if waiting.is_some() => {
+                let (Some(chunk), Ok(permit)) = (waiting.take(), permit) else {
                     break None;
                 };
-                room.send(piece);
+                permit.send(chunk);
             }
             event = output.next(), if waiting.is_none() => {
                 waiting = match event? {
@@ -156,13 +160,13 @@ async fn converse(
                 };
                 if waiting.is_some() && printer.is_none() {
                     let started = Printer::start();
-                    printer = Some(started.map_err(here("cannot start a thread"))?);
+                    printer = Some(started.map_err(local("cannot start a thread"))?);
                 }
             }
             caught = signals.next() => match caught {
                 Caught::Ending(number) => {
                     endings += 1;
-                    if has_terminal || endings >= ENOUGH {
+                    if has_terminal || endings >= MAX_SIGNALS {
                         return Ok(Ended::Left(128 + number));
                     }
                     pass_on(&input, number);
@@ -170,7 +174,7 @@ async fn converse(
                 Caught::Other(number) if !has_terminal => pass_on(&input, number),
                 Caught::Resized if has_terminal => {
                     let input = input.clone();
-                    // It may have to wait, which nothing else should.
+                    // The guest may apply backpressure, which must not delay output and signals.
                     tokio::spawn(async move { input.resize(screen::size()).await });
                 }
                 Caught::Other(_) | Caught::Resized => {}
@@ -190,28 +194,28 @@ async fn converse(
     match printed {
         Ok(()) => ended.ok_or(Error::OutputGone),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Error::OutputGone),
-        Err(error) => Err(here("cannot write the output")(error)),
+        Err(error) => Err(local("cannot write the output")(error)),
     }
 }
 
-/// Sends a signal, which a guest that does not answer holds up and nothing else.
+/// Sends a signal in a task, so that a guest that does not answer delays nothing else.
 fn pass_on(input: &Input, number: u8) {
     let input = input.clone();
     tokio::spawn(async move { input.signal(number).await });
 }
 
-/// The session was left by what was typed.
+/// The user typed the escape sequence.
 struct Escaped;
 
-/// Sends what is read from standard input, to its end.
+/// Sends standard input to the command, then shuts the input down.
 async fn feed(context: &Context, input: Input, has_terminal: bool) -> Escaped {
-    let mut pieces = reader();
+    let mut chunks = reader();
     let mut escape = has_terminal.then(Escape::default);
-    while let Some(piece) = pieces.recv().await {
-        let (bytes, ends) = match (piece, &mut escape) {
+    while let Some(chunk) = chunks.recv().await {
+        let (bytes, ends) = match (chunk, &mut escape) {
             (Ok(bytes), None) => (bytes, false),
             (Ok(bytes), Some(escape)) => {
-                let (send, ends) = escape.pass(&bytes);
+                let (send, ends) = escape.scan(&bytes);
                 (send.into(), ends)
             }
             (Err(error), _) => {
@@ -226,23 +230,23 @@ async fn feed(context: &Context, input: Input, has_terminal: bool) -> Escaped {
             return Escaped;
         }
     }
-    // It may have ended.
+    // The command may have exited.
     let _ = input.end().await;
     pending().await
 }
 
-/// Reads standard input in a thread, which the end of the process ends.
+/// Reads standard input in a thread, which ends with the process.
 fn reader() -> mpsc::Receiver<io::Result<Bytes>> {
-    let (send, pieces) = mpsc::channel(1);
+    let (send, chunks) = mpsc::channel(1);
     let read = move || -> io::Result<()> {
         let mut stdin = stdio::input()?;
-        let mut buffer = vec![0; PIECE];
+        let mut buffer = vec![0; CHUNK];
         loop {
             match stdin.read(&mut buffer) {
                 Ok(0) => return Ok(()),
                 Ok(count) => {
-                    let piece = Bytes::copy_from_slice(&buffer[..count]);
-                    if send.blocking_send(Ok(piece)).is_err() {
+                    let chunk = Bytes::copy_from_slice(&buffer[..count]);
+                    if send.blocking_send(Ok(chunk)).is_err() {
                         return Ok(());
                     }
                 }
@@ -254,7 +258,7 @@ fn reader() -> mpsc::Receiver<io::Result<Bytes>> {
             }
         }
     };
-    // Without the thread there is no input, as after its end.
+    // If the thread cannot start, the input is empty.
     let _ = thread::Builder::new().name("stdin".to_owned()).spawn(read);
-    pieces
+    chunks
 }

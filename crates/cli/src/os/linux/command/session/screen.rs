@@ -1,4 +1,4 @@
-//! The terminal that this command has.
+//! The terminal of this process.
 
 use std::env;
 use std::io;
@@ -6,7 +6,7 @@ use std::io;
 use hvsock_services::host::session::{Size, Terminal};
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// What is asked for in the guest, to be like the one here.
+/// The terminal to request in the guest: the same type and size as this one.
 pub(super) fn terminal() -> Terminal {
     Terminal {
         term: env::var("TERM").unwrap_or_default(),
@@ -14,7 +14,7 @@ pub(super) fn terminal() -> Terminal {
     }
 }
 
-/// Its size; what a terminal has always had, if it does not say.
+/// The size of the terminal, or 24 by 80 if it is unknown.
 pub(super) fn size() -> Size {
     match tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => Size {
@@ -25,13 +25,13 @@ pub(super) fn size() -> Size {
     }
 }
 
-/// The terminal while it passes on everything that is typed; dropped, also by a panic, it is what
-/// it was.
+/// The terminal in raw mode. Dropping it restores the previous mode, also during a panic.
 pub(super) struct Raw {
     before: Termios,
 }
 
 impl Raw {
+    /// Switches to raw mode.
     pub(super) fn enter() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut raw = before.clone();
@@ -43,7 +43,7 @@ impl Raw {
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        // It may be gone. What was typed meanwhile stays for whoever reads next.
+        // The terminal may be gone. Unread input stays for the next reader.
         let _ = tcsetattr(io::stdin(), OptionalActions::Now, &self.before);
     }
 }

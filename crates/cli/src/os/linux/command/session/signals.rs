@@ -1,29 +1,29 @@
-//! Signals that this command gets in place of the one in the guest.
+//! The signals that this process catches and passes on to the command in the guest.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// All that are caught.
+/// The handlers of all caught signals.
 pub(super) struct Signals {
     ending: [(u8, Signal); 4],
     others: [(u8, Signal); 2],
     resized: Signal,
 }
 
-/// One that came.
+/// A signal that arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Caught {
-    /// One that ends programs, by its number.
+    /// A signal that ends programs, by its number.
     Ending(u8),
-    /// Another one for programs.
+    /// Another signal for programs.
     Other(u8),
-    /// The terminal has another size.
+    /// The terminal changed its size.
     Resized,
 }
 
 impl Signals {
-    /// From now on they are caught.
+    /// Installs the handlers.
     pub(super) fn catch() -> io::Result<Self> {
         let caught = |kind: SignalKind| {
             let number = u8::try_from(kind.as_raw_value()).map_err(io::Error::other)?;
@@ -44,7 +44,7 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one. Cancelling the wait loses none.
+    /// Waits for the next signal. Cancel safe: no signal is lost.
     pub(super) async fn next(&mut self) -> Caught {
         let [hangup, interrupt, quit, terminate] = &mut self.ending;
         let [first, second] = &mut self.others;

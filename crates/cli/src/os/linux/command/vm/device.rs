@@ -1,7 +1,8 @@
-//! What a VMM is told so that its VM has our device, for each VMM in its own words.
+//! The options that give a virtual machine the broker's vhost-user-vsock device, for QEMU and
+//! libvirt.
 //!
-//! Seen with QEMU 7.2: the device asks its back-end for the context id, so that there is no option
-//! for it; and it takes no socket with `reconnect`, since it begins before such a socket is
+//! As observed with QEMU 7.2: the device reads the context id from its back-end, so there is no
+//! option for it. It rejects a socket with `reconnect`, because it starts before such a socket is
 //! connected.
 
 use std::str::FromStr;
@@ -11,13 +12,13 @@ use serde::Serialize;
 
 use crate::words::shell_word;
 
-/// An amount of memory as QEMU writes it: a number with a unit, or of MiB without one.
+/// An amount of memory in QEMU's form: a number with a unit, or in MiB without one.
 #[derive(Clone, Debug)]
 pub struct Memory(String);
 
-/// Text that is no such amount.
+/// Text that is not an amount of memory.
 #[derive(Debug, thiserror::Error)]
-#[error("write an amount of memory as QEMU does, such as 512M or 2G")]
+#[error("expected an amount of memory in QEMU's form, such as 512M or 2G")]
 pub struct InvalidMemory;
 
 impl FromStr for Memory {
@@ -30,7 +31,7 @@ impl FromStr for Memory {
         let is_zero = digits.bytes().all(|b| b == b'0');
         match unit.len() {
             _ if !is_number || is_zero => Err(InvalidMemory),
-            // -m takes a bare number for MiB and a memory object one for bytes.
+            // Without a unit, -m means MiB and a memory object bytes.
             0 => Ok(Self(format!("{digits}M"))),
             1 => Ok(Self(text.to_owned())),
             _ => Err(InvalidMemory),
@@ -38,17 +39,17 @@ impl FromStr for Memory {
     }
 }
 
-/// How a VM gets its device.
+/// The options for one virtual machine.
 #[derive(Debug, Serialize)]
 pub struct Device {
-    /// QEMU's arguments, one by one; `SIZE` stands for the VM's memory where that is not known.
+    /// QEMU's arguments. `SIZE` is a placeholder for unknown memory.
     qemu: Vec<String>,
     /// The XML for a libvirt domain.
     pub libvirt: String,
 }
 
-/// How many of [`Device::qemu`] are about memory.
-const OF_MEMORY: usize = 4;
+/// The number of arguments at the end of [`Device::qemu`] that define the device.
+const DEVICE_ARGUMENTS: usize = 4;
 
 impl Device {
     pub fn new(name: &PartitionName, socket: &str, memory: Option<&Memory>) -> Self {
@@ -57,7 +58,7 @@ impl Device {
             Some(Memory(size)) => vec!["-m".to_owned(), size.clone()],
             None => Vec::new(),
         };
-        // A comma ends a value of QEMU's options, and two are one.
+        // A comma ends a value in QEMU's options. A doubled comma is a literal one.
         let path = socket.replace(',', ",,");
         qemu.extend([
             "-object".to_owned(),
@@ -76,9 +77,9 @@ impl Device {
         Self { qemu, libvirt }
     }
 
-    /// QEMU's options as words of a shell: a line about memory, and one about the device.
+    /// QEMU's options as shell words: one line for memory, one for the device.
     pub fn options(&self) -> String {
-        let split = self.qemu.len().saturating_sub(OF_MEMORY);
+        let split = self.qemu.len().saturating_sub(DEVICE_ARGUMENTS);
         let (memory, device) = self.qemu.split_at(split);
         [memory, device]
             .map(|part| {
@@ -89,7 +90,7 @@ impl Device {
     }
 }
 
-/// An option as one word of a shell; commas and equals signs mean nothing to one.
+/// Quotes an option as one shell word. Commas and equals signs need no quotes.
 fn option_word(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@%+,=".contains(c);
     if text.chars().all(plain) {
@@ -99,8 +100,8 @@ fn option_word(text: &str) -> String {
     }
 }
 
-/// What a domain needs: memory that QEMU shares, and the device, for which libvirt has no element
-/// of its own.
+/// The XML for a domain: shared memory, and the device as raw arguments, because libvirt has no
+/// element for it.
 fn libvirt(device: &[String]) -> String {
     let arguments: String = device
         .iter()
@@ -136,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vms_memory_is_left_open_or_given() {
+    fn the_memory_of_a_vm_is_a_placeholder_or_given() {
         let open = device("/run/hvsock/vm/web.sock", None);
         assert_eq!(
             open.options(),
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_odd_path_stays_one_value() {
+    fn a_path_with_special_characters_stays_one_value() {
         let device = device("/tmp/a,b's <&/web.sock", None);
         assert!(
             device

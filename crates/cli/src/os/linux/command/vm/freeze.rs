@@ -1,4 +1,4 @@
-//! `hvsock vm freeze` and `hvsock vm thaw`: a guest's filesystems at rest, for a snapshot.
+//! `hvsock vm freeze` and `hvsock vm thaw`: freeze a guest's filesystems for a snapshot.
 
 use std::ffi::OsString;
 use std::process::ExitStatus;
@@ -21,44 +21,32 @@ use crate::output::{self, Json};
 use crate::table::Columns;
 use crate::words::shell_word;
 
-/// Freeze a guest's filesystems, so that a snapshot of its disks is whole
-///
-/// Programs in the guest that write wait meanwhile. With a command, that is run here while they are
-/// frozen, and they are thawed when it ends; without one they stay frozen until `hvsock vm thaw`. In
-/// any case they are thawed when the time limit is over, and then this says so and fails: the
-/// snapshot is not whole.
+/// Freeze a guest's filesystems for a snapshot
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock vm freeze web -- virsh snapshot-create-as web nightly --disk-only
-  hvsock vm freeze web --timeout 30 --mount /srv
-  hvsock vm thaw web")]
 pub struct Freeze {
     /// The virtual machine, by name or GUID
     #[arg(value_name = "NAME")]
     vm: Partition,
-    /// Thaw after so many seconds, 300 at the most
+    /// Thaw after this many seconds (at most 300)
     #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     timeout: Duration,
-    /// Only the filesystem that is mounted here; may be given more than once
+    /// Freeze only this filesystem; may be repeated
     #[arg(long = "mount", value_name = "PATH")]
     mounts: Vec<String>,
     #[command(flatten)]
     json: Json,
-    /// The command to run on the host while they are frozen, such as one that makes the snapshot
+    /// Run this command on the host while the filesystems are frozen
     #[arg(last = true, conflicts_with = "json")]
     command: Vec<OsString>,
 }
 
 /// Thaw a guest's filesystems
-///
-/// It fails if they were not frozen until now: a snapshot that was made meanwhile is not whole.
 #[derive(Debug, Args)]
 pub struct Thaw {
     /// The virtual machine, by name or GUID
     #[arg(value_name = "NAME")]
     vm: Partition,
-    /// Only if it is this freeze, whose id `freeze --json` printed
+    /// Thaw only the freeze with this id, see freeze --json
     #[arg(
         long,
         value_name = "ID",
@@ -70,13 +58,18 @@ pub struct Thaw {
     json: Json,
 }
 
-/// A time limit, as on the command line.
+/// Parses a time limit.
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok();
     let limit = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     limit
         .filter(|limit| (Duration::from_millis(1)..=LONGEST).contains(limit))
-        .ok_or_else(|| format!("a number of seconds up to {}, please", LONGEST.as_secs()))
+        .ok_or_else(|| {
+            format!(
+                "expected more than 0 and at most {} seconds",
+                LONGEST.as_secs()
+            )
+        })
 }
 
 /// What `freeze --json` prints.
@@ -124,11 +117,11 @@ impl Freeze {
         let fail = |error| failure(context, error);
         block_on(async {
             let mut freezer = Freezer::connect(&target).await.map_err(fail)?;
-            // From here on a Ctrl-C is the command's, and what is frozen is thawed after it.
+            // From here on a signal is for the command, and the thaw follows it.
             let mut signals = Signals::catch()?;
             let frozen = tokio::select! {
                 frozen = freezer.freeze(self.timeout, self.mounts.clone()) => frozen.map_err(fail)?,
-                _ = signals.next() => return Err(Failure::new("given up").into()),
+                _ = signals.next() => return Err(Failure::new("the freeze was interrupted").into()),
             };
             if self.command.is_empty() {
                 return self.print(context, &frozen);
@@ -142,7 +135,7 @@ impl Freeze {
             }
             let ended = self.command(&mut signals).await;
             let thawed = freezer.thaw(frozen.id).await.map_err(fail)?;
-            judge(&self.vm, &thawed)?;
+            check(&self.vm, &thawed)?;
             let time = words::age(thawed.frozen_ms as f64 / 1000.0);
             context.note(&format!("`{}` was frozen for {time}", self.vm));
             match ended?.code() {
@@ -172,7 +165,7 @@ impl Freeze {
         ));
         let limit = self.timeout.as_secs_f64();
         context.note(&format!(
-            "They stay so until `{thaw}`, or for {limit} s at the most"
+            "They stay frozen until `{thaw}`, for at most {limit} s"
         ));
         Ok(())
     }
@@ -188,7 +181,7 @@ impl Freeze {
             tokio::select! {
                 status = child.wait() => return Ok(status?),
                 signal = signals.next() => {
-                    // A terminal sends its own to the command as well.
+                    // A terminal sends SIGINT and SIGHUP to the command as well.
                     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
                     if let (Some(pid), Signal::TERM) = (pid, signal) {
                         let _ = kill_process(pid, signal);
@@ -199,7 +192,7 @@ impl Freeze {
     }
 }
 
-/// The signals by which somebody wants an end.
+/// The signals that end a command.
 struct Signals([tokio::signal::unix::Signal; 3]);
 
 impl Signals {
@@ -233,20 +226,20 @@ impl Thaw {
         let thawed = thawed.map_err(|error| failure(context, error))?;
         if self.json.json {
             output::json(&serde_json::json!({
-                "outcome": word(thawed.outcome()),
+                "outcome": outcome_word(thawed.outcome()),
                 "frozen_seconds": thawed.frozen_ms as f64 / 1000.0,
                 "failures": thawed.failures,
             }))?;
         }
-        judge(&self.vm, &thawed)?;
+        check(&self.vm, &thawed)?;
         let time = words::age(thawed.frozen_ms as f64 / 1000.0);
-        context.note(&format!("`{}` is thawed after {time}", self.vm));
+        context.note(&format!("`{}` was frozen for {time}", self.vm));
         Ok(())
     }
 }
 
-/// An outcome, for programs.
-fn word(outcome: Outcome) -> &'static str {
+/// An outcome as a word for programs.
+fn outcome_word(outcome: Outcome) -> &'static str {
     match outcome {
         Outcome::Thawed => "thawed",
         Outcome::NotFrozen => "not-frozen",
@@ -257,20 +250,20 @@ fn word(outcome: Outcome) -> &'static str {
     }
 }
 
-/// Whether everything was frozen until the thaw.
-fn judge(vm: &Partition, thawed: &ThawReply) -> Result<()> {
+/// Checks that everything was frozen until the thaw.
+fn check(vm: &Partition, thawed: &ThawReply) -> Result<()> {
     let before =
-        |why: &str| format!("`{vm}` was thawed before, by {why}: a snapshot of it is not whole");
-    let sentence = match thawed.outcome() {
+        |why: &str| format!("`{vm}` was thawed before, by {why}: the snapshot is not consistent");
+    let message = match thawed.outcome() {
         Outcome::Thawed if thawed.failures.is_empty() => return Ok(()),
-        Outcome::Thawed => format!("`{vm}` is not thawed: {}", thawed.failures.join("; ")),
+        Outcome::Thawed => format!("cannot thaw `{vm}`: {}", thawed.failures.join("; ")),
         Outcome::NotFrozen => format!("nothing is frozen in `{vm}`"),
         Outcome::Expired => before("the time limit"),
-        Outcome::Earlier => before("somebody else"),
-        Outcome::Lost => before("its agent, as what kept it frozen had been killed"),
-        Outcome::Unspecified => format!("`{vm}` did not say what became of the freeze"),
+        Outcome::Earlier => before("another command"),
+        Outcome::Lost => before("its agent, because the process that froze it was killed"),
+        Outcome::Unspecified => format!("`{vm}` reported no outcome of the freeze"),
     };
-    Err(Failure::new(sentence).into())
+    Err(Failure::new(message).into())
 }
 
 #[cfg(test)]

@@ -24,17 +24,11 @@ use crate::table::Columns;
 use device::{Device, Memory};
 use shutdown::Shutdown;
 
-/// The context ids that a guest can have; those below are the host's and its own.
+/// The context ids of guests. Lower ids are reserved (vsock(7)), and the highest is VMADDR_CID_ANY.
 const CIDS: RangeInclusive<i64> = 3..=u32::MAX as i64 - 1;
 
 /// Make virtual machines partitions of their own
 #[derive(Debug, Subcommand)]
-#[command(after_help = "\
-Examples:
-  hvsock vm add web --cid 42
-  qemu-system-x86_64 $(hvsock vm show web --memory 2G) ...
-  sudo hvsock vm add db --group backend --user libvirt-qemu --libvirt
-  hvsock connect web 'HV Socket Demo'")]
 pub enum Vm {
     Add(Add),
     /// List virtual machines
@@ -42,49 +36,49 @@ pub enum Vm {
     /// Print a virtual machine's GUID
     Id(Named),
     Show(Show),
-    /// Wait until a virtual machine's guest has started, or for something else
+    /// Wait until a virtual machine is ready, or for another state
     Wait(Wait),
     Shutdown(Shutdown),
-    /// Show how a guest's clock stands to this machine's
+    /// Show the offset of a guest's clock
     Time(Time),
-    /// Let a virtual machine stand still; connections are cut unless they asked to be kept
+    /// Pause the hvsock traffic of a virtual machine
     Pause(Named),
-    /// Let a paused virtual machine go on
+    /// Resume the hvsock traffic of a virtual machine
     Resume(Named),
-    /// Put a virtual machine into sibling groups, in place of those that it is in
+    /// Replace the sibling groups of a virtual machine
     Groups(Grouped),
-    /// Remove a virtual machine and cut its connections
+    /// Remove a virtual machine and close its connections
     Remove(Named),
     Integration(Switches),
     Freeze(freeze::Freeze),
     Thaw(freeze::Thaw),
 }
 
-/// Add a virtual machine; prints what to add to QEMU's command line
+/// Add a virtual machine, and print the options for its VMM
 #[derive(Debug, Args)]
 pub struct Add {
     /// The virtual machine's name
     name: PartitionName,
-    /// Its context id, by which its siblings reach it; the lowest that is free if left out
+    /// Its context id (CID) [default: the lowest free one]
     #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(CIDS))]
     cid: Option<u32>,
-    /// Its GUID, such as that of its libvirt domain; a fresh one if left out
+    /// Its GUID, such as that of its libvirt domain [default: a random one]
     #[arg(long, value_name = "GUID")]
     id: Option<VmId>,
-    /// A sibling group: partitions of one group reach each other
+    /// Add it to this sibling group; may be repeated
     #[arg(long = "group", value_name = "GROUP")]
     groups: Vec<String>,
-    /// Take memory that is not sealed, too: by shrinking it the VMM can end the broker
+    /// Accept unsealed memory, with which its VMM can crash the broker
     #[arg(long)]
     unsealed_memory: bool,
-    /// The user that its VMM runs as, if not the broker's; libvirt's is libvirt-qemu or qemu
+    /// The user that runs its VMM [default: the broker's user]
     #[arg(long, value_name = "USER")]
     user: Option<String>,
     #[command(flatten)]
     form: Form,
 }
 
-/// Show one virtual machine, or only what its VMM needs
+/// Show one virtual machine, or the options for its VMM
 #[derive(Debug, Args)]
 pub struct Show {
     #[command(flatten)]
@@ -93,16 +87,16 @@ pub struct Show {
     form: Form,
 }
 
-/// How to print what the VMM needs.
+/// The form of the options for the VMM.
 #[derive(Debug, Args)]
 struct Form {
-    /// Print what to add to QEMU's command line for so much memory, as after -m
+    /// Print QEMU's options for this much memory, in the form of -m
     #[arg(long, value_name = "SIZE", conflicts_with = "libvirt")]
     memory: Option<Memory>,
-    /// Print what to add to a libvirt domain
+    /// Print the XML for a libvirt domain
     #[arg(long)]
     libvirt: bool,
-    /// Print JSON, with all forms in it
+    /// Print JSON with all forms
     #[arg(long, conflicts_with = "libvirt")]
     json: bool,
 }
@@ -121,9 +115,9 @@ impl Vm {
             Self::Wait(wait) => wait.run(vms),
             Self::Shutdown(shutdown) => shutdown.run(vms),
             Self::Time(time) => time.run(vms),
-            Self::Pause(named) => vms.change(&named, PartitionState::Paused),
-            Self::Resume(named) => vms.change(&named, PartitionState::Running),
-            Self::Groups(grouped) => vms.group(grouped),
+            Self::Pause(named) => vms.set_state(&named, PartitionState::Paused),
+            Self::Resume(named) => vms.set_state(&named, PartitionState::Running),
+            Self::Groups(grouped) => vms.set_groups(grouped),
             Self::Remove(named) => vms.remove(&named),
             Self::Integration(switches) => switches.run(vms),
             Self::Freeze(freeze) => freeze.run(context),
@@ -144,7 +138,7 @@ struct Everything {
 impl Form {
     fn device(&self, vm: &Partition) -> Result<Device> {
         let socket = vm.socket.as_ref();
-        let socket = socket.context("the broker made no socket for this VM")?;
+        let socket = socket.context("the broker has no socket for this VM")?;
         let socket = socket.to_str().context("the socket's path is not UTF-8")?;
         Ok(Device::new(&vm.name, socket, self.memory.as_ref()))
     }
@@ -166,22 +160,22 @@ impl Add {
         }
         let cid = partition.cid.unwrap_or_default();
         context.note(&format!(
-            "`{}` is a partition, with the CID {cid} and the id {}",
+            "`{}` is a partition with the CID {cid} and the id {}",
             partition.name, partition.id
         ));
         if self.form.libvirt {
             let user = match &partition.user {
                 Some(user) => format!("user {user}"),
-                None => "broker's user (or say which with --user)".to_owned(),
+                None => "broker's user (or give another with --user)".to_owned(),
             };
             context.note(&format!(
-                "Add this to its domain (`virsh edit`), whose QEMU must run as the {user}:"
+                "Add this to the domain (`virsh edit`). Its QEMU must run as the {user}:"
             ));
             return output::text(&device.libvirt);
         }
         let size = match self.form.memory {
             Some(_) => "",
-            None => ", with the VM's memory, as after -m, in place of SIZE",
+            None => ", with the VM's memory in place of SIZE",
         };
         context.note(&format!("Add both lines to QEMU's command line{size}:"));
         output::text(&device.options())
@@ -207,7 +201,7 @@ impl Show {
         more.extend(socket.map(|socket| ("socket", socket.display().to_string())));
         more.extend(partition.user.clone().map(|user| ("user", user)));
         if partition.unsealed_memory {
-            let text = "taken unsealed: its VMM can end the broker".to_owned();
+            let text = "unsealed: its VMM can crash the broker".to_owned();
             more.push(("memory", text));
         }
         let options = device.options();
@@ -222,14 +216,14 @@ fn list(vms: Partitions<'_>, json: Json) -> Result<()> {
         return output::json(&vms);
     }
     let headings = ["name", "id", "cid", "state", "guest", "groups", "conn"];
-    let empty = "no virtual machines; `hvsock vm add NAME` makes one a partition";
+    let empty = "no virtual machines; add one with `hvsock vm add NAME`";
     let mut table = Columns::new(&headings, empty).right(&[2, 6]).whole(1);
     for vm in vms {
         table.row([
             vm.name.to_string(),
             vm.id.to_string(),
             vm.cid.map_or_else(String::new, |cid| cid.to_string()),
-            words::standing(&vm).to_owned(),
+            words::detailed_state(&vm).to_owned(),
             guest::word(&vm).unwrap_or_default().to_owned(),
             vm.groups.join(", "),
             vm.connections.to_string(),

@@ -1,4 +1,4 @@
-//! `hvsock vm shutdown`: an orderly end, asked for.
+//! `hvsock vm shutdown`: powers a guest off or reboots it, and waits.
 
 use std::time::Duration;
 
@@ -10,30 +10,26 @@ use hvsock_services::host::shutdown::{Action, begin};
 use hvsock_services::link::Target;
 
 use super::super::partition::{Named, Partitions};
-use super::super::wait::{seconds, standing, until};
+use super::super::wait::{current_state, seconds, until};
 use crate::failure::Failure;
 use crate::os::linux::guest_services;
 
-/// Power the guest off in an orderly way, or reboot it, and wait until that is done
+/// Shut a guest down or reboot it, and wait until that is done
 #[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  hvsock vm shutdown web
-  hvsock vm shutdown web --reboot --reason 'a new kernel'")]
 pub struct Shutdown {
     #[command(flatten)]
     named: Named,
-    /// Have it start again, and wait until its agent is heard
+    /// Reboot it, and wait until its agent is connected
     #[arg(long)]
     reboot: bool,
-    /// Do not let it wait for its programs
+    /// Do not wait for the guest's programs
     #[arg(long)]
     force: bool,
-    /// Give up waiting after so many seconds; 0 does not wait at all
+    /// Give up after this many seconds; 0 does not wait
     #[arg(long, value_name = "SECONDS", default_value_t = 120.0, value_parser = seconds)]
     timeout: f64,
-    /// Why, for the guest's log
-    #[arg(long, value_name = "TEXT", default_value = "an operator asked for it")]
+    /// The reason for the guest's log
+    #[arg(long, value_name = "TEXT", default_value = "requested by the operator")]
     reason: String,
 }
 
@@ -50,46 +46,46 @@ impl Shutdown {
         let begun = begin(&target, action, self.force, &self.reason);
         let by = guest_services::block_on(begun)?;
         let by = by.map_err(|error| guest_services::failure(context, error))?;
-        context.note(&format!("`{name}` goes down by: {by}"));
+        context.note(&format!("`{name}` is shutting down: {by}"));
         if self.timeout == 0.0 {
             return Ok(());
         }
         let limit = Duration::from_secs_f64(self.timeout);
         let boot = boot_id(&before);
-        let done = until(vms, &self.named, limit, |now| match self.reboot {
+        let reached = until(vms, &self.named, limit, |now| match self.reboot {
             true => rebooted(now, boot.as_deref()),
             false => now.state == PartitionState::Off,
         });
-        match done? {
+        match reached? {
             Ok(_) => Ok(()),
             Err(now) => {
                 let what = match self.reboot {
-                    true => "has not come back",
+                    true => "has not rebooted",
                     false => "is not off",
                 };
-                let (seconds, standing) = (self.timeout, standing(&now));
-                let sentence = format!("{name} {what} after {seconds} s: it is {standing}");
+                let (seconds, state) = (self.timeout, current_state(&now));
+                let message = format!("{name} {what} after {seconds} s: it is {state}");
                 let help = match self.force {
-                    true => "end its VMM",
-                    false => "`--force` does not wait for the guest's programs",
+                    true => "stop its VMM",
+                    false => "use --force, which does not wait for the guest's programs",
                 };
-                Err(Failure::new(sentence).help(help).into())
+                Err(Failure::new(message).help(help).into())
             }
         }
     }
 }
 
-/// Which boot of the guest's kernel its agent speaks of.
+/// The boot id that the guest's agent reported.
 fn boot_id(partition: &Partition) -> Option<String> {
     let report = partition.guest.as_ref()?.report.as_ref()?;
     Some(report.facts.boot_id.clone()).filter(|id| !id.is_empty())
 }
 
-/// Its agent is heard, from another boot than before. That it was off for a moment may not be seen.
+/// Whether the agent is connected with another boot id. The state `off` may be too short to see.
 fn rebooted(now: &Partition, before: Option<&str>) -> bool {
-    let heard = now
+    let connected = now
         .guest
         .as_ref()
         .is_some_and(|guest| guest.contact == Contact::Ok);
-    heard && boot_id(now).is_some_and(|boot| Some(boot.as_str()) != before)
+    connected && boot_id(now).is_some_and(|boot| Some(boot.as_str()) != before)
 }

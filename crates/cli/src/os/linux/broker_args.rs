@@ -1,4 +1,4 @@
-//! Where the broker is, as the options and the environment say.
+//! The options and environment variables that select the broker.
 
 use std::env;
 use std::path::PathBuf;
@@ -12,32 +12,32 @@ use hvsock_endpoint::{DirSource, Dirs};
 use crate::failure::Failure;
 use crate::words::shell_word;
 
-/// Which broker is meant.
-#[derive(Clone, Debug, Args)]
-pub struct Place {
-    /// The broker's folder: all its sockets and state
+/// The options that select the broker.
+#[derive(Clone, Debug, Default, Args)]
+pub struct BrokerArgs {
+    /// The broker's folder
     #[arg(long, global = true, value_name = "DIR")]
     dir: Option<PathBuf>,
 }
 
-impl Place {
-    /// The broker whose folder this is.
+impl BrokerArgs {
+    /// The broker with this folder.
     pub fn in_dir(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: Some(dir.into()),
         }
     }
 
-    /// The folders of a broker that is to be started here.
+    /// The folders of a broker to start.
     pub fn dirs(&self) -> Result<Dirs> {
         let uid = rustix::process::geteuid().as_raw();
         let source = DirSource::choose(self.given_dir(), uid);
         Dirs::resolve(source, |name| env::var_os(name)).map_err(|missing| {
-            anyhow::anyhow!("{missing} is not set; say where the broker's folder is with --dir")
+            anyhow::anyhow!("{missing} is not set: give the broker's folder with --dir")
         })
     }
 
-    /// The endpoint by which this process reaches services: `--dir` over the environment.
+    /// The endpoint through which this process reaches services. `--dir` overrides the environment.
     pub fn endpoint(&self) -> Endpoint {
         match &self.dir {
             Some(dir) => Endpoint::in_dir(dir),
@@ -45,8 +45,13 @@ impl Place {
         }
     }
 
-    /// A client of the broker's control API: the given folder's; else the user's own broker's
-    /// where one runs, else the machine's.
+    /// A client of the broker's control API. Without `--dir` and `HVSOCK_DIR` it is the user's own
+    /// broker where one runs, else the machine's.
+    ///
+    /// # Errors
+    ///
+    /// Fails in a virtual machine without a broker. A broker that does not run is found at the first
+    /// call.
     pub fn client(&self) -> Result<Client> {
         let mut candidates = Vec::new();
         match self.given_dir() {
@@ -59,24 +64,22 @@ impl Place {
             }
         }
         let mut sockets = candidates.into_iter().map(|dir| dir.join("control"));
-        let first = sockets
-            .next()
-            .context("no folder to look for a broker in")?;
+        let first = sockets.next().context("no folder for a broker is known")?;
         let socket = if first.exists() {
             first
         } else {
             sockets.find(|socket| socket.exists()).unwrap_or(first)
         };
         if !socket.exists() && self.endpoint().uses_vsock() {
-            let sentence = "there is no broker in this virtual machine to ask";
-            let help = "ask on the host (`hvsock listen` and `hvsock connect` are for here, too), or \
-                        start one for the containers in here with `hvsock broker`";
-            return Err(Failure::new(sentence).help(help).into());
+            let message = "no broker runs in this virtual machine";
+            let help = "run this on the host (`hvsock listen` and `hvsock connect` work here), or start \
+                        a broker for the containers in this machine with `hvsock broker`";
+            return Err(Failure::new(message).help(help).into());
         }
-        Client::new(socket).context("cannot talk to the broker")
+        Client::new(socket).context("cannot create a client of the broker")
     }
 
-    /// A command to be pasted, for the same broker as this one.
+    /// A command to paste, with the `--dir` of this one.
     pub fn command(&self, command: &str) -> String {
         let rest = command.strip_prefix("hvsock ");
         match (&self.dir, rest) {

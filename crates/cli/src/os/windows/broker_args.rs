@@ -1,4 +1,4 @@
-//! Whom to ask: the system, and nobody else.
+//! The options that select the broker, which is always the system.
 
 use anyhow::Result;
 use clap::Args;
@@ -6,22 +6,22 @@ use hvsock::Endpoint;
 
 use super::local::Local;
 
-/// There is only one.
+/// No options.
 #[derive(Clone, Debug, Args)]
-pub struct Place {}
+pub struct BrokerArgs {}
 
-impl Place {
-    /// What the library takes for the system's own sockets.
+impl BrokerArgs {
+    /// The endpoint for the system's own sockets.
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::from_env()
     }
 
-    /// This machine.
+    /// A client of this machine.
     pub fn client(&self) -> Result<Local> {
         Ok(Local)
     }
 
-    /// A command to be pasted into PowerShell or cmd, which does not know single quotes.
+    /// A command to paste into PowerShell or cmd. cmd has no single quotes.
     pub fn command(&self, command: &str) -> String {
         let is_plain = |c: char| !"\"$`%!\\".contains(c);
         if command.chars().all(is_plain) {
@@ -37,8 +37,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_are_quoted_as_every_shell_of_windows_takes_them() {
-        let paste = |command: &str| Place {}.command(command);
+    fn words_are_quoted_for_every_shell_of_windows() {
+        let paste = |command: &str| BrokerArgs {}.command(command);
         assert_eq!(
             paste("hvsock service enable 'HV Socket Demo'"),
             "hvsock service enable \"HV Socket Demo\""

@@ -1,4 +1,4 @@
-//! Places as people write them: `PATH` here, `NAME:PATH` in a guest.
+//! The sources and destinations of `hvsock cp`: `PATH` here, `NAME:PATH` in a guest.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,15 +10,15 @@ use hvsock_services::copy::Source;
 use crate::failure::Failure;
 use crate::os::Partition;
 
-/// A path, and where.
+/// A path here or in a guest.
 #[derive(Clone, Debug)]
-pub struct Place {
-    /// The partition, as it was written, unless it is here.
+pub struct Location {
+    /// The partition and its name as given. `None` for a path here.
     partition: Option<(String, Partition)>,
     path: PathBuf,
 }
 
-/// Which way a copy goes.
+/// The direction of a copy.
 #[derive(Debug)]
 pub enum Direction {
     /// From here to a guest.
@@ -27,8 +27,8 @@ pub enum Direction {
     Get(Partition, Vec<Source>, PathBuf),
 }
 
-impl Place {
-    /// A colon before any slash ends the name of a partition.
+impl Location {
+    /// Parses a location. A colon before any slash ends the name of a partition.
     pub fn parse(text: &OsStr) -> Result<Self> {
         let bytes = text.as_bytes();
         let at = bytes.iter().position(|byte| matches!(byte, b':' | b'/'));
@@ -41,9 +41,9 @@ impl Place {
         let name = OsStr::from_bytes(name).to_string_lossy().into_owned();
         let partition: Partition = name.parse().map_err(|error| {
             Failure::usage(format!(
-                "{name:?} names no virtual machine or container: {error}"
+                "{name:?} is not the name of a virtual machine or container: {error}"
             ))
-            .help(format!("./{} is a file here", text.display()))
+            .help(format!("write ./{} for a local file", text.display()))
         })?;
         Ok(Self {
             partition: Some((name, partition)),
@@ -52,27 +52,33 @@ impl Place {
     }
 }
 
-/// Which way a copy of `sources` to `destination` goes.
-pub fn direction(sources: Vec<Place>, destination: Place) -> Result<Direction> {
+/// The direction of a copy of `sources` to `destination`.
+///
+/// # Errors
+///
+/// Fails unless exactly one side is in a guest and all sources are on the same side.
+pub fn direction(sources: Vec<Location>, destination: Location) -> Result<Direction> {
     let mut all = sources.iter().map(|source| source.partition.as_ref());
     let from = all.next().flatten().cloned();
     let same = |one: Option<&(String, Partition)>| {
         one.map(|(name, _)| name) == from.as_ref().map(|(name, _)| name)
     };
     if !all.all(same) {
-        return Err(Failure::usage("all sources must be in the same place").into());
+        return Err(
+            Failure::usage("all sources must be on this machine or in the same guest").into(),
+        );
     }
     let sources = sources.into_iter().map(|source| Source::new(source.path));
     match (from, destination.partition) {
         (None, Some((_, to))) => Ok(Direction::Put(sources.collect(), to, destination.path)),
         (Some((_, from)), None) => Ok(Direction::Get(from, sources.collect(), destination.path)),
         (None, None) => Err(
-            Failure::usage("neither end is a guest: write NAME:PATH for one")
+            Failure::usage("neither side is in a guest: write NAME:PATH for one")
                 .help("hvsock status lists their names")
                 .into(),
         ),
         (Some(_), Some(_)) => {
-            Err(Failure::usage("both ends are guests: copy to here first, and then on").into())
+            Err(Failure::usage("both sides are in guests: copy to this machine first").into())
         }
     }
 }
