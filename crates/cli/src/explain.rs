@@ -3,11 +3,12 @@
 use std::io;
 
 use hvsock::{ConnectOptions, HvAddr, ListenOptions};
-use hvsock_address::ServiceRef;
+use hvsock_address::{PartitionRef, ServiceRef};
 use hvsock_control::{Explanation, RefusalReport, Step};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::os;
 use crate::words::shell_word;
 
 /// Asks the endpoint whether a connect or listen would succeed.
@@ -69,19 +70,85 @@ pub fn failure(
     address: &HvAddr,
     listen: bool,
 ) -> anyhow::Error {
-    if hvsock::refusal_of(&error).is_none() {
+    let Some(refusal) = hvsock::refusal_of(&error) else {
         return error.into();
-    }
-    let doing = if listen {
-        "cannot listen"
-    } else {
-        "cannot connect"
     };
-    let failure = Failure::new(format!("{doing}: {error}"));
+    let (partition, service) = (address.partition(), address.service());
+    let action = if listen {
+        format!("cannot listen for \"{service}\"")
+    } else {
+        format!("cannot connect to \"{service}\" in \"{partition}\"")
+    };
+    let similar = similar_name(context, address, refusal);
+    let similar = similar.map(|name| format!(" (did you mean \"{name}\"?)"));
+    let message = format!("{action}: {error}{}", similar.unwrap_or_default());
+    let failure = Failure::new(message);
     // Only a refused connect pays for the explanation.
     let explanation = explain(context, address, listen).ok();
     match explanation.and_then(|explanation| explanation.refusal?.fix) {
         Some(fix) => failure.help(context.command(&fix)).into(),
         None => failure.into(),
+    }
+}
+
+/// A known name that is similar to an unknown one in the address. `None` also where the names cannot
+/// be listed, such as in a container.
+fn similar_name(context: &Context, address: &HvAddr, refusal: &hvsock::Refusal) -> Option<String> {
+    use hvsock::Refusal::{NotReachable, PartitionUnknown, Unregistered};
+
+    let (unknown, known) = match (refusal, address.partition(), address.service()) {
+        (Unregistered, _, ServiceRef::Name(name)) => {
+            let services = context.client().ok()?.services(false).ok()?.into_iter();
+            let names = services.map(|service| service.name.to_string());
+            (name.to_string(), names.collect())
+        }
+        (PartitionUnknown | NotReachable, PartitionRef::Name(name), _) => {
+            (name.to_string(), os::complete::guest_names(context).ok()?)
+        }
+        _ => return None,
+    };
+    nearest(&unknown, known)
+}
+
+/// The most similar of the known names, if a slip of the hand could turn it into the unknown one.
+fn nearest(unknown: &str, known: Vec<String>) -> Option<String> {
+    let limit = (unknown.chars().count() / 3).clamp(1, 3);
+    let distances = known
+        .into_iter()
+        .map(|name| (distance(unknown, &name), name));
+    let (distance, name) = distances.min()?;
+    (1..=limit).contains(&distance).then_some(name)
+}
+
+/// The number of inserted, removed and replaced letters between two names in any case (Levenshtein).
+fn distance(one: &str, other: &str) -> usize {
+    let other: Vec<char> = other.to_lowercase().chars().collect();
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (index, letter) in one.to_lowercase().chars().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], index + 1);
+        for (column, known) in other.iter().enumerate() {
+            let replaced = diagonal + usize::from(letter != *known);
+            diagonal = row[column + 1];
+            row[column + 1] = replaced.min(diagonal + 1).min(row[column] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_hand_is_near_and_another_word_is_not() {
+        let known = || ["web1", "db", "HV Socket Demo"].map(str::to_owned).to_vec();
+        let of = |unknown| nearest(unknown, known());
+        assert_eq!(of("web").as_deref(), Some("web1"));
+        assert_eq!(of("hv socket dmeo").as_deref(), Some("HV Socket Demo"));
+        assert_eq!(of("mail"), None);
+        assert_eq!(of("a"), None);
+        // It is known, so a similar name explains nothing.
+        assert_eq!(of("db"), None);
+        assert_eq!(nearest("web", Vec::new()), None);
     }
 }

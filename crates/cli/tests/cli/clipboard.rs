@@ -51,7 +51,7 @@ fn without_a_clipboard_the_guid_is_printed_and_what_to_install_is_said() {
     let none = world.dir().join("none");
     let done = register(&world, "backup", &none);
     assert_eq!(done.code, Some(1));
-    for part in ["it is registered", "wl-clipboard", "xclip"] {
+    for part in ["the service is registered", "wl-clipboard", "xclip"] {
         assert!(done.stderr.contains(part), "{}", done.stderr);
     }
     let shown = world.json(["service", "show", "backup", "--json"]);

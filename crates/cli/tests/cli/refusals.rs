@@ -43,7 +43,17 @@ fn a_refused_connect_names_the_command_that_would_fix_it() {
     world.ok(["container", "pause", "web"]);
     let error = world.run(["connect", "web", DEMO]).failed();
     assert_helpful(&error, "paused", "container resume web");
-    world.run(["connect", "nobody", DEMO]).failed();
+    let error = world.run(["connect", "nobody", DEMO]).failed();
+    assert!(!error.contains("did you mean"), "{error}");
+    let error = world.run(["connect", "wen", DEMO]).failed();
+    let sentence = "cannot connect to \"HV Socket Demo\" in \"wen\": ";
+    assert!(error.contains(sentence), "{error}");
+    assert!(error.contains("(did you mean \"web\"?)"), "{error}");
+    let error = world.run(["connect", "web", "HV Socket Dmeo"]).failed();
+    assert!(
+        error.contains("(did you mean \"HV Socket Demo\"?)"),
+        "{error}"
+    );
     world.run(["connect", "parent", DEMO]).failed();
 }
 
@@ -53,7 +63,7 @@ fn a_refused_listen_names_it_too() {
     let error = world.run(["listen", "2761"]).failed();
     assert_helpful(
         &error,
-        "cannot listen: the service is not registered",
+        "cannot listen for \"2761\": the service is not registered",
         "service register",
     );
     world.ok(["service", "register", "backup", "--port", "2761"]);

@@ -124,8 +124,8 @@ fn what_cannot_be_is_said_and_the_rest_is_copied() {
     );
     assert_eq!(nothing.code, Some(1));
     for (paths, said) in [
-        (["a", "b"], "neither end is a guest"),
-        (["box:a", "box:b"], "both ends are guests"),
+        (["a", "b"], "neither side is in a guest"),
+        (["box:a", "box:b"], "both sides are in guests"),
     ] {
         let wrong = scene.run(["cp", paths[0], paths[1]]);
         assert_eq!(wrong.code, Some(2));
@@ -185,7 +185,7 @@ fn a_copy_that_was_broken_goes_on_and_is_nowhere_to_be_seen_before() {
     let said = String::from_utf8_lossy(&cut.stderr);
     assert_eq!(cut.status.code(), Some(1), "{said}");
     assert!(
-        said.contains("disabled") && said.contains("goes on where it stopped"),
+        said.contains("disabled") && said.contains("to resume the copy"),
         "{said}"
     );
     assert!(!at("to/large").exists());

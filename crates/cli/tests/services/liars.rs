@@ -230,10 +230,10 @@ fn a_freeze_that_cannot_be_is_not_believed() {
     let frozen = world.run(["vm", "freeze", "liar"]);
     assert!(!frozen.stdout.contains('\x1b'), "{:?}", frozen.stdout);
     let thawed = world.run(["vm", "thaw", "liar"]).failed();
-    assert!(thawed.contains("did not say what became"), "{thawed}");
+    assert!(thawed.contains("reported no outcome"), "{thawed}");
     // The snapshot was made, and nobody knows whether of something frozen.
     let unsure = world.run(["vm", "freeze", "liar", "--", "true"]).failed();
-    assert!(unsure.contains("did not say what became"), "{unsure}");
+    assert!(unsure.contains("reported no outcome"), "{unsure}");
 }
 
 /// One who answers a call for one message with as many of them as it is read.

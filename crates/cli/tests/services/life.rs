@@ -49,7 +49,10 @@ fn a_container_is_heard_with_its_facts_and_numbers() {
     });
 
     let shown = scene.world.ok(["container", "show", BOX]);
-    assert!(shown.contains("\nguest         ready, heard "), "{shown}");
+    assert!(
+        shown.contains("\nguest         ready, heartbeat "),
+        "{shown}"
+    );
     assert!(shown.contains("\nmemory        "), "{shown}");
     assert!(scene.world.ok(["status"]).contains("ready"));
     assert!(scene.world.ok(["container", "list"]).contains(" ready "));

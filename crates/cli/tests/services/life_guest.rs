@@ -140,7 +140,7 @@ fn starts_as_systemd_says(world: &World, guest: &Guest) {
     world.ok(["vm", "wait", "web"]);
     let shown = world.ok(["vm", "show", "web"]);
     assert!(
-        shown.contains("guest         ready (degraded), heard "),
+        shown.contains("guest         ready (degraded), heartbeat "),
         "{shown}"
     );
 }

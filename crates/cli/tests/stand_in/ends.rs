@@ -7,7 +7,10 @@ use crate::util::{PATIENCE, start};
 fn a_connect_to_nobody_says_so() {
     let Some(scene) = Scene::new() else { return };
     let error = scene.ask().failed();
-    assert!(error.contains("cannot connect: nobody listens"), "{error}");
+    assert!(
+        error.contains("cannot connect to") && error.contains("nobody listens"),
+        "{error}"
+    );
 }
 
 #[test]

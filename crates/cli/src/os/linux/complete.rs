@@ -1,4 +1,4 @@
-//! Names for shell completion, from the broker's control API.
+//! Names for shell completion and for similar names in errors, from the broker's control API.
 
 use std::env;
 
@@ -9,6 +9,7 @@ use hvsock_services::catalog;
 use super::broker_args::BrokerArgs;
 use super::words;
 use crate::complete::Name;
+use crate::context::Context;
 
 /// The integration services, as on the command line.
 pub fn integration_keys() -> Vec<&'static str> {
@@ -32,6 +33,13 @@ pub fn guests(kind: Option<PartitionKind>) -> Result<Vec<Name>> {
         name: partition.name.to_string(),
     });
     Ok(names.collect())
+}
+
+/// The names of all child partitions of the context's broker.
+pub fn guest_names(context: &Context) -> Result<Vec<String>> {
+    let partitions = context.client()?.partitions()?.into_iter();
+    let guests = partitions.filter(|partition| partition.kind != PartitionKind::Host);
+    Ok(guests.map(|guest| guest.name.to_string()).collect())
 }
 
 /// The registered services, with those that are built in.

@@ -1,4 +1,4 @@
-//! Names for shell completion, from the registry and Hyper-V.
+//! Names for shell completion and for similar names in errors, from the registry and Hyper-V.
 
 use anyhow::Result;
 use hvsock_control::PartitionKind;
@@ -6,6 +6,7 @@ use hvsock_control::PartitionKind;
 use super::local;
 use super::vm::Shown;
 use crate::complete::Name;
+use crate::context::Context;
 
 /// The integration services, which Hyper-V manages on Windows.
 pub fn integration_keys() -> Vec<&'static str> {
@@ -20,6 +21,11 @@ pub fn guests(_kind: Option<PartitionKind>) -> Result<Vec<Name>> {
         about: format!("{}, {}", vm.kind, vm.state),
     });
     Ok(names.collect())
+}
+
+/// The names of all virtual machines as partitions.
+pub fn guest_names(_context: &Context) -> Result<Vec<String>> {
+    Ok(guests(None)?.into_iter().map(|one| one.name).collect())
 }
 
 /// The registered services.
