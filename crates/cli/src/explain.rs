@@ -8,8 +8,8 @@ use hvsock_control::{Explanation, RefusalReport, Step};
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::format::shell_word;
 use crate::os;
-use crate::words::shell_word;
 
 /// Asks the endpoint whether a connect or listen would succeed.
 ///

@@ -2,7 +2,7 @@
 //! the broker's control API, which shows and changes its state.
 //!
 //! [`command`] has a file for each group of subcommands, and [`os`] what differs between systems.
-//! They share the choice of the broker ([`context`]), output ([`output`], [`table`], [`words`]),
+//! They share the choice of the broker ([`context`]), output ([`output`], [`table`], [`format`]),
 //! failures ([`failure`], [`explain`]), help texts ([`help`]), shell completion ([`complete`]), and
 //! the copy loop between standard input and output and a connection ([`bridge`]).
 
@@ -14,11 +14,11 @@ mod complete;
 mod context;
 mod explain;
 mod failure;
+mod format;
 mod help;
 mod os;
 mod output;
 mod table;
-mod words;
 
 use std::process::ExitCode;
 

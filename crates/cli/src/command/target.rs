@@ -6,8 +6,8 @@ use anyhow::Result;
 use hvsock_address::{HvUrl, ParseRefError, ParseUrlError, PartitionRef, ServiceRef};
 
 use crate::failure::Failure;
+use crate::format::shell_word;
 use crate::os::Partition;
-use crate::words::shell_word;
 
 /// A partition and a service, or both in one address.
 #[derive(Clone, Debug, clap::Args)]

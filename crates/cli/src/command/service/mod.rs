@@ -9,10 +9,10 @@ use hvsock_address::{ElementName, ServiceId, ServiceRef};
 use hvsock_control::{AccessList, NewService};
 
 use crate::context::Context;
+use crate::format;
 use crate::os::{self, COUNTS_USE, KEEPS_RULES, Partition, Rules, Termination, clipboard};
 use crate::output::{self, Json};
 use crate::table::Columns;
-use crate::words;
 
 /// Register, list, enable, disable and remove services
 #[derive(Debug, Subcommand)]
@@ -20,7 +20,7 @@ pub enum Service {
     Register(Register),
     List(List),
     Show(Show),
-    Enable(Switch),
+    Enable(Enable),
     Disable(Disable),
     Unregister(Unregister),
     Export(transfer::Export),
@@ -72,7 +72,7 @@ pub struct Show {
 
 /// Enable a service
 #[derive(Debug, Args)]
-pub struct Switch {
+pub struct Enable {
     /// The service's friendly name, GUID or vsock port
     service: ServiceRef,
     /// For this child partition only
@@ -84,7 +84,7 @@ pub struct Switch {
 #[derive(Debug, Args)]
 pub struct Disable {
     #[command(flatten)]
-    switch: Switch,
+    target: Enable,
 }
 
 /// Remove a service and close its connections
@@ -100,8 +100,8 @@ impl Service {
             Self::Register(register) => register.run(context),
             Self::List(list) => list.run(context),
             Self::Show(show) => show.run(context),
-            Self::Enable(switch) => switch.run(context, true),
-            Self::Disable(disable) => disable.switch.run(context, false),
+            Self::Enable(enable) => enable.run(context, true),
+            Self::Disable(disable) => disable.target.run(context, false),
             Self::Unregister(unregister) => unregister.run(context),
             Self::Export(export) => export.run(context),
             Self::Import(import) => import.run(context),
@@ -239,8 +239,8 @@ impl Show {
             facts.push(("for", format!("{name}: {}", parts.join("; "))));
         }
         if COUNTS_USE {
-            let listeners = words::count(service.listeners, "listener");
-            let connections = words::count(service.connections, "connection");
+            let listeners = format::count(service.listeners, "listener");
+            let connections = format::count(service.connections, "connection");
             facts.push(("in use", format!("{listeners}, {connections}")));
         }
         let text: String = facts
@@ -277,7 +277,7 @@ fn text_of(list: &AccessList) -> Option<String> {
     Some(parts.join("; ")).filter(|text| !text.is_empty())
 }
 
-impl Switch {
+impl Enable {
     fn run(self, context: &Context, enabled: bool) -> Result<()> {
         let client = context.client()?;
         let vm = self.vm.as_ref().map(Partition::resolve).transpose()?;

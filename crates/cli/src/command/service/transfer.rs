@@ -10,8 +10,8 @@ use hvsock_control::NewService;
 
 use crate::context::Context;
 use crate::failure::Failure;
+use crate::format;
 use crate::output;
-use crate::words;
 
 /// Export all registrations for another machine
 #[derive(Debug, Args)]
@@ -75,7 +75,7 @@ impl Import {
         }
         context.note(&format!(
             "{} added",
-            words::count(imported.added.len(), "service")
+            format::count(imported.added.len(), "service")
         ));
         Ok(())
     }
@@ -95,7 +95,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let read = source.take(LARGEST + 1).read_to_end(&mut file);
     read.with_context(|| format!("cannot read {shown}"))?;
     if file.len() as u64 > LARGEST {
-        bail!("{shown} is larger than {}", words::bytes(LARGEST));
+        bail!("{shown} is larger than {}", format::bytes(LARGEST));
     }
     Ok(file)
 }

@@ -10,7 +10,7 @@ use hvsock_broker::api::client::Client;
 use hvsock_endpoint::{DirSource, Dirs};
 
 use crate::failure::Failure;
-use crate::words::shell_word;
+use crate::format::shell_word;
 
 /// The options that select the broker.
 #[derive(Clone, Debug, Default, Args)]

@@ -7,7 +7,7 @@ use hvsock_control::{Partition, PartitionKind};
 use hvsock_services::catalog;
 
 use super::broker_args::BrokerArgs;
-use super::words;
+use super::format;
 use crate::complete::Name;
 use crate::context::Context;
 
@@ -27,8 +27,8 @@ pub fn guests(kind: Option<PartitionKind>) -> Result<Vec<Name>> {
     let names = wanted.map(|partition| Name {
         about: format!(
             "{}, {}",
-            words::kind(partition.kind),
-            words::state(partition.state)
+            format::kind(partition.kind),
+            format::state(partition.state)
         ),
         name: partition.name.to_string(),
     });
@@ -57,7 +57,7 @@ pub fn services() -> Result<Vec<Name>> {
 pub fn connections() -> Result<Vec<Name>> {
     let connections = typed_broker().client()?.connections()?.into_iter();
     let names = connections.map(|connection| {
-        let service = words::service(connection.service, connection.service_name.as_ref());
+        let service = format::service(connection.service, connection.service_name.as_ref());
         let (from, to) = (connection.from.partition, connection.to.partition);
         Name {
             name: connection.id.to_string(),

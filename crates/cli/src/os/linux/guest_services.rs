@@ -10,8 +10,8 @@ use hvsock_services::link::{CallError, Target};
 use crate::context::Context;
 use crate::explain;
 use crate::failure::Failure;
+use crate::format::shell_word;
 use crate::os::Partition;
-use crate::words::shell_word;
 
 /// The integration services of a virtual machine or container.
 pub fn target(context: &Context, partition: &Partition) -> Result<Target> {

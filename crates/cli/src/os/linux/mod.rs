@@ -5,6 +5,7 @@ mod broker_args;
 pub mod clipboard;
 mod command;
 pub mod complete;
+mod format;
 pub mod guest_services;
 pub mod help;
 mod host_services;
@@ -14,7 +15,6 @@ mod partition;
 mod rules;
 mod signals;
 pub mod stdio;
-mod words;
 
 pub use crate::output::json as json_of_services;
 pub use advice::advice;

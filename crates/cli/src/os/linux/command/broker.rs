@@ -13,7 +13,7 @@ use hvsock_address::PartitionName;
 use hvsock_broker::BrokerConfig;
 use tracing_subscriber::EnvFilter;
 
-use super::integration;
+use super::built_in;
 use crate::context::Context;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::signals::Termination;
@@ -46,7 +46,7 @@ impl Broker {
             config.data_threads = threads.into();
         }
         config.shared_memory = !self.no_shared_memory;
-        config.built_in = integration::registrations();
+        config.built_in = built_in::registrations();
         let endpoint = config.dirs.endpoint();
         let broker = hvsock_broker::Broker::start(config)?;
         let services = HostServices::start(&broker.handle(), Endpoint::at(&endpoint));

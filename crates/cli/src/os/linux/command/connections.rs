@@ -5,7 +5,7 @@ use clap::{Args, Subcommand};
 use hvsock_control::{ConnectionState, End};
 
 use crate::context::Context;
-use crate::os::linux::words;
+use crate::os::linux::format;
 use crate::output::{self, Json};
 use crate::table::Columns;
 
@@ -36,12 +36,12 @@ impl Connections {
         match self.command {
             Some(Command::Close(close)) => {
                 let gone = context.client()?.cut(close.id)?;
-                let service = words::service(gone.service, gone.service_name.as_ref());
+                let service = format::service(gone.service, gone.service_name.as_ref());
                 context.note(&format!(
                     "connection {} of `{service}` is closed after {} sent and {} received",
                     gone.id,
-                    words::bytes(gone.bytes_sent),
-                    words::bytes(gone.bytes_received)
+                    format::bytes(gone.bytes_sent),
+                    format::bytes(gone.bytes_received)
                 ));
                 Ok(())
             }
@@ -70,14 +70,14 @@ fn list(context: &Context, json: Json) -> Result<()> {
     for connection in connections {
         table.row([
             connection.id.to_string(),
-            words::service(connection.service, connection.service_name.as_ref()),
+            format::service(connection.service, connection.service_name.as_ref()),
             end(&connection.from),
             end(&connection.to),
             state(connection.state).to_owned(),
             connection.transport,
-            words::bytes(connection.bytes_sent),
-            words::bytes(connection.bytes_received),
-            words::age(connection.age_seconds),
+            format::bytes(connection.bytes_sent),
+            format::bytes(connection.bytes_received),
+            format::age(connection.age_seconds),
         ]);
     }
     table.print()

@@ -7,12 +7,12 @@ use hvsock_control::{NewContainer, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
 use super::guest;
+use super::integration_args::IntegrationArgs;
 use super::partition::{Grouped, Named, Partitions, Shown, facts};
-use super::switches::Switches;
 use super::wait::Wait;
 use crate::context::Context;
+use crate::os::linux::format;
 use crate::os::linux::output::{self, Json};
-use crate::os::linux::words;
 use crate::table::Columns;
 
 /// The folder of the endpoint in a container.
@@ -38,7 +38,7 @@ pub enum Container {
     Groups(Grouped),
     /// Remove a container and close its connections
     Remove(Named),
-    Integration(Switches),
+    Integration(IntegrationArgs),
 }
 
 /// Add a container and print its endpoint's mount
@@ -72,7 +72,7 @@ impl Container {
             Self::Resume(named) => containers.set_state(&named, PartitionState::Running),
             Self::Groups(grouped) => containers.set_groups(grouped),
             Self::Remove(named) => containers.remove(&named),
-            Self::Integration(switches) => switches.run(containers),
+            Self::Integration(args) => args.run(containers),
         }
     }
 }
@@ -157,7 +157,7 @@ fn list(containers: Partitions<'_>, json: Json) -> Result<()> {
         table.row([
             container.name.to_string(),
             container.id.to_string(),
-            words::detailed_state(&container).to_owned(),
+            format::detailed_state(&container).to_owned(),
             guest::word(&container).unwrap_or_default().to_owned(),
             container.groups.join(", "),
             container.listeners.to_string(),

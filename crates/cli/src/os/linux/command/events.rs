@@ -9,8 +9,8 @@ use hvsock_control::{Event, EventKind};
 
 use crate::context::Context;
 use crate::failure::{Failure, printable};
+use crate::os::linux::format;
 use crate::os::linux::output::{self, Json};
-use crate::os::linux::words;
 
 /// Print events as they happen, until Ctrl-C
 #[derive(Debug, Args)]
@@ -69,7 +69,7 @@ fn sentence(what: &EventKind) -> String {
         EventKind::PartitionAdded { partition } => format!("partition {partition} added"),
         EventKind::PartitionRemoved { partition } => format!("partition {partition} removed"),
         EventKind::PartitionState { partition, state } => {
-            format!("partition {partition} {}", words::state(*state))
+            format!("partition {partition} {}", format::state(*state))
         }
         EventKind::GuestContact { partition } => format!("agent of {partition} connected"),
         EventKind::GuestContactLost {
@@ -108,8 +108,8 @@ fn sentence(what: &EventKind) -> String {
             reason,
         } => format!(
             "connection {connection} of `{service}` closed after {} sent and {} received{}",
-            words::bytes(*bytes_sent),
-            words::bytes(*bytes_received),
+            format::bytes(*bytes_sent),
+            format::bytes(*bytes_received),
             because(reason),
         ),
         EventKind::Refused {

@@ -3,7 +3,7 @@
 use hvsock_control::{ClockKeeper, Contact, Guest, GuestClock, GuestReport, Health, Partition};
 use hvsock_services::catalog::ALL;
 
-use crate::os::linux::words;
+use crate::os::linux::format;
 
 /// The state of a guest in a few words. `None` if no agent ever connected.
 pub fn word(partition: &Partition) -> Option<&'static str> {
@@ -47,7 +47,7 @@ fn contact(partition: &Partition, guest: &Guest) -> String {
         Some(seconds) if guest.contact == Contact::Ok => {
             format!("{word}{manager}, heartbeat {seconds:.1} s ago")
         }
-        Some(seconds) => format!("{word}, last heartbeat {} ago", words::age(seconds)),
+        Some(seconds) => format!("{word}, last heartbeat {} ago", format::age(seconds)),
         None => word.to_owned(),
     }
 }
@@ -65,11 +65,11 @@ fn of_report(report: &GuestReport, lines: &mut Vec<(&'static str, String)>) {
         "load",
         format!(
             "{one:.2} {five:.2} {fifteen:.2}, up {}",
-            words::age(report.uptime_seconds)
+            format::age(report.uptime_seconds)
         ),
     ));
-    let available = words::bytes(report.memory_available_bytes);
-    let total = words::bytes(report.memory_total_bytes);
+    let available = format::bytes(report.memory_available_bytes);
+    let total = format::bytes(report.memory_total_bytes);
     lines.push(("memory", format!("{available} of {total} available")));
     if let Some(known) = &report.clock {
         lines.push(("clock", clock(known)));
@@ -100,7 +100,7 @@ pub fn clock(clock: &GuestClock) -> String {
         "{} {direction} ± {}, {} ago{keeper}",
         milliseconds(clock.offset_seconds.abs()),
         milliseconds(clock.error_seconds),
-        words::age(clock.age_seconds),
+        format::age(clock.age_seconds),
     )
 }
 

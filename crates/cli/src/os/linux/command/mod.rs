@@ -2,6 +2,7 @@
 
 mod bench;
 mod broker;
+mod built_in;
 mod connections;
 mod container;
 mod cp;
@@ -9,14 +10,13 @@ mod demo;
 mod events;
 mod forward;
 mod guest;
-mod integration;
+mod integration_args;
 mod kvp;
 mod nc;
 mod partition;
 mod session;
 mod ssh;
 mod status;
-mod switches;
 mod time;
 mod vm;
 mod wait;

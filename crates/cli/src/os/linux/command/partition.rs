@@ -7,7 +7,7 @@ use hvsock_control::{Partition, PartitionKind, PartitionState};
 
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::os::linux::words;
+use crate::os::linux::format;
 use crate::output::{self, Json};
 
 /// A partition of the command's kind.
@@ -61,7 +61,7 @@ impl Partitions<'_> {
         if found.kind == self.kind {
             return Ok(found);
         }
-        let (name, kind) = (&found.name, words::kind(found.kind));
+        let (name, kind) = (&found.name, format::kind(found.kind));
         let failure = Failure::new(format!("{name} is a {kind}"));
         let other = match found.kind {
             PartitionKind::Host => return Err(failure.into()),
@@ -79,7 +79,7 @@ impl Partitions<'_> {
     pub fn set_state(self, named: &Named, state: PartitionState) -> Result<()> {
         let found = self.find(named)?;
         let partition = self.context.client()?.set_state(&found.id.into(), state)?;
-        let state = words::detailed_state(&partition);
+        let state = format::detailed_state(&partition);
         self.context
             .note(&format!("`{}` is {state}", partition.name));
         Ok(())
@@ -114,12 +114,12 @@ pub fn facts(partition: &Partition, more: &[(&str, String)]) -> String {
         groups if groups.is_empty() => "none".to_owned(),
         groups => groups,
     };
-    let listeners = words::count(partition.listeners, "listener");
-    let connections = words::count(partition.connections, "connection");
+    let listeners = format::count(partition.listeners, "listener");
+    let connections = format::count(partition.connections, "connection");
     let first = [
         ("name", partition.name.to_string()),
         ("id", partition.id.to_string()),
-        ("state", words::detailed_state(partition).to_owned()),
+        ("state", format::detailed_state(partition).to_owned()),
         ("groups", groups),
         ("in use", format!("{listeners}, {connections}")),
     ];

@@ -11,8 +11,8 @@ use hvsock::VmId;
 use hvsock_address::PartitionRef;
 
 use crate::context::Context;
+use crate::format::shell_word;
 use crate::os::Partition;
-use crate::words::shell_word;
 
 /// Log in to a guest with ssh, without a network
 #[derive(Debug, Args)]

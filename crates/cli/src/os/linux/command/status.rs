@@ -14,7 +14,7 @@ use super::connections::{end, state};
 use super::guest;
 use crate::context::Context;
 use crate::failure::printable;
-use crate::os::linux::words;
+use crate::os::linux::format;
 use crate::output::{self, Json};
 
 /// Show all partitions, listeners and connections
@@ -66,8 +66,8 @@ impl Everything {
             "hvsock {} (pid {}), up {}, {}\n\n",
             status.version,
             status.pid,
-            words::age(status.uptime_seconds as f64),
-            words::count(status.services, "service"),
+            format::age(status.uptime_seconds as f64),
+            format::count(status.services, "service"),
         );
         for root in self
             .partitions
@@ -80,7 +80,7 @@ impl Everything {
             text.push_str("\nconnections\n");
         }
         for connection in &self.connections {
-            let service = words::service(connection.service, connection.service_name.as_ref());
+            let service = format::service(connection.service, connection.service_name.as_ref());
             let state = match state(connection.state) {
                 "open" => String::new(),
                 state => format!(", {ALARM}{state}{ALARM:#}"),
@@ -92,9 +92,9 @@ impl Everything {
                 printable(&end(&connection.from)),
                 printable(&end(&connection.to)),
                 printable(&service),
-                words::bytes(connection.bytes_sent),
-                words::bytes(connection.bytes_received),
-                words::age(connection.age_seconds),
+                format::bytes(connection.bytes_sent),
+                format::bytes(connection.bytes_received),
+                format::age(connection.age_seconds),
             );
         }
         for problem in &status.problems {
@@ -106,7 +106,7 @@ impl Everything {
     fn node(&self, partition: &Partition) -> Node {
         let state = match partition.state {
             PartitionState::Running => String::new(),
-            _ => format!(" {ALARM}{}{ALARM:#}", words::detailed_state(partition)),
+            _ => format!(" {ALARM}{}{ALARM:#}", format::detailed_state(partition)),
         };
         let state = match guest::word(partition) {
             Some(word @ ("ready" | "starting" | "ready, no agent")) => {
@@ -123,7 +123,7 @@ impl Everything {
             PartitionKind::Host => String::new(),
             _ => format!("  {FAINT}{}{FAINT:#}", partition.id),
         };
-        let kind = words::kind(partition.kind);
+        let kind = format::kind(partition.kind);
         let cid = partition.cid.map(|cid| format!(" with CID {cid}"));
         let cid = cid.unwrap_or_default();
         let line = format!(
@@ -152,7 +152,7 @@ impl Everything {
 }
 
 fn listener_line(listener: &Listener) -> String {
-    let service = words::service(listener.service, listener.service_name.as_ref());
+    let service = format::service(listener.service, listener.service_name.as_ref());
     let waiting = match listener.waiting {
         0 => String::new(),
         waiting => format!(", {ALARM}{waiting} waiting{ALARM:#}"),
@@ -162,7 +162,7 @@ fn listener_line(listener: &Listener) -> String {
         printable(&service),
         printable(&listener.from),
         listener.end.pid,
-        words::age(listener.age_seconds),
+        format::age(listener.age_seconds),
     )
 }
 

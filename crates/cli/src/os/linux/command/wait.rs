@@ -10,7 +10,7 @@ use hvsock_control::{Contact, Partition, PartitionState};
 use super::guest;
 use super::partition::{Named, Partitions};
 use crate::failure::Failure;
-use crate::os::linux::words;
+use crate::os::linux::format;
 
 /// The poll interval. A broker answers in less than a hundredth of it.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
@@ -87,7 +87,7 @@ impl Goal {
 
 /// The state of a partition and of its guest.
 pub fn current_state(partition: &Partition) -> String {
-    let state = words::detailed_state(partition);
+    let state = format::detailed_state(partition);
     match guest::word(partition) {
         Some(word) => format!("{state}, {word}"),
         None if partition.state == PartitionState::Off => state.to_owned(),

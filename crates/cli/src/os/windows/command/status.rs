@@ -9,9 +9,9 @@ use hvsock_hyperv::{Facts, Machine};
 use serde::Serialize;
 
 use crate::failure::printable;
+use crate::format;
 use crate::os::windows::vm::Shown;
 use crate::output::{self, Json};
-use crate::words;
 
 /// Show this machine, the number of its services, and its virtual machines
 #[derive(Debug, Args)]
@@ -76,7 +76,7 @@ impl Everything {
         let mut text = format!(
             "hvsock {}, {}\n\n{NAME}{}{NAME:#} ({})\n",
             self.version,
-            words::count(self.services, "service"),
+            format::count(self.services, "service"),
             printable(name),
             printable(&role),
         );

@@ -6,7 +6,7 @@ use hvsock_broker::Handle;
 use hvsock_control::{NewService, Service};
 
 use super::narrator::Narrator;
-use crate::os::linux::words;
+use crate::os::linux::format;
 use crate::table::Columns;
 
 /// The friendly name of the demo's service.
@@ -34,9 +34,9 @@ pub fn register(handle: &Handle) -> Result<Service> {
 }
 
 /// Prints the broker's counters.
-pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
-    say.aside("")?;
-    say.aside("The broker's counters for each service, as in /metrics:")?;
+pub fn counters(narrator: &Narrator, handle: &Handle) -> Result<()> {
+    narrator.aside("")?;
+    narrator.aside("The broker's counters for each service, as in /metrics:")?;
     let metrics = handle.metrics()?;
     let headings = ["service", "connections", "sent", "received"];
     let mut table = Columns::new(&headings, "nothing").right(&[1, 2, 3]);
@@ -44,18 +44,18 @@ pub fn counters(say: &Narrator, handle: &Handle) -> Result<()> {
         table.row([
             service.service.unwrap_or_else(|| "(unregistered)".into()),
             service.connections_total.to_string(),
-            words::bytes(service.sent_bytes),
-            words::bytes(service.received_bytes),
+            format::bytes(service.sent_bytes),
+            format::bytes(service.received_bytes),
         ]);
     }
-    say.table(&table)?;
+    narrator.table(&table)?;
     let refusals: Vec<String> = metrics
         .refusals
         .iter()
         .filter(|(_, count)| **count > 0)
         .map(|(reason, count)| format!("{reason} {count}"))
         .collect();
-    say.aside(&format!("refusals: {}", refusals.join(", ")))
+    narrator.aside(&format!("refusals: {}", refusals.join(", ")))
 }
 
 /// The system's text for an errno.

@@ -31,7 +31,7 @@ pub fn run_agent() -> std::io::Result<()> {
 
 /// Runs a command in the guest, copies a file into it, and checks the copy.
 pub fn show(
-    say: &Narrator,
+    narrator: &Narrator,
     endpoint: &Endpoint,
     guest: &PartitionRef,
     folder: &Path,
@@ -39,12 +39,12 @@ pub fn show(
     let target = Target::new(endpoint.clone(), guest.clone());
     until_offered(&target)?;
 
-    say.command(&format!("hvsock exec {guest} -- uptime"))?;
-    say.good("guest", run(&target, &["uptime"])?.trim())?;
+    narrator.command(&format!("hvsock exec {guest} -- uptime"))?;
+    narrator.good("guest", run(&target, &["uptime"])?.trim())?;
 
     let file = folder.join("demo-file");
     std::fs::write(&file, vec![b'.'; BYTES]).context("cannot write a file")?;
-    say.command(&format!("hvsock cp demo-file {guest}:/tmp/"))?;
+    narrator.command(&format!("hvsock cp demo-file {guest}:/tmp/"))?;
     let start = Instant::now();
     let copy = block_on(Copy::connect(&target))??;
     copy.put(&[Source::new(&file)], &Put::to("/tmp/"), &mut Unobserved)?;
@@ -57,7 +57,7 @@ pub fn show(
         "has the file after {took} ms, checksum verified: {}",
         counted.trim()
     );
-    say.good("guest", &have)
+    narrator.good("guest", &have)
 }
 
 /// Waits until the guest's agent runs commands.

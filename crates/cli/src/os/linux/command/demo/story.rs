@@ -36,7 +36,7 @@ pub fn run(folder: &Path) -> Result<()> {
 
 struct Stage<'a> {
     folder: &'a Path,
-    say: Narrator,
+    narrator: Narrator,
     guest: GuestProcess,
     endpoint: Endpoint,
     handle: Handle,
@@ -61,7 +61,7 @@ impl<'a> Stage<'a> {
         let endpoint = guest.endpoint.context("the guest has no endpoint")?;
         Ok(Self {
             folder,
-            say: Narrator::default(),
+            narrator: Narrator::default(),
             guest: GuestProcess::start(&endpoint)?,
             endpoint: Endpoint::in_dir(folder),
             handle,
@@ -70,7 +70,7 @@ impl<'a> Stage<'a> {
     }
 
     fn partitions(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Two partitions",
             "A partition is a host, a virtual machine or a container. The broker gives each\n\
              child partition an endpoint of its own, a socket. The endpoint decides which\n\
@@ -80,36 +80,36 @@ impl<'a> Stage<'a> {
             "runs in this process, with its state in {}",
             self.folder.display()
         );
-        self.say.does("broker", &broker)?;
-        self.say.does(
+        self.narrator.does("broker", &broker)?;
+        self.narrator.does(
             "host",
             &format!("is this process, in the partition `{HOST}`"),
         )?;
         let pid = self.guest.id().context("the guest has no process id")?;
         let guest = format!("is process {pid}, in a partition of its own, a child of `{HOST}`");
-        self.say.does("guest", &guest)
+        self.narrator.does("guest", &guest)
     }
 
     fn service(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "A service",
             "A service is a GUID with a friendly name. The owner of the host registers it\n\
              once. Partitions can then listen and connect by this name.",
         )?;
-        self.say
+        self.narrator
             .command(&format!("hvsock service register '{NAME}'"))?;
         let service = props::register(&self.handle)?;
-        self.say.good("broker", &service.id.to_string())
+        self.narrator.good("broker", &service.id.to_string())
     }
 
     fn exchange(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Listen, connect, and shut down each half separately",
             "The guest connects to PARENT. It needs no name or address of the host, so the\n\
              same program runs in any container or virtual machine.",
         )?;
         let listener = self.listen()?;
-        self.say
+        self.narrator
             .does("host", &format!("listens for \"{NAME}\" from its children"))?;
         let text = "Hello from the guest.";
         self.guest.send(&Command::Exchange {
@@ -120,23 +120,23 @@ impl<'a> Stage<'a> {
         let from = stream
             .peer()
             .map_or_else(String::new, |peer| peer.partition().to_owned());
-        self.say.does(
+        self.narrator.does(
             "guest",
             &format!("connects to PARENT, sends \"{text}\", shuts down its half"),
         )?;
         let mut received = String::new();
         stream.read_to_string(&mut received)?;
         let host = format!("receives \"{received}\" from `{from}`, then end of file");
-        self.say.good("host", &host)?;
+        self.narrator.good("host", &host)?;
         let answer = format!("Hello {from}, I got {} bytes.", received.len());
         stream.write_all(answer.as_bytes())?;
         stream.shutdown(Shutdown::Write)?;
-        self.say.does(
+        self.narrator.does(
             "host",
             "answers on the half that is still open, then shuts it down",
         )?;
         match self.guest.reply()? {
-            Reply::Received(received) if received == answer => self.say.good(
+            Reply::Received(received) if received == answer => self.narrator.good(
                 "guest",
                 &format!("receives \"{received}\", then end of file"),
             ),
@@ -145,13 +145,13 @@ impl<'a> Stage<'a> {
     }
 
     fn refusals(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Every refusal says why",
             "A connect that cannot succeed fails at once, with a reason for people and an\n\
              errno for programs. `hvsock why` explains it without connecting.",
         )?;
         let unknown = ServiceId::random();
-        self.say.does(
+        self.narrator.does(
             "guest",
             &format!("connects to {unknown}, which is not registered"),
         )?;
@@ -159,20 +159,20 @@ impl<'a> Stage<'a> {
 
         self.serve()?;
         self.open("existing", false)?;
-        self.say
+        self.narrator
             .does("guest", &format!("has a connection to \"{NAME}\""))?;
-        self.say
+        self.narrator
             .command(&format!("hvsock service disable '{NAME}'"))?;
         self.handle.set_enabled(&name()?, false, None)?;
         self.closed("existing", "sees its connection closed")?;
-        self.say.does("guest", "connects again")?;
+        self.narrator.does("guest", "connects again")?;
         self.refused(name()?, &format!("hvsock service enable '{NAME}'"))?;
         self.handle.set_enabled(&name()?, true, None)?;
         Ok(())
     }
 
     fn pause(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "A partition is paused",
             "The connections of a paused virtual machine or container are closed. Those with\n\
              the option HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
@@ -180,11 +180,11 @@ impl<'a> Stage<'a> {
         self.serve()?;
         self.open("without", false)?;
         self.open("with", true)?;
-        self.say.does(
+        self.narrator.does(
             "guest",
             "has two connections, one with HVSOCKET_CONNECTED_SUSPEND",
         )?;
-        self.say
+        self.narrator
             .command(&format!("hvsock container pause {GUEST}"))?;
         self.handle.set_state(&guest()?, PartitionState::Paused)?;
         self.closed("without", "without the option: closed")?;
@@ -193,14 +193,14 @@ impl<'a> Stage<'a> {
             timeout_ms: 300,
         })? {
             Reply::TimedOut => {
-                self.say.does(
+                self.narrator.does(
                     "guest",
                     "with the option: sends \"are you there?\", gets no answer yet",
                 )?;
             }
             other => bail!("the connection should be suspended, not {other:?}"),
         }
-        self.say
+        self.narrator
             .command(&format!("hvsock container resume {GUEST}"))?;
         self.handle.set_state(&guest()?, PartitionState::Running)?;
         match self.guest.run(&Command::Receive {
@@ -209,14 +209,14 @@ impl<'a> Stage<'a> {
         })? {
             Reply::Received(received) => {
                 let good = format!("with the option: receives \"{received}\", nothing is lost");
-                self.say.good("guest", &good)
+                self.narrator.good("guest", &good)
             }
             other => bail!("the connection should have been resumed, not {other:?}"),
         }
     }
 
     fn figures(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Figures",
             "Between the two processes through hvsock, in turns with a Unix socket.",
         )?;
@@ -236,8 +236,8 @@ impl<'a> Stage<'a> {
         for row in measure::rows(&figures) {
             table.row(row);
         }
-        self.say.table(&table)?;
-        props::counters(&self.say, &self.handle)
+        self.narrator.table(&table)?;
+        props::counters(&self.narrator, &self.handle)
     }
 
     fn finish(self) -> Result<()> {
@@ -283,10 +283,10 @@ impl<'a> Stage<'a> {
     fn refused(&mut self, service: ServiceRef, fix: &str) -> Result<()> {
         match self.guest.run(&Command::TryConnect { service })? {
             Reply::Failed { why, errno, .. } => {
-                self.say.bad("guest", &format!("refused: {why}"))?;
-                self.say
+                self.narrator.bad("guest", &format!("refused: {why}"))?;
+                self.narrator
                     .aside(&format!("       a program sees {}", errno_text(errno)))?;
-                self.say.aside(&format!("       help: {fix}"))
+                self.narrator.aside(&format!("       help: {fix}"))
             }
             other => bail!("the guest should have been refused, not {other:?}"),
         }
@@ -300,8 +300,8 @@ impl<'a> Stage<'a> {
         };
         match self.guest.run(&receive)? {
             Reply::Failed { why, errno, .. } => {
-                self.say.bad("guest", &format!("{what}: {why}"))?;
-                self.say
+                self.narrator.bad("guest", &format!("{what}: {why}"))?;
+                self.narrator
                     .aside(&format!("       a program sees {}", errno_text(errno)))
             }
             other => bail!("the connection should have been closed, not {other:?}"),

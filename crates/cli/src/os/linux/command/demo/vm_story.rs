@@ -21,7 +21,7 @@ use super::props::{self, NAME, errno_text, name};
 use super::services;
 use crate::context::Context;
 use crate::os::BrokerArgs;
-use crate::os::linux::command::integration;
+use crate::os::linux::command::built_in;
 use crate::os::linux::host_services::HostServices;
 use crate::os::linux::measure;
 
@@ -44,7 +44,7 @@ pub fn run(folder: &Path, kit: &Kit, context: &Context) -> Result<()> {
 
 struct Stage {
     folder: PathBuf,
-    say: Narrator,
+    narrator: Narrator,
     process: GuestProcess,
     machine: Guest,
     endpoint: Endpoint,
@@ -59,23 +59,23 @@ struct Stage {
 impl Stage {
     fn set_up(folder: &Path, kit: &Kit, context: &Context) -> Result<Self> {
         let began = Instant::now();
-        let mut say = Narrator::default();
+        let mut narrator = Narrator::default();
         let dirs = Dirs {
             run: folder.to_owned(),
             config: folder.to_owned(),
         };
         let mut config = BrokerConfig::new(dirs.clone());
         config.partition = PartitionName::new(HOST)?;
-        config.built_in = integration::registrations();
+        config.built_in = built_in::registrations();
         let broker = Broker::start(config)?;
         let handle = broker.handle();
-        say.chapter(
+        narrator.chapter(
             "A virtual machine",
             "The broker has a virtio-vsock device for each virtual machine, and the VMM\n\
              shares the guest's memory with it. There is no network, and the guest needs only\n\
              its kernel.",
         )?;
-        say.command(&format!("hvsock vm add {GUEST}"))?;
+        narrator.command(&format!("hvsock vm add {GUEST}"))?;
         let partition = handle.add_vm(NewVm {
             name: PartitionName::new(GUEST)?,
             cid: None,
@@ -84,18 +84,18 @@ impl Stage {
             unsealed_memory: false,
             user: None,
         })?;
-        say.does(
+        narrator.does(
             "broker",
             &format!("waits for the VMM of `{GUEST}`, {}", partition.id),
         )?;
-        say.does(
+        narrator.does(
             "qemu",
             "boots Linux with emulation, so that no KVM is needed",
         )?;
         let socket = dirs.vm_socket(GUEST);
         let machine = machine::boot(kit, GUEST, &socket, folder, context)?;
         let system = machine.run("uname -sr", REPLY_TIMEOUT)?.text();
-        say.good(
+        narrator.good(
             "guest",
             &format!(
                 "{system}, ready after {:.1} s",
@@ -103,13 +103,13 @@ impl Stage {
             ),
         )?;
         let process = GuestProcess::attached(machine.attach("exec hvsock demo-guest")?)?;
-        say.does(
+        narrator.does(
             "guest",
             "runs this program, `hvsock`, on the AF_VSOCK of its kernel",
         )?;
         Ok(Self {
             folder: folder.to_owned(),
-            say,
+            narrator,
             process,
             machine,
             endpoint: Endpoint::in_dir(folder),
@@ -121,33 +121,33 @@ impl Stage {
     }
 
     fn service(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "A service",
             "A service is a GUID with a friendly name, registered once on the host. A Linux\n\
              guest knows neither. It reaches the service by a vsock port derived from the\n\
              GUID, which is the same on every machine.",
         )?;
-        self.say
+        self.narrator
             .command(&format!("hvsock service register '{NAME}'"))?;
         let service = props::register(&self.handle)?;
         self.service = service.id;
-        self.say.good("broker", &service.id.to_string())
+        self.narrator.good("broker", &service.id.to_string())
     }
 
     fn guest_to_host(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "From the guest to the host",
             "The guest connects to PARENT with the same source code as in a container.",
         )?;
         let listener = self.listen()?;
-        self.say
+        self.narrator
             .does("host", &format!("listens for \"{NAME}\" from its children"))?;
         let text = "Hello from a virtual machine.";
         self.process.send(&Command::Exchange {
             service: self.service.into(),
             text: text.into(),
         })?;
-        self.say.does(
+        self.narrator.does(
             "guest",
             &format!("connects to PARENT, sends \"{text}\", shuts down its half"),
         )?;
@@ -164,12 +164,12 @@ impl Stage {
         let mut received = String::new();
         stream.read_to_string(&mut received)?;
         let host = format!("receives \"{received}\" from `{from}`, then end of file");
-        self.say.good("host", &host)?;
+        self.narrator.good("host", &host)?;
         let answer = format!("Hello {from}, I got {} bytes.", received.len());
         stream.write_all(answer.as_bytes())?;
         stream.shutdown(Shutdown::Write)?;
         match self.process.reply()? {
-            Reply::Received(received) if received == answer => self.say.good(
+            Reply::Received(received) if received == answer => self.narrator.good(
                 "guest",
                 &format!("receives \"{received}\", then end of file"),
             ),
@@ -178,7 +178,7 @@ impl Stage {
     }
 
     fn host_to_guest(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "From the host to the guest",
             "The host connects to the virtual machine by name.",
         )?;
@@ -187,11 +187,11 @@ impl Stage {
         };
         match self.process.run(&serve)? {
             Reply::Received(_) => self
-                .say
+                .narrator
                 .does("guest", "listens, and echoes what it receives")?,
             other => bail!("the guest should listen, not {other:?}"),
         }
-        self.say
+        self.narrator
             .command(&format!("hvsock connect {GUEST} '{NAME}'"))?;
         let mut stream = self.connect(false)?;
         let text = "Hello from the host.";
@@ -203,20 +203,20 @@ impl Stage {
         if received != text {
             bail!("the host should have received {text:?}, not {received:?}");
         }
-        self.say.good(
+        self.narrator.good(
             "host",
             &format!("sends \"{text}\", shuts down its half, receives the echo, then end of file"),
         )
     }
 
     fn refusals(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Every refusal comes at once",
             "The guest's kernel gets a reset without a reason, but it gets it at once. The\n\
              host shows the reason.",
         )?;
         let unknown = ServiceId::random();
-        self.say.does(
+        self.narrator.does(
             "guest",
             &format!("connects to {unknown}, which is not registered"),
         )?;
@@ -239,9 +239,9 @@ impl Stage {
                 bail!("the guest should have a connection: {why}");
             }
         }
-        self.say
+        self.narrator
             .does("guest", &format!("has a connection to \"{NAME}\""))?;
-        self.say
+        self.narrator
             .command(&format!("hvsock service disable '{NAME}'"))?;
         self.handle.set_enabled(&name()?, false, None)?;
         let receive = Command::Receive {
@@ -250,10 +250,10 @@ impl Stage {
         };
         match self.process.run(&receive)? {
             // A guest's kernel reports a reset as end of file.
-            Reply::Failed { .. } => self.say.bad("guest", "sees its connection end")?,
+            Reply::Failed { .. } => self.narrator.bad("guest", "sees its connection end")?,
             other => bail!("the connection should have been closed, not {other:?}"),
         }
-        self.say.does("guest", "connects again")?;
+        self.narrator.does("guest", "connects again")?;
         self.refused(self.service)?;
         self.why(self.service)?;
         self.handle.set_enabled(&name()?, true, None)?;
@@ -261,7 +261,7 @@ impl Stage {
     }
 
     fn pause(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "The virtual machine is paused",
             "The VMM tells the broker. Connections are closed. Those with the option\n\
              HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
@@ -272,45 +272,45 @@ impl Stage {
             stream.write_all(LINE)?;
             receive(stream, REPLY_TIMEOUT)?.context("the guest should echo")?;
         }
-        self.say.does(
+        self.narrator.does(
             "host",
             "has two connections to the guest, one with HVSOCKET_CONNECTED_SUSPEND",
         )?;
-        self.say.does("qemu", "stops the machine")?;
+        self.narrator.does("qemu", "stops the machine")?;
         self.machine.pause()?;
         match receive(&mut without, REPLY_TIMEOUT) {
             Err(error) => self
-                .say
+                .narrator
                 .bad("host", &format!("without the option: closed: {error}"))?,
             Ok(received) => bail!("the connection should have been closed, not {received:?}"),
         }
         with.write_all(LINE)?;
         match receive(&mut with, Duration::from_millis(300))? {
-            None => self.say.does(
+            None => self.narrator.does(
                 "host",
                 "with the option: sends \"are you there?\", gets no answer yet",
             )?,
             Some(received) => bail!("the connection should be suspended, not {received:?}"),
         }
-        self.say.does("qemu", "resumes the machine")?;
+        self.narrator.does("qemu", "resumes the machine")?;
         self.machine.resume()?;
         let received = receive(&mut with, REPLY_TIMEOUT)?
             .context("the connection should have been resumed")?;
         let good = format!("with the option: receives \"{received}\", nothing is lost");
-        self.say.good("host", &good)
+        self.narrator.good("host", &good)
     }
 
     fn figures(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Figures",
             "The data that went through the device. `cargo xtask bench vm` measures its speed\n\
              without an emulated processor.",
         )?;
-        props::counters(&self.say, &self.handle)
+        props::counters(&self.narrator, &self.handle)
     }
 
     fn services(&mut self) -> Result<()> {
-        self.say.chapter(
+        self.narrator.chapter(
             "Into the guest",
             "Integration services are services that are built in. An agent in the guest\n\
              offers them to the host only.",
@@ -318,11 +318,11 @@ impl Stage {
         let _host = HostServices::start(&self.handle, self.endpoint.clone())?;
         match self.process.run(&Command::StartAgent)? {
             Reply::Received(_) => self
-                .say
+                .narrator
                 .does("guest", "runs the agent, as `hvsock-agent` does")?,
             other => bail!("the guest should run the agent, not {other:?}"),
         }
-        services::show(&self.say, &self.endpoint, &guest()?, &self.folder)
+        services::show(&self.narrator, &self.endpoint, &guest()?, &self.folder)
     }
 
     fn finish(self) -> Result<()> {
@@ -360,7 +360,7 @@ impl Stage {
         match self.process.run(&command)? {
             Reply::Failed {
                 errno, after_ms, ..
-            } => self.say.bad(
+            } => self.narrator.bad(
                 "guest",
                 &format!("is refused after {after_ms} ms: {}", errno_text(errno)),
             ),
@@ -375,13 +375,13 @@ impl Stage {
         } else {
             service.to_string()
         };
-        self.say
+        self.narrator
             .command(&format!("hvsock why parent {shown} --from {GUEST}"))?;
         let service = ServiceRef::from(service);
         let parent = PartitionRef::Id(VmId::PARENT);
         let client = BrokerArgs::in_dir(&self.folder).client()?;
         let explained = client.explain_connect(Some(&guest()?), &parent, &service)?;
-        self.say.does("broker", &explained.verdict)
+        self.narrator.does("broker", &explained.verdict)
     }
 }
 

@@ -10,7 +10,7 @@ use std::str::FromStr;
 use hvsock_address::PartitionName;
 use serde::Serialize;
 
-use crate::words::shell_word;
+use crate::format::shell_word;
 
 /// An amount of memory in QEMU's form: a number with a unit, or in MiB without one.
 #[derive(Clone, Debug)]

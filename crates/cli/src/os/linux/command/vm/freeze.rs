@@ -14,12 +14,12 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::context::Context;
 use crate::failure::{Ended, Failure};
+use crate::format::shell_word;
 use crate::os::Partition;
+use crate::os::linux::format;
 use crate::os::linux::guest_services::{block_on, failure, target};
-use crate::os::linux::words;
 use crate::output::{self, Json};
 use crate::table::Columns;
-use crate::words::shell_word;
 
 /// Freeze a guest's filesystems for a snapshot
 #[derive(Debug, Args)]
@@ -136,7 +136,7 @@ impl Freeze {
             let ended = self.command(&mut signals).await;
             let thawed = freezer.thaw(frozen.id).await.map_err(fail)?;
             check(&self.vm, &thawed)?;
-            let time = words::age(thawed.frozen_ms as f64 / 1000.0);
+            let time = format::age(thawed.frozen_ms as f64 / 1000.0);
             context.note(&format!("`{}` was frozen for {time}", self.vm));
             match ended?.code() {
                 Some(0) => Ok(()),
@@ -232,7 +232,7 @@ impl Thaw {
             }))?;
         }
         check(&self.vm, &thawed)?;
-        let time = words::age(thawed.frozen_ms as f64 / 1000.0);
+        let time = format::age(thawed.frozen_ms as f64 / 1000.0);
         context.note(&format!("`{}` was frozen for {time}", self.vm));
         Ok(())
     }

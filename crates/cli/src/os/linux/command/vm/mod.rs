@@ -13,12 +13,12 @@ use hvsock_control::{NewVm, Partition, PartitionKind, PartitionState};
 use serde::Serialize;
 
 use super::guest;
+use super::integration_args::IntegrationArgs;
 use super::partition::{Grouped, Named, Partitions, facts};
-use super::switches::Switches;
 use super::time::Time;
 use super::wait::Wait;
 use crate::context::Context;
-use crate::os::linux::words;
+use crate::os::linux::format;
 use crate::output::{self, Json};
 use crate::table::Columns;
 use device::{Device, Memory};
@@ -49,7 +49,7 @@ pub enum Vm {
     Groups(Grouped),
     /// Remove a virtual machine and close its connections
     Remove(Named),
-    Integration(Switches),
+    Integration(IntegrationArgs),
     Freeze(freeze::Freeze),
     Thaw(freeze::Thaw),
 }
@@ -119,7 +119,7 @@ impl Vm {
             Self::Resume(named) => vms.set_state(&named, PartitionState::Running),
             Self::Groups(grouped) => vms.set_groups(grouped),
             Self::Remove(named) => vms.remove(&named),
-            Self::Integration(switches) => switches.run(vms),
+            Self::Integration(args) => args.run(vms),
             Self::Freeze(freeze) => freeze.run(context),
             Self::Thaw(thaw) => thaw.run(context),
         }
@@ -223,7 +223,7 @@ fn list(vms: Partitions<'_>, json: Json) -> Result<()> {
             vm.name.to_string(),
             vm.id.to_string(),
             vm.cid.map_or_else(String::new, |cid| cid.to_string()),
-            words::detailed_state(&vm).to_owned(),
+            format::detailed_state(&vm).to_owned(),
             guest::word(&vm).unwrap_or_default().to_owned(),
             vm.groups.join(", "),
             vm.connections.to_string(),

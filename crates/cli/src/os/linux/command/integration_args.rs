@@ -15,7 +15,7 @@ use crate::table::Columns;
 
 /// List a guest's integration services, or enable and disable them
 #[derive(Debug, Args)]
-pub struct Switches {
+pub struct IntegrationArgs {
     #[command(flatten)]
     named: Named,
     #[command(flatten)]
@@ -27,14 +27,14 @@ pub struct Switches {
 #[derive(Debug, Subcommand)]
 enum Change {
     /// Enable services for this guest
-    Enable(Which),
+    Enable(ServiceArgs),
     /// Disable services for this guest
-    Disable(Which),
+    Disable(ServiceArgs),
 }
 
 /// The services to change.
 #[derive(Debug, Args)]
-struct Which {
+struct ServiceArgs {
     /// Keys such as kvp, or the services' names, GUIDs or ports
     #[arg(required = true, value_name = "SERVICE", value_parser = find)]
     services: Vec<&'static Integration>,
@@ -69,20 +69,20 @@ struct Row {
     problem: Option<String>,
 }
 
-impl Switches {
+impl IntegrationArgs {
     pub fn run(self, partitions: Partitions<'_>) -> Result<()> {
         let partition = partitions.find(&self.named)?;
         match self.change {
             None => list(partitions.context, &partition, self.json),
-            Some(Change::Enable(which)) => set(partitions.context, &partition, &which, true),
-            Some(Change::Disable(which)) => set(partitions.context, &partition, &which, false),
+            Some(Change::Enable(args)) => set(partitions.context, &partition, &args, true),
+            Some(Change::Disable(args)) => set(partitions.context, &partition, &args, false),
         }
     }
 }
 
-fn set(context: &Context, partition: &Partition, which: &Which, enabled: bool) -> Result<()> {
+fn set(context: &Context, partition: &Partition, args: &ServiceArgs, enabled: bool) -> Result<()> {
     let client = context.client()?;
-    for service in &which.services {
+    for service in &args.services {
         let reference = ServiceRef::from(service.id());
         client.set_enabled(&reference, enabled, Some(partition.id.into()))?;
         let (key, guest) = (service.key, &partition.name);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hvsock_address::{ElementName, ServiceId, ServiceRef};
 use hvsock_control::{Partition, PartitionKind, PartitionState};
 
-pub use crate::words::{bytes, count};
+pub use crate::format::{bytes, count};
 
 /// A duration in its two largest units: `3 s`, `2 min 5 s`, `4 d 1 h`.
 pub fn age(seconds: f64) -> String {
