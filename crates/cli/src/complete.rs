@@ -22,12 +22,13 @@ use clap_complete::{CompleteEnv, Shell};
 use hvsock_control::PartitionKind;
 
 use crate::command::definition;
+use crate::os::BrokerArgs;
 use crate::{help, os};
 
 /// The variable that makes this program print candidates instead of running a command.
 const VARIABLE: &str = "COMPLETE";
 
-/// The longest wait for the names at each Tab.
+/// The longest wait for names.
 const TIMEOUT: Duration = Duration::from_millis(250);
 
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
@@ -241,18 +242,30 @@ fn with_colon(names: Vec<Name>) -> Vec<Name> {
 }
 
 fn guests(kind: Option<PartitionKind>) -> Vec<Name> {
-    within_timeout(move || os::complete::guests(kind))
+    guests_of(os::complete::typed_broker(), kind)
 }
 
 fn services() -> Vec<Name> {
-    within_timeout(os::complete::services)
+    services_of(os::complete::typed_broker())
 }
 
 fn connections() -> Vec<Name> {
-    within_timeout(os::complete::connections)
+    within_timeout(|| os::complete::connections(&os::complete::typed_broker()))
 }
 
-/// Names that arrive in time. An error yields none: a shell has no place to show it.
+/// The child partitions of a broker, if it answers within [`TIMEOUT`].
+pub fn guests_of(broker: BrokerArgs, kind: Option<PartitionKind>) -> Vec<Name> {
+    within_timeout(move || os::complete::guests(&broker, kind))
+}
+
+/// The services of a broker, if it answers within [`TIMEOUT`].
+pub fn services_of(broker: BrokerArgs) -> Vec<Name> {
+    within_timeout(move || os::complete::services(&broker))
+}
+
+/// Names that arrive in time. An error yields none: names are a convenience.
+///
+/// The thread also keeps the client's runtime out of the runtime that the caller may be in.
 fn within_timeout(names: impl FnOnce() -> Result<Vec<Name>> + Send + 'static) -> Vec<Name> {
     let (send, receive) = mpsc::channel();
     // The thread ends with the process at the latest.

@@ -6,10 +6,10 @@ use hvsock::{ConnectOptions, HvAddr, ListenOptions};
 use hvsock_address::{PartitionRef, ServiceRef};
 use hvsock_control::{Explanation, RefusalReport, Step};
 
+use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
 use crate::format::shell_word;
-use crate::os;
 
 /// Asks the endpoint whether a connect or listen would succeed.
 ///
@@ -96,22 +96,21 @@ pub fn failure(
 fn similar_name(context: &Context, address: &HvAddr, refusal: &hvsock::Refusal) -> Option<String> {
     use hvsock::Refusal::{NotReachable, PartitionUnknown, Unregistered};
 
+    let broker = context.broker.clone();
     let (unknown, known) = match (refusal, address.partition(), address.service()) {
         (Unregistered, _, ServiceRef::Name(name)) => {
-            let services = context.client().ok()?.services(false).ok()?.into_iter();
-            let names = services.map(|service| service.name.to_string());
-            (name.to_string(), names.collect())
+            (name.to_string(), complete::services_of(broker))
         }
         (PartitionUnknown | NotReachable, PartitionRef::Name(name), _) => {
-            (name.to_string(), os::complete::guest_names(context).ok()?)
+            (name.to_string(), complete::guests_of(broker, None))
         }
         _ => return None,
     };
-    nearest(&unknown, known)
+    nearest(&unknown, known.into_iter().map(|known| known.name))
 }
 
 /// The most similar of the known names, if a slip of the hand could turn it into the unknown one.
-fn nearest(unknown: &str, known: Vec<String>) -> Option<String> {
+fn nearest(unknown: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let limit = (unknown.chars().count() / 3).clamp(1, 3);
     let distances = known
         .into_iter()
@@ -141,7 +140,11 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_hand_is_near_and_another_word_is_not() {
-        let known = || ["web1", "db", "HV Socket Demo"].map(str::to_owned).to_vec();
+        let known = || {
+            ["web1", "db", "HV Socket Demo"]
+                .into_iter()
+                .map(str::to_owned)
+        };
         let of = |unknown| nearest(unknown, known());
         assert_eq!(of("web").as_deref(), Some("web1"));
         assert_eq!(of("hv socket dmeo").as_deref(), Some("HV Socket Demo"));
@@ -149,6 +152,6 @@ mod tests {
         assert_eq!(of("a"), None);
         // It is known, so a similar name explains nothing.
         assert_eq!(of("db"), None);
-        assert_eq!(nearest("web", Vec::new()), None);
+        assert_eq!(nearest("web", std::iter::empty()), None);
     }
 }

@@ -9,7 +9,6 @@ use hvsock_services::catalog;
 use super::broker_args::BrokerArgs;
 use super::format;
 use crate::complete::Name;
-use crate::context::Context;
 
 /// The integration services, as on the command line.
 pub fn integration_keys() -> Vec<&'static str> {
@@ -17,8 +16,8 @@ pub fn integration_keys() -> Vec<&'static str> {
 }
 
 /// The child partitions of one kind, or of both.
-pub fn guests(kind: Option<PartitionKind>) -> Result<Vec<Name>> {
-    let partitions = typed_broker().client()?.partitions()?;
+pub fn guests(broker: &BrokerArgs, kind: Option<PartitionKind>) -> Result<Vec<Name>> {
+    let partitions = broker.client()?.partitions()?;
     let is_wanted = |partition: &Partition| match kind {
         Some(kind) => partition.kind == kind,
         None => partition.kind != PartitionKind::Host,
@@ -35,16 +34,9 @@ pub fn guests(kind: Option<PartitionKind>) -> Result<Vec<Name>> {
     Ok(names.collect())
 }
 
-/// The names of all child partitions of the context's broker.
-pub fn guest_names(context: &Context) -> Result<Vec<String>> {
-    let partitions = context.client()?.partitions()?.into_iter();
-    let guests = partitions.filter(|partition| partition.kind != PartitionKind::Host);
-    Ok(guests.map(|guest| guest.name.to_string()).collect())
-}
-
 /// The registered services, with those that are built in.
-pub fn services() -> Result<Vec<Name>> {
-    let services = typed_broker().client()?.services(true)?.into_iter();
+pub fn services(broker: &BrokerArgs) -> Result<Vec<Name>> {
+    let services = broker.client()?.services(true)?.into_iter();
     let names = services.filter(|service| !service.in_box);
     let names = names.map(|service| Name {
         name: service.name.to_string(),
@@ -54,8 +46,8 @@ pub fn services() -> Result<Vec<Name>> {
 }
 
 /// The ids of connections.
-pub fn connections() -> Result<Vec<Name>> {
-    let connections = typed_broker().client()?.connections()?.into_iter();
+pub fn connections(broker: &BrokerArgs) -> Result<Vec<Name>> {
+    let connections = broker.client()?.connections()?.into_iter();
     let names = connections.map(|connection| {
         let service = format::service(connection.service, connection.service_name.as_ref());
         let (from, to) = (connection.from.partition, connection.to.partition);
@@ -69,7 +61,7 @@ pub fn connections() -> Result<Vec<Name>> {
 
 /// The broker of the command line that a shell completes. Its words follow `--` in the arguments of
 /// this process.
-fn typed_broker() -> BrokerArgs {
+pub fn typed_broker() -> BrokerArgs {
     let mut words = env::args_os().skip_while(|word| word != "--");
     while let Some(word) = words.next() {
         let dir = match word.to_string_lossy().strip_prefix("--dir=") {

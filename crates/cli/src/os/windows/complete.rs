@@ -3,10 +3,10 @@
 use anyhow::Result;
 use hvsock_control::PartitionKind;
 
+use super::broker_args::BrokerArgs;
 use super::local;
 use super::vm::Shown;
 use crate::complete::Name;
-use crate::context::Context;
 
 /// The integration services, which Hyper-V manages on Windows.
 pub fn integration_keys() -> Vec<&'static str> {
@@ -14,7 +14,7 @@ pub fn integration_keys() -> Vec<&'static str> {
 }
 
 /// The virtual machines, by their names as partitions.
-pub fn guests(_kind: Option<PartitionKind>) -> Result<Vec<Name>> {
+pub fn guests(_broker: &BrokerArgs, _kind: Option<PartitionKind>) -> Result<Vec<Name>> {
     let (vms, _missing) = hvsock_hyperv::virtual_machines();
     let names = Shown::all(vms).into_iter().map(|vm| Name {
         name: vm.partition.to_string(),
@@ -23,13 +23,8 @@ pub fn guests(_kind: Option<PartitionKind>) -> Result<Vec<Name>> {
     Ok(names.collect())
 }
 
-/// The names of all virtual machines as partitions.
-pub fn guest_names(_context: &Context) -> Result<Vec<String>> {
-    Ok(guests(None)?.into_iter().map(|one| one.name).collect())
-}
-
 /// The registered services.
-pub fn services() -> Result<Vec<Name>> {
+pub fn services(_broker: &BrokerArgs) -> Result<Vec<Name>> {
     let registry = local::registry()?;
     let names = registry.iter().map(|registration| Name {
         name: registration.name.to_string(),
@@ -42,6 +37,11 @@ pub fn services() -> Result<Vec<Name>> {
 }
 
 /// Windows does not list connections.
-pub fn connections() -> Result<Vec<Name>> {
+pub fn connections(_broker: &BrokerArgs) -> Result<Vec<Name>> {
     Ok(Vec::new())
+}
+
+/// The only broker that there is: the system.
+pub fn typed_broker() -> BrokerArgs {
+    BrokerArgs {}
 }
