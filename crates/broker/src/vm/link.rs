@@ -1,9 +1,9 @@
-//! Where a guest's connection leads: to a process on the host, over a ring or a descriptor, or to
-//! a sibling guest.
+//! The peer of a guest's connection: a process on the host, over a ring or a socket, or a sibling
+//! guest.
 //!
-//! A [`Body`] moves bytes between that and the guest's memory, never blocking and, but for a
-//! sibling or a descriptor that is full, with no copy in between. What comes from the guest always
-//! fits: the guest has credit for no more than there is room.
+//! A [`Peer`] copies bytes directly between the guest's memory and a ring or socket. Only a sibling
+//! and a full socket need an intermediate buffer. No call blocks. Bytes from the guest always fit:
+//! its credit never exceeds the free space.
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -16,18 +16,18 @@ use hvsock_sys::shared_memory::{self, SharedBytes};
 use hvsock_sys::stream;
 use hvsock_virtio::MessageEnd;
 
-use super::sibling::{self, NotTaken};
+use super::sibling::{self, WriteError};
 use crate::pump::{Control, unread_data, went_away};
 
-/// What moves a connection's bytes.
+/// The peer of one connection.
 #[derive(Debug)]
-pub(super) enum Body {
-    /// The broker has one end of a ring, the process the other.
+pub(super) enum Peer {
+    /// A ring; the process owns the other end.
     Ring(Box<Ring>),
-    /// A socket whose other end the process has.
+    /// A socket; the process owns the other end.
     Socket(Socket),
     /// Another guest of this broker.
-    Sibling(sibling::End),
+    Sibling(sibling::SiblingEnd),
 }
 
 /// One end of a ring.
@@ -36,59 +36,59 @@ pub(super) struct Ring {
     end: End,
 }
 
-/// A descriptor, as of a connection that the broker pumps.
+/// The broker's end of a socket pair.
 #[derive(Debug)]
 pub(super) struct Socket {
     data: OwnedFd,
-    /// The end of file is a clean end by itself.
-    plain: bool,
-    /// Bytes from the guest that the socket did not take, from `start`.
+    /// The process has a raw fd and sends no SHUTDOWN message: end of file is a clean end.
+    raw_fd: bool,
+    /// Bytes from the guest that the full socket did not accept, from `start` on.
     pending: Vec<u8>,
     start: usize,
-    /// Bytes that it took.
-    taken: u64,
+    /// Bytes that the socket has accepted.
+    consumed: u64,
     readable: bool,
     writable: bool,
-    /// The guest sends no more; the process is told when it has all.
+    /// The guest's half-close, passed on once `pending` is empty.
     finished: Finish,
-    /// The socket takes no more.
+    /// The process has closed its end.
     sink_closed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Finish {
     No,
-    /// When everything is written.
+    /// Once everything is written.
     Wanted,
     Done,
 }
 
-/// What there is for the guest.
+/// The outcome of [`Peer::fill`].
 #[derive(Debug)]
-pub(super) enum Filled {
-    /// So many bytes were put into the guest's memory, what ends with them, and whether there may
-    /// be more.
+pub(super) enum FillOutcome {
+    /// The count of bytes written to the guest's memory, which message end follows them, and
+    /// whether there may be more.
     Bytes(usize, MessageEnd, bool),
     /// Nothing yet.
     Empty,
-    /// Nothing any more.
+    /// End of file.
     Ended,
-    /// Nothing any more, and not for a good reason.
-    Broken(Refusal),
+    /// The connection has failed.
+    Failed(Refusal),
 }
 
-impl Body {
+impl Peer {
     pub(super) fn ring(end: End) -> Self {
         Self::Ring(Box::new(Ring { end }))
     }
 
-    pub(super) fn socket(data: OwnedFd, plain: bool) -> Self {
+    pub(super) fn socket(data: OwnedFd, raw_fd: bool) -> Self {
         Self::Socket(Socket {
             data,
-            plain,
+            raw_fd,
             pending: Vec::new(),
             start: 0,
-            taken: 0,
+            consumed: 0,
             readable: true,
             writable: true,
             finished: Finish::No,
@@ -96,7 +96,7 @@ impl Body {
         })
     }
 
-    /// The descriptor to watch, and for what.
+    /// The descriptor to register with epoll.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
             Self::Ring(ring) => Some(ring.end.bell()),
@@ -105,7 +105,7 @@ impl Body {
         }
     }
 
-    /// Notes that the descriptor may be ready.
+    /// Records a readiness event of the descriptor.
     pub(super) fn ready(&mut self, event: &mio::event::Event) {
         match self {
             Self::Ring(ring) => ring.end.hear(),
@@ -120,50 +120,52 @@ impl Body {
         }
     }
 
-    /// Takes bytes of the guest's.
+    /// Delivers `len` bytes from the guest, and the message end that follows them.
     pub(super) fn deliver(
         &mut self,
-        pieces: &[SharedBytes<'_>],
+        chunks: &[SharedBytes<'_>],
         len: usize,
         end: MessageEnd,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<(), WriteError> {
         match self {
-            Self::Ring(ring) => ring.deliver(pieces, len),
-            Self::Socket(socket) => socket.deliver(pieces),
-            Self::Sibling(sibling) => sibling.write(pieces, end),
+            Self::Ring(ring) => ring.deliver(chunks, len),
+            Self::Socket(socket) => socket.deliver(chunks),
+            Self::Sibling(sibling) => sibling.write(chunks, end),
         }
     }
 
-    /// Puts bytes for the guest into its memory, at least one if there are any.
+    /// Copies bytes for the guest into its memory, at least one if there are any.
     pub(super) fn fill(
         &mut self,
-        pieces: &[SharedBytes<'_>],
+        chunks: &[SharedBytes<'_>],
         in_messages: bool,
         control: Option<&mut Control>,
-    ) -> Filled {
+    ) -> FillOutcome {
         match self {
-            Self::Ring(ring) => ring.fill(pieces),
-            Self::Socket(socket) => socket.fill(pieces, control),
-            Self::Sibling(sibling) => match sibling.read(pieces, in_messages) {
-                sibling::Read::Bytes(count, end, more) => Filled::Bytes(count, end, more),
-                sibling::Read::Empty => Filled::Empty,
-                sibling::Read::Ended => Filled::Ended,
-                sibling::Read::Broken(refusal) => Filled::Broken(refusal),
+            Self::Ring(ring) => ring.fill(chunks),
+            Self::Socket(socket) => socket.fill(chunks, control),
+            Self::Sibling(sibling) => match sibling.read(chunks, in_messages) {
+                sibling::ReadOutcome::Bytes(count, end, more) => {
+                    FillOutcome::Bytes(count, end, more)
+                }
+                sibling::ReadOutcome::Empty => FillOutcome::Empty,
+                sibling::ReadOutcome::Ended => FillOutcome::Ended,
+                sibling::ReadOutcome::Failed(refusal) => FillOutcome::Failed(refusal),
             },
         }
     }
 
-    /// Whether [`Body::fill`] may find something; to be asked after it found nothing.
-    pub(super) fn has_more(&self) -> bool {
+    /// Whether [`Peer::fill`] may find data after it has returned [`FillOutcome::Empty`].
+    pub(super) fn may_have_data(&self) -> bool {
         match self {
             Self::Ring(ring) => ring.end.is_readable(),
             Self::Socket(socket) => socket.readable,
-            // It says so by itself.
+            // A sibling notifies the thread's wake queue.
             Self::Sibling(_) => false,
         }
     }
 
-    /// Asks to be told when there is something for the guest; whether there is nothing yet.
+    /// Requests a wakeup for when there is data for the guest. Returns `false` if there is already.
     pub(super) fn arm(&self) -> bool {
         match self {
             Self::Ring(ring) => ring.end.arm(Interest::READ),
@@ -172,30 +174,30 @@ impl Body {
         }
     }
 
-    /// Bytes from the guest that the other end has taken so far, modulo 2^64.
-    pub(super) fn taken(&mut self) -> u64 {
+    /// The count of bytes from the guest that the peer has consumed, modulo 2^64.
+    pub(super) fn consumed(&mut self) -> u64 {
         match self {
-            // One that says nonsense has ended its connection, as is seen elsewhere.
+            // An invalid count is a protocol violation; it ends the connection elsewhere.
             Self::Ring(ring) => ring.end.read_by_peer().unwrap_or(0),
             Self::Socket(socket) => {
                 socket.flush();
-                socket.taken
+                socket.consumed
             }
             Self::Sibling(sibling) => sibling.read_by_peer(),
         }
     }
 
-    /// Asks to be told when `bytes` in all have been taken, of a ring with room for `room` more;
-    /// whether they have not yet.
-    pub(super) fn arm_taken(&self, bytes: u64, room: u64) -> bool {
+    /// Requests a wakeup for when `bytes` in all have been consumed; a ring's free space is then
+    /// `free`. Returns `false` if they have been already.
+    pub(super) fn arm_consumed(&self, bytes: u64, free: u64) -> bool {
         match self {
-            Self::Ring(ring) => ring.end.arm_room(room),
+            Self::Ring(ring) => ring.end.arm_room(free),
             Self::Socket(socket) => !socket.pending.is_empty(),
-            Self::Sibling(sibling) => sibling.ask_for_room(bytes),
+            Self::Sibling(sibling) => sibling.arm_read_by_peer(bytes),
         }
     }
 
-    /// Says that the guest sends no more.
+    /// Passes on the guest's half-close: it sends no more.
     pub(super) fn finish(&mut self, control: Option<&Control>) {
         match self {
             Self::Ring(ring) => ring.end.shutdown_write(),
@@ -204,21 +206,21 @@ impl Body {
                     socket.finished = Finish::Wanted;
                 }
                 socket.flush();
-                socket.tell_finish(control);
+                socket.send_shutdown(control);
             }
             Self::Sibling(sibling) => sibling.finish(),
         }
     }
 
-    /// Does what is left to do when the descriptor takes bytes again.
+    /// Writes pending bytes, and the pending half-close after them, once the socket is writable.
     pub(super) fn flush(&mut self, control: Option<&Control>) {
         if let Self::Socket(socket) = self {
             socket.flush();
-            socket.tell_finish(control);
+            socket.send_shutdown(control);
         }
     }
 
-    /// Whether everything of the guest's has been handed on.
+    /// Whether no half-close is pending behind unwritten bytes.
     pub(super) fn is_flushed(&self) -> bool {
         match self {
             Self::Socket(socket) => socket.finished != Finish::Wanted,
@@ -226,7 +228,7 @@ impl Body {
         }
     }
 
-    /// Says that the guest reads no more.
+    /// Passes on that the guest reads no more.
     pub(super) fn close_read(&mut self) {
         match self {
             Self::Ring(ring) => ring.end.shutdown_read(),
@@ -237,71 +239,72 @@ impl Body {
         }
     }
 
-    /// Whether the process left something of the guest's unread when it closed, as far as that
-    /// can be told.
+    /// Whether the process closed without reading all of the guest's bytes. A socket shows only
+    /// what was never accepted.
     pub(super) fn leaves_unread(&mut self, sent: u64) -> bool {
         match self {
-            Self::Ring(_) => self.taken() != sent,
+            Self::Ring(_) => self.consumed() != sent,
             Self::Socket(socket) => !socket.pending.is_empty(),
             Self::Sibling(_) => false,
         }
     }
 
-    /// Breaks the connection off for the other end, which has been told why if it is a process. A
-    /// sibling reads what is there before it finds out, unless the connection is `cut`.
-    pub(super) fn break_off(&mut self, refusal: &Refusal, cut: bool) {
+    /// Aborts the connection for the peer. A process has been sent the refusal before. A sibling
+    /// reads what is buffered and then finds the refusal, or at once with `discard`.
+    pub(super) fn abort(&mut self, refusal: &Refusal, discard: bool) {
         match self {
             Self::Ring(ring) => ring.end.cut(),
             Self::Socket(_) => {}
-            Self::Sibling(sibling) => sibling.break_off(refusal.clone(), cut),
+            Self::Sibling(sibling) => sibling.abort(refusal.clone(), discard),
         }
     }
 }
 
 impl Ring {
-    fn deliver(&mut self, pieces: &[SharedBytes<'_>], len: usize) -> Result<(), NotTaken> {
+    fn deliver(&mut self, chunks: &[SharedBytes<'_>], len: usize) -> Result<(), WriteError> {
         if len == 0 {
             return Ok(());
         }
-        let mut room = self
+        let mut reserved = self
             .end
             .try_reserve(len)
-            .map_err(|_| NotTaken::ReadsNoMore)?;
-        if room.len() < len {
-            // Only a process that breaks the ring's rules has less room than it had.
-            return Err(NotTaken::ReadsNoMore);
+            .map_err(|_| WriteError::ReadClosed)?;
+        if reserved.len() < len {
+            // Credit guarantees the space, so the process has violated the ring's protocol.
+            return Err(WriteError::ReadClosed);
         }
         let mut at = 0;
-        for piece in pieces {
-            room.put_shared(at, *piece)
-                .map_err(|_| NotTaken::ReadsNoMore)?;
-            at += piece.len();
+        for chunk in chunks {
+            reserved
+                .put_shared(at, *chunk)
+                .map_err(|_| WriteError::ReadClosed)?;
+            at += chunk.len();
         }
-        room.commit(len).map_err(|_| NotTaken::ReadsNoMore)
+        reserved.commit(len).map_err(|_| WriteError::ReadClosed)
     }
 
-    fn fill(&mut self, pieces: &[SharedBytes<'_>]) -> Filled {
-        let lent = match self.end.try_fill() {
-            Ok(lent) => lent,
-            Err(Stop::WouldBlock) => return Filled::Empty,
-            Err(Stop::End) => return Filled::Ended,
-            Err(stop) => return Filled::Broken(broken(stop)),
+    fn fill(&mut self, chunks: &[SharedBytes<'_>]) -> FillOutcome {
+        let filled = match self.end.try_fill() {
+            Ok(filled) => filled,
+            Err(Stop::WouldBlock) => return FillOutcome::Empty,
+            Err(Stop::End) => return FillOutcome::Ended,
+            Err(stop) => return FillOutcome::Failed(refusal_of(stop)),
         };
-        let (mut count, all) = (0, lent.len());
-        for piece in pieces {
-            let wanted = piece.len().min(all - count);
-            if wanted == 0 || lent.get_shared(count, piece.part(0, wanted)).is_err() {
+        let (mut count, all) = (0, filled.len());
+        for chunk in chunks {
+            let wanted = chunk.len().min(all - count);
+            if wanted == 0 || filled.get_shared(count, chunk.part(0, wanted)).is_err() {
                 break;
             }
             count += wanted;
         }
-        // It is within what was lent.
-        let _ = lent.consume(count);
-        Filled::Bytes(count, MessageEnd::default(), count < all)
+        // Cannot fail: `count` is at most the borrowed length.
+        let _ = filled.consume(count);
+        FillOutcome::Bytes(count, MessageEnd::default(), count < all)
     }
 }
 
-fn broken(stop: Stop) -> Refusal {
+fn refusal_of(stop: Stop) -> Refusal {
     match stop {
         Stop::Gone => went_away(),
         Stop::Unread => unread_data(),
@@ -312,39 +315,39 @@ fn broken(stop: Stop) -> Refusal {
 }
 
 impl Socket {
-    fn deliver(&mut self, pieces: &[SharedBytes<'_>]) -> Result<(), NotTaken> {
+    fn deliver(&mut self, chunks: &[SharedBytes<'_>]) -> Result<(), WriteError> {
         if self.sink_closed {
-            return Err(NotTaken::ReadsNoMore);
+            return Err(WriteError::ReadClosed);
         }
         let mut done = 0;
         if self.pending.is_empty() && self.writable {
-            done = self.send(|data| shared_memory::send(data, pieces));
+            done = self.send(|data| shared_memory::send(data, chunks));
         }
-        for piece in pieces {
-            let skip = done.min(piece.len());
+        for chunk in chunks {
+            let skip = done.min(chunk.len());
             done -= skip;
-            let rest = piece.part(skip, piece.len());
+            let rest = chunk.part(skip, chunk.len());
             let at = self.pending.len();
             self.pending.resize(at + rest.len(), 0);
             rest.get(0, &mut self.pending[at..]);
         }
         if self.sink_closed {
-            return Err(NotTaken::ReadsNoMore);
+            return Err(WriteError::ReadClosed);
         }
         Ok(())
     }
 
-    /// Writes what waits, as far as the socket takes it.
+    /// Writes pending bytes until the socket is full.
     fn flush(&mut self) {
         while self.start < self.pending.len() && self.writable && !self.sink_closed {
             let pending = std::mem::take(&mut self.pending);
             let start = self.start;
-            let taken = self.send(|data| stream::send(data, &pending[start..]));
+            let consumed = self.send(|data| stream::send(data, &pending[start..]));
             self.pending = pending;
-            self.start += taken;
+            self.start += consumed;
         }
         if self.start == self.pending.len() || self.sink_closed {
-            // Most connections never come to this; those that do once should not keep it.
+            // Free the buffer: most connections never need one.
             (self.pending, self.start) = (Vec::new(), 0);
         }
     }
@@ -352,7 +355,7 @@ impl Socket {
     fn send(&mut self, call: impl FnOnce(&OwnedFd) -> std::io::Result<usize>) -> usize {
         match call(&self.data) {
             Ok(count) => {
-                self.taken += count as u64;
+                self.consumed += count as u64;
                 count
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
@@ -366,7 +369,7 @@ impl Socket {
         }
     }
 
-    fn tell_finish(&mut self, control: Option<&Control>) {
+    fn send_shutdown(&mut self, control: Option<&Control>) {
         if self.finished == Finish::Wanted
             && self.pending.is_empty()
             && let Some(control) = control
@@ -377,38 +380,39 @@ impl Socket {
         }
     }
 
-    fn fill(&mut self, pieces: &[SharedBytes<'_>], control: Option<&mut Control>) -> Filled {
+    fn fill(&mut self, chunks: &[SharedBytes<'_>], control: Option<&mut Control>) -> FillOutcome {
         if !self.readable {
-            return Filled::Empty;
+            return FillOutcome::Empty;
         }
-        match shared_memory::recv(&self.data, pieces) {
+        match shared_memory::recv(&self.data, chunks) {
             Ok(0) => self.end_of_file(control),
-            Ok(count) => Filled::Bytes(count, MessageEnd::default(), true),
+            Ok(count) => FillOutcome::Bytes(count, MessageEnd::default(), true),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
                 self.readable = false;
-                Filled::Empty
+                FillOutcome::Empty
             }
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
-                Filled::Broken(unread_data())
+                FillOutcome::Failed(unread_data())
             }
-            Err(_) => Filled::Broken(went_away()),
+            Err(_) => FillOutcome::Failed(went_away()),
         }
     }
 
-    /// Whether the process has announced the end, which it does before it shuts the descriptor.
-    fn end_of_file(&mut self, control: Option<&mut Control>) -> Filled {
-        if self.plain {
-            return Filled::Ended;
+    /// Handles end of file. The process sends SHUTDOWN before it shuts the socket down, so an end
+    /// of file without one means that it died.
+    fn end_of_file(&mut self, control: Option<&mut Control>) -> FillOutcome {
+        if self.raw_fd {
+            return FillOutcome::Ended;
         }
         let Some(control) = control else {
-            return Filled::Empty;
+            return FillOutcome::Empty;
         };
         match control.read() {
-            Err(refusal) => Filled::Broken(refusal),
-            Ok(()) if control.announced => Filled::Ended,
-            // Much else was said before it.
-            Ok(()) if control.readable => Filled::Bytes(0, MessageEnd::default(), true),
-            Ok(()) => Filled::Broken(went_away()),
+            Err(refusal) => FillOutcome::Failed(refusal),
+            Ok(()) if control.announced => FillOutcome::Ended,
+            // The SHUTDOWN is behind more messages than one read handles: try again.
+            Ok(()) if control.readable => FillOutcome::Bytes(0, MessageEnd::default(), true),
+            Ok(()) => FillOutcome::Failed(went_away()),
         }
     }
 }

@@ -1,5 +1,8 @@
-//! The connections of one guest: what the protocol says of them on one side, where they lead on
-//! the other, and how the one follows from the other.
+//! The connections of one guest.
+//!
+//! A [`Link`] ties a connection of the vsock protocol (a [`Handle`] of the [`Muxer`]) to its peer
+//! ([`Peer`]: a ring, a socket or a sibling). [`Links`] maps events of one side to calls on the
+//! other: readiness, credit, half-close, close and reset.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,44 +19,45 @@ use mio::{Interest, Registry, Token};
 use slab::Slab;
 
 use super::VmNews;
-use super::link::Body;
-use super::sibling::{self, Doorstep};
+use super::link::Peer;
+use super::sibling::{self, WakeQueue};
 use crate::pump::{Control, Counters, Report, unread_data};
 use crate::reply::refused;
 
-/// The first token of a link.
+/// The first mio token of a link. A link has two: its peer's descriptor and its control socket.
 const FIRST: usize = 16;
-/// Above a token's place is the generation of what has it, so that an event that was on its way
-/// when a link ended is not taken for one of the next link in its place.
+/// The bit position of the generation in a token. A stale event of a removed link has another
+/// generation than the next link in the same slot and is dropped.
 const GENERATION: u32 = 32;
 const GENERATIONS: usize = 1 << 16;
 
-/// Links that are looked at while the thread is awake; with more, all of them are to tell.
+/// The most links that the thread busy-polls. With more, it arms all of them for a wakeup.
 pub(super) const MAX_WATCHED: usize = 64;
 
-/// What a connection leads to.
+/// The broker's end of a connection's peer.
 pub(crate) enum LinkParts {
     /// The broker's end of a ring.
     Ring(Box<hvsock_ring::End>),
-    /// The broker's end of a socket pair, and whether the process is a plain program.
+    /// The broker's end of a socket pair. With `plain`, the process has a raw fd and sends no
+    /// SHUTDOWN message: end of file is a clean end.
     Socket { data: OwnedFd, plain: bool },
     /// A sibling guest.
-    Sibling(sibling::End),
+    Sibling(sibling::SiblingEnd),
 }
 
-/// A connection that the core has made.
+/// A connection that the core hands to the data thread.
 pub(crate) struct Linked {
     pub(crate) connection: ConnectionId,
     pub(crate) parts: LinkParts,
-    /// The process's control connection; none for a sibling, and none yet for a process whose
-    /// connection the guest has not accepted.
+    /// The process's control connection. `None` for a sibling, and for a process until the guest
+    /// has accepted ([`Command::Establish`](super::Command::Establish)).
     pub(crate) control: Option<Control>,
     pub(crate) counters: Arc<Counters>,
-    /// Bytes from the guest that there is room for.
+    /// The buffer for bytes from the guest, in bytes: the `buf_alloc` that the guest is sent.
     pub(crate) alloc: u32,
     /// Which end the guest is.
     pub(crate) guest: End,
-    /// This thread tells the core of the connection's end.
+    /// This thread reports the connection's close to the core. Of two siblings only one does.
     pub(crate) reports: bool,
 }
 
@@ -61,88 +65,89 @@ pub(crate) struct Linked {
 pub(super) struct Link {
     pub(super) id: ConnectionId,
     generation: usize,
-    /// None once the protocol is through with it.
+    /// `None` once the muxer has closed the connection.
     pub(super) handle: Option<Handle>,
-    pub(super) body: Body,
+    pub(super) peer: Peer,
     control: Option<Control>,
     counters: Arc<Counters>,
     guest: End,
     reports: bool,
     alloc: u32,
-    /// The guest has accepted, or was accepted.
+    /// The connection is established.
     open: bool,
-    /// Its body's descriptor is watched.
+    /// The peer's descriptor is registered with epoll.
     watched: bool,
-    /// Of a SEQPACKET socket.
+    /// A SEQPACKET connection, which keeps message ends.
     pub(super) in_messages: bool,
-    /// Bytes that the guest sent.
+    /// Bytes received from the guest.
     delivered: u64,
-    /// How many of them the other end has taken, as far as the protocol knows.
-    taken: u64,
+    /// How many of them the peer has consumed, as last reported to the muxer.
+    consumed: u64,
     suspended: bool,
-    /// The guest was told that nothing follows.
+    /// The guest was sent the end of the peer's data.
     finished: bool,
-    /// It is among those that are looked at for bytes.
+    /// It is in the worker's list of links polled for bytes.
     pub(super) idle: bool,
-    /// It is among those that are looked at for room.
-    thirsty: bool,
+    /// It is in the list of links polled for credit.
+    low_credit: bool,
 }
 
 /// All connections of one guest.
 pub(super) struct Links {
     registry: Registry,
-    door: Arc<Doorstep>,
+    wake_queue: Arc<WakeQueue>,
     slab: Slab<Link>,
     next_generation: usize,
     by_id: HashMap<ConnectionId, usize>,
-    /// The places of links by their handle's index.
+    /// Slots of links, indexed by their handle's index.
     by_handle: Vec<Option<usize>>,
-    /// Links with little room for the guest, that were not asked to tell of more yet.
-    thirsty: Vec<usize>,
-    /// Links whose processes had more to say than is heard at once.
-    talking: Vec<usize>,
+    /// Links whose guest has low credit and that are polled, not armed for a wakeup.
+    low_credit: Vec<usize>,
+    /// Links whose control socket had more messages than one read handles.
+    unread_controls: Vec<usize>,
     reports: Vec<Report>,
-    news: Vec<VmNews>,
+    events: Vec<VmNews>,
 }
 
 impl Link {
-    /// Whether its bytes may go to the guest now.
+    /// Whether the peer's bytes may be sent to the guest now.
     pub(super) fn may_fill(&self) -> bool {
-        let is_heard = self.control.is_some() || matches!(self.body, Body::Sibling(_));
-        self.open && is_heard && !self.suspended
+        let has_peer = self.control.is_some() || matches!(self.peer, Peer::Sibling(_));
+        self.open && has_peer && !self.suspended
     }
 
-    /// The body, and what it may need of the process.
-    pub(super) fn parts(&mut self) -> (&mut Body, Option<&mut Control>) {
-        (&mut self.body, self.control.as_mut())
+    /// The peer, and the process's control connection.
+    pub(super) fn parts(&mut self) -> (&mut Peer, Option<&mut Control>) {
+        (&mut self.peer, self.control.as_mut())
     }
 
     /// Counts bytes from the guest.
     pub(super) fn count_delivered(&mut self, bytes: usize) {
         self.delivered += bytes as u64;
-        self.counters.add(way(self.guest), bytes);
+        self.counters.add(direction(self.guest), bytes);
     }
 
     /// Counts bytes to the guest.
     pub(super) fn count_filled(&self, bytes: usize) {
-        self.counters.add(1 - way(self.guest), bytes);
+        self.counters.add(1 - direction(self.guest), bytes);
     }
 
-    /// Tells the protocol how many of the guest's bytes the other end has taken since.
-    fn credit(&mut self, mux: &mut Muxer) {
+    /// Reports to the muxer how many more bytes the peer has consumed. The muxer sends the credit
+    /// update.
+    fn report_consumed(&mut self, mux: &mut Muxer) {
         let Some(handle) = self.handle else { return };
-        let taken = self.body.taken();
-        let fresh = taken.wrapping_sub(self.taken);
-        if fresh > 0 && fresh <= self.delivered.wrapping_sub(self.taken) {
-            self.taken = taken;
-            // Not more than was delivered, which is not more than the credit was.
+        let consumed = self.peer.consumed();
+        let fresh = consumed.wrapping_sub(self.consumed);
+        if fresh > 0 && fresh <= self.delivered.wrapping_sub(self.consumed) {
+            self.consumed = consumed;
+            // Fits: it is at most what was delivered, and that is bounded by the credit.
             mux.freed(handle, fresh as u32);
         }
     }
 
-    /// Asks the body to tell when there is room for the guest again, if there is little; whether
-    /// there is some already.
-    fn arm_room(&self, mux: &Muxer) -> bool {
+    /// If the guest has low credit, requests a wakeup for when the peer has freed enough space for
+    /// a credit update. Returns whether it already has.
+    fn arm_credit(&self, mux: &Muxer) -> bool {
         let Some(handle) = self.handle else {
             return false;
         };
@@ -150,27 +155,29 @@ impl Link {
         if !is_low(window) {
             return false;
         }
-        // Told at a quarter more than it believes in, and not a byte less: below it the muxer has
-        // nothing to tell, and this would look again at once.
+        // Wake when free space is a quarter above the guest's credit, and not a byte earlier: below
+        // that the muxer sends no credit update, and the link would be armed again at once.
         let quarter = window.size.div_ceil(4);
         let unread = u64::from(window.size - window.believed - quarter);
-        let taken = self.delivered.saturating_sub(unread);
-        !self.body.arm_taken(taken, u64::from(window.alloc) - unread)
+        let consumed = self.delivered.saturating_sub(unread);
+        !self
+            .peer
+            .arm_consumed(consumed, u64::from(window.alloc) - unread)
     }
 
-    fn tell(&self, message: &BrokerMessage) {
+    fn send(&self, message: &BrokerMessage) {
         if let Some(control) = &self.control {
             control.tell(message);
         }
     }
 }
 
-/// Whether the guest believes to have so little room that its writes may wait for more.
+/// Whether the guest's credit is below half of the window, so that its writes may soon block.
 fn is_low(window: Window) -> bool {
     window.believed < window.size / 2
 }
 
-fn way(guest: End) -> usize {
+fn direction(guest: End) -> usize {
     match guest {
         End::Client => 0,
         End::Server => 1,
@@ -178,46 +185,46 @@ fn way(guest: End) -> usize {
 }
 
 impl Links {
-    pub(super) fn new(registry: Registry, door: Arc<Doorstep>) -> Self {
+    pub(super) fn new(registry: Registry, wake_queue: Arc<WakeQueue>) -> Self {
         Self {
             registry,
-            door,
+            wake_queue,
             slab: Slab::new(),
             next_generation: 0,
             by_id: HashMap::new(),
             by_handle: Vec::new(),
-            thirsty: Vec::new(),
-            talking: Vec::new(),
+            low_credit: Vec::new(),
+            unread_controls: Vec::new(),
             reports: Vec::new(),
-            news: Vec::new(),
+            events: Vec::new(),
         }
     }
 
-    /// Hears the processes out that had more to say; whether there were any.
-    pub(super) fn hear_out(&mut self, mux: &mut Muxer, now: Instant) -> bool {
-        let talking = std::mem::take(&mut self.talking);
-        for place in &talking {
-            self.attend(*place, mux, now);
+    /// Reads the control sockets that had messages left. Returns whether there were any.
+    pub(super) fn poll_controls(&mut self, mux: &mut Muxer, now: Instant) -> bool {
+        let unread_controls = std::mem::take(&mut self.unread_controls);
+        for slot in &unread_controls {
+            self.update(*slot, mux, now);
         }
-        !talking.is_empty()
+        !unread_controls.is_empty()
     }
 
-    /// What the core must know.
+    /// Drains the reports and events for the core.
     pub(super) fn drain(&mut self) -> (std::vec::Drain<'_, Report>, std::vec::Drain<'_, VmNews>) {
-        (self.reports.drain(..), self.news.drain(..))
+        (self.reports.drain(..), self.events.drain(..))
     }
 
-    pub(super) fn at(&mut self, place: usize) -> Option<&mut Link> {
-        self.slab.get_mut(place)
+    pub(super) fn at(&mut self, slot: usize) -> Option<&mut Link> {
+        self.slab.get_mut(slot)
     }
 
-    pub(super) fn place_of(&self, handle: Handle) -> Option<usize> {
-        let place = self.by_handle.get(handle.index()).copied().flatten()?;
-        let link = self.slab.get(place)?;
-        (link.handle == Some(handle)).then_some(place)
+    pub(super) fn slot_of(&self, handle: Handle) -> Option<usize> {
+        let slot = self.by_handle.get(handle.index()).copied().flatten()?;
+        let link = self.slab.get(slot)?;
+        (link.handle == Some(handle)).then_some(slot)
     }
 
-    pub(super) fn place_of_id(&self, id: ConnectionId) -> Option<usize> {
+    pub(super) fn slot_of_id(&self, id: ConnectionId) -> Option<usize> {
         self.by_id.get(&id).copied()
     }
 
@@ -226,60 +233,60 @@ impl Links {
         token.0 >= FIRST
     }
 
-    /// Looks after the room of a link from now on, if the guest believes to have little.
-    pub(super) fn watch_room(&mut self, place: usize, mux: &Muxer) {
-        let Some(link) = self.slab.get_mut(place) else {
+    /// Polls a link for credit from now on if its guest has low credit.
+    pub(super) fn watch_credit(&mut self, slot: usize, mux: &Muxer) {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         let Some(handle) = link.handle else { return };
-        if !link.thirsty && is_low(mux.freed_window(handle)) {
-            link.thirsty = true;
-            self.thirsty.push(place);
+        if !link.low_credit && is_low(mux.freed_window(handle)) {
+            link.low_credit = true;
+            self.low_credit.push(slot);
         }
     }
 
-    /// Looks whether links with little room have more; whether one has.
-    pub(super) fn look_for_room(&mut self, mux: &mut Muxer) -> bool {
+    /// Polls the links with low credit. Returns whether one has enough again.
+    pub(super) fn poll_credit(&mut self, mux: &mut Muxer) -> bool {
         let mut found = false;
-        if self.thirsty.len() > MAX_WATCHED {
-            found |= self.arm_room(mux);
+        if self.low_credit.len() > MAX_WATCHED {
+            found |= self.arm_credit(mux);
         }
-        for index in (0..self.thirsty.len()).rev() {
-            let place = self.thirsty[index];
-            let Some(link) = self.slab.get_mut(place) else {
-                self.thirsty.swap_remove(index);
+        for index in (0..self.low_credit.len()).rev() {
+            let slot = self.low_credit[index];
+            let Some(link) = self.slab.get_mut(slot) else {
+                self.low_credit.swap_remove(index);
                 continue;
             };
-            link.credit(mux);
+            link.report_consumed(mux);
             let window = link.handle.map(|handle| mux.freed_window(handle));
             if window.is_none_or(|window| !is_low(window)) {
-                link.thirsty = false;
-                self.thirsty.swap_remove(index);
+                link.low_credit = false;
+                self.low_credit.swap_remove(index);
                 found = true;
             }
         }
         found
     }
 
-    /// Has links with little room tell when they have more; whether one has some already.
-    pub(super) fn arm_room(&mut self, mux: &mut Muxer) -> bool {
+    /// Requests a wakeup from each link with low credit. Returns whether one has enough already.
+    pub(super) fn arm_credit(&mut self, mux: &mut Muxer) -> bool {
         let mut found = false;
-        for place in std::mem::take(&mut self.thirsty) {
-            let Some(link) = self.slab.get_mut(place) else {
+        for slot in std::mem::take(&mut self.low_credit) {
+            let Some(link) = self.slab.get_mut(slot) else {
                 continue;
             };
-            link.thirsty = false;
-            link.credit(mux);
-            if link.arm_room(mux) {
-                link.thirsty = true;
-                self.thirsty.push(place);
+            link.low_credit = false;
+            link.report_consumed(mux);
+            if link.arm_credit(mux) {
+                link.low_credit = true;
+                self.low_credit.push(slot);
                 found = true;
             }
         }
         found
     }
 
-    /// Takes a connection in that has a handle by now.
+    /// Adds a connection for a handle. Returns its slot.
     pub(super) fn insert(
         &mut self,
         handle: Handle,
@@ -287,17 +294,17 @@ impl Links {
         linked: Linked,
         open: bool,
     ) -> usize {
-        let body = match linked.parts {
-            LinkParts::Ring(end) => Body::ring(*end),
-            LinkParts::Socket { data, plain } => Body::socket(data, plain),
-            LinkParts::Sibling(end) => Body::Sibling(end),
+        let peer = match linked.parts {
+            LinkParts::Ring(end) => Peer::ring(*end),
+            LinkParts::Socket { data, plain } => Peer::socket(data, plain),
+            LinkParts::Sibling(end) => Peer::Sibling(end),
         };
         self.next_generation = (self.next_generation + 1) % GENERATIONS;
-        let place = self.slab.insert(Link {
+        let slot = self.slab.insert(Link {
             id: linked.connection,
             generation: self.next_generation,
             handle: Some(handle),
-            body,
+            peer,
             control: None,
             counters: linked.counters,
             guest: linked.guest,
@@ -307,32 +314,32 @@ impl Links {
             watched: false,
             in_messages: kind == SocketKind::Seqpacket,
             delivered: 0,
-            taken: 0,
+            consumed: 0,
             suspended: false,
             finished: false,
             idle: false,
-            thirsty: false,
+            low_credit: false,
         });
         let index = handle.index();
         if self.by_handle.len() <= index {
             self.by_handle.resize(index + 1, None);
         }
-        self.by_handle[index] = Some(place);
-        self.by_id.insert(linked.connection, place);
-        place
+        self.by_handle[index] = Some(slot);
+        self.by_id.insert(linked.connection, slot);
+        slot
     }
 
-    /// Watches a link's descriptor, and hears its process from now on.
-    pub(super) fn watch(&mut self, place: usize, control: Option<Control>) -> io::Result<()> {
-        let Some(link) = self.slab.get_mut(place) else {
+    /// Registers a link's descriptors with epoll, and attaches a sibling's wake queue.
+    pub(super) fn watch(&mut self, slot: usize, control: Option<Control>) -> io::Result<()> {
+        let Some(link) = self.slab.get_mut(slot) else {
             return Ok(());
         };
-        let token = |which| Token(link.generation << GENERATION | (FIRST + place * 2 + which));
-        if let Some(fd) = link.body.descriptor()
+        let token = |which| Token(link.generation << GENERATION | (FIRST + slot * 2 + which));
+        if let Some(fd) = link.peer.descriptor()
             && !link.watched
         {
-            let interest = match link.body {
-                Body::Socket(_) => Interest::READABLE | Interest::WRITABLE,
+            let interest = match link.peer {
+                Peer::Socket(_) => Interest::READABLE | Interest::WRITABLE,
                 _ => Interest::READABLE,
             };
             let mut source = SourceFd(&fd.as_raw_fd());
@@ -346,34 +353,34 @@ impl Links {
                 .register(&mut source, token(1), Interest::READABLE)?;
             link.control = Some(control);
         }
-        if let Body::Sibling(end) = &link.body {
-            end.settle(Arc::clone(&self.door), link.id);
+        if let Peer::Sibling(end) = &link.peer {
+            end.attach(Arc::clone(&self.wake_queue), link.id);
         }
         Ok(())
     }
 
-    /// Takes an event of a link's descriptors; the link, if it is still there.
-    pub(super) fn note(&mut self, event: &Event) -> Option<usize> {
+    /// Records a readiness event. Returns the link's slot, or `None` if the event is stale.
+    pub(super) fn record_readiness(&mut self, event: &Event) -> Option<usize> {
         let token = event.token().0;
         let generation = token >> GENERATION;
         let number = (token & ((1 << GENERATION) - 1)) - FIRST;
-        let place = number / 2;
-        let link = self.slab.get_mut(place)?;
+        let slot = number / 2;
+        let link = self.slab.get_mut(slot)?;
         if link.generation != generation {
             return None;
         }
         if number.is_multiple_of(2) {
-            link.body.ready(event);
+            link.peer.ready(event);
         } else if let Some(control) = &mut link.control {
             control.readable = true;
         }
-        Some(place)
+        Some(slot)
     }
 
-    /// Looks after a link with which something has happened: what its process says, whether its
-    /// other end is gone, whether there is room or data.
-    pub(super) fn attend(&mut self, place: usize, mux: &mut Muxer, now: Instant) {
-        let Some(link) = self.slab.get_mut(place) else {
+    /// Updates a link after a notification: reads control messages, detects that the peer has
+    /// closed, reports credit and readable data to the muxer.
+    pub(super) fn update(&mut self, slot: usize, mux: &mut Muxer, now: Instant) {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         if let Some(control) = &mut link.control
@@ -381,42 +388,42 @@ impl Links {
         {
             let read = control.read();
             if control.readable {
-                // Its descriptor says nothing of what was left unread.
-                self.talking.push(place);
+                // epoll is edge-triggered and does not report the unread rest again.
+                self.unread_controls.push(slot);
             }
             if let Some(value) = control.option.take() {
                 self.reports.push(Report::ConnectedSuspend {
                     connection: link.id,
-                    end: other(link.guest),
+                    end: peer_end(link.guest),
                     value,
                 });
             }
             if let Err(refusal) = read {
-                return self.reset(place, mux, &refusal);
+                return self.reset(slot, mux, &refusal);
             }
         }
-        let (body, control) = link.parts();
-        body.flush(control.as_deref());
-        if let Body::Sibling(_) = link.body {
-            return self.attend_sibling(place, mux, now);
+        let (peer, control) = link.parts();
+        peer.flush(control.as_deref());
+        if let Peer::Sibling(_) = link.peer {
+            return self.update_sibling(slot, mux, now);
         }
-        link.credit(mux);
-        // What it told of may have been less than is worth telling the guest.
-        self.watch_room(place, mux);
-        let Some(link) = self.slab.get_mut(place) else {
+        link.report_consumed(mux);
+        // The freed space may be too little for a credit update.
+        self.watch_credit(slot, mux);
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         let is_gone = link.control.as_ref().is_some_and(|control| control.closed);
         match link.handle {
-            None if is_gone && link.body.is_flushed() => self.remove(place, None),
+            None if is_gone && link.peer.is_flushed() => self.remove(slot, None),
             Some(handle) if is_gone => {
-                if link.body.leaves_unread(link.delivered) {
-                    return self.reset(place, mux, &unread_data());
+                if link.peer.leaves_unread(link.delivered) {
+                    return self.reset(slot, mux, &unread_data());
                 }
                 if link.finished {
                     mux.close(now, handle);
                 } else {
-                    // What it wrote goes to the guest, and then how it ended.
+                    // The guest receives what the process wrote, and then the kind of end.
                     mux.readable(handle);
                 }
             }
@@ -425,44 +432,44 @@ impl Links {
         }
     }
 
-    fn attend_sibling(&mut self, place: usize, mux: &mut Muxer, now: Instant) {
-        let Some(link) = self.slab.get_mut(place) else {
+    fn update_sibling(&mut self, slot: usize, mux: &mut Muxer, now: Instant) {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        let Body::Sibling(end) = &link.body else {
+        let Peer::Sibling(end) = &link.peer else {
             return;
         };
-        let news = end.look();
-        if news.is_cut
-            && let Some(refusal) = &news.broken
+        let peer_state = end.poll_peer();
+        if peer_state.is_reset
+            && let Some(refusal) = &peer_state.failure
         {
-            return self.reset(place, mux, refusal);
+            return self.reset(slot, mux, refusal);
         }
         let Some(handle) = link.handle else {
-            if news.gone || news.broken.is_some() {
-                self.remove(place, news.broken);
+            if peer_state.gone || peer_state.failure.is_some() {
+                self.remove(slot, peer_state.failure);
             }
             return;
         };
         if !link.open {
-            match news.broken {
+            match peer_state.failure {
                 Some(refusal) => {
                     mux.refuse(handle);
-                    return self.remove(place, Some(refusal));
+                    return self.remove(slot, Some(refusal));
                 }
-                None if news.connected => {
+                None if peer_state.connected => {
                     link.open = true;
                     mux.accept(handle, link.alloc);
                 }
                 None => return,
             }
         }
-        link.credit(mux);
-        self.watch_room(place, mux);
-        let Some(link) = self.slab.get_mut(place) else {
+        link.report_consumed(mux);
+        self.watch_credit(slot, mux);
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        if news.closed {
+        if peer_state.closed {
             if link.finished {
                 mux.close(now, handle);
             } else {
@@ -472,15 +479,16 @@ impl Links {
         mux.readable(handle);
     }
 
-    /// There is nothing more for the guest.
-    pub(super) fn ended(&mut self, place: usize, mux: &mut Muxer, now: Instant) {
-        let Some(link) = self.slab.get_mut(place) else {
+    /// Handles the end of the peer's data: half-closes the guest's connection, or closes it if the
+    /// peer has closed too.
+    pub(super) fn source_ended(&mut self, slot: usize, mux: &mut Muxer, now: Instant) {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         let Some(handle) = link.handle else { return };
         link.finished = true;
-        let is_gone = match &link.body {
-            Body::Sibling(end) => end.look().closed,
+        let is_gone = match &link.peer {
+            Peer::Sibling(end) => end.poll_peer().closed,
             _ => link.control.as_ref().is_some_and(|control| control.closed),
         };
         if is_gone {
@@ -490,24 +498,24 @@ impl Links {
         }
     }
 
-    /// The guest sends no more.
+    /// Handles the guest's half-close: it sends no more.
     pub(super) fn guest_finished(&mut self, handle: Handle) {
-        if let Some(link) = self.of(handle) {
-            let (body, control) = link.parts();
-            body.finish(control.as_deref());
+        if let Some(link) = self.link_mut(handle) {
+            let (peer, control) = link.parts();
+            peer.finish(control.as_deref());
         }
     }
 
-    /// The guest reads no more.
+    /// Handles that the guest reads no more.
     pub(super) fn guest_closed_read(&mut self, handle: Handle) {
-        if let Some(link) = self.of(handle) {
-            link.body.close_read();
+        if let Some(link) = self.link_mut(handle) {
+            link.peer.close_read();
         }
     }
 
-    /// The other end takes nothing more of what the guest sends.
-    pub(super) fn reads_no_more(&mut self, place: usize, mux: &mut Muxer) {
-        let Some(link) = self.slab.get_mut(place) else {
+    /// Handles that the peer reads no more.
+    pub(super) fn peer_closed_read(&mut self, slot: usize, mux: &mut Muxer) {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         if let Some(handle) = link.handle {
@@ -515,47 +523,47 @@ impl Links {
         }
     }
 
-    /// The guest has accepted what the core asked it for.
+    /// Handles that the guest has accepted a connection.
     pub(super) fn connected(&mut self, handle: Handle, mux: &mut Muxer) {
-        let Some(link) = self.of(handle) else {
+        let Some(link) = self.link_mut(handle) else {
             return mux.reset(handle);
         };
         link.open = true;
-        if let Body::Sibling(end) = &link.body {
+        if let Peer::Sibling(end) = &link.peer {
             end.connected();
             mux.readable(handle);
         } else {
             let id = link.id;
-            self.news.push(VmNews::Connected(id));
+            self.events.push(VmNews::Connected(id));
         }
     }
 
-    /// The protocol is through with a connection.
+    /// Handles that the muxer has closed a connection.
     pub(super) fn closed(&mut self, handle: Handle, reason: Closed) {
-        let Some(place) = self.place_of(handle) else {
+        let Some(slot) = self.slot_of(handle) else {
             return;
         };
         self.by_handle[handle.index()] = None;
-        let Some(link) = self.slab.get_mut(place) else {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         link.handle = None;
         let refusal = match reason {
             Closed::Clean => {
-                let (body, control) = link.parts();
-                body.finish(control.as_deref());
-                body.close_read();
+                let (peer, control) = link.parts();
+                peer.finish(control.as_deref());
+                peer.close_read();
                 if !link.open {
-                    let cause = "the connection was given up".into();
-                    return self.failed(place, Refusal::Reset { cause });
+                    let cause = "the connection was closed before it was established".into();
+                    return self.connect_failed(slot, Refusal::Reset { cause });
                 }
-                // Who reports the end waits for the other side's.
-                let is_gone = match &link.body {
-                    Body::Sibling(end) => !link.reports || end.look().gone,
+                // The end that reports the close waits until the other side has closed.
+                let is_gone = match &link.peer {
+                    Peer::Sibling(end) => !link.reports || end.poll_peer().gone,
                     _ => link.control.as_ref().is_some_and(|control| control.closed),
                 };
-                if is_gone && link.body.is_flushed() {
-                    self.remove(place, None);
+                if is_gone && link.peer.is_flushed() {
+                    self.remove(slot, None);
                 }
                 return;
             }
@@ -566,49 +574,49 @@ impl Links {
             },
         };
         if !link.open {
-            return self.failed(place, refusal);
+            return self.connect_failed(slot, refusal);
         }
-        self.tell_and_break(place, &refusal, false);
-        self.remove(place, Some(refusal));
+        self.send_reset(slot, &refusal, false);
+        self.remove(slot, Some(refusal));
     }
 
-    /// The guest did not accept.
-    fn failed(&mut self, place: usize, refusal: Refusal) {
-        let Some(link) = self.slab.get_mut(place) else {
+    /// Handles that the guest did not accept.
+    fn connect_failed(&mut self, slot: usize, refusal: Refusal) {
+        let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        link.body.break_off(&refusal, false);
+        link.peer.abort(&refusal, false);
         if link.reports {
             let id = link.id;
             link.reports = false;
-            self.news.push(VmNews::Failed(id, refusal));
+            self.events.push(VmNews::Failed(id, refusal));
         }
-        self.remove(place, None);
+        self.remove(slot, None);
     }
 
-    /// Ends a connection for both ends and tells them why.
-    pub(super) fn reset(&mut self, place: usize, mux: &mut Muxer, refusal: &Refusal) {
-        if let Some(handle) = self.slab.get(place).and_then(|link| link.handle) {
+    /// Resets a connection and sends the refusal to both ends.
+    pub(super) fn reset(&mut self, slot: usize, mux: &mut Muxer, refusal: &Refusal) {
+        if let Some(handle) = self.slab.get(slot).and_then(|link| link.handle) {
             mux.reset(handle);
         }
-        self.tell_and_break(place, refusal, true);
-        self.remove(place, Some(refusal.clone()));
+        self.send_reset(slot, refusal, true);
+        self.remove(slot, Some(refusal.clone()));
     }
 
-    fn tell_and_break(&mut self, place: usize, refusal: &Refusal, cut: bool) {
-        if let Some(link) = self.slab.get_mut(place) {
-            link.tell(&BrokerMessage::Reset(refused(refusal)));
-            // Whoever sees that finds the reason said already.
-            link.body.break_off(refusal, cut);
+    fn send_reset(&mut self, slot: usize, refusal: &Refusal, discard: bool) {
+        if let Some(link) = self.slab.get_mut(slot) {
+            link.send(&BrokerMessage::Reset(refused(refusal)));
+            // After the message, so that a process that sees the abort finds the reason queued.
+            link.peer.abort(refusal, discard);
         }
     }
 
-    /// Stops a connection's data, or lets it flow again.
+    /// Suspends or resumes a connection's data to the guest.
     pub(super) fn suspend(&mut self, id: ConnectionId, suspended: bool, mux: &mut Muxer) {
-        let Some(place) = self.place_of_id(id) else {
+        let Some(slot) = self.slot_of_id(id) else {
             return;
         };
-        if let Some(link) = self.slab.get_mut(place) {
+        if let Some(link) = self.slab.get_mut(slot) {
             link.suspended = suspended;
             if let (false, Some(handle)) = (suspended, link.handle) {
                 mux.readable(handle);
@@ -616,26 +624,26 @@ impl Links {
         }
     }
 
-    /// The places of all links.
-    pub(super) fn places(&self) -> Vec<usize> {
-        self.slab.iter().map(|(place, _)| place).collect()
+    /// The slots of all links.
+    pub(super) fn slots(&self) -> Vec<usize> {
+        self.slab.iter().map(|(slot, _)| slot).collect()
     }
 
-    fn of(&mut self, handle: Handle) -> Option<&mut Link> {
-        let place = self.place_of(handle)?;
-        self.slab.get_mut(place)
+    fn link_mut(&mut self, handle: Handle) -> Option<&mut Link> {
+        let slot = self.slot_of(handle)?;
+        self.slab.get_mut(slot)
     }
 
-    /// Forgets a link, and reports its end if that is for this thread to do.
-    fn remove(&mut self, place: usize, reason: Option<Refusal>) {
-        let Some(link) = self.slab.try_remove(place) else {
+    /// Removes a link, and reports its close if this thread is to do so.
+    fn remove(&mut self, slot: usize, reason: Option<Refusal>) {
+        let Some(link) = self.slab.try_remove(slot) else {
             return;
         };
         if let Some(handle) = link.handle {
             self.by_handle[handle.index()] = None;
         }
         self.by_id.remove(&link.id);
-        if let Some(fd) = link.body.descriptor() {
+        if let Some(fd) = link.peer.descriptor() {
             let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         if let Some(control) = &link.control {
@@ -651,7 +659,7 @@ impl Links {
     }
 }
 
-fn other(end: End) -> End {
+fn peer_end(end: End) -> End {
     match end {
         End::Client => End::Server,
         End::Server => End::Client,
@@ -659,7 +667,7 @@ fn other(end: End) -> End {
 }
 
 impl Linked {
-    /// Ends a connection that came to nothing.
+    /// Resets a connection that was never established.
     pub(super) fn refuse(&self, refusal: &Refusal) {
         if let Some(control) = &self.control {
             control.tell(&BrokerMessage::Reset(refused(refusal)));
@@ -667,7 +675,7 @@ impl Linked {
         match &self.parts {
             LinkParts::Ring(end) => end.cut(),
             LinkParts::Socket { .. } => {}
-            LinkParts::Sibling(end) => end.break_off(refusal.clone(), true),
+            LinkParts::Sibling(end) => end.abort(refusal.clone(), true),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A guest's memory, as its VMM shares it.
+//! A guest's memory, mapped from the regions of the memory table that its VMM shares.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -8,39 +8,43 @@ use std::sync::atomic::{Ordering, fence};
 use hvsock_sys::shared_memory::{Mapping, SharedBytes};
 use hvsock_virtio::queue::{GuestMemory, Segment};
 
-/// The most regions of one guest: as many as the protocol's largest message, and more than any
-/// VMM has slots for.
+/// The most memory regions of one guest: as many as fit into the protocol's largest message, and
+/// more than any VMM has memory slots.
 pub(super) const MAX_REGIONS: usize = 512;
 
-/// One stretch of a guest's memory, mapped.
+/// One mapped memory region.
 #[derive(Debug)]
 struct Region {
-    /// Where the guest has it.
+    /// Its guest physical address.
     base: u64,
-    /// Where the VMM has it in its own address space, which is how it names rings.
-    in_vmm: u64,
+    /// Its address in the VMM. The VMM states ring addresses in this address space.
+    vmm_base: u64,
     mapping: Mapping,
 }
 
-/// What a VMM says of one region.
+/// One region of the memory table, as the VMM sends it. Not validated.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RegionSpec {
     pub(super) base: u64,
-    pub(super) in_vmm: u64,
+    pub(super) vmm_base: u64,
     pub(super) len: u64,
-    /// Where it begins in the file.
+    /// Offset in the file.
     pub(super) offset: u64,
 }
 
-/// A guest's memory. It does not change: a VMM that adds or removes regions makes a new one.
+/// A guest's memory. It is immutable: adding or removing a region makes a new value.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ram {
-    /// By `base`; they do not overlap.
+    /// Sorted by `base`. Regions do not overlap.
     regions: Vec<Arc<Region>>,
 }
 
 impl Ram {
-    /// The memory with one more region.
+    /// Returns this memory with one more region.
+    ///
+    /// # Errors
+    /// If the region overflows or overlaps another, if there are [`MAX_REGIONS`] already, or if
+    /// its file cannot be mapped or, unless `may_shrink`, is not sealed against shrinking.
     pub(super) fn with(
         &self,
         spec: RegionSpec,
@@ -51,9 +55,9 @@ impl Ram {
         if self.regions.len() >= MAX_REGIONS {
             return Err(invalid("the guest's memory has too many regions"));
         }
-        let ends = [spec.base, spec.in_vmm].map(|start| start.checked_add(spec.len));
+        let ends = [spec.base, spec.vmm_base].map(|start| start.checked_add(spec.len));
         if ends.contains(&None) {
-            return Err(invalid("a region of the guest's memory goes beyond 2^64"));
+            return Err(invalid("a region of the guest's memory ends beyond 2^64"));
         }
         let overlaps = |other: &Region| {
             let len = other.mapping.len() as u64;
@@ -65,7 +69,7 @@ impl Ram {
         let len = usize::try_from(spec.len).map_err(|_| invalid("a region is too large"))?;
         let region = Region {
             base: spec.base,
-            in_vmm: spec.in_vmm,
+            vmm_base: spec.vmm_base,
             mapping: Mapping::part(file, spec.offset, len, may_shrink)?,
         };
         let mut regions = self.regions.clone();
@@ -74,7 +78,7 @@ impl Ram {
         Ok(Self { regions })
     }
 
-    /// The memory without the region that begins at `base` and has `len` bytes.
+    /// Returns this memory without the region of `len` bytes at `base`, if there is one.
     pub(super) fn without(&self, base: u64, len: u64) -> Option<Self> {
         let is_it = |region: &Region| region.base == base && region.mapping.len() as u64 == len;
         let at = self.regions.iter().position(|region| is_it(region))?;
@@ -83,15 +87,16 @@ impl Ram {
         Some(Self { regions })
     }
 
-    /// The guest's address of what the VMM has at `address` in its own space.
+    /// Translates an address of the VMM's address space to a guest physical address.
     pub(super) fn guest_address(&self, address: u64) -> Option<u64> {
         self.regions.iter().find_map(|region| {
-            let offset = address.checked_sub(region.in_vmm)?;
+            let offset = address.checked_sub(region.vmm_base)?;
             (offset < region.mapping.len() as u64).then(|| region.base + offset)
         })
     }
 
-    /// What lies from `address` on in one region, at most `len` bytes; none outside.
+    /// The bytes from `address` to the end of its region, at most `len`. `None` if `address` is in
+    /// no region.
     #[inline]
     pub(super) fn bytes(&self, address: u64, len: usize) -> Option<SharedBytes<'_>> {
         let region = self.region(address)?;
@@ -100,18 +105,17 @@ impl Ram {
         (offset < end || len == 0).then(|| region.mapping.bytes(offset..end))
     }
 
-    /// The region that `address` may be in.
+    /// The region with the highest base that is not above `address`.
     #[inline]
     fn region(&self, address: u64) -> Option<&Region> {
-        // Guests have one to three.
         let after = self
             .regions
             .partition_point(|region| region.base <= address);
         Some(&**self.regions.get(after.checked_sub(1)?)?)
     }
 
-    /// Adds to `to` what segments name, from `skip` on, `len` bytes in all; whether all of it is
-    /// there.
+    /// Appends to `to` the memory that `segments` describe: `len` bytes after the first `skip`.
+    /// Returns whether all of it is inside guest memory.
     pub(super) fn gather<'a>(
         &'a self,
         segments: &[Segment],
@@ -129,7 +133,7 @@ impl Ram {
             let mut left = (whole - skip).min(len);
             skip = 0;
             while left > 0 {
-                // A segment may go from one region to the next.
+                // A segment may continue in the next region.
                 let Some(bytes) = self.bytes(at, left) else {
                     return false;
                 };
@@ -153,7 +157,7 @@ impl GuestMemory for Ram {
             return false;
         };
         if bytes.len() < to.len() {
-            return self.read_pieces(&[across(address, to.len())], to);
+            return self.read_segments(&[segment(address, to.len())], to);
         }
         bytes.get(0, to) == to.len()
     }
@@ -164,7 +168,7 @@ impl GuestMemory for Ram {
             return false;
         };
         if bytes.len() < from.len() {
-            return self.write_pieces(&[across(address, from.len())], from);
+            return self.write_segments(&[segment(address, from.len())], from);
         }
         bytes.put(0, from) == from.len()
     }
@@ -186,36 +190,36 @@ impl GuestMemory for Ram {
 }
 
 impl Ram {
-    /// Copies the front of what segments name, as much as `to` takes; whether all of it is there.
+    /// Fills `to` from the start of `segments`. Returns whether all of it is inside guest memory.
     #[cold]
-    pub(super) fn read_pieces(&self, segments: &[Segment], to: &mut [u8]) -> bool {
-        let mut pieces = Vec::new();
-        if !self.gather(segments, 0, to.len(), &mut pieces) {
+    pub(super) fn read_segments(&self, segments: &[Segment], to: &mut [u8]) -> bool {
+        let mut chunks = Vec::new();
+        if !self.gather(segments, 0, to.len(), &mut chunks) {
             return false;
         }
         let mut done = 0;
-        for piece in pieces {
-            done += piece.get(0, &mut to[done..]);
+        for chunk in chunks {
+            done += chunk.get(0, &mut to[done..]);
         }
         done == to.len()
     }
 
-    /// Copies `from` to the front of what segments name; whether all of it is there.
+    /// Copies `from` to the start of `segments`. Returns whether all of it is inside guest memory.
     #[cold]
-    pub(super) fn write_pieces(&self, segments: &[Segment], from: &[u8]) -> bool {
-        let mut pieces = Vec::new();
-        if !self.gather(segments, 0, from.len(), &mut pieces) {
+    pub(super) fn write_segments(&self, segments: &[Segment], from: &[u8]) -> bool {
+        let mut chunks = Vec::new();
+        if !self.gather(segments, 0, from.len(), &mut chunks) {
             return false;
         }
         let mut done = 0;
-        for piece in pieces {
-            done += piece.put(0, &from[done..]);
+        for chunk in chunks {
+            done += chunk.put(0, &from[done..]);
         }
         done == from.len()
     }
 }
 
-fn across(address: u64, len: usize) -> Segment {
+fn segment(address: u64, len: usize) -> Segment {
     Segment {
         address,
         len: u32::try_from(len).unwrap_or(u32::MAX),
@@ -231,7 +235,7 @@ mod tests {
     fn spec(base: u64, len: u64) -> RegionSpec {
         RegionSpec {
             base,
-            in_vmm: base.wrapping_add(0x7000_0000_0000),
+            vmm_base: base.wrapping_add(0x7000_0000_0000),
             len,
             offset: 0,
         }
@@ -240,9 +244,9 @@ mod tests {
     fn ram() -> Ram {
         let low = create(0x2000).unwrap();
         let high = create(0x1000).unwrap();
-        let far = create(0x1000).unwrap();
+        let apart = create(0x1000).unwrap();
         let ram = Ram::default().with(spec(0x1000, 0x1000), &high, false);
-        let ram = ram.unwrap().with(spec(0x10_0000, 0x1000), &far, false);
+        let ram = ram.unwrap().with(spec(0x10_0000, 0x1000), &apart, false);
         let low_half = RegionSpec {
             offset: 0x1000,
             ..spec(0, 0x1000)
@@ -251,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_in_two_regions_is_read_and_written_as_one() {
+    fn accesses_may_span_two_adjacent_regions() {
         let ram = ram();
         assert!(ram.write(0xffc, b"12345678"));
         let mut back = [0; 8];
@@ -259,15 +263,15 @@ mod tests {
         assert_eq!(&back, b"12345678");
         assert!(ram.read(0x1000, &mut back[..4]));
         assert_eq!(&back[..4], b"5678");
-        let mut pieces = Vec::new();
-        let segments = [across(0xff0, 0x20), across(0x10_0000, 0x10)];
-        assert!(ram.gather(&segments, 4, 0x2c, &mut pieces));
-        let lens: Vec<usize> = pieces.iter().map(|piece| piece.len()).collect();
+        let mut chunks = Vec::new();
+        let segments = [segment(0xff0, 0x20), segment(0x10_0000, 0x10)];
+        assert!(ram.gather(&segments, 4, 0x2c, &mut chunks));
+        let lens: Vec<usize> = chunks.iter().map(|chunk| chunk.len()).collect();
         assert_eq!(lens, [12, 16, 16]);
     }
 
     #[test]
-    fn nothing_outside_is_reached() {
+    fn accesses_outside_all_regions_fail() {
         let ram = ram();
         for (address, len) in [
             (0x1ffc, 8),
@@ -287,14 +291,14 @@ mod tests {
         assert_eq!(ram.load(0x2000), None);
         assert_eq!(ram.store(0x1ffe, 7), Some(()));
         assert_eq!(ram.load(0x1ffe), Some(7));
-        let mut pieces = Vec::new();
-        assert!(!ram.gather(&[across(0x1000, 0x1001)], 0, 0x1001, &mut pieces));
-        pieces.clear();
-        assert!(!ram.gather(&[across(0x1000, 4)], 0, 5, &mut pieces));
+        let mut chunks = Vec::new();
+        assert!(!ram.gather(&[segment(0x1000, 0x1001)], 0, 0x1001, &mut chunks));
+        chunks.clear();
+        assert!(!ram.gather(&[segment(0x1000, 4)], 0, 5, &mut chunks));
     }
 
     #[test]
-    fn regions_are_sealed_and_whole_and_do_not_overlap() {
+    fn regions_that_overlap_or_are_unsealed_or_exceed_their_file_are_refused() {
         let ram = ram();
         let more = create(0x1000).unwrap();
         assert!(ram.with(spec(0xfff, 0x1000), &more, false).is_err());

@@ -1,11 +1,11 @@
-//! Virtual machines: the vhost-user back-end of a virtio-vsock device for each.
+//! The vhost-user back end: one virtio-vsock device for each virtual machine.
 //!
-//! A VMM, such as QEMU, connects to a VM's socket and shares the guest's
-//! memory. Two threads serve it. [`vmm`] speaks vhost-user with the VMM, and may block on it. The
-//! data thread ([`worker`]) has the virtqueues ([`queues`]), the protocol's state
-//! ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to which connections lead, and never
-//! blocks. Like the data threads of [`pump`](crate::pump), it owns its connections outright; the
-//! core steers it with [`Command`]s and hears of it by [`Report`](crate::pump::Report)s.
+//! A VMM such as QEMU, the vhost-user front end, connects to a VM's socket and shares the guest's
+//! memory. Two threads serve it. The VMM thread ([`vmm`]) handles vhost-user requests and may block
+//! on the VMM. The data thread ([`worker`]) owns the virtqueues ([`queues`]), the vsock protocol's
+//! state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It never
+//! blocks and takes no lock that the core holds. The core sends it [`Command`]s and receives
+//! [`Report`](crate::pump::Report)s, as with the data threads of [`pump`](crate::pump).
 
 mod link;
 mod links;
@@ -30,71 +30,73 @@ pub(crate) use sibling::pair as sibling_pair;
 
 use crate::pump::{Control, Reports};
 
-/// What a VM's data thread tells the core.
+/// An event that a VM's data thread reports to the core.
 #[derive(Debug)]
 pub(crate) enum VmNews {
-    /// The VMM has started the guest's device, stopped it, or gone.
+    /// The VMM has started the guest's device, stopped it, or disconnected.
     State(PartitionState),
-    /// The guest asks for a connection; to be answered with [`Command::Accept`] or
+    /// The guest requests a connection. The core answers with [`Command::Accept`] or
     /// [`Command::Refuse`].
     Request {
-        /// What its answer must name.
+        /// The handle that the answer must name.
         handle: Handle,
-        /// From where to where.
+        /// Source and destination.
         key: Key,
     },
     /// The guest has accepted a connection.
     Connected(ConnectionId),
-    /// The guest has not accepted a connection, and why.
+    /// A connection to the guest has failed before it was established.
     Failed(ConnectionId, Refusal),
-    /// Something is wrong with the guest or its VMM; for the log.
+    /// A fault of the guest or its VMM, for the log.
     Fault(String),
 }
 
-/// What the core tells a VM's data thread.
+/// A command of the core to a VM's data thread.
 pub(crate) enum Command {
-    /// Grants what the guest asked for.
+    /// Accepts the guest's request.
     Accept { handle: Handle, linked: Linked },
-    /// Turns it down.
+    /// Refuses the guest's request.
     Refuse { handle: Handle },
-    /// Asks the guest for a connection.
+    /// Requests a connection from the guest.
     Connect {
         key: Key,
         linked: Linked,
         timeout: Duration,
     },
-    /// The process of a connection that the guest accepted has it.
+    /// Sets the control connection of the process that owns the other end of a connection which
+    /// the guest has accepted. From then on the connection's data flows.
     Establish {
         connection: ConnectionId,
         control: Control,
     },
-    /// Ends a connection and tells both ends why.
+    /// Resets a connection and reports the refusal to both ends.
     Cut {
         connection: ConnectionId,
         refusal: Refusal,
     },
-    /// Stops a connection's data, or lets it flow again.
+    /// Suspends or resumes a connection's data.
     Suspend {
         connection: ConnectionId,
         suspended: bool,
     },
-    /// What the VMM wants.
-    Vmm(queues::Order, Sender<queues::Answer>),
-    /// Ends everything.
+    /// A request of the VMM that concerns the virtqueues.
+    Vmm(queues::QueueCommand, Sender<queues::QueueReply>),
+    /// Resets all connections and ends the thread.
     Stop,
 }
 
-/// A VM as the core wants it.
+/// The settings of one VM's device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VmSettings {
     pub(crate) partition: PartitionKey,
     pub(crate) cid: GuestCid,
-    /// The VMM may share memory that it can shrink.
+    /// Accepts memory files that are not sealed against shrinking. Shrinking one then kills the
+    /// broker with SIGBUS.
     pub(crate) unsealed_memory: bool,
     pub(crate) max_connections: usize,
 }
 
-/// A VM's threads, as the core holds them. Dropping it ends them and the VM's connections.
+/// The core's handle of a VM's two threads. Dropping it ends them and the VM's connections.
 pub(crate) struct VmThreads {
     commands: Sender<Command>,
     waker: Arc<Waker>,
@@ -103,7 +105,7 @@ pub(crate) struct VmThreads {
 }
 
 impl VmThreads {
-    /// Serves VMMs that connect to `listener`, one at a time.
+    /// Starts the threads. They serve the VMMs that connect to `listener`, one at a time.
     pub(crate) fn start(
         settings: VmSettings,
         listener: UnixListener,
@@ -115,7 +117,7 @@ impl VmThreads {
         let name = format!("hvsock-vm-{}", settings.cid);
         let thread = std::thread::Builder::new().name(name);
         let worker = thread.spawn(move || worker.run())?;
-        let link = vmm::WorkerLink {
+        let link = vmm::WorkerHandle {
             commands: commands.clone(),
             waker: Arc::clone(&waker),
         };
@@ -131,7 +133,7 @@ impl VmThreads {
     }
 
     pub(crate) fn command(&self, command: Command) {
-        // A thread that is gone has nothing left to command.
+        // The send fails only if the thread has ended, with all its connections.
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();
         }

@@ -1,4 +1,4 @@
-//! A device's virtqueues, as its VMM starts and stops them.
+//! A device's virtqueues and their vhost-user state: kick, call, enabled, suspended.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -10,52 +10,52 @@ use mio::{Interest, Registry, Token};
 
 use super::memory::Ram;
 
-/// The queue to the guest.
+/// Index of the queue to the guest (virtio 1.2 §5.10.2).
 pub(super) const RX: usize = 0;
-/// The queue from the guest.
+/// Index of the queue from the guest.
 pub(super) const TX: usize = 1;
-/// The queues that move packets; a third one, of events, is the VMM's own.
+/// The queues that the back end serves. The third one, the event queue, is the VMM's own.
 pub(super) const QUEUES: usize = 2;
 
-/// Wrong chains given back at once.
-const BAD_CHAINS: usize = 64;
+/// The most invalid chains returned in one call of [`Queues::peek`].
+const MAX_INVALID_CHAINS: usize = 64;
 
-/// What a VMM wants of the data thread. Each is answered when it is done.
+/// A request of the VMM to the data thread. Each is answered when it has taken effect.
 #[derive(Debug)]
-pub(crate) enum Order {
-    /// The guest's memory is now this. Rings that run are looked for in it.
-    Memory(Ram),
-    /// A ring may run from `base` on.
+pub(crate) enum QueueCommand {
+    /// Replaces the guest's memory, also for rings that are running.
+    SetMemory(Ram),
+    /// Starts a ring at the available index `base` (SET_VRING_KICK).
     Start {
         queue: usize,
         layout: Layout,
         base: u16,
         kick: OwnedFd,
     },
-    /// Whom to notify of used buffers.
-    Call { queue: usize, call: Option<OwnedFd> },
-    /// A ring that was started may move, or may not.
-    Enable { queue: usize, enabled: bool },
-    /// A ring stops; the answer is where.
+    /// Sets the eventfd that notifies the driver of used buffers (SET_VRING_CALL).
+    SetCall { queue: usize, call: Option<OwnedFd> },
+    /// Enables or disables a ring (SET_VRING_ENABLE).
+    SetEnabled { queue: usize, enabled: bool },
+    /// Stops a ring (GET_VRING_BASE). The reply is its available index.
     Stop { queue: usize },
-    /// The device is to begin anew.
+    /// Resets the device.
     Reset,
-    /// The VMM has gone.
-    Gone,
+    /// The VMM has disconnected.
+    Disconnected,
 }
 
-/// The answer to an [`Order`].
-pub(crate) type Answer = Result<u16, String>;
+/// The reply to a [`QueueCommand`]: an available index for [`QueueCommand::Stop`], else 0.
+pub(crate) type QueueReply = Result<u16, String>;
 
-/// One queue.
+/// One virtqueue with its eventfds.
 #[derive(Debug, Default)]
-pub(super) struct Slot {
+pub(super) struct Vring {
     queue: Option<Queue>,
     layout: Option<Layout>,
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
     enabled: bool,
-    /// Where it was when it was stopped.
+    /// Its layout and available index when it was stopped.
     stopped_at: Option<(Layout, u16)>,
 }
 
@@ -63,159 +63,166 @@ pub(super) struct Slot {
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     pub(super) ram: Ram,
-    slots: [Slot; QUEUES],
-    /// A ring was started that does not go on where it stopped: the driver has begun anew.
-    began_anew: bool,
-    /// Chains that were wrong.
-    pub(super) bad_chains: u64,
+    vrings: [Vring; QUEUES],
+    /// A ring was started that does not resume where it stopped, so the driver was reset.
+    driver_restarted: bool,
+    /// Count of invalid chains.
+    pub(super) invalid_chains: u64,
 }
 
 impl Queues {
-    /// Whether packets can move.
+    /// Whether all rings are started and enabled.
     pub(super) fn are_running(&self) -> bool {
-        self.slots
+        self.vrings
             .iter()
-            .all(|slot| slot.enabled && slot.queue.is_some())
+            .all(|vring| vring.enabled && vring.queue.is_some())
     }
 
-    /// Whether a driver has begun anew since the last time this was asked.
-    pub(super) fn take_began_anew(&mut self) -> bool {
-        std::mem::take(&mut self.began_anew)
+    /// Whether the driver was reset since the last call.
+    pub(super) fn take_driver_restarted(&mut self) -> bool {
+        std::mem::take(&mut self.driver_restarted)
     }
 
-    /// Does what the VMM wants.
-    pub(super) fn obey(&mut self, order: Order, registry: &Registry, tokens: [Token; 2]) -> Answer {
-        match order {
-            Order::Memory(ram) => {
+    /// Applies a command of the VMM. `tokens` are those of the kick eventfds.
+    pub(super) fn handle(
+        &mut self,
+        command: QueueCommand,
+        registry: &Registry,
+        tokens: [Token; 2],
+    ) -> QueueReply {
+        match command {
+            QueueCommand::SetMemory(ram) => {
                 self.ram = ram;
                 Ok(0)
             }
-            Order::Start {
+            QueueCommand::Start {
                 queue,
                 layout,
                 base,
                 kick,
             } => {
                 let token = tokens[queue];
-                let slot = &mut self.slots[queue];
-                slot.unwatch(registry);
+                let vring = &mut self.vrings[queue];
+                vring.unwatch(registry);
                 let started = Queue::new(layout, base, &self.ram).map_err(|e| e.to_string())?;
                 registry
                     .register(&mut SourceFd(&kick.as_raw_fd()), token, Interest::READABLE)
-                    .map_err(|error| format!("cannot watch the queue's kicks: {error}"))?;
-                let goes_on = slot.stopped_at == Some((layout, base));
-                self.began_anew |= !goes_on;
-                slot.queue = Some(started);
-                slot.layout = Some(layout);
-                slot.kick = Some(kick);
-                slot.stopped_at = None;
+                    .map_err(|error| format!("cannot watch the queue's kick eventfd: {error}"))?;
+                let resumes = vring.stopped_at == Some((layout, base));
+                self.driver_restarted |= !resumes;
+                vring.queue = Some(started);
+                vring.layout = Some(layout);
+                vring.kick = Some(kick);
+                vring.stopped_at = None;
                 Ok(0)
             }
-            Order::Call { queue, call } => {
-                self.slots[queue].call = call;
-                // What was used before may have been told to nobody.
-                self.slots[queue].notify();
+            QueueCommand::SetCall { queue, call } => {
+                self.vrings[queue].call = call;
+                // Buffers used before the eventfd was set may not have been notified.
+                self.vrings[queue].notify();
                 Ok(0)
             }
-            Order::Enable { queue, enabled } => {
-                self.slots[queue].enabled = enabled;
+            QueueCommand::SetEnabled { queue, enabled } => {
+                self.vrings[queue].enabled = enabled;
                 Ok(0)
             }
-            Order::Stop { queue } => Ok(self.slots[queue].stop(registry)),
-            Order::Reset | Order::Gone => {
-                for slot in &mut self.slots {
-                    slot.stop(registry);
-                    *slot = Slot::default();
+            QueueCommand::Stop { queue } => Ok(self.vrings[queue].stop(registry)),
+            QueueCommand::Reset | QueueCommand::Disconnected => {
+                for vring in &mut self.vrings {
+                    vring.stop(registry);
+                    *vring = Vring::default();
                 }
                 self.ram = Ram::default();
-                self.began_anew = true;
+                self.driver_restarted = true;
                 Ok(0)
             }
         }
     }
 
-    /// Reads the next chain of a queue; bad ones are given back. `false`: there is none, or the
-    /// queue does not run.
+    /// Reads the next chain of a queue without consuming it. Adds invalid chains to the used ring
+    /// on the way. Returns `false` if no chain is available or the queue is not running.
     pub(super) fn peek(&mut self, queue: usize, chain: &mut Chain) -> Result<bool, QueueFault> {
-        // A guest that makes nothing but wrong ones available has its turn end, too.
-        for _ in 0..BAD_CHAINS {
-            let Some(ring) = self.slots[queue].ring() else {
+        // Bounded, so that a guest which makes only invalid chains available yields its turn.
+        for _ in 0..MAX_INVALID_CHAINS {
+            let Some(ring) = self.vrings[queue].ring() else {
                 return Ok(false);
             };
             match ring.peek(&self.ram, chain)? {
                 Next::Empty => return Ok(false),
-                Next::Chain if is_useful(queue, chain) => return Ok(true),
+                Next::Chain if fits_header(queue, chain) => return Ok(true),
                 Next::Chain | Next::Bad(_) => {
                     ring.take();
                     ring.give_back(&self.ram, chain.head(), 0)?;
-                    self.bad_chains += 1;
+                    self.invalid_chains += 1;
                 }
             }
         }
         Ok(false)
     }
 
-    /// Takes the chain that was read last, and gives it back used.
-    pub(super) fn take(
+    /// Consumes the chain that was read last and adds it to the used ring with `written` bytes.
+    pub(super) fn add_used(
         &mut self,
         queue: usize,
         chain: &Chain,
         written: u32,
     ) -> Result<(), QueueFault> {
-        let Some(ring) = self.slots[queue].ring() else {
+        let Some(ring) = self.vrings[queue].ring() else {
             return Ok(());
         };
         ring.take();
         ring.give_back(&self.ram, chain.head(), written)
     }
 
-    /// Shows the driver what was used, and notifies it if it wants that.
+    /// Publishes the used index of each queue, and signals its call eventfd unless the driver
+    /// suppresses notifications.
     pub(super) fn publish(&mut self) -> Result<(), (usize, QueueFault)> {
-        for (index, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(ring) = slot.ring()
+        for (index, vring) in self.vrings.iter_mut().enumerate() {
+            if let Some(ring) = vring.ring()
                 && ring.has_unpublished()
                 && ring.publish(&self.ram).map_err(|fault| (index, fault))?
             {
-                slot.notify();
+                vring.notify();
             }
         }
         Ok(())
     }
 
-    /// Asks for kicks before a sleep; whether there is something to do already.
-    pub(super) fn ask_for_kicks(&mut self, queue: usize) -> Result<bool, QueueFault> {
-        match self.slots[queue].ring() {
+    /// Enables available-buffer notifications (kicks) before the thread parks. Returns whether a
+    /// buffer is available already.
+    pub(super) fn enable_notification(&mut self, queue: usize) -> Result<bool, QueueFault> {
+        match self.vrings[queue].ring() {
             Some(ring) => ring.ask_for_kicks(&self.ram),
             None => Ok(false),
         }
     }
 
-    /// The device looks by itself.
-    pub(super) fn refuse_kicks(&mut self, queue: usize) -> Result<(), QueueFault> {
-        match self.slots[queue].ring() {
+    /// Disables available-buffer notifications while the thread polls the queue.
+    pub(super) fn disable_notification(&mut self, queue: usize) -> Result<(), QueueFault> {
+        match self.vrings[queue].ring() {
             Some(ring) => ring.refuse_kicks(&self.ram),
             None => Ok(()),
         }
     }
 
-    /// Whether something is available, at a glance.
+    /// Whether a buffer is available. Does not validate the ring.
     pub(super) fn has_available(&self, queue: usize) -> bool {
-        let slot = &self.slots[queue];
-        slot.enabled
-            && slot
+        let vring = &self.vrings[queue];
+        vring.enabled
+            && vring
                 .queue
                 .as_ref()
                 .is_some_and(|ring| ring.has_available(&self.ram))
     }
 
-    /// Gives a queue up whose rings cannot be believed, until it is started again.
-    pub(super) fn give_up(&mut self, queue: usize) {
-        self.slots[queue].queue = None;
+    /// Stops serving a queue whose rings are invalid, until the VMM starts it again.
+    pub(super) fn mark_broken(&mut self, queue: usize) {
+        self.vrings[queue].queue = None;
     }
 }
 
-/// Whether a packet can be in it.
-fn is_useful(queue: usize, chain: &Chain) -> bool {
+/// Whether the chain is long enough for a packet header.
+fn fits_header(queue: usize, chain: &Chain) -> bool {
     let len = match queue {
         RX => chain.writable_len(),
         _ => chain.readable_len(),
@@ -223,7 +230,7 @@ fn is_useful(queue: usize, chain: &Chain) -> bool {
     len as usize >= HEADER_LEN
 }
 
-impl Slot {
+impl Vring {
     fn ring(&mut self) -> Option<&mut Queue> {
         self.queue.as_mut().filter(|_| self.enabled)
     }

@@ -1,8 +1,8 @@
-//! A pipe each way between two guests of one broker.
+//! A connection between two sibling guests of one broker: one pipe for each direction.
 //!
-//! Each guest's data thread has one [`End`]. Bytes that one guest sends lie here until the other
-//! has taken them; how many there can be is what the first was given credit for. Of SEQPACKET the
-//! ends of messages lie beside them. The threads wake each other by their [`Doorstep`].
+//! Each guest's data thread owns one [`SiblingEnd`]. A pipe buffers the bytes that one guest has
+//! sent and the other has not read. The writer's credit bounds the buffer. SEQPACKET message ends
+//! are queued beside the bytes. The threads wake each other through their [`WakeQueue`]s.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -13,22 +13,22 @@ use hvsock_sys::shared_memory::SharedBytes;
 use hvsock_virtio::MessageEnd;
 use mio::Waker;
 
-/// Ends of messages that may wait for a reader. They take no credit of the protocol's, empty
-/// messages take none at all; Linux' own limit is some hundreds.
-const MAX_ENDS: usize = 16 * 1024;
+/// The most message ends that may be queued for a reader. An empty message uses no credit, so
+/// credit does not bound them. Linux queues some hundreds.
+const MAX_MESSAGE_ENDS: usize = 16 * 1024;
 
-/// Memory that an empty pipe keeps for the next bytes.
-const KEPT: usize = 4096;
+/// The most capacity, in bytes, that an empty pipe keeps.
+const KEPT_CAPACITY: usize = 4096;
 
-/// Where a data thread finds which of its connections with siblings have news. They are named by
-/// what they keep until they are gone for both guests.
+/// The connections with siblings whose state has changed and that a data thread has to update.
+/// They are named by connection id, which stays valid until both guests have removed the link.
 #[derive(Debug)]
-pub(super) struct Doorstep {
+pub(super) struct WakeQueue {
     due: Mutex<Vec<ConnectionId>>,
     waker: Arc<Waker>,
 }
 
-impl Doorstep {
+impl WakeQueue {
     pub(super) fn new(waker: Arc<Waker>) -> Self {
         Self {
             due: Mutex::default(),
@@ -36,26 +36,26 @@ impl Doorstep {
         }
     }
 
-    /// The connections with news since the last time.
+    /// Drains the queue.
     pub(super) fn take(&self) -> Vec<ConnectionId> {
         std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn knock(&self, connection: ConnectionId) {
+    fn notify(&self, connection: ConnectionId) {
         let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
         let first = due.is_empty();
         due.push(connection);
         drop(due);
-        // Whoever put the first one there has woken the thread, which takes all.
+        // Only the first entry needs a wakeup: the thread drains the whole queue.
         if first {
             let _ = self.waker.wake();
         }
     }
 }
 
-/// One guest's end.
+/// One guest's end of a connection between siblings.
 #[derive(Debug)]
-pub(crate) struct End {
+pub(crate) struct SiblingEnd {
     shared: Arc<Shared>,
     side: usize,
 }
@@ -63,277 +63,285 @@ pub(crate) struct End {
 #[derive(Debug)]
 struct Shared {
     pipe: Mutex<Pipe>,
-    /// Where each side is found, once it is known.
-    doors: [OnceLock<(Arc<Doorstep>, ConnectionId)>; 2],
-    /// A side has news that it has not looked at.
-    knocked: [AtomicBool; 2],
+    /// The wake queue of each side and its connection id, once attached.
+    wake_queues: [OnceLock<(Arc<WakeQueue>, ConnectionId)>; 2],
+    /// Whether a side has a pending notification.
+    notified: [AtomicBool; 2],
 }
 
 #[derive(Debug, Default)]
 struct Pipe {
-    /// By the side that writes it.
-    ways: [Way; 2],
+    /// Indexed by the side that writes.
+    directions: [Direction; 2],
     /// The second guest has accepted.
     connected: bool,
-    /// It did not end well, and why.
-    broken: Option<Refusal>,
-    /// What is on its way is not to arrive any more.
-    is_cut: bool,
-    /// The sides that are through with it.
+    /// Why the connection was aborted.
+    failure: Option<Refusal>,
+    /// The readers discard what is still buffered.
+    is_reset: bool,
+    /// The sides that have dropped or aborted the connection.
     gone: [bool; 2],
 }
 
 #[derive(Debug, Default)]
-struct Way {
+struct Direction {
     bytes: VecDeque<u8>,
-    /// Where messages end: the bytes written by then, and whether a record ends.
+    /// Message ends: the value of `written` at the end, and whether the record ends as well.
     ends: VecDeque<(u64, bool)>,
+    /// Bytes written so far.
     written: u64,
+    /// Bytes read so far.
     read: u64,
+    /// The writer sends no more.
     ended: bool,
+    /// The reader reads no more.
     closed: bool,
-    /// The reader waits for something to read.
-    reader_waits: bool,
-    /// The writer waits until so many bytes are read.
-    writer_waits: Option<u64>,
+    /// The reader wants a wakeup when there is something to read.
+    reader_armed: bool,
+    /// The writer wants a wakeup when `read` has reached this count.
+    writer_armed: Option<u64>,
 }
 
-/// Why bytes or the end of a message were not taken.
+/// Why a write was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotTaken {
-    /// Nobody reads any more.
-    ReadsNoMore,
-    /// [`MAX_ENDS`] messages wait.
+pub(super) enum WriteError {
+    /// The peer reads no more.
+    ReadClosed,
+    /// [`MAX_MESSAGE_ENDS`] message ends are queued.
     TooManyMessages,
 }
 
-/// What an end finds to read.
+/// The outcome of [`SiblingEnd::read`].
 #[derive(Debug)]
-pub(super) enum Read {
-    /// So many bytes, what ends with them, and whether there are more.
+pub(super) enum ReadOutcome {
+    /// The count of bytes read, which message end follows them, and whether there is more to read.
     Bytes(usize, MessageEnd, bool),
-    /// Nothing yet; the end is told when there is.
+    /// Nothing yet. The reader is armed.
     Empty,
-    /// Nothing any more.
+    /// End of file.
     Ended,
-    /// Nothing any more, and not for a good reason.
-    Broken(Refusal),
+    /// The connection was aborted and all buffered bytes have been read.
+    Failed(Refusal),
 }
 
-/// What an end sees of the other.
+/// The state of the peer, as one end sees it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct News {
+pub(super) struct PeerState {
     /// The second guest has accepted.
     pub(super) connected: bool,
     /// The other guest reads no more.
     pub(super) closed: bool,
-    /// The connection did not end well.
-    pub(super) broken: Option<Refusal>,
-    /// It was cut: what is on its way is not to arrive any more.
-    pub(super) is_cut: bool,
-    /// The other side is through with it.
+    /// Why the connection was aborted.
+    pub(super) failure: Option<Refusal>,
+    /// The reader discards what is still buffered.
+    pub(super) is_reset: bool,
+    /// The other side has dropped or aborted the connection.
     pub(super) gone: bool,
 }
 
-/// A pipe: the end of the guest that connects, and of the one that is to accept.
-pub(crate) fn pair() -> (End, End) {
+/// Makes a connection. Returns the connecting guest's end and the accepting guest's end.
+pub(crate) fn pair() -> (SiblingEnd, SiblingEnd) {
     let shared = Arc::new(Shared {
         pipe: Mutex::default(),
-        doors: Default::default(),
-        knocked: Default::default(),
+        wake_queues: Default::default(),
+        notified: Default::default(),
     });
     let other = Arc::clone(&shared);
-    let end = |shared, side| End { shared, side };
+    let end = |shared, side| SiblingEnd { shared, side };
     (end(shared, 0), end(other, 1))
 }
 
-impl End {
-    /// Says where this end is to be told of news.
-    pub(super) fn settle(&self, door: Arc<Doorstep>, connection: ConnectionId) {
-        let _ = self.shared.doors[self.side].set((door, connection));
-        // There may be some already. Whichever fence comes second, here or in `knock`, sees what
-        // was stored before the other.
+impl SiblingEnd {
+    /// Sets the wake queue to which this end's notifications go. A notification that is already
+    /// pending is delivered at once.
+    pub(super) fn attach(&self, wake_queue: Arc<WakeQueue>, connection: ConnectionId) {
+        let _ = self.shared.wake_queues[self.side].set((wake_queue, connection));
+        // A notification may have come before the queue was set. This fence pairs with the one in
+        // `notify`: whichever runs second sees what was stored before the other.
         fence(Ordering::SeqCst);
-        if self.shared.knocked[self.side].load(Ordering::Acquire) {
-            self.shared.knocked[self.side].store(false, Ordering::Release);
-            self.knock(self.side);
+        if self.shared.notified[self.side].load(Ordering::Acquire) {
+            self.shared.notified[self.side].store(false, Ordering::Release);
+            self.notify(self.side);
         }
     }
 
-    /// Takes note of all news.
-    pub(super) fn look(&self) -> News {
-        self.shared.knocked[self.side].store(false, Ordering::SeqCst);
+    /// Drains the pending notification and returns the peer's state.
+    pub(super) fn poll_peer(&self) -> PeerState {
+        self.shared.notified[self.side].store(false, Ordering::SeqCst);
         let pipe = self.pipe();
-        News {
+        PeerState {
             connected: pipe.connected,
-            closed: pipe.ways[self.side].closed,
-            broken: pipe.broken.clone(),
-            is_cut: pipe.is_cut,
+            closed: pipe.directions[self.side].closed,
+            failure: pipe.failure.clone(),
+            is_reset: pipe.is_reset,
             gone: pipe.gone[1 - self.side],
         }
     }
 
-    /// Writes pieces of the guest's memory, and what ends with them. The writer has kept to its
-    /// credit; bytes that nobody reads any more are dropped, and it is told so.
+    /// Writes chunks of the guest's memory, and the message end that follows them. The caller has
+    /// checked that the guest kept to its credit.
     pub(super) fn write(
         &self,
-        pieces: &[SharedBytes<'_>],
+        chunks: &[SharedBytes<'_>],
         end: MessageEnd,
-    ) -> Result<(), NotTaken> {
+    ) -> Result<(), WriteError> {
         let mut pipe = self.pipe();
-        if pipe.broken.is_some() || pipe.gone[1 - self.side] || pipe.ways[self.side].closed {
-            return Err(NotTaken::ReadsNoMore);
+        if pipe.failure.is_some() || pipe.gone[1 - self.side] || pipe.directions[self.side].closed {
+            return Err(WriteError::ReadClosed);
         }
-        let way = &mut pipe.ways[self.side];
-        if end.message && way.ends.len() == MAX_ENDS {
-            return Err(NotTaken::TooManyMessages);
+        let direction = &mut pipe.directions[self.side];
+        if end.message && direction.ends.len() == MAX_MESSAGE_ENDS {
+            return Err(WriteError::TooManyMessages);
         }
         let mut buffer = [0; 4096];
-        for piece in pieces {
+        for chunk in chunks {
             let mut at = 0;
-            while at < piece.len() {
-                let count = piece.get(at, &mut buffer);
-                way.bytes.extend(&buffer[..count]);
+            while at < chunk.len() {
+                let count = chunk.get(at, &mut buffer);
+                direction.bytes.extend(&buffer[..count]);
                 at += count;
-                way.written += count as u64;
+                direction.written += count as u64;
             }
         }
         if end.message {
-            way.ends.push_back((way.written, end.record));
+            direction.ends.push_back((direction.written, end.record));
         }
-        let tell = std::mem::take(&mut way.reader_waits);
+        let wake = std::mem::take(&mut direction.reader_armed);
         drop(pipe);
-        if tell {
-            self.knock(1 - self.side);
+        if wake {
+            self.notify(1 - self.side);
         }
         Ok(())
     }
 
-    /// Reads into pieces of the guest's memory, of which there is room for at least one byte; no
-    /// further than to the end of a message where `in_messages`.
-    pub(super) fn read(&self, pieces: &[SharedBytes<'_>], in_messages: bool) -> Read {
+    /// Reads into chunks of the guest's memory, at least one byte long in all. With `in_messages`
+    /// it stops at the next message end.
+    pub(super) fn read(&self, chunks: &[SharedBytes<'_>], in_messages: bool) -> ReadOutcome {
         let mut pipe = self.pipe();
-        let broken = pipe.broken.clone();
-        let way = &mut pipe.ways[1 - self.side];
-        let mut most = way.bytes.len();
+        let failure = pipe.failure.clone();
+        let direction = &mut pipe.directions[1 - self.side];
+        let mut limit = direction.bytes.len();
         let mut end = MessageEnd::default();
-        let next_end = way.ends.front().copied().filter(|_| in_messages);
+        let next_end = direction.ends.front().copied().filter(|_| in_messages);
         if let Some((at, _)) = next_end {
-            most = most.min((at - way.read) as usize);
+            limit = limit.min((at - direction.read) as usize);
         }
-        if most == 0 && next_end.is_none() {
-            if let Some(refusal) = broken {
-                return Read::Broken(refusal);
+        if limit == 0 && next_end.is_none() {
+            if let Some(refusal) = failure {
+                return ReadOutcome::Failed(refusal);
             }
-            if way.ended {
-                return Read::Ended;
+            if direction.ended {
+                return ReadOutcome::Ended;
             }
-            way.reader_waits = true;
-            if way.bytes.capacity() > KEPT {
-                way.bytes = VecDeque::new();
+            direction.reader_armed = true;
+            if direction.bytes.capacity() > KEPT_CAPACITY {
+                direction.bytes = VecDeque::new();
             }
-            return Read::Empty;
+            return ReadOutcome::Empty;
         }
         let mut count = 0;
-        for piece in pieces {
-            if count == most {
+        for chunk in chunks {
+            if count == limit {
                 break;
             }
-            let wanted = piece.len().min(most - count);
-            let (first, second) = way.bytes.as_slices();
-            // What was read stays in front until all of it was.
+            let wanted = chunk.len().min(limit - count);
+            let (first, second) = direction.bytes.as_slices();
+            // The bytes are drained only after the loop, so `count` of them are still in front.
             let skip = count.min(first.len());
             let a = &first[skip..];
             let b = &second[count - skip..];
             let from_a = wanted.min(a.len());
-            let mut put = piece.put(0, &a[..from_a]);
-            put += piece.put(put, &b[..wanted - from_a]);
+            let mut put = chunk.put(0, &a[..from_a]);
+            put += chunk.put(put, &b[..wanted - from_a]);
             count += put;
         }
-        way.bytes.drain(..count);
-        way.read += count as u64;
+        direction.bytes.drain(..count);
+        direction.read += count as u64;
         if let Some((at, record)) = next_end
-            && at == way.read
+            && at == direction.read
         {
-            way.ends.pop_front();
+            direction.ends.pop_front();
             end = MessageEnd {
                 message: true,
                 record,
             };
         }
-        // An end that was there before these bytes were taken is told by nobody else.
-        let is_over = way.ended || broken.is_some();
-        let more = !way.bytes.is_empty() || !way.ends.is_empty() || is_over;
-        // Whoever is told that there is nothing more does not ask again until it is knocked.
-        way.reader_waits |= !more;
-        let tell = way.writer_waits.is_some_and(|at| way.read >= at);
-        if tell {
-            way.writer_waits = None;
+        // An end or abort that came before this read sends no further notification.
+        let is_over = direction.ended || failure.is_some();
+        let more = !direction.bytes.is_empty() || !direction.ends.is_empty() || is_over;
+        // A reader that finds nothing more reads again only after a notification.
+        direction.reader_armed |= !more;
+        let wake = direction
+            .writer_armed
+            .is_some_and(|at| direction.read >= at);
+        if wake {
+            direction.writer_armed = None;
         }
         drop(pipe);
-        if tell {
-            self.knock(1 - self.side);
+        if wake {
+            self.notify(1 - self.side);
         }
-        Read::Bytes(count, end, more)
+        ReadOutcome::Bytes(count, end, more)
     }
 
-    /// How many of this end's bytes the other has read.
+    /// The count of this end's bytes that the peer has read.
     pub(super) fn read_by_peer(&self) -> u64 {
-        self.pipe().ways[self.side].read
+        self.pipe().directions[self.side].read
     }
 
-    /// Asks to be told when the other has read `bytes` in all; whether it has not yet.
-    pub(super) fn ask_for_room(&self, bytes: u64) -> bool {
-        let way = &mut self.pipe().ways[self.side];
-        if way.read >= bytes {
+    /// Requests a wakeup when the peer has read `bytes` in all. Returns `false`, and requests
+    /// nothing, if it already has.
+    pub(super) fn arm_read_by_peer(&self, bytes: u64) -> bool {
+        let direction = &mut self.pipe().directions[self.side];
+        if direction.read >= bytes {
             return false;
         }
-        way.writer_waits = Some(bytes);
+        direction.writer_armed = Some(bytes);
         true
     }
 
-    /// The second guest has accepted.
+    /// Records that the second guest has accepted.
     pub(super) fn connected(&self) {
         self.change(|pipe, _| pipe.connected = true);
     }
 
-    /// Nothing follows.
+    /// Half-close: this end sends no more.
     pub(super) fn finish(&self) {
-        self.change(|pipe, side| pipe.ways[side].ended = true);
+        self.change(|pipe, side| pipe.directions[side].ended = true);
     }
 
     /// This end reads no more.
     pub(super) fn close_read(&self) {
         self.change(|pipe, side| {
-            let way = &mut pipe.ways[1 - side];
-            way.closed = true;
-            way.bytes = VecDeque::new();
-            way.ends = VecDeque::new();
+            let direction = &mut pipe.directions[1 - side];
+            direction.closed = true;
+            direction.bytes = VecDeque::new();
+            direction.ends = VecDeque::new();
         });
     }
 
-    /// The connection is broken; the other end reads what is there and then finds out why, or
-    /// finds out at once if it is cut.
-    pub(super) fn break_off(&self, why: Refusal, cut: bool) {
+    /// Aborts the connection. The peer reads what is buffered and then finds the refusal; with
+    /// `discard` it finds the refusal at once.
+    pub(super) fn abort(&self, refusal: Refusal, discard: bool) {
         self.change(|pipe, side| {
-            pipe.broken.get_or_insert(why);
-            pipe.is_cut |= cut;
+            pipe.failure.get_or_insert(refusal);
+            pipe.is_reset |= discard;
             pipe.gone[side] = true;
         });
     }
 
     fn change(&self, what: impl FnOnce(&mut Pipe, usize)) {
         what(&mut self.pipe(), self.side);
-        self.knock(1 - self.side);
+        self.notify(1 - self.side);
     }
 
-    fn knock(&self, side: usize) {
-        if self.shared.knocked[side].swap(true, Ordering::SeqCst) {
+    fn notify(&self, side: usize) {
+        if self.shared.notified[side].swap(true, Ordering::SeqCst) {
             return;
         }
         fence(Ordering::SeqCst);
-        if let Some((door, connection)) = self.shared.doors[side].get() {
-            door.knock(*connection);
+        if let Some((wake_queue, connection)) = self.shared.wake_queues[side].get() {
+            wake_queue.notify(*connection);
         }
     }
 
@@ -345,12 +353,12 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for SiblingEnd {
     fn drop(&mut self) {
         self.change(|pipe, side| {
             pipe.gone[side] = true;
-            pipe.ways[side].ended = true;
-            pipe.ways[1 - side].closed = true;
+            pipe.directions[side].ended = true;
+            pipe.directions[1 - side].closed = true;
         });
     }
 }
@@ -370,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn messages_end_where_they_did_also_when_they_are_read_in_parts() {
+    fn message_ends_survive_writes_and_reads_in_parts() {
         let (memory, (a, b)) = (memory(), pair());
         let text: Vec<u8> = (0..100).collect();
         memory.bytes(0..100).put(0, &text);
@@ -379,9 +387,9 @@ mod tests {
         a.write(&[second], end(true, true)).unwrap();
         a.write(&[], end(true, false)).unwrap();
         a.write(&[first], end(true, false)).unwrap();
-        let room = [memory.bytes(4096..4106), memory.bytes(5000..5050)];
+        let free = [memory.bytes(4096..4106), memory.bytes(5000..5050)];
         let mut read = Vec::new();
-        while let Read::Bytes(count, end, _) = b.read(&room, true) {
+        while let ReadOutcome::Bytes(count, end, _) = b.read(&free, true) {
             read.push((count, end.message, end.record));
         }
         let want = [
@@ -395,26 +403,26 @@ mod tests {
     }
 
     #[test]
-    fn bytes_come_in_order_into_pieces_of_any_size() {
+    fn bytes_arrive_in_order_in_chunks_of_any_size() {
         let (memory, (a, b)) = (memory(), pair());
         let text: Vec<u8> = (0..=255).cycle().take(4000).collect();
         memory.bytes(0..4000).put(0, &text);
         let mut got = Vec::new();
-        // So that the bytes lie around the end of the pipe's memory, too.
+        // Many turns, so that the bytes also wrap around the end of the pipe's buffer.
         for turn in 0..50 {
             a.write(&[memory.bytes(0..4000)], end(false, false))
                 .unwrap();
-            let mut most = 1 + turn * 37;
+            let mut limit = 1 + turn * 37;
             loop {
-                let room = [memory.bytes(4096..4096 + most), memory.bytes(6500..6507)];
-                let Read::Bytes(count, ..) = b.read(&room, false) else {
+                let free = [memory.bytes(4096..4096 + limit), memory.bytes(6500..6507)];
+                let ReadOutcome::Bytes(count, ..) = b.read(&free, false) else {
                     break;
                 };
                 let mut bytes = vec![0; count];
-                let first = room[0].get(0, &mut bytes);
-                room[1].get(0, &mut bytes[first..]);
+                let first = free[0].get(0, &mut bytes);
+                free[1].get(0, &mut bytes[first..]);
                 got.extend(bytes);
-                most = (most * 2).min(2000);
+                limit = (limit * 2).min(2000);
             }
             assert!(got == text, "turn {turn}");
             got.clear();
@@ -422,21 +430,21 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_cannot_fill_memory_with_empty_messages() {
+    fn queued_empty_messages_are_bounded() {
         let (memory, (a, b)) = (memory(), pair());
-        for _ in 0..MAX_ENDS {
+        for _ in 0..MAX_MESSAGE_ENDS {
             a.write(&[], end(true, false)).unwrap();
         }
         assert_eq!(
             a.write(&[], end(true, false)),
-            Err(NotTaken::TooManyMessages)
+            Err(WriteError::TooManyMessages)
         );
         assert!(matches!(
             b.read(&[memory.bytes(0..10)], true),
-            Read::Bytes(0, _, true)
+            ReadOutcome::Bytes(0, _, true)
         ));
         a.write(&[], end(true, false)).unwrap();
         b.close_read();
-        assert_eq!(a.write(&[], end(true, false)), Err(NotTaken::ReadsNoMore));
+        assert_eq!(a.write(&[], end(true, false)), Err(WriteError::ReadClosed));
     }
 }

@@ -1,9 +1,9 @@
-//! The thread that speaks vhost-user with a VM's VMM.
+//! The thread that serves a VM's VMM over vhost-user.
 //!
-//! One VMM at a time is served; another that connects meanwhile is turned away. What a VMM wants
-//! of the queues is passed on to the data thread, which answers when it is done: once a VMM has
-//! its answer to `GET_VRING_BASE`, nothing of the broker's touches the guest's memory or notifies
-//! anybody.
+//! It serves one VMM at a time and rejects a second connection. Requests that concern the queues
+//! are passed to the data thread, which replies when they have taken effect. So once the VMM has
+//! the reply to `GET_VRING_BASE` for a queue, the broker accesses no buffer of that queue and
+//! sends no more notifications for it.
 
 use std::fs::File;
 use std::io;
@@ -31,45 +31,45 @@ use vhost::vhost_user::{
 };
 
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
-use super::queues::{Order, QUEUES};
+use super::queues::{QUEUES, QueueCommand};
 use super::{Command, VmSettings};
 
-/// How long the data thread may take for an answer. It never blocks, so it takes no time; a VMM
-/// must not wait for ever even so.
-const ANSWER_BOUND: Duration = Duration::from_secs(10);
-/// Queues of the device, that of events included.
-const ALL_QUEUES: usize = QUEUES + 1;
+/// How long to wait for the data thread's reply. It never blocks and replies at once; the timeout
+/// keeps a fault in it from blocking the VMM for ever.
+const REPLY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Queues of the device, including the event queue.
+const NUM_QUEUES: usize = QUEUES + 1;
 /// The most entries of a queue.
-const MAX_QUEUE: u32 = hvsock_virtio::queue::MAX_SIZE as u32;
-/// Requests of one VMM that may fail before it is given up.
+const MAX_QUEUE_SIZE: u32 = hvsock_virtio::queue::MAX_SIZE as u32;
+/// The most failed requests of one VMM connection before it is closed.
 const MAX_FAILURES: u32 = 32;
-/// How long to wait before the next VMM is taken, after taking one failed.
-const AGAIN: Duration = Duration::from_millis(100);
+/// Backoff after an `accept` that failed.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// The way to the data thread.
+/// The VMM thread's handle of the data thread.
 #[derive(Clone)]
-pub(super) struct WorkerLink {
+pub(super) struct WorkerHandle {
     pub(super) commands: Sender<Command>,
     pub(super) waker: Arc<Waker>,
 }
 
-/// The thread, as it is held.
+/// The owner's handle of the VMM thread.
 #[derive(Default)]
 pub(super) struct VmmThread {
     thread: Option<std::thread::JoinHandle<()>>,
-    stop: Option<Arc<Stop>>,
+    stop: Option<Arc<StopSignal>>,
 }
 
-/// What stops the thread, whatever it waits for.
-struct Stop {
+/// Stops the thread, whatever it waits for.
+struct StopSignal {
     event: Event,
     stopping: AtomicBool,
-    /// The VMM's connection while there is one.
+    /// The VMM's connection, if one is open. Shutting it down wakes a blocked read.
     connection: Mutex<Option<UnixStream>>,
 }
 
 impl VmmThread {
-    /// None at all.
+    /// A handle of no thread.
     pub(super) fn none() -> Self {
         Self::default()
     }
@@ -77,10 +77,10 @@ impl VmmThread {
     pub(super) fn start(
         settings: VmSettings,
         listener: UnixListener,
-        worker: WorkerLink,
+        worker: WorkerHandle,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
-        let stop = Arc::new(Stop {
+        let stop = Arc::new(StopSignal {
             event: Event::new()?,
             stopping: AtomicBool::new(false),
             connection: Mutex::new(None),
@@ -95,7 +95,7 @@ impl VmmThread {
         })
     }
 
-    /// Ends what it waits for.
+    /// Makes the thread end. Does not wait for it.
     pub(super) fn stop(&self) {
         if let Some(stop) = &self.stop {
             stop.stopping.store(true, Ordering::SeqCst);
@@ -106,7 +106,7 @@ impl VmmThread {
         }
     }
 
-    /// Waits until it has ended.
+    /// Waits until the thread has ended.
     pub(super) fn join(&mut self) {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -114,7 +114,7 @@ impl VmmThread {
     }
 }
 
-impl Stop {
+impl StopSignal {
     fn connection(&self) -> std::sync::MutexGuard<'_, Option<UnixStream>> {
         self.connection
             .lock()
@@ -126,8 +126,8 @@ impl Stop {
     }
 }
 
-/// Takes one VMM after the other.
-fn serve(settings: VmSettings, listener: &UnixListener, worker: &WorkerLink, stop: &Stop) {
+/// Accepts and serves one VMM after the other.
+fn serve(settings: VmSettings, listener: &UnixListener, worker: &WorkerHandle, stop: &StopSignal) {
     while !stop.is_set() {
         match wait(&[listener.as_fd(), stop.event.as_fd()], None) {
             Ok(_) if stop.is_set() => return,
@@ -142,58 +142,58 @@ fn serve(settings: VmSettings, listener: &UnixListener, worker: &WorkerLink, sto
                 if let Err(error) = served
                     && !stop.is_set()
                 {
-                    tracing::warn!(cid = %settings.cid, "the VMM's connection ended: {error}");
+                    tracing::warn!(cid = %settings.cid, %error, "VMM connection failed");
                 }
-                let _ = order(worker, Order::Gone);
+                let _ = send_command(worker, QueueCommand::Disconnected);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => {
-                tracing::warn!(cid = %settings.cid, %error, "cannot take a VMM");
-                let _ = wait(&[stop.event.as_fd()], Some(Instant::now() + AGAIN));
+                tracing::warn!(cid = %settings.cid, %error, "cannot accept a VMM connection");
+                let _ = wait(&[stop.event.as_fd()], Some(Instant::now() + ACCEPT_RETRY));
             }
         }
     }
 }
 
-/// Serves a VMM until it goes.
+/// Serves one VMM until it disconnects.
 fn serve_one(
     settings: VmSettings,
     listener: &UnixListener,
     connection: UnixStream,
-    worker: &WorkerLink,
-    stop: &Stop,
+    worker: &WorkerHandle,
+    stop: &StopSignal,
 ) -> Result<()> {
     connection
         .set_nonblocking(false)
         .map_err(Error::SocketError)?;
-    let twin = connection.try_clone().map_err(Error::SocketError)?;
+    let polled = connection.try_clone().map_err(Error::SocketError)?;
     *stop.connection() = Some(connection.try_clone().map_err(Error::SocketError)?);
     let device = Arc::new(Mutex::new(Device::new(settings, worker.clone())));
     let mut handler = BackendReqHandler::from_stream(connection, device);
-    tracing::info!(cid = %settings.cid, "a VMM has connected");
+    tracing::info!(cid = %settings.cid, "VMM connected");
     let mut failures = 0;
     loop {
-        let fds = [twin.as_fd(), listener.as_fd(), stop.event.as_fd()];
+        let fds = [polled.as_fd(), listener.as_fd(), stop.event.as_fd()];
         let ready = wait(&fds, None).map_err(Error::SocketError)?;
         if stop.is_set() {
             return Ok(());
         }
-        // What the first has said, that it is gone perhaps, comes before another.
+        // Requests of the first VMM come before: it may have disconnected to make way.
         if ready.contains(&1)
             && !ready.contains(&0)
-            && let Ok((other, _)) = listener.accept()
+            && let Ok((second, _)) = listener.accept()
         {
-            tracing::warn!(cid = %settings.cid, "a second VMM has connected and is turned away");
-            drop(other);
+            tracing::warn!(cid = %settings.cid, "a second VMM connection is rejected");
+            drop(second);
         }
         if ready.contains(&0) {
             match handler.handle_request() {
                 Ok(()) => {}
                 Err(Error::Disconnected | Error::PartialMessage) => return Ok(()),
-                // What a VMM wants and cannot have, it was told; it may go on without.
+                // The VMM has received a failure reply and may continue without.
                 Err(Error::ReqHandlerError(error)) if failures < MAX_FAILURES => {
                     failures += 1;
-                    tracing::warn!(cid = %settings.cid, "a VMM's request failed: {error}");
+                    tracing::warn!(cid = %settings.cid, %error, "vhost-user request failed");
                 }
                 Err(error) => return Err(error),
             }
@@ -201,7 +201,7 @@ fn serve_one(
     }
 }
 
-/// Waits until one of `fds` is ready; which are.
+/// Waits until one of `fds` is ready. Returns the indices of those that are.
 fn wait(fds: &[std::os::fd::BorrowedFd<'_>], deadline: Option<Instant>) -> io::Result<Vec<usize>> {
     let mut polled: Vec<_> = fds
         .iter()
@@ -213,35 +213,35 @@ fn wait(fds: &[std::os::fd::BorrowedFd<'_>], deadline: Option<Instant>) -> io::R
     Ok(ready.map(|(index, _)| index).collect())
 }
 
-/// Has the data thread do something, and waits until it has.
-fn order(worker: &WorkerLink, order: Order) -> std::result::Result<u16, String> {
+/// Sends a command to the data thread and waits for its reply.
+fn send_command(worker: &WorkerHandle, command: QueueCommand) -> std::result::Result<u16, String> {
     let gone = || "the VM's data thread has ended".to_owned();
-    let (answer, answered) = mpsc::channel();
+    let (reply, replies) = mpsc::channel();
     worker
         .commands
-        .send(Command::Vmm(order, answer))
+        .send(Command::Vmm(command, reply))
         .map_err(|_| gone())?;
     worker.waker.wake().map_err(|error| error.to_string())?;
-    answered.recv_timeout(ANSWER_BOUND).map_err(|_| gone())?
+    replies.recv_timeout(REPLY_TIMEOUT).map_err(|_| gone())?
 }
 
-/// What a VMM has said of one ring.
+/// The configuration of one vring, collected until SET_VRING_KICK starts it.
 #[derive(Default)]
-struct Ring {
+struct VringConfig {
     size: u16,
-    /// Descriptors, used, available: in the VMM's own address space.
+    /// Addresses of descriptor table, used ring and available ring in the VMM's address space.
     addresses: Option<[u64; 3]>,
     base: u16,
     is_running: bool,
 }
 
-/// The device, as the VMM sees it.
+/// The device's vhost-user state and request handlers.
 struct Device {
     settings: VmSettings,
-    worker: WorkerLink,
+    worker: WorkerHandle,
     ram: Ram,
     features: u64,
-    rings: [Ring; ALL_QUEUES],
+    rings: [VringConfig; NUM_QUEUES],
 }
 
 const FEATURES: u64 = features::VERSION_1
@@ -251,12 +251,12 @@ const FEATURES: u64 = features::VERSION_1
     | features::SEQPACKET
     | VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits();
 
-fn failed(what: impl Into<String>) -> Error {
+fn request_error(what: impl Into<String>) -> Error {
     Error::ReqHandlerError(io::Error::other(what.into()))
 }
 
 impl Device {
-    fn new(settings: VmSettings, worker: WorkerLink) -> Self {
+    fn new(settings: VmSettings, worker: WorkerHandle) -> Self {
         Self {
             settings,
             worker,
@@ -266,17 +266,17 @@ impl Device {
         }
     }
 
-    fn order(&self, wanted: Order) -> Result<u16> {
-        order(&self.worker, wanted).map_err(failed)
+    fn send_command(&self, command: QueueCommand) -> Result<u16> {
+        send_command(&self.worker, command).map_err(request_error)
     }
 
-    fn ring(&mut self, index: u32) -> Result<&mut Ring> {
+    fn ring(&mut self, index: u32) -> Result<&mut VringConfig> {
         let index = usize::try_from(index).map_err(|_| Error::InvalidParam)?;
         self.rings.get_mut(index).ok_or(Error::InvalidParam)
     }
 
     fn set_ram(&mut self, ram: Ram) -> Result<()> {
-        self.order(Order::Memory(ram.clone()))?;
+        self.send_command(QueueCommand::SetMemory(ram.clone()))?;
         self.ram = ram;
         Ok(())
     }
@@ -284,28 +284,28 @@ impl Device {
     fn region(&self, ram: &Ram, region: &VhostUserMemoryRegion, file: &File) -> Result<Ram> {
         let spec = RegionSpec {
             base: region.guest_phys_addr,
-            in_vmm: region.user_addr,
+            vmm_base: region.user_addr,
             len: region.memory_size,
             offset: region.mmap_offset,
         };
         ram.with(spec, file, self.settings.unsealed_memory)
             .map_err(|error| {
-                failed(format!(
-                    "the guest's memory cannot be used: {error}; for QEMU use memory-backend-memfd \
+                request_error(format!(
+                    "cannot map the guest's memory: {error}; with QEMU use memory-backend-memfd \
                      with share=on, or add the VM with --unsealed-memory if its VMM cannot seal \
                      memory and is trusted not to shrink it"
                 ))
             })
     }
 
-    /// The layout of a ring in the guest's memory.
-    fn layout(&self, ring: &Ring) -> Result<Layout> {
+    /// A ring's layout with its addresses translated to guest physical addresses.
+    fn layout(&self, ring: &VringConfig) -> Result<Layout> {
         let addresses = ring
             .addresses
-            .ok_or_else(|| failed("a ring has no address"))?;
+            .ok_or_else(|| request_error("a vring was started before SET_VRING_ADDR"))?;
         let [descriptors, used, available] =
             addresses.map(|address| self.ram.guest_address(address));
-        let outside = || failed("a ring is not in the guest's memory");
+        let outside = || request_error("a vring's address is outside the guest's memory");
         Ok(Layout {
             size: ring.size,
             descriptors: descriptors.ok_or_else(outside)?,
@@ -316,23 +316,24 @@ impl Device {
         })
     }
 
-    fn enables_by_itself(&self) -> bool {
+    /// Without the negotiated PROTOCOL_FEATURES, SET_VRING_KICK enables a ring as well.
+    fn rings_start_enabled(&self) -> bool {
         self.features & VhostUserVirtioFeatures::PROTOCOL_FEATURES.bits() == 0
     }
 
     fn reset(&mut self) -> Result<()> {
-        self.order(Order::Reset)?;
+        self.send_command(QueueCommand::Reset)?;
         self.rings = Default::default();
         self.ram = Ram::default();
         Ok(())
     }
 }
 
-/// A descriptor that can be signalled, and that nobody waits on when it is read.
+/// Validates that a file is an eventfd and makes it nonblocking.
 fn eventfd(file: File) -> Result<OwnedFd> {
     let fd = OwnedFd::from(file);
     if !event::is_eventfd(&fd) {
-        return Err(failed("a kick or call descriptor is no eventfd"));
+        return Err(request_error("a kick or call descriptor is not an eventfd"));
     }
     hvsock_sys::set_nonblocking(&fd, true).map_err(Error::ReqHandlerError)?;
     Ok(fd)
@@ -378,7 +379,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        if num == 0 || num > MAX_QUEUE {
+        if num == 0 || num > MAX_QUEUE_SIZE {
             return Err(Error::InvalidParam);
         }
         self.ring(index)?.size = u16::try_from(num).map_err(|_| Error::InvalidParam)?;
@@ -407,7 +408,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         let queue = usize::try_from(index).map_err(|_| Error::InvalidParam)?;
         let base = self.ring(index)?.base;
         let base = match queue < QUEUES {
-            true => self.order(Order::Stop { queue })?,
+            true => self.send_command(QueueCommand::Stop { queue })?,
             false => base,
         };
         let ring = self.ring(index)?;
@@ -423,19 +424,21 @@ impl VhostUserBackendReqHandlerMut for Device {
             return Ok(());
         }
         let Some(file) = file else {
-            return Err(failed("a ring without kicks is not served"));
+            return Err(request_error(
+                "a vring without a kick eventfd is not supported",
+            ));
         };
         let (kick, ring) = (eventfd(file)?, &self.rings[queue]);
         let (layout, base) = (self.layout(ring)?, ring.base);
-        self.order(Order::Start {
+        self.send_command(QueueCommand::Start {
             queue,
             layout,
             base,
             kick,
         })?;
         self.rings[queue].is_running = true;
-        if self.enables_by_itself() {
-            self.order(Order::Enable {
+        if self.rings_start_enabled() {
+            self.send_command(QueueCommand::SetEnabled {
                 queue,
                 enabled: true,
             })?;
@@ -450,7 +453,8 @@ impl VhostUserBackendReqHandlerMut for Device {
             return Ok(());
         }
         let call = file.map(eventfd).transpose()?;
-        self.order(Order::Call { queue, call }).map(drop)
+        self.send_command(QueueCommand::SetCall { queue, call })
+            .map(drop)
     }
 
     fn set_vring_err(&mut self, index: u8, _file: Option<File>) -> Result<()> {
@@ -469,7 +473,7 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(ALL_QUEUES as u64)
+        Ok(NUM_QUEUES as u64)
     }
 
     fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
@@ -479,7 +483,8 @@ impl VhostUserBackendReqHandlerMut for Device {
             return Ok(());
         }
         let enabled = enable;
-        self.order(Order::Enable { queue, enabled }).map(drop)
+        self.send_command(QueueCommand::SetEnabled { queue, enabled })
+            .map(drop)
     }
 
     fn get_config(
@@ -488,7 +493,7 @@ impl VhostUserBackendReqHandlerMut for Device {
         size: u32,
         _flags: VhostUserConfigFlags,
     ) -> Result<Vec<u8>> {
-        // struct virtio_vsock_config: the guest's context id.
+        // struct virtio_vsock_config (virtio 1.2 §5.10.4): guest_cid, little-endian.
         let config = u64::from(self.settings.cid.get()).to_le_bytes();
         let (offset, size) = (offset as usize, size as usize);
         let end = offset.checked_add(size).ok_or(Error::InvalidParam)?;
@@ -502,7 +507,6 @@ impl VhostUserBackendReqHandlerMut for Device {
         _config: &[u8],
         _flags: VhostUserConfigFlags,
     ) -> Result<()> {
-        // Nothing in it is the guest's to set.
         Err(Error::InvalidOperation("the configuration is read-only"))
     }
 
@@ -518,11 +522,11 @@ impl VhostUserBackendReqHandlerMut for Device {
         &mut self,
         _inflight: &VhostUserInflight,
     ) -> Result<(VhostUserInflight, File)> {
-        Err(Error::InvalidOperation("nothing is in flight"))
+        Err(Error::InvalidOperation("no in-flight tracking"))
     }
 
     fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(Error::InvalidOperation("nothing is in flight"))
+        Err(Error::InvalidOperation("no in-flight tracking"))
     }
 
     fn get_max_mem_slots(&mut self) -> Result<u64> {
@@ -541,9 +545,9 @@ impl VhostUserBackendReqHandlerMut for Device {
     }
 
     fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        let less = self.ram.without(region.guest_phys_addr, region.memory_size);
-        let less = less.ok_or_else(|| failed("there is no such region"))?;
-        self.set_ram(less)
+        let ram = self.ram.without(region.guest_phys_addr, region.memory_size);
+        let ram = ram.ok_or_else(|| request_error("no memory region has this address and size"))?;
+        self.set_ram(ram)
     }
 
     fn set_device_state_fd(
@@ -552,15 +556,15 @@ impl VhostUserBackendReqHandlerMut for Device {
         _phase: VhostTransferStatePhase,
         _file: File,
     ) -> Result<Option<File>> {
-        Err(Error::InvalidOperation("connections cannot be moved"))
+        Err(Error::InvalidOperation("migration is not supported"))
     }
 
     fn check_device_state(&mut self) -> Result<()> {
-        Err(Error::InvalidOperation("connections cannot be moved"))
+        Err(Error::InvalidOperation("migration is not supported"))
     }
 
     fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
-        Err(Error::InvalidOperation("no shared memory of the device's"))
+        Err(Error::InvalidOperation("no shared memory regions"))
     }
 
     fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {

@@ -1,9 +1,9 @@
 //! The data thread of one VM.
 //!
-//! It goes round for as long as there is something to do: packets from the guest, news of
-//! connections, packets to the guest. When there is nothing, it looks on for a moment, since what
-//! comes next often comes at once; then it asks everyone whom it waits for to wake it, looks once
-//! more, and sleeps.
+//! It is an event loop that runs while there is work: packets from the guest, events of
+//! connections, packets to the guest. When there is no work it spins for a moment, since the next
+//! packet often follows at once. Then it requests wakeups from all that it waits for (enables
+//! kicks, arms the rings), checks once more for work, and parks in `epoll_wait`.
 
 use std::io;
 use std::sync::Arc;
@@ -14,36 +14,37 @@ use hvsock_fabric::{PartitionState, Refusal};
 use hvsock_sys::shared_memory::SharedBytes;
 use hvsock_virtio::queue::{Chain, GuestMemory, QueueFault};
 use hvsock_virtio::{
-    Config, Event as Happened, HEADER_LEN, Handle, Header, MessageEnd, Muxer, Received, Transmit,
+    Config, Event as MuxerEvent, HEADER_LEN, Handle, Header, MessageEnd, Muxer, Received, Transmit,
 };
 use mio::{Events, Poll, Token, Waker};
 
-use super::link::Filled;
+use super::link::FillOutcome;
 use super::links::{Links, MAX_WATCHED};
-use super::queues::{Order, Queues, RX, TX};
-use super::sibling::{Doorstep, NotTaken};
+use super::queues::{QueueCommand, Queues, RX, TX};
+use super::sibling::{WakeQueue, WriteError};
 use super::{Command, Linked, VmNews, VmSettings};
 use crate::pump::{Report, Reports};
 
 const WAKE: Token = Token(0);
-/// The kicks of the queues.
+/// The kick eventfds of the queues.
 const KICKS: [Token; 2] = [Token(1), Token(2)];
 
-/// Packets that are taken from the guest, and given to it, before the other way has its turn.
-const TURN: usize = 128;
-/// Connections that the guest asks for and the core has not answered.
-const MAX_ASKED: usize = 256;
-/// The longest that the thread looks on before it sleeps.
-const MAX_LOOK: Duration = Duration::from_micros(20);
-/// A sleep shorter than this should have been a look.
-const SHORT_SLEEP: Duration = Duration::from_micros(60);
+/// Packets processed in one direction before the other direction gets its turn.
+const BATCH: usize = 128;
+/// The most requests of the guest that may await the core's answer. With that many the thread
+/// stops reading the tx queue (backpressure).
+const MAX_PENDING_REQUESTS: usize = 256;
+/// The longest that the thread spins before it parks.
+const MAX_SPIN: Duration = Duration::from_micros(20);
+/// After a park shorter than this the thread spins longer the next time.
+const SHORT_PARK: Duration = Duration::from_micros(60);
 
 /// The data thread's state.
 pub(super) struct Worker {
     settings: VmSettings,
     poll: Poll,
     waker: Arc<Waker>,
-    door: Arc<Doorstep>,
+    wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
     reports: Reports,
     queues: Queues,
@@ -51,13 +52,15 @@ pub(super) struct Worker {
     links: Links,
     state: PartitionState,
     /// Requests that the core has not answered.
-    asked: usize,
-    /// Links without bytes for the guest, that were not asked to tell yet.
+    pending_requests: usize,
+    /// Links without bytes for the guest that are polled and not armed for a wakeup.
     idle: Vec<usize>,
     chain: Chain,
-    look: Duration,
-    may_look: bool,
-    bad_chains_told: u64,
+    /// How long to spin before the next park; adapts to how long the last parks were.
+    spin_limit: Duration,
+    /// Spinning needs a second processor on which the guest or process can run meanwhile.
+    may_spin: bool,
+    invalid_chains_reported: u64,
     stopping: bool,
 }
 
@@ -69,8 +72,8 @@ impl Worker {
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
-        let door = Arc::new(Doorstep::new(Arc::clone(&waker)));
-        let links = Links::new(poll.registry().try_clone()?, Arc::clone(&door));
+        let wake_queue = Arc::new(WakeQueue::new(Arc::clone(&waker)));
+        let links = Links::new(poll.registry().try_clone()?, Arc::clone(&wake_queue));
         let config = Config {
             max_connections: settings.max_connections,
             ..Config::new(settings.cid)
@@ -80,19 +83,19 @@ impl Worker {
             settings,
             poll,
             waker,
-            door,
+            wake_queue,
             commands,
             reports,
             queues: Queues::default(),
             mux: Muxer::new(config),
             links,
             state: PartitionState::Off,
-            asked: 0,
+            pending_requests: 0,
             idle: Vec::new(),
             chain: Chain::default(),
-            look: Duration::ZERO,
-            may_look: processors > 1,
-            bad_chains_told: 0,
+            spin_limit: Duration::ZERO,
+            may_spin: processors > 1,
+            invalid_chains_reported: 0,
             stopping: false,
         })
     }
@@ -101,7 +104,7 @@ impl Worker {
         Arc::clone(&self.waker)
     }
 
-    /// Runs until it is told to stop.
+    /// Runs until [`Command::Stop`], then resets all connections.
     pub(super) fn run(mut self) {
         let mut events = Events::with_capacity(256);
         let mut awake = true;
@@ -111,30 +114,30 @@ impl Worker {
             } else {
                 self.timeout()
             };
-            let slept = Instant::now();
+            let parked = Instant::now();
             match self.poll.poll(&mut events, timeout) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                // epoll_wait fails otherwise only for a descriptor that is not an epoll.
+                // Any other error of epoll_wait means that the descriptor is no epoll instance.
                 Err(_) => break,
             }
             let now = Instant::now();
             if !awake {
-                self.woken(now.duration_since(slept));
+                self.adapt_spin(now.duration_since(parked));
             }
             for event in &events {
                 match event.token() {
-                    WAKE => self.obey(now),
+                    WAKE => self.handle_commands(now),
                     token if Links::owns(token) => {
-                        if let Some(place) = self.links.note(event) {
-                            self.links.attend(place, &mut self.mux, now);
+                        if let Some(slot) = self.links.record_readiness(event) {
+                            self.links.update(slot, &mut self.mux, now);
                         }
                     }
                     _ => {}
                 }
             }
             self.mux.handle_timeout(now);
-            // Between two looks at the descriptors, so many turns that the looks cost little.
+            // Up to 16 turns for one epoll_wait, so that the system call costs little.
             for _ in 0..16 {
                 awake = self.turn(now);
                 if !awake {
@@ -142,14 +145,14 @@ impl Worker {
                 }
             }
             if !awake {
-                awake = self.look_on() || self.fall_asleep();
+                awake = self.spin() || self.prepare_park();
             }
         }
         let refusal = Refusal::Reset {
             cause: "the broker has stopped".into(),
         };
-        for place in self.links.places() {
-            self.links.reset(place, &mut self.mux, &refusal);
+        for slot in self.links.slots() {
+            self.links.reset(slot, &mut self.mux, &refusal);
         }
         self.report();
     }
@@ -159,31 +162,31 @@ impl Worker {
         Some(at.saturating_duration_since(Instant::now()))
     }
 
-    /// Learns from how long it slept whether to look on longer before the next time.
-    fn woken(&mut self, slept: Duration) {
-        if slept < SHORT_SLEEP {
-            self.look = (self.look * 2).clamp(Duration::from_micros(2), MAX_LOOK);
+    /// Doubles the spin limit after a short park and halves it after a long one. Disables kicks.
+    fn adapt_spin(&mut self, parked: Duration) {
+        if parked < SHORT_PARK {
+            self.spin_limit = (self.spin_limit * 2).clamp(Duration::from_micros(2), MAX_SPIN);
         } else {
-            self.look /= 2;
+            self.spin_limit /= 2;
         }
         for queue in [RX, TX] {
-            if let Err(fault) = self.queues.refuse_kicks(queue) {
+            if let Err(fault) = self.queues.disable_notification(queue) {
                 self.fault(queue, fault);
             }
         }
     }
 
-    /// One round; whether something was done.
+    /// Runs one turn of the event loop. Returns whether there was work.
     fn turn(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        match self.take_packets() {
+        match self.process_tx() {
             Ok(moved) => busy |= moved,
             Err(fault) => self.fault(TX, fault),
         }
-        busy |= self.links.hear_out(&mut self.mux, now);
-        busy |= self.happened();
-        busy |= self.look_at_links();
-        match self.give_packets(now) {
+        busy |= self.links.poll_controls(&mut self.mux, now);
+        busy |= self.process_events();
+        busy |= self.poll_links();
+        match self.process_rx(now) {
             Ok(moved) => busy |= moved,
             Err(fault) => self.fault(RX, fault),
         }
@@ -194,21 +197,24 @@ impl Worker {
         busy
     }
 
-    /// Takes packets of the tx queue.
-    fn take_packets(&mut self) -> Result<bool, QueueFault> {
-        let mut taken = 0;
-        while taken < TURN && self.mux.may_receive() && self.asked < MAX_ASKED {
+    /// Receives up to [`BATCH`] packets from the tx queue. Returns whether there were any.
+    fn process_tx(&mut self) -> Result<bool, QueueFault> {
+        let mut consumed = 0;
+        while consumed < BATCH
+            && self.mux.may_receive()
+            && self.pending_requests < MAX_PENDING_REQUESTS
+        {
             if !self.queues.peek(TX, &mut self.chain)? {
                 break;
             }
-            taken += 1;
+            consumed += 1;
             let mut raw = [0; HEADER_LEN];
             let ram = &self.queues.ram;
             let is_read = match self.chain.readable() {
                 [first, ..] if first.len as usize >= HEADER_LEN => {
                     ram.read(first.address, &mut raw)
                 }
-                segments => ram.read_pieces(segments, &mut raw),
+                segments => ram.read_segments(segments, &mut raw),
             };
             if is_read {
                 let header = Header::decode(&raw);
@@ -217,165 +223,169 @@ impl Worker {
                 if let Received::Payload { handle, len, end } = received {
                     self.deliver(handle, len, end);
                 }
-                // In order: what a packet brings about comes before the next one's bytes.
+                // Handle a packet's events before the next packet's bytes.
                 while let Some(event) = self.mux.poll_event() {
                     self.on_event(event);
                 }
             }
-            self.queues.take(TX, &self.chain, 0)?;
+            self.queues.add_used(TX, &self.chain, 0)?;
         }
-        Ok(taken > 0)
+        Ok(consumed > 0)
     }
 
-    /// Hands bytes of the guest's on.
+    /// Delivers a data packet's payload to the connection's peer.
     fn deliver(&mut self, handle: Handle, len: usize, end: MessageEnd) {
-        let Some(place) = self.links.place_of(handle) else {
+        let Some(slot) = self.links.slot_of(handle) else {
             self.mux.reset(handle);
             return;
         };
-        let mut pieces: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
+        let mut chunks: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
         let segments = self.chain.readable();
         if !self
             .queues
             .ram
-            .gather(segments, HEADER_LEN, len, &mut pieces)
+            .gather(segments, HEADER_LEN, len, &mut chunks)
         {
-            let cause = "the guest sent bytes that are not in its memory".into();
+            let cause = "the guest sent a buffer outside its memory".into();
             let refusal = Refusal::Reset { cause };
-            return self.links.reset(place, &mut self.mux, &refusal);
+            return self.links.reset(slot, &mut self.mux, &refusal);
         }
-        let Some(link) = self.links.at(place) else {
+        let Some(link) = self.links.at(slot) else {
             return;
         };
-        match link.body.deliver(&pieces, len, end) {
+        match link.peer.deliver(&chunks, len, end) {
             Ok(()) => {}
-            Err(NotTaken::ReadsNoMore) => return self.links.reads_no_more(place, &mut self.mux),
-            Err(NotTaken::TooManyMessages) => {
-                let which = "messages that wait for a sibling".into();
+            Err(WriteError::ReadClosed) => return self.links.peer_closed_read(slot, &mut self.mux),
+            Err(WriteError::TooManyMessages) => {
+                let which = "messages queued for a sibling".into();
                 let refusal = Refusal::LimitReached { which };
-                return self.links.reset(place, &mut self.mux, &refusal);
+                return self.links.reset(slot, &mut self.mux, &refusal);
             }
         }
         link.count_delivered(len);
-        self.links.watch_room(place, &self.mux);
+        self.links.watch_credit(slot, &self.mux);
     }
 
-    /// Gives packets to the rx queue.
-    fn give_packets(&mut self, now: Instant) -> Result<bool, QueueFault> {
-        let mut given = 0;
-        while given < TURN && self.mux.has_transmit() {
+    /// Writes up to [`BATCH`] packets to the rx queue. Returns whether there were any.
+    fn process_rx(&mut self, now: Instant) -> Result<bool, QueueFault> {
+        let mut sent = 0;
+        while sent < BATCH && self.mux.has_transmit() {
             if !self.queues.peek(RX, &mut self.chain)? {
                 break;
             }
-            given += 1;
-            let room = self.chain.writable_len() as usize - HEADER_LEN;
-            match self.mux.poll_transmit(room) {
+            sent += 1;
+            let max_payload = self.chain.writable_len() as usize - HEADER_LEN;
+            match self.mux.poll_transmit(max_payload) {
                 None => {
-                    // A buffer for a header only, and nothing but data: it is of no use.
-                    if room == 0 {
-                        self.queues.take(RX, &self.chain, 0)?;
+                    // The buffer holds a header only, and all pending packets have data.
+                    if max_payload == 0 {
+                        self.queues.add_used(RX, &self.chain, 0)?;
                         continue;
                     }
                     break;
                 }
-                Some(Transmit::Packet(header)) => self.put(&header, 0)?,
-                Some(Transmit::Data { handle, max, .. }) => match self.fill(handle, max, now) {
-                    Some(header) => self.put(&header, header.len)?,
+                Some(Transmit::Packet(header)) => self.write_packet(&header, 0)?,
+                Some(Transmit::Data { handle, max, .. }) => match self.fill_chain(handle, max, now)
+                {
+                    Some(header) => self.write_packet(&header, header.len)?,
                     None => continue,
                 },
             }
         }
-        Ok(given > 0)
+        Ok(sent > 0)
     }
 
-    /// Writes a header in front of `len` bytes that are there, and gives the chain back.
-    fn put(&mut self, header: &Header, len: u32) -> Result<(), QueueFault> {
+    /// Writes a header in front of `len` bytes of payload and adds the chain to the used ring.
+    fn write_packet(&mut self, header: &Header, len: u32) -> Result<(), QueueFault> {
         let raw = header.encode();
         let ram = &self.queues.ram;
         let is_written = match self.chain.writable() {
             [first, ..] if first.len as usize >= HEADER_LEN => ram.write(first.address, &raw),
-            segments => ram.write_pieces(segments, &raw),
+            segments => ram.write_segments(segments, &raw),
         };
-        // A buffer outside of its own memory is the guest's own loss.
+        // The driver loses the packet if its buffer is outside guest memory.
         let written = if is_written {
             HEADER_LEN as u32 + len
         } else {
             0
         };
-        self.queues.take(RX, &self.chain, written)
+        self.queues.add_used(RX, &self.chain, written)
     }
 
-    /// Puts bytes for the guest into the chain; their header, if there were any.
-    fn fill(&mut self, handle: Handle, max: usize, now: Instant) -> Option<Header> {
-        let place = self.links.place_of(handle).filter(|place| {
-            let link = self.links.at(*place);
+    /// Fills the chain with payload for the guest. Returns the header to write in front of it, or
+    /// `None` if there was nothing to send.
+    fn fill_chain(&mut self, handle: Handle, max: usize, now: Instant) -> Option<Header> {
+        let slot = self.links.slot_of(handle).filter(|slot| {
+            let link = self.links.at(*slot);
             link.is_some_and(|link| link.may_fill())
         });
-        let Some(place) = place else {
+        let Some(slot) = slot else {
             self.mux.nothing_to_send(handle);
             return None;
         };
-        let mut pieces: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
+        let mut chunks: Vec<SharedBytes<'_>> = Vec::with_capacity(4);
         let segments = self.chain.writable();
         if !self
             .queues
             .ram
-            .gather(segments, HEADER_LEN, max, &mut pieces)
+            .gather(segments, HEADER_LEN, max, &mut chunks)
         {
-            let cause = "the guest gave a buffer that is not in its memory".into();
+            let cause = "the guest supplied a buffer outside its memory".into();
             let refusal = Refusal::Reset { cause };
-            self.links.reset(place, &mut self.mux, &refusal);
+            self.links.reset(slot, &mut self.mux, &refusal);
             return None;
         }
-        let link = self.links.at(place)?;
+        let link = self.links.at(slot)?;
         let in_messages = link.in_messages;
-        let (body, control) = link.parts();
-        match body.fill(&pieces, in_messages, control) {
-            Filled::Bytes(0, end, _) if !end.message => None,
-            Filled::Bytes(count, end, more) => {
+        let (peer, control) = link.parts();
+        match peer.fill(&chunks, in_messages, control) {
+            FillOutcome::Bytes(0, end, _) if !end.message => None,
+            FillOutcome::Bytes(count, end, more) => {
                 link.count_filled(count);
                 if !more {
-                    self.watch_for_bytes(place);
+                    self.watch_idle(slot);
                 }
                 self.mux.sent(handle, count, end, more)
             }
-            Filled::Empty => {
+            FillOutcome::Empty => {
                 self.mux.nothing_to_send(handle);
-                self.watch_for_bytes(place);
+                self.watch_idle(slot);
                 None
             }
-            Filled::Ended => {
+            FillOutcome::Ended => {
                 self.mux.nothing_to_send(handle);
-                self.links.ended(place, &mut self.mux, now);
+                self.links.source_ended(slot, &mut self.mux, now);
                 None
             }
-            Filled::Broken(refusal) => {
-                self.links.reset(place, &mut self.mux, &refusal);
+            FillOutcome::Failed(refusal) => {
+                self.links.reset(slot, &mut self.mux, &refusal);
                 None
             }
         }
     }
 
-    fn watch_for_bytes(&mut self, place: usize) {
-        if let Some(link) = self.links.at(place)
+    /// Polls a link for bytes from now on.
+    fn watch_idle(&mut self, slot: usize) {
+        if let Some(link) = self.links.at(slot)
             && !link.idle
         {
             link.idle = true;
-            self.idle.push(place);
+            self.idle.push(slot);
         }
     }
 
-    /// Looks at links that have had nothing, or no room, whether they have some; whether one has.
-    fn look_at_links(&mut self) -> bool {
+    /// Polls the idle links for bytes and the links with low credit for free space. Returns
+    /// whether one has some. With more than [`MAX_WATCHED`] of them it arms them instead.
+    fn poll_links(&mut self) -> bool {
         let mut found = false;
         if self.idle.len() > MAX_WATCHED {
-            found |= self.arm_idle();
+            found |= self.arm_idle_links();
         }
         let mut index = 0;
-        while let Some(&place) = self.idle.get(index) {
-            let link = self.links.at(place);
+        while let Some(&slot) = self.idle.get(index) {
+            let link = self.links.at(slot);
             let is_done = match link {
-                Some(link) if link.body.has_more() => {
+                Some(link) if link.peer.may_have_data() => {
                     link.idle = false;
                     if let Some(handle) = link.handle {
                         self.mux.readable(handle);
@@ -392,18 +402,18 @@ impl Worker {
                 index += 1;
             }
         }
-        found | self.links.look_for_room(&mut self.mux)
+        found | self.links.poll_credit(&mut self.mux)
     }
 
-    /// Has links tell when they have bytes; whether one has some already.
-    fn arm_idle(&mut self) -> bool {
+    /// Requests a wakeup from each idle link for when it has bytes. Returns whether one already has.
+    fn arm_idle_links(&mut self) -> bool {
         let mut found = false;
-        for place in std::mem::take(&mut self.idle) {
-            let Some(link) = self.links.at(place) else {
+        for slot in std::mem::take(&mut self.idle) {
+            let Some(link) = self.links.at(slot) else {
                 continue;
             };
             link.idle = false;
-            if !link.body.arm() {
+            if !link.peer.arm() {
                 if let Some(handle) = link.handle {
                     self.mux.readable(handle);
                 }
@@ -413,17 +423,17 @@ impl Worker {
         found
     }
 
-    /// Looks on for a moment; whether something has come.
-    fn look_on(&mut self) -> bool {
-        if !self.may_look || self.look.is_zero() {
+    /// Busy-polls for up to the spin limit. Returns whether there is work.
+    fn spin(&mut self) -> bool {
+        if !self.may_spin || self.spin_limit.is_zero() {
             return false;
         }
-        let until = Instant::now() + self.look;
+        let until = Instant::now() + self.spin_limit;
         loop {
             for _ in 0..8 {
-                if self.may_take() && self.queues.has_available(TX)
+                if self.may_receive() && self.queues.has_available(TX)
                     || self.mux.has_transmit() && self.queues.has_available(RX)
-                    || self.look_at_links()
+                    || self.poll_links()
                 {
                     return true;
                 }
@@ -435,22 +445,22 @@ impl Worker {
         }
     }
 
-    fn may_take(&self) -> bool {
-        self.mux.may_receive() && self.asked < MAX_ASKED
+    fn may_receive(&self) -> bool {
+        self.mux.may_receive() && self.pending_requests < MAX_PENDING_REQUESTS
     }
 
-    /// Asks to be woken; whether there is something to do already.
-    fn fall_asleep(&mut self) -> bool {
-        let mut found = self.arm_idle();
-        found |= self.links.arm_room(&mut self.mux);
-        if self.may_take() {
-            match self.queues.ask_for_kicks(TX) {
+    /// Requests wakeups from everything that can bring work. Returns whether there is some already.
+    fn prepare_park(&mut self) -> bool {
+        let mut found = self.arm_idle_links();
+        found |= self.links.arm_credit(&mut self.mux);
+        if self.may_receive() {
+            match self.queues.enable_notification(TX) {
                 Ok(available) => found |= available,
                 Err(fault) => self.fault(TX, fault),
             }
         }
         if self.mux.has_transmit() {
-            match self.queues.ask_for_kicks(RX) {
+            match self.queues.enable_notification(RX) {
                 Ok(available) => found |= available,
                 Err(fault) => self.fault(RX, fault),
             }
@@ -458,8 +468,8 @@ impl Worker {
         found
     }
 
-    /// Takes note of what has happened on connections; whether anything has.
-    fn happened(&mut self) -> bool {
+    /// Drains the muxer's events. Returns whether there were any.
+    fn process_events(&mut self) -> bool {
         let mut any = false;
         while let Some(event) = self.mux.poll_event() {
             self.on_event(event);
@@ -468,29 +478,29 @@ impl Worker {
         any
     }
 
-    fn on_event(&mut self, event: Happened) {
+    fn on_event(&mut self, event: MuxerEvent) {
         match event {
-            Happened::Request { handle, key } => {
-                self.asked += 1;
-                self.tell(VmNews::Request { handle, key });
+            MuxerEvent::Request { handle, key } => {
+                self.pending_requests += 1;
+                self.send_event(VmNews::Request { handle, key });
             }
-            Happened::Connected { handle } => self.links.connected(handle, &mut self.mux),
-            Happened::Finished { handle } => self.links.guest_finished(handle),
-            Happened::ClosedRead { handle } => self.links.guest_closed_read(handle),
-            Happened::Closed { handle, reason } => self.links.closed(handle, reason),
+            MuxerEvent::Connected { handle } => self.links.connected(handle, &mut self.mux),
+            MuxerEvent::Finished { handle } => self.links.guest_finished(handle),
+            MuxerEvent::ClosedRead { handle } => self.links.guest_closed_read(handle),
+            MuxerEvent::Closed { handle, reason } => self.links.closed(handle, reason),
         }
     }
 
-    /// Carries commands out.
-    fn obey(&mut self, now: Instant) {
-        for connection in self.door.take() {
-            if let Some(place) = self.links.place_of_id(connection) {
-                self.links.attend(place, &mut self.mux, now);
+    /// Updates the notified sibling links and handles the core's commands.
+    fn handle_commands(&mut self, now: Instant) {
+        for connection in self.wake_queue.take() {
+            if let Some(slot) = self.links.slot_of_id(connection) {
+                self.links.update(slot, &mut self.mux, now);
             }
         }
         loop {
             match self.commands.try_recv() {
-                Ok(command) => self.command(command, now),
+                Ok(command) => self.handle_command(command, now),
                 Err(TryRecvError::Empty) => return,
                 Err(TryRecvError::Disconnected) => {
                     self.stopping = true;
@@ -500,14 +510,14 @@ impl Worker {
         }
     }
 
-    fn command(&mut self, command: Command, now: Instant) {
+    fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Accept { handle, linked } => {
-                self.asked = self.asked.saturating_sub(1);
+                self.pending_requests = self.pending_requests.saturating_sub(1);
                 self.accept(handle, linked, now);
             }
             Command::Refuse { handle } => {
-                self.asked = self.asked.saturating_sub(1);
+                self.pending_requests = self.pending_requests.saturating_sub(1);
                 self.mux.refuse(handle);
             }
             Command::Connect {
@@ -518,9 +528,9 @@ impl Worker {
                 let id = linked.connection;
                 match self.mux.connect(now, key, linked.alloc, timeout) {
                     Ok(handle) => {
-                        let place = self.links.insert(handle, key.kind, linked, false);
-                        if let Err(error) = self.links.watch(place, None) {
-                            self.unwatchable(place, &error);
+                        let slot = self.links.insert(handle, key.kind, linked, false);
+                        if let Err(error) = self.links.watch(slot, None) {
+                            self.watch_failed(slot, &error);
                         }
                     }
                     Err(error) => {
@@ -528,7 +538,7 @@ impl Worker {
                         let refusal = Refusal::LimitReached { which };
                         linked.refuse(&refusal);
                         if linked.reports {
-                            self.tell(VmNews::Failed(id, refusal));
+                            self.send_event(VmNews::Failed(id, refusal));
                         }
                     }
                 }
@@ -537,32 +547,32 @@ impl Worker {
                 connection,
                 control,
             } => {
-                let Some(place) = self.links.place_of_id(connection) else {
+                let Some(slot) = self.links.slot_of_id(connection) else {
                     return;
                 };
-                if let Err(error) = self.links.watch(place, Some(control)) {
-                    self.unwatchable(place, &error);
+                if let Err(error) = self.links.watch(slot, Some(control)) {
+                    self.watch_failed(slot, &error);
                 }
-                self.links.attend(place, &mut self.mux, now);
+                self.links.update(slot, &mut self.mux, now);
             }
             Command::Cut {
                 connection,
                 refusal,
             } => {
-                if let Some(place) = self.links.place_of_id(connection) {
-                    self.links.reset(place, &mut self.mux, &refusal);
+                if let Some(slot) = self.links.slot_of_id(connection) {
+                    self.links.reset(slot, &mut self.mux, &refusal);
                 }
             }
             Command::Suspend {
                 connection,
                 suspended,
             } => self.links.suspend(connection, suspended, &mut self.mux),
-            Command::Vmm(order, answer) => {
-                let has_gone = matches!(order, Order::Gone);
-                let done = self.queues.obey(order, self.poll.registry(), KICKS);
-                self.note_state(has_gone);
-                // A VMM that has gone in the meantime needs no answer.
-                let _ = answer.send(done);
+            Command::Vmm(command, reply) => {
+                let disconnected = matches!(command, QueueCommand::Disconnected);
+                let result = self.queues.handle(command, self.poll.registry(), KICKS);
+                self.update_state(disconnected);
+                // The VMM thread may have stopped waiting.
+                let _ = reply.send(result);
             }
             Command::Stop => self.stopping = true,
         }
@@ -570,8 +580,8 @@ impl Worker {
 
     fn accept(&mut self, handle: Handle, mut linked: Linked, now: Instant) {
         let Some(key) = self.mux.key(handle) else {
-            // The guest has thought better of it.
-            let cause = "the guest gave the connection up".into();
+            // The guest has reset its request meanwhile.
+            let cause = "the guest reset the connection before it was accepted".into();
             let refusal = Refusal::Reset { cause };
             linked.refuse(&refusal);
             if linked.reports {
@@ -585,77 +595,80 @@ impl Worker {
         let control = linked.control.take();
         let is_process = control.is_some();
         let alloc = linked.alloc;
-        let place = self.links.insert(handle, key.kind, linked, is_process);
+        let slot = self.links.insert(handle, key.kind, linked, is_process);
         if is_process {
             self.mux.accept(handle, alloc);
         }
-        if let Err(error) = self.links.watch(place, control) {
-            return self.unwatchable(place, &error);
+        if let Err(error) = self.links.watch(slot, control) {
+            return self.watch_failed(slot, &error);
         }
-        self.links.attend(place, &mut self.mux, now);
+        self.links.update(slot, &mut self.mux, now);
     }
 
-    fn unwatchable(&mut self, place: usize, error: &io::Error) {
-        let which = format!("descriptors watched by the broker ({error})");
+    fn watch_failed(&mut self, slot: usize, error: &io::Error) {
+        let which = format!("descriptors that epoll can watch ({error})");
         let refusal = Refusal::LimitReached { which };
-        self.links.reset(place, &mut self.mux, &refusal);
+        self.links.reset(slot, &mut self.mux, &refusal);
     }
 
-    /// Follows what the VMM did with the queues.
-    fn note_state(&mut self, has_gone: bool) {
-        if has_gone {
-            // Else they would hear that the guest has restarted.
-            for place in self.links.places() {
+    /// Updates the partition's state after a command of the VMM. `disconnected`: the VMM is gone.
+    fn update_state(&mut self, disconnected: bool) {
+        if disconnected {
+            // Before `forget_all`, whose reason would be that the guest has restarted.
+            for slot in self.links.slots() {
                 self.links
-                    .reset(place, &mut self.mux, &Refusal::PartitionOff);
+                    .reset(slot, &mut self.mux, &Refusal::PartitionOff);
             }
         }
-        if self.queues.take_began_anew() {
+        if self.queues.take_driver_restarted() {
             self.mux.forget_all();
-            self.happened();
+            self.process_events();
         }
         let state = match (self.queues.are_running(), self.state) {
             (true, _) => PartitionState::Running,
             (false, PartitionState::Off) => PartitionState::Off,
-            (false, _) if has_gone => PartitionState::Off,
+            (false, _) if disconnected => PartitionState::Off,
             (false, _) => PartitionState::Paused,
         };
         if state != self.state {
             self.state = state;
-            self.tell(VmNews::State(state));
+            self.send_event(VmNews::State(state));
         }
     }
 
-    /// A queue whose rings cannot be believed stands still until the driver begins anew.
+    /// Stops a queue whose rings are invalid until the driver is reset.
     fn fault(&mut self, queue: usize, fault: QueueFault) {
-        self.queues.give_up(queue);
+        self.queues.mark_broken(queue);
         let name = if queue == RX { "rx" } else { "tx" };
-        self.tell(VmNews::Fault(format!(
-            "the guest's {name} queue is given up until its driver begins anew: {fault}"
+        self.send_event(VmNews::Fault(format!(
+            "the guest's {name} queue is stopped until its driver is reset: {fault}"
         )));
     }
 
-    fn tell(&self, news: VmNews) {
+    fn send_event(&self, event: VmNews) {
         self.reports.send(Report::Vm {
             partition: self.settings.partition,
-            news,
+            news: event,
         });
     }
 
     fn report(&mut self) {
         let partition = self.settings.partition;
-        let (reports, news) = self.links.drain();
+        let (reports, events) = self.links.drain();
         for report in reports {
             self.reports.send(report);
         }
-        for news in news {
-            self.reports.send(Report::Vm { partition, news });
+        for event in events {
+            self.reports.send(Report::Vm {
+                partition,
+                news: event,
+            });
         }
-        if self.bad_chains_told == 0 && self.queues.bad_chains > 0 {
-            self.bad_chains_told = self.queues.bad_chains;
-            self.tell(VmNews::Fault(
-                "the guest's driver makes wrong chains of descriptors available; they are given \
-                 back unused"
+        if self.invalid_chains_reported == 0 && self.queues.invalid_chains > 0 {
+            self.invalid_chains_reported = self.queues.invalid_chains;
+            self.send_event(VmNews::Fault(
+                "the guest's driver makes invalid descriptor chains available; they are returned \
+                 unprocessed"
                     .into(),
             ));
         }
