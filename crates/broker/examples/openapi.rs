@@ -1,4 +1,4 @@
-//! Prints the control API's OpenAPI document: `cargo xtask openapi` keeps `docs/openapi.json` so.
+//! Prints the control API's OpenAPI document. `cargo xtask openapi` writes it to `docs/openapi.json`.
 
 fn main() {
     print!("{}", hvsock_broker::api::openapi());

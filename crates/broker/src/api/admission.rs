@@ -1,24 +1,24 @@
-//! Who gets a place when the control API is crowded.
+//! The limit on concurrent control connections.
 //!
-//! Any user of the machine may connect, so without this one user could hold every place and keep
-//! the operator out. The broker's user and root have places of their own; the others share the
-//! rest, a few each.
+//! Any user of the machine may connect. Without a limit for each user, one user could use up all
+//! connections and lock the operator out. Root and the broker's user have their own share; the
+//! other users share the rest, and each has a limit.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many connections may be open at once.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Places {
-    /// By the broker's user and root together.
+pub(crate) struct ConnectionLimits {
+    /// Of root and the broker's user together.
     pub privileged: usize,
-    /// By all other users together.
+    /// Of all other users together.
     pub others: usize,
-    /// By any one of the other users.
+    /// Of each other user.
     pub per_user: usize,
 }
 
-impl Default for Places {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self {
             privileged: 64,
@@ -28,10 +28,10 @@ impl Default for Places {
     }
 }
 
-/// Hands out places.
+/// Counts open connections and issues [`Permit`]s. Clones share the counts.
 #[derive(Clone, Debug)]
-pub(crate) struct Admission {
-    places: Places,
+pub(crate) struct ConnectionLimit {
+    limits: ConnectionLimits,
     taken: Arc<Mutex<Taken>>,
 }
 
@@ -42,48 +42,48 @@ struct Taken {
     by_user: HashMap<u32, usize>,
 }
 
-/// A place; given back on drop.
+/// The permission for one connection. Dropping it releases it.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Permit {
     /// The user, unless privileged.
     user: Option<u32>,
     taken: Arc<Mutex<Taken>>,
 }
 
-impl Admission {
-    pub fn new(places: Places) -> Self {
+impl ConnectionLimit {
+    pub fn new(limits: ConnectionLimits) -> Self {
         Self {
-            places,
+            limits,
             taken: Arc::default(),
         }
     }
 
-    /// A place for `uid`, if there is one.
-    pub fn admit(&self, uid: u32, privileged: bool) -> Option<Place> {
+    /// Returns a permit for a connection of `uid`, or `None` if a limit is reached.
+    pub fn try_acquire(&self, uid: u32, privileged: bool) -> Option<Permit> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let user = if privileged {
-            if taken.privileged >= self.places.privileged {
+            if taken.privileged >= self.limits.privileged {
                 return None;
             }
             taken.privileged += 1;
             None
         } else {
             let of_user = taken.by_user.get(&uid).copied().unwrap_or(0);
-            if taken.others >= self.places.others || of_user >= self.places.per_user {
+            if taken.others >= self.limits.others || of_user >= self.limits.per_user {
                 return None;
             }
             taken.others += 1;
             taken.by_user.insert(uid, of_user + 1);
             Some(uid)
         };
-        Some(Place {
+        Some(Permit {
             user,
             taken: self.taken.clone(),
         })
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         match self.user {
@@ -105,39 +105,39 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    const PLACES: Places = Places {
+    const LIMITS: ConnectionLimits = ConnectionLimits {
         privileged: 2,
         others: 3,
         per_user: 2,
     };
 
     #[test]
-    fn one_user_cannot_keep_another_out() {
-        let admission = Admission::new(PLACES);
-        let held: Vec<_> = (0..9).filter_map(|_| admission.admit(7, false)).collect();
+    fn one_user_cannot_lock_another_out() {
+        let limit = ConnectionLimit::new(LIMITS);
+        let held: Vec<_> = (0..9).filter_map(|_| limit.try_acquire(7, false)).collect();
         assert_eq!(held.len(), 2);
-        assert!(admission.admit(8, false).is_some());
+        assert!(limit.try_acquire(8, false).is_some());
     }
 
     #[test]
-    fn all_users_together_cannot_keep_the_operator_out() {
-        let admission = Admission::new(PLACES);
+    fn all_users_together_cannot_lock_the_operator_out() {
+        let limit = ConnectionLimit::new(LIMITS);
         let held: Vec<_> = (0..9)
-            .filter_map(|uid| admission.admit(uid, false))
+            .filter_map(|uid| limit.try_acquire(uid, false))
             .collect();
         assert_eq!(held.len(), 3);
-        let operator = admission.admit(0, true);
-        assert!(operator.is_some() && admission.admit(0, true).is_some());
+        let operator = limit.try_acquire(0, true);
+        assert!(operator.is_some() && limit.try_acquire(0, true).is_some());
     }
 
     #[test]
-    fn a_place_given_back_is_free_and_leaves_nothing_behind() {
-        let admission = Admission::new(PLACES);
+    fn a_released_permit_is_free_and_leaves_no_entry_behind() {
+        let limit = ConnectionLimit::new(LIMITS);
         for _ in 0..9 {
-            assert!(admission.admit(7, false).is_some());
-            assert!(admission.admit(0, true).is_some());
+            assert!(limit.try_acquire(7, false).is_some());
+            assert!(limit.try_acquire(0, true).is_some());
         }
-        let taken = admission.taken.lock().unwrap();
+        let taken = limit.taken.lock().unwrap();
         assert_eq!((taken.privileged, taken.others), (0, 0));
         assert!(taken.by_user.is_empty());
     }

@@ -1,4 +1,4 @@
-//! Bodies of answers: long listings in pieces, events one line at a time.
+//! Response bodies: long listings in chunks, events one line at a time.
 
 use std::io;
 use std::pin::Pin;
@@ -10,27 +10,27 @@ use hyper::body::{Body as HttpBody, Frame};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
 
-/// How much of a listing is handed over at a time.
-const PIECE: usize = 64 * 1024;
-/// How long a listing may take to be read. Its memory and its permit are held as long.
-const LONGEST: Duration = Duration::from_secs(60);
+/// The size of a listing's chunks in bytes.
+const CHUNK: usize = 64 * 1024;
+/// How long a client may take to read a listing, whose memory and permit are held meanwhile.
+const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A finished answer that holds its permit until it has been read.
+/// A complete body that holds its permit until it has been read.
 pub(crate) fn listing(bytes: Vec<u8>, permit: OwnedSemaphorePermit) -> Body {
-    Body::new(Pieces {
+    Body::new(Listing {
         rest: bytes.into(),
-        deadline: Instant::now() + LONGEST,
+        deadline: Instant::now() + READ_TIMEOUT,
         _permit: permit,
     })
 }
 
-struct Pieces {
+struct Listing {
     rest: Bytes,
     deadline: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
-impl HttpBody for Pieces {
+impl HttpBody for Listing {
     type Data = Bytes;
     type Error = io::Error;
 
@@ -44,9 +44,9 @@ impl HttpBody for Pieces {
         if Instant::now() > self.deadline {
             return Poll::Ready(Some(Err(io::ErrorKind::TimedOut.into())));
         }
-        let length = self.rest.len().min(PIECE);
-        let piece = self.rest.split_to(length);
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let length = self.rest.len().min(CHUNK);
+        let chunk = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -58,20 +58,20 @@ impl HttpBody for Pieces {
     }
 }
 
-/// Whatever comes out of `lines`, until its sender is gone.
+/// A body of lines from a channel. It ends when the sender is dropped.
 pub(crate) fn lines(lines: mpsc::Receiver<Bytes>, permit: OwnedSemaphorePermit) -> Body {
-    Body::new(Lines {
+    Body::new(EventLines {
         lines,
         _permit: permit,
     })
 }
 
-struct Lines {
+struct EventLines {
     lines: mpsc::Receiver<Bytes>,
     _permit: OwnedSemaphorePermit,
 }
 
-impl HttpBody for Lines {
+impl HttpBody for EventLines {
     type Data = Bytes;
     type Error = io::Error;
 

@@ -1,4 +1,4 @@
-//! A small client of the control API, blocking, for commands and tests.
+//! A small blocking client of the control API, for commands and tests.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,51 +23,57 @@ use crate::model::{
     ServiceChange, Status,
 };
 
-/// The longest wait for one answer. Longer than the server's own limits, so that its word comes
-/// first.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The timeout for one response. Longer than the server's own timeouts, so that the server's error
+/// arrives first.
+const TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for an import, which writes a file for each service.
-const IMPORT_PATIENCE: Duration = Duration::from_secs(3600);
-/// The most bytes of one answer.
-const LONGEST: usize = 1 << 30;
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(3600);
+/// The most bytes of one response.
+const MAX_ANSWER: usize = 1 << 30;
 
-/// Why a call of the control API came to nothing.
+/// Why a call of the control API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// Nobody serves the socket.
-    #[error("no broker runs here: nobody answers at {}", path.display())]
+    /// No server listens on the socket.
+    #[error("no broker runs here: no server listens at {}", path.display())]
     NotRunning {
         /// The socket.
         path: PathBuf,
     },
-    /// The broker said no.
+    /// The broker answered with an error.
     #[error("{message}")]
     Refused {
         /// The HTTP status.
         status: u16,
-        /// The broker's sentence.
+        /// The broker's error message.
         message: String,
     },
     /// The broker did not answer in time.
     #[error("the broker did not answer within {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The talk broke off, or was not what this version expects.
-    #[error("the broker's answer is not to be understood: {0}")]
+    /// The connection broke, or the response is not what this version expects.
+    #[error("invalid response from the broker: {0}")]
     Protocol(String),
-    /// The operating system said no.
+    /// A system call failed.
     #[error("{path}: {source}", path = path.display())]
     Io {
         /// The socket.
         path: PathBuf,
-        /// What it said.
+        /// The error.
         source: io::Error,
     },
 }
 
 type Result<T> = std::result::Result<T, ClientError>;
 
-/// A client of one broker. Each call is a connection of its own, so nothing is held between
-/// calls.
+/// A client of one broker. Each call opens its own connection; none is kept open between calls.
+///
+/// All calls block, for at most 60 seconds (imports: one hour).
+///
+/// Besides the errors that it documents, every call fails with [`NotRunning`](ClientError::NotRunning)
+/// without a broker, [`Refused`](ClientError::Refused) with status 403 if the caller may not change
+/// the broker's state, [`TimedOut`](ClientError::TimedOut), [`Protocol`](ClientError::Protocol) or
+/// [`Io`](ClientError::Io).
 #[derive(Debug)]
 pub struct Client {
     path: PathBuf,
@@ -75,7 +81,10 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the broker behind the socket `path`. Nothing is opened yet.
+    /// Makes a client of the broker at the socket `path`. Does not connect yet.
+    ///
+    /// # Errors
+    /// If the client's runtime cannot be made, for lack of descriptors.
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
@@ -87,33 +96,47 @@ impl Client {
         })
     }
 
-    /// The socket.
+    /// The socket's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The broker at a glance.
+    /// The broker's status.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn status(&self) -> Result<Status> {
         self.get("/v1/status")
     }
 
-    /// Every registration; with `all` also those that are built in and those that ship with
-    /// Windows.
+    /// Lists registrations. With `all`, also built-in services and those that ship with Windows.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn services(&self, all: bool) -> Result<Vec<Service>> {
         self.get(&format!("/v1/services?all={all}"))
     }
 
     /// One registration.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if it is not registered.
     pub fn service(&self, service: &ServiceRef) -> Result<Service> {
         self.get(&service_path(service))
     }
 
     /// Registers a service.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 409 if the GUID, name or port is taken.
     pub fn register(&self, service: &NewService) -> Result<Service> {
         self.send(Method::POST, "/v1/services", service)
     }
 
     /// Enables or disables a service, everywhere or for one child partition.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the service is not registered.
     pub fn set_enabled(
         &self,
         service: &ServiceRef,
@@ -125,57 +148,88 @@ impl Client {
     }
 
     /// Removes a registration.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if the service is not registered.
     pub fn unregister(&self, service: &ServiceRef) -> Result<Service> {
         self.delete(&service_path(service))
     }
 
-    /// All registrations, as JSON that [`import_json`](Self::import_json) takes.
+    /// Exports all registrations for [`import_json`](Self::import_json).
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn export_json(&self) -> Result<Vec<NewService>> {
         self.get("/v1/registry?format=json")
     }
 
-    /// All registrations, as a `.reg` file that Windows takes.
+    /// Exports all registrations as a `.reg` file for Windows.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn export_reg(&self) -> Result<Bytes> {
         self.call(Method::GET, "/v1/registry?format=reg", None)
     }
 
-    /// Registers all of `services`, or none if one cannot be.
+    /// Registers all of `services`, or none if one is refused.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 409 if a service clashes with another.
     pub fn import_json(&self, services: &[NewService]) -> Result<Imported> {
         let body = serde_json::to_vec(services).map_err(protocol)?;
         self.import("/v1/registry?format=json", body)
     }
 
-    /// Registers all of a `.reg` file's services, or none if one cannot be.
+    /// Registers all services of a `.reg` file, or none if one is refused.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 400 if the file is invalid, with 409 if a service clashes with
+    /// another.
     pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
         self.import("/v1/registry?format=reg", file.to_vec())
     }
 
     fn import(&self, path: &str, file: Vec<u8>) -> Result<Imported> {
-        let answer = self.call_within(IMPORT_PATIENCE, Method::POST, path, Some(file))?;
+        let answer = self.call_within(IMPORT_TIMEOUT, Method::POST, path, Some(file))?;
         parse(&answer)
     }
 
-    /// Every partition, parents before their children.
+    /// Lists partitions, parents before their children.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn partitions(&self) -> Result<Vec<Partition>> {
         self.get("/v1/partitions")
     }
 
     /// One partition.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
     pub fn partition(&self, partition: &PartitionRef) -> Result<Partition> {
         self.get(&partition_path(partition))
     }
 
     /// Adds a container.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 409 if the name or id is taken.
     pub fn add_container(&self, container: &NewContainer) -> Result<Partition> {
         self.send(Method::POST, "/v1/partitions", container)
     }
 
     /// Adds a VM.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 409 if the name, id or CID is taken.
     pub fn add_vm(&self, vm: &NewVm) -> Result<Partition> {
         self.send(Method::POST, "/v1/vms", vm)
     }
 
     /// Pauses or resumes a partition.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 400 if the partition cannot change to this state.
     pub fn set_state(&self, partition: &PartitionRef, state: PartitionState) -> Result<Partition> {
         let change = PartitionChange {
             state: Some(state),
@@ -184,7 +238,10 @@ impl Client {
         self.send(Method::PATCH, &partition_path(partition), &change)
     }
 
-    /// Puts a partition into sibling groups, in place of those that it is in.
+    /// Replaces a partition's sibling groups.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is no such partition.
     pub fn set_groups(&self, partition: &PartitionRef, groups: Vec<String>) -> Result<Partition> {
         let change = PartitionChange {
             state: None,
@@ -193,38 +250,60 @@ impl Client {
         self.send(Method::PATCH, &partition_path(partition), &change)
     }
 
-    /// Asks the agent in a partition's guest for something.
+    /// Sends a command to the agent in a partition's guest. Does not wait for its effect.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 400 if no agent is connected.
     pub fn order_guest(&self, partition: &PartitionRef, order: GuestOrder) -> Result<Partition> {
         let path = format!("{}/orders", partition_path(partition));
         self.send(Method::POST, &path, &NewGuestOrder { order })
     }
 
     /// Removes a partition.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition> {
         self.delete(&partition_path(partition))
     }
 
-    /// Every listener.
+    /// Lists listeners.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn listeners(&self) -> Result<Vec<Listener>> {
         self.get("/v1/listeners")
     }
 
-    /// Every connection.
+    /// Lists connections.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn connections(&self) -> Result<Vec<Connection>> {
         self.get("/v1/connections")
     }
 
     /// One connection.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
     pub fn connection(&self, id: u64) -> Result<Connection> {
         self.get(&format!("/v1/connections/{id}"))
     }
 
-    /// Cuts a connection.
+    /// Closes a connection. Both ends see a reset.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if there is none.
     pub fn cut(&self, id: u64) -> Result<Connection> {
         self.delete(&format!("/v1/connections/{id}"))
     }
 
-    /// What a connect from the partition `from` (the broker's own if absent) to `to` would meet.
+    /// Explains what a connect from the partition `from` (`None`: the broker's own) to `to` would
+    /// result in.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if a partition or friendly name is unknown.
     pub fn explain_connect(
         &self,
         from: Option<&PartitionRef>,
@@ -234,8 +313,11 @@ impl Client {
         self.explain(from, to, service, false)
     }
 
-    /// What a listen in the partition `from` (the broker's own if absent) for connections from
-    /// `to` would meet.
+    /// Explains what a listen in the partition `from` (`None`: the broker's own) for connections
+    /// from `to` would result in.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 404 if a partition or friendly name is unknown.
     pub fn explain_listen(
         &self,
         from: Option<&PartitionRef>,
@@ -258,17 +340,23 @@ impl Client {
         self.get(&path)
     }
 
-    /// The counters as Prometheus reads them.
+    /// The counters in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// A [`ClientError`] if the call fails.
     pub fn metrics(&self) -> Result<String> {
         let text = self.call(Method::GET, "/metrics", None)?;
         String::from_utf8(text.into()).map_err(|error| ClientError::Protocol(error.to_string()))
     }
 
-    /// What happens from now on. The subscription stands when this returns.
+    /// Subscribes to events. The subscription is active when this returns.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] with 503 if too many readers follow already.
     pub fn events(&self) -> Result<Events<'_>> {
         let answer = self.runtime.block_on(async {
             let request = request(Method::GET, "/v1/events", None)?;
-            in_time(PATIENCE, exchange(&self.path, request)).await
+            with_timeout(TIMEOUT, exchange(&self.path, request)).await
         })?;
         Ok(Events {
             client: self,
@@ -296,47 +384,47 @@ impl Client {
     }
 
     fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes> {
-        self.call_within(PATIENCE, method, path, body)
+        self.call_within(TIMEOUT, method, path, body)
     }
 
     fn call_within(
         &self,
-        patience: Duration,
+        timeout: Duration,
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
     ) -> Result<Bytes> {
         let call = async {
             let answer = exchange(&self.path, request(method, path, body)?).await?;
-            let whole = Limited::new(answer.into_body(), LONGEST).collect().await;
+            let whole = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
             let whole = whole.map_err(|error| ClientError::Protocol(error.to_string()))?;
             Ok(whole.to_bytes())
         };
-        self.runtime.block_on(in_time(patience, call))
+        self.runtime.block_on(with_timeout(timeout, call))
     }
 }
 
-/// Events as they happen.
+/// An iterator over events as they happen.
 #[derive(Debug)]
 pub struct Events<'a> {
     client: &'a Client,
     body: Incoming,
-    /// What came after the last whole line.
+    /// Bytes received after the last complete line.
     rest: Vec<u8>,
 }
 
 impl Iterator for Events<'_> {
     type Item = Result<Event>;
 
-    /// Waits for the next event; `None` when the broker has ended.
+    /// Blocks until the next event. `None` when the broker has ended.
     fn next(&mut self) -> Option<Result<Event>> {
         loop {
             if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(parse(&line));
             }
-            if self.rest.len() > LONGEST {
-                return Some(Err(ClientError::Protocol("an endless line".into())));
+            if self.rest.len() > MAX_ANSWER {
+                return Some(Err(ClientError::Protocol("an event without end".into())));
             }
             match self.client.runtime.block_on(self.body.frame())? {
                 Ok(frame) => {
@@ -345,19 +433,19 @@ impl Iterator for Events<'_> {
                         data.advance(data.remaining());
                     }
                 }
-                // The broker went away in the middle of the body: the end, not a fault.
+                // The broker has ended in the middle of the body, which is no error here.
                 Err(_) => return None,
             }
         }
     }
 }
 
-async fn in_time<T>(patience: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    let done = tokio::time::timeout(patience, call).await;
-    done.unwrap_or(Err(ClientError::TimedOut(patience)))
+async fn with_timeout<T>(timeout: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
+    let done = tokio::time::timeout(timeout, call).await;
+    done.unwrap_or(Err(ClientError::TimedOut(timeout)))
 }
 
-/// Sends one request over a connection of its own; an answer that is an error is one here.
+/// Sends one request over a new connection. Turns an error response into an error.
 async fn exchange(path: &Path, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
     let stream = UnixStream::connect(path).await.map_err(|source| {
         let path = path.to_owned();
@@ -419,7 +507,7 @@ fn partition_path(partition: &PartitionRef) -> String {
     format!("/v1/partitions/{partition}")
 }
 
-/// Percent-encodes all but the unreserved characters of RFC 3986 §2.3.
+/// Percent-encodes all but the unreserved characters (RFC 3986 §2.3).
 fn escaped(text: &str) -> String {
     use std::fmt::Write;
 

@@ -1,4 +1,4 @@
-//! What goes wrong with a request, as an HTTP status and one sentence.
+//! Errors of requests: an HTTP status and a message.
 
 use axum::Json;
 use axum::http::StatusCode;
@@ -10,7 +10,7 @@ use hvsock_registry::store::StoreError;
 use crate::handle::ControlError;
 use crate::model::ErrorBody;
 
-/// An answer that is not the one asked for.
+/// An error response.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,

@@ -1,4 +1,4 @@
-//! What a handler takes from a request, each with an error of ours instead of axum's.
+//! Extractors for the handlers. They reject with [`ApiError`] instead of axum's own errors.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::ApiError;
 
-/// The process that asks, as the kernel says.
+/// The calling process, as the kernel identifies it.
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     principal: Arc<Principal>,
@@ -35,24 +35,24 @@ impl Peer {
         self.principal.uid
     }
 
-    /// What access rules may ask about it.
+    /// The identity that access rules match against.
     pub fn principal(&self) -> Principal {
         Principal::clone(&self.principal)
     }
 
-    /// Its user's name, or number if it has none.
+    /// Its user's name, or the uid if the user has none.
     pub fn user_name(&self) -> String {
         let name = self.principal.user.clone();
         name.unwrap_or_else(|| self.uid().to_string())
     }
 
-    /// Whether it may change things.
+    /// Whether it may change the broker's state.
     pub fn privileged(&self) -> bool {
         may_change(self.uid(), self.broker_uid)
     }
 }
 
-/// Who may change things: whoever could do it with an editor anyway.
+/// Whether a user may change the broker's state: those who can edit its files anyway.
 fn may_change(uid: u32, broker_uid: u32) -> bool {
     uid == 0 || uid == broker_uid
 }
@@ -61,16 +61,17 @@ impl<S: Send + Sync> FromRequestParts<S> for Peer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, ApiError> {
-        let unknown = || ApiError::new(StatusCode::FORBIDDEN, "the caller's user is not known");
+        let unknown = || ApiError::new(StatusCode::FORBIDDEN, "the caller's user is unknown");
         parts.extensions.get().cloned().ok_or_else(unknown)
     }
 }
 
-/// A peer that may change things. Taken before the body, so that nobody else's is read.
+/// A peer that may change the broker's state. Extracted before the body, so that the body of an
+/// unprivileged request is never read.
 #[derive(Clone, Debug)]
-pub(crate) struct Changer(pub Peer);
+pub(crate) struct PrivilegedPeer(pub Peer);
 
-impl<S: Send + Sync> FromRequestParts<S> for Changer {
+impl<S: Send + Sync> FromRequestParts<S> for PrivilegedPeer {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -87,10 +88,10 @@ impl<S: Send + Sync> FromRequestParts<S> for Changer {
     }
 }
 
-/// A path segment that means something: a service, a partition, a number.
-pub(crate) struct Segment<T>(pub T);
+/// A parsed path segment: a service, a partition or a number.
+pub(crate) struct PathParam<T>(pub T);
 
-impl<S: Send + Sync, T: FromStr<Err: Display>> FromRequestParts<S> for Segment<T> {
+impl<S: Send + Sync, T: FromStr<Err: Display>> FromRequestParts<S> for PathParam<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -101,10 +102,10 @@ impl<S: Send + Sync, T: FromStr<Err: Display>> FromRequestParts<S> for Segment<T
     }
 }
 
-/// The query of the URL.
-pub(crate) struct Params<T>(pub T);
+/// The parsed query of the URL.
+pub(crate) struct QueryParams<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
+impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for QueryParams<T> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
@@ -115,8 +116,8 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
     }
 }
 
-/// A JSON body. The content type is not asked for: there is no other kind, and no browser here
-/// to protect.
+/// A JSON body. The content type is not checked: no other kind exists, and no browser can reach a
+/// Unix socket.
 pub(crate) struct JsonBody<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
@@ -126,15 +127,15 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
         let RawBody(bytes) = RawBody::from_request(request, state).await?;
         serde_json::from_slice(&bytes)
             .map(Self)
-            .map_err(|error| ApiError::bad_request(format!("the body does not fit: {error}")))
+            .map_err(|error| ApiError::bad_request(format!("invalid body: {error}")))
     }
 }
 
-/// The most bytes that a body may have, as an extension of the request.
+/// The size limit of a body in bytes, as an extension of the request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct BodyLimit(pub usize);
 
-/// A body as it came.
+/// An unparsed body.
 pub(crate) struct RawBody(pub Bytes);
 
 impl<S: Send + Sync> FromRequest<S> for RawBody {
@@ -146,7 +147,7 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
             .get()
             .map_or(0, |BodyLimit(limit)| *limit);
         let body = request.into_body();
-        // What announces itself as too large is not even waited for.
+        // Do not wait for a body that announces itself as too large.
         let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > limit {
             return Err(too_large(limit));
@@ -159,13 +160,13 @@ impl<S: Send + Sync> FromRequest<S> for RawBody {
                 if source.is_some_and(<dyn std::error::Error>::is::<LengthLimitError>) {
                     too_large(limit)
                 } else {
-                    ApiError::bad_request(format!("the body did not arrive: {error}"))
+                    ApiError::bad_request(format!("cannot read the body: {error}"))
                 }
             })
     }
 }
 
 fn too_large(limit: usize) -> ApiError {
-    let message = format!("this request's body may have {limit} bytes at the most");
+    let message = format!("the body exceeds this request's limit of {limit} bytes");
     ApiError::new(StatusCode::PAYLOAD_TOO_LARGE, message)
 }

@@ -1,8 +1,8 @@
-//! The broker's counters as Prometheus reads them.
+//! The broker's counters in the OpenMetrics text format, for Prometheus.
 //!
-//! The broker counts for itself; each scrape makes the text anew from one snapshot, so there is
-//! no second set of counters to keep in step. Labels are friendly names. Who may register
-//! services may make labels, so their number is bounded here.
+//! Each scrape formats one snapshot of the broker's own counters, so no second set of counters
+//! exists. Labels are friendly names. A user who may register services creates labels, so their
+//! number is bounded.
 
 mod guests;
 
@@ -20,18 +20,17 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::{MetricsSnapshot, PartitionKind, PartitionState, ServiceMetrics};
 
-/// What [`text`] writes.
+/// The content type of [`text`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The most services with a label of their own. The rest are counted as one.
-const MOST_SERVICES: usize = 1000;
-/// The label of all that have none of their own. Not a friendly name that could be mixed up with
-/// one: it is not counted by the registry.
+/// The most services with their own label. The rest are summed under [`OTHERS`].
+const MAX_SERVICES: usize = 1000;
+/// The label of all services without their own label.
 const OTHERS: &str = "(others)";
-/// The label of services that are not registered: loopback needs no registration.
+/// The label of unregistered services. Loopback needs no registration.
 const UNREGISTERED: &str = "(unregistered)";
 
-/// The text of one scrape.
+/// Formats one scrape.
 pub(crate) fn text(snapshot: MetricsSnapshot) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape(snapshot)));
@@ -62,11 +61,11 @@ impl Collector for Scrape {
         )?;
         of_services(
             "hvsock_open_connections",
-            "Connections now",
+            "Connections open now",
             None,
             |service| Value::Gauge(service.connections as f64),
         )?;
-        of_services("hvsock_listeners", "Listeners now", None, |service| {
+        of_services("hvsock_listeners", "Listeners open now", None, |service| {
             Value::Gauge(service.listeners as f64)
         })?;
         of_services(
@@ -117,7 +116,7 @@ impl Collector for Scrape {
             ),
             (
                 "process_start_time",
-                "When the broker started, since 1970 UTC",
+                "Start time of the broker since 1970 UTC",
                 Some(&Unit::Seconds),
                 snapshot.start_time_seconds,
             ),
@@ -142,7 +141,7 @@ enum Value {
     Gauge(f64),
 }
 
-/// One metric with all its samples, or nothing if there are none.
+/// Writes one metric with all its samples, or nothing if there are none.
 fn family<L: EncodeLabelSet>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
@@ -167,7 +166,7 @@ fn family<L: EncodeLabelSet>(
     Ok(())
 }
 
-/// Services by label: first those in use, the busiest first, as far as there are labels.
+/// Sums services by label. The busiest [`MAX_SERVICES`] have their own label.
 fn by_service(services: &[ServiceMetrics]) -> BTreeMap<&str, ServiceMetrics> {
     let mut ranked: Vec<_> = services.iter().collect();
     ranked.sort_by_key(|s| Reverse((s.connections_total, s.listeners)));
@@ -175,7 +174,7 @@ fn by_service(services: &[ServiceMetrics]) -> BTreeMap<&str, ServiceMetrics> {
     for (rank, service) in ranked.into_iter().enumerate() {
         let label = match service.service.as_deref() {
             None => UNREGISTERED,
-            Some(name) if rank < MOST_SERVICES => name,
+            Some(name) if rank < MAX_SERVICES => name,
             Some(_) => OTHERS,
         };
         let sum = labels.entry(label).or_default();
@@ -234,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn every_counter_is_there_by_friendly_name() {
+    fn every_counter_has_a_sample_labelled_by_friendly_name() {
         let text = text(snapshot());
         for line in [
             r#"hvsock_connections_total{service="HV Socket \"Demo\""} 3"#,
@@ -261,15 +260,15 @@ mod tests {
     }
 
     #[test]
-    fn more_services_than_labels_are_counted_as_one() {
+    fn services_beyond_the_label_limit_share_one_label() {
         let service = |number: u64| ServiceMetrics {
             service: Some(format!("service {number}")),
             connections_total: number,
             ..Default::default()
         };
-        let services: Vec<_> = (1..=MOST_SERVICES as u64 + 3).map(service).collect();
+        let services: Vec<_> = (1..=MAX_SERVICES as u64 + 3).map(service).collect();
         let labels = by_service(&services);
-        assert_eq!(labels.len(), MOST_SERVICES + 1);
+        assert_eq!(labels.len(), MAX_SERVICES + 1);
         assert_eq!(labels[OTHERS].connections_total, 1 + 2 + 3);
     }
 }

@@ -1,14 +1,14 @@
-//! The control API: HTTP/1.1 and JSON on a Unix socket, as Docker, Firecracker and Cloud
-//! Hypervisor have it.
+//! The control API: HTTP/1.1 and JSON over a Unix socket, like the APIs of Docker, Firecracker and
+//! Cloud Hypervisor.
 //!
-//! Operators and their tools see and change what the broker holds through this one door; the
-//! command `hvsock` is one of them, by [`client`]. Who asks is known from the socket
-//! (`SO_PEERCRED`) and never from the request: reading is open to every user of the machine,
-//! changing only to the broker's own user and root. Whoever may connect is untrusted, so every
-//! wait, body, table and queue here has a bound (`admission`, `server`).
+//! Operators and their tools inspect and change the broker's state only through this API. The
+//! command `hvsock` uses it through [`client`]. The socket (`SO_PEERCRED`) identifies the caller,
+//! never the request. Every user of the machine may read; only root and the broker's own user may
+//! change. Callers are untrusted, so every wait, body, table and queue has a bound (`admission`,
+//! `server`).
 //!
-//! [`ControlServer::start`] runs it on a thread of its own; [`openapi`] is the document that
-//! describes it, made from the same functions that answer.
+//! [`ControlServer::start`] serves it on a thread of its own. [`openapi`] returns the OpenAPI
+//! document, which is generated from the handlers.
 
 mod admission;
 mod body;

@@ -1,9 +1,9 @@
 //! The thread that serves the control API.
 //!
-//! One thread with a current-thread runtime is enough: the work is done by the broker, whose
-//! functions block for a bounded time and so run on a few blocking threads. Every connection has
-//! a place by its user ([`Admission`]), a limit for sending its request's head, one for the whole
-//! request, and one for how long it may leave an answer unread.
+//! One thread with a current-thread runtime is enough: handlers call the broker's functions, which
+//! block for a bounded time, on a few blocking threads. Every connection needs a permit
+//! ([`ConnectionLimit`]). Timeouts bound a request's head, the whole request, and how long a
+//! response may stay unread.
 
 use std::fs::{self, Permissions};
 use std::io::{self, ErrorKind};
@@ -20,7 +20,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
-use super::admission::{Admission, Place, Places};
+use super::admission::{ConnectionLimit, ConnectionLimits, Permit};
 use super::extract::Peer;
 use super::routes;
 use super::stall::StallLimit;
@@ -30,31 +30,31 @@ use crate::handle::Handle;
 /// The limits of the control API. Tests make them smaller.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
-    pub places: Places,
-    /// From the first byte of a request, or from the last one's answer, to the end of its head.
+    pub connections: ConnectionLimits,
+    /// From the first byte of a request, or from the previous response, to the end of its head.
     pub head: Duration,
-    /// From the end of the head to the start of the answer.
+    /// From the end of the head to the start of the response.
     pub request: Duration,
     /// The same for an import, which writes a file for each service.
     pub import: Duration,
-    /// How long an answer may stand unread.
+    /// How long a response may stay unread.
     pub stall: Duration,
     /// Bytes of a request's head.
     pub head_bytes: usize,
     /// Bytes of a request's body.
     pub body_bytes: usize,
-    /// Bytes of an import: 100,000 registrations as `.reg` have about 25 MiB.
+    /// Bytes of an import: 100,000 registrations as `.reg` are about 25 MiB.
     pub import_bytes: usize,
-    /// Long listings in the making or on the way, for the privileged and for all others each.
+    /// Long listings in flight, for privileged users and for all others each.
     pub listings: usize,
-    /// Readers of events, for the privileged and for all others each.
+    /// Readers of events, for privileged users and for all others each.
     pub followers: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            places: Places::default(),
+            connections: ConnectionLimits::default(),
             head: Duration::from_secs(10),
             request: Duration::from_secs(15),
             import: Duration::from_secs(1800),
@@ -68,7 +68,7 @@ impl Default for Limits {
     }
 }
 
-/// The running control API; ends when dropped.
+/// The running control API. Dropping it stops the server.
 #[derive(Debug)]
 pub struct ControlServer {
     path: PathBuf,
@@ -77,10 +77,14 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves `handle` at the socket `path`, which every user of the machine may then open.
+    /// Serves `handle` at the socket `path` with mode 0666. Root and `broker_uid` may change the
+    /// broker's state; every user of the machine may read it.
     ///
-    /// The caller holds the broker's lock, so a socket that is already there has nobody behind it
-    /// and is replaced. `broker_uid` and root may change things.
+    /// The caller holds the broker's lock, so an existing socket at `path` is stale and replaced.
+    ///
+    /// # Errors
+    /// If the socket cannot be replaced, bound or made accessible, or if the thread or its runtime
+    /// cannot be started.
     pub fn start(path: &Path, handle: Handle, broker_uid: u32) -> io::Result<Self> {
         Self::with_limits(path, handle, broker_uid, Limits::default())
     }
@@ -101,7 +105,7 @@ impl ControlServer {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .enable_time()
-            // Each follower of events has one to itself.
+            // Each follower of events blocks one thread.
             .max_blocking_threads(2 * limits.followers + 8)
             .thread_name("hvsock-control")
             .build()?;
@@ -128,7 +132,7 @@ impl ControlServer {
 
 impl Drop for ControlServer {
     fn drop(&mut self) {
-        // Gone first: whoever looks for it now learns that no broker runs.
+        // First, so that a new client sees that no broker runs.
         let _ = fs::remove_file(&self.path);
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
@@ -141,19 +145,19 @@ async fn serve(listener: StdListener, handle: Handle, broker_uid: u32, limits: L
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
-            tracing::error!(%error, "the control API cannot be served");
+            tracing::error!(%error, "cannot serve the control API");
             return;
         }
     };
-    let admission = Admission::new(limits.places);
+    let limit = ConnectionLimit::new(limits.connections);
     let mut callers = Callers::new();
     let router = routes::router(handle, &limits);
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                // Out of descriptors, most likely: others may come free.
-                tracing::warn!(%error, "a control connection could not be accepted");
+                // Probably no descriptors are left: back off until some are free.
+                tracing::warn!(%error, "cannot accept a control connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -162,17 +166,17 @@ async fn serve(listener: StdListener, handle: Handle, broker_uid: u32, limits: L
             continue;
         };
         let peer = Peer::new(callers.principal(caller, &stream), broker_uid);
-        match admission.admit(peer.uid(), peer.privileged()) {
-            Some(place) => {
+        match limit.try_acquire(peer.uid(), peer.privileged()) {
+            Some(permit) => {
                 let router = router.clone().layer(Extension(peer));
-                tokio::spawn(connection(stream, router, limits, place));
+                tokio::spawn(connection(stream, router, limits, permit));
             }
-            None => turn_away(&stream),
+            None => reject(&stream),
         }
     }
 }
 
-async fn connection(stream: UnixStream, router: axum::Router, limits: Limits, place: Place) {
+async fn connection(stream: UnixStream, router: axum::Router, limits: Limits, permit: Permit) {
     let io = TokioIo::new(StallLimit::new(stream, limits.stall));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -181,13 +185,13 @@ async fn connection(stream: UnixStream, router: axum::Router, limits: Limits, pl
         .serve_connection(io, TowerToHyperService::new(router))
         .await;
     if let Err(error) = served {
-        tracing::debug!(%error, "a control connection ended early");
+        tracing::debug!(%error, "control connection failed");
     }
-    drop(place);
+    drop(permit);
 }
 
-/// Says that there is no place left, without waiting for anything.
-fn turn_away(stream: &UnixStream) {
+/// Answers 503 because the connection limit is reached. Does not block.
+fn reject(stream: &UnixStream) {
     let body = r#"{"error":"too many control connections are open; try again shortly"}"#;
     let answer = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\

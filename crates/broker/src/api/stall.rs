@@ -1,4 +1,4 @@
-//! A stream that gives up on a peer that does not read.
+//! A stream with a timeout for a peer that does not read.
 
 use std::io;
 use std::pin::Pin;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Fails a write that waits longer than the limit for room.
+/// Fails a write with `TimedOut` if the peer frees no space within the limit.
 #[derive(Debug)]
 pub(crate) struct StallLimit<S> {
     stream: S,
@@ -101,30 +101,30 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_never_reads_ends_the_stream() {
+    fn a_write_to_a_peer_that_never_reads_times_out() {
         run(async {
-            let (near, _far) = tokio::io::duplex(16);
-            let mut near = StallLimit::new(near, Duration::from_secs(5));
+            let (stream, _peer) = tokio::io::duplex(16);
+            let mut stream = StallLimit::new(stream, Duration::from_secs(5));
             let began = Instant::now();
-            let error = near.write_all(&[0; 17]).await.unwrap_err();
+            let error = stream.write_all(&[0; 17]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
             assert_eq!(began.elapsed().as_secs(), 5);
         });
     }
 
     #[test]
-    fn a_peer_that_reads_slowly_but_surely_gets_everything() {
+    fn a_peer_that_reads_slowly_receives_everything() {
         run(async {
-            let (near, mut far) = tokio::io::duplex(16);
-            let mut near = StallLimit::new(near, Duration::from_secs(5));
+            let (stream, mut peer) = tokio::io::duplex(16);
+            let mut stream = StallLimit::new(stream, Duration::from_secs(5));
             let reader = async {
                 let mut buffer = [0; 16];
                 for _ in 0..4 {
                     tokio::time::sleep(Duration::from_secs(4)).await;
-                    far.read_exact(&mut buffer).await.unwrap();
+                    peer.read_exact(&mut buffer).await.unwrap();
                 }
             };
-            let (written, ()) = tokio::join!(near.write_all(&[0; 64]), reader);
+            let (written, ()) = tokio::join!(stream.write_all(&[0; 64]), reader);
             written.unwrap();
         });
     }

@@ -1,5 +1,5 @@
-//! What guests say of themselves, in numbers. Their labels are the names that the host gave them;
-//! no text of a guest's is one.
+//! Metrics from the guests' reports. Labels are the host's names of the partitions, never text
+//! from a guest.
 
 use std::fmt;
 
@@ -9,10 +9,10 @@ use prometheus_client::registry::Unit;
 use super::{Value, family};
 use crate::model::{Contact, Guest, GuestReport};
 
-/// The most guests with numbers of their own.
-const MOST: usize = 1000;
+/// The most guests with samples. Further guests are left out.
+const MAX_GUESTS: usize = 1000;
 
-/// A metric that is a number of a guest's report.
+/// A metric from a field of a guest's report.
 struct OfReport {
     name: &'static str,
     help: &'static str,
@@ -23,54 +23,54 @@ struct OfReport {
 const OF_REPORTS: [OfReport; 7] = [
     OfReport {
         name: "hvsock_guest_uptime",
-        help: "How long the guest's kernel has run, as it said last",
+        help: "Uptime of the guest's kernel, from its last report",
         unit: Some(Unit::Seconds),
         value: |report| Some(report.uptime_seconds),
     },
     OfReport {
         name: "hvsock_guest_load1",
-        help: "The guest's load average of one minute",
+        help: "The guest's load average over one minute",
         unit: None,
         value: |report| Some(report.load[0]),
     },
     OfReport {
         name: "hvsock_guest_load5",
-        help: "The guest's load average of five minutes",
+        help: "The guest's load average over five minutes",
         unit: None,
         value: |report| Some(report.load[1]),
     },
     OfReport {
         name: "hvsock_guest_memory_total",
-        help: "The guest's memory",
+        help: "The guest's total memory",
         unit: Some(Unit::Bytes),
         value: |report| Some(report.memory_total_bytes as f64),
     },
     OfReport {
         name: "hvsock_guest_memory_available",
-        help: "Memory that programs in the guest could still get",
+        help: "Memory available to programs in the guest",
         unit: Some(Unit::Bytes),
         value: |report| Some(report.memory_available_bytes as f64),
     },
     OfReport {
         name: "hvsock_guest_clock_offset",
-        help: "How far the guest's clock was ahead of the host's when last measured",
+        help: "Offset of the guest's clock from the host's at the last measurement; positive is ahead",
         unit: Some(Unit::Seconds),
         value: |report| Some(report.clock?.offset_seconds),
     },
     OfReport {
         name: "hvsock_guest_clock_error",
-        help: "How far off that may be",
+        help: "Error bound of the clock offset",
         unit: Some(Unit::Seconds),
         value: |report| Some(report.clock?.error_seconds),
     },
 ];
 
-/// Writes them.
+/// Writes the guests' metrics.
 pub(super) fn encode(
     encoder: &mut DescriptorEncoder<'_>,
     guests: &[(String, Guest)],
 ) -> Result<(), fmt::Error> {
-    let guests = &guests[..guests.len().min(MOST)];
+    let guests = &guests[..guests.len().min(MAX_GUESTS)];
     let mut write = |name, help, unit: Option<&Unit>, value: &dyn Fn(&Guest) -> Option<f64>| {
         let samples = guests.iter().filter_map(|(partition, guest)| {
             let labels = [("partition", partition.as_str())];
@@ -80,7 +80,7 @@ pub(super) fn encode(
     };
     write(
         "hvsock_guest_up",
-        "Whether the guest's agent is heard",
+        "Whether the guest's agent is connected",
         None,
         &|guest| Some(f64::from(u8::from(guest.contact == Contact::Ok))),
     )?;
@@ -92,12 +92,12 @@ pub(super) fn encode(
     )?;
     write(
         "hvsock_guest_heartbeat_age",
-        "Since the guest's agent was last heard",
+        "Time since the last heartbeat of the guest's agent",
         Some(&Unit::Seconds),
         &|guest| guest.heard_seconds,
     )?;
     for metric in &OF_REPORTS {
-        // Of one that is lost the last numbers are no numbers of now.
+        // The last report of a lost agent is out of date.
         write(metric.name, metric.help, metric.unit.as_ref(), &|guest| {
             let report = guest.report.as_ref();
             report
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_has_its_numbers_by_its_partitions_name_for_as_long_as_it_is_heard() {
+    fn a_report_has_samples_labelled_by_partition_while_the_agent_is_connected() {
         let snapshot = MetricsSnapshot {
             guests: vec![
                 ("db".into(), guest(Contact::Lost)),

@@ -1,4 +1,4 @@
-//! Who listens, and who talks to whom.
+//! Listeners and connections.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,25 +7,25 @@ use axum::response::Response;
 
 use super::Api;
 use crate::api::error::ApiError;
-use crate::api::extract::{Changer, Peer, Segment};
+use crate::api::extract::{PathParam, Peer, PrivilegedPeer};
 use crate::handle::Handle;
 use crate::model::{Connection, ErrorBody, Listener};
 
-/// Every listener.
+/// Lists listeners.
 #[utoipa::path(get, operation_id = "list_listeners", path = "/v1/listeners", tag = "connections",
     responses(
-        (status = 200, description = "as it is now", body = Vec<Listener>),
+        (status = 200, description = "the current state", body = Vec<Listener>),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn listeners(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
     api.listing(&peer, Handle::listeners).await
 }
 
-/// Every connection.
+/// Lists connections.
 #[utoipa::path(get, operation_id = "list_connections", path = "/v1/connections",
     tag = "connections",
     responses(
-        (status = 200, description = "as it is now", body = Vec<Connection>),
+        (status = 200, description = "the current state", body = Vec<Connection>),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
@@ -37,36 +37,36 @@ pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response,
     tag = "connections",
     params(("id" = u64, Path, description = "the connection's number")),
     responses(
-        (status = 200, description = "as it is now", body = Connection),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
-        (status = 404, description = "there is no such thing", body = ErrorBody),
+        (status = 200, description = "the current state", body = Connection),
+        (status = 400, description = "invalid request", body = ErrorBody),
+        (status = 404, description = "not found", body = ErrorBody),
     ))]
 pub(super) async fn show(
     State(api): State<Api>,
-    Segment(id): Segment<u64>,
+    PathParam(id): PathParam<u64>,
 ) -> Result<Json<Connection>, ApiError> {
     let all = api.call(Handle::connections).await?;
     let one = all.into_iter().find(|connection| connection.id == id);
     one.map(Json).ok_or_else(|| {
-        let message = format!("there is no connection {id}; `hvsock connections` lists them");
+        let message = format!("no connection {id}; `hvsock connections` lists them");
         ApiError::new(StatusCode::NOT_FOUND, message)
     })
 }
 
-/// Cuts a connection: both ends see a reset.
-#[utoipa::path(delete, operation_id = "cut_connection", path = "/v1/connections/{id}",
+/// Closes a connection. Both ends see a reset.
+#[utoipa::path(delete, operation_id = "close_connection", path = "/v1/connections/{id}",
     tag = "connections",
     params(("id" = u64, Path, description = "the connection's number")),
     responses(
-        (status = 200, body = Connection, description = "as it was"),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 200, body = Connection, description = "the state before"),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "there is no such thing", body = ErrorBody),
+        (status = 404, description = "not found", body = ErrorBody),
     ))]
-pub(super) async fn cut(
+pub(super) async fn close(
     State(api): State<Api>,
-    _: Changer,
-    Segment(id): Segment<u64>,
+    _: PrivilegedPeer,
+    PathParam(id): PathParam<u64>,
 ) -> Result<Json<Connection>, ApiError> {
     api.call(move |handle| handle.cut(id)).await.map(Json)
 }

@@ -1,4 +1,4 @@
-//! Things as they happen.
+//! The event stream.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -15,16 +15,16 @@ use crate::api::extract::Peer;
 use crate::model::{ErrorBody, Event};
 use crate::{EventStream, Handle};
 
-/// How often a follower's thread looks whether anybody still reads.
-const LOOK: Duration = Duration::from_millis(250);
-/// Lines on their way to one follower; what is behind them waits in the broker's own queue,
-/// which drops and counts when it is full.
+/// How often a follower's thread checks whether its client has disconnected.
+const CLOSED_POLL: Duration = Duration::from_millis(250);
+/// Lines in flight to one follower. Further events wait in the broker's queue for it, which drops
+/// and counts events when it is full.
 const IN_FLIGHT: usize = 64;
 
-/// What happens from now on, one JSON object per line, until the reader hangs up.
+/// Streams events from now on, one JSON object per line, until the client disconnects.
 #[utoipa::path(get, operation_id = "follow_events", path = "/v1/events", tag = "broker",
     responses(
-        (status = 200, description = "as it is now", body = Event, content_type = "application/x-ndjson"),
+        (status = 200, description = "the current state", body = Event, content_type = "application/x-ndjson"),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
@@ -32,15 +32,15 @@ pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Respons
     let permit = permit.map_err(|_| ApiError::busy())?;
     let events = api.call(Handle::events).await?;
     let (lines, body) = mpsc::channel(IN_FLIGHT);
-    tokio::task::spawn_blocking(move || while pass_on(&events, &lines).is_continue() {});
+    tokio::task::spawn_blocking(move || while forward(&events, &lines).is_continue() {});
     Ok(answer("application/x-ndjson", body::lines(body, permit)))
 }
 
-fn pass_on(events: &EventStream, lines: &mpsc::Sender<Bytes>) -> ControlFlow<()> {
+fn forward(events: &EventStream, lines: &mpsc::Sender<Bytes>) -> ControlFlow<()> {
     if lines.is_closed() {
         return ControlFlow::Break(());
     }
-    let Some(event) = events.recv_timeout(LOOK) else {
+    let Some(event) = events.recv_timeout(CLOSED_POLL) else {
         return ControlFlow::Continue(());
     };
     let Ok(mut line) = serde_json::to_vec(&event) else {

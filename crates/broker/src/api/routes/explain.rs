@@ -1,4 +1,4 @@
-//! What would happen, and why, without doing it.
+//! Explanations of connects and listens, without performing them.
 
 use axum::Json;
 use axum::extract::State;
@@ -8,15 +8,15 @@ use utoipa::IntoParams;
 
 use super::Api;
 use crate::api::error::ApiError;
-use crate::api::extract::{Params, Peer};
+use crate::api::extract::{Peer, QueryParams};
 use crate::model::{ErrorBody, Explanation};
 
 /// The connect or listen to explain.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Question {
-    /// The partition that would ask: a name or a GUID; absent, the broker's own.
+pub(super) struct ExplainParams {
+    /// The partition that connects or listens: a name or a GUID. Default: the broker's own.
     #[serde(default)]
     #[param(value_type = Option<String>)]
     from: Option<PartitionRef>,
@@ -26,25 +26,25 @@ pub(super) struct Question {
     /// The service: a friendly name, a GUID or a vsock port.
     #[param(value_type = String)]
     service: ServiceRef,
-    /// A listen instead of a connect.
+    /// Explains a listen instead of a connect.
     #[serde(default)]
     listen: bool,
 }
 
-/// What a connect or listen by the calling user would meet.
-#[utoipa::path(get, path = "/v1/explain", tag = "connections", params(Question),
+/// Explains what a connect or listen by the calling user would result in.
+#[utoipa::path(get, path = "/v1/explain", tag = "connections", params(ExplainParams),
     responses(
-        (status = 200, description = "as it is now", body = Explanation),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 200, description = "the current state", body = Explanation),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 404, body = ErrorBody, description = "no such partition or friendly name"),
     ))]
 pub(super) async fn explain(
     State(api): State<Api>,
     peer: Peer,
-    Params(question): Params<Question>,
+    QueryParams(question): QueryParams<ExplainParams>,
 ) -> Result<Json<Explanation>, ApiError> {
     let explained = api.call(move |handle| {
-        let Question {
+        let ExplainParams {
             from, to, service, ..
         } = question;
         let principal = peer.principal();

@@ -1,4 +1,4 @@
-//! What the control API answers, one file per kind of thing.
+//! The control API's routes and handlers, one file per kind of object.
 
 mod connections;
 mod events;
@@ -28,7 +28,7 @@ use super::extract::{BodyLimit, Peer};
 use super::server::Limits;
 use crate::handle::{ControlError, Handle};
 
-/// What every handler stands on.
+/// The state shared by all handlers.
 #[derive(Clone)]
 struct Api {
     handle: Handle,
@@ -36,7 +36,7 @@ struct Api {
     followers: Permits,
 }
 
-/// A bounded number of something costly, for the privileged and for all others each.
+/// A limit on something costly, for privileged users and for all others each.
 #[derive(Clone, Debug)]
 struct Permits {
     privileged: Arc<Semaphore>,
@@ -62,7 +62,7 @@ impl Permits {
 }
 
 impl Api {
-    /// Runs one of the broker's functions, which may block for its bounded time.
+    /// Runs one of the broker's functions, which block for a bounded time, on a blocking thread.
     async fn call<T: Send + 'static>(
         &self,
         function: impl FnOnce(&Handle) -> Result<T, ControlError> + Send + 'static,
@@ -73,7 +73,7 @@ impl Api {
             .map_err(ApiError::from)
     }
 
-    /// Makes a listing and sends it, with a bound on how many are in memory at once.
+    /// Makes and sends a listing. A permit bounds how many are in memory at once.
     async fn listing<T: Serialize + Send + 'static>(
         &self,
         peer: &Peer,
@@ -91,18 +91,18 @@ impl Api {
         Ok(answer("application/json", body::listing(bytes, permit)))
     }
 
-    /// Waits for a permit; the request's own limit bounds the wait.
+    /// Waits for a permit. The request's timeout bounds the wait.
     async fn permit(&self, from: &Permits, peer: &Peer) -> Result<OwnedSemaphorePermit, ApiError> {
         let permit = from.of(peer).acquire_owned().await;
         permit.map_err(|_| ApiError::busy())
     }
 }
 
-/// Runs `function` where it may block.
+/// Runs `function` on a blocking thread.
 async fn blocking<T: Send + 'static>(
     function: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, ApiError> {
-    // It fails only when the server is about to end.
+    // Fails only while the server shuts down.
     let done = tokio::task::spawn_blocking(function).await;
     done.map_err(|_| ApiError::busy())
 }
@@ -118,21 +118,21 @@ fn answer(content_type: &'static str, body: Body) -> Response {
         description = "Services, partitions, listeners and connections of one hvsock broker, over \
             the Unix socket `control` in the broker's folder. Reading needs no privilege; changing \
             needs root or the broker's own user. A SERVICE is a friendly name, a GUID or a vsock \
-            port; a PARTITION is a name or a GUID. Errors are an `ErrorBody`; \
-            beside those named, any request may meet 408 (too slow), 431 (its head is too large) \
-            and 503 (too much at once; try again).",
+            port; a PARTITION is a name or a GUID. Errors have an `ErrorBody`. Besides those \
+            listed, any request may fail with 408 (timed out), 431 (head too large) and 503 \
+            (busy; try again).",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
         (name = "broker", description = "The broker itself"),
         (name = "services", description = "The registry"),
         (name = "partitions", description = "The host and its children"),
-        (name = "connections", description = "Who listens and who talks to whom"),
+        (name = "connections", description = "Listeners and connections"),
     )
 )]
 struct Document;
 
-/// The OpenAPI document: `docs/openapi.json` is this.
+/// The OpenAPI document as JSON, of which `docs/openapi.json` is a copy.
 pub fn openapi() -> String {
     let mut json = parts(&Limits::default())
         .to_openapi()
@@ -164,7 +164,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
         .routes(routes!(partitions::order))
         .routes(routes!(connections::listeners))
         .routes(routes!(connections::list))
-        .routes(routes!(connections::show, connections::cut))
+        .routes(routes!(connections::show, connections::close))
         .routes(routes!(explain::explain))
         .routes(routes!(events::events))
         .routes(routes!(status::metrics))
@@ -172,7 +172,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
         .merge(import)
 }
 
-/// Everything under one roof, each request with its limit.
+/// The router with all routes and fallbacks, and a timeout for each request.
 pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
     let api = Api {
         handle,
@@ -190,20 +190,21 @@ pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
             }),
         )
         .fallback(async || {
-            let message = "there is nothing at this path; /openapi.json says what there is";
+            let message = "unknown path; /openapi.json lists the paths";
             ApiError::new(StatusCode::NOT_FOUND, message)
         })
         .method_not_allowed_fallback(async || {
-            let message = "this path has other methods; /openapi.json says which";
+            let message =
+                "this path does not support the method; /openapi.json lists those it does";
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message)
         })
         .layer(middleware::from_fn(move |request, next| {
-            in_time(limits, request, next)
+            with_timeout(limits, request, next)
         }))
         .with_state(api)
 }
 
-async fn in_time(limits: Limits, request: Request, next: Next) -> Response {
+async fn with_timeout(limits: Limits, request: Request, next: Next) -> Response {
     let import = request.uri().path() == registry::PATH && request.method() == Method::POST;
     let limit = if import {
         limits.import
@@ -213,7 +214,7 @@ async fn in_time(limits: Limits, request: Request, next: Next) -> Response {
     match tokio::time::timeout(limit, next.run(request)).await {
         Ok(response) => response,
         Err(_) => {
-            let message = "the request took too long to arrive or to be answered";
+            let message = "the request timed out";
             ApiError::new(StatusCode::REQUEST_TIMEOUT, message).into_response()
         }
     }
@@ -233,20 +234,19 @@ mod tests {
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             committed == openapi(),
-            "docs/openapi.json is not what the control API serves; write it again with `cargo \
-             xtask openapi` and commit it"
+            "docs/openapi.json is out of date; run `cargo xtask openapi` and commit it"
         );
     }
 
     #[test]
-    fn operations_have_names_of_their_own_and_answers_are_described() {
+    fn operation_ids_are_unique_and_every_response_has_a_description() {
         let document = parts(&Limits::default()).to_openapi();
         let mut names = HashSet::new();
         for item in document.paths.paths.values() {
             let operations = [&item.get, &item.post, &item.patch, &item.delete];
             for operation in operations.into_iter().flatten() {
                 let name = operation.operation_id.clone().unwrap_or_default();
-                assert!(names.insert(name.clone()), "{name} twice");
+                assert!(names.insert(name.clone()), "{name} is used twice");
                 for (status, answer) in &operation.responses.responses {
                     let RefOr::T(answer) = answer else { continue };
                     assert!(!answer.description.is_empty(), "{name} {status}");

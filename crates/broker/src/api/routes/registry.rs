@@ -1,4 +1,4 @@
-//! The whole registry at once, to take to another machine.
+//! Export and import of the whole registry.
 
 use axum::Json;
 use axum::extract::State;
@@ -11,25 +11,25 @@ use utoipa::{IntoParams, ToSchema};
 use super::{Api, answer, blocking};
 use crate::api::body;
 use crate::api::error::ApiError;
-use crate::api::extract::{Changer, Params, Peer, RawBody};
+use crate::api::extract::{Peer, PrivilegedPeer, QueryParams, RawBody};
 use crate::handle::{ControlError, Handle};
 use crate::model::{ErrorBody, Import, Imported, NewService};
 
-/// Where it is.
+/// The path of both operations.
 pub(super) const PATH: &str = "/v1/registry";
 
-/// The kinds of file that hold a registry.
+/// The file formats of a registry.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Format {
     /// A list of `NewService`.
     #[default]
     Json,
-    /// What Windows' `reg export` writes and `reg import` reads: UTF-16 with a byte order mark.
+    /// The `.reg` format of Windows (`reg export`, `reg import`): UTF-16 with a byte order mark.
     Reg,
 }
 
-/// Which kind of file.
+/// The file format.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -42,7 +42,7 @@ pub(super) struct FormatParams {
 
 const REG_CONTENT: &str = "text/plain; charset=utf-16le";
 
-/// All registrations but leases.
+/// Exports all registrations except leases.
 #[utoipa::path(get, operation_id = "export_registry", path = "/v1/registry",
     tag = "services", params(FormatParams),
     responses(
@@ -50,13 +50,13 @@ const REG_CONTENT: &str = "text/plain; charset=utf-16le";
             (Vec<NewService> = "application/json"),
             (String = "text/plain; charset=utf-16le"),
         )),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn export(
     State(api): State<Api>,
     peer: Peer,
-    Params(params): Params<FormatParams>,
+    QueryParams(params): QueryParams<FormatParams>,
 ) -> Result<Response, ApiError> {
     match params.format {
         Format::Json => {
@@ -76,7 +76,7 @@ pub(super) async fn export(
     }
 }
 
-/// Registers every service of a file, or none if one of them cannot be.
+/// Registers every service of a file, or none if one is refused.
 #[utoipa::path(post, operation_id = "import_registry", path = "/v1/registry",
     tag = "services", params(FormatParams),
     request_body(content(
@@ -84,16 +84,16 @@ pub(super) async fn export(
         (String = "text/plain; charset=utf-16le"),
     )),
     responses(
-        (status = 200, description = "as it is now", body = Imported),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 200, description = "the current state", body = Imported),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 409, body = ErrorBody, description = "a GUID, name or port is taken"),
         (status = 413, description = "the body is too large", body = ErrorBody),
     ))]
 pub(super) async fn import(
     State(api): State<Api>,
-    Changer(peer): Changer,
-    Params(params): Params<FormatParams>,
+    PrivilegedPeer(peer): PrivilegedPeer,
+    QueryParams(params): QueryParams<FormatParams>,
     RawBody(file): RawBody,
 ) -> Result<Json<Imported>, ApiError> {
     let owner = peer.user_name();
@@ -107,17 +107,17 @@ pub(super) async fn import(
 
 fn from_json(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiError> {
     let list: Vec<NewService> = serde_json::from_slice(file)
-        .map_err(|error| ApiError::bad_request(format!("the file does not fit: {error}")))?;
+        .map_err(|error| ApiError::bad_request(format!("invalid file: {error}")))?;
     let import = Import::of_list(list, owner).map_err(ApiError::bad_request)?;
-    take_in(handle, import)
+    apply_import(handle, import)
 }
 
 fn from_reg(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiError> {
     let import = Import::of_reg_file(file, owner).map_err(ApiError::bad_request)?;
-    take_in(handle, import)
+    apply_import(handle, import)
 }
 
-fn take_in(handle: &Handle, import: Import) -> Result<Imported, ApiError> {
+fn apply_import(handle: &Handle, import: Import) -> Result<Imported, ApiError> {
     let mut removed = Vec::new();
     for id in import.gone {
         match handle.unregister(&ServiceRef::Id(id)) {

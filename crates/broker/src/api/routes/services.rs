@@ -1,4 +1,4 @@
-//! The registry, one service at a time.
+//! Registrations of single services.
 
 use axum::Json;
 use axum::extract::State;
@@ -10,7 +10,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use crate::api::error::ApiError;
-use crate::api::extract::{Changer, JsonBody, Params, Peer, Segment};
+use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer, QueryParams};
 use crate::model::{ErrorBody, NewService, Service, ServiceChange};
 
 /// Which services to list.
@@ -18,24 +18,24 @@ use crate::model::{ErrorBody, NewService, Service, ServiceChange};
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListParams {
-    /// Also those that are built into the broker and nobody has changed, and those that ship with
-    /// Windows and are not registered here.
+    /// Also lists unchanged built-in services, and services that ship with Windows and are not
+    /// registered here.
     #[serde(default)]
     all: bool,
 }
 
-/// Every registration.
+/// Lists registrations.
 #[utoipa::path(get, operation_id = "list_services", path = "/v1/services",
     tag = "services", params(ListParams),
     responses(
-        (status = 200, description = "as it is now", body = Vec<Service>),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 200, description = "the current state", body = Vec<Service>),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn list(
     State(api): State<Api>,
     peer: Peer,
-    Params(params): Params<ListParams>,
+    QueryParams(params): QueryParams<ListParams>,
 ) -> Result<Response, ApiError> {
     api.listing(&peer, move |handle| handle.services(params.all))
         .await
@@ -45,16 +45,16 @@ pub(super) async fn list(
 #[utoipa::path(post, operation_id = "register_service", path = "/v1/services",
     tag = "services", request_body = NewService,
     responses(
-        (status = 201, description = "as it is now", body = Service),
+        (status = 201, description = "the current state", body = Service),
         (status = 413, description = "the body is too large", body = ErrorBody),
-        (status = 400, body = ErrorBody, description = "the body does not fit"),
-        (status = 403, body = ErrorBody, description = "the caller may not change anything"),
+        (status = 400, body = ErrorBody, description = "invalid body"),
+        (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 409, body = ErrorBody, description = "the GUID, name or port is taken"),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn register(
     State(api): State<Api>,
-    Changer(peer): Changer,
+    PrivilegedPeer(peer): PrivilegedPeer,
     JsonBody(service): JsonBody<NewService>,
 ) -> Result<(StatusCode, Json<Service>), ApiError> {
     let owner = peer.user_name();
@@ -69,13 +69,13 @@ pub(super) async fn register(
     tag = "services",
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     responses(
-        (status = 200, description = "as it is now", body = Service),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
-        (status = 404, description = "there is no such thing", body = ErrorBody),
+        (status = 200, description = "the current state", body = Service),
+        (status = 400, description = "invalid request", body = ErrorBody),
+        (status = 404, description = "not found", body = ErrorBody),
     ))]
 pub(super) async fn show(
     State(api): State<Api>,
-    Segment(service): Segment<ServiceRef>,
+    PathParam(service): PathParam<ServiceRef>,
 ) -> Result<Json<Service>, ApiError> {
     api.call(move |handle| handle.service(&service))
         .await
@@ -88,16 +88,16 @@ pub(super) async fn show(
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     request_body = ServiceChange,
     responses(
-        (status = 200, description = "as it is now", body = Service),
+        (status = 200, description = "the current state", body = Service),
         (status = 413, description = "the body is too large", body = ErrorBody),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "there is no such thing", body = ErrorBody),
+        (status = 404, description = "not found", body = ErrorBody),
     ))]
 pub(super) async fn change(
     State(api): State<Api>,
-    _: Changer,
-    Segment(service): Segment<ServiceRef>,
+    _: PrivilegedPeer,
+    PathParam(service): PathParam<ServiceRef>,
     JsonBody(change): JsonBody<ServiceChange>,
 ) -> Result<Json<Service>, ApiError> {
     api.call(move |handle| handle.set_enabled(&service, change.enabled, change.vm.as_ref()))
@@ -105,20 +105,20 @@ pub(super) async fn change(
         .map(Json)
 }
 
-/// Removes a registration and cuts what uses it.
+/// Removes a registration and closes the listeners and connections that use it.
 #[utoipa::path(delete, operation_id = "unregister_service", path = "/v1/services/{service}",
     tag = "services",
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     responses(
-        (status = 200, body = Service, description = "as it was"),
-        (status = 400, description = "the request does not fit", body = ErrorBody),
+        (status = 200, body = Service, description = "the state before"),
+        (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "there is no such thing", body = ErrorBody),
+        (status = 404, description = "not found", body = ErrorBody),
     ))]
 pub(super) async fn unregister(
     State(api): State<Api>,
-    _: Changer,
-    Segment(service): Segment<ServiceRef>,
+    _: PrivilegedPeer,
+    PathParam(service): PathParam<ServiceRef>,
 ) -> Result<Json<Service>, ApiError> {
     api.call(move |handle| handle.unregister(&service))
         .await

@@ -1,4 +1,4 @@
-//! The broker itself.
+//! Status and metrics of the broker.
 
 use axum::Json;
 use axum::extract::State;
@@ -12,10 +12,10 @@ use crate::api::metrics;
 use crate::handle::Handle;
 use crate::model::{ErrorBody, Status};
 
-/// The broker at a glance.
+/// The broker's status.
 #[utoipa::path(get, path = "/v1/status", tag = "broker",
     responses(
-        (status = 200, description = "as it is now", body = Status),
+        (status = 200, description = "the current state", body = Status),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiError> {
@@ -25,7 +25,7 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiEr
 /// Counters for Prometheus, labelled by friendly name.
 #[utoipa::path(get, path = "/metrics", tag = "broker",
     responses(
-        (status = 200, description = "as it is now", body = String, content_type = metrics::CONTENT_TYPE),
+        (status = 200, description = "the current state", body = String, content_type = metrics::CONTENT_TYPE),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use axum::http::Method;
 use proptest::prelude::*;
 
-use super::{PATIENCE, World};
-use crate::api::admission::Places;
+use super::{TIMEOUT, World};
+use crate::api::admission::ConnectionLimits;
 use crate::api::server::Limits;
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -99,7 +99,7 @@ fn who_sends_slowly_is_hung_up_on() {
         let began = Instant::now();
         let _ = stream.read_to_end(&mut Vec::new());
         assert!(
-            began.elapsed() < PATIENCE,
+            began.elapsed() < TIMEOUT,
             "{}",
             String::from_utf8_lossy(start)
         );
@@ -108,7 +108,7 @@ fn who_sends_slowly_is_hung_up_on() {
     let mut stream = world.connect();
     let began = Instant::now();
     while stream.write_all(b"G").is_ok() {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TIMEOUT);
         std::thread::sleep(SHORT / 8);
     }
     // Nor a body that does not come.
@@ -139,9 +139,9 @@ fn who_does_not_read_is_hung_up_on() {
     // Requests by the thousand, and not one answer read: until there is no room for either.
     let error = loop {
         match stream.write(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n") {
-            Ok(_) => assert!(began.elapsed() < PATIENCE),
+            Ok(_) => assert!(began.elapsed() < TIMEOUT),
             Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                assert!(began.elapsed() < PATIENCE);
+                assert!(began.elapsed() < TIMEOUT);
             }
             Err(error) => break error,
         }
@@ -159,7 +159,7 @@ fn who_does_not_read_is_hung_up_on() {
 #[test]
 fn there_are_only_so_many_places_and_they_come_free() {
     let world = World::with_limits(Limits {
-        places: Places {
+        connections: ConnectionLimits {
             privileged: 3,
             others: 3,
             per_user: 3,
@@ -178,7 +178,7 @@ fn there_are_only_so_many_places_and_they_come_free() {
     drop(held);
     let began = Instant::now();
     while world.client().status().is_err() {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TIMEOUT);
         std::thread::sleep(SHORT / 8);
     }
 }
@@ -196,7 +196,7 @@ fn there_are_only_so_many_followers_and_they_leave_when_they_hang_up() {
     drop(clients);
     let began = Instant::now();
     while world.client().events().is_err() {
-        assert!(began.elapsed() < PATIENCE);
+        assert!(began.elapsed() < TIMEOUT);
         std::thread::sleep(SHORT / 8);
     }
 }

@@ -26,7 +26,7 @@ use super::server::{ControlServer, Limits};
 use super::{client::Client, routes};
 use crate::{Broker, BrokerConfig};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// A user who is neither root nor the broker's.
 const STRANGER: u32 = 65_534;
 
@@ -71,8 +71,8 @@ impl World {
 
     fn connect(&self) -> UnixStream {
         let stream = UnixStream::connect(self.socket()).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
