@@ -4,7 +4,7 @@
 //! memory. Two threads serve it. The VMM thread ([`vmm`]) handles vhost-user requests and may block
 //! on the VMM. The data thread ([`worker`]) owns the virtqueues ([`queues`]), the vsock protocol's
 //! state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It never
-//! blocks and takes no lock that the core holds. The core sends it [`Command`]s and receives
+//! blocks, and it owns its connections outright. The core sends it [`Command`]s and receives
 //! [`Report`](crate::pump::Report)s, as with the data threads of [`pump`](crate::pump).
 
 mod link;

@@ -1,4 +1,5 @@
-//! Every route: what it answers, to whom, and whether the document says so.
+//! The routes of the control API. Covers every status that a route answers, access control, import
+//! and export, events and guests, and that responses match the OpenAPI document.
 
 use std::io::{Read, Write};
 
@@ -25,7 +26,7 @@ fn container(name: &str) -> NewContainer {
 }
 
 #[test]
-fn every_route_answers_as_the_document_says() {
+fn every_response_matches_the_openapi_document() {
     let world = World::new();
     let document = document();
     let asked = |method: &str, template: &str, path: &str, body: &str, want: u16| -> Value {
@@ -198,7 +199,7 @@ fn every_route_answers_as_the_document_says() {
 }
 
 #[test]
-fn a_stranger_reads_everything_and_changes_nothing() {
+fn an_unprivileged_user_can_read_everything_and_change_nothing() {
     let world = World::new();
     world.client().register(&new_service(BACKUP)).unwrap();
     world.client().add_container(&container("web")).unwrap();
@@ -244,20 +245,20 @@ fn a_stranger_reads_everything_and_changes_nothing() {
         ),
         (Method::DELETE, "/v1/partitions/web", ""),
         (Method::DELETE, "/v1/connections/1", ""),
-        // Not even what is wrong with it.
+        // The body is not parsed before the check.
         (Method::POST, "/v1/services", "nonsense"),
     ] {
         let (status, answer) = world.ask_as(STRANGER, method.clone(), path, body);
         assert_eq!(status, 403, "{method} {path}: {answer}");
-        let sentence = answer["error"].as_str().unwrap();
-        assert!(sentence.contains("you are uid 65534"), "{sentence}");
+        let message = answer["error"].as_str().unwrap();
+        assert!(message.contains("you are uid 65534"), "{message}");
     }
     assert_eq!(world.client().services(false).unwrap(), services);
     assert_eq!(world.client().partitions().unwrap().len(), 2);
 }
 
 #[test]
-fn the_client_says_what_the_broker_says() {
+fn the_client_returns_the_brokers_results_and_errors() {
     let world = World::new();
     let client = world.client();
     let made = client.register(&new_service(BACKUP)).unwrap();
@@ -269,7 +270,7 @@ fn the_client_says_what_the_broker_says() {
         "{error}"
     );
     let file = client.export_reg().unwrap();
-    assert_eq!(&file[..2], [0xff, 0xfe], "UTF-16 with its mark");
+    assert_eq!(&file[..2], [0xff, 0xfe], "UTF-16 with a byte order mark");
     client.unregister(&by_id).unwrap();
     let imported = client.import_reg(&file).unwrap();
     assert_eq!(imported.added[0].id, made.id);
@@ -299,7 +300,7 @@ fn names_that_need_escaping_reach_their_service() {
 }
 
 #[test]
-fn an_import_with_a_clash_leaves_everything_as_it_was() {
+fn an_import_with_a_clash_changes_nothing() {
     let world = World::new();
     let client = world.client();
     client.register(&new_service(BACKUP)).unwrap();
@@ -320,7 +321,7 @@ fn an_import_with_a_clash_leaves_everything_as_it_was() {
 }
 
 #[test]
-fn a_reg_file_may_also_take_services_out() {
+fn a_reg_file_can_also_remove_services() {
     let world = World::new();
     let client = world.client();
     let made = client.register(&new_service(BACKUP)).unwrap();
@@ -335,7 +336,7 @@ fn a_reg_file_may_also_take_services_out() {
 }
 
 #[test]
-fn a_guest_is_shown_as_it_says_that_it_is_and_takes_orders_while_it_is_heard() {
+fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     let world = World::new();
     let document = document();
     world.client().add_container(&container("web")).unwrap();
@@ -359,7 +360,7 @@ fn a_guest_is_shown_as_it_says_that_it_is_and_takes_orders_while_it_is_heard() {
         ..Default::default()
     };
     handle.guest_beat(&web, report.clone());
-    // Of a partition that is gone nobody hears.
+    // A heartbeat of an unknown partition is ignored.
     handle.guest_beat(&"gone".parse().unwrap(), report.clone());
     let (status, shown) = order(sync);
     assert_eq!(status, 202, "{shown}");

@@ -1,4 +1,4 @@
-//! The control API against a real broker: what it answers, and what it does not put up with.
+//! Tests of the control API with a real broker: responses (`answers`) and hostile clients (`abuse`).
 
 mod abuse;
 mod answers;
@@ -26,11 +26,12 @@ use super::server::{ControlServer, Limits};
 use super::{client::Client, routes};
 use crate::{Broker, BrokerConfig};
 
+/// The longest wait for anything that must happen.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// A user who is neither root nor the broker's.
+/// The uid of a user who is neither root nor the broker's.
 const STRANGER: u32 = 65_534;
 
-/// A broker with a control server whose limits a test chooses.
+/// A broker with a control server whose limits a test can choose.
 struct World {
     server: ControlServer,
     broker: Broker,
@@ -76,22 +77,22 @@ impl World {
         stream
     }
 
-    /// Sends these very bytes and returns all that comes back.
+    /// Sends raw bytes and returns the whole response.
     fn raw(&self, request: &[u8]) -> String {
         let mut stream = self.connect();
-        // The server may have enough before all is sent.
+        // The server may close the connection before all is sent.
         let _ = stream.write_all(request);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// One request as the broker's user; the status and the body.
+    /// Makes one request as root. Returns the status and the body.
     fn ask(&self, method: Method, path: &str, body: &str) -> (u16, Value) {
         self.ask_as(0, method, path, body)
     }
 
-    /// One request as this user.
+    /// Makes one request as the user `uid`.
     fn ask_as(&self, uid: u32, method: Method, path: &str, body: &str) -> (u16, Value) {
         let principal = Principal {
             uid,

@@ -1,15 +1,15 @@
-//! Whether a value is what the OpenAPI document says: as much of JSON Schema as the document uses.
+//! A validator for values against the OpenAPI document, for the part of JSON Schema that it uses.
 
 use serde_json::Value;
 
 use crate::api::openapi;
 
-/// The document.
+/// The OpenAPI document.
 pub fn document() -> Value {
     serde_json::from_str(&openapi()).unwrap()
 }
 
-/// Fails unless the document has the operation, and `value` is what it says of the answer.
+/// Panics unless the document has the operation and status, and `value` matches the schema.
 pub fn check(document: &Value, method: &str, path: &str, status: u16, value: &Value) {
     let what = format!("{method} {path} {status}");
     let operation = &document["paths"][path][method.to_lowercase()];
