@@ -1,14 +1,15 @@
-//! Every lawful way in which packets can lie in the queues.
+//! All valid layouts of packets in the queues. Covers descriptor chains, indirect tables, queue and
+//! buffer sizes, event indices and memory regions.
 
 use hvsock_testkit::guest::{Layout, Options, Regions};
 use hvsock_virtio::features;
 
 use crate::world::{WEB, World, exchange};
 
-/// Data goes both ways through a guest that is like this.
+/// Exchanges data both ways with a guest with these options.
 fn works(options: Options) {
     let shown = format!("{options:?}");
-    // Not more packets than take a moment.
+    // At most 400 packets, to bound the time with small buffers.
     let bytes = (2 << 20).min(400 * (options.rx_buffer as u64 - 44));
     let world = World::new();
     let listener = world.listen();
@@ -25,7 +26,7 @@ fn usual() -> Options {
 }
 
 #[test]
-fn header_and_data_may_lie_together_apart_or_in_any_pieces() {
+fn header_and_data_may_be_in_one_or_in_any_number_of_descriptors() {
     for layout in [
         Layout::Together,
         Layout::Apart,
@@ -73,7 +74,7 @@ fn receive_buffers_may_be_small_or_large_and_begin_with_a_descriptor_for_the_hea
 }
 
 #[test]
-fn memory_may_lie_in_several_regions_and_buffers_reach_from_one_into_the_next() {
+fn memory_may_have_several_regions_and_buffers_may_span_them() {
     for regions in [Regions::TwoApart, Regions::TwoTouching] {
         works(Options { regions, ..usual() });
     }

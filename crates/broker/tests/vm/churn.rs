@@ -1,7 +1,9 @@
-//! Many connections that come and go in every way at once.
+//! Many connections of every kind that come and go at once: over rings and descriptors, to and from
+//! guests and between siblings.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -9,14 +11,15 @@ use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_testkit::guest::{Guest, GuestStream, Options};
 use hvsock_virtio::SocketKind;
 
-use crate::world::{PATIENCE, World, bounded, eventually, limited, read_all, write_all};
+use crate::world::{StopOnDrop, TIMEOUT, World, bounded, eventually, limited, read_all, write_all};
 
+/// How long new connections are made.
 const TIME: Duration = Duration::from_secs(2);
 
-/// Numbers that differ enough from each other.
-struct Chance(u64);
+/// A deterministic pseudorandom generator (xorshift64).
+struct Random(u64);
 
-impl Chance {
+impl Random {
     fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -25,15 +28,15 @@ impl Chance {
     }
 }
 
-/// One end of a connection, wherever it is.
-trait Ends: Sized {
+/// One end of a connection, on the host or in a guest.
+trait Stream: Sized {
     fn write_some(&self, bytes: u64, size: usize) -> std::io::Result<()>;
     fn read_some(&self) -> std::io::Result<u64>;
     fn read_little(&self);
     fn end(&self);
 }
 
-impl Ends for GuestStream {
+impl Stream for GuestStream {
     fn write_some(&self, bytes: u64, size: usize) -> std::io::Result<()> {
         write_all(self, bytes, size)
     }
@@ -52,7 +55,7 @@ impl Ends for GuestStream {
     }
 }
 
-impl Ends for HvStream {
+impl Stream for HvStream {
     fn write_some(&self, bytes: u64, size: usize) -> std::io::Result<()> {
         write_all(self, bytes, size)
     }
@@ -71,13 +74,13 @@ impl Ends for HvStream {
     }
 }
 
-/// Says how much comes, sends it, and gets as much back; or leaves early.
-fn ask(stream: &(impl Ends + Sync), chance: &mut Chance) {
-    let magnitude = 6 + chance.below(14);
-    let bytes = 1 + chance.below(1 << magnitude);
-    let size = 1 + chance.below(70_000) as usize;
-    match chance.below(6) {
-        // It leaves without a word, or in the middle.
+/// Sends a random count of bytes and expects as many back, or closes early.
+fn request(stream: &(impl Stream + Sync), random: &mut Random) {
+    let magnitude = 6 + random.below(14);
+    let bytes = 1 + random.below(1 << magnitude);
+    let size = 1 + random.below(70_000) as usize;
+    match random.below(6) {
+        // Closes before or during the exchange.
         0 => {}
         1 => {
             let _ = stream.write_some(bytes.min(1000), size);
@@ -91,12 +94,12 @@ fn ask(stream: &(impl Ends + Sync), chance: &mut Chance) {
                 });
                 stream.read_some()
             });
-            assert_eq!(read.expect("an end, and no error"), bytes);
+            assert_eq!(read.expect("a clean end"), bytes);
         }
     }
 }
 
-/// Gives back what comes.
+/// Echoes until end of file.
 fn echo(stream: &(impl Read + Write + Copy), end: impl FnOnce()) {
     let (mut from, mut to) = (*stream, *stream);
     let mut buffer = [0; 5000];
@@ -110,9 +113,9 @@ fn echo(stream: &(impl Read + Write + Copy), end: impl FnOnce()) {
     end();
 }
 
-fn serve_host(listener: &HvListener, until: Instant) {
+fn serve_host(listener: &HvListener, done: &AtomicBool) {
     thread::scope(|scope| {
-        while Instant::now() < until {
+        while !done.load(Ordering::Relaxed) {
             if let Ok((stream, _)) = listener.accept_timeout(Duration::from_millis(50)) {
                 let stream = limited(stream);
                 scope.spawn(move || echo(&&stream, || stream.end()));
@@ -121,10 +124,10 @@ fn serve_host(listener: &HvListener, until: Instant) {
     });
 }
 
-fn serve_guest(guest: &Guest, port: u32, until: Instant) {
+fn serve_guest(guest: &Guest, port: u32, done: &AtomicBool) {
     let listener = guest.listen(port).expect("listening");
     thread::scope(|scope| {
-        while Instant::now() < until {
+        while !done.load(Ordering::Relaxed) {
             if let Ok(stream) = listener.accept(Duration::from_millis(50)) {
                 let stream = bounded(stream);
                 scope.spawn(move || echo(&&stream, || stream.end()));
@@ -134,7 +137,7 @@ fn serve_guest(guest: &Guest, port: u32, until: Instant) {
 }
 
 #[test]
-fn connections_come_and_go_in_every_way_at_once_and_lose_nothing() {
+fn connections_of_every_kind_at_once_lose_no_bytes() {
     let world = World::new();
     let (ring, descriptor, inside, sibling) = (7100, 7101, 7102, 7103);
     for port in [ring, descriptor, inside, sibling] {
@@ -152,52 +155,56 @@ fn connections_come_and_go_in_every_way_at_once_and_lose_nothing() {
     world.add("two", 102, &["family"]);
     let one = world.guest_of("one", Options::new(101));
     let two = world.guest_of("two", Options::new(102));
-    let until = Instant::now() + TIME;
-    // Those who serve go on until all who ask have ended.
-    let later = until + Duration::from_secs(1);
+    // Servers run until all clients have ended.
+    let done = &AtomicBool::new(false);
     thread::scope(|scope| {
+        let _stop_servers = StopOnDrop(done);
         for listener in &listeners {
-            scope.spawn(move || serve_host(listener, later));
+            scope.spawn(move || serve_host(listener, done));
         }
         let (one, two, world) = (&one, &two, &world);
-        scope.spawn(move || serve_guest(one, inside, later));
-        scope.spawn(move || serve_guest(two, sibling, later));
+        scope.spawn(move || serve_guest(one, inside, done));
+        scope.spawn(move || serve_guest(two, sibling, done));
         eventually("the guests listen", || {
             let to_one = world.connect_to("one", inside).is_ok();
             to_one
                 && one
-                    .connect_to(SocketKind::Stream, 102, sibling, PATIENCE)
+                    .connect_to(SocketKind::Stream, 102, sibling, TIMEOUT)
                     .is_ok()
         });
-        for seed in 1..=3_u64 {
-            for port in [ring, descriptor] {
+        let until = Instant::now() + TIME;
+        thread::scope(|scope| {
+            for seed in 1..=3_u64 {
+                for port in [ring, descriptor] {
+                    scope.spawn(move || {
+                        let mut random = Random(seed * u64::from(port));
+                        while Instant::now() < until {
+                            let stream = bounded(one.connect(port).expect("connected"));
+                            request(&stream, &mut random);
+                        }
+                    });
+                }
                 scope.spawn(move || {
-                    let mut chance = Chance(seed * u64::from(port));
+                    let mut random = Random(seed * 7919);
                     while Instant::now() < until {
-                        ask(&bounded(one.connect(port).expect("connected")), &mut chance);
+                        let stream = world.connect_to("one", inside).expect("connected");
+                        request(&stream, &mut random);
+                    }
+                });
+                scope.spawn(move || {
+                    let mut random = Random(seed * 104_729);
+                    while Instant::now() < until {
+                        let stream = one.connect_to(SocketKind::Stream, 102, sibling, TIMEOUT);
+                        request(&bounded(stream.expect("connected")), &mut random);
                     }
                 });
             }
-            scope.spawn(move || {
-                let mut chance = Chance(seed * 7919);
-                while Instant::now() < until {
-                    let stream = world.connect_to("one", inside).expect("connected");
-                    ask(&stream, &mut chance);
-                }
-            });
-            scope.spawn(move || {
-                let mut chance = Chance(seed * 104_729);
-                while Instant::now() < until {
-                    let stream = one.connect_to(SocketKind::Stream, 102, sibling, PATIENCE);
-                    ask(&bounded(stream.expect("connected")), &mut chance);
-                }
-            });
-        }
+        });
     });
     world.settles_at(0);
     assert_eq!(one.faults(), [""; 0]);
     assert_eq!(two.faults(), [""; 0]);
-    eventually("the guests have forgotten all", || {
+    eventually("the guests have no connections", || {
         one.connections() + two.connections() == 0
     });
 }

@@ -1,4 +1,4 @@
-//! Games in which a guest does anything at all, from bytes that a fuzzer or chance makes up.
+//! Hostile guests that perform random operations, decoded from random bytes.
 
 use std::io::{Read, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -13,24 +13,24 @@ use hvsock_testkit::guest::{Driver, Guest, GuestStream, HOST, Layout, Options};
 use hvsock_virtio::{Header, features};
 
 const PORT: u32 = 7001;
-const BAD: u64 = 42;
-const GOOD: u64 = 77;
-/// The most that is done in one game.
-const MOVES: usize = 200;
-const BOUND: Duration = Duration::from_secs(20);
+const HOSTILE_CID: u64 = 42;
+const GOOD_CID: u64 = 77;
+/// The most operations of one run.
+const MAX_STEPS: usize = 200;
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Where all games are played: a broker with a machine that works and one that is played with.
-struct Table {
+/// A broker with a working machine and a hostile one. All runs share it.
+struct Fixture {
     _broker: Broker,
     folder: TempFolder,
-    // Accepts what the hostile guest asks for, some of the time.
+    // Accepts some of the hostile guest's requests.
     listener: HvListener,
     _good: Guest,
     inside: GuestStream,
     outside: HvStream,
 }
 
-impl Table {
+impl Fixture {
     fn new() -> Self {
         let folder = TempFolder::new();
         let dirs = Dirs {
@@ -42,7 +42,7 @@ impl Table {
         config.control = false;
         let broker = Broker::start(config).expect("a broker");
         let handle = broker.handle();
-        for (name, cid) in [("bad", BAD), ("good", GOOD)] {
+        for (name, cid) in [("bad", HOSTILE_CID), ("good", GOOD_CID)] {
             let vm = serde_json::json!({"name": name, "cid": cid});
             let vm = serde_json::from_value(vm).expect("a machine");
             handle.add_vm(vm).expect("added");
@@ -57,11 +57,12 @@ impl Table {
             .endpoint(Endpoint::at(folder.join("endpoint")))
             .listen((VmId::CHILDREN, ServiceId::from_port(PORT)));
         let listener = listener.expect("listening");
-        let good = Guest::start(&folder.join("vm/good.sock"), Options::new(GOOD)).expect("a guest");
+        let good =
+            Guest::start(&folder.join("vm/good.sock"), Options::new(GOOD_CID)).expect("a guest");
         let inside = good.connect(PORT).expect("connected");
-        inside.set_read_timeout(Some(BOUND));
-        let (outside, _) = listener.accept_timeout(BOUND).expect("accepted");
-        outside.set_read_timeout(Some(BOUND)).expect("a bound");
+        inside.set_read_timeout(Some(TIMEOUT));
+        let (outside, _) = listener.accept_timeout(TIMEOUT).expect("accepted");
+        outside.set_read_timeout(Some(TIMEOUT)).expect("a bound");
         Self {
             _broker: broker,
             folder,
@@ -83,7 +84,7 @@ impl Table {
     }
 }
 
-/// The bytes that decide what is done.
+/// The bytes that select the operations.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
@@ -97,7 +98,7 @@ impl Script<'_> {
         u16::from_le_bytes([self.byte(), self.byte()])
     }
 
-    /// A number that is small, near an edge, or any.
+    /// A number that is small, near `edge`, large or random.
     fn number(&mut self, edge: u64) -> u64 {
         let any = |it: &mut Self| u64::from_le_bytes([(); 8].map(|()| it.byte()));
         match self.byte() % 8 {
@@ -111,11 +112,11 @@ impl Script<'_> {
     }
 }
 
-/// Plays one game: whatever the guest does, the other machine's connection works after it.
+/// Runs one script, then asserts that the other machine's connection still works.
 pub fn play(script: &[u8]) {
-    static TABLE: OnceLock<Mutex<Table>> = OnceLock::new();
-    let table = TABLE.get_or_init(|| Mutex::new(Table::new()));
-    let table = table.lock().unwrap_or_else(PoisonError::into_inner);
+    static FIXTURE: OnceLock<Mutex<Fixture>> = OnceLock::new();
+    let fixture = FIXTURE.get_or_init(|| Mutex::new(Fixture::new()));
+    let fixture = fixture.lock().unwrap_or_else(PoisonError::into_inner);
     let mut script = Script(script);
     let features = match script.byte() % 4 {
         0 => 0,
@@ -130,24 +131,24 @@ pub fn play(script: &[u8]) {
         rx_buffer: 45 + usize::from(script.word() % 8000),
         lawless: true,
         timeout: Duration::from_millis(10),
-        ..Options::new(BAD).without(features)
+        ..Options::new(HOSTILE_CID).without(features)
     };
-    let path = table.folder.join("vm/bad.sock");
+    let path = fixture.folder.join("vm/bad.sock");
     let Ok(mut driver) = Driver::new(&path, options) else {
         return;
     };
     if driver.connect().is_err() {
-        // The one before is not forgotten yet.
-        return table.check();
+        // The device has not noticed yet that the previous VMM has disconnected.
+        return fixture.check();
     }
     let mut accepted = Vec::new();
-    for _ in 0..MOVES {
+    for _ in 0..MAX_STEPS {
         if script.0.is_empty() {
             break;
         }
         step(&mut script, &mut driver);
         if script.byte().is_multiple_of(4)
-            && let Ok((stream, _)) = table.listener.accept_timeout(Duration::ZERO)
+            && let Ok((stream, _)) = fixture.listener.accept_timeout(Duration::ZERO)
         {
             accepted.push(stream);
         }
@@ -155,7 +156,7 @@ pub fn play(script: &[u8]) {
             accepted.clear();
         }
     }
-    table.check();
+    fixture.check();
 }
 
 fn step(script: &mut Script<'_>, driver: &mut Driver) {
@@ -242,7 +243,11 @@ fn step(script: &mut Script<'_>, driver: &mut Driver) {
 fn header(script: &mut Script<'_>) -> Header {
     let usual = !script.byte().is_multiple_of(8);
     Header {
-        src_cid: if usual { BAD } else { script.number(BAD) },
+        src_cid: if usual {
+            HOSTILE_CID
+        } else {
+            script.number(HOSTILE_CID)
+        },
         dst_cid: if usual { HOST } else { script.number(HOST) },
         src_port: u32::from(script.byte() % 8),
         dst_port: if script.byte().is_multiple_of(8) {
@@ -260,7 +265,7 @@ fn header(script: &mut Script<'_>) -> Header {
 }
 
 #[test]
-fn a_guest_may_do_anything_at_all() {
+fn random_operations_of_a_guest_affect_no_other_machine() {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let mut random = || {
         state ^= state << 13;

@@ -1,4 +1,5 @@
-//! Guests that restart, machines that are killed, come back, and are removed.
+//! Life cycle of machines. Covers guests that restart, VMMs that are killed, replaced or rejected,
+//! removed machines and a restarted broker.
 
 use std::io::{ErrorKind, Read, Write};
 
@@ -7,22 +8,22 @@ use hvsock_testkit::guest::{Guest, Options};
 
 use crate::world::{PORT, WEB, World, accept, bounded, eventually, ping, reference};
 
-/// What the host's end of a connection finds that its guest left without a word.
+/// Asserts that the host's end of a connection was reset.
 #[track_caller]
-fn is_cut(mut outside: hvsock::HvStream) {
+fn assert_reset(mut outside: hvsock::HvStream) {
     let error = outside.read(&mut [0; 8]).expect_err("no end of file");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
 }
 
 #[test]
-fn a_guest_that_restarts_leaves_no_connection_behind_and_connects_again() {
+fn a_guest_that_restarts_loses_its_connections_and_connects_again() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     for _ in 0..10 {
         let (inside, outside) = world.pair(&guest, &listener);
         ping(&inside, &outside);
         guest.reboot().unwrap();
-        is_cut(outside);
+        assert_reset(outside);
         let error = (&inside).read(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
@@ -32,7 +33,7 @@ fn a_guest_that_restarts_leaves_no_connection_behind_and_connects_again() {
 }
 
 #[test]
-fn a_machine_that_is_killed_is_off_and_another_takes_its_place() {
+fn a_killed_machine_is_off_and_can_be_started_again() {
     let world = World::new();
     let listener = world.listen();
     for _ in 0..5 {
@@ -41,31 +42,31 @@ fn a_machine_that_is_killed_is_off_and_another_takes_its_place() {
         ping(&inside, &outside);
         drop(guest);
         world.is("web", PartitionState::Off);
-        is_cut(outside);
+        assert_reset(outside);
         drop(inside);
     }
     world.settles_at(0);
 }
 
 #[test]
-fn a_machine_whose_process_is_replaced_at_once_loses_its_connections_only() {
+fn a_machine_whose_process_is_replaced_at_once_loses_only_its_connections() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (_inside, outside) = world.pair(&guest, &listener);
     guest.kill_and_start().unwrap();
-    is_cut(outside);
+    assert_reset(outside);
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
 }
 
 #[test]
-fn a_machine_removed_while_it_runs_is_gone_with_its_connections_and_can_be_added_again() {
+fn a_running_machine_can_be_removed_with_its_connections_and_added_again() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
     world.handle().remove_partition(&reference("web")).unwrap();
-    is_cut(outside);
+    assert_reset(outside);
     world.settles_at(0);
     eventually("its socket is gone", || !world.socket("web").exists());
     drop((inside, guest));
@@ -76,7 +77,7 @@ fn a_machine_removed_while_it_runs_is_gone_with_its_connections_and_can_be_added
 }
 
 #[test]
-fn a_second_vmm_at_one_device_is_turned_away() {
+fn a_second_vmm_of_one_device_is_rejected() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
@@ -89,7 +90,7 @@ fn a_second_vmm_at_one_device_is_turned_away() {
 }
 
 #[test]
-fn machines_come_and_go_while_another_works() {
+fn adding_and_removing_machines_does_not_affect_another() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
@@ -109,7 +110,7 @@ fn machines_come_and_go_while_another_works() {
 }
 
 #[test]
-fn a_machine_outlives_its_broker_and_talks_to_the_next() {
+fn a_machine_survives_its_broker_and_reconnects_to_the_next() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
@@ -118,8 +119,8 @@ fn a_machine_outlives_its_broker_and_talks_to_the_next() {
     let world = world.restarted();
     guest.reconnect().unwrap();
     world.is("web", PartitionState::Running);
-    // Both learn that their connection is no more, the guest when it uses it at the latest.
-    is_cut(outside);
+    // Both ends see a reset, the guest at the latest when it uses the connection.
+    assert_reset(outside);
     let mut stream = &inside;
     let _ = stream.write(b"anybody");
     let error = stream.read(&mut [0; 8]).unwrap_err();

@@ -1,5 +1,6 @@
-//! Virtual machines, end to end: guests at native speed on the broker's devices, lawful, hostile,
-//! paused, restarted and killed.
+//! The vhost-user device, end to end, with guests of the test kit at native speed. Covers streams
+//! and messages, all queue layouts, fairness, pauses, restarts and killed machines, and hostile
+//! guests and VMMs.
 
 mod chains;
 mod churn;

@@ -1,4 +1,5 @@
-//! What a VMM may say over vhost-user, and what nobody else may notice of it.
+//! Hostile and unusual vhost-user requests of a VMM. Covers malformed messages, memory tables,
+//! vrings, eventfds and resets. After each, other machines and the operator are served.
 
 use std::io::Write;
 use std::os::fd::AsFd;
@@ -9,22 +10,22 @@ use hvsock_testkit::guest::{Driver, Memory, Options, Region, Regions};
 use hvsock_virtio::features;
 use rustix::fs::{MemfdFlags, SealFlags};
 
-use crate::hostile::Scene;
+use crate::hostile::Fixture;
 use crate::world::WEB;
 
 const BOUND: Duration = Duration::from_secs(5);
 const ALL: u64 = features::VERSION_1 | features::EVENT_IDX | features::INDIRECT_DESC;
 
-fn vmm(scene: &Scene) -> Vmm {
-    let mut vmm = Vmm::connect(&scene.world.socket("web"), BOUND).expect("connected");
+fn vmm(fixture: &Fixture) -> Vmm {
+    let mut vmm = Vmm::connect(&fixture.world.socket("web"), BOUND).expect("connected");
     vmm.agree(ALL, protocol::REPLY_ACK | protocol::MQ)
         .expect("agreed");
     vmm
 }
 
 #[test]
-fn what_is_no_message_ends_the_connection_and_nothing_else() {
-    let scene = Scene::new();
+fn a_malformed_message_ends_only_the_vmms_connection() {
+    let fixture = Fixture::new();
     for bytes in [
         &[0xff; 64][..],
         &[0; 12],
@@ -33,19 +34,19 @@ fn what_is_no_message_ends_the_connection_and_nothing_else() {
         &[5, 0, 0, 0, 1, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 2, 3],
         // Another version.
         &[1, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0],
-        // A reply that nobody asked for.
+        // A reply without a request.
         &[1, 0, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0],
     ] {
-        let vmm = Vmm::connect(&scene.world.socket("web"), BOUND).expect("connected");
+        let vmm = Vmm::connect(&fixture.world.socket("web"), BOUND).expect("connected");
         let _ = vmm.socket().write_all(bytes);
-        scene.others_are_well();
+        fixture.others_still_work();
     }
-    scene.all_is_well_after(scene.bad());
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
-fn every_request_with_a_body_that_makes_no_sense_is_survived() {
-    let scene = Scene::new();
+fn the_broker_survives_every_request_with_an_invalid_body() {
+    let fixture = Fixture::new();
     for number in 0..50 {
         for body in [
             &[][..],
@@ -55,18 +56,18 @@ fn every_request_with_a_body_that_makes_no_sense_is_survived() {
             &[0xff; 40],
             &[0x11; 300],
         ] {
-            let vmm = vmm(&scene);
+            let vmm = vmm(&fixture);
             let _ = vmm.send(number, 0, body, &[]);
-            // In case it is still there.
+            // In case the connection is still open.
             let _ = vmm.send(request::GET_FEATURES, 0, &[], &[]);
         }
     }
-    scene.all_is_well_after(scene.bad());
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
 fn memory_that_could_shrink_is_refused() {
-    let scene = Scene::new();
+    let fixture = Fixture::new();
     let unsealed = rustix::fs::memfd_create("unsealed", MemfdFlags::ALLOW_SEALING).unwrap();
     rustix::fs::ftruncate(&unsealed, 1 << 20).unwrap();
     let region = Region {
@@ -75,18 +76,24 @@ fn memory_that_could_shrink_is_refused() {
         process: 1 << 30,
         offset: 0,
     };
-    assert!(vmm(&scene).set_memory(&[region], unsealed.as_fd()).is_err());
-    let file = std::fs::File::create_new(scene.world.folder.join("memory")).unwrap();
+    assert!(
+        vmm(&fixture)
+            .set_memory(&[region], unsealed.as_fd())
+            .is_err()
+    );
+    let file = std::fs::File::create_new(fixture.world.folder.join("memory")).unwrap();
     file.set_len(1 << 20).unwrap();
-    assert!(vmm(&scene).set_memory(&[region], file.as_fd()).is_err());
+    assert!(vmm(&fixture).set_memory(&[region], file.as_fd()).is_err());
     rustix::fs::fcntl_add_seals(&unsealed, SealFlags::SHRINK).unwrap();
-    vmm(&scene).set_memory(&[region], unsealed.as_fd()).unwrap();
-    scene.all_is_well_after(scene.bad());
+    vmm(&fixture)
+        .set_memory(&[region], unsealed.as_fd())
+        .unwrap();
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
-fn regions_that_cannot_be_are_refused() {
-    let scene = Scene::new();
+fn invalid_memory_regions_are_refused() {
+    let fixture = Fixture::new();
     let memory = Memory::new(1 << 20, Regions::One).unwrap();
     let good = Region {
         guest: 0,
@@ -126,10 +133,10 @@ fn regions_that_cannot_be_are_refused() {
             ..good
         },
     ] {
-        let _ = vmm(&scene).set_memory(&[bad], memory.descriptor());
-        scene.others_are_well();
+        let _ = vmm(&fixture).set_memory(&[bad], memory.descriptor());
+        fixture.others_still_work();
     }
-    // One over the other, too many, more said than there are, without memory.
+    // Overlapping regions, too many, a count above the entries, and no file descriptor.
     let half = Region {
         len: 1 << 19,
         ..good
@@ -138,31 +145,31 @@ fn regions_that_cannot_be_are_refused() {
         guest: 1 << 18,
         ..half
     };
-    let _ = vmm(&scene).set_memory(&[half, over], memory.descriptor());
+    let _ = vmm(&fixture).set_memory(&[half, over], memory.descriptor());
     let many = (0..16).map(|at| Region {
         guest: at << 30,
         len: 4096,
         ..good
     });
-    let _ = vmm(&scene).set_memory(&many.collect::<Vec<_>>(), memory.descriptor());
+    let _ = vmm(&fixture).set_memory(&many.collect::<Vec<_>>(), memory.descriptor());
     let mut body = vec![200, 0, 0, 0, 0, 0, 0, 0];
     body.extend(region_bytes(&good));
-    let _ = vmm(&scene).send(request::SET_MEM_TABLE, 0, &body, &[memory.descriptor()]);
+    let _ = vmm(&fixture).send(request::SET_MEM_TABLE, 0, &body, &[memory.descriptor()]);
     body[0] = 1;
-    let _ = vmm(&scene).send(request::SET_MEM_TABLE, 0, &body, &[]);
-    scene.all_is_well_after(scene.bad());
+    let _ = vmm(&fixture).send(request::SET_MEM_TABLE, 0, &body, &[]);
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
-fn rings_that_cannot_be_are_refused_or_stop_their_own_machine_only() {
-    let scene = Scene::new();
+fn invalid_vrings_are_refused_or_stop_only_their_own_machine() {
+    let fixture = Fixture::new();
     let memory = Memory::new(1 << 20, Regions::One).unwrap();
     let event = hvsock_sys::event::Event::new().unwrap();
-    let place = |offset| memory.process_address(offset);
+    let address = |offset| memory.process_address(offset);
     let good = RingAddresses {
-        descriptors: place(0),
-        available: place(1 << 16),
-        used: place(1 << 17),
+        descriptors: address(0),
+        available: address(1 << 16),
+        used: address(1 << 17),
     };
     let addresses = [
         RingAddresses {
@@ -170,7 +177,7 @@ fn rings_that_cannot_be_are_refused_or_stop_their_own_machine_only() {
             ..good
         },
         RingAddresses {
-            descriptors: place(memory.len() - 16),
+            descriptors: address(memory.len() - 16),
             ..good
         },
         RingAddresses {
@@ -178,11 +185,11 @@ fn rings_that_cannot_be_are_refused_or_stop_their_own_machine_only() {
             ..good
         },
         RingAddresses {
-            available: place(3),
+            available: address(3),
             ..good
         },
         RingAddresses {
-            used: place(memory.len() - 4),
+            used: address(memory.len() - 4),
             ..good
         },
         RingAddresses {
@@ -199,7 +206,7 @@ fn rings_that_cannot_be_are_refused_or_stop_their_own_machine_only() {
             (0, 0, 0),
             (9, 128, 0),
         ] {
-            let vmm = vmm(&scene);
+            let vmm = vmm(&fixture);
             vmm.set_memory(memory.regions(), memory.descriptor())
                 .unwrap();
             let events = [event.as_fd(), event.as_fd()];
@@ -208,20 +215,20 @@ fn rings_that_cannot_be_are_refused_or_stop_their_own_machine_only() {
             event.set();
             let _ = vmm.stop_ring(index);
         }
-        scene.others_are_well();
+        fixture.others_still_work();
     }
-    // A ring before there is memory; a base of a ring that never was.
-    let vmm1 = vmm(&scene);
+    // A vring before SET_MEM_TABLE, GET_VRING_BASE of one never started, and an unknown vring.
+    let vmm1 = vmm(&fixture);
     let _ = vmm1.start_ring(0, 128, 0, good, [event.as_fd(), event.as_fd()]);
     drop(vmm1);
-    let _ = vmm(&scene).stop_ring(1);
-    let _ = vmm(&scene).tell(request::SET_VRING_ENABLE, &state(77, 1), &[]);
-    scene.all_is_well_after(scene.bad());
+    let _ = vmm(&fixture).stop_ring(1);
+    let _ = vmm(&fixture).tell(request::SET_VRING_ENABLE, &state(77, 1), &[]);
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
-fn kicks_and_calls_that_are_no_events_are_refused() {
-    let scene = Scene::new();
+fn kick_and_call_descriptors_that_are_no_eventfds_are_refused() {
+    let fixture = Fixture::new();
     let (reader, writer) = rustix::pipe::pipe().unwrap();
     let memory = Memory::new(4096, Regions::One).unwrap();
     for request in [
@@ -230,41 +237,41 @@ fn kicks_and_calls_that_are_no_events_are_refused() {
         request::SET_VRING_ERR,
     ] {
         for descriptor in [reader.as_fd(), writer.as_fd(), memory.descriptor()] {
-            let _ = vmm(&scene).tell(request, &0_u64.to_ne_bytes(), &[descriptor]);
+            let _ = vmm(&fixture).tell(request, &0_u64.to_ne_bytes(), &[descriptor]);
         }
-        // Two where one belongs, none where one belongs, and none where none is said to come.
-        let _ = vmm(&scene).tell(request, &[0; 8], &[reader.as_fd(), reader.as_fd()]);
-        let _ = vmm(&scene).tell(request, &[0; 8], &[]);
-        let _ = vmm(&scene).without_descriptor(request, 0);
+        // Two descriptors, none, and none with the no-descriptor flag set.
+        let _ = vmm(&fixture).tell(request, &[0; 8], &[reader.as_fd(), reader.as_fd()]);
+        let _ = vmm(&fixture).tell(request, &[0; 8], &[]);
+        let _ = vmm(&fixture).without_descriptor(request, 0);
     }
-    scene.all_is_well_after(scene.bad());
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
-fn a_vmm_that_says_nothing_holds_up_nobody() {
-    let scene = Scene::new();
-    let silent = Vmm::connect(&scene.world.socket("web"), BOUND).expect("connected");
-    scene.others_are_well();
+fn a_silent_vmm_does_not_block_other_machines() {
+    let fixture = Fixture::new();
+    let silent = Vmm::connect(&fixture.world.socket("web"), BOUND).expect("connected");
+    fixture.others_still_work();
     // Half a message.
     silent.socket().write_all(&[1, 0, 0]).unwrap();
-    scene.others_are_well();
+    fixture.others_still_work();
     drop(silent);
-    scene.all_is_well_after(scene.bad());
+    fixture.everything_works_after(fixture.hostile());
 }
 
 #[test]
-fn memory_may_be_told_again_while_the_queues_run() {
-    let scene = Scene::new();
-    let driver = scene.bad();
+fn the_memory_table_may_be_replaced_while_the_queues_run() {
+    let fixture = Fixture::new();
+    let driver = fixture.hostile();
     for _ in 0..10 {
         let memory = driver.memory();
-        let told = driver
+        let set = driver
             .vmm()
             .unwrap()
             .set_memory(memory.regions(), memory.descriptor());
-        told.unwrap();
+        set.unwrap();
     }
-    // And taken away under them.
+    // Also by one that lacks the running queues.
     let other = Memory::new(4096, Regions::One).unwrap();
     let _ = driver
         .vmm()
@@ -273,13 +280,13 @@ fn memory_may_be_told_again_while_the_queues_run() {
     let mut driver = driver;
     driver.tx().kick();
     driver.rx().kick();
-    scene.all_is_well_after(driver);
+    fixture.everything_works_after(driver);
 }
 
 #[test]
-fn a_device_that_is_reset_begins_anew() {
-    let scene = Scene::new();
-    let mut driver: Driver = scene.bad_with(Options::new(WEB));
+fn a_device_works_after_a_reset() {
+    let fixture = Fixture::new();
+    let mut driver: Driver = fixture.hostile_with(Options::new(WEB));
     let vmm = driver.vmm().unwrap();
     if vmm.protocol() & protocol::RESET_DEVICE != 0 {
         vmm.tell(request::RESET_DEVICE, &[], &[]).unwrap();
@@ -287,5 +294,5 @@ fn a_device_that_is_reset_begins_anew() {
         driver.start_queues([0, 0]).unwrap();
         driver.refill();
     }
-    scene.all_is_well_after(driver);
+    fixture.everything_works_after(driver);
 }

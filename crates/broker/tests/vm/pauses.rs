@@ -1,4 +1,4 @@
-//! Machines that are paused while data flows.
+//! Machines that their VMM pauses (GET_VRING_BASE) and resumes while data flows.
 
 use std::io::{self, ErrorKind, Read};
 use std::net::Shutdown;
@@ -10,12 +10,12 @@ use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{Driver, GuestStream};
 
-use crate::world::{A_WHILE, PORT, World, accept, bounded, eventually, ping, read_all, write_all};
+use crate::world::{PORT, World, accept, bounded, eventually, ping, read_all, write_all};
 
-/// How many bytes go each way, if not the usual few.
+/// An environment variable that overrides the count of bytes sent each way.
 const BYTES: &str = "HVSOCK_TEST_PAUSE_BYTES";
 
-/// A reader whose bytes are counted.
+/// A reader that counts its bytes.
 struct Counted<'a, R>(R, &'a AtomicU64);
 
 impl<R: Read> Read for Counted<'_, R> {
@@ -26,7 +26,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Waits until so many bytes have moved, for as long as they move.
+/// Waits until `bytes` bytes have moved. Fails only if none move for [`TIMEOUT`](crate::world::TIMEOUT).
 fn eventually_moves(moved: &AtomicU64, bytes: u64) {
     loop {
         let before = moved.load(Ordering::Relaxed);
@@ -37,8 +37,8 @@ fn eventually_moves(moved: &AtomicU64, bytes: u64) {
     }
 }
 
-/// A listener whose connections outlast a pause.
-fn lasting(world: &World, shared_memory: bool) -> HvListener {
+/// A listener whose connections survive a pause.
+fn listen_suspendable(world: &World, shared_memory: bool) -> HvListener {
     let listener = HvListener::options()
         .endpoint(world.endpoint())
         .connected_suspend(true)
@@ -48,7 +48,7 @@ fn lasting(world: &World, shared_memory: bool) -> HvListener {
 }
 
 #[test]
-fn a_pause_ends_connections_that_did_not_ask_to_last() {
+fn a_pause_resets_connections_without_connected_suspend() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, mut outside) = world.pair(&guest, &listener);
@@ -61,7 +61,7 @@ fn a_pause_ends_connections_that_did_not_ask_to_last() {
         })
         .unwrap();
     world.is("web", PartitionState::Running);
-    // The guest learns of it when it goes on.
+    // The guest receives the reset when it resumes.
     let error = (&inside).read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     let (inside, outside) = world.pair(&guest, &listener);
@@ -69,9 +69,9 @@ fn a_pause_ends_connections_that_did_not_ask_to_last() {
 }
 
 #[test]
-fn nothing_touches_a_paused_machine() {
+fn the_device_writes_to_no_used_ring_of_a_paused_machine() {
     let world = World::new();
-    let (listener, guest) = (lasting(&world, true), world.guest());
+    let (listener, guest) = (listen_suspendable(&world, true), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
     thread::scope(|scope| {
@@ -85,7 +85,13 @@ fn nothing_touches_a_paused_machine() {
             guest
                 .pause(|driver| {
                     let before = used(driver);
-                    thread::sleep(A_WHILE);
+                    // Each reply comes from the data thread after a turn of its event loop, while
+                    // bytes for the guest are waiting.
+                    for _ in 0..100 {
+                        let vmm = driver.vmm().unwrap();
+                        vmm.stop_ring(0).unwrap();
+                        vmm.stop_ring(1).unwrap();
+                    }
                     assert_eq!(used(driver), before);
                 })
                 .unwrap();
@@ -96,7 +102,7 @@ fn nothing_touches_a_paused_machine() {
     });
 }
 
-/// Both used rings.
+/// A copy of both used rings.
 fn used(driver: &mut Driver) -> [Vec<u8>; 2] {
     let copy = |shared: hvsock_sys::shared_memory::SharedBytes<'_>| {
         let mut bytes = vec![0; shared.len()];
@@ -108,19 +114,19 @@ fn used(driver: &mut Driver) -> [Vec<u8>; 2] {
 }
 
 #[test]
-fn not_a_byte_is_lost_while_a_machine_is_paused_and_resumed_a_hundred_times() {
+fn a_hundred_pauses_lose_no_bytes_over_a_ring() {
     let bytes = std::env::var(BYTES).ok().and_then(|text| text.parse().ok());
     flows_through_pauses(true, bytes.unwrap_or(192 << 20));
 }
 
 #[test]
-fn not_a_byte_is_lost_of_a_plain_descriptors_either() {
+fn a_hundred_pauses_lose_no_bytes_over_a_descriptor() {
     flows_through_pauses(false, 64 << 20);
 }
 
 fn flows_through_pauses(shared_memory: bool, bytes: u64) {
     let world = World::new();
-    let (listener, guest) = (lasting(&world, shared_memory), world.guest());
+    let (listener, guest) = (listen_suspendable(&world, shared_memory), world.guest());
     let connected = bounded(guest.connect(PORT).unwrap());
     let (inside, outside): (&GuestStream, &HvStream) = (&connected, &accept(&listener));
     let moved = &AtomicU64::new(0);
@@ -139,7 +145,7 @@ fn flows_through_pauses(shared_memory: bool, bytes: u64) {
             scope.spawn(move || read_all(outside, 1 << 16)),
             scope.spawn(move || read_all(Counted(inside, moved), 1 << 16)),
         ];
-        // As evenly as can be from the first byte to the last.
+        // Spread the pauses evenly over the bytes.
         for pause in 0..100 {
             eventually_moves(moved, pause * (bytes / 102));
             guest

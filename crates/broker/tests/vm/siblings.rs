@@ -1,4 +1,5 @@
-//! Guests of one sibling group reach each other by context id; others do not.
+//! Connections between sibling guests, which are in one group and connect by context id. Covers
+//! streams, SEQPACKET messages, access, resets and backpressure.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -7,9 +8,9 @@ use std::thread;
 use hvsock_testkit::guest::{Guest, GuestStream, Options};
 use hvsock_virtio::SocketKind;
 
-use crate::world::{PATIENCE, World, bounded, read_all, write_all};
+use crate::world::{TIMEOUT, World, bounded, read_all, write_all};
 
-/// Two guests of a group, and a third of none.
+/// Two guests of one group, and a third outside of it.
 struct Siblings {
     world: World,
     one: Guest,
@@ -27,7 +28,7 @@ impl Siblings {
         world.add("one", ONE, &["family"]);
         world.add("two", TWO, &["family"]);
         world.add("other", OTHER, &[]);
-        // Siblings need the service in the host's registry, as everybody between partitions does.
+        // A connection between partitions needs a registered service, also between siblings.
         world.register(5000);
         let [one, two, other] = [("one", ONE), ("two", TWO), ("other", OTHER)]
             .map(|(name, cid)| world.guest_of(name, Options::new(cid)));
@@ -43,9 +44,9 @@ impl Siblings {
         let listener = self.two.listen_for(kind, 5000, 16).unwrap();
         let a = self
             .one
-            .connect_to(kind, TWO, 5000, PATIENCE)
+            .connect_to(kind, TWO, 5000, TIMEOUT)
             .expect("connected");
-        let b = listener.accept(PATIENCE).expect("accepted");
+        let b = listener.accept(TIMEOUT).expect("accepted");
         assert_eq!(b.peer().0, ONE);
         (bounded(a), bounded(b))
     }
@@ -72,7 +73,7 @@ fn streams_between_siblings_carry_data_each_way() {
 }
 
 #[test]
-fn messages_between_siblings_keep_their_ends() {
+fn messages_between_siblings_keep_their_boundaries() {
     let siblings = Siblings::new();
     let (a, b) = siblings.pair(SocketKind::Seqpacket);
     let message = |number: usize| vec![number as u8; (number * 7919) % 200_000];
@@ -98,29 +99,29 @@ fn messages_between_siblings_keep_their_ends() {
 }
 
 #[test]
-fn who_is_in_no_group_with_a_guest_does_not_reach_it() {
+fn a_guest_is_not_reachable_from_outside_its_groups() {
     let siblings = Siblings::new();
     let _listener = siblings.two.listen(5000).unwrap();
     let error = siblings
         .other
-        .connect_to(SocketKind::Stream, TWO, 5000, PATIENCE)
+        .connect_to(SocketKind::Stream, TWO, 5000, TIMEOUT)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     let error = siblings
         .one
-        .connect_to(SocketKind::Stream, 999, 5000, PATIENCE)
+        .connect_to(SocketKind::Stream, 999, 5000, TIMEOUT)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    // Nobody listens there.
+    // No listener.
     let error = siblings
         .one
-        .connect_to(SocketKind::Stream, TWO, 5001, PATIENCE)
+        .connect_to(SocketKind::Stream, TWO, 5001, TIMEOUT)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
 }
 
 #[test]
-fn a_sibling_that_is_killed_resets_its_connections() {
+fn killing_a_sibling_resets_its_connections() {
     let siblings = Siblings::new();
     let (mut a, b) = siblings.pair(SocketKind::Stream);
     a.write_all(b"hello").unwrap();
@@ -132,23 +133,23 @@ fn a_sibling_that_is_killed_resets_its_connections() {
 }
 
 #[test]
-fn a_sibling_that_does_not_read_holds_back_its_writer_only() {
+fn a_sibling_that_does_not_read_blocks_only_its_own_writer() {
     let siblings = Siblings::new();
     let (mut a, b) = siblings.pair(SocketKind::Stream);
     let (mut c, mut d) = {
         let listener = siblings.two.listen(5000).unwrap();
         let c = siblings
             .one
-            .connect_to(SocketKind::Stream, TWO, 5000, PATIENCE)
+            .connect_to(SocketKind::Stream, TWO, 5000, TIMEOUT)
             .unwrap();
-        (bounded(c), bounded(listener.accept(PATIENCE).unwrap()))
+        (bounded(c), bounded(listener.accept(TIMEOUT).unwrap()))
     };
     let mut taken = 0_usize;
     let chunk = [7; 4096];
     a.set_write_timeout(Some(std::time::Duration::from_millis(200)));
     while let Ok(count) = a.write(&chunk) {
         taken += count;
-        assert!(taken < 16 << 20, "nothing holds it back");
+        assert!(taken < 16 << 20, "no backpressure");
     }
     c.write_all(b"hello").unwrap();
     let mut bytes = [0; 5];

@@ -1,36 +1,36 @@
-//! Connections each way, refusals, and what an operator sees of them.
+//! Streams between guests and the host. Covers both directions, refusals, half-close, resets, the
+//! operator's view, port reuse, many connections and containers.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::time::{Duration, Instant};
 
-use hvsock::refusal_of;
+use hvsock::{Refusal, refusal_of};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{HOST, Options, Over};
 use hvsock_virtio::SocketKind;
 
-use crate::world::{PATIENCE, PORT, WEB, World, accept, bounded, exchange, ping};
+use crate::world::{PORT, TIMEOUT, WEB, World, accept, bounded, exchange, ping};
 
 #[test]
-fn a_guest_reaches_a_service_of_the_host_and_data_flows_each_way() {
+fn a_guest_connects_to_a_service_of_the_host_and_data_flows_each_way() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     exchange(&inside, &outside, 3 << 20, 10_000);
     drop(outside);
-    assert_eq!(inside.close(PATIENCE).unwrap(), Over::Clean);
+    assert_eq!(inside.close(TIMEOUT).unwrap(), Over::Clean);
     world.settles_at(0);
     assert_eq!(guest.faults(), [""; 0]);
 }
 
 #[test]
-fn the_host_reaches_a_port_of_a_guest_by_the_machines_name() {
+fn the_host_connects_to_a_port_of_a_guest_by_the_machines_name() {
     let world = World::new();
     let guest = world.guest();
     world.register(5000);
     let listener = guest.listen(5000).unwrap();
     let outside = world.connect_to("web", 5000).unwrap();
-    let inside = bounded(listener.accept(PATIENCE).unwrap());
+    let inside = bounded(listener.accept(TIMEOUT).unwrap());
     assert_eq!(inside.peer().0, HOST);
     exchange(&inside, &outside, 3 << 20, 70_000);
     drop((inside, outside));
@@ -39,36 +39,33 @@ fn the_host_reaches_a_port_of_a_guest_by_the_machines_name() {
 }
 
 #[test]
-fn what_is_unregistered_unheard_or_disabled_is_refused_at_once() {
+fn a_service_without_listener_registration_or_enablement_is_refused_and_not_timed_out() {
     let world = World::new();
     let guest = world.guest();
     let listener = world.listen();
     world.register(7002);
-    let at_once = |port| {
-        let start = Instant::now();
+    // A request without an answer would time out in the guest, which is another error.
+    let refused = |port| {
         let error = guest.connect(port).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{port}");
-        assert!(start.elapsed() < Duration::from_secs(1), "{port}");
     };
-    // Nobody listens; nobody registered it.
-    at_once(7002);
-    at_once(7003);
+    // Without a listener, and unregistered.
+    refused(7002);
+    refused(7003);
     let service = hvsock::ServiceRef::Id(hvsock::ServiceId::from_port(PORT));
     world.handle().set_enabled(&service, false, None).unwrap();
-    at_once(PORT);
+    refused(PORT);
     world.handle().set_enabled(&service, true, None).unwrap();
     drop(listener);
     let listener = world.listen();
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
-    // The other way: the guest refuses.
-    let start = Instant::now();
+    // The guest refuses the host's request.
     let error = world.connect_to("web", 7002).unwrap_err();
-    assert!(start.elapsed() < Duration::from_secs(1));
-    assert!(refusal_of(&error).is_some(), "{error}");
-    // Messages are for siblings only.
+    assert_eq!(refusal_of(&error), Some(&Refusal::NoListener), "{error}");
+    // SEQPACKET is for siblings only.
     let error = guest
-        .connect_to(SocketKind::Seqpacket, HOST, PORT, PATIENCE)
+        .connect_to(SocketKind::Seqpacket, HOST, PORT, TIMEOUT)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     assert_eq!(guest.faults(), [""; 0]);
@@ -82,7 +79,7 @@ fn a_machine_that_is_off_cannot_be_reached() {
     let guest = world.guest();
     let listener = guest.listen(5000).unwrap();
     let _outside = world.connect_to("web", 5000).unwrap();
-    let _inside = listener.accept(PATIENCE).unwrap();
+    let _inside = listener.accept(TIMEOUT).unwrap();
     drop((listener, guest));
     world.is("web", PartitionState::Off);
     world.settles_at(0);
@@ -90,7 +87,7 @@ fn a_machine_that_is_off_cannot_be_reached() {
 }
 
 #[test]
-fn each_direction_ends_by_itself_and_what_was_written_arrives() {
+fn a_half_close_ends_one_direction_after_all_its_bytes() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, mut outside) = world.pair(&guest, &listener);
@@ -114,7 +111,7 @@ fn each_direction_ends_by_itself_and_what_was_written_arrives() {
 }
 
 #[test]
-fn a_reset_is_an_error_for_the_other_end_and_never_an_end_of_file() {
+fn a_reset_is_an_error_at_the_other_end_and_never_an_end_of_file() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, mut outside) = world.pair(&guest, &listener);
@@ -132,7 +129,7 @@ fn a_reset_is_an_error_for_the_other_end_and_never_an_end_of_file() {
 }
 
 #[test]
-fn an_operator_sees_who_is_connected_and_how_much_flowed() {
+fn the_list_of_connections_shows_the_guest_and_its_bytes() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
@@ -147,10 +144,10 @@ fn an_operator_sees_who_is_connected_and_how_much_flowed() {
 }
 
 #[test]
-fn a_guest_that_seldom_tells_what_it_has_read_gets_everything() {
+fn a_guest_that_sends_few_credit_updates_receives_everything() {
     let world = World::new();
     let listener = world.listen();
-    // As Linux before 6.8, and small buffers, of which many are under way.
+    // Like Linux before 6.8, with small buffers, of which many are in flight.
     let options = Options {
         tells_when_empty: false,
         rx_buffer: 100,
@@ -163,23 +160,23 @@ fn a_guest_that_seldom_tells_what_it_has_read_gets_everything() {
 }
 
 #[test]
-fn a_guest_may_use_a_port_again_at_once() {
+fn a_guest_may_reuse_a_port_at_once() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     for round in 0..20 {
-        let inside = guest.connect_from(1000, SocketKind::Stream, HOST, PORT, PATIENCE);
+        let inside = guest.connect_from(1000, SocketKind::Stream, HOST, PORT, TIMEOUT);
         let inside = bounded(inside.unwrap_or_else(|error| panic!("round {round}: {error}")));
         let outside = accept(&listener);
         ping(&inside, &outside);
         match round % 2 {
             0 => inside.reset(),
-            _ => assert_eq!(inside.close(PATIENCE).unwrap(), Over::Clean),
+            _ => assert_eq!(inside.close(TIMEOUT).unwrap(), Over::Clean),
         }
     }
 }
 
 #[test]
-fn many_connections_keep_apart() {
+fn bytes_of_many_connections_are_not_mixed_up() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest_of("web", Options::new(WEB)));
     let pairs: Vec<_> = (0..500).map(|_| world.pair(&guest, &listener)).collect();
@@ -200,22 +197,22 @@ fn many_connections_keep_apart() {
 }
 
 #[test]
-fn the_end_of_a_process_that_had_much_to_say_is_not_missed() {
+fn the_close_of_a_process_after_many_control_messages_is_noticed() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     for _ in 0..10 {
         let (inside, outside) = world.pair(&guest, &listener);
-        for word in 0..100 {
-            outside.set_connected_suspend(word % 2 == 0).unwrap();
+        for message in 0..100 {
+            outside.set_connected_suspend(message % 2 == 0).unwrap();
         }
         drop(outside);
-        assert_eq!(inside.close(PATIENCE).unwrap(), Over::Clean);
+        assert_eq!(inside.close(TIMEOUT).unwrap(), Over::Clean);
     }
     world.settles_at(0);
 }
 
 #[test]
-fn a_container_reaches_a_guest_of_its_group_by_name() {
+fn a_container_connects_to_a_guest_of_its_group_by_name() {
     let world = World::new();
     world.add("db", 77, &["shop"]);
     let guest = world.guest_of("db", Options::new(77));
@@ -227,6 +224,6 @@ fn a_container_reaches_a_guest_of_its_group_by_name() {
     let endpoint = world.folder.join("containers/front/endpoint");
     let connect = hvsock::HvStream::options().endpoint(hvsock::Endpoint::at(endpoint));
     let outside = connect.connect(("db", 5000)).unwrap();
-    let inside = bounded(listener.accept(PATIENCE).unwrap());
+    let inside = bounded(listener.accept(TIMEOUT).unwrap());
     exchange(&inside, &outside, 1 << 20, 10_000);
 }

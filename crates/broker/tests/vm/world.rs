@@ -1,9 +1,11 @@
-//! A broker with machines in this process, and both ends of connections to their guests.
+//! The test fixture: a broker in this process with machines, and helpers for both ends of
+//! connections with their guests.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::path::PathBuf;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock::{
@@ -15,18 +17,16 @@ use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::guest::{Driver, Guest, GuestStream, Options};
 
-/// The longest wait for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-/// How long to look before believing that something does not happen.
-pub const A_WHILE: Duration = Duration::from_millis(150);
-/// A service that guests reach.
+/// The longest wait for anything that must happen.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
+/// The port of a registered service.
 pub const PORT: u32 = 7001;
-/// The context id of the machine `web`, which every world has.
+/// The context id of the machine `web`, which every [`World`] has.
 pub const WEB: u64 = 42;
 
 /// A broker, its folder, and a machine `web`.
 pub struct World {
-    // Ends before its folder does.
+    // Dropped before its folder.
     pub broker: Broker,
     pub folder: TempFolder,
 }
@@ -36,7 +36,7 @@ impl World {
         Self::with(|_| ())
     }
 
-    /// One whose configuration differs.
+    /// A broker with a changed configuration.
     pub fn with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let folder = TempFolder::new();
         let mut config = config(&folder);
@@ -48,7 +48,7 @@ impl World {
         world
     }
 
-    /// The same folder with another broker, after this one has stopped.
+    /// Stops the broker and starts another one on the same folder.
     pub fn restarted(self) -> Self {
         let Self { broker, folder } = self;
         drop(broker);
@@ -60,7 +60,7 @@ impl World {
         self.broker.handle()
     }
 
-    /// Registers the service of a port.
+    /// Registers a port's service.
     pub fn register(&self, port: u32) {
         let (name, id) = (format!("Service {port}"), ServiceId::from_port(port));
         let service = serde_json::json!({"name": name, "id": id.to_string()});
@@ -76,7 +76,7 @@ impl World {
         self.handle().add_vm(vm).expect("added");
     }
 
-    /// Where a machine's device is.
+    /// The path of a machine's vhost-user socket.
     pub fn socket(&self, name: &str) -> PathBuf {
         let dirs = Dirs {
             run: self.folder.path().to_owned(),
@@ -96,12 +96,12 @@ impl World {
         guest
     }
 
-    /// Starts the machine `web` with a driver that does what it is told.
+    /// Starts the machine `web` with a driver that the test controls.
     pub fn driver(&self, options: Options) -> Driver {
         Driver::start(&self.socket("web"), options).expect("a driver")
     }
 
-    /// Waits until the broker sees a machine so.
+    /// Waits until the broker reports a machine's state.
     #[track_caller]
     pub fn is(&self, name: &str, state: PartitionState) {
         eventually("the machine's state", || {
@@ -110,10 +110,10 @@ impl World {
         });
     }
 
-    /// Waits until the broker has so many connections.
+    /// Waits until the broker has this count of connections.
     #[track_caller]
     pub fn settles_at(&self, connections: usize) {
-        eventually("connections are gone", || {
+        eventually("the expected count of connections", || {
             let status = self.handle().status().expect("a status");
             status.connections == connections
         });
@@ -123,7 +123,7 @@ impl World {
         Endpoint::at(self.folder.join("endpoint"))
     }
 
-    /// A listener of the host for its guests.
+    /// A listener on the host for connections from guests.
     pub fn listen(&self) -> HvListener {
         self.listen_on(PORT)
     }
@@ -140,12 +140,12 @@ impl World {
     pub fn connect_to(&self, name: &str, port: u32) -> io::Result<HvStream> {
         let stream = HvStream::options()
             .endpoint(self.endpoint())
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .connect(HvAddr::new(reference(name), ServiceId::from_port(port)))?;
         Ok(limited(stream))
     }
 
-    /// Both ends of a connection that the guest makes to the host.
+    /// Connects the guest to the host. Returns both ends.
     pub fn pair(&self, guest: &Guest, listener: &HvListener) -> (GuestStream, HvStream) {
         let inside = bounded(guest.connect(PORT).expect("connected"));
         (inside, accept(listener))
@@ -166,41 +166,41 @@ pub fn reference(name: &str) -> PartitionRef {
     PartitionRef::Name(PartitionName::new(name).expect("a name"))
 }
 
-/// Accepts one, within bounds.
+/// Accepts a connection within [`TIMEOUT`].
 pub fn accept(listener: &HvListener) -> HvStream {
-    limited(listener.accept_timeout(PATIENCE).expect("accepted").0)
+    limited(listener.accept_timeout(TIMEOUT).expect("accepted").0)
 }
 
 pub fn limited(stream: HvStream) -> HvStream {
-    stream.set_read_timeout(Some(PATIENCE)).expect("a bound");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a bound");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a bound");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("a bound");
     stream
 }
 
 pub fn bounded(stream: GuestStream) -> GuestStream {
-    stream.set_read_timeout(Some(PATIENCE));
-    stream.set_write_timeout(Some(PATIENCE));
+    stream.set_read_timeout(Some(TIMEOUT));
+    stream.set_write_timeout(Some(TIMEOUT));
     stream
 }
 
-/// Waits until something holds that must come to.
+/// Waits until a condition holds.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        assert!(began.elapsed() < TIMEOUT, "timed out waiting for: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
 
-/// Bytes that repeat after a prime number of them, so that what is lost or doubled shows.
+/// A pattern with a prime period, so that lost or repeated bytes are detected.
 static PATTERN: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let byte = |at: u64| (at.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8;
     (0..65_521).map(byte).collect()
 });
 
-/// The stretches of the pattern that so many bytes from `at` on are made of.
-fn stretches(at: u64, len: usize) -> impl Iterator<Item = &'static [u8]> {
+/// The segments of the repeated pattern for `len` bytes from offset `at`.
+fn segments(at: u64, len: usize) -> impl Iterator<Item = &'static [u8]> {
     let first = (at % PATTERN.len() as u64) as usize;
     let mut left = len;
     std::iter::successors(Some(&PATTERN[first..]), |_| Some(&PATTERN[..])).map_while(move |all| {
@@ -210,19 +210,19 @@ fn stretches(at: u64, len: usize) -> impl Iterator<Item = &'static [u8]> {
     })
 }
 
-/// Writes so many bytes in pieces of `size`.
+/// Writes `bytes` bytes of the pattern in chunks of `size`.
 pub fn write_all(mut to: impl Write, bytes: u64, size: usize) -> io::Result<()> {
     let mut at = 0;
     while at < bytes {
         let len = size.min(usize::try_from(bytes - at).unwrap_or(size));
-        let piece: Vec<&[u8]> = stretches(at, len).collect();
-        to.write_all(&piece.concat())?;
+        let chunk: Vec<&[u8]> = segments(at, len).collect();
+        to.write_all(&chunk.concat())?;
         at += len as u64;
     }
     Ok(())
 }
 
-/// Reads until the end; how many bytes came, which are the right ones.
+/// Reads until end of file and checks the bytes against the pattern. Returns their count.
 pub fn read_all(mut from: impl Read, size: usize) -> io::Result<u64> {
     let mut buffer = vec![0; size];
     let mut at = 0;
@@ -232,16 +232,16 @@ pub fn read_all(mut from: impl Read, size: usize) -> io::Result<u64> {
             return Ok(at);
         }
         let mut rest = &buffer[..read];
-        for wanted in stretches(at, read) {
+        for wanted in segments(at, read) {
             let (now, later) = rest.split_at(wanted.len());
-            assert!(now == wanted, "wrong bytes from {at} on");
+            assert!(now == wanted, "wrong bytes after offset {at}");
             rest = later;
         }
         at += read as u64;
     }
 }
 
-/// Sends so many bytes each way at once, to the end of both.
+/// Sends `bytes` bytes each way at once, then half-closes each way.
 #[track_caller]
 pub fn exchange(inside: &GuestStream, outside: &HvStream, bytes: u64, size: usize) {
     std::thread::scope(|scope| {
@@ -268,7 +268,7 @@ pub fn exchange(inside: &GuestStream, outside: &HvStream, bytes: u64, size: usiz
     });
 }
 
-/// A few bytes there and back.
+/// Sends a few bytes each way.
 #[track_caller]
 pub fn ping(inside: &GuestStream, outside: &HvStream) {
     let (mut inside, mut outside) = (inside, outside);
@@ -281,7 +281,16 @@ pub fn ping(inside: &GuestStream, outside: &HvStream) {
     assert_eq!(&buffer, b"pong");
 }
 
-/// What this process has in memory.
+/// Sets a flag when dropped, also by a panic, so that the threads that it stops always end.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The resident memory of this process, in bytes.
 pub fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").expect("a status");
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
