@@ -1,4 +1,5 @@
-//! What a process in a container can reach, see and claim.
+//! Isolation of containers. Covers what a process in a container can reach, look up, register and
+//! learn about its peers.
 
 use std::io::{Read, Write};
 
@@ -8,18 +9,18 @@ use hvsock::{
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 
 use crate::raw::Raw;
-use crate::world::{Place, World, accept, partition_ref, refused};
+use crate::world::{PartitionEndpoint, World, accept, partition_ref, refused};
 
 const PORT: u32 = 1000;
 
-fn by_name(place: &Place, name: &str) -> std::io::Result<HvStream> {
+fn by_name(endpoint: &PartitionEndpoint, name: &str) -> std::io::Result<HvStream> {
     let name = PartitionName::new(name).unwrap();
     let service = ServiceId::from_port(PORT);
-    place.connect_to(HvAddr::new(PartitionRef::Name(name), service))
+    endpoint.connect_to(HvAddr::new(PartitionRef::Name(name), service))
 }
 
 #[test]
-fn it_cannot_register_anything() {
+fn a_process_in_a_container_cannot_register_services() {
     let world = World::new();
     let web = world.container("web", None);
     // It runs as the broker's own user, as root in a container may.
@@ -27,14 +28,14 @@ fn it_cannot_register_anything() {
     let denied = refused(Lease::register_at(&web.endpoint(), "Mine", id, ""));
     assert!(matches!(denied, Refusal::Denied { .. }), "{denied}");
     assert!(world.handle().services(false).unwrap().is_empty());
-    // Nor is there a control socket beside its endpoint.
+    // Its folder has no control socket.
     let beside = std::fs::read_dir(web.0.parent().unwrap()).unwrap();
     let names: Vec<_> = beside.map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, ["endpoint"]);
 }
 
 #[test]
-fn it_reaches_a_sibling_in_a_group_and_cannot_tell_others_from_none() {
+fn a_container_reaches_siblings_of_its_group_and_cannot_detect_others() {
     let world = World::new();
     let one = world.container("one", Some("group"));
     let two = world.container("two", Some("group"));
@@ -63,7 +64,7 @@ fn it_reaches_a_sibling_in_a_group_and_cannot_tell_others_from_none() {
 }
 
 #[test]
-fn the_host_reaches_it_by_name_and_by_id() {
+fn the_host_reaches_a_container_by_name_and_by_id() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -82,7 +83,7 @@ fn the_host_reaches_it_by_name_and_by_id() {
 }
 
 #[test]
-fn its_listeners_learn_no_numbers_and_the_hosts_learn_the_hosts() {
+fn listeners_in_a_container_learn_no_pid_or_uid_and_listeners_of_the_host_do() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -97,11 +98,11 @@ fn its_listeners_learn_no_numbers_and_the_hosts_learn_the_hosts() {
         assert_eq!((peer.pid(), peer.uid(), peer.gid()), (None, None, None));
     }
     let outside = host.listen(VmId::WILDCARD, PORT).unwrap();
-    for (place, vm, name) in [
+    for (endpoint, vm, name) in [
         (&web, VmId::PARENT, "web"),
         (&host, VmId::LOOPBACK, "testhost"),
     ] {
-        let (_stream, accepted) = place.pair(vm, PORT, &outside);
+        let (_stream, accepted) = endpoint.pair(vm, PORT, &outside);
         let peer = accepted.peer().unwrap();
         assert_eq!(peer.partition(), name);
         assert_eq!(peer.pid(), Some(std::process::id()));
@@ -110,29 +111,29 @@ fn its_listeners_learn_no_numbers_and_the_hosts_learn_the_hosts() {
 }
 
 #[test]
-fn a_connection_that_waits_is_not_for_another_partitions_process() {
+fn a_listener_cannot_accept_another_partitions_connection() {
     let world = World::new();
     let host = world.host();
     let (web, db) = (world.container("web", None), world.container("db", None));
     world.register(PORT);
-    // The same service in both; each hears its own only.
+    // The same service in both; each receives only its own connections.
     let in_web = Raw::new(&web);
     in_web.listen(VmId::PARENT, PORT, 8);
     let in_db = Raw::new(&db);
     in_db.listen(VmId::PARENT, PORT, 8);
     let stream = host.connect(VmId::of_container("web"), PORT).unwrap();
-    let (incoming, _data, _control) = in_web.take();
+    let (incoming, _data, _control) = in_web.recv_incoming();
     assert_eq!(incoming.connection, stream.connection_id());
-    in_db.say(&ClientMessage::Accepted {
+    in_db.send(&ClientMessage::Accepted {
         connection: incoming.connection,
     });
-    std::thread::sleep(crate::world::A_WHILE);
-    assert!(in_db.is_quiet());
+    world.later_exchange();
+    assert!(in_db.is_silent());
     assert_eq!(world.handle().listeners().unwrap()[0].waiting, 1);
 }
 
 #[test]
-fn it_can_ask_for_no_name_that_it_may_not_reach() {
+fn a_container_can_look_up_only_partitions_that_it_may_reach() {
     let world = World::new();
     let web = world.container("web", None);
     world.container("db", None);
@@ -143,11 +144,11 @@ fn it_can_ask_for_no_name_that_it_may_not_reach() {
         ("nil", false),
     ] {
         let raw = Raw::new(&web);
-        raw.say(&ClientMessage::Lookup {
+        raw.send(&ClientMessage::Lookup {
             kind: LookupKind::Partition,
             name: name.into(),
         });
-        let found = matches!(raw.hear(), BrokerMessage::Found { .. });
+        let found = matches!(raw.recv(), BrokerMessage::Found { .. });
         assert_eq!(found, known, "{name}");
     }
     let endpoint = Endpoint::at(&web.0);

@@ -1,7 +1,8 @@
-//! Clients that only take up places, or talk without end.
+//! Floods of clients and messages. Covers idle timeouts, limits of idle clients and of requests,
+//! responses that nobody reads, endless messages, and leaks.
 
 use std::io::{Read, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,9 +11,9 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind, SocketOption};
 use hvsock_fabric::Refusal;
 use hvsock_testkit::TempFolder;
 
-use crate::part::BrokerProcess;
+use crate::child::BrokerProcess;
 use crate::raw::{self, Raw, bytes};
-use crate::world::{A_WHILE, PATIENCE, World, eventually};
+use crate::world::{StopOnDrop, TIMEOUT, World, eventually};
 
 const PORT: u32 = 200;
 const SUSPEND: ClientMessage = ClientMessage::SetOption {
@@ -28,7 +29,7 @@ fn lookup() -> ClientMessage {
 }
 
 #[test]
-fn a_client_that_says_nothing_is_sent_away_in_time() {
+fn a_client_without_a_connect_or_listen_is_disconnected_after_the_idle_timeout() {
     let bound = Duration::from_millis(400);
     let world = World::with(|config| config.idle_timeout = bound);
     world.register(PORT);
@@ -36,72 +37,78 @@ fn a_client_that_says_nothing_is_sent_away_in_time() {
     let silent = Raw::new(&world.host());
     let curious = Raw::new(&world.host());
     thread::sleep(bound / 2);
-    // A question is not yet a wish.
-    curious.say(&lookup());
-    assert!(matches!(curious.hear(), BrokerMessage::Found { .. }));
+    // A lookup does not make a client active.
+    curious.send(&lookup());
+    assert!(matches!(curious.recv(), BrokerMessage::Found { .. }));
     for raw in [silent, curious] {
-        assert_eq!(raw.hear_refused(), Refusal::TimedOut);
+        assert_eq!(raw.recv_refused(), Refusal::TimedOut);
     }
-    assert!(began.elapsed() >= bound && began.elapsed() < PATIENCE / 2);
-    // Those that stand for something may be silent for ever.
+    assert!(began.elapsed() >= bound);
+    // Listeners and connections may stay silent: clients that come later time out before them.
     let listener = Raw::new(&world.host());
     listener.listen(VmId::LOOPBACK, PORT, 1);
     let client = Raw::new(&world.host());
     let _data = client.connect(VmId::LOOPBACK, PORT);
-    listener.take();
-    thread::sleep(bound * 2);
-    assert!(listener.is_quiet());
+    let _accepted = listener.recv_incoming();
+    for _ in 0..2 {
+        let later = Raw::new(&world.host());
+        assert_eq!(later.recv_refused(), Refusal::TimedOut);
+    }
+    assert!(listener.is_silent() && client.is_silent());
 }
 
 #[test]
-fn a_crowd_that_says_nothing_keeps_nobody_out() {
-    let places = 16;
-    let world = World::with(|config| config.idle_sessions = places);
+fn a_flood_of_idle_clients_locks_nobody_out() {
+    let most = 16;
+    let world = World::with(|config| config.idle_sessions = most);
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
     let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
     let patient = Raw::new(&web);
     let mut crowd: Vec<Raw> = (0..100).map(|_| Raw::new(&host)).collect();
-    // The oldest have gone to make room for the newest, and know why.
-    let newest = crowd.split_off(100 - places);
+    // The oldest are disconnected in favour of the newest, with the reason.
+    let newest = crowd.split_off(100 - most);
     for raw in crowd {
-        match raw.hear_refused() {
+        match raw.recv_refused() {
             Refusal::LimitReached { which } => {
                 assert_eq!(which, "16 processes that say nothing in one partition");
             }
             other => panic!("{other:?}"),
         }
     }
-    assert!(newest.iter().all(Raw::is_quiet));
-    // One of the same partition that takes its time after its connect has a place.
+    assert!(newest.iter().all(Raw::is_silent));
+    // A new client of the same partition is admitted, even if it sends its first message late:
+    // here, after the broker has served another client.
     let slow = Raw::new(&host);
-    thread::sleep(A_WHILE);
-    slow.say(&raw::listen(VmId::LOOPBACK, PORT, 1));
-    assert!(matches!(slow.hear(), BrokerMessage::Listening(_)));
-    // And a crowd in one partition is none in another.
-    patient.say(&raw::connect(VmId::PARENT, PORT));
-    assert!(matches!(patient.hear(), BrokerMessage::Connected(_)));
+    let other = Raw::new(&web);
+    other.send(&lookup());
+    assert!(matches!(other.recv(), BrokerMessage::Found { .. }));
+    slow.send(&raw::listen(VmId::LOOPBACK, PORT, 1));
+    assert!(matches!(slow.recv(), BrokerMessage::Listening(_)));
+    // The flood in one partition does not affect another.
+    patient.send(&raw::connect(VmId::PARENT, PORT));
+    assert!(matches!(patient.recv(), BrokerMessage::Connected(_)));
     web.pair(VmId::PARENT, PORT, &listener);
 }
 
 #[test]
-fn who_asks_without_end_is_told_the_limit() {
+fn requests_on_one_endpoint_connection_are_limited() {
     let world = World::new();
     world.register(PORT);
     for question in [lookup(), SUSPEND] {
         let raw = Raw::new(&world.host());
         let answered = matches!(question, ClientMessage::Lookup { .. });
         for _ in 0..64 {
-            assert!(raw.say(&question));
+            assert!(raw.send(&question));
             if answered {
-                assert!(matches!(raw.hear(), BrokerMessage::Found { .. }));
+                assert!(matches!(raw.recv(), BrokerMessage::Found { .. }));
             }
         }
-        raw.say(&question);
+        raw.send(&question);
         if answered {
-            assert!(matches!(raw.hear(), BrokerMessage::Found { .. }));
+            assert!(matches!(raw.recv(), BrokerMessage::Found { .. }));
         }
-        match raw.hear_refused() {
+        match raw.recv_refused() {
             Refusal::LimitReached { which } => {
                 assert_eq!(which, "64 questions on one endpoint connection");
             }
@@ -111,7 +118,7 @@ fn who_asks_without_end_is_told_the_limit() {
 }
 
 #[test]
-fn answers_that_nobody_reads_do_not_hold_up_the_broker() {
+fn responses_that_nobody_reads_do_not_block_the_broker() {
     let world = World::new();
     world.register(PORT);
     let host = world.host();
@@ -119,47 +126,60 @@ fn answers_that_nobody_reads_do_not_hold_up_the_broker() {
     let mute: Vec<Raw> = (0..20)
         .map(|_| {
             let raw = Raw::new(&host);
-            assert!((0..64).all(|_| raw.say(&lookup())));
-            raw.say(&raw::connect(VmId::LOOPBACK, PORT));
+            assert!((0..64).all(|_| raw.send(&lookup())));
+            raw.send(&raw::connect(VmId::LOOPBACK, PORT));
             raw
         })
         .collect();
-    let began = Instant::now();
+    // All their connects are handled, and another's as well, while nothing is read.
     for _ in &mute {
         crate::world::accept(&listener);
     }
     host.pair(VmId::LOOPBACK, PORT, &listener);
-    assert!(began.elapsed() < PATIENCE / 2);
+    assert!(mute.iter().all(|raw| !raw.is_silent()));
 }
 
 #[test]
-fn processes_that_never_stop_talking_hold_up_nobody() {
+fn endless_messages_of_some_processes_do_not_starve_others() {
     let world = World::new();
     let host = world.host();
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
-    let talker = Raw::new(&host);
-    talker.listen(VmId::LOOPBACK, PORT + 1, 1);
+    let flooding = Raw::new(&host);
+    flooding.listen(VmId::LOOPBACK, PORT + 1, 1);
     let client = Raw::new(&host);
     let _data = client.connect(VmId::LOOPBACK, PORT);
     let _accepted = crate::world::accept(&listener);
     let accepted = bytes(&ClientMessage::Accepted { connection: 1 });
     let suspend = bytes(&SUSPEND);
     let stop = AtomicBool::new(false);
+    let messages = [(); 3].map(|()| AtomicUsize::new(0));
+    let sent = || {
+        messages
+            .each_ref()
+            .map(|count| count.load(Ordering::Relaxed))
+    };
     thread::scope(|scope| {
-        // Each as fast as the broker reads.
-        for (raw, said) in [
-            (&talker, &accepted),
-            (&talker, &suspend),
+        let _stop = StopOnDrop(&stop);
+        // Each sends as fast as the broker reads.
+        let floods = [
+            (&flooding, &accepted),
+            (&flooding, &suspend),
             (&client, &suspend),
-        ] {
+        ];
+        for ((raw, message), count) in floods.into_iter().zip(&messages) {
             let stop = &stop;
             scope.spawn(move || {
                 while !stop.load(Ordering::Relaxed) {
-                    assert!(raw.say_bytes(said));
+                    assert!(raw.send_bytes(message));
+                    count.fetch_add(1, Ordering::Relaxed);
                 }
             });
         }
-        let began = Instant::now();
+        eventually("each flood has begun", || {
+            sent().iter().all(|sent| *sent > 100)
+        });
+        let before = sent();
+        // Each of these calls has its own timeout.
         for _ in 0..50 {
             let (mut one, mut other) = host.pair(VmId::LOOPBACK, PORT, &listener);
             one.write_all(b"?").unwrap();
@@ -168,14 +188,14 @@ fn processes_that_never_stop_talking_hold_up_nobody() {
             one.read_exact(&mut [0]).unwrap();
         }
         world.handle().status().unwrap();
-        let took = began.elapsed();
-        stop.store(true, Ordering::Relaxed);
-        assert!(took < PATIENCE / 2, "{took:?}");
+        let after = sent();
+        let total = |sent: [usize; 3]| sent.into_iter().sum::<usize>();
+        assert!(total(after) > total(before), "the floods had stopped");
     });
 }
 
 #[test]
-fn clients_that_come_and_go_leave_nothing_behind() {
+fn clients_that_come_and_go_leak_nothing() {
     let folder = TempFolder::new();
     let broker = BrokerProcess::start(folder.path(), None);
     let host = broker.host();
@@ -185,25 +205,27 @@ fn clients_that_come_and_go_leave_nothing_behind() {
         let raw = Raw::new(&host);
         match turn % 5 {
             0 => {}
-            1 => assert!(raw.say(&lookup())),
-            2 => assert!(raw.say(&raw::listen(VmId::LOOPBACK, PORT + 1 + turn, 1))),
-            // Gone before the answer, and before the listener takes it.
-            3 => assert!(raw.say(&raw::connect(VmId::LOOPBACK, PORT))),
-            _ => assert!(raw.say(&raw::connect(VmId::LOOPBACK, 1))),
+            1 => assert!(raw.send(&lookup())),
+            2 => assert!(raw.send(&raw::listen(VmId::LOOPBACK, PORT + 1 + turn, 1))),
+            // Closed before the response, and before the listener accepts.
+            3 => assert!(raw.send(&raw::connect(VmId::LOOPBACK, PORT))),
+            _ => assert!(raw.send(&raw::connect(VmId::LOOPBACK, 1))),
         }
     }
-    let gone_before: Vec<_> =
-        std::iter::from_fn(|| listener.accept_timeout(A_WHILE).ok()).collect();
-    assert!(gone_before.len() >= 128);
-    drop(gone_before);
     let client = broker.client();
+    let mut accepted = 0;
     eventually("nothing of them is left", || {
+        while listener.accept_timeout(Duration::ZERO).is_ok() {
+            accepted += 1;
+        }
         let status = client.status().unwrap();
         (status.listeners, status.connections) == (1, 0) && broker.descriptors() <= before + 2
     });
+    // A whole backlog of them was accepted, whose clients had closed already.
+    assert!(accepted >= 128, "{accepted}");
 }
 
-/// Whoever has subordinate group ids can be in all of them; this takes root for short.
+/// A user with subordinate group ids can be in all of them. The test uses root instead.
 #[test]
 fn a_process_in_tens_of_thousands_of_groups_costs_no_more_than_others() {
     if !rustix::process::geteuid().is_root() {
@@ -218,7 +240,7 @@ fn a_process_in_tens_of_thousands_of_groups_costs_no_more_than_others() {
             (0..50).for_each(|_| drop(host.pair(VmId::LOOPBACK, PORT, &listener)));
             began.elapsed()
         };
-        // Groups are a thread's own, and gone with it.
+        // The groups belong to the thread, and end with it.
         let many = scope.spawn(move || {
             let groups: Vec<_> = (100_000..165_000)
                 .map(rustix::process::Gid::from_raw)
@@ -228,8 +250,6 @@ fn a_process_in_tens_of_thousands_of_groups_costs_no_more_than_others() {
         });
         (many.join().unwrap(), scope.spawn(connect).join().unwrap())
     });
-    assert!(
-        many < few * 10 + Duration::from_millis(500),
-        "{many:?} {few:?}"
-    );
+    // Were every group looked up, this would take minutes.
+    assert!(many < few * 10 + TIMEOUT, "{many:?} {few:?}");
 }

@@ -1,4 +1,5 @@
-//! Folders that others may write to, and what others may have put there.
+//! The broker's folders. Covers permissions, owners, hostile contents of a container's folder and
+//! path lengths.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -8,13 +9,13 @@ use hvsock::VmId;
 use hvsock_broker::{Broker, BrokerConfig, StartError};
 use hvsock_testkit::TempFolder;
 
-use crate::world::{Place, config, container, partition_ref};
+use crate::world::{PartitionEndpoint, config, container, partition_ref};
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
-/// A broker with a folder for each purpose.
+/// A configuration with separate run and configuration folders.
 fn apart(folder: &TempFolder) -> BrokerConfig {
     let mut config = config(folder.path());
     config.dirs.run = folder.join("run");
@@ -27,7 +28,7 @@ fn start(config: &BrokerConfig) -> Result<Broker, StartError> {
 }
 
 #[test]
-fn each_that_others_may_write_to_is_refused_with_the_command_that_mends_it() {
+fn a_folder_that_others_may_write_to_is_refused_and_the_error_names_the_fix() {
     let folder = TempFolder::new();
     let config = apart(&folder);
     drop(start(&config).unwrap());
@@ -53,9 +54,9 @@ fn each_that_others_may_write_to_is_refused_with_the_command_that_mends_it() {
 }
 
 #[test]
-fn one_that_belongs_to_somebody_else_is_refused() {
+fn a_folder_of_another_user_is_refused() {
     if !rustix::process::geteuid().is_root() {
-        // Only root can give a folder away.
+        // Only root can change a folder's owner.
         return;
     }
     let folder = TempFolder::new();
@@ -70,7 +71,7 @@ fn one_that_belongs_to_somebody_else_is_refused() {
 }
 
 #[test]
-fn what_a_container_does_to_its_own_folder_keeps_nobody_else_from_starting() {
+fn a_container_that_damages_its_folder_does_not_keep_others_from_starting() {
     let folder = TempFolder::new();
     let config = config(folder.path());
     let broker = start(&config).unwrap();
@@ -81,7 +82,7 @@ fn what_a_container_does_to_its_own_folder_keeps_nobody_else_from_starting() {
     }
     let inside = |name: &str| folder.join(format!("containers/{name}"));
     let endpoint = |name: &str| inside(name).join("endpoint");
-    // Root in a container may be root, and its folder may have been mounted writable.
+    // Root in a container may be the host's root, and its folder may be mounted writable.
     let secret = folder.join("secret");
     fs::write(&secret, "").unwrap();
     set_mode(&secret, 0o600);
@@ -92,7 +93,7 @@ fn what_a_container_does_to_its_own_folder_keeps_nobody_else_from_starting() {
     fs::create_dir(endpoint("folder")).unwrap();
     std::os::unix::fs::symlink(&secret, endpoint("link")).unwrap();
     set_mode(&inside("modes"), 0o777);
-    // As if killed: what it would tidy up is left.
+    // Put back what a broker that ends cleans up, as if it had been killed.
     drop(broker);
     fs::write(endpoint("file"), "precious").unwrap();
     if fs::symlink_metadata(endpoint("link")).is_err() {
@@ -110,19 +111,19 @@ fn what_a_container_does_to_its_own_folder_keeps_nobody_else_from_starting() {
     assert_eq!(fs::read_to_string(endpoint("file")).unwrap(), "precious");
     let mode = secret.metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "the mode of a file of the host");
-    // In those that are well, all is.
-    let well = Place(endpoint("well"));
+    // The undamaged container works.
+    let well = PartitionEndpoint(endpoint("well"));
     let listener = well.listen(VmId::LOOPBACK, 1).unwrap();
     well.pair(VmId::LOOPBACK, 1, &listener);
 
-    // What is mended can be added again.
+    // A repaired container can be added again.
     fs::remove_file(endpoint("file")).unwrap();
     let added = broker.handle().add_container(container("file", &[]));
     added.unwrap();
 }
 
 #[test]
-fn a_path_too_long_for_a_socket_is_named_before_anything_is_made() {
+fn a_path_too_long_for_a_socket_is_refused_before_anything_is_created() {
     let folder = TempFolder::new();
     let mut config = config(folder.path());
     config.dirs.run = folder.join("x".repeat(100));

@@ -1,4 +1,5 @@
-//! Registrations that end with a process, against those that are kept.
+//! Leases, which end with their process. Covers leases that end or clash with registrations, and
+//! files that name a leased service.
 
 use std::fs;
 use std::io;
@@ -6,33 +7,33 @@ use std::io;
 use hvsock::{Lease, Refusal, ServiceId, VmId};
 use hvsock_broker::ControlError;
 
-use crate::world::{Place, World, eventually, refusal, refused, service, service_ref};
+use crate::world::{PartitionEndpoint, World, eventually, refusal, refused, service, service_ref};
 
 const PORT: u32 = 600;
 
-fn lease(place: &Place, port: u32) -> io::Result<Lease> {
+fn lease(endpoint: &PartitionEndpoint, port: u32) -> io::Result<Lease> {
     let (name, id) = (format!("Service {port}"), ServiceId::from_port(port));
-    Lease::register_at(&place.endpoint(), &name, id, "a test")
+    Lease::register_at(&endpoint.endpoint(), &name, id, "a test")
 }
 
 #[test]
-fn one_that_an_operator_ends_says_so_and_takes_no_successor_with_it() {
+fn a_lease_ended_by_an_operator_does_not_end_its_successor() {
     let world = World::new();
     let first = lease(&world.host(), PORT).unwrap();
     world.handle().unregister(&service_ref(PORT)).unwrap();
-    let mut heard = None;
-    eventually("it has heard", || {
-        heard = first.check().err();
-        heard.is_some()
+    let mut ended = None;
+    eventually("the lease is ended", || {
+        ended = first.check().err();
+        ended.is_some()
     });
-    assert_eq!(refusal(&heard.unwrap()), Refusal::Unregistered);
+    assert_eq!(refusal(&ended.unwrap()), Refusal::Unregistered);
     world.register(PORT);
     drop(first);
     let second = lease(&world.host(), PORT + 1).unwrap();
     world.handle().unregister(&service_ref(PORT + 1)).unwrap();
     let third = lease(&world.host(), PORT + 1).unwrap();
     drop(second);
-    // The broker sees the ends of both before it hears of another lease.
+    // The broker handles the ends of both before this later lease.
     drop(lease(&world.host(), PORT + 2).unwrap());
     let kept = world.handle().service(&service_ref(PORT)).unwrap();
     assert!(!kept.lease);
@@ -47,7 +48,7 @@ fn one_that_an_operator_ends_says_so_and_takes_no_successor_with_it() {
 }
 
 #[test]
-fn neither_a_lease_nor_a_registration_takes_what_the_other_has() {
+fn a_lease_and_a_registration_cannot_replace_each_other() {
     let world = World::new();
     world.register(PORT);
     let denied = refused(lease(&world.host(), PORT));
@@ -79,7 +80,7 @@ fn toml_files(folder: &std::path::Path) -> usize {
 }
 
 #[test]
-fn a_file_that_says_what_a_lease_has_is_in_force_once_the_lease_has_ended() {
+fn a_file_that_names_a_leased_service_takes_effect_when_the_lease_ends() {
     let world = World::new();
     let held = lease(&world.host(), PORT).unwrap();
     let events = world.handle().events().unwrap();
@@ -91,8 +92,8 @@ fn a_file_that_says_what_a_lease_has_is_in_force_once_the_lease_has_ended() {
         fs::rename(&part, &path).unwrap();
     };
     let wait_for_problem = || {
-        eventually("it is reported", || {
-            let event = events.recv_timeout(crate::world::PATIENCE);
+        eventually("the problem is reported", || {
+            let event = events.recv_timeout(crate::world::TIMEOUT);
             matches!(
                 event.expect("an event").what,
                 hvsock_broker::model::EventKind::ConfigProblem { .. }
@@ -101,28 +102,28 @@ fn a_file_that_says_what_a_lease_has_is_in_force_once_the_lease_has_ended() {
     };
     write("name = \"From a file\"\n");
     wait_for_problem();
-    // A change of the file does not change the lease, and its end does not end it.
+    // A change of the file changes nothing while the lease lasts.
     write("name = \"From a changed file\"\n");
     wait_for_problem();
     let seen = || world.handle().service(&service_ref(PORT)).unwrap();
     assert!(seen().lease && seen().name.as_str() == "Service 600");
     held.check().unwrap();
     drop(held);
-    eventually("the file is in force", || {
+    eventually("the file is in effect", || {
         let service = world.handle().service(&service_ref(PORT));
         service.is_ok_and(|service| service.name.as_str() == "From a changed file")
     });
     assert!(!seen().lease);
 
     fs::remove_file(&path).unwrap();
-    eventually("it is gone", || {
+    eventually("the service is gone", || {
         world.handle().service(&service_ref(PORT)).is_err()
     });
     let held = lease(&world.host(), PORT).unwrap();
     write("name = \"From a file\"\n");
     wait_for_problem();
     fs::remove_file(&path).unwrap();
-    eventually("the store has seen it go", || {
+    eventually("the store has seen the removal", || {
         world.handle().export().is_empty()
     });
     held.check().unwrap();
@@ -130,14 +131,14 @@ fn a_file_that_says_what_a_lease_has_is_in_force_once_the_lease_has_ended() {
 }
 
 #[test]
-fn what_a_lease_allows_can_be_used_at_once() {
+fn a_leased_service_can_be_used_until_its_lease_ends() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     let held = lease(&host, PORT).unwrap();
     let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
     web.pair(VmId::PARENT, PORT, &listener);
     drop(held);
-    let error = listener.accept_timeout(crate::world::PATIENCE).unwrap_err();
+    let error = listener.accept_timeout(crate::world::TIMEOUT).unwrap_err();
     assert_eq!(refusal(&error), Refusal::Unregistered);
     let unregistered = refused(web.connect(VmId::PARENT, PORT));
     assert_eq!(unregistered, Refusal::Unregistered);

@@ -1,4 +1,5 @@
-//! Every table has a limit, a refusal that names it, and room again when something goes.
+//! Table limits. Each limit has a refusal that names it, and capacity is free again once an entry
+//! is removed.
 
 use hvsock::{Lease, Refusal, ServiceId, VmId};
 use hvsock_broker::ControlError;
@@ -8,7 +9,7 @@ use crate::world::{World, container, eventually, limit, partition_ref, service, 
 const PORT: u32 = 700;
 
 #[test]
-fn connections_of_one_partition() {
+fn connections_of_one_partition_are_limited() {
     let world = World::with(|config| config.limits.connections_per_partition = 3);
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -20,18 +21,18 @@ fn connections_of_one_partition() {
     let name = "connections_per_partition";
     assert_eq!(limit(web.connect(VmId::LOOPBACK, PORT)), name);
     assert_eq!(limit(web.connect(VmId::PARENT, PORT)), name);
-    // The other partition has its own count.
+    // Another partition has its own count.
     let loopback = host.listen(VmId::LOOPBACK, PORT).unwrap();
     host.pair(VmId::LOOPBACK, PORT, &loopback);
     pairs.pop();
-    eventually("there is room again", || {
+    eventually("capacity is free again", || {
         web.connect(VmId::PARENT, PORT).is_ok()
     });
     drop(listener);
 }
 
 #[test]
-fn connections_of_all() {
+fn connections_of_all_partitions_are_limited() {
     let world = World::with(|config| config.limits.connections = 2);
     let host = world.host();
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
@@ -39,13 +40,13 @@ fn connections_of_all() {
     let other = host.pair(VmId::LOOPBACK, PORT, &listener);
     assert_eq!(limit(host.connect(VmId::LOOPBACK, PORT)), "connections");
     drop(other);
-    eventually("there is room again", || {
+    eventually("capacity is free again", || {
         host.connect(VmId::LOOPBACK, PORT).is_ok()
     });
 }
 
 #[test]
-fn listeners_of_one_partition_and_of_all() {
+fn listeners_of_one_partition_and_of_all_are_limited() {
     let world = World::with(|config| {
         config.limits.listeners_per_partition = 2;
         config.limits.listeners = 3;
@@ -59,13 +60,13 @@ fn listeners_of_one_partition_and_of_all() {
     let _inside = web.listen(VmId::LOOPBACK, PORT).unwrap();
     assert_eq!(limit(web.listen(VmId::LOOPBACK, PORT + 1)), "listeners");
     listeners.pop();
-    eventually("there is room again", || {
+    eventually("capacity is free again", || {
         web.listen(VmId::LOOPBACK, PORT + 1).is_ok()
     });
 }
 
 #[test]
-fn registrations_and_leases() {
+fn registrations_and_leases_share_a_limit() {
     let world = World::with(|config| config.limits.registrations = 2);
     world.register(PORT);
     world.register(PORT + 1);
@@ -85,7 +86,7 @@ fn registrations_and_leases() {
 }
 
 #[test]
-fn partitions_and_groups() {
+fn partitions_and_groups_are_limited() {
     let world = World::with(|config| {
         config.limits.partitions = 2;
         config.limits.groups_per_partition = 1;

@@ -1,23 +1,23 @@
-//! Listeners that do not do their part.
+//! Listeners that misbehave. Covers full backlogs, false ACCEPTED messages, stopped and killed
+//! processes, and a partition with thousands of listeners.
 
 use std::io::{Read, Write};
 use std::net::Shutdown;
-use std::thread;
-use std::time::{Duration, Instant};
 
 use hvsock::{HvStream, Refusal, VmId};
 use hvsock_endpoint::ClientMessage;
 
-use crate::part::{Part, Playing};
+use crate::child::{Child, ChildRole};
 use crate::raw::Raw;
-use crate::world::{A_WHILE, PATIENCE, Place, World, accept, eventually, partition_ref, refused};
+use crate::world::{PartitionEndpoint, World, accept, eventually, partition_ref, refused};
 
 const PORT: u32 = 300;
 
-/// The broker may hear of an accept a little later than the test.
-fn connected_once_there_is_room(host: &Place) -> HvStream {
+/// Connects once the backlog has a free slot. The broker handles ACCEPTED a little after `accept`
+/// has returned.
+fn connect_once_not_full(host: &PartitionEndpoint) -> HvStream {
     let mut connected = None;
-    eventually("there is room for one", || {
+    eventually("a free slot in the backlog", || {
         connected = host.connect(VmId::LOOPBACK, PORT).ok();
         connected.is_some()
     });
@@ -25,7 +25,7 @@ fn connected_once_there_is_room(host: &Place) -> HvStream {
 }
 
 #[test]
-fn one_that_never_accepts_fills_its_backlog_and_nobody_elses() {
+fn a_listener_that_never_accepts_fills_only_its_own_backlog() {
     let world = World::new();
     let host = world.host();
     let lazy = host.listen_with(VmId::LOOPBACK, PORT, 3).unwrap();
@@ -34,79 +34,85 @@ fn one_that_never_accepts_fills_its_backlog_and_nobody_elses() {
         .map(|_| host.connect(VmId::LOOPBACK, PORT).unwrap())
         .collect();
     for _ in 0..10 {
-        let began = Instant::now();
+        // Refused by the broker, not timed out.
         let refusal = refused(host.connect(VmId::LOOPBACK, PORT));
         assert_eq!(refusal, Refusal::BacklogFull);
-        assert!(began.elapsed() < PATIENCE / 4);
         host.pair(VmId::LOOPBACK, PORT + 1, &busy);
     }
-    // Those that wait have lost nothing, and each that is taken makes room for one.
+    // Waiting connections carry data, and each accept frees one slot.
     (&waiting[0]).write_all(b"patience").unwrap();
     let mut bytes = [0; 8];
     accept(&lazy).read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"patience");
-    let _one_more = connected_once_there_is_room(&host);
+    let _one_more = connect_once_not_full(&host);
     let refusal = refused(host.connect(VmId::LOOPBACK, PORT));
     assert_eq!(refusal, Refusal::BacklogFull);
 }
 
 #[test]
-fn one_that_says_it_accepted_the_connections_of_others_changes_nothing() {
+fn accepted_messages_for_another_listeners_connections_are_ignored() {
     let world = World::new();
     let host = world.host();
     let honest = Raw::new(&host);
     honest.listen(VmId::LOOPBACK, PORT, 1);
-    let liar = Raw::new(&host);
-    liar.listen(VmId::LOOPBACK, PORT + 1, 1);
+    let hostile = Raw::new(&host);
+    hostile.listen(VmId::LOOPBACK, PORT + 1, 1);
     let waiting = host.connect(VmId::LOOPBACK, PORT).unwrap();
-    let (incoming, _data, _control) = honest.take();
+    let (incoming, _data, _control) = honest.recv_incoming();
     assert_eq!(incoming.connection, waiting.connection_id());
     for connection in [incoming.connection, 0, 1, u64::MAX] {
-        liar.say(&ClientMessage::Accepted { connection });
+        hostile.send(&ClientMessage::Accepted { connection });
     }
-    thread::sleep(A_WHILE);
-    assert!(liar.is_quiet(), "a number that means nothing is no fault");
+    world.later_exchange();
+    assert!(
+        hostile.is_silent(),
+        "an unknown id is no protocol violation"
+    );
     let refusal = refused(host.connect(VmId::LOOPBACK, PORT));
     assert_eq!(refusal, Refusal::BacklogFull);
-    // From whom it came it counts, and once.
+    // The listener's own ACCEPTED counts, and only once.
     for _ in 0..3 {
-        honest.say(&ClientMessage::Accepted {
+        honest.send(&ClientMessage::Accepted {
             connection: incoming.connection,
         });
     }
-    let _one_more = connected_once_there_is_room(&host);
+    let _one_more = connect_once_not_full(&host);
     let refusal = refused(host.connect(VmId::LOOPBACK, PORT));
     assert_eq!(refusal, Refusal::BacklogFull);
+    assert!(
+        hostile.is_silent(),
+        "an unknown id is no protocol violation"
+    );
 }
 
 #[test]
-fn one_that_says_it_accepted_without_taking_is_held_by_what_its_socket_holds() {
+fn accepted_without_receiving_is_bounded_by_the_listeners_socket_buffer() {
     let world = World::new();
     let host = world.host();
-    let liar = Raw::new(&host);
-    liar.listen(VmId::LOOPBACK, PORT, 4096);
+    let hostile = Raw::new(&host);
+    hostile.listen(VmId::LOOPBACK, PORT, 4096);
     let first = host.connect(VmId::LOOPBACK, PORT).unwrap().connection_id();
     let mut streams = Vec::new();
     let refusal = loop {
         let next = first + 1 + streams.len() as u64;
-        liar.say(&ClientMessage::Accepted { connection: next });
+        hostile.send(&ClientMessage::Accepted { connection: next });
         match host.connect(VmId::LOOPBACK, PORT) {
             Ok(stream) => streams.push(stream),
             Err(error) => break crate::world::refusal(&error),
         }
-        assert!(streams.len() < 4096, "nothing holds it");
+        assert!(streams.len() < 4096, "no bound");
     };
     assert_eq!(refusal, Refusal::BacklogFull);
-    // Others do not notice.
+    // Other listeners are not affected.
     let other = host.listen(VmId::LOOPBACK, PORT + 1).unwrap();
     host.pair(VmId::LOOPBACK, PORT + 1, &other);
 }
 
 #[test]
-fn one_whose_process_stands_still_holds_up_nobody_and_goes_on_later() {
+fn a_stopped_listener_blocks_no_other_and_serves_after_it_resumes() {
     let world = World::new();
     let host = world.host();
-    let stopped = Playing::start(&Part::Echo {
+    let stopped = Child::start(&ChildRole::Echo {
         endpoint: host.0.clone(),
         port: PORT,
         backlog: 4,
@@ -120,14 +126,12 @@ fn one_whose_process_stands_still_holds_up_nobody_and_goes_on_later() {
         stream.write_all(b"are you there?").unwrap();
         stream.shutdown(Shutdown::Write).unwrap();
     }
-    let began = Instant::now();
     for _ in 0..20 {
         let refusal = refused(host.connect(VmId::LOOPBACK, PORT));
         assert_eq!(refusal, Refusal::BacklogFull);
         host.pair(VmId::LOOPBACK, PORT + 1, &other);
     }
-    assert!(began.elapsed() < PATIENCE / 4, "{:?}", began.elapsed());
-    stopped.go_on();
+    stopped.resume();
     for mut stream in waiting {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
@@ -136,17 +140,17 @@ fn one_whose_process_stands_still_holds_up_nobody_and_goes_on_later() {
 }
 
 #[test]
-fn one_that_is_killed_ends_those_who_wait_and_those_it_took() {
+fn killing_a_listener_resets_waiting_and_accepted_connections() {
     let world = World::new();
     let host = world.host();
-    let mut killed = Playing::start(&Part::Echo {
+    let mut killed = Child::start(&ChildRole::Echo {
         endpoint: host.0.clone(),
         port: PORT,
         backlog: 8,
     });
-    // It reads the first to its end, and the second waits.
+    // It reads the first until its end, which never comes, and the second waits.
     let streams = [0; 2].map(|_| host.connect(VmId::LOOPBACK, PORT).unwrap());
-    eventually("it has taken the first", || {
+    eventually("it has accepted the first", || {
         world.handle().listeners().unwrap()[0].waiting == 1
     });
     killed.kill();
@@ -159,12 +163,12 @@ fn one_that_is_killed_ends_those_who_wait_and_those_it_took() {
     assert_eq!(refusal, Refusal::NoListener);
 }
 
-/// Cutting each carried out what was left to do from inside the one before, on one stack.
+/// Regression: closing each listener recursed into closing the next and overflowed the stack.
 #[test]
-fn thousands_in_one_partition_are_cut_at_once() {
+fn a_partition_with_thousands_of_listeners_can_be_removed() {
     let world = World::new();
     let web = world.container("web", None);
-    // As many as one partition may have, if the system lets this process have both ends.
+    // The limit of one partition, if this process may have that many descriptors.
     let most = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     let count = u32::try_from(most.current.unwrap_or(u64::MAX) / 4).map_or(4096, |n| n.min(4096));
     let listeners: Vec<Raw> = (0..count)
@@ -175,14 +179,12 @@ fn thousands_in_one_partition_are_cut_at_once() {
         })
         .collect();
     assert_eq!(world.handle().listeners().unwrap().len(), listeners.len());
-    let began = Instant::now();
     world
         .handle()
         .remove_partition(&partition_ref("web"))
         .unwrap();
     for raw in &listeners {
-        assert_eq!(raw.hear_reset(), Refusal::PartitionOff);
+        assert_eq!(raw.recv_reset(), Refusal::PartitionOff);
     }
-    assert!(began.elapsed() < Duration::from_secs(5));
     world.settles_at(0, 0);
 }

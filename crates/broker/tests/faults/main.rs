@@ -1,10 +1,12 @@
-//! Bad input and faults, end to end: what processes, operators, disks and the system can do to a
-//! broker, and what everybody else then sees. Where a broker has to be killed, or its descriptors
-//! counted, it is a process of its own ([`part`]).
+//! Hostile input and faults, end to end. Covers malformed messages, floods, full tables, killed and
+//! stopped processes, withdrawn services, pauses, full disks, invalid files and exhausted
+//! descriptors. Each test also checks that other connections are unaffected. A test that kills a
+//! broker or counts its descriptors runs it as a child process ([`child`]).
 
+mod child;
+mod closed;
 mod containers;
 mod crowds;
-mod cuts;
 mod deaths;
 mod descriptors;
 mod files;
@@ -13,7 +15,6 @@ mod leases;
 mod limits;
 mod listeners;
 mod messages;
-mod part;
 mod pauses;
 mod raw;
 mod rings;

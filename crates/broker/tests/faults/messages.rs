@@ -1,4 +1,5 @@
-//! What is no message, or not the one to say now.
+//! Malformed and unexpected messages on endpoint connections. Covers each message type, messages
+//! out of order, random bytes, unexpected descriptors, transports and backlog bounds.
 
 use std::io::{Read, Write};
 use std::os::fd::AsFd;
@@ -10,7 +11,7 @@ use hvsock_endpoint::{
 use hvsock_fabric::Refusal;
 use hvsock_testkit::TempFolder;
 
-use crate::part::BrokerProcess;
+use crate::child::BrokerProcess;
 use crate::raw::{self, Raw, bytes};
 use crate::world::{World, eventually};
 
@@ -50,7 +51,7 @@ fn every_message() -> [ClientMessage; 7] {
     ]
 }
 
-/// Bytes that are a message but for one thing each.
+/// Byte strings with one mistake each.
 fn malformed() -> Vec<Vec<u8>> {
     let mut malformed = vec![
         Vec::new(),
@@ -66,7 +67,7 @@ fn malformed() -> Vec<Vec<u8>> {
         // LOOKUP of a name that is not UTF-8, and of neither kind.
         [&[1, 1, 0, 0, 1, 0, 0, 0][..], b"\xff\xfe"].concat(),
         [&[1, 1, 0, 0, 3, 0, 0, 0][..], b"name"].concat(),
-        // SET_OPTION of an option that there is not.
+        // SET_OPTION of an unknown option.
         vec![1, 2, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0],
         // REGISTER whose name is longer than the message.
         [&[1, 5, 0, 0][..], &[7; 16], &[255; 4], b"name"].concat(),
@@ -88,13 +89,13 @@ fn malformed() -> Vec<Vec<u8>> {
         }
         malformed.push(good[..good.len().min(5)].to_vec());
     }
-    // Some of those are a whole message after all.
+    // Some truncated messages are valid.
     malformed.retain(|bytes| ClientMessage::decode(bytes).is_err());
     malformed
 }
 
 #[test]
-fn bytes_that_are_no_message_are_answered_with_the_reason_and_hurt_nobody_else() {
+fn a_malformed_message_is_refused_with_the_reason_and_affects_no_other_connection() {
     let world = World::new();
     let host = world.host();
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
@@ -103,15 +104,15 @@ fn bytes_that_are_no_message_are_answered_with_the_reason_and_hurt_nobody_else()
     assert!(malformed.len() > 40, "{}", malformed.len());
     for bytes in malformed {
         let raw = Raw::new(&host);
-        raw.say_bytes(&bytes);
-        let refusal = raw.hear_refused();
+        raw.send_bytes(&bytes);
+        let refusal = raw.recv_refused();
         assert!(is_protocol_fault(&refusal), "{bytes:?}: {refusal}");
 
-        // On a listener it ends the listener, on a lease the lease.
+        // On a listening connection it ends the listener.
         let raw = Raw::new(&host);
         raw.listen(VmId::LOOPBACK, PORT + 1, 1);
-        raw.say_bytes(&bytes);
-        assert!(is_protocol_fault(&raw.hear_refused()), "{bytes:?}");
+        raw.send_bytes(&bytes);
+        assert!(is_protocol_fault(&raw.recv_refused()), "{bytes:?}");
     }
     world.settles_at(1, 1);
     connected.write_all(b"unharmed").unwrap();
@@ -121,7 +122,7 @@ fn bytes_that_are_no_message_are_answered_with_the_reason_and_hurt_nobody_else()
 }
 
 #[test]
-fn on_a_connection_they_end_it_for_both_ends_and_say_why() {
+fn a_malformed_message_on_a_connection_resets_both_ends_with_the_reason() {
     let world = World::new();
     let host = world.host();
     let server = Raw::new(&host);
@@ -129,14 +130,14 @@ fn on_a_connection_they_end_it_for_both_ends_and_say_why() {
     for (turn, bytes) in malformed().into_iter().enumerate() {
         let client = Raw::new(&host);
         let _client_data = client.connect(VmId::LOOPBACK, PORT);
-        let (incoming, _server_data, control) = server.take();
-        server.say(&ClientMessage::Accepted {
+        let (incoming, _server_data, control) = server.recv_incoming();
+        server.send(&ClientMessage::Accepted {
             connection: incoming.connection,
         });
-        let speaker = if turn % 2 == 0 { &client } else { &control };
-        speaker.say_bytes(&bytes);
+        let sender = if turn % 2 == 0 { &client } else { &control };
+        sender.send_bytes(&bytes);
         for end in [&client, &control] {
-            let refusal = end.hear_reset();
+            let refusal = end.recv_reset();
             assert!(is_protocol_fault(&refusal), "{bytes:?}: {refusal}");
         }
     }
@@ -144,29 +145,29 @@ fn on_a_connection_they_end_it_for_both_ends_and_say_why() {
 }
 
 #[test]
-fn a_message_out_of_place_ends_the_endpoint_connection_and_what_it_stood_for() {
+fn an_unexpected_message_ends_the_endpoint_connection_with_its_listener_or_lease() {
     let world = World::new();
     let host = world.host();
-    let out_of_place = |raw: &Raw, said: &ClientMessage| {
-        raw.say(said);
-        let refusal = raw.hear_refused();
-        assert!(is_protocol_fault(&refusal), "{said:?}: {refusal}");
+    let unexpected = |raw: &Raw, message: &ClientMessage| {
+        raw.send(message);
+        let refusal = raw.recv_refused();
+        assert!(is_protocol_fault(&refusal), "{message:?}: {refusal}");
     };
-    for said in every_message() {
+    for message in every_message() {
         use ClientMessage::{Accepted, SetOption, Shutdown};
-        if matches!(said, Accepted { .. } | Shutdown) {
-            out_of_place(&Raw::new(&host), &said);
+        if matches!(message, Accepted { .. } | Shutdown) {
+            unexpected(&Raw::new(&host), &message);
         }
-        if !matches!(said, Accepted { .. } | SetOption { .. }) {
+        if !matches!(message, Accepted { .. } | SetOption { .. }) {
             let raw = Raw::new(&host);
             raw.listen(VmId::LOOPBACK, PORT, 1);
-            out_of_place(&raw, &said);
+            unexpected(&raw, &message);
         }
-        if !matches!(said, SetOption { .. }) {
+        if !matches!(message, SetOption { .. }) {
             let raw = Raw::new(&host);
-            raw.say(&register("A lease"));
-            assert_eq!(raw.hear(), BrokerMessage::Registered);
-            out_of_place(&raw, &said);
+            raw.send(&register("A lease"));
+            assert_eq!(raw.recv(), BrokerMessage::Registered);
+            unexpected(&raw, &message);
             eventually("the lease has ended", || {
                 world.handle().services(false).unwrap().is_empty()
             });
@@ -176,40 +177,40 @@ fn a_message_out_of_place_ends_the_endpoint_connection_and_what_it_stood_for() {
 }
 
 #[test]
-fn a_connect_without_any_transport_that_is_spoken_here_is_refused() {
+fn a_connect_without_a_supported_transport_is_refused() {
     let world = World::new();
     let host = world.host();
     let _listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
     let raw = Raw::new(&host);
     let mut offer = bytes(&raw::connect(VmId::LOOPBACK, PORT));
     offer[8..12].copy_from_slice(&0x8000_0000_u32.to_le_bytes());
-    raw.say_bytes(&offer);
-    assert_eq!(raw.hear_refused(), Refusal::NotSupported);
+    raw.send_bytes(&offer);
+    assert_eq!(raw.recv_refused(), Refusal::NotSupported);
     world.settles_at(1, 0);
 }
 
 #[test]
-fn random_bytes_and_damaged_messages_leave_nothing_behind() {
+fn random_bytes_and_damaged_messages_leak_nothing() {
     let world = World::new();
-    let places = [world.host(), world.container("web", None)];
+    let endpoints = [world.host(), world.container("web", None)];
     world.register(PORT);
-    let listener = places[0].listen(VmId::CHILDREN, PORT).unwrap();
+    let listener = endpoints[0].listen(VmId::CHILDREN, PORT).unwrap();
     let messages = every_message().map(|message| bytes(&message));
     let mut random = Random(1);
     for turn in 0..3000 {
-        let raw = Raw::new(&places[turn % 2]);
+        let raw = Raw::new(&endpoints[turn % 2]);
         for _ in 0..1 + random.below(4) {
-            let mut said = messages[random.below(messages.len())].clone();
+            let mut message = messages[random.below(messages.len())].clone();
             match random.below(4) {
-                0 => said = (0..random.below(100)).map(|_| random.byte()).collect(),
-                1 => said.truncate(random.below(said.len())),
+                0 => message = (0..random.below(100)).map(|_| random.byte()).collect(),
+                1 => message.truncate(random.below(message.len())),
                 2 => {
-                    let at = random.below(said.len());
-                    said[at] = random.byte();
+                    let at = random.below(message.len());
+                    message[at] = random.byte();
                 }
                 _ => {}
             }
-            if !raw.say_bytes(&said) {
+            if !raw.send_bytes(&message) {
                 break;
             }
         }
@@ -218,12 +219,12 @@ fn random_bytes_and_damaged_messages_leave_nothing_behind() {
     world.settles_at(0, 0);
     let services = world.handle().services(false).unwrap();
     assert_eq!(services.len(), 1, "{services:?}");
-    // And it still does what it is for.
-    let listener = places[0].listen(VmId::CHILDREN, PORT).unwrap();
-    places[1].pair(VmId::PARENT, PORT, &listener);
+    // The broker still serves connections.
+    let listener = endpoints[0].listen(VmId::CHILDREN, PORT).unwrap();
+    endpoints[1].pair(VmId::PARENT, PORT, &listener);
 }
 
-/// A small generator, the same numbers each time (xorshift64*).
+/// A deterministic pseudorandom generator (xorshift64*).
 struct Random(u64);
 
 impl Random {
@@ -244,7 +245,7 @@ impl Random {
 }
 
 #[test]
-fn descriptors_that_nobody_asked_for_never_enter_the_broker() {
+fn unexpected_descriptors_are_refused_and_never_stay_open() {
     let folder = TempFolder::new();
     let broker = BrokerProcess::start(folder.path(), None);
     let host = broker.host();
@@ -258,43 +259,43 @@ fn descriptors_that_nobody_asked_for_never_enter_the_broker() {
         value: 1,
     });
     for turn in 0..400 {
-        // Beside a good message or a bad one, one descriptor or as many as the kernel takes.
-        let said: &[u8] = if turn % 2 == 0 { &good } else { b"nonsense" };
+        // With a valid or a malformed message, one descriptor or the kernel's maximum.
+        let message: &[u8] = if turn % 2 == 0 { &good } else { b"nonsense" };
         let count = if turn % 3 == 0 { 253 } else { 1 };
         let raw = Raw::new(&host);
-        raw.say_with(said, &many[..count]).unwrap();
-        assert!(is_protocol_fault(&raw.hear_refused()));
+        raw.send_with_fds(message, &many[..count]).unwrap();
+        assert!(is_protocol_fault(&raw.recv_refused()));
 
         let client = Raw::new(&host);
         let _data = client.connect(VmId::LOOPBACK, PORT);
-        let (_, _server_data, control) = server.take();
-        client.say_with(said, &many[..count]).unwrap();
-        assert!(is_protocol_fault(&client.hear_reset()));
-        assert!(is_protocol_fault(&control.hear_reset()));
+        let (_, _server_data, control) = server.recv_incoming();
+        client.send_with_fds(message, &many[..count]).unwrap();
+        assert!(is_protocol_fault(&client.recv_reset()));
+        assert!(is_protocol_fault(&control.recv_reset()));
         assert!(broker.descriptors() < before + 32);
     }
     eventually("the broker has no more descriptors than before", || {
         broker.descriptors() <= before
     });
-    // None of the copies is left anywhere, or this would wait for ever.
+    // The pipe reads as ended only if no copy of its write end is left.
     drop(many);
     drop(other);
     assert_eq!(rustix::io::read(&pipe, &mut [0; 1]), Ok(0));
 }
 
 #[test]
-fn a_backlog_of_any_size_is_granted_within_bounds() {
+fn a_backlog_is_clamped_to_its_bounds() {
     let world = World::new();
     for (asked, granted) in [(0, 1), (1, 1), (4096, 4096), (u32::MAX, 4096)] {
         let raw = Raw::new(&world.host());
-        raw.say(&ClientMessage::Listen(Listen {
+        raw.send(&ClientMessage::Listen(Listen {
             backlog: asked,
             ..match raw::listen(VmId::LOOPBACK, PORT, 0) {
                 ClientMessage::Listen(listen) => listen,
                 _ => unreachable!(),
             }
         }));
-        match raw.hear() {
+        match raw.recv() {
             BrokerMessage::Listening(listening) => assert_eq!(listening.backlog, granted),
             other => panic!("{other:?}"),
         }

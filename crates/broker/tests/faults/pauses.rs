@@ -1,4 +1,5 @@
-//! Partitions that are paused, with connections that want to outlast it and others that do not.
+//! Paused partitions. Covers connections with and without `HVSOCKET_CONNECTED_SUSPEND`, changes of
+//! the option, and suspended connections that are closed or whose process is killed.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -7,23 +8,22 @@ use std::time::Duration;
 use hvsock::{HvListener, HvStream, Refusal, VmId};
 use hvsock_broker::model::{ConnectionState, PartitionState};
 
-use crate::part::{Part, Playing};
+use crate::child::{Child, ChildRole};
 use crate::world::{
-    A_WHILE, PATIENCE, Place, World, accept, eventually, partition_ref, refusal, refused,
-    service_ref,
+    PartitionEndpoint, World, accept, eventually, partition_ref, refusal, refused, service_ref,
 };
 
 const PORT: u32 = 900;
 
-/// A host with the container `web`, whose service is registered.
-struct Scene {
+/// A host with a container `web` and a registered service.
+struct Fixture {
     world: World,
-    host: Place,
-    web: Place,
+    host: PartitionEndpoint,
+    web: PartitionEndpoint,
     listener: HvListener,
 }
 
-impl Scene {
+impl Fixture {
     fn new() -> Self {
         let world = World::new();
         let (host, web) = (world.host(), world.container("web", None));
@@ -37,8 +37,8 @@ impl Scene {
         }
     }
 
-    /// A connection from the container to the host that outlasts a pause.
-    fn lasting(&self) -> (HvStream, HvStream) {
+    /// A connection from the container to the host that survives a pause.
+    fn suspendable_pair(&self) -> (HvStream, HvStream) {
         let inside = self.web.connect_suspendable(VmId::PARENT, PORT);
         (inside, accept(&self.listener))
     }
@@ -57,57 +57,49 @@ impl Scene {
     }
 }
 
-/// Nothing comes for a while.
-fn stands_still(stream: &mut HvStream) {
-    stream.set_read_timeout(Some(A_WHILE)).unwrap();
-    let error = stream.read(&mut [0]).unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::TimedOut, "{error}");
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-}
-
-fn cut(stream: &mut HvStream) -> Refusal {
+fn reset_reason(stream: &mut HvStream) -> Refusal {
     let error = stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     refusal(&error)
 }
 
 #[test]
-fn a_pause_cuts_connections_and_refuses_new_ones_both_ways_until_it_ends() {
-    let scene = Scene::new();
-    let (mut inside, mut outside) = scene.web.pair(VmId::PARENT, PORT, &scene.listener);
-    let serving = scene.web.listen(VmId::PARENT, PORT).unwrap();
+fn a_pause_resets_connections_and_refuses_new_ones_both_ways_until_it_ends() {
+    let fixture = Fixture::new();
+    let (mut inside, mut outside) = fixture.web.pair(VmId::PARENT, PORT, &fixture.listener);
+    let serving = fixture.web.listen(VmId::PARENT, PORT).unwrap();
     let web = VmId::of_container("web");
-    scene.pause();
-    assert_eq!(cut(&mut inside), Refusal::PartitionPaused);
-    assert_eq!(cut(&mut outside), Refusal::PartitionPaused);
+    fixture.pause();
+    assert_eq!(reset_reason(&mut inside), Refusal::PartitionPaused);
+    assert_eq!(reset_reason(&mut outside), Refusal::PartitionPaused);
     for refusal in [
-        refused(scene.web.connect(VmId::PARENT, PORT)),
-        refused(scene.host.connect(web, PORT)),
-        refused(scene.web.connect(VmId::LOOPBACK, PORT)),
+        refused(fixture.web.connect(VmId::PARENT, PORT)),
+        refused(fixture.host.connect(web, PORT)),
+        refused(fixture.web.connect(VmId::LOOPBACK, PORT)),
     ] {
         assert_eq!(refusal, Refusal::PartitionPaused);
     }
-    scene.resume();
-    scene.web.pair(VmId::PARENT, PORT, &scene.listener);
-    // The listener outlasted it.
-    scene.host.pair(web, PORT, &serving);
+    fixture.resume();
+    fixture.web.pair(VmId::PARENT, PORT, &fixture.listener);
+    // The listener survives the pause.
+    fixture.host.pair(web, PORT, &serving);
 }
 
 #[test]
-fn one_that_wants_to_outlast_it_stands_still_and_loses_nothing() {
-    let scene = Scene::new();
-    let (mut inside, mut outside) = scene.lasting();
+fn a_suspended_connection_moves_no_bytes_and_loses_none() {
+    let fixture = Fixture::new();
+    let (mut inside, mut outside) = fixture.suspendable_pair();
     inside.write_all(b"before ").unwrap();
     outside.read_exact(&mut [0; 7]).unwrap();
-    scene.pause();
-    let connection = &scene.world.handle().connections().unwrap()[0];
+    fixture.pause();
+    let connection = &fixture.world.handle().connections().unwrap()[0];
     assert_eq!(connection.state, ConnectionState::Suspended);
     inside.write_all(b"meanwhile").unwrap();
     inside.shutdown(Shutdown::Write).unwrap();
     outside.write_all(b"and back").unwrap();
-    stands_still(&mut outside);
-    stands_still(&mut inside);
-    scene.resume();
+    fixture.world.nothing_arrives(&mut outside);
+    fixture.world.nothing_arrives(&mut inside);
+    fixture.resume();
     let mut text = String::new();
     outside.read_to_string(&mut text).unwrap();
     assert_eq!(text, "meanwhile");
@@ -116,16 +108,16 @@ fn one_that_wants_to_outlast_it_stands_still_and_loses_nothing() {
     inside.read_to_string(&mut text).unwrap();
     assert_eq!(text, "and back");
     drop((inside, outside));
-    scene.world.settles_at(1, 0);
+    fixture.world.settles_at(1, 0);
 }
 
 #[test]
-fn either_end_can_want_it_and_may_change_its_mind() {
-    let scene = Scene::new();
-    let (inside, mut outside) = scene.web.pair(VmId::PARENT, PORT, &scene.listener);
+fn either_end_can_set_and_clear_connected_suspend_at_any_time() {
+    let fixture = Fixture::new();
+    let (inside, mut outside) = fixture.web.pair(VmId::PARENT, PORT, &fixture.listener);
     let wanted = |ends: [bool; 2]| {
-        eventually("the broker has heard", || {
-            let connection = &scene.world.handle().connections().unwrap()[0];
+        eventually("the broker has handled the option", || {
+            let connection = &fixture.world.handle().connections().unwrap()[0];
             [
                 connection.from.connected_suspend,
                 connection.to.connected_suspend,
@@ -134,54 +126,54 @@ fn either_end_can_want_it_and_may_change_its_mind() {
     };
     outside.set_connected_suspend(true).unwrap();
     wanted([false, true]);
-    scene.pause();
-    stands_still(&mut outside);
-    // While it stands still it can be changed as well.
+    fixture.pause();
+    fixture.world.nothing_arrives(&mut outside);
+    // The option can also be changed while the connection is suspended.
     inside.set_connected_suspend(true).unwrap();
     outside.set_connected_suspend(false).unwrap();
     wanted([true, false]);
-    scene.resume();
+    fixture.resume();
     (&inside).write_all(b"!").unwrap();
     outside.read_exact(&mut [0]).unwrap();
     inside.set_connected_suspend(false).unwrap();
     wanted([false, false]);
-    scene.pause();
-    assert_eq!(cut(&mut outside), Refusal::PartitionPaused);
+    fixture.pause();
+    assert_eq!(reset_reason(&mut outside), Refusal::PartitionPaused);
 }
 
 #[test]
-fn what_a_listener_wants_holds_for_those_it_accepts() {
-    let scene = Scene::new();
+fn accepted_connections_inherit_the_listeners_connected_suspend() {
+    let fixture = Fixture::new();
     let serving = HvListener::options()
-        .endpoint(scene.web.endpoint())
+        .endpoint(fixture.web.endpoint())
         .connected_suspend(true)
         .listen(crate::world::address(VmId::PARENT, PORT))
         .unwrap();
     let web = VmId::of_container("web");
-    let (mut outside, mut inside) = scene.host.pair(web, PORT, &serving);
-    scene.pause();
+    let (mut outside, mut inside) = fixture.host.pair(web, PORT, &serving);
+    fixture.pause();
     inside.write_all(b"!").unwrap();
-    stands_still(&mut outside);
-    scene.resume();
+    fixture.world.nothing_arrives(&mut outside);
+    fixture.resume();
     outside.read_exact(&mut [0]).unwrap();
 }
 
 #[test]
-fn loopback_in_it_stands_still_with_it() {
-    let scene = Scene::new();
-    let listener = scene.web.listen(VmId::LOOPBACK, PORT).unwrap();
-    let (mut one, mut other) = scene.web.pair(VmId::LOOPBACK, PORT, &listener);
-    scene.pause();
+fn loopback_connections_of_a_paused_partition_are_suspended() {
+    let fixture = Fixture::new();
+    let listener = fixture.web.listen(VmId::LOOPBACK, PORT).unwrap();
+    let (mut one, mut other) = fixture.web.pair(VmId::LOOPBACK, PORT, &listener);
+    fixture.pause();
     one.write_all(b"!").unwrap();
-    stands_still(&mut other);
-    scene.resume();
+    fixture.world.nothing_arrives(&mut other);
+    fixture.resume();
     other.read_exact(&mut [0]).unwrap();
 }
 
 #[test]
-fn much_on_its_way_stands_still_and_arrives_whole() {
-    let scene = Scene::new();
-    let (mut inside, mut outside) = scene.lasting();
+fn bytes_in_flight_survive_several_pauses() {
+    let fixture = Fixture::new();
+    let (mut inside, mut outside) = fixture.suspendable_pair();
     let total = 8 << 20;
     let byte = |at: usize| (at % 251) as u8;
     std::thread::scope(|scope| {
@@ -204,9 +196,9 @@ fn much_on_its_way_stands_still_and_arrives_whole() {
             assert!(whole, "damaged after {at} bytes");
             let quarter = total / 4;
             if at / quarter != (at + count) / quarter {
-                scene.pause();
+                fixture.pause();
                 std::thread::sleep(Duration::from_millis(20));
-                scene.resume();
+                fixture.resume();
             }
             at += count;
         }
@@ -215,29 +207,31 @@ fn much_on_its_way_stands_still_and_arrives_whole() {
 }
 
 #[test]
-fn a_process_killed_meanwhile_is_a_reset_after_all_its_bytes() {
-    let scene = Scene::new();
-    let (inside, mut outside) = scene.lasting();
+fn a_process_killed_during_a_pause_resets_its_connection_when_the_pause_ends() {
+    let fixture = Fixture::new();
+    let (inside, mut outside) = fixture.suspendable_pair();
     (&inside).write_all(b"last words").unwrap();
     let mut bytes = [0; 10];
     outside.read_exact(&mut bytes).unwrap();
-    let mut killed = Playing::start(&Part::Flood {
-        endpoint: scene.web.0.clone(),
+    let mut killed = Child::start(&ChildRole::Flood {
+        endpoint: fixture.web.0.clone(),
         vm: VmId::PARENT,
         port: PORT,
     });
-    let mut flooded = accept(&scene.listener);
+    let mut flooded = accept(&fixture.listener);
     flooded.set_connected_suspend(true).unwrap();
-    eventually("the broker has heard", || {
-        let connections = scene.world.handle().connections().unwrap();
+    eventually("the broker has handled the option", || {
+        let connections = fixture.world.handle().connections().unwrap();
         connections[1].to.connected_suspend
     });
-    scene.pause();
+    fixture.pause();
     killed.kill();
-    // Nobody hears of it yet: the partition stands still.
-    std::thread::sleep(A_WHILE);
-    assert_eq!(scene.world.handle().connections().unwrap().len(), 2);
-    scene.resume();
+    // The connection is not reset during the pause.
+    fixture.world.later_exchange();
+    let connections = fixture.world.handle().connections().unwrap();
+    let id = flooded.connection_id();
+    assert!(connections.iter().any(|connection| connection.id == id));
+    fixture.resume();
     let mut buffer = vec![0; 65_536];
     let error = loop {
         match flooded.read(&mut buffer) {
@@ -252,37 +246,37 @@ fn a_process_killed_meanwhile_is_a_reset_after_all_its_bytes() {
 }
 
 #[test]
-fn what_stands_still_can_be_cut_disabled_and_removed() {
-    let scene = Scene::new();
-    let handle = scene.world.handle();
-    let [mut first, mut second, mut third] = [0; 3].map(|_| scene.lasting());
-    scene.pause();
+fn suspended_connections_can_be_closed_disabled_and_removed() {
+    let fixture = Fixture::new();
+    let handle = fixture.world.handle();
+    let [mut first, mut second, mut third] = [0; 3].map(|_| fixture.suspendable_pair());
+    fixture.pause();
     handle.cut(first.0.connection_id()).unwrap();
     for end in [&mut first.0, &mut first.1] {
-        assert!(matches!(cut(end), Refusal::Reset { .. }));
+        assert!(matches!(reset_reason(end), Refusal::Reset { .. }));
     }
     let web = partition_ref("web");
     handle
         .set_enabled(&service_ref(PORT), false, Some(&web))
         .unwrap();
     for end in [&mut second.0, &mut second.1, &mut third.0, &mut third.1] {
-        assert!(matches!(cut(end), Refusal::Disabled { .. }));
+        assert!(matches!(reset_reason(end), Refusal::Disabled { .. }));
     }
     handle
         .set_enabled(&service_ref(PORT), true, Some(&web))
         .unwrap();
-    scene.resume();
-    let mut fourth = scene.lasting();
-    scene.pause();
+    fixture.resume();
+    let mut fourth = fixture.suspendable_pair();
+    fixture.pause();
     handle.remove_partition(&web).unwrap();
     for end in [&mut fourth.0, &mut fourth.1] {
-        assert_eq!(cut(end), Refusal::PartitionOff);
+        assert_eq!(reset_reason(end), Refusal::PartitionOff);
     }
-    scene.world.settles_at(1, 0);
+    fixture.world.settles_at(1, 0);
 }
 
 #[test]
-fn siblings_go_on_when_both_run() {
+fn a_connection_between_siblings_resumes_when_both_run() {
     let world = World::new();
     let pair = ["one", "two"].map(|name| world.container(name, Some("group")));
     world.register(PORT);
@@ -297,7 +291,7 @@ fn siblings_go_on_when_both_run() {
     set("two", PartitionState::Paused);
     one.write_all(b"!").unwrap();
     set("one", PartitionState::Running);
-    stands_still(&mut two);
+    world.nothing_arrives(&mut two);
     set("two", PartitionState::Running);
     two.read_exact(&mut [0]).unwrap();
 }

@@ -1,4 +1,4 @@
-//! A client that says what it likes: the endpoint's messages by hand.
+//! A client that sends any bytes: the endpoint's messages without the library.
 
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
@@ -15,12 +15,12 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use crate::world::{PATIENCE, Place};
+use crate::world::{PartitionEndpoint, TIMEOUT};
 
-/// What a client offers that can do everything.
+/// Both transports.
 pub const EITHER: Transports = Transports::DESCRIPTOR.union(Transports::RING);
 
-/// What an end of a ring is made of.
+/// The descriptors of one end of a ring: the memory, its own doorbell and the peer's.
 pub struct RingParts {
     pub memory: OwnedFd,
     pub own: OwnedFd,
@@ -31,32 +31,32 @@ pub struct RingParts {
 pub struct Raw(pub OwnedFd);
 
 impl Raw {
-    pub fn new(place: &Place) -> Self {
-        Self::try_new(place).expect("the broker takes clients")
+    pub fn new(endpoint: &PartitionEndpoint) -> Self {
+        Self::try_new(endpoint).expect("the broker takes clients")
     }
 
-    pub fn try_new(place: &Place) -> io::Result<Self> {
-        Ok(Self::of(seqpacket::connect(&place.0, PATIENCE)?))
+    pub fn try_new(endpoint: &PartitionEndpoint) -> io::Result<Self> {
+        Ok(Self::of(seqpacket::connect(&endpoint.0, TIMEOUT)?))
     }
 
     pub fn of(socket: OwnedFd) -> Self {
         Self(socket)
     }
 
-    /// Waits until it can be read or written.
+    /// Waits until the socket is ready.
     #[track_caller]
     fn wait(&self, wanted: PollFlags) {
         let mut fds = [PollFd::new(&self.0, wanted)];
-        let ready = poll::wait(&mut fds, Some(Instant::now() + PATIENCE));
-        assert!(ready.expect("a socket"), "not in time");
+        let ready = poll::wait(&mut fds, Some(Instant::now() + TIMEOUT));
+        assert!(ready.expect("a socket"), "timed out");
     }
 
-    /// Sends a message; false if the broker has gone away.
-    pub fn say(&self, said: &ClientMessage) -> bool {
-        self.say_bytes(&bytes(said))
+    /// Sends a message. Returns `false` if the broker has closed the connection.
+    pub fn send(&self, message: &ClientMessage) -> bool {
+        self.send_bytes(&bytes(message))
     }
 
-    pub fn say_bytes(&self, bytes: &[u8]) -> bool {
+    pub fn send_bytes(&self, bytes: &[u8]) -> bool {
         self.wait(PollFlags::OUT);
         match message::send(&self.0, bytes, &[]) {
             Ok(()) => true,
@@ -72,18 +72,18 @@ impl Raw {
     }
 
     /// Sends a message with any number of descriptors.
-    pub fn say_with(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        let mut room = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-        let mut control = SendAncillaryBuffer::new(&mut room);
+    pub fn send_with_fds(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
         assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
         let bytes = [IoSlice::new(bytes)];
         rustix::net::sendmsg(&self.0, &bytes, &mut control, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
-    /// The broker's next message with its descriptors; nothing at the end.
+    /// Receives the broker's next message with its descriptors; `None` at the end.
     #[track_caller]
-    pub fn hear_all(&self) -> Option<(BrokerMessage, Vec<OwnedFd>)> {
+    pub fn recv_with_fds(&self) -> Option<(BrokerMessage, Vec<OwnedFd>)> {
         let mut buffer = [0; MAX_MESSAGE];
         self.wait(PollFlags::IN);
         let received = message::recv_with_descriptors(&self.0, &mut buffer).expect("a message");
@@ -95,55 +95,55 @@ impl Raw {
     }
 
     #[track_caller]
-    pub fn hear(&self) -> BrokerMessage {
-        self.hear_all().expect("a message, not the end").0
+    pub fn recv(&self) -> BrokerMessage {
+        self.recv_with_fds().expect("a message, not the end").0
     }
 
-    /// Why the broker turned this down; nothing may follow it.
+    /// Receives a REFUSED and then the end.
     #[track_caller]
-    pub fn hear_refused(&self) -> Refusal {
-        let refusal = match self.hear() {
+    pub fn recv_refused(&self) -> Refusal {
+        let refusal = match self.recv() {
             BrokerMessage::Refused(refused) => refusal(&refused),
-            other => panic!("{other:?} is no REFUSED"),
+            other => panic!("{other:?} instead of REFUSED"),
         };
-        self.hear_end();
+        self.recv_end();
         refusal
     }
 
-    /// Why the broker cut this; nothing may follow it.
+    /// Receives a RESET and then the end.
     #[track_caller]
-    pub fn hear_reset(&self) -> Refusal {
-        let refusal = match self.hear() {
+    pub fn recv_reset(&self) -> Refusal {
+        let refusal = match self.recv() {
             BrokerMessage::Reset(refused) => refusal(&refused),
-            other => panic!("{other:?} is no RESET"),
+            other => panic!("{other:?} instead of RESET"),
         };
-        self.hear_end();
+        self.recv_end();
         refusal
     }
 
     #[track_caller]
-    pub fn hear_end(&self) {
-        assert_eq!(self.hear_all().map(|(message, _)| message), None);
+    pub fn recv_end(&self) {
+        assert_eq!(self.recv_with_fds().map(|(message, _)| message), None);
     }
 
-    /// Whether the broker still holds this open and has said nothing.
-    pub fn is_quiet(&self) -> bool {
+    /// Whether the connection is open and no message is queued on it.
+    pub fn is_silent(&self) -> bool {
         let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
         !poll::wait(&mut fds, Some(Instant::now())).expect("a socket")
     }
 
-    /// Listens, and keeps its own counsel.
+    /// Listens for connections over descriptors.
     #[track_caller]
     pub fn listen(&self, vm: VmId, port: u32, backlog: u32) {
-        self.say(&listen(vm, port, backlog));
-        let answer = self.hear();
+        self.send(&listen(vm, port, backlog));
+        let answer = self.recv();
         assert!(matches!(answer, BrokerMessage::Listening(_)), "{answer:?}");
     }
 
-    /// Takes a connection whose ends share memory, and does not say so.
+    /// Receives a connection over a ring, without sending ACCEPTED.
     #[track_caller]
-    pub fn take_ring(&self) -> (Incoming, RingParts, Raw) {
-        let Some((BrokerMessage::Incoming(incoming), descriptors)) = self.hear_all() else {
+    pub fn recv_incoming_ring(&self) -> (Incoming, RingParts, Raw) {
+        let Some((BrokerMessage::Incoming(incoming), descriptors)) = self.recv_with_fds() else {
             panic!("no INCOMING");
         };
         assert_eq!(incoming.transport, Transport::Ring);
@@ -151,11 +151,11 @@ impl Raw {
         (incoming, RingParts { memory, own, peer }, Self::of(control))
     }
 
-    /// Connects, and returns what an end of a ring is made of.
+    /// Connects over a ring and returns the ring's descriptors.
     #[track_caller]
     pub fn connect_ring(&self, vm: VmId, port: u32) -> RingParts {
-        self.say(&connect_by(vm, port, EITHER, false));
-        match self.hear_all() {
+        self.send(&connect_by(vm, port, EITHER, false));
+        match self.recv_with_fds() {
             Some((BrokerMessage::Connected(connected), descriptors)) => {
                 assert_eq!(connected.transport, Transport::Ring);
                 let [memory, own, peer] = <[OwnedFd; 3]>::try_from(descriptors).expect("three");
@@ -165,22 +165,22 @@ impl Raw {
         }
     }
 
-    /// Listens for connections of either kind, and keeps its own counsel.
+    /// Listens for connections over either transport.
     #[track_caller]
     pub fn listen_ring(&self, vm: VmId, port: u32, backlog: u32) {
-        self.say(&listen_by(vm, port, backlog, EITHER, false));
-        let answer = self.hear();
+        self.send(&listen_by(vm, port, backlog, EITHER, false));
+        let answer = self.recv();
         assert!(matches!(answer, BrokerMessage::Listening(_)), "{answer:?}");
     }
 
     pub fn set_option(&self, option: SocketOption, value: u32) {
-        self.say(&ClientMessage::SetOption { option, value });
+        self.send(&ClientMessage::SetOption { option, value });
     }
 
-    /// Takes a connection with its two descriptors, and does not say so.
+    /// Receives a connection with its data and control descriptors, without sending ACCEPTED.
     #[track_caller]
-    pub fn take(&self) -> (Incoming, OwnedFd, Raw) {
-        let Some((BrokerMessage::Incoming(incoming), descriptors)) = self.hear_all() else {
+    pub fn recv_incoming(&self) -> (Incoming, OwnedFd, Raw) {
+        let Some((BrokerMessage::Incoming(incoming), descriptors)) = self.recv_with_fds() else {
             panic!("no INCOMING");
         };
         let [data, control] = <[OwnedFd; 2]>::try_from(descriptors).expect("two");
@@ -190,8 +190,8 @@ impl Raw {
     /// Connects, and returns the data descriptor.
     #[track_caller]
     pub fn connect(&self, vm: VmId, port: u32) -> OwnedFd {
-        self.say(&connect(vm, port));
-        match self.hear_all() {
+        self.send(&connect(vm, port));
+        match self.recv_with_fds() {
             Some((BrokerMessage::Connected(_), descriptors)) => {
                 let [data] = <[OwnedFd; 1]>::try_from(descriptors).expect("one");
                 data

@@ -1,8 +1,9 @@
-//! Connections whose ends share memory, by processes that speak the endpoint's protocol by hand:
-//! what they are given, how it is agreed on, and what the broker does about their ends.
+//! Connections over rings, between processes that send the endpoint's messages without the library.
+//! Covers the descriptors that each process receives, the choice of transport and size, the ring's
+//! layout, counters, invalid counts, and how each kind of end is reported.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hvsock::{Refusal, VmId};
 use hvsock_broker::model::{Connection, ConnectionState, PartitionState};
@@ -13,14 +14,14 @@ use hvsock_sys::{doorbell, poll, shared_memory};
 use hvsock_testkit::TempFolder;
 use rustix::fs::{FileType, OFlags};
 
-use crate::part::BrokerProcess;
+use crate::child::BrokerProcess;
 use crate::raw::{EITHER, Raw, RingParts, connect_by, listen_by};
-use crate::world::{PATIENCE, Place, World, eventually, partition_ref, service_ref};
+use crate::world::{PartitionEndpoint, TIMEOUT, World, eventually, partition_ref, service_ref};
 
 const PORT: u32 = 1200;
 const HEADER: u64 = 4096;
 
-/// A process's end of a ring with its control connection.
+/// One process's end of a ring with its control connection.
 struct Process {
     control: Raw,
     end: End,
@@ -33,12 +34,12 @@ impl Process {
         Self { control, end }
     }
 
-    /// Closes as a program does that is done.
+    /// Closes cleanly.
     fn close(self) {
         self.end.shutdown_write();
     }
 
-    /// Reads to the end of whatever kind.
+    /// Reads until the end, of any kind.
     #[track_caller]
     fn read_all(&self) -> (Vec<u8>, Stop) {
         let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
@@ -46,23 +47,29 @@ impl Process {
         loop {
             match self.end.try_read(&mut buffer) {
                 Ok(count) => all.extend_from_slice(&buffer[..count]),
-                Err(Stop::WouldBlock) => assert!(began.elapsed() < PATIENCE, "no end"),
+                Err(Stop::WouldBlock) => assert!(began.elapsed() < TIMEOUT, "no end"),
                 Err(stop) => return (all, stop),
             }
         }
     }
 }
 
-/// Both ends of a ring.
+/// Both ends of a connection over a ring.
 struct Pair {
     client: Process,
     server: Process,
 }
 
 impl Pair {
-    /// From one place to another, with an option of the connecting process if one is given.
+    /// Connects one endpoint to another. `suspendable`: the connecting process survives a pause.
     #[track_caller]
-    fn new(from: &Place, vm: VmId, to: &Place, of: VmId, suspendable: bool) -> Self {
+    fn new(
+        from: &PartitionEndpoint,
+        vm: VmId,
+        to: &PartitionEndpoint,
+        of: VmId,
+        suspendable: bool,
+    ) -> Self {
         let listener = Raw::new(to);
         listener.listen_ring(of, PORT, 8);
         let client = Raw::new(from);
@@ -70,18 +77,18 @@ impl Pair {
             client.set_option(SocketOption::ConnectedSuspend, 1);
         }
         let parts = client.connect_ring(vm, PORT);
-        let (incoming, other, control) = listener.take_ring();
+        let (incoming, other, control) = listener.recv_incoming_ring();
         let connection = incoming.connection;
-        // It outlasts its listener, then.
-        listener.say(&ClientMessage::Accepted { connection });
+        // So that the connection survives its listener.
+        listener.send(&ClientMessage::Accepted { connection });
         Self {
             client: Process::new(Side::First, parts, client),
             server: Process::new(Side::Second, other, control),
         }
     }
 
-    fn looped(place: &Place) -> Self {
-        Self::new(place, VmId::LOOPBACK, place, VmId::LOOPBACK, false)
+    fn looped(endpoint: &PartitionEndpoint) -> Self {
+        Self::new(endpoint, VmId::LOOPBACK, endpoint, VmId::LOOPBACK, false)
     }
 }
 
@@ -92,22 +99,23 @@ fn only(world: &World) -> Connection {
     connections.remove(0)
 }
 
-fn heard(bell: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(bell, PollFlags::IN)];
+/// Whether a doorbell has a pending notification.
+fn is_notified(doorbell: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(doorbell, PollFlags::IN)];
     poll::wait(&mut fds, Some(Instant::now())).unwrap()
 }
 
 #[test]
-fn each_process_gets_the_memory_and_its_half_of_both_bells() {
+fn each_process_receives_the_memory_and_its_half_of_both_doorbells() {
     let world = World::new();
     let host = world.host();
     let listener = Raw::new(&host);
     listener.listen_ring(VmId::LOOPBACK, PORT, 8);
     let client = Raw::new(&host);
     let first = client.connect_ring(VmId::LOOPBACK, PORT);
-    let (incoming, second, control) = listener.take_ring();
-    assert!(client.is_quiet() && control.is_quiet());
-    // The memory is one, cannot change its size, and holds a page of words and two rings.
+    let (incoming, second, control) = listener.recv_incoming_ring();
+    assert!(client.is_silent() && control.is_silent());
+    // Both share one memory of sealed size: a header page and two rings.
     let size = u64::from(RingSize::DEFAULT.bytes());
     for parts in [&first, &second] {
         let len = shared_memory::checked_len(&parts.memory).unwrap();
@@ -115,66 +123,67 @@ fn each_process_gets_the_memory_and_its_half_of_both_bells() {
     }
     let file = |parts: &RingParts| rustix::fs::fstat(&parts.memory).unwrap().st_ino;
     assert_eq!(file(&first), file(&second));
-    // Bells are pipes, of which each process hears one and rings the other.
+    // Doorbells are pipes. Each process polls its own and notifies the peer's.
     for parts in [&first, &second] {
-        for (bell, access) in [(&parts.own, OFlags::RDONLY), (&parts.peer, OFlags::WRONLY)] {
-            let kind = FileType::from_raw_mode(rustix::fs::fstat(bell).unwrap().st_mode);
+        for (doorbell, access) in [(&parts.own, OFlags::RDONLY), (&parts.peer, OFlags::WRONLY)] {
+            let kind = FileType::from_raw_mode(rustix::fs::fstat(doorbell).unwrap().st_mode);
             assert_eq!(kind, FileType::Fifo);
-            let flags = rustix::fs::fcntl_getfl(bell).unwrap();
+            let flags = rustix::fs::fcntl_getfl(doorbell).unwrap();
             assert_eq!(flags & OFlags::RWMODE, access);
             assert!(flags.contains(OFlags::NONBLOCK));
         }
     }
     assert!(doorbell::ring(&first.peer).unwrap());
-    assert!(heard(&second.own) && !heard(&first.own));
+    assert!(is_notified(&second.own) && !is_notified(&first.own));
     assert!(doorbell::ring(&second.peer).unwrap());
-    assert!(heard(&first.own));
-    // Nobody else has them.
+    assert!(is_notified(&first.own));
+    // The broker keeps no copy: a closed doorbell has no reader left.
     drop(first);
-    eventually("the broker has closed its own", || {
+    eventually("the broker has closed its copies", || {
         !doorbell::ring(&second.peer).unwrap()
     });
     assert_eq!(only(&world).transport, "ring");
     assert_eq!(only(&world).id, incoming.connection);
 }
 
-/// What becomes of a connection between two that offer this.
+/// The transport of a connection between two processes with these offers: a set of transports, and
+/// whether the process has a raw fd.
 #[track_caller]
-fn agree(
-    place: &Place,
+fn negotiate(
+    endpoint: &PartitionEndpoint,
     connecting: (Transports, bool),
     listening: (Transports, bool),
 ) -> Result<Transport, Refusal> {
-    let listener = Raw::new(place);
+    let listener = Raw::new(endpoint);
     let (transports, plain) = listening;
-    listener.say(&listen_by(VmId::LOOPBACK, PORT, 8, transports, plain));
-    assert!(matches!(listener.hear(), BrokerMessage::Listening(_)));
-    let client = Raw::new(place);
+    listener.send(&listen_by(VmId::LOOPBACK, PORT, 8, transports, plain));
+    assert!(matches!(listener.recv(), BrokerMessage::Listening(_)));
+    let client = Raw::new(endpoint);
     let (transports, plain) = connecting;
-    client.say(&connect_by(VmId::LOOPBACK, PORT, transports, plain));
-    let (given, count) = match client.hear_all() {
+    client.send(&connect_by(VmId::LOOPBACK, PORT, transports, plain));
+    let (chosen, count) = match client.recv_with_fds() {
         Some((BrokerMessage::Connected(connected), fds)) => (connected.transport, fds.len()),
         Some((BrokerMessage::Refused(refused), _)) => {
-            client.hear_end();
-            assert!(listener.is_quiet());
+            client.recv_end();
+            assert!(listener.is_silent());
             return Err(Refusal::from_wire(refused.code, &refused.detail));
         }
         other => panic!("{other:?}"),
     };
-    let Some((BrokerMessage::Incoming(incoming), descriptors)) = listener.hear_all() else {
+    let Some((BrokerMessage::Incoming(incoming), descriptors)) = listener.recv_with_fds() else {
         panic!("no INCOMING");
     };
-    assert_eq!(incoming.transport, given);
-    let want = match given {
+    assert_eq!(incoming.transport, chosen);
+    let want = match chosen {
         Transport::Ring => (3, 4),
         _ => (1, 2),
     };
     assert_eq!((count, descriptors.len()), want);
-    Ok(given)
+    Ok(chosen)
 }
 
 #[test]
-fn the_transport_is_one_that_both_offer_and_the_ring_if_that_is_one() {
+fn the_transport_is_one_that_both_offer_and_preferably_the_ring() {
     let world = World::new();
     let host = world.host();
     let (either, descriptor, ring) = (EITHER, Transports::DESCRIPTOR, Transports::RING);
@@ -189,38 +198,38 @@ fn the_transport_is_one_that_both_offer_and_the_ring_if_that_is_one() {
             let want = [Transport::Ring, Transport::Descriptor]
                 .into_iter()
                 .find(|transport| can(*transport));
-            let got = agree(&host, connecting, listening);
+            let got = negotiate(&host, connecting, listening);
             let text = format!("{connecting:?} and {listening:?}");
             assert_eq!(got, want.ok_or(Refusal::NotSupported), "{text}");
             world.settles_at(0, 0);
         }
     }
-    // As it was before there was a ring, for clients that know of none.
+    // A client that offers no ring is served as before rings existed.
     let listener = Raw::new(&host);
     listener.listen_ring(VmId::LOOPBACK, PORT, 8);
     let client = Raw::new(&host);
     let _data = client.connect(VmId::LOOPBACK, PORT);
-    let (incoming, ..) = listener.take();
+    let (incoming, ..) = listener.recv_incoming();
     assert_eq!(incoming.transport, Transport::Descriptor);
     assert_eq!(only(&world).transport, "descriptor");
 }
 
 #[test]
-fn a_broker_that_lets_nobody_share_memory_moves_all_bytes_itself() {
+fn a_broker_without_shared_memory_uses_descriptors_or_refuses() {
     let world = World::with(|config| config.shared_memory = false);
     let host = world.host();
     let either = (EITHER, false);
-    assert_eq!(agree(&host, either, either), Ok(Transport::Descriptor));
+    assert_eq!(negotiate(&host, either, either), Ok(Transport::Descriptor));
     world.settles_at(0, 0);
-    let refused = agree(&host, (Transports::RING, false), either);
+    let refused = negotiate(&host, (Transports::RING, false), either);
     assert_eq!(refused, Err(Refusal::NotSupported));
 }
 
 #[test]
-fn the_larger_wish_decides_the_size_within_bounds() {
+fn the_larger_requested_size_decides_within_bounds() {
     let world = World::new();
     let host = world.host();
-    let wish = |raw: &Raw, bytes: Option<u32>| {
+    let request = |raw: &Raw, bytes: Option<u32>| {
         if let Some(bytes) = bytes {
             raw.set_option(SocketOption::RingSize, bytes);
         }
@@ -236,17 +245,17 @@ fn the_larger_wish_decides_the_size_within_bounds() {
         (Some(u32::MAX), Some(1), 16 << 20),
     ] {
         let listener = Raw::new(&host);
-        wish(&listener, listening);
+        request(&listener, listening);
         listener.listen_ring(VmId::LOOPBACK, PORT, 8);
-        // Too late for a listener.
-        wish(&listener, Some(1 << 23));
+        // Ignored: the listener exists already.
+        request(&listener, Some(1 << 23));
         let client = Raw::new(&host);
-        wish(&client, connecting);
+        request(&client, connecting);
         let parts = client.connect_ring(VmId::LOOPBACK, PORT);
         let len = shared_memory::checked_len(&parts.memory).unwrap();
         let text = format!("{connecting:?} {listening:?}");
         assert_eq!(len, HEADER + 2 * u64::from(want), "{text}");
-        let (_, parts, _control) = listener.take_ring();
+        let (_, parts, _control) = listener.recv_incoming_ring();
         let len = shared_memory::checked_len(&parts.memory).unwrap();
         assert_eq!(len, HEADER + 2 * u64::from(want), "{text}");
         drop((listener, client));
@@ -255,7 +264,7 @@ fn the_larger_wish_decides_the_size_within_bounds() {
 }
 
 #[test]
-fn bytes_pass_without_the_broker_which_counts_them() {
+fn the_broker_counts_bytes_that_it_does_not_move() {
     let world = World::new();
     world.register(PORT);
     let (host, web) = (world.host(), world.container("web", None));
@@ -290,9 +299,9 @@ fn bytes_pass_without_the_broker_which_counts_them() {
     assert_eq!(of_service(), (900_008, 300));
 }
 
-/// As docs/endpoint.md has it, by which others write their clients.
+/// The layout that docs/endpoint.md documents for other implementations.
 #[test]
-fn the_words_are_where_the_page_says() {
+fn the_ring_has_the_documented_layout() {
     use std::os::unix::fs::FileExt;
     let world = World::new();
     let host = world.host();
@@ -301,7 +310,7 @@ fn the_words_are_where_the_page_says() {
     let by_hand = Raw::new(&host);
     let RingParts { memory, own, peer } = by_hand.connect_ring(VmId::LOOPBACK, PORT);
     let memory = std::fs::File::from(memory);
-    let (_, parts, control) = listener.take_ring();
+    let (_, parts, control) = listener.recv_incoming_ring();
     let other = Process::new(Side::Second, parts, control);
     let read = |at: u64, bytes: &mut [u8]| memory.read_exact_at(bytes, at).unwrap();
     let write = |at: u64, bytes: &[u8]| memory.write_all_at(bytes, at).unwrap();
@@ -320,7 +329,7 @@ fn the_words_are_where_the_page_says() {
     let state = 0;
     let [out, back] = [128, 768];
     let [tail, awake, space, ended, closed] = [128, 256, 384, 512, 516];
-    // From here to there: publish, and ring for one that sleeps.
+    // Write by hand: publish the head, and notify a reader that is parked.
     assert!(other.end.arm(hvsock_ring::Interest::READ));
     assert_eq!(word(out + awake), 0);
     write(HEADER, b"by hand");
@@ -330,22 +339,22 @@ fn the_words_are_where_the_page_says() {
     let mut bytes = [0; 7];
     assert_eq!(other.end.try_read(&mut bytes), Ok(7));
     assert_eq!((&bytes, long(out + tail)), (b"by hand", 7));
-    // And back, for one that sleeps.
+    // Read by hand: the other end notifies a reader that is parked.
     write(back + awake, &0_u32.to_le_bytes());
     assert_eq!(other.end.try_write(b"thanks"), Ok(6));
     assert_eq!((long(back), word(back + awake)), (6, 1));
-    assert!(heard(&own) && doorbell::clear(&own).unwrap());
+    assert!(is_notified(&own) && doorbell::clear(&own).unwrap());
     read(HEADER + size, &mut bytes[..6]);
     assert_eq!(&bytes[..6], b"thanks");
     write(back + tail, &6_u64.to_le_bytes());
-    // A writer that sleeps is woken when there is as much room as it asked for.
+    // A parked writer is woken once free space has reached what it requested.
     write(out, &(7 + size).to_le_bytes());
     write(out + space, &2_u64.to_le_bytes());
     assert_eq!(other.end.try_read(&mut [0]), Ok(1));
-    assert!(long(out + space) == 2 && !heard(&own));
+    assert!(long(out + space) == 2 && !is_notified(&own));
     assert_eq!(other.end.try_read(&mut [0]), Ok(1));
-    assert!(long(out + space) == 0 && heard(&own));
-    // Ends.
+    assert!(long(out + space) == 0 && is_notified(&own));
+    // Half-closes.
     other.end.shutdown_write();
     assert_eq!(word(back + ended), 1);
     other.end.shutdown_read();
@@ -353,14 +362,14 @@ fn the_words_are_where_the_page_says() {
     drop(other.end);
     assert_eq!((word(out + closed), word(state)), (2, 0));
     drop(other.control);
-    let refusal = by_hand.hear_reset();
+    let refusal = by_hand.recv_reset();
     assert!(refusal.to_string().contains("without reading"), "{refusal}");
     assert_eq!(word(state), 1);
 }
 
-/// The words of the memory are the processes' to write.
+/// The processes can write anything to the counters in shared memory.
 #[test]
-fn who_says_nonsense_of_its_bytes_harms_no_sum() {
+fn invalid_counters_in_shared_memory_never_decrease_or_overflow_a_sum() {
     use std::os::unix::fs::FileExt;
     let world = World::new();
     world.register(PORT);
@@ -370,12 +379,12 @@ fn who_says_nonsense_of_its_bytes_harms_no_sum() {
         listener.listen_ring(VmId::CHILDREN, PORT, 8);
         let client = Raw::new(&web);
         let parts = client.connect_ring(VmId::PARENT, PORT);
-        let (_, _other, _control) = listener.take_ring();
-        let words = std::fs::File::from(parts.memory);
-        let says = |head: u64| words.write_all_at(&head.to_le_bytes(), 128).unwrap();
-        says(u64::MAX);
+        let (_, _other, _control) = listener.recv_incoming_ring();
+        let memory = std::fs::File::from(parts.memory);
+        let set_head = |head: u64| memory.write_all_at(&head.to_le_bytes(), 128).unwrap();
+        set_head(u64::MAX);
         assert_eq!(only(&world).bytes_sent, u64::MAX);
-        says(1);
+        set_head(1);
         assert_eq!(only(&world).bytes_sent, u64::MAX);
         world.handle().metrics().unwrap();
         drop(client);
@@ -388,59 +397,59 @@ fn who_says_nonsense_of_its_bytes_harms_no_sum() {
 }
 
 #[test]
-fn the_end_of_a_process_is_what_its_words_say() {
+fn each_kind_of_close_is_reported_to_the_other_end() {
     let world = World::new();
     let host = world.host();
-    // One that closed well, and the other goes on.
+    // A clean close. The other end may continue.
     let Pair { client, server } = Pair::looped(&host);
     client.end.try_write(b"all").unwrap();
     client.close();
-    assert_eq!(server.control.hear(), BrokerMessage::Shutdown);
-    assert!(server.control.is_quiet());
+    assert_eq!(server.control.recv(), BrokerMessage::Shutdown);
+    assert!(server.control.is_silent());
     assert_eq!(server.read_all(), (b"all".to_vec(), Stop::End));
     server.close();
     world.settles_at(0, 0);
-    // One that did not.
+    // A close without a half-close before.
     let Pair { client, server } = Pair::looped(&host);
     server.end.try_write(b"almost").unwrap();
     drop(server);
-    let refusal = client.control.hear_reset();
+    let refusal = client.control.recv_reset();
     assert!(refusal.to_string().contains("without closing"), "{refusal}");
     assert_eq!(client.read_all(), (b"almost".to_vec(), Stop::Cut));
     world.settles_at(0, 0);
-    // One that left something unread.
+    // A close with bytes unread.
     let Pair { client, server } = Pair::looped(&host);
     server.end.try_write(b"unread").unwrap();
     client.close();
-    let refusal = server.control.hear_reset();
+    let refusal = server.control.recv_reset();
     assert!(refusal.to_string().contains("without reading"), "{refusal}");
     assert_eq!(server.end.try_write(b"?"), Err(Stop::Cut));
     world.settles_at(0, 0);
-    // One that breaks the protocol.
+    // A protocol violation.
     let Pair { client, server } = Pair::looped(&host);
-    server.control.say(&ClientMessage::Shutdown);
-    server.control.say_bytes(b"GET / HTTP/1.1");
+    server.control.send(&ClientMessage::Shutdown);
+    server.control.send_bytes(b"GET / HTTP/1.1");
     for process in [client, server] {
-        let refusal = process.control.hear_reset();
+        let refusal = process.control.recv_reset();
         assert!(refusal.to_string().contains("protocol"), "{refusal}");
         assert_eq!(process.read_all().1, Stop::Cut);
     }
     world.settles_at(0, 0);
 }
 
-/// A client that is gone before it is answered leaves a connection that its listener sees end.
+/// A client may close before its response. The listener then receives a connection that is reset.
 #[test]
-fn one_that_nobody_takes_and_one_whose_client_is_gone_are_reset() {
+fn a_connection_is_reset_if_its_client_or_its_listener_closes_early() {
     let world = World::new();
     let host = world.host();
     let listener = Raw::new(&host);
     listener.listen_ring(VmId::LOOPBACK, PORT, 8);
     let client = Raw::new(&host);
-    client.say(&connect_by(VmId::LOOPBACK, PORT, EITHER, false));
+    client.send(&connect_by(VmId::LOOPBACK, PORT, EITHER, false));
     drop(client);
-    let (_, parts, control) = listener.take_ring();
+    let (_, parts, control) = listener.recv_incoming_ring();
     let server = Process::new(Side::Second, parts, control);
-    let refusal = server.control.hear_reset();
+    let refusal = server.control.recv_reset();
     assert!(refusal.to_string().contains("without closing"), "{refusal}");
     assert_eq!(server.read_all().1, Stop::Cut);
 
@@ -449,85 +458,87 @@ fn one_that_nobody_takes_and_one_whose_client_is_gone_are_reset() {
     let client = Process::new(Side::First, parts, client);
     client.end.try_write(b"anybody?").unwrap();
     drop(listener);
-    client.control.hear_reset();
+    client.control.recv_reset();
     assert_eq!(client.end.try_write(b"?"), Err(Stop::Cut));
     world.settles_at(0, 0);
 }
 
 #[test]
-fn what_is_withdrawn_or_cut_ends_for_both_with_the_reason() {
+fn a_closed_disabled_or_paused_connection_ends_for_both_with_the_reason() {
     let world = World::new();
     world.register(PORT);
     let (host, web) = (world.host(), world.container("web", None));
     let between = || Pair::new(&web, VmId::PARENT, &host, VmId::CHILDREN, false);
     let ends_with = |pair: Pair, is_it: &dyn Fn(&Refusal) -> bool| {
         for process in [pair.client, pair.server] {
-            let refusal = process.control.hear_reset();
+            let refusal = process.control.recv_reset();
             assert!(is_it(&refusal), "{refusal}");
             assert_eq!(process.read_all(), (b"so far".to_vec(), Stop::Cut));
             assert_eq!(process.end.try_write(b"?"), Err(Stop::Cut));
         }
     };
-    let talk = |pair: &Pair| {
+    let write = |pair: &Pair| {
         pair.client.end.try_write(b"so far").unwrap();
         pair.server.end.try_write(b"so far").unwrap();
     };
     let pair = between();
-    talk(&pair);
+    write(&pair);
     world.handle().cut(only(&world).id).unwrap();
     ends_with(pair, &|refusal| refusal.to_string().contains("operator"));
     world.settles_at(0, 0);
     let pair = between();
-    talk(&pair);
+    write(&pair);
     let disable = |on| world.handle().set_enabled(&service_ref(PORT), on, None);
     disable(false).unwrap();
     ends_with(pair, &|refusal| matches!(refusal, Refusal::Disabled { .. }));
     disable(true).unwrap();
     let pair = between();
-    talk(&pair);
+    write(&pair);
     let set = |state| world.handle().set_state(&partition_ref("web"), state);
     set(PartitionState::Paused).unwrap();
     ends_with(pair, &|refusal| *refusal == Refusal::PartitionPaused);
     set(PartitionState::Running).unwrap();
     let pair = between();
-    talk(&pair);
+    write(&pair);
     drop(world);
     ends_with(pair, &|refusal| refusal.to_string().contains("stopped"));
 }
 
 #[test]
-fn one_that_wants_to_outlast_a_pause_stands_still_and_both_hear_of_it() {
+fn a_suspended_connection_moves_no_bytes_and_both_processes_are_notified() {
     let world = World::new();
     world.register(PORT);
     let (host, web) = (world.host(), world.container("web", None));
     let pair = Pair::new(&web, VmId::PARENT, &host, VmId::CHILDREN, true);
     let set = |state| world.handle().set_state(&partition_ref("web"), state);
-    let hear = |on| {
+    let expect_suspended = |on| {
         for process in [&pair.client, &pair.server] {
-            assert_eq!(process.control.hear(), BrokerMessage::Suspended { on });
+            assert_eq!(process.control.recv(), BrokerMessage::Suspended { on });
         }
     };
     set(PartitionState::Paused).unwrap();
-    hear(true);
+    expect_suspended(true);
     assert_eq!(only(&world).state, ConnectionState::Suspended);
     pair.client.end.try_write(b"meanwhile").unwrap();
     let mut bytes = [0; 9];
-    let still = pair.server.end.try_read(&mut bytes);
-    assert_eq!(still, Err(Stop::WouldBlock));
+    let suspended = pair.server.end.try_read(&mut bytes);
+    assert_eq!(suspended, Err(Stop::WouldBlock));
     set(PartitionState::Running).unwrap();
-    hear(false);
+    expect_suspended(false);
     assert_eq!(pair.server.end.try_read(&mut bytes), Ok(9));
-    // The option can be taken back on a connection that stands.
+    // The option can be cleared on an established connection.
     let option = SocketOption::ConnectedSuspend;
     pair.client.control.set_option(option, 0);
-    eventually("it is known", || !only(&world).from.connected_suspend);
+    eventually("the option is cleared", || {
+        !only(&world).from.connected_suspend
+    });
     set(PartitionState::Paused).unwrap();
-    let refusal = pair.server.control.hear_reset();
+    let refusal = pair.server.control.recv_reset();
     assert_eq!(refusal, Refusal::PartitionPaused);
 }
 
 #[test]
-fn an_idle_one_costs_the_broker_two_descriptors_and_a_dead_broker_is_noticed() {
+fn an_idle_connection_costs_the_broker_two_descriptors_and_ends_with_the_broker() {
     const MANY: usize = 20;
     let folder = TempFolder::new();
     let mut broker = BrokerProcess::start(folder.path(), None);
@@ -537,25 +548,31 @@ fn an_idle_one_costs_the_broker_two_descriptors_and_a_dead_broker_is_noticed() {
     let connect = || {
         let client = Raw::new(&host);
         let parts = client.connect_ring(VmId::LOOPBACK, PORT);
-        let (_, other, control) = listener.take_ring();
+        let (_, other, control) = listener.recv_incoming_ring();
         [(client, parts), (control, other)]
     };
     let first = connect();
-    // The broker has what the next one is made of, always, and gives away what it has handed out.
-    let rest = |before: usize, of: usize| {
-        eventually("as many descriptors as there should be", || {
-            broker.descriptors() == before + 2 * of
+    let costs = |before: usize, connections: usize| {
+        eventually("two descriptors for each connection", || {
+            broker.descriptors() == before + 2 * connections
         });
     };
-    std::thread::sleep(Duration::from_millis(50));
-    let before = broker.descriptors();
+    // The broker keeps the resources for one more connection in reserve, and closes its copies of
+    // those that it has sent. Wait until the count has been the same for a while.
+    let (mut before, mut unchanged) = (0, 0);
+    eventually("a stable count of descriptors", || {
+        let now = broker.descriptors();
+        unchanged = if now == before { unchanged + 1 } else { 0 };
+        before = now;
+        unchanged == 10
+    });
     let pairs: Vec<_> = (0..MANY).map(|_| connect()).collect();
-    rest(before, MANY);
+    costs(before, MANY);
     drop(pairs);
-    rest(before, 0);
-    // Who ends them is the kernel, and without a word.
+    costs(before, 0);
+    // The kernel closes a killed broker's sockets; no message is sent.
     let [(control, parts), _] = first;
-    broker.playing.kill();
-    control.hear_end();
-    assert!(!heard(&parts.own), "the ends are there");
+    broker.child.kill();
+    control.recv_end();
+    assert!(!is_notified(&parts.own), "the ring's peer still exists");
 }

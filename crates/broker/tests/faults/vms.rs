@@ -1,4 +1,5 @@
-//! VMs as an operator adds, pauses and removes them, with no VMM anywhere.
+//! VMs that an operator adds, pauses and removes, without a VMM. Covers context ids, sockets,
+//! stored files, invalid files and pauses.
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -7,18 +8,18 @@ use hvsock::{Refusal, VmId};
 use hvsock_broker::model::{EventKind, NewVm, Partition, PartitionKind, PartitionState};
 use hvsock_broker::{Broker, ControlError};
 
-use crate::world::{PATIENCE, World, config, container, partition_ref, refused};
+use crate::world::{TIMEOUT, World, config, container, partition_ref, refused};
 
 fn vm(name: &str, cid: Option<u32>) -> NewVm {
     serde_json::from_value(serde_json::json!({"name": name, "cid": cid})).expect("one")
 }
 
-fn sentence<T: std::fmt::Debug>(answer: Result<T, ControlError>) -> String {
-    answer.unwrap_err().to_string()
+fn error_text<T: std::fmt::Debug>(result: Result<T, ControlError>) -> String {
+    result.unwrap_err().to_string()
 }
 
 #[test]
-fn a_vm_is_known_and_off_until_its_vmm_connects() {
+fn a_vm_is_listed_and_off_until_its_vmm_connects() {
     let world = World::new();
     let handle = world.handle();
     let events = handle.events().unwrap();
@@ -30,7 +31,7 @@ fn a_vm_is_known_and_off_until_its_vmm_connects() {
     assert_eq!(web.cid, Some(42));
     assert_eq!(web.socket, Some(world.folder.join("vm/web.sock")));
     assert_eq!((web.endpoint, web.unsealed_memory), (None, false));
-    let event = events.recv_timeout(PATIENCE).unwrap().what;
+    let event = events.recv_timeout(TIMEOUT).unwrap().what;
     let partition = "web".to_owned();
     assert_eq!(event, EventKind::PartitionAdded { partition });
     let mode = fs::metadata(world.folder.join("vm")).unwrap().permissions();
@@ -59,26 +60,26 @@ fn a_cid_belongs_to_one_vm() {
     assert_eq!(cid_of(vm("c", None)).unwrap(), 4);
     assert_eq!(cid_of(vm("d", None)).unwrap(), 6);
     assert_eq!(
-        sentence(cid_of(vm("e", Some(5)))),
+        error_text(cid_of(vm("e", Some(5)))),
         "the VM b has the CID 5 already; choose another, or let the broker choose"
     );
     for cid in [0, 2, u32::MAX] {
         assert_eq!(
-            sentence(cid_of(vm("e", Some(cid)))),
+            error_text(cid_of(vm("e", Some(cid)))),
             format!("a guest's CID is a number from 3 to 4294967294; {cid} is not")
         );
     }
-    assert!(sentence(cid_of(vm("A", Some(9)))).contains("a partition is called a already"));
+    assert!(error_text(cid_of(vm("A", Some(9)))).contains("a partition is called a already"));
     handle.add_container(container("web", &[])).unwrap();
-    assert!(sentence(cid_of(vm("web", Some(9)))).contains("called web already"));
-    // Who was refused has nothing.
+    assert!(error_text(cid_of(vm("web", Some(9)))).contains("called web already"));
+    // A refused VM leaves nothing behind.
     assert_eq!(cid_of(vm("e", Some(9))).unwrap(), 9);
     handle.remove_partition(&partition_ref("a")).unwrap();
     assert_eq!(cid_of(vm("f", None)).unwrap(), 3);
 }
 
 #[test]
-fn vms_are_kept_with_all_that_was_said_of_them() {
+fn vms_keep_all_their_settings_across_a_restart() {
     let world = World::new();
     let mut new = vm("web", Some(42));
     (new.groups, new.unsealed_memory) = (vec!["blue".to_owned()], true);
@@ -103,7 +104,7 @@ fn vms_are_kept_with_all_that_was_said_of_them() {
 }
 
 #[test]
-fn a_vms_socket_belongs_to_the_user_that_its_vmm_runs_as() {
+fn a_vms_socket_belongs_to_its_vmms_user() {
     let world = World::new();
     let handle = world.handle();
     let of = |user: &str| NewVm {
@@ -111,7 +112,7 @@ fn a_vms_socket_belongs_to_the_user_that_its_vmm_runs_as() {
         ..vm("web", None)
     };
     assert_eq!(
-        sentence(handle.add_vm(of("no-such-user"))),
+        error_text(handle.add_vm(of("no-such-user"))),
         "this machine has no user `no-such-user`"
     );
     let socket = world.folder.join("vm/web.sock");
@@ -120,14 +121,14 @@ fn a_vms_socket_belongs_to_the_user_that_its_vmm_runs_as() {
         let found = fs::metadata(&socket).unwrap();
         assert_eq!((found.uid(), found.mode() & 0o777), (12_345, 0o600));
     } else {
-        let error = sentence(handle.add_vm(of("12345")));
+        let error = error_text(handle.add_vm(of("12345")));
         assert!(error.contains("for the user 12345"), "{error}");
         assert_eq!(handle.partitions().unwrap().len(), 1);
     }
 }
 
 #[test]
-fn a_vms_file_with_a_mistake_is_reported_and_keeps_no_other_out() {
+fn an_invalid_file_of_a_vm_is_reported_and_affects_no_other_vm() {
     let world = World::new();
     world.handle().add_vm(vm("good", Some(5))).unwrap();
     let World { broker, folder } = world;
@@ -170,7 +171,7 @@ fn a_vms_file_with_a_mistake_is_reported_and_keeps_no_other_out() {
 }
 
 #[test]
-fn an_operators_pause_is_remembered_while_the_vm_is_off() {
+fn an_operators_pause_is_kept_while_the_vm_is_off() {
     let world = World::new();
     let handle = world.handle();
     handle.add_vm(vm("web", None)).unwrap();
@@ -183,18 +184,18 @@ fn an_operators_pause_is_remembered_while_the_vm_is_off() {
         assert_eq!(seen.state, PartitionState::Off);
         assert_eq!(seen.paused_by_operator, paused);
     }
-    let off = sentence(handle.set_state(&web, PartitionState::Off));
+    let off = error_text(handle.set_state(&web, PartitionState::Off));
     assert_eq!(off, "a VM is off when its VMM ends; end that");
 }
 
 #[test]
-fn a_vm_whose_sockets_path_would_be_too_long_is_not_added() {
+fn a_vm_whose_socket_path_would_be_too_long_is_not_added() {
     let world = World::new();
     let name = "n".repeat(63);
     let deep = world.folder.join("d".repeat(50));
     fs::create_dir(&deep).unwrap();
     let broker = Broker::start(config(&deep)).unwrap();
-    let error = sentence(broker.handle().add_vm(vm(&name, None)));
+    let error = error_text(broker.handle().add_vm(vm(&name, None)));
     assert!(error.contains("sock"), "{error}");
     assert_eq!(broker.handle().partitions().unwrap().len(), 1);
     assert_eq!(

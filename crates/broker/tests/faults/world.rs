@@ -1,7 +1,8 @@
-//! A broker in this process with all that a test needs around it.
+//! The test fixture: a broker in this process, its folder and helpers.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock::{
@@ -13,14 +14,12 @@ use hvsock_broker::{Broker, BrokerConfig, Handle};
 use hvsock_endpoint::Dirs;
 use hvsock_testkit::TempFolder;
 
-/// The longest wait for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
-/// How long to look before believing that something does not happen.
-pub const A_WHILE: Duration = Duration::from_millis(150);
+/// The longest wait for anything that must happen.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A broker and its folder.
 pub struct World {
-    // Ends before its folder does.
+    // Dropped before its folder.
     pub broker: Broker,
     pub folder: TempFolder,
 }
@@ -30,7 +29,7 @@ impl World {
         Self::with(|_| ())
     }
 
-    /// One whose configuration differs.
+    /// A broker with a changed configuration.
     pub fn with(change: impl FnOnce(&mut BrokerConfig)) -> Self {
         let folder = TempFolder::new();
         let mut config = config(folder.path());
@@ -44,8 +43,8 @@ impl World {
     }
 
     /// The endpoint of the broker's own partition.
-    pub fn host(&self) -> Place {
-        Place(self.folder.join("endpoint"))
+    pub fn host(&self) -> PartitionEndpoint {
+        PartitionEndpoint(self.folder.join("endpoint"))
     }
 
     /// Registers the service of a port.
@@ -54,8 +53,8 @@ impl World {
         registered.expect("registered");
     }
 
-    /// Adds a container, in a group if one is named.
-    pub fn container(&self, name: &str, group: Option<&str>) -> Place {
+    /// Adds a container, in `group` if given. Returns its endpoint.
+    pub fn container(&self, name: &str, group: Option<&str>) -> PartitionEndpoint {
         let added = self
             .handle()
             .add_container(container(name, group.as_slice()));
@@ -64,20 +63,48 @@ impl World {
     }
 
     /// The endpoint of a container.
-    pub fn inside(&self, name: &str) -> Place {
-        Place(self.folder.join(format!("containers/{name}/endpoint")))
+    pub fn inside(&self, name: &str) -> PartitionEndpoint {
+        PartitionEndpoint(self.folder.join(format!("containers/{name}/endpoint")))
     }
 
-    /// Waits until the broker has so many listeners and connections.
+    /// Waits until the broker has these counts of listeners and connections.
     pub fn settles_at(&self, listeners: usize, connections: usize) {
-        eventually("listeners and connections are as they should be", || {
+        eventually("the expected count of listeners and connections", || {
             let status = self.handle().status().expect("a status");
             (status.listeners, status.connections) == (listeners, connections)
         });
     }
+
+    /// Connects on loopback of the host and exchanges some bytes, then closes. An event that the
+    /// broker's core handles after all that came before it.
+    #[track_caller]
+    pub fn later_exchange(&self) {
+        // A port of its own for each call: the broker may still have the previous listener.
+        static PORT: AtomicU32 = AtomicU32::new(4_000_000);
+        let port = PORT.fetch_add(1, Ordering::Relaxed);
+        let host = self.host();
+        let listener = host.listen(VmId::LOOPBACK, port).expect("listening");
+        let (mut one, mut other) = host.pair(VmId::LOOPBACK, port, &listener);
+        for _ in 0..10 {
+            one.write_all(b"?").expect("written");
+            other.read_exact(&mut [0]).expect("read");
+            other.write_all(b"!").expect("written");
+            one.read_exact(&mut [0]).expect("read");
+        }
+    }
+
+    /// Asserts that nothing arrives on `stream`, not even after a later exchange of others.
+    #[track_caller]
+    pub fn nothing_arrives(&self, stream: &mut HvStream) {
+        self.later_exchange();
+        stream.set_nonblocking(true).expect("a mode");
+        let error = stream.read(&mut [0]).expect_err("nothing to read");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock, "{error}");
+        stream.set_nonblocking(false).expect("a mode");
+    }
 }
 
-/// The configuration of a broker with everything in one folder, without the control API.
+/// The configuration of a broker with all files in one folder and without the control API.
 pub fn config(folder: &Path) -> BrokerConfig {
     let mut config = BrokerConfig::new(Dirs {
         run: folder.to_owned(),
@@ -106,16 +133,16 @@ pub fn partition_ref(name: &str) -> PartitionRef {
     PartitionRef::Name(PartitionName::new(name).expect("a name"))
 }
 
-/// An address by id and port, which needs no look-up.
+/// An address by id and port, which needs no lookup.
 pub fn address(vm: VmId, port: u32) -> HvAddr {
     HvAddr::new(PartitionRef::Id(vm), ServiceId::from_port(port))
 }
 
-/// Where a process is: whoever comes through this endpoint is in its partition.
+/// The path of a partition's endpoint. A process that connects to it belongs to the partition.
 #[derive(Clone)]
-pub struct Place(pub PathBuf);
+pub struct PartitionEndpoint(pub PathBuf);
 
-impl Place {
+impl PartitionEndpoint {
     pub fn endpoint(&self) -> Endpoint {
         Endpoint::at(&self.0)
     }
@@ -127,16 +154,16 @@ impl Place {
     pub fn connect_to(&self, address: HvAddr) -> io::Result<HvStream> {
         let stream = HvStream::options()
             .endpoint(self.endpoint())
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .connect(address)?;
         Ok(limited(stream))
     }
 
-    /// A connection that is to outlast a pause.
+    /// A connection with `HVSOCKET_CONNECTED_SUSPEND`, which survives a pause.
     pub fn connect_suspendable(&self, vm: VmId, port: u32) -> HvStream {
         let stream = HvStream::options()
             .endpoint(self.endpoint())
-            .timeout(PATIENCE)
+            .timeout(TIMEOUT)
             .connected_suspend(true)
             .connect(address(vm, port));
         limited(stream.expect("connected"))
@@ -153,43 +180,43 @@ impl Place {
             .listen(address(vm, port))
     }
 
-    /// Both ends of a connection from here to a listener.
+    /// Connects to a listener. Returns both ends.
     pub fn pair(&self, vm: VmId, port: u32, listener: &HvListener) -> (HvStream, HvStream) {
         let connected = self.connect(vm, port).expect("connected");
         (connected, accept(listener))
     }
 }
 
-/// Accepts one, within bounds.
+/// Accepts a connection within [`TIMEOUT`].
 pub fn accept(listener: &HvListener) -> HvStream {
-    limited(listener.accept_timeout(PATIENCE).expect("accepted").0)
+    limited(listener.accept_timeout(TIMEOUT).expect("accepted").0)
 }
 
 fn limited(stream: HvStream) -> HvStream {
-    stream.set_read_timeout(Some(PATIENCE)).expect("a bound");
-    stream.set_write_timeout(Some(PATIENCE)).expect("a bound");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a bound");
+    stream.set_write_timeout(Some(TIMEOUT)).expect("a bound");
     stream
 }
 
-/// The refusal behind an error.
+/// The refusal in an error.
 #[track_caller]
 pub fn refusal(error: &io::Error) -> Refusal {
     match refusal_of(error) {
         Some(refusal) => refusal.clone(),
-        None => panic!("no refusal: {error:?}"),
+        None => panic!("not a refusal: {error:?}"),
     }
 }
 
-/// The refusal behind the error of what must not succeed.
+/// The refusal of a call that must fail.
 #[track_caller]
 pub fn refused<T>(result: io::Result<T>) -> Refusal {
     match result {
-        Ok(_) => panic!("it was not refused"),
+        Ok(_) => panic!("the call was not refused"),
         Err(error) => refusal(&error),
     }
 }
 
-/// Which limit a refusal names.
+/// The limit that a refusal names.
 #[track_caller]
 pub fn limit<T>(result: io::Result<T>) -> String {
     match refused(result) {
@@ -198,18 +225,27 @@ pub fn limit<T>(result: io::Result<T>) -> String {
     }
 }
 
-/// Waits until something holds that must come to.
+/// Waits until a condition holds.
 #[track_caller]
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "never: {what}");
+        assert!(began.elapsed() < TIMEOUT, "timed out waiting for: {what}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// How many descriptors a process has open.
+/// Sets a flag when dropped, also by a panic, so that the threads that it stops always end.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// The count of open descriptors of a process.
 pub fn descriptors_of(pid: u32) -> usize {
     let folder = std::fs::read_dir(format!("/proc/{pid}/fd"));
-    folder.expect("a process of ours").count()
+    folder.expect("a child process").count()
 }

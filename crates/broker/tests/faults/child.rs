@@ -1,5 +1,5 @@
-//! Processes of their own that tests start, watch, stop and kill: this program once more, with a
-//! part to play.
+//! Child processes that tests start, stop and kill. A child is this test program once more, with a
+//! [`ChildRole`] in its environment.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -14,16 +14,17 @@ use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
 use crate::world::{
-    PATIENCE, Place, accept, address, config, container, descriptors_of, eventually, service,
+    PartitionEndpoint, TIMEOUT, accept, address, config, container, descriptors_of, eventually,
+    service,
 };
 
-const PART: &str = "HVSOCK_FAULTS_PART";
-/// How long a part is played if nobody ends it.
+const ROLE: &str = "HVSOCK_FAULTS_ROLE";
+/// How long a child runs if nothing ends it.
 const LONGEST: Duration = Duration::from_secs(120);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub enum Part {
-    /// A broker, which may have so many descriptors.
+pub enum ChildRole {
+    /// A broker, with a limit of open descriptors if given.
     Broker {
         folder: PathBuf,
         descriptors: Option<u64>,
@@ -34,50 +35,54 @@ pub enum Part {
         vm: VmId,
         port: u32,
     },
-    /// Listens on loopback and gives back what comes, one connection after the other.
+    /// Listens on loopback and echoes each connection's bytes, one connection after the other.
     Echo {
         endpoint: PathBuf,
         port: u32,
         backlog: u32,
     },
-    /// Has a lease on a service.
+    /// Holds a lease on a service.
     Lease { endpoint: PathBuf, port: u32 },
 }
 
-/// A process that plays a part.
-pub struct Playing {
+/// A child process with a role.
+pub struct Child {
     pub process: Running,
-    // Read on, so that it is never stuck with what it says.
-    _said: Gathered,
+    // Drains stdout, so that the child never blocks on a full pipe.
+    _output: Gathered,
 }
 
-impl Playing {
-    /// Starts one and waits until it is ready.
-    pub fn start(part: &Part) -> Self {
+impl Child {
+    /// Starts a child and waits until it is ready.
+    pub fn start(role: &ChildRole) -> Self {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command
-            .args(["part::is_played_for_other_tests", "--exact", "--nocapture"])
-            .env(PART, serde_json::to_string(part).expect("JSON"))
+            .args([
+                "child::runs_the_role_of_a_child_process",
+                "--exact",
+                "--nocapture",
+            ])
+            .env(ROLE, serde_json::to_string(role).expect("JSON"))
             .stdout(Stdio::piped());
         let mut process = Running::start(&mut command).expect("started");
-        let said = Gathered::from(process.take_stdout().expect("piped"));
-        said.wait_for("ready", PATIENCE).expect("it plays");
+        let output = Gathered::from(process.take_stdout().expect("piped"));
+        output.wait_for("ready", TIMEOUT).expect("it is ready");
         Self {
             process,
-            _said: said,
+            _output: output,
         }
     }
 
-    /// Ends it by `SIGKILL`.
+    /// Kills it with `SIGKILL`.
     pub fn kill(&mut self) {
         self.process.kill().expect("killed");
     }
 
-    /// Makes all its threads stand still.
+    /// Stops all its threads with `SIGSTOP`.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
         let threads = format!("/proc/{}/task", self.process.id());
-        eventually("it stands still", || {
+        eventually("the child is stopped", || {
             let mut threads = std::fs::read_dir(&threads).expect("a process").flatten();
             threads.all(|thread| {
                 let status = std::fs::read_to_string(thread.path().join("status"));
@@ -86,8 +91,8 @@ impl Playing {
         });
     }
 
-    /// Lets it go on.
-    pub fn go_on(&self) {
+    /// Resumes it with `SIGCONT`.
+    pub fn resume(&self) {
         self.signal(Signal::CONT);
     }
 
@@ -99,32 +104,32 @@ impl Playing {
     }
 }
 
-/// A broker in a process of its own.
+/// A broker in a child process.
 pub struct BrokerProcess {
-    pub playing: Playing,
+    pub child: Child,
     folder: PathBuf,
 }
 
 impl BrokerProcess {
     pub fn start(folder: &Path, descriptors: Option<u64>) -> Self {
-        let part = Part::Broker {
+        let role = ChildRole::Broker {
             folder: folder.to_owned(),
             descriptors,
         };
-        let playing = Playing::start(&part);
+        let child = Child::start(&role);
         let folder = folder.to_owned();
-        Self { playing, folder }
+        Self { child, folder }
     }
 
-    pub fn host(&self) -> Place {
-        Place(self.folder.join("endpoint"))
+    pub fn host(&self) -> PartitionEndpoint {
+        PartitionEndpoint(self.folder.join("endpoint"))
     }
 
-    pub fn inside(&self, name: &str) -> Place {
-        Place(self.folder.join(format!("containers/{name}/endpoint")))
+    pub fn inside(&self, name: &str) -> PartitionEndpoint {
+        PartitionEndpoint(self.folder.join(format!("containers/{name}/endpoint")))
     }
 
-    /// What an operator uses.
+    /// A client of its control API.
     pub fn client(&self) -> Client {
         Client::new(self.folder.join("control")).expect("a client")
     }
@@ -133,20 +138,20 @@ impl BrokerProcess {
         self.client().register(&service(port)).expect("registered");
     }
 
-    pub fn container(&self, name: &str) -> Place {
+    pub fn container(&self, name: &str) -> PartitionEndpoint {
         let added = self.client().add_container(&container(name, &[]));
         added.expect("added");
         self.inside(name)
     }
 
     pub fn descriptors(&self) -> usize {
-        descriptors_of(self.playing.process.id())
+        descriptors_of(self.child.process.id())
     }
 
-    /// The processor time that it has used.
+    /// The CPU time that it has used.
     pub fn cpu_time(&self) -> Duration {
-        let path = format!("/proc/{}/stat", self.playing.process.id());
-        let stat = std::fs::read_to_string(path).expect("a process of ours");
+        let path = format!("/proc/{}/stat", self.child.process.id());
+        let stat = std::fs::read_to_string(path).expect("a child process");
         let after_name = stat.rsplit(") ").next().expect("fields");
         let ticks: u64 = after_name
             .split(' ')
@@ -159,22 +164,23 @@ impl BrokerProcess {
 }
 
 #[test]
-fn is_played_for_other_tests() {
-    let Ok(part) = std::env::var(PART) else {
+fn runs_the_role_of_a_child_process() {
+    // Without the variable this is not a child process but a run of all tests.
+    let Ok(role) = std::env::var(ROLE) else {
         return;
     };
-    match serde_json::from_str(&part).expect("a part") {
-        Part::Broker {
+    match serde_json::from_str(&role).expect("a role") {
+        ChildRole::Broker {
             folder,
             descriptors,
         } => broker(&folder, descriptors),
-        Part::Flood { endpoint, vm, port } => flood(&endpoint, vm, port),
-        Part::Echo {
+        ChildRole::Flood { endpoint, vm, port } => flood(&endpoint, vm, port),
+        ChildRole::Echo {
             endpoint,
             port,
             backlog,
         } => echo(&endpoint, port, backlog),
-        Part::Lease { endpoint, port } => {
+        ChildRole::Lease { endpoint, port } => {
             let name = format!("Service {port}");
             let (at, id) = (Endpoint::at(endpoint), ServiceId::from_port(port));
             let _lease = Lease::register_at(&at, &name, id, "a test").expect("a lease");
@@ -185,7 +191,7 @@ fn is_played_for_other_tests() {
 }
 
 fn ready() {
-    // The test's own output is captured in lines.
+    // The test harness may have written part of a line.
     println!("\nready");
 }
 
@@ -225,7 +231,7 @@ fn echo(endpoint: &Path, port: u32, backlog: u32) {
         let mut stream = accept(&listener);
         let mut bytes = Vec::new();
         if stream.read_to_end(&mut bytes).is_ok() {
-            // Whoever asked may have lost patience.
+            // The client may have closed.
             let _ = stream.write_all(&bytes);
         }
     }

@@ -1,19 +1,21 @@
-//! What an operator withdraws is cut, and both ends hear why.
+//! Connections that an operator closes. Covers unregistering, disabling, closing one connection,
+//! removing a partition and races with the processes' messages. Both ends receive the reason.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use hvsock::{HvStream, Refusal, VmId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
 use crate::raw::Raw;
 use crate::world::{
-    PATIENCE, World, accept, eventually, partition_ref, refusal, refused, service_ref,
+    TIMEOUT, World, accept, eventually, partition_ref, refusal, refused, service_ref,
 };
 
 const PORT: u32 = 800;
 
-/// Why a connection was cut, as each further call says again.
-fn cut(stream: &mut HvStream) -> Refusal {
+/// The refusal with which a connection was reset. Checks that reads and writes both report it.
+fn reset_reason(stream: &mut HvStream) -> Refusal {
     let error = stream.read(&mut [0]).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
     let error = stream.write(b"?").unwrap_err();
@@ -22,7 +24,7 @@ fn cut(stream: &mut HvStream) -> Refusal {
 }
 
 #[test]
-fn unregistering_cuts_listeners_and_connections_with_the_reason() {
+fn unregistering_a_service_closes_its_listeners_and_connections_with_the_reason() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -30,18 +32,18 @@ fn unregistering_cuts_listeners_and_connections_with_the_reason() {
     let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
     let (mut one, mut other) = web.pair(VmId::PARENT, PORT, &listener);
     let mut waiting = web.connect(VmId::PARENT, PORT).unwrap();
-    // Loopback needs no registration, and another service has its own.
+    // Loopback needs no registration; another service is not affected.
     let loopback = host.listen(VmId::LOOPBACK, PORT).unwrap();
     let (mut inner, mut inner_other) = host.pair(VmId::LOOPBACK, PORT, &loopback);
     let unrelated = host.listen(VmId::CHILDREN, PORT + 1).unwrap();
     world.handle().unregister(&service_ref(PORT)).unwrap();
     for stream in [&mut one, &mut other, &mut waiting] {
-        assert_eq!(cut(stream), Refusal::Unregistered);
+        assert_eq!(reset_reason(stream), Refusal::Unregistered);
     }
-    // The one that waits was on its way already.
+    // The waiting connection may have been sent to the listener already.
     let error = loop {
-        match listener.accept_timeout(PATIENCE) {
-            Ok((mut stream, _)) => assert_eq!(cut(&mut stream), Refusal::Unregistered),
+        match listener.accept_timeout(TIMEOUT) {
+            Ok((mut stream, _)) => assert_eq!(reset_reason(&mut stream), Refusal::Unregistered),
             Err(error) => break error,
         }
     };
@@ -55,7 +57,7 @@ fn unregistering_cuts_listeners_and_connections_with_the_reason() {
 }
 
 #[test]
-fn disabling_cuts_for_all_or_for_one_partition() {
+fn disabling_a_service_closes_connections_of_all_or_of_one_partition() {
     let world = World::new();
     let host = world.host();
     let (web, db) = (world.container("web", None), world.container("db", None));
@@ -72,13 +74,13 @@ fn disabling_cuts_for_all_or_for_one_partition() {
     };
     let is_disabled = |refusal: Refusal| matches!(refusal, Refusal::Disabled { .. });
     switch(false, Some("web"));
-    assert!(is_disabled(cut(&mut of_web)) && is_disabled(cut(&mut to_web)));
+    assert!(is_disabled(reset_reason(&mut of_web)) && is_disabled(reset_reason(&mut to_web)));
     assert!(is_disabled(refused(web.connect(VmId::PARENT, PORT))));
     of_db.write_all(b"unharmed").unwrap();
     to_db.read_exact(&mut [0; 8]).unwrap();
     switch(false, None);
-    assert!(is_disabled(cut(&mut of_db)) && is_disabled(cut(&mut to_db)));
-    let error = listener.accept_timeout(PATIENCE).unwrap_err();
+    assert!(is_disabled(reset_reason(&mut of_db)) && is_disabled(reset_reason(&mut to_db)));
+    let error = listener.accept_timeout(TIMEOUT).unwrap_err();
     assert!(is_disabled(refusal(&error)));
     switch(true, None);
     let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
@@ -89,7 +91,7 @@ fn disabling_cuts_for_all_or_for_one_partition() {
 }
 
 #[test]
-fn a_cut_comes_through_to_ends_that_are_stuck() {
+fn a_blocked_writer_and_an_idle_reader_learn_of_the_close() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -103,17 +105,17 @@ fn a_cut_comes_through_to_ends_that_are_stuck() {
                 }
             }
         });
-        eventually("the writer is stuck", || {
+        eventually("the writer is blocked", || {
             let bytes = || world.handle().connections().unwrap()[0].bytes_sent;
             let before = bytes();
-            std::thread::sleep(crate::world::A_WHILE);
+            std::thread::sleep(Duration::from_millis(150));
             before > 0 && bytes() == before
         });
         world.handle().unregister(&service_ref(PORT)).unwrap();
         let error = blocked.join().unwrap();
         assert_eq!(refusal(&error), Refusal::Unregistered, "{error}");
     });
-    // The reader gets what had arrived, and then the same reason.
+    // The reader receives what had arrived, and then the same reason.
     let mut buffer = vec![0; 1 << 20];
     let error = loop {
         match idle.read(&mut buffer) {
@@ -125,7 +127,7 @@ fn a_cut_comes_through_to_ends_that_are_stuck() {
 }
 
 #[test]
-fn one_connection_that_an_operator_cuts() {
+fn an_operator_closes_one_connection() {
     let world = World::new();
     let host = world.host();
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
@@ -133,7 +135,7 @@ fn one_connection_that_an_operator_cuts() {
     let (mut kept, mut kept_other) = host.pair(VmId::LOOPBACK, PORT, &listener);
     world.handle().cut(one.connection_id()).unwrap();
     for stream in [&mut one, &mut other] {
-        let refusal = cut(stream);
+        let refusal = reset_reason(stream);
         assert!(
             matches!(&refusal, Refusal::Reset { cause } if cause.contains("operator")),
             "{refusal}"
@@ -145,7 +147,7 @@ fn one_connection_that_an_operator_cuts() {
 }
 
 #[test]
-fn a_partition_that_is_removed_takes_all_its_processes_had_open_with_it() {
+fn removing_a_partition_closes_everything_that_its_processes_have_open() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -160,27 +162,27 @@ fn a_partition_that_is_removed_takes_all_its_processes_had_open_with_it() {
         .handle()
         .remove_partition(&partition_ref("web"))
         .unwrap();
-    assert_eq!(cut(&mut inside), Refusal::PartitionOff);
-    assert_eq!(cut(&mut outside), Refusal::PartitionOff);
-    assert_eq!(idle.hear_refused(), Refusal::PartitionOff);
-    assert_eq!(looped.hear_reset(), Refusal::PartitionOff);
-    let incoming = inner.hear();
+    assert_eq!(reset_reason(&mut inside), Refusal::PartitionOff);
+    assert_eq!(reset_reason(&mut outside), Refusal::PartitionOff);
+    assert_eq!(idle.recv_refused(), Refusal::PartitionOff);
+    assert_eq!(looped.recv_reset(), Refusal::PartitionOff);
+    let incoming = inner.recv();
     assert!(
         matches!(incoming, BrokerMessage::Incoming(_)),
         "{incoming:?}"
     );
-    assert_eq!(inner.hear_reset(), Refusal::PartitionOff);
+    assert_eq!(inner.recv_reset(), Refusal::PartitionOff);
     assert!(!web.0.exists());
     world.settles_at(1, 0);
-    // One of the same name is another one.
+    // A new partition of the same name works.
     let web = world.container("web", None);
     web.connect(VmId::PARENT, PORT).unwrap();
     accept(&listener);
 }
 
-/// Each of the two is cut, and the words that cross do no harm.
+/// A message sent before the RESET has arrived is no protocol violation.
 #[test]
-fn words_that_cross_with_a_cut_are_no_fault() {
+fn messages_that_cross_with_a_reset_are_ignored() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);
@@ -189,14 +191,14 @@ fn words_that_cross_with_a_cut_are_no_fault() {
         raw.listen(VmId::CHILDREN, PORT, 8);
         let client = Raw::new(&web);
         let _data = client.connect(VmId::PARENT, PORT);
-        let (incoming, _server_data, control) = raw.take();
+        let (incoming, _server_data, control) = raw.recv_incoming();
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                raw.say(&ClientMessage::Accepted {
+                raw.send(&ClientMessage::Accepted {
                     connection: incoming.connection,
                 });
-                control.say(&ClientMessage::Shutdown);
-                client.say(&ClientMessage::Shutdown);
+                control.send(&ClientMessage::Shutdown);
+                client.send(&ClientMessage::Shutdown);
             });
             world
                 .handle()
@@ -204,7 +206,7 @@ fn words_that_cross_with_a_cut_are_no_fault() {
                 .unwrap();
         });
         for end in [&raw, &client, &control] {
-            let refusal = end.hear_reset();
+            let refusal = end.recv_reset();
             assert!(matches!(refusal, Refusal::Disabled { .. }), "{refusal}");
         }
         world
