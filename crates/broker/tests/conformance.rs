@@ -1,6 +1,5 @@
-//! The conformance suite over the broker: streams of the library within one partition and from a
-//! container to its host, whose bytes go through shared memory, or through descriptors between
-//! which the broker pumps them.
+//! The conformance suite with a broker: streams of the library within one partition and from a
+//! container to its host, each over a ring and over descriptors.
 
 #[path = "../../hvsock/tests/blocking/mod.rs"]
 mod blocking;
@@ -27,20 +26,20 @@ use hvsock_testkit::process::{Gathered, Running};
 
 use blocking::Blocking as Socket;
 
-/// Where this program finds its broker, if it is the peer of a test.
+/// The environment variable with the address to connect to, if this process is a test's peer.
 const PEER_OF: &str = "HVSOCK_CONFORMANCE_PEER_OF";
-/// Which transport that program is to use.
+/// The environment variable with the transport that the peer uses.
 const PEER_BY: &str = "HVSOCK_CONFORMANCE_PEER_BY";
-/// The folder of the broker that this program is to be.
+/// The environment variable with the broker's folder, if this process is a broker.
 const BROKER_IN: &str = "HVSOCK_CONFORMANCE_BROKER_IN";
-/// The service that every broker here knows.
+/// The service that is registered with every broker.
 const FIRST_SERVICE: u32 = 1;
 
 fn main() -> ExitCode {
     if let Some(folder) = env::var_os(BROKER_IN) {
         let _broker = start_broker(Path::new(&folder));
         println!("ready");
-        // Until it is killed.
+        // The test kills this process.
         thread::sleep(conformance::LONGEST_CASE);
         return ExitCode::SUCCESS;
     }
@@ -50,10 +49,10 @@ fn main() -> ExitCode {
         let stream = options.connect(address.as_str()).expect("the test listens");
         return role.play(&Socket(stream));
     }
-    let ways = [Way::WithinAPartition, Way::FromAContainer];
-    let kinds = ways
-        .into_iter()
-        .flat_map(|way| [Carrier::Ring, Carrier::Descriptor].map(|carrier| Kind { way, carrier }));
+    let routes = [Route::WithinAPartition, Route::FromAContainer];
+    let kinds = routes.into_iter().flat_map(|route| {
+        [Carrier::Ring, Carrier::Descriptor].map(|carrier| Kind { route, carrier })
+    });
     conformance::main(
         kinds
             .flat_map(|kind| conformance::trials(Brokered::new(kind)))
@@ -61,34 +60,34 @@ fn main() -> ExitCode {
     )
 }
 
-/// Which partitions the two ends are in.
+/// The partitions of the two ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Route {
     WithinAPartition,
     FromAContainer,
 }
 
-/// What is tested.
+/// One variant under test.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Kind {
-    way: Way,
+    route: Route,
     carrier: Carrier,
 }
 
-impl Way {
+impl Route {
     /// The endpoint of the connecting end.
     fn endpoint(self, folder: &Path) -> PathBuf {
         match self {
-            Way::WithinAPartition => folder.join("endpoint"),
-            Way::FromAContainer => folder.join("containers/web/endpoint"),
+            Route::WithinAPartition => folder.join("endpoint"),
+            Route::FromAContainer => folder.join("containers/web/endpoint"),
         }
     }
 
-    /// The accepting end's partition, as the connecting end calls it.
+    /// The accepting end's partition, as the connecting end addresses it.
     fn target(self) -> VmId {
         match self {
-            Way::WithinAPartition => VmId::LOOPBACK,
-            Way::FromAContainer => VmId::PARENT,
+            Route::WithinAPartition => VmId::LOOPBACK,
+            Route::FromAContainer => VmId::PARENT,
         }
     }
 }
@@ -98,14 +97,14 @@ impl Kind {
         self.connect_sized(folder, port, 0)
     }
 
-    /// Connects with rings of this size, if rings are what is tested.
+    /// Connects with a ring of `ring` bytes, if the variant uses rings.
     fn connect_sized(self, folder: &Path, port: u32, ring: u32) -> io::Result<Socket> {
         let stream = HvStream::options()
-            .endpoint(Endpoint::at(self.way.endpoint(folder)))
+            .endpoint(Endpoint::at(self.route.endpoint(folder)))
             .timeout(LONGEST_WAIT)
             .shared_memory(self.carrier == Carrier::Ring)
             .ring_size(ring)
-            .connect(address(self.way.target(), port))?;
+            .connect(address(self.route.target(), port))?;
         assert_eq!(stream.transport(), self.carrier);
         Ok(Socket(stream))
     }
@@ -153,7 +152,7 @@ fn accept(listener: &HvListener, timeout: Duration) -> io::Result<Socket> {
 /// Connections through a broker in this process.
 struct Brokered {
     kind: Kind,
-    /// Started by the first case, so that a list of the cases costs nothing.
+    /// Started by the first case, so that listing the cases starts none.
     host: LazyLock<Host>,
 }
 
@@ -170,7 +169,7 @@ struct Host {
     folder: TempFolder,
     broker: Broker,
     next_service: AtomicU32,
-    /// Makes one pair at a time, so that each connect meets its own accept.
+    /// The lock serializes pairs, so that each accept returns its own connect's peer.
     pairs: Mutex<HvListener>,
 }
 
@@ -192,11 +191,11 @@ impl Transport for Brokered {
     type Stream = Socket;
 
     fn name(&self) -> &'static str {
-        match (self.kind.way, self.kind.carrier) {
-            (Way::WithinAPartition, Carrier::Ring) => "ring_within_a_partition",
-            (Way::FromAContainer, Carrier::Ring) => "ring_from_a_container",
-            (Way::WithinAPartition, _) => "descriptor_within_a_partition",
-            (Way::FromAContainer, _) => "descriptor_from_a_container",
+        match (self.kind.route, self.kind.carrier) {
+            (Route::WithinAPartition, Carrier::Ring) => "ring_within_a_partition",
+            (Route::FromAContainer, Carrier::Ring) => "ring_from_a_container",
+            (Route::WithinAPartition, _) => "descriptor_within_a_partition",
+            (Route::FromAContainer, _) => "descriptor_from_a_container",
         }
     }
 
@@ -224,12 +223,12 @@ impl Transport for Brokered {
         })
     }
 
-    /// The operator's cut, which both ends see as a reset.
+    /// Closes the connection through the broker. Both ends see a reset.
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|transport, stream| {
             let connection = stream.0.connection_id();
-            let cut = transport.host.broker.handle().cut(connection);
-            cut.map(drop).map_err(io::Error::other)
+            let closed = transport.host.broker.handle().cut(connection);
+            closed.map(drop).map_err(io::Error::other)
         })
     }
 
@@ -251,14 +250,14 @@ impl Transport for Brokered {
     fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {
         Some(|transport, role| {
             let listener = transport.host.pairs.lock().expect("no pair failed");
-            let target = match transport.kind.way {
-                Way::WithinAPartition => "loopback",
-                Way::FromAContainer => "parent",
+            let target = match transport.kind.route {
+                Route::WithinAPartition => "loopback",
+                Route::FromAContainer => "parent",
             };
             let mut peer = role.command()?;
             peer.env(
                 "HVSOCK_ENDPOINT",
-                transport.kind.way.endpoint(transport.host.folder.path()),
+                transport.kind.route.endpoint(transport.host.folder.path()),
             );
             peer.env(PEER_BY, transport.kind.carrier.name());
             peer.env(PEER_OF, format!("hvsock://{target}/{FIRST_SERVICE}"));

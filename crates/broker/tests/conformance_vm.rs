@@ -1,6 +1,6 @@
-//! The conformance suite between a guest and processes of its host: on one end the library, on the
-//! other a virtio-vsock driver that behaves as Linux's, at native speed. Every other pair is
-//! connected by the guest, the rest by the host.
+//! The conformance suite between a guest and processes of its host. One end uses the library, the
+//! other the test kit's virtio-vsock driver, which behaves like Linux's and runs at native speed.
+//! The guest connects every other pair, the host the rest.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -23,7 +23,7 @@ use hvsock_testkit::conformance::{
 use hvsock_testkit::guest::{Guest, GuestListener, GuestStream, Options};
 
 const CID: u32 = 42;
-/// The service that both ends know.
+/// The registered service.
 const SERVICE: u32 = 1;
 
 fn main() -> ExitCode {
@@ -32,21 +32,21 @@ fn main() -> ExitCode {
     conformance::main(kinds.into_iter().flatten().collect())
 }
 
-/// Connections with a guest, whose other end the process has as `carrier` says.
+/// Connections between a guest and a process that uses the transport `carrier`.
 struct Vm {
     carrier: Carrier,
-    /// Started by the first case, so that a list of the cases costs nothing.
+    /// Started by the first case, so that listing the cases starts none.
     host: OnceLock<Host>,
 }
 
 struct Host {
-    // The guest goes before its device does, and the folder last.
+    // Dropped in this order: the guest before its device, the folder last.
     guest: Arc<Guest>,
     broker: Broker,
     folder: TempFolder,
     next_service: AtomicU32,
     by_guest: AtomicBool,
-    /// Makes one pair at a time, so that each connect meets its own accept.
+    /// The lock serializes pairs, so that each accept returns its own connect's peer.
     pairs: Mutex<(HvListener, GuestListener)>,
 }
 
@@ -127,7 +127,7 @@ fn listen(
 }
 
 impl Transport for Vm {
-    type Stream = End;
+    type Stream = VmEnd;
 
     fn name(&self) -> &'static str {
         match self.carrier {
@@ -136,29 +136,29 @@ impl Transport for Vm {
         }
     }
 
-    fn pair(&self) -> io::Result<(End, End)> {
+    fn pair(&self) -> io::Result<(VmEnd, VmEnd)> {
         let host = self.host();
         let pairs = host.pairs.lock().expect("no pair failed");
         if host.by_guest.fetch_not(Ordering::Relaxed) {
             let inside = host.guest.connect(SERVICE)?;
             let (outside, _) = pairs.0.accept_timeout(LONGEST_WAIT)?;
             assert_eq!(outside.transport(), self.carrier);
-            Ok((End::inside(inside), End::Process(outside)))
+            Ok((VmEnd::inside(inside), VmEnd::Process(outside)))
         } else {
             let outside = self.connect(SERVICE)?;
             let inside = pairs.1.accept(LONGEST_WAIT)?;
-            Ok((End::Process(outside), End::inside(inside)))
+            Ok((VmEnd::Process(outside), VmEnd::inside(inside)))
         }
     }
 
-    /// The operator's cut on one side, the guest's RST on the other.
+    /// Closes a process's stream through the broker; a guest's stream sends an RST.
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|transport, stream| match stream {
-            End::Process(stream) => {
-                let cut = transport.host().broker.handle().cut(stream.connection_id());
-                cut.map(drop).map_err(io::Error::other)
+            VmEnd::Process(stream) => {
+                let closed = transport.host().broker.handle().cut(stream.connection_id());
+                closed.map(drop).map_err(io::Error::other)
             }
-            End::Guest { stream, .. } => {
+            VmEnd::Guest { stream, .. } => {
                 stream.reset();
                 Ok(())
             }
@@ -180,39 +180,39 @@ impl Transport for Vm {
     }
 }
 
-/// A listener of the host's, to which the guest connects.
+/// A listener on the host to which the guest connects.
 struct Outside {
     listener: HvListener,
     guest: Arc<Guest>,
     port: u32,
 }
 
-impl Listener<End> for Outside {
-    fn connect(&self) -> io::Result<End> {
-        self.guest.connect(self.port).map(End::inside)
+impl Listener<VmEnd> for Outside {
+    fn connect(&self) -> io::Result<VmEnd> {
+        self.guest.connect(self.port).map(VmEnd::inside)
     }
 
-    fn accept(&self, timeout: Duration) -> io::Result<End> {
+    fn accept(&self, timeout: Duration) -> io::Result<VmEnd> {
         let (stream, _) = self.listener.accept_timeout(timeout)?;
-        Ok(End::Process(stream))
+        Ok(VmEnd::Process(stream))
     }
 }
 
-/// Either end.
-enum End {
+/// One end of a connection.
+enum VmEnd {
     Process(HvStream),
     Guest {
         stream: GuestStream,
         nonblocking: AtomicBool,
-        /// Of reading and of writing.
+        /// Read and write timeouts.
         timeouts: Mutex<[Option<Duration>; 2]>,
     },
 }
 
-/// How often a guest's stream is looked at that cannot go on.
-const AGAIN: Duration = Duration::from_micros(200);
+/// How often a guest's stream that would block is polled.
+const POLL_INTERVAL: Duration = Duration::from_micros(200);
 
-impl End {
+impl VmEnd {
     fn inside(stream: GuestStream) -> Self {
         Self::Guest {
             stream,
@@ -221,7 +221,7 @@ impl End {
         }
     }
 
-    /// Tries until it would not block, or as long as the stream's mode and limit allow.
+    /// Retries until `attempt` does not block, as the stream's mode and timeout allow.
     fn until<T>(
         nonblocking: &AtomicBool,
         timeout: Option<Duration>,
@@ -239,36 +239,36 @@ impl End {
             if timeout.is_some_and(|timeout| start.elapsed() >= timeout) {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            thread::sleep(AGAIN);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }
 
-impl Stream for End {
+impl Stream for VmEnd {
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match self {
-            End::Process(stream) => (&mut &*stream).read(buffer),
-            End::Guest {
+            VmEnd::Process(stream) => (&mut &*stream).read(buffer),
+            VmEnd::Guest {
                 stream,
                 nonblocking,
                 timeouts,
             } => {
                 let timeout = timeouts.lock().expect("no panic")[0];
-                End::until(nonblocking, timeout, || stream.try_read(buffer))
+                VmEnd::until(nonblocking, timeout, || stream.try_read(buffer))
             }
         }
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            End::Process(stream) => (&mut &*stream).write(bytes),
-            End::Guest {
+            VmEnd::Process(stream) => (&mut &*stream).write(bytes),
+            VmEnd::Guest {
                 stream,
                 nonblocking,
                 timeouts,
             } => {
                 let timeout = timeouts.lock().expect("no panic")[1];
-                End::until(nonblocking, timeout, || match stream.try_write(bytes) {
+                VmEnd::until(nonblocking, timeout, || match stream.try_write(bytes) {
                     Ok(0) if !bytes.is_empty() => Err(io::ErrorKind::WouldBlock.into()),
                     result => result,
                 })
@@ -278,15 +278,15 @@ impl Stream for End {
 
     fn shutdown_write(&self) -> io::Result<()> {
         match self {
-            End::Process(stream) => stream.shutdown(Shutdown::Write),
-            End::Guest { stream, .. } => stream.shutdown(Shutdown::Write),
+            VmEnd::Process(stream) => stream.shutdown(Shutdown::Write),
+            VmEnd::Guest { stream, .. } => stream.shutdown(Shutdown::Write),
         }
     }
 
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
-            End::Process(stream) => stream.set_read_timeout(Some(timeout)),
-            End::Guest { timeouts, .. } => {
+            VmEnd::Process(stream) => stream.set_read_timeout(Some(timeout)),
+            VmEnd::Guest { timeouts, .. } => {
                 timeouts.lock().expect("no panic")[0] = Some(timeout);
                 Ok(())
             }
@@ -295,8 +295,8 @@ impl Stream for End {
 
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()> {
         match self {
-            End::Process(stream) => stream.set_write_timeout(Some(timeout)),
-            End::Guest { timeouts, .. } => {
+            VmEnd::Process(stream) => stream.set_write_timeout(Some(timeout)),
+            VmEnd::Guest { timeouts, .. } => {
                 timeouts.lock().expect("no panic")[1] = Some(timeout);
                 Ok(())
             }
@@ -305,8 +305,8 @@ impl Stream for End {
 
     fn set_nonblocking(&self, on: bool) -> io::Result<()> {
         match self {
-            End::Process(stream) => stream.set_nonblocking(on),
-            End::Guest { nonblocking, .. } => {
+            VmEnd::Process(stream) => stream.set_nonblocking(on),
+            VmEnd::Guest { nonblocking, .. } => {
                 nonblocking.store(on, Ordering::Relaxed);
                 Ok(())
             }
@@ -315,7 +315,7 @@ impl Stream for End {
 
     fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
         match self {
-            End::Process(stream) => {
+            VmEnd::Process(stream) => {
                 let wanted = match (interest.read, interest.write) {
                     (true, true) => Interest::READABLE | Interest::WRITABLE,
                     (false, true) => Interest::WRITABLE,
@@ -327,7 +327,7 @@ impl Stream for End {
                     write: ready.is_writable(),
                 })
             }
-            End::Guest { stream, .. } => {
+            VmEnd::Guest { stream, .. } => {
                 let start = Instant::now();
                 loop {
                     let ready = Ready {
@@ -337,7 +337,7 @@ impl Stream for End {
                     if ready != Ready::NONE || start.elapsed() >= timeout {
                         return Ok(ready);
                     }
-                    thread::sleep(AGAIN);
+                    thread::sleep(POLL_INTERVAL);
                 }
             }
         }
