@@ -230,6 +230,8 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 400 if the partition cannot change to this state.
+    #[doc(alias = "pause")]
+    #[doc(alias = "resume")]
     pub fn set_state(&self, partition: &PartitionRef, state: PartitionState) -> Result<Partition> {
         let change = PartitionChange {
             state: Some(state),
@@ -242,6 +244,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 404 if there is no such partition.
+    #[doc(alias = "sibling")]
     pub fn set_groups(&self, partition: &PartitionRef, groups: Vec<String>) -> Result<Partition> {
         let change = PartitionChange {
             state: None,
@@ -344,6 +347,7 @@ impl Client {
     ///
     /// # Errors
     /// A [`ClientError`] if the call fails.
+    #[doc(alias = "prometheus")]
     pub fn metrics(&self) -> Result<String> {
         let text = self.call(Method::GET, "/metrics", None)?;
         String::from_utf8(text.into()).map_err(|error| ClientError::Protocol(error.to_string()))
@@ -353,6 +357,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 503 if too many readers follow already.
+    #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<Events<'_>> {
         let answer = self.runtime.block_on(async {
             let request = request(Method::GET, "/v1/events", None)?;
