@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../crates/ring/tests/hostile/play.rs"]
-mod play;
+#[path = "../../crates/ring/tests/hostile/script.rs"]
+mod script;
 
-fuzz_target!(|script: &[u8]| play::play(script));
+fuzz_target!(|script: &[u8]| script::run(script));

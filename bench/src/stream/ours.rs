@@ -40,8 +40,8 @@ pub(super) fn park(stream: &HvStream) {
 pub(super) fn bells(stream: &HvStream) -> Option<Bells> {
     let stats = stream.ring_stats()?;
     Some(Bells {
-        rings: stats.rings,
-        sleeps: Some(stats.sleeps),
+        rings: stats.notifications,
+        sleeps: Some(stats.parks),
     })
 }
 
@@ -49,7 +49,7 @@ pub(super) fn bells(stream: &HvStream) -> Option<Bells> {
 pub(super) fn bells_in_tokio(stream: &hvsock::tokio::HvStream) -> Option<Bells> {
     let stats = stream.ring_stats()?;
     Some(Bells {
-        rings: stats.rings,
+        rings: stats.notifications,
         sleeps: None,
     })
 }

@@ -6,7 +6,7 @@
 use hvsock_address::PartitionRef;
 
 use crate::handle::{ControlError, Handle};
-use crate::model::{GuestNotice, GuestOrder, GuestReport};
+use crate::model::{GuestCommand, GuestNotice, GuestReport};
 
 impl Handle {
     /// Reports a heartbeat of a guest's agent. The agent counts as lost if no other follows within
@@ -46,7 +46,7 @@ impl Handle {
     pub fn attend_guest(
         &self,
         guest: &PartitionRef,
-        handler: impl Fn(GuestOrder) -> bool + Send + 'static,
+        handler: impl Fn(GuestCommand) -> bool + Send + 'static,
     ) {
         let guest = guest.clone();
         self.post(move |core| {
@@ -66,7 +66,7 @@ impl Handle {
     pub fn order_guest(
         &self,
         guest: &PartitionRef,
-        command: GuestOrder,
+        command: GuestCommand,
     ) -> Result<(), ControlError> {
         let name = self.partition(guest)?.name;
         let queued = self.on_partition(guest, move |core, key| {

@@ -18,8 +18,8 @@ use hvsock_virtio::{GuestCid, InvalidCid};
 use crate::core::{AddError, Core, CoreLink};
 use crate::events::EventStream;
 use crate::model::{
-    Connection, Explanation, Listener, MetricsSnapshot, NewContainer, NewService, NewVm, Partition,
-    PartitionKind, PartitionState, Service, Status,
+    Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, NewService, NewVm,
+    Partition, PartitionKind, PartitionState, Service, Status,
 };
 use crate::stores::{
     PartitionEntry, PartitionFiles, PartitionStore, ServiceStore, ServiceStoreGuard, VmEntry,
@@ -595,7 +595,7 @@ impl Handle {
         to: &PartitionRef,
         service: &ServiceRef,
         principal: Principal,
-    ) -> Result<Explanation, ControlError> {
+    ) -> Result<ExplanationReport, ControlError> {
         let (from, vm, service) = self.resolve(from, to, service)?;
         self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
@@ -605,7 +605,7 @@ impl Handle {
                 vm,
                 service,
             };
-            Explanation::from(&core.fabric.explain_connect(&request, Audience::Operator))
+            ExplanationReport::from(&core.fabric.explain_connect(&request, Audience::Operator))
         })
     }
 
@@ -621,7 +621,7 @@ impl Handle {
         accept: &PartitionRef,
         service: &ServiceRef,
         principal: Principal,
-    ) -> Result<Explanation, ControlError> {
+    ) -> Result<ExplanationReport, ControlError> {
         let (from, vm, service) = self.resolve(from, accept, service)?;
         self.call(move |core| {
             let from = from.unwrap_or_else(|| core.fabric.root());
@@ -633,7 +633,7 @@ impl Handle {
                 service,
                 backlog: 1,
             };
-            Explanation::from(&core.fabric.explain_listen(&request, Audience::Operator))
+            ExplanationReport::from(&core.fabric.explain_listen(&request, Audience::Operator))
         })
     }
 

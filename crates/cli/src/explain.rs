@@ -4,7 +4,7 @@ use std::io;
 
 use hvsock::{ConnectOptions, HvAddr, ListenOptions};
 use hvsock_address::{PartitionRef, ServiceRef};
-use hvsock_control::{Explanation, RefusalReport, Step};
+use hvsock_control::{ExplanationReport, ExplanationStep, RefusalReport};
 
 use crate::complete;
 use crate::context::Context;
@@ -16,7 +16,7 @@ use crate::format::shell_word;
 /// # Errors
 ///
 /// Fails if the endpoint cannot be reached.
-pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<Explanation> {
+pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<ExplanationReport> {
     let endpoint = context.endpoint();
     let explained = if listen {
         ListenOptions::new()
@@ -27,7 +27,7 @@ pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<
             .endpoint(endpoint)
             .explain(address.clone())?
     };
-    let steps = explained.steps().iter().map(|step| Step {
+    let steps = explained.steps().iter().map(|step| ExplanationStep {
         question: step.question().to_owned(),
         answer: step.answer().to_owned(),
         pass: step.pass(),
@@ -45,7 +45,7 @@ pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<
         (None, None) if listen => "the listen would succeed".to_owned(),
         (None, None) => "the connect would succeed".to_owned(),
     };
-    Ok(Explanation {
+    Ok(ExplanationReport {
         verdict,
         refusal,
         steps: steps.collect(),

@@ -18,7 +18,7 @@ pub struct Listener {
     /// The partitions that it accepts from: a well-known word, or a partition's name or id.
     pub from: String,
     /// The process that listens.
-    pub end: End,
+    pub end: ConnectionEnd,
     /// The number of connections that may wait to be accepted.
     pub backlog: u32,
     /// The number of connections that wait now.
@@ -29,7 +29,7 @@ pub struct Listener {
 
 /// A process, or a guest, at one end of a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct End {
+pub struct ConnectionEnd {
     /// The name of its partition.
     #[schema(value_type = String)]
     pub partition: PartitionName,
@@ -73,9 +73,9 @@ pub struct Connection {
     #[schema(value_type = Option<String>)]
     pub service_name: Option<ElementName>,
     /// The end that connected.
-    pub from: End,
+    pub from: ConnectionEnd,
     /// The end that accepted.
-    pub to: End,
+    pub to: ConnectionEnd,
     /// Its transport: `ring`, directly between its ends, or `descriptor`, through the broker.
     pub transport: String,
     /// Its state.

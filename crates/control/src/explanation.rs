@@ -19,7 +19,7 @@ pub struct RefusalReport {
 
 /// One check on the way to a verdict.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Step {
+pub struct ExplanationStep {
     /// The question of the check.
     pub question: String,
     /// The answer, and the rule that gave it.
@@ -30,16 +30,16 @@ pub struct Step {
 
 /// Whether a connect or listen would succeed, and why.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct Explanation {
+pub struct ExplanationReport {
     /// The verdict as one sentence.
     pub verdict: String,
     /// The refusal; absent if the request would succeed.
     pub refusal: Option<RefusalReport>,
     /// The checks, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ExplanationStep>,
 }
 
-impl From<&hvsock_fabric::Explanation> for Explanation {
+impl From<&hvsock_fabric::Explanation> for ExplanationReport {
     fn from(explanation: &hvsock_fabric::Explanation) -> Self {
         let refusal = explanation
             .verdict
@@ -51,7 +51,7 @@ impl From<&hvsock_fabric::Explanation> for Explanation {
                 errno: refusal.errno(),
                 fix: explanation.fix.clone(),
             });
-        let steps = explanation.steps.iter().map(|step| Step {
+        let steps = explanation.steps.iter().map(|step| ExplanationStep {
             question: step.question.clone(),
             answer: step.answer.clone(),
             pass: step.pass,

@@ -42,7 +42,7 @@ pub struct Guest {
     /// The liveness of its agent.
     pub contact: Contact,
     /// Seconds since the last heartbeat of its agent.
-    pub heard_seconds: Option<f64>,
+    pub last_seen_seconds: Option<f64>,
     /// Whether it has started, as reported by its service manager or its agent.
     pub ready: bool,
     /// The last report of its agent.
@@ -152,15 +152,15 @@ pub struct GuestNotice {
 /// A request to send a command to a guest's agent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct NewGuestOrder {
+pub struct NewGuestCommand {
     /// The command.
-    pub order: GuestOrder,
+    pub command: GuestCommand,
 }
 
 /// A command for a guest's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum GuestOrder {
+pub enum GuestCommand {
     /// Measure the offset of the guest's clock from the host's, and correct it.
     SyncClock,
 }

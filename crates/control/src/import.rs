@@ -8,11 +8,11 @@ use crate::NewService;
 
 /// The changes that a file makes to the registry.
 ///
-/// Apply [`gone`](Self::gone) first, so that a registration may reuse the name of a removed one.
+/// Apply [`removed`](Self::removed) first, so that a registration may reuse the name of a removed one.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Import {
     /// The services to unregister, if they are registered.
-    pub gone: Vec<ServiceId>,
+    pub removed: Vec<ServiceId>,
     /// The services to register: all of them, or none if one of them is invalid.
     pub registrations: Vec<Registration>,
     /// Remarks on entries of the file that were left out or completed, and why.
@@ -51,7 +51,7 @@ impl Import {
                     registration.owner.get_or_insert_with(|| owner.to_owned());
                     import.registrations.push(*registration);
                 }
-                Entry::Unregister { id, .. } => import.gone.push(id),
+                Entry::Unregister { id, .. } => import.removed.push(id),
             }
         }
         import.notes = file.notes.iter().map(ToString::to_string).collect();
@@ -76,7 +76,7 @@ mod tests {
              [{key}\\00000ac9-facb-11e6-bd58-64006a7986d3]\r\n\"ElementName\"=\"backup\"\r\n"
         );
         let import = Import::of_reg_file(text.as_bytes(), "alice").unwrap();
-        assert_eq!(import.gone, [id.parse().unwrap()]);
+        assert_eq!(import.removed, [id.parse().unwrap()]);
         let [backup] = &import.registrations[..] else {
             panic!("{import:?}");
         };

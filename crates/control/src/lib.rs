@@ -3,7 +3,7 @@
 //! The broker's control API sends and receives them, and `hvsock --json` prints them. On Windows,
 //! which needs no broker, `hvsock --json` prints the same types. They are derived from the
 //! registry's types (a [`Service`] from a [`Registration`](hvsock_registry::Registration)) and from
-//! the fabric's (an [`Explanation`] from [its own](hvsock_fabric::Explanation)). No I/O.
+//! the fabric's (an [`ExplanationReport`] from [its own](hvsock_fabric::Explanation)). No I/O.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]
@@ -19,12 +19,12 @@ mod registration;
 mod service;
 mod status;
 
-pub use connection::{Connection, ConnectionState, End, Listener};
+pub use connection::{Connection, ConnectionEnd, ConnectionState, Listener};
 pub use event::{Event, EventKind};
-pub use explanation::{Explanation, RefusalReport, Step};
+pub use explanation::{ExplanationReport, ExplanationStep, RefusalReport};
 pub use guest::{
-    ClockKeeper, Contact, Guest, GuestClock, GuestFacts, GuestNotice, GuestOrder, GuestReport,
-    GuestService, Health, NewGuestOrder,
+    ClockKeeper, Contact, Guest, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport,
+    GuestService, Health, NewGuestCommand,
 };
 pub use import::Import;
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
@@ -44,7 +44,7 @@ const _: () = {
     assert_send_sync::<Connection>();
     assert_send_sync::<ErrorBody>();
     assert_send_sync::<Event>();
-    assert_send_sync::<Explanation>();
+    assert_send_sync::<ExplanationReport>();
     assert_send_sync::<Import>();
     assert_send_sync::<ImportError>();
     assert_send_sync::<Imported>();

@@ -222,7 +222,7 @@ mod tests {
     fn connect_is_byte_exact() {
         let message = ClientMessage::Connect(Connect {
             flags: Flags {
-                plain: true,
+                raw_fd: true,
                 dry_run: false,
             },
             timeout_ms: 2000,
@@ -230,7 +230,7 @@ mod tests {
             address: SockAddrHv::new(VmId::PARENT, ServiceId::from_port(2761)),
         });
         let want = [
-            0x01, 0x03, 0x01, 0x00, // version, CONNECT, flags PLAIN
+            0x01, 0x03, 0x01, 0x00, // version, CONNECT, flags RAW_FD
             0xd0, 0x07, 0x00, 0x00, // 2000 ms
             0x01, 0x00, 0x00, 0x00, // the descriptor transport
             0xda, 0x7c, 0x2e, 0xa4, 0x3f, 0xd0, 0x0c, 0x48, // VmId
@@ -329,7 +329,7 @@ mod tests {
 
     fn any_message() -> impl Strategy<Value = ClientMessage> {
         let flags =
-            (any::<bool>(), any::<bool>()).prop_map(|(plain, dry_run)| Flags { plain, dry_run });
+            (any::<bool>(), any::<bool>()).prop_map(|(raw_fd, dry_run)| Flags { raw_fd, dry_run });
         let address = (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(vm, service)| {
             SockAddrHv::new(
                 VmId::from_guid_bytes(vm),

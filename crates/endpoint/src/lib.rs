@@ -36,7 +36,7 @@ pub const MAX_DESCRIPTORS: usize = 4;
 pub struct Flags {
     /// The data descriptor is used as a raw fd, by a program without hvsock's library. Its end of
     /// file is a clean end of the stream, without a [`ClientMessage::Shutdown`] before it.
-    pub plain: bool,
+    pub raw_fd: bool,
     /// Only explain what would happen. The broker answers with [`BrokerMessage::Explained`].
     pub dry_run: bool,
 }

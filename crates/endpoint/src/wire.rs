@@ -42,7 +42,7 @@ impl<'a> Writer<'a> {
     pub(crate) fn new(buffer: &'a mut Vec<u8>, kind: u8, flags: Flags) -> Self {
         buffer.clear();
         buffer.extend_from_slice(&[VERSION, kind]);
-        let bits = u16::from(flags.plain) | u16::from(flags.dry_run) << 1;
+        let bits = u16::from(flags.raw_fd) | u16::from(flags.dry_run) << 1;
         buffer.extend_from_slice(&bits.to_le_bytes());
         Self(buffer)
     }
@@ -109,7 +109,7 @@ impl<'a> Reader<'a> {
             });
         }
         let flags = Flags {
-            plain: bits & 1 != 0,
+            raw_fd: bits & 1 != 0,
             dry_run: bits & 2 != 0,
         };
         Ok(Self {

@@ -22,9 +22,9 @@ impl HvStream {
     /// The program does not use this library. The end of its output is the end of this end's data
     /// (half-close).
     ///
-    /// The program gets the connection itself if that was made with `plain(true)`
-    /// ([`ConnectOptions`](crate::ConnectOptions::plain),
-    /// [`ListenOptions`](crate::ListenOptions::plain)) or with `AF_VSOCK`. Otherwise, and always on
+    /// The program gets the connection itself if that was made with `raw_fd(true)`
+    /// ([`ConnectOptions`](crate::ConnectOptions::raw_fd),
+    /// [`ListenOptions`](crate::ListenOptions::raw_fd)) or with `AF_VSOCK`. Otherwise, and always on
     /// Windows, two threads of this process copy the bytes.
     ///
     /// # Errors
@@ -38,7 +38,7 @@ impl HvStream {
     /// use std::process::Command;
     ///
     /// # fn main() -> std::io::Result<()> {
-    /// let listener = hvsock::HvListener::options().plain(true).listen(("any", "HV Socket Demo"))?;
+    /// let listener = hvsock::HvListener::options().raw_fd(true).listen(("any", "HV Socket Demo"))?;
     /// for stream in listener.incoming() {
     ///     let status = stream?.spawn(Command::new("cat"))?.wait()?;
     ///     println!("cat ended with {status}");

@@ -103,7 +103,7 @@ impl ConnectOptions {
     /// end.
     #[doc(alias = "IntoRawFd")]
     #[doc(alias = "stdio")]
-    pub fn plain(mut self, on: bool) -> Self {
+    pub fn raw_fd(mut self, on: bool) -> Self {
         self.raw_fd = on;
         self
     }
@@ -177,7 +177,7 @@ impl ConnectOptions {
             },
             settings: self.settings,
             flags: Flags {
-                plain: self.raw_fd,
+                raw_fd: self.raw_fd,
                 dry_run,
             },
         })
@@ -252,7 +252,7 @@ impl ListenOptions {
     /// programs that do not use this library: see [`HvStream::spawn`].
     #[doc(alias = "IntoRawFd")]
     #[doc(alias = "stdio")]
-    pub fn plain(mut self, on: bool) -> Self {
+    pub fn raw_fd(mut self, on: bool) -> Self {
         self.raw_fd = on;
         self
     }
@@ -326,7 +326,7 @@ impl ListenOptions {
             },
             settings: self.settings,
             flags: Flags {
-                plain: self.raw_fd,
+                raw_fd: self.raw_fd,
                 dry_run,
             },
         })

@@ -30,7 +30,7 @@ fn has_hyper_v_sockets() -> bool {
 }
 
 #[test]
-fn without_hyper_v_every_way_to_a_socket_says_to_enable_it() {
+fn without_hyper_v_every_call_says_how_to_enable_it() {
     if has_hyper_v_sockets() {
         return;
     }
@@ -98,7 +98,7 @@ fn naming_an_endpoint_is_an_error_on_windows() {
 }
 
 #[test]
-fn names_that_nobody_has_are_refused_with_the_next_step() {
+fn unknown_names_are_refused_with_the_next_step() {
     let error = HvStream::connect((LOOPBACK, "No such service")).unwrap_err();
     assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered), "{error}");
     assert!(error.to_string().contains("hvsock service list"), "{error}");
@@ -114,7 +114,7 @@ fn names_that_nobody_has_are_refused_with_the_next_step() {
 }
 
 #[test]
-fn what_would_happen_is_explained_without_a_socket() {
+fn explanations_need_no_socket() {
     if !has_hyper_v_sockets() {
         let loopback = hvsock::explain_connect((LOOPBACK, ServiceId::random())).unwrap();
         assert_eq!(loopback.refusal(), Some(&Refusal::NotSupported));
@@ -141,7 +141,7 @@ fn what_would_happen_is_explained_without_a_socket() {
 }
 
 #[test]
-fn a_bind_that_could_never_receive_fails_before_windows_is_asked() {
+fn a_bind_that_could_never_receive_fails_without_a_system_call() {
     let service = ServiceId::random();
     let bind = HvListener::bind((VmId::CHILDREN, service));
     assert_eq!(refusal(bind), Refusal::Unregistered);

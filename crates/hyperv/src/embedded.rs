@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setting_is_one_instance_and_nothing_in_it_ends_it() {
+    fn a_setting_is_one_instance_with_escaped_values() {
         let service = ServiceId::from_port(2761);
         let new = setting(None, service, Switch::Enabled);
         assert_eq!(

@@ -6,7 +6,7 @@ use hvsock_fabric::{Refusal, Step};
 
 /// Whether a connect or listen would succeed, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
+pub struct HyperVExplanation {
     /// The verdict.
     pub verdict: Result<Outlook, Refusal>,
     /// The checks, in order.

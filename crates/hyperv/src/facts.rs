@@ -4,7 +4,7 @@ use hvsock_address::{ServiceId, VmId};
 use hvsock_fabric::{Refusal, Step};
 use hvsock_registry::{Registration, Registry};
 
-use crate::explanation::{Explanation, Outlook};
+use crate::explanation::{HyperVExplanation, Outlook};
 use crate::missing::Missing;
 use crate::name::{FindVmError, find_vm};
 use crate::view::View;
@@ -40,7 +40,7 @@ pub(crate) struct Question {
 
 impl Facts {
     /// Explains whether a connect to a service at `vm` would succeed.
-    pub fn explain_connect(&self, vm: VmId, service: ServiceId) -> Explanation {
+    pub fn explain_connect(&self, vm: VmId, service: ServiceId) -> HyperVExplanation {
         self.explain(Question {
             vm,
             service,
@@ -49,7 +49,7 @@ impl Facts {
     }
 
     /// Explains whether a listen that accepts from `vm` would succeed.
-    pub fn explain_listen(&self, vm: VmId, service: ServiceId) -> Explanation {
+    pub fn explain_listen(&self, vm: VmId, service: ServiceId) -> HyperVExplanation {
         self.explain(Question {
             vm,
             service,
@@ -91,10 +91,10 @@ impl Facts {
         self.is_guest_only() || self.machine.guest.is_some() && to_host
     }
 
-    fn explain(&self, question: Question) -> Explanation {
+    fn explain(&self, question: Question) -> HyperVExplanation {
         let view = View::new(self, question);
         let evaluated = view.evaluate(question);
-        let mut explanation = Explanation {
+        let mut explanation = HyperVExplanation {
             verdict: evaluated.verdict.map(|_| Outlook::Open),
             steps: evaluated.steps,
             fix: evaluated.fix,
@@ -114,7 +114,7 @@ impl Facts {
     }
 
     /// Some services and machines need no registration.
-    fn apply_exemptions(&self, explanation: &mut Explanation, question: Question) {
+    fn apply_exemptions(&self, explanation: &mut HyperVExplanation, question: Question) {
         let kind = self.vm(question.vm).map(|vm| &vm.kind);
         let shipped = Registration::in_box();
         let shipped = shipped.iter().any(|entry| entry.id == question.service);
@@ -156,7 +156,7 @@ impl Facts {
     }
 
     /// Adds what is unknown about a success.
-    fn add_caveats(&self, explanation: &mut Explanation, question: Question, view: &View) {
+    fn add_caveats(&self, explanation: &mut HyperVExplanation, question: Question, view: &View) {
         let steps = &mut explanation.steps;
         if let Some(name) = &view.target {
             let words = match self.vm(question.vm).map(|vm| vm.state) {
@@ -226,7 +226,7 @@ fn hides_vms(missing: &Missing) -> bool {
 }
 
 /// In a virtual machine the host's registry decides.
-fn leave_to_host(explanation: &mut Explanation, view: &View) {
+fn leave_to_host(explanation: &mut HyperVExplanation, view: &View) {
     if explanation.verdict != Err(Refusal::Unregistered) {
         return;
     }

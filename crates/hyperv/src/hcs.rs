@@ -105,7 +105,7 @@ mod tests {
     ]"#;
 
     #[test]
-    fn virtual_machines_are_taken_out_of_the_list() {
+    fn virtual_machines_are_filtered_from_the_list() {
         let vms = compute_systems(LIST).unwrap();
         let found: Vec<_> = vms
             .iter()

@@ -34,7 +34,7 @@ mod vm;
 #[cfg(windows)]
 mod windows;
 
-pub use explanation::{Explanation, Outlook};
+pub use explanation::{HyperVExplanation, Outlook};
 pub use facts::Facts;
 pub use hcs::{ParseComputeSystemsError, compute_systems};
 pub use machine::{Guest, Machine};
@@ -49,7 +49,7 @@ pub use windows::{PolicyError, facts, facts_at_hand, machine, set_policy, virtua
 /// Threads may share every public type.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
-    assert_send_sync::<Explanation>();
+    assert_send_sync::<HyperVExplanation>();
     assert_send_sync::<Facts>();
     assert_send_sync::<FindVmError>();
     assert_send_sync::<Guest>();

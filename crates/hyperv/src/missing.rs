@@ -9,7 +9,7 @@ use std::time::Duration;
 pub enum Missing {
     /// Not queried, because a query takes time.
     #[error("the virtual machines were not queried; `hvsock vm list` queries them")]
-    NotAsked,
+    NotQueried,
     /// Hyper-V is not enabled on this machine.
     #[error(
         "Hyper-V is not enabled on this machine; enable it as administrator with \

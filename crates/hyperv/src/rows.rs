@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_is_a_row_whose_name_is_a_guid_whatever_its_caption() {
+    fn a_row_with_a_guid_as_name_is_a_machine() {
         let rows = vec![row("DESKTOP-1", "DESKTOP-1", 2), row(ID, "My VM", 3)];
         let vms = virtual_machines(rows).unwrap();
         assert_eq!(vms.len(), 1);
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn wsls_machine_is_in_the_command_line_of_its_process() {
+    fn the_id_of_wsls_machine_is_parsed_from_a_command_line() {
         let id: VmId = ID.parse().unwrap();
         for line in [
             format!("\"C:\\Program Files\\WSL\\wslhost.exe\" --vm-id {{{ID}}} --handle 12"),

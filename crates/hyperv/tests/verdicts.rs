@@ -3,7 +3,7 @@
 use hvsock_address::{ElementName, ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
 use hvsock_hyperv::{
-    Explanation, Facts, Guest, Missing, Outlook, ServicePolicy, Switch, Vm, VmKind, VmState,
+    Facts, Guest, HyperVExplanation, Missing, Outlook, ServicePolicy, Switch, Vm, VmKind, VmState,
     refusal,
 };
 use hvsock_registry::{Registration, Registry};
@@ -74,14 +74,14 @@ fn guest() -> Facts {
 }
 
 /// The complete text of an explanation.
-fn text(explanation: &Explanation) -> String {
+fn text(explanation: &HyperVExplanation) -> String {
     let steps = explanation.steps.iter();
     let steps = steps.map(|step| format!("{} {}\n", step.question, step.answer));
     format!("{}{:?}", steps.collect::<String>(), explanation.fix)
 }
 
 #[test]
-fn a_host_reaches_a_machine_that_runs_and_whose_service_is_registered_and_on() {
+fn a_host_connects_to_a_running_machine_with_a_registered_enabled_service() {
     let unregistered = Facts {
         registry: Registry::new(),
         ..host()
@@ -144,7 +144,7 @@ fn a_host_reaches_a_machine_that_runs_and_whose_service_is_registered_and_on() {
 }
 
 #[test]
-fn a_host_listens_where_somebody_may_come_from() {
+fn a_host_listens_for_addresses_that_can_connect() {
     let unregistered = Facts {
         registry: Registry::new(),
         ..host()
@@ -178,7 +178,7 @@ fn a_host_listens_where_somebody_may_come_from() {
 }
 
 #[test]
-fn a_policy_switches_a_service_off_for_one_machine_and_for_no_other() {
+fn a_policy_disables_a_service_for_one_machine_only() {
     let mut facts = host();
     facts.vms.push(vm("other", 'e', VmState::Running));
     let policy = |service, switch| ServicePolicy {
@@ -208,7 +208,7 @@ fn a_policy_switches_a_service_off_for_one_machine_and_for_no_other() {
 }
 
 #[test]
-fn a_guest_leaves_it_to_its_host_and_says_where_to_ask() {
+fn a_guest_defers_to_its_host_and_names_the_command_to_run_there() {
     let nested = |mut facts: Facts| {
         facts.machine.is_host = true;
         facts.vms = host().vms;
@@ -261,10 +261,10 @@ fn a_guest_that_knows_only_the_name_of_its_host_is_a_guest() {
 }
 
 #[test]
-fn what_windows_does_not_show_is_not_said_not_to_be_there() {
+fn hidden_machines_are_unknown_and_not_absent() {
     for missing in [
         Missing::Rights,
-        Missing::NotAsked,
+        Missing::NotQueried,
         Missing::ComputeService {
             why: "it is busy".to_owned(),
         },
@@ -319,7 +319,7 @@ fn a_machine_that_is_changing_its_state_may_accept_connections() {
 }
 
 #[test]
-fn wsls_machine_needs_no_registration_and_hears_no_wildcard() {
+fn wsls_machine_needs_no_registration_and_reaches_no_wildcard_listener() {
     let mut facts = host();
     facts.registry = Registry::new();
     facts.vms.push(Vm {
@@ -331,7 +331,7 @@ fn wsls_machine_needs_no_registration_and_hears_no_wildcard() {
     assert_eq!(facts.explain_listen(id('e'), service()).verdict, OPEN);
     // A machine that may be Hyper-V's needs a registration.
     facts.vms[4].kind = VmKind::Utility { owner: None };
-    facts.missing = vec![Missing::NotAsked];
+    facts.missing = vec![Missing::NotQueried];
     let explanation = facts.explain_connect(id('e'), service());
     assert_eq!(explanation.verdict, OPEN);
     assert!(text(&explanation).contains("Windows does not show who runs it"));
@@ -375,7 +375,7 @@ fn a_fix_is_a_command_of_windows() {
 
 /// The table of error numbers, without facts.
 #[test]
-fn a_number_of_windows_is_a_refusal() {
+fn an_error_number_of_windows_maps_to_a_refusal() {
     let denied = |rule: &str| Refusal::Denied {
         rule: rule.to_owned(),
     };
@@ -430,7 +430,7 @@ fn a_number_of_windows_is_a_refusal() {
 }
 
 #[test]
-fn the_facts_say_what_a_number_leaves_open() {
+fn facts_refine_an_ambiguous_error_number() {
     let unregistered = Facts {
         registry: Registry::new(),
         ..host()
@@ -517,7 +517,7 @@ fn any_facts() -> impl Strategy<Value = Facts> {
         proptest::option::of(guest),
         any::<bool>(),
         proptest::sample::subsequence(
-            vec![Missing::HyperV, Missing::Rights, Missing::NotAsked],
+            vec![Missing::HyperV, Missing::Rights, Missing::NotQueried],
             0..3,
         ),
     )

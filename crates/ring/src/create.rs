@@ -10,21 +10,21 @@ use crate::memory::Memory;
 
 /// The descriptors of a connection between two processes.
 ///
-/// To open an [`End`](crate::End), each process needs the memory and its own [`Bells`]. Neither
+/// To open an [`RingEnd`](crate::RingEnd), each process needs the memory and its own [`Doorbells`]. Neither
 /// process should receive the other's.
 #[derive(Debug)]
 pub struct Parts {
     /// The memory that both processes map. Its size is sealed.
     pub memory: OwnedFd,
     /// The doorbells of the first end, which connected.
-    pub first: Bells,
+    pub first: Doorbells,
     /// The doorbells of the second end, which accepted.
-    pub second: Bells,
+    pub second: Doorbells,
 }
 
 /// The two doorbells of one end. Each is one end of a pipe.
 #[derive(Debug)]
-pub struct Bells {
+pub struct Doorbells {
     /// Becomes readable when the peer notifies this end. It hangs up when the peer's process is
     /// gone, provided that only the peer kept the other end of this pipe.
     pub own: OwnedFd,
@@ -46,11 +46,11 @@ impl Parts {
         let (second_own, first_peer) = doorbell::pair()?;
         Ok(Self {
             memory,
-            first: Bells {
+            first: Doorbells {
                 own: first_own,
                 peer: first_peer,
             },
-            second: Bells {
+            second: Doorbells {
                 own: second_own,
                 peer: second_peer,
             },

@@ -17,24 +17,24 @@ use crate::spin::Spin;
 use crate::stats::{Counters, count};
 use crate::sync::Ordering;
 use crate::waiters::Waiters;
-use crate::{Bells, RingSize, RingStats, Side, Stop, Violation};
+use crate::{Doorbells, RingError, RingSide, RingSize, RingStats, Violation};
 
 /// One end of a bidirectional byte stream through shared memory.
 ///
 /// All methods take `&self`: threads may read and write at the same time. If several threads use the
 /// same direction, the bytes of each call stay contiguous in the stream.
 ///
-/// Dropping an end without [`End::shutdown_write`] is no clean end of the stream: the peer reads
+/// Dropping an end without [`RingEnd::shutdown_write`] is no clean end of the stream: the peer reads
 /// what was written and then an error.
 #[derive(Debug)]
-pub struct End {
+pub struct RingEnd {
     pub(crate) memory: Memory,
-    side: Side,
+    side: RingSide,
     pub(crate) outgoing: Mutex<Producer>,
     pub(crate) incoming: Mutex<Consumer>,
     /// Bytes ever written, for threads that do not hold `outgoing`.
     pub(crate) written: AtomicU64,
-    pub(crate) doorbells: Bells,
+    pub(crate) doorbells: Doorbells,
     /// The largest number of bytes copied before they are published or freed.
     pub(crate) chunk: u64,
     /// The low watermark: the free space in bytes at which a writer that found none is woken.
@@ -52,33 +52,33 @@ pub struct End {
     pub(crate) counters: Counters,
 }
 
-impl End {
+impl RingEnd {
     /// Opens an end of a new connection. Maps the memory after checking that its size is sealed.
     ///
     /// # Errors
     ///
     /// `InvalidData` if the memory is not sealed or its length is not that of a ring; otherwise the
     /// error of `mmap`.
-    pub fn open(side: Side, memory: impl AsFd, doorbells: Bells) -> io::Result<Self> {
+    pub fn open(side: RingSide, memory: impl AsFd, doorbells: Doorbells) -> io::Result<Self> {
         Self::open_at(side, memory, doorbells, [0, 0])
     }
 
-    /// As [`End::open`], with counters that begin at `start` (first → second, second → first)
+    /// As [`RingEnd::open`], with counters that begin at `start` (first → second, second → first)
     /// instead of 0. The peer's must begin at the same values. For tests of counter wraparound.
     ///
     /// # Errors
     ///
-    /// As [`End::open`].
+    /// As [`RingEnd::open`].
     #[doc(hidden)]
     pub fn open_at(
-        side: Side,
+        side: RingSide,
         memory: impl AsFd,
-        doorbells: Bells,
+        doorbells: Doorbells,
         start: [u64; 2],
     ) -> io::Result<Self> {
         let memory = Memory::open(memory)?;
         let capacity = u64::from(memory.size().bytes());
-        let [out, back] = [side, side.other()].map(Side::index);
+        let [out, back] = [side, side.other()].map(RingSide::index);
         let end = Self {
             side,
             outgoing: Mutex::new(Producer::new(capacity, start[out])),
@@ -126,9 +126,9 @@ impl End {
 
     /// The doorbell's descriptor. It becomes readable when the peer notifies this end.
     ///
-    /// The peer notifies only after a wakeup request. An event loop calls [`End::arm`] after a read
-    /// or write returned [`Stop::WouldBlock`], and [`End::hear`] when the descriptor is readable.
-    pub fn bell(&self) -> BorrowedFd<'_> {
+    /// The peer notifies only after a wakeup request. An event loop calls [`RingEnd::arm`] after a read
+    /// or write returned [`RingError::WouldBlock`], and [`RingEnd::drain_notifications`] when the descriptor is readable.
+    pub fn doorbell(&self) -> BorrowedFd<'_> {
         self.doorbells.own.as_fd()
     }
 
@@ -136,9 +136,9 @@ impl End {
     ///
     /// # Errors
     ///
-    /// [`Stop::WouldBlock`] without bytes; [`Stop::End`] at the end of the stream; another [`Stop`]
+    /// [`RingError::WouldBlock`] without bytes; [`RingError::EndOfStream`] at the end of the stream; another [`RingError`]
     /// if the connection broke.
-    pub fn try_read(&self, buffer: &mut [u8]) -> Result<usize, Stop> {
+    pub fn try_read(&self, buffer: &mut [u8]) -> Result<usize, RingError> {
         self.try_read_vectored(&mut [IoSliceMut::new(buffer)])
     }
 
@@ -146,8 +146,8 @@ impl End {
     ///
     /// # Errors
     ///
-    /// As [`End::try_read`].
-    pub fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, Stop> {
+    /// As [`RingEnd::try_read`].
+    pub fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> Result<usize, RingError> {
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() as u64;
         let mut incoming = self.incoming();
         let mut known = self.available_to_read(&mut incoming, wanted.min(self.chunk))?;
@@ -178,9 +178,9 @@ impl End {
     ///
     /// # Errors
     ///
-    /// As [`End::try_read`].
+    /// As [`RingEnd::try_read`].
     #[doc(alias = "MSG_PEEK")]
-    pub fn try_peek(&self, buffer: &mut [u8]) -> Result<usize, Stop> {
+    pub fn try_peek(&self, buffer: &mut [u8]) -> Result<usize, RingError> {
         let mut incoming = self.incoming();
         let known = self.available_to_read(&mut incoming, buffer.len() as u64)?;
         let count = known.min(buffer.len() as u64) as usize;
@@ -194,9 +194,9 @@ impl End {
     ///
     /// # Errors
     ///
-    /// [`Stop::WouldBlock`] without free space; [`Stop::Ended`] after [`End::shutdown_write`];
-    /// [`Stop::Closed`] if the peer reads no more; another [`Stop`] if the connection broke.
-    pub fn try_write(&self, bytes: &[u8]) -> Result<usize, Stop> {
+    /// [`RingError::WouldBlock`] without free space; [`RingError::WriteShutdown`] after [`RingEnd::shutdown_write`];
+    /// [`RingError::PeerClosed`] if the peer reads no more; another [`RingError`] if the connection broke.
+    pub fn try_write(&self, bytes: &[u8]) -> Result<usize, RingError> {
         self.try_write_vectored(&[IoSlice::new(bytes)])
     }
 
@@ -204,8 +204,8 @@ impl End {
     ///
     /// # Errors
     ///
-    /// As [`End::try_write`].
-    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> Result<usize, Stop> {
+    /// As [`RingEnd::try_write`].
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> Result<usize, RingError> {
         let wanted = slices.iter().map(|slice| slice.len()).sum::<usize>() as u64;
         let mut outgoing = self.outgoing();
         let mut free = self.free_to_write(&mut outgoing, wanted.min(self.chunk))?;
@@ -238,7 +238,7 @@ impl End {
     ///
     /// A reader that closes sees the bytes published before, or this check sees that it closed. So
     /// no bytes are lost silently.
-    pub(crate) fn check_not_closed(&self) -> Result<(), Stop> {
+    pub(crate) fn check_not_closed(&self) -> Result<(), RingError> {
         let words = self.words_out();
         if producer::closed(words) == 0 {
             return Ok(());
@@ -248,7 +248,7 @@ impl End {
         if read == self.written.load(Local::Relaxed) {
             return Ok(());
         }
-        Err(Stop::Closed)
+        Err(RingError::PeerClosed)
     }
 
     /// Ends the stream that this end writes. The peer reads what was written, then the end of the
@@ -265,7 +265,7 @@ impl End {
         self.waiters.wake(None);
     }
 
-    /// Stops reading: later reads return [`Stop::End`], and the peer's writes fail.
+    /// Stops reading: later reads return [`RingError::EndOfStream`], and the peer's writes fail.
     #[doc(alias = "half-close")]
     pub fn shutdown_read(&self) {
         self.read_shut.store(true, Local::Release);
@@ -279,9 +279,9 @@ impl End {
         }
     }
 
-    /// Resets the connection: both ends can read what was written by now, then get [`Stop::Cut`].
+    /// Resets the connection: both ends can read what was written by now, then get [`RingError::Reset`].
     #[doc(alias = "abort")]
-    pub fn cut(&self) {
+    pub fn reset(&self) {
         self.is_reset.store(true, Local::Release);
         let state = &self.memory.header().state.0;
         if state.fetch_or(RESET, Ordering::Release) & RESET == 0 {
@@ -293,12 +293,12 @@ impl End {
 
     /// Whether a read would return bytes, the end of the stream or an error.
     pub fn is_readable(&self) -> bool {
-        self.available_to_read(&mut self.incoming(), 1) != Err(Stop::WouldBlock)
+        self.available_to_read(&mut self.incoming(), 1) != Err(RingError::WouldBlock)
     }
 
     /// Whether a write would accept bytes or return an error.
     pub fn is_writable(&self) -> bool {
-        self.free_to_write(&mut self.outgoing(), 1) != Err(Stop::WouldBlock)
+        self.free_to_write(&mut self.outgoing(), 1) != Err(RingError::WouldBlock)
     }
 
     /// The number of bytes written here that the peer claims to have read, modulo 2^64. It is never
@@ -306,8 +306,8 @@ impl End {
     ///
     /// # Errors
     ///
-    /// [`Stop::Violated`] if the peer's counter is invalid.
-    pub fn read_by_peer(&self) -> Result<u64, Stop> {
+    /// [`RingError::ProtocolViolation`] if the peer's counter is invalid.
+    pub fn read_by_peer(&self) -> Result<u64, RingError> {
         let mut outgoing = self.outgoing();
         let free = self.validate(outgoing.free_space(self.words_out(), u64::MAX))?;
         let unread = u64::from(self.size().bytes()) - free;
@@ -322,7 +322,7 @@ impl End {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn side(&self) -> Side {
+    pub(crate) fn side(&self) -> RingSide {
         self.side
     }
 
@@ -353,18 +353,18 @@ impl End {
         &self,
         incoming: &mut Consumer,
         wanted: u64,
-    ) -> Result<u64, Stop> {
+    ) -> Result<u64, RingError> {
         // Loaded first: everything that a peer stored before it hung up is seen after this.
         let hung_up = self.hung_up.load(Local::Acquire);
         let (words, state) = (self.words_in(), self.state());
         if self.read_shut.load(Local::Acquire) {
-            return Err(Stop::End);
+            return Err(RingError::EndOfStream);
         }
         if let Some(violation) = self.violation.get() {
-            return Err(Stop::Violated(*violation));
+            return Err(RingError::ProtocolViolation(*violation));
         }
         if state & (SUSPENDED | RESET) == SUSPENDED {
-            return Err(Stop::WouldBlock);
+            return Err(RingError::WouldBlock);
         }
         if state & RESET != 0 {
             self.validate(incoming.limit(words))?;
@@ -380,40 +380,44 @@ impl End {
             if producer::is_reader_gone(words)
                 && words.tail.0.load(Ordering::Acquire) != self.written.load(Local::Relaxed)
             {
-                return Err(Stop::Unread);
+                return Err(RingError::UnreadData);
             }
-            return Err(Stop::End);
+            return Err(RingError::EndOfStream);
         }
         Err(match () {
-            () if state & RESET != 0 => Stop::Cut,
-            () if hung_up => Stop::Gone,
-            () => Stop::WouldBlock,
+            () if state & RESET != 0 => RingError::Reset,
+            () if hung_up => RingError::PeerGone,
+            () => RingError::WouldBlock,
         })
     }
 
     /// The free space in bytes, at least 1. Loads the peer's counter only if less than `wanted` is
     /// known to be free.
-    pub(crate) fn free_to_write(&self, outgoing: &mut Producer, wanted: u64) -> Result<u64, Stop> {
+    pub(crate) fn free_to_write(
+        &self,
+        outgoing: &mut Producer,
+        wanted: u64,
+    ) -> Result<u64, RingError> {
         let hung_up = self.hung_up.load(Local::Acquire);
         let words = self.words_out();
         if outgoing.has_ended() {
-            return Err(Stop::Ended);
+            return Err(RingError::WriteShutdown);
         }
         if let Some(violation) = self.violation.get() {
-            return Err(Stop::Violated(*violation));
+            return Err(RingError::ProtocolViolation(*violation));
         }
         if self.state() & RESET != 0 {
-            return Err(Stop::Cut);
+            return Err(RingError::Reset);
         }
         if producer::closed(words) != 0 {
-            return Err(Stop::Closed);
+            return Err(RingError::PeerClosed);
         }
         if hung_up {
-            return Err(Stop::Gone);
+            return Err(RingError::PeerGone);
         }
         let free = self.validate(outgoing.free_space(words, wanted))?;
         if free == 0 {
-            return Err(Stop::WouldBlock);
+            return Err(RingError::WouldBlock);
         }
         self.woken(outgoing.disarm(words));
         Ok(free)
@@ -421,11 +425,11 @@ impl End {
 
     /// Resets the connection if the peer's counter was invalid. Later calls report the first
     /// violation.
-    pub(crate) fn validate<T>(&self, counter: Result<T, Violation>) -> Result<T, Stop> {
+    pub(crate) fn validate<T>(&self, counter: Result<T, Violation>) -> Result<T, RingError> {
         counter.map_err(|violation| {
             let first = *self.violation.get_or_init(|| violation);
-            self.cut();
-            Stop::Violated(first)
+            self.reset();
+            RingError::ProtocolViolation(first)
         })
     }
 
@@ -475,7 +479,7 @@ impl End {
     }
 }
 
-impl Drop for End {
+impl Drop for RingEnd {
     fn drop(&mut self) {
         self.close(READER_GONE);
     }
@@ -485,14 +489,14 @@ impl Drop for End {
 ///
 /// # Errors
 ///
-/// As [`Parts::new`](crate::Parts::new) and [`End::open`].
-pub fn pair(size: RingSize) -> io::Result<(End, End)> {
+/// As [`Parts::new`](crate::Parts::new) and [`RingEnd::open`].
+pub fn pair(size: RingSize) -> io::Result<(RingEnd, RingEnd)> {
     let crate::Parts {
         memory,
         first,
         second,
     } = crate::Parts::new(size)?;
-    let first = End::open(Side::First, &memory, first)?;
-    let second = End::open(Side::Second, &memory, second)?;
+    let first = RingEnd::open(RingSide::First, &memory, first)?;
+    let second = RingEnd::open(RingSide::Second, &memory, second)?;
     Ok((first, second))
 }

@@ -3,15 +3,15 @@
 //! Each direction is a single-producer single-consumer ring buffer in shared memory. A third
 //! process, such as a broker, creates [`Parts`] and sends each process its share; it may keep a
 //! [`Monitor`] to count bytes and to suspend or reset the connection. Each process opens its
-//! [`End`], which works like a socket:
+//! [`RingEnd`], which works like a socket:
 //!
-//! - [`End::try_read`] and [`End::try_write`] never block.
-//! - `Read` and `Write` for `&End` block. [`End::wait`] also takes a deadline and a second descriptor.
-//! - [`End::try_reserve`] and [`End::try_fill`] give zero-copy access to the ring's memory.
+//! - [`RingEnd::try_read`] and [`RingEnd::try_write`] never block.
+//! - `Read` and `Write` for `&RingEnd` block. [`RingEnd::wait`] also takes a deadline and a second descriptor.
+//! - [`RingEnd::try_reserve`] and [`RingEnd::try_fill`] give zero-copy access to the ring's memory.
 //!
 //! ```
 //! use std::io::{Read, Write};
-//! use hvsock_ring::{RingSize, Stop, pair};
+//! use hvsock_ring::{RingSize, RingError, pair};
 //!
 //! # fn main() -> std::io::Result<()> {
 //! let (first, second) = pair(RingSize::DEFAULT)?;
@@ -20,7 +20,7 @@
 //! let mut text = String::new();
 //! (&second).read_to_string(&mut text)?;
 //! assert_eq!(text, "hello");
-//! assert_eq!(second.try_read(&mut [0; 8]), Err(Stop::End));
+//! assert_eq!(second.try_read(&mut [0; 8]), Err(RingError::EndOfStream));
 //! # Ok(())
 //! # }
 //! ```
@@ -71,12 +71,12 @@ mod wait;
 mod waiters;
 mod zero_copy;
 
-pub use create::{Bells, Parts};
-pub use end::{End, pair};
-pub use error::Stop;
+pub use create::{Doorbells, Parts};
+pub use end::{RingEnd, pair};
+pub use error::RingError;
 pub use hvsock_sys::shared_memory::SharedBytes as Bytes;
 pub use monitor::Monitor;
-pub use side::Side;
+pub use side::RingSide;
 pub use size::RingSize;
 pub use stats::RingStats;
 pub use violation::Violation;
@@ -88,16 +88,16 @@ pub use zero_copy::{Filled, Reserved};
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
     const fn assert_sync<T: Sync>() {}
-    assert_send_sync::<Bells>();
+    assert_send_sync::<Doorbells>();
     assert_send_sync::<Bytes<'_>>();
-    assert_send_sync::<End>();
+    assert_send_sync::<RingEnd>();
     assert_send_sync::<Interest>();
     assert_send_sync::<Monitor>();
     assert_send_sync::<Parts>();
     assert_send_sync::<RingSize>();
     assert_send_sync::<RingStats>();
-    assert_send_sync::<Side>();
-    assert_send_sync::<Stop>();
+    assert_send_sync::<RingSide>();
+    assert_send_sync::<RingError>();
     assert_send_sync::<Violation>();
     assert_send_sync::<Woken>();
     assert_sync::<Filled<'_>>();

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use hvsock_sys::shared_memory::{Mapping, SharedBytes};
 
 use crate::layout::{HEADER, Header};
-use crate::{RingSize, Side, copy};
+use crate::{RingSide, RingSize, copy};
 
 /// A connection's memory, mapped into this process.
 #[derive(Debug)]
@@ -49,7 +49,12 @@ impl Memory {
     /// The ranges of the memory that hold `count` bytes of a direction, from byte number `position`
     /// on. They are two contiguous segments, because the bytes may wrap around the ring's end; the
     /// second may be empty.
-    pub(crate) fn segments(&self, from: Side, position: u64, count: usize) -> [Range<usize>; 2] {
+    pub(crate) fn segments(
+        &self,
+        from: RingSide,
+        position: u64,
+        count: usize,
+    ) -> [Range<usize>; 2] {
         let size = self.size.bytes() as usize;
         let count = count.min(size);
         let base = HEADER + from.index() * size;
@@ -60,7 +65,7 @@ impl Memory {
     }
 
     /// Copies `bytes` into the memory.
-    pub(crate) fn put(&self, from: Side, position: u64, bytes: &[u8]) {
+    pub(crate) fn put(&self, from: RingSide, position: u64, bytes: &[u8]) {
         let [first, second] = self.segments(from, position, bytes.len());
         let (a, b) = bytes.split_at(first.len());
         self.bytes(first).put(0, a);
@@ -68,7 +73,7 @@ impl Memory {
     }
 
     /// Copies from the memory into `buffer`.
-    pub(crate) fn get(&self, from: Side, position: u64, buffer: &mut [u8]) {
+    pub(crate) fn get(&self, from: RingSide, position: u64, buffer: &mut [u8]) {
         let [first, second] = self.segments(from, position, buffer.len());
         let (a, b) = buffer.split_at_mut(first.len());
         self.bytes(first).get(0, a);

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::AsFd;
 
-use crate::Side;
+use crate::RingSide;
 use crate::layout::{READER_GONE, RESET, SUSPENDED};
 use crate::memory::HeaderMapping;
 use crate::sync::{Ordering, fence};
@@ -31,18 +31,18 @@ impl Monitor {
     }
 
     /// The number of bytes that `side` claims to have written, modulo 2^64.
-    pub fn written(&self, side: Side) -> u64 {
+    pub fn written(&self, side: RingSide) -> u64 {
         self.direction(side).head.0.load(Ordering::Acquire)
     }
 
     /// Whether `side` shut down its writing direction (half-close).
-    pub fn has_ended(&self, side: Side) -> bool {
+    pub fn has_ended(&self, side: RingSide) -> bool {
         let close = &self.direction(side).close.0;
         close.ended.load(Ordering::Acquire) != 0
     }
 
     /// Whether bytes were written that `side` did not read.
-    pub fn leaves_unread(&self, side: Side) -> bool {
+    pub fn leaves_unread(&self, side: RingSide) -> bool {
         let words = self.direction(side.other());
         words.head.0.load(Ordering::Acquire) != words.tail.0.load(Ordering::Acquire)
     }
@@ -51,7 +51,7 @@ impl Monitor {
     ///
     /// The peer's later writes fail. [`leaves_unread`](Self::leaves_unread), called after this,
     /// sees every earlier write.
-    pub fn close(&self, side: Side) {
+    pub fn close(&self, side: RingSide) {
         let close = &self.direction(side.other()).close.0;
         close.closed.store(READER_GONE, Ordering::Release);
         fence(Ordering::SeqCst);
@@ -59,7 +59,7 @@ impl Monitor {
 
     /// Resets the connection: both sides read what was written by then, and then an error.
     #[doc(alias = "abort")]
-    pub fn cut(&self) {
+    pub fn reset(&self) {
         let state = &self.mapping.header().state.0;
         state.fetch_or(RESET, Ordering::Release);
     }
@@ -76,7 +76,7 @@ impl Monitor {
     }
 
     /// The words of the direction that `side` writes.
-    fn direction(&self, side: Side) -> &crate::layout::Direction {
+    fn direction(&self, side: RingSide) -> &crate::layout::Direction {
         &self.mapping.header().directions[side.index()]
     }
 }

@@ -1,6 +1,6 @@
 //! Drains the doorbell, and decides which pending notifications are stale.
 //!
-//! A thread that parks in [`wait`](crate::wait), or an event loop that calls [`End::hear`], drains
+//! A thread that parks in [`wait`](crate::wait), or an event loop that calls [`RingEnd::drain_notifications`], drains
 //! all notifications and has every other waiter check again. Other event loops only poll the
 //! doorbell's descriptor and retry their operation when it is readable; they never drain. For them
 //! the doorbell must become quiet once they have seen everything. It must stay readable while one
@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError, TryLockError};
 
 use hvsock_sys::doorbell;
 
-use crate::End;
+use crate::RingEnd;
 use crate::waiters::WaitGuard;
 
 /// What is known of the doorbell without a system call.
@@ -36,7 +36,7 @@ impl PendingNotifications {
     }
 }
 
-impl End {
+impl RingEnd {
     /// Notes that an operation can make progress. `request` is the result of withdrawing its wakeup
     /// request: whether the peer had notified for it, or `None` if there was no request.
     pub(crate) fn woken(&self, request: Option<bool>) {
@@ -100,20 +100,22 @@ impl End {
             .unwrap_or_else(PoisonError::into_inner);
         pending.is_stale.store(false, Ordering::Relaxed);
         pending.is_drained.store(false, Ordering::Relaxed);
-        let Ok(heard) = doorbell::look(&self.doorbells.own) else {
+        let Ok(doorbell_state) = doorbell::look(&self.doorbells.own) else {
             return;
         };
-        if heard.hung_up {
+        if doorbell_state.hung_up {
             self.hung_up.store(true, Ordering::Release);
         }
         // Counted before the requests are checked: the peer takes a request before it notifies, so
         // no notification that must stay is missed.
-        let stale = heard.rings.saturating_sub(self.notified_directions());
+        let stale = doorbell_state
+            .notifications
+            .saturating_sub(self.notified_directions());
         if stale > 0 {
             let _ = doorbell::take(&self.doorbells.own, stale);
         }
         drop(draining);
-        if stale > 0 || heard.hung_up {
+        if stale > 0 || doorbell_state.hung_up {
             self.waiters.wake(except);
         }
     }

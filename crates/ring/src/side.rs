@@ -2,16 +2,16 @@
 
 /// One of the two ends of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Side {
+pub enum RingSide {
     /// The end that connected.
     First,
     /// The end that accepted.
     Second,
 }
 
-impl Side {
+impl RingSide {
     /// Both ends, the first one first.
-    pub const BOTH: [Side; 2] = [Side::First, Side::Second];
+    pub const BOTH: [RingSide; 2] = [RingSide::First, RingSide::Second];
 
     /// The other end.
     pub const fn other(self) -> Self {

@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[non_exhaustive]
 pub struct RingStats {
     /// Notifications sent to the peer. Each is one system call.
-    pub rings: u64,
+    pub notifications: u64,
     /// Times that one of its threads parked.
-    pub sleeps: u64,
+    pub parks: u64,
     /// Waits that ended while spinning, without a park.
     #[doc(alias = "busy_poll")]
     pub spins: u64,
@@ -31,8 +31,8 @@ pub(crate) struct Counters {
 impl Counters {
     pub(crate) fn snapshot(&self) -> RingStats {
         RingStats {
-            rings: self.notifications.load(Ordering::Relaxed),
-            sleeps: self.parks.load(Ordering::Relaxed),
+            notifications: self.notifications.load(Ordering::Relaxed),
+            parks: self.parks.load(Ordering::Relaxed),
             spins: self.spins.load(Ordering::Relaxed),
             wakeup_requests: self.wakeup_requests.load(Ordering::Relaxed),
         }

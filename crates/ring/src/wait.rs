@@ -16,7 +16,7 @@ use crate::producer::Producer;
 use crate::stats::count;
 use crate::sync::Ordering;
 use crate::waiters::WaitGuard;
-use crate::{End, Stop};
+use crate::{RingEnd, RingError};
 
 /// The operations to wait for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,14 +59,14 @@ pub enum Woken {
 /// The longest park of a thread that no other thread of its process can wake.
 const MAX_UNWAKEABLE_PARK: Duration = Duration::from_millis(20);
 
-impl End {
+impl RingEnd {
     /// Whether reading or writing, per `interest`, would return something other than
-    /// [`Stop::WouldBlock`].
+    /// [`RingError::WouldBlock`].
     pub fn is_ready(&self, interest: Interest) -> bool {
         interest.read && self.is_readable() || interest.write && self.is_writable()
     }
 
-    /// Blocks until [`End::is_ready`] may be true, `watch` is readable, or `deadline` passes.
+    /// Blocks until [`RingEnd::is_ready`] may be true, `watch` is readable, or `deadline` passes.
     ///
     /// Wakeups can be spurious: retry the operation, and wait again. Through `watch` a process
     /// beside the peer, such as a broker, can report that the connection ended. Without it only a
@@ -94,7 +94,7 @@ impl End {
             return Ok(Woken::Ready);
         }
         count(&self.counters.parks);
-        let doorbell = self.bell();
+        let doorbell = self.doorbell();
         let mut fds = Vec::with_capacity(3);
         let mut add = |fd| {
             fds.push(PollFd::from_borrowed_fd(fd, PollFlags::IN));
@@ -160,14 +160,14 @@ impl End {
         })
     }
 
-    /// Requests a notification for when [`End::is_ready`] becomes true. Returns whether it is false
+    /// Requests a notification for when [`RingEnd::is_ready`] becomes true. Returns whether it is false
     /// until then; if it is true already, there is no request.
     ///
     /// An event loop that polls the doorbell's descriptor may request one direction after the
-    /// other. It need not call [`End::hear`] if it tries both directions after each wakeup: the
+    /// other. It need not call [`RingEnd::drain_notifications`] if it tries both directions after each wakeup: the
     /// descriptor is quiet when nothing has happened since, and readable when something has for
     /// either direction. There can be one such loop per direction. Threads that share a direction
-    /// use [`End::wait`], tasks [`End::arm_task`].
+    /// use [`RingEnd::wait`], tasks [`RingEnd::arm_task`].
     #[doc(alias = "wakeup request")]
     pub fn arm(&self, interest: Interest) -> bool {
         self.request_wakeup(interest, None)
@@ -176,10 +176,10 @@ impl End {
     /// Requests a notification for when at least `free` bytes are free to write. Returns whether
     /// fewer are free until then.
     ///
-    /// As [`End::arm`] for writing, for a writer that has not met [`Stop::WouldBlock`] but would
+    /// As [`RingEnd::arm`] for writing, for a writer that has not met [`RingError::WouldBlock`] but would
     /// rather write later and more. Each write withdraws the request.
     #[doc(alias = "low watermark")]
-    pub fn arm_room(&self, free: u64) -> bool {
+    pub fn arm_free_space(&self, free: u64) -> bool {
         self.drain_stale(None);
         let is_armed = self.request_space(&mut self.outgoing(), free);
         if is_armed {
@@ -202,7 +202,7 @@ impl End {
     fn request_to_read(&self) -> bool {
         let mut incoming = self.incoming();
         match self.available_to_read(&mut incoming, 1) {
-            Err(Stop::WouldBlock) => {}
+            Err(RingError::WouldBlock) => {}
             _ => return false,
         }
         if self.state() & (SUSPENDED | RESET) == SUSPENDED {
@@ -222,7 +222,7 @@ impl End {
     /// Requests a wakeup for writing. Returns whether writing would block until then.
     fn request_to_write(&self) -> bool {
         let mut outgoing = self.outgoing();
-        if self.free_to_write(&mut outgoing, 1) != Err(Stop::WouldBlock) {
+        if self.free_to_write(&mut outgoing, 1) != Err(RingError::WouldBlock) {
             return false;
         }
         self.request_space(&mut outgoing, self.low_watermark)
@@ -239,36 +239,36 @@ impl End {
         is_armed
     }
 
-    /// As [`End::arm`], for a task. `waker` is woken when another thread or task of this process
+    /// As [`RingEnd::arm`], for a task. `waker` is woken when another thread or task of this process
     /// drains the doorbell. `interest` is reading or writing; each has a slot for one task.
     pub fn arm_task(&self, interest: Interest, waker: &Waker) -> bool {
         self.waiters.join_task(usize::from(interest.write), waker);
         self.arm(interest)
     }
 
-    /// As [`End::hear`], called by the task that itself waits for `interest`, which is not woken.
-    pub fn hear_task(&self, interest: Interest) {
+    /// As [`RingEnd::drain_notifications`], called by the task that itself waits for `interest`, which is not woken.
+    pub fn drain_notifications_as_task(&self, interest: Interest) {
         self.drain_doorbell();
         self.waiters.wake_except_task(usize::from(interest.write));
     }
 
     /// Drains the doorbell when its descriptor is readable, and wakes every thread and task of this
     /// process that waits at this end.
-    pub fn hear(&self) {
+    pub fn drain_notifications(&self) {
         self.drain_and_wake(None);
     }
 }
 
 /// Blocks without a deadline. Only the peer and other threads of this process can end the wait.
-impl Read for &End {
+impl Read for &RingEnd {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if buffer.is_empty() {
             return Ok(0);
         }
         loop {
             match self.try_read(buffer) {
-                Err(Stop::WouldBlock) => self.wait(Interest::READ, None, None)?,
-                Err(Stop::End) => return Ok(0),
+                Err(RingError::WouldBlock) => self.wait(Interest::READ, None, None)?,
+                Err(RingError::EndOfStream) => return Ok(0),
                 result => return Ok(result?),
             };
         }
@@ -276,14 +276,14 @@ impl Read for &End {
 }
 
 /// Blocks without a deadline. Only the peer and other threads of this process can end the wait.
-impl Write for &End {
+impl Write for &RingEnd {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
         }
         loop {
             match self.try_write(bytes) {
-                Err(Stop::WouldBlock) => self.wait(Interest::WRITE, None, None)?,
+                Err(RingError::WouldBlock) => self.wait(Interest::WRITE, None, None)?,
                 result => return Ok(result?),
             };
         }

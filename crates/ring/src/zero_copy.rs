@@ -12,10 +12,10 @@ use hvsock_sys::shared_memory::SharedBytes;
 
 use crate::consumer::Consumer;
 use crate::producer::Producer;
-use crate::{End, Side, Stop};
+use crate::{RingEnd, RingError, RingSide};
 
 /// Free space in the ring, borrowed for writing in place until [`Reserved::commit`]. Created by
-/// [`End::try_reserve`].
+/// [`RingEnd::try_reserve`].
 ///
 /// An honest peer sees nothing of it before the commit. **A hostile peer can read bytes as soon as
 /// they are put here, and change them** before and after the commit. Never read them back from
@@ -26,13 +26,13 @@ use crate::{End, Side, Stop};
 #[derive(Debug)]
 #[must_use = "nothing is written before `commit`"]
 pub struct Reserved<'a> {
-    end: &'a End,
+    end: &'a RingEnd,
     outgoing: MutexGuard<'a, Producer>,
     len: usize,
 }
 
 /// Received bytes, borrowed for reading in place until [`Filled::consume`]. Created by
-/// [`End::try_fill`].
+/// [`RingEnd::try_fill`].
 ///
 /// **A hostile peer can change the bytes between two reads** (TOCTOU). Copy out what a decision
 /// depends on, decide on the copy, and use the same copy. [`Filled::write_to`] passes whatever the
@@ -43,19 +43,19 @@ pub struct Reserved<'a> {
 #[derive(Debug)]
 #[must_use = "the bytes stay in the ring until `consume`"]
 pub struct Filled<'a> {
-    end: &'a End,
+    end: &'a RingEnd,
     incoming: MutexGuard<'a, Consumer>,
     len: usize,
 }
 
-impl End {
+impl RingEnd {
     /// Borrows between 1 and `wanted` bytes of free space for zero-copy writing.
     ///
     /// # Errors
     ///
-    /// [`Stop::WouldBlock`] without free space; otherwise as [`End::try_write`].
+    /// [`RingError::WouldBlock`] without free space; otherwise as [`RingEnd::try_write`].
     #[doc(alias = "zero-copy")]
-    pub fn try_reserve(&self, wanted: usize) -> Result<Reserved<'_>, Stop> {
+    pub fn try_reserve(&self, wanted: usize) -> Result<Reserved<'_>, RingError> {
         let mut outgoing = self.outgoing();
         let free = self.free_to_write(&mut outgoing, wanted as u64)?;
         Ok(Reserved {
@@ -69,9 +69,9 @@ impl End {
     ///
     /// # Errors
     ///
-    /// [`Stop::WouldBlock`] without readable bytes; otherwise as [`End::try_read`].
+    /// [`RingError::WouldBlock`] without readable bytes; otherwise as [`RingEnd::try_read`].
     #[doc(alias = "zero-copy")]
-    pub fn try_fill(&self) -> Result<Filled<'_>, Stop> {
+    pub fn try_fill(&self) -> Result<Filled<'_>, RingError> {
         let mut incoming = self.incoming();
         let known = self.available_to_read(&mut incoming, u64::MAX)?;
         Ok(Filled {
@@ -168,9 +168,9 @@ impl Filled<'_> {
 
     /// The readable bytes as two contiguous segments. The second follows the first in the stream
     /// and may be empty.
-    pub fn stretches(&self) -> [SharedBytes<'_>; 2] {
+    pub fn segments(&self) -> [SharedBytes<'_>; 2] {
         let memory = &self.end.memory;
-        let from: Side = self.end.side().other();
+        let from: RingSide = self.end.side().other();
         memory
             .segments(from, self.incoming.position(), self.len)
             .map(|range| memory.bytes(range))

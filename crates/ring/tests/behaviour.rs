@@ -2,13 +2,13 @@
 
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 
-use hvsock_ring::{Bytes, End, Interest, Monitor, Parts, RingSize, Side, Stop, pair};
+use hvsock_ring::{Bytes, Interest, Monitor, Parts, RingEnd, RingError, RingSide, RingSize, pair};
 
-fn small() -> (End, End) {
+fn small() -> (RingEnd, RingEnd) {
     pair(RingSize::MIN).unwrap()
 }
 
-fn read(end: &End) -> Result<Vec<u8>, Stop> {
+fn read(end: &RingEnd) -> Result<Vec<u8>, RingError> {
     let mut buffer = [0; 8192];
     end.try_read(&mut buffer)
         .map(|count| buffer[..count].to_vec())
@@ -17,7 +17,7 @@ fn read(end: &End) -> Result<Vec<u8>, Stop> {
 #[test]
 fn bytes_flow_both_ways_and_each_direction_ends_alone() {
     let (a, b) = small();
-    assert_eq!(read(&b), Err(Stop::WouldBlock));
+    assert_eq!(read(&b), Err(RingError::WouldBlock));
     assert_eq!(
         a.try_write_vectored(&[IoSlice::new(b"ab"), IoSlice::new(b"cde")]),
         Ok(5)
@@ -29,9 +29,9 @@ fn bytes_flow_both_ways_and_each_direction_ends_alone() {
     assert_eq!((&x, &y[..4]), (b"a", &b"bcde"[..]));
     assert_eq!(a.try_write(b"last"), Ok(4));
     a.shutdown_write();
-    assert_eq!(a.try_write(b"x"), Err(Stop::Ended));
+    assert_eq!(a.try_write(b"x"), Err(RingError::WriteShutdown));
     assert_eq!(read(&b).unwrap(), b"last");
-    assert_eq!(read(&b), Err(Stop::End));
+    assert_eq!(read(&b), Err(RingError::EndOfStream));
     assert_eq!(b.try_write(b"back"), Ok(4));
     assert_eq!(read(&a).unwrap(), b"back");
 }
@@ -40,7 +40,7 @@ fn bytes_flow_both_ways_and_each_direction_ends_alone() {
 fn a_full_ring_accepts_no_bytes_until_some_are_read() {
     let (a, b) = small();
     assert_eq!(a.try_write(&[7; 10_000]), Ok(4096));
-    assert_eq!(a.try_write(b"x"), Err(Stop::WouldBlock));
+    assert_eq!(a.try_write(b"x"), Err(RingError::WouldBlock));
     assert!(!a.is_writable() && b.is_readable());
     assert_eq!(b.try_read(&mut [0; 100]), Ok(100));
     assert_eq!(a.try_write(&[8; 200]), Ok(100));
@@ -52,19 +52,19 @@ fn a_full_ring_accepts_no_bytes_until_some_are_read() {
 fn a_writer_detects_a_closed_reader_at_once() {
     let (a, b) = small();
     b.shutdown_read();
-    assert_eq!(a.try_write(b"x"), Err(Stop::Closed));
-    assert_eq!(read(&b), Err(Stop::End));
+    assert_eq!(a.try_write(b"x"), Err(RingError::PeerClosed));
+    assert_eq!(read(&b), Err(RingError::EndOfStream));
     let (a, b) = small();
     assert_eq!(a.try_write(b"unread"), Ok(6));
     b.shutdown_write();
     drop(b);
-    assert_eq!(a.try_write(b"x"), Err(Stop::Closed));
+    assert_eq!(a.try_write(b"x"), Err(RingError::PeerClosed));
     // It shut down writing but did not read all bytes: that is no clean end.
-    assert_eq!(read(&a), Err(Stop::Unread));
+    assert_eq!(read(&a), Err(RingError::UnreadData));
     let (a, b) = small();
     b.shutdown_write();
     drop(b);
-    assert_eq!(read(&a), Err(Stop::End));
+    assert_eq!(read(&a), Err(RingError::EndOfStream));
 }
 
 #[test]
@@ -88,23 +88,26 @@ fn a_reset_takes_effect_after_the_bytes_already_written() {
         second,
     } = Parts::new(RingSize::MIN).unwrap();
     let monitor = Monitor::new(&memory).unwrap();
-    let a = End::open(Side::First, &memory, first).unwrap();
-    let b = End::open(Side::Second, &memory, second).unwrap();
+    let a = RingEnd::open(RingSide::First, &memory, first).unwrap();
+    let b = RingEnd::open(RingSide::Second, &memory, second).unwrap();
     assert_eq!(a.try_write(b"before"), Ok(6));
     assert_eq!(
-        (monitor.written(Side::First), monitor.written(Side::Second)),
+        (
+            monitor.written(RingSide::First),
+            monitor.written(RingSide::Second)
+        ),
         (6, 0)
     );
-    assert!(monitor.leaves_unread(Side::Second) && !monitor.leaves_unread(Side::First));
+    assert!(monitor.leaves_unread(RingSide::Second) && !monitor.leaves_unread(RingSide::First));
     monitor.suspend(true);
-    assert_eq!(read(&b), Err(Stop::WouldBlock));
+    assert_eq!(read(&b), Err(RingError::WouldBlock));
     assert!(b.arm(Interest::READ));
     monitor.suspend(false);
-    monitor.cut();
-    assert_eq!(a.try_write(b"after"), Err(Stop::Cut));
+    monitor.reset();
+    assert_eq!(a.try_write(b"after"), Err(RingError::Reset));
     assert_eq!(b.try_read(&mut [0; 3]), Ok(3));
     assert_eq!(read(&b).unwrap(), b"ore");
-    assert_eq!(read(&b), Err(Stop::Cut));
+    assert_eq!(read(&b), Err(RingError::Reset));
 }
 
 #[test]
@@ -122,7 +125,7 @@ fn bytes_can_be_written_and_read_zero_copy() {
     drop(a.try_reserve(1).unwrap());
     let filled = b.try_fill().unwrap();
     assert_eq!(filled.len(), 160);
-    assert_eq!(filled.stretches().map(Bytes::len), [96, 64]);
+    assert_eq!(filled.segments().map(Bytes::len), [96, 64]);
     let mut bytes = [0; 20];
     filled.get(140, &mut bytes).unwrap();
     assert_eq!(bytes, [[1; 10], [2; 10]].concat()[..]);
@@ -130,7 +133,7 @@ fn bytes_can_be_written_and_read_zero_copy() {
     let (from, to) = std::os::unix::net::UnixStream::pair().unwrap();
     assert_eq!(filled.write_to(&from, 0).unwrap(), 160);
     filled.consume(160).unwrap();
-    assert_eq!(b.try_fill().unwrap_err(), Stop::WouldBlock);
+    assert_eq!(b.try_fill().unwrap_err(), RingError::WouldBlock);
     let mut reserved = a.try_reserve(9999).unwrap();
     assert_eq!(reserved.len(), 4096);
     assert_eq!(reserved.read_from(&to, 0).unwrap(), 160);
@@ -148,8 +151,8 @@ fn counters_wrap_around_without_effect() {
             second,
         } = Parts::new(RingSize::MIN).unwrap();
         let starts = [start, start.wrapping_add(17)];
-        let a = End::open_at(Side::First, &memory, first, starts).unwrap();
-        let b = End::open_at(Side::Second, &memory, second, starts).unwrap();
+        let a = RingEnd::open_at(RingSide::First, &memory, first, starts).unwrap();
+        let b = RingEnd::open_at(RingSide::Second, &memory, second, starts).unwrap();
         let (mut sent, mut got) = (0u32, 0u32);
         for round in 0..64usize {
             for (from, to) in [(&a, &b), (&b, &a)] {
@@ -164,7 +167,7 @@ fn counters_wrap_around_without_effect() {
         }
         assert!(got > 90_000);
         assert_eq!(a.try_write(&[1; 5000]), Ok(4096));
-        assert_eq!(a.try_write(&[1]), Err(Stop::WouldBlock));
+        assert_eq!(a.try_write(&[1]), Err(RingError::WouldBlock));
     }
 }
 
@@ -216,11 +219,11 @@ fn bytes_are_copied_between_a_ring_and_other_shared_memory() {
 fn a_writer_can_request_a_wakeup_at_a_low_watermark() {
     let (first, second) = pair(RingSize::MIN).unwrap();
     let size = u64::from(RingSize::MIN.bytes());
-    assert!(!first.arm_room(size), "all of it is free");
+    assert!(!first.arm_free_space(size), "all of it is free");
     first.try_write(&[7; 1000]).unwrap();
     assert_eq!(first.read_by_peer(), Ok(0));
-    assert!(first.arm_room(size - 500));
-    let notifications = |end: &End| end.stats().rings;
+    assert!(first.arm_free_space(size - 500));
+    let notifications = |end: &RingEnd| end.stats().notifications;
     let before = notifications(&second);
     second.try_read(&mut [0; 300]).unwrap();
     assert_eq!(
@@ -232,8 +235,8 @@ fn a_writer_can_request_a_wakeup_at_a_low_watermark() {
         (notifications(&second), first.read_by_peer()),
         (before + 1, Ok(600))
     );
-    assert!(!first.arm_room(size - 500));
-    assert!(first.arm_room(size));
+    assert!(!first.arm_free_space(size - 500));
+    assert!(first.arm_free_space(size));
     // A write withdraws the request.
     first.try_write(&[7; 10]).unwrap();
     second.try_read(&mut [0; 1000]).unwrap();

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
 
-use hvsock_ring::{End, Interest, Monitor, Parts, RingSize, Side, Stop};
+use hvsock_ring::{Interest, Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -44,7 +44,7 @@ fn op() -> impl Strategy<Value = Op> {
 /// One end, and its expected state.
 #[derive(Default)]
 struct Half {
-    end: Option<End>,
+    end: Option<RingEnd>,
     /// Bytes written by this end and not read by the peer.
     sent: VecDeque<u8>,
     has_ended: bool,
@@ -69,11 +69,11 @@ impl Model {
         } = Parts::new(size).unwrap();
         let monitor = Monitor::new(&memory).unwrap();
         let end = |side, doorbells| Half {
-            end: Some(End::open_at(side, &memory, doorbells, starts).unwrap()),
+            end: Some(RingEnd::open_at(side, &memory, doorbells, starts).unwrap()),
             ..Half::default()
         };
         Self {
-            halves: [end(Side::First, first), end(Side::Second, second)],
+            halves: [end(RingSide::First, first), end(RingSide::Second, second)],
             monitor,
             capacity: size.bytes() as usize,
             is_reset: false,
@@ -83,36 +83,44 @@ impl Model {
     }
 
     /// The error that a read at this end must return, if any.
-    fn read_error(&self, at: usize) -> Option<Stop> {
+    fn read_error(&self, at: usize) -> Option<RingError> {
         let (mine, other) = (&self.halves[at], &self.halves[1 - at]);
         let gone = other.end.is_none();
         if mine.read_shut {
-            Some(Stop::End)
+            Some(RingError::EndOfStream)
         } else if self.suspended && !self.is_reset {
-            Some(Stop::WouldBlock)
+            Some(RingError::WouldBlock)
         } else if !other.sent.is_empty() {
             None
         } else if other.has_ended {
             let unread = gone && !mine.sent.is_empty();
-            Some(if unread { Stop::Unread } else { Stop::End })
+            Some(if unread {
+                RingError::UnreadData
+            } else {
+                RingError::EndOfStream
+            })
         } else if self.is_reset {
-            Some(Stop::Cut)
+            Some(RingError::Reset)
         } else {
-            Some(if gone { Stop::Gone } else { Stop::WouldBlock })
+            Some(if gone {
+                RingError::PeerGone
+            } else {
+                RingError::WouldBlock
+            })
         }
     }
 
     /// The error that a write at this end must return, if any.
-    fn write_error(&self, at: usize) -> Option<Stop> {
+    fn write_error(&self, at: usize) -> Option<RingError> {
         let (mine, other) = (&self.halves[at], &self.halves[1 - at]);
         if mine.has_ended {
-            Some(Stop::Ended)
+            Some(RingError::WriteShutdown)
         } else if self.is_reset {
-            Some(Stop::Cut)
+            Some(RingError::Reset)
         } else if other.read_shut || other.end.is_none() {
-            Some(Stop::Closed)
+            Some(RingError::PeerClosed)
         } else {
-            (mine.sent.len() == self.capacity).then_some(Stop::WouldBlock)
+            (mine.sent.len() == self.capacity).then_some(RingError::WouldBlock)
         }
     }
 
@@ -130,7 +138,13 @@ impl Model {
     }
 
     /// Checks the result of a read, and removes `consumed` bytes from the model.
-    fn check_read(&mut self, at: usize, most: usize, got: &Result<Vec<u8>, Stop>, consumed: usize) {
+    fn check_read(
+        &mut self,
+        at: usize,
+        most: usize,
+        got: &Result<Vec<u8>, RingError>,
+        consumed: usize,
+    ) {
         if let Some(stop) = self.read_error(at) {
             assert_eq!(got, &Err(stop));
             return;
@@ -142,7 +156,7 @@ impl Model {
         sent.drain(..consumed.min(count));
     }
 
-    fn check_write(&mut self, at: usize, bytes: &[u8], wrote: Result<usize, Stop>) {
+    fn check_write(&mut self, at: usize, bytes: &[u8], wrote: Result<usize, RingError>) {
         if let Some(stop) = self.write_error(at) {
             assert_eq!(wrote, Err(stop));
             return;
@@ -226,36 +240,36 @@ impl Model {
             Op::Drop => {
                 drop(end);
                 if let Some(other) = &self.halves[1 - at].end {
-                    other.hear();
+                    other.drain_notifications();
                 }
                 return;
             }
             Op::Reset => {
-                end.cut();
+                end.reset();
                 self.is_reset = true;
             }
             Op::MonitorReset => {
-                self.monitor.cut();
+                self.monitor.reset();
                 self.is_reset = true;
             }
             Op::Suspend(suspended) => {
                 self.monitor.suspend(suspended);
                 self.suspended = suspended;
             }
-            Op::Drain => end.hear(),
+            Op::Drain => end.drain_notifications(),
         }
         self.halves[at].end = Some(end);
     }
 
     fn check(&self) {
-        for (at, side) in Side::BOTH.into_iter().enumerate() {
+        for (at, side) in RingSide::BOTH.into_iter().enumerate() {
             let half = &self.halves[at];
             assert_eq!(self.monitor.has_ended(side), half.has_ended);
             let unread = !self.halves[1 - at].sent.is_empty();
             assert_eq!(self.monitor.leaves_unread(side), unread);
             let Some(end) = &half.end else { continue };
             let waits = [self.read_error(at), self.write_error(at)]
-                .map(|stop| stop == Some(Stop::WouldBlock));
+                .map(|stop| stop == Some(RingError::WouldBlock));
             assert_eq!([!end.is_readable(), !end.is_writable()], waits);
             assert_eq!(end.arm(Interest::READ), waits[0]);
             assert_eq!(end.arm(Interest::WRITE), waits[1]);

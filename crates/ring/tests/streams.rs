@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_ring::{End, Interest, Parts, RingSize, Side, Stop, pair};
+use hvsock_ring::{Interest, Parts, RingEnd, RingError, RingSide, RingSize, pair};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use rustix::event::{Timespec, epoll};
 
@@ -50,7 +50,7 @@ impl Random {
     }
 }
 
-fn write_stream(mut end: &End, total: usize, seed: u64) {
+fn write_stream(mut end: &RingEnd, total: usize, seed: u64) {
     let (mut random, mut position) = (Random(seed), 0);
     while position < total {
         let count = (1 + random.below(6000)).min(total - position);
@@ -61,7 +61,7 @@ fn write_stream(mut end: &End, total: usize, seed: u64) {
     end.shutdown_write();
 }
 
-fn read_stream(mut end: &End, total: usize, seed: u64) {
+fn read_stream(mut end: &RingEnd, total: usize, seed: u64) {
     let (mut random, mut position, mut buffer) = (Random(seed), 0, vec![0; 6000]);
     loop {
         let count = 1 + random.below(6000);
@@ -76,14 +76,14 @@ fn read_stream(mut end: &End, total: usize, seed: u64) {
     assert_eq!(position, total);
 }
 
-fn open_at(size: RingSize, starts: [u64; 2]) -> (End, End) {
+fn open_at(size: RingSize, starts: [u64; 2]) -> (RingEnd, RingEnd) {
     let Parts {
         memory,
         first,
         second,
     } = Parts::new(size).unwrap();
-    let a = End::open_at(Side::First, &memory, first, starts).unwrap();
-    let b = End::open_at(Side::Second, &memory, second, starts).unwrap();
+    let a = RingEnd::open_at(RingSide::First, &memory, first, starts).unwrap();
+    let b = RingEnd::open_at(RingSide::Second, &memory, second, starts).unwrap();
     (a, b)
 }
 
@@ -185,12 +185,12 @@ enum Loop {
 }
 
 /// Sends and receives `total` bytes on one thread. Returns the number of wakeups.
-fn run_loop(end: &End, total: usize, how: Loop) -> u64 {
+fn run_loop(end: &RingEnd, total: usize, how: Loop) -> u64 {
     let (mut sent, mut got, mut wakes) = (0, 0, 0);
     let (mut random, mut buffer) = (Random(5), vec![0; 3000]);
     let edges = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-    epoll::add(&edges, end.bell(), epoll::EventData::new_u64(0), flags).unwrap();
+    epoll::add(&edges, end.doorbell(), epoll::EventData::new_u64(0), flags).unwrap();
     let mut is_over = false;
     while !is_over || sent < total {
         let mut waits_to_read = is_over;
@@ -200,13 +200,13 @@ fn run_loop(end: &End, total: usize, how: Loop) -> u64 {
                     assert_eq!(buffer[..count], bytes_at(got, count), "at {got}");
                     got += count;
                 }
-                Err(Stop::WouldBlock) => {
+                Err(RingError::WouldBlock) => {
                     if end.arm(Interest::READ) {
                         waits_to_read = true;
                         break;
                     }
                 }
-                Err(Stop::End) => is_over = true,
+                Err(RingError::EndOfStream) => is_over = true,
                 Err(stop) => panic!("{stop}"),
             }
         }
@@ -215,7 +215,7 @@ fn run_loop(end: &End, total: usize, how: Loop) -> u64 {
             let count = (1 + random.below(3000)).min(total - sent);
             match end.try_write(&bytes_at(sent, count)) {
                 Ok(count) => sent += count,
-                Err(Stop::WouldBlock) => {
+                Err(RingError::WouldBlock) => {
                     if end.arm(Interest::WRITE) {
                         waits_to_write = true;
                         break;
@@ -235,7 +235,7 @@ fn run_loop(end: &End, total: usize, how: Loop) -> u64 {
         wakes += 1;
         match how {
             Loop::Level | Loop::LevelDrains => {
-                let mut fds = [PollFd::from_borrowed_fd(end.bell(), PollFlags::IN)];
+                let mut fds = [PollFd::from_borrowed_fd(end.doorbell(), PollFlags::IN)];
                 let deadline = Instant::now() + LONG;
                 assert!(poll::wait(&mut fds, Some(deadline)).unwrap(), "no wakeup");
             }
@@ -251,7 +251,7 @@ fn run_loop(end: &End, total: usize, how: Loop) -> u64 {
             }
         }
         if !matches!(how, Loop::Level) {
-            end.hear();
+            end.drain_notifications();
         }
     }
     assert_eq!(got, total);
@@ -268,7 +268,7 @@ fn event_loops_lose_no_wakeup_and_have_few_spurious_ones() {
             scope.spawn(move || write_stream(b, total, 8));
             scope.spawn(move || read_stream(b, total, 9));
             let wakes = run_loop(a, total, how);
-            let sent = b.stats().rings;
+            let sent = b.stats().notifications;
             // A notification that comes while the loop is awake may wake it once more.
             assert!(wakes <= sent + sent / 4 + 16, "{how:?} {wakes} {sent}");
         });
@@ -322,8 +322,11 @@ fn request_and_response_lose_no_wakeup_and_each_notification_answers_a_request()
         // number of parks is no bound: a request may be answered and, before the park, found to be
         // unnecessary.
         for (from, to) in [(a.stats(), b.stats()), (b.stats(), a.stats())] {
-            assert!(from.rings <= to.wakeup_requests + 1, "{from:?} {to:?}");
-            assert!(to.sleeps <= to.wakeup_requests, "{to:?}");
+            assert!(
+                from.notifications <= to.wakeup_requests + 1,
+                "{from:?} {to:?}"
+            );
+            assert!(to.parks <= to.wakeup_requests, "{to:?}");
         }
     }
 }

@@ -10,18 +10,18 @@ use std::task::{Wake, Waker};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_ring::{End, Interest, Parts, RingSize, Side, Stop, Woken, pair};
+use hvsock_ring::{Interest, Parts, RingEnd, RingError, RingSide, RingSize, Woken, pair};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
 /// A bound for hangs, far above the time of any test.
 const LONG: Duration = Duration::from_secs(20);
 
-fn small() -> (End, End) {
+fn small() -> (RingEnd, RingEnd) {
     pair(RingSize::MIN).unwrap()
 }
 
-fn is_ready(end: &End) -> bool {
-    let mut fds = [PollFd::from_borrowed_fd(end.bell(), PollFlags::IN)];
+fn is_ready(end: &RingEnd) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(end.doorbell(), PollFlags::IN)];
     poll::wait(&mut fds, Some(Instant::now())).unwrap()
 }
 
@@ -30,12 +30,12 @@ fn after(time: Duration) -> Option<Instant> {
 }
 
 /// Writes until there is no free space.
-fn fill(end: &End) {
+fn fill(end: &RingEnd) {
     while end.try_write(&[1; 999]).is_ok() {}
 }
 
 /// Reads until there are no bytes.
-fn drain(end: &End) {
+fn drain(end: &RingEnd) {
     while end.try_read(&mut [0; 999]).is_ok() {}
 }
 
@@ -61,9 +61,9 @@ fn exchange_messages(count: usize) {
 }
 
 /// Waits until the threads at this end have parked `count` times.
-fn wait_for_parks(end: &End, count: u64) {
+fn wait_for_parks(end: &RingEnd, count: u64) {
     let deadline = Instant::now() + LONG;
-    while end.stats().sleeps < count {
+    while end.stats().parks < count {
         assert!(Instant::now() < deadline, "{:?}", end.stats());
         thread::yield_now();
     }
@@ -79,13 +79,13 @@ fn two_threads_that_wait_at_one_end_in_both_directions_stay_parked() {
         wait_for_parks(&a, 2);
         (&b).write_all(b"x").unwrap();
         (&b).read_exact(&mut [0; 4096]).unwrap();
-        let notifications = a.stats().rings;
+        let notifications = a.stats().notifications;
         // Two threads that wake each other for nothing would park thousands of times meanwhile.
         exchange_messages(2000);
         let stats = a.stats();
-        assert!(stats.sleeps <= 20, "{stats:?}");
+        assert!(stats.parks <= 20, "{stats:?}");
         // The writer may be about to count the notification for the bytes that were read above.
-        assert!(stats.rings <= notifications + 1, "{stats:?}");
+        assert!(stats.notifications <= notifications + 1, "{stats:?}");
         (&b).write_all(b"x").unwrap();
         (&b).read_exact(&mut [0; 2 * 4096]).unwrap();
         reader.join().unwrap().unwrap();
@@ -112,7 +112,7 @@ fn a_wait_ends_at_its_deadline_or_when_the_watched_descriptor_is_readable() {
         assert_eq!(woken, Woken::TimedOut);
         assert!(start.elapsed() >= Duration::from_millis(50));
     }
-    assert!(a.stats().sleeps <= 5, "{:?}", a.stats());
+    assert!(a.stats().parks <= 5, "{:?}", a.stats());
     (&other).write_all(b"x").unwrap();
     let woken = a.wait(Interest::READ, Some(mine.as_fd()), after(LONG));
     assert_eq!(woken.unwrap(), Woken::Watched);
@@ -174,7 +174,7 @@ fn repeated_wakeup_requests_wake_no_task() {
     assert_eq!(counts(), [0, 0]);
     assert_eq!(b.try_write(b"x"), Ok(1));
     assert!(is_ready(&a));
-    a.hear();
+    a.drain_notifications();
     assert_eq!(counts(), [1, 1]);
 }
 
@@ -184,7 +184,7 @@ fn repeated_wakeup_requests_wake_no_task() {
 #[test]
 fn a_thread_that_withdraws_a_request_wakes_the_other_waiters() {
     let parts = Parts::new(RingSize::MIN).unwrap();
-    let end = End::open(Side::First, &parts.memory, parts.first).unwrap();
+    let end = RingEnd::open(RingSide::First, &parts.memory, parts.first).unwrap();
     end.set_spin(Duration::ZERO);
     let over = AtomicBool::new(false);
     let is_over = || over.load(Ordering::Relaxed);
@@ -206,7 +206,7 @@ fn a_thread_that_withdraws_a_request_wakes_the_other_waiters() {
         }
         let is_parked = !is_over();
         // Wakes it, so that the test ends in any case.
-        end.hear();
+        end.drain_notifications();
         assert!(!is_parked, "it is parked with a byte to read");
     });
 }
@@ -218,9 +218,9 @@ fn one_drain_detects_a_peer_that_notified_and_hung_up() {
     assert_eq!(b.try_write(b"x"), Ok(1));
     drop(b);
     // An edge-triggered loop gets one event only.
-    a.hear();
+    a.drain_notifications();
     assert_eq!(a.try_read(&mut [0; 9]), Ok(1));
-    assert_eq!(a.try_read(&mut [0; 9]), Err(Stop::Gone));
+    assert_eq!(a.try_read(&mut [0; 9]), Err(RingError::PeerGone));
     assert!(!a.arm(Interest::READ));
 }
 
@@ -234,9 +234,9 @@ fn a_loop_that_never_drains_the_doorbell_detects_a_hangup() {
         assert!(start.elapsed() < LONG);
         assert!(is_ready(&a));
         match a.try_read(&mut [0; 9]) {
-            Err(Stop::WouldBlock) => a.arm(Interest::READ),
+            Err(RingError::WouldBlock) => a.arm(Interest::READ),
             stop => break stop,
         };
     };
-    assert_eq!(stop, Err(Stop::Gone));
+    assert_eq!(stop, Err(RingError::PeerGone));
 }

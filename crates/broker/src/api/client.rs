@@ -18,9 +18,9 @@ use tokio::net::UnixStream;
 use tokio::runtime::Runtime;
 
 use crate::model::{
-    Connection, ErrorBody, Event, Explanation, GuestOrder, Imported, Listener, NewContainer,
-    NewGuestOrder, NewService, NewVm, Partition, PartitionChange, PartitionState, Service,
-    ServiceChange, Status,
+    Connection, ErrorBody, Event, ExplanationReport, GuestCommand, Imported, Listener,
+    NewContainer, NewGuestCommand, NewService, NewVm, Partition, PartitionChange, PartitionState,
+    Service, ServiceChange, Status,
 };
 
 /// The timeout for one response. Longer than the server's own timeouts, so that the server's error
@@ -257,9 +257,9 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 400 if no agent is connected.
-    pub fn order_guest(&self, partition: &PartitionRef, order: GuestOrder) -> Result<Partition> {
-        let path = format!("{}/orders", partition_path(partition));
-        self.send(Method::POST, &path, &NewGuestOrder { order })
+    pub fn order_guest(&self, partition: &PartitionRef, order: GuestCommand) -> Result<Partition> {
+        let path = format!("{}/commands", partition_path(partition));
+        self.send(Method::POST, &path, &NewGuestCommand { command: order })
     }
 
     /// Removes a partition.
@@ -312,7 +312,7 @@ impl Client {
         from: Option<&PartitionRef>,
         to: &PartitionRef,
         service: &ServiceRef,
-    ) -> Result<Explanation> {
+    ) -> Result<ExplanationReport> {
         self.explain(from, to, service, false)
     }
 
@@ -326,7 +326,7 @@ impl Client {
         from: Option<&PartitionRef>,
         to: &PartitionRef,
         service: &ServiceRef,
-    ) -> Result<Explanation> {
+    ) -> Result<ExplanationReport> {
         self.explain(from, to, service, true)
     }
 
@@ -336,7 +336,7 @@ impl Client {
         to: &PartitionRef,
         service: &ServiceRef,
         listen: bool,
-    ) -> Result<Explanation> {
+    ) -> Result<ExplanationReport> {
         let from = from.map_or_else(String::new, |from| format!("&from={from}"));
         let service = escaped(&service.to_string());
         let path = format!("/v1/explain?to={to}&service={service}&listen={listen}{from}");

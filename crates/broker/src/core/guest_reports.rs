@@ -7,7 +7,7 @@ use hvsock_fabric::PartitionKey;
 use super::Core;
 use super::labels::partition_label;
 use super::liveness::{CommandHandler, LivenessEvent};
-use crate::model::{EventKind, GuestNotice, GuestOrder, GuestReport, PartitionState};
+use crate::model::{EventKind, GuestCommand, GuestNotice, GuestReport, PartitionState};
 
 impl Core {
     /// Records a heartbeat of a guest's agent.
@@ -45,7 +45,7 @@ impl Core {
     }
 
     /// Queues a command for a guest's agent; `false` if no live agent accepts it.
-    pub(crate) fn send_guest_command(&self, guest: PartitionKey, command: GuestOrder) -> bool {
+    pub(crate) fn send_guest_command(&self, guest: PartitionKey, command: GuestCommand) -> bool {
         self.liveness.send_command(guest, command)
     }
 

@@ -13,7 +13,7 @@ use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport, Transports};
 use hvsock_fabric::{ConnectRequest, ConnectionId, Destination, End, PartitionKey, Refusal, Route};
 use hvsock_registry::Principal;
-use hvsock_ring::{Bells, Parts, RingSize, Side};
+use hvsock_ring::{Doorbells, Parts, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
 use hvsock_virtio::{Cid, GuestCid, Handle, Key, SocketKind};
 
@@ -58,7 +58,10 @@ pub(super) struct Pending {
 
 /// The descriptors that the process receives.
 enum ProcessPart {
-    Ring { memory: OwnedFd, doorbells: Bells },
+    Ring {
+        memory: OwnedFd,
+        doorbells: Doorbells,
+    },
     Socket(OwnedFd),
 }
 
@@ -81,7 +84,7 @@ impl ProcessPart {
 /// data from the guest, which the guest gets as credit.
 fn make_ends(
     chosen: ChosenTransport,
-    process: Side,
+    process: RingSide,
     raw_fd: bool,
 ) -> Result<(ProcessPart, LinkParts, u32), Refusal> {
     match chosen {
@@ -93,10 +96,10 @@ fn make_ends(
                 second,
             } = parts;
             let (own, doorbells) = match process {
-                Side::First => (second, first),
-                Side::Second => (first, second),
+                RingSide::First => (second, first),
+                RingSide::Second => (first, second),
             };
-            let end = hvsock_ring::End::open(process.other(), &memory, own);
+            let end = hvsock_ring::RingEnd::open(process.other(), &memory, own);
             let end = end.map_err(|error| mmap_limit(&error))?;
             let part = ProcessPart::Ring { memory, doorbells };
             Ok((part, LinkParts::Ring(Box::new(end)), size.bytes()))
@@ -249,7 +252,7 @@ impl Core {
         let chosen = self
             .transport_for(vm, preference)
             .ok_or(Refusal::NotSupported)?;
-        let (part, parts, alloc) = make_ends(chosen, Side::Second, preference.raw_fd)?;
+        let (part, parts, alloc) = make_ends(chosen, RingSide::Second, preference.raw_fd)?;
         let (control, control_sent) =
             seqpacket::pair().map_err(|error| descriptor_limit(&error))?;
         set_nonblocking(&control, true).map_err(|error| descriptor_limit(&error))?;
@@ -335,7 +338,7 @@ impl Core {
         let (id, address) = (route.connection, connect.address);
         let preference = TransportPreference {
             transports: connect.transports,
-            raw_fd: connect.flags.plain,
+            raw_fd: connect.flags.raw_fd,
             ring_size: session.ring_size,
         };
         let made = match (
@@ -344,9 +347,8 @@ impl Core {
         ) {
             (None, _) => Err(Refusal::NotSupported),
             (Some(_), None) => Err(Refusal::ServiceNotMappable),
-            (Some(chosen), Some(port)) => {
-                make_ends(chosen, Side::First, preference.raw_fd).map(|ends| (chosen, port, ends))
-            }
+            (Some(chosen), Some(port)) => make_ends(chosen, RingSide::First, preference.raw_fd)
+                .map(|ends| (chosen, port, ends)),
         };
         let (chosen, guest_port, (part, parts, alloc)) = match made {
             Ok(made) => made,

@@ -143,7 +143,7 @@ impl Core {
         let accepting = listener.preference;
         let connecting = TransportPreference {
             transports: connect.transports,
-            raw_fd: connect.flags.plain,
+            raw_fd: connect.flags.raw_fd,
             ring_size: session.ring_size,
         };
         let chosen = ChosenTransport::between(connecting, accepting, self.config.shared_memory);
@@ -242,7 +242,8 @@ impl Core {
         for (end, _) in options.into_iter().filter(|(_, set)| *set) {
             self.fabric.set_connected_suspend(id, end, true);
         }
-        let (connection, counters) = part.connection(session.socket, [connect.flags.plain, raw_fd]);
+        let (connection, counters) =
+            part.connection(session.socket, [connect.flags.raw_fd, raw_fd]);
         self.core_set.adopt(Adopted {
             id,
             connection,

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use hvsock_fabric::PartitionKey;
 
-use crate::model::{Contact, Guest, GuestNotice, GuestOrder, GuestReport, Health, PartitionState};
+use crate::model::{
+    Contact, Guest, GuestCommand, GuestNotice, GuestReport, Health, PartitionState,
+};
 
 /// A guest without a heartbeat for this long is lost. Agents send one per second.
 pub(super) const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(3500);
@@ -21,7 +23,7 @@ pub(super) const HEARTBEAT_TIMEOUT: Duration = Duration::from_millis(3500);
 const RESUME_TIMEOUT: Duration = Duration::from_secs(9);
 
 /// Queues a command for a guest's agent; `false` if its queue is full.
-pub(crate) type CommandHandler = Box<dyn Fn(GuestOrder) -> bool + Send>;
+pub(crate) type CommandHandler = Box<dyn Fn(GuestCommand) -> bool + Send>;
 
 /// A change in a guest's liveness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -123,7 +125,7 @@ impl Liveness {
 
     /// Queues a command for a guest's agent. `false` if the agent is not live, has no handler, or
     /// its queue is full.
-    pub(super) fn send_command(&self, guest: PartitionKey, command: GuestOrder) -> bool {
+    pub(super) fn send_command(&self, guest: PartitionKey, command: GuestCommand) -> bool {
         let handler = self.guests.get(&guest).and_then(|entry| {
             let live = entry.heartbeat?.contact == Contact::Ok;
             entry.handler.as_ref().filter(|_| live)
@@ -191,7 +193,7 @@ impl Liveness {
         let age = |beat: Heartbeat| now.saturating_duration_since(beat.last_seen).as_secs_f64();
         Some(Guest {
             contact: entry.contact(),
-            heard_seconds: entry.heartbeat.map(age),
+            last_seen_seconds: entry.heartbeat.map(age),
             ready: entry.ready(),
             report: entry.report.clone(),
             notice: entry.notice.clone(),

@@ -41,7 +41,7 @@ fn a_guest_with_heartbeats_is_connected_and_without_them_is_lost_once() {
     assert!(liveness.expire(last + HEARTBEAT_TIMEOUT * 9).is_empty());
     let known = liveness.guest(web, last + HEARTBEAT_TIMEOUT).unwrap();
     assert_eq!(
-        (known.contact, known.heard_seconds),
+        (known.contact, known.last_seen_seconds),
         (Contact::Lost, Some(3.5))
     );
     assert_eq!(
@@ -130,7 +130,7 @@ fn a_command_reaches_only_a_live_agent() {
         web,
         Box::new(move |command| sender.try_send(command).is_ok()),
     );
-    let command = GuestOrder::SyncClock;
+    let command = GuestCommand::SyncClock;
     assert!(!liveness.send_command(web, command), "no heartbeat yet");
     liveness.heartbeat(web, RUNNING, report(Health::Ok), start);
     assert!(liveness.send_command(web, command));

@@ -182,7 +182,7 @@ impl BrokerPart {
     /// Resets a ring for a process that has received its part and the reason.
     pub(super) fn reset(&self) {
         if let BrokerData::Ring(monitor) = &self.data {
-            monitor.cut();
+            monitor.reset();
         }
     }
 }

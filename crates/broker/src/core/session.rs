@@ -417,7 +417,7 @@ impl Core {
                 backlog,
                 preference: TransportPreference {
                     transports: listen.transports,
-                    raw_fd: listen.flags.plain,
+                    raw_fd: listen.flags.raw_fd,
                     ring_size: session.ring_size,
                 },
                 connected_suspend: session.connected_suspend,

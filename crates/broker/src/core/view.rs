@@ -308,10 +308,10 @@ impl Core {
         partition: PartitionKey,
         caller: Caller,
         connected_suspend: bool,
-    ) -> Option<model::End> {
+    ) -> Option<model::ConnectionEnd> {
         let user = self.callers.user(caller.uid).as_deref().map(str::to_owned);
         let partition = self.fabric.partition(partition)?;
-        Some(model::End {
+        Some(model::ConnectionEnd {
             partition: partition.name().clone(),
             vm_id: partition.vm_id(),
             guest: partition.kind() == hvsock_fabric::PartitionKind::Vm

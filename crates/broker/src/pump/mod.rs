@@ -61,15 +61,15 @@ impl Counters {
 
     /// Bytes from the client to the server.
     pub(crate) fn sent(&self) -> u64 {
-        self.read(0, hvsock_ring::Side::First)
+        self.read(0, hvsock_ring::RingSide::First)
     }
 
     /// Bytes from the server to the client.
     pub(crate) fn received(&self) -> u64 {
-        self.read(1, hvsock_ring::Side::Second)
+        self.read(1, hvsock_ring::RingSide::Second)
     }
 
-    fn read(&self, direction: usize, writer: hvsock_ring::Side) -> u64 {
+    fn read(&self, direction: usize, writer: hvsock_ring::RingSide) -> u64 {
         let counted = &self.counted[direction];
         match &self.ring {
             None => counted.load(Ordering::Relaxed),

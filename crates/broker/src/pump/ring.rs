@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Monitor, Side};
+use hvsock_ring::{Monitor, RingSide};
 
 use super::connection::Turn;
 use super::control::{Control, unread_data, went_away};
@@ -48,7 +48,7 @@ impl MonitoredRing {
 
     /// Resets the ring for both ends, after the reason was sent.
     pub(super) fn reset(&self) {
-        self.monitor.cut();
+        self.monitor.reset();
     }
 
     /// Reads both control connections and handles processes that are gone.
@@ -62,7 +62,7 @@ impl MonitoredRing {
         }
         // A suspended connection does not report the end of a peer until it is resumed.
         let handled = if self.suspended { 0 } else { 2 };
-        for (index, side) in Side::BOTH.into_iter().enumerate().take(handled) {
+        for (index, side) in RingSide::BOTH.into_iter().enumerate().take(handled) {
             if self.controls[index].closed && !self.gone[index] {
                 self.gone[index] = true;
                 let survivor = Some(&self.controls[1 - index]).filter(|other| !other.closed);
@@ -82,7 +82,11 @@ impl MonitoredRing {
 }
 
 /// Handles a side whose process is gone. Fails if the survivor must see a reset.
-fn handle_gone(monitor: &Monitor, side: Side, survivor: Option<&Control>) -> Result<(), Refusal> {
+fn handle_gone(
+    monitor: &Monitor,
+    side: RingSide,
+    survivor: Option<&Control>,
+) -> Result<(), Refusal> {
     if !monitor.has_ended(side) {
         return Err(went_away());
     }

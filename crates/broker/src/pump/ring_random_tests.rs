@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
 use hvsock_fabric::{ConnectionId, Refusal};
-use hvsock_ring::{End, Monitor, Parts, RingSize, Side, Stop};
+use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 use mio::{Events, Poll};
 use proptest::prelude::*;
@@ -57,7 +57,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// One process and what it has observed.
 struct Process {
-    open: Option<(OwnedFd, End)>,
+    open: Option<(OwnedFd, RingEnd)>,
     /// Bytes that its writes accepted.
     written: u64,
     received: u64,
@@ -66,8 +66,8 @@ struct Process {
     /// It closed or died.
     gone: bool,
     /// Why its reads and writes stopped.
-    read_stop: Option<Stop>,
-    write_stop: Option<Stop>,
+    read_stop: Option<RingError>,
+    write_stop: Option<RingError>,
     received_end: bool,
     received_reset: bool,
 }
@@ -78,7 +78,7 @@ fn byte(at: u64) -> u8 {
 }
 
 impl Process {
-    fn new(control: OwnedFd, end: End) -> Self {
+    fn new(control: OwnedFd, end: RingEnd) -> Self {
         Self {
             open: Some((control, end)),
             written: 0,
@@ -101,7 +101,7 @@ impl Process {
         let bytes: Vec<u8> = (0..count as u64).map(|n| byte(start + n)).collect();
         match end.try_write(&bytes) {
             Ok(taken) => self.written += taken as u64,
-            Err(Stop::WouldBlock) => {}
+            Err(RingError::WouldBlock) => {}
             Err(stop) => self.write_stop = Some(stop),
         }
     }
@@ -121,7 +121,7 @@ impl Process {
                 self.received += count as u64;
                 return true;
             }
-            Err(Stop::WouldBlock) => {}
+            Err(RingError::WouldBlock) => {}
             // A clean end can later turn into a reset because of unread bytes of this process.
             Err(stop) => self.read_stop = Some(stop),
         }
@@ -133,7 +133,7 @@ impl Process {
         let Some((control, end)) = &self.open else {
             return;
         };
-        end.hear();
+        end.drain_notifications();
         let mut bytes = [0; MAX_MESSAGE];
         while let Ok(received) = message::recv(control, &mut bytes) {
             if received.len == 0 {
@@ -203,7 +203,7 @@ impl World {
             connection: Connection::ring([client, server], monitor),
             counters: Arc::clone(&counters),
         });
-        let end = |side, doorbells| End::open(side, &memory, doorbells).unwrap();
+        let end = |side, doorbells| RingEnd::open(side, &memory, doorbells).unwrap();
         Self {
             poll,
             events: Events::with_capacity(16),
@@ -211,8 +211,8 @@ impl World {
             counters,
             reports: Vec::new(),
             ends: [
-                Process::new(client_process, end(Side::First, first)),
-                Process::new(server_process, end(Side::Second, second)),
+                Process::new(client_process, end(RingSide::First, first)),
+                Process::new(server_process, end(RingSide::Second, second)),
             ],
         }
     }
@@ -318,7 +318,7 @@ fn check(ops: &[Op]) {
         }
         if to.open.is_some() && !to.stopped_reading {
             match to.read_stop {
-                Some(Stop::End) => {
+                Some(RingError::EndOfStream) => {
                     assert!(from.finished, "a clean end of a process that did not end");
                     assert_eq!(to.received, from.written, "a clean end with bytes missing");
                 }
@@ -340,7 +340,10 @@ fn check(ops: &[Op]) {
         assert_eq!(world.reports, []);
         for reader in 0..2 {
             let [to, from] = [&world.ends[reader], &world.ends[1 - reader]];
-            assert_eq!((to.read_stop, to.received_reset), (Some(Stop::End), false));
+            assert_eq!(
+                (to.read_stop, to.received_reset),
+                (Some(RingError::EndOfStream), false)
+            );
             assert_eq!(to.received, from.written);
         }
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
 use hvsock_fabric::{End as Which, Refusal};
-use hvsock_ring::{End, Monitor, Parts, RingSize, Side, Stop};
+use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 
 use super::connection::Turn;
@@ -16,7 +16,7 @@ use super::{Connection, Counters};
 /// One process: its control connection and its end of the ring.
 struct Process {
     control: Option<OwnedFd>,
-    end: Option<End>,
+    end: Option<RingEnd>,
 }
 
 impl Process {
@@ -33,7 +33,7 @@ impl Process {
         (received.len > 0).then(|| BrokerMessage::decode(&bytes[..received.len]).unwrap())
     }
 
-    fn end(&self) -> &End {
+    fn end(&self) -> &RingEnd {
         self.end.as_ref().unwrap()
     }
 
@@ -69,13 +69,13 @@ impl Scene {
         let monitor = Arc::new(Monitor::new(&memory).unwrap());
         let mut controls = Vec::new();
         let [second, first] =
-            [(Side::Second, second), (Side::First, first)].map(|(side, doorbells)| {
+            [(RingSide::Second, second), (RingSide::First, first)].map(|(side, doorbells)| {
                 let (own, theirs) = seqpacket::pair().unwrap();
                 set_nonblocking(&own, true).unwrap();
                 controls.push(own);
                 Process {
                     control: Some(theirs),
-                    end: Some(End::open(side, &memory, doorbells).unwrap()),
+                    end: Some(RingEnd::open(side, &memory, doorbells).unwrap()),
                 }
             });
         let controls = [controls.pop().unwrap(), controls.pop().unwrap()];
@@ -144,7 +144,7 @@ fn receives_reset(process: &Process, text: &str) {
 }
 
 /// Reads all data, until the end or an error.
-fn read_all(end: &End) -> (Vec<u8>, Stop) {
+fn read_all(end: &RingEnd) -> (Vec<u8>, RingError) {
     let (mut all, mut buffer) = (Vec::new(), [0; 100]);
     loop {
         match end.try_read(&mut buffer) {
@@ -164,8 +164,11 @@ fn a_clean_close_is_announced_and_the_peer_stays_open() {
     assert_eq!(scene.second.receive(), Some(BrokerMessage::Shutdown));
     assert_eq!(scene.second.receive(), None);
     let read = read_all(scene.second.end());
-    assert_eq!(read, (b"all of it".to_vec(), Stop::End));
-    assert_eq!(scene.second.end().try_write(b"?"), Err(Stop::Closed));
+    assert_eq!(read, (b"all of it".to_vec(), RingError::EndOfStream));
+    assert_eq!(
+        scene.second.end().try_write(b"?"),
+        Err(RingError::PeerClosed)
+    );
     // The second end may stay open for any time.
     scene.stays_open();
     scene.second.close();
@@ -178,7 +181,7 @@ fn a_half_close_does_not_involve_the_broker() {
     scene.second.end().shutdown_write();
     scene.stays_open();
     assert_eq!(scene.first.receive(), None);
-    assert_eq!(read_all(scene.first.end()).1, Stop::End);
+    assert_eq!(read_all(scene.first.end()).1, RingError::EndOfStream);
     scene.first.end().try_write(b"still here").unwrap();
     assert_eq!(read_all(scene.second.end()).0, b"still here");
 }
@@ -202,7 +205,7 @@ fn a_death_resets_the_peer_after_all_bytes() {
         };
         receives_reset(left, "without closing");
         let read = read_all(left.end());
-        assert_eq!(read, (b"last words".to_vec(), Stop::Cut));
+        assert_eq!(read, (b"last words".to_vec(), RingError::Reset));
     }
 }
 
@@ -213,7 +216,7 @@ fn closing_with_unread_data_resets_the_writer() {
     scene.first.close();
     scene.resets_because("without reading");
     receives_reset(&scene.second, "without reading");
-    assert_eq!(scene.second.end().try_write(b"more"), Err(Stop::Cut));
+    assert_eq!(scene.second.end().try_write(b"more"), Err(RingError::Reset));
 }
 
 /// No process is left that could see a reset.
@@ -264,7 +267,7 @@ fn a_reset_is_visible_only_after_its_reason_was_sent() {
             watching.join().unwrap();
         });
         for process in [first, second] {
-            assert_eq!(read_all(process.end()), (Vec::new(), Stop::Cut));
+            assert_eq!(read_all(process.end()), (Vec::new(), RingError::Reset));
         }
     }
 }
@@ -279,7 +282,10 @@ fn a_suspended_connection_moves_no_data_until_it_is_resumed() {
         let message = process.receive();
         assert_eq!(message, Some(BrokerMessage::Suspended { on: true }));
     }
-    assert_eq!(read_all(scene.second.end()), (Vec::new(), Stop::WouldBlock));
+    assert_eq!(
+        read_all(scene.second.end()),
+        (Vec::new(), RingError::WouldBlock)
+    );
     // The broker never waits for a process that does not read its messages.
     for on in [true, false].repeat(2000) {
         scene.connection.suspend(on);
@@ -287,7 +293,7 @@ fn a_suspended_connection_moves_no_data_until_it_is_resumed() {
     let last = std::iter::from_fn(|| scene.second.receive()).last();
     assert!(matches!(last, Some(BrokerMessage::Suspended { .. })));
     let read = read_all(scene.second.end());
-    assert_eq!(read, (b"suspended".to_vec(), Stop::WouldBlock));
+    assert_eq!(read, (b"suspended".to_vec(), RingError::WouldBlock));
 }
 
 #[test]
@@ -307,16 +313,16 @@ fn a_suspended_connection_reports_a_peers_end_after_the_resume() {
     ];
     assert_eq!(messages, want);
     let read = read_all(scene.second.end());
-    assert_eq!(read, (b"before the pause".to_vec(), Stop::End));
+    assert_eq!(read, (b"before the pause".to_vec(), RingError::EndOfStream));
 
     let mut scene = Scene::new();
     scene.connection.suspend(true);
     scene.second.die();
     scene.stays_open();
-    assert_eq!(read_all(scene.first.end()).1, Stop::WouldBlock);
+    assert_eq!(read_all(scene.first.end()).1, RingError::WouldBlock);
     scene.connection.suspend(false);
     scene.resets_because("without closing");
-    assert_eq!(read_all(scene.first.end()).1, Stop::Cut);
+    assert_eq!(read_all(scene.first.end()).1, RingError::Reset);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
-use hvsock_ring::{End, Interest, Stop};
+use hvsock_ring::{Interest, RingEnd, RingError};
 use hvsock_sys::shared_memory::{self, SharedBytes};
 use hvsock_sys::stream;
 use hvsock_virtio::MessageEnd;
@@ -33,7 +33,7 @@ pub(super) enum Peer {
 /// One end of a ring.
 #[derive(Debug)]
 pub(super) struct Ring {
-    end: End,
+    end: RingEnd,
 }
 
 /// The broker's end of a socket pair.
@@ -71,14 +71,14 @@ pub(super) enum FillOutcome {
     Bytes(usize, MessageEnd, bool),
     /// Nothing yet.
     Empty,
-    /// End of file.
+    /// RingEnd of file.
     Ended,
     /// The connection has failed.
     Failed(Refusal),
 }
 
 impl Peer {
-    pub(super) fn ring(end: End) -> Self {
+    pub(super) fn ring(end: RingEnd) -> Self {
         Self::Ring(Box::new(Ring { end }))
     }
 
@@ -99,7 +99,7 @@ impl Peer {
     /// The descriptor to register with epoll.
     pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match self {
-            Self::Ring(ring) => Some(ring.end.bell()),
+            Self::Ring(ring) => Some(ring.end.doorbell()),
             Self::Socket(socket) => Some(socket.data.as_fd()),
             Self::Sibling(_) => None,
         }
@@ -108,7 +108,7 @@ impl Peer {
     /// Records a readiness event of the descriptor.
     pub(super) fn ready(&mut self, event: &mio::event::Event) {
         match self {
-            Self::Ring(ring) => ring.end.hear(),
+            Self::Ring(ring) => ring.end.drain_notifications(),
             Self::Socket(socket) => {
                 socket.readable |= event.is_readable() || event.is_read_closed();
                 socket.writable |= event.is_writable() || event.is_write_closed();
@@ -191,7 +191,7 @@ impl Peer {
     /// `free`. Returns `false` if they have been already.
     pub(super) fn arm_consumed(&self, bytes: u64, free: u64) -> bool {
         match self {
-            Self::Ring(ring) => ring.end.arm_room(free),
+            Self::Ring(ring) => ring.end.arm_free_space(free),
             Self::Socket(socket) => !socket.pending.is_empty(),
             Self::Sibling(sibling) => sibling.arm_read_by_peer(bytes),
         }
@@ -253,7 +253,7 @@ impl Peer {
     /// reads what is buffered and then finds the refusal, or at once with `discard`.
     pub(super) fn abort(&mut self, refusal: &Refusal, discard: bool) {
         match self {
-            Self::Ring(ring) => ring.end.cut(),
+            Self::Ring(ring) => ring.end.reset(),
             Self::Socket(_) => {}
             Self::Sibling(sibling) => sibling.abort(refusal.clone(), discard),
         }
@@ -286,8 +286,8 @@ impl Ring {
     fn fill(&mut self, chunks: &[SharedBytes<'_>]) -> FillOutcome {
         let filled = match self.end.try_fill() {
             Ok(filled) => filled,
-            Err(Stop::WouldBlock) => return FillOutcome::Empty,
-            Err(Stop::End) => return FillOutcome::Ended,
+            Err(RingError::WouldBlock) => return FillOutcome::Empty,
+            Err(RingError::EndOfStream) => return FillOutcome::Ended,
             Err(stop) => return FillOutcome::Failed(refusal_of(stop)),
         };
         let (mut count, all) = (0, filled.len());
@@ -304,10 +304,10 @@ impl Ring {
     }
 }
 
-fn refusal_of(stop: Stop) -> Refusal {
+fn refusal_of(stop: RingError) -> Refusal {
     match stop {
-        Stop::Gone => went_away(),
-        Stop::Unread => unread_data(),
+        RingError::PeerGone => went_away(),
+        RingError::UnreadData => unread_data(),
         other => Refusal::Reset {
             cause: other.to_string(),
         },

@@ -37,7 +37,7 @@ pub(super) const MAX_WATCHED: usize = 64;
 /// The broker's end of a connection's peer.
 pub(crate) enum LinkParts {
     /// The broker's end of a ring.
-    Ring(Box<hvsock_ring::End>),
+    Ring(Box<hvsock_ring::RingEnd>),
     /// The broker's end of a socket pair. With `plain`, the process has a raw fd and sends no
     /// SHUTDOWN message: end of file is a clean end.
     Socket { data: OwnedFd, plain: bool },
@@ -673,7 +673,7 @@ impl Linked {
             control.tell(&BrokerMessage::Reset(refused(refusal)));
         }
         match &self.parts {
-            LinkParts::Ring(end) => end.cut(),
+            LinkParts::Ring(end) => end.reset(),
             LinkParts::Socket { .. } => {}
             LinkParts::Sibling(end) => end.abort(refusal.clone(), true),
         }

@@ -220,7 +220,10 @@ pub fn connect(vm: VmId, port: u32) -> ClientMessage {
 pub fn connect_by(vm: VmId, port: u32, transports: Transports, plain: bool) -> ClientMessage {
     let dry_run = false;
     ClientMessage::Connect(Connect {
-        flags: Flags { plain, dry_run },
+        flags: Flags {
+            raw_fd: plain,
+            dry_run,
+        },
         timeout_ms: 0,
         transports,
         address: SockAddrHv::new(vm, ServiceId::from_port(port)),
@@ -240,7 +243,10 @@ pub fn listen_by(
 ) -> ClientMessage {
     let dry_run = false;
     ClientMessage::Listen(Listen {
-        flags: Flags { plain, dry_run },
+        flags: Flags {
+            raw_fd: plain,
+            dry_run,
+        },
         backlog,
         transports,
         address: SockAddrHv::new(vm, ServiceId::from_port(port)),

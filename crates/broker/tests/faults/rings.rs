@@ -8,7 +8,7 @@ use std::time::Instant;
 use hvsock::{Refusal, VmId};
 use hvsock_broker::model::{Connection, ConnectionState, PartitionState};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, SocketOption, Transport, Transports};
-use hvsock_ring::{Bells, End, RingSize, Side, Stop};
+use hvsock_ring::{Doorbells, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{doorbell, poll, shared_memory};
 use hvsock_testkit::TempFolder;
@@ -24,13 +24,13 @@ const HEADER: u64 = 4096;
 /// One process's end of a ring with its control connection.
 struct Process {
     control: Raw,
-    end: End,
+    end: RingEnd,
 }
 
 impl Process {
-    fn new(side: Side, parts: RingParts, control: Raw) -> Self {
+    fn new(side: RingSide, parts: RingParts, control: Raw) -> Self {
         let RingParts { memory, own, peer } = parts;
-        let end = End::open(side, memory, Bells { own, peer }).expect("an end");
+        let end = RingEnd::open(side, memory, Doorbells { own, peer }).expect("an end");
         Self { control, end }
     }
 
@@ -41,13 +41,13 @@ impl Process {
 
     /// Reads until the end, of any kind.
     #[track_caller]
-    fn read_all(&self) -> (Vec<u8>, Stop) {
+    fn read_all(&self) -> (Vec<u8>, RingError) {
         let (mut all, mut buffer) = (Vec::new(), [0; 4096]);
         let began = Instant::now();
         loop {
             match self.end.try_read(&mut buffer) {
                 Ok(count) => all.extend_from_slice(&buffer[..count]),
-                Err(Stop::WouldBlock) => assert!(began.elapsed() < TIMEOUT, "no end"),
+                Err(RingError::WouldBlock) => assert!(began.elapsed() < TIMEOUT, "no end"),
                 Err(stop) => return (all, stop),
             }
         }
@@ -82,8 +82,8 @@ impl Pair {
         // So that the connection survives its listener.
         listener.send(&ClientMessage::Accepted { connection });
         Self {
-            client: Process::new(Side::First, parts, client),
-            server: Process::new(Side::Second, other, control),
+            client: Process::new(RingSide::First, parts, client),
+            server: Process::new(RingSide::Second, other, control),
         }
     }
 
@@ -311,7 +311,7 @@ fn the_ring_has_the_documented_layout() {
     let RingParts { memory, own, peer } = by_hand.connect_ring(VmId::LOOPBACK, PORT);
     let memory = std::fs::File::from(memory);
     let (_, parts, control) = listener.recv_incoming_ring();
-    let other = Process::new(Side::Second, parts, control);
+    let other = Process::new(RingSide::Second, parts, control);
     let read = |at: u64, bytes: &mut [u8]| memory.read_exact_at(bytes, at).unwrap();
     let write = |at: u64, bytes: &[u8]| memory.write_all_at(bytes, at).unwrap();
     let long = |at| {
@@ -406,7 +406,7 @@ fn each_kind_of_close_is_reported_to_the_other_end() {
     client.close();
     assert_eq!(server.control.recv(), BrokerMessage::Shutdown);
     assert!(server.control.is_silent());
-    assert_eq!(server.read_all(), (b"all".to_vec(), Stop::End));
+    assert_eq!(server.read_all(), (b"all".to_vec(), RingError::EndOfStream));
     server.close();
     world.settles_at(0, 0);
     // A close without a half-close before.
@@ -415,7 +415,7 @@ fn each_kind_of_close_is_reported_to_the_other_end() {
     drop(server);
     let refusal = client.control.recv_reset();
     assert!(refusal.to_string().contains("without closing"), "{refusal}");
-    assert_eq!(client.read_all(), (b"almost".to_vec(), Stop::Cut));
+    assert_eq!(client.read_all(), (b"almost".to_vec(), RingError::Reset));
     world.settles_at(0, 0);
     // A close with bytes unread.
     let Pair { client, server } = Pair::looped(&host);
@@ -423,7 +423,7 @@ fn each_kind_of_close_is_reported_to_the_other_end() {
     client.close();
     let refusal = server.control.recv_reset();
     assert!(refusal.to_string().contains("without reading"), "{refusal}");
-    assert_eq!(server.end.try_write(b"?"), Err(Stop::Cut));
+    assert_eq!(server.end.try_write(b"?"), Err(RingError::Reset));
     world.settles_at(0, 0);
     // A protocol violation.
     let Pair { client, server } = Pair::looped(&host);
@@ -432,7 +432,7 @@ fn each_kind_of_close_is_reported_to_the_other_end() {
     for process in [client, server] {
         let refusal = process.control.recv_reset();
         assert!(refusal.to_string().contains("protocol"), "{refusal}");
-        assert_eq!(process.read_all().1, Stop::Cut);
+        assert_eq!(process.read_all().1, RingError::Reset);
     }
     world.settles_at(0, 0);
 }
@@ -448,18 +448,18 @@ fn a_connection_is_reset_if_its_client_or_its_listener_closes_early() {
     client.send(&connect_by(VmId::LOOPBACK, PORT, EITHER, false));
     drop(client);
     let (_, parts, control) = listener.recv_incoming_ring();
-    let server = Process::new(Side::Second, parts, control);
+    let server = Process::new(RingSide::Second, parts, control);
     let refusal = server.control.recv_reset();
     assert!(refusal.to_string().contains("without closing"), "{refusal}");
-    assert_eq!(server.read_all().1, Stop::Cut);
+    assert_eq!(server.read_all().1, RingError::Reset);
 
     let client = Raw::new(&host);
     let parts = client.connect_ring(VmId::LOOPBACK, PORT);
-    let client = Process::new(Side::First, parts, client);
+    let client = Process::new(RingSide::First, parts, client);
     client.end.try_write(b"anybody?").unwrap();
     drop(listener);
     client.control.recv_reset();
-    assert_eq!(client.end.try_write(b"?"), Err(Stop::Cut));
+    assert_eq!(client.end.try_write(b"?"), Err(RingError::Reset));
     world.settles_at(0, 0);
 }
 
@@ -473,8 +473,8 @@ fn a_closed_disabled_or_paused_connection_ends_for_both_with_the_reason() {
         for process in [pair.client, pair.server] {
             let refusal = process.control.recv_reset();
             assert!(is_it(&refusal), "{refusal}");
-            assert_eq!(process.read_all(), (b"so far".to_vec(), Stop::Cut));
-            assert_eq!(process.end.try_write(b"?"), Err(Stop::Cut));
+            assert_eq!(process.read_all(), (b"so far".to_vec(), RingError::Reset));
+            assert_eq!(process.end.try_write(b"?"), Err(RingError::Reset));
         }
     };
     let write = |pair: &Pair| {
@@ -522,7 +522,7 @@ fn a_suspended_connection_moves_no_bytes_and_both_processes_are_notified() {
     pair.client.end.try_write(b"meanwhile").unwrap();
     let mut bytes = [0; 9];
     let suspended = pair.server.end.try_read(&mut bytes);
-    assert_eq!(suspended, Err(Stop::WouldBlock));
+    assert_eq!(suspended, Err(RingError::WouldBlock));
     set(PartitionState::Running).unwrap();
     expect_suspended(false);
     assert_eq!(pair.server.end.try_read(&mut bytes), Ok(9));

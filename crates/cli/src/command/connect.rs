@@ -45,7 +45,7 @@ impl Connect {
             .endpoint(context.endpoint())
             .timeout(Duration::from_secs_f64(self.timeout))
             .connected_suspend(self.connected_suspend)
-            .plain(!self.command.is_empty())
+            .raw_fd(!self.command.is_empty())
             .connect(address.clone())
             .map_err(|error| explain::failure(context, error, &address, false))?;
         let Some((program, arguments)) = self.command.split_first() else {

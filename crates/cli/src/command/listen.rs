@@ -47,7 +47,7 @@ impl Listen {
         let listener = HvListener::options()
             .endpoint(context.endpoint())
             .connected_suspend(self.connected_suspend)
-            .plain(!self.command.is_empty())
+            .raw_fd(!self.command.is_empty())
             .listen(address.clone())
             .map_err(|error| explain::failure(context, error, &address, true))?;
         let from = match from {

@@ -7,7 +7,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
 use hvsock::HvAddr;
-use hvsock_control::Explanation;
+use hvsock_control::ExplanationReport;
 
 use super::target::Target;
 use crate::context::Context;
@@ -55,7 +55,7 @@ impl Why {
     }
 }
 
-fn text_of(context: &Context, explanation: &Explanation) -> String {
+fn text_of(context: &Context, explanation: &ExplanationReport) -> String {
     let style = if explanation.refusal.is_some() {
         BAD
     } else {

@@ -66,7 +66,7 @@ async fn the_default_ring_of_a_task_is_larger() {
     assert_eq!(small, requested(4096));
     for none in [
         first_message(|options| options.shared_memory(false)).await,
-        first_message(|options| options.plain(true)).await,
+        first_message(|options| options.raw_fd(true)).await,
     ] {
         assert!(matches!(none, ClientMessage::Connect(_)), "{none:?}");
     }

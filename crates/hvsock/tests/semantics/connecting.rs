@@ -50,7 +50,7 @@ fn options_go_before_the_request() {
             };
             assert_eq!(connect.timeout_ms, 1201);
             assert_eq!(connect.address, ADDRESS);
-            assert!(!connect.flags.plain && !connect.flags.dry_run);
+            assert!(!connect.flags.raw_fd && !connect.flags.dry_run);
             client.connect()
         },
     );
@@ -146,7 +146,7 @@ fn a_broker_that_dies_instead_of_answering_is_a_reset() {
 }
 
 #[test]
-fn a_broker_that_says_nothing_is_waited_for_no_longer_than_allowed() {
+fn a_silent_broker_is_waited_for_up_to_the_timeout() {
     let broker = Broker::new();
     let options = broker.connect_options().timeout(SHORT);
     let start = Instant::now();

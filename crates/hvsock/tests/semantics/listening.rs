@@ -118,7 +118,7 @@ fn a_listen_that_could_never_receive_fails() {
     let options = broker
         .listen_options()
         .backlog(9)
-        .plain(true)
+        .raw_fd(true)
         .connected_suspend(true);
     let (result, ()) = broker.with_client(
         || options.listen(ADDRESS),
@@ -128,7 +128,7 @@ fn a_listen_that_could_never_receive_fails() {
             let ClientMessage::Listen(listen) = client.recv() else {
                 panic!()
             };
-            assert!(listen.flags.plain);
+            assert!(listen.flags.raw_fd);
             assert_eq!((listen.backlog, listen.address), (9, ADDRESS));
             let refused = Refused {
                 code: 1,

@@ -74,7 +74,7 @@ fn connecting(broker: &Broker) -> (HvSocket, Client) {
 }
 
 #[test]
-fn only_hyper_v_streams_can_be_made() {
+fn only_hyper_v_stream_sockets_can_be_created() {
     assert_eq!(
         errno(HvSocket::new(2, SOCK_STREAM, HV_PROTOCOL_RAW)),
         EAFNOSUPPORT
@@ -111,7 +111,7 @@ fn a_new_socket_can_only_be_bound_once() {
 }
 
 #[test]
-fn a_listening_socket_accepts_and_hands_its_options_down() {
+fn accepted_sockets_inherit_the_options_of_the_listener() {
     let broker = Broker::new();
     let mut socket = socket(&broker);
     socket.bind(ADDRESS).unwrap();

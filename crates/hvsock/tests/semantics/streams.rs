@@ -178,7 +178,7 @@ fn waiting_for_the_meaning_of_an_end_times_out() {
 }
 
 #[test]
-fn time_limits_are_timed_out_and_nonblocking_would_block() {
+fn timeouts_are_timed_out_and_nonblocking_would_block() {
     let (mut stream, _side) = Broker::new().connected();
     assert_eq!(stream.read_timeout().unwrap(), None);
     stream.set_read_timeout(Some(SHORT)).unwrap();
@@ -230,7 +230,7 @@ fn shutdown_is_announced_before_the_data_ends() {
 }
 
 #[test]
-fn shutting_down_for_reading_ends_reading_here() {
+fn shutdown_for_reading_ends_local_reads() {
     let (stream, side) = Broker::new().connected();
     thread::scope(|scope| {
         let reader = scope.spawn(|| read(&stream));
@@ -362,7 +362,7 @@ fn a_connection_converts_to_descriptors_for_another_program() {
     assert_eq!(side.recv_all(), b"as a file");
     assert_eq!(side.control.recv(), ClientMessage::Shutdown);
 
-    let options = broker.connect_options().plain(true);
+    let options = broker.connect_options().raw_fd(true);
     let (stream, side) = broker.with_client(
         || options.connect(crate::fake::ADDRESS),
         |broker| {
@@ -370,7 +370,7 @@ fn a_connection_converts_to_descriptors_for_another_program() {
             let ClientMessage::Connect(connect) = client.recv() else {
                 panic!()
             };
-            assert!(connect.flags.plain);
+            assert!(connect.flags.raw_fd);
             client.connect()
         },
     );

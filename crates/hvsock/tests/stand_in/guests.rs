@@ -121,7 +121,7 @@ fn child_process() {
 }
 
 #[test]
-fn a_guest_reaches_a_service_of_its_host_which_knows_which_guest_it_is() {
+fn a_guest_reaches_its_host_which_identifies_the_guest() {
     if !is_over_stand_in() {
         return;
     }
@@ -166,7 +166,7 @@ fn a_host_reaches_a_service_in_its_guest_by_the_guests_id() {
 }
 
 #[test]
-fn a_guest_is_refused_what_is_not_registered_or_not_heard_and_cannot_tell_which() {
+fn a_guest_cannot_tell_an_unregistered_service_from_one_without_a_listener() {
     if !is_over_stand_in() {
         return;
     }
@@ -181,7 +181,7 @@ fn a_guest_is_refused_what_is_not_registered_or_not_heard_and_cannot_tell_which(
 }
 
 #[test]
-fn windows_numbers_come_to_refusals() {
+fn windows_error_numbers_map_to_refusals() {
     if !is_over_stand_in() {
         return;
     }
@@ -205,7 +205,7 @@ fn windows_numbers_come_to_refusals() {
 }
 
 #[test]
-fn virtual_machines_that_are_off_paused_or_unknown_are_told_apart() {
+fn off_paused_and_unknown_virtual_machines_are_distinguished() {
     if !is_over_stand_in() {
         return;
     }
@@ -225,7 +225,7 @@ fn virtual_machines_that_are_off_paused_or_unknown_are_told_apart() {
 }
 
 #[test]
-fn a_connect_that_nobody_answers_ends_at_its_time_limit() {
+fn an_unanswered_connect_times_out() {
     if !is_over_stand_in() {
         return;
     }
@@ -235,7 +235,7 @@ fn a_connect_that_nobody_answers_ends_at_its_time_limit() {
 }
 
 #[test]
-fn a_listener_for_another_machine_than_its_own_needs_that_machine() {
+fn a_listener_for_an_unknown_vm_is_refused() {
     if !is_over_stand_in() {
         return;
     }

@@ -130,7 +130,7 @@ fn an_explanation_claims_no_more_than_windows_reports() {
 }
 
 #[test]
-fn a_connect_to_nobody_is_refused_in_either_mode() {
+fn a_connect_without_a_listener_is_refused_in_both_modes() {
     if !has_hyper_v_sockets() {
         return;
     }
@@ -151,7 +151,7 @@ fn a_connect_to_nobody_is_refused_in_either_mode() {
 }
 
 #[test]
-fn an_address_that_is_taken_or_none_is_refused() {
+fn an_address_in_use_or_invalid_is_refused() {
     if !has_hyper_v_sockets() {
         return;
     }
@@ -164,7 +164,7 @@ fn an_address_that_is_taken_or_none_is_refused() {
 }
 
 #[test]
-fn waiting_ends_at_its_time_limit() {
+fn waiting_ends_at_its_timeout() {
     if !has_hyper_v_sockets() {
         return;
     }
@@ -256,7 +256,7 @@ fn a_child_that_copies() {
 
 #[cfg(feature = "tokio")]
 #[test]
-fn tasks_talk_and_give_their_connections_to_threads() {
+fn tasks_exchange_data_and_convert_to_blocking_streams() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     if !has_hyper_v_sockets() {

@@ -12,7 +12,7 @@ use crate::world::World;
 fn each_way(run: impl Fn(HvStream, HvStream)) {
     let world = World::new();
     for raw_fd in [true, false] {
-        let (connector, acceptor) = world.pair(&world.at_web().plain(raw_fd));
+        let (connector, acceptor) = world.pair(&world.at_web().raw_fd(raw_fd));
         run(connector, acceptor);
     }
     let (connector, acceptor) = world.pair(&world.at_web().shared_memory(false));

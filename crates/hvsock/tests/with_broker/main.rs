@@ -132,7 +132,7 @@ fn a_refused_nonblocking_connect_reports_the_reason() {
 }
 
 #[test]
-fn an_explanation_asks_what_the_connect_asks() {
+fn an_explanation_agrees_with_the_connect() {
     let world = World::new();
     let explanation = world.at_web().explain(("parent", NAME)).unwrap();
     assert_eq!(
@@ -194,7 +194,7 @@ fn the_end_of_a_lease_resets_its_connections() {
 }
 
 #[test]
-fn a_lease_that_another_one_clashes_with_is_named() {
+fn a_clashing_lease_is_refused_by_name() {
     let world = World::new();
     let clash = Lease::register_at(&world.host(), NAME, ServiceId::random(), "");
     let text = refusal(clash).to_string();
@@ -205,7 +205,7 @@ fn a_lease_that_another_one_clashes_with_is_named() {
 }
 
 #[test]
-fn what_a_container_listens_for_the_host_reaches_by_its_name() {
+fn the_host_reaches_a_listener_in_a_container_by_name() {
     let world = World::new();
     let options = HvListener::options().endpoint(world.web());
     let listener = options.listen(("parent", NAME)).expect("a listener");
@@ -223,7 +223,7 @@ fn what_a_container_listens_for_the_host_reaches_by_its_name() {
 }
 
 #[test]
-fn a_pause_cuts_or_suspends_as_the_option_says() {
+fn a_pause_resets_or_suspends_connections() {
     let world = World::new();
     let (reset, reset_peer) = world.pair(&world.at_web());
     let (mut kept, mut kept_peer) = world.pair(&world.at_web().connected_suspend(true));
@@ -269,7 +269,7 @@ fn a_relay_that_resets_is_not_a_clean_end() {
         let options = world.at_web().shared_memory(shared_memory);
         let (mut connector, mut acceptor) = world.pair(&options);
         connector.write_all(b"half of it").unwrap();
-        connector.abandon();
+        connector.reset();
         let mut got = Vec::new();
         let error = acceptor.read_to_end(&mut got).expect_err("a reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");

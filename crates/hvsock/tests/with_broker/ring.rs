@@ -42,7 +42,7 @@ fn the_ring_has_the_larger_requested_size_unless_an_end_disables_it() {
     assert_eq!((free_space(&a), free_space(&b)), (1 << 20, 1 << 20));
     for options in [
         world.at_web().shared_memory(false),
-        world.at_web().plain(true),
+        world.at_web().raw_fd(true),
     ] {
         let (a, b) = world.pair(&options);
         assert_eq!(
@@ -211,7 +211,7 @@ fn polling_the_descriptor_loses_no_wakeup_and_does_not_spin() {
         (&near).read_to_end(&mut back).unwrap();
         let polls = echo.join().unwrap();
         // One poll for each notification, and a few for messages of the broker; idle, none.
-        let notifications = near.ring_stats().unwrap().rings;
+        let notifications = near.ring_stats().unwrap().notifications;
         assert!(
             polls <= notifications + 10,
             "{polls} polls for {notifications} notifications"
@@ -290,7 +290,7 @@ fn a_shutdown_wakes_a_blocked_reader() {
 fn no_notification_is_sent_to_an_awake_peer() {
     let world = World::new();
     let (near, far) = world.pair(&world.at_web());
-    let notifications = || near.ring_stats().unwrap().rings;
+    let notifications = || near.ring_stats().unwrap().notifications;
     (&near).write_all(b"first").unwrap();
     assert_eq!(notifications(), 1);
     (&far).read_exact(&mut [0; 5]).unwrap();
@@ -323,7 +323,7 @@ fn an_idle_connection_uses_no_cpu() {
     let readers = [reader(a), reader(b)];
     let stats = || [&near, &far].map(|end| end.ring_stats().unwrap());
     world.wait_until("both readers sleep", |_| {
-        stats().iter().all(|stats| stats.sleeps > 0)
+        stats().iter().all(|stats| stats.parks > 0)
     });
     let before = stats();
     thread::sleep(Duration::from_millis(500));

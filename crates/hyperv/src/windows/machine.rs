@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_guest_reads_what_its_host_told_it() {
+    fn a_guest_reads_its_identity_from_the_registry() {
         let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
         assert_eq!(guest(CURRENT_USER, &path), None);
         let key = CURRENT_USER.create(&path).unwrap();
@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_guest_whose_host_tells_it_nothing_is_known_by_its_firmware() {
+    fn a_guest_without_data_exchange_is_detected_by_its_firmware() {
         let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
         let key = CURRENT_USER.create(&path).unwrap();
         key.set_string("SystemManufacturer", "Microsoft Corporation")

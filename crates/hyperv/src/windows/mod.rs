@@ -26,7 +26,7 @@ pub fn facts() -> Facts {
     let found = queries.by(Instant::now() + LIMIT);
     facts
         .missing
-        .retain(|missing| *missing != Missing::NotAsked);
+        .retain(|missing| *missing != Missing::NotQueried);
     facts.missing.extend(found.missing);
     facts.policies = found.policies;
     facts.vms = found.vms;
@@ -35,12 +35,12 @@ pub fn facts() -> Facts {
 }
 
 /// The part of the state that is in the Windows registry, without waiting. Hyper-V's virtual machines
-/// and their policies are [`Missing::NotAsked`].
+/// and their policies are [`Missing::NotQueried`].
 pub fn facts_at_hand() -> Facts {
     let mut facts = Facts {
         machine: machine(),
         vms: vms::in_registry(),
-        missing: vec![Missing::NotAsked],
+        missing: vec![Missing::NotQueried],
         ..Facts::default()
     };
     match KeyStore::open().and_then(|store| store.read()) {

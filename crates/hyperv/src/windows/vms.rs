@@ -184,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_host_compute_service_runs_is_in_the_registry() {
+    fn running_compute_systems_are_read_from_the_registry() {
         let path = format!(r"Software\hvsock-test-{}", ServiceId::random());
         assert_eq!(running(CURRENT_USER, &path), []);
         let key = CURRENT_USER.create(&path).unwrap();

@@ -1,5 +1,5 @@
 //! Threads of one process that wait at the same end. They share the reader's state, the doorbell
-//! and the list of waiters. The model repeats the steps of `End::wait`.
+//! and the list of waiters. The model repeats the steps of `RingEnd::wait`.
 
 use super::*;
 use crate::waiters::Waiters;

@@ -120,7 +120,7 @@ fn a_writer_gets_one_notification_per_request() {
 }
 
 /// Draining stale notifications keeps one that answers an open request, and leaves no stale one for
-/// ever: `End::drain_stale`.
+/// ever: `RingEnd::drain_stale`.
 #[test]
 fn a_notification_for_an_open_request_is_not_drained_as_stale() {
     explore_pair(

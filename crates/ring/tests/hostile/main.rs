@@ -1,6 +1,6 @@
 //! A hostile peer: random attacks on the shared memory, and attacks on the doorbells.
 
-mod play;
+mod script;
 
 use std::fs::File;
 use std::io::Read;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_ring::{End, Interest, Parts, RingSize, Side, Stop};
+use hvsock_ring::{Interest, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::doorbell;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -20,18 +20,18 @@ proptest! {
 
     #[test]
     fn an_end_survives_any_peer(script in vec(any::<u8>(), 0..600)) {
-        play::play(&script);
+        script::run(&script);
     }
 }
 
 /// An end under attack, and the peer's doorbells and memory.
-fn victim() -> (End, hvsock_ring::Bells, File) {
+fn victim() -> (RingEnd, hvsock_ring::Doorbells, File) {
     let Parts {
         memory,
         first,
         second,
     } = Parts::new(RingSize::MIN).unwrap();
-    let end = End::open(Side::First, &memory, first).unwrap();
+    let end = RingEnd::open(RingSide::First, &memory, first).unwrap();
     (end, second, File::from(memory))
 }
 
@@ -40,8 +40,8 @@ fn store(memory: &File, at: u64, value: u64) {
 }
 
 /// An honest end for the peer.
-fn honest(second: hvsock_ring::Bells, memory: &File) -> End {
-    End::open(Side::Second, memory, second).unwrap()
+fn honest(second: hvsock_ring::Doorbells, memory: &File) -> RingEnd {
+    RingEnd::open(RingSide::Second, memory, second).unwrap()
 }
 
 #[test]
@@ -54,13 +54,13 @@ fn no_call_blocks_on_a_full_doorbell_that_the_peer_made_blocking() {
     let start = Instant::now();
     for written in 1..=100_000 {
         // Always requests a wakeup, and claims to have read everything.
-        store(&memory, play::AWAKE, 0);
+        store(&memory, script::AWAKE, 0);
         assert_eq!(end.try_write(b"x"), Ok(1));
-        store(&memory, play::TAIL, written);
+        store(&memory, script::TAIL, written);
     }
-    assert_eq!(end.stats().rings, 100_000);
+    assert_eq!(end.stats().notifications, 100_000);
     // Draining a doorbell without notifications does not block either.
-    end.hear();
+    end.drain_notifications();
     assert!(end.arm(Interest::READ) && end.arm(Interest::READ));
     assert!(
         start.elapsed() < Duration::from_secs(20),
@@ -86,9 +86,9 @@ fn spurious_notifications_at_full_rate_delay_no_call() {
             while Instant::now() < deadline {
                 end.wait(Interest::READ, None, Some(deadline)).unwrap();
             }
-            assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::WouldBlock));
+            assert_eq!(end.try_read(&mut [0; 9]), Err(RingError::WouldBlock));
             end.arm(Interest::READ);
-            end.hear();
+            end.drain_notifications();
             assert_eq!(peer.try_write(&[round]), Ok(1));
             let mut got = [0];
             (&end).read_exact(&mut got).unwrap();
@@ -125,7 +125,7 @@ fn a_peer_that_steals_notifications_harms_its_own_stream_only() {
             assert_eq!(peer.try_write(b"x"), Ok(1));
             let deadline = Instant::now() + Duration::from_millis(2);
             let _ = end.wait(Interest::READ, None, Some(deadline)).unwrap();
-            end.hear();
+            end.drain_notifications();
             // The byte is readable, notified or not.
             assert_eq!(end.try_read(&mut [0; 9]), Ok(1));
             end.arm(Interest::READ);
@@ -142,27 +142,27 @@ fn closed_doorbells_end_the_stream_with_an_error() {
     assert_eq!(end.try_write(b"x"), Ok(1));
     drop(second.own);
     // A notification to a closed doorbell raises no SIGPIPE.
-    store(&memory, play::AWAKE, 0);
+    store(&memory, script::AWAKE, 0);
     assert_eq!(end.try_write(b"x"), Ok(1));
-    assert_eq!(end.try_write(b"x"), Err(Stop::Gone));
-    assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::Gone));
+    assert_eq!(end.try_write(b"x"), Err(RingError::PeerGone));
+    assert_eq!(end.try_read(&mut [0; 9]), Err(RingError::PeerGone));
     let (end, second, _memory) = victim();
     drop(second.peer);
     let error = (&end).read(&mut [0; 9]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     // The hangup ends the first park.
-    assert_eq!(end.stats().sleeps, 1);
+    assert_eq!(end.stats().parks, 1);
 }
 
 #[test]
 fn invalid_counters_are_detected_and_reset_the_connection() {
     for (at, value, writes) in [
-        (play::HEAD + play::BACK, 4097, false),
-        (play::HEAD + play::BACK, u64::MAX, false),
+        (script::HEAD + script::BACK, 4097, false),
+        (script::HEAD + script::BACK, u64::MAX, false),
         // Less than was loaded before.
-        (play::HEAD + play::BACK, 4, false),
-        (play::TAIL, 3, true),
-        (play::TAIL, u64::MAX, true),
+        (script::HEAD + script::BACK, 4, false),
+        (script::TAIL, 3, true),
+        (script::TAIL, u64::MAX, true),
     ] {
         let (end, second, memory) = victim();
         let peer = honest(second, &memory);
@@ -175,12 +175,18 @@ fn invalid_counters_are_detected_and_reset_the_connection() {
             false => end.try_read(&mut [0; 9]),
         };
         assert!(
-            matches!(result, Err(Stop::Violated(_))),
+            matches!(result, Err(RingError::ProtocolViolation(_))),
             "{at} {value} {result:?}"
         );
-        assert!(matches!(end.try_read(&mut [0; 9]), Err(Stop::Violated(_))));
-        assert!(matches!(end.try_write(b"x"), Err(Stop::Violated(_))));
-        assert_eq!(peer.try_write(b"x"), Err(Stop::Cut));
+        assert!(matches!(
+            end.try_read(&mut [0; 9]),
+            Err(RingError::ProtocolViolation(_))
+        ));
+        assert!(matches!(
+            end.try_write(b"x"),
+            Err(RingError::ProtocolViolation(_))
+        ));
+        assert_eq!(peer.try_write(b"x"), Err(RingError::Reset));
     }
 }
 
@@ -189,10 +195,10 @@ fn invalid_counters_are_detected_and_reset_the_connection() {
 fn a_reset_cannot_be_undone() {
     let (end, second, memory) = victim();
     let peer = honest(second, &memory);
-    store(&memory, play::STATE, 1);
-    assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::Cut));
-    store(&memory, play::STATE, 0);
+    store(&memory, script::STATE, 1);
+    assert_eq!(end.try_read(&mut [0; 9]), Err(RingError::Reset));
+    store(&memory, script::STATE, 0);
     assert_eq!(peer.try_write(b"more"), Ok(4));
-    assert_eq!(end.try_read(&mut [0; 9]), Err(Stop::Cut));
-    assert_eq!(end.try_write(b"x"), Err(Stop::Cut));
+    assert_eq!(end.try_read(&mut [0; 9]), Err(RingError::Reset));
+    assert_eq!(end.try_write(b"x"), Err(RingError::Reset));
 }

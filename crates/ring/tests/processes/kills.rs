@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_ring::{End, Interest, Monitor, Parts, RingSize, Side, Stop};
+use hvsock_ring::{Interest, Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 
 use super::{recv_end, send_end, start};
 
@@ -35,7 +35,7 @@ impl Random {
 }
 
 /// Writes until there is an error. Returns the number of bytes written.
-fn write_on(mut end: &End, random: &mut Random) -> (u64, io::Error) {
+fn write_on(mut end: &RingEnd, random: &mut Random) -> (u64, io::Error) {
     let mut position = 0;
     loop {
         let count = 1 + random.below(3000) as usize;
@@ -47,7 +47,7 @@ fn write_on(mut end: &End, random: &mut Random) -> (u64, io::Error) {
 }
 
 /// Reads until there is an error, and checks every byte.
-fn read_on(mut end: &End, random: &mut Random) -> (u64, io::Error) {
+fn read_on(mut end: &RingEnd, random: &mut Random) -> (u64, io::Error) {
     let (mut position, mut buffer) = (0, vec![0; 5000]);
     loop {
         let count = 1 + random.below(5000) as usize;
@@ -63,7 +63,7 @@ fn read_on(mut end: &End, random: &mut Random) -> (u64, io::Error) {
 }
 
 /// As [`read_on`], with an event loop that polls the doorbell.
-fn read_on_by_doorbell(end: &End, random: &mut Random) -> (u64, io::Error) {
+fn read_on_by_doorbell(end: &RingEnd, random: &mut Random) -> (u64, io::Error) {
     use hvsock_sys::poll::{self, PollFd, PollFlags};
     let (mut position, mut buffer) = (0, vec![0; 5000]);
     loop {
@@ -73,15 +73,15 @@ fn read_on_by_doorbell(end: &End, random: &mut Random) -> (u64, io::Error) {
                 assert_eq!(buffer[..read], bytes_at(position, read), "at {position}");
                 position += read as u64;
             }
-            Err(Stop::WouldBlock) => {
+            Err(RingError::WouldBlock) => {
                 if end.arm(Interest::READ) {
-                    let mut fds = [PollFd::from_borrowed_fd(end.bell(), PollFlags::IN)];
+                    let mut fds = [PollFd::from_borrowed_fd(end.doorbell(), PollFlags::IN)];
                     poll::wait(&mut fds, None).unwrap();
-                    end.hear();
+                    end.drain_notifications();
                 }
             }
             Err(stop) => {
-                assert_ne!(stop, Stop::End);
+                assert_ne!(stop, RingError::EndOfStream);
                 return (position, stop.into());
             }
         }
@@ -114,7 +114,7 @@ fn kill_one(number: u64) {
     let size = [RingSize::MIN, RingSize::DEFAULT][random.below(2) as usize];
     let starts = [0, u64::from(u32::MAX) - 9000, u64::MAX - 9000];
     let starts = [(); 2].map(|()| starts[random.below(3) as usize]);
-    let own_side = Side::BOTH[random.below(2) as usize];
+    let own_side = RingSide::BOTH[random.below(2) as usize];
     let polls_doorbell = random.below(2) == 0;
     let delay = Duration::from_micros(random.below(3000));
 
@@ -130,10 +130,10 @@ fn kill_one(number: u64) {
     }
     let monitor = Monitor::new(&parts.memory).unwrap();
     let (mine, theirs) = match own_side {
-        Side::First => (parts.first, parts.second),
-        Side::Second => (parts.second, parts.first),
+        RingSide::First => (parts.first, parts.second),
+        RingSide::Second => (parts.second, parts.first),
     };
-    let end = End::open_at(own_side, &parts.memory, mine, starts).unwrap();
+    let end = RingEnd::open_at(own_side, &parts.memory, mine, starts).unwrap();
     send_end(&socket, own_side.other(), &parts.memory, &theirs, starts);
     drop((socket, memory, parts.memory, theirs));
     // Some spin long and some do not.
@@ -160,7 +160,7 @@ fn kill_one(number: u64) {
             "read" => (own_side, u64::from(size.bytes())),
             _ => (own_side.other(), 0),
         };
-        let first = starts[usize::from(writer == Side::Second)];
+        let first = starts[usize::from(writer == RingSide::Second)];
         while monitor.written(writer).wrapping_sub(first) <= most {
             assert!(Instant::now() < moves, "no bytes are transferred");
             thread::yield_now();
@@ -168,11 +168,11 @@ fn kill_one(number: u64) {
         thread::sleep(delay);
         process.kill().unwrap();
         // The process is reaped, so its descriptors are closed and the doorbell has hung up.
-        let parks = end.stats().sleeps;
+        let parks = end.stats().parks;
         if let Some(reads) = reads {
             let (position, error) = reads.join().unwrap();
             assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
-            let first = starts[usize::from(own_side == Side::First)];
+            let first = starts[usize::from(own_side == RingSide::First)];
             // Every byte that the child wrote.
             assert_eq!(
                 first.wrapping_add(position),
@@ -186,7 +186,7 @@ fn kill_one(number: u64) {
             assert!(known.contains(&kind), "{error}");
         }
         // Each of the two threads parks at most once more: the hangup ends that park.
-        let later = end.stats().sleeps - parks;
+        let later = end.stats().parks - parks;
         assert!(later <= 2, "{number}: {later} parks after the kill");
     });
 }

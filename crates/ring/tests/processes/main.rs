@@ -11,7 +11,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, io, thread};
 
-use hvsock_ring::{Bells, End, Side};
+use hvsock_ring::{Doorbells, RingEnd, RingSide};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_sys::{message, seqpacket};
 use hvsock_testkit::process::Running;
@@ -47,8 +47,14 @@ fn start(role: &str) -> (Running, OwnedFd) {
 }
 
 /// Sends one end's descriptors. The caller must then close its copies.
-fn send_end(socket: &OwnedFd, side: Side, memory: &OwnedFd, doorbells: &Bells, start: [u64; 2]) {
-    let mut bytes = vec![u8::from(side == Side::Second)];
+fn send_end(
+    socket: &OwnedFd,
+    side: RingSide,
+    memory: &OwnedFd,
+    doorbells: &Doorbells,
+    start: [u64; 2],
+) {
+    let mut bytes = vec![u8::from(side == RingSide::Second)];
     start
         .iter()
         .for_each(|start| bytes.extend_from_slice(&start.to_ne_bytes()));
@@ -96,18 +102,18 @@ fn retry<T>(socket: &impl AsFd, flags: PollFlags, mut attempt: impl FnMut() -> i
 }
 
 /// Receives an end sent with [`send_end`]; `None` for a message without descriptors.
-fn recv_end(socket: &impl AsFd) -> Option<End> {
+fn recv_end(socket: &impl AsFd) -> Option<RingEnd> {
     let mut bytes = [0; 17];
     let received = retry(socket, PollFlags::IN, || {
         message::recv_with_descriptors(socket, &mut bytes)
     });
     let mut descriptors = received.descriptors.into_iter();
     let memory = descriptors.next()?;
-    let doorbells = Bells {
+    let doorbells = Doorbells {
         own: descriptors.next()?,
         peer: descriptors.next()?,
     };
-    let side = [Side::First, Side::Second][usize::from(bytes[0])];
+    let side = [RingSide::First, RingSide::Second][usize::from(bytes[0])];
     let start = [1, 9].map(|at| u64::from_ne_bytes(bytes[at..at + 8].try_into().unwrap()));
-    Some(End::open_at(side, memory, doorbells, start).unwrap())
+    Some(RingEnd::open_at(side, memory, doorbells, start).unwrap())
 }

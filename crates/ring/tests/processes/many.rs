@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::time::Instant;
 
-use hvsock_ring::{End, Parts, RingSize, Side};
+use hvsock_ring::{Parts, RingEnd, RingSide, RingSize};
 use hvsock_sys::limits;
 
 use super::{recv_end, send_end, send_next, start, wait_for_next};
@@ -28,7 +28,7 @@ fn resident(process: &str) -> (u64, u64) {
 
 pub(super) fn one_side(socket: &impl AsFd) {
     limits::raise_descriptors().unwrap();
-    let ends: Vec<End> = std::iter::from_fn(|| recv_end(socket)).collect();
+    let ends: Vec<RingEnd> = std::iter::from_fn(|| recv_end(socket)).collect();
     send_next(socket);
     for round in 0..2u64 {
         let number = |at: usize| (at as u64 ^ round << 32).to_ne_bytes();
@@ -60,10 +60,16 @@ fn ten_thousand_rings_transfer_bytes_both_ways() {
         for _ in 0..RINGS.div_ceil(pairs) {
             let parts = Parts::new(RingSize::DEFAULT).unwrap();
             let [first, second] = group;
-            send_end(&first.1, Side::First, &parts.memory, &parts.first, [0, 0]);
+            send_end(
+                &first.1,
+                RingSide::First,
+                &parts.memory,
+                &parts.first,
+                [0, 0],
+            );
             send_end(
                 &second.1,
-                Side::Second,
+                RingSide::Second,
                 &parts.memory,
                 &parts.second,
                 [0, 0],

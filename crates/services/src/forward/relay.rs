@@ -134,7 +134,7 @@ where
             let reset = records::reset(&fault.to_string());
             let _ = tokio::time::timeout(REPORT_TIMEOUT, stream.write_all(&reset)).await;
         }
-        stream.abandon();
+        stream.reset();
     }
     result
 }

@@ -94,7 +94,7 @@ pub(super) fn encode(
         "hvsock_guest_heartbeat_age",
         "Time since the last heartbeat of the guest's agent",
         Some(&Unit::Seconds),
-        &|guest| guest.heard_seconds,
+        &|guest| guest.last_seen_seconds,
     )?;
     for metric in &OF_REPORTS {
         // The last report of a lost agent is out of date.
@@ -117,7 +117,7 @@ mod tests {
     fn guest(contact: Contact) -> Guest {
         Guest {
             contact,
-            heard_seconds: Some(0.5),
+            last_seen_seconds: Some(0.5),
             ready: contact == Contact::Ok,
             report: Some(GuestReport {
                 uptime_seconds: 12.5,

@@ -9,7 +9,7 @@ use utoipa::IntoParams;
 use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, QueryParams};
-use crate::model::{ErrorBody, Explanation};
+use crate::model::{ErrorBody, ExplanationReport};
 
 /// The connect or listen to explain.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -34,7 +34,7 @@ pub(super) struct ExplainParams {
 /// Explains what a connect or listen by the calling user would result in.
 #[utoipa::path(get, path = "/v1/explain", tag = "connections", params(ExplainParams),
     responses(
-        (status = 200, description = "the current state", body = Explanation),
+        (status = 200, description = "the current state", body = ExplanationReport),
         (status = 400, description = "invalid request", body = ErrorBody),
         (status = 404, body = ErrorBody, description = "no such partition or friendly name"),
     ))]
@@ -42,7 +42,7 @@ pub(super) async fn explain(
     State(api): State<Api>,
     peer: Peer,
     QueryParams(question): QueryParams<ExplainParams>,
-) -> Result<Json<Explanation>, ApiError> {
+) -> Result<Json<ExplanationReport>, ApiError> {
     let explained = api.call(move |handle| {
         let ExplainParams {
             from, to, service, ..

@@ -10,7 +10,7 @@ use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer};
 use crate::handle::Handle;
-use crate::model::{ErrorBody, NewContainer, NewGuestOrder, NewVm, Partition, PartitionChange};
+use crate::model::{ErrorBody, NewContainer, NewGuestCommand, NewVm, Partition, PartitionChange};
 
 /// Lists partitions, parents before their children.
 #[utoipa::path(get, operation_id = "list_partitions", path = "/v1/partitions", tag = "partitions",
@@ -111,10 +111,10 @@ pub(super) async fn change(
 }
 
 /// Sends a command to the agent in a partition's guest. Does not wait for its effect.
-#[utoipa::path(post, operation_id = "order_guest", path = "/v1/partitions/{partition}/orders",
+#[utoipa::path(post, operation_id = "send_guest_command", path = "/v1/partitions/{partition}/commands",
     tag = "partitions",
     params(("partition" = String, Path, description = "a name or a GUID")),
-    request_body = NewGuestOrder,
+    request_body = NewGuestCommand,
     responses(
         (status = 202, description = "the current state", body = Partition),
         (status = 413, description = "the body is too large", body = ErrorBody),
@@ -127,10 +127,10 @@ pub(super) async fn order(
     State(api): State<Api>,
     _: PrivilegedPeer,
     PathParam(partition): PathParam<PartitionRef>,
-    JsonBody(new): JsonBody<NewGuestOrder>,
+    JsonBody(new): JsonBody<NewGuestCommand>,
 ) -> Result<(StatusCode, Json<Partition>), ApiError> {
     let ordered = api.call(move |handle| {
-        handle.order_guest(&partition, new.order)?;
+        handle.order_guest(&partition, new.command)?;
         handle.partition(&partition)
     });
     Ok((StatusCode::ACCEPTED, Json(ordered.await?)))

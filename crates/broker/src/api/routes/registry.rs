@@ -119,7 +119,7 @@ fn from_reg(handle: &Handle, file: &[u8], owner: &str) -> Result<Imported, ApiEr
 
 fn apply_import(handle: &Handle, import: Import) -> Result<Imported, ApiError> {
     let mut removed = Vec::new();
-    for id in import.gone {
+    for id in import.removed {
         match handle.unregister(&ServiceRef::Id(id)) {
             Ok(service) => removed.push(service),
             Err(ControlError::NotFound { .. }) => {}

@@ -11,7 +11,7 @@ use super::schema::{check, document};
 use super::{STRANGER, World};
 use crate::api::client::ClientError;
 use crate::model::{
-    EventKind, GuestOrder, GuestReport, Health, NewContainer, NewService, PartitionState,
+    EventKind, GuestCommand, GuestReport, Health, NewContainer, NewService, PartitionState,
 };
 
 const BACKUP: &str = r#"{"name": "Backup", "id": "0b2f1f0e-0000-4000-8000-000000000001",
@@ -240,8 +240,8 @@ fn an_unprivileged_user_can_read_everything_and_change_nothing() {
         ),
         (
             Method::POST,
-            "/v1/partitions/web/orders",
-            r#"{"order": "sync_clock"}"#,
+            "/v1/partitions/web/commands",
+            r#"{"command": "sync_clock"}"#,
         ),
         (Method::DELETE, "/v1/partitions/web", ""),
         (Method::DELETE, "/v1/connections/1", ""),
@@ -340,14 +340,14 @@ fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     let world = World::new();
     let document = document();
     world.client().add_container(&container("web")).unwrap();
-    let path = "/v1/partitions/web/orders";
+    let path = "/v1/partitions/web/commands";
     let order = |body: &str| {
         let (status, value) = world.ask(Method::POST, path, body);
-        let template = "/v1/partitions/{partition}/orders";
+        let template = "/v1/partitions/{partition}/commands";
         check(&document, "POST", template, status, &value);
         (status, value)
     };
-    let sync = r#"{"order": "sync_clock"}"#;
+    let sync = r#"{"command": "sync_clock"}"#;
     let (status, answer) = order(sync);
     assert_eq!(status, 400);
     assert!(answer["error"].as_str().unwrap().contains("no agent"));
@@ -365,8 +365,8 @@ fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     let (status, shown) = order(sync);
     assert_eq!(status, 202, "{shown}");
     assert_eq!(shown["guest"]["contact"], "ok");
-    assert_eq!(taken.try_recv(), Ok(GuestOrder::SyncClock));
-    assert_eq!(order(r#"{"order": "dance"}"#).0, 400);
+    assert_eq!(taken.try_recv(), Ok(GuestCommand::SyncClock));
+    assert_eq!(order(r#"{"command": "dance"}"#).0, 400);
     let known = world.client().partition(&web).unwrap().guest.unwrap();
     assert!(known.ready);
     assert_eq!(known.report, Some(report));

@@ -11,7 +11,8 @@ use hvsock::{Endpoint, Peer, VmId};
 use hvsock_address::{PartitionName, PartitionRef};
 use hvsock_broker::Handle;
 use hvsock_broker::model::{
-    ClockKeeper, GuestClock, GuestFacts, GuestNotice, GuestOrder, GuestReport, GuestService, Health,
+    ClockKeeper, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport, GuestService,
+    Health,
 };
 use hvsock_services::host::heartbeat::{self, Orders};
 use hvsock_services::host::kvp::{self, Pools};
@@ -116,7 +117,7 @@ impl heartbeat::Listener for HeartbeatReceiver {
         if let Some(partition) = partition(guest) {
             self.handle
                 .attend_guest(&partition, move |order| match order {
-                    GuestOrder::SyncClock => orders.sync_clock(),
+                    GuestCommand::SyncClock => orders.sync_clock(),
                 });
             let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
             let introduced = Arc::clone(&self.introduced);

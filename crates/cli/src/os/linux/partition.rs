@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::Args;
 use hvsock_address::{ParseRefError, PartitionRef, ServiceRef};
-use hvsock_control::Explanation;
+use hvsock_control::ExplanationReport;
 
 use crate::context::Context;
 
@@ -51,7 +51,7 @@ impl ExplainAs {
         partition: &PartitionRef,
         service: &ServiceRef,
         listen: bool,
-    ) -> Result<Option<Explanation>> {
+    ) -> Result<Option<ExplanationReport>> {
         let Some(from) = &self.from else {
             return Ok(None);
         };

@@ -142,7 +142,7 @@ fn apply(import: Import) -> Result<Imported> {
     let mut store = KeyStore::open()?;
     let Listing { mut registry, .. } = store.read()?;
     let mut removed = Vec::new();
-    for id in import.gone {
+    for id in import.removed {
         if let Some(gone) = registry.remove(id) {
             store.remove(id)?;
             removed.push(of(gone));

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use anyhow::Result;
 use clap::Args;
 use hvsock_address::{ParseRefError, PartitionRef, ServiceRef};
-use hvsock_control::Explanation;
+use hvsock_control::ExplanationReport;
 
 use super::local;
 use crate::context::Context;
@@ -65,7 +65,7 @@ impl ExplainAs {
         _partition: &PartitionRef,
         _service: &ServiceRef,
         _listen: bool,
-    ) -> Result<Option<Explanation>> {
+    ) -> Result<Option<ExplanationReport>> {
         Ok(None)
     }
 }

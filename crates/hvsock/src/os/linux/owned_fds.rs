@@ -35,7 +35,7 @@ impl HvStream {
     /// Converts the connection to descriptors, for a program that does not use this library, such
     /// as a child process. The end of file of the data descriptor is a clean end then.
     ///
-    /// Use a connection that was made with `plain(true)` in
+    /// Use a connection that was made with `raw_fd(true)` in
     /// [`ConnectOptions`](crate::ConnectOptions) or [`ListenOptions`](crate::ListenOptions), or
     /// with `AF_VSOCK`: its descriptor is the connection itself, and is set to blocking mode. For
     /// any other connection, two threads of this process copy the bytes, so the process **must live
@@ -51,7 +51,7 @@ impl HvStream {
     /// use std::process::Command;
     ///
     /// # fn main() -> std::io::Result<()> {
-    /// let listener = hvsock::HvListener::options().plain(true).listen(("any", "HV Socket Demo"))?;
+    /// let listener = hvsock::HvListener::options().raw_fd(true).listen(("any", "HV Socket Demo"))?;
     /// for stream in listener.incoming() {
     ///     let fds = stream?.into_owned_fds()?;
     ///     let (input, output) = (fds.data.try_clone()?, fds.data);

@@ -15,22 +15,22 @@ impl HvStream {
     /// ```no_run
     /// # fn relay(mut from: impl std::io::Read, mut to: hvsock::HvStream) {
     /// if std::io::copy(&mut from, &mut to).is_err() {
-    ///     to.abandon();
+    ///     to.reset();
     /// }
     /// # }
     /// ```
     #[doc(alias = "ECONNRESET")]
     #[doc(alias = "SO_LINGER")]
-    pub fn abandon(&self) {
+    pub fn reset(&self) {
         self.stream().reset();
     }
 }
 
 #[cfg(feature = "tokio")]
 impl crate::tokio::HvStream {
-    /// Resets the connection; see [`crate::HvStream::abandon`].
+    /// Resets the connection; see [`crate::HvStream::reset`].
     #[doc(alias = "ECONNRESET")]
-    pub fn abandon(&self) {
+    pub fn reset(&self) {
         self.stream().reset();
     }
 }

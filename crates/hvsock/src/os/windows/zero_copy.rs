@@ -13,11 +13,13 @@ use std::os::windows::io::AsHandle;
 #[non_exhaustive]
 pub struct RingStats {
     /// Notifications sent to the peer's doorbell.
-    pub rings: u64,
+    pub notifications: u64,
     /// Times that one of its threads slept.
-    pub sleeps: u64,
+    pub parks: u64,
     /// Times that one of its threads spun and did not have to sleep.
     pub spins: u64,
+    /// Wakeup requests made to the peer, including those withdrawn or satisfied before a park.
+    pub wakeup_requests: u64,
 }
 
 /// Bytes of shared memory. No value exists on Windows.
@@ -93,7 +95,7 @@ impl Filled<'_> {
     }
 
     /// Returns the bytes as two segments.
-    pub fn stretches(&self) -> [Bytes<'_>; 2] {
+    pub fn segments(&self) -> [Bytes<'_>; 2] {
         match self.0 {}
     }
 

@@ -200,8 +200,8 @@ pub fn in_the_guest() -> Vec<Trial> {
         ),
         trial("a_task_reaches_the_host", a_task_reaches_the_host),
         trial(
-            "what_the_host_does_not_offer_is_refused_at_once",
-            what_the_host_does_not_offer_is_refused_at_once,
+            "an_unavailable_service_of_the_host_is_refused_before_the_timeout",
+            an_unavailable_service_of_the_host_is_refused_before_the_timeout,
         ),
         trial(
             "questions_for_the_host_are_referred_to_it",
@@ -212,8 +212,8 @@ pub fn in_the_guest() -> Vec<Trial> {
             a_close_by_the_host_looks_like_the_end,
         ),
         trial(
-            "a_listener_for_the_parent_takes_it_and_nobody_else",
-            a_listener_for_the_parent_takes_it_and_nobody_else,
+            "a_listener_for_the_parent_rejects_other_peers",
+            a_listener_for_the_parent_rejects_other_peers,
         ),
     ]
 }
@@ -257,7 +257,7 @@ fn a_task_reaches_the_host() {
     assert!(received.unwrap() == sent);
 }
 
-fn what_the_host_does_not_offer_is_refused_at_once() {
+fn an_unavailable_service_of_the_host_is_refused_before_the_timeout() {
     for service in [NO_LISTENER, DISABLED, UNREGISTERED, ServiceId::random()] {
         // The timeout of two seconds would be `TimedOut`.
         let error = HvStream::connect(("parent", service)).unwrap_err();
@@ -285,7 +285,7 @@ fn a_close_by_the_host_looks_like_the_end() {
     assert_eq!(error.kind(), ErrorKind::BrokenPipe, "{error}");
 }
 
-fn a_listener_for_the_parent_takes_it_and_nobody_else() {
+fn a_listener_for_the_parent_rejects_other_peers() {
     let listener = HvListener::bind(("parent", GUEST_SERVICE)).unwrap();
     let mut other = HvStream::connect(("loopback", GUEST_SERVICE)).unwrap();
     let (stream, from) = listener.accept_timeout(LONG * 3).unwrap();

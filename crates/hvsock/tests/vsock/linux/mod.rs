@@ -45,11 +45,11 @@ pub fn main() -> ExitCode {
         }
         Err(_) => vec![
             trial(
-                "everything_passes_in_a_guest_that_is_alone",
+                "all_tests_pass_in_a_guest_without_a_host",
                 guest::all_tests_pass_without_a_host,
             ),
             trial(
-                "a_guest_and_its_host_run_one_program",
+                "a_guest_and_its_host_run_the_same_program",
                 hosted::both_run_the_same_program,
             ),
         ],

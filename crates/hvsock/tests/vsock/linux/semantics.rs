@@ -30,12 +30,12 @@ pub fn trial(name: &str, test: fn()) -> Trial {
 pub fn before_loopback() -> Vec<Trial> {
     vec![
         trial(
-            "without_loopback_the_module_is_named",
-            without_loopback_the_module_is_named,
+            "without_loopback_the_error_names_the_module",
+            without_loopback_the_error_names_the_module,
         ),
         trial(
-            "a_machine_that_is_alone_has_no_parent",
-            a_machine_that_is_alone_has_no_parent,
+            "a_machine_without_a_transport_has_no_parent",
+            a_machine_without_a_transport_has_no_parent,
         ),
         trial(
             "without_a_host_the_error_says_to_start_a_broker",
@@ -49,8 +49,8 @@ pub fn with_loopback() -> Vec<Trial> {
     vec![
         trial("names_need_a_registry", names_need_a_registry),
         trial(
-            "nobody_listening_is_refused_at_once",
-            nobody_listening_is_refused_at_once,
+            "a_connect_without_a_listener_is_refused_before_its_timeout",
+            a_connect_without_a_listener_is_refused_before_its_timeout,
         ),
         trial("a_port_has_one_listener", a_port_has_one_listener),
         trial(
@@ -62,16 +62,16 @@ pub fn with_loopback() -> Vec<Trial> {
             a_service_off_the_template_has_an_alias_port,
         ),
         trial(
-            "a_connect_that_nobody_waits_for_is_ready_for_reading",
-            a_connect_that_nobody_waits_for_is_ready_for_reading,
+            "a_nonblocking_connect_becomes_readable",
+            a_nonblocking_connect_becomes_readable,
         ),
         trial(
             "a_child_process_gets_the_connection_itself",
             a_child_process_gets_the_connection_itself,
         ),
         trial(
-            "what_only_a_broker_has_is_harmless_or_says_so",
-            what_only_a_broker_has_is_harmless_or_says_so,
+            "options_of_a_broker_are_ignored_or_unsupported",
+            options_of_a_broker_are_ignored_or_unsupported,
         ),
         trial(
             "a_waiting_writer_learns_that_writing_is_closed",
@@ -94,7 +94,7 @@ fn listen(address: impl ToHvAddr) -> std::io::Result<HvListener> {
     options.listen(address)
 }
 
-fn without_loopback_the_module_is_named() {
+fn without_loopback_the_error_names_the_module() {
     for error in [
         connect((VmId::LOOPBACK, ServiceId::from_port(1))).unwrap_err(),
         listen((VmId::LOOPBACK, ServiceId::from_port(1))).unwrap_err(),
@@ -105,7 +105,7 @@ fn without_loopback_the_module_is_named() {
     }
 }
 
-fn a_machine_that_is_alone_has_no_parent() {
+fn a_machine_without_a_transport_has_no_parent() {
     for error in [
         connect(("parent", 1)).unwrap_err(),
         listen(("parent", 1)).unwrap_err(),
@@ -137,7 +137,7 @@ fn names_need_a_registry() {
     }
 }
 
-fn nobody_listening_is_refused_at_once() {
+fn a_connect_without_a_listener_is_refused_before_its_timeout() {
     // A timeout would be `TimedOut`.
     let error = connect(("loopback", 4000)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
@@ -191,7 +191,7 @@ fn a_service_off_the_template_has_an_alias_port() {
     }
 }
 
-fn a_connect_that_nobody_waits_for_is_ready_for_reading() {
+fn a_nonblocking_connect_becomes_readable() {
     let service = ServiceId::from_port(4004);
     let listener = listen((VmId::LOOPBACK, service)).unwrap();
     let mut socket = HvSocket::new(AF_HYPERV, SOCK_STREAM, HV_PROTOCOL_RAW).unwrap();
@@ -241,7 +241,7 @@ fn a_child_process_gets_the_connection_itself() {
     assert!(cat.wait().unwrap().success());
 }
 
-fn what_only_a_broker_has_is_harmless_or_says_so() {
+fn options_of_a_broker_are_ignored_or_unsupported() {
     let vsock = Endpoint::of_vsock();
     let listener = HvListener::options()
         .endpoint(&vsock)

@@ -307,7 +307,7 @@ async fn relay(
                 (Tunnel { remote }, socket)
             }
             Err(error) => {
-                stream.abandon();
+                stream.reset();
                 return Err(of_host(&host, error).to_string());
             }
         },

@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
-use hvsock_control::{ConnectionState, End};
+use hvsock_control::{ConnectionEnd, ConnectionState};
 
 use crate::context::Context;
 use crate::os::linux::format;
@@ -84,7 +84,7 @@ fn list(context: &Context, json: Json) -> Result<()> {
 }
 
 /// One end of a connection: `web (pid 4711, alice)`, or `web (guest)` for a virtual machine.
-pub fn end(end: &End) -> String {
+pub fn end(end: &ConnectionEnd) -> String {
     if end.guest {
         return format!("{} (guest)", end.partition);
     }

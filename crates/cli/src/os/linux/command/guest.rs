@@ -43,7 +43,7 @@ fn contact(partition: &Partition, guest: &Guest) -> String {
         Some(manager) if !manager.is_empty() => format!(" ({manager})"),
         _ => String::new(),
     };
-    match guest.heard_seconds {
+    match guest.last_seen_seconds {
         Some(seconds) if guest.contact == Contact::Ok => {
             format!("{word}{manager}, heartbeat {seconds:.1} s ago")
         }

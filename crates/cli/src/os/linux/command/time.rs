@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
-use hvsock_control::{Contact, GuestClock, GuestOrder, Partition};
+use hvsock_control::{Contact, GuestClock, GuestCommand, Partition};
 use serde::Serialize;
 
 use super::guest;
@@ -42,7 +42,7 @@ impl Time {
         if self.sync {
             let started = Instant::now();
             let client = partitions.context.client()?;
-            client.order_guest(&found.id.into(), GuestOrder::SyncClock)?;
+            client.order_guest(&found.id.into(), GuestCommand::SyncClock)?;
             let newer = |now: &Partition| {
                 known(now).is_some_and(|(_, age)| age < started.elapsed().as_secs_f64())
             };
@@ -75,6 +75,6 @@ impl Time {
 fn known(partition: &Partition) -> Option<(GuestClock, f64)> {
     let guest = partition.guest.as_ref()?;
     let mut clock = guest.report.as_ref()?.clock?;
-    clock.age_seconds += guest.heard_seconds?;
+    clock.age_seconds += guest.last_seen_seconds?;
     (guest.contact == Contact::Ok).then_some((clock, clock.age_seconds))
 }

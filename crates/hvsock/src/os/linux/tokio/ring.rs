@@ -8,7 +8,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use hvsock_ring::{End, Interest};
+use hvsock_ring::{Interest, RingEnd};
 use tokio::io::unix::AsyncFd;
 
 use super::watch::{Watched, watch};
@@ -91,7 +91,7 @@ impl RingWatch {
             && let Poll::Ready(guard) = watched.doorbell.poll_read_ready(cx)
         {
             let mut guard = guard?;
-            end.hear_task(interest);
+            end.drain_notifications_as_task(interest);
             guard.clear_ready();
             event = true;
         }
@@ -125,7 +125,7 @@ impl RingWatch {
     }
 }
 
-fn end(stream: &backend::Stream) -> io::Result<&End> {
+fn end(stream: &backend::Stream) -> io::Result<&RingEnd> {
     let ring = stream.ring().ok_or(io::ErrorKind::Unsupported)?;
     Ok(ring.end())
 }

@@ -36,7 +36,7 @@ impl AsFd for Watched {
             Self::Data(stream) => stream.descriptor(),
             Self::Control(stream) => stream.control(),
             Self::Doorbell(stream) => match stream.ring() {
-                Some(ring) => ring.end().bell(),
+                Some(ring) => ring.end().doorbell(),
                 None => stream.descriptor(),
             },
             Self::Listener(listener) => listener.descriptor(),

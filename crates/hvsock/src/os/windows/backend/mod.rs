@@ -103,7 +103,7 @@ fn socket(settings: Settings) -> io::Result<OwnedSocket> {
 
 impl Explanation {
     /// Converts an explanation of the Windows facts.
-    fn of_facts(explanation: hvsock_hyperv::Explanation) -> Self {
+    fn of_facts(explanation: hvsock_hyperv::HyperVExplanation) -> Self {
         let step = |step: hvsock_fabric::Step| crate::ExplanationStep {
             question: step.question,
             answer: step.answer,

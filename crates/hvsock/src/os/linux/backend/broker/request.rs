@@ -52,7 +52,7 @@ impl Request {
 
     /// The transports that this end offers.
     fn transports(&self) -> Transports {
-        if self.flags.plain || self.settings.descriptor_only {
+        if self.flags.raw_fd || self.settings.descriptor_only {
             Transports::DESCRIPTOR
         } else {
             Transports::DESCRIPTOR | Transports::RING
@@ -91,7 +91,10 @@ impl Request {
         reply: Reply,
     ) -> io::Result<Option<Outcome>> {
         let socket = connection.socket();
-        let Flags { plain, dry_run } = self.flags;
+        let Flags {
+            raw_fd: plain,
+            dry_run,
+        } = self.flags;
         let outcome = match (reply.message, self.next()) {
             (BrokerMessage::Found { guid }, ClientMessage::Lookup { kind, .. }) => {
                 self.address = match kind {

@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_fails_in_the_words_of_refusals() {
+    fn connect_errors_map_to_refusals() {
         let denied = Refusal::Denied {
             rule: "the kernel".to_owned(),
         };
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listen_fails_in_them_too() {
+    fn listen_errors_map_to_refusals() {
         let address = SockAddrHv::new(VmId::WILDCARD, ServiceId::from_port(22));
         let target = ListenTarget::of(GUEST, &HvAddr::from(address)).unwrap();
         let privileged = Refusal::Denied {

@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_leads_to_the_host_or_to_the_machine_itself() {
+    fn a_connect_resolves_to_the_host_or_to_loopback() {
         for machine in [GUEST, Machine::Guest { cid: None }, Machine::HyperV] {
             for vm in [VmId::PARENT, VmId::ZERO] {
                 assert_eq!(connect(machine, vm), Ok((2, VmId::PARENT)));
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_listener_takes_whom_its_address_names() {
+    fn a_listener_accepts_the_peers_of_its_address() {
         let any = SockAddrVm::CID_ANY;
         assert_eq!(listen(GUEST, VmId::WILDCARD), Ok((any, AcceptFilter::Any)));
         assert_eq!(listen(GUEST, VmId::PARENT), Ok((any, AcceptFilter::Parent)));

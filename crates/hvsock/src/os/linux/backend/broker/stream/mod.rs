@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{ClientMessage, Connected, Incoming, SocketOption, Transport};
-use hvsock_ring::{Filled, Reserved, Side};
+use hvsock_ring::{Filled, Reserved, RingSide};
 
 use super::control::ResetReason;
 use crate::backend::errors::{no_shared_memory, nonzero_timeout};
@@ -61,7 +61,7 @@ impl Stream {
                 peer_process: None,
                 id: connection,
             },
-            path: DataPath::new(transport, Side::First, descriptors, raw_fd)?,
+            path: DataPath::new(transport, RingSide::First, descriptors, raw_fd)?,
         })
     }
 
@@ -72,7 +72,7 @@ impl Stream {
         raw_fd: bool,
     ) -> io::Result<Self> {
         let socket = descriptors.pop().ok_or_else(unexpected_descriptors)?;
-        let path = DataPath::new(incoming.transport, Side::Second, descriptors, raw_fd)?;
+        let path = DataPath::new(incoming.transport, RingSide::Second, descriptors, raw_fd)?;
         Ok(Self {
             link: Link::new(Arc::new(socket)),
             info: ConnectionInfo {
@@ -289,7 +289,7 @@ impl Stream {
         match &self.path {
             // An end of the data without an announcement means a crash.
             DataPath::Descriptor(data) => data.close(),
-            DataPath::Ring(ring) => ring.end().cut(),
+            DataPath::Ring(ring) => ring.end().reset(),
         }
     }
 
@@ -320,7 +320,7 @@ impl Drop for Stream {
 impl DataPath {
     fn new(
         transport: Transport,
-        side: Side,
+        side: RingSide,
         descriptors: Vec<OwnedFd>,
         raw_fd: bool,
     ) -> io::Result<Self> {
@@ -333,7 +333,7 @@ impl DataPath {
             Transport::Ring => {
                 let [memory, own, peer] =
                     <[OwnedFd; 3]>::try_from(descriptors).map_err(|_| unexpected_descriptors())?;
-                match Ring::new(side, &memory, hvsock_ring::Bells { own, peer }) {
+                match Ring::new(side, &memory, hvsock_ring::Doorbells { own, peer }) {
                     Ok(ring) => Ok(Self::Ring(Box::new(ring))),
                     Err(error) if error.kind() == io::ErrorKind::InvalidData => Err(error),
                     Err(error) => Err(map_error(&error)),

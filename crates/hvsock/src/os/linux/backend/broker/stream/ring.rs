@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
-use hvsock_ring::{Bells, End, Filled, Reserved, Side, Stop, Woken};
+use hvsock_ring::{Doorbells, Filled, Reserved, RingEnd, RingError, RingSide, Woken};
 use hvsock_sys::event;
 
 use super::link::Link;
@@ -31,7 +31,7 @@ const END_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// One end of a ring.
 #[derive(Debug)]
 pub(crate) struct Ring {
-    end: End,
+    end: RingEnd,
     /// An epoll instance over doorbell and control channel, created when a caller first requests a
     /// descriptor to watch.
     epoll: OnceLock<OwnedFd>,
@@ -45,16 +45,16 @@ const READ: usize = 0;
 const WRITE: usize = 1;
 
 impl Ring {
-    pub(super) fn new(side: Side, memory: impl AsFd, bells: Bells) -> io::Result<Self> {
+    pub(super) fn new(side: RingSide, memory: impl AsFd, bells: Doorbells) -> io::Result<Self> {
         Ok(Self {
-            end: End::open(side, memory, bells)?,
+            end: RingEnd::open(side, memory, bells)?,
             epoll: OnceLock::new(),
             doorbell_removed: AtomicBool::new(false),
             since_poll: [AtomicU64::new(0), AtomicU64::new(0)],
         })
     }
 
-    pub(crate) fn end(&self) -> &End {
+    pub(crate) fn end(&self) -> &RingEnd {
         &self.end
     }
 
@@ -64,11 +64,11 @@ impl Ring {
         if let Some(epoll) = self.epoll.get() {
             return epoll.as_fd();
         }
-        match event::any_of(&[self.end.bell(), link.control.as_fd()]) {
+        match event::any_of(&[self.end.doorbell(), link.control.as_fd()]) {
             Ok(epoll) => self.epoll.get_or_init(|| epoll).as_fd(),
             // No descriptor is left. Without the control channel the reason of a reset is not
             // signalled.
-            Err(_) => self.end.bell(),
+            Err(_) => self.end.doorbell(),
         }
     }
 
@@ -91,14 +91,14 @@ impl Ring {
     fn read_until<T>(
         &self,
         link: &Link,
-        mut attempt: impl FnMut() -> Result<T, Stop>,
+        mut attempt: impl FnMut() -> Result<T, RingError>,
     ) -> io::Result<Option<T>> {
         let mut deadline = None;
         loop {
             match attempt() {
                 Ok(read) => return Ok(Some(read)),
-                Err(Stop::WouldBlock) => {}
-                Err(Stop::Gone) => return self.wait_for_end(link).map(|_| None),
+                Err(RingError::WouldBlock) => {}
+                Err(RingError::PeerGone) => return self.wait_for_end(link).map(|_| None),
                 Err(stop) => return self.stopped(link, stop).map(|_| None),
             }
             let interest = hvsock_ring::Interest::READ;
@@ -120,13 +120,13 @@ impl Ring {
     ) -> io::Result<Received> {
         match self.try_recv(link, &mut into) {
             Ok(count) => Ok(Received::Bytes(count)),
-            Err(Stop::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(Stop::Gone) => link.read_end(&link.control.drain()),
+            Err(RingError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(RingError::PeerGone) => link.read_end(&link.control.drain()),
             Err(stop) => self.stopped(link, stop).map(Received::Bytes),
         }
     }
 
-    fn try_recv(&self, link: &Link, into: &mut ReadInto<'_, '_>) -> Result<usize, Stop> {
+    fn try_recv(&self, link: &Link, into: &mut ReadInto<'_, '_>) -> Result<usize, RingError> {
         let count = match into {
             ReadInto::One(buffer) => self.end.try_read(buffer),
             ReadInto::Many(slices) => self.end.try_read_vectored(slices),
@@ -150,13 +150,13 @@ impl Ring {
     fn write_until<T>(
         &self,
         link: &Link,
-        mut attempt: impl FnMut() -> Result<T, Stop>,
+        mut attempt: impl FnMut() -> Result<T, RingError>,
     ) -> io::Result<T> {
         let mut deadline = None;
         loop {
             match attempt() {
                 Ok(written) => return Ok(written),
-                Err(Stop::WouldBlock) => {}
+                Err(RingError::WouldBlock) => {}
                 Err(stop) => return Err(self.error(link, stop)),
             }
             let interest = hvsock_ring::Interest::WRITE;
@@ -174,12 +174,12 @@ impl Ring {
     pub(super) fn send_once(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match self.try_send(link, from) {
             Ok(count) => Ok(count),
-            Err(Stop::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(RingError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(stop) => Err(self.error(link, stop)),
         }
     }
 
-    fn try_send(&self, link: &Link, from: WriteFrom<'_, '_>) -> Result<usize, Stop> {
+    fn try_send(&self, link: &Link, from: WriteFrom<'_, '_>) -> Result<usize, RingError> {
         let count = match from {
             WriteFrom::One(bytes) => self.end.try_write(bytes),
             WriteFrom::Many(slices) => self.end.try_write_vectored(slices),
@@ -204,10 +204,10 @@ impl Ring {
     pub(super) fn poll_control(&self, link: &Link) {
         let status = link.control.drain();
         if status.reset.is_some() {
-            self.end.cut();
+            self.end.reset();
         } else if status.updated {
             // Other threads may wait for the message that this one has received.
-            self.end.hear();
+            self.end.drain_notifications();
         }
     }
 
@@ -224,7 +224,7 @@ impl Ring {
             && let Some(epoll) = self.epoll.get()
             && !self.doorbell_removed.swap(true, Ordering::Relaxed)
         {
-            event::leave_out(epoll, self.end.bell())?;
+            event::leave_out(epoll, self.end.doorbell())?;
         }
         Err(io::ErrorKind::WouldBlock.into())
     }
@@ -258,29 +258,33 @@ impl Ring {
         match link.read_end(&link.control.drain())? {
             Received::Bytes(count) => Ok(count),
             Received::EndPending if link.is_nonblocking() => Err(io::ErrorKind::WouldBlock.into()),
-            Received::EndPending => Err(reset(Stop::Gone)),
+            Received::EndPending => Err(reset(RingError::PeerGone)),
         }
     }
 
     /// The result of a stop that is final for reading: the end, or an error with its reason.
-    fn stopped(&self, link: &Link, stop: Stop) -> io::Result<usize> {
+    fn stopped(&self, link: &Link, stop: RingError) -> io::Result<usize> {
         match stop {
-            Stop::End => Ok(0),
+            RingError::EndOfStream => Ok(0),
             stop => Err(self.error(link, stop)),
         }
     }
 
     /// The error for a stop, with its reason.
-    fn error(&self, link: &Link, stop: Stop) -> io::Error {
+    fn error(&self, link: &Link, stop: RingError) -> io::Error {
         match stop {
-            Stop::WouldBlock => io::ErrorKind::WouldBlock.into(),
-            Stop::Ended => errors::write_shut_down(),
-            Stop::Closed => {
+            RingError::WouldBlock => io::ErrorKind::WouldBlock.into(),
+            RingError::WriteShutdown => errors::write_shut_down(),
+            RingError::PeerClosed => {
                 let reason = link.control.drain().reset;
                 reason.map_or_else(errors::peer_stopped_reading, super::ResetReason::into_error)
             }
-            Stop::Cut | Stop::Gone => link.reset_reason().unwrap_or_else(|| reset(stop)),
-            Stop::End | Stop::Unread | Stop::Violated(_) => reset(stop),
+            RingError::Reset | RingError::PeerGone => {
+                link.reset_reason().unwrap_or_else(|| reset(stop))
+            }
+            RingError::EndOfStream | RingError::UnreadData | RingError::ProtocolViolation(_) => {
+                reset(stop)
+            }
         }
     }
 
@@ -315,8 +319,8 @@ impl Ring {
     /// Returns true if receiving returns bytes, the end or an error without waiting.
     fn would_read(&self, link: &Link, deadline: Option<Instant>) -> io::Result<bool> {
         match self.end.try_peek(&mut [0]) {
-            Err(Stop::WouldBlock) => Ok(false),
-            Err(Stop::Gone) => {
+            Err(RingError::WouldBlock) => Ok(false),
+            Err(RingError::PeerGone) => {
                 let latest = Instant::now() + END_STATUS_TIMEOUT;
                 let deadline = deadline.map_or(latest, |at| at.min(latest));
                 link.control.wait_for_end(Some(deadline))?;
@@ -328,7 +332,7 @@ impl Ring {
 }
 
 /// The error for a reset without a reason from the broker.
-fn reset(stop: Stop) -> io::Error {
+fn reset(stop: RingError) -> io::Error {
     let cause = stop.to_string();
     Refusal::Reset { cause }.into_cut_error()
 }

@@ -14,7 +14,9 @@ use std::task::Waker;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_ring::{Bells, Bytes, End, Interest, Parts, RingSize, Side, Stop, pair};
+use hvsock_ring::{
+    Bytes, Doorbells, Interest, Parts, RingEnd, RingError, RingSide, RingSize, pair,
+};
 use hvsock_sys::doorbell;
 
 /// The offsets of the header words, from the table in docs/endpoint.md.
@@ -120,20 +122,20 @@ impl HostileStore {
 
 /// The end under attack, and the invariants that hold whatever the peer does.
 struct Victim {
-    end: End,
+    end: RingEnd,
     is_violated: bool,
     buffer: Vec<u8>,
 }
 
 impl Victim {
-    fn check(&mut self, result: Result<usize, Stop>, most: usize) {
+    fn check(&mut self, result: Result<usize, RingError>, most: usize) {
         match result {
             Ok(count) => {
                 assert!(count <= most, "{count} of {most}");
                 assert!(!self.is_violated, "used after a violation");
             }
-            Err(Stop::Violated(_)) => self.is_violated = true,
-            Err(Stop::WouldBlock) => assert!(!self.is_violated),
+            Err(RingError::ProtocolViolation(_)) => self.is_violated = true,
+            Err(RingError::WouldBlock) => assert!(!self.is_violated),
             Err(_) => {}
         }
     }
@@ -175,23 +177,23 @@ impl Victim {
             }
             8 => {
                 let interest = [Interest::READ, Interest::WRITE][count % 2];
-                self.end.hear_task(interest);
+                self.end.drain_notifications_as_task(interest);
                 self.end.arm_task(interest, Waker::noop());
             }
-            9 => self.end.hear(),
+            9 => self.end.drain_notifications(),
             10 => {
                 self.end.is_ready(script.interest());
             }
             _ => match count % 16 {
                 0 => self.end.shutdown_write(),
                 1 => self.end.shutdown_read(),
-                2 => self.end.cut(),
+                2 => self.end.reset(),
                 _ => {}
             },
         }
     }
 
-    fn reserve(&self, count: usize, script: &mut Script<'_>) -> Result<usize, Stop> {
+    fn reserve(&self, count: usize, script: &mut Script<'_>) -> Result<usize, RingError> {
         let mut reserved = self.end.try_reserve(count)?;
         let len = reserved.len();
         let at = script.count() % (len + 1);
@@ -211,7 +213,7 @@ impl Victim {
         Ok(len)
     }
 
-    fn fill(&mut self, count: usize, script: &mut Script<'_>) -> Result<usize, Stop> {
+    fn fill(&mut self, count: usize, script: &mut Script<'_>) -> Result<usize, RingError> {
         let filled = self.end.try_fill()?;
         let len = filled.len();
         assert!(0 < len && len <= CAPACITY as usize);
@@ -219,11 +221,7 @@ impl Victim {
         filled.get(at, &mut self.buffer[..len - at]).unwrap();
         assert!(filled.get(at, &mut vec![0; len - at + 1]).is_err());
         assert_eq!(
-            filled
-                .stretches()
-                .into_iter()
-                .map(Bytes::len)
-                .sum::<usize>(),
+            filled.segments().into_iter().map(Bytes::len).sum::<usize>(),
             len
         );
         let null = File::options().write(true).open("/dev/null").unwrap();
@@ -234,7 +232,7 @@ impl Victim {
 }
 
 /// Runs a script. Panics if the end breaks an invariant or hangs.
-pub fn play(script: &[u8]) {
+pub fn run(script: &[u8]) {
     let start = Instant::now();
     let mut script = Script(script);
     let Parts {
@@ -244,15 +242,15 @@ pub fn play(script: &[u8]) {
     } = Parts::new(RingSize::MIN).unwrap();
     let other = pair(RingSize::MIN).unwrap();
     let mut victim = Victim {
-        end: End::open(Side::First, &memory, first).unwrap(),
+        end: RingEnd::open(RingSide::First, &memory, first).unwrap(),
         is_violated: false,
         buffer: vec![7; 9000],
     };
     // The peer also has an honest end.
-    let Bells { own, peer } = second;
+    let Doorbells { own, peer } = second;
     let mut doorbell_of_victim = Some(peer.try_clone().unwrap());
-    let second = Bells { own, peer };
-    let mut honest = Some(End::open(Side::Second, &memory, second).unwrap());
+    let second = Doorbells { own, peer };
+    let mut honest = Some(RingEnd::open(RingSide::Second, &memory, second).unwrap());
     let memory = Arc::new(File::from(memory));
     let over = Arc::new(AtomicBool::new(false));
     let mut attacker = None;
