@@ -1,7 +1,7 @@
 //! Encodes refusals and explanations for the endpoint protocol.
 
 use hvsock_endpoint::Refused;
-use hvsock_fabric::{Explanation, Refusal};
+use hvsock_fabric::{AccessExplanation, Refusal};
 
 /// A refusal as an endpoint message.
 pub(crate) fn refused(refusal: &Refusal) -> Refused {
@@ -17,7 +17,7 @@ pub(crate) fn refused(refusal: &Refusal) -> Refused {
 /// The first line is the refusal's detail, empty on success. Each step adds a line (`pass` or
 /// `fail`, question, answer), and the fix adds one. Fields are separated by tabs; tabs and line ends
 /// inside a field become spaces.
-pub(crate) fn explained(explanation: &Explanation) -> Refused {
+pub(crate) fn explained(explanation: &AccessExplanation) -> Refused {
     let mut answer = match &explanation.verdict {
         Ok(_) => Refused {
             code: 0,

@@ -39,8 +39,8 @@ pub struct ExplanationReport {
     pub steps: Vec<ExplanationStep>,
 }
 
-impl From<&hvsock_fabric::Explanation> for ExplanationReport {
-    fn from(explanation: &hvsock_fabric::Explanation) -> Self {
+impl From<&hvsock_fabric::AccessExplanation> for ExplanationReport {
+    fn from(explanation: &hvsock_fabric::AccessExplanation) -> Self {
         let refusal = explanation
             .verdict
             .as_ref()
@@ -65,7 +65,7 @@ impl From<&hvsock_fabric::Explanation> for ExplanationReport {
 }
 
 /// The verdict as one sentence.
-fn verdict(explanation: &hvsock_fabric::Explanation) -> String {
+fn verdict(explanation: &hvsock_fabric::AccessExplanation) -> String {
     match &explanation.verdict {
         Ok(Verdict::Connect { destination, .. }) => match destination {
             Destination::Listener(_) => "the connect would succeed".into(),

@@ -3,7 +3,7 @@
 //! The broker's control API sends and receives them, and `hvsock --json` prints them. On Windows,
 //! which needs no broker, `hvsock --json` prints the same types. They are derived from the
 //! registry's types (a [`Service`] from a [`Registration`](hvsock_registry::Registration)) and from
-//! the fabric's (an [`ExplanationReport`] from [its own](hvsock_fabric::Explanation)). No I/O.
+//! the fabric's (an [`ExplanationReport`] from [its own](hvsock_fabric::AccessExplanation)). No I/O.
 
 #![forbid(unsafe_code)]
 #![warn(clippy::missing_errors_doc)]

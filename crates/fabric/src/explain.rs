@@ -11,11 +11,11 @@ use crate::{Destination, PartitionKey, Refusal};
 /// The predicted result of a connect or listen, with the checks that lead to it.
 #[doc(alias = "dry run")]
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Explanation {
+pub struct AccessExplanation {
     /// The predicted result.
     pub verdict: Result<Verdict, Refusal>,
     /// The checks, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ExplanationStep>,
     /// The command or other action that would turn a refusal into success.
     pub fix: Option<String>,
 }
@@ -36,7 +36,7 @@ pub enum Verdict {
 
 /// One check of an explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
+pub struct ExplanationStep {
     /// The question that the check answers.
     pub question: String,
     /// The answer, with the rule that decided.
@@ -53,7 +53,7 @@ pub enum Audience {
     /// The requesting process. Outside the partition that owns the registry it sees which rule
     /// decided, but not the entries of the rule's lists. It sees nothing of partitions that it cannot
     /// reach.
-    Asker,
+    Requester,
 }
 
 /// Receives the checks of a request.
@@ -67,7 +67,7 @@ pub(crate) trait Trace {
 
 /// One check, with a remedy if it fails.
 pub(crate) struct TraceEntry {
-    step: Step,
+    step: ExplanationStep,
     fix: Option<String>,
 }
 
@@ -77,7 +77,7 @@ pub(crate) struct NoTrace;
 /// Keeps all entries for an explanation.
 pub(crate) struct Recorder {
     audience: Audience,
-    steps: Vec<Step>,
+    steps: Vec<ExplanationStep>,
     fix: Option<String>,
 }
 
@@ -110,8 +110,8 @@ impl Recorder {
         }
     }
 
-    pub(crate) fn explain(self, verdict: Result<Verdict, Refusal>) -> Explanation {
-        Explanation {
+    pub(crate) fn explain(self, verdict: Result<Verdict, Refusal>) -> AccessExplanation {
+        AccessExplanation {
             fix: self.fix.filter(|_| verdict.is_err()),
             steps: self.steps,
             verdict,
@@ -122,7 +122,7 @@ impl Recorder {
 impl TraceEntry {
     pub(crate) fn new(pass: bool, question: impl Into<String>, answer: impl Into<String>) -> Self {
         Self {
-            step: Step {
+            step: ExplanationStep {
                 question: question.into(),
                 answer: answer.into(),
                 pass,

@@ -7,13 +7,13 @@ use hvsock_registry::Registry;
 
 use crate::boundary::Boundary;
 use crate::evaluate_connect::Plan;
-use crate::explain::{Audience, Explanation, NoTrace, Recorder, Verdict};
+use crate::explain::{AccessExplanation, Audience, NoTrace, Recorder, Verdict};
 use crate::partition::{Partition, PartitionState, RootSpec};
 use crate::tables::{Binding, Connection, ListenAddress, Listener};
 use crate::tree::{Relation, Tree};
 use crate::{
-    ConnectRequest, ConnectionId, Destination, Effect, End, Limits, ListenRequest, ListenerId,
-    PartitionKey, Refusal, Route,
+    ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect, Limits, ListenRequest,
+    ListenerId, PartitionKey, Refusal, Route,
 };
 
 /// Partitions, their registries, and their listeners and connections.
@@ -132,7 +132,7 @@ impl Fabric {
 
     /// The id by which a process in `from` reaches the partition with this name. `None` if it cannot
     /// reach it, so that names of other partitions stay hidden. The root partition sees all names.
-    pub fn vm_id_of(&self, from: PartitionKey, name: &PartitionName) -> Option<VmId> {
+    pub fn vm_id_by_name(&self, from: PartitionKey, name: &PartitionName) -> Option<VmId> {
         let key = self.tree.by_name(name)?;
         let (source, target) = (self.tree.get(from)?, self.tree.get(key)?);
         match self.tree.relation(from, key) {
@@ -147,7 +147,7 @@ impl Fabric {
 
     /// The service that a process in `from` names by its friendly name, according to its own
     /// partition's registry, or else its parent's.
-    pub fn service_id_of(&self, from: PartitionKey, name: &ElementName) -> Option<ServiceId> {
+    pub fn service_id_by_name(&self, from: PartitionKey, name: &ElementName) -> Option<ServiceId> {
         let partition = self.tree.get(from)?;
         let in_registry = |key| self.registry(key)?.by_name(name);
         let found = in_registry(from).or_else(|| in_registry(partition.parent?))?;
@@ -186,7 +186,11 @@ impl Fabric {
     }
 
     /// What [`connect`](Self::connect) would return, and why. Changes nothing.
-    pub fn explain_connect(&self, request: &ConnectRequest<'_>, audience: Audience) -> Explanation {
+    pub fn explain_connect(
+        &self,
+        request: &ConnectRequest<'_>,
+        audience: Audience,
+    ) -> AccessExplanation {
         let mut recorder = Recorder::new(audience);
         let plan = self.evaluate_connect(request, &mut recorder);
         recorder.explain(plan.map(|plan| Verdict::Connect {
@@ -196,7 +200,11 @@ impl Fabric {
     }
 
     /// What [`listen`](Self::listen) would return, and why. Changes nothing.
-    pub fn explain_listen(&self, request: &ListenRequest<'_>, audience: Audience) -> Explanation {
+    pub fn explain_listen(
+        &self,
+        request: &ListenRequest<'_>,
+        audience: Audience,
+    ) -> AccessExplanation {
         let mut recorder = Recorder::new(audience);
         let binding = self.evaluate_listen(request, &mut recorder);
         recorder.explain(binding.map(|_| Verdict::Listen))
@@ -323,11 +331,11 @@ impl Fabric {
     /// suspended instead of reset while a partition is paused. One end with the option is enough. A
     /// guest's kernel has no such option, so for a connection with a guest only the other end decides.
     #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
-    pub fn set_connected_suspend(&mut self, id: ConnectionId, end: End, keep: bool) {
+    pub fn set_connected_suspend(&mut self, id: ConnectionId, end: ConnectionEnd, keep: bool) {
         if let Some(connection) = self.connections.get_mut(&id) {
             match end {
-                End::Client => connection.client_connected_suspend = keep,
-                End::Server => connection.server_connected_suspend = keep,
+                ConnectionEnd::Client => connection.client_connected_suspend = keep,
+                ConnectionEnd::Server => connection.server_connected_suspend = keep,
             }
         }
     }
@@ -356,7 +364,7 @@ impl Fabric {
         if self.forget_connection(id).is_some() {
             let refusal = refusal.clone();
             self.effects
-                .push_back(Effect::CutConnection { id, refusal });
+                .push_back(Effect::ResetConnection { id, refusal });
         }
     }
 
@@ -366,7 +374,8 @@ impl Fabric {
             for id in listener.waiting {
                 self.reset_connection(id, &refusal);
             }
-            self.effects.push_back(Effect::CutListener { id, refusal });
+            self.effects
+                .push_back(Effect::CloseListener { id, refusal });
         }
     }
 

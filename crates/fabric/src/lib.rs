@@ -30,7 +30,7 @@ mod tables;
 mod tree;
 
 pub use change::{PartitionError, RegisterError};
-pub use explain::{Audience, Explanation, Step, Verdict};
+pub use explain::{AccessExplanation, Audience, ExplanationStep, Verdict};
 pub use fabric::Fabric;
 #[doc(no_inline)]
 pub use hvsock_registry::Clash;
@@ -38,6 +38,6 @@ pub use ids::{ConnectionId, ListenerId, PartitionKey};
 pub use limits::Limits;
 pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
 pub use refusal::Refusal;
-pub use request::{ConnectRequest, Destination, Effect, End, ListenRequest, Route};
+pub use request::{ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route};
 pub use tables::{Connection, Listener};
 pub use tree::AddPartitionError;

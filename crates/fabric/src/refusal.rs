@@ -222,7 +222,7 @@ impl Refusal {
     /// The error of an established connection or listener that is closed for this reason. Its kind is
     /// always [`ConnectionReset`](io::ErrorKind::ConnectionReset), with the refusal inside.
     #[doc(alias = "ECONNRESET")]
-    pub fn into_cut_error(self) -> io::Error {
+    pub fn into_reset_error(self) -> io::Error {
         io::Error::new(io::ErrorKind::ConnectionReset, self)
     }
 
@@ -310,7 +310,7 @@ mod tests {
             assert_eq!(error.kind(), refusal.kind());
             let inner = error.get_ref().and_then(|e| e.downcast_ref::<Refusal>());
             assert_eq!(inner, Some(&refusal));
-            let reset = refusal.clone().into_cut_error();
+            let reset = refusal.clone().into_reset_error();
             assert_eq!(reset.kind(), io::ErrorKind::ConnectionReset);
             assert_eq!(reset.to_string(), refusal.to_string());
         }

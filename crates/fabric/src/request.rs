@@ -71,7 +71,7 @@ pub struct Route {
 
 /// One end of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum End {
+pub enum ConnectionEnd {
     /// The end that connected.
     Client,
     /// The end that listened.
@@ -82,14 +82,14 @@ pub enum End {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Reset the connection, and report the reason to both ends. The fabric has removed it.
-    CutConnection {
+    ResetConnection {
         /// The connection.
         id: ConnectionId,
         /// The reason.
         refusal: Refusal,
     },
     /// Close the listener, and report the reason to its process. The fabric has removed it.
-    CutListener {
+    CloseListener {
         /// The listener.
         id: ListenerId,
         /// The reason.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use hvsock_address::{ServiceId, VmId};
 use hvsock_registry::Principal;
 
-use crate::{ConnectionId, Destination, End, PartitionKey};
+use crate::{ConnectionEnd, ConnectionId, Destination, PartitionKey};
 
 /// The partitions that a listener accepts from: the [`VmId`] that it is bound to, resolved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -125,10 +125,10 @@ impl Connection {
     }
 
     /// Whether this end set `HVSOCKET_CONNECTED_SUSPEND`.
-    pub fn keeps(&self, end: End) -> bool {
+    pub fn connected_suspend(&self, end: ConnectionEnd) -> bool {
         match end {
-            End::Client => self.client_connected_suspend,
-            End::Server => self.server_connected_suspend,
+            ConnectionEnd::Client => self.client_connected_suspend,
+            ConnectionEnd::Server => self.server_connected_suspend,
         }
     }
 }

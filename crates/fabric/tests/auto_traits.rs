@@ -1,10 +1,10 @@
 //! Compile-time checks that public types are `Send` and `Sync`.
 
 use hvsock_fabric::{
-    AddPartitionError, Audience, ConnectRequest, Connection, ConnectionId, Destination, Effect,
-    End, Explanation, Fabric, Limits, ListenRequest, Listener, ListenerId, Partition,
-    PartitionError, PartitionKey, PartitionKind, PartitionSpec, PartitionState, Refusal,
-    RegisterError, RootSpec, Route, Step, Verdict,
+    AccessExplanation, AddPartitionError, Audience, ConnectRequest, Connection, ConnectionEnd,
+    ConnectionId, Destination, Effect, ExplanationStep, Fabric, Limits, ListenRequest, Listener,
+    ListenerId, Partition, PartitionError, PartitionKey, PartitionKind, PartitionSpec,
+    PartitionState, Refusal, RegisterError, RootSpec, Route, Verdict,
 };
 
 const fn assert_send_sync<T: Send + Sync>() {}
@@ -28,10 +28,10 @@ fn public_types_are_send_and_sync() {
         assert_send_sync::<ListenRequest<'_>>();
         assert_send_sync::<Destination>();
         assert_send_sync::<Route>();
-        assert_send_sync::<End>();
+        assert_send_sync::<ConnectionEnd>();
         assert_send_sync::<Effect>();
-        assert_send_sync::<Explanation>();
-        assert_send_sync::<Step>();
+        assert_send_sync::<AccessExplanation>();
+        assert_send_sync::<ExplanationStep>();
         assert_send_sync::<Verdict>();
         assert_send_sync::<Audience>();
         assert_send_sync::<Refusal>();

@@ -2,9 +2,9 @@
 
 use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
 use hvsock_fabric::{
-    Audience, ConnectRequest, ConnectionId, Destination, Effect, End, Explanation, Fabric, Limits,
-    ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec, PartitionState, Refusal,
-    RootSpec, Route, Verdict,
+    AccessExplanation, Audience, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect,
+    Fabric, Limits, ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec,
+    PartitionState, Refusal, RootSpec, Route, Verdict,
 };
 use hvsock_registry::{Override, Principal, Registration};
 
@@ -103,7 +103,13 @@ impl Host {
         })
     }
 
-    fn why(&self, who: &Principal, from: PartitionKey, vm: VmId, reader: Audience) -> Explanation {
+    fn why(
+        &self,
+        who: &Principal,
+        from: PartitionKey,
+        vm: VmId,
+        reader: Audience,
+    ) -> AccessExplanation {
         let request = ConnectRequest {
             from,
             principal: who,
@@ -119,7 +125,7 @@ impl Host {
 }
 
 fn reset(id: ConnectionId, refusal: Refusal) -> Effect {
-    Effect::CutConnection { id, refusal }
+    Effect::ResetConnection { id, refusal }
 }
 
 #[test]
@@ -182,7 +188,7 @@ fn a_disabled_service_is_disabled_within_the_partition_too() {
         effects.contains(&reset(connection, refusal.clone())),
         "{effects:?}"
     );
-    assert!(effects.contains(&Effect::CutListener {
+    assert!(effects.contains(&Effect::CloseListener {
         id: listener,
         refusal: refusal.clone()
     }));
@@ -257,7 +263,7 @@ fn disabling_a_service_closes_its_connections_and_listeners_and_refuses_new_ones
     let refusal = Refusal::Disabled {
         by: "enabled = false".to_owned(),
     };
-    let ended = Effect::CutListener {
+    let ended = Effect::CloseListener {
         id: listener,
         refusal: refusal.clone(),
     };
@@ -299,7 +305,8 @@ fn a_pause_suspends_local_connections_and_those_with_connected_suspend() {
         .connect(db, VmId::of_container("web"))
         .unwrap()
         .connection;
-    host.fabric.set_connected_suspend(across, End::Server, true);
+    host.fabric
+        .set_connected_suspend(across, ConnectionEnd::Server, true);
 
     host.fabric.set_state(web, PartitionState::Paused).unwrap();
     let paused = [
@@ -338,7 +345,7 @@ fn containers_in_a_vm_are_paused_and_removed_with_it() {
     );
     host.fabric.remove_partition(vm).unwrap();
     let refusal = Refusal::PartitionOff;
-    let ended = Effect::CutListener {
+    let ended = Effect::CloseListener {
         id: listener,
         refusal: refusal.clone(),
     };
@@ -416,7 +423,7 @@ fn a_guest_does_not_see_the_entries_of_a_list() {
     host.fabric.update(top, demo).unwrap();
     let rule = "connect.partitions".to_owned();
     let denied = Err(Refusal::Denied { rule });
-    for (reader, sees_entries) in [(Audience::Operator, true), (Audience::Asker, false)] {
+    for (reader, sees_entries) in [(Audience::Operator, true), (Audience::Requester, false)] {
         let explanation = host.why(&root(), web, VmId::PARENT, reader);
         assert_eq!(explanation.verdict, denied.clone().map(|()| unreachable!()));
         assert_eq!(
@@ -435,7 +442,7 @@ fn a_guest_does_not_see_the_entries_of_a_list() {
         &user(1001, "bob"),
         top,
         VmId::of_container("web"),
-        Audience::Asker,
+        Audience::Requester,
     );
     let rule = "connect.users = [\"alice\"]".to_owned();
     assert_eq!(explanation.verdict.unwrap_err(), Refusal::Denied { rule });
@@ -447,7 +454,7 @@ fn only_names_of_reachable_partitions_are_resolved() {
     let (web, db, top) = (host.container("web"), host.container("db"), host.host);
     let vm = host.add(top, PartitionKind::Vm, "vm");
     let inner = host.add(vm, PartitionKind::Container, "inner");
-    let id = |from, partition_name| host.fabric.vm_id_of(from, &name(partition_name));
+    let id = |from, partition_name| host.fabric.vm_id_by_name(from, &name(partition_name));
     assert_eq!(id(web, "WEB"), Some(VmId::LOOPBACK));
     assert_eq!(id(web, "top"), Some(VmId::PARENT));
     assert_eq!(id(web, "db"), None);
@@ -457,12 +464,12 @@ fn only_names_of_reachable_partitions_are_resolved() {
         let groups = vec!["blue".to_owned()];
         host.fabric.set_groups(partition, groups).unwrap();
     }
-    let found = host.fabric.vm_id_of(web, &name("db"));
+    let found = host.fabric.vm_id_by_name(web, &name("db"));
     assert_eq!(found, Some(VmId::of_container("db")));
 
     let demo = ElementName::new("hv socket demo").unwrap();
-    assert_eq!(host.fabric.service_id_of(web, &demo), Some(SERVICE));
-    assert_eq!(host.fabric.service_id_of(inner, &demo), None);
+    assert_eq!(host.fabric.service_id_by_name(web, &demo), Some(SERVICE));
+    assert_eq!(host.fabric.service_id_by_name(inner, &demo), None);
     assert_eq!(
         host.fabric.find(&PartitionRef::Name(name("Web"))),
         Some(web)
@@ -528,7 +535,7 @@ fn a_connect_without_a_listener_goes_to_the_guest_if_the_rules_allow() {
         panic!("expected exactly one reset: the connection with web");
     };
     assert!(
-        matches!(one, Effect::CutConnection { refusal, .. } if *refusal == Refusal::Unregistered)
+        matches!(one, Effect::ResetConnection { refusal, .. } if *refusal == Refusal::Unregistered)
     );
 }
 
@@ -541,9 +548,10 @@ fn connected_suspend_of_the_process_alone_decides_for_a_paused_guest() {
     let [kept, lost] = [web_id; 2].map(|vm| host.connect(top, vm).unwrap().connection);
     host.listen(top, VmId::CHILDREN);
     let from_guest = host.connect(web, VmId::PARENT).unwrap().connection;
-    host.fabric.set_connected_suspend(kept, End::Client, true);
     host.fabric
-        .set_connected_suspend(from_guest, End::Server, true);
+        .set_connected_suspend(kept, ConnectionEnd::Client, true);
+    host.fabric
+        .set_connected_suspend(from_guest, ConnectionEnd::Server, true);
     host.fabric.set_state(web, PartitionState::Paused).unwrap();
     let mut effects = host.effects();
     effects.sort_by_key(|effect| matches!(effect, Effect::Suspend { .. }));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hvsock_fabric::{Refusal, Step};
+use hvsock_fabric::{ExplanationStep, Refusal};
 
 /// Whether a connect or listen would succeed, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,7 +10,7 @@ pub struct HyperVExplanation {
     /// The verdict.
     pub verdict: Result<Outlook, Refusal>,
     /// The checks, in order.
-    pub steps: Vec<Step>,
+    pub steps: Vec<ExplanationStep>,
     /// The command or step that removes the cause of a refusal, if there is one.
     pub fix: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! The state of a Windows machine, and explanations derived from it.
 
 use hvsock_address::{ServiceId, VmId};
-use hvsock_fabric::{Refusal, Step};
+use hvsock_fabric::{ExplanationStep, Refusal};
 use hvsock_registry::{Registration, Registry};
 
 use crate::explanation::{HyperVExplanation, Outlook};
@@ -241,8 +241,8 @@ fn leave_to_host(explanation: &mut HyperVExplanation, view: &View) {
 }
 
 /// A step that passes, with a remark.
-fn remark(question: &str, answer: String) -> Step {
-    Step {
+fn remark(question: &str, answer: String) -> ExplanationStep {
+    ExplanationStep {
         question: question.to_owned(),
         answer,
         pass: true,

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport, Transports};
-use hvsock_fabric::{ConnectRequest, ConnectionId, Destination, End, PartitionKey, Refusal, Route};
+use hvsock_fabric::{
+    ConnectRequest, ConnectionEnd, ConnectionId, Destination, PartitionKey, Refusal, Route,
+};
 use hvsock_registry::Principal;
 use hvsock_ring::{Doorbells, Parts, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
@@ -261,7 +263,8 @@ impl Core {
         self.send_incoming(route, chosen.transport(), vm, UNKNOWN_CALLER, &descriptors)?;
         let id = route.connection;
         if keep {
-            self.fabric.set_connected_suspend(id, End::Server, true);
+            self.fabric
+                .set_connected_suspend(id, ConnectionEnd::Server, true);
         }
         let from = EndRecord {
             partition: vm,
@@ -275,7 +278,7 @@ impl Core {
             control: Some(Control::new(control)),
             counters,
             alloc,
-            guest: End::Client,
+            guest: ConnectionEnd::Client,
             reports: true,
         };
         self.command_vm(vm, Command::Accept { handle, linked });
@@ -312,9 +315,9 @@ impl Core {
             guest,
             reports,
         };
-        let connecting = linked(from, End::Client, counters, true);
+        let connecting = linked(from, ConnectionEnd::Client, counters, true);
         // Only the connecting guest's end counts the bytes, so that they are counted once.
-        let accepting = linked(to, End::Server, Arc::default(), false);
+        let accepting = linked(to, ConnectionEnd::Server, Arc::default(), false);
         let linked = connecting;
         self.command_vm(vm, Command::Accept { handle, linked });
         let key = Key {
@@ -370,7 +373,7 @@ impl Core {
             control: None,
             counters: Arc::clone(&counters),
             alloc,
-            guest: End::Server,
+            guest: ConnectionEnd::Server,
             reports: true,
         };
         let (vm, timeout) = (route.target, ACCEPT_TIMEOUT);
@@ -414,7 +417,8 @@ impl Core {
             caller: UNKNOWN_CALLER,
         };
         if session.connected_suspend {
-            self.fabric.set_connected_suspend(id, End::Client, true);
+            self.fabric
+                .set_connected_suspend(id, ConnectionEnd::Client, true);
         }
         let connected = BrokerMessage::Connected(Connected {
             transport,

@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Incoming, Transport};
 use hvsock_fabric::{
-    Audience, ConnectRequest, ConnectionId, Destination, End, PartitionKey, Refusal, Route,
+    Audience, ConnectRequest, ConnectionEnd, ConnectionId, Destination, PartitionKey, Refusal,
+    Route,
 };
 use hvsock_sys::message;
 
@@ -66,7 +67,7 @@ impl Core {
             service: connect.address.service,
         };
         if connect.flags.dry_run {
-            let explanation = self.fabric.explain_connect(&request, Audience::Asker);
+            let explanation = self.fabric.explain_connect(&request, Audience::Requester);
             self.explain(&session, &explanation);
             return;
         }
@@ -236,8 +237,8 @@ impl Core {
         };
         let (raw_fd, accepted_suspend) = (listener.preference.raw_fd, listener.connected_suspend);
         let options = [
-            (End::Client, session.connected_suspend),
-            (End::Server, accepted_suspend),
+            (ConnectionEnd::Client, session.connected_suspend),
+            (ConnectionEnd::Server, accepted_suspend),
         ];
         for (end, _) in options.into_iter().filter(|(_, set)| *set) {
             self.fabric.set_connected_suspend(id, end, true);

@@ -292,10 +292,10 @@ impl Core {
     pub(super) fn apply_effects(&mut self) {
         while let Some(effect) = self.fabric.poll_effect() {
             match effect {
-                Effect::CutConnection { id, refusal } => self.reset_connection(id, refusal),
+                Effect::ResetConnection { id, refusal } => self.reset_connection(id, refusal),
                 Effect::Suspend { id } => self.suspend_connection(id, true),
                 Effect::Resume { id } => self.suspend_connection(id, false),
-                Effect::CutListener { id, refusal } => self.reset_listener(id, &refusal),
+                Effect::CloseListener { id, refusal } => self.reset_listener(id, &refusal),
             }
         }
     }

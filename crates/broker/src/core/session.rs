@@ -14,8 +14,8 @@ use hvsock_endpoint::{
     SocketOption,
 };
 use hvsock_fabric::{
-    Audience, ConnectionId, Destination, Explanation, ListenRequest, ListenerId, PartitionKey,
-    Refusal, RegisterError,
+    AccessExplanation, Audience, ConnectionId, Destination, ListenRequest, ListenerId,
+    PartitionKey, Refusal, RegisterError,
 };
 use hvsock_registry::{Principal, Registration};
 use hvsock_sys::message;
@@ -350,12 +350,12 @@ impl Core {
         let guid = match kind {
             LookupKind::Service => ElementName::new(name)
                 .ok()
-                .and_then(|name| self.fabric.service_id_of(session.partition, &name))
+                .and_then(|name| self.fabric.service_id_by_name(session.partition, &name))
                 .map(hvsock_address::ServiceId::to_guid_bytes)
                 .ok_or(Refusal::Unregistered),
             LookupKind::Partition => PartitionName::new(name)
                 .ok()
-                .and_then(|name| self.fabric.vm_id_of(session.partition, &name))
+                .and_then(|name| self.fabric.vm_id_by_name(session.partition, &name))
                 .map(hvsock_address::VmId::to_guid_bytes)
                 .ok_or_else(|| self.unknown_name(session.partition)),
         };
@@ -392,7 +392,7 @@ impl Core {
             backlog: listen.backlog,
         };
         if listen.flags.dry_run {
-            let explanation = self.fabric.explain_listen(&request, Audience::Asker);
+            let explanation = self.fabric.explain_listen(&request, Audience::Requester);
             return self.explain(&session, &explanation);
         }
         let id = match self.fabric.listen(&request) {
@@ -588,7 +588,11 @@ impl Core {
         });
     }
 
-    pub(super) fn explain(&mut self, session: &Session, explanation: &Explanation) -> SessionState {
+    pub(super) fn explain(
+        &mut self,
+        session: &Session,
+        explanation: &AccessExplanation,
+    ) -> SessionState {
         let explained: Refused = explained(explanation);
         session.send(&BrokerMessage::Explained(explained), &mut self.buffer);
         SessionState::Closed

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
-use hvsock_fabric::{ConnectionId, End, ListenerId, PartitionKey};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, ListenerId, PartitionKey};
 use hvsock_registry::{Registration, Registry};
 
 use super::labels::{partition_label, service_name};
@@ -205,7 +205,10 @@ impl Core {
         let (sent, received) = (record.counters.sent(), record.counters.received());
         let state = self.fabric.connection(id)?;
         let (waiting, suspended) = (state.is_waiting(), state.is_suspended());
-        let suspend = [state.keeps(End::Client), state.keeps(End::Server)];
+        let suspend = [
+            state.connected_suspend(ConnectionEnd::Client),
+            state.connected_suspend(ConnectionEnd::Server),
+        ];
         Some(Connection {
             id: id.as_u64(),
             service,

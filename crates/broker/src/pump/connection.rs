@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use hvsock_endpoint::BrokerMessage;
-use hvsock_fabric::{End, Refusal};
+use hvsock_fabric::{ConnectionEnd, Refusal};
 use hvsock_ring::Monitor;
 use mio::Interest;
 use mio::event::Event;
@@ -129,8 +129,8 @@ impl Connection {
     }
 
     /// Takes the next change of `HVSOCKET_CONNECTED_SUSPEND`: the end that set it, and its value.
-    pub(super) fn take_option(&mut self) -> Option<(End, bool)> {
-        [End::Client, End::Server]
+    pub(super) fn take_option(&mut self) -> Option<(ConnectionEnd, bool)> {
+        [ConnectionEnd::Client, ConnectionEnd::Server]
             .into_iter()
             .enumerate()
             .find_map(|(side, end)| Some((end, self.control_mut(side).option.take()?)))

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 
-use hvsock_fabric::{ConnectionId, End, PartitionKey, Refusal};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal};
 use hvsock_ring::Monitor;
 use mio::Waker;
 
@@ -94,7 +94,7 @@ pub(crate) enum Report {
     /// A process set `HVSOCKET_CONNECTED_SUSPEND`.
     ConnectedSuspend {
         connection: ConnectionId,
-        end: End,
+        end: ConnectionEnd,
         value: bool,
     },
     /// A connection is closed. The reason is set unless both ends closed cleanly.

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
-use hvsock_fabric::{End as Which, Refusal};
+use hvsock_fabric::{ConnectionEnd as Which, Refusal};
 use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 

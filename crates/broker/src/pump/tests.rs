@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
-use hvsock_fabric::{ConnectionId, End, Refusal};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
 use mio::{Poll, Token, Waker};
@@ -291,7 +291,7 @@ fn an_option_set_on_a_connection_is_reported_to_the_core() {
     match world.reports.recv_timeout(TIMEOUT).unwrap() {
         Report::ConnectedSuspend {
             connection: ID,
-            end: End::Server,
+            end: ConnectionEnd::Server,
             value: true,
         } => {}
         other => panic!("{other:?}"),

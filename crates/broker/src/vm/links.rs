@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_endpoint::BrokerMessage;
-use hvsock_fabric::{ConnectionId, End, Refusal};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
 use hvsock_virtio::{Closed, Handle, Muxer, SocketKind, Window};
 use mio::event::Event;
 use mio::unix::SourceFd;
@@ -56,7 +56,7 @@ pub(crate) struct Linked {
     /// The buffer for bytes from the guest, in bytes: the `buf_alloc` that the guest is sent.
     pub(crate) alloc: u32,
     /// Which end the guest is.
-    pub(crate) guest: End,
+    pub(crate) guest: ConnectionEnd,
     /// This thread reports the connection's close to the core. Of two siblings only one does.
     pub(crate) reports: bool,
 }
@@ -70,7 +70,7 @@ pub(super) struct Link {
     pub(super) peer: Peer,
     control: Option<Control>,
     counters: Arc<Counters>,
-    guest: End,
+    guest: ConnectionEnd,
     reports: bool,
     alloc: u32,
     /// The connection is established.
@@ -177,10 +177,10 @@ fn is_low(window: Window) -> bool {
     window.believed < window.size / 2
 }
 
-fn direction(guest: End) -> usize {
+fn direction(guest: ConnectionEnd) -> usize {
     match guest {
-        End::Client => 0,
-        End::Server => 1,
+        ConnectionEnd::Client => 0,
+        ConnectionEnd::Server => 1,
     }
 }
 
@@ -659,10 +659,10 @@ impl Links {
     }
 }
 
-fn peer_end(end: End) -> End {
+fn peer_end(end: ConnectionEnd) -> ConnectionEnd {
     match end {
-        End::Client => End::Server,
-        End::Server => End::Client,
+        ConnectionEnd::Client => ConnectionEnd::Server,
+        ConnectionEnd::Server => ConnectionEnd::Client,
     }
 }
 

@@ -69,7 +69,7 @@ fn a_cid_belongs_to_one_vm() {
             format!("a guest's CID is a number from 3 to 4294967294; {cid} is not")
         );
     }
-    assert!(error_text(cid_of(vm("A", Some(9)))).contains("a partition is called a already"));
+    assert!(error_text(cid_of(vm("A", Some(9)))).contains("a partition named a already exists"));
     handle.add_container(container("web", &[])).unwrap();
     assert!(error_text(cid_of(vm("web", Some(9)))).contains("called web already"));
     // A refused VM leaves nothing behind.

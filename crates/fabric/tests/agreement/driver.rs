@@ -2,9 +2,9 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
-    AddPartitionError, Audience, ConnectRequest, ConnectionId, Destination, Effect, End,
-    Explanation, Fabric, ListenRequest, ListenerId, PartitionError, PartitionKey, PartitionKind,
-    PartitionSpec, Refusal, RegisterError, RootSpec, Verdict,
+    AccessExplanation, AddPartitionError, Audience, ConnectRequest, ConnectionEnd, ConnectionId,
+    Destination, Effect, Fabric, ListenRequest, ListenerId, PartitionError, PartitionKey,
+    PartitionKind, PartitionSpec, Refusal, RegisterError, RootSpec, Verdict,
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
@@ -183,8 +183,8 @@ impl Comparison<'_> {
                 if let Some(n) = live(n, existing) {
                     let connection = &self.model.connections[n];
                     let p = match end {
-                        End::Client => connection.from,
-                        End::Server => connection.to,
+                        ConnectionEnd::Client => connection.from,
+                        ConnectionEnd::Server => connection.to,
                     };
                     self.step(Op::SetState(Pick::Any(p), state));
                 }
@@ -232,7 +232,7 @@ impl Comparison<'_> {
             service: drawn.service,
             backlog,
         };
-        let explanation = [Audience::Operator, Audience::Asker]
+        let explanation = [Audience::Operator, Audience::Requester]
             .map(|audience| self.fabric.explain_listen(&request, audience));
         let got = self.fabric.listen(&request);
         let want = self
@@ -257,8 +257,10 @@ impl Comparison<'_> {
         if self.connect(request) {
             let n = self.connections.len() - 1;
             let id = self.connections[n];
-            self.fabric.set_connected_suspend(id, End::Client, keep);
-            self.model.set_connected_suspend(n, End::Client, keep);
+            self.fabric
+                .set_connected_suspend(id, ConnectionEnd::Client, keep);
+            self.model
+                .set_connected_suspend(n, ConnectionEnd::Client, keep);
         }
     }
 
@@ -273,7 +275,7 @@ impl Comparison<'_> {
             vm,
             service: drawn.service,
         };
-        let [operator, requester] = [Audience::Operator, Audience::Asker]
+        let [operator, requester] = [Audience::Operator, Audience::Requester]
             .map(|audience| self.fabric.explain_connect(&request, audience));
         if from > 0 && row == Some(Row::UnrelatedId) {
             self.check_hidden(&request, &requester);
@@ -361,14 +363,14 @@ impl Comparison<'_> {
 
     /// An explanation must not reveal whether an unreachable partition exists: it must be equal to that
     /// for an unknown id.
-    fn check_hidden(&self, request: &ConnectRequest<'_>, explanation: &Explanation) {
+    fn check_hidden(&self, request: &ConnectRequest<'_>, explanation: &AccessExplanation) {
         let unknown = vm_id(98);
         let other = self.fabric.explain_connect(
             &ConnectRequest {
                 vm: unknown,
                 ..*request
             },
-            Audience::Asker,
+            Audience::Requester,
         );
         let text =
             format!("{explanation:?}").replace(&request.vm.to_string(), &unknown.to_string());
@@ -385,14 +387,14 @@ impl Comparison<'_> {
         };
         while let Some(effect) = self.fabric.poll_effect() {
             got.push(match effect {
-                Effect::CutConnection { id, refusal } => {
+                Effect::ResetConnection { id, refusal } => {
                     self.coverage.reset_connection(&refusal);
                     ModelEffect::ResetConnection(
                         connection(&self.connections, id),
                         format!("{refusal:?}"),
                     )
                 }
-                Effect::CutListener { id, refusal } => {
+                Effect::CloseListener { id, refusal } => {
                     self.coverage.terminate_listener(&refusal);
                     let n = self.listeners.iter().position(|other| *other == id);
                     let n = n.expect("a listener that was made");
@@ -615,7 +617,7 @@ fn nth(n: usize, len: usize) -> Option<usize> {
 }
 
 /// Checks that an explanation predicts the result, and that its last check is the deciding one.
-fn check_explanation(explanation: &Explanation, happened: &Result<Verdict, Refusal>) {
+fn check_explanation(explanation: &AccessExplanation, happened: &Result<Verdict, Refusal>) {
     assert_eq!(explanation.verdict, *happened);
     let last = explanation.steps.last().expect("at least one check");
     assert_eq!(last.pass, explanation.verdict.is_ok(), "{explanation:#?}");

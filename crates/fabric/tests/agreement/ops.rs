@@ -1,7 +1,7 @@
 //! Random operations on a fabric. They use few names, ids, users and services to provoke collisions.
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
-use hvsock_fabric::{End, Limits, PartitionKind, PartitionState};
+use hvsock_fabric::{ConnectionEnd, Limits, PartitionKind, PartitionState};
 use hvsock_registry::{AccessRule, Defaults, Override, Principal, Registration};
 use proptest::collection::vec;
 use proptest::option;
@@ -40,11 +40,11 @@ pub enum Op {
     /// The same for a VM and a service in it, with or without a listener.
     ConnectInto(usize, usize, Principal, ServiceId, bool),
     /// Sets the state of the partition at this end of a connection.
-    SetStateAt(usize, End, PartitionState),
+    SetStateAt(usize, ConnectionEnd, PartitionState),
     Accept(usize),
     CloseListener(usize),
     CloseConnection(usize),
-    SetConnectedSuspend(usize, End, bool),
+    SetConnectedSuspend(usize, ConnectionEnd, bool),
 }
 
 #[derive(Clone, Debug)]
@@ -158,8 +158,8 @@ fn state() -> impl Strategy<Value = PartitionState> {
     ]
 }
 
-fn end() -> impl Strategy<Value = End> {
-    select(vec![End::Client, End::Server])
+fn end() -> impl Strategy<Value = ConnectionEnd> {
+    select(vec![ConnectionEnd::Client, ConnectionEnd::Server])
 }
 
 /// A list of an access rule, present with the probability `given`.

@@ -4,7 +4,7 @@
 //! dependents of a change; the model rechecks everything after every change.
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
-use hvsock_fabric::{End, Limits, PartitionKind, PartitionState, Refusal};
+use hvsock_fabric::{ConnectionEnd, Limits, PartitionKind, PartitionState, Refusal};
 use hvsock_registry::{Defaults, Principal, Registration};
 
 mod changes;
@@ -124,8 +124,8 @@ impl Model {
         self.connections[n].waiting = false;
     }
 
-    pub fn set_connected_suspend(&mut self, n: usize, end: End, keep: bool) {
-        self.connections[n].connected_suspend[usize::from(end == End::Server)] = keep;
+    pub fn set_connected_suspend(&mut self, n: usize, end: ConnectionEnd, keep: bool) {
+        self.connections[n].connected_suspend[usize::from(end == ConnectionEnd::Server)] = keep;
     }
 
     pub fn close_connection(&mut self, n: usize) {

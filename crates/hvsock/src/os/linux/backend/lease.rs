@@ -36,7 +36,7 @@ impl Lease {
         match self.0.try_recv_reply() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
             Err(error) => match error::refusal_of(&error).cloned() {
-                Some(refusal) => Err(refusal.into_cut_error()),
+                Some(refusal) => Err(refusal.into_reset_error()),
                 None => Err(error),
             },
             Ok(_) => Err(self.0.protocol_error(&"unexpected message for a lease")),

@@ -35,7 +35,7 @@ impl Lease {
     /// Checks that the registration still exists. The error has the reason.
     pub(crate) fn check(&self) -> io::Result<()> {
         self.0.check().map_err(|failed| match failed {
-            KeyError::NotRegistered(_) => Refusal::Unregistered.into_cut_error(),
+            KeyError::NotRegistered(_) => Refusal::Unregistered.into_reset_error(),
             failed => error(failed),
         })
     }

@@ -104,7 +104,7 @@ fn socket(settings: Settings) -> io::Result<OwnedSocket> {
 impl Explanation {
     /// Converts an explanation of the Windows facts.
     fn of_facts(explanation: hvsock_hyperv::HyperVExplanation) -> Self {
-        let step = |step: hvsock_fabric::Step| crate::ExplanationStep {
+        let step = |step: hvsock_fabric::ExplanationStep| crate::ExplanationStep {
             question: step.question,
             answer: step.answer,
             pass: step.pass,

@@ -74,7 +74,7 @@ pub(super) fn of_connection(error: io::Error) -> io::Error {
         io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted => Refusal::Reset {
             cause: "the peer or Windows reset it".to_owned(),
         }
-        .into_cut_error(),
+        .into_reset_error(),
         _ => error,
     }
 }

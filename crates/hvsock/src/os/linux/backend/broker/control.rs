@@ -64,7 +64,7 @@ impl EndStatus {
 impl ResetReason {
     pub(super) fn into_error(self) -> io::Error {
         match self {
-            Self::Refused(refusal) => refusal.into_cut_error(),
+            Self::Refused(refusal) => refusal.into_reset_error(),
             Self::BrokerGone => errors::broker_gone(),
             Self::Protocol(what) => errors::protocol_error("of this connection", &what),
         }

@@ -168,7 +168,7 @@ impl State {
     /// The error after the end of the listener.
     fn end_error(&self) -> io::Error {
         match self.reset.clone() {
-            Some(refusal) => refusal.into_cut_error(),
+            Some(refusal) => refusal.into_reset_error(),
             None => errors::broker_gone(),
         }
     }

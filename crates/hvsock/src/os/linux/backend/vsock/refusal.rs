@@ -111,7 +111,7 @@ pub(super) fn reset() -> io::Error {
     Refusal::Reset {
         cause: "the virtual machine's connection to its host was reset".to_owned(),
     }
-    .into_cut_error()
+    .into_reset_error()
 }
 
 fn no_loopback() -> io::Error {

@@ -334,5 +334,5 @@ impl Ring {
 /// The error for a reset without a reason from the broker.
 fn reset(stop: RingError) -> io::Error {
     let cause = stop.to_string();
-    Refusal::Reset { cause }.into_cut_error()
+    Refusal::Reset { cause }.into_reset_error()
 }
