@@ -66,7 +66,7 @@ impl Output {
     }
 
     /// Standard error as text, without trailing whitespace.
-    pub fn complaints(&self) -> String {
+    pub fn stderr_text(&self) -> String {
         String::from_utf8_lossy(&self.stderr).trim_end().to_owned()
     }
 }
@@ -153,7 +153,7 @@ impl Guest {
         let start = Instant::now();
         let output = self.request(&Request::Run { seconds, command }, limit, command)?;
         if output.status == 128 + 9 && start.elapsed() >= limit {
-            let seen = quoted("stdout", &output.text()) + &quoted("stderr", &output.complaints());
+            let seen = quoted("stdout", &output.text()) + &quoted("stderr", &output.stderr_text());
             let what = format!("`{command}` in the guest {}", self.name());
             return Err(Error::TimedOut { what, limit, seen });
         }
@@ -246,7 +246,7 @@ impl Guest {
     /// # Errors
     ///
     /// As [`boot`](Self::boot).
-    pub fn rebooted(&self) -> Result<(), Error> {
+    pub fn wait_for_reboot(&self) -> Result<(), Error> {
         self.wait_until_ready(Instant::now() + self.boot_limit)
     }
 
@@ -255,7 +255,7 @@ impl Guest {
     /// # Errors
     ///
     /// [`Error::TimedOut`] after [`Config::boot_limit`].
-    pub fn powered_off(self) -> Result<(), Error> {
+    pub fn wait_for_power_off(self) -> Result<(), Error> {
         if self.machine.wait(self.boot_limit) {
             return Ok(());
         }
@@ -343,7 +343,7 @@ impl Guest {
         if output.success() {
             return Ok(output);
         }
-        let (name, status, why) = (self.name(), output.status, output.complaints());
+        let (name, status, why) = (self.name(), output.status, output.stderr_text());
         Err(Error::Protocol(format!(
             "{what} in the guest {name}: status {status}: {why}"
         )))

@@ -37,7 +37,7 @@ fn a_guest_runs_commands_copies_files_pauses_and_resets() {
         .expect("run");
     assert_eq!(output.status, 3);
     assert_eq!(output.text(), "alone\nhello");
-    assert_eq!(output.complaints(), "oh");
+    assert_eq!(output.stderr_text(), "oh");
     let loaded = guest.run("cat /proc/modules", SOON).expect("run").text();
     assert!(loaded.contains("vmw_vsock_virtio_transport "), "{loaded}");
 

@@ -450,7 +450,7 @@ impl RingEnd {
     fn notify_peer(&self) {
         count(&self.counters.notifications);
         self.shares_processor();
-        if let Ok(false) = doorbell::ring(&self.doorbells.peer) {
+        if let Ok(false) = doorbell::notify(&self.doorbells.peer) {
             self.hung_up.store(true, Local::Release);
         }
     }

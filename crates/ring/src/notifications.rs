@@ -79,8 +79,8 @@ impl RingEnd {
         self.pending.is_drained.store(true, Ordering::Relaxed);
         if !check_hangup {
             // The next poll reports the error, if there is one.
-            let _ = doorbell::clear_few(&self.doorbells.own);
-        } else if let Ok(false) = doorbell::clear(&self.doorbells.own) {
+            let _ = doorbell::drain_few(&self.doorbells.own);
+        } else if let Ok(false) = doorbell::drain(&self.doorbells.own) {
             self.hung_up.store(true, Ordering::Release);
         }
     }
@@ -100,7 +100,7 @@ impl RingEnd {
             .unwrap_or_else(PoisonError::into_inner);
         pending.is_stale.store(false, Ordering::Relaxed);
         pending.is_drained.store(false, Ordering::Relaxed);
-        let Ok(doorbell_state) = doorbell::look(&self.doorbells.own) else {
+        let Ok(doorbell_state) = doorbell::pending(&self.doorbells.own) else {
             return;
         };
         if doorbell_state.hung_up {
@@ -112,7 +112,7 @@ impl RingEnd {
             .notifications
             .saturating_sub(self.notified_directions());
         if stale > 0 {
-            let _ = doorbell::take(&self.doorbells.own, stale);
+            let _ = doorbell::drain_up_to(&self.doorbells.own, stale);
         }
         drop(draining);
         if stale > 0 || doorbell_state.hung_up {

@@ -15,7 +15,7 @@
 //! Every call that a signal interrupts is repeated.
 //!
 //! On Windows there is no broker, and a connection is a socket of the system: `hyperv` creates them,
-//! [`stream`] and [`poll`] do what they do on Linux. `registry`, `rights`, `turn` (a named mutex),
+//! [`stream`] and [`poll`] do what they do on Linux. `registry`, `rights`, `named_mutex`,
 //! `process`, `stdio` and `compute_systems` serve the command and the key store.
 //!
 //! There is one folder per operating system behind this one interface. Advisory locks are not here:
@@ -39,8 +39,8 @@ pub use linux::{
 pub use linux::{set_nonblocking, take_error};
 #[cfg(windows)]
 pub use windows::{
-    compute_systems, errno, hyperv, poll, process, registry, rights, set_nonblocking, stdio,
-    stream, take_error, turn,
+    compute_systems, errno, hyperv, named_mutex, poll, process, registry, rights, set_nonblocking,
+    stdio, stream, take_error,
 };
 
 #[cfg(all(test, target_os = "linux"))]
@@ -51,7 +51,7 @@ mod tests {
     #[test]
     fn public_types_are_send_and_sync() {
         fn assert<T: Send + Sync>() {}
-        assert::<(accounts::Accounts, clock::Kept, doorbell::Heard)>();
+        assert::<(accounts::Accounts, clock::ClockStatus, doorbell::Pending)>();
         assert::<(event::Event, message::Received, peer::Credentials)>();
         assert::<(message::ReceivedWithDescriptors, poll::PollFlags)>();
         assert::<(session::Session, session::Ids, session::SpawnError)>();

@@ -86,7 +86,7 @@ fn a_connection_is_made_and_both_ends_know_each_other() {
 }
 
 #[test]
-fn bytes_go_both_ways_and_end_one_way() {
+fn bytes_flow_both_ways_and_one_way_is_half_closed() {
     let Some((a, b)) = pair(2) else { return };
     assert_eq!(stream::send(&a, b"question").unwrap(), 8);
     stream::shutdown(&a, Shutdown::Write).unwrap();
@@ -130,7 +130,7 @@ fn a_duplicate_is_the_same_connection() {
 }
 
 #[test]
-fn a_connect_to_nobody_is_refused() {
+fn a_connect_without_a_listener_is_refused() {
     let Some(a) = socket() else { return };
     hyperv::connect(&a, &address(LOOPBACK, 5)).unwrap();
     let error = hyperv::wait_connected(&a, soon()).unwrap_err();
@@ -214,7 +214,7 @@ fn a_connect_fails_with_what_the_system_says_of_the_machine() {
 }
 
 #[test]
-fn a_connect_that_is_not_answered_can_be_given_up_and_ends_at_its_limit() {
+fn an_unanswered_connect_can_be_cancelled_and_times_out() {
     if is_part() {
         let limit = Duration::from_millis(300);
         let (a, b) = (socket().unwrap(), socket().unwrap());
@@ -231,7 +231,7 @@ fn a_connect_that_is_not_answered_can_be_given_up_and_ends_at_its_limit() {
         assert!(start.elapsed() >= limit);
         return;
     }
-    let name = "a_connect_that_is_not_answered_can_be_given_up_and_ends_at_its_limit";
+    let name = "an_unanswered_connect_can_be_cancelled_and_times_out";
     run_over_shim(name, &[("HV_STAND_IN_DELAY", "5000")]);
 }
 
@@ -338,7 +338,7 @@ fn in_the_guest(host: &Address) {
 }
 
 #[test]
-fn who_ends_receiving_receives_the_end_and_who_ends_both_is_heard() {
+fn a_receive_after_its_shutdown_is_the_end_and_a_full_shutdown_reaches_the_peer() {
     let Some((a, b)) = pair(9) else { return };
     stream::shutdown(&a, Shutdown::Read).unwrap();
     assert_eq!(recv(&a, &mut [0; 8]).unwrap(), 0);

@@ -342,7 +342,7 @@ fn compare(it: &Written, reached: &mut Reached) -> Result<(), TestCaseError> {
         }
         queue.take();
         let written = chain.writable_len();
-        queue.give_back(&ours, head, written).expect("within");
+        queue.add_used(&ours, head, written).expect("within");
         reference
             .add_used(&theirs.0, head, written)
             .expect("within");

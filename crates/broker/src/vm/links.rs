@@ -151,14 +151,14 @@ impl Link {
         let Some(handle) = self.handle else {
             return false;
         };
-        let window = mux.freed_window(handle);
+        let window = mux.receive_window(handle);
         if !is_low(window) {
             return false;
         }
         // Wake when free space is a quarter above the guest's credit, and not a byte earlier: below
         // that the muxer sends no credit update, and the link would be armed again at once.
         let quarter = window.size.div_ceil(4);
-        let unread = u64::from(window.size - window.believed - quarter);
+        let unread = u64::from(window.size - window.advertised_free - quarter);
         let consumed = self.delivered.saturating_sub(unread);
         !self
             .peer
@@ -174,7 +174,7 @@ impl Link {
 
 /// Whether the guest's credit is below half of the window, so that its writes may soon block.
 fn is_low(window: Window) -> bool {
-    window.believed < window.size / 2
+    window.advertised_free < window.size / 2
 }
 
 fn direction(guest: ConnectionEnd) -> usize {
@@ -239,7 +239,7 @@ impl Links {
             return;
         };
         let Some(handle) = link.handle else { return };
-        if !link.low_credit && is_low(mux.freed_window(handle)) {
+        if !link.low_credit && is_low(mux.receive_window(handle)) {
             link.low_credit = true;
             self.low_credit.push(slot);
         }
@@ -258,7 +258,7 @@ impl Links {
                 continue;
             };
             link.report_consumed(mux);
-            let window = link.handle.map(|handle| mux.freed_window(handle));
+            let window = link.handle.map(|handle| mux.receive_window(handle));
             if window.is_none_or(|window| !is_low(window)) {
                 link.low_credit = false;
                 self.low_credit.swap_remove(index);

@@ -152,7 +152,7 @@ impl Queues {
                 Next::Chain if fits_header(queue, chain) => return Ok(true),
                 Next::Chain | Next::Bad(_) => {
                     ring.take();
-                    ring.give_back(&self.ram, chain.head(), 0)?;
+                    ring.add_used(&self.ram, chain.head(), 0)?;
                     self.invalid_chains += 1;
                 }
             }
@@ -171,7 +171,7 @@ impl Queues {
             return Ok(());
         };
         ring.take();
-        ring.give_back(&self.ram, chain.head(), written)
+        ring.add_used(&self.ram, chain.head(), written)
     }
 
     /// Publishes the used index of each queue, and signals its call eventfd unless the driver
@@ -192,7 +192,7 @@ impl Queues {
     /// buffer is available already.
     pub(super) fn enable_notification(&mut self, queue: usize) -> Result<bool, QueueFault> {
         match self.vrings[queue].ring() {
-            Some(ring) => ring.ask_for_kicks(&self.ram),
+            Some(ring) => ring.enable_notification(&self.ram),
             None => Ok(false),
         }
     }
@@ -200,7 +200,7 @@ impl Queues {
     /// Disables available-buffer notifications while the thread polls the queue.
     pub(super) fn disable_notification(&mut self, queue: usize) -> Result<(), QueueFault> {
         match self.vrings[queue].ring() {
-            Some(ring) => ring.refuse_kicks(&self.ram),
+            Some(ring) => ring.disable_notification(&self.ram),
             None => Ok(()),
         }
     }

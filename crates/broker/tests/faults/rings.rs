@@ -133,14 +133,14 @@ fn each_process_receives_the_memory_and_its_half_of_both_doorbells() {
             assert!(flags.contains(OFlags::NONBLOCK));
         }
     }
-    assert!(doorbell::ring(&first.peer).unwrap());
+    assert!(doorbell::notify(&first.peer).unwrap());
     assert!(is_notified(&second.own) && !is_notified(&first.own));
-    assert!(doorbell::ring(&second.peer).unwrap());
+    assert!(doorbell::notify(&second.peer).unwrap());
     assert!(is_notified(&first.own));
     // The broker keeps no copy: a closed doorbell has no reader left.
     drop(first);
     eventually("the broker has closed its copies", || {
-        !doorbell::ring(&second.peer).unwrap()
+        !doorbell::notify(&second.peer).unwrap()
     });
     assert_eq!(only(&world).transport, "ring");
     assert_eq!(only(&world).id, incoming.connection);
@@ -335,7 +335,7 @@ fn the_ring_has_the_documented_layout() {
     write(HEADER, b"by hand");
     write(out, &7_u64.to_le_bytes());
     write(out + awake, &1_u32.to_le_bytes());
-    assert!(doorbell::ring(&peer).unwrap());
+    assert!(doorbell::notify(&peer).unwrap());
     let mut bytes = [0; 7];
     assert_eq!(other.end.try_read(&mut bytes), Ok(7));
     assert_eq!((&bytes, long(out + tail)), (b"by hand", 7));
@@ -343,7 +343,7 @@ fn the_ring_has_the_documented_layout() {
     write(back + awake, &0_u32.to_le_bytes());
     assert_eq!(other.end.try_write(b"thanks"), Ok(6));
     assert_eq!((long(back), word(back + awake)), (6, 1));
-    assert!(is_notified(&own) && doorbell::clear(&own).unwrap());
+    assert!(is_notified(&own) && doorbell::drain(&own).unwrap());
     read(HEADER + size, &mut bytes[..6]);
     assert_eq!(&bytes[..6], b"thanks");
     write(back + tail, &6_u64.to_le_bytes());

@@ -42,7 +42,7 @@ pub fn settles(world: &World, name: &str, want: &str) {
 /// What a command in a guest prints.
 pub fn inside(guest: &Guest, command: &str) -> String {
     let output = guest.run(command, LONG).unwrap();
-    assert!(output.success(), "{command}: {}", output.complaints());
+    assert!(output.success(), "{command}: {}", output.stderr_text());
     output.text()
 }
 

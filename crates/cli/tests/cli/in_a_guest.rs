@@ -12,7 +12,7 @@ use crate::util::World;
 fn fails(guest: &Guest, command: &str) -> String {
     let output = guest.run(command, LONG).unwrap();
     assert_eq!(output.status, 1, "{command}: {}", output.text());
-    output.complaints()
+    output.stderr_text()
 }
 
 #[test]

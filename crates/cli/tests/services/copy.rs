@@ -349,7 +349,7 @@ fn files_go_to_a_real_guest_and_come_back() {
     there_and_back(&world, ("web", "tmp"), 500, &|command| {
         let command = format!("cd /tmp && {command}");
         let done = guest.run(&command, Duration::from_secs(60)).unwrap();
-        assert!(done.success(), "{command}: {}", done.complaints());
+        assert!(done.success(), "{command}: {}", done.stderr_text());
         done.text()
     });
     // What copies need they give back.

@@ -56,7 +56,7 @@ fn kill(guest: &Guest, victim: Victim) {
 
 fn run(guest: &Guest, script: &str) -> String {
     let output = guest.run(script, PATIENCE).unwrap();
-    assert!(output.success(), "{script}: {}", output.complaints());
+    assert!(output.success(), "{script}: {}", output.stderr_text());
     output.text()
 }
 

@@ -181,11 +181,11 @@ fn in_a_real_container_and_a_real_guest_pairs_go_both_ways() {
     }
     let file = "/var/lib/hyperv/.kvp_pool_0";
     let size = guest.run(&format!("stat -c %s {file}"), PATIENCE).unwrap();
-    assert_eq!(size.text(), "2560", "{}", size.complaints());
+    assert_eq!(size.text(), "2560", "{}", size.stderr_text());
     let set = guest
         .run("hvsock-agent kvp set ready yes", PATIENCE)
         .unwrap();
-    assert!(set.success(), "{}", set.complaints());
+    assert!(set.success(), "{}", set.stderr_text());
     assert_eq!(world.ok(["kvp", "get", "web", "ready"]), "yes\n");
     assert_eq!(world.run(["kvp", "get", "cage", "ready"]).code, Some(1));
     let name = world.ok(["kvp", "get", "web", "FullyQualifiedDomainName"]);

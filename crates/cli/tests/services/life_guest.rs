@@ -15,7 +15,7 @@ const LONG: Duration = Duration::from_secs(60);
 
 fn inside(guest: &Guest, command: &str) -> String {
     let output = guest.run(command, LONG).unwrap();
-    assert!(output.success(), "{command}: {}", output.complaints());
+    assert!(output.success(), "{command}: {}", output.stderr_text());
     output.text()
 }
 
@@ -89,7 +89,7 @@ fn a_guest_is_heard_kept_on_time_through_pauses_and_goes_down_when_asked() {
         "vm", "shutdown", "web", "--reboot", "--force", "--reason", "a test",
     ];
     let mut rebooting = Running::start(&mut world.command(arguments));
-    guest.rebooted().unwrap();
+    guest.wait_for_reboot().unwrap();
     play_systemd(&guest);
     start_agent(&guest);
     assert!(rebooting.end().success());
@@ -105,7 +105,7 @@ fn a_guest_is_heard_kept_on_time_through_pauses_and_goes_down_when_asked() {
         down.stderr
     );
     down.ok();
-    guest.powered_off().unwrap();
+    guest.wait_for_power_off().unwrap();
     let shown = world.json(["vm", "show", "web", "--json"]);
     assert_eq!(
         (&shown["state"], &shown["guest"]),

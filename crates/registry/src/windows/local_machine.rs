@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use hvsock_sys::{process, registry, turn};
+use hvsock_sys::{named_mutex, process, registry};
 use windows_registry::{Key, LOCAL_MACHINE, Type};
 
 use crate::keys::{
@@ -177,12 +177,12 @@ impl LocalMachineBackend {
 }
 
 impl KeyBackend for LocalMachineBackend {
-    type Guard = turn::Turn;
+    type Guard = named_mutex::NamedMutexGuard;
 
-    fn lock(&mut self) -> Result<turn::Turn, KeyError> {
+    fn lock(&mut self) -> Result<named_mutex::NamedMutexGuard, KeyError> {
         // A mutex name must not contain a backslash, and it is case-sensitive.
         let name = format!("hvsock {}", self.services.replace('\\', "/").to_lowercase());
-        let guard = turn::take(&name, Duration::from_secs(LOCK_WAIT));
+        let guard = named_mutex::lock(&name, Duration::from_secs(LOCK_WAIT));
         let guard = guard.map_err(|error| {
             KeyError::from_system("wait for", format!("the mutex Global\\{name}"), error)
         })?;
@@ -239,15 +239,15 @@ impl KeyBackend for LocalMachineBackend {
     }
 
     fn process_state(&self, process: u32) -> ProcessState {
-        match process::life(process) {
-            process::Life::Gone => ProcessState::Gone,
-            process::Life::Since(started) => ProcessState::StartedAt(started),
-            process::Life::Unknown => ProcessState::Unknown,
+        match process::state(process) {
+            process::ProcessState::Gone => ProcessState::Gone,
+            process::ProcessState::Since(started) => ProcessState::StartedAt(started),
+            process::ProcessState::Unknown => ProcessState::Unknown,
         }
     }
 
     fn current_process(&self) -> Result<LeaseHolder, KeyError> {
-        let started = process::began_myself();
+        let started = process::own_start_time();
         let started = started.map_err(|error| {
             KeyError::from_system("read the start time of", "this process", error)
         })?;

@@ -65,7 +65,9 @@ fn a_writer_that_waits_too_long_reports_busy() {
         scratch.services().replace('\\', "/").to_lowercase()
     );
     let limit = std::time::Duration::ZERO;
-    let turn = hvsock_sys::turn::take(&name, limit).unwrap().unwrap();
+    let turn = hvsock_sys::named_mutex::lock(&name, limit)
+        .unwrap()
+        .unwrap();
     let busy = thread::scope(|scope| {
         let put = scope.spawn(|| scratch.store().put(&service));
         put.join().unwrap()

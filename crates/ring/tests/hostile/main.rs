@@ -77,7 +77,7 @@ fn spurious_notifications_at_full_rate_delay_no_call() {
     thread::scope(|scope| {
         scope.spawn(|| {
             while !over.load(Ordering::Relaxed) {
-                doorbell::ring(&doorbell_of_end).unwrap();
+                doorbell::notify(&doorbell_of_end).unwrap();
             }
         });
         let start = Instant::now();
@@ -132,7 +132,7 @@ fn a_peer_that_steals_notifications_harms_its_own_stream_only() {
         }
         over.store(true, Ordering::Relaxed);
         // So that the last blocking read returns.
-        doorbell::ring(&doorbell_of_end).unwrap();
+        doorbell::notify(&doorbell_of_end).unwrap();
     });
 }
 

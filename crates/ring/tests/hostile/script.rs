@@ -200,7 +200,7 @@ impl Victim {
         reserved.put(at, &self.buffer[..len - at]).unwrap();
         assert!(reserved.put(at, &vec![0; len - at + 1]).is_err());
         let (from, to) = UnixStream::pair().unwrap();
-        doorbell::ring(&from).unwrap();
+        doorbell::notify(&from).unwrap();
         if at < len {
             assert_eq!(reserved.read_from(&to, at).unwrap(), 1);
         }
@@ -300,7 +300,7 @@ pub fn run(script: &[u8]) {
 fn notify(doorbell: Option<&OwnedFd>, times: u8) {
     for _ in 0..times {
         if let Some(doorbell) = doorbell {
-            doorbell::ring(doorbell).unwrap();
+            doorbell::notify(doorbell).unwrap();
         }
     }
 }

@@ -6,7 +6,7 @@ const BILLION: i64 = 1_000_000_000;
 
 /// The state of the clock's discipline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct ClockStatus {
     /// A program (such as an NTP client) has declared the clock synchronized. No function here does.
     pub synchronized: bool,
     /// The frequency correction in force, in parts per billion.
@@ -18,9 +18,9 @@ pub struct Kept {
 /// # Errors
 ///
 /// Those of `adjtimex`.
-pub fn kept() -> io::Result<Kept> {
+pub fn status() -> io::Result<ClockStatus> {
     let timex = adjust(0, |_| {})?;
-    Ok(Kept {
+    Ok(ClockStatus {
         synchronized: timex.status & libc::STA_UNSYNC == 0,
         rate_ppb: of_scaled(timex.freq),
     })
@@ -90,8 +90,8 @@ mod tests {
 
     #[test]
     fn reading_the_state_needs_no_privilege() {
-        let kept = kept().unwrap();
-        assert!(kept.rate_ppb.abs() <= 500_000, "{kept:?}");
+        let status = status().unwrap();
+        assert!(status.rate_ppb.abs() <= 500_000, "{status:?}");
     }
 
     #[test]

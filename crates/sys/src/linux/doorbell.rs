@@ -32,7 +32,7 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 ///
 /// Those of `write`, except `EAGAIN` and `EPIPE`.
 #[doc(alias = "kick")]
-pub fn ring(doorbell: impl AsFd) -> io::Result<bool> {
+pub fn notify(doorbell: impl AsFd) -> io::Result<bool> {
     match super::sigpipe::without(|| {
         rustix::io::retry_on_intr(|| rustix::io::write(&doorbell, &[1]))
     }) {
@@ -48,37 +48,37 @@ pub fn ring(doorbell: impl AsFd) -> io::Result<bool> {
 /// # Errors
 ///
 /// Those of `read` and `poll`.
-pub fn clear(doorbell: impl AsFd) -> io::Result<bool> {
+pub fn drain(doorbell: impl AsFd) -> io::Result<bool> {
     for _ in 0..MAX_READS {
-        match take(&doorbell, MAX_TAKEN)? {
+        match drain_up_to(&doorbell, MAX_TAKEN)? {
             Some(0) => return Ok(true),
             Some(_) => {}
             None => return Ok(false),
         }
     }
-    Ok(!look(&doorbell)?.hung_up)
+    Ok(!pending(&doorbell)?.hung_up)
 }
 
-/// As [`clear`], with one system call when few notifications are pending, which is usual. Does not
+/// As [`drain`], with one system call when few notifications are pending, which is usual. Does not
 /// detect a closed write end.
 ///
 /// # Errors
 ///
 /// Those of `read` and `poll`.
-pub fn clear_few(doorbell: impl AsFd) -> io::Result<()> {
+pub fn drain_few(doorbell: impl AsFd) -> io::Result<()> {
     let mut bytes = [0; FEW];
     match rustix::io::retry_on_intr(|| rustix::io::read(&doorbell, &mut bytes)) {
-        Ok(FEW) => clear(doorbell).map(drop),
+        Ok(FEW) => drain(doorbell).map(drop),
         Ok(_) | Err(Errno::AGAIN) => Ok(()),
         Err(error) => Err(error.into()),
     }
 }
 
-/// Notifications that [`clear_few`] drains with one call.
+/// Notifications that [`drain_few`] drains with one call.
 const FEW: usize = 16;
-/// Maximum number of reads in [`clear`].
+/// Maximum number of reads in [`drain`].
 const MAX_READS: u32 = 32;
-/// Maximum number of notifications that [`take`] drains.
+/// Maximum number of notifications that [`drain_up_to`] drains.
 const MAX_TAKEN: usize = 4096;
 
 /// Drains at most `most` notifications and returns their number. `None` if none are pending and the
@@ -87,7 +87,7 @@ const MAX_TAKEN: usize = 4096;
 /// # Errors
 ///
 /// Those of `read`, except `EAGAIN`.
-pub fn take(doorbell: impl AsFd, most: usize) -> io::Result<Option<usize>> {
+pub fn drain_up_to(doorbell: impl AsFd, most: usize) -> io::Result<Option<usize>> {
     let mut bytes = [0; MAX_TAKEN];
     let bytes = &mut bytes[..most.min(MAX_TAKEN)];
     if bytes.is_empty() {
@@ -103,9 +103,9 @@ pub fn take(doorbell: impl AsFd, most: usize) -> io::Result<Option<usize>> {
 
 /// The pending notifications of a doorbell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct Pending {
     /// Their number.
-    pub rings: usize,
+    pub notifications: usize,
     /// The write end is closed.
     pub hung_up: bool,
 }
@@ -115,16 +115,16 @@ pub struct Heard {
 /// # Errors
 ///
 /// Those of `poll` and `FIONREAD`.
-pub fn look(doorbell: impl AsFd) -> io::Result<Heard> {
+pub fn pending(doorbell: impl AsFd) -> io::Result<Pending> {
     let mut fds = [PollFd::new(&doorbell, PollFlags::IN)];
     poll::wait(&mut fds, Some(Instant::now()))?;
     let found = fds[0].revents();
-    let rings = match found.contains(PollFlags::IN) {
+    let notifications = match found.contains(PollFlags::IN) {
         true => usize::try_from(rustix::io::ioctl_fionread(&doorbell)?).unwrap_or(usize::MAX),
         false => 0,
     };
-    Ok(Heard {
-        rings,
+    Ok(Pending {
+        notifications,
         hung_up: found.contains(PollFlags::HUP),
     })
 }
@@ -142,37 +142,37 @@ mod tests {
     fn a_notification_is_pending_until_it_is_drained() {
         let (reader, writer) = pair().unwrap();
         assert!(!is_pending(&reader));
-        assert!(ring(&writer).unwrap());
-        assert!(ring(&writer).unwrap());
+        assert!(notify(&writer).unwrap());
+        assert!(notify(&writer).unwrap());
         assert!(is_pending(&reader));
-        assert!(clear(&reader).unwrap());
+        assert!(drain(&reader).unwrap());
         assert!(!is_pending(&reader));
-        assert!(clear(&reader).unwrap());
+        assert!(drain(&reader).unwrap());
     }
 
     #[test]
     fn notifying_a_full_doorbell_does_not_block() {
         let (reader, writer) = pair().unwrap();
         for _ in 0..100_000 {
-            assert!(ring(&writer).unwrap());
+            assert!(notify(&writer).unwrap());
         }
         assert!(is_pending(&reader));
-        let rings = look(&reader).unwrap().rings;
-        assert!(rings > 2 * MAX_TAKEN);
-        assert_eq!(take(&reader, 5).unwrap(), Some(5));
-        assert_eq!(look(&reader).unwrap().rings, rings - 5);
-        assert!(clear(&reader).unwrap());
+        let notifications = pending(&reader).unwrap().notifications;
+        assert!(notifications > 2 * MAX_TAKEN);
+        assert_eq!(drain_up_to(&reader, 5).unwrap(), Some(5));
+        assert_eq!(pending(&reader).unwrap().notifications, notifications - 5);
+        assert!(drain(&reader).unwrap());
         assert!(!is_pending(&reader));
-        assert_eq!(take(&reader, 5).unwrap(), Some(0));
+        assert_eq!(drain_up_to(&reader, 5).unwrap(), Some(0));
     }
 
     #[test]
     fn few_or_many_notifications_are_drained() {
         let (reader, writer) = pair().unwrap();
-        for rings in [0, 1, FEW - 1, FEW, FEW + 1, 20_000] {
-            (0..rings).for_each(|_| assert!(ring(&writer).unwrap()));
-            clear_few(&reader).unwrap();
-            assert!(!is_pending(&reader), "{rings}");
+        for notifications in [0, 1, FEW - 1, FEW, FEW + 1, 20_000] {
+            (0..notifications).for_each(|_| assert!(notify(&writer).unwrap()));
+            drain_few(&reader).unwrap();
+            assert!(!is_pending(&reader), "{notifications}");
         }
     }
 
@@ -181,21 +181,21 @@ mod tests {
         let (reader, writer) = pair().unwrap();
         drop(writer);
         assert!(is_pending(&reader));
-        assert!(!clear(&reader).unwrap());
+        assert!(!drain(&reader).unwrap());
         let (reader, writer) = pair().unwrap();
         for _ in 0..10_000 {
-            ring(&writer).unwrap();
+            notify(&writer).unwrap();
         }
         drop(writer);
-        assert!(look(&reader).unwrap().hung_up);
-        assert!(!clear(&reader).unwrap());
-        let gone = Heard {
-            rings: 0,
+        assert!(pending(&reader).unwrap().hung_up);
+        assert!(!drain(&reader).unwrap());
+        let gone = Pending {
+            notifications: 0,
             hung_up: true,
         };
-        assert_eq!(look(&reader).unwrap(), gone);
+        assert_eq!(pending(&reader).unwrap(), gone);
         let (reader, writer) = pair().unwrap();
         drop(reader);
-        assert!(!ring(&writer).unwrap());
+        assert!(!notify(&writer).unwrap());
     }
 }

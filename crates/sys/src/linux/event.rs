@@ -96,7 +96,7 @@ pub fn when_writable(fd: impl AsFd) -> io::Result<OwnedFd> {
 /// # Errors
 ///
 /// `ENOENT` if `fd` is not in the set.
-pub fn leave_out(any: impl AsFd, fd: impl AsFd) -> io::Result<()> {
+pub fn remove(any: impl AsFd, fd: impl AsFd) -> io::Result<()> {
     Ok(rustix::event::epoll::delete(any, fd)?)
 }
 
@@ -122,7 +122,7 @@ mod tests {
         b.clear();
         b.clear();
         assert!(!ready(&b) && !ready(&either));
-        leave_out(&either, &b).unwrap();
+        remove(&either, &b).unwrap();
         b.set();
         assert!(ready(&b) && !ready(&either));
         a.set();

@@ -36,7 +36,7 @@ pub struct Ids {
 
 /// The step at which starting a program failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
+pub enum SpawnStep {
     /// Creating the process and its session.
     Session,
     /// Setting the controlling terminal.
@@ -53,7 +53,7 @@ pub enum Step {
 #[derive(Debug)]
 pub struct SpawnError {
     /// The step at which starting a program failed.
-    pub step: Step,
+    pub step: SpawnStep,
     /// The system's error.
     pub error: io::Error,
 }
@@ -61,11 +61,11 @@ pub struct SpawnError {
 impl fmt::Display for SpawnError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let step = match self.step {
-            Step::Session => "cannot create a process",
-            Step::Terminal => "cannot set the controlling terminal",
-            Step::Ids => "cannot change to the user",
-            Step::Folder => "cannot enter the directory",
-            Step::Program => "cannot execute the program",
+            SpawnStep::Session => "cannot create a process",
+            SpawnStep::Terminal => "cannot set the controlling terminal",
+            SpawnStep::Ids => "cannot change to the user",
+            SpawnStep::Folder => "cannot enter the directory",
+            SpawnStep::Program => "cannot execute the program",
         };
         write!(f, "{step}: {}", self.error)
     }
@@ -81,7 +81,7 @@ impl Error for SpawnError {
 /// number.
 const STEP_UNIT: i32 = 1 << 16;
 
-impl Step {
+impl SpawnStep {
     /// The steps of the new process between `fork` and `exec`.
     const AFTER_FORK: [Self; 4] = [Self::Session, Self::Terminal, Self::Ids, Self::Folder];
 
@@ -139,7 +139,7 @@ pub fn spawn(mut command: Command, session: Session) -> Result<Child, SpawnError
     // SAFETY: between fork and exec it only makes system calls, on memory allocated before. It
     // allocates, locks and frees nothing.
     unsafe { command.pre_exec(prepare) };
-    command.spawn().map_err(Step::decode)
+    command.spawn().map_err(SpawnStep::decode)
 }
 
 const OOM: &CStr = c"/proc/self/oom_score_adj";
@@ -161,13 +161,13 @@ fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
     default_signals();
     // SAFETY: no memory is involved, here and in the next two calls.
     if unsafe { libc::setsid() } < 0 {
-        return Err(Step::Session.failed());
+        return Err(SpawnStep::Session.failed());
     }
     if session.terminal {
         // SAFETY: as above; the argument is a number.
         let taken = unsafe { libc::ioctl(libc::STDIN_FILENO, libc::TIOCSCTTY, 0) };
         if taken < 0 {
-            return Err(Step::Terminal.failed());
+            return Err(SpawnStep::Terminal.failed());
         }
     }
     if let Some(ids) = &session.ids {
@@ -177,7 +177,7 @@ fn prepare(starter: rustix::process::Pid, session: &Session) -> io::Result<()> {
     let kill = Signal::KILL.as_raw();
     // SAFETY: as above.
     if unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, kill) } < 0 {
-        return Err(Step::Session.failed());
+        return Err(SpawnStep::Session.failed());
     }
     // The starter ended before the previous call.
     if rustix::process::getppid() != Some(starter) {
@@ -201,7 +201,7 @@ fn change_user(ids: &Ids) -> io::Result<()> {
     let grouped = unsafe { libc::setgroups(ids.groups.len(), ids.groups.as_ptr()) };
     // SAFETY: numbers only.
     if grouped < 0 || unsafe { libc::setgid(ids.gid) } < 0 || unsafe { libc::setuid(ids.uid) } < 0 {
-        return Err(Step::Ids.failed());
+        return Err(SpawnStep::Ids.failed());
     }
     Ok(())
 }
@@ -215,7 +215,7 @@ fn enter_first(folders: &[CString]) -> io::Result<()> {
     }
     match folders {
         [] => Ok(()),
-        _ => Err(Step::Folder.failed()),
+        _ => Err(SpawnStep::Folder.failed()),
     }
 }
 
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(stdout_of(command, session.clone()), "typed");
 
         let error = spawn(shell("exit 0"), session).unwrap_err();
-        assert_eq!(error.step, Step::Terminal, "{error}");
+        assert_eq!(error.step, SpawnStep::Terminal, "{error}");
     }
 
     #[test]
@@ -319,10 +319,10 @@ mod tests {
             "/proc"
         );
         let error = spawn(shell("pwd"), session(&["/no/such"])).unwrap_err();
-        assert_eq!(error.step, Step::Folder);
+        assert_eq!(error.step, SpawnStep::Folder);
         assert_eq!(error.error.raw_os_error(), Some(libc::ENOENT));
         let error = spawn(Command::new("/no/such"), Session::default()).unwrap_err();
-        assert_eq!(error.step, Step::Program);
+        assert_eq!(error.step, SpawnStep::Program);
         assert_eq!(error.error.kind(), io::ErrorKind::NotFound);
     }
 

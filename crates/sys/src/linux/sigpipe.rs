@@ -88,7 +88,7 @@ mod tests {
         unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
         let (reader, writer) = super::super::doorbell::pair().unwrap();
         drop(reader);
-        assert!(!super::super::doorbell::ring(&writer).unwrap());
+        assert!(!super::super::doorbell::notify(&writer).unwrap());
         // No signal is pending, and the thread's mask is restored.
         assert!(block().is_some());
     }

@@ -167,7 +167,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_machine_without_the_service_says_so() {
+    fn without_the_service_the_error_has_its_kind() {
         match compute_systems(Duration::from_secs(5)) {
             // A Windows with containers or virtual machines.
             Ok(list) => assert!(list.starts_with('[') || list == "null", "{list}"),

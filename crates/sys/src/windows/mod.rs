@@ -1,6 +1,6 @@
 //! Windows: Hyper-V sockets over Winsock ([`hyperv`], [`stream`], [`poll`]), and what a process needs of
 //! the system beside them: reading the registry ([`registry`]) and its access lists ([`rights`]), named
-//! mutexes ([`turn`]), identities of processes ([`process`]), standard output ([`stdio`]) and the host
+//! mutexes ([`named_mutex`]), identities of processes ([`process`]), standard output ([`stdio`]) and the host
 //! compute service ([`compute_systems`]).
 //!
 //! Every socket of this layer is overlapped, not inheritable, and **non-blocking for its whole life**. A
@@ -31,6 +31,7 @@
 mod compute_systems;
 pub mod errno;
 pub mod hyperv;
+pub mod named_mutex;
 pub mod poll;
 pub mod process;
 pub mod registry;
@@ -40,7 +41,6 @@ pub mod stdio;
 pub mod stream;
 #[cfg(test)]
 mod tcp;
-pub mod turn;
 
 pub use compute_systems::compute_systems;
 pub use socket::{set_nonblocking, take_error};

@@ -11,7 +11,7 @@ use windows_sys::Win32::System::Threading::{
 
 /// The state of a process id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Life {
+pub enum ProcessState {
     /// No process has the id.
     Gone,
     /// A process has the id and started at this time, in units of 100 ns since 1601.
@@ -21,7 +21,7 @@ pub enum Life {
 }
 
 /// Returns the state of a process id.
-pub fn life(id: u32) -> Life {
+pub fn state(id: u32) -> ProcessState {
     // SAFETY: no pointers are passed.
     let process = unsafe {
         OpenProcess(
@@ -33,8 +33,8 @@ pub fn life(id: u32) -> Life {
     if process.is_null() {
         let error = io::Error::last_os_error();
         return match error.raw_os_error().map(|code| code as u32) {
-            Some(ERROR_INVALID_PARAMETER) => Life::Gone,
-            _ => Life::Unknown,
+            Some(ERROR_INVALID_PARAMETER) => ProcessState::Gone,
+            _ => ProcessState::Unknown,
         };
     }
     // SAFETY: OpenProcess has just returned this handle, and nothing else owns it.
@@ -42,9 +42,9 @@ pub fn life(id: u32) -> Life {
     // An ended process keeps its id while a handle to it is open.
     // SAFETY: the handle is open; no pointers are passed.
     if unsafe { WaitForSingleObject(process.as_raw_handle(), 0) } == WAIT_OBJECT_0 {
-        return Life::Gone;
+        return ProcessState::Gone;
     }
-    start_time(process.as_raw_handle()).map_or(Life::Unknown, Life::Since)
+    start_time(process.as_raw_handle()).map_or(ProcessState::Unknown, ProcessState::Since)
 }
 
 /// Returns the start time of this process, in units of 100 ns since 1601.
@@ -52,7 +52,7 @@ pub fn life(id: u32) -> Life {
 /// # Errors
 ///
 /// Those of `GetProcessTimes`.
-pub fn began_myself() -> io::Result<u64> {
+pub fn own_start_time() -> io::Result<u64> {
     // SAFETY: takes no arguments and returns a pseudo-handle, which is not closed.
     start_time(unsafe { GetCurrentProcess() })
 }
@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn a_process_is_identified_by_its_start_time() {
-        let mine = began_myself().unwrap();
-        assert_eq!(life(std::process::id()), Life::Since(mine));
+        let mine = own_start_time().unwrap();
+        assert_eq!(state(std::process::id()), ProcessState::Since(mine));
         // No process has the id 0, which the system uses for idle time.
-        assert_eq!(life(0), Life::Gone);
+        assert_eq!(state(0), ProcessState::Gone);
     }
 
     #[test]
@@ -91,9 +91,13 @@ mod tests {
             .spawn()
             .unwrap();
         let id = child.id();
-        assert!(matches!(life(id), Life::Since(_)), "{:?}", life(id));
+        assert!(
+            matches!(state(id), ProcessState::Since(_)),
+            "{:?}",
+            state(id)
+        );
         child.kill().unwrap();
         child.wait().unwrap();
-        assert_eq!(life(id), Life::Gone);
+        assert_eq!(state(id), ProcessState::Gone);
     }
 }

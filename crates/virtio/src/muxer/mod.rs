@@ -58,7 +58,7 @@ impl Config {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Window {
     /// Credit that the guest has, as last advertised.
-    pub believed: u32,
+    pub advertised_free: u32,
     /// Credit of an empty buffer. Less than `alloc` if the guest limits itself to its own buffer.
     pub size: u32,
     /// The buffer's size (`buf_alloc`).
@@ -87,7 +87,7 @@ pub struct Counters {
 /// There are five families of methods:
 ///
 /// - A. Getters, which take `&self`: [`connections`](Self::connections), [`key`](Self::key),
-///   [`freed_window`](Self::freed_window), [`counters`](Self::counters).
+///   [`receive_window`](Self::receive_window), [`counters`](Self::counters).
 /// - B. Handlers of input, named `handle_*`: a packet of the tx queue, if
 ///   [`may_receive`](Self::may_receive) allows it, or the passage of time.
 /// - C. Commands of the owner: [`connect`](Self::connect), [`accept`](Self::accept),
@@ -168,13 +168,13 @@ impl Muxer {
 
     /// A connection's receive window, 0 if it is gone. When the guest is low on credit, the owner
     /// watches the link for free space.
-    pub fn freed_window(&self, handle: Handle) -> Window {
+    pub fn receive_window(&self, handle: Handle) -> Window {
         self.table
             .get(handle)
             .map_or_else(Window::default, |connection| {
                 let incoming = &connection.incoming;
                 Window {
-                    believed: incoming.advertised_free(),
+                    advertised_free: incoming.advertised_free(),
                     size: incoming.window(),
                     alloc: incoming.alloc(),
                 }

@@ -55,7 +55,7 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Index of the head descriptor, to pass to [`Queue::give_back`](super::Queue::give_back).
+    /// Index of the head descriptor, to pass to [`Queue::add_used`](super::Queue::add_used).
     pub fn head(&self) -> u16 {
         self.head
     }

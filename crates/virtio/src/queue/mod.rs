@@ -8,10 +8,10 @@
 //! 1. [`Queue::new`] with the addresses that the driver chose.
 //! 2. [`Queue::peek`] reads the next available descriptor chain; [`Queue::take`] removes it from the
 //!    available ring.
-//! 3. [`Queue::give_back`] adds a chain to the used ring. [`Queue::publish`] makes all added chains
+//! 3. [`Queue::add_used`] adds a chain to the used ring. [`Queue::publish`] makes all added chains
 //!    visible to the driver, and returns whether the driver wants a used buffer notification.
-//! 4. Before the device parks, [`Queue::ask_for_kicks`] enables available buffer notifications. While
-//!    the device polls the ring, [`Queue::refuse_kicks`] suppresses them.
+//! 4. Before the device parks, [`Queue::enable_notification`] enables available buffer notifications. While
+//!    the device polls the ring, [`Queue::disable_notification`] suppresses them.
 //!
 //! A malformed chain ([`Next::Bad`]) is returned unused, and the queue goes on. Malformed rings are a
 //! [`QueueFault`]: the device must not use the queue any more.
@@ -242,7 +242,7 @@ impl Queue {
     /// # Errors
     ///
     /// [`QueueFault::Outside`] if the used ring is no longer in `memory`.
-    pub fn give_back(
+    pub fn add_used(
         &mut self,
         memory: &impl GuestMemory,
         head: u16,
@@ -300,7 +300,7 @@ impl Queue {
     /// [`QueueFault::Overrun`] if the available index is invalid; [`QueueFault::Outside`] if a ring is
     /// no longer in `memory`.
     #[doc(alias = "avail_event")]
-    pub fn ask_for_kicks(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
+    pub fn enable_notification(&mut self, memory: &impl GuestMemory) -> Result<bool, QueueFault> {
         if self.layout.event_idx {
             self.clear_flags(memory)?;
             self.set_avail_event(memory, self.avail_idx.0)?;
@@ -322,7 +322,7 @@ impl Queue {
     ///
     /// [`QueueFault::Outside`] if the used ring is no longer in `memory`.
     #[doc(alias = "VIRTQ_USED_F_NO_NOTIFY")]
-    pub fn refuse_kicks(&mut self, memory: &impl GuestMemory) -> Result<(), QueueFault> {
+    pub fn disable_notification(&mut self, memory: &impl GuestMemory) -> Result<(), QueueFault> {
         if self.notifications == Some(false) {
             return Ok(());
         }

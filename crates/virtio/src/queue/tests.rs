@@ -282,13 +282,13 @@ proptest! {
                 }
                 Op::Park => {
                     // The driver notifies of the chains added so far in a later `Notify`.
-                    let has_chain = queue.ask_for_kicks(&memory).unwrap();
+                    let has_chain = queue.enable_notification(&memory).unwrap();
                     prop_assert_eq!(has_chain, !available.is_empty());
                     parked = !has_chain;
                 }
                 Op::Poll => {
                     parked = false;
-                    queue.refuse_kicks(&memory).unwrap();
+                    queue.disable_notification(&memory).unwrap();
                 }
                 Op::Peek | Op::Take { .. } if parked => {}
                 Op::Peek => {
@@ -311,7 +311,7 @@ proptest! {
                     let sum: u32 = of(true).iter().map(|segment| segment.len).sum();
                     prop_assert_eq!(chain.writable_len(), sum);
                     queue.take();
-                    queue.give_back(&memory, head, written).unwrap();
+                    queue.add_used(&memory, head, written).unwrap();
                     used_by_device.push_back((head, written));
                 }
                 Op::Publish => {
@@ -378,7 +378,7 @@ proptest! {
                 Next::Bad(_) => {}
             }
             queue.take();
-            queue.give_back(&memory, chain.head(), 0).unwrap();
+            queue.add_used(&memory, chain.head(), 0).unwrap();
         }
         queue.publish(&memory).unwrap();
     }
@@ -490,9 +490,9 @@ fn notifications_are_suppressed_by_the_field_that_was_negotiated() {
         let mut queue = Queue::new(layout(4, true), 7, &memory).unwrap();
         memory.store(AVAILABLE + 2, 7).unwrap();
         if enable {
-            assert_eq!(queue.ask_for_kicks(&memory), Ok(false));
+            assert_eq!(queue.enable_notification(&memory), Ok(false));
         } else {
-            queue.refuse_kicks(&memory).unwrap();
+            queue.disable_notification(&memory).unwrap();
         }
         let event = if enable { 7 } else { 6 };
         assert_eq!((memory.word(USED), memory.word(avail_event)), (0, event));
@@ -500,9 +500,9 @@ fn notifications_are_suppressed_by_the_field_that_was_negotiated() {
         memory.store(avail_event, 0x1234).unwrap();
         let mut queue = Queue::new(layout(4, false), 7, &memory).unwrap();
         if enable {
-            assert_eq!(queue.ask_for_kicks(&memory), Ok(false));
+            assert_eq!(queue.enable_notification(&memory), Ok(false));
         } else {
-            queue.refuse_kicks(&memory).unwrap();
+            queue.disable_notification(&memory).unwrap();
         }
         let flags = u16::from(!enable);
         assert_eq!(
@@ -529,7 +529,7 @@ fn the_driver_is_notified_by_the_field_that_was_negotiated() {
         let mut queue = Queue::new(layout(4, event_idx), u16::MAX, &memory).unwrap();
         memory.store(AVAILABLE, flags).unwrap();
         memory.store(used_event, event).unwrap();
-        queue.give_back(&memory, 0, 0).unwrap();
+        queue.add_used(&memory, 0, 0).unwrap();
         assert_eq!(
             queue.publish(&memory),
             Ok(expected),

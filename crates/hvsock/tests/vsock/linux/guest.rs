@@ -55,6 +55,6 @@ pub fn run(guest: &Guest, stage: &str) -> Result<(), String> {
     eprintln!("{stage}:\n{}", output.text());
     match output.success() {
         true => Ok(()),
-        false => Err(output.complaints()),
+        false => Err(output.stderr_text()),
     }
 }

@@ -94,7 +94,7 @@ impl ClockHandle {
 
 /// Synchronizes the clock until dropped.
 pub(super) async fn run(endpoint: Endpoint, handle: ClockHandle) {
-    let rate = clock::kept().map_or(0, |kept| kept.rate_ppb);
+    let rate = clock::status().map_or(0, |status| status.rate_ppb);
     let mut synchronizer = Synchronizer {
         discipline: Discipline::new(rate),
         handle,
@@ -165,9 +165,9 @@ impl Synchronizer {
         }
         let nonsense = || Status::internal("the host's timestamps are inconsistent");
         let offset = best(&samples).ok_or_else(nonsense)?;
-        let keeper = match clock::kept() {
+        let keeper = match clock::status() {
             _ if !self.own => Keeper::Host,
-            Ok(kept) if kept.synchronized => Keeper::Other,
+            Ok(status) if status.synchronized => Keeper::Other,
             _ => Keeper::Agent,
         };
         let at = boot_time();

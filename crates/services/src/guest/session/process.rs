@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_sys::session::{self, Ids, Session, SpawnError, Step};
+use hvsock_sys::session::{self, Ids, Session, SpawnError, SpawnStep};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -281,22 +281,22 @@ fn start_failed(plan: &Plan, account: &Account, error: &SpawnError) -> Failed {
         kind => kind.to_string(),
     };
     let what = match (error.step, plan.argv.first(), &plan.folder) {
-        (Step::Program, Some(program), _) => format!("{}: {why}", program.display()),
-        (Step::Program, None, _) => format!("{}: {why}", account.shell.display()),
-        (Step::Folder, _, Some(folder)) => format!("{}: {why}", folder.to_string_lossy()),
-        (Step::Ids, ..) => {
+        (SpawnStep::Program, Some(program), _) => format!("{}: {why}", program.display()),
+        (SpawnStep::Program, None, _) => format!("{}: {why}", account.shell.display()),
+        (SpawnStep::Folder, _, Some(folder)) => format!("{}: {why}", folder.to_string_lossy()),
+        (SpawnStep::Ids, ..) => {
             let user = plan.user.as_deref().unwrap_or_default();
             format!("the agent cannot switch to user {user}: {why}")
         }
         _ => error.to_string(),
     };
     let reason = match error.step {
-        Step::Session => Reason::Resources,
-        Step::Terminal => Reason::Terminal,
-        Step::Ids => Reason::User,
-        Step::Folder => Reason::Directory,
-        Step::Program if error.error.kind() == io::ErrorKind::NotFound => Reason::NotFound,
-        Step::Program => Reason::NotExecutable,
+        SpawnStep::Session => Reason::Resources,
+        SpawnStep::Terminal => Reason::Terminal,
+        SpawnStep::Ids => Reason::User,
+        SpawnStep::Folder => Reason::Directory,
+        SpawnStep::Program if error.error.kind() == io::ErrorKind::NotFound => Reason::NotFound,
+        SpawnStep::Program => Reason::NotExecutable,
     };
     failed(reason, what)
 }

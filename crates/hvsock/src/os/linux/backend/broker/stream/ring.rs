@@ -224,7 +224,7 @@ impl Ring {
             && let Some(epoll) = self.epoll.get()
             && !self.doorbell_removed.swap(true, Ordering::Relaxed)
         {
-            event::leave_out(epoll, self.end.doorbell())?;
+            event::remove(epoll, self.end.doorbell())?;
         }
         Err(io::ErrorKind::WouldBlock.into())
     }

@@ -13,7 +13,7 @@ use windows_sys::Win32::System::Threading::{
 
 /// A locked mutex, released on drop. Owned by the thread that locked it, so it is not `Send`.
 #[derive(Debug)]
-pub struct Turn {
+pub struct NamedMutexGuard {
     mutex: OwnedHandle,
     of_this_thread: PhantomData<*const ()>,
 }
@@ -27,7 +27,7 @@ pub struct Turn {
 ///
 /// Those of `CreateMutexExW` and `WaitForSingleObject`.
 #[doc(alias = "mutex")]
-pub fn take(name: &str, limit: Duration) -> io::Result<Option<Turn>> {
+pub fn lock(name: &str, limit: Duration) -> io::Result<Option<NamedMutexGuard>> {
     let name: Vec<u16> = format!(r"Global\{name}")
         .encode_utf16()
         .chain([0])
@@ -44,7 +44,7 @@ pub fn take(name: &str, limit: Duration) -> io::Result<Option<Turn>> {
     // SAFETY: the handle is open; no pointers are passed.
     match unsafe { WaitForSingleObject(mutex.as_raw_handle(), limit) } {
         // Abandoned: the owning thread ended without releasing it.
-        WAIT_OBJECT_0 | WAIT_ABANDONED => Ok(Some(Turn {
+        WAIT_OBJECT_0 | WAIT_ABANDONED => Ok(Some(NamedMutexGuard {
             mutex,
             of_this_thread: PhantomData,
         })),
@@ -53,9 +53,9 @@ pub fn take(name: &str, limit: Duration) -> io::Result<Option<Turn>> {
     }
 }
 
-impl Drop for Turn {
+impl Drop for NamedMutexGuard {
     fn drop(&mut self) {
-        // SAFETY: the handle is open, and this thread owns the mutex: a Turn is not Send.
+        // SAFETY: the handle is open, and this thread owns the mutex: a NamedMutexGuard is not Send.
         unsafe { ReleaseMutex(self.mutex.as_raw_handle()) };
     }
 }
@@ -68,21 +68,21 @@ mod tests {
 
     #[test]
     fn one_thread_owns_the_mutex_and_its_end_releases_it() {
-        let name = format!("hvsock-test-turn-{}", std::process::id());
+        let name = format!("hvsock-test-mutex-{}", std::process::id());
         let short = Duration::from_millis(20);
         let other = |name: &str| {
             let name = name.to_owned();
-            thread::spawn(move || take(&name, short).unwrap().is_some())
+            thread::spawn(move || lock(&name, short).unwrap().is_some())
                 .join()
                 .unwrap()
         };
-        let mine = take(&name, short).unwrap().unwrap();
+        let mine = lock(&name, short).unwrap().unwrap();
         assert!(!other(&name));
         drop(mine);
         assert!(other(&name));
 
         let leaving = name.clone();
-        thread::spawn(move || std::mem::forget(take(&leaving, short).unwrap().unwrap()))
+        thread::spawn(move || std::mem::forget(lock(&leaving, short).unwrap().unwrap()))
             .join()
             .unwrap();
         assert!(other(&name));
