@@ -6,7 +6,7 @@
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../crates/broker/tests/vm/lawless.rs"]
-mod lawless;
+#[path = "../../crates/broker/tests/vm/random_guest.rs"]
+mod random_guest;
 
-fuzz_target!(|script: &[u8]| lawless::play(script));
+fuzz_target!(|script: &[u8]| random_guest::run_script(script));

@@ -15,7 +15,7 @@ impl Handle {
     /// `guest` must be the partition that the heartbeat's connection came from. Does not block, and
     /// has no effect if the partition is gone or the broker has stopped.
     #[doc(alias = "liveness")]
-    pub fn guest_beat(&self, guest: &PartitionRef, report: GuestReport) {
+    pub fn guest_heartbeat(&self, guest: &PartitionRef, report: GuestReport) {
         let guest = guest.clone();
         self.post(move |core| {
             if let Some(guest) = core.find(&guest) {
@@ -25,7 +25,7 @@ impl Handle {
     }
 
     /// Reports a notice of a guest's service manager (`sd_notify`). `update` changes the accumulated
-    /// notice since the guest started. Does not block, as [`guest_beat`](Self::guest_beat).
+    /// notice since the guest started. Does not block, as [`guest_heartbeat`](Self::guest_heartbeat).
     pub fn guest_notice(
         &self,
         guest: &PartitionRef,
@@ -43,7 +43,7 @@ impl Handle {
     ///
     /// The handler runs on the core thread and must not block. It returns `false` if it cannot queue
     /// the command.
-    pub fn attend_guest(
+    pub fn on_guest_command(
         &self,
         guest: &PartitionRef,
         handler: impl Fn(GuestCommand) -> bool + Send + 'static,
@@ -63,7 +63,7 @@ impl Handle {
     ///
     /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if no live agent
     /// accepts commands there.
-    pub fn order_guest(
+    pub fn send_guest_command(
         &self,
         guest: &PartitionRef,
         command: GuestCommand,

@@ -567,7 +567,7 @@ impl Handle {
     /// [`ControlError::NotFound`] if there is no such connection.
     #[doc(alias = "reset")]
     #[doc(alias = "disconnect")]
-    pub fn cut(&self, connection: u64) -> Result<Connection, ControlError> {
+    pub fn close_connection(&self, connection: u64) -> Result<Connection, ControlError> {
         let id = ConnectionId::from_u64(connection);
         let closed = self.call(move |core| {
             let seen = core.connection(id)?;

@@ -227,7 +227,7 @@ impl Transport for Brokered {
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|transport, stream| {
             let connection = stream.0.connection_id();
-            let closed = transport.host.broker.handle().cut(connection);
+            let closed = transport.host.broker.handle().close_connection(connection);
             closed.map(drop).map_err(io::Error::other)
         })
     }

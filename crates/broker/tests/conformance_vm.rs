@@ -155,7 +155,11 @@ impl Transport for Vm {
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|transport, stream| match stream {
             VmEnd::Process(stream) => {
-                let closed = transport.host().broker.handle().cut(stream.connection_id());
+                let closed = transport
+                    .host()
+                    .broker
+                    .handle()
+                    .close_connection(stream.connection_id());
                 closed.map(drop).map_err(io::Error::other)
             }
             VmEnd::Guest { stream, .. } => {

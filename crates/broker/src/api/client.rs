@@ -257,7 +257,11 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 400 if no agent is connected.
-    pub fn order_guest(&self, partition: &PartitionRef, order: GuestCommand) -> Result<Partition> {
+    pub fn send_guest_command(
+        &self,
+        partition: &PartitionRef,
+        order: GuestCommand,
+    ) -> Result<Partition> {
         let path = format!("{}/commands", partition_path(partition));
         self.send(Method::POST, &path, &NewGuestCommand { command: order })
     }
@@ -298,7 +302,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Refused`] with 404 if there is none.
-    pub fn cut(&self, id: u64) -> Result<Connection> {
+    pub fn close_connection(&self, id: u64) -> Result<Connection> {
         self.delete(&format!("/v1/connections/{id}"))
     }
 

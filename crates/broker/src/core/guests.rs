@@ -26,8 +26,8 @@ use super::resources::{ChosenTransport, TransportPreference, mmap_limit};
 use super::session::Session;
 use super::{ConnectionOwner, ConnectionRecord, Core, EndRecord};
 use crate::model::EventKind;
-use crate::pump::{Control, Counters};
-use crate::vm::{Command, LinkParts, Linked, VmNews, sibling_pair};
+use crate::pump::{ByteCounters, ControlConnection};
+use crate::vm::{Command, LinkParts, Linked, VmEvent, sibling_pair};
 
 /// The first local port of connections to guests. The range is IANA's dynamic ports (RFC 6335), above
 /// the ports of services.
@@ -55,7 +55,7 @@ pub(super) struct Pending {
     route: Route,
     part: ProcessPart,
     transport: Transport,
-    counters: Arc<Counters>,
+    counters: Arc<ByteCounters>,
 }
 
 /// The descriptors that the process receives.
@@ -111,10 +111,7 @@ fn make_ends(
             set_nonblocking(&data, true).map_err(|error| descriptor_limit(&error))?;
             Ok((
                 ProcessPart::Socket(process),
-                LinkParts::Socket {
-                    data,
-                    plain: raw_fd,
-                },
+                LinkParts::Socket { data, raw_fd },
                 DEFAULT_BUFFER,
             ))
         }
@@ -123,13 +120,13 @@ fn make_ends(
 
 impl Core {
     /// Handles an event of a VM's data thread.
-    pub(super) fn handle_vm_event(&mut self, vm: PartitionKey, event: VmNews) {
+    pub(super) fn handle_vm_event(&mut self, vm: PartitionKey, event: VmEvent) {
         match event {
-            VmNews::State(state) => self.vmm_state(vm, state),
-            VmNews::Request { handle, key } => self.guest_connects(vm, handle, key),
-            VmNews::Connected(id) => self.guest_accepted(vm, id),
-            VmNews::Failed(id, refusal) => self.abort_pending(id, &refusal),
-            VmNews::Fault(what) => {
+            VmEvent::State(state) => self.vmm_state(vm, state),
+            VmEvent::Request { handle, key } => self.guest_connects(vm, handle, key),
+            VmEvent::Connected(id) => self.guest_accepted(vm, id),
+            VmEvent::Failed(id, refusal) => self.abort_pending(id, &refusal),
+            VmEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
                 let allowed = self.vms.get_mut(&vm).map(|vm| vm.log_limit.allow());
                 if let Some(Some(suppressed)) = allowed {
@@ -270,12 +267,12 @@ impl Core {
             partition: vm,
             caller: UNKNOWN_CALLER,
         };
-        let counters: Arc<Counters> = Arc::default();
+        let counters: Arc<ByteCounters> = Arc::default();
         self.record_vm_connection(vm, id, service, [from, to], chosen.transport(), &counters);
         let linked = Linked {
             connection: id,
             parts,
-            control: Some(Control::new(control)),
+            control: Some(ControlConnection::new(control)),
             counters,
             alloc,
             guest: ConnectionEnd::Client,
@@ -294,7 +291,7 @@ impl Core {
         service: ServiceId,
     ) -> Result<(), Refusal> {
         let own = self.vms.get(&vm).ok_or(Refusal::NotReachable)?.cid;
-        let (id, counters): (_, Arc<Counters>) = (route.connection, Arc::default());
+        let (id, counters): (_, Arc<ByteCounters>) = (route.connection, Arc::default());
         let alloc = self
             .buffer_share(vm)
             .min(self.buffer_share(route.target))
@@ -366,7 +363,7 @@ impl Core {
             peer_port: self.next_port(),
             kind: SocketKind::Stream,
         };
-        let counters: Arc<Counters> = Arc::default();
+        let counters: Arc<ByteCounters> = Arc::default();
         let linked = Linked {
             connection: id,
             parts,
@@ -434,7 +431,7 @@ impl Core {
             let connection = id;
             self.fabric.close_connection(id);
             self.reject(&session, address, &refusal);
-            let reset = Command::Cut {
+            let reset = Command::Reset {
                 connection,
                 refusal,
             };
@@ -442,7 +439,7 @@ impl Core {
         }
         // If the process is gone by now, the data thread closes the connection.
         self.record_vm_connection(vm, id, address.service, [from, to], transport, &counters);
-        let (connection, control) = (id, Control::new(session.socket));
+        let (connection, control) = (id, ControlConnection::new(session.socket));
         let establish = Command::Establish {
             connection,
             control,
@@ -456,7 +453,7 @@ impl Core {
             return;
         };
         self.fabric.close_connection(id);
-        let reset = Command::Cut {
+        let reset = Command::Reset {
             connection: id,
             refusal: refusal.clone(),
         };
@@ -471,7 +468,7 @@ impl Core {
         service: ServiceId,
         [from, to]: [EndRecord; 2],
         transport: Transport,
-        counters: &Arc<Counters>,
+        counters: &Arc<ByteCounters>,
     ) {
         for partition in [from.partition, to.partition] {
             if let Some(vm) = self.vms.get_mut(&partition) {

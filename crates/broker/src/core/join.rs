@@ -287,7 +287,7 @@ impl Core {
             }
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             Report::Busy { connection } => self.promote(connection),
-            Report::Vm { partition, news } => self.handle_vm_event(partition, news),
+            Report::Vm { partition, event } => self.handle_vm_event(partition, event),
         }
         self.apply_effects();
     }
@@ -333,7 +333,7 @@ impl Core {
                 let connection = id;
                 self.command_vm(
                     vm,
-                    Command::Cut {
+                    Command::Reset {
                         connection,
                         refusal,
                     },

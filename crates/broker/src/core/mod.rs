@@ -51,7 +51,7 @@ use slab::Slab;
 
 use crate::callers::{Caller, Callers};
 use crate::events::EventBus;
-use crate::pump::{ConnectionSet, Counters, DataThread, Report, Reports};
+use crate::pump::{ByteCounters, ConnectionSet, DataThread, Report, ReportSender};
 use crate::{BrokerConfig, StartError};
 
 use counters::MetricsCounters;
@@ -130,7 +130,7 @@ struct ConnectionRecord {
     from: EndRecord,
     to: EndRecord,
     transport: Transport,
-    counters: Arc<Counters>,
+    counters: Arc<ByteCounters>,
     owner: ConnectionOwner,
     started: Instant,
 }
@@ -164,7 +164,7 @@ pub(crate) struct Core {
     pending: HashMap<ConnectionId, guests::Pending>,
     /// The next local port for a connection to a guest.
     next_port: u32,
-    reports: Reports,
+    reports: ReportSender,
     /// Preallocated resources of the next connection.
     spare: Option<resources::ConnectionResources>,
     /// When the last connection was established.
@@ -194,7 +194,7 @@ impl Core {
             .try_clone()
             .map_err(StartError::io("duplicate a descriptor"))?;
         let (queue, reports) = std::sync::mpsc::channel();
-        let reporter = Reports {
+        let reporter = ReportSender {
             queue,
             waker: Arc::clone(&waker),
         };

@@ -15,7 +15,7 @@ use hvsock_ring::{Monitor, Parts, RingSize};
 use hvsock_sys::{seqpacket, set_nonblocking, stream};
 
 use super::accept::descriptor_limit;
-use crate::pump::{Connection, Counters, RelayEnd};
+use crate::pump::{ByteCounters, Connection, RelayEnd};
 
 /// The transports that one process of a connection supports.
 #[derive(Clone, Copy, Debug)]
@@ -163,7 +163,7 @@ impl BrokerPart {
         self,
         client_control: OwnedFd,
         raw_fd: [bool; 2],
-    ) -> (Connection, Arc<Counters>) {
+    ) -> (Connection, Arc<ByteCounters>) {
         match self.data {
             BrokerData::Descriptor { client, server } => {
                 let from = RelayEnd::new(client_control, client, raw_fd[0]);
@@ -172,7 +172,7 @@ impl BrokerPart {
             }
             BrokerData::Ring(monitor) => {
                 let monitor = Arc::new(monitor);
-                let counters = Counters::of_ring(Arc::clone(&monitor));
+                let counters = ByteCounters::of_ring(Arc::clone(&monitor));
                 let controls = [client_control, self.control];
                 (Connection::ring(controls, monitor), Arc::new(counters))
             }

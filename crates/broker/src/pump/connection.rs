@@ -9,8 +9,8 @@ use hvsock_ring::Monitor;
 use mio::Interest;
 use mio::event::Event;
 
-use super::Counters;
-use super::control::Control;
+use super::ByteCounters;
+use super::control::ControlConnection;
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
 use crate::reply::refused;
@@ -92,7 +92,7 @@ impl Connection {
     }
 
     /// Runs one turn, with `scratch` as the copy buffer.
-    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
+    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &ByteCounters) -> Turn {
         match self {
             Self::Relay(relay) => relay.turn(scratch, counters),
             Self::Ring(ring) => ring.turn(),
@@ -112,7 +112,7 @@ impl Connection {
     pub(super) fn reset(&self, refusal: &Refusal) {
         let message = BrokerMessage::Reset(refused(refusal));
         for side in 0..2 {
-            self.control(side).tell(&message);
+            self.control(side).send(&message);
         }
         if let Self::Ring(ring) = self {
             // After the messages, so that an end that sees the reset can read the reason.
@@ -136,14 +136,14 @@ impl Connection {
             .find_map(|(side, end)| Some((end, self.control_mut(side).option.take()?)))
     }
 
-    fn control(&self, side: usize) -> &Control {
+    fn control(&self, side: usize) -> &ControlConnection {
         match self {
             Self::Relay(relay) => &relay.ends()[side & 1].control,
             Self::Ring(ring) => &ring.controls[side & 1],
         }
     }
 
-    fn control_mut(&mut self, side: usize) -> &mut Control {
+    fn control_mut(&mut self, side: usize) -> &mut ControlConnection {
         match self {
             Self::Relay(relay) => &mut relay.ends_mut()[side & 1].control,
             Self::Ring(ring) => &mut ring.controls[side & 1],

@@ -12,7 +12,7 @@ const MESSAGES_PER_TURN: usize = 16;
 
 /// The broker's end of a process's control connection, with the state received on it.
 #[derive(Debug)]
-pub(crate) struct Control {
+pub(crate) struct ControlConnection {
     socket: OwnedFd,
     /// The process has announced a clean end of its data ([`ClientMessage::Shutdown`]).
     pub(crate) announced: bool,
@@ -24,7 +24,7 @@ pub(crate) struct Control {
     pub(crate) option: Option<bool>,
 }
 
-impl Control {
+impl ControlConnection {
     pub(crate) fn new(socket: OwnedFd) -> Self {
         Self {
             socket,
@@ -37,7 +37,7 @@ impl Control {
     }
 
     /// Sends a message to the process. Never blocks, so a process with a full receive queue misses it.
-    pub(crate) fn tell(&self, message: &BrokerMessage) {
+    pub(crate) fn send(&self, message: &BrokerMessage) {
         let mut bytes = Vec::with_capacity(64);
         message.encode(&mut bytes);
         let _ = message::send(&self.socket, &bytes, &[]);
@@ -85,14 +85,14 @@ impl Control {
     }
 }
 
-impl AsFd for Control {
+impl AsFd for ControlConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
 /// The refusal after the peer ended without announcing a clean end.
-pub(crate) fn went_away() -> Refusal {
+pub(crate) fn peer_died() -> Refusal {
     Refusal::Reset {
         cause: "the process at the other end ended without closing".into(),
     }

@@ -33,11 +33,11 @@ use hvsock_ring::Monitor;
 use mio::Waker;
 
 pub(crate) use connection::Connection;
-pub(crate) use control::{Control, protocol_violation, unread_data, went_away};
+pub(crate) use control::{ControlConnection, peer_died, protocol_violation, unread_data};
 pub(crate) use relay::RelayEnd;
 pub(crate) use set::ConnectionSet;
 
-use crate::vm::VmNews;
+use crate::vm::VmEvent;
 
 /// The byte counters of a connection, one per direction. The core can read them at any time.
 ///
@@ -45,12 +45,12 @@ use crate::vm::VmNews;
 /// the count that each end has published. A hostile end can publish any value, so the counters are
 /// made monotonic.
 #[derive(Debug, Default)]
-pub(crate) struct Counters {
+pub(crate) struct ByteCounters {
     counted: [AtomicU64; 2],
     ring: Option<Arc<Monitor>>,
 }
 
-impl Counters {
+impl ByteCounters {
     /// The counters of a ring connection.
     pub(crate) fn of_ring(monitor: Arc<Monitor>) -> Self {
         Self {
@@ -107,18 +107,18 @@ pub(crate) enum Report {
     /// An event of a VM's data thread.
     Vm {
         partition: PartitionKey,
-        news: VmNews,
+        event: VmEvent,
     },
 }
 
 /// The sending side of the core's report queue.
 #[derive(Clone)]
-pub(crate) struct Reports {
+pub(crate) struct ReportSender {
     pub(crate) queue: Sender<Report>,
     pub(crate) waker: Arc<Waker>,
 }
 
-impl Reports {
+impl ReportSender {
     pub(crate) fn send(&self, report: Report) {
         // Sending fails only after the core thread has ended.
         if self.queue.send(report).is_ok() {
@@ -131,7 +131,7 @@ impl Reports {
 pub(crate) struct Adopted {
     pub(crate) id: ConnectionId,
     pub(crate) connection: Connection,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) counters: Arc<ByteCounters>,
 }
 
 enum ThreadCommand {
@@ -156,7 +156,7 @@ pub(crate) struct DataThread {
 
 impl DataThread {
     /// Starts a thread that reports to `reports`.
-    pub(crate) fn start(index: usize, reports: Reports) -> io::Result<Self> {
+    pub(crate) fn start(index: usize, reports: ReportSender) -> io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let poll = mio::Poll::new()?;
         let waker = Waker::new(poll.registry(), thread::WAKE)?;

@@ -18,16 +18,16 @@ use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
 use hvsock_sys::stream;
 
-use super::Counters;
+use super::ByteCounters;
 use super::connection::Turn;
-use super::control::{Control, unread_data, went_away};
+use super::control::{ControlConnection, peer_died, unread_data};
 
 /// Most bytes copied in one direction per turn, for fairness.
 const BYTES_PER_TURN: usize = 256 * 1024;
 
 /// One process's end of a relayed connection.
 pub(crate) struct RelayEnd {
-    pub(super) control: Control,
+    pub(super) control: ControlConnection,
     pub(super) data: OwnedFd,
     /// The process uses the data descriptor as a raw fd: its end of file is a clean end without an
     /// announcement.
@@ -80,7 +80,7 @@ pub(crate) struct Relay {
 impl RelayEnd {
     pub(crate) fn new(control: OwnedFd, data: OwnedFd, raw_fd: bool) -> Self {
         Self {
-            control: Control::new(control),
+            control: ControlConnection::new(control),
             data,
             raw_fd,
             // Registering the descriptor in epoll reports data that is already there.
@@ -145,7 +145,7 @@ impl Relay {
     }
 
     /// Copies at most [`BYTES_PER_TURN`] bytes each way, with `scratch` as the buffer.
-    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &Counters) -> Turn {
+    pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &ByteCounters) -> Turn {
         for side in 0..2 {
             if self.ends[side].control.readable
                 && let Err(refusal) = self.read_control(side)
@@ -174,7 +174,7 @@ impl Relay {
         &mut self,
         direction: usize,
         scratch: &mut [u8],
-        counters: &Counters,
+        counters: &ByteCounters,
     ) -> Result<bool, Refusal> {
         let mut copied = 0;
         loop {
@@ -201,12 +201,12 @@ impl Relay {
             match flow.source {
                 Source::Open => {}
                 Source::Ended => {
-                    sink.control.tell(&BrokerMessage::Shutdown);
+                    sink.control.send(&BrokerMessage::Shutdown);
                     let _ = stream::shutdown(&sink.data, Shutdown::Write);
                     flow.finished = true;
                     return Ok(false);
                 }
-                Source::Broken => return Err(went_away()),
+                Source::Broken => return Err(peer_died()),
             }
             if !source.readable && sink.hung_up {
                 flow.sink_closed = true;
@@ -257,7 +257,7 @@ impl Relay {
         &mut self,
         direction: usize,
         bytes: &[u8],
-        counters: &Counters,
+        counters: &ByteCounters,
     ) -> Result<(), Refusal> {
         let accepted = self.write(direction, bytes, counters)?;
         let flow = &mut self.flows[direction];
@@ -270,7 +270,11 @@ impl Relay {
     }
 
     /// Writes the buffered bytes. Returns whether the buffer is empty.
-    fn drain_pending(&mut self, direction: usize, counters: &Counters) -> Result<bool, Refusal> {
+    fn drain_pending(
+        &mut self,
+        direction: usize,
+        counters: &ByteCounters,
+    ) -> Result<bool, Refusal> {
         if self.flows[direction].pending.is_empty() {
             return Ok(true);
         }
@@ -299,7 +303,7 @@ impl Relay {
         &mut self,
         direction: usize,
         bytes: &[u8],
-        counters: &Counters,
+        counters: &ByteCounters,
     ) -> Result<usize, Refusal> {
         let sink = &mut self.ends[1 - direction];
         let mut accepted = 0;

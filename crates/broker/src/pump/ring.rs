@@ -13,12 +13,12 @@ use hvsock_fabric::Refusal;
 use hvsock_ring::{Monitor, RingSide};
 
 use super::connection::Turn;
-use super::control::{Control, unread_data, went_away};
+use super::control::{ControlConnection, peer_died, unread_data};
 
 /// A ring connection, as the broker monitors it.
 pub(crate) struct MonitoredRing {
     /// Of the client, then of the server.
-    pub(super) controls: [Control; 2],
+    pub(super) controls: [ControlConnection; 2],
     monitor: Arc<Monitor>,
     /// The sides whose process is gone, once that has been handled.
     gone: [bool; 2],
@@ -28,7 +28,7 @@ pub(crate) struct MonitoredRing {
 impl MonitoredRing {
     pub(super) fn new(controls: [OwnedFd; 2], monitor: Arc<Monitor>) -> Self {
         Self {
-            controls: controls.map(Control::new),
+            controls: controls.map(ControlConnection::new),
             monitor,
             gone: [false; 2],
             suspended: false,
@@ -42,7 +42,7 @@ impl MonitoredRing {
         // The flag in shared memory is authoritative. The message only wakes a parked process. If
         // it does not fit, the unread messages wake the process.
         for control in &self.controls {
-            control.tell(&BrokerMessage::Suspended { on: suspended });
+            control.send(&BrokerMessage::Suspended { on: suspended });
         }
     }
 
@@ -85,10 +85,10 @@ impl MonitoredRing {
 fn handle_gone(
     monitor: &Monitor,
     side: RingSide,
-    survivor: Option<&Control>,
+    survivor: Option<&ControlConnection>,
 ) -> Result<(), Refusal> {
     if !monitor.has_ended(side) {
-        return Err(went_away());
+        return Err(peer_died());
     }
     let Some(survivor) = survivor else {
         return Ok(());
@@ -101,6 +101,6 @@ fn handle_gone(
     if monitor.leaves_unread(side) {
         return Err(unread_data());
     }
-    survivor.tell(&BrokerMessage::Shutdown);
+    survivor.send(&BrokerMessage::Shutdown);
     Ok(())
 }

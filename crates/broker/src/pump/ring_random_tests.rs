@@ -15,7 +15,7 @@ use hvsock_sys::{message, seqpacket, set_nonblocking};
 use mio::{Events, Poll};
 use proptest::prelude::*;
 
-use super::{Adopted, Connection, ConnectionSet, Counters, Report};
+use super::{Adopted, ByteCounters, Connection, ConnectionSet, Report};
 
 const ID: ConnectionId = ConnectionId::from_u64(7);
 
@@ -176,7 +176,7 @@ struct World {
     poll: Poll,
     events: Events,
     set: ConnectionSet,
-    counters: Arc<Counters>,
+    counters: Arc<ByteCounters>,
     reports: Vec<Option<Refusal>>,
     ends: [Process; 2],
 }
@@ -197,7 +197,7 @@ impl World {
             set_nonblocking(&own, true).unwrap();
             (own, theirs)
         });
-        let counters = Arc::new(Counters::of_ring(Arc::clone(&monitor)));
+        let counters = Arc::new(ByteCounters::of_ring(Arc::clone(&monitor)));
         set.adopt(Adopted {
             id: ID,
             connection: Connection::ring([client, server], monitor),

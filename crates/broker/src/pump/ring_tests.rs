@@ -11,7 +11,7 @@ use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 
 use super::connection::Turn;
-use super::{Connection, Counters};
+use super::{ByteCounters, Connection};
 
 /// One process: its control connection and its end of the ring.
 struct Process {
@@ -52,7 +52,7 @@ impl Process {
 
 struct Scene {
     connection: Connection,
-    counters: Counters,
+    counters: ByteCounters,
     first: Process,
     second: Process,
     /// The shared memory, for tests that overwrite its control words.
@@ -81,7 +81,7 @@ impl Scene {
         let controls = [controls.pop().unwrap(), controls.pop().unwrap()];
         Self {
             connection: Connection::ring(controls, Arc::clone(&monitor)),
-            counters: Counters::of_ring(monitor),
+            counters: ByteCounters::of_ring(monitor),
             first,
             second,
             memory: std::fs::File::from(memory),

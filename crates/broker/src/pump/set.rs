@@ -11,7 +11,7 @@ use mio::{Registry, Token};
 use slab::Slab;
 
 use super::connection::{Connection, SLOTS, Turn};
-use super::{Adopted, Counters, Report};
+use super::{Adopted, ByteCounters, Report};
 
 /// The bit position of a token's generation, above its slab index. An event that was fetched before
 /// its connection ended must not reach the next connection with the same index.
@@ -31,7 +31,7 @@ struct Entry {
     id: ConnectionId,
     generation: usize,
     connection: Connection,
-    counters: Arc<Counters>,
+    counters: Arc<ByteCounters>,
     queued: bool,
     /// Its share of [`ConnectionSet::buffered`].
     buffered: usize,

@@ -14,7 +14,9 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
 use mio::{Poll, Token, Waker};
 
-use super::{Adopted, Connection, ConnectionSet, Counters, DataThread, RelayEnd, Report, Reports};
+use super::{
+    Adopted, ByteCounters, Connection, ConnectionSet, DataThread, RelayEnd, Report, ReportSender,
+};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ID: ConnectionId = ConnectionId::from_u64(7);
@@ -57,7 +59,7 @@ impl Process {
 struct World {
     thread: DataThread,
     reports: Receiver<Report>,
-    counters: Arc<Counters>,
+    counters: Arc<ByteCounters>,
     client: Process,
     server: Process,
     _poll: Poll,
@@ -84,9 +86,9 @@ fn connected(raw_fd_client: bool) -> World {
     let poll = Poll::new().unwrap();
     let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
     let (queue, reports) = channel();
-    let thread = DataThread::start(0, Reports { queue, waker }).unwrap();
+    let thread = DataThread::start(0, ReportSender { queue, waker }).unwrap();
     let ((from, client), (to, server)) = (end(raw_fd_client), end(false));
-    let counters = Arc::new(Counters::default());
+    let counters = Arc::new(ByteCounters::default());
     let connection = Connection::relay(from, to);
     thread.adopt(Adopted {
         id: ID,

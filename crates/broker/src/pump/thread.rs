@@ -8,7 +8,7 @@ use hvsock_fabric::Refusal;
 use mio::{Events, Poll, Token};
 
 use super::set::ConnectionSet;
-use super::{Reports, ThreadCommand};
+use super::{ReportSender, ThreadCommand};
 
 /// The token of the thread's waker.
 pub(super) const WAKE: Token = Token(usize::MAX);
@@ -17,7 +17,7 @@ pub(super) fn run(
     mut poll: Poll,
     mut set: ConnectionSet,
     commands: &Receiver<ThreadCommand>,
-    reports: &Reports,
+    reports: &ReportSender,
 ) {
     let mut events = Events::with_capacity(1024);
     loop {

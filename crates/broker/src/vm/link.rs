@@ -17,7 +17,7 @@ use hvsock_sys::stream;
 use hvsock_virtio::MessageEnd;
 
 use super::sibling::{self, WriteError};
-use crate::pump::{Control, unread_data, went_away};
+use crate::pump::{ControlConnection, peer_died, unread_data};
 
 /// The peer of one connection.
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Peer {
         &mut self,
         chunks: &[SharedBytes<'_>],
         in_messages: bool,
-        control: Option<&mut Control>,
+        control: Option<&mut ControlConnection>,
     ) -> FillOutcome {
         match self {
             Self::Ring(ring) => ring.fill(chunks),
@@ -198,7 +198,7 @@ impl Peer {
     }
 
     /// Passes on the guest's half-close: it sends no more.
-    pub(super) fn finish(&mut self, control: Option<&Control>) {
+    pub(super) fn finish(&mut self, control: Option<&ControlConnection>) {
         match self {
             Self::Ring(ring) => ring.end.shutdown_write(),
             Self::Socket(socket) => {
@@ -213,7 +213,7 @@ impl Peer {
     }
 
     /// Writes pending bytes, and the pending half-close after them, once the socket is writable.
-    pub(super) fn flush(&mut self, control: Option<&Control>) {
+    pub(super) fn flush(&mut self, control: Option<&ControlConnection>) {
         if let Self::Socket(socket) = self {
             socket.flush();
             socket.send_shutdown(control);
@@ -306,7 +306,7 @@ impl Ring {
 
 fn refusal_of(stop: RingError) -> Refusal {
     match stop {
-        RingError::PeerGone => went_away(),
+        RingError::PeerGone => peer_died(),
         RingError::UnreadData => unread_data(),
         other => Refusal::Reset {
             cause: other.to_string(),
@@ -369,18 +369,22 @@ impl Socket {
         }
     }
 
-    fn send_shutdown(&mut self, control: Option<&Control>) {
+    fn send_shutdown(&mut self, control: Option<&ControlConnection>) {
         if self.finished == Finish::Wanted
             && self.pending.is_empty()
             && let Some(control) = control
         {
-            control.tell(&BrokerMessage::Shutdown);
+            control.send(&BrokerMessage::Shutdown);
             let _ = stream::shutdown(&self.data, Shutdown::Write);
             self.finished = Finish::Done;
         }
     }
 
-    fn fill(&mut self, chunks: &[SharedBytes<'_>], control: Option<&mut Control>) -> FillOutcome {
+    fn fill(
+        &mut self,
+        chunks: &[SharedBytes<'_>],
+        control: Option<&mut ControlConnection>,
+    ) -> FillOutcome {
         if !self.readable {
             return FillOutcome::Empty;
         }
@@ -394,13 +398,13 @@ impl Socket {
             Err(error) if error.kind() == ErrorKind::ConnectionReset => {
                 FillOutcome::Failed(unread_data())
             }
-            Err(_) => FillOutcome::Failed(went_away()),
+            Err(_) => FillOutcome::Failed(peer_died()),
         }
     }
 
     /// Handles end of file. The process sends SHUTDOWN before it shuts the socket down, so an end
     /// of file without one means that it died.
-    fn end_of_file(&mut self, control: Option<&mut Control>) -> FillOutcome {
+    fn end_of_file(&mut self, control: Option<&mut ControlConnection>) -> FillOutcome {
         if self.raw_fd {
             return FillOutcome::Ended;
         }
@@ -412,7 +416,7 @@ impl Socket {
             Ok(()) if control.announced => FillOutcome::Ended,
             // The SHUTDOWN is behind more messages than one read handles: try again.
             Ok(()) if control.readable => FillOutcome::Bytes(0, MessageEnd::default(), true),
-            Ok(()) => FillOutcome::Failed(went_away()),
+            Ok(()) => FillOutcome::Failed(peer_died()),
         }
     }
 }

@@ -18,10 +18,10 @@ use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
-use super::VmNews;
+use super::VmEvent;
 use super::link::Peer;
 use super::sibling::{self, WakeQueue};
-use crate::pump::{Control, Counters, Report, unread_data};
+use crate::pump::{ByteCounters, ControlConnection, Report, unread_data};
 use crate::reply::refused;
 
 /// The first mio token of a link. A link has two: its peer's descriptor and its control socket.
@@ -38,9 +38,9 @@ pub(super) const MAX_WATCHED: usize = 64;
 pub(crate) enum LinkParts {
     /// The broker's end of a ring.
     Ring(Box<hvsock_ring::RingEnd>),
-    /// The broker's end of a socket pair. With `plain`, the process has a raw fd and sends no
+    /// The broker's end of a socket pair. With `raw_fd`, the process has a raw fd and sends no
     /// SHUTDOWN message: end of file is a clean end.
-    Socket { data: OwnedFd, plain: bool },
+    Socket { data: OwnedFd, raw_fd: bool },
     /// A sibling guest.
     Sibling(sibling::SiblingEnd),
 }
@@ -51,8 +51,8 @@ pub(crate) struct Linked {
     pub(crate) parts: LinkParts,
     /// The process's control connection. `None` for a sibling, and for a process until the guest
     /// has accepted ([`Command::Establish`](super::Command::Establish)).
-    pub(crate) control: Option<Control>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) control: Option<ControlConnection>,
+    pub(crate) counters: Arc<ByteCounters>,
     /// The buffer for bytes from the guest, in bytes: the `buf_alloc` that the guest is sent.
     pub(crate) alloc: u32,
     /// Which end the guest is.
@@ -68,8 +68,8 @@ pub(super) struct Link {
     /// `None` once the muxer has closed the connection.
     pub(super) handle: Option<Handle>,
     pub(super) peer: Peer,
-    control: Option<Control>,
-    counters: Arc<Counters>,
+    control: Option<ControlConnection>,
+    counters: Arc<ByteCounters>,
     guest: ConnectionEnd,
     reports: bool,
     alloc: u32,
@@ -106,7 +106,7 @@ pub(super) struct Links {
     /// Links whose control socket had more messages than one read handles.
     unread_controls: Vec<usize>,
     reports: Vec<Report>,
-    events: Vec<VmNews>,
+    events: Vec<VmEvent>,
 }
 
 impl Link {
@@ -117,7 +117,7 @@ impl Link {
     }
 
     /// The peer, and the process's control connection.
-    pub(super) fn parts(&mut self) -> (&mut Peer, Option<&mut Control>) {
+    pub(super) fn parts(&mut self) -> (&mut Peer, Option<&mut ControlConnection>) {
         (&mut self.peer, self.control.as_mut())
     }
 
@@ -167,7 +167,7 @@ impl Link {
 
     fn send(&self, message: &BrokerMessage) {
         if let Some(control) = &self.control {
-            control.tell(message);
+            control.send(message);
         }
     }
 }
@@ -210,7 +210,7 @@ impl Links {
     }
 
     /// Drains the reports and events for the core.
-    pub(super) fn drain(&mut self) -> (std::vec::Drain<'_, Report>, std::vec::Drain<'_, VmNews>) {
+    pub(super) fn drain(&mut self) -> (std::vec::Drain<'_, Report>, std::vec::Drain<'_, VmEvent>) {
         (self.reports.drain(..), self.events.drain(..))
     }
 
@@ -296,7 +296,7 @@ impl Links {
     ) -> usize {
         let peer = match linked.parts {
             LinkParts::Ring(end) => Peer::ring(*end),
-            LinkParts::Socket { data, plain } => Peer::socket(data, plain),
+            LinkParts::Socket { data, raw_fd } => Peer::socket(data, raw_fd),
             LinkParts::Sibling(end) => Peer::Sibling(end),
         };
         self.next_generation = (self.next_generation + 1) % GENERATIONS;
@@ -330,7 +330,11 @@ impl Links {
     }
 
     /// Registers a link's descriptors with epoll, and attaches a sibling's wake queue.
-    pub(super) fn watch(&mut self, slot: usize, control: Option<Control>) -> io::Result<()> {
+    pub(super) fn watch(
+        &mut self,
+        slot: usize,
+        control: Option<ControlConnection>,
+    ) -> io::Result<()> {
         let Some(link) = self.slab.get_mut(slot) else {
             return Ok(());
         };
@@ -534,7 +538,7 @@ impl Links {
             mux.readable(handle);
         } else {
             let id = link.id;
-            self.events.push(VmNews::Connected(id));
+            self.events.push(VmEvent::Connected(id));
         }
     }
 
@@ -589,7 +593,7 @@ impl Links {
         if link.reports {
             let id = link.id;
             link.reports = false;
-            self.events.push(VmNews::Failed(id, refusal));
+            self.events.push(VmEvent::Failed(id, refusal));
         }
         self.remove(slot, None);
     }
@@ -670,7 +674,7 @@ impl Linked {
     /// Resets a connection that was never established.
     pub(super) fn refuse(&self, refusal: &Refusal) {
         if let Some(control) = &self.control {
-            control.tell(&BrokerMessage::Reset(refused(refusal)));
+            control.send(&BrokerMessage::Reset(refused(refusal)));
         }
         match &self.parts {
             LinkParts::Ring(end) => end.reset(),

@@ -28,11 +28,11 @@ use mio::Waker;
 pub(crate) use links::{LinkParts, Linked};
 pub(crate) use sibling::pair as sibling_pair;
 
-use crate::pump::{Control, Reports};
+use crate::pump::{ControlConnection, ReportSender};
 
 /// An event that a VM's data thread reports to the core.
 #[derive(Debug)]
-pub(crate) enum VmNews {
+pub(crate) enum VmEvent {
     /// The VMM has started the guest's device, stopped it, or disconnected.
     State(PartitionState),
     /// The guest requests a connection. The core answers with [`Command::Accept`] or
@@ -67,10 +67,10 @@ pub(crate) enum Command {
     /// the guest has accepted. From then on the connection's data flows.
     Establish {
         connection: ConnectionId,
-        control: Control,
+        control: ControlConnection,
     },
     /// Resets a connection and reports the refusal to both ends.
-    Cut {
+    Reset {
         connection: ConnectionId,
         refusal: Refusal,
     },
@@ -109,7 +109,7 @@ impl VmThreads {
     pub(crate) fn start(
         settings: VmSettings,
         listener: UnixListener,
-        reports: Reports,
+        reports: ReportSender,
     ) -> io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let worker = worker::Worker::new(settings, queue, reports)?;

@@ -22,8 +22,8 @@ use super::link::FillOutcome;
 use super::links::{Links, MAX_WATCHED};
 use super::queues::{QueueCommand, Queues, RX, TX};
 use super::sibling::{WakeQueue, WriteError};
-use super::{Command, Linked, VmNews, VmSettings};
-use crate::pump::{Report, Reports};
+use super::{Command, Linked, VmEvent, VmSettings};
+use crate::pump::{Report, ReportSender};
 
 const WAKE: Token = Token(0);
 /// The kick eventfds of the queues.
@@ -46,7 +46,7 @@ pub(super) struct Worker {
     waker: Arc<Waker>,
     wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
-    reports: Reports,
+    reports: ReportSender,
     queues: Queues,
     mux: Muxer,
     links: Links,
@@ -68,7 +68,7 @@ impl Worker {
     pub(super) fn new(
         settings: VmSettings,
         commands: Receiver<Command>,
-        reports: Reports,
+        reports: ReportSender,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
@@ -482,7 +482,7 @@ impl Worker {
         match event {
             MuxerEvent::Request { handle, key } => {
                 self.pending_requests += 1;
-                self.send_event(VmNews::Request { handle, key });
+                self.send_event(VmEvent::Request { handle, key });
             }
             MuxerEvent::Connected { handle } => self.links.connected(handle, &mut self.mux),
             MuxerEvent::Finished { handle } => self.links.guest_finished(handle),
@@ -538,7 +538,7 @@ impl Worker {
                         let refusal = Refusal::LimitReached { which };
                         linked.refuse(&refusal);
                         if linked.reports {
-                            self.send_event(VmNews::Failed(id, refusal));
+                            self.send_event(VmEvent::Failed(id, refusal));
                         }
                     }
                 }
@@ -555,7 +555,7 @@ impl Worker {
                 }
                 self.links.update(slot, &mut self.mux, now);
             }
-            Command::Cut {
+            Command::Reset {
                 connection,
                 refusal,
             } => {
@@ -632,7 +632,7 @@ impl Worker {
         };
         if state != self.state {
             self.state = state;
-            self.send_event(VmNews::State(state));
+            self.send_event(VmEvent::State(state));
         }
     }
 
@@ -640,15 +640,15 @@ impl Worker {
     fn fault(&mut self, queue: usize, fault: QueueFault) {
         self.queues.mark_broken(queue);
         let name = if queue == RX { "rx" } else { "tx" };
-        self.send_event(VmNews::Fault(format!(
+        self.send_event(VmEvent::Fault(format!(
             "the guest's {name} queue is stopped until its driver is reset: {fault}"
         )));
     }
 
-    fn send_event(&self, event: VmNews) {
+    fn send_event(&self, event: VmEvent) {
         self.reports.send(Report::Vm {
             partition: self.settings.partition,
-            news: event,
+            event,
         });
     }
 
@@ -659,14 +659,11 @@ impl Worker {
             self.reports.send(report);
         }
         for event in events {
-            self.reports.send(Report::Vm {
-                partition,
-                news: event,
-            });
+            self.reports.send(Report::Vm { partition, event });
         }
         if self.invalid_chains_reported == 0 && self.queues.invalid_chains > 0 {
             self.invalid_chains_reported = self.queues.invalid_chains;
-            self.send_event(VmNews::Fault(
+            self.send_event(VmEvent::Fault(
                 "the guest's driver makes invalid descriptor chains available; they are returned \
                  unprocessed"
                     .into(),

@@ -133,7 +133,10 @@ fn an_operator_closes_one_connection() {
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
     let (mut one, mut other) = host.pair(VmId::LOOPBACK, PORT, &listener);
     let (mut kept, mut kept_other) = host.pair(VmId::LOOPBACK, PORT, &listener);
-    world.handle().cut(one.connection_id()).unwrap();
+    world
+        .handle()
+        .close_connection(one.connection_id())
+        .unwrap();
     for stream in [&mut one, &mut other] {
         let refusal = reset_reason(stream);
         assert!(
@@ -141,7 +144,7 @@ fn an_operator_closes_one_connection() {
             "{refusal}"
         );
     }
-    assert!(world.handle().cut(u64::MAX).is_err());
+    assert!(world.handle().close_connection(u64::MAX).is_err());
     kept.write_all(b"!").unwrap();
     kept_other.read_exact(&mut [0]).unwrap();
 }

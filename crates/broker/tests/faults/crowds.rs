@@ -71,7 +71,7 @@ fn a_flood_of_idle_clients_locks_nobody_out() {
     for raw in crowd {
         match raw.recv_refused() {
             Refusal::LimitReached { which } => {
-                assert_eq!(which, "16 processes that say nothing in one partition");
+                assert_eq!(which, "16 idle endpoint connections in one partition");
             }
             other => panic!("{other:?}"),
         }
@@ -110,7 +110,7 @@ fn requests_on_one_endpoint_connection_are_limited() {
         }
         match raw.recv_refused() {
             Refusal::LimitReached { which } => {
-                assert_eq!(which, "64 questions on one endpoint connection");
+                assert_eq!(which, "64 queries on one endpoint connection");
             }
             other => panic!("{other:?}"),
         }

@@ -251,7 +251,7 @@ fn suspended_connections_can_be_closed_disabled_and_removed() {
     let handle = fixture.world.handle();
     let [mut first, mut second, mut third] = [0; 3].map(|_| fixture.suspendable_pair());
     fixture.pause();
-    handle.cut(first.0.connection_id()).unwrap();
+    handle.close_connection(first.0.connection_id()).unwrap();
     for end in [&mut first.0, &mut first.1] {
         assert!(matches!(reset_reason(end), Refusal::Reset { .. }));
     }

@@ -483,7 +483,7 @@ fn a_closed_disabled_or_paused_connection_ends_for_both_with_the_reason() {
     };
     let pair = between();
     write(&pair);
-    world.handle().cut(only(&world).id).unwrap();
+    world.handle().close_connection(only(&world).id).unwrap();
     ends_with(pair, &|refusal| refusal.to_string().contains("operator"));
     world.settles_at(0, 0);
     let pair = between();

@@ -185,7 +185,10 @@ fn an_operators_pause_is_kept_while_the_vm_is_off() {
         assert_eq!(seen.paused_by_operator, paused);
     }
     let off = error_text(handle.set_state(&web, PartitionState::Off));
-    assert_eq!(off, "a VM is off when its VMM ends; end that");
+    assert_eq!(
+        off,
+        "a VM is off when its VMM has exited; stop the VMM instead"
+    );
 }
 
 #[test]

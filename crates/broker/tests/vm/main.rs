@@ -5,10 +5,10 @@
 mod chains;
 mod churn;
 mod hostile;
-mod lawless;
 mod machines;
 mod messages;
 mod pauses;
+mod random_guest;
 mod sharing;
 mod siblings;
 mod streams;

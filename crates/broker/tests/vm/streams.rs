@@ -122,7 +122,10 @@ fn a_reset_is_an_error_at_the_other_end_and_never_an_end_of_file() {
     ping(&inside, &outside);
     let shown = world.handle().connections().unwrap();
     let connection = shown.iter().find(|it| it.id == outside.connection_id());
-    world.handle().cut(connection.unwrap().id).unwrap();
+    world
+        .handle()
+        .close_connection(connection.unwrap().id)
+        .unwrap();
     let error = (&inside).read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     world.settles_at(0);

@@ -232,7 +232,7 @@ fn the_time_is_asked_again_as_soon_as_its_connection_is_cut() {
     });
     let old = time(&scene).unwrap();
     let control = Client::new(scene.world.dir().join("control")).unwrap();
-    control.cut(old).unwrap();
+    control.close_connection(old).unwrap();
     let began = Instant::now();
     eventually("it is connected again", || {
         time(&scene).is_some_and(|new| new != old)

@@ -141,7 +141,10 @@ impl Transport for Asynchronous {
 
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|_, stream| {
-            let cut = HOST.broker.handle().cut(stream.connection_id());
+            let cut = HOST
+                .broker
+                .handle()
+                .close_connection(stream.connection_id());
             cut.map(drop).map_err(io::Error::other)
         })
     }

@@ -231,7 +231,11 @@ fn the_descriptor_signals_a_reset() {
     );
     let mut fds = [PollFd::from_borrowed_fd(far.as_fd(), PollFlags::IN)];
     assert!(!poll::wait(&mut fds, Some(Instant::now())).unwrap());
-    world.broker.handle().cut(near.connection_id()).unwrap();
+    world
+        .broker
+        .handle()
+        .close_connection(near.connection_id())
+        .unwrap();
     assert!(poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap());
     assert_eq!(
         (&far).read(&mut [0]).unwrap_err().kind(),

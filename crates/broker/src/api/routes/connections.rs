@@ -68,5 +68,7 @@ pub(super) async fn close(
     _: PrivilegedPeer,
     PathParam(id): PathParam<u64>,
 ) -> Result<Json<Connection>, ApiError> {
-    api.call(move |handle| handle.cut(id)).await.map(Json)
+    api.call(move |handle| handle.close_connection(id))
+        .await
+        .map(Json)
 }

@@ -130,7 +130,7 @@ pub(super) async fn order(
     JsonBody(new): JsonBody<NewGuestCommand>,
 ) -> Result<(StatusCode, Json<Partition>), ApiError> {
     let ordered = api.call(move |handle| {
-        handle.order_guest(&partition, new.command)?;
+        handle.send_guest_command(&partition, new.command)?;
         handle.partition(&partition)
     });
     Ok((StatusCode::ACCEPTED, Json(ordered.await?)))

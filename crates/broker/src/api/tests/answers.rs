@@ -354,14 +354,14 @@ fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     let web = "web".parse().unwrap();
     let handle = world.broker.handle();
     let (sender, taken) = std::sync::mpsc::sync_channel(1);
-    handle.attend_guest(&web, move |order| sender.try_send(order).is_ok());
+    handle.on_guest_command(&web, move |order| sender.try_send(order).is_ok());
     let report = GuestReport {
         health: Health::Ok,
         ..Default::default()
     };
-    handle.guest_beat(&web, report.clone());
+    handle.guest_heartbeat(&web, report.clone());
     // A heartbeat of an unknown partition is ignored.
-    handle.guest_beat(&"gone".parse().unwrap(), report.clone());
+    handle.guest_heartbeat(&"gone".parse().unwrap(), report.clone());
     let (status, shown) = order(sync);
     assert_eq!(status, 202, "{shown}");
     assert_eq!(shown["guest"]["contact"], "ok");

@@ -116,7 +116,7 @@ impl heartbeat::Listener for HeartbeatReceiver {
     fn attend(&self, guest: &Peer, orders: Orders) {
         if let Some(partition) = partition(guest) {
             self.handle
-                .attend_guest(&partition, move |order| match order {
+                .on_guest_command(&partition, move |order| match order {
                     GuestCommand::SyncClock => orders.sync_clock(),
                 });
             let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
@@ -132,7 +132,7 @@ impl heartbeat::Listener for HeartbeatReceiver {
 
     fn beat(&self, guest: &Peer, beat: Beat) {
         if let Some(partition) = partition(guest) {
-            self.handle.guest_beat(&partition, report(beat));
+            self.handle.guest_heartbeat(&partition, report(beat));
         }
     }
 }

@@ -136,7 +136,10 @@ impl Host {
     fn close_first(&self, listener: &HvListener) {
         let (mut stream, _) = listener.accept_timeout(LONG * 5).expect("a connection");
         stream.read_exact(&mut [0; 6]).expect("its data");
-        let closed = self.broker.handle().cut(stream.connection_id());
+        let closed = self
+            .broker
+            .handle()
+            .close_connection(stream.connection_id());
         closed.expect("closed");
         let error = stream.read(&mut [0; 8]).expect_err("the host's end knows");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);

@@ -35,7 +35,7 @@ impl Connections {
     pub fn run(self, context: &Context) -> Result<()> {
         match self.command {
             Some(Command::Close(close)) => {
-                let gone = context.client()?.cut(close.id)?;
+                let gone = context.client()?.close_connection(close.id)?;
                 let service = format::service(gone.service, gone.service_name.as_ref());
                 context.note(&format!(
                     "connection {} of `{service}` is closed after {} sent and {} received",

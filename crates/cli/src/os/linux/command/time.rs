@@ -42,7 +42,7 @@ impl Time {
         if self.sync {
             let started = Instant::now();
             let client = partitions.context.client()?;
-            client.order_guest(&found.id.into(), GuestCommand::SyncClock)?;
+            client.send_guest_command(&found.id.into(), GuestCommand::SyncClock)?;
             let newer = |now: &Partition| {
                 known(now).is_some_and(|(_, age)| age < started.elapsed().as_secs_f64())
             };

@@ -113,7 +113,7 @@ impl Script<'_> {
 }
 
 /// Runs one script, then asserts that the other machine's connection still works.
-pub fn play(script: &[u8]) {
+pub fn run_script(script: &[u8]) {
     static FIXTURE: OnceLock<Mutex<Fixture>> = OnceLock::new();
     let fixture = FIXTURE.get_or_init(|| Mutex::new(Fixture::new()));
     let fixture = fixture.lock().unwrap_or_else(PoisonError::into_inner);
@@ -275,6 +275,6 @@ fn random_operations_of_a_guest_affect_no_other_machine() {
     };
     for _ in 0..150 {
         let script: Vec<u8> = (0..200).flat_map(|_| random()).collect();
-        play(&script);
+        run_script(&script);
     }
 }
