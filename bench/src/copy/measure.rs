@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Context;
 use hvsock::PartitionRef;
-use hvsock_services::copy::{Source, Tally, Unobserved};
+use hvsock_services::copy::{CopyCounters, Source, Unobserved};
 use hvsock_services::host::copy::{Copy, Get, Put};
 use hvsock_services::link::Target;
 use serde::Serialize;
@@ -108,8 +108,8 @@ fn put(scene: &Scene, from: &Path, to: &Path) -> anyhow::Result<()> {
         recursive: true,
         ..Put::to(to)
     };
-    let tally = connect(scene)?.put(&[Source::new(from)], &put, &mut Unobserved)?;
-    all(tally)
+    let counters = connect(scene)?.put(&[Source::new(from)], &put, &mut Unobserved)?;
+    all(counters)
 }
 
 fn get(scene: &Scene, from: &Path, to: &Path) -> anyhow::Result<()> {
@@ -120,8 +120,8 @@ fn get(scene: &Scene, from: &Path, to: &Path) -> anyhow::Result<()> {
     all(connect(scene)?.get(&get, &mut Unobserved)?)
 }
 
-fn all(tally: Tally) -> anyhow::Result<()> {
-    anyhow::ensure!(tally.failed == 0, "not all was copied: {tally:?}");
+fn all(counters: CopyCounters) -> anyhow::Result<()> {
+    anyhow::ensure!(counters.failed == 0, "not all was copied: {counters:?}");
     Ok(())
 }
 

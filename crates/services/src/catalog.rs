@@ -15,11 +15,6 @@ pub enum ServiceSide {
     Host,
 }
 
-// BEGIN old names
-#[doc(hidden)]
-pub use ServiceSide as Side;
-// END old names
-
 /// An integration service.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Integration {

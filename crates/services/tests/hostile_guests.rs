@@ -41,7 +41,7 @@ struct World {
 struct Recorder(Sender<(String, Beat)>);
 
 impl heartbeat::HeartbeatListener for Recorder {
-    fn attend(&self, _guest: &Peer, _commands: GuestCommands) {}
+    fn connected(&self, _guest: &Peer, _commands: GuestCommands) {}
 
     fn beat(&self, guest: &Peer, beat: Beat) {
         let _ = self.0.send((guest.partition().to_owned(), beat));

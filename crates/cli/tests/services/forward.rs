@@ -313,7 +313,7 @@ fn nc_is_a_pipe_to_a_socket_of_the_guest() {
     let broken = Done::with_input(&mut scene.world.command(["nc", BOX, &address]), b"x");
     assert_eq!((broken.code, broken.stdout.as_str()), (Some(1), "half"));
     assert!(
-        broken.stderr.contains("the other end broke"),
+        broken.stderr.contains("the remote socket broke"),
         "{}",
         broken.stderr
     );
@@ -331,7 +331,7 @@ fn nc_is_a_pipe_to_a_socket_of_the_guest() {
     );
     let unknown = scene.run(["nc", BOX, "tcp:nowhere.invalid:80"]).failed();
     assert!(
-        unknown.contains("cannot look up `nowhere.invalid`"),
+        unknown.contains("cannot resolve `nowhere.invalid`"),
         "{unknown}"
     );
 }
@@ -392,7 +392,7 @@ fn who_fetches_nothing_or_says_nothing_sensible_does_no_harm() {
     let mut connect = scene.world.command(["connect", BOX, "hvsock forward"]);
     let done = Done::with_input(&mut connect, &request);
     assert!(
-        done.stdout.contains("no such connection is waiting"),
+        done.stdout.contains("no such pending connection"),
         "{done:?}"
     );
     // It serves on.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use hvsock_services::catalog::FORWARD;
-use hvsock_services::link::Offer;
+use hvsock_services::link::ServiceServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::liars::lie;
@@ -27,7 +27,7 @@ fn says(world: &World, name: &str, pieces: &[&[u8]], stays: bool) {
             }
         }
     };
-    lie(world, name, Offer::streams(&FORWARD, handler));
+    lie(world, name, ServiceServer::streams(&FORWARD, handler));
 }
 
 #[test]
@@ -40,12 +40,12 @@ fn a_guest_that_breaks_the_format_is_told_apart_from_one_that_ends() {
         ("silent", &[], "", "did not answer"),
         ("noise", &[b"HTTP/1.1 400 Bad Request\r\n"], "", "too long"),
         ("nothing", &[&[0; 4]], "", "an empty answer"),
-        ("long", &[READY, too_long], "", "a record of 65537 bytes"),
+        ("long", &[READY, too_long], "", "record of 65537 bytes"),
         (
             "more",
             &[READY, data, end, data],
             "data",
-            "bytes after their end",
+            "a record after the half-close",
         ),
         ("cut", &[READY, data], "data", "the connection broke"),
         ("half", &[READY, &data[..6]], "da", "the connection broke"),

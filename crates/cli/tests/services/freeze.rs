@@ -119,7 +119,7 @@ fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
     };
     let nothing = world.run(["vm", "freeze", "web"]).failed();
     assert!(
-        nothing.contains("nothing here that can be frozen"),
+        nothing.contains("no filesystem here can be frozen"),
         "{nothing}"
     );
     run(&guest, DISKS);
@@ -160,7 +160,7 @@ fn by_the_host(world: &World, guest: &Guest) {
     a_while();
     assert!(writers.all_wait());
     let again = world.run(["vm", "freeze", "web"]).failed();
-    assert!(again.contains("under way"), "{again}");
+    assert!(again.contains("a freeze is active"), "{again}");
     // Nothing of the agent's writes meanwhile.
     let pair = world.run(["kvp", "set", "web", "a", "b"]).failed();
     assert!(pair.contains("frozen"), "{pair}");
@@ -208,7 +208,11 @@ fn around_a_command(world: &World, guest: &Guest) {
     );
     let done = world.run(freeze.into_iter().chain([during.as_str()]));
     assert_eq!(done.code, Some(1));
-    assert!(done.stderr.contains("under way"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("a freeze is active"),
+        "{}",
+        done.stderr
+    );
     Writers::start(guest).succeed();
     heard(guest, "freeze thaw");
     let done = world.run(freeze.into_iter().chain(["exit 7"]));

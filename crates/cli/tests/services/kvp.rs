@@ -72,10 +72,10 @@ fn a_pair_beyond_the_limits_is_refused_with_the_limit_and_changes_nothing() {
     let scene = Scene::new();
     let long = "k".repeat(512);
     let refused = scene.run(["kvp", "set", BOX, &long, "v"]);
-    assert!(refused.failed().contains("at most 511 bytes"));
+    assert!(refused.failed().contains("the limit is 511"));
     let long = "v".repeat(2048);
     let refused = scene.run(["kvp", "set", BOX, "k", &long]);
-    assert!(refused.failed().contains("at most 2047 bytes"));
+    assert!(refused.failed().contains("the limit is 2047"));
     assert!(fs::read(pool(&scene, 0)).unwrap_or_default().is_empty());
 
     let full: Vec<u8> = (0..1024)

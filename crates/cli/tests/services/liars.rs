@@ -11,7 +11,7 @@ use std::thread;
 use futures_util::{Stream, stream};
 use hvsock::{Endpoint, VmId};
 use hvsock_services::catalog::{FREEZE, Integration, KVP};
-use hvsock_services::link::{Offer, Place};
+use hvsock_services::link::{ServiceBinding, ServiceServer};
 use hvsock_services::wire::freeze::freeze_server::{Freeze, FreezeServer};
 use hvsock_services::wire::freeze::{
     Filesystem, FreezeReply, FreezeRequest, ThawReply, ThawRequest,
@@ -31,7 +31,7 @@ use tonic::{Request, Response, Status};
 use crate::util::{Running, World, eventually};
 
 /// A container partition in which this very process offers something.
-pub fn lie(world: &World, name: &str, offer: Offer) {
+pub fn lie(world: &World, name: &str, offer: ServiceServer) {
     let endpoint = Endpoint::at(world.container(name));
     let service = offer.service();
     thread::spawn(move || {
@@ -41,7 +41,7 @@ pub fn lie(world: &World, name: &str, offer: Offer) {
             .unwrap();
         let from = VmId::PARENT;
         // Until the test's process ends.
-        runtime.block_on(offer.serve(Place { endpoint, from }));
+        runtime.block_on(offer.serve(ServiceBinding { endpoint, from }));
     });
     offered(world, name, service);
 }
@@ -152,13 +152,16 @@ fn pairs_beyond_the_limits_are_not_believed() {
     lie(
         &world,
         "liar",
-        Offer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
+        ServiceServer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
     );
     let list = |pool: &str| world.run(["kvp", "list", "liar", "--pool", pool]);
-    for (pool, why) in [("external", "1025 pairs"), ("guest", "a key is not empty")] {
+    for (pool, why) in [
+        ("external", "1025 pairs"),
+        ("guest", "a key must not be empty"),
+    ] {
         let refused = list(pool).failed();
         assert!(
-            refused.contains("not to be believed") && refused.contains(why),
+            refused.contains("is invalid") && refused.contains(why),
             "{refused}"
         );
     }
@@ -173,9 +176,9 @@ fn pairs_beyond_the_limits_are_not_believed() {
     );
 
     let get = |key: &str| world.run(["kvp", "get", "liar", key]).failed();
-    assert!(get("long").contains("not to be believed"));
+    assert!(get("long").contains("is invalid"));
     assert!(get("huge").contains("too large"));
-    assert!(get("zero").contains("not to be believed"));
+    assert!(get("zero").contains("is invalid"));
     let escape = get("escape");
     assert!(
         escape.contains("]0;owned") && !escape.contains(['\x1b', '\x07']),
@@ -192,7 +195,7 @@ fn pairs_without_an_end_take_no_memory() {
     lie(
         &world,
         "liar",
-        Offer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
+        ServiceServer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
     );
     let mut command = world.command(["kvp", "watch", "liar"]);
     let mut watch = Running::start(command.stdout(Stdio::piped()));
@@ -219,13 +222,13 @@ fn a_freeze_that_cannot_be_is_not_believed() {
     lie(
         &world,
         "liar",
-        Offer::calls(&FREEZE, Routes::new(FreezeServer::new(Liar))),
+        ServiceServer::calls(&FREEZE, Routes::new(FreezeServer::new(Liar))),
     );
     for mount in ["/none", "/many", "/nameless"] {
         let refused = world
             .run(["vm", "freeze", "liar", "--mount", mount])
             .failed();
-        assert!(refused.contains("not to be believed"), "{refused}");
+        assert!(refused.contains("is invalid"), "{refused}");
     }
     let frozen = world.run(["vm", "freeze", "liar"]);
     assert!(!frozen.stdout.contains('\x1b'), "{:?}", frozen.stdout);
@@ -273,18 +276,18 @@ impl Service<http::Request<Body>> for Babbler {
 #[test]
 fn who_never_answers_or_never_stops_is_given_up() {
     let world = World::new();
-    let mute = Offer::streams(&KVP, |mut stream| async move {
+    let mute = ServiceServer::streams(&KVP, |mut stream| async move {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
     lie(&world, "mute", mute);
-    let babble = |answers| Offer::calls(&KVP, Routes::new(Babbler { answers }));
+    let babble = |answers| ServiceServer::calls(&KVP, Routes::new(Babbler { answers }));
     lie(&world, "endless", babble(usize::MAX));
     lie(&world, "twice", babble(2));
-    let noise = Offer::streams(&KVP, |mut stream| async move {
+    let noise = ServiceServer::streams(&KVP, |mut stream| async move {
         while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
     });
     lie(&world, "noise", noise);
-    lie(&world, "short", Offer::streams(&KVP, |_| async {}));
+    lie(&world, "short", ServiceServer::streams(&KVP, |_| async {}));
 
     thread::scope(|scope| {
         for (name, why) in [

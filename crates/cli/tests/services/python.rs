@@ -72,7 +72,7 @@ fn a_client_in_python_exchanges_data_with_a_guest() {
     // What it sets, the command sees, and the other way round.
     let watching = &mut client.command(&["watch", "external", "Greeting"]);
     let mut watching = Running::start(watching.stdout(Stdio::piped()));
-    assert_eq!(watching.line(), "KIND_TOLD");
+    assert_eq!(watching.line(), "KIND_SNAPSHOT_END");
     client
         .run(&["set", "external", "Greeting", "from Python"])
         .ok();

@@ -72,7 +72,7 @@ fn what_does_not_run_at_all_has_an_exit_status_of_its_own() {
         &["-u", "no-such-user", "--", "true"],
         "no user \"no-such-user\"",
     );
-    refused(&["-e", "=x", "--", "true"], "no name");
+    refused(&["-e", "=x", "--", "true"], "empty name");
     let done = scene.run(["exec", BOX, "-t", "--", "true"]);
     assert!(done.misused().contains("-t needs a terminal"));
 

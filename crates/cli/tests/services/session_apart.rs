@@ -86,7 +86,7 @@ fn in_a_real_container_commands_run_as_if_they_ran_here() {
     assert_eq!(done.code, Some(125), "{done:?}");
     assert!(done.stderr.contains("cannot become 4711"), "{done:?}");
     let mut terminal = Terminal::start(world.command(["exec", "cage", "-t", "--", "sh"]));
-    terminal.shows("there are no pseudo-terminals");
+    terminal.shows("the guest has no pseudo-terminals");
     assert_eq!(terminal.end(), Some(125));
 }
 

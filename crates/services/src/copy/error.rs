@@ -40,11 +40,4 @@ impl CopyError {
     pub fn is_resumable(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Ended)
     }
-
-    // BEGIN old names
-    #[doc(hidden)]
-    pub fn may_go_on(&self) -> bool {
-        self.is_resumable()
-    }
-    // END old names
 }

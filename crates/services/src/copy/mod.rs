@@ -28,10 +28,6 @@ pub use message_stream::{IDLE_TIMEOUT, Link, MessageStream};
 pub use name::{BadName, Name};
 pub use note::{CopyCounters, Note, Observer, Unobserved};
 
-// BEGIN old names
-#[doc(hidden)]
-pub use note::CopyCounters as Tally;
-// END old names
 pub use receive::{Destination, Receiver, Trust};
 pub use send::{Sender, Source};
 

@@ -13,7 +13,7 @@ mod socket;
 
 pub use address::{Address, ParseAddressError};
 pub use records::Violation;
-pub use relay::{Fault, Moved, Remote, relay};
+pub use relay::{Fault, Remote, Transferred, relay};
 pub use socket::{Listener, Socket};
 
 /// The longest reason that is sent or accepted, in bytes.

@@ -29,12 +29,12 @@ pub enum Remote {
 
 /// The number of bytes in each direction.
 #[derive(Debug, Default)]
-pub struct Moved {
+pub struct Transferred {
     outward: AtomicU64,
     inward: AtomicU64,
 }
 
-impl Moved {
+impl Transferred {
     /// From the local socket to the remote one.
     pub fn outward(&self) -> u64 {
         self.outward.load(Ordering::Relaxed)
@@ -51,7 +51,7 @@ impl Moved {
 pub enum Fault {
     /// The local socket broke.
     #[error("{0}")]
-    Near(#[source] io::Error),
+    Local(#[source] io::Error),
     /// The connection to the other end broke.
     #[error("the connection broke: {0}")]
     Connection(#[source] io::Error),
@@ -82,7 +82,7 @@ pub async fn relay<R, W>(
     mut local_read: R,
     mut local_write: W,
     remote: Remote,
-    moved: &Moved,
+    transferred: &Transferred,
 ) -> Result<(), Fault>
 where
     R: AsyncRead + Unpin,
@@ -97,14 +97,14 @@ where
         let (remote_read, remote_write) = stream.split();
         let mut outward = pin!(async {
             match records {
-                true => send_records(&mut local_read, remote_write, &shared, moved).await,
-                false => send_raw(&mut local_read, remote_write, moved).await,
+                true => send_records(&mut local_read, remote_write, &shared, transferred).await,
+                false => send_raw(&mut local_read, remote_write, transferred).await,
             }
         });
         let mut inward = pin!(async {
             match records {
-                true => receive_records(remote_read, &mut local_write, &shared, moved).await,
-                false => receive_raw(remote_read, &mut local_write, moved).await,
+                true => receive_records(remote_read, &mut local_write, &shared, transferred).await,
+                false => receive_raw(remote_read, &mut local_write, transferred).await,
             }
         });
         let (mut sent, mut received) = (false, false);
@@ -149,11 +149,14 @@ async fn send_records(
     mut local: impl AsyncRead + Unpin,
     mut remote: impl AsyncWrite + Unpin,
     shared: &Shared,
-    moved: &Moved,
+    transferred: &Transferred,
 ) -> Result<(), Fault> {
     let mut buffer = vec![0; HEAD + BUFFER];
     loop {
-        let count = local.read(&mut buffer[HEAD..]).await.map_err(Fault::Near)?;
+        let count = local
+            .read(&mut buffer[HEAD..])
+            .await
+            .map_err(Fault::Local)?;
         let head = match count {
             0 => records::END,
             count => records::head(count),
@@ -166,7 +169,9 @@ async fn send_records(
         if count == 0 {
             return Ok(());
         }
-        moved.outward.fetch_add(count as u64, Ordering::Relaxed);
+        transferred
+            .outward
+            .fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -176,7 +181,7 @@ async fn receive_records(
     mut remote: impl AsyncRead + Unpin,
     mut local: impl AsyncWrite + Unpin,
     shared: &Shared,
-    moved: &Moved,
+    transferred: &Transferred,
 ) -> Result<(), Fault> {
     let mut decoder = Decoder::default();
     let mut buffer = vec![0; BUFFER];
@@ -192,18 +197,20 @@ async fn receive_records(
         while let Some(record) = decoder.next(&mut input)? {
             match record {
                 Record::Data(data) => {
-                    local.write_all(data).await.map_err(Fault::Near)?;
-                    moved.inward.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    local.write_all(data).await.map_err(Fault::Local)?;
+                    transferred
+                        .inward
+                        .fetch_add(data.len() as u64, Ordering::Relaxed);
                 }
                 Record::End => {
-                    local.shutdown().await.map_err(Fault::Near)?;
+                    local.shutdown().await.map_err(Fault::Local)?;
                     shared.ended.store(true, Ordering::Relaxed);
                 }
                 Record::Reset(reason) => return Err(Fault::Remote(reason)),
             }
         }
         if !decoder.ended() {
-            local.flush().await.map_err(Fault::Near)?;
+            local.flush().await.map_err(Fault::Local)?;
         }
     }
 }
@@ -212,17 +219,19 @@ async fn receive_records(
 async fn send_raw(
     mut local: impl AsyncRead + Unpin,
     mut remote: impl AsyncWrite + Unpin,
-    moved: &Moved,
+    transferred: &Transferred,
 ) -> Result<(), Fault> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let count = local.read(&mut buffer).await.map_err(Fault::Near)?;
+        let count = local.read(&mut buffer).await.map_err(Fault::Local)?;
         if count == 0 {
             return remote.shutdown().await.map_err(Fault::Connection);
         }
         let written = remote.write_all(&buffer[..count]).await;
         written.map_err(Fault::Connection)?;
-        moved.outward.fetch_add(count as u64, Ordering::Relaxed);
+        transferred
+            .outward
+            .fetch_add(count as u64, Ordering::Relaxed);
     }
 }
 
@@ -230,19 +239,21 @@ async fn send_raw(
 async fn receive_raw(
     mut remote: impl AsyncRead + Unpin,
     mut local: impl AsyncWrite + Unpin,
-    moved: &Moved,
+    transferred: &Transferred,
 ) -> Result<(), Fault> {
     let mut buffer = vec![0; BUFFER];
     loop {
         let count = remote.read(&mut buffer).await.map_err(Fault::Connection)?;
         if count == 0 {
-            return local.shutdown().await.map_err(Fault::Near);
+            return local.shutdown().await.map_err(Fault::Local);
         }
         local
             .write_all(&buffer[..count])
             .await
-            .map_err(Fault::Near)?;
-        local.flush().await.map_err(Fault::Near)?;
-        moved.inward.fetch_add(count as u64, Ordering::Relaxed);
+            .map_err(Fault::Local)?;
+        local.flush().await.map_err(Fault::Local)?;
+        transferred
+            .inward
+            .fetch_add(count as u64, Ordering::Relaxed);
     }
 }

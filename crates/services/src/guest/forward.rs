@@ -14,7 +14,8 @@ use tokio::time::timeout;
 use super::ssh::{Ssh, Sshd};
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Fault, LONGEST_REASON, Listener, Moved, Remote, Socket, message, relay, shortened,
+    Address, Fault, LONGEST_REASON, Listener, Remote, Socket, Transferred, message, relay,
+    shortened,
 };
 use crate::link::ServiceServer;
 use crate::wire::forward::request::What;
@@ -223,9 +224,9 @@ impl Service {
 
 /// Relays a socket's bytes until both directions have ended.
 async fn relay_socket(mut socket: Socket, stream: HvStream) -> Result<(), Fault> {
-    let moved = Moved::default();
+    let transferred = Transferred::default();
     let (read, write) = tokio::io::split(&mut socket);
-    let relayed = relay(read, write, Remote::Records(stream), &moved).await;
+    let relayed = relay(read, write, Remote::Records(stream), &transferred).await;
     if relayed.is_err() {
         socket.reset();
     }

@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::forward::Reached;
-use crate::forward::{Address, Fault, Moved, Remote, Socket, relay};
+use crate::forward::{Address, Fault, Remote, Socket, Transferred, relay};
 
 /// The addresses where an SSH server may listen, in the order of the attempts. The last one is from
 /// systemd-ssh-generator.
@@ -136,7 +136,13 @@ impl Sshd {
     pub(super) async fn relay(mut self, stream: HvStream) -> Result<(), Fault> {
         let (read, write) = self.socket.split();
         let read = self.banner.as_slice().chain(read);
-        let result = relay(read, write, Remote::Records(stream), &Moved::default()).await;
+        let result = relay(
+            read,
+            write,
+            Remote::Records(stream),
+            &Transferred::default(),
+        )
+        .await;
         drop(self.socket);
         let child = self.child;
         tokio::spawn(async move {

@@ -41,7 +41,7 @@ const COMMANDS: usize = 4;
 #[doc(alias = "liveness")]
 pub trait HeartbeatListener: Send + Sync + 'static {
     /// A guest's agent has connected. `commands` reaches it for as long as the connection lasts.
-    fn attend(&self, guest: &Peer, commands: GuestCommands);
+    fn connected(&self, guest: &Peer, commands: GuestCommands);
 
     /// A beat has arrived. Its facts are always present, and every text and list is bounded.
     fn beat(&self, guest: &Peer, beat: Beat);
@@ -61,11 +61,6 @@ impl GuestCommands {
     }
 }
 
-// BEGIN old names
-#[doc(hidden)]
-pub use {GuestCommands as Orders, HeartbeatListener as Listener};
-// END old names
-
 /// The service. It reports to `listener`.
 pub fn server(listener: impl HeartbeatListener) -> ServiceServer {
     let service = Service {
@@ -75,11 +70,6 @@ pub fn server(listener: impl HeartbeatListener) -> ServiceServer {
     let server = HeartbeatServer::new(service).max_decoding_message_size(LARGEST_BEAT);
     ServiceServer::calls(&HEARTBEAT, Routes::new(server))
 }
-
-// BEGIN old names
-#[doc(hidden)]
-pub use server as offer;
-// END old names
 
 struct Service<L> {
     listener: Arc<L>,
@@ -103,7 +93,7 @@ impl<L: HeartbeatListener> Heartbeat for Service<L> {
         let guest = guest.ok_or_else(|| Status::unauthenticated("the caller is unknown"))?;
         let (commands, queued) = mpsc::channel(COMMANDS);
         self.listener
-            .attend(&guest, GuestCommands(commands.downgrade()));
+            .connected(&guest, GuestCommands(commands.downgrade()));
         let partition = guest.partition().to_owned();
         let reading = read_beats(Arc::clone(&self.listener), guest, request.into_inner());
         let reading = tokio::spawn(async move {

@@ -129,13 +129,8 @@ pub enum KvpEvent {
     /// The key was removed.
     Removed(Pool, String),
     /// The snapshot is complete: all pairs that existed at first have been sent.
-    Everything,
+    SnapshotEnd,
 }
-
-// BEGIN old names
-#[doc(hidden)]
-pub use KvpEvent as Told;
-// END old names
 
 impl Watch {
     /// Waits for the next event, without a time limit.
@@ -152,7 +147,7 @@ impl Watch {
         let kind = event.kind();
         let pair = event.pair.unwrap_or_default();
         match kind {
-            Kind::SnapshotEnd => return Ok(KvpEvent::Everything),
+            Kind::SnapshotEnd => return Ok(KvpEvent::SnapshotEnd),
             Kind::Unspecified => return Err(violation("an event of an unknown kind")),
             Kind::Set | Kind::Removed => check(&pair)?,
         }

@@ -108,11 +108,6 @@ pub fn server(notify: impl Fn(&Peer, Notice) + Send + Sync + 'static) -> Service
     })
 }
 
-// BEGIN old names
-#[doc(hidden)]
-pub use server as offer;
-// END old names
-
 /// Reads to the end, then closes the connection, which acknowledges the message to the guest.
 async fn message(stream: HvStream) -> Option<Vec<u8>> {
     let mut message = Vec::new();

@@ -24,11 +24,6 @@ pub fn server() -> ServiceServer {
     ServiceServer::calls(&TIME, Routes::new(server))
 }
 
-// BEGIN old names
-#[doc(hidden)]
-pub use server as offer;
-// END old names
-
 struct Service;
 
 #[tonic::async_trait]

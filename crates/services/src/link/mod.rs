@@ -11,8 +11,3 @@ pub(crate) use server::Backoff;
 pub use server::{ServiceBinding, ServiceServer, ServiceStatus};
 /// The gRPC status in [`CallError::Status`], with its code.
 pub use tonic::{Code, Status};
-
-// BEGIN old names
-#[doc(hidden)]
-pub use server::{ServiceBinding as Place, ServiceServer as Offer, ServiceStatus as Standing};
-// END old names

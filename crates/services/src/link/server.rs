@@ -80,13 +80,6 @@ impl ServiceStatus {
         // An error means that the sender is gone: there will be no further attempt.
         let _ = self.problem.changed().await;
     }
-
-    // BEGIN old names
-    #[doc(hidden)]
-    pub async fn tried(&mut self) {
-        self.first_attempt().await;
-    }
-    // END old names
 }
 
 impl fmt::Debug for ServiceServer {
@@ -136,13 +129,6 @@ impl ServiceServer {
             problem: self.problem.subscribe(),
         }
     }
-
-    // BEGIN old names
-    #[doc(hidden)]
-    pub fn standing(&self) -> ServiceStatus {
-        self.status()
-    }
-    // END old names
 
     /// Listens and serves until dropped. If listening fails it retries with exponential backoff,
     /// and logs each new reason once.

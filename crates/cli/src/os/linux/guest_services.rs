@@ -4,7 +4,7 @@ use std::future::Future;
 
 use anyhow::{Context as _, Result};
 use hvsock::{HvAddr, Refusal};
-use hvsock_services::catalog::{Integration, Side};
+use hvsock_services::catalog::{Integration, ServiceSide};
 use hvsock_services::link::{CallError, Target};
 
 use crate::context::Context;
@@ -49,8 +49,8 @@ pub fn failure(context: &Context, error: CallError) -> anyhow::Error {
 fn no_agent(service: &Integration, address: &HvAddr) -> anyhow::Error {
     let (partition, key) = (shell_word(&address.partition().to_string()), service.key);
     let what = match service.side {
-        Side::Guest => "no hvsock-agent offers it there",
-        Side::Host => "no broker offers it there",
+        ServiceSide::Guest => "no hvsock-agent offers it there",
+        ServiceSide::Host => "no broker offers it there",
     };
     Failure::new(format!(
         "cannot reach the {key} service of {partition}: {what}"

@@ -14,11 +14,11 @@ use hvsock_broker::model::{
     ClockKeeper, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport, GuestService,
     Health,
 };
-use hvsock_services::host::heartbeat::{self, Orders};
+use hvsock_services::host::heartbeat::{self, GuestCommands};
 use hvsock_services::host::kvp::{self, Pools};
 use hvsock_services::host::notify::{self, Notice};
 use hvsock_services::host::time;
-use hvsock_services::link::{Offer, Place, Standing, Target};
+use hvsock_services::link::{ServiceBinding, ServiceServer, ServiceStatus, Target};
 use hvsock_services::wire::heartbeat::{Beat, Clock, Facts, Keeper, State};
 use tokio::sync::oneshot;
 
@@ -44,19 +44,19 @@ impl HostServices {
             introduced: Arc::default(),
         };
         let offers = [
-            heartbeat::offer(receiver),
+            heartbeat::server(receiver),
             notify_offer(handle.clone()),
-            time::offer(),
+            time::server(),
         ];
-        let standings: Vec<Standing> = offers.iter().map(Offer::standing).collect();
+        let statuses: Vec<ServiceStatus> = offers.iter().map(ServiceServer::status).collect();
         let (stop, stopped) = oneshot::channel();
         let (tried, first) = mpsc::channel();
         let thread = thread::Builder::new().name("hvsock-services".into());
         let thread = thread.spawn(move || {
             runtime.block_on(async {
                 tokio::spawn(async move {
-                    for mut standing in standings {
-                        standing.tried().await;
+                    for mut status in statuses {
+                        status.first_attempt().await;
                     }
                     let _ = tried.send(());
                 });
@@ -86,8 +86,8 @@ impl Drop for HostServices {
     }
 }
 
-async fn serve(offers: impl IntoIterator<Item = Offer>, endpoint: Endpoint) {
-    let place = Place {
+async fn serve(offers: impl IntoIterator<Item = ServiceServer>, endpoint: Endpoint) {
+    let place = ServiceBinding {
         endpoint,
         from: VmId::CHILDREN,
     };
@@ -112,12 +112,12 @@ fn partition(guest: &Peer) -> Option<PartitionRef> {
     Some(PartitionRef::Name(name))
 }
 
-impl heartbeat::Listener for HeartbeatReceiver {
-    fn attend(&self, guest: &Peer, orders: Orders) {
+impl heartbeat::HeartbeatListener for HeartbeatReceiver {
+    fn connected(&self, guest: &Peer, commands: GuestCommands) {
         if let Some(partition) = partition(guest) {
             self.handle
                 .on_guest_command(&partition, move |order| match order {
-                    GuestCommand::SyncClock => orders.sync_clock(),
+                    GuestCommand::SyncClock => commands.sync_clock(),
                 });
             let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
             let introduced = Arc::clone(&self.introduced);
@@ -173,8 +173,8 @@ async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
 /// The most additional variables of a guest's service manager that are stored.
 const MAX_VARIABLES: usize = 32;
 
-fn notify_offer(handle: Handle) -> Offer {
-    notify::offer(move |guest, notice| {
+fn notify_offer(handle: Handle) -> ServiceServer {
+    notify::server(move |guest, notice| {
         if let Some(partition) = partition(guest) {
             handle.guest_notice(&partition, |stored| merge(stored, notice));
         }

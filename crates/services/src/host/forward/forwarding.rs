@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use super::{
     ForwardError, GuestListener, PendingConnection, Tunnel, connect, connect_service, listen,
 };
-use crate::forward::{Address, Listener, Moved, Remote, Socket};
+use crate::forward::{Address, Listener, Remote, Socket, Transferred};
 use crate::link::Target;
 
 /// How many connections one forwarding relays at once. More wait in the listener's backlog.
@@ -68,7 +68,7 @@ pub enum Event<'a> {
         /// The peer.
         from: &'a str,
         /// The number of bytes in each direction, seen from the host.
-        moved: &'a Moved,
+        transferred: &'a Transferred,
     },
     /// The other side could not be reached, or the connection broke. The peer saw a reset.
     Failed {
@@ -171,11 +171,11 @@ impl Forwarding {
             let (target, to, tell) = (self.target.clone(), self.to(), tell.clone());
             tasks.spawn(async move {
                 tell(Event::Opened { from: &from });
-                let moved = Moved::default();
-                match relay(&target, accepted, to, &moved).await {
+                let transferred = Transferred::default();
+                match relay(&target, accepted, to, &transferred).await {
                     Ok(()) => tell(Event::Closed {
                         from: &from,
-                        moved: &moved,
+                        transferred: &transferred,
                     }),
                     Err(why) => tell(Event::Failed { from: &from, why }),
                 }
@@ -271,7 +271,7 @@ async fn relay(
     target: &Target,
     accepted: Accepted,
     to: ForwardEnd,
-    moved: &Moved,
+    transferred: &Transferred,
 ) -> Result<(), String> {
     let (tunnel, socket) = match (accepted, to) {
         (Accepted::Host(socket), to) => {
@@ -315,6 +315,6 @@ async fn relay(
             return Err(format!("`{service}` is not a socket of the host"));
         }
     };
-    let relayed = tunnel.relay(socket, moved).await;
+    let relayed = tunnel.relay(socket, transferred).await;
     relayed.map_err(|fault| fault.to_string())
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Fault, LONGEST_REASON, Moved, ParseAddressError, Remote, Socket, message, relay,
+    Address, Fault, LONGEST_REASON, ParseAddressError, Remote, Socket, Transferred, message, relay,
     shortened,
 };
 use crate::link::{CallError, Target};
@@ -26,11 +26,6 @@ use crate::wire::forward::request::What;
 use crate::wire::forward::{Answer, Arrival, Request, answer};
 
 pub use forwarding::{Event, ForwardEnd, Forwarding, Source};
-
-// BEGIN old names
-#[doc(hidden)]
-pub use forwarding::{ForwardEnd as Place, Source as From};
-// END old names
 
 /// How long the guest may take to answer: slightly longer than its own connect timeout.
 const ANSWERING: Duration = Duration::from_secs(15);
@@ -95,9 +90,9 @@ impl Tunnel {
     ///
     /// [`Fault`] if either side breaks.
     #[doc(alias = "splice")]
-    pub async fn relay(self, mut socket: Socket, moved: &Moved) -> Result<(), Fault> {
+    pub async fn relay(self, mut socket: Socket, transferred: &Transferred) -> Result<(), Fault> {
         let (read, write) = tokio::io::split(&mut socket);
-        let relayed = relay(read, write, self.remote, moved).await;
+        let relayed = relay(read, write, self.remote, transferred).await;
         if relayed.is_err() {
             socket.reset();
         }
@@ -109,12 +104,17 @@ impl Tunnel {
     /// # Errors
     ///
     /// [`Fault`] if either side breaks.
-    pub async fn carry_halves<R, W>(self, read: R, write: W, moved: &Moved) -> Result<(), Fault>
+    pub async fn relay_halves<R, W>(
+        self,
+        read: R,
+        write: W,
+        transferred: &Transferred,
+    ) -> Result<(), Fault>
     where
         R: AsyncRead + Unpin,
         W: AsyncWrite + Unpin,
     {
-        relay(read, write, self.remote, moved).await
+        relay(read, write, self.remote, transferred).await
     }
 }
 
@@ -301,7 +301,13 @@ impl Tunnel {
     pub async fn refuse(self, why: &str) {
         // The first read fails; the relay reports that to the other end.
         let broken = Broken(why.to_owned());
-        let _ = relay(broken, tokio::io::sink(), self.remote, &Moved::default()).await;
+        let _ = relay(
+            broken,
+            tokio::io::sink(),
+            self.remote,
+            &Transferred::default(),
+        )
+        .await;
     }
 }
 

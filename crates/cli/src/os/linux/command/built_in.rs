@@ -2,7 +2,7 @@
 
 use hvsock_address::{ElementName, InvalidName};
 use hvsock_broker::{AccessRule, Registration};
-use hvsock_services::catalog::{self, Integration, Side};
+use hvsock_services::catalog::{self, Integration, ServiceSide};
 
 /// The registrations of all integration services.
 ///
@@ -19,8 +19,8 @@ fn registration(service: &Integration) -> Result<Registration, InvalidName> {
     let nobody = || Some(Vec::new());
     let children = || Some(vec!["*".to_owned()]);
     let (listen, connect) = match service.side {
-        Side::Guest => (children(), nobody()),
-        Side::Host => (nobody(), children()),
+        ServiceSide::Guest => (children(), nobody()),
+        ServiceSide::Host => (nobody(), children()),
     };
     let of = |partitions| AccessRule {
         users: nobody(),

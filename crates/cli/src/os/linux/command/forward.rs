@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use hvsock_address::{ServiceId, ServiceRef};
 use hvsock_services::forward::Address;
-use hvsock_services::host::forward::{Event, ForwardError, Forwarding, From, Place, probe};
+use hvsock_services::host::forward::{Event, ForwardEnd, ForwardError, Forwarding, Source, probe};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
@@ -32,7 +32,7 @@ pub struct Forward {
 #[derive(Clone, Debug)]
 struct ForwardSide {
     partition: Option<Partition>,
-    place: Place,
+    place: ForwardEnd,
 }
 
 impl FromStr for ForwardSide {
@@ -61,30 +61,30 @@ impl fmt::Display for ForwardSide {
             write!(f, "{partition}:")?;
         }
         match &self.place {
-            Place::Socket(address) => address.fmt(f),
-            Place::Service(service) => write!(f, "service:{service}"),
+            ForwardEnd::Socket(address) => address.fmt(f),
+            ForwardEnd::Service(service) => write!(f, "service:{service}"),
         }
     }
 }
 
 /// Parses a socket or a service.
-pub(super) fn place(text: &str) -> Result<Place, String> {
+pub(super) fn place(text: &str) -> Result<ForwardEnd, String> {
     match text.split_once(':') {
         Some(("service", service)) => {
             let service = service.parse::<ServiceRef>();
             service
-                .map(Place::Service)
+                .map(ForwardEnd::Service)
                 .map_err(|error| error.to_string())
         }
         Some(("vsock", port)) => {
             let port = port.parse::<u32>();
             let port = port.map_err(|_| format!("`{text}` has no valid vsock port"))?;
-            Ok(Place::Service(ServiceId::from_port(port).into()))
+            Ok(ForwardEnd::Service(ServiceId::from_port(port).into()))
         }
         _ => {
             let address = text.parse::<Address>();
             address
-                .map(Place::Socket)
+                .map(ForwardEnd::Socket)
                 .map_err(|error| error.to_string())
         }
     }
@@ -102,24 +102,24 @@ impl SidePair {
     /// # Errors
     ///
     /// Fails unless exactly one side is in a partition and the host's side is a socket.
-    fn parts(&self) -> Result<(&Partition, From, &Address, &Place)> {
+    fn parts(&self) -> Result<(&Partition, Source, &Address, &ForwardEnd)> {
         let Self { listens, target } = self;
         let (partition, from, host, guest) = match (&listens.partition, &target.partition) {
-            (None, Some(partition)) => (partition, From::Host, &listens.place, &target.place),
-            (Some(partition), None) => (partition, From::Guest, &target.place, &listens.place),
+            (None, Some(partition)) => (partition, Source::Host, &listens.place, &target.place),
+            (Some(partition), None) => (partition, Source::Guest, &target.place, &listens.place),
             _ => {
                 let text = format!("exactly one of `{listens}` and `{target}` must be in a VM");
                 return Err(Failure::usage(text).into());
             }
         };
         match host {
-            Place::Socket(Address::Ssh) | Place::Service(_) => {
+            ForwardEnd::Socket(Address::Ssh) | ForwardEnd::Service(_) => {
                 let text = format!(
                     "`{listens}` and `{target}`: this machine's side must be tcp: or unix:"
                 );
                 Err(Failure::usage(text).into())
             }
-            Place::Socket(host) => Ok((partition, from, host, guest)),
+            ForwardEnd::Socket(host) => Ok((partition, from, host, guest)),
         }
     }
 }
@@ -177,7 +177,7 @@ async fn run(pairs: &[SidePair], verbose: bool, context: &Context) -> Result<()>
 async fn listen(pair: &SidePair, context: &Context) -> Result<(String, Forwarding)> {
     let (partition, from, host, guest) = pair.parts()?;
     let target = guest_services::target(context, partition)?;
-    if from == From::Host {
+    if from == Source::Host {
         let reachable = probe(&target, guest).await;
         reachable.map_err(|error| failure(context, error))?;
     }
@@ -185,7 +185,7 @@ async fn listen(pair: &SidePair, context: &Context) -> Result<(String, Forwardin
     let forwarding = forwarding.map_err(|error| failure(context, error))?;
     let mut listens = pair.listens.clone();
     if let Some(address) = forwarding.address() {
-        listens.place = Place::Socket(address.clone());
+        listens.place = ForwardEnd::Socket(address.clone());
     }
     Ok((format!("{listens} -> {}", pair.target), forwarding))
 }
@@ -196,10 +196,10 @@ fn report(context: &Context, name: &str, verbose: bool, event: &Event<'_>) {
         Event::Opened { from } if verbose => {
             context.note(&format!("{name}: connection from {from}"));
         }
-        Event::Closed { from, moved } if verbose => context.note(&format!(
+        Event::Closed { from, transferred } if verbose => context.note(&format!(
             "{name}: connection from {from} ended; {} bytes to the guest, {} from it",
-            moved.outward(),
-            moved.inward()
+            transferred.outward(),
+            transferred.inward()
         )),
         Event::Opened { .. } | Event::Closed { .. } => {}
         Event::Failed { from, why } => {
@@ -264,8 +264,8 @@ mod tests {
             };
             pair.parts().map(|(_, from, _, _)| from)
         };
-        assert_eq!(parts("tcp:80", "web:tcp:80").unwrap(), From::Host);
-        assert_eq!(parts("web:service:x", "tcp:80").unwrap(), From::Guest);
+        assert_eq!(parts("tcp:80", "web:tcp:80").unwrap(), Source::Host);
+        assert_eq!(parts("web:service:x", "tcp:80").unwrap(), Source::Guest);
         for (listens, target) in [
             ("tcp:80", "tcp:81"),
             ("web:tcp:80", "web:tcp:81"),

@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 use hvsock_address::ServiceRef;
 use hvsock_control::{Contact, Guest, Partition, Service};
-use hvsock_services::catalog::{self, Integration, Side};
+use hvsock_services::catalog::{self, Integration, ServiceSide};
 use serde::Serialize;
 
 use super::partition::{Named, Partitions};
@@ -124,8 +124,8 @@ fn row(one: &'static Integration, partition: &Partition, services: &[Service]) -
         found.and_then(|(_, settings)| settings.enabled)
     });
     let (offered, problem) = match one.side {
-        Side::Host => (service.map(|service| service.listeners > 0), None),
-        Side::Guest => reported(one, partition.guest.as_deref()),
+        ServiceSide::Host => (service.map(|service| service.listeners > 0), None),
+        ServiceSide::Guest => reported(one, partition.guest.as_deref()),
     };
     Row {
         key: one.key,
@@ -133,8 +133,8 @@ fn row(one: &'static Integration, partition: &Partition, services: &[Service]) -
         port: one.port,
         id: one.id().to_string(),
         offered_by: match one.side {
-            Side::Host => "host",
-            Side::Guest => "guest",
+            ServiceSide::Host => "host",
+            ServiceSide::Guest => "guest",
         },
         registered: service.is_some(),
         enabled,

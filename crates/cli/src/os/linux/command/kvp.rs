@@ -4,7 +4,7 @@ use std::io::{IsTerminal as _, stdout};
 
 use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
-use hvsock_services::host::kvp::{self, POOLS, Pair, Pools, Told};
+use hvsock_services::host::kvp::{self, KvpEvent, POOLS, Pair, Pools};
 use hvsock_services::link::CallError;
 use serde::Serialize;
 
@@ -235,9 +235,9 @@ impl Watch {
                     .await
                     .map_err(|error| failure(context, error))?
                 {
-                    Told::Set(pool, pair) => print(pool, &pair.key, Some(&pair.value))?,
-                    Told::Removed(pool, key) => print(pool, &key, None)?,
-                    Told::Everything => {}
+                    KvpEvent::Set(pool, pair) => print(pool, &pair.key, Some(&pair.value))?,
+                    KvpEvent::Removed(pool, key) => print(pool, &key, None)?,
+                    KvpEvent::SnapshotEnd => {}
                 }
             }
         })?

@@ -6,8 +6,8 @@ use std::task::{self, Poll, ready};
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock_services::forward::{Fault, Moved};
-use hvsock_services::host::forward::{Place, connect, connect_service};
+use hvsock_services::forward::{Fault, Transferred};
+use hvsock_services::host::forward::{ForwardEnd, connect, connect_service};
 use tokio::fs::File;
 use tokio::io::AsyncWrite;
 
@@ -24,7 +24,7 @@ pub struct Nc {
     partition: Partition,
     /// The socket in the guest
     #[arg(value_parser = place, value_name = "SOCKET")]
-    socket: Place,
+    socket: ForwardEnd,
 }
 
 impl Nc {
@@ -36,16 +36,18 @@ impl Nc {
             .context("cannot start the runtime")?;
         let result = runtime.block_on(async {
             let tunnel = match &self.socket {
-                Place::Socket(address) => connect(&target, address).await,
-                Place::Service(service) => connect_service(&target, service).await,
+                ForwardEnd::Socket(address) => connect(&target, address).await,
+                ForwardEnd::Service(service) => connect_service(&target, service).await,
             };
             let tunnel = tunnel.map_err(|error| failure(context, error))?;
             let input = File::from_std(stdio::input_file()?);
             let output = Output(Some(File::from_std(stdio::output_file()?)));
-            let relayed = tunnel.carry_halves(input, output, &Moved::default()).await;
+            let relayed = tunnel
+                .relay_halves(input, output, &Transferred::default())
+                .await;
             relayed.map_err(|fault| match fault {
                 // Only the output fails with EPIPE, never the input.
-                Fault::Near(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                Fault::Local(error) if error.kind() == io::ErrorKind::BrokenPipe => {
                     OutputGone.into()
                 }
                 fault => Failure::new(fault.to_string()).into(),

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 
 use anyhow::Result;
 use clap::Args;
-use hvsock_services::copy::{CopyError, Tally};
+use hvsock_services::copy::{CopyCounters, CopyError};
 use hvsock_services::host::copy::{Copy, Get, Put};
 
 use self::location::{Direction, Location};
@@ -86,11 +86,11 @@ fn connect(context: &Context, partition: &Partition) -> Result<Copy> {
 }
 
 /// Prints the result of a copy.
-fn finish(result: Result<Tally, CopyError>, progress: Progress) -> Result<()> {
+fn finish(result: Result<CopyCounters, CopyError>, progress: Progress) -> Result<()> {
     match result {
-        Ok(tally) => {
-            progress.done(&tally);
-            match tally.failed {
+        Ok(counters) => {
+            progress.done(&counters);
+            match counters.failed {
                 0 => Ok(()),
                 1 => Err(Failure::new("one entry was not copied").into()),
                 many => Err(Failure::new(format!("{many} entries were not copied")).into()),
@@ -99,7 +99,7 @@ fn finish(result: Result<Tally, CopyError>, progress: Progress) -> Result<()> {
         Err(error) => {
             progress.abort();
             let failure = Failure::new(error.to_string());
-            Err(match error.may_go_on() {
+            Err(match error.is_resumable() {
                 true => failure.help("run the same command again to resume the copy"),
                 false => failure,
             }

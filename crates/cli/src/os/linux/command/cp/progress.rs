@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anstyle::AnsiColor;
-use hvsock_services::copy::{Note, Observer, Tally};
+use hvsock_services::copy::{CopyCounters, Note, Observer};
 use indicatif::{BinaryBytes, HumanCount, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::context::Context;
@@ -54,11 +54,11 @@ impl Progress {
     }
 
     /// Ends the bar of a complete copy, and prints a summary.
-    pub fn done(self, tally: &Tally) {
+    pub fn done(self, counters: &CopyCounters) {
         let shown = self.is_shown();
         self.clear(|| {
             if shown {
-                eprintln!("{}", summary(tally, self.began.elapsed()));
+                eprintln!("{}", summary(counters, self.began.elapsed()));
             }
         });
     }
@@ -122,18 +122,18 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-fn summary(tally: &Tally, took: Duration) -> String {
+fn summary(counters: &CopyCounters, took: Duration) -> String {
     let seconds = took.as_secs_f64().max(1e-3);
-    let rate = (tally.bytes as f64 / seconds) as u64;
-    let files = match tally.files {
+    let rate = (counters.bytes as f64 / seconds) as u64;
+    let files = match counters.files {
         1 => "1 file".to_owned(),
         many => format!("{} files", HumanCount(many)),
     };
-    let resumed = match tally.resumed {
+    let resumed = match counters.resumed {
         0 => String::new(),
         resumed => format!(", {} existed already", BinaryBytes(resumed)),
     };
-    let bytes = BinaryBytes(tally.bytes);
+    let bytes = BinaryBytes(counters.bytes);
     let rate = BinaryBytes(rate);
     format!("{files}, {bytes} in {seconds:.1} s ({rate}/s){resumed}")
 }
