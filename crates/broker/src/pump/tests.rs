@@ -316,7 +316,7 @@ fn protocol_violations_on_the_control_connection_reset_it() {
 
     let world = connected(false);
     message::send(&world.client.control, &[1; MAX_MESSAGE + 1], &[]).unwrap();
-    assert!(world.server.receive_reset().contains("longer than"));
+    assert!(world.server.receive_reset().contains("maximum length"));
 }
 
 #[test]

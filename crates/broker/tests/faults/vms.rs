@@ -71,7 +71,9 @@ fn a_cid_belongs_to_one_vm() {
     }
     assert!(error_text(cid_of(vm("A", Some(9)))).contains("a partition named a already exists"));
     handle.add_container(container("web", &[])).unwrap();
-    assert!(error_text(cid_of(vm("web", Some(9)))).contains("called web already"));
+    assert!(
+        error_text(cid_of(vm("web", Some(9)))).contains("a partition named web already exists")
+    );
     // A refused VM leaves nothing behind.
     assert_eq!(cid_of(vm("e", Some(9))).unwrap(), 9);
     handle.remove_partition(&partition_ref("a")).unwrap();
