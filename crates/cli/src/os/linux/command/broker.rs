@@ -11,7 +11,9 @@ use clap::Args;
 use hvsock::Endpoint;
 use hvsock_address::PartitionName;
 use hvsock_broker::BrokerConfig;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::built_in;
 use crate::context::Context;
@@ -65,18 +67,33 @@ impl Broker {
 }
 
 /// Logs to stderr. The journal adds its own times.
+///
+/// `RUST_LOG` takes levels per target (`info,hvsock_broker=debug`). Filters on span fields would need
+/// regular expressions, which take as long to build as the rest of the logging.
 fn log(quiet: bool) {
-    let default = if quiet { "error" } else { "info" };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+    let default = if quiet {
+        LevelFilter::ERROR
+    } else {
+        LevelFilter::INFO
+    };
+    let requested = env::var("RUST_LOG").ok().filter(|text| !text.is_empty());
+    let parsed = requested.as_deref().map(str::parse::<Targets>);
+    let filter = match &parsed {
+        Some(Ok(targets)) => targets.clone(),
+        _ => Targets::new().with_default(default),
+    };
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(io::stderr)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none());
+    let registry = tracing_subscriber::registry().with(filter);
     if env::var_os("JOURNAL_STREAM").is_some() {
-        builder.without_time().init();
+        registry.with(layer.without_time()).init();
     } else {
-        builder.init();
+        registry.with(layer).init();
+    }
+    if let Some(Err(error)) = parsed {
+        tracing::warn!(%error, "RUST_LOG is invalid and was ignored");
     }
 }
 
