@@ -1,9 +1,8 @@
-//! The conformance suite notices what is wrong with a transport: each fault here is caught by
-//! the case that is there for it.
+//! The conformance suite detects broken transports: one case catches each fault here.
 
 #![cfg(target_os = "linux")]
 
-#[allow(dead_code, reason = "TCP is used by the other test")]
+#[allow(dead_code, reason = "the other test uses TCP")]
 mod kernel;
 
 use std::io;
@@ -15,23 +14,23 @@ use std::time::Duration;
 use hvsock_testkit::conformance::{Ready, Reset, Stream, Transport, check};
 use kernel::{Kernel, Unix};
 
-/// What is wrong with a transport.
+/// The fault of a transport.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Nothing,
     /// One byte of many is not delivered.
     LosesAByte,
-    /// The last byte of a write leaves with the next one, or with a shutdown, but not with a close.
+    /// The last byte of a write is sent by the next write or a shutdown, but lost by a close.
     LosesTheLastByteAtAClose,
-    /// A write that ran out of time denies the bytes that it took.
-    DeniesPartOfAWrite,
-    /// Whatever is written is accepted.
+    /// A write that times out does not report the bytes that it accepted.
+    UnderreportsAWrite,
+    /// Every write is accepted.
     BuffersWithoutBound,
-    /// Who waits for data is not told of it.
-    LosesAWakeUp,
-    /// A shutdown of one direction ends both.
-    ShutsBothDirections,
-    /// A reset is nothing but a close.
+    /// A wait for data misses its wakeup.
+    LosesAWakeup,
+    /// A half-close shuts down both directions.
+    ShutsDownBothDirections,
+    /// A reset is a plain close.
     ResetsByAClose,
 }
 
@@ -72,7 +71,7 @@ impl Stream for Broken {
                 }
                 Ok(bytes.len())
             }
-            Fault::DeniesPartOfAWrite => match self.inner.write(bytes)? {
+            Fault::UnderreportsAWrite => match self.inner.write(bytes)? {
                 count if count < bytes.len() => Err(io::ErrorKind::TimedOut.into()),
                 count => Ok(count),
             },
@@ -87,7 +86,7 @@ impl Stream for Broken {
     fn shutdown_write(&self) -> io::Result<()> {
         self.inner.write(&self.held())?;
         match self.fault {
-            Fault::ShutsBothDirections => self.inner.0.shutdown(Shutdown::Both),
+            Fault::ShutsDownBothDirections => self.inner.0.shutdown(Shutdown::Both),
             _ => self.inner.shutdown_write(),
         }
     }
@@ -105,16 +104,16 @@ impl Stream for Broken {
     }
 
     fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready> {
-        if self.fault == Fault::LosesAWakeUp && interest == Ready::READ {
+        if self.fault == Fault::LosesAWakeup && interest == Ready::READ {
             return Ok(Ready::NONE);
         }
         self.inner.wait(interest, timeout)
     }
 }
 
-struct Over(Fault);
+struct WithFault(Fault);
 
-impl Transport for Over {
+impl Transport for WithFault {
     type Stream = Broken;
 
     fn name(&self) -> &'static str {
@@ -122,14 +121,14 @@ impl Transport for Over {
     }
 
     fn pair(&self) -> io::Result<(Broken, Broken)> {
-        let (near, far) = Unix.pair()?;
+        let (local, peer) = Unix.pair()?;
         let broken = |inner| Broken {
             inner,
             fault: self.0,
             held: Mutex::default(),
             read: AtomicUsize::new(0),
         };
-        Ok((broken(near), broken(far)))
+        Ok((broken(local), broken(peer)))
     }
 
     fn reset(&self) -> Option<Reset<Self>> {
@@ -141,51 +140,54 @@ impl Transport for Over {
 }
 
 #[test]
-fn each_fault_is_caught_by_its_case() {
-    for (fault, case, complaint) in [
+fn each_fault_fails_its_case() {
+    for (fault, case, message) in [
         (
             Fault::LosesAByte,
-            "reads_of_one_byte_get_everything",
-            "the end came after 10000 of 20000 bytes",
+            "one_byte_reads_receive_everything",
+            "end of file after 10000 of 20000 bytes",
         ),
         (
             Fault::LosesTheLastByteAtAClose,
-            "what_was_written_before_a_close_arrives",
-            "the end came after 999 of 1000 bytes",
+            "data_written_before_a_close_arrives",
+            "end of file after 999 of 1000 bytes",
         ),
         (
-            Fault::DeniesPartOfAWrite,
-            "a_write_ends_at_its_time_limit_and_says_what_it_took",
+            Fault::UnderreportsAWrite,
+            "a_write_times_out_and_reports_the_accepted_bytes",
             "bytes beyond what was accepted",
         ),
         (
             Fault::BuffersWithoutBound,
-            "a_writer_is_held_back_while_nobody_reads",
+            "an_unread_stream_applies_backpressure",
             "bytes were accepted and none was read",
         ),
         (
-            Fault::LosesAWakeUp,
-            "who_waits_for_data_wakes_when_it_comes",
-            "data came and the wait went on",
+            Fault::LosesAWakeup,
+            "data_wakes_a_waiting_reader",
+            "data arrived and the wait went on",
         ),
         (
-            Fault::ShutsBothDirections,
+            Fault::ShutsDownBothDirections,
             "data_arrives_after_the_other_direction_ended",
-            "the end came after 0 of 1048576 bytes",
+            "end of file after 0 of 1048576 bytes",
         ),
     ] {
-        assert_eq!(check(Over(Fault::Nothing), case), Ok(()), "{case}");
-        let error = check(Over(fault), case).expect_err(case);
-        assert!(error.contains(complaint), "{fault:?}: {error}");
+        assert_eq!(check(WithFault(Fault::Nothing), case), Ok(()), "{case}");
+        let error = check(WithFault(fault), case).expect_err(case);
+        assert!(error.contains(message), "{fault:?}: {error}");
     }
-    // Nothing beneath this transport can reset, so there is no good one to compare with.
-    let error =
-        check(Over(Fault::ResetsByAClose), "a_reset_is_no_clean_end").expect_err("no reset");
-    assert!(error.contains("Clean"), "{error}");
+    // The transport below cannot reset, so there is no correct implementation to compare with.
+    let error = check(
+        WithFault(Fault::ResetsByAClose),
+        "a_reset_is_not_end_of_file",
+    )
+    .expect_err("no reset");
+    assert!(error.contains("EndOfFile"), "{error}");
 }
 
 #[test]
-fn a_case_that_is_not_there_is_no_success() {
+fn an_unknown_case_is_an_error() {
     let error = check(Unix, "no_such_case").expect_err("there is none");
     assert_eq!(error, "there is no case no_such_case");
 }

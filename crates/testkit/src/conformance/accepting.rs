@@ -1,35 +1,32 @@
-//! Listeners, their backlog, and many connections at once.
+//! Listeners, their backlog, and concurrent connections.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use super::util::{expect_end, fresh, is_timeout, limited, receive, send};
+use super::util::{expect_end, fresh, is_timeout, receive, send, with_timeouts};
 use super::{Case, LONGEST_WAIT, Listener, Stream, Transport};
 
 const BACKLOG: u32 = 4;
 
 pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
     vec![
-        Case::new("many_connections_at_once_keep_apart", many),
-        Case::new(
-            "a_thousand_connections_one_after_another",
-            one_after_another,
-        ),
-        Case::needs("an_accept_ends_at_its_time_limit", listens, accept_deadline),
+        Case::new("concurrent_connections_do_not_mix", many),
+        Case::new("a_thousand_sequential_connections", sequential),
+        Case::needs("an_accept_times_out", listens, accept_deadline),
         Case::needs(
-            "what_is_sent_before_the_accept_arrives",
+            "data_sent_before_the_accept_arrives",
             listens,
             data_before_accept,
         ),
         Case::needs(
-            "a_full_backlog_refuses_and_takes_again",
+            "a_full_backlog_refuses_until_an_accept",
             listens,
             full_backlog,
         ),
         Case::needs(
-            "a_listener_that_goes_away_ends_who_waits",
+            "a_dropped_listener_ends_pending_connections",
             listens,
-            listener_goes_away,
+            dropped_listener,
         ),
     ]
 }
@@ -62,7 +59,7 @@ fn many<T: Transport>(transport: &T) {
     }
 }
 
-fn one_after_another<T: Transport>(transport: &T) {
+fn sequential<T: Transport>(transport: &T) {
     for number in 0..1000u32 {
         let (connector, acceptor) = fresh(transport);
         send(&connector, &number.to_le_bytes());
@@ -75,31 +72,31 @@ fn one_after_another<T: Transport>(transport: &T) {
 fn accept_deadline<T: Transport>(transport: &T) {
     let listener = listener(transport, BACKLOG);
     let start = Instant::now();
-    let limit = Duration::from_millis(200);
-    match listener.accept(limit) {
+    let timeout = Duration::from_millis(200);
+    match listener.accept(timeout) {
         Err(error) => assert!(is_timeout(error.kind()), "{error}"),
-        Ok(_) => panic!("a connection that nobody made"),
+        Ok(_) => panic!("accepted a connection that no client made"),
     }
     assert!(
         start.elapsed() < LONGEST_WAIT,
         "it took {:?}",
         start.elapsed()
     );
-    let connector = limited(listener.connect().expect("a connection"));
-    let acceptor = limited(listener.accept(LONGEST_WAIT).expect("accepted"));
+    let connector = with_timeouts(listener.connect().expect("a connection"));
+    let acceptor = with_timeouts(listener.accept(LONGEST_WAIT).expect("accepted"));
     send(&connector, b"x");
     assert_eq!(receive(&acceptor, 1), b"x");
 }
 
 fn data_before_accept<T: Transport>(transport: &T) {
     let listener = listener(transport, BACKLOG);
-    let first = limited(listener.connect().expect("a connection"));
+    let first = with_timeouts(listener.connect().expect("a connection"));
     send(&first, b"first");
     first.shutdown_write().expect("half-close");
-    let second = limited(listener.connect().expect("a connection"));
+    let second = with_timeouts(listener.connect().expect("a connection"));
     send(&second, b"other");
     drop(second);
-    let accepted = limited(listener.accept(LONGEST_WAIT).expect("accepted"));
+    let accepted = with_timeouts(listener.accept(LONGEST_WAIT).expect("accepted"));
     assert_eq!(
         receive(&accepted, 5),
         b"first",
@@ -108,7 +105,7 @@ fn data_before_accept<T: Transport>(transport: &T) {
     expect_end(&accepted);
     send(&accepted, b"back");
     assert_eq!(receive(&first, 4), b"back");
-    let accepted = limited(listener.accept(LONGEST_WAIT).expect("accepted"));
+    let accepted = with_timeouts(listener.accept(LONGEST_WAIT).expect("accepted"));
     assert_eq!(receive(&accepted, 5), b"other");
     expect_end(&accepted);
 }
@@ -120,10 +117,10 @@ fn full_backlog<T: Transport>(transport: &T) {
     let refused = loop {
         assert!(
             waiting.len() < 10 * BACKLOG as usize,
-            "a backlog of {BACKLOG} took them all"
+            "a backlog of {BACKLOG} refused none"
         );
         match listener.connect() {
-            Ok(connector) => waiting.push(limited(connector)),
+            Ok(connector) => waiting.push(with_timeouts(connector)),
             Err(error) => break error,
         }
     };
@@ -143,11 +140,15 @@ fn full_backlog<T: Transport>(transport: &T) {
         start.elapsed()
     );
 
-    // One place is free again; the news of it may take a moment.
-    let mut accepted = vec![limited(listener.accept(LONGEST_WAIT).expect("accepted"))];
-    waiting.push(limited(connect_soon(&*listener)));
+    // The accept frees a slot. The connecting side may learn of it a moment later.
+    let mut accepted = vec![with_timeouts(
+        listener.accept(LONGEST_WAIT).expect("accepted"),
+    )];
+    waiting.push(with_timeouts(connect_with_retries(&*listener)));
     while accepted.len() < waiting.len() {
-        accepted.push(limited(listener.accept(LONGEST_WAIT).expect("accepted")));
+        accepted.push(with_timeouts(
+            listener.accept(LONGEST_WAIT).expect("accepted"),
+        ));
     }
     for (connector, acceptor) in waiting.iter().zip(&accepted) {
         send(connector, b"in order");
@@ -155,7 +156,7 @@ fn full_backlog<T: Transport>(transport: &T) {
     }
 }
 
-fn connect_soon<S>(listener: &dyn Listener<S>) -> S {
+fn connect_with_retries<S>(listener: &dyn Listener<S>) -> S {
     let deadline = Instant::now() + LONGEST_WAIT;
     loop {
         match listener.connect() {
@@ -166,13 +167,13 @@ fn connect_soon<S>(listener: &dyn Listener<S>) -> S {
     }
 }
 
-/// The peer of who waited in the backlog is gone: it sees an end or a reset, but no hang.
-fn listener_goes_away<T: Transport>(transport: &T) {
+/// A connection pending in the backlog ends with its listener, by end of file or a reset.
+fn dropped_listener<T: Transport>(transport: &T) {
     let listener = listener(transport, BACKLOG);
-    let waiting = limited(listener.connect().expect("a connection"));
+    let waiting = with_timeouts(listener.connect().expect("a connection"));
     drop(listener);
     match waiting.read(&mut [0; 8]) {
-        Ok(count) => assert_eq!(count, 0, "bytes that nobody sent"),
+        Ok(count) => assert_eq!(count, 0, "bytes that no peer sent"),
         Err(error) => assert!(super::util::is_gone(error.kind()), "{error}"),
     }
 }

@@ -1,34 +1,35 @@
-//! Every way in which a connection ends, and who sees what of it.
+//! Every way in which a connection ends, and what each end sees of it.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::util::{
-    Ending, either_end, expect_end, is_gone, read_to_ending, receive, receive_pattern, send,
-    send_pattern, write_until_refused,
+    StreamEnd, either_end, expect_end, is_gone, read_to_end, receive, receive_pattern, send,
+    send_pattern, write_until_error,
 };
 use super::{Case, LONGEST_WAIT, MOST_BUFFERED, Ready, Stream, Transport};
 
 /// Fits into the buffers of any transport.
-const LITTLE: usize = 1000;
-const MUCH: usize = 1 << 20;
+const SMALL: usize = 1000;
+const LARGE: usize = 1 << 20;
 
 pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
     vec![
-        Case::new("the_end_comes_after_all_data", end_after_data),
+        Case::new("end_of_file_comes_after_all_data", end_after_data),
         Case::new("data_arrives_after_the_other_direction_ended", half_close),
-        Case::new("both_ends_may_end_at_once", both_end),
+        Case::new("both_ends_half_close_at_once", both_half_close),
+        Case::new("a_write_after_shutdown_is_a_broken_pipe", write_after_end),
+        Case::new("data_written_before_a_close_arrives", close_after_write),
         Case::new(
-            "a_write_after_its_own_end_is_a_broken_pipe",
-            write_after_end,
+            "a_close_with_unread_data_is_detected",
+            close_with_unread_data,
         ),
-        Case::new("what_was_written_before_a_close_arrives", close_after_write),
-        Case::new("a_close_with_unread_data_is_seen", close_with_unread_data),
         Case::new("a_close_wakes_a_reader", close_wakes_reader),
         Case::new("a_close_wakes_a_writer", close_wakes_writer),
-        Case::new("a_close_wakes_who_waits_for_readiness", close_wakes_waiter),
-        Case::needs("a_reset_is_no_clean_end", resets, reset_is_seen),
+        Case::new("a_close_wakes_a_readiness_wait", close_wakes_waiter),
+        Case::needs("a_reset_is_not_end_of_file", resets, reset_is_seen),
         Case::needs("a_reset_wakes_a_writer", resets, reset_wakes_writer),
     ]
 }
@@ -38,46 +39,46 @@ fn resets<T: Transport>(transport: &T) -> bool {
 }
 
 fn end_after_data<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         thread::scope(|scope| {
             scope.spawn(|| {
-                send_pattern(&near, 1, MUCH, 65_536);
-                near.shutdown_write().expect("half-close");
+                send_pattern(&local, 1, LARGE, 65_536);
+                local.shutdown_write().expect("half-close");
             });
-            // Let the buffers fill, and the end queue up behind them.
+            // Gives the buffers time to fill, so that the half-close queues behind the data.
             thread::sleep(Duration::from_millis(100));
-            receive_pattern(&far, 1, MUCH, 8192);
-            expect_end(&far);
+            receive_pattern(&peer, 1, LARGE, 8192);
+            expect_end(&peer);
         });
     });
 }
 
 fn half_close<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        send(&near, b"question");
-        near.shutdown_write().expect("half-close");
-        assert_eq!(receive(&far, 8), b"question");
-        expect_end(&far);
+    either_end(transport, |local, peer| {
+        send(&local, b"question");
+        local.shutdown_write().expect("half-close");
+        assert_eq!(receive(&peer, 8), b"question");
+        expect_end(&peer);
         thread::scope(|scope| {
             scope.spawn(|| {
-                send_pattern(&far, 2, MUCH, 10_000);
-                far.shutdown_write().expect("half-close");
+                send_pattern(&peer, 2, LARGE, 10_000);
+                peer.shutdown_write().expect("half-close");
             });
-            receive_pattern(&near, 2, MUCH, 10_000);
-            expect_end(&near);
+            receive_pattern(&local, 2, LARGE, 10_000);
+            expect_end(&local);
         });
-        expect_end(&far);
+        expect_end(&peer);
     });
 }
 
-fn both_end<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
+fn both_half_close<T: Transport>(transport: &T) {
+    either_end(transport, |local, peer| {
         thread::scope(|scope| {
-            for end in [&near, &far] {
+            for end in [&local, &peer] {
                 scope.spawn(move || {
-                    send_pattern(end, 3, LITTLE, LITTLE);
+                    send_pattern(end, 3, SMALL, SMALL);
                     end.shutdown_write().expect("half-close");
-                    receive_pattern(end, 3, LITTLE, LITTLE);
+                    receive_pattern(end, 3, SMALL, SMALL);
                     expect_end(end);
                 });
             }
@@ -86,117 +87,118 @@ fn both_end<T: Transport>(transport: &T) {
 }
 
 fn write_after_end<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        near.shutdown_write().expect("half-close");
-        let error = near.write(b"late").expect_err("a write after the own end");
+    either_end(transport, |local, peer| {
+        local.shutdown_write().expect("half-close");
+        let error = local
+            .write(b"late")
+            .expect_err("a write after its shutdown");
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "{error}");
-        expect_end(&far);
+        expect_end(&peer);
     });
 }
 
 fn close_after_write<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        send_pattern(&near, 4, LITTLE, LITTLE);
-        drop(near);
-        receive_pattern(&far, 4, LITTLE, LITTLE);
-        expect_end(&far);
+    either_end(transport, |local, peer| {
+        send_pattern(&local, 4, SMALL, SMALL);
+        drop(local);
+        receive_pattern(&peer, 4, SMALL, SMALL);
+        expect_end(&peer);
     });
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         thread::scope(|scope| {
-            scope.spawn(move || send_pattern(&near, 5, MUCH, 65_536));
-            receive_pattern(&far, 5, MUCH, 8192);
-            expect_end(&far);
+            scope.spawn(move || send_pattern(&local, 5, LARGE, 65_536));
+            receive_pattern(&peer, 5, LARGE, 8192);
+            expect_end(&peer);
         });
     });
 }
 
-/// The closer threw data away. Its peer may see an error or a clean end, but not a clean end that
-/// hides data sent to it, and its writes must come to an error.
+/// A close discards unread data. The other end may then read an error or end of file. End of file must
+/// not hide data that was sent to it, and its writes must fail.
 fn close_with_unread_data<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        send_pattern(&near, 6, LITTLE, LITTLE);
-        send_pattern(&far, 7, LITTLE, LITTLE);
-        assert_eq!(
-            receive(&near, 1).len(),
-            1,
-            "so that the data is surely there"
-        );
-        drop(left_unread(far));
-        match read_to_ending(&near, 7, 1) {
-            (received, Ending::Clean) => assert_eq!(received, LITTLE, "an end that hides a loss"),
-            (_, Ending::Error(kind)) => assert!(is_gone(kind), "{kind}"),
+    either_end(transport, |local, peer| {
+        send_pattern(&local, 6, SMALL, SMALL);
+        send_pattern(&peer, 7, SMALL, SMALL);
+        assert_eq!(receive(&local, 1).len(), 1, "the data has arrived");
+        drop(readable(peer));
+        match read_to_end(&local, 7, 1) {
+            (received, StreamEnd::EndOfFile) => {
+                assert_eq!(received, SMALL, "end of file hides lost data")
+            }
+            (_, StreamEnd::Error(kind)) => assert!(is_gone(kind), "{kind}"),
         }
-        write_until_refused(&near, 6, MOST_BUFFERED);
+        write_until_error(&local, 6, MOST_BUFFERED);
     });
 }
 
-/// Waits until a stream has something to read, which is then left unread.
-fn left_unread<S: Stream>(stream: S) -> S {
+/// Waits until a stream is readable and leaves its data unread.
+fn readable<S: Stream>(stream: S) -> S {
     let ready = stream.wait(Ready::READ, LONGEST_WAIT).expect("a wait");
-    assert!(ready.read, "the data did not come");
+    assert!(ready.read, "the data did not arrive");
     stream
 }
 
 fn close_wakes_reader<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        close_later(far, || expect_end(&near));
+    either_end(transport, |local, peer| {
+        close_later(peer, || expect_end(&local));
     });
 }
 
 fn close_wakes_writer<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        close_later(far, || write_until_refused(&near, 8, MOST_BUFFERED));
+    either_end(transport, |local, peer| {
+        close_later(peer, || write_until_error(&local, 8, MOST_BUFFERED));
     });
 }
 
 fn close_wakes_waiter<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        close_later(far, || {
-            let ready = near.wait(Ready::READ, LONGEST_WAIT).expect("a wait");
-            assert!(ready.read, "an end counts as readable");
-            expect_end(&near);
+    either_end(transport, |local, peer| {
+        close_later(peer, || {
+            let ready = local.wait(Ready::READ, LONGEST_WAIT).expect("a wait");
+            assert!(ready.read, "end of file counts as readable");
+            expect_end(&local);
         });
     });
 }
 
-/// Closes a stream while `blocked` waits; the close must end the wait, not its time limit.
+/// Closes a stream while `blocked` waits. The close must end the wait, not a timeout.
 fn close_later<S: Stream>(stream: S, blocked: impl FnOnce()) {
     end_later(move || drop(stream), blocked);
 }
 
 fn end_later(end: impl FnOnce() + Send, blocked: impl FnOnce()) {
     let start = Instant::now();
+    let ending = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| {
+            // Gives the other thread time to block.
             thread::sleep(Duration::from_millis(200));
+            ending.store(true, Ordering::SeqCst);
             end();
         });
         blocked();
+        assert!(ending.load(Ordering::SeqCst), "woken before the end");
     });
-    assert!(
-        start.elapsed() < LONGEST_WAIT,
-        "it woke only by its time limit"
-    );
+    assert!(start.elapsed() < LONGEST_WAIT, "woken only by its timeout");
 }
 
 fn reset_is_seen<T: Transport>(transport: &T) {
     let reset = transport.reset().expect("checked before");
-    either_end(transport, |near, far| {
-        send_pattern(&near, 9, LITTLE, LITTLE);
-        reset(transport, near).expect("a reset");
-        let (received, ending) = read_to_ending(&far, 9, 0);
-        assert!(received <= LITTLE);
-        assert_eq!(ending, Ending::Error(io::ErrorKind::ConnectionReset));
-        write_until_refused(&far, 9, MOST_BUFFERED);
+    either_end(transport, |local, peer| {
+        send_pattern(&local, 9, SMALL, SMALL);
+        reset(transport, local).expect("a reset");
+        let (received, ending) = read_to_end(&peer, 9, 0);
+        assert!(received <= SMALL);
+        assert_eq!(ending, StreamEnd::Error(io::ErrorKind::ConnectionReset));
+        write_until_error(&peer, 9, MOST_BUFFERED);
     });
 }
 
 fn reset_wakes_writer<T: Transport>(transport: &T) {
     let reset = transport.reset().expect("checked before");
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         end_later(
-            move || reset(transport, near).expect("a reset"),
-            || write_until_refused(&far, 10, MOST_BUFFERED),
+            move || reset(transport, local).expect("a reset"),
+            || write_until_error(&peer, 10, MOST_BUFFERED),
         );
     });
 }

@@ -1,9 +1,9 @@
-//! Bytes arrive, all of them and in order.
+//! All bytes arrive, in order.
 
 use std::thread;
 
 use super::util::{
-    either_end, expect_end, fresh, limited, receive, receive_pattern, send, send_pattern,
+    either_end, expect_end, fresh, receive, receive_pattern, send, send_pattern, with_timeouts,
 };
 use super::{Case, LONGEST_WAIT, Ready, Stream, Transport, pattern};
 
@@ -11,11 +11,11 @@ const LARGE: usize = 8 << 20;
 
 pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
     vec![
-        Case::new("what_is_sent_comes_back_from_an_echo", echo),
+        Case::new("an_echo_returns_every_message", echo),
         Case::new("one_large_write_arrives_whole", large_write),
-        Case::new("writes_of_one_byte_arrive", one_byte_writes),
-        Case::new("reads_of_one_byte_get_everything", one_byte_reads),
-        Case::new("an_empty_write_is_no_end", empty_write),
+        Case::new("one_byte_writes_arrive", one_byte_writes),
+        Case::new("one_byte_reads_receive_everything", one_byte_reads),
+        Case::new("an_empty_write_is_not_end_of_file", empty_write),
         Case::new("both_directions_at_once", |transport: &T| {
             both_directions(fresh(transport), 4 << 20);
         }),
@@ -25,7 +25,7 @@ pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
             |transport: &T| {
                 let make = transport.small_pair().expect("checked before");
                 let (connector, acceptor) = make(transport).expect("a new connection");
-                both_directions((limited(connector), limited(acceptor)), 1 << 20);
+                both_directions((with_timeouts(connector), with_timeouts(acceptor)), 1 << 20);
             },
         ),
         Case::new(
@@ -36,82 +36,82 @@ pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
 }
 
 fn echo<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         thread::scope(|scope| {
             scope.spawn(|| {
                 let mut buffer = [0; 4096];
                 loop {
-                    match far.read(&mut buffer).expect("the echo reads") {
+                    match peer.read(&mut buffer).expect("the echo reads") {
                         0 => break,
-                        count => send(&far, &buffer[..count]),
+                        count => send(&peer, &buffer[..count]),
                     }
                 }
-                far.shutdown_write().expect("the echo ends");
+                peer.shutdown_write().expect("half-close");
             });
-            // No message is larger than the smallest buffer a transport may have.
+            // No message exceeds the smallest buffer of any transport.
             for size in [1, 2, 44, 63, 64, 65, 1000, 4095, 4096] {
                 let message = pattern::bytes(1, 0, size);
-                send(&near, &message);
+                send(&local, &message);
                 assert!(
-                    receive(&near, size) == message,
-                    "another echo of {size} bytes"
+                    receive(&local, size) == message,
+                    "a wrong echo of {size} bytes"
                 );
             }
-            near.shutdown_write().expect("half-close");
-            expect_end(&near);
+            local.shutdown_write().expect("half-close");
+            expect_end(&local);
         });
     });
 }
 
 fn large_write<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         let all = pattern::bytes(2, 0, LARGE);
         thread::scope(|scope| {
             scope.spawn(|| {
-                send(&near, &all);
-                near.shutdown_write().expect("half-close");
+                send(&local, &all);
+                local.shutdown_write().expect("half-close");
             });
-            // A prime, so that reads and whatever blocks the transport has never line up.
-            receive_pattern(&far, 2, LARGE, 7919);
-            expect_end(&far);
+            // A prime, so that reads never align with the transport's blocks.
+            receive_pattern(&peer, 2, LARGE, 7919);
+            expect_end(&peer);
         });
     });
 }
 
 fn one_byte_writes<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         thread::scope(|scope| {
             scope.spawn(|| {
-                send_pattern(&near, 3, 20_000, 1);
-                near.shutdown_write().expect("half-close");
+                send_pattern(&local, 3, 20_000, 1);
+                local.shutdown_write().expect("half-close");
             });
-            receive_pattern(&far, 3, 20_000, 4096);
-            expect_end(&far);
+            receive_pattern(&peer, 3, 20_000, 4096);
+            expect_end(&peer);
         });
     });
 }
 
 fn one_byte_reads<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
+    either_end(transport, |local, peer| {
         thread::scope(|scope| {
             scope.spawn(|| {
-                send_pattern(&near, 4, 20_000, 4096);
-                near.shutdown_write().expect("half-close");
+                send_pattern(&local, 4, 20_000, 4096);
+                local.shutdown_write().expect("half-close");
             });
-            receive_pattern(&far, 4, 20_000, 1);
-            expect_end(&far);
+            receive_pattern(&peer, 4, 20_000, 1);
+            expect_end(&peer);
         });
     });
 }
 
 fn empty_write<T: Transport>(transport: &T) {
-    either_end(transport, |near, far| {
-        assert_eq!(near.write(&[]).expect("an empty write"), 0);
-        send(&near, b"x");
-        assert_eq!(near.write(&[]).expect("an empty write"), 0);
-        assert_eq!(receive(&far, 1), b"x");
-        send(&near, b"y");
-        assert_eq!(receive(&far, 1), b"y");
+    either_end(transport, |local, peer| {
+        assert_eq!(local.write(&[]).expect("an empty write"), 0);
+        send(&local, b"x");
+        assert_eq!(local.write(&[]).expect("an empty write"), 0);
+        assert_eq!(receive(&peer, 1), b"x");
+        send(&local, b"y");
+        assert_eq!(receive(&peer, 1), b"y");
     });
 }
 
@@ -138,8 +138,8 @@ fn by_readiness<T: Transport>(transport: &T) {
     });
 }
 
-/// Sends `total` bytes of one pattern while receiving as many of the other, in one thread that
-/// never waits but in `wait`: a wake-up that is lost is a hang.
+/// Sends `total` bytes of one pattern and receives as many of the other, in one thread. The thread
+/// blocks only in `wait`, so a lost wakeup is a hang.
 fn drive<S: Stream>(stream: &S, outgoing: u64, incoming: u64, total: usize) {
     stream.set_nonblocking(true).expect("nonblocking");
     let (mut sent, mut received, mut ended) = (0, 0, false);
@@ -153,12 +153,12 @@ fn drive<S: Stream>(stream: &S, outgoing: u64, incoming: u64, total: usize) {
         assert_ne!(
             ready,
             Ready::NONE,
-            "no readiness; sent {sent}, received {received}"
+            "no readiness after {sent} bytes sent and {received} received"
         );
         if interest.read && ready.read {
             match stream.read(&mut buffer) {
                 Ok(0) => {
-                    assert_eq!(received, total, "the end came early");
+                    assert_eq!(received, total, "end of file came early");
                     ended = true;
                 }
                 Ok(count) => {

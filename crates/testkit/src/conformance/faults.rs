@@ -1,4 +1,4 @@
-//! A peer or a broker that is killed: everyone else sees it, soon, and takes it for no clean end.
+//! A killed peer or broker: the surviving ends detect it promptly and never read it as end of file.
 
 use std::io;
 use std::process::{Command, ExitCode};
@@ -6,18 +6,21 @@ use std::thread;
 use std::time::Duration;
 
 use super::util::{
-    Ending, is_gone, limited, read_to_ending, receive, receive_pattern, send, write_until_refused,
+    StreamEnd, is_gone, read_to_end, receive, receive_pattern, send, send_pattern, with_timeouts,
+    write_until_error,
 };
 use super::{Case, LONGEST_CASE, LONGEST_WAIT, Ready, Stream, ThroughBroker, Transport, pattern};
 use crate::process::Running;
 
 const ROLE: &str = "HVSOCK_TESTKIT_ROLE";
-/// The seed of what a flooding peer writes.
+/// The seed of the pattern that a flooding peer writes.
 const FLOOD: u64 = 11;
-/// What a writer may send before the kernel tells of the kill; in effect no bound.
+/// No bound on the bytes that a writer may send before it detects the kill.
 const UNBOUNDED: usize = usize::MAX;
+/// Bytes that are moved before a kill, so that it hits a busy connection.
+const WARM_UP: usize = 1 << 20;
 
-/// What the process at the other end of a connection does until it is killed.
+/// What the peer process does with its stream until it is killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
     /// Neither reads nor writes.
@@ -35,15 +38,18 @@ impl Role {
         (Role::Drain, "drain"),
     ];
 
-    /// The role for which this process was started by [`Role::command`].
+    /// The role of this process, if [`Role::command`] started it.
     pub fn of_this_process() -> Option<Role> {
         let name = std::env::var(ROLE).ok()?;
         let role = Self::ALL.iter().find(|(_, known)| *known == name);
         role.map(|(role, _)| *role)
     }
 
-    /// This program once more, to play the role. How it gets its stream is between the caller
-    /// and its `main`.
+    /// A command that runs this program in the role. The caller and its `main` must agree on how the
+    /// process gets its stream.
+    ///
+    /// # Errors
+    /// If the path of this program is unknown.
     pub fn command(self) -> io::Result<Command> {
         let name = Self::ALL
             .iter()
@@ -54,7 +60,7 @@ impl Role {
         Ok(command)
     }
 
-    /// Plays the role on a stream; ends by itself if nobody kills it.
+    /// Runs the role on a stream. Returns when the stream ends, or after [`LONGEST_CASE`].
     pub fn play<S: Stream>(self, stream: &S) -> ExitCode {
         let mut buffer = vec![0; 65_536];
         match self {
@@ -74,37 +80,37 @@ impl Role {
 pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
     vec![
         Case::needs(
-            "a_killed_peer_ends_a_reader",
+            "a_killed_peer_wakes_a_reader",
             kills,
-            killed_peer_ends_reader,
+            killed_peer_wakes_reader,
         ),
         Case::needs(
-            "a_killed_peer_ends_a_blocked_writer",
+            "a_killed_peer_wakes_a_blocked_writer",
             kills,
-            killed_peer_ends_blocked_writer,
+            killed_peer_wakes_blocked_writer,
         ),
         Case::needs(
-            "a_killed_peer_ends_a_busy_writer",
+            "a_busy_writer_detects_a_killed_peer",
             kills,
-            killed_peer_ends_busy_writer,
+            killed_peer_wakes_busy_writer,
         ),
         Case::needs(
-            "a_killed_peer_is_seen_by_readiness",
+            "a_killed_peer_wakes_a_readiness_wait",
             kills,
             killed_peer_is_ready,
         ),
         Case::needs(
-            "a_killed_peer_is_a_reset_and_no_end",
+            "a_killed_peer_is_a_reset_not_end_of_file",
             |transport: &T| kills(transport) && transport.tells_death_from_end(),
             killed_peer_is_reset,
         ),
         Case::needs(
-            "a_killed_broker_resets_who_is_idle",
+            "a_killed_broker_resets_idle_connections",
             brokered,
             killed_broker_idle,
         ),
         Case::needs(
-            "a_killed_broker_resets_who_is_busy",
+            "a_killed_broker_resets_busy_connections",
             brokered,
             killed_broker_busy,
         ),
@@ -122,23 +128,24 @@ fn brokered<T: Transport>(transport: &T) -> bool {
 fn with_process<T: Transport>(transport: &T, role: Role) -> (T::Stream, Running) {
     let make = transport.pair_with_process().expect("checked before");
     let (stream, peer) = make(transport, role).expect("a connection to a new process");
-    (limited(stream), peer)
+    (with_timeouts(stream), peer)
 }
 
 fn through_broker<T: Transport>(transport: &T) -> ThroughBroker<T::Stream> {
     let make = transport.pair_through_broker().expect("checked before");
     let through = make(transport).expect("a connection through a new broker");
     ThroughBroker {
-        connector: limited(through.connector),
-        acceptor: limited(through.acceptor),
+        connector: with_timeouts(through.connector),
+        acceptor: with_timeouts(through.acceptor),
         broker: through.broker,
     }
 }
 
-/// Kills a process in a moment, while `blocked` goes on.
+/// Kills a process while `blocked` runs.
 fn kill_while<R>(victim: &mut Running, blocked: impl FnOnce() -> R) -> R {
     thread::scope(|scope| {
         scope.spawn(|| {
+            // Gives the other thread time to block.
             thread::sleep(Duration::from_millis(200));
             victim.kill().expect("killed");
         });
@@ -146,21 +153,22 @@ fn kill_while<R>(victim: &mut Running, blocked: impl FnOnce() -> R) -> R {
     })
 }
 
-fn killed_peer_ends_reader<T: Transport>(transport: &T) {
+fn killed_peer_wakes_reader<T: Transport>(transport: &T) {
     let (stream, mut peer) = with_process(transport, Role::Hold);
-    let (received, ending) = kill_while(&mut peer, || read_to_ending(&stream, FLOOD, 0));
+    let (received, end) = kill_while(&mut peer, || read_to_end(&stream, FLOOD, 0));
     assert_eq!(received, 0);
-    check_death(transport, ending);
+    check_death(transport, end);
 }
 
-fn killed_peer_ends_blocked_writer<T: Transport>(transport: &T) {
+fn killed_peer_wakes_blocked_writer<T: Transport>(transport: &T) {
     let (stream, mut peer) = with_process(transport, Role::Hold);
-    kill_while(&mut peer, || write_until_refused(&stream, 1, UNBOUNDED));
+    kill_while(&mut peer, || write_until_error(&stream, 1, UNBOUNDED));
 }
 
-fn killed_peer_ends_busy_writer<T: Transport>(transport: &T) {
+fn killed_peer_wakes_busy_writer<T: Transport>(transport: &T) {
     let (stream, mut peer) = with_process(transport, Role::Drain);
-    kill_while(&mut peer, || write_until_refused(&stream, 2, UNBOUNDED));
+    send_pattern(&stream, 2, WARM_UP, 65_536);
+    kill_while(&mut peer, || write_until_error(&stream, 2, UNBOUNDED));
 }
 
 fn killed_peer_is_ready<T: Transport>(transport: &T) {
@@ -168,31 +176,30 @@ fn killed_peer_is_ready<T: Transport>(transport: &T) {
     let ready = kill_while(&mut peer, || stream.wait(Ready::READ, LONGEST_WAIT));
     assert!(
         ready.expect("a wait").read,
-        "the death of the peer counts as readable"
+        "a dead peer counts as readable"
     );
 }
 
 fn killed_peer_is_reset<T: Transport>(transport: &T) {
     let (stream, mut peer) = with_process(transport, Role::Flood);
-    receive_pattern(&stream, FLOOD, 1 << 20, 8192);
-    let (received, ending) = kill_while(&mut peer, || {
-        // Not read on until the peer is dead, so that its buffers are full then.
-        thread::sleep(Duration::from_millis(400));
-        read_to_ending(&stream, FLOOD, 1 << 20)
-    });
-    assert!(received >= 1 << 20);
-    assert_eq!(ending, Ending::Error(io::ErrorKind::ConnectionReset));
+    receive_pattern(&stream, FLOOD, WARM_UP, 8192);
+    // Gives the peer time to fill the buffers again. Its death precedes the next read.
+    thread::sleep(Duration::from_millis(200));
+    peer.kill().expect("killed");
+    let (received, end) = read_to_end(&stream, FLOOD, WARM_UP);
+    assert!(received >= WARM_UP);
+    assert_eq!(end, StreamEnd::Error(io::ErrorKind::ConnectionReset));
 }
 
-fn check_death<T: Transport>(transport: &T, ending: Ending) {
-    match ending {
-        Ending::Clean => {
+fn check_death<T: Transport>(transport: &T, end: StreamEnd) {
+    match end {
+        StreamEnd::EndOfFile => {
             assert!(
                 !transport.tells_death_from_end(),
-                "a death looked like a clean end"
+                "a death looked like end of file"
             );
         }
-        Ending::Error(kind) => assert!(is_gone(kind), "{kind}"),
+        StreamEnd::Error(kind) => assert!(is_gone(kind), "{kind}"),
     }
 }
 
@@ -204,18 +211,18 @@ fn killed_broker_idle<T: Transport>(transport: &T) {
     } = through_broker(transport);
     send(&connector, b"x");
     assert_eq!(receive(&acceptor, 1), b"x");
-    let endings = kill_while(&mut broker, || {
+    let ends = kill_while(&mut broker, || {
         thread::scope(|scope| {
-            let other = scope.spawn(|| read_to_ending(&acceptor, 0, 0));
+            let other = scope.spawn(|| read_to_end(&acceptor, 0, 0));
             [
-                read_to_ending(&connector, 0, 0),
+                read_to_end(&connector, 0, 0),
                 other.join().expect("the other reader"),
             ]
         })
     });
     assert_eq!(
-        endings,
-        [(0, Ending::Error(io::ErrorKind::ConnectionReset)); 2]
+        ends,
+        [(0, StreamEnd::Error(io::ErrorKind::ConnectionReset)); 2]
     );
 }
 
@@ -225,12 +232,12 @@ fn killed_broker_busy<T: Transport>(transport: &T) {
         acceptor,
         mut broker,
     } = through_broker(transport);
-    let (received, ending) = kill_while(&mut broker, || {
-        thread::scope(|scope| {
-            scope.spawn(|| write_until_refused(&connector, 3, UNBOUNDED));
-            read_to_ending(&acceptor, 3, 0)
-        })
+    let (_, end) = thread::scope(|scope| {
+        scope.spawn(|| write_until_error(&connector, 3, UNBOUNDED));
+        receive_pattern(&acceptor, 3, WARM_UP, 65_536);
+        let reader = scope.spawn(|| read_to_end(&acceptor, 3, WARM_UP));
+        broker.kill().expect("killed");
+        reader.join().expect("the reader")
     });
-    assert!(received > 0, "nothing came before the kill");
-    assert_eq!(ending, Ending::Error(io::ErrorKind::ConnectionReset));
+    assert_eq!(end, StreamEnd::Error(io::ErrorKind::ConnectionReset));
 }

@@ -1,7 +1,7 @@
-//! The suite that every transport must pass, whatever carries its bytes.
+//! The conformance suite that every transport must pass.
 //!
-//! A crate with a transport implements [`Stream`] and [`Transport`] for it in a test target of
-//! its own with `harness = false`, whose `main` is
+//! A crate with a transport implements [`Stream`] and [`Transport`] in a separate test target with
+//! `harness = false`. Its `main` is
 //!
 //! ```text
 //! fn main() -> ExitCode {
@@ -12,13 +12,15 @@
 //! }
 //! ```
 //!
-//! Every case is one test by name, `TRANSPORT::case`. What a transport cannot do at all it says
-//! by leaving a method of [`Transport`] at its default, and the cases that need it are shown as
-//! ignored: nothing is left out in silence.
+//! Every case is one test named `TRANSPORT::case`. A transport that lacks a capability leaves the
+//! method of [`Transport`] at its default. The cases that need it are then reported as ignored, so
+//! no case is skipped silently.
 //!
-//! What is demanded, in short: bytes arrive in order, or an error does; an end of file comes
-//! after all data, and only if the writer ended its stream; nobody who waits waits for ever; no
-//! buffer grows without a bound.
+//! The requirements, in short:
+//! - bytes arrive in order, or the reader gets an error;
+//! - end of file comes after all data, and only if the writer shut down or closed its stream;
+//! - every wait ends: a lost wakeup is a failure;
+//! - buffers are bounded: backpressure reaches the writer.
 
 mod accepting;
 mod closing;
@@ -42,43 +44,44 @@ pub use libtest_mimic::Trial;
 use crate::os;
 use crate::process::Running;
 
-/// The longest that one read, write, wait or accept may take before the case fails.
+/// Timeout of one read, write, wait or accept; the case fails after it.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
-/// The longest that one case may take, even if the transport heeds no time limit.
+/// Timeout of one case, for transports that ignore their own timeouts.
 pub const LONGEST_CASE: Duration = Duration::from_secs(60);
-/// The most bytes that a transport may take from a writer whose peer does not read.
+/// The most bytes that a transport may accept while the peer does not read.
 pub const MOST_BUFFERED: usize = 64 << 20;
 
-/// One end of a connection. Dropping it closes it, with a clean end to what was written.
+/// One end of a connection. Dropping it closes it: the peer reads all written data, then end of file.
 pub trait Stream: Send + Sync + Sized + 'static {
-    /// Reads as `std::io::Read` does: `Ok(0)` is the end that the peer made.
+    /// Reads like `std::io::Read`. `Ok(0)` is end of file.
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
-    /// Writes as `std::io::Write` does, `Ok(n)` having accepted `n` bytes and no more.
+    /// Writes like `std::io::Write`. `Ok(n)` means that exactly `n` bytes were accepted.
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
-    /// Ends the direction of writing; reading goes on.
+    /// Shuts down writing (half-close). Reading still works.
     fn shutdown_write(&self) -> io::Result<()>;
-    /// Bounds each read. The error is `TimedOut` or `WouldBlock`, as with std's sockets.
+    /// Sets the timeout of each read. A read that times out fails with `TimedOut` or `WouldBlock`, as
+    /// with std's sockets.
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()>;
-    /// Bounds each write likewise.
+    /// Sets the timeout of each write, with the same errors.
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()>;
-    /// Makes reads and writes fail with `WouldBlock` where they would wait.
+    /// Makes reads and writes fail with `WouldBlock` instead of waiting.
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
-    /// Waits until something of what is asked is so: poll(2) in effect. Nothing is ready in the
-    /// answer if the time ran out. An end or an error counts as readable.
+    /// Waits, like `poll(2)`, until the stream is ready for something in `interest`. Returns
+    /// [`Ready::NONE`] on timeout. End of file and errors count as readable.
     fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready>;
 }
 
-/// What a stream is ready for, or is asked about.
+/// Readiness of a stream, or interest in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ready {
-    /// A read would not wait.
+    /// A read would not block.
     pub read: bool,
-    /// A write would not wait.
+    /// A write would not block.
     pub write: bool,
 }
 
 impl Ready {
-    /// Nothing.
+    /// Neither.
     pub const NONE: Ready = Ready {
         read: false,
         write: false,
@@ -100,93 +103,92 @@ impl Ready {
     };
 }
 
-/// A listener, and the way to it.
+/// A listener, and a way to connect to it.
 pub trait Listener<S>: Send + Sync {
-    /// Makes a connection to it; may return before the listener has accepted.
+    /// Connects to the listener. May return before the listener has accepted.
     fn connect(&self) -> io::Result<S>;
-    /// Takes the next connection; `TimedOut` or `WouldBlock` if none has come.
+    /// Accepts the next connection. Fails with `TimedOut` or `WouldBlock` if none arrives in time.
     fn accept(&self, timeout: Duration) -> io::Result<S>;
 }
 
-/// A connection through a broker in a process of its own.
+/// A connection through a broker that runs in a separate process.
 #[derive(Debug)]
 pub struct ThroughBroker<S> {
     /// The end that connected.
     pub connector: S,
     /// The end that accepted.
     pub acceptor: S,
-    /// The broker.
+    /// The broker's process.
     pub broker: Running,
 }
 
-/// Makes connections of one kind. Cases run at the same time in threads of one process, or each in a
-/// process of its own.
+/// Creates connections of one kind. Cases run concurrently, in threads of one process or each in a
+/// separate process.
 ///
-/// The methods that return an `Option` of a function are what a transport need not be able to do.
+/// A method that returns an `Option` of a function is an optional capability.
 pub trait Transport: Send + Sync + 'static {
     /// One end of a connection.
     type Stream: Stream;
 
-    /// What its cases are called after; no spaces.
+    /// The prefix of its cases' names, without spaces.
     fn name(&self) -> &'static str;
 
-    /// A new connection: the end that connected and the end that accepted.
+    /// Creates a connection. Returns the end that connected and the end that accepted.
     fn pair(&self) -> io::Result<(Self::Stream, Self::Stream)>;
 
-    /// Whether the end of a peer that died differs from an end that the peer made. Without it a
-    /// reader takes half a message for a whole one when the writer is killed.
+    /// Whether a reader can distinguish a killed peer from one that closed its stream. If not, a
+    /// reader takes a truncated message for a complete one.
     fn tells_death_from_end(&self) -> bool {
         true
     }
 
-    /// How many connections it is to carry at once.
+    /// How many concurrent connections the suite opens.
     fn many(&self) -> usize {
         500
     }
 
-    /// A new connection with the smallest buffers that can be had.
+    /// Creates a connection with the smallest buffers that the transport supports.
     fn small_pair(&self) -> Option<MakePair<Self>> {
         None
     }
 
-    /// Ends a stream at once and by force: the peer is to see `ConnectionReset`.
+    /// Resets a stream. The peer must see `ConnectionReset`.
     fn reset(&self) -> Option<Reset<Self>> {
         None
     }
 
-    /// A new listener that lets this many connections wait, and refuses more.
+    /// Creates a listener with this backlog, which refuses further connections.
     fn listen(&self) -> Option<Listen<Self>> {
         None
     }
 
-    /// A connection whose other end is held by a new process that plays this role; see
-    /// [`Role::command`].
+    /// Creates a connection whose peer is a new process in this role; see [`Role::command`].
     fn pair_with_process(&self) -> Option<PairWithProcess<Self>> {
         None
     }
 
-    /// A connection through a broker that may be killed.
+    /// Creates a connection through a broker that the case may kill.
     fn pair_through_broker(&self) -> Option<PairThroughBroker<Self>> {
         None
     }
 }
 
-/// Makes a connection: see [`Transport::small_pair`].
+/// Creates a connection: see [`Transport::small_pair`].
 pub type MakePair<T> = fn(&T) -> io::Result<(<T as Transport>::Stream, <T as Transport>::Stream)>;
 /// Resets a stream: see [`Transport::reset`].
 pub type Reset<T> = fn(&T, <T as Transport>::Stream) -> io::Result<()>;
-/// Makes a listener with this backlog: see [`Transport::listen`].
+/// Creates a listener with this backlog: see [`Transport::listen`].
 pub type Listen<T> = fn(&T, u32) -> io::Result<Box<dyn Listener<<T as Transport>::Stream>>>;
 /// See [`Transport::pair_with_process`].
 pub type PairWithProcess<T> = fn(&T, Role) -> io::Result<(<T as Transport>::Stream, Running)>;
 /// See [`Transport::pair_through_broker`].
 pub type PairThroughBroker<T> = fn(&T) -> io::Result<ThroughBroker<<T as Transport>::Stream>>;
 
-/// One case: its name, whether this transport can do what it needs, and what it does. It fails by
-/// a panic.
+/// One case. It fails by a panic.
 struct Case<T> {
     name: &'static str,
-    possible: fn(&T) -> bool,
+    /// Whether the transport has the capability that the case needs.
+    supported: fn(&T) -> bool,
     body: fn(&T),
 }
 
@@ -196,31 +198,34 @@ impl<T: Transport> Case<T> {
         Self::needs(name, |_| true, body)
     }
 
-    /// A case for transports that can do something.
-    fn needs(name: &'static str, possible: fn(&T) -> bool, body: fn(&T)) -> Self {
+    /// A case for transports with a capability.
+    fn needs(name: &'static str, supported: fn(&T) -> bool, body: fn(&T)) -> Self {
         Self {
             name,
-            possible,
+            supported,
             body,
         }
     }
 }
 
-/// All cases for a transport, as tests.
+/// Returns all cases for a transport, as tests.
 pub fn trials<T: Transport>(transport: T) -> Vec<Trial> {
     let transport = Arc::new(transport);
     cases::<T>()
         .map(|case: Case<T>| {
             let name = format!("{}::{}", transport.name(), case.name);
-            let possible = (case.possible)(&transport);
+            let supported = (case.supported)(&transport);
             let transport = Arc::clone(&transport);
             let body = move || bounded(transport, case.body).map_err(Failed::from);
-            Trial::test(name, body).with_ignored_flag(!possible)
+            Trial::test(name, body).with_ignored_flag(!supported)
         })
         .collect()
 }
 
-/// Runs the one case of this name; the error says how the transport fails it.
+/// Runs one case by name.
+///
+/// # Errors
+/// The message of the failed case, or "there is no case NAME".
 pub fn check<T: Transport>(transport: T, name: &str) -> Result<(), String> {
     let case = cases().find(|case: &Case<T>| case.name == name);
     let case = case.ok_or_else(|| format!("there is no case {name}"))?;
@@ -239,22 +244,22 @@ fn cases<T: Transport>() -> impl Iterator<Item = Case<T>> {
     .flatten()
 }
 
-/// Runs tests as the command line of `cargo test` or `cargo nextest` asks, from `main`.
+/// Runs tests by the arguments that `cargo test` or `cargo nextest` passes. For `main`.
 pub fn main(trials: Vec<Trial>) -> ExitCode {
     os::raise_descriptor_limit();
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }
 
-/// Runs a case in a thread of its own, which is left behind if it takes too long.
+/// Runs a case in a new thread, which is left running if the case times out.
 fn bounded<T: Transport>(transport: Arc<T>, body: fn(&T)) -> Result<(), String> {
     let (ended, end) = mpsc::channel();
     let case = thread::spawn(move || {
         body(&transport);
-        // Nobody listens any more if it took too long.
+        // The receiver is gone if the case timed out.
         let _ = ended.send(());
     });
     if end.recv_timeout(LONGEST_CASE) == Err(mpsc::RecvTimeoutError::Timeout) {
-        return Err(format!("it hangs: no end after {LONGEST_CASE:?}"));
+        return Err(format!("it hangs: still running after {LONGEST_CASE:?}"));
     }
     case.join().map_err(|payload| {
         let message = payload.downcast_ref::<String>().map(String::as_str);

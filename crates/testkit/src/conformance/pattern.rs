@@ -1,20 +1,20 @@
-//! A stream of bytes in which a lost, doubled or moved byte shows.
+//! A byte pattern that reveals lost, duplicated and reordered bytes.
 
-/// The byte at this offset of the stream that starts with `seed`.
+/// The byte at `offset` of the pattern with this seed.
 fn byte(seed: u64, offset: u64) -> u8 {
-    // The multiplier is Knuth's, 2^64 over the golden ratio: neighbours differ in the top byte.
+    // Knuth's multiplicative hash, 2^64 divided by the golden ratio: neighbours differ in the top byte.
     ((offset ^ (seed << 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8
 }
 
-/// This many bytes from this offset on.
+/// `count` bytes of the pattern, starting at `offset`.
 pub fn bytes(seed: u64, offset: u64, count: usize) -> Vec<u8> {
     (offset..).take(count).map(|at| byte(seed, at)).collect()
 }
 
-/// Fails with the offset of the first byte that is not as it should be.
+/// Asserts that `found` is the pattern from `offset` on. The panic names the first wrong offset.
 pub fn check(seed: u64, offset: u64, found: &[u8]) {
     for (at, &found) in (offset..).zip(found) {
-        let wanted = byte(seed, at);
-        assert_eq!(found, wanted, "the byte at offset {at} of the stream");
+        let expected = byte(seed, at);
+        assert_eq!(found, expected, "wrong byte at offset {at} of the stream");
     }
 }

@@ -1,66 +1,66 @@
-//! Steps that many cases are made of. Each fails by a panic that says what happened instead.
+//! Steps shared by the cases. A step that fails panics with what happened instead.
 
 use std::io;
 use std::time::Duration;
 
 use super::{LONGEST_WAIT, MOST_BUFFERED, Ready, Stream, Transport, pattern};
 
-/// Two ends on which no read or write takes longer than [`LONGEST_WAIT`].
+/// A new connection whose reads and writes time out after [`LONGEST_WAIT`].
 pub fn fresh<T: Transport>(transport: &T) -> (T::Stream, T::Stream) {
     let (connector, acceptor) = transport.pair().expect("a new connection");
-    (limited(connector), limited(acceptor))
+    (with_timeouts(connector), with_timeouts(acceptor))
 }
 
-/// Sets the time limits of an end.
-pub fn limited<S: Stream>(stream: S) -> S {
+/// Sets the timeouts of one end to [`LONGEST_WAIT`].
+pub fn with_timeouts<S: Stream>(stream: S) -> S {
     stream
         .set_read_timeout(LONGEST_WAIT)
-        .expect("a time limit for reads");
+        .expect("a read timeout");
     stream
         .set_write_timeout(LONGEST_WAIT)
-        .expect("a time limit for writes");
+        .expect("a write timeout");
     stream
 }
 
-/// Runs a case twice on new connections: as the end that connected, and as the one that accepted.
+/// Runs `body` twice on new connections: once from the end that connected, once from the other.
 pub fn either_end<T: Transport>(transport: &T, body: impl Fn(T::Stream, T::Stream)) {
     let (connector, acceptor) = fresh(transport);
-    said_on_failure("as the end that connected", || body(connector, acceptor));
+    with_context("as the end that connected", || body(connector, acceptor));
     let (connector, acceptor) = fresh(transport);
-    said_on_failure("as the end that accepted", || body(acceptor, connector));
+    with_context("as the end that accepted", || body(acceptor, connector));
 }
 
-/// Adds to the message of a panic in `body`, and says nothing if there is none.
-fn said_on_failure(what: &'static str, body: impl FnOnce()) {
-    struct Say(&'static str);
-    impl Drop for Say {
+/// Runs `body` and prints `context` if it panics.
+fn with_context(context: &'static str, body: impl FnOnce()) {
+    struct PrintOnPanic(&'static str);
+    impl Drop for PrintOnPanic {
         fn drop(&mut self) {
             if std::thread::panicking() {
                 eprintln!("{}", self.0);
             }
         }
     }
-    let _say = Say(what);
+    let _print = PrintOnPanic(context);
     body();
 }
 
-/// Writes all of it.
+/// Writes all bytes.
 pub fn send<S: Stream>(stream: &S, mut bytes: &[u8]) {
     while !bytes.is_empty() {
         match stream.write(bytes) {
-            Ok(0) => panic!("a write accepted nothing, with {} bytes to go", bytes.len()),
+            Ok(0) => panic!("a write accepted 0 bytes, with {} bytes left", bytes.len()),
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => panic!("a write failed with {} bytes to go: {error}", bytes.len()),
+            Err(error) => panic!("a write failed with {} bytes left: {error}", bytes.len()),
         }
     }
 }
 
-/// Writes `total` bytes of the pattern, `piece` bytes at a time.
-pub fn send_pattern<S: Stream>(stream: &S, seed: u64, total: usize, piece: usize) {
+/// Writes `total` bytes of the pattern in chunks of `chunk` bytes.
+pub fn send_pattern<S: Stream>(stream: &S, seed: u64, total: usize, chunk: usize) {
     let mut sent = 0;
     while sent < total {
-        let count = piece.min(total - sent);
+        let count = chunk.min(total - sent);
         send(stream, &pattern::bytes(seed, sent as u64, count));
         sent += count;
     }
@@ -72,7 +72,7 @@ pub fn receive<S: Stream>(stream: &S, count: usize) -> Vec<u8> {
     let mut filled = 0;
     while filled < count {
         match stream.read(&mut bytes[filled..]) {
-            Ok(0) => panic!("the end came after {filled} of {count} bytes"),
+            Ok(0) => panic!("end of file after {filled} of {count} bytes"),
             Ok(more) => filled += more,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => panic!("a read failed after {filled} of {count} bytes: {error}"),
@@ -81,14 +81,14 @@ pub fn receive<S: Stream>(stream: &S, count: usize) -> Vec<u8> {
     bytes
 }
 
-/// Reads `total` bytes of the pattern, at most `piece` bytes at a time.
-pub fn receive_pattern<S: Stream>(stream: &S, seed: u64, total: usize, piece: usize) {
-    let mut buffer = vec![0; piece];
+/// Reads and checks the first `total` bytes of the pattern, at most `chunk` bytes at a time.
+pub fn receive_pattern<S: Stream>(stream: &S, seed: u64, total: usize, chunk: usize) {
+    let mut buffer = vec![0; chunk];
     let mut received = 0;
     while received < total {
-        let most = piece.min(total - received);
+        let most = chunk.min(total - received);
         match stream.read(&mut buffer[..most]) {
-            Ok(0) => panic!("the end came after {received} of {total} bytes"),
+            Ok(0) => panic!("end of file after {received} of {total} bytes"),
             Ok(count) => {
                 pattern::check(seed, received as u64, &buffer[..count]);
                 received += count;
@@ -99,46 +99,48 @@ pub fn receive_pattern<S: Stream>(stream: &S, seed: u64, total: usize, piece: us
     }
 }
 
-/// Demands a clean end now, and that it stays.
+/// Asserts end of file, twice: it must persist.
 pub fn expect_end<S: Stream>(stream: &S) {
     let mut buffer = [0; 64];
     for _ in 0..2 {
         match stream.read(&mut buffer) {
             Ok(0) => {}
-            Ok(count) => panic!("{count} bytes came where the end should be"),
-            Err(error) => panic!("an error came where the end should be: {error}"),
+            Ok(count) => panic!("{count} bytes instead of end of file"),
+            Err(error) => panic!("an error instead of end of file: {error}"),
         }
     }
 }
 
-/// How a stream of the pattern ended.
+/// How a stream ended for its reader.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// By an end of file.
-    Clean,
+pub enum StreamEnd {
+    /// By end of file.
+    EndOfFile,
     /// By this error.
     Error(io::ErrorKind),
 }
 
-/// Reads the pattern until it ends in either way: how many bytes came before, and the way.
-pub fn read_to_ending<S: Stream>(stream: &S, seed: u64, already: usize) -> (usize, Ending) {
+/// Reads and checks the pattern until end of file or an error. The first `already` bytes were read
+/// before. Returns the count of all bytes received, and how the stream ended.
+pub fn read_to_end<S: Stream>(stream: &S, seed: u64, already: usize) -> (usize, StreamEnd) {
     let mut buffer = vec![0; 65_536];
     let mut received = already;
     loop {
         match stream.read(&mut buffer) {
-            Ok(0) => return (received, Ending::Clean),
+            Ok(0) => return (received, StreamEnd::EndOfFile),
             Ok(count) => {
                 pattern::check(seed, received as u64, &buffer[..count]);
                 received += count;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return (received, Ending::Error(error.kind())),
+            Err(error) => return (received, StreamEnd::Error(error.kind())),
         }
     }
 }
 
-/// Writes the pattern until an error comes, which must be that of a connection that is gone.
-pub fn write_until_refused<S: Stream>(stream: &S, seed: u64, most: usize) {
+/// Writes the pattern until a write fails, which must report a dead connection. Panics if `most` bytes
+/// are accepted.
+pub fn write_until_error<S: Stream>(stream: &S, seed: u64, most: usize) {
     let mut sent = 0;
     while sent < most {
         match stream.write(&pattern::bytes(seed, sent as u64, 65_536)) {
@@ -148,7 +150,7 @@ pub fn write_until_refused<S: Stream>(stream: &S, seed: u64, most: usize) {
                 let gone = is_gone(error.kind());
                 assert!(
                     gone,
-                    "a write failed after {sent} bytes, but by no dead peer: {error}"
+                    "a write failed after {sent} bytes, but not because the peer is gone: {error}"
                 );
                 return;
             }
@@ -157,7 +159,7 @@ pub fn write_until_refused<S: Stream>(stream: &S, seed: u64, most: usize) {
     panic!("{sent} bytes were accepted for a peer that is gone");
 }
 
-/// Whether an error says that the connection is no more.
+/// Whether an error reports a dead connection.
 pub fn is_gone(kind: io::ErrorKind) -> bool {
     matches!(
         kind,
@@ -167,12 +169,14 @@ pub fn is_gone(kind: io::ErrorKind) -> bool {
     )
 }
 
-/// Whether an error says that the time ran out.
+/// Whether an error is a timeout.
 pub fn is_timeout(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
 }
 
-/// Writes the pattern without waiting until nothing more is accepted; how much was.
+/// Writes the pattern, nonblocking, until all buffers are full. Returns the count of accepted bytes.
+///
+/// The buffers are full once the stream stays unwritable for 300 ms.
 pub fn fill<S: Stream>(stream: &S, seed: u64) -> usize {
     stream.set_nonblocking(true).expect("nonblocking");
     let mut sent = 0;
@@ -184,10 +188,9 @@ pub fn fill<S: Stream>(stream: &S, seed: u64) -> usize {
         match stream.write(&pattern::bytes(seed, sent as u64, 8192)) {
             Ok(count) => sent += count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                // What moves the bytes may still make room for more.
-                let patience = Duration::from_millis(300);
-                let ready = stream.wait(Ready::WRITE, patience).expect("a wait");
-                if !ready.write {
+                // A relay may still move bytes and so free space.
+                let settle = Duration::from_millis(300);
+                if stream.wait(Ready::WRITE, settle).expect("a wait") == Ready::NONE {
                     return sent;
                 }
             }

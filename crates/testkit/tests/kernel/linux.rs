@@ -1,4 +1,4 @@
-//! What these tests do on Linux only, and how they wait there.
+//! The Linux half of these tests: Unix sockets, and waiting by `poll(2)`.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,19 +15,19 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Kernel, Tcp};
 
-/// Every kind of transport.
+/// The cases of all transports.
 pub fn all() -> Vec<Trial> {
     let mut all = trials(Unix);
     all.extend(trials(Tcp));
     all
 }
 
-/// The stream that a process was given which plays a role.
+/// The stream of a peer process: its stdin.
 pub fn stream_of_this_process() -> io::Result<Kernel> {
     Ok(Kernel(Socket::from(rustix::io::dup(io::stdin())?)))
 }
 
-/// Waits for a socket.
+/// Waits for the readiness of a socket.
 pub fn wait(socket: &Socket, interest: Ready, timeout: Duration) -> io::Result<Ready> {
     let mut flags = PollFlags::empty();
     flags.set(PollFlags::IN, interest.read);
@@ -47,27 +47,27 @@ fn ready(socket: &Socket, flags: PollFlags, timeout: Duration) -> io::Result<Pol
     Ok(sockets[0].revents())
 }
 
-fn with_process((near, far): (Kernel, Kernel), role: Role) -> io::Result<(Kernel, Running)> {
+fn with_process((local, peer): (Kernel, Kernel), role: Role) -> io::Result<(Kernel, Running)> {
     let mut command = role.command()?;
-    // The command, and with it this process's copy of the descriptor, goes away here.
-    command.stdin(OwnedFd::from(far.0));
-    Ok((near, Running::start(&mut command)?))
+    // Dropping the command closes this process's copy of the descriptor.
+    command.stdin(OwnedFd::from(peer.0));
+    Ok((local, Running::start(&mut command)?))
 }
 
-/// The standard library knows what the kernel says.
+/// The standard library maps all errors of Linux.
 pub fn os_error(error: io::Error) -> io::Error {
     error
 }
 
-/// A close without lingering is a reset.
+/// A close with `SO_LINGER` of zero is a reset.
 pub const TCP_RESET: Option<Reset<Tcp>> =
     Some(|_, stream| stream.0.set_linger(Some(Duration::ZERO)));
 
-/// A TCP connection with another process is handed to it as its stdin.
+/// The peer process gets its end of the TCP connection as stdin.
 pub const TCP_WITH_PROCESS: Option<PairWithProcess<Tcp>> =
     Some(|transport, role| with_process(transport.pair()?, role));
 
-/// Unix sockets. An end of file looks the same whether the peer made it or was killed.
+/// Unix sockets. A killed peer looks the same as one that closed its stream.
 pub struct Unix;
 
 impl Transport for Unix {
@@ -78,8 +78,8 @@ impl Transport for Unix {
     }
 
     fn pair(&self) -> io::Result<(Kernel, Kernel)> {
-        let (near, far) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
-        Ok((Kernel(near), Kernel(far)))
+        let (local, peer) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
+        Ok((Kernel(local), Kernel(peer)))
     }
 
     fn tells_death_from_end(&self) -> bool {
@@ -88,12 +88,12 @@ impl Transport for Unix {
 
     fn small_pair(&self) -> Option<MakePair<Self>> {
         Some(|transport| {
-            let (near, far) = transport.pair()?;
-            for end in [&near, &far] {
-                // The kernel takes the least that it can do with.
+            let (local, peer) = transport.pair()?;
+            for end in [&local, &peer] {
+                // The kernel raises this to its minimum.
                 end.0.set_send_buffer_size(1)?;
             }
-            Ok((near, far))
+            Ok((local, peer))
         })
     }
 
@@ -127,7 +127,7 @@ struct UnixListener {
 impl Listener<Kernel> for UnixListener {
     fn connect(&self) -> io::Result<Kernel> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        // Blocking, a connect to a full backlog would wait; here it fails with EAGAIN.
+        // With a full backlog a blocking connect would wait; a nonblocking one fails with EAGAIN.
         socket.set_nonblocking(true)?;
         match socket.connect(&SockAddr::unix(&self.path)?) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -1,4 +1,4 @@
-//! Streams, listeners and transports of the kernel, for the tests of the suite.
+//! The kernel's sockets as streams, listeners and transports, to test the suite.
 
 #[cfg(target_os = "linux")]
 mod linux;
@@ -17,7 +17,7 @@ pub use linux::*;
 #[cfg(windows)]
 pub use windows::*;
 
-/// Any stream socket of the kernel.
+/// A stream socket of the kernel.
 pub struct Kernel(pub Socket);
 
 impl Stream for Kernel {
@@ -50,7 +50,8 @@ impl Stream for Kernel {
     }
 }
 
-/// TCP over the loopback interface, which can be reset. Its backlog drops instead of refusing.
+/// TCP over the loopback interface. It supports resets. A full backlog drops connections instead of
+/// refusing them.
 pub struct Tcp;
 
 impl Transport for Tcp {
@@ -65,10 +66,10 @@ impl Transport for Tcp {
         let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         listener.bind(&any.into())?;
         listener.listen(1)?;
-        let near = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-        near.connect(&listener.local_addr()?)?;
-        let (far, _) = listener.accept()?;
-        Ok((Kernel(near), Kernel(far)))
+        let local = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+        local.connect(&listener.local_addr()?)?;
+        let (peer, _) = listener.accept()?;
+        Ok((Kernel(local), Kernel(peer)))
     }
 
     fn tells_death_from_end(&self) -> bool {

@@ -1,4 +1,4 @@
-//! How these tests wait on Windows.
+//! The Windows half of these tests: waiting by `hvsock_sys::poll`.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -10,17 +10,17 @@ use socket2::Socket;
 
 use super::{Kernel, Tcp};
 
-/// Every kind of transport.
+/// The cases of all transports.
 pub fn all() -> Vec<Trial> {
     trials(Tcp)
 }
 
-/// The stream that a process was given which plays a role: none is.
+/// The stream of a peer process. Windows has none.
 pub fn stream_of_this_process() -> io::Result<Kernel> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Waits for a socket.
+/// Waits for the readiness of a socket.
 pub fn wait(socket: &Socket, interest: Ready, timeout: Duration) -> io::Result<Ready> {
     let mut flags = PollFlags::empty();
     flags.set(PollFlags::IN, interest.read);
@@ -34,7 +34,7 @@ pub fn wait(socket: &Socket, interest: Ready, timeout: Duration) -> io::Result<R
     })
 }
 
-/// What the standard library does not know: a write after one's own shutdown.
+/// Maps the error of a write after a local shutdown, which the standard library does not map.
 pub fn os_error(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::EPIPE) => io::Error::new(io::ErrorKind::BrokenPipe, error),
@@ -42,8 +42,8 @@ pub fn os_error(error: io::Error) -> io::Error {
     }
 }
 
-/// Under Wine 8 a peer sees a clean end after a close without lingering, too.
+/// Under Wine 8 a peer reads end of file after a close with a linger time of zero.
 pub const TCP_RESET: Option<Reset<Tcp>> = None;
 
-/// A socket is no stdin here.
+/// A socket cannot be a stdin on Windows.
 pub const TCP_WITH_PROCESS: Option<PairWithProcess<Tcp>> = None;
