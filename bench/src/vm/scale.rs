@@ -183,7 +183,10 @@ fn connections(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
     // The host's program may not have been able to take all of them.
     std::thread::sleep(Duration::from_millis(500));
     let made = held.len();
-    let standing = held.iter().filter(|stream| stream.over().is_none()).count();
+    let standing = held
+        .iter()
+        .filter(|stream| stream.close_reason().is_none())
+        .count();
     if standing < made {
         let of_those = format!("{} of {made} were ended again", made - standing);
         why = Some(why.map_or(of_those.clone(), |why| format!("{why}; {of_those}")));
@@ -213,7 +216,9 @@ fn siblings(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
             Err(error) => why = Some(format!("{error:#}")),
         }
     }
-    let standing = held.iter().filter(|(near, _)| near.over().is_none());
+    let standing = held
+        .iter()
+        .filter(|(near, _)| near.close_reason().is_none());
     let counts = [wish.connections, standing.count()];
     Many::look(&broker, &before, counts, wish.idle, why)
 }

@@ -1,4 +1,4 @@
-//! What a guest knows of one connection: its state, what has come, and credit both ways.
+//! The state of one connection in the guest: received data, and the credit of both directions.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar};
@@ -7,12 +7,12 @@ use hvsock_virtio::{Header, Operation, SocketKind, message, shutdown};
 
 use super::driver::{Driver, Options, Received};
 
-/// Bytes that a connection of Linux holds.
+/// The receive buffer of a connection in bytes (`buf_alloc`), as in Linux.
 pub const BUFFER: u32 = 256 << 10;
-/// Below so much free room Linux tells its peer of what was read.
-const TELL_BELOW: u32 = 64 << 10;
+/// Low watermark: Linux sends a credit update when the free space that the peer knows of is below it.
+const LOW_WATERMARK: u32 = 64 << 10;
 
-/// What names a connection.
+/// The identity of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Key {
     pub(super) kind: SocketKind,
@@ -21,36 +21,36 @@ pub(super) struct Key {
     pub(super) peer_port: u32,
 }
 
-/// How a connection ended.
+/// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Over {
-    /// Both sides said that nothing follows.
+    /// Both sides shut down both directions.
     Clean,
     /// By a reset.
     Reset,
-    /// It never began.
+    /// The connection request was refused.
     Refused,
-    /// The guest began anew.
+    /// The guest restarted.
     Restarted,
 }
 
-/// Data that has come and was not read.
+/// The unread payload of one packet, or of several small ones.
 #[derive(Debug)]
 struct Chunk {
-    bytes: Bytes,
+    bytes: ChunkBytes,
     end: bool,
     record: bool,
 }
 
 #[derive(Debug)]
-enum Bytes {
-    /// Still in the buffer that it came in.
-    Held {
+enum ChunkBytes {
+    /// In the receive buffer that the device filled.
+    InBuffer {
         buffer: u32,
         offset: usize,
         len: usize,
     },
-    /// Copied out, since no buffer could be spared.
+    /// Copied, because no spare buffer could replace the received one.
     Copied { bytes: Vec<u8>, at: usize },
 }
 
@@ -58,25 +58,27 @@ enum Bytes {
 pub(super) struct Connection {
     pub(super) key: Key,
     pub(super) open: bool,
-    pub(super) over: Option<Over>,
-    /// Nobody has a handle of it any more.
+    pub(super) close_reason: Option<Over>,
+    /// Whether the last handle was dropped.
     pub(super) released: bool,
-    /// Bits of [`shutdown`] that this side has said, and the other.
-    pub(super) said: u32,
-    pub(super) heard: u32,
-    /// Who waits for something of it.
+    /// Bits of [`shutdown`] that the guest has sent, and that it has received.
+    pub(super) shutdown_sent: u32,
+    pub(super) shutdown_received: u32,
+    /// Notified by every change of the connection.
     pub(super) changed: Arc<Condvar>,
     chunks: VecDeque<Chunk>,
-    /// Bytes in them.
+    /// Bytes in `chunks`.
     unread: u32,
-    read: u32,
-    /// What of `read` the peer was told.
-    told: u32,
-    /// Tells it, too, whenever everything was read.
+    /// Bytes read so far, wrapping.
+    fwd_cnt: u32,
+    /// The last `fwd_cnt` sent to the peer.
+    sent_fwd_cnt: u32,
+    /// Whether a reader that has read everything also sends a credit update.
     tells_when_empty: bool,
-    sent: u32,
-    peer_buffer: u32,
-    peer_read: u32,
+    /// Bytes sent so far, wrapping.
+    tx_cnt: u32,
+    peer_buf_alloc: u32,
+    peer_fwd_cnt: u32,
 }
 
 impl Connection {
@@ -84,26 +86,26 @@ impl Connection {
         Self {
             key,
             open: false,
-            over: None,
+            close_reason: None,
             released: false,
-            said: 0,
-            heard: 0,
+            shutdown_sent: 0,
+            shutdown_received: 0,
             changed: Arc::default(),
             chunks: VecDeque::new(),
             unread: 0,
-            read: 0,
-            told: 0,
+            fwd_cnt: 0,
+            sent_fwd_cnt: 0,
             tells_when_empty: options.tells_when_empty,
-            sent: 0,
-            peer_buffer: 0,
-            peer_read: 0,
+            tx_cnt: 0,
+            peer_buf_alloc: 0,
+            peer_fwd_cnt: 0,
         }
     }
 
-    /// A header of it, which tells the peer what was read.
+    /// Makes the header of a packet. It carries the current credit.
     #[inline]
     pub(super) fn header(&mut self, cid: u64, op: Operation) -> Header {
-        self.told = self.read;
+        self.sent_fwd_cnt = self.fwd_cnt;
         Header {
             src_cid: cid,
             dst_cid: self.key.peer_cid,
@@ -112,40 +114,41 @@ impl Connection {
             kind: self.key.kind as u16,
             op: op as u16,
             buf_alloc: BUFFER,
-            fwd_cnt: self.read,
+            fwd_cnt: self.fwd_cnt,
             ..Header::default()
         }
     }
 
-    /// How much may be sent now.
+    /// The credit: bytes that may be sent now.
     #[inline]
     pub(super) fn credit(&self) -> usize {
-        let under_way = self.sent.wrapping_sub(self.peer_read);
-        self.peer_buffer.saturating_sub(under_way) as usize
+        let in_flight = self.tx_cnt.wrapping_sub(self.peer_fwd_cnt);
+        self.peer_buf_alloc.saturating_sub(in_flight) as usize
     }
 
-    /// How much the peer can hold.
-    pub(super) fn peer_buffer(&self) -> usize {
-        self.peer_buffer as usize
+    /// The peer's receive buffer in bytes.
+    pub(super) fn peer_buf_alloc(&self) -> usize {
+        self.peer_buf_alloc as usize
     }
 
     #[inline]
-    pub(super) fn has_sent(&mut self, bytes: usize) {
-        self.sent = self.sent.wrapping_add(bytes as u32);
+    pub(super) fn record_sent(&mut self, bytes: usize) {
+        self.tx_cnt = self.tx_cnt.wrapping_add(bytes as u32);
     }
 
-    /// Takes credit from a header that has come; what is wrong with it.
+    /// Applies the credit of a received header. Returns a protocol violation, if it is one.
     #[inline]
-    pub(super) fn hear_credit(&mut self, header: &Header) -> Option<&'static str> {
-        let passed = header.fwd_cnt.wrapping_sub(self.peer_read);
-        let before = self.sent.wrapping_sub(self.peer_read);
-        (self.peer_buffer, self.peer_read) = (header.buf_alloc, header.fwd_cnt);
-        (passed > before).then_some("credit for what was not sent")
+    pub(super) fn update_credit(&mut self, header: &Header) -> Option<&'static str> {
+        let freed = header.fwd_cnt.wrapping_sub(self.peer_fwd_cnt);
+        let in_flight = self.tx_cnt.wrapping_sub(self.peer_fwd_cnt);
+        (self.peer_buf_alloc, self.peer_fwd_cnt) = (header.buf_alloc, header.fwd_cnt);
+        (freed > in_flight).then_some("a fwd_cnt beyond the bytes sent")
     }
 
-    /// Takes data that has come; whether its buffer is held, or what is wrong with it.
+    /// Queues a received payload. Returns whether the connection keeps the buffer, or the protocol
+    /// violation.
     #[inline]
-    pub(super) fn take(
+    pub(super) fn accept_data(
         &mut self,
         driver: &Driver,
         received: &Received,
@@ -157,24 +160,24 @@ impl Connection {
             len,
         } = *received;
         if header.len as usize != len {
-            return Err("data of another length than its header says");
+            return Err("a payload length that differs from its header");
         }
-        if self.heard & shutdown::SEND != 0 {
-            return Err("data after the end");
+        if self.shutdown_received & shutdown::SEND != 0 {
+            return Err("data after a shutdown");
         }
-        if self.said & shutdown::RECEIVE != 0 {
+        if self.shutdown_sent & shutdown::RECEIVE != 0 {
             return Ok(false);
         }
         if self.unread + header.len > BUFFER {
-            return Err("more data than there is room for");
+            return Err("data beyond the credit");
         }
         self.unread += header.len;
-        let held = len > 0 && driver.has_spare();
-        if !held && self.append(driver, received) {
+        let keep = len > 0 && driver.has_spare();
+        if !keep && self.append(driver, received) {
             return Ok(false);
         }
-        let bytes = if held {
-            Bytes::Held {
+        let bytes = if keep {
+            ChunkBytes::InBuffer {
                 buffer,
                 offset,
                 len,
@@ -182,20 +185,20 @@ impl Connection {
         } else {
             let mut bytes = vec![0; len];
             driver.memory().bytes(offset, len).get(0, &mut bytes);
-            Bytes::Copied { bytes, at: 0 }
+            ChunkBytes::Copied { bytes, at: 0 }
         };
         self.chunks.push_back(Chunk {
             bytes,
             end: header.flags & message::END != 0,
             record: header.flags & message::RECORD != 0,
         });
-        Ok(held)
+        Ok(keep)
     }
 
-    /// Puts small data of a stream behind what was copied before.
+    /// Appends the payload of a stream packet to the last copied chunk. False if it cannot.
     fn append(&mut self, driver: &Driver, received: &Received) -> bool {
         let Some(Chunk {
-            bytes: Bytes::Copied { bytes, .. },
+            bytes: ChunkBytes::Copied { bytes, .. },
             ..
         }) = self.chunks.back_mut()
         else {
@@ -211,17 +214,17 @@ impl Connection {
         true
     }
 
-    /// Whether something is there to read.
+    /// Whether there is data to read.
     pub(super) fn has_unread(&self) -> bool {
         !self.chunks.is_empty()
     }
 
-    /// Whether a whole message is there.
+    /// Whether a whole message has arrived.
     pub(super) fn has_message(&self) -> bool {
         self.chunks.iter().any(|chunk| chunk.end)
     }
 
-    /// Reads what has come, as much as fits; whether the peer should be told.
+    /// Reads up to the length of `buffer`. Returns the byte count, and whether a credit update is due.
     #[inline]
     pub(super) fn read(&mut self, driver: &mut Driver, buffer: &mut [u8]) -> (usize, bool) {
         let mut filled = 0;
@@ -235,11 +238,11 @@ impl Connection {
                 self.chunks.pop_front();
             }
         }
-        (filled, self.has_read(filled))
+        (filled, self.record_read(filled))
     }
 
-    /// Takes the next message, which is there: its bytes, whether it was a record, and whether the
-    /// peer should be told.
+    /// Reads the next message, which must have arrived. Returns its bytes, whether it ends a record,
+    /// and whether a credit update is due.
     pub(super) fn read_message(&mut self, driver: &mut Driver) -> (Vec<u8>, bool, bool) {
         let mut whole = Vec::new();
         while let Some(mut chunk) = self.chunks.pop_front() {
@@ -248,9 +251,9 @@ impl Connection {
             chunk.bytes.copy(driver, &mut whole[from..]);
             chunk.bytes.give_back(driver);
             if chunk.end {
-                // The rest of the buffer may be a part of a message that waits for more of it, so
-                // Linux tells after each.
-                self.has_read(whole.len());
+                // The rest of the buffer may hold part of a message that needs more credit to
+                // complete, so Linux sends an update after each message.
+                self.record_read(whole.len());
                 return (whole, chunk.record, true);
             }
         }
@@ -258,15 +261,15 @@ impl Connection {
     }
 
     #[inline]
-    fn has_read(&mut self, bytes: usize) -> bool {
+    fn record_read(&mut self, bytes: usize) -> bool {
         self.unread -= bytes as u32;
-        self.read = self.read.wrapping_add(bytes as u32);
-        let news = self.read.wrapping_sub(self.told);
+        self.fwd_cnt = self.fwd_cnt.wrapping_add(bytes as u32);
+        let unreported = self.fwd_cnt.wrapping_sub(self.sent_fwd_cnt);
         let is_empty = self.unread == 0 && self.tells_when_empty;
-        news > 0 && (BUFFER - news < TELL_BELOW || is_empty)
+        unreported > 0 && (BUFFER - unreported < LOW_WATERMARK || is_empty)
     }
 
-    /// Throws away what was not read.
+    /// Discards unread data and returns its buffers.
     pub(super) fn discard(&mut self, driver: &mut Driver) {
         for chunk in self.chunks.drain(..) {
             chunk.bytes.give_back(driver);
@@ -274,17 +277,17 @@ impl Connection {
         self.unread = 0;
     }
 
-    /// Forgets what was not read, with buffers that are no more.
-    pub(super) fn forget(&mut self) {
+    /// Discards unread data whose buffers the restart of the guest has already reclaimed.
+    pub(super) fn clear_unread(&mut self) {
         self.chunks.clear();
         self.unread = 0;
     }
 }
 
-impl Bytes {
+impl ChunkBytes {
     fn len(&self) -> usize {
         match self {
-            Self::Held { len, .. } => *len,
+            Self::InBuffer { len, .. } => *len,
             Self::Copied { bytes, at } => bytes.len() - at,
         }
     }
@@ -296,7 +299,7 @@ impl Bytes {
     #[inline]
     fn copy(&mut self, driver: &Driver, to: &mut [u8]) -> usize {
         match self {
-            Self::Held { offset, len, .. } => {
+            Self::InBuffer { offset, len, .. } => {
                 let copied = driver.memory().bytes(*offset, *len).get(0, to);
                 *offset += copied;
                 *len -= copied;
@@ -312,7 +315,7 @@ impl Bytes {
     }
 
     fn give_back(&self, driver: &mut Driver) {
-        if let Self::Held { buffer, .. } = self {
+        if let Self::InBuffer { buffer, .. } = self {
             driver.give_back(*buffer);
         }
     }

@@ -1,4 +1,4 @@
-//! A guest's half of the protocol, in Linux's habits: what it does about each packet.
+//! The guest's half of virtio-vsock: how it handles each packet. It behaves like Linux.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -10,20 +10,20 @@ use hvsock_virtio::{Header, Operation, SocketKind, message, shutdown};
 use super::connection::{Connection, Key, Over};
 use super::driver::{Driver, MAX_PACKET, Received};
 
-/// As long Linux waits for the answer to a close.
+/// How long Linux waits for the peer's reset after a close (`VSOCK_CLOSE_TIMEOUT`).
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(8);
-/// Packets that are looked at before what they change is acted on.
+/// Packets that are handled before buffers are refilled and replies are sent.
 const BATCH: usize = 64;
 
-/// A message and whether it ended a record; `None` at the end of all messages.
+/// A message, and whether it ends a record (`MSG_EOR`). `None` is end of file.
 pub type Message = Option<(Vec<u8>, bool)>;
 
-/// Who looks at the queues.
+/// Which thread processes the queues (leader/followers pattern).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leader {
     Nobody,
     Worker,
-    /// A thread that waits for something.
+    /// A thread that is blocked in a call.
     User,
 }
 
@@ -31,30 +31,30 @@ pub(super) enum Leader {
 pub(super) struct Core {
     pub(super) driver: Driver,
     pub(super) connections: HashMap<Key, Connection>,
-    pub(super) listeners: HashMap<(SocketKind, u32), Listening>,
-    /// Packets for which there was no room.
-    waiting: VecDeque<Header>,
-    /// When to give up waiting for the answer to a close, the oldest first.
+    pub(super) listeners: HashMap<(SocketKind, u32), ListenerState>,
+    /// Packets to send once the TX queue has space.
+    tx_pending: VecDeque<Header>,
+    /// Closed connections that wait for the peer's reset, with their deadlines, oldest first.
     closing: VecDeque<(Instant, Key)>,
     next_port: u32,
     pub(super) leader: Leader,
-    /// How often a thread became the leader.
-    pub(super) terms: u64,
-    /// The leader sleeps and has to be woken.
-    pub(super) asleep: bool,
+    /// How often a blocked thread became the leader.
+    pub(super) leader_changes: u64,
+    /// Whether the leader is parked and needs a wakeup.
+    pub(super) parked: bool,
     pub(super) followers: usize,
-    pub(super) worker_rests: bool,
-    /// Who waits for room in the queue from the guest.
-    pub(super) want_room: Vec<Arc<Condvar>>,
-    pub(super) ended: bool,
-    /// What the device did that it must not do.
-    pub(super) faults: Vec<String>,
-    /// Packets for other guests.
-    pub(super) strays: u64,
+    pub(super) worker_parked: bool,
+    /// Threads that wait for free space in the TX queue.
+    pub(super) tx_waiters: Vec<Arc<Condvar>>,
+    pub(super) stopped: bool,
+    /// Protocol violations of the device.
+    pub(super) violations: Vec<String>,
+    /// Count of packets addressed to other guests.
+    pub(super) misrouted: u64,
 }
 
 #[derive(Debug)]
-pub(super) struct Listening {
+pub(super) struct ListenerState {
     pub(super) backlog: usize,
     pub(super) queue: VecDeque<Key>,
     pub(super) changed: Arc<Condvar>,
@@ -66,18 +66,18 @@ impl Core {
             driver,
             connections: HashMap::new(),
             listeners: HashMap::new(),
-            waiting: VecDeque::new(),
+            tx_pending: VecDeque::new(),
             closing: VecDeque::new(),
             next_port: 49152,
             leader: Leader::Nobody,
-            terms: 0,
-            asleep: false,
+            leader_changes: 0,
+            parked: false,
             followers: 0,
-            worker_rests: false,
-            want_room: Vec::new(),
-            ended: false,
-            faults: Vec::new(),
-            strays: 0,
+            worker_parked: false,
+            tx_waiters: Vec::new(),
+            stopped: false,
+            violations: Vec::new(),
+            misrouted: 0,
         }
     }
 
@@ -85,7 +85,7 @@ impl Core {
         self.driver.options().cid
     }
 
-    /// A port that nothing uses.
+    /// Allocates an unused ephemeral port.
     pub(super) fn free_port(&mut self) -> u32 {
         loop {
             let port = self.next_port;
@@ -97,10 +97,10 @@ impl Core {
         }
     }
 
-    /// Looks at everything that has come.
-    pub(super) fn turn(&mut self) {
-        if !self.asleep {
-            self.driver.rx().want_no_call();
+    /// Handles all received packets, frees sent ones, and resets connections whose close timed out.
+    pub(super) fn process_queues(&mut self) {
+        if !self.parked {
+            self.driver.rx().disable_notification();
         }
         loop {
             let mut count = 0;
@@ -116,53 +116,54 @@ impl Core {
             if count > 0 {
                 self.driver.refill();
             }
-            self.send_waiting();
+            self.flush_pending();
             if count < BATCH {
                 break;
             }
         }
-        if !self.want_room.is_empty() && self.driver.tx().has_used() {
+        if !self.tx_waiters.is_empty() && self.driver.tx().has_used() {
             self.driver.reclaim();
-            self.want_room.drain(..).for_each(|it| it.notify_all());
+            self.tx_waiters.drain(..).for_each(|it| it.notify_all());
         }
         while let Some((at, key)) = self.closing.front().copied() {
-            let over = self
+            let closed = self
                 .connections
                 .get(&key)
-                .is_none_or(|connection| connection.over.is_some());
-            if !over && Instant::now() < at {
+                .is_none_or(|connection| connection.close_reason.is_some());
+            if !closed && Instant::now() < at {
                 break;
             }
             self.closing.pop_front();
-            if !over {
-                self.tell(key, Operation::Reset, 0);
+            if !closed {
+                self.send_control(key, Operation::Reset, 0);
                 self.connections.remove(&key);
             }
         }
     }
 
-    /// When to look again even if nothing comes.
+    /// When the next close times out.
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.closing.front().map(|(at, _)| *at)
     }
 
-    /// Asks to be called. True if there is something already.
-    pub(super) fn arm(&mut self) -> bool {
-        let wants_room = !self.want_room.is_empty() || !self.waiting.is_empty();
-        let came = self.driver.rx().want_call();
-        came || (wants_room && self.driver.tx().want_call())
+    /// Requests calls from the device before a park. True if there is work already, so that the
+    /// caller must not park.
+    pub(super) fn enable_notifications(&mut self) -> bool {
+        let awaits_tx = !self.tx_waiters.is_empty() || !self.tx_pending.is_empty();
+        let received = self.driver.rx().enable_notification();
+        received || (awaits_tx && self.driver.tx().enable_notification())
     }
 
-    /// Handles a packet; whether its buffer is kept.
+    /// Handles a packet. Returns whether the connection keeps its buffer.
     fn handle(&mut self, received: &Received) -> bool {
         let header = &received.header;
         if header.dst_cid != self.cid() {
-            self.strays += 1;
-            self.fault(header, "a packet for somebody else");
+            self.misrouted += 1;
+            self.record_violation(header, "a packet with another destination CID");
             return false;
         }
         let (Some(kind), Some(op)) = (header.socket_kind(), header.operation()) else {
-            self.fault(header, "neither kind nor operation");
+            self.record_violation(header, "an unknown type or operation");
             return false;
         };
         let key = Key {
@@ -172,79 +173,83 @@ impl Core {
             peer_port: header.src_port,
         };
         if op != Operation::Data && received.len != 0 {
-            self.fault(header, "data where none belongs");
+            self.record_violation(header, "a payload in a control packet");
         }
         let Some(connection) = self.connections.get_mut(&key) else {
-            self.handle_new(key, op, header);
+            self.handle_unknown(key, op, header);
             return false;
         };
-        let mut fault = None;
-        // A reset of a connection that its sender has forgotten knows of no credit.
+        let mut violation = None;
+        // The reset of a connection that is unknown to the device carries no credit.
         if (connection.open && op != Operation::Reset) || op == Operation::Response {
-            fault = connection.hear_credit(header);
+            violation = connection.update_credit(header);
         }
         let mut kept = false;
-        let mut answer = None;
+        let mut reply = None;
         match op {
-            Operation::Request => fault = Some("a second request"),
-            Operation::Response if connection.open => fault = Some("a second response"),
+            Operation::Request => violation = Some("a second request"),
+            Operation::Response if connection.open => violation = Some("a second response"),
             Operation::Response => connection.open = true,
             Operation::Reset => {
                 let both = |bits| bits & shutdown::BOTH == shutdown::BOTH;
-                connection.over = Some(match connection.open {
+                connection.close_reason = Some(match connection.open {
                     false => Over::Refused,
-                    true if both(connection.said) || both(connection.heard) => Over::Clean,
+                    true if both(connection.shutdown_sent)
+                        || both(connection.shutdown_received) =>
+                    {
+                        Over::Clean
+                    }
                     true => Over::Reset,
                 });
             }
             _ if !connection.open => {
-                fault = Some("a packet before the response");
-                answer = Some(Operation::Reset);
+                violation = Some("a packet before the response");
+                reply = Some(Operation::Reset);
             }
-            Operation::Shutdown => connection.heard |= header.flags,
+            Operation::Shutdown => connection.shutdown_received |= header.flags,
             Operation::Data if connection.released => {}
-            Operation::Data => match connection.take(&self.driver, received) {
+            Operation::Data => match connection.accept_data(&self.driver, received) {
                 Ok(held) => kept = held,
-                Err(wrong) => fault = Some(wrong),
+                Err(reason) => violation = Some(reason),
             },
             Operation::CreditUpdate => {}
-            Operation::CreditRequest => answer = Some(Operation::CreditUpdate),
+            Operation::CreditRequest => reply = Some(Operation::CreditUpdate),
         }
         connection.changed.notify_all();
         let released = connection.released;
-        let over = connection.over.is_some();
-        let ended = connection.heard & shutdown::BOTH == shutdown::BOTH;
-        if !over && ended && !connection.has_unread() {
-            connection.over = Some(Over::Clean);
-            answer = Some(Operation::Reset);
+        let closed = connection.close_reason.is_some();
+        let ended = connection.shutdown_received & shutdown::BOTH == shutdown::BOTH;
+        if !closed && ended && !connection.has_unread() {
+            connection.close_reason = Some(Over::Clean);
+            reply = Some(Operation::Reset);
         }
-        if let Some(wrong) = fault {
-            self.fault(header, wrong);
+        if let Some(reason) = violation {
+            self.record_violation(header, reason);
         }
-        if let Some(op) = answer {
-            self.tell(key, op, 0);
+        if let Some(op) = reply {
+            self.send_control(key, op, 0);
         }
-        if released && (over || answer == Some(Operation::Reset)) {
+        if released && (closed || reply == Some(Operation::Reset)) {
             self.connections.remove(&key);
         }
         kept
     }
 
-    /// A packet of no connection.
-    fn handle_new(&mut self, key: Key, op: Operation, header: &Header) {
+    /// Handles a packet of an unknown connection: accepts a request, resets anything else.
+    fn handle_unknown(&mut self, key: Key, op: Operation, header: &Header) {
         let listener = self.listeners.get_mut(&(key.kind, key.port));
         match (op, listener) {
             (Operation::Reset, _) => {}
             (Operation::Request, Some(listener)) if listener.queue.len() < listener.backlog => {
                 let mut connection = Connection::new(key, self.driver.options());
                 connection.open = true;
-                connection.hear_credit(header);
+                connection.update_credit(header);
                 listener.queue.push_back(key);
                 listener.changed.notify_all();
                 self.connections.insert(key, connection);
-                self.tell(key, Operation::Response, 0);
+                self.send_control(key, Operation::Response, 0);
             }
-            _ => self.push(Header {
+            _ => self.enqueue(Header {
                 src_cid: header.dst_cid,
                 dst_cid: header.src_cid,
                 src_port: header.dst_port,
@@ -256,121 +261,125 @@ impl Core {
         }
     }
 
-    fn fault(&mut self, header: &Header, wrong: &str) {
-        if self.faults.len() < 100 {
-            self.faults.push(format!("{wrong}: {header:?}"));
+    fn record_violation(&mut self, header: &Header, reason: &str) {
+        if self.violations.len() < 100 {
+            self.violations.push(format!("{reason}: {header:?}"));
         }
     }
 
-    /// Sends a packet without data on a connection that is known.
-    pub(super) fn tell(&mut self, key: Key, op: Operation, flags: u32) {
+    /// Sends a packet without payload on a connection. Does nothing if the connection is unknown.
+    pub(super) fn send_control(&mut self, key: Key, op: Operation, flags: u32) {
         let cid = self.cid();
         if let Some(connection) = self.connections.get_mut(&key) {
             let header = Header {
                 flags,
                 ..connection.header(cid, op)
             };
-            self.push(header);
+            self.enqueue(header);
         }
     }
 
-    fn push(&mut self, header: Header) {
-        self.waiting.push_back(header);
-        self.send_waiting();
+    fn enqueue(&mut self, header: Header) {
+        self.tx_pending.push_back(header);
+        self.flush_pending();
     }
 
-    fn send_waiting(&mut self) {
-        while let Some(header) = self.waiting.front() {
+    fn flush_pending(&mut self) {
+        while let Some(header) = self.tx_pending.front() {
             if !self.driver.try_send(header, &[]) {
                 break;
             }
-            self.waiting.pop_front();
+            self.tx_pending.pop_front();
         }
         self.driver.flush();
     }
 
-    /// Asks for a connection.
-    pub(super) fn request(&mut self, key: Key) -> io::Result<Arc<Condvar>> {
+    /// Sends a connection request. Returns the condition variable that its changes notify.
+    pub(super) fn start_connect(&mut self, key: Key) -> io::Result<Arc<Condvar>> {
         if self.connections.contains_key(&key) {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let connection = Connection::new(key, self.driver.options());
         let changed = Arc::clone(&connection.changed);
         self.connections.insert(key, connection);
-        self.tell(key, Operation::Request, 0);
+        self.send_control(key, Operation::Request, 0);
         Ok(changed)
     }
 
-    /// Whether a connection that was asked for stands; `None` while that is open.
-    pub(super) fn connected(&mut self, key: Key) -> Option<io::Result<()>> {
+    /// The result of a connection request; `None` while it is pending.
+    pub(super) fn connect_result(&mut self, key: Key) -> Option<io::Result<()>> {
         let connection = self.connections.get(&key)?;
-        match connection.over {
+        match connection.close_reason {
             Some(_) if !connection.open => Some(Err(io::ErrorKind::ConnectionRefused.into())),
             _ => connection.open.then_some(Ok(())),
         }
     }
 
-    /// Reads; `None` where it would wait.
+    /// Reads without waiting; `None` if it would block.
     #[inline]
     pub(super) fn read(&mut self, key: Key, buffer: &mut [u8]) -> Option<io::Result<usize>> {
         let Some(connection) = self.connections.get_mut(&key) else {
             return Some(Err(io::ErrorKind::NotConnected.into()));
         };
         if connection.has_unread() {
-            let (read, tell) = connection.read(&mut self.driver, buffer);
-            self.after_read(key, tell);
+            let (read, low_credit) = connection.read(&mut self.driver, buffer);
+            self.after_read(key, low_credit);
             return Some(Ok(read));
         }
         connection.end_of_data().map(|end| end.map(|()| 0))
     }
 
-    /// Whether [`Core::read`] would not wait.
+    /// Whether [`Core::read`] would not block.
     pub(super) fn is_readable(&mut self, key: Key) -> bool {
         self.connections
             .get_mut(&key)
             .is_none_or(|connection| connection.has_unread() || connection.end_of_data().is_some())
     }
 
-    /// Whether [`Core::write`] would not wait.
+    /// Whether [`Core::write`] would not block.
     pub(super) fn is_writable(&self, key: Key) -> bool {
         self.connections.get(&key).is_none_or(|connection| {
-            let is_shut =
-                connection.said & shutdown::SEND != 0 || connection.heard & shutdown::RECEIVE != 0;
-            is_shut || connection.over.is_some() || connection.credit() > 0
+            let is_shut = connection.shutdown_sent & shutdown::SEND != 0
+                || connection.shutdown_received & shutdown::RECEIVE != 0;
+            is_shut || connection.close_reason.is_some() || connection.credit() > 0
         })
     }
 
-    /// Takes a message; `None` where it would wait.
+    /// Reads a whole message; `None` if it would block.
     pub(super) fn read_message(&mut self, key: Key) -> Option<io::Result<Message>> {
         let Some(connection) = self.connections.get_mut(&key) else {
             return Some(Err(io::ErrorKind::NotConnected.into()));
         };
         if connection.has_message() {
-            let (bytes, record, tell) = connection.read_message(&mut self.driver);
-            self.after_read(key, tell);
+            let (bytes, record, low_credit) = connection.read_message(&mut self.driver);
+            self.after_read(key, low_credit);
             return Some(Ok(Some((bytes, record))));
         }
         connection.end_of_data().map(|end| end.map(|()| None))
     }
 
     #[inline]
-    fn after_read(&mut self, key: Key, tell: bool) {
+    fn after_read(&mut self, key: Key, send_credit_update: bool) {
         self.driver.refill();
-        if tell {
-            self.tell(key, Operation::CreditUpdate, 0);
+        if send_credit_update {
+            self.send_control(key, Operation::CreditUpdate, 0);
         }
         let both = shutdown::BOTH;
         let ended = self.connections.get_mut(&key).filter(|connection| {
-            connection.heard & both == both && connection.over.is_none() && !connection.has_unread()
+            connection.shutdown_received & both == both
+                && connection.close_reason.is_none()
+                && !connection.has_unread()
         });
         if let Some(connection) = ended {
-            connection.over = Some(Over::Clean);
-            self.tell(key, Operation::Reset, 0);
+            connection.close_reason = Some(Over::Clean);
+            self.send_control(key, Operation::Reset, 0);
         }
     }
 
-    /// Writes from `sent` on and moves it; `None` where it would wait. With `end`, the last packet
-    /// carries these flags, and nothing less than all is done.
+    /// Sends `bytes` from offset `sent` on and advances `sent`. `None` if it would block.
+    ///
+    /// Without `end`, a partial write succeeds. With `end`, only all bytes do, and the last packet
+    /// carries these flags.
     #[inline]
     pub(super) fn write(
         &mut self,
@@ -386,11 +395,13 @@ impl Core {
         let mut empty_message = bytes.is_empty() && end.is_some();
         let mut has_credit = true;
         while *sent < bytes.len() || empty_message {
-            if connection.said & shutdown::SEND != 0 || connection.heard & shutdown::RECEIVE != 0 {
+            if connection.shutdown_sent & shutdown::SEND != 0
+                || connection.shutdown_received & shutdown::RECEIVE != 0
+            {
                 return Some(Err(io::ErrorKind::BrokenPipe.into()));
             }
-            if let Some(over) = connection.over {
-                return Some(Err(match over {
+            if let Some(reason) = connection.close_reason {
+                return Some(Err(match reason {
                     Over::Clean => io::ErrorKind::BrokenPipe,
                     _ => io::ErrorKind::ConnectionReset,
                 }
@@ -403,37 +414,36 @@ impl Core {
                 break;
             }
             let flags = if len == rest.len() { end } else { None };
-            let told = connection.header(cid, Operation::Data);
             let header = Header {
                 len: len as u32,
                 flags: flags.unwrap_or(0),
-                ..told
+                ..connection.header(cid, Operation::Data)
             };
             if !self.driver.try_send(&header, &rest[..len]) {
                 break;
             }
             self.driver.flush();
-            connection.has_sent(len);
+            connection.record_sent(len);
             *sent += len;
             empty_message = false;
         }
         let done = *sent == bytes.len() && !empty_message;
         let enough = done || (end.is_none() && *sent > 0);
         let changed = &connection.changed;
-        if !enough && has_credit && !self.want_room.iter().any(|it| Arc::ptr_eq(it, changed)) {
-            self.want_room.push(Arc::clone(changed));
+        if !enough && has_credit && !self.tx_waiters.iter().any(|it| Arc::ptr_eq(it, changed)) {
+            self.tx_waiters.push(Arc::clone(changed));
         }
         enough.then_some(Ok(()))
     }
 
-    /// [`Core::write`] for a caller that does not wait for room, whatever came of it.
+    /// [`Core::write`] for a caller that never waits. Fails with `WouldBlock` instead.
     pub(super) fn try_write(&mut self, key: Key, bytes: &[u8]) -> io::Result<usize> {
         let mut sent = 0;
         let written = self.write(key, bytes, &mut sent, None);
-        // Nobody waits for it.
+        // No thread waits, so there is none to notify.
         if let Some(connection) = self.connections.get(&key) {
             let changed = &connection.changed;
-            self.want_room.retain(|it| !Arc::ptr_eq(it, changed));
+            self.tx_waiters.retain(|it| !Arc::ptr_eq(it, changed));
         }
         match written {
             Some(result) => result.map(|()| sent),
@@ -441,34 +451,36 @@ impl Core {
         }
     }
 
-    /// Ends one direction or both, for good.
+    /// Shuts down one direction or both (half-close).
     pub(super) fn shutdown(&mut self, key: Key, bits: u32) -> io::Result<()> {
         let connection = self.connections.get_mut(&key);
         let connection = connection.ok_or(io::ErrorKind::NotConnected)?;
-        if connection.over.is_some() {
+        if connection.close_reason.is_some() {
             return Err(io::ErrorKind::NotConnected.into());
         }
-        if connection.said & bits != bits {
-            connection.said |= bits;
-            let said = connection.said;
+        if connection.shutdown_sent & bits != bits {
+            connection.shutdown_sent |= bits;
+            let flags = connection.shutdown_sent;
             connection.changed.notify_all();
-            self.tell(key, Operation::Shutdown, said);
+            self.send_control(key, Operation::Shutdown, flags);
         }
         Ok(())
     }
 
-    /// Lets go of a connection; Linux closes it in its own time.
+    /// Closes a connection whose last handle was dropped. Like Linux, it then waits for the peer's
+    /// reset.
     pub(super) fn release(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(&key) else {
             return;
         };
         connection.released = true;
         connection.discard(&mut self.driver);
-        let (over, heard) = (connection.over, connection.heard);
-        if over.is_none() && heard & shutdown::BOTH == shutdown::BOTH {
-            self.tell(key, Operation::Reset, 0);
+        let closed = connection.close_reason.is_some();
+        let peer_done = connection.shutdown_received & shutdown::BOTH == shutdown::BOTH;
+        if !closed && peer_done {
+            self.send_control(key, Operation::Reset, 0);
         }
-        if over.is_some() || heard & shutdown::BOTH == shutdown::BOTH {
+        if closed || peer_done {
             self.connections.remove(&key);
         } else {
             let _ = self.shutdown(key, shutdown::BOTH);
@@ -478,20 +490,20 @@ impl Core {
         self.driver.refill();
     }
 
-    /// Ends a connection without more ado.
+    /// Resets a connection.
     pub(super) fn reset(&mut self, key: Key) {
-        self.tell(key, Operation::Reset, 0);
+        self.send_control(key, Operation::Reset, 0);
         if let Some(mut connection) = self.connections.remove(&key) {
             connection.discard(&mut self.driver);
         }
         self.driver.refill();
     }
 
-    /// The guest begins anew: nothing that was is.
-    pub(super) fn forget(&mut self) {
+    /// Drops all state, as a guest that restarts does. Listeners stay.
+    pub(super) fn restart(&mut self) {
         for connection in self.connections.values_mut() {
-            connection.forget();
-            connection.over = Some(Over::Restarted);
+            connection.clear_unread();
+            connection.close_reason = Some(Over::Restarted);
             connection.changed.notify_all();
         }
         self.connections
@@ -499,25 +511,27 @@ impl Core {
         for listener in self.listeners.values_mut() {
             listener.queue.clear();
         }
-        self.waiting.clear();
+        self.tx_pending.clear();
         self.closing.clear();
     }
 }
 
 impl Connection {
-    /// What a reader finds who finds no data; `None` where more may come.
+    /// What a read returns once no data is left; `None` if more may arrive.
     fn end_of_data(&self) -> Option<io::Result<()>> {
-        if self.heard & shutdown::SEND != 0 || self.said & shutdown::RECEIVE != 0 {
+        if self.shutdown_received & shutdown::SEND != 0
+            || self.shutdown_sent & shutdown::RECEIVE != 0
+        {
             return Some(Ok(()));
         }
-        match self.over? {
+        match self.close_reason? {
             Over::Clean => Some(Ok(())),
             _ => Some(Err(io::ErrorKind::ConnectionReset.into())),
         }
     }
 }
 
-/// The flags of a message's last packet.
+/// The flags of the last packet of a message.
 pub(super) fn message_end(record: bool) -> u32 {
     message::END | if record { message::RECORD } else { 0 }
 }

@@ -1,4 +1,4 @@
-//! A virtio-vsock driver: packets in and out, and everything that a machine does to its device.
+//! A virtio-vsock driver and its VMM: sends and receives packets, starts and stops the device.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,67 +8,68 @@ use std::time::{Duration, Instant};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_virtio::{HEADER_LEN, Header, features};
 
-use super::memory::{Memory, Plan, Regions};
-use super::virtqueue::{Piece, Places, Virtqueue};
+use super::memory::{BumpAllocator, Memory, Regions};
+use super::virtqueue::{QueueOffsets, Segment, Virtqueue};
 use super::vmm::{PROTOCOL_FEATURES, Vmm, protocol};
 
-/// The queue to the guest.
+/// Index of the RX queue (device to guest).
 pub const RX: u32 = 0;
-/// The queue from the guest.
+/// Index of the TX queue (guest to device).
 pub const TX: u32 = 1;
 
-/// The most bytes of one packet's data, as Linux has it.
+/// Largest payload of a packet in bytes, as in Linux (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`).
 pub const MAX_PACKET: usize = 64 << 10;
-/// A receive buffer of Linux: what is left of 4 KiB.
+/// Bytes of a receive buffer in Linux: 4 KiB less the socket buffer's overhead.
 pub const LINUX_RX_BUFFER: usize = 3776;
 
-/// How a packet lies in its chain.
+/// How a packet is laid out over its descriptor chain.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Layout {
-    /// Header and data in one descriptor.
+    /// Header and payload in one descriptor.
     Together,
-    /// The header in one and the data in another, as Linux does up to 32 KiB.
+    /// The header in one descriptor, the payload in another. Linux does this up to 32 KiB.
     #[default]
     Apart,
-    /// The header in one and the data in one for each so many bytes, as Linux does above.
+    /// The header in one descriptor, the payload in descriptors of this many bytes. Linux does this
+    /// above 32 KiB.
     Paged(usize),
-    /// Descriptors of these lengths over header and data, and one for what is left.
+    /// Descriptors of these lengths across header and payload, and one for the rest.
     Cut(Vec<usize>),
 }
 
-/// What a driver and its machine are like.
+/// Configuration of a driver and its VMM.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// The guest's context id.
     pub cid: u64,
-    /// Entries of each queue: a power of two.
+    /// Size of each virtqueue; a power of two.
     pub queue_size: u16,
-    /// Features that it takes, if the device offers them.
+    /// Virtio features that the driver accepts.
     pub features: u64,
-    /// Features of vhost-user that it takes, likewise.
+    /// Protocol features of vhost-user that the VMM accepts.
     pub protocol: u64,
-    /// Bytes of one receive buffer, its header included.
+    /// Bytes of one receive buffer, including the header.
     pub rx_buffer: usize,
-    /// Whether a receive buffer has a descriptor of its own for the header.
+    /// Whether a receive buffer has a separate descriptor for the header.
     pub rx_header_apart: bool,
-    /// How its packets lie, where nothing else is said.
+    /// Default layout of sent packets.
     pub layout: Layout,
-    /// Packets that it can have under way at once; no more than the queue's size.
+    /// Most packets in flight to the device; at most the queue size.
     pub tx_slots: u16,
-    /// How its memory lies.
+    /// Layout of the guest memory.
     pub regions: Regions,
-    /// Whether a reader who has read everything tells the peer, however little that was: as Linux
-    /// does from 6.8 on.
+    /// Whether a reader that has read everything sends a credit update, however few bytes it read.
+    /// Linux does so since 6.8.
     pub tells_when_empty: bool,
-    /// Whether the test itself writes where the device does: then what makes no sense there is
-    /// passed over, and not taken for a fault of the device.
+    /// Whether the test itself overwrites the used ring, as a hostile guest may. Invalid entries there
+    /// are then skipped instead of being reported as violations of the device.
     pub lawless: bool,
-    /// The longest that an answer of the device's process, or a free place, is waited for.
+    /// Timeout for a vhost-user reply, and for free space in the TX queue.
     pub timeout: Duration,
 }
 
 impl Default for Options {
-    /// As Linux under QEMU.
+    /// Like Linux under QEMU.
     fn default() -> Self {
         Self {
             cid: 3,
@@ -95,7 +96,7 @@ impl Default for Options {
 }
 
 impl Options {
-    /// The defaults, with this context id.
+    /// The defaults with this context id.
     pub fn new(cid: u64) -> Self {
         Self {
             cid,
@@ -103,7 +104,7 @@ impl Options {
         }
     }
 
-    /// Without some features.
+    /// Removes virtio features.
     #[must_use]
     pub fn without(mut self, features: u64) -> Self {
         self.features &= !features;
@@ -111,20 +112,21 @@ impl Options {
     }
 }
 
-/// A packet that has come; its data stays in guest memory until the buffer is given back.
+/// A received packet. Its payload stays in guest memory until the buffer is returned by
+/// [`Driver::give_back`].
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
-    /// Its header.
+    /// The packet's header.
     pub header: Header,
-    /// The buffer, to give back.
+    /// Index of the receive buffer.
     pub buffer: u32,
-    /// Where its data is.
+    /// Offset of the payload in guest memory.
     pub offset: usize,
-    /// Bytes of data that came with it, whatever the header says.
+    /// Bytes of payload that the device wrote, whatever the header says.
     pub len: usize,
 }
 
-/// A driver and the machine that it runs in.
+/// A virtio-vsock driver and its VMM.
 #[derive(Debug)]
 pub struct Driver {
     path: PathBuf,
@@ -135,31 +137,31 @@ pub struct Driver {
     rx: Virtqueue,
     tx: Virtqueue,
     rx_begin: usize,
-    /// Receive buffers that the device does not have and nobody holds.
+    /// Receive buffers that neither the device nor a connection holds.
     rx_spare: Vec<u32>,
     tx_begin: usize,
-    /// Where packets can be put; the last is taken first.
+    /// Free transmit slots; the last is used first.
     tx_free: Vec<u32>,
-    /// Pieces of the chain that is made, kept for their memory.
-    pieces: Vec<Piece>,
+    /// Segments of the current chain; kept to reuse the allocation.
+    segments: Vec<Segment>,
 }
 
-/// Twice as many as a queue takes: some can be held while the device has all that it can have.
+/// Twice the queue size, so that connections can hold buffers while the queue stays full.
 fn rx_buffers(options: &Options) -> usize {
     2 * usize::from(options.queue_size)
 }
 
-/// Bytes from one receive buffer to the next.
+/// Distance between two receive buffers in bytes.
 fn rx_stride(options: &Options) -> usize {
     options.rx_buffer.next_multiple_of(64)
 }
 
 const TX_STRIDE: usize = (HEADER_LEN + MAX_PACKET).next_multiple_of(4096);
-/// In a place for packets, data begins at a cache line's bound; the header ends there.
+/// Offset of the payload in a transmit slot: a cache line boundary. The header ends there.
 const TX_DATA: usize = 64;
 
 impl Driver {
-    /// Starts a machine whose device is at `path`, with its receive buffers handed over.
+    /// Connects to the device at `path` and offers all receive buffers.
     pub fn start(path: &Path, options: Options) -> io::Result<Self> {
         let mut driver = Self::new(path, options)?;
         driver.connect()?;
@@ -167,26 +169,30 @@ impl Driver {
         Ok(driver)
     }
 
-    /// A machine that is not connected to its device, and has given it no buffer.
+    /// Creates a driver that is not connected yet and offers no buffer.
+    ///
+    /// # Panics
+    /// If `queue_size` is no power of two, or less than `tx_slots`.
     pub fn new(path: &Path, options: Options) -> io::Result<Self> {
         assert!(options.queue_size.is_power_of_two() && options.tx_slots <= options.queue_size);
-        let places = |seam| {
-            let mut plan = Plan::new(seam);
-            let queues = [(); 2].map(|()| Places::take(&mut plan, options.queue_size));
-            let rx = plan.take(rx_buffers(&options) * rx_stride(&options), 4096);
-            let tx = plan.take(usize::from(options.tx_slots) * TX_STRIDE, 4096);
-            (queues, rx, tx, plan.len())
+        let plan = |boundary| {
+            let mut allocator = BumpAllocator::new(boundary);
+            let queues =
+                [(); 2].map(|()| QueueOffsets::allocate(&mut allocator, options.queue_size));
+            let rx = allocator.allocate(rx_buffers(&options) * rx_stride(&options), 4096);
+            let tx = allocator.allocate(usize::from(options.tx_slots) * TX_STRIDE, 4096);
+            (queues, rx, tx, allocator.len())
         };
-        // All buffers of a kind are one stretch, so a seam moves by one of them at most.
-        let (.., len) = places(None);
+        // Each kind of buffer is one allocation, so the boundary shifts at most one of them.
+        let (.., len) = plan(None);
         let spare = match options.regions {
             Regions::TwoApart => len,
             _ => 0,
         };
         let memory = Arc::new(Memory::new(len + spare, options.regions)?);
-        let ([rx, tx], rx_begin, tx_begin, planned) = places(memory.seam());
+        let ([rx, tx], rx_begin, tx_begin, planned) = plan(memory.boundary());
         assert!(planned <= memory.len());
-        let queue = |places| Virtqueue::new(&memory, options.queue_size, places);
+        let queue = |offsets| Virtqueue::new(&memory, options.queue_size, offsets);
         let (rx, tx) = (queue(rx)?, queue(tx)?);
         let mut driver = Self {
             path: path.to_owned(),
@@ -199,33 +205,32 @@ impl Driver {
             rx_spare: Vec::new(),
             tx_begin,
             tx_free: Vec::new(),
-            pieces: Vec::new(),
+            segments: Vec::new(),
             options,
         };
         if driver.options.lawless {
-            driver.rx.be_lawless();
-            driver.tx.be_lawless();
+            driver.rx.tolerate_hostile_writes();
+            driver.tx.tolerate_hostile_writes();
         }
         driver.forget();
         Ok(driver)
     }
 
-    /// Connects the machine to its device and starts the queues; where it was connected before,
-    /// as QEMU does when its device's process was restarted.
+    /// Connects to the device and starts the queues. After a previous connection they resume at the
+    /// used index, as QEMU does when the device's process was restarted.
     pub fn connect(&mut self) -> io::Result<()> {
         let mut vmm = Vmm::connect(&self.path, self.options.timeout)?;
         self.features = vmm.agree(self.options.features, self.options.protocol)?;
         self.vmm = Some(vmm);
         let has = |feature| self.features & feature != 0;
         let (event_idx, indirect) = (has(features::EVENT_IDX), has(features::INDIRECT_DESC));
-        self.rx.agree(event_idx, indirect);
-        self.tx.agree(event_idx, indirect);
+        self.rx.set_features(event_idx, indirect);
+        self.tx.set_features(event_idx, indirect);
         let bases = [self.rx.used_index(), self.tx.used_index()];
         self.start_queues(bases)
     }
 
-    /// Starts the queues where they were stopped, or elsewhere, as QEMU does: the memory is told
-    /// again, too.
+    /// Starts the queues at these indexes. Like QEMU, it sends the memory table again.
     pub fn start_queues(&mut self, bases: [u16; 2]) -> io::Result<()> {
         let vmm = self.vmm()?;
         vmm.set_memory(self.memory.regions(), self.memory.descriptor())?;
@@ -240,19 +245,19 @@ impl Driver {
             vmm.enable_ring(RX, true)?;
             vmm.enable_ring(TX, true)?;
         }
-        // A ring starts with a kick.
+        // The device starts a ring at its first kick.
         self.rx.kick();
         self.tx.kick();
         Ok(())
     }
 
-    /// Stops the queues, as a machine that is paused does; where they were.
+    /// Stops the queues, as a paused VM does. Returns their indexes.
     pub fn stop_queues(&mut self) -> io::Result<[u16; 2]> {
         let vmm = self.vmm()?;
         Ok([vmm.stop_ring(RX)?, vmm.stop_ring(TX)?])
     }
 
-    /// Lets the guest restart: its driver begins anew, on the same machine.
+    /// Restarts the guest: resets the driver, on the same VMM.
     pub fn reboot(&mut self) -> io::Result<()> {
         self.stop_queues()?;
         self.forget();
@@ -261,22 +266,22 @@ impl Driver {
         Ok(())
     }
 
-    /// Ends the connection to the device's process without a word, as a machine that is killed.
+    /// Closes the vhost-user connection without stopping the queues, as a killed VMM does.
     pub fn disconnect(&mut self) {
         self.vmm = None;
     }
 
-    /// The connection to the device's process.
+    /// The vhost-user connection. Fails with `NotConnected` without one.
     pub fn vmm(&self) -> io::Result<&Vmm> {
         self.vmm.as_ref().ok_or(io::ErrorKind::NotConnected.into())
     }
 
-    /// Features that both sides have.
+    /// The negotiated virtio features.
     pub fn features(&self) -> u64 {
         self.features
     }
 
-    /// What it was made with.
+    /// The driver's configuration.
     pub fn options(&self) -> &Options {
         &self.options
     }
@@ -286,25 +291,25 @@ impl Driver {
         &self.memory
     }
 
-    /// The queue to the guest.
+    /// The RX queue (device to guest).
     pub fn rx(&mut self) -> &mut Virtqueue {
         &mut self.rx
     }
 
-    /// The queue from the guest.
+    /// The TX queue (guest to device).
     pub fn tx(&mut self) -> &mut Virtqueue {
         &mut self.tx
     }
 
-    /// As a driver that begins anew: nothing is under way, no buffer is handed over.
+    /// Resets both queues: nothing is in flight, and the device has no buffer.
     pub fn forget(&mut self) {
-        self.rx.forget();
-        self.tx.forget();
+        self.rx.reset();
+        self.tx.reset();
         self.rx_spare = (0..rx_buffers(&self.options) as u32).rev().collect();
         self.tx_free = (0..u32::from(self.options.tx_slots)).rev().collect();
     }
 
-    /// Hands spare receive buffers over until the device has as many as the queue takes.
+    /// Offers spare receive buffers until the RX queue is full.
     #[inline]
     pub fn refill(&mut self) {
         let len = self.options.rx_buffer;
@@ -313,11 +318,11 @@ impl Driver {
             let header = HEADER_LEN;
             let added = if self.options.rx_header_apart {
                 let data = offset + header;
-                let pieces = [(offset, header), (data, len - header)];
-                let pieces = pieces.map(|(offset, len)| Piece { offset, len });
-                self.rx.add(&pieces, true, buffer)
+                let segments = [(offset, header), (data, len - header)];
+                let segments = segments.map(|(offset, len)| Segment { offset, len });
+                self.rx.add(&segments, true, buffer)
             } else {
-                self.rx.add(&[Piece { offset, len }], true, buffer)
+                self.rx.add(&[Segment { offset, len }], true, buffer)
             };
             if !added {
                 break;
@@ -327,16 +332,20 @@ impl Driver {
         self.rx.publish();
     }
 
-    /// Whether a buffer that is held leaves one to hand over in its place.
+    /// Whether a spare buffer can replace one that a connection keeps.
     #[inline]
     pub fn has_spare(&self) -> bool {
         !self.rx_spare.is_empty()
     }
 
-    /// The next packet, if one has come. Its buffer is the caller's until it is given back.
+    /// Returns the next received packet. The caller owns its buffer until [`Driver::give_back`].
+    ///
+    /// # Panics
+    /// If the device wrote fewer bytes than a header or more than the buffer has, unless the options
+    /// say `lawless`.
     #[inline]
     pub fn poll_receive(&mut self) -> Option<Received> {
-        let (buffer, written) = self.rx.take()?;
+        let (buffer, written) = self.rx.pop_used()?;
         let offset = self.rx_begin + buffer as usize * rx_stride(&self.options);
         let mut header = [0; HEADER_LEN];
         self.memory.bytes(offset, HEADER_LEN).get(0, &mut header);
@@ -357,13 +366,13 @@ impl Driver {
         })
     }
 
-    /// Gives a buffer back. The device gets it with the next [`Driver::refill`].
+    /// Returns a buffer to the spare ones. The next [`Driver::refill`] offers it to the device.
     #[inline]
     pub fn give_back(&mut self, buffer: u32) {
         self.rx_spare.push(buffer);
     }
 
-    /// The next packet with its data, for which it waits so long; its buffer is handed over again.
+    /// Waits for the next packet, copies its payload and recycles its buffer. `None` on timeout.
     pub fn receive(&mut self, timeout: Duration) -> io::Result<Option<(Header, Vec<u8>)>> {
         let until = Instant::now() + timeout;
         loop {
@@ -380,27 +389,28 @@ impl Driver {
                 self.refill();
                 return Ok(Some((header, data)));
             }
-            if !self.rx.want_call() && !wait(&self.rx, until)? {
+            if !self.rx.enable_notification() && !wait(&self.rx, until)? {
                 return Ok(None);
             }
         }
     }
 
-    /// Sends a packet, data and all, if there is room. The header stays as it is.
+    /// Adds a packet to the TX queue in the default layout. False if the queue is full. The header is
+    /// sent unchanged, even if it contradicts the payload. The device sees it after [`Driver::flush`].
     #[inline]
     pub fn try_send(&mut self, header: &Header, data: &[u8]) -> bool {
         let layout = std::mem::take(&mut self.options.layout);
-        let sent = self.put(header, data, &layout);
+        let sent = self.try_add(header, data, &layout);
         self.options.layout = layout;
         sent
     }
 
-    /// Sends a packet that lies in this way, and waits for room as long as it may. The header
-    /// stays as it is, whatever the data.
+    /// Sends a packet in this layout and waits while the TX queue is full. The header is sent
+    /// unchanged, even if it contradicts the payload. Fails with `TimedOut`.
     pub fn send(&mut self, header: &Header, data: &[u8], layout: &Layout) -> io::Result<()> {
         let until = Instant::now() + self.options.timeout;
-        while !self.put(header, data, layout) {
-            if !self.tx.want_call() && !wait(&self.tx, until)? {
+        while !self.try_add(header, data, layout) {
+            if !self.tx.enable_notification() && !wait(&self.tx, until)? {
                 return Err(io::ErrorKind::TimedOut.into());
             }
         }
@@ -408,27 +418,27 @@ impl Driver {
         Ok(())
     }
 
-    /// Lets the device see what was sent by [`Driver::try_send`].
+    /// Publishes packets added by [`Driver::try_send`].
     #[inline]
     pub fn flush(&mut self) {
         self.tx.publish();
     }
 
-    /// Takes back the places of packets that the device has read.
+    /// Frees the slots of packets that the device has used.
     #[inline]
     pub fn reclaim(&mut self) {
-        while let Some((slot, _)) = self.tx.take() {
+        while let Some((slot, _)) = self.tx.pop_used() {
             self.tx_free.push(slot);
         }
     }
 
-    /// Whether every packet was read by the device.
+    /// Whether the device has used every sent packet.
     pub fn is_sent(&mut self) -> bool {
         self.reclaim();
         self.tx_free.len() == usize::from(self.options.tx_slots)
     }
 
-    fn put(&mut self, header: &Header, data: &[u8], layout: &Layout) -> bool {
+    fn try_add(&mut self, header: &Header, data: &[u8], layout: &Layout) -> bool {
         assert!(data.len() <= MAX_PACKET);
         if self.tx_free.is_empty() {
             self.reclaim();
@@ -437,50 +447,50 @@ impl Driver {
             return false;
         };
         let data_at = self.tx_begin + slot as usize * TX_STRIDE + TX_DATA;
-        self.cut(data_at - HEADER_LEN, data.len(), layout);
-        if !self.tx.has_room(self.pieces.len()) {
+        self.split(data_at - HEADER_LEN, data.len(), layout);
+        if !self.tx.has_free_descriptors(self.segments.len()) {
             self.reclaim();
         }
         self.memory
             .bytes(data_at - HEADER_LEN, HEADER_LEN)
             .put(0, &header.encode());
         self.memory.bytes(data_at, data.len()).put(0, data);
-        let sent = self.tx.add(&self.pieces, false, slot);
+        let sent = self.tx.add(&self.segments, false, slot);
         if !sent {
             self.tx_free.push(slot);
         }
         sent
     }
 
-    /// Makes the pieces of a packet.
+    /// Splits a packet into segments.
     #[inline]
-    fn cut(&mut self, begin: usize, data: usize, layout: &Layout) {
-        self.pieces.clear();
+    fn split(&mut self, begin: usize, data: usize, layout: &Layout) {
+        self.segments.clear();
         let end = begin + HEADER_LEN + data;
         let mut at = begin;
-        let mut piece = |len: usize| {
+        let mut push = |len: usize| {
             let len = len.min(end - at);
             if len > 0 {
-                self.pieces.push(Piece { offset: at, len });
+                self.segments.push(Segment { offset: at, len });
             }
             at += len;
         };
         match layout {
             Layout::Together => {}
-            Layout::Apart => piece(HEADER_LEN),
+            Layout::Apart => push(HEADER_LEN),
             Layout::Paged(size) => {
-                piece(HEADER_LEN);
-                (0..data.div_ceil(*size)).for_each(|_| piece(*size));
+                push(HEADER_LEN);
+                (0..data.div_ceil(*size)).for_each(|_| push(*size));
             }
-            Layout::Cut(lengths) => lengths.iter().for_each(|len| piece(*len)),
+            Layout::Cut(lengths) => lengths.iter().for_each(|len| push(*len)),
         }
-        piece(usize::MAX);
+        push(usize::MAX);
     }
 }
 
 fn wait(queue: &Virtqueue, until: Instant) -> io::Result<bool> {
     let event = queue.call_event();
-    let came = poll::wait(&mut [PollFd::new(&event, PollFlags::IN)], Some(until))?;
+    let called = poll::wait(&mut [PollFd::new(&event, PollFlags::IN)], Some(until))?;
     queue.clear_call();
-    Ok(came)
+    Ok(called)
 }

@@ -1,13 +1,12 @@
-//! A guest at native speed: a virtio-vsock driver in a test's own process, and its machine.
+//! A guest at native speed: a virtio-vsock driver and its VMM, in the test's own process.
 //!
-//! No processor is emulated and no kernel boots: the test is the VMM that hands memory and queues
-//! to a device over vhost-user ([`vmm`]), and the driver that fills them ([`virtqueue`]).
-//! [`Driver`] sends and receives packets, and everything that no lawful driver would do. [`Guest`]
-//! stands on it and has what programs in a guest have: connections and listeners, which behave as
-//! Linux's do.
+//! There is no emulated processor and no kernel. The test is the vhost-user front end, which gives
+//! memory and queues to a device ([`vmm`]), and the driver that fills the queues ([`virtqueue`]).
+//! [`Driver`] sends and receives packets, and can act as a hostile guest. [`Guest`] is built on it and
+//! offers what guest programs have: connections and listeners that behave like Linux's.
 //!
-//! A device that breaks the protocol is found out: what it must not have sent is kept for
-//! [`Guest::faults`], and where it breaks the queues the test panics.
+//! The guest also checks the device. Packets that violate the protocol are collected for
+//! [`Guest::faults`]. A device that violates the virtqueue protocol makes the test panic.
 
 mod connection;
 mod core;

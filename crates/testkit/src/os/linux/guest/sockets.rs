@@ -1,7 +1,7 @@
 //! A guest whose programs connect, listen, read and write.
 //!
-//! The thread that waits for something looks at the queues itself, so that a message is with its
-//! reader after one wake-up; while nobody waits, a thread of the guest's own does.
+//! Threads follow the leader/followers pattern. A blocked thread processes the queues itself, so one
+//! wakeup delivers a message to its reader. While no thread is blocked, the guest's worker thread does.
 
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
@@ -16,20 +16,21 @@ use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_virtio::{SocketKind, shutdown};
 
 use super::connection::{Connection, Key, Over};
-use super::core::{Core, Leader, Listening, Message, message_end};
+use super::core::{Core, Leader, ListenerState, Message, message_end};
 use super::driver::{Driver, Options};
 
-/// The host's context id.
+/// The host's context id (`VMADDR_CID_HOST`).
+#[doc(alias = "VMADDR_CID_HOST")]
 pub const HOST: u64 = 2;
 
-/// How long Linux waits for the answer to a connect.
+/// How long Linux waits for the response to a connect (`VSOCK_DEFAULT_CONNECT_TIMEOUT`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-/// While threads come and go, how often the guest's own looks whether it has to lead.
+/// How often the worker checks, while leaders change, whether it has to lead.
 const TICK: Duration = Duration::from_millis(1);
-/// After so many ticks of the same leader it rests until it is called.
+/// The worker parks after this many ticks with the same leader.
 const TICKS: u32 = 3;
 
-/// A running guest. Its connections end with it, without a word.
+/// A running guest. Dropping it disconnects the VMM; its connections end without a shutdown or reset.
 #[derive(Debug)]
 pub struct Guest {
     shared: Arc<Shared>,
@@ -39,23 +40,24 @@ pub struct Guest {
 #[derive(Debug)]
 struct Shared {
     core: Mutex<Core>,
-    /// What the worker rests on.
-    rest: Condvar,
-    /// Wakes a thread that leads and sleeps.
-    nudge: Event,
+    /// Wakes the worker while it does not lead.
+    worker_wakeup: Condvar,
+    /// Wakes a parked leader.
+    leader_wakeup: Event,
     /// Wakes the worker while it leads.
-    nudge_worker: Event,
+    leading_worker_wakeup: Event,
+    /// The call descriptors of both queues.
     calls: [OwnedFd; 2],
     spin: Duration,
 }
 
 impl Guest {
-    /// Starts a guest whose device is at `path`.
+    /// Starts a guest whose vhost-user device listens at `path`. Blocked threads park at once.
     pub fn start(path: &Path, options: Options) -> io::Result<Self> {
         Self::with_spin(path, options, Duration::ZERO)
     }
 
-    /// Likewise; whoever waits looks for so long before it sleeps.
+    /// Starts a guest whose blocked threads spin for `spin` before they park.
     pub fn with_spin(path: &Path, options: Options, spin: Duration) -> io::Result<Self> {
         let mut driver = Driver::start(path, options)?;
         let calls = [
@@ -64,9 +66,9 @@ impl Guest {
         ];
         let shared = Arc::new(Shared {
             core: Mutex::new(Core::new(driver)),
-            rest: Condvar::new(),
-            nudge: Event::new()?,
-            nudge_worker: Event::new()?,
+            worker_wakeup: Condvar::new(),
+            leader_wakeup: Event::new()?,
+            leading_worker_wakeup: Event::new()?,
             calls,
             spin,
         });
@@ -81,12 +83,12 @@ impl Guest {
         })
     }
 
-    /// Connects to a port of the host.
+    /// Connects to a port of the host, with Linux's timeout of 2 s.
     pub fn connect(&self, port: u32) -> io::Result<GuestStream> {
         self.connect_to(SocketKind::Stream, HOST, port, CONNECT_TIMEOUT)
     }
 
-    /// Connects to a port of anybody.
+    /// Connects to a port of any context id, from an ephemeral port.
     pub fn connect_to(
         &self,
         kind: SocketKind,
@@ -94,14 +96,14 @@ impl Guest {
         port: u32,
         timeout: Duration,
     ) -> io::Result<GuestStream> {
-        let own = self.shared.lock().free_port();
-        self.connect_from(own, kind, cid, port, timeout)
+        let local = self.shared.lock().free_port();
+        self.connect_from(local, kind, cid, port, timeout)
     }
 
-    /// Connects from a port of one's own choice.
+    /// Connects from the given local port.
     pub fn connect_from(
         &self,
-        own: u32,
+        local: u32,
         kind: SocketKind,
         cid: u64,
         port: u32,
@@ -109,15 +111,15 @@ impl Guest {
     ) -> io::Result<GuestStream> {
         let key = Key {
             kind,
-            port: own,
+            port: local,
             peer_cid: cid,
             peer_port: port,
         };
-        let changed = self.shared.lock().request(key)?;
+        let changed = self.shared.lock().start_connect(key)?;
         let until = Some(Instant::now() + timeout);
         let connected = self
             .shared
-            .block(&changed, until, |core| core.connected(key));
+            .block(&changed, until, |core| core.connect_result(key));
         if let Err(error) = connected {
             self.shared.lock().reset(key);
             return Err(error);
@@ -125,12 +127,12 @@ impl Guest {
         Ok(GuestStream::new(&self.shared, key, changed))
     }
 
-    /// Listens on a port for streams.
+    /// Listens on a port for stream connections, with a backlog of 128.
     pub fn listen(&self, port: u32) -> io::Result<GuestListener> {
         self.listen_for(SocketKind::Stream, port, 128)
     }
 
-    /// Listens on a port.
+    /// Listens on a port for connections of one kind.
     pub fn listen_for(
         &self,
         kind: SocketKind,
@@ -142,12 +144,12 @@ impl Guest {
             return Err(io::ErrorKind::AddrInUse.into());
         }
         let changed = Arc::new(Condvar::new());
-        let listening = Listening {
+        let listener = ListenerState {
             backlog,
             queue: Default::default(),
             changed: Arc::clone(&changed),
         };
-        core.listeners.insert((kind, port), listening);
+        core.listeners.insert((kind, port), listener);
         Ok(GuestListener {
             shared: Arc::clone(&self.shared),
             kind,
@@ -156,12 +158,12 @@ impl Guest {
         })
     }
 
-    /// Stops all of the guest's processors, and lets something be done to it.
-    pub fn stopped<T>(&self, what: impl FnOnce(&mut Driver) -> T) -> T {
-        what(&mut self.shared.lock().driver)
+    /// Runs `action` on the driver while no other thread of the guest runs.
+    pub fn with_driver<T>(&self, action: impl FnOnce(&mut Driver) -> T) -> T {
+        action(&mut self.shared.lock().driver)
     }
 
-    /// Pauses the machine for as long as `meanwhile` takes.
+    /// Pauses the VM (stops its queues) while `meanwhile` runs, and resumes it.
     pub fn pause(&self, meanwhile: impl FnOnce(&mut Driver)) -> io::Result<()> {
         let driver = &mut self.shared.lock().driver;
         let bases = driver.stop_queues()?;
@@ -169,17 +171,17 @@ impl Guest {
         driver.start_queues(bases)
     }
 
-    /// Restarts the guest. Its listeners listen again.
+    /// Restarts the guest on the same VMM. Its listeners listen again.
     pub fn reboot(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
-        core.forget();
+        core.restart();
         core.driver.reboot()
     }
 
-    /// Restarts the machine: its process was killed, and another began.
+    /// Restarts the guest with a new VMM, as after the VMM's process was killed.
     pub fn kill_and_start(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
-        core.forget();
+        core.restart();
         core.driver.disconnect();
         core.driver.forget();
         core.driver.connect()?;
@@ -187,19 +189,19 @@ impl Guest {
         Ok(())
     }
 
-    /// Connects the machine to a device whose process was restarted.
+    /// Reconnects the VMM to a device whose process was restarted.
     pub fn reconnect(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.driver.disconnect();
         core.driver.connect()
     }
 
-    /// What the device did that it must not do.
+    /// Protocol violations of the device so far, at most 100.
     pub fn faults(&self) -> Vec<String> {
-        self.shared.lock().faults.clone()
+        self.shared.lock().violations.clone()
     }
 
-    /// How many connections there are, those that are being closed included.
+    /// Count of connections, including those that wait for the peer's reset.
     pub fn connections(&self) -> usize {
         self.shared.lock().connections.len()
     }
@@ -208,20 +210,20 @@ impl Guest {
 impl Drop for Guest {
     fn drop(&mut self) {
         let mut core = self.shared.lock();
-        core.ended = true;
-        core.forget();
+        core.stopped = true;
+        core.restart();
         core.driver.disconnect();
         drop(core);
-        self.shared.nudge.set();
-        self.shared.nudge_worker.set();
-        self.shared.rest.notify_all();
+        self.shared.leader_wakeup.set();
+        self.shared.leading_worker_wakeup.set();
+        self.shared.worker_wakeup.notify_all();
         if let Some(worker) = self.worker.take() {
             let _ = worker.join();
         }
     }
 }
 
-/// A stream or a connection of messages. The last of its clones to go closes it.
+/// A connection: a stream, or of messages (seqpacket). Dropping the last clone closes it.
 #[derive(Clone, Debug)]
 pub struct GuestStream(Arc<Handle>);
 
@@ -230,7 +232,7 @@ struct Handle {
     shared: Arc<Shared>,
     key: Key,
     changed: Arc<Condvar>,
-    /// Of reading and of writing.
+    /// The read timeout and the write timeout.
     timeouts: Mutex<[Option<Duration>; 2]>,
 }
 
@@ -263,19 +265,19 @@ impl GuestStream {
         self.0.shared.block(&self.0.changed, until, attempt)
     }
 
-    /// Bounds each read from now on; the error is `TimedOut`.
+    /// Sets the timeout of later reads; they then fail with `TimedOut`.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
         let timeouts = self.0.timeouts.lock();
         timeouts.unwrap_or_else(PoisonError::into_inner)[0] = timeout;
     }
 
-    /// Bounds each write from now on; the error is `TimedOut`.
+    /// Sets the timeout of later writes; they then fail with `TimedOut`.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
         let timeouts = self.0.timeouts.lock();
         timeouts.unwrap_or_else(PoisonError::into_inner)[1] = timeout;
     }
 
-    /// Its port in the guest.
+    /// The local port.
     pub fn port(&self) -> u32 {
         self.0.key.port
     }
@@ -285,7 +287,7 @@ impl GuestStream {
         (self.0.key.peer_cid, self.0.key.peer_port)
     }
 
-    /// Ends one direction or both.
+    /// Shuts down one direction (half-close) or both.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         let bits = match how {
             Shutdown::Read => shutdown::RECEIVE,
@@ -298,73 +300,74 @@ impl GuestStream {
         Ok(())
     }
 
-    /// Closes it, and waits for the answer: how it ended. Only the last of its clones can.
+    /// Shuts down both directions and waits for the peer's reset. Returns how the connection ended.
     pub fn close(self, timeout: Duration) -> io::Result<Over> {
         let key = self.0.key;
-        // An error is that it is over already.
+        // It fails only if the connection is closed already.
         let _ = self.shutdown(Shutdown::Both);
         let until = Some(Instant::now() + timeout);
         self.0.shared.block(&self.0.changed, until, |core| {
             let connection = core.connections.get(&key)?;
-            connection.over.map(Ok)
+            connection.close_reason.map(Ok)
         })
     }
 
-    /// How it ended, if it did.
-    pub fn over(&self) -> Option<Over> {
+    /// Why the connection is closed; `None` while it is open.
+    pub fn close_reason(&self) -> Option<Over> {
         let mut core = self.0.shared.lock();
-        core.turn();
-        core.connections.get(&self.0.key)?.over
+        core.process_queues();
+        core.connections.get(&self.0.key)?.close_reason
     }
 
-    /// Ends it by a reset.
+    /// Resets the connection.
     pub fn reset(self) {
         self.0.shared.lock().reset(self.0.key);
     }
 
-    /// Whether a read would not wait.
+    /// Whether data is ready to read.
     pub fn has_data(&self) -> bool {
         let mut core = self.0.shared.lock();
-        core.turn();
+        core.process_queues();
         let connection = core.connections.get(&self.0.key);
         connection.is_some_and(Connection::has_unread)
     }
 
-    /// Whether a read would give bytes, an end or an error.
+    /// Whether a read would return data, end of file or an error without blocking.
     pub fn is_readable(&self) -> bool {
         let mut core = self.0.shared.lock();
-        core.turn();
+        core.process_queues();
         core.is_readable(self.0.key)
     }
 
-    /// Whether a write would take bytes or give an error.
+    /// Whether a write would accept bytes or fail without blocking.
     pub fn is_writable(&self) -> bool {
         let mut core = self.0.shared.lock();
-        core.turn();
+        core.process_queues();
         core.is_writable(self.0.key)
     }
 
-    /// Writes as much as there is credit for, at most all, and never waits.
+    /// Writes as many bytes as the credit allows. Fails with `WouldBlock` without credit.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut core = self.0.shared.lock();
-        core.turn();
+        core.process_queues();
         core.try_write(self.0.key, bytes)
     }
 
-    /// Reads what there is, and never waits.
+    /// Reads available data. Fails with `WouldBlock` if there is none.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut core = self.0.shared.lock();
-        core.turn();
+        core.process_queues();
         let read = core.read(self.0.key, buffer);
         read.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
     }
 
-    /// Sends a message; with `record` its end is that of a record, too.
+    /// Sends a message. With `record` it also ends a record (`MSG_EOR`). Fails with `InvalidInput` if
+    /// it is larger than the peer's receive buffer.
     pub fn send_message(&self, bytes: &[u8], record: bool) -> io::Result<()> {
         let key = self.0.key;
         let mut sent = 0;
         self.block(1, |core| {
-            let most = core.connections.get(&key).map(Connection::peer_buffer);
+            let most = core.connections.get(&key).map(Connection::peer_buf_alloc);
             if most.is_some_and(|most| bytes.len() > most) {
                 return Some(Err(io::ErrorKind::InvalidInput.into()));
             }
@@ -372,7 +375,7 @@ impl GuestStream {
         })
     }
 
-    /// Takes the next message, and whether it ended a record; `None` at the end.
+    /// Receives the next message, and whether it ends a record. `None` is end of file.
     pub fn receive_message(&self) -> io::Result<Message> {
         let key = self.0.key;
         self.block(0, |core| core.read_message(key))
@@ -418,7 +421,7 @@ impl Write for GuestStream {
     }
 }
 
-/// A listener; the connections that it has not accepted end with it.
+/// A listener. Dropping it resets the connections in its backlog.
 #[derive(Debug)]
 pub struct GuestListener {
     shared: Arc<Shared>,
@@ -428,7 +431,7 @@ pub struct GuestListener {
 }
 
 impl GuestListener {
-    /// Takes the next connection; waits so long for it.
+    /// Accepts the next connection. Fails with `TimedOut` after `timeout`.
     pub fn accept(&self, timeout: Duration) -> io::Result<GuestStream> {
         let until = Some(Instant::now() + timeout);
         let name = (self.kind, self.port);
@@ -440,7 +443,7 @@ impl GuestListener {
         Ok(GuestStream::new(&self.shared, key, changed))
     }
 
-    /// Its port.
+    /// The local port.
     pub fn port(&self) -> u32 {
         self.port
     }
@@ -449,8 +452,8 @@ impl GuestListener {
 impl Drop for GuestListener {
     fn drop(&mut self) {
         let mut core = self.shared.lock();
-        if let Some(listening) = core.listeners.remove(&(self.kind, self.port)) {
-            listening.queue.into_iter().for_each(|key| core.reset(key));
+        if let Some(listener) = core.listeners.remove(&(self.kind, self.port)) {
+            listener.queue.into_iter().for_each(|key| core.reset(key));
         }
     }
 }
@@ -460,16 +463,17 @@ impl Shared {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Wakes a leader that sleeps: something that it waits for may have been done here.
+    /// Wakes a parked leader after a change made by this thread.
     fn wake(&self, core: &Core) {
         match core.leader {
-            Leader::User if core.asleep => self.nudge.set(),
-            Leader::Worker => self.nudge_worker.set(),
+            Leader::User if core.parked => self.leader_wakeup.set(),
+            Leader::Worker => self.leading_worker_wakeup.set(),
             _ => {}
         }
     }
 
-    /// Attempts something until it is done, and meanwhile leads or follows.
+    /// Repeats `attempt` until it returns a result or the deadline passes. Between attempts the thread
+    /// leads or follows.
     fn block<T>(
         &self,
         changed: &Condvar,
@@ -480,11 +484,11 @@ impl Shared {
         let began = Instant::now();
         let mut leads = false;
         let result = loop {
-            if core.ended {
+            if core.stopped {
                 break Err(io::ErrorKind::NotConnected.into());
             }
             if leads || core.driver.rx().has_used() {
-                core.turn();
+                core.process_queues();
             }
             if let Some(result) = attempt(&mut core) {
                 break result;
@@ -494,8 +498,8 @@ impl Shared {
                 break Err(io::ErrorKind::TimedOut.into());
             }
             if core.leader == Leader::User && !leads {
-                // The leader has to be called for what is waited for here, too.
-                if !core.want_room.is_empty() {
+                // The leader must also request calls for the TX queue that this thread waits for.
+                if !core.tx_waiters.is_empty() {
                     self.wake(&core);
                 }
                 core.followers += 1;
@@ -508,11 +512,11 @@ impl Shared {
             if !leads {
                 leads = true;
                 if core.leader == Leader::Worker {
-                    self.nudge_worker.set();
-                    core.asleep = false;
+                    self.leading_worker_wakeup.set();
+                    core.parked = false;
                 }
                 core.leader = Leader::User;
-                core.terms += 1;
+                core.leader_changes += 1;
             }
             if now.duration_since(began) < self.spin {
                 drop(core);
@@ -520,85 +524,85 @@ impl Shared {
                 core = self.lock();
                 continue;
             }
-            core = self.sleep(core, until, Leader::User, &self.nudge);
+            core = self.park(core, until, Leader::User, &self.leader_wakeup);
         };
         if leads {
             core.leader = Leader::Nobody;
-            // Those who followed need somebody to lead.
-            if core.followers > 0 || core.worker_rests {
-                core.worker_rests = false;
-                self.rest.notify_one();
+            // The followers need a new leader.
+            if core.followers > 0 || core.worker_parked {
+                core.worker_parked = false;
+                self.worker_wakeup.notify_one();
             }
         }
         result
     }
 
-    /// The leader's sleep, until the device calls or somebody here does.
-    fn sleep<'a>(
+    /// Parks the leader until the device calls or another thread wakes it.
+    fn park<'a>(
         &'a self,
         mut core: MutexGuard<'a, Core>,
         until: Option<Instant>,
         leader: Leader,
-        nudge: &Event,
+        wakeup: &Event,
     ) -> MutexGuard<'a, Core> {
-        if core.arm() {
+        if core.enable_notifications() {
             return core;
         }
-        core.asleep = true;
+        core.parked = true;
         let until = until.into_iter().chain(core.deadline()).min();
         drop(core);
         let [rx, tx] = &self.calls;
         let mut fds = [
             PollFd::new(rx, PollFlags::IN),
             PollFd::new(tx, PollFlags::IN),
-            PollFd::new(nudge, PollFlags::IN),
+            PollFd::new(wakeup, PollFlags::IN),
         ];
-        // If it fails, what it waits for is looked at once more.
+        // An error acts like a spurious wakeup.
         let _ = poll::wait(&mut fds, until);
-        let came = [0, 1, 2].map(|at| !fds[at].revents().is_empty());
+        let ready = [0, 1, 2].map(|at| !fds[at].revents().is_empty());
         let mut core = self.lock();
-        if came[2] {
-            nudge.clear();
+        if ready[2] {
+            wakeup.clear();
         }
-        // What another leads by now is his to take back.
+        // If another thread leads by now, it drains the calls.
         if core.leader == leader {
-            core.asleep = false;
-            if came[0] {
+            core.parked = false;
+            if ready[0] {
                 core.driver.rx().clear_call();
             }
-            if came[1] {
+            if ready[1] {
                 core.driver.tx().clear_call();
             }
         }
         core
     }
 
-    /// What the guest's own thread does.
+    /// Body of the worker thread.
     fn work(&self) {
         let mut core = self.lock();
-        let (mut term, mut ticks) = (0, 0);
-        while !core.ended {
-            let quiet = core.terms == term;
-            term = core.terms;
+        let (mut last_change, mut ticks) = (0, 0);
+        while !core.stopped {
+            let quiet = core.leader_changes == last_change;
+            last_change = core.leader_changes;
             if core.leader == Leader::User || !quiet {
                 ticks = if quiet { ticks + 1 } else { 0 };
-                core.worker_rests = ticks > TICKS;
-                core = if core.worker_rests {
-                    let woken = self.rest.wait(core);
+                core.worker_parked = ticks > TICKS;
+                core = if core.worker_parked {
+                    let woken = self.worker_wakeup.wait(core);
                     woken.unwrap_or_else(PoisonError::into_inner)
                 } else {
-                    let woken = self.rest.wait_timeout(core, TICK);
+                    let woken = self.worker_wakeup.wait_timeout(core, TICK);
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 };
-                // Called, not by the clock: those who follow wait for it.
+                // Woken explicitly: followers wait for a leader.
                 if core.leader == Leader::Nobody && core.followers > 0 {
-                    term = core.terms;
+                    last_change = core.leader_changes;
                 }
                 continue;
             }
             core.leader = Leader::Worker;
-            core.turn();
-            core = self.sleep(core, None, Leader::Worker, &self.nudge_worker);
+            core.process_queues();
+            core = self.park(core, None, Leader::Worker, &self.leading_worker_wakeup);
         }
     }
 }

@@ -1,8 +1,9 @@
-//! The driver's side of a split virtqueue, lawful or not.
+//! The driver's side of a split virtqueue (virtio 1.2 §2.7), conforming or hostile.
 //!
-//! The lawful side: [`Virtqueue::add`] buffers, [`Virtqueue::publish`] them, [`Virtqueue::take`]
-//! what the device has used. The lawless one: [`Virtqueue::write_descriptor`],
-//! [`Virtqueue::write_available`] and [`Virtqueue::set_available_index`] put anything anywhere.
+//! A conforming driver [adds](Virtqueue::add) buffers, [publishes](Virtqueue::publish) them and
+//! [pops](Virtqueue::pop_used) used ones. A hostile driver writes any value anywhere by
+//! [`Virtqueue::write_descriptor`], [`Virtqueue::write_available`] and
+//! [`Virtqueue::set_available_index`].
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,37 +13,39 @@ use std::sync::atomic::{Ordering, fence};
 use hvsock_sys::event::Event;
 use hvsock_sys::shared_memory::SharedBytes;
 
-use super::memory::{Memory, Plan};
+use super::memory::{BumpAllocator, Memory};
 use super::vmm::RingAddresses;
 
-/// Bits of a descriptor.
+/// Descriptor flags (virtio 1.2 §2.7.5).
 pub mod flags {
-    /// The chain goes on at `next`.
+    /// `VIRTQ_DESC_F_NEXT`: the chain continues at `next`.
     pub const NEXT: u16 = 1;
-    /// The device writes it.
+    /// `VIRTQ_DESC_F_WRITE`: the buffer is device-writable.
     pub const WRITE: u16 = 2;
-    /// It is a table of descriptors.
+    /// `VIRTQ_DESC_F_INDIRECT`: the buffer is an indirect descriptor table.
     pub const INDIRECT: u16 = 4;
 }
 
-/// Bytes of a descriptor.
+/// Size of a descriptor in bytes.
 pub const DESCRIPTOR: usize = 16;
-/// Descriptors of an indirect table.
+/// Most descriptors of an indirect table.
 pub const TABLE: usize = 40;
 
+/// `VIRTQ_AVAIL_F_NO_INTERRUPT` in the available ring's flags: the driver wants no call.
 const NO_INTERRUPT: u16 = 1;
+/// `VIRTQ_USED_F_NO_NOTIFY` in the used ring's flags: the device wants no kick.
 const NO_NOTIFY: u16 = 1;
 
-/// A descriptor.
+/// A descriptor (`struct virtq_desc`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Descriptor {
-    /// The guest's address.
+    /// Guest-physical address of the buffer.
     pub address: u64,
-    /// Its length.
+    /// Length of the buffer in bytes.
     pub len: u32,
-    /// [`flags`].
+    /// Bits of [`flags`].
     pub flags: u16,
-    /// Where the chain goes on.
+    /// Index of the next descriptor of the chain.
     pub next: u16,
 }
 
@@ -58,33 +61,33 @@ impl Descriptor {
     }
 }
 
-/// A stretch of guest memory, as a part of a buffer.
+/// A contiguous part of guest memory: one descriptor of a chain.
 #[derive(Clone, Copy, Debug)]
-pub struct Piece {
-    /// Its offset in the memory.
+pub struct Segment {
+    /// Offset in the guest memory.
     pub offset: usize,
-    /// Its length.
+    /// Length in bytes.
     pub len: usize,
 }
 
-/// A queue and its memory.
+/// A split virtqueue.
 #[derive(Debug)]
 pub struct Virtqueue {
     memory: Arc<Memory>,
     size: u16,
-    places: Places,
+    offsets: QueueOffsets,
     event_idx: bool,
     indirect: bool,
-    /// Others than the device write the used ring, too.
-    lawless: bool,
-    /// Descriptors that are in no chain; the last is taken first, which keeps few of them warm.
+    /// Whether the test overwrites the used ring.
+    hostile: bool,
+    /// Free descriptors. The last is used first, so that few cache lines are in use.
     free: Vec<u16>,
-    /// For each descriptor that begins a chain: the chain's others, and the owner's mark.
+    /// The state of each chain, by its head.
     chains: Vec<Chain>,
-    /// The next available entry, and what of them the device was last told.
+    /// The next available index, and the one that the device last saw.
     available: u16,
-    told: u16,
-    /// The next used entry to look at.
+    published: u16,
+    /// The next used index to read.
     used: u16,
     kick: Event,
     call: Event,
@@ -92,90 +95,93 @@ pub struct Virtqueue {
 
 #[derive(Clone, Debug, Default)]
 struct Chain {
+    /// All descriptors but the head.
     others: Vec<u16>,
-    mark: u32,
-    lent: bool,
+    /// The caller's token.
+    token: u32,
+    /// Whether the device has the chain.
+    in_flight: bool,
 }
 
-/// Offsets of a queue's parts.
+/// Offsets of the parts of a queue in guest memory.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Places {
+pub(super) struct QueueOffsets {
     descriptors: usize,
     available: usize,
     used: usize,
     tables: usize,
 }
 
-impl Places {
-    pub(super) fn take(plan: &mut Plan, size: u16) -> Self {
+impl QueueOffsets {
+    pub(super) fn allocate(allocator: &mut BumpAllocator, size: u16) -> Self {
         let size = usize::from(size);
         Self {
-            descriptors: plan.take(DESCRIPTOR * size, 16),
-            available: plan.take(6 + 2 * size, 2),
-            // A line of its own: the device writes it.
-            used: plan.take(6 + 8 * size, 64),
-            tables: plan.take(TABLE * DESCRIPTOR * size, 64),
+            descriptors: allocator.allocate(DESCRIPTOR * size, 16),
+            available: allocator.allocate(6 + 2 * size, 2),
+            // In a separate cache line, because the device writes it.
+            used: allocator.allocate(6 + 8 * size, 64),
+            tables: allocator.allocate(TABLE * DESCRIPTOR * size, 64),
         }
     }
 }
 
 impl Virtqueue {
-    pub(super) fn new(memory: &Arc<Memory>, size: u16, places: Places) -> io::Result<Self> {
+    pub(super) fn new(memory: &Arc<Memory>, size: u16, offsets: QueueOffsets) -> io::Result<Self> {
         let mut queue = Self {
             memory: Arc::clone(memory),
             size,
-            places,
+            offsets,
             event_idx: false,
             indirect: false,
-            lawless: false,
+            hostile: false,
             free: Vec::new(),
             chains: Vec::new(),
             available: 0,
-            told: 0,
+            published: 0,
             used: 0,
             kick: Event::new()?,
             call: Event::new()?,
         };
-        queue.forget();
+        queue.reset();
         Ok(queue)
     }
 
-    /// Uses these features from the next chain on.
-    pub(super) fn agree(&mut self, event_idx: bool, indirect: bool) {
+    /// Sets the negotiated features, for later chains.
+    pub(super) fn set_features(&mut self, event_idx: bool, indirect: bool) {
         (self.event_idx, self.indirect) = (event_idx, indirect);
     }
 
-    /// Passes over what makes no sense in the used ring from now on.
-    pub(super) fn be_lawless(&mut self) {
-        self.lawless = true;
+    /// Makes the queue skip invalid entries of the used ring instead of panicking.
+    pub(super) fn tolerate_hostile_writes(&mut self) {
+        self.hostile = true;
     }
 
-    /// As a driver that begins anew finds it: nothing in it, all entries zero.
-    pub(super) fn forget(&mut self) {
+    /// Resets the queue: all memory zero, nothing in flight.
+    pub(super) fn reset(&mut self) {
         let zeros = vec![0; 64 * usize::from(self.size)];
         self.table(0, usize::from(self.size)).put(0, &zeros);
         self.available_ring().put(0, &zeros);
         self.used_ring().put(0, &zeros);
         self.free = (0..self.size).rev().collect();
         self.chains = vec![Chain::default(); usize::from(self.size)];
-        (self.available, self.told, self.used) = (0, 0, 0);
+        (self.available, self.published, self.used) = (0, 0, 0);
         self.kick.clear();
         self.call.clear();
     }
 
-    /// How many entries it has.
+    /// The queue size.
     pub fn size(&self) -> u16 {
         self.size
     }
 
-    /// Where its parts are, for the device.
+    /// Addresses of the queue's parts, for the device.
     pub fn addresses(&self) -> RingAddresses {
         let [descriptors, available, used] = [
-            self.places.descriptors,
-            self.places.available,
-            self.places.used,
+            self.offsets.descriptors,
+            self.offsets.available,
+            self.offsets.used,
         ]
-        .map(|place| self.memory.process_address(place));
+        .map(|offset| self.memory.process_address(offset));
         RingAddresses {
             descriptors,
             available,
@@ -183,59 +189,65 @@ impl Virtqueue {
         }
     }
 
-    /// The event by which the device is told.
+    /// The kick descriptor: the driver's notifications to the device.
     pub fn kick_event(&self) -> BorrowedFd<'_> {
         self.kick.as_fd()
     }
 
-    /// The event by which the device tells.
+    /// The call descriptor: the device's notifications to the driver.
     pub fn call_event(&self) -> BorrowedFd<'_> {
         self.call.as_fd()
     }
 
-    /// The number of the next available entry.
+    /// The next available index.
     pub fn available_index(&self) -> u16 {
         self.available
     }
 
-    /// The number of the first entry that is not known to be used; where a machine whose device
-    /// is gone begins again.
+    /// The next used index to read. A VMM whose device restarted resumes here.
     pub fn used_index(&self) -> u16 {
         self.used
     }
 
-    /// Whether a chain of so many pieces can be added.
+    /// Whether enough descriptors are free for a chain of this many segments.
     #[inline]
-    pub fn has_room(&self, pieces: usize) -> bool {
-        let needed = if self.is_indirect(pieces) { 1 } else { pieces };
+    pub fn has_free_descriptors(&self, segments: usize) -> bool {
+        let needed = if self.is_indirect(segments) {
+            1
+        } else {
+            segments
+        };
         self.free.len() >= needed
     }
 
     #[inline]
-    fn is_indirect(&self, pieces: usize) -> bool {
-        self.indirect && pieces > 1 && pieces <= TABLE
+    fn is_indirect(&self, segments: usize) -> bool {
+        self.indirect && segments > 1 && segments <= TABLE
     }
 
-    /// Adds a chain; `mark` is given back with it. False, and nothing done, if there is no room.
-    /// The device sees it after [`Virtqueue::publish`].
+    /// Adds a chain. [`Virtqueue::pop_used`] returns its `token`. False if too few descriptors are free.
+    /// The device sees the chain after [`Virtqueue::publish`].
     #[inline]
-    pub fn add(&mut self, pieces: &[Piece], write: bool, mark: u32) -> bool {
-        let (Some(last), true) = (pieces.len().checked_sub(1), self.has_room(pieces.len())) else {
+    pub fn add(&mut self, segments: &[Segment], write: bool, token: u32) -> bool {
+        let (Some(last), true) = (
+            segments.len().checked_sub(1),
+            self.has_free_descriptors(segments.len()),
+        ) else {
             return false;
         };
         let write = if write { flags::WRITE } else { 0 };
         let Some(head) = self.free.pop() else {
             return false;
         };
-        if self.is_indirect(pieces.len()) {
-            let table = self.places.tables + usize::from(head) * TABLE * DESCRIPTOR;
-            for (piece, at) in pieces.iter().zip(0..) {
+        if self.is_indirect(segments.len()) {
+            let table = self.offsets.tables + usize::from(head) * TABLE * DESCRIPTOR;
+            for (segment, at) in segments.iter().zip(0..) {
                 let next = if usize::from(at) < last {
                     flags::NEXT
                 } else {
                     0
                 };
-                let descriptor = self.describe(piece, write | next, at + 1);
+                let descriptor = self.describe(segment, write | next, at + 1);
                 let offset = table + usize::from(at) * DESCRIPTOR;
                 self.memory
                     .bytes(offset, DESCRIPTOR)
@@ -243,17 +255,17 @@ impl Virtqueue {
             }
             let whole = Descriptor {
                 address: self.memory.guest_address(table),
-                len: (pieces.len() * DESCRIPTOR) as u32,
+                len: (segments.len() * DESCRIPTOR) as u32,
                 flags: flags::INDIRECT,
                 next: 0,
             };
             self.write_descriptor(head, &whole);
         } else {
             let mut at = head;
-            for (place, piece) in pieces.iter().enumerate() {
-                let next = if place < last { self.free.pop() } else { None };
+            for (index, segment) in segments.iter().enumerate() {
+                let next = if index < last { self.free.pop() } else { None };
                 let more = if next.is_some() { flags::NEXT } else { 0 };
-                let descriptor = self.describe(piece, write | more, next.unwrap_or(0));
+                let descriptor = self.describe(segment, write | more, next.unwrap_or(0));
                 self.write_descriptor(at, &descriptor);
                 if let Some(next) = next {
                     self.chains[usize::from(head)].others.push(next);
@@ -262,180 +274,182 @@ impl Virtqueue {
             }
         }
         let chain = &mut self.chains[usize::from(head)];
-        (chain.mark, chain.lent) = (mark, true);
+        (chain.token, chain.in_flight) = (token, true);
         self.write_available(self.available, head);
         self.available = self.available.wrapping_add(1);
         true
     }
 
     #[inline]
-    fn describe(&self, piece: &Piece, flags: u16, next: u16) -> Descriptor {
+    fn describe(&self, segment: &Segment, flags: u16, next: u16) -> Descriptor {
         Descriptor {
-            address: self.memory.guest_address(piece.offset),
-            len: piece.len as u32,
+            address: self.memory.guest_address(segment.offset),
+            len: segment.len as u32,
             flags,
             next,
         }
     }
 
-    /// Makes what was added visible to the device, and wakes it if it asked for that.
+    /// Publishes added chains, and kicks the device unless it suppresses notifications.
     #[inline]
     pub fn publish(&mut self) {
-        if self.told == self.available {
+        if self.published == self.available {
             return;
         }
         self.set_available_index(self.available);
-        let told = std::mem::replace(&mut self.told, self.available);
-        // The index must be visible before what the device wishes is read.
+        let before = std::mem::replace(&mut self.published, self.available);
+        // Memory barrier: the index must be visible before the device's suppression state is read.
         fence(Ordering::SeqCst);
         let used = self.used_ring();
-        let wanted = if self.event_idx {
+        let needs_kick = if self.event_idx {
             let event = used.load_u16(4 + 8 * usize::from(self.size)).unwrap_or(0);
-            self.available.wrapping_sub(event).wrapping_sub(1) < self.available.wrapping_sub(told)
+            self.available.wrapping_sub(event).wrapping_sub(1) < self.available.wrapping_sub(before)
         } else {
             used.load_u16(0).unwrap_or(0) & NO_NOTIFY == 0
         };
-        if wanted {
+        if needs_kick {
             self.kick();
         }
     }
 
-    /// Wakes the device, asked for or not.
+    /// Kicks the device unconditionally.
     pub fn kick(&self) {
         self.kick.set();
     }
 
-    /// Whether the device has used something that was not taken yet.
+    /// Whether the used ring has entries that were not popped yet.
     #[inline]
     pub fn has_used(&self) -> bool {
         self.used_ring().load_u16(2).unwrap_or(0) != self.used
     }
 
-    /// Takes the next chain that the device has used: its mark, and how many bytes were written.
+    /// Pops the next used chain. Returns its token and the count of bytes written by the device.
     ///
     /// # Panics
-    /// If the device uses a chain that it does not have: a bug of the device.
+    /// If the device returns a chain that is not in flight, which is a protocol violation.
     #[inline]
-    pub fn take(&mut self) -> Option<(u32, usize)> {
+    pub fn pop_used(&mut self) -> Option<(u32, usize)> {
         if !self.has_used() {
             return None;
         }
-        if self.lawless {
-            return self.take_if_lent();
+        if self.hostile {
+            return self.pop_used_tolerant();
         }
         let mut entry = [0; 8];
-        let place = 4 + 8 * usize::from(self.used % self.size);
-        self.used_ring().get(place, &mut entry);
+        let offset = 4 + 8 * usize::from(self.used % self.size);
+        self.used_ring().get(offset, &mut entry);
         let entry = u64::from_le_bytes(entry);
         let (head, len) = (entry as u32, (entry >> 32) as usize);
         let chain = match self.chains.get_mut(head as usize) {
-            Some(chain) if chain.lent => chain,
-            _ => panic!("the device used {head}, which it did not have"),
+            Some(chain) if chain.in_flight => chain,
+            _ => panic!("the device returned descriptor {head}, which is not in flight"),
         };
-        chain.lent = false;
+        chain.in_flight = false;
         self.free.append(&mut chain.others);
         self.free.push(head as u16);
         self.used = self.used.wrapping_add(1);
-        Some((chain.mark, len))
+        Some((chain.token, len))
     }
 
-    /// The next chain that the used ring names and that the device has.
-    fn take_if_lent(&mut self) -> Option<(u32, usize)> {
+    /// Pops the next used entry that names a chain in flight, and skips all others.
+    fn pop_used_tolerant(&mut self) -> Option<(u32, usize)> {
         let index = self.used_ring().load_u16(2).unwrap_or(0);
-        // What is further back was written over.
+        // Older entries were overwritten.
         let behind = index.wrapping_sub(self.used).min(self.size);
         self.used = index.wrapping_sub(behind);
         while self.used != index {
             let mut entry = [0; 8];
-            let place = 4 + 8 * usize::from(self.used % self.size);
-            self.used_ring().get(place, &mut entry);
+            let offset = 4 + 8 * usize::from(self.used % self.size);
+            self.used_ring().get(offset, &mut entry);
             self.used = self.used.wrapping_add(1);
             let entry = u64::from_le_bytes(entry);
             let head = entry as u32;
             if let Some(chain) = self.chains.get_mut(head as usize)
-                && std::mem::take(&mut chain.lent)
+                && std::mem::take(&mut chain.in_flight)
             {
                 self.free.append(&mut chain.others);
                 self.free.push(head as u16);
-                return Some((chain.mark, (entry >> 32) as usize));
+                return Some((chain.token, (entry >> 32) as usize));
             }
         }
         None
     }
 
-    /// Asks to be called when the next chain is used. True if one is used already: then no call
-    /// may come.
+    /// Enables the call for the next used chain. True if one is used already: then no call may come,
+    /// and the caller must not wait for it.
+    #[doc(alias = "virtqueue_enable_cb")]
     #[inline]
-    pub fn want_call(&mut self) -> bool {
+    pub fn enable_notification(&mut self) -> bool {
         if self.event_idx {
-            let place = 4 + 2 * usize::from(self.size);
-            self.available_ring().store_u16(place, self.used);
+            let used_event = 4 + 2 * usize::from(self.size);
+            self.available_ring().store_u16(used_event, self.used);
         } else {
             self.available_ring().store_u16(0, 0);
         }
-        // The wish must be visible before the look.
+        // Memory barrier: the request must be visible before the used ring is checked again.
         fence(Ordering::SeqCst);
         self.has_used()
     }
 
-    /// Asks not to be called. With EVENT_IDX nothing need be said: the device has passed the place
-    /// where a call was asked for.
+    /// Disables calls. With EVENT_IDX there is nothing to write: the device is past the last requested
+    /// event.
+    #[doc(alias = "virtqueue_disable_cb")]
     #[inline]
-    pub fn want_no_call(&mut self) {
+    pub fn disable_notification(&mut self) {
         if !self.event_idx {
             self.available_ring().store_u16(0, NO_INTERRUPT);
         }
     }
 
-    /// Takes back a call.
+    /// Drains pending calls.
     pub fn clear_call(&self) {
         self.call.clear();
     }
 
-    /// Writes a descriptor, as it is.
+    /// Writes a descriptor, unchecked.
     #[inline]
     pub fn write_descriptor(&self, index: u16, descriptor: &Descriptor) {
         let table = self.table(0, usize::from(self.size));
         table.put(usize::from(index) * DESCRIPTOR, &descriptor.encode());
     }
 
-    /// Writes a descriptor of the indirect table number `table`; where that table is for the guest.
+    /// Writes a descriptor of indirect table `table`, unchecked. Returns the table's guest-physical address.
     pub fn write_indirect(&self, table: u16, index: usize, descriptor: &Descriptor) -> u64 {
-        let offset = self.places.tables + usize::from(table) * TABLE * DESCRIPTOR;
+        let offset = self.offsets.tables + usize::from(table) * TABLE * DESCRIPTOR;
         self.memory
             .bytes(offset, TABLE * DESCRIPTOR)
             .put(index * DESCRIPTOR, &descriptor.encode());
         self.memory.guest_address(offset)
     }
 
-    /// Writes entry number `number` of the available ring.
+    /// Writes entry `number` (modulo the queue size) of the available ring, unchecked.
     #[inline]
     pub fn write_available(&self, number: u16, head: u16) {
-        let place = 4 + 2 * usize::from(number % self.size);
-        self.available_ring().store_u16(place, head);
+        let offset = 4 + 2 * usize::from(number % self.size);
+        self.available_ring().store_u16(offset, head);
     }
 
-    /// Writes the available ring's index, whatever is in the ring.
+    /// Writes the index of the available ring, unchecked.
     #[inline]
     pub fn set_available_index(&self, index: u16) {
         self.available_ring().store_u16(2, index);
     }
 
-    /// What the available ring is in: flags, index, entries, the wished event.
+    /// Memory of the available ring: flags, index, entries, `used_event`.
     pub fn available_ring(&self) -> SharedBytes<'_> {
         let len = 6 + 2 * usize::from(self.size);
-        self.memory.bytes(self.places.available, len)
+        self.memory.bytes(self.offsets.available, len)
     }
 
-    /// What the used ring is in: flags, index, entries, the wished event.
+    /// Memory of the used ring: flags, index, entries, `avail_event`.
     #[inline]
     pub fn used_ring(&self) -> SharedBytes<'_> {
         let len = 6 + 8 * usize::from(self.size);
-        self.memory.bytes(self.places.used, len)
+        self.memory.bytes(self.offsets.used, len)
     }
 
     fn table(&self, from: usize, count: usize) -> SharedBytes<'_> {
-        let offset = self.places.descriptors + from * DESCRIPTOR;
+        let offset = self.offsets.descriptors + from * DESCRIPTOR;
         self.memory.bytes(offset, count * DESCRIPTOR)
     }
 }

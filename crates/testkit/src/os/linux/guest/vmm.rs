@@ -1,8 +1,8 @@
-//! The machine's half of vhost-user: what a VMM says to a device's process over its socket.
+//! The front end of vhost-user: the messages that a VMM sends to a device's process.
 //!
-//! Written from the protocol's document and not with the library that the device is written with,
-//! so that a misunderstanding of one is not shared by the other; and so that a test can say what
-//! no library would.
+//! It is written from the specification and does not use the crate vhost, on which the device is built.
+//! So the two do not share misreadings of the protocol, and a test can send messages that no library
+//! would.
 
 use std::io::{self, IoSlice, IoSliceMut, Read};
 use std::mem::MaybeUninit;
@@ -17,8 +17,8 @@ use rustix::net::{
 
 use super::memory::Region;
 
-/// Requests, by their numbers.
-#[allow(missing_docs, reason = "the names are the protocol's")]
+/// Request numbers (`VHOST_USER_*`).
+#[allow(missing_docs, reason = "named as in the vhost-user specification")]
 pub mod request {
     pub const GET_FEATURES: u32 = 1;
     pub const SET_FEATURES: u32 = 2;
@@ -43,53 +43,52 @@ pub mod request {
     pub const REM_MEM_REG: u32 = 38;
 }
 
-/// `VHOST_USER_F_PROTOCOL_FEATURES`
+/// `VHOST_USER_F_PROTOCOL_FEATURES`: the device supports protocol features.
 pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 
-/// Bits of the protocol's own features.
+/// Protocol feature bits (`VHOST_USER_PROTOCOL_F_*`).
 pub mod protocol {
-    /// More queues than one.
+    /// More than one queue.
     pub const MQ: u64 = 1 << 0;
-    /// A request can ask to be answered whether it succeeded.
+    /// A request can ask for an acknowledgement.
     pub const REPLY_ACK: u64 = 1 << 3;
-    /// The device's configuration can be read.
+    /// The configuration space is readable.
     pub const CONFIG: u64 = 1 << 9;
-    /// The device can be reset by a request.
+    /// A request can reset the device.
     pub const RESET_DEVICE: u64 = 1 << 13;
-    /// Regions can be added and taken away one by one.
+    /// Memory regions can be added and removed one by one.
     pub const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
 }
 
 const VERSION: u32 = 1;
 const REPLY: u32 = 1 << 2;
 const NEED_REPLY: u32 = 1 << 3;
-/// In the number of a kick or call: no descriptor comes with it.
+/// In the payload of a kick or call request: no descriptor is attached.
 const NO_DESCRIPTOR: u64 = 1 << 8;
-/// The longest answer that is read.
-const LONGEST_ANSWER: usize = 4096;
+/// Largest accepted reply in bytes.
+const MAX_REPLY: usize = 4096;
 
-/// Where the three parts of a ring are, in the addresses of the machine's process.
+/// Addresses of the three parts of a ring, in the VMM's process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RingAddresses {
     /// The descriptor table.
     pub descriptors: u64,
-    /// What the driver has made available.
+    /// The available ring.
     pub available: u64,
-    /// What the device has used.
+    /// The used ring.
     pub used: u64,
 }
 
-/// A connection to the device's process.
+/// A vhost-user connection to a device's process.
 #[derive(Debug)]
 pub struct Vmm {
     socket: UnixStream,
-    /// Protocol features that both sides have.
+    /// The negotiated protocol features.
     protocol: u64,
 }
 
 impl Vmm {
-    /// Connects; no answer may take longer than `timeout`. A socket that is not there yet is
-    /// waited for as long.
+    /// Connects. `timeout` bounds each reply, and the wait for a socket that does not exist yet.
     pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
         let until = Instant::now() + timeout;
         let socket = loop {
@@ -107,32 +106,38 @@ impl Vmm {
         })
     }
 
-    /// The socket itself, to say on it what is no message at all.
+    /// The socket, to send bytes that are no valid message.
     pub fn socket(&self) -> &UnixStream {
         &self.socket
     }
 
-    /// Agrees on features as QEMU does, of those in `wanted` and `protocol`; what was agreed on.
-    pub fn agree(&mut self, wanted: u64, protocol: u64) -> io::Result<u64> {
+    /// Negotiates features as QEMU does. Returns those of `accepted` that the device offers, and stores
+    /// the common protocol features.
+    pub fn agree(&mut self, accepted: u64, protocol: u64) -> io::Result<u64> {
         let offered = self.number(request::GET_FEATURES)?;
         if offered & PROTOCOL_FEATURES != 0 {
-            let theirs = self.number(request::GET_PROTOCOL_FEATURES)?;
-            let both = theirs & protocol;
-            self.send(request::SET_PROTOCOL_FEATURES, 0, &both.to_ne_bytes(), &[])?;
-            self.protocol = both;
+            let offered = self.number(request::GET_PROTOCOL_FEATURES)?;
+            let common = offered & protocol;
+            self.send(
+                request::SET_PROTOCOL_FEATURES,
+                0,
+                &common.to_ne_bytes(),
+                &[],
+            )?;
+            self.protocol = common;
         }
         self.tell(request::SET_OWNER, &[], &[])?;
-        let agreed = offered & (wanted | PROTOCOL_FEATURES);
-        self.tell(request::SET_FEATURES, &agreed.to_ne_bytes(), &[])?;
-        Ok(agreed)
+        let negotiated = offered & (accepted | PROTOCOL_FEATURES);
+        self.tell(request::SET_FEATURES, &negotiated.to_ne_bytes(), &[])?;
+        Ok(negotiated)
     }
 
-    /// Protocol features that both sides have.
+    /// The negotiated protocol features.
     pub fn protocol(&self) -> u64 {
         self.protocol
     }
 
-    /// Hands the guest's memory over.
+    /// Sends the guest's memory table.
     pub fn set_memory(&self, regions: &[Region], memory: BorrowedFd<'_>) -> io::Result<()> {
         let mut body = Vec::new();
         body.extend((regions.len() as u32).to_ne_bytes());
@@ -144,7 +149,7 @@ impl Vmm {
         self.tell(request::SET_MEM_TABLE, &body, &descriptors)
     }
 
-    /// Sets a ring up from the beginning and starts it. Its first entry is number `base`.
+    /// Configures and starts a ring whose next index is `base`.
     pub fn start_ring(
         &self,
         index: u32,
@@ -174,35 +179,38 @@ impl Vmm {
         self.tell(request::SET_VRING_ENABLE, &body, &[])
     }
 
-    /// Stops a ring; the number of its next entry.
+    /// Stops a ring and returns its next index.
     pub fn stop_ring(&self, index: u32) -> io::Result<u16> {
         self.send(request::GET_VRING_BASE, 0, &state(index, 0), &[])?;
-        let answer = self.answer(request::GET_VRING_BASE)?;
-        let base = answer.get(4..8).and_then(|bytes| bytes.try_into().ok());
+        let reply = self.receive_reply(request::GET_VRING_BASE)?;
+        let base = reply.get(4..8).and_then(|bytes| bytes.try_into().ok());
         let base = base
             .map(u32::from_ne_bytes)
-            .ok_or_else(|| strange("a base"))?;
-        u16::try_from(base).map_err(|_| strange("a base"))
+            .ok_or_else(|| invalid_reply("a base"))?;
+        u16::try_from(base).map_err(|_| invalid_reply("a base"))
     }
 
-    /// Sends a request with no descriptor where one belongs.
+    /// Sends a request for a ring without the descriptor that it requires.
     pub fn without_descriptor(&self, request: u32, index: u32) -> io::Result<()> {
         let number = u64::from(index) | NO_DESCRIPTOR;
         self.tell(request, &number.to_ne_bytes(), &[])
     }
 
-    /// Sends a request whose answer is a number.
+    /// Sends a request whose reply is a 64-bit number, and returns that.
     pub fn number(&self, request: u32) -> io::Result<u64> {
         self.send(request, 0, &[], &[])?;
-        let answer = self.answer(request)?;
-        let bytes = answer
+        let reply = self.receive_reply(request)?;
+        let bytes = reply
             .as_slice()
             .try_into()
-            .map_err(|_| strange("a number"))?;
+            .map_err(|_| invalid_reply("a number"))?;
         Ok(u64::from_ne_bytes(bytes))
     }
 
-    /// Sends a request, and waits until it was done if the other side can say so.
+    /// Sends a request and waits for its acknowledgement, if `REPLY_ACK` is negotiated.
+    ///
+    /// # Errors
+    /// If the device reports a failure, or its reply is invalid or late.
     pub fn tell(
         &self,
         request: u32,
@@ -213,15 +221,15 @@ impl Vmm {
             return self.send(request, 0, body, descriptors);
         }
         self.send(request, NEED_REPLY, body, descriptors)?;
-        match self.answer(request)?.as_slice() {
+        match self.receive_reply(request)?.as_slice() {
             [0, 0, 0, 0, 0, 0, 0, 0] => Ok(()),
             other => Err(io::Error::other(format!(
-                "the device did not do request {request}: {other:?}"
+                "request {request} failed: {other:?}"
             ))),
         }
     }
 
-    /// Sends a message, whatever it is.
+    /// Sends a message, unchecked.
     pub fn send(
         &self,
         request: u32,
@@ -237,7 +245,7 @@ impl Vmm {
         self.send_bytes(&message, descriptors)
     }
 
-    /// Sends bytes, which need not be a message, with the descriptors at their front.
+    /// Sends raw bytes, with the descriptors attached to the first.
     pub fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -256,8 +264,8 @@ impl Vmm {
         Ok(())
     }
 
-    /// Waits for the answer to a request; its body.
-    pub fn answer(&self, request: u32) -> io::Result<Vec<u8>> {
+    /// Waits for the reply to a request and returns its body.
+    pub fn receive_reply(&self, request: u32) -> io::Result<Vec<u8>> {
         let mut header = [0; 12];
         let mut filled = 0;
         while filled < header.len() {
@@ -276,9 +284,9 @@ impl Vmm {
             bytes.map_or(0, u32::from_ne_bytes)
         };
         let (number, flags, len) = (word(0), word(4), word(8) as usize);
-        if number != request || flags & (REPLY | 3) != REPLY | VERSION || len > LONGEST_ANSWER {
-            return Err(strange(&format!(
-                "an answer to {request}: {number}, {flags:#x}, {len}"
+        if number != request || flags & (REPLY | 3) != REPLY | VERSION || len > MAX_REPLY {
+            return Err(invalid_reply(&format!(
+                "a reply to {request}: request {number}, flags {flags:#x}, {len} bytes"
             )));
         }
         let mut body = vec![0; len];
@@ -287,13 +295,13 @@ impl Vmm {
     }
 }
 
-/// A region as it stands in a message.
+/// Encodes a region (`VhostUserMemoryRegion`).
 pub fn region_bytes(region: &Region) -> Vec<u8> {
     let words = [region.guest, region.len, region.process, region.offset];
     words.into_iter().flat_map(u64::to_ne_bytes).collect()
 }
 
-/// A ring's index and a number.
+/// Encodes a ring index and a number (`vhost_vring_state`).
 pub fn state(index: u32, number: u32) -> [u8; 8] {
     let mut body = [0; 8];
     body[..4].copy_from_slice(&index.to_ne_bytes());
@@ -301,9 +309,9 @@ pub fn state(index: u32, number: u32) -> [u8; 8] {
     body
 }
 
-fn strange(what: &str) -> io::Error {
+fn invalid_reply(expected: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidData,
-        format!("what the device said is not {what}"),
+        format!("the device's reply is not {expected}"),
     )
 }
