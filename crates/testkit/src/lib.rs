@@ -1,15 +1,15 @@
-//! What the tests of several crates share. A development dependency only, never published.
+//! Test support shared by several crates. A dev-dependency only, never published.
 //!
-//! - [`TempFolder`]: a folder whose path is short enough for the sockets in it.
-//! - [`require`]: programs that a test needs, and the one rule for when they are not there.
-//! - [`process`]: child processes that end when the test does, and waits with a bound.
+//! - [`TempFolder`]: a temporary folder whose path is short enough for Unix sockets in it.
+//! - [`require`]: requirements of a test, and the rule for skipping it.
+//! - [`process`]: child processes that end with the test, and waits with a timeout.
 //! - [`conformance`]: the suite that every transport must pass.
-//! - `container`, on Linux: a real OCI container with one static program in it, started by runc.
-//! - `guest`, on Linux: a guest's virtio-vsock driver in a test's own process, at native speed.
-//! - `wine`, on Linux: a Windows registry and programs for Windows.
+//! - `container`, on Linux: an OCI container with one static program, started by runc.
+//! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
+//! - `wine`, on Linux: Windows programs with a separate Windows registry.
 //!
-//! Of hvsock's other crates it knows two, for `guest` only: `hvsock-sys` for shared memory and
-//! `hvsock-virtio` for the header of a packet. So each of them may use it.
+//! It depends on two crates of hvsock, for `guest` only: `hvsock-sys` (shared memory) and `hvsock-virtio`
+//! (packet headers). All other crates can use it without a dependency cycle.
 
 #![forbid(unsafe_code)]
 

@@ -1,4 +1,4 @@
-//! Child processes of tests: they end when the test does, and every wait for one has a bound.
+//! Child processes of tests. They end with the test, and every wait has a timeout.
 
 use std::io::{self, Read, Write};
 use std::process::{
@@ -8,15 +8,15 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often a wait looks again.
-const LOOK: Duration = Duration::from_millis(5);
+/// Polling interval of waits.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// A child process that is killed and reaped when this is dropped.
+/// A child process. Dropping it kills and reaps the process.
 #[derive(Debug)]
 pub struct Running(Child);
 
 impl Running {
-    /// Starts one.
+    /// Starts a process. Errors name the program.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command
@@ -25,40 +25,40 @@ impl Running {
         Ok(Self(child))
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.0.id()
     }
 
-    /// Its stdin, if the command asked for a pipe and nobody took it yet. Likewise below.
+    /// Takes stdin. `None` if it is no pipe, or was taken before.
     pub fn take_stdin(&mut self) -> Option<ChildStdin> {
         self.0.stdin.take()
     }
 
-    /// Its stdout.
+    /// Takes stdout. `None` if it is no pipe, or was taken before.
     pub fn take_stdout(&mut self) -> Option<ChildStdout> {
         self.0.stdout.take()
     }
 
-    /// Its stderr.
+    /// Takes stderr. `None` if it is no pipe, or was taken before.
     pub fn take_stderr(&mut self) -> Option<ChildStderr> {
         self.0.stderr.take()
     }
 
-    /// Ends it by `SIGKILL`, of which it has no notice, and waits for the end.
+    /// Kills the process by `SIGKILL` and reaps it.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
         self.0.kill()?;
         self.0.wait()
     }
 
-    /// How it ended, if it has.
+    /// The exit status; `None` while the process runs.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
     }
 
-    /// Waits for its end; after `limit` the error is `TimedOut` and it runs on.
-    pub fn wait(&mut self, limit: Duration) -> io::Result<ExitStatus> {
-        let deadline = Instant::now() + limit;
+    /// Waits until the process exits. After `timeout` fails with `TimedOut`; the process keeps running.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<ExitStatus> {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);
@@ -66,10 +66,10 @@ impl Running {
             if Instant::now() >= deadline {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
-                    format!("process {} still runs after {limit:?}", self.id()),
+                    format!("process {} still runs after {timeout:?}", self.id()),
                 ));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
     }
 }
@@ -83,12 +83,14 @@ impl Drop for Running {
     }
 }
 
-/// Runs a command to its end with `input` on its stdin, and gives what it printed. After `limit`
-/// it is killed, and the error, `TimedOut`, quotes what it had printed.
+/// Runs a command with `input` on its stdin, and returns its exit status and output.
 ///
-/// A pipe that the command leaves open in a process of its own does not prolong the wait by more
-/// than a second.
-pub fn output(command: &mut Command, input: &[u8], limit: Duration) -> io::Result<Output> {
+/// A child of the command that keeps a pipe open prolongs the wait by at most a second.
+///
+/// # Errors
+/// If the command cannot be started. After `timeout` it is killed, and the error `TimedOut` quotes its
+/// output.
+pub fn output(command: &mut Command, input: &[u8], timeout: Duration) -> io::Result<Output> {
     command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -97,13 +99,13 @@ pub fn output(command: &mut Command, input: &[u8], limit: Duration) -> io::Resul
     feed(&mut running, input);
     let stdout = running.take_stdout().map(Gathered::from);
     let stderr = running.take_stderr().map(Gathered::from);
-    let ended = running.wait(limit);
+    let ended = running.wait(timeout);
     if ended.is_err() {
         running.kill()?;
     }
-    let patience = Instant::now() + Duration::from_secs(1);
+    let deadline = Instant::now() + Duration::from_secs(1);
     let [stdout, stderr] =
-        [stdout, stderr].map(|gathered| gathered.map_or(Vec::new(), |all| all.finish(patience)));
+        [stdout, stderr].map(|captured| captured.map_or(Vec::new(), |all| all.finish(deadline)));
     match ended {
         Ok(status) => Ok(Output {
             status,
@@ -121,19 +123,19 @@ pub fn output(command: &mut Command, input: &[u8], limit: Duration) -> io::Resul
     }
 }
 
-/// Writes the input beside the main thread: a command that reads late must not block the test.
+/// Writes the input in a new thread, so that a command that reads late does not block the test.
 fn feed(running: &mut Running, input: &[u8]) {
     if let Some(mut stdin) = running.take_stdin() {
         let input = input.to_vec();
         thread::spawn(move || {
-            // A command that does not read its input is not at fault.
+            // A command may exit without reading its input.
             let _ = stdin.write_all(&input);
         });
     }
 }
 
-/// Everything that a pipe gives, read by a thread of its own. Useful with the pipes of a
-/// [`Running`] that a test watches while it runs.
+/// Captures the output of a pipe in a background thread, so that a test can inspect the output of a
+/// [`Running`] process.
 #[derive(Debug)]
 pub struct Gathered {
     bytes: Arc<Mutex<Vec<u8>>>,
@@ -155,33 +157,36 @@ impl<R: Read + Send + 'static> From<R> for Gathered {
 }
 
 impl Gathered {
-    /// What has come so far, as text.
+    /// The output so far, as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&locked(&self.bytes)).into_owned()
     }
 
-    /// Waits until what has come holds `wanted`; `TimedOut` quotes what came instead.
-    pub fn wait_for(&self, wanted: &str, limit: Duration) -> io::Result<()> {
-        let deadline = Instant::now() + limit;
-        while !self.text().contains(wanted) {
+    /// Waits until the output contains `expected`.
+    ///
+    /// # Errors
+    /// `TimedOut` after `timeout`, with the output so far.
+    pub fn wait_for(&self, expected: &str, timeout: Duration) -> io::Result<()> {
+        let deadline = Instant::now() + timeout;
+        while !self.text().contains(expected) {
             if Instant::now() >= deadline {
                 return Err(io::Error::new(
                     io::ErrorKind::TimedOut,
                     format!(
-                        "{wanted:?} did not come within {limit:?}, but {:?}",
+                        "{expected:?} did not appear within {timeout:?}, but {:?}",
                         self.text()
                     ),
                 ));
             }
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         Ok(())
     }
 
-    /// Everything, once the pipe has ended or the time is up.
+    /// Waits for end of file or the deadline, and returns all output.
     pub fn finish(self, deadline: Instant) -> Vec<u8> {
         while !self.reader.is_finished() && Instant::now() < deadline {
-            thread::sleep(LOOK);
+            thread::sleep(POLL_INTERVAL);
         }
         std::mem::take(&mut *locked(&self.bytes))
     }
@@ -197,14 +202,14 @@ fn locked(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
 mod tests {
     use super::*;
 
-    /// What the process is to do that runs [`child`].
-    const PART: &str = "HVSOCK_TESTKIT_CHILD";
+    /// Environment variable with the role of the process that runs [`child`].
+    const ROLE: &str = "HVSOCK_TESTKIT_CHILD";
 
-    /// The child of the other tests is this program once more, with this test only: every system
-    /// has that one. What the test runner prints comes before and is not looked at.
+    /// The body of the child processes of the other tests, which run this program with this test only.
+    /// So they need no program that only some systems have.
     #[test]
     fn child() {
-        match std::env::var(PART).as_deref() {
+        match std::env::var(ROLE).as_deref() {
             Ok("answer") => {
                 let mut input = String::new();
                 io::stdin().read_to_string(&mut input).expect("stdin");
@@ -220,35 +225,35 @@ mod tests {
         }
     }
 
-    fn a_child_that(part: &str) -> Command {
+    fn child_command(role: &str) -> Command {
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.args(["--exact", "process::tests::child", "--nocapture"]);
-        command.env(PART, part);
+        command.env(ROLE, role);
         command
     }
 
     #[test]
-    fn output_carries_input_in_and_both_streams_out() {
-        let limit = Duration::from_secs(20);
-        let output = output(&mut a_child_that("answer"), b"hi\n", limit).expect("a child");
+    fn output_passes_stdin_and_captures_both_streams() {
+        let timeout = Duration::from_secs(20);
+        let output = output(&mut child_command("answer"), b"hi\n", timeout).expect("a child");
         assert!(output.stdout.ends_with(b"hi\n"), "{output:?}");
         assert!(output.stderr.ends_with(b"no"), "{output:?}");
         assert_eq!(output.status.code(), Some(3));
     }
 
     #[test]
-    fn a_command_that_hangs_is_killed_and_quoted() {
+    fn a_command_that_times_out_is_killed_and_its_output_quoted() {
         let start = Instant::now();
-        let limit = Duration::from_secs(5);
-        let error = output(&mut a_child_that("hang"), b"", limit).expect_err("it sleeps");
+        let timeout = Duration::from_secs(5);
+        let error = output(&mut child_command("hang"), b"", timeout).expect_err("it sleeps");
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert!(error.to_string().contains("so far"), "{error}");
         assert!(start.elapsed() < Duration::from_secs(20));
     }
 
     #[test]
-    fn a_test_waits_for_what_a_process_prints_and_a_dropped_one_is_gone() {
-        let mut command = a_child_that("hang");
+    fn a_test_waits_for_output_and_a_dropped_process_is_killed() {
+        let mut command = child_command("hang");
         let mut running = Running::start(command.stdout(Stdio::piped())).expect("a child");
         let stdout = Gathered::from(running.take_stdout().expect("piped"));
         stdout
@@ -260,8 +265,8 @@ mod tests {
         assert!(error.to_string().contains("so far"), "{error}");
         let start = Instant::now();
         drop(running);
-        stdout.finish(start + Duration::from_secs(20));
-        // Its end of the pipe is closed long before its sleep would be over.
-        assert!(start.elapsed() < Duration::from_secs(10));
+        stdout.finish(start + Duration::from_secs(60));
+        // The kill closes the pipe; the process itself would do so after 30 s only.
+        assert!(start.elapsed() < Duration::from_secs(20));
     }
 }

@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 
 use crate::os;
 
-/// A new folder of the user's own that is removed with everything in it when this is dropped.
+/// A private temporary folder. Dropping it removes the folder and everything in it.
 ///
-/// On Linux its path is short enough for the sockets in it.
+/// On Linux its path is short enough for Unix sockets in it.
 #[derive(Debug)]
 pub struct TempFolder(tempfile::TempDir);
 
 impl TempFolder {
-    /// Makes one.
+    /// Creates a folder.
     ///
     /// # Panics
-    /// If the system has no folder to make it in.
+    /// If the folder cannot be created.
     pub fn new() -> Self {
         Self(os::temp::folder().unwrap_or_else(|error| panic!("no temporary folder: {error}")))
     }
@@ -47,7 +47,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_temporary_folder_goes_away_with_what_is_in_it() {
+    fn a_dropped_temporary_folder_is_removed_with_its_files() {
         let folder = TempFolder::new();
         let path = folder.path().to_owned();
         assert!(path.is_absolute());

@@ -1,4 +1,4 @@
-//! The containers that other tests start are real ones, and leave nothing behind.
+//! Containers are isolated, reach their endpoint folder, and leave no process behind.
 
 #![cfg(target_os = "linux")]
 
@@ -14,7 +14,7 @@ use hvsock_testkit::container::Bundle;
 use hvsock_testkit::process::{Gathered, output};
 use hvsock_testkit::require;
 
-/// Says where it is, then gives its input back.
+/// Prints its surroundings, then echoes its stdin.
 const PROGRAM: &str = r#"
 use std::io::{Read, Write};
 fn main() {
@@ -60,8 +60,8 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
 
     let output = bundle.run(&["a", "b c"], b"hi").expect("it ends");
     let printed = String::from_utf8_lossy(&output.stdout);
-    let complaint = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{printed}{complaint}");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{printed}{errors}");
     assert_eq!(
         printed,
         "pid 1 arguments [\"a\", \"b c\"]\nOk(\"none\")\ninterfaces 1\ninput hi"
@@ -72,7 +72,7 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
         "from inside"
     );
 
-    // A container that runs is deleted when the test lets go of it.
+    // Dropping a running container deletes it.
     let mut container = bundle.start(&["again"]).expect("it starts");
     let id = container.running.id();
     let stdout = Gathered::from(container.running.take_stdout().expect("piped"));
@@ -87,7 +87,7 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
     });
     assert!(!left, "the program still runs");
 
-    // One that is killed says so.
+    // A killed program is reported by its status.
     let mut container = bundle.start(&["killed"]).expect("it starts");
     let stdout = Gathered::from(container.running.take_stdout().expect("piped"));
     stdout

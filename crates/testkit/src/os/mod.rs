@@ -1,7 +1,7 @@
-//! What differs between operating systems: one folder for each, behind one contract.
+//! The parts that differ between operating systems: one folder each, with the same interface.
 //!
-//! - `raise_descriptor_limit`: room for many connections in one process;
-//! - `temp`: a new temporary folder.
+//! - `raise_descriptor_limit` allows many connections in one process.
+//! - `temp` creates temporary folders.
 
 #[cfg(target_os = "linux")]
 pub mod linux;

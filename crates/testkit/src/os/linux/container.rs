@@ -1,4 +1,4 @@
-//! A real OCI container for tests: its rootfs is one static program, its runtime is runc.
+//! OCI containers for tests. The rootfs is one static program, the runtime is runc.
 //!
 //! ```no_run
 //! # use std::path::Path;
@@ -9,8 +9,8 @@
 //! let output = bundle.run(&["connect", "parent", "echo"], b"hi").unwrap();
 //! ```
 //!
-//! The container has pid, mount, network, IPC and UTS namespaces of its own, no network, no
-//! capability, and is root inside; started by another user than root it has a user namespace too.
+//! A container has its own PID, mount, network, IPC and UTS namespaces, no network and no capability. Its
+//! user is root. Started by a user other than root, it also has a user namespace.
 
 use std::fs;
 use std::io;
@@ -27,16 +27,16 @@ use serde_json::{Value, json};
 use crate::TempFolder;
 use crate::process::{self, Running};
 
-/// The longest that [`Bundle::run`] waits for a container to end.
-pub const LONGEST_RUN: Duration = Duration::from_secs(30);
-/// The longest that a clean-up waits for runc.
-const LONGEST_CLEAN_UP: Duration = Duration::from_secs(10);
-/// What the program is called in the container.
+/// Timeout of [`Bundle::run`] and [`Container::exec`].
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(30);
+/// Timeout of runc's commands that control a container.
+const CONTROL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Path of the program in the container.
 const PROGRAM: &str = "/program";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// A rootfs with one program, and what its containers are to be like.
+/// A rootfs with one program, and the configuration of its containers.
 #[derive(Debug)]
 pub struct Bundle {
     runc: PathBuf,
@@ -47,19 +47,22 @@ pub struct Bundle {
 }
 
 impl Bundle {
-    /// Copies the program into a new rootfs. A program that needs an interpreter (a dynamic
-    /// linker) is refused here, because in the container it would only be "not found".
+    /// Creates a rootfs with a copy of the program.
+    ///
+    /// # Errors
+    /// `InvalidInput` if the program is not a static ELF file: the container has no dynamic linker, and
+    /// the kernel would only report "not found". Any I/O error.
     pub fn new(runc: &Path, program: &Path) -> io::Result<Self> {
         let bytes = fs::read(program)?;
         if needs_interpreter(&bytes).unwrap_or(true) {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{} is no static ELF program", program.display()),
+                format!("{} is not a static ELF program", program.display()),
             ));
         }
         let folder = TempFolder::new();
         let rootfs = folder.join("rootfs");
-        // Folders to mount on: the rootfs is read-only once the container runs.
+        // Mount points must exist: the rootfs is read-only in the container.
         for name in ["proc", "dev", "run", "tmp"] {
             fs::create_dir_all(rootfs.join(name))?;
         }
@@ -75,31 +78,29 @@ impl Bundle {
         })
     }
 
-    /// Copies a file of the host into the rootfs, with its mode. A program must be a static one.
+    /// Copies a file of the host into the rootfs, with its mode. Programs must be static.
     pub fn copy_in(&mut self, host: &Path, inside: &str) -> io::Result<&mut Self> {
-        let place = self.in_rootfs(inside)?;
-        fs::copy(host, place)?;
+        fs::copy(host, self.in_rootfs(inside)?)?;
         Ok(self)
     }
 
-    /// Makes a symbolic link in the rootfs.
+    /// Creates a symbolic link in the rootfs.
     pub fn link_in(&mut self, target: &str, inside: &str) -> io::Result<&mut Self> {
-        let place = self.in_rootfs(inside)?;
-        std::os::unix::fs::symlink(target, place)?;
+        std::os::unix::fs::symlink(target, self.in_rootfs(inside)?)?;
         Ok(self)
     }
 
-    /// Where a path of the container is on the host, its folder made.
+    /// The path on the host of a path in the container. Creates its parent folder.
     fn in_rootfs(&self, inside: &str) -> io::Result<PathBuf> {
-        let place = self
+        let path = self
             .folder
             .join("rootfs")
             .join(inside.trim_start_matches('/'));
-        place.parent().map_or(Ok(()), fs::create_dir_all)?;
-        Ok(place)
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        Ok(path)
     }
 
-    /// Binds a folder of the host to a path in the container.
+    /// Adds a bind mount of a folder of the host.
     pub fn bind(&mut self, folder: &Path, inside: &str) -> &mut Self {
         self.mount(json!({
             "destination": inside,
@@ -109,45 +110,48 @@ impl Bundle {
         }))
     }
 
-    /// Adds an entry of OCI's `mounts`, for instance one that a program printed.
+    /// Adds an entry to `mounts` of the OCI configuration, for example one that a program printed.
     pub fn mount(&mut self, entry: Value) -> &mut Self {
         self.mounts.push(entry);
         self
     }
 
-    /// Sets a variable of the program's environment.
+    /// Sets an environment variable of the program.
     pub fn env(&mut self, name: &str, value: &str) -> &mut Self {
         self.environment.push(format!("{name}={value}"));
         self
     }
 
-    /// Sets how many descriptors the program may have; 1024 if not said.
+    /// Sets the program's limit on descriptors (`RLIMIT_NOFILE`). The default is 1024.
     pub fn limit_descriptors(&mut self, most: u64) -> &mut Self {
         self.descriptors = most;
         self
     }
 
-    /// Runs the program with these arguments and this input to its end, in a new container.
+    /// Runs the program in a new container, with these arguments and this stdin, until it exits.
+    ///
+    /// # Errors
+    /// If runc cannot be started, or `TimedOut` after [`RUN_TIMEOUT`].
     pub fn run(&self, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
-        let place = self.place(arguments)?;
-        process::output(&mut place.command(), input, LONGEST_RUN)
+        let instance = self.instance(arguments)?;
+        process::output(&mut instance.command(), input, RUN_TIMEOUT)
     }
 
     /// Starts the program in a new container, with pipes on its stdin, stdout and stderr.
     pub fn start(&self, arguments: &[&str]) -> io::Result<Container> {
-        let place = self.place(arguments)?;
-        let mut command = place.command();
+        let instance = self.instance(arguments)?;
+        let mut command = instance.command();
         command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         Ok(Container {
             running: Running::start(&mut command)?,
-            place,
+            instance,
         })
     }
 
-    fn place(&self, arguments: &[&str]) -> io::Result<Place> {
+    fn instance(&self, arguments: &[&str]) -> io::Result<Instance> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let id = format!("hvsock-test-{}-{number}", std::process::id());
         let bundle = self.folder.join(&id);
@@ -156,7 +160,7 @@ impl Bundle {
             bundle.join("config.json"),
             self.config(arguments).to_string(),
         )?;
-        Ok(Place {
+        Ok(Instance {
             runc: self.runc.clone(),
             state: self.folder.join("state"),
             bundle,
@@ -222,49 +226,54 @@ fn tmpfs(destination: &str, devices: &str) -> Value {
     })
 }
 
-/// A container that runs; it is deleted when this is dropped.
+/// A running container. Dropping it deletes the container.
 #[derive(Debug)]
 pub struct Container {
-    /// runc in the foreground, which carries the program's streams and ends as it ends.
+    /// runc in the foreground. It relays the program's stdio and exits with its status.
     pub running: Running,
-    place: Place,
+    instance: Instance,
 }
 
 impl Container {
-    /// Ends the program by `SIGKILL`. What [`Container::running`] then ends with is runc's word
-    /// for it, 137.
+    /// Kills the program by `SIGKILL`. runc then exits with status 137.
+    ///
+    /// # Errors
+    /// runc's error text.
     pub fn kill(&self) -> io::Result<()> {
-        self.place.runc(&["kill", &self.place.id, "KILL"])
+        self.instance.runc(&["kill", &self.instance.id, "KILL"])
     }
 
-    /// Runs the program once more in this container, with other arguments and this input, to its
-    /// end.
+    /// Runs another instance of the program in this container, with these arguments and this stdin,
+    /// until it exits.
+    ///
+    /// # Errors
+    /// If runc cannot be started, or `TimedOut` after [`RUN_TIMEOUT`].
     pub fn exec(&self, arguments: &[&str], input: &[u8]) -> io::Result<Output> {
-        let mut command = self.place.runc_command();
+        let mut command = self.instance.runc_command();
         command
-            .args(["exec", &self.place.id, PROGRAM])
+            .args(["exec", &self.instance.id, PROGRAM])
             .args(arguments);
-        process::output(&mut command, input, LONGEST_RUN)
+        process::output(&mut command, input, RUN_TIMEOUT)
     }
 
-    /// Waits for the program's end and gives its exit status.
-    pub fn wait(&mut self, limit: Duration) -> io::Result<std::process::ExitStatus> {
-        self.running.wait(limit)
+    /// Waits until the program exits. Fails with `TimedOut` after `timeout`.
+    pub fn wait(&mut self, timeout: Duration) -> io::Result<std::process::ExitStatus> {
+        self.running.wait(timeout)
     }
 }
 
-/// Where runc keeps one container. Deletes it, dead or alive, when dropped.
+/// A container known to runc. Dropping it deletes the container, running or not.
 #[derive(Debug)]
-struct Place {
+struct Instance {
     runc: PathBuf,
     state: PathBuf,
     bundle: PathBuf,
     id: String,
-    /// With the rootfs, which a container that runs goes on needing.
+    /// Keeps the rootfs while the container runs.
     _folder: Arc<TempFolder>,
 }
 
-impl Place {
+impl Instance {
     fn command(&self) -> Command {
         let mut command = self.runc_command();
         command
@@ -283,7 +292,7 @@ impl Place {
     fn runc(&self, arguments: &[&str]) -> io::Result<()> {
         let mut command = self.runc_command();
         command.args(arguments);
-        let output = process::output(&mut command, b"", LONGEST_CLEAN_UP)?;
+        let output = process::output(&mut command, b"", CONTROL_TIMEOUT)?;
         if output.status.success() {
             return Ok(());
         }
@@ -293,16 +302,16 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for Instance {
     fn drop(&mut self) {
-        // A container that ended by itself is gone already, and runc's complaint is of no use.
+        // Fails if the container has exited and is deleted already.
         let _ = self.runc(&["delete", "--force", &self.id]);
         let _ = fs::remove_dir_all(&self.bundle);
     }
 }
 
-/// Whether a 64-bit little-endian ELF file has a program header of type `PT_INTERP` (3); nothing
-/// if it is no such file. Offsets are those of `Elf64_Ehdr` in elf.h.
+/// Whether a 64-bit little-endian ELF file has a program header of type `PT_INTERP` (3). `None` if it is
+/// no such file. Offsets are those of `Elf64_Ehdr` in elf.h.
 fn needs_interpreter(elf: &[u8]) -> Option<bool> {
     let number = |at: usize, size: usize| -> Option<usize> {
         let bytes = elf.get(at..at.checked_add(size)?)?;
@@ -327,13 +336,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_program_that_is_not_static_is_refused_by_name() {
+    fn a_dynamic_program_is_refused_by_name() {
         let this = std::env::current_exe().expect("this program");
         let expected = needs_interpreter(&fs::read(&this).expect("readable"));
         if expected == Some(true) {
             let error = Bundle::new(Path::new("runc"), &this).expect_err("it is dynamic");
             assert!(
-                error.to_string().contains("no static ELF program"),
+                error.to_string().contains("not a static ELF program"),
                 "{error}"
             );
         }

@@ -1,4 +1,4 @@
-//! Linux, where tests also start containers, guests and Wine.
+//! The Linux half, which can also start containers, guests and Wine.
 
 pub mod container;
 pub mod guest;
@@ -7,13 +7,13 @@ pub mod wine;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Many connections in one process need more descriptors than the usual soft limit of 1024.
+/// Raises the soft limit on descriptors to the hard one: many connections exceed the usual 1024.
 pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
         current: limit.maximum,
         maximum: limit.maximum,
     };
-    // If it may not be raised, the cases that need more say so.
+    // If this fails, the cases that need more descriptors report it.
     let _ = setrlimit(Resource::Nofile, raised);
 }

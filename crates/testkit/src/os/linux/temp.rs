@@ -1,4 +1,4 @@
-//! Temporary folders that sockets fit into.
+//! Temporary folders with paths short enough for Unix sockets.
 
 use std::fs::Permissions;
 use std::io;
@@ -7,14 +7,14 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-/// The most bytes that the path of a folder has: a Unix socket's path has at most 107, and the
-/// system's temporary folder may itself be deep.
-const LONGEST: usize = 40;
+/// Longest path of a folder in bytes. A Unix socket's path has at most 107 (`sun_path`), and tests
+/// create sockets in subfolders.
+const MAX_PATH: usize = 40;
 
-/// A new folder that is its owner's alone.
+/// Creates a folder that only its owner can access. Uses `/tmp` if the usual place is too deep.
 pub(crate) fn folder() -> io::Result<TempDir> {
     let usual = std::env::temp_dir();
-    let parent = if usual.as_os_str().len() + "/hv-123456".len() <= LONGEST {
+    let parent = if usual.as_os_str().len() + "/hv-123456".len() <= MAX_PATH {
         usual
     } else {
         PathBuf::from("/tmp")
@@ -34,10 +34,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_socket_fits_into_a_temporary_folder_that_nobody_else_may_enter() {
+    fn a_temporary_folder_is_private_and_fits_a_socket() {
         let folder = folder().expect("a folder");
         let path = folder.path();
-        assert!(path.is_absolute() && path.as_os_str().len() <= LONGEST);
+        assert!(path.is_absolute() && path.as_os_str().len() <= MAX_PATH);
         let mode = path.metadata().expect("it is there").permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         UnixListener::bind(path.join("run.sock")).expect("a socket in it");

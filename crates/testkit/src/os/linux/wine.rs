@@ -1,4 +1,4 @@
-//! Wine: programs for Windows on Linux, each test with a Windows registry of its own.
+//! Runs Windows programs under Wine, each test with a separate Windows registry.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use crate::{TempFolder, process, require};
 
-/// Where Debian's package wine64 puts its programs, which are not on `PATH`.
+/// Programs of Debian's package wine64, which are not on `PATH`.
 const WINE: &str = "/usr/lib/wine/wine64";
 const SERVER: &str = "/usr/lib/wine/wineserver64";
 
-/// The longest that one program may take; the first one makes some 700 MB of Wine's own files.
-const LIMIT: Duration = Duration::from_secs(120);
+/// Timeout of one program. The first program also waits until Wine has written some 700 MB.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
-/// A new Windows, as far as Wine is one. What it leaves running ends when this is dropped.
+/// A fresh Wine prefix. Dropping it ends all processes in it.
 #[derive(Debug)]
 pub struct Wine {
     wine: PathBuf,
@@ -22,7 +22,7 @@ pub struct Wine {
 }
 
 impl Wine {
-    /// Prepares one, or skips the test where there is no Wine.
+    /// Creates a prefix. `None` skips the test: Wine is not installed.
     pub fn new() -> Option<Self> {
         Some(Self {
             wine: require::program(WINE, &["--version"])?,
@@ -30,25 +30,28 @@ impl Wine {
         })
     }
 
-    /// A folder for files, on drive Z as all others.
+    /// The working folder of the programs. Windows sees it on drive Z.
     pub fn folder(&self) -> &TempFolder {
         &self.prefix
     }
 
-    /// Runs a program to its end, in that folder.
+    /// Runs a program in that folder, for at most 120 s.
     ///
-    /// A program that `cargo xtask windows` built finds the DLLs that it needs beside itself.
+    /// A program built by `cargo xtask windows` finds its DLLs in its own folder.
+    ///
+    /// # Errors
+    /// If Wine cannot be started, or `TimedOut`.
     pub fn run(&self, program: &str, arguments: &[&str]) -> io::Result<Output> {
         let mut command = Command::new(&self.wine);
         command.arg(program).args(arguments);
-        process::output(self.inside(&mut command), b"", LIMIT)
+        process::output(self.in_prefix(&mut command), b"", TIMEOUT)
     }
 
-    fn inside<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+    fn in_prefix<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         command
             .current_dir(&self.prefix)
             .env("WINEPREFIX", self.prefix.join("wine"))
-            // Add-ons for .NET and HTML, which it would ask for, and entries in desktop menus.
+            // No prompts for the .NET and HTML add-ons, no entries in desktop menus.
             .env("WINEDLLOVERRIDES", "mscoree,mshtml=;winemenubuilder.exe=d")
             .env("WINEDEBUG", "-all")
             .env_remove("DISPLAY")
@@ -58,10 +61,10 @@ impl Wine {
 
 impl Drop for Wine {
     fn drop(&mut self) {
-        for what in ["--kill", "--wait"] {
-            // It fails if there is nothing to end.
+        for option in ["--kill", "--wait"] {
+            // Fails if no process is left.
             let mut command = Command::new(SERVER);
-            let _ = process::output(self.inside(command.arg(what)), b"", LIMIT);
+            let _ = process::output(self.in_prefix(command.arg(option)), b"", TIMEOUT);
         }
     }
 }

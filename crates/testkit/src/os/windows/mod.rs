@@ -1,6 +1,6 @@
-//! Windows.
+//! The Windows half.
 
-/// A process has as many handles as it likes.
+/// Does nothing: Windows has no limit on handles.
 pub(crate) fn raise_descriptor_limit() {}
 
 /// Temporary folders.
@@ -9,7 +9,7 @@ pub(crate) mod temp {
 
     use tempfile::TempDir;
 
-    /// A new folder; the user's temporary folder is theirs alone already.
+    /// Creates a folder. The user's temporary folder is private already.
     pub(crate) fn folder() -> io::Result<TempDir> {
         tempfile::Builder::new().prefix("hv-").tempdir()
     }
