@@ -1,26 +1,25 @@
-/* The calls of Winsock that mean something else for a socket of AF_HYPERV. Each hands every other socket
- * to ws2_32.dll. */
+/* The Winsock calls that differ for AF_HYPERV sockets. Each forwards all other sockets to ws2_32.dll. */
 #include "stand_in.h"
 #include <string.h>
 
-/* What a duplicate takes over, at the end of the protocol information's name, which nobody reads. */
+/* State passed to a duplicate of a socket, at the end of `szProtocol`, which no program reads. */
 typedef struct {
     char magic[16];
     record original;
-} legacy;
+} duplicate_state;
 
 static const char MAGIC[16] = "hvsock stand-in";
-#define LONGEST_BACKLOG 200
-#define LEGACY_AT (sizeof((WSAPROTOCOL_INFOW *)0)->szProtocol - sizeof(legacy))
-_Static_assert(sizeof(legacy) < 400, "there is room behind the name");
+#define MAX_BACKLOG 200
+#define DUPLICATE_STATE_AT (sizeof((WSAPROTOCOL_INFOW *)0)->szProtocol - sizeof(duplicate_state))
+_Static_assert(sizeof(duplicate_state) < 400, "it fits behind the protocol's name");
 
 static int fail(int error) {
     WSASetLastError(error);
     return SOCKET_ERROR;
 }
 
-/* A copy of the socket's record; FALSE if it is none of ours. */
-static BOOL known(SOCKET socket, record *copy) {
+/* Copies the socket's record. FALSE if it is not an AF_HYPERV socket. */
+static BOOL copy_record(SOCKET socket, record *copy) {
     record *r;
     records_lock();
     r = record_of(socket);
@@ -33,7 +32,7 @@ static BOOL known(SOCKET socket, record *copy) {
 static SOCKET new_socket(int type, int protocol, DWORD flags) {
     SOCKET socket;
     record *r;
-    /* Which one for which is assumed, from what Winsock says of them. */
+    /* Assumed: which error belongs to which argument, from their description in Winsock. */
     if (type != SOCK_STREAM)
         return WSASetLastError(WSAESOCKTNOSUPPORT), INVALID_SOCKET;
     if (protocol != PROTOCOL)
@@ -61,13 +60,13 @@ SOCKET WSAAPI hv_socket(int family, int type, int protocol) {
 SOCKET WSAAPI hv_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *info, GROUP group,
                             DWORD flags) {
     WSAPROTOCOL_INFOW plain;
-    legacy old;
+    duplicate_state old;
     SOCKET socket;
     record *r;
     if (!info)
         return family == FAMILY ? new_socket(type, protocol, flags)
                                 : WSASocketW(family, type, protocol, NULL, group, flags);
-    memcpy(&old, (char *)info->szProtocol + LEGACY_AT, sizeof old);
+    memcpy(&old, (char *)info->szProtocol + DUPLICATE_STATE_AT, sizeof old);
     if (memcmp(old.magic, MAGIC, sizeof MAGIC))
         return WSASocketW(family, type, protocol, info, group, flags);
     if (!world_open())
@@ -97,12 +96,12 @@ SOCKET WSAAPI hv_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFO
 }
 
 int WSAAPI hv_WSADuplicateSocketW(SOCKET socket, DWORD process, WSAPROTOCOL_INFOW *info) {
-    legacy new = {0};
+    duplicate_state new = {0};
     int result = WSADuplicateSocketW(socket, process, info);
-    if (result || !known(socket, &new.original))
+    if (result || !copy_record(socket, &new.original))
         return result;
     memcpy(new.magic, MAGIC, sizeof MAGIC);
-    memcpy((char *)info->szProtocol + LEGACY_AT, &new, sizeof new);
+    memcpy((char *)info->szProtocol + DUPLICATE_STATE_AT, &new, sizeof new);
     info->iAddressFamily = FAMILY;
     info->iProtocol = PROTOCOL;
     return 0;
@@ -119,8 +118,8 @@ int WSAAPI hv_closesocket(SOCKET socket) {
         return closesocket(socket);
     }
     if (r->slot >= 0) {
-        /* msafd ends the sending of a socket that is closed; where bytes are left unread, or nothing
-         * may linger, TCP resets. So it is assumed here. */
+        /* Assumed, because msafd does so: closing shuts down sending, and TCP resets if unread bytes are
+         * left or the linger time is zero. */
         ioctlsocket(socket, FIONREAD, &unread);
         if (!unread && !r->reset_on_close && world_is_last(r->slot, r->side))
             world_end_side(r->slot, r->side);
@@ -135,7 +134,7 @@ int WSAAPI hv_closesocket(SOCKET socket) {
     return result;
 }
 
-/* The address that a caller gives. */
+/* Reads an address argument. Returns 0 or an error number. */
 static int read_address(const struct sockaddr *name, int length, hv_address *address) {
     if (!name || length < (int)sizeof *address)
         return WSAEFAULT;
@@ -143,7 +142,7 @@ static int read_address(const struct sockaddr *name, int length, hv_address *add
     return address->family == FAMILY ? 0 : WSAEAFNOSUPPORT;
 }
 
-/* The address that a caller gets. */
+/* Returns an address to the caller. */
 static int write_address(struct sockaddr *name, int *length, const hv_address *address) {
     if (!name || !length || *length < (int)sizeof *address)
         return fail(WSAEFAULT);
@@ -157,7 +156,7 @@ int WSAAPI hv_bind(SOCKET socket, const struct sockaddr *name, int length) {
     int own_length = sizeof own, error;
     hv_address address;
     record *r, copy;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return bind(socket, name, length);
     if ((error = read_address(name, length, &address)))
         return fail(error);
@@ -165,7 +164,7 @@ int WSAAPI hv_bind(SOCKET socket, const struct sockaddr *name, int length) {
         return fail(WSAEINVAL);
     if (world_same(&address.service, &WILDCARD))
         address.service = new_service();
-    /* It has TCP's address already after a bind that failed. */
+    /* After a failed bind the TCP socket is bound already. */
     if (!copy.port && (bind(socket, (struct sockaddr *)&own, sizeof own) ||
                        getsockname(socket, (struct sockaddr *)&own, &own_length)))
         return fail(WSAENOBUFS);
@@ -189,16 +188,16 @@ int WSAAPI hv_bind(SOCKET socket, const struct sockaddr *name, int length) {
 int WSAAPI hv_listen(SOCKET socket, int backlog) {
     record *r, copy;
     int result;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return listen(socket, backlog);
     if (!copy.bound)
         return fail(WSAEINVAL);
     if (copy.connecting)
         return fail(WSAEISCONN);
-    if (backlog < 0 || backlog > LONGEST_BACKLOG)
-        backlog = LONGEST_BACKLOG;
-    /* TCP's own is never full: what waits is counted by us. */
-    result = listen(socket, LONGEST_BACKLOG + 16);
+    if (backlog < 0 || backlog > MAX_BACKLOG)
+        backlog = MAX_BACKLOG;
+    /* TCP's backlog never fills, because the shim counts pending connections itself. */
+    result = listen(socket, MAX_BACKLOG + 16);
     if (result)
         return result;
     records_lock();
@@ -213,7 +212,7 @@ int WSAAPI hv_listen(SOCKET socket, int backlog) {
 
 SOCKET WSAAPI hv_accept(SOCKET listener, struct sockaddr *name, int *length) {
     record *r, copy;
-    if (!known(listener, &copy))
+    if (!copy_record(listener, &copy))
         return accept(listener, name, length);
     if (name && (!length || *length < (int)sizeof(hv_address)))
         return fail(WSAEFAULT), INVALID_SOCKET;
@@ -225,9 +224,9 @@ SOCKET WSAAPI hv_accept(SOCKET listener, struct sockaddr *name, int *length) {
         SOCKET socket = accept(listener, (struct sockaddr *)&peer, &peer_length);
         if (socket == INVALID_SOCKET)
             return socket;
-        slot = world_take(ntohs(peer.sin_port), copy.port, &caller);
+        slot = world_accept(ntohs(peer.sin_port), copy.port, &caller);
         if (slot < 0) {
-            /* Somebody who is none of ours. */
+            /* The client is no AF_HYPERV socket. */
             closesocket(socket);
             continue;
         }
@@ -241,7 +240,7 @@ SOCKET WSAAPI hv_accept(SOCKET listener, struct sockaddr *name, int *length) {
             r->peer = caller;
             r->slot = slot;
             r->side = 1;
-            watch();
+            start_watcher();
         }
         records_unlock();
         if (!r) {
@@ -259,7 +258,7 @@ int WSAAPI hv_connect(SOCKET socket, const struct sockaddr *name, int length) {
     hv_address to;
     record copy;
     int error;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return connect(socket, name, length);
     if ((error = read_address(name, length, &to)))
         return fail(error);
@@ -268,7 +267,7 @@ int WSAAPI hv_connect(SOCKET socket, const struct sockaddr *name, int length) {
 
 int WSAAPI hv_getsockname(SOCKET socket, struct sockaddr *name, int *length) {
     record copy;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return getsockname(socket, name, length);
     if (!copy.bound && !copy.connecting)
         return fail(WSAEINVAL);
@@ -279,7 +278,7 @@ int WSAAPI hv_getpeername(SOCKET socket, struct sockaddr *name, int *length) {
     struct sockaddr_in peer;
     int peer_length = sizeof peer;
     record copy;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return getpeername(socket, name, length);
     if (!copy.has_peer || getpeername(socket, (struct sockaddr *)&peer, &peer_length))
         return fail(WSAENOTCONN);
@@ -293,7 +292,7 @@ int WSAAPI hv_setsockopt(SOCKET socket, int level, int name, const char *value, 
     record *r, copy;
     int error = 0;
     DWORD number;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return setsockopt(socket, level, name, value, length);
     if (level == SOL_SOCKET) {
         if (name == SO_LINGER && value && length >= (int)sizeof linger) {
@@ -324,7 +323,7 @@ int WSAAPI hv_setsockopt(SOCKET socket, int level, int name, const char *value, 
 int WSAAPI hv_getsockopt(SOCKET socket, int level, int name, char *value, int *length) {
     record copy;
     int result, error;
-    if (!known(socket, &copy))
+    if (!copy_record(socket, &copy))
         return getsockopt(socket, level, name, value, length);
     if (level == SOL_SOCKET) {
         result = getsockopt(socket, level, name, value, length);
@@ -370,18 +369,18 @@ int WSAAPI hv_shutdown(SOCKET socket, int how) {
     return shutdown(socket, how);
 }
 
-/* Whether the end that TCP shows is none that the other side made. Wine shows a reset as an end, and so
- * does TCP itself the death of a process under it. */
-static BOOL is_cut(SOCKET socket) {
+/* Whether an end of file that TCP reports was not made by the peer. Under Wine, TCP reports a reset and the
+ * death of the peer's process as end of file. */
+static BOOL is_reset(SOCKET socket) {
     record copy;
-    return known(socket, &copy) && copy.slot >= 0 && !world_has_ended(copy.slot, !copy.side);
+    return copy_record(socket, &copy) && copy.slot >= 0 && !world_has_ended(copy.slot, !copy.side);
 }
 
-/* What TCP's shutdown of a side whose other one has died is to look like: see watch in records.c. */
-static int after_death(SOCKET socket, int how) {
+/* Maps WSAESHUTDOWN to a reset or end of file after the peer has died: see the watcher in records.c. */
+static int map_dead_peer(SOCKET socket, int how) {
     record copy;
     int error = WSAGetLastError();
-    if (error == WSAESHUTDOWN && known(socket, &copy) && copy.dead && !copy.own_shutdown[how])
+    if (error == WSAESHUTDOWN && copy_record(socket, &copy) && copy.dead && !copy.own_shutdown[how])
         return how == SD_RECEIVE && world_has_ended(copy.slot, !copy.side) ? 0 : fail(WSAECONNRESET);
     WSASetLastError(error);
     return SOCKET_ERROR;
@@ -390,19 +389,19 @@ static int after_death(SOCKET socket, int how) {
 int WSAAPI hv_recv(SOCKET socket, char *buffer, int length, int flags) {
     int result = recv(socket, buffer, length, flags);
     if (result < 0)
-        return after_death(socket, SD_RECEIVE);
-    return result == 0 && length > 0 && is_cut(socket) ? fail(WSAECONNRESET) : result;
+        return map_dead_peer(socket, SD_RECEIVE);
+    return result == 0 && length > 0 && is_reset(socket) ? fail(WSAECONNRESET) : result;
 }
 
 int WSAAPI hv_send(SOCKET socket, const char *buffer, int length, int flags) {
     int result = send(socket, buffer, length, flags);
-    return result < 0 ? after_death(socket, SD_SEND) : result;
+    return result < 0 ? map_dead_peer(socket, SD_SEND) : result;
 }
 
 int WSAAPI hv_WSASend(SOCKET socket, WSABUF *buffers, DWORD count, DWORD *sent, DWORD flags,
                       WSAOVERLAPPED *overlapped, LPWSAOVERLAPPED_COMPLETION_ROUTINE routine) {
     int result = WSASend(socket, buffers, count, sent, flags, overlapped, routine);
-    return result && !overlapped ? after_death(socket, SD_SEND) : result;
+    return result && !overlapped ? map_dead_peer(socket, SD_SEND) : result;
 }
 
 int WSAAPI hv_WSARecv(SOCKET socket, WSABUF *buffers, DWORD count, DWORD *received, DWORD *flags,
@@ -412,12 +411,12 @@ int WSAAPI hv_WSARecv(SOCKET socket, WSABUF *buffers, DWORD count, DWORD *receiv
     if (result && !overlapped) {
         if (received)
             *received = 0;
-        return after_death(socket, SD_RECEIVE);
+        return map_dead_peer(socket, SD_RECEIVE);
     }
     if (result || overlapped || !received || *received)
         return result;
     for (i = 0; i < count; i++)
         if (buffers[i].len)
-            return is_cut(socket) ? fail(WSAECONNRESET) : 0;
+            return is_reset(socket) ? fail(WSAECONNRESET) : 0;
     return 0;
 }

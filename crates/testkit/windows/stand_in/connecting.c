@@ -1,20 +1,20 @@
-/* A connect: to the TCP port of who listens, or to one at which nobody does, so that it fails when and
- * how TCP's does and select, AFD and SO_ERROR all know of it. */
+/* Connecting: to the listener's TCP port, or to a closed port. The latter fails like any TCP connect, so that
+ * select, AFD and SO_ERROR all report it. */
 #include "stand_in.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* A connect whose answer is held back. */
+/* A connect with a delay. */
 typedef struct {
     SOCKET socket;
-    DWORD serial, wait;
+    DWORD serial, delay;
     hv_address to;
     int error;
-} held;
+} delayed;
 
-/* A TCP port at which nobody will ever listen. */
+/* A TCP port that is bound and never listens. */
 static USHORT closed_port(void) {
-    static USHORT port; /* under the records' lock */
+    static USHORT port; /* guarded by the records' lock */
     struct sockaddr_in address = loopback_at(0);
     int length = sizeof address;
     SOCKET socket;
@@ -23,11 +23,11 @@ static USHORT closed_port(void) {
     socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, NULL, 0, WSA_FLAG_NO_HANDLE_INHERIT);
     if (socket != INVALID_SOCKET && !bind(socket, (struct sockaddr *)&address, sizeof address) &&
         !getsockname(socket, (struct sockaddr *)&address, &length))
-        port = ntohs(address.sin_port); /* and the socket keeps it */
+        port = ntohs(address.sin_port); /* reserved: the socket stays open */
     return port;
 }
 
-/* With the lock held, what is to be done to the TCP socket; `port` 0 and an error if nothing is. */
+/* Needs the lock. Sets `port` to the TCP port to connect to, or returns an error number. */
 static int prepare(record *r, const hv_address *to, int error, USHORT *port) {
     struct sockaddr_in own = loopback_at(0);
     int length = sizeof own;
@@ -38,11 +38,11 @@ static int prepare(record *r, const hv_address *to, int error, USHORT *port) {
     v = world_find(to, &r->own.service);
     if (error) {
         v.error = error;
-        v.at_once = FALSE;
+        v.immediate = FALSE;
     }
-    if (v.error && v.at_once)
+    if (v.error && v.immediate)
         return v.error;
-    /* One that was bound has TCP's port already, by which the listener finds its entry. */
+    /* The listener finds the connection by this TCP port. A bound socket has one already. */
     if (!r->port) {
         if (bind(r->socket, (struct sockaddr *)&own, sizeof own) ||
             getsockname(r->socket, (struct sockaddr *)&own, &length))
@@ -58,7 +58,7 @@ static int prepare(record *r, const hv_address *to, int error, USHORT *port) {
     if (r->slot < 0)
         return WSAENOBUFS;
     r->side = 0;
-    watch();
+    start_watcher();
     r->peer = *to;
     r->has_peer = TRUE;
     if (!r->bound)
@@ -73,8 +73,8 @@ static BOOL is_connected(SOCKET socket) {
     return getpeername(socket, (struct sockaddr *)&peer, &length) == 0;
 }
 
-/* Fails with `error` if there is one. */
-static int go(SOCKET socket, const hv_address *to, DWORD serial, int error) {
+/* Connects, or fails with `error` if it is not 0. */
+static int connect_now(SOCKET socket, const hv_address *to, DWORD serial, int error) {
     struct sockaddr_in address;
     USHORT port = 0;
     BOOL nonblocking = FALSE;
@@ -99,7 +99,7 @@ static int go(SOCKET socket, const hv_address *to, DWORD serial, int error) {
     nonblocking = r->nonblocking;
     setsockopt(socket, IPPROTO_TCP, TCP_NODELAY, (char *)&one, sizeof one);
     address = loopback_at(port);
-    /* Not without the lock where it does not wait: the handle might be another's by then. */
+    /* A nonblocking connect keeps the lock, or the handle could be reused meanwhile. */
     if (!nonblocking)
         records_unlock();
     result = connect(socket, (struct sockaddr *)&address, sizeof address);
@@ -110,20 +110,20 @@ static int go(SOCKET socket, const hv_address *to, DWORD serial, int error) {
     return result;
 }
 
-static DWORD WINAPI answer_later(void *argument) {
-    held *h = argument;
-    Sleep(h->wait);
-    go(h->socket, &h->to, h->serial, h->error);
+static DWORD WINAPI connect_later(void *argument) {
+    delayed *h = argument;
+    Sleep(h->delay);
+    connect_now(h->socket, &h->to, h->serial, h->error);
     free(h);
     return 0;
 }
 
 int begin_connect(SOCKET socket, const hv_address *to) {
-    BOOL is_held, nonblocking;
-    DWORD delay = number_from_environment("HV_STAND_IN_DELAY", &is_held), timeout, serial;
+    BOOL is_delayed, nonblocking;
+    DWORD delay = number_from_environment("HV_STAND_IN_DELAY", &is_delayed), timeout, serial;
     int error = 0;
     record *r;
-    held *h;
+    delayed *h;
     HANDLE thread;
     records_lock();
     r = record_of(socket);
@@ -143,24 +143,24 @@ int begin_connect(SOCKET socket, const hv_address *to) {
     nonblocking = r->nonblocking;
     timeout = r->options[CONNECT_TIMEOUT];
     records_unlock();
-    if (!is_held)
-        return go(socket, to, serial, 0);
+    if (!is_delayed)
+        return connect_now(socket, to, serial, 0);
     if (delay > timeout) {
         delay = timeout;
         error = WSAETIMEDOUT;
     }
     if (!nonblocking) {
         Sleep(delay);
-        return go(socket, to, serial, error);
+        return connect_now(socket, to, serial, error);
     }
     h = malloc(sizeof *h);
     if (h) {
         h->socket = socket;
         h->serial = serial;
-        h->wait = delay;
+        h->delay = delay;
         h->to = *to;
         h->error = error;
-        thread = CreateThread(NULL, 64 << 10, answer_later, h, 0, NULL);
+        thread = CreateThread(NULL, 64 << 10, connect_later, h, 0, NULL);
         if (thread) {
             CloseHandle(thread);
             WSASetLastError(WSAEWOULDBLOCK);

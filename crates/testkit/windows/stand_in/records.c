@@ -1,11 +1,11 @@
-/* The sockets of AF_HYPERV that this process has. */
+/* The AF_HYPERV sockets of this process. */
 #include "stand_in.h"
 #include <stdlib.h>
 #include <string.h>
 
 #define RECORDS 16384
 
-static record *records[RECORDS]; /* by (handle / 4), which is where handles go by */
+static record *records[RECORDS]; /* by handle / 4: handles are multiples of 4 */
 static CRITICAL_SECTION section;
 
 static void __attribute__((constructor)) start(void) { InitializeCriticalSection(&section); }
@@ -42,19 +42,19 @@ void record_drop(SOCKET socket) {
     records[index] = NULL;
 }
 
-/* How often it is looked whether somebody has died, and for how many times what he sent may lie unread before
- * whoever waits to send is told. */
-#define LOOK_EVERY 100
-#define UNREAD_FOR 30
+/* Interval of the check for dead peers in milliseconds, and the count of checks after which a sender is woken
+ * although received data is still unread. */
+#define CHECK_INTERVAL 100
+#define UNREAD_CHECKS 30
 
-/* Wine 8 keeps the socket of a process that is killed in the midst of a call, and its other end never
- * hears of it. So that is told here: to whoever waits to receive when there is nothing more, and then to
- * whoever waits to send. The other way round AFD would not tell of the former. */
+/* Wine 8 keeps the socket of a process that is killed during a call, so its peer never learns of the death.
+ * This thread shuts the socket down instead: receiving once all data is read, then sending. In the reverse
+ * order AFD would not report the end of receiving. */
 static DWORD WINAPI watcher(void *unused) {
     size_t i;
     (void)unused;
     for (;;) {
-        Sleep(LOOK_EVERY);
+        Sleep(CHECK_INTERVAL);
         records_lock();
         for (i = 0; i < RECORDS; i++) {
             record *r = records[i];
@@ -66,12 +66,12 @@ static DWORD WINAPI watcher(void *unused) {
                 continue;
             }
             r->dead++;
-            if (!r->told[SD_RECEIVE] && !ioctlsocket(r->socket, FIONREAD, &unread) && !unread) {
-                r->told[SD_RECEIVE] = TRUE;
+            if (!r->watcher_shutdown[SD_RECEIVE] && !ioctlsocket(r->socket, FIONREAD, &unread) && !unread) {
+                r->watcher_shutdown[SD_RECEIVE] = TRUE;
                 if (!r->own_shutdown[SD_RECEIVE])
                     shutdown(r->socket, SD_RECEIVE);
-            } else if (!r->told[SD_SEND] && (r->told[SD_RECEIVE] || r->dead > UNREAD_FOR)) {
-                r->told[SD_SEND] = TRUE;
+            } else if (!r->watcher_shutdown[SD_SEND] && (r->watcher_shutdown[SD_RECEIVE] || r->dead > UNREAD_CHECKS)) {
+                r->watcher_shutdown[SD_SEND] = TRUE;
                 if (!r->own_shutdown[SD_SEND])
                     shutdown(r->socket, SD_SEND);
             }
@@ -81,15 +81,15 @@ static DWORD WINAPI watcher(void *unused) {
     return 0;
 }
 
-void watch(void) {
-    static BOOL begun;
+void start_watcher(void) {
+    static BOOL started;
     HANDLE thread;
-    if (begun)
+    if (started)
         return;
     thread = CreateThread(NULL, 64 << 10, watcher, NULL, 0, NULL);
     if (thread) {
         CloseHandle(thread);
-        begun = TRUE;
+        started = TRUE;
     }
 }
 
@@ -109,8 +109,7 @@ DWORD number_from_environment(const char *name, BOOL *is_set) {
 }
 
 GUID new_service(void) {
-    /* On the template of vsock's ports, as Linux guests have it; above theirs, so that nobody listens
-     * there. */
+    /* The vsock template for Linux guests, with a port that no listener uses. */
     static volatile LONG next;
     GUID id = {0, 0xfacb, 0x11e6, {0xbd, 0x58, 0x64, 0x00, 0x6a, 0x79, 0x86, 0xd3}};
     id.Data1 = 0x80000000u + (GetCurrentProcessId() << 16) % 0x7fff0000u + (InterlockedIncrement(&next) & 0xffff);

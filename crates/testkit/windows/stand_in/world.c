@@ -1,5 +1,5 @@
-/* What the processes under test share: who listens, who connects, which partitions there are. It is a
- * named file mapping under a named mutex; every table is bounded. */
+/* State shared by the processes under test: listeners, connections and partitions. It is a named file mapping
+ * guarded by a named mutex. Every table has a fixed size. */
 #include "stand_in.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,7 +20,7 @@ typedef struct {
     DWORD pid;  /* 0: free */
     DWORD uses; /* handles */
     USHORT port;
-    int backlog; /* 0: it does not listen */
+    int backlog; /* 0: bound, not listening */
     GUID partition; /* WILDCARD: the host */
     GUID vm, service;
 } listener;
@@ -29,13 +29,13 @@ typedef struct {
     DWORD pid;
     DWORD uses; /* handles, in all processes */
     BOOL ended;
-} side;
+} connection_side;
 
 typedef struct {
-    enum { FREE, WAITING, TAKEN } state;
+    enum { FREE, PENDING, ACCEPTED } state;
     USHORT client, listener; /* TCP ports */
     hv_address caller;
-    side sides[2]; /* who connected, who accepted */
+    connection_side sides[2]; /* the one that connected, the one that accepted */
 } connection;
 
 typedef struct {
@@ -53,8 +53,7 @@ static HANDLE world_mutex;
 BOOL world_same(const GUID *a, const GUID *b) { return memcmp(a, b, sizeof *a) == 0; }
 
 static void lock(void) {
-    /* Abandoned by a process that was killed is as good: each entry is written so that half of it does
-     * no harm. */
+    /* WAIT_ABANDONED (the owner was killed) is fine: a partly written entry is harmless. */
     WaitForSingleObject(world_mutex, INFINITE);
 }
 
@@ -70,7 +69,7 @@ static BOOL is_alive(DWORD pid) {
     return alive;
 }
 
-/* Reads `text` up to a comma, a colon or its end as a GUID, with or without braces. */
+/* Parses a GUID, with or without braces, that a comma, a colon or the end of `text` follows. */
 static BOOL parse(const char *text, GUID *id) {
     unsigned d[11];
     int i;
@@ -87,7 +86,7 @@ static BOOL parse(const char *text, GUID *id) {
     return TRUE;
 }
 
-/* Which partition this process is in: WILDCARD in the host. */
+/* The partition of this process; WILDCARD for the host. */
 static GUID own_partition(void) {
     char text[64];
     GUID id = WILDCARD;
@@ -97,22 +96,22 @@ static GUID own_partition(void) {
     return id;
 }
 
-/* A partition is there for as long as it has a process that has used a socket. */
+/* Registers the partition of this process. It exists while such a process lives. */
 static void enter_partition(void) {
     GUID own = own_partition();
     DWORD pid = GetCurrentProcessId();
-    int i, room = -1;
+    int i, slot = -1;
     if (world_same(&own, &WILDCARD))
         return;
     for (i = 0; i < PARTITIONS; i++) {
         if (world->partitions[i].pid == pid)
             return;
         if (!world->partitions[i].pid || !is_alive(world->partitions[i].pid))
-            room = i;
+            slot = i;
     }
-    if (room >= 0) {
-        world->partitions[room].id = own;
-        world->partitions[room].pid = pid;
+    if (slot >= 0) {
+        world->partitions[slot].id = own;
+        world->partitions[slot].pid = pid;
     }
 }
 
@@ -132,7 +131,7 @@ BOOL world_open(void) {
     mapping = CreateFileMappingA(INVALID_HANDLE_VALUE, NULL, PAGE_READWRITE, 0, sizeof *world, name);
     world_mutex = CreateMutexA(NULL, FALSE, mutex);
     if (mapping && world_mutex)
-        /* A new one is zero, which is empty. */
+        /* A new mapping is zeroed, which means empty tables. */
         world = MapViewOfFile(mapping, FILE_MAP_ALL_ACCESS, 0, 0, sizeof *world);
     if (!world)
         return FALSE;
@@ -142,8 +141,8 @@ BOOL world_open(void) {
     return TRUE;
 }
 
-/* Drops what processes left behind that are gone. */
-static void sweep(void) {
+/* Frees the entries of dead processes. */
+static void reap(void) {
     int i, s, l;
     for (i = 0; i < LISTENERS; i++)
         if (world->listeners[i].pid && !is_alive(world->listeners[i].pid))
@@ -157,7 +156,7 @@ static void sweep(void) {
                 c->sides[s].uses = 0;
         if (c->sides[0].uses || c->sides[1].uses)
             continue;
-        if (c->state == WAITING) {
+        if (c->state == PENDING) {
             for (l = 0; l < LISTENERS; l++)
                 if (world->listeners[l].pid && world->listeners[l].port == c->listener)
                     break;
@@ -185,7 +184,7 @@ static listener *listener_at(const GUID *partition, const GUID *vm, const GUID *
 typedef enum { UNKNOWN, OFF, PAUSED, RUNNING } vm_state;
 
 static vm_state state_of(const GUID *id) {
-    static char text[8192]; /* under the lock */
+    static char text[8192]; /* guarded by the lock */
     DWORD length = GetEnvironmentVariableA("HV_STAND_IN_VMS", text, sizeof text);
     char *item = text;
     int i;
@@ -211,7 +210,7 @@ static vm_state state_of(const GUID *id) {
     return UNKNOWN;
 }
 
-/* Whether the host's registry has the service. */
+/* Whether the service is registered in the host's registry. */
 static BOOL is_registered(const GUID *id) {
     char path[256];
     HKEY key;
@@ -231,8 +230,8 @@ int world_bind(const hv_address *address, USHORT port, int *index) {
     BOOL host = world_same(&own, &WILDCARD);
     int error = 0, i;
     lock();
-    /* A listen that can be no partition's: "Physical host: Not supported" is said of PARENT. The number
-     * is assumed; so is that SILOHOST outside a container is treated likewise. */
+    /* Addresses that no partition can have. Microsoft documents "Physical host: Not supported" for PARENT.
+     * Assumed: the error number, and the same for SILOHOST outside a container. */
     if (world_same(&address->vm, &BROADCAST) || world_same(&address->vm, &SILOHOST) ||
         (host && world_same(&address->vm, &PARENT)))
         error = WSAEADDRNOTAVAIL;
@@ -240,7 +239,7 @@ int world_bind(const hv_address *address, USHORT port, int *index) {
              !world_same(&address->vm, &LOOPBACK) && !world_same(&address->vm, &PARENT) &&
              (!host || state_of(&address->vm) == UNKNOWN))
         error = WSAEADDRNOTAVAIL;
-    /* Seen by others: github.com/nbdd0121/wsld/issues/5. */
+    /* Reported in github.com/nbdd0121/wsld/issues/5. */
     else if (host && state_of(&address->vm) != UNKNOWN && !is_registered(&address->service))
         error = WSAEACCES;
     else if (listener_at(&own, &address->vm, &address->service))
@@ -249,7 +248,7 @@ int world_bind(const hv_address *address, USHORT port, int *index) {
         for (i = 0; i < LISTENERS && world->listeners[i].pid; i++)
             ;
         if (i == LISTENERS) {
-            sweep();
+            reap();
             for (i = 0; i < LISTENERS && world->listeners[i].pid; i++)
                 ;
         }
@@ -287,14 +286,14 @@ void world_leave_listener(int index) {
         l->pid = 0;
         for (i = 0; i < CONNECTIONS; i++) {
             connection *c = &world->connections[i];
-            if (c->state == WAITING && c->listener == l->port && !c->sides[0].uses)
+            if (c->state == PENDING && c->listener == l->port && !c->sides[0].uses)
                 c->state = FREE;
         }
     }
     unlock();
 }
 
-/* Who listens in `partition` at the first of these `count` ids at which somebody does. */
+/* The listener in `partition` at the first of `count` ids that has one. */
 static const listener *find(const GUID *partition, const GUID *service, const GUID *const *ids, int count) {
     int i;
     for (i = 0; i < count; i++) {
@@ -305,13 +304,12 @@ static const listener *find(const GUID *partition, const GUID *service, const GU
     return NULL;
 }
 
-/* Whether as many connections wait as may. That the next is refused then, and not left unanswered, is
- * what TCP does on Windows. */
+/* Whether the backlog is full. The next connect is then refused, as TCP on Windows does. */
 static BOOL is_full(const listener *l) {
-    int i, waiting = 0;
+    int i, pending = 0;
     for (i = 0; i < CONNECTIONS; i++)
-        waiting += world->connections[i].state == WAITING && world->connections[i].listener == l->port;
-    return waiting >= l->backlog;
+        pending += world->connections[i].state == PENDING && world->connections[i].listener == l->port;
+    return pending >= l->backlog;
 }
 
 verdict world_find(const hv_address *to, const GUID *own_service) {
@@ -326,11 +324,11 @@ verdict world_find(const hv_address *to, const GUID *own_service) {
     v.caller.service = *own_service;
     if (set) {
         v.error = error;
-        v.at_once = error == WSAEACCES || error == WSAEINVAL || error == WSAEADDRNOTAVAIL;
+        v.immediate = error == WSAEACCES || error == WSAEINVAL || error == WSAEADDRNOTAVAIL;
     } else if (world_same(&to->vm, &LOOPBACK)) {
         const GUID *ids[] = {&LOOPBACK, &WILDCARD};
         l = find(&own, &to->service, ids, 2);
-        /* What Windows shows for the other end of a loopback is assumed. */
+        /* Assumed: the address of a loopback peer. */
         v.caller.vm = LOOPBACK;
     } else if (!host && world_same(&to->vm, &PARENT)) {
         const GUID *ids[] = {&own, &CHILDREN, &WILDCARD};
@@ -342,7 +340,7 @@ verdict world_find(const hv_address *to, const GUID *own_service) {
         switch (state_of(&to->vm)) {
         case UNKNOWN: /* PARENT, CHILDREN, BROADCAST and SILOHOST, too */
             v.error = WSAEADDRNOTAVAIL;
-            v.at_once = TRUE;
+            v.immediate = TRUE;
             break;
         case OFF:
             v.error = WSAENETUNREACH;
@@ -356,7 +354,7 @@ verdict world_find(const hv_address *to, const GUID *own_service) {
         v.caller.vm = PARENT;
     } else {
         v.error = WSAEADDRNOTAVAIL;
-        v.at_once = TRUE;
+        v.immediate = TRUE;
     }
     if (l && !is_full(l))
         v.port = l->port;
@@ -370,7 +368,7 @@ static connection *at_ports(USHORT client, USHORT port) {
     int i;
     for (i = 0; i < CONNECTIONS; i++) {
         connection *c = &world->connections[i];
-        if (c->state == WAITING && c->client == client && c->listener == port)
+        if (c->state == PENDING && c->client == client && c->listener == port)
             return c;
     }
     return NULL;
@@ -380,13 +378,13 @@ int world_announce(USHORT client, USHORT port, const hv_address *caller) {
     connection *c;
     int i, slot = -1;
     lock();
-    /* An old one of these ports, whose client is gone. */
+    /* A stale entry with the same ports, whose client is gone. */
     if ((c = at_ports(client, port)))
         c->state = FREE;
     for (i = 0; i < CONNECTIONS && world->connections[i].state != FREE; i++)
         ;
     if (i == CONNECTIONS) {
-        sweep();
+        reap();
         for (i = 0; i < CONNECTIONS && world->connections[i].state != FREE; i++)
             ;
     }
@@ -398,21 +396,21 @@ int world_announce(USHORT client, USHORT port, const hv_address *caller) {
         c->caller = *caller;
         c->sides[0].pid = GetCurrentProcessId();
         c->sides[0].uses = 1;
-        c->state = WAITING;
+        c->state = PENDING;
         slot = i;
     }
     unlock();
     return slot;
 }
 
-int world_take(USHORT client, USHORT port, hv_address *caller) {
+int world_accept(USHORT client, USHORT port, hv_address *caller) {
     connection *c;
     int slot = -1;
     lock();
     if ((c = at_ports(client, port))) {
         c->sides[1].pid = GetCurrentProcessId();
         c->sides[1].uses = 1;
-        c->state = TAKEN;
+        c->state = ACCEPTED;
         *caller = c->caller;
         slot = (int)(c - world->connections);
     }
@@ -430,8 +428,8 @@ void world_leave_side(int slot, int side) {
     connection *c = &world->connections[slot];
     lock();
     c->sides[side].uses--;
-    /* One that waits is its listener's to take, or to drop. */
-    if (c->state == TAKEN && !c->sides[0].uses && !c->sides[1].uses)
+    /* A pending connection belongs to its listener, which accepts or drops it. */
+    if (c->state == ACCEPTED && !c->sides[0].uses && !c->sides[1].uses)
         c->state = FREE;
     unlock();
 }
@@ -445,5 +443,5 @@ BOOL world_has_ended(int slot, int side) { return world->connections[slot].sides
 BOOL world_has_died(int slot, int side) {
     const connection *c = &world->connections[slot];
     DWORD pid = c->sides[side].pid;
-    return c->state == TAKEN && c->sides[side].uses && pid != GetCurrentProcessId() && !is_alive(pid);
+    return c->state == ACCEPTED && c->sides[side].uses && pid != GetCurrentProcessId() && !is_alive(pid);
 }
