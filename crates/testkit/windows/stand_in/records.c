@@ -70,7 +70,8 @@ static DWORD WINAPI watcher(void *unused) {
                 r->watcher_shutdown[SD_RECEIVE] = TRUE;
                 if (!r->own_shutdown[SD_RECEIVE])
                     shutdown(r->socket, SD_RECEIVE);
-            } else if (!r->watcher_shutdown[SD_SEND] && (r->watcher_shutdown[SD_RECEIVE] || r->dead > UNREAD_CHECKS)) {
+            } else if (!r->watcher_shutdown[SD_SEND] &&
+                       (r->watcher_shutdown[SD_RECEIVE] || r->dead > UNREAD_CHECKS)) {
                 r->watcher_shutdown[SD_SEND] = TRUE;
                 if (!r->own_shutdown[SD_SEND])
                     shutdown(r->socket, SD_SEND);
