@@ -1,4 +1,4 @@
-//! A broker in a process of its own, so that its memory and descriptors are its own.
+//! Runs a broker in a separate process, so that its memory and descriptors can be measured.
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -10,12 +10,12 @@ use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::{DirSource, Dirs};
 use serde_json::json;
 
-use crate::vm::{MORE_PORTS, Over};
+use crate::vm::{GuestLaneKind, MORE_PORTS};
 
-/// The first argument by which a measurement's program becomes a broker.
+/// First argument that makes a bench's program run as a broker.
 pub const ROLE: &str = "role-broker";
 
-/// A running broker process; it ends with this.
+/// A running broker process. Dropping it ends the process.
 #[derive(Debug)]
 pub struct BrokerProcess {
     child: Child,
@@ -24,12 +24,12 @@ pub struct BrokerProcess {
 }
 
 impl BrokerProcess {
-    /// Starts this very program again as a broker.
+    /// Starts this program as a broker.
     pub fn start() -> anyhow::Result<Self> {
         Self::with_vms(0)
     }
 
-    /// Likewise, with so many virtual machines, and the services that their guests are to use.
+    /// Starts a broker with `count` VMs and the services that their guests use.
     pub fn with_vms(count: usize) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvb").tempdir()?;
         let mut child = Command::new(std::env::current_exe()?)
@@ -40,7 +40,7 @@ impl BrokerProcess {
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
-        let output = child.stdout.take().context("the broker has no output")?;
+        let output = child.stdout.take().context("the broker has no stdout")?;
         BufReader::new(output).read_line(&mut line)?;
         anyhow::ensure!(line == "ready\n", "the broker did not start: {line}");
         let dirs = dirs(folder.path())?;
@@ -51,27 +51,27 @@ impl BrokerProcess {
         })
     }
 
-    /// The endpoint of the broker's own partition.
+    /// The path of the endpoint of the broker's own partition.
     pub fn endpoint(&self) -> PathBuf {
         self.folder.path().join("endpoint")
     }
 
-    /// The socket of a virtual machine's device, counted from zero.
+    /// The path of the vhost-user socket of VM `number`, counted from zero.
     pub fn vm_socket(&self, number: usize) -> PathBuf {
         self.dirs.vm_socket(&vm_name(number))
     }
 
-    /// The context id of a virtual machine, counted from zero.
+    /// The context id of VM `number`, counted from zero.
     pub fn cid(number: usize) -> u32 {
         1000 + number as u32
     }
 
-    /// The process's number.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// Its resident memory in bytes.
+    /// Resident memory of the process in bytes.
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -79,7 +79,7 @@ impl BrokerProcess {
         Ok(kib.context("no VmRSS")?.trim().parse::<u64>()? * 1024)
     }
 
-    /// How many descriptors it has open.
+    /// Count of open descriptors of the process.
     pub fn open_descriptors(&self) -> anyhow::Result<u64> {
         let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
         Ok(entries.count() as u64)
@@ -88,14 +88,13 @@ impl BrokerProcess {
 
 impl Drop for BrokerProcess {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The process exits at end of file on stdin.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
 }
 
-/// What the program does as a broker with so many virtual machines: serves `folder` until its
-/// input ends.
+/// Body of the broker process with `vms` VMs: serves `folder` until end of file on stdin.
 pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
     hvsock_sys::limits::raise_descriptors()?;
     let mut config = BrokerConfig::new(dirs(folder)?);
@@ -108,7 +107,7 @@ pub fn serve(folder: &Path, vms: usize) -> anyhow::Result<()> {
         handle.add_vm(serde_json::from_value(vm)?)?;
     }
     if vms > 0 {
-        let ports = [Over::Ring, Over::Descriptor].map(Over::port);
+        let ports = [GuestLaneKind::Ring, GuestLaneKind::Descriptor].map(GuestLaneKind::port);
         for port in ports.into_iter().chain(MORE_PORTS) {
             let id = ServiceId::from_port(port);
             let service = json!({ "name": format!("Bench {port}"), "id": id });

@@ -1,27 +1,27 @@
-//! CPU time that a process has used, and which processor it runs on.
+//! CPU time of processes, and CPU affinity.
 
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// Two processors that this process may use; `None` if it has one only.
+/// Two processors that this process may use. `None` if there is only one.
 pub fn two() -> std::io::Result<Option<[usize; 2]>> {
     let may = sched_getaffinity(None)?;
     let mut found = (0..CpuSet::MAX_CPU).filter(|cpu| may.is_set(*cpu));
     Ok(found.next().zip(found.next()).map(<[usize; 2]>::from))
 }
 
-/// Keeps the calling thread, and those that it starts, on one processor.
-pub fn stay_on(cpu: usize) -> std::io::Result<()> {
+/// Pins the calling thread, and threads that it starts later, to one processor.
+pub fn pin_to(cpu: usize) -> std::io::Result<()> {
     let mut only = CpuSet::new();
     only.set(cpu);
     Ok(sched_setaffinity(None, &only)?)
 }
 
-/// The CPU time of all threads that the process has now, to the nanosecond for those that sleep.
+/// CPU time of all current threads of a process, from `schedstat`, in nanoseconds.
 ///
-/// `/proc/PID/stat` would count in hundredths of a second, which hides what an idle process does.
+/// `/proc/PID/stat` counts in hundredths of a second, which is too coarse for an idle process.
 pub fn used_by(process: u32) -> std::io::Result<Duration> {
     used_in(Path::new(&format!("/proc/{process}/task")))
 }
@@ -29,7 +29,7 @@ pub fn used_by(process: u32) -> std::io::Result<Duration> {
 fn used_in(tasks: &Path) -> std::io::Result<Duration> {
     let mut nanoseconds = 0;
     for task in std::fs::read_dir(tasks)? {
-        // A thread may end meanwhile.
+        // A thread may have exited meanwhile.
         let Ok(text) = std::fs::read_to_string(task?.path().join("schedstat")) else {
             continue;
         };
@@ -39,7 +39,7 @@ fn used_in(tasks: &Path) -> std::io::Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// The time that the machine's processors were busy or taken away since it started, all added up.
+/// Busy and stolen time of all processors since boot.
 pub fn used_by_all() -> std::io::Result<Duration> {
     Ok(busy_in(&std::fs::read_to_string("/proc/stat")?))
 }
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_words_of_all_threads_are_added() {
+    fn the_cpu_times_of_all_threads_are_added() {
         let dir = tempfile::tempdir().unwrap();
         for (task, text) in [("7", "1500 20 3\n"), ("8", "500 1 1\n"), ("9", "")] {
             std::fs::create_dir(dir.path().join(task)).unwrap();

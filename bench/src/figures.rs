@@ -1,23 +1,23 @@
-//! Figures with their spread.
+//! Figures with their spread, and their output as JSON.
 
 use std::fmt;
 use std::path::Path;
 
 use serde::Serialize;
 
-/// The median over the turns of a run, with the least and the most.
+/// Median, minimum and maximum over the turns of a run.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub struct Spread {
-    /// The middle one.
+    /// The median.
     pub median: f64,
-    /// The least.
+    /// The minimum.
     pub min: f64,
-    /// The most.
+    /// The maximum.
     pub max: f64,
 }
 
 impl Spread {
-    /// The spread of `values`, which must not be empty.
+    /// The spread of `values`. All NaN if there are none.
     pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
@@ -30,7 +30,7 @@ impl Spread {
         }
     }
 
-    /// The spread of `a / b`, turn by turn.
+    /// The spread of `a / b`, pairing the values of each turn.
     pub fn of_ratio(a: &[f64], b: &[f64]) -> Self {
         Self::of(a.iter().zip(b).map(|(a, b)| a / b))
     }
@@ -44,15 +44,15 @@ impl fmt::Display for Spread {
     }
 }
 
-/// The value below which the fraction `p` of `values` lies.
+/// The `p` quantile of `values` (`p` from 0 to 1). Sorts them.
 pub fn percentile(values: &mut [f64], p: f64) -> f64 {
     values.sort_by(f64::total_cmp);
     let index = ((values.len() as f64 - 1.0) * p).round().max(0.0) as usize;
     values.get(index).copied().unwrap_or(f64::NAN)
 }
 
-/// Writes a run's figures to `path` as JSON.
-pub fn keep(path: &Path, figures: &impl Serialize) -> anyhow::Result<()> {
+/// Writes the figures of a run to `path` as JSON.
+pub fn save(path: &Path, figures: &impl Serialize) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }

@@ -1,9 +1,8 @@
-//! What all measurements share: a broker in a process of its own, figures with their spread, and
-//! where they are kept.
+//! Parts shared by all benches: a broker in a separate process, figures with their spread, and output files.
 //!
-//! Machines are shared and swing several-fold from one second to the next, so every claim is a
-//! ratio between two things measured in turns within one run, given as the median over the turns
-//! with the least and the most.
+//! Shared machines vary several-fold from one second to the next. So every claim is a ratio between two
+//! subjects that one run measures in alternating turns, given as the median over the turns with minimum and
+//! maximum.
 
 #![forbid(unsafe_code)]
 

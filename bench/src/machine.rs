@@ -1,25 +1,25 @@
-//! What a run was made on; a figure without it says little.
+//! Describes the machine of a run.
 
 use std::fmt;
 
 use serde::Serialize;
 
-/// A machine, as far as it matters to figures.
+/// The properties of a machine that affect figures.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// The processor's name, as it gives it itself.
+    /// The processor's model name.
     pub cpu: String,
-    /// How many processors this process may use.
+    /// Count of processors that this process may use.
     pub cores: usize,
     /// The kernel's version.
     pub kernel: String,
-    /// Whether it is a virtual machine, which does not have its processors to itself.
+    /// Whether this is a virtual machine, which may share its processors.
     pub virtual_machine: bool,
 }
 
 impl Machine {
-    /// This one. What it does not tell is "unknown".
-    pub fn this() -> Self {
+    /// This machine. Missing properties are "unknown".
+    pub fn current() -> Self {
         let processors = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let kernel = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_machine_does_not_tell_is_unknown() {
+    fn missing_properties_are_unknown() {
         let text = "processor\t: 0\nmodel name\t: Fast 9\nflags\t\t: fpu hypervisor sse\n";
         let machine = Machine::read(text, "6.1.0\n", 2);
         assert_eq!(

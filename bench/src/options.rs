@@ -1,4 +1,4 @@
-//! What follows a bench's name: options that `--help` tells of, and one line for what is none.
+//! Command-line options of a bench, with `--help` and one-line errors.
 
 use std::fmt::Write;
 
@@ -7,25 +7,24 @@ use std::fmt::Write;
 pub struct Options {
     /// The bench's name.
     pub bench: &'static str,
-    /// What it measures.
+    /// What the bench measures.
     pub about: &'static str,
-    /// Each option: its word, the name of the value that follows (empty if none does), and what
-    /// it does.
+    /// Each option: its name, the name of its value (empty if it has none), and its help.
     pub all: &'static [(&'static str, &'static str, &'static str)],
 }
 
-/// Why a bench does not run.
+/// Why the bench does not run.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Instead {
-    /// It was asked for help.
+enum Exit {
+    /// `--help` was given.
     Help,
-    /// It was asked for something that it does not understand.
-    Wrong(String),
+    /// The arguments are invalid.
+    Invalid(String),
 }
 
 impl Options {
-    /// Hands each option of `words` and its value to `take`, which may refuse the value by
-    /// saying what is wanted. Ends the process if it is asked for help (0) or wrongly (2).
+    /// Parses `words` and passes each option and its value to `take`, which may reject the value with a
+    /// description of what it expects. Exits the process on `--help` (status 0) or an error (status 2).
     pub fn take_or_exit(
         &self,
         words: &[&str],
@@ -33,11 +32,11 @@ impl Options {
     ) {
         match self.take(words, take) {
             Ok(()) => {}
-            Err(Instead::Help) => {
+            Err(Exit::Help) => {
                 print!("{}", self.help());
                 std::process::exit(0);
             }
-            Err(Instead::Wrong(why)) => {
+            Err(Exit::Invalid(why)) => {
                 eprintln!("{why}; {}", self.usage());
                 std::process::exit(2);
             }
@@ -48,25 +47,25 @@ impl Options {
         &self,
         words: &[&str],
         mut take: impl FnMut(&str, &str) -> Result<(), &'static str>,
-    ) -> Result<(), Instead> {
-        // Whoever asks for help gets it, whatever else is said.
+    ) -> Result<(), Exit> {
+        // `--help` has precedence over invalid arguments.
         if words.iter().any(|word| matches!(*word, "--help" | "-h")) {
-            return Err(Instead::Help);
+            return Err(Exit::Help);
         }
         let mut words = words.iter();
         while let Some(&word) = words.next() {
             let known = self.all.iter().find(|(known, ..)| *known == word);
             let Some((_, value_name, _)) = known else {
-                return Err(Instead::Wrong(format!("{word:?} is not known")));
+                return Err(Exit::Invalid(format!("unknown argument {word:?}")));
             };
             let value = match *value_name {
                 "" => "",
                 name => words
                     .next()
-                    .ok_or_else(|| Instead::Wrong(format!("{word} wants {name} after it")))?,
+                    .ok_or_else(|| Exit::Invalid(format!("{word} needs a value {name}")))?,
             };
-            take(word, value).map_err(|wanted| {
-                Instead::Wrong(format!("{word} wants {wanted}, which {value:?} is not"))
+            take(word, value).map_err(|expected| {
+                Exit::Invalid(format!("{word}: expected {expected}, not {value:?}"))
             })?;
         }
         Ok(())
@@ -93,11 +92,11 @@ impl Options {
     }
 }
 
-/// A number that is at least one.
+/// Parses a number of at least 1.
 pub fn positive(value: &str) -> Result<usize, &'static str> {
-    let wanted = "a number of at least 1";
+    let expected = "a number of at least 1";
     let number = value.parse().ok().filter(|number| *number > 0);
-    number.ok_or(wanted)
+    number.ok_or(expected)
 }
 
 #[cfg(test)]
@@ -108,12 +107,12 @@ mod tests {
         bench: "some",
         about: "Measures something.",
         all: &[
-            ("--turns", "N", "so many turns (3)"),
-            ("--pin", "", "stay there"),
+            ("--turns", "N", "run N turns (3)"),
+            ("--pin", "", "pin the threads"),
         ],
     };
 
-    fn take(words: &[&str]) -> Result<Vec<(String, String)>, Instead> {
+    fn take(words: &[&str]) -> Result<Vec<(String, String)>, Exit> {
         let mut taken = Vec::new();
         OPTIONS.take(words, |word, value| {
             if word == "--turns" {
@@ -126,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn options_are_taken_in_order_with_their_values() {
+    fn options_are_parsed_in_order_with_their_values() {
         let taken = take(&["--pin", "--turns", "7"]).unwrap();
         let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
         assert_eq!(taken, [pair("--pin", ""), pair("--turns", "7")]);
@@ -134,31 +133,31 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_said_in_one_line() {
+    fn an_error_is_one_line() {
         for (words, why) in [
-            (&["--fast"][..], "\"--fast\" is not known"),
-            (&["12"], "\"12\" is not known"),
-            (&["--turns"], "--turns wants N after it"),
+            (&["--fast"][..], "unknown argument \"--fast\""),
+            (&["12"], "unknown argument \"12\""),
+            (&["--turns"], "--turns needs a value N"),
             (
                 &["--turns", "0"],
-                "--turns wants a number of at least 1, which \"0\" is not",
+                "--turns: expected a number of at least 1, not \"0\"",
             ),
         ] {
-            assert_eq!(take(words), Err(Instead::Wrong(why.to_owned())));
+            assert_eq!(take(words), Err(Exit::Invalid(why.to_owned())));
         }
         let usage = "usage: cargo xtask bench some [--turns N] [--pin]";
         assert_eq!(OPTIONS.usage(), usage);
     }
 
     #[test]
-    fn help_tells_of_every_option() {
+    fn help_lists_every_option() {
         for asked in [&["--help"][..], &["-h"], &["--turns", "--help"]] {
-            assert_eq!(take(asked), Err(Instead::Help));
+            assert_eq!(take(asked), Err(Exit::Help));
         }
         let help = OPTIONS.help();
         for line in [
-            "  --turns N      so many turns (3)\n",
-            "  --pin          stay there\n",
+            "  --turns N      run N turns (3)\n",
+            "  --pin          pin the threads\n",
             "  --help, -h     print this\n",
         ] {
             assert!(help.contains(line), "{help}");

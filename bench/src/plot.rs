@@ -1,4 +1,4 @@
-//! Pictures of figures, as SVG.
+//! Plots of figures, as SVG.
 
 use std::path::Path;
 
@@ -6,7 +6,8 @@ use plotters::prelude::*;
 
 use crate::figures::Spread;
 
-/// A bar for each label with its least and most, on one linear axis from zero.
+/// Draws a bar chart: the median of each label with a line from minimum to maximum. The axis is linear and
+/// starts at zero.
 pub fn bars(path: &Path, title: &str, unit: &str, bars: &[(&str, Spread)]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
@@ -56,31 +57,31 @@ pub fn bars(path: &Path, title: &str, unit: &str, bars: &[(&str, Spread)]) -> an
     Ok(())
 }
 
-/// A named line: its points from left to right.
+/// A named line with its points from left to right.
 pub type Line = (String, Vec<(f64, Spread)>);
 
-/// One picture below the other, each with its title and its lines of medians, with the least and
-/// most at each point; both axes are logarithmic. `x_label` says what a place on the lower one is.
+/// Draws plots below each other, each with a title and lines of medians, with minimum and maximum at each
+/// point. Both axes are logarithmic. `x_label` formats positions on the x axis.
 pub fn lines(
     path: &Path,
     x_label: impl Fn(f64) -> String,
     unit: (&str, &str),
-    pictures: &[(&str, Vec<Line>)],
+    plots: &[(&str, Vec<Line>)],
 ) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    let root = SVGBackend::new(path, (860, 440 * pictures.len() as u32)).into_drawing_area();
+    let root = SVGBackend::new(path, (860, 440 * plots.len() as u32)).into_drawing_area();
     root.fill(&WHITE)?;
-    let areas = root.split_evenly((pictures.len(), 1));
-    for (area, (title, lines)) in areas.iter().zip(pictures) {
+    let areas = root.split_evenly((plots.len(), 1));
+    for (area, (title, lines)) in areas.iter().zip(plots) {
         draw_lines(area, title, &x_label, unit, lines)?;
     }
     root.present()?;
     Ok(())
 }
 
-/// Told apart by those who do not see all colours, too (Okabe and Ito).
+/// Distinguishable with colour blindness (Okabe and Ito).
 const COLOURS: [RGBColor; 4] = [
     RGBColor(0, 0, 0),
     RGBColor(230, 159, 0),
@@ -119,7 +120,7 @@ fn draw_lines(
         .draw()?;
     let colours = COLOURS.iter().cycle();
     for (index, ((name, points), &colour)) in lines.iter().zip(colours).enumerate() {
-        // A little to the right of the line before, so that no least and most hides another.
+        // Shifts each line to the right, so that the ranges do not overlap.
         let beside = 1.06_f64.powi(index as i32);
         let points: Vec<_> = points
             .iter()

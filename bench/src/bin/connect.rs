@@ -1,5 +1,5 @@
-//! What a connection costs: the time until both ends have it, how many can be made in a second,
-//! and what an idle one takes in the broker; against plain Unix sockets, in turns.
+//! Measures the latency and rate of connects and the broker's memory per idle connection, against Unix
+//! sockets in alternating turns.
 
 #![forbid(unsafe_code)]
 
@@ -15,28 +15,32 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_bench::broker::{self, BrokerProcess};
-use hvsock_bench::figures::{Spread, keep, percentile};
+use hvsock_bench::figures::{Spread, percentile, save};
 use hvsock_bench::options::{Options, positive};
 use hvsock_bench::plot;
 use serde::Serialize;
 
 const OPTIONS: Options = Options {
     bench: "connect",
-    about: "What a connection of hvsock costs, made and idle, beside one of Unix sockets.",
+    about: "Latency and rate of connects, and the cost of an idle connection, against Unix sockets.",
     all: &[
-        ("--turns", "N", "measure everything N times, in turns (15)"),
-        ("--idle", "N", "hold N idle connections at most (10000)"),
+        (
+            "--turns",
+            "N",
+            "measure everything N times in alternating turns (15)",
+        ),
+        ("--idle", "N", "hold at most N idle connections (10000)"),
         (
             "--out",
             "FOLDER",
-            "where to keep connect.json and connect.svg (target/bench)",
+            "folder for connect.json and connect.svg (target/bench)",
         ),
     ],
 };
 
 const HOLD: &str = "role-hold";
-/// Connections that one helper process holds, both ends: four descriptors each.
-const HELD_BY_ONE: usize = 2000;
+/// Connections per helper process, which holds both ends: four descriptors each.
+const HELD_PER_HELPER: usize = 2000;
 
 #[derive(Serialize)]
 struct Figures {
@@ -79,7 +83,7 @@ fn main() -> anyhow::Result<()> {
     hvsock_sys::limits::raise_descriptors()?;
     let figures = measure(turns, idle)?;
     print(&figures);
-    keep(&out.join("connect.json"), &figures)?;
+    save(&out.join("connect.json"), &figures)?;
     plot::bars(
         &out.join("connect.svg"),
         "Time until both ends have a connection (p50)",
@@ -90,7 +94,7 @@ fn main() -> anyhow::Result<()> {
         ],
     )?;
     println!(
-        "\nkept as {0}/connect.json and {0}/connect.svg",
+        "\nsaved as {0}/connect.json and {0}/connect.svg",
         out.display()
     );
     Ok(())
@@ -111,13 +115,13 @@ fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
         HvStream::options()
             .endpoint(endpoint.clone())
             .connect((VmId::LOOPBACK, service))
-            .map(drop_later)
+            .map(hold_end)
     };
     let unix_path = unix.clone();
-    let unix_connect = move || UnixStream::connect(&unix_path).map(drop_later);
+    let unix_connect = move || UnixStream::connect(&unix_path).map(hold_end);
 
-    let unix_accepted = accept_in_background(move || unix_listener.accept().map(drop_later));
-    let hv_accepted = accept_in_background(move || hv_listener.accept().map(drop_later));
+    let unix_accepted = accept_in_background(move || unix_listener.accept().map(hold_end));
+    let hv_accepted = accept_in_background(move || hv_listener.accept().map(hold_end));
 
     let (mut unix_us, mut hv_us) = (Vec::new(), Vec::new());
     let (mut unix_rate, mut hv_rate) = (Vec::new(), Vec::new());
@@ -140,78 +144,77 @@ fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
     })
 }
 
-/// What a connect or accept gives: closed by whoever drops it.
+/// One end of a connection. Dropping it closes it.
 type Held = Box<dyn Send>;
 
-fn drop_later<T: Send + 'static>(held: T) -> Held {
+fn hold_end<T: Send + 'static>(held: T) -> Held {
     Box::new(held)
 }
 
-/// A thread that accepts, and says when.
-struct Accepted {
-    /// Where to say it; nobody is told while this is empty.
-    tell: Sender<Option<Sender<(Instant, Held)>>>,
+/// A thread that accepts connections and reports each with its time.
+struct Acceptor {
+    /// Sets the receiver of the reports; `None` disables them.
+    report_to: Sender<Option<Sender<(Instant, Held)>>>,
     count: Arc<AtomicU64>,
 }
 
-fn accept_in_background(accept: impl Fn() -> std::io::Result<Held> + Send + 'static) -> Accepted {
-    let (tell, told) = channel::<Option<Sender<(Instant, Held)>>>();
+fn accept_in_background(accept: impl Fn() -> std::io::Result<Held> + Send + 'static) -> Acceptor {
+    let (report_to, changes) = channel::<Option<Sender<(Instant, Held)>>>();
     let count = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&count);
     std::thread::spawn(move || {
-        let mut listener = None;
+        let mut receiver = None;
         while let Ok(held) = accept() {
             let now = Instant::now();
             counted.fetch_add(1, Ordering::Relaxed);
-            while let Ok(change) = told.try_recv() {
-                listener = change;
+            while let Ok(change) = changes.try_recv() {
+                receiver = change;
             }
-            if let Some(listener) = &listener {
-                let _ = listener.send((now, held));
+            if let Some(receiver) = &receiver {
+                let _ = receiver.send((now, held));
             }
         }
     });
-    Accepted { tell, count }
+    Acceptor { report_to, count }
 }
 
-/// Between two timed connects.
-const REST: Duration = Duration::from_micros(300);
+/// Pause between two timed connects.
+const PAUSE: Duration = Duration::from_micros(300);
 
-/// The median time in microseconds from the start of a connect until both ends have it.
+/// Median time in microseconds from the start of a connect until both ends have the connection.
 fn latency(
     connect: &impl Fn() -> std::io::Result<Held>,
-    accepted: &Accepted,
+    acceptor: &Acceptor,
 ) -> anyhow::Result<f64> {
-    let (tell, told) = channel();
-    accepted.tell.send(Some(tell))?;
+    let (reports, reported) = channel();
+    acceptor.report_to.send(Some(reports))?;
     let mut times = Vec::new();
     for _ in 0..400 {
         let start = Instant::now();
         let held = connect()?;
         let connected = Instant::now();
-        let (accepted, other) = told.recv_timeout(Duration::from_secs(10))?;
+        let (accepted, other) = reported.recv_timeout(Duration::from_secs(10))?;
         times.push(connected.max(accepted).duration_since(start).as_secs_f64() * 1e6);
         drop((held, other));
-        // What a connect and a close leave to be done is not part of the next one's time; what
-        // comes of it when they follow each other at once is the other measurement. Not a sleep,
-        // which would add the waking of a processor to whatever comes next.
-        let rested = Instant::now() + REST;
-        while Instant::now() < rested {
+        // Excludes work that a connect and a close leave behind; the rate includes it. It spins, because a
+        // sleep would add the wakeup of a processor to the next connect.
+        let resume = Instant::now() + PAUSE;
+        while Instant::now() < resume {
             std::hint::spin_loop();
         }
     }
-    accepted.tell.send(None)?;
+    acceptor.report_to.send(None)?;
     Ok(percentile(&mut times, 0.5))
 }
 
-/// How many connections two threads make and close in a second.
+/// Connections per second that two threads make and close.
 fn rate(
     connect: &(impl Fn() -> std::io::Result<Held> + Sync),
-    accepted: &Accepted,
+    acceptor: &Acceptor,
 ) -> anyhow::Result<f64> {
     const LENGTH: Duration = Duration::from_millis(400);
     let stop = AtomicBool::new(false);
-    let before = accepted.count.load(Ordering::Relaxed);
+    let before = acceptor.count.load(Ordering::Relaxed);
     let start = Instant::now();
     std::thread::scope(|scope| {
         let clients: Vec<_> = (0..2)
@@ -220,7 +223,7 @@ fn rate(
                     while !stop.load(Ordering::Relaxed) {
                         match connect() {
                             Ok(held) => drop(held),
-                            // A full backlog is part of the race; the accepting end sets the pace.
+                            // The backlog is full: the accepting end limits the rate.
                             Err(_) => std::thread::yield_now(),
                         }
                     }
@@ -233,20 +236,23 @@ fn rate(
             let _ = client.join();
         }
     });
-    let count = accepted.count.load(Ordering::Relaxed) - before;
+    let count = acceptor.count.load(Ordering::Relaxed) - before;
     Ok(count as f64 / start.elapsed().as_secs_f64())
 }
 
-/// Holds idle connections in a fresh broker and looks at what it uses.
+/// Holds idle connections in a new broker and measures its memory and descriptors.
 fn hold_idle(wanted: usize) -> anyhow::Result<Idle> {
     let broker = BrokerProcess::start()?;
-    // What the first connection costs is not what each costs.
+    // The first connection has one-time costs, so the baseline includes it.
     let mut helpers = vec![Helper::start(&broker.endpoint(), 1)?];
     let bytes = broker.resident_bytes()?;
     let descriptors = broker.open_descriptors()?;
     let (mut connections, mut why_not_more) = (0, None);
     while connections < wanted && why_not_more.is_none() {
-        let helper = Helper::start(&broker.endpoint(), HELD_BY_ONE.min(wanted - connections))?;
+        let helper = Helper::start(
+            &broker.endpoint(),
+            HELD_PER_HELPER.min(wanted - connections),
+        )?;
         connections += helper.held;
         why_not_more.clone_from(&helper.why_not_more);
         helpers.push(helper);
@@ -261,7 +267,7 @@ fn hold_idle(wanted: usize) -> anyhow::Result<Idle> {
     })
 }
 
-/// A process that holds connections.
+/// A process that holds idle connections.
 struct Helper {
     child: Child,
     held: usize,
@@ -278,7 +284,7 @@ impl Helper {
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
-        BufReader::new(child.stdout.take().context("no output")?).read_line(&mut line)?;
+        BufReader::new(child.stdout.take().context("no stdout")?).read_line(&mut line)?;
         let (held, why) = line.trim().split_once(' ').unwrap_or((line.trim(), ""));
         let why_not_more = Some(why.to_owned()).filter(|why| !why.is_empty());
         Ok(Self {
@@ -296,8 +302,8 @@ impl Drop for Helper {
     }
 }
 
-/// What a helper process does: makes connections to itself, says how many, and holds them until
-/// its input ends.
+/// Body of a helper process: connects to itself `count` times, prints how many succeeded, and holds the
+/// connections until end of file on stdin.
 fn hold(endpoint: &Path, count: usize) -> anyhow::Result<()> {
     hvsock_sys::limits::raise_descriptors()?;
     let address = (VmId::LOOPBACK, ServiceId::random());
@@ -320,7 +326,7 @@ fn hold(endpoint: &Path, count: usize) -> anyhow::Result<()> {
 
 fn print(figures: &Figures) {
     let Figures { turns, idle, .. } = figures;
-    println!("one interleaved run of {turns} turns: median (least to most)\n");
+    println!("one interleaved run of {turns} turns: median (min to max)\n");
     println!("connect and accept, p50, µs");
     println!("  Unix socket   {:.1}", figures.unix_connect_us_p50);
     println!("  hvsock        {:.1}", figures.hvsock_connect_us_p50);

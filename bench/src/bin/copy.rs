@@ -1,11 +1,11 @@
-//! How fast files are copied to a container and from it, beside the bare stream, in turns.
+//! Measures the speed of file copies to and from a container, against a bare stream in alternating turns.
 
 #![forbid(unsafe_code)]
 
 use std::path::{Path, PathBuf};
 
-use hvsock_bench::copy::{self, Lane, Large, Scene, Small};
-use hvsock_bench::figures::{Spread, keep};
+use hvsock_bench::copy::{self, Lane, Large, Small, TestBed};
+use hvsock_bench::figures::{Spread, save};
 use hvsock_bench::machine::Machine;
 use hvsock_bench::options::{Options, positive};
 use hvsock_bench::plot;
@@ -13,16 +13,20 @@ use serde::Serialize;
 
 const OPTIONS: Options = Options {
     bench: "copy",
-    about: "How fast files are copied to a container and from it, beside the bare stream.",
+    about: "Speed of file copies to and from a container, against a bare stream.",
     all: &[
-        ("--turns", "N", "measure everything N times, in turns (7)"),
-        ("--size", "MIB", "how long the large file is (1024)"),
-        ("--files", "N", "how many small files there are (10000)"),
-        ("--in", "FOLDER", "where the files are (/dev/shm)"),
+        (
+            "--turns",
+            "N",
+            "measure everything N times in alternating turns (7)",
+        ),
+        ("--size", "MIB", "size of the large file in MiB (1024)"),
+        ("--files", "N", "count of small files (10000)"),
+        ("--in", "FOLDER", "folder for the files (/dev/shm)"),
         (
             "--out",
             "FOLDER",
-            "where to keep copy.json and copy.svg (target/bench)",
+            "folder for copy.json and copy.svg (target/bench)",
         ),
     ],
 };
@@ -33,6 +37,7 @@ struct Figures {
     turns: usize,
     size: u64,
     files: usize,
+    /// The folder of the files.
     place: PathBuf,
     /// Of the large file.
     bytes_per_second: Vec<(Lane, Spread)>,
@@ -66,33 +71,33 @@ fn main() -> anyhow::Result<()> {
     });
     let figures = measure(turns, size, files, place)?;
     print(&figures);
-    keep(&out.join("copy.json"), &figures)?;
+    save(&out.join("copy.json"), &figures)?;
     let bars = figures.bytes_per_second.iter();
     let bars: Vec<_> = bars
         .map(|(lane, spread)| (name(*lane), in_gib(*spread)))
         .collect();
     plot::bars(&out.join("copy.svg"), "One large file", "GiB/s", &bars)?;
-    println!("\nkept as {0}/copy.json and {0}/copy.svg", out.display());
+    println!("\nsaved as {0}/copy.json and {0}/copy.svg", out.display());
     Ok(())
 }
 
 fn measure(turns: usize, mib: u64, files: usize, place: PathBuf) -> anyhow::Result<Figures> {
-    let scene = Scene::start()?;
+    let test_bed = TestBed::start()?;
     let (large, small) = (Large::new(&place, mib)?, Small::new(&place, files)?);
     let mut rates = Lane::ALL.map(|_| Vec::new());
     let (mut put_files, mut get_files) = (Vec::new(), Vec::new());
     for turn in 0..=turns {
         eprint!("\rturn {turn} of {turns} ");
         for at in 0..Lane::ALL.len() {
-            // Whoever comes first after something else has it harder.
+            // Rotates the first lane (round robin), because it starts with cold caches.
             let at = (at + turn) % Lane::ALL.len();
-            let rate = copy::large(&scene, &large, Lane::ALL[at])?;
+            let rate = copy::large(&test_bed, &large, Lane::ALL[at])?;
             if turn > 0 {
                 rates[at].push(rate);
             }
         }
         for (lane, rates) in [(Lane::Put, &mut put_files), (Lane::Get, &mut get_files)] {
-            let rate = copy::small(&scene, &small, lane)?;
+            let rate = copy::small(&test_bed, &small, lane)?;
             if turn > 0 {
                 rates.push(rate);
             }
@@ -101,7 +106,7 @@ fn measure(turns: usize, mib: u64, files: usize, place: PathBuf) -> anyhow::Resu
     eprintln!();
     let [raw, raw_files, _, put, get] = &rates;
     Ok(Figures {
-        machine: Machine::this(),
+        machine: Machine::current(),
         turns,
         size: large.size(),
         files: small.count(),
@@ -142,7 +147,7 @@ fn in_gib(spread: Spread) -> Spread {
 fn print(figures: &Figures) {
     println!("{}", figures.machine);
     println!(
-        "one interleaved run of {} turns in {}: median (least to most)\n",
+        "one interleaved run of {} turns in {}: median (min to max)\n",
         figures.turns,
         figures.place.display()
     );
@@ -150,7 +155,7 @@ fn print(figures: &Figures) {
     for (lane, spread) in &figures.bytes_per_second {
         println!("  {:<26} {:.2}", name(*lane), in_gib(*spread));
     }
-    println!("cp beside the stream, turn by turn");
+    println!("ratio of cp to the stream, turn by turn");
     for (what, ratio) in [
         ("to, memory to memory", figures.put_to_raw),
         ("from, memory to memory", figures.get_to_raw),

@@ -1,4 +1,5 @@
-//! What a command in a guest costs, `hvsock exec` beside ssh over the same link, in turns.
+//! Measures the time of a command in a container by `hvsock exec`, against ssh over the same link in
+//! alternating turns.
 
 #![forbid(unsafe_code)]
 
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use hvsock::{Endpoint, PartitionRef};
-use hvsock_bench::figures::{Spread, keep, percentile};
+use hvsock_bench::figures::{Spread, percentile, save};
 use hvsock_bench::machine::Machine;
 use hvsock_bench::options::{Options, positive};
 use hvsock_bench::plot;
@@ -22,37 +23,41 @@ use serde::Serialize;
 
 const OPTIONS: Options = Options {
     bench: "exec",
-    about: "What `true` in a container costs by hvsock exec and by ssh over the same link.",
+    about: "Time of `true` in a container by hvsock exec and by ssh over the same link.",
     all: &[
-        ("--turns", "N", "measure everything N times, in turns (25)"),
-        ("--runs", "N", "run the command N times in each turn (40)"),
+        (
+            "--turns",
+            "N",
+            "measure everything N times in alternating turns (25)",
+        ),
+        ("--runs", "N", "run the command N times per turn (40)"),
         (
             "--out",
             "FOLDER",
-            "where to keep exec.json and exec.svg (target/bench)",
+            "folder for exec.json and exec.svg (target/bench)",
         ),
     ],
 };
 
-/// The container.
+/// Name of the container.
 const BOX: &str = "box";
 const SSHD: &str = "/usr/sbin/sshd";
-/// The longest that anything takes to be there.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Timeout for the start of all processes.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// By what the command is run.
+/// The way to run the command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Lane {
-    /// On this machine, with no container: what a process costs.
+    /// On this machine without a container: the cost of a process.
     Local,
-    /// By the library, in a process that runs already; a new connection each.
+    /// By the library in a running process, with a new connection for each command.
     Library,
     /// `hvsock exec`.
     Exec,
-    /// `ssh`, whose connection `hvsock nc` makes to an sshd that the agent starts.
+    /// `ssh` to an sshd that the agent starts, connected by `hvsock nc`.
     Ssh,
-    /// `ssh` by a connection that stands (`ControlMaster`).
+    /// `ssh` over an established connection (`ControlMaster`).
     SshShared,
 }
 
@@ -68,9 +73,9 @@ impl Lane {
     fn name(self) -> &'static str {
         match self {
             Self::Local => "true, on this machine",
-            Self::Library => "host::session, a process that runs",
+            Self::Library => "host::session, in a running process",
             Self::Exec => "hvsock exec",
-            Self::SshShared => "ssh, by a connection that stands",
+            Self::SshShared => "ssh, over an established connection",
             Self::Ssh => "ssh",
         }
     }
@@ -82,7 +87,7 @@ struct Figures {
     runs: usize,
     turns: usize,
     lanes: Vec<Figure>,
-    /// How much longer ssh takes, turn by turn, by the medians.
+    /// Ratio of the medians of ssh and exec, turn by turn.
     ssh_to_exec: Spread,
 }
 
@@ -91,7 +96,7 @@ struct Figure {
     lane: Lane,
     p50_ms: f64,
     p95_ms: f64,
-    /// Of the turns' medians.
+    /// Spread of the turns' medians.
     turns_ms: Spread,
 }
 
@@ -109,28 +114,28 @@ fn main() -> anyhow::Result<()> {
     });
     let figures = measure(turns, runs)?;
     print(&figures);
-    keep(&out.join("exec.json"), &figures)?;
+    save(&out.join("exec.json"), &figures)?;
     let bars = figures.lanes.iter();
     let bars: Vec<_> = bars
         .map(|figure| (figure.lane.name(), figure.turns_ms))
         .collect();
     plot::bars(&out.join("exec.svg"), "`true` in a container", "ms", &bars)?;
-    println!("\nkept as {0}/exec.json and {0}/exec.svg", out.display());
+    println!("\nsaved as {0}/exec.json and {0}/exec.svg", out.display());
     Ok(())
 }
 
 fn measure(turns: usize, runs: usize) -> anyhow::Result<Figures> {
-    let scene = Scene::start()?;
+    let test_bed = TestBed::start()?;
     let mut all = Lane::ALL.map(|_| Vec::new());
     let mut medians = Lane::ALL.map(|_| Vec::new());
     for turn in 0..=turns {
         eprint!("\rturn {turn} of {turns} ");
         for at in 0..Lane::ALL.len() {
-            // Whoever comes first after something else has it harder.
+            // Rotates the first lane (round robin), because it starts with cold caches.
             let at = (at + turn) % Lane::ALL.len();
             let mut took = Vec::with_capacity(runs);
             for _ in 0..runs {
-                took.push(scene.once(Lane::ALL[at])?.as_secs_f64() * 1e3);
+                took.push(test_bed.once(Lane::ALL[at])?.as_secs_f64() * 1e3);
             }
             if turn > 0 {
                 all[at].extend_from_slice(&took);
@@ -143,7 +148,7 @@ fn measure(turns: usize, runs: usize) -> anyhow::Result<Figures> {
     let ssh_to_exec = Spread::of_ratio(&medians[of(Lane::Ssh)], &medians[of(Lane::Exec)]);
     let lanes = Lane::ALL.into_iter().zip(all.iter_mut().zip(&medians));
     Ok(Figures {
-        machine: Machine::this(),
+        machine: Machine::current(),
         runs,
         turns,
         lanes: lanes
@@ -164,7 +169,10 @@ fn print(figures: &Figures) {
         "one interleaved run of {} turns, {} commands each, a new connection for each command\n",
         figures.turns, figures.runs
     );
-    println!("{:<36} {:>8} {:>8}   turns' medians", "ms", "p50", "p95");
+    println!(
+        "{:<36} {:>8} {:>8}   medians of the turns: median (min to max)",
+        "ms", "p50", "p95"
+    );
     for figure in &figures.lanes {
         println!(
             "{:<36} {:>8.2} {:>8.2}   {}",
@@ -180,11 +188,11 @@ fn print(figures: &Figures) {
     );
 }
 
-/// A broker and an agent in its container, which are the programs that ship, and ssh's keys.
-struct Scene {
+/// A broker, an agent in its container (both as they ship), and ssh's keys.
+struct TestBed {
     runtime: tokio::runtime::Runtime,
     hvsock: PathBuf,
-    // In this order: each needs the next.
+    // In drop order: each process needs the next one.
     _master: Process,
     _agent: Process,
     _broker: Process,
@@ -200,7 +208,7 @@ impl Drop for Process {
     }
 }
 
-impl Scene {
+impl TestBed {
     fn start() -> anyhow::Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root() && Path::new(SSHD).exists(),
@@ -217,16 +225,16 @@ impl Scene {
             .stderr(Stdio::null())
             .spawn()?;
         let mut broker = Process(broker);
-        let output = broker.0.stdout.take().context("it has no output")?;
+        let output = broker.0.stdout.take().context("the broker has no stdout")?;
         BufReader::new(output).read_line(&mut String::new())?;
         let mut add = Command::new(&hvsock);
         add.arg("--dir").arg(folder.path());
-        done(add.args(["-q", "container", "add", BOX]))?;
+        run_quietly(add.args(["-q", "container", "add", BOX]))?;
 
         for name in ["host_key", "client_key"] {
             let mut generate = Command::new("ssh-keygen");
             generate.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
-            done(generate.arg(at(name)))?;
+            run_quietly(generate.arg(at(name)))?;
         }
         let config = format!(
             "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n",
@@ -250,16 +258,16 @@ impl Scene {
             .spawn()?;
         let agent = Process(agent);
         let ssh = |master: bool| ssh(&hvsock, folder.path(), master);
-        let deadline = Instant::now() + PATIENCE;
-        while done(ssh(false).arg("true")).is_err() {
-            ensure!(Instant::now() < deadline, "ssh never works");
+        let deadline = Instant::now() + START_TIMEOUT;
+        while run_quietly(ssh(false).arg("true")).is_err() {
+            ensure!(Instant::now() < deadline, "ssh does not connect");
             thread::sleep(Duration::from_millis(100));
         }
         let mut master = ssh(true);
         let master = master.args(["-o", "ControlMaster=yes", "-N"]).spawn()?;
         let master = Process(master);
         while !at("master").exists() {
-            ensure!(Instant::now() < deadline, "ssh's master never works");
+            ensure!(Instant::now() < deadline, "ssh's master does not connect");
             thread::sleep(Duration::from_millis(100));
         }
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -275,19 +283,21 @@ impl Scene {
         })
     }
 
-    /// Runs the command once; how long it took.
+    /// Runs the command once and returns its time.
     fn once(&self, lane: Lane) -> anyhow::Result<Duration> {
         let began = Instant::now();
         match lane {
-            Lane::Local => done(&mut Command::new("true"))?,
+            Lane::Local => run_quietly(&mut Command::new("true"))?,
             Lane::Library => self.runtime.block_on(self.library())?,
             Lane::Exec => {
                 let mut exec = Command::new(&self.hvsock);
                 exec.arg("--dir").arg(self.folder.path());
-                done(exec.args(["exec", BOX, "--", "true"]))?;
+                run_quietly(exec.args(["exec", BOX, "--", "true"]))?;
             }
-            Lane::Ssh => done(ssh(&self.hvsock, self.folder.path(), false).arg("true"))?,
-            Lane::SshShared => done(ssh(&self.hvsock, self.folder.path(), true).arg("true"))?,
+            Lane::Ssh => run_quietly(ssh(&self.hvsock, self.folder.path(), false).arg("true"))?,
+            Lane::SshShared => {
+                run_quietly(ssh(&self.hvsock, self.folder.path(), true).arg("true"))?
+            }
         }
         Ok(began.elapsed())
     }
@@ -299,14 +309,14 @@ impl Scene {
         let mut running = session::start(&target, Exec::new(["true"])).await?;
         loop {
             if let Event::Exited(exit) = running.output.next().await? {
-                ensure!(exit.code() == 0, "it failed");
+                ensure!(exit.code() == 0, "`true` failed");
                 return Ok(());
             }
         }
     }
 }
 
-/// `ssh` to the container; with `master`, by the connection that stands.
+/// `ssh` to the container; with `master`, over the shared connection.
 fn ssh(hvsock: &Path, folder: &Path, master: bool) -> Command {
     let mut ssh = Command::new("ssh");
     let proxy = format!(
@@ -328,7 +338,7 @@ fn ssh(hvsock: &Path, folder: &Path, master: bool) -> Command {
     ssh
 }
 
-/// A program of this build, beside this one.
+/// Path of a program in the folder of this one.
 fn program(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
@@ -339,7 +349,7 @@ fn program(name: &str) -> anyhow::Result<PathBuf> {
     Ok(path)
 }
 
-fn done(command: &mut Command) -> anyhow::Result<()> {
+fn run_quietly(command: &mut Command) -> anyhow::Result<()> {
     let status = command
         .stdin(Stdio::null())
         .stdout(Stdio::null())

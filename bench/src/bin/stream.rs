@@ -1,5 +1,5 @@
-//! What a stream does with bytes: throughput by size of writes, round trips, and what an idle
-//! connection uses; with `Read` and `Write` and with tokio, against a Unix socket and TCP, in turns.
+//! Measures throughput by size of writes, round trips and the CPU time of idle connections, blocking and
+//! with tokio, against Unix sockets and TCP in alternating turns.
 
 #![forbid(unsafe_code)]
 
@@ -8,46 +8,50 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hvsock_bench::broker::{self, BrokerProcess};
-use hvsock_bench::figures::keep;
+use hvsock_bench::figures::save;
 use hvsock_bench::machine::Machine;
 use hvsock_bench::options::{Options, positive};
 use hvsock_bench::stream::measure::{self, Effort, Suite};
 use hvsock_bench::stream::peer::{self, Peer, Style};
 use hvsock_bench::stream::report::{Report, size_in_words};
-use hvsock_bench::stream::{Over, SIZES};
+use hvsock_bench::stream::{LaneKind, SIZES};
 use hvsock_bench::{cpu, plot};
 
 const OPTIONS: Options = Options {
     bench: "stream",
-    about: "Throughput, round trips and idle connections of hvsock, beside Unix sockets and TCP.",
+    about: "Throughput, round trips and idle connections of hvsock, Unix sockets and TCP.",
     all: &[
-        ("--turns", "N", "measure everything N times, in turns (9)"),
-        ("--rounds", "N", "the same"),
+        (
+            "--turns",
+            "N",
+            "measure everything N times in alternating turns (9)",
+        ),
+        ("--rounds", "N", "the same as --turns"),
         (
             "--slice",
             "MS",
-            "measure each lane for MS milliseconds, at each size in each turn (60)",
+            "measure each lane for MS milliseconds per size and turn (60)",
         ),
         (
             "--quick",
             "",
-            "3 turns with slices of 20 ms: to see that it runs",
+            "3 turns with slices of 20 ms, as a smoke test",
         ),
         (
             "--pin",
             "",
-            "keep each of the two processes on a processor of its own",
+            "pin each of the two processes to a separate CPU",
         ),
         (
             "--out",
             "FOLDER",
-            "where to keep stream.json and stream.svg (target/bench)",
+            "folder for stream.json and stream.svg (target/bench)",
         ),
     ],
 };
 
-/// After this much a run is not slow but stuck.
-const STUCK: Duration = Duration::from_secs(175);
+/// Timeout of a run: after it the run is stuck, not slow.
+const RUN_TIMEOUT: Duration = Duration::from_secs(175);
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -57,25 +61,25 @@ fn main() -> anyhow::Result<()> {
         [peer::ROLE, rest @ ..] => return peer::serve(rest),
         _ => {}
     }
-    let (effort, out) = asked(&words);
+    let (effort, out) = parse(&words);
     std::thread::spawn(|| {
-        std::thread::sleep(STUCK);
-        eprintln!("\nnothing came of it in {} s", STUCK.as_secs());
+        std::thread::sleep(RUN_TIMEOUT);
+        eprintln!("\nthe run timed out after {} s", RUN_TIMEOUT.as_secs());
         std::process::exit(1);
     });
 
     let report = measure(effort)?;
     report.print();
-    keep(&out.join("stream.json"), &report)?;
+    save(&out.join("stream.json"), &report)?;
     draw(&out.join("stream.svg"), &report)?;
     println!(
-        "\nkept as {0}/stream.json and {0}/stream.svg",
+        "\nsaved as {0}/stream.json and {0}/stream.svg",
         out.display()
     );
     Ok(())
 }
 
-fn asked(words: &[&str]) -> (Effort, PathBuf) {
+fn parse(words: &[&str]) -> (Effort, PathBuf) {
     let mut effort = Effort {
         turns: 9,
         slice: Duration::from_millis(60),
@@ -107,20 +111,20 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
         Peer::start(Style::Blocking, &broker.endpoint())?,
         Peer::start(Style::Tokio, &broker.endpoint())?,
     ];
-    // The lanes end before their peers, and these before the broker.
+    // Drop order: lanes, peers, broker.
     let mut suites = Vec::new();
     for peer in &peers {
         suites.push(Suite::new(peer.style(), peer.pid(), peer.lanes()?));
     }
-    let machine = Machine::this();
+    let machine = Machine::current();
     if effort.pin {
-        let [here, there] = cpu::two()?.context("there is one processor only")?;
-        // Not before all lanes have said something: a process that has only one processor from
-        // its beginning does not look for its peer's answer before it sleeps, and rightly.
+        let [here, there] = cpu::two()?.context("there is only one processor")?;
+        // Only after all lanes have had traffic: a process that has one processor from its start never
+        // spins, and rightly so.
         for suite in &mut suites {
-            suite.keep_peer_on(there)?;
+            suite.pin_peer(there)?;
         }
-        cpu::stay_on(here)?;
+        cpu::pin_to(here)?;
     }
     let processes = [
         std::process::id(),
@@ -129,9 +133,9 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
         peers[1].pid(),
     ];
     let others = || -> std::io::Result<Duration> {
-        let ours = processes.into_iter().map(cpu::used_by);
-        let ours = ours.sum::<std::io::Result<Duration>>()?;
-        Ok(cpu::used_by_all()?.saturating_sub(ours))
+        let own = processes.into_iter().map(cpu::used_by);
+        let own = own.sum::<std::io::Result<Duration>>()?;
+        Ok(cpu::used_by_all()?.saturating_sub(own))
     };
     let (start, before) = (Instant::now(), others()?);
     let turns = measure::run(&mut suites, effort, |turn| match turn {
@@ -143,7 +147,7 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     for suite in &mut suites {
-        for over in [Over::Unix, Over::Ours] {
+        for over in [LaneKind::Unix, LaneKind::Hvsock] {
             let idle = suite.idle(over, broker.pid(), effort.idle)?;
             report.add_idle(suite, over, effort.idle, &idle);
         }
@@ -153,7 +157,7 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
 }
 
 fn draw(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let picture = |style: Style| -> Vec<plot::Line> {
+    let plot_of = |style: Style| -> Vec<plot::Line> {
         let rows = || report.throughput.iter().filter(|row| row.style == style);
         let names = rows()
             .filter(|row| row.write == SIZES[0])
@@ -171,8 +175,8 @@ fn draw(path: &Path, report: &Report) -> anyhow::Result<()> {
         |at| size_in_words(at.round() as usize),
         ("one write", "GB/s"),
         &[
-            ("Throughput with Read and Write", picture(Style::Blocking)),
-            ("Throughput with tokio", picture(Style::Tokio)),
+            ("Throughput with Read and Write", plot_of(Style::Blocking)),
+            ("Throughput with tokio", plot_of(Style::Tokio)),
         ],
     )
 }

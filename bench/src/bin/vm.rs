@@ -1,5 +1,5 @@
-//! What a virtual machine's connections do: throughput, round trips and connections of a guest on
-//! our device and on vhost-device-vsock, in turns.
+//! Measures throughput, round trips and connects of a guest on hvsock's device, against vhost-device-vsock in
+//! alternating turns.
 
 #![forbid(unsafe_code)]
 
@@ -7,73 +7,77 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use hvsock_bench::broker;
-use hvsock_bench::figures::{Spread, keep};
+use hvsock_bench::figures::{Spread, save};
 use hvsock_bench::machine::Machine;
 use hvsock_bench::options::{Options, positive};
 use hvsock_bench::stream::report::size_in_words;
-use hvsock_bench::vm::crowd;
-use hvsock_bench::vm::device::{Kind, Set};
+use hvsock_bench::vm::concurrent;
+use hvsock_bench::vm::device::{GuestConfig, TestBed};
 use hvsock_bench::vm::host;
 use hvsock_bench::vm::lane::Lane;
 use hvsock_bench::vm::measure::{self, Effort, Measured};
 use hvsock_bench::vm::report::{ConnectionRow, Report};
-use hvsock_bench::vm::scale::{self, Wish};
-use hvsock_bench::vm::{Over, Way};
+use hvsock_bench::vm::scale::{self, ScaleOptions};
+use hvsock_bench::vm::{Direction, GuestLaneKind};
 use hvsock_bench::{cpu, plot};
 
 const OPTIONS: Options = Options {
     bench: "vm",
-    about: "A guest's connections on hvsock's device, beside vhost-device-vsock.",
+    about: "Throughput, round trips and connects of a guest, against vhost-device-vsock.",
     all: &[
-        ("--turns", "N", "measure everything N times, in turns (9)"),
+        (
+            "--turns",
+            "N",
+            "measure everything N times in alternating turns (9)",
+        ),
         (
             "--slice",
             "MS",
-            "measure each lane for MS milliseconds, at each size in each turn (60)",
+            "measure each lane for MS milliseconds per size and turn (60)",
         ),
         (
             "--quick",
             "",
-            "3 turns with slices of 20 ms: to see that it runs",
+            "3 turns with slices of 20 ms, as a smoke test",
         ),
-        ("--queue", "N", "give the guests queues of N entries (128)"),
+        ("--queue", "N", "size of the guests' virtqueues (128)"),
         (
             "--spin",
             "US",
-            "let the guests look for US microseconds before they sleep (0)",
+            "let the guests spin for US microseconds before they park (0)",
         ),
         (
             "--scale",
             "",
-            "see, too, how far our device goes: connections, machines, fairness",
+            "also measure scale: idle connections, idle VMs, fairness",
         ),
-        ("--only-scale", "", "see that only"),
-        ("--connections", "N", "of them so many (10000)"),
-        ("--machines", "N", "so many (256)"),
+        ("--only-scale", "", "measure scale only"),
+        ("--connections", "N", "idle connections (10000)"),
+        ("--machines", "N", "idle VMs (256)"),
         (
             "--peer",
             "PROGRAM",
-            "vhost-device-vsock (the one that cargo xtask installs)",
+            "path of vhost-device-vsock (installed by cargo xtask)",
         ),
         (
             "--out",
             "FOLDER",
-            "where to keep vm.json and vm.svg (target/bench)",
+            "folder for vm.json and vm.svg (target/bench)",
         ),
     ],
 };
 
-/// After this much a run is not slow but stuck.
-const STUCK: Duration = Duration::from_secs(400);
-/// Connections at once.
-const CROWD: usize = 1000;
-/// How often they are made.
-const CROWDS: usize = 3;
+/// Timeout of a run: after it the run is stuck, not slow.
+const RUN_TIMEOUT: Duration = Duration::from_secs(400);
+/// Count of concurrent connections.
+const CONCURRENT: usize = 1000;
+/// How often they are measured.
+const CONCURRENT_RUNS: usize = 3;
 
-struct Asked {
+struct Arguments {
     effort: Effort,
-    kind: Kind,
-    wish: Wish,
+    config: GuestConfig,
+    options: ScaleOptions,
     scale: bool,
     lanes: bool,
     peer: PathBuf,
@@ -88,43 +92,49 @@ fn main() -> anyhow::Result<()> {
         [host::ROLE, rest @ ..] => return host::serve(rest),
         _ => {}
     }
-    let asked = asked(&words);
+    let arguments = parse(&words);
     std::thread::spawn(|| {
-        std::thread::sleep(STUCK);
-        eprintln!("\nnothing came of it in {} s", STUCK.as_secs());
+        std::thread::sleep(RUN_TIMEOUT);
+        eprintln!("\nthe run timed out after {} s", RUN_TIMEOUT.as_secs());
         std::process::exit(1);
     });
     hvsock_sys::limits::raise_descriptors()?;
-    let mut report = if asked.lanes {
-        measure(&asked)?
+    let mut report = if arguments.lanes {
+        measure(&arguments)?
     } else {
-        Report::new(Machine::this(), &[], 0, asked.effort, asked.kind)
+        Report::new(
+            Machine::current(),
+            &[],
+            0,
+            arguments.effort,
+            arguments.config,
+        )
     };
-    if asked.scale {
-        report.scale = Some(scale::measure(asked.wish, asked.kind)?);
+    if arguments.scale {
+        report.scale = Some(scale::measure(arguments.options, arguments.config)?);
     }
     report.judge();
     report.print();
-    keep(&asked.out.join("vm.json"), &report)?;
-    if asked.lanes {
-        draw(&asked.out.join("vm.svg"), &report)?;
+    save(&arguments.out.join("vm.json"), &report)?;
+    if arguments.lanes {
+        draw(&arguments.out.join("vm.svg"), &report)?;
     }
-    println!("\nkept in {}", asked.out.display());
+    println!("\nsaved in {}", arguments.out.display());
     Ok(())
 }
 
-fn asked(words: &[&str]) -> Asked {
-    let mut asked = Asked {
+fn parse(words: &[&str]) -> Arguments {
+    let mut arguments = Arguments {
         effort: Effort {
             turns: 9,
             slice: Duration::from_millis(60),
             limit: Duration::from_secs(120),
         },
-        kind: Kind {
+        config: GuestConfig {
             queue: 128,
             spin: Duration::ZERO,
         },
-        wish: Wish {
+        options: ScaleOptions {
             connections: 10_000,
             machines: 256,
             busy: Duration::from_secs(3),
@@ -137,87 +147,103 @@ fn asked(words: &[&str]) -> Asked {
     };
     OPTIONS.take_or_exit(words, |word, value| {
         match word {
-            "--slice" => asked.effort.slice = Duration::from_millis(positive(value)? as u64),
+            "--slice" => arguments.effort.slice = Duration::from_millis(positive(value)? as u64),
             "--quick" => {
-                asked.effort.turns = 3;
-                asked.effort.slice = Duration::from_millis(20);
+                arguments.effort.turns = 3;
+                arguments.effort.slice = Duration::from_millis(20);
             }
             "--queue" => {
-                let wanted = "a power of two from 4 to 1024";
-                let size = value.parse().map_err(|_| wanted)?;
+                let expected = "a power of two from 4 to 1024";
+                let size = value.parse().map_err(|_| expected)?;
                 if !(4..=1024_u16).contains(&size) || !size.is_power_of_two() {
-                    return Err(wanted);
+                    return Err(expected);
                 }
-                asked.kind.queue = size;
+                arguments.config.queue = size;
             }
             "--spin" => {
-                asked.kind.spin = Duration::from_micros(value.parse().map_err(|_| "a number")?);
+                arguments.config.spin =
+                    Duration::from_micros(value.parse().map_err(|_| "a number")?);
             }
-            "--scale" => asked.scale = true,
-            "--only-scale" => (asked.scale, asked.lanes) = (true, false),
-            "--connections" => asked.wish.connections = positive(value)?,
-            "--machines" => asked.wish.machines = positive(value)?,
-            "--peer" => asked.peer = PathBuf::from(value),
-            "--out" => asked.out = PathBuf::from(value),
-            _ => asked.effort.turns = positive(value)?,
+            "--scale" => arguments.scale = true,
+            "--only-scale" => (arguments.scale, arguments.lanes) = (true, false),
+            "--connections" => arguments.options.connections = positive(value)?,
+            "--machines" => arguments.options.machines = positive(value)?,
+            "--peer" => arguments.peer = PathBuf::from(value),
+            "--out" => arguments.out = PathBuf::from(value),
+            _ => arguments.effort.turns = positive(value)?,
         }
         Ok(())
     });
-    asked
+    arguments
 }
 
-fn measure(asked: &Asked) -> anyhow::Result<Report> {
-    let ours = Set::ours(asked.kind)?;
-    let peer = Set::peer(&asked.peer, asked.kind)?;
-    let set = |over: Over| if over == Over::Peer { &peer } else { &ours };
+fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
+    let hvsock = TestBed::hvsock(arguments.config)?;
+    let peer = TestBed::vhost_device_vsock(&arguments.peer, arguments.config)?;
+    let test_bed = |over: GuestLaneKind| {
+        if over == GuestLaneKind::Peer {
+            &peer
+        } else {
+            &hvsock
+        }
+    };
     let mut lanes = Vec::new();
-    for over in Over::ALL {
-        lanes.push(Measured::new(over, Lane::connect(&set(over).guest, over)?));
+    for over in GuestLaneKind::ALL {
+        lanes.push(Measured::new(
+            over,
+            Lane::connect(&test_bed(over).guest, over)?,
+        ));
     }
-    let machine = Machine::this();
-    let processes = [ours.processes(), peer.processes()].concat();
+    let machine = Machine::current();
+    let processes = [hvsock.processes(), peer.processes()].concat();
     let others = || -> std::io::Result<Duration> {
         let here = std::iter::once(std::process::id()).chain(processes.iter().copied());
         let here = here.map(cpu::used_by).sum::<std::io::Result<Duration>>()?;
         Ok(cpu::used_by_all()?.saturating_sub(here))
     };
     let (start, before) = (Instant::now(), others()?);
-    let turns = measure::run(&mut lanes, asked.effort, |turn| match turn {
+    let turns = measure::run(&mut lanes, arguments.effort, |turn| match turn {
         0 => eprint!("\rwarming up "),
-        turn => eprint!("\rturn {turn} of {} ", asked.effort.turns),
+        turn => eprint!("\rturn {turn} of {} ", arguments.effort.turns),
     })?;
     eprintln!();
-    let mut report = Report::new(machine, &lanes, turns, asked.effort, asked.kind);
+    let mut report = Report::new(machine, &lanes, turns, arguments.effort, arguments.config);
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     drop(lanes);
-    report.connections = connections(set, asked.effort);
-    for set in [&ours, &peer] {
-        for fault in set.guest.faults() {
-            eprintln!("the device of process {}: {fault}", set.device_pid());
+    report.connections = connections(test_bed, arguments.effort);
+    for test_bed in [&hvsock, &peer] {
+        for violation in test_bed.guest.faults() {
+            eprintln!(
+                "the device of process {}: {violation}",
+                test_bed.device_pid()
+            );
         }
     }
     Ok(report)
 }
 
-/// Makes connections over both devices, in turns. What one cannot do says so in its row.
-fn connections<'a>(set: impl Fn(Over) -> &'a Set, effort: Effort) -> Vec<ConnectionRow> {
-    let overs = [Over::Ring, Over::Peer];
+/// Measures connects over both devices in alternating turns. A failure is reported in the device's row.
+fn connections<'a>(
+    test_bed: impl Fn(GuestLaneKind) -> &'a TestBed,
+    effort: Effort,
+) -> Vec<ConnectionRow> {
+    let overs = [GuestLaneKind::Ring, GuestLaneKind::Peer];
     let mut rates = [const { Vec::new() }; 2];
-    let mut crowds = [const { Vec::new() }; 2];
+    let mut concurrent_runs = [const { Vec::new() }; 2];
     let mut failed = [const { None }; 2];
-    for turn in 0..effort.turns.max(CROWDS) {
+    for turn in 0..effort.turns.max(CONCURRENT_RUNS) {
         for place in 0..overs.len() {
             let place = (turn + place) % overs.len();
             let over = overs[place];
-            let guest = &set(over).guest;
+            let guest = &test_bed(over).guest;
             let mut attempt = || -> anyhow::Result<()> {
                 if turn < effort.turns {
-                    rates[place].push(crowd::rate(guest, over, effort.slice)?);
+                    rates[place].push(concurrent::rate(guest, over, effort.slice)?);
                 }
-                if turn < CROWDS {
-                    eprint!("\r{CROWD} connections over {:<20} ", over.name());
-                    crowds[place].push(crowd::many(guest, over, CROWD)?);
+                if turn < CONCURRENT_RUNS {
+                    eprint!("\r{CONCURRENT} connections over {:<20} ", over.name());
+                    concurrent_runs[place].push(concurrent::many(guest, over, CONCURRENT)?);
                 }
                 Ok(())
             };
@@ -228,32 +254,41 @@ fn connections<'a>(set: impl Fn(Over) -> &'a Set, effort: Effort) -> Vec<Connect
     }
     eprintln!();
     let some = |values: Vec<f64>| (!values.is_empty()).then(|| Spread::of(values));
-    let rows = overs.into_iter().zip(rates).zip(crowds).zip(failed);
-    rows.map(|(((over, rates), crowds), failed)| ConnectionRow {
+    let rows = overs
+        .into_iter()
+        .zip(rates)
+        .zip(concurrent_runs)
+        .zip(failed);
+    rows.map(|(((over, rates), concurrent_runs), failed)| ConnectionRow {
         over,
         per_second: some(rates),
-        at_once: CROWD,
-        connect_ms: some(crowds.iter().map(|crowd| crowd.connect * 1e3).collect()),
-        messages_per_second: some(crowds.iter().map(|crowd| crowd.messages).collect()),
+        at_once: CONCURRENT,
+        connect_ms: some(
+            concurrent_runs
+                .iter()
+                .map(|run| run.connect * 1e3)
+                .collect(),
+        ),
+        messages_per_second: some(concurrent_runs.iter().map(|run| run.messages).collect()),
         failed,
     })
     .collect()
 }
 
 fn draw(path: &Path, report: &Report) -> anyhow::Result<()> {
-    let picture = |way: Way| -> Vec<plot::Line> {
-        let line = |over: Over| {
+    let plot_of = |direction: Direction| -> Vec<plot::Line> {
+        let line = |over: GuestLaneKind| {
             let rows = report.throughput.iter();
-            let points = rows.filter(|row| row.over == over && row.way == way);
+            let points = rows.filter(|row| row.over == over && row.direction == direction);
             let points = points.map(|row| (row.write as f64, row.gb_per_s));
             (over.name().to_owned(), points.collect())
         };
-        Over::ALL.into_iter().map(line).collect()
+        GuestLaneKind::ALL.into_iter().map(line).collect()
     };
     plot::lines(
         path,
         |at| size_in_words(at.round() as usize),
         ("one write", "GB/s"),
-        &Way::BOTH.map(|way| (way.name(), picture(way))),
+        &Direction::BOTH.map(|direction| (direction.name(), plot_of(direction))),
     )
 }

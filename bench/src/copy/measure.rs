@@ -1,4 +1,4 @@
-//! One turn of each measurement.
+//! Single measurements of large and small files.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,17 +12,17 @@ use hvsock_services::host::copy::{Copy, Get, Put};
 use hvsock_services::link::Target;
 use serde::Serialize;
 
-use super::{BOX, Scene};
+use super::{BOX, TestBed};
 
-/// A way for the bytes of one large file.
+/// The way in which the bytes of the large file are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lane {
-    /// From memory to memory, over the bare stream.
+    /// From memory to memory over a bare stream.
     Raw,
-    /// From file to file, over the bare stream: no checksum, no name.
+    /// From file to file over a bare stream, without checksum and metadata.
     RawFiles,
-    /// From file to file on this machine, without a stream: `read` and `write`.
+    /// From file to file on this machine without a stream, by `read` and `write`.
     Local,
     /// `hvsock cp` to the container.
     Put,
@@ -35,7 +35,7 @@ impl Lane {
     pub const ALL: [Self; 5] = [Self::Raw, Self::RawFiles, Self::Local, Self::Put, Self::Get];
 }
 
-/// A file that is copied, and where to.
+/// The large file and its destination.
 #[derive(Debug)]
 pub struct Large {
     folder: tempfile::TempDir,
@@ -43,50 +43,50 @@ pub struct Large {
 }
 
 impl Large {
-    /// Makes the file in a folder of `place`.
+    /// Creates a file of `mib` MiB of pseudorandom bytes in a new folder in `place`.
     pub fn new(place: &Path, mib: u64) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvcp").tempdir_in(place)?;
         let mut file = File::create(folder.path().join("from"))?;
         let mut state = 1u64;
-        let mut piece = vec![0; 1 << 20];
+        let mut chunk = vec![0; 1 << 20];
         for _ in 0..mib {
-            for word in piece.chunks_exact_mut(8) {
+            for word in chunk.chunks_exact_mut(8) {
                 state = state
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1);
                 word.copy_from_slice(&(state ^ state >> 33).to_le_bytes());
             }
-            file.write_all(&piece)?;
+            file.write_all(&chunk)?;
         }
         file.sync_all()?;
         let size = mib << 20;
         Ok(Self { folder, size })
     }
 
-    /// How long it is.
+    /// Size of the file in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 }
 
-/// Moves the file once; bytes per second.
-pub fn large(scene: &Scene, file: &Large, lane: Lane) -> anyhow::Result<f64> {
+/// Copies the file once and checks the copy. Returns bytes per second.
+pub fn large(test_bed: &TestBed, file: &Large, lane: Lane) -> anyhow::Result<f64> {
     let (from, to) = (
         file.folder.path().join("from"),
         file.folder.path().join("to"),
     );
     let start = Instant::now();
     match lane {
-        Lane::Raw => scene.raw(None, None, file.size)?,
-        Lane::RawFiles => scene.raw(Some(&from), Some(&to), file.size)?,
+        Lane::Raw => test_bed.raw(None, None, file.size)?,
+        Lane::RawFiles => test_bed.raw(Some(&from), Some(&to), file.size)?,
         Lane::Local => local(&from, &to)?,
-        Lane::Put => put(scene, &from, &to)?,
-        Lane::Get => get(scene, &from, &to)?,
+        Lane::Put => put(test_bed, &from, &to)?,
+        Lane::Get => get(test_bed, &from, &to)?,
     }
     let seconds = start.elapsed().as_secs_f64();
     if lane != Lane::Raw {
         ensure_same(&from, &to)?;
-        // Freeing its memory is no part of any copy, and must not go on during the next.
+        // The memory is freed here, so that it does not affect the next measurement.
         fs::remove_file(&to)?;
     }
     Ok(file.size as f64 / seconds)
@@ -103,31 +103,31 @@ fn local(from: &Path, to: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn put(scene: &Scene, from: &Path, to: &Path) -> anyhow::Result<()> {
+fn put(test_bed: &TestBed, from: &Path, to: &Path) -> anyhow::Result<()> {
     let put = Put {
         recursive: true,
         ..Put::to(to)
     };
-    let counters = connect(scene)?.put(&[Source::new(from)], &put, &mut Unobserved)?;
-    all(counters)
+    let counters = connect(test_bed)?.put(&[Source::new(from)], &put, &mut Unobserved)?;
+    ensure_complete(counters)
 }
 
-fn get(scene: &Scene, from: &Path, to: &Path) -> anyhow::Result<()> {
+fn get(test_bed: &TestBed, from: &Path, to: &Path) -> anyhow::Result<()> {
     let get = Get {
         recursive: true,
         ..Get::to(vec![Source::new(from)], to)
     };
-    all(connect(scene)?.get(&get, &mut Unobserved)?)
+    ensure_complete(connect(test_bed)?.get(&get, &mut Unobserved)?)
 }
 
-fn all(counters: CopyCounters) -> anyhow::Result<()> {
-    anyhow::ensure!(counters.failed == 0, "not all was copied: {counters:?}");
+fn ensure_complete(counters: CopyCounters) -> anyhow::Result<()> {
+    anyhow::ensure!(counters.failed == 0, "the copy is incomplete: {counters:?}");
     Ok(())
 }
 
-fn connect(scene: &Scene) -> anyhow::Result<Copy> {
+fn connect(test_bed: &TestBed) -> anyhow::Result<Copy> {
     let partition: PartitionRef = BOX.parse()?;
-    let target = Target::new(scene.endpoint(), partition);
+    let target = Target::new(test_bed.endpoint(), partition);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -148,7 +148,7 @@ fn ensure_same(one: &Path, other: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// Many small files, and where to.
+/// Many small files and their destination.
 #[derive(Debug)]
 pub struct Small {
     folder: tempfile::TempDir,
@@ -156,7 +156,7 @@ pub struct Small {
 }
 
 impl Small {
-    /// Makes so many files, a hundred in each folder, most of a few KiB.
+    /// Creates `count` files of up to 8 KiB, a hundred per folder.
     pub fn new(place: &Path, count: usize) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvcp").tempdir_in(place)?;
         for number in 0..count {
@@ -170,23 +170,23 @@ impl Small {
         Ok(Self { folder, count })
     }
 
-    /// How many there are.
+    /// Count of the files.
     pub fn count(&self) -> usize {
         self.count
     }
 }
 
-/// Copies them to the container, or from it; files per second.
-pub fn small(scene: &Scene, files: &Small, lane: Lane) -> anyhow::Result<f64> {
+/// Copies the files to or from the container and checks the copies. Returns files per second.
+pub fn small(test_bed: &TestBed, files: &Small, lane: Lane) -> anyhow::Result<f64> {
     let (from, to) = (
         files.folder.path().join("from"),
         files.folder.path().join("to"),
     );
     let start = Instant::now();
     match lane {
-        Lane::Put => put(scene, &from, &to)?,
-        Lane::Get => get(scene, &from, &to)?,
-        _ => anyhow::bail!("small files are copied"),
+        Lane::Put => put(test_bed, &from, &to)?,
+        Lane::Get => get(test_bed, &from, &to)?,
+        _ => anyhow::bail!("small files are only measured by put and get"),
     }
     let seconds = start.elapsed().as_secs_f64();
     for number in 0..files.count {

@@ -1,5 +1,5 @@
-//! What the bench of copies needs: a broker with a container, an agent in it, and beside the agent
-//! a sink that takes bytes as they come.
+//! The parts of the copy bench: a broker with a container, an agent in it, and a sink for raw bytes beside the
+//! agent.
 
 mod measure;
 mod sink;
@@ -18,22 +18,22 @@ use serde_json::json;
 
 pub use measure::{Lane, Large, Small, large, small};
 
-/// The first argument by which the program becomes a broker.
+/// First argument that makes the program run as a broker.
 pub const BROKER: &str = "role-copy-broker";
 
-/// The first argument by which the program becomes what is in the container.
+/// First argument that makes the program run as the agent and the sink.
 pub const AGENT: &str = "role-copy-agent";
 
-/// The container.
+/// Name of the container.
 const BOX: &str = "box";
 
-/// The port of the sink, beside those of the integration services.
+/// Port of the sink. The integration services do not use it.
 const SINK: u32 = 18_299;
 
-/// A broker and what is in its container; they end with this.
+/// A broker and an agent. Dropping it ends both.
 #[derive(Debug)]
-pub struct Scene {
-    // In this order: the agent goes first.
+pub struct TestBed {
+    // In drop order: the agent first.
     _agent: Process,
     _broker: Process,
     folder: tempfile::TempDir,
@@ -43,7 +43,7 @@ pub struct Scene {
 struct Process(Child);
 
 impl Process {
-    /// Starts this very program again in another role, and waits until it is ready.
+    /// Starts this program in another role, and waits until it is ready.
     fn start(role: &str, folder: &Path) -> anyhow::Result<Self> {
         let child = Command::new(std::env::current_exe()?)
             .arg(role)
@@ -52,7 +52,11 @@ impl Process {
             .stdout(Stdio::piped())
             .spawn()?;
         let mut process = Self(child);
-        let output = process.0.stdout.take().context("it has no output")?;
+        let output = process
+            .0
+            .stdout
+            .take()
+            .context("the process has no stdout")?;
         let mut line = String::new();
         BufReader::new(output).read_line(&mut line)?;
         anyhow::ensure!(line == "ready\n", "the {role} did not start: {line}");
@@ -62,14 +66,14 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The process exits at end of file on stdin.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
 
-impl Scene {
-    /// Starts both.
+impl TestBed {
+    /// Starts both processes.
     pub fn start() -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvc").tempdir()?;
         Ok(Self {
@@ -85,7 +89,7 @@ impl Scene {
     }
 }
 
-/// What the program does as a broker: serves `folder` until its input ends.
+/// Body of the broker process: serves `folder` until end of file on stdin.
 pub fn serve_broker(folder: &Path) -> anyhow::Result<()> {
     let dirs = Dirs::resolve(DirSource::One(folder.to_owned()), |_| None)
         .map_err(|variable| anyhow::anyhow!("{variable} is not set"))?;
@@ -100,8 +104,7 @@ pub fn serve_broker(folder: &Path) -> anyhow::Result<()> {
     wait_for_end()
 }
 
-/// What the program does in the container: the agent's services and the sink, until its input
-/// ends.
+/// Body of the agent process: runs the agent's services and the sink until end of file on stdin.
 pub fn serve_agent(folder: &Path) -> anyhow::Result<()> {
     let endpoint: PathBuf = folder.join("containers").join(BOX).join("endpoint");
     sink::start(&endpoint)?;

@@ -1,5 +1,4 @@
-//! What copies are measured against: bytes over the same kind of connection, with nothing around
-//! them.
+//! The reference of the copy bench: raw bytes over the same kind of connection.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -10,27 +9,27 @@ use std::thread;
 
 use hvsock::{HvListener, HvStream, ServiceId, VmId};
 
-use super::{BOX, SINK, Scene};
+use super::{BOX, SINK, TestBed};
 
-/// Bytes moved at once, as a copy does.
-const PIECE: usize = 256 * 1024;
+/// Size of a chunk in bytes, the same as in a copy.
+const CHUNK: usize = 256 * 1024;
 
-/// Listens in the container for as long as the program runs.
+/// Starts to listen in the container, until the program exits.
 pub(super) fn start(endpoint: &Path) -> io::Result<()> {
     let listener = HvListener::options()
         .endpoint(endpoint)
         .listen((VmId::PARENT, ServiceId::from_port(SINK)))?;
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            thread::spawn(move || take(stream));
+            thread::spawn(move || receive(stream));
         }
     });
     Ok(())
 }
 
-/// Takes a path (its length, then its bytes; none for nowhere) and then bytes until their end,
-/// which go there, and says that it is done.
-fn take(mut stream: HvStream) -> io::Result<()> {
+/// Serves one connection: receives a path (length, then bytes; empty to discard) and data until end of file,
+/// writes the data to the path, and sends one byte.
+fn receive(mut stream: HvStream) -> io::Result<()> {
     let mut length = [0; 4];
     stream.read_exact(&mut length)?;
     let mut path = vec![0; u32::from_le_bytes(length) as usize];
@@ -42,11 +41,11 @@ fn take(mut stream: HvStream) -> io::Result<()> {
             Some(File::create(PathBuf::from(OsStr::from_bytes(path)))?)
         }
     };
-    let mut buffer = vec![0; PIECE];
+    let mut buffer = vec![0; CHUNK];
     loop {
-        // As a copy does, in whole pieces.
+        // In whole chunks, like a copy.
         let mut filled = 0;
-        while filled < PIECE {
+        while filled < CHUNK {
             match stream.read(&mut buffer[filled..])? {
                 0 => break,
                 count => filled += count,
@@ -55,16 +54,16 @@ fn take(mut stream: HvStream) -> io::Result<()> {
         if let Some(file) = &mut file {
             file.write_all(&buffer[..filled])?;
         }
-        if filled < PIECE {
+        if filled < CHUNK {
             break;
         }
     }
     stream.write_all(b"!")
 }
 
-impl Scene {
-    /// Sends so many bytes of memory, or of a file, to the sink, which drops them or writes them
-    /// to a file.
+impl TestBed {
+    /// Sends `size` bytes from memory, or from the file `from`, to the sink. It discards them or writes them
+    /// to the file `to`.
     pub(super) fn raw(&self, from: Option<&Path>, to: Option<&Path>, size: u64) -> io::Result<()> {
         let mut stream = HvStream::options()
             .endpoint(self.endpoint())
@@ -74,10 +73,10 @@ impl Scene {
         stream.write_all(&(path.len() as u32).to_le_bytes())?;
         stream.write_all(path)?;
         let mut file = from.map(File::open).transpose()?;
-        let mut buffer = vec![0x5a; PIECE];
+        let mut buffer = vec![0x5a; CHUNK];
         let mut left = size;
         while left > 0 {
-            let now = left.min(PIECE as u64) as usize;
+            let now = left.min(CHUNK as u64) as usize;
             if let Some(file) = &mut file {
                 file.read_exact(&mut buffer[..now])?;
             }

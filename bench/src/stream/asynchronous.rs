@@ -1,7 +1,7 @@
-//! Lanes through tokio: as [`blocking`](super::blocking) ones, step by step.
+//! Lanes over tokio streams. They do the same steps as [`blocking`](super::blocking) ones.
 //!
-//! Both processes have a runtime of one thread, so that what is measured is the stream and not
-//! how tokio hands work from one thread to another.
+//! Both processes use a runtime of one thread, so that the bench measures the stream and not tokio's
+//! scheduling between threads.
 
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -11,15 +11,15 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 
-use super::bells::Bells;
-use super::protocol::{self, ANSWER, Answer, Checker, REQUEST, Request};
-use super::{Lane, MESSAGE, Sent, Trips, ours};
+use super::protocol::{self, Checker, REPLY, REQUEST, Reply, Request};
+use super::wakeups::WakeupCounts;
+use super::{Lane, MESSAGE, Sent, Trips, hvsock_lane};
 use crate::cpu;
 
-/// A stream for tokio.
+/// A tokio stream.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// What this end has done to wake the other, if it can tell.
-    fn bells(&self) -> Option<Bells> {
+    /// Wakeup counts of this end, if known.
+    fn wakeups(&self) -> Option<WakeupCounts> {
         None
     }
 }
@@ -29,19 +29,19 @@ impl Stream for UnixStream {}
 impl Stream for TcpStream {}
 
 impl Stream for HvStream {
-    fn bells(&self) -> Option<Bells> {
-        ours::bells_in_tokio(self)
+    fn wakeups(&self) -> Option<WakeupCounts> {
+        hvsock_lane::wakeups_in_tokio(self)
     }
 }
 
-/// A runtime of one thread.
+/// Creates a runtime of one thread.
 pub fn runtime() -> std::io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
 }
 
-/// Does what the other end asks until it is gone.
+/// Serves requests until the stream ends.
 pub async fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
     let mut request = [0; REQUEST];
     while stream.read_exact(&mut request).await.is_ok() {
@@ -63,18 +63,18 @@ pub async fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
                 }
                 nothing
             }
-            Request::BeSilent { ms } => {
+            Request::Sleep { ms } => {
                 tokio::time::sleep(Duration::from_millis(ms)).await;
                 nothing
             }
-            Request::Park => nothing,
-            Request::StayOn { cpu } => {
-                cpu::stay_on(cpu)?;
+            Request::DisableSpin => nothing,
+            Request::PinTo { cpu } => {
+                cpu::pin_to(cpu)?;
                 nothing
             }
         };
-        let answer = done.answer(stream.bells()).encode();
-        stream.write_all(&answer).await?;
+        let reply = done.reply(stream.wakeups()).encode();
+        stream.write_all(&reply).await?;
     }
     Ok(())
 }
@@ -86,35 +86,35 @@ async fn read_all(stream: &mut impl Stream, size: usize, count: u64) -> anyhow::
     while checker.bytes() < wanted {
         let read = stream.read(&mut buffer).await?;
         anyhow::ensure!(read > 0, "the writer ended early");
-        checker.look(&buffer[..read]);
+        checker.check_read(&buffer[..read]);
     }
     Ok(checker)
 }
 
-/// A lane over a stream for tokio.
+/// A lane over a tokio stream.
 #[derive(Debug)]
 pub struct Asynchronous<S> {
-    // Before the runtime, which must outlive it.
-    end: End<S>,
+    // Dropped before the runtime, which must outlive it.
+    end: LaneEnd<S>,
     runtime: Rc<Runtime>,
 }
 
 #[derive(Debug)]
-struct End<S> {
+struct LaneEnd<S> {
     stream: S,
-    /// Bells of both ends so far.
-    bells: [Option<Bells>; 2],
+    /// Wakeup counts of both ends so far.
+    wakeups: [Option<WakeupCounts>; 2],
 }
 
 impl<S: Stream> Asynchronous<S> {
-    /// A lane to a peer that [`serve`]s.
+    /// Creates a lane to a peer that runs [`serve`].
     pub fn new(runtime: &Rc<Runtime>, stream: S) -> anyhow::Result<Self> {
-        let bells = [None; 2];
+        let wakeups = [None; 2];
         let mut lane = Self {
-            end: End { stream, bells },
+            end: LaneEnd { stream, wakeups },
             runtime: Rc::clone(runtime),
         };
-        lane.wait(Duration::ZERO)?;
+        lane.idle(Duration::ZERO)?;
         Ok(lane)
     }
 }
@@ -124,51 +124,51 @@ impl<S: Stream> Lane for Asynchronous<S> {
         self.runtime.block_on(self.end.send(size, count))
     }
 
-    fn go_and_return(&mut self, count: u64) -> anyhow::Result<Trips> {
-        self.runtime.block_on(self.end.go_and_return(count))
+    fn round_trips(&mut self, count: u64) -> anyhow::Result<Trips> {
+        self.runtime.block_on(self.end.round_trips(count))
     }
 
-    fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
+    fn idle(&mut self, time: Duration) -> anyhow::Result<()> {
         let ms = time.as_millis() as u64;
-        let request = Request::BeSilent { ms };
-        self.runtime.block_on(self.end.have_done(request))
+        let request = Request::Sleep { ms };
+        self.runtime.block_on(self.end.perform(request))
     }
 
-    fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()> {
-        let request = Request::StayOn { cpu };
-        self.runtime.block_on(self.end.have_done(request))
+    fn pin_peer(&mut self, cpu: usize) -> anyhow::Result<()> {
+        let request = Request::PinTo { cpu };
+        self.runtime.block_on(self.end.perform(request))
     }
 }
 
-impl<S: Stream> End<S> {
-    async fn ask(&mut self, request: Request) -> anyhow::Result<()> {
+impl<S: Stream> LaneEnd<S> {
+    async fn send_request(&mut self, request: Request) -> anyhow::Result<()> {
         Ok(self.stream.write_all(&request.encode()).await?)
     }
 
-    async fn answer(&mut self, bytes: u64) -> anyhow::Result<Option<Bells>> {
-        let mut answer = [0; ANSWER];
-        self.stream.read_exact(&mut answer).await?;
-        let answer = Answer::decode(answer);
-        answer.check(bytes)?;
-        let now = [self.stream.bells(), answer.bells];
-        let before = std::mem::replace(&mut self.bells, now);
-        Ok(Bells::between(before, now))
+    async fn reply(&mut self, bytes: u64) -> anyhow::Result<Option<WakeupCounts>> {
+        let mut reply = [0; REPLY];
+        self.stream.read_exact(&mut reply).await?;
+        let reply = Reply::decode(reply);
+        reply.check(bytes)?;
+        let now = [self.stream.wakeups(), reply.wakeups];
+        let before = std::mem::replace(&mut self.wakeups, now);
+        Ok(WakeupCounts::between(before, now))
     }
 
     async fn send(&mut self, size: usize, count: u64) -> anyhow::Result<Sent> {
         let bytes = protocol::payload(size);
-        self.ask(Request::Read { size, count }).await?;
+        self.send_request(Request::Read { size, count }).await?;
         let start = Instant::now();
         for _ in 0..count {
             self.stream.write_all(&bytes).await?;
         }
-        let bells = self.answer(size as u64 * count).await?;
+        let wakeups = self.reply(size as u64 * count).await?;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Sent { seconds, bells })
+        Ok(Sent { seconds, wakeups })
     }
 
-    async fn go_and_return(&mut self, count: u64) -> anyhow::Result<Trips> {
-        self.ask(Request::Echo { count }).await?;
+    async fn round_trips(&mut self, count: u64) -> anyhow::Result<Trips> {
+        self.send_request(Request::Echo { count }).await?;
         let mut message = [0x5a; MESSAGE];
         let mut each_us = Vec::with_capacity(usize::try_from(count)?);
         let mut before = Instant::now();
@@ -176,18 +176,21 @@ impl<S: Stream> End<S> {
             message[..8].copy_from_slice(&trip.to_le_bytes());
             self.stream.write_all(&message).await?;
             self.stream.read_exact(&mut message).await?;
-            anyhow::ensure!(message[..8] == trip.to_le_bytes(), "another message came");
+            anyhow::ensure!(
+                message[..8] == trip.to_le_bytes(),
+                "a wrong message came back"
+            );
             let now = Instant::now();
             each_us.push(now.duration_since(before).as_secs_f64() * 1e6);
             before = now;
         }
-        let bells = self.answer(0).await?;
-        Ok(Trips { each_us, bells })
+        let wakeups = self.reply(0).await?;
+        Ok(Trips { each_us, wakeups })
     }
 
-    async fn have_done(&mut self, request: Request) -> anyhow::Result<()> {
-        self.ask(request).await?;
-        self.answer(0).await.map(drop)
+    async fn perform(&mut self, request: Request) -> anyhow::Result<()> {
+        self.send_request(request).await?;
+        self.reply(0).await.map(drop)
     }
 }
 
@@ -196,19 +199,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_does_all_that_it_can_be_asked() {
-        let (near, far) = std::os::unix::net::UnixStream::pair().unwrap();
+    fn a_lane_performs_every_request() {
+        let (local, peer_end) = std::os::unix::net::UnixStream::pair().unwrap();
         let peer = std::thread::spawn(move || {
-            far.set_nonblocking(true)?;
-            runtime()?.block_on(async { serve(UnixStream::from_std(far)?).await })
+            peer_end.set_nonblocking(true)?;
+            runtime()?.block_on(async { serve(UnixStream::from_std(peer_end)?).await })
         });
-        near.set_nonblocking(true).unwrap();
+        local.set_nonblocking(true).unwrap();
         let runtime = Rc::new(runtime().unwrap());
-        let near = runtime.block_on(async { UnixStream::from_std(near).unwrap() });
-        let mut lane = Asynchronous::new(&runtime, near).unwrap();
+        let local = runtime.block_on(async { UnixStream::from_std(local).unwrap() });
+        let mut lane = Asynchronous::new(&runtime, local).unwrap();
         assert!(lane.send(64, 1000).unwrap().seconds > 0.0);
-        assert!(lane.send(1 << 20, 3).unwrap().bells.is_none());
-        assert_eq!(lane.go_and_return(5).unwrap().each_us.len(), 5);
+        assert!(lane.send(1 << 20, 3).unwrap().wakeups.is_none());
+        assert_eq!(lane.round_trips(5).unwrap().each_us.len(), 5);
         drop(lane);
         peer.join().unwrap().unwrap();
     }

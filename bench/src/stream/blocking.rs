@@ -1,4 +1,4 @@
-//! Lanes through `Read` and `Write`.
+//! Lanes over blocking streams (`Read` and `Write`).
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -8,18 +8,18 @@ use std::time::{Duration, Instant};
 
 use hvsock::HvStream;
 
-use super::bells::Bells;
-use super::protocol::{self, ANSWER, Answer, Checker, REQUEST, Request};
-use super::{Lane, MESSAGE, Over, Sent, Trips, ours};
+use super::protocol::{self, Checker, REPLY, REQUEST, Reply, Request};
+use super::wakeups::WakeupCounts;
+use super::{Lane, LaneKind, MESSAGE, Sent, Trips, hvsock_lane};
 use crate::cpu;
 
-/// A stream that blocks.
+/// A blocking stream.
 pub trait Stream: Read + Write + Send + 'static {
-    /// Sleeps at once from now on where it would wait, if it does otherwise.
-    fn park(&self) {}
+    /// Parks without spinning from now on, if the stream spins at all.
+    fn disable_spin(&self) {}
 
-    /// What this end has done to wake the other, if it can tell.
-    fn bells(&self) -> Option<Bells> {
+    /// Wakeup counts of this end, if known.
+    fn wakeups(&self) -> Option<WakeupCounts> {
         None
     }
 }
@@ -29,16 +29,16 @@ impl Stream for UnixStream {}
 impl Stream for TcpStream {}
 
 impl Stream for HvStream {
-    fn park(&self) {
-        ours::park(self);
+    fn disable_spin(&self) {
+        hvsock_lane::disable_spin(self);
     }
 
-    fn bells(&self) -> Option<Bells> {
-        ours::bells(self)
+    fn wakeups(&self) -> Option<WakeupCounts> {
+        hvsock_lane::wakeups(self)
     }
 }
 
-/// Does what the other end asks until it is gone.
+/// Serves requests until the stream ends.
 pub fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
     let mut request = [0; REQUEST];
     while stream.read_exact(&mut request).is_ok() {
@@ -60,20 +60,20 @@ pub fn serve(mut stream: impl Stream) -> anyhow::Result<()> {
                 }
                 nothing
             }
-            Request::BeSilent { ms } => {
+            Request::Sleep { ms } => {
                 thread::sleep(Duration::from_millis(ms));
                 nothing
             }
-            Request::Park => {
-                stream.park();
+            Request::DisableSpin => {
+                stream.disable_spin();
                 nothing
             }
-            Request::StayOn { cpu } => {
-                cpu::stay_on(cpu)?;
+            Request::PinTo { cpu } => {
+                cpu::pin_to(cpu)?;
                 nothing
             }
         };
-        stream.write_all(&done.answer(stream.bells()).encode())?;
+        stream.write_all(&done.reply(stream.wakeups()).encode())?;
     }
     Ok(())
 }
@@ -82,104 +82,106 @@ fn read_all(stream: &mut impl Stream, size: usize, count: u64) -> anyhow::Result
     let mut checker = Checker::new(size);
     let mut buffer = vec![0; protocol::buffer_for(size)];
     let wanted = size as u64 * count;
-    // Nothing follows the last write until it is answered, so no read takes too much.
+    // No data follows the last write until the reply is sent, so no read exceeds it.
     while checker.bytes() < wanted {
         let read = stream.read(&mut buffer)?;
         anyhow::ensure!(read > 0, "the writer ended early");
-        checker.look(&buffer[..read]);
+        checker.check_read(&buffer[..read]);
     }
     Ok(checker)
 }
 
-/// A lane over a stream that blocks.
+/// A lane over a blocking stream.
 #[derive(Debug)]
 pub struct Blocking<S> {
     stream: S,
-    over: Over,
-    /// Bells of both ends so far.
-    bells: [Option<Bells>; 2],
+    over: LaneKind,
+    /// Wakeup counts of both ends so far.
+    wakeups: [Option<WakeupCounts>; 2],
 }
 
 impl<S: Stream> Blocking<S> {
-    /// A lane to a peer that [`serve`]s, used as is fit for what it goes over.
-    pub fn new(stream: S, over: Over) -> anyhow::Result<Self> {
+    /// Creates a lane to a peer that runs [`serve`], and disables spinning if `over` says so.
+    pub fn new(stream: S, over: LaneKind) -> anyhow::Result<Self> {
         let mut lane = Self {
             stream,
             over,
-            bells: [None; 2],
+            wakeups: [None; 2],
         };
-        if over.is_parked() {
-            lane.stream.park();
-            lane.ask(Request::Park)?;
+        if over.is_without_spin() {
+            lane.stream.disable_spin();
+            lane.send_request(Request::DisableSpin)?;
         } else {
-            lane.ask(Request::BeSilent { ms: 0 })?;
+            lane.send_request(Request::Sleep { ms: 0 })?;
         }
-        lane.answer(0)?;
+        lane.reply(0)?;
         Ok(lane)
     }
 
-    fn ask(&mut self, request: Request) -> anyhow::Result<()> {
+    fn send_request(&mut self, request: Request) -> anyhow::Result<()> {
         Ok(self.stream.write_all(&request.encode())?)
     }
 
-    /// Waits for the answer, which must tell of so many bytes; what was done to wake each other
-    /// since the last.
-    fn answer(&mut self, bytes: u64) -> anyhow::Result<Option<Bells>> {
-        let mut answer = [0; ANSWER];
-        self.stream.read_exact(&mut answer)?;
-        let answer = Answer::decode(answer);
-        answer.check(bytes)?;
-        let now = [self.stream.bells(), answer.bells];
-        let before = std::mem::replace(&mut self.bells, now);
-        Ok(Bells::between(before, now))
+    /// Waits for the reply, which must report `bytes`. Returns the wakeup counts since the last reply.
+    fn reply(&mut self, bytes: u64) -> anyhow::Result<Option<WakeupCounts>> {
+        let mut reply = [0; REPLY];
+        self.stream.read_exact(&mut reply)?;
+        let reply = Reply::decode(reply);
+        reply.check(bytes)?;
+        let now = [self.stream.wakeups(), reply.wakeups];
+        let before = std::mem::replace(&mut self.wakeups, now);
+        Ok(WakeupCounts::between(before, now))
     }
 }
 
 impl<S: Stream> Lane for Blocking<S> {
     fn send(&mut self, size: usize, count: u64) -> anyhow::Result<Sent> {
         let bytes = protocol::payload(size);
-        self.ask(Request::Read { size, count })?;
+        self.send_request(Request::Read { size, count })?;
         let start = Instant::now();
         for _ in 0..count {
             self.stream.write_all(&bytes)?;
         }
-        let bells = self.answer(size as u64 * count)?;
+        let wakeups = self.reply(size as u64 * count)?;
         let seconds = start.elapsed().as_secs_f64();
-        Ok(Sent { seconds, bells })
+        Ok(Sent { seconds, wakeups })
     }
 
-    fn go_and_return(&mut self, count: u64) -> anyhow::Result<Trips> {
-        self.ask(Request::Echo { count })?;
+    fn round_trips(&mut self, count: u64) -> anyhow::Result<Trips> {
+        self.send_request(Request::Echo { count })?;
         let mut message = [0x5a; MESSAGE];
         let mut each_us = Vec::with_capacity(usize::try_from(count)?);
         let mut before = Instant::now();
-        let rest = self.over.rest();
+        let pause = self.over.pause();
         for trip in 0..count {
-            if let Some(rest) = rest {
-                thread::sleep(rest);
+            if let Some(pause) = pause {
+                thread::sleep(pause);
                 before = Instant::now();
             }
             message[..8].copy_from_slice(&trip.to_le_bytes());
             self.stream.write_all(&message)?;
             self.stream.read_exact(&mut message)?;
-            anyhow::ensure!(message[..8] == trip.to_le_bytes(), "another message came");
+            anyhow::ensure!(
+                message[..8] == trip.to_le_bytes(),
+                "a wrong message came back"
+            );
             let now = Instant::now();
             each_us.push(now.duration_since(before).as_secs_f64() * 1e6);
             before = now;
         }
-        let bells = self.answer(0)?;
-        Ok(Trips { each_us, bells })
+        let wakeups = self.reply(0)?;
+        Ok(Trips { each_us, wakeups })
     }
 
-    fn wait(&mut self, time: Duration) -> anyhow::Result<()> {
+    fn idle(&mut self, time: Duration) -> anyhow::Result<()> {
         let ms = time.as_millis() as u64;
-        self.ask(Request::BeSilent { ms })?;
-        self.answer(0).map(drop)
+        self.send_request(Request::Sleep { ms })?;
+        self.reply(0).map(drop)
     }
 
-    fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()> {
-        self.ask(Request::StayOn { cpu })?;
-        self.answer(0).map(drop)
+    fn pin_peer(&mut self, cpu: usize) -> anyhow::Result<()> {
+        self.send_request(Request::PinTo { cpu })?;
+        self.reply(0).map(drop)
     }
 }
 
@@ -188,29 +190,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_lane_does_all_that_it_can_be_asked() {
-        let (near, far) = UnixStream::pair().unwrap();
-        let peer = thread::spawn(move || serve(far));
-        let mut lane = Blocking::new(near, Over::OursParked).unwrap();
+    fn a_lane_performs_every_request() {
+        let (local, peer_end) = UnixStream::pair().unwrap();
+        let peer = thread::spawn(move || serve(peer_end));
+        let mut lane = Blocking::new(local, LaneKind::HvsockNoSpin).unwrap();
         assert!(lane.send(64, 1000).unwrap().seconds > 0.0);
-        assert!(lane.send(1 << 20, 3).unwrap().bells.is_none());
-        assert_eq!(lane.go_and_return(5).unwrap().each_us.len(), 5);
-        lane.wait(Duration::from_millis(1)).unwrap();
+        assert!(lane.send(1 << 20, 3).unwrap().wakeups.is_none());
+        assert_eq!(lane.round_trips(5).unwrap().each_us.len(), 5);
+        lane.idle(Duration::from_millis(1)).unwrap();
         drop(lane);
         peer.join().unwrap().unwrap();
     }
 
     #[test]
-    fn a_rest_comes_before_each_trip_and_is_not_measured() {
-        let (near, far) = UnixStream::pair().unwrap();
-        let peer = thread::spawn(move || serve(far));
-        let mut lane = Blocking::new(near, Over::UnixRested).unwrap();
+    fn the_pause_before_each_trip_is_not_measured() {
+        let (local, peer_end) = UnixStream::pair().unwrap();
+        let peer = thread::spawn(move || serve(peer_end));
+        let mut lane = Blocking::new(local, LaneKind::UnixParked).unwrap();
         let (start, trips) = (Instant::now(), 20);
-        let each_us = lane.go_and_return(trips).unwrap().each_us;
+        let each_us = lane.round_trips(trips).unwrap().each_us;
         let measured = Duration::from_secs_f64(each_us.iter().sum::<f64>() / 1e6);
-        let rest = Over::UnixRested.rest().unwrap();
+        let pause = LaneKind::UnixParked.pause().unwrap();
         assert_eq!(each_us.len() as u64, trips);
-        assert!(start.elapsed() >= measured + rest * trips as u32);
+        assert!(start.elapsed() >= measured + pause * trips as u32);
         drop(lane);
         peer.join().unwrap().unwrap();
     }

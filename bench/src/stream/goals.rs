@@ -1,23 +1,23 @@
-//! What the shared ring is to reach, and whether it did in this run.
+//! The performance goals of the shared ring, and whether a run met them.
 
 use std::fmt;
 
 use serde::Serialize;
 
-use super::Over;
-use super::bells::Bells;
+use super::LaneKind;
 use super::peer::Style;
 use super::report::{Report, size_in_words};
+use super::wakeups::WakeupCounts;
 use crate::figures::Spread;
 
-/// One thing that was to be reached.
+/// A performance goal and its result.
 #[derive(Clone, Debug, Serialize)]
 pub struct Goal {
-    /// In words.
+    /// The goal in words.
     pub goal: String,
-    /// Whether it was; `None` if it was not measured.
+    /// Whether it is met. `None` if it was not measured.
     pub met: Option<bool>,
-    /// What was found.
+    /// The measured values.
     pub found: String,
 }
 
@@ -33,14 +33,14 @@ impl fmt::Display for Goal {
 }
 
 const KIB: usize = 1024;
-/// Where writes are neither too small nor too large for the Unix socket.
+/// Sizes of writes at which the Unix socket is fastest.
 const MIDDLE: [usize; 3] = [4 * KIB, 16 * KIB, 64 * KIB];
 const LARGE: [usize; 2] = [256 * KIB, 1024 * KIB];
 const MIDDLE_AND_LARGE: [usize; 5] = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 1024 * KIB];
-/// Of one processor's time, what may be the kernel's own housekeeping in three processes.
-const IDLE_AT_MOST: f64 = 0.001;
+/// Fraction of one processor's time that the kernel's housekeeping may take in three processes.
+const MAX_IDLE: f64 = 0.001;
 
-/// Looks at all of them, by the medians.
+/// Evaluates all goals, by the medians.
 pub(super) fn judge(report: &Report) -> Vec<Goal> {
     vec![
         ratios(report, Style::Blocking, 3.0, &MIDDLE),
@@ -48,10 +48,14 @@ pub(super) fn judge(report: &Report) -> Vec<Goal> {
         ratios(report, Style::Blocking, 2.0, &LARGE),
         ratios(report, Style::Tokio, 2.0, &MIDDLE_AND_LARGE),
         spinning(report),
-        no_slower(report, Over::OursRested, "both ends asleep"),
-        no_slower(report, Over::OursParked, "back to back, sleeping at once"),
+        no_slower(report, LaneKind::HvsockParked, "both ends parked"),
+        no_slower(
+            report,
+            LaneKind::HvsockNoSpin,
+            "back to back without spinning",
+        ),
         idle(report),
-        bells(report),
+        notifications(report),
     ]
 }
 
@@ -64,8 +68,9 @@ fn ratios(report: &Report, style: Style, least: f64, sizes: &[usize]) -> Goal {
         .iter()
         .filter_map(|&size| {
             let mut rows = report.throughput.iter();
-            let row =
-                rows.find(|row| row.style == style && row.over == Over::Ours && row.write == size)?;
+            let row = rows.find(|row| {
+                row.style == style && row.over == LaneKind::Hvsock && row.write == size
+            })?;
             Some((size, row.to_unix))
         })
         .collect();
@@ -87,8 +92,9 @@ fn ratios(report: &Report, style: Style, least: f64, sizes: &[usize]) -> Goal {
 
 fn rate(report: &Report, least: f64, size: usize) -> Goal {
     let mut rows = report.throughput.iter();
-    let row = rows
-        .find(|row| row.style == Style::Blocking && row.over == Over::Ours && row.write == size);
+    let row = rows.find(|row| {
+        row.style == Style::Blocking && row.over == LaneKind::Hvsock && row.write == size
+    });
     Goal {
         goal: format!("at least {least} GB/s at {}", size_in_words(size)),
         met: row.map(|row| row.gb_per_s.median >= least),
@@ -97,15 +103,15 @@ fn rate(report: &Report, least: f64, size: usize) -> Goal {
 }
 
 fn spinning(report: &Report) -> Goal {
-    let row = trips(report, Over::Ours);
+    let row = trips(report, LaneKind::Hvsock);
     Goal {
-        goal: "64 bytes there and back within 1 µs at p50, spinning".to_owned(),
+        goal: "round trip of 64 bytes within 1 µs at p50, spinning".to_owned(),
         met: row.map(|row| row.p50_us.median <= 1.0),
         found: row.map_or(String::new(), |row| format!("{:.2} µs", row.p50_us)),
     }
 }
 
-fn no_slower(report: &Report, over: Over, how: &str) -> Goal {
+fn no_slower(report: &Report, over: LaneKind, how: &str) -> Goal {
     let row = trips(report, over);
     Goal {
         goal: format!("no slower than the Unix socket at p50, {how}"),
@@ -120,34 +126,46 @@ fn no_slower(report: &Report, over: Over, how: &str) -> Goal {
 }
 
 fn idle(report: &Report) -> Goal {
-    let ours = || report.idle.iter().filter(|row| row.over == Over::Ours);
-    let within = |row: &super::report::IdleRow| row.all_ms() <= row.seconds * 1e3 * IDLE_AT_MOST;
-    let found = ours().map(|row| format!("{:.2} ms in {} s", row.all_ms(), row.seconds));
+    let hvsock = || {
+        report
+            .idle
+            .iter()
+            .filter(|row| row.over == LaneKind::Hvsock)
+    };
+    let within = |row: &super::report::IdleRow| row.all_ms() <= row.seconds * 1e3 * MAX_IDLE;
+    let found = hvsock().map(|row| format!("{:.2} ms in {} s", row.all_ms(), row.seconds));
     Goal {
         goal: "no CPU time used by an idle connection".to_owned(),
-        met: ours().next().map(|_| ours().all(within)),
+        met: hvsock().next().map(|_| hvsock().all(within)),
         found: found.collect::<Vec<_>>().join(", "),
     }
 }
 
-/// Each ring by itself: the many sleeps of one must not hide the bells of another.
-fn bells(report: &Report) -> Goal {
+/// Evaluates each ring separately: many parks of one must not hide surplus notifications of another.
+fn notifications(report: &Report) -> Goal {
     let rows = || {
-        let rows = report.bells.iter();
-        rows.filter_map(|row| Some((row, row.bells.are_for_sleepers()?)))
+        let rows = report.wakeups.iter();
+        rows.filter_map(|row| Some((row, row.wakeups.match_parks()?)))
     };
     let found = rows().map(|(row, _)| {
-        let Bells { rings, sleeps } = row.bells;
-        format!("{}: {rings} for {} sleeps", row.lane, sleeps.unwrap_or(0))
+        let WakeupCounts {
+            notifications,
+            parks,
+        } = row.wakeups;
+        format!(
+            "{}: {notifications} for {} parks",
+            row.lane,
+            parks.unwrap_or(0)
+        )
     });
     Goal {
-        goal: "no bell rung for a peer that is awake".to_owned(),
+        goal: "no notification of a peer that is not parked".to_owned(),
         met: rows().next().map(|_| rows().all(|(_, met)| met)),
         found: found.collect::<Vec<_>>().join("; "),
     }
 }
 
-fn trips(report: &Report, over: Over) -> Option<&super::report::TripRow> {
+fn trips(report: &Report, over: LaneKind) -> Option<&super::report::TripRow> {
     let mut rows = report.round_trips.iter();
     rows.find(|row| row.style == Style::Blocking && row.over == over)
 }
@@ -156,24 +174,24 @@ fn trips(report: &Report, over: Over) -> Option<&super::report::TripRow> {
 mod tests {
     use super::*;
     use crate::machine::Machine;
-    use crate::stream::report::{BellRow, ThroughputRow, TripRow};
+    use crate::stream::report::{ThroughputRow, TripRow, WakeupRow};
 
     fn empty() -> Report {
         Report {
-            machine: Machine::this(),
+            machine: Machine::current(),
             turns: 1,
             slice_ms: 1,
             pinned: false,
             others: 0.0,
             throughput: Vec::new(),
             round_trips: Vec::new(),
-            bells: Vec::new(),
+            wakeups: Vec::new(),
             idle: Vec::new(),
             goals: Vec::new(),
         }
     }
 
-    /// Whether the goal that begins so was met.
+    /// Whether the goal that contains this text was met.
     fn met(report: &Report, goal: &str) -> Option<bool> {
         let goals = judge(report);
         let found = goals.iter().find(|each| each.goal.contains(goal));
@@ -181,18 +199,18 @@ mod tests {
     }
 
     #[test]
-    fn a_goal_is_met_by_all_of_its_medians_or_missed_or_not_measured() {
+    fn a_goal_is_met_missed_or_not_measured() {
         let mut report = empty();
         let add = |report: &mut Report, write, ratio| {
             report.throughput.push(ThroughputRow {
                 style: Style::Blocking,
                 write,
                 lane: String::new(),
-                over: Over::Ours,
+                over: LaneKind::Hvsock,
                 gb_per_s: Spread::of([2.0]),
                 to_unix: Spread::of([ratio]),
-                bells_per_mib: None,
-                sleeps_per_mib: None,
+                notifications_per_mib: None,
+                parks_per_mib: None,
             });
         };
         let large = "256 KiB, 1 MiB";
@@ -207,9 +225,9 @@ mod tests {
     }
 
     #[test]
-    fn sleepers_and_those_back_to_back_are_judged_by_themselves() {
+    fn parked_and_back_to_back_round_trips_are_separate_goals() {
         let mut report = empty();
-        for (over, ratio) in [(Over::OursRested, 0.9), (Over::OursParked, 1.2)] {
+        for (over, ratio) in [(LaneKind::HvsockParked, 0.9), (LaneKind::HvsockNoSpin, 1.2)] {
             let one = Spread::of([1.0]);
             report.round_trips.push(TripRow {
                 style: Style::Blocking,
@@ -219,33 +237,36 @@ mod tests {
                 p90_us: one,
                 p99_us: one,
                 p50_to_unix: Spread::of([ratio]),
-                bells_per_trip: None,
-                sleeps_per_trip: None,
+                notifications_per_trip: None,
+                parks_per_trip: None,
             });
         }
-        assert_eq!(met(&report, "both ends asleep"), Some(true));
+        assert_eq!(met(&report, "both ends parked"), Some(true));
         assert_eq!(met(&report, "back to back"), Some(false));
     }
 
     #[test]
-    fn bells_are_judged_ring_by_ring_where_sleeps_are_counted() {
+    fn notifications_are_judged_per_ring_if_parks_are_counted() {
         let mut report = empty();
-        let add = |report: &mut Report, rings, sleeps| {
-            report.bells.push(BellRow {
+        let add = |report: &mut Report, notifications, parks| {
+            report.wakeups.push(WakeupRow {
                 style: Style::Blocking,
                 lane: "ring".to_owned(),
-                over: Over::Ours,
-                bells: Bells { rings, sleeps },
+                over: LaneKind::Hvsock,
+                wakeups: WakeupCounts {
+                    notifications,
+                    parks,
+                },
             });
         };
-        let goal = "no bell rung";
+        let goal = "no notification of";
         assert_eq!(met(&report, goal), None);
         add(&mut report, 1000, None);
         assert_eq!(met(&report, goal), None);
         add(&mut report, 1000, Some(1000));
         assert_eq!(met(&report, goal), Some(true));
         let found = &judge(&report).pop().unwrap().found;
-        assert_eq!(found, "ring: 1000 for 1000 sleeps");
+        assert_eq!(found, "ring: 1000 for 1000 parks");
         add(&mut report, 100, Some(10));
         assert_eq!(met(&report, goal), Some(false));
     }

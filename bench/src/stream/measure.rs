@@ -1,144 +1,143 @@
-//! Lets lanes take turns.
+//! Measures lanes in alternating turns.
 //!
-//! A turn measures everything once: for each size of writes all lanes one after the other, each
-//! for a slice of time; then the round trips likewise. Who begins moves on by one each turn. What
-//! two lanes did in one turn they did within a fraction of a second of each other, so their ratio
-//! holds on a machine whose pace changes.
+//! A turn measures everything once: for each size of writes all lanes in sequence, each for one slice of
+//! time, then all round trips. The first lane rotates from turn to turn (round robin). Two lanes are measured
+//! within a fraction of a second of each other, so their ratio holds on a machine of varying speed.
 
 use std::time::{Duration, Instant};
 
-use super::bells::Bells;
-use super::peer::{Named, Style};
-use super::{Over, SIZES};
+use super::peer::{NamedLane, Style};
+use super::wakeups::WakeupCounts;
+use super::{LaneKind, SIZES};
 use crate::cpu;
 use crate::figures::percentile;
 
 /// How long and how often to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Turns that count; one more is made to warm up.
+    /// Count of turns, without one more to warm up.
     pub turns: usize,
-    /// Of one lane, at one size, in one turn.
+    /// Time for one lane at one size in one turn.
     pub slice: Duration,
-    /// For which the idle are looked at.
+    /// Time for which idle connections are measured.
     pub idle: Duration,
-    /// After which no new turn begins.
+    /// Time after which no new turn starts.
     pub limit: Duration,
-    /// Whether each of the two processes stays on a processor of its own. Else the scheduler
-    /// decides, as it does for programs; on a busy machine it likes to have both on one.
+    /// Whether each process is pinned to a separate processor. Otherwise the scheduler decides; on a busy
+    /// machine it tends to run both on one.
     pub pin: bool,
 }
 
-/// Lanes to one peer.
+/// The lanes to one peer and their results.
 pub struct Suite {
-    /// How they are used.
+    /// The API that the lanes use.
     pub style: Style,
-    /// The peer's process.
+    /// The peer's process id.
     pub peer: u32,
     /// The lanes.
-    pub lanes: Vec<Named>,
-    /// What was measured of each, in the same order.
-    pub taken: Vec<Taken>,
+    pub lanes: Vec<NamedLane>,
+    /// The results of the lanes, in the same order.
+    pub results: Vec<LaneResults>,
 }
 
-/// What was measured of one lane.
+/// The results of one lane.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
-    /// At each of [`SIZES`]; nothing in them for a lane that is not measured so.
+pub struct LaneResults {
+    /// By index of [`SIZES`]. Empty for a lane without throughput.
     pub throughput: [Throughput; SIZES.len()],
-    /// Messages there and back.
+    /// Round trips.
     pub trips: RoundTrips,
 }
 
-/// Throughput at one size.
+/// Throughput at one size of writes.
 #[derive(Clone, Debug, Default)]
 pub struct Throughput {
-    /// Bytes a second, of each turn.
+    /// Bytes per second, by turn.
     pub rates: Vec<f64>,
-    /// In all turns together.
+    /// Bytes of all turns.
     pub bytes: u64,
-    /// Likewise; `None` if it cannot be told.
-    pub bells: Option<Bells>,
-    /// Bytes a second as last seen.
+    /// Wakeup counts of all turns, if known.
+    pub wakeups: Option<WakeupCounts>,
+    /// Bytes per second of the last turn.
     pace: f64,
 }
 
 /// Round trips.
 #[derive(Clone, Debug, Default)]
 pub struct RoundTrips {
-    /// Microseconds below which a half of a turn's trips stayed, for each turn.
+    /// Median in microseconds, by turn.
     pub p50_us: Vec<f64>,
-    /// Nine tenths.
+    /// 90th percentile, by turn.
     pub p90_us: Vec<f64>,
-    /// All but one in a hundred.
+    /// 99th percentile, by turn.
     pub p99_us: Vec<f64>,
-    /// In all turns together.
+    /// Count of all turns.
     pub count: u64,
-    /// Likewise; `None` if it cannot be told.
-    pub bells: Option<Bells>,
-    /// Trips a second as last seen, rests included.
+    /// Wakeup counts of all turns, if known.
+    pub wakeups: Option<WakeupCounts>,
+    /// Trips per second of the last turn, including pauses.
     pace: f64,
 }
 
-/// CPU time used while nothing was sent.
+/// CPU time of idle connections.
 #[derive(Clone, Copy, Debug)]
 pub struct Idle {
-    /// By this process.
+    /// Of this process.
     pub here: Duration,
-    /// By the peer.
+    /// Of the peer.
     pub peer: Duration,
-    /// By the broker.
+    /// Of the broker.
     pub broker: Duration,
 }
 
-impl Taken {
-    /// Of all that was measured, together.
-    pub fn bells(&self) -> Option<Bells> {
-        let cells = self.throughput.iter().filter_map(|cell| cell.bells);
-        cells.chain(self.trips.bells).reduce(Bells::and)
+impl LaneResults {
+    /// Wakeup counts of all measurements.
+    pub fn wakeups(&self) -> Option<WakeupCounts> {
+        let cells = self.throughput.iter().filter_map(|cell| cell.wakeups);
+        cells.chain(self.trips.wakeups).reduce(WakeupCounts::and)
     }
 }
 
 impl Suite {
-    /// A suite of which nothing was measured yet.
-    pub fn new(style: Style, peer: u32, lanes: Vec<Named>) -> Self {
-        let taken = vec![Taken::default(); lanes.len()];
+    /// A suite without results.
+    pub fn new(style: Style, peer: u32, lanes: Vec<NamedLane>) -> Self {
+        let results = vec![LaneResults::default(); lanes.len()];
         Self {
             style,
             peer,
             lanes,
-            taken,
+            results,
         }
     }
 
-    /// Keeps the peer's threads on one processor.
-    pub fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()> {
+    /// Pins the peer's threads to one processor.
+    pub fn pin_peer(&mut self, cpu: usize) -> anyhow::Result<()> {
         let mut lanes = self.lanes.iter_mut();
-        lanes.try_for_each(|lane| lane.lane.keep_peer_on(cpu))
+        lanes.try_for_each(|lane| lane.lane.pin_peer(cpu))
     }
 
-    /// The place of the lane over this, if there is one.
-    pub fn place(&self, over: Over) -> Option<usize> {
+    /// The index of the lane of a kind.
+    pub fn lane_index(&self, over: LaneKind) -> Option<usize> {
         self.lanes.iter().position(|lane| lane.over == over)
     }
 
-    /// What all three processes use while the ends of all lanes wait, and here the one over
-    /// `over`.
-    pub fn idle(&mut self, over: Over, broker: u32, time: Duration) -> anyhow::Result<Idle> {
+    /// Measures the CPU time of all three processes while all lanes are idle and this process blocks in the
+    /// lane of kind `over`.
+    pub fn idle(&mut self, over: LaneKind, broker: u32, time: Duration) -> anyhow::Result<Idle> {
         let lane = self.lanes.iter_mut().find(|lane| lane.over == over);
         let lane = lane.ok_or_else(|| anyhow::anyhow!("no lane over {over:?}"))?;
         let processes = [std::process::id(), self.peer, broker];
         let mut used = |time: Duration| -> anyhow::Result<[Duration; 3]> {
             let before = all_used(processes)?;
-            lane.lane.wait(time)?;
+            lane.lane.idle(time)?;
             let after = all_used(processes)?;
             Ok([0, 1, 2].map(|place| after[place].saturating_sub(before[place])))
         };
-        // Beginning, ending and looking at it cost something too.
-        let around = used(Duration::from_millis(1))?;
+        // Subtracts the cost of the requests and of the measurement.
+        let overhead = used(Duration::from_millis(1))?;
         let whole = used(time)?;
         let [here, peer, broker] =
-            [0, 1, 2].map(|place| whole[place].saturating_sub(around[place]));
+            [0, 1, 2].map(|place| whole[place].saturating_sub(overhead[place]));
         Ok(Idle { here, peer, broker })
     }
 
@@ -147,11 +146,11 @@ impl Suite {
         let order = |first: usize| (0..count).map(move |place| (first + turn + place) % count);
         for (at, &size) in SIZES.iter().enumerate() {
             for place in order(at) {
-                let Named { lane, over, .. } = &mut self.lanes[place];
+                let NamedLane { lane, over, .. } = &mut self.lanes[place];
                 if over.is_for_trips_only() {
                     continue;
                 }
-                let cell = &mut self.taken[place].throughput[at];
+                let cell = &mut self.results[place].throughput[at];
                 if turn == 0 {
                     cell.pace = warm_up(slice, (64 << 10) / size as u64, |count| {
                         Ok(lane.send(size, count)?.seconds)
@@ -164,29 +163,29 @@ impl Suite {
                 cell.pace = bytes as f64 / sent.seconds;
                 cell.rates.push(cell.pace);
                 cell.bytes += bytes;
-                cell.bells = add(cell.bells, sent.bells);
+                cell.wakeups = add(cell.wakeups, sent.wakeups);
             }
         }
         for place in order(0) {
             let lane = &mut self.lanes[place].lane;
-            let cell = &mut self.taken[place].trips;
+            let cell = &mut self.results[place].trips;
             if turn == 0 {
                 cell.pace = warm_up(slice, 16, |count| {
                     let start = Instant::now();
-                    lane.go_and_return(count)?;
+                    lane.round_trips(count)?;
                     Ok(start.elapsed().as_secs_f64())
                 })?;
                 continue;
             }
             let count = (cell.pace * slice.as_secs_f64()).ceil() as u64;
             let start = Instant::now();
-            let mut trips = lane.go_and_return(count)?;
+            let mut trips = lane.round_trips(count)?;
             cell.pace = count as f64 / start.elapsed().as_secs_f64();
             cell.p50_us.push(percentile(&mut trips.each_us, 0.5));
             cell.p90_us.push(percentile(&mut trips.each_us, 0.9));
             cell.p99_us.push(percentile(&mut trips.each_us, 0.99));
             cell.count += count;
-            cell.bells = add(cell.bells, trips.bells);
+            cell.wakeups = add(cell.wakeups, trips.wakeups);
         }
         Ok(())
     }
@@ -200,12 +199,12 @@ fn all_used<const N: usize>(processes: [u32; N]) -> std::io::Result<[Duration; N
     Ok(used)
 }
 
-/// The sum of what was told.
-fn add(sum: Option<Bells>, more: Option<Bells>) -> Option<Bells> {
+/// Adds counts, if known.
+fn add(sum: Option<WakeupCounts>, more: Option<WakeupCounts>) -> Option<WakeupCounts> {
     more.map(|more| sum.map_or(more, |sum| sum.and(more)))
 }
 
-/// Does ever more until it takes a fair part of a slice; how many a second.
+/// Doubles the count until `run` takes a quarter of a slice. Returns the count per second.
 fn warm_up(
     slice: Duration,
     begin: u64,
@@ -221,7 +220,7 @@ fn warm_up(
     }
 }
 
-/// Measures all suites in turns; how many turns counted.
+/// Measures all suites in turns. Returns the count of turns without the warm-up.
 pub fn run(
     suites: &mut [Suite],
     effort: Effort,
@@ -247,14 +246,20 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     #[test]
-    fn every_lane_has_a_figure_of_every_turn() {
-        let lanes = [Over::Unix, Over::Ours, Over::OursParked, Over::UnixRested].map(|over| {
-            let (near, far) = UnixStream::pair().unwrap();
-            std::thread::spawn(move || serve(far));
-            Named {
+    fn every_lane_has_a_figure_for_every_turn() {
+        let lanes = [
+            LaneKind::Unix,
+            LaneKind::Hvsock,
+            LaneKind::HvsockNoSpin,
+            LaneKind::UnixParked,
+        ]
+        .map(|over| {
+            let (local, peer_end) = UnixStream::pair().unwrap();
+            std::thread::spawn(move || serve(peer_end));
+            NamedLane {
                 name: String::new(),
                 over,
-                lane: Box::new(Blocking::new(near, over).unwrap()),
+                lane: Box::new(Blocking::new(local, over).unwrap()),
             }
         });
         let mut suite = Suite::new(Style::Blocking, std::process::id(), lanes.into());
@@ -268,18 +273,18 @@ mod tests {
         let suites = std::slice::from_mut(&mut suite);
         assert_eq!(run(suites, effort, |_| ()).unwrap(), 2);
         for place in [0, 1] {
-            let taken = &suite.taken[place];
-            assert!(taken.throughput.iter().all(|cell| cell.rates.len() == 2));
-            assert_eq!(taken.trips.p99_us.len(), 2);
+            let results = &suite.results[place];
+            assert!(results.throughput.iter().all(|cell| cell.rates.len() == 2));
+            assert_eq!(results.trips.p99_us.len(), 2);
         }
         for place in [2, 3] {
-            let taken = &suite.taken[place];
-            assert!(taken.throughput.iter().all(|cell| cell.rates.is_empty()));
-            assert_eq!(taken.trips.p50_us.len(), 2);
+            let results = &suite.results[place];
+            assert!(results.throughput.iter().all(|cell| cell.rates.is_empty()));
+            assert_eq!(results.trips.p50_us.len(), 2);
         }
         let pid = std::process::id();
         suite
-            .idle(Over::Unix, pid, Duration::from_millis(2))
+            .idle(LaneKind::Unix, pid, Duration::from_millis(2))
             .unwrap();
     }
 }

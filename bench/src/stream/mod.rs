@@ -1,106 +1,105 @@
-//! What a stream does with bytes: how many a second at each size of writes, how long 64 of them
-//! take there and back, and what an idle connection uses.
+//! The stream bench: throughput by size of writes, round trips of 64 bytes, and the cost of idle connections.
 //!
-//! A [`Lane`] is one connection to the other process of a run, the [`peer`], over one transport.
-//! All lanes of a run stand from its beginning to its end; [`measure`] lets them take turns of a
-//! few hundredths of a second, and [`report`] makes ratios of what came of it.
+//! A [`Lane`] is one connection over one transport to the other process of a run, the [`peer`]. All lanes
+//! stay connected for the whole run. [`measure`] measures them in alternating slices of some hundredths of a
+//! second, and [`report`] computes ratios.
 
 pub mod asynchronous;
-pub mod bells;
 pub mod blocking;
 pub mod goals;
+mod hvsock_lane;
 pub mod measure;
-mod ours;
 pub mod peer;
 pub(crate) mod protocol;
 pub mod report;
+pub mod wakeups;
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use bells::Bells;
+use wakeups::WakeupCounts;
 
-/// Bytes of a message that goes there and back.
+/// Size of a round-trip message in bytes.
 pub const MESSAGE: usize = 64;
 
-/// Sizes of writes at which throughput is measured.
+/// Sizes of writes for the throughput, in bytes.
 pub const SIZES: [usize; 7] = [64, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20];
 
-/// What a lane goes over. Its name is that of a row.
+/// The transport and wait mode of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Over {
-    /// hvsock as it comes.
-    Ours,
-    /// hvsock told to sleep at once where it would wait.
-    OursParked,
-    /// Likewise, and asked after a rest only, when both ends sleep.
-    OursRested,
-    /// hvsock told to use no shared memory.
-    OursDescriptor,
-    /// A Unix stream socket; one from a listener moves bytes just as one of a pair does.
+pub enum LaneKind {
+    /// hvsock with its defaults.
+    Hvsock,
+    /// hvsock without spinning: both ends park at once.
+    HvsockNoSpin,
+    /// Like `HvsockNoSpin`, with a pause before each message, so that both ends are parked.
+    HvsockParked,
+    /// hvsock without shared memory.
+    HvsockDescriptor,
+    /// A Unix stream socket. Sockets from a listener and from a pair are equally fast.
     Unix,
-    /// Likewise, and asked after a rest only, when both ends sleep.
-    UnixRested,
+    /// Like `Unix`, with a pause before each message, so that both ends are parked.
+    UnixParked,
     /// TCP on the loopback interface, with `TCP_NODELAY`.
     Tcp,
 }
 
-impl Over {
-    /// Whether both ends are told to sleep at once where they would wait.
-    pub fn is_parked(self) -> bool {
-        matches!(self, Self::OursParked | Self::OursRested)
+impl LaneKind {
+    /// Whether both ends park without spinning.
+    pub fn is_without_spin(self) -> bool {
+        matches!(self, Self::HvsockNoSpin | Self::HvsockParked)
     }
 
-    /// How long the end that asks sleeps before each message, outside of what is measured: long
-    /// enough for the other end to have fallen asleep. Back to back neither end ever rests, and
-    /// what a trip takes depends on whether the kernel keeps both on one processor.
-    pub fn rest(self) -> Option<Duration> {
-        let rests = matches!(self, Self::OursRested | Self::UnixRested);
-        rests.then_some(Duration::from_micros(100))
+    /// The pause before each message, which is not measured. It is long enough for the peer to park. Without
+    /// it (back to back), the time of a round trip depends on whether the kernel runs both ends on one
+    /// processor.
+    pub fn pause(self) -> Option<Duration> {
+        let pauses = matches!(self, Self::HvsockParked | Self::UnixParked);
+        pauses.then_some(Duration::from_micros(100))
     }
 
-    /// Whether it is for messages that go there and back only.
+    /// Whether only round trips are measured over it.
     pub fn is_for_trips_only(self) -> bool {
-        self.is_parked() || self.rest().is_some()
+        self.is_without_spin() || self.pause().is_some()
     }
 
-    /// What its round trips are to be compared with.
-    pub fn unix_alike(self) -> Self {
-        match self.rest() {
-            Some(_) => Self::UnixRested,
+    /// The Unix socket lane to which its round trips are compared.
+    pub fn unix_reference(self) -> Self {
+        match self.pause() {
+            Some(_) => Self::UnixParked,
             None => Self::Unix,
         }
     }
 }
 
-/// One connection to the peer, and how to use it.
+/// One connection to the peer.
 pub trait Lane {
-    /// Sends `count` writes of `size` bytes; returns when the peer has read and checked all.
+    /// Sends `count` writes of `size` bytes. Returns once the peer has read and checked all.
     fn send(&mut self, size: usize, count: u64) -> anyhow::Result<Sent>;
-    /// Sends [`MESSAGE`] bytes and waits until they come back, `count` times.
-    fn go_and_return(&mut self, count: u64) -> anyhow::Result<Trips>;
-    /// Waits in a read for so long, for which nothing comes; the other lanes' ends wait too.
-    fn wait(&mut self, time: Duration) -> anyhow::Result<()>;
-    /// Keeps the peer's thread that serves this lane on one processor.
-    fn keep_peer_on(&mut self, cpu: usize) -> anyhow::Result<()>;
+    /// Makes `count` round trips of [`MESSAGE`] bytes.
+    fn round_trips(&mut self, count: u64) -> anyhow::Result<Trips>;
+    /// Blocks in a read for `time` while no lane has traffic.
+    fn idle(&mut self, time: Duration) -> anyhow::Result<()>;
+    /// Pins the peer's thread of this lane to one processor.
+    fn pin_peer(&mut self, cpu: usize) -> anyhow::Result<()>;
 }
 
-/// What came of writes.
+/// The result of [`Lane::send`].
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
-    /// From the first write until the peer said that it had all.
+    /// Time from the first write until the peer's reply.
     pub seconds: f64,
-    /// What the two ends did to wake each other, where it can be told.
-    pub bells: Option<Bells>,
+    /// Wakeup counts of both ends, if known.
+    pub wakeups: Option<WakeupCounts>,
 }
 
-/// What came of messages that went there and back.
+/// The result of [`Lane::round_trips`].
 #[derive(Clone, Debug)]
 pub struct Trips {
-    /// What each took, in microseconds.
+    /// Time of each round trip in microseconds.
     pub each_us: Vec<f64>,
-    /// As in [`Sent`].
-    pub bells: Option<Bells>,
+    /// Wakeup counts of both ends, if known.
+    pub wakeups: Option<WakeupCounts>,
 }

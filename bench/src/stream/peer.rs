@@ -1,4 +1,4 @@
-//! The other process of a run: it accepts every lane and does what it is asked.
+//! The peer process of a run. It accepts all lanes and serves their requests.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -14,18 +14,18 @@ use serde::Serialize;
 
 use super::asynchronous::{self, Asynchronous};
 use super::blocking::{self, Blocking};
-use super::{Lane, Over, ours};
+use super::{Lane, LaneKind, hvsock_lane};
 
-/// The first argument by which a measurement's program becomes a peer.
+/// First argument that makes a bench's program run as a peer.
 pub const ROLE: &str = "role-peer";
 
-/// How both processes use their streams.
+/// The API by which both processes use their streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Style {
-    /// With `Read` and `Write`, and a thread for each lane of the peer.
+    /// `Read` and `Write`, with one thread of the peer for each lane.
     Blocking,
-    /// With tokio, and one thread for all.
+    /// tokio, with one thread for all lanes.
     Tokio,
 }
 
@@ -38,7 +38,7 @@ impl Style {
     }
 }
 
-/// A running peer; it ends with this.
+/// A running peer process. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Peer {
     child: Child,
@@ -49,18 +49,18 @@ pub struct Peer {
     port: u16,
 }
 
-/// A lane with its name in tables.
-pub struct Named {
-    /// hvsock's has the transport in it.
+/// A lane and its name in tables.
+pub struct NamedLane {
+    /// The name. For hvsock it includes the transport.
     pub name: String,
-    /// What it goes over.
-    pub over: Over,
+    /// The kind of lane.
+    pub over: LaneKind,
     /// The lane.
     pub lane: Box<dyn Lane>,
 }
 
 impl Peer {
-    /// Starts this very program again as a peer.
+    /// Starts this program as a peer.
     pub fn start(style: Style, endpoint: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvs").tempdir()?;
         let service = ServiceId::random();
@@ -71,7 +71,7 @@ impl Peer {
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
-        let output = child.stdout.take().context("the peer has no output")?;
+        let output = child.stdout.take().context("the peer has no stdout")?;
         BufReader::new(output).read_line(&mut line)?;
         let port = line.trim().parse();
         Ok(Self {
@@ -84,57 +84,61 @@ impl Peer {
         })
     }
 
-    /// How it uses its streams.
+    /// The API that the peer uses.
     pub fn style(&self) -> Style {
         self.style
     }
 
-    /// The process's number.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Connects all lanes.
-    pub fn lanes(&self) -> anyhow::Result<Vec<Named>> {
+    pub fn lanes(&self) -> anyhow::Result<Vec<NamedLane>> {
         match self.style {
             Style::Blocking => self.blocking_lanes(),
             Style::Tokio => self.tokio_lanes(),
         }
     }
 
-    fn blocking_lanes(&self) -> anyhow::Result<Vec<Named>> {
+    fn blocking_lanes(&self) -> anyhow::Result<Vec<NamedLane>> {
         let unix = || UnixStream::connect(socket_in(self.folder.path()));
-        let ours = |over: Over, options: &ConnectOptions| -> anyhow::Result<Named> {
+        let hvsock = |over: LaneKind, options: &ConnectOptions| -> anyhow::Result<NamedLane> {
             let stream: HvStream = options.connect((VmId::LOOPBACK, self.service))?;
             let state = match over {
-                Over::OursParked => ", parked",
-                Over::OursRested => ", rested",
+                LaneKind::HvsockNoSpin => ", no spin",
+                LaneKind::HvsockParked => ", both parked",
                 _ => "",
             };
-            let name = format!("hvsock {}{state}", ours::transport(&stream));
+            let name = format!("hvsock {}{state}", hvsock_lane::transport(&stream));
             Ok(named(&name, over, Blocking::new(stream, over)?))
         };
-        let descriptor = ours::without_shared_memory(self.options.clone());
+        let descriptor = hvsock_lane::without_shared_memory(self.options.clone());
         Ok(vec![
             named(
                 "Unix socket",
-                Over::Unix,
-                Blocking::new(unix()?, Over::Unix)?,
+                LaneKind::Unix,
+                Blocking::new(unix()?, LaneKind::Unix)?,
             ),
-            named("TCP", Over::Tcp, Blocking::new(self.tcp()?, Over::Tcp)?),
-            ours(Over::Ours, &self.options)?,
-            ours(Over::OursParked, &self.options)?,
-            ours(Over::OursDescriptor, &descriptor)?,
             named(
-                "Unix socket, rested",
-                Over::UnixRested,
-                Blocking::new(unix()?, Over::UnixRested)?,
+                "TCP",
+                LaneKind::Tcp,
+                Blocking::new(self.tcp()?, LaneKind::Tcp)?,
             ),
-            ours(Over::OursRested, &self.options)?,
+            hvsock(LaneKind::Hvsock, &self.options)?,
+            hvsock(LaneKind::HvsockNoSpin, &self.options)?,
+            hvsock(LaneKind::HvsockDescriptor, &descriptor)?,
+            named(
+                "Unix socket, both parked",
+                LaneKind::UnixParked,
+                Blocking::new(unix()?, LaneKind::UnixParked)?,
+            ),
+            hvsock(LaneKind::HvsockParked, &self.options)?,
         ])
     }
 
-    fn tokio_lanes(&self) -> anyhow::Result<Vec<Named>> {
+    fn tokio_lanes(&self) -> anyhow::Result<Vec<NamedLane>> {
         let runtime = Rc::new(asynchronous::runtime()?);
         let (unix, tcp) = runtime.block_on(async {
             let unix = tokio::net::UnixStream::connect(socket_in(self.folder.path())).await?;
@@ -145,21 +149,21 @@ impl Peer {
         let mut lanes = vec![
             named(
                 "Unix socket",
-                Over::Unix,
+                LaneKind::Unix,
                 Asynchronous::new(&runtime, unix)?,
             ),
-            named("TCP", Over::Tcp, Asynchronous::new(&runtime, tcp)?),
+            named("TCP", LaneKind::Tcp, Asynchronous::new(&runtime, tcp)?),
         ];
-        let descriptor = ours::without_shared_memory(self.options.clone());
+        let descriptor = hvsock_lane::without_shared_memory(self.options.clone());
         for (over, options) in [
-            (Over::Ours, &self.options),
-            (Over::OursDescriptor, &descriptor),
+            (LaneKind::Hvsock, &self.options),
+            (LaneKind::HvsockDescriptor, &descriptor),
         ] {
             let address = (VmId::LOOPBACK, self.service);
             let stream = runtime.block_on(async {
                 hvsock::tokio::HvStream::connect_with(options, address).await
             })?;
-            let name = format!("hvsock {}", ours::transport_in_tokio(&stream));
+            let name = format!("hvsock {}", hvsock_lane::transport_in_tokio(&stream));
             lanes.push(named(&name, over, Asynchronous::new(&runtime, stream)?));
         }
         Ok(lanes)
@@ -167,7 +171,7 @@ impl Peer {
 
     fn tcp(&self) -> std::io::Result<TcpStream> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.port))?;
-        // Without it the last write of a turn would wait for a delayed acknowledgement.
+        // Otherwise the last write of a turn waits for a delayed acknowledgement.
         stream.set_nodelay(true)?;
         Ok(stream)
     }
@@ -175,14 +179,14 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The process exits at end of file on stdin.
         drop(self.child.stdin.take());
         let _ = self.child.wait();
     }
 }
 
-fn named(name: &str, over: Over, lane: impl Lane + 'static) -> Named {
-    Named {
+fn named(name: &str, over: LaneKind, lane: impl Lane + 'static) -> NamedLane {
+    NamedLane {
         name: name.to_owned(),
         over,
         lane: Box::new(lane),
@@ -193,46 +197,49 @@ fn socket_in(folder: &Path) -> PathBuf {
     folder.join("s")
 }
 
-/// What the program does as a peer, with the arguments that follow [`ROLE`]: serves until its
-/// input ends.
+/// Body of the peer process, with the arguments behind [`ROLE`]: serves until end of file on stdin.
 pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     let &[style, service, endpoint, socket] = arguments else {
-        anyhow::bail!("a peer has four arguments");
+        anyhow::bail!("a peer takes four arguments");
     };
     let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let unix = UnixListener::bind(socket)?;
     let service: ServiceId = service.parse()?;
-    let ours = HvListener::options()
+    let hvsock = HvListener::options()
         .endpoint(PathBuf::from(endpoint))
         .listen((VmId::LOOPBACK, service))?;
     println!("{}", tcp.local_addr()?.port());
     if style == Style::Tokio.word() {
-        thread::spawn(move || complain(serve_with_tokio(tcp, unix, ours)));
+        thread::spawn(move || print_error(serve_with_tokio(tcp, unix, hvsock)));
     } else {
         thread::spawn(move || {
             for stream in tcp.incoming().flatten() {
-                complain(stream.set_nodelay(true).map_err(Into::into));
+                print_error(stream.set_nodelay(true).map_err(Into::into));
                 serve_one(stream);
             }
         });
         thread::spawn(move || unix.incoming().flatten().for_each(serve_one));
-        thread::spawn(move || ours.incoming().flatten().for_each(serve_one));
+        thread::spawn(move || hvsock.incoming().flatten().for_each(serve_one));
     }
     std::io::stdin().read_to_end(&mut Vec::new())?;
     Ok(())
 }
 
 fn serve_one(stream: impl blocking::Stream) {
-    thread::spawn(move || complain(blocking::serve(stream)));
+    thread::spawn(move || print_error(blocking::serve(stream)));
 }
 
-fn serve_with_tokio(tcp: TcpListener, unix: UnixListener, ours: HvListener) -> anyhow::Result<()> {
+fn serve_with_tokio(
+    tcp: TcpListener,
+    unix: UnixListener,
+    hvsock: HvListener,
+) -> anyhow::Result<()> {
     tcp.set_nonblocking(true)?;
     unix.set_nonblocking(true)?;
     asynchronous::runtime()?.block_on(async {
         let tcp = tokio::net::TcpListener::from_std(tcp)?;
         let unix = tokio::net::UnixListener::from_std(unix)?;
-        let ours = hvsock::tokio::HvListener::from_std(ours)?;
+        let hvsock = hvsock::tokio::HvListener::from_std(hvsock)?;
         loop {
             tokio::select! {
                 accepted = tcp.accept() => {
@@ -241,18 +248,18 @@ fn serve_with_tokio(tcp: TcpListener, unix: UnixListener, ours: HvListener) -> a
                     spawn(stream);
                 }
                 accepted = unix.accept() => spawn(accepted?.0),
-                accepted = ours.accept() => spawn(accepted?.0),
+                accepted = hvsock.accept() => spawn(accepted?.0),
             }
         }
     })
 }
 
 fn spawn(stream: impl asynchronous::Stream) {
-    tokio::spawn(async move { complain(asynchronous::serve(stream).await) });
+    tokio::spawn(async move { print_error(asynchronous::serve(stream).await) });
 }
 
-/// The other process sees a lane end; why it did is only known here.
-fn complain(result: anyhow::Result<()>) {
+/// Prints an error: the other process only sees the lane end.
+fn print_error(result: anyhow::Result<()>) {
     if let Err(error) = result {
         eprintln!("the peer: {error:#}");
     }

@@ -1,40 +1,40 @@
-//! What a lane's two ends say to each other around the bytes that are measured, and how the
-//! reader knows that these are the right ones.
+//! The protocol between the two ends of a lane: requests and replies around the measured bytes, and a check
+//! of those bytes.
 
 use anyhow::{bail, ensure};
 
-use super::bells::Bells;
+use super::wakeups::WakeupCounts;
 
-/// What the peer is asked to do next.
+/// A request to the peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Read `count` writes of `size` bytes.
     Read { size: usize, count: u64 },
     /// Make `count` writes of `size` bytes.
     Write { size: usize, count: u64 },
-    /// Send back `count` messages.
+    /// Echo `count` messages.
     Echo { count: u64 },
-    /// Say nothing for so long.
-    BeSilent { ms: u64 },
-    /// Sleep at once from now on where it would wait.
-    Park,
-    /// Keep the thread that serves this lane on one processor.
-    StayOn { cpu: usize },
+    /// Sleep for `ms` milliseconds.
+    Sleep { ms: u64 },
+    /// Park without spinning from now on.
+    DisableSpin,
+    /// Pin the thread that serves this lane to one processor.
+    PinTo { cpu: usize },
 }
 
-/// Bytes of a request.
+/// Size of a request in bytes.
 pub(crate) const REQUEST: usize = 24;
-/// Bytes of an answer.
-pub(crate) const ANSWER: usize = 32;
+/// Size of a reply in bytes.
+pub(crate) const REPLY: usize = 32;
 
 impl Request {
     pub(crate) fn encode(self) -> [u8; REQUEST] {
         words(match self {
             Self::Read { size, count } => [1, size as u64, count],
             Self::Echo { count } => [2, 0, count],
-            Self::BeSilent { ms } => [3, 0, ms],
-            Self::Park => [4, 0, 0],
-            Self::StayOn { cpu } => [5, cpu as u64, 0],
+            Self::Sleep { ms } => [3, 0, ms],
+            Self::DisableSpin => [4, 0, 0],
+            Self::PinTo { cpu } => [5, cpu as u64, 0],
             Self::Write { size, count } => [6, size as u64, count],
         })
     }
@@ -46,59 +46,62 @@ impl Request {
                 count,
             },
             [2, _, count] => Self::Echo { count },
-            [3, _, ms] => Self::BeSilent { ms },
-            [4, ..] => Self::Park,
-            [5, cpu, _] => Self::StayOn {
+            [3, _, ms] => Self::Sleep { ms },
+            [4, ..] => Self::DisableSpin,
+            [5, cpu, _] => Self::PinTo {
                 cpu: usize::try_from(cpu)?,
             },
             [6, size, count] if size > 0 => Self::Write {
                 size: usize::try_from(size)?,
                 count,
             },
-            other => bail!("{other:?} is no request"),
+            other => bail!("invalid request {other:?}"),
         })
     }
 }
 
-/// What the peer says when it has done it.
+/// The peer's reply after a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Answer {
-    /// Bytes that it read.
+pub(crate) struct Reply {
+    /// Bytes that the peer read.
     pub(crate) bytes: u64,
-    /// Reads that began or ended with a byte that does not belong there.
+    /// Count of reads whose first or last byte was wrong.
     pub(crate) wrong: u64,
-    /// What its end of the connection has done to wake the other since it began.
-    pub(crate) bells: Option<Bells>,
+    /// Wakeup counts of the peer since it connected.
+    pub(crate) wakeups: Option<WakeupCounts>,
 }
 
-impl Answer {
-    pub(crate) fn encode(self) -> [u8; ANSWER] {
-        let rings = self.bells.map(|bells| bells.rings);
-        let sleeps = self.bells.and_then(|bells| bells.sleeps);
+impl Reply {
+    pub(crate) fn encode(self) -> [u8; REPLY] {
+        let notifications = self.wakeups.map(|wakeups| wakeups.notifications);
+        let parks = self.wakeups.and_then(|wakeups| wakeups.parks);
         words([
             self.bytes,
             self.wrong,
-            rings.unwrap_or(u64::MAX),
-            sleeps.unwrap_or(u64::MAX),
+            notifications.unwrap_or(u64::MAX),
+            parks.unwrap_or(u64::MAX),
         ])
     }
 
-    pub(crate) fn decode(bytes: [u8; ANSWER]) -> Self {
-        let [bytes, wrong, rings, sleeps] = numbers(bytes);
+    pub(crate) fn decode(bytes: [u8; REPLY]) -> Self {
+        let [bytes, wrong, notifications, parks] = numbers(bytes);
         let known = |number: u64| Some(number).filter(|number| *number != u64::MAX);
-        let sleeps = known(sleeps);
+        let parks = known(parks);
         Self {
             bytes,
             wrong,
-            bells: known(rings).map(|rings| Bells { rings, sleeps }),
+            wakeups: known(notifications).map(|notifications| WakeupCounts {
+                notifications,
+                parks,
+            }),
         }
     }
 
-    /// That all bytes came, and none that is wrong.
+    /// Fails unless all `bytes` arrived without a wrong one.
     pub(crate) fn check(&self, bytes: u64) -> anyhow::Result<()> {
         ensure!(
             self.bytes == bytes && self.wrong == 0,
-            "of {bytes} bytes {} came; {} reads had a wrong one",
+            "{} of {bytes} bytes arrived, {} reads had a wrong byte",
             self.bytes,
             self.wrong
         );
@@ -106,7 +109,7 @@ impl Answer {
     }
 }
 
-/// One write: bytes that differ from those some places further.
+/// The bytes of one write, in which neighbouring bytes differ.
 pub(crate) fn payload(size: usize) -> Vec<u8> {
     (0..size).map(byte_at).collect()
 }
@@ -115,14 +118,14 @@ fn byte_at(place: usize) -> u8 {
     ((place as u32).wrapping_mul(0x9e37_79b1) >> 24) as u8
 }
 
-/// Bytes of the reader's buffer: as many as a write has, but not fewer than programs that read
-/// small messages have. The same for every transport.
+/// Size of the reader's buffer: the size of a write, but at least 4 KiB, as programs with small messages
+/// have. The same for every transport.
 pub(crate) fn buffer_for(size: usize) -> usize {
     size.max(4096)
 }
 
-/// Looks at the first and last byte of each read: what is lost, doubled or shifted shows, and
-/// looking costs nothing beside copying.
+/// Checks the first and last byte of each read. That detects lost, duplicated and shifted bytes, at no cost
+/// compared to the copy.
 #[derive(Debug)]
 pub(crate) struct Checker {
     size: u64,
@@ -143,7 +146,7 @@ impl Checker {
         self.bytes
     }
 
-    pub(crate) fn look(&mut self, read: &[u8]) {
+    pub(crate) fn check_read(&mut self, read: &[u8]) {
         let (Some(first), Some(last)) = (read.first(), read.last()) else {
             return;
         };
@@ -154,11 +157,11 @@ impl Checker {
         self.wrong += u64::from(!right);
     }
 
-    pub(crate) fn answer(&self, bells: Option<Bells>) -> Answer {
-        Answer {
+    pub(crate) fn reply(&self, wakeups: Option<WakeupCounts>) -> Reply {
+        Reply {
             bytes: self.bytes,
             wrong: self.wrong,
-            bells,
+            wakeups,
         }
     }
 }
@@ -188,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_and_answers_arrive_as_they_were() {
+    fn requests_and_replies_survive_encoding() {
         let read = Request::Read {
             size: 64,
             count: 1 << 40,
@@ -198,31 +201,38 @@ mod tests {
             read,
             write,
             Request::Echo { count: 7 },
-            Request::BeSilent { ms: 9 },
-            Request::Park,
-            Request::StayOn { cpu: 1 },
+            Request::Sleep { ms: 9 },
+            Request::DisableSpin,
+            Request::PinTo { cpu: 1 },
         ] {
             assert_eq!(Request::decode(request.encode()).unwrap(), request);
         }
         assert!(Request::decode([0; REQUEST]).is_err());
-        let bells = |sleeps| Some(Bells { rings: 3, sleeps });
-        for bells in [None, bells(None), bells(Some(4))] {
-            let answer = Answer {
+        let wakeups = |parks| {
+            Some(WakeupCounts {
+                notifications: 3,
+                parks,
+            })
+        };
+        for wakeups in [None, wakeups(None), wakeups(Some(4))] {
+            let reply = Reply {
                 bytes: 1,
                 wrong: 2,
-                bells,
+                wakeups,
             };
-            assert_eq!(Answer::decode(answer.encode()), answer);
+            assert_eq!(Reply::decode(reply.encode()), reply);
         }
     }
 
     #[test]
-    fn a_byte_that_is_lost_doubled_or_changed_is_found() {
+    fn lost_and_duplicated_bytes_are_detected() {
         let sent = payload(64).repeat(3);
         let faults = |bytes: &[u8], reads: usize| {
             let mut checker = Checker::new(64);
-            bytes.chunks(reads).for_each(|read| checker.look(read));
-            checker.answer(None).check(sent.len() as u64)
+            bytes
+                .chunks(reads)
+                .for_each(|read| checker.check_read(read));
+            checker.reply(None).check(sent.len() as u64)
         };
         assert!(faults(&sent, 50).is_ok());
         let mut lost = sent.clone();

@@ -1,130 +1,128 @@
-//! What a run found: rows for people, for programs and for plots.
+//! The report of a run: printed tables, JSON and the data of plots.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::bells::Bells;
 use super::goals::{self, Goal};
 use super::measure::{Effort, Idle, Suite};
 use super::peer::Style;
-use super::{Over, SIZES};
+use super::wakeups::WakeupCounts;
+use super::{LaneKind, SIZES};
 use crate::figures::Spread;
 use crate::machine::Machine;
 
-/// All that a run found.
+/// All results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// Turns that count.
+    /// Count of turns, without the warm-up.
     pub turns: usize,
-    /// How long each lane was measured in one turn at one size.
+    /// Time for one lane at one size in one turn, in milliseconds.
     pub slice_ms: u64,
-    /// Whether each process stayed on a processor of its own.
+    /// Whether each process was pinned to a separate processor.
     pub pinned: bool,
-    /// Processors that others used meanwhile, on average: figures of a run with much of it say
-    /// more about the others.
+    /// Average count of processors used by other processes. High values make the figures unreliable.
     pub others: f64,
     /// Throughput of every lane at every size.
     pub throughput: Vec<ThroughputRow>,
     /// Round trips of every lane.
     pub round_trips: Vec<TripRow>,
-    /// How often the ends of each ring slept and rang, over the whole run.
-    pub bells: Vec<BellRow>,
-    /// What is used where nothing is sent.
+    /// Wakeup counts of each ring, over the whole run.
+    pub wakeups: Vec<WakeupRow>,
+    /// CPU time of idle connections.
     pub idle: Vec<IdleRow>,
-    /// What was to be reached.
+    /// The goals, and whether they are met.
     pub goals: Vec<Goal>,
 }
 
 /// Throughput of one lane at one size.
 #[derive(Clone, Debug, Serialize)]
 pub struct ThroughputRow {
-    /// How it was used.
+    /// The API that the lane uses.
     pub style: Style,
-    /// Bytes of one write.
+    /// Size of a write in bytes.
     pub write: usize,
-    /// Its name.
+    /// The lane's name.
     pub lane: String,
-    /// What it goes over.
-    pub over: Over,
-    /// 10⁹ bytes a second.
+    /// The kind of lane.
+    pub over: LaneKind,
+    /// 10⁹ bytes per second.
     pub gb_per_s: Spread,
-    /// By the Unix socket's, turn by turn.
+    /// Ratio to the Unix socket, turn by turn.
     pub to_unix: Spread,
-    /// System calls of either end to wake the other, for each MiB.
-    pub bells_per_mib: Option<f64>,
-    /// Times that a thread of either end slept, likewise.
-    pub sleeps_per_mib: Option<f64>,
+    /// Notifications of both ends per MiB.
+    pub notifications_per_mib: Option<f64>,
+    /// Parks of both ends per MiB.
+    pub parks_per_mib: Option<f64>,
 }
 
 /// Round trips of one lane.
 #[derive(Clone, Debug, Serialize)]
 pub struct TripRow {
-    /// How it was used.
+    /// The API that the lane uses.
     pub style: Style,
-    /// Its name.
+    /// The lane's name.
     pub lane: String,
-    /// What it goes over.
-    pub over: Over,
-    /// Median of a turn, in microseconds.
+    /// The kind of lane.
+    pub over: LaneKind,
+    /// Median of a turn in microseconds.
     pub p50_us: Spread,
-    /// Likewise, nine tenths.
+    /// 90th percentile of a turn in microseconds.
     pub p90_us: Spread,
-    /// Likewise, all but one in a hundred.
+    /// 99th percentile of a turn in microseconds.
     pub p99_us: Spread,
-    /// The medians by those of the Unix socket that rests, or does not, as this does, turn by
-    /// turn.
+    /// Ratio of the median to that of the Unix socket with the same pause, turn by turn.
     pub p50_to_unix: Spread,
-    /// System calls of either end to wake the other, for each trip.
-    pub bells_per_trip: Option<f64>,
-    /// Times that a thread of either end slept, likewise.
-    pub sleeps_per_trip: Option<f64>,
+    /// Notifications of both ends per round trip.
+    pub notifications_per_trip: Option<f64>,
+    /// Parks of both ends per round trip.
+    pub parks_per_trip: Option<f64>,
 }
 
-/// What the two ends of one lane did to wake each other, in all turns together.
+/// Wakeup counts of one lane, of both ends and all turns.
 #[derive(Clone, Debug, Serialize)]
-pub struct BellRow {
-    /// How it was used.
+pub struct WakeupRow {
+    /// The API that the lane uses.
     pub style: Style,
-    /// Its name.
+    /// The lane's name.
     pub lane: String,
-    /// What it goes over.
-    pub over: Over,
-    /// Of both ends.
+    /// The kind of lane.
+    pub over: LaneKind,
+    /// The counts.
     #[serde(flatten)]
-    pub bells: Bells,
+    pub wakeups: WakeupCounts,
 }
 
-/// CPU time used while nothing is sent.
+/// CPU time of an idle connection.
 #[derive(Clone, Debug, Serialize)]
 pub struct IdleRow {
-    /// How it was used.
+    /// The API that the lane uses.
     pub style: Style,
-    /// Its name.
+    /// The lane's name.
     pub lane: String,
-    /// What it goes over.
-    pub over: Over,
-    /// For how long.
+    /// The kind of lane.
+    pub over: LaneKind,
+    /// The duration.
     pub seconds: f64,
-    /// By this process, in milliseconds.
+    /// CPU time of this process in milliseconds.
     pub here_ms: f64,
-    /// By the peer.
+    /// CPU time of the peer in milliseconds.
     pub peer_ms: f64,
-    /// By the broker.
+    /// CPU time of the broker in milliseconds.
     pub broker_ms: f64,
 }
 
 impl IdleRow {
-    /// By all of them.
+    /// The sum of all three.
     pub fn all_ms(&self) -> f64 {
         self.here_ms + self.peer_ms + self.broker_ms
     }
 }
 
 impl Report {
-    /// A report of what was measured so far.
+    /// Creates a report without idle connections and goals.
     pub fn new(machine: Machine, suites: &[Suite], turns: usize, effort: Effort) -> Self {
         Self {
             machine,
@@ -134,15 +132,17 @@ impl Report {
             others: 0.0,
             throughput: suites.iter().flat_map(throughput).collect(),
             round_trips: suites.iter().flat_map(round_trips).collect(),
-            bells: suites.iter().flat_map(bells).collect(),
+            wakeups: suites.iter().flat_map(wakeups).collect(),
             idle: Vec::new(),
             goals: Vec::new(),
         }
     }
 
-    /// Adds what was used while nothing was sent.
-    pub fn add_idle(&mut self, suite: &Suite, over: Over, time: Duration, idle: &Idle) {
-        let lane = suite.place(over).and_then(|place| suite.lanes.get(place));
+    /// Adds the CPU time of an idle connection.
+    pub fn add_idle(&mut self, suite: &Suite, over: LaneKind, time: Duration, idle: &Idle) {
+        let lane = suite
+            .lane_index(over)
+            .and_then(|place| suite.lanes.get(place));
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         self.idle.push(IdleRow {
             style: suite.style,
@@ -155,21 +155,21 @@ impl Report {
         });
     }
 
-    /// Looks at what was to be reached; the last thing to do.
+    /// Evaluates the goals. Call it last.
     pub fn judge(&mut self) {
         self.goals = goals::judge(self);
     }
 
-    /// Prints all of it.
+    /// Prints the report.
     pub fn print(&self) {
         println!("{}", self.machine);
         println!(
-            "one interleaved run of {} turns, {} ms each time: median (least to most)",
+            "one interleaved run of {} turns, slices of {} ms: median (min to max)",
             self.turns, self.slice_ms
         );
-        println!("others used {:.2} processors meanwhile", self.others);
+        println!("CPUs used by other processes: {:.2}", self.others);
         if self.pinned {
-            println!("the two processes stayed on a processor each");
+            println!("each process pinned to one CPU");
         }
         for style in [Style::Blocking, Style::Tokio] {
             let with = match style {
@@ -187,27 +187,27 @@ impl Report {
                 last = row.write;
                 let rate = format!("{:.2}", row.gb_per_s);
                 let ratio = ratio(row.over, &row.to_unix);
-                let bells = each(row.bells_per_mib, row.sleeps_per_mib, "MiB");
+                let wakeups = each(row.notifications_per_mib, row.parks_per_mib, "MiB");
                 let line = format!(
-                    "  {size:<8} {:<26} {rate:<22} {ratio:<30} {bells}",
+                    "  {size:<8} {:<26} {rate:<22} {ratio:<30} {wakeups}",
                     row.lane
                 );
                 println!("{}", line.trim_end());
             }
-            println!("\n64 bytes there and back with {with}, µs at p50, p90, p99");
+            println!("\nround trips of 64 bytes with {with}, µs: p50, p90, p99");
             for row in self.round_trips.iter().filter(|row| row.style == style) {
                 let times = [row.p50_us, row.p90_us, row.p99_us];
                 let [p50, p90, p99] = times.map(|time| format!("{time:.2}"));
                 let ratio = ratio(row.over, &row.p50_to_unix);
-                let bells = each(row.bells_per_trip, row.sleeps_per_trip, "trip");
+                let wakeups = each(row.notifications_per_trip, row.parks_per_trip, "trip");
                 let line = format!(
-                    "  {:<26} {p50:<24} {p90:<24} {p99:<26} {ratio:<33} {bells}",
+                    "  {:<26} {p50:<24} {p90:<24} {p99:<26} {ratio:<33} {wakeups}",
                     row.lane
                 );
                 println!("{}", line.trim_end());
             }
         }
-        println!("\nCPU time while nothing is sent, ms: this process, the peer, the broker");
+        println!("\nCPU time of an idle connection, ms: this process, peer, broker");
         for row in &self.idle {
             let used = format!(
                 "{:.2}, {:.2}, {:.2}",
@@ -218,7 +218,7 @@ impl Report {
                 row.lane,
                 row.seconds,
                 match row.style {
-                    Style::Blocking => "waiting in read",
+                    Style::Blocking => "blocked in read",
                     Style::Tokio => "waiting in tokio",
                 }
             );
@@ -231,12 +231,12 @@ impl Report {
 }
 
 fn throughput(suite: &Suite) -> impl Iterator<Item = ThroughputRow> + '_ {
-    let unix = suite.place(Over::Unix);
+    let unix = suite.lane_index(LaneKind::Unix);
     SIZES.iter().enumerate().flat_map(move |(at, &write)| {
-        let lanes = suite.lanes.iter().zip(&suite.taken);
-        lanes.filter_map(move |(lane, taken)| {
-            let cell = &taken.throughput[at];
-            let unix = &suite.taken[unix?].throughput[at];
+        let lanes = suite.lanes.iter().zip(&suite.results);
+        lanes.filter_map(move |(lane, results)| {
+            let cell = &results.throughput[at];
+            let unix = &suite.results[unix?].throughput[at];
             let mib = cell.bytes as f64 / f64::from(1 << 20);
             (!cell.rates.is_empty()).then(|| ThroughputRow {
                 style: suite.style,
@@ -245,18 +245,19 @@ fn throughput(suite: &Suite) -> impl Iterator<Item = ThroughputRow> + '_ {
                 over: lane.over,
                 gb_per_s: Spread::of(cell.rates.iter().map(|rate| rate / 1e9)),
                 to_unix: Spread::of_ratio(&cell.rates, &unix.rates),
-                bells_per_mib: rings(cell.bells).map(|rings| rings / mib),
-                sleeps_per_mib: sleeps(cell.bells).map(|sleeps| sleeps / mib),
+                notifications_per_mib: notifications(cell.wakeups)
+                    .map(|notifications| notifications / mib),
+                parks_per_mib: parks(cell.wakeups).map(|parks| parks / mib),
             })
         })
     })
 }
 
 fn round_trips(suite: &Suite) -> impl Iterator<Item = TripRow> + '_ {
-    let lanes = suite.lanes.iter().zip(&suite.taken);
-    lanes.filter_map(move |(lane, taken)| {
-        let trips = &taken.trips;
-        let unix = &suite.taken[suite.place(lane.over.unix_alike())?].trips;
+    let lanes = suite.lanes.iter().zip(&suite.results);
+    lanes.filter_map(move |(lane, results)| {
+        let trips = &results.trips;
+        let unix = &suite.results[suite.lane_index(lane.over.unix_reference())?].trips;
         let count = trips.count as f64;
         Some(TripRow {
             style: suite.style,
@@ -266,49 +267,52 @@ fn round_trips(suite: &Suite) -> impl Iterator<Item = TripRow> + '_ {
             p90_us: Spread::of(trips.p90_us.iter().copied()),
             p99_us: Spread::of(trips.p99_us.iter().copied()),
             p50_to_unix: Spread::of_ratio(&trips.p50_us, &unix.p50_us),
-            bells_per_trip: rings(trips.bells).map(|rings| rings / count),
-            sleeps_per_trip: sleeps(trips.bells).map(|sleeps| sleeps / count),
+            notifications_per_trip: notifications(trips.wakeups)
+                .map(|notifications| notifications / count),
+            parks_per_trip: parks(trips.wakeups).map(|parks| parks / count),
         })
     })
 }
 
-fn bells(suite: &Suite) -> impl Iterator<Item = BellRow> + '_ {
-    let lanes = suite.lanes.iter().zip(&suite.taken);
-    lanes.filter_map(|(lane, taken)| {
-        Some(BellRow {
+fn wakeups(suite: &Suite) -> impl Iterator<Item = WakeupRow> + '_ {
+    let lanes = suite.lanes.iter().zip(&suite.results);
+    lanes.filter_map(|(lane, results)| {
+        Some(WakeupRow {
             style: suite.style,
             lane: lane.name.clone(),
             over: lane.over,
-            bells: taken.bells()?,
+            wakeups: results.wakeups()?,
         })
     })
 }
 
-fn rings(bells: Option<Bells>) -> Option<f64> {
-    Some(bells?.rings as f64)
+fn notifications(wakeups: Option<WakeupCounts>) -> Option<f64> {
+    Some(wakeups?.notifications as f64)
 }
 
-fn sleeps(bells: Option<Bells>) -> Option<f64> {
-    Some(bells?.sleeps? as f64)
+fn parks(wakeups: Option<WakeupCounts>) -> Option<f64> {
+    Some(wakeups?.parks? as f64)
 }
 
-fn ratio(over: Over, ratio: &Spread) -> String {
+fn ratio(over: LaneKind, ratio: &Spread) -> String {
     match over {
-        Over::Unix | Over::UnixRested => String::new(),
-        _ if over.rest().is_some() => format!("{ratio:.2} × Unix rested"),
+        LaneKind::Unix | LaneKind::UnixParked => String::new(),
+        _ if over.pause().is_some() => format!("{ratio:.2} × Unix parked"),
         _ => format!("{ratio:.2} × Unix"),
     }
 }
 
-fn each(rings: Option<f64>, sleeps: Option<f64>, what: &str) -> String {
-    match (rings, sleeps) {
-        (Some(rings), Some(sleeps)) => format!("{rings:.4} bells, {sleeps:.4} sleeps/{what}"),
-        (Some(rings), None) => format!("{rings:.4} bells/{what}"),
+fn each(notifications: Option<f64>, parks: Option<f64>, unit: &str) -> String {
+    match (notifications, parks) {
+        (Some(notifications), Some(parks)) => {
+            format!("{notifications:.4} notifications, {parks:.4} parks/{unit}")
+        }
+        (Some(notifications), None) => format!("{notifications:.4} notifications/{unit}"),
         (None, _) => String::new(),
     }
 }
 
-/// A number of bytes as people say it.
+/// Formats a size with a unit.
 pub fn size_in_words(size: usize) -> String {
     match size {
         0..1024 => format!("{size} B"),

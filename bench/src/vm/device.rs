@@ -1,4 +1,4 @@
-//! The two devices, each in a process of its own, and the guests on them.
+//! The two devices, each in a separate process, and their guests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -7,24 +7,24 @@ use std::time::Duration;
 use anyhow::Context;
 use hvsock_testkit::guest::{Guest, Options};
 
-use super::Over;
+use super::GuestLaneKind;
 use super::host::Host;
 use crate::broker::BrokerProcess;
 
-/// The context id of the guest on vhost-device-vsock; ours have the broker's.
+/// Context id of the guest on vhost-device-vsock.
 const PEER_CID: u64 = 42;
 
-/// What the guests are like.
+/// Configuration of a guest.
 #[derive(Clone, Copy, Debug)]
-pub struct Kind {
-    /// Entries of each queue; QEMU's have 128.
+pub struct GuestConfig {
+    /// Size of each virtqueue. QEMU's is 128.
     pub queue: u16,
-    /// How long whoever waits in the guest looks before it sleeps.
+    /// How long a blocked guest thread spins before it parks.
     pub spin: Duration,
 }
 
-impl Kind {
-    /// Options of a guest with this context id.
+impl GuestConfig {
+    /// Driver options of a guest with this context id.
     pub fn options(self, cid: u64) -> Options {
         Options {
             queue_size: self.queue,
@@ -34,9 +34,9 @@ impl Kind {
     }
 }
 
-/// A device, a guest on it and a program of the host behind it.
+/// A device with its guest and its host program.
 #[derive(Debug)]
-pub struct Set {
+pub struct TestBed {
     /// The guest.
     pub guest: Guest,
     host: Host,
@@ -45,58 +45,61 @@ pub struct Set {
 
 #[derive(Debug)]
 enum Device {
-    Ours(BrokerProcess),
-    Peer(Peer),
+    Hvsock(BrokerProcess),
+    VhostDeviceVsock(VhostDeviceVsock),
 }
 
-impl Set {
-    /// Ours, with a broker of its own.
-    pub fn ours(kind: Kind) -> anyhow::Result<Self> {
+impl TestBed {
+    /// Starts hvsock's device in a new broker.
+    pub fn hvsock(config: GuestConfig) -> anyhow::Result<Self> {
         let broker = BrokerProcess::with_vms(1)?;
-        let host = Host::start(&[Over::Ring, Over::Descriptor], &broker.endpoint())?;
-        let options = kind.options(u64::from(BrokerProcess::cid(0)));
-        let guest = Guest::with_spin(&broker.vm_socket(0), options, kind.spin);
+        let host = Host::start(
+            &[GuestLaneKind::Ring, GuestLaneKind::Descriptor],
+            &broker.endpoint(),
+        )?;
+        let options = config.options(u64::from(BrokerProcess::cid(0)));
+        let guest = Guest::with_spin(&broker.vm_socket(0), options, config.spin);
         Ok(Self {
-            guest: guest.context("no guest on our device")?,
+            guest: guest.context("cannot start a guest on hvsock's device")?,
             host,
-            device: Device::Ours(broker),
+            device: Device::Hvsock(broker),
         })
     }
 
-    /// vhost-device-vsock, which is this program.
-    pub fn peer(program: &Path, kind: Kind) -> anyhow::Result<Self> {
-        let peer = Peer::start(program)?;
-        let host = Host::start(&[Over::Peer], &peer.base())?;
-        let guest = Guest::with_spin(&peer.socket(), kind.options(PEER_CID), kind.spin);
+    /// Starts vhost-device-vsock from this path.
+    pub fn vhost_device_vsock(program: &Path, config: GuestConfig) -> anyhow::Result<Self> {
+        let peer = VhostDeviceVsock::start(program)?;
+        let host = Host::start(&[GuestLaneKind::Peer], &peer.base())?;
+        let guest = Guest::with_spin(&peer.socket(), config.options(PEER_CID), config.spin);
         Ok(Self {
-            guest: guest.context("no guest on vhost-device-vsock")?,
+            guest: guest.context("cannot start a guest on vhost-device-vsock")?,
             host,
-            device: Device::Peer(peer),
+            device: Device::VhostDeviceVsock(peer),
         })
     }
 
-    /// The process of the device.
+    /// Process id of the device.
     pub fn device_pid(&self) -> u32 {
         match &self.device {
-            Device::Ours(broker) => broker.pid(),
-            Device::Peer(peer) => peer.child.id(),
+            Device::Hvsock(broker) => broker.pid(),
+            Device::VhostDeviceVsock(peer) => peer.child.id(),
         }
     }
 
-    /// All processes of it but this one.
+    /// Process ids of the device and the host program.
     pub fn processes(&self) -> [u32; 2] {
         [self.device_pid(), self.host.pid()]
     }
 }
 
-/// A running vhost-device-vsock; it ends with this.
+/// A running vhost-device-vsock. Dropping it kills the process.
 #[derive(Debug)]
-struct Peer {
+struct VhostDeviceVsock {
     child: Child,
     folder: tempfile::TempDir,
 }
 
-impl Peer {
+impl VhostDeviceVsock {
     fn start(program: &Path) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("hvp").tempdir()?;
         let child = Command::new(program)
@@ -121,9 +124,9 @@ impl Peer {
     }
 }
 
-impl Drop for Peer {
+impl Drop for VhostDeviceVsock {
     fn drop(&mut self) {
-        // It has nothing to lose.
+        // It has no state to save.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

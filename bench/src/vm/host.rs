@@ -1,4 +1,4 @@
-//! The host's program: it accepts what guests connect and does what it is asked.
+//! The host program. It accepts connections of guests and serves their requests.
 
 use std::io::{BufRead, BufReader, Read};
 use std::os::unix::net::UnixListener;
@@ -9,27 +9,27 @@ use std::thread;
 use anyhow::Context;
 use hvsock::{HvListener, ServiceId, VmId};
 
-use super::Over;
+use super::GuestLaneKind;
 use crate::stream::blocking;
 
-/// The first argument by which a measurement's program becomes the host's.
+/// First argument that makes a bench's program run as the host program.
 pub const ROLE: &str = "role-host";
 
-/// A running program; it ends with this.
+/// A running host program. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Host(Child);
 
 impl Host {
-    /// Starts this very program again as the host's, to listen at an endpoint of ours or at Unix
-    /// sockets whose paths begin so.
-    pub fn start(over: &[Over], at: &Path) -> anyhow::Result<Self> {
-        let places: Vec<_> = over.iter().map(|over| (*over, over.port())).collect();
-        Self::start_on(&places, at)
+    /// Starts this program as the host program, on the ports of these lanes. `at` is an endpoint of hvsock,
+    /// or the prefix of the paths of Unix sockets.
+    pub fn start(over: &[GuestLaneKind], at: &Path) -> anyhow::Result<Self> {
+        let listeners: Vec<_> = over.iter().map(|over| (*over, over.port())).collect();
+        Self::start_on(&listeners, at)
     }
 
-    /// Likewise, on these ports.
-    pub fn start_on(places: &[(Over, u32)], at: &Path) -> anyhow::Result<Self> {
-        let words = places
+    /// Starts the host program on these ports.
+    pub fn start_on(listeners: &[(GuestLaneKind, u32)], at: &Path) -> anyhow::Result<Self> {
+        let words = listeners
             .iter()
             .map(|(over, port)| format!("{}:{port}", word(*over)));
         let mut child = Command::new(std::env::current_exe()?)
@@ -40,14 +40,17 @@ impl Host {
             .stdout(Stdio::piped())
             .spawn()?;
         let mut line = String::new();
-        let output = child.stdout.take().context("the host has no output")?;
+        let output = child
+            .stdout
+            .take()
+            .context("the host program has no stdout")?;
         BufReader::new(output).read_line(&mut line)?;
         let host = Self(child);
-        anyhow::ensure!(line == "ready\n", "the host did not start: {line}");
+        anyhow::ensure!(line == "ready\n", "the host program did not start: {line}");
         Ok(host)
     }
 
-    /// The process's number.
+    /// The process id.
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
@@ -55,44 +58,44 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // The end of its input ends it.
+        // The process exits at end of file on stdin.
         drop(self.0.stdin.take());
         let _ = self.0.wait();
     }
 }
 
-fn word(over: Over) -> &'static str {
+fn word(over: GuestLaneKind) -> &'static str {
     match over {
-        Over::Ring => "ring",
-        Over::Descriptor => "descriptor",
-        Over::Peer => "unix",
+        GuestLaneKind::Ring => "ring",
+        GuestLaneKind::Descriptor => "descriptor",
+        GuestLaneKind::Peer => "unix",
     }
 }
 
-/// The path of the socket that vhost-device-vsock connects to for a port.
+/// Path of the Unix socket to which vhost-device-vsock connects for a port.
 pub fn socket_of(base: &Path, port: u32) -> PathBuf {
     let mut path = base.as_os_str().to_owned();
     path.push(format!("_{port}"));
     path.into()
 }
 
-/// What the program does, with the arguments that follow [`ROLE`]: serves until its input ends.
+/// Body of the host program, with the arguments behind [`ROLE`]: serves until end of file on stdin.
 pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
     let [at, words @ ..] = arguments else {
-        anyhow::bail!("a host has a place");
+        anyhow::bail!("the host program needs an endpoint or a path");
     };
     hvsock_sys::limits::raise_descriptors()?;
-    for place in words {
-        let place = place.split_once(':').context("a port")?;
-        let port = place.1.parse()?;
-        if place.0 == word(Over::Peer) {
+    for listener in words {
+        let (kind, port) = listener.split_once(':').context("a port")?;
+        let port = port.parse()?;
+        if kind == word(GuestLaneKind::Peer) {
             let listener = UnixListener::bind(socket_of(Path::new(at), port))?;
             thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         } else {
             let listener = HvListener::options()
                 .endpoint(PathBuf::from(at))
                 .backlog(1024)
-                .shared_memory(place.0 == word(Over::Ring))
+                .shared_memory(kind == word(GuestLaneKind::Ring))
                 .listen((VmId::CHILDREN, ServiceId::from_port(port)))?;
             thread::spawn(move || listener.incoming().flatten().for_each(serve_one));
         }
@@ -103,13 +106,13 @@ pub fn serve(arguments: &[&str]) -> anyhow::Result<()> {
 }
 
 fn serve_one(stream: impl blocking::Stream) {
-    // Thousands of them.
+    // Small stacks, because there are thousands of threads.
     let thread = thread::Builder::new().stack_size(256 << 10);
     let serving = thread.spawn(move || {
-        // A guest that is gone in the middle of something is a measurement's end.
+        // A guest may disconnect at the end of a measurement.
         let _ = blocking::serve(stream);
     });
     if let Err(error) = serving {
-        eprintln!("the host: {error}");
+        eprintln!("host program: {error}");
     }
 }

@@ -1,41 +1,41 @@
-//! Lets lanes take turns, as [`stream::measure`](crate::stream::measure) does.
+//! Measures lanes in alternating turns, like [`stream::measure`](crate::stream::measure).
 
 use std::time::{Duration, Instant};
 
 use super::lane::Lane;
-use super::{Over, SIZES, Way};
+use super::{Direction, GuestLaneKind, SIZES};
 use crate::figures::percentile;
 
 /// How long and how often to measure.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
-    /// Turns that count; one more is made to warm up.
+    /// Count of turns, without one more to warm up.
     pub turns: usize,
-    /// Of one lane, at one size, in one turn.
+    /// Time for one lane at one size in one turn.
     pub slice: Duration,
-    /// After which no new turn begins.
+    /// Time after which no new turn starts.
     pub limit: Duration,
 }
 
-/// A lane and what was measured of it.
+/// A lane and its results.
 #[derive(Debug)]
 pub struct Measured {
-    /// What it goes over.
-    pub over: Over,
+    /// The kind of lane.
+    pub over: GuestLaneKind,
     lane: Lane,
-    /// Bytes a second of each turn, by [`Way`] and [`SIZES`].
+    /// Bytes per second of each turn, by [`Direction`] and index of [`SIZES`].
     pub rates: [[Vec<f64>; SIZES.len()]; 2],
-    /// Microseconds below which a half of a turn's round trips stayed, for each turn.
+    /// Median of the round trips in microseconds, by turn.
     pub p50_us: Vec<f64>,
-    /// All but one in a hundred.
+    /// 99th percentile in microseconds, by turn.
     pub p99_us: Vec<f64>,
     paces: [[f64; SIZES.len()]; 2],
     trips: f64,
 }
 
 impl Measured {
-    /// Of which nothing was measured yet.
-    pub fn new(over: Over, lane: Lane) -> Self {
+    /// A lane without results.
+    pub fn new(over: GuestLaneKind, lane: Lane) -> Self {
         Self {
             over,
             lane,
@@ -47,12 +47,17 @@ impl Measured {
         }
     }
 
-    fn throughput(&mut self, way: Way, at: usize, slice: Duration) -> anyhow::Result<f64> {
-        let (size, pace) = (SIZES[at], &mut self.paces[way as usize][at]);
+    fn throughput(
+        &mut self,
+        direction: Direction,
+        at: usize,
+        slice: Duration,
+    ) -> anyhow::Result<f64> {
+        let (size, pace) = (SIZES[at], &mut self.paces[direction as usize][at]);
         let mut writes = (*pace * slice.as_secs_f64() / size as f64).ceil().max(64.0) as u64;
         let warm = *pace > 0.0;
         loop {
-            let seconds = self.lane.move_bytes(way, size, writes)?;
+            let seconds = self.lane.move_bytes(direction, size, writes)?;
             *pace = (writes * size as u64) as f64 / seconds;
             if warm || seconds * 4.0 >= slice.as_secs_f64() {
                 return Ok(*pace);
@@ -64,13 +69,13 @@ impl Measured {
     fn round_trips(&mut self, slice: Duration) -> anyhow::Result<Vec<f64>> {
         let count = (self.trips * slice.as_secs_f64()).ceil().max(64.0) as u64;
         let start = Instant::now();
-        let each_us = self.lane.go_and_return(count)?;
+        let each_us = self.lane.round_trips(count)?;
         self.trips = count as f64 / start.elapsed().as_secs_f64();
         Ok(each_us)
     }
 }
 
-/// Measures all lanes in turns; how many turns counted.
+/// Measures all lanes in turns. Returns the count of turns without the warm-up.
 pub fn run(
     lanes: &mut [Measured],
     effort: Effort,
@@ -83,17 +88,17 @@ pub fn run(
             return Ok(turn - 1);
         }
         progress(turn);
-        for way in Way::BOTH {
+        for direction in Direction::BOTH {
             for at in 0..SIZES.len() {
                 for place in 0..count {
                     let lane = &mut lanes[(turn + at + place) % count];
-                    let rate = lane.throughput(way, at, effort.slice);
+                    let rate = lane.throughput(direction, at, effort.slice);
                     let rate = rate.map_err(|error| {
                         let (name, size) = (lane.over.name(), SIZES[at]);
-                        error.context(format!("{name}, {size} bytes {}", way.name()))
+                        error.context(format!("{name}, {size} bytes {}", direction.name()))
                     })?;
                     if turn > 0 {
-                        lane.rates[way as usize][at].push(rate);
+                        lane.rates[direction as usize][at].push(rate);
                     }
                 }
             }

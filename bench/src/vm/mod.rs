@@ -1,13 +1,12 @@
-//! What a guest's connections do: the same guest at native speed on our device and on
-//! vhost-device-vsock, in turns.
+//! The VM bench: the same guest at native speed on hvsock's device and on vhost-device-vsock.
 //!
-//! The guest and its machine are this process. On the other side of a device, in a process of its
-//! own, is a program of the host ([`host`]): behind ours it uses hvsock streams, and behind the
-//! other Unix sockets. A [`Lane`](lane::Lane) is one connection between the two; [`measure`] lets
-//! lanes take turns, [`crowd`] makes many at once, [`scale`] sees how far our device goes, and
-//! [`report`] makes ratios of what came of it.
+//! This process is the guest and its VMM. Behind each device runs a host program ([`host`]) in a separate
+//! process. It uses hvsock streams behind hvsock's device and Unix sockets behind the other. A
+//! [`Lane`](lane::Lane) is one connection between guest and host program. [`measure`] measures lanes in
+//! alternating turns, [`concurrent`] opens many connections, [`scale`] measures idle connections, idle VMs and
+//! fairness, and [`report`] computes ratios.
 
-pub mod crowd;
+pub mod concurrent;
 pub mod device;
 pub mod host;
 pub mod lane;
@@ -17,29 +16,29 @@ pub mod scale;
 
 use serde::Serialize;
 
-/// Sizes of writes at which throughput is measured.
+/// Sizes of writes for the throughput, in bytes.
 pub const SIZES: [usize; 3] = [64, 4 << 10, 64 << 10];
 
-/// Ports of more programs of the host, where one cannot have as many descriptors as it takes.
+/// Ports of additional host programs, because the descriptors of one process are limited.
 pub const MORE_PORTS: std::ops::Range<u32> = 7010..7014;
 
-/// What a lane goes over.
+/// The device and transport of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Over {
-    /// Our device, and shared memory between it and the host's program.
+pub enum GuestLaneKind {
+    /// hvsock's device, and a shared-memory ring to the host program.
     Ring,
-    /// Our device, and a plain descriptor.
+    /// hvsock's device, and a socket descriptor to the host program.
     Descriptor,
-    /// vhost-device-vsock, and a Unix socket.
+    /// vhost-device-vsock, and a Unix socket to the host program.
     Peer,
 }
 
-impl Over {
-    /// All of them.
+impl GuestLaneKind {
+    /// All kinds.
     pub const ALL: [Self; 3] = [Self::Ring, Self::Descriptor, Self::Peer];
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ring => "hvsock, ring",
@@ -48,7 +47,7 @@ impl Over {
         }
     }
 
-    /// The port that the host's program listens on.
+    /// The port on which the host program listens.
     pub fn port(self) -> u32 {
         match self {
             Self::Ring | Self::Peer => 7001,
@@ -57,21 +56,21 @@ impl Over {
     }
 }
 
-/// Where bytes go.
+/// The direction of a transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Way {
+pub enum Direction {
     /// From the host to the guest.
     ToGuest,
     /// From the guest to the host.
     ToHost,
 }
 
-impl Way {
-    /// Both.
+impl Direction {
+    /// Both directions.
     pub const BOTH: [Self; 2] = [Self::ToGuest, Self::ToHost];
 
-    /// Its name in tables.
+    /// The name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::ToGuest => "host to guest",

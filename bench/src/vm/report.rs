@@ -1,104 +1,104 @@
-//! What a run found: rows for people, for programs and for plots, and the goals beside them.
+//! The report of a run: printed tables, JSON, the data of plots, and the goals.
 
 use serde::Serialize;
 
-use super::device::Kind;
+use super::device::GuestConfig;
 use super::measure::{Effort, Measured};
 use super::scale::Scale;
-use super::{Over, SIZES, Way};
+use super::{Direction, GuestLaneKind, SIZES};
 use crate::figures::Spread;
 use crate::machine::Machine;
 use crate::stream::goals::Goal;
 use crate::stream::report::size_in_words;
 
-/// All that a run found.
+/// All results of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Where.
+    /// The machine.
     pub machine: Machine,
-    /// Turns that count.
+    /// Count of turns, without the warm-up.
     pub turns: usize,
-    /// How long each lane was measured in one turn at one size.
+    /// Time for one lane at one size in one turn, in milliseconds.
     pub slice_ms: u64,
-    /// Entries of the guests' queues.
+    /// Size of the guests' virtqueues.
     pub queue: u16,
-    /// Processors that others used meanwhile, on average.
+    /// Average count of processors used by other processes.
     pub others: f64,
-    /// Throughput each way at every size.
+    /// Throughput in each direction at every size.
     pub throughput: Vec<ThroughputRow>,
-    /// Messages there and back.
+    /// Round trips.
     pub round_trips: Vec<TripRow>,
-    /// Connections made.
+    /// Connects.
     pub connections: Vec<ConnectionRow>,
-    /// How far our device goes, if it was asked for.
+    /// Scale, if requested.
     pub scale: Option<Scale>,
-    /// What was to be reached.
+    /// The goals, and whether they are met.
     pub goals: Vec<Goal>,
 }
 
 /// Throughput of one lane at one size.
 #[derive(Clone, Debug, Serialize)]
 pub struct ThroughputRow {
-    /// Where the bytes go.
-    pub way: Way,
-    /// Bytes of a write.
+    /// The direction.
+    pub direction: Direction,
+    /// Size of a write in bytes.
     pub write: usize,
-    /// What the lane goes over.
-    pub over: Over,
-    /// 10^9 bytes a second.
+    /// The kind of lane.
+    pub over: GuestLaneKind,
+    /// 10⁹ bytes per second.
     pub gb_per_s: Spread,
-    /// How many times vhost-device-vsock, turn by turn.
+    /// Ratio to vhost-device-vsock, turn by turn.
     pub to_peer: Spread,
 }
 
 /// Round trips of one lane.
 #[derive(Clone, Debug, Serialize)]
 pub struct TripRow {
-    /// What the lane goes over.
-    pub over: Over,
-    /// Microseconds below which a half stayed.
+    /// The kind of lane.
+    pub over: GuestLaneKind,
+    /// Median in microseconds.
     pub p50_us: Spread,
-    /// All but one in a hundred.
+    /// 99th percentile in microseconds.
     pub p99_us: Spread,
-    /// How many times vhost-device-vsock's, turn by turn.
+    /// Ratio of the medians to vhost-device-vsock, turn by turn.
     pub p50_to_peer: Spread,
 }
 
 /// Connections over one device.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConnectionRow {
-    /// What they go over.
-    pub over: Over,
-    /// Made and closed in a second, one after the other.
+    /// The kind of lane.
+    pub over: GuestLaneKind,
+    /// Connections per second, made and closed in sequence.
     pub per_second: Option<Spread>,
-    /// How many stood at once.
+    /// Count of concurrent connections.
     pub at_once: usize,
-    /// Milliseconds until they all stood.
+    /// Milliseconds until all were connected.
     pub connect_ms: Option<Spread>,
-    /// Messages there and back in a second over all of them.
+    /// Round trips per second over all connections.
     pub messages_per_second: Option<Spread>,
-    /// What went wrong.
+    /// The error, if the measurement failed.
     pub failed: Option<String>,
 }
 
 impl Report {
-    /// A report of what was measured so far.
+    /// Creates a report without connects, scale and goals.
     pub fn new(
         machine: Machine,
         lanes: &[Measured],
         turns: usize,
         effort: Effort,
-        kind: Kind,
+        config: GuestConfig,
     ) -> Self {
-        let peer = lanes.iter().find(|lane| lane.over == Over::Peer);
+        let peer = lanes.iter().find(|lane| lane.over == GuestLaneKind::Peer);
         let mut throughput = Vec::new();
-        for way in Way::BOTH {
+        for direction in Direction::BOTH {
             for (at, &write) in SIZES.iter().enumerate() {
                 for lane in lanes {
-                    let rates = &lane.rates[way as usize][at];
-                    let peers = peer.map_or(rates, |peer| &peer.rates[way as usize][at]);
+                    let rates = &lane.rates[direction as usize][at];
+                    let peers = peer.map_or(rates, |peer| &peer.rates[direction as usize][at]);
                     throughput.push(ThroughputRow {
-                        way,
+                        direction,
                         write,
                         over: lane.over,
                         gb_per_s: Spread::of(rates.iter().map(|rate| rate / 1e9)),
@@ -120,7 +120,7 @@ impl Report {
             machine,
             turns,
             slice_ms: effort.slice.as_millis() as u64,
-            queue: kind.queue,
+            queue: config.queue,
             others: 0.0,
             throughput,
             round_trips: round_trips.collect(),
@@ -130,30 +130,40 @@ impl Report {
         }
     }
 
-    /// Looks at what was to be reached; the last thing to do.
+    /// Evaluates the goals. Call it last.
     pub fn judge(&mut self) {
         let mut goals = Vec::new();
-        let ways = if self.turns > 0 { &Way::BOTH[..] } else { &[] };
-        for &way in ways {
+        let ways = if self.turns > 0 {
+            &Direction::BOTH[..]
+        } else {
+            &[]
+        };
+        for &direction in ways {
             for (write, least) in [(64, 4.0), (4 << 10, 2.5), (64 << 10, 2.5)] {
                 let mut rows = self.throughput.iter();
-                let row =
-                    rows.find(|row| row.over == Over::Ring && row.way == way && row.write == write);
+                let row = rows.find(|row| {
+                    row.over == GuestLaneKind::Ring
+                        && row.direction == direction
+                        && row.write == write
+                });
                 let found = row.map(|row| row.to_peer);
                 goals.push(Goal {
                     goal: format!(
                         "at least {least} times vhost-device-vsock at {}, {}",
                         size_in_words(write),
-                        way.name()
+                        direction.name()
                     ),
                     met: found.map(|ratio| ratio.median >= least),
                     found: found.map_or(String::new(), |ratio| format!("{ratio:.1}")),
                 });
             }
         }
-        let trips = self.round_trips.iter().find(|row| row.over == Over::Ring);
+        let trips = self
+            .round_trips
+            .iter()
+            .find(|row| row.over == GuestLaneKind::Ring);
         goals.extend(trips.map(|row| Goal {
-            goal: "64 bytes there and back in at most 0.7 times its time".to_owned(),
+            goal: "round trip of 64 bytes in at most 0.7 times its time".to_owned(),
             met: Some(row.p50_to_peer.median <= 0.7),
             found: format!("{:.2}", row.p50_to_peer),
         }));
@@ -163,7 +173,7 @@ impl Report {
         self.goals = goals;
     }
 
-    /// Prints all of it.
+    /// Prints the report.
     pub fn print(&self) {
         println!("{}", self.machine);
         if self.turns > 0 {
@@ -180,15 +190,19 @@ impl Report {
 
     fn print_lanes(&self) {
         println!(
-            "one interleaved run of {} turns, {} ms each time, queues of {}: median (least to most)",
+            "one interleaved run of {} turns, slices of {} ms, queues of {}: median (min to max)",
             self.turns, self.slice_ms, self.queue
         );
-        println!("others used {:.2} processors meanwhile", self.others);
-        for way in Way::BOTH {
-            println!("\n{}, GB/s", way.name());
-            for row in self.throughput.iter().filter(|row| row.way == way) {
+        println!("CPUs used by other processes: {:.2}", self.others);
+        for direction in Direction::BOTH {
+            println!("\n{}, GB/s", direction.name());
+            for row in self
+                .throughput
+                .iter()
+                .filter(|row| row.direction == direction)
+            {
                 let size = match row.over {
-                    Over::Ring => size_in_words(row.write),
+                    GuestLaneKind::Ring => size_in_words(row.write),
                     _ => String::new(),
                 };
                 let rate = format!("{:.3}", row.gb_per_s);
@@ -197,7 +211,7 @@ impl Report {
                 println!("{}", line.trim_end());
             }
         }
-        println!("\n64 bytes there and back, µs at p50, p99");
+        println!("\nround trips of 64 bytes, µs: p50, p99");
         for row in &self.round_trips {
             let [p50, p99] = [row.p50_us, row.p99_us].map(|time| format!("{time:.1}"));
             let ratio = ratio(row.over, &row.p50_to_peer);
@@ -212,16 +226,16 @@ impl Report {
                 spread.map_or("-".to_owned(), |spread| format!("{spread:.0}"))
             };
             println!(
-                "    made and closed per second      {}",
+                "    connects and closes per second    {}",
                 shown(&row.per_second)
             );
             println!(
-                "    {} at once: ms to connect     {}",
+                "    {} concurrent: ms to connect    {}",
                 row.at_once,
                 shown(&row.connect_ms)
             );
             println!(
-                "    {} at once: messages a second {}",
+                "    {} concurrent: round trips/s    {}",
                 row.at_once,
                 shown(&row.messages_per_second)
             );
@@ -232,9 +246,9 @@ impl Report {
     }
 }
 
-fn ratio(over: Over, ratio: &Spread) -> String {
+fn ratio(over: GuestLaneKind, ratio: &Spread) -> String {
     match over {
-        Over::Peer => String::new(),
+        GuestLaneKind::Peer => String::new(),
         _ => format!("{ratio:.2} × vhost-device-vsock"),
     }
 }

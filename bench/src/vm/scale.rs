@@ -1,5 +1,4 @@
-//! How far our device goes: many connections in one machine, many machines, and whether a hundred
-//! that are busy get the same.
+//! Measures scale: idle connections of one VM, idle VMs, and the fairness among 100 busy connections.
 
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
@@ -9,101 +8,101 @@ use hvsock_testkit::guest::{Guest, GuestStream};
 use hvsock_virtio::SocketKind;
 use serde::Serialize;
 
-use super::device::Kind;
+use super::device::GuestConfig;
 use super::host::Host;
 use super::lane::{Lane, connect};
-use super::{MORE_PORTS, Over};
+use super::{GuestLaneKind, MORE_PORTS};
 use crate::broker::BrokerProcess;
 use crate::cpu;
 use crate::stream::goals::Goal;
 
-/// How much to try.
+/// The size of the measurements.
 #[derive(Clone, Copy, Debug)]
-pub struct Wish {
-    /// Connections in one machine.
+pub struct ScaleOptions {
+    /// Idle connections of one VM.
     pub connections: usize,
-    /// Machines on one broker.
+    /// Idle VMs on one broker.
     pub machines: usize,
-    /// For which busy ones are looked at.
+    /// Time for which busy connections are measured.
     pub busy: Duration,
-    /// For which idle ones are.
+    /// Time for which idle connections and VMs are measured.
     pub idle: Duration,
 }
 
-/// What came of it.
+/// The results.
 #[derive(Clone, Debug, Serialize)]
 pub struct Scale {
-    /// Idle connections in one machine.
-    pub connections: Many,
-    /// Idle connections in one machine, with another machine.
-    pub siblings: Many,
-    /// Idle machines.
-    pub machines: Many,
-    /// Bytes that each of the busy connections moved to the guest, the most by the least.
-    pub to_guest_most_by_least: f64,
-    /// Likewise, to the host.
-    pub to_host_most_by_least: f64,
-    /// How many were busy.
+    /// Idle connections between one VM and the host.
+    pub connections: IdleCost,
+    /// Idle connections between two VMs.
+    pub siblings: IdleCost,
+    /// Idle VMs.
+    pub machines: IdleCost,
+    /// Fairness of busy connections to the guest: most bytes of a connection divided by least.
+    pub to_guest_max_to_min: f64,
+    /// The same to the host.
+    pub to_host_max_to_min: f64,
+    /// Count of busy connections.
     pub busy: usize,
-    /// Descriptors that a process may have here.
+    /// Limit on descriptors of a process.
     pub descriptors: u64,
 }
 
-/// Many things that are there and do nothing.
+/// The broker's cost of many idle connections or VMs.
 #[derive(Clone, Debug, Serialize)]
-pub struct Many {
-    /// How many were wished for.
+pub struct IdleCost {
+    /// The requested count.
     pub wanted: usize,
-    /// How many there were.
+    /// The actual count.
     pub count: usize,
-    /// Memory of the broker for each.
+    /// Broker memory per item in bytes.
     pub broker_bytes_each: f64,
-    /// Descriptors of the broker for each.
+    /// Broker descriptors per item.
     pub broker_descriptors_each: f64,
-    /// Milliseconds of a processor's time that the broker used.
+    /// CPU time of the broker in milliseconds.
     pub broker_cpu_ms: f64,
-    /// In so many seconds.
+    /// Duration of the measurement in seconds.
     pub seconds: f64,
-    /// Why not more.
+    /// Why `count` is less than `wanted`.
     pub why_not_more: Option<String>,
 }
 
-/// How long a connect between two machines may take.
-const PATIENT: Duration = Duration::from_secs(5);
-/// Busy connections.
+/// Timeout of a connect between two VMs.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Count of busy connections.
 const BUSY: usize = 100;
-/// Bytes of their writes.
+/// Size of their writes in bytes.
 const WRITE: usize = 4096;
 
-/// Tries all of it.
-pub fn measure(wish: Wish, kind: Kind) -> anyhow::Result<Scale> {
+/// Makes all measurements.
+pub fn measure(options: ScaleOptions, config: GuestConfig) -> anyhow::Result<Scale> {
     eprint!("\rmany connections ");
-    let connections = connections(wish, kind)?;
-    let siblings = siblings(wish, kind)?;
-    eprint!("\rmany machines    ");
-    let machines = machines(wish, kind)?;
+    let connections = connections(options, config)?;
+    let siblings = siblings(options, config)?;
+    eprint!("\rmany VMs         ");
+    let machines = machines(options, config)?;
     eprint!("\rbusy connections ");
-    let (to_guest, to_host) = busy(wish, kind)?;
+    let (to_guest, to_host) = busy(options, config)?;
     eprintln!();
     Ok(Scale {
         connections,
         siblings,
         machines,
-        to_guest_most_by_least: to_guest,
-        to_host_most_by_least: to_host,
+        to_guest_max_to_min: to_guest,
+        to_host_max_to_min: to_host,
         busy: BUSY,
         descriptors: hvsock_sys::limits::raise_descriptors()?,
     })
 }
 
-/// What a broker uses.
-struct Used {
+/// Resources of a broker.
+struct Resources {
     bytes: u64,
     descriptors: u64,
 }
 
-impl Used {
-    fn by(broker: &BrokerProcess) -> anyhow::Result<Self> {
+impl Resources {
+    fn of(broker: &BrokerProcess) -> anyhow::Result<Self> {
         Ok(Self {
             bytes: broker.resident_bytes()?,
             descriptors: broker.open_descriptors()?,
@@ -111,17 +110,17 @@ impl Used {
     }
 }
 
-impl Many {
-    fn look(
+impl IdleCost {
+    fn measure(
         broker: &BrokerProcess,
-        before: &Used,
+        before: &Resources,
         [wanted, count]: [usize; 2],
         time: Duration,
         why_not_more: Option<String>,
     ) -> anyhow::Result<Self> {
-        // What was busy a moment ago falls asleep first.
+        // Lets threads that were just busy park first.
         std::thread::sleep(Duration::from_millis(300));
-        let now = Used::by(broker)?;
+        let now = Resources::of(broker)?;
         let used = cpu::used_by(broker.pid())?;
         std::thread::sleep(time);
         let used = cpu::used_by(broker.pid())?.saturating_sub(used);
@@ -157,132 +156,138 @@ impl Many {
     }
 }
 
-fn guest(broker: &BrokerProcess, number: usize, kind: Kind) -> anyhow::Result<Guest> {
-    let options = kind.options(u64::from(BrokerProcess::cid(number)));
-    let guest = Guest::with_spin(&broker.vm_socket(number), options, kind.spin);
-    guest.with_context(|| format!("machine {number}"))
+fn guest(broker: &BrokerProcess, number: usize, config: GuestConfig) -> anyhow::Result<Guest> {
+    let options = config.options(u64::from(BrokerProcess::cid(number)));
+    let guest = Guest::with_spin(&broker.vm_socket(number), options, config.spin);
+    guest.with_context(|| format!("VM {number}"))
 }
 
-fn connections(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
+fn connections(options: ScaleOptions, config: GuestConfig) -> anyhow::Result<IdleCost> {
     let broker = BrokerProcess::with_vms(1)?;
-    let hosts = MORE_PORTS.map(|port| Host::start_on(&[(Over::Ring, port)], &broker.endpoint()));
+    let hosts =
+        MORE_PORTS.map(|port| Host::start_on(&[(GuestLaneKind::Ring, port)], &broker.endpoint()));
     let _hosts = hosts.collect::<anyhow::Result<Vec<_>>>()?;
-    let guest = guest(&broker, 0, kind)?;
-    // What the first connection costs is not what each costs.
+    let guest = guest(&broker, 0, config)?;
+    // The first connection has one-time costs, so the baseline includes it.
     let _first = guest.connect(MORE_PORTS.start)?;
-    let before = Used::by(&broker)?;
-    let mut held = Vec::with_capacity(wish.connections);
+    let before = Resources::of(&broker)?;
+    let mut held = Vec::with_capacity(options.connections);
     let mut why = None;
     let mut ports = MORE_PORTS.cycle();
-    while held.len() < wish.connections && why.is_none() {
+    while held.len() < options.connections && why.is_none() {
         match connect(&guest, ports.next().unwrap_or(MORE_PORTS.start)) {
             Ok(stream) => held.push(stream),
             Err(error) => why = Some(error.to_string()),
         }
     }
-    // The host's program may not have been able to take all of them.
+    // The host program may fail to accept some, and then closes them.
     std::thread::sleep(Duration::from_millis(500));
     let made = held.len();
-    let standing = held
+    let open = held
         .iter()
         .filter(|stream| stream.close_reason().is_none())
         .count();
-    if standing < made {
-        let of_those = format!("{} of {made} were ended again", made - standing);
-        why = Some(why.map_or(of_those.clone(), |why| format!("{why}; {of_those}")));
+    if open < made {
+        let closed = format!("{} of {made} were closed again", made - open);
+        why = Some(why.map_or(closed.clone(), |why| format!("{why}; {closed}")));
     }
-    let counts = [wish.connections, standing];
-    Many::look(&broker, &before, counts, wish.idle, why)
+    let counts = [options.connections, open];
+    IdleCost::measure(&broker, &before, counts, options.idle, why)
 }
 
-/// Those with another machine take no descriptors, so that their number is bounded by nothing here.
-fn siblings(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
+/// Connections between two VMs need no descriptors, so the descriptor limit does not bound their count.
+fn siblings(options: ScaleOptions, config: GuestConfig) -> anyhow::Result<IdleCost> {
     let broker = BrokerProcess::with_vms(2)?;
-    let (one, other) = (guest(&broker, 0, kind)?, guest(&broker, 1, kind)?);
-    let port = Over::Ring.port();
+    let (one, other) = (guest(&broker, 0, config)?, guest(&broker, 1, config)?);
+    let port = GuestLaneKind::Ring.port();
     let listener = other.listen(port)?;
     let connect = || -> anyhow::Result<(GuestStream, GuestStream)> {
         let cid = u64::from(BrokerProcess::cid(1));
-        let near = one.connect_to(SocketKind::Stream, cid, port, PATIENT)?;
-        Ok((near, listener.accept(PATIENT)?))
+        let near = one.connect_to(SocketKind::Stream, cid, port, CONNECT_TIMEOUT)?;
+        Ok((near, listener.accept(CONNECT_TIMEOUT)?))
     };
     let _first = connect()?;
-    let before = Used::by(&broker)?;
-    let mut held = Vec::with_capacity(wish.connections);
+    let before = Resources::of(&broker)?;
+    let mut held = Vec::with_capacity(options.connections);
     let mut why = None;
-    while held.len() < wish.connections && why.is_none() {
+    while held.len() < options.connections && why.is_none() {
         match connect() {
             Ok(pair) => held.push(pair),
             Err(error) => why = Some(format!("{error:#}")),
         }
     }
-    let standing = held
+    let open = held
         .iter()
         .filter(|(near, _)| near.close_reason().is_none());
-    let counts = [wish.connections, standing.count()];
-    Many::look(&broker, &before, counts, wish.idle, why)
+    let counts = [options.connections, open.count()];
+    IdleCost::measure(&broker, &before, counts, options.idle, why)
 }
 
-fn machines(wish: Wish, kind: Kind) -> anyhow::Result<Many> {
-    let broker = BrokerProcess::with_vms(wish.machines + 1)?;
-    let _host = Host::start(&[Over::Ring], &broker.endpoint())?;
-    let small = Kind { queue: 128, ..kind };
-    let _first = guest(&broker, wish.machines, small)?;
-    let before = Used::by(&broker)?;
-    let mut held = Vec::with_capacity(wish.machines);
+fn machines(options: ScaleOptions, config: GuestConfig) -> anyhow::Result<IdleCost> {
+    let broker = BrokerProcess::with_vms(options.machines + 1)?;
+    let _host = Host::start(&[GuestLaneKind::Ring], &broker.endpoint())?;
+    let small = GuestConfig {
+        queue: 128,
+        ..config
+    };
+    let _first = guest(&broker, options.machines, small)?;
+    let before = Resources::of(&broker)?;
+    let mut held = Vec::with_capacity(options.machines);
     let mut why = None;
-    while held.len() < wish.machines && why.is_none() {
+    while held.len() < options.machines && why.is_none() {
         match guest(&broker, held.len(), small) {
             Ok(guest) => held.push(guest),
             Err(error) => why = Some(format!("{error:#}")),
         }
     }
-    let counts = [wish.machines, held.len()];
-    let many = Many::look(&broker, &before, counts, wish.idle, why)?;
-    // They are not only there, they work.
+    let counts = [options.machines, held.len()];
+    let many = IdleCost::measure(&broker, &before, counts, options.idle, why)?;
+    // All VMs must work.
     for guest in &held {
-        Lane::connect(guest, Over::Ring)?.go_and_return(3)?;
+        Lane::connect(guest, GuestLaneKind::Ring)?.round_trips(3)?;
     }
     Ok(many)
 }
 
-/// The most bytes that one of many busy connections moved by the least, each way.
-fn busy(wish: Wish, kind: Kind) -> anyhow::Result<(f64, f64)> {
+/// Fairness among busy connections, in each direction: most bytes divided by least.
+fn busy(options: ScaleOptions, config: GuestConfig) -> anyhow::Result<(f64, f64)> {
     let broker = BrokerProcess::with_vms(1)?;
-    let _host = Host::start(&[Over::Ring], &broker.endpoint())?;
-    let guest = guest(&broker, 0, kind)?;
-    let for_ever = u64::MAX / WRITE as u64 - 1;
+    let _host = Host::start(&[GuestLaneKind::Ring], &broker.endpoint())?;
+    let guest = guest(&broker, 0, config)?;
+    let endless = u64::MAX / WRITE as u64 - 1;
     let lanes = || -> anyhow::Result<Vec<Lane>> {
-        let lanes = (0..BUSY).map(|_| Lane::connect(&guest, Over::Ring));
+        let lanes = (0..BUSY).map(|_| Lane::connect(&guest, GuestLaneKind::Ring));
         lanes.collect()
     };
     let mut buffer = vec![0; WRITE];
 
     let mut readers = lanes()?;
     for lane in &mut readers {
-        lane.expect_bytes(WRITE, for_ever)?;
+        lane.request_writes(WRITE, endless)?;
     }
-    let to_guest = most_by_least(&readers, wish.busy, |lane| {
+    let to_guest = max_to_min(&readers, options.busy, |lane| {
         lane.stream().try_read(&mut buffer)
     })?;
     drop(readers);
     let mut writers = lanes()?;
     for lane in &mut writers {
-        lane.send_bytes(WRITE, for_ever)?;
+        lane.request_reads(WRITE, endless)?;
     }
-    let to_host = most_by_least(&writers, wish.busy, |lane| lane.stream().try_write(&buffer))?;
+    let to_host = max_to_min(&writers, options.busy, |lane| {
+        lane.stream().try_write(&buffer)
+    })?;
     Ok((to_guest, to_host))
 }
 
-/// Lets each lane do what it can, in turns, for so long.
-fn most_by_least(
+/// Serves the lanes round robin for `time`. Returns the most bytes of a lane divided by the least.
+fn max_to_min(
     lanes: &[Lane],
     time: Duration,
     mut attempt: impl FnMut(&Lane) -> std::io::Result<usize>,
 ) -> anyhow::Result<f64> {
     let mut moved = vec![0_u64; lanes.len()];
     let start = Instant::now();
-    // Who comes first finds the most room in the queue, so each does in its turn.
+    // The first lane finds the most free space in the queue, so the first lane rotates.
     let firsts = (0..lanes.len()).cycle();
     for first in firsts.take_while(|_| start.elapsed() < time) {
         let mut any = false;
@@ -307,9 +312,9 @@ fn most_by_least(
 }
 
 impl Scale {
-    /// What was to be reached.
+    /// The goals of scale.
     pub fn goals(&self) -> Vec<Goal> {
-        let fair = self.to_guest_most_by_least.max(self.to_host_most_by_least);
+        let fair = self.to_guest_max_to_min.max(self.to_host_max_to_min);
         let mut goals = vec![Goal {
             goal: format!(
                 "of {} busy connections none gets less than half of another",
@@ -318,20 +323,20 @@ impl Scale {
             met: Some(fair <= 2.0),
             found: format!(
                 "{:.2} to the guest, {:.2} to the host",
-                self.to_guest_most_by_least, self.to_host_most_by_least
+                self.to_guest_max_to_min, self.to_host_max_to_min
             ),
         }];
         for (many, what) in [
             (&self.connections, "connections with the host"),
-            (&self.siblings, "connections with another machine"),
-            (&self.machines, "machines"),
+            (&self.siblings, "connections with another VM"),
+            (&self.machines, "VMs"),
         ] {
-            // Where a process may not have as many descriptors, it could not be tried.
+            // With too few descriptors the goal was not measured.
             let needed = (many.wanted as f64 * many.broker_descriptors_each) as u64;
             let met = many.count == many.wanted && many.broker_cpu_ms <= many.seconds;
             goals.push(Goal {
                 goal: format!(
-                    "{} idle {what}, for which the broker does nothing",
+                    "{} idle {what}, which cost the broker no CPU time",
                     many.wanted
                 ),
                 met: (met || needed < self.descriptors).then_some(met),
@@ -344,18 +349,17 @@ impl Scale {
         goals
     }
 
-    /// Prints it.
+    /// Prints the results.
     pub fn print(&self) {
         self.connections
-            .print("connections of one machine with the host");
-        self.siblings
-            .print("connections of one machine with another");
-        self.machines.print("machines on one broker");
+            .print("connections of one VM with the host");
+        self.siblings.print("connections of one VM with another");
+        self.machines.print("VMs on one broker");
         println!(
-            "\n{} busy connections in one machine, the most bytes by the least",
+            "\n{} busy connections in one VM, most bytes divided by least",
             self.busy
         );
-        println!("  to the guest  {:.2}", self.to_guest_most_by_least);
-        println!("  to the host   {:.2}", self.to_host_most_by_least);
+        println!("  to the guest  {:.2}", self.to_guest_max_to_min);
+        println!("  to the host   {:.2}", self.to_host_max_to_min);
     }
 }

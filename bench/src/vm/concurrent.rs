@@ -1,19 +1,19 @@
-//! Many connections: how many are made in a second, and what a thousand do at once.
+//! Measures the rate of connects, and many concurrent connections.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hvsock_testkit::guest::Guest;
 
-use super::Over;
+use super::GuestLaneKind;
 use super::lane::{Lane, connect};
 use crate::stream::MESSAGE;
 
-/// Messages that each of many connections sends and gets back.
+/// Round trips of each connection.
 const ROUNDS: u64 = 5;
 
-/// How many connections a guest makes and closes in a second, one after the other.
-pub fn rate(guest: &Guest, over: Over, time: Duration) -> anyhow::Result<f64> {
+/// Connections per second that a guest makes and closes in sequence.
+pub fn rate(guest: &Guest, over: GuestLaneKind, time: Duration) -> anyhow::Result<f64> {
     let start = Instant::now();
     let mut count = 0;
     while start.elapsed() < time {
@@ -23,18 +23,18 @@ pub fn rate(guest: &Guest, over: Over, time: Duration) -> anyhow::Result<f64> {
     Ok(f64::from(count) / start.elapsed().as_secs_f64())
 }
 
-/// What many connections at once did.
+/// The result of many concurrent connections.
 #[derive(Clone, Copy, Debug)]
-pub struct Crowd {
-    /// Seconds until all stood.
+pub struct Concurrent {
+    /// Seconds until all were connected.
     pub connect: f64,
-    /// Messages there and back in a second, over all of them.
+    /// Round trips per second over all connections.
     pub messages: f64,
 }
 
-/// Makes `count` connections, sends a message on each before it waits for the first to come back,
-/// some times, and closes them.
-pub fn many(guest: &Guest, over: Over, count: usize) -> anyhow::Result<Crowd> {
+/// Opens `count` connections and makes some rounds: sends a message on each, then receives all echoes. Closes
+/// them at the end.
+pub fn many(guest: &Guest, over: GuestLaneKind, count: usize) -> anyhow::Result<Concurrent> {
     let start = Instant::now();
     let mut lanes = Vec::with_capacity(count);
     for made in 0..count {
@@ -44,27 +44,27 @@ pub fn many(guest: &Guest, over: Over, count: usize) -> anyhow::Result<Crowd> {
     let connect = start.elapsed().as_secs_f64();
     let mut message = [0x5a; MESSAGE];
     for lane in &mut lanes {
-        lane.expect_echoes(ROUNDS)?;
+        lane.request_echoes(ROUNDS)?;
     }
     let start = Instant::now();
     for round in 0..ROUNDS {
         for lane in &mut lanes {
-            lane.say(&mut message, round)?;
+            lane.send_message(&mut message, round)?;
         }
         for lane in &mut lanes {
-            lane.hear(&mut message, round)?;
+            lane.receive_echo(&mut message, round)?;
         }
     }
     let seconds = start.elapsed().as_secs_f64();
     for lane in &mut lanes {
-        lane.answer(0)?;
+        lane.receive_reply(0)?;
     }
     drop(lanes);
     let until = Instant::now() + Duration::from_secs(10);
     while guest.connections() > 1 && Instant::now() < until {
         std::thread::sleep(Duration::from_millis(5));
     }
-    Ok(Crowd {
+    Ok(Concurrent {
         connect,
         messages: (ROUNDS * count as u64) as f64 / seconds,
     })
