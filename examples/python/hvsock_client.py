@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """A client of hvsock's endpoint protocol (docs/endpoint.md) with the standard library only.
 
-hvsock_client.py listen  PARTITION SERVICE   sends back what each connection sends
-hvsock_client.py connect PARTITION SERVICE   sends stdin, prints what comes back
+hvsock_client.py listen  PARTITION SERVICE   echoes the data of each connection
+hvsock_client.py connect PARTITION SERVICE   sends stdin, prints the reply
 PARTITION is any, parent, loopback, a GUID or a name; SERVICE is a port, a GUID or a name.
 """
 import os, socket, struct, sys, threading, uuid
@@ -23,11 +23,11 @@ class Endpoint:
     def receive(self, wanted):
         data, fds, _, _ = socket.recv_fds(self.sock, 4096, 2, socket.MSG_CMSG_CLOEXEC)
         if not data:
-            raise ConnectionResetError("the broker went away")
+            raise ConnectionResetError("the broker closed the connection")
         if data[1] in (REFUSED, RESET):
             code, errno = struct.unpack_from("<II", data, 4)
             raise OSError(errno, f"{os.strerror(errno)} (refusal {code}) {data[12:].decode()}")
-        assert data[:2] == bytes([1, wanted]), f"message {data[:2].hex()} is not expected here"
+        assert data[:2] == bytes([1, wanted]), f"message {data[:2].hex()} is unexpected"
         return data, [socket.socket(fileno=fd) for fd in fds]
     def guid(self, text, what):
         try:
@@ -42,7 +42,7 @@ class Endpoint:
         self.send(kind, struct.pack("<II", number, 1) + vm + self.guid(service, 1))
 
 def chunks(data, control):
-    """What the other end sends until it ends its data; an error if it does not."""
+    """The peer's data until its half-close. End of file without ENDED is an error: the peer died."""
     while chunk := data.recv(65536):
         yield chunk
     control.receive(ENDED)
@@ -50,7 +50,7 @@ def chunks(data, control):
 def send_all(source, data, control):
     for chunk in source:
         data.sendall(chunk)
-    control.send(SHUTDOWN)  # first the word, then the end
+    control.send(SHUTDOWN)  # before the end of file, or the peer sees a reset
     data.shutdown(socket.SHUT_WR)
 
 def listen(*address):

@@ -1,16 +1,16 @@
 #!/usr/bin/env python3
-"""Data exchange with a guest, by Google's gRPC for Python and not by anything of hvsock's.
+"""Exchanges key-value pairs with a guest by Google's gRPC for Python. It uses no code of hvsock.
 
     kvp_client.py SOCKET list POOL
     kvp_client.py SOCKET get POOL KEY
     kvp_client.py SOCKET set POOL KEY VALUE
-    kvp_client.py SOCKET watch POOL KEY      prints values until there is one like `last`
+    kvp_client.py SOCKET watch POOL KEY      prints values until the value is `last`
 
-SOCKET is a Unix socket that leads to the service, which `hvsock forward` makes on the host:
+SOCKET is a Unix socket to the service, created by `hvsock forward` on the host:
 
     hvsock forward unix:/tmp/kvp.sock "web:service:hvsock kvp"
 
-The modules kvp_pb2 and kvp_pb2_grpc are made of the interface, as for any other gRPC service:
+Generate the modules kvp_pb2 and kvp_pb2_grpc from the interface, as for any gRPC service:
 
     protoc -I crates/services/proto/hvsock --python_out=. --grpc_python_out=. \\
         --plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin kvp.proto
@@ -29,13 +29,13 @@ POOLS = {
     "auto": kvp.POOL_AUTO,
     "auto-external": kvp.POOL_AUTO_EXTERNAL,
 }
-# The longest that a guest may take for an answer.
+# Timeout of a call in seconds.
 TIMEOUT = 30
 
 
 def main(socket, verb, pool, key="", value=""):
     pool = POOLS[pool]
-    # Without this the library would take the socket's path for the name of the server.
+    # Without this option the library sends the path of the socket as the server's name.
     options = [("grpc.default_authority", "hvsock")]
     with grpc.insecure_channel(f"unix:{socket}", options=options) as channel:
         service = KvpStub(channel)

@@ -1,4 +1,4 @@
-//! Every example runs, against a real broker.
+//! Runs every example against a real broker.
 
 #![cfg(target_os = "linux")]
 
@@ -14,8 +14,8 @@ use hvsock_endpoint::Dirs;
 use hvsock_testkit::process::{self, Gathered, Running};
 use hvsock_testkit::{TempFolder, require};
 
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+/// Timeout of every wait.
+const TIMEOUT: Duration = Duration::from_secs(20);
 const NAME: &str = "HV Socket Demo";
 
 /// A broker with one service registered.
@@ -51,7 +51,7 @@ impl Host {
     fn serve(&self, command: &mut Command) -> (Running, Gathered) {
         let mut service = Running::start(command.stdout(Stdio::piped())).expect("started");
         let printed = Gathered::from(service.take_stdout().expect("a pipe"));
-        printed.wait_for("listening", LONG).expect("it listens");
+        printed.wait_for("listening", TIMEOUT).expect("it listens");
         (service, printed)
     }
 
@@ -62,13 +62,13 @@ impl Host {
     fn connect(&self) -> HvStream {
         let options = HvStream::options().endpoint(Endpoint::in_dir(self.folder.path()));
         let stream = options.connect(("loopback", NAME)).expect("connected");
-        stream.set_read_timeout(Some(LONG)).expect("a time limit");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         stream
     }
 
     fn client(&self, service: &str, input: &[u8]) -> Output {
         let mut command = self.command(env!("CARGO_BIN_EXE_echo_client"));
-        process::output(command.args(["loopback", service]), input, LONG).expect("it ends")
+        process::output(command.args(["loopback", service]), input, TIMEOUT).expect("it ends")
     }
 }
 
@@ -76,59 +76,59 @@ impl Host {
 fn exchange(mut stream: HvStream, input: &str) -> String {
     stream.write_all(input.as_bytes()).expect("sent");
     stream.shutdown(Shutdown::Write).expect("ended");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("a clean end");
-    answer
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a clean end");
+    reply
 }
 
-fn much() -> Vec<u8> {
+fn test_data() -> Vec<u8> {
     (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect()
 }
 
 #[test]
-fn echo_client_gets_from_echo_server_what_it_sends() {
+fn echo_client_receives_its_input_from_echo_server() {
     let host = Host::new();
     let (_server, printed) = host.rust_server(env!("CARGO_BIN_EXE_echo_server"));
-    let much = much();
-    let output = host.client(NAME, &much);
+    let data = test_data();
+    let output = host.client(NAME, &data);
     assert!(output.status.success());
     assert!(
-        output.stdout == much,
+        output.stdout == data,
         "{} bytes came back",
         output.stdout.len()
     );
     printed
-        .wait_for("4000000 bytes went back", LONG)
+        .wait_for("4000000 bytes echoed", TIMEOUT)
         .expect("its count");
-    assert!(printed.text().contains("a connection from "));
+    assert!(printed.text().contains("connection from "));
 }
 
 #[test]
-fn echo_client_says_why_it_is_refused() {
+fn echo_client_explains_a_refusal() {
     let host = Host::new();
     let output = host.client(NAME, b"");
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("nobody listens"), "{words}");
-    assert!(words.contains("?"), "the questions are there: {words}");
+    assert!(words.contains("?"), "no explanation: {words}");
     let output = host.client("No Such Service", b"");
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("not registered"), "{words}");
 }
 
 #[test]
-fn tokio_service_says_who_sent_each_line() {
+fn tokio_service_identifies_the_sender_of_each_line() {
     let host = Host::new();
     let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_tokio_service"));
-    let answer = exchange(host.connect(), "one\ntwo\n");
-    let lines: Vec<_> = answer.lines().collect();
-    let who = format!("process {} of user ", std::process::id());
+    let reply = exchange(host.connect(), "one\ntwo\n");
+    let lines: Vec<_> = reply.lines().collect();
+    let sender = format!("process {} of user ", std::process::id());
     assert_eq!(lines.len(), 2);
     assert!(
-        lines[0].contains(&who) && lines[0].ends_with(": one"),
-        "{answer}"
+        lines[0].contains(&sender) && lines[0].ends_with(": one"),
+        "{reply}"
     );
-    assert!(lines[1].ends_with(": two"), "{answer}");
+    assert!(lines[1].ends_with(": two"), "{reply}");
 }
 
 #[test]
@@ -136,13 +136,13 @@ fn axum_service_answers_http() {
     let host = Host::new();
     let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_axum_service"));
     let request = "GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
-    // Not half-closed: hyper takes a client that sends no more for one that is gone.
+    // No half-close: hyper takes it for a disconnect.
     let mut stream = host.connect();
     stream.write_all(request.as_bytes()).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("a clean end");
-    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
-    let body = answer.split("\r\n\r\n").nth(1).expect("a body");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a clean end");
+    assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
+    let body = reply.split("\r\n\r\n").nth(1).expect("a body");
     assert!(body.starts_with("{\"partition\":\""), "{body}");
 }
 
@@ -165,16 +165,16 @@ fn the_python_client_connects() {
     };
     let host = Host::new();
     let (_server, _printed) = host.rust_server(env!("CARGO_BIN_EXE_echo_server"));
-    let much = much();
+    let data = test_data();
     let mut connect = python(&host, &python3, "connect", "loopback", NAME);
-    let output = process::output(&mut connect, &much, LONG).expect("it ends");
+    let output = process::output(&mut connect, &data, TIMEOUT).expect("it ends");
     assert!(
         output.status.success(),
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
     assert!(
-        output.stdout == much,
+        output.stdout == data,
         "{} bytes came back",
         output.stdout.len()
     );
@@ -188,28 +188,28 @@ fn the_python_client_listens() {
     let host = Host::new();
     let mut listen = python(&host, &python3, "listen", "any", NAME);
     let (_server, _printed) = host.serve(&mut listen);
-    let much = much();
+    let data = test_data();
     for _ in 0..3 {
-        let output = host.client(NAME, &much);
+        let output = host.client(NAME, &data);
         assert!(
             output.status.success(),
             "{}",
             String::from_utf8_lossy(&output.stderr)
         );
         assert!(
-            output.stdout == much,
+            output.stdout == data,
             "{} bytes came back",
             output.stdout.len()
         );
     }
     assert_eq!(exchange(host.connect(), "from Rust"), "from Rust");
     let mut connect = python(&host, &python3, "connect", "loopback", NAME);
-    let output = process::output(&mut connect, b"from Python", LONG).expect("it ends");
+    let output = process::output(&mut connect, b"from Python", TIMEOUT).expect("it ends");
     assert_eq!(output.stdout, b"from Python");
 }
 
 #[test]
-fn the_python_client_says_why_it_is_refused_or_cut() {
+fn the_python_client_reports_refusals_and_resets() {
     let Some(python3) = require::python3() else {
         return;
     };
@@ -220,7 +220,7 @@ fn the_python_client_says_why_it_is_refused_or_cut() {
         ("loopback", "No Such Service", "refusal 1"),
     ] {
         let mut connect = python(&host, &python3, "connect", partition, service);
-        let output = process::output(&mut connect, b"", LONG).expect("it ends");
+        let output = process::output(&mut connect, b"", TIMEOUT).expect("it ends");
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         assert!(stderr.contains(words), "{stderr}");
@@ -229,6 +229,8 @@ fn the_python_client_says_why_it_is_refused_or_cut() {
     let (mut server, _printed) = host.serve(listen.stderr(Stdio::piped()));
     let stderr = Gathered::from(server.take_stderr().expect("a pipe"));
     drop(host);
-    assert_eq!(server.wait(LONG).expect("it ends").code(), Some(1));
-    stderr.wait_for("hvsock_client: ", LONG).expect("a reason");
+    assert_eq!(server.wait(TIMEOUT).expect("it ends").code(), Some(1));
+    stderr
+        .wait_for("hvsock_client: ", TIMEOUT)
+        .expect("a reason");
 }

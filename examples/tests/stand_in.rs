@@ -1,5 +1,4 @@
-//! Every example runs on Windows as well: over what stands in for its Hyper-V sockets, each program
-//! as it is on Linux.
+//! Runs every example on Windows over the AF_HYPERV stand-in. The programs are the same as on Linux.
 
 #![cfg(windows)]
 
@@ -16,14 +15,14 @@ use hvsock_registry::key_store::KeyStore;
 use hvsock_testkit::process::{self, Gathered, Running};
 use hvsock_testkit::require;
 
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(60);
+/// Timeout of every wait.
+const TIMEOUT: Duration = Duration::from_secs(60);
 const NAME: &str = "HV Socket Demo";
 
-/// The stand-in's: in which virtual machine a process is.
+/// Variable of the stand-in: the virtual machine of a process.
 const PARTITION: &str = "HV_STAND_IN_PARTITION";
 
-/// The service of all examples, registered in the machine's registry while a test runs.
+/// Registers the service of all examples in the registry of Windows while a test runs.
 struct Host {
     id: ServiceId,
     folder: PathBuf,
@@ -31,7 +30,7 @@ struct Host {
 }
 
 impl Host {
-    /// None, and a line that says so, where there is no stand-in.
+    /// `None` skips the test: there is no stand-in.
     fn new() -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
         let folder = require::stand_in()?;
@@ -57,13 +56,13 @@ impl Host {
         let mut service =
             Running::start(command.args(arguments).stdout(Stdio::piped())).expect("started");
         let printed = Gathered::from(service.take_stdout().expect("a pipe"));
-        printed.wait_for("listening", LONG).expect("it listens");
+        printed.wait_for("listening", TIMEOUT).expect("it listens");
         (service, printed)
     }
 
     fn connect(&self) -> HvStream {
-        let stream = HvStream::connect_timeout(("loopback", NAME), LONG).expect("connected");
-        stream.set_read_timeout(Some(LONG)).expect("a time limit");
+        let stream = HvStream::connect_timeout(("loopback", NAME), TIMEOUT).expect("connected");
+        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
         stream
     }
 }
@@ -77,29 +76,29 @@ impl Drop for Host {
 }
 
 #[test]
-fn echo_client_gets_from_echo_server_what_it_sends() {
+fn echo_client_receives_its_input_from_echo_server() {
     let Some(host) = Host::new() else { return };
     let (_server, printed) = host.serve("echo_server", &[NAME]);
-    let much: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
+    let data: Vec<u8> = (0..250_000_u32).flat_map(u32::to_le_bytes).collect();
     let mut client = host.command("echo_client");
-    let output = process::output(client.args(["loopback", NAME]), &much, LONG).expect("it ends");
+    let output = process::output(client.args(["loopback", NAME]), &data, TIMEOUT).expect("it ends");
     assert!(output.status.success());
     assert!(
-        output.stdout == much,
+        output.stdout == data,
         "{} bytes came back",
         output.stdout.len()
     );
     printed
-        .wait_for("1000000 bytes went back", LONG)
+        .wait_for("1000000 bytes echoed", TIMEOUT)
         .expect("its count");
-    assert!(printed.text().contains("a connection from loopback"));
+    assert!(printed.text().contains("connection from loopback"));
 }
 
 #[test]
-fn echo_client_says_why_it_is_refused() {
+fn echo_client_explains_a_refusal() {
     let Some(host) = Host::new() else { return };
     let mut client = host.command("echo_client");
-    let output = process::output(client.args(["loopback", NAME]), b"", LONG).expect("it ends");
+    let output = process::output(client.args(["loopback", NAME]), b"", TIMEOUT).expect("it ends");
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("nobody listens"), "{words}");
@@ -112,12 +111,12 @@ fn tokio_and_axum_serve() {
     let mut stream = host.connect();
     stream.write_all(b"one\ntwo\n").expect("sent");
     stream.shutdown(Shutdown::Write).expect("ended");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("a clean end");
-    let lines: Vec<_> = answer.lines().collect();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a clean end");
+    let lines: Vec<_> = reply.lines().collect();
     assert!(
         lines.len() == 2 && lines[0].ends_with(": one") && lines[1].ends_with(": two"),
-        "{answer}"
+        "{reply}"
     );
     drop(service);
 
@@ -125,36 +124,38 @@ fn tokio_and_axum_serve() {
     let mut stream = host.connect();
     let request = b"GET / HTTP/1.1\r\nhost: any\r\nconnection: close\r\n\r\n";
     stream.write_all(request).expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("an answer");
-    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).expect("a reply");
+    assert!(reply.starts_with("HTTP/1.1 200 OK"), "{reply}");
 }
 
 #[test]
-fn a_guests_heart_beats_by_either_text() {
+fn both_guest_programs_send_heartbeats() {
     let Some(host) = Host::new() else { return };
     let guest = VmId::random();
     let (_host, printed) = host.serve("heartbeat_host", &[]);
     let mut beats = host.command("heartbeat_guest");
     beats.arg("2").env(PARTITION, guest.to_string());
-    let output = process::output(&mut beats, b"", LONG).expect("it ends");
+    let output = process::output(&mut beats, b"", TIMEOUT).expect("it ends");
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stdout);
+    let stdout = String::from_utf8_lossy(&output.stdout);
     assert_eq!(
-        said.lines().collect::<Vec<_>>(),
-        ["host: heard 1", "host: heard 2", "host: goodbye"]
+        stdout.lines().collect::<Vec<_>>(),
+        ["host: reply 1", "host: reply 2", "host: goodbye"]
     );
-    let ended = format!("{guest}: ended well, 2 heard");
-    printed.wait_for(&ended, LONG).expect("the host's word");
+    let ended = format!("{guest}: closed after 2 beats");
+    printed
+        .wait_for(&ended, TIMEOUT)
+        .expect("the host reports the end");
 
     let mut calls = host.command("heartbeat_calls");
     calls
         .arg(host.id.to_string())
         .env(PARTITION, guest.to_string());
-    let output = process::output(&mut calls, b"", LONG).expect("it ends");
+    let output = process::output(&mut calls, b"", TIMEOUT).expect("it ends");
     assert!(output.status.success(), "{output:?}");
     assert_eq!(
         String::from_utf8_lossy(&output.stdout),
-        "heard 1\ngoodbye\n"
+        "reply 1\ngoodbye\n"
     );
 }

@@ -1,4 +1,4 @@
-//! An HTTP service with axum and no network: `GET /` says who asks.
+//! An HTTP service with axum, without a network. `GET /` returns the caller's partition.
 //!
 //! ```sh
 //! axum_service "Web Demo"
@@ -16,6 +16,7 @@ use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{Peer, SockAddrHv};
 use serde_json::{Value, json};
 
+/// Adapts a listener of hvsock to axum.
 struct Service(HvListener);
 
 impl Listener for Service {
@@ -24,7 +25,8 @@ impl Listener for Service {
 
     async fn accept(&mut self) -> (HvStream, SockAddrHv) {
         self.0.accept().await.unwrap_or_else(|error| {
-            eprintln!("nobody can connect any more: {error}");
+            // `accept` fails only if the listener cannot be used any more, for example because the broker ended.
+            eprintln!("cannot accept connections: {error}");
             std::process::exit(1)
         })
     }
@@ -34,6 +36,7 @@ impl Listener for Service {
     }
 }
 
+/// What axum passes to the handlers of a connection: its peer, as verified by the broker.
 #[derive(Clone)]
 struct Caller(Option<Peer>);
 
@@ -49,11 +52,11 @@ async fn main() -> io::Result<()> {
     let listener = HvListener::bind(("any", service.as_deref().unwrap_or("Web Demo"))).await?;
     println!("listening at {}", listener.local_addr()?);
     let app = Router::new()
-        .route("/", get(who))
+        .route("/", get(caller))
         .into_make_service_with_connect_info::<Caller>();
     axum::serve(Service(listener), app).await
 }
 
-async fn who(ConnectInfo(Caller(peer)): ConnectInfo<Caller>) -> Json<Value> {
+async fn caller(ConnectInfo(Caller(peer)): ConnectInfo<Caller>) -> Json<Value> {
     Json(json!({ "partition": peer.as_ref().map(Peer::partition) }))
 }

@@ -1,4 +1,4 @@
-//! Sends its standard input to a service and prints what comes back.
+//! Sends stdin to a service and prints the reply.
 //!
 //! ```sh
 //! echo hello | echo_client parent "HV Socket Demo"
@@ -18,11 +18,11 @@ fn main() -> ExitCode {
         .next()
         .unwrap_or_else(|| "HV Socket Demo".to_owned());
 
-    match talk(&partition, &service) {
+    match exchange(&partition, &service) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            // Who turned it down, and what would help?
+            // The error is a refusal. Print the rule that decided, and what to do.
             if hvsock::refusal_of(&error).is_some()
                 && let Ok(explanation) = hvsock::explain_connect((partition, service))
             {
@@ -33,15 +33,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn talk(partition: &str, service: &str) -> io::Result<()> {
+fn exchange(partition: &str, service: &str) -> io::Result<()> {
     let mut stream = HvStream::connect((partition, service))?;
     let mut sender = stream.try_clone()?;
+    // Sending in a separate thread: a service may reply before it has read everything.
     let sending = thread::spawn(move || {
         io::copy(&mut io::stdin(), &mut sender)?;
-        // The service sees the end of what we send; what it sends still comes.
+        // Half-close: the service reads end of file, and its reply still arrives.
         sender.shutdown(Shutdown::Write)
     });
     io::copy(&mut stream, &mut io::stdout())?;
+    // If the service closed first, the sender may still wait for stdin, so it is not joined.
     if sending.is_finished() {
         sending
             .join()

@@ -1,4 +1,4 @@
-//! A service that sends back what it is sent, one thread for each connection.
+//! An echo service with one thread per connection.
 //!
 //! ```sh
 //! hvsock service register "HV Socket Demo"
@@ -30,14 +30,14 @@ fn main() -> io::Result<()> {
     Ok(())
 }
 
-/// Sends everything back; then the stream is dropped, which ends it.
+/// Echoes until end of file. Dropping the stream then closes the connection.
 fn echo(stream: &HvStream) -> io::Result<()> {
     if let Some(peer) = stream.peer() {
         let user = peer.uid().map_or("?".to_owned(), |uid| uid.to_string());
-        println!("a connection from {}, user {user}", peer.partition());
+        println!("connection from {}, user {user}", peer.partition());
     }
     let (mut reader, mut writer) = (stream, stream);
     let count = io::copy(&mut reader, &mut writer)?;
-    println!("{count} bytes went back");
+    println!("{count} bytes echoed");
     Ok(())
 }

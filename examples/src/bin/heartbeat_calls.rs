@@ -1,5 +1,5 @@
-//! The guest half of the service that docs/tutorial.md builds once more, call by call as in
-//! WinSock, for programs that come from there.
+//! The guest half of the service in docs/tutorial.md, written with the calls of WinSock. A program for
+//! Windows can be ported call by call.
 
 use std::io::{self, Write};
 use std::net::Shutdown;
@@ -8,7 +8,8 @@ use std::time::Duration;
 use hvsock::{AF_HYPERV, HV_PROTOCOL_RAW, SOCK_STREAM};
 use hvsock::{HvSocket, Interest, ServiceId, SockAddrHv, SocketOption, VmId};
 
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Timeout of each wait for a reply.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> io::Result<()> {
     let service: ServiceId = std::env::args()
@@ -23,15 +24,15 @@ fn main() -> io::Result<()> {
     socket.send(b"beat by calls\n")?;
     socket.shutdown(Shutdown::Write)?;
 
-    let mut answers = Vec::new();
+    let mut replies = Vec::new();
     let mut buffer = [0; 512];
     while socket
-        .poll(Interest::READABLE, Some(PATIENCE))?
+        .poll(Interest::READABLE, Some(READ_TIMEOUT))?
         .is_readable()
     {
         match socket.recv(&mut buffer)? {
-            0 => return io::stdout().write_all(&answers),
-            count => answers.extend_from_slice(&buffer[..count]),
+            0 => return io::stdout().write_all(&replies),
+            count => replies.extend_from_slice(&buffer[..count]),
         }
     }
     Err(io::ErrorKind::TimedOut.into())

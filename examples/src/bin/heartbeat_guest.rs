@@ -1,4 +1,4 @@
-//! The guest half of the service that docs/tutorial.md builds: it tells the host that it lives.
+//! The guest half of the service in docs/tutorial.md: sends heartbeats to the host.
 //!
 //! ```sh
 //! heartbeat_guest 3
@@ -27,20 +27,20 @@ fn main() -> ExitCode {
 
 fn beat(beats: u64) -> io::Result<()> {
     let mut stream = HvStream::connect(("parent", SERVICE))?;
-    let mut answers = BufReader::new(stream.try_clone()?).lines();
+    let mut replies = BufReader::new(stream.try_clone()?).lines();
     for beat in 1..=beats {
         writeln!(stream, "beat {beat}")?;
-        match answers.next() {
-            Some(answer) => println!("host: {}", answer?),
+        match replies.next() {
+            Some(reply) => println!("host: {}", reply?),
             None => return Err(io::ErrorKind::UnexpectedEof.into()),
         }
         thread::sleep(Duration::from_millis(200));
     }
 
-    // No more beats. The host sees the end after the last one, and may still answer.
+    // Half-close: the host reads end of file after the last beat, and may still reply.
     stream.shutdown(Shutdown::Write)?;
-    for answer in answers {
-        println!("host: {}", answer?);
+    for reply in replies {
+        println!("host: {}", reply?);
     }
     Ok(())
 }

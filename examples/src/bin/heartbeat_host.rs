@@ -1,4 +1,4 @@
-//! The host half of the service that docs/tutorial.md builds: it hears the heartbeats of guests.
+//! The host half of the service in docs/tutorial.md: receives heartbeats from guests.
 //!
 //! ```sh
 //! hvsock service register "HV Socket Demo"
@@ -13,8 +13,8 @@ use hvsock::{HvListener, HvStream};
 
 const SERVICE: &str = "HV Socket Demo";
 
-/// A guest that is silent for longer has lost its heart.
-const SILENCE: Duration = Duration::from_secs(10);
+/// A guest that sends nothing for longer is lost.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn main() -> io::Result<()> {
     let listener = HvListener::bind(("children", SERVICE))?;
@@ -24,7 +24,7 @@ fn main() -> io::Result<()> {
         thread::spawn(move || {
             let guest = stream.peer().map_or("?", |peer| peer.partition());
             match serve(&stream, guest) {
-                Ok(beats) => println!("{guest}: ended well, {beats} heard"),
+                Ok(beats) => println!("{guest}: closed after {beats} beats"),
                 Err(error) => println!("{guest}: lost, {error}"),
             }
         });
@@ -33,14 +33,14 @@ fn main() -> io::Result<()> {
 }
 
 fn serve(mut stream: &HvStream, guest: &str) -> io::Result<u64> {
-    stream.set_read_timeout(Some(SILENCE))?;
+    stream.set_read_timeout(Some(IDLE_TIMEOUT))?;
     let mut beats = 0;
     for line in BufReader::new(stream).lines() {
         println!("{guest}: {}", line?);
         beats += 1;
-        writeln!(stream, "heard {beats}")?;
+        writeln!(stream, "reply {beats}")?;
     }
-    // The guest has ended its half of the connection. Ours still works.
+    // End of file: the guest has shut down its direction. Ours is still open.
     writeln!(stream, "goodbye")?;
     Ok(beats)
 }

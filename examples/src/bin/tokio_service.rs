@@ -1,5 +1,5 @@
-//! A service on tokio: it answers each line with who sent it, and ends a connection that is
-//! silent for too long.
+//! A service with tokio. It echoes each line with the sender's identity, and closes a connection after an idle
+//! timeout.
 //!
 //! ```sh
 //! tokio_service "Who am I"
@@ -13,7 +13,7 @@ use hvsock::tokio::{HvListener, HvStream};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::time::timeout;
 
-const SILENCE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -23,7 +23,7 @@ async fn main() -> io::Result<()> {
     let listener = HvListener::bind(("any", service)).await?;
     println!("listening at {}", listener.local_addr()?);
     loop {
-        // An error here is final: it says why nobody can connect any more.
+        // An error is final: the listener cannot accept any more, and the error says why.
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
             let number = stream.connection_id();
@@ -35,18 +35,19 @@ async fn main() -> io::Result<()> {
 }
 
 async fn serve(stream: HvStream) -> io::Result<()> {
-    let who = match stream.peer() {
+    // Verified by the broker. The peer cannot forge it.
+    let sender = match stream.peer() {
         Some(peer) => match (peer.pid(), peer.uid()) {
             (Some(pid), Some(uid)) => format!("{}, process {pid} of user {uid}", peer.partition()),
             _ => peer.partition().to_owned(),
         },
-        None => "nobody known".to_owned(),
+        None => "unknown peer".to_owned(),
     };
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read).lines();
-    while let Some(line) = timeout(SILENCE, lines.next_line()).await?? {
+    while let Some(line) = timeout(IDLE_TIMEOUT, lines.next_line()).await?? {
         write
-            .write_all(format!("{who}: {line}\n").as_bytes())
+            .write_all(format!("{sender}: {line}\n").as_bytes())
             .await?;
     }
     write.shutdown().await
