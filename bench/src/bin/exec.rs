@@ -296,7 +296,7 @@ impl TestBed {
             }
             Lane::Ssh => run_quietly(ssh(&self.hvsock, self.folder.path(), false).arg("true"))?,
             Lane::SshShared => {
-                run_quietly(ssh(&self.hvsock, self.folder.path(), true).arg("true"))?
+                run_quietly(ssh(&self.hvsock, self.folder.path(), true).arg("true"))?;
             }
         }
         Ok(began.elapsed())

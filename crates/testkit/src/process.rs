@@ -16,7 +16,10 @@ const POLL_INTERVAL: Duration = Duration::from_millis(5);
 pub struct Running(Child);
 
 impl Running {
-    /// Starts a process. Errors name the program.
+    /// Starts a process.
+    ///
+    /// # Errors
+    /// If the program cannot be started. The error names it.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command
@@ -46,17 +49,26 @@ impl Running {
     }
 
     /// Kills the process by `SIGKILL` and reaps it.
+    ///
+    /// # Errors
+    /// If the process cannot be killed or reaped.
     pub fn kill(&mut self) -> io::Result<ExitStatus> {
         self.0.kill()?;
         self.0.wait()
     }
 
     /// The exit status; `None` while the process runs.
+    ///
+    /// # Errors
+    /// If the system cannot report the status.
     pub fn ended(&mut self) -> io::Result<Option<ExitStatus>> {
         self.0.try_wait()
     }
 
-    /// Waits until the process exits. After `timeout` fails with `TimedOut`; the process keeps running.
+    /// Waits until the process exits.
+    ///
+    /// # Errors
+    /// `TimedOut` after `timeout`. The process keeps running.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<ExitStatus> {
         let deadline = Instant::now() + timeout;
         loop {

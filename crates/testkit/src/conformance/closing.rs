@@ -123,7 +123,7 @@ fn close_with_unread_data<T: Transport>(transport: &T) {
         drop(readable(peer));
         match read_to_end(&local, 7, 1) {
             (received, StreamEnd::EndOfFile) => {
-                assert_eq!(received, SMALL, "end of file hides lost data")
+                assert_eq!(received, SMALL, "end of file hides lost data");
             }
             (_, StreamEnd::Error(kind)) => assert!(is_gone(kind), "{kind}"),
         }

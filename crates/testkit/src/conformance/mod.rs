@@ -54,20 +54,42 @@ pub const MOST_BUFFERED: usize = 64 << 20;
 /// One end of a connection. Dropping it closes it: the peer reads all written data, then end of file.
 pub trait Stream: Send + Sync + Sized + 'static {
     /// Reads like `std::io::Read`. `Ok(0)` is end of file.
+    ///
+    /// # Errors
+    /// `TimedOut` or `WouldBlock`, `ConnectionReset` if the peer died or reset the stream, or another error.
     fn read(&self, buffer: &mut [u8]) -> io::Result<usize>;
     /// Writes like `std::io::Write`. `Ok(n)` means that exactly `n` bytes were accepted.
+    ///
+    /// # Errors
+    /// `BrokenPipe` after a shutdown, `TimedOut` or `WouldBlock`, or an error that reports a dead peer.
     fn write(&self, bytes: &[u8]) -> io::Result<usize>;
     /// Shuts down writing (half-close). Reading still works.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    #[doc(alias = "half-close")]
     fn shutdown_write(&self) -> io::Result<()>;
     /// Sets the timeout of each read. A read that times out fails with `TimedOut` or `WouldBlock`, as
     /// with std's sockets.
+    ///
+    /// # Errors
+    /// If the transport cannot set it.
     fn set_read_timeout(&self, timeout: Duration) -> io::Result<()>;
     /// Sets the timeout of each write, with the same errors.
+    ///
+    /// # Errors
+    /// If the transport cannot set it.
     fn set_write_timeout(&self, timeout: Duration) -> io::Result<()>;
     /// Makes reads and writes fail with `WouldBlock` instead of waiting.
+    ///
+    /// # Errors
+    /// If the transport cannot set it.
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
     /// Waits, like `poll(2)`, until the stream is ready for something in `interest`. Returns
     /// [`Ready::NONE`] on timeout. End of file and errors count as readable.
+    ///
+    /// # Errors
+    /// If the wait itself fails. A failed stream is readable instead.
     fn wait(&self, interest: Ready, timeout: Duration) -> io::Result<Ready>;
 }
 
@@ -106,8 +128,14 @@ impl Ready {
 /// A listener, and a way to connect to it.
 pub trait Listener<S>: Send + Sync {
     /// Connects to the listener. May return before the listener has accepted.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` if the backlog is full, or any error of the transport.
     fn connect(&self) -> io::Result<S>;
-    /// Accepts the next connection. Fails with `TimedOut` or `WouldBlock` if none arrives in time.
+    /// Accepts the next connection.
+    ///
+    /// # Errors
+    /// `TimedOut` or `WouldBlock` if none arrives in time.
     fn accept(&self, timeout: Duration) -> io::Result<S>;
 }
 
@@ -134,6 +162,9 @@ pub trait Transport: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Creates a connection. Returns the end that connected and the end that accepted.
+    ///
+    /// # Errors
+    /// Any error of the transport; the case then fails.
     fn pair(&self) -> io::Result<(Self::Stream, Self::Stream)>;
 
     /// Whether a reader can distinguish a killed peer from one that closed its stream. If not, a

@@ -59,7 +59,7 @@ SOCKET WSAAPI hv_socket(int family, int type, int protocol) {
 
 SOCKET WSAAPI hv_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFOW *info, GROUP group,
                             DWORD flags) {
-    WSAPROTOCOL_INFOW plain;
+    WSAPROTOCOL_INFOW tcp_info;
     duplicate_state old;
     SOCKET socket;
     record *r;
@@ -71,10 +71,10 @@ SOCKET WSAAPI hv_WSASocketW(int family, int type, int protocol, WSAPROTOCOL_INFO
         return WSASocketW(family, type, protocol, info, group, flags);
     if (!world_open())
         return WSASetLastError(WSAENOBUFS), INVALID_SOCKET;
-    plain = *info;
-    plain.iAddressFamily = AF_INET;
-    plain.iProtocol = IPPROTO_TCP;
-    socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, &plain, group, flags);
+    tcp_info = *info;
+    tcp_info.iAddressFamily = AF_INET;
+    tcp_info.iProtocol = IPPROTO_TCP;
+    socket = WSASocketW(AF_INET, SOCK_STREAM, IPPROTO_TCP, &tcp_info, group, flags);
     if (socket == INVALID_SOCKET)
         return socket;
     records_lock();

@@ -79,12 +79,18 @@ impl Bundle {
     }
 
     /// Copies a file of the host into the rootfs, with its mode. Programs must be static.
+    ///
+    /// # Errors
+    /// Any I/O error of the copy.
     pub fn copy_in(&mut self, host: &Path, inside: &str) -> io::Result<&mut Self> {
         fs::copy(host, self.in_rootfs(inside)?)?;
         Ok(self)
     }
 
     /// Creates a symbolic link in the rootfs.
+    ///
+    /// # Errors
+    /// If the link cannot be created, for example because the path exists.
     pub fn link_in(&mut self, target: &str, inside: &str) -> io::Result<&mut Self> {
         std::os::unix::fs::symlink(target, self.in_rootfs(inside)?)?;
         Ok(self)
@@ -138,6 +144,9 @@ impl Bundle {
     }
 
     /// Starts the program in a new container, with pipes on its stdin, stdout and stderr.
+    ///
+    /// # Errors
+    /// If runc cannot be started.
     pub fn start(&self, arguments: &[&str]) -> io::Result<Container> {
         let instance = self.instance(arguments)?;
         let mut command = instance.command();
@@ -256,7 +265,10 @@ impl Container {
         process::output(&mut command, input, RUN_TIMEOUT)
     }
 
-    /// Waits until the program exits. Fails with `TimedOut` after `timeout`.
+    /// Waits until the program exits.
+    ///
+    /// # Errors
+    /// `TimedOut` after `timeout`.
     pub fn wait(&mut self, timeout: Duration) -> io::Result<std::process::ExitStatus> {
         self.running.wait(timeout)
     }

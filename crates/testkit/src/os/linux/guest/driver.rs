@@ -162,6 +162,9 @@ const TX_DATA: usize = 64;
 
 impl Driver {
     /// Connects to the device at `path` and offers all receive buffers.
+    ///
+    /// # Errors
+    /// If the memory cannot be allocated, or the device cannot be reached or rejects the setup.
     pub fn start(path: &Path, options: Options) -> io::Result<Self> {
         let mut driver = Self::new(path, options)?;
         driver.connect()?;
@@ -173,6 +176,9 @@ impl Driver {
     ///
     /// # Panics
     /// If `queue_size` is no power of two, or less than `tx_slots`.
+    ///
+    /// # Errors
+    /// If the memory or the notification descriptors cannot be created.
     pub fn new(path: &Path, options: Options) -> io::Result<Self> {
         assert!(options.queue_size.is_power_of_two() && options.tx_slots <= options.queue_size);
         let plan = |boundary| {
@@ -218,6 +224,9 @@ impl Driver {
 
     /// Connects to the device and starts the queues. After a previous connection they resume at the
     /// used index, as QEMU does when the device's process was restarted.
+    ///
+    /// # Errors
+    /// If the device cannot be reached or rejects the setup.
     pub fn connect(&mut self) -> io::Result<()> {
         let mut vmm = Vmm::connect(&self.path, self.options.timeout)?;
         self.features = vmm.agree(self.options.features, self.options.protocol)?;
@@ -231,6 +240,9 @@ impl Driver {
     }
 
     /// Starts the queues at these indexes. Like QEMU, it sends the memory table again.
+    ///
+    /// # Errors
+    /// `NotConnected`, or if the device rejects the setup.
     pub fn start_queues(&mut self, bases: [u16; 2]) -> io::Result<()> {
         let vmm = self.vmm()?;
         vmm.set_memory(self.memory.regions(), self.memory.descriptor())?;
@@ -252,12 +264,18 @@ impl Driver {
     }
 
     /// Stops the queues, as a paused VM does. Returns their indexes.
+    ///
+    /// # Errors
+    /// `NotConnected`, or if the device's reply is invalid.
     pub fn stop_queues(&mut self) -> io::Result<[u16; 2]> {
         let vmm = self.vmm()?;
         Ok([vmm.stop_ring(RX)?, vmm.stop_ring(TX)?])
     }
 
     /// Restarts the guest: resets the driver, on the same VMM.
+    ///
+    /// # Errors
+    /// As [`Driver::stop_queues`] and [`Driver::start_queues`].
     pub fn reboot(&mut self) -> io::Result<()> {
         self.stop_queues()?;
         self.forget();
@@ -271,7 +289,10 @@ impl Driver {
         self.vmm = None;
     }
 
-    /// The vhost-user connection. Fails with `NotConnected` without one.
+    /// The vhost-user connection.
+    ///
+    /// # Errors
+    /// `NotConnected` without a connection.
     pub fn vmm(&self) -> io::Result<&Vmm> {
         self.vmm.as_ref().ok_or(io::ErrorKind::NotConnected.into())
     }
@@ -373,6 +394,9 @@ impl Driver {
     }
 
     /// Waits for the next packet, copies its payload and recycles its buffer. `None` on timeout.
+    ///
+    /// # Errors
+    /// If the wait itself fails.
     pub fn receive(&mut self, timeout: Duration) -> io::Result<Option<(Header, Vec<u8>)>> {
         let until = Instant::now() + timeout;
         loop {
@@ -406,7 +430,10 @@ impl Driver {
     }
 
     /// Sends a packet in this layout and waits while the TX queue is full. The header is sent
-    /// unchanged, even if it contradicts the payload. Fails with `TimedOut`.
+    /// unchanged, even if it contradicts the payload.
+    ///
+    /// # Errors
+    /// `TimedOut` if the queue stays full for the configured timeout.
     pub fn send(&mut self, header: &Header, data: &[u8], layout: &Layout) -> io::Result<()> {
         let until = Instant::now() + self.options.timeout;
         while !self.try_add(header, data, layout) {

@@ -47,6 +47,9 @@ pub struct Memory {
 
 impl Memory {
     /// Allocates at least `len` bytes of zeroed memory. Pages are allocated on first access.
+    ///
+    /// # Errors
+    /// If the memory cannot be allocated or mapped.
     pub fn new(len: usize, regions: Regions) -> io::Result<Self> {
         let len = len.next_multiple_of(2 * PAGE);
         let descriptor = shared_memory::create(len as u64)?;

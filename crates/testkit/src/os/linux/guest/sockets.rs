@@ -53,11 +53,17 @@ struct Shared {
 
 impl Guest {
     /// Starts a guest whose vhost-user device listens at `path`. Blocked threads park at once.
+    ///
+    /// # Errors
+    /// As [`Driver::start`].
     pub fn start(path: &Path, options: Options) -> io::Result<Self> {
         Self::with_spin(path, options, Duration::ZERO)
     }
 
     /// Starts a guest whose blocked threads spin for `spin` before they park.
+    ///
+    /// # Errors
+    /// As [`Driver::start`].
     pub fn with_spin(path: &Path, options: Options, spin: Duration) -> io::Result<Self> {
         let mut driver = Driver::start(path, options)?;
         let calls = [
@@ -84,11 +90,17 @@ impl Guest {
     }
 
     /// Connects to a port of the host, with Linux's timeout of 2 s.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` or `TimedOut`.
     pub fn connect(&self, port: u32) -> io::Result<GuestStream> {
         self.connect_to(SocketKind::Stream, HOST, port, CONNECT_TIMEOUT)
     }
 
     /// Connects to a port of any context id, from an ephemeral port.
+    ///
+    /// # Errors
+    /// `ConnectionRefused` or `TimedOut`.
     pub fn connect_to(
         &self,
         kind: SocketKind,
@@ -101,6 +113,9 @@ impl Guest {
     }
 
     /// Connects from the given local port.
+    ///
+    /// # Errors
+    /// `ConnectionRefused`, `TimedOut`, or `AddrInUse` if this connection exists.
     pub fn connect_from(
         &self,
         local: u32,
@@ -128,11 +143,17 @@ impl Guest {
     }
 
     /// Listens on a port for stream connections, with a backlog of 128.
+    ///
+    /// # Errors
+    /// `AddrInUse` if the port has a listener.
     pub fn listen(&self, port: u32) -> io::Result<GuestListener> {
         self.listen_for(SocketKind::Stream, port, 128)
     }
 
     /// Listens on a port for connections of one kind.
+    ///
+    /// # Errors
+    /// `AddrInUse` if the port has a listener.
     pub fn listen_for(
         &self,
         kind: SocketKind,
@@ -164,6 +185,9 @@ impl Guest {
     }
 
     /// Pauses the VM (stops its queues) while `meanwhile` runs, and resumes it.
+    ///
+    /// # Errors
+    /// If the device cannot be reached or rejects the setup.
     pub fn pause(&self, meanwhile: impl FnOnce(&mut Driver)) -> io::Result<()> {
         let driver = &mut self.shared.lock().driver;
         let bases = driver.stop_queues()?;
@@ -172,6 +196,9 @@ impl Guest {
     }
 
     /// Restarts the guest on the same VMM. Its listeners listen again.
+    ///
+    /// # Errors
+    /// If the device cannot be reached or rejects the setup.
     pub fn reboot(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.restart();
@@ -179,6 +206,9 @@ impl Guest {
     }
 
     /// Restarts the guest with a new VMM, as after the VMM's process was killed.
+    ///
+    /// # Errors
+    /// If the device cannot be reached or rejects the setup.
     pub fn kill_and_start(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.restart();
@@ -190,6 +220,9 @@ impl Guest {
     }
 
     /// Reconnects the VMM to a device whose process was restarted.
+    ///
+    /// # Errors
+    /// If the device cannot be reached or rejects the setup.
     pub fn reconnect(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.driver.disconnect();
@@ -288,6 +321,9 @@ impl GuestStream {
     }
 
     /// Shuts down one direction (half-close) or both.
+    ///
+    /// # Errors
+    /// `NotConnected` if the connection is closed.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
         let bits = match how {
             Shutdown::Read => shutdown::RECEIVE,
@@ -301,6 +337,9 @@ impl GuestStream {
     }
 
     /// Shuts down both directions and waits for the peer's reset. Returns how the connection ended.
+    ///
+    /// # Errors
+    /// `TimedOut` without a reset of the peer.
     pub fn close(self, timeout: Duration) -> io::Result<Over> {
         let key = self.0.key;
         // It fails only if the connection is closed already.
@@ -346,14 +385,20 @@ impl GuestStream {
         core.is_writable(self.0.key)
     }
 
-    /// Writes as many bytes as the credit allows. Fails with `WouldBlock` without credit.
+    /// Writes as many bytes as the credit allows, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` without credit, `BrokenPipe` after a shutdown, or `ConnectionReset`.
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         let mut core = self.0.shared.lock();
         core.process_queues();
         core.try_write(self.0.key, bytes)
     }
 
-    /// Reads available data. Fails with `WouldBlock` if there is none.
+    /// Reads available data, without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` without data, or `ConnectionReset`.
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut core = self.0.shared.lock();
         core.process_queues();
@@ -361,8 +406,11 @@ impl GuestStream {
         read.unwrap_or(Err(io::ErrorKind::WouldBlock.into()))
     }
 
-    /// Sends a message. With `record` it also ends a record (`MSG_EOR`). Fails with `InvalidInput` if
-    /// it is larger than the peer's receive buffer.
+    /// Sends a message. With `record` it also ends a record (`MSG_EOR`).
+    ///
+    /// # Errors
+    /// `InvalidInput` if the message is larger than the peer's receive buffer, `TimedOut`, `BrokenPipe` or
+    /// `ConnectionReset`.
     pub fn send_message(&self, bytes: &[u8], record: bool) -> io::Result<()> {
         let key = self.0.key;
         let mut sent = 0;
@@ -376,6 +424,9 @@ impl GuestStream {
     }
 
     /// Receives the next message, and whether it ends a record. `None` is end of file.
+    ///
+    /// # Errors
+    /// `TimedOut` or `ConnectionReset`.
     pub fn receive_message(&self) -> io::Result<Message> {
         let key = self.0.key;
         self.block(0, |core| core.read_message(key))
@@ -431,7 +482,10 @@ pub struct GuestListener {
 }
 
 impl GuestListener {
-    /// Accepts the next connection. Fails with `TimedOut` after `timeout`.
+    /// Accepts the next connection.
+    ///
+    /// # Errors
+    /// `TimedOut` after `timeout`.
     pub fn accept(&self, timeout: Duration) -> io::Result<GuestStream> {
         let until = Some(Instant::now() + timeout);
         let name = (self.kind, self.port);

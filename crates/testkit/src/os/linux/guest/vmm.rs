@@ -89,6 +89,9 @@ pub struct Vmm {
 
 impl Vmm {
     /// Connects. `timeout` bounds each reply, and the wait for a socket that does not exist yet.
+    ///
+    /// # Errors
+    /// If the socket does not accept a connection within `timeout`.
     pub fn connect(path: &Path, timeout: Duration) -> io::Result<Self> {
         let until = Instant::now() + timeout;
         let socket = loop {
@@ -113,6 +116,9 @@ impl Vmm {
 
     /// Negotiates features as QEMU does. Returns those of `accepted` that the device offers, and stores
     /// the common protocol features.
+    ///
+    /// # Errors
+    /// If the device closes the connection, or a reply is invalid or late.
     pub fn agree(&mut self, accepted: u64, protocol: u64) -> io::Result<u64> {
         let offered = self.number(request::GET_FEATURES)?;
         if offered & PROTOCOL_FEATURES != 0 {
@@ -138,6 +144,9 @@ impl Vmm {
     }
 
     /// Sends the guest's memory table.
+    ///
+    /// # Errors
+    /// As [`Vmm::tell`].
     pub fn set_memory(&self, regions: &[Region], memory: BorrowedFd<'_>) -> io::Result<()> {
         let mut body = Vec::new();
         body.extend((regions.len() as u32).to_ne_bytes());
@@ -150,6 +159,9 @@ impl Vmm {
     }
 
     /// Configures and starts a ring whose next index is `base`.
+    ///
+    /// # Errors
+    /// As [`Vmm::tell`].
     pub fn start_ring(
         &self,
         index: u32,
@@ -174,12 +186,18 @@ impl Vmm {
     }
 
     /// Enables or disables a ring.
+    ///
+    /// # Errors
+    /// As [`Vmm::tell`].
     pub fn enable_ring(&self, index: u32, enable: bool) -> io::Result<()> {
         let body = state(index, u32::from(enable));
         self.tell(request::SET_VRING_ENABLE, &body, &[])
     }
 
     /// Stops a ring and returns its next index.
+    ///
+    /// # Errors
+    /// If the device closes the connection, or its reply is invalid or late.
     pub fn stop_ring(&self, index: u32) -> io::Result<u16> {
         self.send(request::GET_VRING_BASE, 0, &state(index, 0), &[])?;
         let reply = self.receive_reply(request::GET_VRING_BASE)?;
@@ -191,12 +209,18 @@ impl Vmm {
     }
 
     /// Sends a request for a ring without the descriptor that it requires.
+    ///
+    /// # Errors
+    /// As [`Vmm::tell`].
     pub fn without_descriptor(&self, request: u32, index: u32) -> io::Result<()> {
         let number = u64::from(index) | NO_DESCRIPTOR;
         self.tell(request, &number.to_ne_bytes(), &[])
     }
 
     /// Sends a request whose reply is a 64-bit number, and returns that.
+    ///
+    /// # Errors
+    /// If the device closes the connection, or its reply is invalid or late.
     pub fn number(&self, request: u32) -> io::Result<u64> {
         self.send(request, 0, &[], &[])?;
         let reply = self.receive_reply(request)?;
@@ -230,6 +254,9 @@ impl Vmm {
     }
 
     /// Sends a message, unchecked.
+    ///
+    /// # Errors
+    /// If the socket is closed, or the write times out.
     pub fn send(
         &self,
         request: u32,
@@ -246,6 +273,9 @@ impl Vmm {
     }
 
     /// Sends raw bytes, with the descriptors attached to the first.
+    ///
+    /// # Errors
+    /// If the socket is closed, or the write times out.
     pub fn send_bytes(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -265,6 +295,9 @@ impl Vmm {
     }
 
     /// Waits for the reply to a request and returns its body.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` if the device closes the connection, `InvalidData` if the reply is invalid, or a timeout.
     pub fn receive_reply(&self, request: u32) -> io::Result<Vec<u8>> {
         let mut header = [0; 12];
         let mut filled = 0;
