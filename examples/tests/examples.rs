@@ -11,7 +11,7 @@ use std::time::Duration;
 use hvsock::{Endpoint, HvStream, Lease, ServiceId};
 use hvsock_broker::{Broker, BrokerConfig};
 use hvsock_endpoint::Dirs;
-use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::{TempFolder, require};
 
 /// Timeout of every wait.
@@ -48,14 +48,14 @@ impl Host {
     }
 
     /// Starts a service and waits until it listens.
-    fn serve(&self, command: &mut Command) -> (Running, Gathered) {
+    fn serve(&self, command: &mut Command) -> (Running, CapturedOutput) {
         let mut service = Running::start(command.stdout(Stdio::piped())).expect("started");
-        let printed = Gathered::from(service.take_stdout().expect("a pipe"));
+        let printed = CapturedOutput::from(service.take_stdout().expect("a pipe"));
         printed.wait_for("listening", TIMEOUT).expect("it listens");
         (service, printed)
     }
 
-    fn rust_server(&self, program: &str) -> (Running, Gathered) {
+    fn rust_server(&self, program: &str) -> (Running, CapturedOutput) {
         self.serve(self.command(program).arg(NAME))
     }
 
@@ -227,7 +227,7 @@ fn the_python_client_reports_refusals_and_resets() {
     }
     let mut listen = python(&host, &python3, "listen", "any", NAME);
     let (mut server, _printed) = host.serve(listen.stderr(Stdio::piped()));
-    let stderr = Gathered::from(server.take_stderr().expect("a pipe"));
+    let stderr = CapturedOutput::from(server.take_stderr().expect("a pipe"));
     drop(host);
     assert_eq!(server.wait(TIMEOUT).expect("it ends").code(), Some(1));
     stderr

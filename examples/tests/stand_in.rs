@@ -12,7 +12,7 @@ use std::time::Duration;
 use hvsock::{HvStream, ServiceId, VmId};
 use hvsock_registry::Registration;
 use hvsock_registry::key_store::KeyStore;
-use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::require;
 
 /// Timeout of every wait.
@@ -51,11 +51,11 @@ impl Host {
     }
 
     /// Starts a service and waits until it listens.
-    fn serve(&self, program: &str, arguments: &[&str]) -> (Running, Gathered) {
+    fn serve(&self, program: &str, arguments: &[&str]) -> (Running, CapturedOutput) {
         let mut command = self.command(program);
         let mut service =
             Running::start(command.args(arguments).stdout(Stdio::piped())).expect("started");
-        let printed = Gathered::from(service.take_stdout().expect("a pipe"));
+        let printed = CapturedOutput::from(service.take_stdout().expect("a pipe"));
         printed.wait_for("listening", TIMEOUT).expect("it listens");
         (service, printed)
     }

@@ -213,7 +213,7 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
     drop(lanes);
     report.connections = connections(test_bed, arguments.effort);
     for test_bed in [&hvsock, &peer] {
-        for violation in test_bed.guest.faults() {
+        for violation in test_bed.guest.protocol_violations() {
             eprintln!(
                 "the device of process {}: {violation}",
                 test_bed.device_pid()

@@ -22,7 +22,7 @@ use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, MakePair, PairThroughBroker, PairWithProcess, Reset,
     Role, ThroughBroker, Transport,
 };
-use hvsock_testkit::process::{Gathered, Running};
+use hvsock_testkit::process::{CapturedOutput, Running};
 
 use blocking::Blocking as Socket;
 
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         let by_ring = env::var_os(PEER_BY).is_some_and(|by| by == Carrier::Ring.name());
         let options = HvStream::options().shared_memory(by_ring);
         let stream = options.connect(address.as_str()).expect("the test listens");
-        return role.play(&Socket(stream));
+        return role.run(&Socket(stream));
     }
     let routes = [Route::WithinAPartition, Route::FromAContainer];
     let kinds = routes.into_iter().flat_map(|route| {
@@ -273,7 +273,7 @@ impl Transport for Brokered {
             command.env(BROKER_IN, folder.path()).stdout(Stdio::piped());
             let mut broker = Running::start(&mut command)?;
             let stdout = broker.take_stdout().ok_or(io::ErrorKind::BrokenPipe)?;
-            Gathered::from(stdout).wait_for("ready", LONGEST_WAIT)?;
+            CapturedOutput::from(stdout).wait_for("ready", LONGEST_WAIT)?;
             let listener = listen(folder.path(), FIRST_SERVICE, 1)?;
             let connector = transport.kind.connect(folder.path(), FIRST_SERVICE)?;
             let acceptor = accept(&listener, LONGEST_WAIT)?;

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use hvsock::{Endpoint, HvListener, HvStream};
 use hvsock_testkit::container::{Bundle, Container};
-use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::{TempFolder, require};
 
 /// Longer than anything here takes.
@@ -104,7 +104,7 @@ fn start_broker(folder: &TempFolder) -> Running {
     command.args(["broker", "--name", "root"]);
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut broker = Running::start(&mut command).expect("a broker");
-    let printed = Gathered::from(broker.take_stdout().expect("a pipe"));
+    let printed = CapturedOutput::from(broker.take_stdout().expect("a pipe"));
     printed.wait_for("ready", LONG).expect("a ready broker");
     broker
 }
@@ -117,7 +117,7 @@ fn said(output: &Output) -> String {
 /// Starts the program in a container and waits until it listens.
 fn listening(bundle: &Bundle, arguments: &[&str]) -> Container {
     let mut container = bundle.start(arguments).expect("started");
-    let notes = Gathered::from(container.running.take_stderr().expect("a pipe"));
+    let notes = CapturedOutput::from(container.running.take_stderr().expect("a pipe"));
     notes.wait_for("listening for", LONG).expect("it listens");
     container
 }
@@ -128,7 +128,7 @@ fn standing(bundle: &Bundle) -> Container {
     let mut container = bundle
         .start(&["--dir", "/tmp/own", "broker"])
         .expect("started");
-    let printed = Gathered::from(container.running.take_stdout().expect("a pipe"));
+    let printed = CapturedOutput::from(container.running.take_stdout().expect("a pipe"));
     printed.wait_for("ready", LONG).expect("it stays");
     container
 }
@@ -188,7 +188,7 @@ fn the_host_reaches_a_listener_in_a_container_by_name_and_by_id() {
     for target in ["web", "WEB", id.trim()] {
         let mut container = listening(&web, &["listen", NAME, "--from", "parent"]);
         let mut stdin = container.running.take_stdin().expect("a pipe");
-        let stdout = Gathered::from(container.running.take_stdout().expect("a pipe"));
+        let stdout = CapturedOutput::from(container.running.take_stdout().expect("a pipe"));
         stdin.write_all(b"from the container").expect("written");
         drop(stdin);
         let heard = exchange(host.connect(target, NAME), b"from the host");

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::{TempFolder, require};
 use rustix::process::{Pid, Signal, kill_process};
 use tutorial_page::{Block, Likeness, Line};
@@ -41,7 +41,7 @@ const LONG: Duration = Duration::from_secs(20);
 struct Terminal {
     shell: Running,
     input: ChildStdin,
-    output: Gathered,
+    output: CapturedOutput,
     seen: usize,
     commands: usize,
     busy: bool,
@@ -73,7 +73,7 @@ impl Terminal {
         input.write_all(b"exec 2>&1\n").expect("written");
         Self {
             input,
-            output: Gathered::from(shell.take_stdout().expect("a pipe")),
+            output: CapturedOutput::from(shell.take_stdout().expect("a pipe")),
             shell,
             seen: 0,
             commands: 0,

@@ -109,8 +109,8 @@ pub fn output(command: &mut Command, input: &[u8], timeout: Duration) -> io::Res
         .stderr(Stdio::piped());
     let mut running = Running::start(command)?;
     feed(&mut running, input);
-    let stdout = running.take_stdout().map(Gathered::from);
-    let stderr = running.take_stderr().map(Gathered::from);
+    let stdout = running.take_stdout().map(CapturedOutput::from);
+    let stderr = running.take_stderr().map(CapturedOutput::from);
     let ended = running.wait(timeout);
     if ended.is_err() {
         running.kill()?;
@@ -149,12 +149,12 @@ fn feed(running: &mut Running, input: &[u8]) {
 /// Captures the output of a pipe in a background thread, so that a test can inspect the output of a
 /// [`Running`] process.
 #[derive(Debug)]
-pub struct Gathered {
+pub struct CapturedOutput {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: thread::JoinHandle<()>,
 }
 
-impl<R: Read + Send + 'static> From<R> for Gathered {
+impl<R: Read + Send + 'static> From<R> for CapturedOutput {
     fn from(mut pipe: R) -> Self {
         let bytes = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&bytes);
@@ -168,7 +168,7 @@ impl<R: Read + Send + 'static> From<R> for Gathered {
     }
 }
 
-impl Gathered {
+impl CapturedOutput {
     /// The output so far, as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&locked(&self.bytes)).into_owned()
@@ -267,7 +267,7 @@ mod tests {
     fn a_test_waits_for_output_and_a_dropped_process_is_killed() {
         let mut command = child_command("hang");
         let mut running = Running::start(command.stdout(Stdio::piped())).expect("a child");
-        let stdout = Gathered::from(running.take_stdout().expect("piped"));
+        let stdout = CapturedOutput::from(running.take_stdout().expect("piped"));
         stdout
             .wait_for("so far", Duration::from_secs(20))
             .expect("it prints");

@@ -169,7 +169,7 @@ fn each_fault_fails_its_case() {
         ),
         (
             Fault::ShutsDownBothDirections,
-            "data_arrives_after_the_other_direction_ended",
+            "a_half_closed_stream_still_receives",
             "end of file after 0 of 1048576 bytes",
         ),
     ] {

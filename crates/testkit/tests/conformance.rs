@@ -9,7 +9,7 @@ use hvsock_testkit::conformance::{self, Role};
 
 fn main() -> ExitCode {
     if let Some(role) = Role::of_this_process() {
-        return role.play(&kernel::stream_of_this_process().expect("a stream"));
+        return role.run(&kernel::stream_of_this_process().expect("a stream"));
     }
     conformance::main(kernel::all())
 }

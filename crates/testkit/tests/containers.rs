@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::container::Bundle;
-use hvsock_testkit::process::{Gathered, output};
+use hvsock_testkit::process::{CapturedOutput, output};
 use hvsock_testkit::require;
 
 /// Prints its surroundings, then echoes its stdin.
@@ -75,7 +75,7 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
     // Dropping a running container deletes it.
     let mut container = bundle.start(&["again"]).expect("it starts");
     let id = container.running.id();
-    let stdout = Gathered::from(container.running.take_stdout().expect("piped"));
+    let stdout = CapturedOutput::from(container.running.take_stdout().expect("piped"));
     stdout
         .wait_for("interfaces", Duration::from_secs(10))
         .expect("it runs");
@@ -89,7 +89,7 @@ fn a_static_program_runs_in_a_container_and_reaches_the_endpoint_folder() {
 
     // A killed program is reported by its status.
     let mut container = bundle.start(&["killed"]).expect("it starts");
-    let stdout = Gathered::from(container.running.take_stdout().expect("piped"));
+    let stdout = CapturedOutput::from(container.running.take_stdout().expect("piped"));
     stdout
         .wait_for("interfaces", Duration::from_secs(10))
         .expect("it runs");

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hvsock::{Endpoint, HvListener, HvStream, Lease, ServiceId, VmId};
 use hvsock_broker::Broker;
 use hvsock_broker::api::client::Client;
-use hvsock_testkit::process::{Gathered, Running};
+use hvsock_testkit::process::{CapturedOutput, Running};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
@@ -49,7 +49,7 @@ pub enum ChildRole {
 pub struct Child {
     pub process: Running,
     // Drains stdout, so that the child never blocks on a full pipe.
-    _output: Gathered,
+    _output: CapturedOutput,
 }
 
 impl Child {
@@ -65,7 +65,7 @@ impl Child {
             .env(ROLE, serde_json::to_string(role).expect("JSON"))
             .stdout(Stdio::piped());
         let mut process = Running::start(&mut command).expect("started");
-        let output = Gathered::from(process.take_stdout().expect("piped"));
+        let output = CapturedOutput::from(process.take_stdout().expect("piped"));
         output.wait_for("ready", TIMEOUT).expect("it is ready");
         Self {
             process,

@@ -18,7 +18,7 @@ fn works(options: Options) {
     exchange(&inside, &outside, bytes, 65_537);
     let (inside, outside) = world.pair(&guest, &listener);
     exchange(&inside, &outside, bytes.min(50_000), 77);
-    assert_eq!(guest.faults(), [""; 0], "{shown}");
+    assert_eq!(guest.protocol_violations(), [""; 0], "{shown}");
 }
 
 fn usual() -> Options {
@@ -32,9 +32,9 @@ fn header_and_data_may_be_in_one_or_in_any_number_of_descriptors() {
         Layout::Apart,
         Layout::Paged(4096),
         Layout::Paged(32 << 10),
-        Layout::Cut(vec![1, 2, 3, 4, 5, 6, 7, 8]),
-        Layout::Cut(vec![43, 2, 1]),
-        Layout::Cut(vec![45, 4000, 1, 1, 4096]),
+        Layout::Split(vec![1, 2, 3, 4, 5, 6, 7, 8]),
+        Layout::Split(vec![43, 2, 1]),
+        Layout::Split(vec![45, 4000, 1, 1, 4096]),
     ] {
         works(Options {
             layout: layout.clone(),
@@ -75,7 +75,7 @@ fn receive_buffers_may_be_small_or_large_and_begin_with_a_descriptor_for_the_hea
 
 #[test]
 fn memory_may_have_several_regions_and_buffers_may_span_them() {
-    for regions in [Regions::TwoApart, Regions::TwoTouching] {
+    for regions in [Regions::TwoApart, Regions::TwoAdjacent] {
         works(Options { regions, ..usual() });
     }
 }

@@ -202,8 +202,8 @@ fn connections_of_every_kind_at_once_lose_no_bytes() {
         });
     });
     world.settles_at(0);
-    assert_eq!(one.faults(), [""; 0]);
-    assert_eq!(two.faults(), [""; 0]);
+    assert_eq!(one.protocol_violations(), [""; 0]);
+    assert_eq!(two.protocol_violations(), [""; 0]);
     eventually("the guests have no connections", || {
         one.connections() + two.connections() == 0
     });

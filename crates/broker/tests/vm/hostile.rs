@@ -464,7 +464,7 @@ fn a_flood_of_requests_uses_bounded_memory() {
     for port in 0..100_000 {
         send(&mut driver, &packet(port, Operation::Request));
         while let Some(received) = driver.poll_receive() {
-            driver.give_back(received.buffer);
+            driver.recycle(received.buffer);
         }
         driver.refill();
         if port % 10_000 == 0 {
@@ -613,7 +613,7 @@ fn kicks_at_full_rate_do_not_starve_other_machines() {
 fn a_guest_that_overwrites_its_used_ring_harms_only_itself() {
     let fixture = Fixture::new();
     let lawless = Options {
-        lawless: true,
+        hostile: true,
         ..Options::new(WEB)
     };
     let mut driver = fixture.hostile_with(lawless.clone());

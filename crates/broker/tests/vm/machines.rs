@@ -53,7 +53,7 @@ fn a_machine_whose_process_is_replaced_at_once_loses_only_its_connections() {
     let world = World::new();
     let (listener, guest) = (world.listen(), world.guest());
     let (_inside, outside) = world.pair(&guest, &listener);
-    guest.kill_and_start().unwrap();
+    guest.restart_vmm().unwrap();
     assert_reset(outside);
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);

@@ -5,7 +5,9 @@ use std::io::Write;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
-use hvsock_testkit::guest::vmm::{RingAddresses, Vmm, protocol, region_bytes, request, state};
+use hvsock_testkit::guest::vmm::{
+    RingAddresses, Vmm, encode_region, protocol, request, vring_state,
+};
 use hvsock_testkit::guest::{Driver, Memory, Options, Region, Regions};
 use hvsock_virtio::features;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -18,7 +20,7 @@ const ALL: u64 = features::VERSION_1 | features::EVENT_IDX | features::INDIRECT_
 
 fn vmm(fixture: &Fixture) -> Vmm {
     let mut vmm = Vmm::connect(&fixture.world.socket("web"), BOUND).expect("connected");
-    vmm.agree(ALL, protocol::REPLY_ACK | protocol::MQ)
+    vmm.negotiate(ALL, protocol::REPLY_ACK | protocol::MQ)
         .expect("agreed");
     vmm
 }
@@ -153,7 +155,7 @@ fn invalid_memory_regions_are_refused() {
     });
     let _ = vmm(&fixture).set_memory(&many.collect::<Vec<_>>(), memory.descriptor());
     let mut body = vec![200, 0, 0, 0, 0, 0, 0, 0];
-    body.extend(region_bytes(&good));
+    body.extend(encode_region(&good));
     let _ = vmm(&fixture).send(request::SET_MEM_TABLE, 0, &body, &[memory.descriptor()]);
     body[0] = 1;
     let _ = vmm(&fixture).send(request::SET_MEM_TABLE, 0, &body, &[]);
@@ -222,7 +224,7 @@ fn invalid_vrings_are_refused_or_stop_only_their_own_machine() {
     let _ = vmm1.start_ring(0, 128, 0, good, [event.as_fd(), event.as_fd()]);
     drop(vmm1);
     let _ = vmm(&fixture).stop_ring(1);
-    let _ = vmm(&fixture).tell(request::SET_VRING_ENABLE, &state(77, 1), &[]);
+    let _ = vmm(&fixture).send_acked(request::SET_VRING_ENABLE, &vring_state(77, 1), &[]);
     fixture.everything_works_after(fixture.hostile());
 }
 
@@ -237,12 +239,12 @@ fn kick_and_call_descriptors_that_are_no_eventfds_are_refused() {
         request::SET_VRING_ERR,
     ] {
         for descriptor in [reader.as_fd(), writer.as_fd(), memory.descriptor()] {
-            let _ = vmm(&fixture).tell(request, &0_u64.to_ne_bytes(), &[descriptor]);
+            let _ = vmm(&fixture).send_acked(request, &0_u64.to_ne_bytes(), &[descriptor]);
         }
         // Two descriptors, none, and none with the no-descriptor flag set.
-        let _ = vmm(&fixture).tell(request, &[0; 8], &[reader.as_fd(), reader.as_fd()]);
-        let _ = vmm(&fixture).tell(request, &[0; 8], &[]);
-        let _ = vmm(&fixture).without_descriptor(request, 0);
+        let _ = vmm(&fixture).send_acked(request, &[0; 8], &[reader.as_fd(), reader.as_fd()]);
+        let _ = vmm(&fixture).send_acked(request, &[0; 8], &[]);
+        let _ = vmm(&fixture).send_without_fd(request, 0);
     }
     fixture.everything_works_after(fixture.hostile());
 }
@@ -289,8 +291,8 @@ fn a_device_works_after_a_reset() {
     let mut driver: Driver = fixture.hostile_with(Options::new(WEB));
     let vmm = driver.vmm().unwrap();
     if vmm.protocol() & protocol::RESET_DEVICE != 0 {
-        vmm.tell(request::RESET_DEVICE, &[], &[]).unwrap();
-        driver.forget();
+        vmm.send_acked(request::RESET_DEVICE, &[], &[]).unwrap();
+        driver.reset_queues();
         driver.start_queues([0, 0]).unwrap();
         driver.refill();
     }

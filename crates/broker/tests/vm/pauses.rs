@@ -159,5 +159,5 @@ fn flows_through_pauses(shared_memory: bool, bytes: u64) {
             assert_eq!(reader.join().unwrap().unwrap(), bytes);
         }
     });
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }

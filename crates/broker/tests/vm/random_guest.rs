@@ -129,7 +129,7 @@ pub fn run_script(script: &[u8]) {
         queue_size: size,
         tx_slots: size,
         rx_buffer: 45 + usize::from(script.word() % 8000),
-        lawless: true,
+        hostile: true,
         timeout: Duration::from_millis(10),
         ..Options::new(HOSTILE_CID).without(features)
     };
@@ -170,14 +170,14 @@ fn step(script: &mut Script<'_>, driver: &mut Driver) {
                 0 => Layout::Together,
                 1 => Layout::Apart,
                 2 => Layout::Paged(1 + usize::from(script.word() % 5000)),
-                _ => Layout::Cut((0..8).map(|_| usize::from(script.byte())).collect()),
+                _ => Layout::Split((0..8).map(|_| usize::from(script.byte())).collect()),
             };
             let _ = driver.send(&header, &vec![7; len], &layout);
         }
         4 => driver.refill(),
         5 => {
             while let Some(received) = driver.poll_receive() {
-                driver.give_back(received.buffer);
+                driver.recycle(received.buffer);
             }
             let queue = if tx { driver.tx() } else { driver.rx() };
             queue.kick();

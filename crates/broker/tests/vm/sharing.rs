@@ -133,7 +133,7 @@ fn a_connection_that_is_not_read_blocks_no_other() {
     for _ in 0..100 {
         ping(&inside, &outside);
     }
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]

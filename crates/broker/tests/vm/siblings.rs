@@ -68,8 +68,8 @@ fn streams_between_siblings_carry_data_each_way() {
     });
     drop((a, b));
     siblings.world.settles_at(0);
-    assert_eq!(siblings.one.faults(), [""; 0]);
-    assert_eq!(siblings.two.faults(), [""; 0]);
+    assert_eq!(siblings.one.protocol_violations(), [""; 0]);
+    assert_eq!(siblings.two.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn messages_between_siblings_keep_their_boundaries() {
         }
         assert!(b.receive_message().unwrap().is_none());
     });
-    assert_eq!(siblings.two.faults(), [""; 0]);
+    assert_eq!(siblings.two.protocol_violations(), [""; 0]);
 }
 
 #[test]

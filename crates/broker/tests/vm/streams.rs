@@ -6,7 +6,7 @@ use std::net::Shutdown;
 
 use hvsock::{Refusal, refusal_of};
 use hvsock_broker::model::PartitionState;
-use hvsock_testkit::guest::{HOST, Options, Over};
+use hvsock_testkit::guest::{CloseReason, HOST, Options};
 use hvsock_virtio::SocketKind;
 
 use crate::world::{PORT, TIMEOUT, WEB, World, accept, bounded, exchange, ping};
@@ -18,9 +18,9 @@ fn a_guest_connects_to_a_service_of_the_host_and_data_flows_each_way() {
     let (inside, outside) = world.pair(&guest, &listener);
     exchange(&inside, &outside, 3 << 20, 10_000);
     drop(outside);
-    assert_eq!(inside.close(TIMEOUT).unwrap(), Over::Clean);
+    assert_eq!(inside.close(TIMEOUT).unwrap(), CloseReason::Clean);
     world.settles_at(0);
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn the_host_connects_to_a_port_of_a_guest_by_the_machines_name() {
     exchange(&inside, &outside, 3 << 20, 70_000);
     drop((inside, outside));
     world.settles_at(0);
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_service_without_listener_registration_or_enablement_is_refused_and_not_time
         .connect_to(SocketKind::Seqpacket, HOST, PORT, TIMEOUT)
         .unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_half_close_ends_one_direction_after_all_its_bytes() {
     assert_eq!(text, "answer");
     drop(inside);
     world.settles_at(0);
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -152,14 +152,14 @@ fn a_guest_that_sends_few_credit_updates_receives_everything() {
     let listener = world.listen();
     // Like Linux before 6.8, with small buffers, of which many are in flight.
     let options = Options {
-        tells_when_empty: false,
+        credit_update_when_empty: false,
         rx_buffer: 100,
         ..Options::new(WEB)
     };
     let guest = world.guest_of("web", options);
     let (inside, outside) = world.pair(&guest, &listener);
     exchange(&inside, &outside, 200_000, 77);
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_guest_may_reuse_a_port_at_once() {
         ping(&inside, &outside);
         match round % 2 {
             0 => inside.reset(),
-            _ => assert_eq!(inside.close(TIMEOUT).unwrap(), Over::Clean),
+            _ => assert_eq!(inside.close(TIMEOUT).unwrap(), CloseReason::Clean),
         }
     }
 }
@@ -196,7 +196,7 @@ fn bytes_of_many_connections_are_not_mixed_up() {
     }
     drop(pairs);
     world.settles_at(0);
-    assert_eq!(guest.faults(), [""; 0]);
+    assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
@@ -209,7 +209,7 @@ fn the_close_of_a_process_after_many_control_messages_is_noticed() {
             outside.set_connected_suspend(message % 2 == 0).unwrap();
         }
         drop(outside);
-        assert_eq!(inside.close(TIMEOUT).unwrap(), Over::Clean);
+        assert_eq!(inside.close(TIMEOUT).unwrap(), CloseReason::Clean);
     }
     world.settles_at(0);
 }

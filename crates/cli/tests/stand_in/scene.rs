@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::{ChildStdin, Command};
 use std::time::Instant;
 
-use hvsock_testkit::process::{self, Gathered, Running};
+use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::require;
 
 use crate::util::{Done, PATIENCE, World, hvsock, start};
@@ -66,8 +66,8 @@ impl Scene {
 pub struct Talker {
     pub process: Running,
     stdin: Option<ChildStdin>,
-    stdout: Option<Gathered>,
-    stderr: Gathered,
+    stdout: Option<CapturedOutput>,
+    stderr: CapturedOutput,
 }
 
 impl Talker {
@@ -75,7 +75,7 @@ impl Talker {
         let mut process = start(command);
         Self {
             stdin: process.take_stdin(),
-            stdout: process.take_stdout().map(Gathered::from),
+            stdout: process.take_stdout().map(CapturedOutput::from),
             stderr: process.take_stderr().unwrap().into(),
             process,
         }

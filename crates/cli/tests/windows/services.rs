@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use hvsock_registry::key_store::SERVICES;
-use hvsock_testkit::process::Gathered;
+use hvsock_testkit::process::CapturedOutput;
 use serde_json::json;
 use windows_registry::LOCAL_MACHINE;
 
@@ -212,7 +212,7 @@ fn a_lease_lasts_as_long_as_the_command() {
     let name = world.name("trial");
     let mut command = hvsock();
     let mut lease = start(command.args(["service", "register", &name, "--lease"]));
-    let stdout = Gathered::from(lease.take_stdout().unwrap());
+    let stdout = CapturedOutput::from(lease.take_stdout().unwrap());
     stdout.wait_for("\n", PATIENCE).unwrap();
     let id = id_of(stdout.text().trim()).to_string();
     let shown = world.show(&name);
@@ -233,8 +233,8 @@ fn a_lease_that_is_taken_away_ends_the_command() {
     let name = world.name("trial");
     let mut command = hvsock();
     let mut lease = start(command.args(["service", "register", &name, "--lease"]));
-    let stdout = Gathered::from(lease.take_stdout().unwrap());
-    let stderr = Gathered::from(lease.take_stderr().unwrap());
+    let stdout = CapturedOutput::from(lease.take_stdout().unwrap());
+    let stderr = CapturedOutput::from(lease.take_stderr().unwrap());
     stdout.wait_for("\n", PATIENCE).unwrap();
     world.ok(["service", "unregister", &name]);
     assert_eq!(lease.wait(PATIENCE).unwrap().code(), Some(1));

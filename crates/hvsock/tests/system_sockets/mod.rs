@@ -68,7 +68,7 @@ impl System {
             .ok()
             .and_then(|port| port.parse().ok());
         let port = port.expect("the role has a port to connect to");
-        role.play(&Blocking::connect(self, port, USUAL).expect("a connection"))
+        role.run(&Blocking::connect(self, port, USUAL).expect("a connection"))
     }
 
     fn connecting(self, buffer: u32) -> ConnectOptions {
@@ -150,11 +150,11 @@ impl<E: SocketStream> Transport for Sockets<E> {
         self.connect_pair(|port| E::connect(self.system, port, USUAL))
     }
 
-    fn tells_death_from_end(&self) -> bool {
+    fn distinguishes_death_from_eof(&self) -> bool {
         self.system.reports_peer_death && self.name == self.system.blocking
     }
 
-    fn many(&self) -> usize {
+    fn concurrent_connections(&self) -> usize {
         E::many(self.system)
     }
 

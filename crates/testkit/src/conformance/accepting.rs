@@ -41,7 +41,9 @@ fn listener<T: Transport>(transport: &T, backlog: u32) -> Box<dyn Listener<T::St
 }
 
 fn many<T: Transport>(transport: &T) {
-    let pairs: Vec<_> = (0..transport.many()).map(|_| fresh(transport)).collect();
+    let pairs: Vec<_> = (0..transport.concurrent_connections())
+        .map(|_| fresh(transport))
+        .collect();
     for (number, (connector, _)) in pairs.iter().enumerate() {
         send(connector, &(number as u32).to_le_bytes());
     }

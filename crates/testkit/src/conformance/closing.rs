@@ -18,7 +18,7 @@ const LARGE: usize = 1 << 20;
 pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
     vec![
         Case::new("end_of_file_comes_after_all_data", end_after_data),
-        Case::new("data_arrives_after_the_other_direction_ended", half_close),
+        Case::new("a_half_closed_stream_still_receives", half_close),
         Case::new("both_ends_half_close_at_once", both_half_close),
         Case::new("a_write_after_shutdown_is_a_broken_pipe", write_after_end),
         Case::new("data_written_before_a_close_arrives", close_after_write),

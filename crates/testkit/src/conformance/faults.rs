@@ -61,7 +61,7 @@ impl Role {
     }
 
     /// Runs the role on a stream. Returns when the stream ends, or after [`LONGEST_CASE`].
-    pub fn play<S: Stream>(self, stream: &S) -> ExitCode {
+    pub fn run<S: Stream>(self, stream: &S) -> ExitCode {
         let mut buffer = vec![0; 65_536];
         match self {
             Role::Hold => thread::sleep(LONGEST_CASE),
@@ -101,7 +101,7 @@ pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
         ),
         Case::needs(
             "a_killed_peer_is_a_reset_not_end_of_file",
-            |transport: &T| kills(transport) && transport.tells_death_from_end(),
+            |transport: &T| kills(transport) && transport.distinguishes_death_from_eof(),
             killed_peer_is_reset,
         ),
         Case::needs(
@@ -195,7 +195,7 @@ fn check_death<T: Transport>(transport: &T, end: StreamEnd) {
     match end {
         StreamEnd::EndOfFile => {
             assert!(
-                !transport.tells_death_from_end(),
+                !transport.distinguishes_death_from_eof(),
                 "a death looked like end of file"
             );
         }

@@ -6,7 +6,7 @@
 //! ```text
 //! fn main() -> ExitCode {
 //!     if let Some(role) = Role::of_this_process() {
-//!         return role.play(&the_other_end_of_the_test());   // only with `pair_with_process`
+//!         return role.run(&the_other_end_of_the_test());   // only with `pair_with_process`
 //!     }
 //!     conformance::main(conformance::trials(MyTransport))
 //! }
@@ -169,12 +169,12 @@ pub trait Transport: Send + Sync + 'static {
 
     /// Whether a reader can distinguish a killed peer from one that closed its stream. If not, a
     /// reader takes a truncated message for a complete one.
-    fn tells_death_from_end(&self) -> bool {
+    fn distinguishes_death_from_eof(&self) -> bool {
         true
     }
 
     /// How many concurrent connections the suite opens.
-    fn many(&self) -> usize {
+    fn concurrent_connections(&self) -> usize {
         500
     }
 

@@ -22,7 +22,7 @@ pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
         ),
         Case::new("a_nonblocking_read_reports_would_block", nonblocking_read),
         Case::new("an_unread_stream_applies_backpressure", backpressure),
-        Case::new("readiness_follows_what_happens", readiness),
+        Case::new("readiness_follows_the_state_of_the_stream", readiness),
         Case::new("data_wakes_a_waiting_reader", wakes_for_data),
         Case::new("free_space_wakes_a_waiting_writer", wakes_for_free_space),
         Case::new(

@@ -82,7 +82,7 @@ impl Transport for Unix {
         Ok((Kernel(local), Kernel(peer)))
     }
 
-    fn tells_death_from_end(&self) -> bool {
+    fn distinguishes_death_from_eof(&self) -> bool {
         false
     }
 

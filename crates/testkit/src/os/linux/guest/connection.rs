@@ -23,7 +23,7 @@ pub(super) struct Key {
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Over {
+pub enum CloseReason {
     /// Both sides shut down both directions.
     Clean,
     /// By a reset.
@@ -58,7 +58,7 @@ enum ChunkBytes {
 pub(super) struct Connection {
     pub(super) key: Key,
     pub(super) open: bool,
-    pub(super) close_reason: Option<Over>,
+    pub(super) close_reason: Option<CloseReason>,
     /// Whether the last handle was dropped.
     pub(super) released: bool,
     /// Bits of [`shutdown`] that the guest has sent, and that it has received.
@@ -74,7 +74,7 @@ pub(super) struct Connection {
     /// The last `fwd_cnt` sent to the peer.
     sent_fwd_cnt: u32,
     /// Whether a reader that has read everything also sends a credit update.
-    tells_when_empty: bool,
+    credit_update_when_empty: bool,
     /// Bytes sent so far, wrapping.
     tx_cnt: u32,
     peer_buf_alloc: u32,
@@ -95,7 +95,7 @@ impl Connection {
             unread: 0,
             fwd_cnt: 0,
             sent_fwd_cnt: 0,
-            tells_when_empty: options.tells_when_empty,
+            credit_update_when_empty: options.credit_update_when_empty,
             tx_cnt: 0,
             peer_buf_alloc: 0,
             peer_fwd_cnt: 0,
@@ -234,7 +234,7 @@ impl Connection {
             };
             filled += chunk.bytes.copy(driver, &mut buffer[filled..]);
             if chunk.bytes.is_empty() {
-                chunk.bytes.give_back(driver);
+                chunk.bytes.recycle(driver);
                 self.chunks.pop_front();
             }
         }
@@ -249,7 +249,7 @@ impl Connection {
             let from = whole.len();
             whole.resize(from + chunk.bytes.len(), 0);
             chunk.bytes.copy(driver, &mut whole[from..]);
-            chunk.bytes.give_back(driver);
+            chunk.bytes.recycle(driver);
             if chunk.end {
                 // The rest of the buffer may hold part of a message that needs more credit to
                 // complete, so Linux sends an update after each message.
@@ -265,14 +265,14 @@ impl Connection {
         self.unread -= bytes as u32;
         self.fwd_cnt = self.fwd_cnt.wrapping_add(bytes as u32);
         let unreported = self.fwd_cnt.wrapping_sub(self.sent_fwd_cnt);
-        let is_empty = self.unread == 0 && self.tells_when_empty;
+        let is_empty = self.unread == 0 && self.credit_update_when_empty;
         unreported > 0 && (BUFFER - unreported < LOW_WATERMARK || is_empty)
     }
 
     /// Discards unread data and returns its buffers.
     pub(super) fn discard(&mut self, driver: &mut Driver) {
         for chunk in self.chunks.drain(..) {
-            chunk.bytes.give_back(driver);
+            chunk.bytes.recycle(driver);
         }
         self.unread = 0;
     }
@@ -314,9 +314,9 @@ impl ChunkBytes {
         }
     }
 
-    fn give_back(&self, driver: &mut Driver) {
+    fn recycle(&self, driver: &mut Driver) {
         if let Self::InBuffer { buffer, .. } = self {
-            driver.give_back(*buffer);
+            driver.recycle(*buffer);
         }
     }
 }

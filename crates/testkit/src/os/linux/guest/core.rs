@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_virtio::{Header, Operation, SocketKind, message, shutdown};
 
-use super::connection::{Connection, Key, Over};
+use super::connection::{CloseReason, Connection, Key};
 use super::driver::{Driver, MAX_PACKET, Received};
 
 /// How long Linux waits for the peer's reset after a close (`VSOCK_CLOSE_TIMEOUT`).
@@ -109,7 +109,7 @@ impl Core {
                     break;
                 };
                 if !self.handle(&received) {
-                    self.driver.give_back(received.buffer);
+                    self.driver.recycle(received.buffer);
                 }
                 count += 1;
             }
@@ -193,13 +193,13 @@ impl Core {
             Operation::Reset => {
                 let both = |bits| bits & shutdown::BOTH == shutdown::BOTH;
                 connection.close_reason = Some(match connection.open {
-                    false => Over::Refused,
+                    false => CloseReason::Refused,
                     true if both(connection.shutdown_sent)
                         || both(connection.shutdown_received) =>
                     {
-                        Over::Clean
+                        CloseReason::Clean
                     }
-                    true => Over::Reset,
+                    true => CloseReason::Reset,
                 });
             }
             _ if !connection.open => {
@@ -220,7 +220,7 @@ impl Core {
         let closed = connection.close_reason.is_some();
         let ended = connection.shutdown_received & shutdown::BOTH == shutdown::BOTH;
         if !closed && ended && !connection.has_unread() {
-            connection.close_reason = Some(Over::Clean);
+            connection.close_reason = Some(CloseReason::Clean);
             reply = Some(Operation::Reset);
         }
         if let Some(reason) = violation {
@@ -371,7 +371,7 @@ impl Core {
                 && !connection.has_unread()
         });
         if let Some(connection) = ended {
-            connection.close_reason = Some(Over::Clean);
+            connection.close_reason = Some(CloseReason::Clean);
             self.send_control(key, Operation::Reset, 0);
         }
     }
@@ -402,7 +402,7 @@ impl Core {
             }
             if let Some(reason) = connection.close_reason {
                 return Some(Err(match reason {
-                    Over::Clean => io::ErrorKind::BrokenPipe,
+                    CloseReason::Clean => io::ErrorKind::BrokenPipe,
                     _ => io::ErrorKind::ConnectionReset,
                 }
                 .into()));
@@ -503,7 +503,7 @@ impl Core {
     pub(super) fn restart(&mut self) {
         for connection in self.connections.values_mut() {
             connection.clear_unread();
-            connection.close_reason = Some(Over::Restarted);
+            connection.close_reason = Some(CloseReason::Restarted);
             connection.changed.notify_all();
         }
         self.connections
@@ -525,7 +525,7 @@ impl Connection {
             return Some(Ok(()));
         }
         match self.close_reason? {
-            Over::Clean => Some(Ok(())),
+            CloseReason::Clean => Some(Ok(())),
             _ => Some(Err(io::ErrorKind::ConnectionReset.into())),
         }
     }

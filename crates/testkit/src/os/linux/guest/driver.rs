@@ -34,7 +34,7 @@ pub enum Layout {
     /// above 32 KiB.
     Paged(usize),
     /// Descriptors of these lengths across header and payload, and one for the rest.
-    Cut(Vec<usize>),
+    Split(Vec<usize>),
 }
 
 /// Configuration of a driver and its VMM.
@@ -60,10 +60,10 @@ pub struct Options {
     pub regions: Regions,
     /// Whether a reader that has read everything sends a credit update, however few bytes it read.
     /// Linux does so since 6.8.
-    pub tells_when_empty: bool,
+    pub credit_update_when_empty: bool,
     /// Whether the test itself overwrites the used ring, as a hostile guest may. Invalid entries there
     /// are then skipped instead of being reported as violations of the device.
-    pub lawless: bool,
+    pub hostile: bool,
     /// Timeout for a vhost-user reply, and for free space in the TX queue.
     pub timeout: Duration,
 }
@@ -88,8 +88,8 @@ impl Default for Options {
             layout: Layout::default(),
             tx_slots: 128,
             regions: Regions::One,
-            tells_when_empty: true,
-            lawless: false,
+            credit_update_when_empty: true,
+            hostile: false,
             timeout: Duration::from_secs(10),
         }
     }
@@ -113,7 +113,7 @@ impl Options {
 }
 
 /// A received packet. Its payload stays in guest memory until the buffer is returned by
-/// [`Driver::give_back`].
+/// [`Driver::recycle`].
 #[derive(Clone, Copy, Debug)]
 pub struct Received {
     /// The packet's header.
@@ -214,11 +214,11 @@ impl Driver {
             segments: Vec::new(),
             options,
         };
-        if driver.options.lawless {
+        if driver.options.hostile {
             driver.rx.tolerate_hostile_writes();
             driver.tx.tolerate_hostile_writes();
         }
-        driver.forget();
+        driver.reset_queues();
         Ok(driver)
     }
 
@@ -229,7 +229,7 @@ impl Driver {
     /// If the device cannot be reached or rejects the setup.
     pub fn connect(&mut self) -> io::Result<()> {
         let mut vmm = Vmm::connect(&self.path, self.options.timeout)?;
-        self.features = vmm.agree(self.options.features, self.options.protocol)?;
+        self.features = vmm.negotiate(self.options.features, self.options.protocol)?;
         self.vmm = Some(vmm);
         let has = |feature| self.features & feature != 0;
         let (event_idx, indirect) = (has(features::EVENT_IDX), has(features::INDIRECT_DESC));
@@ -278,7 +278,7 @@ impl Driver {
     /// As [`Driver::stop_queues`] and [`Driver::start_queues`].
     pub fn reboot(&mut self) -> io::Result<()> {
         self.stop_queues()?;
-        self.forget();
+        self.reset_queues();
         self.start_queues([0, 0])?;
         self.refill();
         Ok(())
@@ -323,7 +323,7 @@ impl Driver {
     }
 
     /// Resets both queues: nothing is in flight, and the device has no buffer.
-    pub fn forget(&mut self) {
+    pub fn reset_queues(&mut self) {
         self.rx.reset();
         self.tx.reset();
         self.rx_spare = (0..rx_buffers(&self.options) as u32).rev().collect();
@@ -359,18 +359,18 @@ impl Driver {
         !self.rx_spare.is_empty()
     }
 
-    /// Returns the next received packet. The caller owns its buffer until [`Driver::give_back`].
+    /// Returns the next received packet. The caller owns its buffer until [`Driver::recycle`].
     ///
     /// # Panics
     /// If the device wrote fewer bytes than a header or more than the buffer has, unless the options
-    /// say `lawless`.
+    /// say `hostile`.
     #[inline]
     pub fn poll_receive(&mut self) -> Option<Received> {
         let (buffer, written) = self.rx.pop_used()?;
         let offset = self.rx_begin + buffer as usize * rx_stride(&self.options);
         let mut header = [0; HEADER_LEN];
         self.memory.bytes(offset, HEADER_LEN).get(0, &mut header);
-        let written = match self.options.lawless {
+        let written = match self.options.hostile {
             true => written.clamp(HEADER_LEN, self.options.rx_buffer),
             false => written,
         };
@@ -389,7 +389,7 @@ impl Driver {
 
     /// Returns a buffer to the spare ones. The next [`Driver::refill`] offers it to the device.
     #[inline]
-    pub fn give_back(&mut self, buffer: u32) {
+    pub fn recycle(&mut self, buffer: u32) {
         self.rx_spare.push(buffer);
     }
 
@@ -409,7 +409,7 @@ impl Driver {
             {
                 let mut data = vec![0; len];
                 self.memory.bytes(offset, len).get(0, &mut data);
-                self.give_back(buffer);
+                self.recycle(buffer);
                 self.refill();
                 return Ok(Some((header, data)));
             }
@@ -509,7 +509,7 @@ impl Driver {
                 push(HEADER_LEN);
                 (0..data.div_ceil(*size)).for_each(|_| push(*size));
             }
-            Layout::Cut(lengths) => lengths.iter().for_each(|len| push(*len)),
+            Layout::Split(lengths) => lengths.iter().for_each(|len| push(*len)),
         }
         push(usize::MAX);
     }

@@ -21,7 +21,7 @@ pub enum Regions {
     /// Two regions of about the same size, with a hole between them.
     TwoApart,
     /// Two regions that are adjacent for the guest, but not where the VMM maps them.
-    TwoTouching,
+    TwoAdjacent,
 }
 
 /// A memory region as in the vhost-user memory table.
@@ -58,7 +58,7 @@ impl Memory {
         let layout: &[(usize, usize, u64, u64)] = match regions {
             Regions::One => &[(0, len, 0, 0)],
             Regions::TwoApart => &[(0, half, 0, 0), (half, len - half, HOLE, 0)],
-            Regions::TwoTouching => &[(0, half, 0, 0), (half, len - half, 0, HOLE)],
+            Regions::TwoAdjacent => &[(0, half, 0, 0), (half, len - half, 0, HOLE)],
         };
         let regions = layout.iter().map(|&(offset, len, hole, apart)| Region {
             guest: BEGIN + offset as u64 + hole,
@@ -174,7 +174,7 @@ mod tests {
 
     #[test]
     fn regions_cover_the_memory_at_the_expected_addresses() {
-        for kind in [Regions::One, Regions::TwoApart, Regions::TwoTouching] {
+        for kind in [Regions::One, Regions::TwoApart, Regions::TwoAdjacent] {
             let memory = Memory::new(100_000, kind).unwrap();
             let whole: u64 = memory.regions().iter().map(|region| region.len).sum();
             assert_eq!(whole, memory.len() as u64);

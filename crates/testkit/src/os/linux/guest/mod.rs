@@ -6,7 +6,7 @@
 //! offers what guest programs have: connections and listeners that behave like Linux's.
 //!
 //! The guest also checks the device. Packets that violate the protocol are collected for
-//! [`Guest::faults`]. A device that violates the virtqueue protocol makes the test panic.
+//! [`Guest::protocol_violations`]. A device that violates the virtqueue protocol makes the test panic.
 
 mod connection;
 mod core;
@@ -17,7 +17,7 @@ pub mod virtqueue;
 pub mod vmm;
 
 pub use self::core::Message;
-pub use connection::{BUFFER, Over};
+pub use connection::{BUFFER, CloseReason};
 pub use driver::{Driver, Layout, Options, Received};
 pub use memory::{Memory, Region, Regions};
 pub use sockets::{Guest, GuestListener, GuestStream, HOST};

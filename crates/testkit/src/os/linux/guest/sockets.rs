@@ -15,7 +15,7 @@ use hvsock_sys::event::Event;
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 use hvsock_virtio::{SocketKind, shutdown};
 
-use super::connection::{Connection, Key, Over};
+use super::connection::{CloseReason, Connection, Key};
 use super::core::{Core, Leader, ListenerState, Message, message_end};
 use super::driver::{Driver, Options};
 
@@ -209,11 +209,11 @@ impl Guest {
     ///
     /// # Errors
     /// If the device cannot be reached or rejects the setup.
-    pub fn kill_and_start(&self) -> io::Result<()> {
+    pub fn restart_vmm(&self) -> io::Result<()> {
         let mut core = self.shared.lock();
         core.restart();
         core.driver.disconnect();
-        core.driver.forget();
+        core.driver.reset_queues();
         core.driver.connect()?;
         core.driver.refill();
         Ok(())
@@ -230,7 +230,7 @@ impl Guest {
     }
 
     /// Protocol violations of the device so far, at most 100.
-    pub fn faults(&self) -> Vec<String> {
+    pub fn protocol_violations(&self) -> Vec<String> {
         self.shared.lock().violations.clone()
     }
 
@@ -340,7 +340,7 @@ impl GuestStream {
     ///
     /// # Errors
     /// `TimedOut` without a reset of the peer.
-    pub fn close(self, timeout: Duration) -> io::Result<Over> {
+    pub fn close(self, timeout: Duration) -> io::Result<CloseReason> {
         let key = self.0.key;
         // It fails only if the connection is closed already.
         let _ = self.shutdown(Shutdown::Both);
@@ -352,7 +352,7 @@ impl GuestStream {
     }
 
     /// Why the connection is closed; `None` while it is open.
-    pub fn close_reason(&self) -> Option<Over> {
+    pub fn close_reason(&self) -> Option<CloseReason> {
         let mut core = self.0.shared.lock();
         core.process_queues();
         core.connections.get(&self.0.key)?.close_reason

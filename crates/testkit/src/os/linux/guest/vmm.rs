@@ -119,10 +119,10 @@ impl Vmm {
     ///
     /// # Errors
     /// If the device closes the connection, or a reply is invalid or late.
-    pub fn agree(&mut self, accepted: u64, protocol: u64) -> io::Result<u64> {
-        let offered = self.number(request::GET_FEATURES)?;
+    pub fn negotiate(&mut self, accepted: u64, protocol: u64) -> io::Result<u64> {
+        let offered = self.request_u64(request::GET_FEATURES)?;
         if offered & PROTOCOL_FEATURES != 0 {
-            let offered = self.number(request::GET_PROTOCOL_FEATURES)?;
+            let offered = self.request_u64(request::GET_PROTOCOL_FEATURES)?;
             let common = offered & protocol;
             self.send(
                 request::SET_PROTOCOL_FEATURES,
@@ -132,9 +132,9 @@ impl Vmm {
             )?;
             self.protocol = common;
         }
-        self.tell(request::SET_OWNER, &[], &[])?;
+        self.send_acked(request::SET_OWNER, &[], &[])?;
         let negotiated = offered & (accepted | PROTOCOL_FEATURES);
-        self.tell(request::SET_FEATURES, &negotiated.to_ne_bytes(), &[])?;
+        self.send_acked(request::SET_FEATURES, &negotiated.to_ne_bytes(), &[])?;
         Ok(negotiated)
     }
 
@@ -152,10 +152,10 @@ impl Vmm {
         body.extend((regions.len() as u32).to_ne_bytes());
         body.extend([0; 4]);
         for region in regions {
-            body.extend(region_bytes(region));
+            body.extend(encode_region(region));
         }
         let descriptors = vec![memory; regions.len()];
-        self.tell(request::SET_MEM_TABLE, &body, &descriptors)
+        self.send_acked(request::SET_MEM_TABLE, &body, &descriptors)
     }
 
     /// Configures and starts a ring whose next index is `base`.
@@ -170,18 +170,26 @@ impl Vmm {
         at: RingAddresses,
         [kick, call]: [BorrowedFd<'_>; 2],
     ) -> io::Result<()> {
-        self.tell(request::SET_VRING_NUM, &state(index, u32::from(size)), &[])?;
-        self.tell(request::SET_VRING_BASE, &state(index, u32::from(base)), &[])?;
+        self.send_acked(
+            request::SET_VRING_NUM,
+            &vring_state(index, u32::from(size)),
+            &[],
+        )?;
+        self.send_acked(
+            request::SET_VRING_BASE,
+            &vring_state(index, u32::from(base)),
+            &[],
+        )?;
         let mut body = Vec::new();
         body.extend(index.to_ne_bytes());
         body.extend([0; 4]);
         for address in [at.descriptors, at.used, at.available, 0] {
             body.extend(address.to_ne_bytes());
         }
-        self.tell(request::SET_VRING_ADDR, &body, &[])?;
+        self.send_acked(request::SET_VRING_ADDR, &body, &[])?;
         let number = u64::from(index).to_ne_bytes();
-        self.tell(request::SET_VRING_KICK, &number, &[kick])?;
-        self.tell(request::SET_VRING_CALL, &number, &[call])?;
+        self.send_acked(request::SET_VRING_KICK, &number, &[kick])?;
+        self.send_acked(request::SET_VRING_CALL, &number, &[call])?;
         Ok(())
     }
 
@@ -190,8 +198,8 @@ impl Vmm {
     /// # Errors
     /// As [`Vmm::tell`].
     pub fn enable_ring(&self, index: u32, enable: bool) -> io::Result<()> {
-        let body = state(index, u32::from(enable));
-        self.tell(request::SET_VRING_ENABLE, &body, &[])
+        let body = vring_state(index, u32::from(enable));
+        self.send_acked(request::SET_VRING_ENABLE, &body, &[])
     }
 
     /// Stops a ring and returns its next index.
@@ -199,7 +207,7 @@ impl Vmm {
     /// # Errors
     /// If the device closes the connection, or its reply is invalid or late.
     pub fn stop_ring(&self, index: u32) -> io::Result<u16> {
-        self.send(request::GET_VRING_BASE, 0, &state(index, 0), &[])?;
+        self.send(request::GET_VRING_BASE, 0, &vring_state(index, 0), &[])?;
         let reply = self.receive_reply(request::GET_VRING_BASE)?;
         let base = reply.get(4..8).and_then(|bytes| bytes.try_into().ok());
         let base = base
@@ -212,16 +220,16 @@ impl Vmm {
     ///
     /// # Errors
     /// As [`Vmm::tell`].
-    pub fn without_descriptor(&self, request: u32, index: u32) -> io::Result<()> {
+    pub fn send_without_fd(&self, request: u32, index: u32) -> io::Result<()> {
         let number = u64::from(index) | NO_DESCRIPTOR;
-        self.tell(request, &number.to_ne_bytes(), &[])
+        self.send_acked(request, &number.to_ne_bytes(), &[])
     }
 
     /// Sends a request whose reply is a 64-bit number, and returns that.
     ///
     /// # Errors
     /// If the device closes the connection, or its reply is invalid or late.
-    pub fn number(&self, request: u32) -> io::Result<u64> {
+    pub fn request_u64(&self, request: u32) -> io::Result<u64> {
         self.send(request, 0, &[], &[])?;
         let reply = self.receive_reply(request)?;
         let bytes = reply
@@ -235,7 +243,7 @@ impl Vmm {
     ///
     /// # Errors
     /// If the device reports a failure, or its reply is invalid or late.
-    pub fn tell(
+    pub fn send_acked(
         &self,
         request: u32,
         body: &[u8],
@@ -329,13 +337,13 @@ impl Vmm {
 }
 
 /// Encodes a region (`VhostUserMemoryRegion`).
-pub fn region_bytes(region: &Region) -> Vec<u8> {
+pub fn encode_region(region: &Region) -> Vec<u8> {
     let words = [region.guest, region.len, region.process, region.offset];
     words.into_iter().flat_map(u64::to_ne_bytes).collect()
 }
 
 /// Encodes a ring index and a number (`vhost_vring_state`).
-pub fn state(index: u32, number: u32) -> [u8; 8] {
+pub fn vring_state(index: u32, number: u32) -> [u8; 8] {
     let mut body = [0; 8];
     body[..4].copy_from_slice(&index.to_ne_bytes());
     body[4..].copy_from_slice(&number.to_ne_bytes());
