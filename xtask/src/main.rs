@@ -85,7 +85,7 @@ const TASKS: &[Task] = &[
     Task {
         name: "wine",
         arguments: "PROGRAM [ARGS…]",
-        about: "run a Windows program under Wine as the tests do; --stand-in gives it AF_HYPERV \
+        about: "run a Windows program under Wine as the tests do; --shim gives it AF_HYPERV \
                 over TCP, --limit SECONDS kills it",
         run: windows::wine,
     },

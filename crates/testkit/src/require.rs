@@ -26,8 +26,8 @@ pub const STATIC_AGENT: &str = "HVSOCK_TEST_STATIC_AGENT";
 pub const WINDOWS_HVSOCK: &str = "HVSOCK_TEST_WINDOWS_BIN";
 
 /// Environment variable with the folder of the build's programs, patched to use the AF_HYPERV shim.
-/// `cargo xtask windows` sets it for test targets named `stand_in…`.
-pub const STAND_IN: &str = "HVSOCK_TEST_STAND_IN";
+/// `cargo xtask windows` sets it for test targets named `shim…`.
+pub const SHIM: &str = "HVSOCK_TEST_SHIM";
 
 /// The privileges of root.
 #[cfg(target_os = "linux")]
@@ -70,8 +70,8 @@ pub fn windows_hvsock() -> Option<PathBuf> {
 }
 
 /// The folder of the build's programs, patched to use the AF_HYPERV shim.
-pub fn stand_in() -> Option<PathBuf> {
-    let folder = std::env::var_os(STAND_IN).map(PathBuf::from);
+pub fn shim() -> Option<PathBuf> {
+    let folder = std::env::var_os(SHIM).map(PathBuf::from);
     found(folder.ok_or("it needs the AF_HYPERV shim (`cargo xtask windows`)"))
 }
 

@@ -29,13 +29,13 @@ const DLLS: &[Dll] = &[
     Dll {
         name: "hv2_32.dll",
         sources: &[
-            "stand_in/calls.c",
-            "stand_in/connecting.c",
-            "stand_in/records.c",
-            "stand_in/world.c",
-            "stand_in/hv2_32.def",
+            "shim/calls.c",
+            "shim/connecting.c",
+            "shim/records.c",
+            "shim/world.c",
+            "shim/hv2_32.def",
         ],
-        headers: &["stand_in/stand_in.h"],
+        headers: &["shim/shim.h"],
         libraries: &["-lws2_32", "-ladvapi32"],
     },
 ];

@@ -8,7 +8,7 @@
 
 mod cargo;
 mod dll;
-mod stand_in;
+mod shim;
 mod wine;
 
 use std::fs;

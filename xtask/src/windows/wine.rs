@@ -9,21 +9,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{dll, stand_in};
+use super::{dll, shim};
 use crate::run;
 
 const WINE: &str = "/usr/lib/wine/wine64";
 const SERVER: &str = "/usr/lib/wine/wineserver64";
-const USAGE: &str = "usage: cargo xtask wine [--stand-in] [--limit SECONDS] PROGRAM [ARGS…]";
+const USAGE: &str = "usage: cargo xtask wine [--shim] [--limit SECONDS] PROGRAM [ARGS…]";
 
 /// Runs a program and exits with its exit code.
 pub fn run(arguments: &[String]) -> Result<()> {
-    let mut over_stand_in = false;
+    let mut over_shim = false;
     let mut limit = None;
     let mut rest = arguments.iter();
     let program = loop {
         match rest.next().context(USAGE)?.as_str() {
-            "--stand-in" => over_stand_in = true,
+            "--shim" => over_shim = true,
             "--limit" => {
                 let seconds = rest.next().context(USAGE)?;
                 limit = Some(Duration::from_secs(seconds.parse().context(USAGE)?));
@@ -35,10 +35,10 @@ pub fn run(arguments: &[String]) -> Result<()> {
     dll::build()?;
     make_prefix()?;
     let mut command = wine();
-    if over_stand_in || stand_in::is_meant_for(program) {
-        let copies = stand_in::copies(Path::new(program))?;
+    if over_shim || shim::is_meant_for(program) {
+        let copies = shim::copies(Path::new(program))?;
         command.arg(&copies.program);
-        command.env(stand_in::VARIABLE, copies.folder);
+        command.env(shim::VARIABLE, copies.folder);
     } else {
         command.arg(program);
     }

@@ -20,9 +20,9 @@ pub use done::Done;
 /// Longer than anything takes on a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The command's program, which for a test over the stand-in is one that takes that.
+/// The command's program, which for a test over the shim is one that takes that.
 pub fn program() -> PathBuf {
-    match std::env::var_os("HVSOCK_TEST_STAND_IN") {
+    match std::env::var_os("HVSOCK_TEST_SHIM") {
         Some(folder) => Path::new(&folder).join("hvsock.exe"),
         None => env!("CARGO_BIN_EXE_hvsock").into(),
     }

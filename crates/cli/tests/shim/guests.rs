@@ -3,7 +3,7 @@
 use crate::scene::{GUEST, Scene, Talker};
 
 /// Says in which partition a process is.
-const INSIDE: &str = "HV_STAND_IN_PARTITION";
+const INSIDE: &str = "HV_SHIM_PARTITION";
 
 #[test]
 fn a_guest_reaches_its_host_by_parent_and_the_host_knows_which_guest_it_is() {

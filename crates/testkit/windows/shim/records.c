@@ -1,5 +1,5 @@
 /* The AF_HYPERV sockets of this process. */
-#include "stand_in.h"
+#include "shim.h"
 #include <stdlib.h>
 #include <string.h>
 

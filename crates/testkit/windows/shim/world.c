@@ -1,6 +1,6 @@
 /* State shared by the processes under test: listeners, connections and partitions. It is a named file mapping
  * guarded by a named mutex. Every table has a fixed size. */
-#include "stand_in.h"
+#include "shim.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,7 +90,7 @@ static BOOL parse(const char *text, GUID *id) {
 static GUID own_partition(void) {
     char text[64];
     GUID id = WILDCARD;
-    DWORD length = GetEnvironmentVariableA("HV_STAND_IN_PARTITION", text, sizeof text);
+    DWORD length = GetEnvironmentVariableA("HV_SHIM_PARTITION", text, sizeof text);
     if (length && length < sizeof text && !parse(text, &id))
         id = WILDCARD;
     return id;
@@ -116,7 +116,7 @@ static void enter_partition(void) {
 }
 
 BOOL world_open(void) {
-    char name[128] = "Local\\hvsock-stand-in-", mutex[128];
+    char name[128] = "Local\\hvsock-shim-", mutex[128];
     size_t used = strlen(name);
     HANDLE mapping;
     if (world) {
@@ -125,7 +125,7 @@ BOOL world_open(void) {
         unlock();
         return TRUE;
     }
-    if (GetEnvironmentVariableA("HV_STAND_IN_WORLD", name + used, 64) >= 64)
+    if (GetEnvironmentVariableA("HV_SHIM_WORLD", name + used, 64) >= 64)
         name[used] = 0;
     snprintf(mutex, sizeof mutex, "%s-lock", name);
     mapping = CreateFileMappingA(INVALID_HANDLE_VALUE, NULL, PAGE_READWRITE, 0, sizeof *world, name);
@@ -185,7 +185,7 @@ typedef enum { UNKNOWN, OFF, PAUSED, RUNNING } vm_state;
 
 static vm_state state_of(const GUID *id) {
     static char text[8192]; /* guarded by the lock */
-    DWORD length = GetEnvironmentVariableA("HV_STAND_IN_VMS", text, sizeof text);
+    DWORD length = GetEnvironmentVariableA("HV_SHIM_VMS", text, sizeof text);
     char *item = text;
     int i;
     for (i = 0; i < PARTITIONS; i++)
@@ -318,7 +318,7 @@ verdict world_find(const hv_address *to, const GUID *own_service) {
     verdict v = {0};
     const listener *l = NULL;
     BOOL set;
-    int error = (int)number_from_environment("HV_STAND_IN_ERROR", &set);
+    int error = (int)number_from_environment("HV_SHIM_ERROR", &set);
     lock();
     v.caller.family = FAMILY;
     v.caller.service = *own_service;

@@ -11,8 +11,8 @@ use hvsock::{HvListener, Refusal, ServiceId, VmId, refusal_of};
 use hvsock_testkit::require;
 
 /// Returns true if this runs with the shim, which can simulate a host and its virtual machines.
-fn is_over_stand_in() -> bool {
-    std::env::var_os(require::STAND_IN).is_some()
+fn is_over_shim() -> bool {
+    std::env::var_os(require::SHIM).is_some()
 }
 
 /// Returns true if Hyper-V sockets exist here; prints why not otherwise.
@@ -21,7 +21,7 @@ fn has_hyper_v_sockets() -> bool {
     if !matches!(&tried, Err(error) if refusal_of(error) == Some(&Refusal::NotSupported)) {
         return true;
     }
-    assert!(!is_over_stand_in(), "the stand-in has no AF_HYPERV");
+    assert!(!is_over_shim(), "the shim has no AF_HYPERV");
     require::found(Err::<(), _>(
         "it needs AF_HYPERV, which this Windows does not have",
     ))

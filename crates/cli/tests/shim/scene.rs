@@ -21,7 +21,7 @@ pub struct Scene {
 impl Scene {
     /// None where there is nothing to play with, which is told.
     pub fn new() -> Option<Self> {
-        let played = std::env::var_os("HVSOCK_TEST_STAND_IN");
+        let played = std::env::var_os("HVSOCK_TEST_SHIM");
         let hint = "nothing stands in for AF_HYPERV; `cargo xtask windows` has what does";
         require::found(played.ok_or(hint))?;
         let world = World::new();
@@ -35,7 +35,7 @@ impl Scene {
         let mut command = hvsock();
         // Its name is like the service's: nobody else has it.
         command
-            .env("HV_STAND_IN_WORLD", self.service.replace(' ', "-"))
+            .env("HV_SHIM_WORLD", self.service.replace(' ', "-"))
             .args(arguments);
         command
     }

@@ -32,8 +32,8 @@ fn what_windows_says_of_a_machine_is_said_in_words() {
         ("10061", "nobody listens"),
     ] {
         let mut connect = scene.command(["connect", GUEST, &scene.service]);
-        connect.env("HV_STAND_IN_VMS", GUEST);
-        let done = scene.run(connect.env("HV_STAND_IN_ERROR", number));
+        connect.env("HV_SHIM_VMS", GUEST);
+        let done = scene.run(connect.env("HV_SHIM_ERROR", number));
         let error = done.failed();
         assert!(error.contains(words), "{number}: {error}");
     }
@@ -45,9 +45,7 @@ fn who_does_not_answer_is_waited_for_as_long_as_told() {
     let _listener = scene.listen(["--from", "loopback"]);
     let arguments = ["connect", "loopback", &scene.service, "--timeout", "0.3"];
     let mut connect = scene.command(arguments);
-    let error = scene
-        .run(connect.env("HV_STAND_IN_DELAY", "20000"))
-        .failed();
+    let error = scene.run(connect.env("HV_SHIM_DELAY", "20000")).failed();
     assert!(error.contains("did not answer"), "{error}");
 }
 

@@ -1,5 +1,5 @@
 /* The Winsock calls that differ for AF_HYPERV sockets. Each forwards all other sockets to ws2_32.dll. */
-#include "stand_in.h"
+#include "shim.h"
 #include <string.h>
 
 /* State passed to a duplicate of a socket, at the end of `szProtocol`, which no program reads. */
@@ -8,7 +8,7 @@ typedef struct {
     record original;
 } duplicate_state;
 
-static const char MAGIC[16] = "hvsock stand-in";
+static const char MAGIC[16] = "hvsock shim";
 #define MAX_BACKLOG 200
 #define DUPLICATE_STATE_AT (sizeof((WSAPROTOCOL_INFOW *)0)->szProtocol - sizeof(duplicate_state))
 _Static_assert(sizeof(duplicate_state) < 400, "it fits behind the protocol's name");

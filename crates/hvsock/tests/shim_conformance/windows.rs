@@ -32,8 +32,8 @@ pub fn main() -> ExitCode {
     let offered = is_offered();
     if !offered {
         assert!(
-            std::env::var_os(require::STAND_IN).is_none(),
-            "the stand-in has no AF_HYPERV"
+            std::env::var_os(require::SHIM).is_none(),
+            "the shim has no AF_HYPERV"
         );
         require::found(Err::<(), _>(
             "every case needs AF_HYPERV, which this Windows does not have",

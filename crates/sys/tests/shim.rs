@@ -1,5 +1,5 @@
 //! Hyper-V sockets within this machine (LOOPBACK), on Windows with Hyper-V or over the shim of
-//! `crates/testkit/windows/stand_in`, which `cargo xtask windows` uses for targets of this name.
+//! `crates/testkit/windows/shim`, which `cargo xtask windows` uses for targets of this name.
 #![cfg(windows)]
 
 use std::io;
@@ -195,7 +195,7 @@ fn is_part() -> bool {
 
 /// Runs the other part of a test over the shim, which reads the variables. Skipped without the shim.
 fn run_over_shim(name: &str, variables: &[(&str, &str)]) {
-    if require::stand_in().is_some() {
+    if require::shim().is_some() {
         assert!(part_of(name, variables).wait().unwrap().success());
     }
 }
@@ -210,7 +210,7 @@ fn a_connect_fails_with_what_the_system_says_of_the_machine() {
         return;
     }
     let name = "a_connect_fails_with_what_the_system_says_of_the_machine";
-    run_over_shim(name, &[("HV_STAND_IN_ERROR", "10051")]);
+    run_over_shim(name, &[("HV_SHIM_ERROR", "10051")]);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn an_unanswered_connect_can_be_cancelled_and_times_out() {
         return;
     }
     let name = "an_unanswered_connect_can_be_cancelled_and_times_out";
-    run_over_shim(name, &[("HV_STAND_IN_DELAY", "5000")]);
+    run_over_shim(name, &[("HV_SHIM_DELAY", "5000")]);
 }
 
 #[test]
@@ -291,7 +291,7 @@ fn a_virtual_machine_reaches_its_host_where_that_allows_it_and_its_host_reaches_
     if is_part() {
         return in_the_guest(&service_of(PARENT));
     }
-    if require::stand_in().is_none() {
+    if require::shim().is_none() {
         return;
     }
     let listener = socket().unwrap();
@@ -300,7 +300,7 @@ fn a_virtual_machine_reaches_its_host_where_that_allows_it_and_its_host_reaches_
     let unknown = socket().unwrap();
     let error = hyperv::connect(&unknown, &service_of([0x22; 16])).unwrap_err();
     assert_eq!(error.raw_os_error(), Some(errno::EADDRNOTAVAIL));
-    let mut part = part_of(name, &[("HV_STAND_IN_PARTITION", GUEST_TEXT)]);
+    let mut part = part_of(name, &[("HV_SHIM_PARTITION", GUEST_TEXT)]);
     let (from_guest, address) = accept(&listener).unwrap();
     assert_eq!(address[4..20], GUEST);
     // The guest listens now.

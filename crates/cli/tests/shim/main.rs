@@ -1,5 +1,5 @@
-//! `hvsock listen` and `hvsock connect` on Windows, from one process to another over what stands in
-//! for `AF_HYPERV` where there is no Hyper-V (`crates/testkit/windows/stand_in`). By this target's name
+//! `hvsock listen` and `hvsock connect` on Windows, from one process to another over the shim
+//! for `AF_HYPERV` where there is no Hyper-V (`crates/testkit/windows/shim`). By this target's name
 //! `cargo xtask windows` runs it so.
 //!
 //! That shows that the command keeps to Winsock's interface, and nothing about what Windows does.

@@ -13,17 +13,17 @@ use anyhow::{Context, Result, bail};
 /// The DLL that the shim replaces.
 const REPLACED: &str = "ws2_32.dll";
 /// The shim. Its name has the same length.
-const STAND_IN: &str = "hv2_32.dll";
+const SHIM: &str = "hv2_32.dll";
 /// The variable that names to a test the folder with the patched copies of the build's other
 /// programs.
-pub const VARIABLE: &str = "HVSOCK_TEST_STAND_IN";
+pub const VARIABLE: &str = "HVSOCK_TEST_SHIM";
 
-/// Whether a program runs over the shim by default: test targets named `stand_in…` do.
+/// Whether a program runs over the shim by default: test targets named `shim…` do.
 pub fn is_meant_for(program: &str) -> bool {
     let name = Path::new(program)
         .file_name()
         .and_then(|name| name.to_str());
-    name.is_some_and(|name| name.starts_with("stand_in"))
+    name.is_some_and(|name| name.starts_with("shim"))
 }
 
 /// Patched copies of a program and of the programs beside it.
@@ -32,7 +32,7 @@ pub struct Copies {
     pub folder: PathBuf,
 }
 
-/// Creates the copies that are missing or out of date, in the folder `stand-in` beside the program.
+/// Creates the copies that are missing or out of date, in the folder `shim` beside the program.
 pub fn copies(program: &Path) -> Result<Copies> {
     let program = program
         .canonicalize()
@@ -43,7 +43,7 @@ pub fn copies(program: &Path) -> Result<Copies> {
         Some(name) if name == "deps" => beside.parent().unwrap_or(beside),
         _ => beside,
     };
-    let folder = others.join("stand-in");
+    let folder = others.join("shim");
     fs::create_dir_all(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
     for entry in fs::read_dir(others)? {
         let path = entry?.path();
@@ -71,7 +71,7 @@ fn copy(program: &Path, folder: &Path) -> Result<PathBuf> {
             for name in names {
                 let name = &mut bytes[name];
                 if name.eq_ignore_ascii_case(REPLACED.as_bytes()) {
-                    name.copy_from_slice(STAND_IN.as_bytes());
+                    name.copy_from_slice(SHIM.as_bytes());
                 }
             }
             Ok(bytes)

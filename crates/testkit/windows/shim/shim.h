@@ -8,7 +8,7 @@
  * A test over the shim shows that our code keeps to the interface that Microsoft documents. It shows nothing
  * about what Windows does. Where the documentation says nothing, a comment states the assumption.
  *
- * `cargo xtask windows` builds it, and `cargo xtask wine --stand-in PROGRAM` runs a program over it. By
+ * `cargo xtask windows` builds it, and `cargo xtask wine --shim PROGRAM` runs a program over it. By
  * hand:
  *
  *   build    x86_64-w64-mingw32-gcc -shared -O2 -Wall -Wextra -Werror -o hv2_32.dll \
@@ -20,16 +20,16 @@
  *
  * By default a process is in a Hyper-V host. Environment variables change that:
  *
- *   HV_STAND_IN_WORLD=name     a separate world: processes reach only those with the same name
- *   HV_STAND_IN_PARTITION=id   this process is in the host's virtual machine with that id
- *   HV_STAND_IN_VMS=id[:off|:paused],...
+ *   HV_SHIM_WORLD=name     a separate world: processes reach only those with the same name
+ *   HV_SHIM_PARTITION=id   this process is in the host's virtual machine with that id
+ *   HV_SHIM_VMS=id[:off|:paused],...
  *                              the host's virtual machines, in addition to those with a process
- *   HV_STAND_IN_ERROR=number   every connect fails with this error (10051, for example)
- *   HV_STAND_IN_DELAY=ms       every connect completes after this delay; one that takes longer than
+ *   HV_SHIM_ERROR=number   every connect fails with this error (10051, for example)
+ *   HV_SHIM_DELAY=ms       every connect completes after this delay; one that takes longer than
  *                              HVSOCKET_CONNECT_TIMEOUT fails with WSAETIMEDOUT
  */
-#ifndef STAND_IN_H
-#define STAND_IN_H
+#ifndef SHIM_H
+#define SHIM_H
 
 #define WIN32_LEAN_AND_MEAN
 #include <winsock2.h>

@@ -1,4 +1,4 @@
-//! Runs every example on Windows over the AF_HYPERV stand-in. The programs are the same as on Linux.
+//! Runs every example on Windows over the AF_HYPERV shim. The programs are the same as on Linux.
 
 #![cfg(windows)]
 
@@ -19,8 +19,8 @@ use hvsock_testkit::require;
 const TIMEOUT: Duration = Duration::from_secs(60);
 const NAME: &str = "HV Socket Demo";
 
-/// Variable of the stand-in: the virtual machine of a process.
-const PARTITION: &str = "HV_STAND_IN_PARTITION";
+/// Variable of the shim: the virtual machine of a process.
+const PARTITION: &str = "HV_SHIM_PARTITION";
 
 /// Registers the service of all examples in the registry of Windows while a test runs.
 struct Host {
@@ -30,10 +30,10 @@ struct Host {
 }
 
 impl Host {
-    /// `None` skips the test: there is no stand-in.
+    /// `None` skips the test: there is no shim.
     fn new() -> Option<Self> {
         static ALONE: Mutex<()> = Mutex::new(());
-        let folder = require::stand_in()?;
+        let folder = require::shim()?;
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let id = ServiceId::random();
         let registration = Registration::new(id, NAME.parse().unwrap());

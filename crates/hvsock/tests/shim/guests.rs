@@ -10,7 +10,7 @@ use hvsock::{HvListener, HvStream, Refusal, ServiceId, VmId, refusal_of};
 use hvsock_registry::Registration;
 use hvsock_registry::key_store::KeyStore;
 
-use crate::is_over_stand_in;
+use crate::is_over_shim;
 
 const LONG: Duration = Duration::from_secs(20);
 /// The role of a child process of these tests.
@@ -18,10 +18,10 @@ const ROLE: &str = "HVSOCK_TEST_ROLE";
 const SERVICE: &str = "HVSOCK_TEST_SERVICE";
 const TARGET: &str = "HVSOCK_TEST_TARGET";
 /// Variables of the shim: the virtual machine of a process, and the result of its connects.
-const PARTITION: &str = "HV_STAND_IN_PARTITION";
-const ERROR: &str = "HV_STAND_IN_ERROR";
-const DELAY: &str = "HV_STAND_IN_DELAY";
-const VMS: &str = "HV_STAND_IN_VMS";
+const PARTITION: &str = "HV_SHIM_PARTITION";
+const ERROR: &str = "HV_SHIM_ERROR";
+const DELAY: &str = "HV_SHIM_DELAY";
+const VMS: &str = "HV_SHIM_VMS";
 
 /// A registration in the registry of the machine that ends with the test.
 struct Registered(ServiceId);
@@ -122,7 +122,7 @@ fn child_process() {
 
 #[test]
 fn a_guest_reaches_its_host_which_identifies_the_guest() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let service = Registered::new();
@@ -143,7 +143,7 @@ fn a_guest_reaches_its_host_which_identifies_the_guest() {
 
 #[test]
 fn a_host_reaches_a_service_in_its_guest_by_the_guests_id() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let (service, guest) = (ServiceId::random(), VmId::random());
@@ -167,7 +167,7 @@ fn a_host_reaches_a_service_in_its_guest_by_the_guests_id() {
 
 #[test]
 fn a_guest_cannot_tell_an_unregistered_service_from_one_without_a_listener() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let guest = VmId::random();
@@ -182,7 +182,7 @@ fn a_guest_cannot_tell_an_unregistered_service_from_one_without_a_listener() {
 
 #[test]
 fn windows_error_numbers_map_to_refusals() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let service = Registered::new();
@@ -206,7 +206,7 @@ fn windows_error_numbers_map_to_refusals() {
 
 #[test]
 fn off_paused_and_unknown_virtual_machines_are_distinguished() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let service = Registered::new();
@@ -226,7 +226,7 @@ fn off_paused_and_unknown_virtual_machines_are_distinguished() {
 
 #[test]
 fn an_unanswered_connect_times_out() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let mut command = child_command("connect within 300 ms", ServiceId::random(), VmId::LOOPBACK);
@@ -236,7 +236,7 @@ fn an_unanswered_connect_times_out() {
 
 #[test]
 fn a_listener_for_an_unknown_vm_is_refused() {
-    if !is_over_stand_in() {
+    if !is_over_shim() {
         return;
     }
     let service = Registered::new();

@@ -1,6 +1,6 @@
 /* Connecting: to the listener's TCP port, or to a closed port. The latter fails like any TCP connect, so that
  * select, AFD and SO_ERROR all report it. */
-#include "stand_in.h"
+#include "shim.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -120,7 +120,7 @@ static DWORD WINAPI connect_later(void *argument) {
 
 int begin_connect(SOCKET socket, const hv_address *to) {
     BOOL is_delayed, nonblocking;
-    DWORD delay = number_from_environment("HV_STAND_IN_DELAY", &is_delayed), timeout, serial;
+    DWORD delay = number_from_environment("HV_SHIM_DELAY", &is_delayed), timeout, serial;
     int error = 0;
     record *r;
     delayed *h;
