@@ -146,7 +146,7 @@ impl Vmm {
     /// Sends the guest's memory table.
     ///
     /// # Errors
-    /// As [`Vmm::tell`].
+    /// As [`Vmm::send_acked`].
     pub fn set_memory(&self, regions: &[Region], memory: BorrowedFd<'_>) -> io::Result<()> {
         let mut body = Vec::new();
         body.extend((regions.len() as u32).to_ne_bytes());
@@ -161,7 +161,7 @@ impl Vmm {
     /// Configures and starts a ring whose next index is `base`.
     ///
     /// # Errors
-    /// As [`Vmm::tell`].
+    /// As [`Vmm::send_acked`].
     pub fn start_ring(
         &self,
         index: u32,
@@ -196,7 +196,7 @@ impl Vmm {
     /// Enables or disables a ring.
     ///
     /// # Errors
-    /// As [`Vmm::tell`].
+    /// As [`Vmm::send_acked`].
     pub fn enable_ring(&self, index: u32, enable: bool) -> io::Result<()> {
         let body = vring_state(index, u32::from(enable));
         self.send_acked(request::SET_VRING_ENABLE, &body, &[])
@@ -219,7 +219,7 @@ impl Vmm {
     /// Sends a request for a ring without the descriptor that it requires.
     ///
     /// # Errors
-    /// As [`Vmm::tell`].
+    /// As [`Vmm::send_acked`].
     pub fn send_without_fd(&self, request: u32, index: u32) -> io::Result<()> {
         let number = u64::from(index) | NO_DESCRIPTOR;
         self.send_acked(request, &number.to_ne_bytes(), &[])
