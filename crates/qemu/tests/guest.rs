@@ -6,20 +6,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock_qemu::{Config, Error, File, Guest, Kit, Network};
+use hvsock_testkit::require;
 
 const SOON: Duration = Duration::from_secs(20);
 
 /// One guest for all cases, because a boot takes seconds.
 #[test]
 fn a_guest_runs_commands_copies_files_pauses_and_resets() {
-    let kit = match Kit::find() {
-        Ok(kit) => kit,
-        Err(why) => {
-            let in_ci = std::env::var_os("CI").is_some_and(|value| value == "true");
-            assert!(!in_ci, "no test is skipped in CI: {why}");
-            eprintln!("skipped: {why}");
-            return;
-        }
+    let Some(kit) = require::found(Kit::find()) else {
+        return;
     };
     let mut config = Config::new("alone");
     config.network = Some(Network {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use hvsock::VmId;
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind, SocketOption};
 use hvsock_fabric::Refusal;
-use hvsock_testkit::TempFolder;
+use hvsock_testkit::{TempFolder, require};
 
 use crate::child::BrokerProcess;
 use crate::raw::{self, Raw, bytes};
@@ -233,9 +233,7 @@ fn clients_that_come_and_go_leak_nothing() {
 /// A user with subordinate group ids can be in all of them. The test uses root instead.
 #[test]
 fn a_process_in_tens_of_thousands_of_groups_costs_no_more_than_others() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    let Some(()) = require::root() else { return };
     let world = World::new();
     let host = world.host();
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();

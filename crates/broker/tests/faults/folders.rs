@@ -7,7 +7,7 @@ use std::path::Path;
 
 use hvsock::VmId;
 use hvsock_broker::{Broker, BrokerConfig, StartError};
-use hvsock_testkit::TempFolder;
+use hvsock_testkit::{TempFolder, require};
 
 use crate::world::{PartitionEndpoint, config, container, partition_ref};
 
@@ -55,10 +55,8 @@ fn a_folder_that_others_may_write_to_is_refused_and_the_error_names_the_fix() {
 
 #[test]
 fn a_folder_of_another_user_is_refused() {
-    if !rustix::process::geteuid().is_root() {
-        // Only root can change a folder's owner.
-        return;
-    }
+    // Only root can change a folder's owner.
+    let Some(()) = require::root() else { return };
     let folder = TempFolder::new();
     let config = apart(&folder);
     drop(start(&config).unwrap());

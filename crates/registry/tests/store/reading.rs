@@ -7,6 +7,7 @@ use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use hvsock_registry::store::{Change, Changed, FolderStore, Options};
+use hvsock_testkit::require;
 
 use super::*;
 
@@ -290,10 +291,8 @@ fn a_folder_or_file_writable_by_others_is_rejected_with_a_chmod_command() {
 
 #[test]
 fn a_folder_of_another_user_is_rejected() {
-    if !is_root() {
-        eprintln!("skipped: only root can give a folder away");
-        return;
-    }
+    // Only root can change a folder's owner.
+    let Some(()) = require::root() else { return };
     let config = Config::new();
     std::os::unix::fs::chown(config.services(), Some(12345), None).unwrap();
     let error = FolderStore::open(config.path()).unwrap_err().to_string();

@@ -227,6 +227,8 @@ mod tests {
     use std::sync::mpsc;
     use std::time::{Duration, Instant};
 
+    use hvsock_testkit::require;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -283,10 +285,7 @@ mod tests {
 
     #[test]
     fn a_program_runs_as_the_user_in_the_users_groups() {
-        if !rustix::process::geteuid().is_root() {
-            eprintln!("skipped: only root can change the user");
-            return;
-        }
+        let Some(()) = require::root() else { return };
         let ids = Ids {
             uid: 4711,
             gid: 4712,
@@ -342,10 +341,11 @@ mod tests {
             .args(["-c", "echo -5 >/proc/self/oom_score_adj"])
             .stderr(Stdio::null())
             .status();
-        if !lower.unwrap().success() {
-            eprintln!("skipped: cannot lower oom_score_adj");
+        let lowered = lower.unwrap().success().then_some(());
+        let missing = "it needs CAP_SYS_RESOURCE to lower oom_score_adj";
+        let Some(()) = require::found(lowered.ok_or(missing)) else {
             return;
-        }
+        };
         let before = std::fs::read("/proc/self/oom_score_adj").unwrap();
         std::fs::write("/proc/self/oom_score_adj", "-5").unwrap();
         let stdout = stdout_of(shell("cat /proc/$$/oom_score_adj"), Session::default());
