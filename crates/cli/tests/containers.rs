@@ -1,5 +1,5 @@
-//! Real OCI containers, started by runc, whose rootfs holds the static `hvsock` and nothing else:
-//! all that they have of the machine is the folder that `hvsock container add` said to mount.
+//! Real OCI containers, started by runc. Their rootfs contains only the static `hvsock`, and they share only
+//! the folder that `hvsock container add` printed as a mount.
 
 #![cfg(target_os = "linux")]
 
@@ -14,24 +14,25 @@ use hvsock_testkit::container::{Bundle, Container};
 use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::{TempFolder, require};
 
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+/// The bound on every wait; longer than any operation takes.
+const TIMEOUT: Duration = Duration::from_secs(20);
 const NAME: &str = "HV Socket Demo";
 
-/// What containers need beside Rust, where it is there.
+/// The programs that these tests need.
 struct Tools {
     runc: PathBuf,
     hvsock: PathBuf,
 }
 
 impl Tools {
+    /// Skips the test (`None`) if one is missing.
     fn find() -> Option<Self> {
         let (runc, hvsock) = (require::runc()?, require::static_hvsock()?);
         Some(Self { runc, hvsock })
     }
 }
 
-/// A broker, and the command that talks to it.
+/// A broker, and commands that talk to it.
 struct Host {
     broker: Running,
     folder: TempFolder,
@@ -46,13 +47,17 @@ impl Host {
 
     fn try_run(&self, arguments: &[&str]) -> Output {
         let mut command = hvsock(&self.folder);
-        process::output(command.args(arguments), b"", LONG).expect("it ends")
+        process::output(command.args(arguments), b"", TIMEOUT).expect("no timeout")
     }
 
-    /// What a command prints that succeeds.
+    /// Runs a command that must succeed. Returns its stdout.
     fn run(&self, arguments: &[&str]) -> String {
         let output = self.try_run(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", said(&output));
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            output_text(&output)
+        );
         String::from_utf8(output.stdout).expect("text")
     }
 
@@ -60,7 +65,7 @@ impl Host {
         self.run(&["service", "register", name]);
     }
 
-    /// Adds a container with the command, and gives a bundle with the mount that it printed.
+    /// Adds a container. Returns a bundle with the mount that the command printed.
     fn add(&self, tools: &Tools, name: &str) -> Bundle {
         let printed = self.run(&["-q", "container", "add", name]);
         let mount = printed.lines().nth(1).expect("the OCI mounts entry");
@@ -75,17 +80,19 @@ impl Host {
 
     fn listen(&self, from: &str, name: &str) -> HvListener {
         let options = HvListener::options().endpoint(self.endpoint());
-        options.listen((from, name)).expect("it listens")
+        options.listen((from, name)).expect("listening")
     }
 
     fn connect(&self, to: &str, name: &str) -> HvStream {
         let options = HvStream::options().endpoint(self.endpoint());
         let stream = options.connect((to, name)).expect("connected");
-        stream.set_read_timeout(Some(LONG)).expect("a time limit");
+        stream
+            .set_read_timeout(Some(TIMEOUT))
+            .expect("a timeout set");
         stream
     }
 
-    /// Ends the broker without a word to anybody, and starts another on its folder.
+    /// Kills the broker, and starts another on its folder.
     fn restart(&mut self) {
         self.broker.kill().expect("killed");
         self.broker = start_broker(&self.folder);
@@ -105,11 +112,11 @@ fn start_broker(folder: &TempFolder) -> Running {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut broker = Running::start(&mut command).expect("a broker");
     let printed = CapturedOutput::from(broker.take_stdout().expect("a pipe"));
-    printed.wait_for("ready", LONG).expect("a ready broker");
+    printed.wait_for("ready", TIMEOUT).expect("a ready broker");
     broker
 }
 
-fn said(output: &Output) -> String {
+fn output_text(output: &Output) -> String {
     let [stdout, stderr] = [&output.stdout, &output.stderr].map(|s| String::from_utf8_lossy(s));
     format!("{stdout}{stderr}")
 }
@@ -117,44 +124,48 @@ fn said(output: &Output) -> String {
 /// Starts the program in a container and waits until it listens.
 fn listening(bundle: &Bundle, arguments: &[&str]) -> Container {
     let mut container = bundle.start(arguments).expect("started");
-    let notes = CapturedOutput::from(container.running.take_stderr().expect("a pipe"));
-    notes.wait_for("listening for", LONG).expect("it listens");
+    let stderr = CapturedOutput::from(container.running.take_stderr().expect("a pipe"));
+    stderr
+        .wait_for("listening for", TIMEOUT)
+        .expect("listening");
     container
 }
 
-/// A container that stays, for [`Container::exec`]: of all that the one program does, only a broker
-/// asks nothing of anybody.
-fn standing(bundle: &Bundle) -> Container {
+/// Starts a container that runs until it is killed, for [`Container::exec`]. It runs a broker, because that
+/// is the only command of its one program that needs nothing else.
+fn idle_container(bundle: &Bundle) -> Container {
     let mut container = bundle
         .start(&["--dir", "/tmp/own", "broker"])
         .expect("started");
     let printed = CapturedOutput::from(container.running.take_stdout().expect("a pipe"));
-    printed.wait_for("ready", LONG).expect("it stays");
+    printed.wait_for("ready", TIMEOUT).expect("a ready broker");
     container
 }
 
-/// Takes one connection, checks who it is, reads it to its end, and answers.
+/// Accepts one connection, checks its peer, reads to the end, and sends the answer. Returns what it has read.
 fn answer(listener: &HvListener, partition: &str, answer: &[u8]) -> Vec<u8> {
-    let (mut stream, _) = listener.accept_timeout(LONG).expect("a connection");
-    assert_eq!(stream.peer().expect("somebody").partition(), partition);
-    stream.set_read_timeout(Some(LONG)).expect("a time limit");
-    let mut heard = Vec::new();
-    stream.read_to_end(&mut heard).expect("a clean end");
+    let (mut stream, _) = listener.accept_timeout(TIMEOUT).expect("a connection");
+    assert_eq!(stream.peer().expect("a peer").partition(), partition);
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .expect("a timeout set");
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).expect("a clean end");
     stream.write_all(answer).expect("answered");
-    stream.shutdown(Shutdown::Write).expect("ended");
-    heard
+    stream.shutdown(Shutdown::Write).expect("half-closed");
+    received
 }
 
-/// Sends all of `input` and gives all that comes back.
+/// Sends `input` and a half-close. Returns all that it receives.
 fn exchange(mut stream: HvStream, input: &[u8]) -> Vec<u8> {
     stream.write_all(input).expect("sent");
-    stream.shutdown(Shutdown::Write).expect("ended");
-    let mut heard = Vec::new();
-    stream.read_to_end(&mut heard).expect("a clean end");
-    heard
+    stream.shutdown(Shutdown::Write).expect("half-closed");
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).expect("a clean end");
+    received
 }
 
-/// More than any buffer on the way holds.
+/// More than all buffers on the path hold.
 fn much() -> Vec<u8> {
     (0..500_000_u32).flat_map(u32::to_le_bytes).collect()
 }
@@ -168,13 +179,13 @@ fn a_container_reaches_a_service_of_its_host() {
     let listener = host.listen("children", NAME);
     let (sent, back) = (much(), b"from the host".repeat(100_000));
     let output = std::thread::scope(|scope| {
-        let heard = scope.spawn(|| answer(&listener, "web", &back));
+        let received = scope.spawn(|| answer(&listener, "web", &back));
         let output = web.run(&["connect", "parent", NAME], &sent);
         let output = output.expect("the container ends");
-        assert!(heard.join().expect("answered") == sent, "all of it came");
+        assert!(received.join().expect("answered") == sent, "data differs");
         output
     });
-    assert!(output.status.success(), "{}", said(&output));
+    assert!(output.status.success(), "{}", output_text(&output));
     assert!(output.stdout == back, "{} bytes", output.stdout.len());
 }
 
@@ -191,22 +202,22 @@ fn the_host_reaches_a_listener_in_a_container_by_name_and_by_id() {
         let stdout = CapturedOutput::from(container.running.take_stdout().expect("a pipe"));
         stdin.write_all(b"from the container").expect("written");
         drop(stdin);
-        let heard = exchange(host.connect(target, NAME), b"from the host");
-        assert_eq!(heard, b"from the container", "{target}");
-        assert!(container.wait(LONG).expect("it ends").success());
-        let printed = stdout.finish(Instant::now() + LONG);
+        let received = exchange(host.connect(target, NAME), b"from the host");
+        assert_eq!(received, b"from the container", "{target}");
+        assert!(container.wait(TIMEOUT).expect("no timeout").success());
+        let printed = stdout.finish(Instant::now() + TIMEOUT);
         assert_eq!(printed, b"from the host", "{target}");
     }
 }
 
 #[test]
-fn a_container_serves_many_with_a_command_for_each() {
+fn a_listener_in_a_container_runs_a_command_for_each_connection() {
     let Some(tools) = Tools::find() else { return };
     let host = Host::new();
     host.register(NAME);
     host.register("Source");
     let web = host.add(&tools, "web");
-    // The one command that there is connects on: each byte enters the container and leaves it.
+    // The command connects to another service of the host, so each byte enters and leaves the container.
     let command = ["--", "/program", "connect", "parent", "Source"];
     let arguments = [&["listen", NAME, "--keep"], &command[..]].concat();
     let _container = listening(&web, &arguments);
@@ -214,10 +225,10 @@ fn a_container_serves_many_with_a_command_for_each() {
     for turn in 0..3 {
         let back = format!("answer {turn}");
         std::thread::scope(|scope| {
-            let heard = scope.spawn(|| answer(&source, "web", back.as_bytes()));
-            let heard_back = exchange(host.connect("web", NAME), &much());
-            assert_eq!(heard_back, back.as_bytes());
-            assert!(heard.join().expect("answered") == much());
+            let received = scope.spawn(|| answer(&source, "web", back.as_bytes()));
+            let answered = exchange(host.connect("web", NAME), &much());
+            assert_eq!(answered, back.as_bytes());
+            assert!(received.join().expect("answered") == much());
         });
     }
 }
@@ -233,17 +244,19 @@ fn a_sibling_is_refused_unless_both_are_in_one_group() {
     stdin.write_all(b"rows").expect("written");
     drop(stdin);
 
-    let guest = standing(&web);
+    let guest = idle_container(&web);
     let id = host.run(&["container", "id", "db"]);
     let refused = || {
         for target in ["db", id.trim()] {
-            let output = guest.exec(&["connect", target, NAME], b"").expect("ends");
-            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+            let output = guest
+                .exec(&["connect", target, NAME], b"")
+                .expect("no timeout");
+            assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
             let output = guest.exec(&["why", target, NAME, "--json"], b"");
-            let output = output.expect("ends");
-            assert_eq!(output.status.code(), Some(1), "{}", said(&output));
-            let told: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
-            assert_eq!(told["refusal"]["reason"], "not_reachable", "{told}");
+            let output = output.expect("no timeout");
+            assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
+            let verdict: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            assert_eq!(verdict["refusal"]["reason"], "not_reachable", "{verdict}");
         }
     };
     refused();
@@ -251,24 +264,24 @@ fn a_sibling_is_refused_unless_both_are_in_one_group() {
     refused();
     host.run(&["container", "groups", "db", "backend"]);
     let output = guest.exec(&["connect", "db", NAME], b"select");
-    let output = output.expect("it ends");
-    assert!(output.status.success(), "{}", said(&output));
+    let output = output.expect("no timeout");
+    assert!(output.status.success(), "{}", output_text(&output));
     assert_eq!(output.stdout, b"rows");
-    assert!(container.wait(LONG).expect("it ends").success());
+    assert!(container.wait(TIMEOUT).expect("no timeout").success());
 }
 
 #[test]
-fn a_container_is_told_why() {
+fn why_works_in_a_container() {
     let Some(tools) = Tools::find() else { return };
     let host = Host::new();
     let web = host.add(&tools, "web");
-    let guest = standing(&web);
+    let guest = idle_container(&web);
     let why = |arguments: &[&str], status: i32, words: &str| {
         let arguments = [&["why"], arguments].concat();
-        let output = guest.exec(&arguments, b"").expect("it ends");
-        let said = said(&output);
-        assert_eq!(output.status.code(), Some(status), "{said}");
-        assert!(said.contains(words), "{said}");
+        let output = guest.exec(&arguments, b"").expect("no timeout");
+        let text = output_text(&output);
+        assert_eq!(output.status.code(), Some(status), "{text}");
+        assert!(text.contains(words), "{text}");
     };
     why(&["parent", NAME], 1, "hvsock service register");
     host.register(NAME);
@@ -279,9 +292,9 @@ fn a_container_is_told_why() {
     host.run(&["service", "disable", NAME, "--vm", "web"]);
     why(&["parent", NAME], 1, "hvsock service enable");
     drop(listener);
-    // It may ask, but what it is in, it cannot change or even list.
-    let output = guest.exec(&["status"], b"").expect("it ends");
-    assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+    // The container has no access to the control API.
+    let output = guest.exec(&["status"], b"").expect("no timeout");
+    assert_eq!(output.status.code(), Some(1), "{}", output_text(&output));
 }
 
 #[test]
@@ -290,23 +303,27 @@ fn a_running_container_connects_again_after_a_restart_of_the_broker() {
     let mut host = Host::new();
     host.register(NAME);
     let web = host.add(&tools, "web");
-    let guest = standing(&web);
+    let guest = idle_container(&web);
     for turn in 0..3 {
         let listener = host.listen("children", NAME);
         let output = std::thread::scope(|scope| {
-            let heard = scope.spawn(|| answer(&listener, "web", b"welcome"));
+            let received = scope.spawn(|| answer(&listener, "web", b"welcome"));
             let output = guest.exec(&["connect", "parent", NAME], b"hello");
-            assert_eq!(heard.join().expect("answered"), b"hello");
-            output.expect("it ends")
+            assert_eq!(received.join().expect("answered"), b"hello");
+            output.expect("no timeout")
         });
-        assert!(output.status.success(), "turn {turn}: {}", said(&output));
+        assert!(
+            output.status.success(),
+            "turn {turn}: {}",
+            output_text(&output)
+        );
         assert_eq!(output.stdout, b"welcome");
         host.restart();
     }
 }
 
 #[test]
-fn a_killed_container_leaves_an_error_and_no_end_of_data() {
+fn a_killed_container_is_an_error_and_no_end_of_data() {
     let Some(tools) = Tools::find() else { return };
     let host = Host::new();
     host.register(NAME);
@@ -315,11 +332,13 @@ fn a_killed_container_leaves_an_error_and_no_end_of_data() {
     let mut container = web.start(&["connect", "parent", NAME]).expect("started");
     let mut stdin = container.running.take_stdin().expect("a pipe");
     stdin.write_all(b"half of ").expect("written");
-    let (mut stream, _) = listener.accept_timeout(LONG).expect("a connection");
-    stream.set_read_timeout(Some(LONG)).expect("a time limit");
-    let mut heard = [0; 8];
-    stream.read_exact(&mut heard).expect("the first half");
+    let (mut stream, _) = listener.accept_timeout(TIMEOUT).expect("a connection");
+    stream
+        .set_read_timeout(Some(TIMEOUT))
+        .expect("a timeout set");
+    let mut received = [0; 8];
+    stream.read_exact(&mut received).expect("the first half");
     container.kill().expect("killed");
-    let error = stream.read(&mut heard).expect_err("no clean end");
+    let error = stream.read(&mut received).expect_err("no clean end");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
 }

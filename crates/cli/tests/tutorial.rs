@@ -1,9 +1,9 @@
-//! docs/tutorial.md does what it says: every command in it is run, in order, and prints what the
-//! page shows; every line of Rust in it is a line of the examples.
+//! Runs docs/tutorial.md: every command, in order, prints what the page shows. Every line of Rust in it is a
+//! line of the examples.
 //!
-//! A block of the page is for one terminal, which is the word after `console`, or the main one. A
-//! block marked `running` ends with a command that goes on; a later block of that terminal shows
-//! what it prints then, and `^C` ends it. One marked `container` takes runc and a static `hvsock`.
+//! A block of the page is for one terminal: the word after `console`, or the main terminal. A block marked
+//! `running` ends with a command that continues to run; a later block of that terminal shows its further
+//! output, and `^C` ends it. A block marked `container` needs runc and a static `hvsock`.
 
 #![cfg(target_os = "linux")]
 
@@ -34,14 +34,15 @@ const PROGRAMS: [&str; 3] = ["heartbeat_host", "heartbeat_guest", "heartbeat_cal
 const FOLDER: &str = "/tmp/hvsock-tutorial";
 /// The reader's name in the page.
 const READER: &str = "alice";
-/// Longer than anything here takes.
-const LONG: Duration = Duration::from_secs(20);
+/// The bound on every wait; longer than any command takes.
+const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One terminal of the reader: a shell, what it prints, and how far that has been looked at.
+/// One terminal of the reader: a shell, its output, and the part of the output already compared.
 struct Terminal {
     shell: Running,
     input: ChildStdin,
     output: CapturedOutput,
+    /// Bytes of the output that were compared.
     seen: usize,
     commands: usize,
     busy: bool,
@@ -81,7 +82,7 @@ impl Terminal {
         }
     }
 
-    /// Types a command. What it ends with comes as a line of its own, and is there for `$?`.
+    /// Types a command. Its exit status is printed on a line of its own, and is `$?` of the next command.
     fn command(&mut self, command: &str) {
         self.finish();
         self.commands += 1;
@@ -97,7 +98,7 @@ impl Terminal {
         format!("\u{1}{} ended with ", self.commands)
     }
 
-    /// The lines that have not been looked at, and the exit status if the command has ended.
+    /// The lines not yet compared, and the exit status if the command has ended.
     fn lines(&self) -> (Vec<String>, Option<i32>) {
         let text = self.output.text();
         let new = &text[self.seen..];
@@ -111,9 +112,10 @@ impl Terminal {
         }
     }
 
-    /// Waits until the new lines begin like these; gives the command's exit status if it has ended.
+    /// Waits until the new lines begin with the expected ones. Returns the command's exit status if it has
+    /// ended.
     fn expect(&mut self, expected: &[&str], ends: bool, likeness: &mut Likeness) -> Option<i32> {
-        let deadline = Instant::now() + LONG;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let (lines, status) = self.lines();
             let fitting = likeness.begin_alike(expected, &lines, ends);
@@ -124,7 +126,7 @@ impl Terminal {
             let over = status.is_some() || Instant::now() > deadline;
             assert!(
                 !over,
-                "the page shows:\n{}\nbut this came{}:\n{}\n",
+                "the page shows:\n{}\nbut the output is{}:\n{}\n",
                 expected.join("\n"),
                 status.map_or(String::new(), |status| format!(
                     ", with exit status {status}"
@@ -136,7 +138,7 @@ impl Terminal {
     }
 
     fn skip(&mut self, lines: &[String]) {
-        // Each was a whole line, but for one without a line's end before the mark.
+        // Each is a whole line, except that the last one before the mark may have no end of line.
         let text = self.output.text();
         for line in lines {
             self.seen += line.len();
@@ -145,14 +147,16 @@ impl Terminal {
         }
     }
 
-    /// Waits for the end of the command that runs.
+    /// Waits for the end of the running command.
     fn finish(&mut self) {
         if !self.busy {
             return;
         }
         let mark = self.mark();
-        self.output.wait_for(&mark, LONG).expect("the command ends");
-        let deadline = Instant::now() + LONG;
+        self.output
+            .wait_for(&mark, TIMEOUT)
+            .expect("the end of the command");
+        let deadline = Instant::now() + TIMEOUT;
         while self.lines().1.is_none() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -165,7 +169,7 @@ impl Terminal {
         let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
         for child in children.expect("a list").split_whitespace() {
             let child = child.parse().ok().and_then(Pid::from_raw).expect("an id");
-            kill_process(child, Signal::INT).expect("it runs");
+            kill_process(child, Signal::INT).expect("a running process");
         }
         self.finish();
     }
@@ -183,34 +187,32 @@ impl Drop for Terminal {
     }
 }
 
-/// Where Cargo puts the examples of this package: beside the folder that this test is in. It does
-/// not build them for `cargo test --test tutorial`, so an old one must not pass for a new one.
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("this program");
-    let profile = test.parent().and_then(Path::parent).expect("its folders");
-    let path = profile.join("examples").join(name);
+/// The path of an example of this package. Skips the test (`None`) if it is not built, or older than its
+/// source: `cargo test --test tutorial` does not build it.
+fn example(name: &str) -> Option<PathBuf> {
+    let path = require::example("hvsock-cli", name)?;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/src/bin");
     let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified()).ok();
     let source = changed(&sources.join(name).with_extension("rs"));
-    assert!(
-        changed(&path) >= source,
-        "{name} is not built: `cargo build -p hvsock-cli --examples`"
-    );
-    path
+    let is_current = (changed(&path) >= source).then_some(path);
+    let outdated =
+        format!("the example {name} is outdated (`cargo build -p hvsock-cli --examples`)");
+    require::found(is_current.ok_or(outdated))
 }
 
-/// A home with the programs that the page starts.
-fn furnish(home: &Path) {
+/// Links the programs that the page runs into a home directory. Skips the test (`None`) if one is missing.
+fn link_programs(home: &Path) -> Option<()> {
     let bin = home.join("bin");
     fs::create_dir(&bin).expect("a folder");
     symlink(env!("CARGO_BIN_EXE_hvsock"), bin.join("hvsock")).expect("a link");
     for name in PROGRAMS {
-        symlink(example(name), bin.join(name)).expect("a link");
+        symlink(example(name)?, bin.join(name)).expect("a link");
     }
+    Some(())
 }
 
 fn user_name() -> String {
-    let output = process::output(Command::new("id").arg("-un"), b"", LONG).expect("id");
+    let output = process::output(Command::new("id").arg("-un"), b"", TIMEOUT).expect("id");
     String::from_utf8(output.stdout)
         .expect("text")
         .trim()
@@ -218,18 +220,20 @@ fn user_name() -> String {
 }
 
 #[test]
-fn every_command_of_the_page_does_what_the_page_shows() {
+fn every_command_of_the_page_prints_what_the_page_shows() {
     if require::program("curl", &["--version"]).is_none() {
         return;
     }
     let containers = require::runc().and(require::static_hvsock());
     let home = TempFolder::new();
-    furnish(home.path());
+    let Some(()) = link_programs(home.path()) else {
+        return;
+    };
     if let Some(program) = &containers {
         symlink(program, home.join("hvsock-static")).expect("a link");
     }
     let folder = home.join("d").display().to_string();
-    // A user without a name is shown by number.
+    // A user without a name is shown by its number.
     let number = format!("uid {}", rustix::process::geteuid());
     let words = [
         (folder.as_str(), FOLDER),
@@ -249,13 +253,13 @@ fn every_command_of_the_page_does_what_the_page_shows() {
         run += follow(terminal, &block, &mut likeness);
     }
     assert!(run > 40, "only {run} commands were run");
-    // One that goes on would be one that the page forgot.
+    // A command that continues to run here is missing a `^C` in the page.
     for terminal in terminals.values_mut() {
         terminal.finish();
     }
 }
 
-/// Does what the block shows; gives how many commands that were.
+/// Runs the commands of a block and compares their output. Returns the number of commands.
 fn follow(terminal: &mut Terminal, block: &Block<'_>, likeness: &mut Likeness) -> usize {
     let mut commands = 0;
     let mut lines = block.lines.iter().peekable();
@@ -265,7 +269,7 @@ fn follow(terminal: &mut Terminal, block: &Block<'_>, likeness: &mut Likeness) -
                 let command = likeness.as_run(command);
                 let command = match rustix::process::geteuid().is_root() {
                     true => command,
-                    // As the page says.
+                    // The page says so.
                     false => command.replace("runc spec", "runc spec --rootless"),
                 };
                 eprintln!("{}$ {command}", block.terminal);
@@ -279,7 +283,7 @@ fn follow(terminal: &mut Terminal, block: &Block<'_>, likeness: &mut Likeness) -
             Line::Output(_) => {
                 assert!(
                     terminal.busy,
-                    "nothing runs in the terminal `{}`",
+                    "output without a running command in the terminal `{}`",
                     block.terminal
                 );
             }
@@ -306,45 +310,48 @@ fn follow(terminal: &mut Terminal, block: &Block<'_>, likeness: &mut Likeness) -
 }
 
 #[test]
-fn every_line_of_rust_in_the_page_is_one_of_the_examples_in_their_order() {
+fn every_line_of_rust_in_the_page_is_a_line_of_the_examples_in_order() {
     let mut shown = String::new();
     for block in tutorial_page::blocks(PAGE, "rust") {
         let text = dedented(block);
-        let there = EXAMPLES
+        let is_found = EXAMPLES
             .iter()
             .any(|example| dedented_contains(example, &text));
-        assert!(there, "no example has this:\n{text}");
+        assert!(is_found, "no example has this:\n{text}");
         let _ = writeln!(shown, "{text}");
     }
     for example in &EXAMPLES {
         for line in example.lines().map(str::trim) {
-            let told = line.starts_with("//!") || line.len() < 2;
-            assert!(told || shown.contains(line), "the page leaves out: {line}");
+            let is_optional = line.starts_with("//!") || line.len() < 2;
+            assert!(
+                is_optional || shown.contains(line),
+                "missing in the page: {line}"
+            );
         }
     }
 }
 
 #[test]
-fn every_block_of_the_page_is_of_a_kind_that_is_tested() {
+fn every_block_of_the_page_has_a_tested_language() {
     for language in tutorial_page::languages(PAGE) {
         assert!(
             ["console", "rust"].contains(&language),
-            "what is {language}?"
+            "untested language {language}"
         );
     }
 }
 
-/// The text without the indentation that all its lines have.
+/// The text without the common indentation of its lines.
 fn dedented(text: &str) -> String {
     let filled = text.lines().filter(|line| !line.trim().is_empty());
     let depth = filled
         .map(|line| line.len() - line.trim_start().len())
         .min();
-    let cut = |line: &str| line.get(depth.unwrap_or(0)..).unwrap_or("").to_owned();
-    text.lines().map(cut).collect::<Vec<_>>().join("\n")
+    let dedent = |line: &str| line.get(depth.unwrap_or(0)..).unwrap_or("").to_owned();
+    text.lines().map(dedent).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether the lines follow each other in `whole`, at whatever depth.
+/// Whether the lines of `text` are consecutive lines of `whole`, at any indentation.
 fn dedented_contains(whole: &str, text: &str) -> bool {
     let lines: Vec<&str> = whole.lines().collect();
     let count = text.lines().count();

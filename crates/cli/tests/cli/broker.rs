@@ -7,10 +7,10 @@ use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::util::{DEMO, Done, Running, World, folder, hvsock};
+use crate::util::{Completed, DEMO, Running, World, folder, hvsock};
 
 #[test]
-fn it_ends_cleanly_when_asked_to() {
+fn sigterm_and_sigint_end_the_broker_cleanly() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut world = World::new();
         world.broker().signal(signal);
@@ -20,7 +20,7 @@ fn it_ends_cleanly_when_asked_to() {
 }
 
 #[test]
-fn a_second_one_on_the_same_folder_names_the_first() {
+fn a_second_broker_for_the_same_folder_is_refused_and_names_the_first() {
     let mut world = World::new();
     let first = world.broker().child.id().to_string();
     let error = world.run(["broker"]).failed();
@@ -29,11 +29,11 @@ fn a_second_one_on_the_same_folder_names_the_first() {
 }
 
 #[test]
-fn a_folder_that_others_may_write_to_is_refused() {
+fn a_folder_that_others_can_write_to_is_refused() {
     let folder = folder();
     fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).unwrap();
     let mut command = hvsock();
-    let error = Done::of(command.arg("--dir").arg(folder.path()).arg("broker")).failed();
+    let error = Completed::of(command.arg("--dir").arg(folder.path()).arg("broker")).failed();
     assert!(
         error.contains(&folder.path().display().to_string()),
         "{error}"
@@ -41,12 +41,12 @@ fn a_folder_that_others_may_write_to_is_refused() {
 }
 
 #[test]
-fn the_service_manager_that_started_it_is_told() {
+fn the_broker_notifies_its_service_manager() {
     let folder = folder();
     let path = folder.path().join("notify");
     let manager = UnixDatagram::bind(&path).unwrap();
     manager
-        .set_read_timeout(Some(crate::util::PATIENCE))
+        .set_read_timeout(Some(crate::util::TIMEOUT))
         .unwrap();
     let mut command = hvsock();
     command
@@ -57,18 +57,18 @@ fn the_service_manager_that_started_it_is_told() {
         .stdout(Stdio::null());
     let mut broker = Running::start(&mut command);
     let mut message = [0; 64];
-    let mut told = || {
+    let mut notification = || {
         let length = manager.recv(&mut message).unwrap();
         String::from_utf8_lossy(&message[..length]).into_owned()
     };
-    assert_eq!(told(), "READY=1");
+    assert_eq!(notification(), "READY=1");
     broker.signal(Signal::TERM);
-    assert_eq!(told(), "STOPPING=1");
+    assert_eq!(notification(), "STOPPING=1");
     assert!(broker.end().success());
 }
 
 #[test]
-fn a_user_has_one_of_their_own_by_the_environment_alone() {
+fn hvsock_dir_selects_a_users_own_broker() {
     let folder = folder();
     let run = |arguments: &[&str]| {
         let mut command = hvsock();
@@ -77,14 +77,18 @@ fn a_user_has_one_of_their_own_by_the_environment_alone() {
     };
     let mut broker = Running::start(run(&["broker"]).stdout(Stdio::piped()));
     broker.line();
-    Done::of(&mut run(&["service", "register", DEMO])).ok();
-    assert!(Done::of(&mut run(&["service", "list"])).ok().contains(DEMO));
-    let why = Done::of(&mut run(&["why", "loopback", DEMO]));
+    Completed::of(&mut run(&["service", "register", DEMO])).ok();
+    assert!(
+        Completed::of(&mut run(&["service", "list"]))
+            .ok()
+            .contains(DEMO)
+    );
+    let why = Completed::of(&mut run(&["why", "loopback", DEMO]));
     assert_eq!(why.code, Some(1), "{why:?}");
 }
 
 #[test]
-fn its_name_and_its_threads_are_checked() {
+fn an_invalid_name_or_number_of_threads_is_refused() {
     let folder = folder();
     for arguments in [
         &["--name", "a/b"][..],
@@ -98,6 +102,6 @@ fn its_name_and_its_threads_are_checked() {
             .arg(folder.path())
             .arg("broker")
             .args(arguments);
-        Done::of(&mut command).misused();
+        Completed::of(&mut command).usage_error();
     }
 }

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::util::{DEMO, Done, World, folder, hvsock};
+use crate::util::{Completed, DEMO, World, folder, hvsock};
 
 /// The candidates for the last of these words, without their descriptions.
 fn candidates(shell: &str, words: &[&str]) -> Vec<String> {
@@ -19,7 +19,7 @@ fn candidates_of(command: &mut Command, shell: &str, words: &[&str]) -> Vec<Stri
         .env("_CLAP_IFS", "\n")
         .args(["--", "hvsock"])
         .args(words);
-    let done = Done::of(command);
+    let done = Completed::of(command);
     assert_eq!(done.stderr, "", "{words:?}");
     let lines = done.ok();
     let names = lines.lines().filter(|line| !line.is_empty());
@@ -61,7 +61,7 @@ fn names_of_partitions_and_services_and_ids_of_connections_are_completed() {
     let dir = world.dir().to_str().unwrap();
     for shell in SHELLS {
         let of = |words: &[&str]| candidates(shell, &[&["--dir", dir], words].concat());
-        // The last word is typed so far; then what is offered, and what is not.
+        // The last of the words is the one to complete; then candidates, and names that must not be any.
         for (words, offered, others) in [
             (&["exec", ""][..], &["web", "db"][..], &["machine"][..]),
             (&["shell", "w"], &["web"], &["db"]),
@@ -112,7 +112,7 @@ fn names_of_partitions_and_services_and_ids_of_connections_are_completed() {
 }
 
 #[test]
-fn the_broker_of_the_command_line_is_asked() {
+fn names_come_from_the_broker_of_the_command_line() {
     let world = World::new();
     world.container("web");
     let dir = world.dir().to_str().unwrap();
@@ -151,9 +151,9 @@ fn a_broker_that_does_not_answer_yields_no_names_and_no_error() {
 }
 
 #[test]
-fn the_script_of_a_shell_with_names_asks_hvsock() {
+fn the_scripts_for_bash_zsh_and_fish_call_hvsock() {
     for shell in SHELLS {
-        let script = Done::of(hvsock().args(["completions", shell])).ok();
+        let script = Completed::of(hvsock().args(["completions", shell])).ok();
         assert!(
             script.contains(&format!("COMPLETE=\"{shell}\"")) || script.contains("COMPLETE=fish")
         );
@@ -165,19 +165,19 @@ fn the_script_of_a_shell_with_names_asks_hvsock() {
 }
 
 #[test]
-fn the_script_of_another_shell_lists_the_commands() {
+fn the_scripts_for_other_shells_list_the_commands() {
     for shell in ["elvish", "powershell"] {
-        let script = Done::of(hvsock().args(["completions", shell])).ok();
+        let script = Completed::of(hvsock().args(["completions", shell])).ok();
         assert!(script.contains("unregister"), "{shell}");
         assert!(script.contains("--connected-suspend"), "{shell}");
     }
-    Done::of(hvsock().args(["completions", "cmd"])).misused();
+    Completed::of(hvsock().args(["completions", "cmd"])).usage_error();
 }
 
 #[test]
-fn no_completion_has_a_hidden_command() {
+fn hidden_commands_are_not_completed() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
-        let script = Done::of(hvsock().args(["completions", shell])).ok();
+        let script = Completed::of(hvsock().args(["completions", shell])).ok();
         assert!(!script.contains("demo-guest"), "{shell}");
         assert!(
             !has(&candidates(shell, &["demo-"]), "demo-guest"),
@@ -211,7 +211,7 @@ fn in_bash(path: &Path, words: &[&str]) -> Vec<String> {
         .arg(path)
         .args(words)
         .env_remove("HVSOCK_DIR");
-    let done = Done::of(&mut bash);
+    let done = Completed::of(&mut bash);
     assert_eq!(done.stderr, "");
     done.ok().lines().map(str::to_owned).collect()
 }
@@ -241,7 +241,7 @@ fn bash_completes_words_that_it_splits() {
     assert_eq!(of(&["--dir", dir, "ssh", "root", "@", "w"]), ["web"]);
     assert_eq!(of(&["--dir", dir, "ssh", "root", "@"]), ["web"]);
     assert_eq!(of(&["--dir", dir, "cp", "x", "we"]), ["web:"]);
-    // Files in a guest are not completed, and not taken for files here.
+    // Files in a guest are not completed, and the path is not completed with local files.
     assert_eq!(of(&["--dir", dir, "cp", "x", "web", ":", "/et"]), [""]);
     assert_eq!(of(&["--dir", dir, "cp", "/etc/hostnam"]), ["/etc/hostname"]);
 }

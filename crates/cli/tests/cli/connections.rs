@@ -2,16 +2,16 @@
 
 use std::io::{Read, Write};
 use std::process::Stdio;
-use std::time::Duration;
+use std::thread;
 
 use hvsock::{ConnectOptions, Endpoint, HvListener, Refusal};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::util::{DEMO, PATIENCE, Running, World, eventually};
+use crate::util::{DEMO, Running, TIMEOUT, World, eventually};
 
 #[test]
-fn a_live_connection_has_both_ends_names_bytes_and_age() {
+fn an_open_connection_is_listed_with_both_ends_bytes_and_age() {
     let world = World::new();
     let id = world.register(DEMO);
     let cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
@@ -53,12 +53,12 @@ fn a_live_connection_has_both_ends_names_bytes_and_age() {
     }
     connect.end_input();
     connect.end();
-    eventually("it is over", || world.connections().is_empty());
+    eventually("the connection ends", || world.connections().is_empty());
     assert_eq!(world.ok(["connections"]), "no connections\n");
 }
 
 #[test]
-fn disabling_a_service_cuts_it_and_the_peer_sees_econnreset() {
+fn disabling_a_service_closes_its_connections_with_econnreset() {
     let world = World::new();
     world.register(DEMO);
     let web = world.container("web");
@@ -70,23 +70,23 @@ fn disabling_a_service_cuts_it_and_the_peer_sees_econnreset() {
         .endpoint(Endpoint::at(web))
         .connect(("parent", DEMO))
         .unwrap();
-    let (mut server, _) = listener.accept_timeout(PATIENCE).unwrap();
+    let (mut server, _) = listener.accept_timeout(TIMEOUT).unwrap();
     client.write_all(b"x").unwrap();
     server.read_exact(&mut [0]).unwrap();
     assert_eq!(world.connections()[0]["from"]["partition"], "web");
     world.ok(["service", "disable", DEMO]);
     for end in [&mut client, &mut server] {
-        end.set_read_timeout(Some(PATIENCE)).unwrap();
+        end.set_read_timeout(Some(TIMEOUT)).unwrap();
         let error = end.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
         let refusal = hvsock::refusal_of(&error).unwrap();
         assert!(matches!(refusal, Refusal::Disabled { .. }), "{refusal}");
     }
-    eventually("it is gone", || world.connections().is_empty());
+    eventually("the connection ends", || world.connections().is_empty());
 }
 
 #[test]
-fn disabling_a_service_cuts_it_on_loopback_too() {
+fn disabling_a_service_closes_its_loopback_connections() {
     let world = World::new();
     world.register(DEMO);
     let _cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
@@ -110,7 +110,7 @@ fn disabling_a_service_cuts_it_on_loopback_too() {
 }
 
 #[test]
-fn status_is_the_tree_of_partitions_with_what_is_in_them() {
+fn status_shows_the_tree_of_partitions_with_listeners_and_connections() {
     let world = World::new();
     world.register(DEMO);
     world.container("web");
@@ -125,7 +125,7 @@ fn status_is_the_tree_of_partitions_with_what_is_in_them() {
     let text = world.ok(["status"]);
     assert!(
         !text.contains("hvsock heartbeat"),
-        "the broker's own: {text}"
+        "a listener of the broker itself is listed: {text}"
     );
     for line in [
         "machine (host)",
@@ -142,7 +142,7 @@ fn status_is_the_tree_of_partitions_with_what_is_in_them() {
     }
     let everything = world.json(["status", "--json"]);
     assert_eq!(everything["status"]["partition"], "machine");
-    // Beside those above there are the broker's own.
+    // The lists also contain the broker's own listeners.
     let broker = &everything["status"]["pid"];
     for (list, count) in [("partitions", 3), ("listeners", 2), ("connections", 1)] {
         let listed = everything[list].as_array().unwrap();
@@ -153,19 +153,19 @@ fn status_is_the_tree_of_partitions_with_what_is_in_them() {
 }
 
 #[test]
-fn status_tells_of_files_that_cannot_be_read() {
+fn status_reports_invalid_files() {
     let world = World::new();
     let id = world.register(DEMO);
     let file = world.dir().join("services").join(format!("{id}.toml"));
     std::fs::write(&file, "name = \"HV Socket Demo\"\nenabeld = true\n").unwrap();
-    eventually("the problem is told", || {
+    eventually("the problem is reported", || {
         let text = world.ok(["status"]);
         text.contains("problem:") && text.contains(&id) && text.contains("enabeld")
     });
 }
 
 #[test]
-fn events_are_followed_until_ctrl_c() {
+fn events_are_printed_until_ctrl_c() {
     let world = World::new();
     let mut command = world.command(["events", "--json"]);
     let mut events = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
@@ -191,15 +191,24 @@ fn events_are_followed_until_ctrl_c() {
     events.signal(Signal::INT);
     events.end();
 
+    // With -q nothing shows when the events are followed, so partitions are added until one is printed.
     let mut events = Running::start(world.command(["-q", "events"]).stdout(Stdio::piped()));
-    std::thread::sleep(Duration::from_millis(300));
-    world.container("web");
-    let line = events.line();
-    assert!(line.ends_with("partition web added"), "{line}");
+    let first = thread::spawn(move || events.line());
+    let mut count = 0;
+    eventually("an event is printed", || {
+        count += 1;
+        world.container(&format!("web{count}"));
+        first.is_finished()
+    });
+    let line = first.join().unwrap();
+    assert!(
+        line.contains("partition web") && line.ends_with(" added"),
+        "{line}"
+    );
 }
 
 #[test]
-fn a_bench_compares_with_a_unix_socket() {
+fn bench_compares_with_a_unix_socket() {
     let world = World::new();
     let figures = world.json(["bench", "--turns", "2", "--time", "5", "--json"]);
     for figure in ["throughput", "round_trip", "connections"] {
@@ -217,5 +226,5 @@ fn a_bench_compares_with_a_unix_socket() {
         table.contains("UNIX SOCKET") && table.contains("GB/s"),
         "{table}"
     );
-    eventually("nothing is left behind", || world.connections().is_empty());
+    eventually("no connection is left", || world.connections().is_empty());
 }

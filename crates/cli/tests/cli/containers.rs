@@ -1,13 +1,13 @@
-//! `hvsock container`, and what processes in containers see.
+//! `hvsock container`, and `hvsock` in containers.
 
 use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::util::{DEMO, Done, World, inside};
+use crate::util::{Completed, DEMO, World, in_container};
 
 #[test]
-fn adding_one_prints_the_mount_option_and_the_oci_entry() {
+fn add_prints_the_mount_option_and_the_oci_mounts_entry() {
     let world = World::new();
     let done = world.run(["container", "add", "web", "--group", "front"]);
     assert!(
@@ -39,7 +39,7 @@ fn adding_one_prints_the_mount_option_and_the_oci_entry() {
 }
 
 #[test]
-fn one_is_shown_listed_paused_resumed_and_removed() {
+fn a_container_is_shown_listed_paused_resumed_and_removed() {
     let world = World::new();
     assert!(
         world
@@ -50,14 +50,14 @@ fn one_is_shown_listed_paused_resumed_and_removed() {
     let id = "0b2f1f0e-0000-4000-8000-000000000001";
     world.ok(["container", "add", "db", "--id", id]);
     assert_eq!(world.ok(["container", "id", "db"]).trim(), id);
-    // UUIDv5 of "WEB" in UTF-16 in Windows' namespace for containers.
+    // The UUIDv5 of "WEB" in UTF-16, in the namespace that Windows uses for containers.
     let derived = world.ok(["container", "id", "web"]);
     assert_eq!(derived.trim(), "be9804d7-7c91-5639-837f-c16d7c223c2b");
     let list = world.json(["container", "list", "--json"]);
     assert_eq!(
         list.as_array().unwrap().len(),
         2,
-        "the host is no container"
+        "the host is listed as a container"
     );
     let table = world.ok(["container", "list"]);
     assert!(table.lines().nth(1).unwrap().starts_with("db"), "{table}");
@@ -81,23 +81,23 @@ fn one_is_shown_listed_paused_resumed_and_removed() {
     let error = world.run(["container", "show", "web"]).failed();
     assert!(error.contains("web"), "{error}");
     world.run(["container", "add", "DB"]).failed();
-    world.run(["container", "add", "a/b"]).misused();
-    world.run(["container", "add", "parent"]).misused();
+    world.run(["container", "add", "a/b"]).usage_error();
+    world.run(["container", "add", "parent"]).usage_error();
 }
 
 #[test]
-fn a_container_reaches_its_host_as_parent_and_the_host_reaches_it_by_name_or_id() {
+fn a_container_reaches_its_host_as_parent_and_is_reached_by_name_or_id() {
     let world = World::new();
     world.register(DEMO);
     let web = world.container("web");
     let _host = world.listen([DEMO, "--from", "children", "--keep", "--", "cat"]);
-    let mut connect = inside(&web, ["connect", "parent", DEMO]);
+    let mut connect = in_container(&web, ["connect", "parent", DEMO]);
     assert_eq!(
-        Done::with_input(&mut connect, b"to the host\n").ok(),
+        Completed::with_input(&mut connect, b"to the host\n").ok(),
         "to the host\n"
     );
 
-    let mut listen = inside(
+    let mut listen = in_container(
         &web,
         ["listen", DEMO, "--from", "parent", "--keep", "--", "cat"],
     );
@@ -105,31 +105,34 @@ fn a_container_reaches_its_host_as_parent_and_the_host_reaches_it_by_name_or_id(
     let id = world.ok(["container", "id", "web"]);
     for target in ["web", "WEB", id.trim()] {
         let mut connect = world.command(["connect", target, DEMO]);
-        assert_eq!(Done::with_input(&mut connect, b"to web\n").ok(), "to web\n");
+        assert_eq!(
+            Completed::with_input(&mut connect, b"to web\n").ok(),
+            "to web\n"
+        );
     }
 }
 
 #[test]
-fn siblings_reach_each_other_in_a_group_and_not_without() {
+fn siblings_reach_each_other_only_in_a_common_group() {
     let world = World::new();
     world.register(DEMO);
     let (web, db) = (world.container("web"), world.container("db"));
     world.ok(["container", "groups", "db", "back"]);
-    let mut listen = inside(&db, ["-q", "listen", DEMO, "--keep", "--", "cat"]);
+    let mut listen = in_container(&db, ["-q", "listen", DEMO, "--keep", "--", "cat"]);
     let _db = world.listening(&mut listen);
     let id = world.ok(["container", "id", "db"]);
-    let connect = || inside(&web, ["connect", id.trim(), DEMO]);
-    let error = Done::of(&mut connect()).failed();
+    let connect = || in_container(&web, ["connect", id.trim(), DEMO]);
+    let error = Completed::of(&mut connect()).failed();
     assert!(
         error.contains("not to be reached") || error.contains("reach"),
         "{error}"
     );
     world.ok(["container", "groups", "web", "back"]);
-    assert_eq!(Done::with_input(&mut connect(), b"hi").ok(), "hi");
+    assert_eq!(Completed::with_input(&mut connect(), b"hi").ok(), "hi");
 }
 
 #[test]
-fn a_command_in_a_container_knows_who_connected() {
+fn a_listeners_command_gets_the_peer_in_its_environment() {
     let world = World::new();
     world.register(DEMO);
     let web = world.container("web");
@@ -137,7 +140,7 @@ fn a_command_in_a_container_knows_who_connected() {
         echo $HVSOCK_PEER_VM_ID $HVSOCK_CONNECTION";
     let _host = world.listen([DEMO, "--from", "web", "--", "sh", "-c", script]);
     let id = world.ok(["container", "id", "web"]);
-    let text = Done::of(&mut inside(&web, ["connect", "parent", DEMO])).ok();
+    let text = Completed::of(&mut in_container(&web, ["connect", "parent", DEMO])).ok();
     let uid = rustix::process::geteuid().as_raw();
     let lines: Vec<_> = text.lines().collect();
     assert!(lines[0].starts_with(&format!("web {uid} ")), "{text}");
@@ -146,24 +149,23 @@ fn a_command_in_a_container_knows_who_connected() {
 }
 
 #[test]
-fn a_container_has_no_control_over_its_broker() {
+fn a_containers_folder_has_no_control_socket() {
     let world = World::new();
     let web = world.container("web");
     let folder = web.parent().unwrap();
-    let there: Vec<_> = fs::read_dir(folder)
+    let files: Vec<_> = fs::read_dir(folder)
         .unwrap()
         .map(|e| e.unwrap().file_name())
         .collect();
-    assert_eq!(there, ["endpoint"]);
+    assert_eq!(files, ["endpoint"]);
 }
 
 #[test]
-fn containers_and_services_outlive_the_broker() {
+fn containers_and_services_survive_a_killed_broker() {
     let mut world = World::new();
     let id = world.register(DEMO);
     world.ok(["container", "add", "web", "--group", "front"]);
-    world.broker().child.kill().unwrap();
-    world.broker().end();
+    world.broker().kill();
     world.start_broker();
     assert_eq!(
         world.json(["service", "show", DEMO, "--json"])["id"],

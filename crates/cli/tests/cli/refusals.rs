@@ -1,10 +1,10 @@
-//! `hvsock why`, and what refused commands say.
+//! `hvsock why`, and the errors of refused commands.
 
 use serde_json::json;
 
-use crate::util::{DEMO, Done, World, hvsock, inside};
+use crate::util::{Completed, DEMO, World, hvsock, in_container};
 
-/// A failure is one sentence, and one line with the command that would fix it.
+/// Checks that an error is one sentence and one help line with the command that fixes it.
 fn assert_helpful(stderr: &str, sentence: &str, help: &str) {
     let lines: Vec<_> = stderr.lines().collect();
     assert_eq!(lines.len(), 2, "{stderr}");
@@ -19,7 +19,7 @@ fn assert_helpful(stderr: &str, sentence: &str, help: &str) {
 }
 
 #[test]
-fn a_refused_connect_names_the_command_that_would_fix_it() {
+fn a_refused_connect_names_the_command_that_fixes_it() {
     let world = World::new();
     let dir = world.dir().display().to_string();
     world.container("web");
@@ -58,7 +58,7 @@ fn a_refused_connect_names_the_command_that_would_fix_it() {
 }
 
 #[test]
-fn a_refused_listen_names_it_too() {
+fn a_refused_listen_names_the_command_that_fixes_it() {
     let world = World::new();
     let error = world.run(["listen", "2761"]).failed();
     assert_helpful(
@@ -73,7 +73,7 @@ fn a_refused_listen_names_it_too() {
 }
 
 #[test]
-fn a_listener_that_is_cut_says_why() {
+fn a_closed_listener_names_the_reason() {
     let world = World::new();
     world.register(DEMO);
     let mut command = world.command(["listen", DEMO, "--from", "children", "--keep", "--", "cat"]);
@@ -88,11 +88,11 @@ fn a_listener_that_is_cut_says_why() {
 }
 
 #[test]
-fn why_gives_the_verdict_the_steps_and_the_fix() {
+fn why_prints_the_verdict_the_steps_and_the_fix() {
     let world = World::new();
     world.register(DEMO);
     let done = world.run(["why", "parent", DEMO]);
-    assert_eq!(done.code, Some(1), "the host of the machine has no parent");
+    assert_eq!(done.code, Some(1), "the root partition has no parent");
     assert!(done.stdout.starts_with("refused: "), "{}", done.stdout);
     assert!(done.stdout.contains("✗"), "{}", done.stdout);
 
@@ -120,11 +120,11 @@ fn why_gives_the_verdict_the_steps_and_the_fix() {
         "{}",
         done.stdout
     );
-    assert!(world.connections().is_empty(), "it only asks");
+    assert!(world.connections().is_empty(), "`why` has connected");
 }
 
 #[test]
-fn why_speaks_json_too() {
+fn why_prints_json() {
     let world = World::new();
     world.register(DEMO);
     world.container("web");
@@ -134,18 +134,18 @@ fn why_speaks_json_too() {
     ] {
         let done = world.run(arguments);
         assert_eq!(done.code, Some(1));
-        let said: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
-        assert_eq!(said["refusal"]["reason"], "no_listener");
-        assert_eq!(said["refusal"]["errno"], 111);
-        let steps = said["steps"].as_array().unwrap();
+        let verdict: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
+        assert_eq!(verdict["refusal"]["reason"], "no_listener");
+        assert_eq!(verdict["refusal"]["errno"], 111);
+        let steps = verdict["steps"].as_array().unwrap();
         let (last, others) = steps.split_last().unwrap();
         assert_eq!(last["pass"], json!(false));
-        assert!(others.iter().all(|step| step["pass"] == true), "{said}");
+        assert!(others.iter().all(|step| step["pass"] == true), "{verdict}");
     }
 }
 
 #[test]
-fn why_asks_for_listens_and_for_other_partitions() {
+fn why_explains_listens_and_other_partitions() {
     let world = World::new();
     world.container("web");
     let done = world.run(["why", "children", DEMO, "--listen"]);
@@ -177,19 +177,22 @@ fn why_works_inside_a_container() {
     let world = World::new();
     world.register(DEMO);
     let web = world.container("web");
-    let done = Done::of(&mut inside(&web, ["why", "parent", DEMO]));
+    let done = Completed::of(&mut in_container(&web, ["why", "parent", DEMO]));
     assert_eq!(done.code, Some(1));
     assert!(done.stdout.contains("nobody listens"), "{}", done.stdout);
-    let unknown = Done::of(&mut inside(&web, ["why", "parent", "unheard of", "--json"]));
+    let unknown = Completed::of(&mut in_container(
+        &web,
+        ["why", "parent", "unknown", "--json"],
+    ));
     assert!(
-        unknown.stdout.contains("service register 'unheard of'"),
+        unknown.stdout.contains("service register unknown"),
         "{}",
         unknown.stdout
     );
 }
 
 #[test]
-fn without_a_broker_every_command_says_how_to_start_one() {
+fn without_a_broker_errors_name_the_command_that_starts_one() {
     let folder = crate::util::folder();
     for arguments in [
         &["status"][..],
@@ -204,7 +207,7 @@ fn without_a_broker_every_command_says_how_to_start_one() {
     ] {
         let mut command = hvsock();
         command.arg("--dir").arg(folder.path()).args(arguments);
-        let error = Done::of(&mut command).failed();
+        let error = Completed::of(&mut command).failed();
         assert!(error.contains("hvsock broker"), "{arguments:?}: {error}");
         assert!(
             error.contains(&folder.path().display().to_string()),

@@ -4,15 +4,16 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::process::Stdio;
 
+use hvsock_testkit::require;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::util::{DEMO, Done, Running, World, eventually, is_root};
+use crate::util::{Completed, DEMO, Running, World, eventually};
 
 const IN_BOX: &str = "999e53d4-3d5c-4c3e-8779-bed06ec056e1";
 
 #[test]
-fn register_prints_the_guid_and_nothing_else() {
+fn register_prints_only_the_guid() {
     let world = World::new();
     let done = world.run(["service", "register", DEMO]);
     assert_eq!((done.code, done.stderr.as_str()), (Some(0), ""));
@@ -29,7 +30,7 @@ fn register_prints_the_guid_and_nothing_else() {
 }
 
 #[test]
-fn a_service_by_port_has_the_guid_of_the_template() {
+fn a_service_with_a_port_has_the_guid_of_the_vsock_template() {
     let world = World::new();
     let id = world.ok(["service", "register", "backup", "--port", "2761"]);
     assert_eq!(id.trim(), "00000ac9-facb-11e6-bd58-64006a7986d3");
@@ -80,7 +81,7 @@ fn access_rules_are_registered_and_shown() {
 }
 
 #[test]
-fn a_list_is_a_table_for_people_and_json_for_programs() {
+fn a_list_is_printed_as_a_table_or_as_json() {
     let world = World::new();
     assert!(
         world
@@ -97,7 +98,7 @@ fn a_list_is_a_table_for_people_and_json_for_programs() {
         lines[1].starts_with("another") && lines[2].starts_with(DEMO),
         "{table}"
     );
-    assert!(!table.contains('\x1b'), "no colour but on a terminal");
+    assert!(!table.contains('\x1b'), "colour without a terminal");
     let all = world.json(["service", "list", "--all", "--json"]);
     let count = |what: &str| {
         let all = all.as_array().unwrap().iter();
@@ -112,7 +113,7 @@ fn a_list_is_a_table_for_people_and_json_for_programs() {
 }
 
 #[test]
-fn a_second_tools_clash_is_refused_with_both_named() {
+fn a_clash_is_refused_and_names_both_services() {
     let world = World::new();
     world.ok(["service", "register", "backup", "--port", "2761"]);
     let error = world
@@ -137,7 +138,7 @@ fn a_second_tools_clash_is_refused_with_both_named() {
 }
 
 #[test]
-fn enable_disable_and_unregister_say_what_they_did_unless_quiet() {
+fn enable_disable_and_unregister_print_what_they_did_unless_quiet() {
     let world = World::new();
     world.register(DEMO);
     world.container("web");
@@ -170,7 +171,7 @@ fn enable_disable_and_unregister_say_what_they_did_unless_quiet() {
 }
 
 #[test]
-fn what_is_exported_can_be_imported() {
+fn exported_services_can_be_imported() {
     let world = World::new();
     let id = world.register(DEMO);
     world.ok(["service", "register", "backup", "--connect-user", "alice"]);
@@ -185,11 +186,7 @@ fn what_is_exported_can_be_imported() {
         reg_file.to_str().unwrap(),
     ]);
     let reg = fs::read(&reg_file).unwrap();
-    assert_eq!(
-        &reg[..2],
-        [0xff, 0xfe],
-        "UTF-16 with its mark, as Windows takes it"
-    );
+    assert_eq!(&reg[..2], [0xff, 0xfe], "no UTF-16 byte order mark");
 
     let before = world.json(["service", "list", "--json"]);
     for service in [DEMO, "backup"] {
@@ -208,12 +205,12 @@ fn what_is_exported_can_be_imported() {
     world.ok(["service", "import", reg_file.to_str().unwrap()]);
     assert!(world.ok(["service", "show", DEMO]).contains(&id));
     world.ok(["service", "unregister", DEMO]);
-    let piped = Done::with_input(&mut world.command(["service", "import", "-"]), &reg).ok();
+    let piped = Completed::with_input(&mut world.command(["service", "import", "-"]), &reg).ok();
     assert!(piped.contains(&id), "{piped}");
 }
 
 #[test]
-fn a_file_that_cannot_be_imported_is_named_with_its_fault() {
+fn an_invalid_file_is_named_with_its_error() {
     let world = World::new();
     let file = world.dir().join("broken");
     fs::write(&file, "[{\"nam\": 1}]").unwrap();
@@ -242,8 +239,8 @@ fn a_lease_lasts_as_long_as_the_command() {
     assert_eq!((&shown["id"], &shown["lease"]), (&json!(id), &json!(true)));
     assert!(world.ok(["service", "list"]).contains("lease"));
     lease.signal(Signal::INT);
-    assert!(lease.end().success(), "Ctrl-C is its clean end");
-    eventually("the lease ends", || {
+    assert!(lease.end().success(), "Ctrl-C did not end it cleanly");
+    eventually("the lease is removed", || {
         world.run(["service", "show", "trial"]).code == Some(1)
     });
 
@@ -251,25 +248,23 @@ fn a_lease_lasts_as_long_as_the_command() {
     let mut lease = Running::start(command.stdout(Stdio::piped()).stderr(Stdio::piped()));
     lease.line();
     world.ok(["service", "unregister", "trial"]);
-    assert_eq!(lease.end().code(), Some(1), "taken away");
+    assert_eq!(lease.end().code(), Some(1), "the lease was unregistered");
     assert!(lease.rest_of_stderr().contains("the lease has ended"));
 }
 
 #[test]
-fn who_may_not_change_things_is_told_who_may() {
-    if !is_root() {
-        eprintln!("skipped: only root can run a command as somebody else");
-        return;
-    }
+fn a_change_without_the_privilege_is_refused_and_names_who_may_make_it() {
+    // Only root can run a command as another user.
+    let Some(()) = require::root() else { return };
     let world = World::new();
     world.register(DEMO);
-    let stranger = |arguments: &[&str]| {
+    let other_user = |arguments: &[&str]| {
         let mut command = world.command(arguments);
-        Done::of(command.uid(65_534).gid(65_534))
+        Completed::of(command.uid(65_534).gid(65_534))
     };
     assert!(
-        stranger(&["service", "list"]).ok().contains(DEMO),
-        "reading needs no privilege"
+        other_user(&["service", "list"]).ok().contains(DEMO),
+        "reading needs a privilege"
     );
     for arguments in [
         &["service", "register", "mine"][..],
@@ -278,13 +273,13 @@ fn who_may_not_change_things_is_told_who_may() {
         &["container", "add", "mine"],
         &["connections", "close", "1"],
     ] {
-        let error = stranger(arguments).failed();
+        let error = other_user(arguments).failed();
         assert!(
             error.contains("only root") && error.contains("65534"),
             "{error}"
         );
     }
-    stranger(&["service", "register", "mine", "--lease"]).failed();
+    other_user(&["service", "register", "mine", "--lease"]).failed();
     assert_eq!(
         world
             .json(["service", "list", "--json"])
@@ -310,7 +305,7 @@ fn wrong_usage_has_exit_status_two() {
         &["--nonsense"],
         &[],
     ] {
-        let error = world.run(arguments).misused();
+        let error = world.run(arguments).usage_error();
         assert!(!error.is_empty(), "{arguments:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! A broker in a temporary folder, and commands to run against it.
+//! A broker in a temporary folder, and commands that talk to it.
 
-#[path = "../done/mod.rs"]
-mod done;
+#[path = "../completed/mod.rs"]
+mod completed;
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -15,13 +15,13 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub use done::Done;
+pub use completed::Completed;
 
-/// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// The bound on every wait; longer than any operation takes on a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub const DEMO: &str = "HV Socket Demo";
 
-/// The command, without what the environment of the test run says.
+/// The command, without the variables of the test's own environment that change its behaviour.
 pub fn hvsock() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hvsock"));
     for name in [
@@ -37,7 +37,8 @@ pub fn hvsock() -> Command {
     command
 }
 
-/// A short folder, since a Unix socket's path is short, that other users may look into.
+/// A temporary folder that other users can read. Its path is short, because Unix socket paths have at most
+/// 107 bytes.
 pub fn folder() -> TempDir {
     use std::os::unix::fs::PermissionsExt;
 
@@ -49,7 +50,7 @@ pub fn folder() -> TempDir {
     folder
 }
 
-/// A broker, with the folder that it serves.
+/// A broker and its folder.
 pub struct World {
     folder: TempDir,
     broker: Option<Running>,
@@ -65,7 +66,7 @@ impl World {
         world
     }
 
-    /// One whose broker writes its log to a file, see [`World::log`].
+    /// As [`World::new`], but the broker writes its log to a file, which [`World::log`] reads.
     pub fn logged() -> Self {
         let mut world = Self {
             folder: folder(),
@@ -76,7 +77,7 @@ impl World {
         world
     }
 
-    /// What the broker has logged.
+    /// The broker's log so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.dir().join("log")).unwrap()
     }
@@ -105,34 +106,34 @@ impl World {
         self.folder.path()
     }
 
-    /// `hvsock --dir … ARGUMENTS`.
+    /// The command `hvsock --dir … ARGUMENTS`.
     pub fn command<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Command {
         let mut command = hvsock();
         command.arg("--dir").arg(self.dir()).args(arguments);
         command
     }
 
-    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Done {
-        Done::of(&mut self.command(arguments))
+    pub fn run<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Completed {
+        Completed::of(&mut self.command(arguments))
     }
 
-    /// Runs a command that must succeed; its standard output.
+    /// Runs a command that must succeed. Returns its stdout.
     pub fn ok<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> String {
         self.run(arguments).ok()
     }
 
-    /// What a command with `--json` prints.
+    /// Runs a command with `--json` that must succeed. Returns its output.
     pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
         let text = self.ok(arguments);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
     }
 
-    /// Registers a service; its GUID.
+    /// Registers a service. Returns its GUID.
     pub fn register(&self, name: &str) -> String {
         self.ok(["service", "register", name]).trim().to_owned()
     }
 
-    /// Adds a container; the endpoint that its processes have.
+    /// Adds a container. Returns the path of its endpoint.
     pub fn container(&self, name: &str) -> PathBuf {
         self.ok(["-q", "container", "add", name]);
         self.dir().join("containers").join(name).join("endpoint")
@@ -142,19 +143,22 @@ impl World {
         Endpoint::in_dir(self.dir())
     }
 
-    /// Starts `hvsock listen ARGUMENTS` and waits until it listens.
+    /// Starts `hvsock listen ARGUMENTS`, and waits until it listens.
     pub fn listen<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Running {
         let mut command = self.command(["--quiet", "listen"]);
         command.args(arguments);
         self.listening(&mut command)
     }
 
-    /// Starts a command that listens, and waits until it does.
+    /// Starts a command, and waits until it listens.
     pub fn listening(&self, command: &mut Command) -> Running {
         let before = self.listeners();
         let mut running = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
-        eventually("it listens", || {
-            assert!(running.child.try_wait().unwrap().is_none(), "it ended");
+        eventually("the command listens", || {
+            assert!(
+                running.child.try_wait().unwrap().is_none(),
+                "the command has ended"
+            );
             self.listeners() > before
         });
         running
@@ -174,25 +178,29 @@ impl World {
     }
 }
 
-/// `hvsock ARGUMENTS` as a process in a container that has this endpoint.
-pub fn inside<S: AsRef<OsStr>>(endpoint: &Path, arguments: impl IntoIterator<Item = S>) -> Command {
+/// The command `hvsock ARGUMENTS` with a container's endpoint, as a process in the container has it.
+pub fn in_container<S: AsRef<OsStr>>(
+    endpoint: &Path,
+    arguments: impl IntoIterator<Item = S>,
+) -> Command {
     let mut command = hvsock();
     command.env("HVSOCK_ENDPOINT", endpoint).args(arguments);
     command
 }
 
-impl Done {
+impl Completed {
     pub fn of(command: &mut Command) -> Self {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         Self::from(command.output().unwrap())
     }
 
-    /// With this on its standard input.
+    /// Runs the command with `input` on its stdin.
     pub fn with_input(command: &mut Command, input: &[u8]) -> Self {
         Self::from(output_with_input(command, input))
     }
 
-    /// Likewise; it must succeed, and its standard output is no text.
+    /// Runs a command that must succeed with `input` on its stdin. Returns its stdout, which need not be
+    /// text.
     pub fn bytes_with_input(command: &mut Command, input: &[u8]) -> Vec<u8> {
         let output = output_with_input(command, input);
         let stderr = String::from_utf8_lossy(&output.stderr);
@@ -215,7 +223,7 @@ fn output_with_input(command: &mut Command, input: &[u8]) -> Output {
     output
 }
 
-/// A command that runs; killed when dropped.
+/// A running command, which is killed when dropped.
 pub struct Running {
     pub child: Child,
 }
@@ -230,22 +238,23 @@ impl Running {
         self.child.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
+    /// Closes its stdin.
     pub fn end_input(&mut self) {
         drop(self.child.stdin.take());
     }
 
-    /// The next line of its standard output.
+    /// Waits for the next line of its stdout. Empty at the end of the output.
     pub fn line(&mut self) -> String {
         let stdout = self.child.stdout.as_mut().unwrap();
         let mut line = String::new();
-        // One byte at a time: what follows the line is for later.
+        // Reads one byte at a time, so that the bytes after the line stay in the pipe.
         BufReader::with_capacity(1, stdout)
             .read_line(&mut line)
             .unwrap();
         line.trim_end().to_owned()
     }
 
-    /// All that is left of its standard output.
+    /// Reads the rest of its stdout, to the end.
     pub fn rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         let mut stdout = self.child.stdout.take().unwrap();
@@ -253,6 +262,7 @@ impl Running {
         rest
     }
 
+    /// Reads the rest of its stderr, to the end.
     pub fn rest_of_stderr(&mut self) -> String {
         let mut rest = String::new();
         let mut stderr = self.child.stderr.take().unwrap();
@@ -268,10 +278,16 @@ impl Running {
         Pid::from_child(&self.child)
     }
 
-    /// Waits for its end, which must come.
+    /// Kills it with SIGKILL and waits for its end.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Waits for its end.
     pub fn end(&mut self) -> ExitStatus {
         let mut status = None;
-        eventually("it ends", || {
+        eventually("the command ends", || {
             status = self.child.try_wait().unwrap();
             status.is_some()
         });
@@ -286,16 +302,11 @@ impl Drop for Running {
     }
 }
 
-/// Waits until `now` holds.
-pub fn eventually(what: &str, mut now: impl FnMut() -> bool) {
+/// Polls until `condition` holds. Fails after [`TIMEOUT`].
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let began = Instant::now();
-    while !now() {
-        assert!(began.elapsed() < PATIENCE, "never: {what}");
+    while !condition() {
+        assert!(began.elapsed() < TIMEOUT, "timed out: {what}");
         thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// The process runs as root, and so may become another user.
-pub fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
 }

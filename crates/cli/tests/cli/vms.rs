@@ -1,16 +1,16 @@
-//! `hvsock vm`, with no VMM anywhere.
+//! `hvsock vm`, without a running VMM.
 
 use std::process::Command;
 
 use hvsock_testkit::require;
 use serde_json::json;
 
-use crate::util::{DEMO, Done, World, is_root};
+use crate::util::{Completed, DEMO, World};
 
 const ID: &str = "0b2f1f0e-0000-4000-8000-000000000001";
 
 #[test]
-fn adding_one_prints_what_qemu_needs() {
+fn add_prints_the_options_that_qemu_needs() {
     let world = World::new();
     let done = world.run(["vm", "add", "web", "--cid", "42", "--group", "front"]);
     assert!(
@@ -52,9 +52,9 @@ fn adding_one_prints_what_qemu_needs() {
     }
 }
 
-/// Without a guest: that takes seconds, and what is tested here is the text.
+/// Boots no guest: only the options are tested.
 #[test]
-fn qemu_starts_with_what_is_printed() {
+fn qemu_starts_with_the_printed_options() {
     let Some(qemu) = require::program("qemu-system-x86_64", &["--version"]) else {
         return;
     };
@@ -65,8 +65,8 @@ fn qemu_starts_with_what_is_printed() {
         .args(["-nodefaults", "-display", "none", "-S"])
         .args(["-machine", "q35,accel=tcg", "-qmp", "stdio"])
         .args(options.split_whitespace());
-    let words = br#"{"execute":"qmp_capabilities"}{"execute":"query-status"}{"execute":"quit"}"#;
-    let done = Done::with_input(&mut command, words);
+    let commands = br#"{"execute":"qmp_capabilities"}{"execute":"query-status"}{"execute":"quit"}"#;
+    let done = Completed::with_input(&mut command, commands);
     assert!(done.stdout.contains("prelaunch"), "{done:?}");
     done.ok();
     assert!(
@@ -77,7 +77,7 @@ fn qemu_starts_with_what_is_printed() {
 }
 
 #[test]
-fn one_is_shown_listed_paused_resumed_and_removed() {
+fn a_vm_is_shown_listed_paused_resumed_and_removed() {
     let world = World::new();
     assert!(world.ok(["vm", "list"]).contains("hvsock vm add"));
     world.ok(["vm", "add", "web"]);
@@ -116,21 +116,24 @@ fn one_is_shown_listed_paused_resumed_and_removed() {
     let error = world.run(["vm", "add", "ci", "--cid", "4"]).failed();
     assert!(error.contains("the VM db has the CID 4"), "{error}");
     for bad in ["2", "4294967295", "x"] {
-        world.run(["vm", "add", "ci", "--cid", bad]).misused();
+        world.run(["vm", "add", "ci", "--cid", bad]).usage_error();
     }
-    world.run(["vm", "add", "ci", "--memory", "2GB"]).misused();
-    world.run(["vm", "add", "a/b"]).misused();
+    world
+        .run(["vm", "add", "ci", "--memory", "2GB"])
+        .usage_error();
+    world.run(["vm", "add", "a/b"]).usage_error();
 }
 
 #[test]
-fn a_vm_may_have_a_vmm_of_another_user() {
+fn the_vmm_of_a_vm_can_run_as_another_user() {
     let world = World::new();
     let error = world
         .run(["vm", "add", "web", "--user", "no-such-user"])
         .failed();
     assert!(error.contains("no user `no-such-user`"), "{error}");
     let done = world.run(["vm", "add", "web", "--user", "0", "--libvirt"]);
-    if is_root() {
+    // Only root can give the VM's socket to another user.
+    if rustix::process::geteuid().is_root() {
         assert!(done.stderr.contains("must run as the user 0:"), "{done:?}");
         assert!(
             world
@@ -143,7 +146,7 @@ fn a_vm_may_have_a_vmm_of_another_user() {
 }
 
 #[test]
-fn a_vm_is_no_container_and_a_container_no_vm() {
+fn vm_commands_refuse_containers_and_container_commands_refuse_vms() {
     let world = World::new();
     world.ok(["vm", "add", "web"]);
     world.container("box");
@@ -161,7 +164,7 @@ fn a_vm_is_no_container_and_a_container_no_vm() {
 }
 
 #[test]
-fn why_says_how_far_a_connect_to_a_guest_gets() {
+fn why_reports_that_a_vm_is_off() {
     let world = World::new();
     world.ok(["vm", "add", "web"]);
     let error = world.run(["why", "web", "5000"]);
@@ -172,7 +175,7 @@ fn why_says_how_far_a_connect_to_a_guest_gets() {
 }
 
 #[test]
-fn a_service_is_shown_and_found_by_the_port_that_guests_use() {
+fn a_service_is_shown_with_its_port_alias_and_found_by_it() {
     let world = World::new();
     world.ok(["service", "register", "Backup", "--id", ID]);
     let shown = world.ok(["service", "show", "backup"]);

@@ -1,42 +1,46 @@
-//! The agent as a program, whatever its services do.
+//! The agent as a program, apart from its services.
 
-use crate::scene::{self, BOX, Scene};
-use crate::util::{Running, World, eventually};
+use hvsock_testkit::require;
+
+use crate::fixture::{self, BOX, Fixture};
+use crate::util::{World, eventually};
 
 #[test]
-fn an_agent_offers_its_services_to_its_parent_and_outlives_the_broker() {
-    let mut scene = Scene::new();
-    let shown = scene.world.ok(["status"]);
+fn an_agent_offers_its_services_to_its_parent_and_survives_the_broker() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let shown = fixture.world.ok(["status"]);
     assert!(shown.contains("hvsock shutdown"), "{shown}");
-    scene.world.broker().child.kill().unwrap();
-    scene.world.broker().child.wait().unwrap();
-    scene.world.start_broker();
-    scene::offered(&scene.world, BOX);
-    assert!(scene.agent.child.try_wait().unwrap().is_none());
+    fixture.world.broker().kill();
+    fixture.world.start_broker();
+    fixture::wait_until_offered(&fixture.world, BOX);
+    assert!(fixture.agent.child.try_wait().unwrap().is_none());
 
-    // And one that is killed leaves room for the next.
-    scene.agent.child.kill().unwrap();
-    scene.agent.child.wait().unwrap();
-    scene.agent = Running::start(&mut scene::agent_at(&scene.endpoint));
-    scene::offered(&scene.world, BOX);
+    // A killed agent does not block its successor.
+    fixture.kill_agent();
+    fixture.start_agent();
+    fixture::wait_until_offered(&fixture.world, BOX);
 }
 
 #[test]
-fn a_service_switched_off_is_not_offered_until_it_is_switched_on_again() {
-    let scene = Scene::new();
-    scene
+fn a_disabled_service_is_not_offered_until_it_is_enabled() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    fixture
         .world
         .ok(["service", "disable", "hvsock shutdown", "--vm", BOX]);
-    let why = scene.run(["why", BOX, "hvsock shutdown"]);
+    let why = fixture.run(["why", BOX, "hvsock shutdown"]);
     assert!(why.stdout.contains("disabled"), "{}", why.stdout);
-    scene
+    fixture
         .world
         .ok(["service", "enable", "hvsock shutdown", "--vm", BOX]);
-    scene::offered(&scene.world, BOX);
+    fixture::wait_until_offered(&fixture.world, BOX);
 }
 
 #[test]
-fn integration_services_are_built_in_and_are_not_for_every_user_or_sibling() {
+fn integration_services_are_built_in_and_closed_to_other_users_and_siblings() {
     let world = World::new();
     assert_eq!(
         world.json(["service", "list", "--json"]),
@@ -52,25 +56,25 @@ fn integration_services_are_built_in_and_are_not_for_every_user_or_sibling() {
 
     let refused = world.run(["service", "unregister", "hvsock session"]);
     assert!(refused.failed().contains("disable it instead"));
-    // Changed once, it has a file, and is listed like any other until that file is gone.
+    // A change creates a file, and the service is listed until the file is removed.
     world.ok(["service", "disable", "hvsock session"]);
     let listed = world.json(["service", "list", "--json"]);
     assert_eq!(listed[0]["name"], "hvsock session");
     assert_eq!(listed[0]["built_in"], false);
     world.ok(["service", "unregister", "hvsock session"]);
-    eventually("it is as it was built in", || {
+    eventually("the built-in registration is back", || {
         let shown = world.json(["service", "show", "hvsock session", "--json"]);
         shown["built_in"] == true && shown["enabled"] == true
     });
 }
 
 #[test]
-fn in_a_real_guest_and_a_real_container_the_agent_is_small() {
+fn the_agent_in_a_real_guest_uses_little_memory() {
     let world = World::new();
-    let Some(_container) = scene::container(&world, "cage") else {
+    let Some(_container) = fixture::container(&world, "cage") else {
         return;
     };
-    let Some(guest) = scene::guest(&world, "web") else {
+    let Some(guest) = fixture::guest(&world, "web") else {
         return;
     };
     let resident = guest
@@ -85,7 +89,7 @@ fn in_a_real_guest_and_a_real_container_the_agent_is_small() {
         .nth(1)
         .and_then(|text| text.parse().ok())
         .unwrap_or_else(|| panic!("{resident}"));
-    let program = std::env::var_os("HVSOCK_TEST_STATIC_AGENT").unwrap();
+    let program = require::static_agent().unwrap();
     let size = std::fs::metadata(program).unwrap().len();
     println!(
         "hvsock-agent: {} KiB on disk, {kib} KiB resident when idle",

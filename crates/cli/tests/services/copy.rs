@@ -6,44 +6,49 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::scene::{self, BOX, Scene};
+use crate::fixture::{self, BOX, Fixture};
 use crate::util::{World, eventually};
 
-/// The scene once copies are possible, and a folder for them.
-fn scene() -> (Scene, tempfile::TempDir) {
-    let scene = Scene::new();
-    eventually("copies are possible", || {
-        let why = scene.run(["why", BOX, "hvsock copy"]);
+/// A fixture whose agent offers the copy service, and a folder for the files.
+fn copy_fixture() -> Option<(Fixture, tempfile::TempDir)> {
+    let fixture = Fixture::new()?;
+    eventually("the copy service is offered", || {
+        let why = fixture.run(["why", BOX, "hvsock copy"]);
         why.stdout.contains("would succeed")
     });
-    (scene, tempfile::tempdir().unwrap())
+    Some((fixture, tempfile::tempdir().unwrap()))
 }
 
-/// A place in the box, whose agent is a process of this machine.
-fn there(path: &Path) -> String {
+/// The argument for a path in the container, whose agent is a process of this machine.
+fn remote(path: &Path) -> String {
     format!("{BOX}:{}", path.display())
 }
 
-fn here(path: &Path) -> &str {
+/// The argument for a local path.
+fn local(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 #[test]
-fn a_file_goes_to_a_folder_or_to_a_new_name_and_comes_back() {
-    let (scene, folder) = scene();
+fn a_file_is_copied_to_a_folder_to_a_new_name_and_back() {
+    let Some((fixture, folder)) = copy_fixture() else {
+        return;
+    };
     let at = |name: &str| folder.path().join(name);
     let content: Vec<u8> = (0..3_000_000u32)
         .map(|at| (at.wrapping_mul(at) >> 7) as u8)
         .collect();
     fs::write(at("one"), &content).unwrap();
     fs::create_dir(at("folder")).unwrap();
-    scene
+    fixture
         .world
-        .ok(["cp", here(&at("one")), &there(&at("folder"))]);
-    scene.world.ok(["cp", here(&at("one")), &there(&at("two"))]);
-    scene
+        .ok(["cp", local(&at("one")), &remote(&at("folder"))]);
+    fixture
         .world
-        .ok(["cp", &there(&at("two")), here(&at("three"))]);
+        .ok(["cp", local(&at("one")), &remote(&at("two"))]);
+    fixture
+        .world
+        .ok(["cp", &remote(&at("two")), local(&at("three"))]);
     for copy in ["folder/one", "two", "three"] {
         assert!(fs::read(at(copy)).unwrap() == content, "{copy} differs");
     }
@@ -56,8 +61,10 @@ fn a_file_goes_to_a_folder_or_to_a_new_name_and_comes_back() {
 }
 
 #[test]
-fn a_tree_goes_and_comes_back_with_all_that_belongs_to_it() {
-    let (scene, folder) = scene();
+fn a_tree_is_copied_with_modes_times_links_and_holes_and_back() {
+    let Some((fixture, folder)) = copy_fixture() else {
+        return;
+    };
     let at = |name: &str| folder.path().join(name);
     fs::create_dir_all(at("tree/deep/er")).unwrap();
     fs::write(at("tree/deep/er/file"), "content").unwrap();
@@ -68,19 +75,19 @@ fn a_tree_goes_and_comes_back_with_all_that_belongs_to_it() {
     symlink("deep/er/file", at("tree/link")).unwrap();
     rustix::fs::mkfifoat(rustix::fs::CWD, at("tree/pipe"), rustix::fs::Mode::RWXU).unwrap();
 
-    let refused = scene.run(["cp", here(&at("tree")), &there(&at("not"))]);
+    let refused = fixture.run(["cp", local(&at("tree")), &remote(&at("not"))]);
     assert!(refused.failed().contains("only with -r"));
-    let put = scene.run(["cp", "-a", here(&at("tree")), &there(&at("copy"))]);
-    assert_eq!(put.code, Some(0), "{}", put.stderr);
+    let archived = fixture.run(["cp", "-a", local(&at("tree")), &remote(&at("copy"))]);
+    assert_eq!(archived.code, Some(0), "{}", archived.stderr);
     assert!(
-        put.stderr.contains("a pipe is not copied"),
+        archived.stderr.contains("a pipe is not copied"),
         "{}",
-        put.stderr
+        archived.stderr
     );
     fs::create_dir(at("back")).unwrap();
-    scene
+    fixture
         .world
-        .ok(["cp", "-a", &there(&at("copy/.")), here(&at("back"))]);
+        .ok(["cp", "-a", &remote(&at("copy/.")), local(&at("back"))]);
     for copy in ["copy", "back"] {
         let file = at(copy).join("deep/er/file");
         assert_eq!(fs::read(&file).unwrap(), b"content");
@@ -93,19 +100,26 @@ fn a_tree_goes_and_comes_back_with_all_that_belongs_to_it() {
         assert_eq!((holes.len(), holes.mtime()), (1 << 30, 0));
         assert!(
             holes.blocks() < 100,
-            "its hole takes {} blocks",
+            "the sparse file has {} blocks",
             holes.blocks()
         );
     }
 }
 
 #[test]
-fn what_cannot_be_is_said_and_the_rest_is_copied() {
-    let (scene, folder) = scene();
+fn files_that_cannot_be_copied_are_reported_and_the_others_copied() {
+    let Some((fixture, folder)) = copy_fixture() else {
+        return;
+    };
     let at = |name: &str| folder.path().join(name);
     fs::write(at("one"), "1").unwrap();
     fs::create_dir(at("to")).unwrap();
-    let some = scene.run(["cp", here(&at("none")), here(&at("one")), &there(&at("to"))]);
+    let some = fixture.run([
+        "cp",
+        local(&at("none")),
+        local(&at("one")),
+        &remote(&at("to")),
+    ]);
     assert_eq!(some.code, Some(1));
     assert!(
         some.stderr.contains("none: No such file"),
@@ -114,33 +128,33 @@ fn what_cannot_be_is_said_and_the_rest_is_copied() {
     );
     assert_eq!(fs::read(at("to/one")).unwrap(), b"1");
 
-    let nowhere = scene.run(["cp", here(&at("one")), &there(&at("no/such/place"))]);
+    let nowhere = fixture.run(["cp", local(&at("one")), &remote(&at("no/such/place"))]);
     assert!(nowhere.failed().contains("No such file"));
-    let nothing = scene.run(["cp", &there(&at("none")), here(&at("to"))]);
+    let nothing = fixture.run(["cp", &remote(&at("none")), local(&at("to"))]);
     assert!(
         nothing.stderr.contains("none: No such file"),
         "{}",
         nothing.stderr
     );
     assert_eq!(nothing.code, Some(1));
-    for (paths, said) in [
+    for (paths, message) in [
         (["a", "b"], "neither side is in a guest"),
         (["box:a", "box:b"], "both sides are in guests"),
     ] {
-        let wrong = scene.run(["cp", paths[0], paths[1]]);
+        let wrong = fixture.run(["cp", paths[0], paths[1]]);
         assert_eq!(wrong.code, Some(2));
-        assert!(wrong.stderr.contains(said), "{}", wrong.stderr);
+        assert!(wrong.stderr.contains(message), "{}", wrong.stderr);
     }
-    let nobody = scene.run(["cp", "a", "nobody:b"]);
-    assert!(nobody.failed().contains("cannot connect"));
+    let unknown = fixture.run(["cp", "a", "unknown:b"]);
+    assert!(unknown.failed().contains("cannot connect"));
 }
 
-/// Starts a copy of a large file to the box and waits until some of it is there; `None` if it was
-/// too fast.
-fn begun(scene: &Scene, from: &Path, to: &Path) -> Option<std::process::Child> {
+/// Starts a copy of a large file to the container and waits until it has written 4 MiB. Returns `None` if the
+/// copy ended before.
+fn start_copy(fixture: &Fixture, from: &Path, to: &Path) -> Option<std::process::Child> {
     let part = to.join(".large.hvsock.part");
     let before = fs::metadata(&part).map_or(0, |meta| meta.len());
-    let mut command = scene.world.command(["cp", here(from), &there(to)]);
+    let mut command = fixture.world.command(["cp", local(from), &remote(to)]);
     command.stderr(Stdio::piped());
     let mut copy = command.spawn().unwrap();
     loop {
@@ -156,46 +170,50 @@ fn begun(scene: &Scene, from: &Path, to: &Path) -> Option<std::process::Child> {
 }
 
 #[test]
-fn a_copy_that_was_broken_goes_on_and_is_nowhere_to_be_seen_before() {
-    let (scene, folder) = scene();
+fn an_interrupted_copy_is_resumed_and_invisible_until_it_is_complete() {
+    let Some((fixture, folder)) = copy_fixture() else {
+        return;
+    };
     let at = |name: &str| folder.path().join(name);
     let content: Vec<u8> = (0..64u32 << 20).flat_map(u32::to_le_bytes).collect();
     fs::write(at("large"), &content).unwrap();
     fs::create_dir(at("to")).unwrap();
     let part = at("to/.large.hvsock.part");
 
-    // Its process is killed.
-    let mut copy = begun(&scene, &at("large"), &at("to")).expect("256 MiB take a while");
+    // The first copy is killed.
+    let mut copy = start_copy(&fixture, &at("large"), &at("to"))
+        .expect("a copy of 256 MiB that is not done yet");
     copy.kill().unwrap();
     copy.wait().unwrap();
     assert!(!at("to/large").exists());
     let inode = fs::metadata(&part).unwrap().ino();
 
-    // An operator switches the service off.
-    eventually("the agent has let go of it", || {
+    // The second copy ends because the operator disables the service.
+    eventually("the agent has unlocked the file", || {
         let file = File::open(&part).unwrap();
         let lock = rustix::fs::FlockOperation::NonBlockingLockExclusive;
         rustix::fs::flock(&file, lock).is_ok()
     });
-    let copy = begun(&scene, &at("large"), &at("to")).expect("256 MiB take a while");
-    scene
+    let copy = start_copy(&fixture, &at("large"), &at("to"))
+        .expect("a copy of 256 MiB that is not done yet");
+    fixture
         .world
         .ok(["service", "disable", "hvsock copy", "--vm", BOX]);
-    let cut = copy.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&cut.stderr);
-    assert_eq!(cut.status.code(), Some(1), "{said}");
+    let closed = copy.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&closed.stderr);
+    assert_eq!(closed.status.code(), Some(1), "{error}");
     assert!(
-        said.contains("disabled") && said.contains("to resume the copy"),
-        "{said}"
+        error.contains("disabled") && error.contains("to resume the copy"),
+        "{error}"
     );
     assert!(!at("to/large").exists());
 
-    scene
+    fixture
         .world
         .ok(["service", "enable", "hvsock copy", "--vm", BOX]);
-    eventually("it can be copied", || {
-        scene
-            .run(["cp", here(&at("large")), &there(&at("to"))])
+    eventually("the copy succeeds", || {
+        fixture
+            .run(["cp", local(&at("large")), &remote(&at("to"))])
             .code
             == Some(0)
     });
@@ -205,20 +223,22 @@ fn a_copy_that_was_broken_goes_on_and_is_nowhere_to_be_seen_before() {
 }
 
 #[test]
-fn files_get_their_permissions_as_cp_gives_them() {
-    let (scene, folder) = scene();
+fn permissions_are_copied_as_cp_copies_them() {
+    let Some((fixture, folder)) = copy_fixture() else {
+        return;
+    };
     let at = |name: &str| folder.path().join(name);
     fs::create_dir(at("from")).unwrap();
     for (name, mode) in [("program", 0o4777), ("secret", 0o600)] {
         fs::write(at("from").join(name), "x").unwrap();
         fs::set_permissions(at("from").join(name), Permissions::from_mode(mode)).unwrap();
     }
-    scene
+    fixture
         .world
-        .ok(["cp", "-r", here(&at("from")), &there(&at("plain"))]);
-    scene
+        .ok(["cp", "-r", local(&at("from")), &remote(&at("plain"))]);
+    fixture
         .world
-        .ok(["cp", "-a", &there(&at("from")), here(&at("back"))]);
+        .ok(["cp", "-a", &remote(&at("from")), local(&at("back"))]);
     let mode = |name: &str| fs::metadata(at(name)).unwrap().mode() & 0o7777;
     assert_eq!(mode("plain/secret"), 0o600);
     assert_eq!(
@@ -231,7 +251,7 @@ fn files_get_their_permissions_as_cp_gives_them() {
 }
 
 #[test]
-fn an_agent_that_sends_something_else_is_turned_down() {
+fn a_hostile_agent_that_sends_another_file_is_refused() {
     use std::io::{Read as _, Write as _};
 
     let world = World::new();
@@ -242,7 +262,7 @@ fn an_agent_that_sends_something_else_is_turned_down() {
         .unwrap();
     let folder = tempfile::tempdir().unwrap();
     for name in ["other", "../this", "this/../../other"] {
-        let mut command = world.command(["cp", "box:/etc/this", here(folder.path())]);
+        let mut command = world.command(["cp", "box:/etc/this", local(folder.path())]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let copy = command.spawn().unwrap();
         let (mut stream, _) = listener.accept().unwrap();
@@ -257,15 +277,15 @@ fn an_agent_that_sends_something_else_is_turned_down() {
             .write_all(&(sent.len() as u32).to_le_bytes())
             .unwrap();
         stream.write_all(&sent).unwrap();
-        let done = crate::util::Done::from(copy.wait_with_output().unwrap());
-        let said = done.failed();
-        assert!(said.contains("protocol violation"), "{said}");
+        let done = crate::util::Completed::from(copy.wait_with_output().unwrap());
+        let error = done.failed();
+        assert!(error.contains("protocol violation"), "{error}");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 }
 
-/// Copies to a folder of a partition and back, where `run` runs a command in that folder.
-fn there_and_back(
+/// Copies files to a folder of a partition and back. `run` runs a command in that folder.
+fn copy_and_compare(
     world: &World,
     (name, below): (&str, &str),
     files: usize,
@@ -287,30 +307,32 @@ fn there_and_back(
         .unwrap();
     }
     symlink("0/1", at("tree/link")).unwrap();
-    let place = |path: &str| format!("{name}:{below}/{path}");
+    let target = |path: &str| format!("{name}:{below}/{path}");
 
-    world.ok(["cp", here(&at("large")), &place("")]);
+    world.ok(["cp", local(&at("large")), &target("")]);
     let sha256 = |text: &str| {
         text.split_whitespace()
             .next()
             .unwrap_or_default()
             .to_owned()
     };
-    let local = Command::new("sha256sum").arg(at("large")).output().unwrap();
-    let local = sha256(&String::from_utf8_lossy(&local.stdout));
-    assert_eq!(local.len(), 64);
-    assert_eq!(sha256(&run("sha256sum large")), local);
-    world.ok(["cp", &place("large"), here(&at("back"))]);
+    let expected = Command::new("sha256sum").arg(at("large")).output().unwrap();
+    let expected = sha256(&String::from_utf8_lossy(&expected.stdout));
+    assert_eq!(expected.len(), 64);
+    assert_eq!(sha256(&run("sha256sum large")), expected);
+    world.ok(["cp", &target("large"), local(&at("back"))]);
     assert!(fs::read(at("back")).unwrap() == content);
 
     let began = Instant::now();
-    world.ok(["cp", "-a", here(&at("tree")), &place("")]);
+    world.ok(["cp", "-a", local(&at("tree")), &target("")]);
     let rate = files as f64 / began.elapsed().as_secs_f64();
-    println!("{name}: {files} small files at {rate:.0} a second, the program's start included");
+    println!(
+        "{name}: {files} small files at {rate:.0} per second, including the start of the program"
+    );
     assert_eq!(run("find tree -type f | wc -l").trim(), files.to_string());
     assert_eq!(run("readlink tree/link").trim(), "0/1");
     assert_eq!(run("find . -name '*.part'").trim(), "");
-    world.ok(["cp", "-a", &place("tree"), here(&at("again"))]);
+    world.ok(["cp", "-a", &target("tree"), local(&at("again"))]);
     for number in 0..files {
         let name = format!("{}/{number}", number / 100);
         let (one, other) = (at("tree").join(&name), at("again").join(&name));
@@ -324,16 +346,16 @@ fn there_and_back(
 }
 
 #[test]
-fn files_go_to_a_real_container_and_come_back() {
+fn files_are_copied_to_a_real_container_and_back() {
     let world = World::new();
-    let Some(mut bundle) = scene::bundle(&world, "cage") else {
+    let Some(mut bundle) = fixture::bundle(&world, "cage") else {
         return;
     };
     let data = tempfile::tempdir_in("/dev/shm").unwrap();
     bundle.bind(data.path(), "/data");
     let _container = bundle.start(&[]).unwrap();
-    scene::offered(&world, "cage");
-    there_and_back(&world, ("cage", "/data"), 10_000, &|command| {
+    fixture::wait_until_offered(&world, "cage");
+    copy_and_compare(&world, ("cage", "/data"), 10_000, &|command| {
         let mut shell = Command::new("sh");
         shell.arg("-c").arg(command).current_dir(data.path());
         String::from_utf8(shell.output().unwrap().stdout).unwrap()
@@ -341,18 +363,18 @@ fn files_go_to_a_real_container_and_come_back() {
 }
 
 #[test]
-fn files_go_to_a_real_guest_and_come_back() {
+fn files_are_copied_to_a_real_guest_and_back() {
     let world = World::new();
-    let Some(guest) = scene::guest(&world, "web") else {
+    let Some(guest) = fixture::guest(&world, "web") else {
         return;
     };
-    there_and_back(&world, ("web", "tmp"), 500, &|command| {
+    copy_and_compare(&world, ("web", "tmp"), 500, &|command| {
         let command = format!("cd /tmp && {command}");
         let done = guest.run(&command, Duration::from_secs(60)).unwrap();
         assert!(done.success(), "{command}: {}", done.stderr_text());
         done.text()
     });
-    // What copies need they give back.
+    // The memory used by the copies is freed.
     let resident = "grep VmRSS /proc/$(pidof hvsock-agent)/status";
     let resident = guest.run(resident, Duration::from_secs(60)).unwrap().text();
     let kib: u64 = resident.split_whitespace().nth(1).unwrap().parse().unwrap();

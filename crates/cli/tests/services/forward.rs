@@ -1,5 +1,5 @@
-//! `hvsock forward` and `hvsock nc`: a socket here and a socket there are one, with their bytes, ends
-//! and failures.
+//! `hvsock forward` and `hvsock nc`: data, half-closes and resets pass between a socket of the host and a
+//! socket in a guest.
 
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,22 +12,22 @@ use std::time::Duration;
 use hvsock_qemu::File;
 use rustix::process::Signal;
 
-use crate::scene::{self, BOX, Scene};
+use crate::fixture::{self, BOX, Fixture};
 use crate::ssh::Keys;
-use crate::util::{Done, PATIENCE, Running, World, inside};
+use crate::util::{Completed, Running, TIMEOUT, World, in_container};
 
-/// More than all buffers on the way hold.
+/// More bytes than all buffers on the path hold.
 const MUCH: usize = 16 << 20;
 
-/// A forwarding that runs, with what it printed when it was ready.
+/// A running `hvsock forward -v`, with the lines that it printed when it was ready.
 pub struct Forward {
     running: Running,
     lines: Vec<String>,
 }
 
 impl Forward {
-    pub fn start(scene: &Scene, sides: &[&str]) -> Self {
-        Self::in_world(&scene.world, sides)
+    pub fn start(fixture: &Fixture, sides: &[&str]) -> Self {
+        Self::in_world(&fixture.world, sides)
     }
 
     fn in_world(world: &World, sides: &[&str]) -> Self {
@@ -41,7 +41,7 @@ impl Forward {
         Self { running, lines }
     }
 
-    /// The port where the pair of this number listens.
+    /// The port at which the pair of this number listens.
     fn port(&self, pair: usize) -> u16 {
         let line = &self.lines[pair];
         let listens = line.split(" -> ").next().unwrap();
@@ -51,11 +51,11 @@ impl Forward {
 
     fn connect(&self, pair: usize) -> TcpStream {
         let stream = TcpStream::connect(("127.0.0.1", self.port(pair))).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         stream
     }
 
-    /// Ends it as a service manager does; what it said on stderr.
+    /// Ends it with SIGTERM. Returns its stderr.
     fn end(mut self) -> String {
         self.running.signal(Signal::TERM);
         let status = self.running.end();
@@ -72,17 +72,18 @@ fn listener() -> (TcpListener, String) {
 
 fn accept(listener: &TcpListener) -> TcpStream {
     let (stream, _) = listener.accept().unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     stream
 }
 
-/// Closes a connection as one does that breaks off.
+/// Closes a connection with a TCP reset.
 fn reset(stream: TcpStream) {
     let linger = Some(Duration::ZERO);
     rustix::net::sockopt::set_socket_linger(&stream, linger).unwrap();
     drop(stream);
 }
 
+/// Expects this data and then a reset.
 fn expect_reset(mut stream: impl Read, before: &[u8]) {
     let mut got = Vec::new();
     let error = stream.read_to_end(&mut got).expect_err("no clean end");
@@ -94,8 +95,8 @@ fn pattern(seed: usize) -> Vec<u8> {
     (0..MUCH).map(|n| ((n + seed) % 251) as u8).collect()
 }
 
-/// Much goes both ways at once, and each direction ends by itself.
-fn exchange<S>(near: S, far: S, end: impl Fn(&S) -> io::Result<()> + Sync)
+/// Transfers [`MUCH`] bytes in both directions at once, and half-closes each direction with `half_close`.
+fn exchange<S>(local: S, remote: S, half_close: impl Fn(&S) -> io::Result<()> + Sync)
 where
     for<'a> &'a S: Read + Write,
     S: Send + Sync,
@@ -103,7 +104,7 @@ where
     let write = |stream: &S, seed: usize| {
         let mut stream = stream;
         stream.write_all(&pattern(seed)).unwrap();
-        end(stream).unwrap();
+        half_close(stream).unwrap();
     };
     let read = |stream: &S, seed: usize| {
         let mut stream = stream;
@@ -112,19 +113,21 @@ where
         assert!(got == pattern(seed));
     };
     thread::scope(|scope| {
-        scope.spawn(|| write(&near, 1));
-        scope.spawn(|| read(&far, 1));
-        scope.spawn(|| write(&far, 2));
-        read(&near, 2);
+        scope.spawn(|| write(&local, 1));
+        scope.spawn(|| read(&remote, 1));
+        scope.spawn(|| write(&remote, 2));
+        read(&local, 2);
     });
 }
 
 #[test]
-fn ports_of_the_guest_are_reached_here_and_ports_of_this_machine_there() {
-    let scene = Scene::new();
+fn tcp_ports_are_forwarded_in_both_directions() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
     let (server, address) = listener();
     let (to, from) = (format!("{BOX}:{address}"), format!("{BOX}:tcp:127.0.0.1:0"));
-    let forward = Forward::start(&scene, &["tcp:0", &to, &from, &address]);
+    let forward = Forward::start(&fixture, &["tcp:0", &to, &from, &address]);
     assert!(forward.lines[0].starts_with("tcp:127.0.0.1:"));
     assert!(forward.lines[1].starts_with("box:tcp:127.0.0.1:"));
     for pair in [0, 1] {
@@ -133,34 +136,33 @@ fn ports_of_the_guest_are_reached_here_and_ports_of_this_machine_there() {
             stream.shutdown(Shutdown::Write)
         });
 
-        // One direction ends, the other goes on.
+        // A half-close in one direction leaves the other open.
         let mut client = forward.connect(pair);
         let mut served = accept(&server);
         client.shutdown(Shutdown::Write).unwrap();
         assert_eq!(served.read(&mut [0]).unwrap(), 0);
-        served.write_all(b"still here").unwrap();
+        served.write_all(b"after half-close").unwrap();
         drop(served);
         let mut got = String::new();
         client.read_to_string(&mut got).unwrap();
-        assert_eq!(got, "still here");
+        assert_eq!(got, "after half-close");
     }
-    let said = forward.end();
-    assert!(said.contains("connection from 127.0.0.1:"), "{said}");
-    assert!(
-        said.contains(&format!("{MUCH} bytes to the guest")),
-        "{said}"
-    );
+    let log = forward.end();
+    assert!(log.contains("connection from 127.0.0.1:"), "{log}");
+    assert!(log.contains(&format!("{MUCH} bytes to the guest")), "{log}");
 }
 
 #[test]
-fn unix_sockets_go_both_ways_and_are_removed() {
-    let scene = Scene::new();
-    let at = |name: &str| scene.world.dir().join(name);
+fn unix_sockets_are_forwarded_in_both_directions_and_removed() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let at = |name: &str| fixture.world.dir().join(name);
     let server = UnixListener::bind(at("server")).unwrap();
     let side = |name: &str| format!("unix:{}", at(name).display());
     let there = |name: &str| format!("{BOX}:{}", side(name));
     let forward = Forward::start(
-        &scene,
+        &fixture,
         &[
             &side("here"),
             &there("server"),
@@ -173,7 +175,7 @@ fn unix_sockets_go_both_ways_and_are_removed() {
         let (served, _) = server.accept().unwrap();
         exchange(client, served, |stream| stream.shutdown(Shutdown::Write));
     }
-    let again = scene.run(["forward", &side("here"), &there("server")]);
+    let again = fixture.run(["forward", &side("here"), &there("server")]);
     assert!(again.failed().contains("Address already in use"));
     forward.end();
     assert!(!at("here").exists());
@@ -181,11 +183,13 @@ fn unix_sockets_go_both_ways_and_are_removed() {
 }
 
 #[test]
-fn what_breaks_on_one_side_breaks_on_the_other() {
-    let scene = Scene::new();
+fn a_reset_on_one_side_is_a_reset_on_the_other() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
     let (server, address) = listener();
     let (to, from) = (format!("{BOX}:{address}"), format!("{BOX}:tcp:127.0.0.1:0"));
-    let forward = Forward::start(&scene, &["tcp:0", &to, &from, &address]);
+    let forward = Forward::start(&fixture, &["tcp:0", &to, &from, &address]);
     for pair in [0, 1] {
         let mut client = forward.connect(pair);
         let mut served = accept(&server);
@@ -201,35 +205,36 @@ fn what_breaks_on_one_side_breaks_on_the_other() {
         reset(client);
         expect_reset(&served, b"");
     }
-    // Nobody listens any more.
+    // Without a listener every connection is reset.
     drop(server);
     for pair in [0, 1] {
         expect_reset(forward.connect(pair), b"");
     }
-    let said = forward.end();
-    assert_eq!(said.matches("Connection refused").count(), 2, "{said}");
+    let log = forward.end();
+    assert_eq!(log.matches("Connection refused").count(), 2, "{log}");
 }
 
 #[test]
-fn who_is_killed_between_two_sockets_is_no_end_of_either() {
-    let mut scene = Scene::new();
+fn a_killed_agent_or_broker_is_a_reset_and_no_end_of_data() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
     let (server, address) = listener();
     let (to, from) = (format!("{BOX}:{address}"), format!("{BOX}:tcp:127.0.0.1:0"));
-    let forward = Forward::start(&scene, &["tcp:0", &to, &from, &address]);
+    let forward = Forward::start(&fixture, &["tcp:0", &to, &from, &address]);
     let pairs = [0, 1].map(|pair| (forward.connect(pair), accept(&server)));
-    scene.agent.child.kill().unwrap();
-    scene.agent.child.wait().unwrap();
-    // The kernel closes the sockets of a process that is killed, and whoever it is that forwards here
-    // must not do so for it.
+    fixture.kill_agent();
+    // The kernel closes the killed process's sockets without an end of data, and the remaining forwarder must
+    // not send one either.
     expect_reset(&pairs[0].0, b"");
     expect_reset(&pairs[1].1, b"");
 
-    // An agent that starts anew has the listener again.
-    scene.agent = Running::start(&mut scene::agent_at(&scene.endpoint));
+    // The next agent gets the listener again.
+    fixture.start_agent();
     crate::util::eventually("the agent listens again", || {
         TcpStream::connect(("127.0.0.1", forward.port(1))).is_ok()
     });
-    // That one, and perhaps one that came too early, are of no interest.
+    // Skips that connection, and one that was perhaps accepted before the agent was ready.
     let mut client = forward.connect(1);
     client.write_all(b"again").unwrap();
     let mut served = accept(&server);
@@ -240,26 +245,27 @@ fn who_is_killed_between_two_sockets_is_no_end_of_either() {
         served = accept(&server);
     }
 
-    scene.world.broker().child.kill().unwrap();
-    scene.world.broker().child.wait().unwrap();
+    fixture.world.broker().kill();
     expect_reset(&client, b"");
     expect_reset(&served, b"");
 }
 
 #[test]
-fn services_of_hvsock_are_sockets_here_and_sockets_here_are_services() {
-    let scene = Scene::new();
-    scene.world.register("HV Socket Demo");
-    let socket = scene.world.dir().join("demo");
+fn services_are_forwarded_to_sockets_and_sockets_to_services() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    fixture.world.register("HV Socket Demo");
+    let socket = fixture.world.dir().join("demo");
     let side = format!("unix:{}", socket.display());
     let service = format!("{BOX}:service:HV Socket Demo");
 
-    let mut listen = inside(
-        &scene.endpoint,
+    let mut listen = in_container(
+        &fixture.endpoint,
         ["listen", "HV Socket Demo", "--keep", "--", "cat"],
     );
-    let listen = scene.world.listening(&mut listen);
-    let forward = Forward::start(&scene, &[&side, &service]);
+    let listen = fixture.world.listening(&mut listen);
+    let forward = Forward::start(&fixture, &[&side, &service]);
     let mut client = UnixStream::connect(&socket).unwrap();
     client.write_all(b"to a service").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -270,8 +276,8 @@ fn services_of_hvsock_are_sockets_here_and_sockets_here_are_services() {
     forward.end();
 
     let server = UnixListener::bind(&socket).unwrap();
-    let forward = Forward::start(&scene, &[&service, &side]);
-    let mut connect = inside(&scene.endpoint, ["connect", "parent", "HV Socket Demo"]);
+    let forward = Forward::start(&fixture, &[&service, &side]);
+    let mut connect = in_container(&fixture.endpoint, ["connect", "parent", "HV Socket Demo"]);
     let mut client = Running::start(connect.stdin(Stdio::piped()).stdout(Stdio::piped()));
     let (mut served, _) = server.accept().unwrap();
     client.write(b"from a service");
@@ -281,18 +287,20 @@ fn services_of_hvsock_are_sockets_here_and_sockets_here_are_services() {
     assert_eq!(got, "from a service");
     drop(served);
     assert!(client.end().success());
-    // What breaks here breaks there.
+    // A failing socket here fails the service's client.
     fs::remove_file(&socket).unwrap();
     drop(server);
-    let mut connect = inside(&scene.endpoint, ["connect", "parent", "HV Socket Demo"]);
-    let refused = Done::of(connect.stdin(Stdio::piped()));
+    let mut connect = in_container(&fixture.endpoint, ["connect", "parent", "HV Socket Demo"]);
+    let refused = Completed::of(connect.stdin(Stdio::piped()));
     assert_eq!(refused.code, Some(1), "{refused:?}");
     assert!(forward.end().contains("No such file"));
 }
 
 #[test]
-fn nc_is_a_pipe_to_a_socket_of_the_guest() {
-    let scene = Scene::new();
+fn nc_connects_stdin_and_stdout_to_a_socket_in_the_guest() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
     let (server, address) = listener();
     let serving = thread::spawn(move || {
         let mut stream = accept(&server);
@@ -300,17 +308,17 @@ fn nc_is_a_pipe_to_a_socket_of_the_guest() {
         stream.read_to_end(&mut got).unwrap();
         stream.write_all(&got).unwrap();
         drop(stream);
-        // And the second breaks.
+        // The second connection is reset.
         let mut stream = accept(&server);
         stream.write_all(b"half").unwrap();
         stream.read_exact(&mut [0]).unwrap();
         reset(stream);
     });
     let sent = pattern(3);
-    let mut nc = scene.world.command(["nc", BOX, &address]);
-    assert!(Done::bytes_with_input(&mut nc, &sent) == sent);
+    let mut nc = fixture.world.command(["nc", BOX, &address]);
+    assert!(Completed::bytes_with_input(&mut nc, &sent) == sent);
 
-    let broken = Done::with_input(&mut scene.world.command(["nc", BOX, &address]), b"x");
+    let broken = Completed::with_input(&mut fixture.world.command(["nc", BOX, &address]), b"x");
     assert_eq!((broken.code, broken.stdout.as_str()), (Some(1), "half"));
     assert!(
         broken.stderr.contains("the remote socket broke"),
@@ -319,17 +327,17 @@ fn nc_is_a_pipe_to_a_socket_of_the_guest() {
     );
     serving.join().unwrap();
 
-    let refused = scene.run(["nc", BOX, &address]).failed();
+    let refused = fixture.run(["nc", BOX, &address]).failed();
     assert!(
         refused.contains("in the guest: Connection refused"),
         "{refused}"
     );
-    let missing = scene.run(["nc", BOX, "unix:/nowhere"]).failed();
+    let missing = fixture.run(["nc", BOX, "unix:/nowhere"]).failed();
     assert!(
         missing.contains("unix:/nowhere in the guest: No such file"),
         "{missing}"
     );
-    let unknown = scene.run(["nc", BOX, "tcp:nowhere.invalid:80"]).failed();
+    let unknown = fixture.run(["nc", BOX, "tcp:nowhere.invalid:80"]).failed();
     assert!(
         unknown.contains("cannot resolve `nowhere.invalid`"),
         "{unknown}"
@@ -337,10 +345,12 @@ fn nc_is_a_pipe_to_a_socket_of_the_guest() {
 }
 
 #[test]
-fn what_cannot_be_forwarded_is_said_before_anything_is_there() {
-    let mut scene = Scene::new();
-    let forward = |sides: [&str; 2]| scene.run(["forward", sides[0], sides[1]]);
-    let unknown = forward(["tcp:0", "nobody:tcp:80"]).failed();
+fn an_invalid_forward_fails_before_it_listens() {
+    let Some(mut fixture) = Fixture::new() else {
+        return;
+    };
+    let forward = |sides: [&str; 2]| fixture.run(["forward", sides[0], sides[1]]);
+    let unknown = forward(["tcp:0", "unknown:tcp:80"]).failed();
     assert!(unknown.contains("no partition"), "{unknown}");
     let taken = listener();
     let used = forward([&taken.1, "box:tcp:80"]).failed();
@@ -357,46 +367,49 @@ fn what_cannot_be_forwarded_is_said_before_anything_is_there() {
         ["box:tcp:0", "box:tcp:80"],
         ["box:tcp:0", "ssh"],
     ] {
-        forward(sides).misused();
+        forward(sides).usage_error();
     }
-    scene.run(["forward", "tcp:0"]).misused();
-    scene
+    fixture.run(["forward", "tcp:0"]).usage_error();
+    fixture
         .run(["forward", "tcp:0", "box:tcp:80", "tcp:0"])
-        .misused();
-    scene.run(["forward", "udp:53", "box:tcp:80"]).misused();
+        .usage_error();
+    fixture
+        .run(["forward", "udp:53", "box:tcp:80"])
+        .usage_error();
 
-    scene.agent.child.kill().unwrap();
-    scene.agent.child.wait().unwrap();
-    let none = scene.run(["forward", "tcp:0", "box:tcp:80"]).failed();
+    fixture.kill_agent();
+    let none = fixture.run(["forward", "tcp:0", "box:tcp:80"]).failed();
     assert!(none.contains("no hvsock-agent offers it there"), "{none}");
 }
 
 #[test]
-fn who_fetches_nothing_or_says_nothing_sensible_does_no_harm() {
-    let scene = Scene::new();
+fn invalid_requests_and_unused_connections_do_not_stop_the_service() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
     let (_server, address) = listener();
     let port: SocketAddr = address.strip_prefix("tcp:").unwrap().parse().unwrap();
-    // Not a message, a message of no request, and one that never ends.
+    // No message, a message without a request, and a message that is never complete.
     for bytes in [
         &b"GET / HTTP/1.1\r\n\r\n"[..],
         &[0; 4],
         &[255, 255, 0, 0, 1],
     ] {
-        let mut connect = scene.world.command(["connect", BOX, "hvsock forward"]);
-        let done = Done::with_input(&mut connect, bytes);
+        let mut connect = fixture.world.command(["connect", BOX, "hvsock forward"]);
+        let done = Completed::with_input(&mut connect, bytes);
         assert!(!done.stdout.contains('\x01'), "{done:?}");
     }
-    // A token that nobody was given: field 3, 16 bytes.
+    // A token that the agent has not issued: field 3, 16 bytes.
     let mut request = vec![18, 0, 0, 0, 0x1a, 16];
     request.extend_from_slice(&[7; 16]);
-    let mut connect = scene.world.command(["connect", BOX, "hvsock forward"]);
-    let done = Done::with_input(&mut connect, &request);
+    let mut connect = fixture.world.command(["connect", BOX, "hvsock forward"]);
+    let done = Completed::with_input(&mut connect, &request);
     assert!(
         done.stdout.contains("no such pending connection"),
         "{done:?}"
     );
-    // It serves on.
-    let mut nc = scene.world.command(["nc", BOX, &format!("tcp:{port}")]);
+    // The service still works.
+    let mut nc = fixture.world.command(["nc", BOX, &format!("tcp:{port}")]);
     let mut nc = Running::start(nc.stdin(Stdio::piped()).stdout(Stdio::piped()));
     drop(accept(&_server));
     nc.end_input();
@@ -404,15 +417,15 @@ fn who_fetches_nothing_or_says_nothing_sensible_does_no_harm() {
 }
 
 #[test]
-fn in_a_real_container_unix_sockets_are_reached_both_ways() {
+fn unix_sockets_of_a_real_container_are_forwarded_in_both_directions() {
     let world = World::new();
-    let Some(_cage) = scene::container(&world, "cage") else {
+    let Some(_cage) = fixture::container(&world, "cage") else {
         return;
     };
     let at = |name: &str| world.dir().join(name);
     let server = UnixListener::bind(at("server")).unwrap();
     let side = |name: &str| format!("unix:{}", at(name).display());
-    // The second leads through the first, and so into the container and out of it again.
+    // The second pair connects to the first, so the data enters the container and leaves it.
     let sides = [
         "cage:unix:/tmp/inside",
         &side("server"),
@@ -424,13 +437,13 @@ fn in_a_real_container_unix_sockets_are_reached_both_ways() {
     let (served, _) = server.accept().unwrap();
     exchange(client, served, |stream| stream.shutdown(Shutdown::Write));
 
-    // The container's network has nothing, and nobody listens in it.
+    // The container has its own network, in which nothing listens.
     let refused = world.run(["nc", "cage", "tcp:80"]).failed();
     assert!(refused.contains("in the guest: "), "{refused}");
 }
 
 #[test]
-fn in_a_real_guest_ports_and_ssh_are_reached_without_a_network() {
+fn ports_and_ssh_of_a_real_guest_are_reached_without_a_network() {
     let world = World::new();
     let Some(keys) = Keys::new() else { return };
     let config = Keys::config(
@@ -438,7 +451,7 @@ fn in_a_real_guest_ports_and_ssh_are_reached_without_a_network() {
         "/etc/ssh/authorized_keys".as_ref(),
     );
     let users = "root:*:0:0:root:/root:/bin/sh\nsshd:*:100:65534::/run/sshd:/bin/false\n";
-    let Some(guest) = scene::guest_with(&world, "web", |machine| {
+    let Some(guest) = fixture::guest_with(&world, "web", |machine| {
         let sshd = File::program(keys.sshd(), "/usr/sbin/sshd").unwrap();
         let mut own = vec![
             File::bytes("/etc/passwd", 0o644, users),
@@ -453,12 +466,12 @@ fn in_a_real_guest_ports_and_ssh_are_reached_without_a_network() {
     }) else {
         return;
     };
-    let run = |command: &str| guest.run(command, PATIENCE).unwrap().text();
+    let run = |command: &str| guest.run(command, TIMEOUT).unwrap().text();
 
-    // A server there, reached from here.
+    // A server in the guest, reached from the host.
     let (server, address) = listener();
     guest.spawn("nc -ll -p 80 -e cat").unwrap();
-    crate::util::eventually("it listens", || {
+    crate::util::eventually("nc listens", || {
         run("cat /proc/net/tcp /proc/net/tcp6").contains(":0050 ")
     });
     let forward = Forward::in_world(
@@ -478,25 +491,25 @@ fn in_a_real_guest_ports_and_ssh_are_reached_without_a_network() {
         assert!(got == sent);
     });
 
-    // A server here, reached from there.
+    // A server on the host, reached from the guest.
     guest
         .spawn("echo question | nc 127.0.0.1 7 > /tmp/answer")
         .unwrap();
     let mut served = accept(&server);
-    let mut asked = String::new();
-    served.read_to_string(&mut asked).unwrap();
-    assert_eq!(asked, "question\n");
+    let mut question = String::new();
+    served.read_to_string(&mut question).unwrap();
+    assert_eq!(question, "question\n");
     served.write_all(b"answer").unwrap();
     drop(served);
     crate::util::eventually("the answer arrives", || run("cat /tmp/answer") == "answer");
 
-    // An SSH server that nobody has started.
+    // An SSH server that the agent starts.
     let mut ssh = keys.ssh(&world, "web", "uname -n; cat; exit 3");
-    let ssh = Done::with_input(&mut ssh, b"to stdin");
+    let ssh = Completed::with_input(&mut ssh, b"to stdin");
     assert_eq!(ssh.code, Some(3), "{ssh:?}");
     assert_eq!(ssh.stdout, "web\nto stdin");
 
-    // By AF_VSOCK a death looks like an end, and must not come out as one.
+    // AF_VSOCK reports a killed process as an end of data. The forward must turn that into a reset.
     client = forward.connect(0);
     client.write_all(b"ping").unwrap();
     client.read_exact(&mut [0; 4]).unwrap();

@@ -1,18 +1,19 @@
-//! Filesystems at rest: real ones, in a real guest.
+//! Freezing and thawing of real filesystems in a real guest.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hvsock_qemu::{File, Guest, Kit};
 use hvsock_testkit::require;
 use serde_json::Value;
 
-use crate::scene::{self, BOX, Scene};
-use crate::util::{PATIENCE, World, eventually};
+use crate::fixture::{self, BOX, Fixture};
+use crate::util::{TIMEOUT, World, eventually};
 
-/// Longer than any of this takes, so that what ends earlier ended for another reason.
-const LONG: &str = "300";
+/// A freeze timeout in seconds, longer than any step takes: a freeze that ends earlier has another reason.
+const FREEZE_TIMEOUT: &str = "300";
 
-/// A filesystem at /srv/data, and one in a file on it at /srv/inner; and a hook that keeps a diary.
+/// Mounts a filesystem at /srv/data and one in a file on it at /srv/inner, and installs a hook that logs each
+/// call to /hook.log.
 const DISKS: &str = "
 set -e
 insmod /loop.ko
@@ -23,11 +24,11 @@ mount -t ext4 -o loop /data.img /srv/data
 dd if=/dev/zero of=/srv/data/inner.img bs=1M count=4
 mke2fs -F /srv/data/inner.img
 mount -t ext4 -o loop /srv/data/inner.img /srv/inner
-printf '#!/bin/sh\\necho $1 >>/diary\\n' >/etc/hvsock/freeze.d/10-diary
-chmod +x /etc/hvsock/freeze.d/10-diary
+printf '#!/bin/sh\\necho $1 >>/hook.log\\n' >/etc/hvsock/freeze.d/10-log
+chmod +x /etc/hvsock/freeze.d/10-log
 ";
 
-/// Whom to kill.
+/// The processes to kill.
 #[derive(Clone, Copy)]
 enum Victim {
     Agent,
@@ -35,14 +36,14 @@ enum Victim {
     Both,
 }
 
-/// Kills the agent, the process that freezes for it, or both at once.
+/// Kills the agent, its freezer process, or both at once.
 fn kill(guest: &Guest, victim: Victim) {
     let test = match victim {
         Victim::Agent => "! grep -q freezer $process/cmdline",
         Victim::Freezer => "grep -q freezer $process/cmdline",
         Victim::Both => "true",
     };
-    // Stopped first, so that none sees the other go.
+    // Stops them first, so that neither sees the end of the other.
     let script = format!(
         "victims=
         for process in /proc/[0-9]*; do
@@ -55,33 +56,34 @@ fn kill(guest: &Guest, victim: Victim) {
 }
 
 fn run(guest: &Guest, script: &str) -> String {
-    let output = guest.run(script, PATIENCE).unwrap();
+    let output = guest.run(script, TIMEOUT).unwrap();
     assert!(output.success(), "{script}: {}", output.stderr_text());
     output.text()
 }
 
-/// Waits until the hook has heard so much since the last time.
-fn heard(guest: &Guest, errands: &str) {
-    eventually("the hook has heard of it", || {
-        run(guest, "cat /diary 2>/dev/null; true").replace('\n', " ") == errands
+/// Waits until the hook was called with exactly these arguments since the last check.
+fn expect_hook_calls(guest: &Guest, calls: &str) {
+    eventually("the hook has been called", || {
+        run(guest, "cat /hook.log 2>/dev/null; true").replace('\n', " ") == calls
     });
-    run(guest, "rm /diary");
+    run(guest, "rm /hook.log");
 }
 
-/// Writes to both filesystems, which takes until they are thawed. It says when it has.
+/// Two processes that write to the two filesystems, and thus block while these are frozen.
 struct Writers<'a>(Vec<hvsock_qemu::Spawned<'a>>);
 
 impl<'a> Writers<'a> {
     fn start(guest: &'a Guest) -> Self {
-        let places = ["/srv/data", "/srv/inner"];
+        let folders = ["/srv/data", "/srv/inner"];
         Self(
-            places
-                .map(|place| guest.spawn(&format!("echo >{place}/written")).unwrap())
+            folders
+                .map(|folder| guest.spawn(&format!("echo >{folder}/written")).unwrap())
                 .into(),
         )
     }
 
-    fn all_wait(&self) -> bool {
+    /// Whether both writers have not ended.
+    fn all_blocked(&self) -> bool {
         self.0
             .iter()
             .all(|writer| writer.status().unwrap().is_none())
@@ -89,14 +91,17 @@ impl<'a> Writers<'a> {
 
     fn succeed(self) {
         for writer in &self.0 {
-            assert!(writer.wait(PATIENCE).unwrap().success());
+            assert!(writer.wait(TIMEOUT).unwrap().success());
         }
     }
 }
 
-/// Long enough for a writer to write, were it let.
-fn a_while() {
-    std::thread::sleep(Duration::from_millis(700));
+/// Waits until both writers block in a write to a frozen filesystem (state `D`). A writer that is not
+/// blocked would end.
+fn wait_until_blocked(guest: &Guest) {
+    eventually("both writers block", || {
+        run(guest, "cat /proc/[0-9]*/stat | grep -c ' (sh) D ' || :") == "2"
+    });
 }
 
 fn mounts(frozen: &Value) -> Vec<&str> {
@@ -105,13 +110,13 @@ fn mounts(frozen: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
+fn filesystems_of_a_real_guest_are_frozen_and_always_thawed() {
     let Some(kit) = require::found(Kit::find()) else {
         return;
     };
     let world = World::new();
     let module = kit.module("loop").expect("the kernel has loop devices");
-    let guest = scene::guest_with(&world, "web", |config| {
+    let guest = fixture::guest_with(&world, "web", |config| {
         config.files.push(File::bytes("/loop.ko", 0o644, module));
     });
     let Some(guest) = guest else {
@@ -123,55 +128,55 @@ fn a_guests_filesystems_are_frozen_and_always_thawed_again() {
         "{nothing}"
     );
     run(&guest, DISKS);
-    eventually("the agent says that it offers it", || {
+    eventually("the agent reports that it offers freeze", || {
         let all = world.json(["vm", "integration", "web", "--json"]);
         let mut all = all.as_array().unwrap().iter();
         all.any(|one| one["key"] == "freeze" && one["offered"] == true)
     });
 
-    a_snapshot_is_whole(&world, &guest);
-    by_the_host(&world, &guest);
-    by_the_time_limit(&world, &guest);
-    around_a_command(&world, &guest);
-    when_the_freezer_is_killed(&world, &guest);
-    when_a_hook_fails(&world, &guest);
-    when_the_agent_is_killed(&world, &guest);
-    when_both_are_killed(&world, &guest);
+    a_snapshot_is_consistent(&world, &guest);
+    the_host_thaws(&world, &guest);
+    the_timeout_thaws(&world, &guest);
+    a_freeze_around_a_command(&world, &guest);
+    a_killed_freezer_thaws(&world, &guest);
+    a_failing_hook_thaws(&world, &guest);
+    a_killed_agent_thaws(&world, &guest);
+    the_next_agent_thaws(&world, &guest);
 }
 
-/// What was written just before is in a copy of the disk that was made meanwhile.
-fn a_snapshot_is_whole(world: &World, guest: &Guest) {
+/// A copy of the disk during a freeze contains the data that was written just before.
+fn a_snapshot_is_consistent(world: &World, guest: &Guest) {
     run(guest, "seq 1000 >/srv/data/before");
-    world.ok(["vm", "freeze", "web", "--timeout", LONG]);
+    world.ok(["vm", "freeze", "web", "--timeout", FREEZE_TIMEOUT]);
     run(guest, "cp /data.img /copy.img");
     world.ok(["vm", "thaw", "web"]);
     let found = "mkdir /copy && mount -t ext4 -o ro,loop /copy.img /copy && tail -n 1 /copy/before";
     assert_eq!(run(guest, found), "1000");
     run(guest, "umount /copy && rm /copy.img");
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
 }
 
-fn by_the_host(world: &World, guest: &Guest) {
-    let frozen = world.json(["vm", "freeze", "web", "--timeout", LONG, "--json"]);
-    // What lies on the other comes first.
+fn the_host_thaws(world: &World, guest: &Guest) {
+    let frozen = world.json(["vm", "freeze", "web", "--timeout", FREEZE_TIMEOUT, "--json"]);
+    // The filesystem in a file is frozen before the one that has the file.
     assert_eq!(mounts(&frozen), ["/srv/inner", "/srv/data"]);
-    heard(guest, "freeze");
+    expect_hook_calls(guest, "freeze");
     let writers = Writers::start(guest);
-    a_while();
-    assert!(writers.all_wait());
+    wait_until_blocked(guest);
+    assert!(writers.all_blocked());
     let again = world.run(["vm", "freeze", "web"]).failed();
     assert!(again.contains("a freeze is active"), "{again}");
-    // Nothing of the agent's writes meanwhile.
+    // The agent refuses to write meanwhile.
     let pair = world.run(["kvp", "set", "web", "a", "b"]).failed();
     assert!(pair.contains("frozen"), "{pair}");
     let other = world.run(["vm", "thaw", "web", "--id", "1"]).failed();
     assert!(other.contains("nothing is frozen"), "{other}");
-    assert!(writers.all_wait());
+    assert!(writers.all_blocked());
 
     let id = frozen["id"].to_string();
     world.ok(["vm", "thaw", "web", "--id", &id]);
     writers.succeed();
-    heard(guest, "thaw");
+    expect_hook_calls(guest, "thaw");
     world.ok(["kvp", "set", "web", "a", "b"]);
     let again = world.run(["vm", "thaw", "web", "--id", &id]).failed();
     assert!(again.contains("another command"), "{again}");
@@ -183,24 +188,32 @@ fn by_the_host(world: &World, guest: &Guest) {
         .run(["vm", "freeze", "web", "--mount", "/proc"])
         .failed();
     assert!(not.contains("/proc is not the mount point"), "{not}");
-    heard(guest, "freeze thaw freeze thaw");
+    expect_hook_calls(guest, "freeze thaw freeze thaw");
 }
 
-fn by_the_time_limit(world: &World, guest: &Guest) {
+fn the_timeout_thaws(world: &World, guest: &Guest) {
     world.ok(["vm", "freeze", "web", "--timeout", "3"]);
     let writers = Writers::start(guest);
-    a_while();
-    let waited = writers.all_wait();
+    let blocked = writers.all_blocked();
     writers.succeed();
-    // On a machine so slow that the limit was over before they began there is nothing to see.
-    println!("the writers had to wait: {waited}");
+    // On a slow machine the timeout may elapse before the writers start.
+    println!("the writers were blocked: {blocked}");
     let late = world.run(["vm", "thaw", "web"]).failed();
     assert!(late.contains("the time limit"), "{late}");
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
 }
 
-fn around_a_command(world: &World, guest: &Guest) {
-    let freeze = ["vm", "freeze", "web", "--timeout", LONG, "--", "sh", "-c"];
+fn a_freeze_around_a_command(world: &World, guest: &Guest) {
+    let freeze = [
+        "vm",
+        "freeze",
+        "web",
+        "--timeout",
+        FREEZE_TIMEOUT,
+        "--",
+        "sh",
+        "-c",
+    ];
     let during = format!(
         "{} --dir {} vm freeze web",
         env!("CARGO_BIN_EXE_hvsock"),
@@ -214,31 +227,31 @@ fn around_a_command(world: &World, guest: &Guest) {
         done.stderr
     );
     Writers::start(guest).succeed();
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
     let done = world.run(freeze.into_iter().chain(["exit 7"]));
     assert_eq!(done.code, Some(7), "{}", done.stderr);
     Writers::start(guest).succeed();
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
 
     let slow = world.run(["vm", "freeze", "web", "--timeout", "1", "--", "sleep", "3"]);
     let slow = slow.failed();
     assert!(slow.contains("not consistent"), "{slow}");
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
 }
 
-fn when_the_freezer_is_killed(world: &World, guest: &Guest) {
-    world.ok(["vm", "freeze", "web", "--timeout", LONG]);
+fn a_killed_freezer_thaws(world: &World, guest: &Guest) {
+    world.ok(["vm", "freeze", "web", "--timeout", FREEZE_TIMEOUT]);
     let writers = Writers::start(guest);
-    a_while();
-    assert!(writers.all_wait());
+    wait_until_blocked(guest);
+    assert!(writers.all_blocked());
     kill(guest, Victim::Freezer);
     writers.succeed();
     let lost = world.run(["vm", "thaw", "web"]).failed();
     assert!(lost.contains("had been killed"), "{lost}");
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
 }
 
-fn when_a_hook_fails(world: &World, guest: &Guest) {
+fn a_failing_hook_thaws(world: &World, guest: &Guest) {
     let hook = "/etc/hvsock/freeze.d/20-no";
     run(
         guest,
@@ -247,43 +260,49 @@ fn when_a_hook_fails(world: &World, guest: &Guest) {
     let refused = world.run(["vm", "freeze", "web"]).failed();
     assert!(refused.contains("20-no failed"), "{refused}");
     Writers::start(guest).succeed();
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
     run(guest, &format!("rm {hook}"));
 }
 
-fn when_the_agent_is_killed(world: &World, guest: &Guest) {
-    world.ok(["vm", "freeze", "web", "--timeout", LONG]);
+fn a_killed_agent_thaws(world: &World, guest: &Guest) {
+    world.ok(["vm", "freeze", "web", "--timeout", FREEZE_TIMEOUT]);
     let writers = Writers::start(guest);
-    a_while();
-    assert!(writers.all_wait());
+    wait_until_blocked(guest);
+    assert!(writers.all_blocked());
     let begin = Instant::now();
     kill(guest, Victim::Agent);
     writers.succeed();
     println!("thawed {:?} after the agent's end", begin.elapsed());
-    // Its hooks hear of it all the same.
-    heard(guest, "freeze thaw");
+    // The freezer calls the thaw hooks all the same.
+    expect_hook_calls(guest, "freeze thaw");
 }
 
-fn when_both_are_killed(world: &World, guest: &Guest) {
+/// Nothing thaws the filesystems if the agent and its freezer are killed at once, until an agent starts.
+fn the_next_agent_thaws(world: &World, guest: &Guest) {
     guest.spawn("exec hvsock-agent").unwrap();
-    eventually("the next agent freezes", || {
-        let frozen = world.run(["vm", "freeze", "web", "--timeout", LONG]);
+    eventually("the next agent accepts a freeze", || {
+        let frozen = world.run(["vm", "freeze", "web", "--timeout", FREEZE_TIMEOUT]);
         frozen.code == Some(0)
     });
     let writers = Writers::start(guest);
+    wait_until_blocked(guest);
     kill(guest, Victim::Both);
-    a_while();
-    assert!(writers.all_wait());
+    eventually("agent and freezer have ended", || {
+        run(guest, "pidof hvsock-agent || :").is_empty()
+    });
+    assert!(writers.all_blocked());
     guest.spawn("exec hvsock-agent").unwrap();
     writers.succeed();
-    heard(guest, "freeze thaw");
+    expect_hook_calls(guest, "freeze thaw");
 }
 
 #[test]
-fn a_container_has_no_filesystems_of_its_own_to_freeze() {
-    let scene = Scene::new();
-    let refused = scene.run(["vm", "freeze", BOX]).failed();
+fn a_container_has_no_own_filesystems_to_freeze() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let refused = fixture.run(["vm", "freeze", BOX]).failed();
     assert!(refused.contains("its host's"), "{refused}");
-    let thawed = scene.run(["vm", "thaw", BOX]).failed();
+    let thawed = fixture.run(["vm", "thaw", BOX]).failed();
     assert!(thawed.contains("nothing is frozen"), "{thawed}");
 }

@@ -1,9 +1,11 @@
-//! `hvsock vm integration`: which integration services a guest has, and their switches.
+//! `hvsock vm integration`: the status of a guest's integration services, and commands to enable and disable
+//! them.
 
+use hvsock_testkit::require;
 use serde_json::Value;
 
-use crate::scene::{BOX, Scene};
-use crate::util::{Done, World, eventually, is_root};
+use crate::fixture::{BOX, Fixture};
+use crate::util::{Completed, World, eventually};
 
 fn row(world: &World, key: &str) -> Value {
     let all = world.json(["container", "integration", BOX, "--json"]);
@@ -12,10 +14,12 @@ fn row(world: &World, key: &str) -> Value {
 }
 
 #[test]
-fn services_of_one_guest_are_listed_and_switched_by_short_words() {
-    let scene = Scene::new();
-    let world = &scene.world;
-    eventually("the agent says that it offers kvp", || {
+fn the_services_of_one_guest_are_listed_enabled_and_disabled_by_short_names() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let world = &fixture.world;
+    eventually("the agent reports that it offers kvp", || {
         row(world, "kvp")["offered"] == true
     });
     let kvp = row(world, "kvp");
@@ -27,9 +31,9 @@ fn services_of_one_guest_are_listed_and_switched_by_short_words() {
     world.ok(["container", "integration", BOX, "disable", "kvp", "Freeze"]);
     let kvp = row(world, "kvp");
     assert_eq!([&kvp["enabled"], &kvp["usable"]], [true, false]);
-    let refused = scene.run(["kvp", "list", BOX]).failed();
+    let refused = fixture.run(["kvp", "list", BOX]).failed();
     assert!(refused.contains("disabled"), "{refused}");
-    eventually("the agent says that it cannot offer it", || {
+    eventually("the agent reports that it cannot offer kvp", || {
         let kvp = row(world, "kvp");
         kvp["offered"] == false && kvp["problem"].is_string()
     });
@@ -41,26 +45,27 @@ fn services_of_one_guest_are_listed_and_switched_by_short_words() {
     assert!(line.contains("disabled"), "{text}");
 
     world.ok(["container", "integration", BOX, "enable", "kvp"]);
-    eventually("it is offered again", || {
-        scene.run(["kvp", "list", BOX]).code == Some(0)
+    eventually("kvp is offered again", || {
+        fixture.run(["kvp", "list", BOX]).code == Some(0)
     });
     assert_eq!(row(world, "freeze")["usable"], false);
-    let wrong = scene.run(["container", "integration", BOX, "disable", "smoke"]);
+    let wrong = fixture.run(["container", "integration", BOX, "disable", "smoke"]);
     assert_eq!(wrong.code, Some(2));
     assert!(wrong.stderr.contains("session, copy"), "{}", wrong.stderr);
 }
 
 #[test]
-fn a_user_without_the_right_is_told_which_rule_keeps_him_out() {
+fn a_user_without_access_gets_the_rule_that_refuses_it() {
     use std::os::unix::process::CommandExt as _;
 
-    if !is_root() {
+    // Only root can run a command as another user.
+    let Some(()) = require::root() else { return };
+    let Some(fixture) = Fixture::new() else {
         return;
-    }
-    let scene = Scene::new();
-    let other = |arguments: &[&str]| {
-        let mut command = scene.world.command(arguments);
-        Done::of(command.uid(65534).gid(65534)).failed()
+    };
+    let other_user = |arguments: &[&str]| {
+        let mut command = fixture.world.command(arguments);
+        Completed::of(command.uid(65534).gid(65534)).failed()
     };
     for arguments in [
         ["kvp", "list", BOX].as_slice(),
@@ -68,13 +73,13 @@ fn a_user_without_the_right_is_told_which_rule_keeps_him_out() {
         &["vm", "freeze", BOX],
         &["vm", "thaw", BOX],
     ] {
-        let refused = other(arguments);
+        let refused = other_user(arguments);
         assert!(refused.contains("connect.users = []"), "{refused}");
     }
-    let refused = other(&["container", "integration", BOX, "disable", "kvp"]);
+    let refused = other_user(&["container", "integration", BOX, "disable", "kvp"]);
     assert!(refused.contains("only root may change this"), "{refused}");
-    assert_eq!(row(&scene.world, "kvp")["usable"], true);
-    // Looking takes no privilege.
-    let mut command = scene.world.command(["container", "integration", BOX]);
-    assert_eq!(Done::of(command.uid(65534).gid(65534)).code, Some(0));
+    assert_eq!(row(&fixture.world, "kvp")["usable"], true);
+    // Listing needs no privilege.
+    let mut command = fixture.world.command(["container", "integration", BOX]);
+    assert_eq!(Completed::of(command.uid(65534).gid(65534)).code, Some(0));
 }

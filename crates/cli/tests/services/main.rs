@@ -1,22 +1,22 @@
-//! The integration services as people use them: the command on the host, `hvsock-agent` in a
-//! container or a real guest.
+//! The integration services end to end: `hvsock` on the host, `hvsock-agent` in a container or in a real
+//! guest.
 
 #![cfg(target_os = "linux")]
 
 mod agent;
 mod copy;
+mod fixture;
 mod forward;
-mod forward_liars;
 mod freeze;
+mod hostile_forward;
+mod hostile_guests;
 mod integration;
 mod kvp;
-mod liars;
-mod life;
-mod life_guest;
+mod liveness;
+mod liveness_guest;
 mod python;
-mod scene;
 mod session;
-mod session_apart;
+mod session_isolated;
 mod ssh;
 mod terminal;
 #[path = "../cli/util.rs"]

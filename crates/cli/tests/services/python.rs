@@ -1,5 +1,5 @@
-//! A client of somebody else's: Google's gRPC for Python, which knows nothing of hvsock, speaks to a
-//! service of a guest through a Unix socket.
+//! A foreign client: Google's gRPC for Python, which does not know hvsock, uses a service of a guest through
+//! a forwarded Unix socket.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,22 +7,23 @@ use std::process::{Command, Stdio};
 
 use hvsock_testkit::{TempFolder, require};
 
+use crate::fixture::{BOX, Fixture};
 use crate::forward::Forward;
-use crate::scene::{BOX, Scene};
-use crate::util::{Done, Running};
+use crate::util::{Completed, Running};
 
-/// Debian's interpreter, for which Debian packages the library.
+/// Debian's interpreter, because Debian's package of the library is for it.
 const PYTHON: &str = "/usr/bin/python3";
 
-/// The client with what protoc makes of the interface.
+/// The client, with the modules that protoc generates from the interface.
 struct Client {
     modules: TempFolder,
     socket: PathBuf,
 }
 
 impl Client {
+    /// Skips the test (`None`) without the library or protoc.
     fn new(socket: PathBuf) -> Option<Self> {
-        let import = Done::of(Command::new(PYTHON).args(["-c", "import grpc"]));
+        let import = Completed::of(Command::new(PYTHON).args(["-c", "import grpc"]));
         let import = (import.code == Some(0)).then_some(());
         require::found(import.ok_or("python3-grpcio is not installed"))?;
         let protoc = require::program("protoc", &["--version"])?;
@@ -34,7 +35,7 @@ impl Client {
             command.arg(format!("{option}={}", modules.path().display()));
         }
         command.arg("--plugin=protoc-gen-grpc_python=/usr/bin/grpc_python_plugin");
-        Done::of(command.arg("kvp.proto")).ok();
+        Completed::of(command.arg("kvp.proto")).ok();
         Some(Self { modules, socket })
     }
 
@@ -50,26 +51,28 @@ impl Client {
         command
     }
 
-    fn run(&self, arguments: &[&str]) -> Done {
-        Done::of(&mut self.command(arguments))
+    fn run(&self, arguments: &[&str]) -> Completed {
+        Completed::of(&mut self.command(arguments))
     }
 }
 
 #[test]
 fn a_client_in_python_exchanges_data_with_a_guest() {
-    let scene = Scene::new();
-    let socket = scene.world.dir().join("kvp.sock");
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let socket = fixture.world.dir().join("kvp.sock");
     let Some(client) = Client::new(socket.clone()) else {
         return;
     };
     let here = format!("unix:{}", socket.display());
-    let _forward = Forward::start(&scene, &[&here, &format!("{BOX}:service:hvsock kvp")]);
+    let _forward = Forward::start(&fixture, &[&here, &format!("{BOX}:service:hvsock kvp")]);
 
     let facts = client.run(&["list", "auto"]).ok();
     let os = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     assert!(facts.contains(os.trim()), "{facts}");
 
-    // What it sets, the command sees, and the other way round.
+    // The command reads the value that the client sets, and the client the value that the command sets.
     let watching = &mut client.command(&["watch", "external", "Greeting"]);
     let mut watching = Running::start(watching.stdout(Stdio::piped()));
     assert_eq!(watching.line(), "KIND_SNAPSHOT_END");
@@ -77,11 +80,11 @@ fn a_client_in_python_exchanges_data_with_a_guest() {
         .run(&["set", "external", "Greeting", "from Python"])
         .ok();
     assert_eq!(watching.line(), "KIND_SET from Python");
-    let seen = scene
+    let seen = fixture
         .world
         .ok(["kvp", "get", BOX, "Greeting", "--pool", "external"]);
     assert_eq!(seen, "from Python\n");
-    scene.world.ok(["kvp", "set", BOX, "Greeting", "last"]);
+    fixture.world.ok(["kvp", "set", BOX, "Greeting", "last"]);
     assert_eq!(watching.line(), "KIND_SET last");
     assert!(watching.end().success());
     let seen = client.run(&["get", "external", "Greeting"]).ok();

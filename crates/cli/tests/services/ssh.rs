@@ -1,4 +1,4 @@
-//! `hvsock ssh`, with OpenSSH's own client and server, of which the guest needs no network.
+//! `hvsock ssh` with OpenSSH's client and server. The guest needs no network.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,17 +7,17 @@ use std::process::Command;
 
 use hvsock_testkit::{TempFolder, require};
 
-use crate::scene::{self, BOX, Scene};
-use crate::util::{Done, Running, World};
+use crate::fixture::{self, BOX, Fixture};
+use crate::util::{Completed, Running, World};
 
-/// A server's configuration with keys of its own, in a folder of its own, and the client's.
+/// A folder with new keys for a server and a client, and the server's configuration.
 pub struct Keys {
     folder: TempFolder,
     sshd: PathBuf,
 }
 
 impl Keys {
-    /// `None` without OpenSSH.
+    /// Skips the test (`None`) without OpenSSH.
     pub fn new() -> Option<Self> {
         let sshd = require::sshd()?;
         let keys = Self {
@@ -35,7 +35,7 @@ impl Keys {
         self.folder.join(name)
     }
 
-    /// OpenSSH's server.
+    /// The path of OpenSSH's server.
     pub fn sshd(&self) -> &Path {
         &self.sshd
     }
@@ -44,11 +44,11 @@ impl Keys {
         let _ = fs::remove_file(self.at(name));
         let mut command = Command::new("ssh-keygen");
         command.args(["-q", "-t", "ed25519", "-N", "", "-f"]);
-        let done = Done::of(command.arg(self.at(name)));
+        let done = Completed::of(command.arg(self.at(name)));
         assert_eq!(done.code, Some(0), "{done:?}");
     }
 
-    /// `sshd_config`, with the files where a guest has them.
+    /// The text of `sshd_config` with these paths.
     pub fn config(host_key: &Path, authorized_keys: &Path) -> String {
         format!(
             "HostKey {}\nAuthorizedKeysFile {}\nStrictModes no\nUsePAM no\nPidFile none\n\
@@ -58,7 +58,7 @@ impl Keys {
         )
     }
 
-    /// A program that is sshd with this configuration, for an agent on this machine.
+    /// A script that runs sshd with this configuration, for an agent on this machine.
     pub fn program(&self) -> PathBuf {
         let config = Self::config(&self.at("host_key"), &self.at("authorized_keys"));
         fs::write(self.at("sshd_config"), config).unwrap();
@@ -77,7 +77,7 @@ impl Keys {
         path
     }
 
-    /// `hvsock ssh root@PARTITION … COMMAND`, with nothing of this machine's own configuration.
+    /// The command `hvsock ssh root@PARTITION … COMMAND`, without this machine's configuration of ssh.
     pub fn ssh(&self, world: &World, partition: &str, command: &str) -> Command {
         let mut ssh = world.command(["ssh", &format!("root@{partition}")]);
         let known = self.at("known_hosts");
@@ -91,51 +91,53 @@ impl Keys {
 }
 
 #[test]
-fn ssh_leads_to_an_sshd_that_is_started_for_it() {
+fn ssh_reaches_an_sshd_that_the_agent_starts() {
     let Some(keys) = Keys::new() else { return };
-    if !crate::util::is_root() {
-        eprintln!("skipped: this sshd lets in its own user only, who is not root");
+    // An sshd without root accepts only its own user, and the command connects as root.
+    let Some(()) = require::root() else { return };
+    let Some(mut fixture) = Fixture::new() else {
         return;
-    }
-    let mut scene = Scene::new();
-    restart_agent(&mut scene, &keys.program());
+    };
+    restart_agent(&mut fixture, &keys.program());
 
     let mut input = vec![0; 1 << 20];
     for (n, byte) in input.iter_mut().enumerate() {
         *byte = (n % 251) as u8;
     }
-    let cat = Done::bytes_with_input(&mut keys.ssh(&scene.world, BOX, "cat"), &input);
+    let cat = Completed::bytes_with_input(&mut keys.ssh(&fixture.world, BOX, "cat"), &input);
     assert!(cat == input);
-    let mut fails = keys.ssh(&scene.world, BOX, "echo out; echo err >&2; exit 7");
-    let fails = Done::of(&mut fails);
+    let mut fails = keys.ssh(&fixture.world, BOX, "echo out; echo err >&2; exit 7");
+    let fails = Completed::of(&mut fails);
     assert_eq!(fails.code, Some(7), "{fails:?}");
     assert_eq!(fails.stdout, "out\n");
     assert!(fails.stderr.contains("err\n"), "{}", fails.stderr);
 
-    // The host's key is known by the partition's id, and another one is refused.
+    // The host key is recorded under the partition's id, and a changed key is refused.
     let known = fs::read_to_string(keys.at("known_hosts")).unwrap();
-    let id = scene.world.endpoint().vm_id(&BOX.parse().unwrap()).unwrap();
+    let id = fixture
+        .world
+        .endpoint()
+        .vm_id(&BOX.parse().unwrap())
+        .unwrap();
     assert!(known.starts_with(&format!("hvsock/{id} ")), "{known}");
     keys.generate("host_key");
-    let changed = Done::of(&mut keys.ssh(&scene.world, BOX, "true"));
+    let changed = Completed::of(&mut keys.ssh(&fixture.world, BOX, "true"));
     assert_eq!(changed.code, Some(255));
     assert!(changed.stderr.contains("HAS CHANGED"), "{}", changed.stderr);
 
-    // An sshd that cannot serve says why.
+    // The error of an sshd that fails is passed on.
     let script = "#!/bin/sh\necho no hostkeys available >&2\nexit 1\n";
-    restart_agent(&mut scene, &keys.script("broken", script));
-    let refused = scene.run(["nc", BOX, "ssh"]).failed();
+    restart_agent(&mut fixture, &keys.script("broken", script));
+    let refused = fixture.run(["nc", BOX, "ssh"]).failed();
     assert!(refused.contains("no hostkeys available"), "{refused}");
-    restart_agent(&mut scene, Path::new("/nowhere/sshd"));
-    let missing = scene.run(["nc", BOX, "ssh"]).failed();
+    restart_agent(&mut fixture, Path::new("/nowhere/sshd"));
+    let missing = fixture.run(["nc", BOX, "ssh"]).failed();
     assert!(missing.contains("cannot start /nowhere/sshd"), "{missing}");
 }
 
-fn restart_agent(scene: &mut Scene, sshd: &Path) {
-    scene.agent.child.kill().unwrap();
-    scene.agent.child.wait().unwrap();
-    let mut agent = scene::agent_at(&scene.endpoint);
-    scene.agent = Running::start(agent.env("HVSOCK_SSHD", sshd));
-    // What the old one offered is gone by the time it was waited for.
-    scene::offered(&scene.world, BOX);
+fn restart_agent(fixture: &mut Fixture, sshd: &Path) {
+    fixture.kill_agent();
+    let mut agent = fixture.agent_command();
+    fixture.agent = Running::start(agent.env("HVSOCK_SSHD", sshd));
+    fixture::wait_until_offered(&fixture.world, BOX);
 }

@@ -1,4 +1,4 @@
-//! Terminals in a guest, as they look at a terminal here.
+//! Terminals in a guest, used from a local terminal.
 
 use std::fs::File;
 use std::io::{Read as _, Write as _};
@@ -12,13 +12,14 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustix::pty::{OpenptFlags, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use crate::scene::{BOX, Scene};
+use crate::fixture::{BOX, Fixture};
 use crate::util::eventually;
 
-/// A command at a terminal of its own, at which the test sits.
+/// A command with its own pseudo-terminal, whose other end the test reads and writes.
 pub struct Terminal {
     child: Child,
     keyboard: File,
+    /// Output that no [`Terminal::shows`] has consumed yet.
     seen: Arc<Mutex<String>>,
 }
 
@@ -66,7 +67,7 @@ impl Terminal {
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
-    /// Waits until this is to be seen, and forgets all up to there.
+    /// Waits until the output contains the text, and consumes the output up to its end.
     pub fn shows(&mut self, text: &str) {
         eventually(text, || {
             let mut seen = self.seen.lock().unwrap();
@@ -78,14 +79,16 @@ impl Terminal {
         });
     }
 
-    /// Whether lines are edited and echoed here, as they are unless a program wants it otherwise.
+    /// Whether the local terminal is in cooked mode: it edits and echoes lines.
     fn is_cooked(&self) -> bool {
         let modes = tcgetattr(&self.keyboard).unwrap().local_modes;
         modes.contains(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG)
     }
 
     pub fn end(&mut self) -> Option<i32> {
-        eventually("it ends", || self.child.try_wait().unwrap().is_some());
+        eventually("the command ends", || {
+            self.child.try_wait().unwrap().is_some()
+        });
         self.child.wait().unwrap().code()
     }
 }
@@ -97,31 +100,33 @@ impl Drop for Terminal {
     }
 }
 
-fn terminal(scene: &Scene, arguments: &[&str]) -> Terminal {
-    let mut command = scene.world.command(arguments);
+fn terminal(fixture: &Fixture, arguments: &[&str]) -> Terminal {
+    let mut command = fixture.world.command(arguments);
     command.env("PS1", "");
     Terminal::start(command)
 }
 
 #[test]
-fn a_terminal_there_is_as_large_as_the_one_here_and_of_its_kind() {
-    let scene = Scene::new();
-    let mut terminal = terminal(&scene, &["exec", BOX, "-t", "--", "sh"]);
+fn the_remote_terminal_has_the_size_and_type_of_the_local_one() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let mut terminal = terminal(&fixture, &["exec", BOX, "-t", "--", "sh"]);
     terminal.type_in("stty size; echo =$TERM=; tty\r");
     terminal.shows("33 101");
     terminal.shows("=vt220=");
     terminal.shows("/dev/pts/");
     assert!(!terminal.is_cooked());
     tcsetwinsize(&terminal.keyboard, size(40, 120)).unwrap();
-    // The signal takes its way.
-    eventually("the size is another", || {
+    // The new size arrives asynchronously.
+    eventually("the size has changed", || {
         terminal.type_in("stty size\r");
         thread::sleep(std::time::Duration::from_millis(100));
         terminal.seen.lock().unwrap().contains("40 120")
     });
-    // What is typed is for the programs there, not for the command here.
-    terminal.type_in("sleep 600 || echo inter''rupted\r");
-    thread::sleep(std::time::Duration::from_millis(300));
+    // Ctrl-C interrupts the program in the guest, not the local command.
+    terminal.type_in("echo be''gun; sleep 600 || echo inter''rupted\r");
+    terminal.shows("begun");
     terminal.type_in("\x03");
     terminal.type_in("echo b''ack\r");
     terminal.shows("back");
@@ -131,9 +136,11 @@ fn a_terminal_there_is_as_large_as_the_one_here_and_of_its_kind() {
 }
 
 #[test]
-fn a_shell_is_a_login_shell_and_ends_with_its_input() {
-    let scene = Scene::new();
-    let mut terminal = terminal(&scene, &["shell", BOX]);
+fn a_shell_is_a_login_shell_and_ends_at_the_end_of_its_input() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
+    let mut terminal = terminal(&fixture, &["shell", BOX]);
     terminal.type_in("echo =$0=; tty\r");
     terminal.shows("=-");
     terminal.shows("/dev/pts/");
@@ -143,43 +150,45 @@ fn a_shell_is_a_login_shell_and_ends_with_its_input() {
 }
 
 #[test]
-fn the_terminal_here_is_what_it_was_however_the_shell_is_left() {
-    let scene = Scene::new();
+fn the_local_terminals_mode_is_restored_however_the_session_ends() {
+    let Some(fixture) = Fixture::new() else {
+        return;
+    };
     let script = "echo pid=$$=; exec sleep 600";
-    let begun = || {
-        let mut terminal = terminal(&scene, &["exec", BOX, "-t", "--", "sh", "-c", script]);
+    let start = || {
+        let mut terminal = terminal(&fixture, &["exec", BOX, "-t", "--", "sh", "-c", script]);
         terminal.shows("pid=");
         assert!(!terminal.is_cooked());
         let mut pid = None;
-        eventually("the whole number", || {
+        eventually("the complete process id", || {
             let seen = terminal.seen.lock().unwrap();
             pid = seen.split_once('=').map(|(pid, _)| pid.to_owned());
             pid.is_some()
         });
         (terminal, pid.unwrap())
     };
-    let gone = |pid: String| {
-        eventually("nothing is left there", || {
+    let wait_for_end = |pid: String| {
+        eventually("the process has ended", || {
             !std::path::Path::new(&format!("/proc/{pid}")).exists()
         });
     };
 
-    let (mut left, pid) = begun();
-    left.type_in("x\r~.");
-    assert_eq!(left.end(), Some(125));
-    assert!(left.is_cooked());
-    gone(pid);
+    let (mut detached, pid) = start();
+    detached.type_in("x\r~.");
+    assert_eq!(detached.end(), Some(125));
+    assert!(detached.is_cooked());
+    wait_for_end(pid);
 
-    let (mut ended, pid) = begun();
+    let (mut ended, pid) = start();
     kill_process(Pid::from_child(&ended.child), Signal::TERM).unwrap();
     assert_eq!(ended.end(), Some(128 + 15));
     assert!(ended.is_cooked());
-    gone(pid);
+    wait_for_end(pid);
 
-    let (mut cut, pid) = begun();
-    scene.world.ok(["service", "disable", "hvsock session"]);
-    cut.shows("disabled");
-    assert_eq!(cut.end(), Some(125));
-    assert!(cut.is_cooked());
-    gone(pid);
+    let (mut closed, pid) = start();
+    fixture.world.ok(["service", "disable", "hvsock session"]);
+    closed.shows("disabled");
+    assert_eq!(closed.end(), Some(125));
+    assert!(closed.is_cooked());
+    wait_for_end(pid);
 }

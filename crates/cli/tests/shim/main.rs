@@ -1,15 +1,14 @@
-//! `hvsock listen` and `hvsock connect` on Windows, from one process to another over the shim
-//! for `AF_HYPERV` where there is no Hyper-V (`crates/testkit/windows/shim`). By this target's name
-//! `cargo xtask windows` runs it so.
+//! `hvsock listen` and `hvsock connect` on Windows, between processes over the shim for `AF_HYPERV`
+//! (`crates/testkit/windows/shim`). `cargo xtask windows` recognises this target by its name.
 //!
-//! That shows that the command keeps to Winsock's interface, and nothing about what Windows does.
+//! The tests show that the command uses Winsock's interface correctly, not how Windows behaves.
 
 #![cfg(windows)]
 
-mod ends;
+mod failures;
+mod fixture;
 mod guests;
-mod scene;
-mod talking;
+mod streams;
 #[path = "../windows/util.rs"]
-#[allow(dead_code, reason = "the target `windows` has need of all of it")]
+#[allow(dead_code, reason = "the target `windows` uses all of it")]
 mod util;

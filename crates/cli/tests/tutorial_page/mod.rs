@@ -1,13 +1,13 @@
-//! Reads the page's blocks, and says whether what a command printed is like what the page shows.
+//! Parses the page's blocks, and compares the output of a command with the output that the page shows.
 
 use std::collections::HashMap;
 
-/// What one block shows of one terminal.
+/// A console block of the page, for one terminal.
 pub struct Block<'a> {
     pub terminal: &'a str,
-    /// It ends with a command that goes on.
+    /// The block's last command continues to run.
     pub running: bool,
-    /// It takes, or follows, a real container.
+    /// The block needs a real container.
     pub container: bool,
     pub lines: Vec<Line<'a>>,
 }
@@ -19,12 +19,12 @@ pub enum Line<'a> {
     ControlC,
 }
 
-/// The fenced blocks: what is behind the fence, and the text.
+/// The fenced blocks, each as its info string and its text.
 fn fenced(page: &str) -> Vec<(&str, &str)> {
     let mut found = Vec::new();
     let mut rest = page;
     while let Some((_, after)) = rest.split_once("\n```") {
-        let (info, after) = after.split_once('\n').expect("a line's end");
+        let (info, after) = after.split_once('\n').expect("an end of line");
         let (text, after) = after.split_once("\n```").expect("the block's end");
         found.push((info.trim(), text));
         rest = after;
@@ -47,7 +47,7 @@ pub fn blocks<'a>(page: &'a str, language: &str) -> Vec<&'a str> {
     blocks.map(|(_, text)| text).collect()
 }
 
-/// What the page shows of terminals, in its order.
+/// The console blocks, in the page's order.
 pub fn console_blocks(page: &str) -> Vec<Block<'_>> {
     let mut blocks = Vec::new();
     for (info, text) in fenced(page) {
@@ -84,11 +84,11 @@ pub fn console_blocks(page: &str) -> Vec<Block<'_>> {
     blocks
 }
 
-/// What stands in the page for what differs from run to run.
+/// Translates between the page and this run: words, and GUIDs that differ in each run.
 pub struct Likeness {
-    /// In this run, and in the page.
+    /// Pairs of a word in this run and the word in the page.
     words: Vec<(String, String)>,
-    /// In the page, and in this run. What is one GUID in the page is one GUID in the run.
+    /// GUIDs of the page, and those of this run. The mapping is one to one.
     guids: HashMap<String, String>,
 }
 
@@ -101,7 +101,7 @@ impl Likeness {
         }
     }
 
-    /// A command of the page as it is to be run.
+    /// A command of the page, translated for this run.
     pub fn as_run(&self, command: &str) -> String {
         let (run, page) = &self.words[0];
         let mut command = command.replace(page, run);
@@ -111,8 +111,8 @@ impl Likeness {
         command
     }
 
-    /// How many of the lines the expected ones take, if they are alike from the start, or `whole`.
-    /// A line `…` stands for any number of lines.
+    /// Compares the first lines with the expected ones, or all lines if `whole`. Returns the number of lines
+    /// that matched, or `None`. An expected line `…` matches any number of lines.
     pub fn begin_alike(
         &mut self,
         expected: &[&str],
@@ -120,7 +120,7 @@ impl Likeness {
         whole: bool,
     ) -> Option<usize> {
         let Some((first, rest)) = expected.split_first() else {
-            // A block cannot well show an empty last line.
+            // A block shows no empty last lines.
             let over = lines.iter().all(|line| line.trim().is_empty());
             return (!whole || over).then_some(0);
         };
@@ -145,7 +145,7 @@ impl Likeness {
         let (shown, shown_guids) = without_guids(shown);
         let (line, guids) = without_guids(&line);
         shown_guids.len() == guids.len()
-            && plain(&shown) == plain(&line)
+            && normalized(&shown) == normalized(&line)
             && shown_guids
                 .into_iter()
                 .zip(guids)
@@ -153,13 +153,13 @@ impl Likeness {
     }
 
     fn same(&mut self, shown: String, run: String) -> bool {
-        // Those by the template, of a name or well known are the same each time.
+        // GUIDs of the vsock template, derived from names, or well known are the same in each run.
         let fixed = shown == run;
         match self.guids.get(&shown) {
             Some(bound) => *bound == run,
             None if self.guids.values().any(|bound| *bound == run) => false,
             None => {
-                // Version 4 is drawn at random; all others must be as shown.
+                // Version 4 is random; all others must be the same.
                 let random = shown.as_bytes()[14] == b'4' && run.as_bytes()[14] == b'4';
                 if fixed || random {
                     self.guids.insert(shown, run);
@@ -170,7 +170,7 @@ impl Likeness {
     }
 }
 
-/// Replaces whole words only: a user's name may be part of another word.
+/// Replaces whole words only, because a user name may be part of another word.
 fn replace_words(text: &str, from: &str, to: &str) -> String {
     let word = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '-' || c == '_');
     let mut out = String::new();
@@ -185,7 +185,7 @@ fn replace_words(text: &str, from: &str, to: &str) -> String {
     out + rest
 }
 
-/// The text with `GUID` for each GUID, and the GUIDs in lower case.
+/// The text with `GUID` in place of each GUID, and the GUIDs in lower case.
 fn without_guids(text: &str) -> (String, Vec<String>) {
     let is_guid = |text: &str| {
         text.bytes().enumerate().all(|(index, byte)| match index {
@@ -211,9 +211,9 @@ fn without_guids(text: &str) -> (String, Vec<String>) {
     (out, guids)
 }
 
-/// The words of a line, with `N` for the numbers that differ from run to run: process ids, ages,
-/// amounts of bytes, what is counted, and the number that a line begins with.
-fn plain(line: &str) -> Vec<String> {
+/// The words of a line, with `N` for the numbers that differ in each run: process ids, ages, byte counts,
+/// metrics, and a number at the beginning of a line.
+fn normalized(line: &str) -> Vec<String> {
     const UNITS: [&str; 7] = ["s", "min", "h", "d", "B", "KiB", "MiB"];
     let mut words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
     let counted = line.starts_with("hvsock_") || line.starts_with("process_");

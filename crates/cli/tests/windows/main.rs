@@ -1,14 +1,14 @@
-//! The command as people and scripts use it on Windows: every subcommand, its exit status, what it
-//! prints and where, against the registry of the machine that the tests run on.
+//! The command on Windows: every subcommand, its exit status, stdout and stderr, with the registry of the
+//! machine that runs the tests.
 //!
-//! What takes Hyper-V is in the target `shim`; here is what the command says where there is
-//! none, as under Wine.
+//! These tests are for a machine without Hyper-V, as Wine is. Tests that need Hyper-V sockets are in the
+//! target `shim`.
 
 #![cfg(windows)]
 
-mod machines;
+mod help;
 mod refusals;
 mod services;
-mod shell;
 mod transfer;
 mod util;
+mod vms;

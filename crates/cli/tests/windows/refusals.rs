@@ -1,23 +1,23 @@
-//! `hvsock why`, and what commands say where there are no Hyper-V sockets.
+//! `hvsock why`, and errors of commands without Hyper-V sockets.
 
 use std::process::Command;
 
 use hvsock_testkit::process;
 use serde_json::json;
 
-use crate::util::{Done, PATIENCE, World, hvsock, run};
+use crate::util::{Completed, TIMEOUT, World, hvsock, run};
 
-fn why(arguments: &[&str]) -> Done {
+fn why(arguments: &[&str]) -> Completed {
     run(["why"].iter().chain(arguments))
 }
 
-/// What it says, which is that nothing is or that something stands against it.
-fn verdict(done: &Done) -> &str {
+/// The first line: whether the connect or listen would succeed.
+fn verdict(done: &Completed) -> &str {
     done.stdout.lines().next().unwrap()
 }
 
 #[test]
-fn why_names_what_is_not_registered_and_how_to_register_it() {
+fn why_names_an_unregistered_service_and_the_command_that_registers_it() {
     let world = World::new();
     let name = world.name("HV Socket Demo");
     for target in ["parent", "loopback"] {
@@ -33,7 +33,7 @@ fn why_names_what_is_not_registered_and_how_to_register_it() {
 }
 
 #[test]
-fn why_tells_a_service_that_is_disabled_from_one_that_is_not_there() {
+fn why_distinguishes_disabled_and_unregistered_services() {
     let world = World::new();
     let name = world.name("backup");
     world.register(&name);
@@ -47,11 +47,11 @@ fn why_tells_a_service_that_is_disabled_from_one_that_is_not_there() {
 #[test]
 fn loopback_needs_no_registration() {
     let done = why(&["loopback", "0b2f1f0e-0000-4000-8000-000000000001"]);
-    // Who listens, nobody is told.
+    // Windows does not report which listeners exist.
     assert!(!done.stdout.contains("would succeed"), "{}", done.stdout);
-    let said = "no: both ends are in one partition";
-    assert!(done.stdout.contains(said), "{}", done.stdout);
-    // Nothing else stands against it, but for a machine that has no such sockets at all.
+    let answer = "no: both ends are in one partition";
+    assert!(done.stdout.contains(answer), "{}", done.stdout);
+    // The only obstacle is a machine without such sockets.
     if without_sockets() {
         assert_eq!(done.code, Some(1), "{done:?}");
         assert!(
@@ -64,7 +64,7 @@ fn loopback_needs_no_registration() {
     }
 }
 
-/// Whether this machine has no Hyper-V sockets, as Wine has none.
+/// Whether this machine has no Hyper-V sockets, as Wine. Otherwise prints that the test is skipped.
 fn without_sockets() -> bool {
     let error = hvsock_sys::hyperv::socket().err();
     if error.is_none() {
@@ -74,7 +74,7 @@ fn without_sockets() -> bool {
 }
 
 #[test]
-fn without_hyper_v_sockets_a_command_says_what_to_enable() {
+fn without_hyper_v_sockets_errors_name_the_feature_to_enable() {
     if !without_sockets() {
         return;
     }
@@ -98,9 +98,9 @@ fn without_hyper_v_sockets_a_command_says_what_to_enable() {
 }
 
 #[test]
-fn a_name_that_nobody_registered_is_told_before_anything_else() {
+fn an_unregistered_name_is_reported_before_other_errors() {
     let world = World::new();
-    let name = world.name("nobody");
+    let name = world.name("unknown");
     for arguments in [&["connect", "loopback", &name][..], &["listen", &name]] {
         let error = run(arguments).failed();
         let lines: Vec<_> = error.lines().collect();
@@ -115,10 +115,10 @@ fn a_name_that_nobody_registered_is_told_before_anything_else() {
 }
 
 #[test]
-fn a_broker_that_the_environment_names_is_not_taken_for_windows() {
+fn a_broker_named_in_the_environment_is_an_error() {
     let mut command = hvsock();
     let command: &mut Command = command.args(["connect", "loopback", "2761"]);
-    let output = process::output(command.env("HVSOCK_DIR", r"C:\x"), b"", PATIENCE);
-    let error = Done::from(output.unwrap()).failed();
+    let output = process::output(command.env("HVSOCK_DIR", r"C:\x"), b"", TIMEOUT);
+    let error = Completed::from(output.unwrap()).failed();
     assert!(error.contains("the system itself is the broker"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! `hvsock service`, against the registry of this machine.
+//! `hvsock service`, with the registry of this machine.
 
 use std::time::Instant;
 
@@ -7,12 +7,12 @@ use hvsock_testkit::process::CapturedOutput;
 use serde_json::json;
 use windows_registry::LOCAL_MACHINE;
 
-use crate::util::{PATIENCE, World, hvsock, id_of, run, start};
+use crate::util::{TIMEOUT, World, hvsock, id_of, run, start};
 
 const IN_BOX: &str = "999e53d4-3d5c-4c3e-8779-bed06ec056e1";
 
 #[test]
-fn register_prints_the_guid_and_nothing_else_and_windows_has_it() {
+fn register_prints_only_the_guid_and_creates_the_registry_key() {
     let world = World::new();
     let name = world.name("HV Socket Demo");
     let done = run(["service", "register", &name, "--purpose", "a test"]);
@@ -30,7 +30,7 @@ fn register_prints_the_guid_and_nothing_else_and_windows_has_it() {
     let user = std::env::var("USERNAME").unwrap();
     let owner = shown["owner"].as_str().unwrap();
     assert!(owner.ends_with(&user), "{owner}");
-    // What nobody counts is not said to be none.
+    // Windows does not count them, so the fields are absent instead of zero.
     assert_eq!(
         (shown.get("listeners"), shown.get("connections")),
         (None, None)
@@ -57,7 +57,7 @@ fn a_service_is_found_by_name_port_and_guid_in_any_case() {
 }
 
 #[test]
-fn a_name_of_any_script_comes_back_as_it_was() {
+fn names_in_any_script_are_kept() {
     let world = World::new();
     let name = world.name("Sicherung für Büro 数据库 😀");
     let id = world.register(&name);
@@ -66,7 +66,7 @@ fn a_name_of_any_script_comes_back_as_it_was() {
 }
 
 #[test]
-fn a_list_is_a_table_for_people_and_json_for_programs() {
+fn a_list_is_printed_as_a_table_or_as_json() {
     let world = World::new();
     let names = [world.name("a"), world.name("b")];
     for name in &names {
@@ -78,10 +78,10 @@ fn a_list_is_a_table_for_people_and_json_for_programs() {
         !table.contains("CONN") && !table.contains('\x1b'),
         "{table}"
     );
-    let ours = table
+    let own = table
         .lines()
         .filter(|line| names.iter().any(|name| line.starts_with(name)));
-    assert_eq!(ours.count(), 2, "{table}");
+    assert_eq!(own.count(), 2, "{table}");
     let listed = world.services();
     assert_eq!(listed[0]["name"], json!(names[0]));
     assert_eq!(listed[0].get("connections"), None);
@@ -94,7 +94,7 @@ fn a_list_is_a_table_for_people_and_json_for_programs() {
 }
 
 #[test]
-fn a_second_tools_clash_is_refused_with_both_named() {
+fn a_clash_is_refused_and_names_both_services() {
     let world = World::new();
     let (name, other, port) = (
         world.name("mine"),
@@ -111,7 +111,7 @@ fn a_second_tools_clash_is_refused_with_both_named() {
 }
 
 #[test]
-fn a_disabled_service_is_none_to_windows_and_still_takes_its_name() {
+fn a_disabled_service_has_no_key_and_keeps_its_name() {
     let world = World::new();
     let name = world.name("backup");
     let id = world.register(&name);
@@ -138,7 +138,7 @@ fn a_disabled_service_is_none_to_windows_and_still_takes_its_name() {
 }
 
 #[test]
-fn an_unregistered_service_is_gone_disabled_or_not() {
+fn an_unregistered_service_is_removed_even_if_disabled() {
     let world = World::new();
     for disabled in [false, true] {
         let name = world.name("backup");
@@ -156,10 +156,10 @@ fn an_unregistered_service_is_gone_disabled_or_not() {
 }
 
 #[test]
-fn an_entry_without_a_name_is_shown_for_whose_it_is_and_can_be_removed() {
+fn an_entry_without_a_name_is_shown_with_its_creator_and_can_be_removed() {
     let world = World::new();
     let id = format!("{:08x}-facb-11e6-bd58-64006a7986d3", world.port());
-    // As podman makes them: `containers/podman`, pkg/machine/hyperv/vsock/vsock.go.
+    // Podman creates such entries: `containers/podman`, pkg/machine/hyperv/vsock/vsock.go.
     let key = LOCAL_MACHINE
         .create(format!("{SERVICES}\\{}", id.to_uppercase()))
         .unwrap();
@@ -188,7 +188,7 @@ fn an_entry_without_a_name_is_shown_for_whose_it_is_and_can_be_removed() {
 }
 
 #[test]
-fn a_key_that_cannot_be_read_is_told_of_and_the_others_are_listed() {
+fn an_invalid_key_is_reported_and_the_others_are_listed() {
     let world = World::new();
     let name = world.name("in order");
     world.register(&name);
@@ -213,36 +213,39 @@ fn a_lease_lasts_as_long_as_the_command() {
     let mut command = hvsock();
     let mut lease = start(command.args(["service", "register", &name, "--lease"]));
     let stdout = CapturedOutput::from(lease.take_stdout().unwrap());
-    stdout.wait_for("\n", PATIENCE).unwrap();
+    stdout.wait_for("\n", TIMEOUT).unwrap();
     let id = id_of(stdout.text().trim()).to_string();
     let shown = world.show(&name);
     assert_eq!((&shown["id"], &shown["lease"]), (&json!(id), &json!(true)));
     assert!(world.ok(["service", "list"]).contains("lease"));
     lease.kill().unwrap();
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     while run(["service", "show", &name]).code != Some(1) {
-        assert!(Instant::now() < until, "the lease of a dead process stands");
+        assert!(
+            Instant::now() < until,
+            "the lease of a killed process remains"
+        );
     }
-    // And its name is free.
+    // The name can be registered again.
     world.register(&name);
 }
 
 #[test]
-fn a_lease_that_is_taken_away_ends_the_command() {
+fn unregistering_a_lease_ends_its_command() {
     let world = World::new();
     let name = world.name("trial");
     let mut command = hvsock();
     let mut lease = start(command.args(["service", "register", &name, "--lease"]));
     let stdout = CapturedOutput::from(lease.take_stdout().unwrap());
     let stderr = CapturedOutput::from(lease.take_stderr().unwrap());
-    stdout.wait_for("\n", PATIENCE).unwrap();
+    stdout.wait_for("\n", TIMEOUT).unwrap();
     world.ok(["service", "unregister", &name]);
-    assert_eq!(lease.wait(PATIENCE).unwrap().code(), Some(1));
-    stderr.wait_for("the lease has ended", PATIENCE).unwrap();
+    assert_eq!(lease.wait(TIMEOUT).unwrap().code(), Some(1));
+    stderr.wait_for("the lease has ended", TIMEOUT).unwrap();
 }
 
 #[test]
-fn the_guid_is_in_the_clipboard_as_it_is() {
+fn the_guid_is_copied_to_the_clipboard() {
     let world = World::new();
     let name = world.name("clipped");
     let id = world.ok(["service", "register", &name, "--clip"]);
@@ -258,7 +261,7 @@ fn wrong_usage_has_exit_status_two() {
         &["service", "register", "2761"],
         &["service", "register", "x", "--port", "1", "--id", IN_BOX],
         &["service", "register", "x", "--port", "4294967296"],
-        // Windows keeps no access rules.
+        // Windows has no access rules.
         &["service", "register", "x", "--connect-user", "y"],
         &["service", "show", ""],
         &["--dir", "x", "service", "list"],
@@ -266,7 +269,7 @@ fn wrong_usage_has_exit_status_two() {
         &["--nonsense"],
         &[],
     ] {
-        let error = run(arguments).misused();
+        let error = run(arguments).usage_error();
         assert!(!error.is_empty(), "{arguments:?}");
     }
 }

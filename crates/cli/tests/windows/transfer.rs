@@ -13,7 +13,7 @@ fn text(path: &Path) -> &str {
 }
 
 #[test]
-fn what_is_exported_can_be_imported() {
+fn exported_services_can_be_imported() {
     let world = World::new();
     let folder = TempFolder::new();
     let (named, at_port) = (world.name("Büro"), world.name("backup"));
@@ -30,7 +30,7 @@ fn what_is_exported_can_be_imported() {
     fs::write(&json_file, world.ok(["service", "export"])).unwrap();
     world.ok(["service", "export", "--reg", "--output", text(&reg_file)]);
     let reg = fs::read(&reg_file).unwrap();
-    assert_eq!(&reg[..2], [0xff, 0xfe], "UTF-16 with its mark");
+    assert_eq!(&reg[..2], [0xff, 0xfe], "no UTF-16 byte order mark");
 
     for (file, input) in [
         (text(&json_file), &b""[..]),
@@ -52,21 +52,21 @@ fn what_is_exported_can_be_imported() {
 }
 
 #[test]
-fn a_list_with_a_clash_in_it_adds_nothing() {
+fn a_list_with_a_clash_adds_nothing() {
     let world = World::new();
     let folder = TempFolder::new();
-    let (there, new) = (world.name("there"), world.name("new"));
-    world.register(&there);
+    let (existing, new) = (world.name("existing"), world.name("new"));
+    world.register(&existing);
     let file = folder.join("services.json");
-    let list = json!([{"name": new}, {"name": there.to_uppercase()}]);
+    let list = json!([{"name": new}, {"name": existing.to_uppercase()}]);
     fs::write(&file, list.to_string()).unwrap();
     let error = run(["service", "import", text(&file)]).failed();
-    assert!(error.contains(&there), "{error}");
+    assert!(error.contains(&existing), "{error}");
     assert_eq!(world.services().len(), 1);
 }
 
 #[test]
-fn access_rules_of_a_broker_are_refused_and_not_dropped() {
+fn access_rules_of_a_broker_are_refused() {
     let world = World::new();
     let folder = TempFolder::new();
     let name = world.name("guarded");
@@ -79,7 +79,7 @@ fn access_rules_of_a_broker_are_refused_and_not_dropped() {
 }
 
 #[test]
-fn a_reg_file_can_take_services_away() {
+fn a_reg_file_can_remove_services() {
     let world = World::new();
     let folder = TempFolder::new();
     let name = world.name("backup");
@@ -95,7 +95,7 @@ fn a_reg_file_can_take_services_away() {
 }
 
 #[test]
-fn a_file_that_cannot_be_imported_is_named_with_its_fault() {
+fn an_invalid_file_is_named_with_its_error() {
     let folder = TempFolder::new();
     let file = folder.join("broken");
     fs::write(&file, "[{\"nam\": 1}]").unwrap();
@@ -111,17 +111,17 @@ fn a_file_that_cannot_be_imported_is_named_with_its_fault() {
 }
 
 #[test]
-fn a_disabled_service_is_exported_as_one() {
+fn a_disabled_service_is_exported_as_disabled() {
     let world = World::new();
     let name = world.name("backup");
     world.register(&name);
     world.ok(["service", "disable", &name]);
     let exported = world.json(["service", "export"]);
-    let ours: Vec<&Value> = exported
+    let own: Vec<&Value> = exported
         .as_array()
         .unwrap()
         .iter()
         .filter(|one| one["name"] == json!(name))
         .collect();
-    assert_eq!((ours.len(), &ours[0]["enabled"]), (1, &json!(false)));
+    assert_eq!((own.len(), &own[0]["enabled"]), (1, &json!(false)));
 }

@@ -1,7 +1,7 @@
-//! Commands to run, and services in the machine's registry that go when a test does.
+//! Commands to run, and services in the machine's registry that are removed at the end of a test.
 
-#[path = "../done/mod.rs"]
-mod done;
+#[path = "../completed/mod.rs"]
+mod completed;
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use hvsock_testkit::process;
 use serde_json::Value;
 use windows_registry::LOCAL_MACHINE;
 
-pub use done::Done;
+pub use completed::Completed;
 
-/// Longer than anything takes on a busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// The bound on every wait; longer than any operation takes on a busy machine.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The command's program, which for a test over the shim is one that takes that.
+/// The command's program. Tests over the AF_HYPERV shim use one that is patched to load it.
 pub fn program() -> PathBuf {
     match std::env::var_os("HVSOCK_TEST_SHIM") {
         Some(folder) => Path::new(&folder).join("hvsock.exe"),
@@ -28,7 +28,7 @@ pub fn program() -> PathBuf {
     }
 }
 
-/// The command, without what the environment of the test run says.
+/// The command, without the variables of the test's own environment that change its behaviour.
 pub fn hvsock() -> Command {
     let mut command = Command::new(program());
     for name in ["NO_COLOR", "CLICOLOR_FORCE"] {
@@ -37,45 +37,48 @@ pub fn hvsock() -> Command {
     command
 }
 
-pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Done {
+pub fn run<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Completed {
     run_with(arguments, b"")
 }
 
-/// With this on its standard input.
-pub fn run_with<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>, input: &[u8]) -> Done {
+/// Runs the command with `input` on its stdin.
+pub fn run_with<S: AsRef<OsStr>>(
+    arguments: impl IntoIterator<Item = S>,
+    input: &[u8],
+) -> Completed {
     let mut command = hvsock();
-    let output = process::output(command.args(arguments), input, PATIENCE);
+    let output = process::output(command.args(arguments), input, TIMEOUT);
     output.unwrap().into()
 }
 
-/// One registry for all tests: one at a time changes it, and knows what is there.
+/// Serializes the tests, because they share the machine's registry.
 static REGISTRY: Mutex<()> = Mutex::new(());
 
-/// The machine's registry, to itself, without services of tests before and after.
+/// Exclusive access to the machine's registry. The services of the test are removed on drop.
 pub struct World {
-    /// In every name.
+    /// A random part of every name that the test registers.
     mark: String,
-    _alone: MutexGuard<'static, ()>,
+    _exclusive: MutexGuard<'static, ()>,
 }
 
 impl World {
     pub fn new() -> Self {
-        let alone = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
+        let exclusive = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
         let mark = ServiceId::random().to_string()[..8].to_owned();
         Self {
             mark,
-            _alone: alone,
+            _exclusive: exclusive,
         }
     }
 
-    /// A name that nobody else has.
+    /// A unique name.
     pub fn name(&self, name: &str) -> String {
         format!("{name} {}", self.mark)
     }
 
-    /// A name's service, at a port that nobody else has.
+    /// A unique port.
     pub fn port(&self) -> u32 {
-        // Not among the ports that people give.
+        // Above the ports that are usual.
         0x4000_0000 | u32::from_str_radix(&self.mark, 16).unwrap() >> 4
     }
 
@@ -83,7 +86,7 @@ impl World {
         run(arguments).ok()
     }
 
-    /// What a command with `--json` prints.
+    /// Runs a command with `--json` that must succeed. Returns its output.
     pub fn json<S: AsRef<OsStr>>(&self, arguments: impl IntoIterator<Item = S>) -> Value {
         let text = self.ok(arguments);
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -93,22 +96,22 @@ impl World {
         self.json(["service", "show", service, "--json"])
     }
 
-    /// Registers a service; its GUID.
+    /// Registers a service. Returns its GUID.
     pub fn register(&self, name: &str) -> String {
         self.ok(["service", "register", name]).trim().to_owned()
     }
 
-    /// This test's services, as a list of them has them.
+    /// The services of this test, as `hvsock service list` lists them.
     pub fn services(&self) -> Vec<Value> {
         let list = self.json(["service", "list", "--json"]);
-        let ours = list.as_array().unwrap().iter().filter(|service| {
+        let own = list.as_array().unwrap().iter().filter(|service| {
             let name = service["name"].as_str().unwrap();
             name.contains(&self.mark)
         });
-        ours.cloned().collect()
+        own.cloned().collect()
     }
 
-    /// Whether Windows itself has the service: a key by its GUID.
+    /// Whether Windows has the service: a key with its GUID as name.
     pub fn windows_has(&self, id: &str) -> bool {
         let key = format!("{SERVICES}\\{id}");
         LOCAL_MACHINE.open(key).is_ok()
@@ -121,27 +124,27 @@ impl Drop for World {
             return;
         };
         let Ok(listing) = store.read() else { return };
-        let is_ours = |name: &str| name.contains(&self.mark);
+        let is_own = |name: &str| name.contains(&self.mark);
         for service in listing
             .registry
             .iter()
-            .filter(|one| is_ours(one.name.as_str()))
+            .filter(|one| is_own(one.name.as_str()))
         {
             let _ = store.remove(service.id);
         }
     }
 }
 
-/// Starts a command that runs until it is told to end.
+/// Starts a command with pipes for its streams.
 pub fn start(command: &mut Command) -> process::Running {
     let command = command.stdin(Stdio::piped()).stdout(Stdio::piped());
     process::Running::start(command.stderr(Stdio::piped())).unwrap()
 }
 
-/// The GUID in a text form of its own: without it being parsed, nothing is said about case.
+/// Parses a GUID, so that comparisons ignore case.
 pub fn id_of(text: &str) -> ServiceId {
     match text.parse::<ServiceRef>().unwrap() {
         ServiceRef::Id(id) => id,
-        other @ ServiceRef::Name(_) => panic!("{other} is no GUID"),
+        other @ ServiceRef::Name(_) => panic!("{other} is not a GUID"),
     }
 }

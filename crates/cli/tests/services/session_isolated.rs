@@ -1,4 +1,4 @@
-//! Commands and shells where nothing is shared with this machine: a real container, a real guest.
+//! Commands and shells that share nothing with this machine: in a real container and a real guest.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -6,20 +6,21 @@ use std::time::Duration;
 use hvsock_qemu::Guest;
 use rustix::process::Signal;
 
-use crate::scene;
+use crate::fixture;
 use crate::terminal::Terminal;
-use crate::util::{Done, Running, World, eventually};
+use crate::util::{Completed, Running, World, eventually};
 
-/// Starts a family of processes whose numbers it prints, and stays.
+/// A script that prints the ids of three processes and keeps them running: its shell, one that ignores
+/// `SIGHUP`, and one in another session.
 const FAMILY: &str = "echo $$; sh -c 'trap \"\" HUP; echo $$; while :; do sleep 600; done' & \
     sleep 0.5; setsid sh -c 'echo $$; exec sleep 600' & sleep 0.5; sleep 600";
 
-/// What holds wherever there is an agent.
-fn commands_run_as_if_they_ran_here(world: &World, name: &str) {
+/// Checks exit statuses, signals, data and output of commands in the partition `name`.
+fn commands_run_as_if_local(world: &World, name: &str) {
     let script = "echo out; echo err >&2; exit 7";
     let done = world.run(["exec", name, "--", "sh", "-c", script]);
-    let said = (done.code, &*done.stdout, &*done.stderr);
-    assert_eq!(said, (Some(7), "out\n", "err\n"));
+    let result = (done.code, &*done.stdout, &*done.stderr);
+    assert_eq!(result, (Some(7), "out\n", "err\n"));
     let script = "kill -TERM $$";
     let done = world.run(["exec", name, "--", "sh", "-c", script]);
     assert_eq!(done.code, Some(128 + 15), "{done:?}");
@@ -28,7 +29,7 @@ fn commands_run_as_if_they_ran_here(world: &World, name: &str) {
 
     let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i * 7 / 3) as u8).collect();
     let mut command = world.command(["exec", name, "-i", "--", "cat"]);
-    assert!(Done::bytes_with_input(&mut command, &bytes) == bytes);
+    assert!(Completed::bytes_with_input(&mut command, &bytes) == bytes);
 
     let script = "trap 'echo caught; exit 9' INT; echo up; while :; do sleep 0.1; done";
     let mut command = world.command(["exec", name, "--", "sh", "-c", script]);
@@ -39,19 +40,19 @@ fn commands_run_as_if_they_ran_here(world: &World, name: &str) {
     assert_eq!(running.end().code(), Some(9));
 }
 
-/// Nothing is left of a command whose caller is killed; `alive` says of which processes there is
-/// something.
-fn nothing_is_left(world: &World, name: &str, alive: impl Fn(&[String]) -> usize) {
+/// Checks that all processes of a session end if its exec is killed. `alive` counts those that have not ended.
+fn a_killed_exec_ends_its_processes(world: &World, name: &str, alive: impl Fn(&[String]) -> usize) {
     let mut command = world.command(["exec", name, "--", "sh", "-c", FAMILY]);
     let mut running = Running::start(command.stdout(Stdio::piped()));
     let pids: Vec<String> = (0..3).map(|_| running.line()).collect();
     assert_eq!(alive(&pids), 3, "{pids:?}");
-    running.child.kill().unwrap();
-    running.child.wait().unwrap();
-    eventually("nothing is left", || alive(&pids) == 0);
+    running.kill();
+    eventually("all processes of the session have ended", || {
+        alive(&pids) == 0
+    });
 }
 
-/// A shell command that prints how many of these processes have not ended.
+/// A shell command that prints the number of these processes that have not ended.
 fn count(pids: &[String]) -> String {
     let files: Vec<String> = pids
         .iter()
@@ -64,24 +65,24 @@ fn count(pids: &[String]) -> String {
 }
 
 #[test]
-fn in_a_real_container_commands_run_as_if_they_ran_here() {
+fn commands_in_a_real_container_run_as_if_local() {
     let world = World::new();
-    let Some(_container) = scene::container(&world, "cage") else {
+    let Some(_container) = fixture::container(&world, "cage") else {
         return;
     };
-    commands_run_as_if_they_ran_here(&world, "cage");
-    nothing_is_left(&world, "cage", |pids| {
+    commands_run_as_if_local(&world, "cage");
+    a_killed_exec_ends_its_processes(&world, "cage", |pids| {
         let done = world.run(["exec", "cage", "--", "sh", "-c", &count(pids)]);
         done.ok().trim().parse().unwrap()
     });
-    // Of what is left there the agent is the parent, as the first process, and takes note of its end.
+    // The agent is the container's first process and thus the parent of orphans, which it must reap.
     world.ok(["exec", "cage", "--", "sh", "-c", "(setsid sleep 0.1 &)"]);
-    eventually("no process is dead and not gone", || {
+    eventually("there is no zombie", || {
         let script = "cat /proc/[0-9]*/status | grep -c '^State:.Z' || :";
         let done = world.run(["exec", "cage", "--", "sh", "-c", script]);
         done.ok().trim() == "0"
     });
-    // It is root there and has no right to be anybody else, and its /dev has nothing in it.
+    // The agent is root without the capability to change the user, and its /dev is empty.
     let done = world.run(["exec", "cage", "-u", "4711", "--", "true"]);
     assert_eq!(done.code, Some(125), "{done:?}");
     assert!(done.stderr.contains("cannot become 4711"), "{done:?}");
@@ -91,18 +92,18 @@ fn in_a_real_container_commands_run_as_if_they_ran_here() {
 }
 
 #[test]
-fn in_a_real_guest_commands_run_as_if_they_ran_here() {
+fn commands_in_a_real_guest_run_as_if_local() {
     let world = World::new();
-    let Some(guest) = scene::guest(&world, "web") else {
+    let Some(guest) = fixture::guest(&world, "web") else {
         return;
     };
-    commands_run_as_if_they_ran_here(&world, "web");
-    nothing_is_left(&world, "web", |pids| {
-        in_guest(&guest, &count(pids)).parse().unwrap()
+    commands_run_as_if_local(&world, "web");
+    a_killed_exec_ends_its_processes(&world, "web", |pids| {
+        run_in_guest(&guest, &count(pids)).parse().unwrap()
     });
 
-    // What a distribution has, and an initramfs has not.
-    in_guest(
+    // Adds what a distribution has, and this initramfs has not.
+    run_in_guest(
         &guest,
         "mkdir -p /dev/pts /home/alice && mount -t devpts devpts /dev/pts && \
          echo 'alice:x:1000:100::/home/alice:/bin/sh' >/etc/passwd && \
@@ -124,23 +125,23 @@ fn in_a_real_guest_commands_run_as_if_they_ran_here() {
     terminal.shows("/dev/pts/");
     terminal.shows("1000");
     terminal.shows("owner=1000");
-    terminal.type_in("sleep 600\r");
-    std::thread::sleep(Duration::from_secs(1));
+    terminal.type_in("echo be''gun; sleep 600\r");
+    terminal.shows("begun");
     terminal.type_in("\x03");
     terminal.type_in("exit 4\r");
     assert_eq!(terminal.end(), Some(4));
 
-    // A guest that is switched off without a word takes its commands along.
+    // A killed guest fails the exec.
     let mut command = world.command(["exec", "web", "--", "sh", "-c", "echo up; sleep 600"]);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut running = Running::start(&mut command);
     assert_eq!(running.line(), "up");
     guest.kill();
     assert_eq!(running.end().code(), Some(125));
-    let said = running.rest_of_stderr();
-    assert!(said.starts_with("error: "), "{said}");
+    let error = running.rest_of_stderr();
+    assert!(error.starts_with("error: "), "{error}");
 }
 
-fn in_guest(guest: &Guest, command: &str) -> String {
+fn run_in_guest(guest: &Guest, command: &str) -> String {
     guest.run(command, Duration::from_secs(60)).unwrap().text()
 }

@@ -1,4 +1,4 @@
-//! A world of its own to play in, with one service in it and commands that talk.
+//! A separate network of the shim, with one registered service, and commands that exchange data in it.
 
 use std::io::Write;
 use std::process::{ChildStdin, Command};
@@ -7,62 +7,60 @@ use std::time::Instant;
 use hvsock_testkit::process::{self, CapturedOutput, Running};
 use hvsock_testkit::require;
 
-use crate::util::{Done, PATIENCE, World, hvsock, start};
+use crate::util::{Completed, TIMEOUT, World, hvsock, start};
 
-/// A virtual machine of the host that is played.
+/// The id of a simulated virtual machine.
 pub const GUEST: &str = "9d7f2c1e-0000-4000-8000-000000000001";
 
-/// A service that is registered, and a world in which nobody listens for it yet.
-pub struct Scene {
+/// A registered service without a listener.
+pub struct Fixture {
     pub world: World,
     pub service: String,
 }
 
-impl Scene {
-    /// None where there is nothing to play with, which is told.
+impl Fixture {
+    /// Skips the test (`None`) without the shim.
     pub fn new() -> Option<Self> {
-        let played = std::env::var_os("HVSOCK_TEST_SHIM");
-        let hint = "nothing stands in for AF_HYPERV; `cargo xtask windows` has what does";
-        require::found(played.ok_or(hint))?;
+        require::shim()?;
         let world = World::new();
         let service = world.name("HV Socket Demo");
         world.register(&service);
         Some(Self { world, service })
     }
 
-    /// A command in this world.
+    /// A command in the fixture's network.
     pub fn command<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Command {
         let mut command = hvsock();
-        // Its name is like the service's: nobody else has it.
+        // The network's name is unique, because the service's name is.
         command
             .env("HV_SHIM_WORLD", self.service.replace(' ', "-"))
             .args(arguments);
         command
     }
 
-    /// Listens, and returns once it does.
+    /// Starts `hvsock listen`, and waits until it listens.
     pub fn listen<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Talker {
         let mut command = self.command(["listen", &self.service]);
         Talker::listening(command.args(arguments))
     }
 
-    /// Connects, and talks.
+    /// Starts `hvsock connect`.
     pub fn connect(&self) -> Talker {
         Talker::start(&mut self.command(["connect", "loopback", &self.service]))
     }
 
-    /// Runs a command to its end.
-    pub fn run(&self, command: &mut Command) -> Done {
-        process::output(command, b"", PATIENCE).unwrap().into()
+    /// Runs a command to its end, with an empty stdin.
+    pub fn run(&self, command: &mut Command) -> Completed {
+        process::output(command, b"", TIMEOUT).unwrap().into()
     }
 
-    /// Connects once, saying nothing, to the end.
-    pub fn ask(&self) -> Done {
+    /// Connects and sends no data.
+    pub fn connect_without_input(&self) -> Completed {
         self.run(&mut self.command(["connect", "loopback", &self.service]))
     }
 }
 
-/// A command that has a connection, or waits for one.
+/// A running `hvsock connect` or `hvsock listen`, which exchanges data over a connection.
 pub struct Talker {
     pub process: Running,
     stdin: Option<ChildStdin>,
@@ -81,50 +79,50 @@ impl Talker {
         }
     }
 
-    /// Starts one that listens, and returns once it does.
+    /// Starts a command, and waits until it listens.
     pub fn listening(command: &mut Command) -> Self {
         let talker = Self::start(command);
-        talker.hears_of("listening for");
+        talker.wait_for_stderr("listening for");
         talker
     }
 
-    pub fn says(&mut self, bytes: &[u8]) {
+    pub fn send(&mut self, bytes: &[u8]) {
         self.stdin.as_mut().unwrap().write_all(bytes).unwrap();
     }
 
-    /// Ends what it says.
-    pub fn ends(&mut self) {
+    /// Closes its stdin, which half-closes the connection.
+    pub fn end_input(&mut self) {
         drop(self.stdin.take());
     }
 
-    /// Waits until it has printed this.
-    pub fn hears(&self, text: &str) {
+    /// Waits until its stdout contains this.
+    pub fn wait_for_stdout(&self, text: &str) {
         let stdout = self.stdout.as_ref().unwrap();
-        stdout.wait_for(text, PATIENCE).unwrap();
+        stdout.wait_for(text, TIMEOUT).unwrap();
     }
 
-    /// Waits until it has said this on stderr.
-    pub fn hears_of(&self, text: &str) {
-        self.stderr.wait_for(text, PATIENCE).unwrap();
+    /// Waits until its stderr contains this.
+    pub fn wait_for_stderr(&self, text: &str) {
+        self.stderr.wait_for(text, TIMEOUT).unwrap();
     }
 
-    /// All that it prints, once that has ended, which need not be its own end.
-    pub fn heard(&mut self) -> Vec<u8> {
-        let deadline = Instant::now() + PATIENCE;
-        let heard = self.stdout.take().unwrap().finish(deadline);
-        assert!(Instant::now() < deadline, "its output did not end");
-        heard
+    /// Reads its stdout to the end. The command itself may still run.
+    pub fn received(&mut self) -> Vec<u8> {
+        let deadline = Instant::now() + TIMEOUT;
+        let received = self.stdout.take().unwrap().finish(deadline);
+        assert!(Instant::now() < deadline, "its stdout did not end");
+        received
     }
 
-    /// Its exit status.
+    /// Waits for its end. Returns its exit status.
     pub fn status(&mut self) -> Option<i32> {
-        let status = self.process.wait(PATIENCE);
+        let status = self.process.wait(TIMEOUT);
         status
             .unwrap_or_else(|error| panic!("{error}: {}", self.stderr.text()))
             .code()
     }
 
-    pub fn runs(&mut self) -> bool {
+    pub fn is_running(&mut self) -> bool {
         self.process.ended().unwrap().is_none()
     }
 }

@@ -1,5 +1,5 @@
-//! Where agents run: as a plain process that has a container's endpoint, which costs next to
-//! nothing; in a real container; in a real guest.
+//! Partitions with an agent: a plain process that has a container's endpoint (fast), a real container, or
+//! a real guest.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -8,88 +8,96 @@ use hvsock_qemu::{Config, File, Guest, Kit, Vsock};
 use hvsock_testkit::container::{Bundle, Container};
 use hvsock_testkit::require;
 
-use crate::util::{Done, Running, World, eventually};
+use crate::util::{Completed, Running, World, eventually};
 
-/// The name of the partition that has the agent.
+/// The name of the fixture's container partition.
 pub const BOX: &str = "box";
 
-/// A broker, and a container partition with an agent that is a plain process of this machine.
-pub struct Scene {
+/// A broker, a container partition, and the partition's agent as a process of this machine.
+pub struct Fixture {
     pub agent: Running,
     pub world: World,
     pub endpoint: PathBuf,
 }
 
-impl Scene {
-    /// Starts both, and waits until the agent offers its services.
-    pub fn new() -> Self {
+impl Fixture {
+    /// Starts the broker and the agent, and waits until the agent offers its services. Skips the test
+    /// (`None`) if the agent is not built.
+    pub fn new() -> Option<Self> {
+        require_agent()?;
         let world = World::new();
         let endpoint = world.container(BOX);
-        let mut command = agent_at(&endpoint);
+        let mut command = agent_command(&endpoint)?;
         let agent = Running::start(command.env("HOME", world.dir()));
-        offered(&world, BOX);
-        Self {
+        wait_until_offered(&world, BOX);
+        Some(Self {
             agent,
             world,
             endpoint,
-        }
+        })
     }
 
-    /// `hvsock --dir … ARGUMENTS`.
-    pub fn run<const N: usize>(&self, arguments: [&str; N]) -> Done {
+    /// Runs `hvsock --dir … ARGUMENTS`.
+    pub fn run<const N: usize>(&self, arguments: [&str; N]) -> Completed {
         self.world.run(arguments)
+    }
+
+    /// The command line of another agent for the same partition.
+    pub fn agent_command(&self) -> Command {
+        agent_command(&self.endpoint).expect("the first agent was built")
+    }
+
+    /// Starts another agent in place of one that has ended.
+    pub fn start_agent(&mut self) {
+        self.agent = Running::start(&mut self.agent_command());
+    }
+
+    pub fn kill_agent(&mut self) {
+        self.agent.kill();
     }
 }
 
-/// The agent, as a process in the container that has this endpoint.
-pub fn agent_at(endpoint: &Path) -> Command {
-    let mut command = Command::new(agent_program());
+/// The agent's program of this build. Cargo builds it as an example of this package.
+fn require_agent() -> Option<PathBuf> {
+    require::example("hvsock-cli", "hvsock-agent")
+}
+
+/// The agent as a process with the endpoint of a container. Skips the test (`None`) if it is not built.
+pub fn agent_command(endpoint: &Path) -> Option<Command> {
+    let mut command = Command::new(require_agent()?);
     command.env("HVSOCK_ENDPOINT", endpoint);
-    // This machine's own pairs are none of a test's business.
+    // A folder of its own, so that tests do not read or change the pairs of this machine.
     command.env("HVSOCK_KVP_DIR", kvp_dir(endpoint));
     for name in ["HVSOCK_DIR", "NOTIFY_SOCKET", "RUST_LOG"] {
         command.env_remove(name);
     }
     command.stdin(Stdio::null());
-    command
+    Some(command)
 }
 
-/// Where the agent with this endpoint has its key-value pairs.
+/// The folder of key-value pairs of the agent with this endpoint.
 pub fn kvp_dir(endpoint: &Path) -> PathBuf {
     endpoint.with_file_name("kvp")
 }
 
-/// The agent of this build, which cargo makes as an example of this package.
-fn agent_program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let profile = test.ancestors().nth(2).unwrap();
-    let program = profile.join("examples/hvsock-agent");
-    assert!(
-        program.is_file(),
-        "{} is not built; `cargo test` builds it with all tests",
-        program.display()
-    );
-    program
-}
-
-/// Waits until the services of a partition's agent are offered.
-pub fn offered(world: &World, partition: &str) {
+/// Waits until the agent of a partition offers its services.
+pub fn wait_until_offered(world: &World, partition: &str) {
     eventually("the agent offers its services", || {
         let why = world.run(["why", partition, "hvsock shutdown"]);
         why.stdout.contains("would succeed")
     });
 }
 
-/// A real container with a static agent as its first process. It has busybox as `/bin/sh` and
-/// under its commands' names.
+/// Starts a real container with a static agent as its first process, and busybox under the names of
+/// its commands in `/bin`. Skips the test (`None`) without runc, the agent or busybox.
 pub fn container(world: &World, name: &str) -> Option<Container> {
     let bundle = bundle(world, name)?;
     let container = bundle.start(&[]).expect("started");
-    offered(world, name);
+    wait_until_offered(world, name);
     Some(container)
 }
 
-/// What [`container`] starts, for tests that want more in it.
+/// The bundle that [`container`] starts, for tests that add to it.
 pub fn bundle(world: &World, name: &str) -> Option<Bundle> {
     let (runc, agent) = (require::runc()?, require::static_agent()?);
     let busybox = require::program("busybox", &["true"])?;
@@ -134,20 +142,21 @@ pub fn bundle(world: &World, name: &str) -> Option<Bundle> {
         "chmod",
         "sync",
     ] {
-        let place = format!("/bin/{applet}");
-        bundle.link_in("busybox", &place).expect("linked");
+        let path = format!("/bin/{applet}");
+        bundle.link_in("busybox", &path).expect("linked");
     }
     bundle.env("PATH", "/bin:/");
     bundle.env("HOME", "/tmp");
     Some(bundle)
 }
 
-/// A real guest for a new VM of this name, in which the agent runs and offers its services.
+/// Boots a real guest for a new VM of this name, and waits until its agent answers. Skips the test
+/// (`None`) without QEMU, a kernel or the static agent.
 pub fn guest(world: &World, name: &str) -> Option<Guest> {
     guest_with(world, name, |_| {})
 }
 
-/// Likewise, with more in its configuration.
+/// As [`guest`], with changes to the guest's configuration.
 pub fn guest_with(world: &World, name: &str, configure: impl FnOnce(&mut Config)) -> Option<Guest> {
     let kit = require::found(Kit::find())?;
     let agent = require::static_agent()?;
@@ -161,7 +170,7 @@ pub fn guest_with(world: &World, name: &str, configure: impl FnOnce(&mut Config)
     guest.spawn("exec hvsock-agent").unwrap();
     eventually("the agent in the guest answers", || {
         let mut connect = world.command(["connect", name, "hvsock shutdown"]);
-        Done::of(&mut connect).code == Some(0)
+        Completed::of(&mut connect).code == Some(0)
     });
     Some(guest)
 }

@@ -1,10 +1,10 @@
-//! `hvsock-agent` as a program of this build, for tests that need no guest to put it into.
+//! `hvsock-agent` of this build, as an example program that tests run without a guest.
 
 #[cfg(target_os = "linux")]
 fn main() -> std::process::ExitCode {
     hvsock_services::agent::main()
 }
 
-/// There is none elsewhere, and no test that asks for it.
+/// The agent is a Linux program; no test runs it elsewhere.
 #[cfg(not(target_os = "linux"))]
 fn main() {}

@@ -1,34 +1,33 @@
-//! `hvsock listen` and `hvsock connect`: bytes from a shell to a shell.
+//! `hvsock listen` and `hvsock connect`: byte streams between stdin and stdout of two commands.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::process::Stdio;
-use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::util::{DEMO, Done, PATIENCE, Running, World, eventually};
+use crate::util::{Completed, DEMO, Running, World, eventually};
 
 #[test]
-fn what_is_said_to_an_echo_service_comes_back() {
+fn an_echo_service_returns_its_input() {
     let world = World::new();
     world.register(DEMO);
     let _cat = world.listen([DEMO, "--from", "loopback", "--keep", "--", "cat"]);
     for input in ["hi\n", "", "no newline"] {
         let mut connect = world.command(["connect", "loopback", DEMO]);
-        let done = Done::with_input(&mut connect, input.as_bytes());
+        let done = Completed::with_input(&mut connect, input.as_bytes());
         assert_eq!(done.stderr, "");
         assert_eq!(done.ok(), input);
     }
     let mut connect = world.command(["connect", "hvsock://loopback/HV%20Socket%20Demo"]);
     assert_eq!(
-        Done::with_input(&mut connect, b"by address").ok(),
+        Completed::with_input(&mut connect, b"by address").ok(),
         "by address"
     );
 }
 
 #[test]
-fn megabytes_pass_through_pipes_unharmed() {
+fn megabytes_are_transferred_unchanged() {
     let world = World::new();
     let mut sink = world.listen(["2761", "--from", "loopback"]);
     sink.end_input();
@@ -37,7 +36,7 @@ fn megabytes_pass_through_pipes_unharmed() {
         .map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8)
         .collect();
     let mut connect = world.command(["connect", "loopback", "2761"]);
-    Done::with_input(&mut connect, &bytes).ok();
+    Completed::with_input(&mut connect, &bytes).ok();
     let (received, code) = reader.join().unwrap();
     assert!(
         received == bytes,
@@ -49,7 +48,7 @@ fn megabytes_pass_through_pipes_unharmed() {
 }
 
 #[test]
-fn each_half_ends_in_its_own_time() {
+fn each_direction_is_half_closed_separately() {
     let world = World::new();
     let mut near = world.listen(["2761", "--from", "loopback"]);
     let mut command = world.command(["connect", "loopback", "2761"]);
@@ -57,28 +56,28 @@ fn each_half_ends_in_its_own_time() {
     far.write(b"question\n");
     far.end_input();
     assert_eq!(near.line(), "question");
-    assert_eq!(near.rest(), b"", "the end of the question");
+    assert_eq!(near.rest(), b"", "data after the question");
     near.write(b"answer\n");
     assert_eq!(far.line(), "answer");
     assert!(
         far.child.try_wait().unwrap().is_none(),
-        "the answer has not ended"
+        "it ended before the half-close of the answer"
     );
     near.end_input();
     assert_eq!((far.end().code(), near.end().code()), (Some(0), Some(0)));
 }
 
 #[test]
-fn connecting_ends_with_the_other_end_though_input_may_still_come() {
+fn connect_ends_with_the_peer_although_its_stdin_stays_open() {
     let world = World::new();
     let _true = world.listen(["2761", "--from", "loopback", "--", "true"]);
     let mut command = world.command(["connect", "loopback", "2761"]);
     let mut connect = Running::start(command.stdin(Stdio::piped()));
-    assert_eq!(connect.end().code(), Some(0), "with its input still open");
+    assert_eq!(connect.end().code(), Some(0), "with an open stdin");
 }
 
 #[test]
-fn input_goes_on_after_the_other_end_has_said_all_it_has_to_say() {
+fn connect_sends_its_input_after_the_peers_half_close() {
     let world = World::new();
     let got = world.dir().join("got");
     let script = format!("exec >/dev/null; cat > {}", got.display());
@@ -86,7 +85,7 @@ fn input_goes_on_after_the_other_end_has_said_all_it_has_to_say() {
     let mut command = world.command(["connect", "loopback", "2761"]);
     let mut connect = Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()));
     connect.write(b"early ");
-    eventually("the first part arrives", || {
+    eventually("the first part is received", || {
         fs::read(&got).is_ok_and(|got| got == b"early ")
     });
     connect.write(b"late");
@@ -97,7 +96,7 @@ fn input_goes_on_after_the_other_end_has_said_all_it_has_to_say() {
 }
 
 #[test]
-fn a_command_for_each_connection_and_its_exit_status() {
+fn listen_runs_a_command_for_each_connection_and_reports_its_exit_status() {
     let world = World::new();
     let mut command = world.command([
         "listen", "2761", "--from", "loopback", "--", "sh", "-c", "exit 3",
@@ -113,7 +112,10 @@ fn a_command_for_each_connection_and_its_exit_status() {
     for _ in 0..3 {
         world.ok(["connect", "loopback", "2762"]);
     }
-    assert!(keep.child.try_wait().unwrap().is_none(), "it goes on");
+    assert!(
+        keep.child.try_wait().unwrap().is_none(),
+        "it ended although it has --keep"
+    );
 
     let mut command = world.command(["listen", "2763", "--from", "loopback", "--", "/nonexistent"]);
     let mut missing = world.listening(command.stderr(Stdio::piped()));
@@ -123,7 +125,7 @@ fn a_command_for_each_connection_and_its_exit_status() {
 }
 
 #[test]
-fn connecting_can_run_a_command_too() {
+fn connect_can_run_a_command() {
     let world = World::new();
     let mut cat = world.listen(["2761", "--from", "loopback", "--keep", "--", "cat"]);
     let script = "echo ping; read line; echo got $line >&2; test \"$line\" = ping";
@@ -137,7 +139,7 @@ fn connecting_can_run_a_command_too() {
 }
 
 #[test]
-fn so_many_commands_run_at_once_and_no_more() {
+fn at_once_limits_the_number_of_concurrent_commands() {
     let world = World::new();
     let listen = [
         "2761",
@@ -154,13 +156,13 @@ fn so_many_commands_run_at_once_and_no_more() {
         let mut command = world.command(["connect", "loopback", "2761", "--timeout", "30"]);
         Running::start(command.stdin(Stdio::piped()).stdout(Stdio::piped()))
     };
-    let talks = |running: &mut Running| {
+    let expect_echo = |running: &mut Running| {
         running.write(b"x\n");
         assert_eq!(running.line(), "x");
     };
     let (mut first, mut second) = (start(), start());
-    talks(&mut first);
-    talks(&mut second);
+    expect_echo(&mut first);
+    expect_echo(&mut second);
     let mut third = start();
     third.write(b"x\n");
     let open = || {
@@ -173,13 +175,13 @@ fn so_many_commands_run_at_once_and_no_more() {
     assert_eq!(open(), 2);
     first.end_input();
     assert_eq!(first.end().code(), Some(0));
-    assert_eq!(third.line(), "x", "its turn has come");
+    assert_eq!(third.line(), "x", "it got no free slot");
     second.end_input();
     third.end_input();
 }
 
 #[test]
-fn a_reader_that_has_enough_is_no_failure() {
+fn a_closed_stdout_is_no_failure() {
     let world = World::new();
     let _yes = world.listen(["2761", "--from", "loopback", "--keep", "--", "yes"]);
     let mut command = world.command(["connect", "loopback", "2761"]);
@@ -188,7 +190,7 @@ fn a_reader_that_has_enough_is_no_failure() {
     assert_eq!(connect.line(), "y");
     drop(connect.child.stdout.take());
     assert_eq!(connect.end().code(), Some(0));
-    assert_eq!(connect.rest_of_stderr(), "", "and says nothing");
+    assert_eq!(connect.rest_of_stderr(), "");
     for arguments in [&["service", "list"][..], &["man"], &["completions", "bash"]] {
         let mut command = world.command(arguments);
         let mut child = command
@@ -197,7 +199,7 @@ fn a_reader_that_has_enough_is_no_failure() {
             .spawn()
             .unwrap();
         drop(child.stdout.take());
-        let done = Done::from(child.wait_with_output().unwrap());
+        let done = Completed::from(child.wait_with_output().unwrap());
         assert_eq!(
             (done.code, done.stderr.as_str()),
             (Some(0), ""),
@@ -207,7 +209,7 @@ fn a_reader_that_has_enough_is_no_failure() {
 }
 
 #[test]
-fn a_connection_that_is_cut_says_why_with_exit_status_one() {
+fn a_connection_closed_by_the_operator_fails_and_names_the_reason() {
     let world = World::new();
     let _cat = world.listen(["2761", "--from", "loopback", "--keep", "--", "cat"]);
     let mut command = world.command(["connect", "loopback", "2761"]);
@@ -231,7 +233,7 @@ fn a_connection_that_is_cut_says_why_with_exit_status_one() {
 }
 
 #[test]
-fn a_broker_that_is_killed_ends_both_sides_with_an_error() {
+fn a_killed_broker_fails_both_ends() {
     let mut world = World::new();
     let mut command = world.command(["listen", "2761", "--from", "loopback"]);
     let mut near = world.listening(command.stderr(Stdio::piped()));
@@ -243,17 +245,15 @@ fn a_broker_that_is_killed_ends_both_sides_with_an_error() {
     let mut far = Running::start(&mut command);
     far.write(b"x\n");
     assert_eq!(near.line(), "x");
-    world.broker().child.kill().unwrap();
-    let began = Instant::now();
+    world.broker().kill();
     assert_eq!((near.end().code(), far.end().code()), (Some(1), Some(1)));
-    assert!(began.elapsed() < PATIENCE);
-    for side in [&mut near, &mut far] {
-        assert!(side.rest_of_stderr().contains("error: the connection"));
+    for end in [&mut near, &mut far] {
+        assert!(end.rest_of_stderr().contains("error: the connection"));
     }
 }
 
 #[test]
-fn a_peer_that_is_killed_is_an_error_and_not_an_end() {
+fn a_killed_peer_is_an_error_and_no_end_of_data() {
     let world = World::new();
     let mut near = world.listen(["2761", "--from", "loopback"]);
     let mut command = world.command(["connect", "loopback", "2761"]);
@@ -270,7 +270,7 @@ fn a_peer_that_is_killed_is_an_error_and_not_an_end() {
         .unwrap()
         .read_exact(&mut bytes)
         .unwrap();
-    near.child.kill().unwrap();
+    near.kill();
     assert_eq!(far.end().code(), Some(1));
     assert!(far.rest_of_stderr().contains("error: the connection"));
 }
@@ -293,13 +293,13 @@ fn wrong_usage_of_connect_and_listen_has_exit_status_two() {
         &["listen", "x", "--keep", "--at-once", "0", "--", "cat"],
         &["why", "parent"],
     ] {
-        let error = world.run(arguments).misused();
+        let error = world.run(arguments).usage_error();
         assert!(!error.is_empty(), "{arguments:?}");
     }
 }
 
 #[test]
-fn output_that_cannot_be_written_is_a_failure() {
+fn a_full_disk_on_stdout_is_a_failure() {
     let world = World::new();
     let full = fs::OpenOptions::new()
         .write(true)
@@ -307,7 +307,7 @@ fn output_that_cannot_be_written_is_a_failure() {
         .unwrap();
     let mut command = world.command(["service", "list"]);
     command.stdout(full).stderr(Stdio::piped());
-    let done = Done::from(command.spawn().unwrap().wait_with_output().unwrap());
+    let done = Completed::from(command.spawn().unwrap().wait_with_output().unwrap());
     assert!(done.failed().contains("cannot write the output"));
     std::io::stderr().flush().unwrap();
 }

@@ -1,5 +1,5 @@
-//! Guests that lie, in place of an agent: whatever they do, a command on the host ends with a clear
-//! error, and takes no more memory than for an honest one.
+//! Hostile guests in place of an agent: a command on the host ends with a clear error, and uses no more
+//! memory than with an honest guest.
 
 use std::fs;
 use std::future::Future;
@@ -30,24 +30,23 @@ use tonic::{Request, Response, Status};
 
 use crate::util::{Running, World, eventually};
 
-/// A container partition in which this very process offers something.
-pub fn lie(world: &World, name: &str, offer: ServiceServer) {
+/// Adds a container in which this process offers a service, until the test's process ends.
+pub fn offer(world: &World, name: &str, server: ServiceServer) {
     let endpoint = Endpoint::at(world.container(name));
-    let service = offer.service();
+    let service = server.service();
     thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap();
         let from = VmId::PARENT;
-        // Until the test's process ends.
-        runtime.block_on(offer.serve(ServiceBinding { endpoint, from }));
+        runtime.block_on(server.serve(ServiceBinding { endpoint, from }));
     });
-    offered(world, name, service);
+    wait_until_offered(world, name, service);
 }
 
-fn offered(world: &World, name: &str, service: &Integration) {
-    eventually("the liar listens", || {
+fn wait_until_offered(world: &World, name: &str, service: &Integration) {
+    eventually("the hostile guest listens", || {
         let why = world.run(["why", name, service.name]);
         why.stdout.contains("would succeed")
     });
@@ -57,14 +56,14 @@ fn pair(key: String, value: String) -> Pair {
     Pair { key, value }
 }
 
-/// One who knows the interface.
-struct Liar;
+/// A hostile guest that uses the gRPC interface but sends invalid values.
+struct HostileGuest;
 
-type Told<T> = Result<Response<T>, Status>;
+type RpcResult<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
-impl Kvp for Liar {
-    async fn get(&self, request: Request<GetRequest>) -> Told<GetReply> {
+impl Kvp for HostileGuest {
+    async fn get(&self, request: Request<GetRequest>) -> RpcResult<GetReply> {
         let value = match request.into_inner().key.as_str() {
             "long" => "v".repeat(2048),
             "huge" => "v".repeat(5 << 20),
@@ -74,7 +73,7 @@ impl Kvp for Liar {
         Ok(Response::new(GetReply { value }))
     }
 
-    async fn list(&self, request: Request<ListRequest>) -> Told<ListReply> {
+    async fn list(&self, request: Request<ListRequest>) -> RpcResult<ListReply> {
         let pairs = match request.into_inner().pool {
             0 => (0..1025)
                 .map(|key| pair(key.to_string(), String::new()))
@@ -86,19 +85,19 @@ impl Kvp for Liar {
         Ok(Response::new(ListReply { pairs }))
     }
 
-    async fn set(&self, _: Request<SetRequest>) -> Told<SetReply> {
+    async fn set(&self, _: Request<SetRequest>) -> RpcResult<SetReply> {
         Err(Status::new(tonic::Code::Ok, ""))
     }
 
-    async fn unset(&self, _: Request<UnsetRequest>) -> Told<UnsetReply> {
+    async fn unset(&self, _: Request<UnsetRequest>) -> RpcResult<UnsetReply> {
         let removed = u32::MAX;
         Ok(Response::new(UnsetReply { removed }))
     }
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchEvent, Status>> + Send>>;
 
-    /// Without an end, each as long as it may be.
-    async fn watch(&self, _: Request<WatchRequest>) -> Told<Self::WatchStream> {
+    /// Sends events without an end, each with a value of the maximum length.
+    async fn watch(&self, _: Request<WatchRequest>) -> RpcResult<Self::WatchStream> {
         let event = WatchEvent {
             kind: Kind::Set.into(),
             pool: 0,
@@ -111,8 +110,8 @@ impl Kvp for Liar {
 }
 
 #[tonic::async_trait]
-impl Freeze for Liar {
-    async fn freeze(&self, request: Request<FreezeRequest>) -> Told<FreezeReply> {
+impl Freeze for HostileGuest {
+    async fn freeze(&self, request: Request<FreezeRequest>) -> RpcResult<FreezeReply> {
         let frozen = Filesystem {
             mount: "/\x1b[2J".to_owned(),
             ..Filesystem::default()
@@ -137,7 +136,7 @@ impl Freeze for Liar {
         }))
     }
 
-    async fn thaw(&self, _: Request<ThawRequest>) -> Told<ThawReply> {
+    async fn thaw(&self, _: Request<ThawRequest>) -> RpcResult<ThawReply> {
         Ok(Response::new(ThawReply {
             outcome: 99,
             frozen_ms: u64::MAX,
@@ -147,14 +146,14 @@ impl Freeze for Liar {
 }
 
 #[test]
-fn pairs_beyond_the_limits_are_not_believed() {
+fn pairs_beyond_the_limits_are_refused() {
     let world = World::new();
-    lie(
+    offer(
         &world,
-        "liar",
-        ServiceServer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
+        "hostile",
+        ServiceServer::calls(&KVP, Routes::new(KvpServer::new(HostileGuest))),
     );
-    let list = |pool: &str| world.run(["kvp", "list", "liar", "--pool", pool]);
+    let list = |pool: &str| world.run(["kvp", "list", "hostile", "--pool", pool]);
     for (pool, why) in [
         ("external", "1025 pairs"),
         ("guest", "a key must not be empty"),
@@ -175,7 +174,7 @@ fn pairs_beyond_the_limits_are_not_believed() {
         listed.stdout
     );
 
-    let get = |key: &str| world.run(["kvp", "get", "liar", key]).failed();
+    let get = |key: &str| world.run(["kvp", "get", "hostile", key]).failed();
     assert!(get("long").contains("is invalid"));
     assert!(get("huge").contains("too large"));
     assert!(get("zero").contains("is invalid"));
@@ -184,20 +183,20 @@ fn pairs_beyond_the_limits_are_not_believed() {
         escape.contains("]0;owned") && !escape.contains(['\x1b', '\x07']),
         "{escape:?}"
     );
-    // A success without an answer.
-    world.run(["kvp", "set", "liar", "a", "b"]).failed();
-    assert_eq!(world.run(["kvp", "unset", "liar", "a"]).code, Some(0));
+    // The status is OK, but there is no reply message.
+    world.run(["kvp", "set", "hostile", "a", "b"]).failed();
+    assert_eq!(world.run(["kvp", "unset", "hostile", "a"]).code, Some(0));
 }
 
 #[test]
-fn pairs_without_an_end_take_no_memory() {
+fn endless_pairs_use_no_memory() {
     let world = World::new();
-    lie(
+    offer(
         &world,
-        "liar",
-        ServiceServer::calls(&KVP, Routes::new(KvpServer::new(Liar))),
+        "hostile",
+        ServiceServer::calls(&KVP, Routes::new(KvpServer::new(HostileGuest))),
     );
-    let mut command = world.command(["kvp", "watch", "liar"]);
+    let mut command = world.command(["kvp", "watch", "hostile"]);
     let mut watch = Running::start(command.stdout(Stdio::piped()));
     let lines = BufReader::new(watch.child.stdout.take().unwrap()).lines();
     // 60 MB.
@@ -207,49 +206,51 @@ fn pairs_without_an_end_take_no_memory() {
             .all(|line| line.unwrap().starts_with("set external k vv"))
     );
     let status = fs::read_to_string(format!("/proc/{}/status", watch.child.id())).unwrap();
-    let most = status
+    let peak = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))
         .unwrap();
-    let kib: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
-    println!("{kib} KiB at the most");
+    let kib: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("peak resident size {kib} KiB");
     assert!(kib < 48 * 1024, "{kib} KiB");
 }
 
 #[test]
-fn a_freeze_that_cannot_be_is_not_believed() {
+fn an_invalid_freeze_reply_is_refused() {
     let world = World::new();
-    lie(
+    offer(
         &world,
-        "liar",
-        ServiceServer::calls(&FREEZE, Routes::new(FreezeServer::new(Liar))),
+        "hostile",
+        ServiceServer::calls(&FREEZE, Routes::new(FreezeServer::new(HostileGuest))),
     );
     for mount in ["/none", "/many", "/nameless"] {
         let refused = world
-            .run(["vm", "freeze", "liar", "--mount", mount])
+            .run(["vm", "freeze", "hostile", "--mount", mount])
             .failed();
         assert!(refused.contains("is invalid"), "{refused}");
     }
-    let frozen = world.run(["vm", "freeze", "liar"]);
+    let frozen = world.run(["vm", "freeze", "hostile"]);
     assert!(!frozen.stdout.contains('\x1b'), "{:?}", frozen.stdout);
-    let thawed = world.run(["vm", "thaw", "liar"]).failed();
+    let thawed = world.run(["vm", "thaw", "hostile"]).failed();
     assert!(thawed.contains("reported no outcome"), "{thawed}");
-    // The snapshot was made, and nobody knows whether of something frozen.
-    let unsure = world.run(["vm", "freeze", "liar", "--", "true"]).failed();
+    // The command has run, but the outcome of the freeze is unknown.
+    let unsure = world
+        .run(["vm", "freeze", "hostile", "--", "true"])
+        .failed();
     assert!(unsure.contains("reported no outcome"), "{unsure}");
 }
 
-/// One who answers a call for one message with as many of them as it is read.
+/// A gRPC service that answers a unary call with this number of messages, and no status.
 #[derive(Clone)]
-struct Babbler {
-    answers: usize,
+struct ManyReplies {
+    count: usize,
 }
 
-impl NamedService for Babbler {
+impl NamedService for ManyReplies {
     const NAME: &'static str = "hvsock.kvp.v1.Kvp";
 }
 
-impl Service<http::Request<Body>> for Babbler {
+impl Service<http::Request<Body>> for ManyReplies {
     type Response = http::Response<Body>;
     type Error = std::convert::Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
@@ -265,7 +266,7 @@ impl Service<http::Request<Body>> for Babbler {
         // Uncompressed, 3 bytes: the field 1 is "x".
         let message = bytes::Bytes::from_static(&[0, 0, 0, 0, 3, 0x0a, 1, b'x']);
         let frame = move || Ok::<_, Status>(http_body::Frame::data(message.clone()));
-        let frames = futures_util::StreamExt::take(stream::repeat_with(frame), self.answers);
+        let frames = futures_util::StreamExt::take(stream::repeat_with(frame), self.count);
         let body = Body::new(http_body_util::StreamBody::new(frames));
         let response = http::Response::builder().header("content-type", "application/grpc");
         let response = response.body(body).unwrap();
@@ -274,24 +275,24 @@ impl Service<http::Request<Body>> for Babbler {
 }
 
 #[test]
-fn who_never_answers_or_never_stops_is_given_up() {
+fn calls_to_silent_or_endless_guests_fail() {
     let world = World::new();
-    let mute = ServiceServer::streams(&KVP, |mut stream| async move {
+    let silent = ServiceServer::streams(&KVP, |mut stream| async move {
         let _ = stream.read_to_end(&mut Vec::new()).await;
     });
-    lie(&world, "mute", mute);
-    let babble = |answers| ServiceServer::calls(&KVP, Routes::new(Babbler { answers }));
-    lie(&world, "endless", babble(usize::MAX));
-    lie(&world, "twice", babble(2));
+    offer(&world, "silent", silent);
+    let replies = |count| ServiceServer::calls(&KVP, Routes::new(ManyReplies { count }));
+    offer(&world, "endless", replies(usize::MAX));
+    offer(&world, "twice", replies(2));
     let noise = ServiceServer::streams(&KVP, |mut stream| async move {
         while stream.write_all(&[b'x'; 4096]).await.is_ok() {}
     });
-    lie(&world, "noise", noise);
-    lie(&world, "short", ServiceServer::streams(&KVP, |_| async {}));
+    offer(&world, "noise", noise);
+    offer(&world, "short", ServiceServer::streams(&KVP, |_| async {}));
 
     thread::scope(|scope| {
         for (name, why) in [
-            ("mute", "within 15 s"),
+            ("silent", "within 15 s"),
             ("endless", ""),
             ("noise", ""),
             ("short", ""),
@@ -303,6 +304,6 @@ fn who_never_answers_or_never_stops_is_given_up() {
             });
         }
     });
-    // Without a status at its end it is no answer, however often it is given.
+    // Messages without a status at the end are no valid reply.
     world.run(["kvp", "get", "twice", "a"]).failed();
 }

@@ -1,4 +1,4 @@
-//! Services on their way between machines: what one system's command exports, the other's has.
+//! Registry files of one system's command, imported by the other's.
 
 use std::fs;
 
@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::util::World;
 
-/// What both systems say of a service, by its GUID.
-fn said(services: &Value) -> Vec<Value> {
+/// The fields of services that both systems have, sorted by GUID.
+fn common_fields(services: &Value) -> Vec<Value> {
     let mut services: Vec<Value> = services
         .as_array()
         .expect("a list")
@@ -38,9 +38,9 @@ fn services_exported_on_linux_are_imported_on_windows_and_back() {
     let file = file.to_str().expect("a path in Unicode");
     world.ok(["service", "export", "--reg", "--output", file]);
 
-    // By the registry editor, as somebody on Windows does who has no hvsock yet.
+    // Imported by the registry editor, as on a Windows machine without hvsock.
     let run = |program: &str, arguments: &[&str]| {
-        let output = wine.run(program, arguments).expect("it ends");
+        let output = wine.run(program, arguments).expect("no timeout");
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         output.stdout
     };
@@ -51,7 +51,7 @@ fn services_exported_on_linux_are_imported_on_windows_and_back() {
         serde_json::from_slice(&stdout).expect("JSON")
     };
     let before = world.json(["service", "list", "--json"]);
-    assert_eq!(said(&listed()), said(&before));
+    assert_eq!(common_fields(&listed()), common_fields(&before));
 
     let added = run(
         program,
@@ -75,5 +75,5 @@ fn services_exported_on_linux_are_imported_on_windows_and_back() {
         (&new["name"], &new["purpose"]),
         (&json!("From Windows é"), &json!("x"))
     );
-    assert_eq!(said(&after), said(&listed()));
+    assert_eq!(common_fields(&after), common_fields(&listed()));
 }

@@ -1,5 +1,5 @@
-//! Guests that lie about forwarding: a command on the host ends with a clear error, and takes no broken
-//! connection for a whole one.
+//! Hostile guests and the forward service: a command on the host fails with a clear error, and reports a
+//! truncated stream as a failure.
 
 use std::time::Duration;
 
@@ -7,31 +7,32 @@ use hvsock_services::catalog::FORWARD;
 use hvsock_services::link::ServiceServer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::liars::lie;
-use crate::util::{Done, World};
+use crate::hostile_guests::offer;
+use crate::util::{Completed, World};
 
-/// An answer that is ready, with no address.
+/// A reply that reports success, without an address.
 const READY: &[u8] = &[2, 0, 0, 0, 0x0a, 0];
 
-/// What the guest sends once it is asked, and whether it then keeps the connection.
-fn says(world: &World, name: &str, pieces: &[&[u8]], stays: bool) {
-    let all = pieces.concat();
+/// Offers the forward service in a new container. It sends these chunks after the request, and then closes
+/// the connection or keeps it open.
+fn offer_reply(world: &World, name: &str, chunks: &[&[u8]], stays_open: bool) {
+    let all = chunks.concat();
     let handler = move |mut stream: hvsock::tokio::HvStream| {
         let all = all.clone();
         async move {
-            // The question, of which nothing matters.
+            // The content of the request does not matter.
             let _ = stream.read(&mut [0; 512]).await;
             let _ = stream.write_all(&all).await;
-            if stays {
+            if stays_open {
                 tokio::time::sleep(Duration::from_secs(60)).await;
             }
         }
     };
-    lie(world, name, ServiceServer::streams(&FORWARD, handler));
+    offer(world, name, ServiceServer::streams(&FORWARD, handler));
 }
 
 #[test]
-fn a_guest_that_breaks_the_format_is_told_apart_from_one_that_ends() {
+fn protocol_violations_and_truncated_streams_of_a_guest_are_distinguished() {
     let world = World::new();
     let too_long: &[u8] = &[1, 0, 1, 0];
     let data: &[u8] = &[4, 0, 0, 0, b'd', b'a', b't', b'a'];
@@ -47,20 +48,20 @@ fn a_guest_that_breaks_the_format_is_told_apart_from_one_that_ends() {
             "data",
             "a record after the half-close",
         ),
-        ("cut", &[READY, data], "data", "the connection broke"),
+        ("closed", &[READY, data], "data", "the connection broke"),
         ("half", &[READY, &data[..6]], "da", "the connection broke"),
     ];
-    for (name, pieces, printed, why) in cases {
-        let breaks_off = matches!(name, "cut" | "half");
-        says(&world, name, pieces, !breaks_off);
-        let done = Done::of(&mut world.command(["nc", name, "tcp:80"]));
+    for (name, chunks, printed, why) in cases {
+        let is_truncated = matches!(name, "closed" | "half");
+        offer_reply(&world, name, chunks, !is_truncated);
+        let done = Completed::of(&mut world.command(["nc", name, "tcp:80"]));
         assert_eq!(done.code, Some(1), "{name}: {done:?}");
         assert_eq!(done.stdout, printed, "{name}");
         assert!(done.stderr.contains(why), "{name}: {}", done.stderr);
     }
-    // And one that keeps to it.
-    says(&world, "honest", &[READY, data, end], true);
-    let done = Done::of(&mut world.command(["nc", "honest", "tcp:80"]));
+    // A valid reply.
+    offer_reply(&world, "honest", &[READY, data, end], true);
+    let done = Completed::of(&mut world.command(["nc", "honest", "tcp:80"]));
     assert_eq!(
         (done.code, done.stdout.as_str()),
         (Some(0), "data"),

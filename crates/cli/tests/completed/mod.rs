@@ -1,37 +1,38 @@
-//! What a command came to: the same rules of exit status and streams on every system.
+//! The result of a command, with the same rules for exit status and streams on every system.
 
 use std::process::Output;
 
-/// How a command ended and what it said.
+/// The exit status and output of a command that has ended.
 #[derive(Debug)]
-pub struct Done {
+pub struct Completed {
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
 }
 
-impl Done {
+impl Completed {
+    /// Asserts success. Returns stdout.
     pub fn ok(self) -> String {
         assert_eq!(self.code, Some(0), "{self:#?}");
         self.stdout
     }
 
-    /// It was refused or failed; what it said on stderr.
+    /// Asserts a refusal or failure, without output on stdout. Returns stderr.
     pub fn failed(self) -> String {
         assert_eq!(self.code, Some(1), "{self:#?}");
         assert_eq!(self.stdout, "", "{}", self.stderr);
         self.stderr
     }
 
-    /// It was asked in a wrong way.
-    pub fn misused(self) -> String {
+    /// Asserts wrong usage, without output on stdout. Returns stderr.
+    pub fn usage_error(self) -> String {
         assert_eq!(self.code, Some(2), "{self:#?}");
         assert_eq!(self.stdout, "", "{}", self.stderr);
         self.stderr
     }
 }
 
-impl From<Output> for Done {
+impl From<Output> for Completed {
     fn from(output: Output) -> Self {
         Self {
             code: output.status.code(),

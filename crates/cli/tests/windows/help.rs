@@ -1,4 +1,4 @@
-//! What shells and packages need: help, completions, man pages.
+//! Help, completions and man pages.
 
 use std::fs;
 
@@ -31,7 +31,7 @@ const COMMANDS: &[&[&str]] = &[
 ];
 
 #[test]
-fn every_command_helps() {
+fn every_command_has_help() {
     for command in COMMANDS {
         let help = run(command.iter().chain(&["--help"])).ok();
         assert!(help.contains("Usage: hvsock"), "{command:?}: {help}");
@@ -56,17 +56,17 @@ fn every_command_has_a_man_page() {
 }
 
 #[test]
-fn completions_know_the_commands() {
+fn completions_list_the_commands_of_windows() {
     for shell in ["elvish", "powershell"] {
         let script = run(["completions", shell]).ok();
         assert!(script.contains("unregister"), "{shell}");
         assert!(!script.contains("container"), "{shell}");
     }
-    run(["completions", "cmd"]).misused();
+    run(["completions", "cmd"]).usage_error();
 }
 
 #[test]
-fn what_a_broker_is_needed_for_is_not_there_and_help_says_whose_it_is() {
+fn commands_that_need_a_broker_are_refused_and_named_in_the_help() {
     let help = run(["--help"]).ok();
     for command in [
         "demo",
@@ -76,7 +76,7 @@ fn what_a_broker_is_needed_for_is_not_there_and_help_says_whose_it_is() {
         "events",
         "bench",
     ] {
-        let error = run([command]).misused();
+        let error = run([command]).usage_error();
         assert!(
             error.contains(command) && error.contains("--help"),
             "{error}"
@@ -87,7 +87,7 @@ fn what_a_broker_is_needed_for_is_not_there_and_help_says_whose_it_is() {
 }
 
 #[test]
-fn colours_are_for_terminals_only() {
+fn only_terminals_get_colours() {
     assert!(!run(["status"]).ok().contains('\x1b'));
-    assert!(!run(["nonsense"]).misused().contains('\x1b'));
+    assert!(!run(["nonsense"]).usage_error().contains('\x1b'));
 }

@@ -1,19 +1,19 @@
 //! Colours of the output.
 
-use crate::util::{DEMO, Done, World};
+use crate::util::{Completed, DEMO, World};
 
 #[test]
-fn colours_are_for_terminals_and_for_those_who_want_them() {
+fn only_terminals_get_colours_unless_they_are_forced() {
     let world = World::new();
     world.register(DEMO);
     assert!(!world.ok(["status"]).contains('\x1b'));
     let mut forced = world.command(["status"]);
     assert!(
-        Done::of(forced.env("CLICOLOR_FORCE", "1"))
+        Completed::of(forced.env("CLICOLOR_FORCE", "1"))
             .ok()
             .contains('\x1b')
     );
     let mut never = world.command(["status"]);
-    let never = Done::of(never.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1"));
+    let never = Completed::of(never.env("CLICOLOR_FORCE", "1").env("NO_COLOR", "1"));
     assert!(!never.ok().contains('\x1b'));
 }

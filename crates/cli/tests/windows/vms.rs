@@ -1,11 +1,11 @@
-//! `hvsock vm` and `hvsock status`, as far as a machine without Hyper-V has them.
+//! `hvsock vm` and `hvsock status` on a machine without Hyper-V.
 
 use hvsock_hyperv::Missing;
 
 use crate::util::{World, run};
 
-/// Whether this machine has no Hyper-V, as Wine has none. Where it has, nothing is known of what
-/// the commands should say.
+/// Whether this machine has no Hyper-V, as Wine. Otherwise prints that the test is skipped, because the
+/// expected output depends on the machine's virtual machines.
 fn without_hyper_v() -> bool {
     let (vms, missing) = hvsock_hyperv::virtual_machines();
     let without = vms.is_empty() && missing.contains(&Missing::HyperV);
@@ -16,7 +16,7 @@ fn without_hyper_v() -> bool {
 }
 
 #[test]
-fn a_list_of_machines_says_how_to_enable_hyper_v_where_it_is_not() {
+fn vm_list_names_the_feature_to_enable() {
     if !without_hyper_v() {
         return;
     }
@@ -28,7 +28,7 @@ fn a_list_of_machines_says_how_to_enable_hyper_v_where_it_is_not() {
 }
 
 #[test]
-fn a_machine_is_looked_for_by_any_name_and_by_its_guid() {
+fn a_vm_is_looked_up_by_any_name_and_by_its_guid() {
     if !without_hyper_v() {
         return;
     }
@@ -46,7 +46,7 @@ fn a_machine_is_looked_for_by_any_name_and_by_its_guid() {
 }
 
 #[test]
-fn a_policy_for_a_machine_that_is_not_there_changes_nothing() {
+fn a_policy_for_an_unknown_vm_changes_nothing() {
     if !without_hyper_v() {
         return;
     }
@@ -60,7 +60,7 @@ fn a_policy_for_a_machine_that_is_not_there_changes_nothing() {
 }
 
 #[test]
-fn status_shows_what_there_is_and_what_is_missing() {
+fn status_shows_the_services_and_that_hyper_v_is_missing() {
     let world = World::new();
     world.register(&world.name("backup"));
     let text = world.ok(["status"]);
