@@ -176,7 +176,7 @@ fn refused_connects_fail_before_the_timeout(world: &World, guest: &Guest) {
     world.ok(["service", "register", "Disabled", "--port", "6002"]);
     world.ok(["service", "disable", "Disabled"]);
     for (port, reason) in [
-        (6001, "nobody listens"),
+        (6001, "no listener accepts"),
         (6002, "disabled"),
         (6003, "not registered"),
     ] {

@@ -36,7 +36,7 @@ fn a_refused_connect_names_the_command_that_fixes_it() {
     let error = world.run(["connect", "web", DEMO]).failed();
     assert_helpful(
         &error,
-        "nobody listens",
+        "no listener accepts",
         "listen 'HV Socket Demo' --from parent",
     );
 
@@ -179,7 +179,7 @@ fn why_works_inside_a_container() {
     let web = world.container("web");
     let done = Completed::of(&mut in_container(&web, ["why", "parent", DEMO]));
     assert_eq!(done.code, Some(1));
-    assert!(done.stdout.contains("nobody listens"), "{}", done.stdout);
+    assert!(done.stdout.contains("no listener accepts"), "{}", done.stdout);
     let unknown = Completed::of(&mut in_container(
         &web,
         ["why", "parent", "unknown", "--json"],

@@ -10,7 +10,7 @@ fn a_connect_without_a_listener_is_refused() {
     };
     let error = fixture.connect_without_input().failed();
     assert!(
-        error.contains("cannot connect to") && error.contains("nobody listens"),
+        error.contains("cannot connect to") && error.contains("no listener accepts"),
         "{error}"
     );
 }
@@ -35,7 +35,7 @@ fn error_numbers_of_windows_are_explained() {
         ("10051", "is off"),
         ("10050", "is paused"),
         ("10013", "denied"),
-        ("10061", "nobody listens"),
+        ("10061", "no listener accepts"),
     ] {
         let mut connect = fixture.command(["connect", GUEST, &fixture.service]);
         connect.env("HV_SHIM_VMS", GUEST);
@@ -54,7 +54,7 @@ fn a_connect_without_an_answer_ends_at_its_timeout() {
     let arguments = ["connect", "loopback", &fixture.service, "--timeout", "0.3"];
     let mut connect = fixture.command(arguments);
     let error = fixture.run(connect.env("HV_SHIM_DELAY", "20000")).failed();
-    assert!(error.contains("did not answer"), "{error}");
+    assert!(error.contains("did not reply"), "{error}");
 }
 
 #[test]
