@@ -87,7 +87,7 @@ fn the_demo_without_qemu_or_a_kernel_names_the_packages_to_install() {
         .args(["demo", "--vm"])
         .env("HVSOCK_GUEST_QEMU", "/no/such/qemu");
     let error = Completed::of(&mut command).failed();
-    assert!(error.contains("names no file: /no/such/qemu"), "{error}");
+    assert!(error.contains("is not a file: /no/such/qemu"), "{error}");
     let mut command = hvsock();
     command
         .args(["demo", "--vm"])
