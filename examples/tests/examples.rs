@@ -109,7 +109,7 @@ fn echo_client_explains_a_refusal() {
     let output = host.client(NAME, b"");
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(words.contains("nobody listens"), "{words}");
+    assert!(words.contains("no listener accepts"), "{words}");
     assert!(words.contains("?"), "no explanation: {words}");
     let output = host.client("No Such Service", b"");
     let words = String::from_utf8_lossy(&output.stderr);

@@ -101,7 +101,7 @@ fn echo_client_explains_a_refusal() {
     let output = process::output(client.args(["loopback", NAME]), b"", TIMEOUT).expect("it ends");
     assert_eq!(output.status.code(), Some(1));
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(words.contains("nobody listens"), "{words}");
+    assert!(words.contains("no listener accepts"), "{words}");
 }
 
 #[test]

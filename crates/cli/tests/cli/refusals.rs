@@ -179,7 +179,11 @@ fn why_works_inside_a_container() {
     let web = world.container("web");
     let done = Completed::of(&mut in_container(&web, ["why", "parent", DEMO]));
     assert_eq!(done.code, Some(1));
-    assert!(done.stdout.contains("no listener accepts"), "{}", done.stdout);
+    assert!(
+        done.stdout.contains("no listener accepts"),
+        "{}",
+        done.stdout
+    );
     let unknown = Completed::of(&mut in_container(
         &web,
         ["why", "parent", "unknown", "--json"],
