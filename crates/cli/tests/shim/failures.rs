@@ -1,6 +1,6 @@
 //! Refusals, and connections that fail.
 
-use crate::fixture::{Fixture, GUEST, Talker};
+use crate::fixture::{Fixture, GUEST, StreamCommand};
 use crate::util::{TIMEOUT, start};
 
 #[test]
@@ -96,5 +96,5 @@ fn listening_for_a_disabled_service_is_refused() {
         assert!(error.contains(part), "{error}");
     }
     fixture.world.ok(["service", "enable", &fixture.service]);
-    Talker::listening(&mut listen());
+    StreamCommand::listening(&mut listen());
 }

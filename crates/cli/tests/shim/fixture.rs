@@ -39,14 +39,14 @@ impl Fixture {
     }
 
     /// Starts `hvsock listen`, and waits until it listens.
-    pub fn listen<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Talker {
+    pub fn listen<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> StreamCommand {
         let mut command = self.command(["listen", &self.service]);
-        Talker::listening(command.args(arguments))
+        StreamCommand::listening(command.args(arguments))
     }
 
     /// Starts `hvsock connect`.
-    pub fn connect(&self) -> Talker {
-        Talker::start(&mut self.command(["connect", "loopback", &self.service]))
+    pub fn connect(&self) -> StreamCommand {
+        StreamCommand::start(&mut self.command(["connect", "loopback", &self.service]))
     }
 
     /// Runs a command to its end, with an empty stdin.
@@ -61,14 +61,14 @@ impl Fixture {
 }
 
 /// A running `hvsock connect` or `hvsock listen`, which exchanges data over a connection.
-pub struct Talker {
+pub struct StreamCommand {
     pub process: Running,
     stdin: Option<ChildStdin>,
     stdout: Option<CapturedOutput>,
     stderr: CapturedOutput,
 }
 
-impl Talker {
+impl StreamCommand {
     pub fn start(command: &mut Command) -> Self {
         let mut process = start(command);
         Self {
@@ -81,9 +81,9 @@ impl Talker {
 
     /// Starts a command, and waits until it listens.
     pub fn listening(command: &mut Command) -> Self {
-        let talker = Self::start(command);
-        talker.wait_for_stderr("listening for");
-        talker
+        let started = Self::start(command);
+        started.wait_for_stderr("listening for");
+        started
     }
 
     pub fn send(&mut self, bytes: &[u8]) {

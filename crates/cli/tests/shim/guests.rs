@@ -1,6 +1,6 @@
 //! Connections between a host and a simulated virtual machine.
 
-use crate::fixture::{Fixture, GUEST, Talker};
+use crate::fixture::{Fixture, GUEST, StreamCommand};
 
 /// Variable of the shim: the partition of a process.
 const PARTITION: &str = "HV_SHIM_PARTITION";
@@ -24,8 +24,8 @@ fn a_host_reaches_its_guest_by_its_id() {
         return;
     };
     let mut listen = fixture.command(["listen", &fixture.service, "--from", "parent"]);
-    let mut guest = Talker::listening(listen.env(PARTITION, GUEST));
-    let mut host = Talker::start(&mut fixture.command(["connect", GUEST, &fixture.service]));
+    let mut guest = StreamCommand::listening(listen.env(PARTITION, GUEST));
+    let mut host = StreamCommand::start(&mut fixture.command(["connect", GUEST, &fixture.service]));
     host.send(b"from the host");
     host.end_input();
     assert_eq!(guest.received(), b"from the host");

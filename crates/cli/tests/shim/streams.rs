@@ -2,7 +2,7 @@
 
 use std::thread;
 
-use crate::fixture::{Fixture, Talker};
+use crate::fixture::{Fixture, StreamCommand};
 use crate::util::{program, run};
 
 /// Bytes of every value, including those that a text mode would change, and more than all buffers hold.
@@ -13,7 +13,7 @@ fn bytes(seed: u8) -> Vec<u8> {
 }
 
 /// Sends data in both directions at once, and checks that both are received unchanged.
-fn exchange(one: &mut Talker, other: &mut Talker) {
+fn exchange(one: &mut StreamCommand, other: &mut StreamCommand) {
     let (up, down) = (bytes(1), bytes(3));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -97,15 +97,15 @@ fn listen_connects_the_stdin_and_stdout_of_its_command() {
     let second = fixture.world.name("second");
     fixture.world.register(&second);
     let mut last = fixture.command(["listen", &second, "--from", "loopback"]);
-    let mut last = Talker::listening(&mut last);
+    let mut last = StreamCommand::listening(&mut last);
     let program = program();
     let command = [program.to_str().unwrap(), "connect", "loopback", &second];
     let options = ["--from", "loopback", "--"];
     let mut relay = fixture.listen(options.into_iter().chain(command));
     let mut connector = fixture.connect();
     exchange(&mut connector, &mut last);
-    for talker in [&mut last, &mut relay, &mut connector] {
-        assert_eq!(talker.status(), Some(0));
+    for command in [&mut last, &mut relay, &mut connector] {
+        assert_eq!(command.status(), Some(0));
     }
 }
 
