@@ -95,8 +95,8 @@ impl Consumer {
         if wanted == 0 {
             return false;
         }
-        // The counter of a parked writer does not change. An invalid one is detected by the next
-        // `load_head`; a spurious notification does no harm.
+        // The counter of a parked writer does not change. The next `load_head` detects an invalid
+        // counter; a spurious notification does no harm.
         let head = words.head.0.load(Ordering::Relaxed);
         let free = self.capacity.saturating_sub(head.wrapping_sub(self.tail));
         free >= wanted.min(self.capacity) && space.swap(0, Ordering::Relaxed) != 0
@@ -106,8 +106,8 @@ impl Consumer {
     /// has happened yet, so that parking is safe. Otherwise the request stays until
     /// [`Consumer::disarm`].
     pub(crate) fn arm(&mut self, words: &Direction, state: &AtomicU32) -> Result<bool, Violation> {
-        // A swap, not a store: all accesses are read-modify-writes, so both sides agree on their
-        // order.
+        // A swap, not a store: every write to this word is a read-modify-write, so exactly
+        // one side takes each request.
         words.awake.0.swap(0, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
@@ -126,7 +126,8 @@ impl Consumer {
         self.armed && words.awake.0.load(Ordering::Relaxed) == 1
     }
 
-    /// Stores that this side reads no more. Returns whether to notify the writer.
+    /// Marks the direction as closed by its reader: `how` is `READER_SHUT` or `READER_GONE`. Returns
+    /// whether to notify the writer.
     #[must_use]
     pub(crate) fn close(words: &Direction, how: u32) -> bool {
         words.close.0.closed.fetch_max(how, Ordering::Release);

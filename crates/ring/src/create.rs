@@ -10,8 +10,8 @@ use crate::memory::Memory;
 
 /// The descriptors of a connection between two processes.
 ///
-/// To open an [`RingEnd`](crate::RingEnd), each process needs the memory and its own [`Doorbells`]. Neither
-/// process should receive the other's.
+/// To open a [`RingEnd`](crate::RingEnd), each process needs the memory and its own [`Doorbells`].
+/// Neither process should receive the other's.
 #[derive(Debug)]
 pub struct Parts {
     /// The memory that both processes map. Its size is sealed.

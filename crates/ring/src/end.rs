@@ -25,7 +25,7 @@ use crate::{Doorbells, RingError, RingSide, RingSize, RingStats, Violation};
 /// same direction, the bytes of each call stay contiguous in the stream.
 ///
 /// Dropping an end without [`RingEnd::shutdown_write`] is no clean end of the stream: the peer reads
-/// what was written and then an error.
+/// the bytes written so far and then gets an error.
 #[derive(Debug)]
 pub struct RingEnd {
     pub(crate) memory: Memory,
@@ -126,8 +126,9 @@ impl RingEnd {
 
     /// The doorbell's descriptor. It becomes readable when the peer notifies this end.
     ///
-    /// The peer notifies only after a wakeup request. An event loop calls [`RingEnd::arm`] after a read
-    /// or write returned [`RingError::WouldBlock`], and [`RingEnd::drain_notifications`] when the descriptor is readable.
+    /// The peer notifies only after a wakeup request, and when it resets the connection. An event
+    /// loop calls [`RingEnd::arm`] after a read or write returned [`RingError::WouldBlock`], and
+    /// [`RingEnd::drain_notifications`] when the descriptor is readable.
     pub fn doorbell(&self) -> BorrowedFd<'_> {
         self.doorbells.own.as_fd()
     }
@@ -136,8 +137,9 @@ impl RingEnd {
     ///
     /// # Errors
     ///
-    /// [`RingError::WouldBlock`] without bytes; [`RingError::EndOfStream`] at the end of the stream; another [`RingError`]
-    /// if the connection broke.
+    /// [`RingError::WouldBlock`] without bytes, or while the connection is suspended;
+    /// [`RingError::EndOfStream`] at the end of the stream or after [`RingEnd::shutdown_read`];
+    /// another [`RingError`] if the connection broke.
     pub fn try_read(&self, buffer: &mut [u8]) -> Result<usize, RingError> {
         self.try_read_vectored(&mut [IoSliceMut::new(buffer)])
     }
@@ -194,8 +196,10 @@ impl RingEnd {
     ///
     /// # Errors
     ///
-    /// [`RingError::WouldBlock`] without free space; [`RingError::WriteShutdown`] after [`RingEnd::shutdown_write`];
-    /// [`RingError::PeerClosed`] if the peer reads no more; another [`RingError`] if the connection broke.
+    /// [`RingError::WouldBlock`] without free space; [`RingError::WriteShutdown`] after
+    /// [`RingEnd::shutdown_write`]; [`RingError::PeerClosed`] if the peer reads no more; another
+    /// [`RingError`] if the connection broke. A suspended connection accepts bytes until the ring
+    /// is full.
     pub fn try_write(&self, bytes: &[u8]) -> Result<usize, RingError> {
         self.try_write_vectored(&[IoSlice::new(bytes)])
     }
@@ -251,8 +255,8 @@ impl RingEnd {
         Err(RingError::PeerClosed)
     }
 
-    /// Ends the stream that this end writes. The peer reads what was written, then the end of the
-    /// stream. Reading goes on.
+    /// Ends the stream that this end writes. The peer reads the bytes written so far, then the end
+    /// of the stream. This end can still read.
     #[doc(alias = "half-close")]
     pub fn shutdown_write(&self) {
         // A connection that was reset has no clean end.
@@ -279,7 +283,8 @@ impl RingEnd {
         }
     }
 
-    /// Resets the connection: both ends can read what was written by now, then get [`RingError::Reset`].
+    /// Resets the connection: both ends can read the bytes written so far, then get
+    /// [`RingError::Reset`].
     #[doc(alias = "abort")]
     pub fn reset(&self) {
         self.is_reset.store(true, Local::Release);
@@ -354,7 +359,7 @@ impl RingEnd {
         incoming: &mut Consumer,
         wanted: u64,
     ) -> Result<u64, RingError> {
-        // Loaded first: everything that a peer stored before it hung up is seen after this.
+        // Loaded first: the loads below then see every store that the peer made before it hung up.
         let hung_up = self.hung_up.load(Local::Acquire);
         let (words, state) = (self.words_in(), self.state());
         if self.read_shut.load(Local::Acquire) {

@@ -9,7 +9,7 @@ use crate::Violation;
 /// Why a read or write moved no byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum RingError {
-    /// No bytes to read, no free space to write (backpressure), or the connection is suspended.
+    /// Read: no bytes, or the connection is suspended. Write: no free space (backpressure).
     #[error("the ring is not ready")]
     WouldBlock,
     /// Read: the end of the stream. All bytes were read and the peer shut down writing.
@@ -39,16 +39,16 @@ pub enum RingError {
 }
 
 impl From<RingError> for io::Error {
-    fn from(stop: RingError) -> Self {
+    fn from(error: RingError) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-        match stop {
+        match error {
             RingError::WouldBlock => io::ErrorKind::WouldBlock.into(),
-            RingError::EndOfStream => Self::new(UnexpectedEof, stop),
-            RingError::WriteShutdown | RingError::PeerClosed => Self::new(BrokenPipe, stop),
+            RingError::EndOfStream => Self::new(UnexpectedEof, error),
+            RingError::WriteShutdown | RingError::PeerClosed => Self::new(BrokenPipe, error),
             RingError::UnreadData
             | RingError::PeerGone
             | RingError::Reset
-            | RingError::ProtocolViolation(_) => Self::new(ConnectionReset, stop),
+            | RingError::ProtocolViolation(_) => Self::new(ConnectionReset, error),
         }
     }
 }

@@ -1,10 +1,12 @@
 //! The layout of the shared memory.
 //!
-//! One header page, then the bytes from the first end to the second, then those back:
+//! One header page, then one ring for the bytes from the first end to the second, then one for the
+//! bytes from the second to the first:
 //!
 //! ```text
-//! 0        state                         reset and suspended bits, written by the broker
-//! 128      first → second:               +0 head, +128 tail, +256 awake, +384 space, +512 ended, +516 closed
+//! 0        state                         reset bit (an end or the broker), suspended bit (the broker)
+//! 128      first → second:               +0 head, +128 tail, +256 awake, +384 space,
+//!                                        +512 ended, +516 closed
 //! 768      second → first                likewise
 //! 1408     processor of the first end    its number plus 1; 0 is unknown
 //! 1536     processor of the second end   likewise
@@ -53,13 +55,13 @@ pub(crate) struct Direction {
     pub(crate) head: CachePadded<AtomicU64>,
     /// Bytes ever read, modulo 2^64. Stored by the reader.
     pub(crate) tail: CachePadded<AtomicU64>,
-    /// The reader's wakeup request. The reader sets 0 to ask for a notification when there is data
-    /// or the end of the stream. Whoever notifies it sets 1; so does a reader that withdraws its
-    /// request.
+    /// The reader's wakeup request. The reader stores 0 to request a notification of data, of the
+    /// end of the stream or of a reset. The thread that notifies it stores 1 first. A reader that
+    /// withdraws its request stores 1, too.
     pub(crate) awake: CachePadded<AtomicU32>,
-    /// The writer's wakeup request: the number of free bytes (low watermark) at which the writer
-    /// asks for a notification. Whoever notifies it sets 0; so does a writer that withdraws its
-    /// request.
+    /// The writer's wakeup request: the free space in bytes (low watermark) at which the writer
+    /// requests a notification; 0 is no request. The thread that notifies it stores 0 first. A
+    /// writer that withdraws its request stores 0, too.
     pub(crate) space: CachePadded<AtomicU64>,
     /// Words that change once.
     pub(crate) close: CachePadded<CloseFlags>,
@@ -75,7 +77,7 @@ pub(crate) struct CloseFlags {
     pub(crate) closed: AtomicU32,
 }
 
-/// Aligns a value to a pair of cache lines of its own.
+/// Gives a value its own pair of cache lines, which avoids false sharing.
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct CachePadded<T>(pub(crate) T);

@@ -6,7 +6,8 @@
 //! [`RingEnd`], which works like a socket:
 //!
 //! - [`RingEnd::try_read`] and [`RingEnd::try_write`] never block.
-//! - `Read` and `Write` for `&RingEnd` block. [`RingEnd::wait`] also takes a deadline and a second descriptor.
+//! - `Read` and `Write` for `&RingEnd` block. [`RingEnd::wait`] also takes a deadline and a second
+//!   descriptor.
 //! - [`RingEnd::try_reserve`] and [`RingEnd::try_fill`] give zero-copy access to the ring's memory.
 //!
 //! ```

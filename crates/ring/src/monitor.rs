@@ -1,4 +1,4 @@
-//! A third party's view of a connection: it counts bytes, suspends and resets, and moves no data.
+//! Access to a connection for a third process: byte counts, suspend and reset, but no data.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -57,14 +57,15 @@ impl Monitor {
         fence(Ordering::SeqCst);
     }
 
-    /// Resets the connection: both sides read what was written by then, and then an error.
+    /// Resets the connection: both ends can read the bytes written so far, then get an error.
     #[doc(alias = "abort")]
     pub fn reset(&self) {
         let state = &self.mapping.header().state.0;
         state.fetch_or(RESET, Ordering::Release);
     }
 
-    /// Suspends the connection, so that neither side reads anything, or resumes it.
+    /// Suspends the connection, so that neither end reads, or resumes it. Each end can still write
+    /// until its ring is full.
     #[doc(alias = "resume")]
     pub fn suspend(&self, suspended: bool) {
         let state = &self.mapping.header().state.0;

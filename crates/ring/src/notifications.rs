@@ -1,10 +1,11 @@
 //! Drains the doorbell, and decides which pending notifications are stale.
 //!
-//! A thread that parks in [`wait`](crate::wait), or an event loop that calls [`RingEnd::drain_notifications`], drains
-//! all notifications and has every other waiter check again. Other event loops only poll the
-//! doorbell's descriptor and retry their operation when it is readable; they never drain. For them
-//! the doorbell must become quiet once they have seen everything. It must stay readable while one
-//! direction has a notification and only the other direction was tried since.
+//! A thread that parks in [`wait`](crate::wait), or an event loop that calls
+//! [`RingEnd::drain_notifications`], drains all notifications and wakes every other waiter to check
+//! again. Other event loops only poll the doorbell's descriptor and retry their operation when it is
+//! readable; they never drain. For them the descriptor must stop being readable once they have
+//! handled every notification. It must stay readable while one direction has a notification and only
+//! the other direction was tried since.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError, TryLockError};
@@ -14,7 +15,7 @@ use hvsock_sys::doorbell;
 use crate::RingEnd;
 use crate::waiters::WaitGuard;
 
-/// What is known of the doorbell without a system call.
+/// The state of the doorbell, as far as it is known without a system call.
 #[derive(Debug, Default)]
 pub(crate) struct PendingNotifications {
     /// The doorbell holds a notification whose cause has been handled.
@@ -63,12 +64,12 @@ impl RingEnd {
         self.waiters.wake(except);
     }
 
-    /// Drains the doorbell, and finds out whether the peer has hung up.
+    /// Drains the doorbell, and checks whether the peer has hung up.
     pub(crate) fn drain_doorbell(&self) {
         self.drain(true);
     }
 
-    /// Drains the doorbell. Finds out whether the peer has hung up only if `check_hangup`.
+    /// Drains the doorbell. Checks whether the peer has hung up only if `check_hangup`.
     pub(crate) fn drain(&self, check_hangup: bool) {
         let _draining = self
             .pending

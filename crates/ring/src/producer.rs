@@ -2,9 +2,9 @@
 //!
 //! The order of stores, fences and loads is the whole protocol. To publish: store the counter, full
 //! memory barrier, check for a wakeup request. To park: store the wakeup request, full barrier,
-//! check the counter. Whichever barrier comes second sees what was stored before the other one. So
-//! either the parking side sees the counter, or the publishing side sees the request, and no wakeup
-//! is lost. `loom_tests` checks both orders.
+//! check the counter. The two barriers have a total order (`SeqCst`). The loads after the second
+//! barrier see the stores before the first. So either the parking side sees the counter, or the
+//! publishing side sees the request, and no wakeup is lost. `loom_tests` checks both orders.
 
 use crate::Violation;
 use crate::layout::{Direction, READER_GONE, RESET};
@@ -92,8 +92,8 @@ impl Producer {
         wanted: u64,
     ) -> Result<bool, Violation> {
         let wanted = wanted.clamp(1, self.capacity);
-        // A swap, not a store: all accesses are read-modify-writes, so both sides agree on their
-        // order.
+        // A swap, not a store: every write to this word is a read-modify-write, so exactly
+        // one side takes each request.
         words.space.0.swap(wanted, Ordering::Relaxed);
         self.armed = true;
         fence(Ordering::SeqCst);
@@ -114,7 +114,7 @@ impl Producer {
     }
 }
 
-/// How the reader closed: 0 if it did not.
+/// How the reader closed: 0 (open), `READER_SHUT` or `READER_GONE`.
 pub(crate) fn closed(words: &Direction) -> u32 {
     words.close.0.closed.load(Ordering::Acquire)
 }

@@ -1,11 +1,11 @@
 //! Adaptive spinning (busy-polling) before a thread parks.
 //!
-//! Parking and being woken costs 10 µs and more where the two ends run on different processors;
-//! the peer's answer is often faster. But spinning that finds nothing is lost time. So the bound
-//! grows when spinning helped and shrinks when it did not. After every [`RETRY`] failures one full
-//! spin finds out whether the peer has become faster. If both ends run on one processor, the peer
-//! cannot run while this end spins. Then only the full spins are left, during which the scheduler
-//! may move one of them to another processor.
+//! A park and a wakeup cost 10 µs or more if the two ends run on different processors; the peer's
+//! answer is often faster. But a spin that finds nothing wastes time. So the bound grows after a
+//! spin that succeeded and shrinks after one that failed. After every [`RETRY`] failures one full
+//! spin detects whether the peer has become faster. If both ends run on one processor, the peer
+//! cannot run while this end spins. Then this end makes the full spins only, during which the
+//! scheduler may move one end to another processor.
 
 use std::hint;
 use std::sync::OnceLock;
@@ -100,7 +100,7 @@ fn nanoseconds(time: Duration) -> u32 {
     u32::try_from(time.as_nanos()).unwrap_or(u32::MAX)
 }
 
-/// Whether spinning can help: with one processor the peer needs the one that spins.
+/// Whether spinning can help: with a single processor the peer cannot run while this end spins.
 fn has_many_processors() -> bool {
     static MANY: OnceLock<bool> = OnceLock::new();
     *MANY.get_or_init(|| std::thread::available_parallelism().is_ok_and(|many| many.get() > 1))

@@ -68,9 +68,9 @@ impl RingEnd {
 
     /// Blocks until [`RingEnd::is_ready`] may be true, `watch` is readable, or `deadline` passes.
     ///
-    /// Wakeups can be spurious: retry the operation, and wait again. Through `watch` a process
-    /// beside the peer, such as a broker, can report that the connection ended. Without it only a
-    /// hung-up doorbell reports the end of the peer's process.
+    /// Wakeups can be spurious: retry the operation, and wait again. Through `watch` a third
+    /// process, such as a broker, can report the end of the connection. Without it only a hung-up
+    /// doorbell reports the end of the peer's process.
     ///
     /// # Errors
     ///
@@ -87,8 +87,9 @@ impl RingEnd {
             return Ok(Woken::Ready);
         }
         let guard = self.waiters.join();
-        // A doorbell that has hung up would be readable for ever. Loaded before the request, which
-        // returns false for a hung-up doorbell unless the connection is suspended.
+        // A doorbell that has hung up is readable for ever, so it is not polled. Loaded before the
+        // request, which returns false for a hung-up doorbell, except for reading while the
+        // connection is suspended.
         let has_hung_up = self.has_hung_up();
         if !self.request_wakeup(interest, guard.as_ref()) {
             return Ok(Woken::Ready);
@@ -137,7 +138,7 @@ impl RingEnd {
         if state & SUSPENDED != 0 {
             return false;
         }
-        // Locks only the direction that is waited for: the caller may hold the other one's bytes.
+        // Locks only the direction to wait for: the caller may have borrowed bytes of the other one.
         let seen = interest.read.then(|| self.incoming().seen());
         let (wanted, head) = (self.low_watermark, self.written.load(Ordering::Relaxed));
         let capacity = u64::from(self.size().bytes());
@@ -160,24 +161,24 @@ impl RingEnd {
         })
     }
 
-    /// Requests a notification for when [`RingEnd::is_ready`] becomes true. Returns whether it is false
-    /// until then; if it is true already, there is no request.
+    /// Requests a notification when [`RingEnd::is_ready`] becomes true. Returns `true` if the caller
+    /// may park until then, and `false` if it must retry its operation now.
     ///
     /// An event loop that polls the doorbell's descriptor may request one direction after the
-    /// other. It need not call [`RingEnd::drain_notifications`] if it tries both directions after each wakeup: the
-    /// descriptor is quiet when nothing has happened since, and readable when something has for
-    /// either direction. There can be one such loop per direction. Threads that share a direction
-    /// use [`RingEnd::wait`], tasks [`RingEnd::arm_task`].
+    /// other. It need not call [`RingEnd::drain_notifications`] if it tries both directions after
+    /// each wakeup: the descriptor is readable only if either direction was notified since then.
+    /// There can be one such loop per direction. Threads that share a direction use
+    /// [`RingEnd::wait`], tasks [`RingEnd::arm_task`].
     #[doc(alias = "wakeup request")]
     pub fn arm(&self, interest: Interest) -> bool {
         self.request_wakeup(interest, None)
     }
 
-    /// Requests a notification for when at least `free` bytes are free to write. Returns whether
-    /// fewer are free until then.
+    /// Requests a notification when at least `free` bytes are free to write. Returns `true` if the
+    /// caller may park until then, and `false` if it must retry its operation now.
     ///
-    /// As [`RingEnd::arm`] for writing, for a writer that has not met [`RingError::WouldBlock`] but would
-    /// rather write later and more. Each write withdraws the request.
+    /// As [`RingEnd::arm`] for writing, for a writer that did not get [`RingError::WouldBlock`] but
+    /// prefers to write later and more. Each write withdraws the request.
     #[doc(alias = "low watermark")]
     pub fn arm_free_space(&self, free: u64) -> bool {
         self.drain_stale(None);
@@ -240,13 +241,14 @@ impl RingEnd {
     }
 
     /// As [`RingEnd::arm`], for a task. `waker` is woken when another thread or task of this process
-    /// drains the doorbell. `interest` is reading or writing; each has a slot for one task.
+    /// drains the doorbell. `interest` is reading or writing, not both; each has a slot for one task.
     pub fn arm_task(&self, interest: Interest, waker: &Waker) -> bool {
         self.waiters.join_task(usize::from(interest.write), waker);
         self.arm(interest)
     }
 
-    /// As [`RingEnd::drain_notifications`], called by the task that itself waits for `interest`, which is not woken.
+    /// As [`RingEnd::drain_notifications`], for a task that called [`RingEnd::arm_task`] with this
+    /// `interest`: wakes all other waiters.
     pub fn drain_notifications_as_task(&self, interest: Interest) {
         self.drain_doorbell();
         self.waiters.wake_except_task(usize::from(interest.write));

@@ -1,8 +1,8 @@
 //! The threads and tasks of one process that wait at the same end.
 //!
-//! They share one doorbell, and whoever drains it takes the notification from the others. So each
-//! waiter registers here before it checks whether it has to wait. Whoever drains the doorbell wakes
-//! every registered waiter, and each checks again.
+//! They share one doorbell, and a waiter that drains it takes the notification from the others. So
+//! each waiter registers here before it checks whether it has to wait. The waiter that drains the
+//! doorbell wakes every registered waiter, and each checks again.
 
 use std::sync::{Arc, PoisonError};
 use std::task::Waker;
@@ -94,7 +94,7 @@ impl Waiters {
 }
 
 impl WaitGuard<'_> {
-    /// The event that tells this thread to check again.
+    /// The event that wakes this thread to check again.
     pub(crate) fn event(&self) -> &Event {
         &self.event
     }

@@ -212,7 +212,7 @@ impl Filled<'_> {
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if `count` is more than there are readable bytes.
+    /// `InvalidInput` if `count` exceeds [`Filled::len`].
     pub fn consume(mut self, count: usize) -> io::Result<()> {
         check_bounds(self.len, 0, count)?;
         self.end.release(&mut self.incoming, count as u64);

@@ -75,7 +75,7 @@ fn a_writer_and_a_reader_that_both_park_make_progress() {
 
 /// Each notification answers one request, and withdrawing a request reports its notification.
 #[test]
-fn a_reader_gets_one_notification_per_request_and_knows_of_each() {
+fn a_reader_gets_one_notification_per_request_and_counts_each() {
     explore(None, || {
         let (mut writer, mut reader) = sides();
         let writes = thread::spawn(move || {

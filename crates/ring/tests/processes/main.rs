@@ -20,7 +20,7 @@ use rustix::io::Errno;
 /// The environment variable with the role of a child process.
 const ROLE: &str = "HVSOCK_RING_TEST_ROLE";
 
-/// The main function of child processes. As a test of its own it does nothing.
+/// The main function of child processes. In the parent process it does nothing.
 #[test]
 fn role() {
     let Ok(role) = env::var(ROLE) else { return };
@@ -68,7 +68,7 @@ fn send_end(
     });
 }
 
-/// Sends a message without descriptors, which tells the other process to go on.
+/// Sends a message without descriptors: the other process may continue.
 fn send_next(socket: &impl AsFd) {
     retry(socket, PollFlags::OUT, || {
         message::send(socket, b"next", &[])
