@@ -131,7 +131,7 @@ impl Connection {
         }
     }
 
-    /// Whether the guest knows the connection: not while the REQUEST to it is unsent.
+    /// Whether the guest has state of the connection: not while the REQUEST to it is unsent.
     pub(crate) fn is_known_to_guest(&self) -> bool {
         !self.pending.has(Pending::REQUEST)
     }

@@ -33,7 +33,7 @@ pub(crate) struct Outgoing {
     alloc: u32,
     /// The guest's `fwd_cnt`.
     fwd_cnt: u32,
-    /// Bytes sent.
+    /// Bytes ever sent, modulo 2^32.
     sent: u32,
     /// A position in the stream, not before `fwd_cnt`, that splits the packets in flight.
     mark: u32,
@@ -90,7 +90,8 @@ impl Outgoing {
             .saturating_sub(self.in_flight())
     }
 
-    /// Whether the packet limit, and not credit, stops the connection.
+    /// Whether the packet limit (or [`MAX_IN_FLIGHT`]), and not the guest's buffer, stops the
+    /// connection.
     pub(crate) fn is_limited_by_packets(&self) -> bool {
         self.available() == 0 && self.in_flight() < self.alloc
     }

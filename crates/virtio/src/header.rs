@@ -207,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decoding_and_encoding_any_bytes_gives_them_back(bytes in any::<[u8; 32]>(), more in any::<[u8; 12]>()) {
+        fn any_44_bytes_decode_and_encode_to_themselves(bytes in any::<[u8; 32]>(), more in any::<[u8; 12]>()) {
             let mut all = [0; HEADER_LEN];
             all[..32].copy_from_slice(&bytes);
             all[32..].copy_from_slice(&more);

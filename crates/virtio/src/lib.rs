@@ -1,13 +1,15 @@
 //! virtio-vsock device protocol without I/O (sans-I/O): packets and time in, packets and events out.
 //!
 //! A guest's driver and the device exchange packets over two virtqueues: `rx` to the guest and `tx`
-//! from it. (A third carries events.) A packet is a [`Header`] of 44 bytes and, for
+//! from it. (A third one is for events.) A packet is a [`Header`] of 44 bytes and, for
 //! [`Operation::Data`], payload. Its ports, context ids and type identify its connection.
 //!
-//! - `REQUEST` asks for a connection; `RESPONSE` accepts it, `RST` refuses it.
-//! - `RW` carries data. Every packet states the sender's buffer size (`buf_alloc`) and the bytes it has
-//!   forwarded to its reader (`fwd_cnt`). The peer's credit is `buf_alloc - (sent - fwd_cnt)`, in bytes
-//!   modulo 2^32. `CREDIT_UPDATE` carries the two fields without data; `CREDIT_REQUEST` asks for one.
+//! - `REQUEST` requests a connection; `RESPONSE` accepts it, `RST` refuses it.
+//! - `RW` contains data. Every packet of an open connection contains the sender's buffer size
+//!   (`buf_alloc`) and the count of bytes that it has forwarded to its reader (`fwd_cnt`). The peer's
+//!   credit is `buf_alloc - (tx_cnt - fwd_cnt)` bytes, where `tx_cnt` counts the bytes that the peer
+//!   has sent; the counters wrap at 2^32. `CREDIT_UPDATE` contains the two fields and no data;
+//!   `CREDIT_REQUEST` requests one.
 //! - `SHUTDOWN` ends receiving, sending or both, for good. Both directions close the connection; the
 //!   peer answers with `RST`.
 //! - `RST` resets a connection, and answers every packet that belongs to none.

@@ -14,7 +14,7 @@
 //! - `INDIRECT` with `NEXT`, which the driver must not set (2.7.5.3.1): `virtio-queue` ignores `NEXT`,
 //!   ours is [`BadChain::Indirect`].
 //! - `INDIRECT` without the feature, which the driver must not set (2.7.5.3.1): `virtio-queue` does
-//!   not know the feature, ours is [`BadChain::Indirect`]. Here the feature is negotiated.
+//!   not check the feature, ours is [`BadChain::Indirect`]. Here the feature is negotiated.
 //! - An available head beyond the queue's size: `virtio-queue` gives an empty chain, ours is
 //!   [`QueueFault::Head`].
 //! - An indirect table of more than 65,535 entries: `virtio-queue` refuses it, ours reads it. A chain

@@ -65,8 +65,8 @@ impl Muxer {
         }
     }
 
-    /// Refuses an [`Event::Request`](super::Event::Request) with RST. No [`Event::Closed`](super::Event::Closed)
-    /// follows.
+    /// Refuses an [`Event::Request`](super::Event::Request) with RST. No
+    /// [`Event::Closed`](super::Event::Closed) follows.
     pub fn refuse(&mut self, handle: Handle) {
         if self.in_phase(handle, Phase::Requested).is_some() {
             self.end(handle.index, None, EndNotice::Reset);
@@ -143,7 +143,7 @@ impl Muxer {
     }
 
     /// Ends all connections with [`Closed::GuestRestarted`], and sends nothing: for a guest whose driver
-    /// was reset and knows none of them.
+    /// was reset and has lost them.
     pub fn forget_all(&mut self) {
         self.replies.clear();
         for index in self.table.indices() {

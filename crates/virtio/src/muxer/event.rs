@@ -106,7 +106,7 @@ pub enum Closed {
     /// The guest violated the protocol.
     #[error("the guest violated the protocol: {0}")]
     Protocol(&'static str),
-    /// The guest's driver was reset and knows none of its connections.
+    /// The guest's driver was reset and has lost all of its connections.
     #[error("the guest restarted")]
     GuestRestarted,
 }

@@ -65,7 +65,7 @@ pub struct Window {
     pub alloc: u32,
 }
 
-/// Counters of rejected packets and connections, since the muxer was made.
+/// Counters of rejected packets and connections, since the muxer was created.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Packets whose source is not the guest; dropped.
@@ -81,8 +81,8 @@ pub struct Counters {
 /// Protocol state machine of all virtio-vsock connections of one guest, on the device's side.
 ///
 /// It does no I/O, holds no payload and reads no clock. Its owner moves packets between it and the
-/// virtqueues, and payload between guest memory and each connection's *link* (whatever carries the
-/// bytes on the host), as much as the muxer allows.
+/// virtqueues, and payload between guest memory and each connection's *link* (its byte stream on the
+/// host, such as a ring or a socket), as much as the muxer allows.
 ///
 /// There are five families of methods:
 ///
@@ -196,8 +196,8 @@ impl Muxer {
         self.timers.next()
     }
 
-    /// Ends connections whose timeout has expired, and repeats CREDIT_REQUESTs. The muxer knows the
-    /// time only from here, so call it in each round of the event loop.
+    /// Ends connections whose timeout has expired, and repeats CREDIT_REQUESTs. Their interval
+    /// counts from the last `now`, so call it in each round of the event loop.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = Some(now);
         while let Some(index) = self.timers.due(now) {
@@ -288,10 +288,10 @@ impl Muxer {
     }
 }
 
-/// What the guest is sent when a connection ends.
+/// The packet to the guest when a connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum EndNotice {
-    /// RST, if the guest knows the connection.
+    /// RST, if the guest has state of the connection.
     Reset,
     /// Nothing: the guest ended it.
     None,

@@ -45,7 +45,7 @@ impl Muxer {
                 self.end(index, Some(Closed::Reset), EndNotice::None);
                 self.handle_request(key, header);
             }
-            // The pending RST answers every packet.
+            // The pending RST answers every other packet.
             (_, Phase::Ended) => {}
             (Some(Operation::Shutdown), Phase::Closing) => self.handle_shutdown(index, header),
             // Packets that were in flight when the owner closed it.
@@ -164,7 +164,8 @@ impl Muxer {
         connection.guest_shut = after as u8;
         let handle = connection.handle(index);
         if connection.phase == Phase::Open {
-            // In this order, so that a reader at the end of data can tell a close from a half-close.
+            // In this order, so that a reader at the end of data can distinguish a close from a
+            // half-close.
             if new & shutdown::RECEIVE != 0 {
                 self.events.push_back(Event::ClosedRead { handle });
             }

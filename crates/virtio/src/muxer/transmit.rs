@@ -62,8 +62,8 @@ impl Muxer {
     /// Answers [`Transmit::Data`]: the owner has put `bytes` of the link into the buffer. Returns their
     /// header, or `None` if the connection is gone.
     ///
-    /// `bytes` is at most the given `max`, and 0 only for an empty message. Without `more`, the link is
-    /// not asked again until [`readable`](Self::readable).
+    /// `bytes` is at most the given `max`, and 0 only for an empty message. `more` is whether the link
+    /// has further data; if not, no [`Transmit::Data`] follows until [`readable`](Self::readable).
     pub fn sent(
         &mut self,
         handle: Handle,
@@ -90,7 +90,7 @@ impl Muxer {
         Some(header)
     }
 
-    /// Answers [`Transmit::Data`]: the link had no data. It is not asked again until
+    /// Answers [`Transmit::Data`]: the link had no data. No [`Transmit::Data`] for it follows until
     /// [`readable`](Self::readable).
     pub fn nothing_to_send(&mut self, handle: Handle) {
         if let Some(connection) = self.table.get_mut(handle) {

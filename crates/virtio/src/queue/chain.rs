@@ -23,15 +23,15 @@ pub struct Segment {
 /// Why a descriptor chain is malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadChain {
-    /// A descriptor's `next` lies outside its table.
-    #[error("a descriptor's next lies outside its table")]
+    /// A descriptor's `next` is outside its table.
+    #[error("a descriptor's next is outside its table")]
     Next,
     /// The chain has more descriptors than its table, so it loops, or more than
     /// [`MAX_CHAIN`](super::MAX_CHAIN).
     #[error("the chain loops or has too many descriptors")]
     TooLong,
     /// An indirect table is empty, not a multiple of 16 bytes, nested in another, combined with
-    /// `VIRTQ_DESC_F_NEXT`, not negotiated, or a descriptor table lies outside guest memory.
+    /// `VIRTQ_DESC_F_NEXT`, not negotiated, or a descriptor table is outside guest memory.
     #[error("an indirect table is malformed, nested or outside guest memory")]
     Indirect,
     /// A device-writable descriptor comes before a device-readable one (section 2.7.4.2).
@@ -135,7 +135,8 @@ impl Chain {
             return Err(BadChain::TooLong);
         }
         let is_writable = descriptor.flags & WRITE != 0;
-        // Section 2.7.5.2: a chain is not longer than 2^32 bytes in total.
+        // Section 2.7.5.2 limits a chain to 2^32 bytes in total. One of exactly 2^32 is rejected as
+        // well, because the lengths here are 32-bit numbers.
         let total = self.lens[0] + self.lens[1];
         if total.checked_add(descriptor.len).is_none() {
             return Err(BadChain::Overflow);

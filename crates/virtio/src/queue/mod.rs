@@ -1,6 +1,6 @@
 //! The device's side of a split virtqueue (virtio 1.2, section 2.7).
 //!
-//! The rings lie in guest memory, which a hostile guest may change at any time (TOCTOU): every value
+//! The rings are in guest memory, which a hostile guest may change at any time (TOCTOU): every value
 //! is read once, validated, and then used.
 //!
 //! Order of use:
@@ -10,8 +10,8 @@
 //!    available ring.
 //! 3. [`Queue::add_used`] adds a chain to the used ring. [`Queue::publish`] makes all added chains
 //!    visible to the driver, and returns whether the driver wants a used buffer notification.
-//! 4. Before the device parks, [`Queue::enable_notification`] enables available buffer notifications. While
-//!    the device polls the ring, [`Queue::disable_notification`] suppresses them.
+//! 4. Before the device parks, [`Queue::enable_notification`] enables available buffer notifications.
+//!    While the device polls the ring, [`Queue::disable_notification`] suppresses them.
 //!
 //! A malformed chain ([`Next::Bad`]) is returned unused, and the queue goes on. Malformed rings are a
 //! [`QueueFault`]: the device must not use the queue any more.
@@ -29,18 +29,18 @@ pub use chain::{BadChain, Chain, Segment};
 /// The guest may write to it at any time and may pass any address. Implementations must not panic,
 /// and must not access anything but the guest's memory.
 pub trait GuestMemory {
-    /// Fills `to` from `address`. Returns `false`, with `to` unspecified, if a part lies outside.
+    /// Fills `to` from `address`. Returns `false`, with `to` unspecified, if a part is outside.
     #[must_use]
     fn read(&self, address: u64, to: &mut [u8]) -> bool;
 
-    /// Copies `from` to `address`. Returns `false`, with nothing written, if a part lies outside.
+    /// Copies `from` to `address`. Returns `false`, with nothing written, if a part is outside.
     #[must_use]
     fn write(&self, address: u64, from: &[u8]) -> bool;
 
-    /// Loads a little-endian `u16` atomically, with acquire ordering. `None` if it lies outside.
+    /// Loads a little-endian `u16` atomically, with acquire ordering. `None` if it is outside.
     fn load(&self, address: u64) -> Option<u16>;
 
-    /// Stores a little-endian `u16` atomically, with release ordering. `None` if it lies outside.
+    /// Stores a little-endian `u16` atomically, with release ordering. `None` if it is outside.
     fn store(&self, address: u64, value: u16) -> Option<()>;
 
     /// A full memory barrier: no later load moves before an earlier store.
@@ -83,8 +83,8 @@ pub enum QueueFault {
     /// overflows.
     #[error("the queue's size or alignment is invalid")]
     Layout,
-    /// A part of the queue lies outside guest memory.
-    #[error("the queue lies outside guest memory")]
+    /// A part of the queue is outside guest memory.
+    #[error("the queue is outside guest memory")]
     Outside,
     /// The available index is ahead of the device by more than the queue size.
     #[error("the available index is ahead by more than the queue size")]
@@ -127,7 +127,7 @@ impl Queue {
     /// # Errors
     ///
     /// [`QueueFault::Layout`] if the size, the alignment or an address is invalid;
-    /// [`QueueFault::Outside`] if a part lies outside `memory`.
+    /// [`QueueFault::Outside`] if a part is outside `memory`.
     pub fn new(layout: Layout, base: u16, memory: &impl GuestMemory) -> Result<Self, QueueFault> {
         let Layout {
             size,
@@ -217,7 +217,7 @@ impl Queue {
         })
     }
 
-    /// Takes the chain that [`Queue::peek`] has read from the available ring.
+    /// Removes from the available ring the chain that [`Queue::peek`] has read.
     #[doc(alias = "pop_descriptor_chain")]
     pub fn take(&mut self) {
         if self.avail_idx != self.next_avail {
@@ -275,8 +275,8 @@ impl Queue {
             .store(self.layout.used + 2, self.next_used.0)
             .ok_or(outside)?;
         let before = std::mem::replace(&mut self.used_idx, self.next_used);
-        // Store of the index, barrier, load of the request: either the driver sees the index, or the
-        // device sees the request.
+        // Store of the index, full barrier, load of the suppression state: either the driver sees the
+        // index before it waits, or the device sees that the driver wants a notification.
         memory.fence();
         if !self.layout.event_idx {
             let flags = memory.load(self.layout.available).ok_or(outside)?;
@@ -310,7 +310,8 @@ impl Queue {
                 .ok_or(QueueFault::Outside)?;
         }
         self.notifications = Some(true);
-        // Store of the request, barrier, load of the index: no chain is missed.
+        // Store of the request, full barrier, load of the index: either the driver sees the request,
+        // or the device sees the chain.
         memory.fence();
         self.load_avail_idx(memory)
     }
