@@ -4,15 +4,15 @@
 
 #![no_main]
 
+#[path = "../../crates/fabric/tests/agreement/coverage.rs"]
+#[allow(dead_code, reason = "only the property test reads the coverage")]
+mod coverage;
 #[path = "../../crates/fabric/tests/agreement/driver.rs"]
 mod driver;
+#[path = "../../crates/fabric/tests/agreement/model/mod.rs"]
+mod model;
 #[path = "../../crates/fabric/tests/agreement/ops.rs"]
 mod ops;
-#[path = "../../crates/fabric/tests/agreement/reading/mod.rs"]
-mod reading;
-#[path = "../../crates/fabric/tests/agreement/tally.rs"]
-#[allow(dead_code, reason = "only the property test reads the coverage")]
-mod tally;
 
 use libfuzzer_sys::fuzz_target;
 use proptest::strategy::{Strategy, ValueTree};
@@ -24,7 +24,7 @@ fuzz_target!(|bytes: &[u8]| {
     let op = ops::op();
     case.ops
         .extend(rest.chunks_exact(2).map(|seed| from_seed(seed, &op)));
-    driver::run(case, &mut tally::Tally::default());
+    driver::run(case, &mut coverage::Coverage::default());
 });
 
 /// The value that a strategy generates from a seed.
