@@ -151,7 +151,7 @@ pub enum KeyStep {
     },
 }
 
-/// The process that holds a lease. The start time tells it apart from other processes that have or
+/// The process that holds a lease. The start time distinguishes it from other processes that have or
 /// had the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LeaseHolder {

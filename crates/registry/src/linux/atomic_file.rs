@@ -1,5 +1,5 @@
-//! Atomic file replacement: after a crash, a power cut or a full disk, the file has either its old or
-//! its new content.
+//! Atomic file replacement: after a crash, a power loss or a full disk, the file has either its old
+//! or its new content.
 //!
 //! The new content is written to a temporary file in the same directory, synced, and renamed over the
 //! old file; then the directory is synced. If a step before the last fails, the old file is unchanged
@@ -38,8 +38,8 @@ pub enum WriteError {
         /// The system's error.
         source: io::Error,
     },
-    /// Only the last sync failed. The file was changed, but a power cut may undo the change.
-    #[error("{} is changed, but a power cut may undo it: {source}", path.display())]
+    /// Only the last sync failed. The file was changed, but a power loss may undo the change.
+    #[error("{} is changed, but a power loss may undo it: {source}", path.display())]
     NotDurable {
         /// The file.
         path: PathBuf,

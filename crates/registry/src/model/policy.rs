@@ -1,8 +1,8 @@
 //! Access decisions from one registration, each with the rule that made it.
 //!
 //! A [`Policy`] combines a registration with the override for one child and with the defaults. It
-//! borrows everything (zero-copy) and allocates nothing, so a broker can evaluate it for every
-//! connection. A [`Rule`] is formatted as text only when it is displayed.
+//! borrows everything and allocates nothing, so a broker can evaluate it for every connection. A
+//! [`Rule`] is formatted as text only when it is displayed.
 
 use hvsock_address::{PartitionName, ServiceId};
 

@@ -36,7 +36,7 @@ pub enum Requester<'a> {
 impl Principal {
     /// Whether an entry of a `users` list matches this process's user.
     ///
-    /// Digits are always an id, never a name: nobody gains access by choosing a numeric user name.
+    /// Digits are always an id, never a name: a numeric user name gives no access.
     pub(super) fn is_user(&self, entry: &str) -> bool {
         entry == "*"
             || match entry.parse::<u32>() {

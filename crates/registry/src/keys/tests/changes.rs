@@ -254,7 +254,7 @@ fn in_box_and_missing_services_cannot_be_changed() {
 }
 
 #[test]
-fn access_denied_says_to_run_as_administrator() {
+fn the_error_for_denied_access_requires_an_administrator() {
     let fake = Fake {
         denied: true,
         ..Fake::default()

@@ -98,7 +98,7 @@ impl KeyBackend for Fake {
         match step {
             KeyStep::Create { location, name, .. } => {
                 let there = (*location, name.to_lowercase());
-                assert!(!self.keys.contains_key(&there), "{name} is there");
+                assert!(!self.keys.contains_key(&there), "{name} exists");
                 self.add(*location, name, &[]);
             }
             KeyStep::Set {
@@ -123,7 +123,7 @@ impl KeyBackend for Fake {
                 let mut key = key.expect("a key to rename");
                 key.name = to.clone();
                 let old = self.keys.insert((*location, to.to_lowercase()), key);
-                assert_eq!(old, None, "{to} is there");
+                assert_eq!(old, None, "{to} exists");
             }
             KeyStep::Delete { location, name } => {
                 self.keys.remove(&(*location, name.to_lowercase()));

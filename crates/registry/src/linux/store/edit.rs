@@ -181,14 +181,14 @@ connect = { partitions = [\"*\"], users = [ 'alice', # root anyway
 
     #[test]
     fn a_file_without_enabled_gets_the_key_only_when_disabled() {
-        let plain = "# c\nname = \"a\"\n\n[bind]\n# nobody yet\n";
+        let plain = "# c\nname = \"a\"\n\n[bind]\n# no users yet\n";
         let mut registration = read(plain);
         assert_eq!(edited(plain, &registration), plain);
         registration.enabled = false;
         let after = edited(plain, &registration);
         assert_eq!(
             after,
-            "# c\nname = \"a\"\nenabled = false\n\n[bind]\n# nobody yet\n"
+            "# c\nname = \"a\"\nenabled = false\n\n[bind]\n# no users yet\n"
         );
     }
 

@@ -131,8 +131,7 @@ impl State {
         let names = match folder.names(is_toml) {
             Ok(names) => names,
             Err(error) => {
-                let what =
-                    format!("cannot be folder_stamp: {error}; the last good state stays in force");
+                let what = format!("cannot be listed: {error}; the last good state stays in force");
                 let problem = FileProblem::whole(folder.path(), what);
                 self.report_problem(OsStr::new(FOLDER), problem, log);
                 return;
