@@ -143,7 +143,7 @@ impl Fabric {
         }
         let name = &cause.name;
         let fix = match (state, cause.kind) {
-            // The fabric does not know whether the VMM or an operator paused it.
+            // The fabric has no record of whether the VMM or an operator paused it.
             (PartitionState::Paused, PartitionKind::Vm) => {
                 format!("hvsock vm resume {name}; or resume it in its VMM, if that paused it")
             }
@@ -326,7 +326,7 @@ impl Fabric {
     }
 
     /// Checks that the guest may accept the connection. The guest's kernel makes the final decision,
-    /// because the fabric does not know the sockets in the guest.
+    /// because the fabric has no record of the sockets in the guest.
     fn check_guest_bind<T: Trace>(
         &self,
         target: PartitionNode<'_>,

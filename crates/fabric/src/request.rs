@@ -37,9 +37,9 @@ pub struct ListenRequest<'a> {
 /// The acceptor of a connection in its target partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Destination {
-    /// A listener that the fabric knows.
+    /// A listener of the fabric.
     Listener(ListenerId),
-    /// The guest kernel of a VM. The fabric does not know which ports have listeners there. In a fabric
+    /// The guest kernel of a VM. The fabric has no record of its listeners. In a fabric
     /// [without listeners](crate::Fabric::without_listeners) this is every kernel.
     Guest,
 }

@@ -195,8 +195,8 @@ impl ResolveError {
         }
     }
 
-    /// The same error as this reader may see it. A requester outside the root partition cannot tell
-    /// unreachable ids from unknown ones.
+    /// The same error as this reader may see it. A requester outside the root partition cannot
+    /// distinguish unreachable ids from unknown ones.
     fn visible_to(self, audience: Audience, from: PartitionNode<'_>) -> ResolveError {
         let outside = audience == Audience::Requester && from.partition.parent.is_some();
         match self {

@@ -583,7 +583,7 @@ fn a_guest_addresses_a_registered_service_by_port_or_alias() {
 }
 
 #[test]
-fn an_explanation_says_that_the_guest_decides() {
+fn an_explanation_states_that_the_guest_decides() {
     let mut host = Host::new();
     let top = host.host;
     host.add(top, PartitionKind::Vm, "web");
@@ -600,7 +600,7 @@ fn an_explanation_says_that_the_guest_decides() {
 }
 
 #[test]
-fn connects_to_a_guest_have_no_backlog_but_obey_the_limits() {
+fn connects_to_a_guest_have_no_backlog_but_are_limited() {
     let mut host = Host::with(Limits {
         backlog_max: 1,
         connections_per_partition: 3,

@@ -577,7 +577,7 @@ impl Comparison<'_> {
             VmId::BROADCAST => Row::Broadcast,
             VmId::SILOHOST if !container => Row::SilohostOutsideContainer,
             VmId::SILOHOST => match parent {
-                // The broker of a fabric whose root is a container does not know the host.
+                // A fabric whose root is a container does not contain the host.
                 None => Row::ParentOfRoot,
                 Some(PartitionKind::Vm) => Row::SilohostVm,
                 Some(_) => Row::SilohostHost,
