@@ -18,7 +18,8 @@ pub struct HyperVExplanation {
 /// The verdict if no known fact prevents the request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outlook {
-    /// Windows would attempt it. Only Windows knows whether there is a listener or the address is free.
+    /// Windows would attempt it. Windows does not reveal whether a listener exists or the address is
+    /// free.
     Open,
     /// The host of this virtual machine decides. It cannot be queried from here.
     HostDecides,

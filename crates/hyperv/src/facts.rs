@@ -82,7 +82,7 @@ impl Facts {
     }
 
     /// Whether this machine's own host decides the request.
-    pub(crate) fn asks_host(&self, question: Question) -> bool {
+    pub(crate) fn host_decides(&self, question: Question) -> bool {
         let to_host = match question.vm {
             VmId::PARENT => true,
             VmId::WILDCARD => !question.listening,
@@ -99,7 +99,7 @@ impl Facts {
             steps: evaluated.steps,
             fix: evaluated.fix,
         };
-        if self.asks_host(question) {
+        if self.host_decides(question) {
             leave_to_host(&mut explanation, &view);
         } else {
             self.apply_exemptions(&mut explanation, question);

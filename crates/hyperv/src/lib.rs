@@ -8,7 +8,7 @@
 //! an error number to a refusal.
 //!
 //! This part is portable and tested on every system. On Windows there are also `facts`, which
-//! queries the system; `facts_at_hand`, which does not wait; `virtual_machines`; `machine`; and
+//! queries the system; `registry_facts`, which does not wait; `virtual_machines`; `machine`; and
 //! `set_policy`. All of them have a time limit, however long Windows takes.
 //!
 //! WMI needs COM. If the process has not chosen its COM security before the first query, it gets
@@ -44,7 +44,7 @@ pub use policy::{ServicePolicy, Switch};
 pub use refusal::refusal;
 pub use vm::{Vm, VmKind, VmState};
 #[cfg(windows)]
-pub use windows::{PolicyError, facts, facts_at_hand, machine, set_policy, virtual_machines};
+pub use windows::{PolicyError, facts, machine, registry_facts, set_policy, virtual_machines};
 
 /// Threads may share every public type.
 const _: () = {

@@ -86,8 +86,8 @@ fn by_number(
 /// unregistered service was reported to return the latter (github.com/nbdd0121/wsld/issues/5).
 fn is_ambiguous(wsa: i32, refusal: &Refusal) -> bool {
     match wsa {
-        // Windows found the address if the peer refused or did not answer. A verdict that the address
-        // does not exist is based on less: a guest may not know that it is one.
+        // Windows found the address if the peer refused or did not answer. That is stronger evidence
+        // than a verdict that the address does not exist: a guest may not detect that it is one.
         10060 | 10061 => !matches!(
             refusal,
             Refusal::NotSupported

@@ -119,7 +119,7 @@ pub(crate) fn merge(hyper_v: Vec<Vm>, others: Vec<Vm>, wsl: Option<VmId>) -> Vec
         let wsl = Vm {
             name: "WSL".to_owned(),
             id,
-            // It has a helper process, so it runs, unless another source knows its state.
+            // It has a helper process, so it runs, unless another source reports its state.
             state: known.as_ref().map_or(VmState::Running, |vm| vm.state),
             kind: VmKind::Wsl,
         };

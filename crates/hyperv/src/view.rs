@@ -24,7 +24,7 @@ pub(crate) struct View {
 
 impl View {
     pub(crate) fn new(facts: &Facts, question: Question) -> Self {
-        if facts.asks_host(question) {
+        if facts.host_decides(question) {
             Self::of_guest(facts, question)
         } else {
             Self::of_host(facts, question)

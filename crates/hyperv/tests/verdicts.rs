@@ -249,7 +249,7 @@ fn a_guest_defers_to_its_host_and_names_the_command_to_run_there() {
 }
 
 #[test]
-fn a_guest_that_knows_only_the_name_of_its_host_is_a_guest() {
+fn a_guest_of_which_only_the_hosts_name_is_known_is_a_guest() {
     let mut facts = guest();
     facts.machine.name = None;
     facts.machine.guest = Some(Guest {
@@ -441,7 +441,7 @@ fn facts_refine_an_ambiguous_error_number() {
         (10061, &unregistered, id('a'), Refusal::Unregistered),
         (10013, &unregistered, id('a'), Refusal::Unregistered),
         (10061, &host(), id('a'), Refusal::NoListener),
-        // A guest that does not know its host still has one.
+        // A guest whose host is unknown still has one.
         (10061, &unregistered, VmId::PARENT, Refusal::NoListener),
         (10060, &unregistered, id('9'), Refusal::TimedOut),
         (10060, &host(), id('a'), Refusal::TimedOut),

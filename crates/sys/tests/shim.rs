@@ -64,7 +64,7 @@ fn recv(socket: &OwnedSocket, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 #[test]
-fn a_connection_is_made_and_both_ends_know_each_other() {
+fn a_connection_is_made_and_both_ends_have_the_peers_address() {
     let (Some(listener), Some(a)) = (socket(), socket()) else {
         return;
     };
@@ -148,7 +148,7 @@ fn a_connect_needs_an_address_of_one_partition() {
 }
 
 #[test]
-fn an_address_is_taken_once() {
+fn an_address_in_use_cannot_be_bound_again() {
     let (Some(a), Some(b)) = (socket(), socket()) else {
         return;
     };
@@ -164,7 +164,7 @@ fn an_address_is_taken_once() {
 }
 
 #[test]
-fn each_option_is_kept() {
+fn each_option_reads_back_its_value() {
     let Some(a) = socket() else { return };
     for (option, value) in [
         (HvOption::ConnectTimeout, 300_000),
@@ -201,7 +201,7 @@ fn run_over_shim(name: &str, variables: &[(&str, &str)]) {
 }
 
 #[test]
-fn a_connect_fails_with_what_the_system_says_of_the_machine() {
+fn a_failed_connect_has_the_systems_error_for_the_machine() {
     if is_part() {
         let a = socket().unwrap();
         hyperv::connect(&a, &address(LOOPBACK, 1)).unwrap();
@@ -209,7 +209,7 @@ fn a_connect_fails_with_what_the_system_says_of_the_machine() {
         assert_eq!(error.raw_os_error(), Some(errno::ENETUNREACH));
         return;
     }
-    let name = "a_connect_fails_with_what_the_system_says_of_the_machine";
+    let name = "a_failed_connect_has_the_systems_error_for_the_machine";
     run_over_shim(name, &[("HV_SHIM_ERROR", "10051")]);
 }
 
@@ -259,7 +259,7 @@ fn a_peer_that_is_killed_is_a_reset() {
     assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
 }
 
-/// An address that both parts of a test know.
+/// An address that both parts of a test derive from its name.
 fn address_of(name: &str) -> Address {
     let mut address = address(LOOPBACK, name.len() as u8);
     address[20..24].copy_from_slice(&[1, 2, 3, 4]);

@@ -22,7 +22,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Queries the state of this machine. Takes at most 5 seconds.
 pub fn facts() -> Facts {
     let queries = vms::query();
-    let mut facts = facts_at_hand();
+    let mut facts = registry_facts();
     let found = queries.by(Instant::now() + LIMIT);
     facts
         .missing
@@ -36,7 +36,7 @@ pub fn facts() -> Facts {
 
 /// The part of the state that is in the Windows registry, without waiting. Hyper-V's virtual machines
 /// and their policies are [`Missing::NotQueried`].
-pub fn facts_at_hand() -> Facts {
+pub fn registry_facts() -> Facts {
     let mut facts = Facts {
         machine: machine(),
         vms: vms::in_registry(),

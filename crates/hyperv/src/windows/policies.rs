@@ -51,8 +51,8 @@ pub enum PolicyError {
 ///
 /// # Errors
 ///
-/// [`PolicyError`] if Hyper-V is missing, does not know the machine, refuses the change or does not
-/// finish in time.
+/// [`PolicyError`] if Hyper-V is missing, has no such machine, refuses the change or does not finish
+/// in time.
 pub fn set_policy(vm: VmId, service: ServiceId, switch: Switch) -> Result<(), PolicyError> {
     let deadline = Instant::now() + CHANGE_LIMIT;
     let changed = worker::spawn(move || change(vm, service, switch, deadline));

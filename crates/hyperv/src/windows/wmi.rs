@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_without_hyper_v_says_how_to_enable_it() {
+    fn the_error_without_hyper_v_names_the_command_to_enable_it() {
         let fault = match Namespace::open(HYPER_V) {
             Ok(_) => return,
             Err(fault) => fault,

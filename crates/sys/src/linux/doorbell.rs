@@ -50,7 +50,7 @@ pub fn notify(doorbell: impl AsFd) -> io::Result<bool> {
 /// Those of `read` and `poll`.
 pub fn drain(doorbell: impl AsFd) -> io::Result<bool> {
     for _ in 0..MAX_READS {
-        match drain_up_to(&doorbell, MAX_TAKEN)? {
+        match drain_up_to(&doorbell, MAX_DRAIN)? {
             Some(0) => return Ok(true),
             Some(_) => {}
             None => return Ok(false),
@@ -79,7 +79,7 @@ const FEW: usize = 16;
 /// Maximum number of reads in [`drain`].
 const MAX_READS: u32 = 32;
 /// Maximum number of notifications that [`drain_up_to`] drains.
-const MAX_TAKEN: usize = 4096;
+const MAX_DRAIN: usize = 4096;
 
 /// Drains at most `most` notifications and returns their number. `None` if none are pending and the
 /// write end is closed. Never blocks.
@@ -88,8 +88,8 @@ const MAX_TAKEN: usize = 4096;
 ///
 /// Those of `read`, except `EAGAIN`.
 pub fn drain_up_to(doorbell: impl AsFd, most: usize) -> io::Result<Option<usize>> {
-    let mut bytes = [0; MAX_TAKEN];
-    let bytes = &mut bytes[..most.min(MAX_TAKEN)];
+    let mut bytes = [0; MAX_DRAIN];
+    let bytes = &mut bytes[..most.min(MAX_DRAIN)];
     if bytes.is_empty() {
         return Ok(Some(0));
     }
@@ -158,7 +158,7 @@ mod tests {
         }
         assert!(is_pending(&reader));
         let notifications = pending(&reader).unwrap().notifications;
-        assert!(notifications > 2 * MAX_TAKEN);
+        assert!(notifications > 2 * MAX_DRAIN);
         assert_eq!(drain_up_to(&reader, 5).unwrap(), Some(5));
         assert_eq!(pending(&reader).unwrap().notifications, notifications - 5);
         assert!(drain(&reader).unwrap());

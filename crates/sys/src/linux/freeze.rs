@@ -39,7 +39,7 @@ mod tests {
 
     /// `/proc` cannot be frozen, so this is harmless. A test in a guest freezes a real filesystem.
     #[test]
-    fn the_kernel_knows_both_calls() {
+    fn the_kernel_supports_both_calls() {
         let proc = File::open("/proc").unwrap();
         let frozen = freeze(&proc).unwrap_err().raw_os_error();
         assert!(matches!(frozen, Some(libc::EOPNOTSUPP | libc::EPERM)));

@@ -141,7 +141,7 @@ fn receive(
     Ok(message)
 }
 
-/// Whether the peer has closed the connection, which looks like an empty message.
+/// Whether the peer has closed the connection. A receive of 0 bytes can also be an empty message.
 fn is_closed(socket: impl AsFd) -> bool {
     let mut fds = [PollFd::new(&socket, PollFlags::RDHUP)];
     let ready = rustix::event::poll(&mut fds, Some(&Timespec::default()));

@@ -34,7 +34,7 @@ pub fn set_nonblocking(fd: impl AsFd, nonblocking: bool) -> io::Result<()> {
     rustix::io::ioctl_fionbio(fd, nonblocking).map_err(Into::into)
 }
 
-/// Takes the socket's pending error (`SO_ERROR`).
+/// Returns and clears the socket's pending error (`SO_ERROR`).
 ///
 /// # Errors
 ///

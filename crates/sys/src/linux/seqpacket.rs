@@ -14,7 +14,7 @@ use super::listening;
 
 /// Listens at `path` with the file mode `mode`. Returns the non-blocking listener.
 ///
-/// Replaces an existing socket; the caller must know (by a lock) that no other process listens there.
+/// Replaces an existing socket; the caller must ensure (by a lock) that no other process listens there.
 /// The file never has more permissions than `mode`, not even for a moment. No other file gets them:
 /// another user who can write to the folder may replace the socket by a link (TOCTOU).
 /// `backlog` clients may wait for [`accept`]; the kernel limits it to `net.core.somaxconn`.

@@ -109,7 +109,7 @@ impl Text {
 
 impl Drop for Text {
     fn drop(&mut self) {
-        // SAFETY: the functions' documentation says to free it with LocalFree; null is allowed.
+        // SAFETY: the functions' documentation requires LocalFree for it; null is allowed.
         unsafe { LocalFree(self.0.cast()) };
     }
 }

@@ -77,7 +77,7 @@ pub fn set_nonblocking(socket: impl AsSocket, nonblocking: bool) -> io::Result<(
     check(unsafe { winsock::ioctlsocket(raw(&socket.as_socket()), winsock::FIONBIO, &mut mode) })
 }
 
-/// Takes the socket's pending error (`SO_ERROR`).
+/// Returns and clears the socket's pending error (`SO_ERROR`).
 ///
 /// # Errors
 ///

@@ -63,7 +63,7 @@ pub(super) fn refusal(number: i32, address: SockAddrHv, listening: bool) -> Opti
 /// The facts that need no query, or `None` if the registry cannot be read: without it every service
 /// would seem unregistered.
 fn quick_facts() -> Option<Facts> {
-    let facts = hvsock_hyperv::facts_at_hand();
+    let facts = hvsock_hyperv::registry_facts();
     let registry_missing = |missing: &Missing| matches!(missing, Missing::Registry { .. });
     (!facts.missing.iter().any(registry_missing)).then_some(facts)
 }
@@ -71,7 +71,7 @@ fn quick_facts() -> Option<Facts> {
 /// All facts that concern an address.
 fn full_facts(address: SockAddrHv) -> Facts {
     if address.vm.is_well_known() && address.vm != VmId::CHILDREN {
-        hvsock_hyperv::facts_at_hand()
+        hvsock_hyperv::registry_facts()
     } else {
         hvsock_hyperv::facts()
     }

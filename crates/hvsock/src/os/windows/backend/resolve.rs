@@ -75,7 +75,7 @@ pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmI
 /// Resolves a name in the registry of this machine. In a virtual machine the host may have services
 /// that this registry does not know.
 fn service(name: &ElementName) -> io::Result<ServiceId> {
-    let facts = hvsock_hyperv::facts_at_hand();
+    let facts = hvsock_hyperv::registry_facts();
     if let Some(registration) = facts.registry.by_name(name) {
         return Ok(registration.id);
     }
