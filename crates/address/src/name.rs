@@ -66,7 +66,8 @@ impl ElementName {
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] says what is wrong with `text`.
+    /// [`InvalidName`] if `text` is empty or too long, contains a character that is not allowed, or has
+    /// another meaning.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         let text = text.into();
         if text.trim().is_empty() {
@@ -114,7 +115,8 @@ impl PartitionName {
     ///
     /// # Errors
     ///
-    /// [`InvalidName`] says what is wrong with `text`.
+    /// [`InvalidName`] if `text` is empty or too long, contains a character that is not allowed, or has
+    /// another meaning.
     pub fn new(text: impl Into<String>) -> Result<Self, InvalidName> {
         const ALLOWED: &str = "letters, digits, `.`, `_` and `-` are, after a letter or digit";
         let text = text.into();
@@ -301,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_names_what_is_wrong() {
+    fn each_invalid_name_has_its_error() {
         assert_eq!(
             PartitionName::new("a/b").unwrap_err().to_string(),
             "`/` is not allowed in this name; letters, digits, `.`, `_` and `-` are, after a \

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn an_invalid_url_says_why() {
+    fn each_invalid_url_has_its_error() {
         assert_eq!("http://a/b".parse::<HvUrl>(), Err(ParseUrlError::Scheme));
         assert_eq!("hvsock:/é".parse::<HvUrl>(), Err(ParseUrlError::Scheme));
         assert_eq!(

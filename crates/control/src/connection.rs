@@ -36,7 +36,7 @@ pub struct ConnectionEnd {
     /// The id of its partition.
     #[schema(value_type = String, format = Uuid)]
     pub vm_id: VmId,
-    /// Whether it is a guest. Only the guest's own kernel knows its processes and users.
+    /// Whether it is a guest. The broker cannot see the processes and users of a guest.
     #[serde(default)]
     pub guest: bool,
     /// Its process id on this machine; 0 for a guest.

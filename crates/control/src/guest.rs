@@ -115,7 +115,7 @@ pub enum ClockKeeper {
     Agent,
     /// Another program in the guest, such as an NTP client.
     Other,
-    /// The host: a container has no clock of its own.
+    /// The host: a container uses the host's clock.
     Host,
 }
 

@@ -88,7 +88,7 @@ pub struct Incoming {
 pub struct Refused {
     /// The code of the refusal.
     pub code: u32,
-    /// The nearest Linux errno, for programs that do not know the code.
+    /// The nearest Linux errno, for programs that do not support the code.
     pub errno: u32,
     /// Details of the refusal, such as the rule that decided, or the lines of an explanation.
     pub detail: String,

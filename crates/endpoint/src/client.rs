@@ -33,8 +33,8 @@ pub enum ClientMessage {
         /// The connection's number.
         connection: u64,
     },
-    /// On a connection (half-close): no data follows the bytes in the data descriptor. Without
-    /// meaning with [`Transport::Ring`](crate::Transport::Ring), whose memory has a word for it.
+    /// On a connection (half-close): no data follows the bytes in the data descriptor. Not used with
+    /// [`Transport::Ring`](crate::Transport::Ring), whose memory has the word `ended` for it.
     Shutdown,
 }
 
