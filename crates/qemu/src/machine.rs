@@ -17,7 +17,7 @@ use crate::tools;
 
 /// Minimum memory in MiB for an initramfs of this size in bytes. During unpacking it exists twice, and its
 /// tmpfs is limited to half of the memory. With less memory, files are silently truncated.
-fn least_memory_mib(initramfs: usize) -> u32 {
+fn min_memory_mib(initramfs: usize) -> u32 {
     const SYSTEM: u32 = 128;
     let size = u32::try_from(initramfs >> 20).unwrap_or(u32::MAX);
     size.saturating_mul(3).saturating_add(SYSTEM)
@@ -132,7 +132,7 @@ impl Machine {
             config.name
         )))?;
         let config = &Config {
-            memory_mib: config.memory_mib.max(least_memory_mib(initramfs.len())),
+            memory_mib: config.memory_mib.max(min_memory_mib(initramfs.len())),
             ..config.clone()
         };
         fs::write(folder.path().join("initramfs"), initramfs)
@@ -328,7 +328,7 @@ fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
     if let Some(vsock) = &config.vsock {
         let backend = format!("socket,id=vsock,path={}", escaped(&vsock.socket));
         add(&["-chardev", &backend]);
-        // A PCIe root port of its own makes the device hot-pluggable.
+        // A separate PCIe root port makes the device hot-pluggable.
         add(&["-device", "pcie-root-port,id=vsock-port,slot=1"]);
         let device = "vhost-user-vsock-pci,id=vsock-device,chardev=vsock,bus=vsock-port";
         add(&["-device", device]);

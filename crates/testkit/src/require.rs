@@ -85,7 +85,7 @@ pub fn sshd() -> Option<PathBuf> {
         .or_else(|| absent("OpenSSH's server is not installed", in_ci()))
 }
 
-/// The result of another search, whose error says what is missing and what to install.
+/// The result of another search, whose error names the missing program and the package to install.
 pub fn found<T>(result: Result<T, impl Display>) -> Option<T> {
     match result {
         Ok(found) => Some(found),
@@ -162,7 +162,7 @@ mod tests {
     fn a_missing_requirement_skips_outside_ci() {
         assert_eq!(absent::<()>("no such thing", false), None);
         assert_eq!(found(Ok::<_, String>(7)), Some(7));
-        assert_eq!(find("a-program-that-nobody-has", &[]), None);
+        assert_eq!(find("a-program-that-does-not-exist", &[]), None);
     }
 
     #[test]

@@ -196,7 +196,7 @@ fn check_death<T: Transport>(transport: &T, end: StreamEnd) {
         StreamEnd::EndOfFile => {
             assert!(
                 !transport.distinguishes_death_from_eof(),
-                "a death looked like end of file"
+                "a killed peer was read as end of file"
             );
         }
         StreamEnd::Error(kind) => assert!(is_gone(kind), "{kind}"),

@@ -67,7 +67,7 @@ pub const TCP_RESET: Option<Reset<Tcp>> =
 pub const TCP_WITH_PROCESS: Option<PairWithProcess<Tcp>> =
     Some(|transport, role| with_process(transport.pair()?, role));
 
-/// Unix sockets. A killed peer looks the same as one that closed its stream.
+/// Unix sockets. A reader cannot distinguish a killed peer from one that closed its stream.
 pub struct Unix;
 
 impl Transport for Unix {

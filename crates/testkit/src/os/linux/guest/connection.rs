@@ -9,7 +9,7 @@ use super::driver::{Driver, Options, Received};
 
 /// The receive buffer of a connection in bytes (`buf_alloc`), as in Linux.
 pub const BUFFER: u32 = 256 << 10;
-/// Low watermark: Linux sends a credit update when the free space that the peer knows of is below it.
+/// Low watermark: Linux sends a credit update when the advertised free space is below it.
 const LOW_WATERMARK: u32 = 64 << 10;
 
 /// The identity of a connection.
@@ -102,7 +102,7 @@ impl Connection {
         }
     }
 
-    /// Makes the header of a packet. It carries the current credit.
+    /// Makes the header of a packet, with the current credit.
     #[inline]
     pub(super) fn header(&mut self, cid: u64, op: Operation) -> Header {
         self.sent_fwd_cnt = self.fwd_cnt;

@@ -21,7 +21,7 @@ pub type Message = Option<(Vec<u8>, bool)>;
 /// Which thread processes the queues (leader/followers pattern).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Leader {
-    Nobody,
+    None,
     Worker,
     /// A thread that is blocked in a call.
     User,
@@ -69,7 +69,7 @@ impl Core {
             tx_pending: VecDeque::new(),
             closing: VecDeque::new(),
             next_port: 49152,
-            leader: Leader::Nobody,
+            leader: Leader::None,
             leader_changes: 0,
             parked: false,
             followers: 0,
@@ -180,7 +180,7 @@ impl Core {
             return false;
         };
         let mut violation = None;
-        // The reset of a connection that is unknown to the device carries no credit.
+        // The reset of a connection that is unknown to the device contains no credit.
         if (connection.open && op != Operation::Reset) || op == Operation::Response {
             violation = connection.update_credit(header);
         }
@@ -379,7 +379,7 @@ impl Core {
     /// Sends `bytes` from offset `sent` on and advances `sent`. `None` if it would block.
     ///
     /// Without `end`, a partial write succeeds. With `end`, only all bytes do, and the last packet
-    /// carries these flags.
+    /// has these flags.
     #[inline]
     pub(super) fn write(
         &mut self,

@@ -122,7 +122,7 @@ pub struct Received {
     pub buffer: u32,
     /// Offset of the payload in guest memory.
     pub offset: usize,
-    /// Bytes of payload that the device wrote, whatever the header says.
+    /// Bytes of payload that the device wrote, whatever length the header contains.
     pub len: usize,
 }
 
@@ -362,8 +362,8 @@ impl Driver {
     /// Returns the next received packet. The caller owns its buffer until [`Driver::recycle`].
     ///
     /// # Panics
-    /// If the device wrote fewer bytes than a header or more than the buffer has, unless the options
-    /// say `hostile`.
+    /// If the device wrote fewer bytes than a header or more than the buffer has, unless
+    /// [`Options::hostile`] is set.
     #[inline]
     pub fn poll_receive(&mut self) -> Option<Received> {
         let (buffer, written) = self.rx.pop_used()?;

@@ -581,7 +581,7 @@ impl Shared {
             core = self.park(core, until, Leader::User, &self.leader_wakeup);
         };
         if leads {
-            core.leader = Leader::Nobody;
+            core.leader = Leader::None;
             // The followers need a new leader.
             if core.followers > 0 || core.worker_parked {
                 core.worker_parked = false;
@@ -649,7 +649,7 @@ impl Shared {
                     woken.unwrap_or_else(PoisonError::into_inner).0
                 };
                 // Woken explicitly: followers wait for a leader.
-                if core.leader == Leader::Nobody && core.followers > 0 {
+                if core.leader == Leader::None && core.followers > 0 {
                     last_change = core.leader_changes;
                 }
                 continue;

@@ -305,7 +305,8 @@ impl Vmm {
     /// Waits for the reply to a request and returns its body.
     ///
     /// # Errors
-    /// `UnexpectedEof` if the device closes the connection, `InvalidData` if the reply is invalid, or a timeout.
+    /// `UnexpectedEof` if the device closes the connection, `InvalidData` if the reply is invalid, or a
+    /// timeout.
     pub fn receive_reply(&self, request: u32) -> io::Result<Vec<u8>> {
         let mut header = [0; 12];
         let mut filled = 0;
