@@ -1,7 +1,7 @@
 //! `cargo xtask bench NAME`: runs one bench, a binary of the package in `bench/`.
 //!
-//! A bench is one file, `bench/src/bin/NAME.rs`. Its first line, `//! …`, says what it measures and is
-//! shown in the list.
+//! A bench is one file, `bench/src/bin/NAME.rs`. Its first line, `//! …`, describes it and is shown in
+//! the list.
 
 use std::fs;
 

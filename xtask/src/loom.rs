@@ -1,7 +1,7 @@
 //! `cargo xtask loom`: checks the ring's protocol under every interleaving of two threads.
 //!
-//! The library is built with loom's atomics, so it has a target folder of its own. It is optimised, since
-//! the models run some hundred thousand times.
+//! The library is built with loom's atomics, so it has a separate target folder. It is optimised,
+//! because the models run some hundred thousand times.
 
 use anyhow::Result;
 

@@ -1,7 +1,7 @@
 //! Tasks of the repository that plain cargo cannot do, run as `cargo xtask NAME`.
 //!
-//! Plain `cargo build`, `cargo test --workspace` and `cargo run` work without it. It adds QEMU, Wine, loom, root's
-//! tools, and the gate before a merge. `.ci/run` calls the same commands as a developer does.
+//! Plain `cargo build`, `cargo test --workspace` and `cargo run` work without it. It adds QEMU, Wine,
+//! loom, root's tools, and the checks before a merge. `.ci/run` calls the same commands as a developer.
 
 #![forbid(unsafe_code)]
 

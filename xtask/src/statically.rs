@@ -45,9 +45,9 @@ pub fn agent(arguments: &[String]) -> Result<()> {
 impl Program {
     /// Builds the program without an interpreter or shared library, and returns its path.
     ///
-    /// `--target` names the host explicitly: only then do the flags not apply to procedural macros, which
-    /// cannot be linked statically. A target folder of its own keeps the flags from invalidating the
-    /// main one at each run.
+    /// `--target` names the host explicitly. Otherwise the flags would also apply to procedural macros,
+    /// which cannot be linked statically. A separate target folder keeps the flags from invalidating
+    /// the main one at each run.
     pub fn build(&self) -> Result<PathBuf> {
         let host = host_target()?;
         let folder = run::root().join("target/static");

@@ -1,5 +1,5 @@
-//! `cargo xtask test`: prepares, then runs doc tests, loom, the Windows tests, and last every other test in one
-//! run of one test runner, whose summary is printed last.
+//! `cargo xtask test`: prepares, then runs doc tests, loom, the Windows tests, and last every other test
+//! in one run of one test runner, whose summary is printed last.
 
 use std::path::PathBuf;
 use std::process::Command;

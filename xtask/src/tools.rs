@@ -136,7 +136,7 @@ const WINDOWS: &str = "the build for Windows and its tests";
 /// The package whose installation starts a server. Tests need only its program.
 const SERVICE: &str = "openssh-server";
 
-/// Whether installing it would start a server on somebody's machine.
+/// Whether its installation would start a server on a developer's machine.
 fn starts_services() -> bool {
     Path::new("/run/systemd/system").exists() && !run::in_ci()
 }
@@ -242,12 +242,12 @@ pub fn works(probe: &[&str]) -> bool {
     })
 }
 
-/// A note for the plan: who may install.
+/// A note for the plan: how missing tools are installed.
 pub fn install_note() -> &'static str {
     if is_root() {
         " with apt-get"
     } else {
-        " (not root: their tests are skipped, and each says so)"
+        " (not root: their tests are skipped, and each prints why)"
     }
 }
 

@@ -1,5 +1,5 @@
-//! The parts of the copy bench: a broker with a container, an agent in it, and a sink for raw bytes beside the
-//! agent.
+//! The parts of the copy bench: a broker with a container, an agent in it, and a sink for raw bytes
+//! beside the agent.
 
 mod measure;
 mod sink;

@@ -101,7 +101,7 @@ pub struct Blocking<S> {
 }
 
 impl<S: Stream> Blocking<S> {
-    /// Creates a lane to a peer that runs [`serve`], and disables spinning if `over` says so.
+    /// Creates a lane to a peer that runs [`serve`], and disables spinning if `over` requires it.
     pub fn new(stream: S, over: LaneKind) -> anyhow::Result<Self> {
         let mut lane = Self {
             stream,

@@ -3,8 +3,8 @@
 //! This process is the guest and its VMM. Behind each device runs a host program ([`host`]) in a separate
 //! process. It uses hvsock streams behind hvsock's device and Unix sockets behind the other. A
 //! [`Lane`](lane::Lane) is one connection between guest and host program. [`measure`] measures lanes in
-//! alternating turns, [`concurrent`] opens many connections, [`scale`] measures idle connections, idle VMs and
-//! fairness, and [`report`] computes ratios.
+//! alternating turns, [`concurrent`] opens many connections, [`scale`] measures idle connections, idle
+//! VMs and fairness, and [`report`] computes ratios.
 
 pub mod concurrent;
 pub mod device;

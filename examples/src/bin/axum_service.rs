@@ -25,7 +25,8 @@ impl Listener for Service {
 
     async fn accept(&mut self) -> (HvStream, SockAddrHv) {
         self.0.accept().await.unwrap_or_else(|error| {
-            // `accept` fails only if the listener cannot be used any more, for example because the broker ended.
+            // `accept` fails only if the listener cannot be used any more, for example because the
+            // broker ended.
             eprintln!("cannot accept connections: {error}");
             std::process::exit(1)
         })

@@ -1,5 +1,5 @@
-//! A service with tokio. It echoes each line with the sender's identity, and closes a connection after an idle
-//! timeout.
+//! A service with tokio. It echoes each line with the sender's identity, and closes a connection after
+//! an idle timeout.
 //!
 //! ```sh
 //! tokio_service "Who am I"
@@ -23,7 +23,7 @@ async fn main() -> io::Result<()> {
     let listener = HvListener::bind(("any", service)).await?;
     println!("listening at {}", listener.local_addr()?);
     loop {
-        // An error is final: the listener cannot accept any more, and the error says why.
+        // An error is final: the listener cannot accept any more. The error contains the reason.
         let (stream, _) = listener.accept().await?;
         tokio::spawn(async move {
             let number = stream.connection_id();

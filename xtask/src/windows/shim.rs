@@ -1,8 +1,8 @@
 //! Runs programs over the AF_HYPERV shim, since Wine has no AF_HYPERV.
 //!
-//! The shim is a DLL that exports the functions of `ws2_32.dll` and adds AF_HYPERV. The tested program is the one
-//! that ships and has no hook: a copy runs whose import table names the shim instead. Both names have the
-//! same length.
+//! The shim is a DLL that exports the functions of `ws2_32.dll` and adds AF_HYPERV. The tested program is
+//! the one that ships and has no hook: the test runs a copy whose import table names the shim instead.
+//! Both names have the same length.
 
 use std::fs;
 use std::ops::Range;

@@ -60,7 +60,7 @@ pub fn begin() -> Result<Session> {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        // The status says whether a server was running; either is fine.
+        // The exit status reports whether a server was running; either is fine.
         for what in ["--kill", "--wait"] {
             let _ = server().arg(what).status();
         }
