@@ -75,7 +75,7 @@ impl Consumer {
         Ok(self.limit.is_none() || words.head.0.load(Ordering::Acquire) == self.tail)
     }
 
-    /// Limits reading to the bytes written so far, whatever the writer stores later.
+    /// Limits reading to the bytes written so far. Later stores of the writer have no effect.
     pub(crate) fn limit(&mut self, words: &Direction) -> Result<(), Violation> {
         if self.limit.is_none() {
             self.load_head(words)?;

@@ -1,4 +1,4 @@
-//! Typed access to the shared memory. Only [`copy`](crate::copy) turns addresses into accesses.
+//! Typed access to the shared memory. Only [`copy`] turns addresses into accesses.
 
 use std::io;
 use std::ops::Range;

@@ -2,7 +2,7 @@
 
 use thiserror::Error;
 
-/// How the peer violated the ring protocol. The stream is over; nothing else is affected.
+/// How the peer violated the ring protocol. This ends the stream and affects nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Violation {
     /// `head` is more than the ring's size ahead of `tail`, or went back.

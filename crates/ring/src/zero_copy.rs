@@ -19,7 +19,7 @@ use crate::{RingEnd, RingError, RingSide};
 ///
 /// An honest peer sees nothing of it before the commit. **A hostile peer can read bytes as soon as
 /// they are put here, and change them** before and after the commit. Never read them back from
-/// here: keep a private copy of what must not change.
+/// here: keep a private copy of data that must not change.
 ///
 /// Holds this direction's lock: no other thread can write until it is dropped. Dropping it without
 /// a commit writes nothing.

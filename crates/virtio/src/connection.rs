@@ -30,9 +30,9 @@ pub(crate) enum Phase {
     Connecting,
     /// Data may flow.
     Open,
-    /// The owner closed it and waits for the guest to close it, too.
+    /// The owner closed it and waits for the guest's RST or SHUTDOWN.
     Closing,
-    /// Over, and its handle is invalid; an RST waits to be sent.
+    /// Ended, and its handle is invalid; an RST waits to be sent.
     Ended,
 }
 
@@ -162,7 +162,7 @@ impl Connection {
             && self.incoming.needs_update()
     }
 
-    /// Whether the link has data that may be sent as far as credit allows.
+    /// Whether the link has data and both sides' shutdowns allow sending it. Ignores credit.
     pub(crate) fn wants_to_send(&self) -> bool {
         let shut = u32::from(self.owner_shut) & shutdown::SEND != 0
             || u32::from(self.guest_shut) & shutdown::RECEIVE != 0;

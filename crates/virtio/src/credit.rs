@@ -102,7 +102,7 @@ impl Outgoing {
         available > 0 && (self.in_flight() == 0 || available >= self.alloc / 4)
     }
 
-    /// Counts a sent packet. `within_message`: the message goes on in the next packet.
+    /// Counts a sent packet. `within_message`: the message continues in the next packet.
     pub(crate) fn sent(&mut self, bytes: u32, within_message: bool) {
         self.within_message = within_message;
         self.sent = self.sent.wrapping_add(bytes);

@@ -42,7 +42,7 @@ const INDIRECT: u16 = 4;
 
 /// Bytes of guest memory.
 const MEMORY: usize = 0x10000;
-/// Where the two indirect tables are, and how many entries of each are written.
+/// The addresses of the two indirect tables.
 const TABLES: [u64; 2] = [0x8000, 0xa004];
 const ENTRIES: u16 = 6;
 

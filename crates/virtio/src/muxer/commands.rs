@@ -92,7 +92,7 @@ impl Muxer {
         }
     }
 
-    /// Sends SHUTDOWN(send): no data follows what was sent.
+    /// Sends SHUTDOWN(send): the link sends no more data to the guest.
     #[doc(alias = "half-close")]
     #[doc(alias = "shutdown")]
     pub fn finish(&mut self, handle: Handle) {
@@ -135,7 +135,7 @@ impl Muxer {
         }
     }
 
-    /// Resets all connections: for a device that restarts while the guest goes on.
+    /// Resets all connections: for a device that restarts while the guest keeps running.
     pub fn reset_all(&mut self) {
         for index in self.table.indices() {
             self.end(index, None, EndNotice::Reset);

@@ -68,12 +68,12 @@ pub enum Event {
         /// The connection.
         handle: Handle,
     },
-    /// The guest receives no more data: what the link still has for it is lost.
+    /// The guest receives no more data: the remaining data of the link is lost.
     ClosedRead {
         /// The connection.
         handle: Handle,
     },
-    /// The connection is over and its handle is invalid.
+    /// The connection has ended and its handle is invalid.
     Closed {
         /// The connection.
         handle: Handle,
@@ -82,7 +82,7 @@ pub enum Event {
     },
 }
 
-/// Why a connection is over.
+/// Why a connection has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Closed {
     /// One side closed it and the other confirmed.

@@ -13,8 +13,8 @@
 //! 4. Before the device parks, [`Queue::enable_notification`] enables available buffer notifications.
 //!    While the device polls the ring, [`Queue::disable_notification`] suppresses them.
 //!
-//! A malformed chain ([`Next::Bad`]) is returned unused, and the queue goes on. Malformed rings are a
-//! [`QueueFault`]: the device must not use the queue any more.
+//! A malformed chain ([`Next::Bad`]) is returned unused, and the queue stays usable. Malformed rings
+//! are a [`QueueFault`]: the device must not use the queue any more.
 
 mod chain;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The expected data: what was written, against which every read is checked.
+//! The expected data: the written bytes, against which every read is checked.
 
 use hvsock_virtio::{MessageEnd, SocketKind};
 

@@ -185,15 +185,15 @@ fn prepare(before: Before) -> Muxer {
 enum Outcome {
     /// Nothing happens; pending packets are sent.
     Ignored,
-    /// The answer is RST; the connection goes on, if there is one.
+    /// The answer is RST; an existing connection is not affected.
     Stray,
-    /// The connection is over for this reason; the guest gets only RST.
+    /// The connection ends for this reason; the guest gets only RST.
     Reset(Closed),
     /// The connection is reset for a protocol violation; the guest gets RST.
     Fault,
-    /// The connection is over for this reason; the guest gets nothing.
+    /// The connection ends for this reason; the guest gets nothing.
     Over(Closed),
-    /// The connection, which has no handle any more, is over without an event or an RST.
+    /// The connection, which has no handle any more, ends without an event or an RST.
     Forgotten,
     /// A new connection, after the end of the old one if that had a handle.
     NewOne,
