@@ -7,7 +7,7 @@ use std::fmt::Write;
 pub struct Options {
     /// The bench's name.
     pub bench: &'static str,
-    /// What the bench measures.
+    /// The subject of the bench, in one sentence.
     pub about: &'static str,
     /// Each option: its name, the name of its value (empty if it has none), and its help.
     pub all: &'static [(&'static str, &'static str, &'static str)],

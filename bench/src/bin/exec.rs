@@ -40,7 +40,7 @@ const OPTIONS: Options = Options {
 };
 
 /// Name of the container.
-const BOX: &str = "box";
+const CONTAINER: &str = "box";
 const SSHD: &str = "/usr/sbin/sshd";
 /// Timeout for the start of all processes.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -229,7 +229,7 @@ impl TestBed {
         BufReader::new(output).read_line(&mut String::new())?;
         let mut add = Command::new(&hvsock);
         add.arg("--dir").arg(folder.path());
-        run_quietly(add.args(["-q", "container", "add", BOX]))?;
+        run_quietly(add.args(["-q", "container", "add", CONTAINER]))?;
 
         for name in ["host_key", "client_key"] {
             let mut generate = Command::new("ssh-keygen");
@@ -292,7 +292,7 @@ impl TestBed {
             Lane::Exec => {
                 let mut exec = Command::new(&self.hvsock);
                 exec.arg("--dir").arg(self.folder.path());
-                run_quietly(exec.args(["exec", BOX, "--", "true"]))?;
+                run_quietly(exec.args(["exec", CONTAINER, "--", "true"]))?;
             }
             Lane::Ssh => run_quietly(ssh(&self.hvsock, self.folder.path(), false).arg("true"))?,
             Lane::SshShared => {
@@ -304,7 +304,7 @@ impl TestBed {
 
     async fn library(&self) -> anyhow::Result<()> {
         let endpoint = Endpoint::in_dir(self.folder.path());
-        let partition: PartitionRef = BOX.parse()?;
+        let partition: PartitionRef = CONTAINER.parse()?;
         let target = Target::new(endpoint, partition);
         let mut running = session::start(&target, Exec::new(["true"])).await?;
         loop {
@@ -320,7 +320,7 @@ impl TestBed {
 fn ssh(hvsock: &Path, folder: &Path, master: bool) -> Command {
     let mut ssh = Command::new("ssh");
     let proxy = format!(
-        "{} --dir {} nc {BOX} ssh",
+        "{} --dir {} nc {CONTAINER} ssh",
         hvsock.display(),
         folder.display()
     );

@@ -12,7 +12,7 @@ use hvsock_services::host::copy::{Copy, Get, Put};
 use hvsock_services::link::Target;
 use serde::Serialize;
 
-use super::{BOX, TestBed};
+use super::{CONTAINER, TestBed};
 
 /// The way in which the bytes of the large file are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -126,7 +126,7 @@ fn ensure_complete(counters: CopyCounters) -> anyhow::Result<()> {
 }
 
 fn connect(test_bed: &TestBed) -> anyhow::Result<Copy> {
-    let partition: PartitionRef = BOX.parse()?;
+    let partition: PartitionRef = CONTAINER.parse()?;
     let target = Target::new(test_bed.endpoint(), partition);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -25,7 +25,7 @@ pub const BROKER: &str = "role-copy-broker";
 pub const AGENT: &str = "role-copy-agent";
 
 /// Name of the container.
-const BOX: &str = "box";
+const CONTAINER: &str = "box";
 
 /// Port of the sink. The integration services do not use it.
 const SINK: u32 = 18_299;
@@ -95,7 +95,7 @@ pub fn serve_broker(folder: &Path) -> anyhow::Result<()> {
         .map_err(|variable| anyhow::anyhow!("{variable} is not set"))?;
     let broker = Broker::start(BrokerConfig::new(dirs))?;
     let handle = broker.handle();
-    handle.add_container(serde_json::from_value(json!({ "name": BOX }))?)?;
+    handle.add_container(serde_json::from_value(json!({ "name": CONTAINER }))?)?;
     let sink = ServiceId::from_port(SINK);
     for (name, id) in [(COPY.name, COPY.id()), ("bench sink", sink)] {
         let service = json!({ "name": name, "id": id });
@@ -106,7 +106,7 @@ pub fn serve_broker(folder: &Path) -> anyhow::Result<()> {
 
 /// Body of the agent process: runs the agent's services and the sink until end of file on stdin.
 pub fn serve_agent(folder: &Path) -> anyhow::Result<()> {
-    let endpoint: PathBuf = folder.join("containers").join(BOX).join("endpoint");
+    let endpoint: PathBuf = folder.join("containers").join(CONTAINER).join("endpoint");
     sink::start(&endpoint)?;
     let mut config = guest::Config::new();
     config.endpoint = Endpoint::from(endpoint);

@@ -9,7 +9,7 @@ use std::thread;
 
 use hvsock::{HvListener, HvStream, ServiceId, VmId};
 
-use super::{BOX, SINK, TestBed};
+use super::{CONTAINER, SINK, TestBed};
 
 /// Size of a chunk in bytes, the same as in a copy.
 const CHUNK: usize = 256 * 1024;
@@ -68,7 +68,7 @@ impl TestBed {
         let mut stream = HvStream::options()
             .endpoint(self.endpoint())
             .ring_size(1 << 20)
-            .connect((BOX, ServiceId::from_port(SINK)))?;
+            .connect((CONTAINER, ServiceId::from_port(SINK)))?;
         let path = to.map_or(&b""[..], |to| to.as_os_str().as_bytes());
         stream.write_all(&(path.len() as u32).to_le_bytes())?;
         stream.write_all(path)?;

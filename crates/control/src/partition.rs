@@ -66,7 +66,7 @@ pub struct Partition {
     /// The user that a VM's VMM runs as, if not the broker's.
     #[serde(default)]
     pub user: Option<String>,
-    /// Whether an operator paused it. A VM then stays paused whatever its VMM does.
+    /// Whether an operator paused it. A VM then stays paused even if its VMM resumes it.
     #[serde(default)]
     pub paused_by_operator: bool,
     /// The number of its listeners now.

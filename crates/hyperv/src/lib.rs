@@ -1,10 +1,10 @@
-//! The state of a Hyper-V machine, and what it means for a connect or listen.
+//! The state of a Hyper-V machine, and explanations of connects and listens derived from it.
 //!
 //! On Windows the kernel is the broker: it makes the connections, and a refused connect gets only a
 //! Winsock error number. This crate collects the rest: the registered services, the virtual
 //! machines and their states, and the policies that disable a service for one of them. [`Facts`]
 //! holds all of it. [`Facts::explain_connect`] and [`Facts::explain_listen`] evaluate it with the
-//! same fabric as a broker on Linux, so the verdicts have the same wording. [`refusal`] translates
+//! same fabric as a broker on Linux, so the verdicts have the same wording. [`refusal`](fn@refusal) translates
 //! an error number to a refusal.
 //!
 //! This part is portable and tested on every system. On Windows there are also `facts`, which

@@ -176,7 +176,7 @@ impl Guest {
     }
 
     /// Starts a shell command whose stdin and stdout the caller uses. It occupies one of the guest's ports
-    /// for good.
+    /// permanently.
     ///
     /// # Errors
     ///

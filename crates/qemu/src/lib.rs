@@ -6,7 +6,7 @@
 //! - [`Config`]: a guest's memory, files, vhost-user-vsock device and network.
 //! - [`Guest`]: a running guest. Run commands in it ([`Guest::run`], [`Guest::spawn`],
 //!   [`Guest::attach`]), copy files, pause, reset and stop it. Commands go over ports of a virtio-serial
-//!   device, so they work whatever state vsock is in.
+//!   device, so they do not depend on vsock.
 //!
 //! ```no_run
 //! # use std::time::Duration;

@@ -7,8 +7,8 @@
 //! let Some(()) = require::root() else { return };
 //! ```
 //!
-//! `cargo xtask test` installs what it can, so most tests never skip there. Plain `cargo test` runs what the
-//! machine allows.
+//! `cargo xtask test` installs missing programs if it may, so most tests never skip there. Plain
+//! `cargo test` runs the tests that the machine allows.
 
 use std::ffi::OsStr;
 use std::fmt::Display;

@@ -1,4 +1,4 @@
-//! Counters of what a run has covered, and the check that it covered everything.
+//! Counters of the cases that a run covered, and the check that it covered all.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

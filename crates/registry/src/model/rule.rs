@@ -78,7 +78,7 @@ impl<'a> Rule<'a> {
     }
 
     /// The same rule, displayed without the entries of its lists. For a reader who may learn that a
-    /// list does not match, but not who is on it.
+    /// list does not match, but not its entries.
     pub fn brief(self) -> Self {
         Self {
             brief: true,

@@ -1,12 +1,12 @@
 //! Registrations as a `.reg` file, the text format of the Windows registry editor.
 //!
 //! Windows registers a service by a key under [`KEY`] that is named after its GUID. It reads only the
-//! value `ElementName`, the friendly name. [`export`] writes such keys, with owner, creator and
-//! purpose as further values that Windows ignores. Disabled services go under [`DISABLED_KEY`], where
-//! hvsock on Windows keeps them. Windows stores access rules elsewhere, so [`export`] writes a comment
-//! for each registration that has some.
+//! value `ElementName`, the friendly name. [`export`](fn@export) writes such keys, with owner, creator
+//! and purpose as further values that Windows ignores. Disabled services go under [`DISABLED_KEY`],
+//! where hvsock on Windows keeps them. Windows stores access rules elsewhere, so
+//! [`export`](fn@export) writes a comment for each registration that has some.
 //!
-//! [`import`] reads files of the registry editor, of podman and of people: version 5 and version 4,
+//! [`import`](fn@import) reads files of the registry editor, of podman and of people: version 5 and version 4,
 //! in UTF-16, UTF-8 or Windows-1252, with values as text or as bytes and with keys to delete. A syntax
 //! error is reported with its line. Other keys and unknown values are skipped with a
 //! [note](Import::notes).
@@ -31,7 +31,7 @@ pub const KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\Microsoft\Windows NT\Current
 /// The key where hvsock on Windows keeps disabled services.
 pub const DISABLED_KEY: &str = r"HKEY_LOCAL_MACHINE\SOFTWARE\hvsock\Disabled";
 
-/// The maximum size in bytes of a file that [`import`] accepts.
+/// The maximum size in bytes of a file that [`import`](fn@import) accepts.
 pub const MAX_LEN: usize = 64 * 1024 * 1024;
 
 /// The maximum number of notes in an [`Import`].

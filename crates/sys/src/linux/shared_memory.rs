@@ -1,8 +1,8 @@
 //! Memory shared between two processes.
 //!
-//! It is a memfd sealed against any change of size. So a mapping stays valid whatever the other process
-//! does, and no access raises `SIGBUS`. Its contents may change at any time. This module therefore gives
-//! out no references to it, only pointers, and system calls on ranges.
+//! It is a memfd sealed against any change of size. So the other process cannot invalidate a mapping, and
+//! no access raises `SIGBUS`. Its contents may change at any time. This module therefore returns no
+//! references to it, only pointers, and makes system calls on ranges.
 
 use std::io;
 use std::ops::Range;

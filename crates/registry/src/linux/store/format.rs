@@ -138,7 +138,7 @@ struct DefaultsFile {
 
 #[derive(serde::Deserialize)]
 #[serde(deny_unknown_fields, expecting = "a table such as [vm.NAME]")]
-struct Differs {
+struct OverrideTable {
     enabled: Option<bool>,
     allow_wildcard_binds: Option<bool>,
     #[serde(default)]
@@ -236,7 +236,7 @@ impl<'de> Visitor<'de> for OverridesVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Overrides, A::Error> {
         let mut all = BTreeMap::new();
-        while let Some((name, differs)) = map.next_entry::<PartitionName, Differs>()? {
+        while let Some((name, differs)) = map.next_entry::<PartitionName, OverrideTable>()? {
             if all.contains_key(&name) {
                 return Err(de::Error::custom(format_args!(
                     "duplicate [vm.{name}]; partition names are compared ignoring case"

@@ -105,7 +105,7 @@ impl FolderStore {
         Ok(self.take_changes())
     }
 
-    /// Changes a registration as it is on disk now, keeping comments and formatting.
+    /// Changes the registration that is on disk now, keeping comments and formatting.
     fn change(
         &mut self,
         id: ServiceId,

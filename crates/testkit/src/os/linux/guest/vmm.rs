@@ -50,7 +50,7 @@ pub const PROTOCOL_FEATURES: u64 = 1 << 30;
 pub mod protocol {
     /// More than one queue.
     pub const MQ: u64 = 1 << 0;
-    /// A request can ask for an acknowledgement.
+    /// A request can require an acknowledgement.
     pub const REPLY_ACK: u64 = 1 << 3;
     /// The configuration space is readable.
     pub const CONFIG: u64 = 1 << 9;
