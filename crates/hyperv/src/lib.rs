@@ -4,8 +4,8 @@
 //! Winsock error number. This crate collects the rest: the registered services, the virtual
 //! machines and their states, and the policies that disable a service for one of them. [`Facts`]
 //! holds all of it. [`Facts::explain_connect`] and [`Facts::explain_listen`] evaluate it with the
-//! same fabric as a broker on Linux, so the verdicts have the same wording. [`refusal`](fn@refusal) translates
-//! an error number to a refusal.
+//! same fabric as a broker on Linux, so the verdicts have the same wording.
+//! [`refusal`](fn@refusal) translates an error number to a refusal.
 //!
 //! This part is portable and tested on every system. On Windows there are also `facts`, which
 //! queries the system; `registry_facts`, which does not wait; `virtual_machines`; `machine`; and

@@ -6,9 +6,9 @@
 //! where hvsock on Windows keeps them. Windows stores access rules elsewhere, so
 //! [`export`](fn@export) writes a comment for each registration that has some.
 //!
-//! [`import`](fn@import) reads files of the registry editor, of podman and of people: version 5 and version 4,
-//! in UTF-16, UTF-8 or Windows-1252, with values as text or as bytes and with keys to delete. A syntax
-//! error is reported with its line. Other keys and unknown values are skipped with a
+//! [`import`](fn@import) reads files of the registry editor, of podman and of people: version 5 and
+//! version 4, in UTF-16, UTF-8 or Windows-1252, with values as text or as bytes and with keys to
+//! delete. A syntax error is reported with its line. Other keys and unknown values are skipped with a
 //! [note](Import::notes).
 
 pub(crate) mod decode;
