@@ -75,8 +75,11 @@ impl<'a> Writer<'a> {
     /// Appends text up to the end of the message. Text that does not fit is truncated at a character
     /// boundary.
     pub(crate) fn text(self, text: &str) {
-        let free = MAX_MESSAGE.saturating_sub(self.0.len());
-        let end = text.floor_char_boundary(free);
+        let free = MAX_MESSAGE.saturating_sub(self.0.len()).min(text.len());
+        // `str::floor_char_boundary` needs Rust 1.91.
+        let end = (0..=free)
+            .rfind(|&end| text.is_char_boundary(end))
+            .unwrap_or(0);
         self.0.extend_from_slice(&text.as_bytes()[..end]);
     }
 }

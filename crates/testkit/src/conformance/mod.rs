@@ -47,7 +47,7 @@ use crate::process::Running;
 /// Timeout of one read, write, wait or accept; the case fails after it.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(10);
 /// Timeout of one case, for transports that ignore their own timeouts.
-pub const LONGEST_CASE: Duration = Duration::from_secs(60);
+pub const LONGEST_CASE: Duration = Duration::from_secs(180);
 /// The most bytes that a transport may accept while the peer does not read.
 pub const MOST_BUFFERED: usize = 64 << 20;
 
