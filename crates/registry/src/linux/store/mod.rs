@@ -6,7 +6,7 @@
 //! changes by others:
 //!
 //! 1. [`FolderStore::open`] reads everything and reports problems.
-//! 2. [`watch`] calls back after a change; [`FolderStore::reload`] then returns the changes.
+//! 2. [`watch`](fn@watch) calls back after a change; [`FolderStore::reload`] then returns the changes.
 //! 3. [`put`](FolderStore::put), [`set_enabled`](FolderStore::set_enabled),
 //!    [`replace`](FolderStore::replace) and [`remove`](FolderStore::remove) write.
 //!
@@ -260,8 +260,8 @@ impl FolderStore {
         self.folders.config.path()
     }
 
-    /// Reloads the files that [`watch`] reported and returns the changes. They include changes found
-    /// during earlier writes.
+    /// Reloads the files that [`watch`](fn@watch) reported and returns the changes. They include
+    /// changes found during earlier writes.
     pub fn reload(&mut self, changed: &Changed) -> Vec<Change> {
         let mut log = std::mem::take(&mut self.unreported);
         let Ok(reopened) = self.reopen_if_moved(&mut log) else {
