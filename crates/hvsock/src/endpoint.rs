@@ -124,7 +124,8 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`Refusal::Unregistered`](crate::Refusal::Unregistered) if no service has this name,
-    /// `NotFound` if there is no broker or registry, `TimedOut` if the broker does not reply.
+    /// `NotFound` if there is no broker or registry, `TimedOut` if the broker does not reply,
+    /// `InvalidData` if its reply is malformed.
     ///
     /// # Examples
     ///
@@ -144,7 +145,8 @@ impl Endpoint {
     /// # Errors
     ///
     /// [`Refusal::PartitionUnknown`](crate::Refusal::PartitionUnknown) if no partition has this
-    /// name, `NotFound` if there is no broker or registry, `TimedOut` if the broker does not reply.
+    /// name, `NotFound` if there is no broker or registry, `TimedOut` if the broker does not reply,
+    /// `InvalidData` if its reply is malformed.
     ///
     /// # Examples
     ///

@@ -1,5 +1,5 @@
-//! Errors: every error is an [`io::Error`]; one that a broker or the system decided carries the
-//! [`Refusal`].
+//! Errors: every error is an [`io::Error`]. If the broker or the system refused the request, the
+//! error contains the [`Refusal`].
 
 use std::error::Error;
 use std::fmt;
@@ -7,8 +7,8 @@ use std::io;
 
 use hvsock_fabric::Refusal;
 
-/// Returns the [`Refusal`] that an error carries: why a connect or listen was refused, or why a
-/// connection or listener was reset.
+/// Returns the [`Refusal`] in an error: why a connect or listen was refused, or why a connection or
+/// listener was reset.
 ///
 /// Returns `None` if the error is of another kind. Follows the chain of sources, also through
 /// nested [`io::Error`]s.
@@ -39,7 +39,7 @@ pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
     }
 }
 
-/// A refusal with a text of its own, for a back-end that knows more than the refusal, or less.
+/// A refusal with a text other than its own, because the back-end has more or less information.
 #[derive(Debug)]
 struct RefusalWithText {
     refusal: Refusal,

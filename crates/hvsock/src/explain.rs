@@ -16,7 +16,7 @@ use crate::{ConnectOptions, ListenOptions, ToHvAddr};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Explanation {
     pub(crate) refusal: Option<Refusal>,
-    /// Who decides, if no source that can be queried knows the verdict.
+    /// A sentence that names the system with the final decision, if that system cannot be queried.
     pub(crate) undecided: Option<String>,
     pub(crate) steps: Vec<ExplanationStep>,
     pub(crate) fix: Option<String>,
@@ -61,10 +61,10 @@ impl Explanation {
         self.refusal.is_none()
     }
 
-    /// Returns who makes the final decision, as a sentence, if nothing refuses the request and no
-    /// source that can be queried knows the verdict.
+    /// Returns a sentence that names the system with the final decision, if nothing refuses the
+    /// request but that system cannot be queried.
     ///
-    /// This happens on Windows, which does not report who listens, nor what the host of a guest permits.
+    /// This happens on Windows, which reports neither the listeners nor the rules of a guest's host.
     pub fn undecided(&self) -> Option<&str> {
         self.undecided.as_deref()
     }

@@ -38,7 +38,7 @@
 //! # Errors
 //!
 //! Every function returns an [`std::io::Error`]. If a broker or the system refused the request,
-//! [`refusal_of`] returns the [`Refusal`] that the error carries: the rule that denied a connect,
+//! [`refusal_of`] returns the [`Refusal`] in the error: the rule that denied a connect,
 //! or the reason why a connection was reset.
 //!
 //! # Transports
@@ -49,7 +49,7 @@
 //! default path.
 //!
 //! On Linux the bytes of a connection go through shared memory (zero-copy rings with a doorbell
-//! for wakeups) or through a Unix socket pair. [`HvStream::transport`] tells which.
+//! for wakeups) or through a Unix socket pair. [`HvStream::transport`] returns which.
 //!
 //! # In a virtual machine
 //!
@@ -72,7 +72,8 @@
 //!   is not registered, is disabled, or is not for this machine. The log of the host and
 //!   `hvsock why` on the host have the reason.
 //! - **A reset looks like the end of the data.** Reading returns 0 also if the peer was killed or
-//!   the host closed the connection. A protocol that must tell these apart needs an end marker.
+//!   the host closed the connection. A protocol that must distinguish these cases needs an end
+//!   marker.
 //! - **Some options have no effect:** `connected_suspend` (the peer on the host can set it),
 //!   `container_passthru`, `high_vtl`, `shared_memory`. `ring_size` sets the kernel's buffer.
 //! - **Connection and listener ids** are local to this process.

@@ -11,8 +11,8 @@ use crate::{HvStream, ListenOptions, ToHvAddr, backend};
 
 /// A listener that accepts connections to a service.
 ///
-/// Unlike on Windows, a bind that could never receive a connection fails, with the reason. If that
-/// happens later (for example, the service is disabled), accepting fails with the reason.
+/// Unlike with WinSock itself, a bind that could never receive a connection fails, with the reason.
+/// If that happens later (for example, the service is disabled), accepting fails with the reason.
 ///
 /// ```no_run
 /// use std::io;

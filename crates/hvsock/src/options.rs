@@ -155,7 +155,7 @@ impl ConnectOptions {
     /// # Errors
     ///
     /// As [`ConnectOptions::connect`], except that a refusal is returned as an [`Explanation`].
-    /// `Unsupported` with `AF_VSOCK` if only the host knows the answer.
+    /// `Unsupported` with `AF_VSOCK` if only the host has the answer.
     pub fn explain(&self, address: impl ToHvAddr) -> io::Result<Explanation> {
         explain(&self.endpoint_or_default(), self.request(&address, true)?)
     }
@@ -304,7 +304,7 @@ impl ListenOptions {
     /// # Errors
     ///
     /// As [`ListenOptions::listen`], except that a refusal is returned as an [`Explanation`].
-    /// `Unsupported` with `AF_VSOCK` if only the host knows the answer.
+    /// `Unsupported` with `AF_VSOCK` if only the host has the answer.
     pub fn explain(&self, address: impl ToHvAddr) -> io::Result<Explanation> {
         explain(&self.endpoint_or_default(), self.request(&address, true)?)
     }

@@ -1,8 +1,8 @@
-//! Readiness: what to poll a socket for, and what it is ready for.
+//! Readiness of a socket: the events to poll for, and the events that occurred.
 
 use std::ops::BitOr;
 
-/// What to wait for: readable, writable, or either.
+/// The readiness to wait for: readable, writable, or either.
 ///
 /// ```
 /// use hvsock::Interest;
@@ -53,7 +53,7 @@ impl BitOr for Interest {
     }
 }
 
-/// What a socket is ready for. It is empty if the timeout elapsed.
+/// The readiness of a socket. It is empty if the timeout elapsed.
 #[doc(alias = "revents")]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Readiness {

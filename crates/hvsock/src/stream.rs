@@ -18,7 +18,7 @@ use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Tran
 ///   or closed the connection. If the peer was killed, the operator closed the connection, or a
 ///   partition was paused, reading fails with `ConnectionReset`; [`refusal_of`](crate::refusal_of)
 ///   returns the reason. Only `AF_VSOCK` ([in a virtual machine](crate#in-a-virtual-machine))
-///   cannot tell the two apart.
+///   cannot distinguish the two.
 /// - A read or write timeout is an error of kind `TimedOut` on every system.
 /// - [`HvStream::try_clone`] shares the descriptor, its mode and its timeouts. Dropping the last
 ///   handle closes the connection; the peer still receives everything that was written.
@@ -142,7 +142,7 @@ impl HvStream {
 
     /// Returns the address of this end. Does not block.
     ///
-    /// In a virtual machine without a broker only the host knows the id of this partition; on the
+    /// In a virtual machine without a broker the id of this partition is not available; on the
     /// connecting end it is [`VmId::ZERO`](crate::VmId::ZERO).
     ///
     /// # Errors

@@ -13,7 +13,7 @@ pub(crate) struct Request {
     pub(crate) flags: Flags,
 }
 
-/// What is requested.
+/// The kind of a request, with its parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RequestKind {
     Connect { timeout_ms: u32 },

@@ -276,7 +276,9 @@ impl HvSocket {
     ///
     /// # Errors
     ///
-    /// `EINVAL` if the option does not permit the value, or cannot be changed in this state.
+    /// `EINVAL` if the option does not permit the value, or cannot be changed in this state. For
+    /// [`SocketOption::ConnectedSuspend`] of a connected socket also as
+    /// [`HvStream::set_connected_suspend`].
     #[doc(alias = "setsockopt")]
     pub fn set_option(&self, option: SocketOption, value: u32) -> io::Result<()> {
         let idle = matches!(self.state, State::Idle { .. });

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// No broker listens at the endpoint. The kind of the [`io::Error`] that carries it is `NotFound`.
+/// No broker listens at the endpoint. The kind of the [`io::Error`] that wraps it is `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoBroker {
     pub(super) tried: Vec<PathBuf>,
@@ -41,7 +41,7 @@ impl From<NoBroker> for io::Error {
 
 /// No registry can resolve a name or register a service: this process is in a [virtual
 /// machine](crate#in-a-virtual-machine) without a broker and uses the kernel's `AF_VSOCK`. The kind
-/// of the [`io::Error`] that carries it is `NotFound`.
+/// of the [`io::Error`] that wraps it is `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRegistry {
     missing: Missing,

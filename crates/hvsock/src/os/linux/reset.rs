@@ -6,8 +6,8 @@ impl HvStream {
     /// Resets the connection, on every handle: the peer reads what was written and then fails with
     /// `ConnectionReset`. Does not block.
     ///
-    /// A relay uses this if its own source fails. Dropping the connection would tell the peer that
-    /// the data is complete.
+    /// A relay uses this if its own source fails. Dropping the connection would signal to the peer
+    /// that the data is complete.
     ///
     /// `AF_VSOCK` has one kind of end ([in a virtual machine](crate#in-a-virtual-machine)): there
     /// the peer sees a clean end.

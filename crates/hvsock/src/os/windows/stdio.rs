@@ -25,7 +25,7 @@ pub(crate) fn spawn(stream: HvStream, mut command: Command) -> io::Result<(Child
     let (output, their_output) = io::pipe()?;
     let (from, to) = (stream.try_clone()?, stream.try_clone()?);
     let child = command.stdin(their_input).stdout(their_output).spawn()?;
-    // The command holds the child's ends of the pipes; the end of the pipes would never be seen.
+    // The command holds the child's ends of the pipes; the pipes would never reach end of file.
     drop(command);
     thread::Builder::new()
         .name("hvsock-child-in".into())

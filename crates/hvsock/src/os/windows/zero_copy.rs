@@ -14,9 +14,9 @@ use std::os::windows::io::AsHandle;
 pub struct RingStats {
     /// Notifications sent to the peer's doorbell.
     pub notifications: u64,
-    /// Times that one of its threads slept.
+    /// Times that one of its threads parked.
     pub parks: u64,
-    /// Times that one of its threads spun and did not have to sleep.
+    /// Times that one of its threads spun and did not have to park.
     pub spins: u64,
     /// Wakeup requests made to the peer, including those withdrawn or satisfied before a park.
     pub wakeup_requests: u64,

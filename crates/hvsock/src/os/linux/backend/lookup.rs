@@ -8,19 +8,19 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 use super::query;
 use crate::Endpoint;
 
-/// The id of the service with this friendly name.
+/// Returns the id of the service with this friendly name.
 pub(crate) fn service_id(endpoint: &Endpoint, name: &ElementName) -> io::Result<ServiceId> {
-    let guid = recheck(endpoint, LookupKind::Service, name.as_str())?;
+    let guid = lookup(endpoint, LookupKind::Service, name.as_str())?;
     Ok(ServiceId::from_guid_bytes(guid))
 }
 
-/// The id of the partition with this name.
+/// Returns the id of the partition with this name.
 pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmId> {
-    let guid = recheck(endpoint, LookupKind::Partition, name.as_str())?;
+    let guid = lookup(endpoint, LookupKind::Partition, name.as_str())?;
     Ok(VmId::from_guid_bytes(guid))
 }
 
-fn recheck(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
+fn lookup(endpoint: &Endpoint, kind: LookupKind, name: &str) -> io::Result<[u8; 16]> {
     let request = ClientMessage::Lookup {
         kind,
         name: name.to_owned(),

@@ -83,7 +83,7 @@ pub(crate) fn choose(endpoint: &Endpoint) -> Backend {
         UseVsock::Never => true,
         UseVsock::Always => false,
         UseVsock::WithoutBroker => {
-            endpoint.paths().iter().any(|path| may_be_there(path)) || !vsock::is_available()
+            endpoint.paths().iter().any(|path| may_exist(path)) || !vsock::is_available()
         }
     };
     if broker {
@@ -99,7 +99,7 @@ pub(crate) fn uses_vsock(endpoint: &Endpoint) -> bool {
 }
 
 /// Returns true if `path` exists, or if that cannot be determined.
-fn may_be_there(path: &Path) -> bool {
+fn may_exist(path: &Path) -> bool {
     match path.symlink_metadata() {
         Ok(_) => true,
         Err(error) => !matches!(

@@ -1,4 +1,4 @@
-//! What this machine reports about itself, queried only if it is worth the time.
+//! Facts about this machine, queried only when they are needed.
 //!
 //! Querying virtual machines takes a moment. It is done for an explanation, and for an address that
 //! names one of them. For all else the reply of Windows and its registry are enough.
@@ -42,7 +42,7 @@ fn require_sockets(mut explanation: Explanation) -> Explanation {
 /// is disabled. Windows decides everything else.
 pub(super) fn listen_refusal(address: SockAddrHv) -> Option<Refusal> {
     let facts = quick_facts()?;
-    // The host of a virtual machine may permit it, and a machine may not know whether it is one.
+    // The host of a virtual machine may permit it. A machine may be virtual without detecting it.
     let may_have_host = facts.machine.guest.is_some() || !facts.machine.is_host;
     let from_host = [VmId::WILDCARD, VmId::PARENT, VmId::SILOHOST].contains(&address.vm);
     if from_host && may_have_host {

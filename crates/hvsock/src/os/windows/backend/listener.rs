@@ -24,8 +24,8 @@ pub(crate) struct Listener {
     backlog: u32,
     id: u64,
     nonblocking: AtomicBool,
-    /// Whether accepted connections survive a pause. No document says that they inherit this from
-    /// the listener's socket, so it is set on each.
+    /// Whether accepted connections survive a pause. Whether they inherit this from the listener's
+    /// socket is undocumented, so it is set on each.
     connected_suspend: AtomicBool,
 }
 

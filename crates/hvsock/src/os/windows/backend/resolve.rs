@@ -73,7 +73,7 @@ pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmI
 }
 
 /// Resolves a name in the registry of this machine. In a virtual machine the host may have services
-/// that this registry does not know.
+/// that this registry does not contain.
 fn service(name: &ElementName) -> io::Result<ServiceId> {
     let facts = hvsock_hyperv::registry_facts();
     if let Some(registration) = facts.registry.by_name(name) {

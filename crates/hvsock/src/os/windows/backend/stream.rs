@@ -249,7 +249,7 @@ impl Stream {
         }
     }
 
-    /// Why the connection was reset, if the system knows.
+    /// Why the connection was reset, if the system reports it.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(refusal::of_connection(error))

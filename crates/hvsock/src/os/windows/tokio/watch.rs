@@ -2,7 +2,7 @@
 //!
 //! On Windows, tokio watches sockets of its own types only. Its request to the system (AFD, through
 //! mio) is the same for every stream socket. So a duplicate of the Hyper-V socket is registered as
-//! a `TcpStream`, of which only the readiness is used. OpenVMM's tests ask AFD about such sockets
+//! a `TcpStream`, of which only the readiness is used. OpenVMM's tests poll such sockets with AFD
 //! in the same way (microsoft/openvmm, `petri/src/vm/hyperv/mod.rs` over `pal_async`).
 
 use std::io;

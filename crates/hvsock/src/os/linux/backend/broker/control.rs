@@ -27,7 +27,7 @@ pub(super) struct Control {
     state: Mutex<ControlState>,
 }
 
-/// What the broker has sent so far.
+/// The broker's messages so far, and the tasks that wait for the next one.
 #[derive(Default)]
 struct ControlState {
     /// The peer's data ends where the data descriptor does.
@@ -45,7 +45,7 @@ pub(super) enum ResetReason {
     Protocol(String),
 }
 
-/// What is known of the connection's end.
+/// Whether and how the peer's data ends, as far as the broker has reported it.
 #[derive(Clone)]
 pub(super) struct EndStatus {
     pub(super) ended: bool,

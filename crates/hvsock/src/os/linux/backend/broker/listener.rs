@@ -94,7 +94,7 @@ impl Listener {
     /// Accepts a connection; `WouldBlock` if there is none.
     pub(crate) fn accept_now(&self) -> io::Result<Stream> {
         // The lock is held while a message is received and handled. If one thread receives the
-        // reason and another the end, the second one must know the reason.
+        // reason and another the end, the second one must return the reason.
         let mut state = self.state();
         // A connection without its acknowledgement keeps its place in the backlog, so no other
         // connection is received before it is sent.

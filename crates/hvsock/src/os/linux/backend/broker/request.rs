@@ -1,5 +1,5 @@
-//! The sequence of messages that a request to the broker consists of. It does no I/O wait, so the
-//! blocking and the async code share it.
+//! The sequence of messages that a request to the broker consists of. It never waits for I/O, so
+//! the blocking and the async code share it.
 //!
 //! Order of use: open an [`EndpointConnection`] and send [`Request::options`]. Then send
 //! [`Request::next`] and pass the reply to [`Request::advance`], until that returns an outcome.
@@ -91,10 +91,7 @@ impl Request {
         reply: Reply,
     ) -> io::Result<Option<Outcome>> {
         let socket = connection.socket();
-        let Flags {
-            raw_fd: plain,
-            dry_run,
-        } = self.flags;
+        let Flags { raw_fd, dry_run } = self.flags;
         let outcome = match (reply.message, self.next()) {
             (BrokerMessage::Found { guid }, ClientMessage::Lookup { kind, .. }) => {
                 self.address = match kind {
@@ -111,14 +108,14 @@ impl Request {
                 if !self.transports().contains(connected.transport) {
                     return Err(connection.protocol_error(&"a transport that was not offered"));
                 }
-                let stream = Stream::connected(&connected, reply.descriptors, socket, plain);
+                let stream = Stream::connected(&connected, reply.descriptors, socket, raw_fd);
                 Outcome::Connected(stream.map_err(|error| match error.kind() {
                     io::ErrorKind::InvalidData => connection.protocol_error(&error),
                     _ => error,
                 })?)
             }
             (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
-                Outcome::Listening(Listener::new(&listening, asked.address, socket, plain))
+                Outcome::Listening(Listener::new(&listening, asked.address, socket, raw_fd))
             }
             _ => return Err(connection.protocol_error(&UNEXPECTED)),
         };

@@ -5,7 +5,7 @@ use std::path::Path;
 use hvsock_address::SockAddrVm;
 use hvsock_sys::vsock;
 
-/// What `AF_VSOCK` connects this machine with.
+/// The vsock transport of this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Machine {
     /// A virtual machine, with its context id if the kernel reports one.
@@ -26,7 +26,7 @@ impl Machine {
         Self::of(vsock::local_cid().ok(), Path::new(VMBUS).exists())
     }
 
-    /// The transport of Hyper-V, unlike all others, reports no context id.
+    /// Derives the kind from the local context id, which Hyper-V's transport does not report.
     fn of(cid: Option<u32>, vmbus: bool) -> Self {
         match cid {
             Some(SockAddrVm::CID_HOST) => Self::Host,
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_context_id_tells_a_guest_from_a_host() {
+    fn the_context_id_distinguishes_a_guest_from_a_host() {
         let guest = Machine::Guest { cid: Some(42) };
         assert_eq!(Machine::of(Some(42), false), guest);
         // Also on Hyper-V, if a virtio device has been added.

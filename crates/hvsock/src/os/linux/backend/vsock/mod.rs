@@ -6,8 +6,8 @@
 //! - [`pending_connect`]: a connect;
 //! - [`listener`] and [`stream`]: a listener and a connection.
 //!
-//! The kernel has no names, no rules, and one kind of end. What it cannot do is an error that says
-//! so, or is listed in the crate documentation.
+//! The kernel has no names, no rules, and one kind of end. An operation that it lacks fails with an
+//! error, or is listed in the crate documentation.
 
 mod listener;
 mod machine;

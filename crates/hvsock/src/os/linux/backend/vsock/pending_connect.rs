@@ -82,7 +82,7 @@ impl ConnectAttempt {
         let own = SockAddrVm::from_bytes(&vsock::local_address(&self.socket)?)
             .map_err(|invalid| io::Error::new(io::ErrorKind::InvalidData, invalid))?;
         hvsock_sys::set_nonblocking(&self.socket, false)?;
-        // Only the host knows the id of this partition.
+        // Only the host has the id of this partition.
         let vm = if self.target.is_local() {
             VmId::LOOPBACK
         } else {

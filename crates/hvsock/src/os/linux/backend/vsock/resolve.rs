@@ -1,6 +1,6 @@
-//! Resolves an address to a context id and port in a machine without a broker, and decides which peers a
-//! listener accepts. This is the address table for a guest without children that does not know its
-//! siblings.
+//! Resolves an address to a context id and port in a machine without a broker, and decides which
+//! peers a listener accepts. This is the address table of a guest without children and without
+//! known siblings.
 
 use std::io;
 
@@ -138,7 +138,7 @@ impl PeerKind {
         }
     }
 
-    /// The partition id of this peer here. Only the host knows the id that belongs to a context id.
+    /// The partition id of this peer. A context id has no known partition id except on the host.
     pub(super) fn vm(self) -> VmId {
         match self {
             Self::Parent => VmId::PARENT,
@@ -293,19 +293,19 @@ mod tests {
 
         let [host, own, local, sibling] = [2, 42, 1, 43].map(|cid| PeerKind::of(GUEST, cid));
         assert_eq!([host, own], [PeerKind::Parent, PeerKind::Loopback]);
-        let who = [host, own, local, sibling];
+        let peers = [host, own, local, sibling];
         assert_eq!(
-            who.map(PeerKind::vm),
+            peers.map(PeerKind::vm),
             [VmId::PARENT, VmId::LOOPBACK, VmId::LOOPBACK, VmId::ZERO]
         );
         assert_eq!(sibling.name(), "cid 43");
-        assert_eq!(who.map(|who| AcceptFilter::Any.accepts(who)), [true; 4]);
+        assert_eq!(peers.map(|peer| AcceptFilter::Any.accepts(peer)), [true; 4]);
         assert_eq!(
-            who.map(|who| AcceptFilter::Parent.accepts(who)),
+            peers.map(|peer| AcceptFilter::Parent.accepts(peer)),
             [true, false, false, false]
         );
         assert_eq!(
-            who.map(|who| AcceptFilter::Loopback.accepts(who)),
+            peers.map(|peer| AcceptFilter::Loopback.accepts(peer)),
             [false, true, true, false]
         );
     }

@@ -197,7 +197,7 @@ impl Stream {
         error.is_some_and(|error| error.kind() != io::ErrorKind::WouldBlock)
     }
 
-    /// Why the connection was reset, if the kernel knows.
+    /// Why the connection was reset, if the kernel reports it.
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(self.failed(error))

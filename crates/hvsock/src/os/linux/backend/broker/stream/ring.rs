@@ -45,9 +45,9 @@ const READ: usize = 0;
 const WRITE: usize = 1;
 
 impl Ring {
-    pub(super) fn new(side: RingSide, memory: impl AsFd, bells: Doorbells) -> io::Result<Self> {
+    pub(super) fn new(side: RingSide, memory: impl AsFd, doorbells: Doorbells) -> io::Result<Self> {
         Ok(Self {
-            end: RingEnd::open(side, memory, bells)?,
+            end: RingEnd::open(side, memory, doorbells)?,
             epoll: OnceLock::new(),
             doorbell_removed: AtomicBool::new(false),
             since_poll: [AtomicU64::new(0), AtomicU64::new(0)],
