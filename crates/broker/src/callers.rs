@@ -14,7 +14,7 @@ const CACHE_TTL: Duration = Duration::from_secs(5);
 /// Most cached names of each kind; one more clears the cache.
 const MAX_NAMES: usize = 4096;
 /// Most groups of a process that access rules see, the lowest ids first. A user with subordinate
-/// group ids can be in 65,536 groups. Each costs a look-up per request and memory per listener.
+/// group ids can be in 65,536 groups. Each costs a lookup per request and memory per listener.
 /// Truncation is safe because rules only ever allow.
 const MAX_GROUPS: usize = 256;
 

@@ -27,7 +27,8 @@ pub struct BrokerConfig {
     /// Most idle endpoint connections per partition; one more evicts the oldest. The default is 1024.
     pub idle_sessions: usize,
     /// Allows shared-memory rings between two processes (the default). Without it the broker copies
-    /// the bytes of every connection, so closing or suspending one needs no cooperation.
+    /// the bytes of every connection between processes, so it can close or suspend one without their
+    /// cooperation.
     pub shared_memory: bool,
     /// Serves the control API on its Unix socket (the default).
     pub control: bool,

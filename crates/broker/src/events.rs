@@ -77,7 +77,7 @@ impl EventStream {
     /// Waits for the next event, at most for `timeout`.
     ///
     /// Returns `None` after the timeout, and at once if the broker has stopped;
-    /// [`EventStream::is_over`] tells the two apart.
+    /// [`EventStream::is_over`] distinguishes the two.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Event> {
         if let Ok(event) = self.queue.try_recv() {
             return Some(event);

@@ -30,7 +30,7 @@ fn has_hyper_v_sockets() -> bool {
 }
 
 #[test]
-fn without_hyper_v_every_call_says_how_to_enable_it() {
+fn without_hyper_v_every_error_names_how_to_enable_it() {
     if has_hyper_v_sockets() {
         return;
     }

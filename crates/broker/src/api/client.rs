@@ -29,7 +29,7 @@ const TIMEOUT: Duration = Duration::from_secs(60);
 /// The same for an import, which writes a file for each service.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(3600);
 /// The most bytes of one response.
-const MAX_ANSWER: usize = 1 << 30;
+const MAX_RESPONSE: usize = 1 << 30;
 
 /// Why a call of the control API failed.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +40,7 @@ pub enum ClientError {
         /// The socket.
         path: PathBuf,
     },
-    /// The broker answered with an error.
+    /// The broker responded with an error.
     #[error("{message}")]
     Refused {
         /// The HTTP status.
@@ -48,8 +48,8 @@ pub enum ClientError {
         /// The broker's error message.
         message: String,
     },
-    /// The broker did not answer in time.
-    #[error("the broker did not answer within {} s", .0.as_secs())]
+    /// The broker did not respond in time.
+    #[error("the broker did not respond within {} s", .0.as_secs())]
     TimedOut(Duration),
     /// The connection broke, or the response is not what this version expects.
     #[error("invalid response from the broker: {0}")]
@@ -128,7 +128,8 @@ impl Client {
     /// Registers a service.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 409 if the GUID, name or port is taken.
+    /// [`ClientError::Refused`] with 400 if the registration is invalid, 409 if the GUID, name or
+    /// port is taken, 507 if the broker has too many registrations.
     pub fn register(&self, service: &NewService) -> Result<Service> {
         self.send(Method::POST, "/v1/services", service)
     }
@@ -136,7 +137,8 @@ impl Client {
     /// Enables or disables a service, everywhere or for one child partition.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 404 if the service is not registered.
+    /// [`ClientError::Refused`] with 404 if the service or partition does not exist, 400 if the
+    /// service is a lease.
     pub fn set_enabled(
         &self,
         service: &ServiceRef,
@@ -174,24 +176,26 @@ impl Client {
     /// Registers all of `services`, or none if one is refused.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 409 if a service clashes with another.
+    /// [`ClientError::Refused`] with 400 if a registration is invalid, 409 if a service clashes with
+    /// another.
     pub fn import_json(&self, services: &[NewService]) -> Result<Imported> {
         let body = serde_json::to_vec(services).map_err(protocol)?;
         self.import("/v1/registry?format=json", body)
     }
 
-    /// Registers all services of a `.reg` file, or none if one is refused.
+    /// Removes the services that a `.reg` file deletes, then registers all of its services, or none
+    /// if one is refused. The removals are not undone then.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 400 if the file is invalid, with 409 if a service clashes with
+    /// [`ClientError::Refused`] with 400 if the file is invalid, 409 if a service clashes with
     /// another.
     pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
         self.import("/v1/registry?format=reg", file.to_vec())
     }
 
     fn import(&self, path: &str, file: Vec<u8>) -> Result<Imported> {
-        let answer = self.call_within(IMPORT_TIMEOUT, Method::POST, path, Some(file))?;
-        parse(&answer)
+        let response = self.call_within(IMPORT_TIMEOUT, Method::POST, path, Some(file))?;
+        parse(&response)
     }
 
     /// Lists partitions, parents before their children.
@@ -229,7 +233,8 @@ impl Client {
     /// Pauses or resumes a partition.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 400 if the partition cannot change to this state.
+    /// [`ClientError::Refused`] with 400 if the partition cannot change to this state, 404 if it
+    /// does not exist.
     #[doc(alias = "pause")]
     #[doc(alias = "resume")]
     pub fn set_state(&self, partition: &PartitionRef, state: PartitionState) -> Result<Partition> {
@@ -243,7 +248,8 @@ impl Client {
     /// Replaces a partition's sibling groups.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 404 if there is no such partition.
+    /// [`ClientError::Refused`] with 404 if the partition does not exist, 400 if it is the broker's
+    /// own.
     #[doc(alias = "sibling")]
     pub fn set_groups(&self, partition: &PartitionRef, groups: Vec<String>) -> Result<Partition> {
         let change = PartitionChange {
@@ -256,14 +262,15 @@ impl Client {
     /// Sends a command to the agent in a partition's guest. Does not wait for its effect.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 400 if no agent is connected.
+    /// [`ClientError::Refused`] with 400 if no agent is connected, 404 if the partition does not
+    /// exist.
     pub fn send_guest_command(
         &self,
         partition: &PartitionRef,
-        order: GuestCommand,
+        command: GuestCommand,
     ) -> Result<Partition> {
         let path = format!("{}/commands", partition_path(partition));
-        self.send(Method::POST, &path, &NewGuestCommand { command: order })
+        self.send(Method::POST, &path, &NewGuestCommand { command })
     }
 
     /// Removes a partition.
@@ -360,16 +367,16 @@ impl Client {
     /// Subscribes to events. The subscription is active when this returns.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with 503 if too many readers follow already.
+    /// [`ClientError::Refused`] with 503 if the broker has too many followers of events.
     #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<Events<'_>> {
-        let answer = self.runtime.block_on(async {
+        let response = self.runtime.block_on(async {
             let request = request(Method::GET, "/v1/events", None)?;
             with_timeout(TIMEOUT, exchange(&self.path, request)).await
         })?;
         Ok(Events {
             client: self,
-            body: answer.into_body(),
+            body: response.into_body(),
             rest: Vec::new(),
         })
     }
@@ -404,8 +411,10 @@ impl Client {
         body: Option<Vec<u8>>,
     ) -> Result<Bytes> {
         let call = async {
-            let answer = exchange(&self.path, request(method, path, body)?).await?;
-            let whole = Limited::new(answer.into_body(), MAX_ANSWER).collect().await;
+            let response = exchange(&self.path, request(method, path, body)?).await?;
+            let whole = Limited::new(response.into_body(), MAX_RESPONSE)
+                .collect()
+                .await;
             let whole = whole.map_err(|error| ClientError::Protocol(error.to_string()))?;
             Ok(whole.to_bytes())
         };
@@ -432,7 +441,7 @@ impl Iterator for Events<'_> {
                 let line: Vec<u8> = self.rest.drain(..=end).collect();
                 return Some(parse(&line));
             }
-            if self.rest.len() > MAX_ANSWER {
+            if self.rest.len() > MAX_RESPONSE {
                 return Some(Err(ClientError::Protocol("an event without end".into())));
             }
             match self.client.runtime.block_on(self.body.frame())? {
@@ -469,16 +478,18 @@ async fn exchange(path: &Path, request: Request<Full<Bytes>>) -> Result<Response
         .await
         .map_err(protocol)?;
     tokio::spawn(connection);
-    let answer = sender.send_request(request).await.map_err(protocol)?;
-    let status = answer.status();
+    let response = sender.send_request(request).await.map_err(protocol)?;
+    let status = response.status();
     if status.is_success() {
-        return Ok(answer);
+        return Ok(response);
     }
-    let body = Limited::new(answer.into_body(), 64 * 1024).collect().await;
+    let body = Limited::new(response.into_body(), 64 * 1024)
+        .collect()
+        .await;
     let body = body.map_err(|error| ClientError::Protocol(error.to_string()))?;
     let message = match serde_json::from_slice::<ErrorBody>(&body.to_bytes()) {
         Ok(body) => body.error,
-        Err(_) => format!("the broker answered {status}"),
+        Err(_) => format!("the broker responded {status}"),
     };
     Err(ClientError::Refused {
         status: StatusCode::as_u16(&status),

@@ -52,7 +52,7 @@ impl Peer {
     }
 }
 
-/// Whether a user may change the broker's state: those who can edit its files anyway.
+/// Returns true if a user may change the broker's state: root and the broker's own user.
 fn may_change(uid: u32, broker_uid: u32) -> bool {
     uid == 0 || uid == broker_uid
 }

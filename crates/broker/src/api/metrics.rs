@@ -96,7 +96,7 @@ impl Collector for Scrape {
             "Partitions known",
             None,
             snapshot.partitions.iter().map(|(kind, state, count)| {
-                let labels = [("kind", kind_word(*kind)), ("state", state_word(*state))];
+                let labels = [("kind", kind_label(*kind)), ("state", state_label(*state))];
                 (labels, Value::Gauge(*count as f64))
             }),
         )?;
@@ -187,7 +187,7 @@ fn by_service(services: &[ServiceMetrics]) -> BTreeMap<&str, ServiceMetrics> {
     labels
 }
 
-fn kind_word(kind: PartitionKind) -> &'static str {
+fn kind_label(kind: PartitionKind) -> &'static str {
     match kind {
         PartitionKind::Host => "host",
         PartitionKind::Vm => "vm",
@@ -195,7 +195,7 @@ fn kind_word(kind: PartitionKind) -> &'static str {
     }
 }
 
-fn state_word(state: PartitionState) -> &'static str {
+fn state_label(state: PartitionState) -> &'static str {
     match state {
         PartitionState::Off => "off",
         PartitionState::Running => "running",

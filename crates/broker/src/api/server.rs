@@ -193,10 +193,10 @@ async fn connection(stream: UnixStream, router: axum::Router, limits: Limits, pe
 /// Answers 503 because the connection limit is reached. Does not block.
 fn reject(stream: &UnixStream) {
     let body = r#"{"error":"too many control connections are open; try again shortly"}"#;
-    let answer = format!(
+    let response = format!(
         "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
          content-length: {}\r\nconnection: close\r\n\r\n{body}",
         body.len()
     );
-    let _ = stream.try_write(answer.as_bytes());
+    let _ = stream.try_write(response.as_bytes());
 }

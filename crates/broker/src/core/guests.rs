@@ -43,7 +43,7 @@ const SIBLING_TIMEOUT: Duration = Duration::from_secs(2);
 /// least [`MIN_BUFFER`].
 const BUFFER_BUDGET: usize = 64 * 1024 * 1024;
 const MIN_BUFFER: u32 = 16 * 1024;
-/// Largest buffer of one connection, which is also the largest ring that a process can request.
+/// Largest buffer of one connection, and so the largest ring of a process's connection to a guest.
 const MAX_BUFFER: u32 = 1024 * 1024;
 /// Largest buffer of a connection without a requested size: the default of Linux guests.
 const DEFAULT_BUFFER: u32 = 256 * 1024;
@@ -185,7 +185,7 @@ impl Core {
         });
     }
 
-    /// The address that a guest's destination CID and port stand for.
+    /// The address that a guest's destination CID and port map to.
     fn address_for(&self, vm: PartitionKey, key: &Key) -> Result<SockAddrHv, Refusal> {
         let partition = if key.peer == Cid::HOST {
             VmId::PARENT

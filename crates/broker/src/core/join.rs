@@ -96,7 +96,8 @@ impl Core {
         self.apply_effects();
     }
 
-    /// Asks the fabric where a connection goes.
+    /// Routes a connect. If the listener's backlog is full, reads the pending messages of its
+    /// process and tries once more.
     pub(super) fn route(&mut self, request: &ConnectRequest<'_>) -> Result<Route, Refusal> {
         match self.fabric.connect(request) {
             Err(Refusal::BacklogFull) if self.poll_listener(request) => {
@@ -324,7 +325,7 @@ impl Core {
         });
     }
 
-    /// Has a connection reset by its owner, which sends both ends the reason.
+    /// Resets a connection through the thread that owns it, which sends both ends the reason.
     pub(crate) fn reset_connection(&mut self, id: ConnectionId, refusal: Refusal) {
         match self.connections.get(&id).map(|record| record.owner) {
             Some(ConnectionOwner::Core) => self.core_set.reset(id, refusal),

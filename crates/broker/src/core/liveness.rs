@@ -30,7 +30,7 @@ pub(crate) type CommandHandler = Box<dyn Fn(GuestCommand) -> bool + Send>;
 pub(super) enum LivenessEvent {
     /// The agent's first heartbeat, or the first after it was lost.
     Connected,
-    /// No heartbeat within the timeout; the last one was so long ago.
+    /// No heartbeat within the timeout. Contains the time since the last one.
     Lost(Duration),
     /// The guest has finished booting.
     Ready,

@@ -3,8 +3,8 @@
 //!
 //! The event loop waits for sockets, for [`Report`]s of the data threads, and for calls of a
 //! [`Handle`](crate::Handle). A call is a closure that runs on this thread with `&mut Core`, so each
-//! call sees a consistent state and needs no message protocol. Callers do what may block (files,
-//! user look-ups) before they call.
+//! call sees a consistent state and needs no message protocol. Callers do blocking work (files, user
+//! lookups) before they call.
 //!
 //! - [`accept`]: accepts clients from endpoints;
 //! - [`session`]: handles messages on endpoint connections;
@@ -13,7 +13,7 @@
 //! - [`guests`]: connections with the guests of VMs;
 //! - [`partitions`]: partitions, registrations, and the fabric's effects;
 //! - [`vms`]: the state that only VMs have;
-//! - [`view`]: snapshots for operators;
+//! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`liveness`]: heartbeats of guests; [`guest_reports`]: their entry points and events;
 //! - [`counters`]: counters for metrics.
 
@@ -169,7 +169,8 @@ pub(crate) struct Core {
     spare: Option<resources::ConnectionResources>,
     /// When the last connection was established.
     last_connect: Option<Instant>,
-    /// Connections that have not moved [`PROMOTE_AFTER`] bytes.
+    /// Connections between processes that are in no data thread: those through a ring, and those
+    /// that have not moved [`PROMOTE_AFTER`] bytes.
     core_set: ConnectionSet,
     threads: Vec<DataThread>,
     next_thread: usize,

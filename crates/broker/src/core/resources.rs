@@ -200,7 +200,7 @@ fn data_pairs() -> std::io::Result<(BrokerData, ProcessPart)> {
     Ok((BrokerData::Descriptor { client, server }, processes))
 }
 
-/// The kernel lets the broker map no more memory.
+/// The refusal if the kernel permits the broker no more memory mappings.
 pub(super) fn mmap_limit(error: &std::io::Error) -> Refusal {
     Refusal::LimitReached {
         which: format!("memory mapped by the broker ({error})"),

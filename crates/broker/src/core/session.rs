@@ -30,7 +30,7 @@ use crate::model::EventKind;
 use crate::pump::protocol_violation;
 use crate::reply::{explained, refused};
 
-/// Most look-ups and options on one session before its request.
+/// Most lookups and options on one session before its request.
 const MAX_QUERIES: u32 = 64;
 /// Most messages read from one session in one turn, for fairness.
 const MESSAGES_PER_TURN: usize = 32;
@@ -142,7 +142,7 @@ impl Core {
         {
             let which = format!("descriptors watched by the broker ({error})");
             self.send_refusal(&session, &Refusal::LimitReached { which });
-            self.undo_session(&session);
+            self.teardown_session(&session);
             return;
         }
         if session.role == Role::Idle {
@@ -247,7 +247,7 @@ impl Core {
                     "a message with descriptors".to_owned()
                 }
                 Ok(received) if received.len == 0 => {
-                    self.undo_session(&session);
+                    self.teardown_session(&session);
                     return SessionState::Closed;
                 }
                 Ok(received) => match ClientMessage::decode(&bytes[..received.len]) {
@@ -265,12 +265,12 @@ impl Core {
                 }
                 Err(error) if error.kind() == ErrorKind::InvalidData => error.to_string(),
                 Err(_) => {
-                    self.undo_session(&session);
+                    self.teardown_session(&session);
                     return SessionState::Closed;
                 }
             };
             self.send_refusal(&session, &protocol_violation(&fault));
-            self.undo_session(&session);
+            self.teardown_session(&session);
             return SessionState::Closed;
         }
         session.may_have_more = true;
@@ -330,7 +330,7 @@ impl Core {
             }
             (_, _) => {
                 self.send_refusal(&session, &protocol_violation("an unexpected message"));
-                self.undo_session(&session);
+                self.teardown_session(&session);
                 SessionState::Closed
             }
         }
@@ -489,7 +489,7 @@ impl Core {
     }
 
     /// Removes the listener or lease of a session that ends.
-    fn undo_session(&mut self, session: &Session) {
+    fn teardown_session(&mut self, session: &Session) {
         match session.role {
             Role::Idle => {}
             Role::Listener(id) => {
@@ -562,7 +562,7 @@ impl Core {
             } else {
                 let reset = BrokerMessage::Reset(refused(refusal));
                 session.send(&reset, &mut self.buffer);
-                self.undo_session(&session);
+                self.teardown_session(&session);
             }
             self.sessions.try_remove(index);
         }

@@ -48,7 +48,7 @@ impl Connection {
         Self::Ring(MonitoredRing::new(controls, monitor))
     }
 
-    /// Whether the broker relays its bytes, so that a data thread can help.
+    /// Whether the broker relays its bytes, so that moving it to a data thread is useful.
     pub(super) fn is_relay(&self) -> bool {
         matches!(self, Self::Relay(_))
     }

@@ -2,7 +2,7 @@
 //! whose ends share a ring, which the broker only monitors ([`ring`]).
 //!
 //! A [`ConnectionSet`] holds [`Connection`]s on one epoll descriptor. A connection starts in the
-//! core thread's own set, so that a short or quiet one costs no change of threads. A relayed
+//! core thread's own set, so that a short or quiet one needs no thread switch. A relayed
 //! connection that moves many bytes is promoted to the set of a [`DataThread`]; a ring connection
 //! stays. A thread owns the connections of its set, so the data path needs no locks. The core sends
 //! commands to data threads and receives [`Report`]s. A set never blocks, gives every ready

@@ -325,7 +325,7 @@ fn check(ops: &[Op]) {
         if to.received_end {
             assert!(from.finished, "a clean end without an announcement");
         }
-        // A live reader must learn how its data ended.
+        // A live reader must get the kind of its data's end.
         if to.open.is_some() && !to.stopped_reading && to.data_ended {
             assert!(
                 to.received_end || to.received_reset,
@@ -335,15 +335,15 @@ fn check(ops: &[Op]) {
                 assert_eq!(to.received, from.written, "a clean end with bytes missing");
             }
         }
-        // A writer must learn that its bytes were lost, unless both ends had closed cleanly before
+        // A writer must get an error if its bytes were lost, unless both ends had closed cleanly before
         // the bytes were discarded.
         let lost = to.gone && to.received < from.written;
         let well = from.finished && world.reports == [None];
         if lost && from.open.is_some() && !well {
             world.ends[1 - reader].write(1);
             let from = &world.ends[1 - reader];
-            let knows = from.received_reset || from.write_failed;
-            assert!(knows, "bytes lost silently");
+            let reported = from.received_reset || from.write_failed;
+            assert!(reported, "bytes lost silently");
         }
     }
     if harmless {

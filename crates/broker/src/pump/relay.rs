@@ -6,7 +6,7 @@
 //! sink does not accept are buffered in the flow, and nothing more is read until the buffer is
 //! drained (backpressure).
 //!
-//! End of file on a data descriptor does not tell whether the process finished or was killed. A
+//! End of file on a data descriptor does not show whether the process finished or was killed. A
 //! process that finishes announces it before it shuts down the descriptor (half-close). Without the
 //! announcement, the peer receives all bytes and then an error, never a clean end.
 
@@ -325,7 +325,7 @@ impl Relay {
     }
 
     /// Handles a sink that accepts no more bytes. Its process has closed it, or only shut down its
-    /// reading half; the control connection tells which.
+    /// reading half; the control connection shows which.
     fn sink_closed(&mut self, direction: usize) -> Result<(), Refusal> {
         let sink = 1 - direction;
         self.read_control(sink)?;

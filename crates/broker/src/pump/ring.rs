@@ -2,8 +2,8 @@
 //! both control connections, monitors the shared state, and can suspend or reset the connection.
 //!
 //! Each process keeps its control connection open for the lifetime of its end, so the kernel reports
-//! when a process is gone. The shared state tells why: a closed end has set its write-shutdown flag, a
-//! killed one has not.
+//! when a process is gone. The shared state shows why: a closed end has set its write-shutdown flag,
+//! a killed one has not.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

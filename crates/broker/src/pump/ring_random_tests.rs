@@ -2,7 +2,7 @@
 //!
 //! The invariants are those of [`random_tests`](super::random_tests): a process receives a prefix of
 //! what its peer wrote. It sees a clean end only after all of those bytes, and only of a peer that
-//! ended cleanly. A writer whose bytes are lost learns of it.
+//! ended cleanly. A writer whose bytes are lost gets an error.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -328,8 +328,8 @@ fn check(ops: &[Op]) {
         }
         let lost = to.gone && to.received < from.written;
         if lost && from.open.is_some() {
-            let knows = from.received_reset || from.write_stop.is_some();
-            assert!(knows, "bytes lost silently");
+            let reported = from.received_reset || from.write_stop.is_some();
+            assert!(reported, "bytes lost silently");
         }
     }
     let counted = [world.counters.sent(), world.counters.received()];

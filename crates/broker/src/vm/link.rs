@@ -71,7 +71,7 @@ pub(super) enum FillOutcome {
     Bytes(usize, MessageEnd, bool),
     /// Nothing yet.
     Empty,
-    /// RingEnd of file.
+    /// End of file.
     Ended,
     /// The connection has failed.
     Failed(Refusal),
@@ -239,8 +239,8 @@ impl Peer {
         }
     }
 
-    /// Whether the process closed without reading all of the guest's bytes. A socket shows only
-    /// what was never accepted.
+    /// Returns true if the process closed without reading all of the guest's bytes. A socket shows
+    /// only the bytes that it never accepted.
     pub(super) fn leaves_unread(&mut self, sent: u64) -> bool {
         match self {
             Self::Ring(_) => self.consumed() != sent,

@@ -502,7 +502,7 @@ impl Links {
         }
     }
 
-    /// Handles the guest's half-close: it sends no more.
+    /// Handles the guest's shutdown of sending.
     pub(super) fn guest_finished(&mut self, handle: Handle) {
         if let Some(link) = self.link_mut(handle) {
             let (peer, control) = link.parts();
@@ -510,14 +510,14 @@ impl Links {
         }
     }
 
-    /// Handles that the guest reads no more.
+    /// Handles the guest's shutdown of receiving.
     pub(super) fn guest_closed_read(&mut self, handle: Handle) {
         if let Some(link) = self.link_mut(handle) {
             link.peer.close_read();
         }
     }
 
-    /// Handles that the peer reads no more.
+    /// Handles the peer's shutdown of receiving.
     pub(super) fn peer_closed_read(&mut self, slot: usize, mux: &mut Muxer) {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
@@ -527,7 +527,7 @@ impl Links {
         }
     }
 
-    /// Handles that the guest has accepted a connection.
+    /// Handles the guest's acceptance of a connection.
     pub(super) fn connected(&mut self, handle: Handle, mux: &mut Muxer) {
         let Some(link) = self.link_mut(handle) else {
             return mux.reset(handle);
@@ -542,7 +542,7 @@ impl Links {
         }
     }
 
-    /// Handles that the muxer has closed a connection.
+    /// Handles the close of a connection by the muxer.
     pub(super) fn closed(&mut self, handle: Handle, reason: Closed) {
         let Some(slot) = self.slot_of(handle) else {
             return;
@@ -561,7 +561,7 @@ impl Links {
                     let cause = "the connection was closed before it was established".into();
                     return self.connect_failed(slot, Refusal::Reset { cause });
                 }
-                // The end that reports the close waits until the other side has closed.
+                // An end that reports the close waits until the other side has closed.
                 let is_gone = match &link.peer {
                     Peer::Sibling(end) => !link.reports || end.poll_peer().gone,
                     _ => link.control.as_ref().is_some_and(|control| control.closed),
@@ -584,7 +584,7 @@ impl Links {
         self.remove(slot, Some(refusal));
     }
 
-    /// Handles that the guest did not accept.
+    /// Handles a connect that the guest did not accept.
     fn connect_failed(&mut self, slot: usize, refusal: Refusal) {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
@@ -638,7 +638,7 @@ impl Links {
         self.slab.get_mut(slot)
     }
 
-    /// Removes a link, and reports its close if this thread is to do so.
+    /// Removes a link, and reports its close if `reports` is set.
     fn remove(&mut self, slot: usize, reason: Option<Refusal>) {
         let Some(link) = self.slab.try_remove(slot) else {
             return;

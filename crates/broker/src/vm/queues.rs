@@ -1,4 +1,5 @@
-//! A device's virtqueues and their vhost-user state: kick, call, enabled, suspended.
+//! A device's virtqueues and their vhost-user state: kick and call eventfds, and whether each queue
+//! is enabled.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 

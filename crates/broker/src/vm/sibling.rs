@@ -1,7 +1,7 @@
-//! A connection between two sibling guests of one broker: one pipe for each direction.
+//! A connection between two sibling guests of one broker: a [`Pipe`] with two directions.
 //!
-//! Each guest's data thread owns one [`SiblingEnd`]. A pipe buffers the bytes that one guest has
-//! sent and the other has not read. The writer's credit bounds the buffer. SEQPACKET message ends
+//! Each guest's data thread owns one [`SiblingEnd`]. A direction buffers the bytes that one guest
+//! has sent and the other has not read. The writer's credit bounds the buffer. SEQPACKET message ends
 //! are queued beside the bytes. The threads wake each other through their [`WakeQueue`]s.
 
 use std::collections::VecDeque;
@@ -17,7 +17,7 @@ use mio::Waker;
 /// credit does not bound them. Linux queues some hundreds.
 const MAX_MESSAGE_ENDS: usize = 16 * 1024;
 
-/// The most capacity, in bytes, that an empty pipe keeps.
+/// The most capacity, in bytes, that an empty direction keeps.
 const KEPT_CAPACITY: usize = 4096;
 
 /// The connections with siblings whose state has changed and that a data thread has to update.
@@ -92,9 +92,9 @@ struct Direction {
     written: u64,
     /// Bytes read so far.
     read: u64,
-    /// The writer sends no more.
+    /// The writer has shut down sending.
     ended: bool,
-    /// The reader reads no more.
+    /// The reader has shut down receiving.
     closed: bool,
     /// The reader wants a wakeup when there is something to read.
     reader_armed: bool,
@@ -105,7 +105,7 @@ struct Direction {
 /// Why a write was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WriteError {
-    /// The peer reads no more.
+    /// The peer has shut down receiving.
     ReadClosed,
     /// [`MAX_MESSAGE_ENDS`] message ends are queued.
     TooManyMessages,
@@ -129,7 +129,7 @@ pub(super) enum ReadOutcome {
 pub(super) struct PeerState {
     /// The second guest has accepted.
     pub(super) connected: bool,
-    /// The other guest reads no more.
+    /// The other guest has shut down receiving.
     pub(super) closed: bool,
     /// Why the connection was aborted.
     pub(super) failure: Option<Refusal>,

@@ -60,7 +60,7 @@ pub(super) struct VmmThread {
     stop: Option<Arc<StopSignal>>,
 }
 
-/// Stops the thread, whatever it waits for.
+/// Wakes the thread from every wait, and stops it.
 struct StopSignal {
     event: Event,
     stopping: AtomicBool,
@@ -178,7 +178,8 @@ fn serve_one(
         if stop.is_set() {
             return Ok(());
         }
-        // Requests of the first VMM come before: it may have disconnected to make way.
+        // Requests of the first VMM are handled first: it may have disconnected so that the second
+        // can connect.
         if ready.contains(&1)
             && !ready.contains(&0)
             && let Ok((second, _)) = listener.accept()
@@ -190,7 +191,7 @@ fn serve_one(
             match handler.handle_request() {
                 Ok(()) => {}
                 Err(Error::Disconnected | Error::PartialMessage) => return Ok(()),
-                // The VMM has received a failure reply and may continue without.
+                // The VMM has received a failure reply and may continue without this request.
                 Err(Error::ReqHandlerError(error)) if failures < MAX_FAILURES => {
                     failures += 1;
                     tracing::warn!(cid = %settings.cid, %error, "vhost-user request failed");

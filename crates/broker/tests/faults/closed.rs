@@ -91,7 +91,7 @@ fn disabling_a_service_closes_connections_of_all_or_of_one_partition() {
 }
 
 #[test]
-fn a_blocked_writer_and_an_idle_reader_learn_of_the_close() {
+fn a_blocked_writer_and_an_idle_reader_get_the_reason_of_a_close() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);

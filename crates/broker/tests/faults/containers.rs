@@ -83,7 +83,7 @@ fn the_host_reaches_a_container_by_name_and_by_id() {
 }
 
 #[test]
-fn listeners_in_a_container_learn_no_pid_or_uid_and_listeners_of_the_host_do() {
+fn listeners_in_a_container_get_no_pid_or_uid_and_listeners_of_the_host_do() {
     let world = World::new();
     let (host, web) = (world.host(), world.container("web", None));
     world.register(PORT);

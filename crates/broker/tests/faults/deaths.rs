@@ -37,7 +37,7 @@ fn error_of_writing(stream: &mut HvStream) -> io::Error {
 }
 
 #[test]
-fn every_end_learns_that_the_broker_was_killed_and_the_next_broker_has_its_state() {
+fn a_killed_broker_resets_every_end_and_the_next_broker_has_its_state() {
     let folder = TempFolder::new();
     let mut broker = BrokerProcess::start(folder.path(), None);
     broker.register(PORT);
@@ -182,7 +182,7 @@ fn after_a_half_close_the_writer_notices_that_its_reader_has_closed() {
     let (one, mut other) = host.pair(VmId::LOOPBACK, PORT, &listener);
     one.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(other.read(&mut [0]).unwrap(), 0);
-    // It closes with nothing unread. To the other end that is a reader that reads no more.
+    // It closes with nothing unread. The other end sees a reader that has shut down receiving.
     drop(one);
     let ready = other.poll(Interest::WRITABLE, Some(TIMEOUT)).unwrap();
     assert!(ready.is_writable());

@@ -6,10 +6,10 @@
 mod child;
 mod closed;
 mod containers;
-mod crowds;
 mod deaths;
 mod descriptors;
 mod files;
+mod floods;
 mod folders;
 mod leases;
 mod limits;

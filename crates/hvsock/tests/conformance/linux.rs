@@ -141,11 +141,11 @@ impl Transport for Asynchronous {
 
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|_, stream| {
-            let cut = HOST
+            let closed = HOST
                 .broker
                 .handle()
                 .close_connection(stream.connection_id());
-            cut.map(drop).map_err(io::Error::other)
+            closed.map(drop).map_err(io::Error::other)
         })
     }
 

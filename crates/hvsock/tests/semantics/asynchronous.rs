@@ -110,7 +110,7 @@ async fn a_write_larger_than_the_socket_buffer_completes() {
 }
 
 #[tokio::test]
-async fn an_async_read_waits_for_the_meaning_of_the_end() {
+async fn an_async_read_waits_for_the_kind_of_the_end() {
     let (mut stream, side) = connected().await;
     side.end_data();
     let mut buffer = [0; 1];
@@ -131,7 +131,7 @@ async fn an_async_read_waits_for_the_meaning_of_the_end() {
 }
 
 #[tokio::test]
-async fn every_waiting_handle_gets_the_meaning_of_the_end() {
+async fn every_waiting_handle_gets_the_kind_of_the_end() {
     let broker = Broker::new();
     let (stream, side) = tokio::task::spawn_blocking(move || broker.connected())
         .await

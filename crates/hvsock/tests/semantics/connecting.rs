@@ -14,7 +14,7 @@ use hvsock_sys::{doorbell, shared_memory};
 use crate::fake::{ADDRESS, Broker, LONG, SERVICE, SHORT, disabled, listening};
 
 #[test]
-fn a_connection_knows_its_addresses() {
+fn a_connection_returns_its_addresses() {
     let (stream, _side) = Broker::new().connected();
     assert_eq!(stream.peer_addr().unwrap(), ADDRESS);
     assert_eq!(stream.local_addr().unwrap().vm, VmId::LOOPBACK);
@@ -23,7 +23,7 @@ fn a_connection_knows_its_addresses() {
 }
 
 #[test]
-fn options_go_before_the_request() {
+fn options_are_sent_before_the_request() {
     let broker = Broker::new();
     let mut address = ADDRESS;
     address.flags = hvsock::HVSOCKET_ADDRESS_FLAG_PASSTHRU;
@@ -146,7 +146,7 @@ fn a_broker_that_dies_instead_of_answering_is_a_reset() {
 }
 
 #[test]
-fn a_silent_broker_is_waited_for_up_to_the_timeout() {
+fn a_connect_to_a_silent_broker_times_out() {
     let broker = Broker::new();
     let options = broker.connect_options().timeout(SHORT);
     let start = Instant::now();

@@ -1,4 +1,4 @@
-//! A fake broker that sends what a test tells it to, valid or not.
+//! A fake broker that sends the messages of a test, valid or not.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

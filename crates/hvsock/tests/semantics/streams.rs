@@ -79,7 +79,7 @@ fn an_announced_end_is_clean_and_final() {
 }
 
 #[test]
-fn an_unannounced_end_waits_for_its_meaning() {
+fn an_unannounced_end_waits_for_its_kind() {
     let (stream, side) = Broker::new().connected();
     side.end_data();
     let announced = AtomicBool::new(false);
@@ -98,7 +98,7 @@ fn an_unannounced_end_waits_for_its_meaning() {
 }
 
 #[test]
-fn every_waiting_thread_gets_the_meaning_of_the_end() {
+fn every_waiting_thread_gets_the_kind_of_the_end() {
     let (stream, side) = Broker::new().connected();
     side.end_data();
     thread::scope(|scope| {
@@ -160,7 +160,7 @@ fn a_dead_broker_with_unread_bytes_is_a_reset() {
 }
 
 #[test]
-fn waiting_for_the_meaning_of_an_end_times_out() {
+fn waiting_for_the_kind_of_an_end_times_out() {
     let (stream, side) = Broker::new().connected();
     side.end_data();
     stream.set_read_timeout(Some(SHORT)).unwrap();

@@ -166,7 +166,7 @@ fn a_host_reaches_a_service_in_its_guest_by_the_guests_id() {
 }
 
 #[test]
-fn a_guest_cannot_tell_an_unregistered_service_from_one_without_a_listener() {
+fn a_guest_cannot_distinguish_an_unregistered_service_from_one_without_a_listener() {
     if !is_over_shim() {
         return;
     }

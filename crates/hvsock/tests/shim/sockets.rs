@@ -34,7 +34,7 @@ fn pair() -> (HvStream, HvStream) {
 }
 
 #[test]
-fn both_ends_know_each_others_address() {
+fn both_ends_return_each_others_address() {
     if !has_hyper_v_sockets() {
         return;
     }

@@ -19,7 +19,7 @@ const HYPERV: System = System {
     // minute for 500 plain TCP sockets there.
     many_tasks: 100,
     // As TCP on Windows, which has the same implementation; an assumption, as docs/platforms.md
-    // says.
+    // states.
     reports_peer_death: true,
     has_small_buffers: false,
 };

@@ -28,7 +28,7 @@ fn refusal<T>(result: io::Result<T>) -> Refusal {
 }
 
 #[test]
-fn both_ends_know_each_other() {
+fn both_ends_return_each_others_address() {
     let world = World::new();
     let (connector, acceptor) = world.pair(&world.at_web());
     let peer = acceptor.peer().unwrap();
@@ -229,7 +229,7 @@ fn a_pause_resets_or_suspends_connections() {
     let (mut kept, mut kept_peer) = world.pair(&world.at_web().connected_suspend(true));
     let (later, mut later_peer) = world.pair(&world.at_web());
     later.set_connected_suspend(true).unwrap();
-    world.wait_until("the option is known", |world| {
+    world.wait_until("the option is set", |world| {
         let connections = world.broker.handle().connections().unwrap();
         let mut known = connections.iter().filter(|c| c.id == later.connection_id());
         known.any(|connection| connection.from.connected_suspend)

@@ -112,7 +112,7 @@ fn a_child_process_gets_a_connection_that_threads_copy() {
     });
     assert!(back == bytes);
     assert!(child.wait().unwrap().success());
-    // A child that has exited does not read. Its peer learns that before it has written much.
+    // A child that has exited does not read. Its peer gets an error before it has written much.
     let (near, far) = world.pair(&world.at_web());
     let fds = far.into_owned_fds().unwrap();
     let mut child = Command::new("true")

@@ -13,51 +13,51 @@ use crate::model::{Contact, Guest, GuestReport};
 const MAX_GUESTS: usize = 1000;
 
 /// A metric from a field of a guest's report.
-struct OfReport {
+struct ReportMetric {
     name: &'static str,
     help: &'static str,
     unit: Option<Unit>,
     value: fn(&GuestReport) -> Option<f64>,
 }
 
-const OF_REPORTS: [OfReport; 7] = [
-    OfReport {
+const REPORT_METRICS: [ReportMetric; 7] = [
+    ReportMetric {
         name: "hvsock_guest_uptime",
         help: "Uptime of the guest's kernel, from its last report",
         unit: Some(Unit::Seconds),
         value: |report| Some(report.uptime_seconds),
     },
-    OfReport {
+    ReportMetric {
         name: "hvsock_guest_load1",
         help: "The guest's load average over one minute",
         unit: None,
         value: |report| Some(report.load[0]),
     },
-    OfReport {
+    ReportMetric {
         name: "hvsock_guest_load5",
         help: "The guest's load average over five minutes",
         unit: None,
         value: |report| Some(report.load[1]),
     },
-    OfReport {
+    ReportMetric {
         name: "hvsock_guest_memory_total",
         help: "The guest's total memory",
         unit: Some(Unit::Bytes),
         value: |report| Some(report.memory_total_bytes as f64),
     },
-    OfReport {
+    ReportMetric {
         name: "hvsock_guest_memory_available",
         help: "Memory available to programs in the guest",
         unit: Some(Unit::Bytes),
         value: |report| Some(report.memory_available_bytes as f64),
     },
-    OfReport {
+    ReportMetric {
         name: "hvsock_guest_clock_offset",
         help: "Offset of the guest's clock from the host's at the last measurement; positive is ahead",
         unit: Some(Unit::Seconds),
         value: |report| Some(report.clock?.offset_seconds),
     },
-    OfReport {
+    ReportMetric {
         name: "hvsock_guest_clock_error",
         help: "Error bound of the clock offset",
         unit: Some(Unit::Seconds),
@@ -96,7 +96,7 @@ pub(super) fn encode(
         Some(&Unit::Seconds),
         &|guest| guest.last_seen_seconds,
     )?;
-    for metric in &OF_REPORTS {
+    for metric in &REPORT_METRICS {
         // The last report of a lost agent is out of date.
         write(metric.name, metric.help, metric.unit.as_ref(), &|guest| {
             let report = guest.report.as_ref();

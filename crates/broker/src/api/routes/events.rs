@@ -8,7 +8,7 @@ use axum::response::Response;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Api, answer};
+use super::{Api, response};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::Peer;
@@ -24,7 +24,7 @@ const IN_FLIGHT: usize = 64;
 /// Streams events from now on, one JSON object per line, until the client disconnects.
 #[utoipa::path(get, operation_id = "follow_events", path = "/v1/events", tag = "broker",
     responses(
-        (status = 200, description = "the current state", body = Event, content_type = "application/x-ndjson"),
+        (status = 200, description = "a stream with one JSON object per line and event", body = Event, content_type = "application/x-ndjson"),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
@@ -33,7 +33,7 @@ pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Respons
     let events = api.call(Handle::events).await?;
     let (lines, body) = mpsc::channel(IN_FLIGHT);
     tokio::task::spawn_blocking(move || while forward(&events, &lines).is_continue() {});
-    Ok(answer("application/x-ndjson", body::lines(body, permit)))
+    Ok(response("application/x-ndjson", body::lines(body, permit)))
 }
 
 fn forward(events: &EventStream, lines: &mpsc::Sender<Bytes>) -> ControlFlow<()> {

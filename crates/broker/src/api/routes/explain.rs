@@ -20,7 +20,7 @@ pub(super) struct ExplainParams {
     #[serde(default)]
     #[param(value_type = Option<String>)]
     from: Option<PartitionRef>,
-    /// The partition to reach, or to accept from: a word such as `parent`, a name or a GUID.
+    /// The partition to reach, or to accept from: a keyword such as `parent`, a name or a GUID.
     #[param(value_type = String)]
     to: PartitionRef,
     /// The service: a friendly name, a GUID or a vsock port.
@@ -34,7 +34,7 @@ pub(super) struct ExplainParams {
 /// Explains what a connect or listen by the calling user would result in.
 #[utoipa::path(get, path = "/v1/explain", tag = "connections", params(ExplainParams),
     responses(
-        (status = 200, description = "the current state", body = ExplanationReport),
+        (status = 200, description = "the explanation", body = ExplanationReport),
         (status = 400, description = "invalid request", body = ErrorBody),
         (status = 404, body = ErrorBody, description = "no such partition or friendly name"),
     ))]

@@ -88,7 +88,7 @@ impl Api {
             })
         })
         .await??;
-        Ok(answer("application/json", body::listing(bytes, permit)))
+        Ok(response("application/json", body::listing(bytes, permit)))
     }
 
     /// Waits for a permit. The request's timeout bounds the wait.
@@ -107,7 +107,7 @@ async fn blocking<T: Send + 'static>(
     done.map_err(|_| ApiError::busy())
 }
 
-fn answer(content_type: &'static str, body: Body) -> Response {
+fn response(content_type: &'static str, body: Body) -> Response {
     ([(header::CONTENT_TYPE, content_type)], body).into_response()
 }
 
@@ -119,8 +119,8 @@ fn answer(content_type: &'static str, body: Body) -> Response {
             the Unix socket `control` in the broker's folder. Reading needs no privilege; changing \
             needs root or the broker's own user. A SERVICE is a friendly name, a GUID or a vsock \
             port; a PARTITION is a name or a GUID. Errors have an `ErrorBody`. Besides those \
-            listed, any request may fail with 408 (timed out), 431 (head too large) and 503 \
-            (busy; try again).",
+            listed, any request may fail with 408 (timed out), 431 (head too large), 500 (a \
+            system call failed), 503 (busy; try again) and 507 (a limit of the broker is reached).",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
     tags(
@@ -161,7 +161,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
             partitions::change,
             partitions::remove
         ))
-        .routes(routes!(partitions::order))
+        .routes(routes!(partitions::send_command))
         .routes(routes!(connections::listeners))
         .routes(routes!(connections::list))
         .routes(routes!(connections::show, connections::close))
@@ -186,7 +186,7 @@ pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
         .route(
             "/openapi.json",
             axum::routing::get(async move || {
-                answer("application/json", Body::from(document.to_string()))
+                response("application/json", Body::from(document.to_string()))
             }),
         )
         .fallback(async || {
@@ -247,9 +247,11 @@ mod tests {
             for operation in operations.into_iter().flatten() {
                 let name = operation.operation_id.clone().unwrap_or_default();
                 assert!(names.insert(name.clone()), "{name} is used twice");
-                for (status, answer) in &operation.responses.responses {
-                    let RefOr::T(answer) = answer else { continue };
-                    assert!(!answer.description.is_empty(), "{name} {status}");
+                for (status, response) in &operation.responses.responses {
+                    let RefOr::T(response) = response else {
+                        continue;
+                    };
+                    assert!(!response.description.is_empty(), "{name} {status}");
                 }
             }
         }

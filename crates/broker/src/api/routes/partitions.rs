@@ -26,7 +26,7 @@ pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response,
 #[utoipa::path(post, operation_id = "add_container", path = "/v1/partitions",
     tag = "partitions", request_body = NewContainer,
     responses(
-        (status = 201, description = "the current state", body = Partition),
+        (status = 201, description = "the new partition", body = Partition),
         (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
@@ -47,7 +47,7 @@ pub(super) async fn add(
 #[utoipa::path(post, operation_id = "add_vm", path = "/v1/vms",
     tag = "partitions", request_body = NewVm,
     responses(
-        (status = 201, description = "the current state", body = Partition),
+        (status = 201, description = "the new partition", body = Partition),
         (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
@@ -116,24 +116,24 @@ pub(super) async fn change(
     params(("partition" = String, Path, description = "a name or a GUID")),
     request_body = NewGuestCommand,
     responses(
-        (status = 202, description = "the current state", body = Partition),
+        (status = 202, description = "the command was sent; the current state", body = Partition),
         (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, description = "invalid request, or no agent is connected",
             body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 404, description = "not found", body = ErrorBody),
     ))]
-pub(super) async fn order(
+pub(super) async fn send_command(
     State(api): State<Api>,
     _: PrivilegedPeer,
     PathParam(partition): PathParam<PartitionRef>,
     JsonBody(new): JsonBody<NewGuestCommand>,
 ) -> Result<(StatusCode, Json<Partition>), ApiError> {
-    let ordered = api.call(move |handle| {
+    let accepted = api.call(move |handle| {
         handle.send_guest_command(&partition, new.command)?;
         handle.partition(&partition)
     });
-    Ok((StatusCode::ACCEPTED, Json(ordered.await?)))
+    Ok((StatusCode::ACCEPTED, Json(accepted.await?)))
 }
 
 /// Removes a VM or container and closes its connections.

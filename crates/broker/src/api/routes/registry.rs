@@ -8,7 +8,7 @@ use hvsock_registry::reg_file;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, answer, blocking};
+use super::{Api, blocking, response};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, PrivilegedPeer, QueryParams, RawBody};
@@ -71,12 +71,13 @@ pub(super) async fn export(
             let handle = api.handle.clone();
             let file = move || Ok::<_, ApiError>(reg_file::export(&handle.export()));
             let file = blocking(file).await??;
-            Ok(answer(REG_CONTENT, body::listing(file, permit)))
+            Ok(response(REG_CONTENT, body::listing(file, permit)))
         }
     }
 }
 
-/// Registers every service of a file, or none if one is refused.
+/// Registers every service of a file, or none if one is refused. The services that a `.reg` file
+/// deletes are removed first; a later refusal does not restore them.
 #[utoipa::path(post, operation_id = "import_registry", path = "/v1/registry",
     tag = "services", params(FormatParams),
     request_body(content(
@@ -84,7 +85,7 @@ pub(super) async fn export(
         (String = "text/plain; charset=utf-16le"),
     )),
     responses(
-        (status = 200, description = "the current state", body = Imported),
+        (status = 200, description = "the added and removed registrations", body = Imported),
         (status = 400, description = "invalid request", body = ErrorBody),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),
         (status = 409, body = ErrorBody, description = "a GUID, name or port is taken"),

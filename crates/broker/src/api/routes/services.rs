@@ -45,7 +45,7 @@ pub(super) async fn list(
 #[utoipa::path(post, operation_id = "register_service", path = "/v1/services",
     tag = "services", request_body = NewService,
     responses(
-        (status = 201, description = "the current state", body = Service),
+        (status = 201, description = "the new registration", body = Service),
         (status = 413, description = "the body is too large", body = ErrorBody),
         (status = 400, body = ErrorBody, description = "invalid body"),
         (status = 403, description = "not root or the broker's user", body = ErrorBody),

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::{Api, answer, blocking};
+use super::{Api, blocking, response};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::Peer;
@@ -25,7 +25,7 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiEr
 /// Counters for Prometheus, labelled by friendly name.
 #[utoipa::path(get, path = "/metrics", tag = "broker",
     responses(
-        (status = 200, description = "the current state", body = String, content_type = metrics::CONTENT_TYPE),
+        (status = 200, description = "the counters", body = String, content_type = metrics::CONTENT_TYPE),
         (status = 503, description = "busy; try again", body = ErrorBody),
     ))]
 pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
@@ -33,5 +33,5 @@ pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Respon
     let handle = api.handle.clone();
     let text = blocking(move || handle.metrics().map(metrics::text)).await??;
     let body = body::listing(text.into_bytes(), permit);
-    Ok(answer(metrics::CONTENT_TYPE, body))
+    Ok(response(metrics::CONTENT_TYPE, body))
 }

@@ -31,11 +31,11 @@ fn a_malformed_request_is_a_bad_request_and_others_are_served() {
         b"POST /v1/services HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\
           content-length: 4\r\n\r\n{}",
     ] {
-        let answer = world.raw(request);
+        let response = world.raw(request);
         let shown = String::from_utf8_lossy(request);
         assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 400"),
-            "{shown:?}: {answer}"
+            response.is_empty() || response.starts_with("HTTP/1.1 400"),
+            "{shown:?}: {response}"
         );
         served(&world);
     }
@@ -49,9 +49,9 @@ fn a_malformed_request_is_a_bad_request_and_others_are_served() {
         ("/v1/services/%ff", "", 405),
         ("/v1/registry?format=xml", "", 400),
     ] {
-        let (status, answer) = world.ask(Method::POST, path, body);
-        assert_eq!(status, want, "{path} {body}: {answer}");
-        assert!(answer["error"].is_string(), "{path} {body}: {answer}");
+        let (status, response) = world.ask(Method::POST, path, body);
+        assert_eq!(status, want, "{path} {body}: {response}");
+        assert!(response["error"].is_string(), "{path} {body}: {response}");
     }
     assert_eq!(world.ask(Method::GET, "/v1/services/%ff", "").0, 400);
     assert_eq!(world.ask(Method::GET, "/v1/partitions/a%2fb", "").0, 400);
@@ -66,20 +66,20 @@ fn a_request_that_is_too_large_is_refused_before_it_is_read() {
         "GET /v1/status HTTP/1.1\r\nhost: x\r\nx: {}\r\n\r\n",
         "y".repeat(70_000)
     );
-    let answer = world.raw(long.as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let response = world.raw(long.as_bytes());
+    assert!(response.starts_with("HTTP/1.1 431"), "{response}");
     let many: String = (0..500).map(|number| format!("x{number}: y\r\n")).collect();
-    let answer = world.raw(format!("GET /v1/status HTTP/1.1\r\n{many}\r\n").as_bytes());
-    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let response = world.raw(format!("GET /v1/status HTTP/1.1\r\n{many}\r\n").as_bytes());
+    assert!(response.starts_with("HTTP/1.1 431"), "{response}");
     let large = format!(r#"{{"name": "{}"}}"#, "x".repeat(70_000));
     assert_eq!(world.ask(Method::POST, "/v1/services", &large).0, 413);
     let mut stream = world.connect();
     stream
         .write_all(b"POST /v1/services HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999\r\n\r\n")
         .unwrap();
-    let mut answer = [0; 12];
-    stream.read_exact(&mut answer).unwrap();
-    assert_eq!(&answer, b"HTTP/1.1 413");
+    let mut response = [0; 12];
+    stream.read_exact(&mut response).unwrap();
+    assert_eq!(&response, b"HTTP/1.1 413");
     served(&world);
 }
 
@@ -115,16 +115,16 @@ fn a_client_that_sends_too_slowly_is_disconnected() {
     // A body that never arrives times out.
     let body = b"POST /v1/services HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
         content-length: 10\r\n\r\n{";
-    let answer = world.raw(body);
-    assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");
+    let response = world.raw(body);
+    assert!(response.starts_with("HTTP/1.1 408"), "{response}");
     // A kept-alive connection without a next request is closed.
     let mut stream = world.connect();
     stream
         .write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
         .unwrap();
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).unwrap();
-    assert!(answer.starts_with(b"HTTP/1.1 200"));
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response).unwrap();
+    assert!(response.starts_with(b"HTTP/1.1 200"));
     served(&world);
 }
 
@@ -173,9 +173,12 @@ fn connections_beyond_the_limit_are_rejected_until_others_close() {
     last.write_all(b"GET /v1/status HTTP/1.1\r\nhost: x\r\n\r\n")
         .unwrap();
     last.read_exact(&mut [0; 12]).unwrap();
-    let answer = world.raw(b"");
-    assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
-    assert!(answer.contains("too many control connections"), "{answer}");
+    let response = world.raw(b"");
+    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+    assert!(
+        response.contains("too many control connections"),
+        "{response}"
+    );
     drop(held);
     let began = Instant::now();
     while world.client().status().is_err() {
@@ -262,8 +265,8 @@ proptest! {
                         "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
                          content-length: {length}\r\n\r\n{body}"
                     );
-                    let answer = world.raw(request.as_bytes());
-                    assert!(!answer.starts_with("HTTP/1.1 5"), "{request}\n{answer}");
+                    let response = world.raw(request.as_bytes());
+                    assert!(!response.starts_with("HTTP/1.1 5"), "{request}\n{response}");
                 }
             }
             served(world);

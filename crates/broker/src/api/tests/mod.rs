@@ -1,7 +1,7 @@
-//! Tests of the control API with a real broker: responses (`answers`) and hostile clients (`abuse`).
+//! Tests of the control API with a real broker: responses (`responses`) and hostile clients (`abuse`).
 
 mod abuse;
-mod answers;
+mod responses;
 mod schema;
 
 use std::io::{Read, Write};
@@ -82,9 +82,9 @@ impl World {
         let mut stream = self.connect();
         // The server may close the connection before all is sent.
         let _ = stream.write_all(request);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        String::from_utf8_lossy(&answer).into_owned()
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        String::from_utf8_lossy(&response).into_owned()
     }
 
     /// Makes one request as root. Returns the status and the body.
@@ -111,9 +111,9 @@ impl World {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let answer = service.call(request).await.unwrap();
-            let status = answer.status().as_u16();
-            let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+            let response = service.call(request).await.unwrap();
+            let status = response.status().as_u16();
+            let bytes = response.into_body().collect().await.unwrap().to_bytes();
             let value = serde_json::from_slice(&bytes);
             let value = value.unwrap_or_else(|_| String::from_utf8_lossy(&bytes).into());
             (status, value)

@@ -13,9 +13,9 @@ pub fn document() -> Value {
 pub fn check(document: &Value, method: &str, path: &str, status: u16, value: &Value) {
     let what = format!("{method} {path} {status}");
     let operation = &document["paths"][path][method.to_lowercase()];
-    let answer = &operation["responses"][status.to_string()];
-    assert!(answer.is_object(), "{what} is not in the document");
-    let content = answer["content"].as_object();
+    let response = &operation["responses"][status.to_string()];
+    assert!(response.is_object(), "{what} is not in the document");
+    let content = response["content"].as_object();
     let content = content.unwrap_or_else(|| panic!("{what} has no content"));
     let mut wrong = Vec::new();
     for form in content.values() {

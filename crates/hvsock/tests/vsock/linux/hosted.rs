@@ -141,7 +141,9 @@ impl Host {
             .handle()
             .close_connection(stream.connection_id());
         closed.expect("closed");
-        let error = stream.read(&mut [0; 8]).expect_err("the host's end knows");
+        let error = stream
+            .read(&mut [0; 8])
+            .expect_err("the host's end is reset");
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
 

@@ -54,8 +54,8 @@ pub fn with_loopback() -> Vec<Trial> {
         ),
         trial("a_port_has_one_listener", a_port_has_one_listener),
         trial(
-            "both_ends_know_their_addresses",
-            both_ends_know_their_addresses,
+            "both_ends_return_their_addresses",
+            both_ends_return_their_addresses,
         ),
         trial(
             "a_service_off_the_template_has_an_alias_port",
@@ -155,7 +155,7 @@ fn a_port_has_one_listener() {
     listen(("loopback", 4001)).unwrap();
 }
 
-fn both_ends_know_their_addresses() {
+fn both_ends_return_their_addresses() {
     let service = ServiceId::from_port(4002);
     let listener = listen((VmId::WILDCARD, service)).unwrap();
     let bound = SockAddrHv::new(VmId::WILDCARD, service);

@@ -16,7 +16,7 @@ impl Stream {
         }
     }
 
-    /// Receives without waiting for the meaning of an end.
+    /// Receives without waiting for the kind of an end.
     pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.recv_once(into),
@@ -64,7 +64,7 @@ impl Stream {
         }
     }
 
-    /// The meaning of the data's end, as far as it is known. Otherwise `waker` is woken when it is.
+    /// The kind of the data's end, if it is known. Otherwise `waker` is woken when it is.
     pub(crate) fn read_end_or_register(&self, waker: &Waker) -> io::Result<Received> {
         match self {
             Self::Broker(stream) => stream.read_end_or_register(waker),

@@ -18,7 +18,7 @@ use crate::os::backend::Received;
 pub(crate) struct StreamWatch {
     /// The data descriptor; `None` with shared memory.
     data: Option<AsyncFd<Watched>>,
-    /// Watched after the first end of data whose meaning is unknown, which is rare.
+    /// Watched after the first end of data whose kind is unknown, which is rare.
     control: OnceLock<AsyncFd<Watched>>,
     ring: RingWatch,
     recheck: RecheckTimer,
@@ -117,7 +117,7 @@ impl StreamWatch {
         }
     }
 
-    /// Waits for the meaning of the data's end.
+    /// Waits for the kind of the data's end.
     fn poll_end(&self, stream: &Arc<Stream>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let control = match self.control.get() {
             Some(control) => control,

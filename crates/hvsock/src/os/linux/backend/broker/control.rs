@@ -55,7 +55,7 @@ pub(super) struct EndStatus {
 }
 
 impl EndStatus {
-    /// Returns true if the meaning of the data's end is known: a clean end or a reset.
+    /// Returns true if the kind of the data's end is known: a clean end or a reset.
     pub(super) fn is_final(&self) -> bool {
         self.ended || self.reset.is_some()
     }
@@ -72,7 +72,7 @@ impl ResetReason {
 }
 
 /// How often a waiting thread checks the shared state. Another thread may receive the message that
-/// it waits for in the kernel. This wait, between the end of the data and its meaning, is rare.
+/// it waits for in the kernel. This wait, between the end of the data and its kind, is rare.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The timeout of a blocking send. The broker reads its sockets all the time.
@@ -92,7 +92,7 @@ impl Control {
     }
 
     #[cfg(feature = "tokio")]
-    /// As [`drain`](Self::drain). If the meaning of the end is unknown, `waker` is woken by the
+    /// As [`drain`](Self::drain). If the kind of the end is unknown, `waker` is woken by the
     /// next reader that receives a message.
     pub(super) fn drain_or_register(&self, waker: &Waker) -> EndStatus {
         self.drain_with(|state| {

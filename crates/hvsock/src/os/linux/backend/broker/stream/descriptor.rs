@@ -57,7 +57,7 @@ impl Descriptor {
         }
     }
 
-    /// Receives without waiting for the meaning of an end.
+    /// Receives without waiting for the kind of an end.
     pub(super) fn recv_once(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<Received> {
         let result = match into {
             ReadInto::One(buffer) => stream::recv(&self.data, buffer),

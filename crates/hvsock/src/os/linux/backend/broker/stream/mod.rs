@@ -127,7 +127,7 @@ impl Stream {
         }
     }
 
-    /// Receives without waiting for the meaning of an end; for sockets in non-blocking mode.
+    /// Receives without waiting for the kind of an end; for sockets in non-blocking mode.
     #[cfg(feature = "tokio")]
     pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
         if into.is_empty() {
@@ -139,7 +139,7 @@ impl Stream {
         }
     }
 
-    /// The meaning of the data's end, as far as it is known. Otherwise `waker` is woken when it is.
+    /// The kind of the data's end, if it is known. Otherwise `waker` is woken when it is.
     #[cfg(feature = "tokio")]
     pub(crate) fn read_end_or_register(&self, waker: &std::task::Waker) -> io::Result<Received> {
         self.link

@@ -1,5 +1,5 @@
 //! Floods of clients and messages. Covers idle timeouts, limits of idle clients and of requests,
-//! responses that nobody reads, endless messages, and leaks.
+//! unread responses, endless messages, and leaks.
 
 use std::io::{Read, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -58,7 +58,7 @@ fn a_client_without_a_connect_or_listen_is_disconnected_after_the_idle_timeout()
 }
 
 #[test]
-fn a_flood_of_idle_clients_locks_nobody_out() {
+fn a_flood_of_idle_clients_locks_no_client_out() {
     let most = 16;
     let world = World::with(|config| config.idle_sessions = most);
     let (host, web) = (world.host(), world.container("web", None));
@@ -118,7 +118,7 @@ fn requests_on_one_endpoint_connection_are_limited() {
 }
 
 #[test]
-fn responses_that_nobody_reads_do_not_block_the_broker() {
+fn unread_responses_do_not_block_the_broker() {
     let world = World::new();
     world.register(PORT);
     let host = world.host();

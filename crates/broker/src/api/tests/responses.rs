@@ -1,4 +1,4 @@
-//! The routes of the control API. Covers every status that a route answers, access control, import
+//! The routes of the control API. Covers every status that a route returns, access control, import
 //! and export, events and guests, and that responses match the OpenAPI document.
 
 use std::io::{Read, Write};
@@ -248,9 +248,9 @@ fn an_unprivileged_user_can_read_everything_and_change_nothing() {
         // The body is not parsed before the check.
         (Method::POST, "/v1/services", "nonsense"),
     ] {
-        let (status, answer) = world.ask_as(STRANGER, method.clone(), path, body);
-        assert_eq!(status, 403, "{method} {path}: {answer}");
-        let message = answer["error"].as_str().unwrap();
+        let (status, response) = world.ask_as(STRANGER, method.clone(), path, body);
+        assert_eq!(status, 403, "{method} {path}: {response}");
+        let message = response["error"].as_str().unwrap();
         assert!(message.contains("you are uid 65534"), "{message}");
     }
     assert_eq!(world.client().services(false).unwrap(), services);
@@ -341,20 +341,20 @@ fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     let document = document();
     world.client().add_container(&container("web")).unwrap();
     let path = "/v1/partitions/web/commands";
-    let order = |body: &str| {
+    let send = |body: &str| {
         let (status, value) = world.ask(Method::POST, path, body);
         let template = "/v1/partitions/{partition}/commands";
         check(&document, "POST", template, status, &value);
         (status, value)
     };
     let sync = r#"{"command": "sync_clock"}"#;
-    let (status, answer) = order(sync);
+    let (status, response) = send(sync);
     assert_eq!(status, 400);
-    assert!(answer["error"].as_str().unwrap().contains("no agent"));
+    assert!(response["error"].as_str().unwrap().contains("no agent"));
     let web = "web".parse().unwrap();
     let handle = world.broker.handle();
     let (sender, taken) = std::sync::mpsc::sync_channel(1);
-    handle.on_guest_command(&web, move |order| sender.try_send(order).is_ok());
+    handle.on_guest_command(&web, move |command| sender.try_send(command).is_ok());
     let report = GuestReport {
         health: Health::Ok,
         ..Default::default()
@@ -362,11 +362,11 @@ fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     handle.guest_heartbeat(&web, report.clone());
     // A heartbeat of an unknown partition is ignored.
     handle.guest_heartbeat(&"gone".parse().unwrap(), report.clone());
-    let (status, shown) = order(sync);
+    let (status, shown) = send(sync);
     assert_eq!(status, 202, "{shown}");
     assert_eq!(shown["guest"]["contact"], "ok");
     assert_eq!(taken.try_recv(), Ok(GuestCommand::SyncClock));
-    assert_eq!(order(r#"{"command": "dance"}"#).0, 400);
+    assert_eq!(send(r#"{"command": "dance"}"#).0, 400);
     let known = world.client().partition(&web).unwrap().guest.unwrap();
     assert!(known.ready);
     assert_eq!(known.report, Some(report));
