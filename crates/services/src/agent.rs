@@ -31,7 +31,7 @@ struct Cli {
     command: Option<Command>,
 }
 
-/// What the program does instead of running the agent.
+/// The programs that replace the agent in this process.
 #[derive(Debug, Subcommand)]
 enum Command {
     #[command(subcommand)]
@@ -50,7 +50,7 @@ struct Freezer {
     mounts: Vec<PathBuf>,
 }
 
-/// Runs the program as the command line says.
+/// Runs the program with the arguments of its command line.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     log(cli.verbose);
@@ -85,7 +85,7 @@ fn run() -> Result<()> {
     });
     // Dropping the runtime drops all tasks; the tasks of running commands begin to end them.
     drop(runtime);
-    guest::session::settle();
+    guest::session::wait_for_sweeps();
     ended
 }
 

@@ -2,7 +2,7 @@
 //! heartbeat, time, key-value pairs, shutdown, freeze and port forwarding.
 //!
 //! Each is an ordinary service: a GUID on the vsock template, a friendly name, an entry in the
-//! host's registry that says who may use it, and an open interface, described in docs/services.md.
+//! host's registry with its access rules, and an open interface, described in docs/services.md.
 //! Everything here uses only the public API of [`hvsock`], so the crate is also an example of how
 //! to write services.
 //!

@@ -15,8 +15,8 @@ pub enum CopyError {
     /// Protocol violation by the peer.
     #[error("protocol violation by the other end: {0}")]
     Violation(&'static str),
-    /// The peer gave up.
-    #[error("the other end gave up: {0}")]
+    /// The peer aborted the copy.
+    #[error("the other end aborted the copy: {0}")]
     Failed(String),
     /// This end failed.
     #[error("{}: {error}", path.display())]
@@ -36,7 +36,7 @@ impl CopyError {
         Self::Local { path, error }
     }
 
-    /// Whether trying the same copy again may resume it.
+    /// Returns true if the same copy may be resumed by starting it again.
     pub fn is_resumable(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Ended)
     }

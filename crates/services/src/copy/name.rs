@@ -14,7 +14,7 @@ pub struct BadName;
 
 impl Name {
     /// The longest name, in bytes (`NAME_MAX` on Linux).
-    const MOST: usize = 255;
+    const MAX_LENGTH: usize = 255;
 
     /// Validates a name: 1 to 255 bytes without `/` and NUL, and neither `.` nor `..`.
     ///
@@ -23,7 +23,7 @@ impl Name {
     /// [`BadName`] if the bytes are not such a name.
     pub fn new(bytes: &[u8]) -> Result<Self, BadName> {
         let dots = bytes == b"." || bytes == b"..";
-        let length = (1..=Self::MOST).contains(&bytes.len());
+        let length = (1..=Self::MAX_LENGTH).contains(&bytes.len());
         if dots || !length || bytes.iter().any(|byte| matches!(byte, b'/' | 0)) {
             return Err(BadName);
         }
@@ -45,7 +45,7 @@ impl Name {
     pub(super) fn part(&self) -> Self {
         const END: &str = ".hvsock.part";
         let mut part = OsString::from(".");
-        let free = Self::MOST - part.len() - END.len();
+        let free = Self::MAX_LENGTH - part.len() - END.len();
         if self.0.len() <= free {
             part.push(&self.0);
         } else {

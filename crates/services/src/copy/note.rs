@@ -1,4 +1,4 @@
-//! What a copy reports while it runs.
+//! The reports of a running copy: its progress, and the entries that it does not copy.
 
 use std::path::{Path, PathBuf};
 

@@ -8,9 +8,9 @@ use std::str::FromStr;
 use crate::wire::forward as wire;
 
 /// The longest path in a Unix socket's address, in bytes, without the NUL (unix(7)).
-const LONGEST_PATH: usize = 107;
+const MAX_PATH: usize = 107;
 /// The longest host name, in bytes (RFC 1035, without the last dot).
-const LONGEST_HOST: usize = 253;
+const MAX_HOST: usize = 253;
 /// The default host.
 const LOCALHOST: &str = "localhost";
 
@@ -34,7 +34,7 @@ pub enum Address {
     },
     /// A Unix stream socket, by its absolute path.
     Unix(PathBuf),
-    /// The SSH server of a guest. The agent knows how to reach it.
+    /// The SSH server of a guest, which the agent connects to or starts.
     Ssh,
 }
 
@@ -51,9 +51,7 @@ pub enum ParseAddressError {
     #[error("invalid host `{0}`: write an IP address (IPv6 in brackets) or a name")]
     Host(String),
     /// Relative, too long, or with a NUL.
-    #[error(
-        "invalid Unix socket path `{0}`: write an absolute path of at most {LONGEST_PATH} bytes"
-    )]
+    #[error("invalid Unix socket path `{0}`: write an absolute path of at most {MAX_PATH} bytes")]
     Path(String),
     /// An empty address from a peer.
     #[error("the address is empty")]
@@ -73,9 +71,9 @@ impl Address {
         };
         let named = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
         let is_name = !host.starts_with('-') && host.chars().all(named);
-        if host.len() > LONGEST_HOST || !(is_name || host.parse::<Ipv6Addr>().is_ok()) {
+        if host.len() > MAX_HOST || !(is_name || host.parse::<Ipv6Addr>().is_ok()) {
             return Err(ParseAddressError::Host(
-                host.chars().take(LONGEST_HOST).collect(),
+                host.chars().take(MAX_HOST).collect(),
             ));
         }
         let host = host.to_owned();
@@ -90,7 +88,7 @@ impl Address {
     pub fn unix(path: impl AsRef<Path>) -> Result<Self, ParseAddressError> {
         let path = path.as_ref();
         let bytes = path.as_os_str().as_encoded_bytes();
-        if !path.is_absolute() || bytes.len() > LONGEST_PATH || bytes.contains(&0) {
+        if !path.is_absolute() || bytes.len() > MAX_PATH || bytes.contains(&0) {
             let path = path.display().to_string();
             return Err(ParseAddressError::Path(path.chars().take(256).collect()));
         }

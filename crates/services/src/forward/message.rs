@@ -6,7 +6,7 @@ use prost::Message;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 /// The largest message, in bytes.
-const LONGEST: u32 = 65_536;
+const MAX_MESSAGE: u32 = 65_536;
 
 /// Sends a message.
 pub(crate) async fn send<W, M>(mut to: W, message: &M) -> io::Result<()>
@@ -17,7 +17,7 @@ where
     let length = message.encoded_len();
     let prefix = u32::try_from(length)
         .ok()
-        .filter(|prefix| *prefix <= LONGEST);
+        .filter(|prefix| *prefix <= MAX_MESSAGE);
     let prefix =
         prefix.ok_or_else(|| broken(format!("a message of {length} bytes is too long")))?;
     let mut bytes = Vec::with_capacity(4 + length);
@@ -39,7 +39,7 @@ where
     }
     from.read_exact(&mut length[1..]).await?;
     let length = u32::from_le_bytes(length);
-    if length > LONGEST {
+    if length > MAX_MESSAGE {
         return Err(broken(format!("a message of {length} bytes is too long")));
     }
     let mut bytes = Vec::new();
@@ -104,7 +104,7 @@ mod tests {
             assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         }
         let mut huge = arrival();
-        huge.from = "a".repeat(LONGEST as usize);
+        huge.from = "a".repeat(MAX_MESSAGE as usize);
         assert!(send(&mut Vec::new(), &huge).await.is_err());
     }
 }

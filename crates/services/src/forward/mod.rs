@@ -1,9 +1,9 @@
 //! The forwarding protocol, shared by both ends: addresses, the messages that begin a connection,
-//! the records that carry a socket's bytes, and the sockets.
+//! the records that contain a socket's bytes, and the sockets.
 //!
 //! A local socket and a remote socket act as one: bytes, half-closes and failures of either one
-//! appear at the other. A failure never appears as an end of file. `proto/hvsock/forward.proto`
-//! defines the format.
+//! appear at the other. A failure is a reset at the other end, not an end of file, except to the
+//! peer of a Unix socket, which cannot report one. `proto/hvsock/forward.proto` defines the format.
 
 mod address;
 pub(crate) mod message;
@@ -17,7 +17,7 @@ pub use relay::{Fault, Remote, Transferred, relay};
 pub use socket::{Listener, Socket};
 
 /// The longest reason that is sent or accepted, in bytes.
-pub(crate) const LONGEST_REASON: usize = 1024;
+pub(crate) const MAX_REASON: usize = 1024;
 
 /// Truncates `text` to at most `limit` bytes, at a character boundary.
 pub(crate) fn shortened(mut text: String, limit: usize) -> String {

@@ -1,10 +1,10 @@
-//! Records: a socket's bytes with markers for half-close and for failure. The end of the connection
-//! that carries them cannot distinguish the two.
+//! Records: a socket's bytes with markers for half-close and for failure, which the end of a
+//! connection alone does not distinguish.
 
-use super::{LONGEST_REASON, shortened};
+use super::{MAX_REASON, shortened};
 
 /// The most bytes of one record.
-pub(super) const MOST: usize = 65_536;
+pub(super) const MAX_RECORD: usize = 65_536;
 /// The size of a record's header: its length.
 pub(super) const HEAD: usize = 4;
 /// In place of a length: half-close, the socket's bytes have ended.
@@ -12,15 +12,15 @@ pub(super) const END: [u8; HEAD] = [0; HEAD];
 /// In place of a length: the socket broke.
 const RESET: u32 = u32::MAX;
 
-/// The header of a record of `length` bytes, 1 to [`MOST`].
+/// The header of a record of `length` bytes, 1 to [`MAX_RECORD`].
 pub(super) fn head(length: usize) -> [u8; HEAD] {
-    debug_assert!((1..=MOST).contains(&length));
+    debug_assert!((1..=MAX_RECORD).contains(&length));
     (length as u32).to_le_bytes()
 }
 
 /// The record that reports why the socket broke.
 pub(super) fn reset(reason: &str) -> Vec<u8> {
-    let reason = shortened(reason.to_owned(), LONGEST_REASON);
+    let reason = shortened(reason.to_owned(), MAX_REASON);
     let mut bytes = RESET.to_le_bytes().to_vec();
     bytes.extend_from_slice(&(reason.len() as u32).to_le_bytes());
     bytes.extend_from_slice(reason.as_bytes());
@@ -114,7 +114,7 @@ impl Decoder {
                             self.ended = true;
                             return Ok(Some(Record::End));
                         }
-                        _ if length as usize <= MOST => {
+                        _ if length as usize <= MAX_RECORD => {
                             let left = length as usize;
                             self.state = State::Data { left };
                         }
@@ -135,7 +135,7 @@ impl Decoder {
                         return Ok(None);
                     }
                     let length = u32::from_le_bytes(*bytes);
-                    if length as usize > LONGEST_REASON {
+                    if length as usize > MAX_REASON {
                         return self.fail(Violation::TooLong(length));
                     }
                     if length == 0 {
@@ -255,10 +255,10 @@ mod tests {
         #[test]
         fn a_truncated_stream_has_no_half_close(
             records in vec(vec(any::<u8>(), 1..50), 1..10),
-            cut in any::<prop::sample::Index>(),
+            end in any::<prop::sample::Index>(),
         ) {
             let bytes = of(&records, &END);
-            let short = seen(&bytes[..cut.index(bytes.len())], &[7]);
+            let short = seen(&bytes[..end.index(bytes.len())], &[7]);
             prop_assert_eq!(short.ends, 0);
             prop_assert!(records.concat().starts_with(&short.data));
         }
@@ -272,7 +272,7 @@ mod tests {
 
     #[test]
     fn an_oversized_length_is_a_violation() {
-        let longest = u32::try_from(MOST).unwrap();
+        let longest = u32::try_from(MAX_RECORD).unwrap();
         assert_eq!(seen(&longest.to_le_bytes(), &[4]).violation, None);
         let longer = (longest + 1).to_le_bytes();
         let violation = Some(Violation::TooLong(longest + 1));
@@ -296,9 +296,9 @@ mod tests {
 
     #[test]
     fn a_long_reason_is_truncated() {
-        let record = reset(&"ä".repeat(LONGEST_REASON));
-        assert_eq!(record.len(), 2 * HEAD + LONGEST_REASON);
+        let record = reset(&"ä".repeat(MAX_REASON));
+        assert_eq!(record.len(), 2 * HEAD + MAX_REASON);
         let reason = seen(&record, &[100]).reset.unwrap();
-        assert_eq!(reason, "ä".repeat(LONGEST_REASON / 2));
+        assert_eq!(reason, "ä".repeat(MAX_REASON / 2));
     }
 }

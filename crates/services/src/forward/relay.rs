@@ -13,12 +13,12 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use super::records::{self, Decoder, HEAD, Record, Violation};
 
 /// The buffer size for each direction, in bytes.
-const BUFFER: usize = records::MOST;
+const BUFFER: usize = records::MAX_RECORD;
 
 /// How long reporting a failure to the other end may take: the connection itself may be the failure.
 const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The connection to the other end, and how it carries the remote socket's bytes.
+/// The connection to the other end, and its format of the remote socket's bytes.
 #[derive(Debug)]
 pub enum Remote {
     /// As records, which distinguish a failure of the remote socket from its end.

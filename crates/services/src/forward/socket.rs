@@ -251,7 +251,7 @@ impl Listener {
         }
     }
 
-    /// Waits after a failed accept, because the reason (too many open files, say) persists for a while.
+    /// Waits after a failed accept, because the reason (such as too many open files) persists.
     pub(crate) async fn back_off() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -340,7 +340,7 @@ impl Drop for SocketFile {
     fn drop(&mut self) {
         let meta = fs::symlink_metadata(&self.path);
         if meta.is_ok_and(|meta| (meta.dev(), meta.ino()) == self.file) {
-            // An error means that someone else has removed it.
+            // An error means that another process has removed it.
             let _ = fs::remove_file(&self.path);
         }
     }

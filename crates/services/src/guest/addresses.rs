@@ -4,7 +4,7 @@ use std::fs;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// The most addresses of one kind.
-const MOST: usize = 256;
+const MAX_ADDRESSES: usize = 256;
 
 /// The addresses without those of the loopback interface and without duplicates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,13 +36,13 @@ fn of_trie(trie: &str) -> Vec<Ipv4Addr> {
             found.extend(address.filter(|address| !found.contains(address)));
         }
     }
-    found.truncate(MOST);
+    found.truncate(MAX_ADDRESSES);
     found
 }
 
 /// The addresses of `if_inet6`: 32 digits, then the interface's number, prefix, scope, flags and name.
 fn of_table(table: &str) -> Vec<Ipv6Addr> {
-    let lines = table.lines().take(MOST);
+    let lines = table.lines().take(MAX_ADDRESSES);
     let addresses = lines.filter_map(|line| {
         let digits = line.split_whitespace().next()?;
         let bits = u128::from_str_radix(digits, 16).ok()?;

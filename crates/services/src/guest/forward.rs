@@ -14,8 +14,7 @@ use tokio::time::timeout;
 use super::ssh::{Ssh, Sshd};
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Fault, LONGEST_REASON, Listener, Remote, Socket, Transferred, message, relay,
-    shortened,
+    Address, Fault, Listener, MAX_REASON, Remote, Socket, Transferred, message, relay, shortened,
 };
 use crate::link::ServiceServer;
 use crate::wire::forward::request::What;
@@ -28,7 +27,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
 /// The most connections that wait to be fetched. More wait in their listeners' backlogs.
 const WAITING: usize = 128;
 /// The longest description of a peer, in bytes.
-const LONGEST_PEER: usize = 256;
+const MAX_PEER: usize = 256;
 
 type Token = [u8; 16];
 
@@ -89,7 +88,7 @@ impl Service {
             Err(error) => {
                 let refused = answer::Result::Refused(Refused {
                     errno: error.raw_os_error().unwrap_or_default(),
-                    reason: shortened(error.to_string(), LONGEST_REASON),
+                    reason: shortened(error.to_string(), MAX_REASON),
                 });
                 let answer = Answer {
                     result: Some(refused),
@@ -175,7 +174,7 @@ impl Service {
                         .keep(socket, listener.address(), permit)?
                         .to_vec()
                         .into(),
-                    from: shortened(who, LONGEST_PEER),
+                    from: shortened(who, MAX_PEER),
                 };
                 message::send(&mut to, &arrival).await?;
             }

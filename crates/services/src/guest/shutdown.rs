@@ -1,7 +1,7 @@
 //! Shutdown on the parent's request.
 //!
-//! The machine's init knows how to stop what runs. If there is no such init, as in a machine whose
-//! first process is a script, the agent does it itself: it sends SIGTERM to all processes, then
+//! The machine's init stops its services. If there is no such init, as in a machine whose first
+//! process is a script, the agent does the work itself: it sends SIGTERM to all processes, then
 //! SIGKILL, flushes the disks and calls reboot(2).
 
 use std::fs;
@@ -188,7 +188,7 @@ fn shut_down(method: Method, kind: Kind) {
 fn end_all() {
     let deadline = Instant::now() + GRACE;
     signal_all(Signal::TERM);
-    while signal_count() > 0 && Instant::now() < deadline {
+    while count_others() > 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(100));
     }
     signal_all(Signal::KILL);
@@ -200,7 +200,7 @@ fn signal_all(signal: Signal) {
     }
 }
 
-fn signal_count() -> usize {
+fn count_others() -> usize {
     others().count()
 }
 

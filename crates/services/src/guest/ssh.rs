@@ -79,13 +79,13 @@ impl Ssh {
 pub(super) struct Sshd {
     child: Child,
     socket: UnixStream,
-    /// What it has sent so far: SSH servers send their banner first.
+    /// The bytes that it has sent so far: SSH servers send their banner first.
     banner: Vec<u8>,
 }
 
 impl Sshd {
-    /// Starts sshd and waits for its banner, so that an sshd that cannot serve (without a host key,
-    /// say) becomes a refusal with its reason, and not a broken connection.
+    /// Starts sshd and waits for its banner. So an sshd that cannot serve (for example, without a
+    /// host key) causes a refusal with its reason, and not a broken connection.
     async fn start(program: &Path) -> io::Result<Self> {
         if rustix::process::geteuid().is_root() {
             // If the directory cannot be created, sshd reports that itself.

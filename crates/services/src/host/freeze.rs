@@ -14,7 +14,7 @@ pub use crate::wire::freeze::{FreezeReply, ThawReply};
 use crate::wire::freeze::{FreezeRequest, ThawRequest};
 
 /// The longest time limit of a freeze.
-pub const LONGEST: Duration = Duration::from_secs(300);
+pub const MAX_LIMIT: Duration = Duration::from_secs(300);
 
 /// How much longer than its time limit a freeze call may take: the hooks run first.
 const HOOKS: Duration = Duration::from_secs(60);
@@ -23,7 +23,7 @@ const HOOKS: Duration = Duration::from_secs(60);
 const THAW: Duration = Duration::from_secs(30);
 
 /// The most filesystems in one freeze.
-const MOST: usize = 256;
+const MAX_FILESYSTEMS: usize = 256;
 
 /// A client that freezes and thaws a guest's filesystems.
 #[doc(alias = "fsfreeze")]
@@ -59,9 +59,13 @@ impl Freezer {
         // 0 would mean the default limit.
         let limit_ms = limit.as_millis().clamp(1, u32::MAX.into()) as u32;
         let request = FreezeRequest { limit_ms, mounts };
-        let reply = within(limit.min(LONGEST) + HOOKS, self.client.freeze(request)).await?;
+        let reply = within(limit.min(MAX_LIMIT) + HOOKS, self.client.freeze(request)).await?;
         let count = reply.frozen.len();
-        if reply.id == 0 || count == 0 || count > MOST || reply.skipped.len() > MOST {
+        if reply.id == 0
+            || count == 0
+            || count > MAX_FILESYSTEMS
+            || reply.skipped.len() > MAX_FILESYSTEMS
+        {
             let text = "the guest's reply to a freeze is invalid";
             return Err(Status::data_loss(text).into());
         }
@@ -76,7 +80,7 @@ impl Freezer {
     /// [`CallError`] if the call fails or is not answered within 30 seconds.
     pub async fn thaw(&mut self, id: u64) -> Result<ThawReply, CallError> {
         let mut reply = within(THAW, self.client.thaw(ThawRequest { id })).await?;
-        reply.failures.truncate(MOST);
+        reply.failures.truncate(MAX_FILESYSTEMS);
         Ok(reply)
     }
 }

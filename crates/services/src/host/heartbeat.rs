@@ -1,7 +1,7 @@
 //! The heartbeat service: receives the beats of guests.
 //!
-//! The broker knows from the connection which guest sends a beat. The content is only what the
-//! guest claims about itself; it is validated and truncated here before anything else uses it.
+//! The broker determines the guest of a beat from the connection. The content is only the guest's
+//! own claim; it is validated and truncated here before anything else uses it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -48,7 +48,8 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// Parses a message. Unknown or invalid lines are ignored. If a key comes twice, the last one wins.
+    /// Parses a message. Unknown or invalid lines are ignored. The last value of a repeated key
+    /// counts, except that one `READY=1` or `STOPPING=1` is enough.
     pub fn parse(message: &[u8]) -> Self {
         let mut notice = Self::default();
         for line in message.split(|byte| *byte == b'\n') {

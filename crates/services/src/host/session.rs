@@ -220,7 +220,7 @@ pub struct Input {
 }
 
 /// The command accepts no more input: it has exited or closed its standard input, or the connection
-/// is gone. [`Output::next`] says which.
+/// is gone. [`Output::next`] returns the reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the command accepts no more input")]
 pub struct Closed;

@@ -18,7 +18,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest reply, in bytes.
 const LARGEST: usize = 4096;
 
-/// Asks the guest to begin its shutdown. Returns the command or call that the guest says it uses.
+/// Requests the guest to begin its shutdown. Returns the command or call that the guest reports.
 /// With `force` the guest does not wait for programs. The reason, of at most 1,024 bytes, is for
 /// the guest's log.
 ///

@@ -11,7 +11,7 @@ use tonic::transport::server::Connected;
 
 use super::limit::Permit;
 
-/// A connection that carries gRPC. A handler finds the peer as the request extension `Option<Peer>`.
+/// A connection for gRPC. A handler finds the peer as the request extension `Option<Peer>`.
 pub(super) struct GrpcStream {
     stream: HvStream,
     /// The permit of an accepted connection, held until the connection closes.

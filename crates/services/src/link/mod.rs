@@ -1,5 +1,5 @@
 //! How the two ends of a service connect: one end listens and the other connects. The connection
-//! carries gRPC or is used as a raw stream.
+//! uses gRPC or is a raw stream.
 
 mod client;
 mod grpc_stream;

@@ -1,5 +1,5 @@
 //! The server end of a service: listens and serves for as long as it runs, through restarts of the
-//! broker and while the service is switched off.
+//! broker and while the service is disabled.
 
 use std::fmt;
 use std::future::Future;
@@ -91,7 +91,7 @@ impl fmt::Debug for ServiceServer {
 }
 
 impl ServiceServer {
-    /// A service whose connections carry gRPC. A handler finds the peer in its request's
+    /// A service whose connections use gRPC. A handler finds the peer in its request's
     /// extensions, as `Option<hvsock::Peer>`.
     pub fn calls(service: &'static Integration, routes: Routes) -> Self {
         Self::new(service, Protocol::Grpc(routes))
@@ -228,11 +228,11 @@ pub(crate) struct Backoff(Duration);
 
 impl Backoff {
     const FIRST: Duration = Duration::from_millis(250);
-    const LONGEST: Duration = Duration::from_secs(4);
+    const MAX: Duration = Duration::from_secs(4);
 
     pub(crate) fn next(&mut self) -> Duration {
         let now = self.0;
-        self.0 = (now * 2).clamp(Self::FIRST, Self::LONGEST);
+        self.0 = (now * 2).clamp(Self::FIRST, Self::MAX);
         now
     }
 }

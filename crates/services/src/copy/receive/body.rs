@@ -21,9 +21,7 @@ impl<L: Link> Receiver<'_, L> {
     pub(super) fn file(&mut self, file: &wire::File) -> Result<(), CopyError> {
         let name = self.name(&file.name)?;
         if i64::try_from(file.size).is_err() {
-            return Err(CopyError::Violation(
-                "a file that is longer than files can be",
-            ));
+            return Err(CopyError::Violation("a file size above 2^63 - 1 bytes"));
         }
         if self.lost > 0 {
             return self.drop_file(file.ask);
@@ -78,7 +76,7 @@ impl<L: Link> Receiver<'_, L> {
         let Some(error) = error else {
             return self.finish(&end?, file, &sum, part);
         };
-        // Free the disk space: it may be what is missing.
+        // Free the space: the disk may be full.
         part.discard();
         end?;
         self.fails(error)
@@ -98,8 +96,8 @@ impl<L: Link> Receiver<'_, L> {
         end.map(drop)
     }
 
-    /// Reports to the sender what exists of the file, and receives where it begins. Returns the
-    /// checksum up to there.
+    /// Reports the length of the existing part of the file to the sender, and receives the offset
+    /// at which the sender begins. Returns the checksum of the content before it.
     fn agree(&mut self, size: u64, part: &Part) -> Result<Sum, CopyError> {
         let there = part.stat().st_size as u64;
         let mut sum = Sum::new();

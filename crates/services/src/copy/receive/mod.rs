@@ -56,7 +56,7 @@ pub struct Receiver<'a, L> {
     path: PathBuf,
     buffers: disk::Buffers,
     counters: CopyCounters,
-    /// Entries that this end could not create; the peer learns the number.
+    /// Entries that this end could not create. The peer receives their number.
     failed: u64,
     notes_sent: u64,
 }
@@ -98,7 +98,7 @@ impl<'a, L: Link> Receiver<'a, L> {
         self
     }
 
-    /// Accepts only these names at the top level; an empty name stands for the contents of a folder.
+    /// Accepts only these names at the top level; an empty name means the contents of a folder.
     pub fn requested(mut self, names: impl IntoIterator<Item = Vec<u8>>) -> Self {
         self.requested = Some(names.into_iter().collect());
         self
@@ -269,7 +269,8 @@ impl<'a, L: Link> Receiver<'a, L> {
     /// Validates a received name. At the top level, applies the rename.
     fn name(&mut self, bytes: &[u8]) -> Result<Name, CopyError> {
         let name = Name::new(bytes);
-        let name = name.map_err(|_| CopyError::Violation("a name that leads elsewhere"))?;
+        let name =
+            name.map_err(|_| CopyError::Violation("a name that is not a single path component"))?;
         if !self.at_top() {
             return Ok(name);
         }

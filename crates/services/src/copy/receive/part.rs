@@ -73,7 +73,7 @@ impl Part {
         self.keep = false;
     }
 
-    /// Renames the complete file to its final name, replacing what is there.
+    /// Renames the complete file to its final name, replacing an existing file.
     pub(super) fn finish(mut self) -> rustix::io::Result<()> {
         let (temporary, name) = (self.temporary.as_os_str(), self.name.as_os_str());
         let renamed = fs::renameat(&self.folder, temporary, &self.folder, name);

@@ -31,7 +31,7 @@ pub struct Source {
 }
 
 impl Source {
-    /// Copies what is at `path`. Its name at the destination is the path's last component. A path
+    /// Copies the file or folder at `path`. Its name at the destination is the path's last component. A path
     /// that ends in `.`, `..` or the root has no name: the contents of that folder are copied.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let path = path.into();

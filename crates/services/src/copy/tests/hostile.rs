@@ -155,7 +155,7 @@ fn is_violation(ended: &Ended) -> bool {
 }
 
 #[test]
-fn names_that_lead_elsewhere_abort_the_copy() {
+fn names_other_than_one_path_component_abort_the_copy() {
     for name in [
         &b".."[..],
         b".",

@@ -1,6 +1,6 @@
 //! Decides how to correct a clock: step it, slew it, or leave it.
 //!
-//! The clock's rate is learnt from its drift between two measurements: the part of an offset that
+//! The clock's rate is estimated from its drift between two measurements: the part of an offset that
 //! remains after the correction is an error of the rate. So a machine at rest needs ever smaller
 //! slews. The time is an argument.
 
@@ -11,31 +11,35 @@ use super::sample::Offset;
 /// From this offset on the clock is stepped, because slewing would take minutes. In nanoseconds.
 const STEP: u64 = 100_000_000;
 
-/// The same for a clock of which nothing is known yet, or that may have stood still.
+/// The same for the first offset, and for the first after the clock was set or suspended.
 const STEP_FRESH: u64 = 1_000_000;
 
 /// The same for a clock that another program keeps.
 const STEP_OTHERS: u64 = 1_000_000_000;
 
-/// How many nanoseconds a second the kernel slews (adjtime(3)).
+/// The kernel's slew rate, in nanoseconds per second (adjtime(3)).
 const SLEW_RATE: i64 = 500_000;
 
 /// The kernel's limit for a rate, in parts per billion.
-const FASTEST: i64 = 500_000;
+const MAX_RATE: i64 = 500_000;
 
 /// Offsets below this are good: measurements become rarer. In nanoseconds.
-const GOOD: u64 = 1_000_000;
+const GOOD_OFFSET: u64 = 1_000_000;
 
-/// The interval between measurements: at first, the first interval between good ones, and the longest.
-const SOON: Duration = Duration::from_secs(4);
-const OFTEN: Duration = Duration::from_secs(16);
-const SELDOM: Duration = Duration::from_secs(64);
+/// The interval between measurements after the first one, a step or a disturbance.
+const INITIAL_INTERVAL: Duration = Duration::from_secs(4);
+/// The longest interval while offsets are not good, and the interval while the agent does not
+/// correct the clock.
+const SHORT_INTERVAL: Duration = Duration::from_secs(16);
+/// The longest interval while offsets are good.
+const LONG_INTERVAL: Duration = Duration::from_secs(64);
 
-/// The shortest time over which a drift is significant, and the time from which on it is fully used.
-const LONG_ENOUGH: Duration = Duration::from_secs(3);
-const LONG: Duration = Duration::from_secs(32);
+/// The shortest time over which a drift is significant.
+const MIN_DRIFT_TIME: Duration = Duration::from_secs(3);
+/// The time from which on a drift is fully used.
+const FULL_DRIFT_TIME: Duration = Duration::from_secs(32);
 
-/// Who keeps the clock.
+/// The program that corrects the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Keeper {
     /// The agent.
@@ -62,7 +66,7 @@ pub(super) enum Correction {
 pub(super) struct Discipline {
     /// The rate that is set in the kernel, in parts per billion.
     rate: i64,
-    /// The next offset does not tell the rate, and is stepped even if it is small.
+    /// The next offset does not change the rate, and is stepped above [`STEP_FRESH`].
     fresh: bool,
     last: Option<Last>,
     interval: Duration,
@@ -71,7 +75,7 @@ pub(super) struct Discipline {
 #[derive(Clone, Copy, Debug)]
 struct Last {
     at: Duration,
-    /// The offset that remains when the slew is complete.
+    /// The offset that remains when the slew is complete, in nanoseconds.
     left: i64,
     slew: i64,
 }
@@ -80,18 +84,18 @@ impl Discipline {
     /// A clock that runs at the kernel's `rate`, of which nothing else is known.
     pub(super) fn new(rate: i64) -> Self {
         Self {
-            rate: rate.clamp(-FASTEST, FASTEST),
+            rate: rate.clamp(-MAX_RATE, MAX_RATE),
             fresh: true,
             last: None,
-            interval: SOON,
+            interval: INITIAL_INTERVAL,
         }
     }
 
-    /// The clock may have stood still or was set.
+    /// Handles a clock that was set or may have been suspended.
     pub(super) fn disturbed(&mut self) {
         self.fresh = true;
         self.last = None;
-        self.interval = SOON;
+        self.interval = INITIAL_INTERVAL;
     }
 
     /// The interval until the next measurement.
@@ -105,7 +109,7 @@ impl Discipline {
         let certain = size > offset.error_ns;
         if keeper != Keeper::Agent {
             self.disturbed();
-            self.interval = OFTEN;
+            self.interval = SHORT_INTERVAL;
             let step = keeper == Keeper::Other && size > STEP_OTHERS && certain;
             return if step {
                 self.step(offset)
@@ -119,7 +123,7 @@ impl Discipline {
         }
         // An offset within the error is corrected in part, because it is hardly ever all error.
         let part = if certain { 1 } else { 2 };
-        if let Some(last) = self.last.filter(|last| now >= last.at + LONG_ENOUGH) {
+        if let Some(last) = self.last.filter(|last| now >= last.at + MIN_DRIFT_TIME) {
             let elapsed = now.saturating_sub(last.at);
             let left = offset.ns - last.remaining(elapsed);
             let part = if left.unsigned_abs() > offset.error_ns {
@@ -129,8 +133,8 @@ impl Discipline {
             };
             // The shorter the time, the larger the share of the error: so the drift is scaled to a
             // longer time.
-            let drift = per_billion(left, elapsed.max(LONG));
-            self.rate = (self.rate - drift / part).clamp(-FASTEST, FASTEST);
+            let drift = per_billion(left, elapsed.max(FULL_DRIFT_TIME));
+            self.rate = (self.rate - drift / part).clamp(-MAX_RATE, MAX_RATE);
         }
         let ns = -offset.ns / part;
         self.last = Some(Last {
@@ -139,9 +143,9 @@ impl Discipline {
             slew: ns,
         });
         self.interval = match size {
-            _ if self.fresh => SOON,
-            GOOD.. => OFTEN.min(self.interval * 2),
-            _ => SELDOM.min(self.interval * 2),
+            _ if self.fresh => INITIAL_INTERVAL,
+            GOOD_OFFSET.. => SHORT_INTERVAL.min(self.interval * 2),
+            _ => LONG_INTERVAL.min(self.interval * 2),
         };
         self.fresh = false;
         let rate = self.rate;
@@ -150,7 +154,7 @@ impl Discipline {
 
     fn step(&mut self, offset: Offset) -> Correction {
         // The rest is measured at once, and slewed.
-        (self.fresh, self.last, self.interval) = (false, None, SOON);
+        (self.fresh, self.last, self.interval) = (false, None, INITIAL_INTERVAL);
         Correction::Step(-offset.ns)
     }
 }
@@ -169,7 +173,7 @@ impl Last {
 fn per_billion(ns: i64, over: Duration) -> i64 {
     let over = i128::try_from(over.as_nanos()).unwrap_or(i128::MAX).max(1);
     let rate = i128::from(ns) * 1_000_000_000 / over;
-    let limit = i128::from(FASTEST) * 4;
+    let limit = i128::from(MAX_RATE) * 4;
     i64::try_from(rate.clamp(-limit, limit)).unwrap_or_default()
 }
 

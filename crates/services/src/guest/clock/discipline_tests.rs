@@ -68,9 +68,9 @@ fn the_interval_grows_while_measurements_are_good() {
     }
     assert_eq!(intervals, [4, 8, 16, 32, 64, 64, 64]);
     clock.decide(now, offset(2_000_000), Keeper::Agent);
-    assert_eq!(clock.interval(), OFTEN);
+    assert_eq!(clock.interval(), SHORT_INTERVAL);
     clock.disturbed();
-    assert_eq!(clock.interval(), SOON);
+    assert_eq!(clock.interval(), INITIAL_INTERVAL);
 }
 
 /// A clock that drifts, is slewed as by the kernel, and is measured with an error.
@@ -105,7 +105,7 @@ impl Simulated {
 proptest! {
     /// A clock with any drift and any initial offset, measured with an error of up to 0.25 ms, is
     /// within a millisecond after some minutes and stays there; also after a pause in which it
-    /// stood still.
+    /// was stopped.
     #[test]
     fn a_clock_converges_to_within_a_millisecond(
         drift in -200_000i64..200_000,
@@ -148,10 +148,10 @@ proptest! {
             let measured = Offset { ns: ns / 4, error_ns };
             let keeper = match keeper { 0 => Keeper::Other, 1 => Keeper::Host, _ => Keeper::Agent };
             if let Correction::Slew { ns, rate } = clock.decide(now, measured, keeper) {
-                prop_assert!(rate.abs() <= FASTEST);
+                prop_assert!(rate.abs() <= MAX_RATE);
                 prop_assert!(ns.unsigned_abs() <= STEP || ns.unsigned_abs() <= error_ns);
             }
-            prop_assert!((SOON..=SELDOM).contains(&clock.interval()));
+            prop_assert!((INITIAL_INTERVAL..=LONG_INTERVAL).contains(&clock.interval()));
             now += Duration::from_secs(wait);
         }
     }

@@ -29,12 +29,12 @@ use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, Skipped, ThawReply};
 
 /// The most filesystems in one freeze.
-pub(super) const MOST: usize = 256;
+pub(super) const MAX_FILESYSTEMS: usize = 256;
 
 /// How long all hooks together may take to prepare.
 pub(super) const HOOKS: Duration = Duration::from_secs(30);
 
-/// What to freeze, and for how long.
+/// The filesystems to freeze, and the time limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FreezeCommand {
     /// The time limit.
@@ -45,7 +45,7 @@ pub struct FreezeCommand {
     pub mounts: Vec<PathBuf>,
 }
 
-/// What this process reports on its standard output: a length of four bytes, little-endian, then
+/// A report of this process on its standard output: a length of four bytes, little-endian, then
 /// this message.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Event {
@@ -133,8 +133,8 @@ async fn freeze_and_thaw(
     let table = table.map_err(|error| Failed::new(Code::FailedPrecondition, error))?;
     let selection = mounts::select(&mounts::parse(&table), &command.mounts)
         .map_err(|error| Failed::new(Code::FailedPrecondition, error))?;
-    if selection.freeze.len() > MOST {
-        let text = format!("more than {MOST} filesystems to freeze");
+    if selection.freeze.len() > MAX_FILESYSTEMS {
+        let text = format!("more than {MAX_FILESYSTEMS} filesystems to freeze");
         return Err(Failed::new(Code::ResourceExhausted, text));
     }
     let mut reply = FreezeReply {
@@ -168,7 +168,7 @@ async fn freeze_and_thaw(
     };
     let result = result.and_then(|result| {
         reply.skipped.extend(result.skipped);
-        reply.skipped.truncate(MOST);
+        reply.skipped.truncate(MAX_FILESYSTEMS);
         reply.frozen = result.frozen.iter().map(Filesystem::to_wire).collect();
         match reply.frozen.is_empty() {
             true => Err(Failed::new(
@@ -252,8 +252,8 @@ pub(super) fn open_mount(filesystem: &Filesystem) -> Result<File, String> {
         let opened = open(&mount.point, flags, Mode::empty()).and_then(|fd| {
             let stat = statx(&fd, "", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
             // Kernels before 5.8 do not report the mount's id.
-            let event = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
-            Ok((fd, !event || stat.stx_mnt_id == mount.id))
+            let has_id = StatxFlags::from_bits_retain(stat.stx_mask).contains(StatxFlags::MNT_ID);
+            Ok((fd, !has_id || stat.stx_mnt_id == mount.id))
         });
         match opened {
             Ok((fd, true)) => return Ok(fd.into()),

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The most hooks.
-const MOST: usize = 64;
+const MAX_HOOKS: usize = 64;
 
 /// The task of a hook, passed as its argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub enum HookError {
     #[error("the hook {} exceeded its limit of {} s", .0.display(), LIMIT.as_secs())]
     TooSlow(PathBuf),
     /// There are too many hooks.
-    #[error("more than {MOST} hooks in {}", .0.display())]
+    #[error("more than {MAX_HOOKS} hooks in {}", .0.display())]
     TooMany(PathBuf),
 }
 
@@ -78,7 +78,7 @@ pub fn all(folder: &Path) -> Result<Vec<PathBuf>, HookError> {
         if visible && fs::metadata(&path).is_ok_and(program) {
             hooks.push(path);
         }
-        if hooks.len() > MOST {
+        if hooks.len() > MAX_HOOKS {
             return Err(HookError::TooMany(folder.to_owned()));
         }
     }
@@ -110,7 +110,7 @@ async fn within(limit: Duration, hook: &Path, task: HookTask) -> Result<(), Hook
     let mut child = command.spawn().map_err(io)?;
     let pid = child.id().and_then(|pid| Pid::from_raw(pid as i32));
     let group = Group(pid);
-    // The agent is protected from the OOM killer; its hooks need not be.
+    // The freezer is protected from the OOM killer; the hooks, which inherit this, need not be.
     let _ = fs::write(
         format!("/proc/{}/oom_score_adj", child.id().unwrap_or(0)),
         "0",

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 pub(super) const PATH: &str = "/run/hvsock-freeze";
 
 /// The most bytes that are read; all mounts with the longest paths fit.
-const MOST: u64 = 4 << 20;
+const MAX_BYTES: u64 = 4 << 20;
 
 /// A marker. The file is removed on drop.
 #[derive(Debug)]
@@ -52,7 +52,9 @@ impl Marker {
             locked => locked?,
         }
         let mut text = Vec::new();
-        Read::by_ref(&mut file).take(MOST).read_to_end(&mut text)?;
+        Read::by_ref(&mut file)
+            .take(MAX_BYTES)
+            .read_to_end(&mut text)?;
         let mounts = text
             .split(|byte| *byte == 0)
             .filter(|mount| !mount.is_empty());

@@ -39,7 +39,7 @@ const HOOKS: &str = "/etc/hvsock/freeze.d";
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// The longest time limit that a host may request.
-const LONGEST: Duration = Duration::from_secs(300);
+const MAX_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long to wait for operations that should be immediate.
 const GRACE: Duration = Duration::from_secs(20);
@@ -124,14 +124,14 @@ fn command(request: &FreezeRequest) -> Result<FreezeCommand, Status> {
         0 => LIMIT,
         limit => Duration::from_millis(limit.into()),
     };
-    if limit > LONGEST {
-        let text = format!("the time limit is at most {} s", LONGEST.as_secs());
+    if limit > MAX_LIMIT {
+        let text = format!("the time limit is at most {} s", MAX_LIMIT.as_secs());
         return Err(Status::invalid_argument(text));
     }
-    if request.mounts.len() > freezer::MOST {
+    if request.mounts.len() > freezer::MAX_FILESYSTEMS {
         let text = format!(
             "at most {} filesystems can be frozen at once",
-            freezer::MOST
+            freezer::MAX_FILESYSTEMS
         );
         return Err(Status::invalid_argument(text));
     }
@@ -175,7 +175,7 @@ impl Freeze for Service {
             slot.run = Some(run);
             handle
         };
-        // If the host disconnects before it knows the id, only the time limit could thaw.
+        // If the host disconnects before it receives the id, only the time limit could thaw.
         let mut unreported = UnreportedFreeze(Some((Arc::clone(&self.manager), id)));
         let reported = stage.wait_for(|stage| !matches!(stage, Stage::Freezing));
         let stage = match timeout(deadline, reported).await {
@@ -246,7 +246,7 @@ impl Freeze for Service {
     }
 }
 
-/// A freeze whose id the host does not know yet: dropping this ends it.
+/// A freeze whose id the host has not received yet: dropping this ends it.
 struct UnreportedFreeze(Option<(Arc<FreezeManager>, u64)>);
 
 impl Drop for UnreportedFreeze {

@@ -108,8 +108,8 @@ pub fn parse(table: &[u8]) -> Vec<Mount> {
 /// The filesystems to freeze, and those on a disk that cannot be frozen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// In order: the last mounted comes first. A filesystem that lies on another one, such as that
-    /// of a loop device, was mounted later and writes to the other one while it is being frozen.
+    /// In order: the last mounted comes first. A filesystem that is stored on another one, as
+    /// with a loop device, was mounted later and writes to the other one while it is being frozen.
     pub freeze: Vec<Filesystem>,
     /// Filesystems on a disk that are skipped, with the reasons.
     pub skipped: Vec<Skipped>,

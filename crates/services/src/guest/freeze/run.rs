@@ -196,7 +196,8 @@ fn thaw_all(mut wanted: Vec<PathBuf>) -> io::Result<Vec<String>> {
             }
         }
     };
-    // In reverse order: a filesystem that lies on another one can only be written to when that is thawed.
+    // In reverse order: a filesystem that is stored on another one can only be written to when the
+    // other one is thawed.
     for filesystem in selection.freeze.iter().rev() {
         let thawed = match open_mount(filesystem) {
             Ok(file) => thaw(file).map_err(|error| (error.raw_os_error(), error.to_string())),

@@ -30,7 +30,7 @@ pub enum NextStep {
     Over,
 }
 
-/// What to do with a filesystem that was just frozen.
+/// The next action for a filesystem that was just frozen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FreezeOutcome {
     /// It stays frozen for now.
@@ -84,7 +84,7 @@ impl FreezeState {
     }
 
     /// Ends the freeze. Returns the filesystems to thaw, the last frozen first: a filesystem that
-    /// lies on another one can only be written to when the other one is thawed.
+    /// is stored on another one can only be written to when the other one is thawed.
     pub fn end(&mut self) -> Vec<usize> {
         self.over = true;
         let mut frozen = std::mem::take(&mut self.frozen);
@@ -138,8 +138,8 @@ mod tests {
 
     #[derive(Clone, Copy, Debug)]
     enum Op {
-        /// The thread advances: it asks for the next step, or its system call returns, with or
-        /// without an error.
+        /// The thread advances: it gets the next step, or its system call returns, with or without
+        /// an error.
         Step {
             fails: bool,
         },

@@ -67,7 +67,7 @@ fn pretty_name(os_release: &str) -> Option<String> {
     (!name.is_empty()).then_some(name)
 }
 
-/// Removes the escapes of a text in double quotes: a backslash stands for the character after it.
+/// Removes the escapes of a text in double quotes: a backslash quotes the character after it.
 fn unescaped(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut characters = text.chars();

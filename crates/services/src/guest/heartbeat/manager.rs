@@ -16,17 +16,17 @@ use crate::wire::heartbeat::State;
 const WHILE_CHANGING: Duration = Duration::from_secs(1);
 const WHILE_RUNNING: Duration = Duration::from_secs(15);
 
-/// How long an answer may take.
+/// The timeout of one query.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The state of the guest, with the manager's own word.
+/// The state of the guest, with the service manager's name for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Start {
+pub(super) struct ManagerState {
     pub(super) state: State,
     pub(super) word: String,
 }
 
-impl Start {
+impl ManagerState {
     /// A guest without a manager that can be queried: it has started, because the agent runs.
     fn without_manager() -> Self {
         Self {
@@ -58,12 +58,12 @@ impl Start {
 }
 
 /// Queries the manager for as long as the receiver exists.
-pub(super) fn watch() -> watch::Receiver<Start> {
+pub(super) fn watch() -> watch::Receiver<ManagerState> {
     // sd_booted(3) checks for this folder.
     if !Path::new("/run/systemd/system").is_dir() {
-        return watch::channel(Start::without_manager()).1;
+        return watch::channel(ManagerState::without_manager()).1;
     }
-    let (sender, start) = watch::channel(Start::of_word("starting"));
+    let (sender, start) = watch::channel(ManagerState::of_word("starting"));
     tokio::spawn(async move {
         while !sender.is_closed() {
             if let Some(start) = query().await {
@@ -79,7 +79,7 @@ pub(super) fn watch() -> watch::Receiver<Start> {
     start
 }
 
-async fn query() -> Option<Start> {
+async fn query() -> Option<ManagerState> {
     let query = Command::new("systemctl")
         .arg("is-system-running")
         .stdin(Stdio::null())
@@ -87,8 +87,8 @@ async fn query() -> Option<Start> {
         .kill_on_drop(true)
         .output();
     let answer = tokio::time::timeout(TIMEOUT, query).await.ok()?.ok()?;
-    let start = Start::of_word(String::from_utf8_lossy(&answer.stdout).trim());
-    // `offline` and `unknown` do not tell the state.
+    let start = ManagerState::of_word(String::from_utf8_lossy(&answer.stdout).trim());
+    // `offline` and `unknown` do not contain the state.
     (start.state != State::Unspecified).then_some(start)
 }
 
@@ -107,10 +107,10 @@ mod tests {
             ("stopping", State::Stopping),
         ] {
             let word = word.to_owned();
-            assert_eq!(Start::of_word(&word), Start { state, word });
+            assert_eq!(ManagerState::of_word(&word), ManagerState { state, word });
         }
         for word in ["offline", "unknown", "", "no such thing"] {
-            assert_eq!(Start::of_word(word).state, State::Unspecified);
+            assert_eq!(ManagerState::of_word(word).state, State::Unspecified);
         }
     }
 }

@@ -42,7 +42,7 @@ const LARGEST_COMMAND: usize = 16 * 1024;
 /// The source of the beats.
 struct BeatSource {
     sequence: u64,
-    start: watch::Receiver<manager::Start>,
+    start: watch::Receiver<manager::ManagerState>,
     statuses: Vec<ServiceStatus>,
     facts: Facts,
     clock: clock::ClockHandle,

@@ -15,7 +15,7 @@ mod sweep;
 mod terminal;
 mod user;
 
-pub(crate) use process::settle;
+pub(crate) use process::wait_for_sweeps;
 pub(crate) use reaper::reap_children;
 
 use std::pin::Pin;

@@ -328,7 +328,7 @@ static SWEEPS: AtomicUsize = AtomicUsize::new(0);
 
 /// Waits until all dropped commands have been ended, which takes a few seconds at most. For an
 /// agent that exits.
-pub(crate) fn settle() {
+pub(crate) fn wait_for_sweeps() {
     let deadline = Instant::now() + 2 * sweep::GRACE;
     while SWEEPS.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(10));

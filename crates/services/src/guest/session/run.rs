@@ -118,7 +118,7 @@ type Fd = AsyncFd<OwnedFd>;
 
 #[allow(
     deprecated,
-    reason = "the successor is unsafe and new; it asks that the descriptor stays open and the same \
+    reason = "the successor is unsafe and new; it requires that the descriptor stays open and the same \
               while it is watched, as an owned one does"
 )]
 fn watch_fd(fd: OwnedFd) -> io::Result<Fd> {
@@ -273,7 +273,7 @@ async fn end_terminal(terminal: &Fd) {
     let _ = written.await;
 }
 
-/// Sends the command's output until it has exited, and then what it had written by then.
+/// Sends the command's output until it has exited and all bytes that it wrote before are sent.
 async fn output(process: &mut Process, io: &Io, out: &Outputs) -> Result<Exited, Status> {
     let (sender, end) = watch::channel(None);
     let ended = async {

@@ -1,5 +1,5 @@
-//! The bytes in flight to a command's standard input. They never exceed the window, whatever the
-//! parent sends, so the parent's other messages can always be read.
+//! The bytes in flight to a command's standard input. They never exceed the window, even if the
+//! parent ignores it. So the parent's other messages can always be read.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -18,10 +18,10 @@ pub(super) struct Stdin {
 #[derive(Debug, Default)]
 struct State {
     waiting: BytesMut,
-    /// Received bytes for which the parent has not got credit back yet.
+    /// Received bytes for which no credit has been returned to the parent yet.
     in_flight: usize,
     ended: bool,
-    /// The command reads no more.
+    /// The command has closed its standard input.
     closed: bool,
 }
 

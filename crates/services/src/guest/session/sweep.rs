@@ -56,7 +56,7 @@ pub(super) fn end(leader: Pid, cookie: &str) {
     tracing::warn!("cannot end all processes of the session of process {leader}");
 }
 
-/// What identifies the processes of a session.
+/// The attributes that identify the processes of a session.
 struct Session {
     leader: Pid,
     /// The variable as it appears in an environment.
@@ -74,7 +74,7 @@ impl Session {
     }
 
     fn members(&self) -> Vec<Member> {
-        // Without /proc only the process group is known, which has got its signal.
+        // Without /proc only the process group is known, which has received its signal.
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();
         };

@@ -18,7 +18,7 @@ use crate::link::Target;
 /// How many connections one forwarding relays at once. More wait in the listener's backlog.
 const CONNECTIONS: usize = 256;
 /// The longest backoff between attempts to make the guest listen again.
-const LONGEST_BACKOFF: Duration = Duration::from_secs(4);
+const MAX_BACKOFF: Duration = Duration::from_secs(4);
 
 /// One end of a forwarding.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ enum ListeningEnd {
     Service(HvListener, HvAddr, Address),
 }
 
-/// What happens to the connections, for logs.
+/// An event of a forwarding, for logs.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// A connection was accepted.
@@ -152,7 +152,7 @@ impl Forwarding {
     /// Relays connections until dropped, or until listening is no longer possible, and then returns
     /// the reason. A listener in the guest that is lost, because an agent or a broker restarts, is
     /// requested again with exponential backoff.
-    pub async fn run<T>(mut self, tell: T) -> ForwardError
+    pub async fn run<T>(mut self, on_event: T) -> ForwardError
     where
         T: Fn(Event<'_>) + Clone + Send + 'static,
     {
@@ -164,20 +164,20 @@ impl Forwarding {
                 return ForwardError::Broken(io::Error::other("the connection limit is closed"));
             };
             while tasks.try_join_next().is_some() {}
-            let (accepted, from) = match self.next(&tell).await {
+            let (accepted, from) = match self.next(&on_event).await {
                 Ok(accepted) => accepted,
                 Err(error) => return error,
             };
-            let (target, to, tell) = (self.target.clone(), self.to(), tell.clone());
+            let (target, to, on_event) = (self.target.clone(), self.to(), on_event.clone());
             tasks.spawn(async move {
-                tell(Event::Opened { from: &from });
+                on_event(Event::Opened { from: &from });
                 let transferred = Transferred::default();
                 match relay(&target, accepted, to, &transferred).await {
-                    Ok(()) => tell(Event::Closed {
+                    Ok(()) => on_event(Event::Closed {
                         from: &from,
                         transferred: &transferred,
                     }),
-                    Err(why) => tell(Event::Failed { from: &from, why }),
+                    Err(why) => on_event(Event::Failed { from: &from, why }),
                 }
                 drop(permit);
             });
@@ -196,7 +196,7 @@ impl Forwarding {
     /// Accepts the next connection.
     async fn next(
         &mut self,
-        tell: &impl Fn(Event<'_>),
+        on_event: &impl Fn(Event<'_>),
     ) -> Result<(Accepted, String), ForwardError> {
         loop {
             let lost = match &mut self.listening {
@@ -212,7 +212,7 @@ impl Forwarding {
                             from.unwrap_or_default(),
                         ));
                     }
-                    // The broker closed the listener, and the error says why.
+                    // The broker closed the listener, and the error contains the reason.
                     Err(error) if hvsock::refusal_of(&error).is_some() => {
                         let address = address.clone();
                         return Err(ForwardError::Service {
@@ -229,17 +229,17 @@ impl Forwarding {
                         return Ok((Accepted::Guest(pending), from));
                     }
                     Err(error) => {
-                        tell(Event::Lost {
+                        on_event(Event::Lost {
                             why: error.to_string(),
                         });
                         **listener =
                             listen_again(&self.target, requested, listener.address()).await;
-                        tell(Event::Regained);
+                        on_event(Event::Regained);
                         continue;
                     }
                 },
             };
-            tell(Event::Lost {
+            on_event(Event::Lost {
                 why: lost.to_string(),
             });
             Listener::back_off().await;
@@ -252,7 +252,7 @@ async fn listen_again(target: &Target, requested: &Address, bound: &Address) -> 
     let mut backoff = Duration::from_millis(250);
     loop {
         tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(LONGEST_BACKOFF);
+        backoff = (backoff * 2).min(MAX_BACKOFF);
         let address = match (requested, bound) {
             (Address::Tcp { host, port: 0 }, Address::Tcp { port, .. }) => Address::Tcp {
                 host: host.clone(),

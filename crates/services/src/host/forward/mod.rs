@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Fault, LONGEST_REASON, ParseAddressError, Remote, Socket, Transferred, message, relay,
+    Address, Fault, MAX_REASON, ParseAddressError, Remote, Socket, Transferred, message, relay,
     shortened,
 };
 use crate::link::{CallError, Target};
@@ -194,7 +194,7 @@ async fn request(
         }
         answer::Result::Refused(refused) => Err(ForwardError::Refused {
             address: address.clone(),
-            reason: shortened(refused.reason, LONGEST_REASON),
+            reason: shortened(refused.reason, MAX_REASON),
         }),
     }
 }

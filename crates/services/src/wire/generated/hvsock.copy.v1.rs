@@ -196,7 +196,7 @@ pub struct FileEnd {
     /// (16 bytes little-endian). Then the size (8 bytes little-endian).
     #[prost(bytes = "bytes", tag = "2")]
     pub checksum: ::prost::bytes::Bytes,
-    /// The sender could not read the file to its end, and has sent a `Note` that says why.
+    /// The sender could not read the file to its end, and has sent a `Note` with the reason.
     #[prost(bool, tag = "3")]
     pub broken: bool,
 }

@@ -139,7 +139,7 @@ impl State {
         }
     }
 }
-/// Who disciplines the guest's clock.
+/// The program that disciplines the guest's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Keeper {

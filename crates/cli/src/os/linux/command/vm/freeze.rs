@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::Args;
-use hvsock_services::host::freeze::{FreezeReply, Freezer, LONGEST, Outcome, ThawReply};
+use hvsock_services::host::freeze::{FreezeReply, Freezer, MAX_LIMIT, Outcome, ThawReply};
 use rustix::process::{Pid, Signal, kill_process};
 use serde::Serialize;
 use tokio::process::Command;
@@ -63,11 +63,11 @@ fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.strip_suffix('s').unwrap_or(text).parse().ok();
     let limit = seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
     limit
-        .filter(|limit| (Duration::from_millis(1)..=LONGEST).contains(limit))
+        .filter(|limit| (Duration::from_millis(1)..=MAX_LIMIT).contains(limit))
         .ok_or_else(|| {
             format!(
                 "expected more than 0 and at most {} seconds",
-                LONGEST.as_secs()
+                MAX_LIMIT.as_secs()
             )
         })
 }
