@@ -1,9 +1,10 @@
 //! Shell completion.
 //!
 //! `hvsock completions SHELL` prints the script to install. In bash, zsh and fish the script runs
-//! this program at each Tab with the variable `COMPLETE` set, and [`answer`] prints the candidates.
+//! this program at each Tab with the variable `COMPLETE` set, and [`run_if_requested`] prints the
+//! candidates.
 //! Names of virtual machines, containers and services and ids of connections come from
-//! [`os::complete`]. A broker that does not answer within [`TIMEOUT`] yields no candidates.
+//! [`os::complete`]. A broker that does not respond within [`TIMEOUT`] yields no candidates.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -37,12 +38,12 @@ const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zs
 #[derive(Debug)]
 pub struct Name {
     pub name: String,
-    /// What it stands for, which zsh and fish show beside it.
+    /// A description, which zsh and fish show beside the name.
     pub about: String,
 }
 
-/// Prints candidates and ends this process if a shell asked for them.
-pub fn answer() {
+/// Prints candidates and ends this process if a shell has requested them.
+pub fn run_if_requested() {
     CompleteEnv::with_factory(definition)
         .var(VARIABLE)
         .bin("hvsock")
@@ -160,7 +161,7 @@ fn attach_below(command: Command, path: &str) -> Command {
     })
 }
 
-/// What completes an argument of the command `path`.
+/// The completer of an argument of the command `path`.
 fn completer(path: &str, arg: &Arg) -> Option<ArgValueCompleter> {
     let kind = match path.split(' ').next() {
         Some("vm") => Some(PartitionKind::Vm),

@@ -1,4 +1,4 @@
-//! What every command gets: the broker to use, and how much to print.
+//! The context of every command: the broker to use, and the verbosity.
 
 use anyhow::Result;
 use clap::Args;

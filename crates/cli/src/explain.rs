@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::failure::Failure;
 use crate::format::shell_word;
 
-/// Asks the endpoint whether a connect or listen would succeed.
+/// Queries the endpoint whether a connect or listen would succeed.
 ///
 /// # Errors
 ///
@@ -109,7 +109,7 @@ fn similar_name(context: &Context, address: &HvAddr, refusal: &hvsock::Refusal) 
     nearest(&unknown, known.into_iter().map(|known| known.name))
 }
 
-/// The most similar of the known names, if a slip of the hand could turn it into the unknown one.
+/// The most similar of the known names, if the unknown name may be a typing error for it.
 fn nearest(unknown: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let limit = (unknown.chars().count() / 3).clamp(1, 3);
     let distances = known
@@ -139,7 +139,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_slip_of_the_hand_is_near_and_another_word_is_not() {
+    fn a_typing_error_is_near_and_another_word_is_not() {
         let known = || {
             ["web1", "db", "HV Socket Demo"]
                 .into_iter()

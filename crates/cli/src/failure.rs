@@ -84,7 +84,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(failure.map_or(1, |failure| failure.status))
 }
 
-/// Prints one line on stderr. A failure to print has no one to report to.
+/// Prints one line on stderr. A failure to print is ignored, because it cannot be reported.
 pub fn print(style: Style, label: &str, text: &str) {
     use io::Write;
 
@@ -92,7 +92,7 @@ pub fn print(style: Style, label: &str, text: &str) {
     let _ = writeln!(stderr, "{style}{label}:{style:#} {}", printable(text));
 }
 
-/// Replaces control characters, so that text from elsewhere cannot drive the terminal.
+/// Replaces control characters, so that untrusted text cannot control the terminal.
 pub fn printable(text: &str) -> String {
     text.chars()
         .map(|c| {

@@ -2,8 +2,8 @@
 //! exit statuses.
 //!
 //! [`os::help::TOPICS`] has one [`Topic`] for each command. `--help` and the manual pages both
-//! come from it. Paragraphs carry no line breaks: [`attach`] wraps them to the terminal's width, and
-//! `man` wraps its own.
+//! come from it. Paragraphs contain no line breaks: [`attach`] wraps them to the terminal's width,
+//! and `man` wraps its own.
 
 use std::fmt::Write as _;
 
@@ -16,7 +16,7 @@ use crate::os;
 /// The widest help text, in columns. Longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
 
-/// What is known of one command besides its arguments.
+/// The help text of one command besides its arguments.
 #[derive(Debug)]
 pub struct Topic {
     /// The command's words after `hvsock`, separated by spaces. Empty for `hvsock` itself.
@@ -86,7 +86,7 @@ fn width() -> usize {
     width.unwrap_or(MAX_WIDTH).min(MAX_WIDTH)
 }
 
-/// What `--help` prints after the arguments.
+/// The part of `--help` after the arguments.
 fn after_help(topic: &Topic, width: usize) -> String {
     let mut blocks: Vec<String> = topic.notes.iter().map(|note| fill(note, width)).collect();
     if !topic.examples.is_empty() {

@@ -1,7 +1,7 @@
 //! `hvsock`, the command: a thin layer over the library `hvsock`, which listens and connects, and
 //! the broker's control API, which shows and changes its state.
 //!
-//! [`command`] has a file for each group of subcommands, and [`os`] what differs between systems.
+//! [`command`] has a file for each group of subcommands, and [`os`] a folder for each system.
 //! They share the choice of the broker ([`context`]), output ([`output`], [`table`], [`format`]),
 //! failures ([`failure`], [`explain`]), help texts ([`help`]), shell completion ([`complete`]), and
 //! the copy loop between standard input and output and a connection ([`bridge`]).
@@ -23,7 +23,7 @@ mod table;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    complete::answer();
+    complete::run_if_requested();
     let result = match os::run_internal() {
         Some(result) => result.map(|()| ExitCode::SUCCESS),
         None => command::run(command::parse()),

@@ -172,7 +172,7 @@ struct CommandLimit {
     changed: Condvar,
 }
 
-/// The right to run one command.
+/// A permit to run one command.
 struct Permit(Arc<CommandLimit>);
 
 impl CommandLimit {

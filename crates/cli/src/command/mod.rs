@@ -28,7 +28,7 @@ pub const STYLES: Styles = Styles::styled()
 ///
 /// A service has a friendly name and a GUID. Register it once. Processes in other partitions (the
 /// host, containers, virtual machines) then listen and connect by that name, without a network.
-/// Every refusal says why.
+/// Every refusal has a reason.
 #[derive(Debug, Parser)]
 #[command(name = "hvsock", bin_name = "hvsock", version, styles = STYLES, propagate_version = false)]
 pub struct Cli {
@@ -64,8 +64,8 @@ pub fn definition() -> clap::Command {
     complete::attach(help::attach(Cli::command()))
 }
 
-/// Parses this process's arguments. Prints help or a usage error and exits where they ask for
-/// that.
+/// Parses this process's arguments. For an option such as `--help`, or after a usage error, prints
+/// the text and exits.
 pub fn parse() -> Cli {
     let mut command = definition();
     let mut matches = command.get_matches_mut();

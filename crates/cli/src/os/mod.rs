@@ -1,11 +1,11 @@
-//! What differs from one operating system to another, one folder for each, behind one contract:
+//! The code that depends on the operating system: a folder for each system, with one interface:
 //!
-//! - [`BrokerArgs`], the options that select a broker, and [`Client`], which talks to it;
-//! - [`Command`], the subcommands of one system only, [`Vm`], which differs, and [`run_internal`],
-//!   commands that this program runs by itself;
+//! - [`BrokerArgs`], the options that select a broker, and [`Client`], its client;
+//! - [`Command`], the subcommands of this system only, [`Vm`], the subcommands of `vm`, and
+//!   [`run_internal`], the internal commands with which this program starts itself;
 //! - [`Partition`], a partition on the command line, and [`ExplainAs`], the option of `why` that
 //!   selects the partition that connects;
-//! - [`Rules`], the options of access rules, and the constants that say what a service records;
+//! - [`Rules`], the options of access rules, and constants for the supported data;
 //! - [`stdio`], [`Termination`] and [`clipboard`]: standard streams, signals and the clipboard;
 //! - [`help`], texts and examples, [`complete`], names for shell completion, and [`advice`], the
 //!   next step after an error.

@@ -219,7 +219,7 @@ fn bench_compares_with_a_unix_socket() {
             0.0 < least && least <= middle && middle <= most,
             "{figures}"
         );
-        assert!(figures[figure]["ours"]["median"].as_f64().unwrap() > 0.0);
+        assert!(figures[figure]["hvsock"]["median"].as_f64().unwrap() > 0.0);
     }
     let table = world.ok(["bench", "--turns", "1", "--time", "5"]);
     assert!(

@@ -10,7 +10,7 @@ use hvsock_control::{AccessList, NewService};
 
 use crate::context::Context;
 use crate::format;
-use crate::os::{self, COUNTS_USE, KEEPS_RULES, Partition, Rules, Termination, clipboard};
+use crate::os::{self, HAS_ACCESS_RULES, Partition, REPORTS_USAGE, Rules, Termination, clipboard};
 use crate::output::{self, Json};
 use crate::table::Columns;
 
@@ -139,7 +139,7 @@ impl Register {
         context.note(&format!(
             "`{name}` is registered until this command ends (Ctrl-C)"
         ));
-        if termination.or_end_of(&lease)? {
+        if termination.wait_or_lease_end(&lease)? {
             return Ok(());
         }
         lease.check().context("the lease has ended")
@@ -164,7 +164,7 @@ impl List {
             return os::json_of_services(&services);
         }
         let mut headings = vec!["name", "id", "port", "state", "owner"];
-        if COUNTS_USE {
+        if REPORTS_USAGE {
             headings.extend(["listen", "conn"]);
         }
         let empty = "no services; register one with `hvsock service register NAME`";
@@ -181,7 +181,7 @@ impl List {
                 state.to_owned(),
                 service.owner.or(service.creator).unwrap_or_default(),
             ];
-            if COUNTS_USE {
+            if REPORTS_USAGE {
                 let counts = [service.listeners, service.connections];
                 row.extend(counts.map(|count| count.to_string()));
             }
@@ -218,7 +218,7 @@ impl Show {
         facts.extend(service.purpose.map(|purpose| ("purpose", purpose)));
         facts.extend(service.owner.map(|owner| ("owner", owner)));
         facts.extend(service.creator.map(|creator| ("creator", creator)));
-        if KEEPS_RULES {
+        if HAS_ACCESS_RULES {
             facts.push(("listen", rule(&service.bind)));
             facts.push(("connect", rule(&service.connect)));
             let wildcard = match service.allow_wildcard_binds {
@@ -238,7 +238,7 @@ impl Show {
             parts.extend(text_of(&o.connect).map(|rule| format!("connect: {rule}")));
             facts.push(("for", format!("{name}: {}", parts.join("; "))));
         }
-        if COUNTS_USE {
+        if REPORTS_USAGE {
             let listeners = format::count(service.listeners, "listener");
             let connections = format::count(service.connections, "connection");
             facts.push(("in use", format!("{listeners}, {connections}")));

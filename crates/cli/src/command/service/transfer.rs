@@ -100,7 +100,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(file)
 }
 
-/// Tells JSON from a `.reg` file, which begins with a byte order mark or with its format's name.
+/// Distinguishes JSON from a `.reg` file, which begins with a byte order mark or its format's name.
 fn is_json(file: &[u8]) -> bool {
     file.trim_ascii_start().first() == Some(&b'[') && !file.starts_with(b"[HKEY")
 }

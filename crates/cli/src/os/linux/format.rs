@@ -30,7 +30,7 @@ pub fn state(state: PartitionState) -> &'static str {
     }
 }
 
-/// A partition's state, and who paused it where that is not the operator.
+/// A partition's state, with the pauser if that is its VMM, and with a pause that is pending.
 pub fn detailed_state(partition: &Partition) -> &'static str {
     let is_vm = partition.kind == PartitionKind::Vm;
     match (partition.state, partition.paused_by_operator) {

@@ -195,7 +195,10 @@ pub const TOPICS: &[Topic] = &[
     },
     Topic {
         command: "service import",
-        notes: &["Either all services of the file are registered, or none."],
+        notes: &[
+            "Either all services of the file are registered, or none. The services that a .reg \
+             file deletes are removed first, also if the registration then fails.",
+        ],
         examples: &[
             ("hvsock service import services.json", ""),
             (
@@ -678,8 +681,8 @@ pub const TOPICS: &[Topic] = &[
              guest's SSH server wherever it listens, or starts an sshd. Arguments after VM are \
              passed to ssh.",
             "ssh stores the guest's host key under hvsock/ID, where ID is the GUID of the VM, and \
-             accepts it the first time: the connection leads to the VM with this GUID, so nobody \
-             can intercept it. A key that changes is refused.",
+             accepts it the first time: the connection leads to the VM with this GUID, so no \
+             other machine can intercept it. A key that changes is refused.",
         ],
         examples: &[
             ("hvsock ssh root@web", ""),
@@ -909,7 +912,7 @@ pub const TOPICS: &[Topic] = &[
         command: "completions",
         notes: &[
             "In bash, zsh and fish, names of virtual machines, containers and services and ids of \
-             connections are completed as well. The script asks `hvsock`, which must be in PATH, \
+             connections are completed as well. The script runs `hvsock`, which must be in PATH, \
              at each Tab.",
             "Install the script where your shell loads completions, or load it from your shell's \
              startup file.",

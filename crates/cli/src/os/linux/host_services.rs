@@ -43,12 +43,12 @@ impl HostServices {
             endpoint: endpoint.clone(),
             introduced: Arc::default(),
         };
-        let offers = [
+        let servers = [
             heartbeat::server(receiver),
-            notify_offer(handle.clone()),
+            notify_server(handle.clone()),
             time::server(),
         ];
-        let statuses: Vec<ServiceStatus> = offers.iter().map(ServiceServer::status).collect();
+        let statuses: Vec<ServiceStatus> = servers.iter().map(ServiceServer::status).collect();
         let (stop, stopped) = oneshot::channel();
         let (tried, first) = mpsc::channel();
         let thread = thread::Builder::new().name("hvsock-services".into());
@@ -61,7 +61,7 @@ impl HostServices {
                     let _ = tried.send(());
                 });
                 tokio::select! {
-                    () = serve(offers, endpoint) => {}
+                    () = serve(servers, endpoint) => {}
                     _ = stopped => {}
                 }
             });
@@ -86,14 +86,14 @@ impl Drop for HostServices {
     }
 }
 
-async fn serve(offers: impl IntoIterator<Item = ServiceServer>, endpoint: Endpoint) {
-    let place = ServiceBinding {
+async fn serve(servers: impl IntoIterator<Item = ServiceServer>, endpoint: Endpoint) {
+    let binding = ServiceBinding {
         endpoint,
         from: VmId::CHILDREN,
     };
     let mut tasks = tokio::task::JoinSet::new();
-    for offer in offers {
-        tasks.spawn(offer.serve(place.clone()));
+    for server in servers {
+        tasks.spawn(server.serve(binding.clone()));
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -116,7 +116,7 @@ impl heartbeat::HeartbeatListener for HeartbeatReceiver {
     fn connected(&self, guest: &Peer, commands: GuestCommands) {
         if let Some(partition) = partition(guest) {
             self.handle
-                .on_guest_command(&partition, move |order| match order {
+                .on_guest_command(&partition, move |command| match command {
                     GuestCommand::SyncClock => commands.sync_clock(),
                 });
             let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
@@ -173,7 +173,7 @@ async fn introduce(endpoint: Endpoint, partition: PartitionRef, guest: String) {
 /// The most additional variables of a guest's service manager that are stored.
 const MAX_VARIABLES: usize = 32;
 
-fn notify_offer(handle: Handle) -> ServiceServer {
+fn notify_server(handle: Handle) -> ServiceServer {
     notify::server(move |guest, notice| {
         if let Some(partition) = partition(guest) {
             handle.guest_notice(&partition, |stored| merge(stored, notice));
@@ -181,7 +181,7 @@ fn notify_offer(handle: Handle) -> ServiceServer {
     })
 }
 
-/// Merges a message into what the guest reported before.
+/// Merges a message into the guest's earlier reports.
 fn merge(stored: &mut GuestNotice, notice: Notice) {
     stored.ready |= notice.ready;
     stored.stopping |= notice.stopping;

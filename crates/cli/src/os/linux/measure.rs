@@ -18,11 +18,11 @@ const CHUNK: usize = 64 * 1024;
 /// The size of one message of the round trip measurement, in bytes.
 const MESSAGE: usize = 64;
 
-/// The first byte of a connection selects what the server does: read everything,
+/// First byte of a connection: the server reads all data and then confirms with the same byte.
 const SINK: u8 = b'S';
-/// echo everything,
+/// First byte of a connection: the server echoes all data.
 pub const ECHO: u8 = b'E';
-/// or close the connection.
+/// First byte of a connection: the server closes the connection.
 const CLOSE: u8 = b'C';
 
 /// A stream that can shut down its sending half.
@@ -114,7 +114,7 @@ impl Spread {
 /// One figure of hvsock and of a Unix socket, and their ratio.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Figure {
-    pub ours: Spread,
+    pub hvsock: Spread,
     pub unix: Spread,
     /// hvsock's figure divided by the Unix socket's, for each turn.
     pub ratio: Spread,
@@ -146,7 +146,7 @@ pub struct Effort {
 ///
 /// Fails if a connection fails, or if a turn is too short to measure anything.
 pub fn compare<A: Stream, B: Stream>(
-    ours: impl Fn() -> io::Result<A>,
+    hvsock: impl Fn() -> io::Result<A>,
     unix: impl Fn() -> io::Result<B>,
     effort: Effort,
     mut progress: impl FnMut(usize),
@@ -156,9 +156,9 @@ pub fn compare<A: Stream, B: Stream>(
         progress(turn);
         let time = effort.time;
         let measured = [
-            (throughput(ours()?, time)?, throughput(unix()?, time)?),
-            (round_trip(ours()?, time)?, round_trip(unix()?, time)?),
-            (connections(&ours, time)?, connections(&unix, time)?),
+            (throughput(hvsock()?, time)?, throughput(unix()?, time)?),
+            (round_trip(hvsock()?, time)?, round_trip(unix()?, time)?),
+            (connections(&hvsock, time)?, connections(&unix, time)?),
         ];
         if turn > 0 {
             for (series, pair) in all.iter_mut().zip(measured) {
@@ -172,9 +172,9 @@ pub fn compare<A: Stream, B: Stream>(
             spread.ok_or_else(|| io::Error::other("nothing was measured"))
         };
         Ok::<_, io::Error>(Figure {
-            ours: of(|(ours, _)| *ours)?,
+            hvsock: of(|(hvsock, _)| *hvsock)?,
             unix: of(|(_, unix)| *unix)?,
-            ratio: of(|(ours, unix)| ours / unix)?,
+            ratio: of(|(hvsock, unix)| hvsock / unix)?,
         })
     });
     let mut next = || {
@@ -249,7 +249,7 @@ fn row(what: &str, figure: &Figure, shown: impl Fn(f64) -> String) -> [String; 4
     let ratio = figure.ratio;
     [
         what.to_owned(),
-        shown(figure.ours.median),
+        shown(figure.hvsock.median),
         shown(figure.unix.median),
         format!("{:.2} ({:.2} to {:.2})", ratio.median, ratio.min, ratio.max),
     ]
@@ -274,7 +274,7 @@ mod tests {
         let figures = compare(connect, connect, effort, |_| turns += 1).unwrap();
         assert_eq!(turns, 4);
         for figure in [figures.throughput, figures.round_trip, figures.connections] {
-            assert!(figure.ours.min > 0.0 && figure.ratio.max >= figure.ratio.median);
+            assert!(figure.hvsock.min > 0.0 && figure.ratio.max >= figure.ratio.median);
         }
         assert!(rows(&figures)[0][1].ends_with("GB/s"));
     }

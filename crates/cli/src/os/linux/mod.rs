@@ -22,5 +22,5 @@ pub use broker_args::BrokerArgs;
 pub use command::{Command, Vm, run_internal};
 pub use hvsock_broker::api::client::Client;
 pub use partition::{ExplainAs, Partition};
-pub use rules::{COUNTS_USE, KEEPS_RULES, Rules};
+pub use rules::{HAS_ACCESS_RULES, REPORTS_USAGE, Rules};
 pub use signals::Termination;

@@ -4,9 +4,9 @@ use clap::Args;
 use hvsock_control::{AccessList, NewService};
 
 /// Whether the numbers of a service's listeners and connections are known.
-pub const COUNTS_USE: bool = true;
+pub const REPORTS_USAGE: bool = true;
 /// Whether a service has access rules.
-pub const KEEPS_RULES: bool = true;
+pub const HAS_ACCESS_RULES: bool = true;
 
 /// The access rules of a new service.
 #[derive(Debug, Args)]

@@ -37,7 +37,7 @@ impl Termination {
     }
 
     /// Waits for a signal or a change of the lease. Returns whether it was a signal.
-    pub fn or_end_of(&mut self, lease: &Lease) -> io::Result<bool> {
+    pub fn wait_or_lease_end(&mut self, lease: &Lease) -> io::Result<bool> {
         let fd = lease.as_fd().try_clone_to_owned()?;
         let (changed, change) = oneshot::channel();
         // The thread ends with the process, which is soon after.

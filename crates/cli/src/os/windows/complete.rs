@@ -41,7 +41,7 @@ pub fn connections(_broker: &BrokerArgs) -> Result<Vec<Name>> {
     Ok(Vec::new())
 }
 
-/// The only broker that there is: the system.
+/// The only broker on Windows, the system.
 pub fn typed_broker() -> BrokerArgs {
     BrokerArgs {}
 }

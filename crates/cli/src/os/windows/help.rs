@@ -160,7 +160,8 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "service import",
         notes: &[
-            "Either all services of the file are registered, or none.",
+            "Either all services of the file are registered, or none. The services that a .reg \
+             file deletes are removed first, also if the registration then fails.",
             ADMINISTRATOR,
         ],
         examples: &[("hvsock service import services.json", "")],

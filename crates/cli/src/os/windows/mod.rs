@@ -19,6 +19,6 @@ pub use broker_args::BrokerArgs;
 pub use command::{Command, run_internal};
 pub use local::Local as Client;
 pub use partition::{ExplainAs, Partition};
-pub use rules::{COUNTS_USE, KEEPS_RULES, Rules, json_of_services};
+pub use rules::{HAS_ACCESS_RULES, REPORTS_USAGE, Rules, json_of_services};
 pub use signals::Termination;
 pub use vm::Vm;

@@ -10,9 +10,9 @@ use serde_json::Value;
 use crate::output;
 
 /// Whether the numbers of a service's listeners and connections are known.
-pub const COUNTS_USE: bool = false;
+pub const REPORTS_USAGE: bool = false;
 /// Whether a service has access rules.
-pub const KEEPS_RULES: bool = false;
+pub const HAS_ACCESS_RULES: bool = false;
 
 /// No options.
 #[derive(Debug, Args)]

@@ -34,7 +34,7 @@ impl Termination {
     }
 
     /// Waits for an event or the end of the lease. Returns whether it was an event.
-    pub fn or_end_of(&mut self, lease: &Lease) -> io::Result<bool> {
+    pub fn wait_or_lease_end(&mut self, lease: &Lease) -> io::Result<bool> {
         let (c, r#break, close, logoff, shutdown) = &mut self.signals;
         Ok(self.runtime.block_on(async {
             let ended = async {

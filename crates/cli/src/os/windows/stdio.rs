@@ -1,7 +1,7 @@
 //! Unbuffered standard input and output, and the wait for the thread that sends the input.
 //!
 //! A console accepts text only: the standard library reads and writes it as UTF-8. Pipes and files
-//! carry any bytes.
+//! accept any bytes.
 
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::Shutdown;

@@ -16,15 +16,15 @@ pub fn registrations() -> Vec<Registration> {
 }
 
 fn registration(service: &Integration) -> Result<Registration, InvalidName> {
-    let nobody = || Some(Vec::new());
+    let none = || Some(Vec::new());
     let children = || Some(vec!["*".to_owned()]);
     let (listen, connect) = match service.side {
-        ServiceSide::Guest => (children(), nobody()),
-        ServiceSide::Host => (nobody(), children()),
+        ServiceSide::Guest => (children(), none()),
+        ServiceSide::Host => (none(), children()),
     };
     let of = |partitions| AccessRule {
-        users: nobody(),
-        groups: nobody(),
+        users: none(),
+        groups: none(),
         partitions,
     };
     Ok(Registration {

@@ -32,7 +32,7 @@ pub struct Forward {
 #[derive(Clone, Debug)]
 struct ForwardSide {
     partition: Option<Partition>,
-    place: ForwardEnd,
+    end: ForwardEnd,
 }
 
 impl FromStr for ForwardSide {
@@ -42,15 +42,15 @@ impl FromStr for ForwardSide {
         // These words are kinds of sockets. A partition with such a name can be given by its GUID.
         let (first, rest) = text.split_once(':').unwrap_or((text, ""));
         if matches!(first, "tcp" | "unix" | "service" | "vsock" | "ssh") {
-            let (partition, place) = (None, place(text)?);
-            return Ok(Self { partition, place });
+            let (partition, end) = (None, parse_end(text)?);
+            return Ok(Self { partition, end });
         }
         let partition = first.parse().map_err(|_| {
             format!("`{text}` is not of the form [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME)")
         })?;
         Ok(Self {
             partition: Some(partition),
-            place: place(rest)?,
+            end: parse_end(rest)?,
         })
     }
 }
@@ -60,7 +60,7 @@ impl fmt::Display for ForwardSide {
         if let Some(partition) = &self.partition {
             write!(f, "{partition}:")?;
         }
-        match &self.place {
+        match &self.end {
             ForwardEnd::Socket(address) => address.fmt(f),
             ForwardEnd::Service(service) => write!(f, "service:{service}"),
         }
@@ -68,7 +68,7 @@ impl fmt::Display for ForwardSide {
 }
 
 /// Parses a socket or a service.
-pub(super) fn place(text: &str) -> Result<ForwardEnd, String> {
+pub(super) fn parse_end(text: &str) -> Result<ForwardEnd, String> {
     match text.split_once(':') {
         Some(("service", service)) => {
             let service = service.parse::<ServiceRef>();
@@ -105,8 +105,8 @@ impl SidePair {
     fn parts(&self) -> Result<(&Partition, Source, &Address, &ForwardEnd)> {
         let Self { listens, target } = self;
         let (partition, from, host, guest) = match (&listens.partition, &target.partition) {
-            (None, Some(partition)) => (partition, Source::Host, &listens.place, &target.place),
-            (Some(partition), None) => (partition, Source::Guest, &target.place, &listens.place),
+            (None, Some(partition)) => (partition, Source::Host, &listens.end, &target.end),
+            (Some(partition), None) => (partition, Source::Guest, &target.end, &listens.end),
             _ => {
                 let text = format!("exactly one of `{listens}` and `{target}` must be in a VM");
                 return Err(Failure::usage(text).into());
@@ -185,7 +185,7 @@ async fn listen(pair: &SidePair, context: &Context) -> Result<(String, Forwardin
     let forwarding = forwarding.map_err(|error| failure(context, error))?;
     let mut listens = pair.listens.clone();
     if let Some(address) = forwarding.address() {
-        listens.place = ForwardEnd::Socket(address.clone());
+        listens.end = ForwardEnd::Socket(address.clone());
     }
     Ok((format!("{listens} -> {}", pair.target), forwarding))
 }

@@ -5,7 +5,7 @@ use hvsock_services::catalog::ALL;
 
 use crate::os::linux::format;
 
-/// The state of a guest in a few words. `None` if no agent ever connected.
+/// The state of a guest in a few words. `None` if the guest has reported nothing since it started.
 pub fn word(partition: &Partition) -> Option<&'static str> {
     let guest = partition.guest.as_ref()?;
     let health = guest.report.as_ref().map(|report| report.health);
@@ -26,9 +26,9 @@ pub fn facts(partition: &Partition) -> Vec<(&'static str, String)> {
     let Some(guest) = &partition.guest else {
         return Vec::new();
     };
-    let mut facts = vec![("guest", contact(partition, guest))];
+    let mut facts = vec![("guest", agent_state(partition, guest))];
     if let Some(status) = guest.notice.as_ref().and_then(|n| n.status.clone()) {
-        facts.push(("says", status));
+        facts.push(("status", status));
     }
     if let Some(report) = &guest.report {
         of_report(report, &mut facts);
@@ -36,7 +36,7 @@ pub fn facts(partition: &Partition) -> Vec<(&'static str, String)> {
     facts
 }
 
-fn contact(partition: &Partition, guest: &Guest) -> String {
+fn agent_state(partition: &Partition, guest: &Guest) -> String {
     let word = word(partition).unwrap_or_default();
     let manager = guest.report.as_ref().map(|report| report.manager.as_str());
     let manager = match manager {

@@ -145,7 +145,7 @@ fn row(one: &'static Integration, partition: &Partition, services: &[Service]) -
     }
 }
 
-/// What the guest's agent reports of a service, while it is connected.
+/// The agent's report about a service, while the agent is connected.
 fn reported(one: &Integration, guest: Option<&Guest>) -> (Option<bool>, Option<String>) {
     let connected = guest.filter(|guest| guest.contact == Contact::Ok);
     let services = connected.and_then(|guest| Some(&guest.report.as_ref()?.facts.services));

@@ -100,7 +100,7 @@ pub struct Watch {
     json: bool,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct JsonLine<'a> {
     pool: Pool,

@@ -11,7 +11,7 @@ use hvsock_services::host::forward::{ForwardEnd, connect, connect_service};
 use tokio::fs::File;
 use tokio::io::AsyncWrite;
 
-use super::forward::{failure, place};
+use super::forward::{failure, parse_end};
 use crate::context::Context;
 use crate::failure::{Failure, OutputGone};
 use crate::os::{Partition, guest_services, stdio};
@@ -23,7 +23,7 @@ pub struct Nc {
     #[arg(value_name = "VM")]
     partition: Partition,
     /// The socket in the guest
-    #[arg(value_parser = place, value_name = "SOCKET")]
+    #[arg(value_parser = parse_end, value_name = "SOCKET")]
     socket: ForwardEnd,
 }
 

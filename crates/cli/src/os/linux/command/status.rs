@@ -24,7 +24,7 @@ pub struct Status {
     json: Json,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Everything {
     status: Overview,

@@ -27,7 +27,7 @@ pub struct Time {
     json: Json,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Shown {
     name: String,
@@ -50,7 +50,7 @@ impl Time {
             let Ok(now) = measured_now else {
                 let seconds = SYNC_TIMEOUT.as_secs();
                 let message =
-                    format!("cannot synchronise {name}: no measurement within {seconds} s");
+                    format!("cannot synchronize {name}: no measurement within {seconds} s");
                 let help = format!("hvsock vm integration {name}");
                 let help = partitions.context.command(&help);
                 return Err(Failure::new(message).help(help).into());

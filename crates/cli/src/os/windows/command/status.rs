@@ -20,7 +20,7 @@ pub struct Status {
     json: Json,
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Everything {
     version: &'static str,

@@ -1,7 +1,7 @@
 //! The process in the second partition, which has an endpoint of its own and runs commands.
 //!
 //! It reads commands as JSON lines from standard input and writes one reply to each as a JSON line
-//! to standard output. It knows only the endpoint in its environment, as in a container.
+//! to standard output. It uses only the endpoint in its environment, as in a container.
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, Read, Write};

@@ -146,7 +146,7 @@ impl<'a> Stage<'a> {
 
     fn refusals(&mut self) -> Result<()> {
         self.narrator.chapter(
-            "Every refusal says why",
+            "Every refusal has a reason",
             "A connect that cannot succeed fails at once, with a reason for people and an\n\
              errno for programs. `hvsock why` explains it without connecting.",
         )?;

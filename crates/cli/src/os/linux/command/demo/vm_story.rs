@@ -49,7 +49,7 @@ struct Stage {
     machine: Guest,
     endpoint: Endpoint,
     handle: Handle,
-    /// The service after it is registered. A guest's kernel knows no names.
+    /// The service after it is registered. A guest's kernel has no names.
     service: ServiceId,
     began: Instant,
     /// The last field, so that it is dropped after the guest.
@@ -124,7 +124,7 @@ impl Stage {
         self.narrator.chapter(
             "A service",
             "A service is a GUID with a friendly name, registered once on the host. A Linux\n\
-             guest knows neither. It reaches the service by a vsock port derived from the\n\
+             guest has neither. It reaches the service by a vsock port derived from the\n\
              GUID, which is the same on every machine.",
         )?;
         self.narrator
@@ -211,9 +211,9 @@ impl Stage {
 
     fn refusals(&mut self) -> Result<()> {
         self.narrator.chapter(
-            "Every refusal comes at once",
-            "The guest's kernel gets a reset without a reason, but it gets it at once. The\n\
-             host shows the reason.",
+            "Refusals are immediate",
+            "The guest's kernel receives a reset without a reason, at once. The host shows\n\
+             the reason.",
         )?;
         let unknown = ServiceId::random();
         self.narrator.does(
@@ -263,7 +263,7 @@ impl Stage {
     fn pause(&mut self) -> Result<()> {
         self.narrator.chapter(
             "The virtual machine is paused",
-            "The VMM tells the broker. Connections are closed. Those with the option\n\
+            "The VMM notifies the broker. Connections are closed. Those with the option\n\
              HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
         )?;
         let mut without = self.connect(false)?;

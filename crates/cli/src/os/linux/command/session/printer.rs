@@ -22,7 +22,7 @@ pub(super) enum To {
 /// One chunk of output.
 pub(super) type Chunk = (To, Bytes);
 
-/// The right to queue one chunk.
+/// A permit to queue one chunk.
 pub(super) type Permit = mpsc::OwnedPermit<Chunk>;
 
 /// The queue of output and its thread.

@@ -120,7 +120,7 @@ async fn ending(signals: &mut Signals) -> u8 {
 enum Ended {
     /// The command exited.
     Exited(Exit),
-    /// The session was left, with this exit status of our own.
+    /// The user left the session. This program exits with this status.
     Left(u8),
 }
 

@@ -72,7 +72,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
         })
 }
 
-/// What `freeze --json` prints.
+/// The output of `freeze --json`.
 #[derive(Debug, Serialize)]
 struct Frozen<'a> {
     id: u64,

@@ -126,7 +126,7 @@ impl Vm {
     }
 }
 
-/// What `--json` prints.
+/// The output of `--json`.
 #[derive(Debug, Serialize)]
 struct Everything {
     #[serde(flatten)]
