@@ -54,12 +54,12 @@ pub enum EventKind {
         state: PartitionState,
     },
     /// A guest's agent connected, for the first time or again.
-    GuestContact {
+    GuestAgentConnected {
         /// The guest's partition.
         partition: String,
     },
     /// A guest's agent is lost: its heartbeats stopped while its partition runs.
-    GuestContactLost {
+    GuestAgentLost {
         /// The guest's partition.
         partition: String,
         /// Milliseconds since the last heartbeat.

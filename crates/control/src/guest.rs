@@ -8,11 +8,11 @@ use utoipa::ToSchema;
 /// The liveness of a guest's agent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Contact {
+pub enum AgentState {
     /// No heartbeat since the guest started.
     None,
     /// The agent is connected and sends heartbeats.
-    Ok,
+    Connected,
     /// The agent is lost: its heartbeats stopped.
     Lost,
     /// The agent was connected when the partition was paused.
@@ -40,7 +40,7 @@ pub enum Health {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Guest {
     /// The liveness of its agent.
-    pub contact: Contact,
+    pub agent: AgentState,
     /// Seconds since the last heartbeat of its agent.
     pub last_seen_seconds: Option<f64>,
     /// Whether it has started, as reported by its service manager or its agent.

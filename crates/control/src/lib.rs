@@ -23,7 +23,7 @@ pub use connection::{Connection, ConnectionEnd, ConnectionState, Listener};
 pub use event::{Event, EventKind};
 pub use explanation::{ExplanationReport, ExplanationStep, RefusalReport};
 pub use guest::{
-    ClockKeeper, Contact, Guest, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport,
+    AgentState, ClockKeeper, Guest, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport,
     GuestService, Health, NewGuestCommand,
 };
 pub use import::Import;

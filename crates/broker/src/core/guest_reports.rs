@@ -63,7 +63,7 @@ impl Core {
     fn publish_liveness(&mut self, guest: PartitionKey, event: LivenessEvent) {
         let partition = partition_label(&self.fabric, guest);
         let event = match event {
-            LivenessEvent::Connected => EventKind::GuestContact { partition },
+            LivenessEvent::Connected => EventKind::GuestAgentConnected { partition },
             LivenessEvent::Ready => EventKind::GuestReady { partition },
             LivenessEvent::Lost(silent) => {
                 tracing::warn!(
@@ -71,7 +71,7 @@ impl Core {
                     silent.as_secs_f64()
                 );
                 let silent_ms = u64::try_from(silent.as_millis()).unwrap_or(u64::MAX);
-                EventKind::GuestContactLost {
+                EventKind::GuestAgentLost {
                     partition,
                     silent_ms,
                 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use hvsock_fabric::PartitionKey;
 
 use crate::model::{
-    Contact, Guest, GuestCommand, GuestNotice, GuestReport, Health, PartitionState,
+    AgentState, Guest, GuestCommand, GuestNotice, GuestReport, Health, PartitionState,
 };
 
 /// A guest without a heartbeat for this long is lost. Agents send one per second.
@@ -57,7 +57,7 @@ struct GuestLiveness {
 /// A guest's last heartbeat, and the deadline of its next one.
 #[derive(Clone, Copy, Debug)]
 struct Heartbeat {
-    contact: Contact,
+    agent: AgentState,
     last_seen: Instant,
     /// `None` while the partition is paused, and after the guest was lost.
     deadline: Option<Instant>,
@@ -85,17 +85,21 @@ impl Liveness {
             return Vec::new();
         }
         let entry = self.guests.entry(guest).or_default();
-        let before = entry.heartbeat.map(|heartbeat| heartbeat.contact);
+        let before = entry.heartbeat.map(|heartbeat| heartbeat.agent);
         let paused = state == PartitionState::Paused;
         let heartbeat = Heartbeat {
-            contact: if paused { Contact::Paused } else { Contact::Ok },
+            agent: if paused {
+                AgentState::Paused
+            } else {
+                AgentState::Connected
+            },
             last_seen: now,
             deadline: (!paused).then(|| now + HEARTBEAT_TIMEOUT),
         };
         entry.heartbeat = Some(heartbeat);
         entry.report = Some(report);
         let mut events = Vec::new();
-        if !paused && !matches!(before, Some(Contact::Ok | Contact::Paused)) {
+        if !paused && !matches!(before, Some(AgentState::Connected | AgentState::Paused)) {
             events.push(LivenessEvent::Connected);
         }
         events.extend(entry.newly_ready());
@@ -127,7 +131,7 @@ impl Liveness {
     /// its queue is full.
     pub(super) fn send_command(&self, guest: PartitionKey, command: GuestCommand) -> bool {
         let handler = self.guests.get(&guest).and_then(|entry| {
-            let live = entry.heartbeat?.contact == Contact::Ok;
+            let live = entry.heartbeat?.agent == AgentState::Connected;
             entry.handler.as_ref().filter(|_| live)
         });
         handler.is_some_and(|handler| handler(command))
@@ -145,17 +149,17 @@ impl Liveness {
         let Some(heartbeat) = &mut entry.get_mut().heartbeat else {
             return;
         };
-        match (state, heartbeat.contact) {
-            (PartitionState::Paused, Contact::Ok) => {
-                heartbeat.contact = Contact::Paused;
+        match (state, heartbeat.agent) {
+            (PartitionState::Paused, AgentState::Connected) => {
+                heartbeat.agent = AgentState::Paused;
                 heartbeat.deadline = None;
             }
-            (PartitionState::Running, Contact::Paused) => {
+            (PartitionState::Running, AgentState::Paused) => {
                 let deadline = now + RESUME_TIMEOUT;
                 heartbeat.deadline = Some(deadline);
                 self.check_by(Some(deadline));
             }
-            (PartitionState::Paused, Contact::Paused) => heartbeat.deadline = None,
+            (PartitionState::Paused, AgentState::Paused) => heartbeat.deadline = None,
             _ => {}
         }
     }
@@ -175,7 +179,7 @@ impl Liveness {
             if let Some(heartbeat) = &mut entry.heartbeat
                 && heartbeat.deadline.is_some_and(|deadline| deadline <= now)
             {
-                heartbeat.contact = Contact::Lost;
+                heartbeat.agent = AgentState::Lost;
                 heartbeat.deadline = None;
                 let silent = now.saturating_duration_since(heartbeat.last_seen);
                 lost.push((*guest, LivenessEvent::Lost(silent)));
@@ -192,7 +196,7 @@ impl Liveness {
         let entry = self.guests.get(&guest)?;
         let age = |beat: Heartbeat| now.saturating_duration_since(beat.last_seen).as_secs_f64();
         Some(Guest {
-            contact: entry.contact(),
+            agent: entry.agent(),
             last_seen_seconds: entry.heartbeat.map(age),
             ready: entry.ready(),
             report: entry.report.clone(),
@@ -206,9 +210,9 @@ impl Liveness {
 }
 
 impl GuestLiveness {
-    fn contact(&self) -> Contact {
+    fn agent(&self) -> AgentState {
         self.heartbeat
-            .map_or(Contact::None, |heartbeat| heartbeat.contact)
+            .map_or(AgentState::None, |heartbeat| heartbeat.agent)
     }
 
     /// Whether the guest has booted and is not shutting down, according to its service manager or
@@ -220,7 +224,7 @@ impl GuestLiveness {
             return false;
         }
         let started = matches!(health, Some(Health::Ok | Health::Critical));
-        let live = self.contact() == Contact::Ok;
+        let live = self.agent() == AgentState::Connected;
         notice.is_some_and(|notice| notice.ready) || (live && started)
     }
 

@@ -41,8 +41,8 @@ fn a_guest_with_heartbeats_is_connected_and_without_them_is_lost_once() {
     assert!(liveness.expire(last + HEARTBEAT_TIMEOUT * 9).is_empty());
     let known = liveness.guest(web, last + HEARTBEAT_TIMEOUT).unwrap();
     assert_eq!(
-        (known.contact, known.last_seen_seconds),
-        (Contact::Lost, Some(3.5))
+        (known.agent, known.last_seen_seconds),
+        (AgentState::Lost, Some(3.5))
     );
     assert_eq!(
         beat(&mut liveness, last + HEARTBEAT_TIMEOUT * 9),
@@ -58,8 +58,8 @@ fn a_paused_guest_is_not_lost_unless_it_stays_silent_after_the_resume() {
     let resumed = start + Duration::from_secs(3600);
     assert!(liveness.expire(resumed).is_empty());
     assert_eq!(
-        liveness.guest(web, resumed).unwrap().contact,
-        Contact::Paused
+        liveness.guest(web, resumed).unwrap().agent,
+        AgentState::Paused
     );
     liveness.set_state(web, RUNNING, resumed);
     assert!(liveness.expire(resumed + HEARTBEAT_TIMEOUT).is_empty());
@@ -69,7 +69,10 @@ fn a_paused_guest_is_not_lost_unless_it_stays_silent_after_the_resume() {
         liveness.heartbeat(web, RUNNING, report(Health::Ok), back),
         []
     );
-    assert_eq!(liveness.guest(web, back).unwrap().contact, Contact::Ok);
+    assert_eq!(
+        liveness.guest(web, back).unwrap().agent,
+        AgentState::Connected
+    );
     liveness.set_state(web, PAUSED, back);
     liveness.set_state(web, RUNNING, back);
     let lost = liveness.expire(back + RESUME_TIMEOUT);
@@ -151,7 +154,7 @@ proptest! {
         let (mut now, mut state) = (Instant::now(), RUNNING);
         // The reference model: the last heartbeat or resume, with the timeout from then on.
         let mut since: Option<(Instant, Duration)> = None;
-        let mut contact = Contact::None;
+        let mut agent = AgentState::None;
         for (what, wait) in steps {
             let next = now + Duration::from_millis(wait);
             // As the core does: expire at each deadline, then handle the next event.
@@ -161,33 +164,33 @@ proptest! {
             }
             now = next;
             if let Some((from, limit)) = since
-                && state == RUNNING && matches!(contact, Contact::Ok | Contact::Paused)
+                && state == RUNNING && matches!(agent, AgentState::Connected | AgentState::Paused)
                 && from + limit <= now
             {
-                contact = Contact::Lost;
+                agent = AgentState::Lost;
             }
             match what {
                 0 | 1 => {
                     liveness.heartbeat(web, state, report(Health::Ok), now);
-                    contact = if state == PAUSED { Contact::Paused } else { Contact::Ok };
+                    agent = if state == PAUSED { AgentState::Paused } else { AgentState::Connected };
                     since = Some((now, HEARTBEAT_TIMEOUT));
                 }
                 2 => {
                     state = PAUSED;
                     liveness.set_state(web, state, now);
-                    if contact == Contact::Ok { contact = Contact::Paused; }
+                    if agent == AgentState::Connected { agent = AgentState::Paused; }
                 }
                 _ => {
                     let paused = state == PAUSED;
                     state = RUNNING;
-                    if paused || contact == Contact::Paused {
+                    if paused || agent == AgentState::Paused {
                         liveness.set_state(web, state, now);
-                        if contact == Contact::Paused { since = Some((now, RESUME_TIMEOUT)); }
+                        if agent == AgentState::Paused { since = Some((now, RESUME_TIMEOUT)); }
                     }
                 }
             }
-            let known = liveness.guest(web, now).map_or(Contact::None, |guest| guest.contact);
-            prop_assert_eq!(known, contact);
+            let known = liveness.guest(web, now).map_or(AgentState::None, |guest| guest.agent);
+            prop_assert_eq!(known, agent);
         }
     }
 }

@@ -22,9 +22,9 @@ pub fn guest_info(world: &World, kind: &str, name: &str) -> Value {
     world.json([kind, "show", name, "--json"])["guest"].take()
 }
 
-/// Waits until the partition's agent has this contact state: `ok`, `lost`, `paused`.
-pub fn wait_for_contact(world: &World, kind: &str, name: &str, want: &str) {
-    eventually(want, || guest_info(world, kind, name)["contact"] == want);
+/// Waits until the partition's agent has this state: `connected`, `lost` or `paused`.
+pub fn wait_for_agent(world: &World, kind: &str, name: &str, want: &str) {
+    eventually(want, || guest_info(world, kind, name)["agent"] == want);
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn the_heartbeat_of_a_container_reports_its_facts_and_metrics() {
     let Some(fixture) = Fixture::new() else {
         return;
     };
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
     let guest = guest_info(&fixture.world, "container", BOX);
     let report = &guest["report"];
     let services = report["facts"]["services"].as_array().unwrap();
@@ -66,7 +66,7 @@ fn a_stopped_or_killed_agent_is_reported_lost_and_then_connected() {
     let Some(mut fixture) = Fixture::new() else {
         return;
     };
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
     let mut events = fixture.world.command(["events", "--json"]);
     let mut events = Running::start(events.stdout(Stdio::piped()).stderr(Stdio::piped()));
     // The note on stderr appears once the events are followed.
@@ -76,7 +76,7 @@ fn a_stopped_or_killed_agent_is_reported_lost_and_then_connected() {
     assert_eq!(&note, b"following");
     let lost = |fixture: &Fixture, how: &str| {
         let began = Instant::now();
-        wait_for_contact(&fixture.world, "container", BOX, "lost");
+        wait_for_agent(&fixture.world, "container", BOX, "lost");
         println!("{how}: lost after {:?}", began.elapsed());
     };
     fixture.agent.signal(Signal::STOP);
@@ -84,19 +84,19 @@ fn a_stopped_or_killed_agent_is_reported_lost_and_then_connected() {
     let shown = fixture.world.ok(["container", "show", BOX]);
     assert!(shown.contains("guest         agent lost"), "{shown}");
     fixture.agent.signal(Signal::CONT);
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
     fixture.kill_agent();
     lost(&fixture, "SIGKILL");
     fixture.start_agent();
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
 
     let mut events_of_contact = Vec::new();
     while events_of_contact.len() < 4 {
         let event: Value = serde_json::from_str(&events.line()).unwrap();
         let word = event["event"].as_str().unwrap().to_owned();
-        if word.starts_with("guest_contact") {
+        if word.starts_with("guest_agent_") {
             assert_eq!(event["partition"], BOX);
-            if word == "guest_contact_lost" {
+            if word == "guest_agent_lost" {
                 let silent = event["silent_ms"].as_u64().unwrap();
                 let bound = LOST_WITHIN.as_millis() as u64;
                 assert!((3500..bound).contains(&silent), "{silent} ms");
@@ -104,7 +104,7 @@ fn a_stopped_or_killed_agent_is_reported_lost_and_then_connected() {
             events_of_contact.push(word);
         }
     }
-    let [lost, connected] = ["guest_contact_lost", "guest_contact"];
+    let [lost, connected] = ["guest_agent_lost", "guest_agent_connected"];
     assert_eq!(events_of_contact, [lost, connected, lost, connected]);
 }
 
@@ -113,16 +113,16 @@ fn disabling_the_heartbeat_service_loses_the_agent_until_it_is_enabled() {
     let Some(fixture) = Fixture::new() else {
         return;
     };
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
     let heartbeat = "hvsock heartbeat";
     fixture
         .world
         .ok(["service", "disable", heartbeat, "--vm", BOX]);
-    wait_for_contact(&fixture.world, "container", BOX, "lost");
+    wait_for_agent(&fixture.world, "container", BOX, "lost");
     fixture
         .world
         .ok(["service", "enable", heartbeat, "--vm", BOX]);
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
 }
 
 #[test]
@@ -150,7 +150,7 @@ fn wait_returns_when_the_state_is_reached_and_names_the_state_at_its_timeout() {
         "{error}"
     );
     fixture.kill_agent();
-    wait_for_contact(&fixture.world, "container", BOX, "lost");
+    wait_for_agent(&fixture.world, "container", BOX, "lost");
     let error = wait(&fixture, "ready", "0").failed();
     assert!(error.contains("agent lost"), "{error}");
     // It waits for the next agent.
@@ -183,7 +183,7 @@ fn a_readiness_notification_makes_a_partition_ready_without_an_agent() {
     notify(b"STATUS=Starting\x1b[2J\nX_SYSTEMD_UNIT_ACTIVE=basic.target\n").ok();
     let info = guest_info(&world, "container", "cage");
     assert_eq!(
-        (&info["contact"], &info["ready"]),
+        (&info["agent"], &info["ready"]),
         (&json!("none"), &json!(false))
     );
     assert_eq!(
@@ -210,7 +210,7 @@ fn the_clock_of_a_container_is_measured_but_cannot_be_set() {
     let Some(fixture) = Fixture::new() else {
         return;
     };
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
     eventually("its clock is measured", || {
         let info = guest_info(&fixture.world, "container", BOX);
         info["report"]["clock"]["keeper"] == "host"
@@ -259,7 +259,7 @@ fn an_agent_detects_a_stopped_host_and_reconnects() {
         return;
     };
     let mut agent = Running::start(agent.stderr(Stdio::piped()));
-    wait_for_contact(&world, "container", BOX, "ok");
+    wait_for_agent(&world, "container", BOX, "connected");
     let stderr = BufReader::new(agent.child.stderr.take().unwrap());
     let (sender, log) = mpsc::channel();
     thread::spawn(move || {
@@ -277,7 +277,7 @@ fn an_agent_detects_a_stopped_host_and_reconnects() {
     {}
     println!("stopped host: detected after {:.1?}", began.elapsed());
     world.broker().signal(Signal::CONT);
-    wait_for_contact(&world, "container", BOX, "ok");
+    wait_for_agent(&world, "container", BOX, "connected");
 }
 
 #[test]
@@ -285,21 +285,21 @@ fn a_paused_partition_is_not_reported_lost() {
     let Some(fixture) = Fixture::new() else {
         return;
     };
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
     let other = fixture.world.container("other");
     let other = fixture::agent_command(&other).map(|mut agent| Running::start(&mut agent));
-    wait_for_contact(&fixture.world, "container", "other", "ok");
+    wait_for_agent(&fixture.world, "container", "other", "connected");
     fixture.world.ok(["container", "pause", BOX]);
-    wait_for_contact(&fixture.world, "container", BOX, "paused");
+    wait_for_agent(&fixture.world, "container", BOX, "paused");
     // An agent that is silent for as long is reported lost.
     other.unwrap().signal(Signal::STOP);
-    wait_for_contact(&fixture.world, "container", "other", "lost");
+    wait_for_agent(&fixture.world, "container", "other", "lost");
     assert_eq!(
-        guest_info(&fixture.world, "container", BOX)["contact"],
+        guest_info(&fixture.world, "container", BOX)["agent"],
         "paused"
     );
     fixture.world.ok(["container", "resume", BOX]);
-    wait_for_contact(&fixture.world, "container", BOX, "ok");
+    wait_for_agent(&fixture.world, "container", BOX, "connected");
 }
 
 #[test]

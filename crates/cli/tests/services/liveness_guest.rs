@@ -7,7 +7,7 @@ use hvsock_qemu::{File, Guest};
 use serde_json::Value;
 
 use crate::fixture;
-use crate::liveness::{guest_info, wait_for_contact};
+use crate::liveness::{guest_info, wait_for_agent};
 use crate::util::{Running, World, eventually, hvsock};
 
 /// The timeout of a command in a guest, whose processor is emulated.
@@ -77,7 +77,7 @@ fn a_real_guest_reports_heartbeats_keeps_time_and_shuts_down() {
     world.broker().kill();
     world.start_broker();
     guest.replug_vsock().unwrap();
-    wait_for_contact(&world, "vm", "web", "ok");
+    wait_for_agent(&world, "vm", "web", "connected");
     assert_eq!(
         guest_info(&world, "vm", "web")["report"]["facts"]["boot_id"],
         boot
@@ -175,12 +175,12 @@ fn a_wrong_clock_is_corrected(world: &World, guest: &Guest) {
 
 fn the_clock_is_corrected_after_a_pause(world: &World, guest: &Guest) {
     guest.pause().unwrap();
-    wait_for_contact(world, "vm", "web", "paused");
+    wait_for_agent(world, "vm", "web", "paused");
     thread::sleep(Duration::from_secs(8));
-    wait_for_contact(world, "vm", "web", "paused");
+    wait_for_agent(world, "vm", "web", "paused");
     guest.resume().unwrap();
     let began = Instant::now();
-    wait_for_contact(world, "vm", "web", "ok");
+    wait_for_agent(world, "vm", "web", "connected");
     let connected = began.elapsed();
     // The guest's clock was stopped for eight seconds, and no command requests a measurement.
     eventually("the clock is right again", || {
@@ -198,14 +198,14 @@ fn a_silent_agent_is_reported_lost(world: &World, guest: &Guest) {
         let pid = run_in_guest(guest, "pidof hvsock-agent");
         run_in_guest(guest, &format!("kill -{signal} {pid}"));
         let began = Instant::now();
-        wait_for_contact(world, "vm", "web", "lost");
+        wait_for_agent(world, "vm", "web", "lost");
         println!("SIG{signal}: lost after {:.1?}", began.elapsed());
         assert!(began.elapsed() < Duration::from_secs(20));
         match back {
             "" => start_agent(guest),
             command => drop(run_in_guest(guest, command)),
         }
-        wait_for_contact(world, "vm", "web", "ok");
+        wait_for_agent(world, "vm", "web", "connected");
     }
 }
 

@@ -7,7 +7,7 @@ use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
 use super::{Value, family};
-use crate::model::{Contact, Guest, GuestReport};
+use crate::model::{AgentState, Guest, GuestReport};
 
 /// The most guests with samples. Further guests are left out.
 const MAX_GUESTS: usize = 1000;
@@ -82,7 +82,7 @@ pub(super) fn encode(
         "hvsock_guest_up",
         "Whether the guest's agent is connected",
         None,
-        &|guest| Some(f64::from(u8::from(guest.contact == Contact::Ok))),
+        &|guest| Some(f64::from(u8::from(guest.agent == AgentState::Connected))),
     )?;
     write(
         "hvsock_guest_ready",
@@ -101,7 +101,7 @@ pub(super) fn encode(
         write(metric.name, metric.help, metric.unit.as_ref(), &|guest| {
             let report = guest.report.as_ref();
             report
-                .filter(|_| guest.contact == Contact::Ok)
+                .filter(|_| guest.agent == AgentState::Connected)
                 .and_then(metric.value)
         })?;
     }
@@ -114,11 +114,11 @@ mod tests {
 
     use super::*;
 
-    fn guest(contact: Contact) -> Guest {
+    fn guest(agent: AgentState) -> Guest {
         Guest {
-            contact,
+            agent,
             last_seen_seconds: Some(0.5),
-            ready: contact == Contact::Ok,
+            ready: agent == AgentState::Connected,
             report: Some(GuestReport {
                 uptime_seconds: 12.5,
                 load: [0.25, 0.5, 0.75],
@@ -138,8 +138,8 @@ mod tests {
     fn a_report_has_samples_labelled_by_partition_while_the_agent_is_connected() {
         let snapshot = MetricsSnapshot {
             guests: vec![
-                ("db".into(), guest(Contact::Lost)),
-                ("web".into(), guest(Contact::Ok)),
+                ("db".into(), guest(AgentState::Lost)),
+                ("web".into(), guest(AgentState::Connected)),
             ],
             ..Default::default()
         };

@@ -364,7 +364,7 @@ fn a_guests_report_is_shown_and_its_agent_receives_commands() {
     handle.guest_heartbeat(&"gone".parse().unwrap(), report.clone());
     let (status, shown) = send(sync);
     assert_eq!(status, 202, "{shown}");
-    assert_eq!(shown["guest"]["contact"], "ok");
+    assert_eq!(shown["guest"]["agent"], "connected");
     assert_eq!(taken.try_recv(), Ok(GuestCommand::SyncClock));
     assert_eq!(send(r#"{"command": "dance"}"#).0, 400);
     let known = world.client().partition(&web).unwrap().guest.unwrap();

@@ -71,8 +71,8 @@ fn sentence(what: &EventKind) -> String {
         EventKind::PartitionState { partition, state } => {
             format!("partition {partition} {}", format::state(*state))
         }
-        EventKind::GuestContact { partition } => format!("agent of {partition} connected"),
-        EventKind::GuestContactLost {
+        EventKind::GuestAgentConnected { partition } => format!("agent of {partition} connected"),
+        EventKind::GuestAgentLost {
             partition,
             silent_ms,
         } => {

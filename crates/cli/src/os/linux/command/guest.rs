@@ -1,6 +1,6 @@
 //! The state of the guest in a partition, as text.
 
-use hvsock_control::{ClockKeeper, Contact, Guest, GuestClock, GuestReport, Health, Partition};
+use hvsock_control::{AgentState, ClockKeeper, Guest, GuestClock, GuestReport, Health, Partition};
 use hvsock_services::catalog::ALL;
 
 use crate::os::linux::format;
@@ -9,15 +9,15 @@ use crate::os::linux::format;
 pub fn word(partition: &Partition) -> Option<&'static str> {
     let guest = partition.guest.as_ref()?;
     let health = guest.report.as_ref().map(|report| report.health);
-    Some(match (guest.contact, health) {
-        (Contact::Lost, _) => "agent lost",
-        (Contact::Ok, Some(Health::Critical)) => "critical",
-        (Contact::Ok, Some(Health::Stopping)) => "stopping",
-        (Contact::Ok | Contact::Paused, _) if guest.ready => "ready",
-        (Contact::None, _) if guest.ready => "ready, no agent",
-        (Contact::Ok, _) => "starting",
-        (Contact::Paused, _) => "no heartbeat since it was paused",
-        (Contact::None, _) => "no agent",
+    Some(match (guest.agent, health) {
+        (AgentState::Lost, _) => "agent lost",
+        (AgentState::Connected, Some(Health::Critical)) => "critical",
+        (AgentState::Connected, Some(Health::Stopping)) => "stopping",
+        (AgentState::Connected | AgentState::Paused, _) if guest.ready => "ready",
+        (AgentState::None, _) if guest.ready => "ready, no agent",
+        (AgentState::Connected, _) => "starting",
+        (AgentState::Paused, _) => "no heartbeat since it was paused",
+        (AgentState::None, _) => "no agent",
     })
 }
 
@@ -44,7 +44,7 @@ fn agent_state(partition: &Partition, guest: &Guest) -> String {
         _ => String::new(),
     };
     match guest.last_seen_seconds {
-        Some(seconds) if guest.contact == Contact::Ok => {
+        Some(seconds) if guest.agent == AgentState::Connected => {
             format!("{word}{manager}, heartbeat {seconds:.1} s ago")
         }
         Some(seconds) => format!("{word}, last heartbeat {} ago", format::age(seconds)),

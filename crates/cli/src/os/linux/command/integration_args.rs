@@ -4,7 +4,7 @@
 use anyhow::Result;
 use clap::{Args, Subcommand};
 use hvsock_address::ServiceRef;
-use hvsock_control::{Contact, Guest, Partition, Service};
+use hvsock_control::{AgentState, Guest, Partition, Service};
 use hvsock_services::catalog::{self, Integration, ServiceSide};
 use serde::Serialize;
 
@@ -147,7 +147,7 @@ fn row(one: &'static Integration, partition: &Partition, services: &[Service]) -
 
 /// The agent's report about a service, while the agent is connected.
 fn reported(one: &Integration, guest: Option<&Guest>) -> (Option<bool>, Option<String>) {
-    let connected = guest.filter(|guest| guest.contact == Contact::Ok);
+    let connected = guest.filter(|guest| guest.agent == AgentState::Connected);
     let services = connected.and_then(|guest| Some(&guest.report.as_ref()?.facts.services));
     let Some(services) = services else {
         return (None, None);

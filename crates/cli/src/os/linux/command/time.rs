@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::Args;
-use hvsock_control::{Contact, GuestClock, GuestCommand, Partition};
+use hvsock_control::{AgentState, GuestClock, GuestCommand, Partition};
 use serde::Serialize;
 
 use super::guest;
@@ -76,5 +76,5 @@ fn known(partition: &Partition) -> Option<(GuestClock, f64)> {
     let guest = partition.guest.as_ref()?;
     let mut clock = guest.report.as_ref()?.clock?;
     clock.age_seconds += guest.last_seen_seconds?;
-    (guest.contact == Contact::Ok).then_some((clock, clock.age_seconds))
+    (guest.agent == AgentState::Connected).then_some((clock, clock.age_seconds))
 }

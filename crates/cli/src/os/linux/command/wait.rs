@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::{Args, ValueEnum};
-use hvsock_control::{Contact, Partition, PartitionState};
+use hvsock_control::{AgentState, Partition, PartitionState};
 
 use super::guest;
 use super::partition::{Named, Partitions};
@@ -70,7 +70,7 @@ impl Goal {
         match self {
             Self::Running => partition.state == PartitionState::Running,
             Self::Off => partition.state == PartitionState::Off,
-            Self::Agent => guest.is_some_and(|guest| guest.contact == Contact::Ok),
+            Self::Agent => guest.is_some_and(|guest| guest.agent == AgentState::Connected),
             Self::Ready => guest.is_some_and(|guest| guest.ready),
         }
     }

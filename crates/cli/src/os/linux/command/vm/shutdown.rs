@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::Args;
 use hvsock_address::PartitionRef;
-use hvsock_control::{Contact, Partition, PartitionState};
+use hvsock_control::{AgentState, Partition, PartitionState};
 use hvsock_services::host::shutdown::{Action, begin};
 use hvsock_services::link::Target;
 
@@ -86,6 +86,6 @@ fn rebooted(now: &Partition, before: Option<&str>) -> bool {
     let connected = now
         .guest
         .as_ref()
-        .is_some_and(|guest| guest.contact == Contact::Ok);
+        .is_some_and(|guest| guest.agent == AgentState::Connected);
     connected && boot_id(now).is_some_and(|boot| Some(boot.as_str()) != before)
 }
