@@ -43,9 +43,9 @@ fn in_a_guest_without_a_broker_errors_name_the_command_to_run_on_the_host() {
             "why any 2761 --listen",
             "`hvsock why wildcard 2761 --listen --from THIS_VM`",
         ),
-        ("status", "help: ask on the host (`hvsock listen`"),
-        ("service list", "no broker in this virtual machine"),
-        ("vm list", "no broker in this virtual machine"),
+        ("status", "help: run this on the host (`hvsock listen`"),
+        ("service list", "no broker runs in this virtual machine"),
+        ("vm list", "no broker runs in this virtual machine"),
         (
             "service register Own --lease",
             "register it on the host with `hvsock service register`",

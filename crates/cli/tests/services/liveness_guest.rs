@@ -99,7 +99,7 @@ fn a_real_guest_reports_heartbeats_keeps_time_and_shuts_down() {
     readiness_follows_systemd(&world, &guest);
     let down = world.run(["vm", "shutdown", "web"]);
     assert!(
-        down.stderr.contains("by: systemctl poweroff"),
+        down.stderr.contains("is shutting down: systemctl poweroff"),
         "{}",
         down.stderr
     );

@@ -85,7 +85,10 @@ fn commands_in_a_real_container_run_as_if_local() {
     // The agent is root without the capability to change the user, and its /dev is empty.
     let done = world.run(["exec", "cage", "-u", "4711", "--", "true"]);
     assert_eq!(done.code, Some(125), "{done:?}");
-    assert!(done.stderr.contains("cannot become 4711"), "{done:?}");
+    assert!(
+        done.stderr.contains("cannot switch to user 4711"),
+        "{done:?}"
+    );
     let mut terminal = Terminal::start(world.command(["exec", "cage", "-t", "--", "sh"]));
     terminal.shows("the guest has no pseudo-terminals");
     assert_eq!(terminal.end(), Some(125));
