@@ -5,6 +5,10 @@
 //! maximum.
 
 #![forbid(unsafe_code)]
+#![allow(
+    clippy::missing_errors_doc,
+    reason = "not published; its errors are for the person who runs the bench"
+)]
 
 pub mod broker;
 pub mod copy;

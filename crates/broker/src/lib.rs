@@ -6,7 +6,6 @@
 //! (`api`). A program that embeds the broker uses a [`Handle`] instead of the control API.
 
 #![forbid(unsafe_code)]
-#![warn(clippy::missing_errors_doc)]
 
 pub mod api;
 mod callers;

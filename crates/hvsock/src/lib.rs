@@ -98,7 +98,6 @@
 //! - **There is no shared memory.**
 //! - A [`Peer::partition`] is the keyword or GUID of the partition.
 
-#![warn(clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 

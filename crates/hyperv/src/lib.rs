@@ -15,7 +15,6 @@
 //! the default. A program that needs another one calls `CoInitializeSecurity` first.
 
 #![forbid(unsafe_code)]
-#![warn(clippy::missing_errors_doc)]
 
 #[cfg(any(windows, test))]
 mod embedded;

@@ -25,7 +25,6 @@
 //! Every wait has a time limit. Dropping a guest kills its QEMU and removes its files. Errors quote the
 //! guest's console.
 
-#![warn(clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 
 mod cpio;

@@ -15,7 +15,6 @@
 //! its keys and plans changes to them. [`keys`] does no I/O and is also built on Linux.
 
 #![forbid(unsafe_code)]
-#![warn(clippy::missing_errors_doc)]
 
 mod entry;
 #[cfg(feature = "store")]

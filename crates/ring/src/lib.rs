@@ -47,7 +47,6 @@
 //! - The doorbells are pipes, so neither process can make a call of the other block.
 
 #![deny(unsafe_code)]
-#![warn(clippy::missing_errors_doc)]
 
 mod consumer;
 #[allow(unsafe_code, reason = "turns addresses into accesses")]

@@ -21,8 +21,6 @@
 //! There is one folder per operating system behind this one interface. Advisory locks are not here:
 //! `std::fs::File::try_lock` is `flock`.
 
-#![warn(clippy::missing_errors_doc)]
-
 #[cfg(target_os = "linux")]
 mod copy;
 #[cfg(target_os = "linux")]

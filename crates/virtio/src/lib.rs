@@ -17,7 +17,6 @@
 //! [`Muxer`] is the protocol (section 5.10 of the virtio specification), [`queue`] the device's side of
 //! a split virtqueue (section 2.7).
 
-#![warn(clippy::missing_errors_doc)]
 #![forbid(unsafe_code)]
 
 mod cid;

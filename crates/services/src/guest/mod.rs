@@ -7,6 +7,7 @@ mod forward;
 pub mod freeze;
 mod heartbeat;
 pub mod kvp;
+mod os_release;
 pub mod session;
 pub mod shutdown;
 mod ssh;

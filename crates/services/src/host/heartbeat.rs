@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::catalog::HEARTBEAT;
 use crate::link::ServiceServer;
+use crate::text::truncated;
 use crate::wire::heartbeat::heartbeat_server::{Heartbeat, HeartbeatServer};
 use crate::wire::heartbeat::{Beat, Command, Facts, State, SyncClock, command};
 
@@ -165,8 +166,7 @@ fn bounded_facts(mut facts: Facts) -> Facts {
 
 /// Truncates a text to the limit at a character boundary.
 fn shorten(text: &mut String) {
-    let end = text.floor_char_boundary(TEXT);
-    text.truncate(end);
+    text.truncate(truncated(text, TEXT).len());
     text.shrink_to_fit();
 }
 

@@ -15,6 +15,7 @@ use tokio::time::timeout;
 
 use crate::catalog::NOTIFY;
 use crate::link::ServiceServer;
+use crate::text::truncated;
 
 /// The largest message, in bytes.
 const LARGEST: u64 = 8 * 1024;
@@ -89,7 +90,7 @@ fn is_extra(key: &str) -> bool {
 }
 
 fn short(value: &str) -> String {
-    value[..value.floor_char_boundary(VALUE)].to_owned()
+    truncated(value, VALUE).to_owned()
 }
 
 /// The service. It passes each message to `notify`, which must not block.

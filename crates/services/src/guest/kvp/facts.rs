@@ -3,17 +3,15 @@
 use std::fs;
 
 use super::pool::{Pool, VALUE};
-use crate::guest::addresses;
+use crate::guest::{addresses, os_release};
+use crate::text::truncated;
 
 /// The current facts.
 pub fn gather() -> Pool {
     let uname = rustix::system::uname();
     let word = |text: &std::ffi::CStr| text.to_string_lossy().into_owned();
     let release = word(uname.release());
-    let os = fs::read_to_string("/etc/os-release")
-        .or_else(|_| fs::read_to_string("/usr/lib/os-release"))
-        .unwrap_or_default();
-    let os = Os::parse(&os);
+    let os = Os::parse(&os_release::read());
     let addresses = addresses::all();
     let facts = [
         ("FullyQualifiedDomainName", qualified_name()),
@@ -32,7 +30,7 @@ pub fn gather() -> Pool {
     ];
     let mut pool = Pool::default();
     for (key, mut value) in facts {
-        value.truncate(value.floor_char_boundary(VALUE - 1));
+        value.truncate(truncated(&value, VALUE - 1).len());
         // All keys are valid. A value with a zero byte is left out.
         let _ = pool.set(key, &value);
     }
@@ -56,15 +54,10 @@ struct Os {
 
 impl Os {
     fn parse(file: &str) -> Self {
-        let value = |key: &str| {
-            let mut lines = file.lines();
-            let value = lines.find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            value.map(|value| value.trim().trim_matches(['"', '\'']).to_owned())
-        };
-        let version = value("VERSION_ID").unwrap_or_default();
+        let version = os_release::value(file, "VERSION_ID").unwrap_or_default();
         let (major, minor) = version.split_once('.').unwrap_or((&version, ""));
         Self {
-            name: value("NAME"),
+            name: os_release::value(file, "NAME"),
             major: major.to_owned(),
             minor: minor.to_owned(),
         }

@@ -3,6 +3,8 @@
 //! A file consists of records of 2,560 bytes: a key in the first 512 and a value in the rest, each
 //! terminated by a zero byte. Programs written for Hyper-V read the files, and write to pool 1.
 
+use crate::text::truncated;
+
 /// The size of a record's key field, including the terminating zero byte.
 pub const KEY: usize = 512;
 
@@ -169,7 +171,7 @@ impl Pool {
 fn text(field: &[u8], field_size: usize) -> String {
     let end = field.iter().position(|byte| *byte == 0);
     let mut text = String::from_utf8_lossy(&field[..end.unwrap_or(field_size - 1)]).into_owned();
-    text.truncate(text.floor_char_boundary(field_size - 1));
+    text.truncate(truncated(&text, field_size - 1).len());
     text
 }
 
