@@ -45,7 +45,7 @@ pub enum InvalidName {
     Character {
         /// The first such character.
         character: char,
-        /// The allowed characters, as part of a sentence.
+        /// The rule that it breaks, as a clause.
         allowed: &'static str,
     },
     /// Text that has another meaning where a name is expected.
@@ -75,7 +75,7 @@ impl ElementName {
         }
         check_len(&text, Self::MAX_LEN)?;
         if let Some(character) = text.chars().find(|c| c.is_control()) {
-            let allowed = "control characters are not";
+            let allowed = "it is a control character";
             return Err(InvalidName::Character { character, allowed });
         }
         if let Some(character) = [text.chars().next(), text.chars().next_back()]
@@ -83,7 +83,7 @@ impl ElementName {
             .flatten()
             .find(|c| c.is_whitespace())
         {
-            let allowed = "white space at either end is not";
+            let allowed = "a name cannot start or end with white space";
             return Err(InvalidName::Character { character, allowed });
         }
         if text.parse::<ServiceId>().is_ok() {

@@ -18,7 +18,7 @@ const CHUNK: usize = 64 * 1024;
 /// Copies both ways until the peer has ended its half and has received all input or reads no more.
 ///
 /// The end of standard input shuts down the sending half only. The peer's half-close closes standard
-/// output only. The other direction goes on in both cases.
+/// output only. The other direction continues in both cases.
 ///
 /// # Errors
 ///

@@ -639,10 +639,11 @@ pub const TOPICS: &[Topic] = &[
     Topic {
         command: "forward",
         notes: &[
-            "Each SIDE is [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME). Exactly one side of each \
-             pair is in a virtual machine or container. Connections to the first side are \
-             forwarded to the second. HOST defaults to localhost. Port 0 selects a free port, \
-             which is printed. A service: side is in the guest, and is any service of hvsock.",
+            "Each SIDE is [VM:]SOCKET, and exactly one side of each pair is in a virtual machine or \
+             container. Connections to the first side are forwarded to the second.",
+            "SOCKET is tcp:[HOST:]PORT or unix:PATH. A side of a guest to connect to may also be ssh \
+             for its SSH server, or vsock:PORT or service:NAME for a service of hvsock. HOST \
+             defaults to localhost. Port 0 selects a free port, which is printed.",
             "The command runs until Ctrl-C. Every user of this machine can connect to its TCP \
              ports. A Unix socket is only for the user who created it.",
         ],

@@ -34,7 +34,7 @@ fn unbuffered(fd: impl AsFd) -> io::Result<File> {
     Ok(fd.into())
 }
 
-/// Closes standard output, so that its reader sees the end while this command goes on.
+/// Closes standard output, so that its reader sees the end while this command continues.
 pub fn end_output() -> Result<()> {
     let null = File::open("/dev/null").context("cannot open /dev/null")?;
     rustix::stdio::dup2_stdout(null).context("cannot close the output")

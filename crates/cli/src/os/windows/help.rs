@@ -27,8 +27,9 @@ pub const TOPICS: &[Topic] = &[
         command: "",
         notes: &[
             "Windows itself is the broker: services are in its registry, and virtual machines are \
-             Hyper-V's. The commands that run a broker or talk to one (demo, broker, container, \
-             connections, events, bench) exist on Linux only.",
+             Hyper-V's. The commands that need a broker (demo, broker, container, connections, \
+             events, bench) or the agent in a guest (exec, shell, cp, forward, ssh, nc, kvp) exist \
+             on Linux only.",
         ],
         examples: &[
             (

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use hvsock_address::{ServiceId, ServiceRef};
-use hvsock_services::forward::Address;
+use hvsock_services::forward::{Address, ParseAddressError};
 use hvsock_services::host::forward::{Event, ForwardEnd, ForwardError, Forwarding, Source, probe};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
@@ -46,7 +46,10 @@ impl FromStr for ForwardSide {
             return Ok(Self { partition, end });
         }
         let partition = first.parse().map_err(|_| {
-            format!("`{text}` is not of the form [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME)")
+            format!(
+                "`{text}` is not of the form \
+                 [VM:](tcp:[HOST:]PORT|unix:PATH|service:NAME|vsock:PORT|ssh)"
+            )
         })?;
         Ok(Self {
             partition: Some(partition),
@@ -82,10 +85,15 @@ pub(super) fn parse_end(text: &str) -> Result<ForwardEnd, String> {
             Ok(ForwardEnd::Service(ServiceId::from_port(port).into()))
         }
         _ => {
-            let address = text.parse::<Address>();
-            address
-                .map(ForwardEnd::Socket)
-                .map_err(|error| error.to_string())
+            let address = text.parse::<Address>().map_err(|error| match error {
+                // The library's own text names only sockets.
+                ParseAddressError::Kind(text) => format!(
+                    "invalid address `{text}`: write tcp:[HOST:]PORT, unix:PATH, ssh, vsock:PORT \
+                     or service:NAME"
+                ),
+                error => error.to_string(),
+            });
+            address.map(ForwardEnd::Socket)
         }
     }
 }

@@ -175,7 +175,7 @@ impl<'a> Stage<'a> {
         self.narrator.chapter(
             "A partition is paused",
             "The connections of a paused virtual machine or container are closed. Those with\n\
-             the option HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
+             the option HVSOCKET_CONNECTED_SUSPEND are suspended instead, and continue later.",
         )?;
         self.serve()?;
         self.open("without", false)?;

@@ -264,7 +264,7 @@ impl Stage {
         self.narrator.chapter(
             "The virtual machine is paused",
             "The VMM notifies the broker. Connections are closed. Those with the option\n\
-             HVSOCKET_CONNECTED_SUSPEND are suspended instead, and go on later.",
+             HVSOCKET_CONNECTED_SUSPEND are suspended instead, and continue later.",
         )?;
         let mut without = self.connect(false)?;
         let mut with = self.connect(true)?;
