@@ -92,8 +92,8 @@ impl HvListener {
     ///   why. Every later call returns the same error.
     /// - `WouldBlock`: there is no connection, in non-blocking mode.
     /// - `QuotaExceeded`: the process has no free descriptor. The connection is lost; the listener
-    ///   goes on.
-    /// - `InvalidData`: the broker violated the endpoint protocol. The listener goes on.
+    ///   continues.
+    /// - `InvalidData`: the broker violated the endpoint protocol. The listener continues.
     pub fn accept(&self) -> io::Result<(HvStream, SockAddrHv)> {
         self.accept_until(None)
     }

@@ -183,13 +183,13 @@ impl HvStream {
         self.inner.transport()
     }
 
-    /// Returns the counters of this end's ring: notifications sent, sleeps and spins. `None`
+    /// Returns the counters of this end's ring: notifications sent, parks and spins. `None`
     /// without shared memory.
     pub fn ring_stats(&self) -> Option<RingStats> {
         self.inner.ring_stats()
     }
 
-    /// Sets how long a blocking read or write spins (busy-polls) before it sleeps. The default is
+    /// Sets how long a blocking read or write spins (busy-polls) before it parks. The default is
     /// 20 µs; zero disables it.
     ///
     /// The time adapts: it gets shorter while spinning does not help. A process that may use only

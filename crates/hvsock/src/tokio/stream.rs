@@ -125,7 +125,7 @@ impl HvStream {
         self.inner.transport()
     }
 
-    /// Returns the counters of this end's ring: notifications sent, sleeps and spins. `None`
+    /// Returns the counters of this end's ring: notifications sent, parks and spins. `None`
     /// without shared memory.
     pub fn ring_stats(&self) -> Option<RingStats> {
         self.inner.ring_stats()

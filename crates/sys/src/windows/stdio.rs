@@ -10,7 +10,7 @@ use windows_sys::Win32::System::Console::{
 };
 
 /// Takes the process's standard output and replaces it by `NUL`. Its reader sees the end of the data once
-/// the file is dropped, while the process goes on.
+/// the file is dropped, while the process continues.
 ///
 /// If another standard stream has the same handle, the reader sees the end only when that is closed, too.
 ///

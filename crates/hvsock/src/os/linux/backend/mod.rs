@@ -215,7 +215,7 @@ impl Stream {
         Some(self.ring()?.end().stats())
     }
 
-    /// Sets how long a blocking end of a ring may spin before it sleeps.
+    /// Sets how long a blocking end of a ring may spin before it parks.
     pub(crate) fn set_spin(&self, longest: Duration) {
         if let Some(ring) = self.ring() {
             ring.end().set_spin(longest);
