@@ -145,21 +145,23 @@ fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
 }
 
 /// One end of a connection. Dropping it closes it.
-type Held = Box<dyn Send>;
+type OpenEnd = Box<dyn Send>;
 
-fn hold_end<T: Send + 'static>(held: T) -> Held {
-    Box::new(held)
+fn hold_end<T: Send + 'static>(end: T) -> OpenEnd {
+    Box::new(end)
 }
 
 /// A thread that accepts connections and reports each with its time.
 struct Acceptor {
     /// Sets the receiver of the reports; `None` disables them.
-    report_to: Sender<Option<Sender<(Instant, Held)>>>,
+    report_to: Sender<Option<Sender<(Instant, OpenEnd)>>>,
     count: Arc<AtomicU64>,
 }
 
-fn accept_in_background(accept: impl Fn() -> std::io::Result<Held> + Send + 'static) -> Acceptor {
-    let (report_to, changes) = channel::<Option<Sender<(Instant, Held)>>>();
+fn accept_in_background(
+    accept: impl Fn() -> std::io::Result<OpenEnd> + Send + 'static,
+) -> Acceptor {
+    let (report_to, changes) = channel::<Option<Sender<(Instant, OpenEnd)>>>();
     let count = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&count);
     std::thread::spawn(move || {
@@ -183,7 +185,7 @@ const PAUSE: Duration = Duration::from_micros(300);
 
 /// Median time in microseconds from the start of a connect until both ends have the connection.
 fn latency(
-    connect: &impl Fn() -> std::io::Result<Held>,
+    connect: &impl Fn() -> std::io::Result<OpenEnd>,
     acceptor: &Acceptor,
 ) -> anyhow::Result<f64> {
     let (reports, reported) = channel();
@@ -209,7 +211,7 @@ fn latency(
 
 /// Connections per second that two threads make and close.
 fn rate(
-    connect: &(impl Fn() -> std::io::Result<Held> + Sync),
+    connect: &(impl Fn() -> std::io::Result<OpenEnd> + Sync),
     acceptor: &Acceptor,
 ) -> anyhow::Result<f64> {
     const LENGTH: Duration = Duration::from_millis(400);

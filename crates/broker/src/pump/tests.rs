@@ -372,7 +372,7 @@ fn a_stale_event_of_a_closed_connection_does_not_reach_its_successor() {
         set.handle_event(event);
     }
     set.run_turns();
-    client.data.write_all(b"still heard").unwrap();
+    client.data.write_all(b"still there").unwrap();
     server.data.write_all(b"and so is this").unwrap();
     poll.poll(&mut events, Some(TIMEOUT)).unwrap();
     for event in &events {

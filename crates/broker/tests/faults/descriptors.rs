@@ -22,21 +22,25 @@ fn is_shortage(refusal: &Refusal) -> bool {
 
 /// Opens listeners until the broker has no descriptors left. Returns the listeners.
 fn exhaust(broker: &BrokerProcess) -> Vec<Raw> {
-    let mut crowd = Vec::new();
+    let mut listeners = Vec::new();
     loop {
         let raw = Raw::new(&broker.host());
         // The response shows that the broker has accepted the connection.
-        raw.send(&raw::listen(VmId::LOOPBACK, 10_000 + crowd.len() as u32, 1));
+        raw.send(&raw::listen(
+            VmId::LOOPBACK,
+            10_000 + listeners.len() as u32,
+            1,
+        ));
         match raw.recv() {
-            BrokerMessage::Listening(_) => crowd.push(raw),
+            BrokerMessage::Listening(_) => listeners.push(raw),
             BrokerMessage::Refused(refused) => {
                 let refusal = Refusal::from_wire(refused.code, &refused.detail);
                 assert!(is_shortage(&refusal), "{refusal}");
-                return crowd;
+                return listeners;
             }
             other => panic!("{other:?}"),
         }
-        assert!(crowd.len() < MOST as usize);
+        assert!(listeners.len() < MOST as usize);
     }
 }
 
@@ -48,8 +52,8 @@ fn without_descriptors_each_client_is_refused_and_service_resumes_when_some_are_
     let listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
     let (mut one, mut other) = host.pair(VmId::LOOPBACK, PORT, &listener);
     for _ in 0..3 {
-        let crowd = exhaust(&broker);
-        assert!(crowd.len() > 10, "{}", crowd.len());
+        let listeners = exhaust(&broker);
+        assert!(listeners.len() > 10, "{}", listeners.len());
         // Each connect is refused, not timed out, though the broker cannot accept it.
         for _ in 0..50 {
             let which = limit(host.connect(VmId::LOOPBACK, PORT));
@@ -66,7 +70,7 @@ fn without_descriptors_each_client_is_refused_and_service_resumes_when_some_are_
         thread::sleep(Duration::from_secs(1));
         let used = broker.cpu_time() - before;
         assert!(used < Duration::from_millis(300), "{used:?}");
-        drop(crowd);
+        drop(listeners);
         eventually("descriptors are free again", || {
             host.connect(VmId::LOOPBACK, PORT).is_ok()
         });

@@ -65,10 +65,10 @@ fn a_flood_of_idle_clients_locks_no_client_out() {
     world.register(PORT);
     let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
     let patient = Raw::new(&web);
-    let mut crowd: Vec<Raw> = (0..100).map(|_| Raw::new(&host)).collect();
+    let mut clients: Vec<Raw> = (0..100).map(|_| Raw::new(&host)).collect();
     // The oldest are disconnected in favour of the newest, with the reason.
-    let newest = crowd.split_off(100 - most);
-    for raw in crowd {
+    let newest = clients.split_off(100 - most);
+    for raw in clients {
         match raw.recv_refused() {
             Refusal::LimitReached { which } => {
                 assert_eq!(which, "16 idle endpoint connections in one partition");

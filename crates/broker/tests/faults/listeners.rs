@@ -40,10 +40,10 @@ fn a_listener_that_never_accepts_fills_only_its_own_backlog() {
         host.pair(VmId::LOOPBACK, PORT + 1, &busy);
     }
     // Waiting connections carry data, and each accept frees one slot.
-    (&waiting[0]).write_all(b"patience").unwrap();
+    (&waiting[0]).write_all(b"waiting!").unwrap();
     let mut bytes = [0; 8];
     accept(&lazy).read_exact(&mut bytes).unwrap();
-    assert_eq!(&bytes, b"patience");
+    assert_eq!(&bytes, b"waiting!");
     let _one_more = connect_once_not_full(&host);
     let refusal = refused(host.connect(VmId::LOOPBACK, PORT));
     assert_eq!(refusal, Refusal::BacklogFull);

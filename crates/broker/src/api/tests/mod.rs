@@ -29,7 +29,7 @@ use crate::{Broker, BrokerConfig};
 /// The longest wait for anything that must happen.
 const TIMEOUT: Duration = Duration::from_secs(20);
 /// The uid of a user who is neither root nor the broker's.
-const STRANGER: u32 = 65_534;
+const OTHER_USER: u32 = 65_534;
 
 /// A broker with a control server whose limits a test can choose.
 struct World {

@@ -8,7 +8,7 @@ use hvsock_address::{ServiceId, ServiceRef};
 use serde_json::{Value, json};
 
 use super::schema::{check, document};
-use super::{STRANGER, World};
+use super::{OTHER_USER, World};
 use crate::api::client::ClientError;
 use crate::model::{
     EventKind, GuestCommand, GuestReport, Health, NewContainer, NewService, PartitionState,
@@ -217,7 +217,7 @@ fn an_unprivileged_user_can_read_everything_and_change_nothing() {
         "/openapi.json",
     ] {
         assert_eq!(
-            world.ask_as(STRANGER, Method::GET, path, "").0,
+            world.ask_as(OTHER_USER, Method::GET, path, "").0,
             200,
             "{path}"
         );
@@ -248,7 +248,7 @@ fn an_unprivileged_user_can_read_everything_and_change_nothing() {
         // The body is not parsed before the check.
         (Method::POST, "/v1/services", "nonsense"),
     ] {
-        let (status, response) = world.ask_as(STRANGER, method.clone(), path, body);
+        let (status, response) = world.ask_as(OTHER_USER, method.clone(), path, body);
         assert_eq!(status, 403, "{method} {path}: {response}");
         let message = response["error"].as_str().unwrap();
         assert!(message.contains("you are uid 65534"), "{message}");
