@@ -70,10 +70,22 @@ pub fn failure(
     address: &HvAddr,
     listen: bool,
 ) -> anyhow::Error {
+    let service = address.service().to_string();
+    named_failure(context, error, address, &service, listen)
+}
+
+/// Like [`failure`], with the name of the service, for an address that has only its GUID or port.
+pub fn named_failure(
+    context: &Context,
+    error: io::Error,
+    address: &HvAddr,
+    service: &str,
+    listen: bool,
+) -> anyhow::Error {
     let Some(refusal) = hvsock::refusal_of(&error) else {
         return error.into();
     };
-    let (partition, service) = (address.partition(), address.service());
+    let partition = address.partition();
     let action = if listen {
         format!("cannot listen for \"{service}\"")
     } else {
@@ -85,7 +97,10 @@ pub fn failure(
     let failure = Failure::new(message);
     // Only a refused connect pays for the explanation.
     let explanation = explain(context, address, listen).ok();
-    match explanation.and_then(|explanation| explanation.refusal?.fix) {
+    let fix = explanation.and_then(|explanation| explanation.refusal?.fix);
+    // The root partition may list the partitions; others learn of none.
+    let unknown = matches!(refusal, hvsock::Refusal::PartitionUnknown);
+    match fix.or_else(|| unknown.then(|| "hvsock status".to_owned())) {
         Some(fix) => failure.help(context.command(&fix)).into(),
         None => failure.into(),
     }

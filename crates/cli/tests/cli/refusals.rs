@@ -19,6 +19,22 @@ fn assert_helpful(stderr: &str, sentence: &str, help: &str) {
 }
 
 #[test]
+fn an_unknown_virtual_machine_is_named_together_with_the_service() {
+    let world = World::new();
+    for (arguments, service, code) in [
+        (&["connect", "nope", "2761"][..], "2761", 1),
+        (&["exec", "nope", "--", "true"], "hvsock session", 125),
+        (&["kvp", "get", "nope", "key"], "hvsock kvp", 1),
+        (&["cp", "/etc/hostname", "nope:/tmp/"], "hvsock copy", 1),
+    ] {
+        let done = world.run(arguments);
+        assert_eq!(done.code, Some(code), "{done:?}");
+        let sentence = format!("cannot connect to \"{service}\" in \"nope\"");
+        assert_helpful(&done.stderr, &sentence, "status");
+    }
+}
+
+#[test]
 fn a_refused_connect_names_the_command_that_fixes_it() {
     let world = World::new();
     let dir = world.dir().display().to_string();

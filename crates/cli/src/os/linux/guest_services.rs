@@ -39,7 +39,7 @@ pub fn failure(context: &Context, error: CallError) -> anyhow::Error {
             let address = HvAddr::new(partition, service.id());
             match hvsock::refusal_of(&error) {
                 Some(Refusal::NoListener) => no_agent(service, &address),
-                _ => explain::failure(context, error, &address, false),
+                _ => explain::named_failure(context, error, &address, service.name, false),
             }
         }
         CallError::Status(_) => Failure::new(error.to_string()).into(),
