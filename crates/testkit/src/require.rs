@@ -98,6 +98,12 @@ pub fn program(name: &str, probe: &[&str]) -> Option<PathBuf> {
     find(name, probe).or_else(|| absent(&format!("`{name}` is not installed"), in_ci()))
 }
 
+/// A property of the machine that cannot be installed, such as a capability that a container lacks. Skips in
+/// CI, too, where nothing could provide it.
+pub fn of_this_machine<T>(result: Result<T, impl Display>) -> Option<T> {
+    result.inspect_err(|why| eprintln!("skipped: {why}")).ok()
+}
+
 /// A program that an xtask task builds before the tests and names in an environment variable.
 fn built(variable: &str, task: &str) -> Result<PathBuf, String> {
     named(variable, std::env::var_os(variable).as_deref(), task)
