@@ -288,7 +288,7 @@ pub const TOPICS: &[Topic] = &[
             ("hvsock completions powershell >> $PROFILE", ""),
             (
                 "hvsock completions powershell | Out-String | iex",
-                "for this session",
+                "in this shell only",
             ),
         ],
         see_also: &["man"],
