@@ -11,7 +11,7 @@ use hvsock_sys::{doorbell, processor};
 use crate::consumer::Consumer;
 use crate::layout::{Direction, READER_GONE, READER_SHUT, RESET, SUSPENDED};
 use crate::memory::Memory;
-use crate::notifications::PendingNotifications;
+use crate::pending::PendingNotifications;
 use crate::producer::{self, Producer};
 use crate::spin::Spin;
 use crate::stats::{Counters, count};

@@ -56,10 +56,13 @@ mod end;
 mod error;
 mod layout;
 #[cfg(loom)]
+mod loom_doorbell;
+#[cfg(loom)]
 mod loom_tests;
 mod memory;
 mod monitor;
 mod notifications;
+mod pending;
 mod producer;
 mod side;
 mod size;

@@ -7,35 +7,13 @@
 //! handled every notification. It must stay readable while one direction has a notification and only
 //! the other direction was tried since.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::atomic::Ordering;
+use std::sync::{PoisonError, TryLockError};
 
 use hvsock_sys::doorbell;
 
 use crate::RingEnd;
 use crate::waiters::WaitGuard;
-
-/// The state of the doorbell, as far as it is known without a system call.
-#[derive(Debug, Default)]
-pub(crate) struct PendingNotifications {
-    /// The doorbell holds a notification whose cause has been handled.
-    is_stale: AtomicBool,
-    /// Notifications were drained whose cause may not have been handled yet.
-    is_drained: AtomicBool,
-    /// The last operation was a wakeup request. If the next one is a request as well, a
-    /// notification may have been spurious.
-    requested_last: AtomicBool,
-    /// Held while notifications are drained: two threads that count and then drain could drain too
-    /// many.
-    draining: Mutex<()>,
-}
-
-impl PendingNotifications {
-    /// Notes that a wakeup request was made.
-    pub(crate) fn requested(&self) {
-        self.requested_last.store(true, Ordering::Relaxed);
-    }
-}
 
 impl RingEnd {
     /// Notes that an operation can make progress. `request` is the result of withdrawing its wakeup

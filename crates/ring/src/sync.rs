@@ -1,7 +1,7 @@
 //! Atomics, locks and events: the real ones, or loom's, which explore every interleaving.
 
 #[cfg(loom)]
-pub(crate) use crate::loom_tests::doorbell::Event;
+pub(crate) use crate::loom_doorbell::Event;
 #[cfg(not(loom))]
 pub(crate) use hvsock_sys::event::Event;
 #[cfg(loom)]

@@ -18,8 +18,7 @@
 use std::time::Instant;
 
 use crate::credit::{Incoming, Outgoing, ProtocolViolation};
-use crate::muxer::{Handle, Key, MessageEnd};
-use crate::{GuestCid, Header, Operation, SocketKind, message, shutdown};
+use crate::{GuestCid, Handle, Header, Key, MessageEnd, Operation, SocketKind, message, shutdown};
 
 /// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

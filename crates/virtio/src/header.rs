@@ -77,6 +77,15 @@ pub mod message {
     pub const RECORD: u32 = 2;
 }
 
+/// What ends with a packet's last byte. Both are false in a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MessageEnd {
+    /// A message ends (`VIRTIO_VSOCK_SEQ_EOM`).
+    pub message: bool,
+    /// A record ends, which the sender marked with `MSG_EOR` (`VIRTIO_VSOCK_SEQ_EOR`).
+    pub record: bool,
+}
+
 /// Feature bits of the device.
 pub mod features {
     /// `VIRTIO_VSOCK_F_STREAM`

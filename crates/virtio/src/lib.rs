@@ -23,15 +23,16 @@ mod cid;
 mod connection;
 mod credit;
 mod header;
+mod key;
 mod muxer;
 pub mod queue;
 
 pub use cid::{Cid, GuestCid, InvalidCid};
-pub use header::{HEADER_LEN, Header, Operation, SocketKind, features, message, shutdown};
-pub use muxer::{
-    Closed, Config, ConnectError, Counters, Event, Handle, Key, MessageEnd, Muxer, Received,
-    Transmit, Window,
+pub use header::{
+    HEADER_LEN, Header, MessageEnd, Operation, SocketKind, features, message, shutdown,
 };
+pub use key::{Handle, Key};
+pub use muxer::{Closed, Config, ConnectError, Counters, Event, Muxer, Received, Transmit, Window};
 
 #[cfg(test)]
 mod tests {

@@ -6,7 +6,6 @@
 //! waiting for ever, which loom reports. The counters begin shortly before their wraparound.
 
 mod closing;
-pub(crate) mod doorbell;
 mod threads;
 mod wakeup_requests;
 
@@ -17,9 +16,9 @@ use loom::model::Builder;
 use loom::sync::Arc;
 use loom::thread;
 
-use self::doorbell::Doorbell;
 use crate::consumer::Consumer;
 use crate::layout::{Direction, Header};
+use crate::loom_doorbell::Doorbell;
 use crate::producer::Producer;
 use crate::sync::AtomicU32;
 

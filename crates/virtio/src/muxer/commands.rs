@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Closed, EndNotice, Handle, Key, Muxer};
+use super::{Closed, EndNotice, Muxer};
 use crate::connection::{Connection, Pending, Phase};
-use crate::shutdown;
+use crate::{Handle, Key, shutdown};
 
 /// Why [`Muxer::connect`] failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,6 @@
 //! Output of the muxer: what to do with payload, what to send, and events.
 
-use super::{Handle, Key};
-use crate::{Header, SocketKind};
+use crate::{Handle, Header, Key, MessageEnd, SocketKind};
 
 /// What to do with the payload of a packet from the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,15 +18,6 @@ pub enum Received {
         /// Whether a message or record ends with them.
         end: MessageEnd,
     },
-}
-
-/// What ends with a packet's last byte. Both are false in a stream.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct MessageEnd {
-    /// A message ends (`VIRTIO_VSOCK_SEQ_EOM`).
-    pub message: bool,
-    /// A record ends, which the sender marked with `MSG_EOR` (`VIRTIO_VSOCK_SEQ_EOR`).
-    pub record: bool,
 }
 
 /// What to send to the guest.

@@ -3,7 +3,6 @@
 mod commands;
 mod event;
 mod index_queue;
-mod key;
 mod receive;
 mod table;
 mod timers;
@@ -13,11 +12,10 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 pub use commands::ConnectError;
-pub use event::{Closed, Event, MessageEnd, Received, Transmit};
-pub use key::{Handle, Key};
+pub use event::{Closed, Event, Received, Transmit};
 
 use crate::connection::{Pending, Phase};
-use crate::{GuestCid, Header};
+use crate::{GuestCid, Handle, Header, Key};
 use index_queue::IndexQueue;
 use table::Table;
 use timers::Timers;

@@ -1,8 +1,8 @@
 //! Packets from the guest.
 
-use super::{Closed, EndNotice, Event, Key, MessageEnd, Muxer, Received};
+use super::{Closed, EndNotice, Event, Muxer, Received};
 use crate::connection::{Pending, Phase};
-use crate::{Header, Operation, SocketKind, message, shutdown};
+use crate::{Header, Key, MessageEnd, Operation, SocketKind, message, shutdown};
 
 impl Muxer {
     /// Handles a packet of the tx queue. `payload` is the number of bytes that follow the header in the

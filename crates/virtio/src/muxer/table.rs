@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::{Handle, Key};
 use crate::connection::{Connection, Phase};
+use crate::{Handle, Key};
 
 /// Connections in numbered slots, with a map from [`Key`] to slot.
 ///

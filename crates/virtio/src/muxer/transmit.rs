@@ -5,9 +5,9 @@
 //! connection's share does not depend on the size of its writes (fairness). The last packet of a turn
 //! may exceed it; the next turn is shorter by the excess.
 
-use super::{Handle, MessageEnd, Muxer, Transmit};
+use super::{Muxer, Transmit};
 use crate::connection::Phase;
-use crate::{Header, SocketKind};
+use crate::{Handle, Header, MessageEnd, SocketKind};
 
 /// Bytes of data in one turn.
 const TURN: i32 = 64 * 1024;

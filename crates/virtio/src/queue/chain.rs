@@ -1,6 +1,6 @@
 //! Descriptor chains, through the descriptor table and indirect tables (section 2.7.5).
 
-use super::{GuestMemory, Layout, MAX_CHAIN};
+use super::layout::{GuestMemory, Layout, MAX_CHAIN};
 
 /// Size of a descriptor in bytes.
 const DESCRIPTOR: u64 = 16;

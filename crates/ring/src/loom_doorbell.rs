@@ -49,7 +49,7 @@ impl AsFd for Event {
 
 /// Models a doorbell.
 #[derive(Debug, Default)]
-pub(super) struct Doorbell(Arc<Pipe>);
+pub(crate) struct Doorbell(Arc<Pipe>);
 
 #[derive(Debug, Default)]
 struct Pipe {
@@ -64,7 +64,7 @@ struct Notifications {
 }
 
 impl Doorbell {
-    pub(super) fn notify(&self) {
+    pub(crate) fn notify(&self) {
         let mut notifications = self.0.notifications.lock().unwrap();
         notifications.pending += 1;
         notifications.total += 1;
@@ -73,22 +73,22 @@ impl Doorbell {
     }
 
     /// The number of notifications sent, drained or not.
-    pub(super) fn total(&self) -> usize {
+    pub(crate) fn total(&self) -> usize {
         self.0.notifications.lock().unwrap().total
     }
 
     /// The number of notifications that were not drained.
-    pub(super) fn pending(&self) -> usize {
+    pub(crate) fn pending(&self) -> usize {
         self.0.notifications.lock().unwrap().pending
     }
 
-    pub(super) fn drain(&self, most: usize) {
+    pub(crate) fn drain(&self, most: usize) {
         let mut notifications = self.0.notifications.lock().unwrap();
         notifications.pending -= notifications.pending.min(most);
     }
 
     /// Waits for a notification. Loom reports a thread that waits for ever.
-    pub(super) fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let mut notifications = self.0.notifications.lock().unwrap();
         while notifications.pending == 0 {
             notifications = self.0.changed.wait(notifications).unwrap();
@@ -96,7 +96,7 @@ impl Doorbell {
     }
 
     /// Waits for a notification or the event. Returns whether there is a notification.
-    pub(super) fn wait_or(&self, event: &Event) -> bool {
+    pub(crate) fn wait_or(&self, event: &Event) -> bool {
         *event.polled_with.lock().unwrap() = Some(Arc::clone(&self.0));
         let mut notifications = self.0.notifications.lock().unwrap();
         loop {
@@ -111,7 +111,7 @@ impl Doorbell {
     }
 
     /// Waits for a notification, and drains all.
-    pub(super) fn wait_and_drain(&self) {
+    pub(crate) fn wait_and_drain(&self) {
         self.wait();
         self.drain(usize::MAX);
     }

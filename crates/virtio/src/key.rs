@@ -50,7 +50,7 @@ impl Hash for Key {
     }
 }
 
-/// Identifies a connection for the owner. A [`Muxer`](super::Muxer) never reuses a handle, and its
+/// Identifies a connection for the owner. A [`Muxer`](crate::Muxer) never reuses a handle, and its
 /// methods do nothing for one whose connection is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Handle {
