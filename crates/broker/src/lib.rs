@@ -2,7 +2,7 @@
 //!
 //! [`Broker::start`] locks the folders named in a [`BrokerConfig`], opens the endpoint sockets, and
 //! runs until the [`Broker`] is dropped. It has three kinds of thread: the core thread decides
-//! (`core`), the data threads copy bytes (`pump`, `vm`), and the control thread serves the HTTP API
+//! (`core`), the data threads copy bytes (`pump`, `vhost_user`), and the control thread serves the HTTP API
 //! (`api`). A program that embeds the broker uses a [`Handle`] instead of the control API.
 
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@ pub mod api;
 mod callers;
 mod config;
 mod core;
+mod data_path;
 mod events;
 mod folders;
 mod guests;
@@ -19,7 +20,7 @@ mod process;
 mod pump;
 mod reply;
 mod stores;
-mod vm;
+mod vhost_user;
 mod watch;
 
 use std::sync::Arc;

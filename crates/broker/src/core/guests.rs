@@ -25,9 +25,9 @@ use super::labels::partition_label;
 use super::resources::{ChosenTransport, TransportPreference, mmap_limit};
 use super::session::Session;
 use super::{ConnectionOwner, ConnectionRecord, Core, EndRecord};
+use crate::data_path::{ByteCounters, ControlConnection};
 use crate::model::EventKind;
-use crate::pump::{ByteCounters, ControlConnection};
-use crate::vm::{Command, LinkParts, Linked, VmEvent, sibling_pair};
+use crate::vhost_user::{Command, LinkParts, Linked, VmEvent, sibling_pair};
 
 /// The first local port of connections to guests. The range is IANA's dynamic ports (RFC 6335), above
 /// the ports of services.
@@ -126,6 +126,14 @@ impl Core {
             VmEvent::Request { handle, key } => self.guest_connects(vm, handle, key),
             VmEvent::Connected(id) => self.guest_accepted(vm, id),
             VmEvent::Failed(id, refusal) => self.abort_pending(id, &refusal),
+            VmEvent::ConnectedSuspend {
+                connection,
+                end,
+                value,
+            } => {
+                self.fabric.set_connected_suspend(connection, end, value);
+            }
+            VmEvent::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             VmEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
                 let allowed = self.vms.get_mut(&vm).map(|vm| vm.log_limit.allow());
@@ -134,6 +142,7 @@ impl Core {
                 }
             }
         }
+        self.apply_effects();
     }
 
     /// Sends a command to a VM's data thread. Does nothing if the VM has been removed.
@@ -154,7 +163,6 @@ impl Core {
             self.command_vm(vm, Command::Refuse { handle });
             self.refuse_guest(vm, &key, address, &refusal);
         }
-        self.apply_effects();
     }
 
     /// Counts, logs and publishes why a guest was refused. The guest itself only sees a reset.

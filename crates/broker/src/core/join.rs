@@ -24,7 +24,7 @@ use crate::callers::Caller;
 use crate::model::EventKind;
 use crate::pump::{Adopted, Report};
 use crate::reply::refused;
-use crate::vm::Command;
+use crate::vhost_user::Command;
 
 /// The credentials that a listener receives for a process whose pid and uid mean nothing in the
 /// listener's partition.
@@ -288,7 +288,6 @@ impl Core {
             }
             Report::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             Report::Busy { connection } => self.promote(connection),
-            Report::Vm { partition, event } => self.handle_vm_event(partition, event),
         }
         self.apply_effects();
     }
@@ -307,7 +306,7 @@ impl Core {
         self.threads[thread].adopt(adopted);
     }
 
-    fn closed(&mut self, id: ConnectionId, reason: Option<&Refusal>) {
+    pub(super) fn closed(&mut self, id: ConnectionId, reason: Option<&Refusal>) {
         self.fabric.close_connection(id);
         let Some(record) = self.connections.remove(&id) else {
             return;

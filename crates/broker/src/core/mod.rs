@@ -50,8 +50,10 @@ use mio::{Events, Poll, Registry, Token, Waker};
 use slab::Slab;
 
 use crate::callers::{Caller, Callers};
+use crate::data_path::{ByteCounters, ReportSender};
 use crate::events::EventBus;
-use crate::pump::{ByteCounters, ConnectionSet, DataThread, Report, ReportSender};
+use crate::pump::{ConnectionSet, DataThread, Report};
+use crate::vhost_user::VmEvent;
 use crate::{BrokerConfig, StartError};
 
 use counters::MetricsCounters;
@@ -135,6 +137,43 @@ struct ConnectionRecord {
     started: Instant,
 }
 
+/// A report of one of the other threads.
+enum ThreadReport {
+    /// Of a data thread.
+    Data(Report),
+    /// Of a VM's data thread.
+    Vm(PartitionKey, VmEvent),
+}
+
+/// The sending side of the queue of reports.
+struct ReportQueue {
+    queue: Sender<ThreadReport>,
+    waker: Arc<Waker>,
+}
+
+impl ReportQueue {
+    fn of_data_thread(&self) -> ReportSender<Report> {
+        self.sender(ThreadReport::Data)
+    }
+
+    fn of_vm(&self, vm: PartitionKey) -> ReportSender<VmEvent> {
+        self.sender(move |event| ThreadReport::Vm(vm, event))
+    }
+
+    fn sender<T>(
+        &self,
+        wrap: impl Fn(T) -> ThreadReport + Send + Sync + 'static,
+    ) -> ReportSender<T> {
+        let (queue, waker) = (self.queue.clone(), Arc::clone(&self.waker));
+        ReportSender::new(move |report| {
+            // Sending fails only after the core thread has ended.
+            if queue.send(wrap(report)).is_ok() {
+                let _ = waker.wake();
+            }
+        })
+    }
+}
+
 /// The state that the core thread owns.
 pub(crate) struct Core {
     pub(crate) fabric: Fabric,
@@ -164,7 +203,7 @@ pub(crate) struct Core {
     pending: HashMap<ConnectionId, guests::Pending>,
     /// The next local port for a connection to a guest.
     next_port: u32,
-    reports: ReportSender,
+    reports: ReportQueue,
     /// Preallocated resources of the next connection.
     spare: Option<resources::ConnectionResources>,
     /// When the last connection was established.
@@ -195,12 +234,12 @@ impl Core {
             .try_clone()
             .map_err(StartError::io("duplicate a descriptor"))?;
         let (queue, reports) = std::sync::mpsc::channel();
-        let reporter = ReportSender {
+        let reporter = ReportQueue {
             queue,
             waker: Arc::clone(&waker),
         };
         let threads = (0..config.data_threads.max(1))
-            .map(|index| DataThread::start(index, reporter.clone()))
+            .map(|index| DataThread::start(index, reporter.of_data_thread()))
             .collect::<io::Result<Vec<_>>>()
             .map_err(StartError::io("start a data thread"))?;
         let core_set = poll
@@ -278,7 +317,7 @@ pub(crate) struct Loop {
     core: Core,
     poll: Poll,
     calls: Receiver<CoreCall>,
-    reports: Receiver<Report>,
+    reports: Receiver<ThreadReport>,
 }
 
 impl Loop {
@@ -307,7 +346,10 @@ impl Loop {
                 }
             }
             while let Ok(report) = self.reports.try_recv() {
-                self.core.handle_report(report);
+                match report {
+                    ThreadReport::Data(report) => self.core.handle_report(report),
+                    ThreadReport::Vm(vm, event) => self.core.handle_vm_event(vm, event),
+                }
             }
             self.core.accept_clients();
             self.core.resume_sessions();

@@ -15,7 +15,8 @@ use hvsock_ring::{Monitor, Parts, RingSize};
 use hvsock_sys::{seqpacket, set_nonblocking, stream};
 
 use super::accept::descriptor_limit;
-use crate::pump::{ByteCounters, Connection, RelayEnd};
+use crate::data_path::ByteCounters;
+use crate::pump::{Connection, RelayEnd};
 
 /// The transports that one process of a connection supports.
 #[derive(Clone, Copy, Debug)]

@@ -26,8 +26,8 @@ use super::labels::{partition_label, service_label};
 use super::resources::TransportPreference;
 use super::{Core, LeaseRecord, ListenerRecord, endpoint_token, session_token};
 use crate::callers::Caller;
+use crate::data_path::protocol_violation;
 use crate::model::EventKind;
-use crate::pump::protocol_violation;
 use crate::reply::{explained, refused};
 
 /// Most lookups and options on one session before its request.

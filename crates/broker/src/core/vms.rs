@@ -13,7 +13,7 @@ use super::labels::partition_label;
 use super::{AddError, Core};
 use crate::model::EventKind;
 use crate::stores::{VmEntry, VmmUser};
-use crate::vm::{VmSettings, VmThreads};
+use crate::vhost_user::{VmSettings, VmThreads};
 use crate::{StartError, folders};
 
 /// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
@@ -131,12 +131,12 @@ impl Core {
             )?;
         let listener = UnixListener::from(listener);
         let settings = VmSettings {
-            partition: key,
             cid: record.cid,
             unsealed_memory: record.unsealed_memory,
             max_connections: self.fabric.limits().connections_per_partition,
         };
-        let threads = VmThreads::start(settings, listener, self.reports.clone());
+        let reports = self.reports.of_vm(key);
+        let threads = VmThreads::start(settings, listener, reports);
         record.threads = Some(threads.map_err(StartError::io("start a VM's threads"))?);
         Ok(())
     }

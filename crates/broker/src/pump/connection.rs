@@ -9,10 +9,9 @@ use hvsock_ring::Monitor;
 use mio::Interest;
 use mio::event::Event;
 
-use super::ByteCounters;
-use super::control::ControlConnection;
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
+use crate::data_path::{ByteCounters, ControlConnection};
 use crate::reply::refused;
 
 /// The watched descriptors of a connection: for each side the data, then the control descriptor.

@@ -9,7 +9,6 @@
 //! connection a turn of bounded length (fairness), and never logs: its reports go to the core.
 
 mod connection;
-mod control;
 #[cfg(test)]
 mod random_tests;
 mod relay;
@@ -25,68 +24,16 @@ mod thread;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{self, Sender};
 
-use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal};
-use hvsock_ring::Monitor;
+use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
 use mio::Waker;
 
 pub(crate) use connection::Connection;
-pub(crate) use control::{ControlConnection, peer_died, protocol_violation, unread_data};
 pub(crate) use relay::RelayEnd;
 pub(crate) use set::ConnectionSet;
 
-use crate::vm::VmEvent;
-
-/// The byte counters of a connection, one per direction. The core can read them at any time.
-///
-/// On a relayed connection they count bytes that the sink's socket has accepted. On a ring they are
-/// the count that each end has published. A hostile end can publish any value, so the counters are
-/// made monotonic.
-#[derive(Debug, Default)]
-pub(crate) struct ByteCounters {
-    counted: [AtomicU64; 2],
-    ring: Option<Arc<Monitor>>,
-}
-
-impl ByteCounters {
-    /// The counters of a ring connection.
-    pub(crate) fn of_ring(monitor: Arc<Monitor>) -> Self {
-        Self {
-            counted: Default::default(),
-            ring: Some(monitor),
-        }
-    }
-
-    /// Bytes from the client to the server.
-    pub(crate) fn sent(&self) -> u64 {
-        self.read(0, hvsock_ring::RingSide::First)
-    }
-
-    /// Bytes from the server to the client.
-    pub(crate) fn received(&self) -> u64 {
-        self.read(1, hvsock_ring::RingSide::Second)
-    }
-
-    fn read(&self, direction: usize, writer: hvsock_ring::RingSide) -> u64 {
-        let counted = &self.counted[direction];
-        match &self.ring {
-            None => counted.load(Ordering::Relaxed),
-            Some(monitor) => {
-                let published = monitor.written(writer);
-                counted
-                    .fetch_max(published, Ordering::Relaxed)
-                    .max(published)
-            }
-        }
-    }
-
-    /// Counts relayed bytes. `direction` is 0 from the client, 1 from the server.
-    pub(crate) fn add(&self, direction: usize, bytes: usize) {
-        self.counted[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
-    }
-}
+use crate::data_path::{ByteCounters, ReportSender};
 
 /// A report of a connection set or data thread to the core.
 #[derive(Debug)]
@@ -104,27 +51,6 @@ pub(crate) enum Report {
     },
     /// A connection has moved enough bytes to be promoted to a data thread.
     Busy { connection: ConnectionId },
-    /// An event of a VM's data thread.
-    Vm {
-        partition: PartitionKey,
-        event: VmEvent,
-    },
-}
-
-/// The sending side of the core's report queue.
-#[derive(Clone)]
-pub(crate) struct ReportSender {
-    pub(crate) queue: Sender<Report>,
-    pub(crate) waker: Arc<Waker>,
-}
-
-impl ReportSender {
-    pub(crate) fn send(&self, report: Report) {
-        // Sending fails only after the core thread has ended.
-        if self.queue.send(report).is_ok() {
-            let _ = self.waker.wake();
-        }
-    }
 }
 
 /// A connection that moves to a set.
@@ -156,7 +82,7 @@ pub(crate) struct DataThread {
 
 impl DataThread {
     /// Starts a thread that reports to `reports`.
-    pub(crate) fn start(index: usize, reports: ReportSender) -> io::Result<Self> {
+    pub(crate) fn start(index: usize, reports: ReportSender<Report>) -> io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let poll = mio::Poll::new()?;
         let waker = Waker::new(poll.registry(), thread::WAKE)?;

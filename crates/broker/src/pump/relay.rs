@@ -18,9 +18,8 @@ use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
 use hvsock_sys::stream;
 
-use super::ByteCounters;
 use super::connection::Turn;
-use super::control::{ControlConnection, peer_died, unread_data};
+use crate::data_path::{ByteCounters, ControlConnection, peer_died, unread_data};
 
 /// Most bytes copied in one direction per turn, for fairness.
 const BYTES_PER_TURN: usize = 256 * 1024;

@@ -13,7 +13,7 @@ use hvsock_fabric::Refusal;
 use hvsock_ring::{Monitor, RingSide};
 
 use super::connection::Turn;
-use super::control::{ControlConnection, peer_died, unread_data};
+use crate::data_path::{ControlConnection, peer_died, unread_data};
 
 /// A ring connection, as the broker monitors it.
 pub(crate) struct MonitoredRing {

@@ -15,7 +15,8 @@ use hvsock_sys::{message, seqpacket, set_nonblocking};
 use mio::{Events, Poll};
 use proptest::prelude::*;
 
-use super::{Adopted, ByteCounters, Connection, ConnectionSet, Report};
+use super::{Adopted, Connection, ConnectionSet, Report};
+use crate::data_path::ByteCounters;
 
 const ID: ConnectionId = ConnectionId::from_u64(7);
 
@@ -231,7 +232,6 @@ impl World {
             match report {
                 Report::Closed { reason, .. } => self.reports.push(reason),
                 Report::Busy { .. } => panic!("a ring was reported as busy"),
-                Report::Vm { .. } => panic!("a set reported a VM event"),
                 Report::ConnectedSuspend { .. } => {}
             }
         }

@@ -10,8 +10,9 @@ use hvsock_fabric::{ConnectionEnd as Which, Refusal};
 use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 
+use super::Connection;
 use super::connection::Turn;
-use super::{ByteCounters, Connection};
+use crate::data_path::ByteCounters;
 
 /// One process: its control connection and its end of the ring.
 struct Process {

@@ -11,7 +11,8 @@ use mio::{Registry, Token};
 use slab::Slab;
 
 use super::connection::{Connection, SLOTS, Turn};
-use super::{Adopted, ByteCounters, Report};
+use super::{Adopted, Report};
+use crate::data_path::ByteCounters;
 
 /// The bit position of a token's generation, above its slab index. An event that was fetched before
 /// its connection ended must not reach the next connection with the same index.

@@ -12,11 +12,9 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
 use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket, set_nonblocking, stream};
-use mio::{Poll, Token, Waker};
 
-use super::{
-    Adopted, ByteCounters, Connection, ConnectionSet, DataThread, RelayEnd, Report, ReportSender,
-};
+use super::{Adopted, Connection, ConnectionSet, DataThread, RelayEnd, Report};
+use crate::data_path::{ByteCounters, ReportSender};
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const ID: ConnectionId = ConnectionId::from_u64(7);
@@ -62,7 +60,6 @@ struct World {
     counters: Arc<ByteCounters>,
     client: Process,
     server: Process,
-    _poll: Poll,
 }
 
 fn end(raw_fd: bool) -> (RelayEnd, Process) {
@@ -83,10 +80,9 @@ fn end(raw_fd: bool) -> (RelayEnd, Process) {
 }
 
 fn connected(raw_fd_client: bool) -> World {
-    let poll = Poll::new().unwrap();
-    let waker = Arc::new(Waker::new(poll.registry(), Token(0)).unwrap());
     let (queue, reports) = channel();
-    let thread = DataThread::start(0, ReportSender { queue, waker }).unwrap();
+    let reporter = ReportSender::new(move |report| drop(queue.send(report)));
+    let thread = DataThread::start(0, reporter).unwrap();
     let ((from, client), (to, server)) = (end(raw_fd_client), end(false));
     let counters = Arc::new(ByteCounters::default());
     let connection = Connection::relay(from, to);
@@ -101,7 +97,6 @@ fn connected(raw_fd_client: bool) -> World {
         counters,
         client,
         server,
-        _poll: poll,
     }
 }
 
@@ -348,7 +343,7 @@ fn an_announcement_behind_many_messages_still_counts() {
 
 #[test]
 fn a_stale_event_of_a_closed_connection_does_not_reach_its_successor() {
-    let mut poll = Poll::new().unwrap();
+    let mut poll = mio::Poll::new().unwrap();
     let mut set = ConnectionSet::new(poll.registry().try_clone().unwrap(), 0, u64::MAX);
     let adopt = |set: &mut ConnectionSet, id| {
         let ((from, client), (to, server)) = (end(false), end(false));

@@ -8,7 +8,8 @@ use hvsock_fabric::Refusal;
 use mio::{Events, Poll, Token};
 
 use super::set::ConnectionSet;
-use super::{ReportSender, ThreadCommand};
+use super::{Report, ThreadCommand};
+use crate::data_path::ReportSender;
 
 /// The token of the thread's waker.
 pub(super) const WAKE: Token = Token(usize::MAX);
@@ -17,7 +18,7 @@ pub(super) fn run(
     mut poll: Poll,
     mut set: ConnectionSet,
     commands: &Receiver<ThreadCommand>,
-    reports: &ReportSender,
+    reports: &ReportSender<Report>,
 ) {
     let mut events = Events::with_capacity(1024);
     loop {

@@ -17,7 +17,7 @@ use hvsock_sys::stream;
 use hvsock_virtio::MessageEnd;
 
 use super::sibling::{self, WriteError};
-use crate::pump::{ControlConnection, peer_died, unread_data};
+use crate::data_path::{ControlConnection, peer_died, unread_data};
 
 /// The peer of one connection.
 #[derive(Debug)]

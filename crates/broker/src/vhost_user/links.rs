@@ -21,7 +21,7 @@ use slab::Slab;
 use super::VmEvent;
 use super::link::Peer;
 use super::sibling::{self, WakeQueue};
-use crate::pump::{ByteCounters, ControlConnection, Report, unread_data};
+use crate::data_path::{ByteCounters, ControlConnection, unread_data};
 use crate::reply::refused;
 
 /// The first mio token of a link. A link has two: its peer's descriptor and its control socket.
@@ -105,7 +105,6 @@ pub(super) struct Links {
     low_credit: Vec<usize>,
     /// Links whose control socket had more messages than one read handles.
     unread_controls: Vec<usize>,
-    reports: Vec<Report>,
     events: Vec<VmEvent>,
 }
 
@@ -195,7 +194,6 @@ impl Links {
             by_handle: Vec::new(),
             low_credit: Vec::new(),
             unread_controls: Vec::new(),
-            reports: Vec::new(),
             events: Vec::new(),
         }
     }
@@ -209,9 +207,9 @@ impl Links {
         !unread_controls.is_empty()
     }
 
-    /// Drains the reports and events for the core.
-    pub(super) fn drain(&mut self) -> (std::vec::Drain<'_, Report>, std::vec::Drain<'_, VmEvent>) {
-        (self.reports.drain(..), self.events.drain(..))
+    /// Drains the events for the core.
+    pub(super) fn drain(&mut self) -> std::vec::Drain<'_, VmEvent> {
+        self.events.drain(..)
     }
 
     pub(super) fn at(&mut self, slot: usize) -> Option<&mut Link> {
@@ -396,7 +394,7 @@ impl Links {
                 self.unread_controls.push(slot);
             }
             if let Some(value) = control.option.take() {
-                self.reports.push(Report::ConnectedSuspend {
+                self.events.push(VmEvent::ConnectedSuspend {
                     connection: link.id,
                     end: peer_end(link.guest),
                     value,
@@ -655,7 +653,7 @@ impl Links {
             let _ = self.registry.deregister(&mut SourceFd(&fd));
         }
         if link.reports {
-            self.reports.push(Report::Closed {
+            self.events.push(VmEvent::Closed {
                 connection: link.id,
                 reason,
             });

@@ -5,7 +5,7 @@
 //! on the VMM. The data thread ([`worker`]) owns the virtqueues ([`queues`]), the vsock protocol's
 //! state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It never
 //! blocks, and it owns its connections outright. The core sends it [`Command`]s and receives
-//! [`Report`](crate::pump::Report)s, as with the data threads of [`pump`](crate::pump).
+//! [`VmEvent`]s.
 
 mod link;
 mod links;
@@ -21,14 +21,14 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
-use hvsock_fabric::{ConnectionId, PartitionKey, PartitionState, Refusal};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionState, Refusal};
 use hvsock_virtio::{GuestCid, Handle, Key};
 use mio::Waker;
 
 pub(crate) use links::{LinkParts, Linked};
 pub(crate) use sibling::pair as sibling_pair;
 
-use crate::pump::{ControlConnection, ReportSender};
+use crate::data_path::{ControlConnection, ReportSender};
 
 /// An event that a VM's data thread reports to the core.
 #[derive(Debug)]
@@ -47,6 +47,17 @@ pub(crate) enum VmEvent {
     Connected(ConnectionId),
     /// A connection to the guest has failed before it was established.
     Failed(ConnectionId, Refusal),
+    /// The process at the other end set `HVSOCKET_CONNECTED_SUSPEND`.
+    ConnectedSuspend {
+        connection: ConnectionId,
+        end: ConnectionEnd,
+        value: bool,
+    },
+    /// A connection is closed. The reason is set unless both ends closed cleanly.
+    Closed {
+        connection: ConnectionId,
+        reason: Option<Refusal>,
+    },
     /// A fault of the guest or its VMM, for the log.
     Fault(String),
 }
@@ -88,7 +99,6 @@ pub(crate) enum Command {
 /// The settings of one VM's device.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct VmSettings {
-    pub(crate) partition: PartitionKey,
     pub(crate) cid: GuestCid,
     /// Accepts memory files that are not sealed against shrinking. Shrinking one then kills the
     /// broker with SIGBUS.
@@ -109,7 +119,7 @@ impl VmThreads {
     pub(crate) fn start(
         settings: VmSettings,
         listener: UnixListener,
-        reports: ReportSender,
+        reports: ReportSender<VmEvent>,
     ) -> io::Result<Self> {
         let (commands, queue) = mpsc::channel();
         let worker = worker::Worker::new(settings, queue, reports)?;

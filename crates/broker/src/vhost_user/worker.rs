@@ -23,7 +23,7 @@ use super::links::{Links, MAX_WATCHED};
 use super::queues::{QueueCommand, Queues, RX, TX};
 use super::sibling::{WakeQueue, WriteError};
 use super::{Command, Linked, VmEvent, VmSettings};
-use crate::pump::{Report, ReportSender};
+use crate::data_path::ReportSender;
 
 const WAKE: Token = Token(0);
 /// The kick eventfds of the queues.
@@ -41,12 +41,11 @@ const SHORT_PARK: Duration = Duration::from_micros(60);
 
 /// The data thread's state.
 pub(super) struct Worker {
-    settings: VmSettings,
     poll: Poll,
     waker: Arc<Waker>,
     wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
-    reports: ReportSender,
+    reports: ReportSender<VmEvent>,
     queues: Queues,
     mux: Muxer,
     links: Links,
@@ -68,7 +67,7 @@ impl Worker {
     pub(super) fn new(
         settings: VmSettings,
         commands: Receiver<Command>,
-        reports: ReportSender,
+        reports: ReportSender<VmEvent>,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
@@ -80,7 +79,6 @@ impl Worker {
         };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
-            settings,
             poll,
             waker,
             wake_queue,
@@ -585,7 +583,7 @@ impl Worker {
             let refusal = Refusal::Reset { cause };
             linked.refuse(&refusal);
             if linked.reports {
-                self.reports.send(Report::Closed {
+                self.send_event(VmEvent::Closed {
                     connection: linked.connection,
                     reason: Some(refusal),
                 });
@@ -646,20 +644,12 @@ impl Worker {
     }
 
     fn send_event(&self, event: VmEvent) {
-        self.reports.send(Report::Vm {
-            partition: self.settings.partition,
-            event,
-        });
+        self.reports.send(event);
     }
 
     fn report(&mut self) {
-        let partition = self.settings.partition;
-        let (reports, events) = self.links.drain();
-        for report in reports {
-            self.reports.send(report);
-        }
-        for event in events {
-            self.reports.send(Report::Vm { partition, event });
+        for event in self.links.drain() {
+            self.reports.send(event);
         }
         if self.invalid_chains_reported == 0 && self.queues.invalid_chains > 0 {
             self.invalid_chains_reported = self.queues.invalid_chains;

@@ -1,0 +1,55 @@
+//! The byte counters of a connection.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hvsock_ring::Monitor;
+
+/// The byte counters of a connection, one per direction. The core can read them at any time.
+///
+/// On a relayed connection they count bytes that the sink's socket has accepted. On a ring they are
+/// the count that each end has published. A hostile end can publish any value, so the counters are
+/// made monotonic.
+#[derive(Debug, Default)]
+pub(crate) struct ByteCounters {
+    counted: [AtomicU64; 2],
+    ring: Option<Arc<Monitor>>,
+}
+
+impl ByteCounters {
+    /// The counters of a ring connection.
+    pub(crate) fn of_ring(monitor: Arc<Monitor>) -> Self {
+        Self {
+            counted: Default::default(),
+            ring: Some(monitor),
+        }
+    }
+
+    /// Bytes from the client to the server.
+    pub(crate) fn sent(&self) -> u64 {
+        self.read(0, hvsock_ring::RingSide::First)
+    }
+
+    /// Bytes from the server to the client.
+    pub(crate) fn received(&self) -> u64 {
+        self.read(1, hvsock_ring::RingSide::Second)
+    }
+
+    fn read(&self, direction: usize, writer: hvsock_ring::RingSide) -> u64 {
+        let counted = &self.counted[direction];
+        match &self.ring {
+            None => counted.load(Ordering::Relaxed),
+            Some(monitor) => {
+                let published = monitor.written(writer);
+                counted
+                    .fetch_max(published, Ordering::Relaxed)
+                    .max(published)
+            }
+        }
+    }
+
+    /// Counts relayed bytes. `direction` is 0 from the client, 1 from the server.
+    pub(crate) fn add(&self, direction: usize, bytes: usize) {
+        self.counted[direction & 1].fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+}
