@@ -2,18 +2,18 @@
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// A socket that accepts connections.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Listener {
     /// Its number.
     pub id: u64,
     /// The service that it offers.
-    #[schema(value_type = String, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Uuid))]
     pub service: ServiceId,
     /// The service's friendly name, where it is registered.
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub service_name: Option<ElementName>,
     /// The partitions that it accepts from: a well-known word, or a partition's name or id.
     pub from: String,
@@ -28,13 +28,14 @@ pub struct Listener {
 }
 
 /// A process, or a guest, at one end of a connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ConnectionEnd {
     /// The name of its partition.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub partition: PartitionName,
     /// The id of its partition.
-    #[schema(value_type = String, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Uuid))]
     pub vm_id: VmId,
     /// Whether it is a guest. The broker cannot see the processes and users of a guest.
     #[serde(default)]
@@ -50,7 +51,8 @@ pub struct ConnectionEnd {
 }
 
 /// The state of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ConnectionState {
     /// Waiting to be accepted by the listener.
@@ -62,15 +64,16 @@ pub enum ConnectionState {
 }
 
 /// A connection.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Connection {
     /// Its number.
     pub id: u64,
     /// The service.
-    #[schema(value_type = String, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Uuid))]
     pub service: ServiceId,
     /// The service's friendly name, where it is registered.
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub service_name: Option<ElementName>,
     /// The end that connected.
     pub from: ConnectionEnd,

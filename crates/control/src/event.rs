@@ -1,12 +1,12 @@
 //! The events of a broker.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::PartitionState;
 
 /// An event.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Event {
     /// The time in milliseconds since 1970-01-01 UTC.
     pub time_ms: u64,
@@ -16,7 +16,8 @@ pub struct Event {
 }
 
 /// The kinds of event.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum EventKind {
     /// A service was registered.

@@ -2,10 +2,10 @@
 
 use hvsock_fabric::{Destination, Verdict};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// A refusal with its label, text and errno.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct RefusalReport {
     /// The label used in metrics and logs, such as `no_listener`.
     pub reason: String,
@@ -18,7 +18,8 @@ pub struct RefusalReport {
 }
 
 /// One check on the way to a verdict.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExplanationStep {
     /// The question of the check.
     pub question: String,
@@ -29,7 +30,8 @@ pub struct ExplanationStep {
 }
 
 /// Whether a connect or listen would succeed, and why.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ExplanationReport {
     /// The verdict as one sentence.
     pub verdict: String,

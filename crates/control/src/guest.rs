@@ -3,10 +3,10 @@
 //! The guest can report any value. The broker adds which guest reported it, and when.
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// The liveness of a guest's agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AgentState {
     /// No heartbeat since the guest started.
@@ -20,7 +20,8 @@ pub enum AgentState {
 }
 
 /// The health that a guest reports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Health {
     /// Not reported.
@@ -37,7 +38,8 @@ pub enum Health {
 }
 
 /// The last known status of a guest.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Guest {
     /// The liveness of its agent.
     pub agent: AgentState,
@@ -52,7 +54,8 @@ pub struct Guest {
 }
 
 /// A report of a guest's agent, sent with each heartbeat.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestReport {
     /// The health of the guest.
     pub health: Health,
@@ -75,7 +78,8 @@ pub struct GuestReport {
 }
 
 /// Properties of a guest that rarely change.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestFacts {
     /// Its kernel's random id of this boot.
     pub boot_id: String,
@@ -94,7 +98,8 @@ pub struct GuestFacts {
 }
 
 /// Whether a guest's agent offers a service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestService {
     /// The service's vsock port.
     pub port: u32,
@@ -105,7 +110,8 @@ pub struct GuestService {
 }
 
 /// The program that synchronizes a guest's clock.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ClockKeeper {
     /// Not reported.
@@ -120,7 +126,8 @@ pub enum ClockKeeper {
 }
 
 /// The offset of a guest's clock from the host's.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestClock {
     /// The offset in seconds; positive if the guest's clock is ahead.
     pub offset_seconds: f64,
@@ -133,7 +140,8 @@ pub struct GuestClock {
 }
 
 /// The state that a guest's service manager sends with `sd_notify`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct GuestNotice {
     /// Whether it sent `READY=1`.
     pub ready: bool,
@@ -150,7 +158,8 @@ pub struct GuestNotice {
 }
 
 /// A request to send a command to a guest's agent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewGuestCommand {
     /// The command.
@@ -158,7 +167,8 @@ pub struct NewGuestCommand {
 }
 
 /// A command for a guest's agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum GuestCommand {
     /// Measure the offset of the guest's clock from the host's, and correct it.

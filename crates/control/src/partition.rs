@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use hvsock_address::{PartitionName, VmId};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 use crate::Guest;
 
 /// The kind of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionKind {
     /// The machine that the broker runs on.
@@ -21,7 +21,8 @@ pub enum PartitionKind {
 }
 
 /// The state of a partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum PartitionState {
     /// Off: it has no connections.
@@ -33,32 +34,33 @@ pub enum PartitionState {
 }
 
 /// A partition and its status.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Partition {
     /// Its name.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: PartitionName,
     /// Its id.
-    #[schema(value_type = String, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Uuid))]
     pub id: VmId,
     /// Its kind.
     pub kind: PartitionKind,
     /// Its state.
     pub state: PartitionState,
     /// Its parent's name; absent for the broker's own partition.
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub parent: Option<PartitionName>,
     /// The sibling groups that it is in.
     pub groups: Vec<String>,
     /// The endpoint by which its processes reach the broker.
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub endpoint: Option<PathBuf>,
     /// A VM's context id, by which its siblings reach it.
     #[serde(default)]
     pub cid: Option<u32>,
     /// The vhost-user socket for the vsock device of a VM's VMM.
     #[serde(default)]
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub socket: Option<PathBuf>,
     /// Whether a VM's memory is accepted unsealed: its VMM could shrink it, which kills the broker.
     #[serde(default)]
@@ -79,15 +81,16 @@ pub struct Partition {
 }
 
 /// A container to add.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewContainer {
     /// Its name.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: PartitionName,
     /// Its id; if absent, derived from the name as Windows does.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = Uuid))]
     pub id: Option<VmId>,
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
@@ -95,18 +98,19 @@ pub struct NewContainer {
 }
 
 /// A virtual machine to add.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewVm {
     /// Its name.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: PartitionName,
     /// Its context id (CID), from 3 to 4294967294; if absent, the lowest free one.
     #[serde(default)]
     pub cid: Option<u32>,
     /// Its id; if absent, a random one.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = Uuid))]
     pub id: Option<VmId>,
     /// The sibling groups that it is in: members of one group reach each other.
     #[serde(default)]
@@ -121,7 +125,8 @@ pub struct NewVm {
 }
 
 /// Changes to a partition. Absent fields stay unchanged.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct PartitionChange {
     /// Its state. Pausing resets its connections, except those with `HVSOCKET_CONNECTED_SUSPEND`,

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 
 use hvsock_address::{ElementName, PartitionRef, ServiceId};
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// A registration and its use.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Service {
     /// The service's GUID.
-    #[schema(value_type = String, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String, format = Uuid))]
     pub id: ServiceId,
     /// The friendly name.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: ElementName,
     /// The vsock port, for a GUID on the vsock template.
     pub port: Option<u32>,
@@ -53,7 +53,8 @@ pub struct Service {
 }
 
 /// Who may connect to, or listen for, a service.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct AccessList {
     /// User names or ids of the partition that owns the registry; `*` is everyone.
@@ -68,7 +69,8 @@ pub struct AccessList {
 }
 
 /// Overrides of a service for one child partition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceOverride {
     /// Replaces the service's `enabled`.
@@ -86,15 +88,16 @@ pub struct ServiceOverride {
 }
 
 /// A service to register.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewService {
     /// The friendly name.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub name: ElementName,
     /// The GUID; if absent, a random one.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = Uuid)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>, format = Uuid))]
     pub id: Option<ServiceId>,
     /// Whether it is enabled from the start.
     #[serde(default = "yes")]
@@ -124,19 +127,21 @@ fn yes() -> bool {
 }
 
 /// Changes to a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct ServiceChange {
     /// Whether it is enabled. Disabling also resets its established connections.
     pub enabled: bool,
     /// Only for this child partition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
+    #[cfg_attr(feature = "openapi", schema(value_type = Option<String>))]
     pub vm: Option<PartitionRef>,
 }
 
 /// The result of an import.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Imported {
     /// The services that were registered, without those registered before by the same id and name.
     pub added: Vec<Service>,

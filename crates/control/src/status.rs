@@ -4,10 +4,10 @@ use std::path::PathBuf;
 
 use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
 
 /// The status of the broker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct Status {
     /// The broker's version.
     pub version: String,
@@ -18,13 +18,13 @@ pub struct Status {
     /// Seconds since it started.
     pub uptime_seconds: u64,
     /// The folder of its sockets.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub run_dir: PathBuf,
     /// The folder of its configuration.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub config_dir: PathBuf,
     /// The name of the partition that it serves.
-    #[schema(value_type = String)]
+    #[cfg_attr(feature = "openapi", schema(value_type = String))]
     pub partition: PartitionName,
     /// The number of registrations.
     pub services: usize,
@@ -39,7 +39,8 @@ pub struct Status {
 }
 
 /// The body of an error response.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
     /// The error as one sentence, with the next step if there is one.
     pub error: String,
