@@ -123,7 +123,6 @@ const _: () = {
     assert_send_sync::<BrokerConfig>();
     assert_send_sync::<ControlError>();
     assert_send_sync::<StartError>();
-    assert_send_sync::<api::client::Client>();
     assert_send::<EventStream>();
 };
 

@@ -1,83 +1,70 @@
-//! A small blocking client of the control API, for commands and tests.
+//! A client of hvsock's control API, with which operators and their tools inspect and change a
+//! running broker: services, partitions, connections, explanations and events.
+//!
+//! The API is HTTP/1.1 with JSON over a Unix socket, in the broker's run folder:
+//! `/run/hvsock/control` of the machine's broker, `$XDG_RUNTIME_DIR/hvsock/control` of a user's
+//! own. Programs that connect and listen use the crate `hvsock` instead.
+//!
+//! ```no_run
+//! use hvsock_client::Client;
+//!
+//! let client = Client::new("/run/hvsock/control")?;
+//! for service in client.services(false)? {
+//!     println!("{} {}", service.id, service.name);
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! A test compares the calls with the broker's OpenAPI document (`docs/openapi.json`): each
+//! operation has a call, each call is an operation, and the types match the schemas.
+
+#![cfg(unix)]
+#![forbid(unsafe_code)]
+
+mod error;
+mod events;
+mod http;
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use bytes::{Buf, Bytes};
-use http_body_util::{BodyExt, Full, Limited};
+use bytes::Bytes;
 use hvsock_address::{PartitionRef, ServiceRef};
-use hyper::body::Incoming;
-use hyper::client::conn::http1;
-use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
-use tokio::runtime::Runtime;
 
-use crate::model::{
-    Connection, ErrorBody, Event, ExplanationReport, GuestCommand, Imported, Listener,
-    NewContainer, NewGuestCommand, NewService, NewVm, Partition, PartitionChange, PartitionState,
-    Service, ServiceChange, Status,
+pub use error::ClientError;
+pub use events::Events;
+/// The values of the control API, which a [`Client`]'s calls take and return.
+pub use hvsock_control as model;
+
+use error::Result;
+use http::{Call, Socket, parse};
+use model::{
+    Connection, ExplanationReport, GuestCommand, Imported, Listener, NewContainer, NewGuestCommand,
+    NewService, NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
 };
 
-/// The timeout for one response. Longer than the server's own timeouts, so that the server's error
-/// arrives first.
-const TIMEOUT: Duration = Duration::from_secs(60);
-/// The same for an import, which writes a file for each service.
-const IMPORT_TIMEOUT: Duration = Duration::from_secs(3600);
-/// The most bytes of one response.
-const MAX_RESPONSE: usize = 1 << 30;
-
-/// Why a call of the control API failed.
-#[derive(Debug, thiserror::Error)]
-pub enum ClientError {
-    /// No server listens on the socket.
-    #[error("no broker runs here: no server listens at {}", path.display())]
-    NotRunning {
-        /// The socket.
-        path: PathBuf,
-    },
-    /// The broker responded with an error.
-    #[error("{message}")]
-    Refused {
-        /// The HTTP status.
-        status: u16,
-        /// The broker's error message.
-        message: String,
-    },
-    /// The broker did not respond in time.
-    #[error("the broker did not respond within {} s", .0.as_secs())]
-    TimedOut(Duration),
-    /// The connection broke, or the response is not what this version expects.
-    #[error("invalid response from the broker: {0}")]
-    Protocol(String),
-    /// A system call failed.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The socket.
-        path: PathBuf,
-        /// The error.
-        source: io::Error,
-    },
-}
-
-type Result<T> = std::result::Result<T, ClientError>;
+/// The path of exports and imports.
+const REGISTRY: [&str; 2] = ["v1", "registry"];
 
 /// A client of one broker. Each call opens its own connection; none is kept open between calls.
 ///
-/// All calls block, for at most 60 seconds (imports: one hour).
+/// All calls block, for at most 60 seconds (imports: one hour). An asynchronous program makes,
+/// uses and drops a client on a thread where it may block, as `tokio::task::spawn_blocking`
+/// provides one.
 ///
 /// Besides the errors that it documents, every call fails with [`NotRunning`](ClientError::NotRunning)
 /// without a broker, [`Refused`](ClientError::Refused) with status 403 if the caller may not change
 /// the broker's state, [`TimedOut`](ClientError::TimedOut), [`Protocol`](ClientError::Protocol) or
 /// [`Io`](ClientError::Io).
+///
+/// # Panics
+/// Every call panics on a thread that runs asynchronous tasks.
 #[derive(Debug)]
 pub struct Client {
-    path: PathBuf,
-    runtime: Runtime,
+    socket: Socket,
 }
 
 impl Client {
@@ -86,19 +73,13 @@ impl Client {
     /// # Errors
     /// If the client's runtime cannot be made, for lack of descriptors.
     pub fn new(path: impl Into<PathBuf>) -> io::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_io()
-            .enable_time()
-            .build()?;
-        Ok(Self {
-            path: path.into(),
-            runtime,
-        })
+        let socket = Socket::new(path.into())?;
+        Ok(Self { socket })
     }
 
     /// The socket's path.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.socket.path()
     }
 
     /// The broker's status.
@@ -106,7 +87,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn status(&self) -> Result<Status> {
-        self.get("/v1/status")
+        self.call(get(&["v1", "status"]))
     }
 
     /// Lists registrations. With `all`, also built-in services and those that ship with Windows.
@@ -114,7 +95,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn services(&self, all: bool) -> Result<Vec<Service>> {
-        self.get(&format!("/v1/services?all={all}"))
+        self.call(get(&["v1", "services"]).query("all", &all.to_string()))
     }
 
     /// One registration.
@@ -122,7 +103,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 404 if it is not registered.
     pub fn service(&self, service: &ServiceRef) -> Result<Service> {
-        self.get(&service_path(service))
+        self.call(of_service(Method::GET, service))
     }
 
     /// Registers a service.
@@ -131,7 +112,7 @@ impl Client {
     /// [`ClientError::Refused`] with 400 if the registration is invalid, 409 if the GUID, name or
     /// port is taken, 507 if the broker has too many registrations.
     pub fn register(&self, service: &NewService) -> Result<Service> {
-        self.send(Method::POST, "/v1/services", service)
+        self.change(post(&["v1", "services"]), service)
     }
 
     /// Enables or disables a service, everywhere or for one child partition.
@@ -146,7 +127,7 @@ impl Client {
         vm: Option<PartitionRef>,
     ) -> Result<Service> {
         let change = ServiceChange { enabled, vm };
-        self.send(Method::PATCH, &service_path(service), &change)
+        self.change(of_service(Method::PATCH, service), &change)
     }
 
     /// Removes a registration.
@@ -154,7 +135,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 404 if the service is not registered.
     pub fn unregister(&self, service: &ServiceRef) -> Result<Service> {
-        self.delete(&service_path(service))
+        self.call(of_service(Method::DELETE, service))
     }
 
     /// Exports all registrations for [`import_json`](Self::import_json).
@@ -162,7 +143,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn export_json(&self) -> Result<Vec<NewService>> {
-        self.get("/v1/registry?format=json")
+        self.call(get(&REGISTRY).query("format", "json"))
     }
 
     /// Exports all registrations as a `.reg` file for Windows.
@@ -170,7 +151,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn export_reg(&self) -> Result<Bytes> {
-        self.call(Method::GET, "/v1/registry?format=reg", None)
+        self.socket.send(get(&REGISTRY).query("format", "reg"))
     }
 
     /// Registers all of `services`, or none if one is refused.
@@ -179,8 +160,8 @@ impl Client {
     /// [`ClientError::Refused`] with 400 if a registration is invalid, 409 if a service clashes with
     /// another.
     pub fn import_json(&self, services: &[NewService]) -> Result<Imported> {
-        let body = serde_json::to_vec(services).map_err(protocol)?;
-        self.import("/v1/registry?format=json", body)
+        let call = post(&REGISTRY).query("format", "json");
+        self.change(call.with_import_timeout(), services)
     }
 
     /// Removes the services that a `.reg` file deletes, then registers all of its services, or none
@@ -190,12 +171,8 @@ impl Client {
     /// [`ClientError::Refused`] with 400 if the file is invalid, 409 if a service clashes with
     /// another.
     pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
-        self.import("/v1/registry?format=reg", file.to_vec())
-    }
-
-    fn import(&self, path: &str, file: Vec<u8>) -> Result<Imported> {
-        let response = self.call_within(IMPORT_TIMEOUT, Method::POST, path, Some(file))?;
-        parse(&response)
+        let call = post(&REGISTRY).query("format", "reg").body(file.to_vec());
+        self.call(call.with_import_timeout())
     }
 
     /// Lists partitions, parents before their children.
@@ -203,7 +180,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn partitions(&self) -> Result<Vec<Partition>> {
-        self.get("/v1/partitions")
+        self.call(get(&["v1", "partitions"]))
     }
 
     /// One partition.
@@ -211,7 +188,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 404 if there is none.
     pub fn partition(&self, partition: &PartitionRef) -> Result<Partition> {
-        self.get(&partition_path(partition))
+        self.call(of_partition(Method::GET, partition))
     }
 
     /// Adds a container.
@@ -219,7 +196,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 409 if the name or id is taken.
     pub fn add_container(&self, container: &NewContainer) -> Result<Partition> {
-        self.send(Method::POST, "/v1/partitions", container)
+        self.change(post(&["v1", "partitions"]), container)
     }
 
     /// Adds a VM.
@@ -227,7 +204,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 409 if the name, id or CID is taken.
     pub fn add_vm(&self, vm: &NewVm) -> Result<Partition> {
-        self.send(Method::POST, "/v1/vms", vm)
+        self.change(post(&["v1", "vms"]), vm)
     }
 
     /// Pauses or resumes a partition.
@@ -242,7 +219,7 @@ impl Client {
             state: Some(state),
             groups: None,
         };
-        self.send(Method::PATCH, &partition_path(partition), &change)
+        self.change(of_partition(Method::PATCH, partition), &change)
     }
 
     /// Replaces a partition's sibling groups.
@@ -256,7 +233,7 @@ impl Client {
             state: None,
             groups: Some(groups),
         };
-        self.send(Method::PATCH, &partition_path(partition), &change)
+        self.change(of_partition(Method::PATCH, partition), &change)
     }
 
     /// Sends a command to the agent in a partition's guest. Does not wait for its effect.
@@ -269,8 +246,9 @@ impl Client {
         partition: &PartitionRef,
         command: GuestCommand,
     ) -> Result<Partition> {
-        let path = format!("{}/commands", partition_path(partition));
-        self.send(Method::POST, &path, &NewGuestCommand { command })
+        let name = partition.to_string();
+        let call = post(&["v1", "partitions", &name, "commands"]);
+        self.change(call, &NewGuestCommand { command })
     }
 
     /// Removes a partition.
@@ -278,7 +256,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 404 if there is none.
     pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition> {
-        self.delete(&partition_path(partition))
+        self.call(of_partition(Method::DELETE, partition))
     }
 
     /// Lists listeners.
@@ -286,7 +264,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn listeners(&self) -> Result<Vec<Listener>> {
-        self.get("/v1/listeners")
+        self.call(get(&["v1", "listeners"]))
     }
 
     /// Lists connections.
@@ -294,7 +272,7 @@ impl Client {
     /// # Errors
     /// A [`ClientError`] if the call fails.
     pub fn connections(&self) -> Result<Vec<Connection>> {
-        self.get("/v1/connections")
+        self.call(get(&["v1", "connections"]))
     }
 
     /// One connection.
@@ -302,7 +280,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 404 if there is none.
     pub fn connection(&self, id: u64) -> Result<Connection> {
-        self.get(&format!("/v1/connections/{id}"))
+        self.call(of_connection(Method::GET, id))
     }
 
     /// Closes a connection. Both ends see a reset.
@@ -310,7 +288,7 @@ impl Client {
     /// # Errors
     /// [`ClientError::Refused`] with 404 if there is none.
     pub fn close_connection(&self, id: u64) -> Result<Connection> {
-        self.delete(&format!("/v1/connections/{id}"))
+        self.call(of_connection(Method::DELETE, id))
     }
 
     /// Explains what a connect from the partition `from` (`None`: the broker's own) to `to` would
@@ -348,10 +326,14 @@ impl Client {
         service: &ServiceRef,
         listen: bool,
     ) -> Result<ExplanationReport> {
-        let from = from.map_or_else(String::new, |from| format!("&from={from}"));
-        let service = escaped(&service.to_string());
-        let path = format!("/v1/explain?to={to}&service={service}&listen={listen}{from}");
-        self.get(&path)
+        let mut call = get(&["v1", "explain"])
+            .query("to", &to.to_string())
+            .query("service", &service.to_string())
+            .query("listen", &listen.to_string());
+        if let Some(from) = from {
+            call = call.query("from", &from.to_string());
+        }
+        self.call(call)
     }
 
     /// The counters in the OpenMetrics text format.
@@ -360,8 +342,8 @@ impl Client {
     /// A [`ClientError`] if the call fails.
     #[doc(alias = "prometheus")]
     pub fn metrics(&self) -> Result<String> {
-        let text = self.call(Method::GET, "/metrics", None)?;
-        String::from_utf8(text.into()).map_err(|error| ClientError::Protocol(error.to_string()))
+        let text = self.socket.send(get(&["metrics"]))?;
+        String::from_utf8(text.into()).map_err(ClientError::protocol)
     }
 
     /// Subscribes to events. The subscription is active when this returns.
@@ -370,174 +352,47 @@ impl Client {
     /// [`ClientError::Refused`] with 503 if the broker has too many followers of events.
     #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<Events<'_>> {
-        let response = self.runtime.block_on(async {
-            let request = request(Method::GET, "/v1/events", None)?;
-            with_timeout(TIMEOUT, exchange(&self.path, request)).await
-        })?;
-        Ok(Events {
-            client: self,
-            body: response.into_body(),
-            rest: Vec::new(),
-        })
+        let body = self.socket.open(get(&["v1", "events"]))?;
+        Ok(Events::new(&self.socket, body))
     }
 
-    fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        parse(&self.call(Method::GET, path, None)?)
+    fn call<T: DeserializeOwned>(&self, call: Call) -> Result<T> {
+        parse(&self.socket.send(call)?)
     }
 
-    fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        parse(&self.call(Method::DELETE, path, None)?)
-    }
-
-    fn send<T: DeserializeOwned>(
+    fn change<T: DeserializeOwned>(
         &self,
-        method: Method,
-        path: &str,
+        call: Call,
         body: &(impl Serialize + ?Sized),
     ) -> Result<T> {
-        let body = serde_json::to_vec(body).map_err(protocol)?;
-        parse(&self.call(method, path, Some(body))?)
-    }
-
-    fn call(&self, method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Bytes> {
-        self.call_within(TIMEOUT, method, path, body)
-    }
-
-    fn call_within(
-        &self,
-        timeout: Duration,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-    ) -> Result<Bytes> {
-        let call = async {
-            let response = exchange(&self.path, request(method, path, body)?).await?;
-            let whole = Limited::new(response.into_body(), MAX_RESPONSE)
-                .collect()
-                .await;
-            let whole = whole.map_err(|error| ClientError::Protocol(error.to_string()))?;
-            Ok(whole.to_bytes())
-        };
-        self.runtime.block_on(with_timeout(timeout, call))
+        let body = serde_json::to_vec(body).map_err(ClientError::protocol)?;
+        self.call(call.body(body))
     }
 }
 
-/// An iterator over events as they happen.
-#[derive(Debug)]
-pub struct Events<'a> {
-    client: &'a Client,
-    body: Incoming,
-    /// Bytes received after the last complete line.
-    rest: Vec<u8>,
+fn get(segments: &[&str]) -> Call {
+    Call::new(Method::GET, segments)
 }
 
-impl Iterator for Events<'_> {
-    type Item = Result<Event>;
-
-    /// Blocks until the next event. `None` when the broker has ended.
-    fn next(&mut self) -> Option<Result<Event>> {
-        loop {
-            if let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.rest.drain(..=end).collect();
-                return Some(parse(&line));
-            }
-            if self.rest.len() > MAX_RESPONSE {
-                return Some(Err(ClientError::Protocol("an event without end".into())));
-            }
-            match self.client.runtime.block_on(self.body.frame())? {
-                Ok(frame) => {
-                    if let Ok(mut data) = frame.into_data() {
-                        self.rest.extend_from_slice(&data);
-                        data.advance(data.remaining());
-                    }
-                }
-                // The broker has ended in the middle of the body, which is no error here.
-                Err(_) => return None,
-            }
-        }
-    }
+fn post(segments: &[&str]) -> Call {
+    Call::new(Method::POST, segments)
 }
 
-async fn with_timeout<T>(timeout: Duration, call: impl Future<Output = Result<T>>) -> Result<T> {
-    let done = tokio::time::timeout(timeout, call).await;
-    done.unwrap_or(Err(ClientError::TimedOut(timeout)))
+fn of_service(method: Method, service: &ServiceRef) -> Call {
+    Call::new(method, &["v1", "services", &service.to_string()])
 }
 
-/// Sends one request over a new connection. Turns an error response into an error.
-async fn exchange(path: &Path, request: Request<Full<Bytes>>) -> Result<Response<Incoming>> {
-    let stream = UnixStream::connect(path).await.map_err(|source| {
-        let path = path.to_owned();
-        match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { path }
-            }
-            _ => ClientError::Io { path, source },
-        }
-    })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(protocol)?;
-    tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(protocol)?;
-    let status = response.status();
-    if status.is_success() {
-        return Ok(response);
-    }
-    let body = Limited::new(response.into_body(), 64 * 1024)
-        .collect()
-        .await;
-    let body = body.map_err(|error| ClientError::Protocol(error.to_string()))?;
-    let message = match serde_json::from_slice::<ErrorBody>(&body.to_bytes()) {
-        Ok(body) => body.error,
-        Err(_) => format!("the broker responded {status}"),
-    };
-    Err(ClientError::Refused {
-        status: StatusCode::as_u16(&status),
-        message,
-    })
+fn of_partition(method: Method, partition: &PartitionRef) -> Call {
+    Call::new(method, &["v1", "partitions", &partition.to_string()])
 }
 
-fn request(method: Method, path: &str, body: Option<Vec<u8>>) -> Result<Request<Full<Bytes>>> {
-    let mut request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(HOST, "hvsock");
-    if body.is_some() {
-        request = request.header(CONTENT_TYPE, "application/json");
-    }
-    let body = Full::new(Bytes::from(body.unwrap_or_default()));
-    request
-        .body(body)
-        .map_err(|error| ClientError::Protocol(error.to_string()))
+fn of_connection(method: Method, id: u64) -> Call {
+    Call::new(method, &["v1", "connections", &id.to_string()])
 }
 
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(protocol)
-}
-
-fn protocol(error: impl std::error::Error) -> ClientError {
-    ClientError::Protocol(error.to_string())
-}
-
-fn service_path(service: &ServiceRef) -> String {
-    format!("/v1/services/{}", escaped(&service.to_string()))
-}
-
-fn partition_path(partition: &PartitionRef) -> String {
-    format!("/v1/partitions/{partition}")
-}
-
-/// Percent-encodes all but the unreserved characters (RFC 3986 §2.3).
-fn escaped(text: &str) -> String {
-    use std::fmt::Write;
-
-    let mut escaped = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            escaped.push(char::from(byte));
-        } else {
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
-}
+/// Compile-time check that a client can be used from several threads.
+const _: () = {
+    const fn assert_send_sync<T: Send + Sync>() {}
+    assert_send_sync::<Client>();
+    assert_send_sync::<ClientError>();
+};

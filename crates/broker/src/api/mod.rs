@@ -2,17 +2,15 @@
 //! Cloud Hypervisor.
 //!
 //! Operators and their tools inspect and change the broker's state only through this API. The
-//! command `hvsock` uses it through [`client`]. The socket (`SO_PEERCRED`) identifies the caller,
-//! never the request. Every user of the machine may read; only root and the broker's own user may
-//! change. Callers are untrusted, so every wait, body, table and queue has a bound (`admission`,
-//! `server`).
+//! crate `hvsock-client` is its client. The socket (`SO_PEERCRED`) identifies the caller, never the
+//! request. Every user of the machine may read; only root and the broker's own user may change.
+//! Callers are untrusted, so every wait, body, table and queue has a bound (`admission`, `server`).
 //!
 //! [`ControlServer::start`] serves it on a thread of its own. [`openapi`] returns the OpenAPI
 //! document, which is generated from the handlers.
 
 mod admission;
 mod body;
-pub mod client;
 mod error;
 mod extract;
 mod metrics;

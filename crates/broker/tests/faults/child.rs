@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use hvsock::{Endpoint, HvListener, HvStream, Lease, ServiceId, VmId};
 use hvsock_broker::Broker;
-use hvsock_broker::api::client::Client;
+use hvsock_client::Client;
 use hvsock_testkit::process::{CapturedOutput, Running};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};

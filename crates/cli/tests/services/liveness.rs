@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock_broker::api::client::Client;
+use hvsock_client::Client;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 

@@ -14,6 +14,7 @@ use axum::body::Body;
 use axum::http::{Method, Request};
 use http_body_util::BodyExt;
 use hvsock_address::PartitionName;
+use hvsock_client::Client;
 use hvsock_endpoint::Dirs;
 use hvsock_registry::Principal;
 use hyper::service::Service;
@@ -22,8 +23,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::extract::Peer;
+use super::routes;
 use super::server::{ControlServer, Limits};
-use super::{client::Client, routes};
 use crate::{Broker, BrokerConfig};
 
 /// The longest wait for anything that must happen.

@@ -5,11 +5,11 @@ use std::io::{Read, Write};
 
 use axum::http::Method;
 use hvsock_address::{ServiceId, ServiceRef};
+use hvsock_client::ClientError;
 use serde_json::{Value, json};
 
 use super::schema::{check, document};
 use super::{OTHER_USER, World};
-use crate::api::client::ClientError;
 use crate::model::{
     EventKind, GuestCommand, GuestReport, Health, NewContainer, NewService, PartitionState,
 };

@@ -1,6 +1,6 @@
 //! The next step after errors that any command may have.
 
-use hvsock_broker::api::client::ClientError;
+use hvsock_client::ClientError;
 
 /// The command that helps, or another next step.
 pub fn advice(error: &anyhow::Error) -> Option<String> {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context as _, Result};
 use clap::Args;
 use hvsock::Endpoint;
-use hvsock_broker::api::client::Client;
+use hvsock_client::Client;
 use hvsock_endpoint::{DirSource, Dirs};
 
 use crate::failure::Failure;

@@ -20,7 +20,7 @@ pub use crate::output::json as json_of_services;
 pub use advice::advice;
 pub use broker_args::BrokerArgs;
 pub use command::{Command, Vm, run_internal};
-pub use hvsock_broker::api::client::Client;
+pub use hvsock_client::Client;
 pub use partition::{ExplainAs, Partition};
 pub use rules::{HAS_ACCESS_RULES, REPORTS_USAGE, Rules};
 pub use signals::Termination;
