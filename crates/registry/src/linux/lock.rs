@@ -1,18 +1,19 @@
 //! An inter-process lock that records its holder.
 //!
-//! It is an advisory lock (`flock`) on a permanent file. The kernel releases it when the holder exits
+//! It is the advisory lock of [`std::fs::File`] on a permanent file. The kernel releases it when the holder exits
 //! or crashes. The file contains the holder's process, and a [generation](Lock::generation) that a
 //! holder increments before it changes the guarded data. The next holder compares it to decide whether
 //! to rescan.
 
 use std::ffi::OsStr;
+use std::fs::{File, TryLockError};
 use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 
 use crate::folder::Folder;
 
@@ -24,19 +25,19 @@ const LEN: usize = 128;
 #[doc(alias = "flock")]
 #[derive(Debug)]
 pub struct LockFile {
-    file: Arc<File>,
+    file: Arc<OpenFile>,
 }
 
 #[derive(Debug)]
-struct File {
-    fd: OwnedFd,
+struct OpenFile {
+    file: File,
     path: PathBuf,
 }
 
 /// The held lock. Dropping it releases the lock.
 #[derive(Debug)]
 pub struct Lock {
-    file: Arc<File>,
+    file: Arc<OpenFile>,
     generation: u64,
 }
 
@@ -89,9 +90,12 @@ impl LockFile {
             | OFlags::CLOEXEC;
         // Mode 0600: any user who can open the file, even for reading, could lock it for ever.
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o600)) {
-            Ok(fd) => Ok(Self {
-                file: Arc::new(File { fd, path }),
-            }),
+            Ok(fd) => {
+                let file = File::from(fd);
+                Ok(Self {
+                    file: Arc::new(OpenFile { file, path }),
+                })
+            }
             Err(errno) => {
                 let source = errno.into();
                 Err(LockError::Io { path, source })
@@ -107,10 +111,9 @@ impl LockFile {
         let deadline = Instant::now() + wait;
         let mut backoff = Duration::from_micros(200);
         loop {
-            match rustix::fs::flock(&self.file.fd, FlockOperation::NonBlockingLockExclusive) {
+            match self.file.file.try_lock() {
                 Ok(()) => break,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(TryLockError::WouldBlock) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
                         let path = self.file.path.clone();
@@ -120,7 +123,7 @@ impl LockFile {
                     std::thread::sleep(backoff.min(left));
                     backoff = (backoff * 2).min(Duration::from_millis(10));
                 }
-                Err(errno) => return Err(self.file.failed(errno)),
+                Err(TryLockError::Error(error)) => return Err(self.file.failed(error)),
             }
         }
         let (generation, _) = self.file.read();
@@ -134,11 +137,11 @@ impl LockFile {
     }
 }
 
-impl File {
+impl OpenFile {
     /// The generation and the last holder.
     fn read(&self) -> (u64, String) {
         let mut bytes = [0; LEN];
-        let len = rustix::io::pread(&self.fd, &mut bytes[..], 0).unwrap_or(0);
+        let len = self.file.read_at(&mut bytes, 0).unwrap_or(0);
         let text = String::from_utf8_lossy(&bytes[..len]);
         let mut lines = text.lines();
         let generation = lines.next().and_then(|line| line.trim().parse().ok());
@@ -150,11 +153,9 @@ impl File {
         (generation.unwrap_or(0), holder)
     }
 
-    fn failed(&self, errno: rustix::io::Errno) -> LockError {
-        LockError::Io {
-            path: self.path.clone(),
-            source: errno.into(),
-        }
+    fn failed(&self, source: io::Error) -> LockError {
+        let path = self.path.clone();
+        LockError::Io { path, source }
     }
 }
 
@@ -170,12 +171,12 @@ impl Lock {
     /// [`LockError::Io`] if the file cannot be written.
     pub fn bump_generation(&mut self) -> Result<u64, LockError> {
         self.generation += 1;
-        self.write().map_err(|errno| self.file.failed(errno))?;
+        self.write().map_err(|error| self.file.failed(error))?;
         Ok(self.generation)
     }
 
-    fn write(&self) -> Result<(), rustix::io::Errno> {
-        let pid = rustix::process::getpid().as_raw_pid();
+    fn write(&self) -> io::Result<()> {
+        let pid = std::process::id();
         let program = std::env::current_exe().ok();
         let program = program
             .as_deref()
@@ -185,14 +186,14 @@ impl Lock {
         let mut text = format!("{}\nprocess {pid} ({program})", self.generation).into_bytes();
         text.resize(LEN - 1, b' ');
         text.push(b'\n');
-        rustix::io::pwrite(&self.file.fd, &text, 0).map(drop)
+        self.file.file.write_all_at(&text, 0)
     }
 }
 
 impl Drop for Lock {
     fn drop(&mut self) {
         // Ignore a failure: closing the file releases the lock too.
-        let _ = rustix::fs::flock(&self.file.fd, FlockOperation::Unlock);
+        let _ = self.file.file.unlock();
     }
 }
 
