@@ -332,7 +332,7 @@ mod tests {
         for bad in ["a/b", "host", "@", "@a\\u0007"] {
             let text = format!("name = \"a\"\nbind.partitions = [\"{bad}\"]\n");
             let error = read(&text).unwrap_err();
-            assert!(error.starts_with("s.toml:2:19: `"), "{error}");
+            assert!(error.starts_with("s.toml:2:20: `"), "{error}");
         }
     }
 

@@ -4,10 +4,15 @@
 //! the first error to a [`FileProblem`] with file, line and column. The message does not use serde's
 //! terms, and suggests the nearest known key for a misspelt one.
 
+mod decode;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
+use toml::de::DeTable;
+
+use self::decode::Table;
 
 /// A problem with a file, and its position.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,12 +79,13 @@ pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, FileProblem> {
 /// # Errors
 /// [`FileProblem`] with the position of the first error.
 pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileProblem> {
-    toml::from_str(text).map_err(|error| {
-        let what = reword(error.message());
-        match error.span().filter(|_| !what.ends_with("is missing")) {
-            Some(span) => FileProblem::at(path, text, span.start, what),
-            None => FileProblem::whole(path, what),
-        }
+    let document = DeTable::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        FileProblem::at(path, text, at, error.message())
+    })?;
+    T::deserialize(Table(document.get_ref())).map_err(|error| match error.offset() {
+        Some(at) => FileProblem::at(path, text, at, error.message()),
+        None => FileProblem::whole(path, error.message()),
     })
 }
 
@@ -94,37 +100,6 @@ fn position(text: &str, byte: usize) -> (usize, usize) {
         before.matches('\n').count() + 1,
         before[line_start..].chars().count() + 1,
     )
-}
-
-/// Rewords a message of serde for users. It handles the messages of the provided methods of
-/// `serde::de::Error`; others are unchanged.
-fn reword(message: &str) -> String {
-    // A key may be as long as the file and contain any text, and messages go to terminals and logs.
-    let message: String = message
-        .chars()
-        .take(500)
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    if message.starts_with("unknown field `") {
-        let mut quoted = message.split('`').skip(1).step_by(2);
-        let unknown = quoted.next().unwrap_or_default();
-        let known: Vec<&str> = quoted.collect();
-        let unknown_key = format!("unknown key `{unknown}`");
-        let all = known.iter().map(|key| format!("`{key}`"));
-        let all = all.collect::<Vec<_>>().join(", ");
-        return match nearest(unknown, &known) {
-            Some(near) => format!("{unknown_key}; did you mean `{near}`? (known here: {all})"),
-            None => format!("{unknown_key}; known here: {all}"),
-        };
-    }
-    if let Some(field) = message.strip_prefix("missing field ") {
-        return format!("the key {field} is missing");
-    }
-    message
-        .strip_prefix("invalid type: ")
-        .and_then(|rest| rest.split_once(", expected "))
-        .map(|(have, want)| format!("expected {want}, found the {have}"))
-        .unwrap_or(message)
 }
 
 /// The known key with the smallest edit distance, if it is close enough.
@@ -208,6 +183,38 @@ mod tests {
         assert!(error("name = \"a\"\nname = \"b\"\n").starts_with("x.toml:2:1: "));
         assert!(error("name = \"a\n").starts_with("x.toml:1:"));
         assert!(error("name\n").starts_with("x.toml:1:"));
+    }
+
+    #[test]
+    fn an_error_has_the_position_of_the_innermost_value() {
+        #[derive(Debug, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nested {
+            #[allow(dead_code, reason = "only the error matters")]
+            lists: std::collections::BTreeMap<String, Vec<u8>>,
+        }
+        let error = |text| {
+            let problem = parse::<Nested>(Path::new("x.toml"), text).unwrap_err();
+            problem.to_string()
+        };
+        assert_eq!(
+            error("[lists]\na = [1, 0x2]\nb = [3,\n  'four']\n"),
+            "x.toml:4:3: expected u8, found the string \"four\""
+        );
+        assert_eq!(
+            error("lists.a = [1, 1979-05-27]\n"),
+            "x.toml:1:15: expected u8, found the date or time"
+        );
+        assert!(error("lists.a = [ 300 ]").starts_with("x.toml:1:13: "));
+        assert!(error("lists.a = [ 99999999999999999999 ]").starts_with("x.toml:1:13: "));
+    }
+
+    #[test]
+    fn a_message_is_short_and_has_no_control_characters() {
+        let key = format!("\"\\u001b{}\" = 1", "k".repeat(60_000));
+        let message = error(&key);
+        assert!(message.len() < 300, "{message}");
+        assert!(!message.contains(char::is_control), "{message}");
     }
 
     #[test]
