@@ -110,6 +110,7 @@ mod error;
 mod explain;
 mod lease;
 mod listener;
+mod lock;
 mod options;
 mod os;
 mod peer;

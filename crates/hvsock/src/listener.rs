@@ -120,7 +120,7 @@ impl HvListener {
 
     fn accept_until(&self, deadline: Option<Instant>) -> io::Result<(HvStream, SockAddrHv)> {
         let stream = self.inner.accept(deadline)?;
-        let peer = stream.info().peer;
+        let peer = stream.end().info().peer;
         Ok((HvStream::new(Arc::new(stream)), peer))
     }
 

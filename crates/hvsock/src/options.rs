@@ -16,6 +16,112 @@ pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The backlog if none is set; the same as in `std::net`.
 const DEFAULT_BACKLOG: u32 = 128;
 
+/// The options that connecting and listening share.
+#[derive(Clone, Debug, Default)]
+struct Shared {
+    endpoint: Option<Endpoint>,
+    settings: Settings,
+    raw_fd: bool,
+}
+
+impl Shared {
+    fn request(
+        &self,
+        address: &dyn ToHvAddr,
+        kind: RequestKind,
+        dry_run: bool,
+    ) -> io::Result<Request> {
+        Ok(Request {
+            address: address.to_hv_addr()?,
+            kind,
+            settings: self.settings,
+            flags: Flags {
+                raw_fd: self.raw_fd,
+                dry_run,
+            },
+        })
+    }
+
+    fn explain(&self, mut request: Request) -> io::Result<Explanation> {
+        match backend::execute(&self.endpoint_or_default(), &mut request, REPLY_TIMEOUT) {
+            Ok(Outcome::Explained(explanation)) => Ok(explanation),
+            Ok(_) => Err(unexpected_reply()),
+            // A name that does not exist is a refusal, too, and so an explanation.
+            Err(error) => match error::refusal_of(&error) {
+                Some(refusal) => Ok(Explanation::refused(refusal.clone(), &error.to_string())),
+                None => Err(error),
+            },
+        }
+    }
+
+    fn endpoint_or_default(&self) -> Endpoint {
+        self.endpoint.clone().unwrap_or_default()
+    }
+}
+
+/// The methods of both builders for the options in [`Shared`].
+macro_rules! shared_options {
+    () => {
+        /// Sets the endpoint of the broker. The default is [`Endpoint::from_env`].
+        pub fn endpoint(mut self, endpoint: impl Into<Endpoint>) -> Self {
+            self.shared.endpoint = Some(endpoint.into());
+            self
+        }
+
+        /// Sets whether a connection survives while its partition is paused
+        /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets it, which is the default. The
+        /// connections that a listener accepts inherit its option.
+        #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
+        pub fn connected_suspend(mut self, on: bool) -> Self {
+            self.shared.settings.connected_suspend = on;
+            self
+        }
+
+        /// Sets whether the raw file descriptor of a connection is the connection, for a program that
+        /// does not use this library: see [`HvStream::spawn`].
+        ///
+        /// The bytes then go through a socket that the broker relays, and the end of file is a clean
+        /// end.
+        #[doc(alias = "IntoRawFd")]
+        #[doc(alias = "stdio")]
+        pub fn raw_fd(mut self, on: bool) -> Self {
+            self.shared.raw_fd = on;
+            self
+        }
+
+        /// Sets the capacity in bytes of the ring in each direction, if the bytes go through shared
+        /// memory.
+        ///
+        /// It is rounded up to a power of two between 4 KiB and 16 MiB; the larger request of the two
+        /// ends applies. The default is 256 KiB, or 1 MiB if one end is a `hvsock::tokio` stream. The
+        /// kernel allocates a page of the ring when it is first used. With `AF_VSOCK` this sets the
+        /// kernel's receive buffer of this end.
+        #[doc(alias = "SO_RCVBUF")]
+        #[doc(alias = "SO_VM_SOCKETS_BUFFER_SIZE")]
+        pub fn ring_size(mut self, bytes: u32) -> Self {
+            self.shared.settings.ring_size = bytes;
+            self
+        }
+
+        /// Sets whether the bytes may go through memory that is shared with the peer process. The
+        /// default is true; if either end sets false, they go through Unix sockets and the broker.
+        #[doc(alias = "zero-copy")]
+        pub fn shared_memory(mut self, on: bool) -> Self {
+            self.shared.settings.descriptor_only = !on;
+            self
+        }
+
+        pub(crate) fn endpoint_or_default(&self) -> Endpoint {
+            self.shared.endpoint_or_default()
+        }
+
+        pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
+            self.shared.settings = settings;
+            self
+        }
+    };
+}
+
 /// Options for a connect: endpoint, timeout, ring size and the socket options of Hyper-V.
 ///
 /// ```no_run
@@ -35,10 +141,8 @@ const DEFAULT_BACKLOG: u32 = 128;
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ConnectOptions {
-    endpoint: Option<Endpoint>,
+    shared: Shared,
     timeout: Duration,
-    settings: Settings,
-    raw_fd: bool,
 }
 
 impl Default for ConnectOptions {
@@ -52,18 +156,12 @@ impl ConnectOptions {
     /// socket option set.
     pub fn new() -> Self {
         Self {
-            endpoint: None,
+            shared: Shared::default(),
             timeout: DEFAULT_CONNECT_TIMEOUT,
-            settings: Settings::default(),
-            raw_fd: false,
         }
     }
 
-    /// Sets the endpoint of the broker. The default is [`Endpoint::from_env`].
-    pub fn endpoint(mut self, endpoint: impl Into<Endpoint>) -> Self {
-        self.endpoint = Some(endpoint.into());
-        self
-    }
+    shared_options!();
 
     /// Sets how long the connect may take (`HVSOCKET_CONNECT_TIMEOUT`): more than zero and at most
     /// 300 seconds, rounded up to a millisecond. The default is 2 seconds.
@@ -74,59 +172,17 @@ impl ConnectOptions {
         self
     }
 
-    /// Sets whether the connection survives while its partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets it, which is the default.
-    #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
-    pub fn connected_suspend(mut self, on: bool) -> Self {
-        self.settings.connected_suspend = on;
-        self
-    }
-
     /// Sets whether to connect through a container to its host (`HVSOCKET_CONTAINER_PASSTHRU`).
     #[doc(alias = "HVSOCKET_CONTAINER_PASSTHRU")]
     pub fn container_passthru(mut self, on: bool) -> Self {
-        self.settings.container_passthru = on;
+        self.shared.settings.container_passthru = on;
         self
     }
 
     /// Sets whether to connect to the VTL2 of the guest (`HVSOCKET_HIGH_VTL`).
     #[doc(alias = "HVSOCKET_HIGH_VTL")]
     pub fn high_vtl(mut self, on: bool) -> Self {
-        self.settings.high_vtl = on;
-        self
-    }
-
-    /// Sets whether the raw file descriptor is the connection, for a program that does not use this
-    /// library: see [`HvStream::spawn`].
-    ///
-    /// The bytes then go through a socket that the broker relays, and the end of file is a clean
-    /// end.
-    #[doc(alias = "IntoRawFd")]
-    #[doc(alias = "stdio")]
-    pub fn raw_fd(mut self, on: bool) -> Self {
-        self.raw_fd = on;
-        self
-    }
-
-    /// Sets the capacity in bytes of the ring in each direction, if the bytes go through shared
-    /// memory.
-    ///
-    /// It is rounded up to a power of two between 4 KiB and 16 MiB; the larger request of the two
-    /// ends applies. The default is 256 KiB, or 1 MiB if one end is a `hvsock::tokio` stream. The
-    /// kernel allocates a page of the ring when it is first used. With `AF_VSOCK` this sets the
-    /// kernel's receive buffer of this end.
-    #[doc(alias = "SO_RCVBUF")]
-    #[doc(alias = "SO_VM_SOCKETS_BUFFER_SIZE")]
-    pub fn ring_size(mut self, bytes: u32) -> Self {
-        self.settings.ring_size = bytes;
-        self
-    }
-
-    /// Sets whether the bytes may go through memory that is shared with the peer process. The
-    /// default is true; if either end sets false, they go through Unix sockets and the broker.
-    #[doc(alias = "zero-copy")]
-    pub fn shared_memory(mut self, on: bool) -> Self {
-        self.settings.descriptor_only = !on;
+        self.shared.settings.high_vtl = on;
         self
     }
 
@@ -157,30 +213,13 @@ impl ConnectOptions {
     /// As [`ConnectOptions::connect`], except that a refusal is returned as an [`Explanation`].
     /// `Unsupported` with `AF_VSOCK` if only the host has the answer.
     pub fn explain(&self, address: impl ToHvAddr) -> io::Result<Explanation> {
-        explain(&self.endpoint_or_default(), self.request(&address, true)?)
-    }
-
-    pub(crate) fn endpoint_or_default(&self) -> Endpoint {
-        self.endpoint.clone().unwrap_or_default()
-    }
-
-    pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
+        self.shared.explain(self.request(&address, true)?)
     }
 
     pub(crate) fn request(&self, address: &dyn ToHvAddr, dry_run: bool) -> io::Result<Request> {
-        Ok(Request {
-            address: address.to_hv_addr()?,
-            kind: RequestKind::Connect {
-                timeout_ms: milliseconds(self.timeout)?,
-            },
-            settings: self.settings,
-            flags: Flags {
-                raw_fd: self.raw_fd,
-                dry_run,
-            },
-        })
+        let timeout_ms = milliseconds(self.timeout)?;
+        self.shared
+            .request(address, RequestKind::Connect { timeout_ms }, dry_run)
     }
 
     #[cfg(feature = "tokio")]
@@ -203,10 +242,8 @@ impl ConnectOptions {
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct ListenOptions {
-    endpoint: Option<Endpoint>,
+    shared: Shared,
     backlog: u32,
-    settings: Settings,
-    raw_fd: bool,
 }
 
 impl Default for ListenOptions {
@@ -220,62 +257,17 @@ impl ListenOptions {
     /// option set.
     pub fn new() -> Self {
         Self {
-            endpoint: None,
+            shared: Shared::default(),
             backlog: DEFAULT_BACKLOG,
-            settings: Settings::default(),
-            raw_fd: false,
         }
     }
 
-    /// Sets the endpoint of the broker. The default is [`Endpoint::from_env`].
-    pub fn endpoint(mut self, endpoint: impl Into<Endpoint>) -> Self {
-        self.endpoint = Some(endpoint.into());
-        self
-    }
+    shared_options!();
 
     /// Sets how many connections may wait to be accepted. The default is 128; the broker may grant
     /// fewer ([`HvListener::backlog`]).
     pub fn backlog(mut self, backlog: u32) -> Self {
         self.backlog = backlog;
-        self
-    }
-
-    /// Sets whether accepted connections survive while their partition is paused
-    /// (`HVSOCKET_CONNECTED_SUSPEND`). Otherwise a pause resets them, which is the default.
-    #[doc(alias = "HVSOCKET_CONNECTED_SUSPEND")]
-    pub fn connected_suspend(mut self, on: bool) -> Self {
-        self.settings.connected_suspend = on;
-        self
-    }
-
-    /// Sets whether the raw file descriptor of an accepted connection is the connection, for
-    /// programs that do not use this library: see [`HvStream::spawn`].
-    #[doc(alias = "IntoRawFd")]
-    #[doc(alias = "stdio")]
-    pub fn raw_fd(mut self, on: bool) -> Self {
-        self.raw_fd = on;
-        self
-    }
-
-    /// Sets the capacity in bytes of the ring in each direction, if the bytes go through shared
-    /// memory.
-    ///
-    /// It is rounded up to a power of two between 4 KiB and 16 MiB; the larger request of the two
-    /// ends applies. The default is 256 KiB, or 1 MiB if one end is a `hvsock::tokio` stream. The
-    /// kernel allocates a page of the ring when it is first used. With `AF_VSOCK` this sets the
-    /// kernel's receive buffer of this end.
-    #[doc(alias = "SO_RCVBUF")]
-    #[doc(alias = "SO_VM_SOCKETS_BUFFER_SIZE")]
-    pub fn ring_size(mut self, bytes: u32) -> Self {
-        self.settings.ring_size = bytes;
-        self
-    }
-
-    /// Sets whether the bytes may go through memory that is shared with the peer process. The
-    /// default is true; if either end sets false, they go through Unix sockets and the broker.
-    #[doc(alias = "zero-copy")]
-    pub fn shared_memory(mut self, on: bool) -> Self {
-        self.settings.descriptor_only = !on;
         self
     }
 
@@ -306,42 +298,13 @@ impl ListenOptions {
     /// As [`ListenOptions::listen`], except that a refusal is returned as an [`Explanation`].
     /// `Unsupported` with `AF_VSOCK` if only the host has the answer.
     pub fn explain(&self, address: impl ToHvAddr) -> io::Result<Explanation> {
-        explain(&self.endpoint_or_default(), self.request(&address, true)?)
-    }
-
-    pub(crate) fn endpoint_or_default(&self) -> Endpoint {
-        self.endpoint.clone().unwrap_or_default()
-    }
-
-    pub(crate) fn with_settings(mut self, settings: Settings) -> Self {
-        self.settings = settings;
-        self
+        self.shared.explain(self.request(&address, true)?)
     }
 
     pub(crate) fn request(&self, address: &dyn ToHvAddr, dry_run: bool) -> io::Result<Request> {
-        Ok(Request {
-            address: address.to_hv_addr()?,
-            kind: RequestKind::Listen {
-                backlog: self.backlog,
-            },
-            settings: self.settings,
-            flags: Flags {
-                raw_fd: self.raw_fd,
-                dry_run,
-            },
-        })
-    }
-}
-
-fn explain(endpoint: &Endpoint, mut request: Request) -> io::Result<Explanation> {
-    match backend::execute(endpoint, &mut request, REPLY_TIMEOUT) {
-        Ok(Outcome::Explained(explanation)) => Ok(explanation),
-        Ok(_) => Err(unexpected_reply()),
-        // A name that does not exist is a refusal, too, and so an explanation.
-        Err(error) => match error::refusal_of(&error) {
-            Some(refusal) => Ok(Explanation::refused(refusal.clone(), &error.to_string())),
-            None => Err(error),
-        },
+        let backlog = self.backlog;
+        self.shared
+            .request(address, RequestKind::Listen { backlog }, dry_run)
     }
 }
 

@@ -150,7 +150,7 @@ impl HvStream {
     /// None at present.
     #[doc(alias = "getsockname")]
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.info().local)
+        Ok(self.inner.end().info().local)
     }
 
     /// Returns the address of the peer, as this partition reaches it. Does not block.
@@ -163,19 +163,19 @@ impl HvStream {
     /// None at present.
     #[doc(alias = "getpeername")]
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.info().peer)
+        Ok(self.inner.end().info().peer)
     }
 
     /// Returns the process that connected, or `None` on the connecting end.
     #[doc(alias = "SO_PEERCRED")]
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.info().peer_process.as_ref()
+        self.inner.end().info().peer_process.as_ref()
     }
 
     /// Returns the id of the connection in the broker's list. Without a broker it is an id of this
     /// process.
     pub fn connection_id(&self) -> u64 {
-        self.inner.info().id
+        self.inner.end().info().id
     }
 
     /// Returns how the bytes of the connection are transferred.
@@ -291,7 +291,7 @@ impl HvStream {
     ///
     /// None at present.
     pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.inner.read_timeout())
+        Ok(self.inner.end().state().read_timeout)
     }
 
     /// Returns the timeout of [`HvStream::set_write_timeout`].
@@ -300,7 +300,7 @@ impl HvStream {
     ///
     /// None at present.
     pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.inner.write_timeout())
+        Ok(self.inner.end().state().write_timeout)
     }
 
     /// Sets whether the connection survives while its partition is paused

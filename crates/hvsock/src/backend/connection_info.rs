@@ -17,6 +17,18 @@ pub(crate) struct ConnectionInfo {
     pub(crate) id: u64,
 }
 
+impl ConnectionInfo {
+    /// A connection without a broker.
+    pub(crate) fn local(local: SockAddrHv, peer: SockAddrHv, peer_process: Option<Peer>) -> Self {
+        Self {
+            local,
+            peer,
+            peer_process,
+            id: next_local_id(),
+        }
+    }
+}
+
 /// Returns an id that is unique in this process, for a connection or listener without a broker.
 pub(crate) fn next_local_id() -> u64 {
     static NEXT: AtomicU64 = AtomicU64::new(1);

@@ -5,16 +5,19 @@
 
 mod connection_info;
 pub(crate) mod errors;
+mod local_end;
 mod request;
+mod transfer;
 
-use std::io::{IoSlice, IoSliceMut};
 use std::time::Duration;
 
 pub(crate) use crate::os::backend::{
     Lease, Listener, PendingConnect, Stream, execute, service_id, uses_vsock, vm_id,
 };
 pub(crate) use connection_info::{ConnectionInfo, next_local_id};
+pub(crate) use local_end::LocalEnd;
 pub(crate) use request::{Request, RequestKind, Settings};
+pub(crate) use transfer::{ReadInto, WriteFrom};
 
 use crate::Explanation;
 
@@ -27,28 +30,4 @@ pub(crate) enum Outcome {
     Connected(Stream),
     Listening(Listener),
     Explained(Explanation),
-}
-
-/// The destination of received bytes.
-pub(crate) enum ReadInto<'a, 'b> {
-    One(&'a mut [u8]),
-    Many(&'a mut [IoSliceMut<'b>]),
-    /// The bytes are not removed from the stream.
-    Peek(&'a mut [u8]),
-}
-
-/// The source of sent bytes.
-#[derive(Clone, Copy)]
-pub(crate) enum WriteFrom<'a, 'b> {
-    One(&'a [u8]),
-    Many(&'a [IoSlice<'b>]),
-}
-
-impl ReadInto<'_, '_> {
-    pub(crate) fn is_empty(&self) -> bool {
-        match self {
-            Self::One(buffer) | Self::Peek(buffer) => buffer.is_empty(),
-            Self::Many(slices) => slices.iter().all(|slice| slice.is_empty()),
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The implementation for each operating system: one folder for each, with the same contract.
 //!
 //! - `backend`: sockets and the transfer of their bytes, with the types of [`crate::backend`];
+//! - `Socket`: a socket of the system;
 //! - `Descriptor`: a borrowed descriptor to watch;
 //! - `ready`: waits for a descriptor;
 //! - `exports`: the public items that exist on this system only, or differ here;

@@ -1,10 +1,11 @@
 //! The state of a non-blocking connect.
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
 use crate::backend::{self, PendingConnect};
+use crate::lock::lock;
 use crate::os::Descriptor;
 
 /// A socket that connects or has connected.
@@ -41,7 +42,7 @@ impl Connecting {
     }
 
     fn failure(&self) -> MutexGuard<'_, Failure> {
-        self.failure.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.failure)
     }
 
     /// Checks for progress. Calls `ready` once, with the new connection.

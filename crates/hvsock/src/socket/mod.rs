@@ -6,7 +6,7 @@ mod option;
 use std::io;
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hvsock_address::{
@@ -15,6 +15,7 @@ use hvsock_address::{
 use hvsock_sys::errno;
 
 use crate::backend::{self, PendingConnect, ReadInto, Settings, WriteFrom};
+use crate::lock::lock;
 use crate::options::DEFAULT_CONNECT_TIMEOUT;
 use crate::os::Descriptor;
 use crate::{
@@ -177,7 +178,7 @@ impl HvSocket {
             return Err(os(errno::EINVAL));
         };
         let stream = listener.accept(None)?;
-        let peer = stream.info().peer;
+        let peer = stream.end().info().peer;
         let socket = Self {
             endpoint: self.endpoint.clone(),
             state: State::Connected(Arc::new(stream)),
@@ -328,7 +329,7 @@ impl HvSocket {
         match &self.state {
             State::Idle { bound } => bound.ok_or_else(|| os(errno::EINVAL)),
             State::Listening(listener) => Ok(listener.local()),
-            State::Connecting(_) | State::Connected(_) => Ok(self.stream()?.info().local),
+            State::Connecting(_) | State::Connected(_) => Ok(self.stream()?.end().info().local),
         }
     }
 
@@ -339,12 +340,12 @@ impl HvSocket {
     /// `ENOTCONN` if the socket is not connected.
     #[doc(alias = "getpeername")]
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.stream()?.info().peer)
+        Ok(self.stream()?.end().info().peer)
     }
 
     /// Returns the process that connected, or `None` if this is not an accepted socket.
     pub fn peer(&self) -> Option<&Peer> {
-        self.stream().ok()?.info().peer_process.as_ref()
+        self.stream().ok()?.end().info().peer_process.as_ref()
     }
 
     /// Sets non-blocking mode: calls fail with `WouldBlock` instead of blocking.
@@ -499,7 +500,7 @@ impl HvSocket {
     }
 
     fn values(&self) -> MutexGuard<'_, Values> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.values)
     }
 }
 

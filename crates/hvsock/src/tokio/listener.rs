@@ -130,7 +130,7 @@ impl HvListener {
     /// As [`crate::HvListener::accept`].
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(HvStream, SockAddrHv)>> {
         let stream = ready!(self.watch.poll_accept(&self.inner, cx))?;
-        let peer = stream.info().peer;
+        let peer = stream.end().info().peer;
         Poll::Ready(Ok((HvStream::new(Arc::new(stream))?, peer)))
     }
 

@@ -30,6 +30,7 @@
 //! dropped. As with every tokio stream, `read_exact` and `write_all` are not. Dropping the future
 //! of a connect cancels the connect.
 
+mod io;
 mod listener;
 mod split;
 mod stream;

@@ -1,18 +1,17 @@
 //! An async connection.
 
-use std::io::{self, IoSlice};
+use std::io;
 use std::net::Shutdown;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-
 use hvsock_address::SockAddrHv;
+use tokio::io::ReadBuf;
 
+use super::io::{async_read, async_write};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
-use crate::backend::{self, Outcome, WriteFrom};
+use crate::backend::{self, Outcome, ReadInto, WriteFrom};
 use crate::os::tokio::StreamWatch;
 use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options, os};
 
@@ -185,7 +184,7 @@ impl HvStream {
     ///
     /// None at present.
     pub fn local_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.info().local)
+        Ok(self.inner.end().info().local)
     }
 
     /// Returns the address of the peer; see [`crate::HvStream::peer_addr`].
@@ -194,18 +193,18 @@ impl HvStream {
     ///
     /// None at present.
     pub fn peer_addr(&self) -> io::Result<SockAddrHv> {
-        Ok(self.inner.info().peer)
+        Ok(self.inner.end().info().peer)
     }
 
     /// Returns the process that connected, or `None` on the connecting end.
     pub fn peer(&self) -> Option<&Peer> {
-        self.inner.info().peer_process.as_ref()
+        self.inner.end().info().peer_process.as_ref()
     }
 
     /// Returns the id of the connection in the broker's list; see
     /// [`crate::HvStream::connection_id`].
     pub fn connection_id(&self) -> u64 {
-        self.inner.info().id
+        self.inner.end().info().id
     }
 
     /// Sets whether the connection survives while its partition is paused
@@ -229,7 +228,11 @@ impl HvStream {
     ///
     /// This method is cancel safe.
     pub async fn peek(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        std::future::poll_fn(|cx| self.watch.poll_peek(&self.inner, cx, buffer)).await
+        std::future::poll_fn(|cx| {
+            let into = ReadInto::Peek(&mut *buffer);
+            self.watch.poll_recv(&self.inner, cx, into)
+        })
+        .await
     }
 
     /// Waits until [`try_read`](Self::try_read) would return bytes, the end or an error.
@@ -282,7 +285,7 @@ impl HvStream {
     /// # }
     /// ```
     pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.watch.try_read(&self.inner, buffer)
+        self.watch.try_recv(&self.inner, &mut ReadInto::One(buffer))
     }
 
     /// Writes as many bytes as there is free space for, without waiting.
@@ -291,7 +294,7 @@ impl HvStream {
     ///
     /// `WouldBlock` if there is no free space; otherwise as writing to a [`crate::HvStream`].
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        self.watch.try_write(&self.inner, bytes)
+        self.watch.try_send(&self.inner, WriteFrom::One(bytes))
     }
 
     /// Shuts down the write direction without waiting for the broker.
@@ -305,7 +308,10 @@ impl HvStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let unfilled = buffer.initialize_unfilled();
-        let count = ready!(self.watch.poll_read(&self.inner, cx, unfilled))?;
+        let count = ready!(
+            self.watch
+                .poll_recv(&self.inner, cx, ReadInto::One(unfilled))
+        )?;
         buffer.advance(count);
         Poll::Ready(Ok(()))
     }
@@ -315,46 +321,15 @@ impl HvStream {
         cx: &mut Context<'_>,
         from: WriteFrom<'_, '_>,
     ) -> Poll<io::Result<usize>> {
-        self.watch.poll_write(&self.inner, cx, from)
+        self.watch.poll_send(&self.inner, cx, from)
     }
 }
 
-impl AsyncRead for HvStream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.poll_read_ref(cx, buffer)
+impl AsRef<HvStream> for HvStream {
+    fn as_ref(&self) -> &HvStream {
+        self
     }
 }
 
-impl AsyncWrite for HvStream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, WriteFrom::One(bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_send(cx, WriteFrom::Many(slices))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.shutdown_write())
-    }
-}
+async_read!(HvStream);
+async_write!(HvStream);

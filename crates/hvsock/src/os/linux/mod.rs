@@ -12,6 +12,9 @@ mod wait;
 
 pub(crate) use wait::ready;
 
+/// A socket of the system.
+pub(crate) type Socket = std::os::fd::OwnedFd;
+
 /// A borrowed descriptor to watch.
 pub(crate) type Descriptor<'a> = std::os::fd::BorrowedFd<'a>;
 

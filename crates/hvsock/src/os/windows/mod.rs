@@ -12,6 +12,9 @@ pub(crate) mod tokio;
 pub(crate) mod wait;
 mod zero_copy;
 
+/// A socket of the system.
+pub(crate) type Socket = std::os::windows::io::OwnedSocket;
+
 /// A borrowed socket to watch.
 pub(crate) type Descriptor<'a> = std::os::windows::io::BorrowedSocket<'a>;
 

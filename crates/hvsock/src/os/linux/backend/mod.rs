@@ -1,20 +1,21 @@
 //! The two back-ends of Linux, chosen at run time.
 //!
 //! The library uses connections and listeners through the enums of this module: [`broker`], and
-//! [`vsock`] for a virtual machine without a broker. A further back-end is a folder beside them and
-//! a variant of each enum. A further transport of the broker is a variant inside its `Stream`.
+//! [`vsock`] for a virtual machine without a broker. A further back-end is a folder beside them, a
+//! variant of each enum, and an arm in `dispatch`. A further transport of the broker is a variant
+//! inside its `Stream`.
 
 mod broker;
 mod lease;
 mod lookup;
-#[cfg(feature = "tokio")]
-mod nonblocking;
 mod vsock;
 
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+#[cfg(feature = "tokio")]
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
@@ -27,7 +28,7 @@ pub(crate) use lease::Lease;
 pub(crate) use lookup::{service_id, vm_id};
 
 use super::ready;
-use crate::backend::{ConnectionInfo, Outcome, ReadInto, Request, WriteFrom, errors};
+use crate::backend::{LocalEnd, Outcome, ReadInto, Request, WriteFrom, errors};
 use crate::endpoint::UseVsock;
 use crate::{Endpoint, Interest, Readiness, Transport};
 
@@ -68,12 +69,53 @@ pub(crate) enum Received {
     EndPending,
 }
 
+/// Calls a method of the back-end that `self` belongs to.
+macro_rules! dispatch {
+    ($self:ident, $inner:ident => $call:expr) => {
+        match $self {
+            Self::Broker($inner) => $call,
+            Self::Vsock($inner) => $call,
+        }
+    };
+}
+
+/// Defines methods that every back-end has, with the same signature.
+macro_rules! forward {
+    (
+        impl $type:ident {
+            $(
+                $(#[$attribute:meta])*
+                fn $name:ident(&self $(, $argument:ident: $of:ty)* $(,)?) $(-> $result:ty)?;
+            )*
+        }
+    ) => {
+        impl $type {
+            $(
+                $(#[$attribute])*
+                pub(crate) fn $name(&self $(, $argument: $of)*) $(-> $result)? {
+                    dispatch!(self, inner => inner.$name($($argument),*))
+                }
+            )*
+        }
+    };
+}
+
 impl WriteFrom<'_, '_> {
     pub(crate) fn is_empty(&self) -> bool {
         match self {
             Self::One(bytes) => bytes.is_empty(),
             Self::Many(slices) => slices.iter().all(|slice| slice.is_empty()),
         }
+    }
+}
+
+impl LocalEnd {
+    /// Converts `WouldBlock` to a timeout. The kernel returns it for both.
+    fn map_timeout(&self, error: io::Error) -> io::Error {
+        if error.kind() == io::ErrorKind::WouldBlock && !self.is_nonblocking() {
+            return errors::timed_out();
+        }
+        error
     }
 }
 
@@ -135,10 +177,22 @@ fn query(
 impl From<broker::Outcome> for Outcome {
     fn from(outcome: broker::Outcome) -> Self {
         match outcome {
-            broker::Outcome::Connected(stream) => Self::Connected(Stream::Broker(stream)),
+            broker::Outcome::Connected(stream) => Self::Connected(stream.into()),
             broker::Outcome::Listening(listener) => Self::Listening(Listener::Broker(listener)),
             broker::Outcome::Explained(explanation) => Self::Explained(explanation),
         }
+    }
+}
+
+impl From<broker::Stream> for Stream {
+    fn from(stream: broker::Stream) -> Self {
+        Self::Broker(stream)
+    }
+}
+
+impl From<vsock::Stream> for Stream {
+    fn from(stream: vsock::Stream) -> Self {
+        Self::Vsock(stream)
     }
 }
 
@@ -153,18 +207,7 @@ impl PendingConnect {
 
     /// Returns the connection once it is established, `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
-        match self {
-            Self::Broker(pending) => pending.progress().map(Stream::Broker),
-            Self::Vsock(pending) => pending.progress().map(Stream::Vsock),
-        }
-    }
-
-    /// The error for a connect that takes too long.
-    pub(crate) fn no_reply_error(&self) -> io::Error {
-        match self {
-            Self::Broker(pending) => pending.no_reply_error(),
-            Self::Vsock(pending) => pending.no_reply_error(),
-        }
+        dispatch!(self, pending => pending.progress().map(Into::into))
     }
 
     /// Waits for progress, until `deadline`.
@@ -178,38 +221,75 @@ impl PendingConnect {
     }
 }
 
+forward! {
+    impl PendingConnect {
+        /// The error for a connect that takes too long.
+        fn no_reply_error(&self) -> io::Error;
+    }
+}
+
 impl AsFd for PendingConnect {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Broker(pending) => pending.as_fd(),
-            Self::Vsock(pending) => pending.as_fd(),
-        }
+        dispatch!(self, pending => pending.as_fd())
+    }
+}
+
+forward! {
+    impl Stream {
+        /// The addresses, mode and timeouts.
+        fn end(&self) -> &LocalEnd;
+
+        fn transport(&self) -> Transport;
+
+        /// The ring, if that is the transport.
+        fn ring(&self) -> Option<&Ring>;
+
+        /// Reserves free space in a ring, waiting as sending does; `Unsupported` without one.
+        fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>>;
+
+        /// Borrows the received bytes in a ring, waiting as receiving does; `Unsupported` without
+        /// one.
+        fn fill(&self) -> io::Result<Option<Filled<'_>>>;
+
+        /// The descriptor to watch. With a ring it is readable if something has happened since an
+        /// operation last returned `WouldBlock`. Otherwise it is ready if reading or writing does
+        /// not block.
+        fn descriptor(&self) -> BorrowedFd<'_>;
+
+        fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize>;
+
+        fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize>;
+
+        /// Shuts down one or both directions. `may_wait` says whether the caller can wait for a
+        /// moment.
+        fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()>;
+
+        fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()>;
+
+        fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+        fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()>;
+
+        fn set_connected_suspend(&self, on: bool) -> io::Result<()>;
+
+        fn poll(&self, interest: Interest, deadline: Option<Instant>) -> io::Result<Readiness>;
+
+        /// Why the connection was reset, if it was.
+        fn reset_reason(&self) -> Option<io::Error>;
+
+        /// The data and control descriptors, if the connection was made for a program that does not
+        /// use this library.
+        fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>>;
+
+        /// Resets the connection: the peer gets an error instead of a clean end.
+        fn reset(&self);
+
+        /// Duplicates the descriptor of the control channel.
+        fn clone_control(&self) -> io::Result<OwnedFd>;
     }
 }
 
 impl Stream {
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        match self {
-            Self::Broker(stream) => stream.info(),
-            Self::Vsock(stream) => stream.info(),
-        }
-    }
-
-    pub(crate) fn transport(&self) -> Transport {
-        match self {
-            Self::Broker(stream) => stream.transport(),
-            Self::Vsock(_) => Transport::Vsock,
-        }
-    }
-
-    /// The ring, if that is the transport.
-    pub(crate) fn ring(&self) -> Option<&Ring> {
-        match self {
-            Self::Broker(stream) => stream.ring(),
-            Self::Vsock(_) => None,
-        }
-    }
-
     /// The counters of this end of a ring.
     pub(crate) fn ring_stats(&self) -> Option<RingStats> {
         Some(self.ring()?.end().stats())
@@ -221,210 +301,75 @@ impl Stream {
             ring.end().set_spin(longest);
         }
     }
+}
 
-    /// Reserves free space in a ring, waiting as sending does; `Unsupported` without one.
-    pub(crate) fn reserve(&self, wanted: usize) -> io::Result<Reserved<'_>> {
-        match self {
-            Self::Broker(stream) => stream.reserve(wanted),
-            Self::Vsock(_) => Err(errors::no_shared_memory()),
-        }
+// The operations of tasks.
+#[cfg(feature = "tokio")]
+forward! {
+    impl Stream {
+        /// The descriptor that is readable when there is a message about the connection's end.
+        fn control(&self) -> BorrowedFd<'_>;
+
+        /// Receives without waiting for the kind of an end.
+        fn recv_once(&self, into: &mut ReadInto<'_, '_>) -> io::Result<Received>;
+
+        /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not.
+        fn check_readable(&self) -> io::Result<Received>;
+
+        /// Handles pending messages of the broker that do not accompany the end of the data.
+        fn poll_control(&self);
+
+        /// Sends as many bytes as there is free space for; `WouldBlock` if there is none.
+        fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize>;
+
+        /// Returns true if the data descriptor becomes writable when nothing can be sent any more.
+        fn signals_write_closed(&self) -> bool;
+
+        /// Returns true if nothing can be sent any more and the descriptor does not report it.
+        fn is_write_closed(&self) -> bool;
+
+        /// The kind of the data's end, if it is known. Otherwise `waker` is woken when it is.
+        fn read_end_or_register(&self, waker: &Waker) -> io::Result<Received>;
     }
+}
 
-    /// Borrows the received bytes in a ring, waiting as receiving does; `Unsupported` without one.
-    pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
-        match self {
-            Self::Broker(stream) => stream.fill(),
-            Self::Vsock(_) => Err(errors::no_shared_memory()),
-        }
-    }
+forward! {
+    impl Listener {
+        fn local(&self) -> SockAddrHv;
 
-    /// The descriptor to watch. With a ring it is readable if something has happened since an
-    /// operation last returned `WouldBlock`. Otherwise it is ready if reading or writing does not
-    /// block.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Broker(stream) => stream.data(),
-            Self::Vsock(stream) => stream.data(),
-        }
-    }
+        fn backlog(&self) -> u32;
 
-    pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
-        match self {
-            Self::Broker(stream) => stream.recv(into),
-            Self::Vsock(stream) => stream.recv(into),
-        }
-    }
+        fn id(&self) -> u64;
 
-    pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        match self {
-            Self::Broker(stream) => stream.send(from),
-            Self::Vsock(stream) => stream.send(from),
-        }
-    }
+        fn set_nonblocking(&self, nonblocking: bool);
 
-    /// Shuts down one or both directions. `may_wait` says whether the caller can wait for a moment.
-    pub(crate) fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()> {
-        match self {
-            Self::Broker(stream) => stream.shutdown(how, may_wait),
-            Self::Vsock(stream) => stream.shutdown(how),
-        }
-    }
+        fn set_connected_suspend(&self, on: bool) -> io::Result<()>;
 
-    pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        match self {
-            Self::Broker(stream) => stream.set_nonblocking(nonblocking),
-            Self::Vsock(stream) => stream.set_nonblocking(nonblocking),
-        }
-    }
+        /// The number of connections that were closed because this listener does not accept their
+        /// peer.
+        fn rejected(&self) -> u64;
 
-    pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Broker(stream) => stream.set_read_timeout(timeout),
-            Self::Vsock(stream) => stream.set_read_timeout(timeout),
-        }
-    }
+        /// Waits until there may be a connection to accept, or until `deadline`.
+        fn wait(&self, deadline: Option<Instant>) -> io::Result<bool>;
 
-    pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        match self {
-            Self::Broker(stream) => stream.set_write_timeout(timeout),
-            Self::Vsock(stream) => stream.set_write_timeout(timeout),
-        }
-    }
+        /// The descriptor that is readable when there may be a connection to accept.
+        fn descriptor(&self) -> BorrowedFd<'_>;
 
-    pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        match self {
-            Self::Broker(stream) => stream.read_timeout(),
-            Self::Vsock(stream) => stream.read_timeout(),
-        }
-    }
-
-    pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        match self {
-            Self::Broker(stream) => stream.write_timeout(),
-            Self::Vsock(stream) => stream.write_timeout(),
-        }
-    }
-
-    pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
-        match self {
-            Self::Broker(stream) => stream.set_connected_suspend(on),
-            // The host's end of the connection decides this.
-            Self::Vsock(_) => Ok(()),
-        }
-    }
-
-    pub(crate) fn poll(
-        &self,
-        interest: Interest,
-        deadline: Option<Instant>,
-    ) -> io::Result<Readiness> {
-        match self {
-            Self::Broker(stream) => stream.poll(interest, deadline),
-            Self::Vsock(stream) => stream.poll(interest, deadline),
-        }
-    }
-
-    /// Why the connection was reset, if it was.
-    pub(crate) fn reset_reason(&self) -> Option<io::Error> {
-        match self {
-            Self::Broker(stream) => stream.reset_reason(),
-            Self::Vsock(stream) => stream.reset_reason(),
-        }
-    }
-
-    /// The data and control descriptors, if the connection was made for a program that does not use
-    /// this library.
-    pub(crate) fn take_fds(&self) -> io::Result<Option<(OwnedFd, OwnedFd)>> {
-        match self {
-            Self::Broker(stream) => stream.take_fds(),
-            Self::Vsock(stream) => stream.take_fds(),
-        }
-    }
-
-    /// Resets the connection: the peer gets an error instead of a clean end.
-    pub(crate) fn reset(&self) {
-        match self {
-            Self::Broker(stream) => stream.reset(),
-            Self::Vsock(stream) => stream.reset(),
-        }
-    }
-
-    /// Duplicates the descriptor of the control channel.
-    pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
-        match self {
-            Self::Broker(stream) => stream.clone_control(),
-            Self::Vsock(stream) => stream.clone_control(),
-        }
+        /// Returns true if accepting waits for free space to send in, and not only for a
+        /// connection.
+        #[cfg(feature = "tokio")]
+        fn has_pending_acks(&self) -> bool;
     }
 }
 
 impl Listener {
-    pub(crate) fn local(&self) -> SockAddrHv {
-        match self {
-            Self::Broker(listener) => listener.local(),
-            Self::Vsock(listener) => listener.local(),
-        }
-    }
-
-    pub(crate) fn backlog(&self) -> u32 {
-        match self {
-            Self::Broker(listener) => listener.backlog(),
-            Self::Vsock(listener) => listener.backlog(),
-        }
-    }
-
-    pub(crate) fn id(&self) -> u64 {
-        match self {
-            Self::Broker(listener) => listener.id(),
-            Self::Vsock(listener) => listener.id(),
-        }
-    }
-
-    pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
-        match self {
-            Self::Broker(listener) => listener.set_nonblocking(nonblocking),
-            Self::Vsock(listener) => listener.set_nonblocking(nonblocking),
-        }
-    }
-
-    pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
-        match self {
-            Self::Broker(listener) => listener.set_connected_suspend(on),
-            Self::Vsock(_) => Ok(()),
-        }
-    }
-
-    /// The number of connections that were closed because this listener does not accept their peer.
-    pub(crate) fn rejected(&self) -> u64 {
-        match self {
-            // The broker filters.
-            Self::Broker(_) => 0,
-            Self::Vsock(listener) => listener.rejected(),
-        }
-    }
-
     pub(crate) fn accept(&self, deadline: Option<Instant>) -> io::Result<Stream> {
-        match self {
-            Self::Broker(listener) => listener.accept(deadline).map(Stream::Broker),
-            Self::Vsock(listener) => listener.accept(deadline).map(Stream::Vsock),
-        }
+        dispatch!(self, listener => listener.accept(deadline).map(Into::into))
     }
 
-    /// Waits until there may be a connection to accept, or until `deadline`.
-    pub(crate) fn wait(&self, deadline: Option<Instant>) -> io::Result<bool> {
-        match self {
-            Self::Broker(listener) => listener.wait(deadline),
-            Self::Vsock(listener) => listener.wait(deadline),
-        }
-    }
-}
-
-impl Listener {
-    /// The descriptor that is readable when there may be a connection to accept.
-    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Broker(listener) => listener.as_fd(),
-            Self::Vsock(listener) => listener.as_fd(),
-        }
+    /// Accepts a connection; `WouldBlock` if there is none.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn accept_now(&self) -> io::Result<Stream> {
+        dispatch!(self, listener => listener.accept_now().map(Into::into))
     }
 }

@@ -6,11 +6,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Instant, Sleep};
+
+use crate::lock::lock;
 
 /// How often a task that waits for free space checks.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
@@ -32,7 +34,7 @@ impl RecheckTimer {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => return Poll::Ready(result),
             }
-            let mut next = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut next = lock(&self.0);
             let sleep = next.get_or_insert_with(|| Box::pin(tokio::time::sleep(RECHECK_INTERVAL)));
             if sleep.is_elapsed() {
                 sleep.as_mut().reset(Instant::now() + RECHECK_INTERVAL);

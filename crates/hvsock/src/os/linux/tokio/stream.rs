@@ -39,24 +39,13 @@ impl StreamWatch {
         })
     }
 
-    pub(crate) fn poll_read(
+    pub(crate) fn poll_recv(
         &self,
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
-        buffer: &mut [u8],
+        mut into: ReadInto<'_, '_>,
     ) -> Poll<io::Result<usize>> {
-        self.poll_recv(stream, cx, |stream| stream.recv_once(ReadInto::One(buffer)))
-    }
-
-    pub(crate) fn poll_peek(
-        &self,
-        stream: &Arc<Stream>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_recv(stream, cx, |stream| {
-            stream.recv_once(ReadInto::Peek(buffer))
-        })
+        self.poll_received(stream, cx, |stream| stream.recv_once(&mut into))
     }
 
     /// Waits until reading returns bytes, the end or an error.
@@ -66,33 +55,41 @@ impl StreamWatch {
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<()>> {
         // An error makes the stream readable, too.
-        let _ = ready!(self.poll_recv(stream, cx, Stream::check_readable));
+        let _ = ready!(self.poll_received(stream, cx, Stream::check_readable));
         Poll::Ready(Ok(()))
     }
 
     /// Reads the available bytes; `WouldBlock` if there are none.
-    pub(crate) fn try_read(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut recv = || stream.recv_once(ReadInto::One(buffer));
-        let received = match &self.data {
-            Some(data) => data.try_io(Interest::READABLE, |_| recv()),
-            None => recv(),
-        };
-        match received? {
+    pub(crate) fn try_recv(
+        &self,
+        stream: &Stream,
+        into: &mut ReadInto<'_, '_>,
+    ) -> io::Result<usize> {
+        match self.try_io(Interest::READABLE, || stream.recv_once(into))? {
             Received::Bytes(count) => Ok(count),
             Received::EndPending => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
     /// Writes as many bytes as there is free space for; `WouldBlock` if there is none.
-    pub(crate) fn try_write(&self, stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
-        let send = || stream.send_once(WriteFrom::One(bytes));
+    pub(crate) fn try_send(&self, stream: &Stream, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, || stream.send_once(from))
+    }
+
+    /// Calls `attempt` if the descriptor may be ready, and takes its `WouldBlock` as "not ready".
+    /// With a ring every attempt is made, since the next wait checks the ring and not a readiness.
+    pub(crate) fn try_io<T>(
+        &self,
+        interest: Interest,
+        attempt: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
         match &self.data {
-            Some(data) => data.try_io(Interest::WRITABLE, |_| send()),
-            None => send(),
+            Some(data) => data.try_io(interest, |_| attempt()),
+            None => attempt(),
         }
     }
 
-    fn poll_recv(
+    fn poll_received(
         &self,
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
@@ -135,7 +132,7 @@ impl StreamWatch {
         }
     }
 
-    pub(crate) fn poll_write(
+    pub(crate) fn poll_send(
         &self,
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,

@@ -8,8 +8,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::windows::io::{AsSocket, BorrowedSocket, OwnedSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
@@ -21,7 +20,7 @@ use super::refusal;
 use crate::backend::errors::{
     no_shared_memory, nonzero_timeout, peer_stopped_reading, timed_out, write_shut_down,
 };
-use crate::backend::{ConnectionInfo, ReadInto, WriteFrom, next_local_id};
+use crate::backend::{ConnectionInfo, LocalEnd, ReadInto, WriteFrom};
 use crate::os::exports::{Filled, Reserved, RingStats};
 use crate::os::wait;
 use crate::{Interest, Peer, Readiness, Transport};
@@ -30,18 +29,7 @@ use crate::{Interest, Peer, Readiness, Transport};
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: Arc<OwnedSocket>,
-    info: ConnectionInfo,
-    nonblocking: AtomicBool,
-    local_state: Mutex<LocalState>,
-}
-
-/// The settings of this end, and which directions it has shut down.
-#[derive(Clone, Copy, Debug, Default)]
-struct LocalState {
-    read_shut_down: bool,
-    write_shut_down: bool,
-    read_timeout: Option<Duration>,
-    write_timeout: Option<Duration>,
+    end: LocalEnd,
 }
 
 impl Stream {
@@ -54,19 +42,12 @@ impl Stream {
     ) -> Self {
         Self {
             socket,
-            info: ConnectionInfo {
-                local,
-                peer,
-                peer_process,
-                id: next_local_id(),
-            },
-            nonblocking: AtomicBool::new(false),
-            local_state: Mutex::default(),
+            end: LocalEnd::new(ConnectionInfo::local(local, peer, peer_process)),
         }
     }
 
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        &self.info
+    pub(crate) fn end(&self) -> &LocalEnd {
+        &self.end
     }
 
     pub(crate) fn transport(&self) -> Transport {
@@ -92,41 +73,32 @@ impl Stream {
     }
 
     pub(crate) fn recv(&self, mut into: ReadInto<'_, '_>) -> io::Result<usize> {
-        let limit = self.state().read_timeout;
-        self.retry(PollFlags::IN, limit, || self.recv_once(&mut into))
+        let deadline = || self.end.read_deadline();
+        self.retry(PollFlags::IN, deadline, || self.recv_once(&mut into))
     }
 
     /// Receives the available bytes; `WouldBlock` if there are none.
     pub(crate) fn recv_once(&self, into: &mut ReadInto<'_, '_>) -> io::Result<usize> {
-        if into.is_empty() || self.state().read_shut_down {
+        if into.is_empty() || self.end.state().read_shut_down {
             return Ok(0);
         }
-        match into {
-            ReadInto::One(buffer) => stream::recv(&self.socket, buffer),
-            ReadInto::Many(slices) => stream::recv_vectored(&self.socket, slices),
-            ReadInto::Peek(buffer) => stream::peek(&self.socket, buffer),
-        }
-        .map_err(|error| match error.kind() {
+        into.recv(&self.socket).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => error,
             _ => refusal::of_connection(error),
         })
     }
 
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        let limit = self.state().write_timeout;
-        self.retry(PollFlags::OUT, limit, || self.send_once(from))
+        let deadline = || self.end.write_deadline();
+        self.retry(PollFlags::OUT, deadline, || self.send_once(from))
     }
 
     /// Sends as many bytes as there is free space for; `WouldBlock` if there is none.
     pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        if self.state().write_shut_down {
+        if self.end.state().write_shut_down {
             return Err(write_shut_down());
         }
-        match from {
-            WriteFrom::One(bytes) => stream::send(&self.socket, bytes),
-            WriteFrom::Many(slices) => stream::send_vectored(&self.socket, slices),
-        }
-        .map_err(|error| match error.kind() {
+        from.send(&self.socket).map_err(|error| match error.kind() {
             io::ErrorKind::WouldBlock => error,
             io::ErrorKind::BrokenPipe => peer_stopped_reading(),
             _ => refusal::of_connection(error),
@@ -136,7 +108,7 @@ impl Stream {
     /// Returns true if this end has shut down reading.
     #[cfg(feature = "tokio")]
     pub(crate) fn is_read_shut_down(&self) -> bool {
-        self.state().read_shut_down
+        self.end.state().read_shut_down
     }
 
     /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not.
@@ -159,31 +131,29 @@ impl Stream {
         }
     }
 
-    /// Repeats `attempt` while it returns `WouldBlock`, up to `limit`, unless the mode is
-    /// non-blocking.
+    /// Repeats `attempt` while it returns `WouldBlock`, up to the deadline, unless the mode is
+    /// non-blocking. The deadline is determined when the first attempt has to wait.
     fn retry<T>(
         &self,
         what: PollFlags,
-        limit: Option<Duration>,
+        deadline: impl Fn() -> Option<Instant>,
         mut attempt: impl FnMut() -> io::Result<T>,
     ) -> io::Result<T> {
-        let mut deadline = None;
+        let mut until = None;
         loop {
             match attempt() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if self.nonblocking.load(Ordering::Relaxed) {
+                    if self.end.is_nonblocking() {
                         return Err(error);
                     }
                 }
                 result => return result,
             }
-            if let Some(limit) = limit {
-                let at = *deadline.get_or_insert_with(|| Instant::now() + limit);
-                if wait::has_passed(Some(at)) {
-                    return Err(timed_out());
-                }
+            let until = *until.get_or_insert_with(&deadline);
+            if wait::has_passed(until) {
+                return Err(timed_out());
             }
-            wait::poll_slice(&self.socket, what, deadline)?;
+            wait::poll_slice(&self.socket, what, until)?;
         }
     }
 
@@ -194,33 +164,23 @@ impl Stream {
             Err(error) if refusal::is_over(&error) => {}
             result => result?,
         }
-        let mut state = self.state();
-        state.read_shut_down |= how != Shutdown::Write;
-        state.write_shut_down |= how != Shutdown::Read;
+        self.end.state().shut_down(how);
         Ok(())
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+        self.end.set_nonblocking(nonblocking);
         Ok(())
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.state().read_timeout = nonzero_timeout(timeout)?;
+        self.end.state().read_timeout = nonzero_timeout(timeout)?;
         Ok(())
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        self.state().write_timeout = nonzero_timeout(timeout)?;
+        self.end.state().write_timeout = nonzero_timeout(timeout)?;
         Ok(())
-    }
-
-    pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        self.state().read_timeout
-    }
-
-    pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        self.state().write_timeout
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
@@ -237,7 +197,7 @@ impl Stream {
         flags.set(PollFlags::IN, interest.is_readable());
         flags.set(PollFlags::OUT, interest.is_writable());
         loop {
-            let state = *self.state();
+            let state = *self.end.state();
             let got = wait::poll_slice(&self.socket, flags, deadline)?;
             let readable =
                 interest.is_readable() && (state.read_shut_down || got.contains(PollFlags::IN));
@@ -253,11 +213,5 @@ impl Stream {
     pub(crate) fn reset_reason(&self) -> Option<io::Error> {
         let error = hvsock_sys::take_error(&self.socket).ok()??;
         Some(refusal::of_connection(error))
-    }
-
-    fn state(&self) -> MutexGuard<'_, LocalState> {
-        self.local_state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }

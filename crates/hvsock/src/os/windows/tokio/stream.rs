@@ -18,36 +18,18 @@ impl StreamWatch {
         Watch::new(stream.descriptor()).map(Self)
     }
 
-    pub(crate) fn poll_read(
+    pub(crate) fn poll_recv(
         &self,
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_recv(stream, cx, &mut ReadInto::One(buffer))
-    }
-
-    pub(crate) fn poll_peek(
-        &self,
-        stream: &Arc<Stream>,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_recv(stream, cx, &mut ReadInto::Peek(buffer))
-    }
-
-    fn poll_recv(
-        &self,
-        stream: &Stream,
-        cx: &mut Context<'_>,
-        into: &mut ReadInto<'_, '_>,
+        mut into: ReadInto<'_, '_>,
     ) -> Poll<io::Result<usize>> {
         // A shutdown of this end is not part of the system's readiness.
         if stream.is_read_shut_down() {
             return Poll::Ready(Ok(0));
         }
         self.0
-            .poll(cx, Interest::READABLE, || stream.recv_once(into))
+            .poll(cx, Interest::READABLE, || stream.recv_once(&mut into))
     }
 
     /// Waits until reading returns bytes, the end or an error.
@@ -64,18 +46,29 @@ impl StreamWatch {
     }
 
     /// Reads the available bytes; `WouldBlock` if there are none.
-    pub(crate) fn try_read(&self, stream: &Stream, buffer: &mut [u8]) -> io::Result<usize> {
-        let recv = || stream.recv_once(&mut ReadInto::One(buffer));
-        self.0.attempt(Interest::READABLE, recv)
+    pub(crate) fn try_recv(
+        &self,
+        stream: &Stream,
+        into: &mut ReadInto<'_, '_>,
+    ) -> io::Result<usize> {
+        self.try_io(Interest::READABLE, || stream.recv_once(into))
     }
 
     /// Writes as many bytes as there is free space for; `WouldBlock` if there is none.
-    pub(crate) fn try_write(&self, stream: &Stream, bytes: &[u8]) -> io::Result<usize> {
-        let send = || stream.send_once(WriteFrom::One(bytes));
-        self.0.attempt(Interest::WRITABLE, send)
+    pub(crate) fn try_send(&self, stream: &Stream, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        self.try_io(Interest::WRITABLE, || stream.send_once(from))
     }
 
-    pub(crate) fn poll_write(
+    /// Calls `attempt` if the socket may be ready, and takes its `WouldBlock` as "not ready".
+    pub(crate) fn try_io<T>(
+        &self,
+        interest: Interest,
+        attempt: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.0.attempt(interest, attempt)
+    }
+
+    pub(crate) fn poll_send(
         &self,
         stream: &Arc<Stream>,
         cx: &mut Context<'_>,

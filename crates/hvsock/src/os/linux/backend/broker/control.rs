@@ -8,7 +8,7 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,7 @@ use hvsock_sys::poll::PollFlags;
 
 use super::endpoint_connection::is_gone;
 use super::errors;
+use crate::lock::lock;
 use crate::os::ready;
 
 /// The endpoint of an established connection.
@@ -104,7 +105,7 @@ impl Control {
     }
 
     fn drain_with(&self, then: impl FnOnce(&mut ControlState)) -> EndStatus {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = lock(&self.state);
         let mut updated = false;
         while state.reset.is_none() && self.read(&mut state) {
             updated = true;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Instant;
 
 use hvsock_address::SockAddrHv;
@@ -16,6 +16,7 @@ use hvsock_sys::poll::PollFlags;
 use super::Stream;
 use super::endpoint_connection::is_gone;
 use super::errors;
+use crate::lock::lock;
 use crate::os::ready;
 use crate::wait;
 
@@ -67,6 +68,15 @@ impl Listener {
 
     pub(crate) fn id(&self) -> u64 {
         self.id
+    }
+
+    /// The broker filters.
+    pub(crate) fn rejected(&self) -> u64 {
+        0
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
@@ -160,7 +170,7 @@ impl Listener {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 
@@ -171,11 +181,5 @@ impl State {
             Some(refusal) => refusal.into_reset_error(),
             None => errors::broker_gone(),
         }
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

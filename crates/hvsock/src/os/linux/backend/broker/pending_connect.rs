@@ -2,13 +2,14 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use super::endpoint_connection::EndpointConnection;
 use super::request::Outcome;
 use super::{Stream, open};
 use crate::backend::Request;
+use crate::lock::lock;
 use crate::{Endpoint, options};
 
 /// A connect in progress.
@@ -38,7 +39,7 @@ impl PendingConnect {
     /// Returns the connection once it is established, `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         loop {
-            let mut request = self.request.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut request = lock(&self.request);
             let reply = self.connection.try_recv_reply()?;
             match request.advance(&self.connection, reply)? {
                 Some(Outcome::Connected(stream)) => return Ok(stream),

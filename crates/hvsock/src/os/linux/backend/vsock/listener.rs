@@ -69,6 +69,20 @@ impl Listener {
         self.rejected.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn set_connected_suspend(&self, _on: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The kernel needs no acknowledgement.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn has_pending_acks(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) {
         self.nonblocking.store(nonblocking, Ordering::Relaxed);
     }
@@ -103,11 +117,5 @@ impl Listener {
             let peer = Peer::of_partition(kind.name());
             return Ok(Stream::new(socket, self.local, address, Some(peer)));
         }
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

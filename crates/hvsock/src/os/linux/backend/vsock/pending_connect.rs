@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm, VmId};
@@ -14,6 +14,7 @@ use super::resolve::ConnectTarget;
 use super::{Stream, refusal, size_buffer};
 use crate::backend::{Request, RequestKind};
 use crate::error;
+use crate::lock::lock;
 use crate::os::ready;
 
 /// A socket that connects.
@@ -126,7 +127,7 @@ impl PendingConnect {
     }
 
     fn attempt(&self) -> MutexGuard<'_, Option<ConnectAttempt>> {
-        self.attempt.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.attempt)
     }
 }
 

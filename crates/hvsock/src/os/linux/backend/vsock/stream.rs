@@ -6,19 +6,25 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+#[cfg(feature = "tokio")]
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
+use hvsock_ring::{Filled, Reserved};
 use hvsock_sys::event::Event;
 use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{errno, poll, stream};
 
+use super::super::broker::Ring;
 use super::refusal;
-use crate::backend::errors::{nonzero_timeout, peer_stopped_reading, timed_out, write_shut_down};
-use crate::backend::{ConnectionInfo, ReadInto, WriteFrom, next_local_id};
-use crate::{Interest, Peer, Readiness};
+use crate::backend::errors::{
+    no_shared_memory, nonzero_timeout, peer_stopped_reading, write_shut_down,
+};
+use crate::backend::{ConnectionInfo, LocalEnd, ReadInto, WriteFrom};
+#[cfg(feature = "tokio")]
+use crate::os::backend::Received;
+use crate::{Interest, Peer, Readiness, Transport};
 
 /// How often a writer that waits for free space checks whether writing is closed: see
 /// [`Stream::is_write_closed`].
@@ -28,17 +34,7 @@ const RECHECK_INTERVAL: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct Stream {
     socket: OwnedFd,
-    info: ConnectionInfo,
-    nonblocking: AtomicBool,
-    local_state: Mutex<LocalState>,
-}
-
-/// The settings of this end, and whether it has shut down writing.
-#[derive(Debug, Default)]
-struct LocalState {
-    write_shut_down: bool,
-    read_timeout: Option<Duration>,
-    write_timeout: Option<Duration>,
+    end: LocalEnd,
 }
 
 impl Stream {
@@ -51,45 +47,49 @@ impl Stream {
     ) -> Self {
         Self {
             socket,
-            info: ConnectionInfo {
-                local,
-                peer,
-                peer_process,
-                id: next_local_id(),
-            },
-            nonblocking: AtomicBool::new(false),
-            local_state: Mutex::default(),
+            end: LocalEnd::new(ConnectionInfo::local(local, peer, peer_process)),
         }
     }
 
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        &self.info
+    pub(crate) fn end(&self) -> &LocalEnd {
+        &self.end
     }
 
-    pub(crate) fn data(&self) -> BorrowedFd<'_> {
+    pub(crate) fn transport(&self) -> Transport {
+        Transport::Vsock
+    }
+
+    pub(crate) fn ring(&self) -> Option<&Ring> {
+        None
+    }
+
+    pub(crate) fn reserve(&self, _wanted: usize) -> io::Result<Reserved<'_>> {
+        Err(no_shared_memory())
+    }
+
+    pub(crate) fn fill(&self) -> io::Result<Option<Filled<'_>>> {
+        Err(no_shared_memory())
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
-    pub(crate) fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize> {
+    pub(crate) fn recv(&self, mut into: ReadInto<'_, '_>) -> io::Result<usize> {
+        self.recv_into(&mut into)
+    }
+
+    fn recv_into(&self, into: &mut ReadInto<'_, '_>) -> io::Result<usize> {
         if into.is_empty() {
             return Ok(0);
         }
-        match into {
-            ReadInto::One(buffer) => stream::recv(&self.socket, buffer),
-            ReadInto::Many(slices) => stream::recv_vectored(&self.socket, slices),
-            ReadInto::Peek(buffer) => stream::peek(&self.socket, buffer),
-        }
-        .map_err(|error| self.failed(error))
+        into.recv(&self.socket).map_err(|error| self.failed(error))
     }
 
     /// Sends. An empty send fails if the peer has stopped reading.
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        match from {
-            WriteFrom::One(bytes) => stream::send(&self.socket, bytes),
-            WriteFrom::Many(slices) => stream::send_vectored(&self.socket, slices),
-        }
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::BrokenPipe if self.state().write_shut_down => write_shut_down(),
+        from.send(&self.socket).map_err(|error| match error.kind() {
+            io::ErrorKind::BrokenPipe if self.end.state().write_shut_down => write_shut_down(),
             io::ErrorKind::BrokenPipe => peer_stopped_reading(),
             _ => self.failed(error),
         })
@@ -98,9 +98,9 @@ impl Stream {
     /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not. It does
     /// not peek, which the transport of Hyper-V does not support.
     #[cfg(feature = "tokio")]
-    pub(crate) fn check_readable(&self) -> io::Result<usize> {
+    pub(crate) fn check_readable(&self) -> io::Result<Received> {
         match crate::os::ready(&self.socket, PollFlags::IN, Some(Instant::now()))? {
-            true => Ok(1),
+            true => Ok(Received::Bytes(1)),
             false => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
@@ -110,53 +110,44 @@ impl Stream {
         match error.raw_os_error() {
             Some(errno::ENOTCONN | errno::ECONNRESET) => refusal::reset(),
             // The kernel returns the same error for a timeout and in non-blocking mode.
-            _ if error.kind() == io::ErrorKind::WouldBlock
-                && !self.nonblocking.load(Ordering::Relaxed) =>
-            {
-                timed_out()
-            }
-            _ => error,
+            _ => self.end.map_timeout(error),
         }
     }
 
-    pub(crate) fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+    /// No message accompanies the data, so this never waits.
+    pub(crate) fn shutdown(&self, how: Shutdown, _may_wait: bool) -> io::Result<()> {
         match stream::shutdown(&self.socket, how) {
             // The connection is closed in both directions already.
             Err(error) if error.raw_os_error() == Some(errno::ENOTCONN) => {}
             result => result?,
         }
-        if how != Shutdown::Read {
-            self.state().write_shut_down = true;
-        }
+        self.end.state().shut_down(how);
         Ok(())
     }
 
     pub(crate) fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         hvsock_sys::set_nonblocking(&self.socket, nonblocking)?;
-        self.nonblocking.store(nonblocking, Ordering::Relaxed);
+        self.end.set_nonblocking(nonblocking);
         Ok(())
     }
 
     pub(crate) fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = nonzero_timeout(timeout)?;
         stream::set_recv_timeout(&self.socket, timeout)?;
-        self.state().read_timeout = timeout;
+        self.end.state().read_timeout = timeout;
         Ok(())
     }
 
     pub(crate) fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
         let timeout = nonzero_timeout(timeout)?;
         stream::set_send_timeout(&self.socket, timeout)?;
-        self.state().write_timeout = timeout;
+        self.end.state().write_timeout = timeout;
         Ok(())
     }
 
-    pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        self.state().read_timeout
-    }
-
-    pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        self.state().write_timeout
+    /// The host's end of the connection decides this.
+    pub(crate) fn set_connected_suspend(&self, _on: bool) -> io::Result<()> {
+        Ok(())
     }
 
     /// Waits until reading or writing does not block, or until `deadline`.
@@ -213,17 +204,40 @@ impl Stream {
     /// Closes the connection. The kernel has no reset, so the peer sees the end of the data.
     pub(crate) fn reset(&self) {
         // It fails only if the connection is closed already.
-        let _ = self.shutdown(Shutdown::Both);
+        let _ = self.shutdown(Shutdown::Both, false);
     }
 
     /// A descriptor on which no message ever arrives.
     pub(crate) fn clone_control(&self) -> io::Result<OwnedFd> {
         Event::new().map(Into::into)
     }
+}
 
-    fn state(&self) -> MutexGuard<'_, LocalState> {
-        self.local_state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+/// For tasks, whose sockets are in non-blocking mode.
+#[cfg(feature = "tokio")]
+impl Stream {
+    /// No message arrives, only the data.
+    pub(crate) fn control(&self) -> BorrowedFd<'_> {
+        self.descriptor()
+    }
+
+    pub(crate) fn poll_control(&self) {}
+
+    pub(crate) fn recv_once(&self, into: &mut ReadInto<'_, '_>) -> io::Result<Received> {
+        self.recv_into(into).map(Received::Bytes)
+    }
+
+    pub(crate) fn send_once(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
+        self.send(from)
+    }
+
+    /// The kernel's readiness for writing reports free space only.
+    pub(crate) fn signals_write_closed(&self) -> bool {
+        false
+    }
+
+    /// There is one kind of end.
+    pub(crate) fn read_end_or_register(&self, _waker: &Waker) -> io::Result<Received> {
+        Ok(Received::Bytes(0))
     }
 }

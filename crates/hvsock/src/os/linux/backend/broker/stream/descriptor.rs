@@ -49,22 +49,21 @@ impl Descriptor {
 
     /// Receives. At the end of the data, waits for its meaning as long as the socket's mode
     /// permits.
-    pub(super) fn recv(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<usize> {
-        match self.recv_once(link, into) {
+    pub(super) fn recv(&self, link: &Link, mut into: ReadInto<'_, '_>) -> io::Result<usize> {
+        match self.recv_once(link, &mut into) {
             Ok(Received::Bytes(count)) => Ok(count),
             Ok(Received::EndPending) => link.wait_for_end(),
-            Err(error) => Err(link.map_timeout(error)),
+            Err(error) => Err(link.end.map_timeout(error)),
         }
     }
 
     /// Receives without waiting for the kind of an end.
-    pub(super) fn recv_once(&self, link: &Link, into: ReadInto<'_, '_>) -> io::Result<Received> {
-        let result = match into {
-            ReadInto::One(buffer) => stream::recv(&self.data, buffer),
-            ReadInto::Many(slices) => stream::recv_vectored(&self.data, slices),
-            ReadInto::Peek(buffer) => stream::peek(&self.data, buffer),
-        };
-        match result {
+    pub(super) fn recv_once(
+        &self,
+        link: &Link,
+        into: &mut ReadInto<'_, '_>,
+    ) -> io::Result<Received> {
+        match into.recv(&self.data) {
             Ok(0) => link.read_end(&link.control.drain()),
             Err(error) if is_gone(&error) => link.read_end(&link.control.drain()),
             result => result.map(Received::Bytes),
@@ -72,13 +71,9 @@ impl Descriptor {
     }
 
     pub(super) fn send(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        let result = match from {
-            WriteFrom::One(bytes) => stream::send(&self.data, bytes),
-            WriteFrom::Many(slices) => stream::send_vectored(&self.data, slices),
-        };
-        match result {
+        match from.send(&self.data) {
             Err(error) if is_gone(&error) => Err(link.write_error()),
-            Err(error) => Err(link.map_timeout(error)),
+            Err(error) => Err(link.end.map_timeout(error)),
             sent => sent,
         }
     }
@@ -146,7 +141,7 @@ impl Descriptor {
         }
         let mut byte = [0];
         Ok(!matches!(
-            self.recv_once(link, ReadInto::Peek(&mut byte)),
+            self.recv_once(link, &mut ReadInto::Peek(&mut byte)),
             Ok(Received::EndPending)
         ))
     }

@@ -15,7 +15,7 @@ use hvsock_ring::{Filled, Reserved, RingSide};
 
 use super::control::ResetReason;
 use crate::backend::errors::{no_shared_memory, nonzero_timeout};
-use crate::backend::{ConnectionInfo, ReadInto, WriteFrom};
+use crate::backend::{ConnectionInfo, LocalEnd, ReadInto, WriteFrom};
 #[cfg(feature = "tokio")]
 use crate::os::backend::Received;
 use crate::{Interest, Peer, Readiness};
@@ -28,7 +28,6 @@ pub(crate) use ring::Ring;
 #[derive(Debug)]
 pub(crate) struct Stream {
     link: Link,
-    info: ConnectionInfo,
     path: DataPath,
 }
 
@@ -53,14 +52,14 @@ impl Stream {
             local,
             peer,
         } = *connected;
+        let info = ConnectionInfo {
+            local,
+            peer,
+            peer_process: None,
+            id: connection,
+        };
         Ok(Self {
-            link: Link::new(socket),
-            info: ConnectionInfo {
-                local,
-                peer,
-                peer_process: None,
-                id: connection,
-            },
+            link: Link::new(socket, info),
             path: DataPath::new(transport, RingSide::First, descriptors, raw_fd)?,
         })
     }
@@ -73,20 +72,20 @@ impl Stream {
     ) -> io::Result<Self> {
         let socket = descriptors.pop().ok_or_else(unexpected_descriptors)?;
         let path = DataPath::new(incoming.transport, RingSide::Second, descriptors, raw_fd)?;
+        let info = ConnectionInfo {
+            local: incoming.local,
+            peer: incoming.peer,
+            id: incoming.connection,
+            peer_process: Some(Peer::of_wire(incoming)),
+        };
         Ok(Self {
-            link: Link::new(Arc::new(socket)),
-            info: ConnectionInfo {
-                local: incoming.local,
-                peer: incoming.peer,
-                id: incoming.connection,
-                peer_process: Some(Peer::of_wire(incoming)),
-            },
+            link: Link::new(Arc::new(socket), info),
             path,
         })
     }
 
-    pub(crate) fn info(&self) -> &ConnectionInfo {
-        &self.info
+    pub(crate) fn end(&self) -> &LocalEnd {
+        &self.link.end
     }
 
     pub(crate) fn transport(&self) -> crate::Transport {
@@ -104,7 +103,7 @@ impl Stream {
         }
     }
 
-    pub(crate) fn data(&self) -> BorrowedFd<'_> {
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
         match &self.path {
             DataPath::Descriptor(data) => data.as_fd(),
             DataPath::Ring(ring) => ring.readiness_fd(&self.link),
@@ -129,7 +128,7 @@ impl Stream {
 
     /// Receives without waiting for the kind of an end; for sockets in non-blocking mode.
     #[cfg(feature = "tokio")]
-    pub(crate) fn recv_once(&self, into: ReadInto<'_, '_>) -> io::Result<Received> {
+    pub(crate) fn recv_once(&self, into: &mut ReadInto<'_, '_>) -> io::Result<Received> {
         if into.is_empty() {
             return Ok(Received::Bytes(0));
         }
@@ -137,6 +136,24 @@ impl Stream {
             DataPath::Descriptor(data) => data.recv_once(&self.link, into),
             DataPath::Ring(ring) => ring.recv_once(&self.link, into),
         }
+    }
+
+    /// Checks whether receiving returns bytes, the end or an error; `WouldBlock` if not.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn check_readable(&self) -> io::Result<Received> {
+        self.recv_once(&mut ReadInto::Peek(&mut [0]))
+    }
+
+    /// Both transports signal it on the descriptor.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn signals_write_closed(&self) -> bool {
+        true
+    }
+
+    /// The descriptor signals it.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn is_write_closed(&self) -> bool {
+        false
     }
 
     /// The kind of the data's end, if it is known. Otherwise `waker` is woken when it is.
@@ -192,7 +209,7 @@ impl Stream {
     /// Shuts down one or both directions. `may_wait` says whether the caller can wait for the
     /// broker.
     pub(crate) fn shutdown(&self, how: Shutdown, may_wait: bool) -> io::Result<()> {
-        let mut state = self.link.state();
+        let mut state = self.link.end.state();
         if how != Shutdown::Read && !state.write_shut_down {
             match &self.path {
                 DataPath::Descriptor(data) => data.shutdown_write(&self.link, may_wait)?,
@@ -214,7 +231,7 @@ impl Stream {
         if let DataPath::Descriptor(data) = &self.path {
             hvsock_sys::set_nonblocking(data, nonblocking)?;
         }
-        self.link.set_nonblocking(nonblocking);
+        self.link.end.set_nonblocking(nonblocking);
         Ok(())
     }
 
@@ -223,7 +240,7 @@ impl Stream {
         if let DataPath::Descriptor(data) = &self.path {
             data.set_recv_timeout(timeout)?;
         }
-        self.link.state().read_timeout = timeout;
+        self.link.end.state().read_timeout = timeout;
         Ok(())
     }
 
@@ -232,16 +249,8 @@ impl Stream {
         if let DataPath::Descriptor(data) = &self.path {
             data.set_send_timeout(timeout)?;
         }
-        self.link.state().write_timeout = timeout;
+        self.link.end.state().write_timeout = timeout;
         Ok(())
-    }
-
-    pub(crate) fn read_timeout(&self) -> Option<Duration> {
-        self.link.state().read_timeout
-    }
-
-    pub(crate) fn write_timeout(&self) -> Option<Duration> {
-        self.link.state().write_timeout
     }
 
     pub(crate) fn set_connected_suspend(&self, on: bool) -> io::Result<()> {
@@ -276,7 +285,7 @@ impl Stream {
             DataPath::Descriptor(data) if data.is_raw_fd() => {
                 let fds = (data.try_clone()?, self.link.control.try_clone()?);
                 self.set_nonblocking(false)?;
-                self.link.state().suppress_shutdown = true;
+                self.link.suppress_shutdown();
                 Ok(Some(fds))
             }
             _ => Ok(None),
@@ -285,7 +294,7 @@ impl Stream {
 
     /// Resets the connection.
     pub(crate) fn reset(&self) {
-        self.link.state().suppress_shutdown = true;
+        self.link.suppress_shutdown();
         match &self.path {
             // An end of the data without an announcement means a crash.
             DataPath::Descriptor(data) => data.close(),
@@ -301,14 +310,14 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if self.link.state().suppress_shutdown {
+        if self.link.suppresses_shutdown() {
             return;
         }
         match &self.path {
             // First the announcement, then the end, which is the closing of the data descriptor. If
             // the broker cannot receive the announcement now, it must not take this for a clean
             // end.
-            DataPath::Descriptor(_) if self.link.state().write_shut_down => {}
+            DataPath::Descriptor(_) if self.link.end.state().write_shut_down => {}
             DataPath::Descriptor(_) => {
                 let _ = self.link.control.send(&ClientMessage::Shutdown, false);
             }

@@ -102,11 +102,11 @@ impl Ring {
                 Err(stop) => return self.stopped(link, stop).map(|_| None),
             }
             let interest = hvsock_ring::Interest::READ;
-            if link.is_nonblocking() {
+            if link.end.is_nonblocking() {
                 self.would_block(link, interest)?;
                 continue;
             }
-            let deadline = *deadline.get_or_insert_with(|| link.read_deadline());
+            let deadline = *deadline.get_or_insert_with(|| link.end.read_deadline());
             self.wait(link, interest, deadline)?;
         }
     }
@@ -116,9 +116,9 @@ impl Ring {
     pub(super) fn recv_once(
         &self,
         link: &Link,
-        mut into: ReadInto<'_, '_>,
+        into: &mut ReadInto<'_, '_>,
     ) -> io::Result<Received> {
-        match self.try_recv(link, &mut into) {
+        match self.try_recv(link, into) {
             Ok(count) => Ok(Received::Bytes(count)),
             Err(RingError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
             Err(RingError::PeerGone) => link.read_end(&link.control.drain()),
@@ -160,11 +160,11 @@ impl Ring {
                 Err(stop) => return Err(self.error(link, stop)),
             }
             let interest = hvsock_ring::Interest::WRITE;
-            if link.is_nonblocking() {
+            if link.end.is_nonblocking() {
                 self.would_block(link, interest)?;
                 continue;
             }
-            let deadline = *deadline.get_or_insert_with(|| link.write_deadline());
+            let deadline = *deadline.get_or_insert_with(|| link.end.write_deadline());
             self.wait(link, interest, deadline)?;
         }
     }
@@ -250,14 +250,16 @@ impl Ring {
 
     /// The peer is gone without an end in the ring. Waits for the broker's message.
     fn wait_for_end(&self, link: &Link) -> io::Result<usize> {
-        if !link.is_nonblocking() {
+        if !link.end.is_nonblocking() {
             let latest = Instant::now() + END_STATUS_TIMEOUT;
-            let deadline = link.read_deadline().map_or(latest, |at| at.min(latest));
+            let deadline = link.end.read_deadline().map_or(latest, |at| at.min(latest));
             link.control.wait_for_end(Some(deadline))?;
         }
         match link.read_end(&link.control.drain())? {
             Received::Bytes(count) => Ok(count),
-            Received::EndPending if link.is_nonblocking() => Err(io::ErrorKind::WouldBlock.into()),
+            Received::EndPending if link.end.is_nonblocking() => {
+                Err(io::ErrorKind::WouldBlock.into())
+            }
             Received::EndPending => Err(reset(RingError::PeerGone)),
         }
     }
