@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use super::folders;
 use anyhow::{Context, Result};
 
 /// The target that Debian's MinGW links.
@@ -33,7 +34,7 @@ pub fn for_windows(name: &str) -> Result<Command> {
         ))
         .current_dir(crate::run::root())
         .env("CARGO", "/usr/bin/cargo")
-        .env("CARGO_TARGET_DIR", super::folder())
+        .env("CARGO_TARGET_DIR", folders::target())
         .env("RUSTC", "/usr/bin/rustc")
         .env("RUSTDOC", "/usr/bin/rustdoc")
         .env("RUSTC_BOOTSTRAP", "1");
@@ -46,5 +47,5 @@ pub fn for_windows(name: &str) -> Result<Command> {
 
 /// The folder of the built programs.
 pub fn folder() -> PathBuf {
-    super::folder().join(TARGET).join("debug")
+    folders::target().join(TARGET).join("debug")
 }

@@ -7,6 +7,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
+use super::folders;
 use crate::run;
 
 const COMPILER: &str = "x86_64-w64-mingw32-gcc";
@@ -42,7 +43,7 @@ const DLLS: &[Dll] = &[
 
 /// The folder of the built DLLs.
 pub fn folder() -> PathBuf {
-    super::folder().join("dll")
+    folders::target().join("dll")
 }
 
 /// Builds each DLL that is missing or older than its sources.

@@ -8,6 +8,7 @@
 
 mod cargo;
 mod dll;
+mod folders;
 mod shim;
 mod wine;
 
@@ -101,7 +102,7 @@ fn chosen(command: &mut Command) -> &mut Command {
 
 /// Copies the command into a folder with the DLL that it needs under Wine, whose search starts there.
 fn for_linux() -> Result<PathBuf> {
-    let folder = folder().join("bin");
+    let folder = folders::target().join("bin");
     fs::create_dir_all(&folder)?;
     let built = cargo::folder().join("hvsock.exe");
     for file in [&built, &dll::folder().join("bcryptprimitives.dll")] {
@@ -110,9 +111,4 @@ fn for_linux() -> Result<PathBuf> {
             .with_context(|| format!("cannot copy {}", file.display()))?;
     }
     Ok(folder.join("hvsock.exe"))
-}
-
-/// The target folder of all Windows builds.
-fn folder() -> PathBuf {
-    run::root().join("target/windows")
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use super::{dll, shim};
+use super::{dll, folders, shim};
 use crate::run;
 
 const WINE: &str = "/usr/lib/wine/wine64";
@@ -79,7 +79,7 @@ fn make_prefix() -> Result<()> {
     if is_whole() {
         return Ok(());
     }
-    fs::create_dir_all(super::folder())?;
+    fs::create_dir_all(folders::target())?;
     let lock = File::create(prefix.with_extension("lock"))?;
     lock.lock()?;
     if is_whole() {
@@ -103,7 +103,7 @@ fn make_prefix() -> Result<()> {
 }
 
 fn prefix() -> PathBuf {
-    super::folder().join("wine")
+    folders::target().join("wine")
 }
 
 fn wine() -> Command {

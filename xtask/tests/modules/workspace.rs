@@ -41,9 +41,12 @@ impl Workspace {
     /// Asks cargo, without the network.
     pub fn load() -> Self {
         let cargo = std::env::var_os("CARGO").unwrap_or("cargo".into());
+        // The checkout that is tested, if the test was built in another one.
+        let package =
+            std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or(env!("CARGO_MANIFEST_DIR").into());
         let output = Command::new(cargo)
             .args(["metadata", "--no-deps", "--format-version=1", "--offline"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(package)
             .output()
             .expect("cargo runs");
         let errors = String::from_utf8_lossy(&output.stderr);
