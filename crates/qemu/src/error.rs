@@ -3,6 +3,10 @@
 use std::io;
 use std::time::Duration;
 
+/// The command that installs everything on Debian and its derivatives.
+pub(crate) const INSTALL: &str =
+    "apt-get install qemu-system-x86 linux-image-cloud-amd64 busybox-static";
+
 /// A program or kernel that guests need is missing on this machine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what}; {advice}")]

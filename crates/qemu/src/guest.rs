@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::config::Config;
 use crate::error::{Error, quoted};
 use crate::kit::Kit;
-use crate::machine::{Config, Machine, PORTS, until};
+use crate::machine::{Machine, PORTS, until};
 use crate::port::{Answer, Attached, Port, Request};
 use crate::qmp::Monitor;
 

@@ -4,67 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
+use crate::config::Config;
 use crate::cpio::Archive;
+use crate::file::Source;
 use crate::kit::Kit;
-use crate::machine::Config;
-use crate::{modules, program, tools};
-
-/// A file in a guest's initramfs.
-#[derive(Debug, Clone)]
-pub struct File {
-    path: String,
-    mode: u32,
-    source: Source,
-}
-
-#[derive(Debug, Clone)]
-enum Source {
-    Host(PathBuf),
-    Bytes(Vec<u8>),
-}
-
-impl File {
-    /// A copy of a host file, with its mode.
-    ///
-    /// # Errors
-    ///
-    /// The file's metadata cannot be read.
-    pub fn copy(host: impl Into<PathBuf>, guest: impl Into<String>) -> io::Result<Self> {
-        let host = host.into();
-        let mode = fs::metadata(&host)?.permissions().mode();
-        Ok(Self {
-            path: guest.into(),
-            mode,
-            source: Source::Host(host),
-        })
-    }
-
-    /// A file with the given content and permission bits.
-    pub fn bytes(guest: impl Into<String>, mode: u32, content: impl Into<Vec<u8>>) -> Self {
-        Self {
-            path: guest.into(),
-            mode,
-            source: Source::Bytes(content.into()),
-        }
-    }
-
-    /// A host program and its shared libraries, which keep their paths.
-    ///
-    /// # Errors
-    ///
-    /// The program cannot be read, or a library is missing.
-    pub fn program(host: &Path, guest: impl Into<String>) -> io::Result<Vec<Self>> {
-        let mut files = vec![Self::copy(host, guest)?];
-        for library in program::libraries(host)? {
-            let path = library.to_string_lossy().into_owned();
-            files.push(Self::copy(library, path)?);
-        }
-        Ok(files)
-    }
-}
+use crate::{modules, tools};
 
 const INIT: &str = include_str!("init.sh");
 
@@ -96,7 +42,7 @@ pub fn build(kit: &Kit, config: &Config) -> io::Result<Vec<u8>> {
     if config.network.is_some() {
         required.push("virtio_net");
     }
-    let modules = modules::resolve(kit, &required, &VSOCK_EXTRA)?;
+    let modules = modules::resolve(&kit.kernel, &kit.busybox, &required, &VSOCK_EXTRA)?;
     for (index, module) in modules.iter().enumerate() {
         let path = format!("/modules/{index:02}-{}.ko", module.name);
         image.file(&path, 0o644, &module.content);

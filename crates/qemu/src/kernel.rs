@@ -7,8 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::Missing;
-use crate::kit::INSTALL;
+use crate::error::{INSTALL, Missing};
 use crate::tools;
 
 /// A kernel and its modules.

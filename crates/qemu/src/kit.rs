@@ -3,13 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::error::Missing;
+use crate::error::{INSTALL, Missing};
 use crate::kernel::Kernel;
 use crate::{modules, tools};
-
-/// The command that installs everything on Debian and its derivatives.
-pub(crate) const INSTALL: &str =
-    "apt-get install qemu-system-x86 linux-image-cloud-amd64 busybox-static";
 
 /// QEMU, a kernel, and busybox.
 #[derive(Debug, Clone)]
@@ -53,7 +49,7 @@ impl Kit {
     ///
     /// The kernel does not have the module or has it built in, or its file cannot be read or decompressed.
     pub fn module(&self, name: &str) -> io::Result<Vec<u8>> {
-        let modules = modules::resolve(self, &[name], &[])?;
+        let modules = modules::resolve(&self.kernel, &self.busybox, &[name], &[])?;
         let module = modules.into_iter().next_back();
         let module = module.ok_or_else(|| {
             io::Error::other(format!(

@@ -27,8 +27,10 @@
 
 #![forbid(unsafe_code)]
 
+mod config;
 mod cpio;
 mod error;
+mod file;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -40,12 +42,12 @@ mod program;
 mod qmp;
 mod tools;
 
+pub use config::{Accelerator, Config, Network, Vsock};
 pub use error::{Error, Missing};
+pub use file::File;
 pub use guest::{Guest, Output, Spawned};
-pub use initramfs::File;
 pub use kernel::Kernel;
 pub use kit::Kit;
-pub use machine::{Accelerator, Config, Network, Vsock};
 pub use port::Attached;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::kit::Kit;
+use crate::kernel::Kernel;
 use crate::tools;
 
 /// A decompressed module.
@@ -20,15 +20,21 @@ pub struct Module {
 
 /// The named modules and their dependencies, dependencies first. Modules built into the kernel are left out,
 /// and so are `optional` ones that the kernel does not have.
-pub fn resolve(kit: &Kit, required: &[&str], optional: &[&str]) -> io::Result<Vec<Module>> {
+pub fn resolve(
+    kernel: &Kernel,
+    busybox: &Path,
+    required: &[&str],
+    optional: &[&str],
+) -> io::Result<Vec<Module>> {
     let mut resolver = Resolver {
-        kit,
-        built_in: built_in(&kit.kernel.modules)?,
+        kernel,
+        busybox,
+        built_in: built_in(&kernel.modules)?,
         files: BTreeMap::new(),
         seen: HashSet::new(),
         order: Vec::new(),
     };
-    collect(&kit.kernel.modules.join("kernel"), &mut resolver.files)?;
+    collect(&kernel.modules.join("kernel"), &mut resolver.files)?;
     for name in required {
         resolver.add(name, true)?;
     }
@@ -39,7 +45,9 @@ pub fn resolve(kit: &Kit, required: &[&str], optional: &[&str]) -> io::Result<Ve
 }
 
 struct Resolver<'a> {
-    kit: &'a Kit,
+    kernel: &'a Kernel,
+    /// Decompresses the files.
+    busybox: &'a Path,
     built_in: HashSet<String>,
     files: BTreeMap<String, PathBuf>,
     seen: HashSet<String>,
@@ -56,12 +64,12 @@ impl Resolver<'_> {
             if required {
                 return Err(io::Error::other(format!(
                     "the kernel {} has no module {name}",
-                    self.kit.kernel.image.display()
+                    self.kernel.image.display()
                 )));
             }
             return Ok(());
         };
-        let content = decompressed(&self.kit.busybox, file)?;
+        let content = decompressed(self.busybox, file)?;
         for dependency in depends(&content) {
             self.add(&dependency, true)?;
         }
