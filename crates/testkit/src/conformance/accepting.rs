@@ -3,8 +3,10 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use super::case::Case;
+use super::stream::{LONGEST_WAIT, Stream};
+use super::transport::{Listener, Transport};
 use super::util::{expect_end, fresh, is_timeout, receive, send, with_timeouts};
-use super::{Case, LONGEST_WAIT, Listener, Stream, Transport};
 
 const BACKLOG: u32 = 4;
 

@@ -5,11 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::case::Case;
+use super::stream::{LONGEST_WAIT, MOST_BUFFERED, Ready, Stream};
+use super::transport::Transport;
 use super::util::{
     StreamEnd, either_end, expect_end, is_gone, read_to_end, receive, receive_pattern, send,
     send_pattern, write_until_error,
 };
-use super::{Case, LONGEST_WAIT, MOST_BUFFERED, Ready, Stream, Transport};
 
 /// Fits into the buffers of any transport.
 const SMALL: usize = 1000;

@@ -2,10 +2,13 @@
 
 use std::thread;
 
+use super::case::Case;
+use super::pattern;
+use super::stream::{LONGEST_WAIT, Ready, Stream};
+use super::transport::Transport;
 use super::util::{
     either_end, expect_end, fresh, receive, receive_pattern, send, send_pattern, with_timeouts,
 };
-use super::{Case, LONGEST_WAIT, Ready, Stream, Transport, pattern};
 
 const LARGE: usize = 8 << 20;
 

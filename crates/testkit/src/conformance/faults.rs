@@ -1,81 +1,23 @@
 //! A killed peer or broker: the surviving ends detect it promptly and never read it as end of file.
 
 use std::io;
-use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
 
+use super::case::Case;
+use super::role::{FLOOD, Role};
+use super::stream::{LONGEST_WAIT, Ready, Stream};
+use super::transport::{ThroughBroker, Transport};
 use super::util::{
     StreamEnd, is_gone, read_to_end, receive, receive_pattern, send, send_pattern, with_timeouts,
     write_until_error,
 };
-use super::{Case, LONGEST_CASE, LONGEST_WAIT, Ready, Stream, ThroughBroker, Transport, pattern};
 use crate::process::Running;
 
-const ROLE: &str = "HVSOCK_TESTKIT_ROLE";
-/// The seed of the pattern that a flooding peer writes.
-const FLOOD: u64 = 11;
 /// No bound on the bytes that a writer may send before it detects the kill.
 const UNBOUNDED: usize = usize::MAX;
 /// Bytes that are moved before a kill, so that it hits a busy connection.
 const WARM_UP: usize = 1 << 20;
-
-/// What the peer process does with its stream until it is killed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// Neither reads nor writes.
-    Hold,
-    /// Writes without end.
-    Flood,
-    /// Reads without end.
-    Drain,
-}
-
-impl Role {
-    const ALL: [(Role, &str); 3] = [
-        (Role::Hold, "hold"),
-        (Role::Flood, "flood"),
-        (Role::Drain, "drain"),
-    ];
-
-    /// The role of this process, if [`Role::command`] started it.
-    pub fn of_this_process() -> Option<Role> {
-        let name = std::env::var(ROLE).ok()?;
-        let role = Self::ALL.iter().find(|(_, known)| *known == name);
-        role.map(|(role, _)| *role)
-    }
-
-    /// A command that runs this program in the role. The caller and its `main` must agree on how the
-    /// process gets its stream.
-    ///
-    /// # Errors
-    /// If the path of this program is unknown.
-    pub fn command(self) -> io::Result<Command> {
-        let name = Self::ALL
-            .iter()
-            .find(|(role, _)| *role == self)
-            .map(|(_, name)| *name);
-        let mut command = Command::new(std::env::current_exe()?);
-        command.env(ROLE, name.unwrap_or_default());
-        Ok(command)
-    }
-
-    /// Runs the role on a stream. Returns when the stream ends, or after [`LONGEST_CASE`].
-    pub fn run<S: Stream>(self, stream: &S) -> ExitCode {
-        let mut buffer = vec![0; 65_536];
-        match self {
-            Role::Hold => thread::sleep(LONGEST_CASE),
-            Role::Flood => {
-                let mut sent = 0;
-                while let Ok(count) = stream.write(&pattern::bytes(FLOOD, sent, 65_536)) {
-                    sent += count as u64;
-                }
-            }
-            Role::Drain => while let Ok(1..) = stream.read(&mut buffer) {},
-        }
-        ExitCode::SUCCESS
-    }
-}
 
 pub(super) fn cases<T: Transport>() -> Vec<Case<T>> {
     vec![

@@ -3,7 +3,9 @@
 use std::io;
 use std::time::Duration;
 
-use super::{LONGEST_WAIT, MOST_BUFFERED, Ready, Stream, Transport, pattern};
+use super::pattern;
+use super::stream::{LONGEST_WAIT, MOST_BUFFERED, Ready, Stream};
+use super::transport::Transport;
 
 /// A new connection whose reads and writes time out after [`LONGEST_WAIT`].
 pub fn fresh<T: Transport>(transport: &T) -> (T::Stream, T::Stream) {

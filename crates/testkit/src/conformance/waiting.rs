@@ -4,10 +4,13 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use super::case::Case;
+use super::pattern;
+use super::stream::{LONGEST_WAIT, MOST_BUFFERED, Ready, Stream};
+use super::transport::Transport;
 use super::util::{
     either_end, expect_end, fill, fresh, is_timeout, receive, receive_pattern, send,
 };
-use super::{Case, LONGEST_WAIT, MOST_BUFFERED, Ready, Stream, Transport, pattern};
 
 const SHORT: Duration = Duration::from_millis(200);
 /// How far the kernel's clocks and timers may differ.
