@@ -13,30 +13,28 @@ use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::Parser;
 use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::{Spread, percentile, save};
-use hvsock_bench::options::{Options, positive};
+use hvsock_bench::options::{OUT, positive};
 use hvsock_bench::plot;
 use serde::Serialize;
 
-const OPTIONS: Options = Options {
-    bench: "connect",
-    about: "Latency and rate of connects, and the cost of an idle connection, against Unix sockets.",
-    all: &[
-        (
-            "--turns",
-            "N",
-            "measure everything N times in alternating turns (15)",
-        ),
-        ("--idle", "N", "hold at most N idle connections (10000)"),
-        (
-            "--out",
-            "FOLDER",
-            "folder for connect.json and connect.svg (target/bench)",
-        ),
-    ],
-};
+/// Latency and rate of connects, and the cost of an idle connection, against Unix sockets.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench connect")]
+struct Arguments {
+    /// Measure everything N times in alternating turns.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "15")]
+    turns: usize,
+    /// Hold at most N idle connections.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    idle: usize,
+    /// Folder for connect.json and connect.svg.
+    #[arg(long, value_name = "FOLDER", default_value = OUT)]
+    out: PathBuf,
+}
 
 const HOLD: &str = "role-hold";
 /// Connections per helper process, which holds both ends: four descriptors each.
@@ -70,15 +68,7 @@ fn main() -> anyhow::Result<()> {
         [HOLD, endpoint, count] => return hold(Path::new(endpoint), count.parse()?),
         _ => {}
     }
-    let (mut turns, mut idle, mut out) = (15, 10_000, PathBuf::from("target/bench"));
-    OPTIONS.take_or_exit(&words, |word, value| {
-        match word {
-            "--turns" => turns = positive(value)?,
-            "--idle" => idle = value.parse().map_err(|_| "a number")?,
-            _ => out = PathBuf::from(value),
-        }
-        Ok(())
-    });
+    let Arguments { turns, idle, out } = Arguments::parse();
 
     hvsock_sys::limits::raise_descriptors()?;
     let figures = measure(turns, idle)?;

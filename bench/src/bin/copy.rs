@@ -4,32 +4,34 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::Parser;
 use hvsock_bench::copy::{self, Lane, Large, Small, TestBed};
 use hvsock_bench::figures::{Spread, save};
 use hvsock_bench::machine::Machine;
-use hvsock_bench::options::{Options, positive};
+use hvsock_bench::options::{OUT, positive};
 use hvsock_bench::plot;
 use serde::Serialize;
 
-const OPTIONS: Options = Options {
-    bench: "copy",
-    about: "Speed of file copies to and from a container, against a bare stream.",
-    all: &[
-        (
-            "--turns",
-            "N",
-            "measure everything N times in alternating turns (7)",
-        ),
-        ("--size", "MIB", "size of the large file in MiB (1024)"),
-        ("--files", "N", "count of small files (10000)"),
-        ("--in", "FOLDER", "folder for the files (/dev/shm)"),
-        (
-            "--out",
-            "FOLDER",
-            "folder for copy.json and copy.svg (target/bench)",
-        ),
-    ],
-};
+/// Speed of file copies to and from a container, against a bare stream.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench copy")]
+struct Arguments {
+    /// Measure everything N times in alternating turns.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "7")]
+    turns: usize,
+    /// Size of the large file in MiB.
+    #[arg(long, value_name = "MIB", value_parser = positive, default_value = "1024")]
+    size: usize,
+    /// Count of small files.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "10000")]
+    files: usize,
+    /// Folder for the files.
+    #[arg(long = "in", value_name = "FOLDER", default_value = "/dev/shm")]
+    place: PathBuf,
+    /// Folder for copy.json and copy.svg.
+    #[arg(long, value_name = "FOLDER", default_value = OUT)]
+    out: PathBuf,
+}
 
 #[derive(Serialize)]
 struct Figures {
@@ -57,19 +59,14 @@ fn main() -> anyhow::Result<()> {
         [copy::AGENT, folder] => return copy::serve_agent(Path::new(folder)),
         _ => {}
     }
-    let (mut turns, mut size, mut files) = (7, 1024, 10_000);
-    let (mut place, mut out) = (PathBuf::from("/dev/shm"), PathBuf::from("target/bench"));
-    OPTIONS.take_or_exit(&words, |word, value| {
-        match word {
-            "--turns" => turns = positive(value)?,
-            "--size" => size = positive(value)? as u64,
-            "--files" => files = positive(value)?,
-            "--in" => place = PathBuf::from(value),
-            _ => out = PathBuf::from(value),
-        }
-        Ok(())
-    });
-    let figures = measure(turns, size, files, place)?;
+    let Arguments {
+        turns,
+        size,
+        files,
+        place,
+        out,
+    } = Arguments::parse();
+    let figures = measure(turns, size as u64, files, place)?;
     print(&figures);
     save(&out.join("copy.json"), &figures)?;
     let bars = figures.bytes_per_second.iter();

@@ -12,32 +12,30 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use clap::Parser;
 use hvsock::{Endpoint, PartitionRef};
 use hvsock_bench::figures::{Spread, percentile, save};
 use hvsock_bench::machine::Machine;
-use hvsock_bench::options::{Options, positive};
+use hvsock_bench::options::{OUT, positive};
 use hvsock_bench::plot;
 use hvsock_services::host::session::{self, Event, Exec};
 use hvsock_services::link::Target;
 use serde::Serialize;
 
-const OPTIONS: Options = Options {
-    bench: "exec",
-    about: "Time of `true` in a container by hvsock exec and by ssh over the same link.",
-    all: &[
-        (
-            "--turns",
-            "N",
-            "measure everything N times in alternating turns (25)",
-        ),
-        ("--runs", "N", "run the command N times per turn (40)"),
-        (
-            "--out",
-            "FOLDER",
-            "folder for exec.json and exec.svg (target/bench)",
-        ),
-    ],
-};
+/// Time of `true` in a container by hvsock exec and by ssh over the same link.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench exec")]
+struct Arguments {
+    /// Measure everything N times in alternating turns.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "25")]
+    turns: usize,
+    /// Run the command N times per turn.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "40")]
+    runs: usize,
+    /// Folder for exec.json and exec.svg.
+    #[arg(long, value_name = "FOLDER", default_value = OUT)]
+    out: PathBuf,
+}
 
 /// Name of the container.
 const CONTAINER: &str = "box";
@@ -101,17 +99,7 @@ struct Figure {
 }
 
 fn main() -> anyhow::Result<()> {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let (mut turns, mut runs, mut out) = (25, 40, PathBuf::from("target/bench"));
-    OPTIONS.take_or_exit(&words, |word, value| {
-        match word {
-            "--turns" => turns = positive(value)?,
-            "--runs" => runs = positive(value)?,
-            _ => out = PathBuf::from(value),
-        }
-        Ok(())
-    });
+    let Arguments { turns, runs, out } = Arguments::parse();
     let figures = measure(turns, runs)?;
     print(&figures);
     save(&out.join("exec.json"), &figures)?;

@@ -7,48 +7,55 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use clap::Parser;
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::save;
 use hvsock_bench::machine::Machine;
-use hvsock_bench::options::{Options, positive};
+use hvsock_bench::options::{OUT, milliseconds, positive};
+use hvsock_bench::stream::goals;
 use hvsock_bench::stream::measure::{self, Effort, Suite};
 use hvsock_bench::stream::peer::{self, Peer, Style};
 use hvsock_bench::stream::report::{Report, size_in_words};
 use hvsock_bench::stream::{LaneKind, SIZES};
 use hvsock_bench::{cpu, plot};
 
-const OPTIONS: Options = Options {
-    bench: "stream",
-    about: "Throughput, round trips and idle connections of hvsock, Unix sockets and TCP.",
-    all: &[
-        (
-            "--turns",
-            "N",
-            "measure everything N times in alternating turns (9)",
-        ),
-        ("--rounds", "N", "the same as --turns"),
-        (
-            "--slice",
-            "MS",
-            "measure each lane for MS milliseconds per size and turn (60)",
-        ),
-        (
-            "--quick",
-            "",
-            "3 turns with slices of 20 ms, as a smoke test",
-        ),
-        (
-            "--pin",
-            "",
-            "pin each of the two processes to a separate CPU",
-        ),
-        (
-            "--out",
-            "FOLDER",
-            "folder for stream.json and stream.svg (target/bench)",
-        ),
-    ],
-};
+/// Throughput, round trips and idle connections of hvsock, Unix sockets and TCP.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench stream")]
+struct Arguments {
+    /// Measure everything N times in alternating turns (9).
+    #[arg(long, value_name = "N", visible_alias = "rounds", value_parser = positive)]
+    turns: Option<usize>,
+    /// Measure each lane for MS milliseconds per size and turn (60).
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    slice: Option<Duration>,
+    /// 3 turns with slices of 20 ms, as a smoke test.
+    #[arg(long)]
+    quick: bool,
+    /// Pin each of the two processes to a separate CPU.
+    #[arg(long)]
+    pin: bool,
+    /// Folder for stream.json and stream.svg.
+    #[arg(long, value_name = "FOLDER", default_value = OUT)]
+    out: PathBuf,
+}
+
+impl Arguments {
+    fn effort(&self) -> Effort {
+        let (turns, slice, idle) = if self.quick {
+            (3, 20, 500)
+        } else {
+            (9, 60, 2000)
+        };
+        Effort {
+            turns: self.turns.unwrap_or(turns),
+            slice: self.slice.unwrap_or(Duration::from_millis(slice)),
+            idle: Duration::from_millis(idle),
+            limit: Duration::from_secs(120),
+            pin: self.pin,
+        }
+    }
+}
 
 /// Timeout of a run: after it the run is stuck, not slow.
 const RUN_TIMEOUT: Duration = Duration::from_secs(175);
@@ -61,7 +68,8 @@ fn main() -> anyhow::Result<()> {
         [peer::ROLE, rest @ ..] => return peer::serve(rest),
         _ => {}
     }
-    let (effort, out) = parse(&words);
+    let arguments = Arguments::parse();
+    let (effort, out) = (arguments.effort(), arguments.out);
     std::thread::spawn(|| {
         std::thread::sleep(RUN_TIMEOUT);
         eprintln!("\nthe run timed out after {} s", RUN_TIMEOUT.as_secs());
@@ -77,32 +85,6 @@ fn main() -> anyhow::Result<()> {
         out.display()
     );
     Ok(())
-}
-
-fn parse(words: &[&str]) -> (Effort, PathBuf) {
-    let mut effort = Effort {
-        turns: 9,
-        slice: Duration::from_millis(60),
-        idle: Duration::from_secs(2),
-        limit: Duration::from_secs(120),
-        pin: false,
-    };
-    let mut out = PathBuf::from("target/bench");
-    OPTIONS.take_or_exit(words, |word, value| {
-        match word {
-            "--slice" => effort.slice = Duration::from_millis(positive(value)? as u64),
-            "--quick" => {
-                effort.turns = 3;
-                effort.slice = Duration::from_millis(20);
-                effort.idle = Duration::from_millis(500);
-            }
-            "--pin" => effort.pin = true,
-            "--out" => out = PathBuf::from(value),
-            _ => effort.turns = positive(value)?,
-        }
-        Ok(())
-    });
-    (effort, out)
 }
 
 fn measure(effort: Effort) -> anyhow::Result<Report> {
@@ -152,7 +134,7 @@ fn measure(effort: Effort) -> anyhow::Result<Report> {
             report.add_idle(suite, over, effort.idle, &idle);
         }
     }
-    report.judge();
+    report.goals = goals::judge(&report);
     Ok(report)
 }
 

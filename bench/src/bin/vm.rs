@@ -6,10 +6,11 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use clap::Parser;
 use hvsock_bench::broker;
 use hvsock_bench::figures::{Spread, save};
 use hvsock_bench::machine::Machine;
-use hvsock_bench::options::{Options, positive};
+use hvsock_bench::options::{OUT, microseconds, milliseconds, positive};
 use hvsock_bench::stream::report::size_in_words;
 use hvsock_bench::vm::concurrent;
 use hvsock_bench::vm::device::{GuestConfig, TestBed};
@@ -21,51 +22,79 @@ use hvsock_bench::vm::scale::{self, ScaleOptions};
 use hvsock_bench::vm::{Direction, GuestLaneKind};
 use hvsock_bench::{cpu, plot};
 
-const OPTIONS: Options = Options {
-    bench: "vm",
-    about: "Throughput, round trips and connects of a guest, against vhost-device-vsock.",
-    all: &[
-        (
-            "--turns",
-            "N",
-            "measure everything N times in alternating turns (9)",
-        ),
-        (
-            "--slice",
-            "MS",
-            "measure each lane for MS milliseconds per size and turn (60)",
-        ),
-        (
-            "--quick",
-            "",
-            "3 turns with slices of 20 ms, as a smoke test",
-        ),
-        ("--queue", "N", "size of the guests' virtqueues (128)"),
-        (
-            "--spin",
-            "US",
-            "let the guests spin for US microseconds before they park (0)",
-        ),
-        (
-            "--scale",
-            "",
-            "also measure scale: idle connections, idle VMs, fairness",
-        ),
-        ("--only-scale", "", "measure scale only"),
-        ("--connections", "N", "idle connections (10000)"),
-        ("--machines", "N", "idle VMs (256)"),
-        (
-            "--peer",
-            "PROGRAM",
-            "path of vhost-device-vsock (installed by cargo xtask)",
-        ),
-        (
-            "--out",
-            "FOLDER",
-            "folder for vm.json and vm.svg (target/bench)",
-        ),
-    ],
-};
+/// Throughput, round trips and connects of a guest, against vhost-device-vsock.
+#[derive(Parser)]
+#[command(bin_name = "cargo xtask bench vm")]
+struct Arguments {
+    /// Measure everything N times in alternating turns (9).
+    #[arg(long, value_name = "N", value_parser = positive)]
+    turns: Option<usize>,
+    /// Measure each lane for MS milliseconds per size and turn (60).
+    #[arg(long, value_name = "MS", value_parser = milliseconds)]
+    slice: Option<Duration>,
+    /// 3 turns with slices of 20 ms, as a smoke test.
+    #[arg(long)]
+    quick: bool,
+    /// Size of the guests' virtqueues.
+    #[arg(long, value_name = "N", value_parser = queue_size, default_value = "128")]
+    queue: u16,
+    /// Let the guests spin for US microseconds before they park.
+    #[arg(long, value_name = "US", value_parser = microseconds, default_value = "0")]
+    spin: Duration,
+    /// Also measure scale: idle connections, idle VMs, fairness.
+    #[arg(long)]
+    scale: bool,
+    /// Measure scale only.
+    #[arg(long)]
+    only_scale: bool,
+    /// Idle connections.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "10000")]
+    connections: usize,
+    /// Idle VMs.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "256")]
+    machines: usize,
+    /// Path of vhost-device-vsock, by default where cargo xtask installs it.
+    #[arg(long, value_name = "PROGRAM", default_value = PEER, hide_default_value = true)]
+    peer: PathBuf,
+    /// Folder for vm.json and vm.svg.
+    #[arg(long, value_name = "FOLDER", default_value = OUT)]
+    out: PathBuf,
+}
+
+const PEER: &str = "target/vhost-device-vsock/bin/vhost-device-vsock";
+
+impl Arguments {
+    fn effort(&self) -> Effort {
+        let (turns, slice) = if self.quick { (3, 20) } else { (9, 60) };
+        Effort {
+            turns: self.turns.unwrap_or(turns),
+            slice: self.slice.unwrap_or(Duration::from_millis(slice)),
+            limit: Duration::from_secs(120),
+        }
+    }
+
+    fn config(&self) -> GuestConfig {
+        GuestConfig {
+            queue: self.queue,
+            spin: self.spin,
+        }
+    }
+
+    fn scale_options(&self) -> ScaleOptions {
+        ScaleOptions {
+            connections: self.connections,
+            machines: self.machines,
+            busy: Duration::from_secs(3),
+            idle: Duration::from_secs(2),
+        }
+    }
+}
+
+fn queue_size(value: &str) -> Result<u16, &'static str> {
+    let size = value.parse().ok();
+    let size = size.filter(|size: &u16| (4..=1024).contains(size) && size.is_power_of_two());
+    size.ok_or("expected a power of two from 4 to 1024")
+}
 
 /// Timeout of a run: after it the run is stuck, not slow.
 const RUN_TIMEOUT: Duration = Duration::from_secs(400);
@@ -73,16 +102,6 @@ const RUN_TIMEOUT: Duration = Duration::from_secs(400);
 const CONCURRENT: usize = 1000;
 /// How often they are measured.
 const CONCURRENT_RUNS: usize = 3;
-
-struct Arguments {
-    effort: Effort,
-    config: GuestConfig,
-    options: ScaleOptions,
-    scale: bool,
-    lanes: bool,
-    peer: PathBuf,
-    out: PathBuf,
-}
 
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -92,94 +111,36 @@ fn main() -> anyhow::Result<()> {
         [host::ROLE, rest @ ..] => return host::serve(rest),
         _ => {}
     }
-    let arguments = parse(&words);
+    let arguments = Arguments::parse();
+    let (effort, config) = (arguments.effort(), arguments.config());
     std::thread::spawn(|| {
         std::thread::sleep(RUN_TIMEOUT);
         eprintln!("\nthe run timed out after {} s", RUN_TIMEOUT.as_secs());
         std::process::exit(1);
     });
     hvsock_sys::limits::raise_descriptors()?;
-    let mut report = if arguments.lanes {
-        measure(&arguments)?
+    let lanes = !arguments.only_scale;
+    let mut report = if lanes {
+        measure(&arguments.peer, effort, config)?
     } else {
-        Report::new(
-            Machine::current(),
-            &[],
-            0,
-            arguments.effort,
-            arguments.config,
-        )
+        Report::new(Machine::current(), &[], 0, effort, config)
     };
-    if arguments.scale {
-        report.scale = Some(scale::measure(arguments.options, arguments.config)?);
+    if arguments.scale || arguments.only_scale {
+        report.scale = Some(scale::measure(arguments.scale_options(), config)?);
     }
     report.judge();
     report.print();
     save(&arguments.out.join("vm.json"), &report)?;
-    if arguments.lanes {
+    if lanes {
         draw(&arguments.out.join("vm.svg"), &report)?;
     }
     println!("\nsaved in {}", arguments.out.display());
     Ok(())
 }
 
-fn parse(words: &[&str]) -> Arguments {
-    let mut arguments = Arguments {
-        effort: Effort {
-            turns: 9,
-            slice: Duration::from_millis(60),
-            limit: Duration::from_secs(120),
-        },
-        config: GuestConfig {
-            queue: 128,
-            spin: Duration::ZERO,
-        },
-        options: ScaleOptions {
-            connections: 10_000,
-            machines: 256,
-            busy: Duration::from_secs(3),
-            idle: Duration::from_secs(2),
-        },
-        scale: false,
-        lanes: true,
-        peer: PathBuf::from("target/vhost-device-vsock/bin/vhost-device-vsock"),
-        out: PathBuf::from("target/bench"),
-    };
-    OPTIONS.take_or_exit(words, |word, value| {
-        match word {
-            "--slice" => arguments.effort.slice = Duration::from_millis(positive(value)? as u64),
-            "--quick" => {
-                arguments.effort.turns = 3;
-                arguments.effort.slice = Duration::from_millis(20);
-            }
-            "--queue" => {
-                let expected = "a power of two from 4 to 1024";
-                let size = value.parse().map_err(|_| expected)?;
-                if !(4..=1024_u16).contains(&size) || !size.is_power_of_two() {
-                    return Err(expected);
-                }
-                arguments.config.queue = size;
-            }
-            "--spin" => {
-                arguments.config.spin =
-                    Duration::from_micros(value.parse().map_err(|_| "a number")?);
-            }
-            "--scale" => arguments.scale = true,
-            "--only-scale" => (arguments.scale, arguments.lanes) = (true, false),
-            "--connections" => arguments.options.connections = positive(value)?,
-            "--machines" => arguments.options.machines = positive(value)?,
-            "--peer" => arguments.peer = PathBuf::from(value),
-            "--out" => arguments.out = PathBuf::from(value),
-            _ => arguments.effort.turns = positive(value)?,
-        }
-        Ok(())
-    });
-    arguments
-}
-
-fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
-    let hvsock = TestBed::hvsock(arguments.config)?;
-    let peer = TestBed::vhost_device_vsock(&arguments.peer, arguments.config)?;
+fn measure(peer: &Path, effort: Effort, config: GuestConfig) -> anyhow::Result<Report> {
+    let hvsock = TestBed::hvsock(config)?;
+    let peer = TestBed::vhost_device_vsock(peer, config)?;
     let test_bed = |over: GuestLaneKind| {
         if over == GuestLaneKind::Peer {
             &peer
@@ -202,16 +163,16 @@ fn measure(arguments: &Arguments) -> anyhow::Result<Report> {
         Ok(cpu::used_by_all()?.saturating_sub(here))
     };
     let (start, before) = (Instant::now(), others()?);
-    let turns = measure::run(&mut lanes, arguments.effort, |turn| match turn {
+    let turns = measure::run(&mut lanes, effort, |turn| match turn {
         0 => eprint!("\rwarming up "),
-        turn => eprint!("\rturn {turn} of {} ", arguments.effort.turns),
+        turn => eprint!("\rturn {turn} of {} ", effort.turns),
     })?;
     eprintln!();
-    let mut report = Report::new(machine, &lanes, turns, arguments.effort, arguments.config);
+    let mut report = Report::new(machine, &lanes, turns, effort, config);
     let used = others()?.saturating_sub(before);
     report.others = used.as_secs_f64() / start.elapsed().as_secs_f64();
     drop(lanes);
-    report.connections = connections(test_bed, arguments.effort);
+    report.connections = connections(test_bed, effort);
     for test_bed in [&hvsock, &peer] {
         for violation in test_bed.guest.protocol_violations() {
             eprintln!(

@@ -17,18 +17,13 @@ use hvsock_services::guest;
 use serde_json::json;
 
 pub use measure::{Lane, Large, Small, large, small};
+use sink::{CONTAINER, SINK};
 
 /// First argument that makes the program run as a broker.
 pub const BROKER: &str = "role-copy-broker";
 
 /// First argument that makes the program run as the agent and the sink.
 pub const AGENT: &str = "role-copy-agent";
-
-/// Name of the container.
-const CONTAINER: &str = "box";
-
-/// Port of the sink. The integration services do not use it.
-const SINK: u32 = 18_299;
 
 /// A broker and an agent. Dropping it ends both.
 #[derive(Debug)]
@@ -86,6 +81,11 @@ impl TestBed {
     /// The broker's own endpoint.
     fn endpoint(&self) -> Endpoint {
         Endpoint::in_dir(self.folder.path())
+    }
+
+    /// Sends `size` bytes to the sink: see [`sink::send`].
+    fn raw(&self, from: Option<&Path>, to: Option<&Path>, size: u64) -> std::io::Result<()> {
+        sink::send(self.endpoint(), from, to, size)
     }
 }
 

@@ -7,9 +7,13 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use hvsock::{HvListener, HvStream, ServiceId, VmId};
+use hvsock::{Endpoint, HvListener, HvStream, ServiceId, VmId};
 
-use super::{CONTAINER, SINK, TestBed};
+/// Name of the container.
+pub(super) const CONTAINER: &str = "box";
+
+/// Port of the sink. The integration services do not use it.
+pub(super) const SINK: u32 = 18_299;
 
 /// Size of a chunk in bytes, the same as in a copy.
 const CHUNK: usize = 256 * 1024;
@@ -61,29 +65,32 @@ fn receive(mut stream: HvStream) -> io::Result<()> {
     stream.write_all(b"!")
 }
 
-impl TestBed {
-    /// Sends `size` bytes from memory, or from the file `from`, to the sink. It discards them or writes them
-    /// to the file `to`.
-    pub(super) fn raw(&self, from: Option<&Path>, to: Option<&Path>, size: u64) -> io::Result<()> {
-        let mut stream = HvStream::options()
-            .endpoint(self.endpoint())
-            .ring_size(1 << 20)
-            .connect((CONTAINER, ServiceId::from_port(SINK)))?;
-        let path = to.map_or(&b""[..], |to| to.as_os_str().as_bytes());
-        stream.write_all(&(path.len() as u32).to_le_bytes())?;
-        stream.write_all(path)?;
-        let mut file = from.map(File::open).transpose()?;
-        let mut buffer = vec![0x5a; CHUNK];
-        let mut left = size;
-        while left > 0 {
-            let now = left.min(CHUNK as u64) as usize;
-            if let Some(file) = &mut file {
-                file.read_exact(&mut buffer[..now])?;
-            }
-            stream.write_all(&buffer[..now])?;
-            left -= now as u64;
+/// Sends `size` bytes from memory, or from the file `from`, to the sink. It discards them or writes them
+/// to the file `to`.
+pub(super) fn send(
+    endpoint: Endpoint,
+    from: Option<&Path>,
+    to: Option<&Path>,
+    size: u64,
+) -> io::Result<()> {
+    let mut stream = HvStream::options()
+        .endpoint(endpoint)
+        .ring_size(1 << 20)
+        .connect((CONTAINER, ServiceId::from_port(SINK)))?;
+    let path = to.map_or(&b""[..], |to| to.as_os_str().as_bytes());
+    stream.write_all(&(path.len() as u32).to_le_bytes())?;
+    stream.write_all(path)?;
+    let mut file = from.map(File::open).transpose()?;
+    let mut buffer = vec![0x5a; CHUNK];
+    let mut left = size;
+    while left > 0 {
+        let now = left.min(CHUNK as u64) as usize;
+        if let Some(file) = &mut file {
+            file.read_exact(&mut buffer[..now])?;
         }
-        stream.shutdown(Shutdown::Write)?;
-        stream.read_exact(&mut [0])
+        stream.write_all(&buffer[..now])?;
+        left -= now as u64;
     }
+    stream.shutdown(Shutdown::Write)?;
+    stream.read_exact(&mut [0])
 }

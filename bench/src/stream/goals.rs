@@ -1,36 +1,10 @@
 //! The performance goals of the shared ring, and whether a run met them.
 
-use std::fmt;
-
-use serde::Serialize;
-
 use super::LaneKind;
 use super::peer::Style;
-use super::report::{Report, size_in_words};
+use super::report::{Goal, IdleRow, Report, TripRow, size_in_words};
 use super::wakeups::WakeupCounts;
 use crate::figures::Spread;
-
-/// A performance goal and its result.
-#[derive(Clone, Debug, Serialize)]
-pub struct Goal {
-    /// The goal in words.
-    pub goal: String,
-    /// Whether it is met. `None` if it was not measured.
-    pub met: Option<bool>,
-    /// The measured values.
-    pub found: String,
-}
-
-impl fmt::Display for Goal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let met = match self.met {
-            Some(true) => "met",
-            Some(false) => "MISSED",
-            None => "not measured",
-        };
-        write!(f, "{met:<13} {}: {}", self.goal, self.found)
-    }
-}
 
 const KIB: usize = 1024;
 /// Sizes of writes at which the Unix socket is fastest.
@@ -41,7 +15,7 @@ const MIDDLE_AND_LARGE: [usize; 5] = [4 * KIB, 16 * KIB, 64 * KIB, 256 * KIB, 10
 const MAX_IDLE: f64 = 0.001;
 
 /// Evaluates all goals, by the medians.
-pub(super) fn judge(report: &Report) -> Vec<Goal> {
+pub fn judge(report: &Report) -> Vec<Goal> {
     vec![
         ratios(report, Style::Blocking, 3.0, &MIDDLE),
         rate(report, 2.0, KIB),
@@ -132,7 +106,7 @@ fn idle(report: &Report) -> Goal {
             .iter()
             .filter(|row| row.over == LaneKind::Hvsock)
     };
-    let within = |row: &super::report::IdleRow| row.all_ms() <= row.seconds * 1e3 * MAX_IDLE;
+    let within = |row: &IdleRow| row.all_ms() <= row.seconds * 1e3 * MAX_IDLE;
     let found = hvsock().map(|row| format!("{:.2} ms in {} s", row.all_ms(), row.seconds));
     Goal {
         goal: "no CPU time used by an idle connection".to_owned(),
@@ -165,7 +139,7 @@ fn notifications(report: &Report) -> Goal {
     }
 }
 
-fn trips(report: &Report, over: LaneKind) -> Option<&super::report::TripRow> {
+fn trips(report: &Report, over: LaneKind) -> Option<&TripRow> {
     let mut rows = report.round_trips.iter();
     rows.find(|row| row.style == Style::Blocking && row.over == over)
 }
@@ -174,7 +148,7 @@ fn trips(report: &Report, over: LaneKind) -> Option<&super::report::TripRow> {
 mod tests {
     use super::*;
     use crate::machine::Machine;
-    use crate::stream::report::{ThroughputRow, TripRow, WakeupRow};
+    use crate::stream::report::{ThroughputRow, WakeupRow};
 
     fn empty() -> Report {
         Report {

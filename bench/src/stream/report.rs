@@ -1,10 +1,10 @@
 //! The report of a run: printed tables, JSON and the data of plots.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::goals::{self, Goal};
 use super::measure::{Effort, Idle, Suite};
 use super::peer::Style;
 use super::wakeups::WakeupCounts;
@@ -33,8 +33,30 @@ pub struct Report {
     pub wakeups: Vec<WakeupRow>,
     /// CPU time of idle connections.
     pub idle: Vec<IdleRow>,
-    /// The goals, and whether they are met.
+    /// The goals, and whether they are met: see [`judge`](super::goals::judge).
     pub goals: Vec<Goal>,
+}
+
+/// A performance goal and its result.
+#[derive(Clone, Debug, Serialize)]
+pub struct Goal {
+    /// The goal in words.
+    pub goal: String,
+    /// Whether it is met. `None` if it was not measured.
+    pub met: Option<bool>,
+    /// The measured values.
+    pub found: String,
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let met = match self.met {
+            Some(true) => "met",
+            Some(false) => "MISSED",
+            None => "not measured",
+        };
+        write!(f, "{met:<13} {}: {}", self.goal, self.found)
+    }
 }
 
 /// Throughput of one lane at one size.
@@ -153,11 +175,6 @@ impl Report {
             peer_ms: ms(idle.peer),
             broker_ms: ms(idle.broker),
         });
-    }
-
-    /// Evaluates the goals. Call it last.
-    pub fn judge(&mut self) {
-        self.goals = goals::judge(self);
     }
 
     /// Prints the report.

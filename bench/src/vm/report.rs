@@ -8,8 +8,7 @@ use super::scale::Scale;
 use super::{Direction, GuestLaneKind, SIZES};
 use crate::figures::Spread;
 use crate::machine::Machine;
-use crate::stream::goals::Goal;
-use crate::stream::report::size_in_words;
+use crate::stream::report::{Goal, size_in_words};
 
 /// All results of a run.
 #[derive(Clone, Debug, Serialize)]

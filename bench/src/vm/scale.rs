@@ -14,7 +14,7 @@ use super::lane::{Lane, connect};
 use super::{GuestLaneKind, MORE_PORTS};
 use crate::broker::BrokerProcess;
 use crate::cpu;
-use crate::stream::goals::Goal;
+use crate::stream::report::Goal;
 
 /// The size of the measurements.
 #[derive(Clone, Copy, Debug)]
