@@ -34,7 +34,8 @@ pub(crate) struct Call {
     method: Method,
     /// The escaped path and query.
     uri: String,
-    body: Option<Vec<u8>>,
+    /// The content type and the bytes.
+    body: Option<(&'static str, Vec<u8>)>,
     timeout: Duration,
 }
 
@@ -64,8 +65,8 @@ impl Call {
         self
     }
 
-    pub fn body(mut self, body: Vec<u8>) -> Self {
-        self.body = Some(body);
+    pub fn body(mut self, content_type: &'static str, body: Vec<u8>) -> Self {
+        self.body = Some((content_type, body));
         self
     }
 
@@ -80,10 +81,12 @@ impl Call {
             .method(self.method)
             .uri(self.uri)
             .header(HOST, "hvsock");
-        if self.body.is_some() {
-            request = request.header(CONTENT_TYPE, "application/json");
+        let mut bytes = Vec::new();
+        if let Some((content_type, body)) = self.body {
+            request = request.header(CONTENT_TYPE, content_type);
+            bytes = body;
         }
-        let body = Full::new(Bytes::from(self.body.unwrap_or_default()));
+        let body = Full::new(Bytes::from(bytes));
         request.body(body).map_err(ClientError::protocol)
     }
 }

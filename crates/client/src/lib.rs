@@ -46,6 +46,9 @@ use model::{
     NewService, NewVm, Partition, PartitionChange, PartitionState, Service, ServiceChange, Status,
 };
 
+/// The content types of requests.
+const JSON: &str = "application/json";
+const REG: &str = "text/plain; charset=utf-16le";
 /// The path of exports and imports.
 const REGISTRY: [&str; 2] = ["v1", "registry"];
 
@@ -171,7 +174,9 @@ impl Client {
     /// [`ClientError::Refused`] with 400 if the file is invalid, 409 if a service clashes with
     /// another.
     pub fn import_reg(&self, file: &[u8]) -> Result<Imported> {
-        let call = post(&REGISTRY).query("format", "reg").body(file.to_vec());
+        let call = post(&REGISTRY)
+            .query("format", "reg")
+            .body(REG, file.to_vec());
         self.call(call.with_import_timeout())
     }
 
@@ -366,7 +371,7 @@ impl Client {
         body: &(impl Serialize + ?Sized),
     ) -> Result<T> {
         let body = serde_json::to_vec(body).map_err(ClientError::protocol)?;
-        self.call(call.body(body))
+        self.call(call.body(JSON, body))
     }
 }
 

@@ -66,6 +66,7 @@ pub struct GuestReport {
     /// Seconds since its kernel started.
     pub uptime_seconds: f64,
     /// The load averages of the last 1, 5 and 15 minutes.
+    #[cfg_attr(feature = "openapi", schema(min_items = 3, max_items = 3))]
     pub load: [f64; 3],
     /// Its memory in bytes.
     pub memory_total_bytes: u64,

@@ -3,6 +3,7 @@
 //! - [`TempFolder`]: a temporary folder whose path is short enough for Unix sockets in it.
 //! - [`require`]: requirements of a test, and the rule for skipping it.
 //! - [`process`]: child processes that end with the test, and waits with a timeout.
+//! - [`openapi`]: requests and responses against an OpenAPI document.
 //! - [`conformance`]: the suite that every transport must pass.
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
 //! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
@@ -14,6 +15,7 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+pub mod openapi;
 mod os;
 pub mod process;
 pub mod require;

@@ -2,7 +2,6 @@
 
 mod abuse;
 mod responses;
-mod schema;
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
