@@ -15,7 +15,7 @@ use hvsock_registry::store::{Change, StoreError};
 use hvsock_registry::{Clash, Principal, Registration};
 use hvsock_virtio::{GuestCid, InvalidCid};
 
-use crate::core::{AddError, Core, CoreLink};
+use crate::core::{AddError, Core, CoreCall, CoreLink};
 use crate::events::EventStream;
 use crate::model::{
     Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, NewService, NewVm,
@@ -644,7 +644,7 @@ impl Handle {
     /// [`ControlError::Limit`] if there are 64 subscribers already.
     #[doc(alias = "subscribe")]
     pub fn events(&self) -> Result<EventStream, ControlError> {
-        self.call(|core| core.events.subscribe())?
+        self.call(Core::subscribe)?
             .ok_or(ControlError::Limit("event subscribers"))
     }
 
@@ -688,11 +688,8 @@ impl Handle {
             // The caller may have timed out.
             let _ = sender.send(work(core));
         });
-        self.link
-            .calls
-            .send(call)
-            .map_err(|_| ControlError::Stopped)?;
-        let _ = self.link.waker.wake();
+        let sent = self.link.send(CoreCall::Run(call));
+        sent.map_err(|_gone| ControlError::Stopped)?;
         result
             .recv_timeout(CALL_TIMEOUT)
             .map_err(|error| match error {
@@ -703,9 +700,12 @@ impl Handle {
 
     /// Queues `work` for the core thread without waiting. Does nothing if the broker has stopped.
     pub(crate) fn post(&self, work: impl FnOnce(&mut Core) + Send + 'static) {
-        if self.link.calls.send(Box::new(work)).is_ok() {
-            let _ = self.link.waker.wake();
-        }
+        let _ = self.link.send(CoreCall::Run(Box::new(work)));
+    }
+
+    /// Has the core thread end, after the calls that are queued.
+    pub(crate) fn stop(&self) {
+        let _ = self.link.send(CoreCall::Stop);
     }
 
     /// Runs `work` on the core thread with the key of `partition`.

@@ -77,7 +77,7 @@ impl Broker {
         let (partitions, entries) = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
-        let (core_loop, link) = core::Core::open(config, store.registry().clone())?;
+        let (core_loop, link) = core::Loop::open(config, store.registry().clone())?;
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
             .spawn(move || core_loop.run())
@@ -129,7 +129,7 @@ const _: () = {
 impl Drop for Broker {
     fn drop(&mut self) {
         drop(self.control.take());
-        let _ = self.handle.call(core::Core::stop);
+        self.handle.stop();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }

@@ -4,9 +4,9 @@ use std::time::Instant;
 
 use hvsock_fabric::PartitionKey;
 
-use super::Core;
 use super::labels::partition_label;
 use super::liveness::{CommandHandler, LivenessEvent};
+use super::state::Core;
 use crate::model::{EventKind, GuestCommand, GuestNotice, GuestReport, PartitionState};
 
 impl Core {
@@ -77,6 +77,6 @@ impl Core {
                 }
             }
         };
-        self.events.publish(|| event);
+        self.telemetry.publish(|| event);
     }
 }

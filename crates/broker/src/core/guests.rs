@@ -2,10 +2,10 @@
 //!
 //! The guest's end is virtio-vsock, handled by the VM's data thread. The other end is another guest,
 //! or a process, for which the broker has one end of a ring or of a socket pair. A connect by a guest
-//! is answered once the listener has its descriptors. A connect to a guest is [`Pending`] until the
-//! guest accepts, and the process waits.
+//! is answered once the listener has its descriptors. A connect to a guest is a [`PendingConnect`] until
+//! the guest accepts, and the process waits.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,24 +15,22 @@ use hvsock_fabric::{
     ConnectRequest, ConnectionEnd, ConnectionId, Destination, PartitionKey, Refusal, Route,
 };
 use hvsock_registry::Principal;
-use hvsock_ring::{Doorbells, Parts, RingSide, RingSize};
-use hvsock_sys::{message, seqpacket, set_nonblocking, stream};
+use hvsock_ring::{Parts, RingSide, RingSize};
+use hvsock_sys::{seqpacket, set_nonblocking, stream};
 use hvsock_virtio::{Cid, GuestCid, Handle, Key, SocketKind};
 
-use super::accept::descriptor_limit;
-use super::join::{UNKNOWN_CALLER, in_flight_limit, is_disconnected};
+use super::connect::UNKNOWN_CALLER;
+use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::labels::partition_label;
-use super::resources::{ChosenTransport, TransportPreference, mmap_limit};
-use super::session::Session;
-use super::{ConnectionOwner, ConnectionRecord, Core, EndRecord};
+use super::limits::{descriptor_limit, in_flight_limit, mmap_limit};
+use super::pending::{PendingConnect, ProcessPart};
+use super::preference::{ChosenTransport, TransportPreference};
+use super::session_io::is_disconnected;
+use super::sessions::Session;
+use super::state::Core;
 use crate::data_path::{ByteCounters, ControlConnection};
 use crate::model::EventKind;
 use crate::vhost_user::{Command, LinkParts, Linked, VmEvent, sibling_pair};
-
-/// The first local port of connections to guests. The range is IANA's dynamic ports (RFC 6335), above
-/// the ports of services.
-pub(super) const FIRST_PORT: u32 = 49_152;
-const LAST_PORT: u32 = 65_535;
 
 /// Timeout for a guest to accept. A process with a shorter timeout closes its connection.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -47,40 +45,6 @@ const MIN_BUFFER: u32 = 16 * 1024;
 const MAX_BUFFER: u32 = 1024 * 1024;
 /// Largest buffer of a connection without a requested size: the default of Linux guests.
 const DEFAULT_BUFFER: u32 = 256 * 1024;
-
-/// A connect to a guest that the guest has not accepted.
-pub(super) struct Pending {
-    session: Session,
-    address: SockAddrHv,
-    route: Route,
-    part: ProcessPart,
-    transport: Transport,
-    counters: Arc<ByteCounters>,
-}
-
-/// The descriptors that the process receives.
-enum ProcessPart {
-    Ring {
-        memory: OwnedFd,
-        doorbells: Doorbells,
-    },
-    Socket(OwnedFd),
-}
-
-impl ProcessPart {
-    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
-        match self {
-            Self::Ring { memory, doorbells } => {
-                vec![
-                    memory.as_fd(),
-                    doorbells.own.as_fd(),
-                    doorbells.peer.as_fd(),
-                ]
-            }
-            Self::Socket(data) => vec![data.as_fd()],
-        }
-    }
-}
 
 /// Creates both ends of a transport: the process's, the broker's, and the buffer size in bytes for
 /// data from the guest, which the guest gets as credit.
@@ -136,8 +100,8 @@ impl Core {
             VmEvent::Closed { connection, reason } => self.closed(connection, reason.as_ref()),
             VmEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
-                let allowed = self.vms.get_mut(&vm).map(|vm| vm.log_limit.allow());
-                if let Some(Some(suppressed)) = allowed {
+                let allowed = self.vms.allow_log(vm, Instant::now());
+                if let Some(suppressed) = allowed {
                     tracing::warn!(vm = %name, suppressed, "{what}");
                 }
             }
@@ -147,8 +111,7 @@ impl Core {
 
     /// Sends a command to a VM's data thread. Does nothing if the VM has been removed.
     pub(super) fn command_vm(&self, vm: PartitionKey, command: Command) {
-        let threads = self.vms.get(&vm).and_then(|vm| vm.threads.as_ref());
-        if let Some(threads) = threads {
+        if let Some(threads) = self.vms.threads(vm) {
             threads.command(command);
         }
     }
@@ -173,19 +136,19 @@ impl Core {
         address: Option<SockAddrHv>,
         refusal: &Refusal,
     ) {
-        self.counters.refused(refusal);
+        self.telemetry.count_refused(refusal);
         let from = partition_label(&self.fabric, vm);
         let address = address.map_or_else(
             || format!("CID {} port {}", key.peer, key.peer_port),
             |address| address.to_string(),
         );
-        let allowed = self.vms.get_mut(&vm).map(|vm| vm.log_limit.allow());
-        if let Some(Some(suppressed)) = allowed {
+        let allowed = self.vms.allow_log(vm, Instant::now());
+        if let Some(suppressed) = allowed {
             let port = key.peer_port;
             tracing::info!(%from, %address, port, suppressed, reason = refusal.label(),
                 "refused a guest's connect: {refusal}");
         }
-        self.events.publish(|| EventKind::Refused {
+        self.telemetry.publish(|| EventKind::Refused {
             from,
             address,
             reason: refusal.label().into(),
@@ -200,7 +163,7 @@ impl Core {
         } else {
             // A guest must not learn which CIDs exist.
             let cid = GuestCid::try_from(key.peer.0).map_err(|_| Refusal::NotReachable)?;
-            let sibling = self.by_cid(cid).ok_or(Refusal::NotReachable)?;
+            let sibling = self.vms.by_cid(cid).ok_or(Refusal::NotReachable)?;
             let sibling = self.fabric.partition(sibling);
             sibling.ok_or(Refusal::NotReachable)?.vm_id()
         };
@@ -298,7 +261,12 @@ impl Core {
         route: &Route,
         service: ServiceId,
     ) -> Result<(), Refusal> {
-        let own = self.vms.get(&vm).ok_or(Refusal::NotReachable)?.cid;
+        let own = self
+            .vms
+            .get(vm)
+            .ok_or(Refusal::NotReachable)?
+            .settings()
+            .cid;
         let (id, counters): (_, Arc<ByteCounters>) = (route.connection, Arc::default());
         let alloc = self
             .buffer_share(vm)
@@ -342,7 +310,12 @@ impl Core {
     }
 
     /// Starts a connect to a guest. The process waits until the guest answers.
-    pub(super) fn connect_to_guest(&mut self, session: Session, connect: &Connect, route: Route) {
+    pub(super) fn connect_to_guest(
+        &mut self,
+        session: Session<OwnedFd>,
+        connect: &Connect,
+        route: Route,
+    ) {
         let (id, address) = (route.connection, connect.address);
         let preference = TransportPreference {
             transports: connect.transports,
@@ -368,7 +341,7 @@ impl Core {
         let key = Key {
             guest_port,
             peer: Cid::HOST,
-            peer_port: self.next_port(),
+            peer_port: self.vms.next_port(),
             kind: SocketKind::Stream,
         };
         let counters: Arc<ByteCounters> = Arc::default();
@@ -382,7 +355,7 @@ impl Core {
             reports: true,
         };
         let (vm, timeout) = (route.target, ACCEPT_TIMEOUT);
-        let pending = Pending {
+        let pending = PendingConnect {
             session,
             address,
             route,
@@ -390,7 +363,7 @@ impl Core {
             transport: chosen.transport(),
             counters,
         };
-        self.pending.insert(id, pending);
+        self.connections.begin(id, pending);
         let connect = Command::Connect {
             key,
             linked,
@@ -401,10 +374,10 @@ impl Core {
 
     /// Sends the process its descriptors after the guest has accepted.
     fn guest_accepted(&mut self, vm: PartitionKey, id: ConnectionId) {
-        let Some(pending) = self.pending.remove(&id) else {
+        let Some(pending) = self.connections.take_pending(id) else {
             return;
         };
-        let Pending {
+        let PendingConnect {
             session,
             address,
             route,
@@ -431,8 +404,10 @@ impl Core {
             local: route.client,
             peer: route.server,
         });
-        connected.encode(&mut self.buffer);
-        if let Err(error) = message::send(&session.socket, &self.buffer, &part.descriptors())
+        let sent = self
+            .session_io
+            .send_with(&session.socket, &connected, &part.descriptors());
+        if let Err(error) = sent
             && !is_disconnected(&error)
         {
             let refusal = in_flight_limit(&error);
@@ -457,7 +432,7 @@ impl Core {
 
     /// Aborts a pending connect to a guest and sends the process the refusal.
     pub(super) fn abort_pending(&mut self, id: ConnectionId, refusal: &Refusal) {
-        let Some(pending) = self.pending.remove(&id) else {
+        let Some(pending) = self.connections.take_pending(id) else {
             return;
         };
         self.fabric.close_connection(id);
@@ -478,11 +453,6 @@ impl Core {
         transport: Transport,
         counters: &Arc<ByteCounters>,
     ) {
-        for partition in [from.partition, to.partition] {
-            if let Some(vm) = self.vms.get_mut(&partition) {
-                vm.connections += 1;
-            }
-        }
         let record = ConnectionRecord {
             service,
             from,
@@ -493,15 +463,6 @@ impl Core {
             started: Instant::now(),
         };
         self.record_connection(id, record);
-    }
-
-    /// Decrements the connection counts of the VMs of a closed connection.
-    pub(super) fn release_vm(&mut self, record: &ConnectionRecord) {
-        for partition in [record.from.partition, record.to.partition] {
-            if let Some(vm) = self.vms.get_mut(&partition) {
-                vm.connections = vm.connections.saturating_sub(1);
-            }
-        }
     }
 
     /// The transport between a process and a guest's connection. The broker itself has the other end,
@@ -528,23 +489,11 @@ impl Core {
 
     /// The buffer bytes of one more connection of a VM, each way.
     fn buffer_share(&self, vm: PartitionKey) -> u32 {
-        let connections = self.vms.get(&vm).map_or(0, |vm| vm.connections);
-        let share = BUFFER_BUDGET / (connections + 1);
+        let share = BUFFER_BUDGET / (self.connections.with_guests(vm) + 1);
         let share = u32::try_from(share)
             .unwrap_or(MAX_BUFFER)
             .clamp(MIN_BUFFER, MAX_BUFFER);
         // Ring capacities are powers of two.
         1 << share.ilog2()
-    }
-
-    /// The next local port for a connection to a guest. Ports wrap around.
-    fn next_port(&mut self) -> u32 {
-        let port = self.next_port;
-        self.next_port = if port == LAST_PORT {
-            FIRST_PORT
-        } else {
-            port + 1
-        };
-        port
     }
 }

@@ -1,15 +1,19 @@
 //! Snapshots of the core's state for operators.
 
 use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 use std::time::Instant;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_fabric::{ConnectionEnd, ConnectionId, ListenerId, PartitionKey};
 use hvsock_registry::{Registration, Registry};
 
-use super::labels::{partition_label, service_name};
-use super::{ConnectionRecord, Core, ListenerRecord};
+use super::connections::ConnectionRecord;
+use super::labels::{partition_label, registered, service_name};
+use super::listeners::ListenerRecord;
+use super::state::Core;
 use crate::callers::Caller;
+use crate::events::EventStream;
 use crate::model::{
     self, Connection, ConnectionState, Guest, Listener, Partition, PartitionState, Service,
     ServiceMetrics,
@@ -38,6 +42,11 @@ impl Usage {
 }
 
 impl Core {
+    /// Subscribes to the events from now on; `None` if there are too many subscribers.
+    pub(crate) fn subscribe(&mut self) -> Option<EventStream> {
+        self.telemetry.subscribe()
+    }
+
     /// Looks up a registration.
     pub(crate) fn registration(&self, service: &ServiceRef) -> Option<Registration> {
         self.fabric
@@ -57,13 +66,13 @@ impl Core {
     /// The registrations that are leases.
     pub(crate) fn leases(&self) -> Vec<Registration> {
         let registry = self.fabric.registry(self.fabric.root());
-        let of = |id: &ServiceId| registry?.get(*id).cloned();
-        self.leases.keys().filter_map(of).collect()
+        let of = |id: ServiceId| registry?.get(id).cloned();
+        self.leases.services().filter_map(of).collect()
     }
 
     /// The counts of refusals by label.
     pub(crate) fn refusal_metrics(&self) -> BTreeMap<String, u64> {
-        let counts = self.counters.refusals().iter();
+        let counts = self.telemetry.refusals().iter();
         counts
             .map(|(label, count)| ((*label).to_owned(), *count))
             .collect()
@@ -90,10 +99,10 @@ impl Core {
     /// The current users of each service.
     pub(crate) fn usage(&self) -> HashMap<ServiceId, Usage> {
         let mut usage: HashMap<ServiceId, Usage> = HashMap::new();
-        for listener in self.listeners.values() {
-            usage.entry(listener.address.service).or_default().listeners += 1;
+        for service in self.listeners.services() {
+            usage.entry(service).or_default().listeners += 1;
         }
-        for connection in self.connections.values() {
+        for connection in self.connections.records() {
             usage.entry(connection.service).or_default().connections += 1;
         }
         usage
@@ -101,23 +110,16 @@ impl Core {
 
     /// Every partition, the broker's own first.
     pub(crate) fn partitions(&self) -> Vec<Partition> {
-        let mut listeners: HashMap<PartitionKey, usize> = HashMap::new();
-        for listener in self.listeners.values() {
-            *listeners.entry(listener.partition).or_default() += 1;
-        }
-        let mut connections: HashMap<PartitionKey, usize> = HashMap::new();
-        for connection in self.connections.values() {
-            *connections.entry(connection.from.partition).or_default() += 1;
-            if connection.to.partition != connection.from.partition {
-                *connections.entry(connection.to.partition).or_default() += 1;
-            }
-        }
+        let (listeners, connections) = (
+            self.listeners.by_partition(),
+            self.connections.by_partition(),
+        );
         let count = |of: &HashMap<_, usize>, key| of.get(&key).copied().unwrap_or(0);
         let now = Instant::now();
         let mut partitions: Vec<Partition> = self
             .fabric
             .partitions()
-            .map(|(key, partition)| (key, partition, self.vms.get(&key)))
+            .map(|(key, partition)| (key, partition, self.vms.get(key)))
             .map(|(key, partition, vm)| Partition {
                 name: partition.name().clone(),
                 id: partition.vm_id(),
@@ -127,17 +129,13 @@ impl Core {
                     .parent()
                     .and_then(|parent| Some(self.fabric.partition(parent)?.name().clone())),
                 groups: partition.groups().to_vec(),
-                endpoint: self
-                    .endpoints
-                    .iter()
-                    .find(|(_, endpoint)| endpoint.partition == key)
-                    .map(|(_, endpoint)| endpoint.path.clone()),
-                cid: vm.map(|vm| vm.cid.get()),
-                socket: vm.map(|vm| vm.socket.clone()),
-                unsealed_memory: vm.is_some_and(|vm| vm.unsealed_memory),
-                user: vm.and_then(|vm| Some(vm.user.as_ref()?.name.clone())),
+                endpoint: self.endpoints.path_of(key).map(Path::to_owned),
+                cid: vm.map(|vm| vm.settings().cid.get()),
+                socket: vm.map(|vm| vm.socket().clone()),
+                unsealed_memory: vm.is_some_and(|vm| vm.settings().unsealed_memory),
+                user: vm.and_then(|vm| Some(vm.settings().user.as_ref()?.name.clone())),
                 paused_by_operator: match vm {
-                    Some(vm) => vm.paused,
+                    Some(vm) => vm.is_paused_by_operator(),
                     None => partition.state() == hvsock_fabric::PartitionState::Paused,
                 },
                 listeners: count(&listeners, key),
@@ -153,19 +151,23 @@ impl Core {
     /// Every listener, oldest first.
     pub(crate) fn listeners(&mut self) -> Vec<Listener> {
         let now = Instant::now();
-        let ids: Vec<_> = self.listeners.keys().copied().collect();
-        let mut listeners: Vec<Listener> = ids
+        let records: Vec<_> = self
+            .listeners
+            .iter()
+            .map(|(id, record)| (id, *record))
+            .collect();
+        let mut listeners: Vec<Listener> = records
             .into_iter()
-            .filter_map(|id| {
-                let &ListenerRecord {
+            .filter_map(|(id, record)| {
+                let ListenerRecord {
                     partition,
                     caller,
                     address,
                     backlog,
+                    connected_suspend,
                     started,
                     ..
-                } = self.listeners.get(&id)?;
-                let connected_suspend = self.listeners.get(&id)?.connected_suspend;
+                } = record;
                 Some(Listener {
                     id: id.as_u64(),
                     service: address.service,
@@ -184,9 +186,9 @@ impl Core {
 
     /// Every connection, oldest first.
     pub(crate) fn connections(&mut self) -> Vec<Connection> {
-        let mut ids: Vec<_> = self.connections.keys().copied().collect();
-        ids.sort();
-        ids.into_iter()
+        self.connections
+            .ids()
+            .into_iter()
             .filter_map(|id| self.connection(id))
             .collect()
     }
@@ -198,11 +200,11 @@ impl Core {
             from,
             to,
             transport,
+            ref counters,
             started,
             ..
-        } = self.connections.get(&id)?;
-        let record = self.connections.get(&id)?;
-        let (sent, received) = (record.counters.sent(), record.counters.received());
+        } = self.connections.get(id)?;
+        let (sent, received) = (counters.sent(), counters.received());
         let state = self.fabric.connection(id)?;
         let (waiting, suspended) = (state.is_waiting(), state.is_suspended());
         let suspend = [
@@ -230,22 +232,22 @@ impl Core {
     /// The counters of every service, including the bytes of established connections.
     pub(crate) fn service_metrics(&self) -> Vec<ServiceMetrics> {
         let mut by_service: HashMap<Option<ServiceId>, ServiceMetrics> = HashMap::new();
-        for (service, counters) in self.counters.services() {
+        for (service, counters) in self.telemetry.services() {
             let metrics = by_service.entry(*service).or_default();
             metrics.connections_total = counters.connections;
             metrics.sent_bytes = counters.sent;
             metrics.received_bytes = counters.received;
         }
-        for connection in self.connections.values() {
-            let service = super::labels::registered(&self.fabric, connection.service);
+        for connection in self.connections.records() {
+            let service = registered(&self.fabric, connection.service);
             let metrics = by_service.entry(service).or_default();
             metrics.connections += 1;
             let (sent, received) = (connection.counters.sent(), connection.counters.received());
             metrics.sent_bytes = metrics.sent_bytes.saturating_add(sent);
             metrics.received_bytes = metrics.received_bytes.saturating_add(received);
         }
-        for listener in self.listeners.values() {
-            let service = super::labels::registered(&self.fabric, listener.address.service);
+        for service in self.listeners.services() {
+            let service = registered(&self.fabric, service);
             by_service.entry(service).or_default().listeners += 1;
         }
         let mut metrics: Vec<ServiceMetrics> = by_service

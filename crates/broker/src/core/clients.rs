@@ -1,0 +1,222 @@
+//! Accepts clients, and reads the messages of their sessions.
+
+use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
+use hvsock_fabric::{PartitionKey, Refusal};
+use hvsock_sys::message;
+
+use super::endpoints::Accepted;
+use super::limits::watch_limit;
+use super::requests::SessionState;
+use super::sessions::{Role, Session};
+use super::state::Core;
+use crate::callers::Caller;
+use crate::data_path::protocol_violation;
+use crate::reply::refused;
+
+/// Most messages read from one session in one turn, for fairness.
+const MESSAGES_PER_TURN: usize = 32;
+
+impl Core {
+    /// Accepts clients from every busy endpoint, a bounded number from each.
+    pub(super) fn accept_clients(&mut self) {
+        let (busy, limit) = self.endpoints.start_round();
+        for index in busy {
+            let more = self.accept_from(index, limit);
+            self.endpoints.end_turn(index, more);
+        }
+    }
+
+    /// Accepts up to `limit` clients from one endpoint. Returns whether more may be pending.
+    fn accept_from(&mut self, index: usize, limit: usize) -> bool {
+        for _ in 0..limit {
+            match self.endpoints.accept(index) {
+                Accepted::Client(socket, partition) => self.open_session(socket, partition),
+                Accepted::Refused(refusal) => self.telemetry.count_refused(&refusal),
+                Accepted::Nothing => return false,
+            }
+        }
+        true
+    }
+
+    /// Opens a session for an accepted client.
+    fn open_session(&mut self, socket: OwnedFd, partition: PartitionKey) {
+        let Ok(caller) = Caller::of(&socket) else {
+            return;
+        };
+        let session = self.sessions.open(socket, partition, caller);
+        // A client sends its request at once, so most sessions are served without a registration in
+        // epoll.
+        match self.read_messages(session, None) {
+            SessionState::Open(session) => self.watch_session(session),
+            SessionState::Closed => {}
+        }
+    }
+
+    /// Adds a new session to the table and to epoll.
+    fn watch_session(&mut self, session: Session<OwnedFd>) {
+        if session.is_idle()
+            && let Some(oldest) = self.sessions.evict_idle(session.partition)
+        {
+            let slots = self.sessions.limits().idle_slots;
+            let which = format!("{slots} idle endpoint connections in one partition");
+            self.send_refusal(&oldest, &Refusal::LimitReached { which });
+        }
+        let index = self.sessions.next_index();
+        if let Err(error) = self.session_io.watch(&session.socket, index) {
+            self.send_refusal(&session, &watch_limit(&error));
+            self.teardown_session(&session);
+            return;
+        }
+        let role = session.role();
+        self.sessions.insert(session, Instant::now());
+        self.set_session_index(role, index);
+    }
+
+    /// Records the index of a listener's or lease's session.
+    fn set_session_index(&mut self, role: Role, index: usize) {
+        match role {
+            Role::Idle => {}
+            Role::Listener(id) => self.listeners.set_session(id, index),
+            Role::Lease(id) => self.leases.set_session(id, index),
+        }
+    }
+
+    /// Handles an event of a session, unless it waits for its turn.
+    pub(super) fn session_event(&mut self, index: usize) {
+        if self.sessions.handles_events(index) {
+            self.session_ready(index);
+        }
+    }
+
+    /// Reads and handles messages of a watched session.
+    pub(super) fn session_ready(&mut self, index: usize) {
+        let Some(session) = self.sessions.take(index) else {
+            return;
+        };
+        match self.read_messages(session, Some(index)) {
+            SessionState::Open(session) => {
+                let role = session.role();
+                self.sessions.give_back(index, session);
+                self.set_session_index(role, index);
+            }
+            SessionState::Closed => self.sessions.close(index),
+        }
+    }
+
+    /// Gives one turn to each session with unread messages.
+    pub(super) fn resume_sessions(&mut self) {
+        for _ in 0..self.sessions.unfinished() {
+            let Some(index) = self.sessions.next_turn() else {
+                return;
+            };
+            self.session_ready(index);
+        }
+    }
+
+    /// Closes the sessions whose idle timeout has passed.
+    pub(super) fn expire_sessions(&mut self, now: Instant) {
+        while let Some(session) = self.sessions.pop_expired(now) {
+            self.send_refusal(&session, &Refusal::TimedOut);
+        }
+    }
+
+    /// Reads and handles messages until none is left or the turn is over. `index` is the index of a
+    /// watched session.
+    fn read_messages(
+        &mut self,
+        mut session: Session<OwnedFd>,
+        index: Option<usize>,
+    ) -> SessionState {
+        let mut bytes = [0; MAX_MESSAGE];
+        session.may_have_more = false;
+        for _ in 0..MESSAGES_PER_TURN {
+            let fault = match message::recv(&session.socket, &mut bytes) {
+                Ok(received) if received.dropped_descriptors => {
+                    "a message with descriptors".to_owned()
+                }
+                Ok(received) if received.len == 0 => {
+                    self.teardown_session(&session);
+                    return SessionState::Closed;
+                }
+                Ok(received) => match ClientMessage::decode(&bytes[..received.len]) {
+                    Ok(message) => match self.handle_message(session, message, index) {
+                        SessionState::Open(next) => {
+                            session = next;
+                            continue;
+                        }
+                        SessionState::Closed => return SessionState::Closed,
+                    },
+                    Err(error) => error.to_string(),
+                },
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    return SessionState::Open(session);
+                }
+                Err(error) if error.kind() == ErrorKind::InvalidData => error.to_string(),
+                Err(_) => {
+                    self.teardown_session(&session);
+                    return SessionState::Closed;
+                }
+            };
+            self.send_refusal(&session, &protocol_violation(&fault));
+            self.teardown_session(&session);
+            return SessionState::Closed;
+        }
+        session.may_have_more = true;
+        SessionState::Open(session)
+    }
+
+    /// Removes the listener or lease of a session that ends.
+    pub(super) fn teardown_session(&mut self, session: &Session<OwnedFd>) {
+        match session.role() {
+            Role::Idle => {}
+            Role::Listener(id) => {
+                self.remove_listener(id, None);
+                self.apply_effects();
+            }
+            Role::Lease(service) => {
+                if self.leases.is_held_by(service, session.serial()) {
+                    self.unregister(service);
+                }
+            }
+        }
+    }
+
+    /// Closes a listener's or lease's session with a reset.
+    pub(super) fn reset_session(&mut self, index: Option<usize>, refusal: &Refusal) {
+        if let Some(session) = index.and_then(|index| self.sessions.withdraw(index)) {
+            self.send_reset(&session, refusal);
+        }
+    }
+
+    /// Closes every session of a partition that is being removed.
+    pub(super) fn close_sessions_of(&mut self, partition: PartitionKey, refusal: &Refusal) {
+        for index in self.sessions.of_partition(partition) {
+            // Closing one session may have closed others.
+            let Some(session) = self.sessions.withdraw(index) else {
+                continue;
+            };
+            if session.is_idle() {
+                self.send_refusal(&session, refusal);
+            } else {
+                self.send_reset(&session, refusal);
+                self.teardown_session(&session);
+            }
+        }
+    }
+
+    /// Sends a refusal to a session.
+    pub(super) fn send_refusal(&mut self, session: &Session<OwnedFd>, refusal: &Refusal) {
+        let message = BrokerMessage::Refused(refused(refusal));
+        self.session_io.send(&session.socket, &message);
+    }
+
+    /// Sends a reset to a session.
+    fn send_reset(&mut self, session: &Session<OwnedFd>, refusal: &Refusal) {
+        let message = BrokerMessage::Reset(refused(refusal));
+        self.session_io.send(&session.socket, &message);
+    }
+}

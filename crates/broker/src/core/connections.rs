@@ -1,0 +1,166 @@
+//! Connections: the pending and the established ones, and the thread that owns each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use hvsock_address::ServiceId;
+use hvsock_endpoint::Transport;
+use hvsock_fabric::{ConnectionId, PartitionKey};
+
+use crate::callers::Caller;
+use crate::data_path::ByteCounters;
+
+/// The connections by id. `P` is a connect to a guest that the guest has not accepted.
+#[derive(Debug)]
+pub(super) struct Connections<P> {
+    established: HashMap<ConnectionId, ConnectionRecord>,
+    pending: HashMap<ConnectionId, P>,
+    /// Number of established connections with guests, by the partition of each end.
+    with_guests: HashMap<PartitionKey, usize>,
+}
+
+/// An established connection's state beside the fabric's.
+#[derive(Clone, Debug)]
+pub(super) struct ConnectionRecord {
+    pub(super) service: ServiceId,
+    pub(super) from: EndRecord,
+    pub(super) to: EndRecord,
+    pub(super) transport: Transport,
+    pub(super) counters: Arc<ByteCounters>,
+    pub(super) owner: ConnectionOwner,
+    pub(super) started: Instant,
+}
+
+/// One end of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndRecord {
+    pub(super) partition: PartitionKey,
+    pub(super) caller: Caller,
+}
+
+/// The owner of an established connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ConnectionOwner {
+    /// One of the threads for connections between processes.
+    DataThreads(Place),
+    /// The data thread of a VM.
+    Vm(PartitionKey),
+}
+
+/// A thread for connections between processes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The core thread.
+    Core,
+    /// A data thread, by its index.
+    Thread(usize),
+}
+
+impl<P> Default for Connections<P> {
+    fn default() -> Self {
+        Self {
+            established: HashMap::new(),
+            pending: HashMap::new(),
+            with_guests: HashMap::new(),
+        }
+    }
+}
+
+impl<P> Connections<P> {
+    /// Adds a connect that its guest has to accept.
+    pub(super) fn begin(&mut self, id: ConnectionId, pending: P) {
+        self.pending.insert(id, pending);
+    }
+
+    /// Removes a pending connect, which its guest has accepted or which has failed.
+    pub(super) fn take_pending(&mut self, id: ConnectionId) -> Option<P> {
+        self.pending.remove(&id)
+    }
+
+    /// Adds an established connection.
+    pub(super) fn establish(&mut self, id: ConnectionId, record: ConnectionRecord) {
+        for partition in record.partitions_with_guest() {
+            *self.with_guests.entry(partition).or_default() += 1;
+        }
+        self.established.insert(id, record);
+    }
+
+    /// Removes an established connection.
+    pub(super) fn remove(&mut self, id: ConnectionId) -> Option<ConnectionRecord> {
+        let record = self.established.remove(&id)?;
+        for partition in record.partitions_with_guest() {
+            if let Some(count) = self.with_guests.get_mut(&partition) {
+                *count -= 1;
+                if *count == 0 {
+                    self.with_guests.remove(&partition);
+                }
+            }
+        }
+        Some(record)
+    }
+
+    /// An established connection.
+    pub(super) fn get(&self, id: ConnectionId) -> Option<&ConnectionRecord> {
+        self.established.get(&id)
+    }
+
+    /// The owner of an established connection.
+    pub(super) fn owner(&self, id: ConnectionId) -> Option<ConnectionOwner> {
+        Some(self.established.get(&id)?.owner)
+    }
+
+    /// Records that a connection between processes has moved to another thread.
+    pub(super) fn moved(&mut self, id: ConnectionId, place: Place) {
+        if let Some(record) = self.established.get_mut(&id)
+            && let ConnectionOwner::DataThreads(owner) = &mut record.owner
+        {
+            *owner = place;
+        }
+    }
+
+    /// Number of established connections with guests that have an end in this partition.
+    pub(super) fn with_guests(&self, partition: PartitionKey) -> usize {
+        self.with_guests.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Number of established connections.
+    pub(super) fn len(&self) -> usize {
+        self.established.len()
+    }
+
+    /// The ids of the established connections, oldest first.
+    pub(super) fn ids(&self) -> Vec<ConnectionId> {
+        let mut ids: Vec<_> = self.established.keys().copied().collect();
+        ids.sort();
+        ids
+    }
+
+    /// The established connections, in no particular order.
+    pub(super) fn records(&self) -> impl Iterator<Item = &ConnectionRecord> {
+        self.established.values()
+    }
+
+    /// Number of established connections with an end in each partition that has any.
+    pub(super) fn by_partition(&self) -> HashMap<PartitionKey, usize> {
+        let mut counts = HashMap::new();
+        for ConnectionRecord { from, to, .. } in self.established.values() {
+            *counts.entry(from.partition).or_default() += 1;
+            if to.partition != from.partition {
+                *counts.entry(to.partition).or_default() += 1;
+            }
+        }
+        counts
+    }
+}
+
+impl ConnectionRecord {
+    /// The partitions of both ends if a guest has one of them, else none.
+    fn partitions_with_guest(&self) -> impl Iterator<Item = PartitionKey> + use<> {
+        let both = match self.owner {
+            ConnectionOwner::Vm(_) => Some([self.from.partition, self.to.partition]),
+            ConnectionOwner::DataThreads(_) => None,
+        };
+        both.into_iter().flatten()
+    }
+}

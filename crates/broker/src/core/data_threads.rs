@@ -1,0 +1,152 @@
+//! The threads that own connections between processes, and the resources of new ones.
+//!
+//! A connection starts in the core thread's own set: those through a ring stay there, and those that
+//! the broker relays until they have moved [`PROMOTE_AFTER`] bytes.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::{ConnectionId, Refusal};
+use mio::Registry;
+use mio::event::Event;
+
+use super::connections::Place;
+use super::preference::ChosenTransport;
+use super::reports::ReportQueue;
+use super::resources::ConnectionResources;
+use super::tokens::CORE_SET_BASE;
+use crate::pump::{Adopted, ConnectionSet, DataThread, Report};
+
+/// Bytes after which a relayed connection moves to a data thread.
+const PROMOTE_AFTER: u64 = 64 * 1024;
+/// Connects with a longer gap between them do not count as a burst.
+const BURST_GAP: Duration = Duration::from_micros(200);
+
+/// The core thread's own connections, the data threads, and the resources of the next connection.
+pub(super) struct DataThreads {
+    core_set: ConnectionSet,
+    threads: Vec<DataThread>,
+    next_thread: usize,
+    /// Rings are allowed between processes.
+    shared_memory: bool,
+    /// Preallocated resources of the next connection.
+    spare: Option<ConnectionResources>,
+    /// When the last connection was established.
+    last_connect: Option<Instant>,
+}
+
+impl DataThreads {
+    /// Starts `threads` data threads. The core thread's own connections are watched with `registry`.
+    pub(super) fn start(
+        registry: Registry,
+        threads: usize,
+        shared_memory: bool,
+        reports: &ReportQueue,
+    ) -> io::Result<Self> {
+        let start = |index| DataThread::start(index, reports.of_data_thread());
+        let threads = (0..threads.max(1)).map(start);
+        Ok(Self {
+            core_set: ConnectionSet::new(registry, CORE_SET_BASE, PROMOTE_AFTER),
+            threads: threads.collect::<io::Result<_>>()?,
+            next_thread: 0,
+            shared_memory,
+            spare: None,
+            last_connect: None,
+        })
+    }
+
+    /// Whether rings are allowed between processes.
+    pub(super) fn may_share_memory(&self) -> bool {
+        self.shared_memory
+    }
+
+    /// Preallocates the descriptors of the next connection, which are the most expensive part of a
+    /// connect. A connect with another transport, or without a preallocated one, creates its own.
+    pub(super) fn preallocate(&mut self) {
+        if self.spare.is_none() {
+            let transport = match self.shared_memory {
+                true => ChosenTransport::DEFAULT,
+                false => ChosenTransport::Descriptor,
+            };
+            self.spare = ConnectionResources::new(transport).ok();
+        }
+    }
+
+    /// The resources of a new connection.
+    pub(super) fn resources(
+        &mut self,
+        transport: ChosenTransport,
+    ) -> Result<ConnectionResources, Refusal> {
+        match self.spare.take_if(|spare| spare.transport == transport) {
+            Some(spare) => Ok(spare),
+            None => ConnectionResources::new(transport),
+        }
+    }
+
+    /// Yields the processor so that both processes of a new connection can run first. Not during a
+    /// burst of connects: then the core thread is the bottleneck and a yield costs throughput.
+    pub(super) fn yield_to_peers(&mut self) {
+        let now = Instant::now();
+        let last = self.last_connect.replace(now);
+        if last.is_none_or(|last| now.duration_since(last) > BURST_GAP) {
+            std::thread::yield_now();
+        }
+    }
+
+    /// Adds a connection to the core thread's set.
+    pub(super) fn adopt(&mut self, adopted: Adopted) -> Place {
+        self.core_set.adopt(adopted);
+        Place::Core
+    }
+
+    /// Moves a busy connection of the core thread to a data thread, round robin. Returns where it is
+    /// now; `None` if it is not in the core thread's set.
+    pub(super) fn promote(&mut self, id: ConnectionId) -> Option<Place> {
+        let adopted = self.core_set.release(id)?;
+        let thread = self.next_thread;
+        self.next_thread = (thread + 1) % self.threads.len();
+        self.threads[thread].adopt(adopted);
+        Some(Place::Thread(thread))
+    }
+
+    /// Resets a connection and sends both ends the reason.
+    pub(super) fn reset(&mut self, place: Place, id: ConnectionId, refusal: Refusal) {
+        match place {
+            Place::Core => self.core_set.reset(id, refusal),
+            Place::Thread(thread) => self.threads[thread].reset(id, refusal),
+        }
+    }
+
+    /// Suspends or resumes a connection.
+    pub(super) fn suspend(&mut self, place: Place, id: ConnectionId, suspended: bool) {
+        match place {
+            Place::Core => self.core_set.suspend(id, suspended),
+            Place::Thread(thread) => self.threads[thread].suspend(id, suspended),
+        }
+    }
+
+    /// Handles an event of one of the core thread's connections.
+    pub(super) fn handle_event(&mut self, event: &Event) {
+        self.core_set.handle_event(event);
+    }
+
+    /// Whether one of the core thread's connections waits for its turn.
+    pub(super) fn has_ready(&self) -> bool {
+        self.core_set.has_ready()
+    }
+
+    /// Gives a turn to each of the core thread's connections that waits for one.
+    pub(super) fn run_turns(&mut self) {
+        self.core_set.run_turns();
+    }
+
+    /// The next report of the core thread's own set.
+    pub(super) fn next_report(&mut self) -> Option<Report> {
+        self.core_set.next_report()
+    }
+
+    /// Resets all connections of the core thread's set.
+    pub(super) fn reset_all(&self, refusal: &Refusal) {
+        self.core_set.reset_all(refusal);
+    }
+}

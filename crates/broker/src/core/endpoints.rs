@@ -1,0 +1,245 @@
+//! Endpoints: the sockets by which processes reach the broker, and accepting from them, round robin
+//! with a bounded number per endpoint.
+//!
+//! Endpoints are watched edge-triggered, so an endpoint stays in the busy list until `accept` would
+//! block. When the process runs out of descriptors (`EMFILE`), it closes one reserve descriptor to
+//! accept and refuse the next client. If that fails too (`ENFILE`), the endpoints are retried after
+//! a delay.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use hvsock_endpoint::BrokerMessage;
+use hvsock_fabric::{PartitionKey, Refusal};
+use hvsock_sys::{message, seqpacket};
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+use slab::Slab;
+
+use super::limits::descriptor_limit;
+use super::tokens::endpoint_token;
+use crate::StartError;
+use crate::reply::refused;
+
+/// Listen backlog of an endpoint socket.
+const ENDPOINT_BACKLOG: u32 = 4096;
+/// Most clients accepted from all endpoints in one round.
+const ACCEPTS_PER_ROUND: usize = 256;
+/// Most clients accepted from one endpoint in one round.
+const ACCEPTS_PER_ENDPOINT: usize = 64;
+/// Delay before the next try when even the reserve descriptor did not help.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Rate limit of the log line about missing descriptors.
+const WARN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The endpoint sockets.
+#[derive(Debug)]
+pub(super) struct Endpoints {
+    registry: Arc<Registry>,
+    endpoints: Slab<Endpoint>,
+    /// Endpoints with clients that may be pending.
+    busy: Vec<usize>,
+    shortage: Shortage,
+}
+
+/// An endpoint socket. A process that connects to it belongs to its partition.
+#[derive(Debug)]
+struct Endpoint {
+    socket: OwnedFd,
+    partition: PartitionKey,
+    path: PathBuf,
+    /// It is in [`Endpoints::busy`].
+    busy: bool,
+}
+
+/// State of a shortage of descriptors.
+#[derive(Debug, Default)]
+struct Shortage {
+    reserve: Option<OwnedFd>,
+    /// When to retry the endpoints.
+    retry_at: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+/// The outcome of [`Endpoints::accept`].
+#[derive(Debug)]
+pub(super) enum Accepted {
+    /// A client, and the partition that it belongs to.
+    Client(OwnedFd, PartitionKey),
+    /// A client was refused, because the broker has no descriptor for it.
+    Refused(Refusal),
+    /// No client is pending, or none can be accepted for now.
+    Nothing,
+}
+
+impl Endpoints {
+    /// No endpoints. They are watched with `registry`.
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            endpoints: Slab::new(),
+            busy: Vec::new(),
+            shortage: Shortage::default(),
+        }
+    }
+
+    /// Opens an endpoint socket. Every process that connects to it belongs to `partition`.
+    pub(super) fn open(
+        &mut self,
+        partition: PartitionKey,
+        path: PathBuf,
+    ) -> Result<(), StartError> {
+        // Every process of the partition may connect. Access rules decide what it may do.
+        let socket = seqpacket::listen(&path, 0o666, ENDPOINT_BACKLOG)
+            .map_err(StartError::io(format!("listen at {}", path.display())))?;
+        let entry = self.endpoints.vacant_entry();
+        let watched = self.registry.register(
+            &mut SourceFd(&socket.as_raw_fd()),
+            endpoint_token(entry.key()),
+            Interest::READABLE,
+        );
+        if let Err(error) = watched {
+            let _ = std::fs::remove_file(&path);
+            return Err(StartError::io("watch an endpoint")(error));
+        }
+        entry.insert(Endpoint {
+            socket,
+            partition,
+            path,
+            busy: false,
+        });
+        Ok(())
+    }
+
+    /// Closes the endpoints of a partition. Removes their sockets, and their folders if they are empty.
+    pub(super) fn close_of(&mut self, partition: PartitionKey) {
+        self.endpoints.retain(|_, endpoint| {
+            if endpoint.partition != partition {
+                return true;
+            }
+            let _ = std::fs::remove_file(&endpoint.path);
+            if let Some(folder) = endpoint.path.parent() {
+                let _ = std::fs::remove_dir(folder);
+            }
+            false
+        });
+    }
+
+    /// Closes all endpoints and removes their sockets.
+    pub(super) fn close_all(&mut self) {
+        for endpoint in self.endpoints.drain() {
+            let _ = std::fs::remove_file(&endpoint.path);
+        }
+    }
+
+    /// The path of a partition's endpoint.
+    pub(super) fn path_of(&self, partition: PartitionKey) -> Option<&Path> {
+        let mut all = self.endpoints.iter();
+        let (_, endpoint) = all.find(|(_, endpoint)| endpoint.partition == partition)?;
+        Some(&endpoint.path)
+    }
+
+    /// Marks an endpoint as having clients to accept.
+    pub(super) fn mark(&mut self, index: usize) {
+        if let Some(endpoint) = self.endpoints.get_mut(index)
+            && !endpoint.busy
+        {
+            endpoint.busy = true;
+            self.busy.push(index);
+        }
+    }
+
+    /// Whether an endpoint may have clients to accept.
+    pub(super) fn has_busy(&self) -> bool {
+        !self.busy.is_empty()
+    }
+
+    /// When to start the next round, if a shortage of descriptors delays it.
+    pub(super) fn retry_at(&self) -> Option<Instant> {
+        self.shortage.retry_at
+    }
+
+    /// Starts a round: returns the busy endpoints, and the most clients to accept from each.
+    /// [`end_turn`](Self::end_turn) must follow for each.
+    pub(super) fn start_round(&mut self) -> (Vec<usize>, usize) {
+        let retry_at = self.shortage.retry_at;
+        if retry_at.is_some_and(|retry_at| retry_at <= Instant::now()) {
+            self.shortage.retry_at = None;
+            let all: Vec<usize> = self.endpoints.iter().map(|(index, _)| index).collect();
+            all.into_iter().for_each(|index| self.mark(index));
+        }
+        if self.busy.is_empty() {
+            return (Vec::new(), 0);
+        }
+        self.shortage.refill_reserve();
+        let busy = std::mem::take(&mut self.busy);
+        let limit = (ACCEPTS_PER_ROUND / busy.len()).clamp(1, ACCEPTS_PER_ENDPOINT);
+        (busy, limit)
+    }
+
+    /// Accepts a client from an endpoint.
+    pub(super) fn accept(&mut self, index: usize) -> Accepted {
+        let Some(endpoint) = self.endpoints.get(index) else {
+            return Accepted::Nothing;
+        };
+        match seqpacket::accept(&endpoint.socket) {
+            Ok(Some(socket)) => Accepted::Client(socket, endpoint.partition),
+            Ok(None) => Accepted::Nothing,
+            Err(error) => self.shortage.refuse_next(&endpoint.socket, &error),
+        }
+    }
+
+    /// Ends an endpoint's turn of a round. `more` clients may be pending.
+    pub(super) fn end_turn(&mut self, index: usize, more: bool) {
+        if let Some(endpoint) = self.endpoints.get_mut(index) {
+            endpoint.busy = more;
+            self.busy.extend(more.then_some(index));
+        }
+    }
+}
+
+impl Shortage {
+    /// Opens the reserve descriptor if it is closed; `false` on failure. An unbound socket is the
+    /// cheapest kind.
+    fn refill_reserve(&mut self) -> bool {
+        if self.reserve.is_none() {
+            self.reserve = UnixDatagram::unbound().ok().map(OwnedFd::from);
+        }
+        self.reserve.is_some()
+    }
+
+    /// Accepts the next client with the reserve descriptor and refuses it. `error` is why it cannot be
+    /// accepted otherwise.
+    fn refuse_next(&mut self, endpoint: &OwnedFd, error: &io::Error) -> Accepted {
+        let now = Instant::now();
+        let warned = self.warned;
+        if warned.is_none_or(|warned| now.duration_since(warned) >= WARN_INTERVAL) {
+            self.warned = Some(now);
+            tracing::warn!(%error, "cannot accept clients: no free descriptor");
+        }
+        // This frees the descriptor that `accept` needs.
+        drop(self.reserve.take());
+        let (accepted, has_descriptor) = match seqpacket::accept(endpoint) {
+            Ok(Some(client)) => {
+                let refusal = descriptor_limit(error);
+                let mut bytes = Vec::new();
+                BrokerMessage::Refused(refused(&refusal)).encode(&mut bytes);
+                // A client with a full receive queue misses the refusal.
+                let _ = message::send(&client, &bytes, &[]);
+                (Accepted::Refused(refusal), true)
+            }
+            // The kernel allocates a descriptor before it looks for a client, so `accept` can have
+            // failed with no client pending.
+            Ok(None) => (Accepted::Nothing, true),
+            Err(_) => (Accepted::Nothing, false),
+        };
+        if !self.refill_reserve() || !has_descriptor {
+            self.retry_at = Some(now + RETRY_DELAY);
+        }
+        accepted
+    }
+}

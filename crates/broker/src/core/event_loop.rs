@@ -1,0 +1,153 @@
+//! The event loop of the core thread.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError};
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::Refusal;
+use mio::{Events, Poll, Waker};
+
+use super::reports::{ReportQueue, ThreadReport};
+use super::state::Core;
+use super::tokens::{Source, WAKE};
+use crate::{BrokerConfig, StartError};
+
+/// A message of a [`Handle`](crate::Handle) to the core thread.
+pub(crate) enum CoreCall {
+    /// A closure to run.
+    Run(Box<dyn FnOnce(&mut Core) + Send>),
+    /// Ends the loop.
+    Stop,
+}
+
+/// The sending side of the core thread's call queue.
+#[derive(Clone)]
+pub(crate) struct CoreLink {
+    calls: Sender<CoreCall>,
+    waker: Arc<Waker>,
+}
+
+/// The core thread has ended.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CoreGone;
+
+impl CoreLink {
+    /// Queues a call.
+    pub(crate) fn send(&self, call: CoreCall) -> Result<(), CoreGone> {
+        self.calls.send(call).map_err(|_| CoreGone)?;
+        let _ = self.waker.wake();
+        Ok(())
+    }
+}
+
+/// The core with its event sources.
+pub(crate) struct Loop {
+    core: Core,
+    poll: Poll,
+    calls: Receiver<CoreCall>,
+    reports: Receiver<ThreadReport>,
+}
+
+impl Loop {
+    /// Creates the core, its data threads, and the endpoint of the broker's own partition.
+    pub(crate) fn open(
+        config: BrokerConfig,
+        registrations: hvsock_registry::Registry,
+    ) -> Result<(Self, CoreLink), StartError> {
+        let poll = Poll::new().map_err(StartError::io("create an epoll descriptor"))?;
+        let waker = Waker::new(poll.registry(), WAKE)
+            .map(Arc::new)
+            .map_err(StartError::io("create an eventfd"))?;
+        let registry = poll
+            .registry()
+            .try_clone()
+            .map_err(StartError::io("duplicate a descriptor"))?;
+        let (queue, reports) = ReportQueue::new(Arc::clone(&waker));
+        let mut core = Core::new(config, registrations, registry, queue)?;
+        let own = core.fabric.root();
+        core.endpoints.open(own, core.dirs.endpoint())?;
+        let (calls, queue) = std::sync::mpsc::channel();
+        let event_loop = Self {
+            core,
+            poll,
+            calls: queue,
+            reports,
+        };
+        Ok((event_loop, CoreLink { calls, waker }))
+    }
+
+    /// Runs until [`CoreCall::Stop`], or until all [`CoreLink`]s are dropped.
+    pub(crate) fn run(mut self) {
+        let mut events = Events::with_capacity(1024);
+        let mut stopping = false;
+        while !stopping {
+            self.core.data_threads.preallocate();
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => {
+                    tracing::error!(%error, "cannot poll for events; stopping the broker");
+                    return;
+                }
+            }
+            for event in &events {
+                match Source::from(event.token()) {
+                    Source::Waker => {}
+                    Source::Connection => self.core.data_threads.handle_event(event),
+                    Source::Endpoint(index) => self.core.endpoints.mark(index),
+                    Source::Session(index) => self.core.session_event(index),
+                }
+            }
+            while let Ok(report) = self.reports.try_recv() {
+                match report {
+                    ThreadReport::Data(report) => self.core.handle_report(report),
+                    ThreadReport::Vm(vm, event) => self.core.handle_vm_event(vm, event),
+                }
+            }
+            self.core.accept_clients();
+            self.core.resume_sessions();
+            self.core.data_threads.run_turns();
+            let now = Instant::now();
+            self.core.expire_sessions(now);
+            self.core.expire_liveness(now);
+            stopping = self.run_calls();
+            // The calls may have closed connections, whose reports may close others.
+            while let Some(report) = self.core.data_threads.next_report() {
+                self.core.handle_report(report);
+            }
+        }
+        self.core.data_threads.reset_all(&Refusal::Reset {
+            cause: "the broker has stopped".into(),
+        });
+        self.core.endpoints.close_all();
+    }
+
+    /// Runs the queued calls. Returns whether the loop ends.
+    fn run_calls(&mut self) -> bool {
+        loop {
+            match self.calls.try_recv() {
+                Ok(CoreCall::Run(call)) => call(&mut self.core),
+                Err(TryRecvError::Empty) => return false,
+                Ok(CoreCall::Stop) | Err(TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    /// The timeout of the next poll.
+    fn timeout(&self) -> Option<Duration> {
+        let core = &self.core;
+        let busy = core.endpoints.has_busy() || core.sessions.has_unfinished();
+        if busy || core.data_threads.has_ready() {
+            return Some(Duration::ZERO);
+        }
+        let deadlines = [
+            core.sessions.next_deadline(),
+            core.endpoints.retry_at(),
+            core.liveness.next_deadline(),
+        ];
+        let next = deadlines.into_iter().flatten().min()?;
+        Some(next.saturating_duration_since(Instant::now()))
+    }
+}

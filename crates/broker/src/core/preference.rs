@@ -1,0 +1,150 @@
+//! Which transport a connection gets: what each process supports, and the choice.
+
+use hvsock_endpoint::{Transport, Transports};
+use hvsock_ring::RingSize;
+
+/// The transports that one process of a connection supports.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TransportPreference {
+    pub(super) transports: Transports,
+    /// The process uses the data descriptor without the library (raw fd), so it needs
+    /// [`Transport::Descriptor`].
+    pub(super) raw_fd: bool,
+    /// Requested ring capacity in bytes; 0 selects the broker's default.
+    pub(super) ring_size: u32,
+}
+
+impl TransportPreference {
+    fn supports(self, transport: Transport) -> bool {
+        let works_with_raw_fd = transport == Transport::Descriptor;
+        self.transports.contains(transport) && (works_with_raw_fd || !self.raw_fd)
+    }
+
+    fn ring_size(self) -> RingSize {
+        match self.ring_size {
+            0 => RingSize::DEFAULT,
+            bytes => RingSize::at_least(bytes),
+        }
+    }
+}
+
+/// The transport of a connection, as the broker chose it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ChosenTransport {
+    Descriptor,
+    Ring(RingSize),
+}
+
+impl ChosenTransport {
+    /// The most common choice.
+    pub(super) const DEFAULT: ChosenTransport = ChosenTransport::Ring(RingSize::DEFAULT);
+
+    /// The best transport that both processes support. `may_share` allows rings. `None` if they have
+    /// no transport in common.
+    pub(super) fn between(
+        connecting: TransportPreference,
+        listening: TransportPreference,
+        may_share: bool,
+    ) -> Option<ChosenTransport> {
+        let both = [connecting, listening];
+        let common = |transport| both.iter().all(|one| one.supports(transport));
+        if may_share && common(Transport::Ring) {
+            let size = connecting.ring_size().max(listening.ring_size());
+            Some(ChosenTransport::Ring(size))
+        } else if common(Transport::Descriptor) {
+            Some(ChosenTransport::Descriptor)
+        } else {
+            None
+        }
+    }
+
+    pub(super) fn transport(self) -> Transport {
+        match self {
+            ChosenTransport::Descriptor => Transport::Descriptor,
+            ChosenTransport::Ring(_) => Transport::Ring,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BOTH: Transports = Transports::DESCRIPTOR.union(Transports::RING);
+
+    fn preference(transports: Transports) -> TransportPreference {
+        TransportPreference {
+            transports,
+            raw_fd: false,
+            ring_size: 0,
+        }
+    }
+
+    fn between(
+        connecting: TransportPreference,
+        listening: TransportPreference,
+    ) -> Option<ChosenTransport> {
+        ChosenTransport::between(connecting, listening, true)
+    }
+
+    #[test]
+    fn rings_are_used_only_where_shared_memory_is_allowed() {
+        let ring = Transports::RING;
+        let both = ChosenTransport::between(preference(BOTH), preference(BOTH), false);
+        assert_eq!(both, Some(ChosenTransport::Descriptor));
+        assert_eq!(
+            ChosenTransport::between(preference(ring), preference(BOTH), false),
+            None
+        );
+    }
+
+    #[test]
+    fn the_ring_is_used_if_both_support_it_and_neither_uses_a_raw_fd() {
+        let (descriptor, ring) = (Transports::DESCRIPTOR, Transports::RING);
+        let ring_default = Some(ChosenTransport::DEFAULT);
+        for (a, b, want) in [
+            (BOTH, BOTH, ring_default),
+            (BOTH, ring, ring_default),
+            (ring, ring, ring_default),
+            (BOTH, descriptor, Some(ChosenTransport::Descriptor)),
+            (descriptor, descriptor, Some(ChosenTransport::Descriptor)),
+            (ring, descriptor, None),
+        ] {
+            assert_eq!(between(preference(a), preference(b)), want, "{a:?} {b:?}");
+            assert_eq!(between(preference(b), preference(a)), want, "{b:?} {a:?}");
+        }
+        let raw_fd = |transports| TransportPreference {
+            raw_fd: true,
+            ..preference(transports)
+        };
+        for other in [preference(BOTH), raw_fd(BOTH), preference(descriptor)] {
+            let chosen = between(raw_fd(BOTH), other);
+            assert_eq!(chosen, Some(ChosenTransport::Descriptor));
+            assert_eq!(between(other, raw_fd(BOTH)), chosen);
+        }
+        assert_eq!(between(raw_fd(ring), preference(BOTH)), None);
+    }
+
+    #[test]
+    fn the_larger_ring_size_request_wins_within_bounds() {
+        for (a, b, want) in [
+            (0, 0, RingSize::DEFAULT.bytes()),
+            (0, 4096, RingSize::DEFAULT.bytes()),
+            (1, 4096, 4096),
+            (5000, 1, 8192),
+            (1 << 20, 0, 1 << 20),
+            (u32::MAX, 1, RingSize::MAX.bytes()),
+        ] {
+            let of = |ring_size| TransportPreference {
+                ring_size,
+                ..preference(BOTH)
+            };
+            for chosen in [between(of(a), of(b)), between(of(b), of(a))] {
+                assert!(
+                    matches!(chosen, Some(ChosenTransport::Ring(size)) if size.bytes() == want),
+                    "{a} {b} {chosen:?}"
+                );
+            }
+        }
+    }
+}

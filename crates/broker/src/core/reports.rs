@@ -1,0 +1,58 @@
+//! The queue of reports from the other threads to the core thread.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
+
+use hvsock_fabric::PartitionKey;
+use mio::Waker;
+
+use crate::data_path::ReportSender;
+use crate::pump::Report;
+use crate::vhost_user::VmEvent;
+
+/// A report of one of the other threads.
+#[derive(Debug)]
+pub(super) enum ThreadReport {
+    /// Of a data thread.
+    Data(Report),
+    /// Of a VM's data thread.
+    Vm(PartitionKey, VmEvent),
+}
+
+/// The sending side of the queue of reports.
+#[derive(Debug)]
+pub(super) struct ReportQueue {
+    queue: Sender<ThreadReport>,
+    waker: Arc<Waker>,
+}
+
+impl ReportQueue {
+    /// A new queue, and its receiving side. `waker` wakes the core thread.
+    pub(super) fn new(waker: Arc<Waker>) -> (Self, Receiver<ThreadReport>) {
+        let (queue, reports) = std::sync::mpsc::channel();
+        (Self { queue, waker }, reports)
+    }
+
+    /// A sender for a data thread.
+    pub(super) fn of_data_thread(&self) -> ReportSender<Report> {
+        self.sender(ThreadReport::Data)
+    }
+
+    /// A sender for a VM's data thread.
+    pub(super) fn of_vm(&self, vm: PartitionKey) -> ReportSender<VmEvent> {
+        self.sender(move |event| ThreadReport::Vm(vm, event))
+    }
+
+    fn sender<T>(
+        &self,
+        wrap: impl Fn(T) -> ThreadReport + Send + Sync + 'static,
+    ) -> ReportSender<T> {
+        let (queue, waker) = (self.queue.clone(), Arc::clone(&self.waker));
+        ReportSender::new(move |report| {
+            // Sending fails only after the core thread has ended.
+            if queue.send(wrap(report)).is_ok() {
+                let _ = waker.wake();
+            }
+        })
+    }
+}

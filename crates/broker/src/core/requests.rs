@@ -1,0 +1,291 @@
+//! The messages of sessions: lookups, options, listens and leases. Connects are in
+//! [`connect`](super::connect).
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use hvsock_address::{ElementName, PartitionName, ServiceId, SockAddrHv, VmId};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Listen, Listening, LookupKind, Refused, Register, SocketOption,
+};
+use hvsock_fabric::{
+    AccessExplanation, Audience, ConnectionId, Destination, ListenRequest, PartitionKey, Refusal,
+    RegisterError,
+};
+use hvsock_registry::{Principal, Registration};
+
+use super::labels::{partition_label, service_label};
+use super::listeners::ListenerRecord;
+use super::preference::TransportPreference;
+use super::sessions::{MAX_QUERIES, Role, Session};
+use super::state::Core;
+use crate::data_path::protocol_violation;
+use crate::model::EventKind;
+use crate::reply::explained;
+
+/// The state of a session after its messages were handled.
+pub(super) enum SessionState {
+    /// The session stays open.
+    Open(Session<OwnedFd>),
+    /// The session is closed, or has become a connection.
+    Closed,
+}
+
+impl Core {
+    /// Handles a message. `index` is the index of a watched session.
+    pub(super) fn handle_message(
+        &mut self,
+        mut session: Session<OwnedFd>,
+        message: ClientMessage,
+        index: Option<usize>,
+    ) -> SessionState {
+        match (session.role(), message) {
+            (Role::Idle, ClientMessage::Connect(connect)) => {
+                if let Some(_watched) = index {
+                    // The connection set registers the descriptor again.
+                    self.session_io.unwatch(&session.socket);
+                }
+                self.connect(session, &connect);
+                SessionState::Closed
+            }
+            (Role::Idle, ClientMessage::Listen(listen)) => self.listen(session, &listen),
+            (Role::Idle, ClientMessage::Register(register)) => self.lease(session, register),
+            (Role::Idle, ClientMessage::Lookup { kind, name }) => {
+                session.count_query();
+                self.look_up(session, kind, name)
+            }
+            (_, ClientMessage::SetOption { option, value }) => {
+                session.count_query();
+                match option {
+                    SocketOption::ConnectedSuspend => {
+                        session.connected_suspend = value != 0;
+                        if let Role::Listener(id) = session.role() {
+                            self.listeners.set_connected_suspend(id, value != 0);
+                        }
+                    }
+                    SocketOption::RingSize => session.ring_size = value,
+                    SocketOption::ConnectTimeout
+                    | SocketOption::ContainerPassthru
+                    | SocketOption::HighVtl => {}
+                }
+                self.check_queries(session)
+            }
+            (Role::Listener(listener), ClientMessage::Accepted { connection }) => {
+                let id = ConnectionId::from_u64(connection);
+                if self
+                    .fabric
+                    .connection(id)
+                    .is_some_and(|c| c.destination() == Destination::Listener(listener))
+                {
+                    self.fabric.accepted(id);
+                }
+                SessionState::Open(session)
+            }
+            (_, _) => {
+                self.send_refusal(&session, &protocol_violation("an unexpected message"));
+                self.teardown_session(&session);
+                SessionState::Closed
+            }
+        }
+    }
+
+    /// Closes an idle session with too many queries.
+    fn check_queries(&mut self, session: Session<OwnedFd>) -> SessionState {
+        if !session.exceeds_queries() {
+            return SessionState::Open(session);
+        }
+        let which = format!("{MAX_QUERIES} queries on one endpoint connection");
+        self.send_refusal(&session, &Refusal::LimitReached { which });
+        SessionState::Closed
+    }
+
+    fn look_up(
+        &mut self,
+        session: Session<OwnedFd>,
+        kind: LookupKind,
+        name: String,
+    ) -> SessionState {
+        let guid = match kind {
+            LookupKind::Service => ElementName::new(name)
+                .ok()
+                .and_then(|name| self.fabric.service_id_by_name(session.partition, &name))
+                .map(ServiceId::to_guid_bytes)
+                .ok_or(Refusal::Unregistered),
+            LookupKind::Partition => PartitionName::new(name)
+                .ok()
+                .and_then(|name| self.fabric.vm_id_by_name(session.partition, &name))
+                .map(VmId::to_guid_bytes)
+                .ok_or_else(|| self.unknown_name(session.partition)),
+        };
+        match guid {
+            Ok(guid) => {
+                let found = BrokerMessage::Found { guid };
+                self.session_io.send(&session.socket, &found);
+                self.check_queries(session)
+            }
+            Err(refusal) => {
+                self.telemetry.count_refused(&refusal);
+                self.send_refusal(&session, &refusal);
+                SessionState::Closed
+            }
+        }
+    }
+
+    /// The refusal for an unknown partition name. Only the root partition may learn which names exist,
+    /// as with ids.
+    fn unknown_name(&self, from: PartitionKey) -> Refusal {
+        if from == self.fabric.root() {
+            Refusal::PartitionUnknown
+        } else {
+            Refusal::NotReachable
+        }
+    }
+
+    fn listen(&mut self, mut session: Session<OwnedFd>, listen: &Listen) -> SessionState {
+        let principal = self.principal(&session);
+        let request = ListenRequest {
+            from: session.partition,
+            principal: &principal,
+            vm: listen.address.vm,
+            service: listen.address.service,
+            backlog: listen.backlog,
+        };
+        if listen.flags.dry_run {
+            let explanation = self.fabric.explain_listen(&request, Audience::Requester);
+            return self.explain(&session, &explanation);
+        }
+        let id = match self.fabric.listen(&request) {
+            Ok(id) => id,
+            Err(refusal) => {
+                self.reject(&session, listen.address, &refusal);
+                return SessionState::Closed;
+            }
+        };
+        session.assume(Role::Listener(id));
+        let backlog = self
+            .fabric
+            .listener(id)
+            .map_or(0, hvsock_fabric::Listener::backlog);
+        self.listeners.insert(
+            id,
+            ListenerRecord {
+                session: None,
+                partition: session.partition,
+                caller: session.caller,
+                address: listen.address,
+                backlog,
+                preference: TransportPreference {
+                    transports: listen.transports,
+                    raw_fd: listen.flags.raw_fd,
+                    ring_size: session.ring_size,
+                },
+                connected_suspend: session.connected_suspend,
+                started: Instant::now(),
+            },
+        );
+        self.telemetry.publish(|| EventKind::ListenerOpened {
+            listener: id.as_u64(),
+            service: service_label(&self.fabric, listen.address.service),
+            partition: partition_label(&self.fabric, session.partition),
+        });
+        let listening = Listening {
+            backlog,
+            listener: id.as_u64(),
+        };
+        let listening = BrokerMessage::Listening(listening);
+        self.session_io.send(&session.socket, &listening);
+        SessionState::Open(session)
+    }
+
+    fn lease(&mut self, mut session: Session<OwnedFd>, register: Register) -> SessionState {
+        let outcome = self.grant_lease(&session, register);
+        match outcome {
+            Ok(id) => {
+                session.assume(Role::Lease(id));
+                let registered = BrokerMessage::Registered;
+                self.session_io.send(&session.socket, &registered);
+                SessionState::Open(session)
+            }
+            Err(refusal) => {
+                self.telemetry.count_refused(&refusal);
+                self.send_refusal(&session, &refusal);
+                SessionState::Closed
+            }
+        }
+    }
+
+    fn grant_lease(
+        &mut self,
+        session: &Session<OwnedFd>,
+        register: Register,
+    ) -> Result<ServiceId, Refusal> {
+        let own = self.fabric.root();
+        let may_change = [0, rustix::process::geteuid().as_raw()].contains(&session.caller.uid);
+        if session.partition != own || !may_change {
+            let rule = "only the broker's user and root may register, and not from a container";
+            return Err(Refusal::Denied { rule: rule.into() });
+        }
+        let invalid = |error: &dyn std::fmt::Display| protocol_violation(&error.to_string());
+        let name = ElementName::new(register.name).map_err(|error| invalid(&error))?;
+        let mut registration = Registration::new(register.service, name);
+        registration.lease = true;
+        registration.owner = Some(self.user_label(session.caller.uid));
+        registration.creator = Some(format!("process {}", session.caller.pid));
+        registration.purpose = Some(register.purpose).filter(|purpose| !purpose.is_empty());
+        let id = registration.id;
+        self.register(registration).map_err(|error| match error {
+            RegisterError::LimitReached { which } => Refusal::LimitReached {
+                which: which.into(),
+            },
+            other => Refusal::Denied {
+                rule: other.to_string(),
+            },
+        })?;
+        self.leases.grant(id, session.serial());
+        Ok(id)
+    }
+
+    /// Refuses a connect or listen: sends the refusal, counts it, logs it, and publishes an event.
+    pub(super) fn reject(
+        &mut self,
+        session: &Session<OwnedFd>,
+        address: SockAddrHv,
+        refusal: &Refusal,
+    ) {
+        self.send_refusal(session, refusal);
+        self.telemetry.count_refused(refusal);
+        let from = partition_label(&self.fabric, session.partition);
+        tracing::debug!(%from, pid = session.caller.pid, uid = session.caller.uid, %address,
+            reason = refusal.label(), "refused: {refusal}");
+        self.telemetry.publish(|| EventKind::Refused {
+            from,
+            address: address.to_string(),
+            reason: refusal.label().into(),
+            message: refusal.to_string(),
+        });
+    }
+
+    pub(super) fn explain(
+        &mut self,
+        session: &Session<OwnedFd>,
+        explanation: &AccessExplanation,
+    ) -> SessionState {
+        let explained: Refused = explained(explanation);
+        let explained = BrokerMessage::Explained(explained);
+        self.session_io.send(&session.socket, &explained);
+        SessionState::Closed
+    }
+
+    /// The identity of a session's process for access rules. A child's user and group names are
+    /// unknown to the host, so only the uid counts there.
+    pub(super) fn principal(&mut self, session: &Session<OwnedFd>) -> Principal {
+        if session.partition == self.fabric.root() {
+            self.callers.principal(session.caller, &session.socket)
+        } else {
+            Principal {
+                uid: session.caller.uid,
+                ..Principal::default()
+            }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! I/O on the descriptors of sessions.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use hvsock_endpoint::BrokerMessage;
+use hvsock_sys::message;
+use mio::unix::SourceFd;
+use mio::{Interest, Registry};
+
+use super::tokens::session_token;
+
+/// Watches sessions, and sends messages to their processes.
+#[derive(Debug)]
+pub(super) struct SessionIo {
+    registry: Arc<Registry>,
+    buffer: Vec<u8>,
+}
+
+impl SessionIo {
+    /// Sessions are watched with `registry`.
+    pub(super) fn new(registry: Arc<Registry>) -> Self {
+        Self {
+            registry,
+            buffer: Vec::with_capacity(hvsock_endpoint::MAX_MESSAGE),
+        }
+    }
+
+    /// Watches a session. Unread messages cause an event.
+    pub(super) fn watch(&self, socket: impl AsFd, index: usize) -> io::Result<()> {
+        let fd = socket.as_fd().as_raw_fd();
+        let token = session_token(index);
+        self.registry
+            .register(&mut SourceFd(&fd), token, Interest::READABLE)
+    }
+
+    /// Watches a session no longer, so that a connection set can register its descriptor.
+    pub(super) fn unwatch(&self, socket: impl AsFd) {
+        // An error means that it is not registered, which is fine.
+        let fd = socket.as_fd().as_raw_fd();
+        let _ = self.registry.deregister(&mut SourceFd(&fd));
+    }
+
+    /// Sends a message. Never blocks, so a process with a full receive queue misses it.
+    pub(super) fn send(&mut self, socket: impl AsFd, message: &BrokerMessage) {
+        let _ = self.send_with(socket, message, &[]);
+    }
+
+    /// Sends a message with descriptors.
+    pub(super) fn send_with(
+        &mut self,
+        socket: impl AsFd,
+        message: &BrokerMessage,
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        message.encode(&mut self.buffer);
+        message::send(socket, &self.buffer, descriptors)
+    }
+}
+
+/// Whether the error means that the process has closed its socket.
+pub(super) fn is_disconnected(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset, NotConnected};
+    matches!(error.kind(), BrokenPipe | ConnectionReset | NotConnected)
+}

@@ -1,0 +1,19 @@
+//! Sessions: the endpoint connections of processes that are not connections yet, or listen, or hold a
+//! lease.
+//!
+//! A session starts idle. Its request turns it into a listener or a lease until the process closes
+//! it, or into a connection, which takes the descriptor out of the session. A process that sends
+//! nothing, too much, or invalid messages costs the broker one descriptor for a bounded time.
+//!
+//! The descriptor is a type parameter: nothing here reads or writes one.
+//!
+//! - [`session`]: the state of one;
+//! - [`table`]: all of them, with their indexes, and the queue of those that wait for a turn;
+//! - [`idle`]: the deadlines and the eviction of idle ones.
+
+mod idle;
+mod session;
+mod table;
+
+pub(super) use session::{MAX_QUERIES, Role, Session};
+pub(super) use table::{SessionLimits, Sessions};

@@ -1,0 +1,86 @@
+//! One session: the state of a process's connection to an endpoint.
+
+use hvsock_address::ServiceId;
+use hvsock_fabric::{ListenerId, PartitionKey};
+
+use crate::callers::Caller;
+
+/// Most lookups and options on one session before its request.
+pub(crate) const MAX_QUERIES: u32 = 64;
+
+/// A process's connection to an endpoint. `D` is its descriptor.
+#[derive(Debug)]
+pub(crate) struct Session<D> {
+    pub(crate) socket: D,
+    pub(crate) partition: PartitionKey,
+    pub(crate) caller: Caller,
+    pub(crate) connected_suspend: bool,
+    /// Requested ring capacity in bytes; 0 selects the broker's default.
+    pub(crate) ring_size: u32,
+    pub(super) serial: u64,
+    pub(super) queries: u32,
+    /// The socket may contain more messages than were read.
+    pub(crate) may_have_more: bool,
+    /// It waits for its turn and is not read before.
+    pub(super) queued: bool,
+    pub(super) role: Role,
+}
+
+/// What a session is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// It has not sent its request.
+    Idle,
+    /// It is a listener until its process closes it.
+    Listener(ListenerId),
+    /// It holds a registration until its process closes it.
+    Lease(ServiceId),
+}
+
+impl<D> Session<D> {
+    /// A session that has not sent its request.
+    pub(super) fn new(serial: u64, socket: D, partition: PartitionKey, caller: Caller) -> Self {
+        Self {
+            socket,
+            partition,
+            caller,
+            connected_suspend: false,
+            ring_size: 0,
+            serial,
+            queries: 0,
+            may_have_more: false,
+            queued: false,
+            role: Role::Idle,
+        }
+    }
+
+    /// The serial number, which no other session of this broker has or had.
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// What it is for.
+    pub(crate) fn role(&self) -> Role {
+        self.role
+    }
+
+    /// Whether it has not sent its request.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.role == Role::Idle
+    }
+
+    /// Gives an idle session its role.
+    pub(crate) fn assume(&mut self, role: Role) {
+        self.role = role;
+    }
+
+    /// Counts a lookup or an option.
+    pub(crate) fn count_query(&mut self) {
+        self.queries = self.queries.saturating_add(1);
+    }
+
+    /// Whether it has made more than [`MAX_QUERIES`] queries without a request.
+    pub(crate) fn exceeds_queries(&self) -> bool {
+        self.queries > MAX_QUERIES && self.is_idle()
+    }
+}

@@ -1,0 +1,243 @@
+//! The table of sessions.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use hvsock_fabric::PartitionKey;
+use slab::Slab;
+
+use super::idle::IdleSessions;
+use super::session::Session;
+use crate::callers::Caller;
+
+/// Cap of the idle timeout, so that adding it to an [`Instant`] cannot overflow.
+const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// The bounds on idle sessions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionLimits {
+    /// Most idle sessions of one partition.
+    pub(crate) idle_slots: usize,
+    /// How long a session may be idle.
+    pub(crate) idle_timeout: Duration,
+}
+
+/// The sessions by index.
+///
+/// A new session ([`open`](Self::open)) is outside the table until [`insert`](Self::insert). A session
+/// whose messages are read is taken out ([`take`](Self::take)), since a request can consume it. Its
+/// index stays reserved until [`give_back`](Self::give_back) or [`close`](Self::close).
+#[derive(Debug)]
+pub(crate) struct Sessions<D> {
+    limits: SessionLimits,
+    slots: Slab<Slot<D>>,
+    idle: IdleSessions,
+    /// Sessions whose last turn ended before all their messages were read: serial numbers and
+    /// indexes. Those of sessions that have been closed since are skipped.
+    unfinished: VecDeque<(u64, usize)>,
+    /// Number of sessions in `unfinished` that are open.
+    unfinished_open: usize,
+    last_serial: u64,
+}
+
+#[derive(Debug)]
+enum Slot<D> {
+    Present(Session<D>),
+    /// The session is taken out.
+    Taken {
+        serial: u64,
+        idle: bool,
+        queued: bool,
+    },
+}
+
+impl<D> Sessions<D> {
+    /// An empty table.
+    pub(crate) fn new(mut limits: SessionLimits) -> Self {
+        limits.idle_timeout = limits.idle_timeout.min(MAX_IDLE_TIMEOUT);
+        Self {
+            limits,
+            slots: Slab::new(),
+            idle: IdleSessions::default(),
+            unfinished: VecDeque::new(),
+            unfinished_open: 0,
+            last_serial: 0,
+        }
+    }
+
+    /// The bounds on idle sessions.
+    pub(crate) fn limits(&self) -> SessionLimits {
+        self.limits
+    }
+
+    /// Creates a session for a client. It is not in the table.
+    pub(crate) fn open(
+        &mut self,
+        socket: D,
+        partition: PartitionKey,
+        caller: Caller,
+    ) -> Session<D> {
+        self.last_serial += 1;
+        Session::new(self.last_serial, socket, partition, caller)
+    }
+
+    /// Removes the oldest idle session of a partition, if the partition has no slot for another one.
+    pub(crate) fn evict_idle(&mut self, partition: PartitionKey) -> Option<Session<D>> {
+        let slots = self.limits.idle_slots;
+        let index = self.idle.evict_oldest(partition, slots)?;
+        self.remove(index)
+    }
+
+    /// The index of the next session to be inserted.
+    pub(crate) fn next_index(&self) -> usize {
+        self.slots.vacant_key()
+    }
+
+    /// Adds a session at [`next_index`](Self::next_index). The serial number of an idle one must be the
+    /// highest so far.
+    pub(crate) fn insert(&mut self, session: Session<D>, now: Instant) -> usize {
+        let entry = self.slots.vacant_entry();
+        let index = entry.key();
+        if session.is_idle() {
+            let deadline = now + self.limits.idle_timeout;
+            self.idle
+                .insert(session.partition, session.serial, index, deadline);
+        }
+        entry.insert(Slot::Present(session));
+        index
+    }
+
+    /// A session, unless it is taken out.
+    pub(crate) fn get(&self, index: usize) -> Option<&Session<D>> {
+        match self.slots.get(index)? {
+            Slot::Present(session) => Some(session),
+            Slot::Taken { .. } => None,
+        }
+    }
+
+    /// Whether an event of a session is handled at once: it is present, and does not wait for its turn.
+    pub(crate) fn handles_events(&self, index: usize) -> bool {
+        self.get(index).is_some_and(|session| !session.queued)
+    }
+
+    /// Takes a session out, unless it is already.
+    pub(crate) fn take(&mut self, index: usize) -> Option<Session<D>> {
+        let slot = self.slots.get_mut(index)?;
+        let Slot::Present(session) = slot else {
+            return None;
+        };
+        let taken = Slot::Taken {
+            serial: session.serial,
+            idle: session.is_idle(),
+            queued: session.queued,
+        };
+        match std::mem::replace(slot, taken) {
+            Slot::Present(session) => Some(session),
+            Slot::Taken { .. } => None,
+        }
+    }
+
+    /// Puts a session back that was taken out. If it may have more messages, it waits for its turn.
+    pub(crate) fn give_back(&mut self, index: usize, mut session: Session<D>) {
+        let Some(slot @ &mut Slot::Taken { idle, queued, .. }) = self.slots.get_mut(index) else {
+            return;
+        };
+        if idle && !session.is_idle() {
+            self.idle.remove(session.serial);
+        }
+        session.queued = queued;
+        if session.may_have_more && !queued {
+            session.queued = true;
+            self.unfinished.push_back((session.serial, index));
+            self.unfinished_open += 1;
+        }
+        *slot = Slot::Present(session);
+    }
+
+    /// Frees the index of a session that was taken out, and is closed or has become a connection.
+    pub(crate) fn close(&mut self, index: usize) {
+        if let Some(Slot::Taken { .. }) = self.slots.get(index) {
+            self.remove(index);
+        }
+    }
+
+    /// Removes a session, unless it is taken out.
+    pub(crate) fn withdraw(&mut self, index: usize) -> Option<Session<D>> {
+        self.get(index)?;
+        self.remove(index)
+    }
+
+    fn remove(&mut self, index: usize) -> Option<Session<D>> {
+        let (serial, idle, queued) = match self.slots.get(index)? {
+            Slot::Present(session) => (session.serial, session.is_idle(), session.queued),
+            &Slot::Taken {
+                serial,
+                idle,
+                queued,
+            } => (serial, idle, queued),
+        };
+        if idle {
+            self.idle.remove(serial);
+        }
+        if queued {
+            self.unfinished_open -= 1;
+        }
+        match self.slots.remove(index) {
+            Slot::Present(session) => Some(session),
+            Slot::Taken { .. } => None,
+        }
+    }
+
+    /// The indexes of a partition's sessions.
+    pub(crate) fn of_partition(&self, partition: PartitionKey) -> Vec<usize> {
+        let of = |slot: &Slot<D>| match slot {
+            Slot::Present(session) => session.partition == partition,
+            Slot::Taken { .. } => false,
+        };
+        let all = self.slots.iter();
+        all.filter(|(_, slot)| of(slot))
+            .map(|(index, _)| index)
+            .collect()
+    }
+
+    /// The deadline of the oldest idle session.
+    pub(crate) fn next_deadline(&self) -> Option<Instant> {
+        self.idle.next_deadline()
+    }
+
+    /// Removes the oldest idle session if its deadline has passed.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Session<D>> {
+        let index = self.idle.pop_expired(now)?;
+        self.remove(index)
+    }
+
+    /// Whether a session waits for its turn.
+    pub(crate) fn has_unfinished(&self) -> bool {
+        self.unfinished_open > 0
+    }
+
+    /// Number of sessions that wait for their turn.
+    pub(crate) fn unfinished(&self) -> usize {
+        self.unfinished_open
+    }
+
+    /// The session whose turn it is, oldest first. It waits no longer.
+    pub(crate) fn next_turn(&mut self) -> Option<usize> {
+        while let Some((serial, index)) = self.unfinished.pop_front() {
+            let Some(slot) = self.slots.get_mut(index) else {
+                continue;
+            };
+            let (current, queued, present) = match slot {
+                Slot::Present(session) => (session.serial, &mut session.queued, true),
+                Slot::Taken { serial, queued, .. } => (*serial, queued, false),
+            };
+            if current == serial && std::mem::take(queued) {
+                self.unfinished_open -= 1;
+                if present {
+                    return Some(index);
+                }
+            }
+        }
+        None
+    }
+}

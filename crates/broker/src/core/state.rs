@@ -1,0 +1,96 @@
+//! The state that the core thread owns.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use hvsock_address::VmId;
+use hvsock_endpoint::Dirs;
+use hvsock_fabric::{Fabric, PartitionKind, RegisterError, RootSpec};
+use mio::Registry;
+
+use super::connections::Connections;
+use super::data_threads::DataThreads;
+use super::endpoints::Endpoints;
+use super::leases::Leases;
+use super::listeners::Listeners;
+use super::liveness::Liveness;
+use super::pending::PendingConnect;
+use super::reports::ReportQueue;
+use super::session_io::SessionIo;
+use super::sessions::{SessionLimits, Sessions};
+use super::telemetry::Telemetry;
+use super::vms::Vms;
+use crate::callers::Callers;
+use crate::vhost_user::VmThreads;
+use crate::{BrokerConfig, StartError};
+
+/// The owners of the core's state. Each keeps its own tables consistent and knows none of the others;
+/// the methods of `Core`, in the files beside this one, coordinate them.
+pub(crate) struct Core {
+    pub(crate) fabric: Fabric,
+    pub(super) dirs: Dirs,
+    pub(super) endpoints: Endpoints,
+    pub(super) sessions: Sessions<OwnedFd>,
+    pub(super) session_io: SessionIo,
+    pub(super) listeners: Listeners,
+    pub(super) leases: Leases,
+    pub(super) connections: Connections<PendingConnect>,
+    pub(super) data_threads: DataThreads,
+    pub(super) vms: Vms<VmThreads>,
+    /// Where the threads of a new VM report to.
+    pub(super) reports: ReportQueue,
+    pub(super) liveness: Liveness,
+    pub(super) telemetry: Telemetry,
+    pub(super) callers: Callers,
+}
+
+impl Core {
+    /// Creates the core and its data threads. Descriptors are watched with `registry`.
+    pub(super) fn new(
+        config: BrokerConfig,
+        registrations: hvsock_registry::Registry,
+        registry: Registry,
+        reports: ReportQueue,
+    ) -> Result<Self, StartError> {
+        let connections = registry
+            .try_clone()
+            .map_err(StartError::io("duplicate a descriptor"))?;
+        let data_threads = DataThreads::start(
+            connections,
+            config.data_threads,
+            config.shared_memory,
+            &reports,
+        );
+        let root = RootSpec {
+            kind: PartitionKind::Host,
+            vm_id: VmId::of_container(config.partition.as_str()),
+            name: config.partition,
+        };
+        let broker_uid = rustix::process::geteuid().as_raw();
+        let mut fabric = Fabric::new(root, config.limits, broker_uid);
+        let too_many = |error: RegisterError| StartError::Registrations(error);
+        fabric
+            .set_registry(fabric.root(), registrations)
+            .map_err(too_many)?;
+        let registry = Arc::new(registry);
+        Ok(Self {
+            fabric,
+            dirs: config.dirs,
+            endpoints: Endpoints::new(Arc::clone(&registry)),
+            sessions: Sessions::new(SessionLimits {
+                idle_slots: config.idle_sessions,
+                idle_timeout: config.idle_timeout,
+            }),
+            session_io: SessionIo::new(registry),
+            listeners: Listeners::default(),
+            leases: Leases::default(),
+            connections: Connections::default(),
+            data_threads: data_threads.map_err(StartError::io("start a data thread"))?,
+            vms: Vms::default(),
+            reports,
+            liveness: Liveness::default(),
+            telemetry: Telemetry::default(),
+            callers: Callers::new(),
+        })
+    }
+}

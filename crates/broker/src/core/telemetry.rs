@@ -1,0 +1,59 @@
+//! What the core tells its operators: events, and counters for metrics.
+
+use std::collections::{BTreeMap, HashMap};
+
+use hvsock_address::ServiceId;
+use hvsock_fabric::Refusal;
+
+use super::counters::{MetricsCounters, ServiceCounters};
+use crate::events::{EventBus, EventStream};
+use crate::model::EventKind;
+
+/// The subscribers to events, and the counters since the start.
+#[derive(Debug, Default)]
+pub(super) struct Telemetry {
+    events: EventBus,
+    counters: MetricsCounters,
+}
+
+impl Telemetry {
+    /// Publishes an event, which `what` builds only if there is a subscriber.
+    pub(super) fn publish(&mut self, what: impl FnOnce() -> EventKind) {
+        self.events.publish(what);
+    }
+
+    /// Adds a subscriber; `None` if there are too many.
+    pub(super) fn subscribe(&mut self) -> Option<EventStream> {
+        self.events.subscribe()
+    }
+
+    /// Counts an established connection of a service, `None` for an unregistered one.
+    pub(super) fn count_opened(&mut self, service: Option<ServiceId>) {
+        self.counters.opened(service);
+    }
+
+    /// Counts the bytes of a closed connection.
+    pub(super) fn count_closed(&mut self, service: Option<ServiceId>, sent: u64, received: u64) {
+        self.counters.closed(service, sent, received);
+    }
+
+    /// Counts a refusal.
+    pub(super) fn count_refused(&mut self, refusal: &Refusal) {
+        self.counters.refused(refusal);
+    }
+
+    /// Counts an unregistered service with the other unregistered ones from now on.
+    pub(super) fn retire(&mut self, service: ServiceId) {
+        self.counters.retire(service);
+    }
+
+    /// The counters by service.
+    pub(super) fn services(&self) -> &HashMap<Option<ServiceId>, ServiceCounters> {
+        self.counters.services()
+    }
+
+    /// The refusals by label.
+    pub(super) fn refusals(&self) -> &BTreeMap<&'static str, u64> {
+        self.counters.refusals()
+    }
+}

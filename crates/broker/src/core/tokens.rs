@@ -1,0 +1,64 @@
+//! The tokens of the core thread's descriptors in epoll.
+//!
+//! Endpoints and sessions have tokens by their index, odd and even. The core thread's own connections
+//! have those from [`CORE_SET_BASE`] on.
+
+use mio::Token;
+
+/// The waker.
+pub(super) const WAKE: Token = Token(0);
+/// The first token of the core thread's own connections.
+pub(super) const CORE_SET_BASE: usize = 1 << 48;
+
+/// The source of an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// The waker: reports or calls are queued.
+    Waker,
+    /// An endpoint, by its index.
+    Endpoint(usize),
+    /// A session, by its index.
+    Session(usize),
+    /// A connection of the core thread's own set.
+    Connection,
+}
+
+impl From<Token> for Source {
+    fn from(token: Token) -> Self {
+        match token.0 {
+            0 => Self::Waker,
+            number if number >= CORE_SET_BASE => Self::Connection,
+            number if number % 2 == 1 => Self::Endpoint(number / 2),
+            number => Self::Session(number / 2 - 1),
+        }
+    }
+}
+
+/// The token of an endpoint.
+pub(super) fn endpoint_token(index: usize) -> Token {
+    Token(index * 2 + 1)
+}
+
+/// The token of a session.
+pub(super) fn session_token(index: usize) -> Token {
+    Token((index + 1) * 2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_leads_back_to_its_source() {
+        for index in [0, 1, 2, 1 << 40] {
+            let endpoint = Source::from(endpoint_token(index));
+            assert_eq!(endpoint, Source::Endpoint(index));
+            let session = Source::from(session_token(index));
+            assert_eq!(session, Source::Session(index));
+        }
+        assert_eq!(Source::from(WAKE), Source::Waker);
+        for token in [CORE_SET_BASE, usize::MAX] {
+            assert_eq!(Source::from(Token(token)), Source::Connection);
+        }
+    }
+}
