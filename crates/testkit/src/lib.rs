@@ -5,6 +5,7 @@
 //! - [`process`]: child processes that end with the test, and waits with a timeout.
 //! - [`openapi`]: requests and responses against an OpenAPI document.
 //! - [`conformance`]: the suite that every transport must pass.
+//! - [`json_edits`]: random edits of JSON values, to damage input.
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
 //! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
 //! - `wine`, on Linux: Windows programs with a separate Windows registry.
@@ -15,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 pub mod conformance;
+pub mod json_edits;
 pub mod openapi;
 mod os;
 pub mod process;

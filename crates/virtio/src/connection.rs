@@ -70,6 +70,10 @@ impl Pending {
         self.0 |= other.0;
     }
 
+    pub(crate) fn remove(&mut self, others: &[Self]) {
+        others.iter().for_each(|other| self.0 &= !other.0);
+    }
+
     fn take_next(&mut self) -> Option<Operation> {
         let (bit, operation) = Self::ORDER.into_iter().find(|(bit, _)| self.has(*bit))?;
         self.0 &= !bit.0;
@@ -166,6 +170,11 @@ impl Connection {
         let shut = u32::from(self.owner_shut) & shutdown::SEND != 0
             || u32::from(self.guest_shut) & shutdown::RECEIVE != 0;
         self.has_data && self.phase == Phase::Open && !shut
+    }
+
+    /// Whether data may be sent now: the connection is in the round robin.
+    pub(crate) fn may_send_now(&self) -> bool {
+        self.wants_to_send() && self.outgoing.available() > 0
     }
 
     /// Takes the next control packet, which then counts as sent.

@@ -30,17 +30,17 @@ pub(crate) struct Overrun;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Outgoing {
     /// The guest's `buf_alloc`. It may shrink, even below the bytes in flight.
-    alloc: u32,
+    pub(crate) alloc: u32,
     /// The guest's `fwd_cnt`.
-    fwd_cnt: u32,
+    pub(crate) fwd_cnt: u32,
     /// Bytes ever sent, modulo 2^32.
-    sent: u32,
+    pub(crate) sent: u32,
     /// A position in the stream, not before `fwd_cnt`, that splits the packets in flight.
-    mark: u32,
+    pub(crate) mark: u32,
     /// Packets up to the mark, some of which may have been read, and packets after it.
-    packets: (u32, u32),
+    pub(crate) packets: (u32, u32),
     /// A message is incomplete. The guest cannot read any of it, so the packet limit must not stop it.
-    within_message: bool,
+    pub(crate) within_message: bool,
 }
 
 impl Outgoing {
@@ -79,6 +79,13 @@ impl Outgoing {
         self.sent.wrapping_sub(self.fwd_cnt)
     }
 
+    /// Whether the counters could have come about by packets: no more in flight than the maximum, and
+    /// the mark within the bytes in flight.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let in_flight = self.in_flight();
+        in_flight <= MAX_IN_FLIGHT && self.mark.wrapping_sub(self.fwd_cnt) <= in_flight
+    }
+
     /// Credit: bytes that may be sent now.
     pub(crate) fn available(&self) -> u32 {
         let packets = self.packets.0.saturating_add(self.packets.1);
@@ -113,15 +120,15 @@ impl Outgoing {
 /// Credit for receiving from the guest.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Incoming {
-    alloc: u32,
+    pub(crate) alloc: u32,
     /// The guest's own `buf_alloc`. Linux limits its bytes in flight to that, whatever the peer
     /// advertises (since the releases of early 2026).
-    peer_alloc: u32,
-    received: u32,
+    pub(crate) peer_alloc: u32,
+    pub(crate) received: u32,
     /// Bytes that the reader has consumed: the `fwd_cnt` to advertise.
-    fwd_cnt: u32,
+    pub(crate) fwd_cnt: u32,
     /// The `fwd_cnt` last advertised to the guest.
-    advertised: u32,
+    pub(crate) advertised: u32,
 }
 
 impl Incoming {
@@ -157,6 +164,11 @@ impl Incoming {
     /// Bytes received and not consumed.
     fn unread(&self) -> u32 {
         self.received.wrapping_sub(self.fwd_cnt)
+    }
+
+    /// Whether the counters could have come about by packets: no more unread than the buffer holds.
+    pub(crate) fn is_consistent(&self) -> bool {
+        self.unread() <= self.alloc
     }
 
     /// Counts received bytes. Checks them against the free space that exists, not against what was

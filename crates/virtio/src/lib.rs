@@ -15,7 +15,8 @@
 //! - `RST` resets a connection, and answers every packet that belongs to none.
 //!
 //! [`Muxer`] is the protocol (section 5.10 of the virtio specification), [`queue`] the device's side of
-//! a split virtqueue (section 2.7).
+//! a split virtqueue (section 2.7). Both can be taken out as a value and made again from it, in another
+//! process: see [`snapshot`].
 
 #![forbid(unsafe_code)]
 
@@ -26,13 +27,18 @@ mod header;
 mod key;
 mod muxer;
 pub mod queue;
+pub mod snapshot;
 
 pub use cid::{Cid, GuestCid, InvalidCid};
 pub use header::{
     HEADER_LEN, Header, MessageEnd, Operation, SocketKind, features, message, shutdown,
 };
 pub use key::{Handle, Key};
-pub use muxer::{Closed, Config, ConnectError, Counters, Event, Muxer, Received, Transmit, Window};
+pub use muxer::{
+    Closed, Config, ConnectError, Counters, Event, HandleSnapshot, MUXER_SNAPSHOT_VERSION, Muxer,
+    MuxerSnapshot, Received, Transmit, Window,
+};
+pub use snapshot::SnapshotError;
 
 #[cfg(test)]
 mod tests {
@@ -47,5 +53,11 @@ mod tests {
         assert::<(Event, Closed, ConnectError, MessageEnd, Received, Transmit)>();
         assert::<(queue::Queue, queue::Chain, queue::Segment, queue::Layout)>();
         assert::<(queue::Next, queue::BadChain, queue::QueueFault)>();
+        assert::<(
+            MuxerSnapshot,
+            HandleSnapshot,
+            queue::QueueSnapshot,
+            SnapshotError,
+        )>();
     }
 }

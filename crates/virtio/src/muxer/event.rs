@@ -100,3 +100,24 @@ pub enum Closed {
     #[error("the guest restarted")]
     GuestRestarted,
 }
+
+/// What [`Closed::Protocol`] says.
+pub(super) mod violation {
+    pub(crate) const BEFORE_RESPONSE: &str = "a packet before its RESPONSE";
+    pub(crate) const UNREQUESTED_RESPONSE: &str = "RESPONSE to no REQUEST";
+    pub(crate) const UNKNOWN_OPERATION: &str = "an unknown operation";
+    pub(crate) const UNESTABLISHED: &str = "RW or SHUTDOWN before the RESPONSE to it";
+    pub(crate) const AFTER_SHUTDOWN: &str = "RW after SHUTDOWN";
+    pub(crate) const SHORT_DATA: &str = "RW with less data than its len";
+    /// In a snapshot of a release that knows more of them.
+    pub(crate) const OTHER: &str = "a packet that the protocol does not allow";
+
+    pub(crate) const ALL: [&str; 6] = [
+        BEFORE_RESPONSE,
+        UNREQUESTED_RESPONSE,
+        UNKNOWN_OPERATION,
+        UNESTABLISHED,
+        AFTER_SHUTDOWN,
+        SHORT_DATA,
+    ];
+}

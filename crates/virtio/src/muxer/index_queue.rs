@@ -39,6 +39,14 @@ impl IndexQueue {
         (self.first != NONE).then_some(self.first)
     }
 
+    /// The indices in FIFO order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = u32> {
+        std::iter::successors(self.front(), |index| {
+            let next = self.links[*index as usize].next;
+            (next != NONE).then_some(next)
+        })
+    }
+
     pub(super) fn contains(&self, index: u32) -> bool {
         self.links
             .get(index as usize)
@@ -132,6 +140,7 @@ mod tests {
                 prop_assert_eq!(queue.front(), list.front().copied());
                 prop_assert_eq!(queue.is_empty(), list.is_empty());
                 prop_assert_eq!(queue.contains(index), list.contains(&index));
+                prop_assert!(queue.iter().eq(list.iter().copied()));
             }
             while let Some(index) = list.pop_front() {
                 prop_assert_eq!(queue.front(), Some(index));

@@ -4,6 +4,7 @@ mod commands;
 mod event;
 mod index_queue;
 mod receive;
+mod snapshot;
 mod table;
 mod timers;
 mod transmit;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 
 pub use commands::ConnectError;
 pub use event::{Closed, Event, Received, Transmit};
+pub use snapshot::{HandleSnapshot, MUXER_SNAPSHOT_VERSION, MuxerSnapshot};
 
 use crate::connection::{Pending, Phase};
 use crate::{GuestCid, Handle, Header, Key};
@@ -251,7 +253,7 @@ impl Muxer {
             connection.credit_requested = false;
         }
         let wants = connection.wants_to_send();
-        if wants && connection.outgoing.available() > 0 {
+        if connection.may_send_now() {
             self.data.push(index);
             return self.arm_credit_timer(index);
         }

@@ -1,5 +1,6 @@
 //! Packets from the guest.
 
+use super::event::violation;
 use super::{Closed, EndNotice, Event, Muxer, Received};
 use crate::connection::{Pending, Phase};
 use crate::{Header, Key, MessageEnd, Operation, SocketKind, message, shutdown};
@@ -54,17 +55,17 @@ impl Muxer {
                 self.fault(index, Closed::CreditViolation);
             }
             (Some(Operation::Response), Phase::Connecting) => self.handle_response(index),
-            (_, Phase::Connecting) => self.protocol(index, "a packet before its RESPONSE"),
+            (_, Phase::Connecting) => self.protocol(index, violation::BEFORE_RESPONSE),
             (Some(Operation::CreditUpdate), _) => self.reschedule(index),
             (Some(Operation::CreditRequest), Phase::Requested) => {}
             (Some(Operation::CreditRequest), _) => {
                 self.schedule_control(index, Pending::CREDIT_UPDATE);
                 self.reschedule(index);
             }
-            (Some(Operation::Response), _) => self.protocol(index, "RESPONSE to no REQUEST"),
-            (None, _) => self.protocol(index, "an unknown operation"),
+            (Some(Operation::Response), _) => self.protocol(index, violation::UNREQUESTED_RESPONSE),
+            (None, _) => self.protocol(index, violation::UNKNOWN_OPERATION),
             _ if !connection.is_established() => {
-                self.protocol(index, "RW or SHUTDOWN before the RESPONSE to it");
+                self.protocol(index, violation::UNESTABLISHED);
             }
             (Some(Operation::Shutdown), _) => self.handle_shutdown(index, header),
             (Some(Operation::Data), _) => return self.handle_data(index, header, payload),
@@ -186,11 +187,11 @@ impl Muxer {
         };
         let len = header.len as usize;
         if u32::from(connection.guest_shut) & shutdown::SEND != 0 {
-            self.protocol(index, "RW after SHUTDOWN");
+            self.protocol(index, violation::AFTER_SHUTDOWN);
             return Received::Nothing;
         }
         if len > payload {
-            self.protocol(index, "RW with less data than its len");
+            self.protocol(index, violation::SHORT_DATA);
             return Received::Nothing;
         }
         if connection.incoming.received(header.len).is_err() {

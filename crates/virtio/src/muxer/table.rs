@@ -1,6 +1,6 @@
 //! The connections of a guest, by slot and by key.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::connection::{Connection, Phase};
 use crate::{Handle, Key};
@@ -94,11 +94,76 @@ impl Table {
         self.free.push(index);
     }
 
+    /// A table of these connections with their slots, and the free slots, the next one to use last.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong: the slots are not numbered from 0 on, each once; two connections have one key or
+    /// one serial number; or a serial number was never given.
+    pub(super) fn restore(
+        connections: Vec<(u32, Connection)>,
+        free: Vec<u32>,
+        last_serial: u64,
+    ) -> Result<Self, &'static str> {
+        let len = connections.len() + free.len();
+        let mut is_taken = vec![false; len];
+        for index in connections
+            .iter()
+            .map(|it| it.0)
+            .chain(free.iter().copied())
+        {
+            match is_taken.get_mut(index as usize) {
+                Some(is_taken) if !*is_taken => *is_taken = true,
+                _ => return Err("its slots are not numbered from 0 on, each once"),
+            }
+        }
+        let mut table = Self {
+            slots: Vec::new(),
+            free,
+            by_key: HashMap::with_capacity(connections.len()),
+            recent: None,
+            last_serial,
+            live: 0,
+        };
+        table.slots.resize_with(len, || None);
+        let mut serials = HashSet::with_capacity(connections.len());
+        for (index, connection) in connections {
+            if table.by_key.insert(connection.key, index).is_some() {
+                return Err("two connections have one key");
+            }
+            if connection.serial > last_serial {
+                return Err("a handle was never given");
+            }
+            if connection.serial != 0 {
+                table.live += 1;
+                if !serials.insert(connection.serial) {
+                    return Err("two connections have one handle");
+                }
+            }
+            table.slots[index as usize] = Some(connection);
+        }
+        Ok(table)
+    }
+
+    /// The connections with their slots, in the order of the slots.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Connection)> {
+        let slots = self.slots.iter().enumerate();
+        slots.filter_map(|(index, slot)| Some((index as u32, slot.as_ref()?)))
+    }
+
+    /// The free slots, the next one to use last.
+    pub(super) fn free(&self) -> &[u32] {
+        &self.free
+    }
+
+    /// The serial number of the newest connection.
+    pub(super) fn last_serial(&self) -> u64 {
+        self.last_serial
+    }
+
     /// Indices of the occupied slots.
     pub(super) fn indices(&self) -> Vec<u32> {
-        let taken =
-            |(index, slot): (usize, &Option<Connection>)| slot.as_ref().map(|_| index as u32);
-        self.slots.iter().enumerate().filter_map(taken).collect()
+        self.iter().map(|(index, _)| index).collect()
     }
 }
 

@@ -10,11 +10,11 @@ use crate::connection::Phase;
 use crate::{Handle, Header, MessageEnd, SocketKind};
 
 /// Bytes of data in one turn.
-const TURN: i32 = 64 * 1024;
+pub(super) const TURN: i32 = 64 * 1024;
 
 /// Maximum bytes of data in one packet: Linux's limit (`VIRTIO_VSOCK_MAX_PKT_BUF_SIZE`). Not more than
 /// a turn, so that each turn allows a packet.
-const MAX_PACKET: u32 = 64 * 1024;
+pub(super) const MAX_PACKET: u32 = 64 * 1024;
 
 impl Muxer {
     /// The next packet to send, for a buffer with `space` bytes after the header.

@@ -18,13 +18,13 @@
 
 mod chain;
 mod layout;
-#[cfg(test)]
-mod tests;
+mod snapshot;
 
 use std::num::Wrapping;
 
 pub use chain::{BadChain, Chain, Segment};
 pub use layout::{GuestMemory, Layout, MAX_CHAIN, MAX_SIZE};
+pub use snapshot::{QUEUE_SNAPSHOT_VERSION, QueueSnapshot};
 
 /// `VIRTQ_AVAIL_F_NO_INTERRUPT` in the available ring's flags: the driver wants no used buffer
 /// notification from the device (section 2.7.7).

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use hvsock_virtio::{
-    Cid, Closed, Config, Event, Handle, Key, MessageEnd, Muxer, Operation, Received, SocketKind,
-    Transmit,
+    Cid, Closed, Config, Event, Handle, Key, MessageEnd, Operation, Received, SocketKind, Transmit,
 };
 
 use crate::flows::{Direction, Flows, Packet};
+use crate::recorded::Recorded;
 
 /// A connection's link: the data buffered in each direction.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ pub struct Link {
 
 #[derive(Debug)]
 pub struct Device {
-    pub muxer: Muxer,
+    pub muxer: Recorded,
     pub links: BTreeMap<usize, Link>,
     pub handles: BTreeMap<usize, Handle>,
     /// Requests that are not answered yet.
@@ -44,10 +44,10 @@ pub struct Device {
 }
 
 impl Device {
-    pub fn new(config: Config, first_count: u32) -> Self {
+    pub fn new(config: Config, first_count: u32, now: Instant) -> Self {
         Self {
             close_timeout: config.close_timeout,
-            muxer: Muxer::with_first_count(config, first_count),
+            muxer: Recorded::new(config, first_count, now),
             links: BTreeMap::new(),
             handles: BTreeMap::new(),
             requests: VecDeque::new(),

@@ -12,22 +12,27 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use crate::guest::CID;
+use crate::recorded::Recorded;
 
 const ALLOC: u32 = 4096;
-const CONNECTIONS: usize = 8;
+pub const CONNECTIONS: usize = 8;
 const REPLIES: usize = 4;
 /// Port of the well-behaved connection.
 const HONEST: u32 = 7777;
 
-fn muxer(max_connections: usize) -> Muxer {
-    Muxer::new(Config {
+pub fn config(max_connections: usize) -> Config {
+    Config {
         max_connections,
         max_replies: REPLIES,
         ..Config::new(GuestCid::try_from(CID).expect("a guest's CID"))
-    })
+    }
 }
 
-fn header(port: u32, op: Operation) -> Header {
+fn muxer(max_connections: usize) -> Muxer {
+    Muxer::new(config(max_connections))
+}
+
+pub fn header(port: u32, op: Operation) -> Header {
     Header {
         src_cid: CID,
         dst_cid: Cid::HOST.0,
@@ -40,8 +45,8 @@ fn header(port: u32, op: Operation) -> Header {
     }
 }
 
-#[derive(Clone, Debug)]
-enum Action {
+#[derive(Clone, Copy, Debug)]
+pub enum Action {
     Packet(Header, usize),
     /// A packet of an existing connection. Its `fwd_cnt` is valid unless the header has one.
     Known(usize, Header, usize),
@@ -58,7 +63,7 @@ enum Action {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Command {
+pub enum Command {
     Accept,
     Refuse,
     Readable,
@@ -108,7 +113,7 @@ fn command() -> impl Strategy<Value = Command> {
     ]
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub fn action() -> impl Strategy<Value = Action> {
     use Action::*;
     let payload = || prop_oneof![20 => Just(1 << 20), 1 => 0..5000usize];
     let which = || prop_oneof![4 => 0..4usize, 1 => 0..64usize];
@@ -125,8 +130,8 @@ fn action() -> impl Strategy<Value = Action> {
 }
 
 /// The owner, with its view of the connections.
-struct Owner {
-    muxer: Muxer,
+pub struct Owner {
+    pub muxer: Recorded,
     now: Instant,
     handles: Vec<(Handle, bool)>,
     /// Unread bytes, by handle.
@@ -140,8 +145,9 @@ struct Owner {
 }
 
 impl Owner {
-    fn new(is_prompt: bool) -> Self {
-        let mut muxer = muxer(CONNECTIONS);
+    pub fn new(is_prompt: bool) -> Self {
+        let now = Instant::now();
+        let mut muxer = Recorded::new(config(CONNECTIONS), 0, now);
         let _ = muxer.handle_packet(&header(HONEST, Operation::Request), 0);
         let Some(Event::Request { handle: honest, .. }) = muxer.poll_event() else {
             panic!("no Request");
@@ -150,7 +156,7 @@ impl Owner {
         let _ = muxer.poll_transmit(0);
         Self {
             muxer,
-            now: Instant::now(),
+            now,
             handles: Vec::new(),
             waiting: HashMap::new(),
             sent: HashMap::new(),
@@ -166,7 +172,7 @@ impl Owner {
         latest.map(|at| self.handles[at].0)
     }
 
-    fn act(&mut self, what: &Action) {
+    pub fn act(&mut self, what: &Action) {
         let it = &mut self.muxer;
         match *what {
             Action::Packet(header, payload) => self.receive(&header, payload),

@@ -4,6 +4,7 @@
 //!   events, and checks every byte.
 //! - `hostile` sends packets that no driver would send.
 //! - `rules` covers the cases of the specification.
+//! - `snapshot` replaces the muxer by one made from its snapshot, in runs of `random` and `hostile`.
 //! - `fairness` measures the share and the latency of each of many busy connections.
 //!
 //! `PROPTEST_CASES=100000 cargo test --release -p hvsock-virtio --test muxer` runs more cases.
@@ -13,9 +14,14 @@ mod fairness;
 mod flows;
 mod guest;
 mod hostile;
+// The test kit depends on this crate.
+#[path = "../../../testkit/src/json_edits.rs"]
+mod json_edits;
 mod pair;
 mod random;
+mod recorded;
 mod rules;
+mod snapshot;
 
 /// Number of random cases: `PROPTEST_CASES`, or `default`.
 fn cases(default: u32) -> u32 {

@@ -42,11 +42,12 @@ impl Pair {
             max_replies: setup.max_replies,
             ..Config::new(GuestCid::try_from(guest::CID).expect("a guest's CID"))
         };
+        let now = Instant::now();
         Self {
             guest: Guest::new(setup.first_count),
-            device: Device::new(config, setup.first_count),
+            device: Device::new(config, setup.first_count, now),
             flows: Flows::default(),
-            now: Instant::now(),
+            now,
             setup,
             rx: VecDeque::new(),
             tx: VecDeque::new(),

@@ -13,7 +13,7 @@ use crate::pair::{Pair, Setup};
 const CASES: u32 = 100;
 
 #[derive(Clone, Debug)]
-enum Action {
+pub enum Action {
     PollDevice(usize),
     PollGuest(usize),
     Pass(u64),
@@ -39,7 +39,7 @@ fn kind() -> impl Strategy<Value = SocketKind> {
     prop_oneof![Just(SocketKind::Stream), Just(SocketKind::Seqpacket)]
 }
 
-fn action() -> impl Strategy<Value = Action> {
+pub fn action() -> impl Strategy<Value = Action> {
     use Action::*;
     let which = || 0..64usize;
     let len = || prop_oneof![3 => 1..100usize, 3 => 1..5000usize, 1 => 1..200_000usize];
@@ -77,7 +77,7 @@ fn action() -> impl Strategy<Value = Action> {
     ]
 }
 
-fn setup() -> impl Strategy<Value = Setup> {
+pub fn setup() -> impl Strategy<Value = Setup> {
     let near_the_wraparound = (0..200_000u32).prop_map(u32::wrapping_neg);
     (
         prop_oneof![Just(0), near_the_wraparound],
@@ -105,7 +105,7 @@ fn pick<T>(flows: &std::collections::BTreeMap<usize, T>, which: usize) -> usize 
     flows.keys().nth(which % len).copied().unwrap_or(usize::MAX)
 }
 
-fn act(pair: &mut Pair, action: &Action) {
+pub fn act(pair: &mut Pair, action: &Action) {
     let now = pair.now;
     let flows = &mut pair.flows;
     let socket = |which| pick(&pair.guest.sockets, which);
