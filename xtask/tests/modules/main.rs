@@ -26,7 +26,6 @@ const ALLOWED: &[(&str, usize)] = &[
     ("hvsock-broker", 31),
     ("hvsock-hyperv", 4),
     ("hvsock-services", 12),
-    ("hvsock-cli", 29),
 ];
 
 #[test]
