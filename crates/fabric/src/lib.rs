@@ -22,6 +22,7 @@ mod ids;
 mod leak_tests;
 mod limits;
 mod partition;
+mod plan;
 mod refusal;
 mod request;
 mod resolve;
