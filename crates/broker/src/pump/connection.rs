@@ -61,7 +61,7 @@ impl Connection {
             }
             Self::Ring(_) => None,
         };
-        let control = |side: usize| Some((self.control(side).as_fd(), Interest::READABLE));
+        let control = |side: usize| Some((self.control(side)?.as_fd(), Interest::READABLE));
         let all: [_; SLOTS] = [data(0), control(0), data(1), control(1)];
         let slots = all.into_iter().enumerate();
         slots.filter_map(|(slot, watched)| watched.map(|(fd, interest)| (slot, fd, interest)))
@@ -86,7 +86,11 @@ impl Connection {
         let side = slot / 2;
         match self {
             Self::Relay(relay) if slot.is_multiple_of(2) => relay.data_ready(side, event),
-            _ => self.control_mut(side).readable = true,
+            _ => {
+                if let Some(control) = self.control_mut(side) {
+                    control.readable = true;
+                }
+            }
         }
     }
 
@@ -110,8 +114,8 @@ impl Connection {
     /// descriptors.
     pub(super) fn reset(&self, refusal: &Refusal) {
         let message = BrokerMessage::Reset(refused(refusal));
-        for side in 0..2 {
-            self.control(side).send(&message);
+        for control in (0..2).filter_map(|side| self.control(side)) {
+            control.send(&message);
         }
         if let Self::Ring(ring) = self {
             // After the messages, so that an end that sees the reset can read the reason.
@@ -132,20 +136,20 @@ impl Connection {
         [ConnectionEnd::Client, ConnectionEnd::Server]
             .into_iter()
             .enumerate()
-            .find_map(|(side, end)| Some((end, self.control_mut(side).option.take()?)))
+            .find_map(|(side, end)| Some((end, self.control_mut(side)?.option.take()?)))
     }
 
-    fn control(&self, side: usize) -> &ControlConnection {
+    fn control(&self, side: usize) -> Option<&ControlConnection> {
         match self {
-            Self::Relay(relay) => &relay.ends()[side & 1].control,
-            Self::Ring(ring) => &ring.controls[side & 1],
+            Self::Relay(relay) => relay.ends()[side & 1].control.as_ref(),
+            Self::Ring(ring) => Some(&ring.controls[side & 1]),
         }
     }
 
-    fn control_mut(&mut self, side: usize) -> &mut ControlConnection {
+    fn control_mut(&mut self, side: usize) -> Option<&mut ControlConnection> {
         match self {
-            Self::Relay(relay) => &mut relay.ends_mut()[side & 1].control,
-            Self::Ring(ring) => &mut ring.controls[side & 1],
+            Self::Relay(relay) => relay.ends_mut()[side & 1].control.as_mut(),
+            Self::Ring(ring) => Some(&mut ring.controls[side & 1]),
         }
     }
 }

@@ -9,6 +9,8 @@
 //! End of file on a data descriptor does not show whether the process finished or was killed. A
 //! process that finishes announces it before it shuts down the descriptor (half-close). Without the
 //! announcement, the peer receives all bytes and then an error, never a clean end.
+//!
+//! One end may be the socket of a guest's link, without a control connection ([`RelayEnd::of_guest`]).
 
 use std::io::ErrorKind;
 use std::net::Shutdown;
@@ -24,13 +26,16 @@ use crate::data_path::{ByteCounters, ControlConnection, peer_died, unread_data};
 /// Most bytes copied in one direction per turn, for fairness.
 const BYTES_PER_TURN: usize = 256 * 1024;
 
-/// One process's end of a relayed connection.
+/// One end of a relayed connection.
 pub(crate) struct RelayEnd {
-    pub(super) control: ControlConnection,
+    /// The process's control connection. `None` for a guest's socket.
+    pub(super) control: Option<ControlConnection>,
     pub(super) data: OwnedFd,
     /// The process uses the data descriptor as a raw fd: its end of file is a clean end without an
     /// announcement.
     raw_fd: bool,
+    /// The end of data is passed on to it while it may still send.
+    half_close: bool,
     /// A read may return data; cleared when it would block.
     readable: bool,
     /// A write may accept data; cleared when it would block.
@@ -77,17 +82,41 @@ pub(crate) struct Relay {
 }
 
 impl RelayEnd {
+    /// The end of a process.
     pub(crate) fn new(control: OwnedFd, data: OwnedFd, raw_fd: bool) -> Self {
         Self {
-            control: ControlConnection::new(control),
-            data,
+            control: Some(ControlConnection::new(control)),
             raw_fd,
+            ..Self::of_guest(data, true)
+        }
+    }
+
+    /// The end of a guest, whose link handed out the stream socket `data`. Its end of file is a clean
+    /// end. Without `half_close` it learns of the end of the process's data when the process closes.
+    pub(crate) fn of_guest(data: OwnedFd, half_close: bool) -> Self {
+        Self {
+            control: None,
+            data,
+            raw_fd: true,
+            half_close,
             // Registering the descriptor in epoll reports data that is already there.
             readable: false,
             writable: true,
             hung_up: false,
             watches_writable: false,
         }
+    }
+
+    /// Whether the process has closed its end.
+    fn is_closed(&self) -> bool {
+        self.control.as_ref().is_some_and(|control| control.closed)
+    }
+
+    /// Whether there may be messages of the process to read.
+    fn has_messages(&self) -> bool {
+        self.control
+            .as_ref()
+            .is_some_and(|control| control.readable)
     }
 
     /// Whether the last write found the send buffer full.
@@ -135,9 +164,11 @@ impl Relay {
     /// with unread data.
     fn read_control(&mut self, side: usize) -> Result<(), Refusal> {
         let index = side & 1;
-        self.ends[index].control.read()?;
+        if let Some(control) = &mut self.ends[index].control {
+            control.read()?;
+        }
         let unread = &self.flows[1 - index];
-        if self.ends[index].control.closed && unread.lost {
+        if self.ends[index].is_closed() && unread.lost {
             return Err(unread_data());
         }
         Ok(())
@@ -146,13 +177,13 @@ impl Relay {
     /// Copies at most [`BYTES_PER_TURN`] bytes each way, with `scratch` as the buffer.
     pub(super) fn turn(&mut self, scratch: &mut [u8], counters: &ByteCounters) -> Turn {
         for side in 0..2 {
-            if self.ends[side].control.readable
+            if self.ends[side].has_messages()
                 && let Err(refusal) = self.read_control(side)
             {
                 return Turn::Closed(Some(refusal));
             }
         }
-        let mut again = self.ends.iter().any(|end| end.control.readable);
+        let mut again = self.ends.iter().any(RelayEnd::has_messages);
         if self.suspended {
             return if again { Turn::Again } else { Turn::Waiting };
         }
@@ -162,10 +193,21 @@ impl Relay {
                 Err(refusal) => return Turn::Closed(Some(refusal)),
             }
         }
-        if self.flows.iter().all(|flow| flow.finished) {
+        if self.flows.iter().all(|flow| flow.finished) || self.is_abandoned() {
             return Turn::Closed(None);
         }
         if again { Turn::Again } else { Turn::Waiting }
+    }
+
+    /// Whether a process has closed its end, and its peer cannot be told in any other way than by the
+    /// close of the connection, after all data.
+    fn is_abandoned(&self) -> bool {
+        (0..2).any(|direction| {
+            let (source, sink) = (&self.ends[direction], &self.ends[1 - direction]);
+            let flow = &self.flows[direction];
+            let is_written = flow.source == Source::Ended && flow.pending.is_empty();
+            !sink.half_close && is_written && (source.is_closed() || source.hung_up)
+        })
     }
 
     /// Runs one direction's turn. Returns whether there is more to copy.
@@ -192,15 +234,19 @@ impl Relay {
             }
             if flow.sink_closed {
                 // Nothing reads the flow any more. It finishes when the source closes.
-                if source.hung_up || source.control.closed {
+                if source.hung_up || source.is_closed() {
                     flow.finished = true;
                 }
                 return Ok(false);
             }
             match flow.source {
                 Source::Open => {}
+                // The end of data is passed on with the close of the connection.
+                Source::Ended if !sink.half_close => return Ok(false),
                 Source::Ended => {
-                    sink.control.send(&BrokerMessage::Shutdown);
+                    if let Some(control) = &sink.control {
+                        control.send(&BrokerMessage::Shutdown);
+                    }
                     let _ = stream::shutdown(&sink.data, Shutdown::Write);
                     flow.finished = true;
                     return Ok(false);
@@ -243,8 +289,9 @@ impl Relay {
         // control socket by now, possibly behind other messages.
         self.read_control(direction)?;
         let source = &self.ends[direction];
-        let clean = source.control.announced || source.raw_fd;
-        if !clean && source.control.readable {
+        let announced = source.control.as_ref();
+        let clean = source.raw_fd || announced.is_some_and(|control| control.announced);
+        if !clean && source.has_messages() {
             return Ok(false);
         }
         self.flows[direction].source = if clean { Source::Ended } else { Source::Broken };
@@ -328,7 +375,7 @@ impl Relay {
     fn sink_closed(&mut self, direction: usize) -> Result<(), Refusal> {
         let sink = 1 - direction;
         self.read_control(sink)?;
-        if self.ends[sink].raw_fd || self.ends[sink].control.closed {
+        if self.ends[sink].raw_fd || self.ends[sink].is_closed() {
             return Err(unread_data());
         }
         self.flows[direction].sink_closed = true;
