@@ -1,5 +1,7 @@
 //! The control interface of a running broker, callable from any thread.
 
+mod vms;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -17,9 +19,10 @@ use hvsock_virtio::{GuestCid, InvalidCid};
 
 use crate::core::{AddError, Core, CoreCall, CoreLink};
 use crate::events::EventStream;
+use crate::guest_link::LinkFactory;
 use crate::model::{
-    Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, NewService, NewVm,
-    Partition, PartitionKind, PartitionState, Service, Status,
+    Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, NewService, Partition,
+    PartitionKind, PartitionState, Service, Status,
 };
 use crate::stores::{
     PartitionEntry, PartitionFiles, PartitionStore, ServiceStore, ServiceStoreGuard, VmEntry,
@@ -345,7 +348,7 @@ impl Handle {
         for (name, entry) in entries {
             let spec = entry.spec(name.clone());
             let kind = spec.kind;
-            if let Err(error) = self.add_partition(&entry, spec) {
+            if let Err(error) = self.add_partition(&entry, spec, None) {
                 let problem = format!("the {kind} {name} was not added: {error}");
                 tracing::warn!("{problem}");
                 self.partitions.add_problem(problem);
@@ -357,10 +360,11 @@ impl Handle {
         &self,
         entry: &PartitionEntry,
         spec: PartitionSpec,
+        link: Option<Box<dyn LinkFactory>>,
     ) -> Result<(), ControlError> {
         let vm = entry.as_vm().map_err(ControlError::Invalid)?;
         let added = self.call(move |core| match vm {
-            Some(vm) => core.add_vm(spec, vm),
+            Some(vm) => core.add_vm(spec, vm, link),
             None => core.add_container(spec),
         });
         Ok(added??)
@@ -405,52 +409,14 @@ impl Handle {
         self.add_persistent(&mut files, new.name, &entry)
     }
 
-    /// Adds a VM persistently and opens the vhost-user socket for its VMM. Without an id it gets a
-    /// random one, without a CID the lowest free one.
-    ///
-    /// # Errors
-    ///
-    /// As [`add_container`](Self::add_container), and [`ControlError::CidTaken`] if another VM has the
-    /// CID, [`ControlError::Limit`] if no CID is free, [`ControlError::Invalid`] for an invalid CID or
-    /// an unknown user.
-    #[doc(alias = "vhost-user")]
-    pub fn add_vm(&self, new: NewVm) -> Result<Partition, ControlError> {
-        let id = new.id.unwrap_or_else(VmId::random);
-        let requested = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
-        let requested = requested.transpose().map_err(invalid)?;
-        let user = new.user.map(VmmUser::find).transpose();
-        let user = user.map_err(ControlError::Invalid)?;
-        // Locked from here on, so that a free CID stays free until the VM has it.
-        let mut files = self.partitions.lock();
-        let cid = match requested {
-            Some(cid) => cid,
-            None => {
-                let free = self.call(|core| core.free_cid())?;
-                free.ok_or(ControlError::Limit("CIDs"))?
-            }
-        };
-        let vm = VmEntry {
-            cid,
-            unsealed_memory: new.unsealed_memory,
-            user,
-        };
-        let entry = PartitionEntry::vm(id, new.groups, vm);
-        self.add_persistent(&mut files, new.name, &entry)
-    }
-
     fn add_persistent(
         &self,
         files: &mut PartitionFiles,
         name: PartitionName,
         entry: &PartitionEntry,
     ) -> Result<Partition, ControlError> {
-        let spec = entry.spec(name.clone());
-        let id = spec.vm_id;
-        if id.is_well_known() {
-            let what = format!("{id} is a well-known address and cannot be a partition's id");
-            return Err(ControlError::Invalid(what));
-        }
-        self.add_partition(entry, spec)?;
+        let spec = checked_spec(name.clone(), entry)?;
+        self.add_partition(entry, spec, None)?;
         if let Err(error) = files.put(&name, entry) {
             self.on_partition(&PartitionRef::Name(name), |core, key| {
                 core.remove_partition(key);
@@ -536,7 +502,10 @@ impl Handle {
                 PartitionEntry::vm(child.id, groups.clone(), vm)
             }
         };
-        files.put(&child.name, &entry)?;
+        // A VM whose link the embedding program brought has no file.
+        if files.contains(&child.name)? {
+            files.put(&child.name, &entry)?;
+        }
         self.on_partition(partition, move |core, key| core.set_groups(key, groups))??;
         drop(files);
         self.partition(&PartitionRef::Name(child.name))
@@ -785,6 +754,20 @@ impl From<AddError> for ControlError {
             AddError::CidTaken { .. } => Self::CidTaken(error.to_string()),
         }
     }
+}
+
+/// A new partition's description for the fabric.
+fn checked_spec(
+    name: PartitionName,
+    entry: &PartitionEntry,
+) -> Result<PartitionSpec, ControlError> {
+    let spec = entry.spec(name);
+    let id = spec.vm_id;
+    if id.is_well_known() {
+        let what = format!("{id} is a well-known address and cannot be a partition's id");
+        return Err(ControlError::Invalid(what));
+    }
+    Ok(spec)
 }
 
 fn invalid(error: InvalidCid) -> ControlError {

@@ -263,6 +263,13 @@ impl PartitionFiles {
             .map_err(|error| ControlError::System(error.to_string()))
     }
 
+    /// Whether a partition has a file.
+    pub(crate) fn contains(&self, name: &PartitionName) -> Result<bool, ControlError> {
+        let read = self.folder.read(&file_name(name));
+        let contents = read.map_err(|problem| ControlError::System(problem.to_string()))?;
+        Ok(contents.is_some())
+    }
+
     /// Removes a partition's file.
     pub(crate) fn remove(&mut self, name: &PartitionName) -> Result<(), ControlError> {
         atomic_file::remove(&self.folder, &file_name(name))

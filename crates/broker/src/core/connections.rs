@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use hvsock_address::ServiceId;
 use hvsock_endpoint::Transport;
-use hvsock_fabric::{ConnectionId, PartitionKey};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey};
 
 use crate::callers::Caller;
 use crate::data_path::ByteCounters;
@@ -44,8 +44,8 @@ pub(super) struct EndRecord {
 pub(super) enum ConnectionOwner {
     /// One of the threads for connections between processes.
     DataThreads(Place),
-    /// The data thread of a VM.
-    Vm(PartitionKey),
+    /// The link of a VM.
+    Link(PartitionKey),
 }
 
 /// A thread for connections between processes.
@@ -155,10 +155,18 @@ impl<P> Connections<P> {
 }
 
 impl ConnectionRecord {
+    /// The end of a connection that is not in the partition `guest`.
+    pub(super) fn end_facing(&self, guest: PartitionKey) -> ConnectionEnd {
+        match self.from.partition == guest {
+            true => ConnectionEnd::Server,
+            false => ConnectionEnd::Client,
+        }
+    }
+
     /// The partitions of both ends if a guest has one of them, else none.
     fn partitions_with_guest(&self) -> impl Iterator<Item = PartitionKey> + use<> {
         let both = match self.owner {
-            ConnectionOwner::Vm(_) => Some([self.from.partition, self.to.partition]),
+            ConnectionOwner::Link(_) => Some([self.from.partition, self.to.partition]),
             ConnectionOwner::DataThreads(_) => None,
         };
         both.into_iter().flatten()

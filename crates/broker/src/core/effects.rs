@@ -8,7 +8,6 @@ use super::labels::{partition_label, registered, service_label};
 use super::state::Core;
 use crate::model::EventKind;
 use crate::pump::Report;
-use crate::vhost_user::Command;
 
 impl Core {
     /// Applies the fabric's pending effects.
@@ -86,15 +85,10 @@ impl Core {
             Some(ConnectionOwner::DataThreads(place)) => {
                 self.data_threads.reset(place, id, refusal);
             }
-            Some(ConnectionOwner::Vm(vm)) => {
-                let connection = id;
-                self.command_vm(
-                    vm,
-                    Command::Reset {
-                        connection,
-                        refusal,
-                    },
-                );
+            Some(ConnectionOwner::Link(vm)) => {
+                if let Some(link) = self.vms.link(vm) {
+                    link.close(id, refusal);
+                }
             }
             None => self.abort_pending(id, &refusal),
         }
@@ -106,15 +100,10 @@ impl Core {
             Some(ConnectionOwner::DataThreads(place)) => {
                 self.data_threads.suspend(place, id, suspended);
             }
-            Some(ConnectionOwner::Vm(vm)) => {
-                let connection = id;
-                self.command_vm(
-                    vm,
-                    Command::Suspend {
-                        connection,
-                        suspended,
-                    },
-                );
+            Some(ConnectionOwner::Link(vm)) => {
+                if let Some(link) = self.vms.link(vm) {
+                    link.suspend(id, suspended);
+                }
             }
             None => {}
         }

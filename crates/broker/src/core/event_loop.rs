@@ -103,7 +103,7 @@ impl Loop {
             while let Ok(report) = self.reports.try_recv() {
                 match report {
                     ThreadReport::Data(report) => self.core.handle_report(report),
-                    ThreadReport::Vm(vm, event) => self.core.handle_vm_event(vm, event),
+                    ThreadReport::Link(vm, event) => self.core.handle_link_event(vm, event),
                 }
             }
             self.core.accept_clients();

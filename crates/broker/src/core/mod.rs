@@ -23,8 +23,9 @@
 //!
 //! - [`clients`]: accepts clients, reads their messages, closes their sessions;
 //! - [`requests`]: handles the messages;
-//! - [`connect`]: connects two sessions; [`guests`]: connects with the guests of VMs, by way of a
-//!   [`pending`] connect if the guest has to accept;
+//! - [`connect`]: connects two sessions; [`guests`]: requests of the guests of VMs, and what their
+//!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
+//!   accepts; [`guest_ends`]: both ends of such connections;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
 //! - [`partitions`], [`registrations`]: the operator's changes;
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
@@ -38,6 +39,8 @@ mod data_threads;
 mod effects;
 mod endpoints;
 mod event_loop;
+mod guest_connects;
+mod guest_ends;
 mod guest_reports;
 mod guests;
 mod labels;

@@ -1,24 +1,19 @@
 //! Partitions, as operators and VMMs change them: containers with their endpoints, and VMs with their
 //! devices.
 
-use std::os::unix::net::UnixListener;
 use std::time::Instant;
 
 use hvsock_fabric::{
     AddPartitionError, PartitionError, PartitionKey, PartitionSpec, PartitionState, Refusal,
 };
-use hvsock_sys::stream;
 use hvsock_virtio::GuestCid;
 
 use super::labels::partition_label;
 use super::state::Core;
+use crate::guest_link::{LinkFactory, LinkSettings};
 use crate::model::{self, EventKind};
 use crate::stores::VmEntry;
-use crate::vhost_user::{VmSettings, VmThreads};
-use crate::{StartError, folders};
-
-/// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
-const VMM_BACKLOG: u32 = 128;
+use crate::{StartError, folders, links};
 
 impl Core {
     /// Adds a container and opens its endpoint.
@@ -40,52 +35,44 @@ impl Core {
         Ok(())
     }
 
-    /// Adds a VM and opens the socket for its VMM. It is off until the VMM connects.
-    pub(crate) fn add_vm(&mut self, spec: PartitionSpec, vm: VmEntry) -> Result<(), AddError> {
+    /// Adds a VM and opens its link: `link`, or else one of the built-in ones.
+    pub(crate) fn add_vm(
+        &mut self,
+        spec: PartitionSpec,
+        vm: VmEntry,
+        link: Option<Box<dyn LinkFactory>>,
+    ) -> Result<(), AddError> {
         if let Some(key) = self.vms.by_cid(vm.cid) {
             let name = partition_label(&self.fabric, key);
             return Err(AddError::CidTaken { cid: vm.cid, name });
         }
         let name = spec.name.clone();
         let socket = self.dirs.vm_socket(name.as_str());
-        folders::check_socket(&socket)?;
+        let factory = link.unwrap_or_else(|| links::built_in(&vm, socket));
         let root = self.fabric.root();
         let key = self.fabric.add_partition(root, spec)?;
-        self.vms.insert(key, vm, socket);
-        if let Err(error) = self.open_vm(key) {
-            self.close_vm(key);
-            let _ = self.fabric.remove_partition(key);
-            return Err(error.into());
+        let settings = LinkSettings {
+            cid: vm.cid.get(),
+            max_connections: self.fabric.limits().connections_per_partition,
+        };
+        self.vms.insert(key, vm);
+        let link = match factory.open(settings, self.reports.of_link(key)) {
+            Ok(link) => link,
+            Err(error) => {
+                self.close_vm(key);
+                let _ = self.fabric.remove_partition(key);
+                return Err(error.into());
+            }
+        };
+        let (state, capabilities) = (link.state(), link.capabilities());
+        self.vms.set_link(key, link);
+        for what in capabilities.missing() {
+            tracing::debug!(vm = %name, "the link to the guest has no {what}");
         }
         self.telemetry.publish(|| EventKind::PartitionAdded {
             partition: name.to_string(),
         });
-        Ok(())
-    }
-
-    /// Opens the socket of a new VM and starts its threads.
-    fn open_vm(&mut self, key: PartitionKey) -> Result<(), StartError> {
-        let Some(record) = self.vms.get(key) else {
-            return Ok(());
-        };
-        let (path, vm) = (record.socket(), record.settings());
-        let owner = vm.user.as_ref();
-        let for_user =
-            owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
-        let listener =
-            stream::listen(path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
-                StartError::io(format!("listen at {}{for_user}", path.display())),
-            )?;
-        let listener = UnixListener::from(listener);
-        let settings = VmSettings {
-            cid: vm.cid,
-            unsealed_memory: vm.unsealed_memory,
-            max_connections: self.fabric.limits().connections_per_partition,
-        };
-        let reports = self.reports.of_vm(key);
-        let threads = VmThreads::start(settings, listener, reports);
-        let threads = threads.map_err(StartError::io("start a VM's threads"))?;
-        self.vms.set_threads(key, threads);
+        self.link_state(key, state);
         Ok(())
     }
 
@@ -145,10 +132,11 @@ impl Core {
         Ok(())
     }
 
-    /// Stops the device of a VM that is being removed, and removes its socket.
+    /// Closes the link of a VM that is being removed, and removes its socket.
     fn close_vm(&mut self, key: PartitionKey) {
-        if let Some(record) = self.vms.remove(key) {
-            let _ = std::fs::remove_file(record.socket());
+        let removed = self.vms.remove(key);
+        if let Some(socket) = removed.as_ref().and_then(|vm| vm.link()?.socket()) {
+            let _ = std::fs::remove_file(socket);
         }
     }
 
@@ -157,9 +145,9 @@ impl Core {
         self.vms.free_cid()
     }
 
-    /// Records the state that a VMM reports.
-    pub(super) fn vmm_state(&mut self, key: PartitionKey, state: PartitionState) {
-        if let Some(state) = self.vms.set_vmm_state(key, state) {
+    /// Records the state that a VM's link reports.
+    pub(super) fn link_state(&mut self, key: PartitionKey, state: PartitionState) {
+        if let Some(state) = self.vms.set_link_state(key, state) {
             // The call cannot fail: a VM has a partition.
             let _ = self.apply_vm_state(key, state);
         }

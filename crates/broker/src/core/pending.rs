@@ -20,6 +20,8 @@ pub(super) struct PendingConnect {
     pub(super) part: ProcessPart,
     pub(super) transport: Transport,
     pub(super) counters: Arc<ByteCounters>,
+    /// The broker's socket of a process whose bytes it relays, and whether the process has a raw fd.
+    pub(super) relayed: Option<(OwnedFd, bool)>,
 }
 
 /// The descriptors that the process receives.

@@ -7,16 +7,16 @@ use hvsock_fabric::PartitionKey;
 use mio::Waker;
 
 use crate::data_path::ReportSender;
+use crate::guest_link::{EventSender, LinkEvent};
 use crate::pump::Report;
-use crate::vhost_user::VmEvent;
 
 /// A report of one of the other threads.
 #[derive(Debug)]
 pub(super) enum ThreadReport {
     /// Of a data thread.
     Data(Report),
-    /// Of a VM's data thread.
-    Vm(PartitionKey, VmEvent),
+    /// Of a VM's link.
+    Link(PartitionKey, LinkEvent),
 }
 
 /// The sending side of the queue of reports.
@@ -38,9 +38,9 @@ impl ReportQueue {
         self.sender(ThreadReport::Data)
     }
 
-    /// A sender for a VM's data thread.
-    pub(super) fn of_vm(&self, vm: PartitionKey) -> ReportSender<VmEvent> {
-        self.sender(move |event| ThreadReport::Vm(vm, event))
+    /// A sender for a VM's link.
+    pub(super) fn of_link(&self, vm: PartitionKey) -> EventSender {
+        self.sender(move |event| ThreadReport::Link(vm, event))
     }
 
     fn sender<T>(

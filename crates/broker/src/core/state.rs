@@ -21,7 +21,7 @@ use super::sessions::{SessionLimits, Sessions};
 use super::telemetry::Telemetry;
 use super::vms::Vms;
 use crate::callers::Callers;
-use crate::vhost_user::VmThreads;
+use crate::guest_link::GuestLink;
 use crate::{BrokerConfig, StartError};
 
 /// The owners of the core's state. Each keeps its own tables consistent and knows none of the others;
@@ -36,8 +36,8 @@ pub(crate) struct Core {
     pub(super) leases: Leases,
     pub(super) connections: Connections<PendingConnect>,
     pub(super) data_threads: DataThreads,
-    pub(super) vms: Vms<VmThreads>,
-    /// Where the threads of a new VM report to.
+    pub(super) vms: Vms<Box<dyn GuestLink>>,
+    /// Where the link of a new VM reports to.
     pub(super) reports: ReportQueue,
     pub(super) liveness: Liveness,
     pub(super) telemetry: Telemetry,

@@ -131,7 +131,7 @@ impl Core {
                 groups: partition.groups().to_vec(),
                 endpoint: self.endpoints.path_of(key).map(Path::to_owned),
                 cid: vm.map(|vm| vm.settings().cid.get()),
-                socket: vm.map(|vm| vm.socket().clone()),
+                socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),
                 unsealed_memory: vm.is_some_and(|vm| vm.settings().unsealed_memory),
                 user: vm.and_then(|vm| Some(vm.settings().user.as_ref()?.name.clone())),
                 paused_by_operator: match vm {
@@ -314,13 +314,18 @@ impl Core {
         caller: Caller,
         connected_suspend: bool,
     ) -> Option<model::ConnectionEnd> {
-        let user = self.callers.user(caller.uid).as_deref().map(str::to_owned);
         let partition = self.fabric.partition(partition)?;
+        let guest =
+            partition.kind() == hvsock_fabric::PartitionKind::Vm && partition.parent().is_some();
+        // A guest's numbers are not those of this machine's users.
+        let user = match guest {
+            true => None,
+            false => self.callers.user(caller.uid).as_deref().map(str::to_owned),
+        };
         Some(model::ConnectionEnd {
             partition: partition.name().clone(),
             vm_id: partition.vm_id(),
-            guest: partition.kind() == hvsock_fabric::PartitionKind::Vm
-                && partition.parent().is_some(),
+            guest,
             pid: caller.pid,
             uid: caller.uid,
             user,

@@ -2,7 +2,6 @@
 //! VMM and the operator control.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
 use std::time::Instant;
 
 use hvsock_fabric::{PartitionKey, PartitionState};
@@ -11,30 +10,22 @@ use hvsock_virtio::GuestCid;
 use super::log_limit::LogRateLimiter;
 use crate::stores::VmEntry;
 
-/// The first local port of connections to guests. The range is IANA's dynamic ports (RFC 6335), above
-/// the ports of services.
-const FIRST_PORT: u32 = 49_152;
-const LAST_PORT: u32 = 65_535;
-
-/// The VMs by partition. `T` is the handle of the threads that serve a VM's device.
+/// The VMs by partition. `T` is a VM's link to its guest.
 #[derive(Debug)]
 pub(super) struct Vms<T> {
     records: HashMap<PartitionKey, VmRecord<T>>,
     by_cid: BTreeMap<GuestCid, PartitionKey>,
-    /// The next local port for a connection to a guest.
-    next_port: u32,
 }
 
 /// A VM's state beside the fabric's.
 #[derive(Debug)]
 pub(super) struct VmRecord<T> {
     settings: VmEntry,
-    socket: PathBuf,
-    /// The state that the VMM reports.
-    vmm: PartitionState,
+    /// The state that the link reports.
+    guest: PartitionState,
     paused: bool,
     log_limit: LogRateLimiter,
-    threads: Option<T>,
+    link: Option<T>,
 }
 
 impl<T> VmRecord<T> {
@@ -43,9 +34,9 @@ impl<T> VmRecord<T> {
         &self.settings
     }
 
-    /// The path of its vhost-user socket.
-    pub(super) fn socket(&self) -> &PathBuf {
-        &self.socket
+    /// Its link.
+    pub(super) fn link(&self) -> Option<&T> {
+        self.link.as_ref()
     }
 
     /// Whether an operator has paused it.
@@ -55,7 +46,7 @@ impl<T> VmRecord<T> {
 
     /// The effective state: off if the VMM is, and paused if the VMM or an operator has paused it.
     fn state(&self) -> PartitionState {
-        match self.vmm {
+        match self.guest {
             PartitionState::Running if self.paused => PartitionState::Paused,
             state => state,
         }
@@ -67,22 +58,20 @@ impl<T> Default for Vms<T> {
         Self {
             records: HashMap::new(),
             by_cid: BTreeMap::new(),
-            next_port: FIRST_PORT,
         }
     }
 }
 
 impl<T> Vms<T> {
-    /// Adds a VM, which is off and has no threads. Its CID must be free.
-    pub(super) fn insert(&mut self, key: PartitionKey, settings: VmEntry, socket: PathBuf) {
+    /// Adds a VM, which is off and has no link. Its CID must be free.
+    pub(super) fn insert(&mut self, key: PartitionKey, settings: VmEntry) {
         self.by_cid.insert(settings.cid, key);
         let record = VmRecord {
             settings,
-            socket,
-            vmm: PartitionState::Off,
+            guest: PartitionState::Off,
             paused: false,
             log_limit: LogRateLimiter::default(),
-            threads: None,
+            link: None,
         };
         self.records.insert(key, record);
     }
@@ -121,26 +110,26 @@ impl<T> Vms<T> {
         Some(free)
     }
 
-    /// Sets the handle of a VM's threads.
-    pub(super) fn set_threads(&mut self, key: PartitionKey, threads: T) {
+    /// Sets a VM's link.
+    pub(super) fn set_link(&mut self, key: PartitionKey, link: T) {
         if let Some(record) = self.records.get_mut(&key) {
-            record.threads = Some(threads);
+            record.link = Some(link);
         }
     }
 
-    /// The handle of a VM's threads.
-    pub(super) fn threads(&self, key: PartitionKey) -> Option<&T> {
-        self.records.get(&key)?.threads.as_ref()
+    /// A VM's link.
+    pub(super) fn link(&self, key: PartitionKey) -> Option<&T> {
+        self.records.get(&key)?.link.as_ref()
     }
 
-    /// Records the state that a VMM reports. Returns the VM's effective state.
-    pub(super) fn set_vmm_state(
+    /// Records the state that a VM's link reports. Returns the VM's effective state.
+    pub(super) fn set_link_state(
         &mut self,
         key: PartitionKey,
         state: PartitionState,
     ) -> Option<PartitionState> {
         let record = self.records.get_mut(&key)?;
-        record.vmm = state;
+        record.guest = state;
         Some(record.state())
     }
 
@@ -156,16 +145,5 @@ impl<T> Vms<T> {
     /// last one.
     pub(super) fn allow_log(&mut self, key: PartitionKey, now: Instant) -> Option<u64> {
         self.records.get_mut(&key)?.log_limit.allow(now)
-    }
-
-    /// The next local port for a connection to a guest. Ports wrap around.
-    pub(super) fn next_port(&mut self) -> u32 {
-        let port = self.next_port;
-        self.next_port = if port == LAST_PORT {
-            FIRST_PORT
-        } else {
-            port + 1
-        };
-        port
     }
 }

@@ -12,7 +12,7 @@ const MESSAGES_PER_TURN: usize = 16;
 
 /// The broker's end of a process's control connection, with the state received on it.
 #[derive(Debug)]
-pub(crate) struct ControlConnection {
+pub struct ControlConnection {
     socket: OwnedFd,
     /// The process has announced a clean end of its data ([`ClientMessage::Shutdown`]).
     pub(crate) announced: bool,

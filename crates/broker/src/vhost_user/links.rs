@@ -6,23 +6,20 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use hvsock_endpoint::BrokerMessage;
-use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
+use hvsock_fabric::{ConnectionId, Refusal};
 use hvsock_virtio::{Closed, Handle, Muxer, SocketKind, Window};
 use mio::event::Event;
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 use slab::Slab;
 
-use super::VmEvent;
-use super::link::Peer;
-use super::sibling::{self, WakeQueue};
-use crate::data_path::{ByteCounters, ControlConnection, unread_data};
-use crate::reply::refused;
+use super::wake::WakeQueue;
+use crate::data_path::unread_data;
+use crate::guest_link::{LinkCounters, LinkEnd, LinkEvent, Peer, Readiness};
 
 /// The first mio token of a link. A link has two: its peer's descriptor and its control socket.
 const FIRST: usize = 16;
@@ -34,33 +31,6 @@ const GENERATIONS: usize = 1 << 16;
 /// The most links that the thread busy-polls. With more, it arms all of them for a wakeup.
 pub(super) const MAX_WATCHED: usize = 64;
 
-/// The broker's end of a connection's peer.
-pub(crate) enum LinkParts {
-    /// The broker's end of a ring.
-    Ring(Box<hvsock_ring::RingEnd>),
-    /// The broker's end of a socket pair. With `raw_fd`, the process has a raw fd and sends no
-    /// SHUTDOWN message: end of file is a clean end.
-    Socket { data: OwnedFd, raw_fd: bool },
-    /// A sibling guest.
-    Sibling(sibling::SiblingEnd),
-}
-
-/// A connection that the core hands to the data thread.
-pub(crate) struct Linked {
-    pub(crate) connection: ConnectionId,
-    pub(crate) parts: LinkParts,
-    /// The process's control connection. `None` for a sibling, and for a process until the guest
-    /// has accepted ([`Command::Establish`](super::Command::Establish)).
-    pub(crate) control: Option<ControlConnection>,
-    pub(crate) counters: Arc<ByteCounters>,
-    /// The buffer for bytes from the guest, in bytes: the `buf_alloc` that the guest is sent.
-    pub(crate) alloc: u32,
-    /// Which end the guest is.
-    pub(crate) guest: ConnectionEnd,
-    /// This thread reports the connection's close to the core. Of two siblings only one does.
-    pub(crate) reports: bool,
-}
-
 /// One connection.
 pub(super) struct Link {
     pub(super) id: ConnectionId,
@@ -68,9 +38,7 @@ pub(super) struct Link {
     /// `None` once the muxer has closed the connection.
     pub(super) handle: Option<Handle>,
     pub(super) peer: Peer,
-    control: Option<ControlConnection>,
-    counters: Arc<ByteCounters>,
-    guest: ConnectionEnd,
+    counters: LinkCounters,
     reports: bool,
     alloc: u32,
     /// The connection is established.
@@ -105,30 +73,24 @@ pub(super) struct Links {
     low_credit: Vec<usize>,
     /// Links whose control socket had more messages than one read handles.
     unread_controls: Vec<usize>,
-    events: Vec<VmEvent>,
+    events: Vec<LinkEvent>,
 }
 
 impl Link {
     /// Whether the peer's bytes may be sent to the guest now.
     pub(super) fn may_fill(&self) -> bool {
-        let has_peer = self.control.is_some() || matches!(self.peer, Peer::Sibling(_));
-        self.open && has_peer && !self.suspended
-    }
-
-    /// The peer, and the process's control connection.
-    pub(super) fn parts(&mut self) -> (&mut Peer, Option<&mut ControlConnection>) {
-        (&mut self.peer, self.control.as_mut())
+        self.open && self.peer.is_established() && !self.suspended
     }
 
     /// Counts bytes from the guest.
     pub(super) fn count_delivered(&mut self, bytes: usize) {
         self.delivered += bytes as u64;
-        self.counters.add(direction(self.guest), bytes);
+        self.counters.add_from_guest(bytes);
     }
 
     /// Counts bytes to the guest.
     pub(super) fn count_filled(&self, bytes: usize) {
-        self.counters.add(1 - direction(self.guest), bytes);
+        self.counters.add_to_guest(bytes);
     }
 
     /// Reports to the muxer how many more bytes the peer has consumed. The muxer sends the credit
@@ -163,24 +125,18 @@ impl Link {
             .peer
             .arm_consumed(consumed, u64::from(window.alloc) - unread)
     }
+}
 
-    fn send(&self, message: &BrokerMessage) {
-        if let Some(control) = &self.control {
-            control.send(message);
-        }
+fn readiness(event: &Event) -> Readiness {
+    Readiness {
+        readable: event.is_readable() || event.is_read_closed() || event.is_error(),
+        writable: event.is_writable() || event.is_write_closed() || event.is_error(),
     }
 }
 
 /// Whether the guest's credit is below half of the window, so that its writes may soon block.
 fn is_low(window: Window) -> bool {
     window.advertised_free < window.size / 2
-}
-
-fn direction(guest: ConnectionEnd) -> usize {
-    match guest {
-        ConnectionEnd::Client => 0,
-        ConnectionEnd::Server => 1,
-    }
 }
 
 impl Links {
@@ -208,7 +164,7 @@ impl Links {
     }
 
     /// Drains the events for the core.
-    pub(super) fn drain(&mut self) -> std::vec::Drain<'_, VmEvent> {
+    pub(super) fn drain(&mut self) -> std::vec::Drain<'_, LinkEvent> {
         self.events.drain(..)
     }
 
@@ -289,25 +245,19 @@ impl Links {
         &mut self,
         handle: Handle,
         kind: SocketKind,
-        linked: Linked,
+        id: ConnectionId,
+        end: LinkEnd,
         open: bool,
     ) -> usize {
-        let peer = match linked.parts {
-            LinkParts::Ring(end) => Peer::ring(*end),
-            LinkParts::Socket { data, raw_fd } => Peer::socket(data, raw_fd),
-            LinkParts::Sibling(end) => Peer::Sibling(end),
-        };
         self.next_generation = (self.next_generation + 1) % GENERATIONS;
         let slot = self.slab.insert(Link {
-            id: linked.connection,
+            id,
             generation: self.next_generation,
             handle: Some(handle),
-            peer,
-            control: None,
-            counters: linked.counters,
-            guest: linked.guest,
-            reports: linked.reports,
-            alloc: linked.alloc,
+            peer: end.peer,
+            counters: end.counters,
+            reports: end.reports,
+            alloc: end.buffer,
             open,
             watched: false,
             in_messages: kind == SocketKind::Seqpacket,
@@ -323,16 +273,12 @@ impl Links {
             self.by_handle.resize(index + 1, None);
         }
         self.by_handle[index] = Some(slot);
-        self.by_id.insert(linked.connection, slot);
+        self.by_id.insert(id, slot);
         slot
     }
 
     /// Registers a link's descriptors with epoll, and attaches a sibling's wake queue.
-    pub(super) fn watch(
-        &mut self,
-        slot: usize,
-        control: Option<ControlConnection>,
-    ) -> io::Result<()> {
+    pub(super) fn watch(&mut self, slot: usize) -> io::Result<()> {
         let Some(link) = self.slab.get_mut(slot) else {
             return Ok(());
         };
@@ -340,23 +286,22 @@ impl Links {
         if let Some(fd) = link.peer.descriptor()
             && !link.watched
         {
-            let interest = match link.peer {
-                Peer::Socket(_) => Interest::READABLE | Interest::WRITABLE,
-                _ => Interest::READABLE,
+            let interest = match link.peer.watches_writable() {
+                true => Interest::READABLE | Interest::WRITABLE,
+                false => Interest::READABLE,
             };
             let mut source = SourceFd(&fd.as_raw_fd());
             self.registry.register(&mut source, token(0), interest)?;
             link.watched = true;
         }
-        if let Some(control) = control {
-            let fd = control.as_fd().as_raw_fd();
-            let mut source = SourceFd(&fd);
+        if let Some(fd) = link.peer.control_descriptor() {
+            let mut source = SourceFd(&fd.as_raw_fd());
             self.registry
                 .register(&mut source, token(1), Interest::READABLE)?;
-            link.control = Some(control);
         }
-        if let Peer::Sibling(end) = &link.peer {
-            end.attach(Arc::clone(&self.wake_queue), link.id);
+        if let Some(end) = link.peer.sibling_end() {
+            let wake_queue = Arc::clone(&self.wake_queue);
+            end.attach(wake_queue, link.id);
         }
         Ok(())
     }
@@ -372,9 +317,9 @@ impl Links {
             return None;
         }
         if number.is_multiple_of(2) {
-            link.peer.ready(event);
-        } else if let Some(control) = &mut link.control {
-            control.readable = true;
+            link.peer.data_ready(readiness(event));
+        } else {
+            link.peer.control_ready();
         }
         Some(slot)
     }
@@ -385,28 +330,22 @@ impl Links {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        if let Some(control) = &mut link.control
-            && control.readable
-        {
-            let read = control.read();
-            if control.readable {
+        if link.peer.has_control_messages() {
+            let (update, read) = link.peer.read_control();
+            if update.more {
                 // epoll is edge-triggered and does not report the unread rest again.
                 self.unread_controls.push(slot);
             }
-            if let Some(value) = control.option.take() {
-                self.events.push(VmEvent::ConnectedSuspend {
-                    connection: link.id,
-                    end: peer_end(link.guest),
-                    value,
-                });
+            if let Some(value) = update.connected_suspend {
+                self.events
+                    .push(LinkEvent::ConnectedSuspend(link.id, value));
             }
             if let Err(refusal) = read {
                 return self.reset(slot, mux, &refusal);
             }
         }
-        let (peer, control) = link.parts();
-        peer.flush(control.as_deref());
-        if let Peer::Sibling(_) = link.peer {
+        link.peer.flush();
+        if link.peer.sibling_end().is_some() {
             return self.update_sibling(slot, mux, now);
         }
         link.report_consumed(mux);
@@ -415,7 +354,7 @@ impl Links {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        let is_gone = link.control.as_ref().is_some_and(|control| control.closed);
+        let is_gone = link.peer.is_closed();
         match link.handle {
             None if is_gone && link.peer.is_flushed() => self.remove(slot, None),
             Some(handle) if is_gone => {
@@ -438,7 +377,7 @@ impl Links {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        let Peer::Sibling(end) = &link.peer else {
+        let Some(end) = link.peer.sibling_end() else {
             return;
         };
         let peer_state = end.poll_peer();
@@ -489,11 +428,7 @@ impl Links {
         };
         let Some(handle) = link.handle else { return };
         link.finished = true;
-        let is_gone = match &link.peer {
-            Peer::Sibling(end) => end.poll_peer().closed,
-            _ => link.control.as_ref().is_some_and(|control| control.closed),
-        };
-        if is_gone {
+        if link.peer.is_closed() {
             mux.close(now, handle);
         } else {
             mux.finish(handle);
@@ -503,8 +438,7 @@ impl Links {
     /// Handles the guest's shutdown of sending.
     pub(super) fn guest_finished(&mut self, handle: Handle) {
         if let Some(link) = self.link_mut(handle) {
-            let (peer, control) = link.parts();
-            peer.finish(control.as_deref());
+            link.peer.finish();
         }
     }
 
@@ -531,12 +465,12 @@ impl Links {
             return mux.reset(handle);
         };
         link.open = true;
-        if let Peer::Sibling(end) = &link.peer {
+        if let Some(end) = link.peer.sibling_end() {
             end.connected();
             mux.readable(handle);
         } else {
             let id = link.id;
-            self.events.push(VmEvent::Connected(id));
+            self.events.push(LinkEvent::Connected(id, None));
         }
     }
 
@@ -552,17 +486,16 @@ impl Links {
         link.handle = None;
         let refusal = match reason {
             Closed::Clean => {
-                let (peer, control) = link.parts();
-                peer.finish(control.as_deref());
-                peer.close_read();
+                link.peer.finish();
+                link.peer.close_read();
                 if !link.open {
                     let cause = "the connection was closed before it was established".into();
                     return self.connect_failed(slot, Refusal::Reset { cause });
                 }
                 // An end that reports the close waits until the other side has closed.
-                let is_gone = match &link.peer {
-                    Peer::Sibling(end) => !link.reports || end.poll_peer().gone,
-                    _ => link.control.as_ref().is_some_and(|control| control.closed),
+                let is_gone = match link.peer.sibling_end() {
+                    Some(end) => !link.reports || end.poll_peer().gone,
+                    None => link.peer.is_closed(),
                 };
                 if is_gone && link.peer.is_flushed() {
                     self.remove(slot, None);
@@ -587,11 +520,11 @@ impl Links {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
-        link.peer.abort(&refusal, false);
+        link.peer.reset(&refusal, false);
         if link.reports {
             let id = link.id;
             link.reports = false;
-            self.events.push(VmEvent::Failed(id, refusal));
+            self.events.push(LinkEvent::Failed(id, refusal));
         }
         self.remove(slot, None);
     }
@@ -607,9 +540,7 @@ impl Links {
 
     fn send_reset(&mut self, slot: usize, refusal: &Refusal, discard: bool) {
         if let Some(link) = self.slab.get_mut(slot) {
-            link.send(&BrokerMessage::Reset(refused(refusal)));
-            // After the message, so that a process that sees the abort finds the reason queued.
-            link.peer.abort(refusal, discard);
+            link.peer.reset(refusal, discard);
         }
     }
 
@@ -648,36 +579,11 @@ impl Links {
         if let Some(fd) = link.peer.descriptor() {
             let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
-        if let Some(control) = &link.control {
-            let fd = control.as_fd().as_raw_fd();
-            let _ = self.registry.deregister(&mut SourceFd(&fd));
+        if let Some(fd) = link.peer.control_descriptor() {
+            let _ = self.registry.deregister(&mut SourceFd(&fd.as_raw_fd()));
         }
         if link.reports {
-            self.events.push(VmEvent::Closed {
-                connection: link.id,
-                reason,
-            });
-        }
-    }
-}
-
-fn peer_end(end: ConnectionEnd) -> ConnectionEnd {
-    match end {
-        ConnectionEnd::Client => ConnectionEnd::Server,
-        ConnectionEnd::Server => ConnectionEnd::Client,
-    }
-}
-
-impl Linked {
-    /// Resets a connection that was never established.
-    pub(super) fn refuse(&self, refusal: &Refusal) {
-        if let Some(control) = &self.control {
-            control.send(&BrokerMessage::Reset(refused(refusal)));
-        }
-        match &self.parts {
-            LinkParts::Ring(end) => end.reset(),
-            LinkParts::Socket { .. } => {}
-            LinkParts::Sibling(end) => end.abort(refusal.clone(), true),
+            self.events.push(LinkEvent::Closed(link.id, reason));
         }
     }
 }

@@ -1,148 +1,142 @@
-//! The vhost-user back end: one virtio-vsock device for each virtual machine.
+//! The vhost-user back end: one virtio-vsock device for each virtual machine, as a [`GuestLink`].
 //!
 //! A VMM such as QEMU, the vhost-user front end, connects to a VM's socket and shares the guest's
 //! memory. Two threads serve it. The VMM thread ([`vmm`]) handles vhost-user requests and may block
 //! on the VMM. The data thread ([`worker`]) owns the virtqueues ([`queues`]), the vsock protocol's
 //! state ([`Muxer`](hvsock_virtio::Muxer)) and the [`links`] to the connections' peers. It never
-//! blocks, and it owns its connections outright. The core sends it [`Command`]s and receives
-//! [`VmEvent`]s.
+//! blocks, and it owns its connections outright. The core's calls become [`Command`]s to it.
 
-mod link;
+mod command;
 mod links;
 mod memory;
 mod queues;
-mod sibling;
 mod vmm;
+mod wake;
 mod worker;
 
-use std::io;
 use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, Sender};
-use std::time::Duration;
 
-use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionState, Refusal};
-use hvsock_virtio::{GuestCid, Handle, Key};
+use hvsock_sys::stream;
+use hvsock_virtio::{Cid, Config, GuestCid};
 use mio::Waker;
 
-pub(crate) use links::{LinkParts, Linked};
-pub(crate) use sibling::pair as sibling_pair;
+use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
 
-use crate::data_path::{ControlConnection, ReportSender};
+use crate::guest_link::{
+    Capabilities, ConnectionId, ControlConnection, EventSender, GuestConnect, GuestLink, LinkEnd,
+    LinkFactory, LinkSettings, PartitionState, Refusal, RequestId, SocketKind, Source,
+};
+use crate::{StartError, folders};
 
-/// An event that a VM's data thread reports to the core.
-#[derive(Debug)]
-pub(crate) enum VmEvent {
-    /// The VMM has started the guest's device, stopped it, or disconnected.
-    State(PartitionState),
-    /// The guest requests a connection. The core answers with [`Command::Accept`] or
-    /// [`Command::Refuse`].
-    Request {
-        /// The handle that the answer must name.
-        handle: Handle,
-        /// Source and destination.
-        key: Key,
-    },
-    /// The guest has accepted a connection.
-    Connected(ConnectionId),
-    /// A connection to the guest has failed before it was established.
-    Failed(ConnectionId, Refusal),
-    /// The process at the other end set `HVSOCKET_CONNECTED_SUSPEND`.
-    ConnectedSuspend {
-        connection: ConnectionId,
-        end: ConnectionEnd,
-        value: bool,
-    },
-    /// A connection is closed. The reason is set unless both ends closed cleanly.
-    Closed {
-        connection: ConnectionId,
-        reason: Option<Refusal>,
-    },
-    /// A fault of the guest or its VMM, for the log.
-    Fault(String),
-}
+/// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
+const VMM_BACKLOG: u32 = 128;
 
-/// A command of the core to a VM's data thread.
-pub(crate) enum Command {
-    /// Accepts the guest's request.
-    Accept { handle: Handle, linked: Linked },
-    /// Refuses the guest's request.
-    Refuse { handle: Handle },
-    /// Requests a connection from the guest.
-    Connect {
-        key: Key,
-        linked: Linked,
-        timeout: Duration,
-    },
-    /// Sets the control connection of the process that owns the other end of a connection which
-    /// the guest has accepted. From then on the connection's data flows.
-    Establish {
-        connection: ConnectionId,
-        control: ControlConnection,
-    },
-    /// Resets a connection and reports the refusal to both ends.
-    Reset {
-        connection: ConnectionId,
-        refusal: Refusal,
-    },
-    /// Suspends or resumes a connection's data.
-    Suspend {
-        connection: ConnectionId,
-        suspended: bool,
-    },
-    /// A request of the VMM that concerns the virtqueues.
-    Vmm(queues::QueueCommand, Sender<queues::QueueReply>),
-    /// Resets all connections and ends the thread.
-    Stop,
+/// What the device can do. Virtio-vsock has no reasons and no users, and a reset is an `RST`.
+const CAPABILITIES: Capabilities = Capabilities {
+    seqpacket: true,
+    half_close: true,
+    refusal_reason: false,
+    identity: false,
+    byte_counts: true,
+    reset_notice: true,
+};
+
+/// The user that owns a VM's socket, if it is not the broker's.
+#[derive(Clone, Debug)]
+pub(crate) struct SocketOwner {
+    pub(crate) uid: u32,
+    pub(crate) name: String,
 }
 
 /// The settings of one VM's device.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct VmSettings {
-    pub(crate) cid: GuestCid,
+#[derive(Clone, Debug)]
+pub(crate) struct VhostUser {
+    /// The path of the socket at which the VMM connects.
+    pub(crate) socket: PathBuf,
+    /// The user that the VMM runs as, if not the broker's.
+    pub(crate) owner: Option<SocketOwner>,
     /// Accepts memory files that are not sealed against shrinking. Shrinking one then kills the
     /// broker with SIGBUS.
     pub(crate) unsealed_memory: bool,
-    pub(crate) max_connections: usize,
+}
+
+impl LinkFactory for VhostUser {
+    /// Opens the socket and starts the threads. They serve the VMMs that connect, one at a time.
+    fn open(
+        self: Box<Self>,
+        settings: LinkSettings,
+        events: EventSender,
+    ) -> Result<Box<dyn GuestLink>, StartError> {
+        let path = &self.socket;
+        folders::check_socket(path)?;
+        let cid = GuestCid::try_from(u64::from(settings.cid))
+            .map_err(|error| StartError::io("make a vsock device")(std::io::Error::other(error)))?;
+        let owner = self.owner.as_ref();
+        let for_user =
+            owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
+        let listener =
+            stream::listen(path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
+                StartError::io(format!("listen at {}{for_user}", path.display())),
+            )?;
+        let threads = Device::start(cid, *self, UnixListener::from(listener), settings, events);
+        let threads = threads.map_err(StartError::io("start a VM's threads"))?;
+        Ok(Box::new(threads))
+    }
 }
 
 /// The core's handle of a VM's two threads. Dropping it ends them and the VM's connections.
-pub(crate) struct VmThreads {
+struct Device {
+    socket: PathBuf,
+    state: DeviceState,
     commands: Sender<Command>,
     waker: Arc<Waker>,
     vmm: vmm::VmmThread,
     worker: Option<std::thread::JoinHandle<()>>,
 }
 
-impl VmThreads {
-    /// Starts the threads. They serve the VMMs that connect to `listener`, one at a time.
-    pub(crate) fn start(
-        settings: VmSettings,
+impl Device {
+    fn start(
+        cid: GuestCid,
+        device: VhostUser,
         listener: UnixListener,
-        reports: ReportSender<VmEvent>,
-    ) -> io::Result<Self> {
+        settings: LinkSettings,
+        events: EventSender,
+    ) -> std::io::Result<Self> {
         let (commands, queue) = mpsc::channel();
-        let worker = worker::Worker::new(settings, queue, reports)?;
+        let config = Config {
+            max_connections: settings.max_connections,
+            ..Config::new(cid)
+        };
+        let state = DeviceState::default();
+        let worker = worker::Worker::new(config, state.clone(), queue, events)?;
         let waker = worker.waker();
-        let name = format!("hvsock-vm-{}", settings.cid);
-        let thread = std::thread::Builder::new().name(name);
+        let thread = std::thread::Builder::new().name(format!("hvsock-vm-{cid}"));
         let worker = thread.spawn(move || worker.run())?;
         let link = vmm::WorkerHandle {
             commands: commands.clone(),
             waker: Arc::clone(&waker),
         };
+        let settings = DeviceSettings {
+            cid,
+            unsealed_memory: device.unsealed_memory,
+        };
         let vmm = vmm::VmmThread::start(settings, listener, link);
-        let mut threads = Self {
+        let mut started = Self {
+            socket: device.socket,
+            state,
             commands,
             waker,
             vmm: vmm::VmmThread::none(),
             worker: Some(worker),
         };
-        threads.vmm = vmm?;
-        Ok(threads)
+        started.vmm = vmm?;
+        Ok(started)
     }
 
-    pub(crate) fn command(&self, command: Command) {
+    fn command(&self, command: Command) {
         // The send fails only if the thread has ended, with all its connections.
         if self.commands.send(command).is_ok() {
             let _ = self.waker.wake();
@@ -150,7 +144,65 @@ impl VmThreads {
     }
 }
 
-impl Drop for VmThreads {
+impl GuestLink for Device {
+    fn capabilities(&self) -> Capabilities {
+        CAPABILITIES
+    }
+
+    fn state(&self) -> PartitionState {
+        self.state.get()
+    }
+
+    fn socket(&self) -> Option<&Path> {
+        Some(&self.socket)
+    }
+
+    fn connect(&self, connect: GuestConnect) -> Result<(), Refusal> {
+        let guest_port = connect.service.port();
+        let guest_port = guest_port.ok_or(Refusal::ServiceNotMappable)?;
+        // The core gives an end to every link that moves its bytes.
+        let end = connect.end.ok_or(Refusal::NotSupported)?;
+        let (peer, peer_port) = match connect.source {
+            Source::Host => (Cid::HOST, None),
+            Source::Sibling { cid, port } => (Cid(u64::from(cid)), port),
+        };
+        self.command(Command::Connect(Box::new(ConnectCommand {
+            connection: connect.connection,
+            guest_port,
+            peer,
+            peer_port,
+            kind: match connect.kind {
+                SocketKind::Stream => hvsock_virtio::SocketKind::Stream,
+                SocketKind::Seqpacket => hvsock_virtio::SocketKind::Seqpacket,
+            },
+            timeout: connect.timeout,
+            end,
+        })));
+        Ok(())
+    }
+
+    fn accept(&self, request: RequestId, connection: ConnectionId, end: LinkEnd) {
+        self.command(Command::Accept(request, connection, Box::new(end)));
+    }
+
+    fn refuse(&self, request: RequestId, _reason: Option<&Refusal>) {
+        self.command(Command::Refuse(request));
+    }
+
+    fn establish(&self, connection: ConnectionId, control: ControlConnection) {
+        self.command(Command::Establish(connection, Box::new(control)));
+    }
+
+    fn close(&self, connection: ConnectionId, refusal: Refusal) {
+        self.command(Command::Close(connection, refusal));
+    }
+
+    fn suspend(&self, connection: ConnectionId, suspended: bool) {
+        self.command(Command::Suspend(connection, suspended));
+    }
+}
+
+impl Drop for Device {
     fn drop(&mut self) {
         self.vmm.stop();
         self.command(Command::Stop);

@@ -30,9 +30,9 @@ use vhost::vhost_user::{
     BackendReqHandler, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut,
 };
 
+use super::command::{Command, DeviceSettings};
 use super::memory::{MAX_REGIONS, Ram, RegionSpec};
 use super::queues::{QUEUES, QueueCommand};
-use super::{Command, VmSettings};
 
 /// How long to wait for the data thread's reply. It never blocks and replies at once; the timeout
 /// keeps a fault in it from blocking the VMM for ever.
@@ -75,7 +75,7 @@ impl VmmThread {
     }
 
     pub(super) fn start(
-        settings: VmSettings,
+        settings: DeviceSettings,
         listener: UnixListener,
         worker: WorkerHandle,
     ) -> io::Result<Self> {
@@ -127,7 +127,12 @@ impl StopSignal {
 }
 
 /// Accepts and serves one VMM after the other.
-fn serve(settings: VmSettings, listener: &UnixListener, worker: &WorkerHandle, stop: &StopSignal) {
+fn serve(
+    settings: DeviceSettings,
+    listener: &UnixListener,
+    worker: &WorkerHandle,
+    stop: &StopSignal,
+) {
     while !stop.is_set() {
         match wait(&[listener.as_fd(), stop.event.as_fd()], None) {
             Ok(_) if stop.is_set() => return,
@@ -157,7 +162,7 @@ fn serve(settings: VmSettings, listener: &UnixListener, worker: &WorkerHandle, s
 
 /// Serves one VMM until it disconnects.
 fn serve_one(
-    settings: VmSettings,
+    settings: DeviceSettings,
     listener: &UnixListener,
     connection: UnixStream,
     worker: &WorkerHandle,
@@ -238,7 +243,7 @@ struct VringConfig {
 
 /// The device's vhost-user state and request handlers.
 struct Device {
-    settings: VmSettings,
+    settings: DeviceSettings,
     worker: WorkerHandle,
     ram: Ram,
     features: u64,
@@ -257,7 +262,7 @@ fn request_error(what: impl Into<String>) -> Error {
 }
 
 impl Device {
-    fn new(settings: VmSettings, worker: WorkerHandle) -> Self {
+    fn new(settings: DeviceSettings, worker: WorkerHandle) -> Self {
         Self {
             settings,
             worker,

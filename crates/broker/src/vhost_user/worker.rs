@@ -5,6 +5,7 @@
 //! packet often follows at once. Then it requests wakeups from all that it waits for (enables
 //! kicks, arms the rings), checks once more for work, and parks in `epoll_wait`.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError};
@@ -14,16 +15,24 @@ use hvsock_fabric::{PartitionState, Refusal};
 use hvsock_sys::shared_memory::SharedBytes;
 use hvsock_virtio::queue::{Chain, GuestMemory, QueueFault};
 use hvsock_virtio::{
-    Config, Event as MuxerEvent, HEADER_LEN, Handle, Header, MessageEnd, Muxer, Received, Transmit,
+    self as virtio, Cid, Config, Event as MuxerEvent, HEADER_LEN, Handle, Header, Key, Muxer,
+    Received, Transmit,
 };
 use mio::{Events, Poll, Token, Waker};
 
-use super::link::FillOutcome;
+use super::command::{Command, ConnectCommand, DeviceState};
 use super::links::{Links, MAX_WATCHED};
 use super::queues::{QueueCommand, Queues, RX, TX};
-use super::sibling::{WakeQueue, WriteError};
-use super::{Command, Linked, VmEvent, VmSettings};
-use crate::data_path::ReportSender;
+use super::wake::WakeQueue;
+use crate::guest_link::{
+    ConnectionId, DeliverError, Destination, EventSender, FillOutcome, GuestRequest, LinkEnd,
+    LinkEvent, MessageEnd, RequestId, Service, SocketKind,
+};
+
+/// The local ports of the host's connections to the guest: IANA's dynamic ports (RFC 6335), above
+/// the ports of services.
+const FIRST_PORT: u32 = 49_152;
+const LAST_PORT: u32 = 65_535;
 
 const WAKE: Token = Token(0);
 /// The kick eventfds of the queues.
@@ -45,13 +54,16 @@ pub(super) struct Worker {
     waker: Arc<Waker>,
     wake_queue: Arc<WakeQueue>,
     commands: Receiver<Command>,
-    reports: ReportSender<VmEvent>,
+    events: EventSender,
     queues: Queues,
     mux: Muxer,
     links: Links,
-    state: PartitionState,
+    state: DeviceState,
     /// Requests that the core has not answered.
-    pending_requests: usize,
+    requests: HashMap<RequestId, Handle>,
+    next_request: u64,
+    /// The next local port for a connection of the host to the guest.
+    next_port: u32,
     /// Links without bytes for the guest that are polled and not armed for a wakeup.
     idle: Vec<usize>,
     chain: Chain,
@@ -65,30 +77,29 @@ pub(super) struct Worker {
 
 impl Worker {
     pub(super) fn new(
-        settings: VmSettings,
+        config: Config,
+        state: DeviceState,
         commands: Receiver<Command>,
-        reports: ReportSender<VmEvent>,
+        events: EventSender,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKE)?);
         let wake_queue = Arc::new(WakeQueue::new(Arc::clone(&waker)));
         let links = Links::new(poll.registry().try_clone()?, Arc::clone(&wake_queue));
-        let config = Config {
-            max_connections: settings.max_connections,
-            ..Config::new(settings.cid)
-        };
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Ok(Self {
             poll,
             waker,
             wake_queue,
             commands,
-            reports,
+            events,
             queues: Queues::default(),
             mux: Muxer::new(config),
             links,
-            state: PartitionState::Off,
-            pending_requests: 0,
+            state,
+            requests: HashMap::new(),
+            next_request: 0,
+            next_port: FIRST_PORT,
             idle: Vec::new(),
             chain: Chain::default(),
             spin_limit: Duration::ZERO,
@@ -200,7 +211,7 @@ impl Worker {
         let mut consumed = 0;
         while consumed < BATCH
             && self.mux.may_receive()
-            && self.pending_requests < MAX_PENDING_REQUESTS
+            && self.requests.len() < MAX_PENDING_REQUESTS
         {
             if !self.queues.peek(TX, &mut self.chain)? {
                 break;
@@ -232,7 +243,7 @@ impl Worker {
     }
 
     /// Delivers a data packet's payload to the connection's peer.
-    fn deliver(&mut self, handle: Handle, len: usize, end: MessageEnd) {
+    fn deliver(&mut self, handle: Handle, len: usize, end: virtio::MessageEnd) {
         let Some(slot) = self.links.slot_of(handle) else {
             self.mux.reset(handle);
             return;
@@ -251,10 +262,12 @@ impl Worker {
         let Some(link) = self.links.at(slot) else {
             return;
         };
-        match link.peer.deliver(&chunks, len, end) {
+        match link.peer.deliver(&chunks, len, message_end(end)) {
             Ok(()) => {}
-            Err(WriteError::ReadClosed) => return self.links.peer_closed_read(slot, &mut self.mux),
-            Err(WriteError::TooManyMessages) => {
+            Err(DeliverError::ReadClosed) => {
+                return self.links.peer_closed_read(slot, &mut self.mux);
+            }
+            Err(DeliverError::TooManyMessages) => {
                 let which = "messages queued for a sibling".into();
                 let refusal = Refusal::LimitReached { which };
                 return self.links.reset(slot, &mut self.mux, &refusal);
@@ -335,14 +348,17 @@ impl Worker {
         }
         let link = self.links.at(slot)?;
         let in_messages = link.in_messages;
-        let (peer, control) = link.parts();
-        match peer.fill(&chunks, in_messages, control) {
+        match link.peer.fill(&chunks, in_messages) {
             FillOutcome::Bytes(0, end, _) if !end.message => None,
             FillOutcome::Bytes(count, end, more) => {
                 link.count_filled(count);
                 if !more {
                     self.watch_idle(slot);
                 }
+                let end = virtio::MessageEnd {
+                    message: end.message,
+                    record: end.record,
+                };
                 self.mux.sent(handle, count, end, more)
             }
             FillOutcome::Empty => {
@@ -444,7 +460,7 @@ impl Worker {
     }
 
     fn may_receive(&self) -> bool {
-        self.mux.may_receive() && self.pending_requests < MAX_PENDING_REQUESTS
+        self.mux.may_receive() && self.requests.len() < MAX_PENDING_REQUESTS
     }
 
     /// Requests wakeups from everything that can bring work. Returns whether there is some already.
@@ -479,8 +495,10 @@ impl Worker {
     fn on_event(&mut self, event: MuxerEvent) {
         match event {
             MuxerEvent::Request { handle, key } => {
-                self.pending_requests += 1;
-                self.send_event(VmEvent::Request { handle, key });
+                self.next_request += 1;
+                let id = RequestId(self.next_request);
+                self.requests.insert(id, handle);
+                self.events.send(LinkEvent::Request(id, request_of(&key)));
             }
             MuxerEvent::Connected { handle } => self.links.connected(handle, &mut self.mux),
             MuxerEvent::Finished { handle } => self.links.guest_finished(handle),
@@ -510,61 +528,36 @@ impl Worker {
 
     fn handle_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Accept { handle, linked } => {
-                self.pending_requests = self.pending_requests.saturating_sub(1);
-                self.accept(handle, linked, now);
+            Command::Accept(request, connection, end) => {
+                let handle = self.requests.remove(&request);
+                self.accept(handle, connection, *end, now);
             }
-            Command::Refuse { handle } => {
-                self.pending_requests = self.pending_requests.saturating_sub(1);
-                self.mux.refuse(handle);
-            }
-            Command::Connect {
-                key,
-                linked,
-                timeout,
-            } => {
-                let id = linked.connection;
-                match self.mux.connect(now, key, linked.alloc, timeout) {
-                    Ok(handle) => {
-                        let slot = self.links.insert(handle, key.kind, linked, false);
-                        if let Err(error) = self.links.watch(slot, None) {
-                            self.watch_failed(slot, &error);
-                        }
-                    }
-                    Err(error) => {
-                        let which = error.to_string();
-                        let refusal = Refusal::LimitReached { which };
-                        linked.refuse(&refusal);
-                        if linked.reports {
-                            self.send_event(VmEvent::Failed(id, refusal));
-                        }
-                    }
+            Command::Refuse(request) => {
+                if let Some(handle) = self.requests.remove(&request) {
+                    self.mux.refuse(handle);
                 }
             }
-            Command::Establish {
-                connection,
-                control,
-            } => {
+            Command::Connect(connect) => self.connect(*connect, now),
+            Command::Establish(connection, control) => {
                 let Some(slot) = self.links.slot_of_id(connection) else {
                     return;
                 };
-                if let Err(error) = self.links.watch(slot, Some(control)) {
-                    self.watch_failed(slot, &error);
+                if let Some(link) = self.links.at(slot) {
+                    link.peer.set_control(*control);
+                }
+                if let Err(error) = self.links.watch(slot) {
+                    return self.watch_failed(slot, &error);
                 }
                 self.links.update(slot, &mut self.mux, now);
             }
-            Command::Reset {
-                connection,
-                refusal,
-            } => {
+            Command::Close(connection, refusal) => {
                 if let Some(slot) = self.links.slot_of_id(connection) {
                     self.links.reset(slot, &mut self.mux, &refusal);
                 }
             }
-            Command::Suspend {
-                connection,
-                suspended,
-            } => self.links.suspend(connection, suspended, &mut self.mux),
+            Command::Suspend(connection, suspended) => {
+                self.links.suspend(connection, suspended, &mut self.mux);
+            }
             Command::Vmm(command, reply) => {
                 let disconnected = matches!(command, QueueCommand::Disconnected);
                 let result = self.queues.handle(command, self.poll.registry(), KICKS);
@@ -576,28 +569,80 @@ impl Worker {
         }
     }
 
-    fn accept(&mut self, handle: Handle, mut linked: Linked, now: Instant) {
-        let Some(key) = self.mux.key(handle) else {
+    fn connect(&mut self, connect: ConnectCommand, now: Instant) {
+        let ConnectCommand {
+            connection,
+            guest_port,
+            peer,
+            peer_port,
+            kind,
+            timeout,
+            mut end,
+        } = connect;
+        let key = Key {
+            guest_port,
+            peer,
+            peer_port: peer_port.unwrap_or_else(|| self.next_port()),
+            kind,
+        };
+        match self.mux.connect(now, key, end.buffer, timeout) {
+            Ok(handle) => {
+                let slot = self.links.insert(handle, key.kind, connection, end, false);
+                if let Err(error) = self.links.watch(slot) {
+                    self.watch_failed(slot, &error);
+                }
+            }
+            Err(error) => {
+                let which = error.to_string();
+                let refusal = Refusal::LimitReached { which };
+                end.peer.reset(&refusal, true);
+                if end.reports {
+                    self.events.send(LinkEvent::Failed(connection, refusal));
+                }
+            }
+        }
+    }
+
+    /// The next local port for a connection to the guest. Ports wrap around.
+    fn next_port(&mut self) -> u32 {
+        let port = self.next_port;
+        self.next_port = if port == LAST_PORT {
+            FIRST_PORT
+        } else {
+            port + 1
+        };
+        port
+    }
+
+    /// Accepts a request. `handle` is `None` if the core has named none of the guest's.
+    fn accept(
+        &mut self,
+        handle: Option<Handle>,
+        connection: ConnectionId,
+        mut end: LinkEnd,
+        now: Instant,
+    ) {
+        let key = handle.and_then(|handle| Some((handle, self.mux.key(handle)?)));
+        let Some((handle, key)) = key else {
             // The guest has reset its request meanwhile.
             let cause = "the guest reset the connection before it was accepted".into();
             let refusal = Refusal::Reset { cause };
-            linked.refuse(&refusal);
-            if linked.reports {
-                self.send_event(VmEvent::Closed {
-                    connection: linked.connection,
-                    reason: Some(refusal),
-                });
+            end.peer.reset(&refusal, true);
+            if end.reports {
+                self.events
+                    .send(LinkEvent::Closed(connection, Some(refusal)));
             }
             return;
         };
-        let control = linked.control.take();
-        let is_process = control.is_some();
-        let alloc = linked.alloc;
-        let slot = self.links.insert(handle, key.kind, linked, is_process);
+        let is_process = end.peer.sibling_end().is_none();
+        let alloc = end.buffer;
+        let slot = self
+            .links
+            .insert(handle, key.kind, connection, end, is_process);
         if is_process {
             self.mux.accept(handle, alloc);
         }
-        if let Err(error) = self.links.watch(slot, control) {
+        if let Err(error) = self.links.watch(slot) {
             return self.watch_failed(slot, &error);
         }
         self.links.update(slot, &mut self.mux, now);
@@ -622,15 +667,16 @@ impl Worker {
             self.mux.forget_all();
             self.process_events();
         }
-        let state = match (self.queues.are_running(), self.state) {
+        let old = self.state.get();
+        let state = match (self.queues.are_running(), old) {
             (true, _) => PartitionState::Running,
             (false, PartitionState::Off) => PartitionState::Off,
             (false, _) if disconnected => PartitionState::Off,
             (false, _) => PartitionState::Paused,
         };
-        if state != self.state {
-            self.state = state;
-            self.send_event(VmEvent::State(state));
+        if state != old {
+            self.state.set(state);
+            self.events.send(LinkEvent::State(state));
         }
     }
 
@@ -638,26 +684,47 @@ impl Worker {
     fn fault(&mut self, queue: usize, fault: QueueFault) {
         self.queues.mark_broken(queue);
         let name = if queue == RX { "rx" } else { "tx" };
-        self.send_event(VmEvent::Fault(format!(
+        self.events.send(LinkEvent::Fault(format!(
             "the guest's {name} queue is stopped until its driver is reset: {fault}"
         )));
     }
 
-    fn send_event(&self, event: VmEvent) {
-        self.reports.send(event);
-    }
-
     fn report(&mut self) {
         for event in self.links.drain() {
-            self.reports.send(event);
+            self.events.send(event);
         }
         if self.invalid_chains_reported == 0 && self.queues.invalid_chains > 0 {
             self.invalid_chains_reported = self.queues.invalid_chains;
-            self.send_event(VmEvent::Fault(
+            self.events.send(LinkEvent::Fault(
                 "the guest's driver makes invalid descriptor chains available; they are returned \
                  unprocessed"
                     .into(),
             ));
         }
+    }
+}
+
+fn message_end(end: virtio::MessageEnd) -> MessageEnd {
+    MessageEnd {
+        message: end.message,
+        record: end.record,
+    }
+}
+
+/// A guest's request in the terms of all links.
+fn request_of(key: &Key) -> GuestRequest {
+    GuestRequest {
+        destination: match key.peer {
+            Cid::HOST => Destination::Host,
+            Cid(number) => Destination::Cid(number),
+        },
+        service: Service::Port(key.peer_port),
+        kind: match key.kind {
+            virtio::SocketKind::Stream => SocketKind::Stream,
+            virtio::SocketKind::Seqpacket => SocketKind::Seqpacket,
+        },
+        source_port: Some(key.guest_port),
+        identity: None,
+        socket: None,
     }
 }

@@ -1,17 +1,18 @@
 //! A connection between two sibling guests of one broker: a [`Pipe`] with two directions.
 //!
-//! Each guest's data thread owns one [`SiblingEnd`]. A direction buffers the bytes that one guest
+//! Each guest's link owns one [`PipeEnd`]. A direction buffers the bytes that one guest
 //! has sent and the other has not read. The writer's credit bounds the buffer. SEQPACKET message ends
-//! are queued beside the bytes. The threads wake each other through their [`WakeQueue`]s.
+//! are queued beside the bytes. The links wake each other by [`WakePeer`].
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use hvsock_fabric::{ConnectionId, Refusal};
 use hvsock_sys::shared_memory::SharedBytes;
-use hvsock_virtio::MessageEnd;
-use mio::Waker;
+
+use super::outcome::{DeliverError, FillOutcome, MessageEnd};
 
 /// The most message ends that may be queued for a reader. An empty message uses no credit, so
 /// credit does not bound them. Linux queues some hundreds.
@@ -20,51 +21,27 @@ const MAX_MESSAGE_ENDS: usize = 16 * 1024;
 /// The most capacity, in bytes, that an empty direction keeps.
 const KEPT_CAPACITY: usize = 4096;
 
-/// The connections with siblings whose state has changed and that a data thread has to update.
-/// They are named by connection id, which stays valid until both guests have removed the link.
-#[derive(Debug)]
-pub(super) struct WakeQueue {
-    due: Mutex<Vec<ConnectionId>>,
-    waker: Arc<Waker>,
-}
-
-impl WakeQueue {
-    pub(super) fn new(waker: Arc<Waker>) -> Self {
-        Self {
-            due: Mutex::default(),
-            waker,
-        }
-    }
-
-    /// Drains the queue.
-    pub(super) fn take(&self) -> Vec<ConnectionId> {
-        std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn notify(&self, connection: ConnectionId) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
-        let first = due.is_empty();
-        due.push(connection);
-        drop(due);
-        // Only the first entry needs a wakeup: the thread drains the whole queue.
-        if first {
-            let _ = self.waker.wake();
-        }
-    }
+/// Wakes a link whose connection with a sibling has changed.
+pub trait WakePeer: Send + Sync + fmt::Debug {
+    /// The connection's state has changed: the link moves its bytes and polls its peer. Called from
+    /// the sibling's thread; it must not block.
+    fn wake(&self, connection: ConnectionId);
 }
 
 /// One guest's end of a connection between siblings.
 #[derive(Debug)]
-pub(crate) struct SiblingEnd {
+pub struct PipeEnd {
     shared: Arc<Shared>,
     side: usize,
 }
 
 #[derive(Debug)]
 struct Shared {
+    /// The size of each direction's buffer in bytes, to which the writers keep.
+    capacity: usize,
     pipe: Mutex<Pipe>,
     /// The wake queue of each side and its connection id, once attached.
-    wake_queues: [OnceLock<(Arc<WakeQueue>, ConnectionId)>; 2],
+    wakers: [OnceLock<(Arc<dyn WakePeer>, ConnectionId)>; 2],
     /// Whether a side has a pending notification.
     notified: [AtomicBool; 2],
 }
@@ -102,60 +79,40 @@ struct Direction {
     writer_armed: Option<u64>,
 }
 
-/// Why a write was not accepted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum WriteError {
-    /// The peer has shut down receiving.
-    ReadClosed,
-    /// [`MAX_MESSAGE_ENDS`] message ends are queued.
-    TooManyMessages,
-}
-
-/// The outcome of [`SiblingEnd::read`].
-#[derive(Debug)]
-pub(super) enum ReadOutcome {
-    /// The count of bytes read, which message end follows them, and whether there is more to read.
-    Bytes(usize, MessageEnd, bool),
-    /// Nothing yet. The reader is armed.
-    Empty,
-    /// End of file.
-    Ended,
-    /// The connection was aborted and all buffered bytes have been read.
-    Failed(Refusal),
-}
-
 /// The state of the peer, as one end sees it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct PeerState {
+pub struct PeerState {
     /// The second guest has accepted.
-    pub(super) connected: bool,
+    pub connected: bool,
     /// The other guest has shut down receiving.
-    pub(super) closed: bool,
+    pub closed: bool,
     /// Why the connection was aborted.
-    pub(super) failure: Option<Refusal>,
+    pub failure: Option<Refusal>,
     /// The reader discards what is still buffered.
-    pub(super) is_reset: bool,
+    pub is_reset: bool,
     /// The other side has dropped or aborted the connection.
-    pub(super) gone: bool,
+    pub gone: bool,
 }
 
-/// Makes a connection. Returns the connecting guest's end and the accepting guest's end.
-pub(crate) fn pair() -> (SiblingEnd, SiblingEnd) {
+/// Makes a connection with buffers of `capacity` bytes each way. Returns the connecting guest's end
+/// and the accepting guest's end.
+pub(crate) fn pair(capacity: u32) -> (PipeEnd, PipeEnd) {
     let shared = Arc::new(Shared {
+        capacity: capacity as usize,
         pipe: Mutex::default(),
-        wake_queues: Default::default(),
+        wakers: Default::default(),
         notified: Default::default(),
     });
     let other = Arc::clone(&shared);
-    let end = |shared, side| SiblingEnd { shared, side };
+    let end = |shared, side| PipeEnd { shared, side };
     (end(shared, 0), end(other, 1))
 }
 
-impl SiblingEnd {
+impl PipeEnd {
     /// Sets the wake queue to which this end's notifications go. A notification that is already
     /// pending is delivered at once.
-    pub(super) fn attach(&self, wake_queue: Arc<WakeQueue>, connection: ConnectionId) {
-        let _ = self.shared.wake_queues[self.side].set((wake_queue, connection));
+    pub fn attach(&self, waker: Arc<dyn WakePeer>, connection: ConnectionId) {
+        let _ = self.shared.wakers[self.side].set((waker, connection));
         // A notification may have come before the queue was set. This fence pairs with the one in
         // `notify`: whichever runs second sees what was stored before the other.
         fence(Ordering::SeqCst);
@@ -166,7 +123,7 @@ impl SiblingEnd {
     }
 
     /// Drains the pending notification and returns the peer's state.
-    pub(super) fn poll_peer(&self) -> PeerState {
+    pub fn poll_peer(&self) -> PeerState {
         self.shared.notified[self.side].store(false, Ordering::SeqCst);
         let pipe = self.pipe();
         PeerState {
@@ -180,30 +137,54 @@ impl SiblingEnd {
 
     /// Writes chunks of the guest's memory, and the message end that follows them. The caller has
     /// checked that the guest kept to its credit.
-    pub(super) fn write(
+    pub(super) fn deliver(
         &self,
         chunks: &[SharedBytes<'_>],
         end: MessageEnd,
-    ) -> Result<(), WriteError> {
+    ) -> Result<(), DeliverError> {
+        self.append(end, |bytes, _| {
+            let (mut buffer, mut written) = ([0; 4096], 0);
+            for chunk in chunks {
+                let mut at = 0;
+                while at < chunk.len() {
+                    let count = chunk.get(at, &mut buffer);
+                    bytes.extend(&buffer[..count]);
+                    at += count;
+                }
+                written += at;
+            }
+            (written, true)
+        })
+        .map(drop)
+    }
+
+    /// Writes bytes. Returns how many fit.
+    pub(super) fn write(&self, bytes: &[u8], end: MessageEnd) -> Result<usize, DeliverError> {
+        self.append(end, |buffered, capacity| {
+            let fit = bytes.len().min(capacity.saturating_sub(buffered.len()));
+            buffered.extend(&bytes[..fit]);
+            (fit, fit == bytes.len())
+        })
+    }
+
+    /// Appends what `copy` copies into the buffer of the given capacity. It returns the count of
+    /// bytes, and whether these are all, so that the message end follows.
+    fn append(
+        &self,
+        end: MessageEnd,
+        copy: impl FnOnce(&mut VecDeque<u8>, usize) -> (usize, bool),
+    ) -> Result<usize, DeliverError> {
         let mut pipe = self.pipe();
         if pipe.failure.is_some() || pipe.gone[1 - self.side] || pipe.directions[self.side].closed {
-            return Err(WriteError::ReadClosed);
+            return Err(DeliverError::ReadClosed);
         }
         let direction = &mut pipe.directions[self.side];
         if end.message && direction.ends.len() == MAX_MESSAGE_ENDS {
-            return Err(WriteError::TooManyMessages);
+            return Err(DeliverError::TooManyMessages);
         }
-        let mut buffer = [0; 4096];
-        for chunk in chunks {
-            let mut at = 0;
-            while at < chunk.len() {
-                let count = chunk.get(at, &mut buffer);
-                direction.bytes.extend(&buffer[..count]);
-                at += count;
-                direction.written += count as u64;
-            }
-        }
-        if end.message {
+        let (count, is_all) = copy(&mut direction.bytes, self.shared.capacity);
+        direction.written += count as u64;
+        if end.message && is_all {
             direction.ends.push_back((direction.written, end.record));
         }
         let wake = std::mem::take(&mut direction.reader_armed);
@@ -211,12 +192,51 @@ impl SiblingEnd {
         if wake {
             self.notify(1 - self.side);
         }
-        Ok(())
+        Ok(count)
     }
 
     /// Reads into chunks of the guest's memory, at least one byte long in all. With `in_messages`
     /// it stops at the next message end.
-    pub(super) fn read(&self, chunks: &[SharedBytes<'_>], in_messages: bool) -> ReadOutcome {
+    pub(super) fn fill(&self, chunks: &[SharedBytes<'_>], in_messages: bool) -> FillOutcome {
+        self.take(in_messages, |bytes, limit| {
+            let mut count = 0;
+            for chunk in chunks {
+                if count == limit {
+                    break;
+                }
+                let wanted = chunk.len().min(limit - count);
+                let (first, second) = bytes.as_slices();
+                // The bytes are drained only after the loop, so `count` of them are still in front.
+                let skip = count.min(first.len());
+                let a = &first[skip..];
+                let b = &second[count - skip..];
+                let from_a = wanted.min(a.len());
+                let mut put = chunk.put(0, &a[..from_a]);
+                put += chunk.put(put, &b[..wanted - from_a]);
+                count += put;
+            }
+            count
+        })
+    }
+
+    /// Reads into a buffer that is not empty, as [`PipeEnd::fill`].
+    pub(super) fn read(&self, buffer: &mut [u8], in_messages: bool) -> FillOutcome {
+        self.take(in_messages, |bytes, limit| {
+            let count = buffer.len().min(limit);
+            for (to, from) in buffer[..count].iter_mut().zip(bytes.iter()) {
+                *to = *from;
+            }
+            count
+        })
+    }
+
+    /// Takes the bytes that `copy` copies, of which it returns the count, from the front of the
+    /// buffer, at most the given number.
+    fn take(
+        &self,
+        in_messages: bool,
+        copy: impl FnOnce(&VecDeque<u8>, usize) -> usize,
+    ) -> FillOutcome {
         let mut pipe = self.pipe();
         let failure = pipe.failure.clone();
         let direction = &mut pipe.directions[1 - self.side];
@@ -228,33 +248,18 @@ impl SiblingEnd {
         }
         if limit == 0 && next_end.is_none() {
             if let Some(refusal) = failure {
-                return ReadOutcome::Failed(refusal);
+                return FillOutcome::Failed(refusal);
             }
             if direction.ended {
-                return ReadOutcome::Ended;
+                return FillOutcome::Ended;
             }
             direction.reader_armed = true;
             if direction.bytes.capacity() > KEPT_CAPACITY {
                 direction.bytes = VecDeque::new();
             }
-            return ReadOutcome::Empty;
+            return FillOutcome::Empty;
         }
-        let mut count = 0;
-        for chunk in chunks {
-            if count == limit {
-                break;
-            }
-            let wanted = chunk.len().min(limit - count);
-            let (first, second) = direction.bytes.as_slices();
-            // The bytes are drained only after the loop, so `count` of them are still in front.
-            let skip = count.min(first.len());
-            let a = &first[skip..];
-            let b = &second[count - skip..];
-            let from_a = wanted.min(a.len());
-            let mut put = chunk.put(0, &a[..from_a]);
-            put += chunk.put(put, &b[..wanted - from_a]);
-            count += put;
-        }
+        let count = copy(&direction.bytes, limit);
         direction.bytes.drain(..count);
         direction.read += count as u64;
         if let Some((at, record)) = next_end
@@ -281,7 +286,7 @@ impl SiblingEnd {
         if wake {
             self.notify(1 - self.side);
         }
-        ReadOutcome::Bytes(count, end, more)
+        FillOutcome::Bytes(count, end, more)
     }
 
     /// The count of this end's bytes that the peer has read.
@@ -300,8 +305,18 @@ impl SiblingEnd {
         true
     }
 
+    /// Requests a wakeup for when there is room to write. Returns `false` if there is.
+    pub(super) fn arm_writable(&self) -> bool {
+        let direction = &mut self.pipe().directions[self.side];
+        if direction.bytes.len() < self.shared.capacity {
+            return false;
+        }
+        direction.writer_armed = Some(direction.read + 1);
+        true
+    }
+
     /// Records that the second guest has accepted.
-    pub(super) fn connected(&self) {
+    pub fn connected(&self) {
         self.change(|pipe, _| pipe.connected = true);
     }
 
@@ -340,8 +355,8 @@ impl SiblingEnd {
             return;
         }
         fence(Ordering::SeqCst);
-        if let Some((wake_queue, connection)) = self.shared.wake_queues[side].get() {
-            wake_queue.notify(*connection);
+        if let Some((waker, connection)) = self.shared.wakers[side].get() {
+            waker.wake(*connection);
         }
     }
 
@@ -353,7 +368,7 @@ impl SiblingEnd {
     }
 }
 
-impl Drop for SiblingEnd {
+impl Drop for PipeEnd {
     fn drop(&mut self) {
         self.change(|pipe, side| {
             pipe.gone[side] = true;
@@ -369,6 +384,8 @@ mod tests {
 
     use super::*;
 
+    const CAPACITY: u32 = 4096;
+
     fn memory() -> Mapping {
         Mapping::new(create(8192).unwrap(), 8192).unwrap()
     }
@@ -379,17 +396,17 @@ mod tests {
 
     #[test]
     fn message_ends_survive_writes_and_reads_in_parts() {
-        let (memory, (a, b)) = (memory(), pair());
+        let (memory, (a, b)) = (memory(), pair(CAPACITY));
         let text: Vec<u8> = (0..100).collect();
         memory.bytes(0..100).put(0, &text);
         let (first, second) = (memory.bytes(0..30), memory.bytes(30..100));
-        a.write(&[first], end(false, false)).unwrap();
-        a.write(&[second], end(true, true)).unwrap();
-        a.write(&[], end(true, false)).unwrap();
-        a.write(&[first], end(true, false)).unwrap();
+        a.deliver(&[first], end(false, false)).unwrap();
+        a.deliver(&[second], end(true, true)).unwrap();
+        a.deliver(&[], end(true, false)).unwrap();
+        a.deliver(&[first], end(true, false)).unwrap();
         let free = [memory.bytes(4096..4106), memory.bytes(5000..5050)];
         let mut read = Vec::new();
-        while let ReadOutcome::Bytes(count, end, _) = b.read(&free, true) {
+        while let FillOutcome::Bytes(count, end, _) = b.fill(&free, true) {
             read.push((count, end.message, end.record));
         }
         let want = [
@@ -404,18 +421,18 @@ mod tests {
 
     #[test]
     fn bytes_arrive_in_order_in_chunks_of_any_size() {
-        let (memory, (a, b)) = (memory(), pair());
+        let (memory, (a, b)) = (memory(), pair(CAPACITY));
         let text: Vec<u8> = (0..=255).cycle().take(4000).collect();
         memory.bytes(0..4000).put(0, &text);
         let mut got = Vec::new();
         // Many turns, so that the bytes also wrap around the end of the pipe's buffer.
         for turn in 0..50 {
-            a.write(&[memory.bytes(0..4000)], end(false, false))
+            a.deliver(&[memory.bytes(0..4000)], end(false, false))
                 .unwrap();
             let mut limit = 1 + turn * 37;
             loop {
                 let free = [memory.bytes(4096..4096 + limit), memory.bytes(6500..6507)];
-                let ReadOutcome::Bytes(count, ..) = b.read(&free, false) else {
+                let FillOutcome::Bytes(count, ..) = b.fill(&free, false) else {
                     break;
                 };
                 let mut bytes = vec![0; count];
@@ -431,20 +448,45 @@ mod tests {
 
     #[test]
     fn queued_empty_messages_are_bounded() {
-        let (memory, (a, b)) = (memory(), pair());
+        let (memory, (a, b)) = (memory(), pair(CAPACITY));
         for _ in 0..MAX_MESSAGE_ENDS {
-            a.write(&[], end(true, false)).unwrap();
+            a.deliver(&[], end(true, false)).unwrap();
         }
         assert_eq!(
-            a.write(&[], end(true, false)),
-            Err(WriteError::TooManyMessages)
+            a.deliver(&[], end(true, false)),
+            Err(DeliverError::TooManyMessages)
         );
         assert!(matches!(
-            b.read(&[memory.bytes(0..10)], true),
-            ReadOutcome::Bytes(0, _, true)
+            b.fill(&[memory.bytes(0..10)], true),
+            FillOutcome::Bytes(0, _, true)
         ));
-        a.write(&[], end(true, false)).unwrap();
+        a.deliver(&[], end(true, false)).unwrap();
         b.close_read();
-        assert_eq!(a.write(&[], end(true, false)), Err(WriteError::ReadClosed));
+        assert_eq!(
+            a.deliver(&[], end(true, false)),
+            Err(DeliverError::ReadClosed)
+        );
+    }
+
+    #[test]
+    fn a_writer_with_memory_of_its_own_is_bounded_and_woken_when_there_is_room() {
+        let (a, b) = pair(100);
+        let message = end(true, false);
+        assert_eq!(a.write(&[1; 80], message), Ok(80));
+        assert!(!a.arm_writable());
+        // A part of a message has no end yet.
+        assert_eq!(a.write(&[2; 80], message), Ok(20));
+        assert_eq!(a.write(&[2; 60], message), Ok(0));
+        assert!(a.arm_writable());
+        let mut buffer = [0; 90];
+        let FillOutcome::Bytes(80, ended, true) = b.read(&mut buffer, true) else {
+            panic!("the first message");
+        };
+        assert!(ended.message && buffer[..80] == [1; 80]);
+        assert_eq!(a.write(&[2; 60], message), Ok(60));
+        let FillOutcome::Bytes(80, ended, false) = b.read(&mut buffer, true) else {
+            panic!("the second message");
+        };
+        assert!(ended.message && buffer[..80] == [2; 80]);
     }
 }

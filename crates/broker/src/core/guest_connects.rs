@@ -1,0 +1,207 @@
+//! Connects of processes to guests. Each is a [`PendingConnect`] until the guest accepts, and the
+//! process waits.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal, Route};
+use hvsock_ring::RingSide;
+use hvsock_sys::set_nonblocking;
+
+use super::connect::UNKNOWN_CALLER;
+use super::connections::EndRecord;
+use super::guest_ends::{make_ends, make_socket, takes_socket};
+use super::limits::{descriptor_limit, in_flight_limit};
+use super::pending::PendingConnect;
+use super::preference::TransportPreference;
+use super::session_io::is_disconnected;
+use super::sessions::Session;
+use super::state::Core;
+use crate::data_path::{ByteCounters, ControlConnection};
+use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Service, SocketKind, Source};
+use crate::pump::{Connection, RelayEnd};
+
+/// Timeout for a guest to accept. A process with a shorter timeout closes its connection.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+impl Core {
+    /// Starts a connect to a guest. The process waits until the guest answers.
+    pub(super) fn connect_to_guest(
+        &mut self,
+        session: Session<OwnedFd>,
+        connect: &Connect,
+        route: Route,
+    ) {
+        let (id, address) = (route.connection, connect.address);
+        if let Err((session, refusal)) = self.request_guest(session, connect, route) {
+            self.fabric.close_connection(id);
+            self.reject(&session, address, &refusal);
+        }
+    }
+
+    /// Makes both ends and asks the guest's link to connect.
+    fn request_guest(
+        &mut self,
+        session: Session<OwnedFd>,
+        connect: &Connect,
+        route: Route,
+    ) -> Result<(), (Session<OwnedFd>, Refusal)> {
+        let (id, vm) = (route.connection, route.target);
+        let preference = TransportPreference {
+            transports: connect.transports,
+            raw_fd: connect.flags.raw_fd,
+            ring_size: session.ring_size,
+        };
+        let counters: Arc<ByteCounters> = Arc::default();
+        let made = match self.capabilities(vm).byte_counts {
+            true => self
+                .transport_for(vm, preference)
+                .ok_or(Refusal::NotSupported)
+                .and_then(|chosen| {
+                    let ends = make_ends(chosen, RingSide::First, preference.raw_fd)?;
+                    let (part, peer, buffer) = ends;
+                    let end = LinkEnd {
+                        peer,
+                        counters: LinkCounters::new(Arc::clone(&counters), ConnectionEnd::Server),
+                        buffer,
+                        reports: true,
+                    };
+                    Ok((part, chosen.transport(), Some(end), None))
+                }),
+            false if takes_socket(preference) => {
+                make_socket().map(|(part, data)| (part, Transport::Descriptor, None, Some(data)))
+            }
+            false => Err(Refusal::NotSupported),
+        };
+        let (part, transport, end, relayed) = match made {
+            Ok(made) => made,
+            Err(refusal) => return Err((session, refusal)),
+        };
+        let Some(link) = self.vms.link(vm) else {
+            return Err((session, Refusal::PartitionOff));
+        };
+        let requested = link.connect(GuestConnect {
+            connection: id,
+            source: Source::Host,
+            service: Service::Id(connect.address.service),
+            kind: SocketKind::Stream,
+            timeout: ACCEPT_TIMEOUT,
+            end,
+        });
+        if let Err(refusal) = requested {
+            return Err((session, refusal));
+        }
+        let pending = PendingConnect {
+            session,
+            address: connect.address,
+            route,
+            part,
+            transport,
+            counters,
+            relayed: relayed.map(|data| (data, preference.raw_fd)),
+        };
+        self.connections.begin(id, pending);
+        Ok(())
+    }
+
+    /// Sends the process its descriptors after the guest has accepted. `socket` is the guest's, if
+    /// its link hands it out.
+    pub(super) fn guest_accepted(
+        &mut self,
+        vm: PartitionKey,
+        id: ConnectionId,
+        socket: Option<OwnedFd>,
+    ) {
+        let Some(pending) = self.connections.take_pending(id) else {
+            return;
+        };
+        let PendingConnect {
+            session,
+            address,
+            route,
+            part,
+            transport,
+            counters,
+            relayed,
+        } = pending;
+        // The process's end of a relay, and the guest's.
+        let relayed = match (relayed, socket) {
+            (None, _) => None,
+            (Some(process), Some(guest)) => match set_nonblocking(&guest, true) {
+                Ok(()) => Some((process, guest)),
+                Err(error) => {
+                    self.fabric.close_connection(id);
+                    return self.reject(&session, address, &descriptor_limit(&error));
+                }
+            },
+            (Some(_), None) => {
+                let cause = "the guest's link gave no socket".into();
+                self.fabric.close_connection(id);
+                return self.reject(&session, address, &Refusal::Reset { cause });
+            }
+        };
+        self.fabric.accepted(id);
+        let from = EndRecord {
+            partition: session.partition,
+            caller: session.caller,
+        };
+        let to = EndRecord {
+            partition: vm,
+            caller: UNKNOWN_CALLER,
+        };
+        if session.connected_suspend {
+            self.fabric
+                .set_connected_suspend(id, ConnectionEnd::Client, true);
+        }
+        let connected = BrokerMessage::Connected(Connected {
+            transport,
+            connection: id.as_u64(),
+            local: route.client,
+            peer: route.server,
+        });
+        let sent = self
+            .session_io
+            .send_with(&session.socket, &connected, &part.descriptors());
+        if let Err(error) = sent
+            && !is_disconnected(&error)
+        {
+            let refusal = in_flight_limit(&error);
+            self.fabric.close_connection(id);
+            self.reject(&session, address, &refusal);
+            if let (None, Some(link)) = (relayed, self.vms.link(vm)) {
+                link.close(id, refusal);
+            }
+            return;
+        }
+        // If the process is gone by now, whoever moves the bytes closes the connection.
+        let ends = [from, to];
+        match relayed {
+            Some(((data, raw_fd), guest)) => {
+                let process = RelayEnd::new(session.socket, data, raw_fd);
+                let guest = RelayEnd::of_guest(guest, self.capabilities(vm).half_close);
+                let connection = Connection::relay(process, guest);
+                self.relay_guest(id, address.service, ends, connection, counters);
+            }
+            None => {
+                self.record_link(vm, id, address.service, ends, transport, &counters);
+                if let Some(link) = self.vms.link(vm) {
+                    link.establish(id, ControlConnection::new(session.socket));
+                }
+            }
+        }
+    }
+
+    /// Aborts a pending connect to a guest and sends the process the refusal.
+    pub(super) fn abort_pending(&mut self, id: ConnectionId, refusal: &Refusal) {
+        let Some(pending) = self.connections.take_pending(id) else {
+            return;
+        };
+        self.fabric.close_connection(id);
+        if let Some(link) = self.vms.link(pending.route.target) {
+            link.close(id, refusal.clone());
+        }
+        self.reject(&pending.session, pending.address, refusal);
+    }
+}

@@ -1,0 +1,105 @@
+//! The two ends of a connection between a process and a guest: the process's descriptors, and what
+//! the guest's link moves bytes from and to.
+
+use std::os::fd::OwnedFd;
+
+use hvsock_endpoint::Transports;
+use hvsock_fabric::{PartitionKey, Refusal};
+use hvsock_ring::{Parts, RingEnd, RingSide, RingSize};
+use hvsock_sys::{set_nonblocking, stream};
+
+use super::limits::{descriptor_limit, mmap_limit};
+use super::pending::ProcessPart;
+use super::preference::{ChosenTransport, TransportPreference};
+use super::state::Core;
+use crate::guest_link::Peer;
+
+/// Buffer bytes of all connections of one VM, each way. Each connection gets an equal share, but at
+/// least [`MIN_BUFFER`].
+const BUFFER_BUDGET: usize = 64 * 1024 * 1024;
+const MIN_BUFFER: u32 = 16 * 1024;
+/// Largest buffer of one connection, and so the largest ring of a process's connection to a guest.
+const MAX_BUFFER: u32 = 1024 * 1024;
+/// Largest buffer of a connection without a requested size: the default of Linux guests.
+pub(super) const DEFAULT_BUFFER: u32 = 256 * 1024;
+
+/// Creates both ends of a transport: the process's, the link's, and the buffer size in bytes for
+/// data from the guest.
+pub(super) fn make_ends(
+    chosen: ChosenTransport,
+    process: RingSide,
+    raw_fd: bool,
+) -> Result<(ProcessPart, Peer, u32), Refusal> {
+    match chosen {
+        ChosenTransport::Ring(size) => {
+            let parts = Parts::new(size).map_err(|error| descriptor_limit(&error))?;
+            let Parts {
+                memory,
+                first,
+                second,
+            } = parts;
+            let (own, doorbells) = match process {
+                RingSide::First => (second, first),
+                RingSide::Second => (first, second),
+            };
+            let end = RingEnd::open(process.other(), &memory, own);
+            let end = end.map_err(|error| mmap_limit(&error))?;
+            let part = ProcessPart::Ring { memory, doorbells };
+            Ok((part, Peer::ring(end), size.bytes()))
+        }
+        ChosenTransport::Descriptor => {
+            let (part, data) = make_socket()?;
+            Ok((part, Peer::socket(data, raw_fd), DEFAULT_BUFFER))
+        }
+    }
+}
+
+/// Creates a socket pair: the process's end, and the broker's.
+pub(super) fn make_socket() -> Result<(ProcessPart, OwnedFd), Refusal> {
+    let (data, process) = stream::pair().map_err(|error| descriptor_limit(&error))?;
+    set_nonblocking(&data, true).map_err(|error| descriptor_limit(&error))?;
+    Ok((ProcessPart::Socket(process), data))
+}
+
+impl Core {
+    /// The transport between a process and a guest whose link moves the bytes. The broker itself has
+    /// the other end, so a ring is allowed even if processes may not share memory with each other.
+    pub(super) fn transport_for(
+        &self,
+        vm: PartitionKey,
+        preference: TransportPreference,
+    ) -> Option<ChosenTransport> {
+        let own = TransportPreference {
+            transports: Transports::RING.union(Transports::DESCRIPTOR),
+            raw_fd: false,
+            ring_size: RingSize::MIN.bytes(),
+        };
+        match ChosenTransport::between(own, preference, true)? {
+            ChosenTransport::Ring(size) => {
+                let bytes = size.bytes().min(self.buffer_share(vm)).max(MIN_BUFFER);
+                Some(ChosenTransport::Ring(RingSize::at_least(bytes)))
+            }
+            ChosenTransport::Descriptor => Some(ChosenTransport::Descriptor),
+        }
+    }
+
+    /// The buffer bytes of one more connection of a VM, each way.
+    pub(super) fn buffer_share(&self, vm: PartitionKey) -> u32 {
+        let share = BUFFER_BUDGET / (self.connections.with_guests(vm) + 1);
+        let share = u32::try_from(share)
+            .unwrap_or(MAX_BUFFER)
+            .clamp(MIN_BUFFER, MAX_BUFFER);
+        // Ring capacities are powers of two.
+        1 << share.ilog2()
+    }
+}
+
+/// Whether a process can use a plain socket, which the broker relays.
+pub(super) fn takes_socket(preference: TransportPreference) -> bool {
+    let own = TransportPreference {
+        transports: Transports::DESCRIPTOR,
+        raw_fd: false,
+        ring_size: 0,
+    };
+    ChosenTransport::between(own, preference, false).is_some()
+}

@@ -1,0 +1,35 @@
+//! What a link reports to the core.
+
+use std::os::fd::OwnedFd;
+
+use hvsock_fabric::{ConnectionId, PartitionState, Refusal};
+
+use super::values::{GuestRequest, RequestId};
+use crate::data_path::ReportSender;
+
+/// Sends a link's events to the core, from any thread and in order. It does not block.
+pub type EventSender = ReportSender<LinkEvent>;
+
+/// An event that a link reports to the core.
+#[derive(Debug)]
+pub enum LinkEvent {
+    /// The guest's state has changed. Connections of a guest that is off are closed by the link,
+    /// with [`Refusal::PartitionOff`], and reported as closed before this event.
+    State(PartitionState),
+    /// The guest requests a connection. The core answers with
+    /// [`accept`](super::GuestLink::accept) or [`refuse`](super::GuestLink::refuse). The link must
+    /// bound the number of requests without an answer.
+    Request(RequestId, GuestRequest),
+    /// The guest has accepted a connection that the core requested. A link without
+    /// [`byte_counts`](super::Capabilities::byte_counts) hands out its stream socket, and has
+    /// nothing more to do with the connection.
+    Connected(ConnectionId, Option<OwnedFd>),
+    /// A connection that the core requested has failed before it was established.
+    Failed(ConnectionId, Refusal),
+    /// The process at the other end set `HVSOCKET_CONNECTED_SUSPEND`.
+    ConnectedSuspend(ConnectionId, bool),
+    /// A connection is closed. The reason is set unless both ends closed cleanly.
+    Closed(ConnectionId, Option<Refusal>),
+    /// A fault of the guest or of its VMM, for the log.
+    Fault(String),
+}
