@@ -1,0 +1,118 @@
+//! A link that can do nothing but hand out sockets.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::time::Duration;
+
+use hvsock_broker::guest_link::{Capabilities, Destination, SocketKind};
+use hvsock_testkit::conformance::LONGEST_WAIT;
+
+use crate::links::pipe_link::{self, Wanted};
+use crate::links::socket_link::Guest;
+use crate::links::world::{World, eventually};
+
+const PORT: u32 = 5000;
+const SHORT: Duration = Duration::from_millis(100);
+
+fn start() -> (World, Guest) {
+    let world = World::start();
+    let guest = world.socket_vm("web", Capabilities::default());
+    world.register(PORT);
+    (world, guest)
+}
+
+#[test]
+fn the_broker_relays_and_counts_the_bytes_each_way() {
+    let (world, guest) = start();
+    let listener = world.listen(PORT, true, 1).expect("a listener");
+    let mut inside = guest.connect(Wanted::port(PORT));
+    let (mut outside, _) = listener.accept_timeout(LONGEST_WAIT).expect("accepted");
+    assert_eq!(outside.transport(), hvsock::Transport::Descriptor);
+    inside.write_all(b"question").expect("a write");
+    let mut buffer = [0; 8];
+    outside.read_exact(&mut buffer).expect("the bytes");
+    outside.write_all(b"42").expect("a write");
+    inside.read_exact(&mut buffer[..2]).expect("the bytes");
+    eventually("the bytes are not counted", || {
+        let seen = world.connection();
+        (seen.bytes_sent, seen.bytes_received) == (8, 2)
+    });
+    // The link claims no identities, so that of its requests is not believed.
+    assert_eq!(world.connection().from.uid, u32::MAX);
+    drop((inside, outside));
+    world.settles();
+
+    let streams = guest.listen(PORT);
+    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    outside.write_all(b"ping").expect("a write");
+    inside.read_exact(&mut buffer[..4]).expect("the bytes");
+    let id = world.connection().id;
+    world.broker.handle().close_connection(id).expect("closed");
+    let error = outside.read(&mut buffer).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
+    world.settles();
+    // Neither established, suspended nor closed through the link.
+    assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
+}
+
+#[test]
+fn refused_guests_are_told_no_reason_and_see_an_end() {
+    let (world, guest) = start();
+    world.pipe_vm("db", pipe_link::CAPABILITIES);
+    let sibling = Wanted {
+        destination: Destination::Cid(world.cid("db")),
+        ..Wanted::port(PORT)
+    };
+    let messages = Wanted {
+        kind: SocketKind::Seqpacket,
+        ..Wanted::port(PORT)
+    };
+    // No listener, not on such a link, not on such a link.
+    for wanted in [Wanted::port(PORT), sibling, messages] {
+        let mut inside = guest.connect(wanted);
+        inside
+            .set_read_timeout(Some(LONGEST_WAIT))
+            .expect("a timeout");
+        assert_eq!(inside.read(&mut [0; 1]).expect("an end"), 0);
+    }
+    eventually("not all were refused", || {
+        guest.refused() == [None, None, None]
+    });
+    let refusals = world.broker.handle().metrics().expect("metrics").refusals;
+    assert_eq!(refusals.get("not_supported"), Some(&2), "{refusals:?}");
+    assert_eq!(refusals.get("no_listener"), Some(&1), "{refusals:?}");
+}
+
+#[test]
+fn a_guest_that_does_not_listen_refuses_a_process() {
+    let (world, _guest) = start();
+    let error = world.connect("web", PORT, true).expect_err("no listener");
+    assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+    world.settles();
+}
+
+#[test]
+fn without_half_close_the_end_of_data_comes_with_the_close() {
+    let (world, guest) = start();
+    let streams = guest.listen(PORT);
+    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    outside.write_all(b"all of it").expect("a write");
+    outside.shutdown(Shutdown::Write).expect("a half-close");
+    let mut buffer = [0; 9];
+    inside.read_exact(&mut buffer).expect("the bytes");
+    inside.set_read_timeout(Some(SHORT)).expect("a timeout");
+    let error = inside.read(&mut buffer).expect_err("no end yet");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    // The other direction still works.
+    inside.write_all(b"an answer").expect("a write");
+    outside.read_exact(&mut buffer).expect("the bytes");
+    inside
+        .set_read_timeout(Some(LONGEST_WAIT))
+        .expect("a timeout");
+    drop(outside);
+    assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
+    world.settles();
+}

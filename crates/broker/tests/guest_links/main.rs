@@ -1,0 +1,8 @@
+//! Links to guests that a program brings along: what the core makes of their capabilities.
+
+#[path = "../links/mod.rs"]
+mod links;
+
+mod able;
+mod bare;
+mod siblings;
