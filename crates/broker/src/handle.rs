@@ -13,7 +13,7 @@ use hvsock_fabric::{
     AddPartitionError, Audience, ConnectRequest, ConnectionId, ListenRequest, PartitionError,
     PartitionKey, PartitionSpec, Refusal, RegisterError,
 };
-use hvsock_registry::store::{Change, StoreError};
+use hvsock_registry::store::{Change, RegistrationStore, StoreError};
 use hvsock_registry::{Clash, Principal, Registration};
 use hvsock_virtio::{GuestCid, InvalidCid};
 

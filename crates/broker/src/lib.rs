@@ -79,7 +79,13 @@ impl Broker {
         let (partitions, entries) = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
-        let (core_loop, link) = core::Loop::open(config, store.registry().clone())?;
+        let mut registrations = hvsock_registry::Registry::new();
+        registrations.set_defaults(store.defaults().clone());
+        for one in store.registrations() {
+            // The store's registrations do not clash.
+            let _ = registrations.insert(one.clone());
+        }
+        let (core_loop, link) = core::Loop::open(config, registrations)?;
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
             .spawn(move || core_loop.run())

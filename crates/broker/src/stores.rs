@@ -12,8 +12,8 @@ use hvsock_fabric::{PartitionKind, PartitionSpec, PartitionState};
 use hvsock_registry::Registration;
 use hvsock_registry::atomic_file;
 use hvsock_registry::folder::Folder;
-use hvsock_registry::store::FolderStore;
-use hvsock_registry::toml_problem::{self, FileProblem};
+use hvsock_registry::store::{FolderStore, Problem};
+use hvsock_registry::toml_problem;
 use hvsock_virtio::GuestCid;
 use serde::{Deserialize, Serialize};
 
@@ -39,7 +39,7 @@ impl ServiceStore {
     /// The registrations in force, each with whether it is an unchanged built-in.
     pub(crate) fn registrations(&self) -> Vec<(Registration, bool)> {
         let store = self.lock();
-        let registrations = store.registrations();
+        let registrations = store.registrations().into_iter();
         registrations
             .map(|one| (one.clone(), store.is_built_in(one.id)))
             .collect()
@@ -47,7 +47,11 @@ impl ServiceStore {
 
     /// Counts the unchanged built-in registrations.
     pub(crate) fn built_in_count(&self) -> usize {
-        self.lock().built_in_count()
+        let store = self.lock();
+        let registrations = store.registrations().into_iter();
+        registrations
+            .filter(|one| store.is_built_in(one.id))
+            .count()
     }
 
     /// Whether `id` is an unchanged built-in registration.
@@ -285,11 +289,11 @@ fn file_name(name: &PartitionName) -> OsString {
 fn read(
     folder: &Folder,
     file: &OsString,
-) -> Result<Option<(PartitionName, PartitionEntry)>, FileProblem> {
+) -> Result<Option<(PartitionName, PartitionEntry)>, Problem> {
     let path = folder.path().join(file);
     let stem = file.to_string_lossy();
     let name = PartitionName::new(stem.trim_end_matches(".toml")).map_err(|error| {
-        FileProblem::whole(&path, format!("is not named after a partition: {error}"))
+        Problem::whole(&path, format!("is not named after a partition: {error}"))
     })?;
     let Some(contents) = folder.read(file)? else {
         return Ok(None);
@@ -298,6 +302,6 @@ fn read(
     let entry: PartitionEntry = toml_problem::parse(&path, text)?;
     match entry.problem() {
         None => Ok(Some((name, entry))),
-        Some(problem) => Err(FileProblem::whole(&path, problem)),
+        Some(problem) => Err(Problem::whole(&path, problem)),
     }
 }

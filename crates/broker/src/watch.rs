@@ -4,14 +4,15 @@ use std::io;
 use std::sync::Arc;
 
 use hvsock_endpoint::Dirs;
-use hvsock_registry::store;
+use hvsock_registry::entry_folder::{self, FolderWatch};
+use hvsock_registry::store::SERVICES;
 
 use crate::Handle;
 use crate::stores::ServiceStore;
 
 /// Watches the folder of registrations until dropped.
 pub(crate) struct Watch {
-    _watch: store::Watch,
+    _watch: FolderWatch,
 }
 
 impl Watch {
@@ -21,7 +22,7 @@ impl Watch {
         services: Arc<ServiceStore>,
         handle: Handle,
     ) -> io::Result<Self> {
-        let watch = store::watch(&dirs.config, &[store::SERVICES], move |changed| {
+        let watch = entry_folder::watch(&dirs.config, &[SERVICES], move |changed| {
             // The store stays locked until the core has applied the changes. Otherwise they could
             // be reordered with an operator's.
             let mut store = services.lock();

@@ -6,9 +6,9 @@ use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, SockAd
 use hvsock_registry::Registry;
 
 use crate::boundary::Boundary;
+use crate::evaluate_connect::Plan;
 use crate::explain::{AccessExplanation, Audience, NoTrace, Recorder, Verdict};
 use crate::partition::{Partition, PartitionState, RootSpec};
-use crate::plan::Plan;
 use crate::tables::{Binding, Connection, ListenAddress, Listener};
 use crate::tree::{Relation, Tree};
 use crate::{

@@ -22,7 +22,6 @@ mod ids;
 mod leak_tests;
 mod limits;
 mod partition;
-mod plan;
 mod refusal;
 mod request;
 mod resolve;

@@ -6,8 +6,11 @@
 //!
 //! The feature `store` adds persistent storage for each operating system.
 //!
-//! On Linux, `store` keeps a broker's registrations in a directory of TOML files. The modules that it
-//! is built from also serve the broker's other files: `folder` (directories that only their owner may
+//! `store::RegistrationStore` is what every store does.
+//!
+//! On Linux, `store::FolderStore` keeps a broker's registrations in a directory of TOML files. The
+//! modules that it is built from also serve the broker's other files: `entry_folder` (a directory of
+//! TOML files, one entry each, which others may edit), `folder` (directories that only their owner may
 //! write), `atomic_file` (crash-safe replacement of a file), `lock` (an inter-process lock) and
 //! `toml_problem` (TOML errors with line and column).
 //!
@@ -23,12 +26,14 @@ pub mod keys;
 mod linux;
 pub mod model;
 pub mod reg_file;
+#[cfg(feature = "store")]
+pub mod store;
 mod text;
 #[cfg(all(feature = "store", windows))]
 mod windows;
 
 #[cfg(all(feature = "store", target_os = "linux"))]
-pub use linux::{atomic_file, folder, lock, store, toml_problem};
+pub use linux::{atomic_file, entry_folder, folder, lock, toml_problem};
 #[cfg(all(feature = "store", windows))]
 pub use windows::key_store;
 

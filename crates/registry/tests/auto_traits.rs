@@ -55,12 +55,12 @@ fn the_types_of_keys_are_send_and_sync() {
 #[test]
 fn the_types_of_the_folder_store_are_send_and_sync() {
     use hvsock_registry::atomic_file::WriteError;
+    use hvsock_registry::entry_folder::{Changed, FolderWatch};
     use hvsock_registry::folder::{Contents, Folder, FolderError, Stamp};
     use hvsock_registry::lock::{Lock, LockError, LockFile};
     use hvsock_registry::store::{
-        Change, Changed, FolderStore, LoadReport, Options, StoreError, Watch,
+        Change, Entry, FolderStore, LoadReport, Loaded, Options, Problem, StoreError, Watch,
     };
-    use hvsock_registry::toml_problem::FileProblem;
     const {
         assert_send_sync::<FolderStore>();
         assert_send_sync::<Options>();
@@ -77,6 +77,9 @@ fn the_types_of_the_folder_store_are_send_and_sync() {
         assert_send_sync::<Lock>();
         assert_send_sync::<LockFile>();
         assert_send_sync::<LockError>();
-        assert_send_sync::<FileProblem>();
+        assert_send_sync::<Problem>();
+        assert_send_sync::<Loaded>();
+        assert_send_sync::<Entry>();
+        assert_send_sync::<FolderWatch>();
     }
 }

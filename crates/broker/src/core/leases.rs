@@ -5,13 +5,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use hvsock_address::ServiceId;
-use hvsock_registry::Registration;
+use hvsock_registry::store::Entry;
 
 /// The leased services, and the registrations from files that wait for one of them.
 #[derive(Debug, Default)]
 pub(super) struct Leases {
     held: HashMap<ServiceId, Lease>,
-    blocked: BTreeMap<ServiceId, Box<Registration>>,
+    blocked: BTreeMap<ServiceId, Box<Entry>>,
 }
 
 /// The session that holds a leased registration.
@@ -68,8 +68,8 @@ impl Leases {
     }
 
     /// Keeps a registration from a file until a lease ends. It replaces an earlier one of the service.
-    pub(super) fn block(&mut self, registration: Box<Registration>) {
-        self.blocked.insert(registration.id, registration);
+    pub(super) fn block(&mut self, entry: Box<Entry>) {
+        self.blocked.insert(entry.registration.id, entry);
     }
 
     /// Discards the waiting registration of a service.
@@ -79,7 +79,7 @@ impl Leases {
 
     /// Takes all waiting registrations, for another try. Those that a lease still blocks come back by
     /// [`block`](Self::block).
-    pub(super) fn take_blocked(&mut self) -> impl Iterator<Item = Box<Registration>> + use<> {
+    pub(super) fn take_blocked(&mut self) -> impl Iterator<Item = Box<Entry>> + use<> {
         std::mem::take(&mut self.blocked).into_values()
     }
 }

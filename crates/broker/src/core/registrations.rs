@@ -2,7 +2,7 @@
 
 use hvsock_address::ServiceId;
 use hvsock_fabric::{Refusal, RegisterError};
-use hvsock_registry::store::Change;
+use hvsock_registry::store::{Change, Entry};
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use super::labels::service_label;
@@ -55,7 +55,9 @@ impl Core {
     fn apply_blocked(&mut self) {
         for blocked in self.leases.take_blocked() {
             let change = match self.fabric.registry(self.fabric.root()) {
-                Some(registry) if registry.get(blocked.id).is_some() => Change::Updated,
+                Some(registry) if registry.get(blocked.registration.id).is_some() => {
+                    Change::Updated
+                }
                 _ => Change::Added,
             };
             self.apply(change(blocked));
@@ -80,8 +82,12 @@ impl Core {
         let mut applied = Ok(());
         for change in changes {
             match change {
-                Change::Added(new) if new.id == own => applied = self.register(*new),
-                Change::Updated(new) if new.id == own => applied = self.update(*new),
+                Change::Added(new) if new.registration.id == own => {
+                    applied = self.register(new.registration);
+                }
+                Change::Updated(new) if new.registration.id == own => {
+                    applied = self.update(new.registration);
+                }
                 other => self.apply(other),
             }
         }
@@ -130,15 +136,18 @@ impl Core {
     /// The store ensures that files do not clash with each other.
     fn apply_registration(
         &mut self,
-        new: Box<Registration>,
+        new: Box<Entry>,
         apply: impl FnOnce(&mut Self, Registration) -> Result<(), RegisterError>,
     ) {
-        self.leases.unblock(new.id);
-        let leased = self.leases.contains(new.id);
-        let clash = leased.then(|| self.would_clash(&new)).flatten();
+        let id = new.registration.id;
+        self.leases.unblock(id);
+        let leased = self.leases.contains(id);
+        let clash = leased
+            .then(|| self.would_clash(&new.registration))
+            .flatten();
         let applied = match clash {
             Some(clash) => Err(clash.into()),
-            None => apply(self, (*new).clone()),
+            None => apply(self, new.registration.clone()),
         };
         if let Err(error) = applied {
             self.leases.block(new);

@@ -9,7 +9,8 @@ use clap_complete::Shell;
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use crate::help::{Topic, join, topic};
+use super::definition;
+use crate::help::{Topic, join};
 use crate::os::help::{ENVIRONMENT, EXIT_STATUS};
 use crate::{complete, output};
 
@@ -21,9 +22,8 @@ pub struct Completions {
 }
 
 impl Completions {
-    /// Prints the script for the command line `definition`.
-    pub fn run(self, definition: Command) -> Result<()> {
-        output::bytes(&complete::script(self.shell, definition)?)
+    pub fn run(self) -> Result<()> {
+        output::bytes(&complete::script(self.shell)?)
     }
 }
 
@@ -36,9 +36,8 @@ pub struct Man {
 }
 
 impl Man {
-    /// Prints or writes the pages of the command line `definition`.
-    pub fn run(self, definition: Command) -> Result<()> {
-        let mut command = definition.disable_help_subcommand(true);
+    pub fn run(self) -> Result<()> {
+        let mut command = definition().disable_help_subcommand(true);
         command.build();
         match self.output {
             None => output::bytes(&page(&command, "")?),
@@ -72,7 +71,7 @@ fn name(path: &str) -> String {
 
 /// The page of the command `path`, with the sections in the order of man-pages(7).
 fn page(command: &Command, path: &str) -> Result<Vec<u8>> {
-    let topic = topic(path).unwrap_or(&Topic::EMPTY);
+    let topic = Topic::of(path).unwrap_or(&Topic::EMPTY);
     let page = Page::new(command.clone());
     // roff drops an empty argument, so that the source would take the place of the date.
     let mut text = format!(

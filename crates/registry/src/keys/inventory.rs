@@ -1,6 +1,7 @@
 //! Converts a snapshot of keys to registrations, problems and cleanup steps.
 
 use std::collections::HashMap;
+use std::path::Path;
 
 use hvsock_address::{ElementName, ServiceId};
 
@@ -10,7 +11,7 @@ use super::{
 };
 use crate::entry::{self, NameProblem, TextValues};
 use crate::reg_file::decode;
-use crate::text::escaped;
+use crate::store::Problem;
 use crate::{Clash, Registration};
 
 /// A snapshot of keys, converted.
@@ -23,6 +24,8 @@ pub(super) struct Inventory {
     pub cleanup: Vec<KeyStep>,
     /// Whether the snapshot does not contain all services.
     pub truncated: bool,
+    /// The problems of the listing, each with the path of its key.
+    pub problems: Vec<Problem>,
     more_problems: usize,
 }
 
@@ -45,7 +48,7 @@ impl Inventory {
             ..Self::default()
         };
         for problem in snapshot.problems {
-            inventory.report(problem);
+            inventory.report(Problem::whole(Path::new(""), problem));
         }
         // Sorted by name, so that the choice between duplicates is deterministic.
         let mut order = Vec::new();
@@ -61,8 +64,10 @@ impl Inventory {
         inventory.list(&order);
         if inventory.more_problems > 0 {
             let more = format!("{} more problems are not listed", inventory.more_problems);
-            inventory.listing.problems.push(more);
+            inventory.problems.push(Problem::whole(Path::new(""), more));
         }
+        let problems = inventory.problems.iter().map(Problem::to_string);
+        inventory.listing.problems = problems.collect();
         inventory
     }
 
@@ -259,12 +264,12 @@ impl Inventory {
     }
 
     fn report_at(&mut self, location: KeyLocation, name: &str, what: &str) {
-        self.report(format!("{}\\{}: {what}", location.label(), escaped(name)));
+        self.report(Problem::whole(&location.path(name), what));
     }
 
-    fn report(&mut self, problem: String) {
-        match self.listing.problems.len() < MAX_PROBLEMS {
-            true => self.listing.problems.push(problem),
+    fn report(&mut self, problem: Problem) {
+        match self.problems.len() < MAX_PROBLEMS {
+            true => self.problems.push(problem),
             false => self.more_problems += 1,
         }
     }

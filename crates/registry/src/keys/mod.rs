@@ -17,13 +17,17 @@ mod error;
 mod inventory;
 mod lease;
 mod plan;
+mod registrations;
 mod store;
 #[cfg(test)]
 mod tests;
 
 pub use error::KeyError;
 pub use lease::Lease;
+pub use registrations::KeyRegistrations;
 pub use store::Store;
+
+use std::path::PathBuf;
 
 use crate::Registry;
 use crate::text::escaped;
@@ -263,5 +267,10 @@ impl KeyLocation {
             KeyLocation::Services => "GuestCommunicationServices",
             KeyLocation::Disabled => r"hvsock\Disabled",
         }
+    }
+
+    /// The path of a key in messages.
+    fn path(self, name: &str) -> PathBuf {
+        PathBuf::from(format!("{}\\{}", self.label(), escaped(name)))
     }
 }

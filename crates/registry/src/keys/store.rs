@@ -87,7 +87,7 @@ impl<K: KeyBackend> Store<K> {
         })
     }
 
-    fn inventory(&self) -> Result<Inventory, KeyError> {
+    pub(super) fn inventory(&self) -> Result<Inventory, KeyError> {
         let process_state = |process| self.backend.process_state(process);
         Ok(Inventory::new(self.backend.read()?, process_state))
     }

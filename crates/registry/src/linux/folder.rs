@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
 
-use crate::toml_problem::FileProblem;
+use crate::store::Problem;
 
 /// The maximum size in bytes of a configuration file.
 pub const MAX_FILE: u64 = 64 * 1024;
@@ -180,11 +180,11 @@ impl Folder {
     /// Reads a file. `None` if it does not exist.
     ///
     /// # Errors
-    /// [`FileProblem`] if it is not a regular file, is a symbolic link, is larger than [`MAX_FILE`], may
+    /// [`Problem`] if it is not a regular file, is a symbolic link, is larger than [`MAX_FILE`], may
     /// be written by other users, or cannot be read.
-    pub fn read(&self, name: &OsStr) -> Result<Option<Contents>, FileProblem> {
+    pub fn read(&self, name: &OsStr) -> Result<Option<Contents>, Problem> {
         let path = self.path.join(name);
-        let problem = |what: String| FileProblem::whole(&path, what);
+        let problem = |what: String| Problem::whole(&path, what);
         let io =
             |errno: rustix::io::Errno| problem(format!("cannot be read: {}", error_text(errno)));
         let flags =

@@ -20,6 +20,9 @@ pub const DISABLED: &str = r"SOFTWARE\hvsock\Disabled";
 /// A registration that ends with its process.
 pub type KeyLease = keys::Lease<LocalMachineBackend>;
 
+/// The registrations of this machine as a [`RegistrationStore`](crate::store::RegistrationStore).
+pub type KeyRegistrationStore = keys::KeyRegistrations<LocalMachineBackend>;
+
 /// The registrations of this machine. Reading needs no privilege, writing needs an administrator.
 pub type KeyStore = Store<LocalMachineBackend>;
 

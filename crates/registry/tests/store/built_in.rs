@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use hvsock_registry::store::{Change, Changed, Options, StoreError};
+use hvsock_registry::entry_folder::Changed;
+use hvsock_registry::store::{Options, StoreError};
 
 use super::*;
 
@@ -14,6 +15,21 @@ fn open_with(config: &Config, built_in: &[Registration]) -> (FolderStore, LoadRe
     FolderStore::open_with(config.path(), options).unwrap()
 }
 
+fn built_in_entry() -> Box<Entry> {
+    Box::new(Entry {
+        registration: built_in(),
+        origin: Origin::BuiltIn,
+    })
+}
+
+fn built_in_again() -> Change {
+    Change::Updated(built_in_entry())
+}
+
+fn added_built_in() -> Change {
+    Change::Added(built_in_entry())
+}
+
 fn built_in() -> Registration {
     owned(911, "session", "hvsock", "hvsock")
 }
@@ -22,8 +38,9 @@ fn built_in() -> Registration {
 fn a_built_in_registration_is_in_force_without_a_file_and_cannot_be_removed() {
     let config = Config::new();
     let (mut store, report) = open_with(&config, &[built_in()]);
-    assert_eq!((report.registrations, store.built_in_count()), (1, 1));
-    assert_eq!(store.registry().get(id(911)), Some(&built_in()));
+    assert_eq!(report.registrations, 1);
+    assert!(store.is_built_in(id(911)));
+    assert_eq!(store.get(id(911)), Some(&built_in()));
     assert_eq!(config.names(), [""; 0]);
     let error = store.remove(id(911)).unwrap_err();
     assert!(matches!(error, StoreError::BuiltIn(_)), "{error}");
@@ -38,13 +55,13 @@ fn changing_a_built_in_registration_writes_a_file_and_removing_that_restores_it(
     let mut off = built_in();
     off.enabled = false;
     let changes = store.set_enabled(off.id, false, None).unwrap();
-    assert_eq!(changes, [Change::Updated(Box::new(off.clone()))]);
+    assert_eq!(changes, [updated(&config, off.clone())]);
     assert!(!store.is_built_in(off.id));
     let (again, _) = open_with(&config, &[built_in()]);
-    assert_eq!(again.registry().get(off.id), Some(&off));
+    assert_eq!(again.get(off.id), Some(&off));
 
     let changes = store.remove(off.id).unwrap();
-    assert_eq!(changes, [Change::Updated(Box::new(built_in()))]);
+    assert_eq!(changes, [built_in_again()]);
     assert!(store.is_built_in(off.id));
     assert_eq!(config.names(), [""; 0]);
 }
@@ -54,12 +71,12 @@ fn a_handwritten_file_replaces_a_built_in_registration_while_it_exists() {
     let config = Config::new();
     config.write(id(911), "name = \"session\"\nowner = \"carol\"\n");
     let (mut store, _) = open_with(&config, &[built_in()]);
-    let owner = |store: &FolderStore| store.registry().get(id(911)).unwrap().owner.clone();
+    let owner = |store: &FolderStore| store.get(id(911)).unwrap().owner.clone();
     assert_eq!(owner(&store).as_deref(), Some("carol"));
 
     fs::remove_file(config.file(id(911))).unwrap();
     let changes = store.reload(&Changed::Files(vec![config.file(id(911))]));
-    assert_eq!(changes, [Change::Updated(Box::new(built_in()))]);
+    assert_eq!(changes, [built_in_again()]);
     assert_eq!(owner(&store).as_deref(), Some("hvsock"));
 }
 
@@ -72,7 +89,7 @@ fn an_invalid_file_does_not_enable_the_built_in_registration() {
     );
     let (store, report) = open_with(&config, &[built_in()]);
     assert_eq!(report.problems.len(), 1);
-    assert_eq!(store.registry().get(id(911)), None);
+    assert_eq!(store.get(id(911)), None);
 }
 
 #[test]
@@ -91,9 +108,6 @@ fn a_built_in_registration_waits_for_its_name() {
 
     let changes = store.remove(id(9)).unwrap();
     assert!(changes.contains(&Change::Removed(id(9))), "{changes:?}");
-    assert!(
-        changes.contains(&Change::Added(Box::new(built_in()))),
-        "{changes:?}"
-    );
+    assert!(changes.contains(&added_built_in()), "{changes:?}");
     assert_eq!(store.problems().count(), 0);
 }

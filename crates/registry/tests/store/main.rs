@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use hvsock_address::{ElementName, PartitionName, ServiceId};
 use hvsock_registry::Registration;
-use hvsock_registry::store::{FolderStore, LoadReport};
+use hvsock_registry::store::{Change, Entry, FolderStore, LoadReport, Origin, RegistrationStore};
 
 /// A temporary configuration directory.
 struct Config {
@@ -102,7 +102,25 @@ fn owned(port: u32, name: &str, owner: &str, creator: &str) -> Registration {
 
 /// The names of the registrations in force.
 fn names(store: &FolderStore) -> Vec<&str> {
-    store.registrations().map(|r| r.name.as_str()).collect()
+    let all = store.registrations().into_iter();
+    all.map(|r| r.name.as_str()).collect()
+}
+
+/// A registration that has a file.
+fn stored(config: &Config, registration: Registration) -> Box<Entry> {
+    let origin = Origin::Stored(config.file(registration.id));
+    Box::new(Entry {
+        registration,
+        origin,
+    })
+}
+
+fn added(config: &Config, registration: Registration) -> Change {
+    Change::Added(stored(config, registration))
+}
+
+fn updated(config: &Config, registration: Registration) -> Change {
+    Change::Updated(stored(config, registration))
 }
 
 /// A directory in memory if possible, to avoid load on a shared disk.

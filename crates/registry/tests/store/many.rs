@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use hvsock_registry::store::{Change, Changed};
+use hvsock_registry::entry_folder::Changed;
 
 use super::*;
 
@@ -35,7 +35,7 @@ fn a_change_among_a_hundred_thousand_registrations_is_much_cheaper_than_a_rescan
     let mut store = config.store();
     let opened = begun.elapsed();
     let memory = resident().saturating_sub(before) / COUNT as usize;
-    assert_eq!(store.registry().len(), COUNT as usize);
+    assert_eq!(store.len(), COUNT as usize);
 
     let median = |mut times: Vec<Duration>| {
         times.sort();

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use hvsock_registry::Registry;
-use hvsock_registry::store::{Change, Changed, FolderStore, StoreError};
+use hvsock_registry::entry_folder::Changed;
+use hvsock_registry::store::StoreError;
 use proptest::prelude::*;
 
 use super::*;
@@ -57,11 +58,19 @@ struct Follower {
     touched: BTreeSet<PathBuf>,
 }
 
+fn registry(store: &FolderStore) -> Registry {
+    let mut registry = Registry::new();
+    for one in store.registrations() {
+        registry.insert(one.clone()).unwrap();
+    }
+    registry
+}
+
 impl Follower {
     fn new(config: &Config) -> Self {
         let (store, report) = config.open();
         Self {
-            copy: store.registry().clone(),
+            copy: registry(&store),
             problems: report.problems.into_iter().map(|p| p.path).collect(),
             touched: BTreeSet::new(),
             store,
@@ -76,8 +85,10 @@ impl Follower {
     fn follow(&mut self, changes: Vec<Change>) {
         for change in changes {
             match change {
-                Change::Added(new) => assert!(self.copy.insert(*new).is_ok()),
-                Change::Updated(new) => assert!(self.copy.replace(*new).unwrap().is_some()),
+                Change::Added(new) => assert!(self.copy.insert(new.registration).is_ok()),
+                Change::Updated(new) => {
+                    assert!(self.copy.replace(new.registration).unwrap().is_some());
+                }
                 Change::Removed(id) => assert!(self.copy.remove(id).is_some()),
                 Change::Broken(problem) => drop(self.problems.insert(problem.path)),
                 Change::Repaired(path) => assert!(self.problems.remove(&path)),
@@ -103,7 +114,7 @@ impl Follower {
         let by_id = |all: &Registry| -> BTreeMap<ServiceId, Registration> {
             all.iter().map(|r| (r.id, r.clone())).collect()
         };
-        let in_force = by_id(self.store.registry());
+        let in_force = by_id(&registry(&self.store));
         assert_eq!(
             by_id(&self.copy),
             in_force,

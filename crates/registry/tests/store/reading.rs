@@ -6,7 +6,8 @@ use std::os::unix::net::UnixListener;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use hvsock_registry::store::{Change, Changed, FolderStore, Options};
+use hvsock_registry::entry_folder::Changed;
+use hvsock_registry::store::Options;
 use hvsock_testkit::require;
 
 use super::*;
@@ -73,7 +74,7 @@ fn a_file_that_becomes_invalid_keeps_its_last_good_content() {
         changes,
         [
             Change::Repaired(config.file(id(1))),
-            Change::Updated(Box::new(registration(1, "Eins"))),
+            updated(&config, registration(1, "Eins")),
         ]
     );
     assert_eq!(store.problems().count(), 0);
@@ -97,8 +98,8 @@ fn a_rescan_finds_added_removed_and_changed_files() {
     assert_eq!(names(&store), ["One", "Zwei"]);
     assert_eq!(changes.len(), 4, "{changes:?}");
     assert!(changes.contains(&Change::Removed(id(1))));
-    assert!(changes.contains(&Change::Added(Box::new(registration(3, "One")))));
-    let defaults = store.registry().defaults();
+    assert!(changes.contains(&added(&config, registration(3, "One"))));
+    let defaults = store.defaults();
     assert_eq!(defaults.bind.users, Some(vec![]));
     assert!(changes.contains(&Change::Defaults(defaults.clone())));
     assert_eq!(store.reload(&Changed::Everything), []);
@@ -175,8 +176,8 @@ fn a_later_file_does_not_take_a_name_in_use() {
     let changes = store.reload(&Changed::Files(vec![config.file(id(1))]));
     assert_eq!(broken(&changes).len(), 1);
     assert_eq!(
-        store.registry().by_name(&registration(1, "Backup").name),
-        Some(&registration(5, "Backup"))
+        store.registrations().first(),
+        Some(&&registration(5, "Backup"))
     );
     // The other file changes its name, which releases the old one.
     config.write(id(5), "name = \"Archive\"\n");
@@ -312,17 +313,17 @@ fn invalid_defaults_deny_all_access() {
         text.contains("defaults.toml:1:2: unknown key `conect`"),
         "{text}"
     );
-    assert_eq!(store.registry().defaults().connect.users, Some(vec![]));
-    assert!(!store.registry().defaults().allow_wildcard_binds);
+    assert_eq!(store.defaults().connect.users, Some(vec![]));
+    assert!(!store.defaults().allow_wildcard_binds);
     // After startup, an invalid file keeps its last good content, like any other file.
     let changed = Changed::Files(vec![file.clone()]);
     fs::write(&file, "connect.partitions = [\"web\"]\n").unwrap();
     store.reload(&changed);
-    let good = store.registry().defaults().clone();
+    let good = store.defaults().clone();
     assert_eq!(good.connect.partitions, Some(vec!["web".to_owned()]));
     fs::write(&file, "connect.partitions = web\n").unwrap();
     assert_eq!(broken(&store.reload(&changed)).len(), 1);
-    assert_eq!(*store.registry().defaults(), good);
+    assert_eq!(*store.defaults(), good);
 }
 
 #[test]

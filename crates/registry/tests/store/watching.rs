@@ -4,7 +4,9 @@ use std::fs;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use hvsock_registry::store::{Change, Changed, FolderStore, SERVICES, Watch, watch};
+use hvsock_registry::entry_folder::Changed;
+use hvsock_registry::entry_folder::{FolderWatch, watch};
+use hvsock_registry::store::SERVICES;
 
 use super::*;
 
@@ -14,7 +16,7 @@ struct Watched {
     config: Config,
     store: FolderStore,
     events: Receiver<Changed>,
-    _watch: Watch,
+    _watch: FolderWatch,
 }
 
 impl Watched {
@@ -66,7 +68,7 @@ fn an_edit_is_notified_by_file() {
     let file = watched.config.file(id(1));
     watched.config.write(id(1), "name = \"One\"\n");
     let (events, changes) = watched.reload_until(|store| names(store) == ["One"]);
-    let added = Change::Added(Box::new(registration(1, "One")));
+    let added = added(&watched.config, registration(1, "One"));
     assert_eq!(changes.last(), Some(&added), "{changes:?}");
     // Only the file itself is reported, for its creation and its close: no rescan, no polling.
     let by_file = Changed::Files(vec![file]);
@@ -79,7 +81,7 @@ fn an_edit_is_notified_by_file() {
     let temporary = watched.config.services().join("4913");
     fs::write(&temporary, "name = \"Eins\"\n").unwrap();
     fs::rename(&temporary, watched.config.file(id(1))).unwrap();
-    let updated = Change::Updated(Box::new(registration(1, "Eins")));
+    let updated = updated(&watched.config, registration(1, "Eins"));
     assert_eq!(watched.changes(), [updated]);
 
     let defaults = watched.config.path().join("defaults.toml");
@@ -113,7 +115,7 @@ fn a_burst_of_changes_is_coalesced() {
             .write(id(port), &format!("name = \"s{port}\"\n"));
     }
     let (mut calls, mut everything) = (0, 0);
-    while watched.store.registry().len() < 6000 {
+    while watched.store.len() < 6000 {
         let changed = watched.events.recv_timeout(TIMEOUT).unwrap();
         everything += usize::from(changed == Changed::Everything);
         calls += 1;

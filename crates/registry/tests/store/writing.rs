@@ -4,9 +4,10 @@ use std::fs;
 use std::sync::Barrier;
 use std::time::Duration;
 
+use hvsock_registry::entry_folder::Changed;
 use hvsock_registry::folder::Folder;
 use hvsock_registry::lock::LockFile;
-use hvsock_registry::store::{Change, Changed, FolderStore, Options, StoreError};
+use hvsock_registry::store::{Options, StoreError};
 
 use super::*;
 
@@ -18,9 +19,9 @@ fn a_registration_is_loaded_by_the_next_store_on_the_folder() {
     demo.purpose = Some("shows \"how\"".to_owned());
     demo.connect.partitions = Some(vec!["web".to_owned(), "@ci".to_owned()]);
     let changes = store.put(demo.clone()).unwrap();
-    assert_eq!(changes, [Change::Added(Box::new(demo.clone()))]);
-    assert_eq!(store.registry().get(demo.id), Some(&demo));
-    assert_eq!(config.store().registry().get(demo.id), Some(&demo));
+    assert_eq!(changes, [added(&config, demo.clone())]);
+    assert_eq!(store.get(demo.id), Some(&demo));
+    assert_eq!(config.store().get(demo.id), Some(&demo));
     let changed = Changed::Files(vec![config.file(demo.id)]);
     assert_eq!(store.reload(&changed), [], "its own write is no change");
     assert_eq!(
@@ -55,7 +56,7 @@ fn a_clash_shows_both_owners_and_writes_nothing() {
     assert!(error.is_none(), "port 0 is valid");
     assert_eq!(names(&store), ["Backup", "Zero"]);
     assert_eq!(config.names().len(), 2);
-    assert_eq!(store.registry().get(id(1)), Some(&alices));
+    assert_eq!(store.get(id(1)), Some(&alices));
 }
 
 #[test]
@@ -65,7 +66,7 @@ fn disabling_and_enabling_keeps_comments_and_formatting() {
     config.write(id(1), text);
     let mut store = config.store();
     let changes = store.set_enabled(id(1), false, None).unwrap();
-    assert!(matches!(&changes[..], [Change::Updated(off)] if !off.enabled));
+    assert!(matches!(&changes[..], [Change::Updated(off)] if !off.registration.enabled));
     let with_key = config.read(id(1));
     assert!(with_key.contains("enabled = false"), "{with_key}");
     for line in text.lines() {
@@ -79,12 +80,9 @@ fn disabling_and_enabling_keeps_comments_and_formatting() {
     let changed = Changed::Files(vec![config.file(id(1))]);
     assert_eq!(store.reload(&changed), []);
     let off = config.store();
-    assert_eq!(
-        off.registry().get(id(1)).unwrap().vm[&web].enabled,
-        Some(false)
-    );
+    assert_eq!(off.get(id(1)).unwrap().vm[&web].enabled, Some(false));
     store.set_enabled(id(1), true, Some(&web)).unwrap();
-    let on = store.registry().get(id(1)).unwrap();
+    let on = store.get(id(1)).unwrap();
     assert_eq!(on.vm[&web].enabled, Some(true));
     // No difference, so nothing is written.
     let before = config.read(id(1));
@@ -104,6 +102,7 @@ fn a_change_applies_to_the_current_file() {
     let [Change::Updated(seen), Change::Updated(now)] = &changes[..] else {
         panic!("{changes:?}");
     };
+    let (seen, now) = (&seen.registration, &now.registration);
     assert!(seen.enabled && !now.enabled);
     assert_eq!(now.purpose.as_deref(), Some("new"));
     assert_eq!(store.reload(&Changed::Files(vec![])), []);
@@ -149,9 +148,9 @@ fn replace_may_change_the_name_and_releases_the_old_one() {
     assert_eq!(
         changes,
         [
-            Change::Updated(Box::new(registration(1, "Uno"))),
+            updated(&config, registration(1, "Uno")),
             Change::Repaired(config.file(id(3))),
-            Change::Added(Box::new(registration(3, "One"))),
+            added(&config, registration(3, "One")),
         ]
     );
 }
@@ -201,8 +200,8 @@ fn a_store_reads_the_other_stores_writes_before_it_writes() {
             "{error}"
         );
     }
-    assert_eq!(a.registry().len(), 20);
-    assert_eq!(b.registry().len(), 20);
+    assert_eq!(a.len(), 20);
+    assert_eq!(b.len(), 20);
     assert_eq!(
         a.reload(&Changed::Files(vec![])).len(),
         1,
@@ -235,7 +234,7 @@ fn of_concurrent_writers_exactly_one_gets_a_name_and_no_write_is_lost() {
         threads.into_iter().map(|t| t.join().unwrap()).sum()
     });
     assert_eq!(won, 1);
-    assert_eq!(config.store().registry().len() as u32, STORES * 5 + 1);
+    assert_eq!(config.store().len() as u32, STORES * 5 + 1);
 }
 
 #[test]

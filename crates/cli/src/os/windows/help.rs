@@ -22,9 +22,7 @@ const BINARY_PIPES: &str = "In PowerShell before 7.4, a pipe or > changes binary
                             do not.";
 
 /// One topic for each command.
-pub const TOPICS: &[&[Topic]] = &[ALL];
-
-const ALL: &[Topic] = &[
+pub const TOPICS: &[Topic] = &[
     Topic {
         command: "",
         notes: &[

@@ -1,75 +1,40 @@
 //! TOML parsing with precise error messages.
 //!
 //! [`parse`] deserializes any serde type (use `deny_unknown_fields` if the keys are fixed). It converts
-//! the first error to a [`FileProblem`] with file, line and column. The message does not use serde's
+//! the first error to a [`Problem`] with file, line and column. The message does not use serde's
 //! terms, and suggests the nearest known key for a misspelt one.
 
 mod decode;
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::de::DeserializeOwned;
 use toml::de::DeTable;
 
 use self::decode::Table;
+use crate::store::Problem;
 
-/// A problem with a file, and its position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileProblem {
-    /// The file.
-    pub path: PathBuf,
-    /// The line and column, both from 1. `None` if the problem concerns the whole file.
-    pub position: Option<(usize, usize)>,
-    /// What is wrong: the end of a sentence whose subject is the file or position.
-    pub what: String,
-}
-
-impl FileProblem {
-    /// A problem with the whole file.
-    pub fn whole(path: &Path, what: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            position: None,
-            what: what.into(),
-        }
-    }
-
-    /// A problem at a byte offset in the file's text.
-    pub fn at(path: &Path, text: &str, byte: usize, what: impl Into<String>) -> Self {
-        Self {
-            path: path.to_owned(),
-            position: Some(position(text, byte)),
-            what: what.into(),
-        }
+/// A problem at a byte offset in the text of a file.
+pub fn at(path: &Path, text: &str, byte: usize, what: impl Into<String>) -> Problem {
+    Problem {
+        path: path.to_owned(),
+        position: Some(position(text, byte)),
+        what: what.into(),
     }
 }
-
-impl fmt::Display for FileProblem {
-    /// `file:line:column: what`, the format of compilers, which editors parse.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:", self.path.display())?;
-        if let Some((line, column)) = self.position {
-            write!(f, "{line}:{column}:")?;
-        }
-        write!(f, " {}", self.what)
-    }
-}
-
-impl std::error::Error for FileProblem {}
 
 /// Decodes a file as UTF-8, with or without a byte order mark.
 ///
 /// # Errors
-/// [`FileProblem`] with the position of the first invalid byte.
-pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, FileProblem> {
+/// [`Problem`] with the position of the first invalid byte.
+pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, Problem> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.strip_prefix('\u{feff}').unwrap_or(text)),
         Err(error) => {
             let (good, bad) = bytes.split_at(error.valid_up_to());
             let good = String::from_utf8_lossy(good);
             let what = format!("the byte {:#04x} is not UTF-8", bad.first().unwrap_or(&0));
-            Err(FileProblem::at(path, &good, good.len(), what))
+            Err(at(path, &good, good.len(), what))
         }
     }
 }
@@ -77,15 +42,15 @@ pub fn text<'a>(path: &Path, bytes: &'a [u8]) -> Result<&'a str, FileProblem> {
 /// Parses `text`, the content of the file at `path`.
 ///
 /// # Errors
-/// [`FileProblem`] with the position of the first error.
-pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, FileProblem> {
+/// [`Problem`] with the position of the first error.
+pub fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, Problem> {
     let document = DeTable::parse(text).map_err(|error| {
-        let at = error.span().map_or(0, |span| span.start);
-        FileProblem::at(path, text, at, error.message())
+        let offset = error.span().map_or(0, |span| span.start);
+        at(path, text, offset, error.message())
     })?;
     T::deserialize(Table(document.get_ref())).map_err(|error| match error.offset() {
-        Some(at) => FileProblem::at(path, text, at, error.message()),
-        None => FileProblem::whole(path, error.message()),
+        Some(offset) => at(path, text, offset, error.message()),
+        None => Problem::whole(path, error.message()),
     })
 }
 

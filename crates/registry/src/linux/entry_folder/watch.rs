@@ -37,9 +37,9 @@ pub enum Changed {
     Everything,
 }
 
-/// A running watch. Dropping it stops its thread.
+/// A running watch of directories. Dropping it stops its thread.
 #[derive(Debug)]
-pub struct Watch {
+pub struct FolderWatch {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
 }
@@ -55,7 +55,7 @@ pub fn watch(
     folder: &Path,
     inside: &[&str],
     callback: impl FnMut(Changed) + Send + 'static,
-) -> io::Result<Watch> {
+) -> io::Result<FolderWatch> {
     let stop = Arc::new(rustix::event::eventfd(0, EventfdFlags::CLOEXEC)?);
     let mut watcher = Watcher {
         inotify: Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?),
@@ -71,13 +71,13 @@ pub fn watch(
     let thread = std::thread::Builder::new()
         .name("hvsock-watch".to_owned())
         .spawn(move || watcher.run(callback))?;
-    Ok(Watch {
+    Ok(FolderWatch {
         stop,
         thread: Some(thread),
     })
 }
 
-impl Drop for Watch {
+impl Drop for FolderWatch {
     fn drop(&mut self) {
         let signalled = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
         let thread = self.thread.take().filter(|_| signalled.is_ok());
@@ -85,6 +85,20 @@ impl Drop for Watch {
         // already reported a panic of the callback.
         if let Some(thread) = thread.filter(|t| t.thread().id() != std::thread::current().id()) {
             let _ = thread.join();
+        }
+    }
+}
+
+impl Changed {
+    /// Adds what changed later.
+    pub fn merge(&mut self, later: Changed) {
+        match (&mut *self, later) {
+            (Changed::Files(files), Changed::Files(more))
+                if files.len() + more.len() <= MAX_FILES =>
+            {
+                files.extend(more);
+            }
+            _ => *self = Changed::Everything,
         }
     }
 }

@@ -10,15 +10,11 @@ use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use serde::de::{self, Deserialize, Deserializer, MapAccess, Visitor};
 use toml_edit::{Array, DocumentMut, Item, Table, value};
 
-use crate::toml_problem::{self, FileProblem};
-use crate::{AccessRule, Defaults, Override, Registration, text};
+use crate::store::Problem;
+use crate::{AccessRule, Defaults, Override, Registration, text, toml_problem};
 
 /// Decodes the file of a registration.
-pub(super) fn decode(
-    path: &Path,
-    id: ServiceId,
-    bytes: &[u8],
-) -> Result<Registration, FileProblem> {
+pub(super) fn decode(path: &Path, id: ServiceId, bytes: &[u8]) -> Result<Registration, Problem> {
     let file: ServiceFile = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
     Ok(Registration {
         enabled: file.enabled.unwrap_or(true),
@@ -34,7 +30,7 @@ pub(super) fn decode(
 }
 
 /// Decodes `defaults.toml`.
-pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, FileProblem> {
+pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, Problem> {
     let file: DefaultsFile = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
     let built_in = Defaults::default();
     Ok(Defaults {
@@ -46,7 +42,7 @@ pub(super) fn decode_defaults(path: &Path, bytes: &[u8]) -> Result<Defaults, Fil
     })
 }
 
-/// The registration as a document: the content of a new file, and the target of [`edit`](super::edit).
+/// The registration as the content of a new file.
 pub(super) fn document(registration: &Registration) -> DocumentMut {
     let mut document = DocumentMut::new();
     let root = document.as_table_mut();

@@ -1,0 +1,54 @@
+//! The suite that every store of registrations must pass, and a store in memory.
+//!
+//! A crate with a store implements [`Storage`] in a test target with `harness = false`, whose `main` is
+//!
+//! ```text
+//! fn main() -> ExitCode {
+//!     conformance::main(registration_store::trials("mine", || Box::new(MyStorage::new())))
+//! }
+//! ```
+//!
+//! Every case is one test named `STORE::case`. A case that needs a capability which the storage lacks
+//! is reported as ignored.
+
+mod changes;
+mod memory;
+mod storage;
+mod writes;
+
+use hvsock_registry::store::RegistrationStore;
+use libtest_mimic::Trial;
+
+pub use memory::{MemoryStorage, MemoryStore};
+pub use storage::{Capabilities, Storage};
+
+/// A case of the suite.
+struct Case {
+    name: &'static str,
+    needs: fn(Capabilities) -> bool,
+    body: fn(&dyn Storage),
+}
+
+/// All cases as tests. `new` makes a new, empty storage for each.
+pub fn trials(name: &str, new: fn() -> Box<dyn Storage>) -> Vec<Trial> {
+    let capabilities = new().capabilities();
+    let cases = writes::cases().into_iter().chain(changes::cases());
+    cases
+        .map(|case| {
+            let body = move || {
+                (case.body)(&*new());
+                Ok(())
+            };
+            Trial::test(format!("{name}::{}", case.name), body)
+                .with_ignored_flag(!(case.needs)(capabilities))
+        })
+        .collect()
+}
+
+/// Opens a store that has no entries and no problems.
+fn open_empty(storage: &dyn Storage) -> Box<dyn RegistrationStore> {
+    let mut store = storage.open();
+    let loaded = store.load().expect("the store");
+    assert_eq!(loaded, hvsock_registry::store::Loaded::default());
+    store
+}
