@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::OwnedFd;
 
 use hvsock_ring::{Interest, Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use proptest::collection::vec;
@@ -12,14 +13,21 @@ enum Op {
     Write(Vec<usize>),
     Read(Vec<usize>),
     Peek(usize),
-    Reserve { wanted: usize, commit: usize },
-    Fill { consume: usize },
+    Reserve {
+        wanted: usize,
+        commit: usize,
+    },
+    Fill {
+        consume: usize,
+    },
     ShutdownWrite,
     ShutdownRead,
     Drop,
     Reset,
     Suspend(bool),
     MonitorReset,
+    /// Replaces the monitor by one made from its snapshot.
+    RestoreMonitor,
     Drain,
 }
 
@@ -38,6 +46,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Drop),
         1 => prop_oneof![Just(Op::Reset), Just(Op::MonitorReset)],
         3 => any::<bool>().prop_map(Op::Suspend),
+        4 => Just(Op::RestoreMonitor),
     ]
 }
 
@@ -47,13 +56,23 @@ struct Half {
     end: Option<RingEnd>,
     /// Bytes written by this end and not read by the peer.
     sent: VecDeque<u8>,
+    /// Bytes ever written by this end, from the first value of its counter on.
+    written: u64,
     has_ended: bool,
     read_shut: bool,
+}
+
+impl Half {
+    fn send(&mut self, bytes: &[u8]) {
+        self.sent.extend(bytes);
+        self.written = self.written.wrapping_add(bytes.len() as u64);
+    }
 }
 
 struct Model {
     halves: [Half; 2],
     monitor: Monitor,
+    memory: OwnedFd,
     capacity: usize,
     is_reset: bool,
     suspended: bool,
@@ -67,14 +86,16 @@ impl Model {
             first,
             second,
         } = Parts::new(size).unwrap();
-        let monitor = Monitor::new(&memory).unwrap();
-        let end = |side, doorbells| Half {
+        let end = |side: RingSide, doorbells| Half {
             end: Some(RingEnd::open_at(side, &memory, doorbells, starts).unwrap()),
+            written: starts[usize::from(side == RingSide::Second)],
             ..Half::default()
         };
+        let halves = [end(RingSide::First, first), end(RingSide::Second, second)];
         Self {
-            halves: [end(RingSide::First, first), end(RingSide::Second, second)],
-            monitor,
+            halves,
+            monitor: Monitor::new(&memory).unwrap(),
+            memory,
             capacity: size.bytes() as usize,
             is_reset: false,
             suspended: false,
@@ -163,7 +184,7 @@ impl Model {
         }
         let count = bytes.len().min(self.free_space(at));
         assert_eq!(wrote, Ok(count));
-        self.halves[at].sent.extend(&bytes[..count]);
+        self.halves[at].send(&bytes[..count]);
     }
 
     fn apply(&mut self, at: usize, op: Op) {
@@ -215,7 +236,7 @@ impl Model {
                     }
                 });
                 match wrote {
-                    Ok(count) => self.halves[at].sent.extend(&bytes[..count]),
+                    Ok(count) => self.halves[at].send(&bytes[..count]),
                     Err(stop) => assert_eq!(Some(stop), self.write_error(at)),
                 }
             }
@@ -252,6 +273,11 @@ impl Model {
                 self.monitor.reset();
                 self.is_reset = true;
             }
+            Op::RestoreMonitor => {
+                let text = serde_json::to_vec(&self.monitor.snapshot()).unwrap();
+                let snapshot = serde_json::from_slice(&text).unwrap();
+                self.monitor = Monitor::restore(snapshot, &self.memory).unwrap();
+            }
             Op::Suspend(suspended) => {
                 self.monitor.suspend(suspended);
                 self.suspended = suspended;
@@ -265,6 +291,7 @@ impl Model {
         for (at, side) in RingSide::BOTH.into_iter().enumerate() {
             let half = &self.halves[at];
             assert_eq!(self.monitor.has_ended(side), half.has_ended);
+            assert_eq!(self.monitor.written(side), half.written);
             let unread = !self.halves[1 - at].sent.is_empty();
             assert_eq!(self.monitor.leaves_unread(side), unread);
             let Some(end) = &half.end else { continue };
