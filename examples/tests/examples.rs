@@ -67,8 +67,16 @@ impl Host {
     }
 
     fn client(&self, service: &str, input: &[u8]) -> Output {
-        let mut command = self.command(env!("CARGO_BIN_EXE_echo_client"));
-        process::output(command.args(["loopback", service]), input, TIMEOUT).expect("it ends")
+        self.run(
+            env!("CARGO_BIN_EXE_echo_client"),
+            &["loopback", service],
+            input,
+        )
+    }
+
+    fn run(&self, program: &str, arguments: &[&str], input: &[u8]) -> Output {
+        let mut command = self.command(program);
+        process::output(command.args(arguments), input, TIMEOUT).expect("it ends")
     }
 }
 
@@ -79,6 +87,12 @@ fn exchange(mut stream: HvStream, input: &str) -> String {
     let mut reply = String::new();
     stream.read_to_string(&mut reply).expect("a clean end");
     reply
+}
+
+fn stdout(output: &Output) -> String {
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 fn test_data() -> Vec<u8> {
@@ -144,6 +158,73 @@ fn axum_service_answers_http() {
     assert!(reply.starts_with("HTTP/1.1 200 OK\r\n"), "{reply}");
     let body = reply.split("\r\n\r\n").nth(1).expect("a body");
     assert!(body.starts_with("{\"partition\":\""), "{body}");
+}
+
+#[test]
+fn hyper_client_reads_from_axum_service() {
+    let host = Host::new();
+    let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_axum_service"));
+    let output = host.run(env!("CARGO_BIN_EXE_hyper_client"), &["loopback", NAME], b"");
+    // The name of the host.
+    let body = stdout(&output);
+    assert!(body.starts_with("{\"partition\":\""), "{body}");
+}
+
+#[test]
+fn axum_service_ends_with_the_reason_when_its_listener_ends() {
+    let host = Host::new();
+    let mut command = host.command(env!("CARGO_BIN_EXE_axum_service"));
+    let (mut service, _printed) = host.serve(command.arg(NAME).stderr(Stdio::piped()));
+    let stderr = CapturedOutput::from(service.take_stderr().expect("a pipe"));
+    drop(host);
+    assert!(service.wait(TIMEOUT).expect("it ends").success());
+    stderr
+        .wait_for("cannot accept connections: ", TIMEOUT)
+        .expect("a reason");
+}
+
+#[test]
+fn grpc_client_calls_grpc_service() {
+    let host = Host::new();
+    let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_grpc_service"));
+    let arguments = ["loopback", NAME, "Ada"];
+    let output = host.run(env!("CARGO_BIN_EXE_grpc_client"), &arguments, b"");
+    let answer = stdout(&output);
+    assert!(answer.starts_with("hello Ada from "), "{answer}");
+    assert!(!answer.contains("somewhere"), "{answer}");
+}
+
+#[test]
+fn stream_service_counts_the_bytes_of_concurrent_connections() {
+    let host = Host::new();
+    let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_stream_service"));
+    let open = host.connect();
+    assert_eq!(exchange(host.connect(), "12345"), "5 bytes\n");
+    assert_eq!(exchange(open, "123"), "3 bytes\n");
+}
+
+#[test]
+fn activated_service_listens_itself_without_a_service_manager() {
+    let host = Host::new();
+    let (_service, _printed) = host.rust_server(env!("CARGO_BIN_EXE_activated_service"));
+    assert_eq!(exchange(host.connect(), "echo"), "echo");
+}
+
+/// The positive case needs `AF_VSOCK` connections: the library's tests have it in a virtual machine.
+#[test]
+fn activated_service_refuses_a_socket_that_is_no_vsock_socket() {
+    let host = Host::new();
+    let (socket, _other) = std::os::unix::net::UnixStream::pair().expect("a pair");
+    let script = "exec 3<&0; LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=echo exec \"$0\" </dev/null";
+    let mut command = host.command("sh");
+    command
+        .args(["-c", script, env!("CARGO_BIN_EXE_activated_service")])
+        .stdin(std::os::fd::OwnedFd::from(socket));
+    let output = command.output().expect("it runs");
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{words}");
+    assert!(words.contains("`echo`"), "{words}");
+    assert!(words.contains("no AF_VSOCK stream socket"), "{words}");
 }
 
 fn python(host: &Host, python: &Path, command: &str, partition: &str, service: &str) -> Command {

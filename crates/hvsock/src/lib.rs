@@ -35,6 +35,19 @@
 //! - [`explain_connect`] and [`explain_listen`]: whether a call would succeed and why, without
 //!   making it.
 //!
+//! # Cargo features
+//!
+//! None is on by default. Those of async code build on `tokio`; `examples/src/bin` of the repository
+//! has a program for each.
+//!
+//! | feature | adds |
+//! |---|---|
+//! | `tokio` | `hvsock::tokio`: `HvStream`, `HvListener` and the halves of a stream |
+//! | `stream` | `HvListener::incoming` and `into_incoming` as a `futures_core::Stream` |
+//! | `axum` | `axum::serve(listener, router)`; `HvConnectInfo` for handlers |
+//! | `hyper` | `HvConnector` for the clients of hyper-util |
+//! | `tonic` | `HvStream` for tonic's servers with `HvConnectInfo`; `HvConnector` for its channels |
+//!
 //! # Errors
 //!
 //! Every function returns an [`std::io::Error`]. If a broker or the system refused the request,
@@ -66,6 +79,9 @@
 //!   listen for it by its id. If the host permits it, a listener for any partition accepts
 //!   connections from other guests; their `VmId` is [`VmId::ZERO`] and their [`Peer::partition`]
 //!   is `cid N`. Loopback needs the kernel module `vsock_loopback`.
+//! - **Sockets of other programs** become connections and listeners: by `TryFrom<OwnedFd>`, and from
+//!   a service manager by `listen_fds` (socket activation). A connection or listener of a broker
+//!   consists of several descriptors and cannot be made from one; on Windows no socket can.
 //! - **A port has one listener.** A listener for the parent closes connections from other peers
 //!   and counts them ([`HvListener::rejected`]).
 //! - **A refused connect has no reason.** The error is [`Refusal::NoListener`] even if the service
@@ -182,6 +198,7 @@ const _: () = {
     is_send_sync::<Bytes<'_>>();
     #[cfg(target_os = "linux")]
     {
+        is_send_sync::<ListenFd>();
         is_send_sync::<NoBroker>();
         is_send_sync::<NoRegistry>();
         is_send_sync::<OwnedFds>();
@@ -195,5 +212,14 @@ const _: () = {
         is_send_sync::<tokio::ReadHalf<'_>>();
         is_send_sync::<tokio::WriteHalf<'_>>();
         is_send_sync::<tokio::ReuniteError>();
+    }
+    #[cfg(any(feature = "axum", feature = "tonic"))]
+    is_send_sync::<tokio::HvConnectInfo>();
+    #[cfg(feature = "hyper")]
+    is_send_sync::<tokio::HvConnector>();
+    #[cfg(feature = "stream")]
+    {
+        is_send_sync::<tokio::Incoming<'_>>();
+        is_send_sync::<tokio::IntoIncoming>();
     }
 };

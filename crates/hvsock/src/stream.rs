@@ -251,6 +251,60 @@ impl HvStream {
         self.inner.recv(ReadInto::Peek(buffer))
     }
 
+    /// Reads the available bytes without waiting, in any mode.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there are none; otherwise as
+    /// [reading](Self#errors-of-reading-and-writing).
+    #[doc(alias = "MSG_DONTWAIT")]
+    pub fn try_read(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.try_read_vectored(&mut [IoSliceMut::new(buffer)])
+    }
+
+    /// Reads the available bytes into several buffers, in order, without waiting, in any mode.
+    ///
+    /// # Errors
+    ///
+    /// As [`HvStream::try_read`].
+    pub fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.inner.recv_now(slices)
+    }
+
+    /// Writes as many bytes as there is free space for, without waiting, in any mode.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if there is no free space; otherwise as
+    /// [writing](Self#errors-of-reading-and-writing).
+    #[doc(alias = "MSG_DONTWAIT")]
+    pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.try_write_vectored(&[IoSlice::new(bytes)])
+    }
+
+    /// Writes as many bytes of several buffers, in order, as there is free space for, without
+    /// waiting, in any mode.
+    ///
+    /// # Errors
+    ///
+    /// As [`HvStream::try_write`].
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.inner.send_now(slices)
+    }
+
+    /// Returns why the connection was reset, if it was. Does not block.
+    ///
+    /// With a broker every call returns the reason. With `AF_VSOCK` and on Windows the system
+    /// reports an error once.
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "SO_ERROR")]
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.inner.reset_reason())
+    }
+
     /// Sets non-blocking mode, on every handle: reading and writing fail with `WouldBlock` instead
     /// of blocking.
     ///

@@ -8,6 +8,7 @@
 //!   processes, and their wakeups.
 //! - [`poll`] and `event`: waiting with a deadline.
 //! - `vsock`: the kernel's `AF_VSOCK`, in a virtual machine without a broker.
+//! - `activation`: descriptors that a service manager passes.
 //! - `session`: programs in a session of their own. `clock`, `freeze`, `limits`, `processor`: for the
 //!   agent and the broker.
 //!
@@ -30,8 +31,8 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 pub use linux::{
-    accounts, clock, doorbell, errno, event, freeze, limits, message, peer, poll, processor,
-    seqpacket, session, shared_memory, stream, vsock,
+    accounts, activation, clock, doorbell, errno, event, freeze, limits, message, peer, poll,
+    processor, seqpacket, session, shared_memory, stream, vsock,
 };
 #[cfg(target_os = "linux")]
 pub use linux::{set_nonblocking, take_error};

@@ -2,50 +2,17 @@
 //!
 //! ```sh
 //! axum_service "Web Demo"
-//! (printf 'GET / HTTP/1.0\r\n\r\n'; sleep 1) | hvsock connect loopback "Web Demo"
+//! hyper_client loopback "Web Demo"
 //! ```
 
 use std::io;
 
 use axum::extract::ConnectInfo;
-use axum::extract::connect_info::Connected;
 use axum::routing::get;
-use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
-use hvsock::tokio::{HvListener, HvStream};
-use hvsock::{Peer, SockAddrHv};
+use hvsock::Peer;
+use hvsock::tokio::{HvConnectInfo, HvListener};
 use serde_json::{Value, json};
-
-/// Adapts a listener of hvsock to axum.
-struct Service(HvListener);
-
-impl Listener for Service {
-    type Io = HvStream;
-    type Addr = SockAddrHv;
-
-    async fn accept(&mut self) -> (HvStream, SockAddrHv) {
-        self.0.accept().await.unwrap_or_else(|error| {
-            // `accept` fails only if the listener cannot be used any more, for example because the
-            // broker ended.
-            eprintln!("cannot accept connections: {error}");
-            std::process::exit(1)
-        })
-    }
-
-    fn local_addr(&self) -> io::Result<SockAddrHv> {
-        self.0.local_addr()
-    }
-}
-
-/// What axum passes to the handlers of a connection: its peer, as verified by the broker.
-#[derive(Clone)]
-struct Caller(Option<Peer>);
-
-impl Connected<IncomingStream<'_, Service>> for Caller {
-    fn connect_info(stream: IncomingStream<'_, Service>) -> Self {
-        Self(stream.io().peer().cloned())
-    }
-}
 
 #[tokio::main]
 async fn main() -> io::Result<()> {
@@ -54,10 +21,20 @@ async fn main() -> io::Result<()> {
     println!("listening at {}", listener.local_addr()?);
     let app = Router::new()
         .route("/", get(caller))
-        .into_make_service_with_connect_info::<Caller>();
-    axum::serve(Service(listener), app).await
+        .into_make_service_with_connect_info::<HvConnectInfo>();
+    // Without this the service would wait for ever after the broker has ended.
+    let ended = listener.ended();
+    let stop = async move {
+        if let Some(reason) = ended.await {
+            eprintln!("cannot accept connections: {reason}");
+        }
+    };
+    axum::serve(listener, app)
+        .with_graceful_shutdown(stop)
+        .await
 }
 
-async fn caller(ConnectInfo(Caller(peer)): ConnectInfo<Caller>) -> Json<Value> {
-    Json(json!({ "partition": peer.as_ref().map(Peer::partition) }))
+/// The peer of the connection, as verified by the broker.
+async fn caller(ConnectInfo(connection): ConnectInfo<HvConnectInfo>) -> Json<Value> {
+    Json(json!({ "partition": connection.peer().map(Peer::partition) }))
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use hvsock_address::SockAddrHv;
+use tokio::sync::watch;
 
 use super::HvStream;
 use crate::backend::{self, Outcome, REPLY_TIMEOUT};
@@ -28,6 +29,8 @@ use crate::{ListenOptions, ToHvAddr, options, os};
 pub struct HvListener {
     watch: ListenerWatch,
     inner: Arc<backend::Listener>,
+    /// True after an accept has returned the final error.
+    ended: watch::Sender<bool>,
 }
 
 impl HvListener {
@@ -96,8 +99,11 @@ impl HvListener {
     }
 
     fn new(inner: Arc<backend::Listener>) -> io::Result<Self> {
-        let watch = ListenerWatch::new(&inner)?;
-        Ok(Self { watch, inner })
+        Ok(Self {
+            watch: ListenerWatch::new(&inner)?,
+            inner,
+            ended: watch::Sender::new(false),
+        })
     }
 
     pub(crate) fn listener(&self) -> &backend::Listener {
@@ -129,9 +135,31 @@ impl HvListener {
     ///
     /// As [`crate::HvListener::accept`].
     pub fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(HvStream, SockAddrHv)>> {
-        let stream = ready!(self.watch.poll_accept(&self.inner, cx))?;
+        let accepted = ready!(self.watch.poll_accept(&self.inner, cx));
+        let stream = accepted.inspect_err(|error| {
+            if error.kind() == io::ErrorKind::ConnectionReset {
+                self.ended.send_replace(true);
+            }
+        })?;
         let peer = stream.end().info().peer;
         Poll::Ready(Ok((HvStream::new(Arc::new(stream))?, peer)))
+    }
+
+    /// Waits until accepting has failed for good, and returns that error: the listener has ended,
+    /// with the [`Refusal`](crate::Refusal) that says why. Returns `None` if the listener is dropped
+    /// before.
+    ///
+    /// This is for code that has given the listener away, for example to `axum::serve`. It does not
+    /// accept connections itself.
+    pub fn ended(&self) -> impl Future<Output = Option<io::Error>> + Send + use<> {
+        let mut ended = self.ended.subscribe();
+        // This future must not keep a listener open that was dropped.
+        let inner = Arc::downgrade(&self.inner);
+        async move {
+            ended.wait_for(|ended| *ended).await.ok()?;
+            // Every accept returns the same error from then on.
+            inner.upgrade()?.accept_now().err()
+        }
     }
 
     /// Returns the address that it listens at, with names resolved to ids.

@@ -23,6 +23,17 @@
 //! # }
 //! ```
 //!
+//! # Other crates
+//!
+//! Cargo features of this crate connect these types to the ecosystem:
+//!
+//! | feature | with it |
+//! |---|---|
+//! | `stream` | `HvListener::incoming` and `into_incoming` are a `futures_core::Stream` |
+//! | `axum` | `axum::serve` takes an [`HvListener`]; handlers get an `HvConnectInfo` |
+//! | `hyper` | `HvConnector` connects the clients of hyper-util |
+//! | `tonic` | tonic's servers take [`HvStream`]s, its channels an `HvConnector` |
+//!
 //! # Cancel safety
 //!
 //! `read`, `write`, [`HvStream::peek`], [`HvStream::readable`], [`HvStream::writable`] and
@@ -30,11 +41,27 @@
 //! dropped. As with every tokio stream, `read_exact` and `write_all` are not. Dropping the future
 //! of a connect cancels the connect.
 
+#[cfg(feature = "axum")]
+mod axum;
+#[cfg(any(feature = "axum", feature = "tonic"))]
+mod connect_info;
+#[cfg(feature = "hyper")]
+mod connector;
+#[cfg(feature = "stream")]
+mod incoming;
 mod io;
 mod listener;
 mod split;
 mod stream;
+#[cfg(feature = "tonic")]
+mod tonic;
 
+#[cfg(any(feature = "axum", feature = "tonic"))]
+pub use connect_info::HvConnectInfo;
+#[cfg(feature = "hyper")]
+pub use connector::HvConnector;
+#[cfg(feature = "stream")]
+pub use incoming::{Incoming, IntoIncoming};
 pub use listener::HvListener;
 pub use split::{OwnedReadHalf, OwnedWriteHalf, ReadHalf, ReuniteError, WriteHalf};
 pub use stream::HvStream;

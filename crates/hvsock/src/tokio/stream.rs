@@ -1,13 +1,13 @@
 //! An async connection.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hvsock_address::SockAddrHv;
-use tokio::io::ReadBuf;
+use tokio::io::{Interest, ReadBuf, Ready};
 
 use super::io::{async_read, async_write};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
@@ -295,6 +295,111 @@ impl HvStream {
     /// `WouldBlock` if there is no free space; otherwise as writing to a [`crate::HvStream`].
     pub fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
         self.watch.try_send(&self.inner, WriteFrom::One(bytes))
+    }
+
+    /// Reads the available bytes into several buffers, in order, without waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_read`](Self::try_read).
+    pub fn try_read_vectored(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.watch
+            .try_recv(&self.inner, &mut ReadInto::Many(slices))
+    }
+
+    /// Writes as many bytes of several buffers, in order, as there is free space for, without
+    /// waiting.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_write`](Self::try_write).
+    pub fn try_write_vectored(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.watch.try_send(&self.inner, WriteFrom::Many(slices))
+    }
+
+    /// Waits until the connection is ready for one of the operations in `interest`, and returns
+    /// which, as [`tokio::net::TcpStream::ready`].
+    ///
+    /// Readable means that [`try_read`](Self::try_read) would return bytes, the end or an error;
+    /// writable likewise. The result may be out of date when it is used, so the attempt may still
+    /// return `WouldBlock`.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if `interest` is neither readable nor writable. An error of the runtime; none
+    /// is expected.
+    ///
+    /// # Cancel safety
+    ///
+    /// This method is cancel safe.
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use tokio::io::Interest;
+    ///
+    /// # async fn run(stream: hvsock::tokio::HvStream) -> std::io::Result<()> {
+    /// let ready = stream.ready(Interest::READABLE | Interest::WRITABLE).await?;
+    /// if ready.is_readable() {
+    ///     stream.try_read(&mut [0; 512])?;
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
+        if !interest.is_readable() && !interest.is_writable() {
+            let text = "a connection can become readable and writable only";
+            return Err(crate::error::invalid_input(text));
+        }
+        std::future::poll_fn(|cx| {
+            let mut ready = Ready::EMPTY;
+            if interest.is_readable()
+                && let Poll::Ready(readable) = self.watch.poll_readable(&self.inner, cx)
+            {
+                readable?;
+                ready |= Ready::READABLE;
+            }
+            if interest.is_writable()
+                && let Poll::Ready(writable) = self.watch.poll_writable(&self.inner, cx)
+            {
+                writable?;
+                ready |= Ready::WRITABLE;
+            }
+            match ready.is_empty() {
+                true => Poll::Pending,
+                false => Poll::Ready(Ok(ready)),
+            }
+        })
+        .await
+    }
+
+    /// Calls `io` once if the connection may be ready for `interest`, as
+    /// [`tokio::net::TcpStream::try_io`]. It is for an operation of another library on the
+    /// descriptor of `AsFd`.
+    ///
+    /// If `io` returns `WouldBlock`, the connection counts as not ready until the system reports
+    /// that it is, so `io` must not return `WouldBlock` for another reason. With shared memory
+    /// ([`HvStream::transport`]) the descriptor carries no data and `io` is always called.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the connection is not ready; otherwise the error of `io`.
+    pub fn try_io<T>(
+        &self,
+        interest: Interest,
+        io: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        self.watch.try_io(interest, io)
+    }
+
+    /// Returns why the connection was reset, if it was; see [`crate::HvStream::take_error`].
+    ///
+    /// # Errors
+    ///
+    /// None at present.
+    #[doc(alias = "SO_ERROR")]
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.inner.reset_reason())
     }
 
     /// Shuts down the write direction without waiting for the broker.

@@ -1,14 +1,14 @@
 //! The async stream and listener.
 
 use std::cell::Cell;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, IoSlice, IoSliceMut};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{ConnectOptions, Refusal, refusal_of};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, SocketOption};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest, Ready};
 use tokio::time::timeout;
 
 use crate::fake::{ADDRESS, Broker, BrokerSide, Client, LONG, SHORT, disabled, listening};
@@ -282,4 +282,88 @@ async fn acknowledgements_wait_for_free_space() {
     // The next call sends the last of them.
     assert!(timeout(SHORT * 10, listener.accept()).await.is_err());
     drop(broker.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_task_waits_for_either_direction_and_tries() {
+    let (stream, side) = connected().await;
+    let both = Interest::READABLE | Interest::WRITABLE;
+    assert_eq!(stream.ready(both).await.unwrap(), Ready::WRITABLE);
+    let readable = timeout(SHORT, stream.ready(Interest::READABLE)).await;
+    assert!(readable.is_err(), "{readable:?}");
+    side.send(b"abc");
+    let ready = stream.ready(Interest::READABLE).await.unwrap();
+    assert!(ready.is_readable() && !ready.is_writable());
+    let (mut x, mut y) = ([0; 1], [0; 5]);
+    let mut slices = [IoSliceMut::new(&mut x), IoSliceMut::new(&mut y)];
+    assert_eq!(stream.try_read_vectored(&mut slices).unwrap(), 3);
+    assert_eq!((&x, &y[..2]), (b"a", &b"bc"[..]));
+    let slices = [IoSlice::new(b"d"), IoSlice::new(b"ef")];
+    assert_eq!(stream.try_write_vectored(&slices).unwrap(), 3);
+    let error = stream.ready(Interest::PRIORITY).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(stream.take_error().unwrap().is_none());
+    side.control.send(&BrokerMessage::Reset(disabled()));
+    assert!(stream.take_error().unwrap().is_some());
+}
+
+#[tokio::test]
+async fn an_operation_of_another_library_clears_the_readiness() {
+    let (stream, side) = connected().await;
+    side.send(b"abc");
+    stream.readable().await.unwrap();
+    let recv = |buffer: &mut [u8]| {
+        stream.try_io(Interest::READABLE, || {
+            hvsock_sys::stream::recv(&stream, buffer)
+        })
+    };
+    let mut buffer = [0; 8];
+    assert_eq!(recv(&mut buffer).unwrap(), 3);
+    assert_eq!(recv(&mut buffer).unwrap_err().kind(), ErrorKind::WouldBlock);
+    // Not ready any more, so the operation is not called.
+    let called = stream.try_io(Interest::READABLE, || Ok(()));
+    assert_eq!(called.unwrap_err().kind(), ErrorKind::WouldBlock);
+    side.send(b"d");
+    stream.readable().await.unwrap();
+    assert_eq!(recv(&mut buffer).unwrap(), 1);
+}
+
+#[tokio::test]
+async fn code_that_gave_its_listener_away_learns_that_it_ended() {
+    let (listener, client) = listener().await;
+    let (ended, dropped) = (listener.ended(), listener.ended());
+    let accepting = tokio::spawn(async move { listener.accept().await.map(drop) });
+    client.send(&BrokerMessage::Reset(disabled()));
+    assert!(accepting.await.unwrap().is_err());
+    // The listener was dropped after its end.
+    assert!(timeout(LONG, ended).await.unwrap().is_none());
+    assert!(timeout(LONG, dropped).await.unwrap().is_none());
+}
+
+#[tokio::test]
+async fn the_end_of_a_listener_has_its_reason() {
+    let (listener, client) = listener().await;
+    let ended = listener.ended();
+    client.send(&BrokerMessage::Reset(disabled()));
+    assert!(listener.accept().await.is_err());
+    let error = timeout(LONG, ended).await.unwrap().expect("it has ended");
+    assert!(matches!(refusal_of(&error), Some(Refusal::Disabled { .. })));
+}
+
+#[cfg(feature = "stream")]
+#[tokio::test]
+async fn a_stream_of_connections_ends_with_the_listener() {
+    use futures_util::stream::{FusedStream, StreamExt};
+
+    let (listener, client) = listener().await;
+    let _one = client.incoming(1);
+    let mut borrowed = listener.incoming();
+    assert_eq!(borrowed.next().await.unwrap().unwrap().connection_id(), 1);
+    assert!(!borrowed.is_terminated());
+    let mut incoming = listener.into_incoming();
+    let _two = client.incoming(2);
+    assert_eq!(incoming.next().await.unwrap().unwrap().connection_id(), 2);
+    client.send(&BrokerMessage::Reset(disabled()));
+    assert!(incoming.next().await.unwrap().is_err());
+    assert!(incoming.next().await.is_none() && incoming.is_terminated());
 }

@@ -53,6 +53,47 @@ fn vectored_and_peeked_bytes_are_the_same_bytes() {
 }
 
 #[test]
+fn a_try_never_waits_in_blocking_mode() {
+    let (stream, side) = Broker::new().connected();
+    let mut buffer = [0; 8];
+    let error = stream.try_read(&mut buffer).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    side.send(b"abc");
+    let (mut x, mut y) = ([0; 1], [0; 5]);
+    let mut slices = [IoSliceMut::new(&mut x), IoSliceMut::new(&mut y)];
+    assert_eq!(stream.try_read_vectored(&mut slices).unwrap(), 3);
+    assert_eq!((&x, &y[..2]), (b"a", &b"bc"[..]));
+    // The end without its kind is no end yet.
+    side.end_data();
+    let error = stream.try_read(&mut buffer).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    side.control.send(&BrokerMessage::Shutdown);
+    assert_eq!(stream.try_read(&mut buffer).unwrap(), 0);
+    let slices = [IoSlice::new(b"d"), IoSlice::new(b"ef")];
+    let mut sent = stream.try_write_vectored(&slices).unwrap();
+    assert_eq!(sent, 3);
+    let error = loop {
+        match stream.try_write(&[0; 10_000]) {
+            Ok(count) => sent += count,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    drop(stream);
+    assert_eq!(side.recv_all().len(), sent);
+}
+
+#[test]
+fn the_pending_error_of_a_stream_is_the_reason_of_its_reset() {
+    let (stream, side) = Broker::new().connected();
+    assert!(stream.take_error().unwrap().is_none());
+    side.control.send(&BrokerMessage::Reset(disabled()));
+    let error = stream.take_error().unwrap().expect("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    assert!(matches!(refusal_of(&error), Some(Refusal::Disabled { .. })));
+}
+
+#[test]
 fn an_empty_buffer_returns_at_once() {
     let (mut stream, _side) = Broker::new().connected();
     assert_eq!(stream.read(&mut []).unwrap(), 0);

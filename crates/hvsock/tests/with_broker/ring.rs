@@ -1,6 +1,6 @@
 //! Connections through shared memory.
 
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::net::Shutdown;
 use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
@@ -52,6 +52,30 @@ fn the_ring_has_the_larger_requested_size_unless_an_end_disables_it() {
         assert!(a.ring_stats().is_none());
         assert_eq!(a.fill().unwrap_err().kind(), ErrorKind::Unsupported);
         assert_eq!(a.reserve(1).unwrap_err().kind(), ErrorKind::Unsupported);
+    }
+}
+
+#[test]
+fn a_try_never_waits_at_a_ring_in_blocking_mode() {
+    let world = World::new();
+    let (a, b) = world.pair(&world.at_web());
+    let would_block = |result: std::io::Result<usize>| {
+        assert_eq!(result.unwrap_err().kind(), ErrorKind::WouldBlock);
+    };
+    would_block(b.try_read(&mut [0; 8]));
+    let slices = [IoSlice::new(b"d"), IoSlice::new(b"ef")];
+    assert_eq!(a.try_write_vectored(&slices).unwrap(), 3);
+    let (mut x, mut y) = ([0; 1], [0; 5]);
+    let mut slices = [IoSliceMut::new(&mut x), IoSliceMut::new(&mut y)];
+    assert_eq!(b.try_read_vectored(&mut slices).unwrap(), 3);
+    assert_eq!((&x, &y[..2]), (b"d", &b"ef"[..]));
+    assert_eq!(a.try_write(&[7; 1 << 20]).unwrap(), 256 * 1024);
+    would_block(a.try_write(&[7]));
+    drop(b);
+    let deadline = Instant::now() + LONG;
+    while a.take_error().unwrap().is_none() {
+        assert!(Instant::now() < deadline, "no reason for the reset");
+        thread::sleep(Duration::from_millis(5));
     }
 }
 

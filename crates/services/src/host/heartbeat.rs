@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use hvsock::Peer;
+use hvsock::tokio::HvConnectInfo;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tonic::service::Routes;
@@ -89,8 +90,8 @@ impl<L: HeartbeatListener> Heartbeat for Service<L> {
         &self,
         request: Request<Streaming<Beat>>,
     ) -> Result<Response<Self::ReportStream>, Status> {
-        let peer = request.extensions().get::<Option<Peer>>();
-        let guest = peer.cloned().flatten();
+        let info = request.extensions().get::<HvConnectInfo>();
+        let guest = info.and_then(HvConnectInfo::peer).cloned();
         let guest = guest.ok_or_else(|| Status::unauthenticated("the caller is unknown"))?;
         let (commands, queued) = mpsc::channel(COMMANDS);
         self.listener

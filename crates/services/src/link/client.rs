@@ -10,7 +10,6 @@ use hyper_util::rt::TokioIo;
 use tonic::transport::{Channel, Uri};
 use tower::service_fn;
 
-use super::grpc_stream::GrpcStream;
 use crate::catalog::Integration;
 
 /// Default connect timeout. A guest without an agent refuses at once.
@@ -184,7 +183,7 @@ async fn channel_over_stream(
         let stream = once.take();
         async move {
             let stream = stream.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?;
-            Ok::<_, io::Error>(TokioIo::new(GrpcStream::connected(stream)))
+            Ok::<_, io::Error>(TokioIo::new(stream))
         }
     });
     grpc_endpoint

@@ -1,42 +1,37 @@
-//! Adapts a connection to tonic's traits.
+//! An accepted connection for tonic, with the permit that it holds.
 
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use hvsock::Peer;
-use hvsock::tokio::HvStream;
+use hvsock::tokio::{HvConnectInfo, HvStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use super::limit::Permit;
 
-/// A connection for gRPC. A handler finds the peer as the request extension `Option<Peer>`.
+/// An accepted connection for gRPC. A handler finds the peer in the request extension
+/// [`HvConnectInfo`].
 pub(super) struct GrpcStream {
     stream: HvStream,
-    /// The permit of an accepted connection, held until the connection closes.
-    _permit: Option<Permit>,
+    /// Held until the connection closes.
+    _permit: Permit,
 }
 
 impl GrpcStream {
-    /// Wraps an accepted connection.
     pub(super) fn new(stream: HvStream, permit: Permit) -> Self {
-        let _permit = Some(permit);
-        Self { stream, _permit }
-    }
-
-    /// Wraps an outgoing connection.
-    pub(super) fn connected(stream: HvStream) -> Self {
-        let _permit = None;
-        Self { stream, _permit }
+        Self {
+            stream,
+            _permit: permit,
+        }
     }
 }
 
 impl Connected for GrpcStream {
-    type ConnectInfo = Option<Peer>;
+    type ConnectInfo = HvConnectInfo;
 
-    fn connect_info(&self) -> Option<Peer> {
-        self.stream.peer().cloned()
+    fn connect_info(&self) -> HvConnectInfo {
+        self.stream.connect_info()
     }
 }
 

@@ -92,7 +92,7 @@ impl fmt::Debug for ServiceServer {
 
 impl ServiceServer {
     /// A service whose connections use gRPC. A handler finds the peer in its request's
-    /// extensions, as `Option<hvsock::Peer>`.
+    /// extensions, in an [`HvConnectInfo`](hvsock::tokio::HvConnectInfo).
     pub fn calls(service: &'static Integration, routes: Routes) -> Self {
         Self::new(service, Protocol::Grpc(routes))
     }

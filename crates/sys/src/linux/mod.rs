@@ -1,6 +1,7 @@
 //! Linux: system calls through rustix, or through libc where rustix lacks a sound one.
 
 pub mod accounts;
+pub mod activation;
 pub mod clock;
 pub mod doorbell;
 pub mod errno;

@@ -95,6 +95,33 @@ pub fn peek(socket: impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     super::retry(|| rustix::net::recv(&socket, &mut *buffer, RecvFlags::PEEK)).map(|(n, _)| n)
 }
 
+/// Sends as many bytes of `slices` as there is space for, in any mode of the socket. Returns their
+/// number.
+///
+/// # Errors
+///
+/// `WouldBlock` if the socket is full; `BrokenPipe` if the peer or this side has closed the direction.
+pub fn try_send(socket: impl AsFd, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    let slices = &slices[..slices.len().min(MAX_SLICES)];
+    let mut control = SendAncillaryBuffer::default();
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    super::retry(|| rustix::net::sendmsg(&socket, slices, &mut control, flags))
+}
+
+/// Receives the available bytes into several buffers, in order, in any mode of the socket. Returns their
+/// number; 0 at the end of the stream.
+///
+/// # Errors
+///
+/// `WouldBlock` if there are none; `ConnectionReset` after a reset.
+pub fn try_recv(socket: impl AsFd, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+    let count = slices.len().min(MAX_SLICES);
+    let mut control = RecvAncillaryBuffer::default();
+    let flags = RecvFlags::DONTWAIT;
+    super::retry(|| rustix::net::recvmsg(&socket, &mut slices[..count], &mut control, flags))
+        .map(|message| message.bytes)
+}
+
 /// Shuts down one or both directions, for all duplicates of the descriptor.
 ///
 /// # Errors

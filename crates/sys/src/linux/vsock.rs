@@ -147,6 +147,22 @@ pub fn peer_address(socket: impl AsFd) -> io::Result<Address> {
     address_by(|address, len| unsafe { libc::getpeername(fd, address, len) })
 }
 
+/// Whether the socket is an `AF_VSOCK` stream socket, as opposed to any other descriptor.
+pub fn is_vsock(socket: impl AsFd) -> bool {
+    let domain = rustix::net::sockopt::socket_domain(&socket);
+    let kind = rustix::net::sockopt::socket_type(&socket);
+    domain == Ok(AddressFamily::VSOCK) && kind == Ok(SocketType::STREAM)
+}
+
+/// Whether the socket listens.
+///
+/// # Errors
+///
+/// `ENOTSOCK` if `socket` is not a socket.
+pub fn is_listening(socket: impl AsFd) -> io::Result<bool> {
+    rustix::net::sockopt::socket_acceptconn(socket).map_err(Into::into)
+}
+
 /// Sets the timeout of a connect, after which it fails with `ETIMEDOUT`. The default is 2 seconds.
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 pub(crate) mod backend;
 mod descriptors;
+mod listen_fds;
 mod no_broker;
 mod owned_fds;
 mod reset;
@@ -20,6 +21,7 @@ pub(crate) type Descriptor<'a> = std::os::fd::BorrowedFd<'a>;
 
 /// The public items of this system.
 pub mod exports {
+    pub use super::listen_fds::{ListenFd, listen_fds};
     pub use super::no_broker::{NoBroker, NoRegistry};
     pub use super::owned_fds::OwnedFds;
     pub use hvsock_ring::{Bytes, Filled, Reserved, RingStats};

@@ -20,6 +20,8 @@ use crate::system_sockets::System;
 
 /// The variable that selects the tests to run in the guest.
 const STAGE: &str = "HVSOCK_TEST_STAGE";
+/// Its value in a service that a test activates.
+const ACTIVATED: &str = "activated";
 
 const VSOCK: System = System {
     endpoint: Endpoint::of_vsock,
@@ -36,6 +38,7 @@ pub fn main() -> ExitCode {
         return VSOCK.play(role);
     }
     let trials = match std::env::var(STAGE).as_deref() {
+        Ok(ACTIVATED) => return semantics::activated(),
         Ok("before loopback") => semantics::before_loopback(),
         Ok("with a host") => hosted::in_the_guest(),
         Ok(_) => {

@@ -3,7 +3,8 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
-use std::process::Command;
+use std::os::fd::OwnedFd;
+use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use hvsock::{
@@ -11,6 +12,8 @@ use hvsock::{
     Lease, NoRegistry, Refusal, SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, ToHvAddr,
     Transport, VmId, refusal_of,
 };
+use hvsock_address::SockAddrVm;
+use hvsock_sys::vsock;
 use hvsock_testkit::conformance::Trial;
 use tokio::io::AsyncWriteExt;
 
@@ -68,6 +71,14 @@ pub fn with_loopback() -> Vec<Trial> {
         trial(
             "a_child_process_gets_the_connection_itself",
             a_child_process_gets_the_connection_itself,
+        ),
+        trial(
+            "sockets_are_taken_from_descriptors",
+            sockets_are_taken_from_descriptors,
+        ),
+        trial(
+            "a_service_manager_passes_listeners",
+            a_service_manager_passes_listeners,
         ),
         trial(
             "options_of_a_broker_are_ignored_or_unsupported",
@@ -239,6 +250,79 @@ fn a_child_process_gets_the_connection_itself() {
     near.read_to_string(&mut text).unwrap();
     assert_eq!(text, "there and back");
     assert!(cat.wait().unwrap().success());
+}
+
+/// A listening socket of the kernel, as another program creates it.
+fn foreign_listener(port: u32) -> OwnedFd {
+    let socket = vsock::socket().unwrap();
+    let address = SockAddrVm::new(SockAddrVm::CID_ANY, port);
+    vsock::bind(&socket, &address.to_bytes()).unwrap();
+    vsock::listen(&socket, 8).unwrap();
+    hvsock_sys::set_nonblocking(&socket, false).unwrap();
+    socket
+}
+
+fn sockets_are_taken_from_descriptors() {
+    let listener = HvListener::try_from(foreign_listener(4007)).unwrap();
+    let service = ServiceId::from_port(4007);
+    let local = SockAddrHv::new(VmId::WILDCARD, service);
+    assert_eq!(listener.local_addr().unwrap(), local);
+    let near = connect(("loopback", 4007)).unwrap();
+    let (mut far, _) = listener.accept_timeout(LONG).unwrap();
+    let mut near = HvStream::try_from(near.into_owned_fds().unwrap().data).unwrap();
+    assert_eq!(
+        near.peer_addr().unwrap(),
+        SockAddrHv::new(VmId::LOOPBACK, service)
+    );
+    near.write_all(b"there").unwrap();
+    near.shutdown(Shutdown::Write).unwrap();
+    let mut text = String::new();
+    far.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "there");
+    // Each of the wrong kind is an error.
+    let error = HvStream::try_from(foreign_listener(4008)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let error = HvListener::try_from(far.into_owned_fds().unwrap().data).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    let error = HvStream::try_from(vsock::socket().unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::NotConnected);
+}
+
+/// This program as a service that a service manager started.
+pub fn activated() -> ExitCode {
+    let mut passed = hvsock::listen_fds().unwrap();
+    assert_eq!(hvsock::listen_fds().unwrap().len(), 0);
+    let second = passed.pop().unwrap();
+    let first = passed.pop().unwrap();
+    assert_eq!((first.name(), second.name()), ("web", "unknown"));
+    let error = HvListener::try_from(second).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+    let listener = HvListener::try_from(first).unwrap();
+    let (mut stream, _) = listener.accept_timeout(LONG).unwrap();
+    stream.write_all(b"activated").unwrap();
+    ExitCode::SUCCESS
+}
+
+fn a_service_manager_passes_listeners() {
+    let listener = foreign_listener(4009);
+    let script = "exec 3<&0 4<&1; \
+                  LISTEN_PID=$$ LISTEN_FDS=2 LISTEN_FDNAMES=web exec \"$0\" </dev/null >/dev/null";
+    let this = std::env::current_exe().unwrap();
+    let (pipe, _reader) = std::os::unix::net::UnixStream::pair().unwrap();
+    let mut service = Command::new("sh")
+        .args(["-c", script])
+        .arg(this)
+        .env(super::STAGE, super::ACTIVATED)
+        .stdin(listener.try_clone().unwrap())
+        .stdout(OwnedFd::from(pipe))
+        .spawn()
+        .unwrap();
+    drop(listener);
+    let mut text = String::new();
+    let mut stream = connect(("loopback", 4009)).unwrap();
+    stream.read_to_string(&mut text).unwrap();
+    assert_eq!(text, "activated");
+    assert!(service.wait().unwrap().success());
 }
 
 fn options_of_a_broker_are_ignored_or_unsupported() {

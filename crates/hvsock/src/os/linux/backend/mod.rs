@@ -10,7 +10,7 @@ mod lease;
 mod lookup;
 mod vsock;
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -196,6 +196,20 @@ impl From<vsock::Stream> for Stream {
     }
 }
 
+impl Stream {
+    /// Takes a connected `AF_VSOCK` socket. `Unsupported` for any other descriptor.
+    pub(crate) fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+        vsock::Stream::from_fd(socket).map(Self::Vsock)
+    }
+}
+
+impl Listener {
+    /// Takes a listening `AF_VSOCK` socket. `Unsupported` for any other descriptor.
+    pub(crate) fn from_fd(socket: OwnedFd) -> io::Result<Self> {
+        vsock::Listener::from_fd(socket).map(Self::Vsock)
+    }
+}
+
 impl PendingConnect {
     /// Starts a connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
@@ -259,6 +273,13 @@ forward! {
         fn recv(&self, into: ReadInto<'_, '_>) -> io::Result<usize>;
 
         fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize>;
+
+        /// Receives the available bytes; `WouldBlock` if there are none, in any mode.
+        fn recv_now(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize>;
+
+        /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any
+        /// mode.
+        fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
 
         /// Shuts down one or both directions. `may_wait` says whether the caller can wait for a
         /// moment.

@@ -5,7 +5,7 @@
 //! `SO_RCVTIMEO`). A thread that blocks in a receive is not woken when another thread shuts down
 //! that direction.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::windows::io::{AsSocket, BorrowedSocket, OwnedSocket};
 use std::sync::Arc;
@@ -86,6 +86,16 @@ impl Stream {
             io::ErrorKind::WouldBlock => error,
             _ => refusal::of_connection(error),
         })
+    }
+
+    /// Receives the available bytes; `WouldBlock` if there are none, in any mode.
+    pub(crate) fn recv_now(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.recv_once(&mut ReadInto::Many(slices))
+    }
+
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any mode.
+    pub(crate) fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.send_once(WriteFrom::Many(slices))
     }
 
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {

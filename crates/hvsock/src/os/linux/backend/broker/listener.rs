@@ -106,6 +106,9 @@ impl Listener {
         // The lock is held while a message is received and handled. If one thread receives the
         // reason and another the end, the second one must return the reason.
         let mut state = self.state();
+        if state.reset.is_some() {
+            return Err(state.end_error());
+        }
         // A connection without its acknowledgement keeps its place in the backlog, so no other
         // connection is received before it is sent.
         self.send_acks(&mut state)?;

@@ -41,7 +41,17 @@ impl Listener {
         let failed = |error| refusal::of_listen(target, error);
         vsock::bind(&socket, &target.address.to_bytes()).map_err(failed)?;
         vsock::listen(&socket, backlog).map_err(failed)?;
-        Ok(Self {
+        Ok(Self::of_socket(machine, socket, target, backlog))
+    }
+
+    /// A listener on a non-blocking socket that listens.
+    pub(super) fn of_socket(
+        machine: Machine,
+        socket: OwnedFd,
+        target: &ListenTarget,
+        backlog: u32,
+    ) -> Self {
+        Self {
             socket,
             local: target.local,
             backlog,
@@ -50,7 +60,7 @@ impl Listener {
             filter: target.filter,
             nonblocking: AtomicBool::new(false),
             rejected: AtomicU64::new(0),
-        })
+        }
     }
 
     pub(crate) fn local(&self) -> SockAddrHv {

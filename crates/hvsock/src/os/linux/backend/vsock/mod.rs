@@ -4,11 +4,12 @@
 //! - [`resolve`]: addresses as context id and port;
 //! - [`refusal`]: errors of the kernel as refusals;
 //! - [`pending_connect`]: a connect;
-//! - [`listener`] and [`stream`]: a listener and a connection.
+//! - [`listener`] and [`stream`]: a listener and a connection; [`foreign`]: from a descriptor.
 //!
 //! The kernel has no names, no rules, and one kind of end. An operation that it lacks fails with an
 //! error, or is listed in the crate documentation.
 
+mod foreign;
 mod listener;
 mod machine;
 mod pending_connect;

@@ -3,7 +3,7 @@
 //! The kernel has one kind of end. A peer that closes, a peer that is killed and a host that closes
 //! the connection all look like the end of the data.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 #[cfg(feature = "tokio")]
@@ -88,10 +88,35 @@ impl Stream {
 
     /// Sends. An empty send fails if the peer has stopped reading.
     pub(crate) fn send(&self, from: WriteFrom<'_, '_>) -> io::Result<usize> {
-        from.send(&self.socket).map_err(|error| match error.kind() {
+        from.send(&self.socket)
+            .map_err(|error| self.send_error(error))
+    }
+
+    /// Converts an error of the kernel for a send.
+    fn send_error(&self, error: io::Error) -> io::Error {
+        match error.kind() {
             io::ErrorKind::BrokenPipe if self.end.state().write_shut_down => write_shut_down(),
             io::ErrorKind::BrokenPipe => peer_stopped_reading(),
             _ => self.failed(error),
+        }
+    }
+
+    /// Receives the available bytes; `WouldBlock` if there are none, in any mode.
+    pub(crate) fn recv_now(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if slices.iter().all(|slice| slice.is_empty()) {
+            return Ok(0);
+        }
+        stream::try_recv(&self.socket, slices).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => error,
+            _ => self.failed(error),
+        })
+    }
+
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any mode.
+    pub(crate) fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        stream::try_send(&self.socket, slices).map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => error,
+            _ => self.send_error(error),
         })
     }
 

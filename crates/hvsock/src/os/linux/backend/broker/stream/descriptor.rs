@@ -4,7 +4,7 @@
 //! A read or write is one system call, until an end or an error needs its meaning from the control
 //! channel.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -63,7 +63,20 @@ impl Descriptor {
         link: &Link,
         into: &mut ReadInto<'_, '_>,
     ) -> io::Result<Received> {
-        match into.recv(&self.data) {
+        Self::received(link, into.recv(&self.data))
+    }
+
+    /// Receives the available bytes, in any mode.
+    pub(super) fn recv_now(
+        &self,
+        link: &Link,
+        slices: &mut [IoSliceMut<'_>],
+    ) -> io::Result<Received> {
+        Self::received(link, stream::try_recv(&self.data, slices))
+    }
+
+    fn received(link: &Link, result: io::Result<usize>) -> io::Result<Received> {
+        match result {
             Ok(0) => link.read_end(&link.control.drain()),
             Err(error) if is_gone(&error) => link.read_end(&link.control.drain()),
             result => result.map(Received::Bytes),
@@ -75,6 +88,14 @@ impl Descriptor {
             Err(error) if is_gone(&error) => Err(link.write_error()),
             Err(error) => Err(link.end.map_timeout(error)),
             sent => sent,
+        }
+    }
+
+    /// Sends as many bytes as there is free space for, in any mode.
+    pub(super) fn send_now(&self, link: &Link, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        match stream::try_send(&self.data, slices) {
+            Err(error) if is_gone(&error) => Err(link.write_error()),
+            result => result,
         }
     }
 

@@ -4,7 +4,7 @@ mod descriptor;
 mod link;
 mod ring;
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -16,7 +16,6 @@ use hvsock_ring::{Filled, Reserved, RingSide};
 use super::control::ResetReason;
 use crate::backend::errors::{no_shared_memory, nonzero_timeout};
 use crate::backend::{ConnectionInfo, LocalEnd, ReadInto, WriteFrom};
-#[cfg(feature = "tokio")]
 use crate::os::backend::Received;
 use crate::{Interest, Peer, Readiness};
 
@@ -135,6 +134,33 @@ impl Stream {
         match &self.path {
             DataPath::Descriptor(data) => data.recv_once(&self.link, into),
             DataPath::Ring(ring) => ring.recv_once(&self.link, into),
+        }
+    }
+
+    /// Receives the available bytes; `WouldBlock` if there are none, in any mode.
+    pub(crate) fn recv_now(&self, slices: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        if slices.iter().all(|slice| slice.is_empty()) {
+            return Ok(0);
+        }
+        let received = match &self.path {
+            DataPath::Descriptor(data) => data.recv_now(&self.link, slices),
+            DataPath::Ring(ring) => ring.recv_once(&self.link, &mut ReadInto::Many(slices)),
+        };
+        match received? {
+            Received::Bytes(count) => Ok(count),
+            Received::EndPending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any mode.
+    pub(crate) fn send_now(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let from = WriteFrom::Many(slices);
+        if from.is_empty() {
+            return Ok(0);
+        }
+        match &self.path {
+            DataPath::Descriptor(data) => data.send_now(&self.link, slices),
+            DataPath::Ring(ring) => ring.send_once(&self.link, from),
         }
     }
 

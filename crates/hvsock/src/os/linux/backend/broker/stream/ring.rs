@@ -112,7 +112,6 @@ impl Ring {
     }
 
     /// Receives the available bytes; `WouldBlock` if there are none, in any mode.
-    #[cfg(feature = "tokio")]
     pub(super) fn recv_once(
         &self,
         link: &Link,
@@ -170,7 +169,6 @@ impl Ring {
     }
 
     /// Sends as many bytes as there is free space for; `WouldBlock` if there is none, in any mode.
-    #[cfg(feature = "tokio")]
     pub(super) fn send_once(&self, link: &Link, from: WriteFrom<'_, '_>) -> io::Result<usize> {
         match self.try_send(link, from) {
             Ok(count) => Ok(count),

@@ -1,0 +1,115 @@
+//! Descriptors that a service manager passes when it starts a program (socket activation, see
+//! `sd_listen_fds(3)`).
+
+use std::io;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::io::FdFlags;
+
+/// The first descriptor, `SD_LISTEN_FDS_START`.
+const FIRST: RawFd = 3;
+/// The most descriptors that are taken.
+const MAX: u32 = 1024;
+/// The name of a descriptor without one, as in `sd_listen_fds_with_names(3)`.
+const UNNAMED: &str = "unknown";
+
+/// A descriptor with its name.
+#[derive(Debug)]
+pub struct PassedFd {
+    /// The descriptor, close-on-exec.
+    pub fd: OwnedFd,
+    /// Its name in `LISTEN_FDNAMES`, or `unknown`.
+    pub name: String,
+}
+
+/// Takes the descriptors that `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` announce to this process,
+/// and sets close-on-exec on them. Returns none if nothing is announced, if it is announced to another
+/// process, and on every call after the first.
+///
+/// # Errors
+///
+/// `InvalidData` if a variable is malformed, if more than 1024 descriptors are announced, or if one of
+/// them is not open. No descriptor is taken then.
+pub fn take() -> io::Result<Vec<PassedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    let env = |name: &str| std::env::var(name).ok();
+    let names = announced(env, std::process::id())?;
+    if names.is_empty() || TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(Vec::new());
+    }
+    let fds = || (FIRST..).take(names.len());
+    for fd in fds() {
+        // SAFETY: the descriptor is used for these two calls only, which report one that is not open.
+        let passed = unsafe { BorrowedFd::borrow_raw(fd) };
+        rustix::io::fcntl_setfd(passed, FdFlags::CLOEXEC).map_err(|error| {
+            let text = format!("LISTEN_FDS announces descriptor {fd}: {error}");
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+    }
+    let take = |(fd, name)| {
+        // SAFETY: it is open. The service manager passed it to this process, and `TAKEN` sees to it that
+        // nothing else has taken it.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        PassedFd { fd, name }
+    };
+    Ok(fds().zip(names.clone()).map(take).collect())
+}
+
+/// The names of the descriptors that the variables announce to process `pid`.
+fn announced(env: impl Fn(&str) -> Option<String>, pid: u32) -> io::Result<Vec<String>> {
+    let (Some(to), Some(count)) = (env("LISTEN_PID"), env("LISTEN_FDS")) else {
+        return Ok(Vec::new());
+    };
+    if number("LISTEN_PID", &to)? != pid {
+        return Ok(Vec::new());
+    }
+    let count = number("LISTEN_FDS", &count)?;
+    if count > MAX {
+        let text = format!("LISTEN_FDS announces {count} descriptors; at most {MAX} are taken");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+    }
+    let names = env("LISTEN_FDNAMES").unwrap_or_default();
+    let names = names.split(':').filter(|name| !name.is_empty());
+    let unnamed = std::iter::repeat(UNNAMED);
+    let names = names.chain(unnamed).take(count as usize);
+    Ok(names.map(str::to_owned).collect())
+}
+
+fn number(variable: &str, text: &str) -> io::Result<u32> {
+    text.parse().map_err(|_| {
+        let text = format!("{variable} is `{text}`, which is not a number");
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(pid: &str, fds: &str, names: Option<&str>) -> io::Result<Vec<String>> {
+        let env = |name: &str| match name {
+            "LISTEN_PID" => Some(pid.to_owned()),
+            "LISTEN_FDS" => Some(fds.to_owned()),
+            _ => names.map(str::to_owned),
+        };
+        announced(env, 42)
+    }
+
+    #[test]
+    fn descriptors_are_announced_to_one_process() {
+        assert_eq!(names("42", "2", Some("web:db")).unwrap(), ["web", "db"]);
+        assert_eq!(names("42", "2", Some("web")).unwrap(), ["web", "unknown"]);
+        assert_eq!(names("42", "1", None).unwrap(), ["unknown"]);
+        assert!(names("43", "2", None).unwrap().is_empty());
+        assert!(announced(|_| None, 42).unwrap().is_empty());
+    }
+
+    #[test]
+    fn malformed_variables_are_errors() {
+        for (pid, fds) in [("x", "1"), ("42", "-1"), ("42", ""), ("42", "1025")] {
+            let error = names(pid, fds, None).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{pid} {fds}");
+        }
+    }
+}
