@@ -13,7 +13,8 @@ pub struct Capabilities {
     ///
     /// Without it, the end of a process's data reaches the guest when the process closes, and the
     /// end of a guest's data is the end of both directions. A program that half-closes and then
-    /// waits for an answer to the end of its data waits for nothing on such a link.
+    /// waits for an answer to the end of its data waits in vain on such a link. A link that moves
+    /// the bytes sees to that itself; the relay does for the others.
     pub half_close: bool,
     /// A refusal arrives at the guest with its reason. Without it [`GuestLink::refuse`] gets no
     /// reason, and the guest only sees that the connection was refused.
@@ -30,7 +31,8 @@ pub struct Capabilities {
     /// [the order of calls](super#connections).
     pub byte_counts: bool,
     /// A reset, or the death of a process, is distinct from an end of data, both ways. Without it
-    /// either one arrives as an end of data.
+    /// either one arrives as an end of data. The core has nothing to decide by it: it is there for
+    /// the log and for tests.
     pub reset_notice: bool,
 }
 

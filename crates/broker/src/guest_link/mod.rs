@@ -6,47 +6,71 @@
 //!
 //! # A new kind of link to a guest
 //!
-//! A new kind is one module that implements [`GuestLink`], and one place that opens it: a
-//! [`LinkFactory`]. Nothing else in the broker names a kind. Links have no terms in common but
-//! those of [`values`]: a guest asks for a [`Destination`] and a [`Service`], by port or by GUID;
-//! how that looks on the wire is the link's own matter.
+//! A new kind is one folder with an implementation of [`GuestLink`], and one line that opens it by a
+//! [`LinkFactory`]: in `links.rs` for a kind that the broker has built in, or in the program that
+//! embeds the broker. Nothing else in the broker names a kind.
 //!
-//! A link first says what it can do ([`Capabilities`]). The core refuses what it cannot, before
-//! it tries: it does not emulate a capability, and a link must not claim one that it has only
-//! sometimes.
+//! The links have only the terms of [`values`] in common. A guest asks for a [`Destination`] and a
+//! [`Service`], by vsock port or by GUID; a connection has the broker's [`ConnectionId`]; a request
+//! has a number that the link chooses. How that looks on the wire, and which of the host's ports a
+//! connection comes from, is the link's own matter. All sizes are in bytes.
 //!
-//! # Connections
+//! A link says what it can do ([`Capabilities`]). The core refuses what a link cannot, before it
+//! tries. It does not emulate a capability, and a link must not claim one that it has only
+//! sometimes. `crates/broker/tests/links` has two links to start from, an able one and a bare one;
+//! `conformance_link` runs the conformance suite over both.
 //!
-//! A connection from the guest: the link sends [`LinkEvent::Request`], the core answers exactly once,
-//! with [`accept`](GuestLink::accept) or [`refuse`](GuestLink::refuse). A connection to the guest:
-//! the core calls [`connect`](GuestLink::connect), the link answers exactly once, with
-//! [`LinkEvent::Connected`] or [`LinkEvent::Failed`], within [`GuestConnect::timeout`]. Then it
-//! depends on [`Capabilities::byte_counts`] who moves the bytes:
+//! ## Connections
 //!
-//! - **With it, the link does.** It has a [`LinkEnd`] from `accept` or `connect`, whose [`Peer`] is
-//!   the other end: a process, by a ring or a socket, or a sibling guest. After
-//!   `Connected`, the core tells the waiting process, and then calls
-//!   [`establish`](GuestLink::establish); the data of a process flows only from then on. The link
-//!   counts what it moves, stops moving a suspended connection's bytes to the guest, and sends
-//!   [`LinkEvent::Closed`] exactly once when both ends have closed, or when it has reset the
-//!   connection on its own or by [`close`](GuestLink::close). If [`LinkEnd::reports`] is not set,
-//!   it sends neither `Connected`, `Failed` nor `Closed` for the connection: the sibling's link
-//!   does.
-//! - **Without it, the broker's relay does.** The link hands out a connected stream socket, in
-//!   [`GuestRequest::socket`] or with `Connected`, and has nothing more to do with the connection:
-//!   it is neither established, suspended nor closed through the link. It has no siblings: a
-//!   request for one is refused with `NotSupported`.
+//! A connection from the guest: the link sends [`LinkEvent::Request`], the core answers once, with
+//! [`accept`](GuestLink::accept) or [`refuse`](GuestLink::refuse). A connection to the guest: the core
+//! calls [`connect`](GuestLink::connect), the link answers once, with [`LinkEvent::Connected`] or
+//! [`LinkEvent::Failed`], within [`GuestConnect::timeout`].
+//!
+//! Then it depends on [`Capabilities::byte_counts`] who moves the bytes.
+//!
+//! **With it, the link does.** It has a [`LinkEnd`] from `accept` or `connect`, whose [`Peer`] is the
+//! other end: a process, by a ring or a socket, or a sibling guest.
+//!
+//! 1. After `Connected`, the core gives the waiting process its descriptors and calls
+//!    [`establish`](GuestLink::establish). Bytes to the guest flow only from then on
+//!    ([`Peer::is_established`]). The process of an accepted request has its descriptors already.
+//! 2. The link moves and counts the bytes ([`LinkCounters`]). It holds the bytes to the guest of a
+//!    [suspended](GuestLink::suspend) connection. The end of the guest's data is [`Peer::finish`];
+//!    that of the peer's is [`FillOutcome::Ended`].
+//! 3. When both ends have closed, or the link has reset the connection, on its own or by
+//!    [`close`](GuestLink::close), it sends [`LinkEvent::Closed`] once. A process that has closed
+//!    ([`Peer::is_closed`]) without having read all ([`Peer::leaves_unread`]) is a reset.
+//! 4. If [`LinkEnd::reports`] is not set, the link sends neither `Connected`, `Failed` nor `Closed`
+//!    for the connection: the sibling's link does. It removes the connection when its own guest has
+//!    closed. The end of a sibling that connects is open once [`PeerState::connected`] is set; the
+//!    accepting link sets it by [`PipeEnd::connected`].
+//!
+//! **Without it, the broker's relay does.** The link hands out a connected stream socket, in
+//! [`GuestRequest::socket`] or with `Connected`, and has nothing more to do with the connection: it is
+//! neither accepted, established, suspended nor closed through the link. The process gets a socket,
+//! never a ring. There are no siblings: a request for one is refused with `NotSupported`.
 //!
 //! An answer of the core may name a request or connection that is gone on the link's side. The link
-//! ignores `refuse`, `establish`, `suspend` and `close` for those, and after `accept` it reports
-//! [`LinkEvent::Closed`].
+//! then ignores `refuse`, `establish`, `suspend` and `close`, and answers `accept` with
+//! [`LinkEvent::Closed`]. After `close` of a connect that is not answered, it may still send one event
+//! for it, or none.
 //!
-//! # Threads
+//! ## Errors
 //!
-//! The core calls a link from its one thread, which decides for all partitions: a method only
-//! queues what is to be done and returns. The link's threads are its own, and so is their end:
-//! dropping the link resets its connections and joins its threads. Events go through the
-//! [`EventSender`], which does not block. Bytes never pass through the trait's methods.
+//! The reason for the end of a connection is a [`Refusal`]. A connect that no listener accepts is
+//! `NoListener`, one without an answer `TimedOut`, a full table `LimitReached` with its name, the
+//! death of a guest `PartitionOff`, and any other end that is not clean `Reset` with its cause. The
+//! link sends it to the process by [`Peer::reset`], and to the guest as well as it can. What the link
+//! cannot know is not guessed.
+//!
+//! ## Threads
+//!
+//! The core calls a link from its one thread, which decides for all partitions: a method only queues
+//! what is to be done and returns. The link's threads are its own, and so is their end: dropping the
+//! link resets its connections and joins its threads. Events go through the [`EventSender`], which
+//! does not block. Bytes never pass through the trait's methods, so a call by dynamic dispatch costs
+//! once per connection and not per byte.
 //!
 //! A guest is untrusted. The link bounds what a guest can make it keep: requests without an answer,
 //! connections ([`LinkSettings::max_connections`]) and buffered bytes ([`LinkEnd::buffer`]).
@@ -126,7 +150,20 @@ pub struct LinkSettings {
     pub max_connections: usize,
 }
 
-/// Opens the link of one VM. Functions of this shape are factories.
+/// Opens the link of one VM. Functions of this shape are factories:
+///
+/// ```
+/// use hvsock_broker::StartError;
+/// use hvsock_broker::guest_link::{EventSender, GuestLink, LinkFactory, LinkSettings, Refusal};
+///
+/// fn unavailable(vm: LinkSettings, _: EventSender) -> Result<Box<dyn GuestLink>, StartError> {
+///     let error = std::io::Error::from(Refusal::PartitionOff);
+///     let what = format!("open the link to the guest with CID {}", vm.cid);
+///     Err(StartError::Io { what, error })
+/// }
+///
+/// let factory: Box<dyn LinkFactory> = Box::new(unavailable);
+/// ```
 pub trait LinkFactory: Send {
     /// Opens the link. It may send events at once.
     ///
