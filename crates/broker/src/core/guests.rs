@@ -153,10 +153,7 @@ impl Core {
         let caller = caller_of(request, capabilities);
         let connect = ConnectRequest {
             from: vm,
-            principal: &Principal {
-                uid: caller.uid,
-                ..Principal::default()
-            },
+            principal: &principal_of(caller),
             vm: address.vm,
             service: address.service,
         };
@@ -373,6 +370,16 @@ fn caller_of(request: &GuestRequest, capabilities: Capabilities) -> Caller {
             gid: peer.gid,
         },
         None => UNKNOWN_CALLER,
+    }
+}
+
+/// What access rules see of a guest's process. Its users and groups have no names here.
+fn principal_of(caller: Caller) -> Principal {
+    let is_known = caller.gid != UNKNOWN_CALLER.gid;
+    Principal {
+        uid: caller.uid,
+        user: None,
+        groups: is_known.then_some((caller.gid, None)).into_iter().collect(),
     }
 }
 

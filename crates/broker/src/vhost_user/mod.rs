@@ -23,13 +23,12 @@ use hvsock_sys::stream;
 use hvsock_virtio::{Cid, Config, GuestCid};
 use mio::Waker;
 
-use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
-
 use crate::guest_link::{
     Capabilities, ConnectionId, ControlConnection, EventSender, GuestConnect, GuestLink, LinkEnd,
     LinkFactory, LinkSettings, PartitionState, Refusal, RequestId, SocketKind, Source,
 };
 use crate::{StartError, folders};
+use command::{Command, ConnectCommand, DeviceSettings, DeviceState};
 
 /// Listen backlog of a VM's socket. One VMM is served at a time, and its successor may be waiting.
 const VMM_BACKLOG: u32 = 128;
@@ -70,20 +69,24 @@ impl LinkFactory for VhostUser {
         settings: LinkSettings,
         events: EventSender,
     ) -> Result<Box<dyn GuestLink>, StartError> {
-        let path = &self.socket;
-        folders::check_socket(path)?;
+        let path = self.socket.clone();
+        folders::check_socket(&path)?;
         let cid = GuestCid::try_from(u64::from(settings.cid))
             .map_err(|error| StartError::io("make a vsock device")(std::io::Error::other(error)))?;
         let owner = self.owner.as_ref();
         let for_user =
             owner.map_or_else(String::new, |user| format!(" for the user {}", user.name));
         let listener =
-            stream::listen(path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
+            stream::listen(&path, 0o600, owner.map(|user| user.uid), VMM_BACKLOG).map_err(
                 StartError::io(format!("listen at {}{for_user}", path.display())),
             )?;
-        let threads = Device::start(cid, *self, UnixListener::from(listener), settings, events);
-        let threads = threads.map_err(StartError::io("start a VM's threads"))?;
-        Ok(Box::new(threads))
+        let device = Device::start(cid, *self, UnixListener::from(listener), settings, events);
+        if device.is_err() {
+            let _ = std::fs::remove_file(&path);
+        }
+        Ok(Box::new(
+            device.map_err(StartError::io("start a VM's threads"))?,
+        ))
     }
 }
 

@@ -69,6 +69,26 @@ fn operators_see_a_guests_process_only_if_the_link_identifies_it() {
 }
 
 #[test]
+fn a_guests_root_is_not_the_hosts_root() {
+    let world = World::start();
+    let mut guest = world.pipe_vm("web", CAPABILITIES);
+    guest.identity = Some(PeerIdentity {
+        pid: 1,
+        uid: 0,
+        gid: 0,
+    });
+    let id = ServiceId::from_port(PORT).to_string();
+    let service =
+        serde_json::json!({"name": "For db", "id": id, "connect": {"partitions": ["db"]}});
+    let service = serde_json::from_value(service).expect("a service");
+    let registered = world.broker.handle().register(service, "tester".to_owned());
+    registered.expect("registered");
+    let _listener = world.listen(PORT, true, 1).expect("a listener");
+    let reason = guest.connect(Wanted::port(PORT)).err().expect("a refusal");
+    assert!(matches!(reason, Some(Refusal::Denied { .. })), "{reason:?}");
+}
+
+#[test]
 fn a_guest_names_services_by_guid_and_partitions_by_id() {
     let world = World::start();
     let guest = world.pipe_vm("web", CAPABILITIES);

@@ -4,7 +4,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::time::Duration;
 
+use hvsock_address::PartitionRef;
 use hvsock_broker::guest_link::{Capabilities, Destination, SocketKind};
+use hvsock_broker::model::PartitionState;
 use hvsock_testkit::conformance::LONGEST_WAIT;
 
 use crate::links::pipe_link::{self, Wanted};
@@ -115,4 +117,53 @@ fn without_half_close_the_end_of_data_comes_with_the_close() {
     drop(outside);
     assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
     world.settles();
+}
+
+#[test]
+fn the_end_of_a_guests_data_is_the_end_of_both_directions() {
+    let (world, guest) = start();
+    let listener = world.listen(PORT, true, 1).expect("a listener");
+    let mut inside = guest.connect(Wanted::port(PORT));
+    let (mut outside, _) = listener.accept_timeout(LONGEST_WAIT).expect("accepted");
+    inside.write_all(b"all of it").expect("a write");
+    drop(inside);
+    let mut buffer = [0; 9];
+    outside.read_exact(&mut buffer).expect("the bytes");
+    assert_eq!(outside.read(&mut buffer).expect("an end"), 0);
+    // Nobody reads what is written now, which a write reports.
+    let mut written = 0;
+    while let Ok(count) = outside.write(&buffer) {
+        written += count;
+        assert!(written < 1 << 20, "writes to a closed guest succeed");
+    }
+    drop(outside);
+    world.settles();
+}
+
+#[test]
+fn a_pause_holds_the_relayed_bytes() {
+    let (world, guest) = start();
+    let streams = guest.listen(PORT);
+    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    outside.set_connected_suspend(true).expect("an option");
+    eventually("the option was not reported", || {
+        world.connection().from.connected_suspend
+    });
+    let handle = world.broker.handle();
+    let name = PartitionRef::Name("web".parse().expect("a name"));
+    let set = |state| handle.set_state(&name, state).expect("a state");
+    set(PartitionState::Paused);
+    outside.write_all(b"later").expect("a write");
+    let mut buffer = [0; 5];
+    inside.set_read_timeout(Some(SHORT)).expect("a timeout");
+    let error = inside.read(&mut buffer).expect_err("it is paused");
+    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+    set(PartitionState::Running);
+    inside
+        .set_read_timeout(Some(LONGEST_WAIT))
+        .expect("a timeout");
+    inside.read_exact(&mut buffer).expect("the bytes");
+    // The relay is suspended, not the link.
+    assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
 }
