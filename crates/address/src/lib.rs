@@ -16,6 +16,7 @@
 
 #![forbid(unsafe_code)]
 
+mod constants;
 mod guid;
 mod name;
 mod reference;
@@ -24,27 +25,15 @@ mod serde_text;
 mod sockaddr;
 mod url;
 
+pub use constants::{
+    AF_HYPERV, AF_VSOCK, HV_PROTOCOL_RAW, HVSOCKET_ADDRESS_FLAG_PASSTHRU,
+    HVSOCKET_CONNECT_TIMEOUT_MAX, SOCK_STREAM,
+};
 pub use guid::{ParseGuidError, ServiceId, VSOCK_TEMPLATE, VmId};
 pub use name::{ElementName, InvalidName, PartitionName};
 pub use reference::{ParseRefError, PartitionRef, ServiceRef};
 pub use sockaddr::{AddressError, SockAddrHv, SockAddrVm};
 pub use url::{HvUrl, ParseUrlError};
-
-/// `AF_HYPERV`, the address family of Hyper-V sockets (hvsocket.h).
-pub const AF_HYPERV: u16 = 34;
-/// `HV_PROTOCOL_RAW`, the only protocol of `AF_HYPERV` and the level of its socket options
-/// (hvsocket.h).
-pub const HV_PROTOCOL_RAW: i32 = 1;
-/// `SOCK_STREAM`, the only socket type of `AF_HYPERV`; the same number on Windows and Linux.
-pub const SOCK_STREAM: i32 = 1;
-/// `AF_VSOCK`, Linux's address family for sockets between a guest and its host
-/// (linux/socket.h).
-pub const AF_VSOCK: u16 = 40;
-/// `HVSOCKET_ADDRESS_FLAG_PASSTHRU`, a flag in the `Reserved` field of a `SOCKADDR_HV`
-/// (hvsocket.h).
-pub const HVSOCKET_ADDRESS_FLAG_PASSTHRU: u16 = 1;
-/// The largest `HVSOCKET_CONNECT_TIMEOUT`, in milliseconds (hvsocket.h).
-pub const HVSOCKET_CONNECT_TIMEOUT_MAX: u32 = 300_000;
 
 /// Threads may share every public type.
 const _: () = {

@@ -109,7 +109,8 @@ impl Broker {
         }
         if control {
             let uid = rustix::process::geteuid().as_raw();
-            let server = ControlServer::start(&dirs.control(), broker.handle(), uid);
+            let operators = hvsock_fabric::Operators::of_broker(uid);
+            let server = ControlServer::start(&dirs.control(), broker.handle(), operators);
             broker.control = Some(server.map_err(StartError::io("serve the control API"))?);
         }
         Ok(broker)

@@ -1,7 +1,7 @@
 //! Encodes refusals and explanations for the endpoint protocol.
 
 use hvsock_endpoint::Refused;
-use hvsock_fabric::{AccessExplanation, Refusal};
+use hvsock_fabric::{Explanation, Refusal};
 
 /// A refusal as an endpoint message.
 pub(crate) fn refused(refusal: &Refusal) -> Refused {
@@ -12,12 +12,9 @@ pub(crate) fn refused(refusal: &Refusal) -> Refused {
     }
 }
 
-/// An explanation as an endpoint message.
-///
-/// The first line is the refusal's detail, empty on success. Each step adds a line (`pass` or
-/// `fail`, question, answer), and the fix adds one. Fields are separated by tabs; tabs and line ends
-/// inside a field become spaces.
-pub(crate) fn explained(explanation: &AccessExplanation) -> Refused {
+/// An explanation as an endpoint message: the refusal's detail in the first line, empty on success,
+/// then the [lines](Explanation::to_lines) of the explanation.
+pub(crate) fn explained(explanation: &Explanation) -> Refused {
     let mut answer = match &explanation.verdict {
         Ok(_) => Refused {
             code: 0,
@@ -26,22 +23,11 @@ pub(crate) fn explained(explanation: &AccessExplanation) -> Refused {
         },
         Err(refusal) => refused(refusal),
     };
-    answer.detail = single_line(&answer.detail);
-    for step in &explanation.steps {
-        let pass = if step.pass { "pass" } else { "fail" };
-        let (question, reply) = (single_line(&step.question), single_line(&step.answer));
-        answer
-            .detail
-            .push_str(&format!("\n{pass}\t{question}\t{reply}"));
-    }
-    if let Some(fix) = &explanation.fix {
-        answer
-            .detail
-            .push_str(&format!("\nfix\t{}", single_line(fix)));
+    answer.detail = answer.detail.replace(['\t', '\n', '\r'], " ");
+    let lines = explanation.to_lines();
+    if !lines.is_empty() {
+        answer.detail.push('\n');
+        answer.detail.push_str(&lines);
     }
     answer
-}
-
-fn single_line(text: &str) -> String {
-    text.replace(['\t', '\n', '\r'], " ")
 }

@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::Args;
 use hvsock::Endpoint;
 
+use crate::hint::Help;
 use crate::os::{BrokerArgs, Client};
 
 /// The options that every command has.
@@ -31,6 +32,14 @@ impl Context {
     /// A command to paste, with the options that select the same broker.
     pub fn command(&self, command: &str) -> String {
         self.broker.command(command)
+    }
+
+    /// The text of a help line. A command selects the same broker.
+    pub fn help(&self, help: &Help) -> String {
+        match help {
+            Help::Command(command) => self.command(command),
+            Help::Sentence(sentence) => sentence.clone(),
+        }
     }
 
     /// Prints a note on stderr, unless `--quiet` is given.

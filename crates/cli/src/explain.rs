@@ -2,14 +2,14 @@
 
 use std::io;
 
-use hvsock::{ConnectOptions, HvAddr, ListenOptions};
+use hvsock::{ConnectOptions, Fix, HvAddr, ListenOptions};
 use hvsock_address::{PartitionRef, ServiceRef};
-use hvsock_control::{ExplanationReport, ExplanationStep, RefusalReport};
+use hvsock_control::ExplanationReport;
 
 use crate::complete;
 use crate::context::Context;
 use crate::failure::Failure;
-use crate::format::shell_word;
+use crate::fix;
 
 /// Queries the endpoint whether a connect or listen would succeed.
 ///
@@ -18,7 +18,7 @@ use crate::format::shell_word;
 /// Fails if the endpoint cannot be reached.
 pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<ExplanationReport> {
     let endpoint = context.endpoint();
-    let explained = if listen {
+    let mut explanation = if listen {
         ListenOptions::new()
             .endpoint(endpoint)
             .explain(address.clone())?
@@ -27,40 +27,15 @@ pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<
             .endpoint(endpoint)
             .explain(address.clone())?
     };
-    let steps = explained.steps().iter().map(|step| ExplanationStep {
-        question: step.question().to_owned(),
-        answer: step.answer().to_owned(),
-        pass: step.pass(),
-    });
-    let fix = explained.fix().map(str::to_owned);
-    let refusal = explained.refusal().map(|refusal| RefusalReport {
-        reason: refusal.label().to_owned(),
-        message: refusal.to_string(),
-        errno: refusal.errno(),
-        fix: fix.or_else(|| fix_for_name(address, refusal)),
-    });
-    let verdict = match (&refusal, explained.undecided()) {
-        (Some(refusal), _) => format!("refused: {}", refusal.message),
-        (None, Some(undecided)) => undecided.to_owned(),
-        (None, None) if listen => "the listen would succeed".to_owned(),
-        (None, None) => "the connect would succeed".to_owned(),
-    };
-    Ok(ExplanationReport {
-        verdict,
-        refusal,
-        steps: steps.collect(),
-    })
-}
-
-/// The fix for a service name that is not registered. The broker explains only known services.
-fn fix_for_name(address: &HvAddr, refusal: &hvsock::Refusal) -> Option<String> {
-    match (refusal, address.service()) {
-        (hvsock::Refusal::Unregistered, ServiceRef::Name(name)) => Some(format!(
-            "hvsock service register {}",
-            shell_word(name.as_str())
-        )),
-        _ => None,
+    // The broker explains only known services, so a name that is not registered has no fix of its own.
+    if let Some(hvsock::Refusal::Unregistered) = explanation.refusal()
+        && let None | Some(Fix::ListServices | Fix::UseServiceId { .. }) = explanation.fix
+        && let service @ ServiceRef::Name(_) = address.service()
+    {
+        let service = service.clone();
+        explanation.fix = Some(Fix::RegisterService { service });
     }
+    Ok(ExplanationReport::from(&explanation))
 }
 
 /// The error of a failed connect or listen, with the command that would fix it.
@@ -97,11 +72,13 @@ pub fn named_failure(
     let failure = Failure::new(message);
     // Only a refused connect pays for the explanation.
     let explanation = explain(context, address, listen).ok();
-    let fix = explanation.and_then(|explanation| explanation.refusal?.fix);
+    let explained = explanation.and_then(|explanation| explanation.refusal?.fix);
+    let fix = explained.as_ref().map(Fix::from);
+    let fix = fix.or_else(|| hvsock::fix_of(&error));
     // The root partition may list the partitions; others learn of none.
     let unknown = matches!(refusal, hvsock::Refusal::PartitionUnknown);
-    match fix.or_else(|| unknown.then(|| "hvsock status".to_owned())) {
-        Some(fix) => failure.help(context.command(&fix)).into(),
+    match fix.or_else(|| unknown.then_some(Fix::ListPartitions)) {
+        Some(fix) => failure.help(context.help(&fix::help(&fix))).into(),
         None => failure.into(),
     }
 }

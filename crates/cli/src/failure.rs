@@ -7,6 +7,8 @@ use std::process::ExitCode;
 
 use anstyle::{AnsiColor, Style};
 
+use crate::fix;
+use crate::hint::Help;
 use crate::os;
 
 /// The exit status of wrong usage. clap has the same.
@@ -78,10 +80,18 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(help) = failure
         .and_then(|failure| failure.help.clone())
         .or_else(|| os::advice(error))
+        .or_else(|| advice_of_library(error))
     {
         print(AnsiColor::Cyan.on_default().bold(), "help", &help);
     }
     ExitCode::from(failure.map_or(1, |failure| failure.status))
+}
+
+/// The help for an error of the library that has a fix.
+fn advice_of_library(error: &anyhow::Error) -> Option<String> {
+    let mut errors = error.chain().filter_map(|cause| cause.downcast_ref());
+    let (Help::Command(text) | Help::Sentence(text)) = fix::help(&errors.find_map(hvsock::fix_of)?);
+    Some(text)
 }
 
 /// Prints one line on stderr. A failure to print is ignored, because it cannot be reported.

@@ -3,7 +3,7 @@
 //! The broker's control API sends and receives them, and `hvsock --json` prints them. On Windows,
 //! which needs no broker, `hvsock --json` prints the same types. They are derived from the
 //! registry's types (a [`Service`] from a [`Registration`](hvsock_registry::Registration)) and from
-//! the fabric's (an [`ExplanationReport`] from [its own](hvsock_fabric::AccessExplanation)). No I/O.
+//! the fabric's (an [`ExplanationReport`] from an [`Explanation`](hvsock_fabric::Explanation)). No I/O.
 
 #![forbid(unsafe_code)]
 
@@ -20,7 +20,7 @@ mod status;
 
 pub use connection::{Connection, ConnectionEnd, ConnectionState, Listener};
 pub use event::{Event, EventKind};
-pub use explanation::{ExplanationReport, ExplanationStep, RefusalReport};
+pub use explanation::{ExplanationReport, ExplanationStep, FixReport, RefusalReport};
 pub use guest::{
     AgentState, ClockKeeper, Guest, GuestClock, GuestCommand, GuestFacts, GuestNotice, GuestReport,
     GuestService, Health, NewGuestCommand,

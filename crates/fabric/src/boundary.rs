@@ -6,11 +6,12 @@
 use hvsock_address::ServiceId;
 use hvsock_registry::{Action, Decision, Policy, Registration, Requester, Rule};
 
-use crate::Refusal;
-use crate::explain::service_argument;
+use crate::operators::Operators;
 use crate::partition::Partition;
 use crate::resolve::PartitionNode;
+use crate::trace::service_ref;
 use crate::tree::{Relation, Tree};
+use crate::{Fix, Refusal, RuleRef, RuleScope};
 
 /// The boundary between two partitions, or between a partition and all its children.
 #[derive(Clone, Copy)]
@@ -27,6 +28,8 @@ pub(crate) struct BoundaryPolicy<'a> {
     policy: Policy<'a>,
     /// The policy for the other child, between siblings.
     second: Option<Policy<'a>>,
+    /// The users that no access rule restricts.
+    operators: Operators,
 }
 
 /// Why a registry denies a request.
@@ -34,7 +37,7 @@ pub(crate) struct BoundaryPolicy<'a> {
 pub(crate) enum Denial<'a> {
     Unregistered,
     Disabled(Rule<'a>),
-    Denied(Rule<'a>),
+    Denied(Action, Rule<'a>),
     Wildcard(Rule<'a>),
 }
 
@@ -74,16 +77,17 @@ impl<'a> Boundary<'a> {
     }
 
     /// The policy for a service, if it is registered.
-    pub(crate) fn policy(&self, service: ServiceId, broker_uid: u32) -> Option<BoundaryPolicy<'a>> {
-        let general = self
-            .owner
-            .partition
-            .registry()?
-            .policy(service, broker_uid)?;
+    pub(crate) fn policy(
+        &self,
+        service: ServiceId,
+        operators: Operators,
+    ) -> Option<BoundaryPolicy<'a>> {
+        let general = self.owner.partition.registry()?.policy(service)?;
         let of = |child: &Partition| general.for_child(&child.name);
         Some(BoundaryPolicy {
             policy: self.child.map_or(general, of),
             second: self.sibling.map(of),
+            operators,
         })
     }
 
@@ -99,13 +103,12 @@ impl<'a> Boundary<'a> {
         if answer.is_ok() || self.child.is_some() {
             return answer;
         }
-        let mut others = policy
-            .policy
-            .for_each_override()
-            .map(|policy| BoundaryPolicy {
-                policy,
-                second: None,
-            });
+        let overrides = policy.policy.for_each_override();
+        let mut others = overrides.map(|override_policy| BoundaryPolicy {
+            policy: override_policy,
+            second: None,
+            operators: policy.operators,
+        });
         let other = others.find_map(|policy| policy.may_listen(requester, wildcard).ok());
         other.map_or(answer, Ok)
     }
@@ -138,15 +141,24 @@ impl<'a> BoundaryPolicy<'a> {
         }
     }
 
-    /// Checks that `requester` may connect.
-    pub(crate) fn connect(&self, requester: &Requester<'_>) -> Result<Rule<'a>, Denial<'a>> {
-        let ask = |policy: &Policy<'a>| policy.access(Action::Connect, requester);
-        let Decision { allowed, rule } = self.both(ask);
+    /// Checks that `requester` may perform `action`, by the access rules unless it is an operator.
+    fn access(&self, action: Action, requester: &Requester<'_>) -> Result<Rule<'a>, Denial<'a>> {
+        if let Requester::Process(principal) = requester
+            && let Ok(role) = self.operators.check(principal.uid)
+        {
+            return Ok(Decision::always(role.name()).rule);
+        }
+        let Decision { allowed, rule } = self.both(|policy| policy.access(action, requester));
         if allowed {
             Ok(rule)
         } else {
-            Err(Denial::Denied(rule))
+            Err(Denial::Denied(action, rule))
         }
+    }
+
+    /// Checks that `requester` may connect.
+    pub(crate) fn connect(&self, requester: &Requester<'_>) -> Result<Rule<'a>, Denial<'a>> {
+        self.access(Action::Connect, requester)
     }
 
     /// Checks that a listener of `requester` may accept connections over this boundary. `wildcard` is
@@ -156,11 +168,7 @@ impl<'a> BoundaryPolicy<'a> {
         requester: &Requester<'_>,
         wildcard: bool,
     ) -> Result<Rule<'a>, Denial<'a>> {
-        let ask = |policy: &Policy<'a>| policy.access(Action::Bind, requester);
-        let Decision { allowed, rule } = self.both(ask);
-        if !allowed {
-            return Err(Denial::Denied(rule));
-        }
+        let rule = self.access(Action::Bind, requester)?;
         if wildcard {
             let Decision { allowed, rule } = self.both(Policy::wildcard);
             if !allowed {
@@ -188,7 +196,7 @@ impl Denial<'_> {
             Denial::Disabled(rule) => Refusal::Disabled {
                 by: rule.to_string(),
             },
-            Denial::Denied(rule) => Refusal::Denied {
+            Denial::Denied(_, rule) => Refusal::Denied {
                 rule: rule_text(*rule, may_read_registry),
             },
             Denial::Wildcard(_) => Refusal::WildcardNotAllowed,
@@ -199,28 +207,78 @@ impl Denial<'_> {
     pub(crate) fn answer(&self, may_read_registry: bool) -> String {
         match self {
             Denial::Unregistered => "no: the service is not registered".to_owned(),
-            Denial::Disabled(rule) | Denial::Denied(rule) | Denial::Wildcard(rule) => {
+            Denial::Disabled(rule) | Denial::Denied(_, rule) | Denial::Wildcard(rule) => {
                 format!("no: {}", rule_text(*rule, may_read_registry))
             }
         }
     }
 
-    /// The remedy.
-    pub(crate) fn fix(&self, service: ServiceId, registration: Option<&Registration>) -> String {
+    /// The rule that decided, without the entries of its lists.
+    pub(crate) fn rule(&self) -> Option<Rule<'_>> {
         match self {
-            Denial::Unregistered => match service.port() {
-                Some(port) => format!("hvsock service register NAME --port {port}"),
-                None => format!("hvsock service register NAME --id {service}"),
+            Denial::Unregistered => None,
+            Denial::Disabled(rule) | Denial::Denied(_, rule) | Denial::Wildcard(rule) => {
+                Some(rule.brief())
+            }
+        }
+    }
+
+    /// What would allow the request of `requester`. It names a user only if the reader may read the
+    /// registry.
+    pub(crate) fn fix(
+        &self,
+        service: ServiceId,
+        registration: Option<&Registration>,
+        requester: &Requester<'_>,
+        may_read_registry: bool,
+    ) -> Fix {
+        match self {
+            Denial::Unregistered => Fix::RegisterService {
+                service: service_ref(service, None),
             },
-            Denial::Disabled(rule) => {
-                let word = service_argument(service, registration);
-                match rule.child() {
-                    Some(child) => format!("hvsock service enable {word} --vm {child}"),
-                    None => format!("hvsock service enable {word}"),
+            Denial::Disabled(rule) => Fix::EnableService {
+                service: service_ref(service, registration),
+                partition: rule.child().cloned(),
+            },
+            Denial::Denied(action, rule) => {
+                let lists = rule.lists().map(str::to_owned).collect();
+                let rule = RuleRef {
+                    service,
+                    action: *action,
+                    scope: scope(*rule),
+                };
+                match requester {
+                    Requester::Child { name, .. } => Fix::AllowPartition {
+                        rule,
+                        partition: (*name).clone(),
+                    },
+                    Requester::Process(principal) => {
+                        let user = || match &principal.user {
+                            Some(name) => name.clone(),
+                            None => principal.uid.to_string(),
+                        };
+                        Fix::AllowUser {
+                            rule,
+                            lists,
+                            user: may_read_registry.then(user),
+                        }
+                    }
                 }
             }
-            Denial::Denied(rule) | Denial::Wildcard(rule) => rule.remedy(service),
+            Denial::Wildcard(rule) => Fix::AllowWildcardBinds {
+                service,
+                scope: scope(*rule),
+            },
         }
+    }
+}
+
+/// Where a rule is defined. A built-in rule is overridden in the registration.
+fn scope(rule: Rule<'_>) -> RuleScope {
+    match rule.child() {
+        Some(child) => RuleScope::Partition(child.clone()),
+        None if rule.is_default() => RuleScope::Defaults,
+        None => RuleScope::Registration,
     }
 }
 

@@ -9,8 +9,8 @@ use hvsock_address::ServiceId;
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use crate::boundary::Denial;
-use crate::explain::NoTrace;
 use crate::partition::{PartitionSpec, PartitionState};
+use crate::trace::NoTrace;
 use crate::tree::AddPartitionError;
 use crate::{ConnectionId, Effect, Fabric, ListenerId, PartitionKey, Refusal};
 
@@ -290,7 +290,7 @@ impl Fabric {
         let Some(boundary) = self.tree.boundary(source, target, relation) else {
             return self.check_local(source, service, &mut NoTrace);
         };
-        let policy = boundary.policy(service, self.broker_uid);
+        let policy = boundary.policy(service, self.operators);
         let policy = policy.ok_or(Denial::Unregistered);
         let enabled = policy.and_then(|policy| policy.enabled());
         enabled.map(drop).map_err(|denial| denial.refusal(false))

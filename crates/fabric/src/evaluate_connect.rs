@@ -4,17 +4,17 @@
 //! [`Trace`]. Every check is a lookup by key: its cost does not depend on the number of listeners,
 //! connections or registrations.
 
-use hvsock_address::ServiceId;
+use hvsock_address::{PartitionRef, ServiceId, VmId};
 use hvsock_registry::Requester;
 
 use crate::boundary::{Boundary, BoundaryPolicy, Denial, rule_text};
-use crate::explain::{Audience, NoTrace, Trace, TraceEntry, service_argument};
 use crate::limits::check_limit;
 use crate::partition::{PartitionKind, PartitionState};
 use crate::resolve::PartitionNode;
 use crate::tables::{Binding, Listener};
+use crate::trace::{Audience, NoTrace, Trace, TraceEntry, service_ref};
 use crate::tree::Relation;
-use crate::{ConnectRequest, Destination, Fabric, ListenerId, PartitionKey, Refusal};
+use crate::{Check, ConnectRequest, Destination, Fabric, Fix, ListenerId, PartitionKey, Refusal};
 
 /// The destination of an allowed connect.
 #[derive(Clone, Copy, Debug)]
@@ -100,7 +100,7 @@ impl Fabric {
         if service == ServiceId::ZERO {
             trace.record(|_| {
                 let answer = "no: the zero GUID is not a service";
-                TraceEntry::new(false, "Is the service id valid?", answer)
+                TraceEntry::new(Check::ServiceId, false, "Is the service id valid?", answer)
             });
             return Err(Refusal::AddressNotAvailable);
         }
@@ -108,7 +108,7 @@ impl Fabric {
         if node.is_none() {
             trace.record(|_| {
                 let question = "Does the requester's partition exist?";
-                TraceEntry::new(false, question, "no: it was removed")
+                TraceEntry::new(Check::Requester, false, question, "no: it was removed")
             });
         }
         node.ok_or(Refusal::PartitionOff)
@@ -131,7 +131,8 @@ impl Fabric {
     fn state_entry(&self, node: PartitionNode<'_>, state: PartitionState) -> TraceEntry {
         let question = format!("Is {} running?", node.partition.name);
         if state == PartitionState::Running {
-            return TraceEntry::new(true, question, "yes");
+            return TraceEntry::new(Check::Running, true, question, "yes")
+                .about(&node.partition.name);
         }
         // The partition itself or one of its ancestors has this state.
         let mut cause = node.partition;
@@ -141,19 +142,24 @@ impl Fabric {
                 None => break,
             }
         }
-        let name = &cause.name;
-        let fix = match (state, cause.kind) {
-            // The fabric has no record of whether the VMM or an operator paused it.
-            (PartitionState::Paused, PartitionKind::Vm) => {
-                format!("hvsock vm resume {name}; or resume it in its VMM, if that paused it")
-            }
-            (PartitionState::Paused, _) => format!("hvsock container resume {name}"),
-            (_, PartitionKind::Vm) => {
-                format!("start its VMM with what `hvsock vm show {name}` prints")
-            }
-            (_, kind) => format!("start the {kind} {name}"),
+        let (partition, kind, id) = (cause.name.clone(), cause.kind, cause.vm_id);
+        // The fabric has no record of whether the VMM or an operator paused it.
+        let fix = match state {
+            PartitionState::Paused => Fix::ResumePartition {
+                partition,
+                kind,
+                id,
+            },
+            _ => Fix::StartPartition {
+                partition,
+                kind,
+                id,
+            },
         };
-        TraceEntry::new(false, question, format!("no: {name} is {state}")).fix(fix)
+        let answer = format!("no: {} is {state}", cause.name);
+        TraceEntry::new(Check::Running, false, question, answer)
+            .about(&node.partition.name)
+            .fix(fix)
     }
 
     /// Checks a request within one partition. The service need not be registered, but the partition's
@@ -164,17 +170,20 @@ impl Fabric {
         service: ServiceId,
         trace: &mut T,
     ) -> Result<(), Refusal> {
-        let policy = Boundary::with_children(node).policy(service, self.broker_uid);
+        let policy = Boundary::with_children(node).policy(service, self.operators);
         let answer = policy.map_or(Ok(()), |policy| policy.enabled().map(drop));
         trace.record(|_| match &answer {
             Ok(()) => {
                 let question = "Must a registry allow it?";
-                TraceEntry::new(true, question, "no: both ends are in one partition")
+                let answer = "no: both ends are in one partition";
+                TraceEntry::new(Check::NeedsRegistry, true, question, answer)
             }
             Err(denial) => {
                 let registration = policy.map(|policy| policy.registration());
-                TraceEntry::new(false, "Is it enabled?", denial.answer(true))
-                    .fix(denial.fix(service, registration))
+                let requester = node.partition.as_child();
+                TraceEntry::new(Check::Enabled, false, "Is it enabled?", denial.answer(true))
+                    .by_rule(denial.rule())
+                    .fix(denial.fix(service, registration, &requester, true))
             }
         });
         answer.map_err(|denial| denial.refusal(true))
@@ -200,36 +209,42 @@ impl Fabric {
             true => Requester::Process(request.principal),
             false => source.partition.as_child(),
         };
-        let policy = boundary.policy(request.service, self.broker_uid);
+        let policy = boundary.policy(request.service, self.operators);
         trace.record(|_| {
             let question = format!("Is the service registered in {}?", owner.partition.name);
-            match &policy {
+            let entry = match &policy {
                 Some(policy) => {
-                    let name = &policy.registration().name;
-                    TraceEntry::new(true, question, format!("yes, as \"{name}\""))
+                    let answer = format!("yes, as \"{}\"", policy.registration().name);
+                    TraceEntry::new(Check::Registered, true, question, answer)
                 }
-                None => TraceEntry::new(false, question, "no")
-                    .fix(Denial::Unregistered.fix(request.service, None)),
-            }
+                None => TraceEntry::new(Check::Registered, false, question, "no")
+                    .fix(Denial::Unregistered.fix(request.service, None, &requester, is_owner)),
+            };
+            entry.about(&owner.partition.name)
         });
         let policy = policy.ok_or(Refusal::Unregistered)?;
-        let mut check = |question: &str, answer: Result<_, Denial<'_>>| {
+        let mut check = |check: Check, question: &str, answer: Result<_, Denial<'_>>| {
             trace.record(|audience| {
                 let may_read = is_owner || audience == Audience::Operator;
                 match &answer {
-                    Ok(rule) => TraceEntry::new(
-                        true,
-                        question,
-                        format!("yes: {}", rule_text(*rule, may_read)),
-                    ),
-                    Err(denial) => TraceEntry::new(false, question, denial.answer(may_read))
-                        .fix(denial.fix(request.service, Some(policy.registration()))),
+                    Ok(rule) => {
+                        let answer = format!("yes: {}", rule_text(*rule, may_read));
+                        TraceEntry::new(check, true, question, answer).by_rule(Some(rule.brief()))
+                    }
+                    Err(denial) => {
+                        let registration = Some(policy.registration());
+                        let fix = denial.fix(request.service, registration, &requester, may_read);
+                        TraceEntry::new(check, false, question, denial.answer(may_read))
+                            .by_rule(denial.rule())
+                            .fix(fix)
+                    }
                 }
             });
             answer.map_err(|denial| denial.refusal(is_owner))
         };
-        check("Is it enabled?", policy.enabled())?;
-        check("Is connecting allowed?", policy.connect(&requester))?;
+        check(Check::Enabled, "Is it enabled?", policy.enabled())?;
+        let may_connect = policy.connect(&requester);
+        check(Check::MayConnect, "Is connecting allowed?", may_connect)?;
         Ok(policy)
     }
 
@@ -250,7 +265,9 @@ impl Fabric {
         if !self.sees_listeners {
             trace.record(|_| {
                 let question = format!("Which listener in {} accepts it?", target.partition.name);
-                TraceEntry::new(true, question, "unknown: its kernel decides")
+                let answer = "unknown: its kernel decides";
+                TraceEntry::new(Check::Listener, true, question, answer)
+                    .about(&target.partition.name)
             });
             return Ok(Destination::Guest);
         }
@@ -282,19 +299,20 @@ impl Fabric {
             trace.record(|audience| {
                 let question = format!("May listener {id} accept it?");
                 let whom = self.tree.accepts_from(target, binding);
-                match &answer {
-                    Ok(()) => {
-                        TraceEntry::new(true, question, format!("yes: it accepts from {whom}"))
-                    }
+                let (answer, rule) = match &answer {
+                    Ok(()) => (format!("yes: it accepts from {whom}"), None),
                     Err(denial) => {
                         let may_read = is_owner || audience == Audience::Operator;
-                        TraceEntry::new(true, question, denial.answer(may_read))
+                        (denial.answer(may_read), denial.rule())
                     }
-                }
+                };
+                TraceEntry::new(Check::Listener, true, question, answer)
+                    .about(id)
+                    .by_rule(rule)
             });
             match answer {
                 Ok(()) => return Ok(Destination::Listener(id)),
-                Err(denial) => first_denial.get_or_insert(denial),
+                Err(denial) => first_denial.get_or_insert((denial, requester)),
             };
         }
         if first_denial.is_none()
@@ -305,24 +323,33 @@ impl Fabric {
             return self.check_guest_bind(target, service, policy, is_owner, trace);
         }
         let registration = policy.map(BoundaryPolicy::registration);
-        trace.record(|_| {
+        trace.record(|audience| {
+            let may_read = is_owner || audience == Audience::Operator;
             let question = format!("Which listener in {} accepts it?", target.partition.name);
-            match &first_denial {
-                Some(denial) => TraceEntry::new(false, question, "none that is allowed to")
-                    .fix(denial.fix(service, registration)),
-                None => {
-                    let word = service_argument(service, registration);
-                    let whom = match relation {
-                        Relation::Itself => "loopback",
-                        Relation::Child => "parent",
-                        Relation::Parent | Relation::Sibling => source.partition.name.as_str(),
-                    };
-                    TraceEntry::new(false, question, "none")
-                        .fix(format!("hvsock listen {word} --from {whom}"))
+            let (answer, fix) = match &first_denial {
+                Some((denial, requester)) => {
+                    let fix = denial.fix(service, registration, requester, may_read);
+                    ("none that is allowed to", fix)
                 }
-            }
+                None => {
+                    let from = match relation {
+                        Relation::Itself => VmId::LOOPBACK.into(),
+                        Relation::Child => VmId::PARENT.into(),
+                        Relation::Parent | Relation::Sibling => {
+                            PartitionRef::Name(source.partition.name.clone())
+                        }
+                    };
+                    let service = service_ref(service, registration);
+                    ("none", Fix::StartListener { service, from })
+                }
+            };
+            let rule = first_denial.as_ref().and_then(|(denial, _)| denial.rule());
+            TraceEntry::new(Check::Listener, false, question, answer)
+                .about(&target.partition.name)
+                .by_rule(rule)
+                .fix(fix)
         });
-        Err(first_denial.map_or(Refusal::NoListener, |denial| denial.refusal(is_owner)))
+        Err(first_denial.map_or(Refusal::NoListener, |(denial, _)| denial.refusal(is_owner)))
     }
 
     /// Checks that the guest may accept the connection. The guest's kernel makes the final decision,
@@ -339,25 +366,31 @@ impl Fabric {
         let Some(port) = service.port_for_guests() else {
             trace.record(|_| {
                 let question = format!("Which vsock port has it in {name}?");
-                TraceEntry::new(false, question, "none: this GUID maps to no vsock port")
+                let answer = "none: this GUID maps to no vsock port";
+                TraceEntry::new(Check::VsockPort, false, question, answer).about(name)
             });
             return Err(Refusal::ServiceNotMappable);
         };
-        let bind = policy.bind(&target.partition.as_child(), false);
+        let requester = target.partition.as_child();
+        let bind = policy.bind(&requester, false);
         trace.record(|audience| {
             let question = format!("May the guest {name} accept it?");
-            match &bind {
-                Ok(_) => {
+            let entry = match &bind {
+                Ok(rule) => {
                     let answer =
                         format!("yes: the guest decides, by its listeners on vsock port {port}");
-                    TraceEntry::new(true, question, answer)
+                    TraceEntry::new(Check::Guest, true, question, answer)
+                        .by_rule(Some(rule.brief()))
                 }
                 Err(denial) => {
                     let may_read = is_owner || audience == Audience::Operator;
-                    let fix = denial.fix(service, Some(policy.registration()));
-                    TraceEntry::new(false, question, denial.answer(may_read)).fix(fix)
+                    let registration = Some(policy.registration());
+                    TraceEntry::new(Check::Guest, false, question, denial.answer(may_read))
+                        .by_rule(denial.rule())
+                        .fix(denial.fix(service, registration, &requester, may_read))
                 }
-            }
+            };
+            entry.about(name)
         });
         bind.map(|_| Destination::Guest)
             .map_err(|denial| denial.refusal(is_owner))
@@ -409,7 +442,14 @@ impl Fabric {
 pub(crate) fn capacity_entry(capacity: &Result<(), Refusal>) -> TraceEntry {
     let question = "Is there a free slot?";
     match capacity {
-        Ok(()) => TraceEntry::new(true, question, "yes"),
-        Err(refusal) => TraceEntry::new(false, question, format!("no: {refusal}")),
+        Ok(()) => TraceEntry::new(Check::Capacity, true, question, "yes"),
+        Err(refusal) => {
+            let which = match refusal {
+                Refusal::LimitReached { which } => Some(which),
+                _ => None,
+            };
+            TraceEntry::new(Check::Capacity, false, question, format!("no: {refusal}"))
+                .by_rule(which)
+        }
     }
 }

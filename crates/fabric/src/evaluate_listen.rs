@@ -8,17 +8,18 @@ use hvsock_registry::{Principal, Registration, Requester, Rule};
 
 use crate::boundary::{Boundary, Denial, rule_text};
 use crate::evaluate_connect::capacity_entry;
-use crate::explain::{Audience, NoTrace, Trace, TraceEntry};
 use crate::limits::check_limit;
 use crate::resolve::PartitionNode;
 use crate::tables::{Binding, Listener};
+use crate::trace::{Audience, NoTrace, Trace, TraceEntry};
 use crate::tree::Relation;
-use crate::{Fabric, ListenRequest, Refusal};
+use crate::{Check, Fabric, Fix, ListenRequest, Refusal};
 
 /// Whether the registry at one boundary allows a listener.
 struct ListenDecision<'a> {
     boundary: Boundary<'a>,
     registration: Option<&'a Registration>,
+    requester: Requester<'a>,
     answer: Result<Rule<'a>, Denial<'a>>,
     /// Whether the listener's own partition owns the registry.
     is_owner: bool,
@@ -37,7 +38,7 @@ impl Fabric {
         if !self.sees_listeners {
             trace.record(|_| {
                 let answer = "unknown: the kernel decides";
-                TraceEntry::new(true, "Is the address free?", answer)
+                TraceEntry::new(Check::AddressFree, true, "Is the address free?", answer)
             });
             return Ok(binding);
         }
@@ -45,9 +46,14 @@ impl Fabric {
         trace.record(|_| {
             let question = "Is the address free?";
             match taken {
-                None => TraceEntry::new(true, question, "yes"),
-                Some(id) => TraceEntry::new(false, question, format!("no: listener {id} has it"))
-                    .fix("hvsock status"),
+                None => TraceEntry::new(Check::AddressFree, true, question, "yes"),
+                Some(id) => {
+                    let answer = format!("no: listener {id} has it");
+                    let listener = id.as_u64();
+                    TraceEntry::new(Check::AddressFree, false, question, answer)
+                        .about(id)
+                        .fix(Fix::StopListener { listener })
+                }
             }
         });
         if taken.is_some() {
@@ -123,13 +129,14 @@ impl Fabric {
                 true => Requester::Process(principal),
                 false => from.partition.as_child(),
             };
-            let policy = boundary.policy(service, self.broker_uid);
+            let policy = boundary.policy(service, self.operators);
             Some(ListenDecision {
                 registration: policy.map(|policy| policy.registration()),
                 answer: match &policy {
                     Some(policy) => boundary.may_listen(policy, &requester, wildcard),
                     None => Err(Denial::Unregistered),
                 },
+                requester,
                 boundary,
                 is_owner,
             })
@@ -151,20 +158,21 @@ impl Fabric {
                 answer: Err(denial),
                 is_owner,
                 registration,
+                requester,
                 ..
             }) => {
-                trace.fix(|| denial.fix(service, *registration));
+                trace.fix(|audience| {
+                    let may_read = *is_owner || audience == Audience::Operator;
+                    denial.fix(service, *registration, requester, may_read)
+                });
                 Err(denial.refusal(*is_owner))
             }
             // A container without a parent, at the wildcard.
             _ => {
                 trace.record(|_| {
                     let question = "Does a registry allow it?";
-                    TraceEntry::new(
-                        false,
-                        question,
-                        "no: the partition has neither a parent nor children",
-                    )
+                    let answer = "no: the partition has neither a parent nor children";
+                    TraceEntry::new(Check::MayListen, false, question, answer)
                 });
                 Err(Refusal::Unregistered)
             }
@@ -178,13 +186,15 @@ impl ListenDecision<'_> {
         let owner = &self.boundary.owner.partition.name;
         let question = format!("Does the registry of {owner} allow it?");
         let may_read = self.is_owner || audience == Audience::Operator;
-        match &self.answer {
-            Ok(rule) => TraceEntry::new(
-                true,
-                question,
-                format!("yes: {}", rule_text(*rule, may_read)),
-            ),
-            Err(denial) => TraceEntry::new(any, question, denial.answer(may_read)),
-        }
+        let (pass, answer, rule) = match &self.answer {
+            Ok(rule) => {
+                let answer = format!("yes: {}", rule_text(*rule, may_read));
+                (true, answer, Some(rule.brief()))
+            }
+            Err(denial) => (any, denial.answer(may_read), denial.rule()),
+        };
+        TraceEntry::new(Check::MayListen, pass, question, answer)
+            .about(owner)
+            .by_rule(rule)
     }
 }

@@ -1,19 +1,16 @@
-//! The fabric: its state, queries, requests and socket events.
+//! The fabric: its state, queries and socket events.
 
 use std::collections::{HashMap, VecDeque};
 
-use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, SockAddrHv, VmId};
+use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
 use hvsock_registry::Registry;
 
-use crate::boundary::Boundary;
-use crate::evaluate_connect::Plan;
-use crate::explain::{AccessExplanation, Audience, NoTrace, Recorder, Verdict};
 use crate::partition::{Partition, PartitionState, RootSpec};
 use crate::tables::{Binding, Connection, ListenAddress, Listener};
 use crate::tree::{Relation, Tree};
 use crate::{
-    ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect, Limits, ListenRequest,
-    ListenerId, PartitionKey, Refusal, Route,
+    ConnectionEnd, ConnectionId, Destination, Effect, Limits, ListenerId, Operators, PartitionKey,
+    Refusal,
 };
 
 /// Partitions, their registries, and their listeners and connections.
@@ -40,7 +37,7 @@ use crate::{
 pub struct Fabric {
     pub(crate) tree: Tree,
     pub(crate) limits: Limits,
-    pub(crate) broker_uid: u32,
+    pub(crate) operators: Operators,
     /// Whether every listener is known here: see [`without_listeners`](Self::without_listeners).
     pub(crate) sees_listeners: bool,
     pub(crate) listeners: HashMap<ListenerId, Listener>,
@@ -48,18 +45,22 @@ pub struct Fabric {
     pub(crate) addresses: HashMap<ListenAddress, ListenerId>,
     pub(crate) connections: HashMap<ConnectionId, Connection>,
     pub(crate) effects: VecDeque<Effect>,
-    next_listener: ListenerId,
-    next_connection: ConnectionId,
+    pub(crate) next_listener: ListenerId,
+    pub(crate) next_connection: ConnectionId,
 }
 
 impl Fabric {
-    /// A fabric with only a root partition. `broker_uid` is the user that the broker runs as. Access
-    /// rules do not restrict this user, like root.
+    /// A fabric with only a root partition. `broker_uid` is the user that the broker runs as, one of its
+    /// [operators](Operators).
     pub fn new(root: RootSpec, limits: Limits, broker_uid: u32) -> Self {
+        Self::with_operators(root, limits, Operators::of_broker(broker_uid))
+    }
+
+    fn with_operators(root: RootSpec, limits: Limits, operators: Operators) -> Self {
         Self {
             tree: Tree::new(root),
             limits,
-            broker_uid,
+            operators,
             sees_listeners: true,
             listeners: HashMap::new(),
             addresses: HashMap::new(),
@@ -76,13 +77,28 @@ impl Fabric {
     pub fn without_listeners(root: RootSpec, limits: Limits) -> Self {
         Self {
             sees_listeners: false,
-            ..Self::new(root, limits, u32::MAX)
+            ..Self::with_operators(root, limits, Operators::root_only())
         }
     }
 
     /// The size limits of the tables.
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Who may change partitions, registrations and connections.
+    pub fn operators(&self) -> Operators {
+        self.operators
+    }
+
+    /// Checks that a process of the user `uid` in the partition `from` may register a service for as
+    /// long as the process lives.
+    ///
+    /// # Errors
+    /// [`Refusal::Denied`] with the rule, unless the user is an [operator](Operators) in the root
+    /// partition.
+    pub fn check_lease(&self, from: PartitionKey, uid: u32) -> Result<(), Refusal> {
+        self.operators.check_lease(uid, from == self.root())
     }
 
     /// The root partition.
@@ -185,132 +201,7 @@ impl Fabric {
             .map(|(id, connection)| (*id, connection))
     }
 
-    /// What [`connect`](Self::connect) would return, and why. Changes nothing.
-    pub fn explain_connect(
-        &self,
-        request: &ConnectRequest<'_>,
-        audience: Audience,
-    ) -> AccessExplanation {
-        let mut recorder = Recorder::new(audience);
-        let plan = self.evaluate_connect(request, &mut recorder);
-        recorder.explain(plan.map(|plan| Verdict::Connect {
-            target: plan.target,
-            destination: plan.destination,
-        }))
-    }
-
-    /// What [`listen`](Self::listen) would return, and why. Changes nothing.
-    pub fn explain_listen(
-        &self,
-        request: &ListenRequest<'_>,
-        audience: Audience,
-    ) -> AccessExplanation {
-        let mut recorder = Recorder::new(audience);
-        let binding = self.evaluate_listen(request, &mut recorder);
-        recorder.explain(binding.map(|_| Verdict::Listen))
-    }
-
-    /// Creates a listener.
-    ///
-    /// # Errors
-    /// The [`Refusal`] of the first check that fails. Nothing is changed.
-    pub fn listen(&mut self, request: &ListenRequest<'_>) -> Result<ListenerId, Refusal> {
-        let binding = self.evaluate_listen(request, &mut NoTrace)?;
-        let id = self.next_listener;
-        self.next_listener = id.next();
-        let listener = Listener {
-            partition: request.from,
-            vm: request.vm,
-            binding,
-            service: request.service,
-            principal: request.principal.clone(),
-            backlog: request.backlog.clamp(1, self.limits.backlog_max.max(1)),
-            waiting: Default::default(),
-            owners: self.owners_of(request.from, binding),
-        };
-        for owner in listener.owners.into_iter().flatten() {
-            if let Some(owner) = self.tree.get_mut(owner) {
-                owner
-                    .dependents
-                    .entry(listener.service)
-                    .or_default()
-                    .listeners
-                    .insert(id);
-            }
-        }
-        if let Some(partition) = self.tree.get_mut(listener.partition) {
-            partition.listeners.insert(id);
-        }
-        if let Binding::Partition(key) = binding
-            && let Some(partition) = self.tree.get_mut(key)
-        {
-            partition.watchers.insert(id);
-        }
-        self.addresses.insert(listener.address(), id);
-        self.listeners.insert(id, listener);
-        Ok(id)
-    }
-
-    /// Creates a pending connection to a listener or a guest.
-    ///
-    /// # Errors
-    /// The [`Refusal`] of the first check that fails. Nothing is changed.
-    pub fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Route, Refusal> {
-        let plan = self.evaluate_connect(request, &mut NoTrace)?;
-        let id = self.next_connection;
-        self.next_connection = id.next();
-        let service = request.service;
-        for key in [request.from, plan.target] {
-            if let Some(partition) = self.tree.get_mut(key) {
-                partition.connections.insert(id);
-            }
-        }
-        if let Some(owner) = plan.registry.and_then(|key| self.tree.get_mut(key)) {
-            owner
-                .dependents
-                .entry(service)
-                .or_default()
-                .connections
-                .insert(id);
-        }
-        if let Some(listener) = self.listener_mut(plan.destination) {
-            listener.waiting.insert(id);
-        }
-        self.connections.insert(
-            id,
-            Connection {
-                source: request.from,
-                target: plan.target,
-                destination: plan.destination,
-                service,
-                registry: plan.registry,
-                waiting: true,
-                suspended: false,
-                client_connected_suspend: false,
-                server_connected_suspend: false,
-            },
-        );
-        Ok(self.route(id, request, &plan))
-    }
-
-    fn route(&self, connection: ConnectionId, request: &ConnectRequest<'_>, plan: &Plan) -> Route {
-        let id_of = |key| self.tree.get(key).map_or(VmId::ZERO, Partition::vm_id);
-        let (server, client) = match plan.relation {
-            Relation::Itself => (VmId::LOOPBACK, VmId::LOOPBACK),
-            Relation::Parent => (VmId::PARENT, id_of(request.from)),
-            Relation::Child => (id_of(plan.target), VmId::PARENT),
-            Relation::Sibling => (id_of(plan.target), id_of(request.from)),
-        };
-        Route {
-            connection,
-            destination: plan.destination,
-            target: plan.target,
-            server: SockAddrHv::new(server, request.service),
-            client: SockAddrHv::new(client, ServiceId::ZERO),
-        }
-    }
-
-    fn listener_mut(&mut self, destination: Destination) -> Option<&mut Listener> {
+    pub(crate) fn listener_mut(&mut self, destination: Destination) -> Option<&mut Listener> {
         self.listeners.get_mut(&destination.listener()?)
     }
 
@@ -418,16 +309,5 @@ impl Fabric {
             listener.waiting.remove(&id);
         }
         Some(connection)
-    }
-
-    /// The partitions whose registries a listener depends on, at most two.
-    fn owners_of(&self, from: PartitionKey, binding: Binding) -> [Option<PartitionKey>; 2] {
-        let from = self.tree.node(from);
-        if binding == Binding::Loopback {
-            return [from.and_then(|from| self.own_registry(from)), None];
-        }
-        let boundaries = from.map(|from| self.boundaries(from, binding));
-        let owner = |boundary: Option<Boundary<'_>>| Some(boundary?.owner.key);
-        boundaries.map_or([None, None], |boundaries| boundaries.map(owner))
     }
 }

@@ -15,28 +15,35 @@ mod boundary;
 mod change;
 mod evaluate_connect;
 mod evaluate_listen;
-mod explain;
+mod explanation;
 mod fabric;
+mod fix;
 mod ids;
 #[cfg(test)]
 mod leak_tests;
 mod limits;
+mod open;
+mod operators;
 mod partition;
 mod refusal;
 mod request;
 mod resolve;
 mod tables;
+mod trace;
 mod tree;
 
 pub use change::{PartitionError, RegisterError};
-pub use explain::{AccessExplanation, Audience, ExplanationStep, Verdict};
+pub use explanation::{Check, Explanation, ExplanationStep, Verdict};
 pub use fabric::Fabric;
+pub use fix::{Fix, RuleRef, RuleScope};
 #[doc(no_inline)]
-pub use hvsock_registry::Clash;
+pub use hvsock_registry::{Action, Clash};
 pub use ids::{ConnectionId, ListenerId, PartitionKey};
 pub use limits::Limits;
+pub use operators::{NotOperator, OperatorRole, Operators};
 pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
 pub use refusal::Refusal;
 pub use request::{ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route};
 pub use tables::{Connection, Listener};
+pub use trace::Audience;
 pub use tree::AddPartitionError;

@@ -3,11 +3,11 @@
 
 use hvsock_address::VmId;
 
-use crate::explain::{Audience, Trace, TraceEntry};
 use crate::partition::{Partition, PartitionKind};
 use crate::tables::Binding;
+use crate::trace::{Audience, Trace, TraceEntry};
 use crate::tree::{Relation, Tree};
-use crate::{PartitionKey, Refusal};
+use crate::{Check, Fix, PartitionKey, Refusal};
 
 /// Why a VmId has no meaning in the requester's partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,18 +133,37 @@ impl Tree {
                 None => vm.to_string(),
             };
             let question = format!("What is {word} in {}?", from.partition.name);
-            match found {
-                Ok(found) => TraceEntry::new(true, question, words(found)),
+            let entry = match found {
+                Ok(found) => TraceEntry::new(Check::Address, true, question, words(found)),
                 Err(error) => {
                     let error = error.visible_to(audience, from);
-                    let note = TraceEntry::new(false, question, error.answer());
-                    match error.fix() {
-                        Some(fix) => note.fix(fix),
-                        None => note,
-                    }
+                    TraceEntry::new(Check::Address, false, question, error.answer())
+                        .fix(self.fix(error, from, vm))
                 }
-            }
+            };
+            entry.about(word)
         });
+    }
+
+    /// What would help after `error`, as the reader may see it.
+    fn fix(&self, error: ResolveError, from: PartitionNode<'_>, vm: VmId) -> Option<Fix> {
+        match error {
+            ResolveError::OwnId => Some(Fix::UseAddress {
+                address: VmId::LOOPBACK,
+            }),
+            ResolveError::ParentsId => Some(Fix::UseAddress {
+                address: VmId::PARENT,
+            }),
+            ResolveError::Unknown => Some(Fix::ListPartitions),
+            ResolveError::NoSharedGroup => {
+                let sibling = self.get(self.by_vm_id(vm)?)?;
+                Some(Fix::JoinGroup {
+                    partition: from.partition.name.clone(),
+                    other: sibling.name.clone(),
+                })
+            }
+            _ => None,
+        }
     }
 
     /// The partitions that a listener accepts from, as text.
@@ -226,16 +245,6 @@ impl ResolveError {
             ResolveError::Unknown => "no partition has this id",
             ResolveError::Unreachable => "no partition that it can reach",
             ResolveError::NoSharedGroup => "a sibling without a common sibling group",
-        }
-    }
-
-    fn fix(self) -> Option<&'static str> {
-        match self {
-            ResolveError::OwnId => Some("use LOOPBACK instead of the partition's own id"),
-            ResolveError::ParentsId => Some("use PARENT instead of the parent's id"),
-            ResolveError::Unknown => Some("hvsock status"),
-            ResolveError::NoSharedGroup => Some("add both partitions to a common sibling group"),
-            _ => None,
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Compile-time checks that public types are `Send` and `Sync`.
 
 use hvsock_fabric::{
-    AccessExplanation, AddPartitionError, Audience, ConnectRequest, Connection, ConnectionEnd,
-    ConnectionId, Destination, Effect, ExplanationStep, Fabric, Limits, ListenRequest, Listener,
-    ListenerId, Partition, PartitionError, PartitionKey, PartitionKind, PartitionSpec,
-    PartitionState, Refusal, RegisterError, RootSpec, Route, Verdict,
+    AddPartitionError, Audience, Check, ConnectRequest, Connection, ConnectionEnd, ConnectionId,
+    Destination, Effect, Explanation, ExplanationStep, Fabric, Fix, Limits, ListenRequest,
+    Listener, ListenerId, NotOperator, Operators, Partition, PartitionError, PartitionKey,
+    PartitionKind, PartitionSpec, PartitionState, Refusal, RegisterError, RootSpec, Route, Verdict,
 };
 
 const fn assert_send_sync<T: Send + Sync>() {}
@@ -30,7 +30,11 @@ fn public_types_are_send_and_sync() {
         assert_send_sync::<Route>();
         assert_send_sync::<ConnectionEnd>();
         assert_send_sync::<Effect>();
-        assert_send_sync::<AccessExplanation>();
+        assert_send_sync::<Check>();
+        assert_send_sync::<Explanation>();
+        assert_send_sync::<Fix>();
+        assert_send_sync::<NotOperator>();
+        assert_send_sync::<Operators>();
         assert_send_sync::<ExplanationStep>();
         assert_send_sync::<Verdict>();
         assert_send_sync::<Audience>();

@@ -1,14 +1,17 @@
 //! Examples of the fabric's rules. The test binary `agreement` checks all rules at random.
 
-use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, VmId};
+use hvsock_address::{ElementName, PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_fabric::{
-    AccessExplanation, Audience, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect,
-    Fabric, Limits, ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec,
-    PartitionState, Refusal, RootSpec, Route, Verdict,
+    Audience, Check, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect, Explanation,
+    Fabric, Fix, Limits, ListenRequest, ListenerId, PartitionKey, PartitionKind, PartitionSpec,
+    PartitionState, Refusal, RootSpec, Route, RuleRef, RuleScope, Verdict,
 };
-use hvsock_registry::{Override, Principal, Registration};
+use hvsock_registry::{Action, Override, Principal, Registration};
 
 const SERVICE: ServiceId = ServiceId::from_port(2761);
+
+/// The user that the broker runs as.
+const BROKER: u32 = 900;
 
 /// A host with the service registered.
 struct Host {
@@ -49,7 +52,7 @@ impl Host {
             name: name("top"),
             vm_id: VmId::random(),
         };
-        let mut fabric = Fabric::new(spec, limits, 900);
+        let mut fabric = Fabric::new(spec, limits, BROKER);
         let host = fabric.root();
         fabric.register(host, registration()).unwrap();
         Host { fabric, host }
@@ -103,13 +106,7 @@ impl Host {
         })
     }
 
-    fn why(
-        &self,
-        who: &Principal,
-        from: PartitionKey,
-        vm: VmId,
-        reader: Audience,
-    ) -> AccessExplanation {
+    fn why(&self, who: &Principal, from: PartitionKey, vm: VmId, reader: Audience) -> Explanation {
         let request = ConnectRequest {
             from,
             principal: who,
@@ -365,19 +362,23 @@ fn the_key_of_a_removed_partition_is_never_reused() {
 }
 
 #[test]
-fn an_explanation_has_the_rule_and_a_command_that_helps() {
+fn an_explanation_has_the_rule_and_the_fix() {
     let mut host = Host::new();
     let (web, top) = (host.container("web"), host.host);
     let web_id = VmId::of_container("web");
     let fix = |host: &Host| host.why(&root(), top, web_id, Audience::Operator).fix;
-    let wants = |text: &str| Some(text.to_owned());
+    let demo_name = || ServiceRef::Name(registration().name);
 
-    assert_eq!(
-        fix(&host),
-        wants("hvsock listen 'HV Socket Demo' --from parent")
-    );
+    let from = VmId::PARENT.into();
+    let service = demo_name();
+    assert_eq!(fix(&host), Some(Fix::StartListener { service, from }));
     host.fabric.set_state(web, PartitionState::Paused).unwrap();
-    assert_eq!(fix(&host), wants("hvsock container resume web"));
+    let resume = Fix::ResumePartition {
+        partition: name("web"),
+        kind: PartitionKind::Container,
+        id: web_id,
+    };
+    assert_eq!(fix(&host), Some(resume));
     host.fabric.set_state(web, PartitionState::Running).unwrap();
     let mut demo = registration();
     let off = Override {
@@ -386,15 +387,14 @@ fn an_explanation_has_the_rule_and_a_command_that_helps() {
     };
     demo.vm.insert(name("web"), off);
     host.fabric.update(top, demo).unwrap();
-    assert_eq!(
-        fix(&host),
-        wants("hvsock service enable 'HV Socket Demo' --vm web")
-    );
+    let enable = Fix::EnableService {
+        service: demo_name(),
+        partition: Some(name("web")),
+    };
+    assert_eq!(fix(&host), Some(enable));
     host.fabric.unregister(top, SERVICE);
-    assert_eq!(
-        fix(&host),
-        wants("hvsock service register NAME --port 2761")
-    );
+    let service = ServiceRef::Id(SERVICE);
+    assert_eq!(fix(&host), Some(Fix::RegisterService { service }));
 
     let explanation = host.why(&root(), top, web_id, Audience::Operator);
     let steps = explanation
@@ -431,8 +431,19 @@ fn a_guest_does_not_see_the_entries_of_a_list() {
             sees_entries,
             "{explanation:#?}"
         );
-        let fix = format!("edit connect.partitions in services/{SERVICE}.toml");
-        assert_eq!(explanation.fix, Some(fix));
+        let rule = RuleRef {
+            service: SERVICE,
+            action: Action::Connect,
+            scope: RuleScope::Registration,
+        };
+        let partition = name("web");
+        assert_eq!(
+            explanation.fix,
+            Some(Fix::AllowPartition { rule, partition })
+        );
+        let step = explanation.steps.last().unwrap();
+        assert_eq!(step.check, Check::MayConnect);
+        assert_eq!(step.rule.as_deref(), Some("connect.partitions"));
     }
     // Every process in the partition that owns the registry may read it.
     let mut demo = registration();
@@ -446,6 +457,43 @@ fn a_guest_does_not_see_the_entries_of_a_list() {
     );
     let rule = "connect.users = [\"alice\"]".to_owned();
     assert_eq!(explanation.verdict.unwrap_err(), Refusal::Denied { rule });
+    let Some(Fix::AllowUser { lists, user, .. }) = explanation.fix else {
+        panic!("{:?}", explanation.fix);
+    };
+    assert_eq!(
+        (lists, user.as_deref()),
+        (vec!["users".into()], Some("bob"))
+    );
+}
+
+#[test]
+fn no_rule_restricts_root_and_the_brokers_user() {
+    let mut host = Host::new();
+    let (web, top) = (host.container("web"), host.host);
+    let mut demo = registration();
+    demo.connect.users = Some(vec![]);
+    host.fabric.update(top, demo).unwrap();
+    host.listen(web, VmId::PARENT);
+    let web_id = VmId::of_container("web");
+    for (who, rule) in [
+        (root(), "yes: root is always allowed"),
+        (
+            user(BROKER, "x"),
+            "yes: the broker's own user is always allowed",
+        ),
+    ] {
+        let explanation = host.why(&who, top, web_id, Audience::Requester);
+        assert_eq!(explanation.verdict, Ok(Verdict::Connect));
+        let allowed = explanation
+            .steps
+            .iter()
+            .find(|step| step.check == Check::MayConnect);
+        assert_eq!(allowed.unwrap().answer, rule);
+    }
+    let other = host.why(&user(1001, "bob"), top, web_id, Audience::Requester);
+    assert!(matches!(other.verdict, Err(Refusal::Denied { .. })));
+    assert_eq!(host.fabric.check_lease(top, BROKER), Ok(()));
+    assert!(host.fabric.check_lease(web, BROKER).is_err());
 }
 
 #[test]
@@ -521,8 +569,12 @@ fn a_connect_without_a_listener_goes_to_the_guest_if_the_rules_allow() {
     host.fabric.set_state(db, PartitionState::Off).unwrap();
     assert_eq!(host.connect(top, db_id), Err(Refusal::PartitionOff));
     let explanation = host.why(&root(), top, db_id, Audience::Operator);
-    let fix = "start its VMM with what `hvsock vm show db` prints";
-    assert_eq!(explanation.fix.as_deref(), Some(fix));
+    let fix = Fix::StartPartition {
+        partition: name("db"),
+        kind: PartitionKind::Vm,
+        id: db_id,
+    };
+    assert_eq!(explanation.fix, Some(fix));
 
     let mut rule = registration();
     rule.bind.partitions = Some(vec!["db".to_owned()]);
@@ -705,14 +757,9 @@ fn without_listeners_all_other_checks_still_run() {
     let why = |host: &Host| host.why(&root(), host.host, id, Audience::Operator);
     assert_eq!(why(&host).verdict, Err(Refusal::Unregistered));
     host.fabric.register(host.host, registration()).unwrap();
-    for (target, vm) in [(vm, id), (host.host, VmId::LOOPBACK)] {
+    for vm in [id, VmId::LOOPBACK] {
         let explanation = host.why(&root(), host.host, vm, Audience::Operator);
-        let destination = Destination::Guest;
-        let verdict = Verdict::Connect {
-            target,
-            destination,
-        };
-        assert_eq!(explanation.verdict, Ok(verdict));
+        assert_eq!(explanation.verdict, Ok(Verdict::SystemDecides));
         let last = explanation.steps.last().unwrap();
         assert!(last.question.contains("listener"), "{last:?}");
         assert!(!last.answer.contains("port"), "{last:?}");
@@ -727,5 +774,5 @@ fn without_listeners_all_other_checks_still_run() {
         backlog: 1,
     };
     let listen = host.fabric.explain_listen(&request, Audience::Operator);
-    assert_eq!(listen.verdict, Ok(Verdict::Listen));
+    assert_eq!(listen.verdict, Ok(Verdict::SystemDecides));
 }

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use hvsock_fabric::Refusal;
+use hvsock_fabric::{Fix, Refusal};
 
 /// Returns the [`Refusal`] in an error: why a connect or listen was refused, or why a connection or
 /// listener was reset.
@@ -39,29 +39,52 @@ pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
     }
 }
 
-/// A refusal with a text other than its own, because the back-end has more or less information.
-#[derive(Debug)]
-struct RefusalWithText {
-    refusal: Refusal,
-    text: String,
+/// The fix in this link of a chain of errors, if an error of this module is there.
+pub(crate) fn own_fix(error: &(dyn Error + 'static)) -> Option<Fix> {
+    error.downcast_ref::<ErrorWithFix>()?.fix.clone()
 }
 
-impl fmt::Display for RefusalWithText {
+/// An error with a text other than that of its refusal, because the back-end has more or less
+/// information, or with a fix.
+#[derive(Debug)]
+pub(crate) struct ErrorWithFix {
+    pub(crate) refusal: Option<Refusal>,
+    pub(crate) text: String,
+    /// What would help. The message ends with it.
+    pub(crate) fix: Option<Fix>,
+}
+
+impl fmt::Display for ErrorWithFix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.text)
+        f.write_str(&self.text)?;
+        match &self.fix {
+            Some(fix) => write!(f, "; {fix}"),
+            None => Ok(()),
+        }
     }
 }
 
-impl Error for RefusalWithText {
+impl Error for ErrorWithFix {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
-        Some(&self.refusal)
+        self.refusal.as_ref().map(|refusal| refusal as _)
     }
 }
 
 /// Creates the error for a refusal with the message `text`.
 pub(crate) fn refused_with(refusal: Refusal, text: impl Into<String>) -> io::Error {
-    let text = text.into();
-    io::Error::new(refusal.kind(), RefusalWithText { refusal, text })
+    refused_with_fix(refusal, text, None)
+}
+
+/// Creates the error for a refusal with the message `text` and what would help, which the message
+/// ends with.
+pub(crate) fn refused_with_fix(
+    refusal: Refusal,
+    text: impl Into<String>,
+    fix: impl Into<Option<Fix>>,
+) -> io::Error {
+    let (kind, text, fix) = (refusal.kind(), text.into(), fix.into());
+    let refusal = Some(refusal);
+    io::Error::new(kind, ErrorWithFix { refusal, text, fix })
 }
 
 /// Creates an error of `kind` with the message `text`.
@@ -88,6 +111,8 @@ mod tests {
         assert_eq!(refused_with.to_string(), "the host is silent");
         let wrapped = io::Error::other(refused);
         assert_eq!(refusal_of(&wrapped), Some(&Refusal::NoListener));
+        let fixed = refused_with_fix(Refusal::NoListener, "none", Fix::ListServices);
+        assert_eq!(refusal_of(&fixed), Some(&Refusal::NoListener));
         assert_eq!(refusal_of(&io::Error::other("x")), None);
         assert_eq!(refusal_of(&io::ErrorKind::NotFound.into()), None);
     }

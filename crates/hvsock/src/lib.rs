@@ -124,6 +124,7 @@ mod copy;
 mod endpoint;
 mod error;
 mod explain;
+mod fix;
 mod lease;
 mod listener;
 mod lock;
@@ -153,7 +154,8 @@ pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use child::ConnectedChild;
 pub use endpoint::Endpoint;
 pub use error::refusal_of;
-pub use explain::{Explanation, ExplanationStep, explain_connect, explain_listen};
+pub use explain::{explain_connect, explain_listen};
+pub use fix::fix_of;
 pub use lease::Lease;
 pub use listener::{HvListener, Incoming};
 pub use options::{ConnectOptions, ListenOptions};
@@ -168,7 +170,10 @@ pub use hvsock_address::{
     InvalidName, ParseGuidError, ParseRefError, ParseUrlError, PartitionName, PartitionRef,
     SOCK_STREAM, ServiceId, ServiceRef, SockAddrHv, VmId,
 };
-pub use hvsock_fabric::Refusal;
+pub use hvsock_fabric::{
+    Action as RuleAction, Check, Explanation, ExplanationStep, Fix, PartitionKind, Refusal,
+    RuleRef, RuleScope, Verdict,
+};
 pub use os::exports::*;
 
 /// Asserts at compile time that the public types are `Send` and `Sync`, except [`Filled`] and

@@ -8,7 +8,10 @@ use hvsock_address::HVSOCKET_CONNECT_TIMEOUT_MAX;
 use hvsock_endpoint::Flags;
 
 use crate::backend::{self, Outcome, REPLY_TIMEOUT, Request, RequestKind, Settings};
-use crate::{Endpoint, Explanation, HvListener, HvStream, ToHvAddr, error};
+use crate::{
+    Check, Endpoint, Explanation, ExplanationStep, HvListener, HvStream, Refusal, ToHvAddr, error,
+    fix_of,
+};
 
 /// The connect timeout if none is set; the same as on Windows.
 pub(crate) const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -48,7 +51,7 @@ impl Shared {
             Ok(_) => Err(unexpected_reply()),
             // A name that does not exist is a refusal, too, and so an explanation.
             Err(error) => match error::refusal_of(&error) {
-                Some(refusal) => Ok(Explanation::refused(refusal.clone(), &error.to_string())),
+                Some(refusal) => Ok(unresolved(refusal.clone(), &error)),
                 None => Err(error),
             },
         }
@@ -306,6 +309,19 @@ impl ListenOptions {
         self.shared
             .request(address, RequestKind::Listen { backlog }, dry_run)
     }
+}
+
+/// The explanation for a refusal that came before anything could be explained.
+fn unresolved(refusal: Refusal, error: &io::Error) -> Explanation {
+    let text = error.to_string();
+    let question = "Does this address resolve?";
+    let step = ExplanationStep::new(Check::Address, false, question, text.as_str());
+    // The message may be the text of the refusal itself; it is shown once.
+    let is_shown = text != refusal.to_string();
+    let mut explanation = Explanation::refused(refusal, step);
+    explanation.steps.retain(|_| is_shown);
+    explanation.fix = fix_of(error);
+    explanation
 }
 
 /// The error for a reply that does not match the request. The request validates replies, so this is

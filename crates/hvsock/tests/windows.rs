@@ -5,7 +5,7 @@
 use std::io::{self, ErrorKind};
 
 use hvsock::{
-    AF_HYPERV, Endpoint, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Lease, Refusal,
+    AF_HYPERV, Endpoint, Fix, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Lease, Refusal,
     SOCK_STREAM, ServiceId, SockAddrHv, VmId, refusal_of,
 };
 
@@ -101,7 +101,14 @@ fn naming_an_endpoint_is_an_error_on_windows() {
 fn unknown_names_are_refused_with_the_next_step() {
     let error = HvStream::connect((LOOPBACK, "No such service")).unwrap_err();
     assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered), "{error}");
-    assert!(error.to_string().contains("hvsock service list"), "{error}");
+    let fix = hvsock::fix_of(&error);
+    let expected = [
+        Some(Fix::ListServices),
+        Some(Fix::UseServiceId {
+            service: "No such service".to_owned(),
+        }),
+    ];
+    assert!(expected.contains(&fix), "{error}");
     let error = HvStream::connect(("no-such-vm", 2761)).unwrap_err();
     assert_eq!(
         refusal_of(&error),
@@ -110,7 +117,9 @@ fn unknown_names_are_refused_with_the_next_step() {
     );
     let text = error.to_string();
     assert!(text.contains("no-such-vm"), "{text}");
-    assert!(text.contains("hvsock vm list"), "{text}");
+    let fix = hvsock::fix_of(&error);
+    let expected = [Some(Fix::ListPartitions), Some(Fix::EnableHyperV)];
+    assert!(expected.contains(&fix), "{text}");
 }
 
 #[test]
@@ -118,13 +127,12 @@ fn explanations_need_no_socket() {
     if !has_hyper_v_sockets() {
         let loopback = hvsock::explain_connect((LOOPBACK, ServiceId::random())).unwrap();
         assert_eq!(loopback.refusal(), Some(&Refusal::NotSupported));
-        let answer = loopback.steps().last().unwrap().answer();
-        assert!(answer.contains("Enable-WindowsOptionalFeature"), "{answer}");
+        assert_eq!(loopback.fix(), Some(&Fix::EnableHyperV));
     }
     let named = hvsock::explain_connect(("no-such-vm", 2761)).unwrap();
     assert_eq!(named.refusal(), Some(&Refusal::PartitionUnknown));
-    let answer = named.steps().last().unwrap().answer();
-    assert!(answer.contains("hvsock vm list"), "{answer}");
+    let expected = [Some(&Fix::ListPartitions), Some(&Fix::EnableHyperV)];
+    assert!(expected.contains(&named.fix()), "{named}");
     let wildcard = hvsock::explain_listen((VmId::WILDCARD, ServiceId::random())).unwrap();
     assert_eq!(
         wildcard.refusal(),
@@ -133,7 +141,7 @@ fn explanations_need_no_socket() {
     );
     assert!(!wildcard.steps().is_empty());
     assert!(
-        wildcard.fix().is_some_and(|fix| fix.contains("register")),
+        matches!(wildcard.fix(), Some(Fix::RegisterService { .. })),
         "{wildcard}"
     );
     let broadcast = hvsock::explain_connect((VmId::BROADCAST, 1)).unwrap();

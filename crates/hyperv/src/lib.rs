@@ -18,7 +18,7 @@
 
 #[cfg(any(windows, test))]
 mod embedded;
-mod explanation;
+mod explain;
 mod facts;
 mod hcs;
 mod machine;
@@ -33,7 +33,6 @@ mod vm;
 #[cfg(windows)]
 mod windows;
 
-pub use explanation::{HyperVExplanation, Outlook};
 pub use facts::Facts;
 pub use hcs::{ParseComputeSystemsError, compute_systems};
 pub use machine::{Guest, Machine};
@@ -48,13 +47,11 @@ pub use windows::{PolicyError, facts, machine, registry_facts, set_policy, virtu
 /// Threads may share every public type.
 const _: () = {
     const fn assert_send_sync<T: Send + Sync>() {}
-    assert_send_sync::<HyperVExplanation>();
     assert_send_sync::<Facts>();
     assert_send_sync::<FindVmError>();
     assert_send_sync::<Guest>();
     assert_send_sync::<Machine>();
     assert_send_sync::<Missing>();
-    assert_send_sync::<Outlook>();
     assert_send_sync::<ParseComputeSystemsError>();
     assert_send_sync::<ServicePolicy>();
     assert_send_sync::<Vm>();

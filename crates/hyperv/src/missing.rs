@@ -60,3 +60,11 @@ pub enum Missing {
         why: String,
     },
 }
+
+impl Missing {
+    /// Whether virtual machines may be hidden for this reason. Without Hyper-V's management service
+    /// there are no machines of Hyper-V, and all others are visible.
+    pub(crate) fn hides_vms(&self) -> bool {
+        !matches!(self, Missing::HyperV | Missing::Registry { .. })
+    }
+}

@@ -2,7 +2,7 @@
 
 use hvsock_address::{PartitionName, VmId};
 use hvsock_fabric::{
-    AccessExplanation, Audience, ConnectRequest, Fabric, Limits, ListenRequest, PartitionKey,
+    Audience, ConnectRequest, Explanation, Fabric, Limits, ListenRequest, PartitionKey,
     PartitionKind, PartitionSpec, PartitionState, RootSpec,
 };
 use hvsock_registry::{Defaults, Principal, Registry};
@@ -32,7 +32,7 @@ impl View {
     }
 
     /// The verdict of the fabric, for a user without special rights.
-    pub(crate) fn evaluate(&self, question: Question) -> AccessExplanation {
+    pub(crate) fn evaluate(&self, question: Question) -> Explanation {
         // Neither root nor the broker's user: Windows has no rules for them.
         let principal = &Principal {
             uid: 1,

@@ -1,18 +1,15 @@
 //! Verdicts on connects and listens on Windows, derived from the state of the machine.
 
-use hvsock_address::{ElementName, ServiceId, SockAddrHv, VmId};
-use hvsock_fabric::Refusal;
-use hvsock_hyperv::{
-    Facts, Guest, HyperVExplanation, Missing, Outlook, ServicePolicy, Switch, Vm, VmKind, VmState,
-    refusal,
-};
+use hvsock_address::{ElementName, PartitionName, ServiceId, ServiceRef, SockAddrHv, VmId};
+use hvsock_fabric::{Explanation, Fix, PartitionKind, Refusal};
+use hvsock_hyperv::{Facts, Guest, Missing, ServicePolicy, Switch, Vm, VmKind, VmState, refusal};
 use hvsock_registry::{Registration, Registry};
 use proptest::prelude::*;
 
-type Verdict = Result<Outlook, Refusal>;
+type Verdict = Result<hvsock_fabric::Verdict, Refusal>;
 
-const OPEN: Verdict = Ok(Outlook::Open);
-const HOST_DECIDES: Verdict = Ok(Outlook::HostDecides);
+const OPEN: Verdict = Ok(hvsock_fabric::Verdict::SystemDecides);
+const HOST_DECIDES: Verdict = Ok(hvsock_fabric::Verdict::HostDecides);
 
 fn service() -> ServiceId {
     ServiceId::from_port(2761)
@@ -74,7 +71,7 @@ fn guest() -> Facts {
 }
 
 /// The complete text of an explanation.
-fn text(explanation: &HyperVExplanation) -> String {
+fn text(explanation: &Explanation) -> String {
     let steps = explanation.steps.iter();
     let steps = steps.map(|step| format!("{} {}\n", step.question, step.answer));
     format!("{}{:?}", steps.collect::<String>(), explanation.fix)
@@ -190,8 +187,11 @@ fn a_policy_disables_a_service_for_one_machine_only() {
     let explanation = facts.explain_connect(id('a'), service());
     let by = "vm.My-VM.enabled = false".to_owned();
     assert_eq!(explanation.verdict, Err(Refusal::Disabled { by }));
-    let fix = "hvsock service enable 'HV Socket Demo' --vm My-VM";
-    assert_eq!(explanation.fix.as_deref(), Some(fix));
+    let fix = Fix::EnableService {
+        service: ServiceRef::Name(ElementName::new("HV Socket Demo").unwrap()),
+        partition: Some(PartitionName::new("My-VM").unwrap()),
+    };
+    assert_eq!(explanation.fix, Some(fix));
     assert_eq!(facts.explain_connect(id('e'), service()).verdict, OPEN);
     assert_eq!(
         facts.explain_listen(VmId::CHILDREN, service()).verdict,
@@ -208,7 +208,7 @@ fn a_policy_disables_a_service_for_one_machine_only() {
 }
 
 #[test]
-fn a_guest_defers_to_its_host_and_names_the_command_to_run_there() {
+fn a_guest_defers_to_its_host_and_names_what_shows_more_there() {
     let nested = |mut facts: Facts| {
         facts.machine.is_host = true;
         facts.vms = host().vms;
@@ -220,7 +220,7 @@ fn a_guest_defers_to_its_host_and_names_the_command_to_run_there() {
             assert_eq!(explanation.verdict, HOST_DECIDES);
             let text = text(&explanation);
             assert!(text.contains("BIG-HOST"), "{text}");
-            assert!(text.contains("`hvsock service list`"), "{text}");
+            assert_eq!(explanation.fix, Some(Fix::ListServicesOnHost));
             assert!(!text.contains("not registered"), "{text}");
         }
         assert_eq!(
@@ -296,7 +296,7 @@ fn hidden_machines_are_unknown_and_not_absent() {
     facts.missing = vec![Missing::HyperV];
     let explanation = facts.explain_connect(id('9'), service());
     assert_eq!(explanation.verdict, Err(Refusal::PartitionUnknown));
-    assert_eq!(explanation.fix, Some(Missing::HyperV.to_string()));
+    assert_eq!(explanation.fix, Some(Fix::EnableHyperV));
 }
 
 #[test]
@@ -354,23 +354,30 @@ fn services_that_ship_with_windows_need_no_registration() {
 }
 
 #[test]
-fn a_fix_is_a_command_of_windows() {
-    let start = format!("Get-VM -Id {} | Start-VM", id('b'));
-    let resume = format!("Get-VM -Id {} | Resume-VM", id('d'));
+fn a_fix_names_the_machine_to_start_or_resume() {
+    let (name, kind) = (|text| PartitionName::new(text).unwrap(), PartitionKind::Vm);
+    let start = Fix::StartPartition {
+        partition: name("off"),
+        kind,
+        id: id('b'),
+    };
+    let resume = Fix::ResumePartition {
+        partition: name("paused"),
+        kind,
+        id: id('d'),
+    };
     for (vm, fix) in [
-        (id('b'), start.as_str()),
-        (id('d'), resume.as_str()),
-        (id('9'), "hvsock vm list"),
+        (id('b'), start),
+        (id('d'), resume),
+        (id('9'), Fix::ListPartitions),
     ] {
         let explanation = host().explain_connect(vm, service());
-        assert_eq!(explanation.fix.as_deref(), Some(fix));
+        assert_eq!(explanation.fix, Some(fix));
     }
     let unregistered = Facts::default();
     let fix = unregistered.explain_listen(VmId::CHILDREN, service()).fix;
-    assert_eq!(
-        fix.as_deref(),
-        Some("hvsock service register NAME --port 2761")
-    );
+    let service = ServiceRef::Id(service());
+    assert_eq!(fix, Some(Fix::RegisterService { service }));
 }
 
 /// The table of error numbers, without facts.
@@ -565,9 +572,10 @@ proptest! {
         let failed = explanation.steps.iter().filter(|step| !step.pass).count();
         prop_assert_eq!(failed > 0, explanation.verdict.is_err(), "{}", text(&explanation));
         if explanation.verdict.is_ok() {
-            prop_assert_eq!(&explanation.fix, &None);
+            let shows_more = [Fix::ListServicesOnHost, Fix::ListPartitions];
+            prop_assert!(explanation.fix.iter().all(|fix| shows_more.contains(fix)));
         }
-        let host_decides = explanation.verdict == Ok(Outlook::HostDecides);
+        let host_decides = explanation.verdict == Ok(hvsock_fabric::Verdict::HostDecides);
         prop_assert!(!host_decides || facts.machine.guest.is_some());
     }
 }

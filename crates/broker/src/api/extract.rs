@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::LengthLimitError;
+use hvsock_fabric::Operators;
 use hvsock_registry::Principal;
 use hyper::body::Body;
 use serde::de::DeserializeOwned;
@@ -19,15 +20,15 @@ use super::error::ApiError;
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     principal: Arc<Principal>,
-    /// The user that the broker runs as.
-    broker_uid: u32,
+    /// Who may change the broker's state.
+    operators: Operators,
 }
 
 impl Peer {
-    pub fn new(principal: Principal, broker_uid: u32) -> Self {
+    pub fn new(principal: Principal, operators: Operators) -> Self {
         Self {
             principal: Arc::new(principal),
-            broker_uid,
+            operators,
         }
     }
 
@@ -48,13 +49,8 @@ impl Peer {
 
     /// Whether it may change the broker's state.
     pub fn privileged(&self) -> bool {
-        may_change(self.uid(), self.broker_uid)
+        self.operators.check(self.uid()).is_ok()
     }
-}
-
-/// Returns true if a user may change the broker's state: root and the broker's own user.
-fn may_change(uid: u32, broker_uid: u32) -> bool {
-    uid == 0 || uid == broker_uid
 }
 
 impl<S: Send + Sync> FromRequestParts<S> for Peer {
@@ -76,15 +72,10 @@ impl<S: Send + Sync> FromRequestParts<S> for PrivilegedPeer {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, ApiError> {
         let peer = Peer::from_request_parts(parts, state).await?;
-        if peer.privileged() {
-            return Ok(Self(peer));
+        match peer.operators.check(peer.uid()) {
+            Ok(_) => Ok(Self(peer)),
+            Err(denied) => Err(ApiError::new(StatusCode::FORBIDDEN, denied.to_string())),
         }
-        let who = match peer.broker_uid {
-            0 => "root".to_owned(),
-            uid => format!("root or the user who runs the broker (uid {uid})"),
-        };
-        let message = format!("only {who} may change this; you are uid {}", peer.uid());
-        Err(ApiError::new(StatusCode::FORBIDDEN, message))
     }
 }
 

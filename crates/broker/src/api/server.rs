@@ -14,6 +14,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use axum::Extension;
+use hvsock_fabric::Operators;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -77,7 +78,7 @@ pub struct ControlServer {
 }
 
 impl ControlServer {
-    /// Serves `handle` at the socket `path` with mode 0666. Root and `broker_uid` may change the
+    /// Serves `handle` at the socket `path` with mode 0666. The `operators` may change the
     /// broker's state; every user of the machine may read it.
     ///
     /// The caller holds the broker's lock, so an existing socket at `path` is stale and replaced.
@@ -85,14 +86,14 @@ impl ControlServer {
     /// # Errors
     /// If the socket cannot be replaced, bound or made accessible, or if the thread or its runtime
     /// cannot be started.
-    pub fn start(path: &Path, handle: Handle, broker_uid: u32) -> io::Result<Self> {
-        Self::with_limits(path, handle, broker_uid, Limits::default())
+    pub fn start(path: &Path, handle: Handle, operators: Operators) -> io::Result<Self> {
+        Self::with_limits(path, handle, operators, Limits::default())
     }
 
     pub(crate) fn with_limits(
         path: &Path,
         handle: Handle,
-        broker_uid: u32,
+        operators: Operators,
         limits: Limits,
     ) -> io::Result<Self> {
         match fs::remove_file(path) {
@@ -113,7 +114,7 @@ impl ControlServer {
         let run = move || {
             runtime.block_on(async {
                 tokio::select! {
-                    () = serve(listener, handle, broker_uid, limits) => {}
+                    () = serve(listener, handle, operators, limits) => {}
                     _ = stopped => {}
                 }
             });
@@ -141,7 +142,7 @@ impl Drop for ControlServer {
     }
 }
 
-async fn serve(listener: StdListener, handle: Handle, broker_uid: u32, limits: Limits) {
+async fn serve(listener: StdListener, handle: Handle, operators: Operators, limits: Limits) {
     let listener = match UnixListener::from_std(listener) {
         Ok(listener) => listener,
         Err(error) => {
@@ -165,7 +166,7 @@ async fn serve(listener: StdListener, handle: Handle, broker_uid: u32, limits: L
         let Ok(caller) = Caller::of(&stream) else {
             continue;
         };
-        let peer = Peer::new(callers.principal(caller, &stream), broker_uid);
+        let peer = Peer::new(callers.principal(caller, &stream), operators);
         match limit.try_acquire(peer.uid(), peer.privileged()) {
             Some(permit) => {
                 let router = router.clone().layer(Extension(peer));

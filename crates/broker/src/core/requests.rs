@@ -9,7 +9,7 @@ use hvsock_endpoint::{
     BrokerMessage, ClientMessage, Listen, Listening, LookupKind, Refused, Register, SocketOption,
 };
 use hvsock_fabric::{
-    AccessExplanation, Audience, ConnectionId, Destination, ListenRequest, PartitionKey, Refusal,
+    Audience, ConnectionId, Destination, Explanation, ListenRequest, PartitionKey, Refusal,
     RegisterError,
 };
 use hvsock_registry::{Principal, Registration};
@@ -219,12 +219,8 @@ impl Core {
         session: &Session<OwnedFd>,
         register: Register,
     ) -> Result<ServiceId, Refusal> {
-        let own = self.fabric.root();
-        let may_change = [0, rustix::process::geteuid().as_raw()].contains(&session.caller.uid);
-        if session.partition != own || !may_change {
-            let rule = "only the broker's user and root may register, and not from a container";
-            return Err(Refusal::Denied { rule: rule.into() });
-        }
+        self.fabric
+            .check_lease(session.partition, session.caller.uid)?;
         let invalid = |error: &dyn std::fmt::Display| protocol_violation(&error.to_string());
         let name = ElementName::new(register.name).map_err(|error| invalid(&error))?;
         let mut registration = Registration::new(register.service, name);
@@ -268,7 +264,7 @@ impl Core {
     pub(super) fn explain(
         &mut self,
         session: &Session<OwnedFd>,
-        explanation: &AccessExplanation,
+        explanation: &Explanation,
     ) -> SessionState {
         let explained: Refused = explained(explanation);
         let explained = BrokerMessage::Explained(explained);

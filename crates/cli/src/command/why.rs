@@ -6,13 +6,15 @@ use std::process::ExitCode;
 use anstyle::{AnsiColor, Style};
 use anyhow::Result;
 use clap::Args;
-use hvsock::HvAddr;
+use hvsock::{Fix, HvAddr};
 use hvsock_control::ExplanationReport;
 
 use super::target::Target;
 use crate::context::Context;
 use crate::explain;
 use crate::failure::printable;
+use crate::fix;
+use crate::hint::Help;
 use crate::os::ExplainAs;
 use crate::output::{self, Json};
 
@@ -44,7 +46,7 @@ impl Why {
             None => explain::explain(context, &HvAddr::new(partition, service), self.listen)?,
         };
         if self.json.json {
-            output::json(&explanation)?;
+            output::json(&with_command(context, &explanation)?)?;
         } else {
             output::text(&text_of(context, &explanation))?;
         }
@@ -71,13 +73,25 @@ fn text_of(context: &Context, explanation: &ExplanationReport) -> String {
         let (question, answer) = (printable(&step.question), printable(&step.answer));
         let _ = writeln!(text, "  {style}{mark}{style:#} {question} {answer}");
     }
-    if let Some(fix) = explanation
-        .refusal
-        .as_ref()
-        .and_then(|refusal| refusal.fix.as_ref())
-    {
-        let fix = printable(&context.command(fix));
-        let _ = writeln!(text, "{HELP}help:{HELP:#} {fix}");
+    if let Some(fix) = explanation.fix() {
+        let help = context.help(&fix::help(&Fix::from(fix)));
+        let _ = writeln!(text, "{HELP}help:{HELP:#} {}", printable(&help));
     }
     text
+}
+
+/// The explanation as JSON. A fix that is a command has it as its `command`.
+fn with_command(context: &Context, explanation: &ExplanationReport) -> Result<serde_json::Value> {
+    let mut value = serde_json::to_value(explanation)?;
+    let help = explanation.fix().map(|fix| fix::help(&Fix::from(fix)));
+    let at = match explanation.refusal {
+        Some(_) => "/refusal/fix",
+        None => "/fix",
+    };
+    if let Some(help @ Help::Command(_)) = help
+        && let Some(object) = value.pointer_mut(at)
+    {
+        object["command"] = context.help(&help).into();
+    }
+    Ok(value)
 }

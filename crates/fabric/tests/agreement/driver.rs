@@ -2,9 +2,9 @@
 
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
-    AccessExplanation, AddPartitionError, Audience, ConnectRequest, ConnectionEnd, ConnectionId,
-    Destination, Effect, Fabric, ListenRequest, ListenerId, PartitionError, PartitionKey,
-    PartitionKind, PartitionSpec, Refusal, RegisterError, RootSpec, Verdict,
+    AddPartitionError, Audience, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect,
+    Explanation, Fabric, ListenRequest, ListenerId, PartitionError, PartitionKey, PartitionKind,
+    PartitionSpec, Refusal, RegisterError, RootSpec, Verdict,
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
@@ -289,9 +289,9 @@ impl Comparison<'_> {
         let reached = reached.map_err(Clone::clone);
         assert_eq!(reached, named, "connect {drawn:?} as {vm} in {from}");
         for explanation in [operator, requester] {
-            let connect = |(destination, target)| Verdict::Connect {
-                target,
-                destination,
+            let connect = |(destination, _)| match destination {
+                Destination::Listener(_) => Verdict::Connect,
+                Destination::Guest => Verdict::GuestDecides,
             };
             let verdict = reached.clone().map(connect);
             check_explanation(&explanation, &verdict);
@@ -363,7 +363,7 @@ impl Comparison<'_> {
 
     /// An explanation must not reveal whether an unreachable partition exists: it must be equal to that
     /// for an unknown id.
-    fn check_hidden(&self, request: &ConnectRequest<'_>, explanation: &AccessExplanation) {
+    fn check_hidden(&self, request: &ConnectRequest<'_>, explanation: &Explanation) {
         let unknown = vm_id(98);
         let other = self.fabric.explain_connect(
             &ConnectRequest {
@@ -617,7 +617,7 @@ fn nth(n: usize, len: usize) -> Option<usize> {
 }
 
 /// Checks that an explanation predicts the result, and that its last check is the deciding one.
-fn check_explanation(explanation: &AccessExplanation, happened: &Result<Verdict, Refusal>) {
+fn check_explanation(explanation: &Explanation, happened: &Result<Verdict, Refusal>) {
     assert_eq!(explanation.verdict, *happened);
     let last = explanation.steps.last().expect("at least one check");
     assert_eq!(last.pass, explanation.verdict.is_ok(), "{explanation:#?}");

@@ -5,8 +5,8 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use hvsock::{
-    Endpoint, HvStream, Lease, NoBroker, Refusal, ServiceId, SockAddrHv, Transport, VmId,
-    refusal_of,
+    Check, Endpoint, Fix, HvStream, Lease, NoBroker, PartitionName, Refusal, ServiceId, SockAddrHv,
+    Transport, VmId, refusal_of,
 };
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind, Refused, SocketOption};
 use hvsock_sys::{doorbell, shared_memory};
@@ -199,7 +199,8 @@ fn no_broker_is_an_error_that_names_the_paths_and_the_next_step() {
         error.to_string().contains(dir.path().to_str().unwrap()),
         "{error}"
     );
-    assert!(error.to_string().contains("`hvsock broker`"), "{error}");
+    assert!(error.to_string().contains("; start one, or set"), "{error}");
+    assert_eq!(hvsock::fix_of(&error), Some(Fix::StartBroker));
     // A socket file without a broker is not a broker.
     drop(hvsock_sys::seqpacket::listen(&endpoint.paths()[0], 0o600, 1).unwrap());
     let error = HvStream::options()
@@ -330,8 +331,9 @@ fn a_dry_run_explains_and_does_not_connect() {
             assert!(connect.flags.dry_run);
             let detail = "connect.users = []\n\
                           pass\tIs it registered?\tyes\n\
-                          fail\tMay you connect?\tno: connect.users = []\n\
-                          fix\tadd yourself\n\
+                          fail\tMay you connect?\tno: connect.users = []\t\
+                          check=may_connect\trule=connect.users\tnewer=x\n\
+                          fix\tenable_service\tenable it\tservice=2761\tpartition=web\n\
                           something newer\nfail\tcut of";
             let (code, errno, detail) = (3, 13, detail.to_owned());
             client.send(&BrokerMessage::Explained(Refused {
@@ -352,9 +354,19 @@ fn a_dry_run_explains_and_does_not_connect() {
     assert_eq!(passes, [true, false]);
     assert_eq!(explanation.steps()[1].question(), "May you connect?");
     assert_eq!(explanation.steps()[1].answer(), "no: connect.users = []");
-    assert_eq!(explanation.fix(), Some("add yourself"));
+    assert_eq!(explanation.steps()[1].check, Check::MayConnect);
+    assert_eq!(
+        explanation.steps()[1].rule.as_deref(),
+        Some("connect.users")
+    );
+    let fix = Fix::EnableService {
+        service: ServiceId::from_port(2761).into(),
+        partition: Some(PartitionName::new("web").unwrap()),
+    };
+    assert_eq!(explanation.fix(), Some(&fix));
     let lines = "Is it registered? yes\nMay you connect? no: connect.users = []\n\
-                 refused: access is denied by connect.users = []\nhelp: add yourself";
+                 refused: access is denied by connect.users = []\n\
+                 help: enable the service 2761 for web";
     assert_eq!(explanation.to_string(), lines);
 
     let options = broker.listen_options();

@@ -7,7 +7,7 @@ mod vms;
 mod wmi;
 mod worker;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use hvsock_registry::key_store::KeyStore;
 
@@ -15,9 +15,7 @@ use crate::{Facts, Missing, Vm};
 
 pub use machine::machine;
 pub use policies::{PolicyError, set_policy};
-
-/// The time limit for all queries together. WMI's service may have to start first.
-const LIMIT: Duration = Duration::from_secs(5);
+use vms::LIMIT;
 
 /// Queries the state of this machine. Takes at most 5 seconds.
 pub fn facts() -> Facts {

@@ -12,8 +12,9 @@ use hvsock_address::{ServiceId, VmId};
 use serde::Deserialize;
 use wmi::Variant;
 
+use super::vms::LIMIT;
 use super::wmi::{Fault, HYPER_V, Namespace, Output};
-use super::{LIMIT, worker};
+use super::worker;
 use crate::rows::{ServiceSetting, machine_of};
 use crate::{Missing, Switch, embedded};
 

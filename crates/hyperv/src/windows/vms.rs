@@ -4,13 +4,12 @@
 //! administrators. The Windows registry lists those as well, for every user and without the owner.
 //! The command line of a WSL helper process contains the id of WSL's machine.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hvsock_address::VmId;
 use serde::Deserialize;
 use windows_registry::{Key, LOCAL_MACHINE};
 
-use super::LIMIT;
 use super::wmi::{Fault, HYPER_V, Namespace, SYSTEM};
 use super::worker::{self, Query};
 use crate::rows::{self, ComputerSystem, DefaultSetting, ServiceSetting};
@@ -22,6 +21,9 @@ use crate::{Missing, ServicePolicy, Vm, VmKind, VmState, compute_systems};
 /// (`vsock.GetVMGUID`) and by nbdd0121/wsld (`vmid.rs`), where type 2 is a virtual machine.
 const RUNNING: &str =
     r"SOFTWARE\Microsoft\Windows NT\CurrentVersion\HostComputeService\VolatileStore\ComputeSystem";
+
+/// The time limit for all queries together. WMI's service may have to start first.
+pub(super) const LIMIT: Duration = Duration::from_secs(5);
 
 /// Queries in flight.
 pub(super) struct Queries {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use hvsock_address::{PartitionName, ServiceId};
+use hvsock_address::PartitionName;
 
 /// The action that an access rule controls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -43,8 +43,8 @@ pub(super) enum Setting<'a> {
     Owner(Option<&'a str>),
     Everyone(Action),
     EveryChild(Action),
-    Root,
-    BrokerUser,
+    /// No rule restricts this requester.
+    Always(&'static str),
 }
 
 impl<'a> Rule<'a> {
@@ -56,25 +56,30 @@ impl<'a> Rule<'a> {
         }
     }
 
-    /// What to edit in which file to change the decision. Does not show the entries of lists.
-    pub fn remedy(&self, service: ServiceId) -> String {
-        let file = match self.scope {
-            RuleScope::Defaults => "defaults.toml".to_owned(),
-            _ => format!("services/{service}.toml"),
-        };
-        let scope = match self.scope {
-            RuleScope::Vm(_) => self.scope,
-            _ => RuleScope::Registration,
-        };
-        let rule = Rule { scope, ..*self }.brief();
+    /// Whether the rule is one of the defaults for all services.
+    pub fn is_default(&self) -> bool {
+        self.scope == RuleScope::Defaults
+    }
+
+    /// The action that the rule controls, if it is an access rule.
+    pub fn action(&self) -> Option<Action> {
         match self.setting {
-            Setting::Enabled(is) => format!("set {scope}enabled = {} in {file}", !is),
-            Setting::Wildcard(is) => {
-                format!("set {scope}allow_wildcard_binds = {} in {file}", !is)
+            Setting::Lists(action, _) | Setting::Everyone(action) | Setting::EveryChild(action) => {
+                Some(action)
             }
-            Setting::Owner(_) => format!("add bind.users to {file}"),
-            _ => format!("edit {rule} in {file}"),
+            Setting::Owner(_) => Some(Action::Bind),
+            Setting::Enabled(_) | Setting::Wildcard(_) | Setting::Always(_) => None,
         }
+    }
+
+    /// The names of the lists that were checked: `users`, `groups`, `partitions`. None for a rule
+    /// without a list.
+    pub fn lists(&self) -> impl Iterator<Item = &'static str> {
+        let lists = match self.setting {
+            Setting::Lists(_, lists) => lists,
+            _ => [None, None],
+        };
+        lists.into_iter().flatten().map(|(name, _)| name)
     }
 
     /// The same rule, displayed without the entries of its lists. For a reader who may learn that a
@@ -115,8 +120,7 @@ impl fmt::Display for Rule<'_> {
             ),
             Setting::Everyone(action) => write!(f, "{}{action} allows everyone", self.scope),
             Setting::EveryChild(action) => write!(f, "{}{action} allows every child", self.scope),
-            Setting::Root => f.write_str("root is always allowed"),
-            Setting::BrokerUser => f.write_str("the broker's own user is always allowed"),
+            Setting::Always(who) => write!(f, "{who} is always allowed"),
         }
     }
 }

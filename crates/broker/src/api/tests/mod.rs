@@ -15,6 +15,7 @@ use http_body_util::BodyExt;
 use hvsock_address::PartitionName;
 use hvsock_client::Client;
 use hvsock_endpoint::Dirs;
+use hvsock_fabric::Operators;
 use hvsock_registry::Principal;
 use hyper::service::Service;
 use hyper_util::service::TowerToHyperService;
@@ -53,8 +54,9 @@ impl World {
         config.control = false;
         let broker = Broker::start(config).unwrap();
         let socket = folder.path().join("control");
-        let uid = rustix::process::geteuid().as_raw();
-        let server = ControlServer::with_limits(&socket, broker.handle(), uid, limits).unwrap();
+        let operators = Operators::of_broker(rustix::process::geteuid().as_raw());
+        let handle = broker.handle();
+        let server = ControlServer::with_limits(&socket, handle, operators, limits).unwrap();
         Self {
             server,
             broker,
@@ -98,7 +100,8 @@ impl World {
             uid,
             ..Principal::default()
         };
-        let peer = Peer::new(principal, rustix::process::geteuid().as_raw().max(1));
+        let uid = rustix::process::geteuid().as_raw().max(1);
+        let peer = Peer::new(principal, Operators::of_broker(uid));
         let router = routes::router(self.broker.handle(), &Limits::default());
         let service = TowerToHyperService::new(router.layer(Extension(peer)));
         let request = Request::builder()

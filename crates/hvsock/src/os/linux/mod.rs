@@ -11,6 +11,7 @@ pub(crate) mod stdio;
 pub(crate) mod tokio;
 mod wait;
 
+pub(crate) use no_broker::{fix_of, with_fix};
 pub(crate) use wait::ready;
 
 /// A socket of the system.

@@ -1,9 +1,14 @@
-//! The errors of a process without a broker.
+//! The errors of a process without a broker, and of one that needs another's help.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
+
+use hvsock_address::{ElementName, ServiceRef};
+use hvsock_fabric::Fix;
+
+use crate::error::ErrorWithFix;
 
 /// No broker listens at the endpoint. The kind of the [`io::Error`] that wraps it is `NotFound`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,9 +30,7 @@ impl fmt::Display for NoBroker {
             let or = if index == 0 { "" } else { " or " };
             write!(f, "{or}{}", path.display())?;
         }
-        f.write_str(
-            "; start one with `hvsock broker`, or set HVSOCK_ENDPOINT to the endpoint of one",
-        )
+        f.write_str("; start one, or set HVSOCK_ENDPOINT to the endpoint of one")
     }
 }
 
@@ -69,6 +72,21 @@ impl NoRegistry {
         let missing = Missing::Registration(name.to_owned());
         Self { missing }
     }
+
+    /// What would help, apart from a broker in this machine.
+    fn fix(&self) -> Option<Fix> {
+        match &self.missing {
+            Missing::Service(name) => Some(Fix::UseServiceId {
+                service: name.clone(),
+            }),
+            Missing::Registration(name) => {
+                let name = ElementName::new(name).ok()?;
+                let service = ServiceRef::Name(name);
+                Some(Fix::RegisterServiceOnHost { service })
+            }
+            Missing::Partition(_) => Some(Fix::StartBroker),
+        }
+    }
 }
 
 impl fmt::Display for NoRegistry {
@@ -78,7 +96,7 @@ impl fmt::Display for NoRegistry {
             Missing::Service(name) => write!(
                 f,
                 "no registry resolves the service name `{name}`; use its GUID or vsock port, which \
-                 `hvsock service show` prints on the host"
+                 the host knows"
             ),
             Missing::Partition(name) => write!(
                 f,
@@ -87,11 +105,10 @@ impl fmt::Display for NoRegistry {
             ),
             Missing::Registration(name) => write!(
                 f,
-                "no registry can register `{name}`; register it on the host with `hvsock \
-                 service register`"
+                "no registry can register `{name}`; register it on the host"
             ),
         }?;
-        f.write_str(" (or start a broker here with `hvsock broker`)")
+        f.write_str(" (or start a broker here)")
     }
 }
 
@@ -100,6 +117,24 @@ impl Error for NoRegistry {}
 impl From<NoRegistry> for io::Error {
     fn from(error: NoRegistry) -> Self {
         io::Error::new(io::ErrorKind::NotFound, error)
+    }
+}
+
+/// Creates an error that is no refusal, with the message `text` and what would help.
+pub(crate) fn with_fix(kind: io::ErrorKind, text: impl Into<String>, fix: Fix) -> io::Error {
+    let error = ErrorWithFix {
+        refusal: None,
+        text: text.into(),
+        fix: Some(fix),
+    };
+    io::Error::new(kind, error)
+}
+
+/// What would help after one of these errors.
+pub(crate) fn fix_of(error: &(dyn Error + 'static)) -> Option<Fix> {
+    match error.downcast_ref::<NoRegistry>() {
+        Some(missing) => missing.fix(),
+        None => error.is::<NoBroker>().then_some(Fix::StartBroker),
     }
 }
 
@@ -113,6 +148,7 @@ mod tests {
         let error = io::Error::from(NoBroker { tried });
         let text = error.to_string();
         assert!(text.contains("/a/endpoint or /b;"), "{text}");
-        assert!(text.contains("`hvsock broker`"), "{text}");
+        assert!(text.contains("; start one, or set"), "{text}");
+        assert_eq!(crate::fix_of(&error), Some(Fix::StartBroker));
     }
 }

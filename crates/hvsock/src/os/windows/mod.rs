@@ -15,6 +15,11 @@ mod zero_copy;
 /// A socket of the system.
 pub(crate) type Socket = std::os::windows::io::OwnedSocket;
 
+/// What would help after an error of this system. Its errors have it themselves.
+pub(crate) fn fix_of(_error: &(dyn std::error::Error + 'static)) -> Option<hvsock_fabric::Fix> {
+    None
+}
+
 /// A borrowed socket to watch.
 pub(crate) type Descriptor<'a> = std::os::windows::io::BorrowedSocket<'a>;
 

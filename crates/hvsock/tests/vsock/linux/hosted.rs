@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock::{
-    Endpoint, HvListener, HvStream, NoRegistry, Refusal, ServiceId, SockAddrHv, ToHvAddr,
+    Endpoint, Fix, HvListener, HvStream, NoRegistry, Refusal, ServiceId, SockAddrHv, ToHvAddr,
     Transport, VmId, refusal_of,
 };
 use hvsock_broker::{Broker, BrokerConfig};
@@ -268,7 +268,8 @@ fn an_unavailable_service_of_the_host_is_refused_before_the_timeout() {
         let error = HvStream::connect(("parent", service)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
         assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
-        assert!(error.to_string().contains("`hvsock why parent"), "{error}");
+        let fix = hvsock::fix_of(&error);
+        assert!(matches!(fix, Some(Fix::ExplainOnHost { .. })), "{error}");
     }
 }
 
@@ -276,8 +277,12 @@ fn questions_for_the_host_are_referred_to_it() {
     let error = HvStream::connect(("parent", "Service 1")).unwrap_err();
     assert!(error.get_ref().unwrap().is::<NoRegistry>(), "{error}");
     let error = hvsock::explain_connect(("parent", ECHO)).unwrap_err();
-    let command = "`hvsock why parent 2761 --from THIS_VM`";
-    assert!(error.to_string().contains(command), "{error}");
+    let fix = Fix::ExplainOnHost {
+        partition: VmId::PARENT.into(),
+        service: ECHO.into(),
+        listening: false,
+    };
+    assert_eq!(hvsock::fix_of(&error), Some(fix));
 }
 
 /// The kernel has one kind of end, as documented.

@@ -9,32 +9,31 @@ use hvsock_hyperv::{Facts, Missing};
 
 use super::socket;
 use crate::backend::Settings;
-use crate::{Explanation, ExplanationStep};
+use crate::{Check, Explanation, ExplanationStep, Fix};
 
 /// Explains what a connect would do.
 pub(super) fn explain_connect(address: SockAddrHv) -> Explanation {
     let explanation = full_facts(address).explain_connect(address.vm, address.service);
-    require_sockets(Explanation::of_facts(explanation))
+    require_sockets(explanation)
 }
 
 /// Explains what a listen would do.
 pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
     let explanation = full_facts(address).explain_listen(address.vm, address.service);
-    require_sockets(Explanation::of_facts(explanation))
+    require_sockets(explanation)
 }
 
 /// Turns a success into a refusal if Windows has no such sockets.
 fn require_sockets(mut explanation: Explanation) -> Explanation {
-    if explanation.refusal.is_some() || socket(Settings::default()).is_ok() {
+    if explanation.verdict.is_err() || socket(Settings::default()).is_ok() {
         return explanation;
     }
-    explanation.refusal = Some(Refusal::NotSupported);
-    explanation.undecided = None;
-    explanation.steps.push(ExplanationStep {
-        question: "Does this Windows have Hyper-V sockets?".to_owned(),
-        answer: Missing::HyperV.to_string(),
-        pass: false,
-    });
+    explanation.verdict = Err(Refusal::NotSupported);
+    explanation.fix = Some(Fix::EnableHyperV);
+    let question = "Does this Windows have Hyper-V sockets?";
+    let answer = Missing::HyperV.to_string();
+    let step = ExplanationStep::new(Check::System, false, question, answer);
+    explanation.steps.push(step);
     explanation
 }
 

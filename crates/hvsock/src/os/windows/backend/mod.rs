@@ -29,7 +29,7 @@ pub(crate) use stream::Stream;
 
 use crate::backend::{Outcome, Request, RequestKind, Settings};
 use crate::endpoint::UseVsock;
-use crate::{Endpoint, Explanation, error};
+use crate::{Endpoint, error};
 use resolve::Target;
 
 /// Windows has no `AF_VSOCK`.
@@ -99,25 +99,4 @@ fn socket(settings: Settings) -> io::Result<OwnedSocket> {
             .map_err(|error| refusal::of_option(option, error))?;
     }
     Ok(socket)
-}
-
-impl Explanation {
-    /// Converts an explanation of the Windows facts.
-    fn of_facts(explanation: hvsock_hyperv::HyperVExplanation) -> Self {
-        let step = |step: hvsock_fabric::ExplanationStep| crate::ExplanationStep {
-            question: step.question,
-            answer: step.answer,
-            pass: step.pass,
-        };
-        let (undecided, refusal) = match explanation.verdict {
-            Ok(outlook) => (Some(outlook.to_string()), None),
-            Err(refusal) => (None, Some(refusal)),
-        };
-        Self {
-            refusal,
-            undecided,
-            steps: explanation.steps.into_iter().map(step).collect(),
-            fix: explanation.fix,
-        }
-    }
 }

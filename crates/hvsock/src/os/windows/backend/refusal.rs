@@ -3,25 +3,22 @@
 use std::io;
 use std::time::Duration;
 
-use hvsock_fabric::Refusal;
-use hvsock_hyperv::Missing;
+use hvsock_fabric::{Fix, Refusal};
 use hvsock_sys::errno;
 use hvsock_sys::hyperv::HvOption;
 
 use super::facts;
 use super::resolve::Target;
-use crate::error::refused_with;
+use crate::error::{refused_with, refused_with_fix};
 
 /// The error of creating a socket.
 pub(super) fn of_socket(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::EAFNOSUPPORT | errno::ESOCKTNOSUPPORT | errno::EPROTONOSUPPORT) => {
-            refused_with(
+            refused_with_fix(
                 Refusal::NotSupported,
-                format!(
-                    "this Windows has no Hyper-V sockets (AF_HYPERV): {}",
-                    Missing::HyperV
-                ),
+                "this Windows has no Hyper-V sockets (AF_HYPERV)",
+                Fix::EnableHyperV,
             )
         }
         _ => error,

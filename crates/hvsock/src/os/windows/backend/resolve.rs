@@ -6,10 +6,10 @@ use hvsock_address::{
     ElementName, HVSOCKET_ADDRESS_FLAG_PASSTHRU, PartitionName, PartitionRef, ServiceId,
     ServiceRef, SockAddrHv, VmId,
 };
-use hvsock_fabric::Refusal;
+use hvsock_fabric::{Fix, Refusal};
 use hvsock_hyperv::{FindVmError, Missing};
 
-use crate::error::refused_with;
+use crate::error::refused_with_fix;
 use crate::{Endpoint, HvAddr};
 
 /// An address as Windows takes it.
@@ -79,15 +79,14 @@ fn service(name: &ElementName) -> io::Result<ServiceId> {
     if let Some(registration) = facts.registry.by_name(name) {
         return Ok(registration.id);
     }
-    let hint = match facts.machine.guest {
-        Some(_) => {
-            "; a service of the host is reached by its GUID, which `hvsock service show` prints \
-             there"
-        }
-        None => "; `hvsock service list` shows the registered services",
+    let fix = match facts.machine.guest {
+        Some(_) => Fix::UseServiceId {
+            service: name.to_string(),
+        },
+        None => Fix::ListServices,
     };
-    let text = format!("no service is registered as `{name}` on this machine{hint}");
-    Err(refused_with(Refusal::Unregistered, text))
+    let text = format!("no service is registered as `{name}` on this machine");
+    Err(refused_with_fix(Refusal::Unregistered, text, fix))
 }
 
 fn partition(name: &PartitionName) -> io::Result<VmId> {
@@ -101,10 +100,12 @@ fn partition(name: &PartitionName) -> io::Result<VmId> {
                 .filter(|missing| !matches!(missing, Missing::HyperV) || vms.is_empty())
                 .map(|missing| format!("; {missing}"))
                 .collect();
-            Err(refused_with(
-                Refusal::PartitionUnknown,
-                format!("{unknown}{more}"),
-            ))
+            let fix = match missing.contains(&Missing::HyperV) && vms.is_empty() {
+                true => Fix::EnableHyperV,
+                false => Fix::ListPartitions,
+            };
+            let text = format!("{unknown}{more}");
+            Err(refused_with_fix(Refusal::PartitionUnknown, text, fix))
         }
         Err(ambiguous) => Err(io::Error::new(io::ErrorKind::InvalidInput, ambiguous)),
     }

@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 
 use hvsock_endpoint::Refused;
-use hvsock_fabric::Refusal;
+use hvsock_fabric::{Fix, Refusal};
+
+use crate::os::with_fix;
 
 /// The refusal in a message.
 pub(crate) fn refusal(refused: &Refused) -> Refusal {
@@ -27,6 +29,10 @@ pub(crate) fn protocol_error(which: &str, what: &dyn fmt::Display) -> io::Error 
 
 /// The error if the kernel could not pass the descriptors of a message to this process.
 pub(crate) fn descriptor_limit() -> io::Error {
-    let text = "this process has reached its limit of descriptors; raise it (`ulimit -n`)";
-    io::Error::new(io::ErrorKind::QuotaExceeded, text)
+    let text = "this process has reached its limit of descriptors";
+    with_fix(
+        io::ErrorKind::QuotaExceeded,
+        text,
+        Fix::RaiseDescriptorLimit,
+    )
 }

@@ -13,9 +13,9 @@ use hvsock_endpoint::{
 };
 
 use super::endpoint_connection::{EndpointConnection, Reply};
-use super::{Listener, Stream};
-use crate::Explanation;
+use super::{Listener, Stream, wire};
 use crate::backend::{Request, RequestKind, Settings};
+use crate::{Explanation, Verdict};
 
 /// The result of a request.
 pub(crate) enum Outcome {
@@ -100,10 +100,12 @@ impl Request {
                 };
                 return Ok(None);
             }
-            (
-                BrokerMessage::Explained(explained),
-                ClientMessage::Connect(_) | ClientMessage::Listen(_),
-            ) if dry_run => Outcome::Explained(Explanation::of_wire(&explained)),
+            (BrokerMessage::Explained(explained), ClientMessage::Connect(_)) if dry_run => {
+                Outcome::Explained(wire::explanation(&explained, Verdict::Connect))
+            }
+            (BrokerMessage::Explained(explained), ClientMessage::Listen(_)) if dry_run => {
+                Outcome::Explained(wire::explanation(&explained, Verdict::Listen))
+            }
             (BrokerMessage::Connected(connected), ClientMessage::Connect(_)) if !dry_run => {
                 if !self.transports().contains(connected.transport) {
                     return Err(connection.protocol_error(&"a transport that was not offered"));

@@ -4,8 +4,7 @@ use hvsock_address::{ServiceId, VmId};
 use hvsock_endpoint::{Incoming, Refused};
 
 use super::errors;
-use crate::explain::{Explanation, ExplanationStep};
-use crate::{HvAddr, Peer};
+use crate::{Explanation, HvAddr, Peer, Verdict};
 
 impl Peer {
     pub(super) fn of_wire(incoming: Incoming) -> Self {
@@ -19,39 +18,22 @@ impl Peer {
     }
 }
 
-impl Explanation {
-    /// Parses `EXPLAINED` as docs/endpoint.md specifies it. Lines of another format, such as one
-    /// that was cut off at the end of the message, are ignored.
-    pub(super) fn of_wire(explained: &Refused) -> Self {
-        let mut lines = explained.detail.split('\n');
-        let detail = lines.next().unwrap_or_default().to_owned();
-        let refused = Refused {
-            detail,
-            ..*explained
-        };
-        let mut this = Self {
-            refusal: (explained.code != 0).then(|| errors::refusal(&refused)),
-            undecided: None,
-            steps: Vec::new(),
-            fix: None,
-        };
-        for line in lines {
-            let mut fields = line.split('\t');
-            match (fields.next(), fields.next(), fields.next()) {
-                (Some(status @ ("pass" | "fail")), Some(question), Some(answer)) => {
-                    let (question, answer) = (question.to_owned(), answer.to_owned());
-                    this.steps.push(ExplanationStep {
-                        question,
-                        answer,
-                        pass: status == "pass",
-                    });
-                }
-                (Some("fix"), Some(fix), None) => this.fix = Some(fix.to_owned()),
-                _ => {}
-            }
-        }
-        this
-    }
+/// Reads `EXPLAINED` as docs/endpoint.md specifies it. `verdict` is that of a request that nothing
+/// refuses.
+pub(super) fn explanation(explained: &Refused, verdict: Verdict) -> Explanation {
+    let (detail, lines) = match explained.detail.split_once('\n') {
+        Some((detail, lines)) => (detail, lines),
+        None => (explained.detail.as_str(), ""),
+    };
+    let refused = Refused {
+        detail: detail.to_owned(),
+        ..*explained
+    };
+    let verdict = match explained.code {
+        0 => Ok(verdict),
+        _ => Err(errors::refusal(&refused)),
+    };
+    Explanation::from_lines(verdict, lines)
 }
 
 impl HvAddr {

@@ -30,7 +30,8 @@ pub(crate) use pending_connect::PendingConnect;
 pub(crate) use stream::Stream;
 
 use crate::backend::{Outcome, Request, RequestKind};
-use crate::{Explanation, ExplanationStep, HvAddr, NoRegistry, Refusal, error, refusal_of};
+use crate::os::with_fix;
+use crate::{Check, Explanation, ExplanationStep, Fix, NoRegistry, error, refusal_of};
 use machine::Machine;
 use pending_connect::ConnectAttempt;
 use resolve::{ConnectTarget, ListenTarget};
@@ -79,69 +80,51 @@ pub(crate) fn no_registry(asked: &ClientMessage) -> io::Error {
 /// so.
 fn explain(machine: Machine, request: &Request) -> io::Result<Explanation> {
     let address = &request.address;
-    let (resolved, asked, within) = match request.kind {
+    let (resolved, listening, within) = match request.kind {
         RequestKind::Connect { .. } => {
             let target = ConnectTarget::of(machine, address);
             let within = target.as_ref().is_ok_and(ConnectTarget::is_local);
-            (target.map(|target| target.address), "", within)
+            (target.map(|target| target.address), false, within)
         }
         RequestKind::Listen { .. } => {
             let target = ListenTarget::of(machine, address);
             let within = target.as_ref().is_ok_and(ListenTarget::is_local);
-            (target.map(|target| target.address), " --listen", within)
+            (target.map(|target| target.address), true, within)
         }
     };
-    let text = match resolved {
+    let to = match resolved {
         Err(error) => return refused_here(error),
-        Ok(to) if within => format!(
-            "no rule applies, and only a try shows whether port {} has a listener",
-            to.port
-        ),
-        Ok(to) => format!(
-            "the host decides; for vsock port {}, ask there with `{}`",
-            to.port,
-            host_command(address, asked)
-        ),
+        Ok(to) => to,
     };
-    let text = format!("there is no broker in this virtual machine to explain this: {text}");
-    Err(io::Error::new(io::ErrorKind::Unsupported, text))
-}
-
-impl Explanation {
-    /// An explanation with one step that refuses the request.
-    fn refused_by(refusal: Refusal, question: &str, answer: String) -> Self {
-        let step = ExplanationStep {
-            question: question.to_owned(),
-            answer,
-            pass: false,
-        };
-        Self {
-            refusal: Some(refusal),
-            undecided: None,
-            steps: vec![step],
-            fix: None,
-        }
+    let no_broker = "there is no broker in this virtual machine to explain this";
+    if within {
+        let text = format!(
+            "{no_broker}: no rule applies, and only a try shows whether port {} has a listener",
+            to.port
+        );
+        return Err(io::Error::new(io::ErrorKind::Unsupported, text));
     }
+    let text = format!("{no_broker}: the host decides for vsock port {}", to.port);
+    let fix = Fix::ExplainOnHost {
+        partition: address.partition().clone(),
+        service: address.service().clone(),
+        listening,
+    };
+    Err(with_fix(io::ErrorKind::Unsupported, text, fix))
 }
 
 fn refused_here(error: io::Error) -> io::Result<Explanation> {
     match refusal_of(&error) {
         Some(refusal) => {
             let question = "Does AF_VSOCK reach this address without a broker?";
-            Ok(Explanation::refused_by(
-                refusal.clone(),
-                question,
-                error.to_string(),
-            ))
+            let answer = error.to_string();
+            let step = ExplanationStep::new(Check::Address, false, question, answer);
+            let mut explanation = Explanation::refused(refusal.clone(), step);
+            explanation.fix = error.get_ref().and_then(|inner| error::own_fix(inner));
+            Ok(explanation)
         }
         None => Err(error),
     }
-}
-
-/// The command that explains this request on the host.
-fn host_command(address: &HvAddr, listen: &str) -> String {
-    let (partition, service) = (address.partition(), address.service());
-    format!("hvsock why {partition} {service}{listen} --from THIS_VM")
 }
 
 /// Sets the requested buffer size, within the limits of a ring. Accepted connections inherit it

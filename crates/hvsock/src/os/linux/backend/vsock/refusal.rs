@@ -3,12 +3,13 @@
 use std::io;
 use std::time::Duration;
 
-use hvsock_fabric::Refusal;
+use hvsock_address::{ServiceRef, VmId};
+use hvsock_fabric::{Fix, Refusal};
 use hvsock_sys::errno;
 
 use super::machine::Machine;
 use super::resolve::{ConnectTarget, ListenTarget};
-use crate::error::refused_with;
+use crate::error::{refused_with, refused_with_fix};
 
 /// The error of a connect.
 pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Error) -> io::Error {
@@ -19,14 +20,17 @@ pub(super) fn of_connect(machine: Machine, target: &ConnectTarget, error: io::Er
             Refusal::NoListener,
             format!("no listener on this machine at vsock port {port}, or its backlog is full"),
         ),
-        Some(errno::ECONNRESET | errno::ECONNREFUSED) => refused_with(
+        Some(errno::ECONNRESET | errno::ECONNREFUSED) => refused_with_fix(
             Refusal::NoListener,
             format!(
                 "the host refused the connection to vsock port {port}: no listener, or the \
-                 service is not registered, or not for this machine; the host's log and {} show \
-                 which",
-                host_command(target)
+                 service is not registered, or not for this machine; the host's log shows which"
             ),
+            Fix::ExplainOnHost {
+                partition: VmId::PARENT.into(),
+                service: ServiceRef::Id(target.peer.service),
+                listening: false,
+            },
         ),
         Some(errno::ETIMEDOUT) if machine == Machine::HyperV => refused_with(
             Refusal::TimedOut,
@@ -94,7 +98,7 @@ pub(super) fn of_socket(error: io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(errno::EAFNOSUPPORT) => refused_with(
             Refusal::NotSupported,
-            "this kernel has no AF_VSOCK, or its module `vsock` is not loaded",
+            "this kernel has no AF_VSOCK, or its module vsock is not loaded",
         ),
         Some(errno::ENOMEM | errno::ENOBUFS) => refused_with(
             Refusal::LimitReached {
@@ -115,24 +119,21 @@ pub(super) fn reset() -> io::Error {
 }
 
 fn no_loopback() -> io::Error {
-    refused_with(
+    refused_with_fix(
         Refusal::AddressNotAvailable,
-        "this kernel has no vsock loopback; load its module with `modprobe vsock_loopback`",
+        "this kernel has no vsock loopback",
+        Fix::LoadModule {
+            module: "vsock_loopback".to_owned(),
+        },
     )
-}
-
-/// The command that explains the refusal on the host.
-pub(super) fn host_command(target: &ConnectTarget) -> String {
-    let service = hvsock_address::ServiceRef::Id(target.peer.service);
-    format!("`hvsock why parent {service} --from THIS_VM` there")
 }
 
 #[cfg(test)]
 mod tests {
-    use hvsock_address::{SockAddrHv, VmId};
+    use hvsock_address::SockAddrHv;
 
     use super::*;
-    use crate::{HvAddr, ServiceId, refusal_of};
+    use crate::{HvAddr, ServiceId, fix_of, refusal_of};
 
     const GUEST: Machine = Machine::Guest { cid: Some(42) };
 
@@ -173,13 +174,27 @@ mod tests {
     }
 
     #[test]
-    fn the_error_names_the_command_that_explains_it() {
-        let (_, text) = connect(VmId::PARENT, GUEST, errno::ECONNRESET);
-        assert!(text.contains("`hvsock why parent 2761 --from"), "{text}");
+    fn the_error_has_what_explains_or_fixes_it() {
+        let failed = |vm, number| {
+            let error = io::Error::from_raw_os_error(number);
+            of_connect(GUEST, &target(vm), error)
+        };
+        let error = failed(VmId::PARENT, errno::ECONNRESET);
+        let explain = Fix::ExplainOnHost {
+            partition: VmId::PARENT.into(),
+            service: ServiceRef::Id(ServiceId::from_port(2761)),
+            listening: false,
+        };
+        assert_eq!(fix_of(&error), Some(explain));
         let (_, text) = connect(VmId::LOOPBACK, GUEST, errno::ECONNRESET);
         assert!(!text.contains("host"), "{text}");
-        let (_, text) = connect(VmId::LOOPBACK, GUEST, errno::EADDRNOTAVAIL);
-        assert!(text.contains("`modprobe vsock_loopback`"), "{text}");
+        let error = failed(VmId::LOOPBACK, errno::EADDRNOTAVAIL);
+        let text = error.to_string();
+        assert!(
+            text.contains("load the kernel module vsock_loopback"),
+            "{text}"
+        );
+        assert!(matches!(fix_of(&error), Some(Fix::LoadModule { .. })));
         let (_, text) = connect(VmId::PARENT, Machine::HyperV, errno::ETIMEDOUT);
         assert!(text.contains("not registered"), "{text}");
     }

@@ -1,0 +1,227 @@
+//! Spells a [`Fix`] as a command of this program, or of the system, that a user can paste.
+//!
+//! This is the only place that turns what would help into a command line. The crates below have
+//! values and plain English.
+
+use hvsock::{Fix, PartitionName, RuleRef, RuleScope, ServiceId, ServiceRef};
+
+use crate::format::shell_word;
+use crate::hint::Help;
+use crate::os;
+
+/// The help for a fix.
+pub fn help(fix: &Fix) -> Help {
+    match fix {
+        Fix::RegisterService { service } => {
+            Help::command(format!("hvsock service register {}", registration(service)))
+        }
+        Fix::EnableService { service, partition } => {
+            let vm = partition.as_ref().map(|name| format!(" --vm {name}"));
+            let service = service_word(service);
+            let vm = vm.unwrap_or_default();
+            Help::command(format!("hvsock service enable {service}{vm}"))
+        }
+        Fix::UnregisterService { service } => Help::command(format!(
+            "hvsock service unregister {}",
+            service_word(service)
+        )),
+        Fix::AllowUser { rule, lists, .. } if lists.is_empty() => {
+            let file = file(rule.service, &rule.scope);
+            Help::sentence(format!("add {}.users to {file}", rule.action))
+        }
+        Fix::AllowUser { rule, lists, .. } => edit(rule, lists.iter().map(String::as_str)),
+        Fix::AllowPartition { rule, .. } => edit(rule, ["partitions"].into_iter()),
+        Fix::AllowWildcardBinds { service, scope } => {
+            let file = file(*service, scope);
+            let setting = format!("{}allow_wildcard_binds = true", prefix(scope));
+            Help::sentence(format!("set {setting} in {file}"))
+        }
+        Fix::StartListener { service, from } => {
+            let service = service_word(service);
+            Help::command(format!("hvsock listen {service} --from {from}"))
+        }
+        Fix::ListServices => Help::command("hvsock service list"),
+        Fix::ListServicesOnHost => Help::sentence("run `hvsock service list` on the host"),
+        Fix::RegisterServiceOnHost { .. } => {
+            Help::sentence("register it on the host with `hvsock service register`")
+        }
+        Fix::UseServiceId { .. } => Help::sentence(
+            "use its GUID or vsock port, which `hvsock service show` prints on the host",
+        ),
+        Fix::ExplainOnHost {
+            partition,
+            service,
+            listening,
+        } => {
+            let service = service_word(service);
+            let listen = if *listening { " --listen" } else { "" };
+            Help::sentence(format!(
+                "ask there with `hvsock why {partition} {service}{listen} --from THIS_VM`"
+            ))
+        }
+        Fix::LoadModule { module } => {
+            Help::sentence(format!("load it with `modprobe {}`", shell_word(module)))
+        }
+        other => os::help_for(other).unwrap_or_else(|| Help::Sentence(other.to_string())),
+    }
+}
+
+/// A service as the argument of `register`.
+fn registration(service: &ServiceRef) -> String {
+    match service {
+        ServiceRef::Name(name) => shell_word(name.as_str()),
+        ServiceRef::Id(id) => match id.port() {
+            Some(port) => format!("NAME --port {port}"),
+            None => format!("NAME --id {id}"),
+        },
+    }
+}
+
+/// A service as an argument. Friendly names are untrusted, and users paste the shown command: a name
+/// must not inject another command.
+fn service_word(service: &ServiceRef) -> String {
+    shell_word(&service.to_string())
+}
+
+/// The lists of a rule to edit, with their file.
+fn edit<'a>(rule: &RuleRef, lists: impl Iterator<Item = &'a str>) -> Help {
+    let key = |list| format!("{}{}.{list}", prefix(&rule.scope), rule.action);
+    let keys: Vec<_> = lists.map(key).collect();
+    let file = file(rule.service, &rule.scope);
+    Help::sentence(format!("edit {} in {file}", keys.join(", ")))
+}
+
+/// The file that has a rule.
+fn file(service: ServiceId, scope: &RuleScope) -> String {
+    match scope {
+        RuleScope::Defaults => "defaults.toml".to_owned(),
+        _ => format!("services/{service}.toml"),
+    }
+}
+
+/// What precedes the keys of a rule in its file.
+fn prefix(scope: &RuleScope) -> String {
+    let partition = |name: &PartitionName| match name.as_str().contains('.') {
+        // A bare TOML key cannot contain a dot.
+        true => format!("vm.\"{name}\"."),
+        false => format!("vm.{name}."),
+    };
+    match scope {
+        RuleScope::Partition(name) => partition(name),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hvsock::{ElementName, RuleAction as Action, VmId};
+
+    use super::*;
+
+    const SERVICE: ServiceId = ServiceId::from_port(2761);
+
+    #[track_caller]
+    fn check(fix: &Fix, want: &str) {
+        let (Help::Command(text) | Help::Sentence(text)) = help(fix);
+        assert_eq!(text, want);
+    }
+
+    fn named(text: &str) -> ServiceRef {
+        ServiceRef::Name(ElementName::new(text).unwrap())
+    }
+
+    fn web() -> PartitionName {
+        PartitionName::new("web").unwrap()
+    }
+
+    #[test]
+    fn a_friendly_name_is_one_word_of_the_command() {
+        for (name, want) in [
+            ("backup", "backup"),
+            ("HV Socket Demo", "'HV Socket Demo'"),
+            ("a'; reboot #", r"'a'\''; reboot #'"),
+            ("$(reboot)", "'$(reboot)'"),
+            ("-rf", "'-rf'"),
+        ] {
+            let service = named(name);
+            let fix = Fix::RegisterService { service };
+            check(&fix, &format!("hvsock service register {want}"));
+        }
+    }
+
+    #[test]
+    fn a_service_without_a_name_is_registered_by_its_port_or_guid() {
+        let service = ServiceRef::Id(SERVICE);
+        check(
+            &Fix::RegisterService { service },
+            "hvsock service register NAME --port 2761",
+        );
+        let id = ServiceId::random();
+        let service = ServiceRef::Id(id);
+        let want = format!("hvsock service register NAME --id {id}");
+        check(&Fix::RegisterService { service }, &want);
+    }
+
+    #[test]
+    fn a_rule_is_named_with_its_keys_and_its_file() {
+        let rule = |action, scope| RuleRef {
+            service: SERVICE,
+            action,
+            scope,
+        };
+        let both = vec!["users".to_owned(), "groups".to_owned()];
+        let fix = Fix::AllowUser {
+            rule: rule(Action::Connect, RuleScope::Registration),
+            lists: both.clone(),
+            user: None,
+        };
+        let file = format!("services/{SERVICE}.toml");
+        let want = format!("edit connect.users, connect.groups in {file}");
+        check(&fix, &want);
+        let fix = Fix::AllowUser {
+            rule: rule(Action::Bind, RuleScope::Registration),
+            lists: vec![],
+            user: None,
+        };
+        check(&fix, &format!("add bind.users to {file}"));
+        let fix = Fix::AllowUser {
+            rule: rule(Action::Bind, RuleScope::Defaults),
+            lists: both,
+            user: None,
+        };
+        check(&fix, "edit bind.users, bind.groups in defaults.toml");
+        for (name, prefix) in [("web", "vm.web"), ("web.1", "vm.\"web.1\"")] {
+            let scope = RuleScope::Partition(PartitionName::new(name).unwrap());
+            let fix = Fix::AllowPartition {
+                rule: rule(Action::Connect, scope.clone()),
+                partition: web(),
+            };
+            let want = format!("edit {prefix}.connect.partitions in {file}");
+            check(&fix, &want);
+            let service = SERVICE;
+            let want = format!("set {prefix}.allow_wildcard_binds = true in {file}");
+            check(&Fix::AllowWildcardBinds { service, scope }, &want);
+        }
+    }
+
+    #[test]
+    fn a_listener_and_a_question_to_the_host_are_commands() {
+        let fix = Fix::StartListener {
+            service: named("HV Socket Demo"),
+            from: VmId::PARENT.into(),
+        };
+        check(&fix, "hvsock listen 'HV Socket Demo' --from parent");
+        let fix = Fix::ExplainOnHost {
+            partition: VmId::WILDCARD.into(),
+            service: ServiceRef::Id(SERVICE),
+            listening: true,
+        };
+        let want = "ask there with `hvsock why wildcard 2761 --listen --from THIS_VM`";
+        check(&fix, want);
+        let fix = Fix::EnableService {
+            service: named("x y"),
+            partition: Some(web()),
+        };
+        check(&fix, "hvsock service enable 'x y' --vm web");
+    }
+}

@@ -1,0 +1,148 @@
+//! Opens listeners and connections for processes, or explains whether that would succeed.
+
+use hvsock_address::{ServiceId, SockAddrHv, VmId};
+
+use crate::boundary::Boundary;
+use crate::evaluate_connect::Plan;
+use crate::partition::Partition;
+use crate::tables::{Binding, Connection, Listener};
+use crate::trace::{Audience, NoTrace, Recorder};
+use crate::tree::Relation;
+use crate::{
+    ConnectRequest, ConnectionId, Destination, Explanation, Fabric, ListenRequest, ListenerId,
+    PartitionKey, Refusal, Route, Verdict,
+};
+
+impl Fabric {
+    /// What [`connect`](Self::connect) would return, and why. Changes nothing.
+    pub fn explain_connect(&self, request: &ConnectRequest<'_>, audience: Audience) -> Explanation {
+        let mut recorder = Recorder::new(audience);
+        let plan = self.evaluate_connect(request, &mut recorder);
+        recorder.explain(plan.map(|plan| match plan.destination {
+            _ if !self.sees_listeners => Verdict::SystemDecides,
+            Destination::Listener(_) => Verdict::Connect,
+            Destination::Guest => Verdict::GuestDecides,
+        }))
+    }
+
+    /// What [`listen`](Self::listen) would return, and why. Changes nothing.
+    pub fn explain_listen(&self, request: &ListenRequest<'_>, audience: Audience) -> Explanation {
+        let mut recorder = Recorder::new(audience);
+        let binding = self.evaluate_listen(request, &mut recorder);
+        recorder.explain(binding.map(|_| match self.sees_listeners {
+            true => Verdict::Listen,
+            false => Verdict::SystemDecides,
+        }))
+    }
+
+    /// Creates a listener.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails. Nothing is changed.
+    pub fn listen(&mut self, request: &ListenRequest<'_>) -> Result<ListenerId, Refusal> {
+        let binding = self.evaluate_listen(request, &mut NoTrace)?;
+        let id = self.next_listener;
+        self.next_listener = id.next();
+        let listener = Listener {
+            partition: request.from,
+            vm: request.vm,
+            binding,
+            service: request.service,
+            principal: request.principal.clone(),
+            backlog: request.backlog.clamp(1, self.limits.backlog_max.max(1)),
+            waiting: Default::default(),
+            owners: self.owners_of(request.from, binding),
+        };
+        for owner in listener.owners.into_iter().flatten() {
+            if let Some(owner) = self.tree.get_mut(owner) {
+                owner
+                    .dependents
+                    .entry(listener.service)
+                    .or_default()
+                    .listeners
+                    .insert(id);
+            }
+        }
+        if let Some(partition) = self.tree.get_mut(listener.partition) {
+            partition.listeners.insert(id);
+        }
+        if let Binding::Partition(key) = binding
+            && let Some(partition) = self.tree.get_mut(key)
+        {
+            partition.watchers.insert(id);
+        }
+        self.addresses.insert(listener.address(), id);
+        self.listeners.insert(id, listener);
+        Ok(id)
+    }
+
+    /// Creates a pending connection to a listener or a guest.
+    ///
+    /// # Errors
+    /// The [`Refusal`] of the first check that fails. Nothing is changed.
+    pub fn connect(&mut self, request: &ConnectRequest<'_>) -> Result<Route, Refusal> {
+        let plan = self.evaluate_connect(request, &mut NoTrace)?;
+        let id = self.next_connection;
+        self.next_connection = id.next();
+        let service = request.service;
+        for key in [request.from, plan.target] {
+            if let Some(partition) = self.tree.get_mut(key) {
+                partition.connections.insert(id);
+            }
+        }
+        if let Some(owner) = plan.registry.and_then(|key| self.tree.get_mut(key)) {
+            owner
+                .dependents
+                .entry(service)
+                .or_default()
+                .connections
+                .insert(id);
+        }
+        if let Some(listener) = self.listener_mut(plan.destination) {
+            listener.waiting.insert(id);
+        }
+        self.connections.insert(
+            id,
+            Connection {
+                source: request.from,
+                target: plan.target,
+                destination: plan.destination,
+                service,
+                registry: plan.registry,
+                waiting: true,
+                suspended: false,
+                client_connected_suspend: false,
+                server_connected_suspend: false,
+            },
+        );
+        Ok(self.route(id, request, &plan))
+    }
+
+    fn route(&self, connection: ConnectionId, request: &ConnectRequest<'_>, plan: &Plan) -> Route {
+        let id_of = |key| self.tree.get(key).map_or(VmId::ZERO, Partition::vm_id);
+        let (server, client) = match plan.relation {
+            Relation::Itself => (VmId::LOOPBACK, VmId::LOOPBACK),
+            Relation::Parent => (VmId::PARENT, id_of(request.from)),
+            Relation::Child => (id_of(plan.target), VmId::PARENT),
+            Relation::Sibling => (id_of(plan.target), id_of(request.from)),
+        };
+        Route {
+            connection,
+            destination: plan.destination,
+            target: plan.target,
+            server: SockAddrHv::new(server, request.service),
+            client: SockAddrHv::new(client, ServiceId::ZERO),
+        }
+    }
+
+    /// The partitions whose registries a listener depends on, at most two.
+    fn owners_of(&self, from: PartitionKey, binding: Binding) -> [Option<PartitionKey>; 2] {
+        let from = self.tree.node(from);
+        if binding == Binding::Loopback {
+            return [from.and_then(|from| self.own_registry(from)), None];
+        }
+        let boundaries = from.map(|from| self.boundaries(from, binding));
+        let owner = |boundary: Option<Boundary<'_>>| Some(boundary?.owner.key);
+        boundaries.map_or([None, None], |boundaries| boundaries.map(owner))
+    }
+}
