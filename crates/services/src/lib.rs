@@ -20,6 +20,7 @@ pub mod agent;
 pub mod catalog;
 pub mod copy;
 pub mod forward;
+mod getent;
 pub mod guest;
 pub mod host;
 pub mod link;

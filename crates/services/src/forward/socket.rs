@@ -7,24 +7,22 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::process::Stdio;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::fs::Mode;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::time::timeout;
 
 use super::Address;
+use crate::getent::getent;
 
 /// The connect timeout, for all addresses of a name together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// The timeout of a name lookup.
 const RESOLVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most output of a name lookup, in bytes.
-const RESOLVE_OUTPUT: u64 = 64 * 1024;
 /// How many addresses of a name are tried.
 const ADDRESSES: usize = 8;
 /// The backlog of a listener.
@@ -92,8 +90,7 @@ async fn connect_tcp(host: &str, port: u16) -> io::Result<Socket> {
     Err(last)
 }
 
-/// Resolves a host name. `getent` does it, because it uses the system's configured name services; a
-/// statically linked program cannot load them.
+/// Resolves a host name by the system's configured name services.
 async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if host.eq_ignore_ascii_case("localhost") {
         return Ok(vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]);
@@ -101,34 +98,17 @@ async fn resolve(host: &str) -> io::Result<Vec<IpAddr>> {
     if let Ok(ip) = host.parse() {
         return Ok(vec![ip]);
     }
-    let unknown = |why: &dyn std::fmt::Display| {
-        let text = format!("cannot resolve `{host}`: {why}");
-        io::Error::new(io::ErrorKind::NotFound, text)
+    let name = host.to_owned();
+    let query = move || getent(&["ahosts", &name], RESOLVE_TIMEOUT);
+    let found = tokio::task::spawn_blocking(query).await;
+    let why = match found.map_err(io::Error::other).flatten() {
+        Ok(Some(output)) => return Ok(addresses(&String::from_utf8_lossy(&output))),
+        Ok(None) => "unknown host".to_owned(),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => "no answer".to_owned(),
+        Err(error) => format!("cannot run getent: {error}"),
     };
-    let mut child = tokio::process::Command::new("getent")
-        .args(["ahosts", host])
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .map_err(|error| unknown(&format!("cannot run getent: {error}")))?;
-    let mut output = String::new();
-    let exchange = async {
-        if let Some(stdout) = child.stdout.take() {
-            stdout
-                .take(RESOLVE_OUTPUT)
-                .read_to_string(&mut output)
-                .await?;
-        }
-        child.wait().await
-    };
-    match timeout(RESOLVE_TIMEOUT, exchange).await {
-        Ok(Ok(status)) if status.success() => Ok(addresses(&output)),
-        Ok(Ok(_)) => Err(unknown(&"unknown host")),
-        Ok(Err(error)) => Err(unknown(&error)),
-        Err(_) => Err(unknown(&"no answer")),
-    }
+    let text = format!("cannot resolve `{host}`: {why}");
+    Err(io::Error::new(io::ErrorKind::NotFound, text))
 }
 
 /// The addresses in the output of `getent ahosts`, without duplicates.
@@ -350,7 +330,7 @@ impl Drop for SocketFile {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 

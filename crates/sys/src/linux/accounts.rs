@@ -1,12 +1,14 @@
-//! Names of users and groups, from `/etc/passwd` and `/etc/group`.
+//! Users and groups, from `/etc/passwd` and `/etc/group` (passwd(5), group(5)).
 //!
 //! The C library's name service (NSS) is not used: it loads code into the process, may access the
 //! network without a time limit, and does not exist in a static program. Accounts from other sources
-//! have numbers only.
+//! have numbers only, unless the caller gets their lines elsewhere ([`User::parse`]).
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -29,6 +31,8 @@ struct Table {
 
 /// Maximum bytes read of either file.
 const MAX_FILE: u64 = 64 << 20;
+/// "No user" to system calls such as setresuid(2).
+const NO_USER: u32 = u32::MAX;
 
 impl Default for Accounts {
     fn default() -> Self {
@@ -56,22 +60,75 @@ impl Accounts {
     }
 }
 
+/// A user, as a line of `passwd` has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User {
+    /// The name; not empty.
+    pub name: String,
+    /// The user id; never `u32::MAX`, which means "no user" to system calls.
+    pub uid: u32,
+    /// The id of the primary group.
+    pub gid: u32,
+    /// The home; may be empty.
+    pub home: PathBuf,
+    /// The login shell; may be empty, which stands for `/bin/sh`.
+    pub shell: PathBuf,
+}
+
+impl User {
+    /// Parses a line of `passwd`, which may also come from `getent passwd`.
+    pub fn parse(line: &[u8]) -> Option<Self> {
+        Self::of(&Entry::parse(line)?)
+    }
+
+    fn of(entry: &Entry<'_>) -> Option<Self> {
+        let fields: Vec<&[u8]> = entry.rest.split(|byte| *byte == b':').collect();
+        let [gid, _, home, shell] = fields[..] else {
+            return None;
+        };
+        Some(Self {
+            name: entry.name.to_owned(),
+            uid: Some(entry.number).filter(|uid| *uid != NO_USER)?,
+            gid: number(gid)?,
+            home: OsStr::from_bytes(home).into(),
+            shell: OsStr::from_bytes(shell).into(),
+        })
+    }
+
+    /// The user with this name, or else with this decimal number, in the file `passwd` of `folder`.
+    pub fn find(folder: &Path, who: &str) -> Option<Self> {
+        let file = read(&folder.join("passwd")).ok()?;
+        let users = || entries(&file).filter_map(|entry| Self::of(&entry));
+        let named = users().find(|user| user.name == who);
+        named.or_else(|| {
+            let uid: u32 = who.parse().ok()?;
+            users().find(|user| user.uid == uid)
+        })
+    }
+}
+
+/// The ids of the groups that have this user as a member, in the file `group` of `folder`. The
+/// user's primary group is not necessarily among them.
+pub fn groups_of(folder: &Path, user: &str) -> Vec<u32> {
+    let file = read(&folder.join("group")).unwrap_or_default();
+    let is_member = |entry: &Entry<'_>| {
+        let mut members = entry.rest.split(|byte| *byte == b',');
+        members.any(|member| member == user.as_bytes())
+    };
+    entries(&file)
+        .filter(is_member)
+        .map(|entry| entry.number)
+        .collect()
+}
+
 /// The user id of a name, or of a decimal number. `None` if no user has this name.
 pub fn uid(user: &str) -> Option<u32> {
     uid_in(Path::new("/etc"), user)
 }
 
 fn uid_in(folder: &Path, user: &str) -> Option<u32> {
-    let named = || {
-        let users = read(&folder.join("passwd")).ok()?;
-        let found = users.into_iter().find(|(_, name)| **name == *user);
-        found.map(|(uid, _)| uid)
-    };
-    // `u32::MAX` means "no user" to system calls.
-    user.parse()
-        .ok()
-        .filter(|uid| *uid < u32::MAX)
-        .or_else(named)
+    let numbered = user.parse().ok().filter(|uid| *uid != NO_USER);
+    numbered.or_else(|| User::find(folder, user).map(|user| user.uid))
 }
 
 impl Table {
@@ -88,31 +145,48 @@ impl Table {
             .and_then(|meta| Ok((meta.modified()?, meta.len())))
             .ok();
         if now.is_none() || now != self.version {
-            self.names = read(&self.path).unwrap_or_default();
+            self.names.clear();
+            for entry in entries(&read(&self.path).unwrap_or_default()) {
+                // The first of several names wins, as in the C library.
+                let name = self.names.entry(entry.number);
+                name.or_insert_with(|| entry.name.into());
+            }
             self.version = now;
         }
         self.names.get(&number).cloned()
     }
 }
 
-fn read(path: &Path) -> io::Result<HashMap<u32, Arc<str>>> {
+/// A line of `passwd` or `group`: `name:password:number:rest`.
+struct Entry<'a> {
+    name: &'a str,
+    number: u32,
+    /// The fields that differ between the files.
+    rest: &'a [u8],
+}
+
+impl<'a> Entry<'a> {
+    fn parse(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.trim_ascii_end().splitn(4, |byte| *byte == b':');
+        let name = std::str::from_utf8(fields.next()?).ok()?;
+        let number = number(fields.nth(1)?)?;
+        let rest = fields.next().unwrap_or_default();
+        (!name.is_empty()).then_some(Self { name, number, rest })
+    }
+}
+
+fn entries(file: &[u8]) -> impl Iterator<Item = Entry<'_>> {
+    file.split(|byte| *byte == b'\n').filter_map(Entry::parse)
+}
+
+fn number(field: &[u8]) -> Option<u32> {
+    std::str::from_utf8(field).ok()?.parse().ok()
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
-    let mut names = HashMap::new();
-    for line in bytes.split(|byte| *byte == b'\n') {
-        let mut fields = line.split(|byte| *byte == b':');
-        let field = |bytes| std::str::from_utf8(bytes).ok();
-        let name = fields
-            .next()
-            .and_then(field)
-            .filter(|name| !name.is_empty());
-        let number = fields.nth(1).and_then(field).and_then(|n| n.parse().ok());
-        if let (Some(name), Some(number)) = (name, number) {
-            // The first of several names wins, as in the C library.
-            names.entry(number).or_insert_with(|| name.into());
-        }
-    }
-    Ok(names)
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -131,6 +205,8 @@ mod tests {
         assert_eq!(accounts.user(5), None);
         assert_eq!(accounts.group(0), None);
         assert_eq!(uid_in(dir.path(), "alice"), Some(1000));
+        // The second name of a number, too.
+        assert_eq!(uid_in(dir.path(), "toor"), Some(0));
         assert_eq!(uid_in(dir.path(), "77"), Some(77));
         for unknown in ["", "carol", "4294967295", "-1"] {
             assert_eq!(uid_in(dir.path(), unknown), None, "{unknown}");
@@ -145,5 +221,36 @@ mod tests {
         .unwrap();
         assert_eq!(accounts.group(100).as_deref(), Some("users"));
         assert_eq!(accounts.group(7), None);
+    }
+
+    #[test]
+    fn users_are_found_by_name_and_number_with_their_groups() {
+        let etc = tempfile::tempdir().unwrap();
+        let passwd = b"root:x:0:0:root:/root:/bin/bash\nodd\n\xff:x:9:9::/:\n\
+            alice:x:1000:100:\xff:/home/alice:\n7:x:8:8::/seven:/bin/sh\nall:x:4294967295:1::/:\n\
+            short:x:10:10:/:\n";
+        fs::write(etc.path().join("passwd"), passwd).unwrap();
+        let group = "users:x:100:\nsudo:x:27:bob,alice\nx:x:notanumber:alice\nwheel:x:10:alicex\n\
+            docker:x:99:alice";
+        fs::write(etc.path().join("group"), group).unwrap();
+
+        let alice = User {
+            name: "alice".to_owned(),
+            uid: 1000,
+            gid: 100,
+            home: "/home/alice".into(),
+            shell: "".into(),
+        };
+        let find = |who: &str| User::find(etc.path(), who);
+        assert_eq!(find("alice").as_ref(), Some(&alice));
+        assert_eq!(find("1000"), Some(alice));
+        // A name of digits is a name first.
+        assert_eq!(find("7").unwrap().uid, 8);
+        assert_eq!(find("8").unwrap().home, Path::new("/seven"));
+        for unknown in ["carol", "all", "9", "", "odd", "short", "10"] {
+            assert_eq!(find(unknown), None, "{unknown}");
+        }
+        assert_eq!(groups_of(etc.path(), "alice"), [27, 99]);
+        assert!(groups_of(etc.path(), "carol").is_empty());
     }
 }
