@@ -9,8 +9,9 @@
 //! - [`catalog`]: the list of services with their ports and names.
 //! - [`copy`]: the copy protocol, shared by both ends.
 //! - [`forward`]: the socket forwarding protocol, shared by both ends.
-//! - [`guest`]: the guest side, which the program `hvsock-agent` ([`agent`]) runs.
-//! - [`host`]: the host side, which the command `hvsock` and its broker use.
+//! - `guest`: the guest side, which the program `hvsock-agent` (`agent`) runs. Feature `guest`.
+//! - `host`: the host side, which the command `hvsock` and its broker use. Feature `host`.
+//! - `protocol`: limits and rules that both sides keep.
 //! - [`link`]: how both sides connect: gRPC, or a raw stream where throughput matters.
 //! - [`wire`]: the interfaces, generated from `proto`.
 
@@ -24,6 +25,8 @@ mod getent;
 pub mod guest;
 pub mod host;
 pub mod link;
+mod machine;
+mod protocol;
 mod text;
 pub mod wire;
 
@@ -36,7 +39,19 @@ const _: () = {
     send_and_sync::<forward::Fault>();
     send_and_sync::<forward::Listener>();
     send_and_sync::<forward::Socket>();
+    send_and_sync::<link::CallError>();
+    send_and_sync::<link::ServiceServer>();
+    send_and_sync::<link::ServiceStatus>();
+    send_and_sync::<link::Target>();
+};
+
+const _: () = {
+    const fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<guest::Config>();
+};
+
+const _: () = {
+    const fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<host::copy::Copy>();
     send_and_sync::<host::forward::ForwardError>();
     send_and_sync::<host::forward::Forwarding>();
@@ -50,8 +65,4 @@ const _: () = {
     send_and_sync::<host::notify::Notice>();
     send_and_sync::<host::session::ExecError>();
     send_and_sync::<host::session::Running>();
-    send_and_sync::<link::CallError>();
-    send_and_sync::<link::ServiceServer>();
-    send_and_sync::<link::ServiceStatus>();
-    send_and_sync::<link::Target>();
 };

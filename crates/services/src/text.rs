@@ -9,6 +9,12 @@ pub(crate) fn truncated(text: &str, max: usize) -> &str {
     &text[..end.unwrap_or(0)]
 }
 
+/// `text`, truncated like [`truncated`].
+pub(crate) fn shortened(mut text: String, max: usize) -> String {
+    text.truncate(truncated(&text, max).len());
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

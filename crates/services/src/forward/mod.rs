@@ -18,13 +18,3 @@ pub use socket::{Listener, Socket};
 
 /// The longest reason that is sent or accepted, in bytes.
 pub(crate) const MAX_REASON: usize = 1024;
-
-/// Truncates `text` to at most `limit` bytes, at a character boundary.
-pub(crate) fn shortened(mut text: String, limit: usize) -> String {
-    let mut end = limit.min(text.len());
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    text.truncate(end);
-    text
-}

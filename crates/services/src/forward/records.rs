@@ -1,7 +1,8 @@
 //! Records: a socket's bytes with markers for half-close and for failure, which the end of a
 //! connection alone does not distinguish.
 
-use super::{MAX_REASON, shortened};
+use super::MAX_REASON;
+use crate::text::shortened;
 
 /// The most bytes of one record.
 pub(super) const MAX_RECORD: usize = 65_536;

@@ -11,12 +11,13 @@ use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::ssh::{Ssh, Sshd};
+use super::ssh::{self, Ssh, Sshd};
 use crate::catalog::FORWARD;
 use crate::forward::{
-    Address, Fault, Listener, MAX_REASON, Remote, Socket, Transferred, message, relay, shortened,
+    Address, Fault, Listener, MAX_REASON, Remote, Socket, Transferred, message, relay,
 };
 use crate::link::ServiceServer;
+use crate::text::shortened;
 use crate::wire::forward::request::What;
 use crate::wire::forward::{Answer, Arrival, Ready, Refused, Request, answer};
 
@@ -62,7 +63,7 @@ struct Waiting {
 }
 
 /// The result of a request.
-pub(super) enum Reached {
+enum Reached {
     Socket(Socket, Address),
     Sshd(Sshd),
     Listener(Listener),
@@ -120,7 +121,10 @@ impl Service {
         let address = |sent| Address::from_wire(&sent).map_err(|error| invalid(error.to_string()));
         match request.what {
             Some(What::Connect(sent)) => match address(sent)? {
-                Address::Ssh => self.ssh.reach().await,
+                Address::Ssh => Ok(match self.ssh.reach().await? {
+                    ssh::Server::Listening(socket, address) => Reached::Socket(socket, address),
+                    ssh::Server::Started(sshd) => Reached::Sshd(sshd),
+                }),
                 address => {
                     let socket = Socket::connect(&address).await?;
                     Ok(Reached::Socket(socket, address))

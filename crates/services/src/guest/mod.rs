@@ -59,7 +59,7 @@ fn servers(config: &Config) -> Vec<ServiceServer> {
         forward::server(config.sshd.clone()),
         kvp::server(config.kvp.clone(), config.frozen.clone()),
         freeze::server(config.endpoint.clone(), config.frozen.clone()),
-        shutdown::server(config),
+        shutdown::server(config.endpoint.clone()),
     ]
 }
 

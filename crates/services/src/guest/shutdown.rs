@@ -17,7 +17,6 @@ use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
 use crate::catalog::SHUTDOWN;
-use crate::guest::Config;
 use crate::link::ServiceServer;
 use crate::wire::shutdown::shutdown_server::{Shutdown, ShutdownServer};
 use crate::wire::shutdown::{Action, ShutdownReply, ShutdownRequest};
@@ -33,10 +32,8 @@ const REPLY_DELAY: Duration = Duration::from_millis(300);
 const GRACE: Duration = Duration::from_secs(10);
 
 /// The service.
-pub(super) fn server(config: &Config) -> ServiceServer {
-    let server = ShutdownServer::new(Service {
-        endpoint: config.endpoint.clone(),
-    });
+pub(super) fn server(endpoint: Endpoint) -> ServiceServer {
+    let server = ShutdownServer::new(Service { endpoint });
     let server = server.max_decoding_message_size(LARGEST);
     ServiceServer::calls(&SHUTDOWN, Routes::new(server))
 }

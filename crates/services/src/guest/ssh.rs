@@ -12,7 +12,6 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
-use super::forward::Reached;
 use crate::forward::{Address, Fault, Remote, Socket, Transferred, relay};
 
 /// The addresses where an SSH server may listen, in the order of the attempts. The last one is from
@@ -39,6 +38,14 @@ const BANNER: usize = 512;
 const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
 const STDERR_LIMIT: u64 = 512;
 
+/// The SSH server that was found.
+pub(super) enum Server {
+    /// One that listens, at this address.
+    Listening(Socket, Address),
+    /// One that was started for this connection.
+    Started(Sshd),
+}
+
 /// How the SSH server is found.
 pub(super) struct Ssh {
     /// The program to start for each connection. If it is set, nothing else is tried.
@@ -51,16 +58,16 @@ impl Ssh {
     }
 
     /// Connects to a listening server, or else starts an sshd.
-    pub(super) async fn reach(&self) -> io::Result<Reached> {
+    pub(super) async fn reach(&self) -> io::Result<Server> {
         if let Some(program) = &self.program {
-            return Sshd::start(program).await.map(Reached::Sshd);
+            return Sshd::start(program).await.map(Server::Started);
         }
         for text in ADDRESSES {
             let Ok(address) = text.parse::<Address>() else {
                 continue;
             };
             if let Ok(socket) = Socket::connect(&address).await {
-                return Ok(Reached::Socket(socket, address));
+                return Ok(Server::Listening(socket, address));
             }
         }
         let program = PROGRAMS
@@ -71,7 +78,7 @@ impl Ssh {
             let text = "no SSH server listens here, and no sshd is installed";
             io::Error::new(io::ErrorKind::NotFound, text)
         })?;
-        Sshd::start(program).await.map(Reached::Sshd)
+        Sshd::start(program).await.map(Server::Started)
     }
 }
 

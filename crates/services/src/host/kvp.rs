@@ -10,9 +10,9 @@ use tonic::{Code, Status, Streaming};
 
 use super::within;
 use crate::catalog::KVP;
-use crate::guest::kvp::facts;
-use crate::guest::kvp::pool::{PAIRS, check_key, check_value};
 use crate::link::{CallError, Target};
+use crate::machine::qualified_name;
+use crate::protocol::kvp::{PAIRS, check_key, check_value};
 use crate::wire::kvp::kvp_client::KvpClient;
 use crate::wire::kvp::{
     GetRequest, ListRequest, SetRequest, UnsetRequest, WatchEvent, WatchRequest, watch_event::Kind,
@@ -173,7 +173,7 @@ fn violation(what: impl std::fmt::Display) -> CallError {
 pub fn facts_of_host(guest: &str, id: &str) -> Vec<Pair> {
     let uname = rustix::system::uname();
     let name = uname.nodename().to_string_lossy().into_owned();
-    let qualified = facts::qualified_name();
+    let qualified = qualified_name();
     let facts = [
         ("HostName", &qualified),
         ("PhysicalHostName", &name),

@@ -40,13 +40,8 @@ use crate::wire::session::output::What as Out;
 use crate::wire::session::session_client::SessionClient;
 use crate::wire::session::{self as wire, Nothing, Output as Message};
 
+pub use crate::protocol::session::{CHUNK, WINDOW};
 pub use crate::wire::session::Reason;
-
-/// The flow-control window: the most bytes in flight to a command's standard input.
-pub const WINDOW: usize = 256 << 10;
-
-/// The largest chunk of input or output, in bytes.
-pub const CHUNK: usize = 64 << 10;
 
 /// The largest message from the guest, in bytes: a chunk and its framing.
 const MESSAGE: usize = CHUNK + 1024;

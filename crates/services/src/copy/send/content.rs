@@ -2,16 +2,16 @@
 
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
-use rustix::fs::{self, Advice, AtFlags, CWD, Dir, FileType, OFlags, SeekFrom, Stat};
+use rustix::fs::{self, Advice, FileType, OFlags, SeekFrom, Stat};
 use rustix::io::{self, Errno};
 
 use super::super::message_stream::Link;
 use super::super::name::Name;
 use super::super::sum::Sum;
 use super::super::{BUFFER, CopyError, RESUME_SIZE};
-use super::{At, Sender, Source, bytes_of, meta, open};
+use super::source::{At, open};
+use super::{Sender, bytes_of, meta};
 use crate::wire::copy as wire;
 use wire::receiver_message::What as FromReceiver;
 use wire::sender_message::What as FromSender;
@@ -244,70 +244,5 @@ impl<L: Link> Sender<'_, L> {
             checksum: sum.get().to_vec().into(),
             broken,
         })
-    }
-}
-
-/// The most entries that are counted, because counting takes time too.
-const MAX_COUNTED: u64 = 200_000;
-
-/// Counts the files and their total size in bytes. Entries that cannot be read are ignored.
-pub(super) fn count(sources: &[Source], recursive: bool) -> (u64, u64) {
-    let mut counter = Counter::default();
-    for source in sources {
-        let follow = !recursive || source.name().is_none();
-        let at = At {
-            folder: CWD,
-            name: source.path(),
-            follow,
-        };
-        counter.add(at, recursive, 0);
-    }
-    (counter.files, counter.bytes)
-}
-
-#[derive(Default)]
-struct Counter {
-    files: u64,
-    bytes: u64,
-    entries: u64,
-}
-
-impl Counter {
-    fn add(&mut self, at: At<'_>, recursive: bool, depth: usize) {
-        self.entries += 1;
-        if self.entries > MAX_COUNTED {
-            return;
-        }
-        let flags = match at.follow {
-            true => AtFlags::empty(),
-            false => AtFlags::SYMLINK_NOFOLLOW,
-        };
-        let Ok(stat) = fs::statat(at.folder, at.name, flags) else {
-            return;
-        };
-        match FileType::from_raw_mode(stat.st_mode) {
-            FileType::RegularFile => {
-                self.files += 1;
-                self.bytes += stat.st_size as u64;
-            }
-            FileType::Directory if recursive && depth < super::DEPTH => {
-                let opened = open(at, OFlags::DIRECTORY)
-                    .and_then(|folder| Ok((Dir::read_from(&folder)?, folder)));
-                let Ok((entries, folder)) = opened else {
-                    return;
-                };
-                for entry in entries.flatten() {
-                    if let Ok(name) = Name::new(entry.file_name().to_bytes()) {
-                        let at = At {
-                            folder: folder.as_fd(),
-                            name: Path::new(name.as_os_str()),
-                            follow: false,
-                        };
-                        self.add(at, recursive, depth + 1);
-                    }
-                }
-            }
-            _ => {}
-        }
     }
 }

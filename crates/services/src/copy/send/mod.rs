@@ -2,57 +2,29 @@
 //! large file.
 
 mod content;
+mod count;
+mod source;
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt as _;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use prost::bytes::Bytes;
-use rustix::fs::{self, AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{self, AtFlags, CWD, Dir, FileType, OFlags, Stat};
 use rustix::io::Errno;
 
 pub(super) use content::sum_of;
+pub use source::Source;
 
 use super::message_stream::{Link, MessageStream};
 use super::name::Name;
 use super::note::{CopyCounters, Note, Observer, bounded};
 use super::{BUFFER, CopyError, DEPTH, NOTES};
 use crate::wire::copy as wire;
+use source::{At, open};
 use wire::receiver_message::What as FromReceiver;
 use wire::sender_message::What as FromSender;
-
-/// A path to copy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Source {
-    path: PathBuf,
-    name: Option<Name>,
-}
-
-impl Source {
-    /// Copies the file or folder at `path`. Its name at the destination is the path's last component. A path
-    /// that ends in `.`, `..` or the root has no name: the contents of that folder are copied.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        let path = path.into();
-        let bytes = path.as_os_str().as_bytes();
-        let end = bytes.iter().rposition(|byte| *byte != b'/');
-        let bytes = &bytes[..end.map_or(0, |last| last + 1)];
-        let last = bytes.rsplit(|byte| *byte == b'/').next();
-        let name = last.and_then(|last| Name::new(last).ok());
-        Self { path, name }
-    }
-
-    /// The path.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// The name at the destination.
-    pub fn name(&self) -> Option<&Name> {
-        self.name.as_ref()
-    }
-}
 
 /// The sending end of one copy.
 pub struct Sender<'a, L> {
@@ -67,14 +39,6 @@ pub struct Sender<'a, L> {
     /// The cost of the entries sent since the receiver's messages were last read.
     unpolled: u32,
     notes: u64,
-}
-
-/// An entry: a name in an open folder, or the path of a source.
-#[derive(Clone, Copy)]
-struct At<'a> {
-    folder: BorrowedFd<'a>,
-    name: &'a Path,
-    follow: bool,
 }
 
 impl<'a, L: Link> Sender<'a, L> {
@@ -117,22 +81,22 @@ impl<'a, L: Link> Sender<'a, L> {
 
     fn all(&mut self, sources: &[Source], count: bool) -> Result<(), CopyError> {
         if count {
-            let (files, bytes) = content::count(sources, self.recursive);
+            let (files, bytes) = count::expected(sources, self.recursive);
             self.observer.total(files, bytes);
             self.send(FromSender::Total(wire::Total { files, bytes }))?;
         }
         for source in sources {
             let path = source.path();
-            self.path = match &source.name {
+            self.path = match source.name() {
                 Some(name) => PathBuf::from(name.as_os_str()),
                 None => path.to_owned(),
             };
             let at = At {
                 folder: CWD,
                 name: path,
-                follow: !self.recursive || source.name.is_none(),
+                follow: !self.recursive || source.name().is_none(),
             };
-            self.entry(at, source.name.as_ref(), 0)?;
+            self.entry(at, source.name(), 0)?;
         }
         let failed = self.counters.failed;
         self.send(FromSender::End(wire::End { failed }))?;
@@ -302,16 +266,6 @@ impl<'a, L: Link> Sender<'a, L> {
     }
 }
 
-/// Opens a file or folder for reading, without side effects of opening.
-fn open(at: At<'_>, kind: OFlags) -> rustix::io::Result<OwnedFd> {
-    let follow = match at.follow {
-        true => OFlags::empty(),
-        false => OFlags::NOFOLLOW,
-    };
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    fs::openat(at.folder, at.name, flags | follow | kind, Mode::empty())
-}
-
 fn bytes_of(name: &Name) -> Bytes {
     Bytes::copy_from_slice(name.as_bytes())
 }
@@ -327,32 +281,5 @@ fn meta(stat: &Stat) -> wire::Meta {
         nanoseconds: stat.st_mtime_nsec as u32,
         uid: stat.st_uid,
         gid: stat.st_gid,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_source_has_the_name_of_its_last_component_or_none() {
-        for (path, name) in [
-            ("a", Some("a")),
-            ("/x/a", Some("a")),
-            ("a/", Some("a")),
-            ("a//", Some("a")),
-            ("..a", Some("..a")),
-            ("/", None),
-            ("", None),
-            (".", None),
-            ("a/.", None),
-            ("a/./", None),
-            ("..", None),
-            ("a/..", None),
-        ] {
-            let source = Source::new(path);
-            let found = source.name().map(|name| name.as_os_str().to_str().unwrap());
-            assert_eq!(found, name, "{path:?}");
-        }
     }
 }

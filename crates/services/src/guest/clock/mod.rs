@@ -21,7 +21,8 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use crate::catalog::TIME;
-use crate::link::{Backoff, CallError, Target};
+use crate::link::backoff::Backoff;
+use crate::link::{CallError, Target};
 use crate::wire::heartbeat;
 use crate::wire::time::time_client::TimeClient;
 use crate::wire::time::{Probe, Stamp};

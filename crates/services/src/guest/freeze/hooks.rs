@@ -12,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+/// The folder of the hooks.
+pub(super) const FOLDER: &str = "/etc/hvsock/freeze.d";
+
 /// The longest time that a hook may run.
 const LIMIT: Duration = Duration::from_secs(10);
 

@@ -7,14 +7,14 @@
 
 pub mod freezer;
 pub mod hooks;
+mod manager;
 mod marker;
 pub mod mounts;
 mod run;
 pub mod state;
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use hvsock::Endpoint;
@@ -29,11 +29,9 @@ use crate::wire::freeze::freeze_server::{Freeze, FreezeServer};
 use crate::wire::freeze::thaw_reply::Outcome;
 use crate::wire::freeze::{FreezeReply, FreezeRequest, ThawReply, ThawRequest};
 use freezer::FreezeCommand;
+pub use manager::FreezeFlag;
+use manager::{FreezeManager, GRACE, Stage, UnreportedFreeze};
 pub(super) use run::thaw_leftovers;
-use run::{FreezeRun, Stage};
-
-/// The folder of the hooks.
-const HOOKS: &str = "/etc/hvsock/freeze.d";
 
 /// The default time limit.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -41,32 +39,11 @@ const LIMIT: Duration = Duration::from_secs(10);
 /// The longest time limit that a host may request.
 const MAX_LIMIT: Duration = Duration::from_secs(300);
 
-/// How long to wait for operations that should be immediate.
-const GRACE: Duration = Duration::from_secs(20);
-
-/// Set while filesystems are frozen or about to be. Then the agent must not write to a filesystem.
-#[derive(Clone, Debug, Default)]
-pub struct FreezeFlag(Arc<AtomicBool>);
-
-impl FreezeFlag {
-    /// Whether it is set.
-    pub fn is_set(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set(&self, frozen: bool) {
-        self.0.store(frozen, Ordering::Release);
-    }
-}
-
 /// The service.
 pub(super) fn server(endpoint: Endpoint, frozen: FreezeFlag) -> ServiceServer {
     let service = Service {
         endpoint,
-        manager: Arc::new(FreezeManager {
-            frozen,
-            slot: Mutex::default(),
-        }),
+        manager: Arc::new(FreezeManager::new(frozen)),
     };
     ServiceServer::calls(&FREEZE, Routes::new(FreezeServer::new(service)))
 }
@@ -74,49 +51,6 @@ pub(super) fn server(endpoint: Endpoint, frozen: FreezeFlag) -> ServiceServer {
 struct Service {
     endpoint: Endpoint,
     manager: Arc<FreezeManager>,
-}
-
-/// The active freeze, of which there is at most one, and the result of the last one.
-struct FreezeManager {
-    frozen: FreezeFlag,
-    slot: Mutex<Slot>,
-}
-
-#[derive(Default)]
-struct Slot {
-    run: Option<FreezeRun>,
-    last: Option<(u64, ThawReply)>,
-}
-
-impl FreezeManager {
-    fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Records that nothing is frozen any more, with the result.
-    fn thawed(&self, id: u64, reply: &ThawReply) {
-        self.frozen.set(false);
-        self.slot().last = Some((id, reply.clone()));
-    }
-
-    /// Waits a while for the thaw hooks of a freeze that is otherwise complete.
-    async fn finished(&self) {
-        let last = self.slot().run.as_ref().map(|run| run.stage.clone());
-        let Some(mut stage) = last else {
-            return;
-        };
-        let thawed = matches!(*stage.borrow(), Stage::Thawed(_) | Stage::Failed(_));
-        if thawed {
-            let gone = async { while stage.changed().await.is_ok() {} };
-            let _ = timeout(GRACE, gone).await;
-        }
-    }
-
-    /// Clears the active freeze, so that the next one can start.
-    fn over(&self) {
-        self.frozen.set(false);
-        self.slot().run = None;
-    }
 }
 
 fn command(request: &FreezeRequest) -> Result<FreezeCommand, Status> {
@@ -142,7 +76,7 @@ fn command(request: &FreezeRequest) -> Result<FreezeCommand, Status> {
     });
     Ok(FreezeCommand {
         limit,
-        hooks: PathBuf::from(HOOKS),
+        hooks: PathBuf::from(hooks::FOLDER),
         mounts: mounts.collect::<Result<_, _>>()?,
     })
 }
@@ -168,7 +102,7 @@ impl Freeze for Service {
                     "a freeze is active: thaw first, or wait for its time limit",
                 ));
             }
-            let run = FreezeRun::start(&command, &self.manager)
+            let run = run::start(&command, &self.manager)
                 .map_err(|error| Status::internal(format!("cannot start the freezer: {error}")))?;
             self.manager.frozen.set(true);
             let handle = (run.id, run.stage.clone());
@@ -246,19 +180,6 @@ impl Freeze for Service {
     }
 }
 
-/// A freeze whose id the host has not received yet: dropping this ends it.
-struct UnreportedFreeze(Option<(Arc<FreezeManager>, u64)>);
-
-impl Drop for UnreportedFreeze {
-    fn drop(&mut self) {
-        if let Some((manager, id)) = self.0.take() {
-            let mut slot = manager.slot();
-            let run = slot.run.as_mut().filter(|run| run.id == id);
-            drop(run.and_then(|run| run.stdin.take()));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,10 +205,7 @@ mod tests {
     async fn a_container_refuses_to_freeze_and_starts_nothing() {
         let service = Service {
             endpoint: Endpoint::at("/nonexistent"),
-            manager: Arc::new(FreezeManager {
-                frozen: FreezeFlag::default(),
-                slot: Mutex::default(),
-            }),
+            manager: Arc::new(FreezeManager::new(FreezeFlag::default())),
         };
         let refused = service
             .freeze(Request::new(request(0, &[])))

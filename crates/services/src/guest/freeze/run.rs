@@ -1,4 +1,4 @@
-//! The agent's view of one freeze: the freezer process and what it has reported.
+//! The agent's part in a freeze: starts the freezer process, follows it, and thaws in its place.
 
 use std::ffi::OsString;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -11,71 +11,50 @@ use std::time::Instant;
 use hvsock_sys::freeze::thaw;
 use prost::Message as _;
 use tokio::io::AsyncReadExt as _;
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::watch;
 use tonic::{Code, Status};
 
-use super::FreezeManager;
 use super::freezer::{Event, FreezeCommand, open_mount};
 use super::hooks::{self, HookTask};
+use super::manager::{FreezeManager, FreezeRun, Stage};
 use super::marker::{self, Marker};
 use super::mounts;
+use crate::wire::freeze::ThawReply;
 use crate::wire::freeze::thaw_reply::Outcome;
-use crate::wire::freeze::{FreezeReply, ThawReply};
 
 /// The largest message from the freezer, in bytes; all mounts with the longest paths fit.
 const MESSAGE: u32 = 16 << 20;
 
-/// The stage of a freeze.
-#[derive(Clone, Debug)]
-pub(super) enum Stage {
-    Freezing,
-    Frozen(FreezeReply),
-    /// Nothing is frozen any more.
-    Thawed(ThawReply),
-    /// The freeze failed, and nothing is frozen.
-    Failed(Status),
-}
-
-/// A freeze, from its start until its last hook has run.
-pub(super) struct FreezeRun {
-    pub id: u64,
-    /// Dropping it, or writing a byte to it, ends the freeze.
-    pub stdin: Option<ChildStdin>,
-    pub stage: watch::Receiver<Stage>,
-}
-
-impl FreezeRun {
-    /// Starts the freezer process, and a task that follows it.
-    pub(super) fn start(freeze: &FreezeCommand, manager: &Arc<FreezeManager>) -> io::Result<Self> {
-        // Random, so that a host that remembers the id of an earlier agent does not match this freeze.
-        let id = RandomState::new().build_hasher().finish().max(1);
-        // The running program, even if its file has been replaced.
-        let mut command = Command::new("/proc/self/exe");
-        command.args(arguments(freeze));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        // A process group of its own, so that signals to the agent's group do not reach it.
-        command.process_group(0);
-        let mut child = command.spawn()?;
-        let pipes = (child.stdin.take(), child.stdout.take());
-        let (Some(stdin), Some(stdout)) = pipes else {
-            return Err(io::Error::other("the freezer has no pipes"));
-        };
-        let (sender, stage) = watch::channel(Stage::Freezing);
-        let follow = Follow {
-            id,
-            command: freeze.clone(),
-            manager: Arc::clone(manager),
-            sender,
-            begun: Instant::now(),
-        };
-        tokio::spawn(follow.follow(child, stdout));
-        Ok(Self {
-            id,
-            stdin: Some(stdin),
-            stage,
-        })
-    }
+/// Starts the freezer process, and a task that follows it.
+pub(super) fn start(freeze: &FreezeCommand, manager: &Arc<FreezeManager>) -> io::Result<FreezeRun> {
+    // Random, so that a host that remembers the id of an earlier agent does not match this freeze.
+    let id = RandomState::new().build_hasher().finish().max(1);
+    // The running program, even if its file has been replaced.
+    let mut command = Command::new("/proc/self/exe");
+    command.args(arguments(freeze));
+    command.stdin(Stdio::piped()).stdout(Stdio::piped());
+    // A process group of its own, so that signals to the agent's group do not reach it.
+    command.process_group(0);
+    let mut child = command.spawn()?;
+    let pipes = (child.stdin.take(), child.stdout.take());
+    let (Some(stdin), Some(stdout)) = pipes else {
+        return Err(io::Error::other("the freezer has no pipes"));
+    };
+    let (sender, stage) = watch::channel(Stage::Freezing);
+    let follow = Follow {
+        id,
+        command: freeze.clone(),
+        manager: Arc::clone(manager),
+        sender,
+        begun: Instant::now(),
+    };
+    tokio::spawn(follow.follow(child, stdout));
+    Ok(FreezeRun {
+        id,
+        stdin: Some(stdin),
+        stage,
+    })
 }
 
 /// The command line of the freezer; see `agent`.
@@ -151,7 +130,7 @@ pub(in crate::guest) async fn thaw_leftovers() {
             );
             thaw_for_the_freezer(mounts).await;
             drop(marker);
-            run_thaw_hooks(Path::new(super::HOOKS)).await;
+            run_thaw_hooks(Path::new(hooks::FOLDER)).await;
         }
         Ok(Ok(None)) | Err(_) => {}
         Ok(Err(error)) => tracing::warn!("{}: {error}", marker::PATH),

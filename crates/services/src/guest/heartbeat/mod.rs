@@ -20,7 +20,8 @@ use tonic::Status;
 
 use crate::catalog::HEARTBEAT;
 use crate::guest::clock;
-use crate::link::{Backoff, CallError, ServiceStatus, Target};
+use crate::link::backoff::Backoff;
+use crate::link::{CallError, ServiceStatus, Target};
 use crate::wire::heartbeat::heartbeat_client::HeartbeatClient;
 use crate::wire::heartbeat::{Beat, Facts, command};
 

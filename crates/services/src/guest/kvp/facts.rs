@@ -1,10 +1,10 @@
 //! The facts of the automatic pool, with the names that Hyper-V's daemon for Linux uses.
 
-use std::fs;
-
-use super::pool::{Pool, VALUE};
+use super::pool::Pool;
 use crate::guest::{addresses, os_release};
-use crate::text::truncated;
+use crate::machine::qualified_name;
+use crate::protocol::kvp::VALUE;
+use crate::text::shortened;
 
 /// The current facts.
 pub fn gather() -> Pool {
@@ -29,19 +29,11 @@ pub fn gather() -> Pool {
         ("ProcessorArchitecture", word(uname.machine())),
     ];
     let mut pool = Pool::default();
-    for (key, mut value) in facts {
-        value.truncate(truncated(&value, VALUE - 1).len());
+    for (key, value) in facts {
         // All keys are valid. A value with a zero byte is left out.
-        let _ = pool.set(key, &value);
+        let _ = pool.set(key, &shortened(value, VALUE - 1));
     }
     pool
-}
-
-/// This machine's name with its domain, if that is known locally.
-pub fn qualified_name() -> String {
-    let uname = rustix::system::uname();
-    let hosts = fs::read_to_string("/etc/hosts").unwrap_or_default();
-    qualified(&uname.nodename().to_string_lossy(), &hosts)
 }
 
 /// The values of `os-release`.
@@ -62,20 +54,6 @@ impl Os {
             minor: minor.to_owned(),
         }
     }
-}
-
-/// The host's name with its domain, if `/etc/hosts` has it. A DNS query would take too long for a fact.
-fn qualified(name: &str, hosts: &str) -> String {
-    let lines = hosts.lines();
-    let mut names = lines.flat_map(|line| {
-        let (line, _) = line.split_once('#').unwrap_or((line, ""));
-        line.split_whitespace().skip(1)
-    });
-    let found = names.find(|found| {
-        let rest = found.strip_prefix(name);
-        rest.is_some_and(|rest| rest.starts_with('.') && rest.len() > 1)
-    });
-    found.unwrap_or(name).to_owned()
 }
 
 /// The numeric part of a kernel release, as Hyper-V's host expects it.
@@ -128,14 +106,6 @@ mod tests {
         assert_eq!((os.major.as_str(), os.minor.as_str()), ("12", "5"));
         assert_eq!(Os::parse("VERSION_ID=40").major, "40");
         assert_eq!(Os::parse("#"), Os::default());
-    }
-
-    #[test]
-    fn the_domain_comes_from_the_hosts_file() {
-        let hosts = "127.0.0.1 localhost\n127.0.1.1 web.example.org web # web.wrong\n";
-        assert_eq!(qualified("web", hosts), "web.example.org");
-        assert_eq!(qualified("we", hosts), "we");
-        assert_eq!(qualified("web", ""), "web");
     }
 
     #[test]

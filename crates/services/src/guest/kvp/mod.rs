@@ -24,10 +24,10 @@ use crate::guest::freeze::FreezeFlag;
 use crate::link::ServiceServer;
 use crate::wire::kvp::kvp_server::{Kvp, KvpServer};
 use crate::wire::kvp::{
-    GetReply, GetRequest, ListReply, ListRequest, Pair, Pool as WirePool, SetReply, SetRequest,
+    GetReply, GetRequest, ListReply, ListRequest, Pool as WirePool, SetReply, SetRequest,
     UnsetReply, UnsetRequest, WatchEvent, WatchRequest,
 };
-use store::Store;
+use store::{Store, pair};
 use watch::Watch;
 
 /// The most concurrent watches.
@@ -123,12 +123,5 @@ impl Kvp for Service {
         }
         let watch = Watch::new(Arc::clone(&self.store), wanted, key, permit);
         Ok(Response::new(Box::pin(watch.events())))
-    }
-}
-
-fn pair((key, value): (&str, &str)) -> Pair {
-    Pair {
-        key: key.to_owned(),
-        value: value.to_owned(),
     }
 }

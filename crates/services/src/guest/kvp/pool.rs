@@ -3,36 +3,11 @@
 //! A file consists of records of 2,560 bytes: a key in the first 512 and a value in the rest, each
 //! terminated by a zero byte. Programs written for Hyper-V read the files, and write to pool 1.
 
-use crate::text::truncated;
-
-/// The size of a record's key field, including the terminating zero byte.
-pub const KEY: usize = 512;
-
-/// The size of a record's value field, including the terminating zero byte.
-pub const VALUE: usize = 2048;
+use crate::protocol::kvp::{KEY, PAIRS, PairError, VALUE, check_key, check_value};
+use crate::text::shortened;
 
 /// The size of a record.
 pub const RECORD: usize = KEY + VALUE;
-
-/// The most pairs of one pool.
-pub const PAIRS: usize = 1024;
-
-/// Why a pair is invalid.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PairError {
-    /// The key is empty.
-    #[error("a key must not be empty")]
-    Empty,
-    /// The key does not fit into a record.
-    #[error("the key has {0} bytes, the limit is {most}", most = KEY - 1)]
-    KeyTooLong(usize),
-    /// The value does not fit into a record.
-    #[error("the value has {0} bytes, the limit is {most}", most = VALUE - 1)]
-    ValueTooLong(usize),
-    /// The key or value contains a zero byte, which terminates it in the file.
-    #[error("keys and values must not contain a zero byte")]
-    ZeroByte,
-}
 
 /// Why a pool cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -46,33 +21,6 @@ pub enum ChangeError {
     /// The file exceeds the limit, and a change would lose some of its pairs.
     #[error("the pool's file has more than {PAIRS} records, written by another program")]
     Overlong,
-}
-
-/// Validates a key.
-///
-/// # Errors
-///
-/// [`PairError`] if the key is empty, too long, or contains a zero byte.
-pub fn check_key(key: &str) -> Result<(), PairError> {
-    match key.len() {
-        0 => Err(PairError::Empty),
-        KEY.. => Err(PairError::KeyTooLong(key.len())),
-        _ if key.contains('\0') => Err(PairError::ZeroByte),
-        _ => Ok(()),
-    }
-}
-
-/// Validates a value.
-///
-/// # Errors
-///
-/// [`PairError`] if the value is too long or contains a zero byte.
-pub fn check_value(value: &str) -> Result<(), PairError> {
-    match value.len() {
-        VALUE.. => Err(PairError::ValueTooLong(value.len())),
-        _ if value.contains('\0') => Err(PairError::ZeroByte),
-        _ => Ok(()),
-    }
 }
 
 /// Pairs with unique keys.
@@ -170,9 +118,8 @@ impl Pool {
 /// than the byte that it replaces.
 fn text(field: &[u8], field_size: usize) -> String {
     let end = field.iter().position(|byte| *byte == 0);
-    let mut text = String::from_utf8_lossy(&field[..end.unwrap_or(field_size - 1)]).into_owned();
-    text.truncate(truncated(&text, field_size - 1).len());
-    text
+    let text = String::from_utf8_lossy(&field[..end.unwrap_or(field_size - 1)]).into_owned();
+    shortened(text, field_size - 1)
 }
 
 #[cfg(test)]

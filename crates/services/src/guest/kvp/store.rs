@@ -12,7 +12,7 @@ use super::facts;
 use super::files::{FileError, Files};
 use super::pool::{ChangeError, Pool};
 use crate::guest::freeze::FreezeFlag;
-use crate::wire::kvp::Pool as WirePool;
+use crate::wire::kvp::{Pair, Pool as WirePool};
 
 /// How long a call waits for the disk and for earlier calls.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -121,5 +121,13 @@ fn status(error: &FileError) -> Status {
         FileError::Change(ChangeError::Overlong) | FileError::Io { .. } => {
             Status::failed_precondition(text)
         }
+    }
+}
+
+/// A pair as it is sent.
+pub(super) fn pair((key, value): (&str, &str)) -> Pair {
+    Pair {
+        key: key.to_owned(),
+        value: value.to_owned(),
     }
 }

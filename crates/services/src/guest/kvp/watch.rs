@@ -13,9 +13,8 @@ use tokio::sync::watch::Receiver;
 use tokio::time::{Instant, sleep_until};
 use tonic::Status;
 
-use super::pair;
 use super::pool::Pool;
-use super::store::{Seen, Store};
+use super::store::{Seen, Store, pair};
 use crate::wire::kvp::watch_event::Kind;
 use crate::wire::kvp::{Pair, Pool as WirePool, WatchEvent};
 

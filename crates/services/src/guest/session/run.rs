@@ -26,7 +26,7 @@ use super::plan::{self, Plan};
 use super::process::{self, Process, Streams};
 use super::stdin::{Overrun, Stdin};
 use super::terminal;
-use crate::host::session::WINDOW;
+use crate::protocol::session::{CHUNK, WINDOW};
 use crate::wire::session::input::What as In;
 use crate::wire::session::output::What as Out;
 use crate::wire::session::{Exited, Input, Nothing, Output, Started};
@@ -36,9 +36,6 @@ const FIRST: Duration = Duration::from_secs(30);
 
 /// How long after the command's exit other processes may keep its output open.
 const LINGER: Duration = Duration::from_millis(250);
-
-/// The most bytes of one output message.
-const CHUNK: usize = 64 << 10;
 
 /// Credit is returned in steps of this many bytes, or when no input is queued.
 const CREDIT: usize = WINDOW / 4;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::{Bytes, BytesMut};
 use tokio::sync::Notify;
 
-use crate::host::session::WINDOW;
+use crate::protocol::session::WINDOW;
 
 /// Bytes on their way to the command.
 #[derive(Debug, Default)]

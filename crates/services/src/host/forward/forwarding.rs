@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::{
     ForwardError, GuestListener, PendingConnection, Tunnel, connect, connect_service, listen,
 };
+use crate::catalog::FORWARD;
 use crate::forward::{Address, Listener, Remote, Socket, Transferred};
 use crate::link::Target;
 
@@ -317,4 +318,33 @@ async fn relay(
     };
     let relayed = tunnel.relay(socket, transferred).await;
     relayed.map_err(|fault| fault.to_string())
+}
+
+/// Checks whether a forwarding to this end could work now: whether the partition's agent, or the
+/// service, accepts connections.
+///
+/// # Errors
+///
+/// [`ForwardError`] with the reason why not.
+pub async fn probe(target: &Target, guest: &ForwardEnd) -> Result<(), ForwardError> {
+    match guest {
+        // A connection without a request has no effect.
+        ForwardEnd::Socket(_) => Ok(target.stream(&FORWARD).await.map(drop)?),
+        ForwardEnd::Service(service) => {
+            let address = HvAddr::new(target.partition().clone(), service.clone());
+            let (options, asked) = (target.options(), address.clone());
+            let explained = tokio::task::spawn_blocking(move || options.explain(asked)).await;
+            let explained = explained.map_err(io::Error::other).flatten();
+            match explained.map(|explanation| explanation.refusal().cloned()) {
+                Ok(None) => Ok(()),
+                Ok(Some(refusal)) => Err(refusal.into()),
+                Err(error) => Err(error),
+            }
+            .map_err(|error| ForwardError::Service {
+                address,
+                listen: false,
+                error,
+            })
+        }
+    }
 }

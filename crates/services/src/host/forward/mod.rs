@@ -19,13 +19,13 @@ use tokio::time::timeout;
 use crate::catalog::FORWARD;
 use crate::forward::{
     Address, Fault, MAX_REASON, ParseAddressError, Remote, Socket, Transferred, message, relay,
-    shortened,
 };
 use crate::link::{CallError, Target};
+use crate::text::shortened;
 use crate::wire::forward::request::What;
 use crate::wire::forward::{Answer, Arrival, Request, answer};
 
-pub use forwarding::{Event, ForwardEnd, Forwarding, Source};
+pub use forwarding::{Event, ForwardEnd, Forwarding, Source, probe};
 
 /// How long the guest may take to answer: slightly longer than its own connect timeout.
 const ANSWERING: Duration = Duration::from_secs(15);
@@ -264,35 +264,6 @@ impl PendingConnection {
         let (stream, _) = request(&self.target, what, &self.address).await?;
         let remote = Remote::Records(stream);
         Ok(Tunnel { remote })
-    }
-}
-
-/// Checks whether a forwarding to this end could work now: whether the partition's agent, or the
-/// service, accepts connections.
-///
-/// # Errors
-///
-/// [`ForwardError`] with the reason why not.
-pub async fn probe(target: &Target, guest: &ForwardEnd) -> Result<(), ForwardError> {
-    match guest {
-        // A connection without a request has no effect.
-        ForwardEnd::Socket(_) => Ok(target.stream(&FORWARD).await.map(drop)?),
-        ForwardEnd::Service(service) => {
-            let address = HvAddr::new(target.partition().clone(), service.clone());
-            let (options, asked) = (target.options(), address.clone());
-            let explained = tokio::task::spawn_blocking(move || options.explain(asked)).await;
-            let explained = explained.map_err(io::Error::other).flatten();
-            match explained.map(|explanation| explanation.refusal().cloned()) {
-                Ok(None) => Ok(()),
-                Ok(Some(refusal)) => Err(refusal.into()),
-                Err(error) => Err(error),
-            }
-            .map_err(|error| ForwardError::Service {
-                address,
-                listen: false,
-                error,
-            })
-        }
     }
 }
 
