@@ -28,6 +28,22 @@ pub fn run(arguments: &[String]) -> Result<()> {
             "--deny=warnings",
         ]))
     })?;
+    // Each half of the services alone, as the agent and programs on a host build it.
+    timings.step("features", || {
+        ["guest", "host"].iter().try_for_each(|half| {
+            run::run(&mut run::cargo(&[
+                "clippy",
+                "--package",
+                "hvsock-services",
+                "--no-default-features",
+                "--features",
+                half,
+                "--quiet",
+                "--",
+                "--deny=warnings",
+            ]))
+        })
+    })?;
     timings.step("documentation", || {
         run::run(
             run::cargo(&[

@@ -12,6 +12,8 @@ pub struct Program {
     package: &'static str,
     name: &'static str,
     profile: &'static str,
+    /// The arguments that select its features.
+    features: &'static [&'static str],
     /// The environment variable that names the binary to the tests.
     pub variable: &'static str,
 }
@@ -21,6 +23,7 @@ pub const COMMAND: Program = Program {
     package: "hvsock-cli",
     name: "hvsock",
     profile: "dev",
+    features: &[],
     variable: "HVSOCK_TEST_STATIC_BIN",
 };
 
@@ -29,6 +32,7 @@ pub const AGENT: Program = Program {
     package: "hvsock-services",
     name: "hvsock-agent",
     profile: "agent",
+    features: &["--no-default-features", "--features", "guest"],
     variable: "HVSOCK_TEST_STATIC_AGENT",
 };
 
@@ -65,6 +69,7 @@ impl Program {
                 "--target",
             ])
             .arg(&host)
+            .args(self.features)
             .env("RUSTFLAGS", flags.trim())
             .env("CARGO_TARGET_DIR", &folder),
         )?;

@@ -17,12 +17,15 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "guest")]
 pub mod agent;
 pub mod catalog;
 pub mod copy;
 pub mod forward;
 mod getent;
+#[cfg(feature = "guest")]
 pub mod guest;
+#[cfg(feature = "host")]
 pub mod host;
 pub mod link;
 mod machine;
@@ -45,11 +48,13 @@ const _: () = {
     send_and_sync::<link::Target>();
 };
 
+#[cfg(feature = "guest")]
 const _: () = {
     const fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<guest::Config>();
 };
 
+#[cfg(feature = "host")]
 const _: () = {
     const fn send_and_sync<T: Send + Sync>() {}
     send_and_sync::<host::copy::Copy>();
