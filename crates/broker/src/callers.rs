@@ -19,7 +19,7 @@ const MAX_NAMES: usize = 4096;
 const MAX_GROUPS: usize = 256;
 
 /// A process's credentials at the time when it connected (`SO_PEERCRED`).
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Caller {
     /// 0 if the process is not visible in the broker's PID namespace.
     pub(crate) pid: u32,
@@ -28,6 +28,13 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// A process whose credentials mean nothing to the process that asks for them.
+    pub(crate) const UNKNOWN: Self = Self {
+        pid: 0,
+        uid: u32::MAX,
+        gid: u32::MAX,
+    };
+
     /// The process at the other end of `socket`.
     pub(crate) fn of(socket: impl AsFd) -> std::io::Result<Self> {
         let peer = peer::credentials(socket)?;

@@ -60,6 +60,20 @@ impl Transports {
     /// The ring transport, for clients that can map memory.
     pub const RING: Transports = Transports(2);
 
+    /// The set with these bits, which may be those of transports of a later version. `None` if it is
+    /// empty.
+    pub const fn from_bits(bits: u32) -> Option<Transports> {
+        match bits {
+            0 => None,
+            bits => Some(Transports(bits)),
+        }
+    }
+
+    /// The set as bits.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
     /// Whether the set contains `transport`.
     pub const fn contains(self, transport: Transport) -> bool {
         self.0 & transport.bit() != 0

@@ -155,13 +155,10 @@ impl<'a> Reader<'a> {
 
     pub(crate) fn transports(&mut self) -> Result<Transports, DecodeError> {
         // Unknown bits are valid: they offer transports of a later version.
-        match self.u32()? {
-            0 => Err(DecodeError::Value {
-                field: "transports",
-                value: 0,
-            }),
-            bits => Ok(Transports(bits)),
-        }
+        Transports::from_bits(self.u32()?).ok_or(DecodeError::Value {
+            field: "transports",
+            value: 0,
+        })
     }
 
     pub(crate) fn transport(&mut self) -> Result<Transport, DecodeError> {

@@ -9,6 +9,21 @@ pub struct PartitionKey {
     pub(crate) generation: u32,
 }
 
+impl PartitionKey {
+    /// The key with this number. It need not exist.
+    pub const fn from_u64(number: u64) -> Self {
+        Self {
+            slot: number as u32,
+            generation: (number >> 32) as u32,
+        }
+    }
+
+    /// The key as a number.
+    pub const fn as_u64(self) -> u64 {
+        ((self.generation as u64) << 32) | self.slot as u64
+    }
+}
+
 impl fmt::Debug for PartitionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PartitionKey({}.{})", self.slot, self.generation)

@@ -50,13 +50,12 @@ impl Core {
         let session = self.sessions.open(socket, partition, caller);
         // A client sends its request at once, so most sessions are served without a registration in
         // epoll.
-        match self.read_messages(session, None) {
-            SessionState::Open(session) => self.watch_session(session),
-            SessionState::Closed => {}
+        if let Some((session, _more)) = self.read_messages(session, None) {
+            self.watch_session(session);
         }
     }
 
-    /// Adds a new session to the table and to epoll.
+    /// Adds a new session to the table and to epoll. Unread messages cause an event.
     fn watch_session(&mut self, session: Session<OwnedFd>) {
         if session.is_idle()
             && let Some(oldest) = self.sessions.evict_idle(session.partition)
@@ -98,12 +97,12 @@ impl Core {
             return;
         };
         match self.read_messages(session, Some(index)) {
-            SessionState::Open(session) => {
+            Some((session, more)) => {
                 let role = session.role();
-                self.sessions.give_back(index, session);
+                self.sessions.give_back(index, session, more);
                 self.set_session_index(role, index);
             }
-            SessionState::Closed => self.sessions.close(index),
+            None => self.sessions.close(index),
         }
     }
 
@@ -125,14 +124,14 @@ impl Core {
     }
 
     /// Reads and handles messages until none is left or the turn is over. `index` is the index of a
-    /// watched session.
+    /// watched session. Returns the session, and whether there may be more messages; `None` if it is
+    /// closed or has become a connection.
     fn read_messages(
         &mut self,
         mut session: Session<OwnedFd>,
         index: Option<usize>,
-    ) -> SessionState {
+    ) -> Option<(Session<OwnedFd>, bool)> {
         let mut bytes = [0; MAX_MESSAGE];
-        session.may_have_more = false;
         for _ in 0..MESSAGES_PER_TURN {
             let fault = match message::recv(&session.socket, &mut bytes) {
                 Ok(received) if received.dropped_descriptors => {
@@ -140,7 +139,7 @@ impl Core {
                 }
                 Ok(received) if received.len == 0 => {
                     self.teardown_session(&session);
-                    return SessionState::Closed;
+                    return None;
                 }
                 Ok(received) => match ClientMessage::decode(&bytes[..received.len]) {
                     Ok(message) => match self.handle_message(session, message, index) {
@@ -148,25 +147,24 @@ impl Core {
                             session = next;
                             continue;
                         }
-                        SessionState::Closed => return SessionState::Closed,
+                        SessionState::Closed => return None,
                     },
                     Err(error) => error.to_string(),
                 },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    return SessionState::Open(session);
+                    return Some((session, false));
                 }
                 Err(error) if error.kind() == ErrorKind::InvalidData => error.to_string(),
                 Err(_) => {
                     self.teardown_session(&session);
-                    return SessionState::Closed;
+                    return None;
                 }
             };
             self.send_refusal(&session, &protocol_violation(&fault));
             self.teardown_session(&session);
-            return SessionState::Closed;
+            return None;
         }
-        session.may_have_more = true;
-        SessionState::Open(session)
+        Some((session, true))
     }
 
     /// Removes the listener or lease of a session that ends.

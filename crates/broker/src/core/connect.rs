@@ -27,14 +27,6 @@ use crate::callers::Caller;
 use crate::pump::Adopted;
 use crate::reply::refused;
 
-/// The credentials that a listener receives for a process whose pid and uid mean nothing in the
-/// listener's partition.
-pub(super) const UNKNOWN_CALLER: Caller = Caller {
-    pid: 0,
-    uid: u32::MAX,
-    gid: u32::MAX,
-};
-
 impl Core {
     /// Connects a session to a listener or guest, or refuses it. Either way the session ends.
     pub(super) fn connect(&mut self, session: Session<OwnedFd>, connect: &Connect) {
@@ -168,7 +160,11 @@ impl Core {
         let listener = self.listener_of(route).ok_or(Refusal::NoListener)?;
         // A container may have its own PID and user namespaces, even for its own processes.
         let same_numbers = listener.partition == self.fabric.root();
-        let caller = if same_numbers { caller } else { UNKNOWN_CALLER };
+        let caller = if same_numbers {
+            caller
+        } else {
+            Caller::UNKNOWN
+        };
         let incoming = BrokerMessage::Incoming(Incoming {
             transport,
             connection: route.connection.as_u64(),

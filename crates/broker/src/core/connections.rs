@@ -1,5 +1,8 @@
 //! Connections: the pending and the established ones, and the thread that owns each.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;

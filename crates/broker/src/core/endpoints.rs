@@ -6,6 +6,9 @@
 //! accept and refuse the next client. If that fails too (`ENFILE`), the endpoints are retried after
 //! a delay.
 
+#[cfg(test)]
+mod tests;
+
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;

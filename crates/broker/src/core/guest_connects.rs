@@ -10,7 +10,6 @@ use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal, Route};
 use hvsock_ring::RingSide;
 use hvsock_sys::set_nonblocking;
 
-use super::connect::UNKNOWN_CALLER;
 use super::connections::EndRecord;
 use super::guest_ends::{make_ends, make_socket, takes_socket};
 use super::limits::{descriptor_limit, in_flight_limit};
@@ -19,6 +18,7 @@ use super::preference::TransportPreference;
 use super::session_io::is_disconnected;
 use super::sessions::Session;
 use super::state::Core;
+use crate::callers::Caller;
 use crate::data_path::{ByteCounters, ControlConnection};
 use crate::guest_link::{GuestConnect, LinkCounters, LinkEnd, Service, SocketKind, Source};
 use crate::pump::{Connection, RelayEnd};
@@ -149,7 +149,7 @@ impl Core {
         };
         let to = EndRecord {
             partition: vm,
-            caller: UNKNOWN_CALLER,
+            caller: Caller::UNKNOWN,
         };
         if session.connected_suspend {
             self.fabric

@@ -18,7 +18,6 @@ use hvsock_ring::RingSide;
 use hvsock_sys::{seqpacket, set_nonblocking};
 use hvsock_virtio::GuestCid;
 
-use super::connect::UNKNOWN_CALLER;
 use super::connections::{ConnectionOwner, ConnectionRecord, EndRecord};
 use super::guest_ends::{DEFAULT_BUFFER, make_ends, make_socket, takes_socket};
 use super::labels::partition_label;
@@ -219,7 +218,7 @@ impl Core {
         let mut descriptors = part.descriptors();
         descriptors.push(control_sent.as_fd());
         // A guest's numbers mean nothing to the host's processes.
-        self.send_incoming(route, transport, vm, UNKNOWN_CALLER, &descriptors)?;
+        self.send_incoming(route, transport, vm, Caller::UNKNOWN, &descriptors)?;
         let id = route.connection;
         if keep {
             self.fabric
@@ -296,7 +295,7 @@ impl Core {
         };
         let to_record = EndRecord {
             partition: route.target,
-            caller: UNKNOWN_CALLER,
+            caller: Caller::UNKNOWN,
         };
         let ends = [from_record, to_record];
         self.record_link(vm, id, service, ends, Transport::Descriptor, &counters);
@@ -369,13 +368,13 @@ fn caller_of(request: &GuestRequest, capabilities: Capabilities) -> Caller {
             uid: peer.uid,
             gid: peer.gid,
         },
-        None => UNKNOWN_CALLER,
+        None => Caller::UNKNOWN,
     }
 }
 
 /// What access rules see of a guest's process. Its users and groups have no names here.
 fn principal_of(caller: Caller) -> Principal {
-    let is_known = caller.gid != UNKNOWN_CALLER.gid;
+    let is_known = caller.gid != Caller::UNKNOWN.gid;
     Principal {
         uid: caller.uid,
         user: None,

@@ -18,6 +18,8 @@
 //! - [`data_threads`]: the threads that own connections between processes, with the descriptors of
 //!   [`resources`] by the transport that [`preference`] selects; [`reports`]: what they report.
 //!
+//! Sessions, listeners and leases can be taken out as a [`snapshot`].
+//!
 //! [`state`] composes them to the `Core`, [`event_loop`] drives it. The methods of `Core` coordinate
 //! the owners:
 //!
@@ -58,6 +60,10 @@ mod requests;
 mod resources;
 mod session_io;
 mod sessions;
+#[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
+mod snapshot;
+#[cfg(test)]
+mod snapshot_tests;
 mod state;
 mod telemetry;
 mod tokens;

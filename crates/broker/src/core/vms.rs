@@ -1,6 +1,9 @@
 //! VMs: the state that only they have, their context ids (CIDs), and their run state, which both the
 //! VMM and the operator control.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 

@@ -52,6 +52,11 @@ impl IdleSessions {
         index
     }
 
+    /// The deadline of a session.
+    pub(super) fn deadline(&self, serial: u64) -> Option<Instant> {
+        Some(self.all.get(&serial)?.deadline)
+    }
+
     /// The deadline of the oldest session.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let (_, oldest) = self.all.first_key_value()?;

@@ -9,11 +9,16 @@
 //!
 //! - [`session`]: the state of one;
 //! - [`table`]: all of them, with their indexes, and the queue of those that wait for a turn;
-//! - [`idle`]: the deadlines and the eviction of idle ones.
+//! - [`idle`]: the deadlines and the eviction of idle ones;
+//! - [`snapshot`]: all of them as a value, for another process.
 
 mod idle;
 mod session;
+#[cfg_attr(not(test), expect(dead_code, reason = "for a live upgrade"))]
+pub(super) mod snapshot;
 mod table;
+#[cfg(test)]
+mod tests;
 
 pub(super) use session::{MAX_QUERIES, Role, Session};
 pub(super) use table::{SessionLimits, Sessions};

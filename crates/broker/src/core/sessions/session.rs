@@ -19,8 +19,6 @@ pub(crate) struct Session<D> {
     pub(crate) ring_size: u32,
     pub(super) serial: u64,
     pub(super) queries: u32,
-    /// The socket may contain more messages than were read.
-    pub(crate) may_have_more: bool,
     /// It waits for its turn and is not read before.
     pub(super) queued: bool,
     pub(super) role: Role,
@@ -48,7 +46,6 @@ impl<D> Session<D> {
             ring_size: 0,
             serial,
             queries: 0,
-            may_have_more: false,
             queued: false,
             role: Role::Idle,
         }

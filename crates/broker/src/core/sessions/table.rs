@@ -11,7 +11,7 @@ use super::session::Session;
 use crate::callers::Caller;
 
 /// Cap of the idle timeout, so that adding it to an [`Instant`] cannot overflow.
-const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(super) const MAX_IDLE_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The bounds on idle sessions.
 #[derive(Clone, Copy, Debug)]
@@ -29,19 +29,19 @@ pub(crate) struct SessionLimits {
 /// index stays reserved until [`give_back`](Self::give_back) or [`close`](Self::close).
 #[derive(Debug)]
 pub(crate) struct Sessions<D> {
-    limits: SessionLimits,
-    slots: Slab<Slot<D>>,
-    idle: IdleSessions,
+    pub(super) limits: SessionLimits,
+    pub(super) slots: Slab<Slot<D>>,
+    pub(super) idle: IdleSessions,
     /// Sessions whose last turn ended before all their messages were read: serial numbers and
     /// indexes. Those of sessions that have been closed since are skipped.
-    unfinished: VecDeque<(u64, usize)>,
+    pub(super) unfinished: VecDeque<(u64, usize)>,
     /// Number of sessions in `unfinished` that are open.
-    unfinished_open: usize,
-    last_serial: u64,
+    pub(super) unfinished_open: usize,
+    pub(super) last_serial: u64,
 }
 
 #[derive(Debug)]
-enum Slot<D> {
+pub(super) enum Slot<D> {
     Present(Session<D>),
     /// The session is taken out.
     Taken {
@@ -96,10 +96,14 @@ impl<D> Sessions<D> {
     /// Adds a session at [`next_index`](Self::next_index). The serial number of an idle one must be the
     /// highest so far.
     pub(crate) fn insert(&mut self, session: Session<D>, now: Instant) -> usize {
+        self.insert_until(session, now + self.limits.idle_timeout)
+    }
+
+    /// Adds a session. If it is idle, `deadline` must not be before those of the others.
+    pub(super) fn insert_until(&mut self, session: Session<D>, deadline: Instant) -> usize {
         let entry = self.slots.vacant_entry();
         let index = entry.key();
         if session.is_idle() {
-            let deadline = now + self.limits.idle_timeout;
             self.idle
                 .insert(session.partition, session.serial, index, deadline);
         }
@@ -137,8 +141,9 @@ impl<D> Sessions<D> {
         }
     }
 
-    /// Puts a session back that was taken out. If it may have more messages, it waits for its turn.
-    pub(crate) fn give_back(&mut self, index: usize, mut session: Session<D>) {
+    /// Puts a session back that was taken out. If it may have more messages (`more`), it waits for its
+    /// turn.
+    pub(crate) fn give_back(&mut self, index: usize, mut session: Session<D>, more: bool) {
         let Some(slot @ &mut Slot::Taken { idle, queued, .. }) = self.slots.get_mut(index) else {
             return;
         };
@@ -146,12 +151,21 @@ impl<D> Sessions<D> {
             self.idle.remove(session.serial);
         }
         session.queued = queued;
-        if session.may_have_more && !queued {
+        *slot = Slot::Present(session);
+        if more {
+            self.enqueue(index);
+        }
+    }
+
+    /// Has a session wait for its turn, behind the others that do.
+    pub(super) fn enqueue(&mut self, index: usize) {
+        if let Some(Slot::Present(session)) = self.slots.get_mut(index)
+            && !session.queued
+        {
             session.queued = true;
             self.unfinished.push_back((session.serial, index));
             self.unfinished_open += 1;
         }
-        *slot = Slot::Present(session);
     }
 
     /// Frees the index of a session that was taken out, and is closed or has become a connection.
@@ -188,16 +202,20 @@ impl<D> Sessions<D> {
         }
     }
 
+    /// The sessions that are present, with their indexes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &Session<D>)> {
+        self.slots.iter().filter_map(|(index, slot)| match slot {
+            Slot::Present(session) => Some((index, session)),
+            Slot::Taken { .. } => None,
+        })
+    }
+
     /// The indexes of a partition's sessions.
     pub(crate) fn of_partition(&self, partition: PartitionKey) -> Vec<usize> {
-        let of = |slot: &Slot<D>| match slot {
-            Slot::Present(session) => session.partition == partition,
-            Slot::Taken { .. } => false,
-        };
-        let all = self.slots.iter();
-        all.filter(|(_, slot)| of(slot))
-            .map(|(index, _)| index)
-            .collect()
+        let of = self
+            .iter()
+            .filter(|(_, session)| session.partition == partition);
+        of.map(|(index, _)| index).collect()
     }
 
     /// The deadline of the oldest idle session.

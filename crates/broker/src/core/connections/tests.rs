@@ -1,0 +1,127 @@
+//! The owners of connections, and the counts of those with guests.
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::*;
+
+fn id(number: u64) -> ConnectionId {
+    ConnectionId::from_u64(number)
+}
+
+fn partition(number: u64) -> PartitionKey {
+    PartitionKey::from_u64(number)
+}
+
+fn record(from: u64, to: u64, owner: ConnectionOwner) -> ConnectionRecord {
+    let end = |number| EndRecord {
+        partition: partition(number),
+        caller: Caller::UNKNOWN,
+    };
+    ConnectionRecord {
+        service: ServiceId::from_port(1),
+        from: end(from),
+        to: end(to),
+        transport: Transport::Ring,
+        counters: Arc::default(),
+        owner,
+        started: Instant::now(),
+    }
+}
+
+#[test]
+fn a_pending_connect_is_not_established_and_has_no_owner() {
+    let mut connections = Connections::default();
+    connections.begin(id(1), "a process waits");
+    assert_eq!((connections.len(), connections.owner(id(1))), (0, None));
+    assert_eq!(connections.take_pending(id(1)), Some("a process waits"));
+    assert_eq!(connections.take_pending(id(1)), None);
+}
+
+#[test]
+fn only_connections_between_processes_move_to_another_thread() {
+    let mut connections = Connections::<()>::default();
+    let core = ConnectionOwner::DataThreads(Place::Core);
+    let link = ConnectionOwner::Link(partition(1));
+    connections.establish(id(1), record(0, 0, core));
+    connections.establish(id(2), record(0, 1, link));
+    for number in 1..4 {
+        connections.moved(id(number), Place::Thread(3));
+    }
+    let moved = ConnectionOwner::DataThreads(Place::Thread(3));
+    assert_eq!(connections.owner(id(1)), Some(moved));
+    assert_eq!(connections.owner(id(2)), Some(link));
+    assert_eq!(connections.owner(id(3)), None);
+    assert_eq!(connections.ids(), [id(1), id(2)]);
+}
+
+#[derive(Clone, Debug)]
+enum Op {
+    Establish { from: u64, to: u64, link: bool },
+    Move { nth: usize },
+    Remove { nth: usize },
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let key = 0..4_u64;
+    prop_oneof![
+        3 => (key.clone(), key, any::<bool>())
+            .prop_map(|(from, to, link)| Op::Establish { from, to, link }),
+        1 => any::<usize>().prop_map(|nth| Op::Move { nth }),
+        2 => any::<usize>().prop_map(|nth| Op::Remove { nth }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_counts_agree_with_a_plain_list(ops in vec(op(), 1..60)) {
+        let mut connections = Connections::<()>::default();
+        let (mut list, mut next) = (Vec::<(u64, u64, u64, bool)>::new(), 0);
+        for op in ops {
+            match op {
+                Op::Establish { from, to, link } => {
+                    next += 1;
+                    let owner = match link {
+                        true => ConnectionOwner::Link(partition(to)),
+                        false => ConnectionOwner::DataThreads(Place::Core),
+                    };
+                    connections.establish(id(next), record(from, to, owner));
+                    list.push((next, from, to, link));
+                }
+                Op::Move { nth } => {
+                    if let Some((number, ..)) = list.get(nth % list.len().max(1)) {
+                        connections.moved(id(*number), Place::Thread(1));
+                    }
+                }
+                Op::Remove { .. } if list.is_empty() => {
+                    prop_assert!(connections.remove(id(next)).is_none());
+                }
+                Op::Remove { nth } => {
+                    let (number, from, ..) = list.remove(nth % list.len());
+                    let removed = connections.remove(id(number)).unwrap();
+                    prop_assert_eq!(removed.from.partition, partition(from));
+                    prop_assert!(connections.remove(id(number)).is_none());
+                }
+            }
+            prop_assert_eq!(connections.len(), list.len());
+            let ids: Vec<_> = list.iter().map(|(number, ..)| id(*number)).collect();
+            prop_assert_eq!(connections.ids(), ids);
+            let by_partition = connections.by_partition();
+            for key in 0..4 {
+                let of_guests = list.iter().filter(|(.., link)| *link);
+                let ends: usize = of_guests.map(|(_, from, to, _)| {
+                    usize::from(*from == key) + usize::from(*to == key)
+                }).sum();
+                prop_assert_eq!(connections.with_guests(partition(key)), ends);
+                let all = list.iter().filter(|(_, from, to, _)| *from == key || *to == key).count();
+                prop_assert_eq!(by_partition.get(&partition(key)).copied().unwrap_or(0), all);
+            }
+        }
+        for (number, ..) in list {
+            connections.remove(id(number));
+        }
+        prop_assert!(connections.with_guests.is_empty());
+    }
+}

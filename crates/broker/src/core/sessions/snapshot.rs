@@ -1,0 +1,222 @@
+//! The snapshot of the sessions. [`crate::core::snapshot`] describes its format.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Instant;
+
+use hvsock_address::ServiceId;
+use hvsock_fabric::{ListenerId, PartitionKey};
+use serde::{Deserialize, Serialize};
+
+use super::session::{Role, Session};
+use super::table::{MAX_IDLE_TIMEOUT, SessionLimits, Sessions};
+use crate::core::snapshot::{
+    CallerSnapshot, Descriptors, SnapshotError, check_limit, check_version, ensure,
+    nanoseconds_until, read_version, time_at,
+};
+
+/// The version of [`SessionsSnapshot`] that this release writes.
+pub(crate) const SESSIONS_SNAPSHOT_VERSION: u32 = 1;
+
+/// All sessions. Their indexes are not in it: they are assigned again, since they are positions in
+/// epoll, which does not travel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SessionsSnapshot {
+    #[serde(deserialize_with = "read_version::<_, SESSIONS_SNAPSHOT_VERSION>")]
+    version: u32,
+    /// The serial number of the newest session so far.
+    last_serial: u64,
+    /// In the order of their serial numbers.
+    sessions: Vec<SessionSnapshot>,
+    /// Serial numbers of those that wait for a turn, in the order of the turns.
+    unfinished: Vec<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SessionSnapshot {
+    serial: u64,
+    descriptor: u32,
+    partition: u64,
+    caller: CallerSnapshot,
+    connected_suspend: bool,
+    /// Bytes.
+    ring_size: u32,
+    queries: u32,
+    role: RoleSnapshot,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum RoleSnapshot {
+    /// Until its deadline, in nanoseconds.
+    Idle(i64),
+    /// The listener's id.
+    Listener(u64),
+    Lease(ServiceId),
+}
+
+impl<D> Sessions<D> {
+    /// The sessions as a value. Appends their descriptors to `descriptors`.
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::Outstanding`] while a session is taken out.
+    pub(crate) fn snapshot<'a>(
+        &'a self,
+        now: Instant,
+        descriptors: &mut Vec<&'a D>,
+    ) -> Result<SessionsSnapshot, SnapshotError> {
+        let Self {
+            limits: _,
+            slots,
+            idle,
+            unfinished,
+            unfinished_open: _,
+            last_serial,
+        } = self;
+        let mut present: Vec<_> = self.iter().collect();
+        if present.len() < slots.len() {
+            let sessions = slots.len() - present.len();
+            return Err(SnapshotError::Outstanding { sessions });
+        }
+        present.sort_by_key(|(_, session)| session.serial);
+        let mut sessions = Vec::with_capacity(present.len());
+        for (_, session) in present {
+            let Session {
+                socket,
+                partition,
+                caller,
+                connected_suspend,
+                ring_size,
+                serial,
+                queries,
+                queued: _,
+                role,
+            } = session;
+            let role = match *role {
+                Role::Idle => {
+                    let deadline = idle.deadline(*serial).unwrap_or(now);
+                    RoleSnapshot::Idle(nanoseconds_until(deadline, now))
+                }
+                Role::Listener(id) => RoleSnapshot::Listener(id.as_u64()),
+                Role::Lease(service) => RoleSnapshot::Lease(service),
+            };
+            let limit = u32::MAX as usize;
+            let descriptor = u32::try_from(descriptors.len()).ok();
+            sessions.push(SessionSnapshot {
+                serial: *serial,
+                descriptor: descriptor.ok_or(SnapshotError::LimitExceeded {
+                    which: "descriptors",
+                    found: descriptors.len(),
+                    limit,
+                })?,
+                partition: partition.as_u64(),
+                caller: (*caller).into(),
+                connected_suspend: *connected_suspend,
+                ring_size: *ring_size,
+                queries: *queries,
+                role,
+            });
+            descriptors.push(socket);
+        }
+        let waits = |&&(serial, index): &&(u64, usize)| {
+            let session = self.get(index);
+            session.is_some_and(|session| session.serial == serial && session.queued)
+        };
+        let unfinished = unfinished.iter().filter(waits);
+        Ok(SessionsSnapshot {
+            version: SESSIONS_SNAPSHOT_VERSION,
+            last_serial: *last_serial,
+            sessions,
+            unfinished: unfinished.map(|(serial, _)| *serial).collect(),
+        })
+    }
+
+    /// The sessions of a snapshot, with their descriptors. The caller watches them in epoll, and passes
+    /// their indexes to the listeners and leases that they are ([`iter`](Self::iter)).
+    ///
+    /// # Errors
+    ///
+    /// [`SnapshotError::UnsupportedVersion`] for another version; [`SnapshotError::LimitExceeded`] if a
+    /// partition has more idle sessions than slots; [`SnapshotError::Inconsistent`] for repeated serial
+    /// numbers, descriptors or listeners, and for deadlines or turns that no run leads to.
+    pub(crate) fn restore(
+        snapshot: SessionsSnapshot,
+        limits: SessionLimits,
+        descriptors: &mut Descriptors<D>,
+        now: Instant,
+    ) -> Result<Self, SnapshotError> {
+        let SessionsSnapshot {
+            version,
+            last_serial,
+            sessions,
+            unfinished,
+        } = snapshot;
+        check_version(version, SESSIONS_SNAPSHOT_VERSION)?;
+        check_limit("sessions", sessions.len(), descriptors.len())?;
+        ensure(
+            last_serial <= u64::MAX / 2,
+            "the serial numbers are used up",
+        )?;
+        let mut table = Self::new(limits);
+        table.last_serial = last_serial;
+        let latest = now + MAX_IDLE_TIMEOUT;
+        let (mut previous, mut deadline) = (0, None);
+        let (mut indexes, mut listeners) = (HashMap::new(), HashSet::new());
+        let mut idle: HashMap<PartitionKey, usize> = HashMap::new();
+        for session in sessions {
+            let SessionSnapshot {
+                serial,
+                descriptor,
+                partition,
+                caller,
+                connected_suspend,
+                ring_size,
+                queries,
+                role,
+            } = session;
+            let in_order = serial > previous && serial <= last_serial;
+            ensure(in_order, "the serial numbers are not in order")?;
+            previous = serial;
+            let partition = PartitionKey::from_u64(partition);
+            let (role, until) = match role {
+                RoleSnapshot::Idle(left) => {
+                    let until = time_at(left, now)?;
+                    let in_order = Some(until) >= deadline && until <= latest;
+                    ensure(in_order, "the deadlines are not in order")?;
+                    deadline = Some(until);
+                    let count = idle.entry(partition).or_default();
+                    *count += 1;
+                    let slots = limits.idle_slots.max(1);
+                    check_limit("idle sessions in one partition", *count, slots)?;
+                    (Role::Idle, until)
+                }
+                RoleSnapshot::Listener(number) => {
+                    let is_new = listeners.insert(number);
+                    ensure(is_new, "two sessions are one listener")?;
+                    (Role::Listener(ListenerId::from_u64(number)), now)
+                }
+                RoleSnapshot::Lease(service) => (Role::Lease(service), now),
+            };
+            let session = Session {
+                socket: descriptors.take(descriptor)?,
+                partition,
+                caller: caller.into(),
+                connected_suspend,
+                ring_size,
+                serial,
+                queries,
+                queued: false,
+                role,
+            };
+            indexes.insert(serial, table.insert_until(session, until));
+        }
+        for serial in unfinished {
+            let index = indexes.remove(&serial);
+            let index = index.ok_or(SnapshotError::Inconsistent {
+                what: "a session that waits for a turn is missing or waits twice",
+            })?;
+            table.enqueue(index);
+        }
+        Ok(table)
+    }
+}
