@@ -133,6 +133,9 @@ const _: () = {
     assert_send_sync::<ControlError>();
     assert_send_sync::<StartError>();
     assert_send::<EventStream>();
+    assert_send_sync::<guest_link::EventSender>();
+    assert_send::<guest_link::LinkEvent>();
+    assert_send::<guest_link::GuestConnect>();
 };
 
 impl Drop for Broker {
