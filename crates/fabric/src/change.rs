@@ -244,11 +244,7 @@ impl Fabric {
         };
         let (connections, listeners) =
             (dependents.connections.clone(), dependents.listeners.clone());
-        for id in connections {
-            if let Err(refusal) = self.reevaluate_connection(id) {
-                self.reset_connection(id, &refusal);
-            }
-        }
+        self.reevaluate_connections(connections);
         self.reevaluate_listeners(listeners);
     }
 
@@ -262,13 +258,21 @@ impl Fabric {
         }
     }
 
-    fn reevaluate_listeners(&mut self, listeners: BTreeSet<ListenerId>) {
+    pub(crate) fn reevaluate_listeners(&mut self, listeners: BTreeSet<ListenerId>) {
         for id in listeners {
             let Some(listener) = self.listeners.get(&id) else {
                 continue;
             };
             if let Err(refusal) = self.reevaluate_listener(listener) {
                 self.terminate_listener(id, refusal);
+            }
+        }
+    }
+
+    pub(crate) fn reevaluate_connections(&mut self, connections: BTreeSet<ConnectionId>) {
+        for id in connections {
+            if let Err(refusal) = self.reevaluate_connection(id) {
+                self.reset_connection(id, &refusal);
             }
         }
     }

@@ -270,6 +270,45 @@ impl Fabric {
         }
     }
 
+    /// Adds a listener to the table and all indexes.
+    pub(crate) fn insert_listener(&mut self, id: ListenerId, listener: Listener) {
+        for owner in listener.owners.into_iter().flatten() {
+            if let Some(owner) = self.tree.get_mut(owner) {
+                let dependents = owner.dependents.entry(listener.service).or_default();
+                dependents.listeners.insert(id);
+            }
+        }
+        if let Some(partition) = self.tree.get_mut(listener.partition) {
+            partition.listeners.insert(id);
+        }
+        if let Binding::Partition(key) = listener.binding
+            && let Some(partition) = self.tree.get_mut(key)
+        {
+            partition.watchers.insert(id);
+        }
+        self.addresses.insert(listener.address(), id);
+        self.listeners.insert(id, listener);
+    }
+
+    /// Adds a connection to the table and all indexes.
+    pub(crate) fn insert_connection(&mut self, id: ConnectionId, connection: Connection) {
+        for key in [connection.source, connection.target] {
+            if let Some(partition) = self.tree.get_mut(key) {
+                partition.connections.insert(id);
+            }
+        }
+        if let Some(owner) = connection.registry.and_then(|key| self.tree.get_mut(key)) {
+            let dependents = owner.dependents.entry(connection.service).or_default();
+            dependents.connections.insert(id);
+        }
+        if connection.waiting
+            && let Some(listener) = self.listener_mut(connection.destination)
+        {
+            listener.waiting.insert(id);
+        }
+        self.connections.insert(id, connection);
+    }
+
     fn forget_listener(&mut self, id: ListenerId) -> Option<Listener> {
         let listener = self.listeners.remove(&id)?;
         self.addresses.remove(&listener.address());

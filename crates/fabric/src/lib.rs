@@ -7,7 +7,8 @@
 //! change. A rejected request returns a [`Refusal`], which the fabric can explain check by check.
 //!
 //! The fabric uses no I/O, clock or threads. A broker owns it, reports events to it and applies its
-//! effects. Any order of events can be replayed in a test.
+//! effects. Any order of events can be replayed in a test. It can be taken out as a value and made again
+//! from it, in another process: see [`snapshot`].
 
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ mod partition;
 mod refusal;
 mod request;
 mod resolve;
+pub mod snapshot;
 mod tables;
 mod trace;
 mod tree;
@@ -44,6 +46,7 @@ pub use operators::{NotOperator, OperatorRole, Operators};
 pub use partition::{Partition, PartitionKind, PartitionSpec, PartitionState, RootSpec};
 pub use refusal::Refusal;
 pub use request::{ConnectRequest, ConnectionEnd, Destination, Effect, ListenRequest, Route};
+pub use snapshot::{FABRIC_SNAPSHOT_VERSION, FabricSnapshot, PartitionKeySnapshot, SnapshotError};
 pub use tables::{Connection, Listener};
 pub use trace::Audience;
 pub use tree::AddPartitionError;

@@ -53,26 +53,7 @@ impl Fabric {
             waiting: Default::default(),
             owners: self.owners_of(request.from, binding),
         };
-        for owner in listener.owners.into_iter().flatten() {
-            if let Some(owner) = self.tree.get_mut(owner) {
-                owner
-                    .dependents
-                    .entry(listener.service)
-                    .or_default()
-                    .listeners
-                    .insert(id);
-            }
-        }
-        if let Some(partition) = self.tree.get_mut(listener.partition) {
-            partition.listeners.insert(id);
-        }
-        if let Binding::Partition(key) = binding
-            && let Some(partition) = self.tree.get_mut(key)
-        {
-            partition.watchers.insert(id);
-        }
-        self.addresses.insert(listener.address(), id);
-        self.listeners.insert(id, listener);
+        self.insert_listener(id, listener);
         Ok(id)
     }
 
@@ -84,37 +65,18 @@ impl Fabric {
         let plan = self.evaluate_connect(request, &mut NoTrace)?;
         let id = self.next_connection;
         self.next_connection = id.next();
-        let service = request.service;
-        for key in [request.from, plan.target] {
-            if let Some(partition) = self.tree.get_mut(key) {
-                partition.connections.insert(id);
-            }
-        }
-        if let Some(owner) = plan.registry.and_then(|key| self.tree.get_mut(key)) {
-            owner
-                .dependents
-                .entry(service)
-                .or_default()
-                .connections
-                .insert(id);
-        }
-        if let Some(listener) = self.listener_mut(plan.destination) {
-            listener.waiting.insert(id);
-        }
-        self.connections.insert(
-            id,
-            Connection {
-                source: request.from,
-                target: plan.target,
-                destination: plan.destination,
-                service,
-                registry: plan.registry,
-                waiting: true,
-                suspended: false,
-                client_connected_suspend: false,
-                server_connected_suspend: false,
-            },
-        );
+        let connection = Connection {
+            source: request.from,
+            target: plan.target,
+            destination: plan.destination,
+            service: request.service,
+            registry: plan.registry,
+            waiting: true,
+            suspended: false,
+            client_connected_suspend: false,
+            server_connected_suspend: false,
+        };
+        self.insert_connection(id, connection);
         Ok(self.route(id, request, &plan))
     }
 
@@ -136,7 +98,11 @@ impl Fabric {
     }
 
     /// The partitions whose registries a listener depends on, at most two.
-    fn owners_of(&self, from: PartitionKey, binding: Binding) -> [Option<PartitionKey>; 2] {
+    pub(crate) fn owners_of(
+        &self,
+        from: PartitionKey,
+        binding: Binding,
+    ) -> [Option<PartitionKey>; 2] {
         let from = self.tree.node(from);
         if binding == Binding::Loopback {
             return [from.and_then(|from| self.own_registry(from)), None];

@@ -106,6 +106,109 @@ impl Tree {
         tree
     }
 
+    /// A tree of these partitions, without listeners or connections. `free` has the keys for the next
+    /// partitions, the first one to use last. The slots `retired` have used up their generations.
+    ///
+    /// # Errors
+    /// What is wrong, as a clause.
+    pub(crate) fn restore(
+        partitions: Vec<(PartitionKey, Partition)>,
+        free: &[PartitionKey],
+        retired: &[u32],
+    ) -> Result<Self, &'static str> {
+        let mut slots = Vec::new();
+        let len = partitions.len() + free.len() + retired.len();
+        slots.resize_with(len, || None);
+        let mut occupy = |slot: u32, generation, partition| match slots.get_mut(slot as usize) {
+            Some(entry @ None) => {
+                *entry = Some(Slot {
+                    generation,
+                    partition,
+                });
+                Ok(())
+            }
+            _ => Err("its slots are not numbered from 0 on, each once"),
+        };
+        let (mut by_vm_id, mut by_name) = (HashMap::new(), HashMap::new());
+        let mut children = Vec::new();
+        let mut roots = Vec::new();
+        for (key, partition) in partitions {
+            if by_vm_id.insert(partition.vm_id, key).is_some() {
+                return Err("two partitions have one id");
+            }
+            if by_name.insert(partition.name.clone(), key).is_some() {
+                return Err("two partitions have one name");
+            }
+            match partition.parent {
+                Some(parent) => children.push((parent, key)),
+                None => roots.push(key),
+            }
+            occupy(key.slot, key.generation, Some(partition))?;
+        }
+        for key in free {
+            occupy(key.slot, key.generation, None)?;
+        }
+        for slot in retired {
+            occupy(*slot, u32::MAX, None)?;
+        }
+        let [root] = *roots else {
+            return Err("it has not one root");
+        };
+        let mut tree = Self {
+            slots: slots.into_iter().flatten().collect(),
+            free: free.iter().map(|key| key.slot).collect(),
+            root,
+            by_vm_id,
+            by_name,
+        };
+        let is_first = (root.slot, root.generation) == (0, 0);
+        if !is_first || tree.state(root) != PartitionState::Running {
+            return Err("its root does not run, or is not the first partition");
+        }
+        for (parent, key) in children {
+            tree.restore_child(parent, key)?;
+        }
+        Ok(tree)
+    }
+
+    fn restore_child(
+        &mut self,
+        parent: PartitionKey,
+        key: PartitionKey,
+    ) -> Result<(), &'static str> {
+        let child = self.get(key).ok_or("a partition is missing")?;
+        let (kind, vm_id) = (child.kind, child.vm_id);
+        if vm_id.well_known_name().is_some() {
+            return Err("a partition has a reserved id");
+        }
+        let parent = self.get_mut(parent).ok_or("a partition has no parent")?;
+        if !may_contain(parent.kind, kind) {
+            return Err("a partition contains another of a wrong kind");
+        }
+        parent.children.insert(key);
+        Ok(())
+    }
+
+    /// The keys of the next partitions in slots that were used before, the first one to use last.
+    pub(crate) fn free(&self) -> impl Iterator<Item = PartitionKey> {
+        self.free.iter().filter_map(|slot| {
+            let generation = self.slots.get(*slot as usize)?.generation;
+            Some(PartitionKey {
+                slot: *slot,
+                generation,
+            })
+        })
+    }
+
+    /// The slots that are not used again, because they have used up their generations.
+    pub(crate) fn retired(&self) -> impl Iterator<Item = u32> {
+        let is_retired = |(slot, entry): (usize, &Slot)| {
+            let is_vacant = entry.partition.is_none() && entry.generation == u32::MAX;
+            (is_vacant && !self.free.contains(&(slot as u32))).then_some(slot as u32)
+        };
+        self.slots.iter().enumerate().filter_map(is_retired)
+    }
+
     pub(crate) fn root(&self) -> PartitionKey {
         self.root
     }
@@ -177,10 +280,9 @@ impl Tree {
         new: &PartitionSpec,
     ) -> Result<(), AddPartitionError> {
         let parent = self.get(parent).ok_or(AddPartitionError::NoParent)?;
-        match (parent.kind, new.kind) {
-            (PartitionKind::Host, PartitionKind::Vm | PartitionKind::Container)
-            | (PartitionKind::Vm, PartitionKind::Container) => {}
-            (parent, kind) => return Err(AddPartitionError::Kind { parent, kind }),
+        if !may_contain(parent.kind, new.kind) {
+            let (parent, kind) = (parent.kind, new.kind);
+            return Err(AddPartitionError::Kind { parent, kind });
         }
         if let Some(word) = new.vm_id.well_known_name() {
             let id = new.vm_id;
@@ -256,6 +358,15 @@ impl Tree {
         } else {
             None
         }
+    }
+}
+
+/// Whether a partition may have such a child. So no tree is deeper than three, and none has a cycle.
+fn may_contain(parent: PartitionKind, child: PartitionKind) -> bool {
+    match parent {
+        PartitionKind::Host => child != PartitionKind::Host,
+        PartitionKind::Vm => child == PartitionKind::Container,
+        PartitionKind::Container => false,
     }
 }
 

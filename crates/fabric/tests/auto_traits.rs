@@ -2,9 +2,10 @@
 
 use hvsock_fabric::{
     AddPartitionError, Audience, Check, ConnectRequest, Connection, ConnectionEnd, ConnectionId,
-    Destination, Effect, Explanation, ExplanationStep, Fabric, Fix, Limits, ListenRequest,
-    Listener, ListenerId, NotOperator, Operators, Partition, PartitionError, PartitionKey,
-    PartitionKind, PartitionSpec, PartitionState, Refusal, RegisterError, RootSpec, Route, Verdict,
+    Destination, Effect, Explanation, ExplanationStep, Fabric, FabricSnapshot, Fix, Limits,
+    ListenRequest, Listener, ListenerId, NotOperator, Operators, Partition, PartitionError,
+    PartitionKey, PartitionKeySnapshot, PartitionKind, PartitionSpec, PartitionState, Refusal,
+    RegisterError, RootSpec, Route, SnapshotError, Verdict,
 };
 
 const fn assert_send_sync<T: Send + Sync>() {}
@@ -42,5 +43,8 @@ fn public_types_are_send_and_sync() {
         assert_send_sync::<AddPartitionError>();
         assert_send_sync::<PartitionError>();
         assert_send_sync::<RegisterError>();
+        assert_send_sync::<FabricSnapshot>();
+        assert_send_sync::<PartitionKeySnapshot>();
+        assert_send_sync::<SnapshotError>();
     }
 }

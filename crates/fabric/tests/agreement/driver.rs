@@ -3,8 +3,9 @@
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 use hvsock_fabric::{
     AddPartitionError, Audience, ConnectRequest, ConnectionEnd, ConnectionId, Destination, Effect,
-    Explanation, Fabric, ListenRequest, ListenerId, PartitionError, PartitionKey, PartitionKind,
-    PartitionSpec, Refusal, RegisterError, RootSpec, Verdict,
+    Explanation, Fabric, FabricSnapshot, Limits, ListenRequest, ListenerId, Operators,
+    PartitionError, PartitionKey, PartitionKind, PartitionSpec, Refusal, RegisterError, RootSpec,
+    Verdict,
 };
 use hvsock_registry::{Clash, Override, Principal, Registry};
 
@@ -20,11 +21,30 @@ struct Comparison<'t> {
     listeners: Vec<ListenerId>,
     connections: Vec<ConnectionId>,
     coverage: &'t mut Coverage,
+    limits: Limits,
+    run: Run,
+}
+
+/// What a run returns, and where its fabric is replaced.
+#[derive(Debug, Default)]
+pub struct Run {
+    /// Everything that the fabric has returned, in order, if that is recorded.
+    pub output: Option<Vec<String>>,
+    /// The fabric at the end.
+    pub last: Option<FabricSnapshot>,
+    /// Points where the fabric may be replaced, so far.
+    pub points: usize,
+    /// The point where it is replaced by one made from its snapshot.
+    pub restore_at: Option<usize>,
 }
 
 const ROOT_ID: u128 = 1000;
 
 pub fn run(case: Case, coverage: &mut Coverage) {
+    run_recorded(case, coverage, Run::default());
+}
+
+pub fn run_recorded(case: Case, coverage: &mut Coverage, run: Run) -> Run {
     let (name, id) = (partition_name("top"), vm_id(ROOT_ID));
     let root = RootSpec {
         kind: case.root,
@@ -39,16 +59,47 @@ pub fn run(case: Case, coverage: &mut Coverage) {
         listeners: vec![],
         connections: vec![],
         coverage,
+        limits: case.limits,
+        run,
     };
     for op in case.ops {
         comparison.step(op);
         comparison.compare();
     }
     comparison.coverage.cases += 1;
+    comparison.run.last = Some(comparison.fabric.snapshot());
+    comparison.run
+}
+
+/// A fabric made from the snapshot of another, by way of its bytes.
+fn replace(fabric: &Fabric, limits: Limits) -> Fabric {
+    let bytes = serde_json::to_vec(&fabric.snapshot()).expect("a snapshot is JSON");
+    let snapshot = serde_json::from_slice(&bytes).expect("a snapshot that was written");
+    let operators = Operators::of_broker(BROKER_UID);
+    let restored = Fabric::restore(snapshot, limits, operators).expect("a fabric's snapshot");
+    // Equal fabrics have equal bytes, whatever the order in their tables.
+    let again = serde_json::to_vec(&restored.snapshot()).expect("a snapshot is JSON");
+    assert_eq!(bytes, again);
+    restored
 }
 
 impl Comparison<'_> {
+    /// A point where the fabric may be replaced.
+    fn point(&mut self) {
+        if self.run.restore_at == Some(self.run.points) {
+            self.fabric = replace(&self.fabric, self.limits);
+        }
+        self.run.points += 1;
+    }
+
+    fn record(&mut self, returned: &impl std::fmt::Debug) {
+        if let Some(output) = &mut self.run.output {
+            output.push(format!("{returned:?}"));
+        }
+    }
+
     fn step(&mut self, op: Op) {
+        self.point();
         match op {
             Op::AddPartition(new) => {
                 let parent = self.pick(new.parent, |p| match p.kind {
@@ -65,6 +116,7 @@ impl Comparison<'_> {
                 };
                 let got = self.fabric.add_partition(self.keys[parent], spec);
                 let want = self.model.add_partition(new, parent);
+                self.record(&got);
                 self.same_change(&got.clone().map(drop).map_err(|e| add_word(&e)), &want);
                 self.keys.extend(got);
             }
@@ -235,6 +287,7 @@ impl Comparison<'_> {
         let explanation = [Audience::Operator, Audience::Requester]
             .map(|audience| self.fabric.explain_listen(&request, audience));
         let got = self.fabric.listen(&request);
+        self.record(&(&explanation, &got));
         let want = self
             .model
             .listen(from, &drawn.who, vm, drawn.service, backlog);
@@ -281,6 +334,7 @@ impl Comparison<'_> {
             self.check_hidden(&request, &requester);
         }
         let got = self.fabric.connect(&request);
+        self.record(&(&operator, &requester, &got));
         let want = self.model.connect(from, &drawn.who, vm, drawn.service);
         let named = want
             .clone()
@@ -379,6 +433,8 @@ impl Comparison<'_> {
 
     /// Compares the effects.
     fn effects(&mut self) {
+        // Here the effects of the last operation are pending.
+        self.point();
         let mut got = vec![];
         let connection = |ids: &[ConnectionId], id| {
             ids.iter()
@@ -386,6 +442,7 @@ impl Comparison<'_> {
                 .expect("a connection that was made")
         };
         while let Some(effect) = self.fabric.poll_effect() {
+            self.record(&effect);
             got.push(match effect {
                 Effect::ResetConnection { id, refusal } => {
                     self.coverage.reset_connection(&refusal);

@@ -5,6 +5,9 @@
 //! the resulting state. Every explanation must match the result of the request. At the end, every row
 //! of the address table and every refusal must have occurred.
 //!
+//! `snapshot` runs the same sequences twice, and replaces the fabric by one made from its snapshot in
+//! the second run.
+//!
 //! `PROPTEST_CASES=100000 cargo test --release -p hvsock-fabric --test agreement -- --nocapture`
 //! runs more cases and prints the coverage.
 
@@ -12,18 +15,24 @@ mod coverage;
 mod driver;
 mod model;
 mod ops;
+mod snapshot;
 
 use std::cell::RefCell;
 
 use proptest::test_runner::{Config, TestRunner};
 
+/// Number of random cases: `PROPTEST_CASES`, or `default`.
+fn cases(default: u32) -> u32 {
+    let requested = std::env::var("PROPTEST_CASES").ok();
+    requested.map_or(default, |text| {
+        text.parse().expect("PROPTEST_CASES is a number")
+    })
+}
+
 #[test]
 fn the_fabric_agrees_with_a_brute_force_model_of_its_rules() {
     const CASES: u32 = 1500;
-    let requested = std::env::var("PROPTEST_CASES").ok();
-    let cases = requested.map_or(CASES, |text| {
-        text.parse().expect("PROPTEST_CASES is a number")
-    });
+    let cases = cases(CASES);
     let mut runner = TestRunner::new(Config {
         cases,
         failure_persistence: None,

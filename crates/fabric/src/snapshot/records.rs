@@ -1,0 +1,363 @@
+//! The data types of a snapshot, and how a fabric becomes one.
+
+use hvsock_address::{PartitionName, ServiceId, VmId};
+use hvsock_registry::Principal;
+use serde::{Deserialize, Serialize};
+
+use super::error::read_version;
+use super::registry::RegistryRecord;
+use crate::tables::{Connection, Listener};
+use crate::{
+    ConnectionId, Destination, Effect, Fabric, ListenerId, Partition, PartitionKey, PartitionKind,
+    PartitionState, Refusal,
+};
+
+/// The version of [`FabricSnapshot`] that this release writes.
+pub const FABRIC_SNAPSHOT_VERSION: u32 = 1;
+
+/// A [`Fabric`] without its limits and operators.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FabricSnapshot {
+    #[serde(deserialize_with = "read_version::<_, FABRIC_SNAPSHOT_VERSION>")]
+    pub(super) version: u32,
+    /// False for a fabric [without listeners](Fabric::without_listeners).
+    pub(super) sees_listeners: bool,
+    /// By slot.
+    pub(super) partitions: Vec<PartitionRecord>,
+    /// The keys of the next partitions in used slots, the first one to use last.
+    pub(super) free_keys: Vec<PartitionKeySnapshot>,
+    /// Slots that are not used again.
+    pub(super) retired_slots: Vec<u32>,
+    pub(super) next_listener: u64,
+    /// By id.
+    pub(super) listeners: Vec<ListenerRecord>,
+    pub(super) next_connection: u64,
+    /// By id.
+    pub(super) connections: Vec<ConnectionRecord>,
+    /// Effects that were not polled, in order.
+    pub(super) effects: Vec<EffectRecord>,
+}
+
+/// A [`PartitionKey`], for the snapshot of a fabric's owner. It stays valid through the fabric's
+/// snapshot. A key that never existed does no harm: the fabric has no partition for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionKeySnapshot {
+    slot: u32,
+    generation: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PartitionRecord {
+    pub(super) key: PartitionKeySnapshot,
+    /// Absent for the root.
+    pub(super) parent: Option<PartitionKeySnapshot>,
+    pub(super) kind: KindRecord,
+    pub(super) name: PartitionName,
+    pub(super) vm_id: VmId,
+    pub(super) groups: Vec<String>,
+    /// Its own state, not limited by that of its parent.
+    pub(super) state: StateRecord,
+    /// Absent for a container.
+    pub(super) registry: Option<RegistryRecord>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum KindRecord {
+    Host,
+    Vm,
+    Container,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum StateRecord {
+    Off,
+    Running,
+    Paused,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ListenerRecord {
+    pub(super) id: u64,
+    pub(super) partition: PartitionKeySnapshot,
+    /// The partitions to accept from, as requested.
+    pub(super) vm: VmId,
+    pub(super) service: ServiceId,
+    pub(super) principal: PrincipalRecord,
+    /// Pending connections.
+    pub(super) backlog: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PrincipalRecord {
+    uid: u32,
+    user: Option<String>,
+    groups: Vec<(u32, Option<String>)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct ConnectionRecord {
+    pub(super) id: u64,
+    pub(super) source: PartitionKeySnapshot,
+    pub(super) target: PartitionKeySnapshot,
+    /// The listener that accepts or accepted it; absent for a guest.
+    pub(super) listener: Option<u64>,
+    pub(super) service: ServiceId,
+    /// Pending.
+    pub(super) waiting: bool,
+    pub(super) suspended: bool,
+    pub(super) client_connected_suspend: bool,
+    pub(super) server_connected_suspend: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum EffectRecord {
+    ResetConnection { id: u64, refusal: RefusalRecord },
+    CloseListener { id: u64, refusal: RefusalRecord },
+    Suspend { id: u64 },
+    Resume { id: u64 },
+}
+
+/// As in the endpoint protocol, whose codes do not change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RefusalRecord {
+    code: u32,
+    detail: String,
+}
+
+impl Fabric {
+    /// The fabric as a value.
+    pub fn snapshot(&self) -> FabricSnapshot {
+        let Self {
+            tree,
+            limits: _,
+            operators: _,
+            sees_listeners,
+            listeners,
+            // Follows from the listeners.
+            addresses: _,
+            connections,
+            effects,
+            next_listener,
+            next_connection,
+        } = self;
+        let mut listeners: Vec<_> = listeners
+            .iter()
+            .map(|(id, listener)| ListenerRecord::new(*id, listener))
+            .collect();
+        listeners.sort_unstable_by_key(|listener| listener.id);
+        let mut connections: Vec<_> = connections
+            .iter()
+            .map(|(id, connection)| ConnectionRecord::new(*id, connection))
+            .collect();
+        connections.sort_unstable_by_key(|connection| connection.id);
+        FabricSnapshot {
+            version: FABRIC_SNAPSHOT_VERSION,
+            sees_listeners: *sees_listeners,
+            partitions: tree
+                .iter()
+                .map(|(key, partition)| PartitionRecord::new(key, partition))
+                .collect(),
+            free_keys: tree.free().map(PartitionKeySnapshot::from).collect(),
+            retired_slots: tree.retired().collect(),
+            next_listener: next_listener.as_u64(),
+            listeners,
+            next_connection: next_connection.as_u64(),
+            connections,
+            effects: effects.iter().map(EffectRecord::new).collect(),
+        }
+    }
+}
+
+impl PartitionRecord {
+    fn new(key: PartitionKey, partition: &Partition) -> Self {
+        let Partition {
+            kind,
+            name,
+            vm_id,
+            groups,
+            state,
+            parent,
+            registry,
+            // Follow from the parents, listeners and connections.
+            children: _,
+            listeners: _,
+            connections: _,
+            watchers: _,
+            dependents: _,
+        } = partition;
+        Self {
+            key: key.into(),
+            parent: parent.map(PartitionKeySnapshot::from),
+            kind: match kind {
+                PartitionKind::Host => KindRecord::Host,
+                PartitionKind::Vm => KindRecord::Vm,
+                PartitionKind::Container => KindRecord::Container,
+            },
+            name: name.clone(),
+            vm_id: *vm_id,
+            groups: groups.clone(),
+            state: match state {
+                PartitionState::Off => StateRecord::Off,
+                PartitionState::Running => StateRecord::Running,
+                PartitionState::Paused => StateRecord::Paused,
+            },
+            registry: registry.as_ref().map(RegistryRecord::new),
+        }
+    }
+}
+
+impl KindRecord {
+    pub(super) fn restore(self) -> PartitionKind {
+        match self {
+            Self::Host => PartitionKind::Host,
+            Self::Vm => PartitionKind::Vm,
+            Self::Container => PartitionKind::Container,
+        }
+    }
+}
+
+impl StateRecord {
+    pub(super) fn restore(self) -> PartitionState {
+        match self {
+            Self::Off => PartitionState::Off,
+            Self::Running => PartitionState::Running,
+            Self::Paused => PartitionState::Paused,
+        }
+    }
+}
+
+impl ListenerRecord {
+    fn new(id: ListenerId, listener: &Listener) -> Self {
+        let Listener {
+            partition,
+            vm,
+            service,
+            principal,
+            backlog,
+            // Follow from the address and the connections.
+            binding: _,
+            waiting: _,
+            owners: _,
+        } = listener;
+        let Principal { uid, user, groups } = principal;
+        Self {
+            id: id.as_u64(),
+            partition: (*partition).into(),
+            vm: *vm,
+            service: *service,
+            principal: PrincipalRecord {
+                uid: *uid,
+                user: user.clone(),
+                groups: groups.clone(),
+            },
+            backlog: *backlog,
+        }
+    }
+}
+
+impl PrincipalRecord {
+    pub(super) fn restore(self) -> Principal {
+        Principal {
+            uid: self.uid,
+            user: self.user,
+            groups: self.groups,
+        }
+    }
+}
+
+impl ConnectionRecord {
+    fn new(id: ConnectionId, connection: &Connection) -> Self {
+        let Connection {
+            source,
+            target,
+            destination,
+            service,
+            // Follows from the ends.
+            registry: _,
+            waiting,
+            suspended,
+            client_connected_suspend,
+            server_connected_suspend,
+        } = *connection;
+        Self {
+            id: id.as_u64(),
+            source: source.into(),
+            target: target.into(),
+            listener: destination.listener().map(ListenerId::as_u64),
+            service,
+            waiting,
+            suspended,
+            client_connected_suspend,
+            server_connected_suspend,
+        }
+    }
+
+    pub(super) fn destination(&self) -> Destination {
+        let listener = self.listener.map(ListenerId::from_u64);
+        listener.map_or(Destination::Guest, Destination::Listener)
+    }
+}
+
+impl EffectRecord {
+    fn new(effect: &Effect) -> Self {
+        match effect {
+            Effect::ResetConnection { id, refusal } => Self::ResetConnection {
+                id: id.as_u64(),
+                refusal: RefusalRecord::new(refusal),
+            },
+            Effect::CloseListener { id, refusal } => Self::CloseListener {
+                id: id.as_u64(),
+                refusal: RefusalRecord::new(refusal),
+            },
+            Effect::Suspend { id } => Self::Suspend { id: id.as_u64() },
+            Effect::Resume { id } => Self::Resume { id: id.as_u64() },
+        }
+    }
+
+    pub(super) fn restore(self) -> Effect {
+        match self {
+            Self::ResetConnection { id, refusal } => Effect::ResetConnection {
+                id: ConnectionId::from_u64(id),
+                refusal: refusal.restore(),
+            },
+            Self::CloseListener { id, refusal } => Effect::CloseListener {
+                id: ListenerId::from_u64(id),
+                refusal: refusal.restore(),
+            },
+            Self::Suspend { id } => Effect::Suspend {
+                id: ConnectionId::from_u64(id),
+            },
+            Self::Resume { id } => Effect::Resume {
+                id: ConnectionId::from_u64(id),
+            },
+        }
+    }
+}
+
+impl RefusalRecord {
+    fn new(refusal: &Refusal) -> Self {
+        Self {
+            code: refusal.code(),
+            detail: refusal.detail().to_owned(),
+        }
+    }
+
+    fn restore(self) -> Refusal {
+        Refusal::from_wire(self.code, &self.detail)
+    }
+}
+
+impl From<PartitionKey> for PartitionKeySnapshot {
+    fn from(PartitionKey { slot, generation }: PartitionKey) -> Self {
+        Self { slot, generation }
+    }
+}
+
+impl From<PartitionKeySnapshot> for PartitionKey {
+    fn from(PartitionKeySnapshot { slot, generation }: PartitionKeySnapshot) -> Self {
+        Self { slot, generation }
+    }
+}

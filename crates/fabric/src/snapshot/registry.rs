@@ -1,0 +1,189 @@
+//! A registry in a snapshot.
+
+use std::collections::BTreeMap;
+
+use hvsock_address::{ElementName, PartitionName, ServiceId};
+use hvsock_registry::{AccessRule, Defaults, Override, Registration, Registry};
+use serde::{Deserialize, Serialize};
+
+use super::error::{SnapshotError, check_size, inconsistent};
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct RegistryRecord {
+    defaults: DefaultsRecord,
+    /// By name.
+    registrations: Vec<RegistrationRecord>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct DefaultsRecord {
+    bind: RuleRecord,
+    connect: RuleRecord,
+    allow_wildcard_binds: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RegistrationRecord {
+    id: ServiceId,
+    name: ElementName,
+    enabled: bool,
+    bind: RuleRecord,
+    connect: RuleRecord,
+    allow_wildcard_binds: Option<bool>,
+    vm: BTreeMap<PartitionName, OverrideRecord>,
+    owner: Option<String>,
+    creator: Option<String>,
+    purpose: Option<String>,
+    lease: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct OverrideRecord {
+    enabled: Option<bool>,
+    bind: RuleRecord,
+    connect: RuleRecord,
+    allow_wildcard_binds: Option<bool>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct RuleRecord {
+    users: Option<Vec<String>>,
+    groups: Option<Vec<String>>,
+    partitions: Option<Vec<String>>,
+}
+
+impl RegistryRecord {
+    pub(super) fn new(registry: &Registry) -> Self {
+        let Defaults {
+            bind,
+            connect,
+            allow_wildcard_binds,
+        } = registry.defaults();
+        Self {
+            defaults: DefaultsRecord {
+                bind: RuleRecord::new(bind),
+                connect: RuleRecord::new(connect),
+                allow_wildcard_binds: *allow_wildcard_binds,
+            },
+            registrations: registry.iter().map(RegistrationRecord::new).collect(),
+        }
+    }
+
+    /// The registry, with at most `limit` registrations.
+    pub(super) fn restore(self, limit: usize) -> Result<Registry, SnapshotError> {
+        check_size("registrations", self.registrations.len(), limit)?;
+        let mut registry = Registry::new();
+        registry.set_defaults(Defaults {
+            bind: self.defaults.bind.restore(),
+            connect: self.defaults.connect.restore(),
+            allow_wildcard_binds: self.defaults.allow_wildcard_binds,
+        });
+        for registration in self.registrations {
+            let added = registry.insert(registration.restore());
+            added.map_err(|_| inconsistent("two registrations clash, or one is reserved"))?;
+        }
+        Ok(registry)
+    }
+}
+
+impl RegistrationRecord {
+    fn new(registration: &Registration) -> Self {
+        let Registration {
+            id,
+            name,
+            enabled,
+            bind,
+            connect,
+            allow_wildcard_binds,
+            vm,
+            owner,
+            creator,
+            purpose,
+            lease,
+        } = registration;
+        let overrides = vm.iter();
+        Self {
+            id: *id,
+            name: name.clone(),
+            enabled: *enabled,
+            bind: RuleRecord::new(bind),
+            connect: RuleRecord::new(connect),
+            allow_wildcard_binds: *allow_wildcard_binds,
+            vm: overrides
+                .map(|(name, over)| (name.clone(), OverrideRecord::new(over)))
+                .collect(),
+            owner: owner.clone(),
+            creator: creator.clone(),
+            purpose: purpose.clone(),
+            lease: *lease,
+        }
+    }
+
+    fn restore(self) -> Registration {
+        let overrides = self.vm.into_iter();
+        Registration {
+            id: self.id,
+            name: self.name,
+            enabled: self.enabled,
+            bind: self.bind.restore(),
+            connect: self.connect.restore(),
+            allow_wildcard_binds: self.allow_wildcard_binds,
+            vm: overrides
+                .map(|(name, over)| (name, over.restore()))
+                .collect(),
+            owner: self.owner,
+            creator: self.creator,
+            purpose: self.purpose,
+            lease: self.lease,
+        }
+    }
+}
+
+impl OverrideRecord {
+    fn new(over: &Override) -> Self {
+        let Override {
+            enabled,
+            bind,
+            connect,
+            allow_wildcard_binds,
+        } = over;
+        Self {
+            enabled: *enabled,
+            bind: RuleRecord::new(bind),
+            connect: RuleRecord::new(connect),
+            allow_wildcard_binds: *allow_wildcard_binds,
+        }
+    }
+
+    fn restore(self) -> Override {
+        Override {
+            enabled: self.enabled,
+            bind: self.bind.restore(),
+            connect: self.connect.restore(),
+            allow_wildcard_binds: self.allow_wildcard_binds,
+        }
+    }
+}
+
+impl RuleRecord {
+    fn new(rule: &AccessRule) -> Self {
+        let AccessRule {
+            users,
+            groups,
+            partitions,
+        } = rule.clone();
+        Self {
+            users,
+            groups,
+            partitions,
+        }
+    }
+
+    fn restore(self) -> AccessRule {
+        AccessRule {
+            users: self.users,
+            groups: self.groups,
+            partitions: self.partitions,
+        }
+    }
+}
