@@ -6,6 +6,8 @@
 //! Names of virtual machines, containers and services and ids of connections come from
 //! [`os::complete`]. A broker that does not respond within [`TIMEOUT`] yields no candidates.
 
+mod name;
+
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::path::Path;
@@ -22,7 +24,8 @@ use clap_complete::env::{Elvish, EnvCompleter, Fish, Powershell, Shells, Zsh};
 use clap_complete::{CompleteEnv, Shell};
 use hvsock_control::PartitionKind;
 
-use crate::command::definition;
+pub use name::Name;
+
 use crate::os::BrokerArgs;
 use crate::{help, os};
 
@@ -34,16 +37,9 @@ const TIMEOUT: Duration = Duration::from_millis(250);
 
 const SHELLS: Shells<'static> = Shells(&[&Bash, &Elvish, &Fish, &Powershell, &Zsh]);
 
-/// One name that completes an argument.
-#[derive(Debug)]
-pub struct Name {
-    pub name: String,
-    /// A description, which zsh and fish show beside the name.
-    pub about: String,
-}
-
-/// Prints candidates and ends this process if a shell has requested them.
-pub fn run_if_requested() {
+/// Prints candidates of the command line `definition` and ends this process, if a shell has requested
+/// them.
+pub fn run_if_requested(definition: fn() -> Command) {
     CompleteEnv::with_factory(definition)
         .var(VARIABLE)
         .bin("hvsock")
@@ -54,15 +50,15 @@ pub fn run_if_requested() {
 /// The script that registers completion with a shell.
 ///
 /// For bash, zsh and fish it runs `hvsock` at each Tab. For other shells it lists the commands and
-/// options as they are now.
-pub fn script(shell: Shell) -> Result<Vec<u8>> {
+/// options of `definition`.
+pub fn script(shell: Shell, mut definition: Command) -> Result<Vec<u8>> {
     let mut script = Vec::new();
     let dynamic: &dyn EnvCompleter = match shell {
         Shell::Bash => &Bash,
         Shell::Fish => &Fish,
         Shell::Zsh => &Zsh,
         shell => {
-            clap_complete::generate(shell, &mut definition(), "hvsock", &mut script);
+            clap_complete::generate(shell, &mut definition, "hvsock", &mut script);
             return Ok(script);
         }
     };

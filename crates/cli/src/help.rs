@@ -5,51 +5,35 @@
 //! come from it. Paragraphs contain no line breaks: [`attach`] wraps them to the terminal's width,
 //! and `man` wraps its own.
 
+mod topic;
+
 use std::fmt::Write as _;
 
 use clap::Command;
-use clap::builder::styling::Style;
+use clap::builder::Styles;
+use clap::builder::styling::{AnsiColor, Style};
 
-use crate::command::STYLES;
+pub use topic::Topic;
+
 use crate::os;
+
+/// The colours of help texts.
+pub const STYLES: Styles = Styles::styled()
+    .header(AnsiColor::Green.on_default().bold())
+    .usage(AnsiColor::Green.on_default().bold())
+    .literal(AnsiColor::Cyan.on_default().bold())
+    .placeholder(AnsiColor::Cyan.on_default());
 
 /// The widest help text, in columns. Longer lines are hard to read.
 const MAX_WIDTH: usize = 100;
 
-/// The help text of one command besides its arguments.
-#[derive(Debug)]
-pub struct Topic {
-    /// The command's words after `hvsock`, separated by spaces. Empty for `hvsock` itself.
-    pub command: &'static str,
-    /// Paragraphs of the description, without line breaks.
-    pub notes: &'static [&'static str],
-    /// Commands to paste, each with what it does. The second part may be empty.
-    pub examples: &'static [(&'static str, &'static str)],
-    /// Environment variables that only this command reads or sets.
-    pub environment: &'static [(&'static str, &'static str)],
-    /// Exit statuses, where they differ from [`os::help::EXIT_STATUS`].
-    pub exit_status: &'static [(&'static str, &'static str)],
-    /// Related commands, in the form of [`command`](Self::command).
-    pub see_also: &'static [&'static str],
+/// The topic of a command, if it has one.
+pub fn topic(command: &str) -> Option<&'static Topic> {
+    all_topics().find(|topic| topic.command == command)
 }
 
-impl Topic {
-    /// A topic with nothing in it, for struct update syntax.
-    pub const EMPTY: Self = Self {
-        command: "",
-        notes: &[],
-        examples: &[],
-        environment: &[],
-        exit_status: &[],
-        see_also: &[],
-    };
-
-    /// The topic of a command, if it has one.
-    pub fn of(command: &str) -> Option<&'static Self> {
-        os::help::TOPICS
-            .iter()
-            .find(|topic| topic.command == command)
-    }
+fn all_topics() -> impl Iterator<Item = &'static Topic> {
+    os::help::TOPICS.iter().copied().flatten()
 }
 
 /// Adds the topics to a command and all its subcommands, wrapped to the width of the terminal.
@@ -59,7 +43,7 @@ pub fn attach(command: Command) -> Command {
 }
 
 fn attach_below(command: Command, path: &str, width: usize) -> Command {
-    let command = match Topic::of(path) {
+    let command = match topic(path) {
         Some(topic) => command.after_help(after_help(topic, width)),
         None => command,
     };
@@ -215,13 +199,13 @@ mod tests {
         let mut all = Vec::new();
         paths(&Cli::command(), "", &mut all);
         for path in &all {
-            let topic = Topic::of(path).unwrap_or_else(|| panic!("no topic for `{path}`"));
+            let topic = topic(path).unwrap_or_else(|| panic!("no topic for `{path}`"));
             assert!(!topic.examples.is_empty(), "`{path}` has no example");
         }
-        for topic in os::help::TOPICS {
+        for topic in all_topics() {
             let command = topic.command;
             assert!(all.iter().any(|path| path == command), "{command}");
-            let count = os::help::TOPICS.iter().filter(|t| t.command == command);
+            let count = all_topics().filter(|t| t.command == command);
             assert_eq!(count.count(), 1, "{command}");
             for other in topic.see_also {
                 assert!(all.iter().any(|path| path == other), "{command}: {other}");
@@ -231,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_example_shows_the_command_that_it_belongs_to() {
-        for topic in os::help::TOPICS.iter().filter(|t| !t.command.is_empty()) {
+        for topic in all_topics().filter(|t| !t.command.is_empty()) {
             let (first, _) = topic.examples[0];
             let words = first.split(|c: char| c.is_whitespace() || "$()".contains(c));
             let mut words = words.skip_while(|word| *word != "hvsock").skip(1);
@@ -248,7 +232,7 @@ mod tests {
 
     #[test]
     fn examples_are_aligned_in_80_columns_and_not_wrapped_in_60() {
-        for topic in os::help::TOPICS {
+        for topic in all_topics() {
             for line in examples(topic.examples, 80).lines() {
                 assert!(columns(line) <= 80, "{line}");
                 assert!(!line.starts_with("  #"), "{line}");

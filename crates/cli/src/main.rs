@@ -25,7 +25,7 @@ mod table;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    complete::run_if_requested();
+    complete::run_if_requested(command::definition);
     let result = match os::run_internal() {
         Some(result) => result.map(|()| ExitCode::SUCCESS),
         None => command::run(command::parse()),

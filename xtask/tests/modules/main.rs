@@ -22,7 +22,6 @@ const ALLOWED: &[(&str, usize)] = &[
     ("hvsock-virtio", 2),
     ("hvsock-ring", 2),
     ("hvsock-broker", 31),
-    ("hvsock-cli", 29),
 ];
 
 #[test]

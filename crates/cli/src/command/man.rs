@@ -9,8 +9,7 @@ use clap_complete::Shell;
 use clap_mangen::Man as Page;
 use clap_mangen::roff::{Roff, bold, roman};
 
-use super::definition;
-use crate::help::{Topic, join};
+use crate::help::{Topic, join, topic};
 use crate::os::help::{ENVIRONMENT, EXIT_STATUS};
 use crate::{complete, output};
 
@@ -22,8 +21,9 @@ pub struct Completions {
 }
 
 impl Completions {
-    pub fn run(self) -> Result<()> {
-        output::bytes(&complete::script(self.shell)?)
+    /// Prints the script for the command line `definition`.
+    pub fn run(self, definition: Command) -> Result<()> {
+        output::bytes(&complete::script(self.shell, definition)?)
     }
 }
 
@@ -36,8 +36,9 @@ pub struct Man {
 }
 
 impl Man {
-    pub fn run(self) -> Result<()> {
-        let mut command = definition().disable_help_subcommand(true);
+    /// Prints or writes the pages of the command line `definition`.
+    pub fn run(self, definition: Command) -> Result<()> {
+        let mut command = definition.disable_help_subcommand(true);
         command.build();
         match self.output {
             None => output::bytes(&page(&command, "")?),
@@ -71,7 +72,7 @@ fn name(path: &str) -> String {
 
 /// The page of the command `path`, with the sections in the order of man-pages(7).
 fn page(command: &Command, path: &str) -> Result<Vec<u8>> {
-    let topic = Topic::of(path).unwrap_or(&Topic::EMPTY);
+    let topic = topic(path).unwrap_or(&Topic::EMPTY);
     let page = Page::new(command.clone());
     // roff drops an empty argument, so that the source would take the place of the date.
     let mut text = format!(

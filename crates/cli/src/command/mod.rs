@@ -10,19 +10,10 @@ mod why;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::builder::Styles;
-use clap::builder::styling::AnsiColor;
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::context::Context;
 use crate::{complete, help, os};
-
-/// The colours of help texts.
-pub const STYLES: Styles = Styles::styled()
-    .header(AnsiColor::Green.on_default().bold())
-    .usage(AnsiColor::Green.on_default().bold())
-    .literal(AnsiColor::Cyan.on_default().bold())
-    .placeholder(AnsiColor::Cyan.on_default());
 
 /// Hyper-V sockets: reach services in any virtual machine or container of this machine by name
 ///
@@ -30,7 +21,7 @@ pub const STYLES: Styles = Styles::styled()
 /// host, containers, virtual machines) then listen and connect by that name, without a network.
 /// Every refusal has a reason.
 #[derive(Debug, Parser)]
-#[command(name = "hvsock", bin_name = "hvsock", version, styles = STYLES, propagate_version = false)]
+#[command(name = "hvsock", bin_name = "hvsock", version, styles = help::STYLES, propagate_version = false)]
 pub struct Cli {
     #[command(flatten)]
     context: Context,
@@ -82,8 +73,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
         Command::Listen(command) => command.run(context),
         Command::Connect(command) => command.run(context),
         Command::Why(command) => return command.run(context),
-        Command::Completions(command) => command.run(),
-        Command::Man(command) => command.run(),
+        Command::Completions(command) => command.run(definition()),
+        Command::Man(command) => command.run(definition()),
         Command::OfSystem(command) => command.run(context),
     };
     result.map(|()| ExitCode::SUCCESS)

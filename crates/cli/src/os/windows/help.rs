@@ -22,7 +22,9 @@ const BINARY_PIPES: &str = "In PowerShell before 7.4, a pipe or > changes binary
                             do not.";
 
 /// One topic for each command.
-pub const TOPICS: &[Topic] = &[
+pub const TOPICS: &[&[Topic]] = &[ALL];
+
+const ALL: &[Topic] = &[
     Topic {
         command: "",
         notes: &[

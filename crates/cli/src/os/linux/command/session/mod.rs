@@ -21,13 +21,11 @@ use anyhow::Result;
 use clap::Args;
 use hvsock_services::host::session::{self, ExecError, Reason};
 
+use self::run::NOT_RUN;
 use crate::context::Context;
 use crate::failure::{self, Ended, Failure, OutputGone};
 use crate::os::{Partition, guest_services};
 
-/// The exit status of a command that was not run, or whose status is unknown. `docker exec` has the
-/// same.
-const NOT_RUN: u8 = 125;
 /// The exit statuses of shells for these errors.
 const NOT_EXECUTABLE: u8 = 126;
 const NOT_FOUND: u8 = 127;

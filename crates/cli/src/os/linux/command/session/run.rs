@@ -18,6 +18,10 @@ use super::signals::{Caught, Signals};
 use crate::context::Context;
 use crate::os::stdio;
 
+/// The exit status of a command that was not run, or whose status is unknown. `docker exec` has the
+/// same.
+pub const NOT_RUN: u8 = 125;
+
 /// The number of ending signals after which the session closes. The guest then kills the command.
 const MAX_SIGNALS: usize = 3;
 
@@ -91,7 +95,7 @@ pub(super) async fn run(
     };
     let ended = tokio::select! {
         ended = relay(running, &mut signals, has_terminal) => ended,
-        Escaped = fed => Ok(Ended::Left(super::NOT_RUN)),
+        Escaped = fed => Ok(Ended::Left(NOT_RUN)),
         limit = timed_out => Err(Error::TimedOut(limit)),
     };
     drop(raw);

@@ -1,0 +1,121 @@
+//! Topics of the commands that make, explain and list connections.
+
+use crate::help::Topic;
+
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        command: "listen",
+        notes: &[
+            "The command after -- has the connection as its standard input and output. Without \
+             --keep, hvsock ends with the first connection.",
+            "With --connected-suspend (HVSOCKET_CONNECTED_SUSPEND) a pause suspends connections. \
+             Without it a pause closes them.",
+        ],
+        examples: &[
+            ("hvsock listen 'HV Socket Demo'", "one connection"),
+            (
+                "hvsock listen 'HV Socket Demo' --keep -- cat",
+                "an echo service",
+            ),
+            (
+                "hvsock listen backup --from web -- tar -c /etc",
+                "send files",
+            ),
+            (
+                "hvsock listen 2761 --from web > received",
+                "store what web sends",
+            ),
+        ],
+        environment: &[
+            (
+                "HVSOCK_SERVICE",
+                "Set for the command: the service as given.",
+            ),
+            (
+                "HVSOCK_CONNECTION",
+                "Set for the command: the id of the connection.",
+            ),
+            (
+                "HVSOCK_PEER_PARTITION",
+                "Set for the command: the peer's partition.",
+            ),
+            (
+                "HVSOCK_PEER_VM_ID",
+                "Set for the command: the GUID of that partition.",
+            ),
+            (
+                "HVSOCK_PEER_PID, HVSOCK_PEER_UID",
+                "Set for the command: the peer's process and user, where they are known.",
+            ),
+        ],
+        see_also: &["connect", "service register", "why"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "connect",
+        notes: &[
+            "A URL is hvsock://PARTITION/SERVICE.",
+            "The end of standard input shuts down the sending half only. hvsock ends with status 0 \
+             when the peer ends its half. If the broker closes the connection, hvsock prints the \
+             reason and ends with status 1.",
+            "With --connected-suspend (HVSOCKET_CONNECTED_SUSPEND) a pause suspends the connection. \
+             Without it a pause closes the connection.",
+        ],
+        examples: &[
+            ("echo hi | hvsock connect loopback 'HV Socket Demo'", ""),
+            ("hvsock connect parent 2761", "from a guest or container"),
+            ("hvsock connect hvsock://web/HV%20Socket%20Demo", "by URL"),
+            (
+                "hvsock connect web backup -- tar -x",
+                "run tar on the connection",
+            ),
+        ],
+        environment: &[(
+            "HVSOCK_SERVICE",
+            "Set for the command: the service as given.",
+        )],
+        see_also: &["listen", "why"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "why",
+        examples: &[
+            ("hvsock why parent 'HV Socket Demo'", "for this process"),
+            (
+                "hvsock why web backup --listen",
+                "a listen instead of a connect",
+            ),
+            (
+                "hvsock why parent backup --from web",
+                "for a process in web",
+            ),
+        ],
+        exit_status: &[
+            ("0", "The connect or listen would succeed."),
+            ("1", "It would be refused, or the explanation failed."),
+            ("2", "Wrong usage."),
+        ],
+        see_also: &["connect", "listen", "service show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "connections",
+        examples: &[
+            ("hvsock connections", ""),
+            (
+                "hvsock connections --json | jq -r '.[].id'",
+                "ids for programs",
+            ),
+            ("hvsock connections close 12", "close one"),
+        ],
+        see_also: &["status", "events"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "connections close",
+        notes: &["Both ends see a reset (ECONNRESET)."],
+        examples: &[("hvsock connections close 12", "")],
+        see_also: &["service disable"],
+        ..Topic::EMPTY
+    },
+];

@@ -1,0 +1,155 @@
+//! Topics of `hvsock container`.
+
+use crate::help::Topic;
+
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        command: "container",
+        examples: &[
+            (
+                "podman run $(hvsock -q container add web | head -1) IMAGE",
+                "",
+            ),
+            (
+                "hvsock container add db --group backend",
+                "in a sibling group",
+            ),
+            ("hvsock connect web 'HV Socket Demo'", "use a service in it"),
+        ],
+        see_also: &["vm", "exec"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container add",
+        notes: &[
+            "The first line of output is the --mount option for podman and docker. The second is \
+             the `mounts` entry of an OCI runtime's config.json.",
+        ],
+        examples: &[
+            ("hvsock container add web", "print its mount"),
+            (
+                "hvsock container add db --group backend",
+                "in a sibling group",
+            ),
+            (
+                "podman run $(hvsock -q container add web | head -1) IMAGE",
+                "",
+            ),
+        ],
+        see_also: &["container show", "container remove"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container list",
+        examples: &[
+            ("hvsock container list", ""),
+            (
+                "hvsock container list --json | jq -r '.[].name'",
+                "names for programs",
+            ),
+        ],
+        see_also: &["container show", "status"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container id",
+        examples: &[("id=$(hvsock container id web)", "")],
+        see_also: &["container show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container show",
+        examples: &[
+            ("hvsock container show web", "everything about it"),
+            (
+                "hvsock container show web --json | jq -r .mount",
+                "its mount option",
+            ),
+        ],
+        see_also: &["container list", "container add"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container wait",
+        examples: &[
+            (
+                "hvsock container wait web && hvsock exec web -- id",
+                "until it is ready",
+            ),
+            (
+                "hvsock container wait web --for agent --timeout 60",
+                "at most a minute",
+            ),
+        ],
+        see_also: &["exec"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container pause",
+        notes: &[
+            "Only the traffic of hvsock is paused. The container's processes run on.",
+            "Connections with HVSOCKET_CONNECTED_SUSPEND (`connect --connected-suspend`, `listen \
+             --connected-suspend`) are suspended. All others are closed.",
+        ],
+        examples: &[("hvsock container pause web", "")],
+        see_also: &["container resume"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container resume",
+        examples: &[("hvsock container resume web", "")],
+        see_also: &["container pause"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container groups",
+        notes: &["Partitions of one sibling group can reach each other."],
+        examples: &[
+            (
+                "hvsock container groups web build backend",
+                "in exactly these groups",
+            ),
+            ("hvsock container groups web", "in none"),
+        ],
+        see_also: &["container show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container remove",
+        examples: &[("hvsock container remove web", "")],
+        see_also: &["container add"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container integration",
+        notes: &[
+            "A disabled service is refused, and its connections are closed. This is for one guest. \
+             `hvsock service disable` without --vm disables a service for all.",
+        ],
+        examples: &[
+            ("hvsock container integration web", "list the services"),
+            (
+                "hvsock container integration web disable session",
+                "forbid exec",
+            ),
+            (
+                "hvsock container integration web enable session",
+                "allow exec",
+            ),
+        ],
+        see_also: &["service disable", "exec", "cp"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container integration enable",
+        examples: &[("hvsock container integration web enable session", "")],
+        see_also: &["container integration disable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "container integration disable",
+        examples: &[("hvsock container integration web disable session", "")],
+        see_also: &["container integration enable"],
+        ..Topic::EMPTY
+    },
+];

@@ -1,0 +1,143 @@
+//! Topics of the broker, the demo, and what this program prints about itself.
+
+use crate::help::Topic;
+
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        command: "",
+        examples: &[
+            ("hvsock demo", "see the whole system"),
+            ("hvsock broker", "run the broker"),
+            (
+                "hvsock service register 'HV Socket Demo'",
+                "allow a service",
+            ),
+            ("hvsock listen 'HV Socket Demo' --keep -- cat", "offer it"),
+            ("hvsock connect loopback 'HV Socket Demo'", "use it"),
+        ],
+        see_also: &["demo", "broker", "service", "vm", "container"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "demo",
+        notes: &[
+            "The demo needs no privileges. It starts its own broker in a temporary folder and \
+             leaves nothing behind.",
+            "With --vm the second partition is a Linux guest under QEMU, which reaches the broker \
+             through a virtio-vsock device. This takes about 30 seconds and no KVM. It needs \
+             packages: on Debian, apt-get install qemu-system-x86 linux-image-cloud-amd64 \
+             busybox-static.",
+        ],
+        examples: &[
+            ("hvsock demo", ""),
+            ("hvsock demo --vm", "with a virtual machine"),
+            (
+                "hvsock demo --vm --fetch-kernel",
+                "fetch a kernel without installing it",
+            ),
+        ],
+        see_also: &["broker", "bench"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "broker",
+        notes: &[
+            "The broker runs in the foreground. It prints one line when clients can reach it, and \
+             notifies a service manager that started it with Type=notify.",
+            "Each user has a broker of their own. Root's broker is the machine's.",
+        ],
+        examples: &[
+            ("hvsock broker", "your own, or the machine's as root"),
+            (
+                "hvsock --dir /tmp/try broker",
+                "with all state in one folder",
+            ),
+            ("RUST_LOG=hvsock=debug hvsock broker", "with a detailed log"),
+        ],
+        environment: &[
+            (
+                "RUST_LOG",
+                "Filters the log, such as hvsock=debug. The default is info.",
+            ),
+            (
+                "NOTIFY_SOCKET",
+                "The socket of the service manager, see sd_notify(3).",
+            ),
+        ],
+        see_also: &["status", "events"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "status",
+        examples: &[
+            ("hvsock status", ""),
+            ("hvsock status --json | jq .partitions", "for programs"),
+        ],
+        see_also: &["connections", "events"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "events",
+        examples: &[
+            ("hvsock events", ""),
+            (
+                "hvsock events --json | jq 'select(.event==\"refused\")'",
+                "refusals",
+            ),
+        ],
+        see_also: &["status", "connections"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "bench",
+        notes: &[
+            "hvsock and the Unix socket take turns. The ratio is computed for each turn, so that \
+             it holds even if the machine's speed changes. Each figure is the median of all turns.",
+        ],
+        examples: &[
+            ("hvsock bench", ""),
+            (
+                "hvsock bench --turns 21 --time 300 --json",
+                "longer, for programs",
+            ),
+        ],
+        see_also: &["demo"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "completions",
+        notes: &[
+            "In bash, zsh and fish, names of virtual machines, containers and services and ids of \
+             connections are completed as well. The script runs `hvsock`, which must be in PATH, \
+             at each Tab.",
+            "Install the script where your shell loads completions, or load it from your shell's \
+             startup file.",
+        ],
+        examples: &[
+            ("source <(hvsock completions bash)", "in ~/.bashrc"),
+            (
+                "source <(hvsock completions zsh)",
+                "in ~/.zshrc, after compinit",
+            ),
+            (
+                "hvsock completions fish | source",
+                "in ~/.config/fish/config.fish",
+            ),
+            (
+                "eval (hvsock completions elvish | slurp)",
+                "in ~/.config/elvish/rc.elv",
+            ),
+        ],
+        see_also: &["man"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "man",
+        examples: &[
+            ("hvsock man | man -l -", "read the first page"),
+            ("hvsock man --output ~/.local/share/man/man1", "install all"),
+        ],
+        see_also: &["completions"],
+        ..Topic::EMPTY
+    },
+];

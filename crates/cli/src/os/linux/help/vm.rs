@@ -1,0 +1,216 @@
+//! Topics of `hvsock vm`.
+
+use crate::help::Topic;
+
+pub const TOPICS: &[Topic] = &[
+    Topic {
+        command: "vm",
+        examples: &[
+            ("hvsock vm add web --cid 42", "make a partition for it"),
+            (
+                "qemu-system-x86_64 $(hvsock vm show web --memory 2G)",
+                "start it",
+            ),
+            ("sudo hvsock vm add db --libvirt", "print XML for libvirt"),
+            ("hvsock connect web 'HV Socket Demo'", "use a service in it"),
+        ],
+        see_also: &["container", "exec", "kvp"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm add",
+        notes: &[
+            "The command prints the options to add to QEMU's command line, or with --libvirt the \
+             XML to add to the domain.",
+        ],
+        examples: &[
+            ("hvsock vm add web --cid 42", "print QEMU's options"),
+            (
+                "hvsock vm add db --user libvirt-qemu --libvirt",
+                "print XML for libvirt",
+            ),
+            ("hvsock vm add ci --group build", "in a sibling group"),
+        ],
+        see_also: &["vm show", "vm remove"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm list",
+        examples: &[
+            ("hvsock vm list", ""),
+            (
+                "hvsock vm list --json | jq -r '.[].name'",
+                "names for programs",
+            ),
+        ],
+        see_also: &["vm show", "status"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm id",
+        examples: &[("id=$(hvsock vm id web)", "")],
+        see_also: &["vm show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm show",
+        examples: &[
+            ("hvsock vm show web", "everything about it"),
+            ("qemu-system-x86_64 $(hvsock vm show web --memory 2G)", ""),
+            ("hvsock vm show web --libvirt", "XML for its domain"),
+        ],
+        see_also: &["vm list", "vm add"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm wait",
+        examples: &[
+            (
+                "hvsock vm wait web && hvsock exec web -- uptime",
+                "until it is ready",
+            ),
+            (
+                "hvsock vm wait web --for off --timeout 60",
+                "at most a minute",
+            ),
+        ],
+        see_also: &["vm shutdown", "exec"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm shutdown",
+        examples: &[
+            ("hvsock vm shutdown web", "power it off"),
+            (
+                "hvsock vm shutdown web --reboot --reason update",
+                "reboot it",
+            ),
+            (
+                "hvsock vm shutdown web --force",
+                "do not wait for its programs",
+            ),
+        ],
+        see_also: &["vm wait"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm time",
+        examples: &[
+            ("hvsock vm time web", "show the last measurement"),
+            ("hvsock vm time web --sync", "measure and correct it now"),
+        ],
+        see_also: &["vm integration"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm pause",
+        notes: &[
+            "Only the traffic of hvsock is paused. The virtual machine runs on. Its VMM pauses the \
+             virtual machine itself, which hvsock then follows.",
+            "Connections with HVSOCKET_CONNECTED_SUSPEND (`connect --connected-suspend`, `listen \
+             --connected-suspend`) are suspended. All others are closed.",
+        ],
+        examples: &[("hvsock vm pause web", "")],
+        see_also: &["vm resume"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm resume",
+        examples: &[("hvsock vm resume web", "")],
+        see_also: &["vm pause"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm groups",
+        notes: &["Partitions of one sibling group can reach each other."],
+        examples: &[
+            (
+                "hvsock vm groups web build backend",
+                "in exactly these groups",
+            ),
+            ("hvsock vm groups web", "in none"),
+        ],
+        see_also: &["vm show"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm remove",
+        examples: &[("hvsock vm remove web", "")],
+        see_also: &["vm add"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm integration",
+        notes: &[
+            "A disabled service is refused, and its connections are closed. This is for one guest. \
+             `hvsock service disable` without --vm disables a service for all.",
+        ],
+        examples: &[
+            ("hvsock vm integration web", "list the services"),
+            (
+                "hvsock vm integration web disable session copy",
+                "forbid exec and cp",
+            ),
+            ("hvsock vm integration web enable session", "allow exec"),
+        ],
+        see_also: &["service disable", "exec", "cp"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm integration enable",
+        examples: &[("hvsock vm integration web enable session copy", "")],
+        see_also: &["vm integration disable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm integration disable",
+        examples: &[("hvsock vm integration web disable session copy", "")],
+        see_also: &["vm integration enable"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm freeze",
+        notes: &[
+            "Programs in the guest that write wait until the thaw. With a command, hvsock runs it \
+             on this machine while the filesystems are frozen, and thaws them when it ends. \
+             Without one they stay frozen until `hvsock vm thaw`.",
+            "The guest thaws by itself when the time limit is over. The command then fails, \
+             because the snapshot is not consistent.",
+        ],
+        examples: &[
+            (
+                "hvsock vm freeze web -- ./snapshot web",
+                "while ./snapshot runs",
+            ),
+            (
+                "hvsock vm freeze web --timeout 30 --mount /srv",
+                "one filesystem",
+            ),
+            ("hvsock vm thaw web", ""),
+        ],
+        exit_status: &[
+            (
+                "0",
+                "The filesystems were frozen until the thaw, and the command succeeded.",
+            ),
+            ("1", "The freeze failed, or ended before the thaw."),
+            ("2", "Wrong usage."),
+            ("other", "The exit status of the command."),
+        ],
+        see_also: &["vm thaw"],
+        ..Topic::EMPTY
+    },
+    Topic {
+        command: "vm thaw",
+        notes: &[
+            "The command fails if the filesystems were not frozen until now. A snapshot made in \
+             the meantime is not consistent.",
+        ],
+        examples: &[
+            ("hvsock vm thaw web", ""),
+            ("hvsock vm thaw web --id 7", "only the freeze with this id"),
+        ],
+        see_also: &["vm freeze"],
+        ..Topic::EMPTY
+    },
+];
