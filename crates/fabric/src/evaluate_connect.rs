@@ -10,21 +10,12 @@ use hvsock_registry::Requester;
 use crate::boundary::{Boundary, BoundaryPolicy, Denial, rule_text};
 use crate::limits::check_limit;
 use crate::partition::{PartitionKind, PartitionState};
+use crate::plan::Plan;
 use crate::resolve::PartitionNode;
 use crate::tables::{Binding, Listener};
 use crate::trace::{Audience, NoTrace, Trace, TraceEntry, service_ref};
 use crate::tree::Relation;
 use crate::{Check, ConnectRequest, Destination, Fabric, Fix, ListenerId, PartitionKey, Refusal};
-
-/// The destination of an allowed connect.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Plan {
-    pub(crate) target: PartitionKey,
-    pub(crate) relation: Relation,
-    pub(crate) destination: Destination,
-    /// The partition whose registry the connection depends on; `None` inside a container.
-    pub(crate) registry: Option<PartitionKey>,
-}
 
 /// The two partitions of a connect.
 #[derive(Clone, Copy)]

@@ -26,6 +26,7 @@ mod limits;
 mod open;
 mod operators;
 mod partition;
+mod plan;
 mod refusal;
 mod request;
 mod resolve;

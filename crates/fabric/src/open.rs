@@ -3,8 +3,8 @@
 use hvsock_address::{ServiceId, SockAddrHv, VmId};
 
 use crate::boundary::Boundary;
-use crate::evaluate_connect::Plan;
 use crate::partition::Partition;
+use crate::plan::Plan;
 use crate::tables::{Binding, Connection, Listener};
 use crate::trace::{Audience, NoTrace, Recorder};
 use crate::tree::Relation;

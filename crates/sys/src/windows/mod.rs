@@ -41,6 +41,7 @@ pub mod stdio;
 pub mod stream;
 #[cfg(test)]
 mod tcp;
+mod winsock_call;
 
 pub use compute_systems::compute_systems;
 pub use socket::{set_nonblocking, take_error};

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use windows_sys::Win32::Networking::WinSock as winsock;
 use windows_sys::Win32::Networking::WinSock::{FD_SET, SOCKET, TIMEVAL};
 
-use super::socket::{check, raw};
+use super::winsock_call::{check, raw};
 
 /// Maximum number of sockets in one [`wait`].
 pub const MAX_SOCKETS: usize = 64;

@@ -15,6 +15,7 @@ use windows_sys::Win32::Networking::WinSock::{SOCKADDR, SOCKET};
 
 use super::errno;
 use super::poll::{self, PollFd, PollFlags};
+use super::winsock_call::{check, last_error, raw};
 
 /// Size of the largest address (`SOCKADDR_STORAGE`).
 pub(super) const ANY_ADDRESS: usize = size_of::<winsock::SOCKADDR_STORAGE>();
@@ -223,24 +224,6 @@ pub(super) fn set_option<T: OptionValue>(
     let (pointer, len) = ((&raw const value).cast(), size_of::<T>() as i32);
     // SAFETY: the call reads `len` bytes at `pointer`, the size of `value`.
     check(unsafe { winsock::setsockopt(raw(&socket), level, name, pointer, len) })
-}
-
-pub(super) fn raw(socket: &BorrowedSocket<'_>) -> SOCKET {
-    // Both are the width of a pointer.
-    socket.as_raw_socket() as SOCKET
-}
-
-/// Converts `SOCKET_ERROR` to the last error.
-pub(super) fn check(result: i32) -> io::Result<()> {
-    match result {
-        winsock::SOCKET_ERROR => Err(last_error()),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn last_error() -> io::Error {
-    // SAFETY: reads the thread's last error.
-    io::Error::from_raw_os_error(unsafe { winsock::WSAGetLastError() })
 }
 
 /// # Safety

@@ -24,7 +24,8 @@ use windows_sys::Win32::Networking::WinSock::WSABUF;
 
 use super::errno;
 use super::poll::{self, PollFd, PollFlags};
-use super::socket::{check, last_error, raw, set_option};
+use super::socket::set_option;
+use super::winsock_call::{check, last_error, raw};
 
 /// Maximum bytes in one send. The system accepts or refuses a non-blocking send as a whole and copies its
 /// bytes; a large one may fail with `WSAENOBUFS` (`send` in Microsoft's documentation of Winsock).

@@ -1,0 +1,123 @@
+//! Values in the messages, and the limits of a message.
+
+use std::ops::BitOr;
+
+/// The protocol version: the first byte of every message.
+pub const VERSION: u8 = 1;
+/// The maximum size of a message in bytes.
+pub const MAX_MESSAGE: usize = 4096;
+/// The maximum number of descriptors that are sent with a message.
+pub const MAX_DESCRIPTORS: usize = 4;
+
+/// Flags of [`Connect`](crate::Connect) and [`Listen`](crate::Listen).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    /// The data descriptor is used as a raw fd, by a program without hvsock's library. Its end of
+    /// file is a clean end of the stream, without a [`ClientMessage::Shutdown`](crate::ClientMessage::Shutdown) before it.
+    pub raw_fd: bool,
+    /// Only explain what would happen. The broker answers with [`BrokerMessage::Explained`](crate::BrokerMessage::Explained).
+    pub dry_run: bool,
+}
+
+/// The data path of a connection. A client offers a set of them; the broker chooses one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Transport {
+    /// A Unix stream socket pair. The broker copies the bytes.
+    Descriptor,
+    /// Memory shared by both processes, and a doorbell for each. The broker copies nothing.
+    Ring,
+}
+
+/// The set of transports that a client can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transports(pub(crate) u32);
+
+impl Transports {
+    /// The descriptor transport, which every client can use.
+    pub const DESCRIPTOR: Transports = Transports(1);
+    /// The ring transport, for clients that can map memory.
+    pub const RING: Transports = Transports(2);
+
+    /// The set with these bits, which may be those of transports of a later version. `None` if it is
+    /// empty.
+    pub const fn from_bits(bits: u32) -> Option<Transports> {
+        match bits {
+            0 => None,
+            bits => Some(Transports(bits)),
+        }
+    }
+
+    /// The set as bits.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// Whether the set contains `transport`.
+    pub const fn contains(self, transport: Transport) -> bool {
+        self.0 & transport.bit() != 0
+    }
+
+    /// The union of both sets.
+    pub const fn union(self, other: Transports) -> Transports {
+        Transports(self.0 | other.0)
+    }
+}
+
+impl BitOr for Transports {
+    type Output = Transports;
+
+    fn bitor(self, other: Transports) -> Transports {
+        self.union(other)
+    }
+}
+
+impl Transport {
+    /// Its name, as logs and the control API show it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Transport::Descriptor => "descriptor",
+            Transport::Ring => "ring",
+        }
+    }
+
+    pub(crate) const fn bit(self) -> u32 {
+        match self {
+            Transport::Descriptor => Transports::DESCRIPTOR.0,
+            Transport::Ring => Transports::RING.0,
+        }
+    }
+}
+
+/// A socket option. Below 0x100 the numbers are those of level `HV_PROTOCOL_RAW` in hvsocket.h; from
+/// 0x100 on they are specific to this protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
+pub enum SocketOption {
+    /// `HVSOCKET_CONNECT_TIMEOUT`: milliseconds, at most
+    /// [`HVSOCKET_CONNECT_TIMEOUT_MAX`](hvsock_address::HVSOCKET_CONNECT_TIMEOUT_MAX).
+    ConnectTimeout = 0x01,
+    /// `HVSOCKET_CONTAINER_PASSTHRU`: reach through a container to its host.
+    ContainerPassthru = 0x02,
+    /// `HVSOCKET_CONNECTED_SUSPEND`: non-zero keeps a connection while its partition is paused.
+    ConnectedSuspend = 0x04,
+    /// `HVSOCKET_HIGH_VTL`: the host reaches the guest's VTL2.
+    HighVtl = 0x08,
+    /// The requested ring size in bytes for each direction; 0 is the broker's default.
+    RingSize = 0x100,
+}
+
+impl SocketOption {
+    /// The option with this number; `None` if it is unknown.
+    pub fn from_number(number: u32) -> Option<Self> {
+        [
+            Self::ConnectTimeout,
+            Self::ContainerPassthru,
+            Self::ConnectedSuspend,
+            Self::HighVtl,
+            Self::RingSize,
+        ]
+        .into_iter()
+        .find(|option| *option as u32 == number)
+    }
+}
