@@ -11,22 +11,12 @@ use mio::event::Event;
 
 use super::relay::{Relay, RelayEnd};
 use super::ring::MonitoredRing;
+use super::turn::Turn;
 use crate::data_path::{ByteCounters, ControlConnection};
 use crate::reply::refused;
 
 /// The watched descriptors of a connection: for each side the data, then the control descriptor.
 pub(super) const SLOTS: usize = 4;
-
-/// The outcome of a connection's turn.
-#[derive(Debug)]
-pub(crate) enum Turn {
-    /// No progress is possible until a descriptor is ready.
-    Waiting,
-    /// The turn reached its bound and there is more to do.
-    Again,
-    /// The connection is closed. The reason is set unless both ends closed cleanly.
-    Closed(Option<Refusal>),
-}
 
 /// An established connection.
 pub(crate) enum Connection {

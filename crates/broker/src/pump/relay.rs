@@ -20,7 +20,7 @@ use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
 use hvsock_sys::stream;
 
-use super::connection::Turn;
+use super::turn::Turn;
 use crate::data_path::{ByteCounters, ControlConnection, peer_died, unread_data};
 
 /// Most bytes copied in one direction per turn, for fairness.

@@ -12,7 +12,7 @@ use hvsock_endpoint::BrokerMessage;
 use hvsock_fabric::Refusal;
 use hvsock_ring::{Monitor, RingSide};
 
-use super::connection::Turn;
+use super::turn::Turn;
 use crate::data_path::{ControlConnection, peer_died, unread_data};
 
 /// A ring connection, as the broker monitors it.

@@ -11,7 +11,7 @@ use hvsock_ring::{Monitor, Parts, RingEnd, RingError, RingSide, RingSize};
 use hvsock_sys::{message, seqpacket, set_nonblocking};
 
 use super::Connection;
-use super::connection::Turn;
+use super::turn::Turn;
 use crate::data_path::ByteCounters;
 
 /// One process: its control connection and its end of the ring.

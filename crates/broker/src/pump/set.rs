@@ -5,13 +5,13 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use hvsock_fabric::{ConnectionId, Refusal};
+use hvsock_fabric::{ConnectionEnd, ConnectionId, Refusal};
 use mio::unix::SourceFd;
 use mio::{Registry, Token};
 use slab::Slab;
 
-use super::connection::{Connection, SLOTS, Turn};
-use super::{Adopted, Report};
+use super::connection::{Connection, SLOTS};
+use super::turn::Turn;
 use crate::data_path::ByteCounters;
 
 /// The bit position of a token's generation, above its slab index. An event that was fetched before
@@ -27,6 +27,31 @@ const READ_SIZE_WHEN_FULL: usize = 4 * 1024;
 /// Buffered bytes of one set above which it reads in small chunks. A set thus buffers at most this
 /// plus 8 KiB per connection.
 const BUFFER_LIMIT: usize = 32 * 1024 * 1024;
+
+/// A connection that moves to a set.
+pub(crate) struct Adopted {
+    pub(crate) id: ConnectionId,
+    pub(crate) connection: Connection,
+    pub(crate) counters: Arc<ByteCounters>,
+}
+
+/// A report of a connection set or data thread to the core.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// A process set `HVSOCKET_CONNECTED_SUSPEND`.
+    ConnectedSuspend {
+        connection: ConnectionId,
+        end: ConnectionEnd,
+        value: bool,
+    },
+    /// A connection is closed. The reason is set unless both ends closed cleanly.
+    Closed {
+        connection: ConnectionId,
+        reason: Option<Refusal>,
+    },
+    /// A connection has moved enough bytes to be promoted to a data thread.
+    Busy { connection: ConnectionId },
+}
 
 struct Entry {
     id: ConnectionId,

@@ -1,20 +1,97 @@
-//! The event loop of a data thread.
+//! Data threads.
 
 use std::io;
-use std::sync::mpsc::{Receiver, TryRecvError};
+use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::time::Duration;
 
-use hvsock_fabric::Refusal;
-use mio::{Events, Poll, Token};
+use hvsock_fabric::{ConnectionId, Refusal};
+use mio::{Events, Poll, Token, Waker};
 
-use super::set::ConnectionSet;
-use super::{Report, ThreadCommand};
+use super::set::{Adopted, ConnectionSet, Report};
 use crate::data_path::ReportSender;
 
 /// The token of the thread's waker.
-pub(super) const WAKE: Token = Token(usize::MAX);
+const WAKE: Token = Token(usize::MAX);
 
-pub(super) fn run(
+/// A handle to a data thread. Dropping it resets the thread's connections and joins it.
+pub(crate) struct DataThread {
+    commands: Sender<ThreadCommand>,
+    waker: Waker,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl DataThread {
+    /// Starts a thread that reports to `reports`.
+    pub(crate) fn start(index: usize, reports: ReportSender<Report>) -> io::Result<Self> {
+        let (commands, queue) = mpsc::channel();
+        let poll = Poll::new()?;
+        let waker = Waker::new(poll.registry(), WAKE)?;
+        let set = ConnectionSet::new(poll.registry().try_clone()?, 0, u64::MAX);
+        let thread = std::thread::Builder::new()
+            .name(format!("hvsock-data-{index}"))
+            .spawn(move || run(poll, set, &queue, &reports))?;
+        Ok(Self {
+            commands,
+            waker,
+            thread: Some(thread),
+        })
+    }
+
+    /// Moves a connection to this thread.
+    pub(crate) fn adopt(&self, adopted: Adopted) {
+        self.command(ThreadCommand::Adopt(Box::new(adopted)));
+    }
+
+    /// Resets a connection and sends both ends the reason. The thread then sends
+    /// [`Report::Closed`].
+    pub(crate) fn reset(&self, connection: ConnectionId, refusal: Refusal) {
+        self.command(ThreadCommand::Reset {
+            connection,
+            refusal,
+        });
+    }
+
+    /// Suspends or resumes a connection.
+    pub(crate) fn suspend(&self, connection: ConnectionId, suspended: bool) {
+        self.command(ThreadCommand::Suspend {
+            connection,
+            suspended,
+        });
+    }
+
+    fn command(&self, command: ThreadCommand) {
+        // The thread ends only on `Stop`, so sending fails only if it panicked. Its connections are
+        // closed by then.
+        if self.commands.send(command).is_ok() {
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+impl Drop for DataThread {
+    fn drop(&mut self) {
+        self.command(ThreadCommand::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+enum ThreadCommand {
+    Adopt(Box<Adopted>),
+    Reset {
+        connection: ConnectionId,
+        refusal: Refusal,
+    },
+    Suspend {
+        connection: ConnectionId,
+        suspended: bool,
+    },
+    Stop,
+}
+
+/// The event loop of a data thread.
+fn run(
     mut poll: Poll,
     mut set: ConnectionSet,
     commands: &Receiver<ThreadCommand>,
