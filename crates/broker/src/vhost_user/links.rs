@@ -41,6 +41,8 @@ pub(super) struct Link {
     counters: LinkCounters,
     reports: bool,
     alloc: u32,
+    /// The guest has requested it, not the core.
+    is_requested: bool,
     /// The connection is established.
     open: bool,
     /// The peer's descriptor is registered with epoll.
@@ -240,15 +242,18 @@ impl Links {
         found
     }
 
-    /// Adds a connection for a handle. Returns its slot.
+    /// Adds a connection for a handle, which the guest (`is_requested`) or the core has requested.
+    /// Returns its slot.
     pub(super) fn insert(
         &mut self,
         handle: Handle,
         kind: SocketKind,
         id: ConnectionId,
         end: LinkEnd,
-        open: bool,
+        is_requested: bool,
     ) -> usize {
+        // A sibling has to accept the guest's request as well.
+        let open = is_requested && end.peer.sibling_end().is_none();
         self.next_generation = (self.next_generation + 1) % GENERATIONS;
         let slot = self.slab.insert(Link {
             id,
@@ -258,6 +263,7 @@ impl Links {
             counters: end.counters,
             reports: end.reports,
             alloc: end.buffer,
+            is_requested,
             open,
             watched: false,
             in_messages: kind == SocketKind::Seqpacket,
@@ -515,12 +521,16 @@ impl Links {
         self.remove(slot, Some(refusal));
     }
 
-    /// Handles a connect that the guest did not accept.
+    /// Handles a connect that was not accepted: by the guest, or by its sibling before the guest gave
+    /// up.
     fn connect_failed(&mut self, slot: usize, refusal: Refusal) {
         let Some(link) = self.slab.get_mut(slot) else {
             return;
         };
         link.peer.reset(&refusal, false);
+        if link.is_requested {
+            return self.remove(slot, Some(refusal));
+        }
         if link.reports {
             let id = link.id;
             link.reports = false;

@@ -636,9 +636,7 @@ impl Worker {
         };
         let is_process = end.peer.sibling_end().is_none();
         let alloc = end.buffer;
-        let slot = self
-            .links
-            .insert(handle, key.kind, connection, end, is_process);
+        let slot = self.links.insert(handle, key.kind, connection, end, true);
         if is_process {
             self.mux.accept(handle, alloc);
         }

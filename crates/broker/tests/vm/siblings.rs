@@ -4,8 +4,9 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::thread;
+use std::time::Duration;
 
-use hvsock_testkit::guest::{Guest, GuestStream, Options};
+use hvsock_testkit::guest::{Driver, Guest, GuestStream, Options};
 use hvsock_virtio::SocketKind;
 
 use crate::world::{TIMEOUT, World, bounded, read_all, write_all};
@@ -146,7 +147,7 @@ fn a_sibling_that_does_not_read_blocks_only_its_own_writer() {
     };
     let mut taken = 0_usize;
     let chunk = [7; 4096];
-    a.set_write_timeout(Some(std::time::Duration::from_millis(200)));
+    a.set_write_timeout(Some(Duration::from_millis(200)));
     while let Ok(count) = a.write(&chunk) {
         taken += count;
         assert!(taken < 16 << 20, "no backpressure");
@@ -156,4 +157,22 @@ fn a_sibling_that_does_not_read_blocks_only_its_own_writer() {
     d.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"hello");
     drop((a, b));
+}
+
+#[test]
+fn a_guest_that_gives_up_on_a_silent_sibling_leaves_no_connection() {
+    let world = World::new();
+    world.add("one", ONE, &["family"]);
+    world.add("two", TWO, &["family"]);
+    world.register(5000);
+    let one = world.guest_of("one", Options::new(ONE));
+    // A driver that answers nothing.
+    let _two = Driver::start(&world.socket("two"), Options::new(TWO)).expect("a driver");
+    let patience = Duration::from_millis(100);
+    let error = one.connect_to(SocketKind::Stream, TWO, 5000, patience);
+    assert_eq!(
+        error.map(drop).expect_err("no answer").kind(),
+        ErrorKind::TimedOut
+    );
+    world.settles_at(0);
 }
