@@ -76,6 +76,11 @@ impl<P> Connections<P> {
         self.pending.insert(id, pending);
     }
 
+    /// A pending connect.
+    pub(super) fn pending(&self, id: ConnectionId) -> Option<&P> {
+        self.pending.get(&id)
+    }
+
     /// Removes a pending connect, which its guest has accepted or which has failed.
     pub(super) fn take_pending(&mut self, id: ConnectionId) -> Option<P> {
         self.pending.remove(&id)

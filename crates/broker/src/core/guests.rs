@@ -45,14 +45,26 @@ impl Core {
         match event {
             LinkEvent::State(state) => self.link_state(vm, state),
             LinkEvent::Request(id, request) => self.guest_connects(vm, id, request),
-            LinkEvent::Connected(id, socket) => self.guest_accepted(vm, id, socket),
-            LinkEvent::Failed(id, refusal) => self.abort_pending(id, &refusal),
-            LinkEvent::ConnectedSuspend(id, value) => {
-                if let Some(end) = self.connections.get(id).map(|record| record.end_facing(vm)) {
+            // A link is believed about its own connections only.
+            LinkEvent::Connected(id, socket) if self.awaits(vm, id) => {
+                self.guest_accepted(vm, id, socket);
+            }
+            LinkEvent::Failed(id, refusal) if self.awaits(vm, id) => {
+                self.abort_pending(id, &refusal);
+            }
+            LinkEvent::ConnectedSuspend(id, value) if self.moves_bytes_of(vm, id) => {
+                if let Some(record) = self.connections.get(id) {
+                    let end = record.end_facing(vm);
                     self.fabric.set_connected_suspend(id, end, value);
                 }
             }
-            LinkEvent::Closed(id, reason) => self.closed(id, reason.as_ref()),
+            LinkEvent::Closed(id, reason) if self.moves_bytes_of(vm, id) => {
+                self.closed(id, reason.as_ref());
+            }
+            LinkEvent::Connected(..)
+            | LinkEvent::Failed(..)
+            | LinkEvent::ConnectedSuspend(..)
+            | LinkEvent::Closed(..) => {}
             LinkEvent::Fault(what) => {
                 let name = partition_label(&self.fabric, vm);
                 let allowed = self.vms.allow_log(vm, Instant::now());
@@ -62,6 +74,17 @@ impl Core {
             }
         }
         self.apply_effects();
+    }
+
+    /// Whether a connect waits for the guest of this VM.
+    fn awaits(&self, vm: PartitionKey, id: ConnectionId) -> bool {
+        let pending = self.connections.pending(id);
+        pending.is_some_and(|pending| pending.route.target == vm)
+    }
+
+    /// Whether the link of this VM moves the bytes of an established connection, and reports its end.
+    fn moves_bytes_of(&self, vm: PartitionKey, id: ConnectionId) -> bool {
+        self.connections.owner(id) == Some(ConnectionOwner::Link(vm))
     }
 
     /// What a VM's link can do; nothing if the VM has been removed.

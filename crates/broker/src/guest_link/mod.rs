@@ -10,10 +10,10 @@
 //! [`LinkFactory`]: in `links.rs` for a kind that the broker has built in, or in the program that
 //! embeds the broker. Nothing else in the broker names a kind.
 //!
-//! The links have only the terms of [`values`] in common. A guest asks for a [`Destination`] and a
-//! [`Service`], by vsock port or by GUID; a connection has the broker's [`ConnectionId`]; a request
-//! has a number that the link chooses. How that looks on the wire, and which of the host's ports a
-//! connection comes from, is the link's own matter. All sizes are in bytes.
+//! The links have only these terms in common: a guest asks for a [`Destination`] and a [`Service`], by
+//! vsock port or by GUID; a connection has the broker's [`ConnectionId`]; a request has a number that
+//! the link chooses. How that looks on the wire, and which of the host's ports a connection comes
+//! from, is the link's own matter. All sizes are in bytes.
 //!
 //! A link says what it can do ([`Capabilities`]). The core refuses what a link cannot, before it
 //! tries. It does not emulate a capability, and a link must not claim one that it has only
@@ -80,7 +80,7 @@ mod event;
 mod outcome;
 mod peer;
 pub(crate) mod pipe;
-pub mod values;
+mod values;
 
 use std::path::Path;
 

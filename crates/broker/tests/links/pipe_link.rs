@@ -340,8 +340,14 @@ impl Worker {
                 let answer = self.requests.remove(&request)?;
                 let _ = answer.send(Err(reason));
             }
-            Command::Accept(request, id, end) => {
-                let answer = self.requests.remove(&request)?;
+            Command::Accept(request, id, mut end) => {
+                let Some(answer) = self.requests.remove(&request) else {
+                    let cause = "the guest has given up".into();
+                    let refusal = Refusal::Reset { cause };
+                    end.peer.reset(&refusal, true);
+                    self.events.send(LinkEvent::Closed(id, Some(refusal)));
+                    return None;
+                };
                 let is_process = end.peer.sibling_end().is_none();
                 let pipes = self.insert(id, end, is_process);
                 if is_process {
