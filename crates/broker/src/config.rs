@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use hvsock_address::PartitionName;
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{Limits, RegisterError};
+use hvsock_fabric::{Fix, Limits, RegisterError};
 use hvsock_registry::Registration;
-use hvsock_registry::folder::FolderError;
+use hvsock_registry::folder::{Distrust, FolderError};
 use hvsock_registry::store::StoreError;
 
 /// The configuration of a [`Broker`](crate::Broker).
@@ -70,7 +70,7 @@ fn own_name() -> PartitionName {
 pub enum StartError {
     /// Another broker has locked these folders.
     #[error(
-        "another broker{} already serves {}; stop it first, or choose another folder with --dir",
+        "another broker{} already serves {}; stop it first, or choose another folder",
         holder(*pid),
         run.display()
     )]
@@ -85,7 +85,7 @@ pub enum StartError {
     Folder(#[from] FolderError),
     /// A socket's path is longer than a Unix socket address can hold.
     #[error(
-        "the socket path {} is longer than 107 bytes; choose a shorter folder with --dir",
+        "the socket path {} is longer than 107 bytes; choose a shorter folder",
         .0.display()
     )]
     PathTooLong(PathBuf),
@@ -106,10 +106,32 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// What would help, if that is known.
+    pub fn fix(&self) -> Option<Fix> {
+        match self {
+            Self::Held { .. } => Some(Fix::StopOtherBroker),
+            Self::PathTooLong(_) => Some(Fix::ChooseFolder),
+            Self::Folder(error) => fix_of_folder(error),
+            Self::Store(StoreError::Failed(error)) => fix_of_folder(error.downcast_ref()?),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(what: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let what = what.into();
         move |error| Self::Io { what, error }
     }
+}
+
+fn fix_of_folder(error: &FolderError) -> Option<Fix> {
+    let FolderError::Untrusted { path, why } = error else {
+        return None;
+    };
+    let path = path.display().to_string();
+    Some(match why {
+        Distrust::Owner { own, .. } => Fix::TakeOwnership { path, uid: *own },
+        Distrust::Group { .. } | Distrust::Everyone => Fix::RestrictWrites { path },
+    })
 }
 
 fn holder(pid: Option<u32>) -> String {

@@ -4,6 +4,7 @@
 //! hvsock-services (as the command `hvsock broker` does) or with its own.
 
 use hvsock_address::PartitionRef;
+use hvsock_fabric::Fix;
 
 use crate::handle::{ControlError, Handle};
 use crate::model::{GuestCommand, GuestNotice, GuestReport};
@@ -75,7 +76,9 @@ impl Handle {
         if queued {
             return Ok(());
         }
-        let what = format!("no agent in {name} accepts commands; is `hvsock-agent` running there?");
-        Err(ControlError::Invalid(what))
+        Err(ControlError::NotNow {
+            what: format!("no agent in {name} accepts commands"),
+            fix: Box::new(Fix::StartAgent { partition: name }),
+        })
     }
 }

@@ -1,20 +1,21 @@
 //! The control interface of a running broker, callable from any thread.
 
+mod error;
 mod vms;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{
-    AddPartitionError, Audience, ConnectRequest, ConnectionId, ListenRequest, PartitionError,
-    PartitionKey, PartitionSpec, Refusal, RegisterError,
+    Audience, ConnectRequest, ConnectionId, Fix, ListenRequest, PartitionError, PartitionKey,
+    PartitionSpec, Refusal,
 };
-use hvsock_registry::store::{Change, RegistrationStore, StoreError};
-use hvsock_registry::{Clash, Principal, Registration};
+use hvsock_registry::store::{Change, RegistrationStore};
+use hvsock_registry::{Principal, Registration};
 use hvsock_virtio::{GuestCid, InvalidCid};
 
 use crate::core::{AddError, Core, CoreCall, CoreLink};
@@ -29,56 +30,8 @@ use crate::stores::{
     VmmUser,
 };
 
-/// How long a call waits for the core thread.
-const CALL_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// An error of a control request.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    /// No object has this name, GUID or number.
-    #[error("no {kind} `{what}`; {next}")]
-    NotFound {
-        /// The kind of object, for example `partition`.
-        kind: &'static str,
-        /// The name, GUID or number in the request.
-        what: String,
-        /// The next step: the commands that list or add such objects.
-        next: &'static str,
-    },
-    /// A GUID, port or name is in use by another registration.
-    #[error(transparent)]
-    Clash(#[from] Clash),
-    /// A partition cannot be added.
-    #[error(transparent)]
-    Add(#[from] AddPartitionError),
-    /// Another VM has this context id (CID).
-    #[error("{0}")]
-    CidTaken(String),
-    /// The partition does not allow this change.
-    #[error(transparent)]
-    Partition(#[from] PartitionError),
-    /// The fabric refused a registration.
-    #[error(transparent)]
-    Register(#[from] RegisterError),
-    /// The request is invalid.
-    #[error("{0}")]
-    Invalid(String),
-    /// A registration file could not be written. Nothing has changed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// A system call failed. Nothing has changed.
-    #[error("{0}")]
-    System(String),
-    /// A table is full.
-    #[error("limit reached: no more {0}")]
-    Limit(&'static str),
-    /// The core thread did not answer within 5 s. The request may still take effect.
-    #[error("the broker did not answer within {} seconds; try again", CALL_TIMEOUT.as_secs())]
-    Busy,
-    /// The broker has stopped.
-    #[error("the broker has stopped; start it with `hvsock broker`")]
-    Stopped,
-}
+use error::CALL_TIMEOUT;
+pub use error::{ControlError, ObjectKind};
 
 /// A handle to a running broker, to query and control it. Clones refer to the same broker.
 ///
@@ -199,7 +152,7 @@ impl Handle {
                 Some(usage.of(registration))
             })?
         };
-        let found = found.ok_or_else(|| unknown_service(service))?;
+        let found = found.ok_or_else(|| ControlError::unknown_service(service))?;
         Ok(Service {
             built_in: self.services.is_built_in(found.id),
             ..found
@@ -390,7 +343,7 @@ impl Handle {
             .partitions()?
             .into_iter()
             .find(|partition| partition.name == name);
-        found.ok_or_else(|| unknown_partition(partition))
+        found.ok_or_else(|| ControlError::unknown_partition(partition))
     }
 
     /// Adds a container persistently and opens its endpoint. Without an id it gets one derived from
@@ -459,11 +412,17 @@ impl Handle {
     ) -> Result<Partition, ControlError> {
         let child = self.child(partition)?;
         if state == PartitionState::Off {
-            let what = match child.kind {
-                PartitionKind::Vm => "a VM is off when its VMM has exited; stop the VMM instead",
-                _ => "a container cannot be switched off; `hvsock container remove` removes it",
-            };
-            return Err(ControlError::Invalid(what.into()));
+            let partition = child.name;
+            return Err(match child.kind {
+                PartitionKind::Vm => {
+                    let what = "a VM is off when its VMM has exited; stop the VMM instead";
+                    ControlError::Invalid(what.into())
+                }
+                _ => ControlError::NotNow {
+                    what: "a container cannot be switched off; remove it instead".into(),
+                    fix: Box::new(Fix::RemovePartition { partition }),
+                },
+            });
         }
         self.on_partition(partition, move |core, key| {
             core.set_state(key, state.into())
@@ -544,11 +503,7 @@ impl Handle {
             core.reset_connection(id, Refusal::Reset { cause });
             Some(seen)
         })?;
-        closed.ok_or_else(|| ControlError::NotFound {
-            kind: "connection",
-            what: connection.to_string(),
-            next: "`hvsock connections` lists them",
-        })
+        closed.ok_or_else(|| ControlError::unknown_connection(connection))
     }
 
     /// Explains what a connect would result in, step by step, without connecting. `from` defaults to
@@ -685,7 +640,7 @@ impl Handle {
     ) -> Result<R, ControlError> {
         let wanted = partition.clone();
         self.call(move |core| core.find(&wanted).map(|key| work(core, key)))?
-            .ok_or_else(|| unknown_partition(partition))
+            .ok_or_else(|| ControlError::unknown_partition(partition))
     }
 
     /// Looks up a partition other than the broker's own.
@@ -704,7 +659,7 @@ impl Handle {
                 .partition(key)
                 .map(|partition| partition.name().clone())
         })?
-        .ok_or_else(|| unknown_partition(partition))
+        .ok_or_else(|| ControlError::unknown_partition(partition))
     }
 
     fn service_id(&self, service: &ServiceRef) -> Result<ServiceId, ControlError> {
@@ -712,7 +667,7 @@ impl Handle {
         let found = self.call(move |core| core.registration(&wanted))?;
         found
             .map(|registration| registration.id)
-            .ok_or_else(|| unknown_service(service))
+            .ok_or_else(|| ControlError::unknown_service(service))
     }
 
     fn is_lease(&self, id: ServiceId) -> Result<bool, ControlError> {
@@ -776,20 +731,4 @@ fn invalid(error: InvalidCid) -> ControlError {
 
 fn own_uid() -> u32 {
     rustix::process::geteuid().as_raw()
-}
-
-fn unknown_service(service: &ServiceRef) -> ControlError {
-    ControlError::NotFound {
-        kind: "service",
-        what: service.to_string(),
-        next: "`hvsock service list` lists them, `hvsock service register` adds one",
-    }
-}
-
-fn unknown_partition(partition: &PartitionRef) -> ControlError {
-    ControlError::NotFound {
-        kind: "partition",
-        what: partition.to_string(),
-        next: "`hvsock status` lists them, `hvsock container add` and `hvsock vm add` add one",
-    }
 }

@@ -31,7 +31,7 @@ use hvsock_registry::store::{self, FolderStore};
 
 pub use config::{BrokerConfig, StartError};
 pub use events::EventStream;
-pub use handle::{ControlError, Handle};
+pub use handle::{ControlError, Handle, ObjectKind};
 /// The values of the control API, which [`Handle`]'s methods take and return as well.
 pub use hvsock_control as model;
 pub use hvsock_registry::{AccessRule, Registration};

@@ -79,19 +79,21 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     let failure = error.downcast_ref::<Failure>();
     if let Some(help) = failure
         .and_then(|failure| failure.help.clone())
-        .or_else(|| os::advice(error))
-        .or_else(|| advice_of_library(error))
+        .or_else(|| advice(error))
     {
         print(AnsiColor::Cyan.on_default().bold(), "help", &help);
     }
     ExitCode::from(failure.map_or(1, |failure| failure.status))
 }
 
-/// The help for an error of the library that has a fix.
-fn advice_of_library(error: &anyhow::Error) -> Option<String> {
-    let mut errors = error.chain().filter_map(|cause| cause.downcast_ref());
-    let (Help::Command(text) | Help::Sentence(text)) = fix::help(&errors.find_map(hvsock::fix_of)?);
-    Some(text)
+/// The help for an error that has none of its own.
+fn advice(error: &anyhow::Error) -> Option<String> {
+    let of_library = || {
+        let mut errors = error.chain().filter_map(|cause| cause.downcast_ref());
+        Some(fix::help(&errors.find_map(hvsock::fix_of)?))
+    };
+    let help = os::advice(error).or_else(of_library);
+    help.map(|(Help::Command(text) | Help::Sentence(text))| text)
 }
 
 /// Prints one line on stderr. A failure to print is ignored, because it cannot be reported.

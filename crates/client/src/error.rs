@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hvsock_control::FixReport;
+
 /// Why a call of the control API failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
@@ -20,6 +22,8 @@ pub enum ClientError {
         status: u16,
         /// The broker's error message.
         message: String,
+        /// What would help, if the broker knows that.
+        fix: Option<FixReport>,
     },
     /// The broker did not respond in time.
     #[error("the broker did not respond within {} s", .0.as_secs())]

@@ -172,13 +172,14 @@ async fn exchange(path: &Path, call: Call) -> Result<Response<Incoming>> {
     }
     let body = Limited::new(response.into_body(), MAX_ERROR).collect();
     let body = body.await.map_err(ClientError::protocol)?.to_bytes();
-    let message = match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(body) => body.error,
-        Err(_) => format!("the broker responded {status}"),
+    let (message, fix) = match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(body) => (body.error, body.fix),
+        Err(_) => (format!("the broker responded {status}"), None),
     };
     Err(ClientError::Refused {
         status: status.as_u16(),
         message,
+        fix,
     })
 }
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use hvsock_address::PartitionName;
 use serde::{Deserialize, Serialize};
 
+use crate::FixReport;
+
 /// The status of the broker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
@@ -42,6 +44,9 @@ pub struct Status {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]
 pub struct ErrorBody {
-    /// The error as one sentence, with the next step if there is one.
+    /// The error as one sentence.
     pub error: String,
+    /// What would help, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fix: Option<FixReport>,
 }

@@ -138,6 +138,18 @@ pub enum Fix {
     StopOtherBroker,
     /// Choose another folder for the broker.
     ChooseFolder,
+    /// Give a file or folder to the user who runs the broker.
+    TakeOwnership {
+        /// Its path.
+        path: String,
+        /// The id of that user.
+        uid: u32,
+    },
+    /// Let only the owner of a file or folder write to it.
+    RestrictWrites {
+        /// Its path.
+        path: String,
+    },
     /// Run the request as a user who [may](crate::Operators) change this.
     BecomeOperator,
     /// Start the agent in the partition.
@@ -202,6 +214,8 @@ mod key {
     pub(super) const ADDRESS: &str = "address";
     pub(super) const LISTENING: &str = "listening";
     pub(super) const MODULE: &str = "module";
+    pub(super) const PATH: &str = "path";
+    pub(super) const UID: &str = "uid";
 }
 
 impl Fix {
@@ -232,6 +246,8 @@ impl Fix {
             Self::StartBroker => "start_broker",
             Self::StopOtherBroker => "stop_other_broker",
             Self::ChooseFolder => "choose_folder",
+            Self::TakeOwnership { .. } => "take_ownership",
+            Self::RestrictWrites { .. } => "restrict_writes",
             Self::BecomeOperator => "become_operator",
             Self::StartAgent { .. } => "start_agent",
             Self::LoadModule { .. } => "load_module",
@@ -310,6 +326,11 @@ impl Fix {
                 add(key::LISTENING, listening);
             }
             Self::LoadModule { module } => add(key::MODULE, module),
+            Self::TakeOwnership { path, uid } => {
+                add(key::PATH, path);
+                add(key::UID, uid);
+            }
+            Self::RestrictWrites { path } => add(key::PATH, path),
             Self::StartWithItsManager
             | Self::ListPartitions
             | Self::ListServices
@@ -463,6 +484,13 @@ impl<'a, F: Fn(&str) -> Option<&'a str>> Fields<'_, F> {
             "start_broker" => Fix::StartBroker,
             "stop_other_broker" => Fix::StopOtherBroker,
             "choose_folder" => Fix::ChooseFolder,
+            "take_ownership" => Fix::TakeOwnership {
+                path: self.get(key::PATH)?,
+                uid: self.get(key::UID)?,
+            },
+            "restrict_writes" => Fix::RestrictWrites {
+                path: self.get(key::PATH)?,
+            },
             "become_operator" => Fix::BecomeOperator,
             "start_agent" => Fix::StartAgent {
                 partition: self.get(key::PARTITION)?,
@@ -603,6 +631,8 @@ impl fmt::Display for Fix {
             Self::BecomeOperator => {
                 f.write_str("do this as root or as the user who runs the broker")
             }
+            Self::TakeOwnership { path, uid } => write!(f, "give {path} to the user {uid}"),
+            Self::RestrictWrites { path } => write!(f, "let only the owner write to {path}"),
             Self::StartAgent { partition } => write!(f, "start the agent in {partition}"),
             Self::LoadModule { module } => write!(f, "load the kernel module {module}"),
             Self::RaiseDescriptorLimit => {
@@ -753,6 +783,13 @@ pub(crate) mod tests {
                 },
                 Fix::LoadModule {
                     module: partition.to_string(),
+                },
+                Fix::TakeOwnership {
+                    path: partition.to_string(),
+                    uid: 7,
+                },
+                Fix::RestrictWrites {
+                    path: partition.to_string(),
                 },
                 Fix::JoinGroup { partition, other },
             ])

@@ -3,19 +3,15 @@
 use std::time::Duration;
 
 /// Information that could not be obtained. More virtual machines or policies may exist than are
-/// known. Each error text names the next step.
+/// known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Missing {
     /// Not queried, because a query takes time.
-    #[error("the virtual machines were not queried; `hvsock vm list` queries them")]
+    #[error("the virtual machines were not queried")]
     NotQueried,
     /// Hyper-V is not enabled on this machine.
-    #[error(
-        "Hyper-V is not enabled on this machine; enable it as administrator with \
-         `Enable-WindowsOptionalFeature -Online -FeatureName Microsoft-Hyper-V -All` (on Windows \
-         Server `Install-WindowsFeature -Name Hyper-V -IncludeManagementTools`), then restart"
-    )]
+    #[error("Hyper-V is not enabled on this machine")]
     HyperV,
     /// This user lacks the rights to list Hyper-V's virtual machines.
     #[error(
@@ -24,10 +20,7 @@ pub enum Missing {
     )]
     Rights,
     /// A query timed out.
-    #[error(
-        "{what} did not answer within {after:?}; check that the service {service} runs with \
-         `Get-Service {service}`"
-    )]
+    #[error("{what} did not answer within {after:?}; check that the service {service} runs")]
     TimedOut {
         /// What did not answer.
         what: &'static str,
@@ -37,10 +30,7 @@ pub enum Missing {
         after: Duration,
     },
     /// The host compute service does not list its virtual machines.
-    #[error(
-        "the host compute service does not list its virtual machines ({why}); \
-         `wsl.exe -- wslinfo --vm-id` shows the id of WSL's"
-    )]
+    #[error("the host compute service does not list its virtual machines ({why})")]
     ComputeService {
         /// The reason.
         why: String,

@@ -25,7 +25,7 @@ pub enum FindVmError {
 
 /// No virtual machine has this name or id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no virtual machine has the name `{text}`; `hvsock vm list` shows all names")]
+#[error("no virtual machine has the name `{text}`")]
 pub struct UnknownVm {
     /// The name or id.
     pub text: String,

@@ -4,17 +4,18 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 
-use hvsock_fabric::{AddPartitionError, PartitionError, RegisterError};
+use hvsock_fabric::{AddPartitionError, Fix, PartitionError, RegisterError};
 use hvsock_registry::store::StoreError;
 
 use crate::handle::ControlError;
-use crate::model::ErrorBody;
+use crate::model::{ErrorBody, FixReport};
 
 /// An error response.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     status: StatusCode,
     message: String,
+    fix: Option<Box<Fix>>,
 }
 
 impl ApiError {
@@ -22,6 +23,15 @@ impl ApiError {
         Self {
             status,
             message: message.into(),
+            fix: None,
+        }
+    }
+
+    /// Adds what would help.
+    pub fn fix(self, fix: impl Into<Option<Fix>>) -> Self {
+        Self {
+            fix: fix.into().map(Box::new),
+            ..self
         }
     }
 
@@ -51,13 +61,14 @@ impl From<ControlError> for ApiError {
             | E::CidTaken(_)
             | E::Register(_)
             | E::Store(StoreError::Clash(_)) => StatusCode::CONFLICT,
-            E::Invalid(_) | E::Partition(_) | E::Store(StoreError::Unstorable(_)) => {
-                StatusCode::BAD_REQUEST
-            }
+            E::Invalid(_)
+            | E::NotNow { .. }
+            | E::Partition(_)
+            | E::Store(StoreError::Unstorable(_)) => StatusCode::BAD_REQUEST,
             E::Store(_) | E::System(_) => StatusCode::INTERNAL_SERVER_ERROR,
             E::Busy | E::Stopped => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::new(status, error.to_string())
+        Self::new(status, error.to_string()).fix(error.fix())
     }
 }
 
@@ -65,6 +76,7 @@ impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let body = ErrorBody {
             error: self.message,
+            fix: self.fix.as_deref().map(FixReport::from),
         };
         (self.status, Json(body)).into_response()
     }

@@ -9,7 +9,7 @@ use axum::http::StatusCode;
 use axum::http::request::Parts;
 use bytes::Bytes;
 use http_body_util::LengthLimitError;
-use hvsock_fabric::Operators;
+use hvsock_fabric::{Fix, Operators};
 use hvsock_registry::Principal;
 use hyper::body::Body;
 use serde::de::DeserializeOwned;
@@ -74,7 +74,10 @@ impl<S: Send + Sync> FromRequestParts<S> for PrivilegedPeer {
         let peer = Peer::from_request_parts(parts, state).await?;
         match peer.operators.check(peer.uid()) {
             Ok(_) => Ok(Self(peer)),
-            Err(denied) => Err(ApiError::new(StatusCode::FORBIDDEN, denied.to_string())),
+            Err(denied) => {
+                let error = ApiError::new(StatusCode::FORBIDDEN, denied.to_string());
+                Err(error.fix(Fix::BecomeOperator))
+            }
         }
     }
 }

@@ -298,7 +298,7 @@ impl Device {
             .map_err(|error| {
                 request_error(format!(
                     "cannot map the guest's memory: {error}; with QEMU use memory-backend-memfd \
-                     with share=on, or add the VM with --unsealed-memory if its VMM cannot seal \
+                     with share=on, or allow unsealed memory for the VM if its VMM cannot seal \
                      memory and is trusted not to shrink it"
                 ))
             })

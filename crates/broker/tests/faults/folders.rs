@@ -7,6 +7,7 @@ use std::path::Path;
 
 use hvsock::VmId;
 use hvsock_broker::{Broker, BrokerConfig, StartError};
+use hvsock_fabric::Fix;
 use hvsock_testkit::{TempFolder, require};
 
 use crate::world::{PartitionEndpoint, config, container, partition_ref};
@@ -45,8 +46,9 @@ fn a_folder_that_others_may_write_to_is_refused_and_the_error_names_the_fix() {
             set_mode(&path, before | bit);
             let error = start(&config).err().unwrap_or_else(|| panic!("{name}"));
             let text = error.to_string();
-            let fix = format!("run: chmod go-w {}", path.display());
-            assert!(text.contains(&fix), "{text}");
+            assert!(text.contains("let only its owner write to it"), "{text}");
+            let path = path.display().to_string();
+            assert_eq!(error.fix(), Some(Fix::RestrictWrites { path }));
         }
         set_mode(&path, before);
         drop(start(&config).unwrap());
@@ -63,7 +65,8 @@ fn a_folder_of_another_user_is_refused() {
     for name in ["etc", "run"] {
         std::os::unix::fs::chown(folder.join(name), Some(12345), None).unwrap();
         let error = start(&config).err().expect("refused");
-        assert!(error.to_string().contains("chown"), "{error}");
+        let path = folder.join(name).display().to_string();
+        assert_eq!(error.fix(), Some(Fix::TakeOwnership { path, uid: 0 }));
         std::os::unix::fs::chown(folder.join(name), Some(0), None).unwrap();
     }
 }

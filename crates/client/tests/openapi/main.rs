@@ -291,7 +291,9 @@ fn each_documented_error_is_returned_with_its_status_and_message() {
                 Err(ClientError::Refused {
                     status: got,
                     message,
+                    fix,
                 }) => {
+                    assert_eq!(fix, None);
                     assert_eq!((got, message), (status, format!("error {status}")));
                 }
                 other => panic!("{} {status}: {other:?}", method.name),

@@ -32,8 +32,8 @@ pub enum PolicyError {
     Missing(#[from] Missing),
     /// Hyper-V has no virtual machine with this id.
     #[error(
-        "Hyper-V shows no virtual machine with the id {vm} to this user; run \
-         `hvsock vm list` as administrator to see all of them"
+        "Hyper-V shows no virtual machine with the id {vm} to this user; an administrator sees \
+         all of them"
     )]
     UnknownVm {
         /// The id.

@@ -25,10 +25,7 @@ pub enum KeyError {
     #[error(transparent)]
     Clash(#[from] Clash),
     /// The service is not registered.
-    #[error(
-        "no service {0} is registered on this machine; `hvsock service list` lists the registered \
-         ones"
-    )]
+    #[error("no service {0} is registered on this machine")]
     NotRegistered(ServiceId),
     /// The service is one that Windows ships, which cannot be changed.
     #[error("\"{}\" is a service of Windows itself and cannot be changed", .0.name)]

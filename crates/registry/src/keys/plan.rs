@@ -262,7 +262,7 @@ fn check_storable(registration: &Registration) -> Result<(), KeyError> {
     if let Some(vm) = registration.vm.keys().next() {
         return unstorable(format!(
             "it has rules for the virtual machine {vm}, which Windows stores with the machine; leave \
-             them out, and use `hvsock service disable --vm`"
+             them out, and disable the service for that machine instead"
         ));
     }
     if registration.lease && !registration.enabled {

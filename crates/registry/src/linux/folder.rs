@@ -1,11 +1,12 @@
 //! Directories that only their owner may write to, and reading files in them.
 //!
 //! A user who can write to the directory of registrations controls all access. So a directory or file
-//! that other users may write to is rejected, with the command that corrects its mode. The directory
+//! that other users may write to is rejected. The directory
 //! stays open after the check, which avoids a TOCTOU race: later reads and writes use the checked
 //! directory even if its path is replaced. Reading never blocks and never follows a symbolic link.
 
 use std::ffi::{CStr, OsStr, OsString};
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -30,14 +31,12 @@ pub struct Folder {
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// Another user may write to it.
-    #[error("{} {why}, so other users could change access rules; run: {fix}", path.display())]
+    #[error("{} {why}, so other users could change access rules; {}", path.display(), why.advice())]
     Untrusted {
         /// The directory.
         path: PathBuf,
         /// What is wrong with it.
-        why: String,
-        /// The command that corrects it.
-        fix: String,
+        why: Distrust,
     },
     /// Opening or creating it failed.
     #[error("cannot {doing} the folder {}: {source}", path.display())]
@@ -49,6 +48,48 @@ pub enum FolderError {
         /// The system's error.
         source: io::Error,
     },
+}
+
+/// Why other users could write to a file or directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Distrust {
+    /// It belongs to a user who is neither root nor the current one.
+    Owner {
+        /// The owner.
+        owner: u32,
+        /// The current user.
+        own: u32,
+    },
+    /// Its group may write to it.
+    Group {
+        /// The group.
+        gid: u32,
+    },
+    /// Everyone may write to it.
+    Everyone,
+}
+
+impl Distrust {
+    /// What would correct it.
+    fn advice(self) -> &'static str {
+        match self {
+            Self::Owner { .. } => "give it to the current user or root",
+            Self::Group { .. } | Self::Everyone => "let only its owner write to it",
+        }
+    }
+}
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner { owner, .. } => write!(
+                f,
+                "belongs to the user {owner}, not to the current user or root"
+            ),
+            Self::Group { gid } => write!(f, "is writable by its group ({gid})"),
+            Self::Everyone => f.write_str("is writable by everyone"),
+        }
+    }
 }
 
 /// The state of a file, for detecting changes without reading it.
@@ -87,9 +128,9 @@ impl Folder {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(io)?;
         let stat = rustix::fs::fstat(&fd).map_err(io)?;
-        if let Some((why, fix)) = untrusted_reason(&stat, path) {
+        if let Some(why) = untrusted_reason(&stat) {
             let path = path.to_owned();
-            return Err(FolderError::Untrusted { path, why, fix });
+            return Err(FolderError::Untrusted { path, why });
         }
         let path = path.to_owned();
         Ok(Self { fd, path })
@@ -205,8 +246,8 @@ impl Folder {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(problem(NOT_A_FILE.to_owned()));
         }
-        if let Some((why, fix)) = untrusted_reason(&stat, &path) {
-            return Err(problem(format!("{why}; run: {fix}")));
+        if let Some(why) = untrusted_reason(&stat) {
+            return Err(problem(format!("{why}; {}", why.advice())));
         }
         let mut bytes = Vec::with_capacity(stat.st_size.clamp(0, MAX_FILE as i64) as usize);
         // One byte more than allowed, to detect a file that has grown since fstat.
@@ -259,23 +300,17 @@ impl Stamp {
     }
 }
 
-/// Why other users could write to a file or directory, and the command that prevents it.
-fn untrusted_reason(stat: &Stat, path: &Path) -> Option<(String, String)> {
-    let own = own_uid();
-    let path = quoted(path);
-    if stat.st_uid != 0 && stat.st_uid != own {
-        let why = format!(
-            "belongs to the user {}, not to the current user or root",
-            stat.st_uid
-        );
-        return Some((why, format!("chown {own} {path}")));
+/// Why other users could write to a file or directory, if they could.
+fn untrusted_reason(stat: &Stat) -> Option<Distrust> {
+    let (owner, own) = (stat.st_uid, own_uid());
+    if owner != 0 && owner != own {
+        return Some(Distrust::Owner { owner, own });
     }
-    let who = match (stat.st_mode & 0o020 != 0, stat.st_mode & 0o002 != 0) {
-        (false, false) => return None,
-        (true, false) => format!("is writable by its group ({})", stat.st_gid),
-        (_, true) => "is writable by everyone".to_owned(),
-    };
-    Some((who, format!("chmod go-w {path}")))
+    match (stat.st_mode & 0o020 != 0, stat.st_mode & 0o002 != 0) {
+        (false, false) => None,
+        (true, false) => Some(Distrust::Group { gid: stat.st_gid }),
+        (_, true) => Some(Distrust::Everyone),
+    }
 }
 
 fn own_uid() -> u32 {
@@ -285,16 +320,6 @@ fn own_uid() -> u32 {
 /// The text of an error.
 fn error_text(errno: rustix::io::Errno) -> String {
     io::Error::from(errno).to_string()
-}
-
-/// Quotes a path for a POSIX shell.
-fn quoted(path: &Path) -> String {
-    let text = path.display().to_string();
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        return text;
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// Converts a name that this crate generated.

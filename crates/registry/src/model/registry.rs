@@ -55,10 +55,7 @@ pub enum Clash {
 
 /// No registration has this GUID, port or name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "no service {service} is registered here; `hvsock service list` lists the registered ones, \
-     `hvsock service register` adds one"
-)]
+#[error("no service {service} is registered here")]
 pub struct UnknownService {
     /// The GUID, port or name of the lookup.
     pub service: ServiceRef,
@@ -234,6 +231,18 @@ impl Clash {
     }
 }
 
+impl Clash {
+    /// The registration to remove, so that the new one can be added. `None` if it cannot be removed.
+    pub fn removable(&self) -> Option<ServiceId> {
+        match self {
+            Clash::Id { existing, .. }
+            | Clash::Port { existing, .. }
+            | Clash::Name { existing, .. } => Some(existing.id).filter(|_| !existing.is_in_box()),
+            Clash::Zero { .. } => None,
+        }
+    }
+}
+
 impl std::error::Error for Clash {}
 
 impl fmt::Display for Clash {
@@ -270,7 +279,7 @@ impl fmt::Display for Clash {
             return Ok(());
         }
         let service = ServiceRef::Id(existing.id);
-        write!(f, ", or `hvsock service unregister {service}` first")
+        write!(f, ", or unregister {service} first")
     }
 }
 
@@ -323,20 +332,19 @@ mod tests {
             clash(entry(id, "Restore", "bob", "restored")),
             "\"Restore\" (owner bob, creator restored) cannot be registered: \"Backup\" (owner \
              alice, creator backupd) already has the GUID 0b2f1f0e-0000-4000-8000-000000000001; \
-             choose another, or `hvsock service unregister \
-             0b2f1f0e-0000-4000-8000-000000000001` first"
+             choose another, or unregister 0b2f1f0e-0000-4000-8000-000000000001 first"
         );
         assert_eq!(
             clash(entry(port, "Restore", "bob", "restored")),
             "\"Restore\" (owner bob, creator restored) cannot be registered: \"Echo\" (owner \
-             carol, creator echod) already has the port 2761; choose another, or `hvsock service \
-             unregister 2761` first"
+             carol, creator echod) already has the port 2761; choose another, or unregister 2761 \
+             first"
         );
         assert_eq!(
             clash(entry(ServiceId::from_port(1), "BACKUP", "bob", "restored")),
             "\"BACKUP\" (owner bob, creator restored) cannot be registered: \"Backup\" (owner \
-             alice, creator backupd) already has the name; choose another, or `hvsock service \
-             unregister 0b2f1f0e-0000-4000-8000-000000000001` first"
+             alice, creator backupd) already has the name; choose another, or unregister \
+             0b2f1f0e-0000-4000-8000-000000000001 first"
         );
         let zero = Registration::new(ServiceId::ZERO, ElementName::new("x").unwrap());
         assert_eq!(
@@ -376,7 +384,7 @@ mod tests {
                 format!(
                     "\"Restore\" (owner bob, creator restored) cannot be registered: \"Backup\" \
                      (owner alice, creator backupd) already has the {words}; choose another, or \
-                     `hvsock service unregister 5ca1ab1e-0000-4000-8000-000000003367` first"
+                     unregister 5ca1ab1e-0000-4000-8000-000000003367 first"
                 )
             );
             assert_eq!(registry.replace(new), Err(clash));

@@ -2,13 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use axum::response::Response;
 
 use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{PathParam, Peer, PrivilegedPeer};
-use crate::handle::Handle;
+use crate::handle::{ControlError, Handle};
 use crate::model::{Connection, ErrorBody, Listener};
 
 /// Lists listeners.
@@ -47,10 +46,8 @@ pub(super) async fn show(
 ) -> Result<Json<Connection>, ApiError> {
     let all = api.call(Handle::connections).await?;
     let one = all.into_iter().find(|connection| connection.id == id);
-    one.map(Json).ok_or_else(|| {
-        let message = format!("no connection {id}; `hvsock connections` lists them");
-        ApiError::new(StatusCode::NOT_FOUND, message)
-    })
+    one.map(Json)
+        .ok_or_else(|| ControlError::unknown_connection(id).into())
 }
 
 /// Closes a connection. Both ends see a reset.

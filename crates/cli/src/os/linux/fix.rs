@@ -2,6 +2,7 @@
 
 use hvsock::{Fix, PartitionKind};
 
+use crate::format::shell_word;
 use crate::hint::Help;
 
 /// The help for a fix, if its plain text is not enough.
@@ -30,6 +31,10 @@ pub fn help(fix: &Fix) -> Option<Help> {
         Fix::ListPartitions | Fix::StopListener { .. } => Help::command("hvsock status"),
         Fix::ListConnections => Help::command("hvsock connections"),
         Fix::StartBroker => Help::sentence("hvsock broker (or --dir DIR, if one runs elsewhere)"),
+        Fix::TakeOwnership { path, uid } => {
+            Help::command(format!("chown {uid} {}", shell_word(path)))
+        }
+        Fix::RestrictWrites { path } => Help::command(format!("chmod go-w {}", shell_word(path))),
         Fix::StopOtherBroker | Fix::ChooseFolder => {
             Help::sentence("choose another folder with --dir")
         }

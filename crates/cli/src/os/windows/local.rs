@@ -8,6 +8,7 @@ use hvsock_hyperv::{FindVmError, Missing, Switch, Vm, find_vm, partition_names};
 use hvsock_registry::key_store::{KeyStore, Listing, user};
 use hvsock_registry::{Registration, Registry, reg_file};
 
+use super::missing;
 use crate::failure::{Failure, print};
 
 /// This machine. Each call reads the state again, because other programs change it.
@@ -182,13 +183,16 @@ pub fn vm(text: &str) -> Result<Vm> {
     find(&vms, &missing, text).cloned()
 }
 
-/// The virtual machine with this name or GUID among `vms`. If it is not found, the first of `missing`
+/// The virtual machine with this name or GUID among `vms`. If it is not found, the first of `hidden`
 /// may be the reason.
-pub fn find<'a>(vms: &'a [Vm], missing: &[Missing], text: &str) -> Result<&'a Vm> {
+pub fn find<'a>(vms: &'a [Vm], hidden: &[Missing], text: &str) -> Result<&'a Vm> {
     find_vm(vms, text).map_err(|error| {
         let failure = Failure::new(error.to_string());
-        match (error, missing) {
-            (FindVmError::Unknown(_), [first, ..]) => failure.help(first.to_string()).into(),
+        match (error, hidden) {
+            (FindVmError::Unknown(_), [first, ..]) => failure.help(missing::text(first)).into(),
+            (FindVmError::Unknown(_), []) => {
+                failure.help("`hvsock vm list` shows all names").into()
+            }
             _ => failure.into(),
         }
     })

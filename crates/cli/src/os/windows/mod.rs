@@ -9,6 +9,7 @@ pub mod complete;
 mod fix;
 pub mod help;
 mod local;
+mod missing;
 mod partition;
 mod rules;
 mod signals;

@@ -6,7 +6,7 @@ use hvsock_address::{PartitionName, VmId};
 use hvsock_hyperv::{Facts, Switch, partition_names};
 use serde::Serialize;
 
-use super::local;
+use super::{local, missing};
 use crate::context::Context;
 use crate::failure::{Failure, printable};
 use crate::output::{self, Json};
@@ -78,12 +78,12 @@ impl Vm {
 }
 
 fn list(context: &Context, json: Json) -> Result<()> {
-    let (vms, missing) = hvsock_hyperv::virtual_machines();
-    if let ([], [first, ..]) = (&vms[..], &missing[..]) {
-        return Err(Failure::new(first.to_string()).into());
+    let (vms, hidden) = hvsock_hyperv::virtual_machines();
+    if let ([], [first, ..]) = (&vms[..], &hidden[..]) {
+        return Err(Failure::new(missing::text(first)).into());
     }
-    for missing in missing {
-        context.note(&missing.to_string());
+    for hidden in hidden {
+        context.note(&missing::text(&hidden));
     }
     let vms = Shown::all(vms);
     if json.json {

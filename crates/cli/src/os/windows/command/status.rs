@@ -8,6 +8,7 @@ use clap::Args;
 use hvsock_hyperv::{Facts, Machine};
 use serde::Serialize;
 
+use super::super::missing;
 use crate::failure::printable;
 use crate::format;
 use crate::os::windows::vm::Shown;
@@ -53,7 +54,7 @@ impl Everything {
             is_host,
             guest,
         } = facts.machine;
-        let missing = facts.missing.iter().map(ToString::to_string);
+        let hidden = facts.missing.iter().map(missing::text);
         Self {
             version: env!("CARGO_PKG_VERSION"),
             machine: name,
@@ -61,7 +62,7 @@ impl Everything {
             host: guest.and_then(|guest| guest.host),
             services: facts.registry.len(),
             vms: Shown::all(facts.vms),
-            problems: facts.problems.into_iter().chain(missing).collect(),
+            problems: facts.problems.into_iter().chain(hidden).collect(),
         }
     }
 

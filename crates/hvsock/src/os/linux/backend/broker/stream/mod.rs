@@ -386,7 +386,7 @@ impl DataPath {
 fn map_error(error: &io::Error) -> io::Error {
     let text = format!(
         "cannot map the shared memory of the connection ({error}); connect and listen with \
-         `shared_memory(false)`, or run the broker with `--no-shared-memory`"
+         `shared_memory(false)`, or run the broker without shared memory"
     );
     io::Error::new(error.kind(), text)
 }
