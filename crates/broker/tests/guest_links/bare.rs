@@ -5,7 +5,7 @@ use std::net::Shutdown;
 use std::time::Duration;
 
 use hvsock_address::PartitionRef;
-use hvsock_broker::guest_link::{Capabilities, Destination, SocketKind};
+use hvsock_broker::guest_link::{self, Capabilities, Destination, SocketKind};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::conformance::LONGEST_WAIT;
 
@@ -165,5 +165,38 @@ fn a_pause_holds_the_relayed_bytes() {
         .expect("a timeout");
     inside.read_exact(&mut buffer).expect("the bytes");
     // The relay is suspended, not the link.
+    assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
+}
+
+#[test]
+fn a_close_after_much_data_loses_none_without_half_close() {
+    const BYTES: usize = 4 << 20;
+    let (world, guest) = start();
+    let streams = guest.listen(PORT);
+    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    let writer = std::thread::spawn(move || {
+        outside.write_all(&vec![7; BYTES]).expect("a write");
+        // Closes while the relay still has most of it to move.
+    });
+    // Gives the buffers time to fill.
+    std::thread::sleep(SHORT);
+    let mut received = Vec::new();
+    inside.read_to_end(&mut received).expect("all bytes");
+    assert_eq!(received.len(), BYTES);
+    writer.join().expect("no panic");
+    world.settles();
+}
+
+#[test]
+fn a_guest_that_goes_off_resets_the_relayed_connections() {
+    let (world, guest) = start();
+    let streams = guest.listen(PORT);
+    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let _inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
+    guest.set_state(guest_link::PartitionState::Off);
+    let error = outside.read(&mut [0; 1]).expect_err("a reset");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    world.settles();
     assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
 }

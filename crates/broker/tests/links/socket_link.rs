@@ -66,6 +66,11 @@ impl Guest {
         connections
     }
 
+    /// Reports a state of the guest.
+    pub fn set_state(&self, state: PartitionState) {
+        self.events.send(LinkEvent::State(state));
+    }
+
     /// The reasons of all refusals so far.
     pub fn refused(&self) -> Vec<Option<Refusal>> {
         self.calls.refused.lock().expect("no panic").clone()
