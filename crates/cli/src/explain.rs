@@ -2,7 +2,7 @@
 
 use std::io;
 
-use hvsock::{ConnectOptions, Fix, HvAddr, ListenOptions};
+use hvsock::{ConnectOptions, Explanation, Fix, HvAddr, ListenOptions};
 use hvsock_address::{PartitionRef, ServiceRef};
 use hvsock_control::ExplanationReport;
 
@@ -18,7 +18,7 @@ use crate::fix;
 /// Fails if the endpoint cannot be reached.
 pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<ExplanationReport> {
     let endpoint = context.endpoint();
-    let mut explanation = if listen {
+    let explanation = if listen {
         ListenOptions::new()
             .endpoint(endpoint)
             .explain(address.clone())?
@@ -27,6 +27,11 @@ pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<
             .endpoint(endpoint)
             .explain(address.clone())?
     };
+    Ok(report(explanation, address))
+}
+
+/// An explanation with a fix for a service that is not registered.
+fn report(mut explanation: Explanation, address: &HvAddr) -> ExplanationReport {
     // The broker explains only known services, so a name that is not registered has no fix of its own.
     if let Some(hvsock::Refusal::Unregistered) = explanation.refusal()
         && let None | Some(Fix::ListServices | Fix::UseServiceId { .. }) = explanation.fix
@@ -35,7 +40,7 @@ pub fn explain(context: &Context, address: &HvAddr, listen: bool) -> io::Result<
         let service = service.clone();
         explanation.fix = Some(Fix::RegisterService { service });
     }
-    Ok(ExplanationReport::from(&explanation))
+    ExplanationReport::from(&explanation)
 }
 
 /// The error of a failed connect or listen, with the command that would fix it.
@@ -70,8 +75,11 @@ pub fn named_failure(
     let similar = similar.map(|name| format!(" (did you mean \"{name}\"?)"));
     let message = format!("{action}: {error}{}", similar.unwrap_or_default());
     let failure = Failure::new(message);
-    // Only a refused connect pays for the explanation.
-    let explanation = explain(context, address, listen).ok();
+    // A connect of an integration service does not ask for the explanation: it is asked for here.
+    let explanation = match hvsock::explanation_of(&error) {
+        Some(explanation) => Some(report(explanation.clone(), address)),
+        None => explain(context, address, listen).ok(),
+    };
     let explained = explanation.and_then(|explanation| explanation.refusal?.fix);
     let fix = explained.as_ref().map(Fix::from);
     let fix = fix.or_else(|| hvsock::fix_of(&error));

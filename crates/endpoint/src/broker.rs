@@ -18,6 +18,8 @@ pub enum BrokerMessage {
     Connected(Connected),
     /// The listener is established.
     Listening(Listening),
+    /// The listener of a [`ListenNamed`](crate::ListenNamed) is established.
+    Bound(Bound),
     /// The lease is established.
     Registered,
     /// A connection for a listener. Has two descriptors: data and control. With
@@ -30,7 +32,8 @@ pub enum BrokerMessage {
     Shutdown,
     /// The connection, listener or lease is reset, and its descriptors close.
     Reset(Refused),
-    /// The answer to a dry run. The code 0 means that the request would succeed.
+    /// The answer to a dry run. The code 0 means that the request would succeed. Also the answer to a
+    /// refused request with the flag [`explain`](Flags::explain), in place of `Refused`.
     Explained(Refused),
     /// A connection with [`Transport::Ring`] is suspended or resumed. The process checks the state
     /// word in the memory again.
@@ -60,6 +63,15 @@ pub struct Listening {
     pub backlog: u32,
     /// Its number in the control API.
     pub listener: u64,
+}
+
+/// An established listener with the address that its names stand for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bound {
+    /// The listener.
+    pub listening: Listening,
+    /// The partitions that it accepts from, and its service.
+    pub address: SockAddrHv,
 }
 
 /// A connection for a listener, as the listening process sees it.
@@ -104,6 +116,7 @@ const SHUTDOWN: u8 = 0x87;
 const RESET: u8 = 0x88;
 const EXPLAINED: u8 = 0x89;
 const SUSPENDED: u8 = 0x8a;
+const BOUND: u8 = 0x8b;
 
 impl BrokerMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -122,6 +135,11 @@ impl BrokerMessage {
             }
             Self::Listening(m) => {
                 w.u32(m.backlog).u64(m.listener);
+            }
+            Self::Bound(m) => {
+                w.u32(m.listening.backlog)
+                    .u64(m.listening.listener)
+                    .address(m.address);
             }
             Self::Incoming(m) => w
                 .u32(transport_bit(m.transport))
@@ -147,6 +165,7 @@ impl BrokerMessage {
             Self::Found { .. } => FOUND,
             Self::Connected(_) => CONNECTED,
             Self::Listening(_) => LISTENING,
+            Self::Bound(_) => BOUND,
             Self::Registered => REGISTERED,
             Self::Incoming(_) => INCOMING,
             Self::Refused(_) => REFUSED,
@@ -181,6 +200,13 @@ impl BrokerMessage {
             LISTENING => Self::Listening(Listening {
                 backlog: r.u32()?,
                 listener: r.u64()?,
+            }),
+            BOUND => Self::Bound(Bound {
+                listening: Listening {
+                    backlog: r.u32()?,
+                    listener: r.u64()?,
+                },
+                address: r.address()?,
             }),
             REGISTERED => Self::Registered,
             INCOMING => Self::Incoming(Incoming {
@@ -309,6 +335,12 @@ mod tests {
             (any::<u32>(), any::<u64>()).prop_map(|(backlog, listener)| {
                 BrokerMessage::Listening(Listening { backlog, listener })
             }),
+            (any::<u32>(), any::<u64>(), address.clone()).prop_map(
+                |(backlog, listener, address)| {
+                    let listening = Listening { backlog, listener };
+                    BrokerMessage::Bound(Bound { listening, address })
+                }
+            ),
             (
                 transport,
                 any::<u64>(),

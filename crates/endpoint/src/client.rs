@@ -1,6 +1,6 @@
 //! The messages from a process to its broker.
 
-use hvsock_address::{ServiceId, SockAddrHv};
+use hvsock_address::{ServiceId, SockAddrHv, VmId};
 
 use crate::wire::{Reader, Writer, transports_bits};
 use crate::{DecodeError, Flags, SocketOption, Transports};
@@ -26,6 +26,12 @@ pub enum ClientMessage {
     Connect(Connect),
     /// Requests a listener. Answered by `Listening`, `Explained` or `Refused`.
     Listen(Listen),
+    /// Requests a connection to an address with names. Answered as `Connect`. A broker that does not
+    /// know this message refuses it as a protocol violation.
+    ConnectNamed(ConnectNamed),
+    /// Requests a listener at an address with names. Answered by `Bound`, `Explained` or `Refused`. A
+    /// broker that does not know this message refuses it as a protocol violation.
+    ListenNamed(ListenNamed),
     /// Requests a lease on a service. Answered by `Registered` or `Refused`.
     Register(Register),
     /// On a listener: the process has received an `Incoming`, so its backlog slot is free.
@@ -74,6 +80,71 @@ pub struct Listen {
     pub address: SockAddrHv,
 }
 
+/// A request for a connection to an address with names, which the broker resolves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectNamed {
+    /// The flags of the request.
+    pub flags: Flags,
+    /// The connect timeout in milliseconds; 0 is the broker's default.
+    pub timeout_ms: u32,
+    /// The transports that the client can use.
+    pub transports: Transports,
+    /// The partition and service to reach.
+    pub address: NamedAddress,
+}
+
+/// A request for a listener at an address with names, which the broker resolves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenNamed {
+    /// The flags of the request.
+    pub flags: Flags,
+    /// The number of connections that may wait to be accepted. The broker may grant fewer.
+    pub backlog: u32,
+    /// The transports that the client can use.
+    pub transports: Transports,
+    /// The partitions to accept from and the service to offer.
+    pub address: NamedAddress,
+}
+
+/// An address in which the partition, the service or both are given by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedAddress {
+    /// The partition.
+    pub partition: IdOrName<VmId>,
+    /// The service.
+    pub service: IdOrName<ServiceId>,
+}
+
+/// A GUID, or a name for the broker to resolve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IdOrName<T> {
+    /// The GUID.
+    Id(T),
+    /// The name, which is not empty.
+    Name(String),
+}
+
+impl<T> IdOrName<T> {
+    /// The id, or `none` if there is a name.
+    fn id_or(&self, none: T) -> T
+    where
+        T: Copy,
+    {
+        match self {
+            Self::Id(id) => *id,
+            Self::Name(_) => none,
+        }
+    }
+
+    /// The name; empty if there is an id.
+    fn name(&self) -> &str {
+        match self {
+            Self::Id(_) => "",
+            Self::Name(name) => name,
+        }
+    }
+}
+
 /// A request for a registration that ends with this connection to the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Register {
@@ -92,6 +163,8 @@ const LISTEN: u8 = 0x04;
 const REGISTER: u8 = 0x05;
 const ACCEPTED: u8 = 0x06;
 const SHUTDOWN: u8 = 0x07;
+const CONNECT_NAMED: u8 = 0x08;
+const LISTEN_NAMED: u8 = 0x09;
 
 impl ClientMessage {
     /// Encodes this message into `buffer`, whose content it replaces. The message has at most
@@ -121,6 +194,18 @@ impl ClientMessage {
                     .u32(transports_bits(m.transports))
                     .address(m.address);
             }
+            Self::ConnectNamed(m) => {
+                let writer = Writer::new(buffer, CONNECT_NAMED, m.flags)
+                    .u32(m.timeout_ms)
+                    .u32(transports_bits(m.transports));
+                encode_address(writer, &m.address);
+            }
+            Self::ListenNamed(m) => {
+                let writer = Writer::new(buffer, LISTEN_NAMED, m.flags)
+                    .u32(m.backlog)
+                    .u32(transports_bits(m.transports));
+                encode_address(writer, &m.address);
+            }
             Self::Register(m) => {
                 let name_len = u32::try_from(m.name.len()).unwrap_or(u32::MAX);
                 Writer::new(buffer, REGISTER, none)
@@ -145,7 +230,7 @@ impl ClientMessage {
     pub fn decode(message: &[u8]) -> Result<Self, DecodeError> {
         let mut r = Reader::new(message)?;
         let flags = r.flags;
-        if flags != Flags::default() && !matches!(r.kind, CONNECT | LISTEN) {
+        if flags != Flags::default() && !has_flags(r.kind) {
             return Err(DecodeError::Value {
                 field: "flags",
                 value: 1,
@@ -184,6 +269,18 @@ impl ClientMessage {
                 transports: r.transports()?,
                 address: r.address()?,
             }),
+            CONNECT_NAMED => Self::ConnectNamed(ConnectNamed {
+                flags,
+                timeout_ms: r.u32()?,
+                transports: r.transports()?,
+                address: decode_address(&mut r)?,
+            }),
+            LISTEN_NAMED => Self::ListenNamed(ListenNamed {
+                flags,
+                backlog: r.u32()?,
+                transports: r.transports()?,
+                address: decode_address(&mut r)?,
+            }),
             REGISTER => {
                 let service = r.service()?;
                 let name_len = r.u32()? as usize;
@@ -203,9 +300,49 @@ impl ClientMessage {
     }
 }
 
+/// Whether messages of this kind have [`Flags`].
+fn has_flags(kind: u8) -> bool {
+    matches!(kind, CONNECT | LISTEN | CONNECT_NAMED | LISTEN_NAMED)
+}
+
+/// Appends the GUIDs, zero in place of a name, the length of the partition's name, and both names.
+fn encode_address(writer: Writer<'_>, address: &NamedAddress) {
+    let vm = address.partition.id_or(VmId::ZERO);
+    let service = address.service.id_or(ServiceId::ZERO);
+    let (partition, name) = (address.partition.name(), address.service.name());
+    let partition_len = u32::try_from(partition.len()).unwrap_or(u32::MAX);
+    writer
+        .address(SockAddrHv::new(vm, service))
+        .u32(partition_len)
+        .text(&format!("{partition}{name}"));
+}
+
+fn decode_address(r: &mut Reader<'_>) -> Result<NamedAddress, DecodeError> {
+    let SockAddrHv { vm, service, .. } = r.address()?;
+    let partition_len = r.u32()? as usize;
+    let (partition, name) = (r.text_of(partition_len)?, r.text()?);
+    let both = |field| DecodeError::Value { field, value: 1 };
+    if !partition.is_empty() && vm != VmId::ZERO {
+        return Err(both("partition"));
+    }
+    if !name.is_empty() && service != ServiceId::ZERO {
+        return Err(both("service"));
+    }
+    Ok(NamedAddress {
+        partition: id_or_name(vm, partition),
+        service: id_or_name(service, name),
+    })
+}
+
+fn id_or_name<T>(id: T, name: String) -> IdOrName<T> {
+    match name.is_empty() {
+        true => IdOrName::Id(id),
+        false => IdOrName::Name(name),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use hvsock_address::VmId;
     use proptest::prelude::*;
 
     use super::*;
@@ -223,7 +360,7 @@ mod tests {
         let message = ClientMessage::Connect(Connect {
             flags: Flags {
                 raw_fd: true,
-                dry_run: false,
+                ..Flags::default()
             },
             timeout_ms: 2000,
             transports: Transports::DESCRIPTOR,
@@ -327,9 +464,53 @@ mod tests {
         ));
     }
 
+    // Written by hand from docs/endpoint.md.
+    #[test]
+    fn connect_named_is_byte_exact() {
+        let message = ClientMessage::ConnectNamed(ConnectNamed {
+            flags: Flags {
+                explain: true,
+                ..Flags::default()
+            },
+            timeout_ms: 2000,
+            transports: Transports::DESCRIPTOR,
+            address: NamedAddress {
+                partition: IdOrName::Name("web".into()),
+                service: IdOrName::Name("Demo".into()),
+            },
+        });
+        let mut want = vec![
+            0x01, 0x08, 0x04, 0x00, // version, CONNECT_NAMED, flags EXPLAIN
+            0xd0, 0x07, 0x00, 0x00, // 2000 ms
+            0x01, 0x00, 0x00, 0x00, // the descriptor transport
+        ];
+        want.extend([0; 32]);
+        want.extend(*b"\x03\0\0\0webDemo");
+        assert_eq!(bytes(&message), want);
+        assert_eq!(ClientMessage::decode(&want), Ok(message));
+        // Either a GUID or a name.
+        want[20] = 1;
+        assert!(matches!(
+            ClientMessage::decode(&want),
+            Err(DecodeError::Value {
+                field: "partition",
+                value: 1
+            })
+        ));
+    }
+
     fn any_message() -> impl Strategy<Value = ClientMessage> {
-        let flags =
-            (any::<bool>(), any::<bool>()).prop_map(|(raw_fd, dry_run)| Flags { raw_fd, dry_run });
+        let flags = any::<[bool; 3]>().prop_map(|[raw_fd, dry_run, explain]| Flags {
+            raw_fd,
+            dry_run,
+            explain,
+        });
+        let named = (any::<[u8; 16]>(), ".{0,63}", any::<[u8; 16]>(), ".{0,80}").prop_map(
+            |(vm, partition, service, name)| NamedAddress {
+                partition: id_or_name(VmId::from_guid_bytes(vm), partition),
+                service: id_or_name(ServiceId::from_guid_bytes(service), name),
+            },
+        );
         let address = (any::<[u8; 16]>(), any::<[u8; 16]>()).prop_map(|(vm, service)| {
             SockAddrHv::new(
                 VmId::from_guid_bytes(vm),
@@ -366,6 +547,30 @@ mod tests {
                         address,
                     })
                 }),
+            (
+                flags.clone(),
+                any::<u32>(),
+                transports.clone(),
+                named.clone()
+            )
+                .prop_map(|(flags, timeout_ms, transports, address)| {
+                    ClientMessage::ConnectNamed(ConnectNamed {
+                        flags,
+                        timeout_ms,
+                        transports,
+                        address,
+                    })
+                }),
+            (flags.clone(), any::<u32>(), transports.clone(), named).prop_map(
+                |(flags, backlog, transports, address)| {
+                    ClientMessage::ListenNamed(ListenNamed {
+                        flags,
+                        backlog,
+                        transports,
+                        address,
+                    })
+                }
+            ),
             (flags, any::<u32>(), transports, address).prop_map(
                 |(flags, backlog, transports, address)| {
                     ClientMessage::Listen(Listen {

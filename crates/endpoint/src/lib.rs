@@ -17,8 +17,11 @@ mod paths;
 mod values;
 mod wire;
 
-pub use broker::{BrokerMessage, Connected, Incoming, Listening, Refused};
-pub use client::{ClientMessage, Connect, Listen, LookupKind, Register};
+pub use broker::{Bound, BrokerMessage, Connected, Incoming, Listening, Refused};
+pub use client::{
+    ClientMessage, Connect, ConnectNamed, IdOrName, Listen, ListenNamed, LookupKind, NamedAddress,
+    Register,
+};
 pub use paths::{DirSource, Dirs};
 pub use values::{
     Flags, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION,

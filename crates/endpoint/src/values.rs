@@ -9,7 +9,7 @@ pub const MAX_MESSAGE: usize = 4096;
 /// The maximum number of descriptors that are sent with a message.
 pub const MAX_DESCRIPTORS: usize = 4;
 
-/// Flags of [`Connect`](crate::Connect) and [`Listen`](crate::Listen).
+/// Flags of the requests for a connection or listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Flags {
     /// The data descriptor is used as a raw fd, by a program without hvsock's library. Its end of
@@ -17,6 +17,11 @@ pub struct Flags {
     pub raw_fd: bool,
     /// Only explain what would happen. The broker answers with [`BrokerMessage::Explained`](crate::BrokerMessage::Explained).
     pub dry_run: bool,
+    /// Explain a refusal: the broker answers with
+    /// [`BrokerMessage::Explained`](crate::BrokerMessage::Explained) instead of
+    /// [`BrokerMessage::Refused`](crate::BrokerMessage::Refused). A broker before this flag takes it
+    /// for a protocol violation.
+    pub explain: bool,
 }
 
 /// The data path of a connection. A client offers a set of them; the broker chooses one.

@@ -42,7 +42,8 @@ impl<'a> Writer<'a> {
     pub(crate) fn new(buffer: &'a mut Vec<u8>, kind: u8, flags: Flags) -> Self {
         buffer.clear();
         buffer.extend_from_slice(&[VERSION, kind]);
-        let bits = u16::from(flags.raw_fd) | u16::from(flags.dry_run) << 1;
+        let bits =
+            u16::from(flags.raw_fd) | u16::from(flags.dry_run) << 1 | u16::from(flags.explain) << 2;
         buffer.extend_from_slice(&bits.to_le_bytes());
         Self(buffer)
     }
@@ -105,7 +106,7 @@ impl<'a> Reader<'a> {
             return Err(DecodeError::Version(version));
         }
         let bits = u16::from_le_bytes([low, high]);
-        if bits & !0b11 != 0 {
+        if bits & !0b111 != 0 {
             return Err(DecodeError::Value {
                 field: "flags",
                 value: bits.into(),
@@ -114,6 +115,7 @@ impl<'a> Reader<'a> {
         let flags = Flags {
             raw_fd: bits & 1 != 0,
             dry_run: bits & 2 != 0,
+            explain: bits & 4 != 0,
         };
         Ok(Self {
             rest,

@@ -5,7 +5,7 @@ use std::error::Error;
 use std::fmt;
 use std::io;
 
-use hvsock_fabric::{Fix, Refusal};
+use hvsock_fabric::{Explanation, Fix, Refusal};
 
 /// Returns the [`Refusal`] in an error: why a connect or listen was refused, or why a connection or
 /// listener was reset.
@@ -41,6 +41,9 @@ pub fn refusal_of(error: &io::Error) -> Option<&Refusal> {
 
 /// The fix in this link of a chain of errors, if an error of this module is there.
 pub(crate) fn own_fix(error: &(dyn Error + 'static)) -> Option<Fix> {
+    if let Some(explained) = error.downcast_ref::<ExplainedError>() {
+        return explained.explanation.fix.clone();
+    }
     error.downcast_ref::<ErrorWithFix>()?.fix.clone()
 }
 
@@ -68,6 +71,59 @@ impl Error for ErrorWithFix {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.refusal.as_ref().map(|refusal| refusal as _)
     }
+}
+
+/// Returns why the broker or the system refused a connect or listen, check by check, if the request
+/// was made with [`explain_refusal`](crate::ConnectOptions::explain_refusal).
+///
+/// Follows the chain of sources, as [`refusal_of`] does.
+///
+/// ```no_run
+/// use hvsock::HvStream;
+///
+/// let options = HvStream::options().explain_refusal(true);
+/// if let Err(error) = options.connect(("parent", "HV Socket Demo")) {
+///     match hvsock::explanation_of(&error) {
+///         Some(explanation) => println!("{explanation}"),
+///         None => println!("failed: {error}"),
+///     }
+/// }
+/// ```
+pub fn explanation_of(error: &io::Error) -> Option<&Explanation> {
+    let mut inner: &(dyn Error + 'static) = error.get_ref()?;
+    loop {
+        if let Some(explained) = inner.downcast_ref::<ExplainedError>() {
+            return Some(&explained.explanation);
+        }
+        if let Some(nested) = inner.downcast_ref::<io::Error>() {
+            return explanation_of(nested);
+        }
+        inner = inner.source()?;
+    }
+}
+
+/// The error of a refused request with its explanation. The message is that of the error alone.
+#[derive(Debug)]
+struct ExplainedError {
+    error: io::Error,
+    explanation: Explanation,
+}
+
+impl fmt::Display for ExplainedError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl Error for ExplainedError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        Some(&self.error)
+    }
+}
+
+/// Adds the explanation to the error of a refused request.
+pub(crate) fn explained(error: io::Error, explanation: Explanation) -> io::Error {
+    io::Error::new(error.kind(), ExplainedError { error, explanation })
 }
 
 /// Creates the error for a refusal with the message `text`.

@@ -153,7 +153,7 @@ struct GuestPage;
 pub use address::{HvAddr, ToHvAddr, ToPartition, ToService};
 pub use child::ConnectedChild;
 pub use endpoint::Endpoint;
-pub use error::refusal_of;
+pub use error::{explanation_of, refusal_of};
 pub use explain::{explain_connect, explain_listen};
 pub use fix::fix_of;
 pub use lease::Lease;

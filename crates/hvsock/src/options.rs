@@ -25,6 +25,7 @@ struct Shared {
     endpoint: Option<Endpoint>,
     settings: Settings,
     raw_fd: bool,
+    explains_refusal: bool,
 }
 
 impl Shared {
@@ -41,20 +42,29 @@ impl Shared {
             flags: Flags {
                 raw_fd: self.raw_fd,
                 dry_run,
+                explain: self.explains_refusal,
             },
         })
     }
 
-    fn explain(&self, mut request: Request) -> io::Result<Explanation> {
-        match backend::execute(&self.endpoint_or_default(), &mut request, REPLY_TIMEOUT) {
-            Ok(Outcome::Explained(explanation)) => Ok(explanation),
-            Ok(_) => Err(unexpected_reply()),
-            // A name that does not exist is a refusal, too, and so an explanation.
-            Err(error) => match error::refusal_of(&error) {
-                Some(refusal) => Ok(unresolved(refusal.clone(), &error)),
-                None => Err(error),
-            },
-        }
+    /// Executes a request that is no dry run. Waits up to `timeout`.
+    fn execute(&self, request: Request, timeout: Duration) -> io::Result<Outcome> {
+        let endpoint = self.endpoint_or_default();
+        let question = request.question();
+        backend::execute(&endpoint, request, timeout).map_err(|error| match question {
+            Some(question) if is_unexplained(&error) => {
+                with_explanation(error, self.explain(question))
+            }
+            _ => error,
+        })
+    }
+
+    fn explain(&self, request: Request) -> io::Result<Explanation> {
+        explained(backend::execute(
+            &self.endpoint_or_default(),
+            request,
+            REPLY_TIMEOUT,
+        ))
     }
 
     fn endpoint_or_default(&self) -> Endpoint {
@@ -111,6 +121,17 @@ macro_rules! shared_options {
         #[doc(alias = "zero-copy")]
         pub fn shared_memory(mut self, on: bool) -> Self {
             self.shared.settings.descriptor_only = !on;
+            self
+        }
+
+        /// Sets whether the error of a refused request has an explanation:
+        /// [`explanation_of`](crate::explanation_of) returns it. The default is false.
+        ///
+        /// The broker sends it with the refusal. A broker of an older version and the other
+        /// back-ends are asked after the refusal, as by [`explain`](Self::explain), for up to 5
+        /// more seconds.
+        pub fn explain_refusal(mut self, on: bool) -> Self {
+            self.shared.explains_refusal = on;
             self
         }
 
@@ -201,8 +222,8 @@ impl ConnectOptions {
     /// - a [`Refusal`](crate::Refusal), with [its kind](crate::Refusal::kind):
     ///   [`refusal_of`](crate::refusal_of) returns it.
     pub fn connect(&self, address: impl ToHvAddr) -> io::Result<HvStream> {
-        let mut request = self.request(&address, false)?;
-        match backend::execute(&self.endpoint_or_default(), &mut request, self.timeout)? {
+        let request = self.request(&address, false)?;
+        match self.shared.execute(request, self.timeout)? {
             Outcome::Connected(stream) => Ok(HvStream::new(Arc::new(stream))),
             _ => Err(unexpected_reply()),
         }
@@ -287,8 +308,8 @@ impl ListenOptions {
     ///   [`refusal_of`](crate::refusal_of) returns it. A listener that could never receive a
     ///   connection is refused.
     pub fn listen(&self, address: impl ToHvAddr) -> io::Result<HvListener> {
-        let mut request = self.request(&address, false)?;
-        match backend::execute(&self.endpoint_or_default(), &mut request, REPLY_TIMEOUT)? {
+        let request = self.request(&address, false)?;
+        match self.shared.execute(request, REPLY_TIMEOUT)? {
             Outcome::Listening(listener) => Ok(HvListener::new(Arc::new(listener))),
             _ => Err(unexpected_reply()),
         }
@@ -308,6 +329,57 @@ impl ListenOptions {
         let backlog = self.backlog;
         self.shared
             .request(address, RequestKind::Listen { backlog }, dry_run)
+    }
+}
+
+/// The result of a dry run.
+fn explained(outcome: io::Result<Outcome>) -> io::Result<Explanation> {
+    match outcome {
+        Ok(Outcome::Explained(explanation)) => Ok(explanation),
+        Ok(_) => Err(unexpected_reply()),
+        // A name that does not exist is a refusal, too, and so an explanation.
+        Err(error) => match error::refusal_of(&error) {
+            Some(refusal) => Ok(unresolved(refusal.clone(), &error)),
+            None => Err(error),
+        },
+    }
+}
+
+/// Returns true if the error is a refusal that the back-end did not explain.
+fn is_unexplained(error: &io::Error) -> bool {
+    error::refusal_of(error).is_some() && error::explanation_of(error).is_none()
+}
+
+/// Adds the result of a later dry run to the error of a refused request.
+fn with_explanation(error: io::Error, later: io::Result<Explanation>) -> io::Error {
+    match (later, error::refusal_of(&error).cloned()) {
+        (Ok(explanation), Some(refusal)) => {
+            // The state may have changed, or the system may not reveal what refused it.
+            let explanation = Explanation {
+                verdict: Err(refusal),
+                ..explanation
+            };
+            error::explained(error, explanation)
+        }
+        _ => error,
+    }
+}
+
+/// Executes a request that is no dry run, in a task. Waits up to `timeout`.
+#[cfg(feature = "tokio")]
+pub(crate) async fn execute_in_task(
+    endpoint: Endpoint,
+    request: Request,
+    timeout: Duration,
+) -> io::Result<Outcome> {
+    let question = request.question();
+    let outcome = crate::os::tokio::execute(endpoint.clone(), request, timeout).await;
+    match (outcome, question) {
+        (Err(error), Some(question)) if is_unexplained(&error) => {
+            let later = crate::os::tokio::execute(endpoint, question, REPLY_TIMEOUT).await;
+            Err(with_explanation(error, explained(later)))
+        }
+        (outcome, _) => outcome,
     }
 }
 

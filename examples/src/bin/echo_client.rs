@@ -23,9 +23,7 @@ fn main() -> ExitCode {
         Err(error) => {
             eprintln!("{error}");
             // The error is a refusal. Print the rule that decided, and what to do.
-            if hvsock::refusal_of(&error).is_some()
-                && let Ok(explanation) = hvsock::explain_connect((partition, service))
-            {
+            if let Some(explanation) = hvsock::explanation_of(&error) {
                 eprintln!("{explanation}");
             }
             ExitCode::FAILURE
@@ -34,7 +32,8 @@ fn main() -> ExitCode {
 }
 
 fn exchange(partition: &str, service: &str) -> io::Result<()> {
-    let mut stream = HvStream::connect((partition, service))?;
+    let options = HvStream::options().explain_refusal(true);
+    let mut stream = options.connect((partition, service))?;
     let mut sender = stream.try_clone()?;
     // Sending in a separate thread: a service may reply before it has read everything.
     let sending = thread::spawn(move || {

@@ -21,7 +21,7 @@ use super::listeners::ListenerRecord;
 use super::preference::{ChosenTransport, TransportPreference};
 use super::resources::BrokerPart;
 use super::session_io::is_disconnected;
-use super::sessions::Session;
+use super::sessions::{Request, Session};
 use super::state::Core;
 use crate::callers::Caller;
 use crate::pump::Adopted;
@@ -29,7 +29,8 @@ use crate::reply::refused;
 
 impl Core {
     /// Connects a session to a listener or guest, or refuses it. Either way the session ends.
-    pub(super) fn connect(&mut self, session: Session<OwnedFd>, connect: &Connect) {
+    pub(super) fn connect(&mut self, mut session: Session<OwnedFd>, connect: &Connect) {
+        session.explains = connect.flags.explain.then_some(Request::Connect);
         let principal = self.principal(&session);
         let request = ConnectRequest {
             from: session.partition,

@@ -6,18 +6,19 @@ use std::time::Instant;
 
 use hvsock_address::{ElementName, PartitionName, ServiceId, SockAddrHv, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Listen, Listening, LookupKind, Refused, Register, SocketOption,
+    Bound, BrokerMessage, ClientMessage, Connect, IdOrName, Listen, Listening, LookupKind,
+    NamedAddress, Refused, Register, SocketOption,
 };
 use hvsock_fabric::{
-    Audience, ConnectionId, Destination, Explanation, ListenRequest, PartitionKey, Refusal,
-    RegisterError,
+    Audience, ConnectRequest, ConnectionId, Destination, Explanation, ListenRequest, PartitionKey,
+    Refusal, RegisterError,
 };
 use hvsock_registry::{Principal, Registration};
 
 use super::labels::{partition_label, service_label};
 use super::listeners::ListenerRecord;
 use super::preference::TransportPreference;
-use super::sessions::{MAX_QUERIES, Role, Session};
+use super::sessions::{MAX_QUERIES, Request, Role, Session};
 use super::state::Core;
 use crate::data_path::protocol_violation;
 use crate::model::EventKind;
@@ -41,14 +42,40 @@ impl Core {
     ) -> SessionState {
         match (session.role(), message) {
             (Role::Idle, ClientMessage::Connect(connect)) => {
-                if let Some(_watched) = index {
-                    // The connection set registers the descriptor again.
-                    self.session_io.unwatch(&session.socket);
-                }
-                self.connect(session, &connect);
-                SessionState::Closed
+                self.connect_idle(session, &connect, index)
             }
-            (Role::Idle, ClientMessage::Listen(listen)) => self.listen(session, &listen),
+            (Role::Idle, ClientMessage::ConnectNamed(named)) => {
+                match self.resolve(session.partition, named.address) {
+                    Ok(address) => {
+                        let connect = Connect {
+                            flags: named.flags,
+                            timeout_ms: named.timeout_ms,
+                            transports: named.transports,
+                            address,
+                        };
+                        self.connect_idle(session, &connect, index)
+                    }
+                    Err(refusal) => self.refuse_name(&session, &refusal),
+                }
+            }
+            (Role::Idle, ClientMessage::Listen(listen)) => {
+                self.listen(session, &listen, BrokerMessage::Listening)
+            }
+            (Role::Idle, ClientMessage::ListenNamed(named)) => {
+                match self.resolve(session.partition, named.address) {
+                    Ok(address) => {
+                        let listen = Listen {
+                            flags: named.flags,
+                            backlog: named.backlog,
+                            transports: named.transports,
+                            address,
+                        };
+                        let bound = |listening| BrokerMessage::Bound(Bound { listening, address });
+                        self.listen(session, &listen, bound)
+                    }
+                    Err(refusal) => self.refuse_name(&session, &refusal),
+                }
+            }
             (Role::Idle, ClientMessage::Register(register)) => self.lease(session, register),
             (Role::Idle, ClientMessage::Lookup { kind, name }) => {
                 session.count_query();
@@ -89,6 +116,21 @@ impl Core {
         }
     }
 
+    /// Connects an idle session, which may be watched.
+    fn connect_idle(
+        &mut self,
+        session: Session<OwnedFd>,
+        connect: &Connect,
+        index: Option<usize>,
+    ) -> SessionState {
+        if let Some(_watched) = index {
+            // The connection set registers the descriptor again.
+            self.session_io.unwatch(&session.socket);
+        }
+        self.connect(session, connect);
+        SessionState::Closed
+    }
+
     /// Closes an idle session with too many queries.
     fn check_queries(&mut self, session: Session<OwnedFd>) -> SessionState {
         if !session.exceeds_queries() {
@@ -105,17 +147,10 @@ impl Core {
         kind: LookupKind,
         name: String,
     ) -> SessionState {
+        let from = session.partition;
         let guid = match kind {
-            LookupKind::Service => ElementName::new(name)
-                .ok()
-                .and_then(|name| self.fabric.service_id_by_name(session.partition, &name))
-                .map(ServiceId::to_guid_bytes)
-                .ok_or(Refusal::Unregistered),
-            LookupKind::Partition => PartitionName::new(name)
-                .ok()
-                .and_then(|name| self.fabric.vm_id_by_name(session.partition, &name))
-                .map(VmId::to_guid_bytes)
-                .ok_or_else(|| self.unknown_name(session.partition)),
+            LookupKind::Service => self.service_named(from, name).map(ServiceId::to_guid_bytes),
+            LookupKind::Partition => self.partition_named(from, name).map(VmId::to_guid_bytes),
         };
         match guid {
             Ok(guid) => {
@@ -123,12 +158,41 @@ impl Core {
                 self.session_io.send(&session.socket, &found);
                 self.check_queries(session)
             }
-            Err(refusal) => {
-                self.telemetry.count_refused(&refusal);
-                self.send_refusal(&session, &refusal);
-                SessionState::Closed
-            }
+            Err(refusal) => self.refuse_name(&session, &refusal),
         }
+    }
+
+    /// Refuses a request because of a name in it.
+    fn refuse_name(&mut self, session: &Session<OwnedFd>, refusal: &Refusal) -> SessionState {
+        self.telemetry.count_refused(refusal);
+        self.send_refusal(session, refusal);
+        SessionState::Closed
+    }
+
+    /// Resolves the names of an address. The caller acts on it in the same step, so no change can come
+    /// between.
+    fn resolve(&self, from: PartitionKey, address: NamedAddress) -> Result<SockAddrHv, Refusal> {
+        let vm = match address.partition {
+            IdOrName::Id(vm) => vm,
+            IdOrName::Name(name) => self.partition_named(from, name)?,
+        };
+        let service = match address.service {
+            IdOrName::Id(service) => service,
+            IdOrName::Name(name) => self.service_named(from, name)?,
+        };
+        Ok(SockAddrHv::new(vm, service))
+    }
+
+    fn service_named(&self, from: PartitionKey, name: String) -> Result<ServiceId, Refusal> {
+        let name = ElementName::new(name).ok();
+        name.and_then(|name| self.fabric.service_id_by_name(from, &name))
+            .ok_or(Refusal::Unregistered)
+    }
+
+    fn partition_named(&self, from: PartitionKey, name: String) -> Result<VmId, Refusal> {
+        let name = PartitionName::new(name).ok();
+        name.and_then(|name| self.fabric.vm_id_by_name(from, &name))
+            .ok_or_else(|| self.unknown_name(from))
     }
 
     /// The refusal for an unknown partition name. Only the root partition may learn which names exist,
@@ -141,7 +205,15 @@ impl Core {
         }
     }
 
-    fn listen(&mut self, mut session: Session<OwnedFd>, listen: &Listen) -> SessionState {
+    /// Creates a listener and sends the message that `reply` makes of it.
+    fn listen(
+        &mut self,
+        mut session: Session<OwnedFd>,
+        listen: &Listen,
+        reply: impl FnOnce(Listening) -> BrokerMessage,
+    ) -> SessionState {
+        let backlog = listen.backlog;
+        session.explains = listen.flags.explain.then_some(Request::Listen { backlog });
         let principal = self.principal(&session);
         let request = ListenRequest {
             from: session.partition,
@@ -192,8 +264,7 @@ impl Core {
             backlog,
             listener: id.as_u64(),
         };
-        let listening = BrokerMessage::Listening(listening);
-        self.session_io.send(&session.socket, &listening);
+        self.session_io.send(&session.socket, &reply(listening));
         SessionState::Open(session)
     }
 
@@ -241,14 +312,21 @@ impl Core {
         Ok(id)
     }
 
-    /// Refuses a connect or listen: sends the refusal, counts it, logs it, and publishes an event.
+    /// Refuses a connect or listen: sends the refusal, explained if the process wants that, counts it,
+    /// logs it, and publishes an event.
     pub(super) fn reject(
         &mut self,
         session: &Session<OwnedFd>,
         address: SockAddrHv,
         refusal: &Refusal,
     ) {
-        self.send_refusal(session, refusal);
+        match session.explains {
+            None => self.send_refusal(session, refusal),
+            Some(request) => {
+                let explanation = self.explain_refusal(session, address, refusal, request);
+                self.explain(session, &explanation);
+            }
+        }
         self.telemetry.count_refused(refusal);
         let from = partition_label(&self.fabric, session.partition);
         tracing::debug!(%from, pid = session.caller.pid, uid = session.caller.uid, %address,
@@ -259,6 +337,46 @@ impl Core {
             reason: refusal.label().into(),
             message: refusal.to_string(),
         });
+    }
+
+    /// The explanation of a refusal. The checks are made again, in the state in which it was refused.
+    fn explain_refusal(
+        &mut self,
+        session: &Session<OwnedFd>,
+        address: SockAddrHv,
+        refusal: &Refusal,
+        request: Request,
+    ) -> Explanation {
+        let (from, principal) = (session.partition, self.principal(session));
+        let (principal, audience) = (&principal, Audience::Requester);
+        let SockAddrHv { vm, service, .. } = address;
+        let mut explanation = match request {
+            Request::Connect => {
+                let request = ConnectRequest {
+                    from,
+                    principal,
+                    vm,
+                    service,
+                };
+                self.fabric.explain_connect(&request, audience)
+            }
+            Request::Listen { backlog } => {
+                let request = ListenRequest {
+                    from,
+                    principal,
+                    vm,
+                    service,
+                    backlog,
+                };
+                self.fabric.explain_listen(&request, audience)
+            }
+        };
+        // What refused it may not be a check: a lack of descriptors, or the guest itself.
+        if explanation.refusal() != Some(refusal) {
+            explanation.verdict = Err(refusal.clone());
+            explanation.fix = None;
+        }
+        explanation
     }
 
     pub(super) fn explain(

@@ -6,7 +6,8 @@ use std::os::fd::AsFd;
 
 use hvsock::{ServiceId, VmId};
 use hvsock_endpoint::{
-    BrokerMessage, ClientMessage, Listen, LookupKind, MAX_MESSAGE, Register, SocketOption,
+    BrokerMessage, ClientMessage, ConnectNamed, Flags, IdOrName, Listen, ListenNamed, LookupKind,
+    MAX_MESSAGE, NamedAddress, Register, SocketOption, Transports,
 };
 use hvsock_fabric::Refusal;
 use hvsock_testkit::TempFolder;
@@ -36,8 +37,35 @@ fn lookup(name: &str) -> ClientMessage {
     }
 }
 
-fn every_message() -> [ClientMessage; 7] {
+/// A name of the service at `PORT` in this partition.
+fn named() -> NamedAddress {
+    NamedAddress {
+        partition: IdOrName::Id(VmId::LOOPBACK),
+        service: IdOrName::Name(format!("Service {PORT}")),
+    }
+}
+
+fn every_message() -> [ClientMessage; 9] {
+    let flags = Flags {
+        explain: true,
+        ..Flags::default()
+    };
+    let (address, transports) = (named(), Transports::DESCRIPTOR);
+    let listen_named = ClientMessage::ListenNamed(ListenNamed {
+        flags,
+        backlog: 1,
+        transports,
+        address: address.clone(),
+    });
+    let connect_named = ClientMessage::ConnectNamed(ConnectNamed {
+        flags,
+        timeout_ms: 0,
+        transports,
+        address,
+    });
     [
+        connect_named,
+        listen_named,
         lookup("Service 100"),
         ClientMessage::SetOption {
             option: SocketOption::ConnectedSuspend,
@@ -69,6 +97,21 @@ fn malformed() -> Vec<Vec<u8>> {
         [&[1, 1, 0, 0, 3, 0, 0, 0][..], b"name"].concat(),
         // SET_OPTION of an unknown option.
         vec![1, 2, 0, 0, 3, 0, 0, 0, 1, 0, 0, 0],
+        // CONNECT_NAMED whose name is longer than the message, and one with a GUID and a name.
+        [
+            &[1, 8, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0][..],
+            &[0; 32],
+            &[255; 4],
+            b"name",
+        ]
+        .concat(),
+        [
+            &[1, 8, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0][..],
+            &[7; 32],
+            &[4, 0, 0, 0],
+            b"name",
+        ]
+        .concat(),
         // REGISTER whose name is longer than the message.
         [&[1, 5, 0, 0][..], &[7; 16], &[255; 4], b"name"].concat(),
     ];
@@ -81,7 +124,10 @@ fn malformed() -> Vec<Vec<u8>> {
         malformed.push([&good[..3], &[0x80], &good[4..]].concat());
         let has_text = matches!(
             message,
-            ClientMessage::Lookup { .. } | ClientMessage::Register(_)
+            ClientMessage::Lookup { .. }
+                | ClientMessage::Register(_)
+                | ClientMessage::ConnectNamed(_)
+                | ClientMessage::ListenNamed(_)
         );
         if !has_text {
             malformed.push([&good[..], &[0]].concat());

@@ -223,6 +223,7 @@ pub fn connect_by(vm: VmId, port: u32, transports: Transports, plain: bool) -> C
         flags: Flags {
             raw_fd: plain,
             dry_run,
+            explain: false,
         },
         timeout_ms: 0,
         transports,
@@ -246,6 +247,7 @@ pub fn listen_by(
         flags: Flags {
             raw_fd: plain,
             dry_run,
+            explain: false,
         },
         backlog,
         transports,

@@ -46,6 +46,7 @@ impl Connect {
             .timeout(Duration::from_secs_f64(self.timeout))
             .connected_suspend(self.connected_suspend)
             .raw_fd(!self.command.is_empty())
+            .explain_refusal(true)
             .connect(address.clone())
             .map_err(|error| explain::failure(context, error, &address, false))?;
         let Some((program, arguments)) = self.command.split_first() else {

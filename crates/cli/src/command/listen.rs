@@ -48,6 +48,7 @@ impl Listen {
             .endpoint(context.endpoint())
             .connected_suspend(self.connected_suspend)
             .raw_fd(!self.command.is_empty())
+            .explain_refusal(true)
             .listen(address.clone())
             .map_err(|error| explain::failure(context, error, &address, true))?;
         let from = match from {

@@ -13,6 +13,23 @@ pub(crate) struct Request {
     pub(crate) flags: Flags,
 }
 
+impl Request {
+    /// The dry run of this request, if its refusal has to be explained.
+    pub(crate) fn question(&self) -> Option<Self> {
+        let Flags {
+            explain, raw_fd, ..
+        } = self.flags;
+        explain.then(|| Self {
+            flags: Flags {
+                raw_fd,
+                dry_run: true,
+                explain: false,
+            },
+            ..self.clone()
+        })
+    }
+}
+
 /// The kind of a request, with its parameters.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum RequestKind {

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::HvStream;
 use crate::backend::{self, Outcome, REPLY_TIMEOUT};
 use crate::os::tokio::ListenerWatch;
-use crate::{ListenOptions, ToHvAddr, options, os};
+use crate::{ListenOptions, ToHvAddr, options};
 
 /// A listener that accepts connections to a service, for tokio; see [`crate::HvListener`].
 ///
@@ -79,7 +79,9 @@ impl HvListener {
     /// ```
     pub async fn bind_with(options: &ListenOptions, address: impl ToHvAddr) -> io::Result<Self> {
         let request = options.request(&address, false)?;
-        match os::tokio::execute(options.endpoint_or_default(), request, REPLY_TIMEOUT).await? {
+        match options::execute_in_task(options.endpoint_or_default(), request, REPLY_TIMEOUT)
+            .await?
+        {
             Outcome::Listening(listener) => Self::new(Arc::new(listener)),
             _ => Err(options::unexpected_reply()),
         }

@@ -13,7 +13,7 @@ use super::io::{async_read, async_write};
 use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
 use crate::backend::{self, Outcome, ReadInto, WriteFrom};
 use crate::os::tokio::StreamWatch;
-use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options, os};
+use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options};
 
 /// A connection, for tokio; see [`crate::HvStream`] for its end and its errors.
 ///
@@ -107,7 +107,7 @@ impl HvStream {
         address: impl ToHvAddr,
     ) -> io::Result<Self> {
         let request = options.request(&address, false)?;
-        match os::tokio::execute(
+        match options::execute_in_task(
             options.endpoint_or_default(),
             request,
             options.connect_timeout(),

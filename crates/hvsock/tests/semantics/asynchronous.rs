@@ -19,11 +19,7 @@ async fn connected() -> (HvStream, BrokerSide) {
     let options = broker.connect_options();
     let broker_side = tokio::task::spawn_blocking(move || {
         let client = broker.client();
-        assert!(matches!(client.recv(), ClientMessage::Lookup { .. }));
-        client.send(&BrokerMessage::Found {
-            guid: crate::fake::SERVICE.to_guid_bytes(),
-        });
-        assert!(matches!(client.recv(), ClientMessage::Connect(_)));
+        assert!(matches!(client.recv(), ClientMessage::ConnectNamed(_)));
         client.connect()
     });
     let stream = HvStream::connect_with(&options, ("parent", "Demo"))
@@ -366,4 +362,45 @@ async fn a_stream_of_connections_ends_with_the_listener() {
     client.send(&BrokerMessage::Reset(disabled()));
     assert!(incoming.next().await.unwrap().is_err());
     assert!(incoming.next().await.is_none() && incoming.is_terminated());
+}
+
+#[tokio::test]
+async fn a_task_asks_an_older_broker_for_names_and_explanation() {
+    let broker = Broker::new();
+    let options = broker.connect_options().explain_refusal(true);
+    let broker_side = tokio::task::spawn_blocking(move || {
+        let client = broker.client();
+        let ClientMessage::ConnectNamed(connect) = client.recv() else {
+            panic!("no CONNECT_NAMED")
+        };
+        assert!(connect.flags.explain);
+        let mut refused = disabled();
+        refused.code = 17;
+        client.send(&BrokerMessage::Refused(refused));
+        let found = BrokerMessage::Found {
+            guid: crate::fake::SERVICE.to_guid_bytes(),
+        };
+        for dry_run in [false, true] {
+            let client = broker.client();
+            assert!(matches!(client.recv(), ClientMessage::Lookup { .. }));
+            client.send(&found);
+            let ClientMessage::Connect(connect) = client.recv() else {
+                panic!("no CONNECT")
+            };
+            assert_eq!(connect.flags.dry_run, dry_run);
+            client.send(&match dry_run {
+                true => BrokerMessage::Explained(disabled()),
+                false => BrokerMessage::Refused(disabled()),
+            });
+        }
+    });
+    let refused = HvStream::connect_with(&options, ("parent", "Demo")).await;
+    let error = refused.unwrap_err();
+    assert!(matches!(refusal_of(&error), Some(Refusal::Disabled { .. })));
+    let explanation = hvsock::explanation_of(&error).expect("an explanation");
+    assert!(matches!(
+        explanation.refusal(),
+        Some(Refusal::Disabled { .. })
+    ));
+    broker_side.await.unwrap();
 }

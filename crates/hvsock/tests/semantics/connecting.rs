@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use hvsock::{
     Check, Endpoint, Fix, HvStream, Lease, NoBroker, PartitionName, Refusal, ServiceId, SockAddrHv,
-    Transport, VmId, refusal_of,
+    Transport, VmId, explanation_of, refusal_of,
 };
-use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind, Refused, SocketOption};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, ConnectNamed, Flags, IdOrName, LookupKind, NamedAddress, Refused,
+    SocketOption,
+};
 use hvsock_sys::{doorbell, shared_memory};
 
-use crate::fake::{ADDRESS, Broker, LONG, SERVICE, SHORT, disabled, listening};
+use crate::fake::{ADDRESS, Broker, Client, LONG, SERVICE, SHORT, disabled, listening};
 
 #[test]
 fn a_connection_returns_its_addresses() {
@@ -57,33 +60,241 @@ fn options_are_sent_before_the_request() {
     stream.unwrap();
 }
 
+/// The message of a connect with both names.
+fn connect_named(client: &Client) -> ConnectNamed {
+    let ClientMessage::ConnectNamed(connect) = client.recv() else {
+        panic!("no CONNECT_NAMED")
+    };
+    let address = NamedAddress {
+        partition: IdOrName::Name("web".into()),
+        service: IdOrName::Name("HV Socket Demo".into()),
+    };
+    assert_eq!(connect.address, address);
+    connect
+}
+
 #[test]
-fn names_are_looked_up_on_the_same_endpoint_connection() {
+fn a_connect_by_name_is_one_message_and_its_reply() {
     let broker = Broker::new();
     let options = broker.connect_options();
-    let vm = VmId::random();
-    let (stream, _side) = broker.with_client(
+    let (stream, side) = broker.with_client(
         || options.connect(("web", "HV Socket Demo")),
         |broker| {
             let client = broker.client();
-            let (kind, name) = (LookupKind::Partition, "web".to_owned());
-            assert_eq!(client.recv(), ClientMessage::Lookup { kind, name });
-            client.send(&BrokerMessage::Found {
-                guid: vm.to_guid_bytes(),
-            });
-            let (kind, name) = (LookupKind::Service, "HV Socket Demo".to_owned());
-            assert_eq!(client.recv(), ClientMessage::Lookup { kind, name });
-            client.send(&BrokerMessage::Found {
-                guid: SERVICE.to_guid_bytes(),
-            });
-            let ClientMessage::Connect(connect) = client.recv() else {
-                panic!()
+            let connect = connect_named(&client);
+            assert_eq!(
+                (connect.timeout_ms, connect.flags),
+                (2000, Flags::default())
+            );
+            client.connect()
+        },
+    );
+    assert_eq!(stream.unwrap().peer_addr().unwrap(), ADDRESS);
+    assert!(!broker.has_client(), "another endpoint connection");
+    // The only other message is about the end.
+    assert_eq!(side.control.recv(), ClientMessage::Shutdown);
+}
+
+#[test]
+fn an_address_of_a_guid_and_a_name_is_one_message() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let (stream, _side) = broker.with_client(
+        || options.connect(("parent", "HV Socket Demo")),
+        |broker| {
+            let client = broker.client();
+            let ClientMessage::ConnectNamed(connect) = client.recv() else {
+                panic!("no CONNECT_NAMED")
             };
-            assert_eq!(connect.address, SockAddrHv::new(vm, SERVICE));
+            assert_eq!(connect.address.partition, IdOrName::Id(VmId::PARENT));
             client.connect()
         },
     );
     stream.unwrap();
+}
+
+/// What a broker answers that knows no names in requests.
+fn refuse_as_violation(client: &Client) {
+    client.send(&BrokerMessage::Refused(Refused {
+        code: 17,
+        errno: 104,
+        detail: "the process violated the endpoint protocol: there is no message of kind 0x08 in \
+                 this direction"
+            .into(),
+    }));
+}
+
+/// Both lookups and the connect of an older library.
+fn look_up_and_connect(client: &Client, vm: VmId) {
+    let (kind, name) = (LookupKind::Partition, "web".to_owned());
+    assert_eq!(client.recv(), ClientMessage::Lookup { kind, name });
+    client.send(&BrokerMessage::Found {
+        guid: vm.to_guid_bytes(),
+    });
+    let (kind, name) = (LookupKind::Service, "HV Socket Demo".to_owned());
+    assert_eq!(client.recv(), ClientMessage::Lookup { kind, name });
+    client.send(&BrokerMessage::Found {
+        guid: SERVICE.to_guid_bytes(),
+    });
+    let ClientMessage::Connect(connect) = client.recv() else {
+        panic!()
+    };
+    assert_eq!(connect.address, SockAddrHv::new(vm, SERVICE));
+    assert_eq!(connect.flags, Flags::default());
+}
+
+#[test]
+fn an_older_broker_is_asked_for_each_name_and_remembered() {
+    let broker = Broker::new();
+    let options = broker.connect_options().connected_suspend(true);
+    let vm = VmId::random();
+    let suspend = ClientMessage::SetOption {
+        option: SocketOption::ConnectedSuspend,
+        value: 1,
+    };
+    let connect = || options.connect(("web", "HV Socket Demo"));
+    let (stream, _side) = broker.with_client(connect, |broker| {
+        let client = broker.client();
+        assert_eq!(client.recv(), suspend);
+        connect_named(&client);
+        refuse_as_violation(&client);
+        drop(client);
+        let client = broker.client();
+        assert_eq!(client.recv(), suspend);
+        look_up_and_connect(&client, vm);
+        client.connect()
+    });
+    stream.unwrap();
+    let (stream, _side) = broker.with_client(connect, |broker| {
+        let client = broker.client();
+        assert_eq!(client.recv(), suspend);
+        look_up_and_connect(&client, vm);
+        client.connect()
+    });
+    stream.unwrap();
+}
+
+#[test]
+fn a_broker_that_stops_is_not_taken_for_an_older_one() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let connect = || options.connect(("web", "HV Socket Demo"));
+    let (result, ()) = broker.with_client(connect, |broker| {
+        for _ in 0..2 {
+            let client = broker.client();
+            client.recv();
+            refuse_as_violation(&client);
+        }
+    });
+    assert!(matches!(
+        refusal_of(&result.unwrap_err()),
+        Some(Refusal::Reset { .. })
+    ));
+    let (stream, _side) = broker.with_client(connect, |broker| {
+        let client = broker.client();
+        connect_named(&client);
+        client.connect()
+    });
+    stream.unwrap();
+}
+
+/// The explanation of a service without a listener.
+fn no_listener() -> BrokerMessage {
+    BrokerMessage::Explained(Refused {
+        code: 9,
+        errno: 111,
+        detail: "\npass\tIs it registered?\tyes\tcheck=registered\n\
+                 fail\tDoes anyone listen?\tno\tcheck=listener"
+            .into(),
+    })
+}
+
+#[test]
+fn a_refusal_brings_its_explanation_in_the_same_reply() {
+    let broker = Broker::new();
+    let options = broker.connect_options().explain_refusal(true);
+    for by_name in [true, false] {
+        let (result, ()) = broker.with_client(
+            || match by_name {
+                true => options.connect(("web", "HV Socket Demo")),
+                false => options.connect(ADDRESS),
+            },
+            |broker| {
+                let client = broker.client();
+                let flags = match client.recv() {
+                    ClientMessage::ConnectNamed(connect) if by_name => connect.flags,
+                    ClientMessage::Connect(connect) if !by_name => connect.flags,
+                    other => panic!("{other:?}"),
+                };
+                assert!(flags.explain && !flags.dry_run);
+                client.send(&no_listener());
+            },
+        );
+        assert!(!broker.has_client(), "another endpoint connection");
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(error.to_string(), Refusal::NoListener.to_string());
+        assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
+        let explanation = explanation_of(&error).expect("an explanation");
+        assert_eq!(explanation.refusal(), Some(&Refusal::NoListener));
+        assert_eq!(explanation.steps().len(), 2);
+        assert_eq!(explanation.steps()[1].check, Check::Listener);
+    }
+}
+
+#[test]
+fn an_unknown_name_is_explained_without_another_request() {
+    let broker = Broker::new();
+    let options = broker.connect_options().explain_refusal(true);
+    let (result, ()) = broker.with_client(
+        || options.connect(("web", "HV Socket Demo")),
+        |broker| {
+            let client = broker.client();
+            connect_named(&client);
+            client.send(&BrokerMessage::Refused(Refused {
+                code: 1,
+                errno: 111,
+                detail: String::new(),
+            }));
+        },
+    );
+    assert!(!broker.has_client(), "another endpoint connection");
+    let error = result.unwrap_err();
+    let explanation = explanation_of(&error).expect("an explanation");
+    assert_eq!(explanation.refusal(), Some(&Refusal::Unregistered));
+}
+
+#[test]
+fn an_older_broker_is_asked_for_the_explanation_after_the_refusal() {
+    let broker = Broker::new();
+    let options = broker.connect_options().explain_refusal(true);
+    let (result, ()) = broker.with_client(
+        || options.connect(ADDRESS),
+        |broker| {
+            let client = broker.client();
+            client.recv();
+            refuse_as_violation(&client);
+            let client = broker.client();
+            let ClientMessage::Connect(connect) = client.recv() else {
+                panic!("no CONNECT")
+            };
+            assert_eq!(connect.flags, Flags::default());
+            client.send(&BrokerMessage::Refused(Refused {
+                code: 9,
+                errno: 111,
+                detail: String::new(),
+            }));
+            let client = broker.client();
+            let ClientMessage::Connect(connect) = client.recv() else {
+                panic!("no CONNECT")
+            };
+            assert!(connect.flags.dry_run && !connect.flags.explain);
+            client.send(&no_listener());
+        },
+    );
+    let error = result.unwrap_err();
+    assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
+    assert_eq!(explanation_of(&error).unwrap().steps().len(), 2);
 }
 
 #[test]
@@ -374,7 +585,7 @@ fn a_dry_run_explains_and_does_not_connect() {
         || options.explain(("any", "Demo")),
         |broker| {
             let client = broker.client();
-            assert!(matches!(client.recv(), ClientMessage::Lookup { .. }));
+            assert!(matches!(client.recv(), ClientMessage::ListenNamed(_)));
             let refused = Refused {
                 code: 1,
                 errno: 111,

@@ -60,6 +60,11 @@ impl Broker {
         Client { socket }
     }
 
+    /// Returns true if another process has connected to the endpoint.
+    pub fn has_client(&self) -> bool {
+        seqpacket::accept(&self.listener).unwrap().is_some()
+    }
+
     pub fn connect_options(&self) -> ConnectOptions {
         HvStream::options().endpoint(self.endpoint())
     }

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::Instant;
 
 use hvsock::{Refusal, ServiceId, VmId, refusal_of};
-use hvsock_endpoint::{BrokerMessage, ClientMessage, Refused};
+use hvsock_endpoint::{Bound, BrokerMessage, ClientMessage, Listening, Refused};
 
 use crate::fake::{ADDRESS, Broker, SHORT, disabled, incoming};
 
@@ -36,6 +36,35 @@ fn a_connection_is_accepted_and_acknowledged() {
     drop(stream);
     assert_eq!(side.control.recv(), ClientMessage::Shutdown);
     assert_eq!(side.recv_all(), b"ho");
+}
+
+#[test]
+fn a_listen_by_name_is_one_message_and_its_reply_has_the_address() {
+    let broker = Broker::new();
+    let options = broker.listen_options().backlog(9);
+    let (listener, client) = broker.with_client(
+        || options.listen(("any", "HV Socket Demo")),
+        |broker| {
+            let client = broker.client();
+            let ClientMessage::ListenNamed(listen) = client.recv() else {
+                panic!("no LISTEN_NAMED")
+            };
+            assert_eq!(listen.backlog, 9);
+            let bound = Bound {
+                listening: Listening {
+                    backlog: 5,
+                    listener: 3,
+                },
+                address: ADDRESS,
+            };
+            client.send(&BrokerMessage::Bound(bound));
+            client
+        },
+    );
+    let listener = listener.unwrap();
+    assert_eq!(listener.local_addr().unwrap(), ADDRESS);
+    assert_eq!((listener.backlog(), listener.listener_id()), (5, 3));
+    assert!(client.is_idle() && !broker.has_client());
 }
 
 #[test]

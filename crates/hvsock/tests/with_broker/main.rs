@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use hvsock::{
     AF_HYPERV, Fix, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Interest, Lease, Refusal,
-    SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, VmId, refusal_of,
+    SOCK_STREAM, ServiceId, SockAddrHv, SocketOption, ToHvAddr, VmId, explanation_of, refusal_of,
 };
 use hvsock_broker::model::PartitionState;
 
@@ -165,6 +165,34 @@ fn an_explanation_agrees_with_the_connect() {
         Some(&Refusal::NotSupported),
         "{explanation}"
     );
+}
+
+#[test]
+fn a_refusal_brings_the_explanation_of_a_dry_run() {
+    let world = World::new();
+    let options = world.at_web().explain_refusal(true);
+    let id = world.lease.id();
+    for address in [("parent", NAME).to_hv_addr(), ("parent", id).to_hv_addr()] {
+        let address = address.unwrap();
+        let error = options.connect(&address).unwrap_err();
+        assert_eq!(refusal_of(&error), Some(&Refusal::NoListener));
+        let explanation = explanation_of(&error).expect("an explanation");
+        assert_eq!(explanation, &options.explain(&address).unwrap());
+        assert!(explanation.steps().len() > 3, "{explanation}");
+    }
+    let error = options.connect(("parent", "No Such Service")).unwrap_err();
+    let explanation = explanation_of(&error).expect("an explanation");
+    assert_eq!(explanation.refusal(), Some(&Refusal::Unregistered));
+    let unasked = world.at_web().connect(("parent", NAME)).unwrap_err();
+    assert!(explanation_of(&unasked).is_none());
+
+    let listen = HvListener::options().endpoint(world.host());
+    let error = listen.explain_refusal(true).listen(("parent", NAME));
+    let explanation = explanation_of(error.as_ref().unwrap_err());
+    let explanation = explanation.expect("an explanation");
+    assert_eq!(explanation.refusal(), Some(&Refusal::NotSupported));
+    // The address of a listener by name has the id.
+    assert_eq!(world.listen().local_addr().unwrap().service, id);
 }
 
 #[test]

@@ -20,5 +20,5 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use session::{MAX_QUERIES, Role, Session};
+pub(super) use session::{MAX_QUERIES, Request, Role, Session};
 pub(super) use table::{SessionLimits, Sessions};

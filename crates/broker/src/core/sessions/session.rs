@@ -17,11 +17,20 @@ pub(crate) struct Session<D> {
     pub(crate) connected_suspend: bool,
     /// Requested ring capacity in bytes; 0 selects the broker's default.
     pub(crate) ring_size: u32,
+    /// The request whose refusal the process wants explained.
+    pub(crate) explains: Option<Request>,
     pub(super) serial: u64,
     pub(super) queries: u32,
     /// It waits for its turn and is not read before.
     pub(super) queued: bool,
     pub(super) role: Role,
+}
+
+/// A request for a connection or a listener, as far as its address does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Request {
+    Connect,
+    Listen { backlog: u32 },
 }
 
 /// What a session is for.
@@ -44,6 +53,7 @@ impl<D> Session<D> {
             caller,
             connected_suspend: false,
             ring_size: 0,
+            explains: None,
             serial,
             queries: 0,
             queued: false,

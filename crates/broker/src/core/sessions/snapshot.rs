@@ -87,6 +87,8 @@ impl<D> Sessions<D> {
                 caller,
                 connected_suspend,
                 ring_size,
+                // A session in the table has no request that can be refused any more, or none yet.
+                explains: _,
                 serial,
                 queries,
                 queued: _,
@@ -203,6 +205,7 @@ impl<D> Sessions<D> {
                 caller: caller.into(),
                 connected_suspend,
                 ring_size,
+                explains: None,
                 serial,
                 queries,
                 queued: false,

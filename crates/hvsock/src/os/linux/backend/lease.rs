@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use hvsock_address::{ElementName, ServiceId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Register};
 
-use super::{EndpointConnection, query};
+use super::broker::{EndpointConnection, Reply, errors};
+use super::query;
 use crate::{Endpoint, error};
 
 /// The endpoint connection.
@@ -39,6 +40,7 @@ impl Lease {
                 Some(refusal) => Err(refusal.into_reset_error()),
                 None => Err(error),
             },
+            Ok(Reply::Refused(refused)) => Err(errors::refusal(&refused).into_reset_error()),
             Ok(_) => Err(self.0.protocol_error(&"unexpected message for a lease")),
         }
     }

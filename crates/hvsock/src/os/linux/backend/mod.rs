@@ -24,6 +24,8 @@ use hvsock_ring::{Filled, Reserved, RingStats};
 use hvsock_sys::poll::PollFlags;
 
 pub(crate) use broker::{EndpointConnection, Ring};
+#[cfg(feature = "tokio")]
+pub(crate) use broker::{Exchange, Step};
 pub(crate) use lease::Lease;
 pub(crate) use lookup::{service_id, vm_id};
 
@@ -154,12 +156,12 @@ fn may_exist(path: &Path) -> bool {
 /// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(
     endpoint: &Endpoint,
-    request: &mut Request,
+    request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
     match choose(endpoint) {
         Backend::Broker => broker::execute(endpoint, request, timeout).map(Into::into),
-        Backend::Vsock => vsock::execute(request, timeout),
+        Backend::Vsock => vsock::execute(&request, timeout),
     }
 }
 

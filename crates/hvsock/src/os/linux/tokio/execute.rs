@@ -9,7 +9,7 @@ use tokio::io::Interest;
 use super::watch::{Watched, watch};
 use crate::Endpoint;
 use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
-use crate::os::backend::EndpointConnection;
+use crate::os::backend::{EndpointConnection, Exchange, Step};
 
 /// The default capacity of a ring for tasks, in bytes. A task cannot spin; its wakeup takes some 30
 /// µs if the peer runs on another processor. The ring has to hold what memory transfers in that
@@ -40,12 +40,12 @@ pub(crate) async fn execute(
 /// Connects through the kernel. Its other requests do not block.
 async fn execute_on_vsock(
     endpoint: Endpoint,
-    mut request: Request,
+    request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
     let connects = matches!(request.kind, RequestKind::Connect { .. });
     if !connects || request.flags.dry_run {
-        return backend::execute(&endpoint, &mut request, timeout);
+        return backend::execute(&endpoint, request, timeout);
     }
     let pending = Arc::new(PendingConnect::start(&endpoint, request)?);
     let watched = watch(
@@ -68,28 +68,35 @@ async fn execute_on_vsock(
 
 async fn execute_on_broker(
     endpoint: Endpoint,
-    mut request: Request,
+    request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
-    let connection = open(endpoint, timeout).await?;
-    for option in request.options() {
-        connection.send_request(&option)?;
-    }
-    let watched = watch(
-        Watched::EndpointConnection(connection.clone()),
-        Interest::READABLE,
-    )?;
+    let mut connection = open(endpoint.clone(), timeout).await?;
+    let mut exchange = Exchange::new(request, &connection);
     loop {
-        connection.send_request(&request.next())?;
-        let reply = loop {
-            let mut guard = watched.readable().await?;
-            if let Ok(reply) = guard.try_io(|_| connection.try_recv_reply()) {
-                break reply?;
-            }
-        };
-        if let Some(outcome) = request.advance(&connection, reply)? {
-            return Ok(outcome.into());
+        for option in exchange.options() {
+            connection.send_request(&option)?;
         }
+        let watched = watch(
+            Watched::EndpointConnection(connection.clone()),
+            Interest::READABLE,
+        )?;
+        loop {
+            connection.send_request(&exchange.next())?;
+            let reply = loop {
+                let mut guard = watched.readable().await?;
+                if let Ok(reply) = guard.try_io(|_| connection.try_recv_reply()) {
+                    break reply?;
+                }
+            };
+            match exchange.advance(&connection, reply)? {
+                Step::Done(outcome) => return Ok(outcome.into()),
+                Step::Send => {}
+                Step::Reopen => break,
+            }
+        }
+        drop(watched);
+        connection = open(endpoint.clone(), timeout).await?;
     }
 }
 

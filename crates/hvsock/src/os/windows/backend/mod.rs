@@ -53,7 +53,7 @@ fn require_no_endpoint(endpoint: &Endpoint) -> io::Result<()> {
 /// Connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(
     endpoint: &Endpoint,
-    request: &mut Request,
+    request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
     let deadline = Instant::now() + timeout;
@@ -65,7 +65,7 @@ pub(crate) fn execute(
             Ok(Outcome::Explained(explanation))
         }
         RequestKind::Connect { .. } => {
-            let stream = PendingConnect::start(endpoint, request.clone())?.finish(deadline)?;
+            let stream = PendingConnect::start(endpoint, request)?.finish(deadline)?;
             Ok(Outcome::Connected(stream))
         }
         RequestKind::Listen { .. } if request.flags.dry_run => {
@@ -79,7 +79,7 @@ pub(crate) fn execute(
             if let Some(refusal) = facts::listen_refusal(target.address()) {
                 return Err(refusal.into());
             }
-            let listener = Listener::new(&target, backlog, request)?;
+            let listener = Listener::new(&target, backlog, &request)?;
             Ok(Outcome::Listening(listener))
         }
     }

@@ -15,7 +15,7 @@ use crate::backend::{self, Outcome, PendingConnect, Request, RequestKind};
 /// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) async fn execute(
     endpoint: Endpoint,
-    mut request: Request,
+    request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
     let deadline = Instant::now() + timeout;
@@ -27,7 +27,7 @@ pub(crate) async fn execute(
         if connects && !explains {
             PendingConnect::start(&endpoint, request).map(Started::Connecting)
         } else {
-            backend::execute(&endpoint, &mut request, timeout).map(Started::Done)
+            backend::execute(&endpoint, request, timeout).map(Started::Done)
         }
     };
     let started = if connects && ids && !explains {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, Refused};
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::{message, seqpacket};
 
@@ -23,11 +23,26 @@ pub(crate) struct EndpointConnection {
     path: Arc<Path>,
 }
 
-/// A message of the broker with its descriptors.
+/// A reply of the broker.
 #[derive(Debug)]
-pub(crate) struct Reply {
-    pub(super) message: BrokerMessage,
-    pub(super) descriptors: Vec<OwnedFd>,
+pub(crate) enum Reply {
+    /// A message with its descriptors.
+    Message {
+        message: BrokerMessage,
+        descriptors: Vec<OwnedFd>,
+    },
+    /// The request is refused.
+    Refused(Refused),
+}
+
+impl Reply {
+    /// The message. A refusal is an error.
+    pub(super) fn into_message(self) -> io::Result<BrokerMessage> {
+        match self {
+            Self::Message { message, .. } => Ok(message),
+            Self::Refused(refused) => Err(errors::refusal(&refused).into()),
+        }
+    }
 }
 
 impl EndpointConnection {
@@ -68,6 +83,7 @@ impl EndpointConnection {
             // A broker that rejects a client sends the reason and closes. The reason is in the
             // queue.
             Err(error) if is_gone(&error) => match self.try_recv_reply() {
+                Ok(Reply::Refused(refused)) => Err(errors::refusal(&refused).into()),
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => Err(error),
                 _ => Err(errors::broker_gone()),
             },
@@ -76,7 +92,7 @@ impl EndpointConnection {
         }
     }
 
-    /// Receives the next reply; `WouldBlock` if there is none yet. A refusal is an error.
+    /// Receives the next reply; `WouldBlock` if there is none yet.
     pub(crate) fn try_recv_reply(&self) -> io::Result<Reply> {
         let mut buffer = [0; MAX_MESSAGE];
         let received = match message::recv_with_descriptors(&self.socket, &mut buffer) {
@@ -87,12 +103,12 @@ impl EndpointConnection {
         };
         match BrokerMessage::decode(&buffer[..received.len]) {
             Ok(BrokerMessage::Refused(refused) | BrokerMessage::Reset(refused)) => {
-                Err(errors::refusal(&refused).into())
+                Ok(Reply::Refused(refused))
             }
             Ok(_) if received.dropped_descriptors => Err(errors::descriptor_limit()),
             Ok(message) => {
                 let descriptors = received.descriptors;
-                Ok(Reply {
+                Ok(Reply::Message {
                     message,
                     descriptors,
                 })
@@ -121,6 +137,11 @@ impl EndpointConnection {
     pub(crate) fn no_reply_error(&self) -> io::Error {
         let text = format!("the broker at {} does not reply", self.path.display());
         io::Error::new(io::ErrorKind::TimedOut, text)
+    }
+
+    /// The path of the endpoint.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The socket, for the messages after the replies.

@@ -1,8 +1,8 @@
 //! The broker back-end: sockets through an endpoint.
 //!
 //! - [`endpoint_connection`]: a connection to the endpoint, with requests and replies;
-//! - [`request`]: the sequence of messages of a request; [`wire`]: conversions from the wire
-//!   format;
+//! - [`exchange`]: the messages of a request; [`older_brokers`]: those that know fewer messages;
+//!   [`wire`]: conversions from the wire format;
 //! - [`errors`]: messages and failures of the broker as errors;
 //! - [`pending_connect`]: a non-blocking connect;
 //! - [`control`]: the control channel of a connection;
@@ -11,20 +11,21 @@
 
 mod control;
 mod endpoint_connection;
-mod errors;
+pub(super) mod errors;
+mod exchange;
 mod listener;
+mod older_brokers;
 mod pending_connect;
-mod request;
 mod stream;
 mod wire;
 
 use std::io;
 use std::time::{Duration, Instant};
 
-pub(crate) use endpoint_connection::EndpointConnection;
+pub(crate) use endpoint_connection::{EndpointConnection, Reply};
+pub(crate) use exchange::{Exchange, Outcome, Step};
 pub(crate) use listener::Listener;
 pub(crate) use pending_connect::PendingConnect;
-pub(crate) use request::Outcome;
 pub(crate) use stream::{Ring, Stream};
 
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
@@ -35,20 +36,27 @@ use crate::backend::{REPLY_TIMEOUT, Request};
 /// Executes a request: connects, listens or explains. Waits up to `timeout`.
 pub(crate) fn execute(
     endpoint: &Endpoint,
-    request: &mut Request,
+    request: Request,
     timeout: Duration,
 ) -> io::Result<Outcome> {
     let deadline = Instant::now() + timeout;
-    let connection = open(endpoint, timeout)?;
-    for option in request.options() {
-        connection.send_request(&option)?;
-    }
+    let mut connection = open(endpoint, timeout)?;
+    let mut exchange = Exchange::new(request, &connection);
     loop {
-        connection.send_request(&request.next())?;
-        let reply = connection.recv_reply(deadline)?;
-        if let Some(outcome) = request.advance(&connection, reply)? {
-            return Ok(outcome);
+        for option in exchange.options() {
+            connection.send_request(&option)?;
         }
+        loop {
+            connection.send_request(&exchange.next())?;
+            let reply = connection.recv_reply(deadline)?;
+            match exchange.advance(&connection, reply)? {
+                Step::Done(outcome) => return Ok(outcome),
+                Step::Send => {}
+                Step::Reopen => break,
+            }
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        connection = open(endpoint, left)?;
     }
 }
 
@@ -60,8 +68,8 @@ pub(crate) fn query(
     let deadline = Instant::now() + REPLY_TIMEOUT;
     let connection = open(endpoint, REPLY_TIMEOUT)?;
     connection.send_request(message)?;
-    let reply = connection.recv_reply(deadline)?;
-    Ok((connection, reply.message))
+    let reply = connection.recv_reply(deadline)?.into_message()?;
+    Ok((connection, reply))
 }
 
 fn open(endpoint: &Endpoint, timeout: Duration) -> io::Result<EndpointConnection> {

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use super::endpoint_connection::EndpointConnection;
-use super::request::Outcome;
+use super::exchange::{Exchange, Outcome, Step};
 use super::{Stream, open};
 use crate::backend::Request;
 use crate::lock::lock;
@@ -16,7 +16,7 @@ use crate::{Endpoint, options};
 #[derive(Debug)]
 pub(crate) struct PendingConnect {
     connection: EndpointConnection,
-    request: Mutex<Request>,
+    exchange: Mutex<Exchange>,
 }
 
 /// How long the start may wait if the broker's queue of clients is full.
@@ -26,25 +26,27 @@ impl PendingConnect {
     /// Starts a connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
         let connection = open(endpoint, START_TIMEOUT)?;
-        for option in request.options() {
+        // The program may watch the descriptor, so there cannot be another endpoint connection.
+        let exchange = Exchange::basic(request);
+        for option in exchange.options() {
             connection.send_request(&option)?;
         }
-        connection.send_request(&request.next())?;
+        connection.send_request(&exchange.next())?;
         Ok(Self {
             connection,
-            request: Mutex::new(request),
+            exchange: Mutex::new(exchange),
         })
     }
 
     /// Returns the connection once it is established, `WouldBlock` before.
     pub(crate) fn progress(&self) -> io::Result<Stream> {
         loop {
-            let mut request = lock(&self.request);
+            let mut exchange = lock(&self.exchange);
             let reply = self.connection.try_recv_reply()?;
-            match request.advance(&self.connection, reply)? {
-                Some(Outcome::Connected(stream)) => return Ok(stream),
-                Some(_) => return Err(options::unexpected_reply()),
-                None => self.connection.send_request(&request.next())?,
+            match exchange.advance(&self.connection, reply)? {
+                Step::Done(Outcome::Connected(stream)) => return Ok(stream),
+                Step::Send => self.connection.send_request(&exchange.next())?,
+                Step::Done(_) | Step::Reopen => return Err(options::unexpected_reply()),
             }
         }
     }

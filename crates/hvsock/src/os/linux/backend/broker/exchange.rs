@@ -1,0 +1,305 @@
+//! The exchange of messages that a request to the broker consists of. It never waits for I/O, so the
+//! blocking and the async code share it.
+//!
+//! Order of use: open an [`EndpointConnection`] and send [`Exchange::options`]. Then send
+//! [`Exchange::next`] and pass the reply to [`Exchange::advance`], as long as the [`Step`] that it
+//! returns says so.
+//!
+//! A request with names is one message, which the broker resolves and acts on. A broker of an older
+//! version refuses it as a protocol violation, which ends the endpoint connection: then the exchange
+//! begins again with a message for each name. Brokers that did so are remembered.
+
+use std::io;
+
+use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
+use hvsock_endpoint::{
+    BrokerMessage, ClientMessage, Connect, ConnectNamed, Flags, IdOrName, Listen, ListenNamed,
+    LookupKind, NamedAddress, SocketOption, Transport, Transports,
+};
+
+use super::endpoint_connection::{EndpointConnection, Reply};
+use super::{Listener, Stream, errors, older_brokers, wire};
+use crate::backend::{Request, RequestKind, Settings};
+use crate::{Explanation, Refusal, Verdict, error};
+
+/// The result of a request.
+pub(crate) enum Outcome {
+    Connected(Stream),
+    Listening(Listener),
+    Explained(Explanation),
+}
+
+/// What comes after a reply.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a step is matched where it is returned and is never stored"
+)]
+pub(crate) enum Step {
+    /// The request has its result.
+    Done(Outcome),
+    /// Send [`Exchange::next`].
+    Send,
+    /// Open another endpoint connection, and send [`Exchange::options`] and [`Exchange::next`].
+    Reopen,
+}
+
+/// A request and the state of its exchange.
+#[derive(Debug)]
+pub(crate) struct Exchange {
+    request: Request,
+    /// Only messages that a broker of every version knows.
+    basic: bool,
+    /// The broker refused the message that older ones do not know. If it takes the others, it is
+    /// such a broker.
+    probing: bool,
+}
+
+const UNEXPECTED: &str = "the reply does not match the request";
+
+impl Exchange {
+    /// An exchange on `connection`.
+    pub(crate) fn new(request: Request, connection: &EndpointConnection) -> Self {
+        Self {
+            request,
+            basic: older_brokers::contains(connection.path()),
+            probing: false,
+        }
+    }
+
+    /// An exchange with messages that every broker knows, which needs one endpoint connection:
+    /// [`advance`](Self::advance) never returns [`Step::Reopen`].
+    pub(crate) fn basic(request: Request) -> Self {
+        Self {
+            request,
+            basic: true,
+            probing: false,
+        }
+    }
+
+    /// The messages that are sent first and have no reply.
+    pub(crate) fn options(&self) -> impl Iterator<Item = ClientMessage> + use<> {
+        let Request {
+            settings, address, ..
+        } = &self.request;
+        let passthru = settings.container_passthru || address.passthru();
+        let Settings {
+            connected_suspend,
+            high_vtl,
+            mut ring_size,
+            ..
+        } = *settings;
+        if !self.transports().contains(Transport::Ring) {
+            ring_size = 0;
+        }
+        [
+            (SocketOption::ContainerPassthru, passthru.into()),
+            (SocketOption::ConnectedSuspend, connected_suspend.into()),
+            (SocketOption::HighVtl, high_vtl.into()),
+            (SocketOption::RingSize, ring_size),
+        ]
+        .into_iter()
+        .filter(|(_, value)| *value != 0)
+        .map(|(option, value)| ClientMessage::SetOption { option, value })
+    }
+
+    /// The transports that this end offers.
+    fn transports(&self) -> Transports {
+        if self.request.flags.raw_fd || self.request.settings.descriptor_only {
+            Transports::DESCRIPTOR
+        } else {
+            Transports::DESCRIPTOR | Transports::RING
+        }
+    }
+
+    fn flags(&self) -> Flags {
+        let Flags {
+            raw_fd,
+            dry_run,
+            explain,
+        } = self.request.flags;
+        Flags {
+            raw_fd,
+            dry_run,
+            explain: explain && !dry_run && !self.basic,
+        }
+    }
+
+    /// The next message, to which the broker replies.
+    pub(crate) fn next(&self) -> ClientMessage {
+        let (flags, transports) = (self.flags(), self.transports());
+        let address = &self.request.address;
+        let address = match (address.partition(), address.service()) {
+            (PartitionRef::Id(vm), ServiceRef::Id(service)) => SockAddrHv::new(*vm, *service),
+            (PartitionRef::Name(name), _) if self.basic => {
+                return lookup(LookupKind::Partition, name.as_str());
+            }
+            (_, ServiceRef::Name(name)) if self.basic => {
+                return lookup(LookupKind::Service, name.as_str());
+            }
+            (partition, service) => {
+                let address = named_address(partition, service);
+                return match self.request.kind {
+                    RequestKind::Connect { timeout_ms } => {
+                        ClientMessage::ConnectNamed(ConnectNamed {
+                            flags,
+                            timeout_ms,
+                            transports,
+                            address,
+                        })
+                    }
+                    RequestKind::Listen { backlog } => ClientMessage::ListenNamed(ListenNamed {
+                        flags,
+                        backlog,
+                        transports,
+                        address,
+                    }),
+                };
+            }
+        };
+        match self.request.kind {
+            RequestKind::Connect { timeout_ms } => ClientMessage::Connect(Connect {
+                flags,
+                timeout_ms,
+                transports,
+                address,
+            }),
+            RequestKind::Listen { backlog } => ClientMessage::Listen(Listen {
+                flags,
+                backlog,
+                transports,
+                address,
+            }),
+        }
+    }
+
+    /// Handles the reply to the last message of [`Exchange::next`], which `connection` received.
+    pub(crate) fn advance(
+        &mut self,
+        connection: &EndpointConnection,
+        reply: Reply,
+    ) -> io::Result<Step> {
+        let sent = self.next();
+        let explains = self.flags().explain;
+        let is_newer = explains
+            || matches!(
+                sent,
+                ClientMessage::ConnectNamed(_) | ClientMessage::ListenNamed(_)
+            );
+        let (message, descriptors) = match reply {
+            Reply::Message {
+                message,
+                descriptors,
+            } => (message, descriptors),
+            Reply::Refused(refused) => {
+                let refusal = errors::refusal(&refused);
+                let is_violation = matches!(refusal, Refusal::Reset { .. });
+                if is_newer && is_violation {
+                    self.basic = true;
+                    self.probing = true;
+                    return Ok(Step::Reopen);
+                }
+                if !is_violation {
+                    self.note_older_broker(connection);
+                }
+                return Err(refused_name(refusal, explains));
+            }
+        };
+        self.note_older_broker(connection);
+        let Flags {
+            raw_fd, dry_run, ..
+        } = self.request.flags;
+        let socket = connection.socket();
+        let outcome = match (message, sent) {
+            (BrokerMessage::Found { guid }, ClientMessage::Lookup { kind, .. }) => {
+                let address = &self.request.address;
+                self.request.address = match kind {
+                    LookupKind::Partition => address.at(VmId::from_guid_bytes(guid)),
+                    LookupKind::Service => address.of(ServiceId::from_guid_bytes(guid)),
+                };
+                return Ok(Step::Send);
+            }
+            (_, ClientMessage::Lookup { .. }) => {
+                return Err(connection.protocol_error(&UNEXPECTED));
+            }
+            (BrokerMessage::Explained(explained), _) if dry_run => {
+                let verdict = match self.request.kind {
+                    RequestKind::Connect { .. } => Verdict::Connect,
+                    RequestKind::Listen { .. } => Verdict::Listen,
+                };
+                Outcome::Explained(wire::explanation(&explained, verdict))
+            }
+            (BrokerMessage::Explained(explained), _) if explains && explained.code != 0 => {
+                let explanation = wire::explanation(&explained, Verdict::Connect);
+                let refusal = explanation.refusal().cloned();
+                let refusal = refusal.ok_or_else(|| connection.protocol_error(&UNEXPECTED))?;
+                return Err(error::explained(refusal.into(), explanation));
+            }
+            (
+                BrokerMessage::Connected(connected),
+                ClientMessage::Connect(_) | ClientMessage::ConnectNamed(_),
+            ) if !dry_run => {
+                if !self.transports().contains(connected.transport) {
+                    return Err(connection.protocol_error(&"a transport that was not offered"));
+                }
+                let stream = Stream::connected(&connected, descriptors, socket, raw_fd);
+                Outcome::Connected(stream.map_err(|error| match error.kind() {
+                    io::ErrorKind::InvalidData => connection.protocol_error(&error),
+                    _ => error,
+                })?)
+            }
+            (BrokerMessage::Listening(listening), ClientMessage::Listen(asked)) if !dry_run => {
+                Outcome::Listening(Listener::new(&listening, asked.address, socket, raw_fd))
+            }
+            (BrokerMessage::Bound(bound), ClientMessage::ListenNamed(_)) if !dry_run => {
+                let listener = Listener::new(&bound.listening, bound.address, socket, raw_fd);
+                Outcome::Listening(listener)
+            }
+            _ => return Err(connection.protocol_error(&UNEXPECTED)),
+        };
+        Ok(Step::Done(outcome))
+    }
+
+    /// Remembers a broker that took a basic message after it had refused a newer one.
+    fn note_older_broker(&mut self, connection: &EndpointConnection) {
+        if std::mem::take(&mut self.probing) {
+            older_brokers::insert(connection.path());
+        }
+    }
+}
+
+/// The error for a refusal without an explanation of the broker, which has none for a name that it
+/// does not know.
+fn refused_name(refusal: Refusal, explains: bool) -> io::Error {
+    use Refusal::{NotReachable, PartitionUnknown, Unregistered};
+    let explanation = Explanation {
+        verdict: Err(refusal.clone()),
+        steps: Vec::new(),
+        fix: None,
+    };
+    match refusal {
+        Unregistered | PartitionUnknown | NotReachable if explains => {
+            error::explained(refusal.into(), explanation)
+        }
+        _ => refusal.into(),
+    }
+}
+
+fn lookup(kind: LookupKind, name: &str) -> ClientMessage {
+    ClientMessage::Lookup {
+        kind,
+        name: name.to_owned(),
+    }
+}
+
+fn named_address(partition: &PartitionRef, service: &ServiceRef) -> NamedAddress {
+    NamedAddress {
+        partition: match partition {
+            PartitionRef::Id(vm) => IdOrName::Id(*vm),
+            PartitionRef::Name(name) => IdOrName::Name(name.as_str().to_owned()),
+        },
+        service: match service {
+            ServiceRef::Id(service) => IdOrName::Id(*service),
+            ServiceRef::Name(name) => IdOrName::Name(name.as_str().to_owned()),
+        },
+    }
+}
