@@ -4,6 +4,7 @@
 //! exists. Labels are friendly names. A user who may register services creates labels, so their
 //! number is bounded.
 
+mod family;
 mod guests;
 
 use std::cmp::Reverse;
@@ -11,14 +12,14 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::model::{MetricsSnapshot, PartitionKind, PartitionState, ServiceMetrics};
+use family::{Value, family};
 
 /// The content type of [`text`].
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -134,36 +135,6 @@ impl Collector for Scrape {
         )?;
         info.encode(descriptor)
     }
-}
-
-enum Value {
-    Counter(u64),
-    Gauge(f64),
-}
-
-/// Writes one metric with all its samples, or nothing if there are none.
-fn family<L: EncodeLabelSet>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    unit: Option<&Unit>,
-    samples: impl Iterator<Item = (L, Value)>,
-) -> Result<(), fmt::Error> {
-    let mut samples = samples.peekable();
-    let kind = match samples.peek() {
-        None => return Ok(()),
-        Some((_, Value::Counter(_))) => MetricType::Counter,
-        Some((_, Value::Gauge(_))) => MetricType::Gauge,
-    };
-    let mut metric = encoder.encode_descriptor(name, help, unit, kind)?;
-    for (labels, value) in samples {
-        let sample = metric.encode_family(&labels)?;
-        match value {
-            Value::Counter(count) => ConstCounter::new(count).encode(sample)?,
-            Value::Gauge(value) => ConstGauge::new(value).encode(sample)?,
-        }
-    }
-    Ok(())
 }
 
 /// Sums services by label. The busiest [`MAX_SERVICES`] have their own label.

@@ -21,53 +21,13 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::oneshot;
 
-use super::admission::{ConnectionLimit, ConnectionLimits, Permit};
+use super::admission::{ConnectionLimit, Permit};
 use super::extract::Peer;
+use super::limits::Limits;
 use super::routes;
 use super::stall::StallLimit;
 use crate::callers::{Caller, Callers};
 use crate::handle::Handle;
-
-/// The limits of the control API. Tests make them smaller.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Limits {
-    pub connections: ConnectionLimits,
-    /// From the first byte of a request, or from the previous response, to the end of its head.
-    pub head: Duration,
-    /// From the end of the head to the start of the response.
-    pub request: Duration,
-    /// The same for an import, which writes a file for each service.
-    pub import: Duration,
-    /// How long a response may stay unread.
-    pub stall: Duration,
-    /// Bytes of a request's head.
-    pub head_bytes: usize,
-    /// Bytes of a request's body.
-    pub body_bytes: usize,
-    /// Bytes of an import: 100,000 registrations as `.reg` are about 25 MiB.
-    pub import_bytes: usize,
-    /// Long listings in flight, for privileged users and for all others each.
-    pub listings: usize,
-    /// Readers of events, for privileged users and for all others each.
-    pub followers: usize,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            connections: ConnectionLimits::default(),
-            head: Duration::from_secs(10),
-            request: Duration::from_secs(15),
-            import: Duration::from_secs(1800),
-            stall: Duration::from_secs(20),
-            head_bytes: 16 * 1024,
-            body_bytes: 64 * 1024,
-            import_bytes: 64 * 1024 * 1024,
-            listings: 4,
-            followers: 16,
-        }
-    }
-}
 
 /// The running control API. Dropping it stops the server.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::fmt;
 use prometheus_client::encoding::DescriptorEncoder;
 use prometheus_client::registry::Unit;
 
-use super::{Value, family};
+use super::family::{Value, family};
 use crate::model::{AgentState, Guest, GuestReport};
 
 /// The most guests with samples. Further guests are left out.

@@ -4,17 +4,18 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{PathParam, Peer, PrivilegedPeer};
+use crate::api::responses::{Busy, Forbidden, Invalid, NotFound};
+use crate::api::state::Api;
 use crate::handle::{ControlError, Handle};
-use crate::model::{Connection, ErrorBody, Listener};
+use crate::model::{Connection, Listener};
 
 /// Lists listeners.
 #[utoipa::path(get, operation_id = "list_listeners", path = "/v1/listeners", tag = "connections",
     responses(
         (status = 200, description = "the current state", body = Vec<Listener>),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn listeners(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
     api.listing(&peer, Handle::listeners).await
@@ -25,7 +26,7 @@ pub(super) async fn listeners(State(api): State<Api>, peer: Peer) -> Result<Resp
     tag = "connections",
     responses(
         (status = 200, description = "the current state", body = Vec<Connection>),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
     api.listing(&peer, Handle::connections).await
@@ -37,8 +38,7 @@ pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response,
     params(("id" = u64, Path, description = "the connection's number")),
     responses(
         (status = 200, description = "the current state", body = Connection),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Invalid, NotFound,
     ))]
 pub(super) async fn show(
     State(api): State<Api>,
@@ -56,9 +56,7 @@ pub(super) async fn show(
     params(("id" = u64, Path, description = "the connection's number")),
     responses(
         (status = 200, body = Connection, description = "the state before"),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Invalid, Forbidden, NotFound,
     ))]
 pub(super) async fn close(
     State(api): State<Api>,

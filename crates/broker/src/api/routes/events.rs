@@ -8,11 +8,12 @@ use axum::response::Response;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::{Api, response};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::Peer;
-use crate::model::{ErrorBody, Event};
+use crate::api::responses::Busy;
+use crate::api::state::{Api, response};
+use crate::model::Event;
 use crate::{EventStream, Handle};
 
 /// How often a follower's thread checks whether its client has disconnected.
@@ -25,7 +26,7 @@ const IN_FLIGHT: usize = 64;
 #[utoipa::path(get, operation_id = "follow_events", path = "/v1/events", tag = "broker",
     responses(
         (status = 200, description = "a stream with one JSON object per line and event", body = Event, content_type = "application/x-ndjson"),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn events(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
     let permit = api.followers.of(&peer).try_acquire_owned();

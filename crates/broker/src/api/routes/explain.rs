@@ -6,9 +6,10 @@ use hvsock_address::{PartitionRef, ServiceRef};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, QueryParams};
+use crate::api::responses::Invalid;
+use crate::api::state::Api;
 use crate::model::{ErrorBody, ExplanationReport};
 
 /// The connect or listen to explain.
@@ -35,7 +36,7 @@ pub(super) struct ExplainParams {
 #[utoipa::path(get, path = "/v1/explain", tag = "connections", params(ExplainParams),
     responses(
         (status = 200, description = "the explanation", body = ExplanationReport),
-        (status = 400, description = "invalid request", body = ErrorBody),
+        Invalid,
         (status = 404, body = ErrorBody, description = "no such partition or friendly name"),
     ))]
 pub(super) async fn explain(

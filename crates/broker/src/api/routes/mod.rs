@@ -12,104 +12,20 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
-use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::body;
 use super::error::ApiError;
-use super::extract::{BodyLimit, Peer};
-use super::server::Limits;
-use crate::handle::{ControlError, Handle};
-
-/// The state shared by all handlers.
-#[derive(Clone)]
-struct Api {
-    handle: Handle,
-    listings: Permits,
-    followers: Permits,
-}
-
-/// A limit on something costly, for privileged users and for all others each.
-#[derive(Clone, Debug)]
-struct Permits {
-    privileged: Arc<Semaphore>,
-    others: Arc<Semaphore>,
-}
-
-impl Permits {
-    fn new(each: usize) -> Self {
-        Self {
-            privileged: Arc::new(Semaphore::new(each)),
-            others: Arc::new(Semaphore::new(each)),
-        }
-    }
-
-    fn of(&self, peer: &Peer) -> Arc<Semaphore> {
-        let semaphore = if peer.privileged() {
-            &self.privileged
-        } else {
-            &self.others
-        };
-        semaphore.clone()
-    }
-}
-
-impl Api {
-    /// Runs one of the broker's functions, which block for a bounded time, on a blocking thread.
-    async fn call<T: Send + 'static>(
-        &self,
-        function: impl FnOnce(&Handle) -> Result<T, ControlError> + Send + 'static,
-    ) -> Result<T, ApiError> {
-        let handle = self.handle.clone();
-        blocking(move || function(&handle))
-            .await?
-            .map_err(ApiError::from)
-    }
-
-    /// Makes and sends a listing. A permit bounds how many are in memory at once.
-    async fn listing<T: Serialize + Send + 'static>(
-        &self,
-        peer: &Peer,
-        function: impl FnOnce(&Handle) -> Result<T, ControlError> + Send + 'static,
-    ) -> Result<Response, ApiError> {
-        let permit = self.permit(&self.listings, peer).await?;
-        let handle = self.handle.clone();
-        let bytes = blocking(move || {
-            let value = function(&handle)?;
-            serde_json::to_vec(&value).map_err(|error| {
-                ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
-            })
-        })
-        .await??;
-        Ok(response("application/json", body::listing(bytes, permit)))
-    }
-
-    /// Waits for a permit. The request's timeout bounds the wait.
-    async fn permit(&self, from: &Permits, peer: &Peer) -> Result<OwnedSemaphorePermit, ApiError> {
-        let permit = from.of(peer).acquire_owned().await;
-        permit.map_err(|_| ApiError::busy())
-    }
-}
-
-/// Runs `function` on a blocking thread.
-async fn blocking<T: Send + 'static>(
-    function: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, ApiError> {
-    // Fails only while the server shuts down.
-    let done = tokio::task::spawn_blocking(function).await;
-    done.map_err(|_| ApiError::busy())
-}
-
-fn response(content_type: &'static str, body: Body) -> Response {
-    ([(header::CONTENT_TYPE, content_type)], body).into_response()
-}
+use super::extract::BodyLimit;
+use super::limits::Limits;
+use super::state::{Api, response};
+use crate::handle::Handle;
+use crate::model::ErrorBody;
 
 #[derive(OpenApi)]
 #[openapi(
@@ -123,6 +39,8 @@ fn response(content_type: &'static str, body: Body) -> Response {
             system call failed), 503 (busy; try again) and 507 (a limit of the broker is reached).",
         license(name = "MIT OR Apache-2.0", identifier = "MIT OR Apache-2.0"),
     ),
+    // utoipa collects no schemas from the responses that operations share.
+    components(schemas(ErrorBody)),
     tags(
         (name = "broker", description = "The broker itself"),
         (name = "services", description = "The registry"),
@@ -174,11 +92,7 @@ fn parts(limits: &Limits) -> OpenApiRouter<Api> {
 
 /// The router with all routes and fallbacks, and a timeout for each request.
 pub(crate) fn router(handle: Handle, limits: &Limits) -> Router {
-    let api = Api {
-        handle,
-        listings: Permits::new(limits.listings),
-        followers: Permits::new(limits.followers),
-    };
+    let api = Api::new(handle, limits);
     let (router, _) = parts(limits).split_for_parts();
     let document: Arc<str> = openapi().into();
     let limits = *limits;

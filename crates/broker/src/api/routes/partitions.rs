@@ -6,9 +6,10 @@ use axum::http::StatusCode;
 use axum::response::Response;
 use hvsock_address::PartitionRef;
 
-use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer};
+use crate::api::responses::{Busy, Forbidden, Invalid, NotFound, TooLarge};
+use crate::api::state::Api;
 use crate::handle::Handle;
 use crate::model::{ErrorBody, NewContainer, NewGuestCommand, NewVm, Partition, PartitionChange};
 
@@ -16,7 +17,7 @@ use crate::model::{ErrorBody, NewContainer, NewGuestCommand, NewVm, Partition, P
 #[utoipa::path(get, operation_id = "list_partitions", path = "/v1/partitions", tag = "partitions",
     responses(
         (status = 200, description = "the current state", body = Vec<Partition>),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
     api.listing(&peer, Handle::partitions).await
@@ -27,9 +28,7 @@ pub(super) async fn list(State(api): State<Api>, peer: Peer) -> Result<Response,
     tag = "partitions", request_body = NewContainer,
     responses(
         (status = 201, description = "the new partition", body = Partition),
-        (status = 413, description = "the body is too large", body = ErrorBody),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        TooLarge, Invalid, Forbidden,
         (status = 409, body = ErrorBody, description = "the name or id is taken"),
     ))]
 pub(super) async fn add(
@@ -48,9 +47,7 @@ pub(super) async fn add(
     tag = "partitions", request_body = NewVm,
     responses(
         (status = 201, description = "the new partition", body = Partition),
-        (status = 413, description = "the body is too large", body = ErrorBody),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        TooLarge, Invalid, Forbidden,
         (status = 409, body = ErrorBody, description = "the name, id or CID is taken"),
     ))]
 pub(super) async fn add_vm(
@@ -68,8 +65,7 @@ pub(super) async fn add_vm(
     params(("partition" = String, Path, description = "a name or a GUID")),
     responses(
         (status = 200, description = "the current state", body = Partition),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Invalid, NotFound,
     ))]
 pub(super) async fn show(
     State(api): State<Api>,
@@ -87,10 +83,7 @@ pub(super) async fn show(
     request_body = PartitionChange,
     responses(
         (status = 200, description = "the current state", body = Partition),
-        (status = 413, description = "the body is too large", body = ErrorBody),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        TooLarge, Invalid, Forbidden, NotFound,
     ))]
 pub(super) async fn change(
     State(api): State<Api>,
@@ -117,11 +110,10 @@ pub(super) async fn change(
     request_body = NewGuestCommand,
     responses(
         (status = 202, description = "the command was sent; the current state", body = Partition),
-        (status = 413, description = "the body is too large", body = ErrorBody),
+        TooLarge,
         (status = 400, description = "invalid request, or no agent is connected",
             body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Forbidden, NotFound,
     ))]
 pub(super) async fn send_command(
     State(api): State<Api>,
@@ -142,9 +134,7 @@ pub(super) async fn send_command(
     params(("partition" = String, Path, description = "a name or a GUID")),
     responses(
         (status = 200, body = Partition, description = "the state before"),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Invalid, Forbidden, NotFound,
     ))]
 pub(super) async fn remove(
     State(api): State<Api>,

@@ -8,10 +8,11 @@ use hvsock_registry::reg_file;
 use serde::Deserialize;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, blocking, response};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::{Peer, PrivilegedPeer, QueryParams, RawBody};
+use crate::api::responses::{Busy, Forbidden, Invalid, TooLarge};
+use crate::api::state::{Api, blocking, response};
 use crate::handle::{ControlError, Handle};
 use crate::model::{ErrorBody, Import, Imported, NewService};
 
@@ -50,8 +51,7 @@ const REG_CONTENT: &str = "text/plain; charset=utf-16le";
             (Vec<NewService> = "application/json"),
             (String = "text/plain; charset=utf-16le"),
         )),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Invalid, Busy,
     ))]
 pub(super) async fn export(
     State(api): State<Api>,
@@ -86,10 +86,9 @@ pub(super) async fn export(
     )),
     responses(
         (status = 200, description = "the added and removed registrations", body = Imported),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        Invalid, Forbidden,
         (status = 409, body = ErrorBody, description = "a GUID, name or port is taken"),
-        (status = 413, description = "the body is too large", body = ErrorBody),
+        TooLarge,
     ))]
 pub(super) async fn import(
     State(api): State<Api>,

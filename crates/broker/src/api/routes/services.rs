@@ -8,9 +8,10 @@ use hvsock_address::ServiceRef;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Api;
 use crate::api::error::ApiError;
 use crate::api::extract::{JsonBody, PathParam, Peer, PrivilegedPeer, QueryParams};
+use crate::api::responses::{Busy, Forbidden, Invalid, NotFound, TooLarge};
+use crate::api::state::Api;
 use crate::model::{ErrorBody, NewService, Service, ServiceChange};
 
 /// Which services to list.
@@ -29,8 +30,7 @@ pub(super) struct ListParams {
     tag = "services", params(ListParams),
     responses(
         (status = 200, description = "the current state", body = Vec<Service>),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Invalid, Busy,
     ))]
 pub(super) async fn list(
     State(api): State<Api>,
@@ -46,11 +46,11 @@ pub(super) async fn list(
     tag = "services", request_body = NewService,
     responses(
         (status = 201, description = "the new registration", body = Service),
-        (status = 413, description = "the body is too large", body = ErrorBody),
+        TooLarge,
         (status = 400, body = ErrorBody, description = "invalid body"),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
+        Forbidden,
         (status = 409, body = ErrorBody, description = "the GUID, name or port is taken"),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn register(
     State(api): State<Api>,
@@ -70,8 +70,7 @@ pub(super) async fn register(
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     responses(
         (status = 200, description = "the current state", body = Service),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Invalid, NotFound,
     ))]
 pub(super) async fn show(
     State(api): State<Api>,
@@ -89,10 +88,7 @@ pub(super) async fn show(
     request_body = ServiceChange,
     responses(
         (status = 200, description = "the current state", body = Service),
-        (status = 413, description = "the body is too large", body = ErrorBody),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        TooLarge, Invalid, Forbidden, NotFound,
     ))]
 pub(super) async fn change(
     State(api): State<Api>,
@@ -111,9 +107,7 @@ pub(super) async fn change(
     params(("service" = String, Path, description = "a friendly name, a GUID or a vsock port")),
     responses(
         (status = 200, body = Service, description = "the state before"),
-        (status = 400, description = "invalid request", body = ErrorBody),
-        (status = 403, description = "not root or the broker's user", body = ErrorBody),
-        (status = 404, description = "not found", body = ErrorBody),
+        Invalid, Forbidden, NotFound,
     ))]
 pub(super) async fn unregister(
     State(api): State<Api>,

@@ -4,19 +4,20 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 
-use super::{Api, blocking, response};
 use crate::api::body;
 use crate::api::error::ApiError;
 use crate::api::extract::Peer;
 use crate::api::metrics;
+use crate::api::responses::Busy;
+use crate::api::state::{Api, blocking, response};
 use crate::handle::Handle;
-use crate::model::{ErrorBody, Status};
+use crate::model::Status;
 
 /// The broker's status.
 #[utoipa::path(get, path = "/v1/status", tag = "broker",
     responses(
         (status = 200, description = "the current state", body = Status),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiError> {
     api.call(Handle::status).await.map(Json)
@@ -26,7 +27,7 @@ pub(super) async fn status(State(api): State<Api>) -> Result<Json<Status>, ApiEr
 #[utoipa::path(get, path = "/metrics", tag = "broker",
     responses(
         (status = 200, description = "the counters", body = String, content_type = metrics::CONTENT_TYPE),
-        (status = 503, description = "busy; try again", body = ErrorBody),
+        Busy,
     ))]
 pub(super) async fn metrics(State(api): State<Api>, peer: Peer) -> Result<Response, ApiError> {
     let permit = api.permit(&api.listings, &peer).await?;

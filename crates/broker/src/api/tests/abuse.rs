@@ -10,7 +10,7 @@ use proptest::prelude::*;
 
 use super::{TIMEOUT, World};
 use crate::api::admission::ConnectionLimits;
-use crate::api::server::Limits;
+use crate::api::limits::Limits;
 
 const SHORT: Duration = Duration::from_millis(200);
 

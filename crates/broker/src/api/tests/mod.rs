@@ -23,8 +23,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use super::extract::Peer;
+use super::limits::Limits;
 use super::routes;
-use super::server::{ControlServer, Limits};
+use super::server::ControlServer;
 use crate::{Broker, BrokerConfig};
 
 /// The longest wait for anything that must happen.
