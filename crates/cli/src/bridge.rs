@@ -42,37 +42,40 @@ pub fn run(stream: &HvStream, context: &Context) -> Result<()> {
 }
 
 /// Copies the connection to standard output until the peer's half-close.
-fn receive(mut stream: &HvStream) -> Result<()> {
+fn receive(stream: &HvStream) -> Result<()> {
     let mut stdout = stdio::output()?;
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let count = match stream.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(failed(&error)),
-        };
-        stdout
-            .write_all(&buffer[..count])
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::BrokenPipe => OutputGone.into(),
-                _ => anyhow::Error::new(error).context("cannot write the output"),
-            })?;
-    }
+    copy(stream, &mut stdout).map_err(|fault| match fault {
+        Fault::Read(error) => failed(&error),
+        Fault::Write(error) if error.kind() == io::ErrorKind::BrokenPipe => OutputGone.into(),
+        Fault::Write(error) => anyhow::Error::new(error).context("cannot write the output"),
+    })?;
     drop(stdout);
     stdio::end_output()
 }
 
 /// Copies standard input to the connection, then shuts down the sending half.
-fn send(mut stream: &HvStream) -> io::Result<()> {
-    let mut stdin = stdio::input()?;
+fn send(stream: &HvStream) -> io::Result<()> {
+    match copy(stdio::input()?, stream) {
+        Ok(()) => stream.shutdown(Shutdown::Write),
+        Err(Fault::Read(error) | Fault::Write(error)) => Err(error),
+    }
+}
+
+/// Which side of a copy failed.
+enum Fault {
+    Read(io::Error),
+    Write(io::Error),
+}
+
+/// Copies until the end of the input. `std::io::copy` does not say which side failed.
+fn copy(mut from: impl Read, mut to: impl Write) -> Result<(), Fault> {
     let mut buffer = vec![0; CHUNK];
     loop {
-        match stdin.read(&mut buffer) {
-            Ok(0) => return stream.shutdown(Shutdown::Write),
-            Ok(count) => stream.write_all(&buffer[..count])?,
+        match from.read(&mut buffer) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&buffer[..count]).map_err(Fault::Write)?,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(Fault::Read(error)),
         }
     }
 }

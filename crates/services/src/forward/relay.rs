@@ -98,13 +98,33 @@ where
         let mut outward = pin!(async {
             match records {
                 true => send_records(&mut local_read, remote_write, &shared, transferred).await,
-                false => send_raw(&mut local_read, remote_write, transferred).await,
+                false => {
+                    let count = &transferred.outward;
+                    copy(
+                        &mut local_read,
+                        remote_write,
+                        count,
+                        Fault::Local,
+                        Fault::Connection,
+                    )
+                    .await
+                }
             }
         });
         let mut inward = pin!(async {
             match records {
                 true => receive_records(remote_read, &mut local_write, &shared, transferred).await,
-                false => receive_raw(remote_read, &mut local_write, transferred).await,
+                false => {
+                    let count = &transferred.inward;
+                    copy(
+                        remote_read,
+                        &mut local_write,
+                        count,
+                        Fault::Connection,
+                        Fault::Local,
+                    )
+                    .await
+                }
             }
         });
         let (mut sent, mut received) = (false, false);
@@ -215,45 +235,23 @@ async fn receive_records(
     }
 }
 
-/// Sends the local socket's bytes as they are.
-async fn send_raw(
-    mut local: impl AsyncRead + Unpin,
-    mut remote: impl AsyncWrite + Unpin,
-    transferred: &Transferred,
+/// Copies bytes as they are until their end, which it passes on. The last two arguments say whose
+/// fault a failed read and a failed write are.
+async fn copy(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    transferred: &AtomicU64,
+    reading: fn(io::Error) -> Fault,
+    writing: fn(io::Error) -> Fault,
 ) -> Result<(), Fault> {
     let mut buffer = vec![0; BUFFER];
     loop {
-        let count = local.read(&mut buffer).await.map_err(Fault::Local)?;
+        let count = from.read(&mut buffer).await.map_err(reading)?;
         if count == 0 {
-            return remote.shutdown().await.map_err(Fault::Connection);
+            return to.shutdown().await.map_err(writing);
         }
-        let written = remote.write_all(&buffer[..count]).await;
-        written.map_err(Fault::Connection)?;
-        transferred
-            .outward
-            .fetch_add(count as u64, Ordering::Relaxed);
-    }
-}
-
-/// Writes the connection's bytes to the local socket as they are.
-async fn receive_raw(
-    mut remote: impl AsyncRead + Unpin,
-    mut local: impl AsyncWrite + Unpin,
-    transferred: &Transferred,
-) -> Result<(), Fault> {
-    let mut buffer = vec![0; BUFFER];
-    loop {
-        let count = remote.read(&mut buffer).await.map_err(Fault::Connection)?;
-        if count == 0 {
-            return local.shutdown().await.map_err(Fault::Local);
-        }
-        local
-            .write_all(&buffer[..count])
-            .await
-            .map_err(Fault::Local)?;
-        local.flush().await.map_err(Fault::Local)?;
-        transferred
-            .inward
-            .fetch_add(count as u64, Ordering::Relaxed);
+        to.write_all(&buffer[..count]).await.map_err(writing)?;
+        to.flush().await.map_err(writing)?;
+        transferred.fetch_add(count as u64, Ordering::Relaxed);
     }
 }
