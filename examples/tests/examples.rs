@@ -6,44 +6,35 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::time::Duration;
 
-use hvsock::{Endpoint, HvStream, Lease, ServiceId};
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
+use hvsock::{HvStream, Lease, ServiceId};
 use hvsock_testkit::process::{self, CapturedOutput, Running};
-use hvsock_testkit::{TempFolder, require};
+use hvsock_testkit::require;
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::{World, limited};
 
-/// Timeout of every wait.
-const TIMEOUT: Duration = Duration::from_secs(20);
 const NAME: &str = "HV Socket Demo";
 
 /// A broker with one service registered.
 struct Host {
     _lease: Lease,
-    _broker: Broker,
-    folder: TempFolder,
+    world: World,
 }
 
 impl Host {
     fn new() -> Self {
-        let folder = TempFolder::new();
-        let (run, config) = (folder.path().to_owned(), folder.path().to_owned());
-        let mut config = BrokerConfig::new(Dirs { run, config });
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
+        let world = World::new();
         let id = ServiceId::random();
-        let lease = Lease::register_at(&Endpoint::in_dir(folder.path()), NAME, id, "the tests");
+        let lease = Lease::register_at(&world.host().endpoint(), NAME, id, "the tests");
         Self {
             _lease: lease.expect("a lease"),
-            _broker: broker,
-            folder,
+            world,
         }
     }
 
     fn command(&self, program: impl AsRef<Path>) -> Command {
         let mut command = Command::new(program.as_ref());
-        command.env("HVSOCK_ENDPOINT", self.folder.join("endpoint"));
+        command.env("HVSOCK_ENDPOINT", self.world.host().0);
         command
     }
 
@@ -60,10 +51,8 @@ impl Host {
     }
 
     fn connect(&self) -> HvStream {
-        let options = HvStream::options().endpoint(Endpoint::in_dir(self.folder.path()));
-        let stream = options.connect(("loopback", NAME)).expect("connected");
-        stream.set_read_timeout(Some(TIMEOUT)).expect("a timeout");
-        stream
+        let options = self.world.host().options();
+        limited(options.connect(("loopback", NAME)).expect("connected"))
     }
 
     fn client(&self, service: &str, input: &[u8]) -> Output {

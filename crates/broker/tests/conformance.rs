@@ -12,17 +12,15 @@ use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 use std::{env, thread};
 
-use hvsock::{
-    Endpoint, HvAddr, HvListener, HvStream, PartitionRef, ServiceId, Transport as Carrier, VmId,
-};
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
+use hvsock::{Endpoint, HvListener, HvStream, Transport as Carrier, VmId};
+use hvsock_broker::Broker;
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, MakePair, PairThroughBroker, PairWithProcess, Reset,
     Role, ThroughBroker, Transport,
 };
 use hvsock_testkit::process::{CapturedOutput, Running};
+use hvsock_testkit::world::{address, config, container, service};
 
 use blocking::Blocking as Socket;
 
@@ -111,30 +109,16 @@ impl Kind {
 }
 
 fn start_broker(folder: &Path) -> Broker {
-    let mut config = BrokerConfig::new(Dirs {
-        run: folder.to_owned(),
-        config: folder.to_owned(),
-    });
-    config.control = false;
-    let broker = Broker::start(config).expect("a broker");
-    let container = serde_json::from_str(r#"{"name": "web"}"#).expect("a container");
-    broker.handle().add_container(container).expect("added");
+    let broker = Broker::start(config(folder)).expect("a broker");
+    let added = broker.handle().add_container(container("web", &[]));
+    added.expect("a container");
     register(&broker, FIRST_SERVICE);
     broker
 }
 
 fn register(broker: &Broker, port: u32) {
-    let (name, id) = (format!("Conformance {port}"), ServiceId::from_port(port));
-    let service = serde_json::json!({"name": name, "id": id.to_string()});
-    let service = serde_json::from_value(service).expect("a service");
-    broker
-        .handle()
-        .register(service, "tester".to_owned())
-        .expect("registered");
-}
-
-fn address(vm: VmId, port: u32) -> HvAddr {
-    HvAddr::new(PartitionRef::Id(vm), ServiceId::from_port(port))
+    let registered = broker.handle().register(service(port), "tester".into());
+    registered.expect("registered");
 }
 
 fn listen(folder: &Path, port: u32, backlog: u32) -> io::Result<HvListener> {

@@ -10,21 +10,12 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use hvsock::{
-    Endpoint, HvAddr, HvListener, HvStream, Interest, PartitionRef, ServiceId,
-    Transport as Carrier, VmId,
-};
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
-use hvsock_testkit::TempFolder;
+use hvsock::{HvListener, HvStream, Interest, Transport as Carrier, VmId};
 use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, Ready, Reset, Stream, Transport,
 };
-use hvsock_testkit::guest::{Guest, GuestListener, GuestStream, Options};
-
-const CID: u32 = 42;
-/// The registered service.
-const SERVICE: u32 = 1;
+use hvsock_testkit::guest::{Guest, GuestListener, GuestStream};
+use hvsock_testkit::world::{PORT as SERVICE, World, address};
 
 fn main() -> ExitCode {
     let carriers = [Carrier::Ring, Carrier::Descriptor];
@@ -40,10 +31,9 @@ struct Vm {
 }
 
 struct Host {
-    // Dropped in this order: the guest before its device, the folder last.
+    // Dropped in this order: the guest before its device.
     guest: Arc<Guest>,
-    broker: Broker,
-    folder: TempFolder,
+    world: World,
     next_service: AtomicU32,
     by_guest: AtomicBool,
     /// The lock serializes pairs, so that each accept returns its own connect's peer.
@@ -64,7 +54,7 @@ impl Vm {
 
     fn connect(&self, port: u32) -> io::Result<HvStream> {
         let stream = HvStream::options()
-            .endpoint(Endpoint::in_dir(self.host().folder.path()))
+            .endpoint(self.host().world.host().endpoint())
             .timeout(LONGEST_WAIT)
             .shared_memory(self.carrier == Carrier::Ring)
             .connect(("web", port))?;
@@ -75,26 +65,13 @@ impl Vm {
 
 impl Host {
     fn start(carrier: Carrier) -> Self {
-        let folder = TempFolder::new();
-        let mut config = BrokerConfig::new(Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        });
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
-        let vm = serde_json::json!({"name": "web", "cid": CID});
-        let vm = serde_json::from_value(vm).expect("a VM");
-        let added = broker.handle().add_vm(vm).expect("added");
-        register(&broker, SERVICE);
-        let socket = added.socket.expect("a VM has a socket");
-        let guest = Guest::start(&socket, Options::new(CID.into())).map(Arc::new);
-        let guest = guest.expect("a guest");
-        let listener = listen(&folder, carrier, SERVICE, 128).expect("a listener");
+        let world = World::with_web(|_| ());
+        let guest = Arc::new(world.guest());
+        let listener = listen(&world, carrier, SERVICE, 128).expect("a listener");
         let inside = guest.listen(SERVICE).expect("a guest listens");
         Self {
             guest,
-            broker,
-            folder,
+            world,
             next_service: AtomicU32::new(SERVICE + 1),
             by_guest: AtomicBool::new(true),
             pairs: Mutex::new((listener, inside)),
@@ -102,28 +79,12 @@ impl Host {
     }
 }
 
-fn register(broker: &Broker, port: u32) {
-    let (name, id) = (format!("Conformance {port}"), ServiceId::from_port(port));
-    let service = serde_json::json!({"name": name, "id": id.to_string()});
-    let service = serde_json::from_value(service).expect("a service");
-    let registered = broker.handle().register(service, "tester".to_owned());
-    registered.expect("registered");
-}
-
-fn listen(
-    folder: &TempFolder,
-    carrier: Carrier,
-    port: u32,
-    backlog: u32,
-) -> io::Result<HvListener> {
+fn listen(world: &World, carrier: Carrier, port: u32, backlog: u32) -> io::Result<HvListener> {
     HvListener::options()
-        .endpoint(Endpoint::in_dir(folder.path()))
+        .endpoint(world.host().endpoint())
         .shared_memory(carrier == Carrier::Ring)
         .backlog(backlog)
-        .listen(HvAddr::new(
-            PartitionRef::Id(VmId::CHILDREN),
-            ServiceId::from_port(port),
-        ))
+        .listen(address(VmId::CHILDREN, port))
 }
 
 impl Transport for Vm {
@@ -155,11 +116,8 @@ impl Transport for Vm {
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|transport, stream| match stream {
             VmEnd::Process(stream) => {
-                let closed = transport
-                    .host()
-                    .broker
-                    .handle()
-                    .close_connection(stream.connection_id());
+                let broker = transport.host().world.handle();
+                let closed = broker.close_connection(stream.connection_id());
                 closed.map(drop).map_err(io::Error::other)
             }
             VmEnd::Guest { stream, .. } => {
@@ -173,8 +131,8 @@ impl Transport for Vm {
         Some(|transport, backlog| {
             let host = transport.host();
             let port = host.next_service.fetch_add(1, Ordering::Relaxed);
-            register(&host.broker, port);
-            let listener = listen(&host.folder, transport.carrier, port, backlog)?;
+            host.world.register(port);
+            let listener = listen(&host.world, transport.carrier, port, backlog)?;
             Ok(Box::new(Outside {
                 listener,
                 guest: Arc::clone(&host.guest),

@@ -6,10 +6,8 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
 
 use futures_util::stream;
-use hvsock::{ElementName, Endpoint, PartitionRef, Peer, VmId};
-use hvsock_broker::model::NewContainer;
-use hvsock_broker::{AccessRule, Broker, BrokerConfig, Registration};
-use hvsock_endpoint::Dirs;
+use hvsock::{ElementName, Endpoint, Peer, VmId};
+use hvsock_broker::{AccessRule, Registration};
 use hvsock_services::catalog::{self, HEARTBEAT, NOTIFY, SHUTDOWN};
 use hvsock_services::host::heartbeat::{self, GuestCommands};
 use hvsock_services::host::shutdown::{Action, begin};
@@ -19,23 +17,20 @@ use hvsock_services::wire::heartbeat::heartbeat_client::HeartbeatClient;
 use hvsock_services::wire::heartbeat::{Beat, Facts};
 use hvsock_services::wire::shutdown::shutdown_server::{Shutdown, ShutdownServer};
 use hvsock_services::wire::shutdown::{ShutdownReply, ShutdownRequest};
-use tempfile::TempDir;
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::runtime::Runtime;
 use tokio::time::{sleep, timeout};
 use tonic::service::Routes;
 use tonic::{Request, Response, Status};
 
-/// Longer than any operation on a busy machine.
-const LONG: Duration = Duration::from_secs(30);
-
 /// A host with its services, and two containers.
 struct World {
     beats: Receiver<(String, Beat)>,
     notices: Receiver<String>,
     runtime: Runtime,
-    folder: TempDir,
-    _broker: Broker,
+    host: world::World,
 }
 
 struct Recorder(Sender<(String, Beat)>);
@@ -50,33 +45,19 @@ impl heartbeat::HeartbeatListener for Recorder {
 
 impl World {
     fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("hvhost").tempdir().unwrap();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs);
         let children = AccessRule {
             partitions: Some(vec!["*".to_owned()]),
             ..AccessRule::default()
         };
         // Any child may connect to any service, and listen for it.
-        config.built_in = catalog::ALL
-            .iter()
-            .map(|service| Registration {
-                connect: children.clone(),
-                bind: children.clone(),
-                ..Registration::new(service.id(), ElementName::new(service.name).unwrap())
-            })
-            .collect();
-        let broker = Broker::start(config).unwrap();
+        let services = catalog::ALL.iter().map(|service| Registration {
+            connect: children.clone(),
+            bind: children.clone(),
+            ..Registration::new(service.id(), ElementName::new(service.name).unwrap())
+        });
+        let host = world::World::with(|config| config.built_in = services.collect());
         for name in ["web", "db"] {
-            let container = NewContainer {
-                name: name.parse().unwrap(),
-                id: None,
-                groups: Vec::new(),
-            };
-            broker.handle().add_container(container).unwrap();
+            host.container(name, None);
         }
         let (beat_sender, beats) = mpsc::channel();
         let (sender, notices) = mpsc::channel();
@@ -86,7 +67,7 @@ impl World {
             .build()
             .unwrap();
         let binding = ServiceBinding {
-            endpoint: Endpoint::in_dir(folder.path()),
+            endpoint: host.host().endpoint(),
             from: VmId::CHILDREN,
         };
         let servers = [
@@ -104,14 +85,13 @@ impl World {
             beats,
             notices,
             runtime,
-            folder,
-            _broker: broker,
+            host,
         }
     }
 
     /// The endpoint of a container.
     fn endpoint(&self, name: &str) -> Endpoint {
-        Endpoint::in_dir(self.folder.path().join("containers").join(name))
+        self.host.inside(name).endpoint()
     }
 
     fn target(&self, name: &str) -> Target {
@@ -128,9 +108,8 @@ impl World {
         self.runtime.spawn(agent.serve(binding));
         self.runtime.block_on(status.first_attempt());
         assert_eq!(status.problem(), None);
-        let name: PartitionRef = "web".parse().unwrap();
-        let web = Target::new(Endpoint::in_dir(self.folder.path()), name);
-        let call = async { timeout(LONG, begin(&web, Action::Reboot, false, "")).await };
+        let web = Target::new(self.host.host().endpoint(), world::partition_ref("web"));
+        let call = async { timeout(TIMEOUT, begin(&web, Action::Reboot, false, "")).await };
         let ended = self.runtime.block_on(call).expect("the call ends");
         match ended.unwrap_err() {
             error @ CallError::Status(_) => error.to_string(),
@@ -152,11 +131,11 @@ impl World {
                 None => std::future::pending().await,
             });
             let commands = HeartbeatClient::new(channel).report(beats).await;
-            sleep(LONG).await;
+            sleep(TIMEOUT).await;
             drop(commands);
         });
         loop {
-            let (from, beat) = self.beats.recv_timeout(LONG).expect("a beat");
+            let (from, beat) = self.beats.recv_timeout(TIMEOUT).expect("a beat");
             if from == name && beat.sequence == sequence {
                 return;
             }
@@ -187,7 +166,7 @@ fn a_guest_that_beats_too_fast_is_rate_limited() {
         let _ = report(&target, beats).await;
     });
     for _ in 0..8 {
-        world.beats.recv_timeout(LONG).expect("a beat");
+        world.beats.recv_timeout(TIMEOUT).expect("a beat");
     }
     let elapsed = began.elapsed();
     assert!(elapsed >= 7 * Duration::from_millis(200), "{elapsed:?}");
@@ -209,7 +188,7 @@ fn an_oversized_beat_ends_the_call_and_is_not_reported() {
     let target = world.target("web");
     let ended = world
         .runtime
-        .block_on(async { timeout(LONG, report(&target, [beat])).await });
+        .block_on(async { timeout(TIMEOUT, report(&target, [beat])).await });
     // The result does not matter, only that the call ends.
     drop(ended.expect("the call ends"));
     assert!(world.beats.try_iter().next().is_none());
@@ -229,11 +208,13 @@ fn a_newer_call_of_a_guest_ends_its_older_one() {
         commands.into_inner().message().await
     });
     world.runtime.block_on(async {
-        timeout(LONG, wait).await.unwrap().unwrap();
+        timeout(TIMEOUT, wait).await.unwrap().unwrap();
     });
     assert!(!older.is_finished());
     world.sends_a_beat("web", 1);
-    let ended = world.runtime.block_on(async { timeout(LONG, older).await });
+    let ended = world
+        .runtime
+        .block_on(async { timeout(TIMEOUT, older).await });
     assert!(matches!(ended, Ok(Ok(Ok(None) | Err(_)))), "{ended:?}");
 }
 
@@ -249,7 +230,7 @@ fn a_guest_that_holds_all_its_connections_blocks_no_other() {
         // The connection limit for one partition is 16: one more is closed unread.
         let mut more = web.stream(&HEARTBEAT).await.unwrap();
         let mut bytes = Vec::new();
-        let closed = timeout(LONG, more.read_to_end(&mut bytes)).await;
+        let closed = timeout(TIMEOUT, more.read_to_end(&mut bytes)).await;
         drop(closed.expect("it is closed"));
         assert!(bytes.is_empty());
         for (number, stream) in held.iter_mut().enumerate() {
@@ -277,7 +258,7 @@ fn an_endless_notification_is_dropped_and_others_have_the_right_sender() {
             }
             sent
         };
-        let sent = timeout(LONG, flood).await.expect("it is closed");
+        let sent = timeout(TIMEOUT, flood).await.expect("it is closed");
         // At most what fits into the buffers on the way.
         assert!(sent < 8 << 20, "{sent} bytes");
         let mut message = db.stream(&NOTIFY).await.unwrap();
@@ -287,10 +268,10 @@ fn an_endless_notification_is_dropped_and_others_have_the_right_sender() {
             .unwrap();
         message.shutdown().await.unwrap();
         let mut rest = Vec::new();
-        let end = timeout(LONG, message.read_to_end(&mut rest)).await;
+        let end = timeout(TIMEOUT, message.read_to_end(&mut rest)).await;
         assert_eq!(end.expect("it is acknowledged").unwrap(), 0);
     });
-    assert_eq!(world.notices.recv_timeout(LONG).unwrap(), "db");
+    assert_eq!(world.notices.recv_timeout(TIMEOUT).unwrap(), "db");
     assert!(world.notices.try_iter().next().is_none());
 }
 
@@ -311,7 +292,7 @@ impl Shutdown for LargeReply {
 #[test]
 fn a_silent_agent_times_out_and_an_oversized_reply_is_refused() {
     let silent = ServiceServer::streams(&SHUTDOWN, |stream| async move {
-        sleep(LONG).await;
+        sleep(TIMEOUT).await;
         drop(stream);
     });
     let refused = World::new().shut_down(silent);

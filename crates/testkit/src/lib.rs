@@ -10,11 +10,14 @@
 //!   in memory.
 //! - `container`, on Linux: an OCI container with one static program, started by runc.
 //! - `guest`, on Linux: a virtio-vsock driver in the test's own process, at native speed.
+//! - [`wait`]: the one bounded wait for a condition.
+//! - `usage`, on Linux: the memory and descriptors of a process.
 //! - `wine`, on Linux: Windows programs with a separate Windows registry.
+//! - `world`, on Linux: a broker in the test's own process, with partitions, services and connections.
 //!
 //! It depends on two crates of hvsock, for `guest` only: `hvsock-sys` (shared memory) and `hvsock-virtio`
-//! (packet headers). All other crates can use it without a dependency cycle. With the feature
-//! `registration_store` it also depends on `hvsock-registry`, whose integration tests use it.
+//! (packet headers). Two features need more, so that the tests of the crates below build none of it:
+//! `registration_store` the registry, and `world` the library and the broker.
 
 #![forbid(unsafe_code)]
 
@@ -26,8 +29,13 @@ pub mod process;
 #[cfg(feature = "registration_store")]
 pub mod registration_store;
 pub mod require;
+mod stop;
 mod temp;
+pub mod wait;
 
+#[cfg(all(target_os = "linux", feature = "world"))]
+pub use os::linux::world;
 #[cfg(target_os = "linux")]
-pub use os::linux::{container, guest, wine};
+pub use os::linux::{container, guest, usage, wine};
+pub use stop::StopOnDrop;
 pub use temp::TempFolder;

@@ -23,10 +23,12 @@ use hvsock_testkit::conformance::{
     self, LONGEST_WAIT, Listen, Listener, Ready, Reset, Stream, Transport,
 };
 
+use hvsock_testkit::world::World;
 use links::memory::GuestStream;
 use links::pipe_link::{self, Wanted, refused};
 use links::socket_link;
-use links::world::World;
+
+use links::world::LinkWorld as _;
 
 /// The registered service.
 const SERVICE: u32 = 1;
@@ -145,7 +147,7 @@ impl Linked {
 
     fn host(&self) -> &Host {
         self.host.get_or_init(|| {
-            let world = World::start();
+            let world = World::new();
             let capabilities = self.kind.capabilities();
             let guest = match self.kind {
                 Kind::Pipes(_) => Guest::Pipes(world.pipe_vm("web", capabilities)),
@@ -153,7 +155,7 @@ impl Linked {
             };
             world.register(SERVICE);
             let shared_memory = self.kind.carrier() == Carrier::Ring;
-            let listener = world.listen(SERVICE, shared_memory, 128);
+            let listener = world.listen_over(SERVICE, shared_memory, 128);
             let pairs = (listener.expect("a listener"), guest.listen(SERVICE));
             Host {
                 guest,
@@ -188,7 +190,7 @@ impl Transport for Linked {
             Ok((inside, End::Process(outside)))
         } else {
             let shared_memory = carrier == Carrier::Ring;
-            let outside = host.world.connect("web", SERVICE, shared_memory)?;
+            let outside = host.world.connect_over("web", SERVICE, shared_memory)?;
             assert_eq!(outside.transport(), carrier);
             Ok((End::Process(outside), pairs.1.accept()?))
         }
@@ -227,7 +229,7 @@ impl Transport for Linked {
             let port = host.next_service.fetch_add(1, Ordering::Relaxed);
             host.world.register(port);
             let shared_memory = transport.kind.carrier() == Carrier::Ring;
-            let listener = host.world.listen(port, shared_memory, backlog)?;
+            let listener = host.world.listen_over(port, shared_memory, backlog)?;
             Ok(Box::new(Outside {
                 listener,
                 guest: host.guest.clone(),

@@ -13,10 +13,9 @@ use hvsock_testkit::process::{CapturedOutput, Running};
 use rustix::process::{Pid, Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 
-use crate::world::{
-    PartitionEndpoint, TIMEOUT, accept, address, config, container, descriptors_of, eventually,
-    service,
-};
+use hvsock_testkit::usage;
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{PartitionEndpoint, accept, address, config, container, service};
 
 const ROLE: &str = "HVSOCK_FAULTS_ROLE";
 /// How long a child runs if nothing ends it.
@@ -145,7 +144,7 @@ impl BrokerProcess {
     }
 
     pub fn descriptors(&self) -> usize {
-        descriptors_of(self.child.process.id())
+        usage::descriptors(self.child.process.id())
     }
 
     /// The CPU time that it has used.

@@ -8,9 +8,8 @@ use hvsock::{HvStream, Refusal, VmId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage};
 
 use crate::raw::Raw;
-use crate::world::{
-    TIMEOUT, World, accept, eventually, partition_ref, refusal, refused, service_ref,
-};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{World, accept, partition_ref, refusal, refused, service_ref};
 
 const PORT: u32 = 800;
 

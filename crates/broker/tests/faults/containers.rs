@@ -9,7 +9,7 @@ use hvsock::{
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 
 use crate::raw::Raw;
-use crate::world::{PartitionEndpoint, World, accept, partition_ref, refused};
+use hvsock_testkit::world::{PartitionEndpoint, World, accept, partition_ref, refused};
 
 const PORT: u32 = 1000;
 
@@ -155,5 +155,8 @@ fn a_container_can_look_up_only_partitions_that_it_may_reach() {
     let error = endpoint
         .vm_id(&PartitionName::new("db").unwrap())
         .unwrap_err();
-    assert_eq!(crate::world::refusal(&error), Refusal::NotReachable);
+    assert_eq!(
+        hvsock_testkit::world::refusal(&error),
+        Refusal::NotReachable
+    );
 }

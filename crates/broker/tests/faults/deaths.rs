@@ -10,8 +10,9 @@ use hvsock_broker::StartError;
 use hvsock_testkit::TempFolder;
 
 use crate::child::{BrokerProcess, Child, ChildRole};
-use crate::world::{
-    TIMEOUT, World, accept, address, config, container, eventually, partition_ref, service_ref,
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{
+    World, accept, address, config, container, partition_ref, service_ref,
 };
 
 const PORT: u32 = 400;
@@ -209,11 +210,14 @@ fn a_lease_ends_with_its_process_and_closes_what_used_it() {
     for stream in [&mut one, &mut other] {
         let error = stream.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
-        let refusal = crate::world::refusal(&error);
+        let refusal = hvsock_testkit::world::refusal(&error);
         assert_eq!(refusal, hvsock::Refusal::Unregistered);
     }
     let error = listener.accept_timeout(TIMEOUT).unwrap_err();
-    assert_eq!(crate::world::refusal(&error), hvsock::Refusal::Unregistered);
+    assert_eq!(
+        hvsock_testkit::world::refusal(&error),
+        hvsock::Refusal::Unregistered
+    );
     assert!(world.handle().services(false).unwrap().is_empty());
     world.settles_at(0, 0);
     let lost = world.handle().service(&ServiceRef::Id(service.id));

@@ -11,7 +11,8 @@ use hvsock_testkit::TempFolder;
 
 use crate::child::BrokerProcess;
 use crate::raw::{self, Raw};
-use crate::world::{eventually, limit};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::limit;
 
 const PORT: u32 = 500;
 const MOST: u64 = 96;
@@ -95,7 +96,7 @@ fn a_connection_that_lacks_descriptors_is_refused_and_leaks_none() {
     let mut streams = Vec::new();
     let which = loop {
         match host.connect(VmId::LOOPBACK, PORT) {
-            Ok(stream) => streams.push((stream, crate::world::accept(&listener))),
+            Ok(stream) => streams.push((stream, hvsock_testkit::world::accept(&listener))),
             Err(error) => break limit::<()>(Err(error)),
         }
     };

@@ -11,9 +11,10 @@ use hvsock_broker::{Broker, ControlError};
 use hvsock_testkit::process::output;
 use hvsock_testkit::{TempFolder, require};
 
-use crate::world::{
-    PartitionEndpoint, TIMEOUT, World, accept, config, container, eventually, partition_ref,
-    refused, service, service_ref,
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{
+    PartitionEndpoint, World, accept, config, container, partition_ref, refused, service,
+    service_ref,
 };
 
 const PORT: u32 = 1100;

@@ -13,7 +13,9 @@ use hvsock_testkit::{TempFolder, require};
 
 use crate::child::BrokerProcess;
 use crate::raw::{self, Raw, bytes};
-use crate::world::{StopOnDrop, TIMEOUT, World, eventually};
+use hvsock_testkit::StopOnDrop;
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::World;
 
 const PORT: u32 = 200;
 const SUSPEND: ClientMessage = ClientMessage::SetOption {
@@ -133,7 +135,7 @@ fn unread_responses_do_not_block_the_broker() {
         .collect();
     // All their connects are handled, and another's as well, while nothing is read.
     for _ in &mute {
-        crate::world::accept(&listener);
+        hvsock_testkit::world::accept(&listener);
     }
     host.pair(VmId::LOOPBACK, PORT, &listener);
     assert!(mute.iter().all(|raw| !raw.is_silent()));
@@ -148,7 +150,7 @@ fn endless_messages_of_some_processes_do_not_starve_others() {
     flooding.listen(VmId::LOOPBACK, PORT + 1, 1);
     let client = Raw::new(&host);
     let _data = client.connect(VmId::LOOPBACK, PORT);
-    let _accepted = crate::world::accept(&listener);
+    let _accepted = hvsock_testkit::world::accept(&listener);
     let accepted = bytes(&ClientMessage::Accepted { connection: 1 });
     let suspend = bytes(&SUSPEND);
     let stop = AtomicBool::new(false);

@@ -10,7 +10,7 @@ use hvsock_broker::{Broker, BrokerConfig, StartError};
 use hvsock_fabric::Fix;
 use hvsock_testkit::{TempFolder, require};
 
-use crate::world::{PartitionEndpoint, config, container, partition_ref};
+use hvsock_testkit::world::{PartitionEndpoint, config, container, partition_ref};
 
 fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
@@ -132,7 +132,7 @@ fn a_path_too_long_for_a_socket_is_refused_before_anything_is_created() {
     assert!(matches!(error, StartError::PathTooLong(_)), "{error}");
     assert!(!config.dirs.run.exists());
 
-    let mut config = crate::world::config(folder.path());
+    let mut config = hvsock_testkit::world::config(folder.path());
     config.dirs.run = folder.join("x".repeat(20));
     let broker = start(&config).unwrap();
     let name = "n".repeat(63);

@@ -7,7 +7,8 @@ use std::io;
 use hvsock::{Lease, Refusal, ServiceId, VmId};
 use hvsock_broker::ControlError;
 
-use crate::world::{PartitionEndpoint, World, eventually, refusal, refused, service, service_ref};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::{PartitionEndpoint, World, refusal, refused, service, service_ref};
 
 const PORT: u32 = 600;
 
@@ -93,7 +94,7 @@ fn a_file_that_names_a_leased_service_takes_effect_when_the_lease_ends() {
     };
     let wait_for_problem = || {
         eventually("the problem is reported", || {
-            let event = events.recv_timeout(crate::world::TIMEOUT);
+            let event = events.recv_timeout(hvsock_testkit::wait::TIMEOUT);
             matches!(
                 event.expect("an event").what,
                 hvsock_broker::model::EventKind::ConfigProblem { .. }
@@ -138,7 +139,9 @@ fn a_leased_service_can_be_used_until_its_lease_ends() {
     let listener = host.listen(VmId::CHILDREN, PORT).unwrap();
     web.pair(VmId::PARENT, PORT, &listener);
     drop(held);
-    let error = listener.accept_timeout(crate::world::TIMEOUT).unwrap_err();
+    let error = listener
+        .accept_timeout(hvsock_testkit::wait::TIMEOUT)
+        .unwrap_err();
     assert_eq!(refusal(&error), Refusal::Unregistered);
     let unregistered = refused(web.connect(VmId::PARENT, PORT));
     assert_eq!(unregistered, Refusal::Unregistered);

@@ -4,7 +4,8 @@
 use hvsock::{Lease, Refusal, ServiceId, VmId};
 use hvsock_broker::ControlError;
 
-use crate::world::{World, container, eventually, limit, partition_ref, service, service_ref};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::{World, container, limit, partition_ref, service, service_ref};
 
 const PORT: u32 = 700;
 
@@ -132,7 +133,7 @@ fn a_limit_is_explained_before_it_is_met() {
     let _listener = host.listen(VmId::LOOPBACK, PORT).unwrap();
     let explanation = hvsock::HvStream::options()
         .endpoint(host.endpoint())
-        .explain(crate::world::address(VmId::LOOPBACK, PORT))
+        .explain(hvsock_testkit::world::address(VmId::LOOPBACK, PORT))
         .unwrap();
     let refusal = explanation.refusal().cloned();
     let which = "connections".to_owned();

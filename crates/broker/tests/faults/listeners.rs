@@ -9,7 +9,8 @@ use hvsock_endpoint::ClientMessage;
 
 use crate::child::{Child, ChildRole};
 use crate::raw::Raw;
-use crate::world::{PartitionEndpoint, World, accept, eventually, partition_ref, refused};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::{PartitionEndpoint, World, accept, partition_ref, refused};
 
 const PORT: u32 = 300;
 
@@ -98,7 +99,7 @@ fn accepted_without_receiving_is_bounded_by_the_listeners_socket_buffer() {
         hostile.send(&ClientMessage::Accepted { connection: next });
         match host.connect(VmId::LOOPBACK, PORT) {
             Ok(stream) => streams.push(stream),
-            Err(error) => break crate::world::refusal(&error),
+            Err(error) => break hvsock_testkit::world::refusal(&error),
         }
         assert!(streams.len() < 4096, "no bound");
     };

@@ -19,4 +19,3 @@ mod pauses;
 mod raw;
 mod rings;
 mod vms;
-mod world;

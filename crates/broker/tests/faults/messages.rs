@@ -14,7 +14,8 @@ use hvsock_testkit::TempFolder;
 
 use crate::child::BrokerProcess;
 use crate::raw::{self, Raw, bytes};
-use crate::world::{World, eventually};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::World;
 
 const PORT: u32 = 100;
 

@@ -9,8 +9,9 @@ use hvsock::{HvListener, HvStream, Refusal, VmId};
 use hvsock_broker::model::{ConnectionState, PartitionState};
 
 use crate::child::{Child, ChildRole};
-use crate::world::{
-    PartitionEndpoint, World, accept, eventually, partition_ref, refusal, refused, service_ref,
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::{
+    PartitionEndpoint, World, accept, partition_ref, refusal, refused, service_ref,
 };
 
 const PORT: u32 = 900;
@@ -147,7 +148,7 @@ fn accepted_connections_inherit_the_listeners_connected_suspend() {
     let serving = HvListener::options()
         .endpoint(fixture.web.endpoint())
         .connected_suspend(true)
-        .listen(crate::world::address(VmId::PARENT, PORT))
+        .listen(hvsock_testkit::world::address(VmId::PARENT, PORT))
         .unwrap();
     let web = VmId::of_container("web");
     let (mut outside, mut inside) = fixture.host.pair(web, PORT, &serving);

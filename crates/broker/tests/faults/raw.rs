@@ -15,7 +15,8 @@ use hvsock_sys::poll::{PollFd, PollFlags};
 use hvsock_sys::{message, poll, seqpacket};
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 
-use crate::world::{PartitionEndpoint, TIMEOUT};
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::PartitionEndpoint;
 
 /// Both transports.
 pub const EITHER: Transports = Transports::DESCRIPTOR.union(Transports::RING);

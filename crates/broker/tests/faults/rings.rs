@@ -16,7 +16,8 @@ use rustix::fs::{FileType, OFlags};
 
 use crate::child::BrokerProcess;
 use crate::raw::{EITHER, Raw, RingParts, connect_by, listen_by};
-use crate::world::{PartitionEndpoint, TIMEOUT, World, eventually, partition_ref, service_ref};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{PartitionEndpoint, World, partition_ref, service_ref};
 
 const PORT: u32 = 1200;
 const HEADER: u64 = 4096;

@@ -8,7 +8,8 @@ use hvsock::{Refusal, VmId};
 use hvsock_broker::model::{EventKind, NewVm, Partition, PartitionKind, PartitionState};
 use hvsock_broker::{Broker, ControlError};
 
-use crate::world::{TIMEOUT, World, config, container, partition_ref, refused};
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::{World, config, container, partition_ref, refused};
 
 fn vm(name: &str, cid: Option<u32>) -> NewVm {
     serde_json::from_value(serde_json::json!({"name": name, "cid": cid})).expect("one")

@@ -11,7 +11,10 @@ use hvsock_broker::model;
 use hvsock_testkit::conformance::{LONGEST_WAIT, Stream};
 
 use crate::links::pipe_link::{CAPABILITIES, Wanted};
-use crate::links::world::{World, eventually};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::World;
+
+use crate::links::world::LinkWorld as _;
 
 const PORT: u32 = 5000;
 const SHORT: Duration = Duration::from_millis(100);
@@ -22,7 +25,7 @@ fn name(name: &str) -> PartitionRef {
 
 #[test]
 fn a_refusal_has_its_reason_only_if_the_link_passes_reasons_on() {
-    let world = World::start();
+    let world = World::new();
     let told = world.pipe_vm("told", CAPABILITIES);
     let reason = told.connect(Wanted::port(PORT)).err().expect("a refusal");
     assert_eq!(reason, Some(Refusal::Unregistered));
@@ -51,11 +54,11 @@ fn operators_see_a_guests_process_only_if_the_link_identifies_it() {
         ..CAPABILITIES
     };
     for (capabilities, pid, uid) in [(CAPABILITIES, 77, 0), (without, 0, u32::MAX)] {
-        let world = World::start();
+        let world = World::new();
         let mut guest = world.pipe_vm("web", capabilities);
         guest.identity = Some(identity);
         world.register(PORT);
-        let listener = world.listen(PORT, true, 1).expect("a listener");
+        let listener = world.listen_over(PORT, true, 1).expect("a listener");
         let inside = guest.connect(Wanted::port(PORT)).expect("connected");
         let (outside, _) = listener.accept_timeout(LONGEST_WAIT).expect("accepted");
         let from = world.connection().from;
@@ -64,13 +67,13 @@ fn operators_see_a_guests_process_only_if_the_link_identifies_it() {
         assert_eq!(from.user, None);
         assert_ne!(outside.peer().and_then(hvsock::Peer::uid), Some(0));
         drop((inside, outside));
-        world.settles();
+        world.has_connections(0);
     }
 }
 
 #[test]
 fn a_guests_root_is_not_the_hosts_root() {
-    let world = World::start();
+    let world = World::new();
     let mut guest = world.pipe_vm("web", CAPABILITIES);
     guest.identity = Some(PeerIdentity {
         pid: 1,
@@ -83,17 +86,17 @@ fn a_guests_root_is_not_the_hosts_root() {
     let service = serde_json::from_value(service).expect("a service");
     let registered = world.broker.handle().register(service, "tester".to_owned());
     registered.expect("registered");
-    let _listener = world.listen(PORT, true, 1).expect("a listener");
+    let _listener = world.listen_over(PORT, true, 1).expect("a listener");
     let reason = guest.connect(Wanted::port(PORT)).err().expect("a refusal");
     assert!(matches!(reason, Some(Refusal::Denied { .. })), "{reason:?}");
 }
 
 #[test]
 fn a_guest_names_services_by_guid_and_partitions_by_id() {
-    let world = World::start();
+    let world = World::new();
     let guest = world.pipe_vm("web", CAPABILITIES);
     world.register(PORT);
-    let listener = world.listen(PORT, true, 1).expect("a listener");
+    let listener = world.listen_over(PORT, true, 1).expect("a listener");
     let wanted = Wanted {
         destination: Destination::Partition(VmId::PARENT),
         service: Service::Id(ServiceId::from_port(PORT)),
@@ -115,11 +118,11 @@ fn a_guest_names_services_by_guid_and_partitions_by_id() {
 
 #[test]
 fn messages_are_refused_before_they_are_tried() {
-    let world = World::start();
+    let world = World::new();
     let guest = world.pipe_vm("web", CAPABILITIES);
     world.pipe_vm("db", CAPABILITIES);
     world.register(PORT);
-    let _listener = world.listen(PORT, true, 1).expect("a listener");
+    let _listener = world.listen_over(PORT, true, 1).expect("a listener");
     let to_the_host = Wanted {
         kind: SocketKind::Seqpacket,
         ..Wanted::port(PORT)
@@ -144,11 +147,11 @@ fn messages_are_refused_before_they_are_tried() {
 
 #[test]
 fn bytes_are_counted_and_a_close_by_an_operator_reaches_both_ends() {
-    let world = World::start();
+    let world = World::new();
     let guest = world.pipe_vm("web", CAPABILITIES);
     world.register(PORT);
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     outside.write_all(b"question").expect("a write");
     let mut buffer = [0; 8];
@@ -167,34 +170,40 @@ fn bytes_are_counted_and_a_close_by_an_operator_reaches_both_ends() {
     ] {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
-    world.settles();
+    world.has_connections(0);
 }
 
 #[test]
 fn a_guest_that_does_not_listen_refuses_and_one_that_is_off_is_not_asked() {
-    let world = World::start();
+    let world = World::new();
     let guest = world.pipe_vm("web", CAPABILITIES);
     world.register(PORT);
-    let error = world.connect("web", PORT, true).expect_err("no listener");
+    let error = world
+        .connect_over("web", PORT, true)
+        .expect_err("no listener");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
     let streams = guest.listen(PORT);
     guest.set_state(PartitionState::Off);
     let off = || world.partition("web").state == model::PartitionState::Off;
     eventually("the state was not reported", off);
-    world.connect("web", PORT, true).expect_err("it is off");
+    world
+        .connect_over("web", PORT, true)
+        .expect_err("it is off");
     guest.set_state(PartitionState::Running);
     eventually("the state was not reported", || !off());
-    world.connect("web", PORT, true).expect("it runs again");
+    world
+        .connect_over("web", PORT, true)
+        .expect("it runs again");
     assert_eq!(streams.try_iter().count(), 1);
 }
 
 #[test]
 fn a_paused_guest_receives_nothing_until_it_is_resumed() {
-    let world = World::start();
+    let world = World::new();
     let guest = world.pipe_vm("web", CAPABILITIES);
     world.register(PORT);
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     outside.set_connected_suspend(true).expect("an option");
     eventually("the option was not reported", || {
@@ -215,11 +224,11 @@ fn a_paused_guest_receives_nothing_until_it_is_resumed() {
 
 #[test]
 fn a_removed_vm_resets_its_connections_and_leaves_nothing_behind() {
-    let world = World::start();
+    let world = World::new();
     let guest = world.pipe_vm("web", CAPABILITIES);
     world.register(PORT);
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     let handle = world.broker.handle();
     let groups = vec!["others".to_owned()];
@@ -236,6 +245,6 @@ fn a_removed_vm_resets_its_connections_and_leaves_nothing_behind() {
     ] {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
-    world.settles();
+    world.has_connections(0);
     world.pipe_vm("web", CAPABILITIES);
 }

@@ -11,13 +11,16 @@ use hvsock_testkit::conformance::LONGEST_WAIT;
 
 use crate::links::pipe_link::{self, Wanted};
 use crate::links::socket_link::Guest;
-use crate::links::world::{World, eventually};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::World;
+
+use crate::links::world::LinkWorld as _;
 
 const PORT: u32 = 5000;
 const SHORT: Duration = Duration::from_millis(100);
 
 fn start() -> (World, Guest) {
-    let world = World::start();
+    let world = World::new();
     let guest = world.socket_vm("web", Capabilities::default());
     world.register(PORT);
     (world, guest)
@@ -26,7 +29,7 @@ fn start() -> (World, Guest) {
 #[test]
 fn the_broker_relays_and_counts_the_bytes_each_way() {
     let (world, guest) = start();
-    let listener = world.listen(PORT, true, 1).expect("a listener");
+    let listener = world.listen_over(PORT, true, 1).expect("a listener");
     let mut inside = guest.connect(Wanted::port(PORT));
     let (mut outside, _) = listener.accept_timeout(LONGEST_WAIT).expect("accepted");
     assert_eq!(outside.transport(), hvsock::Transport::Descriptor);
@@ -42,10 +45,10 @@ fn the_broker_relays_and_counts_the_bytes_each_way() {
     // The link claims no identities, so that of its requests is not believed.
     assert_eq!(world.connection().from.uid, u32::MAX);
     drop((inside, outside));
-    world.settles();
+    world.has_connections(0);
 
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     outside.write_all(b"ping").expect("a write");
     inside.read_exact(&mut buffer[..4]).expect("the bytes");
@@ -54,7 +57,7 @@ fn the_broker_relays_and_counts_the_bytes_each_way() {
     let error = outside.read(&mut buffer).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
-    world.settles();
+    world.has_connections(0);
     // Neither established, suspended nor closed through the link.
     assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
 }
@@ -90,16 +93,18 @@ fn refused_guests_are_told_no_reason_and_see_an_end() {
 #[test]
 fn a_guest_that_does_not_listen_refuses_a_process() {
     let (world, _guest) = start();
-    let error = world.connect("web", PORT, true).expect_err("no listener");
+    let error = world
+        .connect_over("web", PORT, true)
+        .expect_err("no listener");
     assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
-    world.settles();
+    world.has_connections(0);
 }
 
 #[test]
 fn without_half_close_the_end_of_data_comes_with_the_close() {
     let (world, guest) = start();
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     outside.write_all(b"all of it").expect("a write");
     outside.shutdown(Shutdown::Write).expect("a half-close");
@@ -116,13 +121,13 @@ fn without_half_close_the_end_of_data_comes_with_the_close() {
         .expect("a timeout");
     drop(outside);
     assert_eq!(inside.read(&mut buffer).expect("an end"), 0);
-    world.settles();
+    world.has_connections(0);
 }
 
 #[test]
 fn the_end_of_a_guests_data_is_the_end_of_both_directions() {
     let (world, guest) = start();
-    let listener = world.listen(PORT, true, 1).expect("a listener");
+    let listener = world.listen_over(PORT, true, 1).expect("a listener");
     let mut inside = guest.connect(Wanted::port(PORT));
     let (mut outside, _) = listener.accept_timeout(LONGEST_WAIT).expect("accepted");
     inside.write_all(b"all of it").expect("a write");
@@ -137,14 +142,14 @@ fn the_end_of_a_guests_data_is_the_end_of_both_directions() {
         assert!(written < 1 << 20, "writes to a closed guest succeed");
     }
     drop(outside);
-    world.settles();
+    world.has_connections(0);
 }
 
 #[test]
 fn a_pause_holds_the_relayed_bytes() {
     let (world, guest) = start();
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     outside.set_connected_suspend(true).expect("an option");
     eventually("the option was not reported", || {
@@ -173,7 +178,7 @@ fn a_close_after_much_data_loses_none_without_half_close() {
     const BYTES: usize = 4 << 20;
     let (world, guest) = start();
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let mut inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     let writer = std::thread::spawn(move || {
         outside.write_all(&vec![7; BYTES]).expect("a write");
@@ -185,18 +190,18 @@ fn a_close_after_much_data_loses_none_without_half_close() {
     inside.read_to_end(&mut received).expect("all bytes");
     assert_eq!(received.len(), BYTES);
     writer.join().expect("no panic");
-    world.settles();
+    world.has_connections(0);
 }
 
 #[test]
 fn a_guest_that_goes_off_resets_the_relayed_connections() {
     let (world, guest) = start();
     let streams = guest.listen(PORT);
-    let mut outside = world.connect("web", PORT, true).expect("connected");
+    let mut outside = world.connect_over("web", PORT, true).expect("connected");
     let _inside = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     guest.set_state(guest_link::PartitionState::Off);
     let error = outside.read(&mut [0; 1]).expect_err("a reset");
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    world.settles();
+    world.has_connections(0);
     assert!(guest.surplus().is_empty(), "{:?}", guest.surplus());
 }

@@ -7,10 +7,12 @@ use hvsock_address::PartitionRef;
 use hvsock_broker::guest_link::{Destination, Refusal};
 use hvsock_testkit::conformance::{LONGEST_WAIT, Stream};
 use hvsock_testkit::guest::{self, Options};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::World;
 
 use crate::links::memory::GuestStream;
 use crate::links::pipe_link::{CAPABILITIES, Wanted};
-use crate::links::world::{World, eventually};
+use crate::links::world::LinkWorld as _;
 
 const PORT: u32 = 5000;
 const BYTES: usize = 4 << 20;
@@ -46,7 +48,7 @@ fn read_all(stream: &GuestStream) {
 
 #[test]
 fn two_guests_behind_pipe_links_exchange_bytes_each_way() {
-    let world = World::start();
+    let world = World::new();
     let one = world.pipe_vm("one", CAPABILITIES);
     let two = world.pipe_vm("two", CAPABILITIES);
     world.register(PORT);
@@ -67,12 +69,12 @@ fn two_guests_behind_pipe_links_exchange_bytes_each_way() {
         (seen.bytes_sent, seen.bytes_received) == (bytes, bytes)
     });
     drop((a, b));
-    world.settles();
+    world.has_connections(0);
 }
 
 #[test]
 fn a_guest_behind_a_pipe_link_and_one_with_a_vhost_user_device_reach_each_other() {
-    let world = World::start();
+    let world = World::new();
     let one = world.pipe_vm("one", CAPABILITIES);
     let vm = serde_json::json!({"name": "two", "groups": ["all"]});
     let vm = serde_json::from_value(vm).expect("a VM");
@@ -87,7 +89,7 @@ fn a_guest_behind_a_pipe_link_and_one_with_a_vhost_user_device_reach_each_other(
     let b = listener.accept(LONGEST_WAIT).expect("accepted");
     exchange(&a, &b);
     drop((a, b));
-    world.settles();
+    world.has_connections(0);
 
     let streams = one.listen(PORT);
     let own = world.cid("one");
@@ -98,7 +100,7 @@ fn a_guest_behind_a_pipe_link_and_one_with_a_vhost_user_device_reach_each_other(
     let a = streams.recv_timeout(LONGEST_WAIT).expect("accepted");
     exchange(&a, &b);
     drop((a, b));
-    world.settles();
+    world.has_connections(0);
 
     // A sibling that is removed is a reset.
     let a = one.connect(to(&world, "two")).expect("connected");
@@ -109,7 +111,7 @@ fn a_guest_behind_a_pipe_link_and_one_with_a_vhost_user_device_reach_each_other(
         .expect("a timeout");
     let error = a.read(&mut [0; 1]).expect_err("a reset");
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    world.settles();
+    world.has_connections(0);
 }
 
 fn exchange(a: &GuestStream, b: &guest::GuestStream) {

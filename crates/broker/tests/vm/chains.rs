@@ -4,14 +4,15 @@
 use hvsock_testkit::guest::{Layout, Options, Regions};
 use hvsock_virtio::features;
 
-use crate::world::{WEB, World, exchange};
+use crate::traffic::exchange;
+use hvsock_testkit::world::{WEB, World};
 
 /// Exchanges data both ways with a guest with these options.
 fn works(options: Options) {
     let shown = format!("{options:?}");
     // At most 400 packets, to bound the time with small buffers.
     let bytes = (2 << 20).min(400 * (options.rx_buffer as u64 - 44));
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let listener = world.listen();
     let guest = world.guest_of("web", options);
     let (inside, outside) = world.pair(&guest, &listener);

@@ -11,7 +11,10 @@ use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_testkit::guest::{Guest, GuestStream, Options};
 use hvsock_virtio::SocketKind;
 
-use crate::world::{StopOnDrop, TIMEOUT, World, bounded, eventually, limited, read_all, write_all};
+use crate::traffic::{read_all, write_all};
+use hvsock_testkit::StopOnDrop;
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{World, bounded, limited};
 
 /// How long new connections are made.
 const TIME: Duration = Duration::from_secs(2);
@@ -138,21 +141,21 @@ fn serve_guest(guest: &Guest, port: u32, done: &AtomicBool) {
 
 #[test]
 fn connections_of_every_kind_at_once_lose_no_bytes() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (ring, descriptor, inside, sibling) = (7100, 7101, 7102, 7103);
     for port in [ring, descriptor, inside, sibling] {
         world.register(port);
     }
     let listeners = [(ring, true), (descriptor, false)].map(|(port, shared)| {
         let listener = HvListener::options()
-            .endpoint(world.endpoint())
+            .endpoint(world.host().endpoint())
             .backlog(128)
             .shared_memory(shared)
             .listen((VmId::CHILDREN, ServiceId::from_port(port)));
         listener.expect("listening")
     });
-    world.add("one", 101, &["family"]);
-    world.add("two", 102, &["family"]);
+    world.vm("one", 101, &["family"]);
+    world.vm("two", 102, &["family"]);
     let one = world.guest_of("one", Options::new(101));
     let two = world.guest_of("two", Options::new(102));
     // Servers run until all clients have ended.
@@ -201,7 +204,7 @@ fn connections_of_every_kind_at_once_lose_no_bytes() {
             }
         });
     });
-    world.settles_at(0);
+    world.has_connections(0);
     assert_eq!(one.protocol_violations(), [""; 0]);
     assert_eq!(two.protocol_violations(), [""; 0]);
     eventually("the guests have no connections", || {

@@ -12,9 +12,11 @@ use hvsock_testkit::guest::virtqueue::{Descriptor, flags};
 use hvsock_testkit::guest::{Driver, Guest, GuestStream, HOST, Layout, Options};
 use hvsock_virtio::{Header, Operation, SocketKind, features, shutdown};
 
-use crate::world::{
-    PORT, StopOnDrop, TIMEOUT, WEB, World, accept, bounded, eventually, ping, resident_bytes,
-};
+use crate::traffic::ping;
+use hvsock_testkit::StopOnDrop;
+use hvsock_testkit::usage;
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{PORT, WEB, World, accept, bounded};
 
 /// A machine `web` for a hostile driver, and another machine with a working connection.
 pub struct Fixture {
@@ -27,9 +29,9 @@ pub struct Fixture {
 
 impl Fixture {
     pub fn new() -> Self {
-        let world = World::new();
+        let world = World::with_web(|_| ());
         let listener = world.listen();
-        world.add("good", 77, &[]);
+        world.vm("good", 77, &[]);
         let good = world.guest_of("good", Options::new(77));
         let inside = bounded(good.connect(PORT).unwrap());
         let outside = accept(&listener);
@@ -460,7 +462,7 @@ fn a_guest_that_exceeds_its_credit_is_reset() {
 fn a_flood_of_requests_uses_bounded_memory() {
     let fixture = Fixture::new();
     let mut driver = fixture.hostile();
-    let before = resident_bytes();
+    let before = usage::resident_bytes(std::process::id());
     for port in 0..100_000 {
         send(&mut driver, &packet(port, Operation::Request));
         while let Some(received) = driver.poll_receive() {
@@ -471,7 +473,7 @@ fn a_flood_of_requests_uses_bounded_memory() {
             fixture.others_still_work();
         }
     }
-    let grown = resident_bytes().saturating_sub(before);
+    let grown = usage::resident_bytes(std::process::id()).saturating_sub(before);
     assert!(grown < 200 << 20, "{grown} bytes");
     drop(driver);
     // The connections that the host had not accepted end with their guest.
@@ -497,7 +499,7 @@ fn a_queue_is_not_read_while_too_many_responses_are_pending() {
         // Not one receive buffer.
         let mut driver = Driver::new(&fixture.world.socket("web"), options).unwrap();
         driver.connect().unwrap();
-        let before = resident_bytes();
+        let before = usage::resident_bytes(std::process::id());
         let unregistered = |port| Header {
             dst_port: 9,
             ..packet(port, op)
@@ -508,7 +510,7 @@ fn a_queue_is_not_read_while_too_many_responses_are_pending() {
             sent += 1;
         }
         assert!(sent < 200_000, "{op:?}: no backpressure");
-        let grown = resident_bytes().saturating_sub(before);
+        let grown = usage::resident_bytes(std::process::id()).saturating_sub(before);
         assert!(grown < 64 << 20, "{op:?}: {grown} bytes");
         fixture.others_still_work();
         // It is read again once there are receive buffers.

@@ -6,7 +6,9 @@ use std::io::{ErrorKind, Read, Write};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{Guest, Options};
 
-use crate::world::{PORT, WEB, World, accept, bounded, eventually, ping, reference};
+use crate::traffic::ping;
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::{PORT, WEB, World, accept, bounded, partition_ref};
 
 /// Asserts that the host's end of a connection was reset.
 #[track_caller]
@@ -17,7 +19,7 @@ fn assert_reset(mut outside: hvsock::HvStream) {
 
 #[test]
 fn a_guest_that_restarts_loses_its_connections_and_connects_again() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     for _ in 0..10 {
         let (inside, outside) = world.pair(&guest, &listener);
@@ -27,14 +29,14 @@ fn a_guest_that_restarts_loses_its_connections_and_connects_again() {
         let error = (&inside).read(&mut [0; 8]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     }
-    world.settles_at(0);
+    world.has_connections(0);
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
 }
 
 #[test]
 fn a_killed_machine_is_off_and_can_be_started_again() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let listener = world.listen();
     for _ in 0..5 {
         let guest = world.guest();
@@ -45,12 +47,12 @@ fn a_killed_machine_is_off_and_can_be_started_again() {
         assert_reset(outside);
         drop(inside);
     }
-    world.settles_at(0);
+    world.has_connections(0);
 }
 
 #[test]
 fn a_machine_whose_process_is_replaced_at_once_loses_only_its_connections() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (_inside, outside) = world.pair(&guest, &listener);
     guest.restart_vmm().unwrap();
@@ -61,16 +63,19 @@ fn a_machine_whose_process_is_replaced_at_once_loses_only_its_connections() {
 
 #[test]
 fn a_running_machine_can_be_removed_with_its_connections_and_added_again() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
-    world.handle().remove_partition(&reference("web")).unwrap();
+    world
+        .handle()
+        .remove_partition(&partition_ref("web"))
+        .unwrap();
     assert_reset(outside);
-    world.settles_at(0);
+    world.has_connections(0);
     eventually("its socket is gone", || !world.socket("web").exists());
     drop((inside, guest));
-    world.add("web", WEB, &[]);
+    world.vm("web", WEB, &[]);
     let guest = world.guest();
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
@@ -78,7 +83,7 @@ fn a_running_machine_can_be_removed_with_its_connections_and_added_again() {
 
 #[test]
 fn a_second_vmm_of_one_device_is_rejected() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     let options = Options {
@@ -91,12 +96,12 @@ fn a_second_vmm_of_one_device_is_rejected() {
 
 #[test]
 fn adding_and_removing_machines_does_not_affect_another() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     for round in 0..20 {
         let (name, cid) = (format!("vm{round}"), 1000 + round);
-        world.add(&name, cid, &[]);
+        world.vm(&name, cid, &[]);
         let other = world.guest_of(&name, Options::new(cid));
         let mut stream = bounded(other.connect(PORT).unwrap());
         let mut host = accept(&listener);
@@ -104,14 +109,17 @@ fn adding_and_removing_machines_does_not_affect_another() {
         let mut bytes = [0; 5];
         host.read_exact(&mut bytes).unwrap();
         ping(&inside, &outside);
-        world.handle().remove_partition(&reference(&name)).unwrap();
+        world
+            .handle()
+            .remove_partition(&partition_ref(&name))
+            .unwrap();
         ping(&inside, &outside);
     }
 }
 
 #[test]
 fn a_machine_survives_its_broker_and_reconnects_to_the_next() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);

@@ -12,4 +12,4 @@ mod random_guest;
 mod sharing;
 mod siblings;
 mod streams;
-mod world;
+mod traffic;

@@ -13,7 +13,7 @@ use hvsock_virtio::features;
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::hostile::Fixture;
-use crate::world::WEB;
+use hvsock_testkit::world::WEB;
 
 const BOUND: Duration = Duration::from_secs(5);
 const ALL: u64 = features::VERSION_1 | features::EVENT_IDX | features::INDIRECT_DESC;

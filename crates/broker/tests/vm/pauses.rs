@@ -10,7 +10,9 @@ use hvsock::{HvListener, HvStream, ServiceId, VmId};
 use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{Driver, GuestStream};
 
-use crate::world::{PORT, World, accept, bounded, eventually, ping, read_all, write_all};
+use crate::traffic::{ping, read_all, write_all};
+use hvsock_testkit::wait::eventually;
+use hvsock_testkit::world::{PORT, World, accept, bounded};
 
 /// An environment variable that overrides the count of bytes sent each way.
 const BYTES: &str = "HVSOCK_TEST_PAUSE_BYTES";
@@ -26,7 +28,7 @@ impl<R: Read> Read for Counted<'_, R> {
     }
 }
 
-/// Waits until `bytes` bytes have moved. Fails only if none move for [`TIMEOUT`](crate::world::TIMEOUT).
+/// Waits until `bytes` bytes have moved. Fails only if none move for [`TIMEOUT`](hvsock_testkit::wait::TIMEOUT).
 fn eventually_moves(moved: &AtomicU64, bytes: u64) {
     loop {
         let before = moved.load(Ordering::Relaxed);
@@ -40,7 +42,7 @@ fn eventually_moves(moved: &AtomicU64, bytes: u64) {
 /// A listener whose connections survive a pause.
 fn listen_suspendable(world: &World, shared_memory: bool) -> HvListener {
     let listener = HvListener::options()
-        .endpoint(world.endpoint())
+        .endpoint(world.host().endpoint())
         .connected_suspend(true)
         .shared_memory(shared_memory)
         .listen((VmId::CHILDREN, ServiceId::from_port(PORT)));
@@ -49,7 +51,7 @@ fn listen_suspendable(world: &World, shared_memory: bool) -> HvListener {
 
 #[test]
 fn a_pause_resets_connections_without_connected_suspend() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, mut outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
@@ -70,7 +72,7 @@ fn a_pause_resets_connections_without_connected_suspend() {
 
 #[test]
 fn the_device_writes_to_no_used_ring_of_a_paused_machine() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (listen_suspendable(&world, true), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     ping(&inside, &outside);
@@ -125,7 +127,7 @@ fn a_hundred_pauses_lose_no_bytes_over_a_descriptor() {
 }
 
 fn flows_through_pauses(shared_memory: bool, bytes: u64) {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (listen_suspendable(&world, shared_memory), world.guest());
     let connected = bounded(guest.connect(PORT).unwrap());
     let (inside, outside): (&GuestStream, &HvStream) = (&connected, &accept(&listener));

@@ -4,25 +4,20 @@ use std::io::{Read, Write};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use hvsock::{Endpoint, HvListener, HvStream, PartitionName, ServiceId, VmId};
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
-use hvsock_testkit::TempFolder;
+use hvsock::{HvListener, HvStream};
 use hvsock_testkit::guest::virtqueue::Descriptor;
 use hvsock_testkit::guest::{Driver, Guest, GuestStream, HOST, Layout, Options};
+use hvsock_testkit::world::{PORT, World};
 use hvsock_virtio::{Header, features};
 
-const PORT: u32 = 7001;
 const HOSTILE_CID: u64 = 42;
 const GOOD_CID: u64 = 77;
 /// The most operations of one run.
 const MAX_STEPS: usize = 200;
-const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A broker with a working machine and a hostile one. All runs share it.
 struct Fixture {
-    _broker: Broker,
-    folder: TempFolder,
+    world: World,
     // Accepts some of the hostile guest's requests.
     listener: HvListener,
     _good: Guest,
@@ -32,40 +27,15 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
-        let folder = TempFolder::new();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs);
-        config.partition = PartitionName::new("testhost").expect("a name");
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
-        let handle = broker.handle();
-        for (name, cid) in [("bad", HOSTILE_CID), ("good", GOOD_CID)] {
-            let vm = serde_json::json!({"name": name, "cid": cid});
-            let vm = serde_json::from_value(vm).expect("a machine");
-            handle.add_vm(vm).expect("added");
-        }
-        let id = ServiceId::from_port(PORT).to_string();
-        let service = serde_json::json!({"name": "Service", "id": id});
-        let service = serde_json::from_value(service).expect("a service");
-        handle
-            .register(service, "tester".into())
-            .expect("registered");
-        let listener = HvListener::options()
-            .endpoint(Endpoint::at(folder.join("endpoint")))
-            .listen((VmId::CHILDREN, ServiceId::from_port(PORT)));
-        let listener = listener.expect("listening");
-        let good =
-            Guest::start(&folder.join("vm/good.sock"), Options::new(GOOD_CID)).expect("a guest");
-        let inside = good.connect(PORT).expect("connected");
-        inside.set_read_timeout(Some(TIMEOUT));
-        let (outside, _) = listener.accept_timeout(TIMEOUT).expect("accepted");
-        outside.set_read_timeout(Some(TIMEOUT)).expect("a bound");
+        let world = World::new();
+        world.vm("bad", HOSTILE_CID, &[]);
+        world.vm("good", GOOD_CID, &[]);
+        world.register(PORT);
+        let listener = world.listen();
+        let good = world.guest_of("good", Options::new(GOOD_CID));
+        let (inside, outside) = world.pair(&good, &listener);
         Self {
-            _broker: broker,
-            folder,
+            world,
             listener,
             _good: good,
             inside,
@@ -133,7 +103,7 @@ pub fn run_script(script: &[u8]) {
         timeout: Duration::from_millis(10),
         ..Options::new(HOSTILE_CID).without(features)
     };
-    let path = fixture.folder.join("vm/bad.sock");
+    let path = fixture.world.socket("bad");
     let Ok(mut driver) = Driver::new(&path, options) else {
         return;
     };

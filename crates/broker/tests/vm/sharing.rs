@@ -9,7 +9,10 @@ use std::time::{Duration, Instant};
 use hvsock::HvStream;
 use hvsock_testkit::guest::{GuestStream, Options};
 
-use crate::world::{PORT, StopOnDrop, TIMEOUT, World, accept, bounded, eventually, ping};
+use crate::traffic::ping;
+use hvsock_testkit::StopOnDrop;
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{PORT, World, accept, bounded};
 
 /// Busy connections of one guest.
 const BUSY: usize = 50;
@@ -31,7 +34,7 @@ fn pairs(world: &World, guest: &hvsock_testkit::guest::Guest) -> Vec<(GuestStrea
 
 #[test]
 fn busy_connections_to_a_guest_get_fair_shares() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let guest = world.guest();
     let pairs = pairs(&world, &guest);
     let done = &AtomicBool::new(false);
@@ -70,7 +73,7 @@ fn busy_connections_to_a_guest_get_fair_shares() {
 
 #[test]
 fn busy_connections_from_a_guest_get_fair_shares() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let guest = world.guest();
     let pairs = pairs(&world, &guest);
     let counts: Vec<_> = (0..BUSY).map(|_| AtomicU64::new(0)).collect();
@@ -111,7 +114,7 @@ fn busy_connections_from_a_guest_get_fair_shares() {
 
 #[test]
 fn a_connection_that_is_not_read_blocks_no_other() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (stuck_inside, stuck_outside) = world.pair(&guest, &listener);
     let (inside, outside) = world.pair(&guest, &listener);
@@ -140,9 +143,9 @@ fn a_connection_that_is_not_read_blocks_no_other() {
 fn a_busy_machine_does_not_starve_another() {
     /// The most that the busy machine may move during one exchange of the other.
     const MOST: u64 = 1 << 30;
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
-    world.add("other", 77, &[]);
+    world.vm("other", 77, &[]);
     let other = world.guest_of("other", Options::new(77));
     let (inside, outside) = world.pair(&guest, &listener);
     let busy = bounded(other.connect(PORT).unwrap());

@@ -9,7 +9,9 @@ use std::time::Duration;
 use hvsock_testkit::guest::{Driver, Guest, GuestStream, Options};
 use hvsock_virtio::SocketKind;
 
-use crate::world::{TIMEOUT, World, bounded, read_all, write_all};
+use crate::traffic::{read_all, write_all};
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::{World, bounded};
 
 /// Two guests of one group, and a third outside of it.
 struct Siblings {
@@ -25,10 +27,10 @@ const OTHER: u64 = 103;
 
 impl Siblings {
     fn new() -> Self {
-        let world = World::new();
-        world.add("one", ONE, &["family"]);
-        world.add("two", TWO, &["family"]);
-        world.add("other", OTHER, &[]);
+        let world = World::with_web(|_| ());
+        world.vm("one", ONE, &["family"]);
+        world.vm("two", TWO, &["family"]);
+        world.vm("other", OTHER, &[]);
         // A connection between partitions needs a registered service, also between siblings.
         world.register(5000);
         let [one, two, other] = [("one", ONE), ("two", TWO), ("other", OTHER)]
@@ -68,7 +70,7 @@ fn streams_between_siblings_carry_data_each_way() {
         }
     });
     drop((a, b));
-    siblings.world.settles_at(0);
+    siblings.world.has_connections(0);
     assert_eq!(siblings.one.protocol_violations(), [""; 0]);
     assert_eq!(siblings.two.protocol_violations(), [""; 0]);
 }
@@ -130,7 +132,7 @@ fn killing_a_sibling_resets_its_connections() {
     let error = a.read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
     drop(b);
-    siblings.world.settles_at(0);
+    siblings.world.has_connections(0);
 }
 
 #[test]
@@ -162,8 +164,8 @@ fn a_sibling_that_does_not_read_blocks_only_its_own_writer() {
 #[test]
 fn a_guest_that_gives_up_on_a_silent_sibling_leaves_no_connection() {
     let world = World::new();
-    world.add("one", ONE, &["family"]);
-    world.add("two", TWO, &["family"]);
+    world.vm("one", ONE, &["family"]);
+    world.vm("two", TWO, &["family"]);
     world.register(5000);
     let one = world.guest_of("one", Options::new(ONE));
     // A driver that answers nothing.
@@ -174,5 +176,5 @@ fn a_guest_that_gives_up_on_a_silent_sibling_leaves_no_connection() {
         error.map(drop).expect_err("no answer").kind(),
         ErrorKind::TimedOut
     );
-    world.settles_at(0);
+    world.has_connections(0);
 }

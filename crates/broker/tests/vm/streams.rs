@@ -9,23 +9,25 @@ use hvsock_broker::model::PartitionState;
 use hvsock_testkit::guest::{CloseReason, HOST, Options};
 use hvsock_virtio::SocketKind;
 
-use crate::world::{PORT, TIMEOUT, WEB, World, accept, bounded, exchange, ping};
+use crate::traffic::{exchange, ping};
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::{PORT, WEB, World, accept, bounded};
 
 #[test]
 fn a_guest_connects_to_a_service_of_the_host_and_data_flows_each_way() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     exchange(&inside, &outside, 3 << 20, 10_000);
     drop(outside);
     assert_eq!(inside.close(TIMEOUT).unwrap(), CloseReason::Clean);
-    world.settles_at(0);
+    world.has_connections(0);
     assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
 fn the_host_connects_to_a_port_of_a_guest_by_the_machines_name() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let guest = world.guest();
     world.register(5000);
     let listener = guest.listen(5000).unwrap();
@@ -34,13 +36,13 @@ fn the_host_connects_to_a_port_of_a_guest_by_the_machines_name() {
     assert_eq!(inside.peer().0, HOST);
     exchange(&inside, &outside, 3 << 20, 70_000);
     drop((inside, outside));
-    world.settles_at(0);
+    world.has_connections(0);
     assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
 fn a_service_without_listener_registration_or_enablement_is_refused_and_not_timed_out() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let guest = world.guest();
     let listener = world.listen();
     world.register(7002);
@@ -73,7 +75,7 @@ fn a_service_without_listener_registration_or_enablement_is_refused_and_not_time
 
 #[test]
 fn a_machine_that_is_off_cannot_be_reached() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     world.register(5000);
     assert!(refusal_of(&world.connect_to("web", 5000).unwrap_err()).is_some());
     let guest = world.guest();
@@ -82,13 +84,13 @@ fn a_machine_that_is_off_cannot_be_reached() {
     let _inside = listener.accept(TIMEOUT).unwrap();
     drop((listener, guest));
     world.is("web", PartitionState::Off);
-    world.settles_at(0);
+    world.has_connections(0);
     assert!(refusal_of(&world.connect_to("web", 5000).unwrap_err()).is_some());
 }
 
 #[test]
 fn a_half_close_ends_one_direction_after_all_its_bytes() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, mut outside) = world.pair(&guest, &listener);
     let mut text = String::new();
@@ -106,13 +108,13 @@ fn a_half_close_ends_one_direction_after_all_its_bytes() {
     (&inside).read_to_string(&mut text).unwrap();
     assert_eq!(text, "answer");
     drop(inside);
-    world.settles_at(0);
+    world.has_connections(0);
     assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
 fn a_reset_is_an_error_at_the_other_end_and_never_an_end_of_file() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, mut outside) = world.pair(&guest, &listener);
     inside.reset();
@@ -128,12 +130,12 @@ fn a_reset_is_an_error_at_the_other_end_and_never_an_end_of_file() {
         .unwrap();
     let error = (&inside).read(&mut [0; 8]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::ConnectionReset);
-    world.settles_at(0);
+    world.has_connections(0);
 }
 
 #[test]
 fn the_list_of_connections_shows_the_guest_and_its_bytes() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     let (inside, outside) = world.pair(&guest, &listener);
     for _ in 0..100 {
@@ -148,7 +150,7 @@ fn the_list_of_connections_shows_the_guest_and_its_bytes() {
 
 #[test]
 fn a_guest_that_sends_few_credit_updates_receives_everything() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let listener = world.listen();
     // Like Linux before 6.8, with small buffers, of which many are in flight.
     let options = Options {
@@ -164,7 +166,7 @@ fn a_guest_that_sends_few_credit_updates_receives_everything() {
 
 #[test]
 fn a_guest_may_reuse_a_port_at_once() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     for round in 0..20 {
         let inside = guest.connect_from(1000, SocketKind::Stream, HOST, PORT, TIMEOUT);
@@ -180,7 +182,7 @@ fn a_guest_may_reuse_a_port_at_once() {
 
 #[test]
 fn bytes_of_many_connections_are_not_mixed_up() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest_of("web", Options::new(WEB)));
     let pairs: Vec<_> = (0..500).map(|_| world.pair(&guest, &listener)).collect();
     for (number, (mut inside, mut outside)) in pairs.iter().map(|(a, b)| (a, b)).enumerate() {
@@ -195,13 +197,13 @@ fn bytes_of_many_connections_are_not_mixed_up() {
         assert_eq!(usize::from_le_bytes(bytes), number + 1000);
     }
     drop(pairs);
-    world.settles_at(0);
+    world.has_connections(0);
     assert_eq!(guest.protocol_violations(), [""; 0]);
 }
 
 #[test]
 fn the_close_of_a_process_after_many_control_messages_is_noticed() {
-    let world = World::new();
+    let world = World::with_web(|_| ());
     let (listener, guest) = (world.listen(), world.guest());
     for _ in 0..10 {
         let (inside, outside) = world.pair(&guest, &listener);
@@ -211,13 +213,13 @@ fn the_close_of_a_process_after_many_control_messages_is_noticed() {
         drop(outside);
         assert_eq!(inside.close(TIMEOUT).unwrap(), CloseReason::Clean);
     }
-    world.settles_at(0);
+    world.has_connections(0);
 }
 
 #[test]
 fn a_container_connects_to_a_guest_of_its_group_by_name() {
-    let world = World::new();
-    world.add("db", 77, &["shop"]);
+    let world = World::with_web(|_| ());
+    world.vm("db", 77, &["shop"]);
     let guest = world.guest_of("db", Options::new(77));
     let front = serde_json::json!({"name": "front", "groups": ["shop"]});
     let front = serde_json::from_value(front).unwrap();

@@ -2,7 +2,6 @@
 //! operation.
 
 use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -12,10 +11,8 @@ use hvsock::tokio::{HvListener, HvStream};
 use hvsock::{
     ConnectOptions, Endpoint, Lease, ListenOptions, ServiceId, Transport as StreamTransport, VmId,
 };
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
-use hvsock_testkit::TempFolder;
 use hvsock_testkit::conformance::{self, LONGEST_WAIT, Listen, Listener, Reset, Transport};
+use hvsock_testkit::world::World;
 
 use crate::async_stream::{AsyncStream, RUNTIME, bounded};
 
@@ -29,8 +26,7 @@ pub fn main() -> ExitCode {
 
 /// A broker, and listeners by port.
 struct Host {
-    folder: TempFolder,
-    broker: Broker,
+    world: World,
     next_port: AtomicU32,
     /// Creates one pair at a time, so that each connect is accepted by its own accept.
     pairs: Mutex<Option<Listening>>,
@@ -38,17 +34,8 @@ struct Host {
 
 impl Host {
     fn start() -> Self {
-        let folder = TempFolder::new();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs);
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
         Self {
-            folder,
-            broker,
+            world: World::new(),
             next_port: AtomicU32::new(1),
             pairs: Mutex::default(),
         }
@@ -56,7 +43,7 @@ impl Host {
 
     fn listen(&self, backlog: u32) -> io::Result<Listening> {
         Listening::new(
-            self.folder.path(),
+            self.world.host().endpoint(),
             self.next_port.fetch_add(1, Ordering::Relaxed),
             backlog,
         )
@@ -71,8 +58,8 @@ struct Listening {
 }
 
 impl Listening {
-    fn new(folder: &Path, port: u32, backlog: u32) -> io::Result<Self> {
-        let (endpoint, service) = (Endpoint::in_dir(folder), ServiceId::from_port(port));
+    fn new(endpoint: Endpoint, port: u32, backlog: u32) -> io::Result<Self> {
+        let service = ServiceId::from_port(port);
         let lease = Lease::register_at(&endpoint, &format!("Pair {port}"), service, "")?;
         let options = ListenOptions::new().endpoint(&endpoint).backlog(backlog);
         let listener = HvListener::bind_with(&options, (VmId::WILDCARD, service));
@@ -142,6 +129,7 @@ impl Transport for Asynchronous {
     fn reset(&self) -> Option<Reset<Self>> {
         Some(|_, stream| {
             let closed = HOST
+                .world
                 .broker
                 .handle()
                 .close_connection(stream.connection_id());

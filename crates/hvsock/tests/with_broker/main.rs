@@ -16,7 +16,9 @@ use hvsock::{
 };
 use hvsock_broker::model::PartitionState;
 
-use world::{LONG, NAME, SERVICE, World};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+
+use world::{NAME, SERVICE, World};
 
 const SHORT: Duration = Duration::from_millis(200);
 
@@ -77,14 +79,14 @@ fn a_winsock_program_runs_call_by_call() {
     );
     assert!(
         client
-            .poll(Interest::WRITABLE, Some(LONG))
+            .poll(Interest::WRITABLE, Some(TIMEOUT))
             .unwrap()
             .is_writable()
     );
     assert!(client.take_error().unwrap().is_none());
     assert!(
         server
-            .poll(Interest::READABLE, Some(LONG))
+            .poll(Interest::READABLE, Some(TIMEOUT))
             .unwrap()
             .is_readable()
     );
@@ -100,7 +102,7 @@ fn a_winsock_program_runs_call_by_call() {
     drop(accepted);
     assert!(
         client
-            .poll(Interest::READABLE, Some(LONG))
+            .poll(Interest::READABLE, Some(TIMEOUT))
             .unwrap()
             .is_readable()
     );
@@ -122,7 +124,7 @@ fn a_refused_nonblocking_connect_reports_the_reason() {
     );
     assert!(
         socket
-            .poll(Interest::WRITABLE, Some(LONG))
+            .poll(Interest::WRITABLE, Some(TIMEOUT))
             .unwrap()
             .is_writable()
     );
@@ -200,23 +202,19 @@ fn the_end_of_a_lease_resets_its_connections() {
     let world = World::new();
     let listener = world.listen();
     let stream = world.at_web().connect(("parent", NAME)).unwrap();
-    let (accepted, _) = listener.accept_timeout(LONG).unwrap();
-    let World {
-        lease,
-        broker: _broker,
-        folder: _folder,
-    } = world;
+    let (accepted, _) = listener.accept_timeout(TIMEOUT).unwrap();
+    let World { lease, host: _host } = world;
     lease.check().unwrap();
     drop(lease);
     for end in [&stream, &accepted] {
-        end.set_read_timeout(Some(LONG)).unwrap();
+        end.set_read_timeout(Some(TIMEOUT)).unwrap();
         let mut end = end;
         let error = end.read(&mut [0]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
         assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered));
     }
     assert_eq!(
-        refusal(listener.accept_timeout(LONG)),
+        refusal(listener.accept_timeout(TIMEOUT)),
         Refusal::Unregistered
     );
 }
@@ -239,7 +237,7 @@ fn the_host_reaches_a_listener_in_a_container_by_name() {
     let listener = options.listen(("parent", NAME)).expect("a listener");
     let options = HvStream::options().endpoint(world.host());
     let mut stream = options.connect(("web", NAME)).expect("connected");
-    let (mut accepted, _) = listener.accept_timeout(LONG).expect("accepted");
+    let (mut accepted, _) = listener.accept_timeout(TIMEOUT).expect("accepted");
     let peer = accepted.peer().unwrap();
     assert_eq!((peer.pid(), peer.uid(), peer.gid()), (None, None, None));
     stream.write_all(b"x").unwrap();
@@ -257,8 +255,8 @@ fn a_pause_resets_or_suspends_connections() {
     let (mut kept, mut kept_peer) = world.pair(&world.at_web().connected_suspend(true));
     let (later, mut later_peer) = world.pair(&world.at_web());
     later.set_connected_suspend(true).unwrap();
-    world.wait_until("the option is set", |world| {
-        let connections = world.broker.handle().connections().unwrap();
+    eventually("the option is set", || {
+        let connections = world.host.handle().connections().unwrap();
         let mut known = connections.iter().filter(|c| c.id == later.connection_id());
         known.any(|connection| connection.from.connected_suspend)
     });
@@ -282,7 +280,7 @@ fn a_pause_resets_or_suspends_connections() {
     );
 
     world.set_web(PartitionState::Running);
-    kept_peer.set_read_timeout(Some(LONG)).unwrap();
+    kept_peer.set_read_timeout(Some(TIMEOUT)).unwrap();
     let mut bytes = [0; 4];
     kept_peer.read_exact(&mut bytes).unwrap();
     assert_eq!(&bytes, b"slow");

@@ -11,7 +11,9 @@ use hvsock::{HvStream, Interest, Transport};
 use hvsock_broker::model::PartitionState;
 use hvsock_sys::poll::{self, PollFd, PollFlags};
 
-use crate::world::{LONG, World};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+
+use crate::world::World;
 
 /// How many bytes a stream takes whose peer does not read.
 fn free_space(stream: &HvStream) -> usize {
@@ -72,7 +74,7 @@ fn a_try_never_waits_at_a_ring_in_blocking_mode() {
     assert_eq!(a.try_write(&[7; 1 << 20]).unwrap(), 256 * 1024);
     would_block(a.try_write(&[7]));
     drop(b);
-    let deadline = Instant::now() + LONG;
+    let deadline = Instant::now() + TIMEOUT;
     while a.take_error().unwrap().is_none() {
         assert!(Instant::now() < deadline, "no reason for the reset");
         thread::sleep(Duration::from_millis(5));
@@ -148,7 +150,7 @@ fn a_child_process_gets_a_connection_that_threads_copy() {
     let start = Instant::now();
     let error = loop {
         match (&near).write(b"x") {
-            Ok(_) => assert!(start.elapsed() < LONG, "it still accepts bytes"),
+            Ok(_) => assert!(start.elapsed() < TIMEOUT, "it still accepts bytes"),
             Err(error) => break error,
         }
         thread::sleep(Duration::from_millis(5));
@@ -170,7 +172,7 @@ fn a_program_that_closes_with_unread_data_resets_the_connection() {
         let fds = far.into_owned_fds().unwrap();
         (&near).write_all(b"unread").unwrap();
         let mut poll_fds = [PollFd::new(&fds.data, PollFlags::IN)];
-        assert!(poll::wait(&mut poll_fds, Some(Instant::now() + LONG)).unwrap());
+        assert!(poll::wait(&mut poll_fds, Some(Instant::now() + TIMEOUT)).unwrap());
         drop(fds);
         let error = (&near).read(&mut [0]).unwrap_err();
         assert_eq!(
@@ -210,7 +212,7 @@ fn echo(stream: &HvStream) -> u64 {
             polls += 1;
             let mut fds = [PollFd::new(stream, PollFlags::IN)];
             assert!(
-                poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap(),
+                poll::wait(&mut fds, Some(Instant::now() + TIMEOUT)).unwrap(),
                 "a lost wakeup"
             );
         }
@@ -256,11 +258,11 @@ fn the_descriptor_signals_a_reset() {
     let mut fds = [PollFd::from_borrowed_fd(far.as_fd(), PollFlags::IN)];
     assert!(!poll::wait(&mut fds, Some(Instant::now())).unwrap());
     world
-        .broker
+        .host
         .handle()
         .close_connection(near.connection_id())
         .unwrap();
-    assert!(poll::wait(&mut fds, Some(Instant::now() + LONG)).unwrap());
+    assert!(poll::wait(&mut fds, Some(Instant::now() + TIMEOUT)).unwrap());
     assert_eq!(
         (&far).read(&mut [0]).unwrap_err().kind(),
         ErrorKind::ConnectionReset
@@ -292,7 +294,7 @@ fn the_descriptor_is_quiet_while_a_connection_is_suspended() {
     });
     assert!(wakes.count() <= 3);
     world.set_web(PartitionState::Running);
-    assert!(ready_within(LONG));
+    assert!(ready_within(TIMEOUT));
     let mut text = String::new();
     near.set_nonblocking(false).unwrap();
     (&near).read_to_string(&mut text).unwrap();
@@ -306,7 +308,7 @@ fn a_shutdown_wakes_a_blocked_reader() {
     near.set_read_timeout(None).unwrap();
     thread::scope(|scope| {
         let reader = scope.spawn(|| (&near).read(&mut [0]).unwrap());
-        let poller = scope.spawn(|| near.poll(Interest::READABLE, Some(LONG)).unwrap());
+        let poller = scope.spawn(|| near.poll(Interest::READABLE, Some(TIMEOUT)).unwrap());
         thread::sleep(Duration::from_millis(100));
         near.shutdown(Shutdown::Read).unwrap();
         assert_eq!(reader.join().unwrap(), 0);
@@ -350,7 +352,7 @@ fn an_idle_connection_uses_no_cpu() {
     let (a, b) = (near.try_clone().unwrap(), far.try_clone().unwrap());
     let readers = [reader(a), reader(b)];
     let stats = || [&near, &far].map(|end| end.ring_stats().unwrap());
-    world.wait_until("both readers sleep", |_| {
+    eventually("both readers sleep", || {
         stats().iter().all(|stats| stats.parks > 0)
     });
     let before = stats();

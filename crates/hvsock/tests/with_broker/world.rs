@@ -1,61 +1,42 @@
-//! A broker in this process, and connections from a container of it.
+//! A broker in this process with a leased service, and connections from a container of it.
 
-use std::thread;
-use std::time::{Duration, Instant};
+use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream, Lease, ServiceId};
+use hvsock_broker::model::PartitionState;
+use hvsock_testkit::wait::TIMEOUT;
+use hvsock_testkit::world::{self, accept, limited, partition_ref};
 
-use hvsock::{ConnectOptions, Endpoint, HvListener, HvStream, Lease, PartitionRef, ServiceId};
-use hvsock_broker::model::{NewContainer, PartitionState};
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
-use hvsock_testkit::TempFolder;
-
-pub const LONG: Duration = Duration::from_secs(10);
 pub const SERVICE: ServiceId = ServiceId::from_port(2761);
 pub const NAME: &str = "HV Socket Demo";
 
 /// A broker with a container `web` and the service registered.
 pub struct World {
     pub lease: Lease,
-    pub broker: Broker,
-    pub folder: TempFolder,
+    pub host: world::World,
 }
 
 impl World {
     pub fn new() -> Self {
-        let folder = TempFolder::new();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs);
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
-        let container: NewContainer = serde_json::from_str(r#"{"name": "web"}"#).unwrap();
-        broker
-            .handle()
-            .add_container(container)
-            .expect("a container");
-        let endpoint = Endpoint::in_dir(folder.path());
-        let lease = Lease::register_at(&endpoint, NAME, SERVICE, "tests").expect("a lease");
+        let host = world::World::new();
+        host.container("web", None);
+        let lease = Lease::register_at(&host.host().endpoint(), NAME, SERVICE, "tests");
         Self {
-            lease,
-            broker,
-            folder,
+            lease: lease.expect("a lease"),
+            host,
         }
     }
 
     /// The endpoint of the host.
     pub fn host(&self) -> Endpoint {
-        Endpoint::in_dir(self.folder.path())
+        self.host.host().endpoint()
     }
 
     /// The endpoint in the container.
     pub fn web(&self) -> Endpoint {
-        Endpoint::at(self.folder.join("containers/web/endpoint"))
+        self.host.inside("web").endpoint()
     }
 
     pub fn at_web(&self) -> ConnectOptions {
-        HvStream::options().endpoint(self.web())
+        HvStream::options().endpoint(self.web()).timeout(TIMEOUT)
     }
 
     pub fn listen(&self) -> HvListener {
@@ -66,26 +47,11 @@ impl World {
     pub fn pair(&self, options: &ConnectOptions) -> (HvStream, HvStream) {
         let listener = self.listen();
         let connector = options.connect(("parent", NAME)).expect("connected");
-        let (acceptor, _) = listener.accept_timeout(LONG).expect("accepted");
-        for stream in [&connector, &acceptor] {
-            stream.set_read_timeout(Some(LONG)).unwrap();
-        }
-        (connector, acceptor)
-    }
-
-    pub fn wait_until(&self, what: &str, so: impl Fn(&Self) -> bool) {
-        let deadline = Instant::now() + LONG;
-        while !so(self) {
-            assert!(Instant::now() < deadline, "never: {what}");
-            thread::sleep(Duration::from_millis(5));
-        }
+        (limited(connector), accept(&listener))
     }
 
     pub fn set_web(&self, state: PartitionState) {
-        let web: PartitionRef = "web".parse().unwrap();
-        self.broker
-            .handle()
-            .set_state(&web, state)
-            .expect("the state is set");
+        let set = self.host.handle().set_state(&partition_ref("web"), state);
+        set.expect("the state is set");
     }
 }

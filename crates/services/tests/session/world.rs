@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use hvsock::{Endpoint, Lease, PartitionRef, VmId};
-use hvsock_broker::model::NewContainer;
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
+use hvsock::{Endpoint, Lease, VmId};
 use hvsock_services::catalog::SESSION;
 use hvsock_services::guest;
 use hvsock_services::link::{ServiceBinding, ServiceServer, Target};
-use hvsock_testkit::TempFolder;
+use hvsock_testkit::world::{self, partition_ref};
 use tokio::time::{Instant, sleep};
 
 /// Longer than any operation on a busy machine.
@@ -17,28 +14,18 @@ pub const LONG: Duration = Duration::from_secs(60);
 
 pub struct World {
     _lease: Lease,
-    _broker: Broker,
-    folder: TempFolder,
+    host: world::World,
 }
 
 impl World {
     fn new() -> Self {
-        let folder = TempFolder::new();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs);
-        config.control = false;
-        let broker = Broker::start(config).unwrap();
-        let container: NewContainer = serde_json::from_str(r#"{"name": "web"}"#).unwrap();
-        broker.handle().add_container(container).unwrap();
-        let endpoint = Endpoint::in_dir(folder.path());
+        let host = world::World::new();
+        host.container("web", None);
+        let endpoint = host.host().endpoint();
         let lease = Lease::register_at(&endpoint, SESSION.name, SESSION.id(), "tests").unwrap();
         Self {
             _lease: lease,
-            _broker: broker,
-            folder,
+            host,
         }
     }
 
@@ -47,7 +34,7 @@ impl World {
         let world = Self::new();
         let mut config = guest::Config::new();
         config.endpoint = world.inside();
-        config.kvp = Some(world.folder.join("kvp"));
+        config.kvp = Some(world.host.folder.join("kvp"));
         tokio::spawn(guest::run(config));
         world.offered().await;
         world
@@ -66,12 +53,11 @@ impl World {
     }
 
     fn inside(&self) -> Endpoint {
-        Endpoint::at(self.folder.join("containers/web/endpoint"))
+        self.host.inside("web").endpoint()
     }
 
     pub fn target(&self) -> Target {
-        let web: PartitionRef = "web".parse().unwrap();
-        Target::new(Endpoint::in_dir(self.folder.path()), web)
+        Target::new(self.host.host().endpoint(), partition_ref("web"))
     }
 
     async fn offered(&self) {

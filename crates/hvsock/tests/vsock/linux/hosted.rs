@@ -4,17 +4,17 @@
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use hvsock::{
     Endpoint, Fix, HvListener, HvStream, NoRegistry, Refusal, ServiceId, SockAddrHv, ToHvAddr,
     Transport, VmId, refusal_of,
 };
-use hvsock_broker::{Broker, BrokerConfig};
-use hvsock_endpoint::Dirs;
 use hvsock_qemu::{Kit, Vsock};
 use hvsock_testkit::conformance::Trial;
-use hvsock_testkit::{TempFolder, require};
+use hvsock_testkit::require;
+use hvsock_testkit::wait;
+use hvsock_testkit::world::World;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -65,31 +65,15 @@ fn serve_echo(stream: &HvStream) {
 }
 
 struct Host {
-    broker: Broker,
-    dirs: Dirs,
+    world: World,
     vm: VmId,
-    _folder: TempFolder,
 }
 
 impl Host {
     fn start() -> Self {
-        let folder = TempFolder::new();
-        let dirs = Dirs {
-            run: folder.path().to_owned(),
-            config: folder.path().to_owned(),
-        };
-        let mut config = BrokerConfig::new(dirs.clone());
-        config.control = false;
-        let broker = Broker::start(config).expect("a broker");
-        let vm = serde_json::from_value(json!({"name": VM, "cid": 42})).expect("a VM");
-        let vm = broker.handle().add_vm(vm).expect("added");
-        let vm = vm.id;
-        let this = Self {
-            broker,
-            dirs,
-            vm,
-            _folder: folder,
-        };
+        let world = World::new();
+        let vm = world.vm(VM, 42, &[]).id;
+        let this = Self { world, vm };
         let services = [
             ECHO,
             NO_LISTENER,
@@ -101,11 +85,11 @@ impl Host {
         for (service, number) in services.into_iter().zip(1..) {
             let service = json!({"name": format!("Service {number}"), "id": service.to_string()});
             let service = serde_json::from_value(service).expect("a service");
-            let registered = this.broker.handle().register(service, "tester".into());
+            let registered = this.world.handle().register(service, "tester".into());
             registered.expect("registered");
         }
         let disabled = this
-            .broker
+            .world
             .handle()
             .set_enabled(&DISABLED.into(), false, None);
         disabled.expect("disabled");
@@ -113,7 +97,7 @@ impl Host {
     }
 
     fn endpoint(&self) -> Endpoint {
-        Endpoint::at(self.dirs.endpoint())
+        self.world.host().endpoint()
     }
 
     fn listen(&self, service: ServiceId) -> HvListener {
@@ -136,10 +120,7 @@ impl Host {
     fn close_first(&self, listener: &HvListener) {
         let (mut stream, _) = listener.accept_timeout(LONG * 5).expect("a connection");
         stream.read_exact(&mut [0; 6]).expect("its data");
-        let closed = self
-            .broker
-            .handle()
-            .close_connection(stream.connection_id());
+        let closed = self.world.handle().close_connection(stream.connection_id());
         closed.expect("closed");
         let error = stream
             .read(&mut [0; 8])
@@ -149,17 +130,14 @@ impl Host {
 
     /// Connects to the guest's service as soon as it listens.
     fn use_guest(&self) {
-        let deadline = Instant::now() + LONG * 5;
-        let stream = loop {
-            match use_echo(&self.endpoint(), (VM, GUEST_SERVICE)) {
-                Ok(stream) => break stream,
-                Err(error) => {
-                    assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
-                    assert!(Instant::now() < deadline, "{error}");
-                }
+        let stream = wait::within(LONG * 5, || {
+            let used = use_echo(&self.endpoint(), (VM, GUEST_SERVICE));
+            if let Err(error) = &used {
+                assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "{error}");
             }
-            thread::sleep(Duration::from_millis(100));
-        };
+            used
+        });
+        let stream = stream.expect("the guest listens");
         let peer = SockAddrHv::new(self.vm, GUEST_SERVICE);
         assert_eq!(stream.peer_addr().expect("an address"), peer);
     }
@@ -172,7 +150,7 @@ pub fn both_run_the_same_program() {
     };
     let host = Host::start();
     let mut config = guest::config(&kit, VM);
-    let socket = host.dirs.vm_socket(VM);
+    let socket = host.world.socket(VM);
     config.vsock = Some(Vsock { socket });
     let guest = guest::boot(&kit, &config);
     let services = [ECHO, off_template()];
@@ -186,7 +164,7 @@ pub fn both_run_the_same_program() {
         let user = scope.spawn(|| host.use_guest());
         let ended = guest::run(&guest, "with a host");
         for service in services {
-            let gone = host.broker.handle().unregister(&service.into());
+            let gone = host.world.handle().unregister(&service.into());
             gone.expect("unregistered");
         }
         ended.expect("in the guest");

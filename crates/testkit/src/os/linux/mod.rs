@@ -3,7 +3,10 @@
 pub mod container;
 pub mod guest;
 pub(crate) mod temp;
+pub mod usage;
 pub mod wine;
+#[cfg(feature = "world")]
+pub mod world;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
