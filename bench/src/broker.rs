@@ -70,20 +70,6 @@ impl BrokerProcess {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
-
-    /// Resident memory of the process in bytes.
-    pub fn resident_bytes(&self) -> anyhow::Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-        Ok(kib.context("no VmRSS")?.trim().parse::<u64>()? * 1024)
-    }
-
-    /// Count of open descriptors of the process.
-    pub fn open_descriptors(&self) -> anyhow::Result<u64> {
-        let entries = std::fs::read_dir(format!("/proc/{}/fd", self.child.id()))?;
-        Ok(entries.count() as u64)
-    }
 }
 
 impl Drop for BrokerProcess {

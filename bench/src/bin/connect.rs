@@ -19,6 +19,7 @@ use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::{Spread, percentile, save};
 use hvsock_bench::options::{OUT, positive};
 use hvsock_bench::plot;
+use hvsock_testkit::usage;
 use serde::Serialize;
 
 /// Latency and rate of connects, and the cost of an idle connection, against Unix sockets.
@@ -237,8 +238,8 @@ fn hold_idle(wanted: usize) -> anyhow::Result<Idle> {
     let broker = BrokerProcess::start()?;
     // The first connection has one-time costs, so the baseline includes it.
     let mut helpers = vec![Helper::start(&broker.endpoint(), 1)?];
-    let bytes = broker.resident_bytes()?;
-    let descriptors = broker.open_descriptors()?;
+    let bytes = usage::resident_bytes(broker.pid());
+    let descriptors = usage::descriptors(broker.pid()) as u64;
     let (mut connections, mut why_not_more) = (0, None);
     while connections < wanted && why_not_more.is_none() {
         let helper = Helper::start(
@@ -253,8 +254,8 @@ fn hold_idle(wanted: usize) -> anyhow::Result<Idle> {
     Ok(Idle {
         wanted,
         connections,
-        broker_bytes_each: each(broker.resident_bytes()?, bytes),
-        broker_descriptors_each: each(broker.open_descriptors()?, descriptors),
+        broker_bytes_each: each(usage::resident_bytes(broker.pid()), bytes),
+        broker_descriptors_each: each(usage::descriptors(broker.pid()) as u64, descriptors),
         why_not_more,
     })
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hvsock_testkit::guest::{Guest, GuestStream};
+use hvsock_testkit::usage;
 use hvsock_virtio::SocketKind;
 use serde::Serialize;
 
@@ -104,8 +105,8 @@ struct Resources {
 impl Resources {
     fn of(broker: &BrokerProcess) -> anyhow::Result<Self> {
         Ok(Self {
-            bytes: broker.resident_bytes()?,
-            descriptors: broker.open_descriptors()?,
+            bytes: usage::resident_bytes(broker.pid()),
+            descriptors: usage::descriptors(broker.pid()) as u64,
         })
     }
 }

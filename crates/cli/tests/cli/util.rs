@@ -8,7 +8,6 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use hvsock::Endpoint;
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,9 +15,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 pub use completed::Completed;
+pub use hvsock_testkit::wait::{TIMEOUT, eventually};
 
-/// The bound on every wait; longer than any operation takes on a busy machine.
-pub const TIMEOUT: Duration = Duration::from_secs(30);
 pub const DEMO: &str = "HV Socket Demo";
 
 /// The command, without the variables of the test's own environment that change its behaviour.
@@ -299,14 +297,5 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// Polls until `condition` holds. Fails after [`TIMEOUT`].
-pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !condition() {
-        assert!(began.elapsed() < TIMEOUT, "timed out: {what}");
-        thread::sleep(Duration::from_millis(10));
     }
 }
