@@ -4,7 +4,7 @@
 //! writes the file and updates the core before it unlocks, so the two differ only during a change.
 
 use std::ffi::OsString;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use hvsock_address::{PartitionName, ServiceId, VmId};
 use hvsock_endpoint::Dirs;
@@ -14,6 +14,7 @@ use hvsock_registry::atomic_file;
 use hvsock_registry::folder::Folder;
 use hvsock_registry::store::{FolderStore, Problem};
 use hvsock_registry::toml_problem;
+use hvsock_sys::sync::lock;
 use hvsock_virtio::GuestCid;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +34,7 @@ impl ServiceStore {
 
     /// Locks the store. A poisoned lock is safe to use: the store still matches its files.
     pub(crate) fn lock(&self) -> ServiceStoreGuard<'_> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// The registrations in force, each with whether it is an unchanged built-in.
@@ -236,21 +237,17 @@ impl PartitionStore {
 
     /// Locks the store.
     pub(crate) fn lock(&self) -> MutexGuard<'_, PartitionFiles> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.files)
     }
 
     /// The problems found when the broker started, one sentence each.
     pub(crate) fn problems(&self) -> Vec<String> {
-        let problems = self.problems.lock();
-        problems.unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.problems).clone()
     }
 
     /// Records a problem with a partition that a file describes.
     pub(crate) fn add_problem(&self, problem: String) {
-        let problems = self.problems.lock();
-        problems
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(problem);
+        lock(&self.problems).push(problem);
     }
 }
 

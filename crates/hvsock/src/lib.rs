@@ -127,7 +127,6 @@ mod explain;
 mod fix;
 mod lease;
 mod listener;
-mod lock;
 mod options;
 mod os;
 mod peer;

@@ -4,7 +4,7 @@ use std::io;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::config::Config;
 use crate::error::{Error, quoted};
 use crate::kit::Kit;
+use crate::lock::{locked, unpoisoned};
 use crate::machine::{Machine, PORTS, until};
 use crate::port::{Answer, Attached, Port, Request};
 use crate::qmp::Monitor;
@@ -360,7 +361,7 @@ impl Guest {
                 return Err(self.machine.timed_out("a free port of the guest", GRACE));
             }
             let waited = self.returned.wait_timeout(ports, until(deadline));
-            ports = waited.unwrap_or_else(PoisonError::into_inner).0;
+            ports = unpoisoned(waited).0;
         }
     }
 
@@ -564,10 +565,6 @@ fn forward(output: &str, port: u16) -> Option<u16> {
             _ => None,
         }
     })
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

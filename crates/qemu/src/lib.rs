@@ -35,6 +35,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod kit;
+mod lock;
 mod machine;
 mod modules;
 mod port;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,6 +14,7 @@ use crate::config::{Accelerator, Config};
 use crate::error::{Error, quoted};
 use crate::initramfs;
 use crate::kit::Kit;
+use crate::lock::locked;
 use crate::tools;
 
 /// Minimum memory in MiB for an initramfs of this size in bytes. During unpacking it exists twice, and its
@@ -260,10 +261,6 @@ fn arguments(kit: &Kit, config: &Config, folder: &Path) -> Vec<String> {
         add(&["-device", "virtio-net-pci,netdev=network,romfile="]);
     }
     arguments
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Time left until a deadline, at least 1 ms: some calls take 0 as no limit.

@@ -3,9 +3,10 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering as Local};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 
+use hvsock_sys::sync::lock;
 use hvsock_sys::{doorbell, processor};
 
 use crate::consumer::Consumer;
@@ -320,11 +321,11 @@ impl RingEnd {
     }
 
     pub(crate) fn incoming(&self) -> MutexGuard<'_, Consumer> {
-        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.incoming)
     }
 
     pub(crate) fn outgoing(&self) -> MutexGuard<'_, Producer> {
-        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.outgoing)
     }
 
     pub(crate) fn side(&self) -> RingSide {

@@ -7,10 +7,11 @@
 //! handled every notification. It must stay readable while one direction has a notification and only
 //! the other direction was tried since.
 
+use std::sync::TryLockError;
 use std::sync::atomic::Ordering;
-use std::sync::{PoisonError, TryLockError};
 
 use hvsock_sys::doorbell;
+use hvsock_sys::sync::unpoisoned;
 
 use crate::RingEnd;
 use crate::waiters::WaitGuard;
@@ -49,11 +50,7 @@ impl RingEnd {
 
     /// Drains the doorbell. Checks whether the peer has hung up only if `check_hangup`.
     pub(crate) fn drain(&self, check_hangup: bool) {
-        let _draining = self
-            .pending
-            .draining
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let _draining = unpoisoned(self.pending.draining.lock());
         self.pending.is_stale.store(false, Ordering::Relaxed);
         self.pending.is_drained.store(true, Ordering::Relaxed);
         if !check_hangup {
@@ -73,10 +70,7 @@ impl RingEnd {
         {
             return;
         }
-        let draining = pending
-            .draining
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let draining = unpoisoned(pending.draining.lock());
         pending.is_stale.store(false, Ordering::Relaxed);
         pending.is_drained.store(false, Ordering::Relaxed);
         let Ok(doorbell_state) = doorbell::pending(&self.doorbells.own) else {

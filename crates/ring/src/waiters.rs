@@ -4,8 +4,10 @@
 //! each waiter registers here before it checks whether it has to wait. The waiter that drains the
 //! doorbell wakes every registered waiter, and each checks again.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::task::Waker;
+
+use hvsock_sys::sync::unpoisoned;
 
 use crate::sync::{Event, Mutex, MutexGuard, thread_local};
 
@@ -38,7 +40,7 @@ thread_local! {
 
 impl Waiters {
     fn list(&self) -> MutexGuard<'_, List> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        unpoisoned(self.list.lock())
     }
 
     /// Registers the calling thread. `None` if other threads cannot wake it: it must not park for

@@ -19,6 +19,8 @@
 //! [`stream`] and [`poll`] do what they do on Linux. `registry`, `rights`, `named_mutex`,
 //! `process`, `stdio` and `compute_systems` serve the command and the key store.
 //!
+//! [`sync`] is the same on all systems: locks that stay usable after a panic.
+//!
 //! There is one folder per operating system behind this one interface. Advisory locks are not here:
 //! `std::fs::File::try_lock` is `flock`.
 
@@ -26,6 +28,7 @@
 mod copy;
 #[cfg(target_os = "linux")]
 mod linux;
+pub mod sync;
 #[cfg(windows)]
 mod windows;
 

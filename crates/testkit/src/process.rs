@@ -4,9 +4,11 @@ use std::io::{self, Read, Write};
 use std::process::{
     Child, ChildStderr, ChildStdin, ChildStdout, Command, ExitStatus, Output, Stdio,
 };
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use hvsock_sys::sync::lock;
 
 /// Polling interval of waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -161,7 +163,7 @@ impl<R: Read + Send + 'static> From<R> for CapturedOutput {
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
             while let Ok(count @ 1..) = pipe.read(&mut buffer) {
-                locked(&sink).extend_from_slice(&buffer[..count]);
+                lock(&sink).extend_from_slice(&buffer[..count]);
             }
         });
         Self { bytes, reader }
@@ -171,7 +173,7 @@ impl<R: Read + Send + 'static> From<R> for CapturedOutput {
 impl CapturedOutput {
     /// The output so far, as text.
     pub fn text(&self) -> String {
-        String::from_utf8_lossy(&locked(&self.bytes)).into_owned()
+        String::from_utf8_lossy(&lock(&self.bytes)).into_owned()
     }
 
     /// Waits until the output contains `expected`.
@@ -200,14 +202,8 @@ impl CapturedOutput {
         while !self.reader.is_finished() && Instant::now() < deadline {
             thread::sleep(POLL_INTERVAL);
         }
-        std::mem::take(&mut *locked(&self.bytes))
+        std::mem::take(&mut *lock(&self.bytes))
     }
-}
-
-fn locked(bytes: &Mutex<Vec<u8>>) -> MutexGuard<'_, Vec<u8>> {
-    bytes
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 //! other users share the rest, and each has a limit.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
+
+use hvsock_sys::sync::lock;
 
 /// How many connections may be open at once.
 #[derive(Clone, Copy, Debug)]
@@ -60,7 +62,7 @@ impl ConnectionLimit {
 
     /// Returns a permit for a connection of `uid`, or `None` if a limit is reached.
     pub fn try_acquire(&self, uid: u32, privileged: bool) -> Option<Permit> {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         let user = if privileged {
             if taken.privileged >= self.limits.privileged {
                 return None;
@@ -85,7 +87,7 @@ impl ConnectionLimit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut taken = lock(&self.taken);
         match self.user {
             None => taken.privileged -= 1,
             Some(uid) => {

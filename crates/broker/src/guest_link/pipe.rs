@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use hvsock_fabric::{ConnectionId, Refusal};
 use hvsock_sys::shared_memory::SharedBytes;
+use hvsock_sys::sync::lock;
 
 use super::outcome::{DeliverError, FillOutcome, MessageEnd};
 
@@ -361,10 +362,7 @@ impl PipeEnd {
     }
 
     fn pipe(&self) -> MutexGuard<'_, Pipe> {
-        self.shared
-            .pipe
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared.pipe)
     }
 }
 

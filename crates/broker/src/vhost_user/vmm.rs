@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Sender};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use hvsock_sys::event::{self, Event};
 use hvsock_sys::poll::{self, PollFd, PollFlags};
+use hvsock_sys::sync::lock;
 use hvsock_virtio::features;
 use hvsock_virtio::queue::Layout;
 use mio::Waker;
@@ -116,9 +117,7 @@ impl VmmThread {
 
 impl StopSignal {
     fn connection(&self) -> std::sync::MutexGuard<'_, Option<UnixStream>> {
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.connection)
     }
 
     fn is_set(&self) -> bool {

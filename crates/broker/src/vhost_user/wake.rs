@@ -1,8 +1,9 @@
 //! The wakeups of connections with siblings.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hvsock_fabric::ConnectionId;
+use hvsock_sys::sync::lock;
 use mio::Waker;
 
 use crate::guest_link::WakePeer;
@@ -25,13 +26,13 @@ impl WakeQueue {
 
     /// Drains the queue.
     pub(super) fn take(&self) -> Vec<ConnectionId> {
-        std::mem::take(&mut *self.due.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.due))
     }
 }
 
 impl WakePeer for WakeQueue {
     fn wake(&self, connection: ConnectionId) {
-        let mut due = self.due.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = lock(&self.due);
         let first = due.is_empty();
         due.push(connection);
         drop(due);

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::process::Command;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use hvsock::{ConnectedChild, HvAddr, HvListener, HvStream, Refusal};
 use hvsock_address::{PartitionRef, ServiceRef, VmId};
+use hvsock_sys::sync::{lock, unpoisoned};
 
 use crate::context::Context;
 use crate::failure::Failure;
@@ -186,16 +187,16 @@ impl CommandLimit {
 
     /// Waits until a command may start.
     fn acquire(limit: &Arc<Self>) -> Permit {
-        let free = limit.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let free = lock(&limit.free);
         let free = limit.changed.wait_while(free, |free| *free == 0);
-        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        *unpoisoned(free) -= 1;
         Permit(limit.clone())
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        *self.0.free.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *lock(&self.0.free) += 1;
         self.0.changed.notify_one();
     }
 }

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use hvsock_sys::sync::lock;
+
 use super::ConnectionInfo;
-use crate::lock::lock;
 
 /// One end of a connection, without its bytes.
 #[derive(Debug)]

@@ -4,8 +4,9 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::Instant;
 
+use hvsock_sys::sync::lock;
+
 use crate::backend::{self, PendingConnect};
-use crate::lock::lock;
 use crate::os::Descriptor;
 
 /// A socket that connects or has connected.

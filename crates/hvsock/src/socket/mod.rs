@@ -13,9 +13,9 @@ use hvsock_address::{
     AF_HYPERV, HV_PROTOCOL_RAW, HVSOCKET_CONNECT_TIMEOUT_MAX, SOCK_STREAM, SockAddrHv,
 };
 use hvsock_sys::errno;
+use hvsock_sys::sync::lock;
 
 use crate::backend::{self, PendingConnect, ReadInto, Settings, WriteFrom};
-use crate::lock::lock;
 use crate::options::DEFAULT_CONNECT_TIMEOUT;
 use crate::os::Descriptor;
 use crate::{

@@ -3,10 +3,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use hvsock::tokio::HvStream;
+use hvsock_sys::sync::lock;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -147,7 +148,7 @@ impl Service {
     }
 
     fn take(&self, token: &Token) -> Option<Waiting> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.remove(token)
     }
 
@@ -208,7 +209,7 @@ impl Service {
             address: address.clone(),
             _permit: permit,
         };
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut waiting = lock(&self.waiting);
         waiting.insert(token, arrived);
         let service = Arc::clone(self);
         tokio::spawn(async move {

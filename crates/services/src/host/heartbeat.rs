@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use hvsock::Peer;
 use hvsock::tokio::HvConnectInfo;
+use hvsock_sys::sync::lock;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tonic::service::Routes;
@@ -78,10 +79,6 @@ struct Service<L> {
     connected: Arc<Mutex<HashMap<String, AbortHandle>>>,
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[tonic::async_trait]
 impl<L: HeartbeatListener> Heartbeat for Service<L> {
     type ReportStream = Pin<Box<dyn Stream<Item = Result<Command, Status>> + Send>>;
@@ -104,7 +101,7 @@ impl<L: HeartbeatListener> Heartbeat for Service<L> {
             drop(commands);
         });
         // One agent for each guest: a new call replaces an older one, which is from a previous agent.
-        let mut connected = locked(&self.connected);
+        let mut connected = lock(&self.connected);
         connected.retain(|_, reading| !reading.is_finished());
         if let Some(older) = connected.insert(partition, reading.abort_handle()) {
             older.abort();

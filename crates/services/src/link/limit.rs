@@ -3,9 +3,10 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use hvsock::tokio::{HvListener, HvStream};
+use hvsock_sys::sync::lock;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The connection limit of one service.
@@ -59,7 +60,7 @@ impl ConnectionLimit {
         partition: String,
         permit: OwnedSemaphorePermit,
     ) -> Result<Permit, OwnedSemaphorePermit> {
-        let mut used = locked(&self.used);
+        let mut used = lock(&self.used);
         let count = used.entry(partition.clone()).or_default();
         if *count >= self.per_partition {
             return Err(permit);
@@ -75,7 +76,7 @@ impl ConnectionLimit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let mut used = locked(&self.used);
+        let mut used = lock(&self.used);
         if let Some(count) = used.get_mut(&self.partition) {
             *count -= 1;
             if *count == 0 {
@@ -83,10 +84,6 @@ impl Drop for Permit {
             }
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -106,7 +103,7 @@ mod tests {
         let permit = Arc::clone(&limit.permits).try_acquire_owned().unwrap();
         let third = limit.grant("web".into(), permit).unwrap();
         drop((third, _second, _other));
-        assert!(locked(&limit.used).is_empty());
+        assert!(lock(&limit.used).is_empty());
         assert_eq!(limit.permits.available_permits(), 3);
     }
 }

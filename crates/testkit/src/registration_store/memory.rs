@@ -4,12 +4,13 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::sync::mpsc::{SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 
 use hvsock_address::{PartitionName, ServiceId};
 use hvsock_registry::store::{Change, Entry, Loaded, Origin, RegistrationStore, StoreError, Watch};
 use hvsock_registry::{Override, Registration, Registry};
+use hvsock_sys::sync::lock;
 
 use super::storage::{Capabilities, Storage};
 
@@ -64,7 +65,7 @@ impl MemoryStorage {
     }
 
     fn lock(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.shared)
     }
 }
 

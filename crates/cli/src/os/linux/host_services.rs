@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -20,6 +20,7 @@ use hvsock_services::host::notify::{self, Notice};
 use hvsock_services::host::time;
 use hvsock_services::link::{ServiceBinding, ServiceServer, ServiceStatus, Target};
 use hvsock_services::wire::heartbeat::{Beat, Clock, Facts, Keeper, State};
+use hvsock_sys::sync::lock;
 use tokio::sync::oneshot;
 
 /// The longest wait for the first attempt to offer the services.
@@ -121,10 +122,10 @@ impl heartbeat::HeartbeatListener for HeartbeatReceiver {
                 });
             let (endpoint, guest) = (self.endpoint.clone(), guest.partition().to_owned());
             let introduced = Arc::clone(&self.introduced);
-            if locked(&introduced).insert(guest.clone()) {
+            if lock(&introduced).insert(guest.clone()) {
                 tokio::spawn(async move {
                     introduce(endpoint, partition, guest.clone()).await;
-                    locked(&introduced).remove(&guest);
+                    lock(&introduced).remove(&guest);
                 });
             }
         }
@@ -135,10 +136,6 @@ impl heartbeat::HeartbeatListener for HeartbeatReceiver {
             self.handle.guest_heartbeat(&partition, report(beat));
         }
     }
-}
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Writes a guest's name, its GUID and facts of the host into the guest's key-value pairs after its

@@ -5,6 +5,11 @@
 //! `docs/registry.md` documents both. The files follow the rules of an
 //! [`EntryFolder`](crate::entry_folder).
 
+/// What was notified is complete at any time, also if a thread panicked while it held the lock.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod edit_tests;
 mod format;
@@ -12,7 +17,7 @@ mod format;
 use std::ffi::OsStr;
 use std::io;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hvsock_address::{PartitionName, ServiceId};
@@ -446,10 +451,7 @@ impl RegistrationStore for FolderStore {
     /// With a watch, reads what it reported; without one, looks at every file.
     fn changes(&mut self) -> Vec<Change> {
         let changed = match self.notified.upgrade() {
-            Some(notified) => notified
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
+            Some(notified) => locked(&notified).take(),
             None => Some(Changed::Everything),
         };
         match changed {
@@ -462,7 +464,7 @@ impl RegistrationStore for FolderStore {
         let notified = Arc::new(Mutex::new(None));
         self.notified = Arc::downgrade(&notified);
         let watch = entry_folder::watch(self.config.path(), &[SERVICES], move |changed| {
-            let mut before = notified.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut before = locked(&notified);
             match &mut *before {
                 Some(before) => before.merge(changed),
                 None => *before = Some(changed),

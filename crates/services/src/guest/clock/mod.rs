@@ -9,12 +9,13 @@ mod discipline;
 mod sample;
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::stream;
 use hvsock::{Endpoint, VmId};
 use hvsock_sys::clock;
+use hvsock_sys::sync::lock;
 use rustix::time::{ClockId, clock_gettime};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::timeout;
@@ -70,7 +71,7 @@ impl ClockHandle {
 
     /// The last measurement, as a beat reports it.
     pub(super) fn report(&self) -> Option<heartbeat::Clock> {
-        let last = *self.0.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = *lock(&self.0.last);
         let last = last?;
         let age = boot_time().saturating_sub(last.at).as_millis();
         let mut clock = heartbeat::Clock {
@@ -88,8 +89,7 @@ impl ClockHandle {
     }
 
     fn set(&self, measured: Measured) {
-        let last = self.0.last.lock();
-        *last.unwrap_or_else(PoisonError::into_inner) = Some(measured);
+        *lock(&self.0.last) = Some(measured);
     }
 }
 

@@ -9,11 +9,12 @@
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hvsock_sys::freeze::{freeze, thaw};
+use hvsock_sys::sync::lock;
 use prost::Message;
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags, open, statx};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -316,7 +317,7 @@ impl Freezing {
 
 impl Work {
     fn state(&self) -> MutexGuard<'_, FreezeState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     fn age(&self) -> Duration {

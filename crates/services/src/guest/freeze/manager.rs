@@ -1,9 +1,10 @@
 //! The state of the active freeze, which the service, and the task that follows the freezer, share.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use hvsock_sys::sync::lock;
 use tokio::process::ChildStdin;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -69,7 +70,7 @@ impl FreezeManager {
     }
 
     pub(super) fn slot(&self) -> MutexGuard<'_, Slot> {
-        self.slot.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.slot)
     }
 
     /// Records that nothing is frozen any more, with the result.

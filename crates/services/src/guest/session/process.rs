@@ -11,11 +11,12 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::session::{self, Ids, Session, SpawnError, SpawnStep};
+use hvsock_sys::sync::lock;
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -121,7 +122,7 @@ fn run(
 static HELD: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 fn held_pids() -> MutexGuard<'static, BTreeSet<u32>> {
-    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+    lock(&HELD)
 }
 
 /// Whether this is the process id of a command, and so held.

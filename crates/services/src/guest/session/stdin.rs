@@ -1,9 +1,10 @@
 //! The bytes in flight to a command's standard input. They never exceed the window, even if the
 //! parent ignores it. So the parent's other messages can always be read.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use bytes::{Bytes, BytesMut};
+use hvsock_sys::sync::lock;
 use tokio::sync::Notify;
 
 use crate::protocol::session::WINDOW;
@@ -88,7 +89,7 @@ impl Stdin {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -10,9 +10,9 @@ use std::sync::Mutex;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::time::{Instant, Sleep};
+use hvsock_sys::sync::lock;
 
-use crate::lock::lock;
+use tokio::time::{Instant, Sleep};
 
 /// How often a task that waits for free space checks.
 const RECHECK_INTERVAL: Duration = Duration::from_millis(100);

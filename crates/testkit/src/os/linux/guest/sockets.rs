@@ -7,12 +7,13 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use hvsock_sys::event::Event;
 use hvsock_sys::poll::{self, PollFd, PollFlags};
+use hvsock_sys::sync::{lock, unpoisoned};
 use hvsock_virtio::{SocketKind, shutdown};
 
 use super::connection::{CloseReason, Connection, Key};
@@ -292,22 +293,19 @@ impl GuestStream {
         timeout: usize,
         attempt: impl FnMut(&mut Core) -> Option<io::Result<T>>,
     ) -> io::Result<T> {
-        let timeouts = self.0.timeouts.lock();
-        let timeout = timeouts.unwrap_or_else(PoisonError::into_inner)[timeout];
+        let timeout = lock(&self.0.timeouts)[timeout];
         let until = timeout.map(|timeout| Instant::now() + timeout);
         self.0.shared.block(&self.0.changed, until, attempt)
     }
 
     /// Sets the timeout of later reads; they then fail with `TimedOut`.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) {
-        let timeouts = self.0.timeouts.lock();
-        timeouts.unwrap_or_else(PoisonError::into_inner)[0] = timeout;
+        lock(&self.0.timeouts)[0] = timeout;
     }
 
     /// Sets the timeout of later writes; they then fail with `TimedOut`.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) {
-        let timeouts = self.0.timeouts.lock();
-        timeouts.unwrap_or_else(PoisonError::into_inner)[1] = timeout;
+        lock(&self.0.timeouts)[1] = timeout;
     }
 
     /// The local port.
@@ -514,7 +512,7 @@ impl Drop for GuestListener {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Core> {
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.core)
     }
 
     /// Wakes a parked leader after a change made by this thread.
@@ -559,7 +557,7 @@ impl Shared {
                 core.followers += 1;
                 let left = until.map_or(Duration::from_secs(3600), |until| until - now);
                 let woken = changed.wait_timeout(core, left);
-                core = woken.unwrap_or_else(PoisonError::into_inner).0;
+                core = unpoisoned(woken).0;
                 core.followers -= 1;
                 continue;
             }
@@ -643,10 +641,10 @@ impl Shared {
                 core.worker_parked = ticks > TICKS;
                 core = if core.worker_parked {
                     let woken = self.worker_wakeup.wait(core);
-                    woken.unwrap_or_else(PoisonError::into_inner)
+                    unpoisoned(woken)
                 } else {
                     let woken = self.worker_wakeup.wait_timeout(core, TICK);
-                    woken.unwrap_or_else(PoisonError::into_inner).0
+                    unpoisoned(woken).0
                 };
                 // Woken explicitly: followers wait for a leader.
                 if core.leader == Leader::None && core.followers > 0 {

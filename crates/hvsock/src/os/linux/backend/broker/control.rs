@@ -16,10 +16,10 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE};
 use hvsock_fabric::Refusal;
 use hvsock_sys::message as socket_message;
 use hvsock_sys::poll::PollFlags;
+use hvsock_sys::sync::lock;
 
 use super::endpoint_connection::is_gone;
 use super::errors;
-use crate::lock::lock;
 use crate::os::ready;
 
 /// The endpoint of an established connection.

@@ -12,11 +12,11 @@ use hvsock_endpoint::{BrokerMessage, ClientMessage, Listening, MAX_MESSAGE, Sock
 use hvsock_fabric::Refusal;
 use hvsock_sys::message;
 use hvsock_sys::poll::PollFlags;
+use hvsock_sys::sync::lock;
 
 use super::Stream;
 use super::endpoint_connection::is_gone;
 use super::errors;
-use crate::lock::lock;
 use crate::os::ready;
 use crate::wait;
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use crate::lock::lock;
+use hvsock_sys::sync::lock;
 
 /// The most brokers that are remembered. Any other one is asked each time.
 const MAX: usize = 64;

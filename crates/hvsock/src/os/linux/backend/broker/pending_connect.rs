@@ -5,11 +5,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
+use hvsock_sys::sync::lock;
+
 use super::endpoint_connection::EndpointConnection;
 use super::exchange::{Exchange, Outcome, Step};
 use super::{Stream, open};
 use crate::backend::Request;
-use crate::lock::lock;
 use crate::{Endpoint, options};
 
 /// A connect in progress.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm, VmId};
 use hvsock_sys::poll::PollFlags;
+use hvsock_sys::sync::lock;
 use hvsock_sys::{event, vsock};
 
 use super::machine::Machine;
@@ -14,7 +15,6 @@ use super::resolve::ConnectTarget;
 use super::{Stream, refusal, size_buffer};
 use crate::backend::{Request, RequestKind};
 use crate::error;
-use crate::lock::lock;
 use crate::os::ready;
 
 /// A socket that connects.
