@@ -153,10 +153,50 @@ fn why_prints_json() {
         let verdict: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
         assert_eq!(verdict["refusal"]["reason"], "no_listener");
         assert_eq!(verdict["refusal"]["errno"], 111);
+        let fix = &verdict["refusal"]["fix"];
+        assert_eq!(fix["kind"], "start_listener");
+        assert_eq!(
+            (&fix["service"], &fix["from"]),
+            (&json!(DEMO), &json!("parent"))
+        );
+        let command = format!(
+            "hvsock --dir {} listen '{DEMO}' --from parent",
+            world.dir().display()
+        );
+        assert_eq!(fix["command"], json!(command));
         let steps = verdict["steps"].as_array().unwrap();
         let (last, others) = steps.split_last().unwrap();
         assert_eq!(last["pass"], json!(false));
+        assert_eq!(
+            (&last["check"], &last["subject"]),
+            (&json!("listener"), &json!("web"))
+        );
         assert!(others.iter().all(|step| step["pass"] == true), "{verdict}");
+    }
+}
+
+#[test]
+fn an_unknown_service_or_partition_names_the_commands_that_list_them() {
+    let world = World::new();
+    for (arguments, sentence, help) in [
+        (
+            &["service", "show", "nope"][..],
+            "no service `nope`",
+            "`hvsock service list` lists them, `hvsock service register` adds one",
+        ),
+        (
+            &["container", "show", "nope"],
+            "no partition `nope`",
+            "`hvsock status` lists them, `hvsock container add` and `hvsock vm add` add one",
+        ),
+        (
+            &["connections", "close", "7"],
+            "no connection `7`",
+            "`hvsock connections` lists them",
+        ),
+    ] {
+        let error = world.run(arguments).failed();
+        assert_helpful(&error, sentence, help);
     }
 }
 
