@@ -1,9 +1,11 @@
 //! The control interface of a running broker, callable from any thread.
 
 mod error;
+mod services;
+#[cfg(test)]
+mod tests;
 mod vms;
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -14,20 +16,18 @@ use hvsock_fabric::{
     Audience, ConnectRequest, ConnectionId, Fix, ListenRequest, PartitionError, PartitionKey,
     PartitionSpec, Refusal,
 };
-use hvsock_registry::store::{Change, RegistrationStore};
-use hvsock_registry::{Principal, Registration};
+use hvsock_registry::Principal;
 use hvsock_virtio::{GuestCid, InvalidCid};
 
 use crate::core::{AddError, Core, CoreCall, CoreLink};
 use crate::events::EventStream;
 use crate::guest_link::LinkFactory;
 use crate::model::{
-    Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, NewService, Partition,
-    PartitionKind, PartitionState, Service, Status,
+    Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, Partition,
+    PartitionKind, PartitionState, Status,
 };
 use crate::stores::{
-    PartitionEntry, PartitionFiles, PartitionStore, ServiceStore, ServiceStoreGuard, VmEntry,
-    VmmUser,
+    PartitionEntry, PartitionFiles, PartitionStore, ServiceStore, VmEntry, VmmUser,
 };
 
 use error::CALL_TIMEOUT;
@@ -47,12 +47,15 @@ pub use error::{ControlError, ObjectKind};
 #[derive(Clone)]
 pub struct Handle {
     link: CoreLink,
-    services: Arc<ServiceStore>,
+    pub(crate) services: Arc<ServiceStore>,
     partitions: Arc<PartitionStore>,
     about: Arc<About>,
 }
 
 struct About {
+    /// The number of calls of the core.
+    #[cfg(test)]
+    calls: std::sync::atomic::AtomicUsize,
     dirs: Dirs,
     partition: PartitionName,
     started: Instant,
@@ -69,6 +72,8 @@ impl Handle {
     ) -> Self {
         let (started, started_at) = (Instant::now(), SystemTime::now());
         let about = Arc::new(About {
+            #[cfg(test)]
+            calls: Default::default(),
             dirs,
             partition,
             started,
@@ -97,199 +102,11 @@ impl Handle {
             run_dir: self.about.dirs.run.clone(),
             config_dir: self.about.dirs.config.clone(),
             partition: self.about.partition.clone(),
-            services: self.call(|core| core.service_count())? - self.services.built_in_count(),
+            services: summary.services,
             partitions: summary.partitions,
             listeners: summary.listeners,
             connections: summary.connections,
-            problems: [self.services.problems(), self.partitions.problems()].concat(),
-        })
-    }
-
-    /// The registrations sorted by friendly name, each with its number of listeners and connections.
-    ///
-    /// `all` adds the unchanged built-in ones and the services that ship with Windows.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
-    pub fn services(&self, all: bool) -> Result<Vec<Service>, ControlError> {
-        let (usage, leases) = self.call(|core| (core.usage(), core.leases()))?;
-        let mut registrations = self.services.registrations();
-        registrations.retain(|(_, built_in)| all || !built_in);
-        registrations.extend(leases.into_iter().map(|lease| (lease, false)));
-        let mut services: Vec<Service> = registrations
-            .into_iter()
-            .map(|(registration, built_in)| {
-                let usage = usage.get(&registration.id).copied().unwrap_or_default();
-                Service {
-                    built_in,
-                    ..usage.of(registration)
-                }
-            })
-            .collect();
-        if all {
-            services.extend(Service::in_box());
-        }
-        services.sort_by_cached_key(|service| service.name.folded());
-        Ok(services)
-    }
-
-    /// One registration.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] if there is no such registration.
-    pub fn service(&self, service: &ServiceRef) -> Result<Service, ControlError> {
-        let found = {
-            let service = service.clone();
-            self.call(move |core| {
-                let registration = core.registration(&service)?;
-                let usage = core
-                    .usage()
-                    .get(&registration.id)
-                    .copied()
-                    .unwrap_or_default();
-                Some(usage.of(registration))
-            })?
-        };
-        let found = found.ok_or_else(|| ControlError::unknown_service(service))?;
-        Ok(Service {
-            built_in: self.services.is_built_in(found.id),
-            ..found
-        })
-    }
-
-    /// Registers a service persistently, with `owner` as its owner.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::Invalid`] if `new` is invalid, [`ControlError::Clash`] if its GUID, port or
-    /// name is in use, and [`ControlError::Register`] if the limit of registrations is reached.
-    pub fn register(&self, new: NewService, owner: String) -> Result<Service, ControlError> {
-        let registration = new
-            .registration(Some(owner))
-            .map_err(|error| ControlError::Invalid(error.to_string()))?;
-        let id = registration.id;
-        let mut store = self.services.lock();
-        self.add(&mut store, registration)?;
-        drop(store);
-        self.service(&id.into())
-    }
-
-    /// Registers exported services: all of them, or none if one clashes or cannot be written.
-    ///
-    /// Skips services that are registered with the same GUID and name. Returns the added ones.
-    ///
-    /// # Errors
-    ///
-    /// As [`register`](Self::register).
-    pub fn import(&self, new: Vec<Registration>) -> Result<Vec<Service>, ControlError> {
-        let mut store = self.services.lock();
-        let wanted = self.call(move |core| core.select_new(new))??;
-        let mut ids = HashSet::new();
-        for registration in wanted {
-            let id = registration.id;
-            if let Err(error) = self.add(&mut store, registration) {
-                for id in ids {
-                    let changes = store.remove(id)?;
-                    self.apply(changes)?;
-                }
-                return Err(error);
-            }
-            ids.insert(id);
-        }
-        drop(store);
-        let services = self.services(false)?;
-        Ok(services
-            .into_iter()
-            .filter(|service| ids.contains(&service.id))
-            .collect())
-    }
-
-    /// Every registration that has a file, sorted by friendly name, for an export.
-    pub fn export(&self) -> Vec<Registration> {
-        let registrations = self.services.registrations().into_iter();
-        let mut registrations: Vec<Registration> = registrations
-            .filter(|(_, built_in)| !built_in)
-            .map(|(registration, _)| registration)
-            .collect();
-        registrations.sort_by_cached_key(|registration| registration.name.folded());
-        registrations
-    }
-
-    fn add(
-        &self,
-        store: &mut ServiceStoreGuard<'_>,
-        registration: Registration,
-    ) -> Result<(), ControlError> {
-        // Check against the core first, so that a clash with a lease leaves no file.
-        let wanted = registration.clone();
-        self.call(move |core| core.would_clash(&wanted))?
-            .map_or(Ok(()), Err)?;
-        let id = registration.id;
-        let changes = store.put(registration)?;
-        if let Err(error) = self.call(move |core| core.apply_own(changes, id))? {
-            let changes = store.remove(id)?;
-            self.apply(changes)?;
-            return Err(error.into());
-        }
-        Ok(())
-    }
-
-    /// Enables or disables a service, for all partitions or for one child partition.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] for an unknown service or partition, [`ControlError::Invalid`] if
-    /// the service is a lease.
-    pub fn set_enabled(
-        &self,
-        service: &ServiceRef,
-        enabled: bool,
-        partition: Option<&PartitionRef>,
-    ) -> Result<Service, ControlError> {
-        let id = self.service_id(service)?;
-        let name = partition
-            .map(|partition| self.partition_name(partition))
-            .transpose()?;
-        let mut store = self.services.lock();
-        if self.is_lease(id)? {
-            let what = "a lease belongs to the process that made it and cannot be changed; stop \
-                        the process instead";
-            return Err(ControlError::Invalid(what.into()));
-        }
-        let changes = store.set_enabled(id, enabled, name.as_ref())?;
-        self.call(move |core| core.apply_own(changes, id))??;
-        drop(store);
-        self.service(&id.into())
-    }
-
-    /// Unregisters a service and resets its listeners and connections. A built-in registration
-    /// returns to its built-in state instead.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] if there is no such registration.
-    pub fn unregister(&self, service: &ServiceRef) -> Result<Service, ControlError> {
-        let removed = self.service(service)?;
-        let id = removed.id;
-        let mut store = self.services.lock();
-        if !removed.lease {
-            let changes = store.remove(id)?;
-            self.apply(changes)?;
-        }
-        if !store.is_built_in(id) {
-            self.call(move |core| core.unregister(id))?;
-        }
-        Ok(removed)
-    }
-
-    /// Applies changes of registration files to the core.
-    pub(crate) fn apply(&self, changes: Vec<Change>) -> Result<(), ControlError> {
-        self.call(move |core| {
-            for change in changes {
-                core.apply(change);
-            }
+            problems: [summary.problems, self.partitions.problems()].concat(),
         })
     }
 
@@ -607,6 +424,8 @@ impl Handle {
         &self,
         work: impl FnOnce(&mut Core) -> R + Send + 'static,
     ) -> Result<R, ControlError> {
+        #[cfg(test)]
+        let _ = (self.about.calls).fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let (sender, result) = sync_channel(1);
         let call = Box::new(move |core: &mut Core| {
             // The caller may have timed out.
@@ -664,15 +483,8 @@ impl Handle {
 
     fn service_id(&self, service: &ServiceRef) -> Result<ServiceId, ControlError> {
         let wanted = service.clone();
-        let found = self.call(move |core| core.registration(&wanted))?;
-        found
-            .map(|registration| registration.id)
+        self.call(move |core| core.registration(&wanted).map(|found| found.id))?
             .ok_or_else(|| ControlError::unknown_service(service))
-    }
-
-    fn is_lease(&self, id: ServiceId) -> Result<bool, ControlError> {
-        let found = self.call(move |core| core.registration(&ServiceRef::Id(id)))?;
-        Ok(found.is_some_and(|registration| registration.lease))
     }
 
     /// Resolves names to keys and ids. A service given by its id need not be registered.
@@ -692,8 +504,9 @@ impl Handle {
         let service = match service {
             ServiceRef::Id(id) => {
                 let wanted = service.clone();
-                let found = self.call(move |core| core.registration(&wanted))?;
-                found.map_or(*id, |registration| registration.id)
+                let found =
+                    self.call(move |core| core.registration(&wanted).map(|found| found.id))?;
+                found.unwrap_or(*id)
             }
             ServiceRef::Name(_) => self.service_id(service)?,
         };

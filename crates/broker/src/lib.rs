@@ -34,6 +34,7 @@ pub use events::EventStream;
 pub use handle::{ControlError, Handle, ObjectKind};
 /// The values of the control API, which [`Handle`]'s methods take and return as well.
 pub use hvsock_control as model;
+pub use hvsock_registry::store::RegistrationStore;
 pub use hvsock_registry::{AccessRule, Registration};
 
 use api::ControlServer;
@@ -49,7 +50,7 @@ pub struct Broker {
     control: Option<ControlServer>,
     thread: Option<std::thread::JoinHandle<()>>,
     /// Stops watching the configuration files when dropped.
-    _watch: Option<watch::Watch>,
+    _watch: Option<store::Watch>,
     /// Released last: the lock covers everything else.
     _lock: folders::FolderLock,
 }
@@ -63,36 +64,50 @@ impl Broker {
     /// [`StartError`] if a folder, socket, thread or the registrations cannot be opened. A faulty
     /// registration or partition file is not an error: [`Handle::status`] lists it as a problem.
     pub fn start(config: BrokerConfig) -> Result<Self, StartError> {
-        // Each connection needs at least two descriptors.
-        if let Err(error) = hvsock_sys::limits::raise_descriptors() {
-            tracing::warn!(%error, "cannot raise the limit of open descriptors (RLIMIT_NOFILE)");
-        }
         let lock = folders::lock(&config.dirs)?;
         let options = store::Options {
             built_in: config.built_in.clone(),
             ..store::Options::default()
         };
-        let (store, report) = FolderStore::open_with(&config.dirs.config, options)?;
-        for problem in &report.problems {
-            tracing::warn!("{problem}");
+        let (store, _) = FolderStore::open_with(&config.dirs.config, options)?;
+        Self::start_locked(config, lock, Box::new(store))
+    }
+
+    /// Starts a broker that keeps its registrations in `store` instead of the folder of its
+    /// configuration. [`BrokerConfig::built_in`] has no effect then: such registrations are the
+    /// store's.
+    ///
+    /// # Errors
+    ///
+    /// As [`start`](Self::start).
+    pub fn start_with_store(
+        config: BrokerConfig,
+        store: Box<dyn RegistrationStore>,
+    ) -> Result<Self, StartError> {
+        let lock = folders::lock(&config.dirs)?;
+        Self::start_locked(config, lock, store)
+    }
+
+    fn start_locked(
+        config: BrokerConfig,
+        lock: folders::FolderLock,
+        mut store: Box<dyn RegistrationStore>,
+    ) -> Result<Self, StartError> {
+        // Each connection needs at least two descriptors.
+        if let Err(error) = hvsock_sys::limits::raise_descriptors() {
+            tracing::warn!(%error, "cannot raise the limit of open descriptors (RLIMIT_NOFILE)");
         }
         let (partitions, entries) = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
-        let mut registrations = hvsock_registry::Registry::new();
-        registrations.set_defaults(store.defaults().clone());
-        for one in store.registrations() {
-            // The store's registrations do not clash.
-            let _ = registrations.insert(one.clone());
-        }
-        let (core_loop, link) = core::Loop::open(config, registrations)?;
+        let (core_loop, link) = core::Loop::open(config, store.load()?)?;
         let thread = std::thread::Builder::new()
             .name("hvsock-core".into())
             .spawn(move || core_loop.run())
             .map_err(StartError::io("start the core thread"))?;
         let services = Arc::new(ServiceStore::new(store));
         let partitions = Arc::new(partitions);
-        let handle = Handle::new(link, Arc::clone(&services), partitions, dirs.clone(), own);
+        let handle = Handle::new(link, services, partitions, dirs.clone(), own);
         let mut broker = Self {
             handle,
             control: None,
@@ -101,7 +116,7 @@ impl Broker {
             _lock: lock,
         };
         broker.handle.restore(entries);
-        match watch::Watch::start(&dirs, services, broker.handle.clone()) {
+        match watch::services(&broker.handle) {
             Ok(watch) => broker._watch = Some(watch),
             Err(error) => {
                 tracing::warn!("cannot watch registration files, edits need a restart: {error}");

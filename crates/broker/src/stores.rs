@@ -6,13 +6,12 @@
 use std::ffi::OsString;
 use std::sync::{Mutex, MutexGuard};
 
-use hvsock_address::{PartitionName, ServiceId, VmId};
+use hvsock_address::{PartitionName, VmId};
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{PartitionKind, PartitionSpec, PartitionState};
-use hvsock_registry::Registration;
 use hvsock_registry::atomic_file;
 use hvsock_registry::folder::Folder;
-use hvsock_registry::store::{FolderStore, Problem};
+use hvsock_registry::store::{Problem, RegistrationStore};
 use hvsock_registry::toml_problem;
 use hvsock_sys::sync::lock;
 use hvsock_virtio::GuestCid;
@@ -21,48 +20,20 @@ use serde::{Deserialize, Serialize};
 use crate::{ControlError, StartError};
 
 /// The locked store of registrations.
-pub(crate) type ServiceStoreGuard<'a> = MutexGuard<'a, FolderStore>;
+pub(crate) type ServiceStoreGuard<'a> = MutexGuard<'a, Box<dyn RegistrationStore>>;
 
-/// The registrations on disk.
+/// The store of registrations.
 #[derive(Debug)]
-pub(crate) struct ServiceStore(Mutex<FolderStore>);
+pub(crate) struct ServiceStore(Mutex<Box<dyn RegistrationStore>>);
 
 impl ServiceStore {
-    pub(crate) fn new(store: FolderStore) -> Self {
+    pub(crate) fn new(store: Box<dyn RegistrationStore>) -> Self {
         Self(Mutex::new(store))
     }
 
-    /// Locks the store. A poisoned lock is safe to use: the store still matches its files.
+    /// Locks the store. A poisoned lock is safe to use: the store still matches its storage.
     pub(crate) fn lock(&self) -> ServiceStoreGuard<'_> {
         lock(&self.0)
-    }
-
-    /// The registrations in force, each with whether it is an unchanged built-in.
-    pub(crate) fn registrations(&self) -> Vec<(Registration, bool)> {
-        let store = self.lock();
-        let registrations = store.registrations().into_iter();
-        registrations
-            .map(|one| (one.clone(), store.is_built_in(one.id)))
-            .collect()
-    }
-
-    /// Counts the unchanged built-in registrations.
-    pub(crate) fn built_in_count(&self) -> usize {
-        let store = self.lock();
-        let registrations = store.registrations().into_iter();
-        registrations
-            .filter(|one| store.is_built_in(one.id))
-            .count()
-    }
-
-    /// Whether `id` is an unchanged built-in registration.
-    pub(crate) fn is_built_in(&self, id: ServiceId) -> bool {
-        self.lock().is_built_in(id)
-    }
-
-    /// The problems found in the files, one sentence each.
-    pub(crate) fn problems(&self) -> Vec<String> {
-        self.lock().problems().map(ToString::to_string).collect()
     }
 }
 

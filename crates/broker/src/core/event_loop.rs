@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError};
 use std::time::{Duration, Instant};
 
 use hvsock_fabric::Refusal;
+use hvsock_registry::store::Loaded;
 use mio::{Events, Poll, Waker};
 
 use super::reports::{ReportQueue, ThreadReport};
@@ -53,7 +54,7 @@ impl Loop {
     /// Creates the core, its data threads, and the endpoint of the broker's own partition.
     pub(crate) fn open(
         config: BrokerConfig,
-        registrations: hvsock_registry::Registry,
+        loaded: Loaded,
     ) -> Result<(Self, CoreLink), StartError> {
         let poll = Poll::new().map_err(StartError::io("create an epoll descriptor"))?;
         let waker = Waker::new(poll.registry(), WAKE)
@@ -64,7 +65,7 @@ impl Loop {
             .try_clone()
             .map_err(StartError::io("duplicate a descriptor"))?;
         let (queue, reports) = ReportQueue::new(Arc::clone(&waker));
-        let mut core = Core::new(config, registrations, registry, queue)?;
+        let mut core = Core::new(config, loaded, registry, queue)?;
         let own = core.fabric.root();
         core.endpoints.open(own, core.dirs.endpoint())?;
         let (calls, queue) = std::sync::mpsc::channel();

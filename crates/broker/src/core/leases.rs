@@ -67,11 +67,6 @@ impl Leases {
         Some(EndedLease { session })
     }
 
-    /// The leased services.
-    pub(super) fn services(&self) -> impl Iterator<Item = ServiceId> {
-        self.held.keys().copied()
-    }
-
     /// Keeps a registration from a file until a lease ends. It replaces an earlier one of the service.
     pub(super) fn block(&mut self, entry: Box<Entry>) {
         self.blocked.insert(entry.registration.id, entry);
@@ -80,6 +75,11 @@ impl Leases {
     /// Discards the waiting registration of a service.
     pub(super) fn unblock(&mut self, service: ServiceId) {
         self.blocked.remove(&service);
+    }
+
+    /// The waiting registrations.
+    pub(super) fn blocked(&self) -> impl Iterator<Item = &Entry> {
+        self.blocked.values().map(Box::as_ref)
     }
 
     /// Takes all waiting registrations, for another try. Those that a lease still blocks come back by

@@ -11,6 +11,7 @@
 //!
 //! - [`sessions`]: clients that are not connections yet, listen, or hold a lease;
 //! - [`listeners`], [`leases`], [`connections`]: what became of them;
+//! - [`stored`]: origins and problems of what the stores of registrations and partitions hold;
 //! - [`vms`]: the run state and CIDs of VMs;
 //! - [`liveness`]: heartbeats of guests;
 //! - [`telemetry`]: events, and [`counters`] for metrics;
@@ -65,6 +66,7 @@ mod snapshot;
 #[cfg(test)]
 mod snapshot_tests;
 mod state;
+mod stored;
 mod telemetry;
 mod tokens;
 mod view;

@@ -1,13 +1,15 @@
 //! Registrations of the broker's own partition: of operators, files and leases.
 
+use std::path::Path;
+
 use hvsock_address::ServiceId;
 use hvsock_fabric::{Refusal, RegisterError};
-use hvsock_registry::store::{Change, Entry};
+use hvsock_registry::store::{Change, Entry, Problem};
 use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use super::labels::service_label;
 use super::state::Core;
-use crate::model::EventKind;
+use crate::model::{EventKind, Service};
 
 impl Core {
     /// Adds a registration to the broker's own partition.
@@ -54,44 +56,39 @@ impl Core {
     /// Retries the registrations from files that a lease blocked.
     fn apply_blocked(&mut self) {
         for blocked in self.leases.take_blocked() {
-            let change = match self.fabric.registry(self.fabric.root()) {
-                Some(registry) if registry.get(blocked.registration.id).is_some() => {
-                    Change::Updated
-                }
-                _ => Change::Added,
-            };
-            self.apply(change(blocked));
+            self.apply(Change::Added(blocked));
         }
     }
 
     /// The clash that keeps a registration from being added, if there is one.
     pub(crate) fn would_clash(&self, registration: &Registration) -> Option<Clash> {
-        self.fabric
-            .registry(self.fabric.root())?
-            .check(registration)
-            .err()
+        self.registry()?.check(registration).err()
     }
 
-    /// Applies changes of registration files in order. Returns the error of the change to `own`, the
-    /// service whose file a request changed.
+    /// Applies changes of the store in order. `own` are the services that a request changed. Returns
+    /// them, or the first error of a change to one of them, which the request reports instead of an
+    /// event.
+    ///
+    /// A change that is refused waits as if it came from elsewhere, until the request has undone it.
     pub(crate) fn apply_own(
         &mut self,
         changes: Vec<Change>,
-        own: ServiceId,
-    ) -> Result<(), RegisterError> {
+        own: &[ServiceId],
+    ) -> Result<Vec<Service>, RegisterError> {
         let mut applied = Ok(());
         for change in changes {
             match change {
-                Change::Added(new) if new.registration.id == own => {
-                    applied = self.register(new.registration);
-                }
-                Change::Updated(new) if new.registration.id == own => {
-                    applied = self.update(new.registration);
+                Change::Added(entry) | Change::Updated(entry)
+                    if own.contains(&entry.registration.id) =>
+                {
+                    applied = applied.and(self.apply_entry(entry));
                 }
                 other => self.apply(other),
             }
         }
-        applied
+        applied?;
+        let services = own.iter().filter_map(|id| self.service(&(*id).into()));
+        Ok(services.collect())
     }
 
     /// Those of `registrations` that are not registered yet. Fails if any of them clashes.
@@ -102,7 +99,7 @@ impl Core {
         // They may also clash with each other.
         let mut wanted = Registry::new();
         for new in registrations {
-            let known = self.fabric.registry(self.fabric.root());
+            let known = self.registry();
             let known = known.and_then(|registry| registry.get(new.id));
             if known.is_some_and(|known| known.name.folded() == new.name.folded()) {
                 continue;
@@ -115,44 +112,65 @@ impl Core {
         Ok(wanted.iter().cloned().collect())
     }
 
-    /// Applies one change of a registration file.
+    /// Applies one change of the store.
     pub(crate) fn apply(&mut self, change: Change) {
         match change {
-            Change::Added(new) => self.apply_registration(new, Self::register),
-            Change::Updated(new) => self.apply_registration(new, Self::update),
+            Change::Added(entry) | Change::Updated(entry) => {
+                if let Err(error) = self.apply_entry(entry) {
+                    self.config_problem(error.to_string());
+                }
+            }
             Change::Removed(id) => {
                 self.leases.unblock(id);
                 if !self.leases.contains(id) {
+                    self.stored.remove(id);
                     self.unregister(id);
                 }
             }
             Change::Defaults(defaults) => self.set_defaults(defaults),
-            Change::Broken(problem) => self.config_problem(problem.to_string()),
-            Change::Repaired(path) => tracing::info!("{} has no errors any more", path.display()),
+            Change::Broken(problem) => self.report_problem(problem),
+            Change::Repaired(path) => self.repair_problem(&path),
         }
     }
 
-    /// Adds or updates a registration from a file. If a lease blocks it, it waits until the lease ends.
-    /// The store ensures that files do not clash with each other.
-    fn apply_registration(
-        &mut self,
-        new: Box<Entry>,
-        apply: impl FnOnce(&mut Self, Registration) -> Result<(), RegisterError>,
-    ) {
-        let id = new.registration.id;
-        self.leases.unblock(id);
-        let leased = self.leases.contains(id);
-        let clash = leased
-            .then(|| self.would_clash(&new.registration))
-            .flatten();
-        let applied = match clash {
-            Some(clash) => Err(clash.into()),
-            None => apply(self, new.registration.clone()),
+    /// Adds or updates a registration of the store. If a lease blocks it, it waits until the lease
+    /// ends. The store ensures that its entries do not clash with each other.
+    fn apply_entry(&mut self, entry: Box<Entry>) -> Result<(), RegisterError> {
+        let new = &entry.registration;
+        self.leases.unblock(new.id);
+        let applied = match self.registry().and_then(|registry| registry.get(new.id)) {
+            None => self.register(new.clone()),
+            Some(_) if self.leases.contains(new.id) => match self.would_clash(new) {
+                Some(clash) => Err(clash.into()),
+                None => Ok(()),
+            },
+            Some(_) => self.update(new.clone()),
         };
-        if let Err(error) = applied {
-            self.leases.block(new);
-            self.config_problem(error.to_string());
+        match applied {
+            Ok(()) => self.stored.set_origin(&entry),
+            Err(_) => self.leases.block(entry),
         }
+        applied
+    }
+
+    /// Records a problem of an entry, and reports it if it is new.
+    pub(super) fn report_problem(&mut self, problem: Problem) {
+        let text = problem.to_string();
+        if self.stored.report(problem) {
+            self.config_problem(text);
+        }
+    }
+
+    /// Records that an entry has no problem any more.
+    pub(super) fn repair_problem(&mut self, path: &Path) {
+        if self.stored.repair(path) {
+            tracing::info!("{} has no errors any more", path.display());
+        }
+    }
+
+    /// The registry of the broker's own partition.
+    pub(super) fn registry(&self) -> Option<&Registry> {
+        self.fabric.registry(self.fabric.root())
     }
 
     fn config_problem(&mut self, problem: String) {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use hvsock_address::VmId;
 use hvsock_endpoint::Dirs;
 use hvsock_fabric::{Fabric, PartitionKind, RegisterError, RootSpec};
+use hvsock_registry::store::Loaded;
 use mio::Registry;
 
 use super::connections::Connections;
@@ -18,6 +19,7 @@ use super::pending::PendingConnect;
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
+use super::stored::Stored;
 use super::telemetry::Telemetry;
 use super::vms::Vms;
 use crate::callers::Callers;
@@ -34,6 +36,7 @@ pub(crate) struct Core {
     pub(super) session_io: SessionIo,
     pub(super) listeners: Listeners,
     pub(super) leases: Leases,
+    pub(super) stored: Stored,
     pub(super) connections: Connections<PendingConnect>,
     pub(super) data_threads: DataThreads,
     pub(super) vms: Vms<Box<dyn GuestLink>>,
@@ -48,7 +51,7 @@ impl Core {
     /// Creates the core and its data threads. Descriptors are watched with `registry`.
     pub(super) fn new(
         config: BrokerConfig,
-        registrations: hvsock_registry::Registry,
+        loaded: Loaded,
         registry: Registry,
         reports: ReportQueue,
     ) -> Result<Self, StartError> {
@@ -68,6 +71,17 @@ impl Core {
         };
         let broker_uid = rustix::process::geteuid().as_raw();
         let mut fabric = Fabric::new(root, config.limits, broker_uid);
+        let (mut registrations, mut stored) = (hvsock_registry::Registry::new(), Stored::default());
+        registrations.set_defaults(loaded.defaults);
+        for entry in loaded.entries {
+            stored.set_origin(&entry);
+            let inserted = registrations.insert(entry.registration);
+            inserted.map_err(|clash| StartError::Registrations(clash.into()))?;
+        }
+        for problem in loaded.problems {
+            tracing::warn!("{problem}");
+            stored.report(problem);
+        }
         let too_many = |error: RegisterError| StartError::Registrations(error);
         fabric
             .set_registry(fabric.root(), registrations)
@@ -84,6 +98,7 @@ impl Core {
             session_io: SessionIo::new(registry),
             listeners: Listeners::default(),
             leases: Leases::default(),
+            stored,
             connections: Connections::default(),
             data_threads: data_threads.map_err(StartError::io("start a data thread"))?,
             vms: Vms::default(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, VmId};
@@ -20,24 +21,43 @@ use crate::model::{
 };
 
 /// Numbers of objects, for the broker's status.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Summary {
+    /// Registrations without the unchanged built-in ones.
+    pub(crate) services: usize,
     pub(crate) partitions: usize,
     pub(crate) listeners: usize,
     pub(crate) connections: usize,
+    /// The problems of stored entries, one sentence each.
+    pub(crate) problems: Vec<String>,
+}
+
+/// A registration with its use. Copying it costs little.
+#[derive(Clone, Debug)]
+pub(crate) struct ListedService {
+    registration: Arc<Registration>,
+    built_in: bool,
+    usage: Usage,
 }
 
 /// The current users of a service.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Usage {
-    pub(crate) listeners: usize,
-    pub(crate) connections: usize,
+struct Usage {
+    listeners: usize,
+    connections: usize,
 }
 
-impl Usage {
-    /// A service of the control API with these counts.
-    pub(crate) fn of(self, registration: Registration) -> Service {
-        Service::new(registration, self.listeners, self.connections)
+impl From<ListedService> for Service {
+    fn from(listed: ListedService) -> Self {
+        let Usage {
+            listeners,
+            connections,
+        } = listed.usage;
+        let registration = Arc::unwrap_or_clone(listed.registration);
+        Service {
+            built_in: listed.built_in,
+            ..Service::new(registration, listeners, connections)
+        }
     }
 }
 
@@ -48,26 +68,48 @@ impl Core {
     }
 
     /// Looks up a registration.
-    pub(crate) fn registration(&self, service: &ServiceRef) -> Option<Registration> {
-        self.fabric
-            .registry(self.fabric.root())?
-            .resolve(service)
-            .ok()
-            .cloned()
+    pub(crate) fn registration(&self, service: &ServiceRef) -> Option<&Registration> {
+        self.registry()?.resolve(service).ok()
     }
 
-    /// Number of registrations.
-    pub(crate) fn service_count(&self) -> usize {
-        self.fabric
-            .registry(self.fabric.root())
-            .map_or(0, Registry::len)
+    /// A registration with its use.
+    pub(crate) fn service(&self, service: &ServiceRef) -> Option<Service> {
+        let registration = Arc::new(self.registration(service)?.clone());
+        Some(self.listed(&self.usage(), &registration).into())
     }
 
-    /// The registrations that are leases.
-    pub(crate) fn leases(&self) -> Vec<Registration> {
-        let registry = self.fabric.registry(self.fabric.root());
-        let of = |id: ServiceId| registry?.get(id).cloned();
-        self.leases.services().filter_map(of).collect()
+    /// The registrations in force, each with its use, sorted by name; the unchanged built-in ones only
+    /// if `all` is set.
+    pub(crate) fn services(&self, all: bool) -> Vec<ListedService> {
+        let usage = self.usage();
+        let registrations = self.registry().into_iter().flat_map(Registry::shared);
+        registrations
+            .map(|registration| self.listed(&usage, registration))
+            .filter(|listed| all || !listed.built_in)
+            .collect()
+    }
+
+    fn listed(
+        &self,
+        usage: &HashMap<ServiceId, Usage>,
+        registration: &Arc<Registration>,
+    ) -> ListedService {
+        ListedService {
+            registration: Arc::clone(registration),
+            built_in: self.stored.is_built_in(registration.id),
+            usage: usage.get(&registration.id).copied().unwrap_or_default(),
+        }
+    }
+
+    /// The registrations that are stored, also those that wait for a lease to end.
+    pub(crate) fn stored_registrations(&self) -> Vec<Arc<Registration>> {
+        let in_force = self.registry().into_iter().flat_map(Registry::shared);
+        let stored = in_force.filter(|one| !one.lease && !self.stored.is_built_in(one.id));
+        let blocked = self
+            .leases
+            .blocked()
+            .map(|one| Arc::new(one.registration.clone()));
+        stored.cloned().chain(blocked).collect()
     }
 
     /// The counts of refusals by label.
@@ -87,9 +129,12 @@ impl Core {
         }
     }
 
-    /// Counts partitions, listeners and connections.
+    /// Counts registrations, partitions, listeners and connections, and lists problems.
     pub(crate) fn summary(&self) -> Summary {
+        let services = self.registry().map_or(0, Registry::len);
         Summary {
+            services: services - self.stored.built_in_count(),
+            problems: self.stored.problems(),
             partitions: self.fabric.partitions().count(),
             listeners: self.listeners.len(),
             connections: self.connections.len(),
@@ -97,7 +142,7 @@ impl Core {
     }
 
     /// The current users of each service.
-    pub(crate) fn usage(&self) -> HashMap<ServiceId, Usage> {
+    fn usage(&self) -> HashMap<ServiceId, Usage> {
         let mut usage: HashMap<ServiceId, Usage> = HashMap::new();
         for service in self.listeners.services() {
             usage.entry(service).or_default().listeners += 1;

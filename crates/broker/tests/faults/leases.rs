@@ -125,7 +125,7 @@ fn a_file_that_names_a_leased_service_takes_effect_when_the_lease_ends() {
     wait_for_problem();
     fs::remove_file(&path).unwrap();
     eventually("the store has seen the removal", || {
-        world.handle().export().is_empty()
+        world.handle().export().unwrap().is_empty()
     });
     held.check().unwrap();
     assert!(seen().lease);

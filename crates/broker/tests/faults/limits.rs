@@ -76,7 +76,11 @@ fn registrations_and_leases_share_a_limit() {
         .register(service(PORT + 2), "tester".into())
         .unwrap_err();
     assert!(error.to_string().contains("registrations"), "{error}");
-    assert_eq!(world.handle().export().len(), 2, "no file is left over");
+    assert_eq!(
+        world.handle().export().unwrap().len(),
+        2,
+        "no file is left over"
+    );
     let lease = |port| {
         let id = ServiceId::from_port(port);
         Lease::register_at(&world.host().endpoint(), "A lease", id, "")

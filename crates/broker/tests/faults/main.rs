@@ -15,6 +15,7 @@ mod leases;
 mod limits;
 mod listeners;
 mod messages;
+mod other_stores;
 mod pauses;
 mod raw;
 mod rings;

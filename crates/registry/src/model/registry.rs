@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
 use hvsock_address::{ElementName, ServiceId, ServiceRef};
 
@@ -13,7 +14,7 @@ use super::{Defaults, Registration};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Registry {
     defaults: Defaults,
-    by_id: HashMap<ServiceId, Registration>,
+    by_id: HashMap<ServiceId, Arc<Registration>>,
     /// By [`ElementName::folded`]; defines the order of [`iter`](Self::iter).
     by_name: BTreeMap<String, ServiceId>,
     /// By [`ServiceId::port_for_guests`].
@@ -83,7 +84,7 @@ impl Registry {
     /// The [`Clash`] that `insert` would return.
     pub fn check(&self, new: &Registration) -> Result<(), Clash> {
         match self.by_id.get(&new.id) {
-            Some(existing) => Err(Clash::same_id(existing.clone(), new.clone())),
+            Some(existing) => Err(Clash::same_id((**existing).clone(), new.clone())),
             None => self.check_free(new, &new.name.folded()),
         }
     }
@@ -94,7 +95,7 @@ impl Registry {
     /// [`Clash`] if its id, name or port is taken or reserved, or its id is zero.
     pub fn insert(&mut self, new: Registration) -> Result<(), Clash> {
         if let Some(existing) = self.by_id.get(&new.id) {
-            return Err(Clash::same_id(existing.clone(), new));
+            return Err(Clash::same_id((**existing).clone(), new));
         }
         self.replace(new).map(drop)
     }
@@ -114,8 +115,8 @@ impl Registry {
         self.by_name.insert(folded, new.id);
         let port = new.port_for_guests();
         self.by_port.extend(port.map(|port| (port, new.id)));
-        self.by_id.insert(new.id, new);
-        Ok(old)
+        self.by_id.insert(new.id, Arc::new(new));
+        Ok(old.map(Arc::unwrap_or_clone))
     }
 
     /// Removes and returns a registration.
@@ -125,17 +126,17 @@ impl Registry {
         if let Some(port) = old.port_for_guests() {
             self.by_port.remove(&port);
         }
-        Some(old)
+        Some(Arc::unwrap_or_clone(old))
     }
 
     /// The registration with this id.
     pub fn get(&self, id: ServiceId) -> Option<&Registration> {
-        self.by_id.get(&id)
+        self.by_id.get(&id).map(Arc::as_ref)
     }
 
     /// The registration with this friendly name, ignoring case.
     pub fn by_name(&self, name: &ElementName) -> Option<&Registration> {
-        self.by_id.get(self.by_name.get(&name.folded())?)
+        self.get(*self.by_name.get(&name.folded())?)
     }
 
     /// The registration that guests reach by this vsock port, from the template or an alias.
@@ -159,6 +160,11 @@ impl Registry {
 
     /// All registrations, ordered by name.
     pub fn iter(&self) -> impl Iterator<Item = &Registration> {
+        self.shared().map(Arc::as_ref)
+    }
+
+    /// All registrations, ordered by name, as values that can be kept without a copy.
+    pub fn shared(&self) -> impl Iterator<Item = &Arc<Registration>> {
         self.by_name.values().filter_map(|id| self.by_id.get(id))
     }
 
@@ -195,7 +201,7 @@ impl Registry {
         if let Some(existing) = at_port.filter(|existing| existing.id != new.id) {
             return Err(Clash::same_port(existing.clone(), new.clone()));
         }
-        match self.by_name.get(folded).and_then(|id| self.by_id.get(id)) {
+        match self.by_name.get(folded).and_then(|id| self.get(*id)) {
             Some(existing) if existing.id != new.id => {
                 Err(Clash::same_name(existing.clone(), new.clone()))
             }

@@ -61,7 +61,7 @@ pub(super) async fn export(
     match params.format {
         Format::Json => {
             let list = api.listing(&peer, |handle| {
-                let all = handle.export();
+                let all = handle.export()?;
                 Ok(all.into_iter().map(NewService::from).collect::<Vec<_>>())
             });
             list.await
@@ -69,7 +69,7 @@ pub(super) async fn export(
         Format::Reg => {
             let permit = api.permit(&api.listings, &peer).await?;
             let handle = api.handle.clone();
-            let file = move || Ok::<_, ApiError>(reg_file::export(&handle.export()));
+            let file = move || Ok::<_, ApiError>(reg_file::export(&handle.export()?));
             let file = blocking(file).await??;
             Ok(response(REG_CONTENT, body::listing(file, permit)))
         }

@@ -100,11 +100,10 @@ proptest! {
                     prop_assert_eq!(taken, want);
                 }
             }
-            let mut services: Vec<_> = leases.services().collect();
-            services.sort();
-            let mut want: Vec<_> = held.keys().copied().map(service).collect();
+            let blocked: Vec<_> = leases.blocked().map(|entry| entry.registration.id).collect();
+            let mut want: Vec<_> = waiting.keys().copied().map(service).collect();
             want.sort();
-            prop_assert_eq!(services, want);
+            prop_assert_eq!(blocked, want);
             for (number, (serial, _)) in &held {
                 for candidate in 0..4 {
                     prop_assert_eq!(leases.is_held_by(service(*number), candidate), candidate == *serial);
