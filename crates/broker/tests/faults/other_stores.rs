@@ -7,9 +7,8 @@ use hvsock_broker::{Broker, ControlError, Registration, RegistrationStore};
 use hvsock_testkit::TempFolder;
 use hvsock_testkit::registration_store::{MemoryStorage, MemoryStore};
 
-use crate::world::{
-    PartitionEndpoint, TIMEOUT, config, container, eventually, refused, service, service_ref,
-};
+use hvsock_testkit::wait::{TIMEOUT, eventually};
+use hvsock_testkit::world::{PartitionEndpoint, config, container, refused, service, service_ref};
 
 const PORT: u32 = 2100;
 

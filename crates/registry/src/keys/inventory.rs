@@ -5,6 +5,7 @@ use std::path::Path;
 
 use hvsock_address::{ElementName, ServiceId};
 
+use super::key_name::service_id;
 use super::{
     KeyLocation, KeyStep, LEASE_PROCESS, LEASE_STARTED, LeaseHolder, Listing, MAX_PROBLEMS,
     ProcessState, REG_DWORD, REG_EXPAND_SZ, REG_QWORD, REG_SZ, RawKey, RawValue, STAGE, Snapshot,
@@ -273,17 +274,6 @@ impl Inventory {
             false => self.more_problems += 1,
         }
     }
-}
-
-/// Parses a key's name: a GUID with hyphens, with or without braces.
-pub(super) fn service_id(name: &str) -> Option<ServiceId> {
-    const HYPHENATED: usize = 36;
-    let bare = name
-        .strip_prefix('{')
-        .and_then(|name| name.strip_suffix('}'));
-    let bare = bare.unwrap_or(name);
-    let id = bare.parse().ok().filter(|id| *id != ServiceId::ZERO);
-    id.filter(|_| bare.len() == HYPHENATED)
 }
 
 /// A unique name that begins with the service's own and ends with its GUID.

@@ -15,6 +15,7 @@
 
 mod error;
 mod inventory;
+mod key_name;
 mod lease;
 mod plan;
 mod registrations;
@@ -23,6 +24,7 @@ mod store;
 mod tests;
 
 pub use error::KeyError;
+pub use key_name::is_service;
 pub use lease::Lease;
 pub use registrations::KeyRegistrations;
 pub use store::Store;
@@ -221,11 +223,6 @@ pub struct Listing {
     pub registry: Registry,
     /// Problems with keys, as sentences that name the key: the first [`MAX_PROBLEMS`], then a count.
     pub problems: Vec<String>,
-}
-
-/// Whether a key name is the GUID of a service.
-pub fn is_service(name: &str) -> bool {
-    inventory::service_id(name).is_some()
 }
 
 /// The entry of [`RawKey::left_out`] for a value that was not read.

@@ -8,8 +8,8 @@ use hvsock_address::ServiceId;
 use hvsock_registry::Registry;
 use hvsock_registry::store::{Change, Entry, RegistrationStore};
 
+use super::case::{Case, open_empty};
 use super::storage::{Storage, TIMEOUT, by_id, only_added, registration, stored};
-use super::{Case, open_empty};
 
 pub(super) fn cases() -> Vec<Case> {
     let any = |name, body| Case {

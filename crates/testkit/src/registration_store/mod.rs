@@ -11,23 +11,16 @@
 //! Every case is one test named `STORE::case`. A case that needs a capability which the storage lacks
 //! is reported as ignored.
 
+mod case;
 mod changes;
 mod memory;
 mod storage;
 mod writes;
 
-use hvsock_registry::store::RegistrationStore;
 use libtest_mimic::Trial;
 
 pub use memory::{MemoryStorage, MemoryStore};
 pub use storage::{Capabilities, Storage};
-
-/// A case of the suite.
-struct Case {
-    name: &'static str,
-    needs: fn(Capabilities) -> bool,
-    body: fn(&dyn Storage),
-}
 
 /// All cases as tests. `new` makes a new, empty storage for each.
 pub fn trials(name: &str, new: fn() -> Box<dyn Storage>) -> Vec<Trial> {
@@ -43,12 +36,4 @@ pub fn trials(name: &str, new: fn() -> Box<dyn Storage>) -> Vec<Trial> {
                 .with_ignored_flag(!(case.needs)(capabilities))
         })
         .collect()
-}
-
-/// Opens a store that has no entries and no problems.
-fn open_empty(storage: &dyn Storage) -> Box<dyn RegistrationStore> {
-    let mut store = storage.open();
-    let loaded = store.load().expect("the store");
-    assert_eq!(loaded, hvsock_registry::store::Loaded::default());
-    store
 }

@@ -6,8 +6,8 @@ use hvsock_address::{PartitionName, ServiceId};
 use hvsock_registry::store::{Change, Origin, RegistrationStore, StoreError};
 use hvsock_registry::{Clash, Registration};
 
+use super::case::{Case, open_empty};
 use super::storage::{Storage, only_added, only_updated, owned, registration, stored};
-use super::{Case, open_empty};
 
 pub(super) fn cases() -> Vec<Case> {
     let any = |name, body| Case {

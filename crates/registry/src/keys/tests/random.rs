@@ -202,7 +202,7 @@ proptest! {
         let mut store = Store::new(fake);
         let listing = store.read().unwrap();
         for n in 1..5 {
-            let mine = |key: &RawKey| inventory::service_id(&key.name) == Some(id(n));
+            let mine = |key: &RawKey| key_name::service_id(&key.name) == Some(id(n));
             let there = store.backend.keys.values().any(mine);
             let new = Registration::new(id(n), ElementName::new("new").unwrap());
             let refused = after(&store.backend, |store| store.put(&new)).1.is_err();

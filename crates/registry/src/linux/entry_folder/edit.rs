@@ -4,7 +4,7 @@ use std::path::Path;
 
 use toml_edit::{DocumentMut, Item, TableLike, TomlError};
 
-use super::EntryKind;
+use super::kind::EntryKind;
 use crate::store::Problem;
 use crate::toml_problem;
 

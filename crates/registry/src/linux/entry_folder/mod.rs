@@ -20,20 +20,21 @@
 //! - If the directory disappears, the last good state stays in force until there is a new one.
 
 mod edit;
+mod kind;
 mod state;
 mod watch;
 mod write;
 
-use std::error::Error;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsStr;
 use std::fmt;
-use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 #[cfg(test)]
 pub(crate) use self::edit::edit;
-use self::state::State;
+use self::kind::file_name;
+pub use self::kind::{EntryChange, EntryKind, EntryOptions};
+use self::state::{GONE, State};
 pub use self::watch::{Changed, FolderWatch, watch};
 pub use self::write::EntryError;
 use crate::atomic_file;
@@ -42,56 +43,6 @@ use crate::lock::{Lock, LockError, LockFile};
 use crate::store::Problem;
 
 const LOCK: &str = ".lock";
-
-/// A kind of entry, of which a folder holds many.
-pub trait EntryKind: 'static {
-    /// Identifies an entry. It is the name of its file, without `.toml`.
-    type Key: Clone + Ord + Hash + fmt::Debug + Send + Sync;
-    /// The content of a file.
-    type Entry: Clone + PartialEq + fmt::Debug + Send + Sync;
-    /// A value that only one entry may have.
-    type Claim: Clone + Eq + Hash + fmt::Debug + Send + Sync;
-    /// Why two entries exclude each other, with what to do.
-    type Clash: Error + Send + Sync;
-
-    /// What an entry is, for messages.
-    const SINGULAR: &'static str;
-    /// The plural of [`SINGULAR`](Self::SINGULAR).
-    const PLURAL: &'static str;
-
-    /// The key that a file's name without `.toml` stands for.
-    ///
-    /// # Errors
-    /// What is wrong with the name: the end of a sentence whose subject is the file.
-    fn parse_key(stem: &str) -> Result<Self::Key, String>;
-
-    /// The name of a file without `.toml`, for which [`parse_key`](Self::parse_key) returns `key`.
-    fn stem(key: &Self::Key) -> String;
-
-    /// The key of an entry.
-    fn key(entry: &Self::Entry) -> Self::Key;
-
-    /// Decodes a file. An entry that is not [allowed](Self::check) is no problem here.
-    ///
-    /// # Errors
-    /// The first [`Problem`] of the file.
-    fn decode(path: &Path, key: &Self::Key, bytes: &[u8]) -> Result<Self::Entry, Problem>;
-
-    /// The content of a new file.
-    fn text(entry: &Self::Entry) -> String;
-
-    /// Checks an entry by itself.
-    ///
-    /// # Errors
-    /// The clash with something that is not a file, such as a reserved name.
-    fn check(entry: &Self::Entry) -> Result<(), Self::Clash>;
-
-    /// The values that no other entry may have. The key is unique without being listed here.
-    fn claims(entry: &Self::Entry) -> Vec<Self::Claim>;
-
-    /// Why `new` cannot be added: `existing` has its key or one of its claims.
-    fn clash(existing: &Self::Entry, new: &Self::Entry) -> Self::Clash;
-}
 
 /// The entries of a directory, as last read.
 pub struct EntryFolder<K: EntryKind> {
@@ -102,42 +53,6 @@ pub struct EntryFolder<K: EntryKind> {
     generation: Option<u64>,
     /// The directory's state when `state` was read.
     folder_stamp: Option<Stamp>,
-}
-
-/// Limits of a folder, and its built-in entries.
-#[derive(Clone, Debug)]
-pub struct EntryOptions<E> {
-    /// The maximum number of entries in force.
-    pub limit: usize,
-    /// How long a write waits for the lock.
-    pub lock_wait: Duration,
-    /// Entries that are in force while they have no file. Changing one writes a file; removing the
-    /// file restores the built-in entry.
-    pub built_in: Vec<E>,
-}
-
-/// A difference since the last read.
-pub enum EntryChange<K: EntryKind> {
-    /// An entry came into force.
-    Added {
-        /// The entry.
-        entry: Box<K::Entry>,
-        /// Whether it is a built-in one.
-        built_in: bool,
-    },
-    /// An entry changed.
-    Updated {
-        /// The entry.
-        entry: Box<K::Entry>,
-        /// Whether it is a built-in one.
-        built_in: bool,
-    },
-    /// An entry is no longer in force.
-    Removed(K::Key),
-    /// A file has a problem. Its last good content stays in force.
-    Broken(Problem),
-    /// The problem of this file is solved.
-    Repaired(PathBuf),
 }
 
 /// The open directory with its lock. Reopened when its path refers to another one.
@@ -278,7 +193,7 @@ impl<K: EntryKind> EntryFolder<K> {
         };
         match opened {
             Ok(place) => {
-                self.state.clear_problem(OsStr::new(state::GONE));
+                self.state.clear_problem(OsStr::new(GONE));
                 let elsewhere = place.is_some();
                 if let Some(place) = place {
                     self.folder = place;
@@ -289,16 +204,11 @@ impl<K: EntryKind> EntryFolder<K> {
             Err(error) => {
                 let what = format!("{error}; the last good state stays in force");
                 let problem = Problem::whole(self.folder.files.path(), what);
-                self.state.report_problem(OsStr::new(state::GONE), problem);
+                self.state.report_problem(OsStr::new(GONE), problem);
                 Err(error)
             }
         }
     }
-}
-
-/// The name of an entry's file.
-fn file_name<K: EntryKind>(key: &K::Key) -> OsString {
-    format!("{}.toml", K::stem(key)).into()
 }
 
 impl<K: EntryKind> fmt::Debug for EntryFolder<K> {
@@ -307,17 +217,5 @@ impl<K: EntryKind> fmt::Debug for EntryFolder<K> {
             .field("path", &self.path())
             .field("entries", &self.len())
             .finish_non_exhaustive()
-    }
-}
-
-impl<K: EntryKind> fmt::Debug for EntryChange<K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Added { entry, .. } => f.debug_tuple("Added").field(entry).finish(),
-            Self::Updated { entry, .. } => f.debug_tuple("Updated").field(entry).finish(),
-            Self::Removed(key) => f.debug_tuple("Removed").field(key).finish(),
-            Self::Broken(problem) => f.debug_tuple("Broken").field(problem).finish(),
-            Self::Repaired(path) => f.debug_tuple("Repaired").field(path).finish(),
-        }
     }
 }

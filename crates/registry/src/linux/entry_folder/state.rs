@@ -5,7 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{EntryChange, EntryKind, file_name};
+use super::kind::{EntryChange, EntryKind, file_name};
 use crate::folder::{Folder, Stamp};
 use crate::store::Problem;
 

@@ -5,8 +5,9 @@
 
 use std::path::PathBuf;
 
+use super::EntryFolder;
 use super::edit::edit;
-use super::{EntryFolder, EntryKind, file_name};
+use super::kind::{EntryKind, file_name};
 use crate::atomic_file::{self, NEW_FILE, WriteError};
 use crate::folder::{FolderError, MAX_FILE};
 use crate::lock::{Lock, LockError};

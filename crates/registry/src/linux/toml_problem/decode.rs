@@ -13,6 +13,8 @@ use serde::forward_to_deserialize_any;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::spelling::nearest;
+
 /// The maximum length in characters of a message. A key may be as long as the file.
 const MAX_MESSAGE: usize = 500;
 /// The maximum length in characters of an unknown key in a message.
@@ -102,7 +104,7 @@ impl de::Error for DecodeError {
     fn unknown_field(key: &str, known: &'static [&'static str]) -> Self {
         let all: Vec<String> = known.iter().map(|key| format!("`{key}`")).collect();
         let (all, unknown) = (all.join(", "), clean(key, MAX_KEY));
-        Self::custom(match super::nearest(&unknown, known) {
+        Self::custom(match nearest(&unknown, known) {
             Some(near) => {
                 format!("unknown key `{unknown}`; did you mean `{near}`? (known here: {all})")
             }

@@ -5,6 +5,7 @@
 //! terms, and suggests the nearest known key for a misspelt one.
 
 mod decode;
+mod spelling;
 
 use std::path::Path;
 
@@ -65,41 +66,6 @@ fn position(text: &str, byte: usize) -> (usize, usize) {
         before.matches('\n').count() + 1,
         before[line_start..].chars().count() + 1,
     )
-}
-
-/// The known key with the smallest edit distance, if it is close enough.
-fn nearest<'a>(unknown: &str, known: &[&'a str]) -> Option<&'a str> {
-    let folded = unknown.to_lowercase().replace('-', "_");
-    let bound = (folded.chars().count() / 3).clamp(1, 4);
-    known
-        .iter()
-        .map(|key| (distance(&folded, key, bound), *key))
-        .filter(|(distance, _)| *distance <= bound)
-        .min()
-        .map(|(_, key)| key)
-}
-
-/// The edit distance in insertions, deletions, substitutions and swaps of adjacent letters (optimal
-/// string alignment). Any number over `bound` if it exceeds `bound`.
-fn distance(a: &str, b: &str, bound: usize) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    if a.len().abs_diff(b.len()) > bound {
-        return bound + 1;
-    }
-    let mut before = vec![0; b.len() + 1];
-    let mut above: Vec<usize> = (0..=b.len()).collect();
-    for i in 1..=a.len() {
-        let mut row = vec![i; b.len() + 1];
-        for j in 1..=b.len() {
-            let change = above[j - 1] + usize::from(a[i - 1] != b[j - 1]);
-            row[j] = change.min(above[j] + 1).min(row[j - 1] + 1);
-            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
-                row[j] = row[j].min(before[j - 2] + 1);
-            }
-        }
-        before = std::mem::replace(&mut above, row);
-    }
-    above[b.len()]
 }
 
 #[cfg(test)]
@@ -191,13 +157,5 @@ mod tests {
             "x.toml:2:3: the byte 0xff is not UTF-8"
         );
         assert_eq!(text(path, b"\xef\xbb\xbfname").unwrap(), "name");
-    }
-
-    #[test]
-    fn a_swap_counts_once_in_the_edit_distance() {
-        assert_eq!(distance("enabeld", "enabled", 4), 1);
-        assert_eq!(distance("kitten", "sitting", 4), 3);
-        assert_eq!(distance("", "abc", 4), 3);
-        assert!(distance("", "abcdef", 4) > 4);
     }
 }
