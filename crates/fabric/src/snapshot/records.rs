@@ -20,7 +20,7 @@ pub const FABRIC_SNAPSHOT_VERSION: u32 = 1;
 pub struct FabricSnapshot {
     #[serde(deserialize_with = "read_version::<_, FABRIC_SNAPSHOT_VERSION>")]
     pub(super) version: u32,
-    /// False for a fabric [without listeners](Fabric::without_listeners).
+    /// False for a fabric [without listeners](Fabric::without_listeners), which cannot be restored.
     pub(super) sees_listeners: bool,
     /// By slot.
     pub(super) partitions: Vec<PartitionRecord>,

@@ -31,7 +31,9 @@ impl Fabric {
     ///
     /// # Errors
     /// [`SnapshotError::UnsupportedVersion`] for another version, [`SnapshotError::LimitExceeded`] if a
-    /// table exceeds `limits`, [`SnapshotError::Inconsistent`] if no fabric has such a state.
+    /// table exceeds `limits`, [`SnapshotError::Inconsistent`] if no fabric has such a state. So is the
+    /// snapshot of a fabric [without listeners](Self::without_listeners): its owner makes it from what the
+    /// system reports.
     pub fn restore(
         snapshot: FabricSnapshot,
         limits: Limits,
@@ -50,6 +52,8 @@ impl Fabric {
             effects,
         } = snapshot;
         check_version(version, FABRIC_SNAPSHOT_VERSION)?;
+        // Such a fabric does not limit its connections, because it only explains.
+        ensure(sees_listeners, "it is of a fabric that only explains")?;
         check_size("partitions", partitions.len(), limits.partitions)?;
         let slots = partitions.len() + free_keys.len() + retired_slots.len();
         check_size("partition slots", slots, MAX_SLOTS)?;
@@ -165,10 +169,7 @@ impl Fabric {
             Destination::Guest => {
                 let is_reachable = matches!(relation, Relation::Child | Relation::Sibling);
                 let is_guest = is_reachable && target.partition.kind == PartitionKind::Vm;
-                ensure(
-                    is_guest || !self.sees_listeners,
-                    "a connection leads to a guest that is none",
-                )?;
+                ensure(is_guest, "a connection leads to a guest that is none")?;
             }
             Destination::Listener(listener) => {
                 ensure(

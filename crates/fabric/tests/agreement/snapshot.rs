@@ -427,6 +427,19 @@ fn a_snapshot_beyond_the_limits_is_refused() {
     }
 }
 
+#[test]
+fn a_fabric_that_only_explains_cannot_be_restored() {
+    let root = RootSpec {
+        kind: PartitionKind::Host,
+        name: partition_name("top"),
+        vm_id: vm_id(1000),
+    };
+    let it = Fabric::without_listeners(root, Limits::default());
+    let error = Fabric::restore(it.snapshot(), Limits::default(), OPERATORS).unwrap_err();
+    let want = "the snapshot is inconsistent: it is of a fabric that only explains";
+    assert_eq!(error.to_string(), want);
+}
+
 /// The rules of a release decide, not those of the release that took the snapshot.
 #[test]
 fn what_the_registry_does_not_allow_is_closed() {
