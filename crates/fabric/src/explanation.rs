@@ -146,46 +146,56 @@ impl Explanation {
         }
     }
 
-    /// The steps and the fix as lines of tab-separated fields, as the endpoint protocol sends them:
+    /// The fix and the steps as lines of tab-separated fields, as the endpoint protocol sends them:
     ///
+    /// - `fix`, its kind, its text, and its data as fields of the form `KEY=VALUE`;
     /// - `pass` or `fail`, the question, the answer, and then fields of the form `KEY=VALUE`: `check`,
-    ///   and `subject` and `rule` if the step has them;
-    /// - `fix`, its kind, its text, and its data as fields of the form `KEY=VALUE`.
+    ///   and `subject` and `rule` if the step has them.
     ///
-    /// Tabs and line ends inside a field become spaces. Each line but the last ends with `\n`.
+    /// Tabs and line ends inside a field become spaces. Every line ends with `\n`, so that a reader
+    /// knows a line that was cut off at the end of a message. The fix is first, because it matters
+    /// most.
     pub fn to_lines(&self) -> String {
         let mut lines = String::new();
+        let mut add = |words: &[&str], fields: &[(&str, &str)]| {
+            let words = words.iter().map(|word| single_line(word));
+            let words: Vec<_> = words.collect();
+            lines.push_str(&words.join("\t"));
+            for (key, value) in fields {
+                let _ = write!(lines, "\t{key}={}", single_line(value));
+            }
+            lines.push('\n');
+        };
+        if let Some(fix) = &self.fix {
+            let fields = fix.fields();
+            let fields: Vec<_> = fields.iter().map(|(key, text)| (*key, &**text)).collect();
+            add(&["fix", fix.kind(), &fix.to_string()], &fields);
+        }
         for step in &self.steps {
             let pass = if step.pass { "pass" } else { "fail" };
-            line(&mut lines, pass, &[&step.question, &step.answer]);
-            field(&mut lines, "check", step.check.label());
-            for (key, value) in [("subject", &step.subject), ("rule", &step.rule)] {
-                if let Some(value) = value {
-                    field(&mut lines, key, value);
-                }
-            }
-        }
-        if let Some(fix) = &self.fix {
-            line(&mut lines, "fix", &[fix.kind(), &fix.to_string()]);
-            for (key, value) in fix.fields() {
-                field(&mut lines, key, &value);
-            }
+            let mut fields = vec![("check", step.check.label())];
+            fields.extend(step.subject.iter().map(|subject| ("subject", &**subject)));
+            fields.extend(step.rule.iter().map(|rule| ("rule", &**rule)));
+            add(&[pass, &step.question, &step.answer], &fields);
         }
         lines
     }
 
-    /// Reads the steps and the fix from [lines](Self::to_lines). Ignores lines of another form, such
-    /// as one that was cut off at the end of a message. A step or fix without the parts that follow
-    /// its text, from an older sender, has only its text.
+    /// Reads the fix and the steps from [lines](Self::to_lines), in any order. Ignores lines of another
+    /// form. A step or fix without the parts that follow its text, from an older sender, has only its
+    /// text, and so has a last line that was cut off.
     pub fn from_lines(verdict: Result<Verdict, Refusal>, lines: &str) -> Self {
         let mut explanation = Self {
             verdict,
             steps: Vec::new(),
             fix: None,
         };
-        for line in lines.split('\n') {
-            let mut parts = line.split('\t');
+        for line in lines.split_inclusive('\n') {
+            let whole = line.strip_suffix('\n');
+            let mut parts = whole.unwrap_or(line).split('\t');
             let head = (parts.next(), parts.next(), parts.next());
+            // The last of the fields may be a part of its value.
+            let parts = parts.filter(|_| whole.is_some());
             let fields: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
             let value = |key: &str| {
                 let found = fields.iter().find(|(known, _)| *known == key);
@@ -206,6 +216,8 @@ impl Explanation {
                     explanation.fix = Some(Fix::from_fields("", text, |_| None));
                 }
                 (Some("fix"), Some(kind), Some(text)) => {
+                    // Without all of its data it is only a text.
+                    let kind = if whole.is_some() { kind } else { "" };
                     explanation.fix = Some(Fix::from_fields(kind, text, value));
                 }
                 _ => {}
@@ -213,22 +225,6 @@ impl Explanation {
         }
         explanation
     }
-}
-
-/// Begins a line with its word and its fields that have no key.
-fn line(lines: &mut String, word: &str, fields: &[&str]) {
-    if !lines.is_empty() {
-        lines.push('\n');
-    }
-    lines.push_str(word);
-    for text in fields {
-        let _ = write!(lines, "\t{}", single_line(text));
-    }
-}
-
-/// Adds a field with a key to the last line.
-fn field(lines: &mut String, key: &str, value: &str) {
-    let _ = write!(lines, "\t{key}={}", single_line(value));
 }
 
 fn single_line(text: &str) -> String {
@@ -398,6 +394,25 @@ mod tests {
         }
 
         #[test]
+        fn what_is_cut_off_is_never_taken_for_something_else(
+            steps in prop::collection::vec(steps(), 0..3), fix in fixes(), cut: prop::sample::Index,
+        ) {
+            let verdict = Err(Refusal::NoListener);
+            let explanation = Explanation { verdict, steps, fix: Some(fix) };
+            let lines = explanation.to_lines();
+            let ends: Vec<_> = lines.char_indices().map(|(at, _)| at).collect();
+            let read = Explanation::from_lines(
+                explanation.verdict.clone(), &lines[..ends[cut.index(ends.len())]],
+            );
+            let is_text = |fix: &Fix| matches!(fix, Fix::Other { .. });
+            prop_assert!(read.fix.as_ref().is_none_or(is_text) || read.fix == explanation.fix);
+            for (step, original) in read.steps.iter().zip(&explanation.steps) {
+                let is_text = step.check == Check::Other && step.rule.is_none();
+                prop_assert!(is_text || step == original);
+            }
+        }
+
+        #[test]
         fn any_lines_are_read_without_a_panic(text in "(?s)((pass|fail|fix|)[\t\n=a-z]{0,9}){0,9}") {
             let read = Explanation::from_lines(Ok(Verdict::Connect), &text);
             prop_assert!(read.steps.len() <= text.lines().count() + 1);
@@ -408,7 +423,7 @@ mod tests {
     fn tabs_and_line_ends_in_a_field_become_spaces() {
         let step = ExplanationStep::new(Check::Capacity, true, "a\tb?", "c\r\nfix\td");
         let explanation = Explanation::refused(Refusal::NoListener, step.about("x\ny"));
-        let line = "pass\ta b?\tc  fix d\tcheck=capacity\tsubject=x y";
+        let line = "pass\ta b?\tc  fix d\tcheck=capacity\tsubject=x y\n";
         assert_eq!(explanation.to_lines(), line);
     }
 
