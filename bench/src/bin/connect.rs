@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
-use hvsock::{HvListener, HvStream, ServiceId, VmId};
+use hvsock::{HvListener, HvStream, Lease, ServiceId, VmId};
 use hvsock_bench::broker::{self, BrokerProcess};
 use hvsock_bench::figures::{Spread, percentile, save};
 use hvsock_bench::options::{OUT, positive};
@@ -47,6 +47,9 @@ struct Figures {
     unix_connect_us_p50: Spread,
     hvsock_connect_us_p50: Spread,
     connect_ratio: Spread,
+    /// By the service's name, which the broker resolves in the connect.
+    hvsock_connect_by_name_us_p50: Spread,
+    by_name_ratio: Spread,
     unix_connections_per_second: Spread,
     hvsock_connections_per_second: Spread,
     idle: Idle,
@@ -97,6 +100,8 @@ fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
     let unix = folder.path().join("s");
     let unix_listener = UnixListener::bind(&unix)?;
     let service = ServiceId::random();
+    let name = "Connect Benchmark";
+    let _lease = Lease::register_at(&broker.endpoint().into(), name, service, "")?;
     let hv_listener = HvListener::options()
         .endpoint(broker.endpoint())
         .backlog(1024)
@@ -108,18 +113,26 @@ fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
             .connect((VmId::LOOPBACK, service))
             .map(hold_end)
     };
+    let endpoint = broker.endpoint();
+    let named_connect = move || {
+        HvStream::options()
+            .endpoint(endpoint.clone())
+            .connect((VmId::LOOPBACK, name))
+            .map(hold_end)
+    };
     let unix_path = unix.clone();
     let unix_connect = move || UnixStream::connect(&unix_path).map(hold_end);
 
     let unix_accepted = accept_in_background(move || unix_listener.accept().map(hold_end));
     let hv_accepted = accept_in_background(move || hv_listener.accept().map(hold_end));
 
-    let (mut unix_us, mut hv_us) = (Vec::new(), Vec::new());
+    let (mut unix_us, mut hv_us, mut named_us) = (Vec::new(), Vec::new(), Vec::new());
     let (mut unix_rate, mut hv_rate) = (Vec::new(), Vec::new());
     for turn in 0..turns {
         eprint!("\rturn {} of {turns} ", turn + 1);
         unix_us.push(latency(&unix_connect, &unix_accepted)?);
         hv_us.push(latency(&hv_connect, &hv_accepted)?);
+        named_us.push(latency(&named_connect, &hv_accepted)?);
         unix_rate.push(rate(&unix_connect, &unix_accepted)?);
         hv_rate.push(rate(&hv_connect, &hv_accepted)?);
     }
@@ -129,6 +142,8 @@ fn measure(turns: usize, idle: usize) -> anyhow::Result<Figures> {
         unix_connect_us_p50: Spread::of(unix_us.iter().copied()),
         hvsock_connect_us_p50: Spread::of(hv_us.iter().copied()),
         connect_ratio: Spread::of_ratio(&hv_us, &unix_us),
+        hvsock_connect_by_name_us_p50: Spread::of(named_us.iter().copied()),
+        by_name_ratio: Spread::of_ratio(&named_us, &hv_us),
         unix_connections_per_second: Spread::of(unix_rate),
         hvsock_connections_per_second: Spread::of(hv_rate),
         idle: hold_idle(idle)?,
@@ -324,6 +339,10 @@ fn print(figures: &Figures) {
     println!("  Unix socket   {:.1}", figures.unix_connect_us_p50);
     println!("  hvsock        {:.1}", figures.hvsock_connect_us_p50);
     println!("  ratio         {:.2}", figures.connect_ratio);
+    println!(
+        "  by name       {:.1}, {:.2} of the time by GUID",
+        figures.hvsock_connect_by_name_us_p50, figures.by_name_ratio
+    );
     println!("connections per second");
     println!("  Unix socket   {:.0}", figures.unix_connections_per_second);
     println!(
