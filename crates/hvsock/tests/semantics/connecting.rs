@@ -204,7 +204,7 @@ fn no_listener() -> BrokerMessage {
         code: 9,
         errno: 111,
         detail: "\npass\tIs it registered?\tyes\tcheck=registered\n\
-                 fail\tDoes anyone listen?\tno\tcheck=listener"
+                 fail\tDoes anyone listen?\tno\tcheck=listener\n"
             .into(),
     })
 }
