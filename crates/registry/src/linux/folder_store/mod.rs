@@ -5,11 +5,6 @@
 //! `docs/registry.md` documents both. The files follow the rules of an
 //! [`EntryFolder`](crate::entry_folder).
 
-/// What was notified is complete at any time, also if a thread panicked while it held the lock.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod edit_tests;
 mod format;
@@ -498,4 +493,9 @@ fn deny_all() -> Defaults {
         connect: empty(),
         allow_wildcard_binds: false,
     }
+}
+
+/// What was notified is complete at any time, also if a thread panicked while it held the lock.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,15 @@
 //! Shared by both stories: the service, and the counters at the end.
 
-use anyhow::Result;
+use std::io::{Read as _, Write as _};
+use std::net::Shutdown;
+
+use anyhow::{Result, bail};
+use hvsock::HvStream;
 use hvsock_address::{ElementName, ServiceRef};
 use hvsock_broker::Handle;
 use hvsock_control::{NewService, Service};
 
+use super::guest::Reply;
 use super::narrator::Narrator;
 use crate::os::linux::format;
 use crate::table::Columns;
@@ -31,6 +36,31 @@ pub fn register(handle: &Handle) -> Result<Service> {
         purpose: None,
     };
     Ok(handle.register(service, "you".into())?)
+}
+
+/// Reads what the guest sends to the end, and answers on the half that is still open. Returns the answer.
+pub fn answer(narrator: &Narrator, stream: &mut HvStream) -> Result<String> {
+    let peer = stream.peer();
+    let from = peer.map_or_else(String::new, |peer| peer.partition().to_owned());
+    let mut received = String::new();
+    stream.read_to_string(&mut received)?;
+    let host = format!("receives \"{received}\" from `{from}`, then end of file");
+    narrator.good("host", &host)?;
+    let answer = format!("Hello {from}, I got {} bytes.", received.len());
+    stream.write_all(answer.as_bytes())?;
+    stream.shutdown(Shutdown::Write)?;
+    Ok(answer)
+}
+
+/// Prints that the guest received the answer.
+pub fn answered(narrator: &Narrator, reply: Reply, answer: &str) -> Result<()> {
+    match reply {
+        Reply::Received(received) if received == answer => narrator.good(
+            "guest",
+            &format!("receives \"{received}\", then end of file"),
+        ),
+        other => bail!("the guest should have received the answer, not {other:?}"),
+    }
 }
 
 /// Prints the broker's counters.

@@ -1,7 +1,5 @@
 //! The steps of the demo with a process as the guest, in order.
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 
@@ -117,31 +115,16 @@ impl<'a> Stage<'a> {
             text: text.into(),
         })?;
         let (mut stream, _) = listener.accept_timeout(REPLY_TIMEOUT)?;
-        let from = stream
-            .peer()
-            .map_or_else(String::new, |peer| peer.partition().to_owned());
         self.narrator.does(
             "guest",
             &format!("connects to PARENT, sends \"{text}\", shuts down its half"),
         )?;
-        let mut received = String::new();
-        stream.read_to_string(&mut received)?;
-        let host = format!("receives \"{received}\" from `{from}`, then end of file");
-        self.narrator.good("host", &host)?;
-        let answer = format!("Hello {from}, I got {} bytes.", received.len());
-        stream.write_all(answer.as_bytes())?;
-        stream.shutdown(Shutdown::Write)?;
+        let answer = props::answer(&self.narrator, &mut stream)?;
         self.narrator.does(
             "host",
             "answers on the half that is still open, then shuts it down",
         )?;
-        match self.guest.reply()? {
-            Reply::Received(received) if received == answer => self.narrator.good(
-                "guest",
-                &format!("receives \"{received}\", then end of file"),
-            ),
-            other => bail!("the guest should have received the answer, not {other:?}"),
-        }
+        props::answered(&self.narrator, self.guest.reply()?, &answer)
     }
 
     fn refusals(&mut self) -> Result<()> {

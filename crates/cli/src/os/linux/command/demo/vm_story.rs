@@ -158,23 +158,8 @@ impl Stage {
                 self.process.reply()?
             ),
         };
-        let from = stream
-            .peer()
-            .map_or_else(String::new, |peer| peer.partition().to_owned());
-        let mut received = String::new();
-        stream.read_to_string(&mut received)?;
-        let host = format!("receives \"{received}\" from `{from}`, then end of file");
-        self.narrator.good("host", &host)?;
-        let answer = format!("Hello {from}, I got {} bytes.", received.len());
-        stream.write_all(answer.as_bytes())?;
-        stream.shutdown(Shutdown::Write)?;
-        match self.process.reply()? {
-            Reply::Received(received) if received == answer => self.narrator.good(
-                "guest",
-                &format!("receives \"{received}\", then end of file"),
-            ),
-            other => bail!("the guest should have received the answer, not {other:?}"),
-        }
+        let answer = props::answer(&self.narrator, &mut stream)?;
+        props::answered(&self.narrator, self.process.reply()?, &answer)
     }
 
     fn host_to_guest(&mut self) -> Result<()> {
