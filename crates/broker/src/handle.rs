@@ -1,6 +1,7 @@
 //! The control interface of a running broker, callable from any thread.
 
 mod error;
+mod partitions;
 mod services;
 #[cfg(test)]
 mod tests;
@@ -12,23 +13,14 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use hvsock_address::{PartitionName, PartitionRef, ServiceId, ServiceRef, VmId};
 use hvsock_endpoint::Dirs;
-use hvsock_fabric::{
-    Audience, ConnectRequest, ConnectionId, Fix, ListenRequest, PartitionError, PartitionKey,
-    PartitionSpec, Refusal,
-};
+use hvsock_fabric::{Audience, ConnectRequest, ConnectionId, ListenRequest, PartitionKey, Refusal};
 use hvsock_registry::Principal;
-use hvsock_virtio::{GuestCid, InvalidCid};
+use hvsock_virtio::InvalidCid;
 
 use crate::core::{AddError, Core, CoreCall, CoreLink};
 use crate::events::EventStream;
-use crate::guest_link::LinkFactory;
-use crate::model::{
-    Connection, ExplanationReport, Listener, MetricsSnapshot, NewContainer, Partition,
-    PartitionKind, PartitionState, Status,
-};
-use crate::stores::{
-    PartitionEntry, PartitionFiles, PartitionStore, ServiceStore, VmEntry, VmmUser,
-};
+use crate::model::{Connection, ExplanationReport, Listener, MetricsSnapshot, Status};
+use crate::stores::{PartitionStore, ServiceStore};
 
 use error::CALL_TIMEOUT;
 pub use error::{ControlError, ObjectKind};
@@ -106,185 +98,8 @@ impl Handle {
             partitions: summary.partitions,
             listeners: summary.listeners,
             connections: summary.connections,
-            problems: [summary.problems, self.partitions.problems()].concat(),
+            problems: summary.problems,
         })
-    }
-
-    /// Adds the partitions that were read from disk.
-    ///
-    /// A partition that cannot be added is reported as a problem. It must not stop the broker from
-    /// starting: a container's processes may be able to write to the folder of its endpoint.
-    pub(crate) fn restore(&self, entries: Vec<(PartitionName, PartitionEntry)>) {
-        for (name, entry) in entries {
-            let spec = entry.spec(name.clone());
-            let kind = spec.kind;
-            if let Err(error) = self.add_partition(&entry, spec, None) {
-                let problem = format!("the {kind} {name} was not added: {error}");
-                tracing::warn!("{problem}");
-                self.partitions.add_problem(problem);
-            }
-        }
-    }
-
-    fn add_partition(
-        &self,
-        entry: &PartitionEntry,
-        spec: PartitionSpec,
-        link: Option<Box<dyn LinkFactory>>,
-    ) -> Result<(), ControlError> {
-        let vm = entry.as_vm().map_err(ControlError::Invalid)?;
-        let added = self.call(move |core| match vm {
-            Some(vm) => core.add_vm(spec, vm, link),
-            None => core.add_container(spec),
-        });
-        Ok(added??)
-    }
-
-    /// Every partition: the broker's own first, then the others by name.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
-    pub fn partitions(&self) -> Result<Vec<Partition>, ControlError> {
-        self.call(|core| core.partitions())
-    }
-
-    /// One partition.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] if there is no such partition.
-    pub fn partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
-        let name = self.partition_name(partition)?;
-        let found = self
-            .partitions()?
-            .into_iter()
-            .find(|partition| partition.name == name);
-        found.ok_or_else(|| ControlError::unknown_partition(partition))
-    }
-
-    /// Adds a container persistently and opens its endpoint. Without an id it gets one derived from
-    /// its name.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::Add`] if the name or id is in use or a limit is reached,
-    /// [`ControlError::Invalid`] if the id is a well-known address.
-    pub fn add_container(&self, new: NewContainer) -> Result<Partition, ControlError> {
-        let id = new
-            .id
-            .unwrap_or_else(|| VmId::of_container(new.name.as_str()));
-        let mut files = self.partitions.lock();
-        let entry = PartitionEntry::container(id, new.groups);
-        self.add_persistent(&mut files, new.name, &entry)
-    }
-
-    fn add_persistent(
-        &self,
-        files: &mut PartitionFiles,
-        name: PartitionName,
-        entry: &PartitionEntry,
-    ) -> Result<Partition, ControlError> {
-        let spec = checked_spec(name.clone(), entry)?;
-        self.add_partition(entry, spec, None)?;
-        if let Err(error) = files.put(&name, entry) {
-            self.on_partition(&PartitionRef::Name(name), |core, key| {
-                core.remove_partition(key);
-            })?;
-            return Err(error);
-        }
-        self.partition(&PartitionRef::Name(name))
-    }
-
-    /// Removes a child partition and its endpoint, and resets its listeners and connections.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] if there is no such partition, [`ControlError::Invalid`] if it is
-    /// the broker's own.
-    pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
-        let mut files = self.partitions.lock();
-        let removed = self.child(partition)?;
-        files.remove(&removed.name)?;
-        let name = PartitionRef::Name(removed.name.clone());
-        self.on_partition(&name, Core::remove_partition)?;
-        Ok(removed)
-    }
-
-    /// Pauses or resumes a child partition.
-    ///
-    /// A pause suspends a connection if either end has set `HVSOCKET_CONNECTED_SUSPEND`, and resets all
-    /// others. It stops the traffic of a VM, not the VM or its processes.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if it is the
-    /// broker's own or `state` is [`PartitionState::Off`], which cannot be requested.
-    #[doc(alias = "suspend")]
-    #[doc(alias = "resume")]
-    pub fn set_state(
-        &self,
-        partition: &PartitionRef,
-        state: PartitionState,
-    ) -> Result<Partition, ControlError> {
-        let child = self.child(partition)?;
-        if state == PartitionState::Off {
-            let partition = child.name;
-            return Err(match child.kind {
-                PartitionKind::Vm => {
-                    let what = "a VM is off when its VMM has exited; stop the VMM instead";
-                    ControlError::Invalid(what.into())
-                }
-                _ => ControlError::NotNow {
-                    what: "a container cannot be switched off; remove it instead".into(),
-                    fix: Box::new(Fix::RemovePartition { partition }),
-                },
-            });
-        }
-        self.on_partition(partition, move |core, key| {
-            core.set_state(key, state.into())
-        })??;
-        self.partition(&PartitionRef::Name(child.name))
-    }
-
-    /// Replaces the sibling groups of a child partition.
-    ///
-    /// # Errors
-    ///
-    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] for the
-    /// broker's own, [`ControlError::Partition`] for too many groups.
-    pub fn set_groups(
-        &self,
-        partition: &PartitionRef,
-        groups: Vec<String>,
-    ) -> Result<Partition, ControlError> {
-        let mut files = self.partitions.lock();
-        let child = self.child(partition)?;
-        // Check the limit first, so that a refused change leaves no file.
-        if groups.len() > self.call(|core| core.fabric.limits().groups_per_partition)? {
-            let which = "groups_per_partition";
-            return Err(PartitionError::LimitReached { which }.into());
-        }
-        let cid = child.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
-        let entry = match cid.transpose().map_err(invalid)? {
-            None => PartitionEntry::container(child.id, groups.clone()),
-            Some(cid) => {
-                let user = child.user.map(VmmUser::find).transpose();
-                let vm = VmEntry {
-                    cid,
-                    unsealed_memory: child.unsealed_memory,
-                    user: user.map_err(ControlError::Invalid)?,
-                };
-                PartitionEntry::vm(child.id, groups.clone(), vm)
-            }
-        };
-        // A VM whose link the embedding program brought has no file.
-        if files.contains(&child.name)? {
-            files.put(&child.name, &entry)?;
-        }
-        self.on_partition(partition, move |core, key| core.set_groups(key, groups))??;
-        drop(files);
-        self.partition(&PartitionRef::Name(child.name))
     }
 
     /// Every listener, oldest first.
@@ -462,25 +277,6 @@ impl Handle {
             .ok_or_else(|| ControlError::unknown_partition(partition))
     }
 
-    /// Looks up a partition other than the broker's own.
-    fn child(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
-        let child = self.partition(partition)?;
-        if child.parent.is_none() {
-            let what = format!("{} is the broker's own partition", child.name);
-            return Err(ControlError::Invalid(what));
-        }
-        Ok(child)
-    }
-
-    fn partition_name(&self, partition: &PartitionRef) -> Result<PartitionName, ControlError> {
-        self.on_partition(partition, |core, key| {
-            core.fabric
-                .partition(key)
-                .map(|partition| partition.name().clone())
-        })?
-        .ok_or_else(|| ControlError::unknown_partition(partition))
-    }
-
     fn service_id(&self, service: &ServiceRef) -> Result<ServiceId, ControlError> {
         let wanted = service.clone();
         self.call(move |core| core.registration(&wanted).map(|found| found.id))?
@@ -518,24 +314,11 @@ impl From<AddError> for ControlError {
     fn from(error: AddError) -> Self {
         match error {
             AddError::Fabric(error) => error.into(),
+            AddError::Change(error) => error.into(),
             AddError::Endpoint(error) => Self::System(error.to_string()),
             AddError::CidTaken { .. } => Self::CidTaken(error.to_string()),
         }
     }
-}
-
-/// A new partition's description for the fabric.
-fn checked_spec(
-    name: PartitionName,
-    entry: &PartitionEntry,
-) -> Result<PartitionSpec, ControlError> {
-    let spec = entry.spec(name);
-    let id = spec.vm_id;
-    if id.is_well_known() {
-        let what = format!("{id} is a well-known address and cannot be a partition's id");
-        return Err(ControlError::Invalid(what));
-    }
-    Ok(spec)
 }
 
 fn invalid(error: InvalidCid) -> ControlError {

@@ -27,6 +27,7 @@ mod watch;
 
 use std::sync::Arc;
 
+use hvsock_registry::entry_folder::FolderWatch;
 use hvsock_registry::store::{self, FolderStore};
 
 pub use config::{BrokerConfig, StartError};
@@ -49,8 +50,9 @@ pub struct Broker {
     /// Stopped first, so that no request reaches a core that is stopping.
     control: Option<ControlServer>,
     thread: Option<std::thread::JoinHandle<()>>,
-    /// Stops watching the configuration files when dropped.
+    /// Stop watching the stores when dropped.
     _watch: Option<store::Watch>,
+    _partition_watch: Option<FolderWatch>,
     /// Released last: the lock covers everything else.
     _lock: folders::FolderLock,
 }
@@ -97,7 +99,7 @@ impl Broker {
         if let Err(error) = hvsock_sys::limits::raise_descriptors() {
             tracing::warn!(%error, "cannot raise the limit of open descriptors (RLIMIT_NOFILE)");
         }
-        let (partitions, entries) = PartitionStore::open(&config.dirs)?;
+        let partitions = PartitionStore::open(&config.dirs)?;
         let (dirs, own) = (config.dirs.clone(), config.partition.clone());
         let control = config.control;
         let (core_loop, link) = core::Loop::open(config, store.load()?)?;
@@ -113,13 +115,20 @@ impl Broker {
             control: None,
             thread: Some(thread),
             _watch: None,
+            _partition_watch: None,
             _lock: lock,
         };
-        broker.handle.restore(entries);
+        broker.handle.restore_partitions();
         match watch::services(&broker.handle) {
             Ok(watch) => broker._watch = Some(watch),
             Err(error) => {
                 tracing::warn!("cannot watch registration files, edits need a restart: {error}");
+            }
+        }
+        match watch::partitions(&dirs, &broker.handle) {
+            Ok(watch) => broker._partition_watch = Some(watch),
+            Err(error) => {
+                tracing::warn!("cannot watch partition files, edits need a restart: {error}");
             }
         }
         if control {

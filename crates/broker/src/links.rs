@@ -14,6 +14,6 @@ pub(crate) fn built_in(vm: &VmEntry, socket: PathBuf) -> Box<dyn LinkFactory> {
             uid: user.uid,
             name: user.name.clone(),
         }),
-        unsealed_memory: vm.unsealed_memory,
+        unsealed_memory: vm.spec.unsealed_memory,
     })
 }

@@ -28,7 +28,7 @@ pub use guest::{
 pub use import::Import;
 pub use metrics::{MetricsSnapshot, ServiceMetrics};
 pub use partition::{
-    NewContainer, NewVm, Partition, PartitionChange, PartitionKind, PartitionState,
+    NewContainer, NewVm, Partition, PartitionChange, PartitionKind, PartitionState, VmSpec,
 };
 pub use service::{AccessList, Imported, NewService, Service, ServiceChange, ServiceOverride};
 pub use status::{ErrorBody, Status};

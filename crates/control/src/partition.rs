@@ -97,6 +97,17 @@ pub struct NewContainer {
     pub groups: Vec<String>,
 }
 
+/// The settings that only a virtual machine has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct VmSpec {
+    /// Its context id (CID), from 3 to 4294967294; if absent, the lowest free one.
+    pub cid: Option<u32>,
+    /// Whether its memory is accepted unsealed: its VMM could shrink it, which kills the broker.
+    pub unsealed_memory: bool,
+    /// The name or number of the user that its VMM runs as, if not the broker's.
+    pub user: Option<String>,
+}
+
 /// A virtual machine to add.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "openapi", derive(utoipa::ToSchema))]

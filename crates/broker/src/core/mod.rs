@@ -30,7 +30,7 @@
 //!   links report; [`guest_connects`]: connects to guests, which are [`pending`] until the guest
 //!   accepts; [`guest_ends`]: both ends of such connections;
 //! - [`effects`]: applies the fabric's effects and the data threads' reports;
-//! - [`partitions`], [`registrations`]: the operator's changes;
+//! - [`partitions`], [`partition_files`], [`registrations`]: the operator's changes;
 //! - [`view`]: snapshots for operators; [`labels`]: the names that they contain;
 //! - [`guest_reports`]: entry points of guests' reports.
 
@@ -52,6 +52,7 @@ mod limits;
 mod listeners;
 mod liveness;
 mod log_limit;
+mod partition_files;
 mod partitions;
 mod pending;
 mod preference;

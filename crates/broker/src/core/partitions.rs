@@ -1,6 +1,7 @@
 //! Partitions, as operators and VMMs change them: containers with their endpoints, and VMs with their
 //! devices.
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use hvsock_fabric::{
@@ -140,9 +141,9 @@ impl Core {
         }
     }
 
-    /// The lowest CID that no VM has.
-    pub(crate) fn free_cid(&self) -> Option<GuestCid> {
-        self.vms.free_cid()
+    /// The lowest CID that no VM has and that is not reserved.
+    pub(crate) fn free_cid(&self, reserved: &BTreeSet<GuestCid>) -> Option<GuestCid> {
+        self.vms.free_cid(reserved)
     }
 
     /// Records the state that a VM's link reports.
@@ -179,6 +180,8 @@ pub(crate) enum AddError {
     Fabric(#[from] AddPartitionError),
     #[error(transparent)]
     Endpoint(#[from] StartError),
+    #[error(transparent)]
+    Change(#[from] PartitionError),
     #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
     CidTaken { cid: GuestCid, name: String },
 }

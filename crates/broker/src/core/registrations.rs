@@ -9,6 +9,7 @@ use hvsock_registry::{Clash, Defaults, Registration, Registry};
 
 use super::labels::service_label;
 use super::state::Core;
+use super::stored::Cause;
 use crate::model::{EventKind, Service};
 
 impl Core {
@@ -156,16 +157,29 @@ impl Core {
     /// Records a problem of an entry, and reports it if it is new.
     pub(super) fn report_problem(&mut self, problem: Problem) {
         let text = problem.to_string();
-        if self.stored.report(problem) {
+        if self.stored.report(Cause::Content, problem) {
+            self.config_problem(text);
+        }
+    }
+
+    /// Records that the core has refused an entry, and reports it if that is new.
+    pub(super) fn report_refused(&mut self, problem: Problem) {
+        let text = problem.to_string();
+        if self.stored.report(Cause::Refused, problem) {
             self.config_problem(text);
         }
     }
 
     /// Records that an entry has no problem any more.
     pub(super) fn repair_problem(&mut self, path: &Path) {
-        if self.stored.repair(path) {
+        if self.stored.repair(Cause::Content, path) {
             tracing::info!("{} has no errors any more", path.display());
         }
+    }
+
+    /// Records that the core does not refuse an entry any more.
+    pub(super) fn repair_refused(&mut self, path: &Path) {
+        self.stored.repair(Cause::Refused, path);
     }
 
     /// The registry of the broker's own partition.

@@ -19,7 +19,7 @@ use super::pending::PendingConnect;
 use super::reports::ReportQueue;
 use super::session_io::SessionIo;
 use super::sessions::{SessionLimits, Sessions};
-use super::stored::Stored;
+use super::stored::{Cause, Stored};
 use super::telemetry::Telemetry;
 use super::vms::Vms;
 use crate::callers::Callers;
@@ -80,7 +80,7 @@ impl Core {
         }
         for problem in loaded.problems {
             tracing::warn!("{problem}");
-            stored.report(problem);
+            stored.report(Cause::Content, problem);
         }
         let too_many = |error: RegisterError| StartError::Registrations(error);
         fabric

@@ -11,7 +11,16 @@ use hvsock_registry::store::{Entry, Origin, Problem};
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     built_in: HashSet<ServiceId>,
-    problems: BTreeMap<PathBuf, Problem>,
+    problems: BTreeMap<(PathBuf, Cause), Problem>,
+}
+
+/// Why an entry has a problem. An entry may have one of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Cause {
+    /// Its content, as the store found.
+    Content,
+    /// The core has refused it.
+    Refused,
 }
 
 impl Stored {
@@ -39,14 +48,15 @@ impl Stored {
     }
 
     /// Records a problem. Returns whether it is new.
-    pub(super) fn report(&mut self, problem: Problem) -> bool {
-        let old = self.problems.insert(problem.path.clone(), problem.clone());
+    pub(super) fn report(&mut self, cause: Cause, problem: Problem) -> bool {
+        let key = (problem.path.clone(), cause);
+        let old = self.problems.insert(key, problem.clone());
         old != Some(problem)
     }
 
     /// Records that an entry has no problem. Returns whether it had one.
-    pub(super) fn repair(&mut self, path: &Path) -> bool {
-        self.problems.remove(path).is_some()
+    pub(super) fn repair(&mut self, cause: Cause, path: &Path) -> bool {
+        self.problems.remove(&(path.to_owned(), cause)).is_some()
     }
 
     /// The problems, one sentence each, sorted by path.
@@ -63,12 +73,15 @@ mod tests {
     fn a_problem_is_new_once_until_it_is_repaired() {
         let mut stored = Stored::default();
         let problem = |what: &str| Problem::whole(Path::new("web.toml"), what);
-        assert!(stored.report(problem("is odd")));
-        assert!(!stored.report(problem("is odd")));
-        assert!(stored.report(problem("is odder")));
-        assert_eq!(stored.problems(), ["web.toml: is odder"]);
-        assert!(stored.repair(Path::new("web.toml")));
-        assert!(!stored.repair(Path::new("web.toml")));
-        assert!(stored.report(problem("is odd")));
+        assert!(stored.report(Cause::Content, problem("is odd")));
+        assert!(!stored.report(Cause::Content, problem("is odd")));
+        assert!(stored.report(Cause::Content, problem("is odder")));
+        assert!(stored.report(Cause::Refused, problem("is refused")));
+        let both = ["web.toml: is odder", "web.toml: is refused"];
+        assert_eq!(stored.problems(), both);
+        assert!(stored.repair(Cause::Refused, Path::new("web.toml")));
+        assert!(stored.repair(Cause::Content, Path::new("web.toml")));
+        assert!(!stored.repair(Cause::Content, Path::new("web.toml")));
+        assert!(stored.report(Cause::Content, problem("is odd")));
     }
 }

@@ -177,8 +177,8 @@ impl Core {
                 endpoint: self.endpoints.path_of(key).map(Path::to_owned),
                 cid: vm.map(|vm| vm.settings().cid.get()),
                 socket: vm.and_then(|vm| Some(vm.link()?.socket()?.to_owned())),
-                unsealed_memory: vm.is_some_and(|vm| vm.settings().unsealed_memory),
-                user: vm.and_then(|vm| Some(vm.settings().user.as_ref()?.name.clone())),
+                unsealed_memory: vm.is_some_and(|vm| vm.settings().spec.unsealed_memory),
+                user: vm.and_then(|vm| vm.settings().spec.user.clone()),
                 paused_by_operator: match vm {
                     Some(vm) => vm.is_paused_by_operator(),
                     None => partition.state() == hvsock_fabric::PartitionState::Paused,
@@ -191,6 +191,13 @@ impl Core {
         partitions
             .sort_by(|a, b| (a.parent.is_some(), &a.name).cmp(&(b.parent.is_some(), &b.name)));
         partitions
+    }
+
+    /// One partition.
+    pub(crate) fn partition(&self, partition: &PartitionRef) -> Option<Partition> {
+        let key = self.find(partition)?;
+        let id = self.fabric.partition(key)?.vm_id();
+        self.partitions().into_iter().find(|one| one.id == id)
     }
 
     /// Every listener, oldest first.

@@ -4,7 +4,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::Instant;
 
 use hvsock_fabric::{PartitionKey, PartitionState};
@@ -101,13 +101,10 @@ impl<T> Vms<T> {
         self.by_cid.get(&cid).copied()
     }
 
-    /// The lowest CID that no VM has.
-    pub(super) fn free_cid(&self) -> Option<GuestCid> {
+    /// The lowest CID that no VM has and that is not reserved.
+    pub(super) fn free_cid(&self, reserved: &BTreeSet<GuestCid>) -> Option<GuestCid> {
         let mut free = GuestCid::MIN;
-        for taken in self.by_cid.keys() {
-            if *taken != free {
-                break;
-            }
+        while self.by_cid.contains_key(&free) || reserved.contains(&free) {
             free = GuestCid::try_from(u64::from(free.get()) + 1).ok()?;
         }
         Some(free)

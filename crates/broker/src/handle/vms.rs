@@ -1,11 +1,12 @@
 //! Adding VMs.
 
-use hvsock_address::{PartitionName, PartitionRef, VmId};
+use hvsock_address::{PartitionRef, VmId};
 use hvsock_virtio::GuestCid;
 
-use super::{ControlError, Handle, checked_spec, invalid};
+use super::partitions::check_id;
+use super::{ControlError, Handle, invalid};
 use crate::guest_link::LinkFactory;
-use crate::model::{NewVm, Partition};
+use crate::model::{NewVm, Partition, VmSpec};
 use crate::stores::{PartitionEntry, PartitionFiles, VmEntry, VmmUser};
 
 impl Handle {
@@ -19,9 +20,10 @@ impl Handle {
     /// an unknown user.
     #[doc(alias = "vhost-user")]
     pub fn add_vm(&self, new: NewVm) -> Result<Partition, ControlError> {
-        self.add_vm_by(new, |handle, files, name, entry| {
-            handle.add_persistent(files, name, entry)
-        })
+        let mut files = self.partitions.lock();
+        let (entry, added) = self.add_vm_to_core(&files, new, None)?;
+        self.save(&mut files, &entry)?;
+        Ok(added)
     }
 
     /// Adds a VM whose connections reach its guest by `link` instead of the vhost-user device. The VM
@@ -38,45 +40,50 @@ impl Handle {
         link: impl LinkFactory + 'static,
     ) -> Result<Partition, ControlError> {
         let link: Box<dyn LinkFactory> = Box::new(link);
-        self.add_vm_by(new, |handle, _, name, entry| {
-            let spec = checked_spec(name.clone(), entry)?;
-            handle.add_partition(entry, spec, Some(link))?;
-            handle.partition(&PartitionRef::Name(name))
-        })
+        let files = self.partitions.lock();
+        let (_, added) = self.add_vm_to_core(&files, new, Some(link))?;
+        Ok(added)
     }
 
-    /// Chooses the id and CID of a new VM and has `add` add it, while the folder of partition files is
-    /// locked.
-    fn add_vm_by(
+    /// Adds a VM to the core, which chooses its CID, while the folder of partition files is locked.
+    /// Returns what its file has to contain.
+    fn add_vm_to_core(
         &self,
+        files: &PartitionFiles,
         new: NewVm,
-        add: impl FnOnce(
-            &Self,
-            &mut PartitionFiles,
-            PartitionName,
-            &PartitionEntry,
-        ) -> Result<Partition, ControlError>,
-    ) -> Result<Partition, ControlError> {
+        link: Option<Box<dyn LinkFactory>>,
+    ) -> Result<(PartitionEntry, Partition), ControlError> {
         let id = new.id.unwrap_or_else(VmId::random);
-        let requested = new.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
-        let requested = requested.transpose().map_err(invalid)?;
-        let user = new.user.map(VmmUser::find).transpose();
-        let user = user.map_err(ControlError::Invalid)?;
-        // Locked from here on, so that a free CID stays free until the VM has it.
-        let mut files = self.partitions.lock();
-        let cid = match requested {
-            Some(cid) => cid,
-            None => {
-                let free = self.call(|core| core.free_cid())?;
-                free.ok_or(ControlError::Limit("CIDs"))?
-            }
-        };
-        let vm = VmEntry {
-            cid,
+        let spec = VmSpec {
+            cid: new.cid,
             unsealed_memory: new.unsealed_memory,
-            user,
+            user: new.user,
         };
-        let entry = PartitionEntry::vm(id, new.groups, vm);
-        add(self, &mut files, new.name, &entry)
+        let requested = spec.cid.map(|cid| GuestCid::try_from(u64::from(cid)));
+        let requested = requested.transpose().map_err(invalid)?;
+        let user = spec.user.clone().map(VmmUser::find).transpose();
+        let user = user.map_err(ControlError::Invalid)?;
+        check_id(id)?;
+        let mut entry = PartitionEntry {
+            name: new.name,
+            id,
+            groups: new.groups,
+            vm: Some(spec.clone()),
+        };
+        let (partition, name) = (entry.spec(), PartitionRef::Name(entry.name.clone()));
+        let (reserved, wanted) = (files.reserved_cids(), name.clone());
+        let added = self.call(move |core| {
+            let free = requested.or_else(|| core.free_cid(&reserved));
+            let vm = VmEntry::new(spec, free.ok_or(ControlError::Limit("CIDs"))?, user);
+            let settings = vm.spec.clone();
+            core.add_vm(partition, vm, link)?;
+            Ok::<_, ControlError>((settings, core.partition(&wanted)))
+        });
+        let (settings, added) = added??;
+        entry.vm = Some(settings);
+        Ok((
+            entry,
+            added.ok_or_else(|| ControlError::unknown_partition(&name))?,
+        ))
     }
 }

@@ -16,6 +16,7 @@ mod limits;
 mod listeners;
 mod messages;
 mod other_stores;
+mod partition_files;
 mod pauses;
 mod raw;
 mod rings;

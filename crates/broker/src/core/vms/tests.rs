@@ -6,6 +6,8 @@ use std::time::Duration;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+use crate::model::VmSpec;
+
 use super::*;
 
 fn partition(number: u32) -> PartitionKey {
@@ -17,11 +19,7 @@ fn cid(number: u32) -> GuestCid {
 }
 
 fn settings(number: u32) -> VmEntry {
-    VmEntry {
-        cid: cid(number),
-        unsealed_memory: false,
-        user: None,
-    }
+    VmEntry::new(VmSpec::default(), cid(number), None)
 }
 
 fn one_vm() -> (Vms<&'static str>, PartitionKey) {
@@ -98,7 +96,10 @@ proptest! {
         for op in ops {
             let used: BTreeSet<u32> = taken.iter().map(|(cid, _)| *cid).collect();
             let lowest = (3..).find(|cid| !used.contains(cid)).unwrap();
-            prop_assert_eq!(vms.free_cid(), Some(cid(lowest)));
+            prop_assert_eq!(vms.free_cid(&BTreeSet::new()), Some(cid(lowest)));
+            let next_free = (lowest + 1..).find(|cid| !used.contains(cid)).unwrap();
+            let reserved = BTreeSet::from([cid(lowest)]);
+            prop_assert_eq!(vms.free_cid(&reserved), Some(cid(next_free)));
             match op {
                 Some(wanted) => {
                     let number = wanted.unwrap_or(lowest);

@@ -1,0 +1,114 @@
+//! Partitions from files: applies what an operator or a configuration manager wrote.
+
+use std::path::PathBuf;
+
+use hvsock_fabric::{PartitionKey, PartitionSpec};
+use hvsock_registry::store::Problem;
+
+use super::partitions::AddError;
+use super::state::Core;
+use crate::stores::{PartitionStep, PutResult, VmEntry};
+
+impl Core {
+    /// Applies changes of the partition files in order. A partition that cannot be added or changed is
+    /// reported as a problem of its file: a container's processes may be able to write to the folder of
+    /// its endpoint, so that must not stop anything else.
+    pub(crate) fn apply_partitions(&mut self, steps: Vec<PartitionStep>) -> Vec<PutResult> {
+        let mut results = Vec::new();
+        for step in steps {
+            match step {
+                PartitionStep::Put {
+                    key,
+                    path,
+                    spec,
+                    vm,
+                    known,
+                } => results.push(self.put_partition(key, path, spec, vm, known)),
+                PartitionStep::Remove { path, name } => {
+                    self.repair_refused(&path);
+                    if let Some(key) = name.and_then(|name| self.fabric.by_name(&name)) {
+                        self.remove_partition(key);
+                    }
+                }
+                PartitionStep::Broken(problem) => self.report_problem(problem),
+                PartitionStep::Repaired(path) => self.repair_problem(&path),
+            }
+        }
+        results
+    }
+
+    fn put_partition(
+        &mut self,
+        key: String,
+        path: PathBuf,
+        spec: PartitionSpec,
+        vm: Result<Option<VmEntry>, String>,
+        known: bool,
+    ) -> PutResult {
+        let (kind, name) = (spec.kind, spec.name.clone());
+        let existing = self.fabric.by_name(&name).filter(|_| known);
+        let done = vm.and_then(|vm| {
+            let done = match existing {
+                Some(key) => self.change_partition(key, spec, vm),
+                None => self.add_partition(spec, vm),
+            };
+            done.map_err(|error| error.to_string())
+        });
+        let in_force = match &done {
+            Ok(()) => true,
+            // A partition whose file cannot be applied stays as it is, unless it had to make room.
+            Err(_) => existing.is_some_and(|key| self.fabric.partition(key).is_some()),
+        };
+        let refused = match done {
+            Ok(()) => {
+                self.repair_refused(&path);
+                false
+            }
+            Err(error) => {
+                let what = match in_force {
+                    true => format!("the {kind} {name} was not changed: {error}"),
+                    false => format!("the {kind} {name} was not added: {error}"),
+                };
+                self.report_refused(Problem::whole(&path, what));
+                true
+            }
+        };
+        PutResult {
+            key,
+            name,
+            in_force,
+            refused,
+        }
+    }
+
+    fn add_partition(&mut self, spec: PartitionSpec, vm: Option<VmEntry>) -> Result<(), AddError> {
+        match vm {
+            Some(vm) => self.add_vm(spec, vm, None),
+            None => self.add_container(spec),
+        }
+    }
+
+    /// Changes a partition. Only its groups can change while it is there; anything else makes another
+    /// partition of it, whose connections are reset.
+    fn change_partition(
+        &mut self,
+        key: PartitionKey,
+        spec: PartitionSpec,
+        vm: Option<VmEntry>,
+    ) -> Result<(), AddError> {
+        let settings = self.vms.get(key).map(|record| record.settings().clone());
+        let is_same = self.fabric.partition(key).is_some_and(|partition| {
+            let id = (partition.kind(), partition.vm_id());
+            id == (spec.kind, spec.vm_id) && settings == vm
+        });
+        if !is_same {
+            self.remove_partition(key);
+            return self.add_partition(spec, vm);
+        }
+        let groups = self.fabric.partition(key).map(|old| old.groups().to_vec());
+        if groups.is_some_and(|groups| groups != spec.groups) {
+            self.set_groups(key, spec.groups)?;
+        }
+        Ok(())
+    }
+}

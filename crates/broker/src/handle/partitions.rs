@@ -1,0 +1,248 @@
+//! Partitions: listing, adding, changing and removing containers and VMs.
+//!
+//! The lock of the partition files is held while a file and the core are changed, so that the core
+//! applies the changes of all writers in the order of the files. A new partition is added to the core
+//! first, which has the last word on names, ids and limits, and then gets its file; if that fails, it is
+//! removed again. A file is removed or changed before the core follows, since closing connections
+//! cannot be undone.
+
+use hvsock_address::{PartitionName, PartitionRef, VmId};
+use hvsock_fabric::{Fix, PartitionError};
+use hvsock_registry::atomic_file::WriteError;
+use hvsock_registry::entry_folder::{Changed, EntryError};
+
+use super::{ControlError, Handle};
+use crate::core::{AddError, Core};
+use crate::model::{NewContainer, Partition, PartitionKind, PartitionState};
+use crate::stores::{PartitionClash, PartitionEntry, PartitionFiles, PartitionStep};
+
+/// The maximum number of steps in one call of the core, which may open sockets and start threads.
+const STEPS_PER_CALL: usize = 32;
+
+impl Handle {
+    /// Every partition: the broker's own first, then the others by name.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Busy`] or [`ControlError::Stopped`].
+    pub fn partitions(&self) -> Result<Vec<Partition>, ControlError> {
+        self.call(|core| core.partitions())
+    }
+
+    /// One partition.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such partition.
+    pub fn partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
+        let wanted = partition.clone();
+        self.call(move |core| core.partition(&wanted))?
+            .ok_or_else(|| ControlError::unknown_partition(partition))
+    }
+
+    /// Adds a container persistently and opens its endpoint. Without an id it gets one derived from
+    /// its name.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::Add`] if the name or id is in use or a limit is reached,
+    /// [`ControlError::Invalid`] if the id is a well-known address.
+    pub fn add_container(&self, new: NewContainer) -> Result<Partition, ControlError> {
+        let id = new.id;
+        let id = id.unwrap_or_else(|| VmId::of_container(new.name.as_str()));
+        check_id(id)?;
+        let entry = PartitionEntry {
+            name: new.name,
+            id,
+            groups: new.groups,
+            vm: None,
+        };
+        let mut files = self.partitions.lock();
+        let (spec, name) = (entry.spec(), entry.name.clone());
+        let added = self.call(move |core| {
+            core.add_container(spec)?;
+            Ok::<_, AddError>(core.partition(&PartitionRef::Name(name)))
+        })??;
+        self.save(&mut files, &entry)?;
+        added.ok_or_else(|| ControlError::unknown_partition(&PartitionRef::Name(entry.name)))
+    }
+
+    /// Writes the file of a partition that the core has added. Removes the partition if that fails.
+    pub(super) fn save(
+        &self,
+        files: &mut PartitionFiles,
+        entry: &PartitionEntry,
+    ) -> Result<(), ControlError> {
+        let saved = files.save(entry);
+        let undo = match &saved {
+            // The file is there, and so the partition stays.
+            Ok(()) | Err(EntryError::Write(WriteError::NotDurable { .. })) => false,
+            Err(_) => true,
+        };
+        let undone = match undo {
+            true => self.remove_from_core(&entry.name),
+            false => Ok(()),
+        };
+        self.follow(files, Some(entry));
+        saved.map_err(file_error)?;
+        undone
+    }
+
+    /// Removes a child partition and its endpoint, and resets its listeners and connections.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] if there is no such partition, [`ControlError::Invalid`] if it is
+    /// the broker's own.
+    pub fn remove_partition(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
+        let mut files = self.partitions.lock();
+        let removed = self.child(partition)?;
+        let file = files.remove(&removed.name).map_err(file_error);
+        let result = file.and_then(|()| self.remove_from_core(&removed.name));
+        self.follow(&mut files, None);
+        result.map(|()| removed)
+    }
+
+    fn remove_from_core(&self, name: &PartitionName) -> Result<(), ControlError> {
+        let name = PartitionRef::Name(name.clone());
+        self.on_partition(&name, Core::remove_partition)
+    }
+
+    /// Pauses or resumes a child partition.
+    ///
+    /// A pause suspends a connection if either end has set `HVSOCKET_CONNECTED_SUSPEND`, and resets all
+    /// others. It stops the traffic of a VM, not the VM or its processes.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] if it is the
+    /// broker's own or `state` is [`PartitionState::Off`], which cannot be requested.
+    #[doc(alias = "suspend")]
+    #[doc(alias = "resume")]
+    pub fn set_state(
+        &self,
+        partition: &PartitionRef,
+        state: PartitionState,
+    ) -> Result<Partition, ControlError> {
+        let child = self.child(partition)?;
+        if state == PartitionState::Off {
+            let partition = child.name;
+            return Err(match child.kind {
+                PartitionKind::Vm => {
+                    let what = "a VM is off when its VMM has exited; stop the VMM instead";
+                    ControlError::Invalid(what.into())
+                }
+                _ => ControlError::NotNow {
+                    what: "a container cannot be switched off; remove it instead".into(),
+                    fix: Box::new(Fix::RemovePartition { partition }),
+                },
+            });
+        }
+        self.on_partition(partition, move |core, key| {
+            core.set_state(key, state.into())
+        })??;
+        self.partition(&PartitionRef::Name(child.name))
+    }
+
+    /// Replaces the sibling groups of a child partition. Its file keeps everything else.
+    ///
+    /// # Errors
+    ///
+    /// [`ControlError::NotFound`] for an unknown partition, [`ControlError::Invalid`] for the
+    /// broker's own, [`ControlError::Partition`] for too many groups.
+    pub fn set_groups(
+        &self,
+        partition: &PartitionRef,
+        groups: Vec<String>,
+    ) -> Result<Partition, ControlError> {
+        let mut files = self.partitions.lock();
+        let child = self.child(partition)?;
+        // Check the limit first, so that a refused change leaves no file.
+        if groups.len() > self.call(|core| core.fabric.limits().groups_per_partition)? {
+            let which = "groups_per_partition";
+            return Err(PartitionError::LimitReached { which }.into());
+        }
+        // A VM whose link the embedding program brought has no file.
+        let changed = match files.set_groups(&child.name, &groups) {
+            Ok(changed) => changed,
+            Err(error) => {
+                self.follow(&mut files, None);
+                return Err(file_error(error));
+            }
+        };
+        let name = PartitionRef::Name(child.name);
+        let wanted = name.clone();
+        let result = self.on_partition(&name, move |core, key| {
+            core.set_groups(key, groups)?;
+            Ok::<_, PartitionError>(core.partition(&wanted))
+        });
+        self.follow(&mut files, changed.as_ref());
+        result??.ok_or_else(|| ControlError::unknown_partition(&name))
+    }
+
+    /// Brings the partition files into force at the start.
+    pub(crate) fn restore_partitions(&self) {
+        let mut files = self.partitions.lock();
+        let steps = files.first_steps();
+        self.apply_steps(&mut files, steps);
+    }
+
+    /// Reads changed partition files, and applies what changed.
+    pub(crate) fn follow_partitions(&self, changed: &Changed) {
+        let mut files = self.partitions.lock();
+        files.reload(changed);
+        self.follow(&mut files, None);
+    }
+
+    /// Applies what changed in the partition files. `own` is an entry that the core has already.
+    fn follow(&self, files: &mut PartitionFiles, own: Option<&PartitionEntry>) {
+        let steps = files.take_steps(own);
+        self.apply_steps(files, steps);
+    }
+
+    fn apply_steps(&self, files: &mut PartitionFiles, mut steps: Vec<PartitionStep>) {
+        while !steps.is_empty() {
+            let rest = steps.split_off(steps.len().min(STEPS_PER_CALL));
+            let now = std::mem::replace(&mut steps, rest);
+            // A call that is not answered in time still takes effect.
+            let unanswered: Vec<_> = now.iter().filter_map(PartitionStep::presumed).collect();
+            let results = self.call(move |core| core.apply_partitions(now));
+            let results = results.unwrap_or_else(|error| {
+                tracing::warn!("cannot apply changed partition files: {error}");
+                unanswered
+            });
+            for result in results {
+                files.record(result);
+            }
+        }
+    }
+
+    /// Looks up a partition other than the broker's own.
+    fn child(&self, partition: &PartitionRef) -> Result<Partition, ControlError> {
+        let child = self.partition(partition)?;
+        if child.parent.is_none() {
+            let what = format!("{} is the broker's own partition", child.name);
+            return Err(ControlError::Invalid(what));
+        }
+        Ok(child)
+    }
+}
+
+/// Refuses an id that processes use as an address with a meaning of its own.
+pub(super) fn check_id(id: VmId) -> Result<(), ControlError> {
+    if id.is_well_known() {
+        let what = format!("{id} is a well-known address and cannot be a partition's id");
+        return Err(ControlError::Invalid(what));
+    }
+    Ok(())
+}
+
+fn file_error(error: EntryError<PartitionClash>) -> ControlError {
+    match error {
+        EntryError::Clash(PartitionClash::Fabric(error)) => error.into(),
+        EntryError::Clash(error @ PartitionClash::Cid { .. }) => {
+            ControlError::CidTaken(error.to_string())
+        }
+        error => ControlError::System(error.to_string()),
+    }
+}

@@ -1,0 +1,297 @@
+//! The file of a partition, `partitions/NAME.toml`. `docs/registry.md` documents its format.
+
+use std::path::Path;
+
+use hvsock_address::{PartitionName, VmId};
+use hvsock_control::VmSpec;
+use hvsock_fabric::{AddPartitionError, PartitionKind, PartitionSpec, PartitionState};
+use hvsock_registry::entry_folder::EntryKind;
+use hvsock_registry::store::Problem;
+use hvsock_registry::toml_problem;
+use hvsock_virtio::GuestCid;
+use serde::{Deserialize, Serialize};
+
+use super::vm::{VmEntry, VmmUser};
+
+/// A partition as its file describes it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct PartitionEntry {
+    pub(crate) name: PartitionName,
+    pub(crate) id: VmId,
+    pub(crate) groups: Vec<String>,
+    /// The settings of a VM; a container has none.
+    pub(crate) vm: Option<VmSpec>,
+}
+
+/// The keys of the file.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    kind: FileKind,
+    id: VmId,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    /// The context id (CID). VMs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cid: Option<u64>,
+    /// Maps the VM's memory even if its VMM can shrink it (no `F_SEAL_SHRINK`). VMs only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    unsealed_memory: bool,
+    /// Name or uid of the user that the VMM runs as, if not the broker's. VMs only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum FileKind {
+    Container,
+    Vm,
+}
+
+/// A value that only one partition may have.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum PartitionClaim {
+    /// A name in lower case.
+    Name(String),
+    Id(VmId),
+    Cid(u32),
+}
+
+/// Why two partitions exclude each other.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PartitionClash {
+    #[error(transparent)]
+    Fabric(AddPartitionError),
+    #[error("the VM {name} has the CID {cid} already; choose another, or let the broker choose")]
+    Cid { cid: u32, name: PartitionName },
+}
+
+impl PartitionEntry {
+    /// The VM settings, or `None` for a container. Looks up the VMM's user, which may block.
+    pub(crate) fn resolved_vm(&self) -> Result<Option<VmEntry>, String> {
+        let Some(spec) = self.vm.clone() else {
+            return Ok(None);
+        };
+        let cid = GuestCid::try_from(u64::from(spec.cid.unwrap_or_default()));
+        let cid = cid.map_err(|error| format!("`cid`: {error}"))?;
+        let user = spec.user.clone().map(VmmUser::find).transpose()?;
+        Ok(Some(VmEntry::new(spec, cid, user)))
+    }
+
+    /// The partition's description for the fabric.
+    pub(crate) fn spec(&self) -> PartitionSpec {
+        let (kind, state) = match self.vm {
+            // A container runs for as long as it is configured.
+            None => (PartitionKind::Container, PartitionState::Running),
+            // A VM runs once its VMM connects.
+            Some(_) => (PartitionKind::Vm, PartitionState::Off),
+        };
+        PartitionSpec {
+            kind,
+            name: self.name.clone(),
+            vm_id: self.id,
+            groups: self.groups.clone(),
+            state,
+        }
+    }
+}
+
+impl File {
+    /// The settings of the VM, or `None` for a container. The error is the first semantic one, which
+    /// types and key names alone do not rule out.
+    fn vm(self) -> Result<Option<VmSpec>, String> {
+        match self.kind {
+            FileKind::Vm => {
+                let cid = self
+                    .cid
+                    .ok_or("describes a VM and has no `cid` (its context id)")?;
+                let cid = GuestCid::try_from(cid).map_err(|error| format!("`cid`: {error}"))?;
+                Ok(Some(VmSpec {
+                    cid: Some(cid.get()),
+                    unsealed_memory: self.unsealed_memory,
+                    user: self.user,
+                }))
+            }
+            FileKind::Container
+                if self.cid.is_some() || self.unsealed_memory || self.user.is_some() =>
+            {
+                Err(
+                    "describes a container; only a VM has `cid`, `unsealed_memory` and `user`"
+                        .to_owned(),
+                )
+            }
+            FileKind::Container => Ok(None),
+        }
+    }
+}
+
+/// Partitions as the entries of a folder.
+#[derive(Debug)]
+pub(crate) struct PartitionKinds;
+
+impl EntryKind for PartitionKinds {
+    /// The name, in the spelling of the file. Two files may have the same name in two spellings.
+    type Key = String;
+    type Entry = PartitionEntry;
+    type Claim = PartitionClaim;
+    type Clash = PartitionClash;
+
+    const SINGULAR: &'static str = "partition";
+    const PLURAL: &'static str = "partitions";
+
+    fn parse_key(stem: &str) -> Result<String, String> {
+        match PartitionName::new(stem) {
+            Ok(_) => Ok(stem.to_owned()),
+            Err(error) => Err(format!("is not named after a partition: {error}")),
+        }
+    }
+
+    fn stem(key: &String) -> String {
+        key.clone()
+    }
+
+    fn key(entry: &PartitionEntry) -> String {
+        entry.name.to_string()
+    }
+
+    fn decode(path: &Path, key: &String, bytes: &[u8]) -> Result<PartitionEntry, Problem> {
+        let whole = |what: String| Problem::whole(path, what);
+        let file: File = toml_problem::parse(path, toml_problem::text(path, bytes)?)?;
+        let name = PartitionName::new(key.as_str()).map_err(|error| whole(error.to_string()))?;
+        let (id, groups) = (file.id, file.groups.clone());
+        let vm = file.vm().map_err(whole)?;
+        let entry = PartitionEntry {
+            name,
+            id,
+            groups,
+            vm,
+        };
+        // A user that this machine does not have is a problem of the file.
+        entry.resolved_vm().map_err(whole)?;
+        Ok(entry)
+    }
+
+    fn text(entry: &PartitionEntry) -> String {
+        let vm = entry.vm.clone().unwrap_or_default();
+        let file = File {
+            kind: match entry.vm {
+                None => FileKind::Container,
+                Some(_) => FileKind::Vm,
+            },
+            id: entry.id,
+            groups: entry.groups.clone(),
+            cid: vm.cid.map(u64::from),
+            unsealed_memory: vm.unsealed_memory,
+            user: vm.user,
+        };
+        // An entry that TOML cannot represent is found when its text is read again.
+        toml::to_string(&file).unwrap_or_default()
+    }
+
+    /// The fabric has the last word on reserved ids and limits, when it adds the partition.
+    fn check(_entry: &PartitionEntry) -> Result<(), PartitionClash> {
+        Ok(())
+    }
+
+    fn claims(entry: &PartitionEntry) -> Vec<PartitionClaim> {
+        let name = PartitionClaim::Name(entry.name.as_str().to_ascii_lowercase());
+        let cid = entry.vm.as_ref().and_then(|vm| vm.cid);
+        [name, PartitionClaim::Id(entry.id)]
+            .into_iter()
+            .chain(cid.map(PartitionClaim::Cid))
+            .collect()
+    }
+
+    fn clash(existing: &PartitionEntry, new: &PartitionEntry) -> PartitionClash {
+        let name = existing.name.clone();
+        if existing.name == new.name {
+            return PartitionClash::Fabric(AddPartitionError::NameTaken { name });
+        }
+        let cid = |entry: &PartitionEntry| entry.vm.as_ref().and_then(|vm| vm.cid);
+        match cid(new) {
+            Some(taken) if existing.id != new.id && cid(existing) == Some(taken) => {
+                PartitionClash::Cid { cid: taken, name }
+            }
+            _ => PartitionClash::Fabric(AddPartitionError::IdTaken {
+                id: existing.id,
+                name,
+            }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<PartitionEntry, String> {
+        let path = Path::new("web.toml");
+        PartitionKinds::decode(path, &"web".to_owned(), text.as_bytes()).map_err(|e| e.to_string())
+    }
+
+    const ID: &str = "id = \"0b2f1f0e-0000-4000-8000-000000000001\"\n";
+
+    #[test]
+    fn the_examples_in_the_documentation_are_valid() {
+        let page = include_str!("../../../../docs/registry.md");
+        let page = page.split("## Partitions").nth(1).unwrap();
+        let mut examples = page.split("```").skip(1).step_by(2);
+        let mut next = || read(examples.next().unwrap().strip_prefix("toml").unwrap()).unwrap();
+        let vm = next().vm.unwrap();
+        assert_eq!((vm.cid, vm.unsealed_memory), (Some(42), false));
+        assert_eq!(next().vm, None);
+    }
+
+    #[test]
+    fn a_written_entry_is_read_back() {
+        let entry = |vm| PartitionEntry {
+            name: PartitionName::new("web").unwrap(),
+            id: VmId::of_container("web"),
+            groups: vec!["ci".to_owned()],
+            vm,
+        };
+        let vm = VmSpec {
+            cid: Some(4_294_967_294),
+            unsealed_memory: true,
+            user: Some("0".to_owned()),
+        };
+        for entry in [entry(None), entry(Some(vm))] {
+            assert_eq!(read(&PartitionKinds::text(&entry)), Ok(entry));
+        }
+    }
+
+    #[test]
+    fn a_problem_has_its_position_or_concerns_the_whole_file() {
+        for (text, want) in [
+            (
+                "kind = \"toaster\"\n",
+                "web.toml:1:8: unknown variant `toaster`",
+            ),
+            ("kind = \"vm\"\ncid = \"3\"\n", "web.toml:2:7: expected u64"),
+            (
+                "kind = \"vm\"\ncdi = 3\n",
+                "web.toml:2:1: unknown key `cdi`; did you mean `cid`?",
+            ),
+            (
+                "kind = \"vm\"\n",
+                "web.toml: describes a VM and has no `cid`",
+            ),
+            (
+                "kind = \"vm\"\ncid = 2\n",
+                "web.toml: `cid`: a guest's CID is a number",
+            ),
+            (
+                "kind = \"container\"\ncid = 3\n",
+                "web.toml: describes a container; only a VM",
+            ),
+            (
+                "kind = \"vm\"\ncid = 3\nuser = \"no such user\"\n",
+                "web.toml: this machine has no user `no such user`",
+            ),
+        ] {
+            let error = read(&format!("{text}{ID}")).unwrap_err();
+            assert!(error.starts_with(want), "{want}: {error}");
+        }
+    }
+}
