@@ -11,7 +11,7 @@ use crate::{error, os};
 /// ask the host.
 ///
 /// The message of the error says the same in plain English. A program that has commands of its own
-/// shows the one for the [`Fix`]. Follows the chain of sources, as [`refusal_of`] does.
+/// shows the one for the [`Fix`]. Follows the chain of sources, as [`refusal_of`](crate::refusal_of) does.
 ///
 /// ```no_run
 /// use hvsock::{Fix, HvStream};
