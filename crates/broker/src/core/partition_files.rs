@@ -1,6 +1,6 @@
 //! Partitions from files: applies what an operator or a configuration manager wrote.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use hvsock_fabric::{PartitionKey, PartitionSpec};
 use hvsock_registry::store::Problem;
@@ -23,7 +23,7 @@ impl Core {
                     spec,
                     vm,
                     known,
-                } => results.push(self.put_partition(key, path, spec, vm, known)),
+                } => results.push(self.put_partition(key, &path, spec, vm, known)),
                 PartitionStep::Remove { path, name } => {
                     self.repair_refused(&path);
                     if let Some(key) = name.and_then(|name| self.fabric.by_name(&name)) {
@@ -40,7 +40,7 @@ impl Core {
     fn put_partition(
         &mut self,
         key: String,
-        path: PathBuf,
+        path: &Path,
         spec: PartitionSpec,
         vm: Result<Option<VmEntry>, String>,
         known: bool,
@@ -61,7 +61,7 @@ impl Core {
         };
         let refused = match done {
             Ok(()) => {
-                self.repair_refused(&path);
+                self.repair_refused(path);
                 false
             }
             Err(error) => {
@@ -69,7 +69,7 @@ impl Core {
                     true => format!("the {kind} {name} was not changed: {error}"),
                     false => format!("the {kind} {name} was not added: {error}"),
                 };
-                self.report_refused(Problem::whole(&path, what));
+                self.report_refused(Problem::whole(path, what));
                 true
             }
         };
