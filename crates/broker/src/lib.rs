@@ -1,9 +1,9 @@
 //! The host side of hvsock as a library: the broker of one partition and its children.
 //!
 //! [`Broker::start`] locks the folders named in a [`BrokerConfig`], opens the endpoint sockets, and
-//! runs until the [`Broker`] is dropped. It has three kinds of thread: the core thread decides
-//! (`core`), the data threads copy bytes (`pump`, `vhost_user`), and the control thread serves the HTTP API
-//! (`api`). A program that embeds the broker uses a [`Handle`] instead of the control API.
+//! runs until the [`Broker`] is dropped. It has four kinds of thread: the core thread decides
+//! (`core`), the data threads copy bytes (`pump`), each VM's link has threads of its own
+//! ([`guest_link`]), and the control thread serves the HTTP API (`api`). A program that embeds the broker uses a [`Handle`] instead of the control API.
 
 #![forbid(unsafe_code)]
 

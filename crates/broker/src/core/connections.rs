@@ -118,6 +118,15 @@ impl<P> Connections<P> {
         Some(self.established.get(&id)?.owner)
     }
 
+    /// The ids of the established connections with this owner, oldest first.
+    pub(super) fn owned_by(&self, owner: ConnectionOwner) -> Vec<ConnectionId> {
+        let owned = self.established.iter();
+        let owned = owned.filter(|(_, record)| record.owner == owner);
+        let mut ids: Vec<_> = owned.map(|(id, _)| *id).collect();
+        ids.sort();
+        ids
+    }
+
     /// Records that a connection between processes has moved to another thread.
     pub(super) fn moved(&mut self, id: ConnectionId, place: Place) {
         if let Some(record) = self.established.get_mut(&id)

@@ -9,6 +9,7 @@ use hvsock_fabric::{
 };
 use hvsock_virtio::GuestCid;
 
+use super::connections::ConnectionOwner;
 use super::labels::partition_label;
 use super::state::Core;
 use crate::guest_link::{LinkFactory, LinkSettings};
@@ -138,6 +139,12 @@ impl Core {
         let removed = self.vms.remove(key);
         if let Some(socket) = removed.as_ref().and_then(|vm| vm.link()?.socket()) {
             let _ = std::fs::remove_file(socket);
+        }
+        drop(removed);
+        // A link that is dropped resets its connections without events. Those that it did report are
+        // still in the queue, and then name connections that are gone.
+        for id in self.connections.owned_by(ConnectionOwner::Link(key)) {
+            self.closed(id, Some(&Refusal::PartitionOff));
         }
     }
 

@@ -67,7 +67,9 @@
 //! ## Threads
 //!
 //! The core calls a link from its one thread, which decides for all partitions: a method only queues
-//! what is to be done and returns. The link's threads are its own, and so is their end: dropping the
+//! what is to be done and returns. [`LinkFactory::open`] and the drop run on that thread, too, so they must
+//! neither wait for a guest nor call a [`Handle`](crate::Handle), and nothing of a link may panic there.
+//! The link's threads are its own, and so is their end: dropping the
 //! link resets its connections and joins its threads. Events go through the [`EventSender`], which
 //! does not block. Bytes never pass through the trait's methods, so a call by dynamic dispatch costs
 //! once per connection and not per byte.
@@ -165,7 +167,7 @@ pub struct LinkSettings {
 /// let factory: Box<dyn LinkFactory> = Box::new(unavailable);
 /// ```
 pub trait LinkFactory: Send {
-    /// Opens the link. It may send events at once.
+    /// Opens the link, on the core's thread. It may send events at once.
     ///
     /// # Errors
     ///

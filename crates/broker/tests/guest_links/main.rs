@@ -5,4 +5,5 @@ mod links;
 
 mod able;
 mod bare;
+mod careless;
 mod siblings;
