@@ -11,7 +11,7 @@ use rustix::io::FdFlags;
 const FIRST: RawFd = 3;
 /// The most descriptors that are taken.
 const MAX: u32 = 1024;
-/// The name of a descriptor without one, as in `sd_listen_fds_with_names(3)`.
+/// The name of a descriptor without one or with an empty one, as in `sd_listen_fds_with_names(3)`.
 const UNNAMED: &str = "unknown";
 
 /// A descriptor with its name.
@@ -70,7 +70,11 @@ fn announced(env: impl Fn(&str) -> Option<String>, pid: u32) -> io::Result<Vec<S
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let names = env("LISTEN_FDNAMES").unwrap_or_default();
-    let names = names.split(':').filter(|name| !name.is_empty());
+    // An empty name counts, or the names after it would belong to other descriptors.
+    let names = names.split(':').map(|name| match name {
+        "" => UNNAMED,
+        name => name,
+    });
     let unnamed = std::iter::repeat(UNNAMED);
     let names = names.chain(unnamed).take(count as usize);
     Ok(names.map(str::to_owned).collect())
@@ -100,6 +104,8 @@ mod tests {
     fn descriptors_are_announced_to_one_process() {
         assert_eq!(names("42", "2", Some("web:db")).unwrap(), ["web", "db"]);
         assert_eq!(names("42", "2", Some("web")).unwrap(), ["web", "unknown"]);
+        let gap = names("42", "3", Some("web::db")).unwrap();
+        assert_eq!(gap, ["web", "unknown", "db"]);
         assert_eq!(names("42", "1", None).unwrap(), ["unknown"]);
         assert!(names("43", "2", None).unwrap().is_empty());
         assert!(announced(|_| None, 42).unwrap().is_empty());
