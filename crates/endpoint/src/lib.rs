@@ -24,7 +24,7 @@ pub use client::{
 };
 pub use paths::{DirSource, Dirs};
 pub use values::{
-    Flags, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION,
+    Flags, MAX_DESCRIPTORS, MAX_MESSAGE, SocketOption, Transport, Transports, VERSION, VIOLATION,
 };
 pub use wire::DecodeError;
 

@@ -6,6 +6,9 @@ use std::ops::BitOr;
 pub const VERSION: u8 = 1;
 /// The maximum size of a message in bytes.
 pub const MAX_MESSAGE: usize = 4096;
+/// What the detail of every refusal and reset for a protocol violation contains. It tells a broker that
+/// does not know a message from one that passes on another cause.
+pub const VIOLATION: &str = "violated the endpoint protocol";
 /// The maximum number of descriptors that are sent with a message.
 pub const MAX_DESCRIPTORS: usize = 4;
 

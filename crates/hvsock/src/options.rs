@@ -135,6 +135,7 @@ macro_rules! shared_options {
             self
         }
 
+        #[cfg(feature = "tokio")]
         pub(crate) fn endpoint_or_default(&self) -> Endpoint {
             self.shared.endpoint_or_default()
         }

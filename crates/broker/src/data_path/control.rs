@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption};
+use hvsock_endpoint::{BrokerMessage, ClientMessage, MAX_MESSAGE, SocketOption, VIOLATION};
 use hvsock_fabric::Refusal;
 use hvsock_sys::message;
 
@@ -108,6 +108,6 @@ pub(crate) fn unread_data() -> Refusal {
 /// The refusal for a process that violates the endpoint protocol.
 pub(crate) fn protocol_violation(what: &str) -> Refusal {
     Refusal::Reset {
-        cause: format!("a process violated the endpoint protocol: {what}"),
+        cause: format!("a process {VIOLATION}: {what}"),
     }
 }

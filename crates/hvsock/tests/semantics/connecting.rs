@@ -175,6 +175,27 @@ fn an_older_broker_is_asked_for_each_name_and_remembered() {
 }
 
 #[test]
+fn a_connect_that_a_guest_resets_is_not_repeated() {
+    let broker = Broker::new();
+    let options = broker.connect_options();
+    let connect = || options.connect(("web", "HV Socket Demo"));
+    for _ in 0..2 {
+        let (result, ()) = broker.with_client(connect, |broker| {
+            let client = broker.client();
+            connect_named(&client);
+            client.send(&BrokerMessage::Refused(Refused {
+                code: 17,
+                errno: 104,
+                detail: "the connection was closed before it was established".into(),
+            }));
+        });
+        let error = result.unwrap_err();
+        assert!(matches!(refusal_of(&error), Some(Refusal::Reset { .. })));
+        assert!(!broker.has_client(), "another endpoint connection");
+    }
+}
+
+#[test]
 fn a_broker_that_stops_is_not_taken_for_an_older_one() {
     let broker = Broker::new();
     let options = broker.connect_options();

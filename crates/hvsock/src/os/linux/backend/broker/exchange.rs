@@ -14,7 +14,7 @@ use std::io;
 use hvsock_address::{PartitionRef, ServiceId, ServiceRef, SockAddrHv, VmId};
 use hvsock_endpoint::{
     BrokerMessage, ClientMessage, Connect, ConnectNamed, Flags, IdOrName, Listen, ListenNamed,
-    LookupKind, NamedAddress, SocketOption, Transport, Transports,
+    LookupKind, NamedAddress, SocketOption, Transport, Transports, VIOLATION,
 };
 
 use super::endpoint_connection::{EndpointConnection, Reply};
@@ -192,7 +192,9 @@ impl Exchange {
             } => (message, descriptors),
             Reply::Refused(refused) => {
                 let refusal = errors::refusal(&refused);
-                let is_violation = matches!(refusal, Refusal::Reset { .. });
+                // The cause matters: a guest may have reset the connect, which must not be repeated.
+                let is_violation = matches!(&refusal, Refusal::Reset { cause }
+                    if cause.contains(VIOLATION));
                 if is_newer && is_violation {
                     self.basic = true;
                     self.probing = true;
