@@ -92,7 +92,7 @@ pub enum StartError {
     /// The registrations cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// There are more registrations than [`BrokerConfig::limits`] allows.
+    /// The store has registrations that clash, or more than [`BrokerConfig::limits`] allows.
     #[error(transparent)]
     Registrations(RegisterError),
     /// A system call failed.
