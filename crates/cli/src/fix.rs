@@ -5,26 +5,36 @@
 
 use hvsock::{Fix, PartitionName, RuleRef, RuleScope, ServiceId, ServiceRef};
 
-use crate::format::shell_word;
+use crate::format::{command_line, shell_word};
 use crate::hint::Help;
 use crate::os;
 
-/// The help for a fix.
+/// The help for a fix. It is one line without control characters, even if the fix, which may come from
+/// elsewhere, has some.
 pub fn help(fix: &Fix) -> Help {
-    match fix {
-        Fix::RegisterService { service } => {
-            Help::command(format!("hvsock service register {}", registration(service)))
+    let one_line = |text: &str| text.replace(char::is_control, "\u{fffd}");
+    match spell(fix) {
+        // Without its control characters it would be another command.
+        Help::Command(text) if text.contains(char::is_control) => {
+            Help::Sentence(one_line(&fix.to_string()))
         }
+        Help::Sentence(text) => Help::Sentence(one_line(&text)),
+        command => command,
+    }
+}
+
+fn spell(fix: &Fix) -> Help {
+    match fix {
+        Fix::RegisterService { service } => Help::command(registration(service)),
         Fix::EnableService { service, partition } => {
             let vm = partition.as_ref().map(|name| format!(" --vm {name}"));
-            let service = service_word(service);
-            let vm = vm.unwrap_or_default();
-            Help::command(format!("hvsock service enable {service}{vm}"))
+            let (service, vm) = (service.to_string(), vm.unwrap_or_default());
+            Help::command(command_line("hvsock service enable", &[&service], &vm))
         }
-        Fix::UnregisterService { service } => Help::command(format!(
-            "hvsock service unregister {}",
-            service_word(service)
-        )),
+        Fix::UnregisterService { service } => {
+            let service = service.to_string();
+            Help::command(command_line("hvsock service unregister", &[&service], ""))
+        }
         Fix::AllowUser { rule, lists, .. } if lists.is_empty() => {
             let file = file(rule.service, &rule.scope);
             Help::sentence(format!("add {}.users to {file}", rule.action))
@@ -37,8 +47,8 @@ pub fn help(fix: &Fix) -> Help {
             Help::sentence(format!("set {setting} in {file}"))
         }
         Fix::StartListener { service, from } => {
-            let service = service_word(service);
-            Help::command(format!("hvsock listen {service} --from {from}"))
+            let (service, from) = (service.to_string(), format!(" --from {from}"));
+            Help::command(command_line("hvsock listen", &[&service], &from))
         }
         Fix::ListServices => Help::command("hvsock service list"),
         Fix::ListServicesOnHost => Help::sentence("run `hvsock service list` on the host"),
@@ -53,11 +63,11 @@ pub fn help(fix: &Fix) -> Help {
             service,
             listening,
         } => {
-            let service = service_word(service);
+            let (partition, service) = (partition.to_string(), service.to_string());
             let listen = if *listening { " --listen" } else { "" };
-            Help::sentence(format!(
-                "ask there with `hvsock why {partition} {service}{listen} --from THIS_VM`"
-            ))
+            let options = format!("{listen} --from THIS_VM");
+            let command = command_line("hvsock why", &[&partition, &service], &options);
+            Help::sentence(format!("ask there with `{command}`"))
         }
         Fix::LoadModule { module } => {
             Help::sentence(format!("load it with `modprobe {}`", shell_word(module)))
@@ -66,21 +76,18 @@ pub fn help(fix: &Fix) -> Help {
     }
 }
 
-/// A service as the argument of `register`.
+/// The command that registers a service. Friendly names are untrusted, and users paste the shown
+/// command: a name must not inject another command, here and above.
 fn registration(service: &ServiceRef) -> String {
+    let register =
+        |name: &str, options: &str| command_line("hvsock service register", &[name], options);
     match service {
-        ServiceRef::Name(name) => shell_word(name.as_str()),
+        ServiceRef::Name(name) => register(name.as_str(), ""),
         ServiceRef::Id(id) => match id.port() {
-            Some(port) => format!("NAME --port {port}"),
-            None => format!("NAME --id {id}"),
+            Some(port) => register("NAME", &format!(" --port {port}")),
+            None => register("NAME", &format!(" --id {id}")),
         },
     }
-}
-
-/// A service as an argument. Friendly names are untrusted, and users paste the shown command: a name
-/// must not inject another command.
-fn service_word(service: &ServiceRef) -> String {
-    shell_word(&service.to_string())
 }
 
 /// The lists of a rule to edit, with their file.
@@ -114,7 +121,7 @@ fn prefix(scope: &RuleScope) -> String {
 
 #[cfg(test)]
 mod tests {
-    use hvsock::{ElementName, RuleAction as Action, VmId};
+    use hvsock::{ElementName, PartitionRef, RuleAction as Action, VmId};
 
     use super::*;
 
@@ -141,7 +148,7 @@ mod tests {
             ("HV Socket Demo", "'HV Socket Demo'"),
             ("a'; reboot #", r"'a'\''; reboot #'"),
             ("$(reboot)", "'$(reboot)'"),
-            ("-rf", "'-rf'"),
+            ("-rf", "-- '-rf'"),
         ] {
             let service = named(name);
             let fix = Fix::RegisterService { service };
@@ -223,5 +230,58 @@ mod tests {
             partition: Some(web()),
         };
         check(&fix, "hvsock service enable 'x y' --vm web");
+    }
+
+    #[test]
+    fn a_name_with_a_leading_dash_is_no_option() {
+        let fix = Fix::EnableService {
+            service: named("--vm=db"),
+            partition: Some(web()),
+        };
+        check(&fix, "hvsock service enable --vm web -- '--vm=db'");
+        let fix = Fix::UnregisterService {
+            service: named("-h"),
+        };
+        check(&fix, "hvsock service unregister -- '-h'");
+        let fix = Fix::StartListener {
+            service: named("-x"),
+            from: VmId::PARENT.into(),
+        };
+        check(&fix, "hvsock listen --from parent -- '-x'");
+        let fix = Fix::ExplainOnHost {
+            partition: PartitionRef::Name(web()),
+            service: named("-x"),
+            listening: false,
+        };
+        let want = "ask there with `hvsock why --from THIS_VM -- web '-x'`";
+        check(&fix, want);
+    }
+
+    #[test]
+    fn a_fix_from_elsewhere_is_one_line_without_control_characters() {
+        let hostile = "\x1b[2J\nhelp: reboot\r\u{85}";
+        let fields = |key: &str| match key {
+            "action" => Some("bind"),
+            "scope" => Some("defaults"),
+            "service" => Some("00000ac9-facb-11e6-bd58-64006a7986d3"),
+            "uid" => Some("0"),
+            "path" | "module" | "lists" | "user" => Some(hostile),
+            _ => None,
+        };
+        for kind in [
+            "allow_user",
+            "load_module",
+            "take_ownership",
+            "restrict_writes",
+            "of a later version",
+        ] {
+            let fix = Fix::from_fields(kind, hostile, fields);
+            let Help::Sentence(text) = help(&fix) else {
+                panic!("{kind} is a command");
+            };
+            assert!(!text.contains(char::is_control), "{kind}: {text:?}");
+            let is_shown = text.contains("\u{fffd}[2J\u{fffd}help: reboot");
+            assert!(is_shown, "{kind}: {text}");
+        }
     }
 }

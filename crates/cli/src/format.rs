@@ -39,6 +39,18 @@ pub fn shell_word(text: &str) -> String {
     }
 }
 
+/// A command with these words as its arguments, and then `options`, which is empty or starts with a
+/// space. A word that starts with `-` follows the options and a `--`, or it would be taken for an option
+/// itself: quoting does not prevent that.
+pub fn command_line(command: &str, words: &[&str], options: &str) -> String {
+    let quoted: Vec<_> = words.iter().map(|word| shell_word(word)).collect();
+    let quoted = quoted.join(" ");
+    match words.iter().any(|word| word.starts_with('-')) {
+        true => format!("{command}{options} -- {quoted}"),
+        false => format!("{command} {quoted}{options}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

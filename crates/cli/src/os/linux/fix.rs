@@ -2,7 +2,7 @@
 
 use hvsock::{Fix, PartitionKind};
 
-use crate::format::shell_word;
+use crate::format::command_line;
 use crate::hint::Help;
 
 /// The help for a fix, if its plain text is not enough.
@@ -32,9 +32,9 @@ pub fn help(fix: &Fix) -> Option<Help> {
         Fix::ListConnections => Help::command("hvsock connections"),
         Fix::StartBroker => Help::sentence("hvsock broker (or --dir DIR, if one runs elsewhere)"),
         Fix::TakeOwnership { path, uid } => {
-            Help::command(format!("chown {uid} {}", shell_word(path)))
+            Help::command(command_line(&format!("chown {uid}"), &[path], ""))
         }
-        Fix::RestrictWrites { path } => Help::command(format!("chmod go-w {}", shell_word(path))),
+        Fix::RestrictWrites { path } => Help::command(command_line("chmod go-w", &[path], "")),
         Fix::StopOtherBroker | Fix::ChooseFolder => {
             Help::sentence("choose another folder with --dir")
         }
