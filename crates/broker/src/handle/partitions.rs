@@ -83,7 +83,8 @@ impl Handle {
             true => self.remove_from_core(&entry.name),
             false => Ok(()),
         };
-        self.follow(files, Some(entry));
+        // Once it is undone, the core has to apply even a file that says the same.
+        self.follow(files, (!undo).then_some(entry));
         saved.map_err(file_error)?;
         undone
     }

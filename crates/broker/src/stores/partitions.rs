@@ -113,7 +113,8 @@ impl PartitionFiles {
             match change {
                 EntryChange::Added { entry, .. } | EntryChange::Updated { entry, .. } => {
                     let key = entry.name.to_string();
-                    if own == Some(&*entry) {
+                    // An earlier change of the file, which is applied now, would undo it.
+                    if own == Some(&*entry) && !tried.contains(&key) {
                         continue;
                     }
                     steps.push(self.put(&entry));
@@ -125,6 +126,7 @@ impl PartitionFiles {
                         path: self.folder.path_of(&key),
                         name: self.in_force.remove(&key),
                     });
+                    tried.insert(key);
                 }
                 EntryChange::Broken(problem) => steps.push(PartitionStep::Broken(problem)),
                 EntryChange::Repaired(path) => steps.push(PartitionStep::Repaired(path)),

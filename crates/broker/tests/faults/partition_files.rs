@@ -227,6 +227,33 @@ fn set_groups_keeps_the_rest_of_a_handwritten_file() {
 }
 
 #[test]
+fn a_change_by_hand_and_one_by_the_api_end_as_the_file_says() {
+    let world = World::new();
+    for round in 0..10 {
+        // The watch of the files has not seen the first change when the second one is made.
+        let (name, id) = (
+            format!("box{round}"),
+            VmId::of_container(&format!("box{round}")),
+        );
+        let text = format!("kind = \"container\"\nid = \"{id}\"\n");
+        write(&world, &name, &text);
+        let added = world.handle().add_container(container(&name, &[]));
+        let taken = added.err().map(|error| error.to_string());
+        assert!(taken.is_none_or(|taken| taken.contains("already")));
+        assert_eq!(find(&world, &name).map(|found| found.id), Some(id));
+
+        write(&world, &name, &(text + "groups = [\"hand\"]\n"));
+        let groups = vec!["api".to_owned()];
+        let set = world.handle().set_groups(&partition_ref(&name), groups);
+        assert_eq!(set.unwrap().groups, ["api"]);
+        assert_eq!(find(&world, &name).unwrap().groups, ["api"]);
+        let now = fs::read_to_string(file(&world, &name)).unwrap();
+        assert!(now.contains("groups = [\"api\"]"), "{now}");
+    }
+    assert_eq!(problems(&world), [""; 0]);
+}
+
+#[test]
 fn an_operators_changes_are_events_once_and_last() {
     let world = World::new();
     let events = world.handle().events().unwrap();
