@@ -127,6 +127,7 @@ mod explain;
 mod fix;
 mod lease;
 mod listener;
+mod lookup;
 mod options;
 mod os;
 mod peer;

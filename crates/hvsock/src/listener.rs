@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use hvsock_address::SockAddrHv;
 
-use crate::{HvStream, ListenOptions, ToHvAddr, backend};
+use crate::{HvStream, backend};
 
 /// A listener that accepts connections to a service.
 ///
@@ -51,37 +51,6 @@ impl HvListener {
 
     pub(crate) fn into_inner(self) -> Arc<backend::Listener> {
         self.inner
-    }
-
-    /// Listens for connections to a service. Blocks up to 5 seconds for the broker.
-    ///
-    /// The partition of the address is the one to accept connections from: `any`, `children`,
-    /// `parent`, `loopback`, or one partition by name or id.
-    ///
-    /// # Errors
-    ///
-    /// As [`ListenOptions::listen`].
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use hvsock::{HvListener, ServiceId, VmId};
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let by_id = HvListener::bind((VmId::WILDCARD, ServiceId::from_port(2761)))?;
-    /// let by_name = HvListener::bind(("any", "HV Socket Demo"))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[doc(alias = "listen")]
-    pub fn bind(address: impl ToHvAddr) -> io::Result<Self> {
-        ListenOptions::new().listen(address)
-    }
-
-    /// Returns the options of a listener, to set others than the defaults.
-    #[doc(alias = "builder")]
-    pub fn options() -> ListenOptions {
-        ListenOptions::new()
     }
 
     /// Accepts a connection and returns it with the address of the peer. Blocks until there is one.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use hvsock_address::HVSOCKET_CONNECT_TIMEOUT_MAX;
 use hvsock_endpoint::Flags;
 
+use crate::backend::errors::unexpected_reply;
 use crate::backend::{self, Outcome, REPLY_TIMEOUT, Request, RequestKind, Settings};
 use crate::{
     Check, Endpoint, Explanation, ExplanationStep, HvListener, HvStream, Refusal, ToHvAddr, error,
@@ -253,6 +254,56 @@ impl ConnectOptions {
     }
 }
 
+impl HvStream {
+    /// Connects to a service. Blocks up to 2 seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use hvsock::{HvStream, ServiceId, VmId};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let by_id = HvStream::connect((VmId::PARENT, ServiceId::from_port(2761)))?;
+    /// let by_name = HvStream::connect(("web", "HV Socket Demo"))?;
+    /// let by_url = HvStream::connect("hvsock://parent/HV%20Socket%20Demo")?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect(address: impl ToHvAddr) -> io::Result<Self> {
+        ConnectOptions::new().connect(address)
+    }
+
+    /// Connects to a service. Blocks up to `timeout`, which is more than zero and at most 300
+    /// seconds.
+    ///
+    /// # Errors
+    ///
+    /// As [`ConnectOptions::connect`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # fn main() -> std::io::Result<()> {
+    /// let stream = hvsock::HvStream::connect_timeout(("web", 2761), Duration::from_secs(30))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn connect_timeout(address: impl ToHvAddr, timeout: Duration) -> io::Result<Self> {
+        ConnectOptions::new().timeout(timeout).connect(address)
+    }
+
+    /// Returns the options of a connect, to set others than the defaults.
+    #[doc(alias = "builder")]
+    pub fn options() -> ConnectOptions {
+        ConnectOptions::new()
+    }
+}
+
 /// Options for a listener: endpoint, backlog, ring size and the socket options of Hyper-V.
 ///
 /// ```no_run
@@ -333,6 +384,39 @@ impl ListenOptions {
     }
 }
 
+impl HvListener {
+    /// Listens for connections to a service. Blocks up to 5 seconds for the broker.
+    ///
+    /// The partition of the address is the one to accept connections from: `any`, `children`,
+    /// `parent`, `loopback`, or one partition by name or id.
+    ///
+    /// # Errors
+    ///
+    /// As [`ListenOptions::listen`].
+    ///
+    /// # Examples
+    ///
+    /// ```no_run
+    /// use hvsock::{HvListener, ServiceId, VmId};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let by_id = HvListener::bind((VmId::WILDCARD, ServiceId::from_port(2761)))?;
+    /// let by_name = HvListener::bind(("any", "HV Socket Demo"))?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[doc(alias = "listen")]
+    pub fn bind(address: impl ToHvAddr) -> io::Result<Self> {
+        ListenOptions::new().listen(address)
+    }
+
+    /// Returns the options of a listener, to set others than the defaults.
+    #[doc(alias = "builder")]
+    pub fn options() -> ListenOptions {
+        ListenOptions::new()
+    }
+}
+
 /// The result of a dry run.
 fn explained(outcome: io::Result<Outcome>) -> io::Result<Explanation> {
     match outcome {
@@ -395,15 +479,6 @@ fn unresolved(refusal: Refusal, error: &io::Error) -> Explanation {
     explanation.steps.retain(|_| is_shown);
     explanation.fix = fix_of(error);
     explanation
-}
-
-/// The error for a reply that does not match the request. The request validates replies, so this is
-/// a second check.
-pub(crate) fn unexpected_reply() -> io::Error {
-    error::new(
-        io::ErrorKind::InvalidData,
-        "the broker sent an unexpected reply",
-    )
 }
 
 /// Converts a connect timeout to the milliseconds of the endpoint protocol and the socket option,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use hvsock_address::SockAddrHv;
 
 use crate::backend::{self, ReadInto, WriteFrom};
-use crate::{ConnectOptions, Interest, Peer, Readiness, RingStats, ToHvAddr, Transport};
+use crate::{Interest, Peer, Readiness, RingStats, Transport};
 
 /// A connection between a service and its user: a byte stream in each direction.
 ///
@@ -90,54 +90,6 @@ impl HvStream {
 
     pub(crate) fn into_inner(self) -> Arc<backend::Stream> {
         self.inner
-    }
-
-    /// Connects to a service. Blocks up to 2 seconds.
-    ///
-    /// # Errors
-    ///
-    /// As [`ConnectOptions::connect`].
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// use hvsock::{HvStream, ServiceId, VmId};
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let by_id = HvStream::connect((VmId::PARENT, ServiceId::from_port(2761)))?;
-    /// let by_name = HvStream::connect(("web", "HV Socket Demo"))?;
-    /// let by_url = HvStream::connect("hvsock://parent/HV%20Socket%20Demo")?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn connect(address: impl ToHvAddr) -> io::Result<Self> {
-        ConnectOptions::new().connect(address)
-    }
-
-    /// Connects to a service. Blocks up to `timeout`, which is more than zero and at most 300
-    /// seconds.
-    ///
-    /// # Errors
-    ///
-    /// As [`ConnectOptions::connect`].
-    ///
-    /// # Examples
-    ///
-    /// ```no_run
-    /// # use std::time::Duration;
-    /// # fn main() -> std::io::Result<()> {
-    /// let stream = hvsock::HvStream::connect_timeout(("web", 2761), Duration::from_secs(30))?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn connect_timeout(address: impl ToHvAddr, timeout: Duration) -> io::Result<Self> {
-        ConnectOptions::new().timeout(timeout).connect(address)
-    }
-
-    /// Returns the options of a connect, to set others than the defaults.
-    #[doc(alias = "builder")]
-    pub fn options() -> ConnectOptions {
-        ConnectOptions::new()
     }
 
     /// Returns the address of this end. Does not block.

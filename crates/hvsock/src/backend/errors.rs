@@ -36,3 +36,12 @@ pub(crate) fn no_shared_memory() -> io::Error {
     let text = "the bytes of this connection do not go through shared memory";
     error::new(io::ErrorKind::Unsupported, text)
 }
+
+/// The error for a reply that does not match the request. The request validates replies, so this is
+/// a second check.
+pub(crate) fn unexpected_reply() -> io::Error {
+    error::new(
+        io::ErrorKind::InvalidData,
+        "the broker sent an unexpected reply",
+    )
+}

@@ -1,8 +1,13 @@
 //! Requests to a back-end.
 
+use std::time::Duration;
+
 use hvsock_endpoint::Flags;
 
 use crate::HvAddr;
+
+/// The timeout of a reply that depends on the broker alone.
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A request for a connection or a listener.
 #[derive(Clone, Debug)]

@@ -8,6 +8,7 @@ use hvsock_address::SockAddrHv;
 use tokio::sync::watch;
 
 use super::HvStream;
+use crate::backend::errors::unexpected_reply;
 use crate::backend::{self, Outcome, REPLY_TIMEOUT};
 use crate::os::tokio::ListenerWatch;
 use crate::{ListenOptions, ToHvAddr, options};
@@ -83,7 +84,7 @@ impl HvListener {
             .await?
         {
             Outcome::Listening(listener) => Self::new(Arc::new(listener)),
-            _ => Err(options::unexpected_reply()),
+            _ => Err(unexpected_reply()),
         }
     }
 

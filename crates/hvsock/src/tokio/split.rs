@@ -32,17 +32,31 @@ pub struct OwnedWriteHalf {
 #[derive(Debug)]
 pub struct ReuniteError(pub OwnedReadHalf, pub OwnedWriteHalf);
 
-pub(super) fn borrowed(stream: &HvStream) -> (ReadHalf<'_>, WriteHalf<'_>) {
-    (ReadHalf(stream), WriteHalf(stream))
-}
+impl HvStream {
+    /// Splits it into borrowed halves, for concurrent use in one task.
+    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
+        let stream: &HvStream = self;
+        (ReadHalf(stream), WriteHalf(stream))
+    }
 
-pub(super) fn owned(stream: HvStream) -> (OwnedReadHalf, OwnedWriteHalf) {
-    let stream = Arc::new(stream);
-    let write = OwnedWriteHalf {
-        stream: Arc::clone(&stream),
-        shutdown_on_drop: true,
-    };
-    (OwnedReadHalf(stream), write)
+    /// Splits it into owned halves, for different tasks. Dropping the write half shuts down the
+    /// write direction.
+    ///
+    /// ```no_run
+    /// # async fn run(stream: hvsock::tokio::HvStream) {
+    /// let (mut read, mut write) = stream.into_split();
+    /// tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::stdout()).await });
+    /// tokio::spawn(async move { tokio::io::copy(&mut tokio::io::stdin(), &mut write).await });
+    /// # }
+    /// ```
+    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
+        let stream = Arc::new(self);
+        let write = OwnedWriteHalf {
+            stream: Arc::clone(&stream),
+            shutdown_on_drop: true,
+        };
+        (OwnedReadHalf(stream), write)
+    }
 }
 
 impl OwnedReadHalf {

@@ -10,7 +10,7 @@ use hvsock_address::SockAddrHv;
 use tokio::io::{Interest, ReadBuf, Ready};
 
 use super::io::{async_read, async_write};
-use super::split::{self, OwnedReadHalf, OwnedWriteHalf, ReadHalf, WriteHalf};
+use crate::backend::errors::unexpected_reply;
 use crate::backend::{self, Outcome, ReadInto, WriteFrom};
 use crate::os::tokio::StreamWatch;
 use crate::{ConnectOptions, Peer, RingStats, ToHvAddr, Transport, options};
@@ -115,7 +115,7 @@ impl HvStream {
         .await?
         {
             Outcome::Connected(stream) => Self::new(Arc::new(stream)),
-            _ => Err(options::unexpected_reply()),
+            _ => Err(unexpected_reply()),
         }
     }
 
@@ -157,25 +157,6 @@ impl HvStream {
     /// [`set_nonblocking`](crate::HvStream::set_nonblocking) changes it.
     pub fn into_std(self) -> crate::HvStream {
         crate::HvStream::new(self.inner)
-    }
-
-    /// Splits it into borrowed halves, for concurrent use in one task.
-    pub fn split(&mut self) -> (ReadHalf<'_>, WriteHalf<'_>) {
-        split::borrowed(self)
-    }
-
-    /// Splits it into owned halves, for different tasks. Dropping the write half shuts down the
-    /// write direction.
-    ///
-    /// ```no_run
-    /// # async fn run(stream: hvsock::tokio::HvStream) {
-    /// let (mut read, mut write) = stream.into_split();
-    /// tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::stdout()).await });
-    /// tokio::spawn(async move { tokio::io::copy(&mut tokio::io::stdin(), &mut write).await });
-    /// # }
-    /// ```
-    pub fn into_split(self) -> (OwnedReadHalf, OwnedWriteHalf) {
-        split::owned(self)
     }
 
     /// Returns the address of this end; see [`crate::HvStream::local_addr`].

@@ -7,7 +7,7 @@ use hvsock_address::{ElementName, ServiceId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, Register};
 
 use super::broker::{EndpointConnection, Reply, errors};
-use super::query;
+use super::execute::query;
 use crate::{Endpoint, error};
 
 /// The endpoint connection.

@@ -5,7 +5,7 @@ use std::io;
 use hvsock_address::{ElementName, PartitionName, ServiceId, VmId};
 use hvsock_endpoint::{BrokerMessage, ClientMessage, LookupKind};
 
-use super::query;
+use super::execute::query;
 use crate::Endpoint;
 
 /// Returns the id of the service with this friendly name.

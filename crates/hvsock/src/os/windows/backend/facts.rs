@@ -7,36 +7,6 @@ use hvsock_address::{SockAddrHv, VmId};
 use hvsock_fabric::Refusal;
 use hvsock_hyperv::{Facts, Missing};
 
-use super::socket;
-use crate::backend::Settings;
-use crate::{Check, Explanation, ExplanationStep, Fix};
-
-/// Explains what a connect would do.
-pub(super) fn explain_connect(address: SockAddrHv) -> Explanation {
-    let explanation = full_facts(address).explain_connect(address.vm, address.service);
-    require_sockets(explanation)
-}
-
-/// Explains what a listen would do.
-pub(super) fn explain_listen(address: SockAddrHv) -> Explanation {
-    let explanation = full_facts(address).explain_listen(address.vm, address.service);
-    require_sockets(explanation)
-}
-
-/// Turns a success into a refusal if Windows has no such sockets.
-fn require_sockets(mut explanation: Explanation) -> Explanation {
-    if explanation.verdict.is_err() || socket(Settings::default()).is_ok() {
-        return explanation;
-    }
-    explanation.verdict = Err(Refusal::NotSupported);
-    explanation.fix = Some(Fix::EnableHyperV);
-    let question = "Does this Windows have Hyper-V sockets?";
-    let answer = Missing::HyperV.to_string();
-    let step = ExplanationStep::new(Check::System, false, question, answer);
-    explanation.steps.push(step);
-    explanation
-}
-
 /// The refusal of a listen that Windows itself would not report: the service is not registered or
 /// is disabled. Windows decides everything else.
 pub(super) fn listen_refusal(address: SockAddrHv) -> Option<Refusal> {
@@ -68,7 +38,7 @@ fn quick_facts() -> Option<Facts> {
 }
 
 /// All facts that concern an address.
-fn full_facts(address: SockAddrHv) -> Facts {
+pub(super) fn full_facts(address: SockAddrHv) -> Facts {
     if address.vm.is_well_known() && address.vm != VmId::CHILDREN {
         hvsock_hyperv::registry_facts()
     } else {

@@ -7,6 +7,7 @@ use hvsock_fabric::Refusal;
 use hvsock_registry::Registration;
 use hvsock_registry::key_store::{self, KeyError, KeyLease, KeyStore};
 
+use super::endpoint::require_no_endpoint;
 use crate::Endpoint;
 
 /// A registry key that names its process.
@@ -20,7 +21,7 @@ impl Lease {
         name: &ElementName,
         purpose: &str,
     ) -> io::Result<Self> {
-        super::require_no_endpoint(endpoint)?;
+        require_no_endpoint(endpoint)?;
         let registration = Registration {
             lease: true,
             owner: Some(key_store::user()),

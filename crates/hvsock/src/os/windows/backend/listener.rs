@@ -11,7 +11,8 @@ use hvsock_sys::hyperv::{self, HvOption};
 use hvsock_sys::poll::PollFlags;
 
 use super::resolve::Target;
-use super::{Stream, refusal, socket};
+use super::socket::socket;
+use super::{Stream, refusal};
 use crate::backend::{Request, next_local_id};
 use crate::os::wait::{has_passed, poll_slice};
 use crate::{Peer, wait};

@@ -10,8 +10,10 @@ use hvsock_address::SockAddrHv;
 use hvsock_sys::hyperv::{self, HvOption};
 use hvsock_sys::poll::PollFlags;
 
+use super::endpoint::require_no_endpoint;
 use super::resolve::Target;
-use super::{Stream, refusal, socket};
+use super::socket::socket;
+use super::{Stream, refusal};
 use crate::backend::{Request, RequestKind};
 use crate::os::wait::{has_passed, poll_slice};
 use crate::{Endpoint, error};
@@ -29,7 +31,7 @@ pub(crate) struct PendingConnect {
 impl PendingConnect {
     /// Starts a connect and returns at once.
     pub(crate) fn start(endpoint: &Endpoint, request: Request) -> io::Result<Self> {
-        super::require_no_endpoint(endpoint)?;
+        require_no_endpoint(endpoint)?;
         let Request {
             address,
             kind,

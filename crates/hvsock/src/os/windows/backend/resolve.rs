@@ -9,6 +9,7 @@ use hvsock_address::{
 use hvsock_fabric::{Fix, Refusal};
 use hvsock_hyperv::{FindVmError, Missing};
 
+use super::endpoint::require_no_endpoint;
 use crate::error::refused_with_fix;
 use crate::{Endpoint, HvAddr};
 
@@ -62,13 +63,13 @@ impl Target {
 
 /// The id of the service with this friendly name.
 pub(crate) fn service_id(endpoint: &Endpoint, name: &ElementName) -> io::Result<ServiceId> {
-    super::require_no_endpoint(endpoint)?;
+    require_no_endpoint(endpoint)?;
     service(name)
 }
 
 /// The id of the virtual machine with this name.
 pub(crate) fn vm_id(endpoint: &Endpoint, name: &PartitionName) -> io::Result<VmId> {
-    super::require_no_endpoint(endpoint)?;
+    require_no_endpoint(endpoint)?;
     partition(name)
 }
 

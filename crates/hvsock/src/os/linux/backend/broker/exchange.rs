@@ -19,15 +19,11 @@ use hvsock_endpoint::{
 
 use super::endpoint_connection::{EndpointConnection, Reply};
 use super::{Listener, Stream, errors, older_brokers, wire};
-use crate::backend::{Request, RequestKind, Settings};
+use crate::backend::{OutcomeOf, Request, RequestKind, Settings};
 use crate::{Explanation, Refusal, Verdict, error};
 
 /// The result of a request.
-pub(crate) enum Outcome {
-    Connected(Stream),
-    Listening(Listener),
-    Explained(Explanation),
-}
+pub(crate) type Outcome = OutcomeOf<Stream, Listener>;
 
 /// What comes after a reply.
 #[allow(

@@ -9,9 +9,11 @@ use hvsock_sys::sync::lock;
 
 use super::endpoint_connection::EndpointConnection;
 use super::exchange::{Exchange, Outcome, Step};
-use super::{Stream, open};
+use super::execute::open;
+use super::stream::Stream;
+use crate::Endpoint;
 use crate::backend::Request;
-use crate::{Endpoint, options};
+use crate::backend::errors::unexpected_reply;
 
 /// A connect in progress.
 #[derive(Debug)]
@@ -47,7 +49,7 @@ impl PendingConnect {
             match exchange.advance(&self.connection, reply)? {
                 Step::Done(Outcome::Connected(stream)) => return Ok(stream),
                 Step::Send => self.connection.send_request(&exchange.next())?,
-                Step::Done(_) | Step::Reopen => return Err(options::unexpected_reply()),
+                Step::Done(_) | Step::Reopen => return Err(unexpected_reply()),
             }
         }
     }

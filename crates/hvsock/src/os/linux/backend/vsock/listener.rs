@@ -9,9 +9,10 @@ use hvsock_address::{ServiceId, SockAddrHv, SockAddrVm};
 use hvsock_sys::poll::PollFlags;
 use hvsock_sys::vsock;
 
+use super::buffer::size_buffer;
 use super::machine::Machine;
 use super::resolve::{AcceptFilter, ListenTarget, PeerKind};
-use super::{Stream, refusal, size_buffer};
+use super::{Stream, refusal};
 use crate::backend::{Request, next_local_id};
 use crate::os::ready;
 use crate::{Peer, wait};

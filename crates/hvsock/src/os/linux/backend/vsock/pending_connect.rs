@@ -10,9 +10,10 @@ use hvsock_sys::poll::PollFlags;
 use hvsock_sys::sync::lock;
 use hvsock_sys::{event, vsock};
 
+use super::buffer::size_buffer;
 use super::machine::Machine;
 use super::resolve::ConnectTarget;
-use super::{Stream, refusal, size_buffer};
+use super::{Stream, refusal};
 use crate::backend::{Request, RequestKind};
 use crate::error;
 use crate::os::ready;
