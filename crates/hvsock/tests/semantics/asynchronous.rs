@@ -376,6 +376,7 @@ async fn a_task_asks_an_older_broker_for_names_and_explanation() {
         assert!(connect.flags.explain);
         let mut refused = disabled();
         refused.code = 17;
+        refused.detail = "the process violated the endpoint protocol".into();
         client.send(&BrokerMessage::Refused(refused));
         let found = BrokerMessage::Found {
             guid: crate::fake::SERVICE.to_guid_bytes(),
