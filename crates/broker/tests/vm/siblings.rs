@@ -170,8 +170,8 @@ fn a_guest_that_gives_up_on_a_silent_sibling_leaves_no_connection() {
     let one = world.guest_of("one", Options::new(ONE));
     // A driver that answers nothing.
     let _two = Driver::start(&world.socket("two"), Options::new(TWO)).expect("a driver");
-    let patience = Duration::from_millis(100);
-    let error = one.connect_to(SocketKind::Stream, TWO, 5000, patience);
+    let timeout = Duration::from_millis(100);
+    let error = one.connect_to(SocketKind::Stream, TWO, 5000, timeout);
     assert_eq!(
         error.map(drop).expect_err("no answer").kind(),
         ErrorKind::TimedOut
