@@ -3,7 +3,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -18,9 +18,17 @@ use crate::data_path::ByteCounters;
 #[derive(Debug)]
 pub(super) struct Connections<P> {
     established: HashMap<ConnectionId, ConnectionRecord>,
-    pending: HashMap<ConnectionId, P>,
+    pending: HashMap<ConnectionId, Pending<P>>,
+    /// The pending connects by deadline.
+    deadlines: BTreeSet<(Instant, ConnectionId)>,
     /// Number of established connections with guests, by the partition of each end.
     with_guests: HashMap<PartitionKey, usize>,
+}
+
+#[derive(Debug)]
+struct Pending<P> {
+    connect: P,
+    deadline: Instant,
 }
 
 /// An established connection's state beside the fabric's.
@@ -65,25 +73,40 @@ impl<P> Default for Connections<P> {
         Self {
             established: HashMap::new(),
             pending: HashMap::new(),
+            deadlines: BTreeSet::new(),
             with_guests: HashMap::new(),
         }
     }
 }
 
 impl<P> Connections<P> {
-    /// Adds a connect that its guest has to accept.
-    pub(super) fn begin(&mut self, id: ConnectionId, pending: P) {
-        self.pending.insert(id, pending);
+    /// Adds a connect that its guest has to accept before `deadline`.
+    pub(super) fn begin(&mut self, id: ConnectionId, connect: P, deadline: Instant) {
+        self.deadlines.insert((deadline, id));
+        self.pending.insert(id, Pending { connect, deadline });
+    }
+
+    /// The earliest deadline of a pending connect.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// The pending connect whose deadline has passed first, if one has. It stays pending.
+    pub(super) fn expired(&self, now: Instant) -> Option<ConnectionId> {
+        let (deadline, id) = self.deadlines.first()?;
+        (*deadline <= now).then_some(*id)
     }
 
     /// A pending connect.
     pub(super) fn pending(&self, id: ConnectionId) -> Option<&P> {
-        self.pending.get(&id)
+        self.pending.get(&id).map(|pending| &pending.connect)
     }
 
     /// Removes a pending connect, which its guest has accepted or which has failed.
     pub(super) fn take_pending(&mut self, id: ConnectionId) -> Option<P> {
-        self.pending.remove(&id)
+        let Pending { connect, deadline } = self.pending.remove(&id)?;
+        self.deadlines.remove(&(deadline, id));
+        Some(connect)
     }
 
     /// Adds an established connection.

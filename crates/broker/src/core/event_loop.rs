@@ -113,6 +113,7 @@ impl Loop {
             let now = Instant::now();
             self.core.expire_sessions(now);
             self.core.expire_liveness(now);
+            self.core.expire_pending(now);
             stopping = self.run_calls();
             // The calls may have closed connections, whose reports may close others.
             while let Some(report) = self.core.data_threads.next_report() {
@@ -147,6 +148,7 @@ impl Loop {
             core.sessions.next_deadline(),
             core.endpoints.retry_at(),
             core.liveness.next_deadline(),
+            core.connections.next_deadline(),
         ];
         let next = deadlines.into_iter().flatten().min()?;
         Some(next.saturating_duration_since(Instant::now()))

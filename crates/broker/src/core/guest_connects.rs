@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use hvsock_endpoint::{BrokerMessage, Connect, Connected, Transport};
 use hvsock_fabric::{ConnectionEnd, ConnectionId, PartitionKey, Refusal, Route};
@@ -25,6 +25,9 @@ use crate::pump::{Connection, RelayEnd};
 
 /// Timeout for a guest to accept. A process with a shorter timeout closes its connection.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long after [`ACCEPT_TIMEOUT`] the core gives up on a link that has not answered.
+const LINK_GRACE: Duration = Duration::from_secs(5);
 
 impl Core {
     /// Starts a connect to a guest. The process waits until the guest answers.
@@ -102,7 +105,8 @@ impl Core {
             counters,
             relayed: relayed.map(|data| (data, preference.raw_fd)),
         };
-        self.connections.begin(id, pending);
+        let deadline = Instant::now() + ACCEPT_TIMEOUT + LINK_GRACE;
+        self.connections.begin(id, pending, deadline);
         Ok(())
     }
 
@@ -190,6 +194,14 @@ impl Core {
                     link.establish(id, ControlConnection::new(session.socket));
                 }
             }
+        }
+    }
+
+    /// Aborts the connects that a link should have answered by now.
+    pub(super) fn expire_pending(&mut self, now: Instant) {
+        while let Some(id) = self.connections.expired(now) {
+            self.abort_pending(id, &Refusal::TimedOut);
+            self.apply_effects();
         }
     }
 

@@ -25,7 +25,7 @@
 //! A connection from the guest: the link sends [`LinkEvent::Request`], the core answers once, with
 //! [`accept`](GuestLink::accept) or [`refuse`](GuestLink::refuse). A connection to the guest: the core
 //! calls [`connect`](GuestLink::connect), the link answers once, with [`LinkEvent::Connected`] or
-//! [`LinkEvent::Failed`], within [`GuestConnect::timeout`].
+//! [`LinkEvent::Failed`], within [`GuestConnect::timeout`]. The core gives up on a link 5 seconds later.
 //!
 //! Then it depends on [`Capabilities::byte_counts`] who moves the bytes.
 //!

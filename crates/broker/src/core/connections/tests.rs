@@ -1,5 +1,7 @@
 //! The owners of connections, and the counts of those with guests.
 
+use std::time::Duration;
+
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -32,10 +34,37 @@ fn record(from: u64, to: u64, owner: ConnectionOwner) -> ConnectionRecord {
 #[test]
 fn a_pending_connect_is_not_established_and_has_no_owner() {
     let mut connections = Connections::default();
-    connections.begin(id(1), "a process waits");
+    connections.begin(id(1), "a process waits", Instant::now());
     assert_eq!((connections.len(), connections.owner(id(1))), (0, None));
     assert_eq!(connections.take_pending(id(1)), Some("a process waits"));
     assert_eq!(connections.take_pending(id(1)), None);
+}
+
+#[test]
+fn pending_connects_expire_in_the_order_of_their_deadlines() {
+    let mut connections = Connections::default();
+    let start = Instant::now();
+    let after = |seconds| start + Duration::from_secs(seconds);
+    assert_eq!(
+        (connections.next_deadline(), connections.expired(start)),
+        (None, None)
+    );
+    for (number, seconds) in [(1, 30), (2, 10), (3, 20), (4, 10)] {
+        connections.begin(id(number), (), after(seconds));
+    }
+    // An answer ends the wait.
+    assert_eq!(connections.take_pending(id(4)), Some(()));
+    assert_eq!(connections.next_deadline(), Some(after(10)));
+    assert_eq!(connections.expired(after(9)), None);
+    let mut expired = Vec::new();
+    while let Some(id) = connections.expired(after(20)) {
+        expired.push(id);
+        connections.take_pending(id);
+    }
+    assert_eq!(expired, [id(2), id(3)]);
+    assert_eq!(connections.next_deadline(), Some(after(30)));
+    connections.take_pending(id(1));
+    assert_eq!(connections.next_deadline(), None);
 }
 
 #[test]
