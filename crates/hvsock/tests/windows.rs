@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 
 use hvsock::{
     AF_HYPERV, Endpoint, Fix, HV_PROTOCOL_RAW, HvListener, HvSocket, HvStream, Lease, Refusal,
-    SOCK_STREAM, ServiceId, SockAddrHv, VmId, refusal_of,
+    SOCK_STREAM, ServiceId, SockAddrHv, VmId, fix_of, refusal_of,
 };
 
 const LOOPBACK: VmId = VmId::LOOPBACK;
@@ -51,7 +51,8 @@ fn without_hyper_v_every_error_names_how_to_enable_it() {
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         let text = error.to_string();
         assert!(text.contains("AF_HYPERV"), "{text}");
-        assert!(text.contains("Enable-WindowsOptionalFeature"), "{text}");
+        assert!(text.contains("enable Hyper-V"), "{text}");
+        assert_eq!(fix_of(&error), Some(Fix::EnableHyperV), "{text}");
     }
     // Also in non-blocking mode, without waiting.
     let mut socket = fresh();

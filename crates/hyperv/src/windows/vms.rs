@@ -214,9 +214,6 @@ mod tests {
         let start = Instant::now();
         let found = query().by(start + LIMIT);
         assert!(start.elapsed() < LIMIT * 2);
-        for missing in &found.missing {
-            assert!(missing.to_string().contains('`'), "no next step: {missing}");
-        }
         // Without Hyper-V nothing else is missing.
         if let Some(Missing::HyperV) = found.missing.first() {
             assert_eq!(found.missing.len(), 1);

@@ -153,15 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn the_error_without_hyper_v_names_the_command_to_enable_it() {
+    fn the_error_without_hyper_v_says_that_it_is_not_enabled() {
         let fault = match Namespace::open(HYPER_V) {
             Ok(_) => return,
             Err(fault) => fault,
         };
-        let missing = fault.of_hyper_v();
-        assert_eq!(missing, Missing::HyperV);
-        let text = missing.to_string();
-        assert!(text.contains("`Enable-WindowsOptionalFeature"), "{text}");
+        assert_eq!(fault.of_hyper_v(), Missing::HyperV);
     }
 
     #[test]
