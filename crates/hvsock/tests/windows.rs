@@ -102,7 +102,7 @@ fn naming_an_endpoint_is_an_error_on_windows() {
 fn unknown_names_are_refused_with_the_next_step() {
     let error = HvStream::connect((LOOPBACK, "No such service")).unwrap_err();
     assert_eq!(refusal_of(&error), Some(&Refusal::Unregistered), "{error}");
-    let fix = hvsock::fix_of(&error);
+    let fix = fix_of(&error);
     let expected = [
         Some(Fix::ListServices),
         Some(Fix::UseServiceId {
@@ -118,7 +118,7 @@ fn unknown_names_are_refused_with_the_next_step() {
     );
     let text = error.to_string();
     assert!(text.contains("no-such-vm"), "{text}");
-    let fix = hvsock::fix_of(&error);
+    let fix = fix_of(&error);
     let expected = [Some(Fix::ListPartitions), Some(Fix::EnableHyperV)];
     assert!(expected.contains(&fix), "{text}");
 }
