@@ -13,6 +13,21 @@ use hvsock_sys::sync::lock;
 /// Polling interval of waits.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
+/// Starts a process. Under Wine, rarely, the new process ends before its first instruction, for reasons
+/// of Wine's own, and `CreateProcess` fails with this error. It is tried up to three times.
+fn spawn(command: &mut Command) -> io::Result<Child> {
+    const ERROR_INTERNAL_ERROR: i32 = 1359;
+    let failed_in_wine =
+        |error: &io::Error| cfg!(windows) && error.raw_os_error() == Some(ERROR_INTERNAL_ERROR);
+    for _ in 0..2 {
+        match command.spawn() {
+            Err(error) if failed_in_wine(&error) => {}
+            started => return started,
+        }
+    }
+    command.spawn()
+}
+
 /// A child process. Dropping it kills and reaps the process.
 #[derive(Debug)]
 pub struct Running(Child);
@@ -24,8 +39,7 @@ impl Running {
     /// If the program cannot be started. The error names it.
     pub fn start(command: &mut Command) -> io::Result<Self> {
         let program = command.get_program().to_string_lossy().into_owned();
-        let child = command
-            .spawn()
+        let child = spawn(command)
             .map_err(|error| io::Error::new(error.kind(), format!("{program}: {error}")))?;
         Ok(Self(child))
     }
