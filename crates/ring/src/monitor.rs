@@ -66,6 +66,23 @@ impl Monitor {
         Ok(Self::with(mapping, state))
     }
 
+    /// Maps the header page of a connection whose ends have not begun: as [`new`](Self::new), but reads
+    /// nothing. The page becomes resident in this process only when it is first used.
+    ///
+    /// # Errors
+    ///
+    /// As for [`new`](Self::new).
+    pub fn of_unused(memory: impl AsFd) -> io::Result<Self> {
+        let state = MonitorState {
+            written: [0; 2],
+            has_ended: [false; 2],
+            closed: [false; 2],
+            is_reset: false,
+            is_suspended: false,
+        };
+        Ok(Self::with(HeaderMapping::open(memory)?, state))
+    }
+
     /// A monitor of the same connection, in place of one that had this state. Repeats its orders,
     /// which an end may have undone or which may not have been carried out.
     pub(crate) fn resume(memory: impl AsFd, state: MonitorState) -> io::Result<Self> {

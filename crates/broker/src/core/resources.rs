@@ -54,7 +54,8 @@ impl ConnectionResources {
             }
             ChosenTransport::Ring(size) => {
                 let parts = Parts::new(size).map_err(|error| descriptor_limit(&error))?;
-                let monitor = Monitor::new(&parts.memory).map_err(|error| mmap_limit(&error))?;
+                let monitor =
+                    Monitor::of_unused(&parts.memory).map_err(|error| mmap_limit(&error))?;
                 (BrokerData::Ring(monitor), ProcessPart::Ring(parts))
             }
         };
